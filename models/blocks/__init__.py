@@ -1,0 +1,1 @@
+"""Blocks: shortcut + transform, squeeze-and-excitation, convolutions and heads, shared by all architectures."""

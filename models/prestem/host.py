@@ -1,0 +1,53 @@
+"""The pre-stem's host half: Pillow and uint8 from end to end, no framework."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from models.prestem.recipe import Recipe
+
+_FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """The picture as a viewer shows it: EXIF orientation applied, then RGB."""
+    return ImageOps.exif_transpose(image).convert("RGB")
+
+
+def fit(image: Image.Image, recipe: Recipe) -> NDArray[np.uint8]:
+    """Resize, crop and pad an RGB image to the network's input.
+
+    Returns:
+        uint8 ``[recipe.height, recipe.width, 3]``, C-contiguous, RGB.
+    """
+    size = _target(image.width, image.height, recipe)
+    if size != image.size:
+        # Pillow widens the filter's support by the reduction, so every filter but nearest antialiases.
+        image = image.resize(size, _FILTERS[recipe.filter])
+    if image.size == (recipe.width, recipe.height):
+        return np.asarray(image, np.uint8)
+
+    canvas = Image.new("RGB", (recipe.width, recipe.height), recipe.fill)
+    # Negative offsets crop the centre, positive ones pad around it; an axis can do either.
+    canvas.paste(image, ((recipe.width - image.width) // 2, (recipe.height - image.height) // 2))
+    return np.asarray(canvas, np.uint8)
+
+
+def _target(width: int, height: int, recipe: Recipe) -> tuple[int, int]:
+    """(width, height) to resize to before the centre crop or the padding; never larger than the image."""
+    if recipe.geometry == "squash":
+        return min(width, recipe.width), min(height, recipe.height)
+    wide, high = recipe.width / width, recipe.height / height
+    scale = max(wide, high) / recipe.crop_share if recipe.geometry == "crop" else min(wide, high)
+    if scale >= 1:
+        return width, height
+    return max(1, math.floor(width * scale + 0.5)), max(1, math.floor(height * scale + 0.5))
