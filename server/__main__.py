@@ -1,0 +1,60 @@
+"""`python -m server`: read the settings, run the server, say clearly why not."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import tomllib
+
+import pydantic
+
+from server import logs, settings
+
+EXIT_SETTINGS = 2
+EXIT_PORT = 3
+EXIT_MODEL = 4
+
+
+def main() -> int:
+    """Run a server; returns the exit code: 0 drained, 2 bad settings, 3 port taken, 4 model cannot be loaded."""
+    try:
+        chosen = settings.load(sys.argv[1:])
+    except (pydantic.ValidationError, OSError, tomllib.TOMLDecodeError) as error:
+        print(f"The settings cannot be used:\n{_explain(error)}", file=sys.stderr)
+        return EXIT_SETTINGS
+    logs.configure(chosen.log_level, chosen.log_format)
+    # The runtime is TensorFlow's, whatever a user's Keras configuration says; its start-up chatter is not ours.
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+    import structlog
+
+    from server import app
+
+    log = structlog.get_logger("server")
+    for line in settings.unknown_variables():
+        log.warning("unknown setting", detail=line)
+    log.info("settings", **chosen.model_dump(mode="json"))
+    try:
+        asyncio.run(app.serve(chosen))
+    except app.StartupError as error:
+        log.error("cannot start", detail=str(error))  # noqa: TRY400 - expected; a traceback would hide the message
+        return EXIT_PORT if isinstance(error, app.PortTakenError) else EXIT_MODEL
+    return 0
+
+
+def _explain(error: Exception) -> str:
+    if not isinstance(error, pydantic.ValidationError):
+        return f"  {error}"
+    lines = []
+    for problem in error.errors():
+        name = ".".join(str(part) for part in problem["loc"])
+        what = problem["msg"].removeprefix("Value error, ")
+        received = "" if problem["type"] == "value_error" else f" Received: {problem['input']!r}"
+        lines.append(f"  {name}: {what}.{received}" if name else f"  {what}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

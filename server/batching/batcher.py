@@ -1,0 +1,238 @@
+"""The batcher: composes a batch whenever the device becomes free, from whatever is queued. No timer, no wait knob."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.batching.estimate import ComputeEstimate
+from server.batching.lanes import Answer, LaneQueue, Slot
+from server.errors import DeadlineExceededError, InternalError, OverloadedError, Reason, ServiceError, UnavailableError
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchReport:
+    """One batch that was computed or failed."""
+
+    size: int  # images
+    padded_size: int  # what the device was given
+    compute_seconds: float
+    queue_seconds: tuple[float, ...]  # one an image
+    ok: bool
+
+
+class Observer(Protocol):
+    """Told what the batcher does; for metrics. Called from its threads and from those that submit."""
+
+    def batch(self, report: BatchReport) -> None:
+        """A batch ended."""
+
+    def expired(self, count: int) -> None:
+        """Images were given up because of their deadline."""
+
+    def cancelled(self, count: int) -> None:
+        """Images were found cancelled in the queue."""
+
+
+class Batcher:
+    """Queues single images and computes them in batches on one device.
+
+    Two workers with a staging buffer each take turns: while one computes, the other hands out the answers of the
+    batch before and, where a full batch is waiting already, gathers the next.
+    """
+
+    def __init__(
+        self,
+        compute: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
+        *,
+        input_shape: tuple[int, int, int],
+        batch_sizes: tuple[int, ...],
+        capacity: int,
+        observer: Observer,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Make a batcher; `start` sets it to work.
+
+        Args:
+            compute: uint8 ``[n, H, W, 3]`` -> float32 probabilities ``[n, classes]``, n one of `batch_sizes`.
+                The buffer is used again as soon as it returns.
+            input_shape: (H, W, 3).
+            batch_sizes: sizes the device is warm for, rising; a batch is padded up to the next one.
+            capacity: slots that may wait; one more is refused.
+            observer: told what happens.
+            clock: seconds, monotonic; deadlines are on it.
+        """
+        self._compute = compute
+        self._batch_sizes = batch_sizes
+        self._capacity = capacity
+        self._observer = observer
+        self._clock = clock
+        self._estimate = ComputeEstimate()
+        self._queue = LaneQueue()
+        self._changed = threading.Condition()
+        self._computing = False  # a batch is on the device
+        self._staged = False  # a batch has been taken and waits for the device
+        self._closed = False
+        self._workers = [
+            threading.Thread(
+                target=self._work,
+                args=(np.zeros((batch_sizes[-1], *input_shape), np.uint8),),
+                name=f"batcher-{i}",
+                daemon=True,  # a hung device must not keep the process alive
+            )
+            for i in range(2)
+        ]
+
+    def start(self) -> None:
+        """Set the workers to work."""
+        for worker in self._workers:
+            worker.start()
+
+    def submit(self, pixels: NDArray[np.uint8], *, lane: str = "", deadline: float | None = None) -> Future[Answer]:
+        """Queue one image. Cancelling the future takes it out again, unless its batch has been composed.
+
+        Args:
+            pixels: uint8 ``[H, W, 3]``; not to be changed until the future is done.
+            lane: whose turn it uses.
+            deadline: on the batcher's clock.
+
+        Raises:
+            OverloadedError: expected; the queue is full.
+            UnavailableError: the batcher is closed.
+        """
+        slot = Slot(pixels, lane, deadline, self._clock(), Future())
+        with self._changed:
+            if self._closed:
+                raise UnavailableError(Reason.DRAINING, "The server is shutting down. Use another replica.")
+            if len(self._queue) >= self._capacity:
+                self._observer.cancelled(self._queue.purge())
+            if len(self._queue) >= self._capacity:
+                raise OverloadedError(
+                    Reason.QUEUE_FULL,
+                    f"{len(self._queue)} images are waiting, and there is room for {self._capacity}. Try again later.",
+                    retry_after=self._estimate.seconds_to_compute(len(self._queue), self._batch_sizes[-1]),
+                )
+            self._queue.put(slot)
+            self._changed.notify()
+        return slot.future
+
+    def depth(self) -> int:
+        """Images waiting."""
+        return len(self._queue)
+
+    def seconds_to_compute(self, images: int) -> float:
+        """How long the device needs for that many images, from the batches measured so far."""
+        return self._estimate.seconds_to_compute(images, self._batch_sizes[-1])
+
+    def close(self, timeout: float | None = None) -> bool:
+        """Take no more, compute what is queued, stop the workers.
+
+        Returns:
+            Whether the workers ended within `timeout` seconds.
+        """
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        end = None if timeout is None else time.monotonic() + timeout
+        for worker in self._workers:
+            if worker.ident is not None:
+                worker.join(None if end is None else max(0.0, end - time.monotonic()))
+        return not any(worker.is_alive() for worker in self._workers)
+
+    def _work(self, staging: NDArray[np.uint8]) -> None:
+        while (batch := self._take()) is not None:
+            if batch:
+                self._run(batch, staging)
+
+    def _take(self) -> list[Slot] | None:
+        """Wait until a batch may be composed, and compose it; None when closed and empty.
+
+        A composed batch has `_staged` set; `_run` clears it when the device is its own.
+        """
+        with self._changed:
+            while not self._may_compose():
+                if self._closed and not len(self._queue):
+                    return None
+                self._changed.wait()
+            now = self._clock()
+            limit = self._batch_sizes[-1]
+            expected = self._estimate.seconds(self._padded(min(len(self._queue), limit)))
+            taken = self._queue.take(limit, now=now, ready_by=now + expected)
+            self._staged = bool(taken.batch)
+            if not len(self._queue):
+                self._changed.notify_all()  # the other worker may be waiting for the end
+        for slot in taken.expired:
+            _finish(
+                slot.future,
+                error=DeadlineExceededError(
+                    f"The answer could not be ready by the deadline: {now - slot.enqueued:.3f} s in the queue, "
+                    f"{expected:.3f} s expected for the batch. Allow more time or send less at once."
+                ),
+            )
+        if taken.expired:
+            self._observer.expired(len(taken.expired))
+        if taken.cancelled:
+            self._observer.cancelled(taken.cancelled)
+        return taken.batch
+
+    def _may_compose(self) -> bool:
+        if self._staged or not len(self._queue):
+            return False
+        # While the device is busy, waiting fills the batch; only a full one cannot gain by it.
+        return not self._computing or len(self._queue) >= self._batch_sizes[-1]
+
+    def _run(self, batch: list[Slot], staging: NDArray[np.uint8]) -> None:
+        padded = self._padded(len(batch))
+        for row, slot in enumerate(batch):
+            staging[row] = slot.pixels
+        with self._changed:
+            while self._computing:
+                self._changed.wait()
+            self._computing, self._staged = True, False
+        begun = self._clock()
+        error: ServiceError | None = None
+        probabilities = None
+        try:
+            probabilities = self._compute(staging[:padded])
+        except Exception:
+            # One batch's failure is that batch's alone; the worker lives on.
+            _log.exception("a batch of %d images failed", len(batch))
+            error = InternalError("The model failed on this batch. The server's log has the details.")
+        finally:
+            seconds = self._clock() - begun
+            with self._changed:
+                self._computing = False
+                if error is None:
+                    self._estimate.add(padded, seconds)
+                self._changed.notify_all()
+        queued = tuple(begun - slot.enqueued for slot in batch)
+        self._observer.batch(BatchReport(len(batch), padded, seconds, queued, ok=error is None))
+        for row, slot in enumerate(batch):
+            if probabilities is None:
+                _finish(slot.future, error=error)
+            else:
+                _finish(slot.future, answer=Answer(probabilities[row], queued[row], seconds, len(batch)))
+
+    def _padded(self, size: int) -> int:
+        return next(allowed for allowed in self._batch_sizes if allowed >= size)
+
+
+def _finish(future: Future[Answer], *, answer: Answer | None = None, error: ServiceError | None = None) -> None:
+    """The one place where a future ends. Does nothing where it has ended already, so that nobody's cancellation
+    can hang a neighbour."""
+    if future.done() or (not future.running() and not future.set_running_or_notify_cancel()):
+        return
+    if answer is not None:
+        future.set_result(answer)
+    else:
+        future.set_exception(error)

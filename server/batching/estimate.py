@@ -1,0 +1,28 @@
+"""How long the device will need, from the batches that it has computed."""
+
+from __future__ import annotations
+
+from collections import deque
+
+_WINDOW = 16  # batches of one size
+
+
+class ComputeEstimate:
+    """The shortest of the latest times per batch size: one hiccup must not refuse work that would be in time."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[int, deque[float]] = {}
+
+    def add(self, size: int, seconds: float) -> None:
+        """A batch of `size` (padding included) took `seconds`."""
+        self._seconds.setdefault(size, deque(maxlen=_WINDOW)).append(seconds)
+
+    def seconds(self, size: int) -> float:
+        """Expected seconds for one batch of `size`; 0 where nothing as small was measured."""
+        measured = [min(times) for known, times in self._seconds.items() if known <= size]
+        return max(measured, default=0.0)
+
+    def seconds_to_compute(self, images: int, largest: int) -> float:
+        """Expected seconds for `images` in batches of `largest`."""
+        batches, rest = divmod(images, largest)
+        return batches * self.seconds(largest) + (self.seconds(rest) if rest else 0.0)

@@ -1,0 +1,111 @@
+"""The queue in front of the device: one lane per client, taken in turn. Plain data, no threads, no clock."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One image's share of a batch."""
+
+    probabilities: NDArray[np.float32]  # [classes]
+    queue_seconds: float
+    compute_seconds: float  # of the whole batch
+    batch_size: int  # images in the batch, padding not counted
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Slot:
+    """One image waiting for the device."""
+
+    pixels: NDArray[np.uint8]  # [H, W, 3]
+    lane: str
+    deadline: float | None  # None: whenever
+    enqueued: float
+    future: Future[Answer]
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What one look into the queue gave."""
+
+    batch: list[Slot]  # to be computed; their futures can no longer be cancelled
+    expired: list[Slot]  # cannot be ready in time; to be told so
+    cancelled: int  # gone already; nobody to tell
+
+
+class LaneQueue:
+    """Slots in lanes, first in first out within a lane, one of each lane in turn."""
+
+    def __init__(self) -> None:
+        self._lanes: OrderedDict[str, deque[Slot]] = OrderedDict()
+        self._length = 0
+
+    def __len__(self) -> int:
+        """Slots waiting, those cancelled since they came included."""
+        return self._length
+
+    def put(self, slot: Slot) -> None:
+        """Append to the slot's lane; a new lane has its turn after all others."""
+        self._lanes.setdefault(slot.lane, deque()).append(slot)
+        self._length += 1
+
+    def take(self, limit: int, *, now: float, ready_by: float) -> Taken:
+        """Remove up to `limit` slots to compute, and all that are found dead on the way.
+
+        Args:
+            limit: size of the batch.
+            now: slots whose deadline is not after it have expired.
+            ready_by: when the batch's answers are expected. A slot that needs them earlier is given up, but only
+                where another takes its place: on an idle device trying costs nobody anything, and without the
+                try a single slow batch would keep the estimate high for ever.
+        """
+        batch: list[Slot] = []
+        expired: list[Slot] = []
+        hopeless: list[Slot] = []
+        cancelled = 0
+        while self._length and len(batch) < limit:
+            slot = self._next()
+            if slot.future.cancelled():
+                cancelled += 1
+            elif slot.deadline is not None and slot.deadline <= now:
+                expired.append(slot)
+            elif slot.deadline is not None and slot.deadline < ready_by:
+                hopeless.append(slot)
+            elif slot.future.set_running_or_notify_cancel():
+                batch.append(slot)
+            else:
+                cancelled += 1
+        if batch:
+            return Taken(batch, expired + hopeless, cancelled)
+        # More than `limit` hopeless slots cannot all be tried; the rest would only wait longer.
+        tried = [slot for slot in hopeless[:limit] if slot.future.set_running_or_notify_cancel()]
+        return Taken(tried, expired + hopeless[limit:], cancelled)
+
+    def purge(self) -> int:
+        """Remove the cancelled slots; returns how many there were."""
+        before = self._length
+        for lane in list(self._lanes):
+            alive = deque(slot for slot in self._lanes[lane] if not slot.future.cancelled())
+            if alive:
+                self._lanes[lane] = alive
+            else:
+                del self._lanes[lane]
+        self._length = sum(len(slots) for slots in self._lanes.values())
+        return before - self._length
+
+    def _next(self) -> Slot:
+        lane, slots = next(iter(self._lanes.items()))
+        slot = slots.popleft()
+        self._length -= 1
+        if slots:
+            self._lanes.move_to_end(lane)
+        else:
+            del self._lanes[lane]
+        return slot

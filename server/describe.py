@@ -1,0 +1,46 @@
+"""From a loaded model to its description on the wire: the same data that built it, nothing written twice."""
+
+from __future__ import annotations
+
+from glimpse.v1 import classifier_pb2 as pb
+from server.domain import ModelIdentity
+from server.registry import LoadedModel
+
+
+def identity(model: ModelIdentity) -> pb.ModelIdentity:
+    """Name, version and weights digest."""
+    return pb.ModelIdentity(name=model.name, version=model.version, weights_digest=model.weights_digest)
+
+
+def describe(model: LoadedModel, limits: pb.Limits) -> pb.DescribeModelResponse:
+    """Everything that `DescribeModel` tells of `model`."""
+    bundle, recipe = model.bundle, model.bundle.recipe
+    height, width, channels = bundle.input_shape
+    return pb.DescribeModelResponse(
+        model=identity(model.identity),
+        architecture=bundle.architecture,
+        variant=bundle.variant,
+        paper=model.paper,
+        input=pb.InputShape(height=height, width=width, channels=channels),
+        classes=[
+            pb.ClassLabel(index=i, label=label.label, class_id=label.class_id) for i, label in enumerate(bundle.labels)
+        ],
+        parameters=model.parameters,
+        trainable_parameters=model.trainable_parameters,
+        stages=[
+            pb.Stage(
+                name=stage.name,
+                block=stage.block,
+                repeats=stage.repeats,
+                output_shape=stage.output_shape,
+                parameters=stage.parameters,
+            )
+            for stage in model.stages
+        ],
+        pre_stem=pb.PreStem(**recipe.to_dict(), digest=recipe.digest),
+        temperature=bundle.temperature,
+        runtime=pb.Runtime(
+            name=model.runtime, device=model.device, precision=model.precision, batch_sizes=model.batch_sizes
+        ),
+        limits=limits,
+    )

@@ -1,0 +1,99 @@
+"""A request and its answer as plain values, between the wire (servicer) and the work (pipeline)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from server.errors import InvalidImageError
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedImage:
+    """An image file as it is."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RawImage:
+    """Decoded RGB pixels, uint8, row by row from the top left."""
+
+    height: int
+    width: int
+    data: bytes
+
+
+Image = EncodedImage | RawImage
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSelector:
+    """Names a loaded model; empty strings mean the default model and its newest version."""
+
+    name: str = ""
+    version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ClassifyRequest:
+    """Images to classify and what to return of each."""
+
+    images: tuple[Image, ...]
+    model: ModelSelector = field(default_factory=ModelSelector)
+    top_k: int | None = None  # None: DEFAULT_TOP_K, or all classes where there are fewer
+    min_probability: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks, and until when the answer is of use."""
+
+    lane: str  # requests of one lane wait for one another, not for other lanes
+    deadline: float | None = None  # on the clock of `time.monotonic`; None: no deadline
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One class and its calibrated probability."""
+
+    index: int
+    label: str
+    class_id: str
+    probability: float
+
+
+@dataclass(slots=True)
+class Timing:
+    """Where an image's time went, filled in on the way; seconds."""
+
+    decode: float = 0.0
+    pre_stem: float = 0.0
+    queue: float = 0.0
+    compute: float = 0.0
+    batch_size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ImageResult:
+    """What became of one image: predictions by falling probability, or the error."""
+
+    timing: Timing
+    predictions: tuple[Prediction, ...] = ()
+    error: InvalidImageError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelIdentity:
+    """Exactly which model answered."""
+
+    name: str
+    version: str
+    weights_digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Classification:
+    """The answer: one result an image, in the order of the request."""
+
+    model: ModelIdentity
+    results: tuple[ImageResult, ...]

@@ -1,0 +1,121 @@
+"""Everything that can go wrong with a request, as one tree.
+
+    ServiceError
+    ├── InvalidRequestError     INVALID_ARGUMENT    the request as a whole
+    ├── InvalidImageError       INVALID_ARGUMENT    one image; its neighbours are answered
+    ├── ModelNotFoundError      NOT_FOUND
+    ├── OverloadedError         RESOURCE_EXHAUSTED  come back after `retry_after`
+    ├── UnavailableError        UNAVAILABLE         loading or draining
+    ├── DeadlineExceededError   DEADLINE_EXCEEDED
+    └── InternalError           INTERNAL            a defect of ours
+
+The reasons are part of the contract: classifier.proto documents each of them.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum, StrEnum
+
+
+class Code(IntEnum):
+    """The gRPC status codes in use, by their numbers, so that code without gRPC can name them."""
+
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    RESOURCE_EXHAUSTED = 8
+    INTERNAL = 13
+    UNAVAILABLE = 14
+
+
+class Reason(StrEnum):
+    """Why a request or an image failed, for programs to switch on."""
+
+    NO_IMAGES = "NO_IMAGES"
+    TOO_MANY_IMAGES = "TOO_MANY_IMAGES"
+    TOP_K_OUT_OF_RANGE = "TOP_K_OUT_OF_RANGE"
+    MIN_PROBABILITY_OUT_OF_RANGE = "MIN_PROBABILITY_OUT_OF_RANGE"
+    DUPLICATE_ID = "DUPLICATE_ID"
+    MODEL_NOT_FOUND = "MODEL_NOT_FOUND"
+    EMPTY_IMAGE = "EMPTY_IMAGE"
+    IMAGE_BYTES_EXCEEDED = "IMAGE_BYTES_EXCEEDED"
+    IMAGE_PIXELS_EXCEEDED = "IMAGE_PIXELS_EXCEEDED"
+    NOT_AN_IMAGE = "NOT_AN_IMAGE"
+    UNSUPPORTED_FORMAT = "UNSUPPORTED_FORMAT"
+    TRUNCATED_IMAGE = "TRUNCATED_IMAGE"
+    CORRUPT_IMAGE = "CORRUPT_IMAGE"
+    RAW_PIXELS_MISMATCH = "RAW_PIXELS_MISMATCH"
+    QUEUE_FULL = "QUEUE_FULL"
+    NOT_READY = "NOT_READY"
+    DRAINING = "DRAINING"
+    DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
+    INTERNAL = "INTERNAL"
+
+
+class ServiceError(Exception):
+    """A request or image that gets an error for an answer.
+
+    Attributes:
+        code: gRPC status code.
+        reason: for programs.
+        message: for people: what was wrong, what was received, what to do.
+        field: path of the offending request field, "" where there is none.
+        retry_after: seconds after which coming back may help; None: it will not.
+    """
+
+    code: Code
+
+    def __init__(self, reason: Reason, message: str, *, field: str = "", retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.field = field
+        self.retry_after = retry_after
+
+
+class InvalidRequestError(ServiceError):
+    """The request as a whole cannot be served; the caller must change it."""
+
+    code = Code.INVALID_ARGUMENT
+
+
+class InvalidImageError(ServiceError):
+    """One image cannot be classified; the others of its request can."""
+
+    code = Code.INVALID_ARGUMENT
+
+
+class ModelNotFoundError(ServiceError):
+    """No loaded model has the name and version asked for."""
+
+    code = Code.NOT_FOUND
+
+
+class OverloadedError(ServiceError):
+    """There is no room; refused at once instead of waiting."""
+
+    code = Code.RESOURCE_EXHAUSTED
+
+
+class UnavailableError(ServiceError):
+    """The server is not ready yet, or on its way out."""
+
+    code = Code.UNAVAILABLE
+
+
+class DeadlineExceededError(ServiceError):
+    """The caller's deadline passed, or the answer could not have been ready by it."""
+
+    code = Code.DEADLINE_EXCEEDED
+
+    def __init__(self, message: str) -> None:
+        super().__init__(Reason.DEADLINE_EXCEEDED, message)
+
+
+class InternalError(ServiceError):
+    """A defect of the service; the log has the details under the request's id."""
+
+    code = Code.INTERNAL
+
+    def __init__(self, message: str) -> None:
+        super().__init__(Reason.INTERNAL, message)

@@ -1,0 +1,69 @@
+"""From settings to a model that is ready to answer: bundle, weights, runtime, warm-up, batcher."""
+
+from __future__ import annotations
+
+import time
+
+import structlog
+
+from models import bundle as bundles
+from server.batching.batcher import Batcher, Observer
+from server.registry import LoadedModel
+from server.runtime import warm
+from server.settings import Settings
+
+_log = structlog.get_logger(__name__)
+
+
+def load_model(settings: Settings, observer: Observer) -> LoadedModel:
+    """Load and warm the model of `settings`; takes seconds, most of them the framework's import.
+
+    Raises:
+        ValueError: the bundle or its weights cannot be used; the message says why.
+    """
+    begun = time.monotonic()
+    bundle = bundles.read(bundles.locate(settings.model, settings.weights))
+    if bundle.architecture != settings.model and "model" in settings.model_fields_set:
+        raise ValueError(
+            f"The weights in {bundle.folder} are for {bundle.architecture}, but the model is set to "
+            f"{settings.model}. Leave the model out or name the weights' own."
+        )
+    # Imported here, so that reading settings and refusing bad ones does not wait for the framework.
+    from models.builder import trainable_parameters
+    from models.serving import load_bundle, serving_model
+    from server.runtime.tensorflow import TensorFlowRuntime
+
+    imported = time.monotonic()
+    assembly = load_bundle(bundle)
+    runtime = TensorFlowRuntime(serving_model(assembly, bundle.recipe, bundle.temperature))
+    warm(runtime, input_shape=bundle.input_shape, batch_sizes=settings.batch_sizes)
+    batcher = Batcher(
+        runtime,
+        input_shape=bundle.input_shape,
+        batch_sizes=settings.batch_sizes,
+        capacity=settings.max_images_in_flight,
+        observer=observer,
+    )
+    batcher.start()
+    _log.info(
+        "model loaded",
+        model=bundle.name,
+        version=bundle.version,
+        weights_digest=bundle.weights_digest,
+        runtime=runtime.name,
+        device=runtime.device,
+        import_seconds=round(imported - begun, 2),
+        load_and_warm_up_seconds=round(time.monotonic() - imported, 2),
+    )
+    return LoadedModel(
+        bundle=bundle,
+        paper=assembly.architecture.paper,
+        stages=assembly.stages,
+        parameters=assembly.model.count_params(),
+        trainable_parameters=trainable_parameters(assembly.model),
+        runtime=runtime.name,
+        device=runtime.device,
+        precision=runtime.precision,
+        batch_sizes=settings.batch_sizes,
+        batcher=batcher,
+    )

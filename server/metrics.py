@@ -1,0 +1,126 @@
+"""The service's Prometheus metrics, in one place: names, help, labels, buckets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import prometheus_client
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from server.batching.batcher import BatchReport
+from server.domain import ModelIdentity
+from server.errors import Reason
+
+_STAGES = ("decode", "pre_stem", "queue", "compute")
+# 0.1 ms to 10 s: from a tiny network on an idle machine to the end of most callers' patience.
+_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
+
+
+class Metrics:
+    """All instruments on one registry, so that two servers in a process do not share their numbers."""
+
+    def __init__(self) -> None:
+        """Make the instruments; every known label value is there from the start, at 0."""
+        # The `_created` series are OpenMetrics' business; in the text format they are nameless gauges.
+        prometheus_client.disable_created_metrics()
+        self.registry = registry = CollectorRegistry()
+        prometheus_client.ProcessCollector(registry=registry)
+        prometheus_client.PlatformCollector(registry=registry)
+        prometheus_client.GCCollector(registry=registry)
+
+        rpc = ["grpc_type", "grpc_service", "grpc_method"]
+        self.rpc_started = Counter("grpc_server_started", "RPCs begun on the server.", rpc, registry=registry)
+        self.rpc_handled = Counter(
+            "grpc_server_handled", "RPCs completed on the server, by status code.", [*rpc, "grpc_code"],
+            registry=registry,
+        )
+        self.rpc_seconds = Histogram(
+            "grpc_server_handling_seconds", "Time from an RPC's start to its end.", rpc, buckets=_SECONDS,
+            registry=registry,
+        )
+
+        self._stage = Histogram(
+            "glimpse_stage_seconds", "Time that an image spent in each stage.", ["stage"], buckets=_SECONDS,
+            registry=registry,
+        )
+        self._batch_size = Histogram(
+            "glimpse_batch_size", "Images in a batch, padding not counted.", buckets=_SIZES, registry=registry
+        )
+        self._padding = Counter(
+            "glimpse_batch_padding_images", "Rows computed only to fill a batch up to a warm size.", registry=registry
+        )
+        self._batches = Counter("glimpse_batches", "Batches by outcome.", ["outcome"], registry=registry)
+        self._images = Counter(
+            "glimpse_images", "Images by outcome: classified, refused, expired or cancelled.", ["outcome"],
+            registry=registry,
+        )
+        self._refused = Counter(
+            "glimpse_images_refused", "Images that could not be classified, by reason.", ["reason"], registry=registry
+        )
+        self._rejected = Counter(
+            "glimpse_requests_rejected", "Requests that were refused as a whole, by reason.", ["reason"],
+            registry=registry,
+        )
+        self._in_flight = Gauge(
+            "glimpse_images_in_flight", "Images between arrival and answer.", registry=registry
+        )
+        self._queue_depth = Gauge("glimpse_queue_depth", "Images waiting for the device.", registry=registry)
+        self._ready = Gauge("glimpse_ready", "1 while the server is SERVING.", registry=registry)
+        self._model = Gauge(
+            "glimpse_model_info", "Loaded models; always 1.", ["model", "version", "weights_digest", "runtime"],
+            registry=registry,
+        )
+        for stage in _STAGES:
+            self._stage.labels(stage)
+        for outcome in ("classified", "refused", "expired", "cancelled"):
+            self._images.labels(outcome)
+        for outcome in ("computed", "failed"):
+            self._batches.labels(outcome)
+
+    def follow(self, *, in_flight: Callable[[], int], queue_depth: Callable[[], int]) -> None:
+        """Read the gauges from where the numbers live, at each scrape."""
+        self._in_flight.set_function(in_flight)
+        self._queue_depth.set_function(queue_depth)
+
+    def ready(self, *, ready: bool) -> None:
+        """The server began or ceased to be SERVING."""
+        self._ready.set(ready)
+
+    def model_loaded(self, identity: ModelIdentity, runtime: str) -> None:
+        """A model answers from now on."""
+        self._model.labels(identity.name, identity.version, identity.weights_digest, runtime).set(1)
+
+    def stage_seconds(self, stage: str, seconds: float) -> None:
+        """An image left `stage`."""
+        self._stage.labels(stage).observe(seconds)
+
+    def image_classified(self) -> None:
+        """An image got its predictions."""
+        self._images.labels("classified").inc()
+
+    def image_refused(self, reason: Reason) -> None:
+        """An image got an error of its own."""
+        self._images.labels("refused").inc()
+        self._refused.labels(reason.value).inc()
+
+    def request_rejected(self, reason: Reason) -> None:
+        """A request got an error as a whole."""
+        self._rejected.labels(reason.value).inc()
+
+    def batch(self, report: BatchReport) -> None:
+        """A batch ended (the batcher's observer)."""
+        self._batches.labels("computed" if report.ok else "failed").inc()
+        self._batch_size.observe(report.size)
+        self._padding.inc(report.padded_size - report.size)
+        for queued in report.queue_seconds:
+            self._stage.labels("queue").observe(queued)
+            self._stage.labels("compute").observe(report.compute_seconds)
+
+    def expired(self, count: int) -> None:
+        """Images were given up because of their deadline (the batcher's observer)."""
+        self._images.labels("expired").inc(count)
+
+    def cancelled(self, count: int) -> None:
+        """Images were found cancelled in the queue (the batcher's observer)."""
+        self._images.labels("cancelled").inc(count)

@@ -1,0 +1,155 @@
+"""The way of a request, from pixels in any form to labels, on one screen.
+
+resolve the model -> check the options -> take permits -> for each image: decode -> pre-stem -> queue -> compute -> top-k
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Coroutine, Iterator, Sequence
+from concurrent.futures import Executor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.prestem import host
+from server import domain
+from server.admission import Admission
+from server.decode import ImageLimits, decode
+from server.domain import Caller, Classification, ClassifyRequest, ImageResult, Timing
+from server.errors import DeadlineExceededError, InvalidImageError, InvalidRequestError, Reason, ServiceError
+from server.metrics import Metrics
+from server.registry import LoadedModel, ModelRegistry
+from server.topk import DEFAULT_TOP_K, top_k
+
+
+class Pipeline:
+    """Classifies requests; everything it needs is given to it."""
+
+    def __init__(
+        self,
+        registry: ModelRegistry,
+        admission: Admission,
+        decoders: Executor,
+        metrics: Metrics,
+        *,
+        image_limits: ImageLimits,
+        max_images: int,
+    ) -> None:
+        """Put the stages together; `decoders` runs decode and pre-stem beside the event loop."""
+        self._registry = registry
+        self._admission = admission
+        self._decoders = decoders
+        self._metrics = metrics
+        self._image_limits = image_limits
+        self._max_images = max_images
+
+    async def classify(self, request: ClassifyRequest, caller: Caller, *, bulk: bool = False) -> Classification:
+        """Answer one request. An image that cannot be classified becomes an error in its own result.
+
+        Args:
+            request: what to classify.
+            caller: who asks, and until when.
+            bulk: wait for room instead of being refused; for streams.
+
+        Raises:
+            ServiceError: expected; the request as a whole gets an error.
+        """
+        model = self._registry.resolve(request.model)
+        k = self._check(request, model)
+        async with self._admission.admit(len(request.images), wait=bulk):
+            work = [self._image(image, request, k, model, caller) for image in request.images]
+            results = [await work[0]] if len(work) == 1 else await _all(work)
+        return Classification(model.identity, tuple(results))
+
+    async def _image(
+        self, image: domain.Image, request: ClassifyRequest, k: int, model: LoadedModel, caller: Caller
+    ) -> ImageResult:
+        timing = Timing()
+        try:
+            loop = asyncio.get_running_loop()
+            pixels = await loop.run_in_executor(self._decoders, self._pixels, image, model, caller, timing)
+            queued = model.batcher.submit(pixels, lane=caller.lane, deadline=caller.deadline)
+            answer = await asyncio.wrap_future(queued)
+        except InvalidImageError as error:
+            self._metrics.image_refused(error.reason)
+            return ImageResult(timing, error=error)
+        timing.queue, timing.compute, timing.batch_size = (
+            answer.queue_seconds,
+            answer.compute_seconds,
+            answer.batch_size,
+        )
+        predictions = top_k(
+            answer.probabilities, model.bundle.labels, k=k, min_probability=request.min_probability
+        )
+        self._metrics.image_classified()
+        return ImageResult(timing, predictions)
+
+    def _pixels(
+        self, image: domain.Image, model: LoadedModel, caller: Caller, timing: Timing
+    ) -> NDArray[np.uint8]:
+        """Decode and pre-stem, in a decoder thread: uint8 ``[H, W, 3]``, the network's input."""
+        begun = time.monotonic()
+        if caller.deadline is not None and caller.deadline <= begun:
+            raise DeadlineExceededError("The deadline passed before the image was decoded. Allow more time.")
+        try:
+            picture = decode(image, self._image_limits)
+        finally:
+            decoded = time.monotonic()
+            timing.decode = decoded - begun
+            self._metrics.stage_seconds("decode", timing.decode)
+        pixels = host.fit(picture, model.bundle.recipe)
+        timing.pre_stem = time.monotonic() - decoded
+        self._metrics.stage_seconds("pre_stem", timing.pre_stem)
+        return pixels
+
+    def _check(self, request: ClassifyRequest, model: LoadedModel) -> int:
+        """How many predictions an image gets.
+
+        Raises:
+            InvalidRequestError: expected; an option or the number of images is out of range.
+        """
+        if not request.images:
+            raise InvalidRequestError(
+                Reason.NO_IMAGES, "The request holds no image. Send at least one.", field="images"
+            )
+        if len(request.images) > self._max_images:
+            raise InvalidRequestError(
+                Reason.TOO_MANY_IMAGES,
+                f"A request may hold {self._max_images} images. Received: {len(request.images)}. Send several requests.",
+                field="images",
+            )
+        classes = len(model.bundle.labels)
+        k = min(DEFAULT_TOP_K, classes) if request.top_k is None else request.top_k
+        if not 1 <= k <= classes:
+            raise InvalidRequestError(
+                Reason.TOP_K_OUT_OF_RANGE,
+                f"top_k must be in 1..{classes}, the number of classes. Received: {k}",
+                field="options.top_k",
+            )
+        if not 0 <= request.min_probability <= 1:
+            raise InvalidRequestError(
+                Reason.MIN_PROBABILITY_OUT_OF_RANGE,
+                f"min_probability must be in 0..1. Received: {request.min_probability}",
+                field="options.min_probability",
+            )
+        return k
+
+
+async def _all(work: Sequence[Coroutine[None, None, ImageResult]]) -> list[ImageResult]:
+    """Run the images side by side; the first `ServiceError` ends the others and is raised."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one) for one in work]
+    except* ServiceError as errors:
+        raise next(_leaves(errors)) from None
+    return [task.result() for task in tasks]
+
+
+def _leaves(group: BaseExceptionGroup[ServiceError]) -> Iterator[ServiceError]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error

@@ -1,0 +1,90 @@
+"""The loaded models, and which of them a request means."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.bundle import Bundle
+from models.spec import StageSummary
+from server.batching.lanes import Answer
+from server.domain import ModelIdentity, ModelSelector
+from server.errors import ModelNotFoundError, Reason, UnavailableError
+
+
+class Submits(Protocol):
+    """Where a model's images go to be computed: a batcher."""
+
+    def submit(self, pixels: NDArray[np.uint8], *, lane: str = "", deadline: float | None = None) -> Future[Answer]:
+        """Queue one image, uint8 ``[H, W, 3]``."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model that is ready to answer: what it is, and the batcher in front of it."""
+
+    bundle: Bundle
+    paper: str
+    stages: tuple[StageSummary, ...]
+    parameters: int
+    trainable_parameters: int
+    runtime: str
+    device: str
+    precision: str
+    batch_sizes: tuple[int, ...]
+    batcher: Submits
+    identity: ModelIdentity = field(init=False)
+
+    def __post_init__(self) -> None:
+        identity = ModelIdentity(self.bundle.name, self.bundle.version, self.bundle.weights_digest)
+        object.__setattr__(self, "identity", identity)
+
+
+class ModelRegistry:
+    """Models by name and version; the first one added is the default."""
+
+    def __init__(self, *, retry_after: Callable[[], float] = lambda: 1.0) -> None:
+        """Make an empty registry; `retry_after` hints when to come back before anything is loaded, in seconds."""
+        self._models: dict[str, list[LoadedModel]] = {}
+        self._retry_after = retry_after
+
+    def add(self, model: LoadedModel) -> None:
+        """Make a model answer requests; among versions of one name the one added last is the newest."""
+        self._models.setdefault(model.identity.name, []).append(model)
+
+    def __iter__(self):  # type: ignore[no-untyped-def]
+        return (model for versions in self._models.values() for model in versions)
+
+    def resolve(self, selector: ModelSelector) -> LoadedModel:
+        """The model that a request means.
+
+        Raises:
+            ModelNotFoundError: expected; no such name or version.
+            UnavailableError: expected; nothing is loaded yet.
+        """
+        if not self._models:
+            raise UnavailableError(
+                Reason.NOT_READY, "The model is still loading. Try again later.", retry_after=self._retry_after()
+            )
+        name = selector.name or next(iter(self._models))
+        versions = self._models.get(name)
+        if versions is None:
+            raise ModelNotFoundError(
+                Reason.MODEL_NOT_FOUND,
+                f"No model {name!r} is loaded. Loaded: {', '.join(self._models)}.",
+                field="model.name",
+            )
+        for model in reversed(versions):
+            if selector.version in ("", model.identity.version):
+                return model
+        known = ", ".join(model.identity.version for model in versions)
+        raise ModelNotFoundError(
+            Reason.MODEL_NOT_FOUND,
+            f"Model {name!r} has no version {selector.version!r}. Loaded: {known}.",
+            field="model.version",
+        )

@@ -1,0 +1,187 @@
+"""The gRPC service: from protobuf to plain values and back. The work itself is the pipeline's."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc.aio
+
+from glimpse.v1 import classifier_pb2 as pb
+from glimpse.v1 import classifier_pb2_grpc
+from server import domain, status
+from server.describe import describe, identity
+from server.domain import Caller, Classification, ImageResult
+from server.errors import InvalidRequestError, Reason, ServiceError, UnavailableError
+from server.metrics import Metrics
+from server.pipeline import Pipeline
+from server.registry import ModelRegistry
+
+SERVICE = pb.DESCRIPTOR.services_by_name["ImageClassifier"].full_name
+# A client may name its lane, for instance when many of them share a proxy's connection.
+LANE_KEY = "glimpse-client"
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class ImageClassifier(classifier_pb2_grpc.ImageClassifierServicer):
+    """`glimpse.v1.ImageClassifier`."""
+
+    def __init__(
+        self, pipeline: Pipeline, registry: ModelRegistry, metrics: Metrics, limits: pb.Limits, *, stream_window: int
+    ) -> None:
+        """Serve `pipeline`; one stream works on at most `stream_window` requests at once."""
+        self._pipeline = pipeline
+        self._registry = registry
+        self._metrics = metrics
+        self._limits = limits
+        self._stream_window = stream_window
+        self._readers: set[asyncio.Task[None]] = set()
+        self._draining = False
+
+    def drain(self) -> None:
+        """Read no more from the open streams; they end once what they have sent is answered."""
+        self._draining = True
+        for reader in self._readers:
+            reader.cancel()
+
+    async def Classify(self, request: pb.ClassifyRequest, context: Context) -> pb.ClassifyResponse:  # noqa: N802 - the contract's name
+        """Classify 1..N images."""
+        try:
+            return _response(await self._pipeline.classify(_request(request), _caller(context)))
+        except ServiceError as error:
+            await self._abort(context, error)
+            raise
+
+    async def DescribeModel(  # noqa: N802 - the contract's name
+        self, request: pb.DescribeModelRequest, context: Context
+    ) -> pb.DescribeModelResponse:
+        """Describe a loaded model."""
+        try:
+            return describe(self._registry.resolve(_selector(request.model)), self._limits)
+        except ServiceError as error:
+            await self._abort(context, error)
+            raise
+
+    async def ClassifyStream(  # noqa: N802 - the contract's name
+        self, requests: AsyncIterator[pb.ClassifyStreamRequest], context: Context
+    ) -> None:
+        """Classify without end: read while there is room, answer in the order of completion."""
+        caller = _caller(context)
+        window = asyncio.Semaphore(self._stream_window)
+        writing = asyncio.Lock()
+        in_flight: set[str] = set()
+
+        async def read(answers: asyncio.TaskGroup) -> None:
+            incoming = aiter(requests)
+            while True:
+                await window.acquire()
+                request = await anext(incoming, None)
+                if request is None:
+                    return
+                duplicate = request.id in in_flight
+                in_flight.add(request.id)
+                answers.create_task(answer(request, duplicate))
+
+        async def answer(request: pb.ClassifyStreamRequest, duplicate: bool) -> None:  # noqa: FBT001 - local
+            response = await self._stream_response(request, caller, duplicate=duplicate)
+            # gRPC takes one message at a time. Where the client does not read, this waits, the window stays taken
+            # and no more is read: that is the back-pressure.
+            async with writing:
+                await context.write(response)
+            if not duplicate:
+                in_flight.discard(request.id)
+            window.release()
+
+        # A task that fails ends the whole group, so a place in the window need not outlive its answer.
+        async with asyncio.TaskGroup() as answers:
+            if not self._draining:
+                reader = answers.create_task(read(answers))
+                self._readers.add(reader)
+                reader.add_done_callback(self._readers.discard)
+        if self._draining:
+            await self._abort(
+                context, UnavailableError(Reason.DRAINING, "The server is shutting down. Use another replica.")
+            )
+
+    async def _stream_response(
+        self, request: pb.ClassifyStreamRequest, caller: Caller, *, duplicate: bool
+    ) -> pb.ClassifyStreamResponse:
+        try:
+            if duplicate:
+                raise InvalidRequestError(
+                    Reason.DUPLICATE_ID,
+                    f"A request with the id {request.id!r} is in flight on this stream. Use each id once.",
+                    field="id",
+                )
+            answer = await self._pipeline.classify(_request(request.request), caller, bulk=True)
+        except ServiceError as error:
+            self._metrics.request_rejected(error.reason)
+            return pb.ClassifyStreamResponse(
+                id=request.id,
+                error=pb.RequestError(
+                    code=int(error.code),
+                    reason=error.reason.value,
+                    message=error.message,
+                    retry_after_seconds=error.retry_after or 0.0,
+                ),
+            )
+        return pb.ClassifyStreamResponse(id=request.id, response=_response(answer))
+
+    async def _abort(self, context: Context, error: ServiceError) -> None:
+        self._metrics.request_rejected(error.reason)
+        await context.abort(status.code(error), error.message, (*context.trailing_metadata(), *status.trailers(error)))
+
+
+def _caller(context: Context) -> Caller:
+    remaining = context.time_remaining()
+    lane = next((value for key, value in context.invocation_metadata() or () if key == LANE_KEY), context.peer())
+    return Caller(
+        lane=lane if isinstance(lane, str) else lane.decode(errors="replace"),
+        deadline=None if remaining is None else time.monotonic() + remaining,
+    )
+
+
+def _selector(model: pb.ModelSelector) -> domain.ModelSelector:
+    return domain.ModelSelector(model.name, model.version)
+
+
+def _request(request: pb.ClassifyRequest) -> domain.ClassifyRequest:
+    options = request.options
+    return domain.ClassifyRequest(
+        images=tuple(_image(image) for image in request.images),
+        model=_selector(request.model),
+        top_k=options.top_k if options.HasField("top_k") else None,
+        min_probability=options.min_probability,
+    )
+
+
+def _image(image: pb.Image) -> domain.Image:
+    if image.WhichOneof("source") == "raw":
+        return domain.RawImage(image.raw.height, image.raw.width, image.raw.data)
+    return domain.EncodedImage(image.encoded)
+
+
+def _response(answer: Classification) -> pb.ClassifyResponse:
+    return pb.ClassifyResponse(model=identity(answer.model), results=[_result(result) for result in answer.results])
+
+
+def _result(result: ImageResult) -> pb.ImageResult:
+    error = result.error
+    timing = result.timing
+    return pb.ImageResult(
+        predictions=[
+            pb.Prediction(index=p.index, label=p.label, class_id=p.class_id, probability=p.probability)
+            for p in result.predictions
+        ],
+        error=error and pb.ImageError(code=int(error.code), reason=error.reason.value, message=error.message),
+        timing=pb.Timing(
+            decode_seconds=timing.decode,
+            pre_stem_seconds=timing.pre_stem,
+            queue_seconds=timing.queue,
+            compute_seconds=timing.compute,
+            batch_size=timing.batch_size,
+        ),
+    )

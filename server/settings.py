@@ -1,0 +1,147 @@
+"""Settings: flags > GLIMPSE_* environment > config file > defaults, validated once."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+MIB = 1024 * 1024
+_PREFIX = "GLIMPSE_"
+# Read by the client, which often runs in the same shell.
+_NOT_OURS = frozenset({"GLIMPSE_TARGET"})
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+Positive = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Settings(BaseSettings):
+    """What the server can be told. Names in flags are the same with dashes."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=_PREFIX,
+        extra="forbid",
+        frozen=True,
+        cli_kebab_case=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+        cli_implicit_flags=True,
+        cli_prog_name="python -m server",
+    )
+    _config_file: ClassVar[Path | None] = None
+
+    config: Path | None = Field(None, description="TOML file with any of these settings.")
+    host: str = Field("0.0.0.0", description="Address to listen on, for gRPC and for metrics.")  # noqa: S104 - a server in a container is reached from outside
+    port: Port = Field(50051, description="gRPC port; 0 takes a free one.")
+    metrics_port: Port = Field(9464, description="Port of /metrics; 0 takes a free one.")
+    model: str = Field("se_resnet20", description="Architecture to serve.")
+    weights: str = Field("cifar10", description="Tag of shipped weights, or a folder made by models.train.")
+    max_batch_size: Positive = Field(32, description="Images in the largest batch.")
+    max_images_in_flight: Positive = Field(256, description="Images between arrival and answer; above: QUEUE_FULL.")
+    max_images_per_request: Positive = Field(64, description="Images in one request.")
+    max_image_bytes: Positive = Field(12 * MIB, description="Bytes of one encoded image.")
+    max_image_pixels: Positive = Field(25_000_000, description="Width x height of one image.")
+    max_message_bytes: Positive = Field(16 * MIB, description="Bytes of one gRPC message.")
+    stream_window: Positive = Field(64, description="Requests of one stream that are worked on at once.")
+    decode_threads: int = Field(0, ge=0, description="Threads that decode; 0: one a CPU core.")
+    drain_announce_seconds: Seconds = Field(
+        0.0, description="After SIGTERM: answer NOT_SERVING to health checks but go on serving for so long."
+    )
+    drain_seconds: Seconds = Field(30.0, description="After that: time for what is in flight to finish.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe that is logged.")
+    log_format: Literal["auto", "json", "text"] = Field("auto", description="auto: text on a terminal, else json.")
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.max_images_per_request > self.max_images_in_flight * 3 // 4:
+            raise ValueError(
+                "max_images_per_request must be at most three quarters of max_images_in_flight, so that a request of a "
+                f"stream can ever be admitted. Received: {self.max_images_per_request} and {self.max_images_in_flight}"
+            )
+        if self.max_image_bytes > self.max_message_bytes:
+            raise ValueError(
+                "max_image_bytes must not exceed max_message_bytes. "
+                f"Received: {self.max_image_bytes} and {self.max_message_bytes}"
+            )
+        return self
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """Sizes to keep warm: powers of two below the largest, and the largest."""
+        sizes = [1 << i for i in range(self.max_batch_size.bit_length()) if 1 << i < self.max_batch_size]
+        return (*sizes, self.max_batch_size)
+
+    @property
+    def decoders(self) -> int:
+        """Number of decoder threads."""
+        return self.decode_threads or len(os.sched_getaffinity(0))
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The order of precedence; flags come before all of these."""
+        file = TomlConfigSettingsSource(settings_cls, toml_file=cls._config_file)
+        return init_settings, env_settings, file
+
+
+def load(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> Settings:
+    """Read the settings of a process.
+
+    Args:
+        arguments: command line without the program's name.
+        environment: for the config file's name; pydantic-settings reads the process's own for the rest.
+
+    Raises:
+        pydantic.ValidationError: a value that cannot be.
+        OSError, tomllib.TOMLDecodeError: the config file cannot be read.
+        SystemExit: --help, or flags that cannot be parsed.
+    """
+    file = _config_file(arguments, environment)
+    if file is not None and not file.is_file():
+        raise FileNotFoundError(f"The config file {file} does not exist.")
+
+    class FromFile(Settings):
+        _config_file = file
+
+    FromFile.__doc__ = "Serve an image-classification model over gRPC. Flags > GLIMPSE_* environment > config file."
+    values: dict[str, Any] = {"_cli_parse_args": list(arguments)}
+    return FromFile(**values)
+
+
+def _config_file(arguments: Sequence[str], environment: Mapping[str, str]) -> Path | None:
+    """The file has to be known before the settings are read that could name it."""
+    name = environment.get(_PREFIX + "CONFIG")
+    for flag, value in zip(arguments, [*arguments[1:], ""], strict=False):
+        if flag == "--config":
+            name = value
+        elif flag.startswith("--config="):
+            name = flag.partition("=")[2]
+    return Path(name) if name else None
+
+
+def unknown_variables(environment: Mapping[str, str] = os.environ) -> list[str]:
+    """A line for each GLIMPSE_* variable that means nothing here: most likely a misspelt one."""
+    known = {_PREFIX + name.upper() for name in Settings.model_fields} | _NOT_OURS
+    lines = []
+    for name in sorted(environment.keys() - known):
+        if name.startswith(_PREFIX):
+            near = difflib.get_close_matches(name, known, n=1)
+            lines.append(f"{name} is not a setting." + (f" Did you mean {near[0]}?" if near else ""))
+    return lines

@@ -1,0 +1,32 @@
+"""From probabilities to labelled predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.bundle import ClassLabel
+from server.domain import Prediction
+
+DEFAULT_TOP_K = 5
+
+
+def top_k(
+    probabilities: NDArray[np.float32], labels: Sequence[ClassLabel], *, k: int, min_probability: float = 0.0
+) -> tuple[Prediction, ...]:
+    """The k most probable classes, by falling probability; among equals the lower index comes first.
+
+    Args:
+        probabilities: float32 ``[classes]``.
+        labels: one a class, in the order of the index.
+        k: 1..classes.
+        min_probability: leave out classes below it.
+    """
+    order = np.argsort(-probabilities, kind="stable")[:k]
+    return tuple(
+        Prediction(int(i), labels[i].label, labels[i].class_id, float(probabilities[i]))
+        for i in order
+        if probabilities[i] >= min_probability
+    )

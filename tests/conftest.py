@@ -1,0 +1,136 @@
+"""Real servers for tests: `python -m server` in a process of its own, on free ports."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SHARED = ROOT.parent / "shared"
+
+
+class RunningServer:
+    """A server process, its log, and where it listens."""
+
+    def __init__(self, *arguments: str, environment: dict[str, str] | None = None) -> None:
+        """Start it on free ports; returns at once."""
+        ours = {key: value for key, value in os.environ.items() if not key.startswith("GLIMPSE_")}
+        self.process = subprocess.Popen(  # noqa: S603 - our own server
+            [sys.executable, "-m", "server", "--port=0", "--metrics-port=0", "--host=127.0.0.1", *arguments],
+            cwd=ROOT,
+            env={**ours, "GLIMPSE_LOG_FORMAT": "json", **(environment or {})},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.log: list[dict[str, Any]] = []
+        self.stray: list[str] = []  # lines on stderr that are not log lines
+        self._changed = threading.Condition()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            with self._changed:
+                if line.startswith("{"):
+                    self.log.append(json.loads(line))
+                else:
+                    self.stray.append(line)
+                self._changed.notify_all()
+
+    def wait_for(self, event: str, *, seconds: float = 120) -> dict[str, Any]:
+        """The first log line of that event, waiting for it."""
+        end = time.monotonic() + seconds
+        with self._changed:
+            while True:
+                for line in self.log:
+                    if line["event"] == event:
+                        return line
+                if self.process.poll() is not None or not self._changed.wait(min(1, max(0, end - time.monotonic()))):
+                    if self.process.poll() is None and time.monotonic() < end:
+                        continue
+                    raise AssertionError(f"no {event!r} from the server; log: {self.log} {''.join(self.stray)}")
+
+    @property
+    def target(self) -> str:
+        """Where gRPC listens."""
+        return f"127.0.0.1:{self.wait_for('listening')['port']}"
+
+    @property
+    def metrics_url(self) -> str:
+        """Where Prometheus would scrape."""
+        return f"http://127.0.0.1:{self.wait_for('listening')['metrics_port']}/metrics"
+
+    def terminate(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """Send a signal; does not wait."""
+        self.process.send_signal(number)
+
+    def exit_code(self, *, seconds: float = 60) -> int:
+        """Wait for the end."""
+        code = self.process.wait(seconds)
+        self._reader.join(seconds)
+        return code
+
+    def close(self) -> None:
+        """End it whatever it does."""
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        self._reader.join()
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[RunningServer]:
+    """A server on the embedded model, ready; shared, so tests must leave it as they found it."""
+    running = RunningServer()
+    try:
+        running.wait_for("serving")
+        yield running
+    finally:
+        running.close()
+
+
+@pytest.fixture
+def start_server() -> Iterator[Callable[..., RunningServer]]:
+    """Start servers of a test's own; they are ended with it."""
+    started: list[RunningServer] = []
+
+    def start(*arguments: str, environment: dict[str, str] | None = None) -> RunningServer:
+        started.append(RunningServer(*arguments, environment=environment))
+        return started[-1]
+
+    yield start
+    for running in started:
+        running.close()
+
+
+@pytest.fixture(scope="session")
+def cat_photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Chelsea the cat, 451 x 300, as a JPEG file (CC0, from scikit-image)."""
+    from PIL import Image
+    from skimage import data
+
+    path = tmp_path_factory.mktemp("photos") / "chelsea.jpg"
+    Image.fromarray(data.chelsea()).save(path, quality=95)
+    return path
+
+
+@pytest.fixture(scope="session")
+def cifar10_test() -> Path:
+    """CIFAR-10's test images as a zip of class/image files."""
+    path = SHARED / "data" / "cifar10" / "test.zip"
+    if not path.exists():
+        pytest.skip("CIFAR-10's test.zip is not at hand: ../shared/data/cifar10 is missing")
+    return path

@@ -1,0 +1,145 @@
+"""Permits: bounded from the first byte."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from server.admission import Admission
+from server.errors import OverloadedError, Reason, UnavailableError
+
+
+def run(scenario: Callable[[Admission], Awaitable[None]], capacity: int = 8) -> None:
+    async def main() -> None:
+        gate = Admission(capacity, retry_after=lambda images: images * 0.5)
+        await scenario(gate)
+        assert gate.in_flight == 0, "a permit leaked"
+
+    asyncio.run(main())
+
+
+async def settle() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+class Holder:
+    """Holds permits in a task of its own until released."""
+
+    def __init__(self, gate: Admission, images: int, *, wait: bool = False) -> None:
+        self.entered = False
+        self._done = asyncio.Event()
+        self.task = asyncio.create_task(self._hold(gate, images, wait))
+
+    async def _hold(self, gate: Admission, images: int, wait: bool) -> None:  # noqa: FBT001 - a test's helper
+        async with gate.admit(images, wait=wait):
+            self.entered = True
+            await self._done.wait()
+
+    async def release(self) -> None:
+        self._done.set()
+        await self.task
+
+
+def test_a_request_without_room_is_refused_at_once_with_a_hint() -> None:
+    async def scenario(gate: Admission) -> None:
+        first = Holder(gate, 7)
+        await settle()
+        with pytest.raises(OverloadedError) as refused:
+            await Holder(gate, 3).task
+        assert refused.value.reason is Reason.QUEUE_FULL
+        assert refused.value.retry_after == 1.0  # two too many at 0.5 s each
+        await first.release()
+        async with gate.admit(8, wait=False):
+            assert gate.in_flight == 8
+
+    run(scenario)
+
+
+def test_permits_come_back_when_the_work_fails() -> None:
+    async def scenario(gate: Admission) -> None:
+        with pytest.raises(RuntimeError):
+            async with gate.admit(8, wait=False):
+                raise RuntimeError("the work failed")
+        with pytest.raises(RuntimeError):
+            async with gate.admit(6, wait=True):
+                raise RuntimeError("the work failed")
+
+    run(scenario)
+
+
+def test_a_stream_waits_for_room_in_the_order_of_arrival() -> None:
+    async def scenario(gate: Admission) -> None:
+        first = Holder(gate, 6, wait=True)
+        second = Holder(gate, 5, wait=True)
+        third = Holder(gate, 1, wait=True)
+        await settle()
+        assert [first.entered, second.entered, third.entered] == [True, False, False]
+        await first.release()
+        await settle()
+        assert [second.entered, third.entered] == [True, True]
+        await second.release()
+        await third.release()
+
+    run(scenario)
+
+
+def test_streams_leave_a_quarter_to_lone_requests() -> None:
+    async def scenario(gate: Admission) -> None:
+        bulk = [Holder(gate, 2, wait=True) for _ in range(4)]
+        await settle()
+        assert [each.entered for each in bulk] == [True, True, True, False]
+        async with gate.admit(2, wait=False):
+            assert gate.in_flight == 8
+        for each in bulk:
+            await each.release()
+
+    run(scenario)
+
+
+def test_a_waiting_stream_that_is_cancelled_lets_the_next_one_in() -> None:
+    async def scenario(gate: Admission) -> None:
+        first = Holder(gate, 4, wait=True)
+        large = Holder(gate, 6, wait=True)
+        small = Holder(gate, 1, wait=True)
+        await settle()
+        assert not small.entered
+        large.task.cancel()
+        await settle()
+        assert small.entered
+        await first.release()
+        await small.release()
+
+    run(scenario)
+
+
+def test_permits_granted_to_a_stream_that_is_cancelled_in_the_same_moment_come_back() -> None:
+    async def scenario(gate: Admission) -> None:
+        first = Holder(gate, 6, wait=True)
+        second = Holder(gate, 6, wait=True)
+        await settle()
+        await first.release()  # grants the second's permits
+        second.task.cancel()  # before it has had its turn
+        await settle()
+        assert second.task.cancelled()
+
+    run(scenario)
+
+
+def test_a_closed_gate_refuses_newcomers_and_those_who_wait_but_not_what_is_in_flight() -> None:
+    async def scenario(gate: Admission) -> None:
+        inside = Holder(gate, 6, wait=True)
+        waiting = Holder(gate, 6, wait=True)
+        await settle()
+        gate.close()
+        for wait in (False, True):
+            with pytest.raises(UnavailableError) as refused:
+                await Holder(gate, 1, wait=wait).task
+            assert refused.value.reason is Reason.DRAINING
+        with pytest.raises(UnavailableError):
+            await waiting.task
+        await inside.release()
+
+    run(scenario)

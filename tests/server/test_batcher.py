@@ -1,0 +1,327 @@
+"""The batcher, with a fake clock and a fake model; threads are real."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, Future
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from server.batching.batcher import Batcher, BatchReport
+from server.batching.lanes import Answer
+from server.errors import DeadlineExceededError, InternalError, OverloadedError, Reason, UnavailableError
+
+SHAPE = (1, 1, 3)
+WAIT = 30.0  # seconds until a test is called hung; never the measure of a result
+
+
+class FakeModel:
+    """Answers each image with its first pixel's value, when it is let to."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self.clock = clock
+        self.begun: queue.Queue[NDArray[np.uint8]] = queue.Queue()
+        self.go: queue.Queue[float | Exception] = queue.Queue()  # seconds that the batch takes, or its failure
+
+    def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        self.begun.put(pixels.copy())
+        outcome = self.go.get(timeout=WAIT)
+        if isinstance(outcome, Exception):
+            raise outcome
+        self.clock.now += outcome
+        return pixels[:, 0, 0, :1].astype(np.float32)
+
+    def values(self) -> list[int]:
+        """Wait for the next batch to begin; its images' values, padding included."""
+        return [int(value) for value in self.begun.get(timeout=WAIT)[:, 0, 0, 0]]
+
+
+class FakeClock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Observed:
+    """What the batcher reported."""
+
+    def __init__(self) -> None:
+        self.batches: list[BatchReport] = []
+        self.expired_images = 0
+        self.cancelled_images = 0
+
+    def batch(self, report: BatchReport) -> None:
+        self.batches.append(report)
+
+    def expired(self, count: int) -> None:
+        self.expired_images += count
+
+    def cancelled(self, count: int) -> None:
+        self.cancelled_images += count
+
+
+class Bench:
+    """A batcher with everything around it fake."""
+
+    def __init__(self, **options: Any) -> None:
+        self.clock = FakeClock()
+        self.model = FakeModel(self.clock)
+        self.observed = Observed()
+        self.batcher = Batcher(
+            self.model,
+            **{
+                "input_shape": SHAPE,
+                "batch_sizes": (1, 2, 4),
+                "capacity": 16,
+                "observer": self.observed,
+                "clock": self.clock,
+                **options,
+            },
+        )
+        self.batcher.start()
+
+    def submit(self, value: int, *, lane: str = "", deadline: float | None = None) -> Future[Answer]:
+        return self.batcher.submit(np.full(SHAPE, value, np.uint8), lane=lane, deadline=deadline)
+
+    def occupy(self) -> Future[Answer]:
+        """Keep the device busy with one image of value 255 until `release`."""
+        future = self.submit(255)
+        assert self.model.values() == [255]
+        return future
+
+    def release(self, outcome: float | Exception = 0.0) -> None:
+        self.model.go.put(outcome)
+
+
+def value(future: Future[Answer]) -> float:
+    return float(future.result(WAIT).probabilities[0])
+
+
+@pytest.fixture
+def make() -> Iterator[Callable[..., Bench]]:
+    made: list[Bench] = []
+
+    def build(**options: Any) -> Bench:
+        made.append(Bench(**options))
+        return made[-1]
+
+    yield build
+    for bench in made:
+        for _ in range(50):
+            bench.release()
+        assert bench.batcher.close(WAIT), "a worker hangs"
+
+
+def test_a_lone_image_is_computed_at_once(make: Callable[..., Bench]) -> None:
+    bench = make()
+    future = bench.submit(7)
+    assert bench.model.values() == [7]
+    bench.release(0.5)
+    answer = future.result(WAIT)
+    assert (answer.batch_size, answer.queue_seconds, answer.compute_seconds) == (1, 0.0, 0.5)
+
+
+def test_what_arrives_while_the_device_is_busy_forms_the_next_batch(make: Callable[..., Bench]) -> None:
+    bench = make()
+    bench.occupy()
+    futures = [bench.submit(i) for i in (1, 2, 3)]
+    bench.release(2.0)
+    assert bench.model.values()[:3] == [1, 2, 3]
+    bench.release()
+    assert [value(future) for future in futures] == [1, 2, 3]
+    assert futures[0].result().batch_size == 3
+    assert futures[0].result().queue_seconds == 2.0
+
+
+def test_a_batch_is_padded_up_to_a_warm_size_and_the_padding_is_not_answered(make: Callable[..., Bench]) -> None:
+    bench = make()
+    bench.occupy()
+    futures = [bench.submit(i) for i in (1, 2, 3)]
+    bench.release()
+    assert len(bench.model.values()) == 4
+    bench.release()
+    for future in futures:
+        future.result(WAIT)
+    bench.batcher.close(WAIT)
+    report = bench.observed.batches[-1]
+    assert (report.size, report.padded_size) == (3, 4)
+
+
+def test_a_batch_is_never_larger_than_the_largest_size(make: Callable[..., Bench]) -> None:
+    bench = make()
+    bench.occupy()
+    futures = [bench.submit(i) for i in range(6)]
+    bench.release()
+    assert bench.model.values() == [0, 1, 2, 3]
+    bench.release()
+    assert bench.model.values() == [4, 5]
+    bench.release()
+    assert [value(future) for future in futures] == list(range(6))
+
+
+def test_a_full_batch_is_gathered_while_the_device_computes(make: Callable[..., Bench]) -> None:
+    bench = make()
+    bench.occupy()
+    futures = [bench.submit(i) for i in range(4)]
+    # Composed, so cancelling comes too late although the device is still busy.
+    while bench.batcher.depth():
+        threading.Event().wait(0.001)
+    assert not futures[0].cancel()
+    bench.release()
+    assert bench.model.values() == [0, 1, 2, 3]
+
+
+def test_less_than_a_full_batch_stays_open_until_the_device_is_free(make: Callable[..., Bench]) -> None:
+    bench = make()
+    bench.occupy()
+    early = bench.submit(1)
+    late = bench.submit(2)
+    assert early.cancel()
+    bench.release()
+    assert bench.model.values() == [2]
+    bench.release()
+    assert value(late) == 2
+
+
+def test_cancelling_an_image_leaves_its_neighbours_unharmed(make: Callable[..., Bench]) -> None:
+    bench = make()
+    bench.occupy()
+    futures = [bench.submit(i) for i in (1, 2, 3)]
+    assert futures[1].cancel()
+    bench.release()
+    assert bench.model.values() == [1, 3]
+    bench.release()
+    assert [value(futures[0]), value(futures[2])] == [1, 3]
+    with pytest.raises(CancelledError):
+        futures[1].result(WAIT)
+    assert bench.observed.cancelled_images == 1
+
+
+def test_an_expired_image_never_reaches_the_model_and_is_told_so(make: Callable[..., Bench]) -> None:
+    bench = make()
+    bench.occupy()
+    late = bench.submit(1, deadline=bench.clock.now + 1.0)
+    alive = bench.submit(2, deadline=bench.clock.now + 60.0)
+    bench.release(1.5)
+    assert bench.model.values() == [2]
+    bench.release()
+    assert value(alive) == 2
+    with pytest.raises(DeadlineExceededError, match=r"1\.500 s in the queue"):
+        late.result(WAIT)
+    assert bench.observed.expired_images == 1
+
+
+def test_a_failing_batch_fails_alone_and_the_worker_lives_on(make: Callable[..., Bench]) -> None:
+    bench = make()
+    failed = bench.occupy()
+    after = bench.submit(1)
+    bench.release(RuntimeError("a kernel that does not work"))
+    with pytest.raises(InternalError):
+        failed.result(WAIT)
+    bench.model.values()
+    bench.release()
+    assert value(after) == 1
+    bench.batcher.close(WAIT)
+    assert [report.ok for report in bench.observed.batches] == [False, True]
+
+
+def test_a_full_queue_refuses_at_once_with_a_hint_from_the_measured_rate(make: Callable[..., Bench]) -> None:
+    bench = make(capacity=8)
+    bench.occupy()
+    warm_up = [bench.submit(i) for i in range(4)]
+    bench.release(0.1)
+    bench.model.values()
+    bench.release(0.4)  # a batch of four takes 0.4 s
+    for future in warm_up:
+        future.result(WAIT)
+    bench.occupy()
+    staged = [bench.submit(i) for i in range(4)]
+    while bench.batcher.depth():
+        threading.Event().wait(0.001)
+    waiting = [bench.submit(i) for i in range(8)]
+    with pytest.raises(OverloadedError) as refused:
+        bench.submit(9)
+    assert refused.value.reason is Reason.QUEUE_FULL
+    assert refused.value.retry_after == pytest.approx(0.8)
+    for _ in range(4):
+        bench.release()
+    assert [value(future) for future in (*staged, *waiting)] == [*range(4), *range(8)]
+
+
+def test_cancelled_images_make_room_in_a_full_queue(make: Callable[..., Bench]) -> None:
+    bench = make(capacity=2)
+    bench.occupy()
+    gone = [bench.submit(i) for i in range(2)]
+    for future in gone:
+        future.cancel()
+    stays = bench.submit(5)
+    bench.release()
+    bench.release()
+    assert value(stays) == 5
+
+
+def test_a_lone_caller_rides_in_the_next_batch_beside_a_bulk_caller(make: Callable[..., Bench]) -> None:
+    bench = make()
+    bench.occupy()
+    bulk = [bench.submit(i, lane="bulk") for i in range(1, 4)]
+    lone = bench.submit(100, lane="lone")
+    while bench.batcher.depth():
+        threading.Event().wait(0.001)
+    bench.release()
+    assert bench.model.values() == [1, 100, 2, 3]
+    bench.release()
+    assert value(lone) == 100
+    assert [value(future) for future in bulk] == [1, 2, 3]
+
+
+def test_an_answer_survives_the_reuse_of_the_staging_buffer(make: Callable[..., Bench]) -> None:
+    bench = make()
+    first = bench.occupy()
+    bench.release()
+    kept = first.result(WAIT).probabilities
+    for i in range(4):
+        again = bench.submit(i)
+        bench.release()
+        again.result(WAIT)
+    assert kept[0] == 255
+
+
+def test_closing_answers_what_is_queued_and_refuses_what_comes_later(make: Callable[..., Bench]) -> None:
+    bench = make()
+    bench.occupy()
+    queued = bench.submit(1)
+    closing = threading.Thread(target=bench.batcher.close)
+    closing.start()
+    bench.release()
+    bench.release()
+    closing.join(WAIT)
+    assert value(queued) == 1
+    with pytest.raises(UnavailableError):
+        bench.submit(2)
+
+
+def test_every_image_of_many_threads_is_answered_exactly_once(make: Callable[..., Bench]) -> None:
+    bench = make(capacity=1000)
+    for _ in range(1000):
+        bench.release()
+    answers: queue.Queue[tuple[int, float]] = queue.Queue()
+
+    def caller(name: int) -> None:
+        for i in range(20):
+            number = (name * 20 + i) % 250
+            answers.put((number, value(bench.submit(number, lane=str(name)))))
+
+    threads = [threading.Thread(target=caller, args=(name,)) for name in range(10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(WAIT)
+    assert answers.qsize() == 200
+    assert all(asked == answered for asked, answered in list(answers.queue))

@@ -1,0 +1,40 @@
+"""Many callers at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+
+from glimpse.v1 import classifier_pb2 as pb
+from glimpse.v1.classifier_pb2_grpc import ImageClassifierStub
+from tests.conftest import RunningServer
+from tests.server.conftest import TIMEOUT
+
+
+def test_of_200_callers_every_good_image_gets_its_answer_and_every_bad_one_its_error(
+    server: RunningServer, picture: Callable[[int], pb.Image], scrape: Callable[[], dict[str, float]]
+) -> None:
+    before = scrape()
+
+    def caller(number: int) -> str:
+        image = pb.Image(encoded=b"not an image") if number % 10 == 0 else picture(number)
+        # A connection each, as separate clients have.
+        with grpc.insecure_channel(server.target, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+            request = pb.ClassifyRequest(images=[image])
+            result = ImageClassifierStub(channel).Classify(request, timeout=TIMEOUT, wait_for_ready=True).results[0]
+        return result.error.reason or f"{len(result.predictions)} predictions"
+
+    with ThreadPoolExecutor(200) as callers:
+        outcomes = list(callers.map(caller, range(200)))
+    assert outcomes == ["NOT_AN_IMAGE" if number % 10 == 0 else "5 predictions" for number in range(200)]
+
+    after = scrape()
+    images = after["glimpse_batch_size_sum"] - before["glimpse_batch_size_sum"]
+    batches = after["glimpse_batch_size_count"] - before["glimpse_batch_size_count"]
+    alone = after['glimpse_batch_size_bucket{le="1.0"}'] - before['glimpse_batch_size_bucket{le="1.0"}']
+    assert images == 180
+    assert batches < 180, "no batch was ever formed"
+    assert alone < batches, "every batch held a single image"
+    assert after["glimpse_images_in_flight"] == 0

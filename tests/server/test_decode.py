@@ -1,0 +1,155 @@
+"""From bytes to pixels: every refusal has its reason, and nothing but a refusal comes out."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from server.decode import FORMATS, ImageLimits, decode
+from server.domain import EncodedImage, RawImage
+from server.errors import InvalidImageError, Reason
+
+LIMITS = ImageLimits(max_bytes=200_000, max_pixels=1_000_000)
+GRADIENT = Image.fromarray(np.arange(40 * 60 * 3, dtype=np.uint32).reshape(40, 60, 3).astype(np.uint8))
+
+
+def encoded(form: str, image: Image.Image = GRADIENT) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, form)
+    return buffer.getvalue()
+
+
+def refusal(data: bytes, limits: ImageLimits = LIMITS) -> InvalidImageError:
+    with pytest.raises(InvalidImageError) as refused:
+        decode(EncodedImage(data), limits)
+    return refused.value
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that promises pixels it does not hold."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b""))
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_every_allowed_format_becomes_rgb_of_its_own_size(form: str) -> None:
+    picture = decode(EncodedImage(encoded(form)), LIMITS)
+    assert (picture.mode, picture.size) == ("RGB", (60, 40))
+
+
+@pytest.mark.parametrize("form", ["PNG", "BMP"])
+def test_a_lossless_format_gives_the_very_pixels(form: str) -> None:
+    assert np.array_equal(np.asarray(decode(EncodedImage(encoded(form)), LIMITS)), np.asarray(GRADIENT))
+
+
+def test_a_photo_held_upright_comes_out_upright() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # taken with the camera turned: to be shown rotated by 90 degrees clockwise
+    buffer = io.BytesIO()
+    GRADIENT.save(buffer, "PNG", exif=exif)
+    picture = decode(EncodedImage(buffer.getvalue()), LIMITS)
+    assert np.array_equal(np.asarray(picture), np.rot90(np.asarray(GRADIENT), k=-1))
+
+
+def test_raw_pixels_are_taken_as_they_are() -> None:
+    pixels = np.asarray(GRADIENT)
+    picture = decode(RawImage(40, 60, pixels.tobytes()), LIMITS)
+    assert np.array_equal(np.asarray(picture), pixels)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "length"), [(2, 2, 11), (2, 2, 13), (0, 2, 0), (2, 0, 0), (0, 0, 0), (1, 1, 0)]
+)
+def test_raw_pixels_of_the_wrong_length_are_refused(height: int, width: int, length: int) -> None:
+    with pytest.raises(InvalidImageError) as refused:
+        decode(RawImage(height, width, bytes(length)), LIMITS)
+    assert refused.value.reason is Reason.RAW_PIXELS_MISMATCH
+
+
+def test_too_many_raw_pixels_are_refused_by_their_sides_alone() -> None:
+    with pytest.raises(InvalidImageError) as refused:
+        decode(RawImage(4_000_000_000, 4_000_000_000, b""), LIMITS)
+    assert refused.value.reason is Reason.IMAGE_PIXELS_EXCEEDED
+
+
+def test_no_bytes_are_refused() -> None:
+    assert refusal(b"").reason is Reason.EMPTY_IMAGE
+
+
+@pytest.mark.parametrize("data", [b"hello", b"\x00" * 100, b"GIF", "süß".encode()])
+def test_what_is_no_image_is_refused_as_such(data: bytes) -> None:
+    assert refusal(data).reason is Reason.NOT_AN_IMAGE
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        (encoded("TIFF"), "TIFF"),
+        (encoded("ICO"), "ICO"),
+        (encoded("PDF"), "PDF"),
+        (encoded("EPS"), "EPS"),
+        (b"8BPS" + bytes(30), "PSD"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"),
+        (b"\x00\x00\x00\x18ftypheic" + bytes(30), "HEIC"),
+        (b"\x00\x00\x00\x18ftypavif" + bytes(30), "AVIF"),
+        (b"\x00\x00\x00\x0cjP  \r\n\x87\n" + bytes(30), "JPEG 2000"),
+    ],
+)
+def test_a_format_that_is_refused_on_purpose_is_named(data: bytes, name: str) -> None:
+    error = refusal(data)
+    assert error.reason is Reason.UNSUPPORTED_FORMAT
+    assert name in error.message
+
+
+def test_too_many_bytes_are_refused_before_they_are_looked_at() -> None:
+    assert refusal(b"x" * 200_001).reason is Reason.IMAGE_BYTES_EXCEEDED
+
+
+@pytest.mark.parametrize("size", [(1001, 1000), (20_000, 20_000), (2**31 - 1, 2**31 - 1)])
+def test_too_many_pixels_are_refused_by_the_header_alone(size: tuple[int, int]) -> None:
+    assert refusal(png_header(*size)).reason is Reason.IMAGE_PIXELS_EXCEEDED
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_file_cut_in_half_is_refused_not_half_decoded(form: str) -> None:
+    data = encoded(form)
+    assert refusal(data[: len(data) // 2]).reason in {Reason.TRUNCATED_IMAGE, Reason.CORRUPT_IMAGE}
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "BMP"])
+def test_a_truncated_file_is_told_from_a_damaged_one(form: str) -> None:
+    noise = Image.fromarray(np.random.default_rng(1).integers(0, 255, (200, 200, 3), np.uint8))
+    data = encoded(form, noise)
+    assert refusal(data[: len(data) * 3 // 4]).reason is Reason.TRUNCATED_IMAGE
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    form=st.sampled_from(FORMATS),
+    edits=st.lists(st.tuples(st.floats(0, 1), st.binary(min_size=1, max_size=4)), max_size=4),
+    cut=st.floats(0, 1),
+)
+def test_a_mutated_file_is_decoded_or_refused_and_nothing_else(
+    form: str, edits: list[tuple[float, bytes]], cut: float
+) -> None:
+    data = bytearray(encoded(form))
+    for where, what in edits:
+        at = int(where * len(data))
+        data[at : at + len(what)] = what
+    try:
+        picture = decode(EncodedImage(bytes(data[: int(cut * len(data)) + 1])), LIMITS)
+    except InvalidImageError:
+        return
+    assert picture.mode == "RGB"
+    assert picture.width * picture.height <= LIMITS.max_pixels

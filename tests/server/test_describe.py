@@ -1,0 +1,53 @@
+"""DescribeModel tells what was built, and its numbers add up."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import models
+from glimpse.v1 import classifier_pb2 as pb
+from glimpse.v1.classifier_pb2_grpc import ImageClassifierStub
+from tests.server.conftest import TIMEOUT
+
+BUNDLE = Path(models.__file__).parent / "bundles" / "se_resnet20_cifar10"
+
+
+@pytest.fixture(scope="module")
+def description(stub: ImageClassifierStub) -> pb.DescribeModelResponse:
+    return stub.DescribeModel(pb.DescribeModelRequest(), timeout=TIMEOUT)
+
+
+def test_the_stages_add_up_to_the_parameter_total(description: pb.DescribeModelResponse) -> None:
+    assert sum(stage.parameters for stage in description.stages) == description.parameters == 278_452
+    assert description.trainable_parameters < description.parameters
+
+
+def test_the_macro_architecture_runs_from_the_stem_to_the_classes(description: pb.DescribeModelResponse) -> None:
+    assert [(s.name, s.block, s.repeats, list(s.output_shape)) for s in description.stages] == [
+        ("stem", "conv3x3", 1, [32, 32, 16]),
+        ("group1", "se_basic", 3, [32, 32, 16]),
+        ("group2", "se_basic", 3, [16, 16, 32]),
+        ("group3", "se_basic", 3, [8, 8, 64]),
+        ("classifier", "global_average_pooling+dense", 1, [10]),
+    ]
+
+
+def test_it_is_the_bundle_that_ships(description: pb.DescribeModelResponse) -> None:
+    bundle = json.loads((BUNDLE / "model.json").read_text())
+    assert description.model.weights_digest == bundle["weights_digest"]
+    assert description.temperature == pytest.approx(bundle["temperature"])
+    assert [c.label for c in description.classes] == (BUNDLE / "labels.txt").read_text().split()
+    assert [c.index for c in description.classes] == list(range(10))
+    assert (description.input.height, description.input.width, description.input.channels) == (32, 32, 3)
+    assert (description.pre_stem.geometry, description.pre_stem.height) == (bundle["recipe"]["geometry"], 32)
+    assert description.pre_stem.digest.startswith("sha256:")
+
+
+def test_it_tells_how_the_model_runs_and_what_the_server_accepts(description: pb.DescribeModelResponse) -> None:
+    assert (description.runtime.name, description.runtime.device) == ("tensorflow", "cpu")
+    assert list(description.runtime.batch_sizes) == [1, 2, 4, 8, 16, 32]
+    assert description.limits.max_images_per_request == 64
+    assert list(description.limits.formats) == ["JPEG", "PNG", "WEBP", "GIF", "BMP"]

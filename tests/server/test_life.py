@@ -1,0 +1,157 @@
+"""The life of a server: real processes, real signals, real ports."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2
+from grpc_health.v1.health_pb2_grpc import HealthStub
+
+from glimpse.v1 import classifier_pb2 as pb
+from glimpse.v1.classifier_pb2_grpc import ImageClassifierStub
+from tests.conftest import RunningServer
+from tests.server.conftest import TIMEOUT, rich_status
+
+SERVICE = "glimpse.v1.ImageClassifier"
+Start = Callable[..., RunningServer]
+Picture = Callable[[int], pb.Image]
+Status = health_pb2.HealthCheckResponse.ServingStatus
+
+
+def test_health_goes_from_not_serving_to_serving_to_not_serving(start_server: Start) -> None:
+    running = start_server("--drain-announce-seconds=1")
+    watched: dict[str, list[str]] = {"": [], SERVICE: []}
+    with grpc.insecure_channel(running.target) as channel:
+        health = HealthStub(channel)
+
+        def watch(service: str) -> None:
+            try:
+                for response in health.Watch(health_pb2.HealthCheckRequest(service=service), wait_for_ready=True):
+                    watched[service].append(Status.Name(response.status))
+            except grpc.RpcError:
+                pass  # the server has gone
+
+        watchers = [threading.Thread(target=watch, args=(service,)) for service in watched]
+        for watcher in watchers:
+            watcher.start()
+        running.wait_for("serving")
+        for service in watched:
+            check = health.Check(health_pb2.HealthCheckRequest(service=service), timeout=TIMEOUT)
+            assert check.status == health_pb2.HealthCheckResponse.SERVING
+        running.terminate()
+        assert running.exit_code() == 0
+        for watcher in watchers:
+            watcher.join(TIMEOUT)
+    for service, statuses in watched.items():
+        assert statuses == ["NOT_SERVING", "SERVING", "NOT_SERVING"], service
+
+
+def test_health_of_an_unknown_service_is_not_found(server: RunningServer) -> None:
+    with grpc.insecure_channel(server.target) as channel, pytest.raises(grpc.RpcError) as refused:
+        HealthStub(channel).Check(health_pb2.HealthCheckRequest(service="nobody"), timeout=TIMEOUT)
+    assert refused.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+def test_until_it_is_ready_a_call_is_told_to_come_back(start_server: Start, picture: Picture) -> None:
+    running = start_server()
+    with grpc.insecure_channel(running.target) as channel:
+        with pytest.raises(grpc.RpcError) as refused:
+            ImageClassifierStub(channel).Classify(pb.ClassifyRequest(images=[picture(1)]), timeout=TIMEOUT)
+        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert rich_status(refused.value)[1].reason == "NOT_READY"
+        assert "grpc-retry-pushback-ms" in dict(refused.value.trailing_metadata())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_finishes_what_is_in_flight_and_exits_0(
+    start_server: Start, picture: Picture, number: signal.Signals
+) -> None:
+    running = start_server()
+    running.wait_for("serving")
+    images = [picture(seed) for seed in range(64)]
+    with grpc.insecure_channel(running.target) as channel:
+        stub = ImageClassifierStub(channel)
+        calls = [stub.Classify.future(pb.ClassifyRequest(images=images), timeout=TIMEOUT) for _ in range(3)]
+        calls[0].result()
+        running.terminate(number)
+        for call in calls:
+            assert len(call.result().results) == 64
+        assert running.exit_code() == 0
+    assert running.wait_for("stopped")["in_flight"] == 0
+
+
+def test_while_draining_is_announced_the_server_goes_on_serving(start_server: Start, picture: Picture) -> None:
+    running = start_server("--drain-announce-seconds=2")
+    running.wait_for("serving")
+    with grpc.insecure_channel(running.target) as channel:
+        running.terminate()
+        running.wait_for("draining")
+        answer = ImageClassifierStub(channel).Classify(pb.ClassifyRequest(images=[picture(1)]), timeout=TIMEOUT)
+        assert answer.results[0].predictions
+    assert running.exit_code() == 0
+
+
+def test_an_open_stream_is_answered_and_then_told_that_the_server_drains(
+    start_server: Start, picture: Picture
+) -> None:
+    running = start_server()
+    running.wait_for("serving")
+    ended = threading.Event()
+
+    def pieces() -> Iterator[pb.ClassifyStreamRequest]:
+        for i in range(20):
+            yield pb.ClassifyStreamRequest(id=str(i), request=pb.ClassifyRequest(images=[picture(1)]))
+        ended.wait(TIMEOUT)
+
+    with grpc.insecure_channel(running.target) as channel:
+        call = ImageClassifierStub(channel).ClassifyStream(pieces(), timeout=TIMEOUT)
+        answered = {next(call).id for _ in range(20)}
+        running.terminate()
+        with pytest.raises(grpc.RpcError) as refused:
+            next(call)
+        ended.set()
+        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert rich_status(refused.value)[1].reason == "DRAINING"
+    assert len(answered) == 20
+    assert running.exit_code() == 0
+
+
+@pytest.mark.parametrize("flag", ["--port", "--metrics-port"])
+def test_a_port_that_is_taken_is_told_with_an_exit_code_of_its_own(start_server: Start, flag: str) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        running = start_server(f"{flag}={taken.getsockname()[1]}")
+        assert running.exit_code() == 3
+    assert "Cannot listen on" in running.wait_for("cannot start")["detail"]
+
+
+def test_weights_that_do_not_exist_are_told_with_an_exit_code_of_their_own(start_server: Start) -> None:
+    running = start_server("--weights=nowhere")
+    assert running.exit_code() == 4
+    assert "cifar10" in running.wait_for("cannot start")["detail"]
+
+
+def test_weights_of_another_architecture_are_refused(start_server: Start) -> None:
+    bundle = Path(__file__).parents[2] / "models" / "bundles" / "se_resnet20_cifar10"
+    running = start_server("--model=resnet20", f"--weights={bundle}")
+    assert running.exit_code() == 4
+    assert "are for se_resnet20" in running.wait_for("cannot start")["detail"]
+
+
+def test_settings_that_cannot_be_are_told_with_an_exit_code_of_their_own(start_server: Start) -> None:
+    running = start_server(environment={"GLIMPSE_MAX_BATCH_SIZE": "many"})
+    assert running.exit_code() == 2
+    assert any("max_batch_size" in line and "'many'" in line for line in running.stray)
+
+
+def test_the_settings_in_force_are_shown_at_the_start(start_server: Start) -> None:
+    running = start_server("--weights=nowhere", environment={"GLIMPSE_MAX_BATCH_SIZE": "7"})
+    shown = running.wait_for("settings")
+    assert (shown["max_batch_size"], shown["weights"]) == (7, "nowhere")

@@ -1,0 +1,37 @@
+"""From probabilities to labelled predictions."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.bundle import ClassLabel
+from server.topk import top_k
+
+LABELS = [ClassLabel("cat", "n1"), ClassLabel("dog"), ClassLabel("frog")]
+
+
+def test_predictions_come_by_falling_probability_with_their_labels() -> None:
+    first, second = top_k(np.array([0.2, 0.7, 0.1], np.float32), LABELS, k=2)
+    assert (first.index, first.label, first.class_id) == (1, "dog", "")
+    assert (second.index, second.label, second.class_id) == (0, "cat", "n1")
+
+
+def test_among_equals_the_lower_index_comes_first() -> None:
+    assert [p.index for p in top_k(np.full(3, 1 / 3, np.float32), LABELS, k=3)] == [0, 1, 2]
+
+
+def test_the_minimum_is_inclusive_and_may_leave_nothing() -> None:
+    probabilities = np.array([0.5, 0.25, 0.25], np.float32)
+    assert len(top_k(probabilities, LABELS, k=3, min_probability=0.25)) == 3
+    assert len(top_k(probabilities, LABELS, k=3, min_probability=0.3)) == 1
+    assert top_k(probabilities, LABELS, k=3, min_probability=0.9) == ()
+
+
+@given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=50), st.data())
+def test_the_k_largest_are_returned(values: list[float], data: st.DataObject) -> None:
+    k = data.draw(st.integers(1, len(values)))
+    labels = [ClassLabel(str(i)) for i in range(len(values))]
+    found = [p.probability for p in top_k(np.array(values, np.float32), labels, k=k)]
+    assert found == sorted(values, reverse=True)[:k]
