@@ -155,6 +155,7 @@ class Server:
         await asyncio.sleep(settings.drain_announce_seconds)
         self._admission.close()
         self._classifier.drain()
+        await self._health.close()
         await self._grpc.stop(settings.drain_seconds)
         for model in self._registry:
             await asyncio.to_thread(model.batcher.close, 1.0)

@@ -94,7 +94,7 @@ def _encoded(data: bytes, limits: ImageLimits) -> Image.Image:
         ) from error
     except UnidentifiedImageError as error:
         raise _unidentified(data) from error
-    except Exception as error:  # noqa: BLE001 - decoders raise OSError, ValueError, SyntaxError, struct.error and more
+    except Exception as error:  # decoders raise OSError, ValueError, SyntaxError, struct.error and more
         raise _damaged(error) from error
 
 
@@ -136,5 +136,7 @@ def _damaged(error: Exception) -> InvalidImageError:
             field="encoded",
         )
     return InvalidImageError(
-        Reason.CORRUPT_IMAGE, f"The image is damaged ({error or type(error).__name__}). Save it anew.", field="encoded"
+        Reason.CORRUPT_IMAGE,
+        f"The image is damaged ({str(error) or type(error).__name__}). Save it anew.",
+        field="encoded",
     )

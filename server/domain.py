@@ -74,6 +74,17 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True)
+class BatchReport:
+    """One batch that was computed, or failed."""
+
+    size: int  # images
+    padded_size: int  # rows that the device was given
+    compute_seconds: float
+    queue_seconds: tuple[float, ...]  # one an image
+    ok: bool
+
+
+@dataclass(frozen=True, slots=True)
 class ImageResult:
     """What became of one image: predictions by falling probability, or the error."""
 

@@ -13,41 +13,53 @@ import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-Status = health_pb2.HealthCheckResponse
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+_SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 
-class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # grpcio ships no type information
+class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # the library ships no types
     """NOT_SERVING until told otherwise, the same for `""` (the server) and for every service."""
 
     def __init__(self, *services: str) -> None:
         """Answer for `""` and for `services`, by full name."""
         self._names = frozenset({"", *services})
-        self._status = Status.NOT_SERVING
+        self._status = _NOT_SERVING
+        self._closed = False
         self._changed = asyncio.Condition()
 
     async def set_serving(self, *, serving: bool) -> None:
         """Change the status and tell the watchers."""
         async with self._changed:
-            self._status = Status.SERVING if serving else Status.NOT_SERVING
+            self._status = _SERVING if serving else _NOT_SERVING
             self._changed.notify_all()
 
-    async def Check(self, request: health_pb2.HealthCheckRequest, context: Any) -> Status:  # noqa: N802 - the contract's name
+    async def close(self) -> None:
+        """End the watches, which would otherwise keep a draining server waiting for its watchers to leave."""
+        async with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    async def Check(self, request: health_pb2.HealthCheckRequest, context: Any) -> Any:  # noqa: N802 - the contract's name
         """The status of one service; NOT_FOUND where it does not exist."""
         if request.service not in self._names:
             known = ", ".join(sorted(self._names - {""}))
             await context.abort(
                 grpc.StatusCode.NOT_FOUND, f"No service {request.service!r}. Known: {known}, and the empty name."
             )
-        return Status(status=self._status)
+        return health_pb2.HealthCheckResponse(status=self._status)
 
     async def Watch(self, request: health_pb2.HealthCheckRequest, context: Any) -> None:  # noqa: N802 - the contract's name
         """The status of one service, now and at each change; SERVICE_UNKNOWN where it does not exist."""
-        known = request.service in self._names
+
+        def status() -> Any:
+            return self._status if request.service in self._names else _SERVICE_UNKNOWN
+
         last = None
-        async with self._changed:
-            while True:
-                status = self._status if known else Status.SERVICE_UNKNOWN
-                if status != last:
-                    await context.write(Status(status=status))
-                    last = status
-                await self._changed.wait()
+        while not self._closed:
+            if status() != last:
+                last = status()
+                # Not under the lock: a watcher that does not read must not hold up the others.
+                await context.write(health_pb2.HealthCheckResponse(status=last))
+            async with self._changed:
+                await self._changed.wait_for(lambda: self._closed or status() != last)

@@ -26,7 +26,7 @@ _MAX_ID = 128  # characters; a caller's id goes into every log line
 Handler = Callable[[Any, Any], Any]
 
 
-class Observability(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio ships no type information
+class Observability(grpc.aio.ServerInterceptor):
     """Gives every RPC an id (the caller's `x-request-id` or a fresh one), counts it, times it and logs it."""
 
     def __init__(self, metrics: Metrics) -> None:
@@ -35,21 +35,24 @@ class Observability(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler:
-        """Wrap the method's handler."""
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """Wrap the method's handler; an unknown method has none."""
         handler = await continuation(handler_call_details)
         if handler is None:
             return None
         _, service, method = handler_call_details.method.split("/", 2)
         kind = _KINDS[handler.request_streaming, handler.response_streaming]
         rpc = _Rpc(self._metrics, (kind, service, method), _request_id(handler_call_details.invocation_metadata))
-        name = f"{'stream' if handler.request_streaming else 'unary'}_{'stream' if handler.response_streaming else 'unary'}"
+        requests, responses = (
+            "stream" if s else "unary" for s in (handler.request_streaming, handler.response_streaming)
+        )
+        name = f"{requests}_{responses}"
         inner = getattr(handler, name)
         # gRPC looks at the kind of function to know how it answers, so each kind keeps its own.
         wrapped = rpc.generator(inner) if inspect.isasyncgenfunction(inner) else rpc.coroutine(inner)
-        make = getattr(grpc, f"{name}_rpc_method_handler")
+        make: Callable[..., grpc.RpcMethodHandler[Any, Any]] = getattr(grpc, f"{name}_rpc_method_handler")
         return make(wrapped, handler.request_deserializer, handler.response_serializer)
 
 
@@ -103,7 +106,7 @@ class _Rpc:
         except grpc.aio.AbortError:
             code = _code(context.code())
             raise
-        except Exception:
+        except Exception:  # noqa: BLE001 - gRPC would answer UNKNOWN and tell the caller our internals
             code = grpc.StatusCode.INTERNAL
             _log.exception("a defect of the service")
             defect = InternalError("The service failed. Its log has the details under this request's x-request-id.")
@@ -114,7 +117,8 @@ class _Rpc:
             self._metrics.rpc_seconds.labels(*self._labels).observe(seconds)
             # One line a call would cost more than a small network does; what went wrong is always told.
             log = _log.debug if code is grpc.StatusCode.OK else _log.info
-            log("rpc", code=code.name, seconds=round(seconds, 6), peer=context.peer(), details=context.details() or None)
+            details = context.details() or None
+            log("rpc", code=code.name, seconds=round(seconds, 6), peer=context.peer(), details=details)
 
 
 def _code(value: Any) -> grpc.StatusCode:

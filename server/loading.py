@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import structlog
 
@@ -22,12 +23,7 @@ def load_model(settings: Settings, observer: Observer) -> LoadedModel:
         ValueError: the bundle or its weights cannot be used; the message says why.
     """
     begun = time.monotonic()
-    bundle = bundles.read(bundles.locate(settings.model, settings.weights))
-    if bundle.architecture != settings.model and "model" in settings.model_fields_set:
-        raise ValueError(
-            f"The weights in {bundle.folder} are for {bundle.architecture}, but the model is set to "
-            f"{settings.model}. Leave the model out or name the weights' own."
-        )
+    bundle = bundles.read(_folder(settings))
     # Imported here, so that reading settings and refusing bad ones does not wait for the framework.
     from models.builder import trainable_parameters
     from models.serving import load_bundle, serving_model
@@ -67,3 +63,11 @@ def load_model(settings: Settings, observer: Observer) -> LoadedModel:
         batch_sizes=settings.batch_sizes,
         batcher=batcher,
     )
+
+
+def _folder(settings: Settings) -> Path:
+    """Where the bundle lies. A bundle knows its architecture, so a path to one needs no model beside it."""
+    path = Path(settings.weights).expanduser()
+    if not settings.model and (path / bundles.DESCRIPTION).is_file():
+        return path
+    return bundles.locate(settings.model or bundles.DEFAULT[0], settings.weights)

@@ -7,8 +7,7 @@ from collections.abc import Callable
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from server.batching.batcher import BatchReport
-from server.domain import ModelIdentity
+from server.domain import BatchReport, ModelIdentity
 from server.errors import Reason
 
 _STAGES = ("decode", "pre_stem", "queue", "compute")
@@ -32,16 +31,24 @@ class Metrics:
         rpc = ["grpc_type", "grpc_service", "grpc_method"]
         self.rpc_started = Counter("grpc_server_started", "RPCs begun on the server.", rpc, registry=registry)
         self.rpc_handled = Counter(
-            "grpc_server_handled", "RPCs completed on the server, by status code.", [*rpc, "grpc_code"],
+            "grpc_server_handled",
+            "RPCs completed on the server, by status code.",
+            [*rpc, "grpc_code"],
             registry=registry,
         )
         self.rpc_seconds = Histogram(
-            "grpc_server_handling_seconds", "Time from an RPC's start to its end.", rpc, buckets=_SECONDS,
+            "grpc_server_handling_seconds",
+            "Time from an RPC's start to its end.",
+            rpc,
+            buckets=_SECONDS,
             registry=registry,
         )
 
         self._stage = Histogram(
-            "glimpse_stage_seconds", "Time that an image spent in each stage.", ["stage"], buckets=_SECONDS,
+            "glimpse_stage_seconds",
+            "Time that an image spent in each stage.",
+            ["stage"],
+            buckets=_SECONDS,
             registry=registry,
         )
         self._batch_size = Histogram(
@@ -52,23 +59,27 @@ class Metrics:
         )
         self._batches = Counter("glimpse_batches", "Batches by outcome.", ["outcome"], registry=registry)
         self._images = Counter(
-            "glimpse_images", "Images by outcome: classified, refused, expired or cancelled.", ["outcome"],
+            "glimpse_images",
+            "Images by outcome: classified, refused, expired or cancelled.",
+            ["outcome"],
             registry=registry,
         )
         self._refused = Counter(
             "glimpse_images_refused", "Images that could not be classified, by reason.", ["reason"], registry=registry
         )
         self._rejected = Counter(
-            "glimpse_requests_rejected", "Requests that were refused as a whole, by reason.", ["reason"],
+            "glimpse_requests_rejected",
+            "Requests that were refused as a whole, by reason.",
+            ["reason"],
             registry=registry,
         )
-        self._in_flight = Gauge(
-            "glimpse_images_in_flight", "Images between arrival and answer.", registry=registry
-        )
+        self._in_flight = Gauge("glimpse_images_in_flight", "Images between arrival and answer.", registry=registry)
         self._queue_depth = Gauge("glimpse_queue_depth", "Images waiting for the device.", registry=registry)
         self._ready = Gauge("glimpse_ready", "1 while the server is SERVING.", registry=registry)
         self._model = Gauge(
-            "glimpse_model_info", "Loaded models; always 1.", ["model", "version", "weights_digest", "runtime"],
+            "glimpse_model_info",
+            "Loaded models; always 1.",
+            ["model", "version", "weights_digest", "runtime"],
             registry=registry,
         )
         for stage in _STAGES:

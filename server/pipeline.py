@@ -1,6 +1,7 @@
 """The way of a request, from pixels in any form to labels, on one screen.
 
-resolve the model -> check the options -> take permits -> for each image: decode -> pre-stem -> queue -> compute -> top-k
+resolve the model -> check the options -> take permits
+-> for each image: decode -> pre-stem -> queue -> compute -> top-k
 """
 
 from __future__ import annotations
@@ -80,15 +81,11 @@ class Pipeline:
             answer.compute_seconds,
             answer.batch_size,
         )
-        predictions = top_k(
-            answer.probabilities, model.bundle.labels, k=k, min_probability=request.min_probability
-        )
+        predictions = top_k(answer.probabilities, model.bundle.labels, k=k, min_probability=request.min_probability)
         self._metrics.image_classified()
         return ImageResult(timing, predictions)
 
-    def _pixels(
-        self, image: domain.Image, model: LoadedModel, caller: Caller, timing: Timing
-    ) -> NDArray[np.uint8]:
+    def _pixels(self, image: domain.Image, model: LoadedModel, caller: Caller, timing: Timing) -> NDArray[np.uint8]:
         """Decode and pre-stem, in a decoder thread: uint8 ``[H, W, 3]``, the network's input."""
         begun = time.monotonic()
         if caller.deadline is not None and caller.deadline <= begun:
@@ -117,7 +114,8 @@ class Pipeline:
         if len(request.images) > self._max_images:
             raise InvalidRequestError(
                 Reason.TOO_MANY_IMAGES,
-                f"A request may hold {self._max_images} images. Received: {len(request.images)}. Send several requests.",
+                f"A request may hold {self._max_images} images. Received: {len(request.images)}. "
+                "Send several requests.",
                 field="images",
             )
         classes = len(model.bundle.labels)

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import Future
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
-
-import numpy as np
-from numpy.typing import NDArray
 
 from models.bundle import Bundle
 from models.spec import StageSummary
-from server.batching.lanes import Answer
+from server.batching.batcher import Batcher
 from server.domain import ModelIdentity, ModelSelector
 from server.errors import ModelNotFoundError, Reason, UnavailableError
 
-
-class Submits(Protocol):
-    """Where a model's images go to be computed: a batcher."""
-
-    def submit(self, pixels: NDArray[np.uint8], *, lane: str = "", deadline: float | None = None) -> Future[Answer]:
-        """Queue one image, uint8 ``[H, W, 3]``."""
+# Most of a start is the framework's import, a few seconds.
+_LOADING_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +28,7 @@ class LoadedModel:
     device: str
     precision: str
     batch_sizes: tuple[int, ...]
-    batcher: Submits
+    batcher: Batcher
     identity: ModelIdentity = field(init=False)
 
     def __post_init__(self) -> None:
@@ -48,16 +39,14 @@ class LoadedModel:
 class ModelRegistry:
     """Models by name and version; the first one added is the default."""
 
-    def __init__(self, *, retry_after: Callable[[], float] = lambda: 1.0) -> None:
-        """Make an empty registry; `retry_after` hints when to come back before anything is loaded, in seconds."""
+    def __init__(self) -> None:
         self._models: dict[str, list[LoadedModel]] = {}
-        self._retry_after = retry_after
 
     def add(self, model: LoadedModel) -> None:
         """Make a model answer requests; among versions of one name the one added last is the newest."""
         self._models.setdefault(model.identity.name, []).append(model)
 
-    def __iter__(self):  # type: ignore[no-untyped-def]
+    def __iter__(self) -> Iterator[LoadedModel]:
         return (model for versions in self._models.values() for model in versions)
 
     def resolve(self, selector: ModelSelector) -> LoadedModel:
@@ -69,7 +58,7 @@ class ModelRegistry:
         """
         if not self._models:
             raise UnavailableError(
-                Reason.NOT_READY, "The model is still loading. Try again later.", retry_after=self._retry_after()
+                Reason.NOT_READY, "The model is still loading. Try again later.", retry_after=_LOADING_SECONDS
             )
         name = selector.name or next(iter(self._models))
         versions = self._models.get(name)

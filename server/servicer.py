@@ -65,7 +65,8 @@ class ImageClassifier(classifier_pb2_grpc.ImageClassifierServicer):
             await self._abort(context, error)
             raise
 
-    async def ClassifyStream(  # noqa: N802 - the contract's name
+    # A coroutine that writes, which grpc.aio takes as well as a generator: answers come from many tasks.
+    async def ClassifyStream(  # type: ignore[override]  # noqa: N802 - the contract's name
         self, requests: AsyncIterator[pb.ClassifyStreamRequest], context: Context
     ) -> None:
         """Classify without end: read while there is room, answer in the order of completion."""
@@ -87,12 +88,13 @@ class ImageClassifier(classifier_pb2_grpc.ImageClassifierServicer):
 
         async def answer(request: pb.ClassifyStreamRequest, duplicate: bool) -> None:  # noqa: FBT001 - local
             response = await self._stream_response(request, caller, duplicate=duplicate)
+            if not duplicate:
+                # Before it is written: the client may use the id again as soon as it has the answer.
+                in_flight.discard(request.id)
             # gRPC takes one message at a time. Where the client does not read, this waits, the window stays taken
             # and no more is read: that is the back-pressure.
             async with writing:
                 await context.write(response)
-            if not duplicate:
-                in_flight.discard(request.id)
             window.release()
 
         # A task that fails ends the whole group, so a place in the window need not outlive its answer.
@@ -176,7 +178,9 @@ def _result(result: ImageResult) -> pb.ImageResult:
             pb.Prediction(index=p.index, label=p.label, class_id=p.class_id, probability=p.probability)
             for p in result.predictions
         ],
-        error=error and pb.ImageError(code=int(error.code), reason=error.reason.value, message=error.message),
+        error=None
+        if error is None
+        else pb.ImageError(code=int(error.code), reason=error.reason.value, message=error.message),
         timing=pb.Timing(
             decode_seconds=timing.decode,
             pre_stem_seconds=timing.pre_stem,

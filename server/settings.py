@@ -45,8 +45,8 @@ class Settings(BaseSettings):
     host: str = Field("0.0.0.0", description="Address to listen on, for gRPC and for metrics.")  # noqa: S104 - a server in a container is reached from outside
     port: Port = Field(50051, description="gRPC port; 0 takes a free one.")
     metrics_port: Port = Field(9464, description="Port of /metrics; 0 takes a free one.")
-    model: str = Field("se_resnet20", description="Architecture to serve.")
-    weights: str = Field("cifar10", description="Tag of shipped weights, or a folder made by models.train.")
+    model: str = Field("", description="Architecture to serve; empty: the weights' own, or the shipped default.")
+    weights: str = Field("cifar10", description="Tag of shipped weights, or a bundle folder made by models.train.")
     max_batch_size: Positive = Field(32, description="Images in the largest batch.")
     max_images_in_flight: Positive = Field(256, description="Images between arrival and answer; above: QUEUE_FULL.")
     max_images_per_request: Positive = Field(64, description="Images in one request.")
@@ -93,8 +93,8 @@ class Settings(BaseSettings):
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic-settings passes it by name
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the same
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """The order of precedence; flags come before all of these."""
         file = TomlConfigSettingsSource(settings_cls, toml_file=cls._config_file)

@@ -25,7 +25,7 @@ class RunningServer:
     def __init__(self, *arguments: str, environment: dict[str, str] | None = None) -> None:
         """Start it on free ports; returns at once."""
         ours = {key: value for key, value in os.environ.items() if not key.startswith("GLIMPSE_")}
-        self.process = subprocess.Popen(  # noqa: S603 - our own server
+        self.process = subprocess.Popen(
             [sys.executable, "-m", "server", "--port=0", "--metrics-port=0", "--host=127.0.0.1", *arguments],
             cwd=ROOT,
             env={**ours, "GLIMPSE_LOG_FORMAT": "json", **(environment or {})},

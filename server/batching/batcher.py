@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -15,20 +14,10 @@ from numpy.typing import NDArray
 
 from server.batching.estimate import ComputeEstimate
 from server.batching.lanes import Answer, LaneQueue, Slot
+from server.domain import BatchReport
 from server.errors import DeadlineExceededError, InternalError, OverloadedError, Reason, ServiceError, UnavailableError
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class BatchReport:
-    """One batch that was computed or failed."""
-
-    size: int  # images
-    padded_size: int  # what the device was given
-    compute_seconds: float
-    queue_seconds: tuple[float, ...]  # one an image
-    ok: bool
 
 
 class Observer(Protocol):
@@ -204,8 +193,7 @@ class Batcher:
         probabilities = None
         try:
             probabilities = self._compute(staging[:padded])
-        except Exception:
-            # One batch's failure is that batch's alone; the worker lives on.
+        except Exception:  # noqa: BLE001 - whatever it is, it fails this batch alone; the worker lives on
             _log.exception("a batch of %d images failed", len(batch))
             error = InternalError("The model failed on this batch. The server's log has the details.")
         finally:
@@ -228,8 +216,10 @@ class Batcher:
 
 
 def _finish(future: Future[Answer], *, answer: Answer | None = None, error: ServiceError | None = None) -> None:
-    """The one place where a future ends. Does nothing where it has ended already, so that nobody's cancellation
-    can hang a neighbour."""
+    """End a future; the one place where that happens.
+
+    Does nothing where it has ended already, so that nobody's cancellation can hang a neighbour.
+    """
     if future.done() or (not future.running() and not future.set_running_or_notify_cancel()):
         return
     if answer is not None:

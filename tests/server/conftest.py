@@ -44,6 +44,7 @@ def picture() -> Callable[[int], pb.Image]:
 
 def rich_status(error: grpc.RpcError) -> tuple[status_pb2.Status, error_details_pb2.ErrorInfo]:
     """The status details of a refused call, and the ErrorInfo in them."""
+    assert isinstance(error, grpc.Call)
     status = rpc_status.from_call(error)
     assert status is not None, "no grpc-status-details-bin"
     info = error_details_pb2.ErrorInfo()

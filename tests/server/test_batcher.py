@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from server.batching.batcher import Batcher, BatchReport
+from server.batching.batcher import Batcher
 from server.batching.lanes import Answer
+from server.domain import BatchReport
 from server.errors import DeadlineExceededError, InternalError, OverloadedError, Reason, UnavailableError
 
 SHAPE = (1, 1, 3)

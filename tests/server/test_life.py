@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import signal
 import socket
 import threading
@@ -19,6 +21,7 @@ from tests.conftest import RunningServer
 from tests.server.conftest import TIMEOUT, rich_status
 
 SERVICE = "glimpse.v1.ImageClassifier"
+BUNDLE = Path(__file__).parents[2] / "models" / "bundles" / "se_resnet20_cifar10"
 Start = Callable[..., RunningServer]
 Picture = Callable[[int], pb.Image]
 Status = health_pb2.HealthCheckResponse.ServingStatus
@@ -65,7 +68,8 @@ def test_until_it_is_ready_a_call_is_told_to_come_back(start_server: Start, pict
             ImageClassifierStub(channel).Classify(pb.ClassifyRequest(images=[picture(1)]), timeout=TIMEOUT)
         assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
         assert rich_status(refused.value)[1].reason == "NOT_READY"
-        assert "grpc-retry-pushback-ms" in dict(refused.value.trailing_metadata())
+        assert isinstance(refused.value, grpc.Call)
+        assert "grpc-retry-pushback-ms" in {key for key, _ in refused.value.trailing_metadata()}
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -97,9 +101,7 @@ def test_while_draining_is_announced_the_server_goes_on_serving(start_server: St
     assert running.exit_code() == 0
 
 
-def test_an_open_stream_is_answered_and_then_told_that_the_server_drains(
-    start_server: Start, picture: Picture
-) -> None:
+def test_an_open_stream_is_answered_and_then_told_that_the_server_drains(start_server: Start, picture: Picture) -> None:
     running = start_server()
     running.wait_for("serving")
     ended = threading.Event()
@@ -139,10 +141,23 @@ def test_weights_that_do_not_exist_are_told_with_an_exit_code_of_their_own(start
 
 
 def test_weights_of_another_architecture_are_refused(start_server: Start) -> None:
-    bundle = Path(__file__).parents[2] / "models" / "bundles" / "se_resnet20_cifar10"
-    running = start_server("--model=resnet20", f"--weights={bundle}")
+    running = start_server("--model=resnet20", f"--weights={BUNDLE}")
     assert running.exit_code() == 4
-    assert "are for se_resnet20" in running.wait_for("cannot start")["detail"]
+    assert "holds weights of se_resnet20" in running.wait_for("cannot start")["detail"]
+
+
+def test_a_bundle_of_ones_own_is_served_by_its_path_alone(
+    start_server: Start, picture: Picture, tmp_path: Path
+) -> None:
+    bundle = tmp_path / "mine"
+    shutil.copytree(BUNDLE, bundle)
+    description = json.loads((bundle / "model.json").read_text())
+    (bundle / "model.json").write_text(json.dumps({**description, "name": "mine", "version": "7"}))
+    running = start_server(f"--weights={bundle}")
+    running.wait_for("serving")
+    with grpc.insecure_channel(running.target) as channel:
+        answer = ImageClassifierStub(channel).Classify(pb.ClassifyRequest(images=[picture(1)]), timeout=TIMEOUT)
+    assert (answer.model.name, answer.model.version) == ("mine", "7")
 
 
 def test_settings_that_cannot_be_are_told_with_an_exit_code_of_their_own(start_server: Start) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -16,9 +17,7 @@ SERVICE = "glimpse.v1.ImageClassifier"
 
 
 @pytest.mark.parametrize("version", ["v1", "v1alpha"])
-def test_a_client_made_from_reflection_classifies_a_photo(
-    server: RunningServer, cat_photo: Path, version: str
-) -> None:
+def test_a_client_made_from_reflection_classifies_a_photo(server: RunningServer, cat_photo: Path, version: str) -> None:
     with grpc.insecure_channel(server.target) as channel:
         reflect = channel.stream_stream(
             f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
@@ -44,8 +43,6 @@ def test_a_client_made_from_reflection_classifies_a_photo(
         method = pool.FindServiceByName(SERVICE).FindMethodByName("Classify")
         request = message_factory.GetMessageClass(method.input_type)
         response = message_factory.GetMessageClass(method.output_type)
-        classify = channel.unary_unary(
-            f"/{SERVICE}/Classify", request.SerializeToString, response.FromString
-        )
-        answer = classify(request(images=[{"encoded": cat_photo.read_bytes()}]), timeout=TIMEOUT)
+        classify = channel.unary_unary(f"/{SERVICE}/Classify", request.SerializeToString, response.FromString)
+        answer: Any = classify(request(images=[{"encoded": cat_photo.read_bytes()}]), timeout=TIMEOUT)
         assert answer.results[0].predictions[0].label == "cat"
