@@ -1,0 +1,116 @@
+# Everything the project does, by name. `make` alone lists it.
+#
+# One virtual environment, .venv, holds what was asked for so far: the client, the server on top of it, the
+# tools of development on top of both. Their locks agree on every version, so that a larger set never disturbs a
+# smaller one. A stamp in .venv says which set is in; it is older than its lock when the lock has changed.
+
+PYTHON ?= python3
+VENV := .venv
+CACHE := .cache
+BIN := $(VENV)/bin
+# Options for what is run: `make serve ARGS="--port 6000"`, `make test ARGS="-k health -x"`.
+ARGS ?=
+LOWEST := $(CACHE)/lowest
+# `make lock UPGRADE=--upgrade` moves every version; without it only what pyproject.toml asks for moves.
+UPGRADE ?=
+UV := $(BIN)/uv
+# Universal: one file for every platform and Python; no registry is named, so that any mirror serves.
+COMPILE := $(UV) pip compile pyproject.toml --quiet --no-emit-index-url --custom-compile-command "make lock" \
+  --universal --python-version 3.11 --fork-strategy fewest --generate-hashes $(UPGRADE)
+
+.DEFAULT_GOAL := help
+.PHONY: help client serve test test-all test-lowest check format proto train evaluate lock clean
+
+help:  ## list what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+client: $(VENV)/.client  ## set up the client alone, without TensorFlow
+	@echo "Ready: client/cli.py classify photo.jpg"
+
+serve: $(VENV)/.server  ## set up and start the server; settings come from GLIMPSE_* or ARGS
+	@exec $(BIN)/python -m server $(ARGS)
+
+test: $(VENV)/.dev  ## run the tests
+	$(BIN)/python -m pytest $(ARGS)
+
+test-all: $(VENV)/.dev  ## run the tests, slow ones too
+	$(BIN)/python -m pytest -m "" $(ARGS)
+
+test-lowest: $(LOWEST)/.done  ## run the tests with the oldest versions that pyproject.toml allows
+	@# What writes the stubs' types needs protobuf 6.32; the service runs from 6.31.
+	$(LOWEST)/bin/python -m pytest --deselect tests/proto/test_stubs.py::test_the_stubs_are_what_the_contract_generates $(ARGS)
+
+check: $(VENV)/.dev  ## check style, types, layers, the contract and its stubs
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/buf lint proto
+	$(BIN)/python -m pytest -q tests/proto/test_stubs.py
+
+format: $(VENV)/.dev  ## format the code and apply the safe fixes
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+proto: $(VENV)/.dev  ## make the stubs anew from the .proto
+	$(BIN)/python proto/generate.py proto
+
+train: $(VENV)/.dev  ## train a model: make train ARGS="--help"
+	$(BIN)/python -m models.train $(ARGS)
+
+evaluate: $(VENV)/.dev  ## measure a model's accuracy: make evaluate ARGS="--help"
+	$(BIN)/python -m models.evaluate $(ARGS)
+
+lock: | $(UV)  ## make the locks anew from pyproject.toml; UPGRADE=--upgrade moves every version
+	$(COMPILE) --group build --extra dev -o locks/dev.txt
+	$(COMPILE) --group build --extra server -c locks/dev.txt -o locks/server.txt
+	$(COMPILE) --group build -c locks/dev.txt -o locks/client.txt
+	$(COMPILE) --resolution lowest-direct -o locks/client-oldest.txt
+	$(COMPILE) --resolution highest -o locks/client-newest.txt
+
+clean:  ## remove the environments, caches and build outputs
+	rm -rf $(VENV) $(CACHE) dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
+	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
+
+# --- environments -----------------------------------------------------------------------------------------------
+
+PIP := --quiet --disable-pip-version-check
+
+define install
+	@echo "Installing locks/$(1).txt into $(VENV); with TensorFlow, the first time takes minutes."
+	@$(BIN)/python -m pip install $(PIP) --require-hashes -r locks/$(1).txt
+	@$(BIN)/python -m pip install $(PIP) --no-deps --no-build-isolation -e .
+endef
+
+$(VENV)/.client: locks/client.txt pyproject.toml | $(BIN)/python
+	$(call install,client)
+	@touch $@
+
+$(VENV)/.server: locks/server.txt pyproject.toml | $(BIN)/python
+	$(call install,server)
+	@touch $(VENV)/.client $@
+
+$(VENV)/.dev: locks/dev.txt pyproject.toml | $(BIN)/python
+	$(call install,dev)
+	@touch $(VENV)/.client $(VENV)/.server $@
+
+$(BIN)/python:
+	@command -v $(PYTHON) >/dev/null || { echo "No $(PYTHON) here; name one: make PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { \
+	  echo "Python 3.11, 3.12 or 3.13 is needed (TensorFlow has no build for others); $(PYTHON) is" \
+	    "$$($(PYTHON) -V 2>&1). Name another: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "$(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+
+$(UV):
+	@$(MAKE) $(VENV)/.dev
+
+$(LOWEST)/.done: pyproject.toml | $(UV)
+	$(UV) venv --quiet --clear --python $(BIN)/python $(LOWEST)
+	$(UV) pip compile pyproject.toml --quiet --no-header --resolution lowest-direct --group build --extra dev \
+	  --python $(LOWEST)/bin/python -o $(LOWEST)/requirements.txt
+	VIRTUAL_ENV=$(LOWEST) $(UV) pip sync --quiet $(LOWEST)/requirements.txt
+	VIRTUAL_ENV=$(LOWEST) $(UV) pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+

@@ -1,0 +1,134 @@
+"""The built wheel in client-only environments, on both ends of what the client allows.
+
+The environments are real: pip makes them from locks/client-oldest.txt (protobuf 6.31.1, for which the stubs are made)
+and locks/client-newest.txt (protobuf 7), and they see the wheel, not the source. They are kept in .cache/ until the
+lock changes, because making them takes the network and half a minute.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+PROBE = Path(__file__).with_name("client_probe.py")
+
+
+class Server(Protocol):
+    """What the fixture `server` gives."""
+
+    @property
+    def target(self) -> str: ...
+
+
+def run(*command: str | Path, cwd: Path = ROOT) -> str:
+    """Standard output of a command that must succeed."""
+    ended = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, f"{' '.join(map(str, command))}\n{ended.stdout}\n{ended.stderr}"
+    return ended.stdout
+
+
+def environment(lock: Path) -> Path:
+    """The Python of a virtual environment that holds exactly what `lock` names."""
+    folder = ROOT / ".cache" / lock.stem
+    python = folder / "bin" / "python"
+    made_from = folder / "made-from"
+    key = hashlib.sha256(lock.read_bytes() + sys.version.encode()).hexdigest()
+    if not made_from.exists() or made_from.read_text() != key:
+        shutil.rmtree(folder, ignore_errors=True)
+        venv.create(folder, with_pip=True)
+        run(python, "-m", "pip", "install", "--quiet", "--no-deps", "--require-hashes", "-r", lock)
+        made_from.write_text(key)
+    return python
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder)
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="session", params=[("client-oldest", "6.31.1"), ("client-newest", "7.")], ids=lambda p: p[0])
+def client_only(request: pytest.FixtureRequest, wheel: Path) -> tuple[Path, str]:
+    """A Python with nothing but the client's dependencies and the wheel, and how its protobuf version begins."""
+    lock, protobuf = request.param
+    python = environment(ROOT / "locks" / f"{lock}.txt")
+    run(python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--force-reinstall", wheel)
+    return python, protobuf
+
+
+def probe(python: Path, folder: Path, *arguments: str | Path) -> dict[str, Any]:
+    # -I: neither the source nor the user's own packages are on the path.
+    answer: dict[str, Any] = json.loads(run(python, "-I", "-W", "error", PROBE, *arguments, cwd=folder))
+    return answer
+
+
+def test_the_client_loads_without_a_warning_and_without_a_framework(
+    client_only: tuple[Path, str], tmp_path: Path
+) -> None:
+    python, protobuf = client_only
+
+    seen = probe(python, tmp_path)
+
+    assert seen["protobuf"].startswith(protobuf)
+    assert seen["frameworks"] == []
+    assert seen["round_trip"] is True
+    assert Path(seen["client"]).is_relative_to(python.parents[1]), "It is the wheel that was imported, not the source."
+
+
+def test_the_client_classifies(client_only: tuple[Path, str], server: Server, tmp_path: Path) -> None:
+    python, _ = client_only
+    photo = tmp_path / "photo.jpg"
+    Image.new("RGB", (64, 48), (200, 120, 40)).save(photo)
+
+    seen = probe(python, tmp_path, server.target, photo)
+
+    probabilities = [probability for _, probability in seen["predictions"]]
+    assert len(probabilities) == 3
+    assert probabilities == sorted(probabilities, reverse=True)
+
+
+def test_the_console_script_is_there(client_only: tuple[Path, str], tmp_path: Path) -> None:
+    python, _ = client_only
+
+    assert "classify" in run(python.with_name("glimpse"), "--help", cwd=tmp_path)
+
+
+def test_the_wheel_holds_the_stubs_their_types_and_the_shipped_models(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        packed = set(archive.namelist())
+
+    stubs = {f"glimpse/v1/classifier_pb2{end}" for end in (".py", ".pyi", "_grpc.py", "_grpc.pyi")}
+    bundles = {path.relative_to(ROOT).as_posix() for path in (ROOT / "models" / "bundles").rglob("*") if path.is_file()}
+    assert packed >= stubs | bundles | {"glimpse/py.typed", "glimpse/v1/classifier.proto"}
+    assert not {name.split("/")[0] for name in packed} & {"tests", "proto", "deploy"}
+
+
+@pytest.mark.parametrize("lock", ["client", "server"])
+def test_a_smaller_lock_agrees_with_the_lock_of_development(lock: str) -> None:
+    assert versions(lock) <= versions("dev"), "Run `make lock`."
+
+
+@pytest.mark.parametrize("lock", ["client", "client-oldest", "client-newest"])
+def test_no_lock_of_the_client_names_a_framework(lock: str) -> None:
+    names = {line.split("==")[0] for line in versions(lock)}
+    assert names & {"grpcio", "protobuf"} == {"grpcio", "protobuf"}
+    assert not names & {"keras", "numpy", "pillow", "tensorflow", "tensorflow-cpu", "torch", "jax"}
+
+
+def versions(lock: str) -> set[str]:
+    """Every `name==version ; marker` of a lock."""
+    lines = (ROOT / "locks" / f"{lock}.txt").read_text().splitlines()
+    return {line.rstrip(" \\") for line in lines if "==" in line and not line.startswith((" ", "#"))}
