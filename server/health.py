@@ -62,4 +62,5 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # the libra
                 # Not under the lock: a watcher that does not read must not hold up the others.
                 await context.write(health_pb2.HealthCheckResponse(status=last))
             async with self._changed:
-                await self._changed.wait_for(lambda: self._closed or status() != last)
+                while not self._closed and status() == last:
+                    await self._changed.wait()
