@@ -1,0 +1,68 @@
+"""Glimpse's Python client: images in, ranked labels out.
+
+    from client import Client
+
+    with Client("localhost:50051") as client:
+        result = client.classify("cat.jpg", top_k=3)
+        print(result.predictions[0].label, result.predictions[0].probability)
+
+It needs gRPC and protobuf, and no TensorFlow. `Client` loads gRPC on first use, so that importing the package is cheap.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from client.errors import (
+    Code,
+    DeadlineExceededError,
+    GlimpseError,
+    ImageRefusedError,
+    InvalidRequestError,
+    ModelNotFoundError,
+    OverloadedError,
+    RequestRefusedError,
+    ServerFaultError,
+    StreamBrokenError,
+    UnavailableError,
+)
+from client.results import (
+    ImageError,
+    ImageResult,
+    ModelDescription,
+    ModelIdentity,
+    Prediction,
+    Timing,
+)
+
+if TYPE_CHECKING:
+    from client.client import Client
+
+__all__ = [
+    "Client",
+    "Code",
+    "DeadlineExceededError",
+    "GlimpseError",
+    "ImageError",
+    "ImageRefusedError",
+    "ImageResult",
+    "InvalidRequestError",
+    "ModelDescription",
+    "ModelIdentity",
+    "ModelNotFoundError",
+    "OverloadedError",
+    "Prediction",
+    "RequestRefusedError",
+    "ServerFaultError",
+    "StreamBrokenError",
+    "Timing",
+    "UnavailableError",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Client":
+        from client.client import Client
+
+        return Client
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,173 @@
+"""The synchronous client."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Self, TypeVar
+
+import grpc
+
+from client import channel, wire
+from client.bulk import Bulk
+from client.results import ImageResult, ModelDescription
+from client.sources import load
+from client.status import from_rpc_error
+from glimpse.v1 import classifier_pb2, classifier_pb2_grpc
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from client.sources import Source
+
+K = TypeVar("K")
+
+DEFAULT_TIMEOUT = 60.0  # seconds
+
+
+class Client:
+    """Calls a Glimpse server. Safe to share between threads; close it, or use it as a context manager.
+
+        with Client("localhost:50051") as client:
+            print(client.classify("cat.jpg").predictions[0].label)
+
+    Calls that the server has no room for are repeated up to 3 times,
+    when the server says; classification changes nothing, so repeating it is harmless.
+    """
+
+    def __init__(self, target: str = channel.DEFAULT_TARGET, *, timeout: float = DEFAULT_TIMEOUT) -> None:
+        """Prepare a client; the first call connects.
+
+        Args:
+            target: address in gRPC's syntax, for example ``"host:50051"`` or ``"dns:///glimpse:50051"``; where a name
+                has several addresses, calls take turns between them.
+            timeout: seconds to wait for an answer where a call does not say otherwise.
+        """
+        self.target = target
+        self.timeout = timeout
+        self._channel = grpc.insecure_channel(target, options=channel.options())
+        self._stub = classifier_pb2_grpc.ImageClassifierStub(self._channel)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection; calls in flight are cancelled."""
+        self._channel.close()
+
+    def classify(
+        self,
+        image: Source,
+        *,
+        top_k: int | None = None,
+        min_probability: float = 0.0,
+        model: str = "",
+        version: str = "",
+        timeout: float | None = None,
+    ) -> ImageResult:
+        """Classify one image.
+
+        Args:
+            image: path of a file, its bytes, or pixels as uint8 ``[height, width, 3]`` (`client.sources.load`).
+            top_k: how many predictions; 5, or all classes where there are fewer, when left out.
+            min_probability: leave out predictions below it.
+            model: name of a loaded model; the server's default when empty.
+            version: of that model; its newest when empty.
+            timeout: seconds to wait for the answer, retries included; the client's own when left out.
+
+        Returns:
+            The predictions by falling probability; never an `error`.
+
+        Raises:
+            ImageRefusedError: the image cannot be classified; expected where images come from outside.
+            OSError: the file cannot be read.
+            GlimpseError: the call got no answer; see the tree in `client.errors`.
+        """
+        request = classifier_pb2.ClassifyRequest(
+            model=wire.to_selector(model, version),
+            images=[load(image)],
+            options=wire.to_options(top_k, min_probability),
+        )
+        try:
+            response = self._stub.Classify(request, timeout=self._seconds(timeout))
+        except grpc.RpcError as error:
+            raise from_rpc_error(error, self.target) from error
+        return wire.from_response(response)[0].raise_for_error()
+
+    def classify_many(
+        self,
+        images: Iterable[tuple[K, Source]],
+        *,
+        top_k: int | None = None,
+        min_probability: float = 0.0,
+        model: str = "",
+        version: str = "",
+        timeout: float | None = None,
+        in_flight: int = 32,
+        ordered: bool = False,
+    ) -> Iterator[tuple[K, ImageResult]]:
+        """Classify any number of images over one stream, several at a time.
+
+        `images` is read in a thread of its own, and only as far ahead as `in_flight` allows: memory stays bounded
+        however many there are, and a slow consumer slows the reading down.
+
+            for path, result in client.classify_many((path, path) for path in Path("photos").rglob("*.jpg")): ...
+            for number, result in client.classify_many(enumerate(camera)): ...
+
+        Args:
+            images: pairs of a key of your own and an image as `classify` takes it.
+            top_k, min_probability, model, version: as for `classify`, for all images.
+            timeout: seconds without any answer after which to give up; the client's own when left out.
+            in_flight: images at a time between being read and being done with, at least 1.
+            ordered: yield in the order of `images`; otherwise as the answers arrive.
+
+        Yields:
+            Your key and its result, exactly one for each image. A file that cannot be read and an image that cannot
+            be classified give a result with an `error`; their neighbours are answered.
+
+        Raises:
+            StreamBrokenError: the stream ended with images unanswered.
+            RequestRefusedError: the options are at fault, so that every image would fail alike.
+            GlimpseError: see the tree in `client.errors`.
+            Whatever `images` itself raises.
+        """
+        selector, options = wire.to_selector(model, version), wire.to_options(top_k, min_probability)
+
+        def to_request(image: Source) -> classifier_pb2.ClassifyRequest:
+            return classifier_pb2.ClassifyRequest(model=selector, images=[load(image)], options=options)
+
+        bulk: Bulk[K] = Bulk(
+            self._stub.ClassifyStream,
+            self.target,
+            to_request,
+            in_flight=in_flight,
+            ordered=ordered,
+            timeout=self._seconds(timeout),
+        )
+        return bulk.run(images)
+
+    def describe(self, *, model: str = "", version: str = "", timeout: float | None = None) -> ModelDescription:
+        """What a loaded model is, what it wants and how it runs.
+
+        Args:
+            model: name of a loaded model; the server's default when empty.
+            version: of that model; its newest when empty.
+            timeout: seconds to wait for the answer; the client's own when left out.
+
+        Raises:
+            ModelNotFoundError: no loaded model has this name and version.
+            GlimpseError: see the tree in `client.errors`.
+        """
+        request = classifier_pb2.DescribeModelRequest(model=wire.to_selector(model, version))
+        try:
+            reply = self._stub.DescribeModel(request, timeout=self._seconds(timeout))
+        except grpc.RpcError as error:
+            raise from_rpc_error(error, self.target) from error
+        return wire.from_description(reply)
+
+    def _seconds(self, timeout: float | None) -> float:
+        return self.timeout if timeout is None else timeout

@@ -1,0 +1,101 @@
+"""Exit codes, one for each cause, so that a script can tell what to do next."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import IntEnum
+
+import typer
+
+from client.errors import (
+    DeadlineExceededError,
+    GlimpseError,
+    OverloadedError,
+    RequestRefusedError,
+    StreamBrokenError,
+    UnavailableError,
+)
+
+
+class Exit(IntEnum):
+    """What the process says to the shell."""
+
+    OK = 0
+    IMAGES_FAILED = 1
+    USAGE = 2
+    NO_SERVER = 3
+    REFUSED = 4
+    OVERLOADED = 5
+    TIMEOUT = 6
+    SERVER_FAULT = 7
+    NOT_SET_UP = 8
+    INTERRUPTED = 130
+    BROKEN_PIPE = 141
+
+
+# Shown by `--help`; the `\b` keeps it from being wrapped into a paragraph.
+TABLE = """\b
+Exit codes:
+    0  everything was answered
+    1  at least one image could not be classified; the others were
+    2  the command line is wrong
+    3  no server answers, or it went away before the end
+    4  the server refuses the request: an option or the model's name
+    5  the server has no room; come back later
+    6  no answer within the timeout
+    7  the server has a defect
+    8  the client is not set up
+  130  interrupted
+  141  the reader of the output went away
+"""
+
+
+@contextmanager
+def by_cause(target: str) -> Iterator[None]:
+    """Turn what can end a command into a message on stderr and an exit code.
+
+    Raises:
+        typer.Exit: in place of a GlimpseError, a BrokenPipeError or a KeyboardInterrupt.
+    """
+    try:
+        yield
+        sys.stdout.flush()  # so that a reader who left is noticed here
+    except GlimpseError as error:
+        typer.echo(_explanation(error, target), err=True)
+        raise typer.Exit(_code(error)) from None
+    except BrokenPipeError:
+        silence()
+        raise typer.Exit(Exit.BROKEN_PIPE) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(Exit.INTERRUPTED) from None
+
+
+def silence() -> None:
+    """Point stdout at nothing, so that the interpreter's last flush does not complain about a reader who left."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _code(error: GlimpseError) -> Exit:
+    match error:
+        case UnavailableError() | StreamBrokenError():
+            return Exit.NO_SERVER
+        case RequestRefusedError():
+            return Exit.REFUSED
+        case OverloadedError():
+            return Exit.OVERLOADED
+        case DeadlineExceededError():
+            return Exit.TIMEOUT
+        case _:
+            return Exit.SERVER_FAULT
+
+
+def _explanation(error: GlimpseError, target: str) -> str:
+    if isinstance(error, UnavailableError) and not error.reason:
+        return f"No Glimpse server answers at {target}; start one with `make serve`, or name another with --target."
+    text = f"Error: {error}"
+    if error.retry_after is not None:
+        text += f" Come back after {error.retry_after:g} seconds."
+    return text

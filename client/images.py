@@ -1,0 +1,53 @@
+"""Finding the images that a command line names: files, folders, patterns. Lazily: a folder may hold millions."""
+
+# ruff: noqa: PTH112, PTH118, PTH207  (paths stay the strings that were typed: `Path` would turn "./a.jpg" into another)
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterable, Iterator
+
+STDIN = "-"
+# What a folder is searched for. A file that is named outright is sent whatever its name ends in.
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
+
+
+def find(arguments: Iterable[str]) -> Iterator[str]:
+    """The paths that the arguments name, in their order; those within a folder or pattern by name.
+
+    An argument that leads to no image is given back as it is: whoever reads it says what is wrong with it, in its
+    place among the others.
+
+    Args:
+        arguments: files, folders (searched with all that is below them, but for hidden names), patterns such as
+            ``photos/**/*.png`` for shells that do not expand them, and ``-`` for the standard input.
+    """
+    for argument in arguments:
+        if os.path.isdir(argument):
+            yield from _or(argument, _below(argument))
+        elif argument != STDIN and not os.path.lexists(argument) and glob.has_magic(argument):
+            yield from _or(argument, _matching(argument))
+        else:
+            yield argument
+
+
+def _or(argument: str, found: Iterator[str]) -> Iterator[str]:
+    """What was found; the argument itself where that is nothing."""
+    yield next(found, argument)
+    yield from found
+
+
+def _below(folder: str) -> Iterator[str]:
+    for root, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
+                yield os.path.join(root, name)
+
+
+def _matching(pattern: str) -> Iterator[str]:
+    for path in sorted(glob.iglob(pattern, recursive=True)):
+        if not os.path.isdir(path):
+            yield path
+        elif "**" not in pattern:  # which matches all that is below the folder by itself
+            yield from _below(path)

@@ -1,0 +1,128 @@
+"""Reading the images of bulk work ahead of their sending, in a thread and within a window."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from threading import Semaphore, Thread
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from client.errors import Code, ImageRefusedError
+from client.results import ImageResult
+from glimpse.v1 import classifier_pb2 as pb
+
+if TYPE_CHECKING:
+    from client.sources import Source
+
+K = TypeVar("K")
+
+
+@dataclass(slots=True)
+class Job(Generic[K]):
+    """An image between being read and being done with."""
+
+    number: int  # in the order of the caller's iterable
+    key: K
+    request: pb.ClassifyRequest | None = None  # kept until the answer is there, for another attempt
+    result: ImageResult | None = None
+    attempts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Exhausted:
+    """The caller's iterable ended."""
+
+    images: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The caller's iterable raised, or gave something that can be no image."""
+
+    error: BaseException
+
+
+class Reader(Generic[K]):
+    """Turns the caller's images into jobs, at most a window of them at a time.
+
+    An image holds a permit from before it is asked for until `done_with_one`.
+    """
+
+    def __init__(
+        self,
+        to_request: Callable[[Source], pb.ClassifyRequest],
+        put: Callable[[Job[K] | Exhausted | Failed], None],
+        *,
+        window: int,
+    ) -> None:
+        """Prepare a reader.
+
+        Args:
+            to_request: loads an image and wraps it up; its OSError and ImageRefusedError fail that image alone.
+            put: takes the jobs, then how the iterable ended; called in the reader's thread.
+            window: images that may hold a permit, at least 1.
+        """
+        if window < 1:
+            raise ValueError(f"in_flight must be at least 1. Received: {window}")
+        self._to_request = to_request
+        self._put = put
+        self._permits = Semaphore(window)
+        self._stopped = False
+
+    def start(self, images: Iterable[tuple[K, Source]]) -> None:
+        """Begin to read; returns at once."""
+        Thread(target=self._read, args=(images,), name="glimpse-bulk-read", daemon=True).start()
+
+    def done_with_one(self) -> None:
+        """Give an image's permit back."""
+        self._permits.release()
+
+    def stop(self) -> None:
+        """Ask for no further image."""
+        self._stopped = True
+        self._permits.release()  # wakes it
+
+    def _read(self, images: Iterable[tuple[K, Source]]) -> None:
+        number = 0
+        try:
+            iterator = iter(images)
+            while True:
+                self._permits.acquire()
+                if self._stopped:
+                    return
+                try:
+                    key, image = next(iterator)
+                except StopIteration:
+                    break
+                self._put(self._load(number, key, image))
+                number += 1
+        except BaseException as error:  # noqa: BLE001  (whatever it is, it belongs to the thread that iterates)
+            self._put(Failed(error))
+        else:
+            self._put(Exhausted(number))
+
+    def _load(self, number: int, key: K, image: Source) -> Job[K]:
+        try:
+            return Job(number, key, self._to_request(image))
+        except FileNotFoundError:
+            result = ImageResult.failed(Code.NOT_FOUND, "FILE_NOT_FOUND", "There is no such file.")
+        except IsADirectoryError:
+            message = "A folder cannot be classified, only the image files in it."
+            result = ImageResult.failed(Code.INVALID_ARGUMENT, "NOT_A_FILE", message)
+        except OSError as error:
+            message = f"The file cannot be read: {error.strerror or error}."
+            result = ImageResult.failed(Code.INVALID_ARGUMENT, "FILE_UNREADABLE", message)
+        except ImageRefusedError as error:
+            result = ImageResult.failed(error.code, error.reason, error.message)
+        return Job(number, key, result=result)
+
+
+def in_order(jobs: Iterable[Job[K]]) -> Iterator[Job[K]]:
+    """The same jobs by their number; those that overtook wait, and keep their permits."""
+    early: dict[int, Job[K]] = {}
+    following = 0
+    for job in jobs:
+        early[job.number] = job
+        while following in early:
+            yield early.pop(following)
+            following += 1

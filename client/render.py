@@ -1,0 +1,121 @@
+"""Answers for people: a block of bars for each image, a table of stages for a model. The only user of rich."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Sequence
+from functools import cache
+
+from rich.bar import Bar
+from rich.console import Console, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from client.results import ImageResult, ModelDescription, PreStem, Stage
+
+_BAR_WIDTH = 32
+
+
+class _Console(Console):
+    """A console that leaves it to the caller what a reader who went away means."""
+
+    def on_broken_pipe(self) -> None:
+        raise  # noqa: PLE0704  (rich calls this while it handles the BrokenPipeError)
+
+
+@cache
+def console() -> Console:
+    """The console on stdout. What its encoding does not know becomes a question mark, never a crash."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+    return _Console(highlight=False)
+
+
+def print_result(path: str, result: ImageResult) -> None:
+    """One block: the path, then its predictions with bars or what was wrong."""
+    console().print(Text(_plain(path), style="bold"), Padding(_body(result), (0, 0, 1, 2), expand=False))
+
+
+def _body(result: ImageResult) -> RenderableType:
+    if result.error is not None:
+        return Text(f"{result.error.reason or result.error.code.name}: {_plain(result.error.message)}", style="red")
+    if not result.predictions:
+        return Text("No class is as probable as asked for.", style="dim")
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True, overflow="ellipsis", max_width=32)
+    table.add_column(width=_BAR_WIDTH)
+    table.add_column(justify="right", no_wrap=True)
+    for prediction in result.predictions:
+        bar = Bar(1.0, 0.0, prediction.probability, width=_BAR_WIDTH, color="cyan")
+        table.add_row(Text(_plain(prediction.label)), bar, f"{prediction.probability:.1%}")
+    return table
+
+
+def print_description(description: ModelDescription) -> None:
+    """What a model is, then its stages down to their sum."""
+    console().print(_facts(description), "", _stages(description.stages))
+
+
+def _facts(description: ModelDescription) -> Table:
+    runtime, limits, shape = description.runtime, description.limits, description.input
+    labels = ", ".join(_plain(each.label) for each in description.classes[:12])
+    hidden = len(description.classes) - 12
+    rows = {
+        "model": f"{description.model.name}, version {description.model.version}",
+        "weights": description.model.weights_digest,
+        "architecture": f"{description.architecture} ({description.variant})",
+        "paper": description.paper,
+        "input": f"{shape.height} x {shape.width} x {shape.channels}",
+        "pre-stem": _recipe(description.pre_stem),
+        "recipe": description.pre_stem.digest,
+        "classes": f"{len(description.classes)}: {labels}" + (f" and {hidden} more" if hidden > 0 else ""),
+        "temperature": f"{description.temperature:.4g}",
+        "parameters": f"{description.parameters:,}, of which {description.trainable_parameters:,} trainable",
+        "runtime": f"{runtime.name} on {runtime.device}, {runtime.precision}",
+        "batch sizes": _list(runtime.batch_sizes),
+        "limits": f"{limits.max_images_per_request:,} images a request, {limits.max_images_in_flight:,} in flight; "
+        f"{limits.max_image_bytes:,} bytes and {limits.max_image_pixels:,} pixels an image; "
+        f"{limits.max_message_bytes:,} bytes a message",
+        "formats": ", ".join(limits.formats),
+    }
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows.items():
+        table.add_row(name, Text(_plain(value)))
+    return table
+
+
+def _recipe(pre_stem: PreStem) -> str:
+    geometry = pre_stem.geometry
+    if geometry == "crop" and pre_stem.crop_share < 1:
+        geometry += f" {pre_stem.crop_share:.4g}"
+    return (
+        f"{geometry} to {pre_stem.height} x {pre_stem.width}, {pre_stem.filter}, fill {_list(pre_stem.fill)}; "
+        f"minus {_list(pre_stem.mean)}, divided by {_list(pre_stem.std)}"
+    )
+
+
+def _stages(stages: Sequence[Stage]) -> Table:
+    table = Table(show_footer=True, box=None, pad_edge=False, header_style="bold", footer_style="bold")
+    table.add_column("stage", footer="total", no_wrap=True)
+    table.add_column("block", no_wrap=True)
+    table.add_column("repeats", justify="right")
+    table.add_column("output", no_wrap=True)
+    # The sum of what is shown, not the total that the server states: a reader can hold the two together.
+    table.add_column("parameters", footer=f"{sum(s.parameters for s in stages):,}", justify="right", no_wrap=True)
+    for stage in stages:
+        output = " x ".join(str(size) for size in stage.output_shape)
+        table.add_row(_plain(stage.name), _plain(stage.block), str(stage.repeats), output, f"{stage.parameters:,}")
+    return table
+
+
+def _list(values: Sequence[float]) -> str:
+    return " ".join(f"{value:.6g}" for value in values)
+
+
+def _plain(text: str) -> str:
+    """`text` without what a terminal would obey: file names and servers' messages are not to be trusted with that."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)

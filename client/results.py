@@ -1,0 +1,156 @@
+"""What comes back, as plain frozen values. No gRPC here: the wire's messages stay behind `client.wire`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from client.errors import Code, ImageRefusedError
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One class and how probable it is."""
+
+    index: int  # of the class in the network's output
+    label: str  # for people, for example "cat"
+    probability: float  # calibrated, 0..1; all classes of an image add up to 1
+    class_id: str = ""  # stable id where the data set has one, for example WordNet's "n02123045"
+
+
+@dataclass(frozen=True, slots=True)
+class ImageError:
+    """Why one image could not be classified."""
+
+    code: Code
+    reason: str  # for programs: the table in classifier.proto, or a reason of this side (`client.sources`)
+    message: str  # for people
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Where an image's time went on the server; stages that it did not reach are 0."""
+
+    decode_seconds: float  # from bytes to pixels
+    pre_stem_seconds: float  # from pixels to the network's input size
+    queue_seconds: float  # waiting for the device
+    compute_seconds: float  # in the network, together with its batch
+    batch_size: int  # images in that batch, this one included
+
+
+@dataclass(frozen=True, slots=True)
+class ModelIdentity:
+    """Exactly which model answered."""
+
+    name: str
+    version: str
+    weights_digest: str  # "sha256:" and the hash of the weights file
+
+
+@dataclass(frozen=True, slots=True)
+class ImageResult:
+    """What became of one image: predictions, or an error."""
+
+    predictions: tuple[Prediction, ...]  # by falling probability; empty with an error or a high min_probability
+    error: ImageError | None = None
+    timing: Timing | None = None  # None where the image never reached the server
+    model: ModelIdentity | None = None  # None likewise
+
+    @classmethod
+    def failed(cls, code: Code, reason: str, message: str) -> ImageResult:
+        """The result of an image that got no further than an error."""
+        return cls((), ImageError(code, reason, message))
+
+    def raise_for_error(self) -> ImageResult:
+        """The result itself.
+
+        Raises:
+            ImageRefusedError: the image could not be classified.
+        """
+        if self.error is not None:
+            raise ImageRefusedError(self.error.code, self.error.reason, self.error.message)
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class InputShape:
+    """Shape of the network's input for one image."""
+
+    height: int
+    width: int
+    channels: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClassLabel:
+    """One class of a model."""
+
+    index: int
+    label: str
+    class_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One stretch of the network."""
+
+    name: str  # "stem", "group1", ..., "classifier"
+    block: str  # kind of block, for example "se_basic"
+    repeats: int  # how many such blocks follow one another
+    output_shape: tuple[int, ...]  # without the batch axis: (height, width, channels) or (classes,)
+    parameters: int  # trainable and not
+
+
+@dataclass(frozen=True, slots=True)
+class PreStem:
+    """How any image becomes the network's input."""
+
+    height: int  # of the network's input, pixels
+    width: int
+    geometry: str  # "crop", "squash" or "letterbox"
+    crop_share: float  # of the resized short side that the centre crop keeps
+    filter: str  # "bilinear", ...
+    fill: tuple[int, ...]  # RGB of padding
+    mean: tuple[float, ...]  # subtracted from 0..255 RGB values
+    std: tuple[float, ...]  # then divided by
+    digest: str  # equal digests mean equal input for the network
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """How the model runs on the server."""
+
+    name: str  # "tensorflow"
+    device: str  # "cpu", "gpu:0"
+    precision: str  # "float32"
+    batch_sizes: tuple[int, ...]  # that are warm; a batch is padded up to the next one
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the server accepts."""
+
+    max_images_per_request: int
+    max_image_bytes: int  # of one encoded image
+    max_image_pixels: int  # width x height of one image, before it is resized
+    max_message_bytes: int  # of one gRPC message
+    max_images_in_flight: int  # in the whole server; above that requests are refused for the moment
+    formats: tuple[str, ...]  # "JPEG", "PNG", ...
+
+
+@dataclass(frozen=True, slots=True)
+class ModelDescription:
+    """A model as it is loaded."""
+
+    model: ModelIdentity
+    architecture: str  # of the block library, for example "se_resnet20"
+    variant: str  # whose form of the architecture
+    paper: str  # or specification behind it
+    input: InputShape
+    classes: tuple[ClassLabel, ...]  # in the order of their index
+    parameters: int  # trainable and not; the stages add up to it
+    trainable_parameters: int
+    stages: tuple[Stage, ...]  # from the input to the logits
+    pre_stem: PreStem
+    temperature: float  # the logits are divided by it before the softmax; 1 is uncalibrated
+    runtime: Runtime
+    limits: Limits

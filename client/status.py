@@ -1,0 +1,80 @@
+"""From a gRPC status and its details to an exception of this package."""
+
+from __future__ import annotations
+
+import contextlib
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from client.channel import SERVICE
+from client.errors import Code, GlimpseError, of_code
+from client.wire import to_code
+from glimpse.v1 import classifier_pb2
+
+_DOMAIN = "glimpse"
+
+
+def from_rpc_error(error: grpc.RpcError, target: str) -> GlimpseError:
+    """The exception for a call that ended with a status other than OK.
+
+    Args:
+        error: what grpcio raised: the call itself, with its code, details and trailing metadata.
+        target: the address that was called, for the message.
+    """
+    if not isinstance(error, grpc.Call):
+        return GlimpseError(Code.UNKNOWN, "", str(error) or repr(error))
+    code = to_code(error.code().value[0])
+    reason, field, retry_after = "", "", _pushback(error)
+    for detail in _details(error):
+        if isinstance(detail, error_details_pb2.ErrorInfo) and detail.domain == _DOMAIN:
+            reason = detail.reason
+        elif isinstance(detail, error_details_pb2.BadRequest) and detail.field_violations:
+            field = detail.field_violations[0].field
+        elif isinstance(detail, error_details_pb2.RetryInfo):
+            retry_after = detail.retry_delay.ToTimedelta().total_seconds()
+    message = error.details() or code.name
+    if not reason:  # then the status is not Glimpse's own but gRPC's, or somebody else's
+        message = _explain(code, message, target)
+    return of_code(code)(code, reason, message, field=field, retry_after=retry_after)
+
+
+def from_request_error(error: classifier_pb2.RequestError) -> GlimpseError:
+    """The exception for a request that was refused on a stream."""
+    code = to_code(error.code)
+    return of_code(code)(code, error.reason, error.message, retry_after=error.retry_after_seconds or None)
+
+
+def _details(call: grpc.Call) -> list[Message]:
+    """Those of `google.rpc.Status.details` that the contract speaks of; none where they are missing or damaged."""
+    details: list[Message] = []
+    with contextlib.suppress(DecodeError, ValueError):  # ValueError: its code or message is not the status's
+        status: status_pb2.Status | None = rpc_status.from_call(call)
+        for packed in status.details if status is not None else ():
+            for kind in (error_details_pb2.ErrorInfo, error_details_pb2.BadRequest, error_details_pb2.RetryInfo):
+                detail = kind()
+                if packed.Unpack(detail):
+                    details.append(detail)
+    return details
+
+
+def _pushback(call: grpc.Call) -> float | None:
+    """Seconds of `grpc-retry-pushback-ms`; None without it, or where it says not to come back."""
+    for key, value in call.trailing_metadata() or ():
+        if key == "grpc-retry-pushback-ms":
+            with contextlib.suppress(ValueError):
+                milliseconds = int(value)
+                return milliseconds / 1000 if milliseconds >= 0 else None
+    return None
+
+
+def _explain(code: Code, message: str, target: str) -> str:
+    if code is Code.UNAVAILABLE:
+        return f"No Glimpse server answers at {target} ({message})."
+    if code is Code.UNIMPLEMENTED:
+        return f"The server at {target} does not offer {SERVICE} ({message})."
+    if code is Code.DEADLINE_EXCEEDED:
+        return f"No answer from {target} within the timeout ({message})."
+    return message

@@ -1,0 +1,118 @@
+"""Between the wire's messages and this package's values, both ways."""
+
+from __future__ import annotations
+
+from client.errors import Code, InvalidRequestError
+from client.results import (
+    ClassLabel,
+    ImageError,
+    ImageResult,
+    InputShape,
+    Limits,
+    ModelDescription,
+    ModelIdentity,
+    Prediction,
+    PreStem,
+    Runtime,
+    Stage,
+    Timing,
+)
+from glimpse.v1 import classifier_pb2 as pb
+
+_UINT32_MAX = 2**32 - 1
+
+
+def to_selector(model: str, version: str) -> pb.ModelSelector:
+    """Empty strings: the server's default model, its newest version."""
+    return pb.ModelSelector(name=model, version=version)
+
+
+def to_options(top_k: int | None, min_probability: float) -> pb.ClassifyOptions:
+    """What to return of each image; what is in range is for the server to say.
+
+    Raises:
+        InvalidRequestError: `top_k` is a number that the message cannot hold.
+    """
+    if top_k is not None and not 0 <= top_k <= _UINT32_MAX:
+        raise InvalidRequestError(
+            Code.INVALID_ARGUMENT,
+            "TOP_K_OUT_OF_RANGE",
+            f"top_k must be 1..number of classes. Received: {top_k}.",
+            field="options.top_k",
+        )
+    return pb.ClassifyOptions(top_k=top_k, min_probability=min_probability)
+
+
+def from_response(response: pb.ClassifyResponse) -> list[ImageResult]:
+    """One result an image, in the order of the request."""
+    model = _identity(response.model)
+    return [_result(result, model) for result in response.results]
+
+
+def _identity(model: pb.ModelIdentity) -> ModelIdentity:
+    return ModelIdentity(model.name, model.version, model.weights_digest)
+
+
+def _result(result: pb.ImageResult, model: ModelIdentity) -> ImageResult:
+    timing = result.timing
+    return ImageResult(
+        predictions=tuple(Prediction(p.index, p.label, p.probability, p.class_id) for p in result.predictions),
+        error=_error(result.error) if result.HasField("error") else None,
+        timing=Timing(
+            timing.decode_seconds,
+            timing.pre_stem_seconds,
+            timing.queue_seconds,
+            timing.compute_seconds,
+            timing.batch_size,
+        ),
+        model=model,
+    )
+
+
+def _error(error: pb.ImageError) -> ImageError:
+    return ImageError(to_code(error.code), error.reason, error.message)
+
+
+def to_code(number: int) -> Code:
+    """The status code of that number; UNKNOWN for a number that gRPC does not define, as its specification asks."""
+    try:
+        return Code(number)
+    except ValueError:
+        return Code.UNKNOWN
+
+
+def from_description(reply: pb.DescribeModelResponse) -> ModelDescription:
+    """The description as values."""
+    pre_stem, runtime, limits = reply.pre_stem, reply.runtime, reply.limits
+    return ModelDescription(
+        model=_identity(reply.model),
+        architecture=reply.architecture,
+        variant=reply.variant,
+        paper=reply.paper,
+        input=InputShape(reply.input.height, reply.input.width, reply.input.channels),
+        classes=tuple(ClassLabel(c.index, c.label, c.class_id) for c in reply.classes),
+        parameters=reply.parameters,
+        trainable_parameters=reply.trainable_parameters,
+        stages=tuple(Stage(s.name, s.block, s.repeats, tuple(s.output_shape), s.parameters) for s in reply.stages),
+        pre_stem=PreStem(
+            height=pre_stem.height,
+            width=pre_stem.width,
+            geometry=pre_stem.geometry,
+            crop_share=pre_stem.crop_share,
+            filter=pre_stem.filter,
+            fill=tuple(pre_stem.fill),
+            mean=tuple(pre_stem.mean),
+            std=tuple(pre_stem.std),
+            digest=pre_stem.digest,
+        ),
+        temperature=reply.temperature,
+        runtime=Runtime(runtime.name, runtime.device, runtime.precision, tuple(runtime.batch_sizes)),
+        limits=Limits(
+            max_images_per_request=limits.max_images_per_request,
+            max_image_bytes=limits.max_image_bytes,
+            max_image_pixels=limits.max_image_pixels,
+            max_message_bytes=limits.max_message_bytes,
+            max_images_in_flight=limits.max_images_in_flight,
+            formats=tuple(limits.formats),
+        ),
+    )

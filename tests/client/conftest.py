@@ -1,0 +1,50 @@
+"""What the client's tests share: a scripted server, and the command line in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.client.scripted import ScriptedServer
+
+ROOT = Path(__file__).parents[2]
+CLI = ROOT / "client" / "cli.py"
+
+Glimpse = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def scripted() -> Iterator[ScriptedServer]:
+    with ScriptedServer() as running:
+        yield running
+
+
+@pytest.fixture
+def glimpse(tmp_path: Path) -> Glimpse:
+    """Run `client/cli.py` in an empty folder, as a shell would."""
+
+    def run(*arguments: str | Path, stdin: bytes = b"", **environment: str) -> subprocess.CompletedProcess[str]:
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("GLIMPSE_", "PYTHON"))}
+        ended = subprocess.run(
+            [sys.executable, CLI, *arguments],
+            input=stdin,
+            capture_output=True,
+            cwd=tmp_path,
+            env={**inherited, "COLUMNS": "100", **environment},
+            check=False,
+        )
+        return subprocess.CompletedProcess(ended.args, ended.returncode, ended.stdout.decode(), ended.stderr.decode())
+
+    return run
+
+
+@pytest.fixture
+def nowhere() -> str:
+    """A target where nobody listens."""
+    with ScriptedServer() as gone:
+        return gone.target

@@ -1,0 +1,56 @@
+"""From the arguments of a command line to the images they name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from client.images import find
+
+
+@pytest.fixture(autouse=True)
+def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The working folder holds some photos."""
+    for name in (
+        "b.jpg",
+        "a.PNG",
+        "notes.txt",
+        ".hidden.jpg",
+        "deep/er/c.webp",
+        ".cache/d.jpg",
+        "empty/x.txt",
+        "[1].jpg",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        pytest.param(["b.jpg", "./b.jpg"], ["b.jpg", "./b.jpg"], id="a file stays as it was typed"),
+        pytest.param(["notes.txt"], ["notes.txt"], id="a file that is named is sent whatever its name"),
+        pytest.param(["deep"], ["deep/er/c.webp"], id="a folder is searched to its bottom"),
+        pytest.param(["."], ["./[1].jpg", "./a.PNG", "./b.jpg", "./deep/er/c.webp"], id="but not for hidden names"),
+        pytest.param(["*.jpg"], ["[1].jpg", "b.jpg"], id="a pattern"),
+        pytest.param(["**/*.webp"], ["deep/er/c.webp"], id="a pattern through all folders"),
+        pytest.param(["dee*"], ["deep/er/c.webp"], id="a pattern that matches a folder"),
+        pytest.param(["[1].jpg"], ["[1].jpg"], id="a file that is named like a pattern"),
+        pytest.param(["gone.jpg"], ["gone.jpg"], id="a missing file is left to its reader"),
+        pytest.param(["*.gif"], ["*.gif"], id="a pattern without a match likewise"),
+        pytest.param(["empty"], ["empty"], id="a folder without an image likewise"),
+        pytest.param(["-"], ["-"], id="the standard input"),
+        pytest.param(["b.jpg", "deep", "-"], ["b.jpg", "deep/er/c.webp", "-"], id="all in the order given"),
+    ],
+)
+def test_arguments_lead_to_images(arguments: list[str], found: list[str]) -> None:
+    assert list(find(arguments)) == found
+
+
+def test_a_folder_is_read_only_as_far_as_images_are_asked_for(tmp_path: Path) -> None:
+    images = find([".", "gone.jpg"])
+    assert next(images) == "./[1].jpg"
+    (tmp_path / "deep" / "er" / "later.jpg").touch()
+    assert "./deep/er/later.jpg" in list(images)
