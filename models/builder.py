@@ -49,9 +49,7 @@ def assemble(
     return Assembly(architecture, model, _summaries(model, outputs))
 
 
-def _summaries(
-    model: keras.Model, outputs: list[tuple[Stage, keras.KerasTensor]]
-) -> tuple[StageSummary, ...]:
+def _summaries(model: keras.Model, outputs: list[tuple[Stage, keras.KerasTensor]]) -> tuple[StageSummary, ...]:
     parameters = {stage.name: 0 for stage, _ in outputs}
     for layer in model.layers:
         owner = layer.name.split("_", maxsplit=1)[0]

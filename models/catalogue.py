@@ -18,16 +18,27 @@ class Buildable(Protocol):
     """A row that can build itself: an `Architecture` with its family's `stages` function."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """See `Architecture`."""
+
     @property
-    def variant(self) -> str: ...
+    def variant(self) -> str:
+        """See `Architecture`."""
+
     @property
-    def paper(self) -> str: ...
+    def paper(self) -> str:
+        """See `Architecture`."""
+
     @property
-    def input_shape(self) -> tuple[int, int, int]: ...
+    def input_shape(self) -> tuple[int, int, int]:
+        """See `Architecture`."""
+
     @property
-    def classes(self) -> int: ...
-    def stages(self, x: KerasTensor, classes: int) -> Iterator[tuple[Stage, KerasTensor]]: ...
+    def classes(self) -> int:
+        """See `Architecture`."""
+
+    def stages(self, x: KerasTensor, classes: int) -> Iterator[tuple[Stage, KerasTensor]]:
+        """Yield every stage with its output, from ``x [N, H, W, C]`` to the logits ``[N, classes]``."""
 
 
 class UnknownArchitectureError(ValueError):

@@ -18,9 +18,24 @@ _FILTERS = {
 }
 
 
+_BACKGROUND = "white"  # behind transparent pixels, as on a page
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
-    """The picture as a viewer shows it: EXIF orientation applied, then RGB."""
-    return ImageOps.exif_transpose(image).convert("RGB")
+    """The picture as a viewer shows it, in 8 bits of red, green and blue.
+
+    EXIF orientation is applied, transparency lies on white, 16-bit values keep their upper 8 bits.
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16"):
+        # Pillow's own conversion clips at 255 instead.
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        canvas = Image.new("RGBA", image.size, _BACKGROUND)
+        canvas.alpha_composite(image)
+        image = canvas
+    return image.convert("RGB")
 
 
 def fit(image: Image.Image, recipe: Recipe) -> NDArray[np.uint8]:

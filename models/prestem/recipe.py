@@ -69,7 +69,8 @@ class Recipe:
             ValueError: an unknown field, or a value that cannot be; the message names it.
         """
         try:
-            return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+            fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+            return cls(**fields)
         except TypeError as error:
             raise ValueError(f"Not a pre-stem recipe: {error}. Received: {values}") from error
 

@@ -1,0 +1,260 @@
+"""A bundle: the folder in which a trained network travels, with all that is needed to serve it.
+
+    model.json           what the network is: architecture, pre-stem recipe, temperature, digest, metrics
+    labels.txt           one class a line, in the order of the network's output: ``label`` or ``label<TAB>class_id``
+    weights.safetensors  float32 tensors, each under the path of its Keras variable
+    MODEL_CARD.md        for people, with its pictures beside it
+
+Plain data: neither Keras nor gRPC is imported here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from models.catalogue import UnknownArchitectureError, find
+from models.prestem.recipe import Recipe
+from models.suggestions import did_you_mean
+
+FORMAT = 1
+DESCRIPTION = "model.json"
+LABELS = "labels.txt"
+WEIGHTS = "weights.safetensors"
+EMBEDDED = Path(__file__).parent / "bundles"
+DEFAULT = ("se_resnet20", "cifar10")  # architecture and tag of the embedded bundle that is served unless told otherwise
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+class BundleError(ValueError):
+    """A bundle cannot be used as it is; the message says which one, why, and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClassLabel:
+    """One class of a network's output."""
+
+    label: str  # for people: "cat"
+    class_id: str = ""  # stable id where the data set has one, for example WordNet's "n02123045"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bundle:
+    """A bundle as read from its folder; the weights themselves stay on disk."""
+
+    folder: Path
+    name: str  # what a client asks for: "se_resnet20_cifar10"
+    version: str
+    architecture: str  # a row of the library: "se_resnet20"
+    variant: str
+    input_shape: tuple[int, int, int]  # (height, width, channels)
+    labels: tuple[ClassLabel, ...]  # in the order of the network's output
+    recipe: Recipe  # pre-stem that the weights were trained behind
+    temperature: float  # divides the logits before the softmax; 1 is uncalibrated
+    weights_file: str  # name within the folder
+    weights_digest: str  # "sha256:" and the hash of that file
+    metrics: Mapping[str, float]  # what the model card claims, for example "top1": 0.92
+
+    @property
+    def weights_path(self) -> Path:
+        """Where the weights lie."""
+        return self.folder / self.weights_file
+
+    def check_digest(self) -> None:
+        """Compare the weights file with the digest that the bundle names.
+
+        Raises:
+            BundleError: the file is missing or is another one.
+        """
+        found = digest(self.weights_path)
+        if found != self.weights_digest:
+            raise BundleError(
+                f"{self.weights_path} is not the file that the bundle was made with. Expected {self.weights_digest}, "
+                f"found {found}. Copy the bundle again."
+            )
+
+
+def digest(path: Path) -> str:
+    """``sha256:`` and the hexadecimal hash of a file.
+
+    Raises:
+        BundleError: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error.strerror or error}. A bundle needs its weights.") from error
+
+
+def read(folder: Path) -> Bundle:
+    """Read and check a bundle; the weights' digest is left to `Bundle.check_digest`.
+
+    Raises:
+        BundleError: a file is missing or malformed, or the values contradict one another.
+    """
+    path = folder / DESCRIPTION
+    try:
+        values = json.loads(_text(path))
+    except json.JSONDecodeError as error:
+        raise BundleError(f"{path} is not JSON: {error}. Export the bundle again.") from error
+    if not isinstance(values, dict):
+        raise BundleError(f"{path} must hold a JSON object. Received: {type(values).__name__}")
+    if values.get("format") != FORMAT:
+        raise BundleError(
+            f"{path} has format {values.get('format')!r}; this version of Glimpse reads format {FORMAT}. "
+            "Export the bundle again, or use the Glimpse that wrote it."
+        )
+    try:
+        bundle = _from_dict(folder, values)
+    except KeyError as error:
+        raise BundleError(f"{path} lacks {error}. Export the bundle again.") from error
+    except BundleError:
+        raise
+    except (TypeError, ValueError, AttributeError) as error:
+        raise BundleError(f"{path} cannot be used: {error}") from error
+    if len(bundle.labels) != values["classes"]:
+        raise BundleError(
+            f"{folder / values['labels']} must name the {values['classes']} classes of {path.name}. "
+            f"Received: {len(bundle.labels)} lines"
+        )
+    return bundle
+
+
+def write(
+    folder: Path,
+    *,
+    name: str,
+    version: str,
+    architecture: str,
+    variant: str,
+    input_shape: tuple[int, int, int],
+    labels: Sequence[ClassLabel],
+    recipe: Recipe,
+    temperature: float,
+    metrics: Mapping[str, float],
+) -> Bundle:
+    """Make a bundle of the `weights.safetensors` that already lies in `folder`, and read it back.
+
+    Raises:
+        BundleError: the weights are missing, or a value cannot be.
+    """
+    for label in labels:
+        if not label.label.strip() or re.search(r"[\t\r\n]", label.label + label.class_id):
+            raise BundleError(f"A label must be one line of text without tabs. Received: {label}")
+    values = {
+        "format": FORMAT,
+        "name": name,
+        "version": version,
+        "architecture": architecture,
+        "variant": variant,
+        "input_shape": input_shape,
+        "classes": len(labels),
+        "labels": LABELS,
+        "recipe": recipe.to_dict(),
+        "temperature": temperature,
+        "weights": WEIGHTS,
+        "weights_digest": digest(folder / WEIGHTS),
+        "metrics": dict(metrics),
+    }
+    lines = (f"{label.label}\t{label.class_id}" if label.class_id else label.label for label in labels)
+    (folder / LABELS).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    (folder / DESCRIPTION).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    return read(folder)
+
+
+def locate(architecture: str, weights: str) -> Path:
+    """The folder of a bundle of `architecture`.
+
+    Args:
+        architecture: a row of the library, for example ``"se_resnet20"``.
+        weights: the tag of an embedded bundle, for example ``"cifar10"``, or the path of a bundle's folder.
+
+    Raises:
+        UnknownArchitectureError: no such architecture.
+        BundleError: no such tag or folder (the message lists the known tags and near matches), or the bundle holds
+            another architecture.
+    """
+    find(architecture)
+    tags = embedded(architecture)
+    folder = EMBEDDED / f"{architecture}_{weights}" if weights in tags else Path(weights).expanduser()
+    if not (folder / DESCRIPTION).is_file():
+        raise BundleError(
+            f"{architecture} has no embedded weights {weights!r}, and there is no folder of that name with a "
+            f"{DESCRIPTION}.{did_you_mean(weights, tags)} Give one of these tags or the path of a bundle."
+        )
+    if (found := read(folder).architecture) != architecture:
+        raise BundleError(f"{folder} holds weights of {found}, not of {architecture}. Name the model {found}.")
+    return folder
+
+
+def embedded(architecture: str) -> tuple[str, ...]:
+    """Tags of the bundles of `architecture` that come with the package, sorted."""
+    prefix = f"{architecture}_"
+    return tuple(sorted(p.parent.name.removeprefix(prefix) for p in EMBEDDED.glob(f"{prefix}*/{DESCRIPTION}")))
+
+
+def _from_dict(folder: Path, values: dict[str, Any]) -> Bundle:
+    for field in ("name", "version"):
+        if not (isinstance(values[field], str) and _NAME.fullmatch(values[field])):
+            raise ValueError(f"{field} must be letters, digits, '.', '_' and '-'. Received: {values[field]!r}")
+    shape = values["input_shape"]
+    if not (isinstance(shape, list) and len(shape) == 3 and all(isinstance(n, int) and n > 0 for n in shape)):
+        raise ValueError(f"input_shape must be three positive sizes (height, width, channels). Received: {shape}")
+    recipe = Recipe.from_dict(values["recipe"])
+    if (recipe.height, recipe.width, 3) != tuple(shape):
+        raise ValueError(
+            f"the recipe makes {recipe.height}x{recipe.width}x3 images, which is not input_shape. Received: {shape}"
+        )
+    temperature = float(values["temperature"])
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature must be positive. Received: {values['temperature']}")
+    try:
+        find(values["architecture"], values["variant"])
+    except UnknownArchitectureError as error:
+        raise ValueError(f"{error} It may need a newer Glimpse.") from error
+    return Bundle(
+        folder=folder,
+        name=values["name"],
+        version=values["version"],
+        architecture=values["architecture"],
+        variant=values["variant"],
+        input_shape=(shape[0], shape[1], shape[2]),
+        labels=tuple(_labels(_text(_inside(folder, values["labels"])).splitlines())),
+        recipe=recipe,
+        temperature=temperature,
+        weights_file=_inside(folder, values["weights"]).name,
+        weights_digest=str(values["weights_digest"]),
+        metrics={str(k): float(v) for k, v in values["metrics"].items()},
+    )
+
+
+def _labels(lines: Iterable[str]) -> Iterable[ClassLabel]:
+    for number, line in enumerate(lines, start=1):
+        label, _, class_id = line.partition("\t")
+        if not label.strip() or "\t" in class_id:
+            raise ValueError(f"line {number} of the labels must be 'label' or 'label<TAB>class_id'. Received: {line!r}")
+        yield ClassLabel(label, class_id)
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """`folder / name`, where `name` is a plain file name: a bundle from elsewhere must not reach other files."""
+    path = folder / name
+    if Path(name).name != name or (path.is_symlink() and path.resolve().parent != folder.resolve()):
+        raise ValueError(f"a file of a bundle must lie in its folder. Received: {name!r}")
+    return path
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise BundleError(f"{path} cannot be read: {reason}. A bundle needs {DESCRIPTION} and {LABELS}.") from error

@@ -1,0 +1,104 @@
+"""`python -m models.evaluate`: measure again what a model card claims."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from models import bundle
+from models.bundle import Bundle
+
+if TYPE_CHECKING:
+    from models.train.measure import Measurement
+
+
+def evaluate(loaded: Bundle, data: Path) -> Measurement:
+    """Measure a bundle on the ``.../class/image`` files of a folder or zip.
+
+    Raises:
+        BundleError: the bundle cannot be used.
+        ValueError: the images cannot be used.
+        FileNotFoundError: nothing at `data`.
+    """
+    from models import serving
+    from models.train.data import read
+    from models.train.measure import measure
+
+    network = serving.logits_model(serving.load_bundle(loaded), loaded.recipe)
+    images = read(data, loaded.recipe, [label.label for label in loaded.labels])
+    return measure(serving.logits(network, images.pixels), images.classes, loaded.temperature)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Returns:
+        The exit code: 0, or 1 when the bundle or the images are at fault.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m models.evaluate",
+        description="Measure again what a model card claims: accuracy, likelihood, calibration, confusion.",
+    )
+    parser.add_argument("--bundle", type=Path, metavar="DIR", help="bundle to measure (default: the embedded one)")
+    parser.add_argument(
+        "--data", type=Path, required=True, metavar="PATH", help="folder or zip of .../class/image files"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of tables")
+    options = parser.parse_args(arguments)
+    try:
+        loaded = bundle.read(options.bundle or bundle.locate(*bundle.DEFAULT))
+        measurement = evaluate(loaded, options.data)
+    except (ValueError, OSError) as error:
+        print(f"models.evaluate: {error}", file=sys.stderr)
+        return 1
+    print(_as_json(loaded, measurement) if options.json else _as_text(loaded, measurement))
+    return 0
+
+
+def _as_json(loaded: Bundle, measurement: Measurement) -> str:
+    return json.dumps(
+        {
+            "name": loaded.name,
+            "version": loaded.version,
+            "weights_digest": loaded.weights_digest,
+            "temperature": loaded.temperature,
+            "metrics": measurement.metrics(),
+            "claimed": dict(loaded.metrics),
+            "labels": [label.label for label in loaded.labels],
+            "confusion": measurement.confusion.tolist(),
+        },
+        indent=2,
+    )
+
+
+def _as_text(loaded: Bundle, measurement: Measurement) -> str:
+    low, high = measurement.top1_interval
+    lines = [
+        f"{loaded.name} {loaded.version} ({loaded.weights_digest})",
+        f"images             {measurement.images}",
+        f"top-1              {measurement.top1:.2%}, 95% interval {low:.2%} to {high:.2%}",
+    ]
+    if measurement.top5 is not None:
+        lines.append(f"top-5              {measurement.top5:.2%}")
+    before, after = measurement.reliability_uncalibrated, measurement.reliability
+    lines += [
+        f"NLL                {measurement.nll_uncalibrated:.4f} uncalibrated, {measurement.nll:.4f} calibrated",
+        f"calibration error  {before.error:.2%} uncalibrated, {after.error:.2%} calibrated",
+        "",
+        "true class (rows) and answer (columns):",
+    ]
+    names = [label.label for label in loaded.labels]
+    counts = measurement.confusion
+    column = max(5, *(len(name) + 1 for name in names))
+    lines.append(" " * column + "".join(f"{name:>{column}}" for name in names))
+    for name, row in zip(names, counts, strict=True):
+        lines.append(f"{name:<{column}}" + "".join(f"{count:>{column}}" for count in row))
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

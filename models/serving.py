@@ -1,0 +1,71 @@
+"""From a bundle to the graph that is served: uint8 pixels in, calibrated probabilities out."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from models import weights
+from models.builder import Assembly, assemble
+from models.bundle import Bundle
+from models.catalogue import find
+from models.prestem import graph
+from models.prestem.recipe import Recipe
+
+_BATCH = 500
+
+
+def load_bundle(bundle: Bundle) -> Assembly:
+    """Build the bundle's network and load its weights.
+
+    Raises:
+        BundleError: the weights file is missing or not the one that the bundle was made with.
+        WeightsError: the weights do not fit the architecture.
+    """
+    bundle.check_digest()
+    assembly = assemble(
+        find(bundle.architecture, bundle.variant), classes=len(bundle.labels), input_shape=bundle.input_shape
+    )
+    weights.load(assembly.model, bundle.weights_path)
+    return assembly
+
+
+def logits_model(assembly: Assembly, recipe: Recipe) -> keras.Model:
+    """The network behind its pre-stem's scaling: uint8 ``[N, H, W, 3]`` -> float32 logits ``[N, classes]``.
+
+    Raises:
+        ValueError: the recipe makes images of another size than the network takes.
+    """
+    shape = (recipe.height, recipe.width, 3)
+    if tuple(assembly.model.input_shape[1:]) != shape:
+        raise ValueError(f"The network takes {assembly.model.input_shape[1:]}, the recipe makes {shape} images.")
+    pixels = keras.Input(shape, dtype="uint8", name="pixels")
+    return keras.Model(pixels, assembly.model(graph.scale(pixels, recipe)), name="logits")
+
+
+def logits(network: keras.Model, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Logits of all images: uint8 ``[N, H, W, 3]`` -> float32 ``[N, classes]``."""
+    return np.asarray(network.predict(pixels, batch_size=_BATCH, verbose=0), np.float32)
+
+
+def serving_model(assembly: Assembly, recipe: Recipe, temperature: float) -> keras.Model:
+    """softmax(logits / temperature) (Guo et al., arXiv:1706.04599, section 4.2) as one graph.
+
+    It shares the assembly's variables and holds standard Keras layers only, so it can be saved and reloaded in safe
+    mode.
+
+    Args:
+        assembly: the network, with its weights loaded.
+        recipe: pre-stem that the weights were trained behind.
+        temperature: above 1 softens the probabilities, below 1 sharpens them; the ranking stays.
+
+    Returns:
+        uint8 ``[N, H, W, 3]`` -> float32 probabilities ``[N, classes]``.
+    """
+    if not temperature > 0:
+        raise ValueError(f"The temperature must be positive. Received: {temperature}")
+    network = logits_model(assembly, recipe)
+    x = keras.layers.Rescaling(1 / temperature, dtype="float32", name="temperature")(network.output)
+    x = keras.layers.Softmax(dtype="float32", name="probabilities")(x)
+    return keras.Model(network.input, x, name="serving")

@@ -1,0 +1,33 @@
+"""Augmentation in uint8: random shift and horizontal mirror, the recipe of He et al., arXiv:1512.03385, section 4.2."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def augment(
+    pixels: NDArray[np.uint8], rng: np.random.Generator, fill: tuple[int, int, int] = (0, 0, 0)
+) -> NDArray[np.uint8]:
+    """Shift every image by up to an eighth of its size (4 of 32 pixels) and mirror half of them.
+
+    Args:
+        pixels: uint8 ``[N, H, W, 3]``; not changed.
+        rng: source of the randomness; the same state gives the same batch.
+        fill: RGB value of what is shifted in, the pre-stem's own padding.
+
+    Returns:
+        uint8 ``[N, H, W, 3]``.
+    """
+    count, height, width, _ = pixels.shape
+    dy, dx = height // 8, width // 8
+    padded = np.empty((count, height + 2 * dy, width + 2 * dx, 3), np.uint8)
+    padded[:] = fill
+    padded[:, dy : dy + height, dx : dx + width] = pixels
+    mirrored = np.less(rng.random(count), 0.5)
+    tops, lefts = rng.integers(0, 2 * dy + 1, count), rng.integers(0, 2 * dx + 1, count)
+    out = np.empty_like(pixels)
+    for i, (mirror, top, left) in enumerate(zip(mirrored, tops, lefts, strict=True)):
+        crop = padded[i, top : top + height, left : left + width]
+        out[i] = crop[:, ::-1] if mirror else crop
+    return out

@@ -1,0 +1,181 @@
+"""The model card: for people who want to know what a model is for, how good it is, and how that is known."""
+
+from __future__ import annotations
+
+import math
+import shlex
+import textwrap
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+
+from models.bundle import Bundle
+from models.train.measure import Measurement
+from models.train.plan import Plan, Run
+
+CARD = "MODEL_CARD.md"
+CURVES = "curves.png"
+CONFUSION = "confusion.png"
+RELIABILITY = "reliability.png"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """What a card is written about."""
+
+    bundle: Bundle
+    run: Run
+    parameters: int  # all of them, trainable and not
+    epochs_done: int  # behind the weights
+    data: str  # what the images are called
+    note: str  # their provenance and terms; Markdown
+    tested: bool  # measured on test images, which training never saw; else on the held-out ones
+    measurement: Measurement
+
+
+def write(subject: Subject) -> str:
+    """The card as Markdown."""
+    sections = (_head, _use, _data, _training, _results, _calibration, _again)
+    return "\n\n".join(section(subject) for section in sections) + "\n"
+
+
+def _head(subject: Subject) -> str:
+    bundle = subject.bundle
+    rows = {
+        "version": bundle.version,
+        "architecture": f"`{bundle.architecture}`, variant `{bundle.variant}`",
+        "parameters": f"{subject.parameters:,}",
+        "input": f"{bundle.recipe.height} x {bundle.recipe.width} pixels, RGB",
+        "classes": str(len(bundle.labels)),
+        "weights": f"`{bundle.weights_file}`, float32, `{bundle.weights_digest}`",
+        "pre-stem": f"`{bundle.recipe.digest}`",
+    }
+    return f"# {bundle.name}\n\n" + _table(("", ""), rows.items())
+
+
+def _use(subject: Subject) -> str:
+    recipe, labels = subject.bundle.recipe, [label.label for label in subject.bundle.labels]
+    shown = ", ".join(labels[:20]) + (f" and {len(labels) - 20} more" if len(labels) > 20 else "")
+    return f"""## Intended use and limits
+
+{_paragraph(f"It sorts pictures that show one object into {len(labels)} classes: {shown}.")}
+
+- Any picture gets one of these answers, also a picture of something else: it has no class for "none of them". A low
+  probability is a hint, not a proof, that the picture shows something else.
+- It sees {recipe.height} x {recipe.width} pixels. What is lost when a picture is reduced to that size, it cannot use.
+- It gives one answer for the whole picture. It neither finds nor counts objects.
+- It was measured on pictures like those it was trained on ({subject.data}). On other cameras, crops or
+  styles the accuracy below does not hold, nor does the calibration.
+- Do not use it where a wrong answer can harm someone."""
+
+
+def _data(subject: Subject) -> str:
+    run, measured = subject.run, subject.measurement
+    tested = (
+        f"{measured.images:,} test images, which played no part in the training, give the results below."
+        if subject.tested
+        else "No test images were given: the results below are those on the held-out images."
+    )
+    used = (
+        f"{subject.data}: {run.images:,} images, of which {run.images - run.hold_out:,} trained the network and "
+        f"{run.hold_out:,} (the same share of every class) were held out to watch the training and to fit the "
+        f"temperature. {tested}"
+    )
+    return f"## Data\n\n{_paragraph(used)}\n\n{_paragraph(subject.note)}"
+
+
+def _training(subject: Subject) -> str:
+    plan, recipe = subject.run.plan, subject.run.recipe
+    unfinished = (
+        f"\n\n**Provisional**: these weights are from epoch {subject.epochs_done} of {plan.epochs}."
+        if subject.epochs_done < plan.epochs
+        else ""
+    )
+    command = _command(subject.run)
+    return f"""## Training
+
+- **Schedule**: {plan.epochs} epochs in batches of {plan.batch_size}; SGD with Nesterov momentum {plan.momentum:g}; the
+  learning rate rises to {plan.learning_rate:g} over {plan.warmup_epochs:g} epochs, then falls to 0 along a cosine
+  (Loshchilov and Hutter, arXiv:1608.03983).
+- **Weight decay**: {plan.weight_decay:g}, decoupled (Loshchilov and Hutter, arXiv:1711.05101), on kernels only.
+- **Augmentation**: shift by up to an eighth of the image and mirror, as in He et al., arXiv:1512.03385, section 4.2.
+- **Pre-stem**: geometry `{recipe.geometry}`, filter `{recipe.filter}`; then minus {_numbers(recipe.mean)}, divided by
+  {_numbers(recipe.std)} for red, green, blue in 0..255.
+- **Precision**: {plan.precision}. **Seed**: {plan.seed}.{unfinished}
+
+```sh
+{command}
+```
+
+![Loss and accuracy by epoch]({CURVES})"""
+
+
+def _results(subject: Subject) -> str:
+    measured = subject.measurement
+    low, high = measured.top1_interval
+    rows = [("top-1 accuracy", f"{measured.top1:.2%} (95% interval {low:.2%} to {high:.2%})")]
+    if measured.top5 is not None:
+        rows.append(("top-5 accuracy", f"{measured.top5:.2%}"))
+    recall = [
+        (label.label, f"{share:.1%}")
+        for label, share in zip(subject.bundle.labels, measured.recall, strict=True)
+        if not math.isnan(share)
+    ]
+    kind = "test" if subject.tested else "held-out"
+    return f"""## Results on {measured.images:,} {kind} images
+
+{_table(("", ""), rows)}
+
+{_table(("class", "recall"), recall)}
+
+![Confusion matrix]({CONFUSION})"""
+
+
+def _calibration(subject: Subject) -> str:
+    measured = subject.measurement
+    before, after = measured.reliability_uncalibrated, measured.reliability
+    rows = [
+        ("expected calibration error, 15 bins", f"{before.error:.2%}", f"{after.error:.2%}"),
+        ("mean negative log likelihood, nats", f"{measured.nll_uncalibrated:.4f}", f"{measured.nll:.4f}"),
+    ]
+    return f"""## Calibration
+
+The logits are divided by the temperature {subject.bundle.temperature:g} before the softmax; it was fitted on the
+held-out images (Guo et al., arXiv:1706.04599). The ranking of the classes stays as it is.
+
+{_table(("", "uncalibrated", "calibrated"), rows)}
+
+![Accuracy over confidence]({RELIABILITY})"""
+
+
+def _again(subject: Subject) -> str:
+    return f"""## Measure it again
+
+```sh
+python -m models.evaluate --bundle models/bundles/{subject.bundle.name} --data test.zip
+```"""
+
+
+def _command(run: Run) -> str:
+    """The training command that gives this run again, one option a line."""
+    recipe = run.recipe
+    options: dict[str, object] = {
+        field.name: value for field in fields(Plan) if (value := getattr(run.plan, field.name)) != field.default
+    }
+    options |= {"hold_out": run.hold_out, "size": f"{recipe.height}x{recipe.width}"}
+    options |= {"geometry": recipe.geometry, "crop_share": recipe.crop_share, "filter": recipe.filter}
+    words = [f"--{name.replace('_', '-')} {shlex.quote(str(value))}" for name, value in options.items()]
+    words += [f"--mean {_numbers(recipe.mean)}", f"--std {_numbers(recipe.std)}"]
+    return " \\\n    ".join(["python -m models.train --data train.zip --test test.zip", *words])
+
+
+def _paragraph(text: str) -> str:
+    return textwrap.fill(text, width=120, break_long_words=False, break_on_hyphens=False)
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return " ".join(f"{value:g}" for value in values)
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = [head, ("---",) * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)

@@ -1,0 +1,98 @@
+"""From a trained network to a bundle: weights, temperature, measurement, pictures, model card."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+
+from models import bundle, serving, weights
+from models.builder import assemble
+from models.bundle import Bundle, ClassLabel
+from models.catalogue import find
+from models.train import calibrate, card, fit, plots
+from models.train.data import Labelled
+from models.train.measure import Measurement, measure
+from models.train.plan import Run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """What the trainer says about a model and no computation can know."""
+
+    name: str  # of the bundle: what a client asks for
+    version: str
+    data: str  # what the images are called: "CIFAR-10"
+    note: str  # where they come from and under which terms they may be used; Markdown
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sets:
+    """The labelled images of a run."""
+
+    training: Labelled
+    held_out: Labelled  # the temperature is fitted on them
+    test: Labelled | None  # the card's numbers come from them; from the held-out ones when None
+
+
+def export(model: keras.Model, run: Run, sets: Sets, identity: Identity, folder: Path) -> tuple[Bundle, Measurement]:
+    """Write the bundle of a trained `model` (a training graph of `models.train.fit`) into ``folder/bundle``.
+
+    Everything is measured on the float32 network as it will be served, not on the training graph.
+
+    Args:
+        model: the training graph.
+        run: what it was trained by.
+        sets: labelled images.
+        identity: name, version and provenance.
+        folder: of the run, with its history.
+
+    Raises:
+        ValueError: there are neither held-out nor test images, or no held-out ones to fit the temperature on.
+    """
+    target = folder / "bundle"
+    target.mkdir(parents=True, exist_ok=True)
+    row = find(run.plan.architecture, run.plan.variant)
+    weights.save(fit.network(model), target / bundle.WEIGHTS)
+    shape = (run.recipe.height, run.recipe.width, 3)
+    assembly = assemble(row, classes=len(run.labels), input_shape=shape)
+    weights.load(assembly.model, target / bundle.WEIGHTS)
+    network = serving.logits_model(assembly, run.recipe)
+
+    held_out = serving.logits(network, sets.held_out.pixels)
+    temperature = round(calibrate.fit_temperature(held_out, sets.held_out.classes), 4)
+    judged = sets.held_out if sets.test is None else sets.test
+    scores = held_out if sets.test is None else serving.logits(network, sets.test.pixels)
+    measurement = measure(scores, judged.classes, temperature)
+
+    written = bundle.write(
+        target,
+        name=identity.name,
+        version=identity.version,
+        architecture=row.name,
+        variant=row.variant,
+        input_shape=shape,
+        labels=[ClassLabel(label) for label in run.labels],
+        recipe=run.recipe,
+        temperature=temperature,
+        metrics={name: round(value, 6) for name, value in measurement.metrics().items()},
+    )
+    history = fit.history(folder)
+    plots.curves(history, target / card.CURVES)
+    plots.confusion(measurement.confusion, run.labels, target / card.CONFUSION)
+    plots.reliability(measurement.reliability_uncalibrated, measurement.reliability, target / card.RELIABILITY)
+    text = card.write(
+        card.Subject(
+            bundle=written,
+            run=run,
+            parameters=assembly.model.count_params(),
+            epochs_done=fit.epochs_done(model, run.plan, sets.training),
+            data=identity.data,
+            note=identity.note,
+            tested=sets.test is not None,
+            measurement=measurement,
+        )
+    )
+    (target / card.CARD).write_text(text, encoding="utf-8")
+    return written, measurement

@@ -1,0 +1,141 @@
+"""The training loop: epochs of Keras' own `fit`, a checkpoint after each, resumable at any of them."""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+
+import keras
+
+from models.builder import assemble
+from models.catalogue import find
+from models.prestem import graph
+from models.prestem.recipe import Recipe
+from models.train.data import Batches, Labelled
+from models.train.plan import Plan
+
+CHECKPOINT = "checkpoint.weights.h5"
+HISTORY = "history.csv"
+
+
+def train(
+    plan: Plan, recipe: Recipe, images: Labelled, held_out: Labelled, folder: Path, *, stop_after: int | None = None
+) -> keras.Model:
+    """Train to `plan.epochs`, going on from the checkpoint in `folder` where there is one.
+
+    Args:
+        plan: what to do.
+        recipe: pre-stem that made the images.
+        images: to train on.
+        held_out: to watch the training by; may be empty.
+        folder: for the checkpoint and the history; made where there is none.
+        stop_after: epochs to do in this call; all that are left when None. Resuming gives what an uninterrupted
+            run would have given.
+
+    Returns:
+        The trained model, uint8 pixels ``[N, H, W, 3]`` -> float32 logits.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint = folder / CHECKPOINT
+    keras.utils.set_random_seed(plan.seed)
+    # A checkpoint holds weights and optimizer state; the graph is built anew because a saved one forgets which
+    # variables are exempt from weight decay.
+    model = restored(plan, recipe, images, folder) if checkpoint.exists() else compiled(plan, recipe, images)
+    model.optimizer.build(model.trainable_variables)
+    done = epochs_done(model, plan, images)
+    last = plan.epochs if stop_after is None else min(plan.epochs, done + stop_after)
+    for epoch in range(done, last):
+        batches = Batches(images, batch_size=plan.batch_size, seed=plan.seed, epoch=epoch, fill=recipe.fill)
+        metrics = model.fit(
+            batches,
+            validation_data=(held_out.pixels, held_out.classes) if len(held_out) else None,
+            validation_batch_size=500,
+            initial_epoch=epoch,
+            epochs=epoch + 1,
+            # Shuffled already; a second shuffle would only make resuming inexact.
+            shuffle=False,
+        ).history
+        _append(folder / HISTORY, epoch + 1, {name: values[-1] for name, values in metrics.items()})
+        # Saved beside and moved over, so that an interrupted save leaves the older checkpoint whole.
+        fresh = folder / f"fresh.{CHECKPOINT}"
+        model.save_weights(fresh)
+        fresh.replace(checkpoint)
+    return model
+
+
+def compiled(plan: Plan, recipe: Recipe, images: Labelled) -> keras.Model:
+    """A fresh training graph: uint8 pixels through the pre-stem's scaling and the network to logits."""
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(plan.precision)
+    try:
+        network = assemble(
+            find(plan.architecture, plan.variant),
+            classes=len(images.labels),
+            input_shape=(recipe.height, recipe.width, 3),
+        ).model
+        pixels = keras.Input((recipe.height, recipe.width, 3), dtype="uint8", name="pixels")
+        model = keras.Model(pixels, network(graph.scale(pixels, recipe)))
+    finally:
+        keras.config.set_dtype_policy(policy)
+    steps = math.ceil(len(images) / plan.batch_size)
+    warmup = int(plan.warmup_epochs * steps)
+    optimizer = keras.optimizers.SGD(
+        keras.optimizers.schedules.CosineDecay(
+            0.0,
+            decay_steps=max(plan.epochs * steps - warmup, 1),
+            warmup_target=plan.learning_rate,
+            warmup_steps=warmup,
+        ),
+        momentum=plan.momentum,
+        nesterov=True,
+        weight_decay=plan.weight_decay,
+    )
+    # Shrinking normalisation and biases towards 0 regularises nothing.
+    optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
+    model.compile(
+        optimizer=optimizer,
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    return model
+
+
+def restored(plan: Plan, recipe: Recipe, images: Labelled, folder: Path) -> keras.Model:
+    """The training graph with the checkpoint of `folder` in it."""
+    model = compiled(plan, recipe, images)
+    model.optimizer.build(model.trainable_variables)
+    model.load_weights(folder / CHECKPOINT)
+    return model
+
+
+def epochs_done(model: keras.Model, plan: Plan, images: Labelled) -> int:
+    """How many whole epochs a training graph has seen, by its optimizer's count of steps."""
+    return int(model.optimizer.iterations) // math.ceil(len(images) / plan.batch_size)
+
+
+def network(model: keras.Model) -> keras.Model:
+    """The plain network inside a training graph, sharing its variables: scaled floats -> logits."""
+    nested = [layer for layer in model.layers if isinstance(layer, keras.Model)]
+    if len(nested) != 1:
+        raise ValueError(f"A training graph holds one network. Received: {len(nested)} in {model.name}")
+    return nested[0]
+
+
+def history(folder: Path) -> list[dict[str, float]]:
+    """One row an epoch, in order: ``epoch``, ``loss``, ``accuracy`` and, with held-out images, ``val_...``."""
+    if not (folder / HISTORY).exists():
+        return []
+    with (folder / HISTORY).open(newline="") as file:
+        # An epoch that was interrupted between its row and its checkpoint has been repeated: the last one counts.
+        rows = {int(row["epoch"]): {k: float(v) for k, v in row.items()} for row in csv.DictReader(file)}
+    return [rows[epoch] for epoch in sorted(rows)]
+
+
+def _append(path: Path, epoch: int, values: dict[str, float]) -> None:
+    new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.writer(file)
+        if new:
+            writer.writerow(["epoch", *values])
+        writer.writerow([epoch, *(f"{value:.6f}" for value in values.values())])

@@ -1,0 +1,103 @@
+"""What decides a training run's result, as plain data kept beside its checkpoint."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from models.prestem.recipe import Recipe
+
+PLAN = "plan.json"
+
+
+class PlanError(ValueError):
+    """The folder holds another run than the one asked for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Everything that decides a training run's result, beside the images."""
+
+    architecture: str
+    variant: str | None = None
+    epochs: int = 40
+    batch_size: int = 128
+    learning_rate: float = 0.2  # peak, after the warm-up
+    warmup_epochs: float = 2.0
+    momentum: float = 0.9
+    # Decoupled: applied with the learning rate but outside the momentum, so it is 1 / (1 - momentum) times
+    # the papers' coupled 5e-4.
+    weight_decay: float = 5e-3
+    precision: str = "float32"  # Keras dtype policy of the training graph; weights are float32 in any case
+    seed: int = 20
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "learning_rate"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive. Received: {getattr(self, name)}")
+        for name in ("warmup_epochs", "weight_decay"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative. Received: {getattr(self, name)}")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum must be in [0, 1). Received: {self.momentum}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A plan together with the images that it is for."""
+
+    plan: Plan
+    recipe: Recipe
+    images: int  # all of them, the held-out ones included
+    hold_out: int  # how many of them are kept out of the training
+    labels: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The run as JSON gives it back: lists for tuples."""
+        values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return values
+
+
+def claim(folder: Path, run: Run, *, checkpoint: str, adopt: bool = False) -> None:
+    """Write `run` into `folder`, or check that the one in it is the same but for the number of epochs.
+
+    Args:
+        folder: of the run; made where there is none.
+        run: what is about to happen there.
+        checkpoint: name of the checkpoint file.
+        adopt: take a checkpoint that has no plan beside it for one of this run.
+
+    Raises:
+        PlanError: the folder belongs to another run; the message names what differs.
+    """
+    path = folder / PLAN
+    new = run.to_dict()
+    if path.exists():
+        try:
+            old = json.loads(path.read_text(encoding="utf-8"))
+            differing = [
+                f"{name} was {before!r}, now {after!r}"
+                for name, (before, after) in _pairs(old, new).items()
+                if before != after and name != "plan.epochs"
+            ]
+        except (json.JSONDecodeError, TypeError, AttributeError) as error:
+            raise PlanError(f"{path} is not a plan: {error}. Give another --out.") from error
+        if differing:
+            raise PlanError(f"{folder} holds another run: {'; '.join(differing)}. Give another --out.")
+    elif (folder / checkpoint).exists() and not adopt:
+        raise PlanError(f"{folder} holds a checkpoint but no {PLAN} that says of what. Give another --out.")
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(new, indent=2) + "\n", encoding="utf-8")
+
+
+def _pairs(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    pairs: dict[str, tuple[Any, Any]] = {}
+    for key in {**old, **new}:
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            pairs |= _pairs(before, after, f"{prefix}{key}.")
+        else:
+            pairs[prefix + key] = before, after
+    return pairs

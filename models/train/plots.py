@@ -1,0 +1,74 @@
+"""Pictures of a training run and of what came out of it, small enough for a repository."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from models.train.calibrate import BINS, Reliability
+
+_DPI = 80
+_ANNOTATED = 20  # classes up to which a confusion matrix carries its numbers
+
+mpl.use("agg")
+
+
+def curves(history: Sequence[dict[str, float]], path: Path) -> None:
+    """Loss and accuracy by epoch, as `models.train.fit.history` reads them."""
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    epochs = [row["epoch"] for row in history]
+    for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+        axes.plot(epochs, [row[name] for row in history], label="training, augmented")
+        if history and f"val_{name}" in history[0]:
+            axes.plot(epochs, [row[f"val_{name}"] for row in history], label="held out")
+        axes.set(xlabel="epoch", ylabel=name)
+        axes.locator_params(axis="x", integer=True)
+        axes.grid(alpha=0.3)
+        axes.legend()
+    _save(figure, path)
+
+
+def confusion(counts: NDArray[np.int64], labels: Sequence[str], path: Path) -> None:
+    """Confusion matrix ``[true class, answer]``, coloured by the share of the true class."""
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    figure = Figure(figsize=(6.4, 5.6), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(image, ax=axes, label="share of the true class")
+    axes.set(xlabel="answer", ylabel="true class")
+    if len(labels) <= _ANNOTATED:
+        axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right")
+        axes.set_yticks(range(len(labels)), labels)
+        for (row, column), count in np.ndenumerate(counts):
+            if count:
+                colour = "white" if shares[row, column] > 0.5 else "black"
+                axes.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=8)
+    _save(figure, path)
+
+
+def reliability(before: Reliability, after: Reliability, path: Path) -> None:
+    """Accuracy over confidence at temperature 1 and at the fitted one; on the diagonal both are equal."""
+    figure = Figure(figsize=(8, 3.6), layout="constrained")
+    edges = np.arange(BINS) / BINS
+    for axes, data, title in zip(
+        figure.subplots(1, 2, sharey=True), (before, after), ("uncalibrated", "calibrated"), strict=True
+    ):
+        axes.bar(edges, np.nan_to_num(data.accuracy), 1 / BINS, align="edge", edgecolor="white", label="accuracy")
+        axes.plot(data.confidence, data.accuracy, "k.", label="at its mean confidence")
+        axes.plot([0, 1], [0, 1], "k--", linewidth=1)
+        axes.set(title=f"{title}: ECE {data.error:.2%}", xlabel="confidence", xlim=(0, 1), ylim=(0, 1))
+        axes.grid(alpha=0.3)
+        axes.set_axisbelow(True)
+    figure.axes[0].set_ylabel("accuracy")
+    figure.axes[0].legend(loc="upper left")
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    # Without the writer's version in it, equal data gives an equal file.
+    figure.savefig(path, dpi=_DPI, format="png", metadata={"Software": None})

@@ -1,0 +1,174 @@
+"""Bundles: what is written comes back, and what cannot be used says why."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from models import bundle
+from models.bundle import BundleError, ClassLabel
+from models.catalogue import UnknownArchitectureError
+from models.prestem.recipe import Recipe
+
+RECIPE = Recipe(height=8, width=8, mean=(1.5, 2, 3), std=(4, 5, 6))
+
+
+def make(folder: Path, **changes: Any) -> bundle.Bundle:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "weights.safetensors").write_bytes(b"weights")
+    values: dict[str, Any] = {
+        "name": "small",
+        "version": "1",
+        "architecture": "resnet20",
+        "variant": "cifar",
+        "input_shape": (8, 8, 3),
+        "labels": [ClassLabel("cat", "n02123045"), ClassLabel("Schäferhund")],
+        "recipe": RECIPE,
+        "temperature": 1.25,
+        "metrics": {"top1": 0.9},
+    }
+    return bundle.write(folder, **{**values, **changes})
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return make(tmp_path / "small").folder
+
+
+@pytest.fixture
+def edit(folder: Path) -> Callable[..., Path]:
+    """Change values of the bundle's model.json; None removes one."""
+
+    def change(**changes: Any) -> Path:
+        values = json.loads((folder / "model.json").read_text()) | changes
+        values = {key: value for key, value in values.items() if value is not None}
+        (folder / "model.json").write_text(json.dumps(values))
+        return folder
+
+    return change
+
+
+def test_a_bundle_comes_back_as_it_was_written(folder: Path) -> None:
+    found = bundle.read(folder)
+    assert found.labels == (ClassLabel("cat", "n02123045"), ClassLabel("Schäferhund"))
+    assert found.recipe == RECIPE
+    assert found.recipe.digest == RECIPE.digest
+    assert (found.name, found.version, found.architecture, found.variant) == ("small", "1", "resnet20", "cifar")
+    assert (found.input_shape, found.temperature, found.metrics) == ((8, 8, 3), 1.25, {"top1": 0.9})
+    found.check_digest()
+
+
+def test_labels_are_one_class_a_line_with_the_id_behind_a_tab(folder: Path) -> None:
+    assert (folder / "labels.txt").read_text(encoding="utf-8") == "cat\tn02123045\nSchäferhund\n"
+
+
+def test_other_weights_are_refused_with_both_digests(folder: Path) -> None:
+    loaded = bundle.read(folder)
+    loaded.weights_path.write_bytes(b"others")
+    with pytest.raises(BundleError) as error:
+        loaded.check_digest()
+    assert loaded.weights_digest in str(error.value)
+    assert bundle.digest(loaded.weights_path) in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["model.json", "labels.txt"])
+def test_a_missing_file_is_named(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    with pytest.raises(BundleError, match=f"{name} cannot be read: No such file"):
+        bundle.read(folder)
+
+
+def test_missing_weights_are_named(folder: Path) -> None:
+    loaded = bundle.read(folder)
+    loaded.weights_path.unlink()
+    with pytest.raises(BundleError, match=r"weights\.safetensors cannot be read: No such file"):
+        loaded.check_digest()
+
+
+@pytest.mark.parametrize(("text", "message"), [("{", "is not JSON"), ("[]", "must hold a JSON object")])
+def test_a_description_that_is_no_json_object_is_refused(folder: Path, text: str, message: str) -> None:
+    (folder / "model.json").write_text(text)
+    with pytest.raises(BundleError, match=message):
+        bundle.read(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": 2}, "has format 2; this version of Glimpse reads format 1"),
+        ({"temperature": None}, "lacks 'temperature'"),
+        ({"temperature": 0}, "temperature must be positive. Received: 0"),
+        ({"temperature": "warm"}, "cannot be used: could not convert"),
+        ({"classes": 3}, r"labels\.txt must name the 3 classes of model\.json. Received: 2 lines"),
+        ({"labels": "../labels.txt"}, r"must lie in its folder. Received: '\.\./labels\.txt'"),
+        ({"weights": "/etc/passwd"}, "must lie in its folder. Received: '/etc/passwd'"),
+        ({"name": "a b"}, "name must be letters, digits"),
+        ({"version": 1}, "version must be letters, digits"),
+        ({"input_shape": [8, 8]}, "three positive sizes"),
+        ({"input_shape": [16, 8, 3]}, "recipe makes 8x8x3 images, which is not input_shape"),
+        ({"recipe": {"height": 8}}, "Not a pre-stem recipe"),
+        ({"recipe": []}, "cannot be used"),
+        ({"metrics": []}, "cannot be used"),
+        ({"architecture": "resnet21"}, "Did you mean resnet20.*newer Glimpse"),
+        ({"variant": "imagenet"}, "has no variant 'imagenet'"),
+    ],
+)
+def test_a_description_that_cannot_be_is_refused(
+    edit: Callable[..., Path], changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(BundleError, match=message):
+        bundle.read(edit(**changes))
+
+
+def test_a_link_out_of_the_folder_is_refused(folder: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside.safetensors"
+    shutil.move(folder / "weights.safetensors", outside)
+    (folder / "weights.safetensors").symlink_to(outside)
+    with pytest.raises(BundleError, match="must lie in its folder"):
+        bundle.read(folder)
+
+
+def test_an_empty_label_is_refused_with_its_line(folder: Path) -> None:
+    (folder / "labels.txt").write_text("cat\n\n")
+    with pytest.raises(BundleError, match="line 2 of the labels"):
+        bundle.read(folder)
+
+
+@pytest.mark.parametrize("label", [ClassLabel(""), ClassLabel("a\tb"), ClassLabel("a\nb"), ClassLabel("a", "b\tc")])
+def test_a_label_that_would_not_come_back_is_not_written(tmp_path: Path, label: ClassLabel) -> None:
+    with pytest.raises(BundleError, match="one line of text without tabs"):
+        make(tmp_path / "odd", labels=[label])
+
+
+def test_an_embedded_bundle_is_found_by_its_tag() -> None:
+    assert bundle.locate("se_resnet20", "cifar10") == bundle.EMBEDDED / "se_resnet20_cifar10"
+    assert "cifar10" in bundle.embedded("se_resnet20")
+
+
+def test_a_bundle_is_found_by_its_path(folder: Path) -> None:
+    assert bundle.locate("resnet20", str(folder)) == folder
+
+
+def test_an_unknown_tag_is_answered_with_near_ones() -> None:
+    with pytest.raises(BundleError, match=r"no embedded weights 'cifar100'.*Did you mean cifar10?"):
+        bundle.locate("se_resnet20", "cifar100")
+
+
+def test_an_unknown_tag_is_answered_with_all_where_none_is_near() -> None:
+    with pytest.raises(BundleError, match=r"Known: .*cifar10"):
+        bundle.locate("se_resnet20", "zzz")
+
+
+def test_an_unknown_architecture_is_named_before_its_weights() -> None:
+    with pytest.raises(UnknownArchitectureError):
+        bundle.locate("se_resnet2000", "cifar10")
+
+
+def test_a_bundle_of_another_architecture_is_refused(folder: Path) -> None:
+    with pytest.raises(BundleError, match="holds weights of resnet20, not of se_resnet20"):
+        bundle.locate("se_resnet20", str(folder))

@@ -1,0 +1,159 @@
+"""Labelled images: reading, holding out, augmenting, batching."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from models.prestem.recipe import Recipe
+from models.train.augment import augment
+from models.train.data import Batches, Labelled, hold_out, read, statistics
+
+from .conftest import zipped
+
+RECIPE = Recipe(height=8, width=8)
+
+
+def labelled(per_class: list[int]) -> Labelled:
+    """Images whose pixels tell their index."""
+    classes = np.repeat(np.arange(len(per_class)), per_class)
+    pixels = np.broadcast_to(np.arange(len(classes), dtype=np.uint8)[:, None, None, None], (len(classes), 4, 4, 3))
+    return Labelled(pixels, classes, tuple("abcdefgh"[: len(per_class)]))
+
+
+def indices(images: Labelled) -> list[int]:
+    return [int(image[0, 0, 0]) for image in images.pixels]
+
+
+def test_a_folder_and_its_zip_hold_the_same_images(patches: Path, tmp_path: Path) -> None:
+    folder, archive = read(patches, RECIPE), read(zipped(patches, tmp_path / "images.zip"), RECIPE)
+    assert folder.labels == archive.labels == ("blue", "green", "red")
+    assert len(folder) == 36
+    assert folder.pixels.shape == (36, 8, 8, 3)
+    assert np.bincount(folder.classes).tolist() == [12, 12, 12]
+    np.testing.assert_array_equal(folder.pixels, archive.pixels)
+    np.testing.assert_array_equal(folder.classes, archive.classes)
+
+
+def test_classes_follow_the_given_order(patches: Path) -> None:
+    images = read(patches, RECIPE, ["red", "green", "grey", "blue"])
+    # Files are read by name: blue first.
+    assert images.classes[[0, 12, 24]].tolist() == [3, 1, 0]
+
+
+def test_a_class_that_the_model_lacks_is_named(patches: Path) -> None:
+    with pytest.raises(ValueError, match="classes that the model does not have: blue, green"):
+        read(patches, RECIPE, ["red"])
+
+
+def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="holds no class/image files"):
+        read(tmp_path, RECIPE)
+
+
+def test_a_missing_path_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        read(tmp_path / "nowhere.zip", RECIPE)
+
+
+def test_a_file_that_is_no_zip_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "images.zip").write_bytes(b"not a zip")
+    with pytest.raises(ValueError, match="neither a folder nor a whole zip"):
+        read(tmp_path / "images.zip", RECIPE)
+
+
+def test_a_damaged_image_is_named(tmp_path: Path) -> None:
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / "1.jpg").write_bytes(b"\xff\xd8\xff broken")
+    with pytest.raises(ValueError, match=r"cat/1\.jpg cannot be decoded"):
+        read(tmp_path, RECIPE)
+
+
+def test_an_image_outside_of_any_class_is_named(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "stray.png")
+    with pytest.raises(ValueError, match=r"stray\.png lies in no folder"):
+        read(tmp_path, RECIPE)
+
+
+def test_shadow_files_and_other_files_are_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "cat").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "cat" / "1.png")
+    (tmp_path / "cat" / "._1.png").write_bytes(b"shadow")
+    (tmp_path / "cat" / "notes.txt").write_text("a cat")
+    assert len(read(tmp_path, RECIPE)) == 1
+
+
+def test_hold_out_takes_the_same_share_of_every_class() -> None:
+    rest, held_out = hold_out(labelled([20, 20, 20, 20]), 8, seed=1)
+    assert np.bincount(held_out.classes).tolist() == [2, 2, 2, 2]
+    assert sorted(indices(rest) + indices(held_out)) == list(range(80))
+
+
+def test_hold_out_is_decided_by_the_seed() -> None:
+    images = labelled([30, 30])
+    splits = [indices(hold_out(images, 10, seed)[1]) for seed in (1, 1, 2)]
+    assert splits[0] == splits[1] != splits[2]
+
+
+@pytest.mark.parametrize("count", [-1, 6])
+def test_hold_out_leaves_something_to_train_on(count: int) -> None:
+    with pytest.raises(ValueError, match=f"Cannot hold out {count} of 6"):
+        hold_out(labelled([3, 3]), count, 0)
+
+
+def test_statistics_are_those_of_numpy() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 6, 5, 3), np.uint8) // [1, 2, 4]
+    images = Labelled(pixels.astype(np.uint8), np.zeros(20, np.int64), ("a",))
+    mean, std = statistics(images)
+    np.testing.assert_allclose(mean, pixels.mean(axis=(0, 1, 2)), atol=0.051)
+    np.testing.assert_allclose(std, pixels.std(axis=(0, 1, 2)), atol=0.051)
+
+
+def test_statistics_refuse_a_channel_without_contrast() -> None:
+    images = Labelled(np.zeros((2, 4, 4, 3), np.uint8), np.zeros(2, np.int64), ("a",))
+    with pytest.raises(ValueError, match=r"without contrast. Give --mean and --std"):
+        statistics(images)
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 2**32), height=st.integers(1, 20), width=st.integers(1, 20))
+def test_augmenting_shifts_and_mirrors_and_does_nothing_else(seed: int, height: int, width: int) -> None:
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(1, 256, (3, height, width, 3), np.uint8)
+    before = pixels.copy()
+    out = augment(pixels, np.random.default_rng(seed), fill=(0, 0, 0))
+    np.testing.assert_array_equal(pixels, before)
+    assert out.dtype == np.uint8
+    dy, dx = height // 8, width // 8
+    for image, result in zip(pixels, out, strict=True):
+        padded = np.pad(image, ((dy, dy), (dx, dx), (0, 0)))
+        crops = [padded[t : t + height, x : x + width] for t in range(2 * dy + 1) for x in range(2 * dx + 1)]
+        assert any(np.array_equal(result, c) or np.array_equal(result, c[:, ::-1]) for c in crops)
+
+
+def test_augmenting_reaches_every_shift_and_both_mirrors() -> None:
+    pixels = np.zeros((4000, 16, 16, 3), np.uint8)
+    pixels[:, 8, 7] = 255  # mirrored it lies in column 8
+    out = augment(pixels, np.random.default_rng(0))
+    places = {tuple(np.argwhere(image[..., 0])[0]) for image in out}
+    assert places == {(row, column) for row in range(6, 11) for column in range(5, 11)}
+
+
+def test_augmenting_fills_with_the_pre_stem_s_padding() -> None:
+    out = augment(np.full((200, 16, 16, 3), 200, np.uint8), np.random.default_rng(0), fill=(1, 2, 3))
+    assert {tuple(map(int, value)) for value in out.reshape(-1, 3)} == {(200, 200, 200), (1, 2, 3)}
+
+
+def test_an_epoch_gives_every_image_once_and_the_next_one_another_order() -> None:
+    images = labelled([10, 11])
+    epochs = [Batches(images, batch_size=8, seed=1, epoch=epoch, fill=(0, 0, 0)) for epoch in (0, 0, 1)]
+    assert len(epochs[0]) == 3
+    # 4 x 4 pixels are shifted by nothing, so that the pixels still tell the index.
+    orders = [[int(image[0, 0, 0]) for step in range(3) for image in epoch[step][0]] for epoch in epochs]
+    assert sorted(orders[0]) == list(range(21))
+    assert orders[0] == orders[1] != orders[2]

@@ -1,0 +1,105 @@
+"""Weights on disk and the graph that is served: by name, exact, and clear about what does not fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import models
+from models import bundle, serving, weights
+from models.builder import Assembly, assemble
+from models.catalogue import find
+from models.prestem.recipe import Recipe
+from models.weights import WeightsError, WeightsMismatchError
+
+RECIPE = Recipe(height=8, width=8, mean=(120, 121, 122), std=(60, 61, 62))
+PIXELS = np.random.default_rng(1).integers(0, 256, (3, 8, 8, 3), np.uint8)
+
+
+def small(seed: int) -> Assembly:
+    keras.utils.set_random_seed(seed)
+    return assemble(find("se_resnet20"), classes=4, input_shape=(8, 8, 3))
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    weights.save(small(1).model, tmp_path / "w.safetensors")
+    return tmp_path / "w.safetensors"
+
+
+@pytest.mark.parametrize("name", models.architectures())
+def test_every_architecture_gets_its_weights_back(name: str, tmp_path: Path) -> None:
+    first = models.build(name, classes=4, input_shape=(8, 8, 3))
+    weights.save(first, tmp_path / "w.safetensors")
+    second = models.build(name, classes=4, input_shape=(8, 8, 3))
+    weights.load(second, tmp_path / "w.safetensors")
+    x = PIXELS.astype(np.float32)
+    np.testing.assert_array_equal(np.asarray(first(x)), np.asarray(second(x)))
+
+
+def test_tensors_are_float32_and_named_after_their_variables(saved: Path) -> None:
+    tensors = load_file(saved)
+    assert tensors.keys() == {variable.path for variable in small(2).model.weights}
+    assert "group1_block1_a_conv/kernel" in tensors
+    assert {tensor.dtype for tensor in tensors.values()} == {np.dtype(np.float32)}
+
+
+def test_equal_weights_give_equal_files(saved: Path, tmp_path: Path) -> None:
+    weights.save(small(1).model, tmp_path / "again.safetensors")
+    assert bundle.digest(tmp_path / "again.safetensors") == bundle.digest(saved)
+
+
+def test_weights_that_do_not_fit_are_listed_by_name_and_change_nothing(saved: Path) -> None:
+    tensors = load_file(saved)
+    tensors["stem_conv/extra"] = tensors.pop("stem_conv/kernel")
+    tensors["classifier_logits/bias"] = np.zeros(5, np.float32)
+    save_file(tensors, saved)
+    model = small(2).model
+    before = [np.asarray(variable) for variable in model.weights]
+    with pytest.raises(WeightsMismatchError) as error:
+        weights.load(model, saved)
+    assert error.value.missing == ["stem_conv/kernel"]
+    assert error.value.unexpected == ["stem_conv/extra"]
+    assert error.value.misshapen == ["classifier_logits/bias: (5,), the network has (4,)"]
+    assert "missing: stem_conv/kernel; unexpected: stem_conv/extra; misshapen: " in str(error.value)
+    for variable, value in zip(model.weights, before, strict=True):
+        np.testing.assert_array_equal(np.asarray(variable), value)
+
+
+def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "w.safetensors").write_bytes(b"something else")
+    with pytest.raises(WeightsError, match="is not a safetensors file"):
+        weights.load(small(1).model, tmp_path / "w.safetensors")
+
+
+def test_serving_is_the_softmax_of_the_scaled_network_s_logits_over_the_temperature() -> None:
+    assembly = small(1)
+    scaled = (PIXELS.astype(np.float32) - np.array(RECIPE.mean, np.float32)) / np.array(RECIPE.std, np.float32)
+    logits = np.asarray(assembly.model(scaled), np.float64) / 1.6
+    expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    probabilities = np.asarray(serving.serving_model(assembly, RECIPE, 1.6)(PIXELS))
+    assert probabilities.dtype == np.float32
+    np.testing.assert_allclose(probabilities, expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-6)
+
+
+def test_the_serving_graph_comes_back_from_a_file_in_safe_mode(tmp_path: Path) -> None:
+    model = serving.serving_model(small(1), RECIPE, 1.6)
+    model.save(tmp_path / "serving.keras")
+    again = keras.saving.load_model(tmp_path / "serving.keras", safe_mode=True)
+    np.testing.assert_array_equal(np.asarray(model(PIXELS)), np.asarray(again(PIXELS)))
+
+
+def test_serving_refuses_a_recipe_of_another_size() -> None:
+    with pytest.raises(ValueError, match="the recipe makes"):
+        serving.serving_model(small(1), Recipe(height=16, width=16), 1.0)
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan")])
+def test_serving_refuses_a_temperature_that_is_not_positive(temperature: float) -> None:
+    with pytest.raises(ValueError, match="must be positive"):
+        serving.serving_model(small(1), RECIPE, temperature)
