@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sys
 import tomllib
@@ -20,7 +21,7 @@ def main() -> int:
     """Run a server; returns the exit code: 0 drained, 2 bad settings, 3 port taken, 4 model cannot be loaded."""
     try:
         chosen = settings.load(sys.argv[1:])
-    except (pydantic.ValidationError, OSError, tomllib.TOMLDecodeError) as error:
+    except (pydantic.ValidationError, OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         print(f"The settings cannot be used:\n{_explain(error)}", file=sys.stderr)
         return EXIT_SETTINGS
     logs.configure(chosen.log_level, chosen.log_format)
@@ -38,10 +39,15 @@ def main() -> int:
     log.info("settings", **chosen.model_dump(mode="json"))
     try:
         asyncio.run(app.serve(chosen))
+        code = 0
     except app.StartupError as error:
         log.error("cannot start", detail=str(error))  # noqa: TRY400 - expected; a traceback would hide the message
-        return EXIT_PORT if isinstance(error, app.PortTakenError) else EXIT_MODEL
-    return 0
+        code = EXIT_PORT if isinstance(error, app.PortTakenError) else EXIT_MODEL
+    logging.shutdown()
+    sys.stdout.flush()
+    # Python would wait for every decoder thread, and one of them may be deep in a hostile file for minutes. Whatever
+    # is worth waiting for has been waited for in the drain.
+    os._exit(code)
 
 
 def _explain(error: Exception) -> str:

@@ -92,18 +92,21 @@ class Server:
         with self._metrics_endpoint() as metrics_port:
             port = await self._listen()
             _log.info("listening", host=self._settings.host, port=port, metrics_port=metrics_port)
+            announce = 0.0
             try:
                 if await self._load(stop):
                     await self._health.set_serving(serving=True)
                     self._metrics.ready(ready=True)
                     _log.info("serving", port=port, metrics_port=metrics_port)
+                    announce = self._settings.drain_announce_seconds
                     await stop.wait()
             finally:
-                await self._drain()
+                await self._drain(announce)
 
     async def _listen(self) -> int:
         """Open the port. Health answers NOT_SERVING and everything else NOT_READY until the model is loaded."""
-        address = f"{self._settings.host}:{self._settings.port}"
+        host = self._settings.host
+        address = f"[{host}]:{self._settings.port}" if ":" in host else f"{host}:{self._settings.port}"
         try:
             port = self._grpc.add_insecure_port(address)
         except RuntimeError as error:
@@ -146,17 +149,16 @@ class Server:
         self._metrics.model_loaded(model.identity, model.runtime)
         return not stop.is_set()
 
-    async def _drain(self) -> None:
-        """NOT_SERVING -> keep serving for the announce delay -> refuse new work -> finish what is in flight."""
-        settings = self._settings
+    async def _drain(self, announce: float) -> None:
+        """NOT_SERVING -> keep serving for `announce` seconds -> refuse new work -> finish what is in flight."""
         _log.info("draining", in_flight=self._admission.in_flight)
         self._metrics.ready(ready=False)
         await self._health.set_serving(serving=False)
-        await asyncio.sleep(settings.drain_announce_seconds)
+        await asyncio.sleep(announce)
         self._admission.close()
         self._classifier.drain()
         await self._health.close()
-        await self._grpc.stop(settings.drain_seconds)
+        await self._grpc.stop(self._settings.drain_seconds)
         for model in self._registry:
             await asyncio.to_thread(model.batcher.close, 1.0)
         self._decoders.shutdown(wait=False, cancel_futures=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from PIL import Image, UnidentifiedImageError
 
 from models.prestem import host
-from server import domain
+from server import domain, jpeg
 from server.errors import InvalidImageError, Reason
 
 # Pillow's names. The list is short on purpose: most file-parser vulnerabilities sit in the formats left out.
@@ -34,7 +34,9 @@ _REFUSED = (
     (0, b"<svg", "SVG"),
     (0, b"<?xml", "SVG or other XML"),
 )
-_ALLOWED = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF", b"GIF8", b"BM")
+_JPEG = b"\xff\xd8\xff"
+_PNG = b"\x89PNG\r\n\x1a\n"
+_ALLOWED = (_JPEG, _PNG, b"GIF8", b"BM")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,8 @@ def _encoded(data: bytes, limits: ImageLimits) -> Image.Image:
             f"An encoded image may have {limits.max_bytes} bytes. Received: {len(data)}. Send it smaller.",
             field="encoded",
         )
+    if data.startswith(_JPEG) and (objection := jpeg.objection(data)) is not None:
+        raise InvalidImageError(Reason.CORRUPT_IMAGE, f"The JPEG file has {objection}. Save it anew.", field="encoded")
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_pixels(image.width, image.height, limits)
@@ -89,13 +93,13 @@ def _encoded(data: bytes, limits: ImageLimits) -> Image.Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InvalidImageError(
             Reason.IMAGE_PIXELS_EXCEEDED,
-            f"An image may have {limits.max_pixels} pixels. {error} Send it smaller.",
+            f"An image may have {limits.max_pixels} pixels. This one has several times as many. Send it smaller.",
             field="encoded",
         ) from error
     except UnidentifiedImageError as error:
         raise _unidentified(data) from error
     except Exception as error:  # decoders raise OSError, ValueError, SyntaxError, struct.error and more
-        raise _damaged(error) from error
+        raise _damaged(data, error) from error
 
 
 def _check_pixels(width: int, height: int, limits: ImageLimits) -> None:
@@ -107,6 +111,17 @@ def _check_pixels(width: int, height: int, limits: ImageLimits) -> None:
         )
 
 
+def _is_webp(data: bytes) -> bool:
+    return data[:4] == b"RIFF" and data[8:12] == b"WEBP"
+
+
+def _ends_early(data: bytes) -> bool:
+    """Whether a file of a format for which Pillow does not say so has been cut: WebP tells its length, PNG its end."""
+    if _is_webp(data):
+        return int.from_bytes(data[4:8], "little") + 8 > len(data)
+    return data.startswith(_PNG) and b"IEND" not in data
+
+
 def _unidentified(data: bytes) -> InvalidImageError:
     allowed = ", ".join(FORMATS)
     for offset, magic, name in _REFUSED:
@@ -114,9 +129,9 @@ def _unidentified(data: bytes) -> InvalidImageError:
             return InvalidImageError(
                 Reason.UNSUPPORTED_FORMAT, f"{name} is not accepted. Send one of {allowed}.", field="encoded"
             )
-    if data.startswith(_ALLOWED):
+    if data.startswith(_ALLOWED) or _is_webp(data):
         return InvalidImageError(
-            Reason.CORRUPT_IMAGE,
+            Reason.TRUNCATED_IMAGE if _ends_early(data) else Reason.CORRUPT_IMAGE,
             f"The file starts like an image but its header cannot be read ({len(data)} bytes). Save it anew.",
             field="encoded",
         )
@@ -127,9 +142,9 @@ def _unidentified(data: bytes) -> InvalidImageError:
     )
 
 
-def _damaged(error: Exception) -> InvalidImageError:
+def _damaged(data: bytes, error: Exception) -> InvalidImageError:
     # Pillow tells truncation from damage only in its text.
-    if isinstance(error, EOFError) or "truncated" in str(error).lower():
+    if _ends_early(data) or isinstance(error, EOFError) or "truncated" in str(error).lower():
         return InvalidImageError(
             Reason.TRUNCATED_IMAGE,
             f"The data ends before the picture does ({error}). Send the whole file.",

@@ -52,6 +52,14 @@ class Reason(StrEnum):
     INTERNAL = "INTERNAL"
 
 
+_SHOWN = 80  # characters
+
+
+def shown(text: str) -> str:
+    """A caller's text as a message may repeat it: quoted, and not so long that the message outgrows a header."""
+    return repr(text if len(text) <= _SHOWN else text[:_SHOWN] + "...")
+
+
 class ServiceError(Exception):
     """A request or image that gets an error for an answer.
 

@@ -13,6 +13,8 @@ import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from server.errors import shown
+
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 _SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
@@ -45,7 +47,7 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # the libra
         if request.service not in self._names:
             known = ", ".join(sorted(self._names - {""}))
             await context.abort(
-                grpc.StatusCode.NOT_FOUND, f"No service {request.service!r}. Known: {known}, and the empty name."
+                grpc.StatusCode.NOT_FOUND, f"No service {shown(request.service)}. Known: {known}, and the empty name."
             )
         return health_pb2.HealthCheckResponse(status=self._status)
 

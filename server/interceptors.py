@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import inspect
 import time
 import uuid
@@ -15,8 +16,11 @@ import grpc.aio
 import structlog
 
 from server import status
-from server.errors import InternalError
+from server.errors import InternalError, ServiceError
 from server.metrics import Metrics
+
+# It has no public name.
+_ExecuteBatchError: type[BaseException] = importlib.import_module("grpc._cython.cygrpc").ExecuteBatchError
 
 _log = structlog.get_logger(__name__)
 
@@ -98,19 +102,23 @@ class _Rpc:
         try:
             yield
         except asyncio.CancelledError:
-            # gRPC cancels the handler for both; only an expired deadline leaves no time.
-            remaining = context.time_remaining()
-            expired = remaining is not None and remaining <= 0
-            code = grpc.StatusCode.DEADLINE_EXCEEDED if expired else grpc.StatusCode.CANCELLED
+            code = _ended_by_peer(context)
             raise
         except grpc.aio.AbortError:
             code = _code(context.code())
             raise
-        except Exception:  # noqa: BLE001 - gRPC would answer UNKNOWN and tell the caller our internals
+        except ServiceError as error:
+            code = status.code(error)
+            self._metrics.request_rejected(error.reason)
+            await self._abort(context, error)
+        except Exception as error:  # noqa: BLE001 - gRPC would answer UNKNOWN and tell the caller our internals
+            if (gone := _peer_gone(error)) is not None:
+                code = _ended_by_peer(context)
+                raise gone from None
             code = grpc.StatusCode.INTERNAL
             _log.exception("a defect of the service")
             defect = InternalError("The service failed. Its log has the details under this request's x-request-id.")
-            await context.abort(code, defect.message, (*context.trailing_metadata(), *status.trailers(defect)))
+            await self._abort(context, defect)
         finally:
             seconds = time.monotonic() - begun
             self._metrics.rpc_handled.labels(kind, service, method, code.name).inc()
@@ -120,6 +128,29 @@ class _Rpc:
             details = context.details() or None
             log("rpc", code=code.name, seconds=round(seconds, 6), peer=context.peer(), details=details)
 
+    async def _abort(self, context: Any, error: ServiceError) -> None:
+        trailers = (*context.trailing_metadata(), *status.trailers(error))
+        await context.abort(status.code(error), error.message, trailers)
+
+
+def _ended_by_peer(context: Any) -> grpc.StatusCode:
+    """CANCELLED or DEADLINE_EXCEEDED: gRPC ends the handler alike, but only an expired deadline leaves no time."""
+    remaining = context.time_remaining()
+    expired = remaining is not None and remaining <= 0
+    return grpc.StatusCode.DEADLINE_EXCEEDED if expired else grpc.StatusCode.CANCELLED
+
+
+def _peer_gone(error: BaseException) -> BaseException | None:
+    """The error with which gRPC says that it cannot send because the call is over; None for any other error.
+
+    It can come before the handler is cancelled, and from several tasks of a stream at once. gRPC itself passes it over
+    in silence, if it gets it bare.
+    """
+    if isinstance(error, BaseExceptionGroup):
+        leaves = [_peer_gone(each) for each in error.exceptions]
+        return leaves[0] if all(leaf is not None for leaf in leaves) else None
+    return error if isinstance(error, _ExecuteBatchError) else None
+
 
 def _code(value: Any) -> grpc.StatusCode:
     """grpc.aio hands back the number of the code that it was given."""
@@ -128,6 +159,7 @@ def _code(value: Any) -> grpc.StatusCode:
 
 def _request_id(metadata: Any) -> str:
     for key, value in metadata or ():
+        # It goes into logs and back into a header, so it must be plain text.
         if key == REQUEST_ID_KEY and isinstance(value, str) and 0 < len(value) <= _MAX_ID:
-            return value
+            return value if value.isascii() and value.isprintable() else uuid.uuid4().hex
     return uuid.uuid4().hex

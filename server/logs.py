@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
 from typing import Literal
 
 import structlog
@@ -19,7 +20,13 @@ def configure(level: str, form: Literal["auto", "json", "text"]) -> None:
     ]
     text = form == "text" or (form == "auto" and sys.stderr.isatty())
     last: list[structlog.typing.Processor] = (
-        [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        [
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(),
+                # The default shows local variables: megabytes of a user's image, rendered on the event loop.
+                exception_formatter=structlog.dev.plain_traceback,
+            )
+        ]
         if text
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )
@@ -40,3 +47,6 @@ def configure(level: str, form: Literal["auto", "json", "text"]) -> None:
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     logging.captureWarnings(capture=True)
+    # Pillow warns with text from the file, which is a stranger's: neither to be logged nor kept in Python's registry
+    # of warnings shown. What is wrong with a file is told to whoever sent it.
+    warnings.filterwarnings("ignore", module=r"PIL\.")

@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from server.domain import BatchReport, ModelIdentity
 from server.errors import Reason
 
+OUTCOMES = ("classified", "refused", "expired", "cancelled", "failed")
 _STAGES = ("decode", "pre_stem", "queue", "compute")
 # 0.1 ms to 10 s: from a tiny network on an idle machine to the end of most callers' patience.
 _SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -60,7 +61,7 @@ class Metrics:
         self._batches = Counter("glimpse_batches", "Batches by outcome.", ["outcome"], registry=registry)
         self._images = Counter(
             "glimpse_images",
-            "Images by outcome: classified, refused, expired or cancelled.",
+            "Images that were admitted, by how they ended.",
             ["outcome"],
             registry=registry,
         )
@@ -82,9 +83,17 @@ class Metrics:
             ["model", "version", "weights_digest", "runtime"],
             registry=registry,
         )
+        self._dropped = Counter(
+            "glimpse_queue_dropped_images",
+            "Images that left the queue without being computed.",
+            ["cause"],
+            registry=registry,
+        )
+        for cause in ("expired", "cancelled"):
+            self._dropped.labels(cause)
         for stage in _STAGES:
             self._stage.labels(stage)
-        for outcome in ("classified", "refused", "expired", "cancelled"):
+        for outcome in OUTCOMES:
             self._images.labels(outcome)
         for outcome in ("computed", "failed"):
             self._batches.labels(outcome)
@@ -106,13 +115,13 @@ class Metrics:
         """An image left `stage`."""
         self._stage.labels(stage).observe(seconds)
 
-    def image_classified(self) -> None:
-        """An image got its predictions."""
-        self._images.labels("classified").inc()
+    def image(self, outcome: str) -> None:
+        """An image ended, in one of `OUTCOMES`; every image that is admitted ends in exactly one."""
+        self._images.labels(outcome).inc()
 
     def image_refused(self, reason: Reason) -> None:
         """An image got an error of its own."""
-        self._images.labels("refused").inc()
+        self.image("refused")
         self._refused.labels(reason.value).inc()
 
     def request_rejected(self, reason: Reason) -> None:
@@ -129,9 +138,9 @@ class Metrics:
             self._stage.labels("compute").observe(report.compute_seconds)
 
     def expired(self, count: int) -> None:
-        """Images were given up because of their deadline (the batcher's observer)."""
-        self._images.labels("expired").inc(count)
+        """Images were left out of a batch because of their deadline (the batcher's observer)."""
+        self._dropped.labels("expired").inc(count)
 
     def cancelled(self, count: int) -> None:
-        """Images were found cancelled in the queue (the batcher's observer)."""
-        self._images.labels("cancelled").inc(count)
+        """Images were left out of a batch because nobody waited for them any more (the batcher's observer)."""
+        self._dropped.labels("cancelled").inc(count)

@@ -64,26 +64,48 @@ class Pipeline:
             results = [await work[0]] if len(work) == 1 else await _all(work)
         return Classification(model.identity, tuple(results))
 
+    async def room(self) -> None:
+        """Wait until reading another piece of a stream is worth its memory."""
+        await self._admission.room()
+
     async def _image(
         self, image: domain.Image, request: ClassifyRequest, k: int, model: LoadedModel, caller: Caller
     ) -> ImageResult:
         timing = Timing()
         try:
-            loop = asyncio.get_running_loop()
-            pixels = await loop.run_in_executor(self._decoders, self._pixels, image, model, caller, timing)
+            pixels = await self._decoded(image, model, caller, timing)
             queued = model.batcher.submit(pixels, lane=caller.lane, deadline=caller.deadline)
             answer = await asyncio.wrap_future(queued)
         except InvalidImageError as error:
             self._metrics.image_refused(error.reason)
             return ImageResult(timing, error=error)
-        timing.queue, timing.compute, timing.batch_size = (
-            answer.queue_seconds,
-            answer.compute_seconds,
-            answer.batch_size,
-        )
+        except DeadlineExceededError:
+            self._metrics.image("expired")
+            raise
+        except asyncio.CancelledError:
+            # gRPC cancels for both: the caller who left, and the deadline that passed.
+            late = caller.deadline is not None and caller.deadline <= time.monotonic()
+            self._metrics.image("expired" if late else "cancelled")
+            raise
+        except BaseException:
+            self._metrics.image("failed")
+            raise
+        timing.queue, timing.compute = answer.queue_seconds, answer.compute_seconds
+        timing.batch_size = answer.batch_size
         predictions = top_k(answer.probabilities, model.bundle.labels, k=k, min_probability=request.min_probability)
-        self._metrics.image_classified()
+        self._metrics.image("classified")
         return ImageResult(timing, predictions)
+
+    async def _decoded(
+        self, image: domain.Image, model: LoadedModel, caller: Caller, timing: Timing
+    ) -> NDArray[np.uint8]:
+        work = self._decoders.submit(self._pixels, image, model, caller, timing)
+        try:
+            return await asyncio.wrap_future(work)
+        except asyncio.CancelledError:
+            if not work.done():
+                self._admission.keep_until_done(work)
+            raise
 
     def _pixels(self, image: domain.Image, model: LoadedModel, caller: Caller, timing: Timing) -> NDArray[np.uint8]:
         """Decode and pre-stem, in a decoder thread: uint8 ``[H, W, 3]``, the network's input."""

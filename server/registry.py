@@ -9,7 +9,7 @@ from models.bundle import Bundle
 from models.spec import StageSummary
 from server.batching.batcher import Batcher
 from server.domain import ModelIdentity, ModelSelector
-from server.errors import ModelNotFoundError, Reason, UnavailableError
+from server.errors import ModelNotFoundError, Reason, UnavailableError, shown
 
 # Most of a start is the framework's import, a few seconds.
 _LOADING_SECONDS = 2.0
@@ -65,7 +65,7 @@ class ModelRegistry:
         if versions is None:
             raise ModelNotFoundError(
                 Reason.MODEL_NOT_FOUND,
-                f"No model {name!r} is loaded. Loaded: {', '.join(self._models)}.",
+                f"No model {shown(name)} is loaded. Loaded: {', '.join(self._models)}.",
                 field="model.name",
             )
         for model in reversed(versions):
@@ -74,6 +74,6 @@ class ModelRegistry:
         known = ", ".join(model.identity.version for model in versions)
         raise ModelNotFoundError(
             Reason.MODEL_NOT_FOUND,
-            f"Model {name!r} has no version {selector.version!r}. Loaded: {known}.",
+            f"Model {name} has no version {shown(selector.version)}. Loaded: {known}.",
             field="model.version",
         )

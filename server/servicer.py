@@ -8,16 +8,19 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc.aio
+import structlog
 
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1 import classifier_pb2_grpc
-from server import domain, status
+from server import domain
 from server.describe import describe, identity
 from server.domain import Caller, Classification, ImageResult
-from server.errors import InvalidRequestError, Reason, ServiceError, UnavailableError
+from server.errors import InternalError, InvalidRequestError, Reason, ServiceError, UnavailableError, shown
 from server.metrics import Metrics
 from server.pipeline import Pipeline
 from server.registry import ModelRegistry
+
+_log = structlog.get_logger(__name__)
 
 SERVICE = pb.DESCRIPTOR.services_by_name["ImageClassifier"].full_name
 # A client may name its lane, for instance when many of them share a proxy's connection.
@@ -49,21 +52,15 @@ class ImageClassifier(classifier_pb2_grpc.ImageClassifierServicer):
 
     async def Classify(self, request: pb.ClassifyRequest, context: Context) -> pb.ClassifyResponse:  # noqa: N802 - the contract's name
         """Classify 1..N images."""
-        try:
-            return _response(await self._pipeline.classify(_request(request), _caller(context)))
-        except ServiceError as error:
-            await self._abort(context, error)
-            raise
+        return _response(await self._pipeline.classify(_request(request), _caller(context)))
 
     async def DescribeModel(  # noqa: N802 - the contract's name
-        self, request: pb.DescribeModelRequest, context: Context
+        self,
+        request: pb.DescribeModelRequest,
+        context: Context,  # noqa: ARG002 - the contract's
     ) -> pb.DescribeModelResponse:
         """Describe a loaded model."""
-        try:
-            return describe(self._registry.resolve(_selector(request.model)), self._limits)
-        except ServiceError as error:
-            await self._abort(context, error)
-            raise
+        return describe(self._registry.resolve(_selector(request.model)), self._limits)
 
     # A coroutine that writes, which grpc.aio takes as well as a generator: answers come from many tasks.
     async def ClassifyStream(  # type: ignore[override]  # noqa: N802 - the contract's name
@@ -75,12 +72,17 @@ class ImageClassifier(classifier_pb2_grpc.ImageClassifierServicer):
         writing = asyncio.Lock()
         in_flight: set[str] = set()
 
+        complete = False  # the client has sent all that it wanted to
+
         async def read(answers: asyncio.TaskGroup) -> None:
+            nonlocal complete
             incoming = aiter(requests)
             while True:
                 await window.acquire()
+                await self._pipeline.room()
                 request = await anext(incoming, None)
                 if request is None:
+                    complete = True
                     return
                 duplicate = request.id in in_flight
                 in_flight.add(request.id)
@@ -103,38 +105,41 @@ class ImageClassifier(classifier_pb2_grpc.ImageClassifierServicer):
                 reader = answers.create_task(read(answers))
                 self._readers.add(reader)
                 reader.add_done_callback(self._readers.discard)
-        if self._draining:
-            await self._abort(
-                context, UnavailableError(Reason.DRAINING, "The server is shutting down. Use another replica.")
-            )
+        if self._draining and not complete:
+            raise UnavailableError(Reason.DRAINING, "The server is shutting down. Use another replica.")
 
     async def _stream_response(
         self, request: pb.ClassifyStreamRequest, caller: Caller, *, duplicate: bool
     ) -> pb.ClassifyStreamResponse:
-        try:
-            if duplicate:
-                raise InvalidRequestError(
+        if duplicate:
+            return self._refused(
+                request.id,
+                InvalidRequestError(
                     Reason.DUPLICATE_ID,
-                    f"A request with the id {request.id!r} is in flight on this stream. Use each id once.",
-                    field="id",
-                )
-            answer = await self._pipeline.classify(_request(request.request), caller, bulk=True)
-        except ServiceError as error:
-            self._metrics.request_rejected(error.reason)
-            return pb.ClassifyStreamResponse(
-                id=request.id,
-                error=pb.RequestError(
-                    code=int(error.code),
-                    reason=error.reason.value,
-                    message=error.message,
-                    retry_after_seconds=error.retry_after or 0.0,
+                    f"A request with the id {shown(request.id)} is in flight on this stream. Use each id once.",
                 ),
             )
+        try:
+            answer = await self._pipeline.classify(_request(request.request), caller, bulk=True)
+        except ServiceError as error:
+            return self._refused(request.id, error)
+        except Exception:  # noqa: BLE001 - its defect must not cost the other pieces their answers
+            _log.exception("a defect of the service", stream_id=shown(request.id))
+            message = "The service failed. Its log has the details under this request's x-request-id."
+            return self._refused(request.id, InternalError(message))
         return pb.ClassifyStreamResponse(id=request.id, response=_response(answer))
 
-    async def _abort(self, context: Context, error: ServiceError) -> None:
+    def _refused(self, request_id: str, error: ServiceError) -> pb.ClassifyStreamResponse:
         self._metrics.request_rejected(error.reason)
-        await context.abort(status.code(error), error.message, (*context.trailing_metadata(), *status.trailers(error)))
+        return pb.ClassifyStreamResponse(
+            id=request_id,
+            error=pb.RequestError(
+                code=int(error.code),
+                reason=error.reason.value,
+                message=error.message,
+                retry_after_seconds=error.retry_after or 0.0,
+            ),
+        )
 
 
 def _caller(context: Context) -> Caller:

@@ -22,7 +22,7 @@ _PREFIX = "GLIMPSE_"
 _NOT_OURS = frozenset({"GLIMPSE_TARGET"})
 
 Port = Annotated[int, Field(ge=0, le=65535)]
-Positive = Annotated[int, Field(ge=1)]
+Positive = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -51,7 +51,8 @@ class Settings(BaseSettings):
     max_images_in_flight: Positive = Field(256, description="Images between arrival and answer; above: QUEUE_FULL.")
     max_images_per_request: Positive = Field(64, description="Images in one request.")
     max_image_bytes: Positive = Field(12 * MIB, description="Bytes of one encoded image.")
-    max_image_pixels: Positive = Field(25_000_000, description="Width x height of one image.")
+    # Above it Pillow refuses by itself.
+    max_image_pixels: int = Field(25_000_000, ge=1, le=178_956_970, description="Width x height of one image.")
     max_message_bytes: Positive = Field(16 * MIB, description="Bytes of one gRPC message.")
     stream_window: Positive = Field(64, description="Requests of one stream that are worked on at once.")
     decode_threads: int = Field(0, ge=0, description="Threads that decode; 0: one a CPU core.")
@@ -110,7 +111,7 @@ def load(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) 
 
     Raises:
         pydantic.ValidationError: a value that cannot be.
-        OSError, tomllib.TOMLDecodeError: the config file cannot be read.
+        OSError, tomllib.TOMLDecodeError, UnicodeDecodeError: the config file cannot be read.
         SystemExit: --help, or flags that cannot be parsed.
     """
     file = _config_file(arguments, environment)

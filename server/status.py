@@ -34,7 +34,7 @@ def trailers(error: ServiceError) -> tuple[tuple[str, str | bytes], ...]:
     """
     details: list[Message] = [error_details_pb2.ErrorInfo(reason=error.reason.value, domain=DOMAIN)]
     if error.field:
-        violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.message)
+        violation = error_details_pb2.BadRequest.FieldViolation(field=error.field)
         details.append(error_details_pb2.BadRequest(field_violations=[violation]))
     pushback: tuple[tuple[str, str | bytes], ...] = ()
     if error.retry_after is not None:

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
 from models.prestem.recipe import Recipe
 
@@ -18,6 +18,16 @@ _FILTERS = {
 }
 
 
+# EXIF orientation -> what makes the picture upright; 1 is upright already. CIPA DC-008 (EXIF 2.32), tag 0112.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _BACKGROUND = "white"  # behind transparent pixels, as on a page
 
 
@@ -26,7 +36,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
     EXIF orientation is applied, transparency lies on white, 16-bit values keep their upper 8 bits.
     """
-    image = ImageOps.exif_transpose(image)
+    image.load()  # first, so that what is wrong with the pixels is not taken for a matter of metadata
+    orientation = _orientation(image)
+    if orientation in _UPRIGHT:
+        image = image.transpose(_UPRIGHT[orientation])
     if image.mode.startswith("I;16"):
         # Pillow's own conversion clips at 255 instead.
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
@@ -36,6 +49,18 @@ def to_rgb(image: Image.Image) -> Image.Image:
         canvas.alpha_composite(image)
         image = canvas
     return image.convert("RGB")
+
+
+def _orientation(image: Image.Image) -> int | None:
+    """The EXIF orientation; None where there is none or where the EXIF data cannot be read.
+
+    Pillow's `exif_transpose` is not used because it writes the EXIF data anew, and fails on the odd tags that cameras
+    and editors leave in it. What is wrong with metadata is no reason to refuse a good picture.
+    """
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # noqa: BLE001 - EXIF data can be anything
+        return None
 
 
 def fit(image: Image.Image, recipe: Recipe) -> NDArray[np.uint8]:

@@ -62,6 +62,7 @@ class Batcher:
             clock: seconds, monotonic; deadlines are on it.
         """
         self._compute = compute
+        self._input_shape = input_shape
         self._batch_sizes = batch_sizes
         self._capacity = capacity
         self._observer = observer
@@ -98,7 +99,11 @@ class Batcher:
         Raises:
             OverloadedError: expected; the queue is full.
             UnavailableError: the batcher is closed.
+            ValueError: you should fix your code; the pixels are not the network's input.
         """
+        if pixels.shape != self._input_shape or pixels.dtype != np.uint8:
+            # Found here, it costs its own request; found while gathering, it would cost a worker.
+            raise ValueError(f"pixels must be uint8 {self._input_shape}. Received: {pixels.dtype} {pixels.shape}")
         slot = Slot(pixels, lane, deadline, self._clock(), Future())
         with self._changed:
             if self._closed:
@@ -121,7 +126,8 @@ class Batcher:
 
     def seconds_to_compute(self, images: int) -> float:
         """How long the device needs for that many images, from the batches measured so far."""
-        return self._estimate.seconds_to_compute(images, self._batch_sizes[-1])
+        with self._changed:
+            return self._estimate.seconds_to_compute(images, self._batch_sizes[-1])
 
     def close(self, timeout: float | None = None) -> bool:
         """Take no more, compute what is queued, stop the workers.
@@ -183,16 +189,18 @@ class Batcher:
     def _run(self, batch: list[Slot], staging: NDArray[np.uint8]) -> None:
         padded = self._padded(len(batch))
         for row, slot in enumerate(batch):
-            staging[row] = slot.pixels
+            np.copyto(staging[row], slot.pixels)
         with self._changed:
             while self._computing:
                 self._changed.wait()
             self._computing, self._staged = True, False
         begun = self._clock()
         error: ServiceError | None = None
-        probabilities = None
+        probabilities = np.empty((0, 0), np.float32)
         try:
             probabilities = self._compute(staging[:padded])
+            if len(probabilities) != padded:
+                raise ValueError(f"the model answered {len(probabilities)} of {padded} images")  # noqa: TRY301
         except Exception:  # noqa: BLE001 - whatever it is, it fails this batch alone; the worker lives on
             _log.exception("a batch of %d images failed", len(batch))
             error = InternalError("The model failed on this batch. The server's log has the details.")
@@ -206,7 +214,7 @@ class Batcher:
         queued = tuple(begun - slot.enqueued for slot in batch)
         self._observer.batch(BatchReport(len(batch), padded, seconds, queued, ok=error is None))
         for row, slot in enumerate(batch):
-            if probabilities is None:
+            if error is not None:
                 _finish(slot.future, error=error)
             else:
                 _finish(slot.future, answer=Answer(probabilities[row], queued[row], seconds, len(batch)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
 
 import pytest
 
@@ -141,5 +142,67 @@ def test_a_closed_gate_refuses_newcomers_and_those_who_wait_but_not_what_is_in_f
         with pytest.raises(UnavailableError):
             await waiting.task
         await inside.release()
+
+    run(scenario)
+
+
+def test_lone_requests_cannot_keep_a_waiting_piece_out_for_ever() -> None:
+    async def scenario(gate: Admission) -> None:
+        lone = [Holder(gate, 1) for _ in range(6)]
+        await settle()
+        piece = Holder(gate, 4, wait=True)
+        await settle()
+        for each in lone[:2]:
+            await each.release()
+            with pytest.raises(OverloadedError):
+                await Holder(gate, 1).task
+        await settle()
+        assert piece.entered
+        for each in (*lone[2:], piece):
+            await each.release()
+
+    run(scenario)
+
+
+def test_closing_and_cancelling_a_waiting_piece_in_one_moment_gives_back_nothing_that_it_never_had() -> None:
+    async def scenario(gate: Admission) -> None:
+        inside = Holder(gate, 6, wait=True)
+        waiting = Holder(gate, 6, wait=True)
+        await settle()
+        gate.close()
+        waiting.task.cancel()
+        await settle()
+        assert gate.in_flight == 6
+        await inside.release()
+
+    run(scenario)
+
+
+def test_a_stream_is_read_from_only_while_none_of_its_like_waits_for_room() -> None:
+    async def scenario(gate: Admission) -> None:
+        await gate.room()
+        inside = Holder(gate, 6, wait=True)
+        await settle()
+        await gate.room()
+        waiting = Holder(gate, 6, wait=True)
+        reading = asyncio.create_task(gate.room())
+        await settle()
+        assert not reading.done()
+        await inside.release()
+        await settle()
+        assert reading.done()
+        await waiting.release()
+
+    run(scenario)
+
+
+def test_work_that_goes_on_in_a_thread_keeps_its_permit_though_its_caller_has_gone() -> None:
+    async def scenario(gate: Admission) -> None:
+        work: Future[None] = Future()
+        async with gate.admit(1, wait=False):
+            gate.keep_until_done(work)
+        assert gate.in_flight == 1
+        work.set_result(None)
+        await settle()
 
     run(scenario)

@@ -26,6 +26,7 @@ class FakeModel:
 
     def __init__(self, clock: FakeClock) -> None:
         self.clock = clock
+        self.answers: int | None = None  # fewer than it was asked for
         self.begun: queue.Queue[NDArray[np.uint8]] = queue.Queue()
         self.go: queue.Queue[float | Exception] = queue.Queue()  # seconds that the batch takes, or its failure
 
@@ -35,7 +36,7 @@ class FakeModel:
         if isinstance(outcome, Exception):
             raise outcome
         self.clock.now += outcome
-        return pixels[:, 0, 0, :1].astype(np.float32)
+        return pixels[: self.answers, 0, 0, :1].astype(np.float32)
 
     def values(self) -> list[int]:
         """Wait for the next batch to begin; its images' values, padding included."""
@@ -306,6 +307,31 @@ def test_closing_answers_what_is_queued_and_refuses_what_comes_later(make: Calla
     assert value(queued) == 1
     with pytest.raises(UnavailableError):
         bench.submit(2)
+
+
+def test_a_model_that_answers_too_few_fails_its_batch_alone(make: Callable[..., Bench]) -> None:
+    bench = make()
+    bench.model.answers = 1
+    bench.occupy()
+    futures = [bench.submit(i) for i in range(2)]
+    bench.release()
+    bench.release()
+    for future in futures:
+        with pytest.raises(InternalError):
+            future.result(WAIT)
+    bench.model.answers = None
+    alone = bench.submit(3)
+    bench.release()
+    assert value(alone) == 3
+
+
+def test_pixels_of_another_shape_cost_their_own_request_and_no_worker(make: Callable[..., Bench]) -> None:
+    bench = make()
+    with pytest.raises(ValueError, match=r"\(2, 2, 3\)"):
+        bench.batcher.submit(np.zeros((2, 2, 3), np.uint8))
+    alone = bench.submit(3)
+    bench.release()
+    assert value(alone) == 3
 
 
 def test_every_image_of_many_threads_is_answered_exactly_once(make: Callable[..., Bench]) -> None:

@@ -182,3 +182,22 @@ def test_a_callers_request_id_comes_back(stub: ImageClassifierStub, picture: Pic
         pb.ClassifyRequest(images=[picture(1)]), timeout=TIMEOUT, metadata=(("x-request-id", "mine-1"),)
     )
     assert ("x-request-id", "mine-1") in [tuple(pair) for pair in call.trailing_metadata()]
+
+
+@pytest.mark.parametrize("name", ["x" * 100_000, "\u4f60" * 50_000], ids=["ASCII", "not ASCII"])
+def test_a_name_of_any_length_is_not_found_and_repeated_only_in_part(stub: ImageClassifierStub, name: str) -> None:
+    request = pb.ClassifyRequest(images=[SMALL], model=pb.ModelSelector(name=name))
+    with pytest.raises(grpc.RpcError) as refused:
+        stub.Classify(request, timeout=TIMEOUT)
+    assert refused.value.code() is grpc.StatusCode.NOT_FOUND
+    assert len(rich_status(refused.value)[0].message) < 300
+
+
+@pytest.mark.parametrize("sent", ["x" * 129, ""])
+def test_a_request_id_that_cannot_be_is_replaced(stub: ImageClassifierStub, picture: Picture, sent: str) -> None:
+    _, call = stub.Classify.with_call(
+        pb.ClassifyRequest(images=[picture(1)]), timeout=TIMEOUT, metadata=(("x-request-id", sent),)
+    )
+    (found,) = (value for key, value in call.trailing_metadata() if key == "x-request-id")
+    assert found != sent
+    assert len(found) == 32

@@ -127,11 +127,37 @@ def test_a_file_cut_in_half_is_refused_not_half_decoded(form: str) -> None:
     assert refusal(data[: len(data) // 2]).reason in {Reason.TRUNCATED_IMAGE, Reason.CORRUPT_IMAGE}
 
 
-@pytest.mark.parametrize("form", ["JPEG", "PNG", "BMP"])
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "BMP", "WEBP"])
 def test_a_truncated_file_is_told_from_a_damaged_one(form: str) -> None:
     noise = Image.fromarray(np.random.default_rng(1).integers(0, 255, (200, 200, 3), np.uint8))
     data = encoded(form, noise)
     assert refusal(data[: len(data) * 3 // 4]).reason is Reason.TRUNCATED_IMAGE
+
+
+def test_unreadable_metadata_is_no_reason_to_refuse_a_good_picture() -> None:
+    for form in ("JPEG", "PNG", "WEBP"):
+        buffer = io.BytesIO()
+        GRADIENT.save(buffer, form, exif=b"Exif\x00\x00no TIFF header")
+        assert decode(EncodedImage(buffer.getvalue()), LIMITS).size == GRADIENT.size
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # as the server does
+def test_odd_metadata_does_not_keep_a_turned_photo_from_being_turned() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = bytearray(exif.tobytes())
+    # A second tag, ExposureTime, as text with an offset beyond the end: readable by no one, written by some.
+    count = struct.unpack_from(">H", data, 14)[0]
+    struct.pack_into(">H", data, 14, count + 1)
+    data[16 + 12 * count : 16 + 12 * count] = struct.pack(">HHLL", 0x829A, 2, 9, 0xFFFF)
+    buffer = io.BytesIO()
+    GRADIENT.save(buffer, "JPEG", exif=bytes(data))
+    assert decode(EncodedImage(buffer.getvalue()), LIMITS).size == (40, 60)
+
+
+@pytest.mark.parametrize("data", [b"RIFF\x24\x00\x00\x00WAVEfmt ", b"RIFF"])
+def test_a_sound_is_no_image(data: bytes) -> None:
+    assert refusal(data).reason is Reason.NOT_AN_IMAGE
 
 
 @settings(max_examples=300, deadline=None)

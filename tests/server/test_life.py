@@ -6,6 +6,7 @@ import json
 import shutil
 import signal
 import socket
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -122,6 +123,52 @@ def test_an_open_stream_is_answered_and_then_told_that_the_server_drains(start_s
         assert rich_status(refused.value)[1].reason == "DRAINING"
     assert len(answered) == 20
     assert running.exit_code() == 0
+
+
+def test_a_stream_that_was_answered_to_its_end_ends_well_though_the_server_drains(
+    start_server: Start, picture: Picture
+) -> None:
+    running = start_server("--drain-announce-seconds=0.5")
+    running.wait_for("serving")
+    images = [picture(seed) for seed in range(64)]
+
+    def pieces() -> Iterator[pb.ClassifyStreamRequest]:
+        for i in range(3):
+            yield pb.ClassifyStreamRequest(id=str(i), request=pb.ClassifyRequest(images=images))
+
+    with grpc.insecure_channel(running.target) as channel:
+        call = ImageClassifierStub(channel).ClassifyStream(pieces(), timeout=TIMEOUT)
+        first = next(call)
+        running.terminate()
+        assert len([first, *call]) == 3
+        assert call.code() is grpc.StatusCode.OK
+    assert running.exit_code() == 0
+
+
+def test_a_server_that_never_served_has_nothing_to_announce(start_server: Start) -> None:
+    running = start_server("--weights=nowhere", "--drain-announce-seconds=600")
+    assert running.exit_code() == 4
+
+
+def test_a_decoder_in_a_costly_file_does_not_hold_the_exit(start_server: Start) -> None:
+    running = start_server("--drain-seconds=0")
+    running.wait_for("serving")
+    # 25 million pixels of run-length coded nothing: seconds of work in 21 kB.
+    row = b"\x00\x00"
+    header = struct.pack("<IiiHHIIiiII", 40, 5000, 4990, 1, 8, 1, 2 * 4990 + 2, 0, 0, 0, 0)
+    palette = bytes(1024)
+    offset = 14 + len(header) + len(palette)
+    body = row * 4990 + b"\x00\x01"
+    bitmap = b"BM" + struct.pack("<IHHI", offset + len(body), 0, 0, offset) + header + palette + body
+    with grpc.insecure_channel(running.target) as channel:
+        request = pb.ClassifyRequest(images=[pb.Image(encoded=bitmap)] * 64)
+        call = ImageClassifierStub(channel).Classify.future(request, timeout=TIMEOUT)
+        while not any(line["event"] == "draining" for line in running.log):
+            threading.Event().wait(0.3)
+            running.terminate()
+            running.wait_for("draining")
+        assert running.exit_code(seconds=20) == 0
+        call.cancel()
 
 
 @pytest.mark.parametrize("flag", ["--port", "--metrics-port"])

@@ -66,6 +66,9 @@ def test_a_misspelt_variable_is_reported_with_what_was_meant() -> None:
         "--log-level=loud",
         "--max-images-per-request=200",
         "--max-image-bytes=99999999",
+        "--max-message-bytes=3000000000",
+        "--max-images-in-flight=5000000000",
+        "--max-image-pixels=178956971",
     ],
 )
 def test_a_value_that_cannot_be_is_refused(flag: str) -> None:

@@ -114,3 +114,37 @@ def test_cancelling_a_stream_leaves_nothing_behind(
     while in_flight():
         pause.wait(0.02)
     assert stub.Classify(pb.ClassifyRequest(images=[picture(1)]), timeout=TIMEOUT).results[0].predictions
+
+
+def test_an_id_of_any_length_comes_back_once(stub: ImageClassifierStub, picture: Picture) -> None:
+    name = "x" * 9_000_000
+    pieces = [piece(name, *[picture(seed) for seed in range(64)]), piece(name, picture(1))]
+    answers = list(stub.ClassifyStream(iter(pieces), timeout=TIMEOUT))
+    assert [answer.id == name for answer in answers] == [True, True]
+
+
+def test_a_caller_who_leaves_is_counted_as_such_and_not_as_a_defect(
+    stub: ImageClassifierStub, picture: Picture, scrape: Callable[[], dict[str, float]], in_flight: Callable[[], float]
+) -> None:
+    def ended() -> dict[str, float]:
+        return {
+            code: sum(
+                value
+                for name, value in scrape().items()
+                if name.startswith("grpc_server_handled_total{")
+                and f'grpc_code="{code}"' in name
+                and 'grpc_method="ClassifyStream"' in name
+            )
+            for code in ("CANCELLED", "INTERNAL")
+        }
+
+    before = ended()
+    image = picture(1)
+    for _ in range(5):
+        call = stub.ClassifyStream((piece(str(i), image) for i in range(10_000)), timeout=TIMEOUT)
+        next(call)
+        call.cancel()
+    pause = threading.Event()
+    while in_flight() or ended()["CANCELLED"] + ended()["INTERNAL"] < sum(before.values()) + 5:
+        pause.wait(0.05)
+    assert ended()["INTERNAL"] == before["INTERNAL"]
