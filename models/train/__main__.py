@@ -168,10 +168,12 @@ def parser() -> argparse.ArgumentParser:
 
     schedule = result.add_argument_group("training")
     for name, kind, text in (
-        ("epochs", int, "passes over the images; the only value that may change on resuming"),
+        ("epochs", int, "passes over the images; how long a run goes on may change on resuming"),
         ("batch_size", int, "images a step"),
         ("learning_rate", float, "its peak, after the warm-up"),
         ("warmup_epochs", float, "epochs until the peak"),
+        ("restart_epochs", int, "more epochs, from a warm restart of the learning rate"),
+        ("restart_learning_rate", float, "at the restart; it falls to 0 again"),
         ("momentum", float, "of SGD, Nesterov's form"),
         ("weight_decay", float, "decoupled, on kernels only"),
         ("precision", str, "Keras dtype policy of the training graph, for example mixed_bfloat16"),

@@ -86,16 +86,21 @@ def _data(subject: Subject) -> str:
 def _training(subject: Subject) -> str:
     plan, recipe = subject.run.plan, subject.run.recipe
     unfinished = (
-        f"\n\n**Provisional**: these weights are from epoch {subject.epochs_done} of {plan.epochs}."
-        if subject.epochs_done < plan.epochs
+        f"\n\n**Provisional**: these weights are from epoch {subject.epochs_done} of {plan.total_epochs}."
+        if subject.epochs_done < plan.total_epochs
+        else ""
+    )
+    restart = (
+        f", and once more in {plan.restart_epochs} epochs from {plan.restart_learning_rate:g}"
+        if plan.restart_epochs
         else ""
     )
     command = _command(subject.run)
     return f"""## Training
 
 - **Schedule**: {plan.epochs} epochs in batches of {plan.batch_size}; SGD with Nesterov momentum {plan.momentum:g}; the
-  learning rate rises to {plan.learning_rate:g} over {plan.warmup_epochs:g} epochs, then falls to 0 along a cosine
-  (Loshchilov and Hutter, arXiv:1608.03983).
+  learning rate rises to {plan.learning_rate:g} over {plan.warmup_epochs:g} epochs, then falls to 0 along a
+  cosine{restart} (Loshchilov and Hutter, arXiv:1608.03983).
 - **Weight decay**: {plan.weight_decay:g}, decoupled (Loshchilov and Hutter, arXiv:1711.05101), on kernels only.
 - **Augmentation**: shift by up to an eighth of the image and mirror, as in He et al., arXiv:1512.03385, section 4.2.
 - **Pre-stem**: geometry `{recipe.geometry}`, filter `{recipe.filter}`; then minus {_numbers(recipe.mean)}, divided by

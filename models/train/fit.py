@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from pathlib import Path
+from typing import Any
 
 import keras
 
@@ -22,7 +23,7 @@ HISTORY = "history.csv"
 def train(
     plan: Plan, recipe: Recipe, images: Labelled, held_out: Labelled, folder: Path, *, stop_after: int | None = None
 ) -> keras.Model:
-    """Train to `plan.epochs`, going on from the checkpoint in `folder` where there is one.
+    """Train to the end of `plan`, going on from the checkpoint in `folder` where there is one.
 
     Args:
         plan: what to do.
@@ -44,7 +45,7 @@ def train(
     model = restored(plan, recipe, images, folder) if checkpoint.exists() else compiled(plan, recipe, images)
     model.optimizer.build(model.trainable_variables)
     done = epochs_done(model, plan, images)
-    last = plan.epochs if stop_after is None else min(plan.epochs, done + stop_after)
+    last = plan.total_epochs if stop_after is None else min(plan.total_epochs, done + stop_after)
     for epoch in range(done, last):
         batches = Batches(images, batch_size=plan.batch_size, seed=plan.seed, epoch=epoch, fill=recipe.fill)
         metrics = model.fit(
@@ -64,6 +65,34 @@ def train(
     return model
 
 
+class Schedule(keras.optimizers.schedules.LearningRateSchedule):
+    """Warm-up, a cosine down to 0 and, where the plan has a restart, another one."""
+
+    def __init__(self, plan: Plan, *, steps: int) -> None:
+        """Follow `plan` with `steps` steps an epoch."""
+        warmup = int(plan.warmup_epochs * steps)
+        self._restart = plan.epochs * steps
+        self._first = keras.optimizers.schedules.CosineDecay(
+            0.0,
+            decay_steps=max(self._restart - warmup, 1),
+            warmup_target=plan.learning_rate,
+            warmup_steps=warmup,
+        )
+        self._second = keras.optimizers.schedules.CosineDecay(
+            plan.restart_learning_rate if plan.restart_epochs else 0.0,
+            decay_steps=max(plan.restart_epochs * steps, 1),
+        )
+
+    def __call__(self, step: Any) -> Any:
+        """The learning rate of a step, counted from 0."""
+        after = keras.ops.maximum(step - self._restart, 0)
+        return keras.ops.where(step < self._restart, self._first(step), self._second(after))
+
+    def get_config(self) -> dict[str, Any]:
+        """Not saved: the training graph is built anew from its plan."""
+        return {}
+
+
 def compiled(plan: Plan, recipe: Recipe, images: Labelled) -> keras.Model:
     """A fresh training graph: uint8 pixels through the pre-stem's scaling and the network to logits."""
     policy = keras.config.dtype_policy()
@@ -78,15 +107,8 @@ def compiled(plan: Plan, recipe: Recipe, images: Labelled) -> keras.Model:
         model = keras.Model(pixels, network(graph.scale(pixels, recipe)))
     finally:
         keras.config.set_dtype_policy(policy)
-    steps = math.ceil(len(images) / plan.batch_size)
-    warmup = int(plan.warmup_epochs * steps)
     optimizer = keras.optimizers.SGD(
-        keras.optimizers.schedules.CosineDecay(
-            0.0,
-            decay_steps=max(plan.epochs * steps - warmup, 1),
-            warmup_target=plan.learning_rate,
-            warmup_steps=warmup,
-        ),
+        Schedule(plan, steps=math.ceil(len(images) / plan.batch_size)),
         momentum=plan.momentum,
         nesterov=True,
         weight_decay=plan.weight_decay,

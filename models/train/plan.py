@@ -12,6 +12,10 @@ from models.prestem.recipe import Recipe
 PLAN = "plan.json"
 
 
+# How far a run goes may be decided on the way; what is behind it stays as it was.
+_MAY_CHANGE = frozenset({"plan.epochs", "plan.restart_epochs", "plan.restart_learning_rate"})
+
+
 class PlanError(ValueError):
     """The folder holds another run than the one asked for."""
 
@@ -26,6 +30,8 @@ class Plan:
     batch_size: int = 128
     learning_rate: float = 0.2  # peak, after the warm-up
     warmup_epochs: float = 2.0
+    restart_epochs: int = 0  # more epochs, from a warm restart (Loshchilov and Hutter, arXiv:1608.03983)
+    restart_learning_rate: float = 0.1  # at the restart; falls to 0 again
     momentum: float = 0.9
     # Decoupled: applied with the learning rate but outside the momentum, so it is 1 / (1 - momentum) times
     # the papers' coupled 5e-4.
@@ -34,14 +40,19 @@ class Plan:
     seed: int = 20
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "learning_rate"):
+        for name in ("epochs", "batch_size", "learning_rate", "restart_learning_rate"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive. Received: {getattr(self, name)}")
-        for name in ("warmup_epochs", "weight_decay"):
+        for name in ("warmup_epochs", "restart_epochs", "weight_decay"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative. Received: {getattr(self, name)}")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum must be in [0, 1). Received: {self.momentum}")
+
+    @property
+    def total_epochs(self) -> int:
+        """Epochs until the end, those after the restart included."""
+        return self.epochs + self.restart_epochs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +72,7 @@ class Run:
 
 
 def claim(folder: Path, run: Run, *, checkpoint: str, adopt: bool = False) -> None:
-    """Write `run` into `folder`, or check that the one in it is the same but for the number of epochs.
+    """Write `run` into `folder`, or check that the one in it is the same but for its length.
 
     Args:
         folder: of the run; made where there is none.
@@ -80,7 +91,7 @@ def claim(folder: Path, run: Run, *, checkpoint: str, adopt: bool = False) -> No
             differing = [
                 f"{name} was {before!r}, now {after!r}"
                 for name, (before, after) in _pairs(old, new).items()
-                if before != after and name != "plan.epochs"
+                if before != after and name not in _MAY_CHANGE
             ]
         except (json.JSONDecodeError, TypeError, AttributeError) as error:
             raise PlanError(f"{path} is not a plan: {error}. Give another --out.") from error

@@ -189,3 +189,34 @@ def test_evaluating_what_is_no_bundle_says_so(
 ) -> None:
     assert evaluate.main(["--bundle", str(tmp_path), "--data", str(test_patches)]) == 1
     assert "model.json cannot be read" in capsys.readouterr().err
+
+
+def test_the_learning_rate_warms_up_falls_and_starts_again() -> None:
+    plan = Plan(
+        architecture="resnet20",
+        epochs=4,
+        warmup_epochs=1,
+        learning_rate=0.2,
+        restart_epochs=2,
+        restart_learning_rate=0.1,
+    )
+    schedule = fit.Schedule(plan, steps=10)
+    at = {step: float(schedule(np.int64(step))) for step in (0, 5, 10, 25, 39, 40, 50, 59)}
+    assert at[0] == 0
+    assert at[5] == pytest.approx(0.1)
+    assert at[10] == pytest.approx(0.2)
+    assert at[25] == pytest.approx(0.1)
+    assert at[39] < 0.001
+    assert at[40] == pytest.approx(0.1)
+    assert at[50] == pytest.approx(0.05)
+    assert at[59] < 0.001
+
+
+def test_a_finished_run_may_be_lengthened_by_a_restart(run: Path, patches: Path, tmp_path: Path) -> None:
+    out = tmp_path / "longer"
+    shutil.copytree(run, out)
+    assert command.main(options(patches, out, "--restart-epochs", "1", "--restart-learning-rate", "0.01")) == 0
+    assert len(fit.history(out)) == 3
+    card = (out / "bundle" / "MODEL_CARD.md").read_text()
+    assert "once more in 1 epochs from 0.01" in card
+    assert "--restart-epochs 1" in card
