@@ -174,6 +174,8 @@ def parser() -> argparse.ArgumentParser:
         ("warmup_epochs", float, "epochs until the peak"),
         ("restart_epochs", int, "more epochs, from a warm restart of the learning rate"),
         ("restart_learning_rate", float, "at the restart; it falls to 0 again"),
+        ("cutout", float, "side of the square that augmentation blanks, as a share of the image's; 0: none"),
+        ("cutout_from", int, "epochs before the first with cutout"),
         ("momentum", float, "of SGD, Nesterov's form"),
         ("weight_decay", float, "decoupled, on kernels only"),
         ("precision", str, "Keras dtype policy of the training graph, for example mixed_bfloat16"),

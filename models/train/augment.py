@@ -1,4 +1,4 @@
-"""Augmentation in uint8: random shift and horizontal mirror, the recipe of He et al., arXiv:1512.03385, section 4.2."""
+"""Augmentation in uint8: random shift and horizontal mirror as in He et al., arXiv:1512.03385, section 4.2; cutout."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 
 def augment(
-    pixels: NDArray[np.uint8], rng: np.random.Generator, fill: tuple[int, int, int] = (0, 0, 0)
+    pixels: NDArray[np.uint8], rng: np.random.Generator, fill: tuple[int, int, int] = (0, 0, 0), cutout: float = 0.0
 ) -> NDArray[np.uint8]:
     """Shift every image by up to an eighth of its size (4 of 32 pixels) and mirror half of them.
 
@@ -15,6 +15,8 @@ def augment(
         pixels: uint8 ``[N, H, W, 3]``; not changed.
         rng: source of the randomness; the same state gives the same batch.
         fill: RGB value of what is shifted in, the pre-stem's own padding.
+        cutout: side of a square that is blanked somewhere in every image, as a share of the image's sides, the centre
+            anywhere in it (DeVries and Taylor, arXiv:1708.04552); 0 for none.
 
     Returns:
         uint8 ``[N, H, W, 3]``.
@@ -30,4 +32,9 @@ def augment(
     for i, (mirror, top, left) in enumerate(zip(mirrored, tops, lefts, strict=True)):
         crop = padded[i, top : top + height, left : left + width]
         out[i] = crop[:, ::-1] if mirror else crop
+    if cutout:
+        high, wide = round(height * cutout), round(width * cutout)
+        tops, lefts = rng.integers(0, height, count) - high // 2, rng.integers(0, width, count) - wide // 2
+        for i in range(count):
+            out[i, max(tops[i], 0) : max(tops[i] + high, 0), max(lefts[i], 0) : max(lefts[i] + wide, 0)] = fill
     return out

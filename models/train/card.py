@@ -95,6 +95,12 @@ def _training(subject: Subject) -> str:
         if plan.restart_epochs
         else ""
     )
+    cutout = (
+        f"; from epoch {plan.cutout_from + 1} on a random square of {plan.cutout:g} of the image's side is blanked "
+        "(DeVries and Taylor, arXiv:1708.04552)"
+        if plan.cutout
+        else ""
+    )
     command = _command(subject.run)
     return f"""## Training
 
@@ -102,7 +108,8 @@ def _training(subject: Subject) -> str:
   learning rate rises to {plan.learning_rate:g} over {plan.warmup_epochs:g} epochs, then falls to 0 along a
   cosine{restart} (Loshchilov and Hutter, arXiv:1608.03983).
 - **Weight decay**: {plan.weight_decay:g}, decoupled (Loshchilov and Hutter, arXiv:1711.05101), on kernels only.
-- **Augmentation**: shift by up to an eighth of the image and mirror, as in He et al., arXiv:1512.03385, section 4.2.
+- **Augmentation**: shift by up to an eighth of the image and mirror, as in He et al., arXiv:1512.03385,
+  section 4.2{cutout}.
 - **Pre-stem**: geometry `{recipe.geometry}`, filter `{recipe.filter}`; then minus {_numbers(recipe.mean)}, divided by
   {_numbers(recipe.std)} for red, green, blue in 0..255.
 - **Precision**: {plan.precision}. **Seed**: {plan.seed}.{unfinished}

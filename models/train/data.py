@@ -139,12 +139,22 @@ def statistics(images: Labelled) -> tuple[tuple[float, float, float], tuple[floa
 class Batches(keras.utils.PyDataset):
     """One epoch of shuffled, augmented uint8 batches; the epoch's number seeds both."""
 
-    def __init__(self, images: Labelled, *, batch_size: int, seed: int, epoch: int, fill: tuple[int, int, int]) -> None:
+    def __init__(
+        self,
+        images: Labelled,
+        *,
+        batch_size: int,
+        seed: int,
+        epoch: int,
+        fill: tuple[int, int, int],
+        cutout: float = 0.0,
+    ) -> None:
         super().__init__(workers=1, max_queue_size=16)
         self._images = images
         self._batch_size = batch_size
         self._seed = (seed, epoch)
         self._fill = fill
+        self._cutout = cutout
         self._order = np.random.default_rng(self._seed).permutation(len(images))
 
     def __len__(self) -> int:
@@ -153,4 +163,4 @@ class Batches(keras.utils.PyDataset):
     def __getitem__(self, step: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         index = self._order[step * self._batch_size : (step + 1) * self._batch_size]
         rng = np.random.default_rng((*self._seed, step))
-        return augment(self._images.pixels[index], rng, self._fill), self._images.classes[index]
+        return augment(self._images.pixels[index], rng, self._fill, self._cutout), self._images.classes[index]

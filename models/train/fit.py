@@ -13,6 +13,7 @@ from models.builder import assemble
 from models.catalogue import find
 from models.prestem import graph
 from models.prestem.recipe import Recipe
+from models.train import fused
 from models.train.data import Batches, Labelled
 from models.train.plan import Plan
 
@@ -47,7 +48,14 @@ def train(
     done = epochs_done(model, plan, images)
     last = plan.total_epochs if stop_after is None else min(plan.total_epochs, done + stop_after)
     for epoch in range(done, last):
-        batches = Batches(images, batch_size=plan.batch_size, seed=plan.seed, epoch=epoch, fill=recipe.fill)
+        batches = Batches(
+            images,
+            batch_size=plan.batch_size,
+            seed=plan.seed,
+            epoch=epoch,
+            fill=recipe.fill,
+            cutout=plan.cutout if epoch >= plan.cutout_from else 0.0,
+        )
         metrics = model.fit(
             batches,
             validation_data=(held_out.pixels, held_out.classes) if len(held_out) else None,
@@ -115,6 +123,7 @@ def compiled(plan: Plan, recipe: Recipe, images: Labelled) -> keras.Model:
     )
     # Shrinking normalisation and biases towards 0 regularises nothing.
     optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
+    fused.fuse(model)
     model.compile(
         optimizer=optimizer,
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),

@@ -13,7 +13,9 @@ PLAN = "plan.json"
 
 
 # How far a run goes may be decided on the way; what is behind it stays as it was.
-_MAY_CHANGE = frozenset({"plan.epochs", "plan.restart_epochs", "plan.restart_learning_rate"})
+_MAY_CHANGE = frozenset(
+    f"plan.{name}" for name in ("epochs", "restart_epochs", "restart_learning_rate", "cutout", "cutout_from")
+)
 
 
 class PlanError(ValueError):
@@ -32,6 +34,8 @@ class Plan:
     warmup_epochs: float = 2.0
     restart_epochs: int = 0  # more epochs, from a warm restart (Loshchilov and Hutter, arXiv:1608.03983)
     restart_learning_rate: float = 0.1  # at the restart; falls to 0 again
+    cutout: float = 0.0  # side of the square that is blanked, as a share of the image's (arXiv:1708.04552); 0: none
+    cutout_from: int = 0  # epochs before the first with cutout
     momentum: float = 0.9
     # Decoupled: applied with the learning rate but outside the momentum, so it is 1 / (1 - momentum) times
     # the papers' coupled 5e-4.
@@ -43,9 +47,11 @@ class Plan:
         for name in ("epochs", "batch_size", "learning_rate", "restart_learning_rate"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive. Received: {getattr(self, name)}")
-        for name in ("warmup_epochs", "restart_epochs", "weight_decay"):
+        for name in ("warmup_epochs", "restart_epochs", "cutout_from", "weight_decay"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative. Received: {getattr(self, name)}")
+        if not 0 <= self.cutout < 1:
+            raise ValueError(f"cutout must be in [0, 1). Received: {self.cutout}")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum must be in [0, 1). Received: {self.momentum}")
 

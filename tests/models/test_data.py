@@ -149,6 +149,21 @@ def test_augmenting_fills_with_the_pre_stem_s_padding() -> None:
     assert {tuple(map(int, value)) for value in out.reshape(-1, 3)} == {(200, 200, 200), (1, 2, 3)}
 
 
+def test_cutout_blanks_one_square_of_every_image_and_changes_nothing_else() -> None:
+    pixels = np.full((300, 32, 32, 3), 200, np.uint8)
+    plain = augment(pixels, np.random.default_rng(7), fill=(1, 2, 3))
+    cut = augment(pixels, np.random.default_rng(7), fill=(1, 2, 3), cutout=0.25)
+    blanked = (cut != plain).any(axis=-1)
+    whole = np.zeros(300, bool)
+    for image, mask, result in zip(plain, blanked, cut, strict=True):
+        rows, columns = np.nonzero((result == (1, 2, 3)).all(axis=-1) & (image == 200).all(axis=-1))
+        assert (mask.sum() == 0) or (np.ptp(rows) < 8 and np.ptp(columns) < 8)
+    for i, mask in enumerate(blanked):
+        whole[i] = mask.sum() == 64
+    assert whole.mean() > 0.4  # the others reach over an edge
+    assert (blanked.sum(axis=(1, 2)) > 0).mean() > 0.9
+
+
 def test_an_epoch_gives_every_image_once_and_the_next_one_another_order() -> None:
     images = labelled([10, 11])
     epochs = [Batches(images, batch_size=8, seed=1, epoch=epoch, fill=(0, 0, 0)) for epoch in (0, 0, 1)]
