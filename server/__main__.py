@@ -18,7 +18,7 @@ EXIT_MODEL = 4
 
 
 def main() -> int:
-    """Run a server; returns the exit code: 0 drained, 2 bad settings, 3 port taken, 4 model cannot be loaded."""
+    """Run a server and exit: 0 drained, 2 bad settings, 3 port taken, 4 model cannot be loaded."""
     try:
         chosen = settings.load(sys.argv[1:])
     except (pydantic.ValidationError, OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

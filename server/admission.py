@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from typing import Any
 
-from server.errors import OverloadedError, Reason, UnavailableError
+from server.errors import OverloadedError, Reason, draining
 
 
 class Admission:
@@ -44,7 +44,7 @@ class Admission:
         self._closed = True
         for _, waiter in self._waiting:
             if not waiter.done():
-                waiter.set_exception(_draining())
+                waiter.set_exception(draining())
         self._waiting.clear()
         self._nobody_waits.set()
 
@@ -80,7 +80,7 @@ class Admission:
             UnavailableError: expected; closed, possibly while waiting.
         """
         if self._closed:
-            raise _draining()
+            raise draining()
         if wait:
             await self._take_bulk(images)
         else:
@@ -136,8 +136,3 @@ class Admission:
         self._in_flight -= images
         self._bulk -= images if bulk else 0
         self._grant()
-
-
-def _draining() -> UnavailableError:
-    # A fresh one each time: a raised exception keeps the frames that it passed through, requests and all.
-    return UnavailableError(Reason.DRAINING, "The server is shutting down. Use another replica.")

@@ -127,3 +127,16 @@ class InternalError(ServiceError):
 
     def __init__(self, message: str) -> None:
         super().__init__(Reason.INTERNAL, message)
+
+
+def draining() -> UnavailableError:
+    """What whoever comes during a drain is told.
+
+    A fresh one each time: a raised exception keeps the frames that it passed through, requests and all.
+    """
+    return UnavailableError(Reason.DRAINING, "The server is shutting down. Use another replica.")
+
+
+def defect() -> InternalError:
+    """What a caller is told of a defect of ours: where to look, and nothing of our insides."""
+    return InternalError("The service failed. Its log has the details under this request's x-request-id.")

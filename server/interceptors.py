@@ -16,7 +16,7 @@ import grpc.aio
 import structlog
 
 from server import status
-from server.errors import InternalError, ServiceError
+from server.errors import ServiceError, defect
 from server.metrics import Metrics
 
 # It has no public name.
@@ -117,8 +117,7 @@ class _Rpc:
                 raise gone from None
             code = grpc.StatusCode.INTERNAL
             _log.exception("a defect of the service")
-            defect = InternalError("The service failed. Its log has the details under this request's x-request-id.")
-            await self._abort(context, defect)
+            await self._abort(context, defect())
         finally:
             seconds = time.monotonic() - begun
             self._metrics.rpc_handled.labels(kind, service, method, code.name).inc()

@@ -15,7 +15,7 @@ from glimpse.v1 import classifier_pb2_grpc
 from server import domain
 from server.describe import describe, identity
 from server.domain import Caller, Classification, ImageResult
-from server.errors import InternalError, InvalidRequestError, Reason, ServiceError, UnavailableError, shown
+from server.errors import InvalidRequestError, Reason, ServiceError, defect, draining, shown
 from server.metrics import Metrics
 from server.pipeline import Pipeline
 from server.registry import ModelRegistry
@@ -106,7 +106,7 @@ class ImageClassifier(classifier_pb2_grpc.ImageClassifierServicer):
                 self._readers.add(reader)
                 reader.add_done_callback(self._readers.discard)
         if self._draining and not complete:
-            raise UnavailableError(Reason.DRAINING, "The server is shutting down. Use another replica.")
+            raise draining()
 
     async def _stream_response(
         self, request: pb.ClassifyStreamRequest, caller: Caller, *, duplicate: bool
@@ -125,8 +125,7 @@ class ImageClassifier(classifier_pb2_grpc.ImageClassifierServicer):
             return self._refused(request.id, error)
         except Exception:  # noqa: BLE001 - its defect must not cost the other pieces their answers
             _log.exception("a defect of the service", stream_id=shown(request.id))
-            message = "The service failed. Its log has the details under this request's x-request-id."
-            return self._refused(request.id, InternalError(message))
+            return self._refused(request.id, defect())
         return pb.ClassifyStreamResponse(id=request.id, response=_response(answer))
 
     def _refused(self, request_id: str, error: ServiceError) -> pb.ClassifyStreamResponse:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from server.batching.estimate import ComputeEstimate
 from server.batching.lanes import Answer, LaneQueue, Slot
 from server.domain import BatchReport
-from server.errors import DeadlineExceededError, InternalError, OverloadedError, Reason, ServiceError, UnavailableError
+from server.errors import DeadlineExceededError, InternalError, OverloadedError, Reason, ServiceError, draining
 
 _log = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ class Batcher:
         slot = Slot(pixels, lane, deadline, self._clock(), Future())
         with self._changed:
             if self._closed:
-                raise UnavailableError(Reason.DRAINING, "The server is shutting down. Use another replica.")
+                raise draining()
             if len(self._queue) >= self._capacity:
                 self._observer.cancelled(self._queue.purge())
             if len(self._queue) >= self._capacity:
