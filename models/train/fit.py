@@ -11,8 +11,8 @@ import keras
 
 from models.builder import assemble
 from models.catalogue import find
-from models.prestem import graph
 from models.prestem.recipe import Recipe
+from models.serving import logits_model
 from models.train import fused
 from models.train.data import Batches, Labelled
 from models.train.plan import Plan
@@ -44,7 +44,6 @@ def train(
     # A checkpoint holds weights and optimizer state; the graph is built anew because a saved one forgets which
     # variables are exempt from weight decay.
     model = restored(plan, recipe, images, folder) if checkpoint.exists() else compiled(plan, recipe, images)
-    model.optimizer.build(model.trainable_variables)
     done = epochs_done(model, plan, images)
     last = plan.total_epochs if stop_after is None else min(plan.total_epochs, done + stop_after)
     for epoch in range(done, last):
@@ -106,13 +105,12 @@ def compiled(plan: Plan, recipe: Recipe, images: Labelled) -> keras.Model:
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy(plan.precision)
     try:
-        network = assemble(
+        assembly = assemble(
             find(plan.architecture, plan.variant),
             classes=len(images.labels),
             input_shape=(recipe.height, recipe.width, 3),
-        ).model
-        pixels = keras.Input((recipe.height, recipe.width, 3), dtype="uint8", name="pixels")
-        model = keras.Model(pixels, network(graph.scale(pixels, recipe)))
+        )
+        model = logits_model(assembly, recipe)
     finally:
         keras.config.set_dtype_policy(policy)
     optimizer = keras.optimizers.SGD(
@@ -129,13 +127,14 @@ def compiled(plan: Plan, recipe: Recipe, images: Labelled) -> keras.Model:
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
+    # At once, so that a checkpoint's optimizer state finds its variables.
+    model.optimizer.build(model.trainable_variables)
     return model
 
 
 def restored(plan: Plan, recipe: Recipe, images: Labelled, folder: Path) -> keras.Model:
     """The training graph with the checkpoint of `folder` in it."""
     model = compiled(plan, recipe, images)
-    model.optimizer.build(model.trainable_variables)
     model.load_weights(folder / CHECKPOINT)
     return model
 
