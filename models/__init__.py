@@ -6,7 +6,7 @@ read it cheaply; `build` and everything that touches a graph load Keras on first
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from models.catalogue import architectures
 from models.spec import Architecture, Stage, StageSummary
@@ -22,7 +22,8 @@ def build(
     *,
     variant: str | None = None,
     classes: int | None = None,
-    input_shape: tuple[int, int, int] | None = None,
+    input_shape: tuple[int, ...] | None = None,
+    **options: Any,
 ) -> keras.Model:
     """Build an architecture of the library with freshly initialised weights.
 
@@ -31,17 +32,19 @@ def build(
         variant: which published or described form; the architecture's first one when left out.
         classes: number of classes; the variant's own when left out.
         input_shape: (height, width, channels); the variant's own when left out.
+        **options: in place of the variant's own values, for example ``alpha=0.5`` of ``"mobilenet"``; which there are,
+            an unknown one tells.
 
     Returns:
         A functional `keras.Model` from float32 ``[N, height, width, channels]`` (already scaled by the
         pre-stem) to float32 logits ``[N, classes]``. There is no softmax: serving applies it behind the
-        calibration temperature.
+        calibration temperature. With auxiliary classifiers the output is a list: the logits, then theirs.
 
     Raises:
-        UnknownArchitectureError: the name or variant is not in the library; the message lists near matches.
-        ValueError: `classes` or `input_shape` cannot work.
+        UnknownArchitectureError: the name, variant or option is not in the library; the message lists near matches.
+        ValueError: `classes`, `input_shape` or an option's value cannot work.
     """
     from models.builder import assemble
     from models.catalogue import find
 
-    return assemble(find(architecture, variant), classes=classes, input_shape=input_shape).model
+    return assemble(find(architecture, variant, options), classes=classes, input_shape=input_shape).model

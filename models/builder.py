@@ -7,37 +7,39 @@ from dataclasses import dataclass
 
 import keras
 
-from models.catalogue import Buildable
-from models.spec import Stage, StageSummary
+from models.complexity import multiply_adds
+from models.spec import Architecture, Stage, StageSummary
 
 
 @dataclass(frozen=True, slots=True)
 class Assembly:
     """A built network and its macro-architecture, both from one walk over the same row."""
 
-    architecture: Buildable
-    model: keras.Model  # float32 [N, H, W, C] -> logits float32 [N, classes]
+    paper: str  # where the network is described
+    # float32 [N, H, W, C] -> logits float32 [N, classes]; with auxiliary classifiers a list, theirs after the main one
+    model: keras.Model
     stages: tuple[StageSummary, ...]
+    outputs: dict[str, keras.KerasTensor]  # by stage: for comparing two networks stage by stage
 
 
 def assemble(
-    architecture: Buildable,
+    architecture: Architecture,
     *,
     classes: int | None = None,
-    input_shape: tuple[int, int, int] | None = None,
+    input_shape: tuple[int, ...] | None = None,
 ) -> Assembly:
     """Build `architecture` and summarise its stages.
 
     Args:
         architecture: the row.
         classes: number of classes, the row's own when None.
-        input_shape: (height, width, channels), the row's own when None.
+        input_shape: (height, width, channels), the row's `shape` when None.
 
     Raises:
         ValueError: a size is not positive.
     """
     classes = architecture.classes if classes is None else classes
-    shape = architecture.input_shape if input_shape is None else input_shape
+    shape = tuple(architecture.shape if input_shape is None else input_shape)
     if classes < 1:
         raise ValueError(f"classes must be at least 1. Received: {classes}")
     if len(shape) != 3 or min(shape) < 1:
@@ -45,12 +47,19 @@ def assemble(
 
     image = keras.Input(shape, name="image")
     outputs = list(architecture.stages(image, classes))
-    model = keras.Model(image, outputs[-1][1], name=f"{architecture.name}_{architecture.variant}")
-    return Assembly(architecture, model, _summaries(model, outputs))
+    main = [output for stage, output in outputs if not stage.auxiliary][-1]
+    auxiliary = [output for stage, output in outputs if stage.auxiliary]
+    model = keras.Model(
+        image, [main, *auxiliary] if auxiliary else main, name=f"{architecture.name}_{architecture.variant}"
+    )
+    return Assembly(
+        architecture.paper, model, _summaries(model, outputs), {stage.name: output for stage, output in outputs}
+    )
 
 
 def _summaries(model: keras.Model, outputs: list[tuple[Stage, keras.KerasTensor]]) -> tuple[StageSummary, ...]:
     parameters = {stage.name: 0 for stage, _ in outputs}
+    operations = dict(parameters)
     for layer in model.layers:
         owner = layer.name.split("_", maxsplit=1)[0]
         count = layer.count_params()
@@ -58,8 +67,17 @@ def _summaries(model: keras.Model, outputs: list[tuple[Stage, keras.KerasTensor]
             raise ValueError(f"Layer {layer.name!r} belongs to no stage; stages are {', '.join(parameters)}.")
         if count:
             parameters[owner] += count
+            operations[owner] += multiply_adds(layer)
     return tuple(
-        StageSummary(stage.name, stage.block, stage.repeats, tuple(out.shape[1:]), parameters[stage.name])
+        StageSummary(
+            stage.name,
+            stage.block,
+            stage.repeats,
+            tuple(out.shape[1:]),
+            parameters[stage.name],
+            operations[stage.name],
+            stage.auxiliary,
+        )
         for stage, out in outputs
     )
 

@@ -2,50 +2,49 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
-from models.architectures import resnet
-from models.spec import Architecture, Stage
+from models.families import (
+    densenet,
+    googlenet,
+    handbook,
+    inception_v2,
+    inception_v3,
+    inception_v4,
+    mobilenet,
+    mobilenet_v2,
+    resnet,
+    resnext,
+    senet,
+    squeezenet,
+    vgg,
+    xception,
+)
+from models.spec import Architecture
 from models.suggestions import did_you_mean
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from keras import KerasTensor
-
-
-class Buildable(Protocol):
-    """A row that can build itself: an `Architecture` with its family's `stages` function."""
-
-    @property
-    def name(self) -> str:
-        """See `Architecture`."""
-
-    @property
-    def variant(self) -> str:
-        """See `Architecture`."""
-
-    @property
-    def paper(self) -> str:
-        """See `Architecture`."""
-
-    @property
-    def input_shape(self) -> tuple[int, int, int]:
-        """See `Architecture`."""
-
-    @property
-    def classes(self) -> int:
-        """See `Architecture`."""
-
-    def stages(self, x: KerasTensor, classes: int) -> Iterator[tuple[Stage, KerasTensor]]:
-        """Yield every stage with its output, from ``x [N, H, W, C]`` to the logits ``[N, classes]``."""
+_ROWS: tuple[Architecture, ...] = (
+    *resnet.ROWS,
+    *resnext.ROWS,
+    *senet.ROWS,
+    *handbook.ROWS,
+    *squeezenet.ROWS,
+    *vgg.ROWS,
+    *googlenet.ROWS,
+    *inception_v2.ROWS,
+    *inception_v3.ROWS,
+    *inception_v4.ROWS,
+    *densenet.ROWS,
+    *mobilenet.ROWS,
+    *mobilenet_v2.ROWS,
+    *xception.ROWS,
+)
 
 
 class UnknownArchitectureError(ValueError):
-    """The library has no such architecture or variant; fix the name."""
-
-
-_ROWS: tuple[Buildable, ...] = (*resnet.ROWS,)
+    """The library has no such architecture, variant or option; fix the name."""
 
 
 def architectures() -> dict[str, tuple[str, ...]]:
@@ -56,11 +55,17 @@ def architectures() -> dict[str, tuple[str, ...]]:
     return names
 
 
-def find(name: str, variant: str | None = None) -> Buildable:
-    """The row of that name and variant (the first variant when None).
+def rows() -> tuple[Architecture, ...]:
+    """Every row, those of a family together."""
+    return _ROWS
+
+
+def find(name: str, variant: str | None = None, options: Mapping[str, Any] | None = None) -> Architecture:
+    """The row of that name and variant (the first variant when None), with `options` in place of its own values.
 
     Raises:
         UnknownArchitectureError: with near matches in the message.
+        ValueError: an option's value cannot be.
     """
     rows = [row for row in _ROWS if row.name == name]
     if not rows:
@@ -69,11 +74,19 @@ def find(name: str, variant: str | None = None) -> Buildable:
         )
     for row in rows:
         if variant is None or row.variant == variant:
-            return row
-    variants = [row.variant for row in rows]
+            return _with(row, options or {})
     raise UnknownArchitectureError(
-        f"{name} has no variant {variant!r}.{did_you_mean(variant or '', variants)} It has: {', '.join(variants)}."
+        f"{name} has no variant {variant!r}.{did_you_mean(variant or '', [row.variant for row in rows])}"
     )
 
 
-__all__ = ["Architecture", "Buildable", "UnknownArchitectureError", "architectures", "find"]
+def _with(row: Architecture, options: Mapping[str, Any]) -> Architecture:
+    for option in options:
+        if option not in row.OPTIONS:
+            raise UnknownArchitectureError(
+                f"{row.name} ({row.variant}) has no option {option!r}.{did_you_mean(option, row.OPTIONS)}"
+            )
+    return replace(row, **options) if options else row
+
+
+__all__ = ["Architecture", "UnknownArchitectureError", "architectures", "find", "rows"]

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+if TYPE_CHECKING:
+    from keras import KerasTensor
+
+    from models.layouts import Layout
+
+Activation = Literal["relu", "relu6", "leaky_relu", "silu", "gelu", "tanh"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,9 +23,10 @@ class Stage:
     is what lets a description add up to the parameter total.
     """
 
-    name: str  # "stem", "group1", ..., "classifier"
+    name: str  # "stem", "group1", ..., "classifier"; no underscore
     block: str  # the kind of block it is made of, for example "se_basic"
     repeats: int = 1  # how many such blocks follow one another
+    auxiliary: bool = False  # a side branch with logits of its own, which only training looks at
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,17 +38,63 @@ class StageSummary:
     repeats: int
     output_shape: tuple[int, ...]  # without the batch axis: (height, width, channels) or (classes,)
     parameters: int  # trainable and not
+    multiply_adds: int  # of convolutions and dense layers, for one image
+    auxiliary: bool = False  # a side branch that only training looks at
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Architecture:
+class Convention:
+    """In what the layers of one publisher differ from another's for the same block.
+
+    Blocks take it as one value, so that a paper's network and a checkpoint's are the same code.
+    """
+
+    batch_norm: bool = True  # behind every convolution
+    bias: bool = False  # in convolutions, although the normalisation's shift stands for it
+    scale: bool = True  # the normalisation multiplies (gamma) as well as shifts
+    epsilon: float = 1e-3  # added to the variance
+    activation: Activation = "relu"
+    # "same" pads as TensorFlow does: with an odd total, one more at the bottom and right. "symmetric" pads
+    # kernel // 2 on every side, as PyTorch's layers are told to, "after" only at the bottom and right, as Keras'
+    # MobileNet does. They differ only where a stride is not 1; "same" and "after" only for sizes that are odd.
+    padding: Literal["same", "symmetric", "after"] = "same"
+
+
+TENSORFLOW = Convention()
+TORCH = Convention(epsilon=1e-5, padding="symmetric")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Architecture(ABC):
     """A row of the library: enough plain data to build one network.
 
-    Families add their own fields (depths, widths, options) in a subclass beside the function that builds them.
+    Families add their own fields (depths, widths, options) in a subclass beside the function that builds them, and
+    name in `OPTIONS` those that a caller of `models.build` may change.
     """
+
+    OPTIONS: ClassVar[tuple[str, ...]] = ()
 
     name: str  # "se_resnet20"
     variant: str  # "cifar": whose description of the network this row follows
     paper: str  # where the numbers come from
     input_shape: tuple[int, int, int]  # (height, width, channels) that the stem was designed for
     classes: int  # of the published form
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) that the network is built for unless its caller says otherwise.
+
+        `input_shape`, except in families with an option that scales it, as MobileNet's resolution multiplier.
+        """
+        return self.input_shape
+
+    def layouts(self) -> Mapping[str, Layout]:
+        """By publisher, how checkpoints of this network name their tensors; ours is always known and not listed."""
+        return {}
+
+    @abstractmethod
+    def stages(self, x: KerasTensor, classes: int) -> Iterator[tuple[Stage, KerasTensor]]:
+        """Yield every stage with its output, from ``x [N, H, W, C]`` to the logits ``[N, classes]``.
+
+        The stages that are not auxiliary follow one another; the last of them is the network's answer.
+        """

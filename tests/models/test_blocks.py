@@ -84,7 +84,7 @@ def test_squeeze_excitation_refuses_a_ratio_below_one() -> None:
 @pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (3, 1), (3, 2), (1, 2)])
 def test_conv_bn_is_a_convolution_then_a_normalisation_then_the_activation(kernel: int, stride: int) -> None:
     x = keras.Input((6, 7, 3))
-    model = keras.Model(x, conv_bn(x, 5, kernel=kernel, stride=stride, activation="relu", name="c"))
+    model = keras.Model(x, conv_bn(x, 5, kernel=kernel, stride=stride, name="c"))
     weights = randomised(model)
     pixels = image(6, 7, 3)
     expected = np.maximum(conv_bn_reference(pixels, weights, "c", stride), 0)

@@ -2,61 +2,145 @@
 
 from __future__ import annotations
 
-import re
+import csv
+import itertools
+import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import pytest
 
 import models
-from models.architectures.resnet import ROWS, ResNet
 from models.builder import assemble, trainable_parameters
-from models.catalogue import UnknownArchitectureError, find
+from models.catalogue import UnknownArchitectureError, find, rows
+from models.families.resnet import ResNet
 
-EVERY = [(name, variant) for name, variants in models.architectures().items() for variant in variants]
-# (all, trainable). By hand: se_resnet20 has 3 * (82 + 292 + 1096) = 4410 more, the dense layers of its nine units.
-PARAMETERS = {("resnet20", "cifar"): (274_042, 272_474), ("se_resnet20", "cifar"): (278_452, 276_884)}
-
-
-@pytest.fixture(params=EVERY, ids=["-".join(pair) for pair in EVERY])
-def architecture(request: pytest.FixtureRequest) -> tuple[str, str]:
-    name, variant = request.param
-    return name, variant
+FACTS = Path(__file__).parents[3] / "shared/facts/architectures.json"
+EVERY = [(row.name, row.variant) for row in rows()]
+_SMALL = 3_000_000  # parameters of a network that is quick to build
+_SHAPE = tuple[int, ...]
 
 
-def test_every_architecture_has_the_parameters_that_were_counted_for_it(architecture: tuple[str, str]) -> None:
-    model = models.build(architecture[0], variant=architecture[1])
-    assert (model.count_params(), trainable_parameters(model)) == PARAMETERS[architecture]
+class Counted(NamedTuple):
+    """A line of parameters.csv: what a paper's code or a published library has."""
+
+    architecture: str
+    variant: str
+    options: dict[str, Any]
+    input_shape: _SHAPE
+    total: int
+    trainable: int
 
 
-def test_stages_add_up_to_the_model(architecture: tuple[str, str]) -> None:
-    assembly = assemble(find(*architecture))
+def _counted() -> Iterator[Any]:
+    with (Path(__file__).parent / "parameters.csv").open(newline="") as file:
+        for line in csv.DictReader(file):
+            options = json.loads(line["options"] or "{}")
+            shape = tuple(int(side) for side in line["input_shape"].split("x"))
+            counted = Counted(
+                line["architecture"],
+                line["variant"],
+                options,
+                shape if len(shape) == 3 else (*shape, 1),
+                int(line["total_params"]),
+                int(line["trainable_params"]),
+            )
+            name = "-".join([counted.architecture, counted.variant, *(f"{k}={v}" for k, v in options.items())])
+            yield pytest.param(counted, id=name, marks=[] if counted.total < _SMALL else pytest.mark.slow)
+
+
+COUNTED = list(_counted())
+
+
+@pytest.mark.parametrize("counted", COUNTED)
+def test_every_network_has_exactly_the_parameters_that_were_counted_for_it(counted: Counted) -> None:
+    model = models.build(counted.architecture, variant=counted.variant, **counted.options)
+    assert model.input_shape == (None, *counted.input_shape)
+    assert (model.count_params(), trainable_parameters(model)) == (counted.total, counted.trainable)
+
+
+@pytest.mark.parametrize("counted", COUNTED)
+def test_every_network_comes_back_from_a_file_in_safe_mode_with_equal_output(counted: Counted, tmp_path: Path) -> None:
+    model = models.build(counted.architecture, variant=counted.variant, **counted.options)
+    path = tmp_path / "model.keras"
+    model.save(path)
+    again = keras.saving.load_model(path, safe_mode=True)
+    path.unlink()  # up to half a gigabyte
+    x = np.random.default_rng(0).normal(0, 1, (1, *model.input_shape[1:])).astype(np.float32)
+    for ours, theirs in zip(_arrays(model(x)), _arrays(again(x)), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("counted", COUNTED)
+def test_stages_add_up_to_the_network_and_lead_from_the_image_to_the_classes(counted: Counted) -> None:
+    row = find(counted.architecture, counted.variant, {k: v for k, v in counted.options.items() if k != "classes"})
+    assembly = assemble(row)
     assert sum(stage.parameters for stage in assembly.stages) == assembly.model.count_params()
-    assert assembly.stages[0].name == "stem"
-    assert assembly.stages[-1].name == "classifier"
-    assert assembly.stages[-1].output_shape == (find(*architecture).classes,)
+    trunk = [stage for stage in assembly.stages if not stage.auxiliary]
+    assert trunk[-1].output_shape == (row.classes,)
+    sides = [stage.output_shape[0] for stage in trunk if len(stage.output_shape) == 3]
+    assert sides == sorted(sides, reverse=True)
+    assert all(stage.multiply_adds > 0 for stage in assembly.stages if stage.parameters)
 
 
-def test_every_architecture_takes_other_classes_and_sizes(architecture: tuple[str, str]) -> None:
-    model = models.build(architecture[0], variant=architecture[1], classes=7, input_shape=(48, 40, 3))
-    assert model.input_shape == (None, 48, 40, 3)
+def test_every_row_of_the_library_has_been_counted() -> None:
+    counted = {(param.values[0].architecture, param.values[0].variant) for param in COUNTED}
+    assert set(EVERY) - counted == set()
+
+
+# Our variant (with options) and the facts' name of the same network.
+TRACES = [
+    ("vgg16", "handbook", {}, "vgg16_sequential"),
+    ("vgg19", "handbook", {}, "vgg19_by_seed_conv_block"),
+    ("resnet34", "handbook", {}, "handbook_resnet34"),
+    ("resnet50", "handbook", {}, "handbook_resnet50"),
+    ("resnext50", "handbook", {}, "handbook_resnext50"),
+    ("resnext50", "handbook", {"factorized": True}, "handbook_resnext50_fig3d"),
+    ("xception", "handbook", {}, "handbook_xception_1556"),
+    ("mobilenet", "handbook", {}, "handbook_mobilenet_224_a1"),
+    ("mobilenet", "handbook", {"alpha": 0.25}, "handbook_mobilenet_224_a0.25"),
+    ("mobilenet", "handbook", {"rho": 0.25}, "handbook_mobilenet_rho_0.25_of_224_is_56"),
+    ("squeezenet1_0", "handbook", {}, "handbook_squeezenet_v1.0"),
+    ("resnet34", "geron", {}, "geron_resnet34_1000_classes"),
+    ("se_resnet34", "geron", {}, "se_resnet34_geron_1000"),
+    ("se_resnet50", "handbook", {}, "se_resnet50_handbook"),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("architecture", "variant", "options", "fact"), TRACES, ids=[trace[3] for trace in TRACES])
+def test_stage_shapes_follow_the_trace_of_the_seeds_own_code(
+    architecture: str, variant: str, options: dict[str, Any], fact: str
+) -> None:
+    if not FACTS.is_file():
+        pytest.skip(f"the traces are in {FACTS}, which is not there")
+    trace = [tuple(shape[1:]) for _, shape in json.loads(FACTS.read_text())["seed"][fact]["shape_trace"]]
+    shapes = [stage.output_shape for stage in assemble(find(architecture, variant, options)).stages]
+    # The traces name a shape once while it stays.
+    stages = [shape for shape, _ in itertools.groupby(shapes)]
+    assert stages[-1] == trace[-1]
+    _assert_in_order(stages, trace)
+
+
+def _assert_in_order(stages: Sequence[_SHAPE], trace: Sequence[_SHAPE]) -> None:
+    """Every stage's shape comes in the trace, in the same order."""
+    left = iter(trace)
+    for shape in stages:
+        assert any(shape == traced for traced in left), f"{shape} comes nowhere further on in {trace}"
+
+
+@pytest.mark.parametrize("counted", [param for param in COUNTED if not param.marks])
+def test_networks_take_other_classes_and_sizes(counted: Counted) -> None:
+    height, width, channels = (side + 8 for side in counted.input_shape)
+    shape = (height, width, channels - 8)
+    model = models.build(
+        counted.architecture, variant=counted.variant, **{**counted.options, "classes": 7, "input_shape": shape}
+    )
+    assert model.input_shape == (None, *shape)
     assert model.output_shape == (None, 7)
-
-
-def test_every_model_comes_back_from_a_file_in_safe_mode(architecture: tuple[str, str], tmp_path: Path) -> None:
-    model = models.build(architecture[0], variant=architecture[1])
-    model.save(tmp_path / "model.keras")
-    again = keras.saving.load_model(tmp_path / "model.keras", safe_mode=True)
-    x = np.random.default_rng(0).normal(0, 1, (2, *model.input_shape[1:])).astype(np.float32)
-    np.testing.assert_array_equal(np.asarray(model(x)), np.asarray(again(x)))
-
-
-@pytest.mark.parametrize("row", ROWS, ids=[row.name for row in ROWS])
-def test_the_depth_in_a_name_is_the_depth_of_its_row(row: ResNet) -> None:
-    depth = re.search(r"\d+$", row.name)
-    assert depth is not None
-    assert row.layers == int(depth[0])
 
 
 def test_se_resnet20_is_described_as_a_stem_three_groups_and_a_classifier() -> None:
@@ -70,6 +154,18 @@ def test_se_resnet20_is_described_as_a_stem_three_groups_and_a_classifier() -> N
     ]
 
 
+def test_multiply_adds_are_those_counted_by_hand() -> None:
+    stages = {stage.name: stage.multiply_adds for stage in assemble(find("resnet20")).stages}
+    # 3x3 kernels at every position; the projections are 1x1.
+    assert stages == {
+        "stem": 32 * 32 * 9 * 3 * 16,
+        "group1": 6 * 32 * 32 * 9 * 16 * 16,
+        "group2": 16 * 16 * (9 * 16 * 32 + 5 * 9 * 32 * 32 + 16 * 32),
+        "group3": 8 * 8 * (9 * 32 * 64 + 5 * 9 * 64 * 64 + 32 * 64),
+        "classifier": 64 * 10,
+    }
+
+
 def test_a_row_whose_groups_disagree_is_refused() -> None:
     with pytest.raises(ValueError, match=r"same groups. Received: depths=\(1, 2\), widths=\(16,\)"):
         ResNet(name="odd", variant="x", paper="", input_shape=(32, 32, 3), classes=10, depths=(1, 2), widths=(16,))
@@ -80,9 +176,20 @@ def test_an_unknown_name_is_answered_with_near_ones() -> None:
         models.build("se_resnet2")
 
 
+def _arrays(outputs: Any) -> list[Any]:
+    return [keras.ops.convert_to_numpy(value) for value in (outputs if isinstance(outputs, list) else [outputs])]
+
+
 def test_an_unknown_variant_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(UnknownArchitectureError, match=r"no variant 'imagenet'.*It has: cifar\."):
+    with pytest.raises(UnknownArchitectureError, match=r"no variant 'imagenet'.*Known: cifar, cifar_wide\."):
         models.build("se_resnet20", variant="imagenet")
+
+
+def test_an_unknown_option_is_answered_with_near_ones() -> None:
+    with pytest.raises(
+        UnknownArchitectureError, match=r"mobilenet \(keras\) has no option 'alhpa'. Did you mean alpha"
+    ):
+        models.build("mobilenet", variant="keras", alhpa=0.5)
 
 
 @pytest.mark.parametrize("classes", [0, -1])
@@ -92,6 +199,6 @@ def test_a_model_needs_a_class(classes: int) -> None:
 
 
 @pytest.mark.parametrize("shape", [(0, 32, 3), (32, 32)])
-def test_a_model_needs_three_positive_sizes(shape: tuple[int, int, int]) -> None:
+def test_a_model_needs_three_positive_sizes(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="three positive sizes"):
         models.build("se_resnet20", input_shape=shape)

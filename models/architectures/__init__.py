@@ -1,1 +1,0 @@
-"""One file a family: its rows of plain data and the one function that builds them."""

@@ -1,0 +1,121 @@
+"""Inception modules, stems and auxiliary classifiers: layers for the tables of `models.branches`.
+
+Szegedy et al., "Going Deeper with Convolutions", arXiv:1409.4842.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from keras import KerasTensor, layers
+
+from models.blocks.convolution import conv_bn
+from models.blocks.pooling import Border, average_pool, max_pool
+from models.blocks.squeeze_excitation import squeeze_excitation
+from models.branches import Chain, Parallel, Pool, Step
+from models.spec import TENSORFLOW, Convention
+
+
+def inception(
+    x: KerasTensor,
+    branches: Parallel,
+    *,
+    se_ratio: int | None = None,
+    convention: Convention = TENSORFLOW,
+    average: Border = "same",
+    name: str,
+) -> KerasTensor:
+    """SE(concatenate(branch(x) for every branch)).
+
+    Args:
+        x: ``[N, H, W, C]``.
+        branches: the module; all branches must make maps of one height and width.
+        se_ratio: squeeze ratio of the SE block behind the concatenation (Hu et al., arXiv:1709.01507, figure 2);
+            None leaves it out.
+        convention: the publisher's habits.
+        average: border of average pools that are as large as their input: ``"same"`` leaves it out of the means,
+            ``"symmetric"`` counts its zeros in.
+        name: prefix of the layers' names, before the branch's and, in a branch of several steps, the step's number.
+
+    Returns:
+        ``[N, H', W', sum of the branches' channels]``.
+    """
+    outputs = [
+        chain(x, steps, convention=convention, average=average, name=f"{name}_{branch}")
+        for branch, steps in branches.items()
+    ]
+    x = layers.Concatenate(name=f"{name}_concat")(outputs)
+    return x if se_ratio is None else squeeze_excitation(x, ratio=se_ratio, name=f"{name}_se")
+
+
+def chain(
+    x: KerasTensor, steps: Chain, *, convention: Convention = TENSORFLOW, average: Border = "same", name: str
+) -> KerasTensor:
+    """The steps one after the other; arguments as of `inception`. The first step of several is number 1."""
+    for number, step in enumerate(steps, start=1):
+        x = _step(x, step, convention, average, name if len(steps) == 1 else f"{name}_{number}")
+    return x
+
+
+def _step(x: KerasTensor, step: Step, convention: Convention, average: Border, name: str) -> KerasTensor:
+    if isinstance(step, Mapping):
+        return inception(x, step, convention=convention, average=average, name=name)
+    if isinstance(step, Pool):
+        if step.kind == "max":
+            return max_pool(x, size=step.size, stride=step.stride, border=step.border, name=f"{name}_pool")
+        border = average if step.border == "same" else step.border
+        return average_pool(x, size=step.size, stride=step.stride, border=border, name=f"{name}_pool")
+    return conv_bn(
+        x,
+        step.filters,
+        kernel=step.kernel,
+        stride=step.stride,
+        padding=step.border,
+        convention=convention,
+        name=name,
+    )
+
+
+def multiplied(x: KerasTensor, *, kernel: int, stride: int, multiplier: int, name: str) -> KerasTensor:
+    """Every channel convolved with `multiplier` kernels of its own, the first half of a separable convolution.
+
+    ``[N, H, W, C]`` -> ``[N, ceil(H / stride), ceil(W / stride), C * multiplier]``; linear, without bias. The weights
+    are in ``_depthwise``.
+    """
+    return layers.DepthwiseConv2D(
+        kernel,
+        strides=stride,
+        padding="same",
+        depth_multiplier=multiplier,
+        use_bias=False,
+        depthwise_initializer="he_normal",
+        name=f"{name}_depthwise",
+    )(x)
+
+
+def dense_auxiliary(
+    x: KerasTensor, classes: int, *, adaptive: bool, convention: Convention = TENSORFLOW, name: str
+) -> KerasTensor:
+    """The auxiliary classifier of GoogLeNet (arXiv:1409.4842, section 5): pool, 1x1 convolution, two dense layers.
+
+    Args:
+        x: ``[N, H, W, C]``, the maps of 14x14 of an image of 224x224.
+        classes: number of classes.
+        adaptive: means of 4x4 regions that share the maps among them; False: of 5x5 windows 3 apart, the paper's,
+            which of maps of 14x14 are 4x4 as well.
+        convention: the publisher's habits.
+        name: prefix of the layers' names.
+
+    Returns:
+        float32 logits ``[N, classes]``.
+    """
+    if adaptive:
+        x = layers.AdaptiveAveragePooling2D(4, name=f"{name}_pool")(x)
+    else:
+        x = average_pool(x, size=5, stride=3, border="valid", name=f"{name}_pool")
+    x = conv_bn(x, 128, kernel=1, convention=convention, name=name)
+    x = layers.Flatten(name=f"{name}_flatten")(x)
+    x = layers.Dense(1024, activation="relu", name=f"{name}_hidden")(x)
+    x = layers.Dropout(0.7, name=f"{name}_dropout")(x)
+    # float32 under every precision policy, as the main classifier's.
+    return layers.Dense(classes, dtype="float32", name=f"{name}_logits")(x)

@@ -1,0 +1,77 @@
+"""How publishers name the tensors of residual networks, with and without SE blocks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+from models.layouts import KERAS, TORCH, Layout, Naming, Replacement, renaming
+
+Publisher = Literal["keras", "keras_resnext", "torchvision", "timm", "timm_legacy"]
+
+_UNIT = r"group(\d)_block(\d+)"
+_POSITION = {"a": 1, "b": 2, "c": 3}  # of a convolution in its unit
+
+
+def _torch_unit(rest: str) -> Callable[[re.Match[str]], str]:
+    """A unit's prefix, "layer1.0.", and `rest`, whose braces stand for what else matched; units count from 0."""
+
+    def name(match: re.Match[str]) -> str:
+        group, unit, *others = match.groups()
+        return f"layer{group}.{int(unit) - 1}." + rest.format(*(_POSITION.get(part, part) for part in others))
+
+    return name
+
+
+def _keras_unit(match: re.Match[str]) -> str:
+    group, unit, convolution, kind = match.groups()
+    return f"conv{int(group) + 1}_block{unit}_{_POSITION[convolution]}_{kind}"
+
+
+def _keras_projection(match: re.Match[str]) -> str:
+    group, unit, kind = match.groups()
+    return f"conv{int(group) + 1}_block{unit}_0_{kind}"
+
+
+def _torch_rules(se: str) -> tuple[tuple[str, Replacement], ...]:
+    return (
+        (rf"{_UNIT}_([abc])_(conv|bn)", _torch_unit("{1}{0}")),
+        (rf"{_UNIT}_projection_conv", _torch_unit("downsample.0")),
+        (rf"{_UNIT}_projection_bn", _torch_unit("downsample.1")),
+        (rf"{_UNIT}_se_reduce", _torch_unit(f"{se}.fc1")),
+        (rf"{_UNIT}_se_expand", _torch_unit(f"{se}.fc2")),
+    )
+
+
+_torch = renaming((r"stem_(conv|bn)", r"\g<1>1"), *_torch_rules("se"), ("classifier_logits", "fc"))
+_timm_legacy = renaming(
+    (r"stem_(conv|bn)", r"layer0.\g<1>1"),
+    (r"stem_([abc])_(conv|bn)", lambda match: f"layer0.{match[2]}{_POSITION[match[1]]}"),
+    *_torch_rules("se_module"),
+    ("classifier_logits", "last_linear"),
+)
+_keras = renaming(
+    (r"stem_(conv|bn)", r"conv1_\1"),
+    (rf"{_UNIT}_([abc])_(conv|bn)", _keras_unit),
+    (rf"{_UNIT}_projection_(conv|bn)", _keras_projection),
+    ("classifier_logits", "predictions"),
+)
+
+LAYOUTS: Mapping[Publisher, Mapping[str, Layout]] = {
+    "keras": {"keras": Layout(naming=KERAS, rename=_keras)},
+    # A grouped convolution is written as a depthwise one, each channel with as many outputs as its group has, and a
+    # fixed 1x1 convolution of zeros and ones, "gconv", that adds up those of a group.
+    "keras_resnext": {
+        "keras": Layout(
+            naming=Naming(
+                order="HWIO", suffixes={**KERAS.suffixes, "kernel": (*KERAS.suffixes["kernel"], "/depthwise_kernel")}
+            ),
+            rename=_keras,
+            unused=(r".*_2_gconv/kernel",),
+        )
+    },
+    "torchvision": {"torchvision": Layout(naming=TORCH, rename=_torch)},
+    "timm": {"timm": Layout(naming=TORCH, rename=_torch)},
+    "timm_legacy": {"timm": Layout(naming=TORCH, rename=_timm_legacy)},
+}
