@@ -1,0 +1,46 @@
+"""Safetensors: a header of names and places, then numbers. Made to be read from anybody."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import safetensors
+from numpy.typing import NDArray
+
+from models.weights.dtypes import BFLOAT16, numbers
+from models.weights.errors import WeightsError
+
+_DTYPES = {
+    "F64": "<f8",
+    "F32": "<f4",
+    "F16": "<f2",
+    "BF16": BFLOAT16,
+    "I64": "<i8",
+    "I32": "<i4",
+    "I16": "<i2",
+    "I8": "i1",
+    "U8": "u1",
+    "BOOL": "?",
+}
+
+
+def read(file: BinaryIO, path: Path) -> dict[str, NDArray[np.generic]]:
+    """All tensors of the file.
+
+    Raises:
+        WeightsError: the file is damaged or has numbers of another kind.
+    """
+    try:
+        entries = safetensors.deserialize(file.read())  # type: ignore[no-untyped-call]
+    except safetensors.SafetensorError as error:
+        raise WeightsError(f"{path} is not a safetensors file of float tensors: {error}. Copy it again.") from error
+    tensors = {}
+    for name, entry in entries:
+        if entry["dtype"] not in _DTYPES:
+            raise WeightsError(
+                f"{path} holds {name!r} as {entry['dtype']}; {', '.join(_DTYPES)} are read. Save it as one of these."
+            )
+        tensors[name] = numbers(entry["data"], _DTYPES[entry["dtype"]]).reshape(entry["shape"])
+    return tensors

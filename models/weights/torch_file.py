@@ -1,0 +1,273 @@
+"""PyTorch's files, without PyTorch: the zip archives of version 1.6 and later, and the bare pickles before them.
+
+What such a file pickles is a dictionary of tensors, each of which refers to a storage: its numbers, beside the pickle.
+`models.weights.pickled` reads the pickle; this module knows the seven names that a dictionary of tensors needs.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.weights.archive import Archive
+from models.weights.dtypes import BFLOAT16, numbers, width
+from models.weights.errors import WeightsError
+from models.weights.pickled import Machine, Name, PickleError
+
+_DTYPES = {
+    "DoubleStorage": "<f8",
+    "FloatStorage": "<f4",
+    "HalfStorage": "<f2",
+    "BFloat16Storage": BFLOAT16,
+    "LongStorage": "<i8",
+    "IntStorage": "<i4",
+    "ShortStorage": "<i2",
+    "CharStorage": "i1",
+    "ByteStorage": "u1",
+    "BoolStorage": "?",
+}
+# How torch.save began before it wrote zip files: its magic number, pickled.
+LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
+_LEGACY_PROTOCOL = 1001
+_WRAPPERS = ("state_dict", "model_state_dict", "model")  # under which training scripts keep the tensors
+_AXES = 32
+_ADVICE = "Save the tensors alone, with torch.save(model.state_dict(), path), or as safetensors."
+
+
+@dataclass(slots=True, eq=False)
+class _Storage:
+    """Numbers that tensors look at."""
+
+    key: str
+    dtype: str
+    count: int
+    root: _Storage | None = None  # of which it is a part, from `offset`
+    offset: int = 0
+    values: NDArray[np.generic] | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Tensor:
+    """A view of a storage."""
+
+    storage: _Storage
+    offset: int
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+
+
+@dataclass(slots=True, eq=False)
+class _Parameter:
+    """What PyTorch before 0.4 made before it said which tensor it is."""
+
+    tensor: _Tensor | None = None
+
+
+@dataclass(slots=True)
+class _Checkpoint:
+    """What a file of tensors may name and refer to."""
+
+    storages: dict[str, _Storage] = field(default_factory=dict)
+
+    def read(self, file: BinaryIO) -> object:
+        return Machine(self._call, self._persistent, self._build).run(file)
+
+    def _call(self, name: Name, arguments: tuple[Any, ...]) -> object:
+        made: object
+        match str(name), arguments:
+            case "collections.OrderedDict", ():
+                made = {}
+            case "collections.OrderedDict", (list(pairs),):  # as Python 2 wrote it
+                made = _dictionary(pairs)
+            case "torch._utils._rebuild_tensor_v2" | "torch._utils._rebuild_tensor", (
+                storage,
+                offset,
+                size,
+                stride,
+                *_,
+            ):
+                made = _tensor(storage, offset, size, stride)
+            case "torch._utils._rebuild_parameter", (_Tensor() as tensor, *_):
+                made = tensor
+            case "torch.nn.parameter.Parameter" | "torch.autograd.variable.Variable", ():
+                made = _Parameter()
+            case "torch.nn.parameter.Parameter" | "torch.autograd.variable.Variable", (_Tensor() as tensor, *_):
+                made = tensor
+            case "torch.Size", (tuple(size),):
+                made = size
+            case _:
+                raise PickleError(f"{name}, which is no part of a dictionary of tensors and was not run")
+        return made
+
+    def _build(self, made: object, state: object) -> None:
+        match made, state:
+            case _Parameter(), (_Tensor() as tensor, *_):
+                made.tensor = tensor
+            case dict(), dict():  # attributes of an OrderedDict: the versions of the modules
+                pass
+            case _:
+                raise PickleError("a state for something that has none")
+
+    def _persistent(self, reference: object) -> _Storage:
+        match reference:
+            case ("storage", Name(module="torch" | "torch.cuda", name=kind), str(key), _, int(count), *rest):
+                pass
+            case ("module", *_):
+                raise PickleError("a whole model with its code, not a dictionary of tensors")
+            case _:
+                raise PickleError("a reference to something that is no storage")
+        if kind not in _DTYPES:
+            raise PickleError(f"numbers of the kind {kind}")
+        storage = self.storages.setdefault(key, _Storage(key, _DTYPES[kind], count))
+        if (storage.dtype, storage.count) != (_DTYPES[kind], count):
+            raise PickleError(f"storage {key!r} with two types or sizes")
+        match rest:
+            case [] | [None]:
+                return storage
+            case [(str(), int(offset), int(part))]:
+                if offset < 0 or part < 0 or offset + part > count:
+                    raise PickleError(f"a part beyond the end of storage {key!r}")
+                return _Storage(key, storage.dtype, part, root=storage, offset=offset)
+        raise PickleError("a reference to something that is no storage")
+
+
+def _dictionary(pairs: list[Any]) -> dict[str, Any]:
+    made = {}
+    for pair in pairs:
+        match pair:
+            case [str(key), value] | (str(key), value):
+                made[key] = value
+            case _:
+                raise PickleError("an OrderedDict of something other than names and values")
+    return made
+
+
+def _tensor(storage: object, offset: object, size: object, stride: object) -> _Tensor:
+    """A view, once it is known to lie within its storage and to be no larger."""
+    match storage, offset, size, stride:
+        case _Storage(), int(), tuple(), tuple():
+            pass
+        case _:
+            raise PickleError("a tensor of something other than a storage")
+    if len(size) != len(stride) or len(size) > _AXES:
+        raise PickleError(f"a tensor of {len(size)} sizes and {len(stride)} strides")
+    if not all(isinstance(number, int) and 0 <= number < 1 << 62 for number in (offset, *size, *stride)):
+        raise PickleError("a tensor with a size that is no size")
+    if 0 not in size:
+        last = offset + sum((count - 1) * step for count, step in zip(size, stride, strict=True))
+        # An expanded tensor repeats its numbers; nobody saves one, and it could claim any size.
+        if last >= storage.count or math.prod(size) > storage.count:
+            raise PickleError(f"a tensor of {size} that is larger than its storage of {storage.count} numbers")
+    return _Tensor(storage, offset, size, stride)
+
+
+def _values(storage: _Storage) -> NDArray[np.generic]:
+    if storage.root is not None:
+        return _values(storage.root)[storage.offset : storage.offset + storage.count]
+    if storage.values is None:
+        raise PickleError(f"no numbers for storage {storage.key!r}")
+    return storage.values
+
+
+def _array(tensor: _Tensor) -> NDArray[np.generic]:
+    values = _values(tensor.storage)
+    if 0 in tensor.size:
+        return np.empty(tensor.size, values.dtype)
+    return np.lib.stride_tricks.as_strided(
+        values[tensor.offset :],
+        tensor.size,
+        [step * values.itemsize for step in tensor.stride],
+        writeable=False,
+    )
+
+
+def read_zip(archive: Archive, path: Path) -> dict[str, NDArray[np.generic]]:
+    """The tensors of a file that torch.save wrote since version 1.6."""
+    pickled = next(name for name in archive.names if is_pickle(name))
+    folder = pickled.removesuffix("data.pkl")
+    data = archive.read(pickled)
+    swapped = f"{folder}byteorder" in archive.names and archive.read(f"{folder}byteorder") == b"big"
+
+    def read(checkpoint: _Checkpoint) -> object:
+        made = checkpoint.read(io.BytesIO(data))
+        for storage in checkpoint.storages.values():
+            _fill(storage, archive.read(f"{folder}data/{storage.key}"), swapped=swapped)
+        return made
+
+    return _tensors(read, path)
+
+
+def is_pickle(name: str) -> bool:
+    """Whether a member of an archive is the dictionary that torch.save wrote: ``<anything>/data.pkl``."""
+    return name.count("/") == 1 and name.endswith("/data.pkl")
+
+
+def read_legacy(file: BinaryIO, path: Path) -> dict[str, NDArray[np.generic]]:
+    """The tensors of a file that torch.save wrote before version 1.6, or later when told to write the old form."""
+    data = file.read()
+
+    def read(checkpoint: _Checkpoint) -> object:
+        stream = io.BytesIO(data)
+        checkpoint.read(stream)  # the magic number, by which the file was told
+        if (protocol := checkpoint.read(stream)) != _LEGACY_PROTOCOL:
+            raise PickleError(f"an unknown form of the file, {str(protocol)[:20]}")
+        checkpoint.read(stream)  # what machine wrote it; numbers are little-endian on every machine
+        made = checkpoint.read(stream)
+        keys = checkpoint.read(stream)
+        if not isinstance(keys, list) or {key for key in keys if isinstance(key, str)} != checkpoint.storages.keys():
+            raise PickleError("a list of storages that is not that of its tensors")
+        rest = memoryview(data)[stream.tell() :]
+        for key in keys:
+            storage = checkpoint.storages[key]
+            end = 8 + storage.count * width(storage.dtype)
+            if len(rest) < 8 or int.from_bytes(rest[:8], "little") != storage.count:
+                raise PickleError(f"another number of numbers for storage {key!r}")
+            _fill(storage, rest[8:end], swapped=False)
+            rest = rest[end:]
+        return made
+
+    return _tensors(read, path)
+
+
+def _fill(storage: _Storage, data: bytes | memoryview, *, swapped: bool) -> None:
+    if len(data) != storage.count * width(storage.dtype):
+        raise PickleError(f"{len(data)} bytes for storage {storage.key!r} of {storage.count} numbers")
+    if swapped and width(storage.dtype) > 1:
+        data = np.frombuffer(data, f"u{width(storage.dtype)}").byteswap().tobytes()
+    storage.values = numbers(data, storage.dtype)
+
+
+def _tensors(read: Callable[[_Checkpoint], object], path: Path) -> dict[str, NDArray[np.generic]]:
+    try:
+        made = read(_Checkpoint())
+        found = {
+            name: _array(tensor)
+            for name, value in _state_dict(made).items()
+            if (tensor := value.tensor if isinstance(value, _Parameter) else value) and isinstance(tensor, _Tensor)
+        }
+    except PickleError as error:
+        raise WeightsError(f"{path} is no PyTorch file of tensors: it holds {error}. {_ADVICE}") from error
+    if not found:
+        raise WeightsError(f"{path} is a PyTorch file without a tensor that has a name. {_ADVICE}")
+    # What was trained on several devices is wrapped in a module that is called `module`.
+    if all(name.startswith("module.") for name in found):
+        found = {name.removeprefix("module."): value for name, value in found.items()}
+    return found
+
+
+def _state_dict(made: object) -> Mapping[str, object]:
+    if isinstance(made, dict):
+        for wrapper in _WRAPPERS:
+            if isinstance(made.get(wrapper), dict):
+                made = made[wrapper]
+                break
+    if not isinstance(made, dict):
+        raise PickleError(f"a {type(made).__name__.lstrip('_')}, not a dictionary of tensors")
+    return {name: value for name, value in made.items() if isinstance(name, str)}
