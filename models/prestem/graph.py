@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from keras import KerasTensor, layers
+from keras import KerasTensor, layers, ops
 
 from models.prestem.recipe import Recipe
 
 
 def scale(pixels: KerasTensor, recipe: Recipe) -> KerasTensor:
-    """(x - mean) / std per channel: uint8 RGB ``[N, H, W, 3]`` -> floats ``[N, H, W, 3]``."""
+    """(x - mean) / std per channel, in the recipe's order: uint8 RGB ``[N, H, W, 3]`` -> floats ``[N, H, W, 3]``."""
+    if recipe.channels == "BGR":
+        pixels = ops.flip(pixels, axis=-1)
     return layers.Rescaling(
         scale=[1 / std for std in recipe.std],
         offset=[-mean / std for mean, std in zip(recipe.mean, recipe.std, strict=True)],

@@ -29,6 +29,7 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _BACKGROUND = "white"  # behind transparent pixels, as on a page
+_LARGE = 1 << 22  # pixels: 16 MB of memory
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -72,22 +73,54 @@ def fit(image: Image.Image, recipe: Recipe) -> NDArray[np.uint8]:
     size = _target(image.width, image.height, recipe)
     if size != image.size:
         # Pillow widens the filter's support by the reduction, so every filter but nearest antialiases.
-        image = image.resize(size, _FILTERS[recipe.filter])
+        image = _resized(image, size, recipe)
     if image.size == (recipe.width, recipe.height):
         return np.asarray(image, np.uint8)
 
     canvas = Image.new("RGB", (recipe.width, recipe.height), recipe.fill)
-    # Negative offsets crop the centre, positive ones pad around it; an axis can do either.
-    canvas.paste(image, ((recipe.width - image.width) // 2, (recipe.height - image.height) // 2))
+    canvas.paste(image, (_offset(image.width, recipe.width), _offset(image.height, recipe.height)))
     return np.asarray(canvas, np.uint8)
 
 
+def _resized(image: Image.Image, size: tuple[int, int], recipe: Recipe) -> Image.Image:
+    """`image` at `size`; of one that would not fit in memory, only the centre that is kept."""
+    resample = _FILTERS[recipe.filter]
+    if math.prod(size) <= max(_LARGE, math.prod(image.size)):
+        return image.resize(size, resample)
+    # A line of 1 x 1,000,000 pixels, enlarged. Cropping before resizing rounds otherwise, so it is not done always.
+    cut = min(size[0], recipe.width), min(size[1], recipe.height)
+    left, top = -_offset(size[0], cut[0]), -_offset(size[1], cut[1])
+    across, down = image.width / size[0], image.height / size[1]
+    right, bottom = min((left + cut[0]) * across, image.width), min((top + cut[1]) * down, image.height)
+    return image.resize(cut, resample, (left * across, top * down, right, bottom))
+
+
+def _offset(side: int, target: int) -> int:
+    """Where `side` pixels begin on `target`: negative crops the centre, positive pads around it."""
+    # Python rounds halves to even; that is torchvision's centre, and its `CenterCrop` is what most weights have seen.
+    return (target - side) // 2 if side < target else -round((side - target) / 2)
+
+
 def _target(width: int, height: int, recipe: Recipe) -> tuple[int, int]:
-    """(width, height) to resize to before the centre crop or the padding; never larger than the image."""
+    """(width, height) to resize to before the centre crop or the padding."""
+    enlarge = recipe.smaller == "resize"
     if recipe.geometry == "squash":
-        return min(width, recipe.width), min(height, recipe.height)
-    wide, high = recipe.width / width, recipe.height / height
-    scale = max(wide, high) / recipe.crop_share if recipe.geometry == "crop" else min(wide, high)
-    if scale >= 1:
+        wide, high = recipe.width, recipe.height
+        return (wide, high) if enlarge else (min(width, wide), min(height, high))
+    horizontal, vertical = recipe.width / width, recipe.height / height
+    crop = recipe.geometry == "crop"
+    scale = max(horizontal, vertical) / recipe.crop_share if crop else min(horizontal, vertical)
+    if scale >= 1 and not enlarge:
         return width, height
-    return max(1, math.floor(width * scale + 0.5)), max(1, math.floor(height * scale + 0.5))
+    if not crop:
+        return max(1, _rounded(width * scale)), max(1, _rounded(height * scale))
+    # The side that decides comes out exactly; the other follows and loses its fraction, as in torchvision's `Resize`.
+    if horizontal >= vertical:
+        side = _rounded(recipe.width / recipe.crop_share)
+        return side, max(1, side * height // width)
+    side = _rounded(recipe.height / recipe.crop_share)
+    return max(1, side * width // height), side
+
+
+def _rounded(value: float) -> int:
+    return math.floor(value + 0.5)

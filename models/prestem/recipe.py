@@ -10,17 +10,25 @@ from typing import Any, Literal, Self, get_args
 
 Geometry = Literal["crop", "squash", "letterbox"]
 Filter = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+Channels = Literal["RGB", "BGR"]
+Smaller = Literal["pad", "resize"]
+
+_CHOICES = {"geometry": Geometry, "filter": Filter, "smaller": Smaller, "channels": Channels}
+# Fields that came later: left out of the digest where they say what was always so, and so older digests hold.
+_LATER = {"smaller": "pad", "channels": "RGB"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """How an image of any size becomes the network's input.
 
-    An image larger than the input is resized down with antialiasing; a smaller one is never enlarged but padded
-    with `fill` up to the input, because enlarging adds artefacts that the network has not seen. The geometries
-    differ in what they do with an image of another aspect ratio:
+    An image larger than the input is resized down with antialiasing. A smaller one is padded with `fill` up to the
+    input, because enlarging adds artefacts that the network has not seen; where `smaller` is ``resize`` it is
+    enlarged, because most published networks have seen nothing else. The geometries differ in what they do with an
+    image of another aspect ratio:
 
-    - ``crop``: the short side to ``input / crop_share``, then the centre of the input's size; the edges go.
+    - ``crop``: the short side to ``input / crop_share``, then the centre of the input's size; the edges go. Both are
+      rounded as torchvision's `Resize` and `CenterCrop` round them.
     - ``squash``: both sides to the input; the aspect ratio goes.
     - ``letterbox``: the long side to the input, the rest is fill; nothing goes.
     """
@@ -31,7 +39,9 @@ class Recipe:
     crop_share: float = 1.0  # of the resized short side that the centre crop keeps; geometry "crop" only
     filter: Filter = "bilinear"
     fill: tuple[int, int, int] = (0, 0, 0)  # RGB of padding and letterbox bars
-    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)  # subtracted from 0..255 RGB values in the graph
+    smaller: Smaller = "pad"  # what becomes of an image that is smaller than the input
+    channels: Channels = "RGB"  # order in which the network sees them; `mean` and `std` are given in that order
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)  # subtracted from 0..255 values in the graph
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)  # then divided by
 
     def __post_init__(self) -> None:
@@ -41,7 +51,7 @@ class Recipe:
         object.__setattr__(self, "crop_share", float(self.crop_share))
         if self.height < 1 or self.width < 1:
             raise ValueError(f"The input size must be positive. Received: {self.height}x{self.width}")
-        for field, allowed in (("geometry", Geometry), ("filter", Filter)):
+        for field, allowed in _CHOICES.items():
             if getattr(self, field) not in get_args(allowed):
                 raise ValueError(
                     f"{field} must be one of {', '.join(get_args(allowed))}. Received: {getattr(self, field)!r}"
@@ -77,5 +87,6 @@ class Recipe:
     @property
     def digest(self) -> str:
         """``sha256:`` and the hash of the canonical JSON: equal digests mean equal pixels for the network."""
-        canonical = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+        values = {field: value for field, value in self.to_dict().items() if _LATER.get(field) != value}
+        canonical = json.dumps(values, sort_keys=True, separators=(",", ":"))
         return "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()

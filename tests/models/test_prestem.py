@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -46,6 +47,8 @@ def test_recipes_have_equal_digests_exactly_when_they_are_equal() -> None:
         {"crop_share": 0.9},
         {"filter": "lanczos"},
         {"fill": (1, 0, 0)},
+        {"smaller": "resize"},
+        {"channels": "BGR"},
         {"mean": (1.0, 0.0, 0.0)},
         {"std": (2.0, 1.0, 1.0)},
     ]
@@ -55,8 +58,24 @@ def test_recipes_have_equal_digests_exactly_when_they_are_equal() -> None:
 
 
 def test_a_recipe_comes_back_from_its_dictionary() -> None:
-    recipe = Recipe(height=48, width=32, geometry="letterbox", fill=(1, 2, 3), mean=(1.5, 2, 3), std=(4, 5, 6))
+    recipe = Recipe(
+        height=48,
+        width=32,
+        geometry="letterbox",
+        fill=(1, 2, 3),
+        smaller="resize",
+        channels="BGR",
+        mean=(1.5, 2, 3),
+        std=(4, 5, 6),
+    )
     assert Recipe.from_dict(recipe.to_dict()) == recipe
+
+
+def test_a_recipe_without_the_fields_that_came_later_means_what_it_always_meant() -> None:
+    recipe = Recipe(height=32, width=32, fill=(1, 2, 3))
+    values = recipe.to_dict()
+    del values["smaller"], values["channels"]
+    assert Recipe.from_dict(values) == recipe
 
 
 @pytest.mark.parametrize(
@@ -65,6 +84,8 @@ def test_a_recipe_comes_back_from_its_dictionary() -> None:
         ({"height": 0}, "must be positive. Received: 0x32"),
         ({"geometry": "stretch"}, "one of crop, squash, letterbox. Received: 'stretch'"),
         ({"filter": "box"}, "one of nearest, bilinear, bicubic, lanczos. Received: 'box'"),
+        ({"smaller": "tile"}, "one of pad, resize. Received: 'tile'"),
+        ({"channels": "GBR"}, "one of RGB, BGR. Received: 'GBR'"),
         ({"crop_share": 0.0}, r"in \(0, 1\]. Received: 0.0"),
         ({"crop_share": 1.1}, r"in \(0, 1\]. Received: 1.1"),
         ({"fill": (0, 0, 256)}, r"0..255. Received: \(0, 0, 256\)"),
@@ -140,6 +161,51 @@ def test_a_smaller_image_is_centred_on_the_fill_and_never_enlarged(geometry: Geo
     assert (out[border] == (9, 8, 7)).all()
 
 
+@pytest.mark.parametrize(("geometry", "size"), [("crop", (41, 25)), ("squash", (24, 20)), ("letterbox", (24, 14))])
+def test_a_smaller_image_is_enlarged_where_the_recipe_says_so(geometry: Geometry, size: tuple[int, int]) -> None:
+    image = noise(10, 6)
+    recipe = Recipe(height=20, width=24, geometry=geometry, crop_share=0.8, fill=(9, 8, 7), smaller="resize")
+    left, top = (24 - size[0]) // 2, (20 - size[1]) // 2
+    if geometry == "crop":
+        left, top = -8, -2  # half of 17 and half of 5, rounded to even
+    expected = Image.new("RGB", (24, 20), (9, 8, 7))
+    expected.paste(image.resize(size, BILINEAR), (left, top))
+    np.testing.assert_array_equal(host.fit(image, recipe), pixels(expected))
+
+
+def test_enlarging_a_long_line_takes_no_more_memory_than_its_centre() -> None:
+    line = Image.new("RGB", (1, 1_000_000), (10, 20, 30))
+    line.paste((200, 100, 50), (0, 500_000, 1, 1_000_000))
+    recipe = Recipe(height=224, width=224, crop_share=0.875, smaller="resize", filter="nearest")
+    out = host.fit(line, recipe)  # whole, it would be 256 x 256,000,000 pixels
+    # 224 rows of 256,000,000 are less than one pixel of the line, on either side of its middle.
+    assert (out[:112] == (10, 20, 30)).all()
+    assert (out[112:] == (200, 100, 50)).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    width=st.integers(20, 60),
+    height=st.integers(20, 60),
+    recipe=st.builds(
+        Recipe,
+        height=st.integers(1, 40),
+        width=st.integers(1, 40),
+        crop_share=st.floats(0.3, 1),
+        smaller=st.just("resize"),
+    ),
+)
+def test_what_is_too_large_to_be_enlarged_whole_shows_the_same(width: int, height: int, recipe: Recipe) -> None:
+    ramp = np.add.outer(np.arange(height), np.arange(width)).astype(np.uint8)
+    image = Image.fromarray(ramp).convert("RGB")
+    with pytest.MonkeyPatch.context() as patch:
+        whole = host.fit(image, recipe)
+        patch.setattr(host, "_LARGE", 0)
+        cut = host.fit(image, recipe)
+    # Halves may be rounded up in one and down in the other, across and down.
+    np.testing.assert_allclose(cut.astype(int), whole.astype(int), atol=2)
+
+
 def test_squash_resizes_both_sides() -> None:
     image = noise(100, 60)
     expected = image.resize((32, 24), BILINEAR)
@@ -186,6 +252,7 @@ def test_reducing_averages_over_all_pixels_instead_of_picking_some() -> None:
         geometry=st.sampled_from(["crop", "squash", "letterbox"]),
         crop_share=st.floats(0.1, 1),
         filter=st.sampled_from(["nearest", "bilinear", "bicubic", "lanczos"]),
+        smaller=st.sampled_from(["pad", "resize"]),
     ),
 )
 def test_any_image_becomes_uint8_of_the_recipe_s_size(width: int, height: int, recipe: Recipe) -> None:
@@ -207,3 +274,21 @@ def test_the_graph_subtracts_the_mean_and_divides_by_the_deviation() -> None:
     image = np.random.default_rng(0).integers(0, 256, (2, 4, 5, 3), np.uint8)
     expected = (image.astype(np.float32) - np.array(recipe.mean, np.float32)) / np.array(recipe.std, np.float32)
     np.testing.assert_allclose(np.asarray(model(image)), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_network_that_wants_bgr_gets_it_with_the_mean_in_that_order() -> None:
+    recipe = Recipe(height=2, width=2, channels="BGR", mean=(103.939, 116.779, 123.68), std=(1, 2, 4))
+    x = keras.Input((2, 2, 3), dtype="uint8")
+    model = keras.Model(x, graph.scale(x, recipe))
+    image = np.random.default_rng(0).integers(0, 256, (1, 2, 2, 3), np.uint8)
+    expected = (image[..., ::-1] - np.array(recipe.mean, np.float32)) / np.array(recipe.std, np.float32)
+    np.testing.assert_allclose(np.asarray(model(image)), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_graph_that_turns_channels_round_reloads_in_safe_mode(tmp_path: Path) -> None:
+    x = keras.Input((2, 2, 3), dtype="uint8")
+    model = keras.Model(x, graph.scale(x, Recipe(height=2, width=2, channels="BGR")))
+    model.save(tmp_path / "scale.keras")
+    again = keras.saving.load_model(tmp_path / "scale.keras", safe_mode=True)
+    image = np.arange(12, dtype=np.uint8).reshape(1, 2, 2, 3)
+    np.testing.assert_array_equal(np.asarray(again(image)), np.asarray(model(image)))

@@ -1,0 +1,26 @@
+"""Published checkpoints: a catalogue of plain data, and the fetch that brings one into the cache.
+
+Neither Keras nor any other framework is imported here.
+"""
+
+from __future__ import annotations
+
+from models.published.cache import cache_folder, fetch
+from models.published.catalogue import DEFAULT_TAG, UnknownCheckpointError, find, listing, tags
+from models.published.checkpoint import Checkpoint, Checksum, labels
+from models.published.download import FetchError, Policy
+
+__all__ = [
+    "DEFAULT_TAG",
+    "Checkpoint",
+    "Checksum",
+    "FetchError",
+    "Policy",
+    "UnknownCheckpointError",
+    "cache_folder",
+    "fetch",
+    "find",
+    "labels",
+    "listing",
+    "tags",
+]

@@ -1,0 +1,190 @@
+"""The folder of fetched checkpoints: whole files only, each checked whenever it is used.
+
+resnet50-0676ba61.pth               the file, moved here in one step when it was complete and checked
+resnet50-0676ba61.pth.sha256        its hash when it was first seen, as `sha256sum --check` reads it
+resnet50-0676ba61.pth.lock          held by the process that is fetching it
+resnet50-0676ba61.pth.part          what has come so far, and the ETag to go on with
+resnet50-0676ba61.pth.part.etag
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from models.published.checkpoint import Checkpoint
+from models.published.download import FetchError, Policy, download, forget
+from models.published.progress import progress_bar
+
+_log = logging.getLogger(__name__)
+
+
+def cache_folder() -> Path:
+    """``GLIMPSE_CACHE``, or else the platform's folder for what can be fetched again.
+
+    Raises:
+        FetchError: there is no home folder to put it in.
+    """
+    if chosen := os.environ.get("GLIMPSE_CACHE"):
+        return Path(chosen).expanduser()
+    # The XDG specification has relative paths ignored.
+    if (xdg := os.environ.get("XDG_CACHE_HOME", "")).startswith("/"):
+        return Path(xdg) / "glimpse" / "weights"
+    try:
+        home = Path.home()
+    except RuntimeError as error:
+        raise FetchError("There is no home folder to keep weights in. Set GLIMPSE_CACHE to a folder.") from error
+    if sys.platform == "darwin":
+        return home / "Library" / "Caches" / "glimpse" / "weights"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", home / "AppData" / "Local")) / "glimpse" / "weights"
+    return home / ".cache" / "glimpse" / "weights"
+
+
+def fetch(checkpoint: Checkpoint, cache: Path | None = None, *, policy: Policy | None = None) -> Path:
+    """The file of a checkpoint, from the cache or, on first use, from its publisher.
+
+    Its hash is checked on every call: the one that the publisher states, and the SHA-256 that it had when it was first
+    seen here. Any number of processes may ask for it at once; one of them fetches. A file that was put into the cache
+    by hand is as good.
+
+    Args:
+        checkpoint: a row of the catalogue.
+        cache: the folder; None: `cache_folder()`.
+        policy: patience and limits of the download.
+
+    Raises:
+        FetchError: it cannot be fetched, or is not what was published; the message names the file, its hash, where
+            it is published and the folder to put it in by hand.
+    """
+    folder = (cache or cache_folder()).absolute()
+    path = folder / checkpoint.file
+    try:
+        if not path.is_file():  # the common case needs no lock, and so no folder that can be written
+            folder.mkdir(parents=True, exist_ok=True)
+            with _alone(path):
+                if not path.is_file():  # nobody else has fetched it meanwhile
+                    _bring(checkpoint, path, policy or Policy())
+                    return path
+        _check(checkpoint, path, name=path)
+    except OSError as error:
+        raise FetchError(
+            f"{error.filename or folder} cannot be used: {error.strerror or error}. "
+            f"Set GLIMPSE_CACHE to a folder that can be read and written, or {_by_hand(checkpoint, folder)}"
+        ) from error
+    return path
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Hold the file's lock; the system releases it if this process dies."""
+    lock = FileLock(path.with_name(path.name + ".lock"))
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        _log.info("waiting for another process that is fetching %s", path)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _bring(checkpoint: Checkpoint, path: Path, policy: Policy) -> None:
+    part = path.with_name(path.name + ".part")
+    _log.info("fetching %s", checkpoint.url)
+    while True:
+        resumed = part.exists()
+        try:
+            with progress_bar(checkpoint.file) as report:
+                download(checkpoint.url, part, report, policy)
+        except FetchError as error:
+            raise FetchError(f"{error} To do without, {_by_hand(checkpoint, path.parent)}") from error
+        try:
+            _check(checkpoint, part, name=path)
+        except FetchError:
+            forget(part)
+            if resumed:
+                continue  # its beginning, of an earlier day, may be what is wrong
+            raise
+        part.replace(path)
+        forget(part)
+        _log.info("fetched %s", path)
+        return
+
+
+def _check(checkpoint: Checkpoint, found: Path, *, name: Path) -> None:
+    """Compare `found` with what is known of the file called `name`; of one that is new here, record the hash.
+
+    Raises:
+        FetchError: it is another file.
+    """
+    stated, publisher = checkpoint.checksum, checkpoint.publisher
+    origin = str(name) if found == name else f"What {checkpoint.url} sent"
+    remedy = f"Delete {name} to fetch it again" if found == name else "It was not kept. Try again on another network"
+    hashes = _hashes(found, {"sha256", *([stated.algorithm] if stated else [])})
+    if stated and not stated.fits(hashes[stated.algorithm]):
+        raise FetchError(
+            f"{origin} is not what {publisher} published: its {stated.algorithm} is {hashes[stated.algorithm]}, "
+            f"not {stated}. {remedy}, or {_by_hand(checkpoint, name.parent)}"
+        )
+    record = name.with_name(name.name + ".sha256")
+    if (pinned := _pinned(record)) is None:
+        _pin(checkpoint, record, hashes["sha256"], name)
+    elif pinned != hashes["sha256"]:
+        raise FetchError(
+            f"{origin} is not the file that was first seen here: its sha256 is {hashes['sha256']}, not {pinned}. "
+            f"{remedy}. If {publisher} has replaced it and you trust the new one, delete {record} too."
+        )
+
+
+def _hashes(path: Path, algorithms: set[str]) -> dict[str, str]:
+    digests = {algorithm: hashlib.new(algorithm, usedforsecurity=False) for algorithm in algorithms}
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            for digest in digests.values():
+                digest.update(chunk)
+    return {algorithm: digest.hexdigest() for algorithm, digest in digests.items()}
+
+
+def _pinned(record: Path) -> str | None:
+    try:
+        digits = record.read_text(encoding="utf-8").partition(" ")[0]
+    except FileNotFoundError:
+        return None
+    if not re.fullmatch(r"[0-9a-f]{64}", digits):
+        raise FetchError(f"{record} holds no SHA-256. Delete it if you trust the file beside it.")
+    return digits
+
+
+def _pin(checkpoint: Checkpoint, record: Path, sha256: str, name: Path) -> None:
+    if checkpoint.checksum is None:
+        _log.warning(
+            "%s states no hash of %s. This first copy has the sha256 %s; %s records it, and it is checked from now on.",
+            checkpoint.publisher,
+            name.name,
+            sha256,
+            record,
+        )
+    whole = record.with_name(f"{record.name}.{os.getpid()}")
+    try:
+        whole.write_text(f"{sha256}  {name.name}\n", encoding="utf-8")
+        whole.replace(record)
+    except OSError as error:
+        # A folder that is mounted for reading only serves as well, but whoever fills it keeps watch over it.
+        _log.warning("%s cannot be written, so the hash of %s is not recorded: %s", record, name.name, error)
+
+
+def _by_hand(checkpoint: Checkpoint, folder: Path) -> str:
+    stated = (
+        f"whose {checkpoint.checksum}" if checkpoint.checksum else f"of which {checkpoint.publisher} states no hash"
+    )
+    return f"put {checkpoint.file} ({stated}; from {checkpoint.url}) into {folder}."
