@@ -93,8 +93,9 @@ def _recipe(pre_stem: PreStem) -> str:
     if geometry == "crop" and pre_stem.crop_share < 1:
         geometry += f" {pre_stem.crop_share:.4g}"
     return (
-        f"{geometry} to {pre_stem.height} x {pre_stem.width}, {pre_stem.filter}, fill {_list(pre_stem.fill)}; "
-        f"minus {_list(pre_stem.mean)}, divided by {_list(pre_stem.std)}"
+        f"{geometry} to {pre_stem.height} x {pre_stem.width}, {pre_stem.filter}, smaller ones {pre_stem.smaller}, "
+        f"fill {_list(pre_stem.fill)}; {pre_stem.channels} minus {_list(pre_stem.mean)}, "
+        f"divided by {_list(pre_stem.std)}"
     )
 
 
@@ -106,9 +107,12 @@ def _stages(stages: Sequence[Stage]) -> Table:
     table.add_column("output", no_wrap=True)
     # The sum of what is shown, not the total that the server states: a reader can hold the two together.
     table.add_column("parameters", footer=f"{sum(s.parameters for s in stages):,}", justify="right", no_wrap=True)
+    operations = f"{sum(s.multiply_adds for s in stages):,}"
+    table.add_column("multiply-adds", footer=operations, justify="right", no_wrap=True)
     for stage in stages:
         output = " x ".join(str(size) for size in stage.output_shape)
-        table.add_row(_plain(stage.name), _plain(stage.block), str(stage.repeats), output, f"{stage.parameters:,}")
+        numbers = f"{stage.parameters:,}", f"{stage.multiply_adds:,}"
+        table.add_row(_plain(stage.name), _plain(stage.block), str(stage.repeats), output, *numbers)
     return table
 
 

@@ -98,6 +98,7 @@ class Stage:
     repeats: int  # how many such blocks follow one another
     output_shape: tuple[int, ...]  # without the batch axis: (height, width, channels) or (classes,)
     parameters: int  # trainable and not
+    multiply_adds: int  # of convolutions and dense layers, for one image
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +111,11 @@ class PreStem:
     crop_share: float  # of the resized short side that the centre crop keeps
     filter: str  # "bilinear", ...
     fill: tuple[int, ...]  # RGB of padding
-    mean: tuple[float, ...]  # subtracted from 0..255 RGB values
+    mean: tuple[float, ...]  # subtracted from 0..255 values, in the order of `channels`
     std: tuple[float, ...]  # then divided by
     digest: str  # equal digests mean equal input for the network
+    channels: str  # "RGB" or "BGR": the order in which the network sees them
+    smaller: str  # what happens to an image smaller than the input: "pad" or "resize"
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,7 +93,10 @@ def from_description(reply: pb.DescribeModelResponse) -> ModelDescription:
         classes=tuple(ClassLabel(c.index, c.label, c.class_id) for c in reply.classes),
         parameters=reply.parameters,
         trainable_parameters=reply.trainable_parameters,
-        stages=tuple(Stage(s.name, s.block, s.repeats, tuple(s.output_shape), s.parameters) for s in reply.stages),
+        stages=tuple(
+            Stage(s.name, s.block, s.repeats, tuple(s.output_shape), s.parameters, s.multiply_adds)
+            for s in reply.stages
+        ),
         pre_stem=PreStem(
             height=pre_stem.height,
             width=pre_stem.width,
@@ -104,6 +107,8 @@ def from_description(reply: pb.DescribeModelResponse) -> ModelDescription:
             mean=tuple(pre_stem.mean),
             std=tuple(pre_stem.std),
             digest=pre_stem.digest,
+            channels=pre_stem.channels,
+            smaller=pre_stem.smaller,
         ),
         temperature=reply.temperature,
         runtime=Runtime(runtime.name, runtime.device, runtime.precision, tuple(runtime.batch_sizes)),

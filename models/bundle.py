@@ -21,7 +21,6 @@ from typing import Any
 
 from models.catalogue import UnknownArchitectureError, find
 from models.prestem.recipe import Recipe
-from models.suggestions import did_you_mean
 
 FORMAT = 1
 DESCRIPTION = "model.json"
@@ -29,6 +28,7 @@ LABELS = "labels.txt"
 WEIGHTS = "weights.safetensors"
 EMBEDDED = Path(__file__).parent / "bundles"
 DEFAULT = ("se_resnet20", "cifar10")  # architecture and tag of the embedded bundle that is served unless told otherwise
+EMBEDDED_DEFAULT = EMBEDDED / "_".join(DEFAULT)
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -52,8 +52,9 @@ class Bundle:
     folder: Path
     name: str  # what a client asks for: "se_resnet20_cifar10"
     version: str
-    architecture: str  # a row of the library: "se_resnet20"
+    architecture: str  # a row of the library: "se_resnet20"; empty: the weights file is a whole saved model
     variant: str
+    options: Mapping[str, Any]  # of the architecture, where they are not the variant's own
     input_shape: tuple[int, int, int]  # (height, width, channels)
     labels: tuple[ClassLabel, ...]  # in the order of the network's output
     recipe: Recipe  # pre-stem that the weights were trained behind
@@ -170,31 +171,6 @@ def write(
     return read(folder)
 
 
-def locate(architecture: str, weights: str) -> Path:
-    """The folder of a bundle of `architecture`.
-
-    Args:
-        architecture: a row of the library, for example ``"se_resnet20"``.
-        weights: the tag of an embedded bundle, for example ``"cifar10"``, or the path of a bundle's folder.
-
-    Raises:
-        UnknownArchitectureError: no such architecture.
-        BundleError: no such tag or folder (the message lists the known tags and near matches), or the bundle holds
-            another architecture.
-    """
-    find(architecture)
-    tags = embedded(architecture)
-    folder = EMBEDDED / f"{architecture}_{weights}" if weights in tags else Path(weights).expanduser()
-    if not (folder / DESCRIPTION).is_file():
-        raise BundleError(
-            f"{architecture} has no embedded weights {weights!r}, and there is no folder of that name with a "
-            f"{DESCRIPTION}.{did_you_mean(weights, tags)} Give one of these tags or the path of a bundle."
-        )
-    if (found := read(folder).architecture) != architecture:
-        raise BundleError(f"{folder} holds weights of {found}, not of {architecture}. Name the model {found}.")
-    return folder
-
-
 def embedded(architecture: str) -> tuple[str, ...]:
     """Tags of the bundles of `architecture` that come with the package, sorted."""
     prefix = f"{architecture}_"
@@ -216,8 +192,10 @@ def _from_dict(folder: Path, values: dict[str, Any]) -> Bundle:
     temperature = float(values["temperature"])
     if not 0 < temperature < math.inf:
         raise ValueError(f"temperature must be positive. Received: {values['temperature']}")
+    options = values.get("options", {})
     try:
-        find(values["architecture"], values["variant"])
+        if values["architecture"]:
+            find(values["architecture"], values["variant"], options)
     except UnknownArchitectureError as error:
         raise ValueError(f"{error} It may need a newer Glimpse.") from error
     return Bundle(
@@ -226,14 +204,28 @@ def _from_dict(folder: Path, values: dict[str, Any]) -> Bundle:
         version=values["version"],
         architecture=values["architecture"],
         variant=values["variant"],
+        options=options,
         input_shape=(shape[0], shape[1], shape[2]),
-        labels=tuple(_labels(_text(_inside(folder, values["labels"])).splitlines())),
+        labels=read_labels(_inside(folder, values["labels"])),
         recipe=recipe,
         temperature=temperature,
         weights_file=_inside(folder, values["weights"]).name,
         weights_digest=str(values["weights_digest"]),
         metrics={str(k): float(v) for k, v in values["metrics"].items()},
     )
+
+
+def read_labels(path: Path) -> tuple[ClassLabel, ...]:
+    """The classes of a file, one a line: ``label`` or ``label<TAB>class_id``.
+
+    Raises:
+        BundleError: it cannot be read, or a line is not of that form.
+    """
+    lines = _text(path).splitlines()
+    try:
+        return tuple(_labels(lines))
+    except ValueError as error:
+        raise BundleError(f"{path}: {error}") from error
 
 
 def _labels(lines: Iterable[str]) -> Iterable[ClassLabel]:

@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="one JSON object instead of tables")
     options = parser.parse_args(arguments)
     try:
-        loaded = bundle.read(options.bundle or bundle.locate(*bundle.DEFAULT))
+        loaded = bundle.read(options.bundle or bundle.EMBEDDED_DEFAULT)
         measurement = evaluate(loaded, options.data)
     except (ValueError, OSError) as error:
         print(f"models.evaluate: {error}", file=sys.stderr)

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from models import weights
+from models import own, weights
 from models.builder import Assembly, assemble
 from models.bundle import Bundle
 from models.catalogue import find
@@ -17,17 +17,18 @@ _BATCH = 500
 
 
 def load_bundle(bundle: Bundle) -> Assembly:
-    """Build the bundle's network and load its weights.
+    """Build the bundle's network and load its weights; a saved model of the user's own is its own network.
 
     Raises:
         BundleError: the weights file is missing or not the one that the bundle was made with.
         WeightsError: the weights do not fit the architecture.
     """
     bundle.check_digest()
-    assembly = assemble(
-        find(bundle.architecture, bundle.variant), classes=len(bundle.labels), input_shape=bundle.input_shape
-    )
-    weights.load(assembly.model, bundle.weights_path)
+    if not bundle.architecture:
+        return own.load(bundle.weights_path, input_shape=bundle.input_shape, classes=len(bundle.labels))
+    row = find(bundle.architecture, bundle.variant, bundle.options)
+    assembly = assemble(row, classes=len(bundle.labels), input_shape=bundle.input_shape)
+    weights.load(assembly.model, bundle.weights_path, row.layouts())
     return assembly
 
 
@@ -38,8 +39,8 @@ def logits_model(assembly: Assembly, recipe: Recipe) -> keras.Model:
         ValueError: the recipe makes images of another size than the network takes.
     """
     shape = (recipe.height, recipe.width, 3)
-    if tuple(assembly.model.input_shape[1:]) != shape:
-        raise ValueError(f"The network takes {assembly.model.input_shape[1:]}, the recipe makes {shape} images.")
+    if (takes := tuple(assembly.model.input_shape[1:])) != shape:
+        raise ValueError(f"The network takes {takes}, the recipe makes {shape} images.")
     pixels = keras.Input(shape, dtype="uint8", name="pixels")
     return keras.Model(pixels, assembly.model(graph.scale(pixels, recipe)), name="logits")
 

@@ -34,6 +34,7 @@ def describe(model: LoadedModel, limits: pb.Limits) -> pb.DescribeModelResponse:
                 repeats=stage.repeats,
                 output_shape=stage.output_shape,
                 parameters=stage.parameters,
+                multiply_adds=stage.multiply_adds,
             )
             for stage in model.stages
         ],

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 import structlog
 
-from models import bundle as bundles
+from models import sources
 from server.batching.batcher import Batcher, Observer
 from server.registry import LoadedModel
 from server.runtime import warm
@@ -23,7 +22,7 @@ def load_model(settings: Settings, observer: Observer) -> LoadedModel:
         ValueError: the bundle or its weights cannot be used; the message says why.
     """
     begun = time.monotonic()
-    bundle = bundles.read(_folder(settings))
+    bundle = sources.resolve(_source(settings))
     # Imported here, so that reading settings and refusing bad ones does not wait for the framework.
     from models.builder import trainable_parameters
     from models.serving import load_bundle, serving_model
@@ -53,7 +52,7 @@ def load_model(settings: Settings, observer: Observer) -> LoadedModel:
     )
     return LoadedModel(
         bundle=bundle,
-        paper=assembly.architecture.paper,
+        paper=assembly.paper,
         stages=assembly.stages,
         parameters=assembly.model.count_params(),
         trainable_parameters=trainable_parameters(assembly.model),
@@ -65,9 +64,13 @@ def load_model(settings: Settings, observer: Observer) -> LoadedModel:
     )
 
 
-def _folder(settings: Settings) -> Path:
-    """Where the bundle lies. A bundle knows its architecture, so a path to one needs no model beside it."""
-    path = Path(settings.weights).expanduser()
-    if not settings.model and (path / bundles.DESCRIPTION).is_file():
-        return path
-    return bundles.locate(settings.model or bundles.DEFAULT[0], settings.weights)
+def _source(settings: Settings) -> sources.Source:
+    """What to serve, as the settings say it."""
+    return sources.Source(
+        weights=settings.weights,
+        architecture=settings.model,
+        variant=settings.variant or None,
+        options=settings.options,
+        labels=settings.labels,
+        recipe=settings.recipe,
+    )

@@ -18,8 +18,8 @@ from pydantic_settings import (
 
 MIB = 1024 * 1024
 _PREFIX = "GLIMPSE_"
-# Read by the client, which often runs in the same shell.
-_NOT_OURS = frozenset({"GLIMPSE_TARGET"})
+# Read by the client, which often runs in the same shell, and by the fetch of published weights.
+_NOT_OURS = frozenset({"GLIMPSE_TARGET", "GLIMPSE_CACHE"})
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Positive = Annotated[int, Field(ge=1, le=2**31 - 1)]
@@ -46,7 +46,15 @@ class Settings(BaseSettings):
     port: Port = Field(50051, description="gRPC port; 0 takes a free one.")
     metrics_port: Port = Field(9464, description="Port of /metrics; 0 takes a free one.")
     model: str = Field("", description="Architecture to serve; empty: the weights' own, or the shipped default.")
-    weights: str = Field("cifar10", description="Tag of shipped weights, or a bundle folder made by models.train.")
+    variant: str = Field("", description="Form of the architecture; empty: its first. See python -m models list.")
+    options: dict[str, Any] = Field({}, description='Of the architecture, as JSON: {"alpha": 0.25}.')
+    weights: str = Field(
+        "cifar10", description="Tag of shipped or published weights (imagenet), a bundle folder, or a weights file."
+    )
+    labels: Path | None = Field(None, description="Class names of a weights file; else labels.txt beside it.")
+    recipe: Path | None = Field(
+        None, description="Pre-stem of a weights file, TOML or JSON; else recipe.toml beside it."
+    )
     max_batch_size: Positive = Field(32, description="Images in the largest batch.")
     max_images_in_flight: Positive = Field(256, description="Images between arrival and answer; above: QUEUE_FULL.")
     max_images_per_request: Positive = Field(64, description="Images in one request.")

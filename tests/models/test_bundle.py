@@ -12,7 +12,6 @@ import pytest
 
 from models import bundle
 from models.bundle import BundleError, ClassLabel
-from models.catalogue import UnknownArchitectureError
 from models.prestem.recipe import Recipe
 
 RECIPE = Recipe(height=8, width=8, mean=(1.5, 2, 3), std=(4, 5, 6))
@@ -143,32 +142,3 @@ def test_an_empty_label_is_refused_with_its_line(folder: Path) -> None:
 def test_a_label_that_would_not_come_back_is_not_written(tmp_path: Path, label: ClassLabel) -> None:
     with pytest.raises(BundleError, match="one line of text without tabs"):
         make(tmp_path / "odd", labels=[label])
-
-
-def test_an_embedded_bundle_is_found_by_its_tag() -> None:
-    assert bundle.locate("se_resnet20", "cifar10") == bundle.EMBEDDED / "se_resnet20_cifar10"
-    assert "cifar10" in bundle.embedded("se_resnet20")
-
-
-def test_a_bundle_is_found_by_its_path(folder: Path) -> None:
-    assert bundle.locate("resnet20", str(folder)) == folder
-
-
-def test_an_unknown_tag_is_answered_with_near_ones() -> None:
-    with pytest.raises(BundleError, match=r"no embedded weights 'cifar100'.*Did you mean cifar10?"):
-        bundle.locate("se_resnet20", "cifar100")
-
-
-def test_an_unknown_tag_is_answered_with_all_where_none_is_near() -> None:
-    with pytest.raises(BundleError, match=r"Known: .*cifar10"):
-        bundle.locate("se_resnet20", "zzz")
-
-
-def test_an_unknown_architecture_is_named_before_its_weights() -> None:
-    with pytest.raises(UnknownArchitectureError):
-        bundle.locate("se_resnet2000", "cifar10")
-
-
-def test_a_bundle_of_another_architecture_is_refused(folder: Path) -> None:
-    with pytest.raises(BundleError, match="holds weights of resnet20, not of se_resnet20"):
-        bundle.locate("se_resnet20", str(folder))

@@ -16,7 +16,7 @@ TEST_IMAGES = Path(__file__).parents[3] / "shared" / "data" / "cifar10" / "test.
 
 @pytest.fixture(scope="module")
 def embedded() -> Bundle:
-    return bundle.read(bundle.locate(*bundle.DEFAULT))
+    return bundle.read(bundle.EMBEDDED_DEFAULT)
 
 
 @pytest.fixture(scope="module")

@@ -201,21 +201,23 @@ class ClassLabel(_message.Message):
     def __init__(self, index: _Optional[int] = ..., label: _Optional[str] = ..., class_id: _Optional[str] = ...) -> None: ...
 
 class Stage(_message.Message):
-    __slots__ = ("name", "block", "repeats", "output_shape", "parameters")
+    __slots__ = ("name", "block", "repeats", "output_shape", "parameters", "multiply_adds")
     NAME_FIELD_NUMBER: _ClassVar[int]
     BLOCK_FIELD_NUMBER: _ClassVar[int]
     REPEATS_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_SHAPE_FIELD_NUMBER: _ClassVar[int]
     PARAMETERS_FIELD_NUMBER: _ClassVar[int]
+    MULTIPLY_ADDS_FIELD_NUMBER: _ClassVar[int]
     name: str
     block: str
     repeats: int
     output_shape: _containers.RepeatedScalarFieldContainer[int]
     parameters: int
-    def __init__(self, name: _Optional[str] = ..., block: _Optional[str] = ..., repeats: _Optional[int] = ..., output_shape: _Optional[_Iterable[int]] = ..., parameters: _Optional[int] = ...) -> None: ...
+    multiply_adds: int
+    def __init__(self, name: _Optional[str] = ..., block: _Optional[str] = ..., repeats: _Optional[int] = ..., output_shape: _Optional[_Iterable[int]] = ..., parameters: _Optional[int] = ..., multiply_adds: _Optional[int] = ...) -> None: ...
 
 class PreStem(_message.Message):
-    __slots__ = ("height", "width", "geometry", "crop_share", "filter", "fill", "mean", "std", "digest")
+    __slots__ = ("height", "width", "geometry", "crop_share", "filter", "fill", "mean", "std", "digest", "channels", "smaller")
     HEIGHT_FIELD_NUMBER: _ClassVar[int]
     WIDTH_FIELD_NUMBER: _ClassVar[int]
     GEOMETRY_FIELD_NUMBER: _ClassVar[int]
@@ -225,6 +227,8 @@ class PreStem(_message.Message):
     MEAN_FIELD_NUMBER: _ClassVar[int]
     STD_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
+    CHANNELS_FIELD_NUMBER: _ClassVar[int]
+    SMALLER_FIELD_NUMBER: _ClassVar[int]
     height: int
     width: int
     geometry: str
@@ -234,7 +238,9 @@ class PreStem(_message.Message):
     mean: _containers.RepeatedScalarFieldContainer[float]
     std: _containers.RepeatedScalarFieldContainer[float]
     digest: str
-    def __init__(self, height: _Optional[int] = ..., width: _Optional[int] = ..., geometry: _Optional[str] = ..., crop_share: _Optional[float] = ..., filter: _Optional[str] = ..., fill: _Optional[_Iterable[int]] = ..., mean: _Optional[_Iterable[float]] = ..., std: _Optional[_Iterable[float]] = ..., digest: _Optional[str] = ...) -> None: ...
+    channels: str
+    smaller: str
+    def __init__(self, height: _Optional[int] = ..., width: _Optional[int] = ..., geometry: _Optional[str] = ..., crop_share: _Optional[float] = ..., filter: _Optional[str] = ..., fill: _Optional[_Iterable[int]] = ..., mean: _Optional[_Iterable[float]] = ..., std: _Optional[_Iterable[float]] = ..., digest: _Optional[str] = ..., channels: _Optional[str] = ..., smaller: _Optional[str] = ...) -> None: ...
 
 class Runtime(_message.Message):
     __slots__ = ("name", "device", "precision", "batch_sizes")

@@ -1,0 +1,138 @@
+"""`python -m models`: what is in the library, and a look inside."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from models.catalogue import find
+from models.catalogue import rows as library
+
+if TYPE_CHECKING:
+    from models.builder import Assembly
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Returns:
+        The exit code: 0, or 1 when the request cannot be met.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except (ValueError, OSError) as error:
+        print(f"models: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _list(_: argparse.Namespace) -> None:
+    from models import published
+
+    table = _table("architecture", "variant", "input", "weights", "top-1", "top-5", "paper")
+    for row in library():
+        head = row.name, row.variant, " x ".join(map(str, row.input_shape))
+        known = published.tags(row.name, row.variant)
+        for tag in known:
+            checkpoint = published.find(row.name, row.variant, tag)
+            table.add_row(*head, tag, _percent(checkpoint.top1), _percent(checkpoint.top5), row.paper)
+        if not known:
+            table.add_row(*head, "", "", "", row.paper)
+    Console().print(table)
+
+
+def _describe(options: argparse.Namespace) -> None:
+    from models.builder import assemble, trainable_parameters
+
+    row = find(options.name, options.variant, dict(options.option or ()))
+    assembly = assemble(row, classes=options.classes)
+    console = Console()
+    console.print(f"[bold]{row.name}[/bold] ({row.variant}) {row.paper}", highlight=False)
+    console.print(_stages(assembly))
+    console.print(f"{trainable_parameters(assembly.model):,} of the parameters are trainable.", highlight=False)
+    if options.svg:
+        from models.drawing import draw
+
+        drawing = draw(f"{row.name} ({row.variant})", row.paper, tuple(assembly.model.input_shape[1:]), assembly.stages)
+        options.svg.write_text(drawing, encoding="utf-8")
+        console.print(f"Drawn in {options.svg}.", highlight=False)
+
+
+def _stages(assembly: Assembly) -> Table:
+    stages = assembly.stages
+    table = _table("stage", "block", "repeats", "output", "parameters", "multiply-adds", footer=True)
+    for stage in stages:
+        table.add_row(
+            stage.name,
+            stage.block,
+            str(stage.repeats),
+            " x ".join(map(str, stage.output_shape)),
+            f"{stage.parameters:,}",
+            f"{stage.multiply_adds:,}",
+        )
+    table.columns[0].footer = "total"
+    table.columns[4].footer = f"{sum(stage.parameters for stage in stages):,}"
+    table.columns[5].footer = f"{sum(stage.multiply_adds for stage in stages):,}"
+    return table
+
+
+def _table(*columns: str, footer: bool = False) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold", footer_style="bold", show_footer=footer)
+    for column in columns:
+        numeric = column in {"repeats", "parameters", "multiply-adds", "top-1", "top-5"}
+        table.add_column(column, justify="right" if numeric else "left", no_wrap=column != "paper")
+    return table
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}%"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m models", description="What is in the library, and a look inside.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    listing = commands.add_parser("list", help="every architecture, its variants and published weights")
+    listing.set_defaults(run=_list)
+
+    describe = commands.add_parser("describe", help="the stages of a network, as a table and as a drawing")
+    describe.add_argument("name", help="an architecture: python -m models list")
+    describe.add_argument("--variant", help="which form of it (default: the first)")
+    describe.add_argument("--classes", type=int, help="number of classes (default: the variant's own)")
+    describe.add_argument(
+        "--option",
+        action="append",
+        type=_option,
+        metavar="NAME=VALUE",
+        help="of the variant, for example alpha=0.5; may be given again",
+    )
+    describe.add_argument("--svg", type=Path, metavar="FILE", help="draw it into this file as well")
+    describe.set_defaults(run=_describe)
+    return parser
+
+
+def _option(text: str) -> tuple[str, Any]:
+    """``alpha=0.5`` -> ("alpha", 0.5): true and false, numbers, none, and text for all else."""
+    name, separator, value = text.partition("=")
+    if not separator:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    words: dict[str, Any] = {"true": True, "false": False, "none": None}
+    if value.lower() in words:
+        return name, words[value.lower()]
+    for kind in (int, float):
+        try:
+            return name, kind(value)
+        except ValueError:
+            continue
+    return name, value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,168 @@
+"""From what a user names - a tag, a folder or a file - to the bundle that is served."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from models import bundle as bundles
+from models import published
+from models.bundle import Bundle, BundleError, ClassLabel, read_labels
+from models.catalogue import find
+from models.prestem.recipe import Recipe
+from models.suggestions import did_you_mean
+
+LABELS = ("labels.txt",)
+RECIPES = ("recipe.toml", "recipe.json")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """What to serve, in a user's words."""
+
+    weights: str  # tag of shipped or published weights, or the path of a bundle's folder or of a weights file
+    architecture: str = ""  # a row of the library; empty: the bundle's own, or the default one
+    variant: str | None = None  # which form of it; None: the first
+    options: Mapping[str, Any] = field(default_factory=dict)  # of the architecture, in place of the variant's own
+    labels: Path | None = None  # one class a line; None: beside the weights file, or the published ones
+    recipe: Path | None = None  # pre-stem as TOML or JSON; None: beside the weights file, or the published one
+
+
+def resolve(source: Source) -> Bundle:
+    """Find what `source` names; published weights are fetched on first use.
+
+    Raises:
+        UnknownArchitectureError: no such architecture, variant or option.
+        BundleError: nothing of that name, something that cannot be served, or published weights that cannot be fetched;
+            the message says what there is and what to do.
+    """
+    path = Path(source.weights).expanduser()
+    if source.architecture:
+        find(source.architecture, source.variant, source.options)
+    if (path / bundles.DESCRIPTION).is_file():
+        return _bundle(source, path)
+    if path.is_file():
+        return _file(source, path)
+    architecture = source.architecture or bundles.DEFAULT[0]
+    shipped = bundles.embedded(architecture)
+    if source.weights in shipped and source.variant is None:
+        return bundles.read(bundles.EMBEDDED / f"{architecture}_{source.weights}")
+    tags = published.tags(architecture, source.variant)
+    if source.weights not in tags:
+        known = (*shipped, *tags)
+        form = f"{architecture} ({source.variant})" if source.variant else architecture
+        raise BundleError(
+            f"{form} has no weights {source.weights!r}, and there is no file and no bundle's folder of that name."
+            f"{did_you_mean(source.weights, known)} Give a tag or a path; python -m models list shows all tags."
+        )
+    return _published(source, architecture)
+
+
+def _bundle(source: Source, folder: Path) -> Bundle:
+    bundle = bundles.read(folder)
+    if source.architecture and bundle.architecture != source.architecture:
+        raise BundleError(
+            f"{folder} holds weights of {bundle.architecture}, not of {source.architecture}. "
+            f"Name the model {bundle.architecture}, or leave it out."
+        )
+    return bundle
+
+
+def _published(source: Source, architecture: str) -> Bundle:
+    checkpoint = published.find(architecture, source.variant, source.weights)
+    for name, value in source.options.items():
+        if checkpoint.options.get(name, value) != value:
+            raise BundleError(
+                f"{architecture}'s weights {source.weights!r} were published for {name}={checkpoint.options[name]}. "
+                f"Received: {name}={value}. Leave the option out, or give another tag."
+            )
+    source = replace(source, variant=checkpoint.variant, options={**checkpoint.options, **source.options})
+    try:
+        path = published.fetch(checkpoint)
+    except published.FetchError as error:
+        raise BundleError(str(error)) from error
+    return _made(
+        path,
+        name=f"{architecture}_{source.weights}",
+        source=source,
+        architecture=architecture,
+        labels=read_labels(source.labels) if source.labels else checkpoint.labels,
+        recipe=_recipe(source.recipe) if source.recipe else checkpoint.recipe,
+        metrics={"top1": checkpoint.top1 / 100, "top5": checkpoint.top5 / 100},
+    )
+
+
+def _file(source: Source, path: Path) -> Bundle:
+    if not source.architecture and not _is_saved_model(path):
+        raise BundleError(
+            f"{path} holds weights without their network. Name the architecture that they belong to, or give a "
+            ".keras file, which has both."
+        )
+    return _made(
+        path,
+        name=re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("-._") or "model",
+        source=source,
+        architecture=source.architecture,
+        labels=read_labels(source.labels or _beside(path, "labels", LABELS)),
+        recipe=_recipe(source.recipe or _beside(path, "recipe", RECIPES)),
+        metrics={},
+    )
+
+
+def _made(
+    path: Path,
+    *,
+    name: str,
+    source: Source,
+    architecture: str,
+    labels: tuple[ClassLabel, ...],
+    recipe: Recipe,
+    metrics: Mapping[str, float],
+) -> Bundle:
+    digest = bundles.digest(path)
+    return Bundle(
+        folder=path.parent,
+        name=name,
+        version=digest.removeprefix("sha256:")[:8],  # a file has no version of its own
+        architecture=architecture,
+        variant=find(architecture, source.variant).variant if architecture else "",
+        options=source.options,
+        input_shape=(recipe.height, recipe.width, 3),
+        labels=labels,
+        recipe=recipe,
+        temperature=1.0,
+        weights_file=path.name,
+        weights_digest=digest,
+        metrics=metrics,
+    )
+
+
+def _is_saved_model(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return "config.json" in archive.namelist()
+
+
+def _beside(path: Path, what: str, names: tuple[str, ...]) -> Path:
+    for name in names:
+        if (path.parent / name).is_file():
+            return path.parent / name
+    raise BundleError(
+        f"{path} needs its {what}: there is no {' or '.join(names)} beside it. Put one there, or name the file "
+        f"with GLIMPSE_{what.upper()}."
+    )
+
+
+def _recipe(path: Path) -> Recipe:
+    try:
+        text = path.read_text(encoding="utf-8")
+        return Recipe.from_dict(dict(json.loads(text) if path.suffix == ".json" else tomllib.loads(text)))
+    except (OSError, ValueError, TypeError) as error:  # TypeError: JSON that is not an object
+        raise BundleError(f"The recipe {path} cannot be used: {error}") from error

@@ -1,0 +1,177 @@
+"""From a tag, a folder or a file to what is served."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+import models
+from models import bundle, serving, weights
+from models.bundle import BundleError, ClassLabel
+from models.catalogue import UnknownArchitectureError
+from models.prestem.recipe import Recipe
+from models.sources import Source, resolve
+from models.weights import WeightsError, WeightsMismatchError
+
+RECIPE = 'height = 8\nwidth = 8\nmean = [120, 121, 122]\nstd = [60, 61, 62]\nchannels = "BGR"\n'
+PIXELS = np.random.default_rng(1).integers(0, 256, (2, 8, 8, 3), np.uint8)
+
+
+@pytest.fixture
+def weights_file(tmp_path: Path) -> Path:
+    keras.utils.set_random_seed(1)
+    model = models.build("resnet20", classes=3, input_shape=(8, 8, 3))
+    weights.save(model, tmp_path / "photos of mine.safetensors")
+    (tmp_path / "labels.txt").write_text("cat\tn1\ndog\nfox\n")
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    return tmp_path / "photos of mine.safetensors"
+
+
+def own_model(path: Path, *last: keras.Layer, features: int = 3) -> Path:
+    keras.utils.set_random_seed(2)
+    model = keras.Sequential(
+        [
+            keras.Input((None, None, 3)),
+            keras.layers.Conv2D(4, 3, name="first"),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(features),
+            *last,
+        ]
+    )
+    model.save(path)
+    (path.parent / "labels.txt").write_text("cat\ndog\nfox\n")
+    (path.parent / "recipe.json").write_text(json.dumps({"height": 8, "width": 8}))
+    return path
+
+
+def test_the_embedded_weights_are_found_by_their_tag() -> None:
+    assert resolve(Source(weights="cifar10")).folder == bundle.EMBEDDED_DEFAULT
+    assert resolve(Source(weights="cifar10", architecture="se_resnet20")).folder == bundle.EMBEDDED_DEFAULT
+
+
+def test_a_bundle_is_found_by_its_folder(tmp_path: Path) -> None:
+    folder = shutil.copytree(bundle.EMBEDDED_DEFAULT, tmp_path / "mine")
+    assert resolve(Source(weights=str(folder))).folder == folder
+
+
+def test_a_bundle_of_another_architecture_is_refused() -> None:
+    with pytest.raises(BundleError, match="holds weights of se_resnet20, not of resnet20"):
+        resolve(Source(weights=str(bundle.EMBEDDED_DEFAULT), architecture="resnet20"))
+
+
+@pytest.mark.parametrize(
+    ("tag", "answer"),
+    [("cifar100", r"no weights 'cifar100'.*Did you mean cifar10\?"), ("zzz", r"Known: .*cifar10")],
+    ids=["near", "far"],
+)
+def test_an_unknown_tag_is_answered_with_those_there_are(tag: str, answer: str) -> None:
+    with pytest.raises(BundleError, match=answer):
+        resolve(Source(weights=tag, architecture="se_resnet20"))
+
+
+def test_an_unknown_architecture_is_named_before_its_weights() -> None:
+    with pytest.raises(UnknownArchitectureError, match="se_resnet2000"):
+        resolve(Source(weights="nothing", architecture="se_resnet2000"))
+
+
+def test_a_weights_file_takes_labels_and_recipe_from_beside_it(weights_file: Path) -> None:
+    found = resolve(Source(weights=str(weights_file), architecture="resnet20"))
+    assert (found.name, found.architecture, found.variant) == ("photos-of-mine", "resnet20", "cifar")
+    assert found.labels == (ClassLabel("cat", "n1"), ClassLabel("dog"), ClassLabel("fox"))
+    assert found.recipe == Recipe(height=8, width=8, mean=(120, 121, 122), std=(60, 61, 62), channels="BGR")
+    assert found.weights_digest == bundle.digest(weights_file)
+    assert found.weights_digest.removeprefix("sha256:").startswith(found.version)
+    assert serving.load_bundle(found).model.output_shape == (None, 3)
+
+
+def test_labels_and_recipe_can_be_named(weights_file: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "names").write_text("eins\nzwei\ndrei\n")
+    (elsewhere / "mine.json").write_text('{"height": 8, "width": 8, "geometry": "squash"}')
+    found = resolve(
+        Source(
+            weights=str(weights_file),
+            architecture="resnet20",
+            labels=elsewhere / "names",
+            recipe=elsewhere / "mine.json",
+        )
+    )
+    assert [label.label for label in found.labels] == ["eins", "zwei", "drei"]
+    assert found.recipe.geometry == "squash"
+
+
+@pytest.mark.parametrize("missing", ["labels.txt", "recipe.toml"])
+def test_what_is_missing_beside_a_file_is_named_with_the_setting_that_gives_it(
+    weights_file: Path, missing: str
+) -> None:
+    (weights_file.parent / missing).unlink()
+    with pytest.raises(BundleError, match=rf"{missing}.*GLIMPSE_{missing.partition('.')[0].upper()}"):
+        resolve(Source(weights=str(weights_file), architecture="resnet20"))
+
+
+@pytest.mark.parametrize("text", ["height = 8", "height = 8\nwidth = 8\nheigth = 9", "height = ", "[1, 2]"])
+def test_an_impossible_recipe_is_refused_with_its_file(weights_file: Path, text: str) -> None:
+    (weights_file.parent / "recipe.toml").write_text(text)
+    with pytest.raises(BundleError, match=r"recipe\.toml cannot be used"):
+        resolve(Source(weights=str(weights_file), architecture="resnet20"))
+
+
+def test_weights_without_a_network_ask_for_its_name(weights_file: Path) -> None:
+    with pytest.raises(BundleError, match="Name the architecture"):
+        resolve(Source(weights=str(weights_file)))
+
+
+def test_weights_of_another_number_of_classes_list_the_tensors_that_do_not_fit(weights_file: Path) -> None:
+    (weights_file.parent / "labels.txt").write_text("cat\ndog\n")
+    with pytest.raises(
+        WeightsMismatchError, match=r"misshapen: classifier_logits/kernel: \(64, 3\), the network has \(64, 2\)"
+    ):
+        serving.load_bundle(resolve(Source(weights=str(weights_file), architecture="resnet20")))
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        list,
+        lambda: [keras.layers.Softmax()],
+        lambda: [keras.layers.Activation("softmax")],
+        lambda: [keras.layers.Dense(3, activation="softmax")],
+    ],
+    ids=["logits", "softmax-layer", "activation-layer", "dense-softmax"],
+)
+def test_a_keras_file_serves_as_it_is(tmp_path: Path, last: Any) -> None:
+    path = own_model(tmp_path / "mine.keras", *last())
+    found = resolve(Source(weights=str(path)))
+    assembly = serving.load_bundle(found)
+    served = serving.serving_model(assembly, found.recipe, found.temperature)
+    scores = keras.saving.load_model(path)(PIXELS.astype(np.float32))
+    expected = keras.ops.convert_to_numpy(scores if last() else keras.ops.softmax(scores))
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(served(PIXELS)), expected, atol=1e-6)
+    (stage,) = assembly.stages
+    assert stage.multiply_adds >= 6 * 6 * 9 * 3 * 4 + 4 * 3
+    assert (stage.name, stage.output_shape, stage.parameters) == ("network", (3,), assembly.model.count_params())
+
+
+def test_a_keras_file_that_ends_in_something_else_is_refused(tmp_path: Path) -> None:
+    path = own_model(tmp_path / "mine.keras", keras.layers.Activation("sigmoid"))
+    with pytest.raises(WeightsError, match=r"softmax or in logits\. Received: sigmoid"):
+        serving.load_bundle(resolve(Source(weights=str(path))))
+
+
+def test_a_keras_file_needs_one_label_a_class(tmp_path: Path) -> None:
+    path = own_model(tmp_path / "mine.keras", features=4)
+    with pytest.raises(WeightsError, match=r"gives \(4,\) scores, its labels are 3"):
+        serving.load_bundle(resolve(Source(weights=str(path))))
+
+
+def test_a_keras_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
+    path = own_model(tmp_path / "mine.keras", keras.layers.Lambda(lambda x: x * 2))
+    with pytest.raises(WeightsError, match="safe mode"):
+        serving.load_bundle(resolve(Source(weights=str(path))))
