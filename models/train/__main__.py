@@ -88,6 +88,7 @@ def _run(options: argparse.Namespace) -> None:
         version=options.bundle_version,
         data=options.data_name or options.data.stem,
         note=options.data_note,
+        dtype=options.weights_dtype,
     )
     bundle, measurement = export(model, run, sets, identity, out)
     low, high = measurement.top1_interval
@@ -176,6 +177,7 @@ def parser() -> argparse.ArgumentParser:
         ("restart_learning_rate", float, "at the restart; it falls to 0 again"),
         ("cutout", float, "side of the square that augmentation blanks, as a share of the image's; 0: none"),
         ("cutout_from", int, "epochs before the first with cutout"),
+        ("label_smoothing", float, "share of every target that goes to all classes alike; 0: none"),
         ("momentum", float, "of SGD, Nesterov's form"),
         ("weight_decay", float, "decoupled, on kernels only"),
         ("precision", str, "Keras dtype policy of the training graph, for example mixed_bfloat16"),
@@ -193,6 +195,12 @@ def parser() -> argparse.ArgumentParser:
     outcome.add_argument("--out", type=Path, metavar="DIR", help="folder of the run (default: runs/ARCHITECTURE)")
     outcome.add_argument("--name", help="of the bundle: what a client asks for (default: the name of --out)")
     outcome.add_argument("--bundle-version", default="1", metavar="V", help="of the bundle (default: %(default)s)")
+    outcome.add_argument(
+        "--weights-dtype",
+        choices=("float32", "float16"),
+        default="float32",
+        help="of the weights on disk; float16 halves them, and they are served as float32 (default: %(default)s)",
+    )
     outcome.add_argument(
         "--export-only", action="store_true", help="write the bundle of the checkpoint in --out without more training"
     )

@@ -11,10 +11,12 @@ def augment(
 ) -> NDArray[np.uint8]:
     """Shift every image by up to an eighth of its size (4 of 32 pixels) and mirror half of them.
 
+    What is shifted in is the image's own edge, mirrored.
+
     Args:
         pixels: uint8 ``[N, H, W, 3]``; not changed.
         rng: source of the randomness; the same state gives the same batch.
-        fill: RGB value of what is shifted in, the pre-stem's own padding.
+        fill: RGB value of what is cut out, the pre-stem's own padding.
         cutout: side of a square that is blanked somewhere in every image, as a share of the image's sides, the centre
             anywhere in it (DeVries and Taylor, arXiv:1708.04552); 0 for none.
 
@@ -23,9 +25,8 @@ def augment(
     """
     count, height, width, _ = pixels.shape
     dy, dx = height // 8, width // 8
-    padded = np.empty((count, height + 2 * dy, width + 2 * dx, 3), np.uint8)
-    padded[:] = fill
-    padded[:, dy : dy + height, dx : dx + width] = pixels
+    # Mirrored rather than filled: no photo has black bars that a network could learn from.
+    padded = np.pad(pixels, ((0, 0), (dy, dy), (dx, dx), (0, 0)), mode="reflect")
     mirrored = np.less(rng.random(count), 0.5)
     tops, lefts = rng.integers(0, 2 * dy + 1, count), rng.integers(0, 2 * dx + 1, count)
     out = np.empty_like(pixels)

@@ -30,6 +30,7 @@ class Subject:
     note: str  # their provenance and terms; Markdown
     tested: bool  # measured on test images, which training never saw; else on the held-out ones
     measurement: Measurement
+    dtype: str = "float32"  # of the weights on disk
 
 
 def write(subject: Subject) -> str:
@@ -46,7 +47,7 @@ def _head(subject: Subject) -> str:
         "parameters": f"{subject.parameters:,}",
         "input": f"{bundle.recipe.height} x {bundle.recipe.width} pixels, RGB",
         "classes": str(len(bundle.labels)),
-        "weights": f"`{bundle.weights_file}`, float32, `{bundle.weights_digest}`",
+        "weights": f"`{bundle.weights_file}`, {subject.dtype}, `{bundle.weights_digest}`",
         "pre-stem": f"`{bundle.recipe.digest}`",
     }
     return f"# {bundle.name}\n\n" + _table(("", ""), rows.items())
@@ -95,10 +96,16 @@ def _training(subject: Subject) -> str:
         if plan.restart_epochs
         else ""
     )
+    begun = f"from epoch {plan.cutout_from + 1} on " if plan.cutout_from else ""
     cutout = (
-        f"; from epoch {plan.cutout_from + 1} on a random square of {plan.cutout:g} of the image's side is blanked "
+        f"; {begun}a random square of {plan.cutout:g} of the image's side is blanked "
         "(DeVries and Taylor, arXiv:1708.04552)"
         if plan.cutout
+        else ""
+    )
+    smoothing = (
+        f"\n- **Label smoothing**: {plan.label_smoothing:g} (Szegedy et al., arXiv:1512.00567, section 7)."
+        if plan.label_smoothing
         else ""
     )
     command = _command(subject.run)
@@ -108,8 +115,8 @@ def _training(subject: Subject) -> str:
   learning rate rises to {plan.learning_rate:g} over {plan.warmup_epochs:g} epochs, then falls to 0 along a
   cosine{restart} (Loshchilov and Hutter, arXiv:1608.03983).
 - **Weight decay**: {plan.weight_decay:g}, decoupled (Loshchilov and Hutter, arXiv:1711.05101), on kernels only.
-- **Augmentation**: shift by up to an eighth of the image and mirror, as in He et al., arXiv:1512.03385,
-  section 4.2{cutout}.
+- **Augmentation**: shift by up to an eighth of the image (its own edge, mirrored, comes in) and mirror, as in
+  He et al., arXiv:1512.03385, section 4.2{cutout}.{smoothing}
 - **Pre-stem**: geometry `{recipe.geometry}`, filter `{recipe.filter}`; then minus {_numbers(recipe.mean)}, divided by
   {_numbers(recipe.std)} for red, green, blue in 0..255.
 - **Precision**: {plan.precision}. **Seed**: {plan.seed}.{unfinished}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import keras
 
@@ -25,6 +26,7 @@ class Identity:
     version: str
     data: str  # what the images are called: "CIFAR-10"
     note: str  # where they come from and under which terms they may be used; Markdown
+    dtype: Literal["float32", "float16"] = "float32"  # of the weights on disk; they are served as float32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +56,7 @@ def export(model: keras.Model, run: Run, sets: Sets, identity: Identity, folder:
     target = folder / "bundle"
     target.mkdir(parents=True, exist_ok=True)
     row = find(run.plan.architecture, run.plan.variant)
-    weights.save(fit.network(model), target / bundle.WEIGHTS)
+    weights.save(fit.network(model), target / bundle.WEIGHTS, dtype=identity.dtype)
     shape = (run.recipe.height, run.recipe.width, 3)
     assembly = assemble(row, classes=len(run.labels), input_shape=shape)
     weights.load(assembly.model, target / bundle.WEIGHTS)
@@ -91,6 +93,7 @@ def export(model: keras.Model, run: Run, sets: Sets, identity: Identity, folder:
             data=identity.data,
             note=identity.note,
             tested=sets.test is not None,
+            dtype=identity.dtype,
             measurement=measurement,
         )
     )

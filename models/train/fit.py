@@ -100,6 +100,24 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
         return {}
 
 
+class Smoothed(keras.losses.Loss):
+    """Cross-entropy of class numbers, each target moved by a share towards all classes alike.
+
+    Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", arXiv:1512.00567, section 7.
+    """
+
+    def __init__(self, classes: int, smoothing: float = 0.0) -> None:
+        """Move a share of `smoothing` of every target; 0 is plain cross-entropy."""
+        super().__init__(name="cross_entropy")
+        self._classes, self._smoothing = classes, smoothing
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """Loss of each image: class numbers ``[N]`` or ``[N, 1]`` and logits ``[N, classes]`` -> ``[N]``."""
+        numbers = keras.ops.reshape(keras.ops.cast(y_true, "int32"), (-1,))
+        targets = keras.ops.one_hot(numbers, self._classes, dtype=y_pred.dtype)
+        return keras.losses.categorical_crossentropy(targets, y_pred, from_logits=True, label_smoothing=self._smoothing)
+
+
 def compiled(plan: Plan, recipe: Recipe, images: Labelled) -> keras.Model:
     """A fresh training graph: uint8 pixels through the pre-stem's scaling and the network to logits."""
     policy = keras.config.dtype_policy()
@@ -124,7 +142,7 @@ def compiled(plan: Plan, recipe: Recipe, images: Labelled) -> keras.Model:
     fused.fuse(model)
     model.compile(
         optimizer=optimizer,
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        loss=Smoothed(len(images.labels), plan.label_smoothing),
         metrics=["accuracy"],
     )
     # At once, so that a checkpoint's optimizer state finds its variables.

@@ -36,6 +36,7 @@ class Plan:
     restart_learning_rate: float = 0.1  # at the restart; falls to 0 again
     cutout: float = 0.0  # side of the square that is blanked, as a share of the image's (arXiv:1708.04552); 0: none
     cutout_from: int = 0  # epochs before the first with cutout
+    label_smoothing: float = 0.0  # share of every target that goes to all classes alike (arXiv:1512.00567, section 7)
     momentum: float = 0.9
     # Decoupled: applied with the learning rate but outside the momentum, so it is 1 / (1 - momentum) times
     # the papers' coupled 5e-4.
@@ -50,10 +51,9 @@ class Plan:
         for name in ("warmup_epochs", "restart_epochs", "cutout_from", "weight_decay"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative. Received: {getattr(self, name)}")
-        if not 0 <= self.cutout < 1:
-            raise ValueError(f"cutout must be in [0, 1). Received: {self.cutout}")
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum must be in [0, 1). Received: {self.momentum}")
+        for name in ("cutout", "label_smoothing", "momentum"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in [0, 1). Received: {getattr(self, name)}")
 
     @property
     def total_epochs(self) -> int:
