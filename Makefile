@@ -11,6 +11,9 @@ BIN := $(VENV)/bin
 # Options for what is run: `make serve ARGS="--port 6000"`, `make test ARGS="-k health -x"`.
 ARGS ?=
 LOWEST := $(CACHE)/lowest
+PARITY := $(CACHE)/parity
+# Reference implementations. torchvision and timm are installed without what they need for training and downloading.
+REFERENCES := torch==2.13.0 torchvision==0.28.0 timm==1.0.31
 # `make lock UPGRADE=--upgrade` moves every version; without it only what pyproject.toml asks for moves.
 UPGRADE ?=
 UV := $(BIN)/uv
@@ -19,7 +22,7 @@ COMPILE := $(UV) pip compile pyproject.toml --quiet --no-emit-index-url --custom
   --universal --python-version 3.11 --fork-strategy fewest --generate-hashes $(UPGRADE)
 
 .DEFAULT_GOAL := help
-.PHONY: help client serve test test-all test-lowest check format proto train evaluate lock clean
+.PHONY: help client serve test test-all test-parity test-lowest check format proto train evaluate lock clean
 
 help:  ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +38,9 @@ test: $(VENV)/.dev  ## run the tests
 
 test-all: $(VENV)/.dev  ## run the tests, slow ones too
 	$(BIN)/python -m pytest -m "" $(ARGS)
+
+test-parity: $(PARITY)/.done  ## compare every network with its reference implementation; installs PyTorch, torchvision, timm
+	$(PARITY)/bin/python -m pytest -m "" tests/models/parity $(ARGS)
 
 test-lowest: $(LOWEST)/.done  ## run the tests with the oldest versions that pyproject.toml allows
 	@# What writes the stubs' types needs protobuf 6.32; the service runs from 6.31.
@@ -105,6 +111,15 @@ $(BIN)/python:
 
 $(UV):
 	@$(MAKE) $(VENV)/.dev
+
+# With the first of the two lines PyTorch brings what it needs itself; the others need nothing beyond it here.
+$(PARITY)/.done: locks/dev.txt pyproject.toml | $(BIN)/python
+	$(PYTHON) -m venv --clear $(PARITY)
+	$(PARITY)/bin/python -m pip install $(PIP) --require-hashes -r locks/dev.txt
+	$(PARITY)/bin/python -m pip install $(PIP) $(firstword $(REFERENCES)) huggingface-hub pyyaml
+	$(PARITY)/bin/python -m pip install $(PIP) --no-deps $(wordlist 2,3,$(REFERENCES))
+	$(PARITY)/bin/python -m pip install $(PIP) --no-deps --no-build-isolation -e .
+	@touch $@
 
 $(LOWEST)/.done: pyproject.toml | $(UV)
 	$(UV) venv --quiet --clear --python $(BIN)/python $(LOWEST)
