@@ -131,7 +131,7 @@ def test_augmenting_shifts_and_mirrors_and_does_nothing_else(seed: int, height: 
     assert out.dtype == np.uint8
     dy, dx = height // 8, width // 8
     for image, result in zip(pixels, out, strict=True):
-        padded = np.pad(image, ((dy, dy), (dx, dx), (0, 0)))
+        padded = np.pad(image, ((dy, dy), (dx, dx), (0, 0)), mode="reflect")
         crops = [padded[t : t + height, x : x + width] for t in range(2 * dy + 1) for x in range(2 * dx + 1)]
         assert any(np.array_equal(result, c) or np.array_equal(result, c[:, ::-1]) for c in crops)
 
@@ -144,8 +144,13 @@ def test_augmenting_reaches_every_shift_and_both_mirrors() -> None:
     assert places == {(row, column) for row in range(6, 11) for column in range(5, 11)}
 
 
-def test_augmenting_fills_with_the_pre_stem_s_padding() -> None:
+def test_augmenting_shifts_in_nothing_that_was_not_in_the_image() -> None:
     out = augment(np.full((200, 16, 16, 3), 200, np.uint8), np.random.default_rng(0), fill=(1, 2, 3))
+    assert (out == 200).all()
+
+
+def test_cutout_fills_with_the_pre_stem_s_padding() -> None:
+    out = augment(np.full((200, 16, 16, 3), 200, np.uint8), np.random.default_rng(0), fill=(1, 2, 3), cutout=0.25)
     assert {tuple(map(int, value)) for value in out.reshape(-1, 3)} == {(200, 200, 200), (1, 2, 3)}
 
 

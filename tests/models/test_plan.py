@@ -72,6 +72,8 @@ def test_a_plan_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
         ({"batch_size": -1}, "batch_size must be positive. Received: -1"),
         ({"learning_rate": 0.0}, "learning_rate must be positive. Received: 0.0"),
         ({"weight_decay": -1.0}, "weight_decay must not be negative. Received: -1.0"),
+        ({"label_smoothing": 1.0}, r"label_smoothing must be in \[0, 1\). Received: 1.0"),
+        ({"cutout": -0.1}, r"cutout must be in \[0, 1\). Received: -0.1"),
         ({"momentum": 1.0}, r"momentum must be in \[0, 1\). Received: 1.0"),
     ],
 )

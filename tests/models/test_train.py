@@ -121,6 +121,24 @@ def test_a_bundle_is_made_of_a_checkpoint_alone(run: Path, patches: Path, tmp_pa
     assert "## Results on 6 held-out images" in (tmp_path / "bundle" / "MODEL_CARD.md").read_text()
 
 
+def test_weights_can_be_kept_in_half_the_bytes(run: Path, patches: Path, tmp_path: Path) -> None:
+    shutil.copy(run / fit.CHECKPOINT, tmp_path)
+    assert command.main(options(patches, tmp_path, "--export-only", "--weights-dtype", "float16")) == 0
+    halves = load_file(tmp_path / "bundle" / bundle.WEIGHTS)
+    for name, whole in load_file(run / "bundle" / bundle.WEIGHTS).items():
+        np.testing.assert_array_equal(halves[name], whole.astype(np.float16))
+    assert ", float16, `sha256:" in (tmp_path / "bundle" / "MODEL_CARD.md").read_text()
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_label_smoothing_moves_a_share_of_every_target_to_all_classes(smoothing: float) -> None:
+    logits = np.array([[2.0, -1.0, 0.5], [0.0, 0.0, 3.0]], np.float32)
+    log = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    targets = np.eye(3)[[0, 1]] * (1 - smoothing) + smoothing / 3
+    loss = fit.Smoothed(3, smoothing)(np.array([0, 1]), logits)
+    assert float(loss) == pytest.approx(-(targets * log).sum(axis=1).mean(), rel=1e-5)
+
+
 def test_another_plan_in_the_same_folder_is_refused(
     run: Path, patches: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
