@@ -12,8 +12,10 @@ BIN := $(VENV)/bin
 ARGS ?=
 LOWEST := $(CACHE)/lowest
 PARITY := $(CACHE)/parity
-# Reference implementations. torchvision and timm are installed without what they need for training and downloading.
-REFERENCES := torch==2.13.0 torchvision==0.28.0 timm==1.0.31
+# Reference implementations, interpreters and the other backends of Keras. torchvision and timm are installed without
+# their own dependencies, which are for training and downloading.
+REFERENCES := torch==2.13.0 jax==0.10.2 onnxruntime==1.31.1 tflite==2.18.0 huggingface-hub pyyaml
+REFERENCES_ALONE := torchvision==0.28.0 timm==1.0.31
 # `make lock UPGRADE=--upgrade` moves every version; without it only what pyproject.toml asks for moves.
 UPGRADE ?=
 UV := $(BIN)/uv
@@ -39,8 +41,9 @@ test: $(VENV)/.dev  ## run the tests
 test-all: $(VENV)/.dev  ## run the tests, slow ones too
 	$(BIN)/python -m pytest -m "" $(ARGS)
 
-test-parity: $(PARITY)/.done  ## compare every network with its reference implementation; installs PyTorch, torchvision, timm
-	$(PARITY)/bin/python -m pytest -m "" tests/models/parity $(ARGS)
+test-parity: $(PARITY)/.done  ## compare every network with its reference implementation; installs PyTorch, timm, JAX ...
+	$(PARITY)/bin/python -m pytest -m "" tests/models/parity tests/models/test_backends.py \
+	  tests/models/test_weight_files.py tests/models/test_published.py $(ARGS)
 
 test-lowest: $(LOWEST)/.done  ## run the tests with the oldest versions that pyproject.toml allows
 	@# What writes the stubs' types needs protobuf 6.32; the service runs from 6.31.
@@ -112,12 +115,11 @@ $(BIN)/python:
 $(UV):
 	@$(MAKE) $(VENV)/.dev
 
-# With the first of the two lines PyTorch brings what it needs itself; the others need nothing beyond it here.
 $(PARITY)/.done: locks/dev.txt pyproject.toml | $(BIN)/python
 	$(PYTHON) -m venv --clear $(PARITY)
 	$(PARITY)/bin/python -m pip install $(PIP) --require-hashes -r locks/dev.txt
-	$(PARITY)/bin/python -m pip install $(PIP) $(firstword $(REFERENCES)) huggingface-hub pyyaml
-	$(PARITY)/bin/python -m pip install $(PIP) --no-deps $(wordlist 2,3,$(REFERENCES))
+	$(PARITY)/bin/python -m pip install $(PIP) $(REFERENCES)
+	$(PARITY)/bin/python -m pip install $(PIP) --no-deps $(REFERENCES_ALONE)
 	$(PARITY)/bin/python -m pip install $(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 

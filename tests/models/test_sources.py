@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ import numpy as np
 import pytest
 
 import models
-from models import bundle, serving, weights
+from models import bundle, published, serving, weights
 from models.bundle import BundleError, ClassLabel
 from models.catalogue import UnknownArchitectureError
 from models.prestem.recipe import Recipe
 from models.sources import Source, resolve
 from models.weights import WeightsError, WeightsMismatchError
+from tests.models import web
 
 RECIPE = 'height = 8\nwidth = 8\nmean = [120, 121, 122]\nstd = [60, 61, 62]\nchannels = "BGR"\n'
 PIXELS = np.random.default_rng(1).integers(0, 256, (2, 8, 8, 3), np.uint8)
@@ -73,6 +75,49 @@ def test_a_bundle_of_another_architecture_is_refused() -> None:
 def test_an_unknown_tag_is_answered_with_those_there_are(tag: str, answer: str) -> None:
     with pytest.raises(BundleError, match=answer):
         resolve(Source(weights=tag, architecture="se_resnet20"))
+
+
+def test_published_weights_are_fetched_and_serve_with_their_own_labels_and_recipe(
+    weights_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("GLIMPSE_CACHE", str(tmp_path / "cache"))
+    keras.utils.set_random_seed(3)
+    published_net = models.build("squeezenet1_1")
+    weights.save(published_net, tmp_path / "published.safetensors")
+    known = published.find("squeezenet1_1")
+    with web.serving() as server:
+        server.body = (tmp_path / "published.safetensors").read_bytes()
+        row = replace(known, url=f"{server.url}/{known.file}", checksum=None)
+        # Where it lies is all that differs from the row: there is no other network here.
+        monkeypatch.setattr(published, "find", lambda *_: row)
+        found = resolve(Source(weights="imagenet", architecture="squeezenet1_1"))
+    assert (found.name, found.variant) == ("squeezenet1_1_imagenet", "torchvision")
+    assert found.weights_path.parent == tmp_path / "cache"
+    assert found.labels[285] == ClassLabel("Egyptian cat", "n02124075")
+    assert found.recipe == known.recipe
+    assert found.metrics["top1"] == pytest.approx(known.top1 / 100)
+    x = np.random.default_rng(0).normal(0, 1, (1, 224, 224, 3)).astype(np.float32)
+    ours = serving.load_bundle(found).model(x)
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(ours), keras.ops.convert_to_numpy(published_net(x)))
+
+
+def test_weights_that_cannot_be_fetched_are_told_with_the_file_to_bring(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("GLIMPSE_CACHE", str(tmp_path))
+    known = published.find("resnet50")
+    with web.serving() as server:
+        server.script = [web.status(404)]
+        monkeypatch.setattr(published, "find", lambda *_: replace(known, url=f"{server.url}/{known.file}"))
+        with pytest.raises(BundleError, match=rf"{known.file}[\s\S]*{tmp_path}"):
+            resolve(Source(weights="imagenet", architecture="resnet50"))
+
+
+def test_an_option_that_contradicts_published_weights_is_refused() -> None:
+    with pytest.raises(BundleError, match=r"published for alpha=0\.5\. Received: alpha=0\.25"):
+        resolve(Source(weights="imagenet_alpha0.5", architecture="mobilenet", options={"alpha": 0.25}))
 
 
 def test_an_unknown_architecture_is_named_before_its_weights() -> None:
