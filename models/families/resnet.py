@@ -242,7 +242,7 @@ ROWS: tuple[ResNet, ...] = (
         _SE_RESNET20,
         variant="cifar_wide",
         paper=f"{_HU}; widened as in Zagoruyko and Komodakis, arXiv:1605.07146",
-        # Wide where the images are small already: three times the parameters for 1.4 times the time of a step.
+        # Wide where the images are small already: three times the parameters for 1.6 times the time of a training step.
         widths=(16, 64, 112),
     ),
     replace(RESNET34, name="resnet18", depths=(2, 2, 2, 2)),

@@ -117,8 +117,12 @@ def test_stage_shapes_follow_the_trace_of_the_seeds_own_code(
 ) -> None:
     if not FACTS.is_file():
         pytest.skip(f"the traces are in {FACTS}, which is not there")
-    trace = [tuple(shape[1:]) for _, shape in json.loads(FACTS.read_text())["seed"][fact]["shape_trace"]]
     shapes = [stage.output_shape for stage in assemble(find(architecture, variant, options)).stages]
+    known = json.loads(FACTS.read_text())["seed"][fact]
+    trace = [tuple(shape[1:]) for _, shape in known["shape_trace"]]
+    if () in trace:  # a long one is cut in its middle; what each resolution ends with is there in full
+        trace = [*map(tuple, known["spatial_stages_hwc_last"]), trace[-1]]
+        shapes = [list(of_one_size)[-1] for _, of_one_size in itertools.groupby(shapes, key=lambda shape: shape[:2])]
     # The traces name a shape once while it stays.
     stages = [shape for shape, _ in itertools.groupby(shapes)]
     assert stages[-1] == trace[-1]
