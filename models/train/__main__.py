@@ -88,6 +88,7 @@ def _run(options: argparse.Namespace) -> None:
         version=options.bundle_version,
         data=options.data_name or options.data.stem,
         note=options.data_note,
+        training_note=options.training_note,
         dtype=options.weights_dtype,
     )
     bundle, measurement = export(model, run, sets, identity, out)
@@ -195,6 +196,12 @@ def parser() -> argparse.ArgumentParser:
     outcome.add_argument("--out", type=Path, metavar="DIR", help="folder of the run (default: runs/ARCHITECTURE)")
     outcome.add_argument("--name", help="of the bundle: what a client asks for (default: the name of --out)")
     outcome.add_argument("--bundle-version", default="1", metavar="V", help="of the bundle (default: %(default)s)")
+    outcome.add_argument(
+        "--training-note",
+        metavar="MARKDOWN",
+        default="",
+        help="for the card: what its table of the training does not tell, for example that the plan was changed",
+    )
     outcome.add_argument(
         "--weights-dtype",
         choices=("float32", "float16"),

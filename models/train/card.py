@@ -30,6 +30,7 @@ class Subject:
     note: str  # their provenance and terms; Markdown
     tested: bool  # measured on test images, which training never saw; else on the held-out ones
     measurement: Measurement
+    training_note: str = ""  # what the plan does not tell; Markdown
     dtype: str = "float32"  # of the weights on disk
 
 
@@ -108,6 +109,7 @@ def _training(subject: Subject) -> str:
         if plan.label_smoothing
         else ""
     )
+    told = f"\n\n{_paragraph(subject.training_note)}" if subject.training_note else ""
     command = _command(subject.run)
     return f"""## Training
 
@@ -119,7 +121,7 @@ def _training(subject: Subject) -> str:
   He et al., arXiv:1512.03385, section 4.2{cutout}.{smoothing}
 - **Pre-stem**: geometry `{recipe.geometry}`, filter `{recipe.filter}`; then minus {_numbers(recipe.mean)}, divided by
   {_numbers(recipe.std)} for red, green, blue in 0..255.
-- **Precision**: {plan.precision}. **Seed**: {plan.seed}.{unfinished}
+- **Precision**: {plan.precision}. **Seed**: {plan.seed}.{unfinished}{told}
 
 ```sh
 {command}

@@ -26,6 +26,7 @@ class Identity:
     version: str
     data: str  # what the images are called: "CIFAR-10"
     note: str  # where they come from and under which terms they may be used; Markdown
+    training_note: str = ""  # what the plan does not tell of the training; Markdown
     dtype: Literal["float32", "float16"] = "float32"  # of the weights on disk; they are served as float32
 
 
@@ -93,6 +94,7 @@ def export(model: keras.Model, run: Run, sets: Sets, identity: Identity, folder:
             data=identity.data,
             note=identity.note,
             tested=sets.test is not None,
+            training_note=identity.training_note,
             dtype=identity.dtype,
             measurement=measurement,
         )

@@ -123,11 +123,14 @@ def test_a_bundle_is_made_of_a_checkpoint_alone(run: Path, patches: Path, tmp_pa
 
 def test_weights_can_be_kept_in_half_the_bytes(run: Path, patches: Path, tmp_path: Path) -> None:
     shutil.copy(run / fit.CHECKPOINT, tmp_path)
-    assert command.main(options(patches, tmp_path, "--export-only", "--weights-dtype", "float16")) == 0
+    note = ("--training-note", "Stopped *early*.")
+    assert command.main(options(patches, tmp_path, "--export-only", "--weights-dtype", "float16", *note)) == 0
     halves = load_file(tmp_path / "bundle" / bundle.WEIGHTS)
     for name, whole in load_file(run / "bundle" / bundle.WEIGHTS).items():
         np.testing.assert_array_equal(halves[name], whole.astype(np.float16))
-    assert ", float16, `sha256:" in (tmp_path / "bundle" / "MODEL_CARD.md").read_text()
+    card = (tmp_path / "bundle" / "MODEL_CARD.md").read_text()
+    assert ", float16, `sha256:" in card
+    assert "Stopped *early*." in card
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
