@@ -62,6 +62,11 @@ def test_the_card_s_numbers_are_those_of_the_description(embedded: Bundle, card:
     assert _numbers(card, r"the temperature ([\d.]+) before") == pytest.approx((embedded.temperature,), abs=1e-3)
 
 
+def test_nine_in_ten_of_the_test_images_are_right(embedded: Bundle) -> None:
+    assert embedded.metrics["images"] == 5000
+    assert embedded.metrics["top1"] >= 0.90
+
+
 def test_calibration_is_worth_its_temperature(embedded: Bundle) -> None:
     assert embedded.metrics["nll"] <= embedded.metrics["nll_uncalibrated"]
     assert embedded.metrics["ece"] <= embedded.metrics["ece_uncalibrated"]
