@@ -120,8 +120,10 @@ DESCRIPTION = pb.DescribeModelResponse(
     parameters=1234,
     trainable_parameters=1200,
     stages=[
-        pb.Stage(name="stem", block="convolution", repeats=1, output_shape=[8, 8, 16], parameters=1000),
-        pb.Stage(name="classifier", block="dense", repeats=1, output_shape=[2], parameters=234),
+        pb.Stage(
+            name="stem", block="convolution", repeats=1, output_shape=[8, 8, 16], parameters=1000, multiply_adds=64_000
+        ),
+        pb.Stage(name="classifier", block="dense", repeats=1, output_shape=[2], parameters=234, multiply_adds=200),
     ],
     pre_stem=pb.PreStem(
         height=8,

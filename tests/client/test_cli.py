@@ -276,8 +276,8 @@ def test_a_description_for_people_has_stages_that_add_up(scripted: ScriptedServe
 
     assert ended.returncode == 0, ended.stderr
     lines = [line.split() for line in ended.stdout.splitlines()]
-    assert ["stem", "convolution", "1", "8", "x", "8", "x", "16", "1,000"] in lines
-    assert ["total", "1,234"] in lines
+    assert ["stem", "convolution", "1", "8", "x", "8", "x", "16", "1,000", "64,000"] in lines
+    assert ["total", "1,234", "64,200"] in lines
     for shown in ("parameters", "8 x 8 x 3", "crop 0.875", "bicubic", "2: cat, dog", "tensorflow on cpu", "JPEG, PNG"):
         assert shown in ended.stdout
 

@@ -21,7 +21,9 @@ def description(stub: ImageClassifierStub) -> pb.DescribeModelResponse:
 
 
 def test_the_stages_add_up_to_the_parameter_total(description: pb.DescribeModelResponse) -> None:
-    assert sum(stage.parameters for stage in description.stages) == description.parameters == 278_452
+    assert sum(stage.parameters for stage in description.stages) == description.parameters == 864_802
+    # 442,368 + 14,155,968 + 49,810,432 + 40,723,648 + 1,120: the kernels at every position of their outputs.
+    assert sum(stage.multiply_adds for stage in description.stages) == 105_133_536
     assert description.trainable_parameters < description.parameters
 
 
@@ -29,8 +31,8 @@ def test_the_macro_architecture_runs_from_the_stem_to_the_classes(description: p
     assert [(s.name, s.block, s.repeats, list(s.output_shape)) for s in description.stages] == [
         ("stem", "conv3x3", 1, [32, 32, 16]),
         ("group1", "se_basic", 3, [32, 32, 16]),
-        ("group2", "se_basic", 3, [16, 16, 32]),
-        ("group3", "se_basic", 3, [8, 8, 64]),
+        ("group2", "se_basic", 3, [16, 16, 64]),
+        ("group3", "se_basic", 3, [8, 8, 112]),
         ("classifier", "global_average_pooling+dense", 1, [10]),
     ]
 
