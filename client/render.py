@@ -102,8 +102,8 @@ def _recipe(pre_stem: PreStem) -> str:
 def _stages(stages: Sequence[Stage]) -> Table:
     table = Table(show_footer=True, box=None, pad_edge=False, header_style="bold", footer_style="bold")
     table.add_column("stage", footer="total", no_wrap=True)
-    table.add_column("block", no_wrap=True)
-    table.add_column("repeats", justify="right")
+    table.add_column("block", overflow="fold")  # the one that a narrow terminal folds; numbers stay whole
+    table.add_column("repeats", justify="right", no_wrap=True)
     table.add_column("output", no_wrap=True)
     # The sum of what is shown, not the total that the server states: a reader can hold the two together.
     table.add_column("parameters", footer=f"{sum(s.parameters for s in stages):,}", justify="right", no_wrap=True)

@@ -87,7 +87,11 @@ def _table(*columns: str, footer: bool = False) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold", footer_style="bold", show_footer=footer)
     for column in columns:
         numeric = column in {"repeats", "parameters", "multiply-adds", "top-1", "top-5"}
-        table.add_column(column, justify="right" if numeric else "left", no_wrap=column != "paper")
+        # What a narrow terminal folds; names and numbers stay whole.
+        folds = column in {"paper", "block"}
+        table.add_column(
+            column, justify="right" if numeric else "left", no_wrap=not folds, overflow="fold" if folds else "ellipsis"
+        )
     return table
 
 

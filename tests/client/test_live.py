@@ -125,6 +125,12 @@ def test_the_command_line_tells_refused_requests_from_refused_images(
     assert glimpse("classify", cat_photo, "-", "--target", server.target, stdin=b"letter").returncode == 1
 
 
+def test_a_narrow_terminal_folds_the_blocks_and_leaves_every_number_whole(server: Server, glimpse: Glimpse) -> None:
+    shown = glimpse("describe", "--target", server.target, COLUMNS="80").stdout
+    for whole in ("repeats", "multiply-adds", "864,802", "105,133,536", "32 x 32 x 16"):
+        assert whole in shown
+
+
 def test_the_command_line_describes_stages_that_add_up_to_the_total_shown(server: Server, glimpse: Glimpse) -> None:
     ended = glimpse("describe", "--target", server.target)
 
