@@ -5,7 +5,7 @@ Szegedy et al., "Going Deeper with Convolutions", arXiv:1409.4842.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from keras import KerasTensor, layers
 
@@ -46,6 +46,23 @@ def inception(
     ]
     x = layers.Concatenate(name=f"{name}_concat")(outputs)
     return x if se_ratio is None else squeeze_excitation(x, ratio=se_ratio, name=f"{name}_se")
+
+
+def group(
+    x: KerasTensor,
+    modules: Iterable[Parallel],
+    *,
+    se_ratio: int | None = None,
+    convention: Convention = TENSORFLOW,
+    average: Border = "same",
+    name: str,
+) -> KerasTensor:
+    """The modules one after the other, ``_block1`` the first; arguments as of `inception`."""
+    for number, module in enumerate(modules, start=1):
+        x = inception(
+            x, module, se_ratio=se_ratio, convention=convention, average=average, name=f"{name}_block{number}"
+        )
+    return x
 
 
 def chain(

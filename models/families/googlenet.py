@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from models.branches import Chain, Conv, Pool, v1
@@ -54,7 +54,7 @@ class GoogLeNet(Architecture):
     def stages(self, x: KerasTensor, classes: int) -> Iterator[tuple[Stage, KerasTensor]]:
         """Yield every stage with its output; the auxiliary classifiers' are logits of their own."""
         from models.blocks.head import pooled_classifier
-        from models.blocks.inception import chain, dense_auxiliary, inception
+        from models.blocks.inception import chain, dense_auxiliary, group
         from models.blocks.pooling import max_pool
 
         pool = Pool("max", 2, border=self.border)
@@ -62,19 +62,13 @@ class GoogLeNet(Architecture):
         x = chain(x, stem, convention=self.convention, name="stem")
         yield Stage("stem", "conv7x7+conv3x3"), x
         block = "inception_v1" if self.se_ratio is None else "se_inception_v1"
-        for group, modules in enumerate(_GROUPS, start=1):
-            if size := _POOLED.get(group):
-                x = max_pool(x, size=size, border=self.border, name=f"group{group}_pool")
-            for number, (one, three, five, projection) in enumerate(modules.values(), start=1):
-                x = inception(
-                    x,
-                    v1(one, three, five, projection, large=self.large),
-                    se_ratio=self.se_ratio,
-                    convention=self.convention,
-                    name=f"group{group}_block{number}",
-                )
-            yield Stage(f"group{group}", block, len(modules)), x
-            if self.auxiliary and (name := _AUXILIARY.get(group)):
+        for number, modules in enumerate(_GROUPS, start=1):
+            if size := _POOLED.get(number):
+                x = max_pool(x, size=size, border=self.border, name=f"group{number}_pool")
+            tables = (v1(*widths, large=self.large) for widths in modules.values())
+            x = group(x, tables, se_ratio=self.se_ratio, convention=self.convention, name=f"group{number}")
+            yield Stage(f"group{number}", block, len(modules)), x
+            if self.auxiliary and (name := _AUXILIARY.get(number)):
                 logits = dense_auxiliary(x, classes, adaptive=self.adaptive, convention=self.convention, name=name)
                 yield Stage(name, "pooling+conv1x1+dense+dense", auxiliary=True), logits
         yield (
@@ -109,6 +103,21 @@ def _torchvision(match: re.Match[str]) -> str:
 
 _PAPER = "Szegedy et al., arXiv:1409.4842, table 1"
 
+_FROM_PAPER = GoogLeNet(
+    name="googlenet",
+    variant="paper",
+    # Without the paper's two local response normalisations: Simonyan and Zisserman (arXiv:1409.1556, section 4.1)
+    # found them to gain nothing, and Keras has none. The handbook gives code for a module of this network only.
+    paper=f"{_PAPER}, without local response normalisation",
+    input_shape=(224, 224, 3),
+    classes=1000,
+    convention=Convention(batch_norm=False),
+    large=5,
+    border="same",
+    adaptive=False,
+    dropout=0.4,
+)
+
 ROWS: tuple[GoogLeNet, ...] = (
     GoogLeNet(
         name="googlenet",
@@ -123,31 +132,11 @@ ROWS: tuple[GoogLeNet, ...] = (
         adaptive=True,
         dropout=0.2,
     ),
-    GoogLeNet(
-        name="googlenet",
-        variant="paper",
-        # Without the paper's two local response normalisations: Simonyan and Zisserman (arXiv:1409.1556, section 4.1)
-        # found them to gain nothing, and Keras has none. The handbook gives code for a module of this network only.
-        paper=f"{_PAPER}, without local response normalisation",
-        input_shape=(224, 224, 3),
-        classes=1000,
-        convention=Convention(batch_norm=False),
-        large=5,
-        border="same",
-        adaptive=False,
-        dropout=0.4,
-    ),
-    GoogLeNet(
+    _FROM_PAPER,
+    replace(
+        _FROM_PAPER,
         name="se_inception",
-        variant="paper",
         paper=f"Hu et al., arXiv:1709.01507, figure 2, on the network of {_PAPER}",
-        input_shape=(224, 224, 3),
-        classes=1000,
-        convention=Convention(batch_norm=False),
-        large=5,
-        border="same",
-        adaptive=False,
-        dropout=0.4,
         se_ratio=16,
     ),
 )

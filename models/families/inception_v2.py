@@ -8,7 +8,7 @@ Hu et al., "Squeeze-and-Excitation Networks", arXiv:1709.01507, table 2 (SE-BN-I
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from models.branches import Chain, Conv, Parallel, Pool, v2
@@ -63,36 +63,29 @@ class InceptionV2(Architecture):
     def stages(self, x: KerasTensor, classes: int) -> Iterator[tuple[Stage, KerasTensor]]:
         """Yield every stage with its output; the last one is the logits."""
         from models.blocks.head import pooled_classifier
-        from models.blocks.inception import chain, inception, multiplied
+        from models.blocks.inception import chain, group, multiplied
 
         x = multiplied(x, kernel=7, stride=2, multiplier=self.stem_multiplier, name="stem")
         stem: Chain = (Conv(64), Pool("max", 2), Conv(64), Conv(192, 3), Pool("max", 2))
         x = chain(x, stem, convention=self.convention, name="stem")
         yield Stage("stem", "separable7x7+conv3x3"), x
         block = "inception_v2" if self.se_ratio is None else "se_inception_v2"
-        for group, modules in enumerate(_GROUPS, start=1):
-            for number, module in enumerate(modules, start=1):
-                x = inception(
-                    x,
-                    module,
-                    se_ratio=self.se_ratio,
-                    convention=self.convention,
-                    name=f"group{group}_block{number}",
-                )
-            yield Stage(f"group{group}", block, len(modules)), x
+        for number, modules in enumerate(_GROUPS, start=1):
+            x = group(x, modules, se_ratio=self.se_ratio, convention=self.convention, name=f"group{number}")
+            yield Stage(f"group{number}", block, len(modules)), x
         yield Stage("classifier", "global_average_pooling+dense"), pooled_classifier(x, classes, name="classifier")
 
 
 _PAPER = "Ioffe and Szegedy, arXiv:1502.03167, figure 5"
 
+_INCEPTION_V2 = InceptionV2(name="inception_v2", variant="paper", paper=_PAPER, input_shape=(224, 224, 3), classes=1000)
+
 ROWS: tuple[InceptionV2, ...] = (
-    InceptionV2(name="inception_v2", variant="paper", paper=_PAPER, input_shape=(224, 224, 3), classes=1000),
-    InceptionV2(
+    _INCEPTION_V2,
+    replace(
+        _INCEPTION_V2,
         name="se_inception_v2",
-        variant="paper",
         paper=f"Hu et al., arXiv:1709.01507, table 2, on the network of {_PAPER}",
-        input_shape=(224, 224, 3),
-        classes=1000,
         se_ratio=16,
     ),
 )

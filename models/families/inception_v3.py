@@ -104,7 +104,7 @@ class InceptionV3(Architecture):
     def stages(self, x: KerasTensor, classes: int) -> Iterator[tuple[Stage, KerasTensor]]:
         """Yield every stage with its output; the auxiliary classifier's are logits of their own."""
         from models.blocks.head import pooled_classifier
-        from models.blocks.inception import chain, inception
+        from models.blocks.inception import chain, group
 
         if self.stem == "paper":
             x = chain(x, _STEM, convention=self.convention, name="stem")
@@ -114,15 +114,7 @@ class InceptionV3(Architecture):
         yield Stage("stem", "conv3x3"), x
         block = "inception_v3" if self.se_ratio is None else "se_inception_v3"
         for name, modules in _STAGES.items():
-            for number, module in enumerate(modules, start=1):
-                x = inception(
-                    x,
-                    module,
-                    se_ratio=self.se_ratio,
-                    convention=self.convention,
-                    average=self.average,
-                    name=f"{name}_block{number}",
-                )
+            x = group(x, modules, se_ratio=self.se_ratio, convention=self.convention, average=self.average, name=name)
             yield Stage(name, block, len(modules)), x
             if self.auxiliary and name == "group2":
                 side = chain(x, _AUXILIARY, convention=self.convention, name="auxiliary")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from models.branches import HANDBOOK_V4_STEM, HANDBOOK_V4_STEM_AS_CODED, Chain, Conv, Parallel, Pool
@@ -93,7 +93,7 @@ class InceptionV4(Architecture):
     def stages(self, x: KerasTensor, classes: int) -> Iterator[tuple[Stage, KerasTensor]]:
         """Yield every stage with its output; the last one is the logits."""
         from models.blocks.head import pooled_classifier
-        from models.blocks.inception import chain, inception
+        from models.blocks.inception import chain, group
 
         # The handbook's listings, of nothing of this network but the stem, have biases and no normalisation.
         convention = self.convention if self.stem == "paper" else Convention(batch_norm=False)
@@ -101,14 +101,7 @@ class InceptionV4(Architecture):
         yield Stage("stem", "conv3x3+branches"), x
         block = "inception_v4" if self.se_ratio is None else "se_inception_v4"
         for name, modules in _STAGES.items():
-            for number, module in enumerate(modules, start=1):
-                x = inception(
-                    x,
-                    module,
-                    se_ratio=self.se_ratio,
-                    convention=self.convention,
-                    name=f"{name}_block{number}",
-                )
+            x = group(x, modules, se_ratio=self.se_ratio, convention=self.convention, name=name)
             yield Stage(name, block, len(modules)), x
         yield (
             Stage("classifier", "global_average_pooling+dense"),
@@ -163,14 +156,14 @@ def _timm(match: re.Match[str]) -> str:
 
 _PAPER = "Szegedy et al., arXiv:1602.07261, figures 3 to 9"
 
+_TIMM = InceptionV4(name="inception_v4", variant="timm", paper=_PAPER, input_shape=(299, 299, 3), classes=1000)
+
 ROWS: tuple[InceptionV4, ...] = (
-    InceptionV4(name="inception_v4", variant="timm", paper=_PAPER, input_shape=(299, 299, 3), classes=1000),
-    InceptionV4(
-        name="inception_v4",
+    _TIMM,
+    replace(
+        _TIMM,
         variant="handbook",
         paper=f"the stem of the handbook, part 3, on the modules of {_PAPER}",
-        input_shape=(299, 299, 3),
-        classes=1000,
         stem="handbook",
     ),
 )

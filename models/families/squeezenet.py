@@ -8,7 +8,7 @@ pools sooner.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from models.layouts import TORCH, Layout, Naming, renaming
@@ -106,44 +106,35 @@ class SqueezeNet(Architecture):
 
 
 _PAPER = "Iandola et al., arXiv:1602.07360, table 1"
-_FIRES_1_0 = ((16, 16, 32), (32, 48, 48, 64), (64,))
+_SQUEEZENET1_0 = SqueezeNet(
+    name="squeezenet1_0",
+    variant="torchvision",
+    paper=_PAPER,
+    input_shape=(224, 224, 3),
+    classes=1000,
+    stem_width=96,
+    stem_kernel=7,
+    groups=((16, 16, 32), (32, 48, 48, 64), (64,)),
+)
 
 ROWS: tuple[SqueezeNet, ...] = (
-    SqueezeNet(
-        name="squeezenet1_0",
-        variant="torchvision",
-        paper=_PAPER,
-        input_shape=(224, 224, 3),
-        classes=1000,
-        stem_width=96,
-        stem_kernel=7,
-        groups=_FIRES_1_0,
-    ),
-    SqueezeNet(
-        name="squeezenet1_0",
+    _SQUEEZENET1_0,
+    replace(
+        _SQUEEZENET1_0,
         variant="caffe",
         paper=f"{_PAPER}; as the authors' own network description for Caffe has it",
         input_shape=(227, 227, 3),
-        classes=1000,
-        stem_width=96,
-        stem_kernel=7,
-        groups=_FIRES_1_0,
         # A border around maps for a 1x1 convolution: every logit becomes 169/225 of itself and a little bias. The
         # answers are the same, less certain; the temperature of a calibration would differ.
         classifier_border=1,
     ),
-    SqueezeNet(
-        name="squeezenet1_0",
+    replace(
+        _SQUEEZENET1_0,
         variant="handbook",
         # Its text speaks of two 1x1 filters for every 3x3 one; its code, as the paper, has as many of both.
         paper=f"{_PAPER}; as the handbook builds it, with a padded stem and pooling without partial windows",
-        input_shape=(224, 224, 3),
-        classes=1000,
-        stem_width=96,
-        stem_kernel=7,
         stem_border="same",
         pool_border="valid",
-        groups=_FIRES_1_0,
     ),
     SqueezeNet(
         name="squeezenet1_1",
