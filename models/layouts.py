@@ -64,9 +64,8 @@ class Layout:
     # Keras numbers layers that were given no name ("conv2d_17") over all that a process builds. Those of the classes
     # named here are counted anew, in the same order from 1, before names are compared.
     recounted: tuple[str, ...] = ()
-    background: bool = (
-        False  # a classifier with one class more than ours has one for "nothing" first, which is left out
-    )
+    # A classifier with one class more than ours has one for "nothing" first, which is left out.
+    background: bool = False
 
     def canonical(self, names: Iterable[str]) -> dict[str, str]:
         """What the names in a file are compared as -> the names in the file."""

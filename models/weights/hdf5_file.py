@@ -19,7 +19,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.weights.dtypes import BFLOAT16, numbers
+from models.weights.dtypes import BFLOAT16, numbers, width
 from models.weights.errors import WeightsError
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
@@ -100,7 +100,7 @@ class Hdf5:
         return numbers(self._read(dataset["offset"], shape, dtype), dtype).reshape(shape)
 
     def _read(self, offset: int, shape: tuple[int, ...], dtype: str) -> bytes:
-        size = math.prod(shape) * (2 if dtype == BFLOAT16 else np.dtype(dtype).itemsize)
+        size = math.prod(shape) * width(dtype)
         if size > self._left or not 0 <= offset <= self._size - size:
             raise WeightsError(f"{self._path} claims more numbers, {shape}, than it holds. Copy it again.")
         self._left -= size
