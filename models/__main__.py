@@ -36,15 +36,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _list(_: argparse.Namespace) -> None:
     from models import published
 
-    table = _table("architecture", "variant", "input", "weights", "top-1", "top-5", "paper")
+    table = _table("architecture", "variant", "input", "weights", "top-1", "top-5")
     for row in library():
         head = row.name, row.variant, " x ".join(map(str, row.input_shape))
         known = published.tags(row.name, row.variant)
         for tag in known:
             checkpoint = published.find(row.name, row.variant, tag)
-            table.add_row(*head, tag, _percent(checkpoint.top1), _percent(checkpoint.top5), row.paper)
+            table.add_row(*head, tag, _percent(checkpoint.top1), _percent(checkpoint.top5))
         if not known:
-            table.add_row(*head, "", "", "", row.paper)
+            table.add_row(*head)
     Console().print(table)
 
 
@@ -88,7 +88,7 @@ def _table(*columns: str, footer: bool = False) -> Table:
     for column in columns:
         numeric = column in {"repeats", "parameters", "multiply-adds", "top-1", "top-5"}
         # What a narrow terminal folds; names and numbers stay whole.
-        folds = column in {"paper", "block"}
+        folds = column in {"weights", "block"}
         table.add_column(
             column, justify="right" if numeric else "left", no_wrap=not folds, overflow="fold" if folds else "ellipsis"
         )

@@ -76,6 +76,16 @@ def test_list_names_every_architecture_and_variant(capsys: pytest.CaptureFixture
             assert re.search(rf"^{name} +{variant} ", printed, re.MULTILINE), f"{name} {variant} is not listed"
 
 
+def test_a_narrow_terminal_leaves_the_accuracies_of_the_list_whole(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["list"]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"^resnet50 +torchvision +224 x 224 x 3 +imagenet_v2 +80\.9% +95\.4%$", printed, re.MULTILINE)
+    assert "\N{HORIZONTAL ELLIPSIS}" not in printed
+
+
 @pytest.mark.parametrize(
     ("arguments", "answer"),
     [
