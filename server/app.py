@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 
 import grpc
 import grpc.aio
@@ -19,7 +20,9 @@ from grpc_reflection.v1alpha.reflection_pb2_grpc import add_ServerReflectionServ
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1 import classifier_pb2_grpc
 from server.admission import Admission
-from server.decode import FORMATS, ImageLimits
+from server.decoding.decode import FORMATS
+from server.decoding.limits import ImageLimits
+from server.decoding.prepare import prepare
 from server.health import Health
 from server.interceptors import Observability
 from server.loading import load_model
@@ -62,8 +65,8 @@ class Server:
             self._registry,
             self._admission,
             self._decoders,
+            partial(prepare, limits=ImageLimits(settings.max_image_bytes, settings.max_image_pixels)),
             self._metrics,
-            image_limits=ImageLimits(settings.max_image_bytes, settings.max_image_pixels),
             max_images=settings.max_images_per_request,
         )
         self._health = Health(SERVICE, _HEALTH)

@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import Executor
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.prestem import host
+from models.prestem.recipe import Recipe
 from server import domain
 from server.admission import Admission
-from server.decode import ImageLimits, decode
+from server.decoding.prepare import Prepared
 from server.domain import Caller, Classification, ClassifyRequest, ImageResult, Timing
 from server.errors import DeadlineExceededError, InvalidImageError, InvalidRequestError, Reason, ServiceError
 from server.metrics import Metrics
 from server.registry import LoadedModel, ModelRegistry
 from server.topk import DEFAULT_TOP_K, top_k
+
+# Decode and pre-stem of one image; runs beside the event loop.
+Prepare = Callable[[domain.Image, Recipe], Prepared]
 
 
 class Pipeline:
@@ -33,17 +36,17 @@ class Pipeline:
         registry: ModelRegistry,
         admission: Admission,
         decoders: Executor,
+        prepare: Prepare,
         metrics: Metrics,
         *,
-        image_limits: ImageLimits,
         max_images: int,
     ) -> None:
-        """Put the stages together; `decoders` runs decode and pre-stem beside the event loop."""
+        """Put the stages together; `decoders` runs `prepare` beside the event loop."""
         self._registry = registry
         self._admission = admission
         self._decoders = decoders
+        self._prepare = prepare
         self._metrics = metrics
-        self._image_limits = image_limits
         self._max_images = max_images
 
     async def classify(self, request: ClassifyRequest, caller: Caller, *, bulk: bool = False) -> Classification:
@@ -113,15 +116,15 @@ class Pipeline:
         if caller.deadline is not None and caller.deadline <= begun:
             raise DeadlineExceededError("The deadline passed before the image was decoded. Allow more time.")
         try:
-            picture = decode(image, self._image_limits)
-        finally:
-            decoded = time.monotonic()
-            timing.decode = decoded - begun
+            prepared = self._prepare(image, model.bundle.recipe)
+        except InvalidImageError:
+            timing.decode = time.monotonic() - begun
             self._metrics.stage_seconds("decode", timing.decode)
-        pixels = host.fit(picture, model.bundle.recipe)
-        timing.pre_stem = time.monotonic() - decoded
+            raise
+        timing.decode, timing.pre_stem = prepared.decode_seconds, prepared.pre_stem_seconds
+        self._metrics.stage_seconds("decode", timing.decode)
         self._metrics.stage_seconds("pre_stem", timing.pre_stem)
-        return pixels
+        return prepared.pixels
 
     def _check(self, request: ClassifyRequest, model: LoadedModel) -> int:
         """How many predictions an image gets.

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
+from models.prestem.picture import Picture
 from models.prestem.recipe import Recipe
 
 _FILTERS = {
@@ -64,16 +65,19 @@ def _orientation(image: Image.Image) -> int | None:
         return None
 
 
-def fit(image: Image.Image, recipe: Recipe) -> NDArray[np.uint8]:
-    """Resize, crop and pad an RGB image to the network's input.
+def fit(picture: Picture | Image.Image, recipe: Recipe) -> NDArray[np.uint8]:
+    """Resize, crop and pad an RGB picture to the network's input.
 
     Returns:
         uint8 ``[recipe.height, recipe.width, 3]``, C-contiguous, RGB.
     """
-    size = _target(image.width, image.height, recipe)
-    if size != image.size:
+    if isinstance(picture, Image.Image):
+        picture = Picture.whole(picture)
+    image = picture.image
+    size = resized(picture.size, recipe)
+    if size != picture.size or picture.size != image.size:
         # Pillow widens the filter's support by the reduction, so every filter but nearest antialiases.
-        image = _resized(image, size, recipe)
+        image = _resized(picture, size, recipe)
     if image.size == (recipe.width, recipe.height):
         return np.asarray(image, np.uint8)
 
@@ -82,17 +86,19 @@ def fit(image: Image.Image, recipe: Recipe) -> NDArray[np.uint8]:
     return np.asarray(canvas, np.uint8)
 
 
-def _resized(image: Image.Image, size: tuple[int, int], recipe: Recipe) -> Image.Image:
-    """`image` at `size`; of one that would not fit in memory, only the centre that is kept."""
+def _resized(picture: Picture, size: tuple[int, int], recipe: Recipe) -> Image.Image:
+    """`picture` at `size`; of one that would not fit in memory, only the centre that is kept."""
     resample = _FILTERS[recipe.filter]
+    image, (left, top, right, bottom) = picture.image, picture.box
     if math.prod(size) <= max(_LARGE, math.prod(image.size)):
-        return image.resize(size, resample)
+        return image.resize(size, resample, picture.box)
     # A line of 1 x 1,000,000 pixels, enlarged. Cropping before resizing rounds otherwise, so it is not done always.
     cut = min(size[0], recipe.width), min(size[1], recipe.height)
-    left, top = -_offset(size[0], cut[0]), -_offset(size[1], cut[1])
-    across, down = image.width / size[0], image.height / size[1]
-    right, bottom = min((left + cut[0]) * across, image.width), min((top + cut[1]) * down, image.height)
-    return image.resize(cut, resample, (left * across, top * down, right, bottom))
+    across, down = (right - left) / size[0], (bottom - top) / size[1]
+    left -= _offset(size[0], cut[0]) * across
+    top -= _offset(size[1], cut[1]) * down
+    box = left, top, min(left + cut[0] * across, right), min(top + cut[1] * down, bottom)
+    return image.resize(cut, resample, box)
 
 
 def _offset(side: int, target: int) -> int:
@@ -101,8 +107,9 @@ def _offset(side: int, target: int) -> int:
     return (target - side) // 2 if side < target else -round((side - target) / 2)
 
 
-def _target(width: int, height: int, recipe: Recipe) -> tuple[int, int]:
-    """(width, height) to resize to before the centre crop or the padding."""
+def resized(size: tuple[int, int], recipe: Recipe) -> tuple[int, int]:
+    """(width, height) that a picture of `size` is resized to, before the centre crop or the padding."""
+    width, height = size
     enlarge = recipe.smaller == "resize"
     if recipe.geometry == "squash":
         wide, high = recipe.width, recipe.height

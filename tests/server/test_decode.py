@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from server.decode import FORMATS, ImageLimits, decode
+from server.decoding.decode import FORMATS, decode
+from server.decoding.limits import ImageLimits
 from server.domain import EncodedImage, RawImage
 from server.errors import InvalidImageError, Reason
 
@@ -44,13 +45,13 @@ def png_header(width: int, height: int) -> bytes:
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_every_allowed_format_becomes_rgb_of_its_own_size(form: str) -> None:
-    picture = decode(EncodedImage(encoded(form)), LIMITS)
+    picture = decode(EncodedImage(encoded(form)), LIMITS).image
     assert (picture.mode, picture.size) == ("RGB", (60, 40))
 
 
 @pytest.mark.parametrize("form", ["PNG", "BMP"])
 def test_a_lossless_format_gives_the_very_pixels(form: str) -> None:
-    assert np.array_equal(np.asarray(decode(EncodedImage(encoded(form)), LIMITS)), np.asarray(GRADIENT))
+    assert np.array_equal(np.asarray(decode(EncodedImage(encoded(form)), LIMITS).image), np.asarray(GRADIENT))
 
 
 def test_a_photo_held_upright_comes_out_upright() -> None:
@@ -58,13 +59,13 @@ def test_a_photo_held_upright_comes_out_upright() -> None:
     exif[0x0112] = 6  # taken with the camera turned: to be shown rotated by 90 degrees clockwise
     buffer = io.BytesIO()
     GRADIENT.save(buffer, "PNG", exif=exif)
-    picture = decode(EncodedImage(buffer.getvalue()), LIMITS)
+    picture = decode(EncodedImage(buffer.getvalue()), LIMITS).image
     assert np.array_equal(np.asarray(picture), np.rot90(np.asarray(GRADIENT), k=-1))
 
 
 def test_raw_pixels_are_taken_as_they_are() -> None:
     pixels = np.asarray(GRADIENT)
-    picture = decode(RawImage(40, 60, pixels.tobytes()), LIMITS)
+    picture = decode(RawImage(40, 60, pixels.tobytes()), LIMITS).image
     assert np.array_equal(np.asarray(picture), pixels)
 
 
@@ -138,7 +139,7 @@ def test_unreadable_metadata_is_no_reason_to_refuse_a_good_picture() -> None:
     for form in ("JPEG", "PNG", "WEBP"):
         buffer = io.BytesIO()
         GRADIENT.save(buffer, form, exif=b"Exif\x00\x00no TIFF header")
-        assert decode(EncodedImage(buffer.getvalue()), LIMITS).size == GRADIENT.size
+        assert decode(EncodedImage(buffer.getvalue()), LIMITS).image.size == GRADIENT.size
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # as the server does
@@ -152,7 +153,7 @@ def test_odd_metadata_does_not_keep_a_turned_photo_from_being_turned() -> None:
     data[16 + 12 * count : 16 + 12 * count] = struct.pack(">HHLL", 0x829A, 2, 9, 0xFFFF)
     buffer = io.BytesIO()
     GRADIENT.save(buffer, "JPEG", exif=bytes(data))
-    assert decode(EncodedImage(buffer.getvalue()), LIMITS).size == (40, 60)
+    assert decode(EncodedImage(buffer.getvalue()), LIMITS).image.size == (40, 60)
 
 
 @pytest.mark.parametrize("data", [b"RIFF\x24\x00\x00\x00WAVEfmt ", b"RIFF"])
@@ -174,7 +175,7 @@ def test_a_mutated_file_is_decoded_or_refused_and_nothing_else(
         at = int(where * len(data))
         data[at : at + len(what)] = what
     try:
-        picture = decode(EncodedImage(bytes(data[: int(cut * len(data)) + 1])), LIMITS)
+        picture = decode(EncodedImage(bytes(data[: int(cut * len(data)) + 1])), LIMITS).image
     except InvalidImageError:
         return
     assert picture.mode == "RGB"

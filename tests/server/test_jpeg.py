@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from server import jpeg
-from server.decode import ImageLimits, decode
+from server.decoding import jpeg
+from server.decoding.decode import decode
+from server.decoding.limits import ImageLimits
 from server.domain import EncodedImage
 from server.errors import InvalidImageError, Reason
 

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bglimpse/v1/classifier.proto\x12\nglimpse.v1\".\n\rModelSelector\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"J\n\x05Image\x12\x11\n\x07\x65ncoded\x18\x01 \x01(\x0cH\x00\x12$\n\x03raw\x18\x02 \x01(\x0b\x32\x15.glimpse.v1.RawPixelsH\x00\x42\x08\n\x06source\"8\n\tRawPixels\x12\x0e\n\x06height\x18\x01 \x01(\r\x12\r\n\x05width\x18\x02 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"H\n\x0f\x43lassifyOptions\x12\x12\n\x05top_k\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x17\n\x0fmin_probability\x18\x02 \x01(\x02\x42\x08\n\x06_top_k\"\x8c\x01\n\x0f\x43lassifyRequest\x12(\n\x05model\x18\x01 \x01(\x0b\x32\x19.glimpse.v1.ModelSelector\x12!\n\x06images\x18\x02 \x03(\x0b\x32\x11.glimpse.v1.Image\x12,\n\x07options\x18\x03 \x01(\x0b\x32\x1b.glimpse.v1.ClassifyOptions\"f\n\x10\x43lassifyResponse\x12(\n\x05model\x18\x01 \x01(\x0b\x32\x19.glimpse.v1.ModelIdentity\x12(\n\x07results\x18\x02 \x03(\x0b\x32\x17.glimpse.v1.ImageResult\"F\n\rModelIdentity\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x16\n\x0eweights_digest\x18\x03 \x01(\t\"\x85\x01\n\x0bImageResult\x12+\n\x0bpredictions\x18\x01 \x03(\x0b\x32\x16.glimpse.v1.Prediction\x12%\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x16.glimpse.v1.ImageError\x12\"\n\x06timing\x18\x03 \x01(\x0b\x32\x12.glimpse.v1.Timing\"Q\n\nPrediction\x12\r\n\x05index\x18\x01 \x01(\r\x12\r\n\x05label\x18\x02 \x01(\t\x12\x10\n\x08\x63lass_id\x18\x03 \x01(\t\x12\x13\n\x0bprobability\x18\x04 \x01(\x02\";\n\nImageError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"~\n\x06Timing\x12\x16\n\x0e\x64\x65\x63ode_seconds\x18\x01 \x01(\x01\x12\x18\n\x10pre_stem_seconds\x18\x02 \x01(\x01\x12\x15\n\rqueue_seconds\x18\x03 \x01(\x01\x12\x17\n\x0f\x63ompute_seconds\x18\x04 \x01(\x01\x12\x12\n\nbatch_size\x18\x05 \x01(\r\"Q\n\x15\x43lassifyStreamRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12,\n\x07request\x18\x02 \x01(\x0b\x32\x1b.glimpse.v1.ClassifyRequest\"\x8c\x01\n\x16\x43lassifyStreamResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x30\n\x08response\x18\x02 \x01(\x0b\x32\x1c.glimpse.v1.ClassifyResponseH\x00\x12)\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x18.glimpse.v1.RequestErrorH\x00\x42\t\n\x07outcome\"Z\n\x0cRequestError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x1b\n\x13retry_after_seconds\x18\x04 \x01(\x01\"@\n\x14\x44\x65scribeModelRequest\x12(\n\x05model\x18\x01 \x01(\x0b\x32\x19.glimpse.v1.ModelSelector\"\xa2\x03\n\x15\x44\x65scribeModelResponse\x12(\n\x05model\x18\x01 \x01(\x0b\x32\x19.glimpse.v1.ModelIdentity\x12\x14\n\x0c\x61rchitecture\x18\x02 \x01(\t\x12\x0f\n\x07variant\x18\x03 \x01(\t\x12\r\n\x05paper\x18\x04 \x01(\t\x12%\n\x05input\x18\x05 \x01(\x0b\x32\x16.glimpse.v1.InputShape\x12\'\n\x07\x63lasses\x18\x06 \x03(\x0b\x32\x16.glimpse.v1.ClassLabel\x12\x12\n\nparameters\x18\x07 \x01(\x04\x12\x1c\n\x14trainable_parameters\x18\x08 \x01(\x04\x12!\n\x06stages\x18\t \x03(\x0b\x32\x11.glimpse.v1.Stage\x12%\n\x08pre_stem\x18\n \x01(\x0b\x32\x13.glimpse.v1.PreStem\x12\x13\n\x0btemperature\x18\x0b \x01(\x01\x12$\n\x07runtime\x18\x0c \x01(\x0b\x32\x13.glimpse.v1.Runtime\x12\"\n\x06limits\x18\r \x01(\x0b\x32\x12.glimpse.v1.Limits\"=\n\nInputShape\x12\x0e\n\x06height\x18\x01 \x01(\r\x12\r\n\x05width\x18\x02 \x01(\r\x12\x10\n\x08\x63hannels\x18\x03 \x01(\r\"<\n\nClassLabel\x12\r\n\x05index\x18\x01 \x01(\r\x12\r\n\x05label\x18\x02 \x01(\t\x12\x10\n\x08\x63lass_id\x18\x03 \x01(\t\"v\n\x05Stage\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x62lock\x18\x02 \x01(\t\x12\x0f\n\x07repeats\x18\x03 \x01(\r\x12\x14\n\x0coutput_shape\x18\x04 \x03(\r\x12\x12\n\nparameters\x18\x05 \x01(\x04\x12\x15\n\rmultiply_adds\x18\x06 \x01(\x04\"\xba\x01\n\x07PreStem\x12\x0e\n\x06height\x18\x01 \x01(\r\x12\r\n\x05width\x18\x02 \x01(\r\x12\x10\n\x08geometry\x18\x03 \x01(\t\x12\x12\n\ncrop_share\x18\x04 \x01(\x01\x12\x0e\n\x06\x66ilter\x18\x05 \x01(\t\x12\x0c\n\x04\x66ill\x18\x06 \x03(\r\x12\x0c\n\x04mean\x18\x07 \x03(\x01\x12\x0b\n\x03std\x18\x08 \x03(\x01\x12\x0e\n\x06\x64igest\x18\t \x01(\t\x12\x10\n\x08\x63hannels\x18\n \x01(\t\x12\x0f\n\x07smaller\x18\x0b \x01(\t\"O\n\x07Runtime\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\x12\x11\n\tprecision\x18\x03 \x01(\t\x12\x13\n\x0b\x62\x61tch_sizes\x18\x04 \x03(\r\"\xa5\x01\n\x06Limits\x12\x1e\n\x16max_images_per_request\x18\x01 \x01(\r\x12\x17\n\x0fmax_image_bytes\x18\x02 \x01(\x04\x12\x18\n\x10max_image_pixels\x18\x03 \x01(\x04\x12\x19\n\x11max_message_bytes\x18\x04 \x01(\x04\x12\x1c\n\x14max_images_in_flight\x18\x05 \x01(\r\x12\x0f\n\x07\x66ormats\x18\x06 \x03(\t2\x8b\x02\n\x0fImageClassifier\x12\x45\n\x08\x43lassify\x12\x1b.glimpse.v1.ClassifyRequest\x1a\x1c.glimpse.v1.ClassifyResponse\x12[\n\x0e\x43lassifyStream\x12!.glimpse.v1.ClassifyStreamRequest\x1a\".glimpse.v1.ClassifyStreamResponse(\x01\x30\x01\x12T\n\rDescribeModel\x12 .glimpse.v1.DescribeModelRequest\x1a!.glimpse.v1.DescribeModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bglimpse/v1/classifier.proto\x12\nglimpse.v1\".\n\rModelSelector\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"J\n\x05Image\x12\x11\n\x07\x65ncoded\x18\x01 \x01(\x0cH\x00\x12$\n\x03raw\x18\x02 \x01(\x0b\x32\x15.glimpse.v1.RawPixelsH\x00\x42\x08\n\x06source\"8\n\tRawPixels\x12\x0e\n\x06height\x18\x01 \x01(\r\x12\r\n\x05width\x18\x02 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"Z\n\x0f\x43lassifyOptions\x12\x12\n\x05top_k\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x17\n\x0fmin_probability\x18\x02 \x01(\x02\x12\x10\n\x08geometry\x18\x03 \x01(\tB\x08\n\x06_top_k\"\x8c\x01\n\x0f\x43lassifyRequest\x12(\n\x05model\x18\x01 \x01(\x0b\x32\x19.glimpse.v1.ModelSelector\x12!\n\x06images\x18\x02 \x03(\x0b\x32\x11.glimpse.v1.Image\x12,\n\x07options\x18\x03 \x01(\x0b\x32\x1b.glimpse.v1.ClassifyOptions\"f\n\x10\x43lassifyResponse\x12(\n\x05model\x18\x01 \x01(\x0b\x32\x19.glimpse.v1.ModelIdentity\x12(\n\x07results\x18\x02 \x03(\x0b\x32\x17.glimpse.v1.ImageResult\"F\n\rModelIdentity\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x16\n\x0eweights_digest\x18\x03 \x01(\t\"\x85\x01\n\x0bImageResult\x12+\n\x0bpredictions\x18\x01 \x03(\x0b\x32\x16.glimpse.v1.Prediction\x12%\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x16.glimpse.v1.ImageError\x12\"\n\x06timing\x18\x03 \x01(\x0b\x32\x12.glimpse.v1.Timing\"Q\n\nPrediction\x12\r\n\x05index\x18\x01 \x01(\r\x12\r\n\x05label\x18\x02 \x01(\t\x12\x10\n\x08\x63lass_id\x18\x03 \x01(\t\x12\x13\n\x0bprobability\x18\x04 \x01(\x02\";\n\nImageError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"~\n\x06Timing\x12\x16\n\x0e\x64\x65\x63ode_seconds\x18\x01 \x01(\x01\x12\x18\n\x10pre_stem_seconds\x18\x02 \x01(\x01\x12\x15\n\rqueue_seconds\x18\x03 \x01(\x01\x12\x17\n\x0f\x63ompute_seconds\x18\x04 \x01(\x01\x12\x12\n\nbatch_size\x18\x05 \x01(\r\"Q\n\x15\x43lassifyStreamRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12,\n\x07request\x18\x02 \x01(\x0b\x32\x1b.glimpse.v1.ClassifyRequest\"\x8c\x01\n\x16\x43lassifyStreamResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x30\n\x08response\x18\x02 \x01(\x0b\x32\x1c.glimpse.v1.ClassifyResponseH\x00\x12)\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x18.glimpse.v1.RequestErrorH\x00\x42\t\n\x07outcome\"Z\n\x0cRequestError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x1b\n\x13retry_after_seconds\x18\x04 \x01(\x01\"@\n\x14\x44\x65scribeModelRequest\x12(\n\x05model\x18\x01 \x01(\x0b\x32\x19.glimpse.v1.ModelSelector\"\xa2\x03\n\x15\x44\x65scribeModelResponse\x12(\n\x05model\x18\x01 \x01(\x0b\x32\x19.glimpse.v1.ModelIdentity\x12\x14\n\x0c\x61rchitecture\x18\x02 \x01(\t\x12\x0f\n\x07variant\x18\x03 \x01(\t\x12\r\n\x05paper\x18\x04 \x01(\t\x12%\n\x05input\x18\x05 \x01(\x0b\x32\x16.glimpse.v1.InputShape\x12\'\n\x07\x63lasses\x18\x06 \x03(\x0b\x32\x16.glimpse.v1.ClassLabel\x12\x12\n\nparameters\x18\x07 \x01(\x04\x12\x1c\n\x14trainable_parameters\x18\x08 \x01(\x04\x12!\n\x06stages\x18\t \x03(\x0b\x32\x11.glimpse.v1.Stage\x12%\n\x08pre_stem\x18\n \x01(\x0b\x32\x13.glimpse.v1.PreStem\x12\x13\n\x0btemperature\x18\x0b \x01(\x01\x12$\n\x07runtime\x18\x0c \x01(\x0b\x32\x13.glimpse.v1.Runtime\x12\"\n\x06limits\x18\r \x01(\x0b\x32\x12.glimpse.v1.Limits\"=\n\nInputShape\x12\x0e\n\x06height\x18\x01 \x01(\r\x12\r\n\x05width\x18\x02 \x01(\r\x12\x10\n\x08\x63hannels\x18\x03 \x01(\r\"<\n\nClassLabel\x12\r\n\x05index\x18\x01 \x01(\r\x12\r\n\x05label\x18\x02 \x01(\t\x12\x10\n\x08\x63lass_id\x18\x03 \x01(\t\"v\n\x05Stage\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x62lock\x18\x02 \x01(\t\x12\x0f\n\x07repeats\x18\x03 \x01(\r\x12\x14\n\x0coutput_shape\x18\x04 \x03(\r\x12\x12\n\nparameters\x18\x05 \x01(\x04\x12\x15\n\rmultiply_adds\x18\x06 \x01(\x04\"\xcd\x01\n\x07PreStem\x12\x0e\n\x06height\x18\x01 \x01(\r\x12\r\n\x05width\x18\x02 \x01(\r\x12\x10\n\x08geometry\x18\x03 \x01(\t\x12\x12\n\ncrop_share\x18\x04 \x01(\x01\x12\x0e\n\x06\x66ilter\x18\x05 \x01(\t\x12\x0c\n\x04\x66ill\x18\x06 \x03(\r\x12\x0c\n\x04mean\x18\x07 \x03(\x01\x12\x0b\n\x03std\x18\x08 \x03(\x01\x12\x0e\n\x06\x64igest\x18\t \x01(\t\x12\x10\n\x08\x63hannels\x18\n \x01(\t\x12\x0f\n\x07smaller\x18\x0b \x01(\t\x12\x11\n\tantialias\x18\x0c \x01(\x08\"O\n\x07Runtime\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\x12\x11\n\tprecision\x18\x03 \x01(\t\x12\x13\n\x0b\x62\x61tch_sizes\x18\x04 \x03(\r\"\x8a\x02\n\x06Limits\x12\x1e\n\x16max_images_per_request\x18\x01 \x01(\r\x12\x17\n\x0fmax_image_bytes\x18\x02 \x01(\x04\x12\x18\n\x10max_image_pixels\x18\x03 \x01(\x04\x12\x19\n\x11max_message_bytes\x18\x04 \x01(\x04\x12\x1c\n\x14max_images_in_flight\x18\x05 \x01(\r\x12\x0f\n\x07\x66ormats\x18\x06 \x03(\t\x12\x17\n\x0fmax_jpeg_pixels\x18\x07 \x01(\x04\x12\x19\n\x11jpeg_reducing_gap\x18\x08 \x01(\x01\x12\x12\n\ngeometries\x18\t \x03(\t\x12\x1b\n\x13max_bytes_in_flight\x18\n \x01(\x04\x32\x8b\x02\n\x0fImageClassifier\x12\x45\n\x08\x43lassify\x12\x1b.glimpse.v1.ClassifyRequest\x1a\x1c.glimpse.v1.ClassifyResponse\x12[\n\x0e\x43lassifyStream\x12!.glimpse.v1.ClassifyStreamRequest\x1a\".glimpse.v1.ClassifyStreamResponse(\x01\x30\x01\x12T\n\rDescribeModel\x12 .glimpse.v1.DescribeModelRequest\x1a!.glimpse.v1.DescribeModelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,43 +38,43 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RAWPIXELS']._serialized_start=167
   _globals['_RAWPIXELS']._serialized_end=223
   _globals['_CLASSIFYOPTIONS']._serialized_start=225
-  _globals['_CLASSIFYOPTIONS']._serialized_end=297
-  _globals['_CLASSIFYREQUEST']._serialized_start=300
-  _globals['_CLASSIFYREQUEST']._serialized_end=440
-  _globals['_CLASSIFYRESPONSE']._serialized_start=442
-  _globals['_CLASSIFYRESPONSE']._serialized_end=544
-  _globals['_MODELIDENTITY']._serialized_start=546
-  _globals['_MODELIDENTITY']._serialized_end=616
-  _globals['_IMAGERESULT']._serialized_start=619
-  _globals['_IMAGERESULT']._serialized_end=752
-  _globals['_PREDICTION']._serialized_start=754
-  _globals['_PREDICTION']._serialized_end=835
-  _globals['_IMAGEERROR']._serialized_start=837
-  _globals['_IMAGEERROR']._serialized_end=896
-  _globals['_TIMING']._serialized_start=898
-  _globals['_TIMING']._serialized_end=1024
-  _globals['_CLASSIFYSTREAMREQUEST']._serialized_start=1026
-  _globals['_CLASSIFYSTREAMREQUEST']._serialized_end=1107
-  _globals['_CLASSIFYSTREAMRESPONSE']._serialized_start=1110
-  _globals['_CLASSIFYSTREAMRESPONSE']._serialized_end=1250
-  _globals['_REQUESTERROR']._serialized_start=1252
-  _globals['_REQUESTERROR']._serialized_end=1342
-  _globals['_DESCRIBEMODELREQUEST']._serialized_start=1344
-  _globals['_DESCRIBEMODELREQUEST']._serialized_end=1408
-  _globals['_DESCRIBEMODELRESPONSE']._serialized_start=1411
-  _globals['_DESCRIBEMODELRESPONSE']._serialized_end=1829
-  _globals['_INPUTSHAPE']._serialized_start=1831
-  _globals['_INPUTSHAPE']._serialized_end=1892
-  _globals['_CLASSLABEL']._serialized_start=1894
-  _globals['_CLASSLABEL']._serialized_end=1954
-  _globals['_STAGE']._serialized_start=1956
-  _globals['_STAGE']._serialized_end=2074
-  _globals['_PRESTEM']._serialized_start=2077
-  _globals['_PRESTEM']._serialized_end=2263
-  _globals['_RUNTIME']._serialized_start=2265
-  _globals['_RUNTIME']._serialized_end=2344
-  _globals['_LIMITS']._serialized_start=2347
-  _globals['_LIMITS']._serialized_end=2512
-  _globals['_IMAGECLASSIFIER']._serialized_start=2515
-  _globals['_IMAGECLASSIFIER']._serialized_end=2782
+  _globals['_CLASSIFYOPTIONS']._serialized_end=315
+  _globals['_CLASSIFYREQUEST']._serialized_start=318
+  _globals['_CLASSIFYREQUEST']._serialized_end=458
+  _globals['_CLASSIFYRESPONSE']._serialized_start=460
+  _globals['_CLASSIFYRESPONSE']._serialized_end=562
+  _globals['_MODELIDENTITY']._serialized_start=564
+  _globals['_MODELIDENTITY']._serialized_end=634
+  _globals['_IMAGERESULT']._serialized_start=637
+  _globals['_IMAGERESULT']._serialized_end=770
+  _globals['_PREDICTION']._serialized_start=772
+  _globals['_PREDICTION']._serialized_end=853
+  _globals['_IMAGEERROR']._serialized_start=855
+  _globals['_IMAGEERROR']._serialized_end=914
+  _globals['_TIMING']._serialized_start=916
+  _globals['_TIMING']._serialized_end=1042
+  _globals['_CLASSIFYSTREAMREQUEST']._serialized_start=1044
+  _globals['_CLASSIFYSTREAMREQUEST']._serialized_end=1125
+  _globals['_CLASSIFYSTREAMRESPONSE']._serialized_start=1128
+  _globals['_CLASSIFYSTREAMRESPONSE']._serialized_end=1268
+  _globals['_REQUESTERROR']._serialized_start=1270
+  _globals['_REQUESTERROR']._serialized_end=1360
+  _globals['_DESCRIBEMODELREQUEST']._serialized_start=1362
+  _globals['_DESCRIBEMODELREQUEST']._serialized_end=1426
+  _globals['_DESCRIBEMODELRESPONSE']._serialized_start=1429
+  _globals['_DESCRIBEMODELRESPONSE']._serialized_end=1847
+  _globals['_INPUTSHAPE']._serialized_start=1849
+  _globals['_INPUTSHAPE']._serialized_end=1910
+  _globals['_CLASSLABEL']._serialized_start=1912
+  _globals['_CLASSLABEL']._serialized_end=1972
+  _globals['_STAGE']._serialized_start=1974
+  _globals['_STAGE']._serialized_end=2092
+  _globals['_PRESTEM']._serialized_start=2095
+  _globals['_PRESTEM']._serialized_end=2300
+  _globals['_RUNTIME']._serialized_start=2302
+  _globals['_RUNTIME']._serialized_end=2381
+  _globals['_LIMITS']._serialized_start=2384
+  _globals['_LIMITS']._serialized_end=2650
+  _globals['_IMAGECLASSIFIER']._serialized_start=2653
+  _globals['_IMAGECLASSIFIER']._serialized_end=2920
 # @@protoc_insertion_point(module_scope)

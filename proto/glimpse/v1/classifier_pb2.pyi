@@ -33,12 +33,14 @@ class RawPixels(_message.Message):
     def __init__(self, height: _Optional[int] = ..., width: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class ClassifyOptions(_message.Message):
-    __slots__ = ("top_k", "min_probability")
+    __slots__ = ("top_k", "min_probability", "geometry")
     TOP_K_FIELD_NUMBER: _ClassVar[int]
     MIN_PROBABILITY_FIELD_NUMBER: _ClassVar[int]
+    GEOMETRY_FIELD_NUMBER: _ClassVar[int]
     top_k: int
     min_probability: float
-    def __init__(self, top_k: _Optional[int] = ..., min_probability: _Optional[float] = ...) -> None: ...
+    geometry: str
+    def __init__(self, top_k: _Optional[int] = ..., min_probability: _Optional[float] = ..., geometry: _Optional[str] = ...) -> None: ...
 
 class ClassifyRequest(_message.Message):
     __slots__ = ("model", "images", "options")
@@ -217,7 +219,7 @@ class Stage(_message.Message):
     def __init__(self, name: _Optional[str] = ..., block: _Optional[str] = ..., repeats: _Optional[int] = ..., output_shape: _Optional[_Iterable[int]] = ..., parameters: _Optional[int] = ..., multiply_adds: _Optional[int] = ...) -> None: ...
 
 class PreStem(_message.Message):
-    __slots__ = ("height", "width", "geometry", "crop_share", "filter", "fill", "mean", "std", "digest", "channels", "smaller")
+    __slots__ = ("height", "width", "geometry", "crop_share", "filter", "fill", "mean", "std", "digest", "channels", "smaller", "antialias")
     HEIGHT_FIELD_NUMBER: _ClassVar[int]
     WIDTH_FIELD_NUMBER: _ClassVar[int]
     GEOMETRY_FIELD_NUMBER: _ClassVar[int]
@@ -229,6 +231,7 @@ class PreStem(_message.Message):
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     CHANNELS_FIELD_NUMBER: _ClassVar[int]
     SMALLER_FIELD_NUMBER: _ClassVar[int]
+    ANTIALIAS_FIELD_NUMBER: _ClassVar[int]
     height: int
     width: int
     geometry: str
@@ -240,7 +243,8 @@ class PreStem(_message.Message):
     digest: str
     channels: str
     smaller: str
-    def __init__(self, height: _Optional[int] = ..., width: _Optional[int] = ..., geometry: _Optional[str] = ..., crop_share: _Optional[float] = ..., filter: _Optional[str] = ..., fill: _Optional[_Iterable[int]] = ..., mean: _Optional[_Iterable[float]] = ..., std: _Optional[_Iterable[float]] = ..., digest: _Optional[str] = ..., channels: _Optional[str] = ..., smaller: _Optional[str] = ...) -> None: ...
+    antialias: bool
+    def __init__(self, height: _Optional[int] = ..., width: _Optional[int] = ..., geometry: _Optional[str] = ..., crop_share: _Optional[float] = ..., filter: _Optional[str] = ..., fill: _Optional[_Iterable[int]] = ..., mean: _Optional[_Iterable[float]] = ..., std: _Optional[_Iterable[float]] = ..., digest: _Optional[str] = ..., channels: _Optional[str] = ..., smaller: _Optional[str] = ..., antialias: bool = ...) -> None: ...
 
 class Runtime(_message.Message):
     __slots__ = ("name", "device", "precision", "batch_sizes")
@@ -255,17 +259,25 @@ class Runtime(_message.Message):
     def __init__(self, name: _Optional[str] = ..., device: _Optional[str] = ..., precision: _Optional[str] = ..., batch_sizes: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("max_images_per_request", "max_image_bytes", "max_image_pixels", "max_message_bytes", "max_images_in_flight", "formats")
+    __slots__ = ("max_images_per_request", "max_image_bytes", "max_image_pixels", "max_message_bytes", "max_images_in_flight", "formats", "max_jpeg_pixels", "jpeg_reducing_gap", "geometries", "max_bytes_in_flight")
     MAX_IMAGES_PER_REQUEST_FIELD_NUMBER: _ClassVar[int]
     MAX_IMAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_IMAGE_PIXELS_FIELD_NUMBER: _ClassVar[int]
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_IMAGES_IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
     FORMATS_FIELD_NUMBER: _ClassVar[int]
+    MAX_JPEG_PIXELS_FIELD_NUMBER: _ClassVar[int]
+    JPEG_REDUCING_GAP_FIELD_NUMBER: _ClassVar[int]
+    GEOMETRIES_FIELD_NUMBER: _ClassVar[int]
+    MAX_BYTES_IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
     max_images_per_request: int
     max_image_bytes: int
     max_image_pixels: int
     max_message_bytes: int
     max_images_in_flight: int
     formats: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, max_images_per_request: _Optional[int] = ..., max_image_bytes: _Optional[int] = ..., max_image_pixels: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., max_images_in_flight: _Optional[int] = ..., formats: _Optional[_Iterable[str]] = ...) -> None: ...
+    max_jpeg_pixels: int
+    jpeg_reducing_gap: float
+    geometries: _containers.RepeatedScalarFieldContainer[str]
+    max_bytes_in_flight: int
+    def __init__(self, max_images_per_request: _Optional[int] = ..., max_image_bytes: _Optional[int] = ..., max_image_pixels: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., max_images_in_flight: _Optional[int] = ..., formats: _Optional[_Iterable[str]] = ..., max_jpeg_pixels: _Optional[int] = ..., jpeg_reducing_gap: _Optional[float] = ..., geometries: _Optional[_Iterable[str]] = ..., max_bytes_in_flight: _Optional[int] = ...) -> None: ...

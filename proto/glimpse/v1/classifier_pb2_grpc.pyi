@@ -19,6 +19,7 @@ Reasons, for programs to switch on:
 | `TOO_MANY_IMAGES` | INVALID_ARGUMENT | more images than `Limits.max_images_per_request` |
 | `TOP_K_OUT_OF_RANGE` | INVALID_ARGUMENT | `top_k` is 0 or above the number of classes |
 | `MIN_PROBABILITY_OUT_OF_RANGE` | INVALID_ARGUMENT | `min_probability` is not in 0..1 |
+| `GEOMETRY_NOT_ALLOWED` | INVALID_ARGUMENT | the geometry asked for is unknown, or none of `Limits.geometries` |
 | `DUPLICATE_ID` | INVALID_ARGUMENT | the stream already has a request of this id in flight |
 | `MODEL_NOT_FOUND` | NOT_FOUND | no loaded model has this name and version |
 | `EMPTY_IMAGE` | INVALID_ARGUMENT | the image holds no bytes, or no source is set |
@@ -28,6 +29,7 @@ Reasons, for programs to switch on:
 | `UNSUPPORTED_FORMAT` | INVALID_ARGUMENT | an image format that is refused on purpose |
 | `TRUNCATED_IMAGE` | INVALID_ARGUMENT | the data ends before the picture does |
 | `CORRUPT_IMAGE` | INVALID_ARGUMENT | the decoder found the data damaged |
+| `DECODER_FAILED` | INVALID_ARGUMENT | the image ended its decoder, or took it more time or memory than one image may |
 | `RAW_PIXELS_MISMATCH` | INVALID_ARGUMENT | raw data is not height x width x 3 bytes, or a side is 0 |
 | `QUEUE_FULL` | RESOURCE_EXHAUSTED | too many images are waiting; come back after the hint |
 | `NOT_READY` | UNAVAILABLE | the server is still loading its model; come back after the hint |

@@ -6,12 +6,15 @@ Everything that a file can be is an `InvalidImageError` with its own reason; not
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from collections.abc import Callable
 
 from PIL import Image, UnidentifiedImageError
 
 from models.prestem import host
-from server import domain, jpeg
+from models.prestem.picture import Picture
+from server import domain
+from server.decoding import jpeg
+from server.decoding.limits import ImageLimits
 from server.errors import InvalidImageError, Reason
 
 # Pillow's names. The list is short on purpose: most file-parser vulnerabilities sit in the formats left out.
@@ -39,23 +42,26 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _ALLOWED = (_JPEG, _PNG, b"GIF8", b"BM")
 
 
-@dataclass(frozen=True, slots=True)
-class ImageLimits:
-    """What one image may cost."""
-
-    max_bytes: int  # of the encoded file
-    max_pixels: int  # width x height, read from the header before any pixel is decoded
+# Of the size of a whole picture, (width, height): the size that it is going to be resized to.
+Target = Callable[[tuple[int, int]], tuple[int, int]]
 
 
-def decode(image: domain.Image, limits: ImageLimits) -> Image.Image:
+def decode(image: domain.Image, limits: ImageLimits, target: Target | None = None) -> Picture:
     """The picture as a viewer shows it: first frame, EXIF orientation applied, RGB.
+
+    Args:
+        image: a file's bytes or raw pixels.
+        limits: what it may cost.
+        target: what the picture is resized to afterwards. A JPEG file whose picture is much larger is decoded at a
+            reduced scale, as `limits.reducing_gap` allows.
 
     Raises:
         InvalidImageError: expected; the image is not one, is damaged, is refused or is too large.
     """
+    del target  # not used yet
     if isinstance(image, domain.RawImage):
-        return _raw(image, limits)
-    return _encoded(image.data, limits)
+        return Picture.whole(_raw(image, limits))
+    return Picture.whole(_encoded(image.data, limits))
 
 
 def _raw(image: domain.RawImage, limits: ImageLimits) -> Image.Image:

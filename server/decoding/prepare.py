@@ -1,0 +1,38 @@
+"""Decode and pre-stem in one step: what runs beside the event loop for each image."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.prestem import host
+from models.prestem.recipe import Recipe
+from server import domain
+from server.decoding.decode import decode
+from server.decoding.limits import ImageLimits
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The network's input, and what it took."""
+
+    pixels: NDArray[np.uint8]  # [H, W, 3] of the recipe, RGB
+    decode_seconds: float
+    pre_stem_seconds: float
+
+
+def prepare(image: domain.Image, recipe: Recipe, limits: ImageLimits) -> Prepared:
+    """From bytes to the network's input.
+
+    Raises:
+        InvalidImageError: expected; the image is not one, is damaged, is refused or is too large.
+    """
+    begun = time.monotonic()
+    picture = decode(image, limits, partial(host.resized, recipe=recipe))
+    decoded = time.monotonic()
+    pixels = host.fit(picture, recipe)
+    return Prepared(pixels, decoded - begun, time.monotonic() - decoded)
