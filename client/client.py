@@ -65,6 +65,7 @@ class Client:
         *,
         top_k: int | None = None,
         min_probability: float = 0.0,
+        geometry: str = "",
         model: str = "",
         version: str = "",
         timeout: float | None = None,
@@ -75,6 +76,8 @@ class Client:
             image: path of a file, its bytes, or pixels as uint8 ``[height, width, 3]`` (`client.sources.load`).
             top_k: how many predictions; 5, or all classes where there are fewer, when left out.
             min_probability: leave out predictions below it.
+            geometry: how the image is fitted to the network's input, one of those that the server allows
+                (``describe().limits.geometries``); the model's own when empty.
             model: name of a loaded model; the server's default when empty.
             version: of that model; its newest when empty.
             timeout: seconds to wait for the answer, retries included; the client's own when left out.
@@ -90,7 +93,7 @@ class Client:
         request = classifier_pb2.ClassifyRequest(
             model=wire.to_selector(model, version),
             images=[load(image)],
-            options=wire.to_options(top_k, min_probability),
+            options=wire.to_options(top_k, min_probability, geometry),
         )
         try:
             response = self._stub.Classify(request, timeout=self._seconds(timeout))
@@ -104,6 +107,7 @@ class Client:
         *,
         top_k: int | None = None,
         min_probability: float = 0.0,
+        geometry: str = "",
         model: str = "",
         version: str = "",
         timeout: float | None = None,
@@ -120,7 +124,7 @@ class Client:
 
         Args:
             images: pairs of a key of your own and an image as `classify` takes it.
-            top_k, min_probability, model, version: as for `classify`, for all images.
+            top_k, min_probability, geometry, model, version: as for `classify`, for all images.
             timeout: seconds without any answer after which to give up; the client's own when left out.
             in_flight: images at a time between being read and being done with, at least 1.
             ordered: yield in the order of `images`; otherwise as the answers arrive.
@@ -135,7 +139,7 @@ class Client:
             GlimpseError: see the tree in `client.errors`.
             Whatever `images` itself raises.
         """
-        selector, options = wire.to_selector(model, version), wire.to_options(top_k, min_probability)
+        selector, options = wire.to_selector(model, version), wire.to_options(top_k, min_probability, geometry)
 
         def to_request(image: Source) -> classifier_pb2.ClassifyRequest:
             return classifier_pb2.ClassifyRequest(model=selector, images=[load(image)], options=options)

@@ -79,6 +79,12 @@ def classify(
         typer.Option(metavar="K", help="How many classes to show for an image; 5, or all of fewer, when left out."),
     ] = None,
     min_probability: Annotated[float, typer.Option(metavar="P", help="Hide classes less probable than this.")] = 0.0,
+    geometry: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="Fit images by crop, squash, letterbox or pad, where the server allows another."
+        ),
+    ] = "",
     model: Model = "",
     model_version: ModelVersion = "",
     as_json: Annotated[
@@ -102,6 +108,7 @@ def classify(
                 _to_send(images),
                 top_k=top_k,
                 min_probability=min_probability,
+                geometry=geometry,
                 model=model,
                 version=model_version,
                 ordered=True,

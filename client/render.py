@@ -78,7 +78,10 @@ def _facts(description: ModelDescription) -> Table:
         "limits": f"{limits.max_images_per_request:,} images a request, {limits.max_images_in_flight:,} in flight; "
         f"{limits.max_image_bytes:,} bytes and {limits.max_image_pixels:,} pixels an image; "
         f"{limits.max_message_bytes:,} bytes a message",
+        "large JPEG": f"up to {limits.max_jpeg_pixels:,} pixels, decoded at 1/2, 1/4 or 1/8 where that leaves "
+        f"{limits.jpeg_reducing_gap:.4g} times the target",
         "formats": ", ".join(limits.formats),
+        "geometries": ", ".join(limits.geometries) or "the model's own only",
     }
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
@@ -93,7 +96,8 @@ def _recipe(pre_stem: PreStem) -> str:
     if geometry == "crop" and pre_stem.crop_share < 1:
         geometry += f" {pre_stem.crop_share:.4g}"
     return (
-        f"{geometry} to {pre_stem.height} x {pre_stem.width}, {pre_stem.filter}, smaller ones {pre_stem.smaller}, "
+        f"{geometry} to {pre_stem.height} x {pre_stem.width}, {pre_stem.filter}"
+        f"{'' if pre_stem.antialias else ' without antialiasing'}, smaller ones {pre_stem.smaller}, "
         f"fill {_list(pre_stem.fill)}; {pre_stem.channels} minus {_list(pre_stem.mean)}, "
         f"divided by {_list(pre_stem.std)}"
     )

@@ -107,7 +107,7 @@ class PreStem:
 
     height: int  # of the network's input, pixels
     width: int
-    geometry: str  # "crop", "squash" or "letterbox"
+    geometry: str  # "crop", "squash", "letterbox" or "pad"
     crop_share: float  # of the resized short side that the centre crop keeps
     filter: str  # "bilinear", ...
     fill: tuple[int, ...]  # RGB of padding
@@ -116,6 +116,7 @@ class PreStem:
     digest: str  # equal digests mean equal input for the network
     channels: str  # "RGB" or "BGR": the order in which the network sees them
     smaller: str  # what happens to an image smaller than the input: "pad" or "resize"
+    antialias: bool  # whether reducing averages over all pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,10 +135,14 @@ class Limits:
 
     max_images_per_request: int
     max_image_bytes: int  # of one encoded image
-    max_image_pixels: int  # width x height of one image, before it is resized
+    max_image_pixels: int  # width x height of one image that has to be decoded whole
     max_message_bytes: int  # of one gRPC message
     max_images_in_flight: int  # in the whole server; above that requests are refused for the moment
     formats: tuple[str, ...]  # "JPEG", "PNG", ...
+    max_jpeg_pixels: int  # width x height of a JPEG image that is decoded at a reduced scale
+    jpeg_reducing_gap: float  # a JPEG is decoded no smaller than so many times its target; 0: always whole
+    geometries: tuple[str, ...]  # that a request may ask for instead of the model's own
+    max_bytes_in_flight: int  # of images in the whole server
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ def to_selector(model: str, version: str) -> pb.ModelSelector:
     return pb.ModelSelector(name=model, version=version)
 
 
-def to_options(top_k: int | None, min_probability: float) -> pb.ClassifyOptions:
+def to_options(top_k: int | None, min_probability: float, geometry: str) -> pb.ClassifyOptions:
     """What to return of each image; what is in range is for the server to say.
 
     Raises:
@@ -40,7 +40,7 @@ def to_options(top_k: int | None, min_probability: float) -> pb.ClassifyOptions:
             f"top_k must be 1..number of classes. Received: {top_k}.",
             field="options.top_k",
         )
-    return pb.ClassifyOptions(top_k=top_k, min_probability=min_probability)
+    return pb.ClassifyOptions(top_k=top_k, min_probability=min_probability, geometry=geometry)
 
 
 def from_response(response: pb.ClassifyResponse) -> list[ImageResult]:
@@ -109,6 +109,7 @@ def from_description(reply: pb.DescribeModelResponse) -> ModelDescription:
             digest=pre_stem.digest,
             channels=pre_stem.channels,
             smaller=pre_stem.smaller,
+            antialias=pre_stem.antialias,
         ),
         temperature=reply.temperature,
         runtime=Runtime(runtime.name, runtime.device, runtime.precision, tuple(runtime.batch_sizes)),
@@ -119,5 +120,9 @@ def from_description(reply: pb.DescribeModelResponse) -> ModelDescription:
             max_message_bytes=limits.max_message_bytes,
             max_images_in_flight=limits.max_images_in_flight,
             formats=tuple(limits.formats),
+            max_jpeg_pixels=limits.max_jpeg_pixels,
+            jpeg_reducing_gap=limits.jpeg_reducing_gap,
+            geometries=tuple(limits.geometries),
+            max_bytes_in_flight=limits.max_bytes_in_flight,
         ),
     )

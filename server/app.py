@@ -19,7 +19,7 @@ from grpc_reflection.v1alpha.reflection_pb2_grpc import add_ServerReflectionServ
 
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1 import classifier_pb2_grpc
-from server.admission import Admission
+from server.admission import Admission, Load
 from server.decoding.decode import FORMATS
 from server.decoding.limits import ImageLimits
 from server.decoding.prepare import prepare
@@ -58,23 +58,29 @@ class Server:
         self._settings = settings
         self._metrics = Metrics()
         self._registry = ModelRegistry()
-        self._admission = Admission(settings.max_images_in_flight, retry_after=self._seconds_to_compute)
-        self._metrics.follow(in_flight=lambda: self._admission.in_flight, queue_depth=self._queue_depth)
+        capacity = Load(settings.max_images_in_flight, settings.max_bytes_in_flight)
+        self._admission = Admission(capacity, retry_after=self._seconds_to_compute)
+        self._metrics.follow(
+            in_flight=lambda: self._admission.in_flight,
+            bytes_in_flight=lambda: self._admission.bytes_in_flight,
+            queue_depth=self._queue_depth,
+        )
         self._decoders = ThreadPoolExecutor(settings.decoders, thread_name_prefix="decode")
         pipeline = Pipeline(
             self._registry,
             self._admission,
             self._decoders,
-            partial(prepare, limits=ImageLimits(settings.max_image_bytes, settings.max_image_pixels)),
+            partial(prepare, limits=_image_limits(settings)),
             self._metrics,
             max_images=settings.max_images_per_request,
+            geometries=settings.allow_geometries,
         )
         self._health = Health(SERVICE, _HEALTH)
         self._classifier = ImageClassifier(
             pipeline, self._registry, self._metrics, _limits(settings), stream_window=settings.stream_window
         )
         self._grpc = grpc.aio.server(
-            interceptors=[Observability(self._metrics)],
+            interceptors=[Observability(self._metrics, {f"/{SERVICE}/Classify": self._admission.call})],
             options=[
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
                 ("grpc.max_send_message_length", settings.max_message_bytes),
@@ -199,6 +205,19 @@ def _limits(settings: Settings) -> pb.Limits:
         max_message_bytes=settings.max_message_bytes,
         max_images_in_flight=settings.max_images_in_flight,
         formats=FORMATS,
+        max_jpeg_pixels=settings.max_jpeg_pixels,
+        jpeg_reducing_gap=settings.jpeg_reducing_gap,
+        geometries=sorted(settings.allow_geometries),
+        max_bytes_in_flight=settings.max_bytes_in_flight,
+    )
+
+
+def _image_limits(settings: Settings) -> ImageLimits:
+    return ImageLimits(
+        max_bytes=settings.max_image_bytes,
+        max_pixels=settings.max_image_pixels,
+        max_jpeg_pixels=settings.max_jpeg_pixels,
+        reducing_gap=settings.jpeg_reducing_gap,
     )
 
 

@@ -42,6 +42,7 @@ class ClassifyRequest:
     model: ModelSelector = field(default_factory=ModelSelector)
     top_k: int | None = None  # None: DEFAULT_TOP_K, or all classes where there are fewer
     min_probability: float = 0.0
+    geometry: str = ""  # instead of the model's own; "": that
 
 
 @dataclass(frozen=True, slots=True)

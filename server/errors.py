@@ -31,6 +31,7 @@ class Code(IntEnum):
 class Reason(StrEnum):
     """Why a request or an image failed, for programs to switch on."""
 
+    MALFORMED_MESSAGE = "MALFORMED_MESSAGE"
     NO_IMAGES = "NO_IMAGES"
     TOO_MANY_IMAGES = "TOO_MANY_IMAGES"
     TOP_K_OUT_OF_RANGE = "TOP_K_OUT_OF_RANGE"

@@ -7,16 +7,17 @@ import importlib
 import inspect
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from typing import Any
 
 import grpc
 import grpc.aio
 import structlog
+from google.protobuf.message import DecodeError
 
 from server import status
-from server.errors import ServiceError, defect
+from server.errors import InvalidRequestError, Reason, ServiceError, defect
 from server.metrics import Metrics
 
 # It has no public name.
@@ -28,14 +29,16 @@ REQUEST_ID_KEY = "x-request-id"
 _MAX_ID = 128  # characters; a caller's id goes into every log line
 
 Handler = Callable[[Any, Any], Any]
+Gate = Callable[[], AbstractContextManager[None]]
 
 
 class Observability(grpc.aio.ServerInterceptor):
     """Gives every RPC an id (the caller's `x-request-id` or a fresh one), counts it, times it and logs it."""
 
-    def __init__(self, metrics: Metrics) -> None:
-        """Record into `metrics`."""
+    def __init__(self, metrics: Metrics, gates: Mapping[str, Gate]) -> None:
+        """Record into `metrics`; a method that has one of `gates` is let through it before its request is read."""
         self._metrics = metrics
+        self._gates = gates
 
     async def intercept_service(
         self,
@@ -49,6 +52,12 @@ class Observability(grpc.aio.ServerInterceptor):
         _, service, method = handler_call_details.method.split("/", 2)
         kind = _KINDS[handler.request_streaming, handler.response_streaming]
         rpc = _Rpc(self._metrics, (kind, service, method), _request_id(handler_call_details.invocation_metadata))
+        if handler.unary_unary is not None:
+            # gRPC would read and parse the message by itself, before anyone could refuse it. On the wire a lone message
+            # and a stream of one are the same.
+            gate = self._gates.get(handler_call_details.method, nullcontext)
+            read = rpc.unary(handler.unary_unary, handler.request_deserializer, gate)
+            return grpc.stream_unary_rpc_method_handler(read, None, handler.response_serializer)
         requests, responses = (
             "stream" if s else "unary" for s in (handler.request_streaming, handler.response_streaming)
         )
@@ -75,6 +84,22 @@ class _Rpc:
         self._metrics = metrics
         self._labels = labels
         self._request_id = request_id
+
+    def unary(self, inner: Handler, parse: Callable[[bytes], Any] | None, gate: Gate) -> Handler:
+        async def handle(requests: AsyncIterator[bytes], context: Any) -> Any:
+            async with self._around(context):
+                with gate():
+                    message = await anext(aiter(requests), None)
+                    if message is None:
+                        raise _malformed("The call ended without a message.")
+                    try:
+                        request = parse(message) if parse is not None else message
+                    except DecodeError as error:
+                        raise _malformed(f"These {len(message)} bytes are no message of this method.") from error
+                    del message  # the request has its own copy
+                    return await inner(request, context)
+
+        return handle
 
     def coroutine(self, inner: Handler) -> Handler:
         async def handle(request: Any, context: Any) -> Any:
@@ -130,6 +155,12 @@ class _Rpc:
     async def _abort(self, context: Any, error: ServiceError) -> None:
         trailers = (*context.trailing_metadata(), *status.trailers(error))
         await context.abort(status.code(error), error.message, trailers)
+
+
+def _malformed(what: str) -> InvalidRequestError:
+    return InvalidRequestError(
+        Reason.MALFORMED_MESSAGE, f"{what} Send one message, as glimpse/v1/classifier.proto defines it."
+    )
 
 
 def _ended_by_peer(context: Any) -> grpc.StatusCode:

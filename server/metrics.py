@@ -75,6 +75,9 @@ class Metrics:
             registry=registry,
         )
         self._in_flight = Gauge("glimpse_images_in_flight", "Images between arrival and answer.", registry=registry)
+        self._bytes_in_flight = Gauge(
+            "glimpse_image_bytes_in_flight", "Bytes of images between arrival and answer.", registry=registry
+        )
         self._queue_depth = Gauge("glimpse_queue_depth", "Images waiting for the device.", registry=registry)
         self._ready = Gauge("glimpse_ready", "1 while the server is SERVING.", registry=registry)
         self._model = Gauge(
@@ -98,9 +101,12 @@ class Metrics:
         for outcome in ("computed", "failed"):
             self._batches.labels(outcome)
 
-    def follow(self, *, in_flight: Callable[[], int], queue_depth: Callable[[], int]) -> None:
+    def follow(
+        self, *, in_flight: Callable[[], int], bytes_in_flight: Callable[[], int], queue_depth: Callable[[], int]
+    ) -> None:
         """Read the gauges from where the numbers live, at each scrape."""
         self._in_flight.set_function(in_flight)
+        self._bytes_in_flight.set_function(bytes_in_flight)
         self._queue_depth.set_function(queue_depth)
 
     def ready(self, *, ready: bool) -> None:

@@ -10,22 +10,33 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import Executor
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.prestem.recipe import Recipe
 from server import domain
-from server.admission import Admission
+from server.admission import Admission, Load
 from server.decoding.prepare import Prepared
 from server.domain import Caller, Classification, ClassifyRequest, ImageResult, Timing
-from server.errors import DeadlineExceededError, InvalidImageError, InvalidRequestError, Reason, ServiceError
+from server.errors import DeadlineExceededError, InvalidImageError, InvalidRequestError, Reason, ServiceError, shown
 from server.metrics import Metrics
 from server.registry import LoadedModel, ModelRegistry
 from server.topk import DEFAULT_TOP_K, top_k
 
 # Decode and pre-stem of one image; runs beside the event loop.
 Prepare = Callable[[domain.Image, Recipe], Prepared]
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What a request wants done with each of its images."""
+
+    model: LoadedModel
+    recipe: Recipe
+    top_k: int
+    min_probability: float
 
 
 class Pipeline:
@@ -40,14 +51,19 @@ class Pipeline:
         metrics: Metrics,
         *,
         max_images: int,
+        geometries: frozenset[str],
     ) -> None:
-        """Put the stages together; `decoders` runs `prepare` beside the event loop."""
+        """Put the stages together; `decoders` runs `prepare` beside the event loop.
+
+        A request may hold `max_images` and ask for one of `geometries`.
+        """
         self._registry = registry
         self._admission = admission
         self._decoders = decoders
         self._prepare = prepare
         self._metrics = metrics
         self._max_images = max_images
+        self._geometries = geometries
 
     async def classify(self, request: ClassifyRequest, caller: Caller, *, bulk: bool = False) -> Classification:
         """Answer one request. An image that cannot be classified becomes an error in its own result.
@@ -61,23 +77,22 @@ class Pipeline:
             ServiceError: expected; the request as a whole gets an error.
         """
         model = self._registry.resolve(request.model)
-        k = self._check(request, model)
-        async with self._admission.admit(len(request.images), wait=bulk):
-            work = [self._image(image, request, k, model, caller) for image in request.images]
-            results = [await work[0]] if len(work) == 1 else await _all(work)
+        work = self._check(request, model)
+        load = Load(len(request.images), sum(len(image.data) for image in request.images))
+        async with self._admission.admit(load, wait=bulk):
+            images = [self._image(image, work, caller) for image in request.images]
+            results = [await images[0]] if len(images) == 1 else await _all(images)
         return Classification(model.identity, tuple(results))
 
     async def room(self) -> None:
         """Wait until reading another piece of a stream is worth its memory."""
         await self._admission.room()
 
-    async def _image(
-        self, image: domain.Image, request: ClassifyRequest, k: int, model: LoadedModel, caller: Caller
-    ) -> ImageResult:
+    async def _image(self, image: domain.Image, work: _Work, caller: Caller) -> ImageResult:
         timing = Timing()
         try:
-            pixels = await self._decoded(image, model, caller, timing)
-            queued = model.batcher.submit(pixels, lane=caller.lane, deadline=caller.deadline)
+            pixels = await self._decoded(image, work.recipe, caller, timing)
+            queued = work.model.batcher.submit(pixels, lane=caller.lane, deadline=caller.deadline)
             answer = await asyncio.wrap_future(queued)
         except InvalidImageError as error:
             self._metrics.image_refused(error.reason)
@@ -95,28 +110,28 @@ class Pipeline:
             raise
         timing.queue, timing.compute = answer.queue_seconds, answer.compute_seconds
         timing.batch_size = answer.batch_size
-        predictions = top_k(answer.probabilities, model.bundle.labels, k=k, min_probability=request.min_probability)
+        predictions = top_k(
+            answer.probabilities, work.model.bundle.labels, k=work.top_k, min_probability=work.min_probability
+        )
         self._metrics.image("classified")
         return ImageResult(timing, predictions)
 
-    async def _decoded(
-        self, image: domain.Image, model: LoadedModel, caller: Caller, timing: Timing
-    ) -> NDArray[np.uint8]:
-        work = self._decoders.submit(self._pixels, image, model, caller, timing)
+    async def _decoded(self, image: domain.Image, recipe: Recipe, caller: Caller, timing: Timing) -> NDArray[np.uint8]:
+        work = self._decoders.submit(self._pixels, image, recipe, caller, timing)
         try:
             return await asyncio.wrap_future(work)
         except asyncio.CancelledError:
             if not work.done():
-                self._admission.keep_until_done(work)
+                self._admission.keep_until_done(work, len(image.data))
             raise
 
-    def _pixels(self, image: domain.Image, model: LoadedModel, caller: Caller, timing: Timing) -> NDArray[np.uint8]:
+    def _pixels(self, image: domain.Image, recipe: Recipe, caller: Caller, timing: Timing) -> NDArray[np.uint8]:
         """Decode and pre-stem, in a decoder thread: uint8 ``[H, W, 3]``, the network's input."""
         begun = time.monotonic()
         if caller.deadline is not None and caller.deadline <= begun:
             raise DeadlineExceededError("The deadline passed before the image was decoded. Allow more time.")
         try:
-            prepared = self._prepare(image, model.bundle.recipe)
+            prepared = self._prepare(image, recipe)
         except InvalidImageError:
             timing.decode = time.monotonic() - begun
             self._metrics.stage_seconds("decode", timing.decode)
@@ -126,8 +141,8 @@ class Pipeline:
         self._metrics.stage_seconds("pre_stem", timing.pre_stem)
         return prepared.pixels
 
-    def _check(self, request: ClassifyRequest, model: LoadedModel) -> int:
-        """How many predictions an image gets.
+    def _check(self, request: ClassifyRequest, model: LoadedModel) -> _Work:
+        """What the request asks for, if it may.
 
         Raises:
             InvalidRequestError: expected; an option or the number of images is out of range.
@@ -157,14 +172,31 @@ class Pipeline:
                 f"min_probability must be in 0..1. Received: {request.min_probability}",
                 field="options.min_probability",
             )
-        return k
+        return _Work(model, self._recipe(request, model), k, request.min_probability)
+
+    def _recipe(self, request: ClassifyRequest, model: LoadedModel) -> Recipe:
+        """The pre-stem of this request.
+
+        Raises:
+            InvalidRequestError: expected; its geometry is none that the server allows.
+        """
+        if not request.geometry:
+            return model.bundle.recipe
+        if request.geometry not in self._geometries:
+            allowed = ", ".join(sorted(self._geometries)) or "none: the server allows only the model's own"
+            raise InvalidRequestError(
+                Reason.GEOMETRY_NOT_ALLOWED,
+                f"A request may ask for these geometries: {allowed}. Received: {shown(request.geometry)}",
+                field="options.geometry",
+            )
+        return model.bundle.recipe.with_geometry(request.geometry)
 
 
-async def _all(work: Sequence[Coroutine[None, None, ImageResult]]) -> list[ImageResult]:
+async def _all(images: Sequence[Coroutine[None, None, ImageResult]]) -> list[ImageResult]:
     """Run the images side by side; the first `ServiceError` ends the others and is raised."""
     try:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one) for one in work]
+            tasks = [group.create_task(image) for image in images]
     except* ServiceError as errors:
         raise next(_leaves(errors)) from None
     return [task.result() for task in tasks]

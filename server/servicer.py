@@ -161,6 +161,7 @@ def _request(request: pb.ClassifyRequest) -> domain.ClassifyRequest:
         model=_selector(request.model),
         top_k=options.top_k if options.HasField("top_k") else None,
         min_probability=options.min_probability,
+        geometry=options.geometry,
     )
 
 

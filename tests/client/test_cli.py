@@ -153,10 +153,11 @@ def test_options_reach_the_server(scripted: ScriptedServer, glimpse: Glimpse, tm
     scripted.stream = stream
     [photo] = write(tmp_path, photo="cat")
     options = ["--top-k", "1", "--min-probability", "0.5", "--model", "other", "--model-version", "2"]
+    options += ["--geometry", "pad"]
     ended = glimpse("classify", photo, *options, GLIMPSE_TARGET=scripted.target)
 
     assert ended.returncode == 0, ended.stderr
-    assert seen[0].options == pb.ClassifyOptions(top_k=1, min_probability=0.5)
+    assert seen[0].options == pb.ClassifyOptions(top_k=1, min_probability=0.5, geometry="pad")
     assert seen[0].model == pb.ModelSelector(name="other", version="2")
 
 

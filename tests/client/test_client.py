@@ -44,10 +44,10 @@ def test_an_answer_comes_back_as_values_with_all_that_the_wire_holds(scripted: S
 
 def test_options_travel_with_the_request(scripted: ScriptedServer) -> None:
     with Client(scripted.target) as client:
-        client.classify(b"cat", top_k=1, min_probability=0.5, model="other", version="2")
+        client.classify(b"cat", top_k=1, min_probability=0.5, geometry="pad", model="other", version="2")
 
     [request] = scripted.requests
-    assert request.options == pb.ClassifyOptions(top_k=1, min_probability=0.5)
+    assert request.options == pb.ClassifyOptions(top_k=1, min_probability=0.5, geometry="pad")
     assert request.model == pb.ModelSelector(name="other", version="2")
 
 

@@ -23,11 +23,14 @@ class Server(Protocol):
     def target(self) -> str: ...
 
 
-def test_a_cat_is_a_cat_as_a_path_as_bytes_and_as_pixels(server: Server, cat_photo: Path) -> None:
+def test_a_cat_is_a_cat_as_a_path_as_bytes_and_as_pixels(server: Server, cat_photo: Path, tmp_path: Path) -> None:
+    # PNG, whose pixels are the same whoever decodes it.
+    png = tmp_path / "cat.png"
     with Image.open(cat_photo) as photo:
         pixels = np.asarray(photo.convert("RGB"))
+        photo.save(png)
     with Client(server.target) as client:
-        answers = [client.classify(source, top_k=10) for source in (cat_photo, cat_photo.read_bytes(), pixels)]
+        answers = [client.classify(source, top_k=10) for source in (png, png.read_bytes(), pixels)]
 
     for answer in answers:
         assert answer.predictions[0].label == "cat"

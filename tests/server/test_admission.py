@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 
 import pytest
 
-from server.admission import Admission
+from server.admission import Admission, Load
 from server.errors import OverloadedError, Reason, UnavailableError
+
+KB = 1000  # bytes of the images here, where nothing else is said
+
+
+def load(images: int, size: int = 0) -> Load:
+    return Load(images, size)
 
 
 def run(scenario: Callable[[Admission], Awaitable[None]], capacity: int = 8) -> None:
     async def main() -> None:
-        gate = Admission(capacity, retry_after=lambda images: images * 0.5)
+        gate = Admission(Load(capacity, capacity * KB), retry_after=lambda images: images * 0.5)
         await scenario(gate)
-        assert gate.in_flight == 0, "a permit leaked"
+        assert (gate.in_flight, gate.bytes_in_flight) == (0, 0), "a permit leaked"
 
     asyncio.run(main())
 
@@ -29,13 +36,13 @@ async def settle() -> None:
 class Holder:
     """Holds permits in a task of its own until released."""
 
-    def __init__(self, gate: Admission, images: int, *, wait: bool = False) -> None:
+    def __init__(self, gate: Admission, images: int, *, size: int = 0, wait: bool = False) -> None:
         self.entered = False
         self._done = asyncio.Event()
-        self.task = asyncio.create_task(self._hold(gate, images, wait))
+        self.task = asyncio.create_task(self._hold(gate, load(images, size), wait))
 
-    async def _hold(self, gate: Admission, images: int, wait: bool) -> None:  # noqa: FBT001 - a test's helper
-        async with gate.admit(images, wait=wait):
+    async def _hold(self, gate: Admission, what: Load, wait: bool) -> None:  # noqa: FBT001 - a test's helper
+        async with gate.admit(what, wait=wait):
             self.entered = True
             await self._done.wait()
 
@@ -53,7 +60,7 @@ def test_a_request_without_room_is_refused_at_once_with_a_hint() -> None:
         assert refused.value.reason is Reason.QUEUE_FULL
         assert refused.value.retry_after == 1.0  # two too many at 0.5 s each
         await first.release()
-        async with gate.admit(8, wait=False):
+        async with gate.admit(load(8), wait=False):
             assert gate.in_flight == 8
 
     run(scenario)
@@ -62,10 +69,10 @@ def test_a_request_without_room_is_refused_at_once_with_a_hint() -> None:
 def test_permits_come_back_when_the_work_fails() -> None:
     async def scenario(gate: Admission) -> None:
         with pytest.raises(RuntimeError):
-            async with gate.admit(8, wait=False):
+            async with gate.admit(load(8), wait=False):
                 raise RuntimeError("the work failed")
         with pytest.raises(RuntimeError):
-            async with gate.admit(6, wait=True):
+            async with gate.admit(load(6), wait=True):
                 raise RuntimeError("the work failed")
 
     run(scenario)
@@ -92,7 +99,7 @@ def test_streams_leave_a_quarter_to_lone_requests() -> None:
         bulk = [Holder(gate, 2, wait=True) for _ in range(4)]
         await settle()
         assert [each.entered for each in bulk] == [True, True, True, False]
-        async with gate.admit(2, wait=False):
+        async with gate.admit(load(2), wait=False):
             assert gate.in_flight == 8
         for each in bulk:
             await each.release()
@@ -199,10 +206,52 @@ def test_a_stream_is_read_from_only_while_none_of_its_like_waits_for_room() -> N
 def test_work_that_goes_on_in_a_thread_keeps_its_permit_though_its_caller_has_gone() -> None:
     async def scenario(gate: Admission) -> None:
         work: Future[None] = Future()
-        async with gate.admit(1, wait=False):
-            gate.keep_until_done(work)
+        async with gate.admit(load(1), wait=False):
+            gate.keep_until_done(work, 5 * KB)
         assert gate.in_flight == 1
         work.set_result(None)
         await settle()
+
+    run(scenario)
+
+
+def test_bytes_are_bounded_as_images_are() -> None:
+    async def scenario(gate: Admission) -> None:
+        async with gate.admit(load(1, 6 * KB), wait=False):
+            assert gate.bytes_in_flight == 6 * KB
+            with pytest.raises(OverloadedError) as refused:
+                async with gate.admit(load(1, 3 * KB), wait=False):
+                    pass
+            assert f"exceed 8 images or {8 * KB} bytes" in refused.value.message
+            assert refused.value.retry_after == 0.5  # as long as one image takes, though none was too many
+            async with gate.admit(load(1, 2 * KB), wait=False):
+                pass
+
+    run(scenario)
+
+
+def test_a_stream_waits_for_room_for_its_bytes() -> None:
+    async def scenario(gate: Admission) -> None:
+        async with gate.admit(load(1, 3 * KB), wait=True):
+            second = Holder(gate, 1, size=4 * KB, wait=True)
+            await settle()
+            assert not second.entered
+        await settle()
+        assert second.entered
+        await second.release()
+
+    run(scenario)
+
+
+def test_there_are_no_more_calls_than_images_may_be_in_flight() -> None:
+    async def scenario(gate: Admission) -> None:
+        with contextlib.ExitStack() as calls:
+            for _ in range(8):
+                calls.enter_context(gate.call())
+            with pytest.raises(OverloadedError) as refused, gate.call():
+                pass
+            assert refused.value.reason is Reason.QUEUE_FULL
+        with gate.call():
+            pass
 
     run(scenario)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable
 from pathlib import Path
 
 import grpc
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -54,9 +54,11 @@ def test_a_minimum_probability_may_leave_nothing_and_is_no_error(stub: ImageClas
 
 
 def test_raw_pixels_get_the_answer_of_the_file_they_came_from(stub: ImageClassifierStub, cat_photo: Path) -> None:
-    pixels = np.asarray(Image.open(cat_photo))
-    raw = pb.Image(raw=pb.RawPixels(height=pixels.shape[0], width=pixels.shape[1], data=pixels.tobytes()))
-    results = classify(stub, raw, pb.Image(encoded=cat_photo.read_bytes())).results
+    photo = Image.open(cat_photo)
+    png = io.BytesIO()
+    photo.save(png, "PNG")
+    raw = pb.Image(raw=pb.RawPixels(height=photo.height, width=photo.width, data=photo.tobytes()))
+    results = classify(stub, raw, pb.Image(encoded=png.getvalue())).results
     for ours, theirs in zip(results[0].predictions, results[1].predictions, strict=True):
         assert ours.index == theirs.index
         assert math.isclose(ours.probability, theirs.probability, abs_tol=1e-5)

@@ -68,7 +68,10 @@ def test_a_misspelt_variable_is_reported_with_what_was_meant() -> None:
         "--max-image-bytes=99999999",
         "--max-message-bytes=3000000000",
         "--max-images-in-flight=5000000000",
-        "--max-image-pixels=178956971",
+        "--max-image-pixels=0",
+        "--jpeg-reducing-gap=-1",
+        "--allow-geometries=stretch",
+        "--max-bytes-in-flight=20000000",
     ],
 )
 def test_a_value_that_cannot_be_is_refused(flag: str) -> None:
@@ -81,3 +84,9 @@ def test_a_value_that_cannot_be_is_refused(flag: str) -> None:
 )
 def test_batch_sizes_double_up_to_the_largest(largest: int, sizes: tuple[int, ...]) -> None:
     assert settings.load([f"--max-batch-size={largest}"]).batch_sizes == sizes
+
+
+def test_words_between_commas_are_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert settings.load(["--allow-geometries=squash, letterbox"]).allow_geometries == {"squash", "letterbox"}
+    monkeypatch.setenv("GLIMPSE_ALLOW_GEOMETRIES", "crop,pad")
+    assert settings.load([]).allow_geometries == {"crop", "pad"}

@@ -15,6 +15,7 @@ Reasons, for programs to switch on:
 
 | reason | code | what was wrong |
 |---|---|---|
+| `MALFORMED_MESSAGE` | INVALID_ARGUMENT | the bytes are not the method's message |
 | `NO_IMAGES` | INVALID_ARGUMENT | the request holds no image |
 | `TOO_MANY_IMAGES` | INVALID_ARGUMENT | more images than `Limits.max_images_per_request` |
 | `TOP_K_OUT_OF_RANGE` | INVALID_ARGUMENT | `top_k` is 0 or above the number of classes |
