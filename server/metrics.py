@@ -94,10 +94,9 @@ class Metrics:
         )
         for cause in ("expired", "cancelled"):
             self._dropped.labels(cause)
-        for stage in _STAGES:
-            self._stage.labels(stage)
-        for outcome in OUTCOMES:
-            self._images.labels(outcome)
+        # Looked up once: finding a label's instrument costs more than counting with it.
+        self._stages = {stage: self._stage.labels(stage) for stage in _STAGES}
+        self._outcomes = {outcome: self._images.labels(outcome) for outcome in OUTCOMES}
         for outcome in ("computed", "failed"):
             self._batches.labels(outcome)
 
@@ -117,13 +116,17 @@ class Metrics:
         """A model answers from now on."""
         self._model.labels(identity.name, identity.version, identity.weights_digest, runtime).set(1)
 
-    def stage_seconds(self, stage: str, seconds: float) -> None:
-        """An image left `stage`."""
-        self._stage.labels(stage).observe(seconds)
+    def decoded(self, seconds: float) -> None:
+        """An image was decoded, or refused while it was."""
+        self._stages["decode"].observe(seconds)
+
+    def fitted(self, seconds: float) -> None:
+        """An image passed the pre-stem."""
+        self._stages["pre_stem"].observe(seconds)
 
     def image(self, outcome: str) -> None:
         """An image ended, in one of `OUTCOMES`; every image that is admitted ends in exactly one."""
-        self._images.labels(outcome).inc()
+        self._outcomes[outcome].inc()
 
     def image_refused(self, reason: Reason) -> None:
         """An image got an error of its own."""
@@ -139,9 +142,10 @@ class Metrics:
         self._batches.labels("computed" if report.ok else "failed").inc()
         self._batch_size.observe(report.size)
         self._padding.inc(report.padded_size - report.size)
+        queue, compute = self._stages["queue"], self._stages["compute"]
         for queued in report.queue_seconds:
-            self._stage.labels("queue").observe(queued)
-            self._stage.labels("compute").observe(report.compute_seconds)
+            queue.observe(queued)
+            compute.observe(report.compute_seconds)
 
     def expired(self, count: int) -> None:
         """Images were left out of a batch because of their deadline (the batcher's observer)."""

@@ -7,20 +7,20 @@ resolve the model -> check the options -> take permits
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from concurrent.futures import Executor
-from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass, field
 
 from models.prestem.recipe import Recipe
 from server import domain
 from server.admission import Admission, Load
+from server.batching.lanes import Answer
 from server.decoding.prepare import Prepared
-from server.domain import Caller, Classification, ClassifyRequest, ImageResult, Timing
-from server.errors import DeadlineExceededError, InvalidImageError, InvalidRequestError, Reason, ServiceError, shown
+from server.domain import Caller, Classification, ClassifyRequest, ImageResult, RawImage, Timing
+from server.errors import DeadlineExceededError, InvalidImageError, InvalidRequestError, Reason, shown
 from server.metrics import Metrics
 from server.registry import LoadedModel, ModelRegistry
 from server.topk import DEFAULT_TOP_K, top_k
@@ -37,6 +37,22 @@ class _Work:
     recipe: Recipe
     top_k: int
     min_probability: float
+    caller: Caller
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Height and width of the network's input."""
+        return self.recipe.height, self.recipe.width
+
+
+@dataclass(slots=True, eq=False)
+class _Flight:
+    """One image on its way. Its future ends in a decoder thread (refused), in the batcher's, or by being cancelled."""
+
+    image: domain.Image
+    timing: Timing = field(default_factory=Timing)
+    answer: Future[Answer] = field(default_factory=Future)
+    preparing: Future[None] | None = None  # in a decoder thread; None: done on the event loop
 
 
 class Pipeline:
@@ -76,77 +92,104 @@ class Pipeline:
         Raises:
             ServiceError: expected; the request as a whole gets an error.
         """
-        model = self._registry.resolve(request.model)
-        work = self._check(request, model)
+        work = self._check(request, caller)
         load = Load(len(request.images), sum(len(image.data) for image in request.images))
         async with self._admission.admit(load, wait=bulk):
-            images = [self._image(image, work, caller) for image in request.images]
-            results = [await images[0]] if len(images) == 1 else await _all(images)
-        return Classification(model.identity, tuple(results))
+            flights = [_Flight(image) for image in request.images]
+            try:
+                await self._answers(flights, work)
+            except BaseException:
+                for flight in flights:
+                    self._abandon(flight, work)
+                raise
+            results = tuple(self._result(flight, work) for flight in flights)
+        return Classification(work.model.identity, results)
 
     async def room(self) -> None:
         """Wait until reading another piece of a stream is worth its memory."""
         await self._admission.room()
 
-    async def _image(self, image: domain.Image, work: _Work, caller: Caller) -> ImageResult:
-        timing = Timing()
+    async def _answers(self, flights: Sequence[_Flight], work: _Work) -> None:
+        """Send the images on their way and wait until all have an answer or an error of their own.
+
+        Raises:
+            ServiceError: expected; what ends the request as a whole, as soon as one image meets it.
+        """
+        together = _Together(len(flights))
+        for flight in flights:
+            flight.answer.add_done_callback(together.one_done)
+            if isinstance(flight.image, RawImage) and (flight.image.height, flight.image.width) == work.input_size:
+                self._prepare_and_queue(flight, work)  # nothing to decode or resize: a thread would cost more
+            else:
+                flight.preparing = self._decoders.submit(self._prepare_and_queue, flight, work)
+        await together.all_done
+
+    def _prepare_and_queue(self, flight: _Flight, work: _Work) -> None:
+        """Decode, pre-stem, queue; in a decoder thread. Whatever goes wrong is the answer's."""
+        answer = flight.answer
+        if answer.cancelled():
+            return
         try:
-            pixels = await self._decoded(image, work.recipe, caller, timing)
-            queued = work.model.batcher.submit(pixels, lane=caller.lane, deadline=caller.deadline)
-            answer = await asyncio.wrap_future(queued)
+            deadline = work.caller.deadline
+            if deadline is not None and deadline <= time.monotonic():
+                raise DeadlineExceededError("The deadline passed before the image was decoded. Allow more time.")  # noqa: TRY301
+            prepared = self._prepared(flight, work.recipe)
+            work.model.batcher.submit(prepared.pixels, lane=work.caller.lane, deadline=deadline, future=answer)
+        except BaseException as error:  # noqa: BLE001 - it is told where the answer is waited for
+            if answer.set_running_or_notify_cancel():
+                answer.set_exception(error)
+
+    def _prepared(self, flight: _Flight, recipe: Recipe) -> Prepared:
+        begun, timing = time.monotonic(), flight.timing
+        try:
+            prepared = self._prepare(flight.image, recipe)
+        except InvalidImageError:
+            timing.decode = time.monotonic() - begun
+            self._metrics.decoded(timing.decode)
+            raise
+        timing.decode, timing.pre_stem = prepared.decode_seconds, prepared.pre_stem_seconds
+        self._metrics.decoded(timing.decode)
+        self._metrics.fitted(timing.pre_stem)
+        return prepared
+
+    def _result(self, flight: _Flight, work: _Work) -> ImageResult:
+        timing = flight.timing
+        try:
+            answer = flight.answer.result()
         except InvalidImageError as error:
             self._metrics.image_refused(error.reason)
             return ImageResult(timing, error=error)
-        except DeadlineExceededError:
-            self._metrics.image("expired")
-            raise
-        except asyncio.CancelledError:
-            # gRPC cancels for both: the caller who left, and the deadline that passed.
-            late = caller.deadline is not None and caller.deadline <= time.monotonic()
-            self._metrics.image("expired" if late else "cancelled")
-            raise
-        except BaseException:
-            self._metrics.image("failed")
-            raise
         timing.queue, timing.compute = answer.queue_seconds, answer.compute_seconds
         timing.batch_size = answer.batch_size
-        predictions = top_k(
-            answer.probabilities, work.model.bundle.labels, k=work.top_k, min_probability=work.min_probability
-        )
+        labels = work.model.bundle.labels
+        predictions = top_k(answer.probabilities, labels, k=work.top_k, min_probability=work.min_probability)
         self._metrics.image("classified")
         return ImageResult(timing, predictions)
 
-    async def _decoded(self, image: domain.Image, recipe: Recipe, caller: Caller, timing: Timing) -> NDArray[np.uint8]:
-        work = self._decoders.submit(self._pixels, image, recipe, caller, timing)
-        try:
-            return await asyncio.wrap_future(work)
-        except asyncio.CancelledError:
-            if not work.done():
-                self._admission.keep_until_done(work, len(image.data))
-            raise
+    def _abandon(self, flight: _Flight, work: _Work) -> None:
+        """Count an image of a request that has failed, and stop what can be stopped of its way."""
+        if flight.preparing is not None and not flight.preparing.cancel() and not flight.preparing.done():
+            self._admission.keep_until_done(flight.preparing, len(flight.image.data))
+        flight.answer.cancel()
+        self._metrics.image(self._end(flight, work))
 
-    def _pixels(self, image: domain.Image, recipe: Recipe, caller: Caller, timing: Timing) -> NDArray[np.uint8]:
-        """Decode and pre-stem, in a decoder thread: uint8 ``[H, W, 3]``, the network's input."""
-        begun = time.monotonic()
-        if caller.deadline is not None and caller.deadline <= begun:
-            raise DeadlineExceededError("The deadline passed before the image was decoded. Allow more time.")
-        try:
-            prepared = self._prepare(image, recipe)
-        except InvalidImageError:
-            timing.decode = time.monotonic() - begun
-            self._metrics.stage_seconds("decode", timing.decode)
-            raise
-        timing.decode, timing.pre_stem = prepared.decode_seconds, prepared.pre_stem_seconds
-        self._metrics.stage_seconds("decode", timing.decode)
-        self._metrics.stage_seconds("pre_stem", timing.pre_stem)
-        return prepared.pixels
+    def _end(self, flight: _Flight, work: _Work) -> str:
+        """How an image of a failed request ended."""
+        error = None if flight.answer.cancelled() or not flight.answer.done() else flight.answer.exception()
+        if error is not None:
+            return "expired" if isinstance(error, DeadlineExceededError) else "failed"
+        # gRPC cancels for both: the caller who left, and the deadline that passed.
+        deadline = work.caller.deadline
+        return "expired" if deadline is not None and deadline <= time.monotonic() else "cancelled"
 
-    def _check(self, request: ClassifyRequest, model: LoadedModel) -> _Work:
+    def _check(self, request: ClassifyRequest, caller: Caller) -> _Work:
         """What the request asks for, if it may.
 
         Raises:
+            ModelNotFoundError, UnavailableError: expected; there is no such model, or none yet.
             InvalidRequestError: expected; an option or the number of images is out of range.
         """
+        model = self._registry.resolve(request.model)
         if not request.images:
             raise InvalidRequestError(
                 Reason.NO_IMAGES, "The request holds no image. Send at least one.", field="images"
@@ -172,7 +215,7 @@ class Pipeline:
                 f"min_probability must be in 0..1. Received: {request.min_probability}",
                 field="options.min_probability",
             )
-        return _Work(model, self._recipe(request, model), k, request.min_probability)
+        return _Work(model, self._recipe(request, model), k, request.min_probability, caller)
 
     def _recipe(self, request: ClassifyRequest, model: LoadedModel) -> Recipe:
         """The pre-stem of this request.
@@ -192,19 +235,30 @@ class Pipeline:
         return model.bundle.recipe.with_geometry(request.geometry)
 
 
-async def _all(images: Sequence[Coroutine[None, None, ImageResult]]) -> list[ImageResult]:
-    """Run the images side by side; the first `ServiceError` ends the others and is raised."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(image) for image in images]
-    except* ServiceError as errors:
-        raise next(_leaves(errors)) from None
-    return [task.result() for task in tasks]
+class _Together:
+    """Wakes the event loop once: when all images of a request are done, or as soon as one has failed the request."""
 
+    def __init__(self, images: int) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.all_done: asyncio.Future[None] = self._loop.create_future()
+        self._left = images
+        self._lock = threading.Lock()
 
-def _leaves(group: BaseExceptionGroup[ServiceError]) -> Iterator[ServiceError]:
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            yield from _leaves(error)
+    def one_done(self, answer: Future[Answer]) -> None:
+        """An image's future has ended; called from any thread."""
+        error = None if answer.cancelled() else answer.exception()
+        failed = None if isinstance(error, InvalidImageError) else error
+        with self._lock:
+            self._left -= 1
+            last = self._left == 0
+        if last or failed is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits any more
+                self._loop.call_soon_threadsafe(self._wake, failed)
+
+    def _wake(self, failed: BaseException | None) -> None:
+        if self.all_done.done():
+            return
+        if failed is None:
+            self.all_done.set_result(None)
         else:
-            yield error
+            self.all_done.set_exception(failed)

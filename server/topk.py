@@ -24,7 +24,13 @@ def top_k(
         k: 1..classes.
         min_probability: leave out classes below it.
     """
-    order = np.argsort(-probabilities, kind="stable")[:k]
+    if k < len(probabilities):
+        # All that are no less probable than the k-th, in the order of their index: sorting these few is enough.
+        least = np.partition(probabilities, -k)[-k]
+        candidates = np.flatnonzero(probabilities >= least)
+        order = candidates[np.argsort(-probabilities[candidates], kind="stable")][:k]
+    else:
+        order = np.argsort(-probabilities, kind="stable")
     return tuple(
         Prediction(int(i), labels[i].label, labels[i].class_id, float(probabilities[i]))
         for i in order

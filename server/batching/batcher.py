@@ -88,13 +88,21 @@ class Batcher:
         for worker in self._workers:
             worker.start()
 
-    def submit(self, pixels: NDArray[np.uint8], *, lane: str = "", deadline: float | None = None) -> Future[Answer]:
+    def submit(
+        self,
+        pixels: NDArray[np.uint8],
+        *,
+        lane: str = "",
+        deadline: float | None = None,
+        future: Future[Answer] | None = None,
+    ) -> Future[Answer]:
         """Queue one image. Cancelling the future takes it out again, unless its batch has been composed.
 
         Args:
             pixels: uint8 ``[H, W, 3]``; not to be changed until the future is done.
             lane: whose turn it uses.
             deadline: on the batcher's clock.
+            future: that the answer is to end; a fresh one when left out.
 
         Raises:
             OverloadedError: expected; the queue is full.
@@ -104,7 +112,7 @@ class Batcher:
         if pixels.shape != self._input_shape or pixels.dtype != np.uint8:
             # Found here, it costs its own request; found while gathering, it would cost a worker.
             raise ValueError(f"pixels must be uint8 {self._input_shape}. Received: {pixels.dtype} {pixels.shape}")
-        slot = Slot(pixels, lane, deadline, self._clock(), Future())
+        slot = Slot(pixels, lane, deadline, self._clock(), future or Future())
         with self._changed:
             if self._closed:
                 raise draining()

@@ -52,16 +52,17 @@ def rich_status(error: grpc.RpcError) -> tuple[status_pb2.Status, error_details_
     return status, info
 
 
+def metrics_of(server: RunningServer) -> dict[str, float]:
+    """A server's metrics: ``name{label="value"}`` -> value."""
+    with urllib.request.urlopen(server.metrics_url, timeout=TIMEOUT) as response:  # noqa: S310 - our own server
+        lines = response.read().decode().splitlines()
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")}
+
+
 @pytest.fixture(scope="session")
 def scrape(server: RunningServer) -> Callable[[], dict[str, float]]:
-    """Read the shared server's metrics: ``name{label="value"}`` -> value."""
-
-    def read() -> dict[str, float]:
-        with urllib.request.urlopen(server.metrics_url, timeout=TIMEOUT) as response:  # noqa: S310 - our own server
-            lines = response.read().decode().splitlines()
-        return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")}
-
-    return read
+    """Read the shared server's metrics."""
+    return lambda: metrics_of(server)
 
 
 @pytest.fixture
