@@ -6,10 +6,14 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
+from PIL import Image
 
+from models.prestem import nearby
+from models.prestem.colour import to_rgb
 from models.prestem.picture import Picture
 from models.prestem.recipe import Recipe
+
+__all__ = ["fit", "may_reduce", "resized", "to_rgb"]
 
 _FILTERS = {
     "nearest": Image.Resampling.NEAREST,
@@ -17,52 +21,8 @@ _FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-
-
-# EXIF orientation -> what makes the picture upright; 1 is upright already. CIPA DC-008 (EXIF 2.32), tag 0112.
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-_BACKGROUND = "white"  # behind transparent pixels, as on a page
 _LARGE = 1 << 22  # pixels: 16 MB of memory
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """The picture as a viewer shows it, in 8 bits of red, green and blue.
-
-    EXIF orientation is applied, transparency lies on white, 16-bit values keep their upper 8 bits.
-    """
-    image.load()  # first, so that what is wrong with the pixels is not taken for a matter of metadata
-    orientation = _orientation(image)
-    if orientation in _UPRIGHT:
-        image = image.transpose(_UPRIGHT[orientation])
-    if image.mode.startswith("I;16"):
-        # Pillow's own conversion clips at 255 instead.
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        canvas = Image.new("RGBA", image.size, _BACKGROUND)
-        canvas.alpha_composite(image)
-        image = canvas
-    return image.convert("RGB")
-
-
-def _orientation(image: Image.Image) -> int | None:
-    """The EXIF orientation; None where there is none or where the EXIF data cannot be read.
-
-    Pillow's `exif_transpose` is not used because it writes the EXIF data anew, and fails on the odd tags that cameras
-    and editors leave in it. What is wrong with metadata is no reason to refuse a good picture.
-    """
-    try:
-        return image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # noqa: BLE001 - EXIF data can be anything
-        return None
+_LONG = 1 << 16  # pixels of a side; photos are shorter
 
 
 def fit(picture: Picture | Image.Image, recipe: Recipe) -> NDArray[np.uint8]:
@@ -75,36 +35,18 @@ def fit(picture: Picture | Image.Image, recipe: Recipe) -> NDArray[np.uint8]:
         picture = Picture.whole(picture)
     image = picture.image
     size = resized(picture.size, recipe)
-    if size != picture.size or picture.size != image.size:
-        # Pillow widens the filter's support by the reduction, so every filter but nearest antialiases.
+    if not size == picture.size == image.size:
         image = _resized(picture, size, recipe)
-    if image.size == (recipe.width, recipe.height):
-        return np.asarray(image, np.uint8)
-
-    canvas = Image.new("RGB", (recipe.width, recipe.height), recipe.fill)
-    canvas.paste(image, (_offset(image.width, recipe.width), _offset(image.height, recipe.height)))
-    return np.asarray(canvas, np.uint8)
+    return np.asarray(_centred(image, recipe), np.uint8)
 
 
-def _resized(picture: Picture, size: tuple[int, int], recipe: Recipe) -> Image.Image:
-    """`picture` at `size`; of one that would not fit in memory, only the centre that is kept."""
-    resample = _FILTERS[recipe.filter]
-    image, (left, top, right, bottom) = picture.image, picture.box
-    if math.prod(size) <= max(_LARGE, math.prod(image.size)):
-        return image.resize(size, resample, picture.box)
-    # A line of 1 x 1,000,000 pixels, enlarged. Cropping before resizing rounds otherwise, so it is not done always.
-    cut = min(size[0], recipe.width), min(size[1], recipe.height)
-    across, down = (right - left) / size[0], (bottom - top) / size[1]
-    left -= _offset(size[0], cut[0]) * across
-    top -= _offset(size[1], cut[1]) * down
-    box = left, top, min(left + cut[0] * across, right), min(top + cut[1] * down, bottom)
-    return image.resize(cut, resample, box)
+def may_reduce(recipe: Recipe) -> bool:
+    """Whether a decoder may hand `fit` a picture that it has reduced already.
 
-
-def _offset(side: int, target: int) -> int:
-    """Where `side` pixels begin on `target`: negative crops the centre, positive pads around it."""
-    # Python rounds halves to even; that is torchvision's centre, and its `CenterCrop` is what most weights have seen.
-    return (target - side) // 2 if side < target else -round((side - target) / 2)
+    A reduced picture is one of averages. Where the filter averages over all pixels, the result is nearly the same;
+    without antialiasing, and with the filter nearest, the recipe is about single pixels, of which none is left.
+    """
+    return recipe.antialias and recipe.filter != "nearest"
 
 
 def resized(size: tuple[int, int], recipe: Recipe) -> tuple[int, int]:
@@ -127,6 +69,45 @@ def resized(size: tuple[int, int], recipe: Recipe) -> tuple[int, int]:
         return side, max(1, side * height // width)
     side = _rounded(recipe.height / recipe.crop_share)
     return max(1, side * width // height), side
+
+
+def _resized(picture: Picture, size: tuple[int, int], recipe: Recipe) -> Image.Image:
+    """`picture` at `size`; or only the centre that is kept, where that is all that is needed or fits in memory."""
+    image, (left, top, right, bottom) = picture.image, picture.box
+    cut = min(size[0], recipe.width), min(size[1], recipe.height)
+    skip = -_offset(size[0], cut[0]), -_offset(size[1], cut[1])
+    across, down = (right - left) / size[0], (bottom - top) / size[1]
+    if not recipe.antialias and recipe.filter != "nearest" and max(across, down) > 1:
+        horizontal = nearby.Axis(left, right, size[0], range(skip[0], skip[0] + cut[0]))
+        vertical = nearby.Axis(top, bottom, size[1], range(skip[1], skip[1] + cut[1]))
+        return nearby.resize(image, horizontal, vertical, recipe.filter)
+    box = picture.box
+    if math.prod(size) > max(_LARGE, math.prod(image.size)):
+        # A line of 1 x 1,000,000 pixels, enlarged. Cropping before resizing rounds otherwise, so it is not done always.
+        left, top, size = left + skip[0] * across, top + skip[1] * down, cut
+        box = left, top, min(left + cut[0] * across, right), min(top + cut[1] * down, bottom)
+    # Pillow widens the filter's support by the reduction, so every filter but nearest antialiases. The weights of a
+    # side of millions of pixels would take gigabytes: there, boxes of pixels are averaged first.
+    return image.resize(size, _FILTERS[recipe.filter], box, reducing_gap=8 if max(image.size) > _LONG else None)
+
+
+def _centred(image: Image.Image, recipe: Recipe) -> Image.Image:
+    """The centre of `image`, with fill around it where it is smaller than the input."""
+    width, height = recipe.width, recipe.height
+    if image.size == (width, height):
+        return image
+    left, top = _offset(image.width, width), _offset(image.height, height)
+    if image.width >= width and image.height >= height:
+        return image.crop((-left, -top, width - left, height - top))
+    canvas = Image.new("RGB", (width, height), recipe.fill)
+    canvas.paste(image, (left, top))
+    return canvas
+
+
+def _offset(side: int, target: int) -> int:
+    """Where `side` pixels begin on `target`: negative crops the centre, positive pads around it."""
+    # Python rounds halves to even; that is torchvision's centre, and its `CenterCrop` is what most weights have seen.
+    return (target - side) // 2 if side < target else -round((side - target) / 2)
 
 
 def _rounded(value: float) -> int:

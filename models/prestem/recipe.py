@@ -5,17 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from numbers import Real
 from typing import Any, Literal, Self, get_args
 
-Geometry = Literal["crop", "squash", "letterbox"]
+Geometry = Literal["crop", "squash", "letterbox", "pad"]
 Filter = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 Channels = Literal["RGB", "BGR"]
 Smaller = Literal["pad", "resize"]
 
 _CHOICES = {"geometry": Geometry, "filter": Filter, "smaller": Smaller, "channels": Channels}
 # Fields that came later: left out of the digest where they say what was always so, and so older digests hold.
-_LATER = {"smaller": "pad", "channels": "RGB"}
+_LATER = {"smaller": "pad", "channels": "RGB", "antialias": True}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +33,13 @@ class Recipe:
       rounded as torchvision's `Resize` and `CenterCrop` round them.
     - ``squash``: both sides to the input; the aspect ratio goes.
     - ``letterbox``: the long side to the input, the rest is fill; nothing goes.
+    - ``pad``: as letterbox, but never enlarged, whatever the image: one that exceeds the input is reduced until it
+      fits, then what is missing is fill. It needs `smaller` to be ``pad``, so that a recipe cannot say both.
+
+    With `antialias` off, reducing does not average: the filter sees only the nearest pixels, 2 x 2 of them for
+    bilinear, 4 x 4 for bicubic and 6 x 6 for lanczos, and details become noise. That is what ``tf.image.resize``,
+    Keras' ``Resizing`` and OpenCV's bilinear filter do unless told otherwise, so that networks have been trained on it.
+    It says nothing of enlarging, nor of ``nearest``, which never averages.
     """
 
     height: int  # of the network's input, pixels
@@ -38,6 +47,7 @@ class Recipe:
     geometry: Geometry = "crop"
     crop_share: float = 1.0  # of the resized short side that the centre crop keeps; geometry "crop" only
     filter: Filter = "bilinear"
+    antialias: bool = True  # whether reducing averages over all pixels
     fill: tuple[int, int, int] = (0, 0, 0)  # RGB of padding and letterbox bars
     smaller: Smaller = "pad"  # what becomes of an image that is smaller than the input
     channels: Channels = "RGB"  # order in which the network sees them; `mean` and `std` are given in that order
@@ -45,44 +55,67 @@ class Recipe:
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)  # then divided by
 
     def __post_init__(self) -> None:
-        # 0 and 0.0 are equal but written differently in JSON: one form, so that equal recipes have equal digests.
-        for field in ("mean", "std"):
-            object.__setattr__(self, field, tuple(float(value) for value in getattr(self, field)))
-        object.__setattr__(self, "crop_share", float(self.crop_share))
-        if self.height < 1 or self.width < 1:
-            raise ValueError(f"The input size must be positive. Received: {self.height}x{self.width}")
+        for field in ("height", "width"):
+            if not _is_whole(side := getattr(self, field)) or side < 1:
+                raise ValueError(f"{field} must be a positive number of pixels. Received: {side!r}")
         for field, allowed in _CHOICES.items():
             if getattr(self, field) not in get_args(allowed):
                 raise ValueError(
                     f"{field} must be one of {', '.join(get_args(allowed))}. Received: {getattr(self, field)!r}"
                 )
-        if not 0 < self.crop_share <= 1:
-            raise ValueError(f"crop_share must be in (0, 1]. Received: {self.crop_share}")
-        if len(self.fill) != 3 or not all(0 <= value <= 255 for value in self.fill):
-            raise ValueError(f"fill must be three values in 0..255. Received: {self.fill}")
-        if not (
-            len(self.mean) == len(self.std) == 3
-            and all(map(math.isfinite, self.mean + self.std))
-            and all(value > 0 for value in self.std)
-        ):
-            raise ValueError(f"mean and std are three numbers each, std positive. Received: {self.mean}, {self.std}")
+        if self.antialias is not True and self.antialias is not False:
+            raise ValueError(f"antialias must be true or false. Received: {self.antialias!r}")
+        if not _is_number(self.crop_share) or not 0 < self.crop_share <= 1:
+            raise ValueError(f"crop_share must be in (0, 1]. Received: {self.crop_share!r}")
+        if not all(_is_whole(value) and 0 <= value <= 255 for value in _three(self.fill, "fill")):
+            raise ValueError(f"fill must be three whole numbers in 0..255. Received: {self.fill!r}")
+        if not all(value > 0 for value in _finite(self.std, "std")):
+            raise ValueError(f"std must be three positive numbers. Received: {self.std!r}")
+        if self.geometry == "pad" and self.smaller != "pad":
+            raise ValueError(
+                f"geometry pad enlarges nothing and needs smaller to be pad. Received: smaller {self.smaller!r}. "
+                "The geometry that enlarges is letterbox."
+            )
+        # One form, so that equal recipes have equal digests: in JSON, 0 and 0.0 are written differently.
+        object.__setattr__(self, "crop_share", float(self.crop_share))
+        object.__setattr__(self, "fill", tuple(self.fill))
+        object.__setattr__(self, "mean", _finite(self.mean, "mean"))
+        object.__setattr__(self, "std", _finite(self.std, "std"))
+
+    def with_geometry(self, name: str) -> Self:
+        """The recipe with another geometry, for a request that asks for one; all else stays as the weights want it.
+
+        ``pad`` brings `smaller` ``pad`` with it. The others keep `smaller`: whether enlarged pixels are something that
+        the network knows is a matter of its weights, not of the request. So ``letterbox`` and ``squash`` of weights
+        that pad leave an image that is smaller than the input as small as it is, and ``letterbox`` is then the same
+        as ``pad``. `crop_share` is kept, too, for ``crop``; 1 takes the whole short side.
+
+        Raises:
+            ValueError: there is no such geometry; the message names those there are.
+        """
+        changes: dict[str, Any] = {"geometry": name}
+        if name == "pad":
+            changes["smaller"] = "pad"
+        return replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as JSON-ready values."""
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
-        """The recipe written by `to_dict`.
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The recipe written by `to_dict`, or by a person as TOML or JSON.
 
         Raises:
-            ValueError: an unknown field, or a value that cannot be; the message names it.
+            ValueError: a field is missing or unknown, or has a value that cannot be; the message names it.
         """
-        try:
-            fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-            return cls(**fields)
-        except TypeError as error:
-            raise ValueError(f"Not a pre-stem recipe: {error}. Received: {values}") from error
+        known = [field.name for field in fields(cls)]
+        missing = [field for field in ("height", "width") if field not in values]
+        unknown = [field for field in values if field not in known]
+        if missing or unknown:
+            what = f"{' and '.join(missing)} missing" if missing else f"{', '.join(map(repr, unknown))} unknown"
+            raise ValueError(f"Not a pre-stem recipe: {what}. It has {', '.join(known)}. Received: {dict(values)}")
+        return cls(**values)
 
     @property
     def digest(self) -> str:
@@ -90,3 +123,24 @@ class Recipe:
         values = {field: value for field, value in self.to_dict().items() if _LATER.get(field) != value}
         canonical = json.dumps(values, sort_keys=True, separators=(",", ":"))
         return "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _three(values: object, field: str) -> tuple[Any, ...]:
+    """The three values of a field, from a file as a list."""
+    if not isinstance(values, (list, tuple)) or len(values) != 3:
+        raise ValueError(f"{field} must be three numbers. Received: {values!r}")
+    return tuple(values)
+
+
+def _finite(values: object, field: str) -> tuple[float, ...]:
+    if not all(_is_number(value) and math.isfinite(value) for value in _three(values, field)):
+        raise ValueError(f"{field} must be three numbers. Received: {values!r}")
+    return tuple(float(value) for value in _three(values, field))
