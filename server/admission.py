@@ -60,6 +60,7 @@ class Admission:
         self._nobody_waits = asyncio.Event()
         self._nobody_waits.set()
         self._closed = False
+        self.bytes_taken = 0  # of image data that has come so far, whether it was let in or not
 
     @property
     def in_flight(self) -> int:
@@ -136,6 +137,7 @@ class Admission:
         """
         if self._closed:
             raise draining()
+        self.bytes_taken += load.bytes
         if wait:
             await self._take_bulk(load)
         else:

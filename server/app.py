@@ -21,14 +21,16 @@ from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1 import classifier_pb2_grpc
 from server.admission import Admission, Load
 from server.decoding.decode import FORMATS
+from server.decoding.isolated import Isolated, memory_for
 from server.decoding.limits import ImageLimits
 from server.decoding.prepare import prepare
 from server.health import Health
 from server.interceptors import Observability
 from server.loading import load_model
+from server.memory import keep_trimmed
 from server.metrics import Metrics
 from server.pipeline import Pipeline
-from server.registry import ModelRegistry
+from server.registry import LoadedModel, ModelRegistry
 from server.servicer import SERVICE, ImageClassifier
 from server.settings import Settings
 
@@ -64,13 +66,15 @@ class Server:
             in_flight=lambda: self._admission.in_flight,
             bytes_in_flight=lambda: self._admission.bytes_in_flight,
             queue_depth=self._queue_depth,
+            decoder_restarts=lambda: self._isolated.restarts if self._isolated is not None else 0,
         )
         self._decoders = ThreadPoolExecutor(settings.decoders, thread_name_prefix="decode")
+        self._isolated = _isolated(settings) if settings.decode_in == "processes" else None
         pipeline = Pipeline(
             self._registry,
             self._admission,
             self._decoders,
-            partial(prepare, limits=_image_limits(settings)),
+            self._isolated or partial(prepare, limits=_image_limits(settings)),
             self._metrics,
             max_images=settings.max_images_per_request,
             geometries=settings.allow_geometries,
@@ -102,6 +106,9 @@ class Server:
             port = await self._listen()
             _log.info("listening", host=self._settings.host, port=port, metrics_port=metrics_port)
             announce = 0.0
+            trimming = asyncio.create_task(
+                keep_trimmed(lambda: self._admission.bytes_taken, lambda: self._admission.in_flight)
+            )
             try:
                 if await self._load(stop):
                     await self._health.set_serving(serving=True)
@@ -110,6 +117,7 @@ class Server:
                     announce = self._settings.drain_announce_seconds
                     await stop.wait()
             finally:
+                trimming.cancel()
                 await self._drain(announce)
 
     async def _listen(self) -> int:
@@ -146,17 +154,25 @@ class Server:
 
     async def _load(self, stop: asyncio.Event) -> bool:
         """Load the model beside the event loop; False when told to stop meanwhile."""
-        loading = asyncio.create_task(asyncio.to_thread(load_model, self._settings, self._metrics))
+        loading = asyncio.create_task(asyncio.to_thread(self._prepare_and_load))
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
-        try:
-            model = await loading
-        except ValueError as error:
-            raise ModelLoadError(f"Cannot load the model: {error}") from error
+        model = await loading
         self._registry.add(model)
         self._metrics.model_loaded(model.identity, model.runtime)
         return not stop.is_set()
+
+    def _prepare_and_load(self) -> LoadedModel:
+        if self._isolated is not None:
+            try:
+                self._isolated.start()
+            except RuntimeError as error:
+                raise StartupError(str(error)) from error
+        try:
+            return load_model(self._settings, self._metrics)
+        except ValueError as error:
+            raise ModelLoadError(f"Cannot load the model: {error}") from error
 
     async def _drain(self, announce: float) -> None:
         """NOT_SERVING -> keep serving for `announce` seconds -> refuse new work -> finish what is in flight."""
@@ -171,6 +187,8 @@ class Server:
         for model in self._registry:
             await asyncio.to_thread(model.batcher.close, 1.0)
         self._decoders.shutdown(wait=False, cancel_futures=True)
+        if self._isolated is not None:
+            await asyncio.to_thread(self._isolated.close)
         _log.info("stopped", in_flight=self._admission.in_flight)
 
     def _queue_depth(self) -> int:
@@ -210,6 +228,12 @@ def _limits(settings: Settings) -> pb.Limits:
         geometries=sorted(settings.allow_geometries),
         max_bytes_in_flight=settings.max_bytes_in_flight,
     )
+
+
+def _isolated(settings: Settings) -> Isolated:
+    limits = _image_limits(settings)
+    memory = settings.decode_memory_bytes or memory_for(limits)
+    return Isolated(limits, workers=settings.decoders, memory_bytes=memory, seconds=settings.decode_seconds)
 
 
 def _image_limits(settings: Settings) -> ImageLimits:

@@ -9,7 +9,7 @@ import structlog
 from models import sources
 from server.batching.batcher import Batcher, Observer
 from server.registry import LoadedModel
-from server.runtime import warm
+from server.runtime import choice, warm
 from server.settings import Settings
 
 _log = structlog.get_logger(__name__)
@@ -19,18 +19,21 @@ def load_model(settings: Settings, observer: Observer) -> LoadedModel:
     """Load and warm the model of `settings`; takes seconds, most of them the framework's import.
 
     Raises:
-        ValueError: the bundle or its weights cannot be used; the message says why.
+        ValueError: the bundle, its weights or the runtime cannot be used; the message says why.
     """
     begun = time.monotonic()
+    # Before Keras is imported, which reads once on which backend it is to run.
+    runtimes = choice.choose(settings.runtime)
     bundle = sources.resolve(_source(settings))
     # Imported here, so that reading settings and refusing bad ones does not wait for the framework.
     from models.builder import trainable_parameters
     from models.serving import load_bundle, serving_model
-    from server.runtime.tensorflow import TensorFlowRuntime
 
     imported = time.monotonic()
     assembly = load_bundle(bundle)
-    runtime = TensorFlowRuntime(serving_model(assembly, bundle.recipe, bundle.temperature))
+    runtime = choice.build(
+        runtimes, serving_model(assembly, bundle.recipe, bundle.temperature), precision=settings.precision
+    )
     warm(runtime, input_shape=bundle.input_shape, batch_sizes=settings.batch_sizes)
     batcher = Batcher(
         runtime,
@@ -47,6 +50,7 @@ def load_model(settings: Settings, observer: Observer) -> LoadedModel:
         weights_digest=bundle.weights_digest,
         runtime=runtime.name,
         device=runtime.device,
+        precision=runtime.precision,
         import_seconds=round(imported - begun, 2),
         load_and_warm_up_seconds=round(time.monotonic() - imported, 2),
     )

@@ -79,6 +79,9 @@ class Metrics:
             "glimpse_image_bytes_in_flight", "Bytes of images between arrival and answer.", registry=registry
         )
         self._queue_depth = Gauge("glimpse_queue_depth", "Images waiting for the device.", registry=registry)
+        self._decoder_restarts = Gauge(
+            "glimpse_decoder_restarts", "Decoder processes that had to be replaced so far.", registry=registry
+        )
         self._ready = Gauge("glimpse_ready", "1 while the server is SERVING.", registry=registry)
         self._model = Gauge(
             "glimpse_model_info",
@@ -101,12 +104,18 @@ class Metrics:
             self._batches.labels(outcome)
 
     def follow(
-        self, *, in_flight: Callable[[], int], bytes_in_flight: Callable[[], int], queue_depth: Callable[[], int]
+        self,
+        *,
+        in_flight: Callable[[], int],
+        bytes_in_flight: Callable[[], int],
+        queue_depth: Callable[[], int],
+        decoder_restarts: Callable[[], int],
     ) -> None:
-        """Read the gauges from where the numbers live, at each scrape."""
+        """Read from where the numbers live, at each scrape."""
         self._in_flight.set_function(in_flight)
         self._bytes_in_flight.set_function(bytes_in_flight)
         self._queue_depth.set_function(queue_depth)
+        self._decoder_restarts.set_function(decoder_restarts)
 
     def ready(self, *, ready: bool) -> None:
         """The server began or ceased to be SERVING."""

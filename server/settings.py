@@ -8,13 +8,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from pydantic_settings import (
     BaseSettings,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
+
+from models.prestem.recipe import Geometry
 
 MIB = 1024 * 1024
 _PREFIX = "GLIMPSE_"
@@ -24,6 +27,13 @@ _NOT_OURS = frozenset({"GLIMPSE_TARGET", "GLIMPSE_CACHE"})
 Port = Annotated[int, Field(ge=0, le=65535)]
 Positive = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+RuntimeName = Literal["auto", "tensorflow", "openvino", "jax", "torch"]
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+def _split(value: Any) -> Any:
+    """A list as a flag or a variable writes it: words between commas."""
+    return [word.strip() for word in value.split(",") if word.strip()] if isinstance(value, str) else value
 
 
 class Settings(BaseSettings):
@@ -55,15 +65,33 @@ class Settings(BaseSettings):
     recipe: Path | None = Field(
         None, description="Pre-stem of a weights file, TOML or JSON; else recipe.toml beside it."
     )
+    runtime: RuntimeName = Field("auto", description="What computes; auto: the fastest installed for the device.")
+    precision: Precision = Field("auto", description="Of the network; auto: bfloat16 where the device has it.")
     max_batch_size: Positive = Field(32, description="Images in the largest batch.")
     max_images_in_flight: Positive = Field(256, description="Images between arrival and answer; above: QUEUE_FULL.")
+    max_bytes_in_flight: Positive = Field(256 * MIB, description="Bytes of images in flight; above: QUEUE_FULL.")
     max_images_per_request: Positive = Field(64, description="Images in one request.")
     max_image_bytes: Positive = Field(12 * MIB, description="Bytes of one encoded image.")
-    # Above it Pillow refuses by itself.
-    max_image_pixels: int = Field(25_000_000, ge=1, le=178_956_970, description="Width x height of one image.")
+    max_image_pixels: Positive = Field(25_000_000, description="Width x height of an image that is decoded whole.")
+    max_jpeg_pixels: Positive = Field(
+        100_000_000, description="Width x height of a sequential JPEG that is decoded at a reduced scale."
+    )
+    jpeg_reducing_gap: float = Field(
+        2.0, ge=0, allow_inf_nan=False, description="Decode JPEG no smaller than so many times its target; 0: whole."
+    )
+    allow_geometries: Annotated[frozenset[Geometry], NoDecode, BeforeValidator(_split)] = Field(
+        frozenset(), description="Geometries that a request may ask for: letterbox,pad."
+    )
     max_message_bytes: Positive = Field(16 * MIB, description="Bytes of one gRPC message.")
     stream_window: Positive = Field(64, description="Requests of one stream that are worked on at once.")
     decode_threads: int = Field(0, ge=0, description="Threads that decode; 0: one a CPU core.")
+    decode_in: Literal["threads", "processes"] = Field(
+        "threads", description="processes: a crash in a codec costs its image alone, and each has the next two limits."
+    )
+    decode_memory_bytes: int = Field(
+        0, ge=0, description="That one image may take; 0: what the largest legal one does."
+    )
+    decode_seconds: float = Field(10.0, gt=0, le=3600, description="That one image may take.")
     drain_announce_seconds: Seconds = Field(
         0.0, description="After SIGTERM: answer NOT_SERVING to health checks but go on serving for so long."
     )
@@ -77,6 +105,11 @@ class Settings(BaseSettings):
             raise ValueError(
                 "max_images_per_request must be at most three quarters of max_images_in_flight, so that a request of a "
                 f"stream can ever be admitted. Received: {self.max_images_per_request} and {self.max_images_in_flight}"
+            )
+        if self.max_message_bytes > self.max_bytes_in_flight * 3 // 4:
+            raise ValueError(
+                "max_message_bytes must be at most three quarters of max_bytes_in_flight, so that a request of a "
+                f"stream can ever be admitted. Received: {self.max_message_bytes} and {self.max_bytes_in_flight}"
             )
         if self.max_image_bytes > self.max_message_bytes:
             raise ValueError(

@@ -13,41 +13,36 @@ from PIL import Image, UnidentifiedImageError
 from models.prestem import host
 from models.prestem.picture import Picture
 from server import domain
-from server.decoding import jpeg
+from server.decoding import formats, refusals
+from server.decoding.formats import FORMATS
+from server.decoding.header import Header
 from server.decoding.limits import ImageLimits
 from server.errors import InvalidImageError, Reason
 
-# Pillow's names. The list is short on purpose: most file-parser vulnerabilities sit in the formats left out.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+__all__ = ["FORMATS", "Target", "decode"]
 
-# Magic numbers of formats that people do send, to refuse them by name. (offset, bytes, name)
-_REFUSED = (
-    (0, b"II*\x00", "TIFF"),
-    (0, b"MM\x00*", "TIFF"),
-    (0, b"8BPS", "PSD"),
-    (0, b"%!PS", "EPS"),
-    (0, b"%PDF", "PDF"),
-    (0, b"\x00\x00\x00\x0cjP  ", "JPEG 2000"),
-    (0, b"\xff\x4f\xff\x51", "JPEG 2000"),
-    (4, b"ftypavif", "AVIF"),
-    (4, b"ftypheic", "HEIC"),
-    (4, b"ftypheix", "HEIC"),
-    (4, b"ftypmif1", "HEIF"),
-    (0, b"\x00\x00\x01\x00", "ICO"),
-    (0, b"<svg", "SVG"),
-    (0, b"<?xml", "SVG or other XML"),
-)
-_JPEG = b"\xff\xd8\xff"
-_PNG = b"\x89PNG\r\n\x1a\n"
-_ALLOWED = (_JPEG, _PNG, b"GIF8", b"BM")
+# Pillow's own limit is off: it warns at 89 million pixels and refuses at 179, whatever ours is, and for some formats it
+# comes after memory has been taken. Ours is checked against our own reading of the header, before Pillow sees the file.
+Image.MAX_IMAGE_PIXELS = None
 
-
-# Of the size of a whole picture, (width, height): the size that it is going to be resized to.
+# Of the size of a whole upright picture, (width, height): the size that it is going to be resized to.
 Target = Callable[[tuple[int, int]], tuple[int, int]]
+
+# Left, top, right and bottom of a picture among the pixels that hold it.
+Box = tuple[float, float, float, float]
+
+_SCALES = (8, 4, 2)  # that a JPEG's blocks of 8 x 8 can be decoded at, as one over
+# Pillow keeps a pointer for every row, in every copy: a column of a million pixels costs more than they do. No other
+# format than PNG and BMP goes beyond.
+MAX_SIDE = 65_535
+_SIDEWAYS = frozenset((5, 6, 7, 8))  # EXIF orientations that swap width and height
 
 
 def decode(image: domain.Image, limits: ImageLimits, target: Target | None = None) -> Picture:
-    """The picture as a viewer shows it: first frame, EXIF orientation applied, RGB.
+    """The picture as a viewer shows it: first frame, EXIF orientation applied, on white, RGB.
+
+    Colours are those of the file: an embedded ICC profile is left alone, as it was when the published weights were
+    trained. CMYK is taken as inverted, which is how Adobe's programs write it and how browsers read it.
 
     Args:
         image: a file's bytes or raw pixels.
@@ -58,14 +53,13 @@ def decode(image: domain.Image, limits: ImageLimits, target: Target | None = Non
     Raises:
         InvalidImageError: expected; the image is not one, is damaged, is refused or is too large.
     """
-    del target  # not used yet
     if isinstance(image, domain.RawImage):
         return Picture.whole(_raw(image, limits))
-    return Picture.whole(_encoded(image.data, limits))
+    return _encoded(image.data, limits, target)
 
 
 def _raw(image: domain.RawImage, limits: ImageLimits) -> Image.Image:
-    _check_pixels(image.width, image.height, limits)
+    _check_pixels(image.width, image.height, limits.max_pixels)
     expected = image.height * image.width * 3
     if expected == 0 or len(image.data) != expected:
         raise InvalidImageError(
@@ -77,7 +71,7 @@ def _raw(image: domain.RawImage, limits: ImageLimits) -> Image.Image:
     return Image.frombuffer("RGB", (image.width, image.height), image.data, "raw", "RGB", 0, 1)
 
 
-def _encoded(data: bytes, limits: ImageLimits) -> Image.Image:
+def _encoded(data: bytes, limits: ImageLimits, target: Target | None) -> Picture:
     if not data:
         raise InvalidImageError(
             Reason.EMPTY_IMAGE, "The image holds no bytes. Send an encoded file or raw pixels.", field="encoded"
@@ -88,76 +82,85 @@ def _encoded(data: bytes, limits: ImageLimits) -> Image.Image:
             f"An encoded image may have {limits.max_bytes} bytes. Received: {len(data)}. Send it smaller.",
             field="encoded",
         )
-    if data.startswith(_JPEG) and (objection := jpeg.objection(data)) is not None:
-        raise InvalidImageError(Reason.CORRUPT_IMAGE, f"The JPEG file has {objection}. Save it anew.", field="encoded")
+    header = formats.read(data)
+    width, height = header.size
+    if min(width, height) < 1:
+        raise refusals.damaged(f"a picture of {width} x {height} pixels")
+    scale = _scale(header, limits, target)
+    most = limits.max_pixels
+    if scale > 1 and header.streamed:
+        most = max(most, min(limits.max_jpeg_pixels, most * scale**2))
+    _check_pixels(width, height, most)
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            _check_pixels(image.width, image.height, limits)
-            return host.to_rgb(image)
+        return _picture(header, scale)
     except InvalidImageError:
         raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise InvalidImageError(
-            Reason.IMAGE_PIXELS_EXCEEDED,
-            f"An image may have {limits.max_pixels} pixels. This one has several times as many. Send it smaller.",
-            field="encoded",
-        ) from error
     except UnidentifiedImageError as error:
-        raise _unidentified(data) from error
+        raise refusals.damaged(f"a {header.form} file whose header cannot be read") from error
     except Exception as error:  # decoders raise OSError, ValueError, SyntaxError, struct.error and more
-        raise _damaged(data, error) from error
+        what = str(error) or type(error).__name__
+        # Pillow tells truncation from damage only in its text.
+        if header.cut or isinstance(error, EOFError) or "truncated" in what.lower():
+            raise refusals.truncated(what) from error
+        raise refusals.damaged(what) from error
 
 
-def _check_pixels(width: int, height: int, limits: ImageLimits) -> None:
-    if width * height > limits.max_pixels:
+def _picture(header: Header, scale: int) -> Picture:
+    with Image.open(io.BytesIO(header.data), formats=(header.form,)) as image:
+        if image.size != header.size:
+            raise refusals.damaged(f"a picture of {header.size} pixels by one header, of {image.size} by another")
+        box: Box = (0.0, 0.0, *image.size)
+        if scale > 1:
+            drafted = image.draft(None, (image.width // scale, image.height // scale))
+            box = drafted[1] if drafted is not None else box
+        reduced = image.size
+        picture = host.to_rgb(_mended(image, header), header.orientation)
+    return Picture(picture, _upright(header.size, header.orientation), _turned(box, reduced, header.orientation))
+
+
+def _mended(image: Image.Image, header: Header) -> Image.Image:
+    """`image` with the transparency that browsers see where Pillow sees another."""
+    image.load()
+    if header.frame is not None:
+        canvas = Image.new("RGBA", image.size)
+        canvas.paste(image.convert("RGBA").crop(header.frame), header.frame)
+        return canvas
+    if header.form == "BMP" and image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0):
+        return image.convert("RGB")  # written by programs that do not fill in the alpha channel
+    return image
+
+
+def _scale(header: Header, limits: ImageLimits, target: Target | None) -> int:
+    """One over the scale that a JPEG is decoded at; 1 for all else."""
+    if not header.reducible or target is None or limits.reducing_gap <= 0:
+        return 1
+    width, height = whole = _upright(header.size, header.orientation)
+    across, down = (side * limits.reducing_gap for side in target(whole))
+    return next((scale for scale in _SCALES if width >= scale * across and height >= scale * down), 1)
+
+
+def _upright(size: tuple[int, int], orientation: int) -> tuple[int, int]:
+    return size[::-1] if orientation in _SIDEWAYS else size
+
+
+def _turned(box: Box, size: tuple[int, int], orientation: int) -> Box:
+    """Where `box` in a picture of `size` lies once the picture has been turned upright."""
+    (left, top, right, bottom), (width, height) = box, size
+    if orientation in {2, 3, 7, 8}:  # the file's right side becomes the left one or, sideways, the top or the bottom
+        left, right = width - right, width - left
+    if orientation in {3, 4, 6, 7}:
+        top, bottom = height - bottom, height - top
+    return (top, left, bottom, right) if orientation in _SIDEWAYS else (left, top, right, bottom)
+
+
+def _check_pixels(width: int, height: int, most: int) -> None:
+    if max(width, height) > MAX_SIDE:
         raise InvalidImageError(
             Reason.IMAGE_PIXELS_EXCEEDED,
-            f"An image may have {limits.max_pixels} pixels. Received: {width} x {height} = {width * height}. "
-            "Send it smaller.",
+            f"A side of an image may have {MAX_SIDE} pixels. Received: {width} x {height}. Send it smaller.",
         )
-
-
-def _is_webp(data: bytes) -> bool:
-    return data[:4] == b"RIFF" and data[8:12] == b"WEBP"
-
-
-def _ends_early(data: bytes) -> bool:
-    """Whether a file of a format for which Pillow does not say so has been cut: WebP tells its length, PNG its end."""
-    if _is_webp(data):
-        return int.from_bytes(data[4:8], "little") + 8 > len(data)
-    return data.startswith(_PNG) and b"IEND" not in data
-
-
-def _unidentified(data: bytes) -> InvalidImageError:
-    allowed = ", ".join(FORMATS)
-    for offset, magic, name in _REFUSED:
-        if data[offset : offset + len(magic)] == magic:
-            return InvalidImageError(
-                Reason.UNSUPPORTED_FORMAT, f"{name} is not accepted. Send one of {allowed}.", field="encoded"
-            )
-    if data.startswith(_ALLOWED) or _is_webp(data):
-        return InvalidImageError(
-            Reason.TRUNCATED_IMAGE if _ends_early(data) else Reason.CORRUPT_IMAGE,
-            f"The file starts like an image but its header cannot be read ({len(data)} bytes). Save it anew.",
-            field="encoded",
+    if width * height > most:
+        raise InvalidImageError(
+            Reason.IMAGE_PIXELS_EXCEEDED,
+            f"An image may have {most} pixels. Received: {width} x {height} = {width * height}. Send it smaller.",
         )
-    return InvalidImageError(
-        Reason.NOT_AN_IMAGE,
-        f"These {len(data)} bytes are no image; they start with {data[:8]!r}. Send one of {allowed}.",
-        field="encoded",
-    )
-
-
-def _damaged(data: bytes, error: Exception) -> InvalidImageError:
-    # Pillow tells truncation from damage only in its text.
-    if _ends_early(data) or isinstance(error, EOFError) or "truncated" in str(error).lower():
-        return InvalidImageError(
-            Reason.TRUNCATED_IMAGE,
-            f"The data ends before the picture does ({error}). Send the whole file.",
-            field="encoded",
-        )
-    return InvalidImageError(
-        Reason.CORRUPT_IMAGE,
-        f"The image is damaged ({str(error) or type(error).__name__}). Save it anew.",
-        field="encoded",
-    )

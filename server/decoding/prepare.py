@@ -32,7 +32,8 @@ def prepare(image: domain.Image, recipe: Recipe, limits: ImageLimits) -> Prepare
         InvalidImageError: expected; the image is not one, is damaged, is refused or is too large.
     """
     begun = time.monotonic()
-    picture = decode(image, limits, partial(host.resized, recipe=recipe))
+    target = partial(host.resized, recipe=recipe) if host.may_reduce(recipe) else None
+    picture = decode(image, limits, target)
     decoded = time.monotonic()
     pixels = host.fit(picture, recipe)
     return Prepared(pixels, decoded - begun, time.monotonic() - decoded)

@@ -8,6 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+class UnsupportedNetworkError(ValueError):
+    """Expected: the runtime has no counterpart for something in the network; another runtime may."""
+
+
 class Runtime(Protocol):
     """A model with its recipe's scaling, as a callable over uint8 batches."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import struct
 import zlib
@@ -16,15 +17,15 @@ from server.decoding.decode import FORMATS, decode
 from server.decoding.limits import ImageLimits
 from server.domain import EncodedImage, RawImage
 from server.errors import InvalidImageError, Reason
+from tests.server import files
+from tests.server.files import PNG, chunk
 
 LIMITS = ImageLimits(max_bytes=200_000, max_pixels=1_000_000)
 GRADIENT = Image.fromarray(np.arange(40 * 60 * 3, dtype=np.uint32).reshape(40, 60, 3).astype(np.uint8))
 
 
 def encoded(form: str, image: Image.Image = GRADIENT) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, form)
-    return buffer.getvalue()
+    return files.encoded(form, image)
 
 
 def refusal(data: bytes, limits: ImageLimits = LIMITS) -> InvalidImageError:
@@ -35,12 +36,8 @@ def refusal(data: bytes, limits: ImageLimits = LIMITS) -> InvalidImageError:
 
 def png_header(width: int, height: int) -> bytes:
     """A PNG that promises pixels it does not hold."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b""))
+    return PNG + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b""))
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -52,15 +49,6 @@ def test_every_allowed_format_becomes_rgb_of_its_own_size(form: str) -> None:
 @pytest.mark.parametrize("form", ["PNG", "BMP"])
 def test_a_lossless_format_gives_the_very_pixels(form: str) -> None:
     assert np.array_equal(np.asarray(decode(EncodedImage(encoded(form)), LIMITS).image), np.asarray(GRADIENT))
-
-
-def test_a_photo_held_upright_comes_out_upright() -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6  # taken with the camera turned: to be shown rotated by 90 degrees clockwise
-    buffer = io.BytesIO()
-    GRADIENT.save(buffer, "PNG", exif=exif)
-    picture = decode(EncodedImage(buffer.getvalue()), LIMITS).image
-    assert np.array_equal(np.asarray(picture), np.rot90(np.asarray(GRADIENT), k=-1))
 
 
 def test_raw_pixels_are_taken_as_they_are() -> None:
@@ -88,7 +76,7 @@ def test_no_bytes_are_refused() -> None:
     assert refusal(b"").reason is Reason.EMPTY_IMAGE
 
 
-@pytest.mark.parametrize("data", [b"hello", b"\x00" * 100, b"GIF", "süß".encode()])
+@pytest.mark.parametrize("data", [b"hello", b"\x00" * 100, b"GIF", b"GIF88a" + bytes(50), "süß".encode()])
 def test_what_is_no_image_is_refused_as_such(data: bytes) -> None:
     assert refusal(data).reason is Reason.NOT_AN_IMAGE
 
@@ -96,21 +84,53 @@ def test_what_is_no_image_is_refused_as_such(data: bytes) -> None:
 @pytest.mark.parametrize(
     ("data", "name"),
     [
+        (b"PK\x03\x04" + bytes(30), "ZIP"),
+        (b"\x1f\x8b\x08" + bytes(30), "gzip"),
+        (b"\x00\x00\x00\x20ftypisom" + bytes(30), "video"),
+        (base64.b64encode(files.encoded("JPEG", GRADIENT)), "JPEG in Base64"),
+        (base64.b64encode(files.encoded("PNG", GRADIENT)), "PNG in Base64"),
+        (b"data:image/png;base64,iVBORw0KGgo", "data URL"),
+        (b"https://example.org/cat.jpg", "address"),
+        (b"\n<!DOCTYPE html><html><svg/></html>", "web page"),
+    ],
+)
+def test_what_people_send_by_mistake_is_named(data: bytes, name: str) -> None:
+    error = refusal(data)
+    assert error.reason is Reason.NOT_AN_IMAGE
+    assert name in error.message
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
         (encoded("TIFF"), "TIFF"),
+        (b"II+\x00\x08\x00" + bytes(30), "BigTIFF"),
         (encoded("ICO"), "ICO"),
         (encoded("PDF"), "PDF"),
         (encoded("EPS"), "EPS"),
+        (encoded("PPM"), "PNM"),
+        (encoded("DDS"), "DDS"),
         (b"8BPS" + bytes(30), "PSD"),
+        (b"qoif" + bytes(30), "QOI"),
+        (b"\x76\x2f\x31\x01" + bytes(30), "OpenEXR"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"),
+        (b"\xef\xbb\xbf  <?xml version='1.0'?>\n<!DOCTYPE svg PUBLIC><svg/>", "SVG"),
+        (b"<!-- drawn by hand --><svg:svg/>", "SVG"),
+        (b"<?xml version='1.0'?><feed/>", "XML"),
         (b"\x00\x00\x00\x18ftypheic" + bytes(30), "HEIC"),
+        (b"\x00\x00\x00\x18ftypmsf1" + bytes(30), "HEIF"),
         (b"\x00\x00\x00\x18ftypavif" + bytes(30), "AVIF"),
+        (b"\x00\x00\x00\x1cftypmif1\x00\x00\x00\x00mif1avif" + bytes(30), "AVIF"),
         (b"\x00\x00\x00\x0cjP  \r\n\x87\n" + bytes(30), "JPEG 2000"),
+        (b"\xff\x4f\xff\x51" + bytes(30), "JPEG 2000"),
+        (b"\x00\x00\x00\x0cJXL \r\n\x87\n" + bytes(30), "JPEG XL"),
+        (b"\xff\x0a" + bytes(30), "JPEG XL"),
     ],
 )
 def test_a_format_that_is_refused_on_purpose_is_named(data: bytes, name: str) -> None:
     error = refusal(data)
     assert error.reason is Reason.UNSUPPORTED_FORMAT
-    assert name in error.message
+    assert error.message.startswith(name)
 
 
 def test_too_many_bytes_are_refused_before_they_are_looked_at() -> None:
@@ -125,14 +145,14 @@ def test_too_many_pixels_are_refused_by_the_header_alone(size: tuple[int, int]) 
 @pytest.mark.parametrize("form", FORMATS)
 def test_a_file_cut_in_half_is_refused_not_half_decoded(form: str) -> None:
     data = encoded(form)
-    assert refusal(data[: len(data) // 2]).reason in {Reason.TRUNCATED_IMAGE, Reason.CORRUPT_IMAGE}
+    for share in (0.2, 0.5, 0.8):
+        assert refusal(data[: int(len(data) * share)]).reason is Reason.TRUNCATED_IMAGE
 
 
-@pytest.mark.parametrize("form", ["JPEG", "PNG", "BMP", "WEBP"])
-def test_a_truncated_file_is_told_from_a_damaged_one(form: str) -> None:
-    noise = Image.fromarray(np.random.default_rng(1).integers(0, 255, (200, 200, 3), np.uint8))
-    data = encoded(form, noise)
-    assert refusal(data[: len(data) * 3 // 4]).reason is Reason.TRUNCATED_IMAGE
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_file_cut_in_its_header_is_truncated(form: str) -> None:
+    data = encoded(form)
+    assert refusal(data[:18]).reason is Reason.TRUNCATED_IMAGE
 
 
 def test_unreadable_metadata_is_no_reason_to_refuse_a_good_picture() -> None:
@@ -142,7 +162,6 @@ def test_unreadable_metadata_is_no_reason_to_refuse_a_good_picture() -> None:
         assert decode(EncodedImage(buffer.getvalue()), LIMITS).image.size == GRADIENT.size
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # as the server does
 def test_odd_metadata_does_not_keep_a_turned_photo_from_being_turned() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -1,0 +1,150 @@
+"""The server's end of one decoder process: start it, give it an image, wait no longer than is allowed, end it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from models.prestem.recipe import Recipe
+from server import domain
+from server.decoding import wire
+from server.decoding.prepare import Prepared
+from server.decoding.worker import Orders
+
+_MODULE = "server.decoding.worker"
+_ROOT = Path(__file__).parents[2]  # the folder of our packages, wherever they are installed
+_START_SECONDS = 60.0  # until a process that has not said hello is taken for one that never will
+_DEATH_SECONDS = 5.0  # for the kernel to take a process down
+_LAST_SECONDS = 0.2  # between the end of a connection and that of its process
+
+
+class LostError(Exception):
+    """The process has ended, or must be; the message says why, as the end of a sentence."""
+
+
+class DecoderProcess:
+    """One decoder process, for one thread at a time."""
+
+    def __init__(self, orders: Orders, seconds: float) -> None:
+        """Start it; returns at once.
+
+        Args:
+            orders: what it is told.
+            seconds: that it may take for an image.
+
+        Raises:
+            OSError: the system has no room for another process.
+        """
+        self._seconds = seconds
+        self._greeted = False
+        self._socket, theirs = socket.socketpair()
+        try:
+            # A new program, not a fork of this one, which has threads, open ports and memory full of strangers'
+            # images. And no two have the same addresses, so that a crash teaches nobody where the next one's code is.
+            self._process = subprocess.Popen(  # noqa: S603 - this very interpreter, with a module of ours
+                [sys.executable, "-P", "-m", _MODULE, orders.written()],
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                pass_fds=(orders.lifeline,),
+                process_group=0,  # out of reach of a terminal's Ctrl+C from its first moment on
+                env={
+                    **os.environ,
+                    "PYTHONPATH": os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH")))),
+                    "OPENBLAS_NUM_THREADS": "1",  # NumPy would start threads that nobody uses, with their stacks
+                },
+            )
+        except OSError:
+            self._socket.close()
+            raise
+        finally:
+            theirs.close()
+
+    @property
+    def pid(self) -> int:
+        """Its number."""
+        return int(self._process.pid)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.poll() is None
+
+    def await_hello(self) -> None:
+        """Wait until it is ready; at once where it has been before.
+
+        Raises:
+            LostError: expected; it does not become so.
+        """
+        if not self._greeted:
+            self._wait_at_most(_START_SECONDS)
+            if self._receive(len(wire.HELLO)) != wire.HELLO:
+                raise LostError(self.ending(f"it was not ready after {_START_SECONDS:g} s"))
+            self._wait_at_most(self._seconds)
+            self._greeted = True
+
+    def prepare(self, image: domain.Image, recipe: Recipe) -> Prepared:
+        """From bytes to the network's input.
+
+        Raises:
+            InvalidImageError: expected; what the process says of the image.
+            LostError: expected; the process has ended or must be, and its reply is lost.
+        """
+        begun = time.monotonic()
+        late = f"it took more than {self._seconds:g} s"
+        try:
+            self._socket.sendall(wire.request(image, recipe))
+        except OSError as error:  # BlockingIOError after the time that is allowed, BrokenPipeError where nobody reads
+            raise LostError(self.ending(late)) from error
+        size = wire.reply_size(recipe)
+        frame = self._receive(size)
+        if len(frame) < size:
+            raise LostError(self.ending(late))
+        try:
+            return wire.read_reply(frame, recipe, time.monotonic() - begun)
+        except ValueError as error:
+            raise LostError("its reply made no sense") from error
+
+    def ending(self, otherwise: str = "") -> str:
+        """How it ended; `otherwise` where it has not."""
+        try:
+            code = self._process.wait(_LAST_SECONDS)
+        except subprocess.TimeoutExpired:
+            return otherwise
+        return f"it was ended by {signal.Signals(-code).name}" if code < 0 else f"it exited with {code}"
+
+    def kill(self) -> None:
+        """End it, whatever it does; whoever waits for it gets a `LostError`. May be called from any thread."""
+        self._process.kill()
+
+    def close(self) -> None:
+        """End it and leave nothing of it."""
+        self._process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # held up by the kernel: it dies when that lets it go
+            self._process.wait(_DEATH_SECONDS)
+        self._socket.close()
+
+    def _wait_at_most(self, seconds: float) -> None:
+        """How long sending and receiving may block.
+
+        The kernel's own timeout: Python's would make several system calls of each, and every one of them waits for the
+        interpreter's lock when it returns.
+        """
+        whole = int(seconds)
+        limit = struct.pack("@ll", whole, max(1, int((seconds - whole) * 1_000_000)))
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+
+    def _receive(self, size: int) -> memoryview:
+        """So many bytes; fewer where the other end has gone or takes too long."""
+        frame = memoryview(bytearray(size))
+        try:
+            return frame[: self._socket.recv_into(frame, size, socket.MSG_WAITALL)]
+        except OSError:  # BlockingIOError after the time that is allowed, ConnectionResetError where nobody is
+            return frame[:0]

@@ -1,0 +1,39 @@
+"""Giving memory back to the system once a wave of images has passed."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+from collections.abc import Callable
+
+_EVERY = 5.0  # seconds
+_WORTH = 64 << 20  # bytes of images since the last time; below, there is little to gain
+
+
+def _malloc_trim() -> Callable[[int], int] | None:
+    """The C library's own call for it, which only GNU's has."""
+    try:
+        return ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError):
+        return None
+
+
+async def keep_trimmed(taken: Callable[[], int], in_flight: Callable[[], int]) -> None:
+    """Run for as long as the server does.
+
+    GNU's C library keeps what images and messages leave behind, in pieces between what is in use: hundreds of megabytes
+    after a flood, for good. Where the device has nothing to do, walking through them costs nobody anything.
+
+    Args:
+        taken: bytes of images that have been admitted or refused so far.
+        in_flight: images between arrival and answer.
+    """
+    trim = _malloc_trim()
+    if trim is None:
+        return
+    before = taken()
+    while True:
+        await asyncio.sleep(_EVERY)
+        if taken() - before >= _WORTH and not in_flight():
+            before = taken()
+            await asyncio.to_thread(trim, 0)

@@ -1,0 +1,131 @@
+"""Which runtime computes: the one that is named, or the fastest that is installed for the device."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import structlog
+
+from server.runtime import Runtime, UnsupportedNetworkError
+from server.settings import Precision, RuntimeName
+
+if TYPE_CHECKING:
+    import keras
+
+_log = structlog.get_logger(__name__)
+
+
+class _Row(NamedTuple):
+    packages: tuple[str, ...]  # that it needs
+    extra: str  # of ours, which installs them
+    backend: str  # of Keras, which builds the network
+
+
+_ROWS = {
+    "tensorflow": _Row(("tensorflow",), "server", "tensorflow"),
+    "openvino": _Row(("openvino", "tensorflow"), "server", "tensorflow"),
+    "jax": _Row(("jax",), "jax", "jax"),
+    "torch": _Row(("torch",), "torch", "torch"),
+}
+# What `auto` takes, fastest first; tests/bench measures it. On a CPU OpenVINO needs half of TensorFlow's time, and
+# the last two, which fold no batch normalisation, are for an installation without TensorFlow. It has no build for
+# CUDA; there TensorFlow is what our `gpu` installs, and both of the first two compile the whole network with XLA.
+_ON_CPU: tuple[RuntimeName, ...] = ("openvino", "tensorflow", "torch", "jax")
+_ON_GPU: tuple[RuntimeName, ...] = ("tensorflow", "jax", "torch")
+
+
+def choose(wanted: RuntimeName) -> tuple[RuntimeName, ...]:
+    """The runtimes to build with, best first, and Keras told of their backend; call it before Keras is imported.
+
+    A name stands for itself alone; ``auto`` for what is installed and builds on the same backend as the first.
+
+    Raises:
+        ValueError: it is not installed.
+    """
+    if wanted == "auto":
+        found = _installed_on_gpu() or tuple(name for name in _ON_CPU if not _missing(name))
+        if not found:
+            raise ValueError("No runtime is installed. Install one: pip install 'glimpse-serve[server]'")
+    else:
+        if missing := _missing(wanted):
+            raise ValueError(
+                f"The runtime {wanted} needs {' and '.join(missing)}, which is not installed. Install it: "
+                f"pip install 'glimpse-serve[{_ROWS[wanted].extra}]', or set GLIMPSE_RUNTIME to auto."
+            )
+        found = (wanted,)
+    backend = _ROWS[found[0]].backend
+    os.environ["KERAS_BACKEND"] = backend
+    if "keras" in sys.modules and (loaded := sys.modules["keras"].backend.backend()) != backend:
+        raise ValueError(f"The runtime {found[0]} needs Keras on {backend}; this process has loaded it on {loaded}.")
+    return tuple(name for name in found if _ROWS[name].backend == backend)
+
+
+def build(names: tuple[RuntimeName, ...], model: keras.Model, *, precision: Precision) -> Runtime:
+    """The first of the runtimes that can compute the model; a warning says why a better one is passed over.
+
+    Args:
+        names: from `choose`.
+        model: uint8 ``[N, H, W, 3]`` -> float32 probabilities ``[N, classes]``.
+        precision: the one that is stated, or ``auto``.
+
+    Raises:
+        UnsupportedNetworkError: none of them can.
+        ValueError: the precision is not to be had on this device.
+    """
+    for name, following in zip(names, [*names[1:], None], strict=True):
+        try:
+            return _made_by(name)(model, precision)
+        except UnsupportedNetworkError as error:
+            if following is None:
+                raise
+            _log.warning("slower runtime", runtime=following, instead_of=name, detail=str(error))
+    raise ValueError("No runtime was named.")
+
+
+def _made_by(name: RuntimeName) -> Callable[[keras.Model, Precision], Runtime]:
+    """What makes the runtime; its file alone loads its framework."""
+    if name == "openvino":
+        from server.runtime.openvino import OpenVINORuntime
+
+        return OpenVINORuntime
+    if name == "jax":
+        from server.runtime.jax import JaxRuntime
+
+        return JaxRuntime
+    if name == "torch":
+        from server.runtime.torch import TorchRuntime
+
+        return TorchRuntime
+    from server.runtime.tensorflow import TensorFlowRuntime
+
+    return TensorFlowRuntime
+
+
+def _missing(name: RuntimeName) -> tuple[str, ...]:
+    return tuple(package for package in _ROWS[name].packages if find_spec(package) is None)
+
+
+def _installed_on_gpu(driver: Path = Path("/proc/driver/nvidia/version")) -> tuple[RuntimeName, ...]:
+    """Runtimes that see a GPU. Only the framework can tell, so it is asked, where there is a driver for one at all."""
+    if not driver.exists():
+        return ()
+    return next(((name,) for name in _ON_GPU if not _missing(name) and _sees_gpu(name)), ())
+
+
+def _sees_gpu(name: RuntimeName) -> bool:
+    if name == "jax":
+        import jax
+
+        return jax.default_backend() == "gpu"
+    if name == "torch":
+        import torch
+
+        return torch.cuda.is_available()
+    import tensorflow as tf
+
+    return bool(tf.config.list_physical_devices("GPU"))

@@ -1,0 +1,43 @@
+"""How many cores the process may use: what the scheduler allows it, and what its container pays for."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def available(membership: Path = Path("/proc/self/cgroup"), groups: Path = Path("/sys/fs/cgroup")) -> int:
+    """Cores for computing, at least 1.
+
+    More threads than that do not compute more: in a container with a quota they use it up early in each period, and
+    then all of them stand still until the next.
+
+    Args:
+        membership: the file that names the process's control group.
+        groups: where version 2 of the control groups is mounted.
+    """
+    allowed = len(os.sched_getaffinity(0))
+    return max(1, min(allowed, *(math.ceil(quota) for quota in _quotas(membership, groups)), allowed))
+
+
+def _quotas(membership: Path, groups: Path) -> Iterator[float]:
+    """Cores that each group from the process's own up to the root allows; none where there is no quota."""
+    try:
+        lines = membership.read_text("utf-8").splitlines()
+    except OSError:  # not Linux
+        return
+    own = next((line.removeprefix("0::/") for line in lines if line.startswith("0::/")), None)
+    if own is None:
+        return
+    # In a container the root that is seen is the container's own group, and there the quota is.
+    for group in (groups / own, *(groups / own).parents):
+        try:
+            quota, period = (group / "cpu.max").read_text("utf-8").split()
+        except (OSError, ValueError):  # the root of the machine has no such file
+            quota = "max"
+        if quota != "max":
+            yield int(quota) / int(period)
+        if group == groups:
+            return

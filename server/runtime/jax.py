@@ -1,0 +1,60 @@
+"""The JAX runtime: Keras on JAX, compiled by XLA for each batch size."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from server.runtime.precision import compute_in
+from server.settings import Precision
+
+
+class JaxRuntime:
+    """Runs a serving model on JAX's first device."""
+
+    name = "jax"
+
+    def __init__(self, model: keras.Model, precision: Precision = "auto") -> None:
+        """Make `model`, uint8 ``[N, H, W, 3]`` -> float32 probabilities ``[N, classes]``, a compiled function.
+
+        Args:
+            model: as `models.serving` makes it; bfloat16 is set in its layers.
+            precision: ``auto`` is bfloat16 on a GPU that multiplies in it and on a TPU, float32 elsewhere.
+        """
+        device = jax.devices()[0]
+        self.device = "cpu" if device.platform == "cpu" else f"{device.platform}:{device.id}"
+        if precision == "auto":
+            precision = "bfloat16" if _multiplies_bfloat16(device) else "float32"
+        self.precision = precision
+        compute_in(model, precision)
+        # Arguments, not constants of the program: XLA would spend minutes on folding them.
+        self._state = jax.device_put(
+            (
+                [variable.value for variable in model.trainable_variables],
+                [variable.value for variable in model.non_trainable_variables],
+            ),
+            device,
+        )
+
+        def forward(state: tuple[list[jax.Array], list[jax.Array]], pixels: jax.Array) -> jax.Array:
+            # Else a GPU rounds the factors of every float32 product to 10 bits.
+            with jax.default_matmul_precision("float32"):
+                return model.stateless_call(*state, pixels, training=False)[0]
+
+        self._forward = jax.jit(forward)
+
+    def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Probabilities ``[N, classes]`` of uint8 pixels ``[N, H, W, 3]``."""
+        # On a CPU JAX may compute on the caller's own memory; `asarray` waits for the result, so it is free then.
+        return np.asarray(self._forward(self._state, pixels))
+
+
+def _multiplies_bfloat16(device: Any) -> bool:
+    """A TPU does, and of GPUs Ampere, compute capability 8.0, was the first to."""
+    if device.platform == "gpu":
+        return float(device.compute_capability) >= 8
+    return device.platform == "tpu"

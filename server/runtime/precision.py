@@ -1,0 +1,30 @@
+"""In which numbers a Keras network computes; OpenVINO chooses by itself and is told in its own file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import keras
+
+from server.settings import Precision
+
+
+def compute_in(model: keras.Model, precision: Precision) -> None:
+    """Let the network inside a serving model compute in bfloat16, where `precision` is that.
+
+    Its weights stay float32 and are rounded as they are used. So do the pre-stem's scaling and the softmax, which
+    stand beside the network in the serving model: they cost little, and the probabilities keep their digits.
+    """
+    if precision == "bfloat16":
+        for network in model.layers:
+            if isinstance(network, keras.Model):
+                for layer in _leaves(network):
+                    layer.dtype_policy = "mixed_bfloat16"
+
+
+def _leaves(network: keras.Model) -> Iterator[keras.layers.Layer]:
+    for layer in network.layers:
+        if isinstance(layer, keras.Model):
+            yield from _leaves(layer)
+        else:
+            yield layer

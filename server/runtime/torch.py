@@ -1,0 +1,47 @@
+"""The PyTorch runtime: Keras on PyTorch, operation by operation."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from server.runtime import cores
+from server.runtime.precision import compute_in
+from server.settings import Precision
+
+
+class TorchRuntime:
+    """Runs a serving model on the first GPU, or on the CPU.
+
+    Keras keeps images as ``[N, H, W, C]`` and hands PyTorch a view of them as ``[N, C, H, W]``: what PyTorch calls
+    channels_last, which is the layout that tensor cores and oneDNN want.
+    """
+
+    name = "torch"
+
+    def __init__(self, model: keras.Model, precision: Precision = "auto") -> None:
+        """Take `model`, uint8 ``[N, H, W, 3]`` -> float32 probabilities ``[N, classes]``.
+
+        Args:
+            model: as `models.serving` makes it; bfloat16 is set in its layers.
+            precision: ``auto`` is bfloat16 on a GPU that multiplies in it, and float32 elsewhere.
+        """
+        torch.set_num_threads(cores.available())
+        gpu = torch.cuda.is_available()
+        self.device = "gpu:0" if gpu else "cpu"
+        if precision == "auto":
+            precision = "bfloat16" if gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+        self.precision = precision
+        compute_in(model, precision)
+        # Else a GPU rounds the factors of every float32 product to 10 bits.
+        torch.backends.cudnn.allow_tf32 = False
+        self._on = torch.device("cuda" if gpu else "cpu")
+        self._model = model
+
+    def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Probabilities ``[N, classes]`` of uint8 pixels ``[N, H, W, 3]``."""
+        with torch.inference_mode():
+            probabilities = self._model(torch.from_numpy(pixels).to(self._on), training=False)
+            return probabilities.cpu().numpy()
