@@ -82,7 +82,7 @@ def _encoded(data: bytes, limits: ImageLimits, target: Target | None) -> Picture
             f"An encoded image may have {limits.max_bytes} bytes. Received: {len(data)}. Send it smaller.",
             field="encoded",
         )
-    header = formats.read(data)
+    header = _header(data)
     width, height = header.size
     if min(width, height) < 1:
         raise refusals.damaged(f"a picture of {width} x {height} pixels")
@@ -103,6 +103,15 @@ def _encoded(data: bytes, limits: ImageLimits, target: Target | None) -> Picture
         if header.cut or isinstance(error, EOFError) or "truncated" in what.lower():
             raise refusals.truncated(what) from error
         raise refusals.damaged(what) from error
+
+
+def _header(data: bytes) -> Header:
+    try:
+        return formats.read(data)
+    except InvalidImageError:
+        raise
+    except Exception as error:  # a slip of ours in reading what nobody has thought of costs that file alone
+        raise refusals.damaged(f"a header that makes no sense: {error}") from error
 
 
 def _picture(header: Header, scale: int) -> Picture:

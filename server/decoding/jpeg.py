@@ -75,10 +75,7 @@ def read(data: bytes) -> Header:
     size, components = _frame(frame)
     # A picture in one scan is decoded row by row; any other is gathered in memory first, and every scan touches it all.
     streamed = frame is not None and frame[0] in _SEQUENTIAL and data[start + 4 : start + 5] == bytes((components,))
-    # Pillow takes a run of FFs, which may come to its end at any moment, up again with each 64 kB that it reads.
-    fill = data.find(_FILL, at)
-    if fill >= 0 and data.find(_END, at, fill) < 0:
-        raise refusals.costly("JPEG", f"more than {MAX_FILL} bytes of padding within its picture")
+    _check_fill(data, at)
     if not streamed:
         _count_scans(data, at)
     bare = b"".join((*kept, data[since:])) if kept else data
@@ -112,6 +109,13 @@ def _frame(frame: tuple[int, bytes] | None) -> tuple[tuple[int, int], int]:
     if content[0] != 8:
         raise refusals.unsupported(f"JPEG of {content[0]} bits", "one of 8 bits")
     return (int.from_bytes(content[3:5]), int.from_bytes(content[1:3])), content[5]
+
+
+def _check_fill(data: bytes, at: int) -> None:
+    """Pillow takes a run of FFs, which may come to its end at any moment, up again with each 64 kB that it reads."""
+    fill = data.find(_FILL, at)
+    if fill >= 0 and data.find(_END, at, fill) < 0:
+        raise refusals.costly("JPEG", f"more than {MAX_FILL} bytes of padding within its picture")
 
 
 def _count_scans(data: bytes, at: int) -> None:

@@ -19,6 +19,7 @@ _PIXELS = frozenset((b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"))
 _CHUNK = struct.Struct(">L4s")
 # Colour type -> bytes that name the one colour which is transparent: a grey, or red, green and blue.
 _TRANSPARENT = {0: 2, 2: 6}
+_DEEP = (1, 2, 4, 16)  # bits a value, for which Pillow compares that colour with pixels of another depth
 
 
 def read(data: bytes) -> Header:
@@ -45,7 +46,8 @@ def read(data: bytes) -> Header:
             raise refusals.damaged("a PNG with two headers")
         if kind == b"eXIf":
             orientation = exif.orientation(data[at + 8 : end - 4])
-        if kind == b"tRNS" and length == _TRANSPARENT.get(colour) and depth != 8:
+        mended = depth in _DEEP and end <= len(data)
+        if kind == b"tRNS" and length == _TRANSPARENT.get(colour) and mended:
             kept += data[since:at], _transparent(data[at + 8 : end - 4], depth)
             since = end
         elif kind not in _PIXELS:

@@ -155,6 +155,27 @@ def test_a_file_cut_in_its_header_is_truncated(form: str) -> None:
     assert refusal(data[:18]).reason is Reason.TRUNCATED_IMAGE
 
 
+@pytest.mark.parametrize("depth", [0, 3, 255])
+def test_a_png_of_no_depth_that_there_is_is_damaged(depth: int) -> None:
+    data = bytearray(files.png(2, 1, 1, 0, bytes((0b10000000,)), chunk(b"tRNS", b"\0\1")))
+    data[24] = depth
+    assert refusal(bytes(data)).reason in {Reason.CORRUPT_IMAGE, Reason.TRUNCATED_IMAGE}
+
+
+def test_a_png_cut_before_the_end_of_its_pixels_is_refused() -> None:
+    whole = files.png(2, 1, 1, 0, bytes((0b10000000,)), chunk(b"tRNS", b"\0\1"))
+    for length in range(len(files.PNG) + 1, whole.index(b"IDAT") + 4):
+        assert refusal(whole[:length]).reason is Reason.TRUNCATED_IMAGE
+
+
+def test_a_header_that_our_own_reader_fails_on_costs_that_file_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(_: bytes) -> None:
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr("server.decoding.formats.read", fails)
+    assert refusal(encoded("PNG")).reason is Reason.CORRUPT_IMAGE
+
+
 def test_unreadable_metadata_is_no_reason_to_refuse_a_good_picture() -> None:
     for form in ("JPEG", "PNG", "WEBP"):
         buffer = io.BytesIO()
