@@ -96,7 +96,8 @@ def _encoded(data: bytes, limits: ImageLimits, target: Target | None) -> Picture
     except InvalidImageError:
         raise
     except UnidentifiedImageError as error:
-        raise refusals.damaged(f"a {header.form} file whose header cannot be read") from error
+        what = f"a {header.form} file whose header cannot be read"
+        raise (refusals.truncated if header.cut else refusals.damaged)(what) from error
     except Exception as error:  # decoders raise OSError, ValueError, SyntaxError, struct.error and more
         what = str(error) or type(error).__name__
         # Pillow tells truncation from damage only in its text.
