@@ -10,8 +10,8 @@ class ImageLimits:
     """What one image may cost. Pixels are width x height, read from the header before any is decoded.
 
     A picture that is decoded whole takes up to 16 bytes a pixel for as long as that lasts: most of all a WebP; a PNG or
-    a progressive JPEG takes 4 to 12. A reduced sequential JPEG of 100 million pixels takes 15 MiB and a fifth of a
-    second, whatever is in it.
+    a progressive JPEG takes 4 to 12. A sequential JPEG of 100 million pixels at 1/8 takes 15 MiB and a fifth
+    of a second.
     """
 
     max_bytes: int  # of the encoded file
