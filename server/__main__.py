@@ -25,8 +25,7 @@ def main() -> int:
         print(f"The settings cannot be used:\n{_explain(error)}", file=sys.stderr)
         return EXIT_SETTINGS
     logs.configure(chosen.log_level, chosen.log_format)
-    # The runtime is TensorFlow's, whatever a user's Keras configuration says; its start-up chatter is not ours.
-    os.environ["KERAS_BACKEND"] = "tensorflow"
+    # TensorFlow's start-up chatter is not ours.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
     import structlog

@@ -18,6 +18,7 @@ from pydantic_settings import (
 )
 
 from models.prestem.recipe import Geometry
+from server import cores
 
 MIB = 1024 * 1024
 _PREFIX = "GLIMPSE_"
@@ -127,7 +128,7 @@ class Settings(BaseSettings):
     @property
     def decoders(self) -> int:
         """Number of decoder threads."""
-        return self.decode_threads or len(os.sched_getaffinity(0))
+        return self.decode_threads or cores.available()
 
     @classmethod
     def settings_customise_sources(

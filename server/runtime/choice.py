@@ -32,10 +32,10 @@ _ROWS = {
     "jax": _Row(("jax",), "jax", "jax"),
     "torch": _Row(("torch",), "torch", "torch"),
 }
-# What `auto` takes, fastest first; tests/bench measures it. On a CPU OpenVINO needs half of TensorFlow's time, and
-# the last two, which fold no batch normalisation, are for an installation without TensorFlow. It has no build for
-# CUDA; there TensorFlow is what our `gpu` installs, and both of the first two compile the whole network with XLA.
-_ON_CPU: tuple[RuntimeName, ...] = ("openvino", "tensorflow", "torch", "jax")
+# What `auto` takes, best first. On a CPU OpenVINO takes 0.44 to 0.89 of TensorFlow's processor time, by network and
+# batch size; the last two are for an installation without TensorFlow, and of them JAX computes faster but starts
+# slower. OpenVINO has no build for CUDA; there TensorFlow is what our `gpu` installs. No order on GPUs was measured.
+_ON_CPU: tuple[RuntimeName, ...] = ("openvino", "tensorflow", "jax", "torch")
 _ON_GPU: tuple[RuntimeName, ...] = ("tensorflow", "jax", "torch")
 
 

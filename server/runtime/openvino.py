@@ -9,7 +9,8 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from server.runtime import UnsupportedNetworkError, cores
+from server import cores
+from server.runtime import UnsupportedNetworkError
 from server.runtime.tensorflow import limit_threads, trace
 from server.settings import Precision
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from server.runtime import cores
+from server import cores
 from server.runtime.precision import compute_in
 from server.settings import Precision
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from server.runtime import cores
+from server import cores
 from server.runtime.precision import compute_in
 from server.settings import Precision
 

@@ -1,0 +1,192 @@
+"""Runtimes on the embedded model: OpenVINO against TensorFlow in float32, and how one of them is chosen."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import structlog
+from numpy.typing import NDArray
+from skimage import data
+
+from models import sources
+from models.serving import load_bundle, serving_model
+from server import cores
+from server.runtime import Runtime, UnsupportedNetworkError, choice
+from server.runtime.openvino import OpenVINORuntime
+from server.runtime.tensorflow import TensorFlowRuntime, compiled
+from tests.conftest import ROOT
+
+pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="both runtimes build on TensorFlow")
+
+
+@pytest.fixture(scope="module")
+def embedded() -> keras.Model:
+    bundle = sources.resolve(sources.Source(weights="cifar10"))
+    return serving_model(load_bundle(bundle), bundle.recipe, bundle.temperature)
+
+
+@pytest.fixture(scope="module")
+def pixels() -> NDArray[np.uint8]:
+    """64 pieces of real photographs, ``[64, 32, 32, 3]``."""
+    rng = np.random.default_rng(0)
+    photos = [data.chelsea(), data.coffee(), data.astronaut(), data.rocket()]
+    pieces = []
+    for number in range(64):
+        photo = photos[number % 4][:: 1 + number % 5, :: 1 + number % 5]
+        top, left = (rng.integers(0, side - 31) for side in photo.shape[:2])
+        pieces.append(photo[top : top + 32, left : left + 32])
+    return np.stack(pieces)
+
+
+@pytest.fixture(scope="module")
+def reference(embedded: keras.Model, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    return TensorFlowRuntime(embedded, "float32")(pixels)
+
+
+@pytest.fixture(scope="module")
+def fast(embedded: keras.Model) -> OpenVINORuntime:
+    return OpenVINORuntime(embedded, "float32")
+
+
+@pytest.fixture(scope="module")
+def resizing() -> keras.Model:
+    """A network of a user's own with an operation that OpenVINO lacks."""
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Resizing(4, 4, interpolation="bicubic")(inputs)
+    network = keras.Model(inputs, keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(x)))
+    images = keras.Input((8, 8, 3), dtype="uint8")
+    return keras.Model(images, keras.layers.Softmax()(network(keras.layers.Rescaling(1 / 255)(images))))
+
+
+def test_openvino_in_float32_gives_the_probabilities_of_tensorflow(
+    fast: OpenVINORuntime, pixels: NDArray[np.uint8], reference: NDArray[np.float32]
+) -> None:
+    assert len(set(reference.argmax(1))) > 4, "the photos must not all be one class"
+    for size in (1, 8, 64):
+        found = fast(pixels[:size])
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, reference[:size], atol=1e-4)
+        np.testing.assert_array_equal(found.argmax(1), reference[:size].argmax(1))
+
+
+def test_xla_gives_the_probabilities_of_the_frozen_graph(
+    embedded: keras.Model, pixels: NDArray[np.uint8], reference: NDArray[np.float32]
+) -> None:
+    (found,) = compiled(embedded)(pixels[:4])
+    np.testing.assert_allclose(found.numpy(), reference[:4], atol=1e-4)
+
+
+@pytest.mark.parametrize("made", [OpenVINORuntime, TensorFlowRuntime])
+def test_an_answer_outlives_the_next_batch_and_its_own_pixels(
+    made: type[OpenVINORuntime | TensorFlowRuntime], embedded: keras.Model, pixels: NDArray[np.uint8]
+) -> None:
+    runtime: Runtime = made(embedded, "float32")
+    staging = pixels[:4].copy()
+    first = runtime(staging)
+    kept = first.copy()
+    staging[:] = pixels[4:8]
+    second = runtime(staging)
+    np.testing.assert_array_equal(first, kept)
+    assert not np.array_equal(first, second)
+
+
+def test_openvino_computes_in_bfloat16_only_where_the_processor_has_it_and_says_so(embedded: keras.Model) -> None:
+    import openvino  # its reports are off by now
+
+    if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        assert OpenVINORuntime(embedded, "auto").precision == "bfloat16"
+    else:
+        assert OpenVINORuntime(embedded, "auto").precision == "float32"
+        with pytest.raises(ValueError, match="cannot compute in bfloat16"):
+            OpenVINORuntime(embedded, "bfloat16")
+
+
+def test_auto_is_openvino_on_a_machine_without_a_gpu() -> None:
+    if Path("/proc/driver/nvidia/version").exists():
+        pytest.skip("this machine has a GPU")
+    assert choice.choose("auto") == ("openvino", "tensorflow")
+
+
+def test_a_network_that_openvino_lacks_falls_to_tensorflow_with_a_warning(resizing: keras.Model) -> None:
+    with structlog.testing.capture_logs() as logs:
+        runtime = choice.build(("openvino", "tensorflow"), resizing, precision="auto")
+    assert runtime.name == "tensorflow"
+    (warning,) = logs
+    assert (warning["log_level"], warning["runtime"], warning["instead_of"]) == ("warning", "tensorflow", "openvino")
+    assert "ResizeBicubic" in warning["detail"]
+
+
+def test_a_network_that_openvino_lacks_is_refused_where_openvino_was_named(resizing: keras.Model) -> None:
+    with pytest.raises(UnsupportedNetworkError, match="ResizeBicubic"):
+        choice.build(("openvino",), resizing, precision="auto")
+
+
+def test_a_runtime_that_is_not_installed_is_refused_with_what_to_install() -> None:
+    # A finder that comes first and knows of none of them, as in an environment without them.
+    script = (
+        "import importlib.machinery, sys\n"
+        "class Without(importlib.machinery.PathFinder):\n"
+        "    @classmethod\n"
+        "    def find_spec(cls, name, path=None, target=None):\n"
+        "        known = name not in ('jax', 'torch', 'openvino')\n"
+        "        return super().find_spec(name, path, target) if known else None\n"
+        "sys.meta_path = [Without if found is importlib.machinery.PathFinder else found for found in sys.meta_path]\n"
+        "from server.runtime import choice\n"
+    )
+    for name, package, extra in (
+        ("jax", "jax", "jax"),
+        ("torch", "torch", "torch"),
+        ("openvino", "openvino", "server"),
+    ):
+        ended = _python(script + f"choice.choose({name!r})")
+        assert ended.returncode == 1
+        last = ended.stderr.splitlines()[-1]
+        assert f"needs {package}, which is not installed" in last
+        assert f"pip install 'glimpse-serve[{extra}]'" in last
+    assert _python(script + "assert choice.choose('auto') == ('tensorflow',)").returncode == 0
+
+
+def test_a_backend_that_keras_has_not_been_loaded_on_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
+    monkeypatch.setattr(choice, "find_spec", lambda name: name)
+    with pytest.raises(ValueError, match="needs Keras on jax; this process has loaded it on tensorflow"):
+        choice.choose("jax")
+
+
+def test_openvino_reports_nothing_to_anybody(tmp_path: Path) -> None:
+    ended = _python("import server.runtime.openvino, sys; print(sys.modules['openvino_telemetry'])", HOME=str(tmp_path))
+    assert ended.stdout == "None\n"
+    assert not (tmp_path / "intel").exists(), "where its reports keep who they are about"
+
+
+@pytest.mark.parametrize(
+    ("own", "outer", "expected"),
+    [("150000 100000", "max 100000", 2), ("max 100000", "50000 100000", 1), ("max 100000", "max 100000", 4)],
+)
+def test_threads_follow_the_quota_of_the_container_and_of_those_around_it(
+    own: str, outer: str, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3})
+    (tmp_path / "pod" / "ours").mkdir(parents=True)
+    (tmp_path / "pod" / "ours" / "cpu.max").write_text(f"{own}\n")
+    (tmp_path / "pod" / "cpu.max").write_text(f"{outer}\n")
+    (tmp_path / "cgroup").write_text("1:cpu:/elsewhere\n0::/pod/ours\n")
+    assert cores.available(tmp_path / "cgroup", tmp_path) == expected
+    assert cores.available(tmp_path / "missing", tmp_path) == 4
+
+
+def _python(script: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3", **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
