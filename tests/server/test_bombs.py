@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -117,6 +118,12 @@ def test_a_thousand_bombs_at_once_harm_nobody(start_server: Callable[..., Runnin
             finally:
                 over.set()
             calling.result(TIMEOUT)
+        # What they leave behind goes back to the system once there is nothing to do.
+        deadline = time.monotonic() + TIMEOUT
+        while resident(pid) - before > 100 * MIB and time.monotonic() < deadline:
+            time.sleep(0.5)
+        tell(f"afterwards: {(resident(pid) - before) / MIB:+.0f} MiB")
+        assert resident(pid) - before <= 100 * MIB
     assert set(labels) == {"cat"}
 
 
