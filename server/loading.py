@@ -34,11 +34,15 @@ def load_model(settings: Settings, observer: Observer) -> LoadedModel:
     runtime = choice.build(
         runtimes, serving_model(assembly, bundle.recipe, bundle.temperature), precision=settings.precision
     )
-    warm(runtime, input_shape=bundle.input_shape, batch_sizes=settings.batch_sizes)
+    multiply_adds = sum(stage.multiply_adds for stage in assembly.stages)
+    batch_sizes = runtime.batch_sizes(settings.max_batch_size, multiply_adds)
+    warm(runtime, input_shape=bundle.input_shape, batch_sizes=batch_sizes)
     batcher = Batcher(
         runtime,
+        alone=runtime.alone,
+        streams=runtime.streams,
         input_shape=bundle.input_shape,
-        batch_sizes=settings.batch_sizes,
+        batch_sizes=batch_sizes,
         capacity=settings.max_images_in_flight,
         observer=observer,
     )
@@ -63,7 +67,7 @@ def load_model(settings: Settings, observer: Observer) -> LoadedModel:
         runtime=runtime.name,
         device=runtime.device,
         precision=runtime.precision,
-        batch_sizes=settings.batch_sizes,
+        batch_sizes=batch_sizes,
         batcher=batcher,
     )
 

@@ -68,7 +68,9 @@ class Settings(BaseSettings):
     )
     runtime: RuntimeName = Field("auto", description="What computes; auto: the fastest installed for the device.")
     precision: Precision = Field("auto", description="Of the network; auto: bfloat16 where the device has it.")
-    max_batch_size: Positive = Field(32, description="Images in the largest batch.")
+    max_batch_size: int = Field(
+        0, ge=0, le=1024, description="Images in the largest batch; 0: what suits runtime and network."
+    )
     max_images_in_flight: Positive = Field(256, description="Images between arrival and answer; above: QUEUE_FULL.")
     max_bytes_in_flight: Positive = Field(256 * MIB, description="Bytes of images in flight; above: QUEUE_FULL.")
     max_images_per_request: Positive = Field(64, description="Images in one request.")
@@ -118,12 +120,6 @@ class Settings(BaseSettings):
                 f"Received: {self.max_image_bytes} and {self.max_message_bytes}"
             )
         return self
-
-    @property
-    def batch_sizes(self) -> tuple[int, ...]:
-        """Sizes to keep warm: powers of two below the largest, and the largest."""
-        sizes = [1 << i for i in range(self.max_batch_size.bit_length()) if 1 << i < self.max_batch_size]
-        return (*sizes, self.max_batch_size)
 
     @property
     def decoders(self) -> int:

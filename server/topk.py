@@ -27,12 +27,13 @@ def top_k(
     if k < len(probabilities):
         # All that are no less probable than the k-th, in the order of their index: sorting these few is enough.
         least = np.partition(probabilities, -k)[-k]
-        candidates = np.flatnonzero(probabilities >= least)
-        order = candidates[np.argsort(-probabilities[candidates], kind="stable")][:k]
+        candidates = (probabilities >= least).nonzero()[0]
     else:
-        order = np.argsort(-probabilities, kind="stable")
+        candidates = np.arange(k)
+    values = probabilities[candidates].tolist()
+    order = sorted(zip(candidates.tolist(), values, strict=True), key=lambda each: -each[1])[:k]
     return tuple(
-        Prediction(int(i), labels[i].label, labels[i].class_id, float(probabilities[i]))
-        for i in order
-        if probabilities[i] >= min_probability
+        Prediction(index, labels[index].label, labels[index].class_id, value)
+        for index, value in order
+        if value >= min_probability
     )

@@ -36,8 +36,8 @@ class Observer(Protocol):
 class Batcher:
     """Queues single images and computes them in batches on one device.
 
-    Two workers with a staging buffer each take turns: while one computes, the other hands out the answers of the
-    batch before and, where a full batch is waiting already, gathers the next.
+    There is one worker more than the device has streams, each with a staging buffer of its own: while the others
+    compute, it hands out the answers of the batch before and, where a full batch is waiting already, gathers the next.
     """
 
     def __init__(
@@ -48,6 +48,8 @@ class Batcher:
         batch_sizes: tuple[int, ...],
         capacity: int,
         observer: Observer,
+        alone: Callable[[NDArray[np.uint8]], NDArray[np.float32]] | None = None,
+        streams: int = 1,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Make a batcher; `start` sets it to work.
@@ -59,9 +61,13 @@ class Batcher:
             batch_sizes: sizes the device is warm for, rising; a batch is padded up to the next one.
             capacity: slots that may wait; one more is refused.
             observer: told what happens.
+            alone: the same as `compute` for a lone image while nothing else waits or is computed.
+            streams: batches that `compute` may be given at once. Where several are free, they share what waits.
             clock: seconds, monotonic; deadlines are on it.
         """
         self._compute = compute
+        self._compute_alone = alone or compute
+        self._streams = streams
         self._input_shape = input_shape
         self._batch_sizes = batch_sizes
         self._capacity = capacity
@@ -70,8 +76,8 @@ class Batcher:
         self._estimate = ComputeEstimate()
         self._queue = LaneQueue()
         self._changed = threading.Condition()
-        self._computing = False  # a batch is on the device
-        self._staged = False  # a batch has been taken and waits for the device
+        self._computing = 0  # batches that are on the device
+        self._staged = False  # a batch has been taken and waits for a stream
         self._closed = False
         self._workers = [
             threading.Thread(
@@ -80,7 +86,7 @@ class Batcher:
                 name=f"batcher-{i}",
                 daemon=True,  # a hung device must not keep the process alive
             )
-            for i in range(2)
+            for i in range(streams + 1)
         ]
 
     def start(self) -> None:
@@ -122,7 +128,7 @@ class Batcher:
                 raise OverloadedError(
                     Reason.QUEUE_FULL,
                     f"{len(self._queue)} images are waiting, and there is room for {self._capacity}. Try again later.",
-                    retry_after=self._estimate.seconds_to_compute(len(self._queue), self._batch_sizes[-1]),
+                    retry_after=self._expected(len(self._queue)),
                 )
             self._queue.put(slot)
             self._changed.notify()
@@ -135,7 +141,7 @@ class Batcher:
     def seconds_to_compute(self, images: int) -> float:
         """How long the device needs for that many images, from the batches measured so far."""
         with self._changed:
-            return self._estimate.seconds_to_compute(images, self._batch_sizes[-1])
+            return self._expected(images)
 
     def close(self, timeout: float | None = None) -> bool:
         """Take no more, compute what is queued, stop the workers.
@@ -168,7 +174,7 @@ class Batcher:
                     return None
                 self._changed.wait()
             now = self._clock()
-            limit = self._batch_sizes[-1]
+            limit = self._share(len(self._queue))
             expected = self._estimate.seconds(self._padded(min(len(self._queue), limit)))
             taken = self._queue.take(limit, now=now, ready_by=now + expected)
             self._staged = bool(taken.batch)
@@ -192,21 +198,33 @@ class Batcher:
         if self._staged or not len(self._queue):
             return False
         # While the device is busy, waiting fills the batch; only a full one cannot gain by it.
-        return not self._computing or len(self._queue) >= self._batch_sizes[-1]
+        return self._computing < self._streams or len(self._queue) >= self._batch_sizes[-1]
+
+    def _expected(self, images: int) -> float:
+        return self._estimate.seconds_to_compute(images, self._batch_sizes[-1]) / self._streams
+
+    def _share(self, waiting: int) -> int:
+        """How many of those that wait go into the next batch: all, or their share where several streams are free."""
+        free = max(1, self._streams - self._computing)
+        return min(-(-waiting // free), self._batch_sizes[-1])
 
     def _run(self, batch: list[Slot], staging: NDArray[np.uint8]) -> None:
         padded = self._padded(len(batch))
         for row, slot in enumerate(batch):
             np.copyto(staging[row], slot.pixels)
         with self._changed:
-            while self._computing:
+            while self._computing == self._streams:
                 self._changed.wait()
-            self._computing, self._staged = True, False
+            alone = padded == 1 and not self._computing and not len(self._queue)
+            self._computing += 1
+            self._staged = False
+            if len(self._queue):
+                self._changed.notify_all()  # for another stream that is free
         begun = self._clock()
         error: ServiceError | None = None
         probabilities = np.empty((0, 0), np.float32)
         try:
-            probabilities = self._compute(staging[:padded])
+            probabilities = (self._compute_alone if alone else self._compute)(staging[:padded])
             if len(probabilities) != padded:
                 raise ValueError(f"the model answered {len(probabilities)} of {padded} images")  # noqa: TRY301
         except Exception:  # noqa: BLE001 - whatever it is, it fails this batch alone; the worker lives on
@@ -215,7 +233,7 @@ class Batcher:
         finally:
             seconds = self._clock() - begun
             with self._changed:
-                self._computing = False
+                self._computing -= 1
                 if error is None:
                     self._estimate.add(padded, seconds)
                 self._changed.notify_all()

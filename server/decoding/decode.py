@@ -8,6 +8,8 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from models.prestem import host
@@ -54,11 +56,16 @@ def decode(image: domain.Image, limits: ImageLimits, target: Target | None = Non
         InvalidImageError: expected; the image is not one, is damaged, is refused or is too large.
     """
     if isinstance(image, domain.RawImage):
-        return Picture.whole(_raw(image, limits))
+        return Picture.whole(Image.fromarray(raw_pixels(image, limits)))
     return _encoded(image.data, limits, target)
 
 
-def _raw(image: domain.RawImage, limits: ImageLimits) -> Image.Image:
+def raw_pixels(image: domain.RawImage, limits: ImageLimits) -> NDArray[np.uint8]:
+    """Decoded pixels as they were sent: uint8 ``[height, width, 3]``, read-only.
+
+    Raises:
+        InvalidImageError: expected; they are too many, or not as many as their sides say.
+    """
     _check_pixels(image.width, image.height, limits.max_pixels)
     expected = image.height * image.width * 3
     if expected == 0 or len(image.data) != expected:
@@ -68,7 +75,7 @@ def _raw(image: domain.RawImage, limits: ImageLimits) -> Image.Image:
             f"{image.width} x 3 = {expected}, with {len(image.data)} bytes.",
             field="raw.data",
         )
-    return Image.frombuffer("RGB", (image.width, image.height), image.data, "raw", "RGB", 0, 1)
+    return np.frombuffer(image.data, np.uint8).reshape(image.height, image.width, 3)
 
 
 def _encoded(data: bytes, limits: ImageLimits, target: Target | None) -> Picture:

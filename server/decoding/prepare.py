@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from models.prestem import host
 from models.prestem.recipe import Recipe
 from server import domain
-from server.decoding.decode import decode
+from server.decoding.decode import decode, raw_pixels
 from server.decoding.limits import ImageLimits
 
 
@@ -32,6 +32,9 @@ def prepare(image: domain.Image, recipe: Recipe, limits: ImageLimits) -> Prepare
         InvalidImageError: expected; the image is not one, is damaged, is refused or is too large.
     """
     begun = time.monotonic()
+    if isinstance(image, domain.RawImage) and (image.height, image.width) == (recipe.height, recipe.width):
+        pixels = raw_pixels(image, limits)  # there is nothing to decode or to resize
+        return Prepared(pixels, time.monotonic() - begun, 0.0)
     target = partial(host.resized, recipe=recipe) if host.may_reduce(recipe) else None
     picture = decode(image, limits, target)
     decoded = time.monotonic()

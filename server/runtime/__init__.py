@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 import numpy as np
@@ -27,14 +28,54 @@ class Runtime(Protocol):
     def precision(self) -> str:
         """For example ``float32``."""
 
+    @property
+    def streams(self) -> int:
+        """Batches that it computes side by side, each from a thread of its own."""
+
+    def batch_sizes(self, largest: int, multiply_adds: int) -> tuple[int, ...]:
+        """Sizes to be warmed, rising; a batch is padded up to the next.
+
+        Args:
+            largest: the last of them; 0: what suits the runtime and the network.
+            multiply_adds: of the network, for one image.
+        """
+
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Probabilities ``[N, classes]`` of uint8 pixels ``[N, H, W, 3]``.
 
         The pixels may be overwritten once it has returned, so it must not keep a view of them.
         """
 
+    def alone(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The same for a batch beside which nothing else is computed: the whole device may work on it."""
+
+
+class OneStream:
+    """What the runtimes have in common that put the whole device behind each batch."""
+
+    streams = 1
+
+    def batch_sizes(self, largest: int, multiply_adds: int) -> tuple[int, ...]:  # noqa: ARG002 - the protocol's
+        """Powers of two and the largest: some compile the network anew for each size."""
+        largest = largest or 32
+        return (*(1 << i for i in range(largest.bit_length()) if 1 << i < largest), largest)
+
+    def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Probabilities of a batch; each runtime has its own."""
+        raise NotImplementedError
+
+    def alone(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The same."""
+        return self(pixels)
+
 
 def warm(runtime: Runtime, *, input_shape: tuple[int, int, int], batch_sizes: tuple[int, ...]) -> None:
-    """Run every batch size once, so that no caller pays for a first time (graph optimisation, primitives)."""
-    for size in batch_sizes:
-        runtime(np.zeros((size, *input_shape), np.uint8))
+    """Run every batch size on every stream, so that no caller pays for a first time (optimising, compiling)."""
+    runtime.alone(np.zeros((1, *input_shape), np.uint8))
+
+    def stream(_: int) -> None:
+        for size in batch_sizes:
+            runtime(np.zeros((size, *input_shape), np.uint8))
+
+    with ThreadPoolExecutor(runtime.streams) as streams:
+        list(streams.map(stream, range(runtime.streams)))

@@ -9,11 +9,12 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from server.runtime import OneStream
 from server.runtime.precision import compute_in
 from server.settings import Precision
 
 
-class JaxRuntime:
+class JaxRuntime(OneStream):
     """Runs a serving model on JAX's first device."""
 
     name = "jax"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import queue
 import sys
-import threading
 
 import keras
 import numpy as np
@@ -19,6 +20,9 @@ from server.settings import Precision
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # None is Python's word for "not there"
 
 import openvino  # noqa: E402 - not before the line above
+
+_WORTH = 1_000_000_000  # multiply-adds in a batch beyond which a core gains nothing; tests/bench measures it
+_LARGEST = 8
 
 
 class OpenVINORuntime:
@@ -48,12 +52,11 @@ class OpenVINORuntime:
             )
         half = has_bfloat16 and precision != "float32"
         self.precision = "bfloat16" if half else "float32"
+        self.streams = cores.available()
         options = {
             # Left to itself, OpenVINO takes bfloat16 where it can, and tells nobody.
             "INFERENCE_PRECISION_HINT": "bf16" if half else "f32",
-            # One stream, all cores for one batch: the batcher computes one at a time.
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_NUM_THREADS": cores.available(),
+            "INFERENCE_NUM_THREADS": self.streams,
             # Decoding and gRPC run on the same cores. A thread that is pinned beside them waits; another one moves.
             "ENABLE_CPU_PINNING": False,
         }
@@ -61,18 +64,59 @@ class OpenVINORuntime:
             # A copy of the weights, so that TensorFlow's can go. OpenVINO folds constants by itself, and freezing the
             # graph for it would take longer than the rest of the conversion.
             converted = openvino.convert_model(trace(model), share_weights=False)
-            self._request = core.compile_model(converted, "CPU", options).create_infer_request()
+            # A core for each batch: threads that share one wait for the slowest of them at every layer, and beside
+            # decoding and gRPC one of them is always slow.
+            narrow = core.compile_model(
+                converted, "CPU", {**options, "PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": self.streams}
+            )
+            wide = narrow
+            if self.streams > 1:
+                # For a lone image, which all cores answer sooner than one.
+                wide = core.compile_model(
+                    converted, "CPU", {**options, "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
+                )
         except Exception as error:  # what it raises depends on which of its parts refuses
             raise UnsupportedNetworkError(f"openvino cannot compute this network. {_reason(error)}") from error
-        self._one_at_a_time = threading.Lock()
+        self._narrow = _Requests(narrow, self.streams)
+        self._wide = _Requests(wide, 1)
+
+    def batch_sizes(self, largest: int, multiply_adds: int) -> tuple[int, ...]:
+        """Every size up to 8, so that small batches need no padding.
+
+        What a batch saves a core is the cost of getting from one layer to the next; once a layer's arithmetic outweighs
+        it, more images only take longer, and fall out of the cache. So the smaller the network, the larger the batch.
+        """
+        largest = largest or max(1, min(_LARGEST, math.ceil(_WORTH / max(1, multiply_adds))))
+        return (*(size for size in (*range(1, 9), 12, 16, 24, 32, 48, 64, 96, 128) if size < largest), largest)
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Probabilities ``[N, classes]`` of uint8 pixels ``[N, H, W, 3]``."""
-        with self._one_at_a_time:
-            self._request.set_input_tensor(openvino.Tensor(np.ascontiguousarray(pixels), shared_memory=True))
-            self._request.infer()
+        """Probabilities ``[N, classes]`` of uint8 pixels ``[N, H, W, 3]``, on one core."""
+        return self._narrow.infer(pixels)
+
+    def alone(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The same, on all cores."""
+        return self._wide.infer(pixels)
+
+
+class _Requests:
+    """OpenVINO's places for a batch, each for one thread at a time."""
+
+    def __init__(self, compiled: openvino.CompiledModel, number: int) -> None:
+        self._free: queue.SimpleQueue[openvino.InferRequest] = queue.SimpleQueue()
+        for _ in range(number):
+            self._free.put(compiled.create_infer_request())
+
+    def infer(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        request = self._free.get()
+        try:
+            # Shared, not copied; what OpenVINO may not write to, it does not take, though it only reads.
+            ours = np.require(pixels, requirements=("C", "W"))
+            request.set_input_tensor(openvino.Tensor(ours, shared_memory=True))
+            request.infer()
             # A copy, for the request writes its next answer to the same place.
-            return self._request.get_output_tensor().data.copy()
+            return request.get_output_tensor().data.copy()
+        finally:
+            self._free.put(request)
 
 
 def _reason(error: Exception) -> str:

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from server import cores
+from server.runtime import OneStream
 from server.runtime.precision import compute_in
 from server.settings import Precision
 
 
-class TensorFlowRuntime:
+class TensorFlowRuntime(OneStream):
     """Runs a serving model on the first GPU, or on the CPU."""
 
     name = "tensorflow"

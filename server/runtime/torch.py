@@ -8,11 +8,12 @@ import torch
 from numpy.typing import NDArray
 
 from server import cores
+from server.runtime import OneStream
 from server.runtime.precision import compute_in
 from server.settings import Precision
 
 
-class TorchRuntime:
+class TorchRuntime(OneStream):
     """Runs a serving model on the first GPU, or on the CPU.
 
     Keras keeps images as ``[N, H, W, C]`` and hands PyTorch a view of them as ``[N, C, H, W]``: what PyTorch calls

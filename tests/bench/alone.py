@@ -36,7 +36,8 @@ class Alone:
         """Load the model that the environment names."""
         self._settings = Settings()  # type: ignore[call-arg]  # from the environment
         self._model = load_model(self._settings, Metrics())
-        self._compute = self._model.batcher._compute
+        batcher = self._model.batcher
+        self._compute, self._compute_alone, self._streams = batcher._compute, batcher._compute_alone, batcher._streams
         self._prepare = asyncio.run(self._taken_from_a_server())
         self._pool = ThreadPoolExecutor(self._settings.decoders)
         self._images: list[domain.Image] = []
@@ -67,10 +68,10 @@ class Alone:
             self._images = [domain.RawImage(height, width, data) for data in photos.pixels(height, width)]
         return len(self._images)
 
-    def compute(self, batch: int, seconds: float, threads: int = 1) -> dict[str, float]:
-        """The runtime, one batch after the other; with more threads the next goes to the device while one is there."""
+    def compute(self, batch: int, seconds: float) -> dict[str, float]:
+        """The runtime, one batch after the other on each of its streams."""
         pixels = self._batches(batch)
-        with _Measured() as measured, ThreadPoolExecutor(threads) as pool:
+        with _Measured() as measured, ThreadPoolExecutor(self._streams) as pool:
             end = time.monotonic() + seconds
 
             def work(_: int) -> int:
@@ -82,7 +83,7 @@ class Alone:
                         break
                 return done
 
-            measured.images = sum(pool.map(work, range(threads)))
+            measured.images = sum(pool.map(work, range(self._streams)))
         return measured.result()
 
     def decode(self, seconds: float) -> dict[str, float]:
@@ -108,28 +109,35 @@ class Alone:
 
         Not part of the limit: it tells how much of what is missing decoding and computing cost each other.
         """
-        staging = np.zeros((batch, *self._model.bundle.input_shape), np.uint8)
-        waiting: deque[Future[Any]] = deque()
-        images = cycle(self._images)
+        recipe, images = self._model.bundle.recipe, cycle(self._images)
 
-        def fill() -> None:
+        def fill(waiting: deque[Future[Any]]) -> None:
             while len(waiting) < 2 * batch:
-                waiting.append(self._pool.submit(self._prepare, next(images), self._model.bundle.recipe))
+                waiting.append(self._pool.submit(self._prepare, next(images), recipe))
 
-        fill()
-        for one in tuple(waiting):
+        queues: list[deque[Future[Any]]] = [deque() for _ in range(self._streams)]
+        for waiting in queues:
+            fill(waiting)
+        for one in [one for waiting in queues for one in waiting]:
             one.result()
-        with _Measured() as measured:
+        with _Measured() as measured, ThreadPoolExecutor(self._streams) as pool:
             end = time.monotonic() + seconds
-            while time.monotonic() < end:
-                for row in range(batch):
-                    staging[row] = waiting.popleft().result().pixels
-                fill()
-                self._compute(staging)
-                measured.images += batch
-            # What it began with was prepared before; as much is prepared and left over at the end.
-            for one in waiting:
-                one.result()
+
+            def work(waiting: deque[Future[Any]]) -> int:
+                staging = np.zeros((batch, *self._model.bundle.input_shape), np.uint8)
+                done = 0
+                while time.monotonic() < end:
+                    for row in range(batch):
+                        staging[row] = waiting.popleft().result().pixels
+                    fill(waiting)
+                    self._compute(staging)
+                    done += batch
+                # What it began with was prepared before; as much is prepared and left over at the end.
+                for one in waiting:
+                    one.result()
+                return done
+
+            measured.images = sum(pool.map(work, queues))
         return measured.result()
 
     def lone(self, count: int) -> dict[str, list[float]]:
@@ -139,7 +147,7 @@ class Alone:
             begun = time.monotonic()
             pixels = self._prepare(image, self._model.bundle.recipe).pixels
             decoded = time.monotonic()
-            self._compute(pixels[np.newaxis])
+            self._compute_alone(pixels[np.newaxis])
             decoding.append(decoded - begun)
             computing.append(time.monotonic() - decoded)
         return {"decode": decoding, "compute": computing}

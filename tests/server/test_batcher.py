@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from server.batching.batcher import Batcher
-from server.batching.lanes import Answer
+from server.batching.lanes import Answer, Slot
 from server.domain import BatchReport
 from server.errors import DeadlineExceededError, InternalError, OverloadedError, Reason, UnavailableError
 
@@ -352,3 +352,73 @@ def test_every_image_of_many_threads_is_answered_exactly_once(make: Callable[...
         thread.join(WAIT)
     assert answers.qsize() == 200
     assert all(asked == answered for asked, answered in list(answers.queue))
+
+
+# --- several streams
+
+
+def test_streams_that_are_free_share_what_waits(make: Callable[..., Bench]) -> None:
+    bench = make(streams=2, batch_sizes=(1, 2, 4, 8))
+    for _ in range(2):
+        bench.occupy()
+    futures = [bench.submit(i) for i in range(6)]
+    bench.release()  # one stream becomes free: it takes all that waits
+    assert sorted(bench.model.values()[:6]) == list(range(6))
+    bench.release()
+    bench.release()
+    for future in futures:
+        future.result(WAIT)
+
+
+def test_as_many_batches_are_computed_at_once_as_there_are_streams(make: Callable[..., Bench]) -> None:
+    bench = make(streams=3)
+    for _ in range(3):
+        bench.occupy()  # returns once it is on the device
+    waiting = bench.submit(1)
+    assert not waiting.done()
+    assert bench.batcher.depth() == 1
+    bench.release()
+    assert bench.model.values() == [1]
+
+
+def test_a_burst_on_an_idle_device_is_split_between_its_streams(make: Callable[..., Bench]) -> None:
+    bench = make(streams=2, batch_sizes=(1, 2, 4, 8))
+    with bench.batcher._changed:  # as if they came in one instant
+        for i in range(6):
+            bench.batcher._queue.put(Slot(np.full(SHAPE, i, np.uint8), "", None, 0.0, Future()))
+        bench.batcher._changed.notify_all()
+    first, second = bench.model.values(), bench.model.values()
+    assert sorted(first[:3] + second[:3]) == list(range(6))
+
+
+def test_the_whole_device_works_on_an_image_that_is_alone(make: Callable[..., Bench]) -> None:
+    alone: list[int] = []
+
+    def compute_alone(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        alone.append(len(pixels))
+        return np.zeros((1, 3), np.float32)
+
+    bench = make(streams=2, alone=compute_alone)
+    for _ in range(2):
+        bench.submit(1).result(WAIT)
+    assert alone == [1, 1]
+
+
+def test_an_image_that_is_not_alone_gets_a_stream_of_its_own(make: Callable[..., Bench]) -> None:
+    begun, go = threading.Event(), threading.Event()
+
+    def alone(_: Any) -> Any:
+        begun.set()
+        go.wait(WAIT)
+        return np.zeros((1, 3), np.float32)
+
+    bench = make(streams=2, alone=alone)
+    first = bench.submit(1)
+    assert begun.wait(WAIT)
+    second = bench.submit(2)
+    assert bench.model.values() == [2]
+    bench.release()
+    second.result(WAIT)
+    assert not first.done()
+    go.set()
+    first.result(WAIT)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import keras
@@ -17,7 +18,7 @@ from skimage import data
 from models import sources
 from models.serving import load_bundle, serving_model
 from server import cores
-from server.runtime import Runtime, UnsupportedNetworkError, choice
+from server.runtime import OneStream, Runtime, UnsupportedNetworkError, choice
 from server.runtime.openvino import OpenVINORuntime
 from server.runtime.tensorflow import TensorFlowRuntime, compiled
 from tests.conftest import ROOT
@@ -190,3 +191,35 @@ def _python(script: str, **environment: str) -> subprocess.CompletedProcess[str]
         text=True,
         check=False,
     )
+
+
+@pytest.mark.parametrize(
+    ("largest", "sizes"), [(1, (1,)), (2, (1, 2)), (6, (1, 2, 4, 6)), (8, (1, 2, 4, 8)), (0, (1, 2, 4, 8, 16, 32))]
+)
+def test_sizes_that_are_compiled_one_by_one_double_up_to_the_largest(largest: int, sizes: tuple[int, ...]) -> None:
+    assert OneStream().batch_sizes(largest, multiply_adds=10**9) == sizes
+
+
+@pytest.mark.parametrize(
+    ("largest", "multiply_adds", "sizes"),
+    [
+        (0, 10**8, tuple(range(1, 9))),
+        (0, 569 * 10**6, (1, 2)),
+        (0, 4 * 10**9, (1,)),
+        (0, 0, tuple(range(1, 9))),
+        (20, 4 * 10**9, (*range(1, 9), 12, 16, 20)),
+    ],
+)
+def test_on_openvino_the_smaller_the_network_the_larger_the_batch(
+    embedded: keras.Model, largest: int, multiply_adds: int, sizes: tuple[int, ...]
+) -> None:
+    assert OpenVINORuntime(embedded).batch_sizes(largest, multiply_adds) == sizes
+
+
+def test_all_streams_at_once_and_a_lone_image_give_the_same_answers(embedded: keras.Model) -> None:
+    runtime = OpenVINORuntime(embedded)
+    images = np.random.default_rng(1).integers(0, 255, (4 * runtime.streams, 32, 32, 3), np.uint8)
+    expected = np.stack([runtime.alone(image[np.newaxis])[0] for image in images])
+    with ThreadPoolExecutor(2 * runtime.streams) as callers:
+        found = list(callers.map(lambda image: runtime(image[np.newaxis])[0], images))
+    np.testing.assert_allclose(np.stack(found), expected, atol=1e-5)

@@ -60,7 +60,7 @@ def test_a_misspelt_variable_is_reported_with_what_was_meant() -> None:
         "--port=-1",
         "--port=65536",
         "--port=tcp://10.0.0.1:50051",
-        "--max-batch-size=0",
+        "--max-batch-size=-1",
         "--drain-seconds=-1",
         "--drain-seconds=nan",
         "--log-level=loud",
@@ -77,13 +77,6 @@ def test_a_misspelt_variable_is_reported_with_what_was_meant() -> None:
 def test_a_value_that_cannot_be_is_refused(flag: str) -> None:
     with pytest.raises(ValidationError):
         settings.load([flag])
-
-
-@pytest.mark.parametrize(
-    ("largest", "sizes"), [(1, (1,)), (2, (1, 2)), (6, (1, 2, 4, 6)), (8, (1, 2, 4, 8)), (33, (1, 2, 4, 8, 16, 32, 33))]
-)
-def test_batch_sizes_double_up_to_the_largest(largest: int, sizes: tuple[int, ...]) -> None:
-    assert settings.load([f"--max-batch-size={largest}"]).batch_sizes == sizes
 
 
 def test_words_between_commas_are_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
