@@ -8,7 +8,9 @@ from collections.abc import Iterator
 import pytest
 from PIL import Image
 
+from glimpse.v1 import classifier_pb2 as pb
 from tests.bench import photos
+from tests.bench.caller import Record, _images
 from tests.bench.worker import Worker, WorkerError
 from tests.conftest import RunningServer
 
@@ -46,13 +48,21 @@ def test_a_stream_is_read_to_its_end(caller: Worker) -> None:
     assert (found["images"], found["errors"]) == (2 * found["requests"], {})
 
 
-def test_an_image_that_is_refused_counts_as_an_error(caller: Worker) -> None:
-    caller.do("prepare", kind="raw", height=32, width=0, each=1)
+def test_an_image_that_is_refused_counts_as_an_error() -> None:
+    refused = pb.ImageResult(error=pb.ImageError(reason="CORRUPT_IMAGE"))
+    answer = pb.ClassifyResponse(results=[refused, pb.ImageResult()]).SerializeToString()
+    record = Record(finished=[(0.0, 0.0, answer)])
+    assert _images(record, pieces=False) == 1
+    assert record.errors == {"CORRUPT_IMAGE": 1}
+
+
+def test_a_request_that_is_refused_counts_as_an_error(caller: Worker) -> None:
+    caller.do("prepare", kind="raw", height=32, width=32, each=65)  # more than a request may hold
     try:
         found = caller.do("lone", requests=1)
     finally:
         caller.do("prepare", kind="raw", height=32, width=32, each=2)
-    assert (found["images"], found["errors"]) == (0, {"RAW_PIXELS_MISMATCH": 1})
+    assert (found["images"], found["errors"]) == (0, {"INVALID_ARGUMENT": 1})
 
 
 def test_a_job_that_fails_says_why_and_the_next_one_works(caller: Worker) -> None:

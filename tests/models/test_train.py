@@ -157,7 +157,7 @@ def test_another_plan_in_the_same_folder_is_refused(
         (("--hold-out", "0"), "--hold-out must be positive"),
         (("--hold-out", "36"), "Cannot hold out 36 of 36"),
         (("--epochs", "0"), "epochs must be positive"),
-        (("--std", "0", "1", "1"), "std positive"),
+        (("--std", "0", "1", "1"), "std must be three positive numbers"),
         (("--data", "nowhere.zip"), "nowhere.zip"),
         (("--export-only",), "Train first"),
     ],

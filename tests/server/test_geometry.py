@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import grpc
 import numpy as np
@@ -19,13 +19,16 @@ WIDE = np.zeros((40, 120, 3), np.uint8)
 WIDE[:, :40] = np.random.default_rng(7).integers(0, 255, (40, 40, 3), np.uint8)
 
 
-@pytest.fixture
-def allowing(start_server: Callable[..., RunningServer]) -> Iterator[ImageClassifierStub]:
+@pytest.fixture(scope="module")
+def allowing() -> Iterator[ImageClassifierStub]:
     """A stub on a server that allows two geometries."""
-    running = start_server(environment={"GLIMPSE_ALLOW_GEOMETRIES": "squash,letterbox"})
-    running.wait_for("serving")
-    with grpc.insecure_channel(running.target) as channel:
-        yield ImageClassifierStub(channel)
+    running = RunningServer(environment={"GLIMPSE_ALLOW_GEOMETRIES": "squash,letterbox"})
+    try:
+        running.wait_for("serving")
+        with grpc.insecure_channel(running.target) as channel:
+            yield ImageClassifierStub(channel)
+    finally:
+        running.close()
 
 
 def request(geometry: str) -> pb.ClassifyRequest:
