@@ -11,14 +11,11 @@ import tomllib
 import pydantic
 
 from server import logs, settings
-
-EXIT_SETTINGS = 2
-EXIT_PORT = 3
-EXIT_MODEL = 4
+from server.startup import EXIT_SETTINGS, StartupError
 
 
 def main() -> int:
-    """Run a server and exit: 0 drained, 2 bad settings, 3 port taken, 4 model cannot be loaded."""
+    """Run a server and exit: 0 drained, else as `server.startup` lists."""
     try:
         chosen = settings.load(sys.argv[1:])
     except (pydantic.ValidationError, OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -39,9 +36,9 @@ def main() -> int:
     try:
         asyncio.run(app.serve(chosen))
         code = 0
-    except app.StartupError as error:
+    except StartupError as error:
         log.error("cannot start", detail=str(error))  # noqa: TRY400 - expected; a traceback would hide the message
-        code = EXIT_PORT if isinstance(error, app.PortTakenError) else EXIT_MODEL
+        code = error.exit_code
     logging.shutdown()
     sys.stdout.flush()
     # Python would wait for every decoder thread, and one of them may be deep in a hostile file for minutes. Whatever

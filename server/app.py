@@ -4,21 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 
-import grpc
-import grpc.aio
-import prometheus_client
 import structlog
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2
-from grpc_reflection.v1alpha.reflection_pb2_grpc import add_ServerReflectionServicer_to_server
 
 from glimpse.v1 import classifier_pb2 as pb
-from glimpse.v1 import classifier_pb2_grpc
 from server.admission import Admission, Load
 from server.decoding.decode import FORMATS
 from server.decoding.isolated import Isolated, memory_for
@@ -30,26 +21,13 @@ from server.loading import load_model
 from server.memory import keep_trimmed
 from server.metrics import Metrics
 from server.pipeline import Pipeline
+from server.ports import HEALTH, Ports
 from server.registry import LoadedModel, ModelRegistry
 from server.servicer import SERVICE, ImageClassifier
 from server.settings import Settings
+from server.startup import ModelLoadError, StartupError
 
 _log = structlog.get_logger(__name__)
-
-_HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-_REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
-
-
-class StartupError(Exception):
-    """The server cannot start; the message says why and what to do."""
-
-
-class PortTakenError(StartupError):
-    """Somebody else listens on the port."""
-
-
-class ModelLoadError(StartupError):
-    """The model cannot be loaded."""
 
 
 class Server:
@@ -79,22 +57,12 @@ class Server:
             max_images=settings.max_images_per_request,
             geometries=settings.allow_geometries,
         )
-        self._health = Health(SERVICE, _HEALTH)
+        self._health = Health(SERVICE, HEALTH)
         self._classifier = ImageClassifier(
             pipeline, self._registry, self._metrics, _limits(settings), stream_window=settings.stream_window
         )
-        self._grpc = grpc.aio.server(
-            interceptors=[Observability(self._metrics, {f"/{SERVICE}/Classify": self._admission.call})],
-            options=[
-                ("grpc.max_receive_message_length", settings.max_message_bytes),
-                ("grpc.max_send_message_length", settings.max_message_bytes),
-                # On by default, it would let a second server start silently on the same port.
-                ("grpc.so_reuseport", 0),
-            ],
-        )
-        classifier_pb2_grpc.add_ImageClassifierServicer_to_server(self._classifier, self._grpc)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
-        _add_reflection(self._grpc)
+        observability = Observability(self._metrics, {f"/{SERVICE}/Classify": self._admission.call})
+        self._ports = Ports(settings, self._classifier, self._health, [observability], self._metrics.registry)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set, then drain.
@@ -102,55 +70,23 @@ class Server:
         Raises:
             StartupError: expected; the message says what to do.
         """
-        with self._metrics_endpoint() as metrics_port:
-            port = await self._listen()
-            _log.info("listening", host=self._settings.host, port=port, metrics_port=metrics_port)
-            announce = 0.0
-            trimming = asyncio.create_task(
-                keep_trimmed(lambda: self._admission.bytes_taken, lambda: self._admission.in_flight)
-            )
-            try:
-                if await self._load(stop):
-                    await self._health.set_serving(serving=True)
-                    self._metrics.ready(ready=True)
-                    _log.info("serving", port=port, metrics_port=metrics_port)
-                    announce = self._settings.drain_announce_seconds
-                    await stop.wait()
-            finally:
-                trimming.cancel()
-                await self._drain(announce)
-
-    async def _listen(self) -> int:
-        """Open the port. Health answers NOT_SERVING and everything else NOT_READY until the model is loaded."""
-        host = self._settings.host
-        address = f"[{host}]:{self._settings.port}" if ":" in host else f"{host}:{self._settings.port}"
+        announce = 0.0
+        trimming = asyncio.create_task(
+            keep_trimmed(lambda: self._admission.bytes_taken, lambda: self._admission.in_flight)
+        )
         try:
-            port = self._grpc.add_insecure_port(address)
-        except RuntimeError as error:
-            raise PortTakenError(
-                f"Cannot listen on {address}: {error}. Stop what listens there, or choose another GLIMPSE_PORT."
-            ) from error
-        await self._grpc.start()
-        return int(port)
-
-    @contextmanager
-    def _metrics_endpoint(self) -> Iterator[int]:
-        address = f"{self._settings.host}:{self._settings.metrics_port}"
-        try:
-            httpd, thread = prometheus_client.start_http_server(
-                self._settings.metrics_port, self._settings.host, self._metrics.registry
-            )
-        except OSError as error:
-            raise PortTakenError(
-                f"Cannot listen on {address}: {error.strerror}. Stop what listens there, or choose another "
-                "GLIMPSE_METRICS_PORT."
-            ) from error
-        try:
-            yield httpd.server_port
+            bound = await self._ports.open()
+            _log.info("listening", host=self._settings.host, port=bound.grpc, metrics_port=bound.metrics)
+            if await self._load(stop):
+                await self._health.set_serving(serving=True)
+                self._metrics.ready(ready=True)
+                _log.info("serving", port=bound.grpc, metrics_port=bound.metrics)
+                announce = self._settings.drain_announce_seconds
+                await stop.wait()
         finally:
-            httpd.shutdown()
-            httpd.server_close()
-            thread.join()
+            trimming.cancel()
+            await self._drain(announce)
+            self._ports.close()
 
     async def _load(self, stop: asyncio.Event) -> bool:
         """Load the model beside the event loop; False when told to stop meanwhile."""
@@ -183,7 +119,7 @@ class Server:
         self._admission.close()
         self._classifier.drain()
         await self._health.close()
-        await self._grpc.stop(self._settings.drain_seconds)
+        await self._ports.drain(self._settings.drain_seconds)
         for model in self._registry:
             await asyncio.to_thread(model.batcher.close, 1.0)
         self._decoders.shutdown(wait=False, cancel_futures=True)
@@ -243,18 +179,3 @@ def _image_limits(settings: Settings) -> ImageLimits:
         max_jpeg_pixels=settings.max_jpeg_pixels,
         reducing_gap=settings.jpeg_reducing_gap,
     )
-
-
-def _add_reflection(server: grpc.aio.Server) -> None:
-    """Reflection as v1alpha, which the library brings, and as v1, whose messages are the same on the wire."""
-    servicer = reflection.aio.ReflectionServicer(
-        service_names=(SERVICE, _HEALTH, reflection.SERVICE_NAME, _REFLECTION_V1)
-    )
-    add_ServerReflectionServicer_to_server(servicer, server)
-    handler = grpc.stream_stream_rpc_method_handler(
-        servicer.ServerReflectionInfo,
-        reflection_pb2.ServerReflectionRequest.FromString,
-        reflection_pb2.ServerReflectionResponse.SerializeToString,
-    )
-    generic = grpc.method_handlers_generic_handler(_REFLECTION_V1, {"ServerReflectionInfo": handler})
-    server.add_generic_rpc_handlers((generic,))

@@ -4,8 +4,9 @@
     ├── InvalidRequestError     INVALID_ARGUMENT    the request as a whole
     ├── InvalidImageError       INVALID_ARGUMENT    one image; its neighbours are answered
     ├── ModelNotFoundError      NOT_FOUND
+    ├── UnauthenticatedError    UNAUTHENTICATED     no token, or none that is known
     ├── OverloadedError         RESOURCE_EXHAUSTED  come back after `retry_after`
-    ├── UnavailableError        UNAVAILABLE         loading or draining
+    ├── UnavailableError        UNAVAILABLE         loading, draining or stuck
     ├── DeadlineExceededError   DEADLINE_EXCEEDED
     └── InternalError           INTERNAL            a defect of ours
 
@@ -26,6 +27,7 @@ class Code(IntEnum):
     RESOURCE_EXHAUSTED = 8
     INTERNAL = 13
     UNAVAILABLE = 14
+    UNAUTHENTICATED = 16
 
 
 class Reason(StrEnum):
@@ -48,9 +50,15 @@ class Reason(StrEnum):
     CORRUPT_IMAGE = "CORRUPT_IMAGE"
     DECODER_FAILED = "DECODER_FAILED"
     RAW_PIXELS_MISMATCH = "RAW_PIXELS_MISMATCH"
+    TOKEN_MISSING = "TOKEN_MISSING"  # noqa: S105 - the name of a reason
+    TOKEN_REFUSED = "TOKEN_REFUSED"  # noqa: S105 - the same
+    RATE_LIMITED = "RATE_LIMITED"
     QUEUE_FULL = "QUEUE_FULL"
+    SHARE_FULL = "SHARE_FULL"
     NOT_READY = "NOT_READY"
     DRAINING = "DRAINING"
+    RUNTIME_STUCK = "RUNTIME_STUCK"
+    UPLOAD_TOO_SLOW = "UPLOAD_TOO_SLOW"
     DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
     INTERNAL = "INTERNAL"
 
@@ -102,6 +110,12 @@ class ModelNotFoundError(ServiceError):
     code = Code.NOT_FOUND
 
 
+class UnauthenticatedError(ServiceError):
+    """The caller has not shown who they are."""
+
+    code = Code.UNAUTHENTICATED
+
+
 class OverloadedError(ServiceError):
     """There is no room; refused at once instead of waiting."""
 
@@ -109,7 +123,7 @@ class OverloadedError(ServiceError):
 
 
 class UnavailableError(ServiceError):
-    """The server is not ready yet, or on its way out."""
+    """The server is not ready yet, on its way out, or its runtime hangs."""
 
     code = Code.UNAVAILABLE
 
@@ -119,8 +133,8 @@ class DeadlineExceededError(ServiceError):
 
     code = Code.DEADLINE_EXCEEDED
 
-    def __init__(self, message: str) -> None:
-        super().__init__(Reason.DEADLINE_EXCEEDED, message)
+    def __init__(self, message: str, *, reason: Reason = Reason.DEADLINE_EXCEEDED) -> None:
+        super().__init__(reason, message)
 
 
 class InternalError(ServiceError):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import structlog
 
 from server.runtime import Runtime, UnsupportedNetworkError
-from server.settings import Precision, RuntimeName
+from server.settings.kinds import Precision, RuntimeName
 
 if TYPE_CHECKING:
     import keras

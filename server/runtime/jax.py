@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from server.runtime import OneStream
 from server.runtime.precision import compute_in
-from server.settings import Precision
+from server.settings.kinds import Precision
 
 
 class JaxRuntime(OneStream):

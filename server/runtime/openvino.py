@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from server import cores
 from server.runtime import UnsupportedNetworkError
 from server.runtime.tensorflow import limit_threads, trace
-from server.settings import Precision
+from server.settings.kinds import Precision
 
 # Merely importing openvino reports to Google Analytics, and so does each conversion, unless the user of the account has
 # opted out. A server tells nobody: without this package openvino reports nothing.

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import keras
 
-from server.settings import Precision
+from server.settings.kinds import Precision
 
 
 def compute_in(model: keras.Model, precision: Precision) -> None:

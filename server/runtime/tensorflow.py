@@ -14,7 +14,7 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 from server import cores
 from server.runtime import OneStream
 from server.runtime.precision import compute_in
-from server.settings import Precision
+from server.settings.kinds import Precision
 
 
 class TensorFlowRuntime(OneStream):

@@ -19,25 +19,15 @@ from pydantic_settings import (
 
 from models.prestem.recipe import Geometry
 from server import cores
+from server.settings.doors import DoorSettings
+from server.settings.kinds import MIB, Port, Positive, PositiveSeconds, Precision, RuntimeName, Seconds, split
 
-MIB = 1024 * 1024
 _PREFIX = "GLIMPSE_"
 # Read by the client, which often runs in the same shell, and by the fetch of published weights.
 _NOT_OURS = frozenset({"GLIMPSE_TARGET", "GLIMPSE_CACHE"})
 
-Port = Annotated[int, Field(ge=0, le=65535)]
-Positive = Annotated[int, Field(ge=1, le=2**31 - 1)]
-Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-RuntimeName = Literal["auto", "tensorflow", "openvino", "jax", "torch"]
-Precision = Literal["auto", "float32", "bfloat16"]
 
-
-def _split(value: Any) -> Any:
-    """A list as a flag or a variable writes it: words between commas."""
-    return [word.strip() for word in value.split(",") if word.strip()] if isinstance(value, str) else value
-
-
-class Settings(BaseSettings):
+class Settings(DoorSettings):
     """What the server can be told. Names in flags are the same with dashes."""
 
     model_config = SettingsConfigDict(
@@ -82,7 +72,7 @@ class Settings(BaseSettings):
     jpeg_reducing_gap: float = Field(
         2.0, ge=0, allow_inf_nan=False, description="Decode JPEG no smaller than so many times its target; 0: whole."
     )
-    allow_geometries: Annotated[frozenset[Geometry], NoDecode, BeforeValidator(_split)] = Field(
+    allow_geometries: Annotated[frozenset[Geometry], NoDecode, BeforeValidator(split)] = Field(
         frozenset(), description="Geometries that a request may ask for: letterbox,pad."
     )
     max_message_bytes: Positive = Field(16 * MIB, description="Bytes of one gRPC message.")
@@ -99,6 +89,12 @@ class Settings(BaseSettings):
         0.0, description="After SIGTERM: answer NOT_SERVING to health checks but go on serving for so long."
     )
     drain_seconds: Seconds = Field(30.0, description="After that: time for what is in flight to finish.")
+    stuck_seconds: PositiveSeconds = Field(
+        60.0, description="A batch that computes for longer: the runtime hangs, and liveness says so."
+    )
+    golden: Literal["require", "auto", "off"] = Field(
+        "auto", description="Recorded answers must come out before SERVING; require: refuse a model that has none."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe that is logged.")
     log_format: Literal["auto", "json", "text"] = Field("auto", description="auto: text on a terminal, else json.")
 
