@@ -1,10 +1,11 @@
-"""Permits for calls, images and their bytes, so that memory is bounded whatever is sent."""
+"""Permits for calls, images and their bytes, so that memory is bounded whatever is sent, and no lane takes them all."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import deque
+import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, contextmanager
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from server.errors import OverloadedError, Reason, draining
+from server.turns import Turns
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,9 @@ class Load:
     def __sub__(self, other: Load) -> Load:
         return Load(self.images - other.images, self.bytes - other.bytes)
 
+    def __mul__(self, times: int) -> Load:
+        return Load(self.images * times, self.bytes * times)
+
     def within(self, limit: Load) -> bool:
         """Whether there is room for it."""
         return self.images <= limit.images and self.bytes <= limit.bytes
@@ -37,26 +42,49 @@ class Load:
 
 
 _NOTHING = Load(0, 0)
+# A lane may hold at most so many times what is free: alone seven eighths of all, two of them seven fifteenths each. So
+# there is always room for a lane that comes, however greedy the others are, and no share to be configured (Choudhury
+# and Hahne, "Dynamic queue length thresholds for shared-memory packet switches", 1998).
+_GREED = 7
+# Whoever is refused is told when to come back, each later than the one before, as fast as work is done: told the same,
+# they would all come back together. But no later than this many seconds from now.
+_LATEST = 5.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Waiter:
+    """A piece of a stream that waits for its permits."""
+
+    load: Load
+    lane: str
+    granted: asyncio.Future[None]
 
 
 class Admission:
     """Counts what is between arrival and answer. Lives on the event loop; not for other threads."""
 
-    def __init__(self, capacity: Load, *, retry_after: Callable[[int], float]) -> None:
+    def __init__(
+        self, capacity: Load, *, retry_after: Callable[[int], float], clock: Callable[[], float] = time.monotonic
+    ) -> None:
         """Make the gate.
 
         Args:
             capacity: what may be in flight. Streams together may take three quarters of it: the rest is kept for lone
                 requests, which would otherwise be refused whenever bulk work runs.
             retry_after: seconds until that many images are worked off, for the hint in a refusal.
+            clock: seconds, monotonic.
         """
         self._capacity = capacity
         self.bulk_capacity = capacity.most()
         self._retry_after = retry_after
+        self._clock = clock
+        self._promised = 0.0  # on the clock: until when those who were refused have been told to stay away
         self._calls = 0
+        self._calls_of: Counter[str] = Counter()
         self._held = _NOTHING
+        self._held_by: dict[str, Load] = {}
         self._bulk = _NOTHING
-        self._waiting: deque[tuple[Load, asyncio.Future[None]]] = deque()
+        self._waiting: Turns[_Waiter] = Turns()
         self._nobody_waits = asyncio.Event()
         self._nobody_waits.set()
         self._closed = False
@@ -73,125 +101,166 @@ class Admission:
         return self._held.bytes
 
     @contextmanager
-    def call(self) -> Iterator[None]:
+    def call(self, lane: str = "") -> Iterator[None]:
         """Let a call in before its message is read: what it holds is in memory as soon as it is.
 
         A call has at least one image, so calls beyond the images that may be in flight cannot be answered anyway.
 
         Raises:
-            OverloadedError: expected; so many calls are in flight already.
+            OverloadedError: expected; so many calls are in flight already, of all or of this lane.
         """
-        if self._calls >= self._capacity.images:
-            raise OverloadedError(
+        most = self._capacity.images
+        if self._calls >= most:
+            raise self._refusal(
                 Reason.QUEUE_FULL,
                 f"{self._calls} calls are in flight, as many as images may be. Try again later, or send several "
                 "images in a call.",
-                retry_after=self._retry_after(1),
+                missing=1,
+                come=1,
+            )
+        own = self._calls_of[lane]
+        if own >= _GREED * (most - self._calls):
+            raise self._refusal(
+                Reason.SHARE_FULL,
+                f"{own} calls of yours are in flight; the rest of {most} is kept for others. Try again later, or send "
+                "several images in a call.",
+                missing=1,
+                come=1,
             )
         self._calls += 1
+        self._calls_of[lane] += 1
         try:
             yield
         finally:
             self._calls -= 1
+            self._calls_of[lane] -= 1
+            if not self._calls_of[lane]:
+                del self._calls_of[lane]
 
     def close(self) -> None:
         """Refuse everything from now on; what is in flight goes on."""
         self._closed = True
-        for _, waiter in self._waiting:
-            if not waiter.done():
-                waiter.set_exception(draining())
-        self._waiting.clear()
+        while len(self._waiting):
+            waiter = self._waiting.take()
+            if not waiter.granted.done():
+                waiter.granted.set_exception(draining())
         self._nobody_waits.set()
 
     async def room(self) -> None:
         """Wait until no piece of a stream waits for permits: before that, reading another only fills memory."""
         await self._nobody_waits.wait()
 
-    def keep_until_done(self, work: Future[Any], size: int) -> None:
+    def keep_until_done(self, work: Future[Any], size: int, lane: str = "") -> None:
         """Hold one more permit until `work` on an image of `size` bytes ends in its thread, for a caller who has gone.
 
         What a thread works on takes memory and time whether or not somebody waits for it; without this, callers with
         short deadlines could pile up work without limit.
         """
         load = Load(1, size)
-        self._held += load
+        self._hold(load, lane)
         loop = asyncio.get_running_loop()
 
         def release(_: Future[Any]) -> None:
             with contextlib.suppress(RuntimeError):  # the loop has closed: there is nobody left to count for
-                loop.call_soon_threadsafe(lambda: self._release(load, bulk=False))
+                loop.call_soon_threadsafe(lambda: self._release(load, lane, bulk=False))
 
         work.add_done_callback(release)
 
     @asynccontextmanager
-    async def admit(self, load: Load, *, wait: bool) -> AsyncIterator[None]:
+    async def admit(self, load: Load, *, wait: bool, lane: str = "") -> AsyncIterator[None]:
         """Hold permits for `load` while the block runs.
 
         Args:
             load: what comes; above `bulk_capacity` it would wait for ever.
-            wait: wait for room, first come, first served (a piece of a stream); else refuse at once.
+            wait: wait for room, in turn by lane (a piece of a stream); else refuse at once.
+            lane: whose permits they are.
 
         Raises:
-            OverloadedError: expected; no room now, and not waiting.
+            OverloadedError: expected; no room now for all or for this lane, and not waiting.
             UnavailableError: expected; closed, possibly while waiting.
         """
         if self._closed:
             raise draining()
         self.bytes_taken += load.bytes
         if wait:
-            await self._take_bulk(load)
+            await self._take_bulk(load, lane)
         else:
-            self._take(load)
+            self._take(load, lane)
         try:
             yield
         finally:
-            self._release(load, bulk=wait)
+            self._release(load, lane, bulk=wait)
 
-    def _take(self, load: Load) -> None:
+    def _take(self, load: Load, lane: str) -> None:
         together = self._held + self._reserved() + load
         if not together.within(self._capacity):
-            raise OverloadedError(
+            raise self._refusal(
                 Reason.QUEUE_FULL,
                 f"{self._held.images} images of {self._held.bytes} bytes are in flight; {load.images} more of "
                 f"{load.bytes} bytes would exceed {self._capacity.images} images or {self._capacity.bytes} bytes. "
                 "Try again later, or send fewer at once.",
-                retry_after=self._retry_after(max(1, (together - self._capacity).images)),
+                missing=(together - self._capacity).images,
+                come=load.images,
             )
-        self._held += load
+        own = self._held_by.get(lane, _NOTHING)
+        if own != _NOTHING and not (own + load).within((self._capacity - self._held) * _GREED):
+            raise self._refusal(
+                Reason.SHARE_FULL,
+                f"{own.images} images of {own.bytes} bytes of yours are in flight; the rest of {self._capacity.images} "
+                f"images and {self._capacity.bytes} bytes is kept for others. Try again later, or send fewer at once.",
+                missing=load.images,
+                come=load.images,
+            )
+        self._hold(load, lane)
+
+    def _refusal(self, reason: Reason, message: str, *, missing: int, come: int) -> OverloadedError:
+        """What a caller is told for whom `missing` images are too many, and who will come back with `come`."""
+        now = self._clock()
+        backlog = max(0.0, self._promised - now)
+        self._promised = now + min(_LATEST, backlog + self._retry_after(come))
+        return OverloadedError(reason, message, retry_after=backlog + self._retry_after(max(1, missing)))
 
     def _reserved(self) -> Load:
         """Room that lone requests leave free for the first of the waiting pieces, which would else wait for ever."""
-        head = self._waiting[0][0] if self._waiting else _NOTHING
+        head = self._waiting.first().load if len(self._waiting) else _NOTHING
         return head if (self._bulk + head).within(self.bulk_capacity) else _NOTHING
 
-    async def _take_bulk(self, load: Load) -> None:
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((load, waiter))
+    async def _take_bulk(self, load: Load, lane: str) -> None:
+        waiter = _Waiter(load, lane, asyncio.get_running_loop().create_future())
+        self._waiting.put(lane, waiter)
         self._nobody_waits.clear()
         self._grant()
         try:
-            await waiter
+            await waiter.granted
         except asyncio.CancelledError:
-            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
-                self._release(load, bulk=True)  # granted and cancelled in the same turn of the loop
+            if waiter.granted.done() and not waiter.granted.cancelled() and waiter.granted.exception() is None:
+                self._release(load, lane, bulk=True)  # granted and cancelled in the same turn of the loop
             else:
                 self._grant()  # whoever waits behind a large request that has gone may fit
             raise
 
     def _grant(self) -> None:
-        """Give waiting pieces their permits as long as the first of them fits."""
-        while self._waiting:
-            load, waiter = self._waiting[0]
-            if not waiter.done():
-                bulk, held = self._bulk + load, self._held + load
+        """Give waiting pieces their permits, in turn, as long as the first of them fits."""
+        while len(self._waiting):
+            waiter = self._waiting.first()
+            if not waiter.granted.done():
+                bulk, held = self._bulk + waiter.load, self._held + waiter.load
                 if not (bulk.within(self.bulk_capacity) and held.within(self._capacity)):
                     return
-                self._bulk, self._held = bulk, held
-                waiter.set_result(None)
-            self._waiting.popleft()
+                self._bulk = bulk
+                self._hold(waiter.load, waiter.lane)
+                waiter.granted.set_result(None)
+            self._waiting.take()
         self._nobody_waits.set()
 
-    def _release(self, load: Load, *, bulk: bool) -> None:
+    def _hold(self, load: Load, lane: str) -> None:
+        self._held += load
+        self._held_by[lane] = self._held_by.get(lane, _NOTHING) + load
+
+    def _release(self, load: Load, lane: str, *, bulk: bool) -> None:
         self._held -= load
+        self._held_by[lane] -= load
+        if self._held_by[lane] == _NOTHING:
+            del self._held_by[lane]
         self._bulk -= load if bulk else _NOTHING
         self._grant()

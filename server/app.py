@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import structlog
@@ -14,6 +13,7 @@ from server.admission import Admission, Load
 from server.decoding.decode import FORMATS
 from server.decoding.isolated import Isolated, memory_for
 from server.decoding.limits import ImageLimits
+from server.decoding.pool import DecodePool
 from server.decoding.prepare import prepare
 from server.health import Health
 from server.interceptors import Observability
@@ -39,14 +39,14 @@ class Server:
         self._metrics = Metrics()
         self._registry = ModelRegistry()
         capacity = Load(settings.max_images_in_flight, settings.max_bytes_in_flight)
-        self._admission = Admission(capacity, retry_after=self._seconds_to_compute)
+        self._admission = Admission(capacity, retry_after=self._seconds_to_answer)
         self._metrics.follow(
             in_flight=lambda: self._admission.in_flight,
             bytes_in_flight=lambda: self._admission.bytes_in_flight,
             queue_depth=self._queue_depth,
             decoder_restarts=lambda: self._isolated.restarts if self._isolated is not None else 0,
         )
-        self._decoders = ThreadPoolExecutor(settings.decoders, thread_name_prefix="decode")
+        self._decoders = DecodePool(settings.decoders)
         self._isolated = _isolated(settings) if settings.decode_in == "processes" else None
         pipeline = Pipeline(
             self._registry,
@@ -122,7 +122,7 @@ class Server:
         await self._ports.drain(self._settings.drain_seconds)
         for model in self._registry:
             await asyncio.to_thread(model.batcher.close, 1.0)
-        self._decoders.shutdown(wait=False, cancel_futures=True)
+        self._decoders.close()
         if self._isolated is not None:
             await asyncio.to_thread(self._isolated.close)
         _log.info("stopped", in_flight=self._admission.in_flight)
@@ -130,8 +130,10 @@ class Server:
     def _queue_depth(self) -> int:
         return sum(model.batcher.depth() for model in self._registry)
 
-    def _seconds_to_compute(self, images: int) -> float:
-        return max((model.batcher.seconds_to_compute(images) for model in self._registry), default=1.0)
+    def _seconds_to_answer(self, images: int) -> float:
+        """How long so many images take: decoding and computing overlap, so the slower of the two says."""
+        computing = max((model.batcher.seconds_to_compute(images) for model in self._registry), default=1.0)
+        return max(computing, self._decoders.expected(images))
 
 
 async def serve(settings: Settings) -> None:

@@ -11,13 +11,15 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 
 from models.prestem.recipe import Recipe
 from server import domain
 from server.admission import Admission, Load
 from server.batching.lanes import Answer
+from server.decoding.pool import DecodePool, Work
 from server.decoding.prepare import Prepared
 from server.domain import Caller, Classification, ClassifyRequest, ImageResult, RawImage, Timing
 from server.errors import DeadlineExceededError, InvalidImageError, InvalidRequestError, Reason, shown
@@ -52,7 +54,7 @@ class _Flight:
     image: domain.Image
     timing: Timing = field(default_factory=Timing)
     answer: Future[Answer] = field(default_factory=Future)
-    preparing: Future[None] | None = None  # in a decoder thread; None: done on the event loop
+    preparing: Work | None = None  # in a decoder thread; None: done on the event loop
 
 
 class Pipeline:
@@ -62,7 +64,7 @@ class Pipeline:
         self,
         registry: ModelRegistry,
         admission: Admission,
-        decoders: Executor,
+        decoders: DecodePool,
         prepare: Prepare,
         metrics: Metrics,
         *,
@@ -94,7 +96,8 @@ class Pipeline:
         """
         work = self._check(request, caller)
         load = Load(len(request.images), sum(len(image.data) for image in request.images))
-        async with self._admission.admit(load, wait=bulk):
+        self._check_in_time(load.images, work)
+        async with self._admission.admit(load, wait=bulk, lane=caller.lane):
             flights = [_Flight(image) for image in request.images]
             try:
                 await self._answers(flights, work)
@@ -121,7 +124,9 @@ class Pipeline:
             if isinstance(flight.image, RawImage) and (flight.image.height, flight.image.width) == work.input_size:
                 self._prepare_and_queue(flight, work)  # nothing to decode or resize: a thread would cost more
             else:
-                flight.preparing = self._decoders.submit(self._prepare_and_queue, flight, work)
+                flight.preparing = self._decoders.submit(
+                    work.caller.lane, partial(self._prepare_and_queue, flight, work)
+                )
         await together.all_done
 
     def _prepare_and_queue(self, flight: _Flight, work: _Work) -> None:
@@ -169,7 +174,7 @@ class Pipeline:
     def _abandon(self, flight: _Flight, work: _Work) -> None:
         """Count an image of a request that has failed, and stop what can be stopped of its way."""
         if flight.preparing is not None and not flight.preparing.cancel() and not flight.preparing.done():
-            self._admission.keep_until_done(flight.preparing, len(flight.image.data))
+            self._admission.keep_until_done(flight.preparing, len(flight.image.data), work.caller.lane)
         flight.answer.cancel()
         self._metrics.image(self._end(flight, work))
 
@@ -181,6 +186,31 @@ class Pipeline:
         # gRPC cancels for both: the caller who left, and the deadline that passed.
         deadline = work.caller.deadline
         return "expired" if deadline is not None and deadline <= time.monotonic() else "cancelled"
+
+    def _check_in_time(self, images: int, work: _Work) -> None:
+        """Refuse what cannot be answered in time, before it takes anything that others could use.
+
+        The estimate is a hopeful one: stages overlap, and nobody else comes. Where nothing waits there is none, for
+        trying costs nobody anything.
+
+        Raises:
+            DeadlineExceededError: expected; the deadline will have passed.
+        """
+        deadline, lane, batcher = work.caller.deadline, work.caller.lane, work.model.batcher
+        if deadline is None:
+            return
+        decoding, queued = self._decoders.ahead(lane), batcher.ahead(lane)
+        if not decoding and not queued:
+            return
+        left = deadline - time.monotonic()
+        expected = max(
+            self._decoders.expected(decoding + images), batcher.seconds_to_compute(decoding + queued + images)
+        )
+        if expected > left:
+            raise DeadlineExceededError(
+                f"{decoding + queued} images are to be answered before this request, which takes {expected:.3f} s; its "
+                f"deadline leaves {max(0.0, left):.3f} s. Allow more time or send less at once."
+            )
 
     def _check(self, request: ClassifyRequest, caller: Caller) -> _Work:
         """What the request asks for, if it may.

@@ -138,6 +138,11 @@ class Batcher:
         """Images waiting."""
         return len(self._queue)
 
+    def ahead(self, lane: str) -> int:
+        """How many images are computed before one that comes in `lane` now, if no others come."""
+        with self._changed:
+            return self._queue.ahead(lane)
+
     def seconds_to_compute(self, images: int) -> float:
         """How long the device needs for that many images, from the batches measured so far."""
         with self._changed:

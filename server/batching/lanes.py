@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
 from concurrent.futures import Future
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from server.turns import Turns
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +45,19 @@ class LaneQueue:
     """Slots in lanes, first in first out within a lane, one of each lane in turn."""
 
     def __init__(self) -> None:
-        self._lanes: OrderedDict[str, deque[Slot]] = OrderedDict()
-        self._length = 0
+        self._turns: Turns[Slot] = Turns()
 
     def __len__(self) -> int:
         """Slots waiting, those cancelled since they came included."""
-        return self._length
+        return len(self._turns)
 
     def put(self, slot: Slot) -> None:
         """Append to the slot's lane; a new lane has its turn after all others."""
-        self._lanes.setdefault(slot.lane, deque()).append(slot)
-        self._length += 1
+        self._turns.put(slot.lane, slot)
+
+    def ahead(self, lane: str) -> int:
+        """How many slots are taken before one that is put into `lane` now, if no others come."""
+        return self._turns.ahead(lane)
 
     def take(self, limit: int, *, now: float, ready_by: float) -> Taken:
         """Remove up to `limit` slots to compute, and all that are found dead on the way.
@@ -70,8 +73,8 @@ class LaneQueue:
         expired: list[Slot] = []
         hopeless: list[Slot] = []
         cancelled = 0
-        while self._length and len(batch) < limit:
-            slot = self._next()
+        while len(self._turns) and len(batch) < limit:
+            slot = self._turns.take()
             if slot.future.cancelled():
                 cancelled += 1
             elif slot.deadline is not None and slot.deadline <= now:
@@ -90,22 +93,4 @@ class LaneQueue:
 
     def purge(self) -> int:
         """Remove the cancelled slots; returns how many there were."""
-        before = self._length
-        for lane in list(self._lanes):
-            alive = deque(slot for slot in self._lanes[lane] if not slot.future.cancelled())
-            if alive:
-                self._lanes[lane] = alive
-            else:
-                del self._lanes[lane]
-        self._length = sum(len(slots) for slots in self._lanes.values())
-        return before - self._length
-
-    def _next(self) -> Slot:
-        lane, slots = next(iter(self._lanes.items()))
-        slot = slots.popleft()
-        self._length -= 1
-        if slots:
-            self._lanes.move_to_end(lane)
-        else:
-            del self._lanes[lane]
-        return slot
+        return self._turns.discard(lambda slot: slot.future.cancelled())

@@ -19,9 +19,9 @@ def load(images: int, size: int = 0) -> Load:
     return Load(images, size)
 
 
-def run(scenario: Callable[[Admission], Awaitable[None]], capacity: int = 8) -> None:
+def run(scenario: Callable[[Admission], Awaitable[None]], capacity: int = 8, now: Callable[[], float] = float) -> None:
     async def main() -> None:
-        gate = Admission(Load(capacity, capacity * KB), retry_after=lambda images: images * 0.5)
+        gate = Admission(Load(capacity, capacity * KB), retry_after=lambda images: images * 0.5, clock=now)
         await scenario(gate)
         assert (gate.in_flight, gate.bytes_in_flight) == (0, 0), "a permit leaked"
 
@@ -36,13 +36,13 @@ async def settle() -> None:
 class Holder:
     """Holds permits in a task of its own until released."""
 
-    def __init__(self, gate: Admission, images: int, *, size: int = 0, wait: bool = False) -> None:
+    def __init__(self, gate: Admission, images: int, *, size: int = 0, wait: bool = False, lane: str = "") -> None:
         self.entered = False
         self._done = asyncio.Event()
-        self.task = asyncio.create_task(self._hold(gate, load(images, size), wait))
+        self.task = asyncio.create_task(self._hold(gate, load(images, size), wait, lane))
 
-    async def _hold(self, gate: Admission, what: Load, wait: bool) -> None:  # noqa: FBT001 - a test's helper
-        async with gate.admit(what, wait=wait):
+    async def _hold(self, gate: Admission, what: Load, wait: bool, lane: str) -> None:  # noqa: FBT001 - a test's helper
+        async with gate.admit(what, wait=wait, lane=lane):
             self.entered = True
             await self._done.wait()
 
@@ -246,8 +246,8 @@ def test_a_stream_waits_for_room_for_its_bytes() -> None:
 def test_there_are_no_more_calls_than_images_may_be_in_flight() -> None:
     async def scenario(gate: Admission) -> None:
         with contextlib.ExitStack() as calls:
-            for _ in range(8):
-                calls.enter_context(gate.call())
+            for number in range(8):
+                calls.enter_context(gate.call(lane=f"lane {number}"))
             with pytest.raises(OverloadedError) as refused, gate.call():
                 pass
             assert refused.value.reason is Reason.QUEUE_FULL
@@ -255,3 +255,107 @@ def test_there_are_no_more_calls_than_images_may_be_in_flight() -> None:
             pass
 
     run(scenario)
+
+
+async def most_of(gate: Admission, lane: str) -> list[Holder]:
+    """As many lone requests as the lane may have."""
+    held: list[Holder] = []
+    while True:
+        holder = Holder(gate, 1, lane=lane)
+        await settle()
+        if not holder.entered:
+            assert isinstance(holder.task.exception(), OverloadedError)
+            return held
+        held.append(holder)
+
+
+def test_a_greedy_lane_leaves_an_eighth_and_two_leave_a_fifteenth() -> None:
+    async def scenario(gate: Admission) -> None:
+        first = await most_of(gate, "first")
+        assert len(first) == 7 * 64 // 8
+        second = await most_of(gate, "second")
+        assert len(second) == 7
+        # As the first one's are answered, the second comes by as many.
+        for each in first[28:]:
+            await each.release()
+        second += await most_of(gate, "second")
+        assert (len(first[:28]), len(second)) == (28, 32)
+        third = await most_of(gate, "third")
+        assert third
+        for each in (*first[:28], *second, *third):
+            await each.release()
+
+    run(scenario, capacity=64)
+
+
+def test_whoever_has_nothing_in_flight_is_refused_only_for_want_of_room() -> None:
+    async def scenario(gate: Admission) -> None:
+        greedy = await most_of(gate, "greedy")
+        with pytest.raises(OverloadedError) as refused:
+            await Holder(gate, 1, lane="greedy").task
+        assert refused.value.reason is Reason.SHARE_FULL
+        modest = Holder(gate, 8, lane="modest")
+        await settle()
+        assert modest.entered
+        with pytest.raises(OverloadedError) as refused:
+            await Holder(gate, 1, lane="late").task
+        assert refused.value.reason is Reason.QUEUE_FULL
+        for each in (*greedy, modest):
+            await each.release()
+
+    run(scenario, capacity=64)
+
+
+def test_a_lane_s_calls_leave_places_for_others_too() -> None:
+    async def scenario(gate: Admission) -> None:
+        with contextlib.ExitStack() as calls:
+            for _ in range(7):
+                calls.enter_context(gate.call(lane="greedy"))
+            with pytest.raises(OverloadedError) as refused, gate.call(lane="greedy"):
+                pass
+            assert refused.value.reason is Reason.SHARE_FULL
+            calls.enter_context(gate.call(lane="another"))
+
+    run(scenario)
+
+
+def test_pieces_of_several_streams_get_their_permits_in_turn() -> None:
+    async def scenario(gate: Admission) -> None:
+        inside = Holder(gate, 6, wait=True, lane="bulk")
+        many = [Holder(gate, 3, wait=True, lane="bulk") for _ in range(4)]
+        one = Holder(gate, 3, wait=True, lane="another")
+        await settle()
+        await inside.release()
+        await settle()
+        assert [each.entered for each in (*many, one)] == [True, False, False, False, True]
+        for each in (many[0], one, *many[1:]):
+            await each.release()
+            await settle()
+
+    run(scenario)
+
+
+def test_those_who_are_refused_are_told_to_come_back_one_after_the_other_as_fast_as_work_is_done() -> None:
+    now = 100.0
+
+    async def scenario(gate: Admission) -> None:
+        nonlocal now
+        inside = Holder(gate, 8)
+        await settle()
+
+        async def hint(images: int = 1) -> float:
+            with pytest.raises(OverloadedError) as refused:
+                await Holder(gate, images, lane="newcomer").task
+            assert refused.value.retry_after is not None
+            return refused.value.retry_after
+
+        assert [await hint(), await hint(2), await hint()] == [0.5, 1.5, 2.0]
+        now += 1.0  # half of those promised 2 s are done with
+        assert await hint() == 1.5
+        for _ in range(100):
+            assert await hint() <= 5.5
+        now += 60.0
+        assert await hint() == 0.5
+        await inside.release()
+
+    run(scenario, now=lambda: now)

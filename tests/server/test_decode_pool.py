@@ -1,0 +1,108 @@
+"""The decoder threads."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import weakref
+from collections.abc import Iterator
+
+import pytest
+
+from server.decoding.pool import DecodePool
+
+LONG = 60.0  # seconds; until a thread is called hung
+
+
+class Held:
+    """A pool of one thread, which is busy until it is let go."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.pool = DecodePool(1, clock=lambda: self.now)
+        self.done: list[str] = []
+        self._go = threading.Event()
+        begun = threading.Event()
+
+        def hold() -> None:
+            begun.set()
+            assert self._go.wait(LONG)
+            self.now += 8.0
+
+        self._plug = self.pool.submit("plug", hold)
+        assert begun.wait(LONG)
+
+    def submit(self, name: str, seconds: float = 0.0) -> None:
+        def do() -> None:
+            self.done.append(name)
+            self.now += seconds
+
+        self.last = self.pool.submit(name[0], do)
+
+    def let_go(self) -> None:
+        self._go.set()
+        self._plug.result(LONG)
+
+
+@pytest.fixture
+def held() -> Iterator[Held]:
+    held = Held()
+    yield held
+    held.let_go()
+    held.pool.close()
+
+
+def test_a_bulk_caller_s_images_do_not_stand_before_a_lone_one(held: Held) -> None:
+    for name in ("b1", "b2", "b3", "lone", "b4"):
+        held.submit(name)
+    held.let_go()
+    held.last.result(LONG)
+    assert held.done == ["b1", "lone", "b2", "b3", "b4"]
+
+
+def test_what_is_cancelled_before_its_turn_never_runs_and_lets_go_of_its_image_at_once(held: Held) -> None:
+    class Image:
+        pass
+
+    image = Image()
+    there = weakref.ref(image)
+    work = held.pool.submit("a", lambda image=image: held.done.append(str(image)))  # type: ignore[misc]
+    del image
+    assert there() is not None
+    assert work.cancel()
+    gc.collect()
+    assert there() is None
+    held.submit("after")
+    held.let_go()
+    held.last.result(LONG)
+    assert held.done == ["after"]
+
+
+def test_what_has_begun_cannot_be_cancelled(held: Held) -> None:
+    assert not held._plug.cancel()
+
+
+def test_cancelled_work_does_not_pile_up_behind_a_busy_thread(held: Held) -> None:
+    for _ in range(10_000):
+        assert held.pool.submit("a", lambda: None).cancel()
+    assert held.pool.ahead("a") <= 512
+
+
+def test_the_time_that_work_takes_is_expected_of_the_next(held: Held) -> None:
+    assert held.pool.expected(3) == 0.0  # nothing is known
+    held.submit("a", seconds=2.0)
+    held.let_go()
+    held.last.result(LONG)
+    held.submit("b")  # after it the time of a is in
+    held.last.result(LONG)
+    assert held.pool.expected(3) == pytest.approx(3 * (8.0 + 2.0) / 2) or held.pool.expected(3) == pytest.approx(10.0)
+
+
+def test_closing_drops_what_has_not_begun(held: Held) -> None:
+    held.submit("late")
+    held.pool.close()
+    assert held.last.cancelled()
+    with pytest.raises(RuntimeError, match="stopped"):
+        held.submit("later")
+    held.let_go()
+    assert held.done == []
