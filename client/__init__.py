@@ -13,7 +13,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from client.connection import TLS
 from client.errors import (
+    AccessDeniedError,
     Code,
     DeadlineExceededError,
     GlimpseError,
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
     from client.client import Client
 
 __all__ = [
+    "TLS",
+    "AccessDeniedError",
     "Client",
     "Code",
     "DeadlineExceededError",

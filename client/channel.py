@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 SERVICE = "glimpse.v1.ImageClassifier"
 DEFAULT_TARGET = "localhost:50051"
 # gRPC's default of 4 MiB refuses many a phone's photo. The server's default limit is the same.
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 
-_SERVICE_CONFIG = {
+_SERVICE_CONFIG: dict[str, Any] = {
     "loadBalancingConfig": [{"round_robin": {}}],
+    # gRPC watches the health of each address and takes one out of the turns while it says NOT_SERVING: as it loads,
+    # and as it announces that it will go. A server without that service counts as healthy.
+    "healthCheckConfig": {"serviceName": SERVICE},
     "methodConfig": [
+        # A method of its own, to have no policy: a retry would keep all that was sent, and `client.bulk` knows better
+        # what is unanswered.
+        {"name": [{"service": SERVICE, "method": "ClassifyStream"}]},
         {
             "name": [{"service": SERVICE}],
             "retryPolicy": {
-                "maxAttempts": 4,
+                "maxAttempts": 5,  # gRPC allows no more
+                # Calls that a dying server takes with it are repeated after 0.1 seconds on another one; where nobody
+                # answers at all, it takes 1.5 seconds to say so.
                 "initialBackoff": "0.1s",
                 "maxBackoff": "1s",
                 "backoffMultiplier": 2,
@@ -23,20 +32,38 @@ _SERVICE_CONFIG = {
                 # and gRPC waits for as long as that instead of the backoff above.
                 "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"],
             },
-        }
+        },
     ],
+    # No `retryThrottling`: it stops retries after many failures in a row, which is what the end of a busy replica looks
+    # like. Servers that are full hold us back by the hint above.
 }
 
 
-def options() -> list[tuple[str, int | str]]:
-    """Channel arguments for `grpc.insecure_channel` and its kin."""
-    return [
+def options(*, server_name: str = "", all_servers: bool = False) -> list[tuple[str, int | str]]:
+    """Channel arguments for `grpc.insecure_channel` and its kin.
+
+    Args:
+        server_name: that the certificate must have; the target's own when empty.
+        all_servers: whether to call servers that are not serving, too.
+    """
+    chosen: list[tuple[str, int | str]] = [
         ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
         # Retries need the request kept: the default of 256 KiB would silently rule them out for photos.
         ("grpc.per_rpc_retry_buffer_size", MAX_MESSAGE_BYTES),
-        # Servers close a connection that is pinged more than once in 5 minutes, so stay clear of it.
-        ("grpc.keepalive_time_ms", 330_000),
-        ("grpc.keepalive_timeout_ms", 20_000),
+        # A machine that vanished without a word is noticed after 55 seconds, so that a call can go to another one
+        # within the default timeout of 60. The server sends away who pings more often than every 30 seconds. The watch
+        # of its health is a call without end, so this also keeps an idle connection open through gateways.
+        ("grpc.keepalive_time_ms", 45_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+        # gRPC would wait for up to 2 minutes before it looks again for a server that was away, and 30 seconds before it
+        # asks for addresses again: in a rolling restart the next replica goes long before.
+        ("grpc.max_reconnect_backoff_ms", 3_000),
+        ("grpc.dns_min_time_between_resolutions_ms", 5_000),
     ]
+    if server_name:
+        chosen.append(("grpc.ssl_target_name_override", server_name))
+    if all_servers:
+        chosen.append(("grpc.inhibit_health_checking", 1))
+    return chosen

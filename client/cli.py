@@ -23,6 +23,9 @@ NOT_SET_UP = 8  # `client.exits.Exit.NOT_SET_UP`, which cannot be imported befor
 
 def main() -> None:
     """Run the command line and exit."""
+    # gRPC writes its own log to stderr, for example that a server offers no health; what it means for a call comes back
+    # as that call's error. Whoever sets the variable gets to see it.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         from client.commands import app
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import grpc
 
-from client import channel, wire
+from client import bearer, channel, health, wire
 from client.bulk import Bulk
+from client.connection import TLS, Connection, StrPath
 from client.results import ImageResult, ModelDescription
 from client.sources import load
 from client.status import from_rpc_error
@@ -30,21 +31,49 @@ class Client:
         with Client("localhost:50051") as client:
             print(client.classify("cat.jpg").predictions[0].label)
 
-    Calls that the server has no room for are repeated up to 3 times,
-    when the server says; classification changes nothing, so repeating it is harmless.
+    Calls that the server has no room for are repeated up to 4 times, when the server says; those of a server that goes
+    or dies are repeated on another one. Classification changes nothing, so repeating it is harmless.
     """
 
-    def __init__(self, target: str = channel.DEFAULT_TARGET, *, timeout: float = DEFAULT_TIMEOUT) -> None:
+    def __init__(
+        self,
+        target: str = channel.DEFAULT_TARGET,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        tls: TLS | bool = False,
+        token: str | None = None,
+        token_file: StrPath | None = None,
+        allow_plaintext_token: bool = False,
+        wait_for_ready: bool = False,
+    ) -> None:
         """Prepare a client; the first call connects.
 
         Args:
             target: address in gRPC's syntax, for example ``"host:50051"`` or ``"dns:///glimpse:50051"``; where a name
-                has several addresses, calls take turns between them.
+                has several addresses, calls take turns between those that are serving.
             timeout: seconds to wait for an answer where a call does not say otherwise.
+            tls: encrypt the connection; `TLS` names authorities and a certificate of the client's own.
+            token: to show with each call. Without it and `token_file`, those of the environment are used:
+                ``GLIMPSE_TOKEN`` or ``GLIMPSE_TOKEN_FILE``.
+            token_file: holds the token; read again whenever it changes.
+            allow_plaintext_token: show the token on a plain connection to another machine, too.
+            wait_for_ready: wait for a server that is not there or not serving yet, for as long as the timeout; without
+                it, such calls fail after 1.5 seconds.
+
+        Raises:
+            OSError: a file of the certificates or of the token cannot be read.
+            ValueError: it holds no such thing, or the token would travel on a plain connection.
         """
         self.target = target
         self.timeout = timeout
-        self._channel = grpc.insecure_channel(target, options=channel.options())
+        self._wait = wait_for_ready
+        self._connection = Connection(
+            target,
+            tls=(TLS() if tls else None) if isinstance(tls, bool) else tls,
+            token=bearer.find(token, token_file),
+            allow_plaintext_token=allow_plaintext_token,
+        )
+        self._channel = self._connection.open()
         self._stub = classifier_pb2_grpc.ImageClassifierStub(self._channel)
 
     def __enter__(self) -> Self:
@@ -96,7 +125,12 @@ class Client:
             options=wire.to_options(top_k, min_probability, geometry),
         )
         try:
-            response = self._stub.Classify(request, timeout=self._seconds(timeout))
+            response = self._stub.Classify(
+                request,
+                timeout=self._seconds(timeout),
+                metadata=self._connection.metadata(),
+                wait_for_ready=self._wait,
+            )
         except grpc.RpcError as error:
             raise from_rpc_error(error, self.target) from error
         return wire.from_response(response)[0].raise_for_error()
@@ -114,10 +148,11 @@ class Client:
         in_flight: int = 32,
         ordered: bool = False,
     ) -> Iterator[tuple[K, ImageResult]]:
-        """Classify any number of images over one stream, several at a time.
+        """Classify any number of images over a stream, several at a time.
 
         `images` is read in a thread of its own, and only as far ahead as `in_flight` allows: memory stays bounded
-        however many there are, and a slow consumer slows the reading down.
+        however many there are, and a slow consumer slows the reading down. Where a server goes or dies, its unanswered
+        images are sent to another one.
 
             for path, result in client.classify_many((path, path) for path in Path("photos").rglob("*.jpg")): ...
             for number, result in client.classify_many(enumerate(camera)): ...
@@ -134,7 +169,7 @@ class Client:
             be classified give a result with an `error`; their neighbours are answered.
 
         Raises:
-            StreamBrokenError: the stream ended with images unanswered.
+            StreamBrokenError: one stream after the other ended without an answer, and images are unanswered.
             RequestRefusedError: the options are at fault, so that every image would fail alike.
             GlimpseError: see the tree in `client.errors`.
             Whatever `images` itself raises.
@@ -145,7 +180,7 @@ class Client:
             return classifier_pb2.ClassifyRequest(model=selector, images=[load(image)], options=options)
 
         bulk: Bulk[K] = Bulk(
-            self._stub.ClassifyStream,
+            self._open_stream,
             self.target,
             to_request,
             in_flight=in_flight,
@@ -168,10 +203,38 @@ class Client:
         """
         request = classifier_pb2.DescribeModelRequest(model=wire.to_selector(model, version))
         try:
-            reply = self._stub.DescribeModel(request, timeout=self._seconds(timeout))
+            reply = self._stub.DescribeModel(
+                request,
+                timeout=self._seconds(timeout),
+                metadata=self._connection.metadata(),
+                wait_for_ready=self._wait,
+            )
         except grpc.RpcError as error:
             raise from_rpc_error(error, self.target) from error
         return wire.from_description(reply)
+
+    def health(self, *, timeout: float | None = None) -> health.Health:
+        """Whether a server lives and takes images; where the target has several, of one of them.
+
+        Args:
+            timeout: seconds to wait for an answer; the client's own when left out.
+
+        Raises:
+            UnavailableError: nobody answers. A server that answers and is not serving is no error.
+            GlimpseError: see the tree in `client.errors`.
+        """
+        # The client's own channel does not call servers that are not serving.
+        with self._connection.open(all_servers=True) as all_servers:
+            return health.check(
+                all_servers,
+                self.target,
+                timeout=self._seconds(timeout),
+                metadata=self._connection.metadata(),
+                wait_for_ready=self._wait,
+            )
+
+    def _open_stream(self, requests: Iterator[classifier_pb2.ClassifyStreamRequest]) -> Any:
+        return self._stub.ClassifyStream(requests, metadata=self._connection.metadata(), wait_for_ready=self._wait)
 
     def _seconds(self, timeout: float | None) -> float:
         return self.timeout if timeout is None else timeout

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from client import exits
-from client.channel import DEFAULT_TARGET
+from client.connecting import Server, connecting
 from client.images import STDIN, find
 from client.results import ImageResult
 
@@ -30,10 +30,9 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
-Target = Annotated[str, typer.Option(envvar="GLIMPSE_TARGET", metavar="HOST:PORT", help="Address of the server.")]
 Model = Annotated[str, typer.Option(metavar="NAME", help="A loaded model; the server's default when left out.")]
 ModelVersion = Annotated[str, typer.Option(metavar="VERSION", help="Of that model; its newest when left out.")]
-Timeout = Annotated[float, typer.Option(metavar="SECONDS", min=0.001, help="Longest wait for an answer.")]
+AsJson = Annotated[bool, typer.Option("--json", help="For programs: one JSON object.")]
 
 
 def _version(wanted: bool) -> None:
@@ -64,7 +63,9 @@ def glimpse(
 
 
 @app.command(epilog=exits.TABLE)
+@connecting
 def classify(
+    server: Server,
     images: Annotated[
         list[str],
         typer.Argument(
@@ -73,7 +74,6 @@ def classify(
             show_default=False,
         ),
     ],
-    target: Target = DEFAULT_TARGET,
     top_k: Annotated[
         int | None,
         typer.Option(metavar="K", help="How many classes to show for an image; 5, or all of fewer, when left out."),
@@ -90,7 +90,6 @@ def classify(
     as_json: Annotated[
         bool, typer.Option("--json", help="For programs: one JSON object per image and line, in the order given.")
     ] = False,
-    timeout: Timeout = 60.0,
 ) -> None:
     """Say what is in each picture, in the order given.
 
@@ -98,24 +97,21 @@ def classify(
     """
     if images.count(STDIN) > 1:
         raise typer.BadParameter("- stands for the standard input, which can be read only once.", param_hint="IMAGE")
-    with exits.by_cause(target):
-        from client.client import Client
-
+    failed = 0
+    with server.client() as client:
         show = _printer(as_json)
-        failed = 0
-        with Client(target, timeout=timeout) as client:
-            answers = client.classify_many(
-                _to_send(images),
-                top_k=top_k,
-                min_probability=min_probability,
-                geometry=geometry,
-                model=model,
-                version=model_version,
-                ordered=True,
-            )
-            for path, result in answers:
-                failed += result.error is not None
-                show(path, result)
+        answers = client.classify_many(
+            _to_send(images),
+            top_k=top_k,
+            min_probability=min_probability,
+            geometry=geometry,
+            model=model,
+            version=model_version,
+            ordered=True,
+        )
+        for path, result in answers:
+            failed += result.error is not None
+            show(path, result)
         if failed and not as_json:
             typer.echo(f"{failed} {'image' if failed == 1 else 'images'} could not be classified.", err=True)
     if failed:
@@ -123,25 +119,34 @@ def classify(
 
 
 @app.command(epilog=exits.TABLE)
-def describe(
-    target: Target = DEFAULT_TARGET,
-    model: Model = "",
-    model_version: ModelVersion = "",
-    as_json: Annotated[bool, typer.Option("--json", help="For programs: one JSON object.")] = False,
-    timeout: Timeout = 60.0,
-) -> None:
+@connecting
+def describe(server: Server, model: Model = "", model_version: ModelVersion = "", as_json: AsJson = False) -> None:
     """Show what a loaded model is, what it wants and how it runs."""
-    with exits.by_cause(target):
-        from client.client import Client
-
-        with Client(target, timeout=timeout) as client:
-            description = client.describe(model=model, version=model_version)
+    with server.client() as client:
+        description = client.describe(model=model, version=model_version)
         if as_json:
             typer.echo(json.dumps(asdict(description)))
         else:
             from client.render import print_description
 
             print_description(description)
+
+
+@app.command(epilog=exits.TABLE)
+@connecting
+def health(server: Server, as_json: AsJson = False) -> None:
+    """Say whether a server lives and takes images. The exit code is 0 only if it does.
+
+    Where the target has several addresses, one of them is asked. --wait waits until it answers, whatever it says.
+    """
+    with server.client() as client:
+        state = client.health()
+        if as_json:
+            typer.echo(json.dumps(asdict(state)))
+        else:
+            typer.echo(f"live   {state.live}\nready  {state.ready}")
+    if not state.serving:
+        raise typer.Exit(exits.Exit.NO_SERVER)
 
 
 def _to_send(arguments: list[str]) -> Iterator[tuple[str, Source]]:

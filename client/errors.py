@@ -2,12 +2,13 @@
 
     GlimpseError
     ├── UnavailableError            UNAVAILABLE          nobody answers at the target, or it is loading or draining
-    ├── StreamBrokenError           any                  a bulk stream ended with images unanswered
+    ├── StreamBrokenError           any                  streams end, one after the other, with images unanswered
     ├── DeadlineExceededError       DEADLINE_EXCEEDED    the answer did not come in time
     ├── OverloadedError             RESOURCE_EXHAUSTED   come back after `retry_after`
     ├── RequestRefusedError         the others           the request is at fault, the same one will fail again
     │   ├── InvalidRequestError     INVALID_ARGUMENT
-    │   └── ModelNotFoundError      NOT_FOUND
+    │   ├── ModelNotFoundError      NOT_FOUND
+    │   └── AccessDeniedError       UNAUTHENTICATED, PERMISSION_DENIED   the token or the client's certificate
     ├── ImageRefusedError           any                  this one image cannot be classified
     └── ServerFaultError            INTERNAL, UNKNOWN    a defect of the server
 
@@ -71,7 +72,7 @@ class UnavailableError(GlimpseError):
 
 
 class StreamBrokenError(GlimpseError):
-    """A bulk stream ended with images unanswered; what was yielded before stands."""
+    """Images stay unanswered though they were sent over several streams; what was yielded before stands."""
 
 
 class DeadlineExceededError(GlimpseError):
@@ -94,6 +95,10 @@ class ModelNotFoundError(RequestRefusedError):
     """The server has no model of this name and version."""
 
 
+class AccessDeniedError(RequestRefusedError):
+    """The server does not let this caller in: the token is missing, unknown or expired, or not good for this."""
+
+
 class ImageRefusedError(GlimpseError):
     """The image cannot be classified; expected wherever images come from outside."""
 
@@ -108,8 +113,8 @@ _CLASSES: dict[Code, type[GlimpseError]] = {
     Code.RESOURCE_EXHAUSTED: OverloadedError,
     Code.INVALID_ARGUMENT: InvalidRequestError,
     Code.NOT_FOUND: ModelNotFoundError,
-    Code.PERMISSION_DENIED: RequestRefusedError,
-    Code.UNAUTHENTICATED: RequestRefusedError,
+    Code.PERMISSION_DENIED: AccessDeniedError,
+    Code.UNAUTHENTICATED: AccessDeniedError,
     Code.UNIMPLEMENTED: RequestRefusedError,
     Code.FAILED_PRECONDITION: RequestRefusedError,
     Code.OUT_OF_RANGE: RequestRefusedError,

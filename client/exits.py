@@ -11,6 +11,7 @@ from enum import IntEnum
 import typer
 
 from client.errors import (
+    AccessDeniedError,
     DeadlineExceededError,
     GlimpseError,
     OverloadedError,
@@ -32,6 +33,7 @@ class Exit(IntEnum):
     TIMEOUT = 6
     SERVER_FAULT = 7
     NOT_SET_UP = 8
+    ACCESS_DENIED = 9
     INTERRUPTED = 130
     BROKEN_PIPE = 141
 
@@ -42,12 +44,13 @@ Exit codes:
     0  everything was answered
     1  at least one image could not be classified; the others were
     2  the command line is wrong
-    3  no server answers, or it went away before the end
+    3  no server answers, it is not serving, or it went away before the end
     4  the server refuses the request: an option or the model's name
     5  the server has no room; come back later
     6  no answer within the timeout
     7  the server has a defect
     8  the client is not set up
+    9  the server does not let you in: the token or the certificate
   130  interrupted
   141  the reader of the output went away
 """
@@ -82,6 +85,8 @@ def _code(error: GlimpseError) -> Exit:
     match error:
         case UnavailableError() | StreamBrokenError():
             return Exit.NO_SERVER
+        case AccessDeniedError():
+            return Exit.ACCESS_DENIED
         case RequestRefusedError():
             return Exit.REFUSED
         case OverloadedError():
@@ -93,9 +98,11 @@ def _code(error: GlimpseError) -> Exit:
 
 
 def _explanation(error: GlimpseError, target: str) -> str:
-    if isinstance(error, UnavailableError) and not error.reason:
+    if isinstance(error, UnavailableError) and not error.reason and error.message.startswith("No Glimpse server"):
         return f"No Glimpse server answers at {target}; start one with `make serve`, or name another with --target."
     text = f"Error: {error}"
+    if isinstance(error, AccessDeniedError):
+        text += " Give a token with --token-file, GLIMPSE_TOKEN_FILE or GLIMPSE_TOKEN."
     if error.retry_after is not None:
         text += f" Come back after {error.retry_after:g} seconds."
     return text

@@ -1,10 +1,11 @@
 """Finding the images that a command line names: files, folders, patterns. Lazily: a folder may hold millions."""
 
-# ruff: noqa: PTH112, PTH118, PTH207  (paths stay the strings that were typed: `Path` would turn "./a.jpg" into another)
+# ruff: noqa: PTH112, PTH116, PTH118, PTH207  (paths stay the strings that were typed: `Path` would turn "./a.jpg" into another)
 from __future__ import annotations
 
 import glob
 import os
+import stat
 from collections.abc import Iterable, Iterator
 
 STDIN = "-"
@@ -41,13 +42,23 @@ def _below(folder: str) -> Iterator[str]:
     for root, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
-            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
-                yield os.path.join(root, name)
+            path = os.path.join(root, name)
+            if name.lower().endswith(SUFFIXES) and not name.startswith(".") and _is_readable_kind(path):
+                yield path
 
 
 def _matching(pattern: str) -> Iterator[str]:
     for path in sorted(glob.iglob(pattern, recursive=True)):
-        if not os.path.isdir(path):
+        if os.path.isdir(path):
+            if "**" not in pattern:  # which matches all that is below the folder by itself
+                yield from _below(path)
+        elif _is_readable_kind(path):
             yield path
-        elif "**" not in pattern:  # which matches all that is below the folder by itself
-            yield from _below(path)
+
+
+def _is_readable_kind(path: str) -> bool:
+    """Whether reading it comes to an end: a pipe would wait for a writer. One that is named outright may have one."""
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except OSError:
+        return True  # a broken link, for example: its reader says what is wrong

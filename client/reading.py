@@ -23,9 +23,10 @@ class Job(Generic[K]):
 
     number: int  # in the order of the caller's iterable
     key: K
-    request: pb.ClassifyRequest | None = None  # kept until the answer is there, for another attempt
+    request: pb.ClassifyRequest | None = None  # kept until the answer is there, for another attempt or stream
     result: ImageResult | None = None
-    attempts: int = 0
+    refusals: int = 0  # in a row, without an answer to any other image between them
+    answers: int = 0  # to the whole run, when it was last refused
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,14 +15,25 @@ from client.wire import to_code
 from glimpse.v1 import classifier_pb2
 
 _DOMAIN = "glimpse"
+# gRPC has UNAVAILABLE for all that keeps it from a server; its message tells which. By a part of that message, for
+# people only: where another release words it otherwise, they read the message itself.
+_CAUSES = {
+    "backend unhealthy": "The server at {target} is not serving: it loads its model, or shuts down",
+    "health check call failed": "The server at {target} does not let this client watch its health",
+    "CERTIFICATE_VERIFY_FAILED": "The certificate of {target} is of no authority that is trusted here",
+    "Hostname Verification Check failed": "The certificate of {target} is for another name",
+    "WRONG_VERSION_NUMBER": "The server at {target} does not speak TLS",
+    "Socket closed": "The server at {target} closed the connection; it may want TLS, or a client's certificate",
+}
 
 
-def from_rpc_error(error: grpc.RpcError, target: str) -> GlimpseError:
+def from_rpc_error(error: grpc.RpcError, target: str, *, service: str = SERVICE) -> GlimpseError:
     """The exception for a call that ended with a status other than OK.
 
     Args:
         error: what grpcio raised: the call itself, with its code, details and trailing metadata.
         target: the address that was called, for the message.
+        service: that was called, likewise.
     """
     if not isinstance(error, grpc.Call):
         return GlimpseError(Code.UNKNOWN, "", str(error) or repr(error))
@@ -37,7 +48,7 @@ def from_rpc_error(error: grpc.RpcError, target: str) -> GlimpseError:
             retry_after = detail.retry_delay.ToTimedelta().total_seconds()
     message = error.details() or code.name
     if not reason:  # then the status is not Glimpse's own but gRPC's, or somebody else's
-        message = _explain(code, message, target)
+        message = _explain(code, message, target, service)
     return of_code(code)(code, reason, message, field=field, retry_after=retry_after)
 
 
@@ -70,11 +81,14 @@ def _pushback(call: grpc.Call) -> float | None:
     return None
 
 
-def _explain(code: Code, message: str, target: str) -> str:
+def _explain(code: Code, message: str, target: str, service: str) -> str:
     if code is Code.UNAVAILABLE:
+        for part, meaning in _CAUSES.items():
+            if part in message:
+                return f"{meaning.format(target=target)} ({message})."
         return f"No Glimpse server answers at {target} ({message})."
     if code is Code.UNIMPLEMENTED:
-        return f"The server at {target} does not offer {SERVICE} ({message})."
+        return f"The server at {target} does not offer {service} ({message})."
     if code is Code.DEADLINE_EXCEEDED:
         return f"No answer from {target} within the timeout ({message})."
     return message

@@ -24,7 +24,21 @@ from server.settings.kinds import MIB, Port, Positive, PositiveSeconds, Precisio
 
 _PREFIX = "GLIMPSE_"
 # Read by the client, which often runs in the same shell, and by the fetch of published weights.
-_NOT_OURS = frozenset({"GLIMPSE_TARGET", "GLIMPSE_CACHE"})
+_NOT_OURS = frozenset(
+    {
+        "GLIMPSE_CACHE",
+        "GLIMPSE_CLIENT_CERTIFICATE",
+        "GLIMPSE_CLIENT_CONFIG",
+        "GLIMPSE_CLIENT_KEY",
+        "GLIMPSE_INSECURE_TOKEN",
+        "GLIMPSE_TARGET",
+        "GLIMPSE_TLS",
+        "GLIMPSE_TLS_CA",
+        "GLIMPSE_TLS_SERVER_NAME",
+        "GLIMPSE_TOKEN",
+        "GLIMPSE_TOKEN_FILE",
+    }
+)
 
 
 class Settings(DoorSettings):

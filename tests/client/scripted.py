@@ -10,7 +10,11 @@ import grpc
 from google.protobuf import any_pb2
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import HealthServicer
 
+from client.channel import SERVICE
+from client.errors import Code
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1 import classifier_pb2_grpc
 
@@ -43,6 +47,14 @@ def stream_response(request: pb.ClassifyStreamRequest) -> pb.ClassifyStreamRespo
     return pb.ClassifyStreamResponse(id=request.id, response=response(request.request))
 
 
+def refusal(
+    request: pb.ClassifyStreamRequest, code: Code, reason: str, after: float = 0.0
+) -> pb.ClassifyStreamResponse:
+    """A request that a stream refuses, though it goes on."""
+    error = pb.RequestError(code=code, reason=reason, message="as scripted", retry_after_seconds=after)
+    return pb.ClassifyStreamResponse(id=request.id, error=error)
+
+
 def abort(
     context: Context,
     code: grpc.StatusCode,
@@ -68,21 +80,43 @@ def abort(
 
 
 class ScriptedServer(classifier_pb2_grpc.ImageClassifierServicer):
-    """Healthy until a test replaces `classify`, `stream` or `describe`."""
+    """Healthy until a test replaces `classify`, `stream` or `describe`, or says otherwise."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        *,
+        credentials: grpc.ServerCredentials | None = None,
+        port: int = 0,
+        offers_health: bool = True,
+        max_connection_age_ms: int = 2**31 - 1,
+    ) -> None:
         self.requests: list[pb.ClassifyRequest] = []
+        self.tokens: list[str | None] = []  # what each call had for `authorization`, streams included
         self.classify: Callable[[pb.ClassifyRequest, Context], pb.ClassifyResponse] = lambda request, _: response(
             request
         )
         self.stream: Stream = lambda requests, _: map(stream_response, requests)
         self.describe: Callable[[pb.DescribeModelRequest, Context], pb.DescribeModelResponse] = lambda *_: DESCRIPTION
         self._server = grpc.server(
-            ThreadPoolExecutor(8),
-            options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", 16 * 1024 * 1024)],
+            ThreadPoolExecutor(16),
+            options=[
+                ("grpc.so_reuseport", 0),
+                ("grpc.max_receive_message_length", 16 * 1024 * 1024),
+                ("grpc.max_connection_age_ms", max_connection_age_ms),
+                ("grpc.max_connection_age_grace_ms", 20),
+            ],
         )
         classifier_pb2_grpc.add_ImageClassifierServicer_to_server(self, self._server)
-        self.target = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+        self.health = HealthServicer()
+        self.serving(yes=True)
+        if offers_health:
+            health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)
+        address = f"127.0.0.1:{port}"
+        if credentials is None:
+            self.port = self._server.add_insecure_port(address)
+        else:
+            self.port = self._server.add_secure_port(address, credentials)
+        self.target = f"127.0.0.1:{self.port}"
 
     def __enter__(self) -> Self:
         self._server.start()
@@ -95,13 +129,23 @@ class ScriptedServer(classifier_pb2_grpc.ImageClassifierServicer):
         """Go away, whatever is under way."""
         self._server.stop(grace=None).wait()
 
+    def serving(self, *, yes: bool) -> None:
+        """What health says of the classifier; the process lives in any case."""
+        status = health_pb2.HealthCheckResponse
+        self.health.set(SERVICE, status.SERVING if yes else status.NOT_SERVING)
+
+    def _note(self, context: Context) -> None:
+        self.tokens.append(next((str(v) for k, v in context.invocation_metadata() if k == "authorization"), None))
+
     def Classify(self, request: pb.ClassifyRequest, context: Context) -> pb.ClassifyResponse:  # noqa: N802
+        self._note(context)
         self.requests.append(request)
         return self.classify(request, context)
 
     def ClassifyStream(  # noqa: N802
         self, request_iterator: Iterator[pb.ClassifyStreamRequest], context: Context
     ) -> Iterator[pb.ClassifyStreamResponse]:
+        self._note(context)
         yield from self.stream(request_iterator, context)
 
     def DescribeModel(  # noqa: N802

@@ -186,7 +186,8 @@ def test_a_refused_request_ends_with_the_code_of_its_cause(
     ("status", "exit_code"),
     [
         (grpc.StatusCode.NOT_FOUND, 4),
-        (grpc.StatusCode.UNAUTHENTICATED, 4),
+        (grpc.StatusCode.UNAUTHENTICATED, 9),
+        (grpc.StatusCode.PERMISSION_DENIED, 9),
         (grpc.StatusCode.RESOURCE_EXHAUSTED, 5),
         (grpc.StatusCode.DEADLINE_EXCEEDED, 6),
         (grpc.StatusCode.INTERNAL, 7),

@@ -12,6 +12,7 @@ from google.protobuf import duration_pb2
 from google.rpc import error_details_pb2
 
 from client import (
+    AccessDeniedError,
     Client,
     Code,
     DeadlineExceededError,
@@ -132,7 +133,8 @@ def test_an_image_that_the_server_refuses_is_raised_with_its_reason(scripted: Sc
     [
         (grpc.StatusCode.INVALID_ARGUMENT, InvalidRequestError),
         (grpc.StatusCode.NOT_FOUND, ModelNotFoundError),
-        (grpc.StatusCode.UNAUTHENTICATED, RequestRefusedError),
+        (grpc.StatusCode.UNAUTHENTICATED, AccessDeniedError),
+        (grpc.StatusCode.PERMISSION_DENIED, AccessDeniedError),
         (grpc.StatusCode.RESOURCE_EXHAUSTED, OverloadedError),
         (grpc.StatusCode.UNAVAILABLE, UnavailableError),
         (grpc.StatusCode.DEADLINE_EXCEEDED, DeadlineExceededError),

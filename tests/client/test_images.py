@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,17 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_arguments_lead_to_images(arguments: list[str], found: list[str]) -> None:
     assert list(find(arguments)) == found
+
+
+def test_what_would_be_waited_for_is_no_image_of_a_folder_and_a_broken_link_is_left_to_its_reader(
+    tmp_path: Path,
+) -> None:
+    os.mkfifo(tmp_path / "deep" / "pipe.jpg")
+    (tmp_path / "deep" / "gone.jpg").symlink_to("nowhere")
+    (tmp_path / "deep" / "link.jpg").symlink_to("../b.jpg")
+    assert list(find(["deep"])) == ["deep/gone.jpg", "deep/link.jpg", "deep/er/c.webp"]
+    assert list(find(["dee?/*.jp?"])) == ["deep/gone.jpg", "deep/link.jpg"]
+    assert list(find(["deep/pipe.jpg"])) == ["deep/pipe.jpg"], "whoever names a pipe may write into it"
 
 
 def test_a_folder_is_read_only_as_far_as_images_are_asked_for(tmp_path: Path) -> None:

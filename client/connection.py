@@ -1,0 +1,124 @@
+"""How a client gets through a server's doors: its address, TLS, and a token. Nothing here loads gRPC before `open`."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+from client import channel
+from client.bearer import Token
+
+if TYPE_CHECKING:
+    import grpc
+
+StrPath = str | os.PathLike[str]
+
+
+@dataclass(frozen=True, slots=True)
+class TLS:
+    """Encrypt, and check the server's certificate. The files are PEM, and read once, when the client is made."""
+
+    ca: StrPath | None = None  # authorities to trust; those that gRPC ships with (public ones) when left out
+    certificate: StrPath | None = None  # chain of the client's own, for servers that want one (mutual TLS)
+    key: StrPath | None = None  # of that certificate
+    server_name: str = ""  # that the server's certificate must have, where it is not the target's
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """What is needed to call a server; `open` makes channels of it."""
+
+    target: str
+    tls: TLS | None = None  # None: a plain connection
+    token: Token | None = None
+    allow_plaintext_token: bool = False  # show the token on plain connections that leave this machine
+
+    def __post_init__(self) -> None:
+        if self.tls is not None and (self.tls.certificate is None) != (self.tls.key is None):
+            raise ValueError("A client's certificate and its key come together. Received one without the other.")
+        if self.token and not self.tls and not self.allow_plaintext_token and not is_loopback(self.target):
+            raise ValueError(
+                f"The {self.token.name} would travel readable for everyone on the way to {self.target}. "
+                "Use TLS (tls=True, --tls), or allow it where the way is safe by other means "
+                "(allow_plaintext_token=True, --insecure-token)."
+            )
+
+    def open(self, *, all_servers: bool = False) -> grpc.Channel:
+        """A channel; the first call connects.
+
+        Args:
+            all_servers: whether to call servers that are not serving, too.
+
+        Raises:
+            OSError: a file cannot be read.
+            ValueError: it holds nothing of the kind.
+        """
+        import grpc
+
+        if self.tls is None:
+            return grpc.insecure_channel(self.target, options=channel.options(all_servers=all_servers))
+        credentials = grpc.ssl_channel_credentials(
+            _pem(self.tls.ca, "CERTIFICATE"),
+            _pem(self.tls.key, "PRIVATE KEY"),
+            _pem(self.tls.certificate, "CERTIFICATE"),
+        )
+        if self.token is not None:
+            # gRPC's own way, which also shows it where gRPC calls by itself: as it watches the server's health.
+            credentials = grpc.composite_channel_credentials(credentials, _call_credentials(self.token))
+        options = channel.options(server_name=self.tls.server_name, all_servers=all_servers)
+        return grpc.secure_channel(self.target, credentials, options=options)
+
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """What each call has to carry; nothing over TLS, where the channel does it."""
+        return self.token.header() if self.token is not None and self.tls is None else ()
+
+
+def is_loopback(target: str) -> bool:
+    """Whether all addresses of a target, in gRPC's syntax, are this machine's own."""
+    scheme, separator, rest = target.partition(":")
+    if scheme in {"unix", "unix-abstract"}:
+        return True
+    if scheme in {"dns", "ipv4", "ipv6"} and separator:
+        target = rest
+        if target.startswith("//"):
+            target = target[2:].partition("/")[2]  # behind the name of the server that is to resolve it
+    return all(_is_loopback_host(_host(address)) for address in unquote(target).split(","))
+
+
+def _host(address: str) -> str:
+    bracketed = re.fullmatch(r"\[([^\]]*)\](?::[^:]*)?", address)
+    if bracketed:
+        return bracketed[1]
+    return address.partition(":")[0] if address.count(":") == 1 else address
+
+
+def _is_loopback_host(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower().rstrip(".") == "localhost"
+
+
+def _pem(path: StrPath | None, kind: str) -> bytes | None:
+    """The file's bytes. gRPC itself would say of another file only that nobody answers."""
+    if path is None:
+        return None
+    data = Path(path).read_bytes()
+    if not re.search(rb"-----BEGIN [A-Z ]*" + kind.encode() + b"-----", data):
+        raise ValueError(f"{os.fspath(path)} holds no PEM block of a {kind.lower()}.")
+    return data
+
+
+def _call_credentials(token: Token) -> grpc.CallCredentials:
+    import grpc
+
+    class Plugin(grpc.AuthMetadataPlugin):
+        def __call__(self, _: grpc.AuthMetadataContext, callback: grpc.AuthMetadataPluginCallback) -> None:
+            callback(token.header(), None)
+
+    return grpc.metadata_call_credentials(Plugin())

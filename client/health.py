@@ -1,0 +1,86 @@
+"""What a server says of itself by `grpc.health.v1`.
+
+Its two messages have one field each, so that their bytes are written here by hand: the library that has them
+(grpcio-health-checking) would be a dependency more for everyone who installs the client.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import grpc
+
+from client.channel import SERVICE
+from client.status import from_rpc_error
+
+HEALTH_SERVICE = "grpc.health.v1.Health"
+
+
+class Serving(StrEnum):
+    """`HealthCheckResponse.ServingStatus`, in the order of its numbers."""
+
+    UNKNOWN = "UNKNOWN"
+    SERVING = "SERVING"
+    NOT_SERVING = "NOT_SERVING"
+    SERVICE_UNKNOWN = "SERVICE_UNKNOWN"
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """The state of one server."""
+
+    live: Serving  # of the process; whoever operates it restarts it if not SERVING for long
+    ready: Serving  # of the classifier: NOT_SERVING while it loads or drains
+
+    @property
+    def serving(self) -> bool:
+        """Whether the server takes images."""
+        return self.live is self.ready is Serving.SERVING
+
+
+def check(
+    channel: grpc.Channel,
+    target: str,
+    *,
+    timeout: float,
+    metadata: tuple[tuple[str, str], ...],
+    wait_for_ready: bool,
+) -> Health:
+    """Ask one server of a channel.
+
+    Args:
+        channel: to it.
+        target: for messages.
+        timeout: seconds to wait for each of the two answers.
+        metadata: of the calls.
+        wait_for_ready: wait for a server that is not there yet.
+
+    Raises:
+        GlimpseError: no answer; see the tree in `client.errors`.
+    """
+    call = channel.unary_unary(f"/{HEALTH_SERVICE}/Check", _to_request, _from_response)
+
+    def ask(service: str) -> Serving:
+        try:
+            return Serving(call(service, timeout=timeout, metadata=metadata, wait_for_ready=wait_for_ready))
+        except grpc.RpcError as error:
+            if isinstance(error, grpc.Call) and error.code() is grpc.StatusCode.NOT_FOUND:
+                return Serving.SERVICE_UNKNOWN
+            raise from_rpc_error(error, target, service=HEALTH_SERVICE) from error
+
+    return Health(live=ask(""), ready=ask(SERVICE))
+
+
+def _to_request(service: str) -> bytes:
+    """`HealthCheckRequest {string service = 1;}`: the field's tag (number 1, length-delimited), a length, the name."""
+    name = service.encode()
+    return b"\x0a" + bytes([len(name)]) + name if name else b""  # names are shorter than 128: the length is one byte
+
+
+def _from_response(data: bytes) -> Serving:
+    """`HealthCheckResponse {ServingStatus status = 1;}`: the field's tag (number 1, varint) and a number; no 0."""
+    known = tuple(Serving)
+    if len(data) == 2 and data[0] == 0x08 and data[1] < len(known):
+        return known[data[1]]
+    return Serving.UNKNOWN
