@@ -1,0 +1,58 @@
+"""The command lines, from the programs themselves."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from client.exits import TABLE
+from docs.generate.markdown import code, deeper, table
+
+ROOT = Path(__file__).parents[2]
+_TARGET = re.compile(r"^([a-z-]+):.*?## (.*)$", re.MULTILINE)
+_SUBCOMMAND = re.compile(r"^    ([a-z]+)  +\S", re.MULTILINE)
+
+_ABOUT = """\
+# Command line
+
+`glimpse` is `client/cli.py` of a clone, `.venv/bin/glimpse` after `make client` or `make serve`. The server, `python -m
+server` or `glimpse-server`, has its flags under [settings](settings.md). `python` is that of `.venv/bin`.
+"""
+
+
+def page() -> str:
+    """The client's commands, the other programs, and what make does."""
+    client = _run("typer", "client.commands", "utils", "docs", "--name", "glimpse")
+    codes = TABLE.replace("\b", "").strip()
+    client = client.replace("\b", "").replace(codes, "What its exit codes mean: [exit codes](exit-codes.md).")
+    parts = [
+        _ABOUT,
+        deeper(client.replace("```console", "```text"), 1),
+    ]
+    library = [f"models {name}" for name in _SUBCOMMAND.findall(_run("models", "--help"))]
+    for program in (*library, "models.train", "models.evaluate"):
+        parts += [f"## `python -m {program}`\n", f"```text\n{_run(*program.split(), '--help')}```\n"]
+    parts += ["## `make`\n", table(("target", ""), [[code(f"make {name}"), text] for name, text in targets().items()])]
+    return "\n".join(parts)
+
+
+def targets() -> dict[str, str]:
+    """What can be made, and what for."""
+    return dict(_TARGET.findall((ROOT / "Makefile").read_text(encoding="utf-8")))
+
+
+def _run(module: str, *arguments: str) -> str:
+    ended = subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        cwd=ROOT,
+        env={**os.environ, "COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if ended.returncode != 0:
+        raise ValueError(f"python -m {module} {' '.join(arguments)} ended with {ended.returncode}: {ended.stderr}")
+    return ended.stdout.strip() + "\n"

@@ -1,0 +1,54 @@
+"""What the server's and the command line's exit codes mean, from where they are given."""
+
+from __future__ import annotations
+
+import re
+
+from client.exits import TABLE, Exit
+from docs.generate.markdown import table
+from server import startup
+
+_LINE = re.compile(r"^ +(\d+)  (.+)$", re.MULTILINE)
+
+_ABOUT = """\
+# Exit codes
+
+A cause has a code of its own, so that a supervisor or a script can tell what to do next.
+"""
+
+
+def page() -> str:
+    """Both programs' codes."""
+    return "\n".join(
+        [
+            _ABOUT,
+            "## The server: `python -m server`, `glimpse-server`\n",
+            "It says the cause on the last line of its log as well.\n",
+            table(("code", "meaning"), [[str(code), text] for code, text in sorted(server().items())]),
+            "## The command line: `client/cli.py`, `glimpse`\n",
+            "The message is on stderr; stdout has data alone.\n",
+            table(("code", "meaning"), [[str(code), text] for code, text in sorted(client().items())]),
+        ]
+    )
+
+
+def server() -> dict[int, str]:
+    """By code, what ended the server."""
+    causes = {each.exit_code: (each.__doc__ or "").strip() for each in startup.StartupError.__subclasses__()}
+    return {
+        0: "It was told to stop, and what was in flight was answered.",
+        startup.EXIT_SETTINGS: "The settings cannot be used.",
+        **causes,
+    }
+
+
+def client() -> dict[int, str]:
+    """By code, how a command ended.
+
+    Raises:
+        ValueError: the table that `--help` shows is not of the codes that are given.
+    """
+    told = {int(code): f"{text[0].upper()}{text[1:]}." for code, text in _LINE.findall(TABLE)}
+    if set(told) != set(Exit):
+        raise ValueError(f"client/exits.py gives {sorted(Exit)} and tells of {sorted(told)}.")
+    return told

@@ -1,0 +1,51 @@
+"""The metrics of the server, from the instruments that it counts with."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from prometheus_client.metrics import MetricWrapperBase
+from prometheus_client.metrics_core import Metric
+
+from docs.generate.markdown import anchor, code, table
+from server.metrics import Metrics
+
+_HEADER = ("name", "type", "labels", "")
+
+_ABOUT = """\
+# Metrics
+
+Prometheus reads them from `/metrics` on the metrics port. A histogram has the series `_bucket`, `_sum` and `_count`.
+Where the values of a label are known beforehand they are there from the start, at 0, and listed here; reasons are those
+of the [errors](errors.md).
+"""
+
+
+def page() -> str:
+    """Every series of /metrics."""
+    metrics = Metrics()
+    instruments = [each for each in vars(metrics).values() if isinstance(each, MetricWrapperBase)]
+    labels = {family.name: tuple(each._labelnames) for each in instruments for family in each.describe()}  # noqa: SLF001 - there is no public way to the names of labels that have no values yet
+    families = sorted(metrics.registry.collect(), key=lambda family: family.name)
+    ours = [family for family in families if family.name in labels]
+    others = [family for family in families if family.name not in labels]
+    return "\n".join(
+        [
+            _ABOUT,
+            "## Of the service\n",
+            table(_HEADER, [_cells(family, labels[family.name]) for family in ours]),
+            "## Of the process and of Python\n",
+            "From the library that counts; what is not known on a platform is left out.\n",
+            table(_HEADER, [_cells(family, ()) for family in others]),
+        ]
+    )
+
+
+def _cells(family: Metric, labels: tuple[str, ...]) -> list[str]:
+    name = family.name + ("_total" if family.type == "counter" else "")
+    values: dict[str, set[str]] = defaultdict(set)
+    for sample in family.samples:
+        for label, value in sample.labels.items():
+            values[label].add(value)
+    shown = [code(label) + (f": {', '.join(sorted(values[label]))}" if values.get(label) else "") for label in labels]
+    return [f"{anchor(name)}`{name}`", family.type, "<br>".join(shown), family.documentation]

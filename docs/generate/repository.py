@@ -1,0 +1,44 @@
+"""Pages that stand in the repository already, with links that lead to the same places on the site."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path, PurePosixPath
+from posixpath import normpath, relpath
+
+ROOT = Path(__file__).parents[2]
+# By page of the site, the file that it is.
+INCLUDED = {
+    "explanation/architecture.md": "ARCHITECTURE.md",
+    "explanation/measured.md": "tests/bench/README.md",
+    "how-to/deploy.md": "deploy/README.md",
+    "contributing.md": "CONTRIBUTING.md",
+    "changelog.md": "CHANGELOG.md",
+}
+# Where files went that are not pages of their own.
+_ELSEWHERE = {
+    "README.md": "index.md",
+    "README.md#settings": "reference/settings.md",
+    "models/prestem/recipe.py": "reference/recipe.md",
+    "proto/glimpse/v1/classifier.proto": "proto/classifier.proto",
+}
+_LINK = re.compile(r"(?<!!)\[(?P<text>[^\]]+)\]\((?P<target>[^)\s]+)\)")
+
+
+def include(page: str) -> str:
+    """The file behind a page of the site."""
+    source = INCLUDED[page]
+    pages = {file: name for name, file in INCLUDED.items()} | _ELSEWHERE
+
+    def relink(link: re.Match[str]) -> str:
+        target = link["target"]
+        if "://" in target or target.startswith("#"):
+            return link[0]
+        path, hash_, fragment = target.partition("#")
+        file = normpath(PurePosixPath(source).parent / path)
+        there = pages.get(f"{file}#{fragment}") or (pages[file] + hash_ + fragment if file in pages else None)
+        if there is None:  # a file that the site does not have: its name says where it is
+            return link["text"]
+        return f"[{link['text']}]({relpath(there, PurePosixPath(page).parent)})"
+
+    return _LINK.sub(relink, (ROOT / source).read_text(encoding="utf-8"))

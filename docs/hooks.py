@@ -1,0 +1,65 @@
+"""Called by mkdocs: puts the generated pages among the others, and tables of settings where a page asks for them.
+
+The pages are made by the project's own Python, which has what the code needs; the one that runs this has mkdocs. The
+variable DOCS_PYTHON names another than that of .venv.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+ROOT = Path(__file__).parents[1]
+_SETTINGS = re.compile(r"<!-- settings: (?P<names>[a-z_ ]+) -->")
+_made: dict[str, Any] = {}
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the generated pages.
+
+    Raises:
+        PluginError: they cannot be made; the message says why.
+    """
+    python = os.environ.get("DOCS_PYTHON", str(ROOT / ".venv" / "bin" / "python"))
+    ended = subprocess.run(
+        [python, "-m", "docs.generate"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'proto'}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if ended.returncode != 0:
+        raise PluginError(f"The pages of the reference cannot be made:\n{ended.stderr}")
+    _made.update(json.loads(ended.stdout))
+    for name, text in _made["pages"].items():
+        files.append(File.generated(config, name, content=text))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
+    """Put a table in the place of `<!-- settings: name name -->`.
+
+    Raises:
+        PluginError: there is no such setting.
+    """
+
+    def table(asked: re.Match[str]) -> str:
+        lines: list[str] = []
+        for name in asked["names"].split():
+            if name not in _made["settings"]:
+                raise PluginError(f"{page.file.src_uri} asks for the setting {name}, which there is not.")
+            head, rule, row = _made["settings"][name]
+            lines += [row] if lines else [head, rule, row]
+        return "\n".join(lines)
+
+    return _SETTINGS.sub(table, markdown)

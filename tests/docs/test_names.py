@@ -1,0 +1,62 @@
+"""Names in the prose, too, are those that the code has."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from docs.generate.__main__ import PAGES as GENERATED
+from docs.generate.commands import targets
+from docs.generate.repository import INCLUDED
+from server.metrics import Metrics
+from server.settings import Settings
+from tests.docs.blocks import PAGES, ROOT
+
+VARIABLE = re.compile(r"\bGLIMPSE_([A-Z_]+[A-Z])\b")
+TARGET = re.compile(r"(?:`|^)make ([a-z][a-z-]*)", re.MULTILINE)
+ASKED_FOR = re.compile(r"<!-- settings: ([a-z_ ]+) -->")
+LINK = re.compile(r"(?<!!)\[[^\]]+\]\(([^)\s]+)\)")
+
+
+def text(page: str) -> str:
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_variable_is_read_by_the_server_or_the_client(page: str) -> None:
+    settings = {name.upper() for name in Settings.model_fields}
+    clients = {name for file in (ROOT / "client").glob("*.py") for name in VARIABLE.findall(file.read_text("utf-8"))}
+    assert set(VARIABLE.findall(text(page))) <= settings | clients | {"CACHE"}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_metric_is_one(page: str) -> None:
+    known = {family.name for family in Metrics().registry.collect()}
+    named = set(re.findall(r"\bglimpse_[a-z_]+[a-z]\b", text(page)))
+    assert {re.sub(r"_(total|sum|count|bucket)$", "", name) for name in named} <= known
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_target_of_make_is_one(page: str) -> None:
+    named = re.findall(r"`make ([a-z][a-z-]*)", text(page)) + re.findall(
+        r"^make ([a-z][a-z-]*)", text(page), re.MULTILINE
+    )
+    assert set(named) <= set(targets())
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_setting_that_a_page_asks_for_is_one(page: str) -> None:
+    asked = {name for names in ASKED_FOR.findall(text(page)) for name in names.split()}
+    assert asked <= set(Settings.model_fields)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_leads_to_a_file_or_a_generated_page(page: str) -> None:
+    made = {f"docs/{name}" for name in (*GENERATED, *INCLUDED, "proto/classifier.proto")}
+    for target in LINK.findall(text(page)):
+        if "://" in target or target.startswith("#"):
+            continue
+        there = (ROOT / page).parent / target.partition("#")[0]
+        name = str(there.resolve().relative_to(ROOT))
+        assert name in made or there.exists(), f"{page} links to {target}"

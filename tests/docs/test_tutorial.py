@@ -1,0 +1,46 @@
+"""The second tutorial as its reader follows it: draw, train, serve, ask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import RunningServer
+from tests.docs.blocks import blocks, commands
+from tests.docs.running import assert_said, clone
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+
+def test_what_the_tutorial_trains_is_served_and_tells_the_shapes_apart(
+    tmp_path: Path, cat_photo: Path, start_server: Callable[..., RunningServer]
+) -> None:
+    folder = clone(tmp_path, cat_photo, target="nobody:1", metrics_url="")
+    said = ""
+    for block in blocks("docs/tutorials/own-model.md"):
+        if block.language == "python":
+            said = folder.python(block)
+        elif block.language == "text":
+            assert_said(block, said)
+        for command in commands(block) if block.language == "sh" else ():
+            if command.words == ("make", "serve"):
+                bundle = tmp_path / command.environment["GLIMPSE_WEIGHTS"]
+                running = start_server(environment={"GLIMPSE_WEIGHTS": str(bundle)})
+                running.wait_for("serving")
+                folder = folder.asking(running.target)
+            else:
+                said = folder.run(command.text)
+                if "classify" in command.words:
+                    assert_named(said)
+    assert "shapes, version 1" in said  # of describe
+
+
+def assert_named(said: str) -> None:
+    """Each file lies in a folder that is called as its only line says."""
+    lines = said.split()
+    files = [word for word in lines if word.endswith(".png")]
+    assert len(files) == 3
+    for file in files:
+        assert lines[lines.index(file) + 1] == Path(file).parent.name, said
