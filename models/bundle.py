@@ -3,6 +3,7 @@
     model.json           what the network is: architecture, pre-stem recipe, temperature, digest, metrics
     labels.txt           one class a line, in the order of the network's output: ``label`` or ``label<TAB>class_id``
     weights.safetensors  float32 tensors, each under the path of its Keras variable
+    golden/              pictures with recorded answers, see `models.golden`; optional
     MODEL_CARD.md        for people, with its pictures beside it
 
 Plain data: neither Keras nor gRPC is imported here.
@@ -62,6 +63,7 @@ class Bundle:
     weights_file: str  # name within the folder
     weights_digest: str  # "sha256:" and the hash of that file
     metrics: Mapping[str, float]  # what the model card claims, for example "top1": 0.92
+    golden: str = ""  # name of the folder of recorded answers; empty: there are none
 
     @property
     def weights_path(self) -> Path:
@@ -212,6 +214,7 @@ def _from_dict(folder: Path, values: dict[str, Any]) -> Bundle:
         weights_file=_inside(folder, values["weights"]).name,
         weights_digest=str(values["weights_digest"]),
         metrics={str(k): float(v) for k, v in values["metrics"].items()},
+        golden=_inside(folder, values["golden"]).name if values.get("golden") else "",
     )
 
 

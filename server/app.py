@@ -15,6 +15,7 @@ from server.decoding.isolated import Isolated, memory_for
 from server.decoding.limits import ImageLimits
 from server.decoding.pool import DecodePool
 from server.decoding.prepare import prepare
+from server.doors.keeper import Keeper
 from server.health import Health
 from server.interceptors import Observability
 from server.loading import load_model
@@ -39,7 +40,8 @@ class Server:
         self._metrics = Metrics()
         self._registry = ModelRegistry()
         capacity = Load(settings.max_images_in_flight, settings.max_bytes_in_flight)
-        self._admission = Admission(capacity, retry_after=self._seconds_to_answer)
+        self._admission = Admission(capacity, streams=settings.max_streams, retry_after=self._seconds_to_answer)
+        self._metrics.limits(images=capacity.images, size=capacity.bytes)
         self._metrics.follow(
             in_flight=lambda: self._admission.in_flight,
             bytes_in_flight=lambda: self._admission.bytes_in_flight,
@@ -58,11 +60,17 @@ class Server:
             geometries=settings.allow_geometries,
         )
         self._health = Health(SERVICE, HEALTH)
+        self._loaded = self._draining = False
+        self._trouble: str | None = None  # what hangs
+        keeper = Keeper(settings)
         self._classifier = ImageClassifier(
-            pipeline, self._registry, self._metrics, _limits(settings), stream_window=settings.stream_window
+            pipeline, self._registry, self._metrics, _limits(settings), keeper, stream_window=settings.stream_window
         )
-        observability = Observability(self._metrics, {f"/{SERVICE}/Classify": self._admission.call})
-        self._ports = Ports(settings, self._classifier, self._health, [observability], self._metrics.registry)
+        gates = {f"/{SERVICE}/Classify": self._admission.call, f"/{SERVICE}/ClassifyStream": self._admission.stream}
+        observability = Observability(self._metrics, gates, keeper)
+        self._ports = Ports(
+            settings, self._classifier, self._health, [observability], self._metrics.registry, keeper=keeper
+        )
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set, then drain.
@@ -74,18 +82,26 @@ class Server:
         trimming = asyncio.create_task(
             keep_trimmed(lambda: self._admission.bytes_taken, lambda: self._admission.in_flight)
         )
+        watching = asyncio.create_task(self._watch())
         try:
             bound = await self._ports.open()
-            _log.info("listening", host=self._settings.host, port=bound.grpc, metrics_port=bound.metrics)
+            _log.info(
+                "listening",
+                host=self._settings.host,
+                port=bound.grpc,
+                metrics_port=bound.metrics,
+                health_port=bound.health,
+            )
             if await self._load(stop):
-                await self._health.set_serving(serving=True)
-                self._metrics.ready(ready=True)
+                self._loaded = True
+                await self._tell()
                 _log.info("serving", port=bound.grpc, metrics_port=bound.metrics)
                 announce = self._settings.drain_announce_seconds
                 await stop.wait()
         finally:
             trimming.cancel()
             await self._drain(announce)
+            watching.cancel()
             self._ports.close()
 
     async def _load(self, stop: asyncio.Event) -> bool:
@@ -107,19 +123,45 @@ class Server:
                 raise StartupError(str(error)) from error
         try:
             return load_model(self._settings, self._metrics)
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             raise ModelLoadError(f"Cannot load the model: {error}") from error
 
+    async def _tell(self) -> None:
+        """Say to health checks and to metrics how it is."""
+        alive = self._loaded and self._trouble is None
+        ready = alive and not self._draining
+        self._metrics.ready(ready=ready)
+        await self._health.tell(alive=alive, ready=ready)
+
+    async def _watch(self) -> None:
+        """Look now and then whether a model hangs, for as long as the server lives."""
+        while True:
+            await asyncio.sleep(min(1.0, self._settings.stuck_seconds / 4))
+            trouble = next((each for model in self._registry if (each := model.batcher.trouble())), None)
+            before, self._trouble = self._trouble, trouble
+            if (trouble is None) == (before is None):
+                continue
+            if trouble is not None:
+                _log.error("stuck", detail=f"{trouble} Until it comes back, calls are refused and liveness fails.")
+            else:
+                _log.warning("no longer stuck")
+            await self._tell()
+
     async def _drain(self, announce: float) -> None:
-        """NOT_SERVING -> keep serving for `announce` seconds -> refuse new work -> finish what is in flight."""
+        """NOT_SERVING -> keep serving for `announce` seconds -> take no new calls -> finish those that are there.
+
+        Admission stays open until the last call has ended: one that is here when the doors close is as good as any.
+        """
         _log.info("draining", in_flight=self._admission.in_flight)
-        self._metrics.ready(ready=False)
-        await self._health.set_serving(serving=False)
+        self._draining = True
+        await self._tell()
         await asyncio.sleep(announce)
-        self._admission.close()
+        closing = asyncio.create_task(self._ports.drain(self._settings.drain_seconds))
+        await asyncio.sleep(0)  # the doors close before the streams are ended, or those would come again
         self._classifier.drain()
         await self._health.close()
-        await self._ports.drain(self._settings.drain_seconds)
+        await closing
+        self._admission.close()
         for model in self._registry:
             await asyncio.to_thread(model.batcher.close, 1.0)
         self._decoders.close()

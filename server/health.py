@@ -1,4 +1,7 @@
-"""`grpc.health.v1`: Check and Watch over one status for the whole server.
+"""`grpc.health.v1`: Check and Watch over what the server is: alive, and ready.
+
+The empty name is liveness: NOT_SERVING means that only another process can help. The name of a service is readiness:
+NOT_SERVING means that calls should go elsewhere for now.
 
 grpcio-health-checking brings the messages. Its own asyncio servicer is not used: it starts as SERVING
 and forgets all watchers of a service when one of them leaves.
@@ -21,19 +24,19 @@ _SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 
 class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # the library ships no types
-    """NOT_SERVING until told otherwise, the same for `""` (the server) and for every service."""
+    """NOT_SERVING until told otherwise."""
 
     def __init__(self, *services: str) -> None:
         """Answer for `""` and for `services`, by full name."""
-        self._names = frozenset({"", *services})
-        self._status = _NOT_SERVING
+        self._status = dict.fromkeys(("", *services), _NOT_SERVING)
         self._closed = False
         self._changed = asyncio.Condition()
 
-    async def set_serving(self, *, serving: bool) -> None:
-        """Change the status and tell the watchers."""
+    async def tell(self, *, alive: bool, ready: bool) -> None:
+        """Change the status of `""` and of the services, and tell the watchers."""
         async with self._changed:
-            self._status = _SERVING if serving else _NOT_SERVING
+            for name in self._status:
+                self._status[name] = _SERVING if (ready if name else alive) else _NOT_SERVING
             self._changed.notify_all()
 
     async def close(self) -> None:
@@ -44,25 +47,27 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # the libra
 
     async def Check(self, request: health_pb2.HealthCheckRequest, context: Any) -> Any:  # noqa: N802 - the contract's name
         """The status of one service; NOT_FOUND where it does not exist."""
-        if request.service not in self._names:
-            known = ", ".join(sorted(self._names - {""}))
+        if request.service not in self._status:
+            known = ", ".join(sorted(filter(None, self._status)))
             await context.abort(
                 grpc.StatusCode.NOT_FOUND, f"No service {shown(request.service)}. Known: {known}, and the empty name."
             )
-        return health_pb2.HealthCheckResponse(status=self._status)
+        return health_pb2.HealthCheckResponse(status=self._status[request.service])
 
     async def Watch(self, request: health_pb2.HealthCheckRequest, context: Any) -> None:  # noqa: N802 - the contract's name
         """The status of one service, now and at each change; SERVICE_UNKNOWN where it does not exist."""
 
         def status() -> Any:
-            return self._status if request.service in self._names else _SERVICE_UNKNOWN
+            return self._status.get(request.service, _SERVICE_UNKNOWN)
 
         last = None
-        while not self._closed:
+        while True:
             if status() != last:
                 last = status()
                 # Not under the lock: a watcher that does not read must not hold up the others.
                 await context.write(health_pb2.HealthCheckResponse(status=last))
+            elif self._closed:  # only after the last status has been told
+                return
             async with self._changed:
                 while not self._closed and status() == last:
                     await self._changed.wait()

@@ -1,17 +1,26 @@
-"""From settings to a model that is ready to answer: bundle, weights, runtime, warm-up, batcher."""
+"""From settings to a model that is ready to answer: bundle, room, weights, runtime, warm-up and gate, batcher."""
 
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 import structlog
 
 from models import sources
+from models.bundle import Bundle
+from server import cores
 from server.batching.batcher import Batcher, Observer
 from server.registry import LoadedModel
-from server.runtime import choice, warm
+from server.runtime import Runtime, choice, golden, room, warm
 from server.settings import Settings
+from server.settings.kinds import RuntimeName
+from server.startup import GoldenError, MemoryShortError
 
+if TYPE_CHECKING:
+    from models.builder import Assembly
+
+_LARGEST = 32  # images: what most runtimes take for a batch when left to themselves
 _log = structlog.get_logger(__name__)
 
 
@@ -19,24 +28,30 @@ def load_model(settings: Settings, observer: Observer) -> LoadedModel:
     """Load and warm the model of `settings`; takes seconds, most of them the framework's import.
 
     Raises:
-        ValueError: the bundle, its weights or the runtime cannot be used; the message says why.
+        ValueError, OSError: the bundle, its weights or the runtime cannot be used; the message says why.
+        GoldenError: expected; the model does not give the answers here that it should.
+        MemoryShortError: expected; there is not enough memory for it.
     """
     begun = time.monotonic()
     # Before Keras is imported, which reads once on which backend it is to run.
     runtimes = choice.choose(settings.runtime)
     bundle = sources.resolve(_source(settings))
+    gate = golden.gate(bundle, settings.golden)
     # Imported here, so that reading settings and refusing bad ones does not wait for the framework.
     from models.builder import trainable_parameters
-    from models.serving import load_bundle, serving_model
+    from models.serving import load_bundle
 
     imported = time.monotonic()
-    assembly = load_bundle(bundle)
-    runtime = choice.build(
-        runtimes, serving_model(assembly, bundle.recipe, bundle.temperature), precision=settings.precision
-    )
-    multiply_adds = sum(stage.multiply_adds for stage in assembly.stages)
-    batch_sizes = runtime.batch_sizes(settings.max_batch_size, multiply_adds)
-    warm(runtime, input_shape=bundle.input_shape, batch_sizes=batch_sizes)
+    rows = (cores.available() + 1) * (settings.max_batch_size or _LARGEST)
+    room.check(bundle, runtimes[0], rows=rows, images=settings.max_images_in_flight, room=room.available())
+    try:
+        assembly = load_bundle(bundle)
+        runtime, batch_sizes = _warmed(runtimes, bundle, assembly, gate, settings)
+    except MemoryError as error:
+        raise MemoryShortError(
+            f"The memory did not suffice to load the model {bundle.name} with {runtimes[0]}. {error} "
+            "Allow more memory, serve a smaller model, or lower GLIMPSE_MAX_BATCH_SIZE."
+        ) from error
     batcher = Batcher(
         runtime,
         alone=runtime.alone,
@@ -45,6 +60,8 @@ def load_model(settings: Settings, observer: Observer) -> LoadedModel:
         batch_sizes=batch_sizes,
         capacity=settings.max_images_in_flight,
         observer=observer,
+        out_of_memory=runtime.out_of_memory,
+        stuck_seconds=settings.stuck_seconds,
     )
     batcher.start()
     _log.info(
@@ -70,6 +87,42 @@ def load_model(settings: Settings, observer: Observer) -> LoadedModel:
         batch_sizes=batch_sizes,
         batcher=batcher,
     )
+
+
+def _warmed(
+    names: tuple[RuntimeName, ...], bundle: Bundle, assembly: Assembly, gate: golden.Gate, settings: Settings
+) -> tuple[Runtime, tuple[int, ...]]:
+    """A runtime that has passed the gate, and the batch sizes that it is warm for.
+
+    Raises:
+        GoldenError: expected; it has not passed, and in float32 it would not either.
+        MemoryError: a batch did not fit.
+    """
+    from models.serving import serving_model
+
+    model = serving_model(assembly, bundle.recipe, bundle.temperature)
+    multiply_adds = sum(stage.multiply_adds for stage in assembly.stages)
+
+    runtime = choice.build(names, model, precision=settings.precision)
+    try:
+        return runtime, _warm(runtime, gate, settings.max_batch_size, multiply_adds)
+    except GoldenError as error:
+        if settings.precision != "auto" or runtime.precision == "float32":
+            raise
+        _log.warning("precision falls back", precision="float32", instead_of=runtime.precision, detail=str(error))
+    runtime = choice.build(names, model, precision="float32")
+    return runtime, _warm(runtime, gate, settings.max_batch_size, multiply_adds)
+
+
+def _warm(runtime: Runtime, gate: golden.Gate, largest: int, multiply_adds: int) -> tuple[int, ...]:
+    sizes = runtime.batch_sizes(largest, multiply_adds)
+    try:
+        warm(runtime, gate, sizes)
+    except Exception as error:
+        if runtime.out_of_memory(error):
+            raise MemoryError(f"A batch of up to {sizes[-1]} images did not fit.") from error
+        raise
+    return sizes
 
 
 def _source(settings: Settings) -> sources.Source:

@@ -78,6 +78,12 @@ class Metrics:
         self._bytes_in_flight = Gauge(
             "glimpse_image_bytes_in_flight", "Bytes of images between arrival and answer.", registry=registry
         )
+        self._most_in_flight = Gauge(
+            "glimpse_images_in_flight_limit", "Images that may be in flight.", registry=registry
+        )
+        self._most_bytes_in_flight = Gauge(
+            "glimpse_image_bytes_in_flight_limit", "Bytes of images that may be in flight.", registry=registry
+        )
         self._queue_depth = Gauge("glimpse_queue_depth", "Images waiting for the device.", registry=registry)
         self._decoder_restarts = Gauge(
             "glimpse_decoder_restarts", "Decoder processes that had to be replaced so far.", registry=registry
@@ -97,11 +103,20 @@ class Metrics:
         )
         for cause in ("expired", "cancelled"):
             self._dropped.labels(cause)
+        self._halved = Counter(
+            "glimpse_batches_halved",
+            "Batches that did not fit into memory and were computed in pieces.",
+            registry=registry,
+        )
         # Looked up once: finding a label's instrument costs more than counting with it.
         self._stages = {stage: self._stage.labels(stage) for stage in _STAGES}
         self._outcomes = {outcome: self._images.labels(outcome) for outcome in OUTCOMES}
         for outcome in ("computed", "failed"):
             self._batches.labels(outcome)
+        # The first refusal of its kind would else make a series that begins at 1, in which no increase can be seen.
+        for reason in Reason:
+            self._refused.labels(reason.value)
+            self._rejected.labels(reason.value)
 
     def follow(
         self,
@@ -116,6 +131,11 @@ class Metrics:
         self._bytes_in_flight.set_function(bytes_in_flight)
         self._queue_depth.set_function(queue_depth)
         self._decoder_restarts.set_function(decoder_restarts)
+
+    def limits(self, *, images: int, size: int) -> None:
+        """So many images, and so many bytes of them, may be in flight."""
+        self._most_in_flight.set(images)
+        self._most_bytes_in_flight.set(size)
 
     def ready(self, *, ready: bool) -> None:
         """The server began or ceased to be SERVING."""
@@ -163,3 +183,7 @@ class Metrics:
     def cancelled(self, count: int) -> None:
         """Images were left out of a batch because nobody waited for them any more (the batcher's observer)."""
         self._dropped.labels("cancelled").inc(count)
+
+    def halved(self) -> None:
+        """A batch was computed in pieces, for want of memory (the batcher's observer)."""
+        self._halved.inc()

@@ -22,11 +22,11 @@ SHARED = ROOT.parent / "shared"
 class RunningServer:
     """A server process, its log, and where it listens."""
 
-    def __init__(self, *arguments: str, environment: dict[str, str] | None = None) -> None:
+    def __init__(self, *arguments: str, environment: dict[str, str] | None = None, module: str = "server") -> None:
         """Start it on free ports; returns at once."""
         ours = {key: value for key, value in os.environ.items() if not key.startswith("GLIMPSE_")}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "server", "--port=0", "--metrics-port=0", "--host=127.0.0.1", *arguments],
+            [sys.executable, "-m", module, "--port=0", "--metrics-port=0", "--host=127.0.0.1", *arguments],
             cwd=ROOT,
             env={**ours, "GLIMPSE_LOG_FORMAT": "json", **(environment or {})},
             stderr=subprocess.PIPE,
@@ -107,8 +107,8 @@ def start_server() -> Iterator[Callable[..., RunningServer]]:
     """Start servers of a test's own; they are ended with it."""
     started: list[RunningServer] = []
 
-    def start(*arguments: str, environment: dict[str, str] | None = None) -> RunningServer:
-        started.append(RunningServer(*arguments, environment=environment))
+    def start(*arguments: str, environment: dict[str, str] | None = None, module: str = "server") -> RunningServer:
+        started.append(RunningServer(*arguments, environment=environment, module=module))
         return started[-1]
 
     yield start

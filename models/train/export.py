@@ -8,7 +8,7 @@ from typing import Literal
 
 import keras
 
-from models import bundle, serving, weights
+from models import bundle, golden, serving, weights
 from models.builder import assemble
 from models.bundle import Bundle, ClassLabel
 from models.catalogue import find
@@ -81,6 +81,7 @@ def export(model: keras.Model, run: Run, sets: Sets, identity: Identity, folder:
         temperature=temperature,
         metrics={name: round(value, 6) for name, value in measurement.metrics().items()},
     )
+    written = _with_golden_answers(written, serving.serving_model(assembly, run.recipe, temperature))
     history = fit.history(folder)
     plots.curves(history, target / card.CURVES)
     plots.confusion(measurement.confusion, run.labels, target / card.CONFUSION)
@@ -101,3 +102,18 @@ def export(model: keras.Model, run: Run, sets: Sets, identity: Identity, folder:
     )
     (target / card.CARD).write_text(text, encoding="utf-8")
     return written, measurement
+
+
+def _with_golden_answers(written: Bundle, network: keras.Model) -> Bundle:
+    """The bundle with golden answers; without, where the network answers none of the shipped pictures clearly."""
+    by = f"Keras {keras.__version__} on {keras.backend.backend()} in float32"
+    try:
+        return golden.record(
+            written,
+            lambda pixels: keras.ops.convert_to_numpy(network(pixels, training=False)),
+            golden.pictures(written.folder),
+            by=by,
+        )
+    except bundle.BundleError as error:
+        print(f"No golden answers. {error} Later: python -m models golden {written.folder}")  # noqa: T201 - a program's
+        return written

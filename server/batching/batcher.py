@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -12,10 +13,13 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from server.batching.device import Compute, Computed, Device
+from server.batching.endings import fail, failed, finish, stuck, too_late
 from server.batching.estimate import ComputeEstimate
-from server.batching.lanes import Answer, LaneQueue, Slot
+from server.batching.lanes import Answer, LaneQueue, Slot, Taken
+from server.batching.watch import Watch
 from server.domain import BatchReport
-from server.errors import DeadlineExceededError, InternalError, OverloadedError, Reason, ServiceError, draining
+from server.errors import OverloadedError, Reason, draining
 
 _log = logging.getLogger(__name__)
 
@@ -32,6 +36,9 @@ class Observer(Protocol):
     def cancelled(self, count: int) -> None:
         """Images were found cancelled in the queue."""
 
+    def halved(self) -> None:
+        """A batch did not fit into the device's memory and was computed in pieces."""
+
 
 class Batcher:
     """Queues single images and computes them in batches on one device.
@@ -42,14 +49,16 @@ class Batcher:
 
     def __init__(
         self,
-        compute: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
+        compute: Compute,
         *,
         input_shape: tuple[int, int, int],
         batch_sizes: tuple[int, ...],
         capacity: int,
         observer: Observer,
-        alone: Callable[[NDArray[np.uint8]], NDArray[np.float32]] | None = None,
+        alone: Compute | None = None,
         streams: int = 1,
+        out_of_memory: Callable[[Exception], bool] = lambda error: isinstance(error, MemoryError),
+        stuck_seconds: float = math.inf,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Make a batcher; `start` sets it to work.
@@ -63,13 +72,16 @@ class Batcher:
             observer: told what happens.
             alone: the same as `compute` for a lone image while nothing else waits or is computed.
             streams: batches that `compute` may be given at once. Where several are free, they share what waits.
+            out_of_memory: whether an error of `compute` says that the batch does not fit; a smaller one is tried then.
+            stuck_seconds: a batch that computes for longer hangs.
             clock: seconds, monotonic; deadlines are on it.
         """
-        self._compute = compute
-        self._compute_alone = alone or compute
+        self._device = Device(
+            compute, alone=alone or compute, sizes=batch_sizes, out_of_memory=out_of_memory, clock=clock
+        )
+        self._watch = Watch(stuck_seconds, clock)
         self._streams = streams
         self._input_shape = input_shape
-        self._batch_sizes = batch_sizes
         self._capacity = capacity
         self._observer = observer
         self._clock = clock
@@ -112,7 +124,7 @@ class Batcher:
 
         Raises:
             OverloadedError: expected; the queue is full.
-            UnavailableError: the batcher is closed.
+            UnavailableError: the batcher is closed, or the device hangs.
             ValueError: you should fix your code; the pixels are not the network's input.
         """
         if pixels.shape != self._input_shape or pixels.dtype != np.uint8:
@@ -122,6 +134,8 @@ class Batcher:
         with self._changed:
             if self._closed:
                 raise draining()
+            if (trouble := self._watch.trouble()) is not None:
+                raise stuck(trouble)
             if len(self._queue) >= self._capacity:
                 self._observer.cancelled(self._queue.purge())
             if len(self._queue) >= self._capacity:
@@ -148,6 +162,22 @@ class Batcher:
         with self._changed:
             return self._expected(images)
 
+    def trouble(self) -> str | None:
+        """What keeps the device from answering, for people; None: nothing does. To be asked every now and then.
+
+        As long as there is something, all that waits for an answer is refused, for nobody knows whether it would come.
+        A batch that comes back after all ends it; a thread that has died does not come back.
+        """
+        with self._changed:
+            trouble = self._watch.trouble()
+            if trouble is None:
+                return None
+            now = self._clock()
+            taken = self._queue.take(len(self._queue), now=now, ready_by=now)
+            lost = [*self._watch.lost(), *taken.batch, *taken.expired]
+        fail(lost, lambda: stuck(trouble))
+        return trouble
+
     def close(self, timeout: float | None = None) -> bool:
         """Take no more, compute what is queued, stop the workers.
 
@@ -164,11 +194,20 @@ class Batcher:
         return not any(worker.is_alive() for worker in self._workers)
 
     def _work(self, staging: NDArray[np.uint8]) -> None:
-        while (batch := self._take()) is not None:
-            if batch:
-                self._run(batch, staging)
+        name = threading.current_thread().name
+        try:
+            while (batch := self._take(name)) is not None:
+                if batch:
+                    self._run(name, batch, staging)
+        except BaseException as error:  # noqa: BLE001 - a thread that died unseen would be missed by its callers alone
+            _log.critical("a thread of the batcher has died", exc_info=True)
+            with self._changed:
+                held = self._watch.died(name, error)
+                self._changed.notify_all()
+            fail(held, failed)
+            self.trouble()
 
-    def _take(self) -> list[Slot] | None:
+    def _take(self, name: str) -> list[Slot] | None:
         """Wait until a batch may be composed, and compose it; None when closed and empty.
 
         A composed batch has `_staged` set; `_run` clears it when the device is its own.
@@ -180,41 +219,41 @@ class Batcher:
                 self._changed.wait()
             now = self._clock()
             limit = self._share(len(self._queue))
-            expected = self._estimate.seconds(self._padded(min(len(self._queue), limit)))
+            expected = self._estimate.seconds(self._device.padded(min(len(self._queue), limit)))
             taken = self._queue.take(limit, now=now, ready_by=now + expected)
             self._staged = bool(taken.batch)
+            if taken.batch:
+                self._watch.took(name, taken.batch)
             if not len(self._queue):
                 self._changed.notify_all()  # the other worker may be waiting for the end
+        self._tell(taken, now, expected)
+        return taken.batch
+
+    def _tell(self, taken: Taken, now: float, expected: float) -> None:
+        """Tell those that were left out of a batch."""
         for slot in taken.expired:
-            _finish(
-                slot.future,
-                error=DeadlineExceededError(
-                    f"The answer could not be ready by the deadline: {now - slot.enqueued:.3f} s in the queue, "
-                    f"{expected:.3f} s expected for the batch. Allow more time or send less at once."
-                ),
-            )
+            finish(slot.future, error=too_late(now - slot.enqueued, expected))
         if taken.expired:
             self._observer.expired(len(taken.expired))
         if taken.cancelled:
             self._observer.cancelled(taken.cancelled)
-        return taken.batch
 
     def _may_compose(self) -> bool:
         if self._staged or not len(self._queue):
             return False
         # While the device is busy, waiting fills the batch; only a full one cannot gain by it.
-        return self._computing < self._streams or len(self._queue) >= self._batch_sizes[-1]
+        return self._computing < self._streams or len(self._queue) >= self._device.largest
 
     def _expected(self, images: int) -> float:
-        return self._estimate.seconds_to_compute(images, self._batch_sizes[-1]) / self._streams
+        return self._estimate.seconds_to_compute(images, self._device.largest) / self._streams
 
     def _share(self, waiting: int) -> int:
         """How many of those that wait go into the next batch: all, or their share where several streams are free."""
         free = max(1, self._streams - self._computing)
-        return min(-(-waiting // free), self._batch_sizes[-1])
+        return min(-(-waiting // free), self._device.largest)
 
-    def _run(self, batch: list[Slot], staging: NDArray[np.uint8]) -> None:
-        padded = self._padded(len(batch))
+    def _run(self, name: str, batch: list[Slot], staging: NDArray[np.uint8]) -> None:
+        padded = self._device.padded(len(batch))
         for row, slot in enumerate(batch):
             np.copyto(staging[row], slot.pixels)
         with self._changed:
@@ -223,45 +262,29 @@ class Batcher:
             alone = padded == 1 and not self._computing and not len(self._queue)
             self._computing += 1
             self._staged = False
+            self._watch.began(name)
             if len(self._queue):
                 self._changed.notify_all()  # for another stream that is free
         begun = self._clock()
-        error: ServiceError | None = None
-        probabilities = np.empty((0, 0), np.float32)
+        computed: Computed | None = None
         try:
-            probabilities = (self._compute_alone if alone else self._compute)(staging[:padded])
-            if len(probabilities) != padded:
-                raise ValueError(f"the model answered {len(probabilities)} of {padded} images")  # noqa: TRY301
-        except Exception:  # noqa: BLE001 - whatever it is, it fails this batch alone; the worker lives on
-            _log.exception("a batch of %d images failed", len(batch))
-            error = InternalError("The model failed on this batch. The server's log has the details.")
+            computed = self._device.compute(staging, len(batch), alone=alone)
         finally:
             seconds = self._clock() - begun
             with self._changed:
                 self._computing -= 1
-                if error is None:
+                self._watch.ended(name)
+                if computed is not None and computed.ok and computed.pieces == 1:
                     self._estimate.add(padded, seconds)
                 self._changed.notify_all()
+        if computed.halved:
+            self._observer.halved()
         queued = tuple(begun - slot.enqueued for slot in batch)
-        self._observer.batch(BatchReport(len(batch), padded, seconds, queued, ok=error is None))
-        for row, slot in enumerate(batch):
-            if error is not None:
-                _finish(slot.future, error=error)
+        self._observer.batch(BatchReport(len(batch), padded, seconds, queued, ok=computed.ok))
+        for probabilities, slot, waited in zip(computed.rows, batch, queued, strict=True):
+            if probabilities is None:
+                finish(slot.future, error=failed())
             else:
-                _finish(slot.future, answer=Answer(probabilities[row], queued[row], seconds, len(batch)))
-
-    def _padded(self, size: int) -> int:
-        return next(allowed for allowed in self._batch_sizes if allowed >= size)
-
-
-def _finish(future: Future[Answer], *, answer: Answer | None = None, error: ServiceError | None = None) -> None:
-    """End a future; the one place where that happens.
-
-    Does nothing where it has ended already, so that nobody's cancellation can hang a neighbour.
-    """
-    if future.done() or (not future.running() and not future.set_running_or_notify_cancel()):
-        return
-    if answer is not None:
-        future.set_result(answer)
-    else:
-        future.set_exception(error)
+                finish(slot.future, answer=Answer(probabilities, waited, seconds, len(batch)))
+        with self._changed:
+            self._watch.gave(name)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from server.runtime.golden import Gate
 
 
 class UnsupportedNetworkError(ValueError):
@@ -49,6 +52,9 @@ class Runtime(Protocol):
     def alone(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The same for a batch beside which nothing else is computed: the whole device may work on it."""
 
+    def out_of_memory(self, error: Exception) -> bool:
+        """Whether `error`, raised by a call, says that the batch does not fit: a smaller one may."""
+
 
 class OneStream:
     """What the runtimes have in common that put the whole device behind each batch."""
@@ -68,14 +74,25 @@ class OneStream:
         """The same."""
         return self(pixels)
 
+    def out_of_memory(self, error: Exception) -> bool:
+        """Python's own; each runtime adds its framework's."""
+        return isinstance(error, MemoryError)
 
-def warm(runtime: Runtime, *, input_shape: tuple[int, int, int], batch_sizes: tuple[int, ...]) -> None:
-    """Run every batch size on every stream, so that no caller pays for a first time (optimising, compiling)."""
-    runtime.alone(np.zeros((1, *input_shape), np.uint8))
+
+def warm(runtime: Runtime, gate: Gate, batch_sizes: tuple[int, ...]) -> None:
+    """Run every batch size on every stream, so that no caller pays for a first time (optimising, compiling).
+
+    What comes out is looked at, so that the gate costs no time of its own.
+
+    Raises:
+        GoldenError: expected; the runtime does not give the answers that it should.
+    """
+    check = partial(gate.check, runtime=runtime.name, precision=runtime.precision)
+    check(runtime.alone(gate.batch(1)))
 
     def stream(_: int) -> None:
         for size in batch_sizes:
-            runtime(np.zeros((size, *input_shape), np.uint8))
+            check(runtime(gate.batch(size)))
 
     with ThreadPoolExecutor(runtime.streams) as streams:
         list(streams.map(stream, range(runtime.streams)))

@@ -53,6 +53,11 @@ class JaxRuntime(OneStream):
         # On a CPU JAX may compute on the caller's own memory; `asarray` waits for the result, so it is free then.
         return np.asarray(self._forward(self._state, pixels))
 
+    def out_of_memory(self, error: Exception) -> bool:
+        """Whether `error` says that the batch does not fit; XLA has one type for all errors."""
+        exhausted = isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+        return exhausted or super().out_of_memory(error)
+
 
 def _multiplies_bfloat16(device: Any) -> bool:
     """A TPU does, and of GPUs Ampere, compute capability 8.0, was the first to."""

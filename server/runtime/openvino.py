@@ -76,6 +76,8 @@ class OpenVINORuntime:
                     converted, "CPU", {**options, "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
                 )
         except Exception as error:  # what it raises depends on which of its parts refuses
+            if self.out_of_memory(error):
+                raise MemoryError(str(error)) from error
             raise UnsupportedNetworkError(f"openvino cannot compute this network. {_reason(error)}") from error
         self._narrow = _Requests(narrow, self.streams)
         self._wide = _Requests(wide, 1)
@@ -96,6 +98,10 @@ class OpenVINORuntime:
     def alone(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The same, on all cores."""
         return self._wide.infer(pixels)
+
+    def out_of_memory(self, error: Exception) -> bool:
+        """Whether `error` says that the batch does not fit; OpenVINO says it in words alone."""
+        return isinstance(error, MemoryError) or "Failed to allocate" in str(error)
 
 
 class _Requests:

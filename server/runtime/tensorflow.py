@@ -50,6 +50,10 @@ class TensorFlowRuntime(OneStream):
         (probabilities,) = self._graph(tf.constant(pixels))
         return probabilities.numpy()
 
+    def out_of_memory(self, error: Exception) -> bool:
+        """Whether `error` says that the batch does not fit."""
+        return isinstance(error, tf.errors.ResourceExhaustedError) or super().out_of_memory(error)
+
 
 def limit_threads() -> None:
     """Use no more threads than there are cores for this process.

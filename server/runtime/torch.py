@@ -46,3 +46,9 @@ class TorchRuntime(OneStream):
         with torch.inference_mode():
             probabilities = self._model(torch.from_numpy(pixels).to(self._on), training=False)
             return probabilities.cpu().numpy()
+
+    def out_of_memory(self, error: Exception) -> bool:
+        """Whether `error` says that the batch does not fit; on a CPU PyTorch has no type of its own for it."""
+        if isinstance(error, torch.OutOfMemoryError) or super().out_of_memory(error):
+            return True
+        return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)

@@ -36,8 +36,9 @@ class Alone:
         """Load the model that the environment names."""
         self._settings = Settings()  # type: ignore[call-arg]  # from the environment
         self._model = load_model(self._settings, Metrics())
-        batcher = self._model.batcher
-        self._compute, self._compute_alone, self._streams = batcher._compute, batcher._compute_alone, batcher._streams
+        device = self._model.batcher._device
+        self._compute, self._compute_alone = device._compute, device._alone
+        self._streams = self._model.batcher._streams
         self._prepare = asyncio.run(self._taken_from_a_server())
         self._pool = ThreadPoolExecutor(self._settings.decoders)
         self._images: list[domain.Image] = []

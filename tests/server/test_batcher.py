@@ -12,113 +12,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from server.batching.batcher import Batcher
-from server.batching.lanes import Answer, Slot
-from server.domain import BatchReport
+from server.batching.lanes import Slot
 from server.errors import DeadlineExceededError, InternalError, OverloadedError, Reason, UnavailableError
-
-SHAPE = (1, 1, 3)
-WAIT = 30.0  # seconds until a test is called hung; never the measure of a result
-
-
-class FakeModel:
-    """Answers each image with its first pixel's value, when it is let to."""
-
-    def __init__(self, clock: FakeClock) -> None:
-        self.clock = clock
-        self.answers: int | None = None  # fewer than it was asked for
-        self.begun: queue.Queue[NDArray[np.uint8]] = queue.Queue()
-        self.go: queue.Queue[float | Exception] = queue.Queue()  # seconds that the batch takes, or its failure
-
-    def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        self.begun.put(pixels.copy())
-        outcome = self.go.get(timeout=WAIT)
-        if isinstance(outcome, Exception):
-            raise outcome
-        self.clock.now += outcome
-        return pixels[: self.answers, 0, 0, :1].astype(np.float32)
-
-    def values(self) -> list[int]:
-        """Wait for the next batch to begin; its images' values, padding included."""
-        return [int(value) for value in self.begun.get(timeout=WAIT)[:, 0, 0, 0]]
-
-
-class FakeClock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-class Observed:
-    """What the batcher reported."""
-
-    def __init__(self) -> None:
-        self.batches: list[BatchReport] = []
-        self.expired_images = 0
-        self.cancelled_images = 0
-
-    def batch(self, report: BatchReport) -> None:
-        self.batches.append(report)
-
-    def expired(self, count: int) -> None:
-        self.expired_images += count
-
-    def cancelled(self, count: int) -> None:
-        self.cancelled_images += count
-
-
-class Bench:
-    """A batcher with everything around it fake."""
-
-    def __init__(self, **options: Any) -> None:
-        self.clock = FakeClock()
-        self.model = FakeModel(self.clock)
-        self.observed = Observed()
-        self.batcher = Batcher(
-            self.model,
-            **{
-                "input_shape": SHAPE,
-                "batch_sizes": (1, 2, 4),
-                "capacity": 16,
-                "observer": self.observed,
-                "clock": self.clock,
-                **options,
-            },
-        )
-        self.batcher.start()
-
-    def submit(self, value: int, *, lane: str = "", deadline: float | None = None) -> Future[Answer]:
-        return self.batcher.submit(np.full(SHAPE, value, np.uint8), lane=lane, deadline=deadline)
-
-    def occupy(self) -> Future[Answer]:
-        """Keep the device busy with one image of value 255 until `release`."""
-        future = self.submit(255)
-        assert self.model.values() == [255]
-        return future
-
-    def release(self, outcome: float | Exception = 0.0) -> None:
-        self.model.go.put(outcome)
-
-
-def value(future: Future[Answer]) -> float:
-    return float(future.result(WAIT).probabilities[0])
+from tests.server.fake_device import SHAPE, WAIT, Bench, benches, value
 
 
 @pytest.fixture
 def make() -> Iterator[Callable[..., Bench]]:
-    made: list[Bench] = []
-
-    def build(**options: Any) -> Bench:
-        made.append(Bench(**options))
-        return made[-1]
-
-    yield build
-    for bench in made:
-        for _ in range(50):
-            bench.release()
-        assert bench.batcher.close(WAIT), "a worker hangs"
+    with benches() as build:
+        yield build
 
 
 def test_a_lone_image_is_computed_at_once(make: Callable[..., Bench]) -> None:

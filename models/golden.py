@@ -1,0 +1,181 @@
+"""Golden answers: a few pictures in a bundle, and the probabilities that its network gave them where it was made.
+
+    golden/answers.json   the answers, and with what they were recorded
+    golden/*.png          the pictures
+
+A server computes them again before it serves: on this machine, with its own decoder, runtime and precision. No Keras
+is imported here; whoever records brings the network.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from models import bundle as bundles
+from models.bundle import Bundle, BundleError
+from models.prestem import host
+
+FOLDER = "golden"
+ANSWERS = "answers.json"
+FORMAT = 1
+# Of the most probable class before the next, or the picture is left out: with a narrow one, two precisions that are
+# both right may name different classes. In bfloat16 a probability moves by up to a tenth.
+CLEAR = 0.2
+_TO_DO = "Record them anew: python -m models golden"
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture as a file, and where it comes from."""
+
+    name: str  # of the file: "chelsea.png"
+    data: bytes
+    source: str  # for people: photographer, licence, what was done to it
+
+
+@dataclass(frozen=True, slots=True)
+class Golden:
+    """A picture and its recorded answer."""
+
+    picture: Picture
+    probabilities: NDArray[np.float32]  # [classes], in the order of the bundle's labels
+
+
+def read(bundle: Bundle) -> tuple[Golden, ...]:
+    """The golden answers of a bundle; none where it names none.
+
+    Raises:
+        BundleError: they are missing or malformed, or were recorded with other weights or behind another pre-stem.
+    """
+    if not bundle.golden:
+        return ()
+    folder = bundle.folder / bundle.golden
+    path = folder / ANSWERS
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        recorded = {key: values[key] for key in ("format", "weights_digest", "recipe_digest", "temperature")}
+        golden = tuple(_golden(folder, value) for value in values["pictures"])
+    except OSError as error:
+        name = Path(error.filename or path)
+        raise BundleError(f"{name} cannot be read: {error.strerror or error}. Copy the bundle again.") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise BundleError(f"{path} does not hold golden answers: {error!r}. {_TO_DO} {bundle.folder}") from error
+    for key, expected in _made_with(bundle).items():
+        if recorded[key] != expected:
+            raise BundleError(
+                f"{path} was recorded with {key} {recorded[key]}; the bundle has {expected}. If the bundle is as it "
+                f"should be: {_TO_DO} {bundle.folder}"
+            )
+    for each in golden:
+        if each.probabilities.shape != (len(bundle.labels),):
+            raise BundleError(
+                f"{path} must hold {len(bundle.labels)} probabilities for {each.picture.name}, one a label. Received: "
+                f"{each.probabilities.shape}. {_TO_DO} {bundle.folder}"
+            )
+    if not golden:
+        raise BundleError(f"{path} holds no picture. {_TO_DO} {bundle.folder}")
+    return golden
+
+
+def pictures(folder: Path) -> tuple[Picture, ...]:
+    """The pictures of a bundle's golden answers, or those of the shipped bundle where it has none."""
+    own = folder / FOLDER
+    if not (own / ANSWERS).is_file():
+        own = bundles.EMBEDDED_DEFAULT / FOLDER
+    values = json.loads((own / ANSWERS).read_text(encoding="utf-8"))
+    return tuple(_golden(own, value).picture for value in values["pictures"])
+
+
+def record(
+    bundle: Bundle,
+    answer: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
+    candidates: Iterable[Picture],
+    *,
+    by: str,
+) -> Bundle:
+    """Write the answers of a network into its bundle's folder, and read that back.
+
+    Args:
+        bundle: in a folder of its own.
+        answer: uint8 ``[N, H, W, 3]`` -> float32 probabilities ``[N, classes]``, computed in float32.
+        candidates: pictures; those without a clear answer are left out.
+        by: what computes: framework, version, precision.
+
+    Raises:
+        BundleError: no picture has a clear answer.
+    """
+    kept = []
+    for picture in candidates:
+        with Image.open(io.BytesIO(picture.data)) as image:
+            pixels = host.fit(image.convert("RGB"), bundle.recipe)
+        probabilities = np.asarray(answer(pixels[None]), np.float32)[0]
+        second, first = np.sort(probabilities)[-2:] if len(probabilities) > 1 else (0.0, 1.0)
+        if first - second >= CLEAR:
+            kept.append(Golden(picture, probabilities))
+    if not kept:
+        raise BundleError(
+            f"The network answers none of the pictures clearly: nowhere is the first class {CLEAR} ahead of the "
+            "second. Give pictures of what it knows, with --picture."
+        )
+    folder = bundle.folder / FOLDER
+    folder.mkdir(exist_ok=True)
+    for old in folder.iterdir():
+        old.unlink()
+    for each in kept:
+        (folder / each.picture.name).write_bytes(each.picture.data)
+    values = {
+        **_made_with(bundle),
+        "by": by,
+        "pictures": [
+            {
+                "file": each.picture.name,
+                "source": each.picture.source,
+                "answer": bundle.labels[int(each.probabilities.argmax())].label,
+                "probabilities": [float(f"{p:.7g}") for p in each.probabilities],
+            }
+            for each in kept
+        ],
+    }
+    (folder / ANSWERS).write_text(_lines(values), encoding="utf-8")
+    description = bundle.folder / bundles.DESCRIPTION
+    described = json.loads(description.read_text(encoding="utf-8"))
+    description.write_text(json.dumps({**described, "golden": FOLDER}, indent=2) + "\n", encoding="utf-8")
+    return bundles.read(bundle.folder)
+
+
+def _made_with(bundle: Bundle) -> dict[str, object]:
+    """All that a recorded answer depends on."""
+    return {
+        "format": FORMAT,
+        "weights_digest": bundle.weights_digest,
+        "recipe_digest": bundle.recipe.digest,
+        "temperature": bundle.temperature,
+    }
+
+
+def _golden(folder: Path, value: dict[str, object]) -> Golden:
+    name = str(value["file"])
+    if Path(name).name != name:
+        raise ValueError(f"a picture must lie in the folder itself. Received: {name!r}")
+    probabilities = np.asarray(value["probabilities"], np.float32)
+    if not np.isfinite(probabilities).all():
+        raise ValueError(f"the probabilities of {name} are not all numbers")
+    return Golden(Picture(name, (folder / name).read_bytes(), str(value.get("source", ""))), probabilities)
+
+
+def _lines(values: dict[str, object]) -> str:
+    """As JSON, with each list of numbers in one line: a thousand lines of one number help nobody."""
+
+    def one_line(numbers: re.Match[str]) -> str:
+        return f"[{' '.join(numbers[0][1:-1].split())}]"
+
+    return re.sub(r"\[[-+.\deE,\s]+\]", one_line, json.dumps(values, indent=2, ensure_ascii=False)) + "\n"

@@ -1,0 +1,132 @@
+"""The gate before SERVING: the runtime must give the recorded answers, or at least answers that can be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from models import golden
+from models.bundle import Bundle, BundleError
+from models.prestem.recipe import Recipe
+from server import domain
+from server.decoding.limits import ImageLimits
+from server.decoding.prepare import prepare
+from server.startup import GoldenError
+
+_log = structlog.get_logger(__name__)
+
+# By how much a probability may differ from the recorded one. In float32 the runtimes differ by the order in which they
+# add up: 1e-4 at the most over the library's networks, 1e-7 on the shipped one. bfloat16 keeps 8 bits of each number:
+# 0.056 at the most over 512 pieces of photographs on the shipped network, half of them within 0.004.
+TOLERANCES = {"float32": 1e-3, "bfloat16": 0.1}
+_SUM = 1e-3  # by which the probabilities of a picture may miss 1
+
+_LIMITS = ImageLimits(max_bytes=1 << 24, max_pixels=25_000_000)  # the server's own may be tighter; these are our files
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """Pictures to warm up with, and what their answers must be. `check` is safe from several threads."""
+
+    pictures: NDArray[np.uint8]  # [P, H, W, 3]
+    names: tuple[str, ...]  # of the pictures
+    expected: NDArray[np.float32] | None  # [P, classes]; None: nothing is recorded
+    open: bool  # nothing is checked
+
+    def batch(self, size: int) -> NDArray[np.uint8]:
+        """A batch of the pictures in turn: ``[size, H, W, 3]``."""
+        return np.take(self.pictures, range(size), axis=0, mode="wrap")
+
+    def check(self, answers: NDArray[np.float32], *, runtime: str, precision: str) -> None:
+        """Look at the answers to a `batch`: ``[size, classes]``.
+
+        Raises:
+            GoldenError: expected; they are not what was recorded, or cannot be probabilities.
+        """
+        if self.open:
+            return
+        where = f"{runtime} in {precision}, in a batch of {len(answers)}"
+        for row, found in enumerate(answers):
+            number = row % len(self.pictures)
+            self._sane(found, f"{self.names[number]} ({where})")
+            if self.expected is not None:
+                self._same(found, self.expected[number], f"{self.names[number]} ({where})", TOLERANCES[precision])
+        if len(answers) > 1 and np.array_equal(answers[0], answers[1]):
+            raise GoldenError(
+                f"The model gives the very same answer to {self.names[0]} and {self.names[1]} ({where}), which are "
+                f"two very different pictures. {_ADVICE}"
+            )
+
+    def _sane(self, found: NDArray[np.float32], what: str) -> None:
+        if not np.isfinite(found).all() or (found < 0).any() or abs(float(found.sum()) - 1) > _SUM:
+            raise GoldenError(
+                f"The answer to {what} is no probabilities: they should be finite, at least 0 and add up to 1. "
+                f"Received: {_shown(found)}, which adds up to {float(found.sum()):.6g}. {_ADVICE}"
+            )
+
+    def _same(self, found: NDArray[np.float32], expected: NDArray[np.float32], what: str, tolerance: float) -> None:
+        if found.shape != expected.shape:
+            raise GoldenError(f"The answer to {what} has {found.shape} values. Expected: {expected.shape}. {_ADVICE}")
+        worst = int(np.abs(found - expected).argmax())
+        difference = abs(float(found[worst] - expected[worst]))
+        if difference <= tolerance and found.argmax() == expected.argmax():
+            return
+        raise GoldenError(
+            f"The answer to {what} is not the recorded one. Expected: {_shown(expected)}. Received: {_shown(found)}. "
+            f"The largest difference, {difference:.6f}, is in class {worst}; {tolerance} is allowed. {_ADVICE}"
+        )
+
+
+_ADVICE = (
+    "Check the weights, and set GLIMPSE_PRECISION=float32 or another GLIMPSE_RUNTIME. GLIMPSE_GOLDEN=off serves the "
+    "model as it is."
+)
+
+
+def gate(bundle: Bundle, mode: Literal["require", "auto", "off"]) -> Gate:
+    """The gate of a bundle.
+
+    Args:
+        bundle: what is to be served.
+        mode: ``auto``: recorded answers where there are some, else only what holds for every model; ``require``: a
+            model without is refused; ``off``: nothing is checked, with a warning.
+
+    Raises:
+        GoldenError: expected; answers are required and missing, or do not belong to the bundle.
+    """
+    if mode == "off":
+        _log.warning("golden answers not checked", model=bundle.name, detail="GLIMPSE_GOLDEN is off.")
+        return Gate(_different(bundle.recipe), ("black", "noise"), None, open=True)
+    try:
+        recorded = golden.read(bundle)
+    except BundleError as error:
+        raise GoldenError(str(error)) from error
+    if recorded:
+        fit = partial(prepare, recipe=bundle.recipe, limits=_LIMITS)
+        pixels = [fit(domain.EncodedImage(each.picture.data)).pixels for each in recorded]
+        names = tuple(each.picture.name for each in recorded)
+        return Gate(np.stack(pixels), names, np.stack([each.probabilities for each in recorded]), open=False)
+    if mode == "require":
+        raise GoldenError(
+            f"The model {bundle.name} has no golden answers, and GLIMPSE_GOLDEN is require. Record them in its bundle: "
+            "python -m models golden FOLDER"
+        )
+    return Gate(_different(bundle.recipe), ("black", "noise"), None, open=False)
+
+
+def _different(recipe: Recipe) -> NDArray[np.uint8]:
+    """Two pictures that no network can take for the same: a black one, and noise."""
+    shape = (recipe.height, recipe.width, 3)
+    noise = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    return np.stack([np.zeros(shape, np.uint8), noise])
+
+
+def _shown(probabilities: NDArray[np.float32]) -> str:
+    """The most probable class, for people."""
+    first = int(probabilities.argmax())
+    return f"class {first} with {float(probabilities[first]):.6f}"

@@ -1,0 +1,145 @@
+"""Golden answers in a bundle: what is recorded comes back, and what does not belong to the bundle says why."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from models import bundle, golden
+from models.bundle import BundleError, ClassLabel
+from models.prestem.recipe import Recipe
+
+
+def picture(name: str, red: int) -> golden.Picture:
+    buffer = io.BytesIO()
+    Image.new("RGB", (12, 10), (red, 0, 0)).save(buffer, "PNG")
+    return golden.Picture(name, buffer.getvalue(), "made for a test, CC0")
+
+
+def answer(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """The redder, the more of the first class."""
+    red = pixels[:, 0, 0, 0].astype(np.float32) / 255
+    return np.stack([red, (1 - red) / 2, (1 - red) / 2], axis=1)
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> bundle.Bundle:
+    (tmp_path / "weights.safetensors").write_bytes(b"weights")
+    return bundle.write(
+        tmp_path,
+        name="small",
+        version="1",
+        architecture="resnet20",
+        variant="cifar",
+        input_shape=(8, 8, 3),
+        labels=[ClassLabel("red"), ClassLabel("dark"), ClassLabel("Blässhuhn")],
+        recipe=Recipe(height=8, width=8),
+        temperature=1.25,
+        metrics={},
+    )
+
+
+@pytest.fixture
+def recorded(made: bundle.Bundle) -> bundle.Bundle:
+    return golden.record(made, answer, [picture("red.png", 255), picture("dim.png", 200)], by="a test")
+
+
+@pytest.fixture
+def edit(recorded: bundle.Bundle) -> Callable[..., bundle.Bundle]:
+    """Change values of answers.json."""
+
+    def change(**changes: Any) -> bundle.Bundle:
+        path = recorded.folder / "golden" / "answers.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+        return recorded
+
+    return change
+
+
+def test_what_is_recorded_comes_back(recorded: bundle.Bundle) -> None:
+    red, dim = golden.read(recorded)
+    assert (red.picture, dim.picture) == (picture("red.png", 255), picture("dim.png", 200))
+    np.testing.assert_array_equal(red.probabilities, [1, 0, 0])
+    np.testing.assert_allclose(dim.probabilities, [0.7843137, 0.1078431, 0.1078431], atol=1e-7)
+
+
+def test_a_bundle_that_names_none_has_none_even_beside_a_folder_of_that_name(made: bundle.Bundle) -> None:
+    (made.folder / "golden").mkdir()
+    assert golden.read(made) == ()
+
+
+def test_a_picture_without_a_clear_answer_is_left_out(made: bundle.Bundle) -> None:
+    kept = golden.read(golden.record(made, answer, [picture("red.png", 255), picture("half.png", 110)], by="a test"))
+    assert [each.picture.name for each in kept] == ["red.png"]
+
+
+def test_no_clear_answer_at_all_is_refused_and_nothing_is_written(made: bundle.Bundle) -> None:
+    with pytest.raises(BundleError, match="answers none of the pictures clearly"):
+        golden.record(made, answer, [picture("half.png", 110)], by="a test")
+    assert not (made.folder / "golden").exists()
+    assert bundle.read(made.folder).golden == ""
+
+
+def test_recording_anew_leaves_no_picture_of_the_last_time(recorded: bundle.Bundle) -> None:
+    golden.record(recorded, answer, [picture("other.png", 255)], by="a test")
+    assert {file.name for file in (recorded.folder / "golden").iterdir()} == {"other.png", "answers.json"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"weights_digest": "sha256:0"}, "recorded with weights_digest sha256:0; the bundle has sha256:"),
+        ({"recipe_digest": "sha256:0"}, "recipe_digest"),
+        ({"temperature": 2.0}, "temperature 2.0; the bundle has 1.25"),
+        ({"format": 9}, "format 9"),
+        ({"pictures": []}, "holds no picture"),
+        ({"pictures": [{"file": "red.png", "probabilities": [0.5, 0.5]}]}, "must hold 3 probabilities for red.png"),
+        ({"pictures": [{"file": "red.png", "probabilities": [0.5, 0.5, float("nan")]}]}, "not all numbers"),
+        ({"pictures": [{"file": "../model.json", "probabilities": []}]}, "in the folder itself"),
+        ({"pictures": [{"file": "gone.png", "probabilities": [1, 0, 0]}]}, r"gone\.png cannot be read"),
+        ({"pictures": [{}]}, "KeyError"),
+        ({"pictures": 7}, "TypeError"),
+    ],
+)
+def test_answers_that_do_not_belong_to_the_bundle_say_why(
+    edit: Callable[..., bundle.Bundle], changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(BundleError, match=message):
+        golden.read(edit(**changes))
+
+
+@pytest.mark.parametrize("text", ["", "no JSON", "[]", "\udcff"])
+def test_a_file_of_answers_that_cannot_be_read_says_so(recorded: bundle.Bundle, text: str) -> None:
+    path = recorded.folder / "golden" / "answers.json"
+    path.write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(BundleError, match="does not hold golden answers"):
+        golden.read(recorded)
+
+
+def test_a_folder_of_answers_outside_of_the_bundle_is_refused(recorded: bundle.Bundle) -> None:
+    path = recorded.folder / "model.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"golden": "../elsewhere"}))
+    with pytest.raises(BundleError, match="must lie in its folder"):
+        bundle.read(recorded.folder)
+
+
+def test_the_shipped_pictures_name_their_source_and_licence() -> None:
+    shipped = golden.read(bundle.read(bundle.EMBEDDED_DEFAULT))
+    assert len({int(each.probabilities.argmax()) for each in shipped}) >= 4
+    for each in shipped:
+        assert "CC0" in each.picture.source or "public domain" in each.picture.source
+        assert len(each.picture.data) < 6000
+
+
+def test_a_bundle_without_pictures_of_its_own_is_recorded_with_the_shipped_ones(made: bundle.Bundle) -> None:
+    assert [each.name for each in golden.pictures(made.folder)] == [
+        each.picture.name for each in golden.read(bundle.read(bundle.EMBEDDED_DEFAULT))
+    ]

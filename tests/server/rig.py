@@ -1,0 +1,193 @@
+"""A whole server in the test's own process whose decoding and computing a test can hold and let go.
+
+Everything is real - sockets, gRPC, interceptors, admission, decoding, the batcher - but the network, which answers when
+and how the test says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import socket
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from models import sources
+from models.prestem.recipe import Recipe
+from server import app, domain, settings
+from server.batching.batcher import Batcher, Observer
+from server.decoding.limits import ImageLimits
+from server.decoding.prepare import Prepared, prepare
+from server.registry import LoadedModel
+from server.settings import Settings
+
+LONG = 60.0  # seconds; until something is called hung
+SIZE = 32  # rows and columns of the shipped model's input
+
+
+class HeldNetwork:
+    """In place of the network: every class is as likely, once the test lets it answer."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._free: float = math.inf  # batches that may be answered
+        self._computing = threading.Semaphore(0)  # released at the beginning of each batch
+        self.errors: list[Exception] = []  # raised in this order, before anything is answered again
+        self.batches: list[int] = []  # the sizes of those that were answered
+
+    def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The answer, or the next of the errors, when the test lets it."""
+        self._computing.release()
+        with self._changed:
+            assert self._changed.wait_for(lambda: self._free > 0, LONG)
+            self._free -= 1
+            if self.errors:
+                raise self.errors.pop(0)
+            self.batches.append(len(pixels))
+        return np.full((len(pixels), 10), 0.1, np.float32)
+
+    def hold(self) -> None:
+        """Answer no batch from now on."""
+        with self._changed:
+            self._computing = threading.Semaphore(0)
+            self._free = 0
+
+    def begun(self) -> None:
+        """Wait until one more batch has begun."""
+        assert self._computing.acquire(timeout=LONG)
+
+    def let(self, batches: float = math.inf) -> None:
+        """Answer so many batches."""
+        with self._changed:
+            self._free = batches
+            self._changed.notify_all()
+
+
+class HeldDecoding:
+    """In place of `prepare`: the same, once the test lets it go on."""
+
+    def __init__(self) -> None:
+        self.go = threading.Event()
+        self.go.set()
+        self.decoding = threading.Semaphore(0)  # released at the beginning of each image
+
+    def __call__(self, image: domain.Image, recipe: Recipe, limits: ImageLimits) -> Prepared:
+        """`prepare`, when the test lets it."""
+        self.decoding.release()
+        assert self.go.wait(LONG)
+        return prepare(image, recipe, limits=limits)
+
+    def begun(self) -> None:
+        """Wait until one more image has begun."""
+        assert self.decoding.acquire(timeout=LONG)
+
+    def hold(self) -> None:
+        """Finish no image that begins from now on."""
+        self.decoding = threading.Semaphore(0)
+        self.go.clear()
+
+
+class Rig:
+    """The server, in a thread of its own."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, *arguments: str, batch_sizes: tuple[int, ...] = (1, 2, 4)) -> None:
+        """Start it on free ports, with `arguments` as its command line; ready when this returns."""
+        self.network, self.decoding = HeldNetwork(), HeldDecoding()
+        self._batch_sizes = batch_sizes
+        self._stop: Callable[[], object] = lambda: None
+        self._ended = threading.Event()
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.target = f"127.0.0.1:{free.getsockname()[1]}"
+        own = ["--host=127.0.0.1", f"--port={self.target.rpartition(':')[2]}", "--metrics-port=0"]
+        self.settings = settings.load([*own, *arguments])
+        patch.setattr(app, "load_model", self._load)
+        patch.setattr(app, "prepare", partial(self._decode))
+        self._thread = threading.Thread(target=asyncio.run, args=(self._life(),), name="rig")
+        self._thread.start()
+        self.wait_until(lambda: self._ended.is_set() or self.gauge("glimpse_ready") == 1)
+        assert not self._ended.is_set(), "the server did not start"
+
+    def close(self) -> None:
+        """Let everything go, drain the server and wait for its end."""
+        self.network.let()
+        self.decoding.go.set()
+        self.stop()
+        self._thread.join(LONG)
+        assert not self._thread.is_alive()
+
+    def stop(self) -> None:
+        """As a signal would; does not wait."""
+        if not self._ended.is_set():
+            self._stop()
+
+    def gauge(self, name: str, **labels: str) -> float:
+        """The value of a metric; -1 while there is no server yet."""
+        server = getattr(self, "server", None)
+        return -1.0 if server is None else server._metrics.registry.get_sample_value(name, labels) or 0.0
+
+    def held(self) -> dict[str, float]:
+        """Whatever a request can hold: all of it is 0 when nothing is in flight."""
+        admission = self.server._admission
+        return {
+            "images": self.gauge("glimpse_images_in_flight"),
+            "bytes": self.gauge("glimpse_image_bytes_in_flight"),
+            "queue": self.gauge("glimpse_queue_depth"),
+            "decoding": self.server._decoders.ahead("nobody"),
+            "calls": admission.calls.taken,
+            "lanes of calls": len(admission.calls._of),
+            "streams": admission.streams.taken,
+            "uploads": self.server._ports._keeper.uploads._held != {},
+            "lanes of images": len(admission._held_by),
+            "bulk": admission._bulk.images,
+            "waiting": len(admission._waiting),
+        }
+
+    def wait_until(self, condition: Callable[[], bool]) -> None:
+        """Wait for something that comes about by itself."""
+        end = time.monotonic() + LONG
+        while not condition():
+            assert time.monotonic() < end, "it did not come about"
+            time.sleep(0.005)
+
+    async def _life(self) -> None:
+        try:
+            stop = asyncio.Event()
+            loop = asyncio.get_running_loop()
+            self._stop = lambda: loop.call_soon_threadsafe(stop.set)
+            self.server = app.Server(self.settings)
+            await self.server.run(stop)
+        finally:
+            self._ended.set()
+
+    def _load(self, chosen: Settings, observer: Observer) -> LoadedModel:
+        bundle = sources.resolve(sources.Source(weights=chosen.weights))
+        batcher = Batcher(
+            self.network,
+            input_shape=bundle.input_shape,
+            batch_sizes=self._batch_sizes,
+            capacity=chosen.max_images_in_flight,
+            observer=observer,
+        )
+        batcher.start()
+        return LoadedModel(
+            bundle=bundle,
+            paper="",
+            stages=(),
+            parameters=0,
+            trainable_parameters=0,
+            runtime="held",
+            device="cpu",
+            precision="float32",
+            batch_sizes=self._batch_sizes,
+            batcher=batcher,
+        )
+
+    def _decode(self, image: domain.Image, recipe: Recipe, *, limits: ImageLimits) -> Prepared:
+        return self.decoding(image, recipe, limits)
