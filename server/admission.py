@@ -51,6 +51,37 @@ _GREED = 7
 _LATEST = 5.0
 
 
+class Places:
+    """So many places, of which no lane takes all."""
+
+    def __init__(self, most: int) -> None:
+        """All of them are free."""
+        self.most = most
+        self.taken = 0
+        self._of: Counter[str] = Counter()
+
+    def of(self, lane: str) -> int:
+        """Places that the lane has."""
+        return self._of[lane]
+
+    def greedy(self, lane: str) -> bool:
+        """Whether the lane has its share of what is free."""
+        return self._of[lane] > 0 and self._of[lane] >= _GREED * (self.most - self.taken)
+
+    @contextmanager
+    def held(self, lane: str) -> Iterator[None]:
+        """Hold one while the block runs."""
+        self.taken += 1
+        self._of[lane] += 1
+        try:
+            yield
+        finally:
+            self.taken -= 1
+            self._of[lane] -= 1
+            if not self._of[lane]:
+                del self._of[lane]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Waiter:
     """A piece of a stream that waits for its permits."""
@@ -64,13 +95,19 @@ class Admission:
     """Counts what is between arrival and answer. Lives on the event loop; not for other threads."""
 
     def __init__(
-        self, capacity: Load, *, retry_after: Callable[[int], float], clock: Callable[[], float] = time.monotonic
+        self,
+        capacity: Load,
+        *,
+        streams: int,
+        retry_after: Callable[[int], float],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Make the gate.
 
         Args:
             capacity: what may be in flight. Streams together may take three quarters of it: the rest is kept for lone
                 requests, which would otherwise be refused whenever bulk work runs.
+            streams: that may be open at once.
             retry_after: seconds until that many images are worked off, for the hint in a refusal.
             clock: seconds, monotonic.
         """
@@ -79,8 +116,8 @@ class Admission:
         self._retry_after = retry_after
         self._clock = clock
         self._promised = 0.0  # on the clock: until when those who were refused have been told to stay away
-        self._calls = 0
-        self._calls_of: Counter[str] = Counter()
+        self.calls = Places(capacity.images)
+        self.streams = Places(streams)
         self._held = _NOTHING
         self._held_by: dict[str, Load] = {}
         self._bulk = _NOTHING
@@ -109,33 +146,20 @@ class Admission:
         Raises:
             OverloadedError: expected; so many calls are in flight already, of all or of this lane.
         """
-        most = self._capacity.images
-        if self._calls >= most:
-            raise self._refusal(
-                Reason.QUEUE_FULL,
-                f"{self._calls} calls are in flight, as many as images may be. Try again later, or send several "
-                "images in a call.",
-                missing=1,
-                come=1,
-            )
-        own = self._calls_of[lane]
-        if own >= _GREED * (most - self._calls):
-            raise self._refusal(
-                Reason.SHARE_FULL,
-                f"{own} calls of yours are in flight; the rest of {most} is kept for others. Try again later, or send "
-                "several images in a call.",
-                missing=1,
-                come=1,
-            )
-        self._calls += 1
-        self._calls_of[lane] += 1
-        try:
+        self._find_place(self.calls, lane, "calls", "Try again later, or send several images in a call.")
+        with self.calls.held(lane):
             yield
-        finally:
-            self._calls -= 1
-            self._calls_of[lane] -= 1
-            if not self._calls_of[lane]:
-                del self._calls_of[lane]
+
+    @contextmanager
+    def stream(self, lane: str = "") -> Iterator[None]:
+        """Let a stream in: it may take as long as it likes over each of its messages, and holds what has come of it.
+
+        Raises:
+            OverloadedError: expected; so many streams are open already, of all or of this lane.
+        """
+        self._find_place(self.streams, lane, "streams", "Send more over fewer streams, or try again later.")
+        with self.streams.held(lane):
+            yield
 
     def close(self) -> None:
         """Refuse everything from now on; what is in flight goes on."""
@@ -212,6 +236,15 @@ class Admission:
                 come=load.images,
             )
         self._hold(load, lane)
+
+    def _find_place(self, places: Places, lane: str, what: str, advice: str) -> None:
+        if places.taken >= places.most:
+            message = f"{places.taken} {what} are in flight, as many as may be. {advice}"
+            raise self._refusal(Reason.QUEUE_FULL, message, missing=1, come=1)
+        if places.greedy(lane):
+            own = places.of(lane)
+            message = f"{own} {what} of yours are in flight; the rest of {places.most} is kept for others. {advice}"
+            raise self._refusal(Reason.SHARE_FULL, message, missing=1, come=1)
 
     def _refusal(self, reason: Reason, message: str, *, missing: int, come: int) -> OverloadedError:
         """What a caller is told for whom `missing` images are too many, and who will come back with `come`."""

@@ -51,6 +51,7 @@ class Caller:
 
     lane: str  # requests of one lane wait for one another, not for other lanes
     deadline: float | None = None  # on the clock of `time.monotonic`; None: no deadline
+    identity: str = ""  # what the caller has proved to be; "": nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,8 @@ class Timing:
     queue: float = 0.0
     compute: float = 0.0
     batch_size: int = 0
+    begun: float = 0.0  # when decoding began, on the clock of `time.monotonic`; 0: not yet
+    batch: int = 0  # number of the batch, of all that the process computes; 0: none
 
 
 @dataclass(frozen=True, slots=True)

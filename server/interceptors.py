@@ -1,4 +1,4 @@
-"""What surrounds every RPC: its id, its log line, its metrics."""
+"""What surrounds every RPC: its id, who calls, its log line, its metrics, its line in the audit log."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from server import status
+from server.doors import tokens
+from server.doors.keeper import OPEN, Keeper
+from server.doors.visit import LANE_KEY, Visit, visiting
 from server.errors import InvalidRequestError, Reason, ServiceError, defect
 from server.metrics import Metrics
 
@@ -26,19 +29,27 @@ _ExecuteBatchError: type[BaseException] = importlib.import_module("grpc._cython.
 _log = structlog.get_logger(__name__)
 
 REQUEST_ID_KEY = "x-request-id"
+_MOMENT = 0.1  # seconds
 _MAX_ID = 128  # characters; a caller's id goes into every log line
 
 Handler = Callable[[Any, Any], Any]
-Gate = Callable[[], AbstractContextManager[None]]
+Gate = Callable[[str], AbstractContextManager[None]]  # of a lane
 
 
 class Observability(grpc.aio.ServerInterceptor):
-    """Gives every RPC an id (the caller's `x-request-id` or a fresh one), counts it, times it and logs it."""
+    """Gives every RPC an id (the caller's `x-request-id` or a fresh one), counts it, times it and logs it.
 
-    def __init__(self, metrics: Metrics, gates: Mapping[str, Gate]) -> None:
-        """Record into `metrics`; a method that has one of `gates` is let through it before its request is read."""
+    Before anything is read of a request, its caller has shown who they are, and has a place and a turn.
+    """
+
+    def __init__(self, metrics: Metrics, gates: Mapping[str, Gate], keeper: Keeper) -> None:
+        """Record into `metrics`, and let in whom `keeper` knows.
+
+        A method that has one of `gates` is let through it before its request is read.
+        """
         self._metrics = metrics
         self._gates = gates
+        self._keeper = keeper
 
     async def intercept_service(
         self,
@@ -51,20 +62,24 @@ class Observability(grpc.aio.ServerInterceptor):
             return None
         _, service, method = handler_call_details.method.split("/", 2)
         kind = _KINDS[handler.request_streaming, handler.response_streaming]
-        rpc = _Rpc(self._metrics, (kind, service, method), _request_id(handler_call_details.invocation_metadata))
-        if handler.unary_unary is not None:
-            # gRPC would read and parse the message by itself, before anyone could refuse it. On the wire a lone message
-            # and a stream of one are the same.
-            gate = self._gates.get(handler_call_details.method, nullcontext)
-            read = rpc.unary(handler.unary_unary, handler.request_deserializer, gate)
-            return grpc.stream_unary_rpc_method_handler(read, None, handler.response_serializer)
+        rpc = _Rpc(self._metrics, self._keeper, (kind, service, method), handler_call_details.invocation_metadata)
+        gate = self._gates.get(handler_call_details.method, _open)
+        if not handler.request_streaming:
+            # gRPC would read and parse the message by itself, before anyone could refuse it, and wait for it as long as
+            # it takes. On the wire a lone message and a stream of one are the same.
+            if handler.unary_unary is not None:
+                read = rpc.unary(handler.unary_unary, handler.request_deserializer, gate)
+                return grpc.stream_unary_rpc_method_handler(read, None, handler.response_serializer)
+            if handler.unary_stream is not None and not inspect.isasyncgenfunction(handler.unary_stream):
+                read = rpc.unary(handler.unary_stream, handler.request_deserializer, gate)
+                return grpc.stream_stream_rpc_method_handler(read, None, handler.response_serializer)
         requests, responses = (
             "stream" if s else "unary" for s in (handler.request_streaming, handler.response_streaming)
         )
         name = f"{requests}_{responses}"
         inner = getattr(handler, name)
         # gRPC looks at the kind of function to know how it answers, so each kind keeps its own.
-        wrapped = rpc.generator(inner) if inspect.isasyncgenfunction(inner) else rpc.coroutine(inner)
+        wrapped = rpc.generator(inner) if inspect.isasyncgenfunction(inner) else rpc.coroutine(inner, gate)
         make: Callable[..., grpc.RpcMethodHandler[Any, Any]] = getattr(grpc, f"{name}_rpc_method_handler")
         return make(wrapped, handler.request_deserializer, handler.response_serializer)
 
@@ -77,20 +92,30 @@ _KINDS = {
 }
 
 
+def _open(_: str) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
 class _Rpc:
     """One call of one method."""
 
-    def __init__(self, metrics: Metrics, labels: tuple[str, str, str], request_id: str) -> None:
+    def __init__(self, metrics: Metrics, keeper: Keeper, labels: tuple[str, str, str], metadata: Any) -> None:
         self._metrics = metrics
+        self._keeper = keeper
         self._labels = labels
-        self._request_id = request_id
+        self._metadata = metadata
 
     def unary(self, inner: Handler, parse: Callable[[bytes], Any] | None, gate: Gate) -> Handler:
+        receive = self._keeper.uploads.receive
+
         async def handle(requests: AsyncIterator[bytes], context: Any) -> Any:
-            async with self._around(context):
-                with gate():
-                    message = await anext(aiter(requests), None)
+            async with self._around(context) as visit:
+                with gate(visit.lane):
+                    message = await receive(visit.who, lambda: anext(aiter(requests), None))
                     if message is None:
+                        # Gone, or above the limit of bytes, of which gRPC tells the caller by itself: then this call
+                        # is cancelled, a moment after the end of its messages.
+                        await asyncio.sleep(_MOMENT)
                         raise _malformed("The call ended without a message.")
                     try:
                         request = parse(message) if parse is not None else message
@@ -101,10 +126,11 @@ class _Rpc:
 
         return handle
 
-    def coroutine(self, inner: Handler) -> Handler:
+    def coroutine(self, inner: Handler, gate: Gate) -> Handler:
         async def handle(request: Any, context: Any) -> Any:
-            async with self._around(context):
-                return await inner(request, context)
+            async with self._around(context) as visit:
+                with gate(visit.lane):
+                    return await inner(request, context)
 
         return handle
 
@@ -117,30 +143,42 @@ class _Rpc:
         return handle
 
     @asynccontextmanager
-    async def _around(self, context: Any) -> AsyncIterator[None]:
+    async def _around(self, context: Any) -> AsyncIterator[Visit]:
         kind, service, method = self._labels
-        structlog.contextvars.bind_contextvars(request_id=self._request_id, rpc=f"{service}/{method}")
-        context.set_trailing_metadata(((REQUEST_ID_KEY, self._request_id),))
+        visit, authorization = _visit(self._metadata, f"{service}/{method}", context.peer())
+        visiting.set(visit)
+        structlog.contextvars.bind_contextvars(request_id=visit.request_id, rpc=visit.method)
+        context.set_trailing_metadata(((REQUEST_ID_KEY, visit.request_id),))
         self._metrics.rpc_started.labels(*self._labels).inc()
         begun = time.monotonic()
-        code = grpc.StatusCode.OK
+        code, reason = grpc.StatusCode.OK, ""
         try:
-            yield
+            self._keeper.identify(visit, service, authorization, context)
+            yield visit
         except asyncio.CancelledError:
             code = _ended_by_peer(context)
+            raise
+        except GeneratorExit:  # the caller left between two answers, and Python has found the generator since
+            code = grpc.StatusCode.CANCELLED
             raise
         except grpc.aio.AbortError:
             code = _code(context.code())
             raise
         except ServiceError as error:
-            code = status.code(error)
+            code, reason = status.code(error), error.reason.value
             self._metrics.request_rejected(error.reason)
             await self._abort(context, error)
         except Exception as error:  # noqa: BLE001 - gRPC would answer UNKNOWN and tell the caller our internals
-            if (gone := _peer_gone(error)) is not None:
+            if (gone := _only(_ExecuteBatchError, error)) is not None:
+                # gRPC cannot send because the call is over; it passes that over in silence, if it gets it bare.
                 code = _ended_by_peer(context)
                 raise gone from None
-            code = grpc.StatusCode.INTERNAL
+            if _only(DecodeError, error) is not None:  # of a stream, whose messages gRPC parses as they come
+                refused = _malformed("A message of this stream cannot be read.")
+                code, reason = status.code(refused), refused.reason.value
+                self._metrics.request_rejected(refused.reason)
+                await self._abort(context, refused)
+            code, reason = grpc.StatusCode.INTERNAL, Reason.INTERNAL.value
             _log.exception("a defect of the service")
             await self._abort(context, defect())
         finally:
@@ -150,7 +188,10 @@ class _Rpc:
             # One line a call would cost more than a small network does; what went wrong is always told.
             log = _log.debug if code is grpc.StatusCode.OK else _log.info
             details = context.details() or None
-            log("rpc", code=code.name, seconds=round(seconds, 6), peer=context.peer(), details=details)
+            # Not context.peer(): where the call is over and gone, gRPC's code would crash the process.
+            log("rpc", code=code.name, seconds=round(seconds, 6), peer=visit.peer, details=details)
+            if self._keeper.audit is not None and service != OPEN:
+                self._keeper.audit.write(visit, code=code.name, reason=reason, seconds=seconds)
 
     async def _abort(self, context: Any, error: ServiceError) -> None:
         trailers = (*context.trailing_metadata(), *status.trailers(error))
@@ -170,16 +211,12 @@ def _ended_by_peer(context: Any) -> grpc.StatusCode:
     return grpc.StatusCode.DEADLINE_EXCEEDED if expired else grpc.StatusCode.CANCELLED
 
 
-def _peer_gone(error: BaseException) -> BaseException | None:
-    """The error with which gRPC says that it cannot send because the call is over; None for any other error.
-
-    It can come before the handler is cancelled, and from several tasks of a stream at once. gRPC itself passes it over
-    in silence, if it gets it bare.
-    """
+def _only(kind: type[BaseException], error: BaseException) -> BaseException | None:
+    """The error of that kind, also where several tasks of a stream met it at once; None where there is any other."""
     if isinstance(error, BaseExceptionGroup):
-        leaves = [_peer_gone(each) for each in error.exceptions]
+        leaves = [_only(kind, each) for each in error.exceptions]
         return leaves[0] if all(leaf is not None for leaf in leaves) else None
-    return error if isinstance(error, _ExecuteBatchError) else None
+    return error if isinstance(error, kind) else None
 
 
 def _code(value: Any) -> grpc.StatusCode:
@@ -187,9 +224,17 @@ def _code(value: Any) -> grpc.StatusCode:
     return value if isinstance(value, grpc.StatusCode) else status.CODES[int(value)]
 
 
-def _request_id(metadata: Any) -> str:
+def _visit(metadata: Any, method: str, peer: str) -> tuple[Visit, list[str]]:
+    """What a call's metadata says of who calls, and whatever it has for `authorization`."""
+    request_id = client = ""
+    authorization = []
     for key, value in metadata or ():
-        # It goes into logs and back into a header, so it must be plain text.
-        if key == REQUEST_ID_KEY and isinstance(value, str) and 0 < len(value) <= _MAX_ID:
-            return value if value.isascii() and value.isprintable() else uuid.uuid4().hex
-    return uuid.uuid4().hex
+        if key == REQUEST_ID_KEY:
+            # It goes into logs and back into a header, so it must be plain text.
+            if not request_id and 0 < len(value) <= _MAX_ID and value.isascii() and value.isprintable():
+                request_id = value
+        elif key == LANE_KEY:
+            client = client or value
+        elif key == tokens.KEY:
+            authorization.append(value)
+    return Visit(request_id or uuid.uuid4().hex, method, peer, client), authorization

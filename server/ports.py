@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,6 +16,8 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 from grpc_reflection.v1alpha.reflection_pb2_grpc import add_ServerReflectionServicer_to_server
 
 from glimpse.v1 import classifier_pb2_grpc
+from server.doors.keeper import Keeper
+from server.exposition import Exposition
 from server.health import Health
 from server.servicer import SERVICE, ImageClassifier
 from server.settings import Settings
@@ -21,6 +25,7 @@ from server.startup import PortTakenError
 
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 _REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
+_PROBE_BYTES = 4096  # a health check is the name of a service
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +33,15 @@ class Bound:
     """The ports that were bound; they differ from the settings where those ask for a free one."""
 
     grpc: int
-    metrics: int
+    metrics: int | None  # None: not served
+    health: int | None  # the second door for probes; None: there is none
+
+
+_PENDING = 1_000_000  # calls; none in practice
 
 
 class Ports:
-    """The doors of one server: gRPC and metrics."""
+    """The doors of one server: gRPC, health checks for probes that speak no TLS, and metrics."""
 
     def __init__(
         self,
@@ -41,23 +50,30 @@ class Ports:
         health: Health,
         interceptors: Sequence[grpc.aio.ServerInterceptor],
         metrics: prometheus_client.CollectorRegistry,
+        *,
+        keeper: Keeper,
     ) -> None:
         """Put the servers together; nothing listens yet. Needs a running event loop."""
         self._settings = settings
         self._metrics = metrics
+        self._keeper = keeper
         self._opened = ExitStack()
+        self._freshness: asyncio.Task[None] | None = None
         self._grpc = grpc.aio.server(
-            interceptors=interceptors,
-            options=[
-                ("grpc.max_receive_message_length", settings.max_message_bytes),
-                ("grpc.max_send_message_length", settings.max_message_bytes),
-                # On by default, it would let a second server start silently on the same port.
-                ("grpc.so_reuseport", 0),
-            ],
+            interceptors=interceptors, options=[*_limits(settings), *_messages(settings.max_message_bytes)]
         )
         classifier_pb2_grpc.add_ImageClassifierServicer_to_server(classifier, self._grpc)
-        health_pb2_grpc.add_HealthServicer_to_server(health, self._grpc)
-        _add_reflection(self._grpc)
+        services = [SERVICE]
+        if settings.serve_health:
+            health_pb2_grpc.add_HealthServicer_to_server(health, self._grpc)
+            services.append(HEALTH)
+        if settings.serve_reflection:
+            _add_reflection(self._grpc, services)
+        self._probes: grpc.aio.Server | None = None
+        if settings.health_port is not None:
+            # Without interceptors: it shares nothing with the calls that it reports on, neither their turns nor tokens.
+            self._probes = grpc.aio.server(options=[*_limits(settings), *_messages(_PROBE_BYTES)])
+            health_pb2_grpc.add_HealthServicer_to_server(health, self._probes)
 
     async def open(self) -> Bound:
         """Listen. Health answers NOT_SERVING and everything else NOT_READY until the model is loaded.
@@ -65,47 +81,105 @@ class Ports:
         Raises:
             PortTakenError: expected; the message says what to do.
         """
-        metrics = self._open_metrics()
-        host = self._settings.host
-        address = f"[{host}]:{self._settings.port}" if ":" in host else f"{host}:{self._settings.port}"
-        try:
-            port = self._grpc.add_insecure_port(address)
-        except RuntimeError as error:
-            raise PortTakenError(
-                f"Cannot listen on {address}: {error}. Stop what listens there, or choose another GLIMPSE_PORT."
-            ) from error
+        settings = self._settings
+        metrics = self._open_metrics() if settings.serve_metrics else None
+        certificates = self._keeper.certificates
+        credentials = None if certificates is None else certificates.credentials()
+        main = self._listen(self._grpc, settings.port, "GLIMPSE_PORT", credentials)
+        health = None
+        if self._probes is not None and settings.health_port is not None:
+            health = self._listen(self._probes, settings.health_port, "GLIMPSE_HEALTH_PORT")
+            await self._probes.start()
         await self._grpc.start()
-        return Bound(int(port), metrics)
+        self._freshness = asyncio.create_task(self._keeper.keep_fresh())
+        return Bound(main, metrics, health)
 
     async def drain(self, seconds: float) -> None:
-        """Take no more calls; give those in flight so long to end."""
+        """Take no more calls; give those in flight so long to end. Probes are answered until they have."""
         await self._grpc.stop(seconds)
+        if self._probes is not None:
+            await self._probes.stop(0)
+        if self._freshness is not None:
+            self._freshness.cancel()
 
     def close(self) -> None:
-        """Stop answering /metrics, after everything else has ended."""
+        """Stop answering /metrics, and write what is left to write, after everything else has ended."""
         self._opened.close()
+        self._keeper.close()
+
+    def _listen(
+        self, server: grpc.aio.Server, port: int, setting: str, credentials: grpc.ServerCredentials | None = None
+    ) -> int:
+        host = self._settings.host
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        try:
+            if credentials is None:
+                return int(server.add_insecure_port(address))
+            return int(server.add_secure_port(address, credentials))
+        except RuntimeError as error:
+            raise PortTakenError(
+                f"Cannot listen on {address}: {error}. Stop what listens there, or choose another {setting}."
+            ) from error
 
     def _open_metrics(self) -> int:
         host, port = self._settings.host, self._settings.metrics_port
         try:
-            httpd, thread = prometheus_client.start_http_server(port, host, self._metrics)
+            exposition = Exposition(host, port, self._metrics)
         except OSError as error:
             raise PortTakenError(
                 f"Cannot listen on {host}:{port}: {error.strerror}. Stop what listens there, or choose another "
                 "GLIMPSE_METRICS_PORT."
             ) from error
-        # Undone from the last to the first.
-        self._opened.callback(thread.join)
-        self._opened.callback(httpd.server_close)
-        self._opened.callback(httpd.shutdown)
-        return int(httpd.server_port)
+        self._opened.callback(exposition.close)
+        return exposition.port
 
 
-def _add_reflection(server: grpc.aio.Server) -> None:
+def _messages(most: int) -> list[tuple[str, int]]:
+    return [("grpc.max_receive_message_length", most), ("grpc.max_send_message_length", most)]
+
+
+def _limits(settings: Settings) -> list[tuple[str, int]]:
+    """What gRPC itself holds connections to."""
+    options = [
+        # On by default, it would let a second server start silently on the same port.
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_allowed_incoming_connections", settings.max_connections),
+        ("grpc.max_concurrent_streams", settings.max_calls_per_connection),
+        # Beyond a thousand calls that our event loop has not come round to, gRPC would end some with a bare CANCELLED.
+        # Ours refuses with a reason and a hint; how many can wait is bounded by connections and calls on each.
+        ("grpc.server.max_pending_requests", _PENDING),
+        ("grpc.server.max_pending_requests_hard_limit", _PENDING),
+        # Between the two limits gRPC would refuse at random.
+        ("grpc.max_metadata_size", settings.max_metadata_bytes),
+        ("grpc.absolute_max_metadata_size", settings.max_metadata_bytes),
+        ("grpc.server_handshake_timeout_ms", _milliseconds(settings.handshake_seconds)),
+        # The limit of headers binds a client only once it has acknowledged it.
+        ("grpc.http2.settings_timeout", _milliseconds(settings.handshake_seconds)),
+        ("grpc.keepalive_time_ms", _milliseconds(settings.keepalive_seconds)),
+        ("grpc.keepalive_timeout_ms", _milliseconds(settings.keepalive_timeout_seconds)),
+        # The former alone closes nothing: a ping has a time-out of its own, a minute unless told otherwise.
+        ("grpc.http2.ping_timeout_ms", _milliseconds(settings.keepalive_timeout_seconds)),
+        # For both sides: without it, a client without calls may ping every two hours, whatever the next line says.
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", _milliseconds(settings.min_ping_seconds)),
+    ]
+    if settings.max_connection_idle_seconds:
+        options.append(("grpc.max_connection_idle_ms", _milliseconds(settings.max_connection_idle_seconds)))
+    if settings.max_connection_age_seconds:
+        options.append(("grpc.max_connection_age_ms", _milliseconds(settings.max_connection_age_seconds)))
+        # What is in flight on an old connection has as long to end as in a drain.
+        options.append(("grpc.max_connection_age_grace_ms", _milliseconds(settings.drain_seconds)))
+    return options
+
+
+def _milliseconds(seconds: float) -> int:
+    """For gRPC: at least 1, and no more than it can hold, which is 24 days."""
+    return min(max(1, math.ceil(seconds * 1000)), 2**31 - 1)
+
+
+def _add_reflection(server: grpc.aio.Server, services: Sequence[str]) -> None:
     """Reflection as v1alpha, which the library brings, and as v1, whose messages are the same on the wire."""
-    servicer = reflection.aio.ReflectionServicer(
-        service_names=(SERVICE, HEALTH, reflection.SERVICE_NAME, _REFLECTION_V1)
-    )
+    servicer = reflection.aio.ReflectionServicer(service_names=(*services, reflection.SERVICE_NAME, _REFLECTION_V1))
     add_ServerReflectionServicer_to_server(servicer, server)
     handler = grpc.stream_stream_rpc_method_handler(
         servicer.ServerReflectionInfo,

@@ -15,7 +15,9 @@ from glimpse.v1 import classifier_pb2_grpc
 from server import domain
 from server.describe import describe, identity
 from server.domain import Caller, Classification, ImageResult
-from server.errors import InvalidRequestError, Reason, ServiceError, defect, draining, shown
+from server.doors.keeper import Keeper
+from server.doors.visit import Visit, visiting
+from server.errors import Code, InvalidRequestError, Reason, ServiceError, defect, draining, shown
 from server.metrics import Metrics
 from server.pipeline import Pipeline
 from server.registry import ModelRegistry
@@ -23,8 +25,6 @@ from server.registry import ModelRegistry
 _log = structlog.get_logger(__name__)
 
 SERVICE = pb.DESCRIPTOR.services_by_name["ImageClassifier"].full_name
-# A client may name its lane, for instance when many of them share a proxy's connection.
-LANE_KEY = "glimpse-client"
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -33,13 +33,21 @@ class ImageClassifier(classifier_pb2_grpc.ImageClassifierServicer):
     """`glimpse.v1.ImageClassifier`."""
 
     def __init__(
-        self, pipeline: Pipeline, registry: ModelRegistry, metrics: Metrics, limits: pb.Limits, *, stream_window: int
+        self,
+        pipeline: Pipeline,
+        registry: ModelRegistry,
+        metrics: Metrics,
+        limits: pb.Limits,
+        keeper: Keeper,
+        *,
+        stream_window: int,
     ) -> None:
-        """Serve `pipeline`; one stream works on at most `stream_window` requests at once."""
+        """Serve `pipeline` to whom `keeper` let in; one stream works on at most `stream_window` requests at once."""
         self._pipeline = pipeline
         self._registry = registry
         self._metrics = metrics
         self._limits = limits
+        self._keeper = keeper
         self._stream_window = stream_window
         self._readers: set[asyncio.Task[None]] = set()
         self._draining = False
@@ -52,7 +60,8 @@ class ImageClassifier(classifier_pb2_grpc.ImageClassifierServicer):
 
     async def Classify(self, request: pb.ClassifyRequest, context: Context) -> pb.ClassifyResponse:  # noqa: N802 - the contract's name
         """Classify 1..N images."""
-        return _response(await self._pipeline.classify(_request(request), _caller(context)))
+        visit = visiting.get()
+        return _response(await self._classify(_request(request), visit, _caller(visit, context), bulk=False))
 
     async def DescribeModel(  # noqa: N802 - the contract's name
         self,
@@ -67,7 +76,8 @@ class ImageClassifier(classifier_pb2_grpc.ImageClassifierServicer):
         self, requests: AsyncIterator[pb.ClassifyStreamRequest], context: Context
     ) -> None:
         """Classify without end: read while there is room, answer in the order of completion."""
-        caller = _caller(context)
+        visit = visiting.get()
+        caller = _caller(visit, context)
         window = asyncio.Semaphore(self._stream_window)
         writing = asyncio.Lock()
         in_flight: set[str] = set()
@@ -89,7 +99,11 @@ class ImageClassifier(classifier_pb2_grpc.ImageClassifierServicer):
                 answers.create_task(answer(request, duplicate))
 
         async def answer(request: pb.ClassifyStreamRequest, duplicate: bool) -> None:  # noqa: FBT001 - local
-            response = await self._stream_response(request, caller, duplicate=duplicate)
+            piece = visit.piece()
+            response = await self._stream_response(request, piece, caller, duplicate=duplicate)
+            visit.model = piece.model
+            visit.images += piece.images
+            visit.bytes += piece.bytes
             if not duplicate:
                 # Before it is written: the client may use the id again as soon as it has the answer.
                 in_flight.discard(request.id)
@@ -109,7 +123,22 @@ class ImageClassifier(classifier_pb2_grpc.ImageClassifierServicer):
             raise draining()
 
     async def _stream_response(
-        self, request: pb.ClassifyStreamRequest, caller: Caller, *, duplicate: bool
+        self, request: pb.ClassifyStreamRequest, piece: Visit, caller: Caller, *, duplicate: bool
+    ) -> pb.ClassifyStreamResponse:
+        audit, begun = self._keeper.audit, time.monotonic()
+        code, reason = "CANCELLED", ""  # unless it comes to an end
+        try:
+            response = await self._piece(request, piece, caller, duplicate=duplicate)
+            refused = response.error if response.HasField("error") else None
+            code, reason = ("OK", "") if refused is None else (Code(refused.code).name, refused.reason)
+        finally:
+            if audit is not None:
+                seconds = time.monotonic() - begun
+                audit.write(piece, code=code, reason=reason, seconds=seconds, piece=request.id)
+        return response
+
+    async def _piece(
+        self, request: pb.ClassifyStreamRequest, piece: Visit, caller: Caller, *, duplicate: bool
     ) -> pb.ClassifyStreamResponse:
         if duplicate:
             return self._refused(
@@ -120,13 +149,31 @@ class ImageClassifier(classifier_pb2_grpc.ImageClassifierServicer):
                 ),
             )
         try:
-            answer = await self._pipeline.classify(_request(request.request), caller, bulk=True)
+            answer = await self._classify(_request(request.request), piece, caller, bulk=True)
         except ServiceError as error:
             return self._refused(request.id, error)
         except Exception:  # noqa: BLE001 - its defect must not cost the other pieces their answers
             _log.exception("a defect of the service", stream_id=shown(request.id))
             return self._refused(request.id, defect())
         return pb.ClassifyStreamResponse(id=request.id, response=_response(answer))
+
+    async def _classify(
+        self, asked: domain.ClassifyRequest, visit: Visit, caller: Caller, *, bulk: bool
+    ) -> Classification:
+        """What the caller may send now, through the pipeline.
+
+        A request takes its images from the caller's rate even where it is refused later: what is wrong with it had to
+        be found out.
+
+        Raises:
+            ServiceError: expected; the request as a whole gets an error.
+        """
+        visit.model, visit.images = asked.model.name, len(asked.images)
+        visit.bytes = sum(len(image.data) for image in asked.images)
+        self._keeper.take(visit, visit.images)
+        answer = await self._pipeline.classify(asked, caller, bulk=bulk)
+        visit.model = answer.model.name
+        return answer
 
     def _refused(self, request_id: str, error: ServiceError) -> pb.ClassifyStreamResponse:
         self._metrics.request_rejected(error.reason)
@@ -141,12 +188,12 @@ class ImageClassifier(classifier_pb2_grpc.ImageClassifierServicer):
         )
 
 
-def _caller(context: Context) -> Caller:
+def _caller(visit: Visit, context: Context) -> Caller:
     remaining = context.time_remaining()
-    lane = next((value for key, value in context.invocation_metadata() or () if key == LANE_KEY), context.peer())
     return Caller(
-        lane=lane if isinstance(lane, str) else lane.decode(errors="replace"),
+        lane=visit.lane,
         deadline=None if remaining is None else time.monotonic() + remaining,
+        identity=visit.identity,
     )
 
 

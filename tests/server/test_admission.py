@@ -21,7 +21,7 @@ def load(images: int, size: int = 0) -> Load:
 
 def run(scenario: Callable[[Admission], Awaitable[None]], capacity: int = 8, now: Callable[[], float] = float) -> None:
     async def main() -> None:
-        gate = Admission(Load(capacity, capacity * KB), retry_after=lambda images: images * 0.5, clock=now)
+        gate = Admission(Load(capacity, capacity * KB), streams=8, retry_after=lambda images: images * 0.5, clock=now)
         await scenario(gate)
         assert (gate.in_flight, gate.bytes_in_flight) == (0, 0), "a permit leaked"
 
@@ -243,15 +243,17 @@ def test_a_stream_waits_for_room_for_its_bytes() -> None:
     run(scenario)
 
 
-def test_there_are_no_more_calls_than_images_may_be_in_flight() -> None:
+@pytest.mark.parametrize("kind", ["call", "stream"])
+def test_there_are_no_more_calls_than_images_may_be_in_flight_nor_more_streams_than_are_allowed(kind: str) -> None:
     async def scenario(gate: Admission) -> None:
+        enter = getattr(gate, kind)
         with contextlib.ExitStack() as calls:
             for number in range(8):
-                calls.enter_context(gate.call(lane=f"lane {number}"))
-            with pytest.raises(OverloadedError) as refused, gate.call():
+                calls.enter_context(enter(lane=f"lane {number}"))
+            with pytest.raises(OverloadedError) as refused, enter():
                 pass
             assert refused.value.reason is Reason.QUEUE_FULL
-        with gate.call():
+        with enter():
             pass
 
     run(scenario)
@@ -306,15 +308,17 @@ def test_whoever_has_nothing_in_flight_is_refused_only_for_want_of_room() -> Non
     run(scenario, capacity=64)
 
 
-def test_a_lane_s_calls_leave_places_for_others_too() -> None:
+@pytest.mark.parametrize("kind", ["call", "stream"])
+def test_a_lane_s_calls_and_streams_leave_places_for_others_too(kind: str) -> None:
     async def scenario(gate: Admission) -> None:
+        enter = getattr(gate, kind)
         with contextlib.ExitStack() as calls:
             for _ in range(7):
-                calls.enter_context(gate.call(lane="greedy"))
-            with pytest.raises(OverloadedError) as refused, gate.call(lane="greedy"):
+                calls.enter_context(enter(lane="greedy"))
+            with pytest.raises(OverloadedError) as refused, enter(lane="greedy"):
                 pass
             assert refused.value.reason is Reason.SHARE_FULL
-            calls.enter_context(gate.call(lane="another"))
+            calls.enter_context(enter(lane="another"))
 
     run(scenario)
 

@@ -65,7 +65,7 @@ def test_calls_that_never_send_their_message_take_no_more_than_their_places(
         errors = (waiting.submit(refused).result() for _ in range(10_000))
         error = next(error for error in errors if error is not None)
         assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert rich_status(error)[1].reason == "QUEUE_FULL"
+        assert rich_status(error)[1].reason == "SHARE_FULL"  # all of them are this connection's
         for each in stuck:
             each.cancel()
         silent.set()

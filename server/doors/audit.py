@@ -1,0 +1,123 @@
+"""The audit log: a line of JSON a call, for whoever has to know afterwards who asked for what.
+
+Nothing of an image is in it, and nothing of a token. Health checks are not: they reach no model, anybody may make them,
+and there would be more of them than of all else. Nor are connections that never became a call.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import logging.handlers
+import os
+import queue
+from datetime import UTC, datetime
+from io import TextIOWrapper
+from pathlib import Path
+
+import structlog
+
+from server.doors.visit import Visit
+from server.startup import StartupError
+
+_log = structlog.get_logger(__name__)
+
+_WAITING = 10_000  # lines; some megabytes, while a disk does not answer
+_LINE = "line"
+
+
+class Audit:
+    """Writes beside the event loop: no call waits for the disk, and none fails because of it."""
+
+    def __init__(self, file: Path) -> None:
+        """Open the file to append, readable for its owner alone where it is new.
+
+        Raises:
+            StartupError: expected; it cannot be opened.
+        """
+        try:
+            handler = _File(file)
+        except OSError as error:
+            raise StartupError(
+                f"The audit log {file} cannot be opened: {error.strerror}. Choose another GLIMPSE_AUDIT_LOG."
+            ) from error
+        handler.setFormatter(_Json())
+        self._queue: queue.Queue[logging.LogRecord] = queue.Queue(_WAITING)
+        self._listener = logging.handlers.QueueListener(self._queue, handler)
+        self._handler = handler
+        self._listener.start()
+        self._full = False
+
+    def write(self, visit: Visit, *, code: str, reason: str, seconds: float, piece: str | None = None) -> None:
+        """Write down how a call ended, or a `piece` of a stream."""
+        line = {
+            "time": datetime.now(UTC).isoformat(),
+            "request_id": visit.request_id,
+            "identity": visit.identity,
+            "peer": visit.peer,
+            "method": visit.method,
+            **({} if piece is None else {"piece": piece}),
+            "model": visit.model,
+            "images": visit.images,
+            "bytes": visit.bytes,
+            "code": code,
+            "reason": reason,
+            "seconds": round(seconds, 6),
+        }
+        record = logging.makeLogRecord({_LINE: line})
+        try:
+            self._queue.put_nowait(record)
+        except queue.Full:
+            if not self._full:
+                _log.warning("audit lines are lost", detail="The disk does not keep up with the calls.")
+            self._full = True
+        else:
+            self._full = False
+
+    def close(self) -> None:
+        """Write what is left and close the file."""
+        self._listener.stop()
+        self._handler.close()
+
+
+class _Json(logging.Formatter):
+    """A record's line as JSON; made in the thread that writes it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return json.dumps(record.__dict__[_LINE])
+
+
+class _File(logging.handlers.WatchedFileHandler):
+    """Opened anew when it was renamed away; warns once when it cannot be written, until it can."""
+
+    def __init__(self, file: Path) -> None:
+        self._failed = False
+        super().__init__(file, encoding="utf-8")
+
+    def _open(self) -> TextIOWrapper:
+        return open(self.baseFilename, "a", encoding="utf-8", opener=_private)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line."""
+        try:
+            self.reopenIfNeeded()
+            if self.stream is None:
+                self.stream = self._open()
+            print(self.format(record), file=self.stream, flush=True)
+        except OSError as error:
+            if not self._failed:
+                _log.warning("audit lines are lost", detail=f"{self.baseFilename}: {error.strerror}")
+            self._failed = True
+        else:
+            self._failed = False
+
+    def close(self) -> None:
+        """Close the file, even where what is left cannot be written."""
+        try:
+            super().close()
+        except OSError as error:
+            _log.warning("audit lines are lost", detail=f"{self.baseFilename}: {error.strerror}")
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

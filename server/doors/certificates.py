@@ -1,0 +1,98 @@
+"""TLS: the server's certificate and, where callers must show one, whom to believe about theirs."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from server.doors.source import Source
+from server.startup import CredentialsError
+
+# Where gRPC puts what a caller's certificate says, the most telling first: a SPIFFE or other URI, a host, a plain name.
+_NAMES = ("peer_uri", "peer_dns", "x509_common_name", "x509_subject")
+
+
+class Certificates:
+    """A certificate, its key and the authorities, as they lie in their files now."""
+
+    def __init__(self, certificate: Path, key: Path, authorities: Path | None) -> None:
+        """Read them. With `authorities`, callers must show a certificate of one of them.
+
+        Raises:
+            CredentialsError: expected; they cannot be read, or do not belong together.
+        """
+        self.mutual = authorities is not None
+        self._certificate, self._key, self._authorities = certificate, key, authorities
+        files = [certificate, key, *([authorities] if authorities is not None else [])]
+        self._source = Source("certificates", files, self._configuration)
+        self._given = self._source.value
+
+    def look(self) -> None:
+        """Take what has changed in the files, if it can be used; connections that are open go on as they are."""
+        self._source.look()
+
+    def credentials(self) -> grpc.ServerCredentials:
+        """What a port needs to speak TLS."""
+        newer: Any = self._newer  # it may return None, which the types of gRPC leave out
+        return grpc.dynamic_ssl_server_credentials(self._given, newer, self.mutual)
+
+    def _newer(self) -> grpc.ServerCertificateConfiguration | None:
+        """Called by gRPC before each handshake; None where nothing has changed, for it starts anew with the rest."""
+        latest = self._source.value
+        if latest is self._given:
+            return None
+        self._given = latest
+        return latest
+
+    def _configuration(self, contents: Sequence[bytes]) -> grpc.ServerCertificateConfiguration:
+        certificate, key, *authorities = contents
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        try:
+            # A password that is never right: without one, a key that has one would be asked for on the terminal.
+            context.load_cert_chain(self._certificate, self._key, password="")
+            # What was checked was read from the files once more.
+            same = (certificate, key) == (self._certificate.read_bytes(), self._key.read_bytes())
+        except (ssl.SSLError, OSError, ValueError) as error:
+            raise CredentialsError(
+                f"{self._certificate} and {self._key} cannot be used as certificate and key: {_why(error)}. Give a PEM "
+                "chain that begins with the server's certificate, and the PEM key that belongs to it, without a "
+                "password."
+            ) from None
+        if not same:
+            raise CredentialsError(f"{self._certificate} or {self._key} changed while they were read.")
+        if not authorities:
+            return grpc.ssl_server_certificate_configuration([(key, certificate)])
+        try:
+            context.load_verify_locations(cadata=authorities[0].decode("ascii", "replace"))
+        except (ssl.SSLError, ValueError) as error:
+            raise CredentialsError(
+                f"{self._authorities} cannot be used as the authorities of callers: {_why(error)}. Give their "
+                "certificates as PEM."
+            ) from None
+        return grpc.ssl_server_certificate_configuration([(key, certificate)], authorities[0])
+
+
+def identity(shown: Mapping[str, Sequence[bytes]]) -> str:
+    """Whom a caller's certificate names: its first URI, else its first host name, else its common name.
+
+    Args:
+        shown: `context.auth_context()` of a call.
+    """
+    for name in _NAMES:
+        for value in shown.get(name, ()):
+            if value:
+                return value.decode(errors="replace")
+    return ""
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, ssl.SSLError):
+        return {
+            "KEY_VALUES_MISMATCH": "the key belongs to another certificate",
+            "NO_CERTIFICATE_OR_CRL_FOUND": "there is no certificate in it",
+        }.get(error.reason, error.reason or "they are no PEM, or one of them is not whole")
+    return str(error)

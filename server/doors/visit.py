@@ -1,0 +1,68 @@
+"""One call, as the doors see it: who came, from where, and what is known of what they asked for."""
+
+from __future__ import annotations
+
+import functools
+import ipaddress
+import urllib.parse
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+from server.doors.rates import Allowance
+
+# A client may name its lane, for instance when many of them share a proxy's connection.
+LANE_KEY = "glimpse-client"
+_HOSTS = 4096  # addresses whose host is remembered; finding one anew takes microseconds
+
+
+@dataclass(slots=True)
+class Visit:
+    """A call from its first to its last byte. Filled in on the way; a piece of a stream gets a copy of its own."""
+
+    request_id: str
+    method: str  # with its service: glimpse.v1.ImageClassifier/Classify
+    peer: str  # as gRPC writes it, with the port: ipv4:192.0.2.1:40000
+    client: str = ""  # what the caller calls itself, unproved
+    identity: str = ""  # what the caller has proved to be; "": nothing is asked for
+    allowance: Allowance | None = None  # images a second, where the caller's token says so
+    model: str = ""
+    images: int = 0
+    bytes: int = 0  # of the images
+
+    @property
+    def lane(self) -> str:
+        """Whose turn it is: the identity, else the name that a caller gives itself, else its connection."""
+        return self.identity or self.client or self.peer
+
+    @property
+    def who(self) -> str:
+        """Who is held to limits: the identity, else the host. What a caller can choose at will is not asked."""
+        return self.identity or host(self.peer)
+
+    def piece(self) -> Visit:
+        """The same visitor with one piece of a stream, of which nothing is known yet."""
+        return Visit(self.request_id, self.method, self.peer, self.client, self.identity, self.allowance)
+
+
+visiting: ContextVar[Visit] = ContextVar("visiting")
+
+
+@functools.lru_cache(_HOSTS)
+def host(peer: str) -> str:
+    """The machine behind a peer as gRPC names it, without the port.
+
+    An IPv6 address counts as its /64: that is what one customer gets, with more addresses than anyone could remember.
+    """
+    address, _, port = peer.rpartition(":")
+    kind, _, name = address.partition(":")
+    if not port.isdecimal() or kind not in {"ipv4", "ipv6"}:
+        return peer  # a Unix socket
+    if kind == "ipv4":
+        return name
+    try:
+        inside = ipaddress.IPv6Address(urllib.parse.unquote(name).strip("[]").partition("%")[0])
+    except ValueError:
+        return name
+    if inside.ipv4_mapped is not None:
+        return str(inside.ipv4_mapped)
+    return str(ipaddress.IPv6Network((inside, 64), strict=False))

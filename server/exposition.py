@@ -1,0 +1,85 @@
+"""/metrics over HTTP, with bounds: who scrapes slowly, or only connects, takes no threads without end."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import socketserver
+import threading
+import time
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+
+from prometheus_client import CollectorRegistry, make_wsgi_app
+
+_AT_ONCE = 16  # connections; more are closed as they come
+_SECONDS = 10.0  # that one may last, from its beginning to the last byte of the answer
+
+
+class _Handler(WSGIRequestHandler):
+    def handle(self) -> None:
+        # Those who leave in the middle are no news, and a traceback on stderr is no log line.
+        with contextlib.suppress(TimeoutError, ConnectionError, ValueError):
+            super().handle()
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base's name
+        """Not a line for every scrape."""
+
+
+class _Server(socketserver.ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = _AT_ONCE
+
+    def __init__(self, host: str, port: int) -> None:
+        (self.address_family, *_), *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        self._lock = threading.Lock()
+        self._ends: dict[Any, float] = {}  # connection -> when it is to be over, on the monotonic clock
+        super().__init__((host, port), _Handler)
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:  # noqa: ARG002 - the base's
+        with self._lock:
+            if len(self._ends) >= _AT_ONCE:
+                return False
+            self._ends[request] = time.monotonic() + _SECONDS
+        return True
+
+    def shutdown_request(self, request: Any) -> None:
+        with self._lock:
+            self._ends.pop(request, None)
+        super().shutdown_request(request)
+
+    def service_actions(self) -> None:
+        """Twice a second: end what has lasted too long, whatever it waits for."""
+        now = time.monotonic()
+        with self._lock:
+            for request in [request for request, end in self._ends.items() if end <= now]:
+                with contextlib.suppress(OSError):
+                    request.shutdown(socket.SHUT_RDWR)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A broken connection is the scraper's business."""
+
+
+class Exposition:
+    """Answers scrapes from a thread of its own."""
+
+    def __init__(self, host: str, port: int, registry: CollectorRegistry) -> None:
+        """Listen.
+
+        Raises:
+            OSError: the address cannot be listened on.
+        """
+        self._server = _Server(host, port)
+        self._server.set_app(make_wsgi_app(registry))
+        self.port = int(self._server.server_port)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.5}, name="metrics", daemon=True
+        )
+        self._thread.start()
+
+    def close(self) -> None:
+        """Answer no more."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()

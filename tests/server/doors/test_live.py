@@ -1,0 +1,114 @@
+"""A whole server with all its doors, in a process of its own, on a model that answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from glimpse.v1 import classifier_pb2 as pb
+from glimpse.v1.classifier_pb2_grpc import ImageClassifierStub
+from tests.conftest import RunningServer
+from tests.server.conftest import TIMEOUT
+from tests.server.doors.authority import Authority
+from tests.server.doors.inside import bearer, channel, entry, healthy, told, until
+
+Picture = Callable[[int], pb.Image]
+
+
+class Guarded:
+    """A server with TLS, tokens, a rate, an audit log and a port for probes."""
+
+    def __init__(self, folder: Path, authority: Authority) -> None:
+        certificate, key = authority.server().write(folder)
+        self.tokens, self.audit = folder / "tokens.toml", folder / "audit.jsonl"
+        self.tokens.write_text(entry("alice", "a") + entry("mallory", "m", "images_per_second = 0.001", "burst = 2"))
+        self.running = RunningServer(
+            f"--tls-certificate={certificate}",
+            f"--tls-key={key}",
+            f"--tokens={self.tokens}",
+            f"--audit-log={self.audit}",
+            "--health-port=0",
+            "--no-serve-metrics",
+        )
+        self.credentials = grpc.ssl_channel_credentials(authority.pem)
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> Iterator[Guarded]:
+    made = Guarded(tmp_path_factory.mktemp("guarded"), authority)
+    try:
+        made.running.wait_for("serving")
+        yield made
+    finally:
+        made.running.close()
+
+
+def test_who_has_a_token_is_answered_over_tls_up_to_a_rate(guarded: Guarded, picture: Picture) -> None:
+    with channel(guarded.running.target, guarded.credentials) as caller:
+        stub = ImageClassifierStub(caller)
+
+        def labels(token: str) -> int:
+            request = pb.ClassifyRequest(images=[picture(1)])
+            return len(stub.Classify(request, timeout=TIMEOUT, metadata=bearer(token)).results[0].predictions)
+
+        assert [labels("a"), labels("m"), labels("m")] == [5, 5, 5]
+        with pytest.raises(grpc.RpcError) as limited:
+            labels("m")
+        assert told(limited.value) == "RATE_LIMITED"
+        with pytest.raises(grpc.RpcError) as unknown:
+            labels("x")
+        assert told(unknown.value) == "TOKEN_REFUSED"
+        assert labels("a") == 5
+
+
+def test_each_piece_of_a_stream_has_its_answer_and_its_line(guarded: Guarded, picture: Picture) -> None:
+    with channel(guarded.running.target, guarded.credentials) as caller:
+        pieces = [
+            pb.ClassifyStreamRequest(id=f"p{number}", request=pb.ClassifyRequest(images=[picture(number)] * 2))
+            for number in range(10)
+        ]
+        answers = list(ImageClassifierStub(caller).ClassifyStream(iter(pieces), timeout=TIMEOUT, metadata=bearer("a")))
+    assert all(len(answer.response.results) == 2 for answer in answers)
+
+    def lines() -> dict[str, str]:
+        written = [json.loads(line) for line in guarded.audit.read_text().splitlines()]
+        return {
+            line["piece"]: f"{line['identity']} {line['model']} {line['code']}" for line in written if "piece" in line
+        }
+
+    until(lambda: len(lines()) == 10)
+    assert lines() == {f"p{number}": "alice se_resnet20_cifar10 OK" for number in range(10)}
+
+
+def test_probes_are_answered_on_their_plain_port_and_nothing_else_listens(guarded: Guarded) -> None:
+    listening = guarded.running.wait_for("listening")
+    assert listening["metrics_port"] is None
+    with channel(f"127.0.0.1:{listening['health_port']}") as probe:
+        assert healthy(probe)
+
+
+def test_the_log_says_nothing_of_a_token_and_the_audit_log_is_whole_at_the_end(guarded: Guarded) -> None:
+    guarded.running.terminate()
+    assert guarded.running.exit_code() == 0
+    assert "Bearer" not in str(guarded.running.log)
+    assert guarded.running.stray == []
+    assert all(json.loads(line)["method"] for line in guarded.audit.read_text().splitlines())
+
+
+@pytest.mark.parametrize("setting", ["tls", "tokens"])
+def test_credentials_that_cannot_be_used_are_told_with_an_exit_code_of_their_own(
+    start_server: Callable[..., RunningServer], authority: Authority, tmp_path: Path, setting: str
+) -> None:
+    certificate, _ = authority.server().write(tmp_path)
+    _, key = authority.server().write(tmp_path / "other")
+    tokens = tmp_path / "tokens.toml"
+    tokens.write_text("[[token]]\nidentity = 'alice'\n")
+    flags = {"tls": [f"--tls-certificate={certificate}", f"--tls-key={key}"], "tokens": [f"--tokens={tokens}"]}
+    running = start_server(*flags[setting])
+    assert running.exit_code() == 7
+    what = {"tls": "the key belongs to another certificate", "tokens": "token.0.sha256: Field required"}
+    assert what[setting] in running.wait_for("cannot start")["detail"]

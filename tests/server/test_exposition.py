@@ -1,0 +1,90 @@
+"""What scrapers can and cannot do to the metrics port."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import urllib.request
+from collections.abc import Iterator
+
+import pytest
+from prometheus_client import CollectorRegistry, Gauge
+
+from server import exposition
+from server.exposition import Exposition
+
+LONG = 30.0  # seconds; until something is called hung
+
+
+@pytest.fixture
+def exposed() -> Iterator[Exposition]:
+    registry = CollectorRegistry()
+    Gauge("answer", "To everything.", registry=registry).set(42)
+    exposed = Exposition("127.0.0.1", 0, registry)
+    yield exposed
+    exposed.close()
+
+
+def scraped(exposed: Exposition) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{exposed.port}/metrics", timeout=LONG) as answer:
+        return str(answer.read().decode())
+
+
+def connected(exposed: Exposition) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", exposed.port), timeout=LONG)
+
+
+def test_a_scrape_is_answered(exposed: Exposition) -> None:
+    assert "answer 42.0" in scraped(exposed)
+
+
+def test_who_only_connects_is_sent_away_and_takes_no_more_than_the_places_there_are(
+    exposed: Exposition, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exposition, "_SECONDS", 1.0)
+    before = threading.active_count()
+    with contextlib.ExitStack() as silent:
+        idle = [silent.enter_context(connected(exposed)) for _ in range(100)]
+        assert all(each.recv(1) == b"" for each in idle), "somebody was answered"
+        assert threading.active_count() <= before + exposition._AT_ONCE
+    assert "answer 42.0" in scraped(exposed)
+
+
+def test_who_sends_without_end_is_sent_away(exposed: Exposition, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exposition, "_SECONDS", 1.0)
+    with connected(exposed) as endless, contextlib.suppress(ConnectionError):
+        endless.sendall(b"GET /metrics HTTP/1.1\r\n")
+        endless.settimeout(0.1)
+        for number in range(600):
+            with contextlib.suppress(TimeoutError):
+                if endless.recv(1) == b"":
+                    break
+            endless.sendall(b"x-%d: y\r\n" % number)
+        else:
+            pytest.fail("it went on for a minute")
+    assert "answer 42.0" in scraped(exposed)
+
+
+@pytest.mark.parametrize(
+    "request_line", [b"\x00\xff\r\n\r\n", b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"\x16\x03\x01"]
+)
+def test_nonsense_costs_nobody_else_anything(exposed: Exposition, request_line: bytes) -> None:
+    with connected(exposed) as strange:
+        strange.sendall(request_line)
+    assert "answer 42.0" in scraped(exposed)
+
+
+def test_an_address_that_is_taken_is_an_error(exposed: Exposition) -> None:
+    with pytest.raises(OSError, match="in use"):
+        Exposition("127.0.0.1", exposed.port, CollectorRegistry())
+
+
+def test_it_can_be_reached_over_ipv6() -> None:
+    exposed = Exposition("::1", 0, CollectorRegistry())
+    try:
+        with socket.create_connection(("::1", exposed.port), timeout=LONG) as scraper:
+            scraper.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+            assert b" 200 OK" in scraper.recv(1000)
+    finally:
+        exposed.close()
