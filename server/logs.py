@@ -9,6 +9,10 @@ from typing import Literal
 
 import structlog
 
+# gRPC logs these as errors with a traceback, though callers cause them at will: a header that is not UTF-8, and a
+# connection that goes while its answer is sent.
+_BY_CALLERS = ("Invalid encoding on ", "ExecuteBatchError raised in core ")
+
 
 def configure(level: str, form: Literal["auto", "json", "text"]) -> None:
     """Send all logging, the libraries' too, to stderr in one form. Stdout stays free."""
@@ -47,6 +51,7 @@ def configure(level: str, form: Literal["auto", "json", "text"]) -> None:
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     logging.captureWarnings(capture=True)
+    logging.getLogger("grpc._cython.cygrpc").addFilter(lambda record: not str(record.msg).startswith(_BY_CALLERS))
     # Pillow warns with text from the file, which is a stranger's: neither to be logged nor kept in Python's registry
     # of warnings shown. What is wrong with a file is told to whoever sent it.
     warnings.filterwarnings("ignore", module=r"PIL\.")
