@@ -30,7 +30,9 @@ _SERVICE_CONFIG: dict[str, Any] = {
                 "backoffMultiplier": 2,
                 # A full queue is RESOURCE_EXHAUSTED. The server says with `grpc-retry-pushback-ms` when to come back,
                 # and gRPC waits for as long as that instead of the backoff above.
-                "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"],
+                # A server that shuts down ends calls that it has not come round to with CANCELLED. Of a call that the
+                # caller cancelled nothing is left to be repeated.
+                "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED", "CANCELLED"],
             },
         },
     ],

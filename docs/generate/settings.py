@@ -25,6 +25,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "max_bytes_in_flight",
         "max_images_per_request",
         "max_message_bytes",
+        "max_streams",
         "stream_window",
         "max_uploads",
     ),

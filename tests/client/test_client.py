@@ -181,7 +181,9 @@ def test_a_top_k_that_no_message_can_hold_is_the_same_error_as_one_that_the_serv
     assert caught.value.reason == "TOP_K_OUT_OF_RANGE"
 
 
-@pytest.mark.parametrize("status", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED])
+@pytest.mark.parametrize(
+    "status", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.CANCELLED]
+)
 def test_a_call_without_room_is_repeated_when_the_server_says_even_for_a_large_photo(
     scripted: ScriptedServer, status: grpc.StatusCode
 ) -> None:
