@@ -117,8 +117,8 @@ image:  ## build the container image: TARGET=cpu or gpu, BUILDER="buildah build 
 
 lock: | $(UV)  ## make the locks anew from pyproject.toml; UPGRADE=--upgrade moves every version
 	$(COMPILE) --group build --extra dev -o locks/dev.txt
-	$(COMPILE) --group build --extra server -c locks/dev.txt -o locks/server.txt
-	$(COMPILE) --extra gpu -c locks/dev.txt -o locks/gpu.txt
+	$(COMPILE) --group build --extra server --extra tracing -c locks/dev.txt -o locks/server.txt
+	$(COMPILE) --extra gpu --extra tracing -c locks/dev.txt -o locks/gpu.txt
 	echo 'cyclonedx-bom>=7.5' | $(UV) pip compile - --quiet --no-emit-index-url --custom-compile-command "make lock" \
 	  --universal --python-version 3.11 --generate-hashes $(UPGRADE) -o locks/sbom.txt
 	$(COMPILE) --group build -c locks/dev.txt -o locks/client.txt

@@ -24,6 +24,8 @@ def main() -> int:
     logs.configure(chosen.log_level, chosen.log_format)
     # TensorFlow's start-up chatter is not ours.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # gRPC would write a line that is no log line for every header that is none.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
     import structlog
 

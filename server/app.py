@@ -27,8 +27,11 @@ from server.registry import LoadedModel, ModelRegistry
 from server.servicer import SERVICE, ImageClassifier
 from server.settings import Settings
 from server.startup import ModelLoadError, StartupError
+from server.tracing import start as start_tracing
 
 _log = structlog.get_logger(__name__)
+
+_TRACES_SECONDS = 3.0  # that the last traces may take to be sent; a collector may be gone
 
 
 class Server:
@@ -67,7 +70,8 @@ class Server:
             pipeline, self._registry, self._metrics, _limits(settings), keeper, stream_window=settings.stream_window
         )
         gates = {f"/{SERVICE}/Classify": self._admission.call, f"/{SERVICE}/ClassifyStream": self._admission.stream}
-        observability = Observability(self._metrics, gates, keeper)
+        self._tracing = start_tracing()
+        observability = Observability(self._metrics, gates, keeper, self._tracing)
         self._ports = Ports(
             settings, self._classifier, self._health, [observability], self._metrics.registry, keeper=keeper
         )
@@ -167,6 +171,8 @@ class Server:
         self._decoders.close()
         if self._isolated is not None:
             await asyncio.to_thread(self._isolated.close)
+        if self._tracing is not None:
+            await asyncio.to_thread(self._tracing.close, _TRACES_SECONDS)
         _log.info("stopped", in_flight=self._admission.in_flight)
 
     def _queue_depth(self) -> int:

@@ -22,6 +22,7 @@ from server.doors.keeper import OPEN, Keeper
 from server.doors.visit import LANE_KEY, Visit, visiting
 from server.errors import InvalidRequestError, Reason, ServiceError, defect
 from server.metrics import Metrics
+from server.tracing import Tracing
 
 # It has no public name.
 _ExecuteBatchError: type[BaseException] = importlib.import_module("grpc._cython.cygrpc").ExecuteBatchError
@@ -42,11 +43,14 @@ class Observability(grpc.aio.ServerInterceptor):
     Before anything is read of a request, its caller has shown who they are, and has a place and a turn.
     """
 
-    def __init__(self, metrics: Metrics, gates: Mapping[str, Gate], keeper: Keeper) -> None:
-        """Record into `metrics`, and let in whom `keeper` knows.
+    def __init__(
+        self, metrics: Metrics, gates: Mapping[str, Gate], keeper: Keeper, tracing: Tracing | None = None
+    ) -> None:
+        """Record into `metrics` and, where there are traces, into `tracing`; let in whom `keeper` knows.
 
         A method that has one of `gates` is let through it before its request is read.
         """
+        self._tracing = tracing
         self._metrics = metrics
         self._gates = gates
         self._keeper = keeper
@@ -62,7 +66,8 @@ class Observability(grpc.aio.ServerInterceptor):
             return None
         _, service, method = handler_call_details.method.split("/", 2)
         kind = _KINDS[handler.request_streaming, handler.response_streaming]
-        rpc = _Rpc(self._metrics, self._keeper, (kind, service, method), handler_call_details.invocation_metadata)
+        metadata = handler_call_details.invocation_metadata
+        rpc = _Rpc(self._metrics, self._keeper, self._tracing, (kind, service, method), metadata)
         gate = self._gates.get(handler_call_details.method, _open)
         if not handler.request_streaming:
             # gRPC would read and parse the message by itself, before anyone could refuse it, and wait for it as long as
@@ -99,7 +104,10 @@ def _open(_: str) -> AbstractContextManager[None]:
 class _Rpc:
     """One call of one method."""
 
-    def __init__(self, metrics: Metrics, keeper: Keeper, labels: tuple[str, str, str], metadata: Any) -> None:
+    def __init__(
+        self, metrics: Metrics, keeper: Keeper, tracing: Tracing | None, labels: tuple[str, str, str], metadata: Any
+    ) -> None:
+        self._tracing = tracing
         self._metrics = metrics
         self._keeper = keeper
         self._labels = labels
@@ -144,10 +152,11 @@ class _Rpc:
 
     @asynccontextmanager
     async def _around(self, context: Any) -> AsyncIterator[Visit]:
-        kind, service, method = self._labels
+        _, service, method = self._labels
         visit, authorization = _visit(self._metadata, f"{service}/{method}", context.peer())
         visiting.set(visit)
         structlog.contextvars.bind_contextvars(request_id=visit.request_id, rpc=visit.method)
+        self._trace(visit)
         context.set_trailing_metadata(((REQUEST_ID_KEY, visit.request_id),))
         self._metrics.rpc_started.labels(*self._labels).inc()
         begun = time.monotonic()
@@ -182,16 +191,28 @@ class _Rpc:
             _log.exception("a defect of the service")
             await self._abort(context, defect())
         finally:
-            seconds = time.monotonic() - begun
-            self._metrics.rpc_handled.labels(kind, service, method, code.name).inc()
-            self._metrics.rpc_seconds.labels(*self._labels).observe(seconds)
-            # One line a call would cost more than a small network does; what went wrong is always told.
-            log = _log.debug if code is grpc.StatusCode.OK else _log.info
-            details = context.details() or None
-            # Not context.peer(): where the call is over and gone, gRPC's code would crash the process.
-            log("rpc", code=code.name, seconds=round(seconds, 6), peer=visit.peer, details=details)
-            if self._keeper.audit is not None and service != OPEN:
-                self._keeper.audit.write(visit, code=code.name, reason=reason, seconds=seconds)
+            self._tell(visit, code, reason, time.monotonic() - begun, context.details() or None)
+
+    def _trace(self, visit: Visit) -> None:
+        if self._tracing is None:
+            return
+        visit.trace = self._tracing.call(visit.method, self._metadata or (), visit.peer)
+        if visit.trace is not None:
+            structlog.contextvars.bind_contextvars(trace_id=visit.trace.trace_id)
+
+    def _tell(self, visit: Visit, code: grpc.StatusCode, reason: str, seconds: float, details: str | None) -> None:
+        kind, service, method = self._labels
+        trace = visit.trace
+        self._metrics.rpc_handled.labels(kind, service, method, code.name).inc()
+        self._metrics.rpc_seconds.labels(*self._labels).observe(seconds, None if trace is None else trace.exemplar)
+        # One line a call would cost more than a small network does; what went wrong is always told.
+        log = _log.debug if code is grpc.StatusCode.OK else _log.info
+        # Not context.peer(): where the call is over and gone, gRPC's code would crash the process.
+        log("rpc", code=code.name, seconds=round(seconds, 6), peer=visit.peer, details=details)
+        if trace is not None:
+            trace.end(code.name, reason=reason, request_id=visit.request_id, images=visit.images, model=visit.model)
+        if self._keeper.audit is not None and service != OPEN:
+            self._keeper.audit.write(visit, code=code.name, reason=reason, seconds=seconds)
 
     async def _abort(self, context: Any, error: ServiceError) -> None:
         trailers = (*context.trailing_metadata(), *status.trailers(error))

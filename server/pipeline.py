@@ -145,7 +145,8 @@ class Pipeline:
                 answer.set_exception(error)
 
     def _prepared(self, flight: _Flight, recipe: Recipe) -> Prepared:
-        begun, timing = time.monotonic(), flight.timing
+        timing = flight.timing
+        begun = timing.begun = time.monotonic()
         try:
             prepared = self._prepare(flight.image, recipe)
         except InvalidImageError:
@@ -165,7 +166,7 @@ class Pipeline:
             self._metrics.image_refused(error.reason)
             return ImageResult(timing, error=error)
         timing.queue, timing.compute = answer.queue_seconds, answer.compute_seconds
-        timing.batch_size = answer.batch_size
+        timing.batch_size, timing.batch = answer.batch_size, answer.batch
         labels = work.model.bundle.labels
         predictions = top_k(answer.probabilities, labels, k=work.top_k, min_probability=work.min_probability)
         self._metrics.image("classified")

@@ -12,10 +12,9 @@ import grpc
 import grpc.aio
 import prometheus_client
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2
-from grpc_reflection.v1alpha.reflection_pb2_grpc import add_ServerReflectionServicer_to_server
 
 from glimpse.v1 import classifier_pb2_grpc
+from server import reflection
 from server.doors.keeper import Keeper
 from server.exposition import Exposition
 from server.health import Health
@@ -24,7 +23,6 @@ from server.settings import Settings
 from server.startup import PortTakenError
 
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-_REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
 _PROBE_BYTES = 4096  # a health check is the name of a service
 
 
@@ -68,7 +66,7 @@ class Ports:
             health_pb2_grpc.add_HealthServicer_to_server(health, self._grpc)
             services.append(HEALTH)
         if settings.serve_reflection:
-            _add_reflection(self._grpc, services)
+            reflection.add_to(self._grpc, services)
         self._probes: grpc.aio.Server | None = None
         if settings.health_port is not None:
             # Without interceptors: it shares nothing with the calls that it reports on, neither their turns nor tokens.
@@ -175,16 +173,3 @@ def _limits(settings: Settings) -> list[tuple[str, int]]:
 def _milliseconds(seconds: float) -> int:
     """For gRPC: at least 1, and no more than it can hold, which is 24 days."""
     return min(max(1, math.ceil(seconds * 1000)), 2**31 - 1)
-
-
-def _add_reflection(server: grpc.aio.Server, services: Sequence[str]) -> None:
-    """Reflection as v1alpha, which the library brings, and as v1, whose messages are the same on the wire."""
-    servicer = reflection.aio.ReflectionServicer(service_names=(*services, reflection.SERVICE_NAME, _REFLECTION_V1))
-    add_ServerReflectionServicer_to_server(servicer, server)
-    handler = grpc.stream_stream_rpc_method_handler(
-        servicer.ServerReflectionInfo,
-        reflection_pb2.ServerReflectionRequest.FromString,
-        reflection_pb2.ServerReflectionResponse.SerializeToString,
-    )
-    generic = grpc.method_handlers_generic_handler(_REFLECTION_V1, {"ServerReflectionInfo": handler})
-    server.add_generic_rpc_handlers((generic,))

@@ -149,7 +149,7 @@ class ImageClassifier(classifier_pb2_grpc.ImageClassifierServicer):
                 ),
             )
         try:
-            answer = await self._classify(_request(request.request), piece, caller, bulk=True)
+            answer = await self._classify(_request(request.request), piece, caller, bulk=True, piece=request.id)
         except ServiceError as error:
             return self._refused(request.id, error)
         except Exception:  # noqa: BLE001 - its defect must not cost the other pieces their answers
@@ -158,7 +158,7 @@ class ImageClassifier(classifier_pb2_grpc.ImageClassifierServicer):
         return pb.ClassifyStreamResponse(id=request.id, response=_response(answer))
 
     async def _classify(
-        self, asked: domain.ClassifyRequest, visit: Visit, caller: Caller, *, bulk: bool
+        self, asked: domain.ClassifyRequest, visit: Visit, caller: Caller, *, bulk: bool, piece: str = ""
     ) -> Classification:
         """What the caller may send now, through the pipeline.
 
@@ -173,6 +173,8 @@ class ImageClassifier(classifier_pb2_grpc.ImageClassifierServicer):
         self._keeper.take(visit, visit.images)
         answer = await self._pipeline.classify(asked, caller, bulk=bulk)
         visit.model = answer.model.name
+        if visit.trace is not None:
+            visit.trace.images(answer.results, piece=piece)
         return answer
 
     def _refused(self, request_id: str, error: ServiceError) -> pb.ClassifyStreamResponse:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import threading
@@ -22,6 +23,7 @@ from server.domain import BatchReport
 from server.errors import OverloadedError, Reason, draining
 
 _log = logging.getLogger(__name__)
+_numbers = itertools.count(1)  # of batches, in the whole process
 
 
 class Observer(Protocol):
@@ -279,12 +281,12 @@ class Batcher:
                 self._changed.notify_all()
         if computed.halved:
             self._observer.halved()
-        queued = tuple(begun - slot.enqueued for slot in batch)
+        queued, number = tuple(begun - slot.enqueued for slot in batch), next(_numbers)
         self._observer.batch(BatchReport(len(batch), padded, seconds, queued, ok=computed.ok))
         for probabilities, slot, waited in zip(computed.rows, batch, queued, strict=True):
             if probabilities is None:
                 finish(slot.future, error=failed())
             else:
-                finish(slot.future, answer=Answer(probabilities, waited, seconds, len(batch)))
+                finish(slot.future, answer=Answer(probabilities, waited, seconds, len(batch), number))
         with self._changed:
             self._watch.gave(name)

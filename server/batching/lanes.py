@@ -19,6 +19,7 @@ class Answer:
     queue_seconds: float
     compute_seconds: float  # of the whole batch
     batch_size: int  # images in the batch, padding not counted
+    batch: int = 0  # its number, of all that the process computes
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -9,6 +9,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 
 from server.doors.rates import Allowance
+from server.tracing import Call
 
 # A client may name its lane, for instance when many of them share a proxy's connection.
 LANE_KEY = "glimpse-client"
@@ -28,6 +29,7 @@ class Visit:
     model: str = ""
     images: int = 0
     bytes: int = 0  # of the images
+    trace: Call | None = None  # its span, where there are traces
 
     @property
     def lane(self) -> str:
@@ -41,7 +43,9 @@ class Visit:
 
     def piece(self) -> Visit:
         """The same visitor with one piece of a stream, of which nothing is known yet."""
-        return Visit(self.request_id, self.method, self.peer, self.client, self.identity, self.allowance)
+        piece = Visit(self.request_id, self.method, self.peer, self.client, self.identity, self.allowance)
+        piece.trace = self.trace
+        return piece
 
 
 visiting: ContextVar[Visit] = ContextVar("visiting")

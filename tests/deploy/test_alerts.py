@@ -17,8 +17,15 @@ pytestmark = pytest.mark.slow
 
 CASES = Path(__file__).parent / "alerts.yaml"
 RULES = DEPLOY / "components" / "monitoring" / "rules.yaml"
-# Made by Prometheus, and by the process collector, which gives nothing where there is no /proc.
-NOT_OURS = {"up", "process_start_time_seconds"}
+# Made by Prometheus, by the process collector, which gives nothing where there is no /proc, and by the cluster.
+NOT_OURS = {
+    "up",
+    "process_start_time_seconds",
+    "process_open_fds",
+    "process_max_fds",
+    "container_memory_working_set_bytes",
+    "kube_pod_container_resource_limits",
+}
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +73,7 @@ def test_no_alert_is_without_a_case_in_which_it_fires_and_one_in_which_it_is_sil
 def test_the_alerts_read_metrics_that_there_are(rules: list[dict[str, Any]]) -> None:
     there = NOT_OURS.union(*(_exposed(each.name, each.type) for each in Metrics().registry.collect()))
     for rule in rules:
-        read = set(re.findall(r"\b(up|(?:glimpse|grpc|process)_[a-z_]+)\{", rule["expr"]))
+        read = set(re.findall(r"\b(up|(?:glimpse|grpc|process|container|kube)_[a-z_]+)\{", rule["expr"]))
         assert read, rule["alert"]
         assert read <= there, rule["alert"]
 

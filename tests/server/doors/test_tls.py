@@ -170,7 +170,9 @@ def test_callers_of_a_new_authority_come_in_once_it_is_in_the_file(
 
 def test_a_pair_that_is_half_written_leaves_the_old_one(inside: Start, authority: Authority, tmp_path: Path) -> None:
     certificate, key = authority.server("the first").write(tmp_path)
-    second = authority.server("the second")
+    first, second = certificate.read_bytes(), authority.server("the second")
+    # Each pair, with the key written before the certificate and the first certificate put back after it, so that no
+    # moment between two of them holds a whole pair of the second.
     halves = [
         (second.certificate, None),  # the key comes in a moment
         (second.certificate[:200], second.key),
@@ -179,12 +181,14 @@ def test_a_pair_that_is_half_written_leaves_the_old_one(inside: Start, authority
     ]
     with structlog.testing.capture_logs() as logged:
         running = inside(tls_certificate=certificate, tls_key=key, reload_seconds=0.02)
-        for count, (half, other) in enumerate(halves):
-            certificate.write_bytes(half)
+        for half, other in halves:
+            before = sum(line["event"] == "kept the old" for line in logged)
             if other is not None:
                 key.write_bytes(other)
-            until(lambda: sum(line["event"] == "kept the old" for line in logged) > count)  # noqa: B023 - called at once
+            certificate.write_bytes(half)
+            until(lambda: sum(line["event"] == "kept the old" for line in logged) > before)  # noqa: B023 - called at once
             assert name_of(running.target) == "the first"
+            certificate.write_bytes(first)
         second.write(tmp_path)
         until(lambda: name_of(running.target) == "the second")
     assert "the key belongs to another certificate" in str(logged)
