@@ -41,7 +41,8 @@ def _describe_v1() -> None:
     file.name, file.package = "grpc/reflection/v1/reflection.proto", _V1
     for message in file.message_type:
         for field in message.field:
-            field.type_name = _renamed(field.type_name)
+            if field.type_name:  # an empty one that is set would make a message of a plain field
+                field.type_name = _renamed(field.type_name)
     for service in file.service:
         for method in service.method:
             method.input_type, method.output_type = _renamed(method.input_type), _renamed(method.output_type)
