@@ -45,11 +45,13 @@ class Server:
         capacity = Load(settings.max_images_in_flight, settings.max_bytes_in_flight)
         self._admission = Admission(capacity, streams=settings.max_streams, retry_after=self._seconds_to_answer)
         self._metrics.limits(images=capacity.images, size=capacity.bytes)
+        keeper = Keeper(settings)
         self._metrics.follow(
             in_flight=lambda: self._admission.in_flight,
             bytes_in_flight=lambda: self._admission.bytes_in_flight,
             queue_depth=self._queue_depth,
             decoder_restarts=lambda: self._isolated.restarts if self._isolated is not None else 0,
+            credentials_stale=lambda: keeper.stale,
         )
         self._decoders = DecodePool(settings.decoders)
         self._isolated = _isolated(settings) if settings.decode_in == "processes" else None
@@ -65,7 +67,6 @@ class Server:
         self._health = Health(SERVICE, HEALTH)
         self._loaded = self._draining = False
         self._trouble: str | None = None  # what hangs
-        keeper = Keeper(settings)
         self._classifier = ImageClassifier(
             pipeline, self._registry, self._metrics, _limits(settings), keeper, stream_window=settings.stream_window
         )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
 from server.domain import BatchReport, ModelIdentity
 from server.errors import Reason
@@ -15,6 +17,21 @@ _STAGES = ("decode", "pre_stem", "queue", "compute")
 # 0.1 ms to 10 s: from a tiny network on an idle machine to the end of most callers' patience.
 _SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
+
+
+class _Followed(Collector):
+    """A counter that somebody else counts."""
+
+    def __init__(self, name: str, text: str, registry: CollectorRegistry) -> None:
+        self._name, self._text = name, text
+        self._count: Callable[[], int] = lambda: 0
+        registry.register(self)
+
+    def set_function(self, count: Callable[[], int]) -> None:
+        self._count = count
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        yield CounterMetricFamily(self._name, self._text, value=self._count())
 
 
 class Metrics:
@@ -85,8 +102,13 @@ class Metrics:
             "glimpse_image_bytes_in_flight_limit", "Bytes of images that may be in flight.", registry=registry
         )
         self._queue_depth = Gauge("glimpse_queue_depth", "Images waiting for the device.", registry=registry)
-        self._decoder_restarts = Gauge(
-            "glimpse_decoder_restarts", "Decoder processes that had to be replaced so far.", registry=registry
+        self._decoder_restarts = _Followed(
+            "glimpse_decoder_restarts", "Decoder processes that had to be replaced.", registry
+        )
+        self._credentials_stale = Gauge(
+            "glimpse_credentials_stale",
+            "1 while a file of certificates or tokens cannot be used and the server goes on with what it had.",
+            registry=registry,
         )
         self._ready = Gauge("glimpse_ready", "1 while the server is SERVING.", registry=registry)
         self._model = Gauge(
@@ -125,12 +147,14 @@ class Metrics:
         bytes_in_flight: Callable[[], int],
         queue_depth: Callable[[], int],
         decoder_restarts: Callable[[], int],
+        credentials_stale: Callable[[], bool],
     ) -> None:
         """Read from where the numbers live, at each scrape."""
         self._in_flight.set_function(in_flight)
         self._bytes_in_flight.set_function(bytes_in_flight)
         self._queue_depth.set_function(queue_depth)
         self._decoder_restarts.set_function(decoder_restarts)
+        self._credentials_stale.set_function(credentials_stale)
 
     def limits(self, *, images: int, size: int) -> None:
         """So many images, and so many bytes of them, may be in flight."""

@@ -31,6 +31,11 @@ class Certificates:
         self._source = Source("certificates", files, self._configuration)
         self._given = self._source.value
 
+    @property
+    def stale(self) -> bool:
+        """Whether the files have changed into something that cannot be used."""
+        return self._source.stale
+
     def look(self) -> None:
         """Take what has changed in the files, if it can be used; connections that are open go on as they are."""
         self._source.look()

@@ -75,6 +75,11 @@ class Keeper:
         if self.rates is not None:
             self.rates.take(visit.who, images, visit.allowance)
 
+    @property
+    def stale(self) -> bool:
+        """Whether a file of certificates or tokens has changed into something that cannot be used."""
+        return any(each is not None and each.stale for each in (self.certificates, self.tokens))
+
     async def keep_fresh(self) -> None:
         """Look at the files again and again, until cancelled."""
         sources = [each for each in (self.certificates, self.tokens) if each is not None]

@@ -33,6 +33,8 @@ class Source(Generic[T]):
         self._seen = self._contents()
         self.value = self._made(self._seen)
         """What the files said when they could last be used. Replaced as a whole, so any thread may read it."""
+        self.stale = False
+        """Whether the files say something else by now, which cannot be used."""
 
     def look(self) -> None:
         """Look at the files; where they have changed for the better, take them, else keep what there is and say so.
@@ -46,8 +48,10 @@ class Source(Generic[T]):
         try:
             self.value = self._made(seen)
         except CredentialsError as error:
+            self.stale = True
             _log.warning("kept the old", what=self._what, detail=str(error))
         else:
+            self.stale = False
             _log.info("took the new", what=self._what)
 
     def _made(self, contents: tuple[bytes | str, ...]) -> T:

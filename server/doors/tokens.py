@@ -87,6 +87,11 @@ class Tokens:
         self._clock = clock
         self._source = Source("tokens", [file], self._parse)
 
+    @property
+    def stale(self) -> bool:
+        """Whether the files have changed into something that cannot be used."""
+        return self._source.stale
+
     def look(self) -> None:
         """Take what has changed in the file, if it can be used."""
         self._source.look()

@@ -21,6 +21,8 @@ EXCEPTIONS = {
     "CKV2_K8S_6": "a NetworkPolicy is what the component `secure` is for; not every cluster enforces one",
 }
 SECURE = {"production", "secure"}
+GUARDED = {"secure"}  # with TLS and tokens
+RUNBOOK = (DEPLOY / "README.md").read_text()
 
 _VALIDATE = """
 import re, sys, yaml
@@ -38,6 +40,11 @@ for document in yaml.safe_load_all(sys.stdin):
         except kubernetes_validate.ValidationError as error:
             print(document["kind"], f"{major}.{minor}", error.message)
 """
+
+
+def variables(overlay: str) -> dict[str, str]:
+    """The server's environment, where it is plain text."""
+    return {each["name"]: each["value"] for each in server(overlay)["env"] if "value" in each}
 
 
 @pytest.fixture(params=OVERLAYS)
@@ -115,11 +122,28 @@ def test_a_rollout_never_has_fewer_replicas_than_asked_for(overlay: str) -> None
 def test_the_kubelet_asks_the_server_by_the_names_and_the_port_that_it_answers_to(overlay: str) -> None:
     container = server(overlay)
     port = Settings.model_fields["port"].default
-    assert container["startupProbe"]["grpc"] == {"port": port, "service": SERVICE}
-    assert container["readinessProbe"]["grpc"] == {"port": port, "service": SERVICE}
-    assert container["livenessProbe"]["grpc"] == {"port": port, "service": ""}
     metrics = Settings.model_fields["metrics_port"].default
-    assert {each["name"]: each["containerPort"] for each in container["ports"]} == {"grpc": port, "metrics": metrics}
+    ports = {"grpc": port, "metrics": metrics}
+    asked = port
+    if overlay in GUARDED:  # the kubelet speaks no TLS
+        ports["health"] = asked = int(variables(overlay)["GLIMPSE_HEALTH_PORT"])
+    assert {each["name"]: each["containerPort"] for each in container["ports"]} == ports
+    assert container["startupProbe"]["grpc"] == {"port": asked, "service": SERVICE}
+    assert container["readinessProbe"]["grpc"] == {"port": asked, "service": SERVICE}
+    assert container["livenessProbe"]["grpc"] == {"port": asked, "service": ""}
+
+
+@pytest.mark.parametrize("overlay", sorted(GUARDED))
+def test_certificates_and_tokens_come_from_secrets_that_can_be_rotated(overlay: str) -> None:
+    mounts = {each["mountPath"]: each for each in server(overlay)["volumeMounts"]}
+    volumes = {each["name"]: each for each in pod(overlay)["volumes"]}
+    for name in ("GLIMPSE_TLS_CERTIFICATE", "GLIMPSE_TLS_KEY", "GLIMPSE_TOKENS"):
+        mount = mounts[str(Path(variables(overlay)[name]).parent)]
+        assert mount["readOnly"] is True
+        assert "subPath" not in mount, "what is mounted so never changes"
+        secret = volumes[mount["name"]]["secret"]
+        assert secret["defaultMode"] == 0o440
+        assert f"secret generic {secret['secretName']}" in RUNBOOK or f"secret tls {secret['secretName']}" in RUNBOOK
 
 
 def test_every_container_may_do_no_more_than_it_must(overlay: str) -> None:
@@ -206,7 +230,8 @@ def test_the_weights_are_fetched_by_the_image_that_serves_them() -> None:
 
 
 def test_an_overlay_of_ones_own_names_the_image_as_the_runbook_says(tmp_path: Path) -> None:
-    (example,) = re.findall(r"```yaml\n(.*?)```", (DEPLOY / "README.md").read_text(), re.DOTALL)
+    blocks = re.findall(r"```yaml\n(.*?)```", RUNBOOK, re.DOTALL)
+    (example,) = (each for each in blocks if "kind: Kustomization" in each)
     there = os.path.relpath(DEPLOY / "overlays" / "production", tmp_path.resolve())
     text = example.replace("../production", there).replace("sha256:...", "sha256:" + "1" * 64)
     (tmp_path / "kustomization.yaml").write_text(text)

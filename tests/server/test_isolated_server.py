@@ -58,7 +58,7 @@ def test_a_decoder_that_is_killed_is_replaced_and_nobody_notices(isolating: Runn
         for pid in first:
             os.kill(pid, signal.SIGKILL)
         end = time.monotonic() + TIMEOUT
-        while metrics_of(isolating)["glimpse_decoder_restarts"] < 2:
+        while metrics_of(isolating)["glimpse_decoder_restarts_total"] < 2:
             # One that dies with nothing to do costs no image; one that dies with an image in it fails that one.
             assert set(labels(stub, *[cat] * 8)) <= {"cat", "DECODER_FAILED"}
             assert time.monotonic() < end, "the decoders were not replaced"

@@ -168,6 +168,11 @@ def test_callers_of_a_new_authority_come_in_once_it_is_in_the_file(
     assert enters(bob)
 
 
+def stale(running: Inside) -> float | None:
+    """What the metric says of files that cannot be used."""
+    return running.server._metrics.registry.get_sample_value("glimpse_credentials_stale")
+
+
 def test_a_pair_that_is_half_written_leaves_the_old_one(inside: Start, authority: Authority, tmp_path: Path) -> None:
     certificate, key = authority.server("the first").write(tmp_path)
     first, second = certificate.read_bytes(), authority.server("the second")
@@ -188,9 +193,11 @@ def test_a_pair_that_is_half_written_leaves_the_old_one(inside: Start, authority
             certificate.write_bytes(half)
             until(lambda: sum(line["event"] == "kept the old" for line in logged) > before)  # noqa: B023 - called at once
             assert name_of(running.target) == "the first"
+            assert stale(running) == 1
             certificate.write_bytes(first)
         second.write(tmp_path)
         until(lambda: name_of(running.target) == "the second")
+        assert stale(running) == 0
     assert "the key belongs to another certificate" in str(logged)
     assert "PRIVATE" not in str(logged)
 
