@@ -5,16 +5,20 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from client import exits
-from client.connecting import Server, connecting
+from client import config, exits
+from client.asking import Asking, Model, ModelVersion, asking
+from client.connecting import Server, connecting, option_kinds
 from client.images import STDIN, find
-from client.results import ImageResult
+from client.output import Output
+from client.progress import Shown, progress
+from client.sort_commands import sort, unsort
+from client.writing import Writing, writing
 
 if TYPE_CHECKING:
     from client.sources import Source
@@ -26,45 +30,55 @@ app = typer.Typer(
     epilog=exits.TABLE,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    add_completion=False,
     no_args_is_help=True,
 )
 
-Model = Annotated[str, typer.Option(metavar="NAME", help="A loaded model; the server's default when left out.")]
-ModelVersion = Annotated[str, typer.Option(metavar="VERSION", help="Of that model; its newest when left out.")]
 AsJson = Annotated[bool, typer.Option("--json", help="For programs: one JSON object.")]
 
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"glimpse {_installed_version()}")
+        typer.echo(f"glimpse {installed_version()}")
         raise typer.Exit
 
 
-def _installed_version() -> str:
+def installed_version() -> str:
+    """Of the package, or of the clone that runs as it lies there."""
     import tomllib
     from importlib import metadata
     from pathlib import Path
 
     try:
         return metadata.version("glimpse-serve")
-    except metadata.PackageNotFoundError:  # a clone that is run as it lies there
+    except metadata.PackageNotFoundError:
         project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
         return str(project["version"])
 
 
 @app.callback()
 def glimpse(
-    version: Annotated[
+    context: typer.Context,
+    version: Annotated[  # noqa: ARG001  (its callback has done all)
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
     """Ask a Glimpse server what is in a picture."""
+    if context.invoked_subcommand is None:
+        return
+    try:
+        own = config.defaults(option_kinds())
+    except (OSError, ValueError) as error:
+        raise typer.BadParameter(str(error)) from error
+    context.default_map = {context.invoked_subcommand: own}
 
 
 @app.command(epilog=exits.TABLE)
 @connecting
+@asking
+@writing
 def classify(
+    answering: Writing,
+    asked: Asking,
     server: Server,
     images: Annotated[
         list[str],
@@ -79,43 +93,32 @@ def classify(
         typer.Option(metavar="K", help="How many classes to show for an image; 5, or all of fewer, when left out."),
     ] = None,
     min_probability: Annotated[float, typer.Option(metavar="P", help="Hide classes less probable than this.")] = 0.0,
-    geometry: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME", help="Fit images by crop, squash, letterbox or pad, where the server allows another."
-        ),
-    ] = "",
-    model: Model = "",
-    model_version: ModelVersion = "",
-    as_json: Annotated[
-        bool, typer.Option("--json", help="For programs: one JSON object per image and line, in the order given.")
-    ] = False,
 ) -> None:
     """Say what is in each picture, in the order given.
 
     An image that cannot be read or classified is reported in its place, and the others are classified all the same.
+    Folders may be of any size: no more than the images in flight are in memory.
     """
-    if images.count(STDIN) > 1:
-        raise typer.BadParameter("- stands for the standard input, which can be read only once.", param_hint="IMAGE")
-    failed = 0
-    with server.client() as client:
-        show = _printer(as_json)
-        answers = client.classify_many(
-            _to_send(images),
+    _check_stdin(images)
+    with (
+        server.client() as client,
+        answering.opened(top_k) as answers,
+        progress(lambda: find(images), aside=answering.aside) as shown,
+    ):
+        results = client.classify_many(
+            _to_send(images, answers, shown),
             top_k=top_k,
             min_probability=min_probability,
-            geometry=geometry,
-            model=model,
-            version=model_version,
-            ordered=True,
+            **asked.arguments(),
         )
-        for path, result in answers:
-            failed += result.error is not None
-            show(path, result)
-        if failed and not as_json:
-            typer.echo(f"{failed} {'image' if failed == 1 else 'images'} could not be classified.", err=True)
-    if failed:
-        raise typer.Exit(exits.Exit.IMAGES_FAILED)
+        for path, result in results:
+            answers.write(path, result)
+            shown(failed=result.error is not None)
+    _say_failed(answers.failed, quiet=answering.silent)
+
+
+app.command(epilog=exits.TABLE)(sort)
+app.command(epilog=exits.TABLE)(unsort)
 
 
 @app.command(epilog=exits.TABLE)
@@ -149,35 +152,25 @@ def health(server: Server, as_json: AsJson = False) -> None:
         raise typer.Exit(exits.Exit.NO_SERVER)
 
 
-def _to_send(arguments: list[str]) -> Iterator[tuple[str, Source]]:
+def _check_stdin(images: list[str]) -> None:
+    if images.count(STDIN) > 1:
+        raise typer.BadParameter("- stands for the standard input, which can be read only once.", param_hint="IMAGE")
+
+
+def _to_send(arguments: list[str], answers: Output, shown: Shown) -> Iterator[tuple[str, Source]]:
     from client.sources import MAX_IMAGE_BYTES
 
     for path in find(arguments):
+        if answers.has(path):
+            shown(failed=False)
+            continue
         # One byte above the limit is enough to be refused; the standard input may have no end.
         yield path, sys.stdin.buffer.read(MAX_IMAGE_BYTES + 1) if path == STDIN else path
 
 
-def _printer(as_json: bool) -> Callable[[str, ImageResult], None]:
-    if as_json:
-        return _print_json
-    from client.render import print_result
-
-    return print_result
-
-
-def _print_json(path: str, result: ImageResult) -> None:
-    sys.stdout.write(json.dumps(_to_json(path, result)) + "\n")
-    sys.stdout.flush()  # a program at the other end works on the first answer while the second is under way
-
-
-def _to_json(path: str, result: ImageResult) -> dict[str, Any]:
-    return {
-        "path": path,
-        "predictions": [
-            {"label": each.label, "index": each.index, "probability": each.probability}
-            | ({"class_id": each.class_id} if each.class_id else {})
-            for each in result.predictions
-        ],
-        "error": None if result.error is None else asdict(result.error),
-        "model": None if result.model is None else asdict(result.model),
-    }
+def _say_failed(failed: int, *, quiet: bool) -> None:
+    if not failed:
+        return
+    if not quiet:
+        typer.echo(f"{failed:,} {'image' if failed == 1 else 'images'} could not be classified.", err=True)
+    raise typer.Exit(exits.Exit.IMAGES_FAILED)

@@ -3,18 +3,18 @@
 # ruff: noqa: FBT002, PLR0917  (typer calls these functions, with every argument by its name)
 from __future__ import annotations
 
-import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from client import exits
 from client.channel import DEFAULT_TARGET
+from client.options import given
 
 if TYPE_CHECKING:
     from client.client import Client
@@ -62,23 +62,6 @@ class Server:
             )
         except (OSError, ValueError) as error:
             raise typer.BadParameter(str(error)) from error
-
-
-def connecting(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command all options of `_server`; its own first argument is the `Server` that they make."""
-    options = inspect.signature(_server, eval_str=True).parameters
-    own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
-
-    @functools.wraps(command)
-    def run(**arguments: Any) -> None:
-        server = _server(**{name: arguments.pop(name) for name in options})
-        command(server, **arguments)
-
-    # What typer reads the command line by.
-    parameters = [*own, *options.values()]
-    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # functions may have one
-    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return run
 
 
 def _server(
@@ -140,3 +123,12 @@ def _server(
         timeout,
         wait,
     )
+
+
+connecting = given(_server)
+
+
+def option_kinds() -> dict[str, type]:
+    """These options by their names in a file, each with the type of its value there; files have their path."""
+    options = inspect.signature(_server).parameters.values()
+    return {option.name: str if option.default is None else type(option.default) for option in options}

@@ -19,6 +19,7 @@ from client.errors import (
     StreamBrokenError,
     UnavailableError,
 )
+from client.output import OutputError
 
 
 class Exit(IntEnum):
@@ -34,6 +35,7 @@ class Exit(IntEnum):
     SERVER_FAULT = 7
     NOT_SET_UP = 8
     ACCESS_DENIED = 9
+    CANNOT_WRITE = 10
     INTERRUPTED = 130
     BROKEN_PIPE = 141
 
@@ -42,7 +44,7 @@ class Exit(IntEnum):
 TABLE = """\b
 Exit codes:
     0  everything was answered
-    1  at least one image could not be classified; the others were
+    1  at least one image could not be classified, or sorted; the others were
     2  the command line is wrong
     3  no server answers, it is not serving, or it went away before the end
     4  the server refuses the request: an option or the model's name
@@ -51,6 +53,7 @@ Exit codes:
     7  the server has a defect
     8  the client is not set up
     9  the server does not let you in: the token or the certificate
+   10  the output cannot be written
   130  interrupted
   141  the reader of the output went away
 """
@@ -61,7 +64,7 @@ def by_cause(target: str) -> Iterator[None]:
     """Turn what can end a command into a message on stderr and an exit code.
 
     Raises:
-        typer.Exit: in place of a GlimpseError, a BrokenPipeError or a KeyboardInterrupt.
+        typer.Exit: in place of a GlimpseError, an OutputError, a BrokenPipeError or a KeyboardInterrupt.
     """
     try:
         yield
@@ -69,6 +72,9 @@ def by_cause(target: str) -> Iterator[None]:
     except GlimpseError as error:
         typer.echo(_explanation(error, target), err=True)
         raise typer.Exit(_code(error)) from None
+    except OutputError as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(Exit.CANNOT_WRITE) from None
     except BrokenPipeError:
         silence()
         raise typer.Exit(Exit.BROKEN_PIPE) from None

@@ -35,7 +35,23 @@ def console() -> Console:
 
 def print_result(path: str, result: ImageResult) -> None:
     """One block: the path, then its predictions with bars or what was wrong."""
-    console().print(Text(_plain(path), style="bold"), Padding(_body(result), (0, 0, 1, 2), expand=False))
+    console().print(*_block(path, result))
+
+
+def to_text(path: str, result: ImageResult) -> str:
+    """The same block for a file."""
+    text = io.StringIO()
+    Console(file=text, width=100, highlight=False, color_system=None, force_terminal=False).print(*_block(path, result))
+    return text.getvalue()
+
+
+def print_line(text: str) -> None:
+    """One line, however long."""
+    console().print(Text(_plain(text)), soft_wrap=True)
+
+
+def _block(path: str, result: ImageResult) -> tuple[RenderableType, RenderableType]:
+    return Text(_plain(path), style="bold"), Padding(_body(result), (0, 0, 1, 2), expand=False)
 
 
 def _body(result: ImageResult) -> RenderableType:

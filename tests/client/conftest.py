@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -16,6 +17,22 @@ ROOT = Path(__file__).parents[2]
 CLI = ROOT / "client" / "cli.py"
 
 Glimpse = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def album(folder: Path, count: int) -> list[str]:
+    """So many files in three folders, by their paths in the order in which they are found."""
+    paths = []
+    for number in range(count):
+        path = folder / f"{number % 3}" / f"{number:05}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"label {number}")
+        paths.append(str(path))
+    return sorted(paths)
+
+
+def paths_in(file: Path) -> list[str]:
+    """The paths of the answers in a file, as they stand there."""
+    return [json.loads(line)["path"] for line in file.read_text().splitlines()]
 
 
 @pytest.fixture
@@ -35,7 +52,7 @@ def glimpse(tmp_path: Path) -> Glimpse:
             input=stdin,
             capture_output=True,
             cwd=tmp_path,
-            env={**inherited, "COLUMNS": "100", **environment},
+            env={**inherited, "COLUMNS": "100", "XDG_CONFIG_HOME": str(tmp_path / "config"), **environment},
             check=False,
         )
         return subprocess.CompletedProcess(ended.args, ended.returncode, ended.stdout.decode(), ended.stderr.decode())

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
+from client import images
 from client.images import find
 
 
@@ -66,3 +69,51 @@ def test_a_folder_is_read_only_as_far_as_images_are_asked_for(tmp_path: Path) ->
     assert next(images) == "./[1].jpg"
     (tmp_path / "deep" / "er" / "later.jpg").touch()
     assert "./deep/er/later.jpg" in list(images)
+
+
+@pytest.mark.parametrize("portion", [1, 2, 3, 100])
+def test_a_folder_of_any_size_is_read_in_portions_and_stays_sorted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, portion: int
+) -> None:
+    names = [f"many/{folder}{number}.jpg" for folder in ("", "a/", "b/", "b/c/") for number in range(6)]
+    for name in reversed(names):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    monkeypatch.setattr(images, "PORTION", portion)
+    assert list(find(["many"])) == names
+
+
+def test_a_very_deep_folder_is_searched_to_its_bottom() -> None:
+    depth = 150
+    Path("/".join("d" * depth)).mkdir(parents=True)
+    Path(*"d" * depth, "a.jpg").touch()
+    frames = len(inspect.stack())
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(frames + 60)  # fewer than there are folders in one another
+    try:
+        found = list(find(["d"]))
+    finally:
+        sys.setrecursionlimit(limit)
+    assert found == ["/".join(["d"] * depth) + "/a.jpg"]
+
+
+def test_a_folder_that_cannot_be_read_is_left_to_its_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scandir = os.scandir
+
+    def refused(path: str) -> object:  # whoever runs the tests may be allowed everything
+        if path == "./deep":
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    assert list(find(["."])) == ["./[1].jpg", "./a.PNG", "./b.jpg", "./deep"]
+
+
+def test_a_folder_can_be_left_out(tmp_path: Path) -> None:
+    assert list(find([".", "deep"], leave_out="./empty/../deep/")) == [
+        "./[1].jpg",
+        "./a.PNG",
+        "./b.jpg",
+        "deep/er/c.webp",
+    ]
+    assert list(find(["dee*"], leave_out="deep/er")) == ["dee*"]

@@ -146,3 +146,34 @@ def test_the_command_line_describes_stages_that_add_up_to_the_total_shown(server
     assert total[1] == stated.rstrip(",")
     for column, shown in ((-2, total[1]), (-1, total[2])):
         assert sum(int(row[column].replace(",", "")) for row in rows[first + 1 : -1]) == int(shown.replace(",", ""))
+
+
+def test_a_photo_of_a_cat_is_sorted_among_the_cats_and_comes_back(
+    server: Server, cat_photo: Path, glimpse: Glimpse, tmp_path: Path
+) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "chelsea.jpg").write_bytes(cat_photo.read_bytes())
+    (tmp_path / "photos" / "letter.jpg").write_text("This is a letter, not a picture.")
+    ended = glimpse("sort", "photos", "--into", "sorted", "--move", "--target", server.target)
+
+    assert ended.returncode == 1, "the letter stays"
+    assert "photos/letter.jpg: NOT_AN_IMAGE" in ended.stdout
+    assert (tmp_path / "sorted" / "cat" / "chelsea.jpg").read_bytes() == cat_photo.read_bytes()
+    assert [path.name for path in (tmp_path / "photos").iterdir()] == ["letter.jpg"]
+
+    [undo_list] = (tmp_path / "sorted").glob("undo-*")
+    assert glimpse("unsort", undo_list).returncode == 0
+    assert (tmp_path / "photos" / "chelsea.jpg").read_bytes() == cat_photo.read_bytes()
+
+
+def test_a_run_into_a_table_is_gone_on_with(server: Server, cat_photo: Path, glimpse: Glimpse, tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.jpg", "c.jpg"):
+        (tmp_path / name).write_bytes(cat_photo.read_bytes())
+    command = ["classify", ".", "--csv", "--top-k", "2", "-o", "answers.csv", "--target", server.target]
+    assert glimpse(*command).returncode == 0
+    whole = (tmp_path / "answers.csv").read_bytes()
+    (tmp_path / "answers.csv").write_bytes(whole[: len(whole) // 2])
+    assert glimpse(*command, "--resume").returncode == 0
+
+    paths = [line.split(",")[:2] for line in (tmp_path / "answers.csv").read_text().splitlines()[1:]]
+    assert paths == [["./a.jpg", "cat"], ["./b.jpg", "cat"], ["./c.jpg", "cat"]]

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from client import cli, exits
-from tests.client.conftest import CLI, ROOT
+from tests.client.conftest import CLI, ROOT, Glimpse
 from tests.client.scripted import ScriptedServer
 
 
@@ -136,3 +136,16 @@ def test_the_exit_code_for_a_missing_set_up_is_the_documented_one() -> None:
 def test_every_exit_code_is_documented_by_help() -> None:
     documented = {int(line.split()[0]) for line in exits.TABLE.splitlines() if line.strip()[:1].isdigit()}
     assert documented == set(exits.Exit)
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("glimpse s", {"sort"}),
+        ("glimpse classify --re", {"--resume", "--retry-failed"}),
+        ("glimpse sort --min", {"--min-probability"}),
+    ],
+)
+def test_a_shell_completes_commands_and_options(glimpse: Glimpse, words: str, offered: set[str]) -> None:
+    asked = {"COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1), "_CLI_PY_COMPLETE": "complete_bash"}
+    assert set(glimpse(**asked, **{"_CLI.PY_COMPLETE": "complete_bash"}).stdout.split()) == offered

@@ -1,0 +1,34 @@
+"""Options that several commands share, as one argument of those commands."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+_Command = Callable[..., None]
+
+
+def given(make: Callable[..., Any]) -> Callable[[_Command], _Command]:
+    """A decorator that gives a command all options of `make`; the command's own first argument is what it makes.
+
+    The outermost decorator's options come last in the help, and its argument second, and so on.
+    """
+
+    def decorate(command: _Command) -> _Command:
+        options = inspect.signature(make, eval_str=True).parameters
+        own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
+
+        @functools.wraps(command)
+        def run(*made: Any, **arguments: Any) -> None:
+            first = make(**{name: arguments.pop(name) for name in options})
+            command(first, *made, **arguments)
+
+        # What typer reads the command line by.
+        parameters = [*own, *options.values()]
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # functions may have one
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return run
+
+    return decorate

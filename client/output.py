@@ -1,0 +1,231 @@
+"""Where answers go: to the standard output, or to a file that an interrupted run can go on with."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import stat
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, Protocol, Self
+
+from client import records
+from client.records import Format
+from client.results import ImageResult
+
+
+class OutputError(Exception):
+    """An answer cannot be written; the message is for people."""
+
+
+class Output(Protocol):
+    """Takes answers."""
+
+    failed: int  # images without a class, those of earlier runs included
+
+    def has(self, path: str) -> bool:
+        """Whether an earlier run has answered it."""
+
+    def write(self, path: str, result: ImageResult) -> None:
+        """Take one answer; whoever looks at the output sees it at once."""
+
+
+class Stdout:
+    """The standard output."""
+
+    def __init__(self, form: Format | None) -> None:
+        """Records of a format; None: blocks for people."""
+        self.failed = 0
+        self._form = form
+        if form is not None:
+            sys.stdout.buffer.write(form.header)
+
+    def has(self, path: str) -> bool:  # noqa: ARG002  (the protocol's)
+        """Nothing has been answered before."""
+        return False
+
+    def write(self, path: str, result: ImageResult) -> None:
+        """Print one answer."""
+        self.failed += result.error is not None
+        if self._form is None:
+            from client.render import print_result
+
+            print_result(path, result)
+        else:
+            sys.stdout.buffer.write(self._form.record(path, result))
+            sys.stdout.buffer.flush()  # a program at the other end works on it while the next one is under way
+
+
+class File:
+    """A file that gets each answer in one write: whatever ends the run leaves whole records.
+
+    A last record that a full disk or a machine's end has torn all the same is cut off by `resume`.
+    """
+
+    def __init__(self, path: Path, form: Format | None) -> None:
+        """Open a file, or make it, for this run alone; a format of None stands for blocks for people.
+
+        Raises:
+            OSError: it cannot be opened.
+            ValueError: another run writes it.
+        """
+        self.failed = 0
+        self._path = path
+        self._form = form
+        self._answered: set[bytes] = set()
+        self._file = open_alone(path)
+        self._is_regular = stat.S_ISREG(os.fstat(self._file.fileno()).st_mode)
+        self._size = os.fstat(self._file.fileno()).st_size if self._is_regular else 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let another run have the file."""
+        self._file.close()
+
+    def start(self) -> None:
+        """Begin with an empty file.
+
+        Raises:
+            ValueError: it holds something.
+        """
+        if self._size:
+            raise ValueError(f"{self._path} is there already; go on with it by --resume, or name another file.")
+
+    def resume(self, *, retry_failed: bool) -> None:
+        """Go on after the answers that the file holds.
+
+        Args:
+            retry_failed: take out those that failed for a passing reason, to have them classified again.
+
+        Raises:
+            OSError: the file cannot be read or written.
+            ValueError: it holds something other than such answers; it is left as it was.
+        """
+        if not self._is_regular or self._form is None:
+            raise ValueError(f"{self._path} cannot be gone on with: it needs to be a file, of JSON Lines or CSV.")
+        whole, passing = 0, 0
+        with self._path.open("rb") as file:
+            for data, record in self._records(file):
+                whole += len(data)
+                if record is None:
+                    continue
+                if retry_failed and record.passing:
+                    passing += 1
+                else:
+                    self.failed += record.failed
+                    self._answered.add(_digest(record.path))
+        os.ftruncate(self._file.fileno(), whole)
+        self._size = whole
+        if passing:
+            self._take_out_passing()
+
+    def has(self, path: str) -> bool:
+        """Whether an earlier run has answered it."""
+        return bool(self._answered) and _digest(path) in self._answered
+
+    def write(self, path: str, result: ImageResult) -> None:
+        """Add one answer.
+
+        Raises:
+            OutputError: it could not be written; the file ends with the one before.
+        """
+        self.failed += result.error is not None
+        if self._form is None:
+            from client.render import to_text
+
+            data = to_text(path, result).encode(errors="surrogateescape")
+        else:
+            data = self._form.record(path, result)
+            if not self._size:
+                data = self._form.header + data
+        try:
+            _write(self._file, data)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            if self._is_regular:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(self._file.fileno(), self._size)
+            raise OutputError(f"{self._path} cannot be written: {error.strerror}.") from error
+        self._size += len(data)
+
+    def _records(self, file: BinaryIO) -> Iterator[tuple[bytes, records.Record | None]]:
+        """Each whole record, as it stands there and as it is meant; None for the header.
+
+        Raises:
+            ValueError: something is no record of this format.
+        """
+        form = self._form
+        if form is None:  # never; for the type checker
+            return
+        end = 0
+        try:
+            for number, data in enumerate(records.split(file, form)):
+                if number == 0 and not (data.startswith(form.beginning) or form.beginning.startswith(data)):
+                    raise ValueError("it begins differently")  # noqa: TRY301  (one message for all that is wrong)
+                if not form.is_whole(data):
+                    return
+                yield data, None if number == 0 and form.header else form.read(data)
+                end += len(data)
+        except ValueError as error:
+            raise ValueError(
+                f"{self._path} is not the output of this command with these options ({error}, after {end:,} bytes); "
+                "it was left as it is. Name another file."
+            ) from error
+
+    def _take_out_passing(self) -> None:
+        """Put a file without the answers of passing failures in its place, whole or not at all."""
+        place = self._path.resolve()
+        partial = place.with_name(f".{place.name}.partial")
+        partial.unlink(missing_ok=True)
+        new = open_alone(partial)
+        with self._path.open("rb") as file:
+            for data, record in self._records(file):
+                if record is None or not record.passing:
+                    _write(new, data)
+        os.fsync(new.fileno())
+        shutil.copymode(place, partial)
+        partial.replace(place)
+        self._file.close()
+        self._file = new
+        self._size = os.fstat(new.fileno()).st_size
+
+
+def open_alone(path: Path) -> BinaryIO:
+    """A file to add to, unbuffered, that no other run has open.
+
+    Raises:
+        OSError: it cannot be opened.
+        ValueError: another run has it open.
+    """
+    file = path.open("ab", buffering=0)
+    try:
+        import fcntl  # Unix has it
+    except ImportError:
+        return file
+    try:
+        if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise ValueError(f"Another run writes {path}; wait for its end, or name another file.") from None
+    return file
+
+
+def _write(file: BinaryIO, data: bytes) -> None:
+    while data:
+        data = data[file.write(data) :]
+
+
+def _digest(path: str) -> bytes:
+    """16 bytes for a path of any length: a file that is gone on with may hold millions."""
+    from hashlib import blake2b  # loads OpenSSL
+
+    return blake2b(path.encode(errors="surrogatepass"), digest_size=16).digest()

@@ -1,0 +1,169 @@
+"""Answers for programs: a record for each image, as JSON Lines or CSV, written here and read back to resume."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import BinaryIO, Protocol
+
+from client.errors import Code
+from client.results import ImageResult
+
+_LONGEST = 16 * 1024 * 1024  # bytes of a line; a file with longer ones is none of ours, and must not fill the memory
+# What may go well another time. The rest is about the image itself.
+_PASSING_CODES = frozenset(
+    {
+        Code.CANCELLED,
+        Code.UNKNOWN,
+        Code.DEADLINE_EXCEEDED,
+        Code.RESOURCE_EXHAUSTED,
+        Code.ABORTED,
+        Code.INTERNAL,
+        Code.UNAVAILABLE,
+    }
+)
+_PASSING_REASONS = frozenset({"FILE_NOT_FOUND", "FILE_UNREADABLE"})  # of this side: a disk that was not there
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What resuming needs to know of an answer."""
+
+    path: str
+    failed: bool
+    passing: bool  # it failed for a reason that may be gone
+
+
+class Format(Protocol):
+    """How records look."""
+
+    @property
+    def header(self) -> bytes:
+        """What the output begins with; may be empty."""
+
+    @property
+    def beginning(self) -> bytes:
+        """What the output begins with at the least, header or first record."""
+
+    def record(self, path: str, result: ImageResult) -> bytes:
+        """An answer, with the end of its line."""
+
+    def read(self, record: bytes) -> Record:
+        """What `record` has made.
+
+        Raises:
+            ValueError: it has not made this.
+        """
+
+    def is_whole(self, record: bytes) -> bool:
+        """Whether a record that begins here ends here."""
+
+
+class JsonLines:
+    """One JSON object an image and line."""
+
+    header = b""
+    beginning = b'{"path": "'
+
+    def record(self, path: str, result: ImageResult) -> bytes:
+        """An answer, with the end of its line."""
+        answer = {
+            "path": path,
+            "predictions": [
+                {"label": each.label, "index": each.index, "probability": each.probability}
+                | ({"class_id": each.class_id} if each.class_id else {})
+                for each in result.predictions
+            ],
+            "error": None if result.error is None else asdict(result.error),
+            "model": None if result.model is None else asdict(result.model),
+        }
+        return json.dumps(answer).encode() + b"\n"
+
+    def read(self, record: bytes) -> Record:
+        """What `record` has made."""
+        try:
+            answer = json.loads(record)
+            path, error = answer["path"], answer["error"]
+            return _record(path, None if error is None else (error["code"], error["reason"]))
+        except (KeyError, TypeError, RecursionError) as error:
+            raise ValueError(f"lacks {error}") from error
+
+    def is_whole(self, record: bytes) -> bool:
+        """JSON has no line breaks of its own."""
+        return record.endswith(b"\n")
+
+
+class Csv:
+    """One line an image: its first classes side by side, as many as were asked for."""
+
+    def __init__(self, top_k: int) -> None:
+        """A format with `top_k` pairs of label and probability; those that an image lacks stay empty."""
+        pairs = [f"{name}_{rank}" for rank in range(1, top_k + 1) for name in ("label", "probability")]
+        self._columns = ["path", *pairs, "error", "code", "message", "model", "version"]
+        self._top_k = top_k
+        self.header = _csv_line(self._columns)
+        self.beginning = self.header
+
+    def record(self, path: str, result: ImageResult) -> bytes:
+        """An answer, with the end of its line."""
+        first = result.predictions[: self._top_k]
+        pairs = [field for each in first for field in (each.label, repr(each.probability))]
+        error, model = result.error, result.model
+        return _csv_line(
+            [
+                path,
+                *pairs,
+                *[""] * (2 * (self._top_k - len(first))),
+                *(["", "", ""] if error is None else [error.reason, str(int(error.code)), error.message]),
+                *(["", ""] if model is None else [model.name, model.version]),
+            ]
+        )
+
+    def read(self, record: bytes) -> Record:
+        """What `record` has made."""
+        text = io.StringIO(record.decode(errors="surrogateescape"), newline="")
+        try:
+            (fields,) = csv.reader(text, strict=True)
+        except csv.Error as error:
+            raise ValueError(str(error)) from error
+        answer = dict(zip(self._columns, fields, strict=True))
+        return _record(answer["path"], (int(answer["code"]), answer["error"]) if answer["code"] else None)
+
+    def is_whole(self, record: bytes) -> bool:
+        """Names of files may have line breaks, which stand in quotes."""
+        return record.endswith(b"\n") and record.count(b'"') % 2 == 0
+
+
+def split(file: BinaryIO, form: Format) -> Iterator[bytes]:
+    """Records as they lie in a file; the last one may be torn, and is then not whole.
+
+    Raises:
+        ValueError: one is longer than any of ours.
+    """
+    record = b""
+    while line := file.readline(_LONGEST):
+        record += line
+        if len(record) >= _LONGEST:
+            raise ValueError("its lines are too long")
+        if form.is_whole(record):
+            yield record
+            record = b""
+    if record:
+        yield record
+
+
+def _record(path: object, error: tuple[object, object] | None) -> Record:
+    if not isinstance(path, str):
+        raise TypeError("a path")
+    passing = error is not None and (error[0] in _PASSING_CODES or error[1] in _PASSING_REASONS)
+    return Record(path, error is not None, passing)
+
+
+def _csv_line(fields: list[str]) -> bytes:
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\n").writerow(fields)
+    # Bytes of a name that are no text come out as they are in the folder.
+    return line.getvalue().encode(errors="surrogateescape")

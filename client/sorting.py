@@ -1,0 +1,133 @@
+"""Photos into folders by label: where each one goes, and the list by which it comes back."""
+
+# ruff: noqa: PTH100, PTH103, PTH106, PTH108, PTH112, PTH114, PTH118, PTH120, PTH121, PTH208  (paths stay strings)
+from __future__ import annotations
+
+import filecmp
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Self
+
+from client.output import open_alone
+from client.placing import UNSURE, How, folder_name, free_place, put
+from client.results import ImageResult
+
+
+@dataclass(frozen=True, slots=True)
+class Sorted:
+    """What became of one photo."""
+
+    source: str
+    place: str | None  # where it went; None: it stayed
+    why: str = ""  # it stayed, or went where it did; for people
+    failed: bool = False
+
+
+class Sorter:
+    """Puts photos into the folders of their labels, or only says where they would go."""
+
+    def __init__(self, into: str, how: How, *, min_probability: float, dry_run: bool) -> None:
+        """Prepare; the folder and its list are made with the first photo."""
+        self._into = into
+        self._how = how
+        self._min_probability = min_probability
+        self._dry_run = dry_run
+        self._planned: dict[str, str] = {}  # of a dry run, which leaves no file where it would be
+        self._undo: BinaryIO | None = None
+        self.undo_list = ""  # its path, once there is one
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._undo is not None:
+            self._undo.close()
+
+    def sort(self, source: str, result: ImageResult) -> Sorted:
+        """Put one photo where it belongs."""
+        if result.error is not None or not result.predictions:
+            reason = "NO_CLASS" if result.error is None else result.error.reason or result.error.code.name
+            why = reason if result.error is None else f"{reason}: {result.error.message}"
+            return Sorted(source, None, why, failed=True)
+        best = result.predictions[0]
+        name = folder_name(best.label) if best.probability >= self._min_probability else UNSURE
+        why = f"{best.label} {best.probability:.1%}"
+        try:
+            while True:
+                place = free_place(source, os.path.join(self._into, name), self._planned)
+                if place is None:
+                    return Sorted(source, None, f"is there already: {why}")
+                try:
+                    self._put(source, place)
+                except FileExistsError:  # taken between the look and the deed
+                    continue
+                return Sorted(source, place, why)
+        except OSError as error:
+            return Sorted(source, None, f"NOT_SORTED: {error.strerror or error}.", failed=True)
+
+    def _put(self, source: str, place: str) -> None:
+        if self._dry_run:
+            self._planned[place] = source
+            return
+        if self._undo is None:
+            self._undo = self._start_list()
+        # Before the deed: a run that is killed between the two has listed one that `unsort` finds undone.
+        entry = {"how": self._how, "source": os.path.abspath(source), "place": os.path.abspath(place)}
+        self._undo.write(json.dumps(entry).encode() + b"\n")
+        put(source, place, self._how)
+
+    def _start_list(self) -> BinaryIO:
+        os.makedirs(self._into, exist_ok=True)
+        self.undo_list = _place_of_list(self._into)
+        return open_alone(Path(self.undo_list))
+
+
+def unsort(undo_list: Path) -> Iterator[Sorted]:
+    """Take back what a list says, the last first. What has changed since is left where it is.
+
+    Raises:
+        OSError: the list cannot be read.
+        ValueError: it is no such list.
+    """
+    for place, source, how in reversed(_entries(undo_list)):
+        try:
+            yield _take_back(place, source, how)
+        except OSError as error:
+            yield Sorted(place, None, f"NOT_TAKEN_BACK: {error.strerror or error}.", failed=True)
+    for folder in sorted({os.path.dirname(place) for place, _, _ in _entries(undo_list)}):
+        if os.path.isdir(folder) and not os.listdir(folder):
+            os.rmdir(folder)
+
+
+def _entries(undo_list: Path) -> list[tuple[str, str, How]]:
+    lines = undo_list.read_bytes().split(b"\n")[:-1]  # what follows the last line break is torn, and was not done
+    try:
+        entries = [json.loads(line) for line in lines]
+        return [(str(each["place"]), str(each["source"]), How(each["how"])) for each in entries]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{undo_list} is no list of `glimpse sort`: {error}") from error
+
+
+def _take_back(place: str, source: str, how: How) -> Sorted:
+    if not os.path.lexists(place):
+        return Sorted(place, None, "is gone already")
+    if how is How.MOVE and not os.path.lexists(source):
+        put(place, source, How.MOVE)
+        return Sorted(place, source)
+    same = os.path.samefile(place, source) if os.path.islink(place) else filecmp.cmp(place, source, shallow=False)
+    if not same:
+        return Sorted(place, None, f"CHANGED: it is no longer the same as {source}.", failed=True)
+    os.unlink(place)
+    return Sorted(place, source)
+
+
+def _place_of_list(folder: str) -> str:
+    name = time.strftime("undo-%Y%m%d-%H%M%S")
+    number = 1
+    while os.path.lexists(place := os.path.join(folder, f"{name}{f'-{number}' if number > 1 else ''}.jsonl")):
+        number += 1
+    return place
