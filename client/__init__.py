@@ -6,7 +6,13 @@
         result = client.classify("cat.jpg", top_k=3)
         print(result.predictions[0].label, result.predictions[0].probability)
 
-It needs gRPC and protobuf, and no TensorFlow. `Client` loads gRPC on first use, so that importing the package is cheap.
+`AsyncClient` is the same for asyncio:
+
+    async with AsyncClient("localhost:50051") as client:
+        result = await client.classify("cat.jpg", top_k=3)
+
+It needs gRPC and protobuf, and no TensorFlow. The clients load gRPC on first use, so that importing the package is
+cheap.
 """
 
 from __future__ import annotations
@@ -38,11 +44,13 @@ from client.results import (
 )
 
 if TYPE_CHECKING:
+    from client.aio import AsyncClient
     from client.client import Client
 
 __all__ = [
     "TLS",
     "AccessDeniedError",
+    "AsyncClient",
     "Client",
     "Code",
     "DeadlineExceededError",
@@ -69,4 +77,8 @@ def __getattr__(name: str) -> Any:
         from client.client import Client
 
         return Client
+    if name == "AsyncClient":
+        from client.aio import AsyncClient
+
+        return AsyncClient
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,6 +7,7 @@ from typing import Any
 
 SERVICE = "glimpse.v1.ImageClassifier"
 DEFAULT_TARGET = "localhost:50051"
+DEFAULT_TIMEOUT = 60.0  # seconds
 # gRPC's default of 4 MiB refuses many a phone's photo. The server's default limit is the same.
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import grpc
 
-from client import bearer, channel, health, wire
+from client import channel, health, wire
 from client.bulk import Bulk
-from client.connection import TLS, Connection, StrPath
+from client.connection import TLS, StrPath, to_server
 from client.results import ImageResult, ModelDescription
-from client.sources import load
 from client.status import from_rpc_error
 from glimpse.v1 import classifier_pb2, classifier_pb2_grpc
 
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
     from client.sources import Source
 
 K = TypeVar("K")
-
-DEFAULT_TIMEOUT = 60.0  # seconds
 
 
 class Client:
@@ -39,7 +36,7 @@ class Client:
         self,
         target: str = channel.DEFAULT_TARGET,
         *,
-        timeout: float = DEFAULT_TIMEOUT,
+        timeout: float = channel.DEFAULT_TIMEOUT,
         tls: TLS | bool = False,
         token: str | None = None,
         token_file: StrPath | None = None,
@@ -67,11 +64,8 @@ class Client:
         self.target = target
         self.timeout = timeout
         self._wait = wait_for_ready
-        self._connection = Connection(
-            target,
-            tls=(TLS() if tls else None) if isinstance(tls, bool) else tls,
-            token=bearer.find(token, token_file),
-            allow_plaintext_token=allow_plaintext_token,
+        self._connection = to_server(
+            target, tls=tls, token=token, token_file=token_file, allow_plaintext_token=allow_plaintext_token
         )
         self._channel = self._connection.open()
         self._stub = classifier_pb2_grpc.ImageClassifierStub(self._channel)
@@ -119,11 +113,7 @@ class Client:
             OSError: the file cannot be read.
             GlimpseError: the call got no answer; see the tree in `client.errors`.
         """
-        request = classifier_pb2.ClassifyRequest(
-            model=wire.to_selector(model, version),
-            images=[load(image)],
-            options=wire.to_options(top_k, min_probability, geometry),
-        )
+        request = wire.to_requests(top_k, min_probability, geometry, model, version)(image)
         try:
             response = self._stub.Classify(
                 request,
@@ -174,15 +164,10 @@ class Client:
             GlimpseError: see the tree in `client.errors`.
             Whatever `images` itself raises.
         """
-        selector, options = wire.to_selector(model, version), wire.to_options(top_k, min_probability, geometry)
-
-        def to_request(image: Source) -> classifier_pb2.ClassifyRequest:
-            return classifier_pb2.ClassifyRequest(model=selector, images=[load(image)], options=options)
-
         bulk: Bulk[K] = Bulk(
             self._open_stream,
             self.target,
-            to_request,
+            wire.to_requests(top_k, min_probability, geometry, model, version),
             in_flight=in_flight,
             ordered=ordered,
             timeout=self._seconds(timeout),

@@ -15,6 +15,7 @@ from client import config, exits
 from client.asking import Asking, Model, ModelVersion, asking
 from client.connecting import Server, connecting, option_kinds
 from client.images import STDIN, find
+from client.load_command import load
 from client.output import Output
 from client.progress import Shown, progress
 from client.sort_commands import sort, unsort
@@ -119,6 +120,7 @@ def classify(
 
 app.command(epilog=exits.TABLE)(sort)
 app.command(epilog=exits.TABLE)(unsort)
+app.command(epilog=exits.TABLE)(load)
 
 
 @app.command(epilog=exits.TABLE)

@@ -18,6 +18,7 @@ from client.options import given
 
 if TYPE_CHECKING:
     from client.client import Client
+    from client.connection import TLS, Connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,22 +47,46 @@ class Server:
         with exits.by_cause(self.target), self._connected() as client:
             yield client
 
-    def _connected(self) -> Client:
-        from client.client import Client
-        from client.connection import TLS
+    def connection(self) -> Connection:
+        """The same without a client, for whoever calls in another way.
+
+        Raises:
+            typer.BadParameter: the options cannot be used as they are.
+        """
+        from client.connection import to_server
 
         try:
-            named = TLS(self.ca, self.certificate, self.key, self.server_name)
+            return to_server(
+                self.target,
+                tls=self._named_tls() or self.tls,
+                token=None,
+                token_file=self.token_file,
+                allow_plaintext_token=self.insecure_token,
+            )
+        except (OSError, ValueError) as error:
+            raise typer.BadParameter(str(error)) from error
+
+    def _connected(self) -> Client:
+        from client.client import Client
+
+        try:
             return Client(
                 self.target,
                 timeout=self.timeout,
-                tls=named if named != TLS() else self.tls,
+                tls=self._named_tls() or self.tls,
                 token_file=self.token_file,
                 allow_plaintext_token=self.insecure_token,
                 wait_for_ready=self.wait,
             )
         except (OSError, ValueError) as error:
             raise typer.BadParameter(str(error)) from error
+
+    def _named_tls(self) -> TLS | None:
+        """As the files and the name ask for; None where none is given."""
+        from client.connection import TLS
+
+        named = TLS(self.ca, self.certificate, self.key, self.server_name)
+        return named if named != TLS() else None
 
 
 def _server(

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from client import channel
+from client import bearer, channel
 from client.bearer import Token
 
 if TYPE_CHECKING:
     import grpc
+    import grpc.aio
 
 StrPath = str | os.PathLike[str]
 
@@ -60,8 +61,36 @@ class Connection:
         """
         import grpc
 
+        credentials, options = self.credentials(), self._options(all_servers=all_servers)
+        if credentials is None:
+            return grpc.insecure_channel(self.target, options=options)
+        return grpc.secure_channel(self.target, credentials, options=options)
+
+    def open_async(self, credentials: grpc.ChannelCredentials | None, *, all_servers: bool = False) -> grpc.aio.Channel:
+        """A channel of the event loop that runs; the first call connects.
+
+        Args:
+            credentials: what `credentials` gave.
+            all_servers: whether to call servers that are not serving, too.
+        """
+        import grpc.aio
+
+        options = self._options(all_servers=all_servers)
+        if credentials is None:
+            return grpc.aio.insecure_channel(self.target, options=options)
+        return grpc.aio.secure_channel(self.target, credentials, options=options)
+
+    def credentials(self) -> grpc.ChannelCredentials | None:
+        """What the files hold; None for a plain connection.
+
+        Raises:
+            OSError: a file cannot be read.
+            ValueError: it holds nothing of the kind.
+        """
+        import grpc
+
         if self.tls is None:
-            return grpc.insecure_channel(self.target, options=channel.options(all_servers=all_servers))
+            return None
         credentials = grpc.ssl_channel_credentials(
             _pem(self.tls.ca, "CERTIFICATE"),
             _pem(self.tls.key, "PRIVATE KEY"),
@@ -70,12 +99,37 @@ class Connection:
         if self.token is not None:
             # gRPC's own way, which also shows it where gRPC calls by itself: as it watches the server's health.
             credentials = grpc.composite_channel_credentials(credentials, _call_credentials(self.token))
-        options = channel.options(server_name=self.tls.server_name, all_servers=all_servers)
-        return grpc.secure_channel(self.target, credentials, options=options)
+        return credentials
+
+    def _options(self, *, all_servers: bool) -> list[tuple[str, int | str]]:
+        server_name = self.tls.server_name if self.tls is not None else ""
+        return channel.options(server_name=server_name, all_servers=all_servers)
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """What each call has to carry; nothing over TLS, where the channel does it."""
         return self.token.header() if self.token is not None and self.tls is None else ()
+
+
+def to_server(
+    target: str,
+    *,
+    tls: TLS | bool,
+    token: str | None,
+    token_file: StrPath | None,
+    allow_plaintext_token: bool,
+) -> Connection:
+    """The connection of a client by its arguments.
+
+    Raises:
+        OSError: the file of the token cannot be read.
+        ValueError: it holds no token, or the token would travel on a plain connection.
+    """
+    return Connection(
+        target,
+        tls=(TLS() if tls else None) if isinstance(tls, bool) else tls,
+        token=bearer.find(token, token_file),
+        allow_plaintext_token=allow_plaintext_token,
+    )
 
 
 def is_loopback(target: str) -> bool:

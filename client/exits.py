@@ -36,6 +36,7 @@ class Exit(IntEnum):
     NOT_SET_UP = 8
     ACCESS_DENIED = 9
     CANNOT_WRITE = 10
+    MISSED = 11
     INTERRUPTED = 130
     BROKEN_PIPE = 141
 
@@ -54,6 +55,7 @@ Exit codes:
     8  the client is not set up
     9  the server does not let you in: the token or the certificate
    10  the output cannot be written
+   11  a load test missed a threshold
   130  interrupted
   141  the reader of the output went away
 """

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 import grpc
+import grpc.aio
 
 from client.channel import SERVICE
+from client.errors import Code, GlimpseError
 from client.status import from_rpc_error
 
 HEALTH_SERVICE = "grpc.health.v1.Health"
+_CHECK = f"/{HEALTH_SERVICE}/Check"
 
 
 class Serving(StrEnum):
@@ -59,17 +63,42 @@ def check(
     Raises:
         GlimpseError: no answer; see the tree in `client.errors`.
     """
-    call = channel.unary_unary(f"/{HEALTH_SERVICE}/Check", _to_request, _from_response)
+    call = channel.unary_unary(_CHECK, _to_request, _from_response)
 
     def ask(service: str) -> Serving:
         try:
             return Serving(call(service, timeout=timeout, metadata=metadata, wait_for_ready=wait_for_ready))
         except grpc.RpcError as error:
-            if isinstance(error, grpc.Call) and error.code() is grpc.StatusCode.NOT_FOUND:
-                return Serving.SERVICE_UNKNOWN
-            raise from_rpc_error(error, target, service=HEALTH_SERVICE) from error
+            return _unless_unknown(from_rpc_error(error, target, service=HEALTH_SERVICE), error)
 
     return Health(live=ask(""), ready=ask(SERVICE))
+
+
+async def check_async(
+    channel: grpc.aio.Channel,
+    target: str,
+    *,
+    timeout: float,  # noqa: ASYNC109  (gRPC's own, which the server hears of, too)
+    metadata: tuple[tuple[str, str], ...],
+    wait_for_ready: bool,
+) -> Health:
+    """The same as `check` on a channel of asyncio's."""
+    call: Any = channel.unary_unary(_CHECK, _to_request, _from_response)
+
+    async def ask(service: str) -> Serving:
+        try:
+            return Serving(await call(service, timeout=timeout, metadata=metadata, wait_for_ready=wait_for_ready))
+        except grpc.RpcError as error:
+            return _unless_unknown(from_rpc_error(error, target, service=HEALTH_SERVICE), error)
+
+    return Health(live=await ask(""), ready=await ask(SERVICE))
+
+
+def _unless_unknown(error: GlimpseError, cause: grpc.RpcError) -> Serving:
+    """What it says of a service that it does not know; any other error is raised."""
+    if error.code is Code.NOT_FOUND:
+        return Serving.SERVICE_UNKNOWN
+    raise error from cause
 
 
 def _to_request(service: str) -> bytes:

@@ -14,6 +14,7 @@ from typing import BinaryIO, Protocol, Self
 from client import records
 from client.records import Format
 from client.results import ImageResult
+from client.thumbnails import Thumbnails
 
 
 class OutputError(Exception):
@@ -35,10 +36,11 @@ class Output(Protocol):
 class Stdout:
     """The standard output."""
 
-    def __init__(self, form: Format | None) -> None:
-        """Records of a format; None: blocks for people."""
+    def __init__(self, form: Format | None, thumbnails: Thumbnails | None = None) -> None:
+        """Records of a format; None: blocks for people, with thumbnails or without."""
         self.failed = 0
         self._form = form
+        self._thumbnails = thumbnails
         if form is not None:
             sys.stdout.buffer.write(form.header)
 
@@ -52,7 +54,9 @@ class Stdout:
         if self._form is None:
             from client.render import print_result
 
-            print_result(path, result)
+            # A file that the server refused is not for the terminal to open, either.
+            shown = self._thumbnails is not None and result.error is None
+            print_result(path, result, self._thumbnails.of(path) if self._thumbnails and shown else None)
         else:
             sys.stdout.buffer.write(self._form.record(path, result))
             sys.stdout.buffer.flush()  # a program at the other end works on it while the next one is under way

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 K = TypeVar("K")
 
+ToRequest = Callable[["Source"], pb.ClassifyRequest]
+
 
 @dataclass(slots=True)
 class Job(Generic[K]):
@@ -51,7 +53,7 @@ class Reader(Generic[K]):
 
     def __init__(
         self,
-        to_request: Callable[[Source], pb.ClassifyRequest],
+        to_request: ToRequest,
         put: Callable[[Job[K] | Exhausted | Failed], None],
         *,
         window: int,
@@ -95,35 +97,56 @@ class Reader(Generic[K]):
                     key, image = next(iterator)
                 except StopIteration:
                     break
-                self._put(self._load(number, key, image))
+                self._put(load_job(self._to_request, number, key, image))
                 number += 1
         except BaseException as error:  # noqa: BLE001  (whatever it is, it belongs to the thread that iterates)
             self._put(Failed(error))
         else:
             self._put(Exhausted(number))
 
-    def _load(self, number: int, key: K, image: Source) -> Job[K]:
-        try:
-            return Job(number, key, self._to_request(image))
-        except FileNotFoundError:
-            result = ImageResult.failed(Code.NOT_FOUND, "FILE_NOT_FOUND", "There is no such file.")
-        except IsADirectoryError:
-            message = "A folder cannot be classified, only the image files in it."
-            result = ImageResult.failed(Code.INVALID_ARGUMENT, "NOT_A_FILE", message)
-        except OSError as error:
-            message = f"The file cannot be read: {error.strerror or error}."
-            result = ImageResult.failed(Code.INVALID_ARGUMENT, "FILE_UNREADABLE", message)
-        except ImageRefusedError as error:
-            result = ImageResult.failed(error.code, error.reason, error.message)
-        return Job(number, key, result=result)
+
+def load_job(to_request: ToRequest, number: int, key: K, image: Source) -> Job[K]:
+    """A job with its request, or with its result where the image cannot be had.
+
+    Args:
+        to_request: loads an image and wraps it up; its OSError and ImageRefusedError fail that image alone.
+        number: of the image in the caller's iterable.
+        key: the caller's.
+        image: the caller's, too.
+    """
+    try:
+        return Job(number, key, to_request(image))
+    except FileNotFoundError:
+        result = ImageResult.failed(Code.NOT_FOUND, "FILE_NOT_FOUND", "There is no such file.")
+    except IsADirectoryError:
+        message = "A folder cannot be classified, only the image files in it."
+        result = ImageResult.failed(Code.INVALID_ARGUMENT, "NOT_A_FILE", message)
+    except OSError as error:
+        message = f"The file cannot be read: {error.strerror or error}."
+        result = ImageResult.failed(Code.INVALID_ARGUMENT, "FILE_UNREADABLE", message)
+    except ImageRefusedError as error:
+        result = ImageResult.failed(error.code, error.reason, error.message)
+    return Job(number, key, result=result)
+
+
+class InOrder(Generic[K]):
+    """Puts jobs back in the order of their numbers; those that overtook wait, and keep their permits."""
+
+    def __init__(self) -> None:
+        self._early: dict[int, Job[K]] = {}
+        self._following = 0
+
+    def ready(self, job: Job[K]) -> Iterator[Job[K]]:
+        """Take a job, and give those whose turn it is by that."""
+        self._early[job.number] = job
+        while self._following in self._early:
+            following = self._early.pop(self._following)
+            self._following += 1
+            yield following
 
 
 def in_order(jobs: Iterable[Job[K]]) -> Iterator[Job[K]]:
-    """The same jobs by their number; those that overtook wait, and keep their permits."""
-    early: dict[int, Job[K]] = {}
-    following = 0
+    """The same jobs by their number."""
+    order: InOrder[K] = InOrder()
     for job in jobs:
-        early[job.number] = job
-        while following in early:
-            yield early.pop(following)
-            following += 1
+        yield from order.ready(job)

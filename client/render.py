@@ -33,9 +33,19 @@ def console() -> Console:
     return _Console(highlight=False)
 
 
-def print_result(path: str, result: ImageResult) -> None:
-    """One block: the path, then its predictions with bars or what was wrong."""
-    console().print(*_block(path, result))
+def print_result(path: str, result: ImageResult, thumbnail: bytes | None = None) -> None:
+    """One block: the path, then its predictions with bars or what was wrong.
+
+    Args:
+        path: of the image.
+        result: its own.
+        thumbnail: what shows it in this terminal, if anything (`client.thumbnails`).
+    """
+    heading, body = _block(path, result)
+    console().print(heading)
+    if thumbnail is not None:
+        sys.stdout.write(thumbnail.decode("ascii") + "\n")
+    console().print(body)
 
 
 def to_text(path: str, result: ImageResult) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+from typing import cast
 
 import grpc
+import grpc.aio
 from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
@@ -13,6 +15,8 @@ from client.channel import SERVICE
 from client.errors import Code, GlimpseError, of_code
 from client.wire import to_code
 from glimpse.v1 import classifier_pb2
+
+_Status = grpc.Call | grpc.aio.AioRpcError
 
 _DOMAIN = "glimpse"
 # gRPC has UNAVAILABLE for all that keeps it from a server; its message tells which. By a part of that message, for
@@ -31,11 +35,11 @@ def from_rpc_error(error: grpc.RpcError, target: str, *, service: str = SERVICE)
     """The exception for a call that ended with a status other than OK.
 
     Args:
-        error: what grpcio raised: the call itself, with its code, details and trailing metadata.
+        error: what grpcio raised: the call itself, or asyncio's error, with its code, details and trailing metadata.
         target: the address that was called, for the message.
         service: that was called, likewise.
     """
-    if not isinstance(error, grpc.Call):
+    if not isinstance(error, (grpc.Call, grpc.aio.AioRpcError)):
         return GlimpseError(Code.UNKNOWN, "", str(error) or repr(error))
     code = to_code(error.code().value[0])
     reason, field, retry_after = "", "", _pushback(error)
@@ -58,11 +62,11 @@ def from_request_error(error: classifier_pb2.RequestError) -> GlimpseError:
     return of_code(code)(code, error.reason, error.message, retry_after=error.retry_after_seconds or None)
 
 
-def _details(call: grpc.Call) -> list[Message]:
+def _details(call: _Status) -> list[Message]:
     """Those of `google.rpc.Status.details` that the contract speaks of; none where they are missing or damaged."""
     details: list[Message] = []
     with contextlib.suppress(DecodeError, ValueError):  # ValueError: its code or message is not the status's
-        status: status_pb2.Status | None = rpc_status.from_call(call)
+        status: status_pb2.Status | None = rpc_status.from_call(cast("grpc.Call", call))
         for packed in status.details if status is not None else ():
             for kind in (error_details_pb2.ErrorInfo, error_details_pb2.BadRequest, error_details_pb2.RetryInfo):
                 detail = kind()
@@ -71,7 +75,7 @@ def _details(call: grpc.Call) -> list[Message]:
     return details
 
 
-def _pushback(call: grpc.Call) -> float | None:
+def _pushback(call: _Status) -> float | None:
     """Seconds of `grpc-retry-pushback-ms`; None without it, or where it says not to come back."""
     for key, value in call.trailing_metadata() or ():
         if key == "grpc-retry-pushback-ms":

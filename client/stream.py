@@ -3,32 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any
 
 import grpc
 
+from client.events import Ended, Reply
 from glimpse.v1 import classifier_pb2 as pb
 
 OpenStream = Callable[[Iterator[pb.ClassifyStreamRequest]], Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """An answer or a refusal arrived."""
-
-    stream: Stream
-    message: pb.ClassifyStreamResponse
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """A stream is over."""
-
-    stream: Stream
-    error: grpc.RpcError | None  # None: with OK
 
 
 class Stream:

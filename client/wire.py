@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 from client.errors import Code, InvalidRequestError
 from client.results import (
     ClassLabel,
@@ -17,7 +20,11 @@ from client.results import (
     Stage,
     Timing,
 )
+from client.sources import load
 from glimpse.v1 import classifier_pb2 as pb
+
+if TYPE_CHECKING:
+    from client.sources import Source
 
 _UINT32_MAX = 2**32 - 1
 
@@ -41,6 +48,22 @@ def to_options(top_k: int | None, min_probability: float, geometry: str) -> pb.C
             field="options.top_k",
         )
     return pb.ClassifyOptions(top_k=top_k, min_probability=min_probability, geometry=geometry)
+
+
+def to_requests(
+    top_k: int | None, min_probability: float, geometry: str, model: str, version: str
+) -> Callable[[Source], pb.ClassifyRequest]:
+    """What loads an image and wraps it up, for one image after the other; it raises what `client.sources.load` does.
+
+    Raises:
+        InvalidRequestError: as `to_options`.
+    """
+    selector, options = to_selector(model, version), to_options(top_k, min_probability, geometry)
+
+    def to_request(image: Source) -> pb.ClassifyRequest:
+        return pb.ClassifyRequest(model=selector, images=[load(image)], options=options)
+
+    return to_request
 
 
 def from_response(response: pb.ClassifyResponse) -> list[ImageResult]:

@@ -1,6 +1,6 @@
 """The options that say where answers go and how they look, and what becomes of them."""
 
-# ruff: noqa: FBT002  (typer calls these functions, with every argument by its name)
+# ruff: noqa: FBT002, PLR0917  (typer calls these functions, with every argument by its name)
 from __future__ import annotations
 
 import sys
@@ -15,6 +15,7 @@ import typer
 from client.options import given
 from client.output import File, Output, Stdout
 from client.records import Csv, Format, JsonLines
+from client.thumbnails import wanted
 
 _DEFAULT_TOP_K = 5  # the server's
 
@@ -28,6 +29,7 @@ class Writing:
     path: Path | None
     resume: bool
     retry_failed: bool
+    thumbnails: bool
 
     @property
     def aside(self) -> bool:
@@ -48,7 +50,7 @@ class Writing:
         """
         form: Format | None = JsonLines() if self.as_json else Csv(top_k or _DEFAULT_TOP_K) if self.as_csv else None
         if self.path is None:
-            yield Stdout(form)
+            yield Stdout(form, wanted() if self.thumbnails and form is None else None)
             return
         with self._file(self.path, form) as file:
             yield file
@@ -92,6 +94,14 @@ def _writing(
             "--retry-failed", help="With --resume: also what failed for a reason that may be gone, such as a timeout."
         ),
     ] = False,
+    thumbnails: Annotated[
+        bool,
+        typer.Option(
+            "--thumbnails/--no-thumbnails",
+            envvar="GLIMPSE_THUMBNAILS",
+            help="Show each picture, in terminals that can: kitty (PNG alone), iTerm2, WezTerm and their like.",
+        ),
+    ] = False,
 ) -> Writing:
     if as_json and as_csv:
         raise typer.BadParameter("Answers are either --json or --csv.")
@@ -99,7 +109,7 @@ def _writing(
         raise typer.BadParameter("It needs --output, and --json or --csv.", param_hint="--resume")
     if retry_failed and not resume:
         raise typer.BadParameter("It belongs to --resume.", param_hint="--retry-failed")
-    return Writing(as_json, as_csv, output, resume, retry_failed)
+    return Writing(as_json, as_csv, output, resume, retry_failed, thumbnails)
 
 
 writing = given(_writing)

@@ -32,6 +32,7 @@ _NOT_OURS = frozenset(
         "GLIMPSE_CLIENT_KEY",
         "GLIMPSE_INSECURE_TOKEN",
         "GLIMPSE_TARGET",
+        "GLIMPSE_THUMBNAILS",
         "GLIMPSE_TLS",
         "GLIMPSE_TLS_CA",
         "GLIMPSE_TLS_SERVER_NAME",

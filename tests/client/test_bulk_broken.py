@@ -148,7 +148,7 @@ def test_a_server_that_takes_no_more_images_answers_what_it_has_and_the_rest_go_
 def test_a_server_that_refuses_some_and_is_silent_about_the_others_is_left(
     scripted: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("client.bulk._LEAVE_SECONDS", 0.05)
+    monkeypatch.setattr("client.dispatch._LEAVE_SECONDS", 0.05)
     over = threading.Event()
 
     def stream(requests: Requests, _: Context) -> Responses:

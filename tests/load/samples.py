@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+_POOL = "event_engine"
 _COMPARED = 3  # samples at either end
 
 
@@ -18,7 +20,8 @@ class Sample:
     requests: int  # that had been sent by then
     rss: int  # bytes, resident
     fds: int
-    threads: int  # 0: not known
+    threads: int  # but for those of gRPC's pool; 0: not known
+    pool: int = 0  # threads of gRPC's pool, which takes more when all are busy and lets them go when it likes
 
 
 def of_process(pid: int, requests: int = 0) -> Sample:
@@ -30,12 +33,21 @@ def of_process(pid: int, requests: int = 0) -> Sample:
     fields = dict(
         line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines() if line
     )
+    names = list(_threads(pid))
     return Sample(
         requests,
         rss=int(fields["VmRSS"].split()[0]) * 1024,
         fds=sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir()),
-        threads=int(fields["Threads"]),
+        threads=len(names) - names.count(_POOL),
+        pool=names.count(_POOL),
     )
+
+
+def _threads(pid: int) -> Iterator[str]:
+    """Their names, as the kernel keeps them."""
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+            yield (task / "comm").read_text(encoding="utf-8").strip()
 
 
 def of_metrics(metrics: Mapping[str, float], requests: int = 0) -> Sample:

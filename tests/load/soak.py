@@ -176,6 +176,7 @@ def _machine(stations: list[Sample], effort: Effort, report: Report) -> None:
     grown = samples.growth(warm) / 1e6
     report.promise(f"resident memory grows by at most {effort.grown:.0f} MB", grown <= effort.grown, f"{grown:+.1f} MB")
     report.figures["resident memory, MB"] = " ".join(f"{sample.rss / 1e6:.0f}" for sample in warm)
+    report.figures["threads of gRPC's pool"] = " ".join(str(one.pool) for one in warm)
     half = len(warm) // 2
     for name, values in (("open files", [one.fds for one in warm]), ("threads", [one.threads for one in warm])):
         report.figures[name] = " ".join(map(str, values))

@@ -1,0 +1,276 @@
+"""The client for asyncio: what `client.client` offers, without blocking the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+from weakref import WeakSet
+
+import grpc
+import grpc.aio
+
+from client import channel, health, wire
+from client.aio_bulk import AsyncBulk
+from client.aio_reading import off_the_loop
+from client.aio_stream import OpenCall, cancelled_from_outside
+from client.connection import TLS, StrPath, to_server
+from client.errors import Code, GlimpseError
+from client.results import ImageResult, ModelDescription
+from client.status import from_rpc_error
+from glimpse.v1 import classifier_pb2, classifier_pb2_grpc
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from client.sources import Source
+
+K = TypeVar("K")
+
+
+class AsyncClient:
+    """Calls a Glimpse server from asyncio. Use it as an async context manager, or `close` it.
+
+        async with AsyncClient("localhost:50051") as client:
+            result = await client.classify("cat.jpg")
+            print(result.predictions[0].label)
+
+    It may be made anywhere, and belongs to the event loop of its first call. Files are read in threads. Calls are
+    repeated as those of `Client` are; a call whose task is cancelled is cancelled on the server, too.
+    """
+
+    def __init__(
+        self,
+        target: str = channel.DEFAULT_TARGET,
+        *,
+        timeout: float = channel.DEFAULT_TIMEOUT,
+        tls: TLS | bool = False,
+        token: str | None = None,
+        token_file: StrPath | None = None,
+        allow_plaintext_token: bool = False,
+        wait_for_ready: bool = False,
+    ) -> None:
+        """Prepare a client; the first call connects.
+
+        Args:
+            target: address in gRPC's syntax, for example ``"host:50051"`` or ``"dns:///glimpse:50051"``; where a name
+                has several addresses, calls take turns between those that are serving.
+            timeout: seconds to wait for an answer where a call does not say otherwise.
+            tls: encrypt the connection; `TLS` names authorities and a certificate of the client's own.
+            token: to show with each call. Without it and `token_file`, those of the environment are used:
+                ``GLIMPSE_TOKEN`` or ``GLIMPSE_TOKEN_FILE``.
+            token_file: holds the token; read again whenever it changes.
+            allow_plaintext_token: show the token on a plain connection to another machine, too.
+            wait_for_ready: wait for a server that is not there or not serving yet, for as long as the timeout; without
+                it, such calls fail after 1.5 seconds.
+
+        Raises:
+            OSError: a file of the certificates or of the token cannot be read.
+            ValueError: it holds no such thing, or the token would travel on a plain connection.
+        """
+        self.target = target
+        self.timeout = timeout
+        self._wait = wait_for_ready
+        self._connection = to_server(
+            target, tls=tls, token=token, token_file=token_file, allow_plaintext_token=allow_plaintext_token
+        )
+        self._credentials = self._connection.credentials()
+        # A channel belongs to an event loop, and there may be none yet.
+        self._channel: grpc.aio.Channel | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed = False
+        self._runs: WeakSet[AsyncBulk[Any]] = WeakSet()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connection; calls in flight are cancelled, and nothing of them goes on."""
+        self._closed = True
+        for run in list(self._runs):
+            await run.stop()
+        if self._channel is not None:
+            await self._channel.close()
+
+    async def classify(
+        self,
+        image: Source,
+        *,
+        top_k: int | None = None,
+        min_probability: float = 0.0,
+        geometry: str = "",
+        model: str = "",
+        version: str = "",
+        timeout: float | None = None,  # noqa: ASYNC109  (the call's own, which the server hears of, too)
+    ) -> ImageResult:
+        """Classify one image.
+
+            results = await asyncio.gather(*(client.classify(path) for path in ("cat.jpg", "dog.jpg")))
+
+        Args:
+            image: path of a file, its bytes, or pixels as uint8 ``[height, width, 3]`` (`client.sources.load`).
+            top_k: how many predictions; 5, or all classes where there are fewer, when left out.
+            min_probability: leave out predictions below it.
+            geometry: how the image is fitted to the network's input, one of those that the server allows
+                (``(await describe()).limits.geometries``); the model's own when empty.
+            model: name of a loaded model; the server's default when empty.
+            version: of that model; its newest when empty.
+            timeout: seconds to wait for the answer, retries included; the client's own when left out.
+
+        Returns:
+            The predictions by falling probability; never an `error`.
+
+        Raises:
+            ImageRefusedError: the image cannot be classified; expected where images come from outside.
+            OSError: the file cannot be read.
+            GlimpseError: the call got no answer; see the tree in `client.errors`.
+        """
+        to_request = wire.to_requests(top_k, min_probability, geometry, model, version)
+        request = await off_the_loop(image, lambda: to_request(image))
+        response = await self._answer(self._stub().Classify, request, timeout)
+        return wire.from_response(response)[0].raise_for_error()
+
+    def classify_many(
+        self,
+        images: Iterable[tuple[K, Source]] | AsyncIterable[tuple[K, Source]],
+        *,
+        top_k: int | None = None,
+        min_probability: float = 0.0,
+        geometry: str = "",
+        model: str = "",
+        version: str = "",
+        timeout: float | None = None,
+        in_flight: int = 32,
+        ordered: bool = False,
+    ) -> AsyncGenerator[tuple[K, ImageResult], None]:
+        """Classify any number of images over a stream, several at a time.
+
+        `images` is asked for the next one only as far ahead as `in_flight` allows: memory stays bounded however many
+        there are, and a slow consumer slows the reading down. Where a server goes or dies, its unanswered images are
+        sent to another one.
+
+            async for path, result in client.classify_many((path, path) for path in Path("photos").rglob("*.jpg")): ...
+            async for number, result in client.classify_many(camera): ...
+
+        Whoever stops before the end and goes on to use the client closes what this gives, so that the stream ends at
+        once: ``async with contextlib.aclosing(client.classify_many(photos)) as results: ...``
+
+        Args:
+            images: pairs of a key of your own and an image as `classify` takes it. An iterable that is not async may
+                block, and is read in a thread of its own.
+            top_k, min_probability, geometry, model, version: as for `classify`, for all images.
+            timeout: seconds without any answer after which to give up; the client's own when left out.
+            in_flight: images at a time between being read and being done with, at least 1.
+            ordered: yield in the order of `images`; otherwise as the answers arrive.
+
+        Yields:
+            Your key and its result, exactly one for each image. A file that cannot be read and an image that cannot
+            be classified give a result with an `error`; their neighbours are answered.
+
+        Raises:
+            StreamBrokenError: one stream after the other ended without an answer, and images are unanswered.
+            RequestRefusedError: the options are at fault, so that every image would fail alike.
+            GlimpseError: see the tree in `client.errors`.
+            Whatever `images` itself raises.
+        """
+        bulk: AsyncBulk[K] = AsyncBulk(
+            self._stream_opener,
+            self.target,
+            wire.to_requests(top_k, min_probability, geometry, model, version),
+            in_flight=in_flight,
+            ordered=ordered,
+            timeout=self._seconds(timeout),
+        )
+        self._runs.add(bulk)
+        return bulk.run(images)
+
+    async def describe(
+        self,
+        *,
+        model: str = "",
+        version: str = "",
+        timeout: float | None = None,  # noqa: ASYNC109  (as above)
+    ) -> ModelDescription:
+        """What a loaded model is, what it wants and how it runs.
+
+        Args:
+            model: name of a loaded model; the server's default when empty.
+            version: of that model; its newest when empty.
+            timeout: seconds to wait for the answer; the client's own when left out.
+
+        Raises:
+            ModelNotFoundError: no loaded model has this name and version.
+            GlimpseError: see the tree in `client.errors`.
+        """
+        request = classifier_pb2.DescribeModelRequest(model=wire.to_selector(model, version))
+        return wire.from_description(await self._answer(self._stub().DescribeModel, request, timeout))
+
+    async def health(self, *, timeout: float | None = None) -> health.Health:  # noqa: ASYNC109  (as above)
+        """Whether a server lives and takes images; where the target has several, of one of them.
+
+            if (await client.health()).serving: ...
+
+        Args:
+            timeout: seconds to wait for an answer; the client's own when left out.
+
+        Raises:
+            UnavailableError: nobody answers. A server that answers and is not serving is no error.
+            GlimpseError: see the tree in `client.errors`.
+        """
+        # The client's own channel does not call servers that are not serving.
+        async with self._connection.open_async(self._credentials, all_servers=True) as all_servers:
+            return await health.check_async(
+                all_servers,
+                self.target,
+                timeout=self._seconds(timeout),
+                metadata=await self._metadata(),
+                wait_for_ready=self._wait,
+            )
+
+    async def _answer(self, method: Any, request: Any, timeout: float | None) -> Any:  # noqa: ASYNC109  (as above)
+        metadata = await self._metadata()
+        try:
+            return await method(request, timeout=self._seconds(timeout), metadata=metadata, wait_for_ready=self._wait)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error, self.target) from error
+        except asyncio.CancelledError:
+            if cancelled_from_outside():
+                raise
+            raise GlimpseError(Code.CANCELLED, "", "The client was closed.") from None
+
+    def _stream_opener(self) -> OpenCall:
+        stub = self._stub()
+
+        async def open_stream() -> Any:
+            return stub.ClassifyStream(metadata=await self._metadata(), wait_for_ready=self._wait)
+
+        return open_stream
+
+    def _stub(self) -> Any:
+        """The service's methods on this event loop.
+
+        Raises:
+            ValueError: the client is closed.
+            RuntimeError: it belongs to another event loop.
+        """
+        if self._closed:
+            raise ValueError("The client was closed.")
+        loop = asyncio.get_running_loop()
+        if self._channel is None:
+            self._channel, self._loop = self._connection.open_async(self._credentials), loop
+        elif self._loop is not loop:
+            raise RuntimeError("This AsyncClient belongs to the event loop of its first call; make one for each loop.")
+        return classifier_pb2_grpc.ImageClassifierStub(self._channel)
+
+    async def _metadata(self) -> tuple[tuple[str, str], ...]:
+        """What each call has to carry; a token's file is looked at in a thread."""
+        token = self._connection.token
+        return await asyncio.to_thread(self._connection.metadata) if token is not None else ()
+
+    def _seconds(self, timeout: float | None) -> float:
+        return self.timeout if timeout is None else timeout

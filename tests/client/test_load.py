@@ -1,0 +1,286 @@
+"""`glimpse load` from outside, against a server that is fast, slow, full or gone at a test's word."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from client.errors import Code
+from glimpse.v1 import classifier_pb2 as pb
+from tests.client.conftest import CLI, Glimpse
+from tests.client.scripted import Context, ScriptedServer, abort, refusal, response, stream_response
+
+QUICK = ("--warm-up", "0.1", "--quiet")
+
+
+def load(glimpse: Glimpse, scripted: ScriptedServer, tmp_path: Path, *arguments: str) -> list[dict[str, Any]]:
+    """The figures of each phase of a run that went well."""
+    file = tmp_path / "figures.json"
+    ended = glimpse("load", "--target", scripted.target, "--json", file, *QUICK, *arguments)
+    assert ended.returncode == 0, ended.stderr
+    phases: list[dict[str, Any]] = json.loads(file.read_text())["phases"]
+    return phases
+
+
+def test_requests_are_counted_once_and_are_the_pictures_that_the_model_wants(
+    scripted: ScriptedServer, glimpse: Glimpse, tmp_path: Path
+) -> None:
+    [phase] = load(glimpse, scripted, tmp_path, "--requests", "40", "--warm-up", "0", "--callers", "3")
+    assert phase["requests"] == phase["classified"] == phase["answered"] == len(scripted.requests) == 40
+    assert {(image.raw.height, image.raw.width) for each in scripted.requests for image in each.images} == {(8, 8)}
+    assert phase["errors"] == {}
+    assert phase["stages"]["compute"] == pytest.approx(0.4)  # as the server says
+    assert phase["batch"] == 5
+
+
+def test_the_latency_is_the_servers_and_the_number_of_requests_the_rates(
+    scripted: ScriptedServer, glimpse: Glimpse, tmp_path: Path
+) -> None:
+    def slow(request: pb.ClassifyRequest, _: Context) -> pb.ClassifyResponse:
+        time.sleep(0.15)
+        return response(request)
+
+    scripted.classify = slow
+    [phase] = load(glimpse, scripted, tmp_path, "--rate", "20", "--steady", "--duration", "1")
+    assert phase["requests"] == 20
+    assert phase["latency"]["p50"] >= 0.15
+
+
+def test_photos_travel_as_they_are_several_in_a_request(
+    scripted: ScriptedServer, glimpse: Glimpse, tmp_path: Path
+) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / f"{name}.jpg").write_text(name)
+    [phase] = load(glimpse, scripted, tmp_path, str(tmp_path), "--images-per-call", "3", "--requests", "20")
+    assert {len(request.images) for request in scripted.requests} == {3}
+    assert {image.encoded for request in scripted.requests for image in request.images} == {b"cat", b"dog"}
+    assert phase["images"] == phase["classified"] == 3 * phase["requests"]
+
+
+def test_broken_images_are_expected_to_be_refused(scripted: ScriptedServer, glimpse: Glimpse, tmp_path: Path) -> None:
+    def strict(request: pb.ClassifyRequest, _: Context) -> pb.ClassifyResponse:
+        answer = response(request)
+        for image, result in zip(request.images, answer.results, strict=True):
+            if len(image.raw.data) != 192:
+                result.Clear()
+                result.error.CopyFrom(pb.ImageError(code=3, reason="RAW_PIXELS_MISMATCH", message="as scripted"))
+        return answer
+
+    scripted.classify = strict
+    [phase] = load(glimpse, scripted, tmp_path, "--bad", "0.5", "--requests", "60")
+    assert phase["errors"] == {}
+    assert phase["refused_as_expected"] + phase["classified"] == 60
+    assert 10 < phase["refused_as_expected"] < 50
+
+
+@pytest.mark.parametrize(
+    ("flags", "attempts"), [((), 1), (("--retries",), 3)], ids=["by default once", "with --retries again"]
+)
+def test_a_full_server_is_asked(
+    flags: tuple[str, ...], attempts: int, scripted: ScriptedServer, glimpse: Glimpse, tmp_path: Path
+) -> None:
+    calls: list[int] = []
+
+    def full(request: pb.ClassifyRequest, context: Context) -> pb.ClassifyResponse:
+        calls.append(1)
+        if len(calls) % 3:
+            abort(context, grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL", pushback_ms=1)
+        return response(request)
+
+    scripted.classify = full
+    [phase] = load(glimpse, scripted, tmp_path, "--requests", "9", "--warm-up", "0", *flags)
+    assert len(calls) == 9 * attempts
+    assert phase["errors"] == ({"QUEUE_FULL": 6} if attempts == 1 else {})
+
+
+def test_streams_keep_their_window_full_and_tell_refusals_by_reason(
+    scripted: ScriptedServer, glimpse: Glimpse, tmp_path: Path
+) -> None:
+    opened: list[int] = []
+
+    def held_back(requests: Iterator[pb.ClassifyStreamRequest], _: Context) -> Iterator[pb.ClassifyStreamResponse]:
+        opened.append(1)
+        # Four have to be on their way before the first is answered.
+        waiting = [next(requests) for _ in range(4)]
+        for request in requests:
+            waiting.append(request)
+            first = waiting.pop(0)
+            if len(waiting) == 4 and int(first.id) % 5 == 4:
+                yield refusal(first, Code.RESOURCE_EXHAUSTED, "SHARE_FULL")
+            else:
+                yield stream_response(first)
+
+    scripted.stream = held_back
+    flags = ("--stream", "--window", "5", "--callers", "2", "--requests", "100", "--warm-up", "0", "--timeout", "2")
+    [phase] = load(glimpse, scripted, tmp_path, *flags)
+    assert len(opened) == 2
+    assert phase["generator"]["most_in_flight"] == 10
+    # Four of each stream are never answered.
+    assert phase["errors"]["DEADLINE_EXCEEDED"] >= 8
+    assert phase["errors"]["SHARE_FULL"] == pytest.approx(20, abs=4)
+    assert phase["answered"] + sum(phase["errors"].values()) == 100
+
+
+def test_a_stream_that_breaks_is_opened_anew(scripted: ScriptedServer, glimpse: Glimpse, tmp_path: Path) -> None:
+    def short(requests: Iterator[pb.ClassifyStreamRequest], context: Context) -> Iterator[pb.ClassifyStreamResponse]:
+        for _ in range(10):
+            yield stream_response(next(requests))
+        abort(context, grpc.StatusCode.UNAVAILABLE, "DRAINING")
+
+    scripted.stream = short
+    [phase] = load(glimpse, scripted, tmp_path, "--stream", "--window", "1", "--requests", "40", "--warm-up", "0")
+    assert set(phase["errors"]) <= {"DRAINING", "UNAVAILABLE", "STREAM_BROKE"}
+    assert phase["answered"] >= 30
+    assert phase["answered"] + sum(phase["errors"].values()) == 40
+
+
+def test_a_ramp_is_a_phase_a_step_and_each_file_is_written(
+    scripted: ScriptedServer, glimpse: Glimpse, tmp_path: Path
+) -> None:
+    page = tmp_path / "report.html"
+    phases = load(
+        glimpse,
+        scripted,
+        tmp_path,
+        "--ramp",
+        "20:60",
+        "--steps",
+        "3",
+        "--duration",
+        "0.6",
+        "--steady",
+        "--html",
+        str(page),
+    )
+    assert [phase["name"] for phase in phases] == ["20/s", "40/s", "60/s"]
+    assert [phase["requests"] for phase in phases] == [4, 8, 12]
+    assert page.read_text().startswith("<!DOCTYPE html>")
+
+
+def test_a_missed_threshold_has_an_exit_code_of_its_own(
+    scripted: ScriptedServer, glimpse: Glimpse, tmp_path: Path
+) -> None:
+    file = tmp_path / "scenario.toml"
+    file.write_text(
+        '[defaults]\nrequests = 5\n[[phase]]\nname = "fine"\nthresholds = ["errors < 0.1%"]\n'
+        '[[phase]]\nname = "strict"\nthresholds = ["p99 < 1 us"]\n'
+    )
+    ended = glimpse("load", "--target", scripted.target, "--scenario", file, "--quiet")
+    assert ended.returncode == 11
+    assert ended.stderr == "A threshold was missed.\n"
+    assert "  met        errors < 0.1% (was 0.000%)" in ended.stdout
+    assert re.search(r"strict: .*\n(  .*\n)*  MISSED     p99 < 1 us", ended.stdout)
+
+
+def test_the_knee_is_searched_with_a_table_of_what_was_tried(scripted: ScriptedServer, glimpse: Glimpse) -> None:
+    def full_above_one_at_a_time(request: pb.ClassifyRequest, context: Context) -> pb.ClassifyResponse:
+        abort(context, grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL")
+
+    scripted.classify = full_above_one_at_a_time
+    flags = ("--find-knee", "--slo", "1000", "--rate", "1", "--duration", "0.1", "--warm-up", "0", "--quiet")
+    ended = glimpse("load", "--target", scripted.target, *flags)
+    assert ended.returncode == 0, ended.stderr
+    assert "No rate held (p99 <= 1 s, errors <= 0.100%)." in ended.stdout
+
+
+def test_an_interrupted_run_reports_what_it_has(scripted: ScriptedServer, tmp_path: Path) -> None:
+    file = tmp_path / "figures.json"
+    running = subprocess.Popen(
+        [
+            sys.executable,
+            CLI,
+            "load",
+            "--target",
+            scripted.target,
+            "--duration",
+            "600",
+            "--warm-up",
+            "0",
+            "--json",
+            file,
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "GLIMPSE_CLIENT_CONFIG": ""},
+    )
+    arrived = threading.Event()
+
+    def interrupt(request: pb.ClassifyRequest, _: Context) -> pb.ClassifyResponse:
+        if len(scripted.requests) == 20 and not arrived.is_set():
+            arrived.set()
+            running.send_signal(signal.SIGINT)
+        return response(request)
+
+    scripted.classify = interrupt
+    stdout, _ = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert b"(stopped)" in stdout
+    [phase] = json.loads(file.read_text())["phases"]
+    assert phase["stopped"]
+    assert phase["answered"] >= 19
+
+
+def test_a_token_travels_with_each_request(scripted: ScriptedServer, glimpse: Glimpse, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("secret")
+    load(glimpse, scripted, tmp_path, "--requests", "5", "--token-file", str(tmp_path / "token"))
+    assert set(scripted.tokens) == {"Bearer secret"}
+
+
+def test_nobody_there_is_the_exit_code_of_nobody_there(glimpse: Glimpse, nowhere: str) -> None:
+    ended = glimpse("load", "--target", nowhere)
+    assert (ended.returncode, ended.stdout) == (3, "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("--rate", "5", "--callers", "2"), "Load comes by one of"),
+        (("--ramp", "5"), "Two rates are written as 10:200"),
+        (("--ramp", "0:5"), "Rates are above 0"),
+        (("--steady",), "It belongs to --rate and --ramp"),
+        (("--find-knee",), "They come together"),
+        (("--slo", "5"), "They come together"),
+        (("--find-knee", "--slo", "5", "--callers", "1"), "It raises the rate by itself"),
+        (("--stream", "--retries"), "nothing is repeated on a stream"),
+        (("--scenario", "no.toml", "--duration", "5"), "The file says how long"),
+        (("--scenario", "no.toml"), "No such file"),
+        (("--threshold", "quick"), "is written like"),
+        (("no.jpg",), "No such file"),
+    ],
+    ids=" ".join,
+)
+def test_options_that_make_no_sense_are_refused(
+    arguments: tuple[str, ...], complaint: str, scripted: ScriptedServer, glimpse: Glimpse
+) -> None:
+    ended = glimpse("load", "--target", scripted.target, *arguments)
+    assert ended.returncode == 2
+    assert complaint in " ".join(ended.stderr.split())
+    assert scripted.requests == []
+
+
+def test_the_command_line_starts_without_the_load_package() -> None:
+    script = f"""
+import runpy, sys
+sys.argv = [{str(CLI)!r}, "load", "--help"]
+try:
+    runpy.run_path({str(CLI)!r}, run_name="__main__")
+except SystemExit as end:
+    assert not end.code, end.code
+sys.stderr.write(" ".join(sys.modules))
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    loaded = set(ended.stderr.split())
+    assert "client.load_command" in loaded
+    assert loaded.isdisjoint({"client.load", "grpc", "rich", "glimpse", "google.protobuf", "asyncio"})
