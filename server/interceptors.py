@@ -21,6 +21,7 @@ from server.doors import tokens
 from server.doors.keeper import OPEN, Keeper
 from server.doors.visit import LANE_KEY, Visit, visiting
 from server.errors import InvalidRequestError, Reason, ServiceError, defect
+from server.logs import Sparse
 from server.metrics import Metrics
 from server.tracing import Tracing
 
@@ -28,6 +29,7 @@ from server.tracing import Tracing
 _ExecuteBatchError: type[BaseException] = importlib.import_module("grpc._cython.cygrpc").ExecuteBatchError
 
 _log = structlog.get_logger(__name__)
+_refusals = Sparse()  # one for the process, as the log is
 
 REQUEST_ID_KEY = "x-request-id"
 _MOMENT = 0.1  # seconds
@@ -205,10 +207,15 @@ class _Rpc:
         trace = visit.trace
         self._metrics.rpc_handled.labels(kind, service, method, code.name).inc()
         self._metrics.rpc_seconds.labels(*self._labels).observe(seconds, None if trace is None else trace.exemplar)
-        # One line a call would cost more than a small network does; what went wrong is always told.
-        log = _log.debug if code is grpc.StatusCode.OK else _log.info
+        # One line a call would cost more than a small network does; what went wrong is always told, but of those for
+        # whom there was no room one a second.
+        log, more = (_log.debug if code is grpc.StatusCode.OK else _log.info), {}
+        if code is grpc.StatusCode.RESOURCE_EXHAUSTED and (unsaid := _refusals.unsaid()) is None:
+            log = _log.debug
+        elif code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+            more = {"unsaid": unsaid}
         # Not context.peer(): where the call is over and gone, gRPC's code would crash the process.
-        log("rpc", code=code.name, seconds=round(seconds, 6), peer=visit.peer, details=details)
+        log("rpc", code=code.name, seconds=round(seconds, 6), peer=visit.peer, details=details, **more)
         if trace is not None:
             trace.end(code.name, reason=reason, request_id=visit.request_id, images=visit.images, model=visit.model)
         if self._keeper.audit is not None and service != OPEN:

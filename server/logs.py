@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
+import time
 import warnings
+from collections.abc import Callable
 from typing import Literal
 
 import structlog
@@ -55,3 +58,24 @@ def configure(level: str, form: Literal["auto", "json", "text"]) -> None:
     # Pillow warns with text from the file, which is a stranger's: neither to be logged nor kept in Python's registry
     # of warnings shown. What is wrong with a file is told to whoever sent it.
     warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+class Sparse:
+    """Lets one line a while through and counts the others: a line for each refusal of a flood costs answers."""
+
+    def __init__(self, seconds: float = 1.0, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """Let a line through every `seconds`."""
+        self._seconds = seconds
+        self._clock = clock
+        self._next = -math.inf
+        self._unsaid = 0
+
+    def unsaid(self) -> int | None:
+        """How many lines were left out since the last one; None: leave this one out, too."""
+        now = self._clock()
+        if now < self._next:
+            self._unsaid += 1
+            return None
+        self._next = now + self._seconds
+        unsaid, self._unsaid = self._unsaid, 0
+        return unsaid

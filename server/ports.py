@@ -35,7 +35,7 @@ class Bound:
     health: int | None  # the second door for probes; None: there is none
 
 
-_PENDING = 1_000_000  # calls; none in practice
+_PENDING = 512  # calls: twice what may be in flight by default; answered within about a second
 
 
 class Ports:
@@ -143,10 +143,10 @@ def _limits(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.so_reuseport", 0),
         ("grpc.max_allowed_incoming_connections", settings.max_connections),
         ("grpc.max_concurrent_streams", settings.max_calls_per_connection),
-        # Beyond a thousand calls that our event loop has not come round to, gRPC would end some with a bare CANCELLED.
-        # Ours refuses with a reason and a hint; how many can wait is bounded by connections and calls on each.
+        # Calls that our event loop has not come round to. In a flood beyond what it can even refuse by name, gRPC ends
+        # the rest with a bare CANCELLED, at once: else all would wait, and among them those that could be answered.
         ("grpc.server.max_pending_requests", _PENDING),
-        ("grpc.server.max_pending_requests_hard_limit", _PENDING),
+        ("grpc.server.max_pending_requests_hard_limit", 2 * _PENDING),
         # Between the two limits gRPC would refuse at random.
         ("grpc.max_metadata_size", settings.max_metadata_bytes),
         ("grpc.absolute_max_metadata_size", settings.max_metadata_bytes),

@@ -44,7 +44,9 @@ Reasons, for programs to switch on:
 | `DEADLINE_EXCEEDED` | DEADLINE_EXCEEDED | the caller's deadline passed, or the answer could not be ready by it |
 | `INTERNAL` | INTERNAL | a defect of the service itself |
 
-A message above `Limits.max_message_bytes` is refused by gRPC itself with RESOURCE_EXHAUSTED and no reason.
+A message above `Limits.max_message_bytes` is refused by gRPC itself with RESOURCE_EXHAUSTED and no reason. In a flood
+that is more than the server can refuse by name, and as it shuts down, gRPC ends calls that nobody has looked at with
+CANCELLED and no reason; they may be repeated.
 """
 
 from collections import abc as _abc
