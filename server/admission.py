@@ -42,6 +42,7 @@ class Load:
 
 
 _NOTHING = Load(0, 0)
+_ONE = Load(1, 1)  # the smallest image
 # A lane may hold at most so many times what is free: alone seven eighths of all, two of them seven fifteenths each. So
 # there is always room for a lane that comes, however greedy the others are, and no share to be configured (Choudhury
 # and Hahne, "Dynamic queue length thresholds for shared-memory packet switches", 1998).
@@ -141,12 +142,14 @@ class Admission:
     def call(self, lane: str = "") -> Iterator[None]:
         """Let a call in before its message is read: what it holds is in memory as soon as it is.
 
-        A call has at least one image, so calls beyond the images that may be in flight cannot be answered anyway.
+        A call has at least one image, so calls beyond the images that may be in flight cannot be answered anyway; and
+        where there is no room for one more image now, receiving photos only to refuse them would cost the others.
 
         Raises:
-            OverloadedError: expected; so many calls are in flight already, of all or of this lane.
+            OverloadedError: expected; so many calls or images are in flight already, of all or of this lane.
         """
         self._find_place(self.calls, lane, "calls", "Try again later, or send several images in a call.")
+        self._find_room(_ONE, lane)
         with self.calls.held(lane):
             yield
 
@@ -216,6 +219,10 @@ class Admission:
             self._release(load, lane, bulk=wait)
 
     def _take(self, load: Load, lane: str) -> None:
+        self._find_room(load, lane)
+        self._hold(load, lane)
+
+    def _find_room(self, load: Load, lane: str) -> None:
         together = self._held + self._reserved() + load
         if not together.within(self._capacity):
             raise self._refusal(
@@ -235,7 +242,6 @@ class Admission:
                 missing=load.images,
                 come=load.images,
             )
-        self._hold(load, lane)
 
     def _find_place(self, places: Places, lane: str, what: str, advice: str) -> None:
         if places.taken >= places.most:

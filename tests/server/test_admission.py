@@ -363,3 +363,26 @@ def test_those_who_are_refused_are_told_to_come_back_one_after_the_other_as_fast
         await inside.release()
 
     run(scenario, now=lambda: now)
+
+
+def test_a_call_is_refused_before_its_message_is_read_where_there_is_no_room_for_one_more_image() -> None:
+    async def scenario(gate: Admission) -> None:
+        with gate.call(lane="first"):
+            inside = Holder(gate, 7, lane="first")
+            await settle()
+            for lane, reason in (("first", Reason.SHARE_FULL), ("second", None)):
+                try:
+                    with gate.call(lane=lane):
+                        found = None
+                except OverloadedError as error:
+                    found = error.reason
+                assert found is reason
+            another = Holder(gate, 1, lane="second")
+            await settle()
+            with pytest.raises(OverloadedError) as refused, gate.call(lane="third"):
+                pass
+            assert refused.value.reason is Reason.QUEUE_FULL
+            await another.release()
+            await inside.release()
+
+    run(scenario)
