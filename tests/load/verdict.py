@@ -9,6 +9,7 @@ from tests.bench import machine
 from tests.load.report import Report, counts
 
 _FULL = frozenset({"QUEUE_FULL", "SHARE_FULL"})
+_FLOODED = frozenset({"CANCELLED"})
 _LATE = frozenset({"DEADLINE_EXCEEDED"})
 _GROWN = 1.05  # last third of the overload against the middle one
 _WASTED = 0.02  # of the computed images, too late for their callers
@@ -61,13 +62,19 @@ def judge(found: Mapping[str, Any], report: Report, *, each: int, least: float) 
         f"{offered:.0f} images/s of {poured['asked']:.0f} asked for: {offered / most['rate']:.1f} times the maximum"
     )
     allowed = dict.fromkeys(named, _FULL) | {"deadlines around the wait": _FULL | _LATE, "the maximum": _FULL}
+    # Beyond what the event loop can even refuse, gRPC ends calls at once: server/ports.py.
+    allowed["open loop"] = _FULL | _FLOODED
     strange = {
         f"{name}: {reason}": number
         for name, load in named.items()
         for reason, number in load["refused"].items()
         if reason not in allowed[name]
     }
-    report.promise("who is turned away is told that there is no room", not strange, counts(strange))
+    report.promise(
+        "who is turned away is told that there is no room, or in a flood sent away at once",
+        not strange,
+        counts(strange),
+    )
     report.promise(
         "a polite client is never refused", not fairness["beside"]["refused"], counts(fairness["beside"]["refused"])
     )
