@@ -166,7 +166,11 @@ def malformed(scene: Scene) -> Any:
 
 
 def without_room(scene: Scene) -> Any:
-    return scene.send(*[RAW] * 12), scene.send(*[RAW] * 12)
+    """Of another lane, for which there would be a share, but not twelve places."""
+    first = scene.send(*[RAW] * 12)
+    scene.rig.wait_until(lambda: scene.rig.held()["images"] >= 14)
+    request = pb.ClassifyRequest(images=[RAW] * 12)
+    return first, scene.stub.Classify.future(request, timeout=LONG, metadata=(("glimpse-client", "another"),))
 
 
 def beyond_its_share(scene: Scene) -> Any:
