@@ -51,7 +51,6 @@ class Caller:
 
     lane: str  # requests of one lane wait for one another, not for other lanes
     deadline: float | None = None  # on the clock of `time.monotonic`; None: no deadline
-    identity: str = ""  # what the caller has proved to be; "": nothing
 
 
 @dataclass(frozen=True, slots=True)

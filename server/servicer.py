@@ -195,7 +195,6 @@ def _caller(visit: Visit, context: Context) -> Caller:
     return Caller(
         lane=visit.lane,
         deadline=None if remaining is None else time.monotonic() + remaining,
-        identity=visit.identity,
     )
 
 
