@@ -17,7 +17,7 @@ from typing import Any
 import grpc
 
 from glimpse.v1 import classifier_pb2 as pb
-from tests.bench import loads, machine, photos
+from tests.bench import driving, loads, machine, photos
 from tests.bench.worker import serve
 
 _CLASSIFY = "/glimpse.v1.ImageClassifier/Classify"
@@ -101,25 +101,15 @@ class Caller:
         requests = cycle(self._requests)
 
         def load(record: Record) -> float:
-            end = time.monotonic() + seconds
-            ended = threading.Semaphore(0)
-
-            def send(caller: int) -> None:
+            def send(caller: int, ended: Callable[[], None]) -> None:
                 def done(future: Any) -> None:
                     _note(record, future, begun)
-                    if time.monotonic() < end:
-                        send(caller)
-                    else:
-                        ended.release()
+                    ended()
 
                 begun = time.monotonic()
                 calls[caller % len(calls)].future(next(requests), timeout=_PATIENCE).add_done_callback(done)
 
-            for caller in range(callers):
-                send(caller)
-            for _ in range(callers):
-                ended.acquire()
-            return end
+            return driving.closed_loop(send, callers, seconds)
 
         return self._measured(load)
 
@@ -130,25 +120,16 @@ class Caller:
         due = loads.poisson(rate, seconds, seed)
 
         def load(record: Record) -> float:
-            ended = threading.Semaphore(0)
-
-            def noting(planned: float) -> Callable[[Any], None]:
+            def send(planned: float, ended: Callable[[], None]) -> None:
                 def done(future: Any) -> None:
                     _note(record, future, planned)
-                    ended.release()
+                    ended()
 
-                return done
-
-            start = time.monotonic()
-            for offset in due:
-                wait = start + offset - time.monotonic()
-                if wait > 0:
-                    time.sleep(wait)
                 future = next(calls).future(next(requests), timeout=_PATIENCE)
-                record.late.append(time.monotonic() - start - offset)
-                future.add_done_callback(noting(start + offset))
-            for _ in due:
-                ended.acquire()
+                record.late.append(time.monotonic() - planned)
+                future.add_done_callback(done)
+
+            start, _ = driving.open_loop(send, due)
             return start + seconds
 
         return self._measured(load)

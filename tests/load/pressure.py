@@ -20,7 +20,7 @@ from PIL import Image
 from client import Client, GlimpseError
 from client.status import from_rpc_error
 from glimpse.v1 import classifier_pb2 as pb
-from tests.bench import loads
+from tests.bench import driving, loads
 from tests.bench.caller import Caller, _unary
 from tests.bench.worker import serve
 
@@ -59,26 +59,16 @@ class Pressure(Caller):
         generator = random.Random(seed)
 
         def load(record: Record) -> float:
-            end = time.monotonic() + seconds
-            ended = threading.Semaphore(0)
-
-            def send(caller: int) -> None:
+            def send(caller: int, ended: Callable[[], None]) -> None:
                 def done(call: Any) -> None:
                     record.note(call, begun)
-                    if time.monotonic() < end:
-                        send(caller)
-                    else:
-                        ended.release()
+                    ended()
 
                 timeout = generator.uniform(low, high) if high else _PATIENCE
                 begun = time.monotonic()
                 calls[caller % len(calls)].future(next(requests), timeout=timeout).add_done_callback(done)
 
-            for caller in range(callers):
-                send(caller)
-            for _ in range(callers):
-                ended.acquire()
-            return end
+            return driving.closed_loop(send, callers, seconds)
 
         return self._made(load)
 
@@ -89,26 +79,16 @@ class Pressure(Caller):
         due = loads.poisson(rate, seconds, seed)
 
         def load(record: Record) -> float:
-            ended = threading.Semaphore(0)
-
-            def noting(begun: float) -> Callable[[Any], None]:
+            def send(planned: float, ended: Callable[[], None]) -> None:
                 def done(call: Any) -> None:
                     record.note(call, begun)
-                    ended.release()
+                    ended()
 
-                return done
-
-            start = time.monotonic()
-            for offset in due:
-                wait = start + offset - time.monotonic()
-                if wait > 0:
-                    time.sleep(wait)
                 begun = time.monotonic()
-                record.late.append(begun - start - offset)
-                next(calls).future(next(requests), timeout=_PATIENCE).add_done_callback(noting(begun))
-            ceased = time.monotonic()
-            for _ in due:
-                ended.acquire()
+                record.late.append(begun - planned)
+                next(calls).future(next(requests), timeout=_PATIENCE).add_done_callback(done)
+
+            _, ceased = driving.open_loop(send, due)
             return ceased
 
         return self._made(load)
