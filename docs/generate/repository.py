@@ -11,7 +11,11 @@ ROOT = Path(__file__).parents[2]
 INCLUDED = {
     "explanation/architecture.md": "ARCHITECTURE.md",
     "explanation/measured.md": "tests/bench/README.md",
+    "explanation/load.md": "tests/load/README.md",
+    "explanation/security.md": "SECURITY.md",
     "how-to/deploy.md": "deploy/README.md",
+    "how-to/typescript.md": "examples/typescript/README.md",
+    "how-to/ruby.md": "examples/ruby/README.md",
     "contributing.md": "CONTRIBUTING.md",
     "changelog.md": "CHANGELOG.md",
 }
