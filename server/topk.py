@@ -11,6 +11,7 @@ from models.bundle import ClassLabel
 from server.domain import Prediction
 
 DEFAULT_TOP_K = 5
+_FEW = 64  # classes, which are sorted sooner than looked through
 
 
 def top_k(
@@ -24,14 +25,17 @@ def top_k(
         k: 1..classes.
         min_probability: leave out classes below it.
     """
-    if k < len(probabilities):
-        # All that are no less probable than the k-th, in the order of their index: sorting these few is enough.
+    if k < len(probabilities) > _FEW:
+        # Sorting the k most probable ones is enough. Beside those above the k-th there may be many that equal it: a
+        # network that is sure gives most classes a probability of 0.
         least = np.partition(probabilities, -k)[-k]
-        candidates = (probabilities >= least).nonzero()[0]
+        above = (probabilities > least).nonzero()[0]
+        equal = (probabilities == least).nonzero()[0][: k - len(above)]
+        candidates = np.concatenate((above, equal))
+        indices, values = candidates.tolist(), probabilities[candidates].tolist()
     else:
-        candidates = np.arange(k)
-    values = probabilities[candidates].tolist()
-    order = sorted(zip(candidates.tolist(), values, strict=True), key=lambda each: -each[1])[:k]
+        indices, values = range(len(probabilities)), probabilities.tolist()
+    order = sorted(zip(indices, values, strict=True), key=lambda each: -each[1])[:k]
     return tuple(
         Prediction(index, labels[index].label, labels[index].class_id, value)
         for index, value in order

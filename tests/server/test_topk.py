@@ -29,9 +29,11 @@ def test_the_minimum_is_inclusive_and_may_leave_nothing() -> None:
     assert top_k(probabilities, LABELS, k=3, min_probability=0.9) == ()
 
 
-@given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=50), st.data())
-def test_the_k_largest_are_returned(values: list[float], data: st.DataObject) -> None:
-    k = data.draw(st.integers(1, len(values)))
-    labels = [ClassLabel(str(i)) for i in range(len(values))]
-    found = [p.probability for p in top_k(np.array(values, np.float32), labels, k=k)]
-    assert found == sorted(values, reverse=True)[:k]
+@given(st.integers(1, 200), st.integers(1, 12), st.integers(0, 2**32), st.data())
+def test_the_k_largest_are_returned(classes: int, distinct: int, seed: int, data: st.DataObject) -> None:
+    """Of few classes and of many, with many equals among them."""
+    k = data.draw(st.integers(1, classes))
+    probabilities = np.random.default_rng(seed).integers(0, distinct, classes).astype(np.float32) / distinct
+    labels = [ClassLabel(str(i)) for i in range(classes)]
+    found = [p.index for p in top_k(probabilities, labels, k=k)]
+    assert found == sorted(range(classes), key=lambda index: -probabilities[index])[:k]
