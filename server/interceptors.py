@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import importlib
 import inspect
+import logging
+import random
 import time
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from typing import Any
@@ -29,9 +30,11 @@ from server.tracing import Tracing
 _ExecuteBatchError: type[BaseException] = importlib.import_module("grpc._cython.cygrpc").ExecuteBatchError
 
 _log = structlog.get_logger(__name__)
+_level = logging.getLogger(__name__)  # the same one, for its level
 _refusals = Sparse()  # one for the process, as the log is
 
 REQUEST_ID_KEY = "x-request-id"
+_USUAL = {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}
 _MOMENT = 0.1  # seconds
 _MAX_ID = 128  # characters; a caller's id goes into every log line
 
@@ -56,6 +59,7 @@ class Observability(grpc.aio.ServerInterceptor):
         self._metrics = metrics
         self._gates = gates
         self._keeper = keeper
+        self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}  # by method, of which there are a few
 
     async def intercept_service(
         self,
@@ -63,31 +67,37 @@ class Observability(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
         """Wrap the method's handler; an unknown method has none."""
-        handler = await continuation(handler_call_details)
-        if handler is None:
-            return None
-        _, service, method = handler_call_details.method.split("/", 2)
+        method = handler_call_details.method
+        wrapped = self._wrapped.get(method)
+        if wrapped is None:
+            handler = await continuation(handler_call_details)
+            if handler is None:
+                return None
+            wrapped = self._wrapped[method] = self._wrap(method, handler)
+        return wrapped
+
+    def _wrap(self, path: str, handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
+        _, service, name = path.split("/", 2)
         kind = _KINDS[handler.request_streaming, handler.response_streaming]
-        metadata = handler_call_details.invocation_metadata
-        rpc = _Rpc(self._metrics, self._keeper, self._tracing, (kind, service, method), metadata)
-        gate = self._gates.get(handler_call_details.method, _open)
+        method = _Method(self._metrics, self._keeper, self._tracing, (kind, service, name))
+        gate = self._gates.get(path, _open)
         if not handler.request_streaming:
             # gRPC would read and parse the message by itself, before anyone could refuse it, and wait for it as long as
             # it takes. On the wire a lone message and a stream of one are the same.
             if handler.unary_unary is not None:
-                read = rpc.unary(handler.unary_unary, handler.request_deserializer, gate)
+                read = method.unary(handler.unary_unary, handler.request_deserializer, gate)
                 return grpc.stream_unary_rpc_method_handler(read, None, handler.response_serializer)
             if handler.unary_stream is not None and not inspect.isasyncgenfunction(handler.unary_stream):
-                read = rpc.unary(handler.unary_stream, handler.request_deserializer, gate)
+                read = method.unary(handler.unary_stream, handler.request_deserializer, gate)
                 return grpc.stream_stream_rpc_method_handler(read, None, handler.response_serializer)
         requests, responses = (
             "stream" if s else "unary" for s in (handler.request_streaming, handler.response_streaming)
         )
-        name = f"{requests}_{responses}"
-        inner = getattr(handler, name)
+        form = f"{requests}_{responses}"
+        inner = getattr(handler, form)
         # gRPC looks at the kind of function to know how it answers, so each kind keeps its own.
-        wrapped = rpc.generator(inner) if inspect.isasyncgenfunction(inner) else rpc.coroutine(inner, gate)
-        make: Callable[..., grpc.RpcMethodHandler[Any, Any]] = getattr(grpc, f"{name}_rpc_method_handler")
+        wrapped = method.generator(inner) if inspect.isasyncgenfunction(inner) else method.coroutine(inner, gate)
+        make: Callable[..., grpc.RpcMethodHandler[Any, Any]] = getattr(grpc, f"{form}_rpc_method_handler")
         return make(wrapped, handler.request_deserializer, handler.response_serializer)
 
 
@@ -103,26 +113,26 @@ def _open(_: str) -> AbstractContextManager[None]:
     return nullcontext()
 
 
-class _Rpc:
-    """One call of one method."""
+class _Method:
+    """What all calls of one method have in common."""
 
-    def __init__(
-        self, metrics: Metrics, keeper: Keeper, tracing: Tracing | None, labels: tuple[str, str, str], metadata: Any
-    ) -> None:
+    def __init__(self, metrics: Metrics, keeper: Keeper, tracing: Tracing | None, labels: tuple[str, str, str]) -> None:
         self._tracing = tracing
         self._metrics = metrics
         self._keeper = keeper
-        self._labels = labels
-        self._metadata = metadata
+        _, self._service, method = labels
+        self._name = f"{self._service}/{method}"
+        self._counts = metrics.rpc(*labels)
 
     def unary(self, inner: Handler, parse: Callable[[bytes], Any] | None, gate: Gate) -> Handler:
         receive = self._keeper.uploads.receive
 
-        async def handle(requests: AsyncIterator[bytes], context: Any) -> Any:
+        async def handle(_: AsyncIterator[bytes], context: Any) -> Any:
             async with self._around(context) as visit:
                 with gate(visit.lane):
-                    message = await receive(visit.who, lambda: anext(aiter(requests), None))
-                    if message is None:
+                    # Not by the iterator: left before its end, each would make a task for asyncio to close it.
+                    message = await receive(visit.who, context.read)
+                    if message is grpc.aio.EOF:
                         # Gone, or above the limit of bytes, of which gRPC tells the caller by itself: then this call
                         # is cancelled, a moment after the end of its messages.
                         await asyncio.sleep(_MOMENT)
@@ -154,17 +164,17 @@ class _Rpc:
 
     @asynccontextmanager
     async def _around(self, context: Any) -> AsyncIterator[Visit]:
-        _, service, method = self._labels
-        visit, authorization = _visit(self._metadata, f"{service}/{method}", context.peer())
+        metadata = context.invocation_metadata() or ()
+        visit, authorization = _visit(metadata, self._name, context.peer())
         visiting.set(visit)
         structlog.contextvars.bind_contextvars(request_id=visit.request_id, rpc=visit.method)
-        self._trace(visit)
+        self._trace(visit, metadata)
         context.set_trailing_metadata(((REQUEST_ID_KEY, visit.request_id),))
-        self._metrics.rpc_started.labels(*self._labels).inc()
+        self._counts.began()
         begun = time.monotonic()
         code, reason = grpc.StatusCode.OK, ""
         try:
-            self._keeper.identify(visit, service, authorization, context)
+            self._keeper.identify(visit, self._service, authorization, context)
             yield visit
         except asyncio.CancelledError:
             code = _ended_by_peer(context)
@@ -195,31 +205,34 @@ class _Rpc:
         finally:
             self._tell(visit, code, reason, time.monotonic() - begun, context.details() or None)
 
-    def _trace(self, visit: Visit) -> None:
+    def _trace(self, visit: Visit, metadata: Any) -> None:
         if self._tracing is None:
             return
-        visit.trace = self._tracing.call(visit.method, self._metadata or (), visit.peer)
+        visit.trace = self._tracing.call(visit.method, metadata, visit.peer)
         if visit.trace is not None:
             structlog.contextvars.bind_contextvars(trace_id=visit.trace.trace_id)
 
     def _tell(self, visit: Visit, code: grpc.StatusCode, reason: str, seconds: float, details: str | None) -> None:
-        kind, service, method = self._labels
         trace = visit.trace
-        self._metrics.rpc_handled.labels(kind, service, method, code.name).inc()
-        self._metrics.rpc_seconds.labels(*self._labels).observe(seconds, None if trace is None else trace.exemplar)
-        # One line a call would cost more than a small network does; what went wrong is always told, but of those for
-        # whom there was no room one a second.
-        log, more = (_log.debug if code is grpc.StatusCode.OK else _log.info), {}
-        if code is grpc.StatusCode.RESOURCE_EXHAUSTED and (unsaid := _refusals.unsaid()) is None:
-            log = _log.debug
-        elif code is grpc.StatusCode.RESOURCE_EXHAUSTED:
-            more = {"unsaid": unsaid}
-        # Not context.peer(): where the call is over and gone, gRPC's code would crash the process.
-        log("rpc", code=code.name, seconds=round(seconds, 6), peer=visit.peer, details=details, **more)
+        self._counts.ended(code.name, seconds, None if trace is None else trace.exemplar)
+        self._log(visit, code, seconds, details)
         if trace is not None:
             trace.end(code.name, reason=reason, request_id=visit.request_id, images=visit.images, model=visit.model)
-        if self._keeper.audit is not None and service != OPEN:
+        if self._keeper.audit is not None and self._service != OPEN:
             self._keeper.audit.write(visit, code=code.name, reason=reason, seconds=seconds)
+
+    def _log(self, visit: Visit, code: grpc.StatusCode, seconds: float, details: str | None) -> None:
+        # One line a call would cost more than a small network does; what went wrong is always told, but of those for
+        # whom there was no room one a second.
+        log, more = _log.info, {}
+        if code is grpc.StatusCode.RESOURCE_EXHAUSTED and (unsaid := _refusals.unsaid()) is not None:
+            more = {"unsaid": unsaid}
+        elif code in _USUAL:
+            if not _level.isEnabledFor(logging.DEBUG):  # structlog finds that out after all the work
+                return
+            log = _log.debug
+        # Not context.peer(): where the call is over and gone, gRPC's code would crash the process.
+        log("rpc", code=code.name, seconds=round(seconds, 6), peer=visit.peer, details=details, **more)
 
     async def _abort(self, context: Any, error: ServiceError) -> None:
         trailers = (*context.trailing_metadata(), *status.trailers(error))
@@ -256,7 +269,7 @@ def _visit(metadata: Any, method: str, peer: str) -> tuple[Visit, list[str]]:
     """What a call's metadata says of who calls, and whatever it has for `authorization`."""
     request_id = client = ""
     authorization = []
-    for key, value in metadata or ():
+    for key, value in metadata:
         if key == REQUEST_ID_KEY:
             # It goes into logs and back into a header, so it must be plain text.
             if not request_id and 0 < len(value) <= _MAX_ID and value.isascii() and value.isprintable():
@@ -265,4 +278,9 @@ def _visit(metadata: Any, method: str, peer: str) -> tuple[Visit, list[str]]:
             client = client or value
         elif key == tokens.KEY:
             authorization.append(value)
-    return Visit(request_id or uuid.uuid4().hex, method, peer, client), authorization
+    return Visit(request_id or _fresh_id(), method, peer, client), authorization
+
+
+def _fresh_id() -> str:
+    # No secret; asking the kernel for one would cost a system call.
+    return f"{random.getrandbits(128):032x}"

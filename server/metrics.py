@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 
 import prometheus_client
@@ -34,6 +35,23 @@ class _Followed(Collector):
         yield CounterMetricFamily(self._name, self._text, value=self._count())
 
 
+class RpcMetrics:
+    """The instruments of one method, each looked up once: finding a label's costs more than counting with it."""
+
+    def __init__(self, started: Counter, seconds: Histogram, handled: Callable[[str], Counter]) -> None:
+        """Take the method's own; `handled` is by status code."""
+        self._started, self._seconds, self._handled = started, seconds, handled
+
+    def began(self) -> None:
+        """A call has begun."""
+        self._started.inc()
+
+    def ended(self, code: str, seconds: float, exemplar: dict[str, str] | None = None) -> None:
+        """It has ended with that status code; the exemplar names its trace."""
+        self._handled(code).inc()
+        self._seconds.observe(seconds, exemplar)
+
+
 class Metrics:
     """All instruments on one registry, so that two servers in a process do not share their numbers."""
 
@@ -47,14 +65,14 @@ class Metrics:
         prometheus_client.GCCollector(registry=registry)
 
         rpc = ["grpc_type", "grpc_service", "grpc_method"]
-        self.rpc_started = Counter("grpc_server_started", "RPCs begun on the server.", rpc, registry=registry)
-        self.rpc_handled = Counter(
+        self._rpc_started = Counter("grpc_server_started", "RPCs begun on the server.", rpc, registry=registry)
+        self._rpc_handled = Counter(
             "grpc_server_handled",
             "RPCs completed on the server, by status code.",
             [*rpc, "grpc_code"],
             registry=registry,
         )
-        self.rpc_seconds = Histogram(
+        self._rpc_seconds = Histogram(
             "grpc_server_handling_seconds",
             "Time from an RPC's start to its end.",
             rpc,
@@ -139,6 +157,16 @@ class Metrics:
         for reason in Reason:
             self._refused.labels(reason.value)
             self._rejected.labels(reason.value)
+
+    def rpc(self, kind: str, service: str, method: str) -> RpcMetrics:
+        """The instruments of a method."""
+        labels = kind, service, method
+
+        @functools.cache
+        def handled(code: str) -> Counter:
+            return self._rpc_handled.labels(*labels, code)
+
+        return RpcMetrics(self._rpc_started.labels(*labels), self._rpc_seconds.labels(*labels), handled)
 
     def follow(
         self,
