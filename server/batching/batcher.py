@@ -147,7 +147,8 @@ class Batcher:
                     retry_after=self._expected(len(self._queue)),
                 )
             self._queue.put(slot)
-            self._changed.notify()
+            if self._may_compose():  # else it would wake a worker only to find that out
+                self._changed.notify()
         return slot.future
 
     def depth(self) -> int:

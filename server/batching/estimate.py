@@ -12,15 +12,20 @@ class ComputeEstimate:
 
     def __init__(self) -> None:
         self._seconds: dict[int, deque[float]] = {}
+        self._expected: dict[int, float] = {}  # by size, until the next is added; it is asked for at every call
 
     def add(self, size: int, seconds: float) -> None:
         """A batch of `size` (padding included) took `seconds`."""
         self._seconds.setdefault(size, deque(maxlen=_WINDOW)).append(seconds)
+        self._expected.clear()
 
     def seconds(self, size: int) -> float:
         """Expected seconds for one batch of `size`; 0 where nothing as small was measured."""
-        measured = [min(times) for known, times in self._seconds.items() if known <= size]
-        return max(measured, default=0.0)
+        expected = self._expected.get(size)
+        if expected is None:
+            measured = [min(times) for known, times in self._seconds.items() if known <= size]
+            expected = self._expected[size] = max(measured, default=0.0)
+        return expected
 
     def seconds_to_compute(self, images: int, largest: int) -> float:
         """Expected seconds for `images` in batches of `largest`."""
