@@ -19,7 +19,7 @@ from server.doors.keeper import Keeper
 from server.health import Health
 from server.interceptors import Observability
 from server.loading import load_model
-from server.memory import keep_trimmed
+from server.memory import keep_trimmed, settle
 from server.metrics import Metrics
 from server.pipeline import Pipeline
 from server.ports import HEALTH, Ports
@@ -116,6 +116,7 @@ class Server:
         await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
         model = await loading
+        settle()
         self._registry.add(model)
         self._metrics.model_loaded(model.identity, model.runtime)
         return not stop.is_set()
