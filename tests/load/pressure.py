@@ -24,7 +24,7 @@ from tests.bench import driving, loads
 from tests.bench.caller import Caller, _unary
 from tests.bench.worker import serve
 
-_RAMP = 0.1  # share of the time at its beginning that does not count for the rate
+_RAMP = 0.3  # share of the time at its beginning that does not count for the rate: until all queues are as full as ever
 _PATIENCE = 120.0  # seconds; an answer that takes longer is an error
 
 

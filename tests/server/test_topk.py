@@ -33,7 +33,7 @@ def test_the_minimum_is_inclusive_and_may_leave_nothing() -> None:
 def test_the_k_largest_are_returned(classes: int, distinct: int, seed: int, data: st.DataObject) -> None:
     """Of few classes and of many, with many equals among them."""
     k = data.draw(st.integers(1, classes))
-    probabilities = np.random.default_rng(seed).integers(0, distinct, classes).astype(np.float32) / distinct
+    probabilities = np.random.default_rng(seed).integers(0, distinct, classes).astype(np.float32) / np.float32(distinct)
     labels = [ClassLabel(str(i)) for i in range(classes)]
     found = [p.index for p in top_k(probabilities, labels, k=k)]
     assert found == sorted(range(classes), key=lambda index: -probabilities[index])[:k]
