@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from server import cores
 from server.runtime import UnsupportedNetworkError
-from server.runtime.tensorflow import limit_threads, trace
+from server.runtime.tensorflow import limit_threads, with_values
 from server.settings.kinds import Precision
 
 # Merely importing openvino reports to Google Analytics, and so does each conversion, unless the user of the account has
@@ -61,9 +61,9 @@ class OpenVINORuntime:
             "ENABLE_CPU_PINNING": False,
         }
         try:
-            # A copy of the weights, so that TensorFlow's can go. OpenVINO folds constants by itself, and freezing the
-            # graph for it would take longer than the rest of the conversion.
-            converted = openvino.convert_model(trace(model), share_weights=False)
+            # A copy of the weights, so that TensorFlow's can go. OpenVINO folds constants by itself: freezing the graph
+            # for it would take longer than the rest of the conversion, and looking up variables a second.
+            converted = openvino.convert_model(with_values(model), share_weights=False)
             # A core for each batch: threads that share one wait for the slowest of them at every layer, and beside
             # decoding and gRPC one of them is always slow.
             narrow = core.compile_model(

@@ -77,6 +77,22 @@ def trace(model: keras.Model) -> Any:
     return _traceable(model).get_concrete_function()
 
 
+def with_values(model: keras.Model) -> Any:
+    """The model's graph with the variables' values in their place: pixels -> [probabilities].
+
+    A value is found where it is used; who reads a graph with variables looks through all of them for each use of one.
+    """
+    # On a CPU these share the memory of the variables.
+    values = [(variable, tf.convert_to_tensor(variable.value)) for variable in model.variables]
+
+    def forward(pixels: Any) -> list[Any]:
+        with keras.StatelessScope(state_mapping=values):
+            return [model(pixels, training=False)]
+
+    signature = [tf.TensorSpec(model.input_shape, tf.uint8)]
+    return tf.function(forward, input_signature=signature, autograph=False).get_concrete_function()
+
+
 def compiled(model: keras.Model) -> Any:
     """The model by XLA, once for each batch size: pixels -> [probabilities]."""
     return _traceable(model, jit_compile=True)
