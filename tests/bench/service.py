@@ -10,6 +10,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Self
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -27,8 +28,8 @@ class ServiceError(RuntimeError):
 class Service:
     """A running service."""
 
-    def __init__(self, environment: Mapping[str, str], *arguments: str) -> None:
-        """Start it and wait until it serves.
+    def __init__(self, environment: Mapping[str, str], *arguments: str, root: Path = ROOT) -> None:
+        """Start it, from the checkout at `root`, and wait until it serves.
 
         Raises:
             ServiceError: it ended, or did not serve in time.
@@ -40,8 +41,14 @@ class Service:
         begun = time.monotonic()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "server", "--host=127.0.0.1", "--port=0", "--metrics-port=0", *arguments],
-            cwd=ROOT,
-            env={**inherited, "GLIMPSE_LOG_FORMAT": "json", **environment},
+            cwd=root,
+            # Else a package that is installed from one checkout would be imported in another, too.
+            env={
+                **inherited,
+                "PYTHONPATH": f"{root}{os.pathsep}{root / 'proto'}",
+                "GLIMPSE_LOG_FORMAT": "json",
+                **environment,
+            },
             stderr=subprocess.PIPE,
             text=True,
         )
