@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pydantic
 
-from server import logs, settings
+from server import cores, logs, settings
 from server.startup import EXIT_SETTINGS, StartupError
 
 
@@ -28,11 +28,12 @@ def main() -> int:
     # gRPC would write a line that is no log line for every header that is none.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
+    cores.share_in_long_turns()  # before NumPy is imported, which begins a thread
+
     import structlog
 
-    from server import app, cores
+    from server import app
 
-    cores.share_in_long_turns()
     log = structlog.get_logger("server")
     for line in settings.unknown_variables():
         log.warning("unknown setting", detail=line)

@@ -1,0 +1,38 @@
+"""The process of a server: how its threads take turns, and what Python looks through for garbage."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from server.memory import settle
+from tests.conftest import RunningServer
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no SCHED_BATCH")
+def test_the_threads_of_a_server_take_turns_at_ticks(server: RunningServer) -> None:
+    """Those that are there when it serves; each inherits it from the one that began it."""
+    threads = [int(task.name) for task in Path(f"/proc/{server.process.pid}/task").iterdir()]
+    assert len(threads) > 10
+    assert {os.sched_getscheduler(thread) for thread in threads} == {os.SCHED_BATCH}
+
+
+def test_what_is_there_when_all_is_loaded_is_not_looked_through_again() -> None:
+    before = gc.get_threshold()
+    try:
+        kept: list[list[int]] = [[] for _ in range(1000)]
+        settle()
+        assert gc.get_freeze_count() > len(kept)
+        assert gc.get_threshold()[0] > before[0]
+        cycle: list[Any] = []
+        cycle.append(cycle)
+        del cycle
+        assert gc.collect() >= 1, "what comes later is still looked through"
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*before)
