@@ -35,7 +35,9 @@ class Bound:
     health: int | None  # the second door for probes; None: there is none
 
 
-_PENDING = 512  # calls: twice what may be in flight by default; answered within about a second
+# Calls: four times what may be in flight by default, and more than one connection leaves behind with a thousand that it
+# resets at once; refused within about a second.
+_PENDING = 1024
 
 
 class Ports:

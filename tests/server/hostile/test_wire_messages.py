@@ -181,6 +181,7 @@ def test_messages_of_chance_get_an_answer_or_a_refusal(attacked: Attacked, send:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # 11 ms a message
 def test_30_000_messages_of_chance_get_an_answer_or_a_refusal(attacked: Attacked, send: Send) -> None:
     fuzz(send, attacked.body, 15_000)
 
