@@ -9,8 +9,6 @@ from collections.abc import Callable
 
 _EVERY = 5.0  # seconds
 _WORTH = 64 << 20  # bytes of images since the last time; below, there is little to gain
-
-
 _NEW = 10_000  # objects since the last look for garbage; Python's own 700 are those of a few calls
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import keras
@@ -85,12 +87,8 @@ def with_values(model: keras.Model) -> Any:
     # On a CPU these share the memory of the variables.
     values = [(variable, tf.convert_to_tensor(variable.value)) for variable in model.variables]
 
-    def forward(pixels: Any) -> list[Any]:
-        with keras.StatelessScope(state_mapping=values):
-            return [model(pixels, training=False)]
-
-    signature = [tf.TensorSpec(model.input_shape, tf.uint8)]
-    return tf.function(forward, input_signature=signature, autograph=False).get_concrete_function()
+    with_them = partial(keras.StatelessScope, state_mapping=values)
+    return _traceable(model, with_them).get_concrete_function()
 
 
 def compiled(model: keras.Model) -> Any:
@@ -98,9 +96,10 @@ def compiled(model: keras.Model) -> Any:
     return _traceable(model, jit_compile=True)
 
 
-def _traceable(model: keras.Model, **options: Any) -> Any:
+def _traceable(model: keras.Model, scope: Callable[[], Any] = contextlib.nullcontext, **options: Any) -> Any:
     def forward(pixels: Any) -> list[Any]:
-        return [model(pixels, training=False)]
+        with scope():
+            return [model(pixels, training=False)]
 
     signature = [tf.TensorSpec(model.input_shape, tf.uint8)]
     return tf.function(forward, input_signature=signature, autograph=False, **options)

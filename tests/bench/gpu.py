@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import sys
 import time
 from collections.abc import Sequence
@@ -70,8 +71,8 @@ def table(found: Sequence[dict[str, Any]]) -> str:
     """What was found, in Markdown; rates in images a second, medians of the rounds."""
     lines = [f"| {' | '.join(_HEADS)} |", "|---|---|---|" + "---:|" * (len(_HEADS) - 3)]
     for one in found:
-        alone, decode = _median(one["compute"]), _median(one["decode"])
-        raw, jpeg = _median(one["raw"]), _median(one["jpeg"])
+        alone, decode = statistics.median(one["compute"]), statistics.median(one["decode"])
+        raw, jpeg = statistics.median(one["raw"]), statistics.median(one["jpeg"])
         lines.append(
             f"| {one['network']}, {one['runtime']} | {one['device']} | {one['precision']} | {one['batch']} "
             f"| {alone:.0f} | {raw:.0f} | {raw / alone:.1%} | {decode:.0f} | {jpeg:.0f} "
@@ -125,10 +126,6 @@ def _measure(name: str, runtime: str, chosen: argparse.Namespace) -> dict[str, A
 
 def _rate(measured: dict[str, float]) -> float:
     return measured["images"] / measured["wall"]
-
-
-def _median(values: Sequence[float]) -> float:
-    return sorted(values)[len(values) // 2]
 
 
 def _say(what: str) -> None:
