@@ -10,9 +10,7 @@ once, one of them loaded at a time, in an order that turns round; each is compar
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -21,11 +19,10 @@ from typing import Any
 
 import numpy as np
 
+from tests.bench import machine
 from tests.bench.networks import NETWORKS
 from tests.bench.service import Service
 from tests.bench.worker import Worker
-
-_TICK = 1 / os.sysconf("SC_CLK_TCK")  # seconds
 
 
 @dataclass
@@ -82,25 +79,15 @@ def _load(side: Side, caller: Worker, chosen: argparse.Namespace, *, counts: boo
         "opened": {"rate": chosen.rate, "seconds": chosen.seconds, "seed": len(side.rates)},
     }
     caller.do("connect", target=side.service.target, pid=side.service.pid)
-    before = _threads(side.service.pid)
+    pid = side.service.pid
+    before = machine.threads(pid)
     made = caller.do(chosen.load, **jobs[chosen.load])
-    used = _threads(side.service.pid)
-    used.subtract(before)
+    used = {thread: seconds - before.get(thread, ("", 0.0))[1] for thread, (_, seconds) in machine.threads(pid).items()}
     if counts:
         side.rates.append(made["rate"])
         side.latencies.append(made["latency"]["p50"])
-        side.loop.append(used[side.service.pid] * _TICK / made["images"])
-        side.whole.append(used.total() * _TICK / made["images"])
-
-
-def _threads(pid: int) -> Counter[int]:
-    """Ticks of CPU that each thread has used."""
-    found: Counter[int] = Counter()
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        # What follows the name, which may hold anything: the third field and so on.
-        fields = (task / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-        found[int(task.name)] = int(fields[11]) + int(fields[12])
-    return found
+        side.loop.append(used[pid] / made["images"])
+        side.whole.append(sum(used.values()) / made["images"])
 
 
 def table(sides: Sequence[Side]) -> str:
