@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import keras
 
 from models.complexity import multiply_adds
-from models.spec import Architecture, Stage, StageSummary
+from models.spec import Architecture, NetworkSummary, Stage, StageSummary
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +20,11 @@ class Assembly:
     model: keras.Model
     stages: tuple[StageSummary, ...]
     outputs: dict[str, keras.KerasTensor]  # by stage: for comparing two networks stage by stage
+
+    @property
+    def summary(self) -> NetworkSummary:
+        """What can be told of it without Keras."""
+        return NetworkSummary(self.paper, self.stages, self.model.count_params(), trainable_parameters(self.model))
 
 
 def assemble(

@@ -42,6 +42,21 @@ class StageSummary:
     auxiliary: bool = False  # a side branch that only training looks at
 
 
+@dataclass(frozen=True, slots=True)
+class NetworkSummary:
+    """A network that was built, for people: what stays known of it where the network itself is not at hand."""
+
+    paper: str  # where it is described; empty: a model of the user's own
+    stages: tuple[StageSummary, ...]
+    parameters: int  # scalar weights
+    trainable_parameters: int  # those of them that training may change
+
+    @property
+    def multiply_adds(self) -> int:
+        """Of convolutions and dense layers, for one image."""
+        return sum(stage.multiply_adds for stage in self.stages)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Convention:
     """In what the layers of one publisher differ from another's for the same block.

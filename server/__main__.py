@@ -1,4 +1,8 @@
-"""`python -m server`: read the settings, run the server, say clearly why not."""
+"""`python -m server`: read the settings, run the server, say clearly why not.
+
+`python -m server prepare`, with the same settings, does what a start does before it serves and ends: for an image or an
+init container, so that what is fetched and converted is there when a server starts.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +20,10 @@ from server.startup import EXIT_SETTINGS, StartupError
 
 
 def main() -> int:
-    """Run a server and exit: 0 drained, else as `server.startup` lists."""
+    """Run a server and exit: 0 drained (or prepared), else as `server.startup` lists."""
+    only_prepare = sys.argv[1:2] == ["prepare"]
     try:
-        chosen = settings.load(sys.argv[1:])
+        chosen = settings.load(sys.argv[2:] if only_prepare else sys.argv[1:])
     except (pydantic.ValidationError, OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         print(f"The settings cannot be used:\n{_explain(error)}", file=sys.stderr)
         return EXIT_SETTINGS
@@ -39,8 +44,11 @@ def main() -> int:
         log.warning("unknown setting", detail=line)
     log.info("settings", **chosen.model_dump(mode="json"))
     try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(app.serve(chosen))
+        if only_prepare:
+            app.prepare_start(chosen)
+        else:
+            with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+                runner.run(app.serve(chosen))
         code = 0
     except StartupError as error:
         log.error("cannot start", detail=str(error))  # noqa: TRY400 - expected; a traceback would hide the message

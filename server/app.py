@@ -127,10 +127,7 @@ class Server:
                 self._isolated.start()
             except RuntimeError as error:
                 raise StartupError(str(error)) from error
-        try:
-            return load_model(self._settings, self._metrics)
-        except (ValueError, OSError) as error:
-            raise ModelLoadError(f"Cannot load the model: {error}") from error
+        return _load_model(self._settings, self._metrics)
 
     async def _tell(self) -> None:
         """Say to health checks and to metrics how it is."""
@@ -201,6 +198,24 @@ async def serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
     await Server(settings).run(stop)
+
+
+def prepare_start(settings: Settings) -> None:
+    """Do all that a start with these settings does before it serves, and keep what a later one can take from there.
+
+    Raises:
+        StartupError: expected; such a start would fail.
+    """
+    model = _load_model(settings, Metrics())
+    model.batcher.close()
+    _log.info("prepared", model=model.identity.name)
+
+
+def _load_model(settings: Settings, metrics: Metrics) -> LoadedModel:
+    try:
+        return load_model(settings, metrics)
+    except (ValueError, OSError) as error:
+        raise ModelLoadError(f"Cannot load the model: {error}") from error
 
 
 def _limits(settings: Settings) -> pb.Limits:

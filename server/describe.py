@@ -14,19 +14,19 @@ def identity(model: ModelIdentity) -> pb.ModelIdentity:
 
 def describe(model: LoadedModel, limits: pb.Limits) -> pb.DescribeModelResponse:
     """Everything that `DescribeModel` tells of `model`."""
-    bundle, recipe = model.bundle, model.bundle.recipe
+    bundle, recipe, network = model.bundle, model.bundle.recipe, model.network
     height, width, channels = bundle.input_shape
     return pb.DescribeModelResponse(
         model=identity(model.identity),
         architecture=bundle.architecture,
         variant=bundle.variant,
-        paper=model.paper,
+        paper=network.paper,
         input=pb.InputShape(height=height, width=width, channels=channels),
         classes=[
             pb.ClassLabel(index=i, label=label.label, class_id=label.class_id) for i, label in enumerate(bundle.labels)
         ],
-        parameters=model.parameters,
-        trainable_parameters=model.trainable_parameters,
+        parameters=network.parameters,
+        trainable_parameters=network.trainable_parameters,
         stages=[
             pb.Stage(
                 name=stage.name,
@@ -36,7 +36,7 @@ def describe(model: LoadedModel, limits: pb.Limits) -> pb.DescribeModelResponse:
                 parameters=stage.parameters,
                 multiply_adds=stage.multiply_adds,
             )
-            for stage in model.stages
+            for stage in network.stages
         ],
         pre_stem=pb.PreStem(**recipe.to_dict(), digest=recipe.digest),
         temperature=bundle.temperature,

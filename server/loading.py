@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from typing import TYPE_CHECKING
 
 import structlog
 
 from models import sources
-from models.bundle import Bundle
 from server import cores
 from server.batching.batcher import Batcher, Observer
 from server.registry import LoadedModel
-from server.runtime import Runtime, choice, golden, room, warm
+from server.runtime import Runtime, choice, converted, golden, room, warm
+from server.runtime.network import Network
 from server.settings import Settings
 from server.settings.kinds import RuntimeName
 from server.startup import GoldenError, MemoryShortError
-
-if TYPE_CHECKING:
-    from models.builder import Assembly
 
 _LARGEST = 32  # images: what most runtimes take for a batch when left to themselves
 _log = structlog.get_logger(__name__)
 
 
 def load_model(settings: Settings, observer: Observer) -> LoadedModel:
-    """Load and warm the model of `settings`; takes seconds, most of them the framework's import.
+    """Load and warm the model of `settings`; takes seconds where a framework has to be imported for it.
 
     Raises:
         ValueError, OSError: the bundle, its weights or the runtime cannot be used; the message says why.
@@ -37,16 +34,13 @@ def load_model(settings: Settings, observer: Observer) -> LoadedModel:
     runtimes = choice.choose(settings.runtime)
     bundle = sources.resolve(_source(settings))
     gate = golden.gate(bundle, settings.golden)
-    # Imported here, so that reading settings and refusing bad ones does not wait for the framework.
-    from models.builder import trainable_parameters
-    from models.serving import load_bundle
-
-    imported = time.monotonic()
     rows = (cores.available() + 1) * (settings.max_batch_size or _LARGEST)
-    room.check(bundle, runtimes[0], rows=rows, images=settings.max_images_in_flight, room=room.available())
+    loaded_by = f"{runtimes[0]}, converted" if runtimes[0] == "openvino" and converted.kept(bundle) else runtimes[0]
+    room.check(bundle, loaded_by, rows=rows, images=settings.max_images_in_flight, room=room.available())
     try:
-        assembly = load_bundle(bundle)
-        runtime, batch_sizes = _warmed(runtimes, bundle, assembly, gate, settings)
+        with contextlib.closing(Network(bundle)) as network:
+            runtime, batch_sizes = _warmed(runtimes, network, gate, settings)
+            summary = network.summary
     except MemoryError as error:
         raise MemoryShortError(
             f"The memory did not suffice to load the model {bundle.name} with {runtimes[0]}. {error} "
@@ -72,15 +66,11 @@ def load_model(settings: Settings, observer: Observer) -> LoadedModel:
         runtime=runtime.name,
         device=runtime.device,
         precision=runtime.precision,
-        import_seconds=round(imported - begun, 2),
-        load_and_warm_up_seconds=round(time.monotonic() - imported, 2),
+        seconds=round(time.monotonic() - begun, 2),
     )
     return LoadedModel(
         bundle=bundle,
-        paper=assembly.paper,
-        stages=assembly.stages,
-        parameters=assembly.model.count_params(),
-        trainable_parameters=trainable_parameters(assembly.model),
+        network=summary,
         runtime=runtime.name,
         device=runtime.device,
         precision=runtime.precision,
@@ -90,7 +80,7 @@ def load_model(settings: Settings, observer: Observer) -> LoadedModel:
 
 
 def _warmed(
-    names: tuple[RuntimeName, ...], bundle: Bundle, assembly: Assembly, gate: golden.Gate, settings: Settings
+    names: tuple[RuntimeName, ...], network: Network, gate: golden.Gate, settings: Settings
 ) -> tuple[Runtime, tuple[int, ...]]:
     """A runtime that has passed the gate, and the batch sizes that it is warm for.
 
@@ -98,19 +88,15 @@ def _warmed(
         GoldenError: expected; it has not passed, and in float32 it would not either.
         MemoryError: a batch did not fit.
     """
-    from models.serving import serving_model
-
-    model = serving_model(assembly, bundle.recipe, bundle.temperature)
-    multiply_adds = sum(stage.multiply_adds for stage in assembly.stages)
-
-    runtime = choice.build(names, model, precision=settings.precision)
+    runtime = choice.build(names, network, precision=settings.precision)
+    multiply_adds = network.summary.multiply_adds
     try:
         return runtime, _warm(runtime, gate, settings.max_batch_size, multiply_adds)
     except GoldenError as error:
         if settings.precision != "auto" or runtime.precision == "float32":
             raise
         _log.warning("precision falls back", precision="float32", instead_of=runtime.precision, detail=str(error))
-    runtime = choice.build(names, model, precision="float32")
+    runtime = choice.build(names, network, precision="float32")
     return runtime, _warm(runtime, gate, settings.max_batch_size, multiply_adds)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from models.bundle import Bundle
-from models.spec import StageSummary
+from models.spec import NetworkSummary
 from server.batching.batcher import Batcher
 from server.domain import ModelIdentity, ModelSelector
 from server.errors import ModelNotFoundError, Reason, UnavailableError, shown
@@ -20,10 +20,7 @@ class LoadedModel:
     """A model that is ready to answer: what it is, and the batcher in front of it."""
 
     bundle: Bundle
-    paper: str
-    stages: tuple[StageSummary, ...]
-    parameters: int
-    trainable_parameters: int
+    network: NetworkSummary
     runtime: str
     device: str
     precision: str

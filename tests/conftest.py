@@ -17,6 +17,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
+# What servers keep between their starts; a developer's own home stays as it is. For processes that tests start, too.
+CACHE = {"GLIMPSE_CACHE": str(ROOT / ".cache" / "tests")}
+os.environ.update(CACHE)
 
 
 class RunningServer:
@@ -28,7 +31,7 @@ class RunningServer:
         self.process = subprocess.Popen(
             [sys.executable, "-m", module, "--port=0", "--metrics-port=0", "--host=127.0.0.1", *arguments],
             cwd=ROOT,
-            env={**ours, "GLIMPSE_LOG_FORMAT": "json", **(environment or {})},
+            env={**ours, **CACHE, "GLIMPSE_LOG_FORMAT": "json", **(environment or {})},
             stderr=subprocess.PIPE,
             text=True,
         )

@@ -61,8 +61,10 @@ names, and that before the defaults. In the file a setting has its name in lower
 `max_batch_size = 8`. All are checked once, at the start, and logged; a value that cannot be ends the server with
 [exit code 2](exit-codes.md), and a variable that is no setting is warned about.
 
-`GLIMPSE_CACHE` is read by the fetch of published weights, which keeps them in `~/.cache/glimpse/weights` unless it says
-where else. Variables that the client reads are on the [command line](command-line.md).
+`GLIMPSE_CACHE` names a folder for what can be had again, instead of `~/.cache/glimpse`: published weights, and in its
+folder `networks` what has been converted for OpenVINO. The second start of a server takes its network from there and
+needs no TensorFlow. Nobody but those who run the server should be able to write to it. Variables that the client reads
+are on the [command line](command-line.md).
 """
 
 

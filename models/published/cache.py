@@ -27,26 +27,34 @@ from models.published.progress import progress_bar
 _log = logging.getLogger(__name__)
 
 
-def cache_folder() -> Path:
-    """``GLIMPSE_CACHE``, or else the platform's folder for what can be fetched again.
+def cache_folder(holding: str = "weights") -> Path:
+    """``GLIMPSE_CACHE``, or else the platform's folder for what can be had again.
+
+    Args:
+        holding: what is looked for in it. Weights lie in ``GLIMPSE_CACHE`` itself, all else in a folder of that name.
 
     Raises:
         FetchError: there is no home folder to put it in.
     """
     if chosen := os.environ.get("GLIMPSE_CACHE"):
-        return Path(chosen).expanduser()
+        folder = Path(chosen).expanduser()
+        return folder if holding == "weights" else folder / holding
+    return _of_the_platform() / "glimpse" / holding
+
+
+def _of_the_platform() -> Path:
     # The XDG specification has relative paths ignored.
     if (xdg := os.environ.get("XDG_CACHE_HOME", "")).startswith("/"):
-        return Path(xdg) / "glimpse" / "weights"
+        return Path(xdg)
     try:
         home = Path.home()
     except RuntimeError as error:
         raise FetchError("There is no home folder to keep weights in. Set GLIMPSE_CACHE to a folder.") from error
     if sys.platform == "darwin":
-        return home / "Library" / "Caches" / "glimpse" / "weights"
+        return home / "Library" / "Caches"
     if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", home / "AppData" / "Local")) / "glimpse" / "weights"
-    return home / ".cache" / "glimpse" / "weights"
+        return Path(os.environ.get("LOCALAPPDATA", home / "AppData" / "Local"))
+    return home / ".cache"
 
 
 def fetch(checkpoint: Checkpoint, cache: Path | None = None, *, policy: Policy | None = None) -> Path:

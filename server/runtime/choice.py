@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import structlog
 
 from server.runtime import Runtime, UnsupportedNetworkError
+from server.runtime.network import Network
 from server.settings.kinds import Precision, RuntimeName
-
-if TYPE_CHECKING:
-    import keras
 
 _log = structlog.get_logger(__name__)
 
@@ -65,21 +62,22 @@ def choose(wanted: RuntimeName) -> tuple[RuntimeName, ...]:
     return tuple(name for name in found if _ROWS[name].backend == backend)
 
 
-def build(names: tuple[RuntimeName, ...], model: keras.Model, *, precision: Precision) -> Runtime:
-    """The first of the runtimes that can compute the model; a warning says why a better one is passed over.
+def build(names: tuple[RuntimeName, ...], network: Network, *, precision: Precision) -> Runtime:
+    """The first of the runtimes that can compute the network; a warning says why a better one is passed over.
 
     Args:
         names: from `choose`.
-        model: uint8 ``[N, H, W, 3]`` -> float32 probabilities ``[N, classes]``.
+        network: what is to be computed.
         precision: the one that is stated, or ``auto``.
 
     Raises:
         UnsupportedNetworkError: none of them can.
-        ValueError: the precision is not to be had on this device.
+        MemoryError: there was not enough.
+        ValueError, OSError: the precision is not to be had on this device, or the bundle cannot be used.
     """
     for name, following in zip(names, [*names[1:], None], strict=True):
         try:
-            return _made_by(name)(model, precision)
+            return _make(name, network, precision)
         except UnsupportedNetworkError as error:
             if following is None:
                 raise
@@ -87,23 +85,25 @@ def build(names: tuple[RuntimeName, ...], model: keras.Model, *, precision: Prec
     raise ValueError("No runtime was named.")
 
 
-def _made_by(name: RuntimeName) -> Callable[[keras.Model, Precision], Runtime]:
-    """What makes the runtime; its file alone loads its framework."""
+def _make(name: RuntimeName, network: Network, precision: Precision) -> Runtime:
+    """The runtime of that name; its file alone loads its framework."""
     if name == "openvino":
+        graph = network.converted.graph
         from server.runtime.openvino import OpenVINORuntime
 
-        return OpenVINORuntime
+        return OpenVINORuntime(graph, precision)
+    model = network.serving_model()
     if name == "jax":
         from server.runtime.jax import JaxRuntime
 
-        return JaxRuntime
+        return JaxRuntime(model, precision)
     if name == "torch":
         from server.runtime.torch import TorchRuntime
 
-        return TorchRuntime
+        return TorchRuntime(model, precision)
     from server.runtime.tensorflow import TensorFlowRuntime
 
-    return TensorFlowRuntime
+    return TensorFlowRuntime(model, precision)
 
 
 def _missing(name: RuntimeName) -> tuple[str, ...]:

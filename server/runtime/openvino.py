@@ -1,18 +1,21 @@
-"""The OpenVINO runtime: TensorFlow's graph, converted when the server starts, on a CPU."""
+"""The OpenVINO runtime: TensorFlow's graph, converted beforehand, on a CPU. Neither Keras nor TensorFlow is needed."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 import queue
 import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
-import keras
 import numpy as np
 from numpy.typing import NDArray
 
 from server import cores
 from server.runtime import UnsupportedNetworkError
-from server.runtime.tensorflow import limit_threads, with_values
+from server.runtime.converted import GRAPH
 from server.settings.kinds import Precision
 
 # Merely importing openvino reports to Google Analytics, and so does each conversion, unless the user of the account has
@@ -25,24 +28,42 @@ _WORTH = 1_000_000_000  # multiply-adds in a batch beyond which a core gains not
 _LARGEST = 8
 
 
+def convert(graph: Any, folder: Path) -> Path:
+    """Write a graph of TensorFlow, with float32 weights, as the two files that the runtime reads; the first's path.
+
+    Args:
+        graph: a concrete function, as `server.runtime.tensorflow.with_values` makes it. OpenVINO folds its constants by
+            itself: freezing it would take longer than the rest, and looking up variables a second.
+        folder: for the files.
+
+    Raises:
+        UnsupportedNetworkError: OpenVINO has no counterpart for an operation of the network.
+        MemoryError: there was not enough.
+    """
+    with _said_in_our_words("convert"):
+        # Half floats would be the default.
+        openvino.save_model(openvino.convert_model(graph), folder / GRAPH, compress_to_fp16=False)
+    return folder / GRAPH
+
+
 class OpenVINORuntime:
-    """Runs a serving model on the CPU; Keras builds it on TensorFlow."""
+    """Runs a converted serving model on the CPU."""
 
     name = "openvino"
     device = "cpu"
 
-    def __init__(self, model: keras.Model, precision: Precision = "auto") -> None:
-        """Convert and compile `model`, uint8 ``[N, H, W, 3]`` -> float32 probabilities ``[N, classes]``.
+    def __init__(self, graph: Path, precision: Precision = "auto") -> None:
+        """Compile a network, uint8 ``[N, H, W, 3]`` -> float32 probabilities ``[N, classes]``.
 
         Args:
-            model: as `models.serving` makes it.
+            graph: from `convert`. The file beside it stays mapped into memory; it may be unlinked, but not changed.
             precision: ``auto`` is bfloat16 where the processor has instructions for it, else float32.
 
         Raises:
             ValueError: bfloat16 is asked for, and the processor does not have it.
-            UnsupportedNetworkError: OpenVINO has no counterpart for an operation of the network.
+            UnsupportedNetworkError: OpenVINO cannot compile the network.
+            MemoryError: there was not enough.
         """
-        limit_threads()
         core = openvino.Core()
         has_bfloat16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if precision == "bfloat16" and not has_bfloat16:
@@ -60,25 +81,17 @@ class OpenVINORuntime:
             # Decoding and gRPC run on the same cores. A thread that is pinned beside them waits; another one moves.
             "ENABLE_CPU_PINNING": False,
         }
-        try:
-            # A copy of the weights, so that TensorFlow's can go. OpenVINO folds constants by itself: freezing the graph
-            # for it would take longer than the rest of the conversion, and looking up variables a second.
-            converted = openvino.convert_model(with_values(model), share_weights=False)
+        with _said_in_our_words("compile"):
+            network = core.read_model(graph)
             # A core for each batch: threads that share one wait for the slowest of them at every layer, and beside
             # decoding and gRPC one of them is always slow.
             narrow = core.compile_model(
-                converted, "CPU", {**options, "PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": self.streams}
+                network, "CPU", {**options, "PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": self.streams}
             )
             wide = narrow
             if self.streams > 1:
                 # For a lone image, which all cores answer sooner than one.
-                wide = core.compile_model(
-                    converted, "CPU", {**options, "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
-                )
-        except Exception as error:  # what it raises depends on which of its parts refuses
-            if self.out_of_memory(error):
-                raise MemoryError(str(error)) from error
-            raise UnsupportedNetworkError(f"openvino cannot compute this network. {_reason(error)}") from error
+                wide = core.compile_model(network, "CPU", {**options, "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1})
         self._narrow = _Requests(narrow, self.streams)
         self._wide = _Requests(wide, 1)
 
@@ -100,8 +113,8 @@ class OpenVINORuntime:
         return self._wide.infer(pixels)
 
     def out_of_memory(self, error: Exception) -> bool:
-        """Whether `error` says that the batch does not fit; OpenVINO says it in words alone."""
-        return isinstance(error, MemoryError) or "Failed to allocate" in str(error)
+        """Whether `error` says that the batch does not fit."""
+        return _out_of_memory(error)
 
 
 class _Requests:
@@ -123,6 +136,21 @@ class _Requests:
             return request.get_output_tensor().data.copy()
         finally:
             self._free.put(request)
+
+
+@contextlib.contextmanager
+def _said_in_our_words(doing: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # what it raises depends on which of its parts refuses
+        if _out_of_memory(error):
+            raise MemoryError(str(error)) from error
+        raise UnsupportedNetworkError(f"openvino cannot {doing} this network. {_reason(error)}") from error
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """OpenVINO says it in words alone."""
+    return isinstance(error, MemoryError) or "Failed to allocate" in str(error)
 
 
 def _reason(error: Exception) -> str:

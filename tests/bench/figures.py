@@ -50,6 +50,10 @@ def figures(result: Values) -> list[Figure]:
         if "small" in network:
             found += _small(subject, network["small"], cores)
         found += _starts(subject, network["starts"])
+        if first := network.get("first_start"):
+            beyond = first["ready"] - first["import"]
+            found.append(Figure(subject, "first start, network converted: to ready", first["ready"], "s"))
+            found.append(Figure(subject, "of it beyond the import of both frameworks", beyond, "s"))
         found += _memory(subject, network.get("overload") or {})
     return found
 

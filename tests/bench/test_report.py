@@ -50,6 +50,7 @@ RESULT: dict[str, Any] = {
             "network": "mobilenet",
             "runtime": "tensorflow",
             "sweep": SWEEP,
+            "first_start": {"import": 4.0, "ready": 7.5},
             "starts": [{"import": 4.0, "ready": 5.5, "cpu": 6.0, "rss": 400 << 20, "log": {}}],
             "kinds": {"jpeg": KIND},
         }
@@ -84,6 +85,7 @@ def test_latencies_are_compared_with_what_is_behind_them() -> None:
     assert figure("p99 at 80% of maximum, open loop").value == pytest.approx(60 / 15.2)
     assert figure("lone caller beside a stream, median in batch times").value == pytest.approx(1.5)
     assert figure("of it beyond the framework's import").value == pytest.approx(1.5)
+    assert figure("of it beyond the import of both frameworks").value == pytest.approx(3.5)
 
 
 def test_a_missed_target_is_said() -> None:

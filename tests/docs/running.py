@@ -12,6 +12,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from tests.conftest import CACHE
 from tests.docs.blocks import ROOT, Block
 
 _NOT_NEEDED = frozenset({"runs"})
@@ -45,7 +46,7 @@ class Folder:
         return text.replace("https://example.org/cat.jpg", (self.path / "photo.jpg").as_uri())
 
     def _run(self, *command: str) -> str:
-        ours = {name: value for name, value in os.environ.items() if not name.startswith("GLIMPSE_")}
+        ours = {name: value for name, value in os.environ.items() if not name.startswith("GLIMPSE_")} | CACHE
         ended = subprocess.run(
             command,
             cwd=self.path,

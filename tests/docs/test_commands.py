@@ -18,7 +18,7 @@ from tests.docs.running import Folder, assert_said, clone
 RUN = {"sh", "python"}
 READ = {"toml"}
 # Shown, and neither run nor read: output, drawings, and manifests, which kubectl alone can read.
-SHOWN = {"", "text", "yaml"}
+SHOWN = {"", "Dockerfile", "text", "yaml"}
 WITH_BLOCKS = [page for page in PAGES if any(block.language in RUN | READ for block in blocks(page))]
 
 

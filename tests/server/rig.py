@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from models import sources
 from models.prestem.recipe import Recipe
+from models.spec import NetworkSummary
 from server import app, domain, settings
 from server.batching.batcher import Batcher, Observer
 from server.decoding.limits import ImageLimits
@@ -178,10 +179,7 @@ class Rig:
         batcher.start()
         return LoadedModel(
             bundle=bundle,
-            paper="",
-            stages=(),
-            parameters=0,
-            trainable_parameters=0,
+            network=NetworkSummary("", (), 0, 0),
             runtime="held",
             device="cpu",
             precision="float32",

@@ -19,8 +19,10 @@ from models import sources
 from models.serving import load_bundle, serving_model
 from server import cores
 from server.runtime import OneStream, Runtime, UnsupportedNetworkError, choice
-from server.runtime.openvino import OpenVINORuntime
-from server.runtime.tensorflow import TensorFlowRuntime, compiled
+from server.runtime.network import Network
+from server.runtime.openvino import OpenVINORuntime, convert
+from server.runtime.tensorflow import TensorFlowRuntime, compiled, with_values
+from server.settings.kinds import RuntimeName
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="both runtimes build on TensorFlow")
@@ -51,18 +53,25 @@ def reference(embedded: keras.Model, pixels: NDArray[np.uint8]) -> NDArray[np.fl
 
 
 @pytest.fixture(scope="module")
-def fast(embedded: keras.Model) -> OpenVINORuntime:
-    return OpenVINORuntime(embedded, "float32")
+def fast(graph: Path) -> OpenVINORuntime:
+    return OpenVINORuntime(graph, "float32")
 
 
 @pytest.fixture(scope="module")
-def resizing() -> keras.Model:
+def graph(embedded: keras.Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return convert(with_values(embedded), tmp_path_factory.mktemp("converted"))
+
+
+@pytest.fixture(scope="module")
+def resizing(tmp_path_factory: pytest.TempPathFactory) -> Network:
     """A network of a user's own with an operation that OpenVINO lacks."""
     inputs = keras.Input((8, 8, 3))
     x = keras.layers.Resizing(4, 4, interpolation="bicubic")(inputs)
-    network = keras.Model(inputs, keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(x)))
-    images = keras.Input((8, 8, 3), dtype="uint8")
-    return keras.Model(images, keras.layers.Softmax()(network(keras.layers.Rescaling(1 / 255)(images))))
+    path = tmp_path_factory.mktemp("own") / "resizing.keras"
+    keras.Model(inputs, keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(x))).save(path)
+    (path.parent / "labels.txt").write_text("a\nb\nc\n")
+    (path.parent / "recipe.toml").write_text("height = 8\nwidth = 8\n")
+    return Network(sources.resolve(sources.Source(weights=str(path))))
 
 
 def test_openvino_in_float32_gives_the_probabilities_of_tensorflow(
@@ -83,11 +92,11 @@ def test_xla_gives_the_probabilities_of_the_frozen_graph(
     np.testing.assert_allclose(found.numpy(), reference[:4], atol=1e-4)
 
 
-@pytest.mark.parametrize("made", [OpenVINORuntime, TensorFlowRuntime])
+@pytest.mark.parametrize("name", ["openvino", "tensorflow"])
 def test_an_answer_outlives_the_next_batch_and_its_own_pixels(
-    made: type[OpenVINORuntime | TensorFlowRuntime], embedded: keras.Model, pixels: NDArray[np.uint8]
+    name: RuntimeName, fast: OpenVINORuntime, embedded: keras.Model, pixels: NDArray[np.uint8]
 ) -> None:
-    runtime: Runtime = made(embedded, "float32")
+    runtime: Runtime = fast if name == "openvino" else TensorFlowRuntime(embedded, "float32")
     staging = pixels[:4].copy()
     first = runtime(staging)
     kept = first.copy()
@@ -97,15 +106,15 @@ def test_an_answer_outlives_the_next_batch_and_its_own_pixels(
     assert not np.array_equal(first, second)
 
 
-def test_openvino_computes_in_bfloat16_only_where_the_processor_has_it_and_says_so(embedded: keras.Model) -> None:
+def test_openvino_computes_in_bfloat16_only_where_the_processor_has_it_and_says_so(graph: Path) -> None:
     import openvino  # its reports are off by now
 
     if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        assert OpenVINORuntime(embedded, "auto").precision == "bfloat16"
+        assert OpenVINORuntime(graph, "auto").precision == "bfloat16"
     else:
-        assert OpenVINORuntime(embedded, "auto").precision == "float32"
+        assert OpenVINORuntime(graph, "auto").precision == "float32"
         with pytest.raises(ValueError, match="cannot compute in bfloat16"):
-            OpenVINORuntime(embedded, "bfloat16")
+            OpenVINORuntime(graph, "bfloat16")
 
 
 def test_auto_is_openvino_on_a_machine_without_a_gpu() -> None:
@@ -114,7 +123,7 @@ def test_auto_is_openvino_on_a_machine_without_a_gpu() -> None:
     assert choice.choose("auto") == ("openvino", "tensorflow")
 
 
-def test_a_network_that_openvino_lacks_falls_to_tensorflow_with_a_warning(resizing: keras.Model) -> None:
+def test_a_network_that_openvino_lacks_falls_to_tensorflow_with_a_warning(resizing: Network) -> None:
     with structlog.testing.capture_logs() as logs:
         runtime = choice.build(("openvino", "tensorflow"), resizing, precision="auto")
     assert runtime.name == "tensorflow"
@@ -123,7 +132,7 @@ def test_a_network_that_openvino_lacks_falls_to_tensorflow_with_a_warning(resizi
     assert "ResizeBicubic" in warning["detail"]
 
 
-def test_a_network_that_openvino_lacks_is_refused_where_openvino_was_named(resizing: keras.Model) -> None:
+def test_a_network_that_openvino_lacks_is_refused_where_openvino_was_named(resizing: Network) -> None:
     with pytest.raises(UnsupportedNetworkError, match="ResizeBicubic"):
         choice.build(("openvino",), resizing, precision="auto")
 
@@ -211,13 +220,13 @@ def test_sizes_that_are_compiled_one_by_one_double_up_to_the_largest(largest: in
     ],
 )
 def test_on_openvino_the_smaller_the_network_the_larger_the_batch(
-    embedded: keras.Model, largest: int, multiply_adds: int, sizes: tuple[int, ...]
+    graph: Path, largest: int, multiply_adds: int, sizes: tuple[int, ...]
 ) -> None:
-    assert OpenVINORuntime(embedded).batch_sizes(largest, multiply_adds) == sizes
+    assert OpenVINORuntime(graph).batch_sizes(largest, multiply_adds) == sizes
 
 
-def test_all_streams_at_once_and_a_lone_image_give_the_same_answers(embedded: keras.Model) -> None:
-    runtime = OpenVINORuntime(embedded)
+def test_all_streams_at_once_and_a_lone_image_give_the_same_answers(graph: Path) -> None:
+    runtime = OpenVINORuntime(graph)
     images = np.random.default_rng(1).integers(0, 255, (4 * runtime.streams, 32, 32, 3), np.uint8)
     expected = np.stack([runtime.alone(image[np.newaxis])[0] for image in images])
     with ThreadPoolExecutor(2 * runtime.streams) as callers:

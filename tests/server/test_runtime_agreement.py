@@ -23,8 +23,8 @@ from models.builder import assemble
 from models.catalogue import find
 from models.prestem.recipe import Recipe
 from models.serving import logits_model, serving_model
-from server.runtime.openvino import OpenVINORuntime
-from server.runtime.tensorflow import TensorFlowRuntime
+from server.runtime.openvino import OpenVINORuntime, convert
+from server.runtime.tensorflow import TensorFlowRuntime, with_values
 from tests.conftest import ROOT, SHARED
 
 pytestmark = [
@@ -59,13 +59,12 @@ from server.runtime import choice
 folder, name, precision = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 names = choice.choose(name)
 from models import sources
-from models.serving import load_bundle, serving_model
+from server.runtime.network import Network
 said = {}
 for network, source in json.loads((folder / "sources.json").read_text()).items():
     paths = {key: Path(source[key]) for key in ("labels", "recipe") if key in source}
     bundle = sources.resolve(sources.Source(**{**source, **paths}))
-    model = serving_model(load_bundle(bundle), bundle.recipe, bundle.temperature)
-    runtime = choice.build(names, model, precision=precision)
+    runtime = choice.build(names, Network(bundle), precision=precision)
     pixels = np.load(folder / f"{network}.npy")
     parts = [runtime(pixels[begin : begin + 32]) for begin in range(0, len(pixels), 32)]
     np.save(folder / f"{network}-{name}-{precision}.npy", np.concatenate(parts))
@@ -157,7 +156,7 @@ def test_a_runtime_agrees_with_tensorflow_in_float32(
         ("mobilenet_v2", {}),
     ],
 )
-def test_openvino_computes_every_family(name: str, options: dict[str, Any]) -> None:
+def test_openvino_computes_every_family(name: str, options: dict[str, Any], tmp_path: Path) -> None:
     keras.utils.set_random_seed(0)
     assembly = assemble(find(name, None, options))
     height, width, channels = assembly.model.input_shape[1:]
@@ -168,7 +167,8 @@ def test_openvino_computes_every_family(name: str, options: dict[str, Any]) -> N
     # Scores of random weights can be of any size. Divided by it, the softmax neither saturates nor levels them.
     spread = float(keras.ops.std(logits_model(assembly, recipe)(pixels, training=False)))
     model = serving_model(assembly, recipe, spread)
-    ours, theirs = OpenVINORuntime(model, "float32")(pixels), TensorFlowRuntime(model, "float32")(pixels)
+    graph = convert(with_values(model), tmp_path)
+    ours, theirs = OpenVINORuntime(graph, "float32")(pixels), TensorFlowRuntime(model, "float32")(pixels)
     np.testing.assert_allclose(ours, theirs, rtol=1e-2, atol=1e-6)
     assert np.ptp(theirs[0]) > 1e-3, "it says nothing"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 from tests.conftest import ROOT
 
@@ -13,13 +14,15 @@ sys.path[:0] = [".", "proto"]
 import numpy as np
 from models import sources
 from models.serving import load_bundle, serving_model
-from server.runtime.openvino import OpenVINORuntime
-from server.runtime.tensorflow import TensorFlowRuntime
+from pathlib import Path
+from server.runtime.openvino import OpenVINORuntime, convert
+from server.runtime.tensorflow import TensorFlowRuntime, with_values
 
 bundle = sources.resolve(sources.Source(weights="cifar10"))
 model = serving_model(load_bundle(bundle), bundle.recipe, bundle.temperature)
 pixels = np.zeros((8192, 32, 32, 3), np.uint8)
-for runtime in (OpenVINORuntime(model, "float32"), TensorFlowRuntime(model, "float32")):
+graph = convert(with_values(model), Path(sys.argv[1]))
+for runtime in (OpenVINORuntime(graph, "float32"), TensorFlowRuntime(model, "float32")):
     runtime(pixels[:2])
     mapped = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
     before = resource.getrlimit(resource.RLIMIT_AS)
@@ -37,8 +40,13 @@ for runtime in (OpenVINORuntime(model, "float32"), TensorFlowRuntime(model, "flo
 """
 
 
-def test_openvino_and_tensorflow_tell_when_a_batch_does_not_fit_and_go_on() -> None:
+def test_openvino_and_tensorflow_tell_when_a_batch_does_not_fit_and_go_on(tmp_path: Path) -> None:
     ended = subprocess.run(
-        [sys.executable, "-c", SCRIPT], cwd=ROOT, capture_output=True, text=True, check=False, timeout=240
+        [sys.executable, "-c", SCRIPT, str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
     )
     assert ended.stdout.split() == ["openvino", "tensorflow"], ended.stderr

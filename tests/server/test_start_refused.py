@@ -22,6 +22,7 @@ from models import bundle as bundles
 from server.app import Server
 from server.registry import LoadedModel
 from server.runtime import choice, golden, room
+from server.runtime.network import Network
 from server.runtime.tensorflow import TensorFlowRuntime
 from server.settings import Settings
 from server.startup import GoldenError, MemoryShortError, ModelLoadError
@@ -130,10 +131,10 @@ def test_weights_of_zeros_are_refused_though_nothing_is_recorded(folder: Path) -
 def test_bfloat16_that_does_not_give_the_answers_falls_back_to_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
 
-    def build(names: Any, model: keras.Model, *, precision: str) -> TensorFlowRuntime:
+    def build(names: Any, network: Network, *, precision: str) -> TensorFlowRuntime:
         """What a device with bfloat16 takes for `auto`."""
         made.append("bfloat16" if precision == "auto" else precision)
-        return TensorFlowRuntime(model, made[-1])  # type: ignore[arg-type]
+        return TensorFlowRuntime(network.serving_model(), made[-1])  # type: ignore[arg-type]
 
     monkeypatch.setattr(choice, "build", build)
     # What bfloat16 really gives is within the tolerance; so the tolerance is made too tight for it.
@@ -165,10 +166,10 @@ def test_memory_that_ends_while_loading_is_told_the_same(monkeypatch: pytest.Mon
         def __call__(self, pixels: Any) -> Any:
             raise MemoryError
 
-    def build(names: Any, model: keras.Model, *, precision: Any) -> TensorFlowRuntime:
+    def build(names: Any, network: Network, *, precision: Any) -> TensorFlowRuntime:
         if fails == "build":
             raise MemoryError
-        return Short(model, precision)
+        return Short(network.serving_model(), precision)
 
     monkeypatch.setattr(choice, "build", build)
     with pytest.raises(MemoryShortError, match="did not suffice to load the model se_resnet20_cifar10"):

@@ -1,0 +1,64 @@
+"""From a bundle to the files that OpenVINO reads, in a process of its own.
+
+It is run as ``python -m server.runtime.conversion FOLDER`` by `server.runtime.converted`.
+
+Keras and TensorFlow take seconds to import and hundreds of megabytes that nothing gives back. Here they go with the
+process, and the server itself never loads them.
+
+On standard input comes the bundle, pickled, and nothing after it: when that input ends, the server has gone, and so
+does this process. Standard output gets one JSON object: ``network``, what was converted; or ``error``, one of
+`server.runtime.converted.ERRORS`, and ``message``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import sys
+import threading
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from models.bundle import Bundle
+from models.serving import load_bundle, serving_model
+from server import logs
+from server.runtime import UnsupportedNetworkError
+from server.runtime.openvino import convert
+from server.runtime.tensorflow import limit_threads, with_values
+
+
+def main() -> int:
+    """Convert one bundle; 0 when there is an answer on standard output, be it an error."""
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
+        os.dup2(2, 1)  # whatever a library prints
+        bundle: Bundle = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the server, which began this process
+        threading.Thread(target=_end_with_the_server, daemon=True).start()
+        json.dump(_answer(bundle, Path(sys.argv[1])), answers)
+    # Neither framework has anything to do at its end that is worth waiting for.
+    os._exit(0)
+
+
+def _answer(bundle: Bundle, folder: Path) -> dict[str, Any]:
+    try:
+        assembly = load_bundle(bundle)
+        limit_threads()
+        convert(with_values(serving_model(assembly, bundle.recipe, bundle.temperature)), folder)
+    except UnsupportedNetworkError as error:
+        return {"error": "unsupported", "message": str(error)}
+    except MemoryError as error:
+        return {"error": "memory", "message": str(error)}
+    except (ValueError, OSError) as error:
+        return {"error": "refused", "message": str(error)}
+    return {"network": asdict(assembly.summary)}
+
+
+def _end_with_the_server() -> None:
+    sys.stdin.buffer.read()
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    logs.configure("warning", "auto")
+    sys.exit(main())

@@ -1,0 +1,60 @@
+"""A bundle's network on its way to a runtime, in whichever form the runtime takes."""
+
+from __future__ import annotations
+
+import shutil
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from models.bundle import Bundle
+from models.spec import NetworkSummary
+from server.runtime import converted
+from server.runtime.converted import Converted
+
+if TYPE_CHECKING:
+    import keras
+
+    from models.builder import Assembly
+
+
+class Network:
+    """Built by Keras, or converted beforehand: whatever a runtime asks for, once."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        """Nothing is loaded yet."""
+        self.bundle = bundle
+
+    def close(self) -> None:
+        """Remove what was converted and could not be kept; a runtime that has it goes on."""
+        if (made := self.__dict__.get("converted")) is not None and not made.kept:
+            shutil.rmtree(made.folder, ignore_errors=True)
+
+    @cached_property
+    def converted(self) -> Converted:
+        """As files for OpenVINO; see `server.runtime.converted.provide` for what it raises."""
+        return converted.provide(self.bundle)
+
+    def serving_model(self) -> keras.Model:
+        """As a Keras model in this process, uint8 ``[N, H, W, 3]`` -> float32 probabilities ``[N, classes]``.
+
+        Raises:
+            BundleError: the weights file is missing or not the one that the bundle was made with.
+            WeightsError: the weights do not fit the architecture.
+        """
+        from models.serving import serving_model
+
+        return serving_model(self._assembly, self.bundle.recipe, self.bundle.temperature)
+
+    @cached_property
+    def _assembly(self) -> Assembly:
+        # Imported here, so that a runtime that needs no Keras does not wait for it.
+        from models.serving import load_bundle
+
+        return load_bundle(self.bundle)
+
+    @property
+    def summary(self) -> NetworkSummary:
+        """What it is, from the form that there is by now."""
+        if "_assembly" in self.__dict__:
+            return self._assembly.summary
+        return self.converted.network
