@@ -227,8 +227,8 @@ class Batcher:
             self._staged = bool(taken.batch)
             if taken.batch:
                 self._watch.took(name, taken.batch)
-            if not len(self._queue):
-                self._changed.notify_all()  # the other worker may be waiting for the end
+            if self._closed and not len(self._queue):
+                self._changed.notify_all()  # the other workers may be waiting for the end
         self._tell(taken, now, expected)
         return taken.batch
 
@@ -279,7 +279,8 @@ class Batcher:
                 self._watch.ended(name)
                 if computed is not None and computed.ok and computed.pieces == 1:
                     self._estimate.add(padded, seconds)
-                self._changed.notify_all()
+                if self._staged or len(self._queue):  # else it would wake workers while the answer is waited for
+                    self._changed.notify_all()
         if computed.halved:
             self._observer.halved()
         queued, number = tuple(begun - slot.enqueued for slot in batch), next(_numbers)
