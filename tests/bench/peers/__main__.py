@@ -67,6 +67,8 @@ def _runs(arguments: argparse.Namespace) -> Iterator[Run]:
             arguments.threads.split(",") if arguments.threads else [peer.threads],
             arguments.wait_ms.split(",") if arguments.wait_ms else [peer.wait_ms],
         ):
+            if runtime not in peer.runtimes:
+                continue
             yield Run(
                 peer=peer,
                 runtime=runtime,

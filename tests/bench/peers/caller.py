@@ -19,6 +19,7 @@ from typing import Any
 
 Call = Callable[[bytes], Awaitable[bytes]]
 _PATIENCE = 60.0  # seconds for one call
+_STUBS = Path(__file__).parents[3] / "proto"
 _START = 240.0  # for a peer to answer at all; Ray starts half a dozen processes first
 _BOUNDARY = "photo-boundary"  # of a form; no JPEG holds it
 _CLOSE = 0.01  # largest difference of a probability between a peer's answer and TensorFlow's
@@ -46,18 +47,29 @@ async def http(port: int, path: str, content: str = "application/octet-stream") 
 
 
 @asynccontextmanager
-async def v2_grpc(port: int, _path: str) -> AsyncIterator[Call]:
-    """The Open Inference Protocol on gRPC; requests are serialised before."""
+async def _grpc(port: int, method: str) -> AsyncIterator[Call]:
+    """A unary method of gRPC; requests are serialised before."""
     import grpc.aio
 
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        infer: Any = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        ask: Any = channel.unary_unary(method)
 
         async def call(request: bytes) -> bytes:
-            answer: bytes = await infer(request, timeout=_PATIENCE)
+            answer: bytes = await ask(request, timeout=_PATIENCE)
             return answer
 
         yield call
+
+
+def v2_grpc(port: int, _path: str) -> AbstractAsyncContextManager[Call]:
+    """The Open Inference Protocol."""
+    return _grpc(port, "/inference.GRPCInferenceService/ModelInfer")
+
+
+def glimpse(port: int, _path: str) -> AbstractAsyncContextManager[Call]:
+    """The service's own protocol."""
+    sys.path.append(str(_STUBS))
+    return _grpc(port, "/glimpse.v1.ImageClassifier/Classify")
 
 
 def _form(port: int, path: str) -> AbstractAsyncContextManager[Call]:
@@ -92,6 +104,21 @@ def _v2_answer(message: bytes) -> bytes:
     return bytes(answer.outputs[0].contents.bytes_contents[0])
 
 
+def _glimpse_request(photo: bytes) -> bytes:
+    from glimpse.v1 import classifier_pb2 as pb
+
+    return pb.ClassifyRequest(images=[pb.Image(encoded=photo)]).SerializeToString()
+
+
+def _glimpse_answer(message: bytes) -> bytes:
+    from glimpse.v1 import classifier_pb2 as pb
+
+    (result,) = pb.ClassifyResponse.FromString(message).results
+    best = [(each.index, each.probability) for each in result.predictions]
+    classes, probabilities = zip(*best, strict=True)
+    return json.dumps({"classes": classes, "probabilities": probabilities}).encode()
+
+
 def _as_it_is(data: bytes) -> bytes:
     return data
 
@@ -101,6 +128,7 @@ PROTOCOLS: dict[str, tuple[Any, Callable[[bytes], bytes], Callable[[bytes], byte
     "http": (http, _as_it_is, _as_it_is),
     "http-form": (_form, _form_request, _as_it_is),
     "v2-grpc": (v2_grpc, _v2_request, _v2_answer),
+    "glimpse": (glimpse, _glimpse_request, _glimpse_answer),
 }
 
 
@@ -191,8 +219,9 @@ async def main(arguments: list[str]) -> None:
     """Check, warm, measure, print. The line ``measuring`` on standard error says when the clock starts."""
     protocol, port, path, photos, answers, callers, warm, seconds = arguments
     connect, make, read = PROTOCOLS[protocol]
+    connection = connect(int(port), path)
     requests, expected = prepare(Path(photos), Path(answers), make)
-    async with connect(int(port), path) as call:
+    async with connection as call:
         await ready(call, next(iter(requests.values())))
         wrong = await check(call, requests, read, expected)
         await Load(call, list(requests.values())).run(int(callers), float(warm))

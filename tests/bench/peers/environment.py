@@ -19,9 +19,13 @@ class EnvironmentFailedError(RuntimeError):
 def prepare(name: str, packages: tuple[str, ...]) -> Path:
     """The Python of the environment `name`, which is made where it is not there with exactly those packages.
 
+    Without packages it is this very one.
+
     Raises:
         EnvironmentFailedError: it could not be installed.
     """
+    if not packages:
+        return Path(sys.executable)
     folder = CACHE / name
     python = folder / "bin" / "python"
     stamp = folder / "packages.json"

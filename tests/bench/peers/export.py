@@ -1,4 +1,4 @@
-"""The networks that every peer serves: the library's own, as ONNX and as OpenVINO's files, with answers to check by.
+"""The networks that all serve: the library's own, as ONNX, OpenVINO's files and a bundle, with answers to check by.
 
 It runs in an environment of its own, because tf2onnx does not go with what the service needs:
 `python -m tests.bench.peers.export NETWORK PHOTOS FOLDER`.
@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models import bundle as bundles
+from models import weights
 from models.builder import assemble
 from models.catalogue import find
 from models.published import recipes
@@ -60,6 +62,21 @@ def main(network: str, photos: Path, folder: Path) -> None:
         _compare(runtime, base, pixels, expected)
     best = expected.argmax(axis=1)
     answers = {file.name: [int(c), float(p[c])] for file, c, p in zip(files, best, expected, strict=True)}
+    bundle = base.with_suffix(".bundle")
+    bundle.mkdir(exist_ok=True)
+    weights.save(assembly.model, bundle / bundles.WEIGHTS)
+    bundles.write(
+        bundle,
+        name=network,
+        version="1",
+        architecture=row.name,
+        variant=row.variant,
+        input_shape=(224, 224, 3),
+        labels=[bundles.ClassLabel(f"class {number}") for number in range(_CLASSES)],
+        recipe=recipe,
+        temperature=1,
+        metrics={},
+    )
     # Last: whoever finds it finds all the rest, too.
     (folder / f"{network}.json").write_text(json.dumps(answers))
 

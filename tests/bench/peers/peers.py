@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Protocol = Literal["http", "http-form", "v2-grpc"]
+Protocol = Literal["http", "http-form", "v2-grpc", "glimpse"]
 Runtime = Literal["onnxruntime", "openvino"]
 
 # Every peer has the same runtimes and the same decoder.
@@ -38,7 +38,7 @@ class Peer:
     """A server, and the way in which its users would run it on two cores."""
 
     name: str
-    package: str  # pinned: another release is another benchmark
+    package: str  # pinned: another release is another benchmark; empty: it runs in this very environment
     numpy: str = _NUMPY
     beside: tuple[str, ...] = ()  # what else has to be of a certain version
     protocol: Protocol
@@ -46,14 +46,17 @@ class Peer:
     threads: int  # of the runtime and of the decoder, in each
     wait_ms: float  # how long a batch may wait for company
     path: str = "/"  # of an HTTP request
+    runtimes: tuple[Runtime, ...] = ("onnxruntime", "openvino")
 
     @property
     def packages(self) -> tuple[str, ...]:
         """All that its environment needs."""
-        return (self.package, self.numpy, *self.beside, *_SHARED)
+        return (self.package, self.numpy, *self.beside, *_SHARED) if self.package else ()
 
 
 PEERS = (
+    # The service itself, under the same callers; it has no knobs to turn.
+    Peer(name="glimpse", package="", protocol="glimpse", workers=1, threads=2, wait_ms=0, runtimes=("openvino",)),
     Peer(
         name="litserve",
         package="litserve==0.2.19",
