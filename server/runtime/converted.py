@@ -131,8 +131,8 @@ def _read(folder: Path) -> Converted | None:
     """What is kept in `folder`; None where there is nothing, or something broken."""
     try:
         values = json.loads((folder / _SUMMARY).read_text("utf-8"))
-        for name, digest in values["files"].items():
-            if bundles.digest(folder / name) != digest:
+        for name in (GRAPH, _WEIGHTS):
+            if bundles.digest(folder / name) != values["files"][name]:
                 _warn_of(folder, f"{name} is not the file that was kept")
                 return None
         return Converted(folder, _summary(values["network"]), kept=True)
@@ -199,11 +199,13 @@ def _converted_elsewhere(bundle: Bundle, folder: Path) -> NetworkSummary:
             orders.flush()
         written = answers.read()
         code = process.wait()
-    if code in (-signal.SIGKILL, -signal.SIGABRT):
+    if code < 0 and (name := signal.Signals(-code).name) in ("SIGKILL", "SIGABRT"):
         # The system's way to take memory back, and C++'s way to say that there is none.
-        raise MemoryError(f"The process that converts the network was ended by {signal.Signals(-code).name}.")
+        raise MemoryError(f"The process that converts the network was ended by {name}.")
     if code != 0:
-        raise ChildProcessError(f"the process that converts the network ended with exit code {code}; see what it wrote")
+        raise ChildProcessError(
+            f"the process that converts the network ended with exit code {code}; its reason is above"
+        )
     answer = json.loads(written)
     if "error" in answer:
         raise ERRORS[answer["error"]](answer["message"])
