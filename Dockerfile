@@ -94,4 +94,4 @@ HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 CMD ["py
 USER 10001:10001
 # Converts the default network for OpenVINO, so that a container serves it after two seconds; it must give its recorded
 # answers here already.
-RUN python -m server prepare && rm -rf /tmp/.keras
+RUN python -m server prepare

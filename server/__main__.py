@@ -1,7 +1,7 @@
 """`python -m server`: read the settings, run the server, say clearly why not.
 
-`python -m server prepare`, with the same settings, does what a start does before it serves and ends: for an image or an
-init container, so that what is fetched and converted is there when a server starts.
+`python -m server prepare`, with the same settings, loads the model as a start does and ends: for an image or an init
+container, so that what is fetched and converted is there when a server starts.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ from server.metrics import Metrics
 from server.pipeline import Pipeline
 from server.ports import HEALTH, Ports
 from server.registry import LoadedModel, ModelRegistry
+from server.runtime import converted
 from server.servicer import SERVICE, ImageClassifier
 from server.settings import Settings
 from server.startup import ModelLoadError, StartupError
@@ -201,13 +202,18 @@ async def serve(settings: Settings) -> None:
 
 
 def prepare_start(settings: Settings) -> None:
-    """Do all that a start with these settings does before it serves, and keep what a later one can take from there.
+    """Load the model as a start with these settings does, and keep what a later one can take from there.
 
     Raises:
-        StartupError: expected; such a start would fail.
+        StartupError: expected; such a start would fail, or there is no place to keep anything.
     """
     model = _load_model(settings, Metrics())
     model.batcher.close()
+    if model.runtime == "openvino" and not converted.kept(model.bundle):
+        raise ModelLoadError(
+            "The model loads, but its converted network could not be kept, so that a start would convert it again. Set "
+            "GLIMPSE_CACHE to a folder that can be written and has room."
+        )
     _log.info("prepared", model=model.identity.name)
 
 

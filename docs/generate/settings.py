@@ -61,10 +61,11 @@ names, and that before the defaults. In the file a setting has its name in lower
 `max_batch_size = 8`. All are checked once, at the start, and logged; a value that cannot be ends the server with
 [exit code 2](exit-codes.md), and a variable that is no setting is warned about.
 
-`GLIMPSE_CACHE` names a folder for what can be had again, instead of `~/.cache/glimpse`: published weights, and in its
-folder `networks` what has been converted for OpenVINO. The second start of a server takes its network from there and
-needs no TensorFlow. Nobody but those who run the server should be able to write to it. Variables that the client reads
-are on the [command line](command-line.md).
+`GLIMPSE_CACHE` names a folder for what can be had again: published weights, else in `~/.cache/glimpse/weights`, and in
+its folder `networks`, else in `~/.cache/glimpse/networks`, what has been converted for OpenVINO. The second start of a
+server takes its network from there and needs no TensorFlow; `python -m server prepare`, with the same settings, makes
+it so for the first one. Nobody but those who run the server should be able to write to the folder. Variables that the
+client reads are on the [command line](command-line.md).
 """
 
 

@@ -177,6 +177,7 @@ class Batcher:
                 return None
             now = self._clock()
             taken = self._queue.take(len(self._queue), now=now, ready_by=now)
+            self._changed.notify_all()  # nothing waits any more: where the batcher is closed, that is the end
             lost = [*self._watch.lost(), *taken.batch, *taken.expired]
         fail(lost, lambda: stuck(trouble))
         return trouble
@@ -279,7 +280,8 @@ class Batcher:
                 self._watch.ended(name)
                 if computed is not None and computed.ok and computed.pieces == 1:
                     self._estimate.add(padded, seconds)
-                if self._staged or len(self._queue):  # else it would wake workers while the answer is waited for
+                # Else it would wake workers for nothing, on cores that are to hand out the answer.
+                if self._staged or len(self._queue) or self._closed:
                     self._changed.notify_all()
         if computed.halved:
             self._observer.halved()

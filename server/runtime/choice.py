@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -126,6 +128,9 @@ def _sees_gpu(name: RuntimeName) -> bool:
         import torch
 
         return torch.cuda.is_available()
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        metadata.version("tensorflow-cpu")
+        return False  # that build never does, and to ask it would take seconds
     import tensorflow as tf
 
     return bool(tf.config.list_physical_devices("GPU"))

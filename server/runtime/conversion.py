@@ -25,7 +25,7 @@ from models.bundle import Bundle
 from models.serving import load_bundle, serving_model
 from server import logs
 from server.runtime import UnsupportedNetworkError
-from server.runtime.openvino import convert
+from server.runtime.openvino import convert, said_in_our_words
 from server.runtime.tensorflow import limit_threads, with_values
 
 
@@ -44,7 +44,10 @@ def _answer(bundle: Bundle, folder: Path) -> dict[str, Any]:
     try:
         assembly = load_bundle(bundle)
         limit_threads()
-        convert(with_values(serving_model(assembly, bundle.recipe, bundle.temperature)), folder)
+        model = serving_model(assembly, bundle.recipe, bundle.temperature)
+        with said_in_our_words("convert"):
+            graph = with_values(model)
+        convert(graph, folder)
     except UnsupportedNetworkError as error:
         return {"error": "unsupported", "message": str(error)}
     except MemoryError as error:

@@ -39,10 +39,15 @@ def convert(graph: Any, folder: Path) -> Path:
     Raises:
         UnsupportedNetworkError: OpenVINO has no counterpart for an operation of the network.
         MemoryError: there was not enough.
+        OSError: the files cannot be written.
     """
-    with _said_in_our_words("convert"):
+    with said_in_our_words("convert"):
+        converted = openvino.convert_model(graph)
+    try:
         # Half floats would be the default.
-        openvino.save_model(openvino.convert_model(graph), folder / GRAPH, compress_to_fp16=False)
+        openvino.save_model(converted, folder / GRAPH, compress_to_fp16=False)
+    except RuntimeError as error:  # it does not say which
+        raise OSError(f"the converted network cannot be written to {folder}. Is there room? {error}") from error
     return folder / GRAPH
 
 
@@ -81,7 +86,7 @@ class OpenVINORuntime:
             # Decoding and gRPC run on the same cores. A thread that is pinned beside them waits; another one moves.
             "ENABLE_CPU_PINNING": False,
         }
-        with _said_in_our_words("compile"):
+        with said_in_our_words("compile"):
             network = core.read_model(graph)
             # A core for each batch: threads that share one wait for the slowest of them at every layer, and beside
             # decoding and gRPC one of them is always slow.
@@ -139,7 +144,8 @@ class _Requests:
 
 
 @contextlib.contextmanager
-def _said_in_our_words(doing: str) -> Iterator[None]:
+def said_in_our_words(doing: str) -> Iterator[None]:
+    """Whatever is raised within becomes a `MemoryError`, or an `UnsupportedNetworkError` with what it was about."""
     try:
         yield
     except Exception as error:  # what it raises depends on which of its parts refuses

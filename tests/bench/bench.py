@@ -154,12 +154,19 @@ class Bench:
         return rounds
 
     def lone(self) -> list[Values]:
-        """A lone caller, and the same images decoded and computed without a service."""
+        """A lone caller, the same images decoded and computed without a service, and a bare echo of the same bytes."""
         self._tell("a lone caller")
         rounds = []
-        for _ in range(self._effort.rounds):
-            alone = self.alone.do("lone", count=self._effort.lone)
-            rounds.append({"alone": alone, "service": self.caller.do("lone", requests=self._effort.lone)})
+        answer = self.caller.do("answer")
+        with Worker("tests.bench.echo") as echo:
+            port = echo.do("start", kind="aio", unary=answer, stream=answer)
+            for _ in range(self._effort.rounds):
+                one = {"alone": self.alone.do("lone", count=self._effort.lone)}
+                one["service"] = self.caller.do("lone", requests=self._effort.lone)
+                self.caller.do("connect", target=f"127.0.0.1:{port}", pid=echo.pid)
+                one["echo"] = self.caller.do("lone", requests=self._effort.lone)
+                self.caller.do("connect", target=self.service.target, pid=self.service.pid)
+                rounds.append(one)
         return rounds
 
     def concurrencies(self) -> dict[str, Values]:

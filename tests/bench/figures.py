@@ -108,6 +108,10 @@ def _latency(subject: str, one: Values, *, photos: bool) -> Iterator[Figure]:
         target=1.5,
         better="lower",
     )
+    if echo := [each["echo"]["latency"]["p50"] for each in one["lone"] if "echo" in each]:
+        yield Figure(
+            subject, "of it a bare echo of the same bytes", 1e3 * float(np.median(echo)), "ms", spread_of(echo)
+        )
     for share, opened in one["open"].items():
         times = opened["latency"]["p99"] / float(np.median(service)) if opened["latency"] else float("inf")
         target = 4.0 if float(share) == 0.8 and photos else None

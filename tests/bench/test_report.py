@@ -32,7 +32,11 @@ SWEEP = {"best": 8, "sizes": {"1": {"images": 10, "wall": 0.1, "cpu": 0.2}, "8":
 KIND: dict[str, Any] = {
     "saturated": [{**ALONE, "service": LOAD}] * 3,
     "lone": [
-        {"alone": {"decode": [0.004] * 3, "compute": [0.010] * 3}, "service": {"latency": {"p50": 0.0152}}},
+        {
+            "alone": {"decode": [0.004] * 3, "compute": [0.010] * 3},
+            "service": {"latency": {"p50": 0.0152}},
+            "echo": {"latency": {"p50": 0.0009}},
+        },
     ],
     "callers": {"1": LOAD},
     "open": {"0.8": {"asked": 70.0, **LOAD}},
@@ -82,6 +86,7 @@ def test_a_service_that_computed_in_small_batches_is_compared_with_small_batches
 
 def test_latencies_are_compared_with_what_is_behind_them() -> None:
     assert figure("lone request above decode + compute, median").value == pytest.approx(1.2)
+    assert figure("of it a bare echo of the same bytes").value == pytest.approx(0.9)
     assert figure("p99 at 80% of maximum, open loop").value == pytest.approx(60 / 15.2)
     assert figure("lone caller beside a stream, median in batch times").value == pytest.approx(1.5)
     assert figure("of it beyond the framework's import").value == pytest.approx(1.5)

@@ -260,7 +260,9 @@ def test_ctrl_c_ends_with_130_and_no_traceback(scripted: ScriptedServer) -> None
 
     scripted.stream = stream
     command = [sys.executable, str(CLI), "classify", "-", "--target", scripted.target]
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background shells have it ignored
     running = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    signal.signal(signal.SIGINT, before)
     assert running.stdin is not None
     running.stdin.write(b"cat")
     running.stdin.close()

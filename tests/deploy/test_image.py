@@ -67,6 +67,12 @@ def test_it_classifies_a_photo_without_a_network_beyond_itself(
     assert [line.split(":")[0].strip() for line in interfaces] == ["lo"], links
 
 
+def test_it_starts_with_the_network_that_was_converted_when_it_was_built(running: Container) -> None:
+    events = {line["event"] for line in running.log}
+    assert "model loaded" in events
+    assert "network converted" not in events
+
+
 def test_it_is_no_bigger_than_it_may_be(image: Inspected, measured: dict[str, str]) -> None:
     assert image.bytes <= LARGEST
 

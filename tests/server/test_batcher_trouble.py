@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -66,6 +67,23 @@ def test_a_batch_that_comes_back_after_all_ends_the_trouble(make: Callable[..., 
     assert bench.model.values() == [5]
     bench.release()
     assert value(after) == 5
+
+
+def test_it_closes_though_trouble_has_emptied_the_queue_meanwhile(make: Callable[..., Bench]) -> None:
+    """A worker that waits for what is queued has to be told when it is gone."""
+    bench = make(stuck_seconds=60.0, batch_sizes=(1, 2))
+    bench.occupy()
+    queued = bench.submit(1)
+    with ThreadPoolExecutor(1) as thread:
+        closed = thread.submit(bench.batcher.close, WAIT)
+        while not bench.batcher._closed:
+            threading.Event().wait(0.001)
+        threading.Event().wait(0.1)  # until the workers have seen that it is not the end yet
+        bench.clock.now += 61.0
+        assert bench.batcher.trouble() is not None
+        assert isinstance(queued.exception(0), UnavailableError)
+        bench.release()
+        assert closed.result(2 * WAIT), "a worker waits for ever"
 
 
 def test_of_two_streams_only_the_one_that_hangs_loses_its_batch(make: Callable[..., Bench]) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -190,18 +190,56 @@ def test_a_kept_network_outlives_the_one_who_read_it(cache: Path) -> None:
 def test_a_folder_that_cannot_be_written_is_read_all_the_same(
     cache: Path, conversions: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(os, "access", lambda *_: False)
+    monkeypatch.setattr(os, "access", lambda path, _: path != cache / "networks")
     assert provide(BUNDLE).kept
     assert not provide(replace(BUNDLE, temperature=2.0)).kept
     assert len(conversions) == 1
     assert only(cache) not in conversions
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+def test_another_user_s_folder_is_no_reason_not_to_start(cache: Path) -> None:
+    script = (
+        "import os, sys\n"
+        "from models import bundle\n"
+        "from server.runtime import converted\n"
+        "import models.published\n"
+        "ours = bundle.read(bundle.EMBEDDED_DEFAULT)\n"
+        "os.setuid(12345)\n"
+        "print(converted.kept(ours), end='')\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "GLIMPSE_CACHE": str(cache)}
+    said = []
+    for mode in (0o755, 0o700):
+        for folder in (only(cache), *cache.parents[:3]):
+            folder.chmod(0o755)
+        cache.chmod(mode)
+        ended = subprocess.run(
+            [sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        )
+        said.append(ended.stdout + ended.stderr)
+    assert said == ["True", "False"]
+
+
+def test_what_is_kept_can_be_read_by_servers_of_other_users(cache: Path) -> None:
+    for path in (only(cache), *only(cache).iterdir()):
+        assert path.stat().st_mode & 0o044 == 0o044, path
+
+
+@pytest.mark.usefixtures("conversions")
+def test_with_no_room_anywhere_it_says_so(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(cache)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1 << 20))
+    with pytest.raises(OSError, match=r"no place for them.*1 MiB are free.*GLIMPSE_CACHE"):
+        provide(replace(BUNDLE, temperature=2.0))
+
+
 def test_a_disk_without_room_keeps_nothing(
     cache: Path, conversions: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(cache)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1 << 20))
+    short = usage._replace(free=1 << 20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: short if path == cache / "networks" else usage)
     with structlog.testing.capture_logs() as logs:
         assert not provide(replace(BUNDLE, temperature=2.0)).kept
     assert "1 MiB are free" in logs[0]["detail"]
@@ -247,8 +285,8 @@ def test_what_was_not_used_for_a_month_goes_and_what_a_killed_server_left(cache:
     [
         ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", MemoryError, "SIGKILL"),
         ("import os; os.abort()", MemoryError, "SIGABRT"),
-        ("raise SystemExit(3)", ChildProcessError, "exit code 3"),
-        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", ChildProcessError, "exit code -11"),
+        ("raise SystemExit(3)", UnsupportedNetworkError, "exit code 3"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", UnsupportedNetworkError, "exit code -11"),
         ("""print('{"error": "memory", "message": "too little"}')""", MemoryError, "too little"),
         ("""print('{"error": "refused", "message": "no labels"}')""", ValueError, "no labels"),
         ("""print('{"error": "unsupported", "message": "no ResizeBicubic"}')""", UnsupportedNetworkError, "no Resize"),
@@ -263,40 +301,49 @@ def test_how_the_conversion_ends_is_how_it_is_told_and_nothing_stays(
         return popen([sys.executable, "-c", script], **options)  # type: ignore[call-overload,no-any-return]
 
     monkeypatch.setattr(subprocess, "Popen", other)
+    many = tuple(bundles.ClassLabel(f"class {number}", "of many, so that they fill the pipe") for number in range(5000))
+    bundle = replace(BUNDLE, labels=many)
+    before = only(cache)
     with pytest.raises(raised, match=match):
-        provide(replace(BUNDLE, temperature=2.0))
-    assert list((cache / "networks").iterdir()) == [only(cache)]
+        provide(bundle)
+    refused = "ResizeBicubic" in script  # the one thing that would be no other at the next start
+    assert len(list((cache / "networks").iterdir())) == 1 + refused
+    assert before.is_dir()
+    assert converted.kept(bundle) == refused
+    if refused:
+        monkeypatch.undo()
+        monkeypatch.setenv("GLIMPSE_CACHE", str(cache))
+        with pytest.raises(raised, match=match):
+            provide(bundle)
 
 
-def test_the_process_that_converts_ends_with_the_server(tmp_path: Path) -> None:
-    script = (
-        "import sys\n"
-        "from pathlib import Path\n"
-        "from models import bundle\n"
-        "from server.runtime import converted\n"
-        "converted.provide(bundle.read(bundle.EMBEDDED_DEFAULT))\n"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "GLIMPSE_CACHE": str(tmp_path)}
-    server = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
-    children = Path(f"/proc/{server.pid}/task/{server.pid}/children")
-    while not (found := children.read_text().split()):
-        time.sleep(0.01)
-    server.send_signal(signal.SIGKILL)
-    server.wait()
-    assert gone(int(found[0])), "the process that converts lives on"
+CONVERSION = """
+import pathlib, sys, time
+sys.argv[1:] = [{folder!r}]
+from server.runtime import conversion
+def answer(bundle, folder):
+    (folder / bundle.name).touch()
+    time.sleep(1000)
+conversion._answer = answer
+conversion.main()
+"""
 
 
-def gone(pid: int, *, seconds: float = 60) -> bool:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        try:
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except OSError:
-            return True
-        if state == "Z":
-            return True
-        time.sleep(0.05)
-    return False
+def test_the_process_that_converts_ends_when_the_server_does(tmp_path: Path) -> None:
+    script = CONVERSION.format(folder=str(tmp_path))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, env=environment) as process:
+        assert process.stdin is not None
+        pickle.dump(BUNDLE, process.stdin)
+        process.stdin.flush()
+        end = time.monotonic() + 120
+        while not (tmp_path / BUNDLE.name).exists():
+            assert process.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        assert process.poll() is None, "it goes on while the server is there"
+        process.stdin.close()  # as the kernel does for a server that is killed
+        assert process.wait(60) == 1
 
 
 def test_a_start_that_was_prepared_converts_nothing(start_server: Callable[..., RunningServer], tmp_path: Path) -> None:
@@ -309,6 +356,15 @@ def test_a_start_that_was_prepared_converts_nothing(start_server: Callable[..., 
     running = start_server(environment={"GLIMPSE_CACHE": str(tmp_path)})
     running.wait_for("serving")
     assert "network converted" not in {line["event"] for line in running.log}
+
+
+def test_to_prepare_where_nothing_can_be_kept_fails(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "GLIMPSE_CACHE": str(tmp_path / "file")}
+    prepare = [sys.executable, "-m", "server", "prepare"]
+    ended = subprocess.run(prepare, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 4
+    assert "could not be kept" in ended.stderr.splitlines()[-1]
 
 
 def test_what_a_start_would_be_refused_for_is_told_when_it_is_prepared(tmp_path: Path) -> None:

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import io
 import os
 import signal
 import socket
-import struct
 import subprocess
 import sys
-import termios
-import time
-import zlib
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -23,106 +16,45 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
 from models.prestem.recipe import Recipe
 from server import domain
-from server.decoding import process, wire
 from server.decoding.decode import FORMATS
 from server.decoding.isolated import Isolated
-from server.decoding.limits import ImageLimits
 from server.decoding.prepare import Prepared, prepare
-from server.errors import InternalError, InvalidImageError, Reason, UnavailableError
+from server.errors import InvalidImageError, Reason, UnavailableError
 from tests.conftest import ROOT
-
-RECIPE = Recipe(height=48, width=64, crop_share=0.875, smaller="resize")
-LIMITS = ImageLimits(max_bytes=2_000_000, max_pixels=16_000_000)
-MIB = 1 << 20
-SECONDS = 60.0  # until something is called hung, never the measure of a result
-PHOTO = Image.effect_mandelbrot((300, 200), (-2, -1.2, 1, 1.2), 40).convert("RGB")
-
-Make = Callable[..., Isolated]
-
-
-def encoded(form: str, image: Image.Image = PHOTO) -> domain.EncodedImage:
-    buffer = io.BytesIO()
-    image.save(buffer, form)
-    return domain.EncodedImage(buffer.getvalue())
-
-
-def one_colour(side: int) -> domain.EncodedImage:
-    """A small file with many pixels."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    head, rows = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0), zlib.compress(bytes(side * (3 * side + 1)))
-    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
-    return domain.EncodedImage(data)
-
-
-PNG = encoded("PNG")
+from tests.server.isolation import (
+    LIMITS,
+    MIB,
+    PHOTO,
+    PNG,
+    RECIPE,
+    SECONDS,
+    Make,
+    encoded,
+    gone,
+    held_up,
+    one_colour,
+    open_files,
+    pools,
+    unread,
+    until,
+)
 
 
 @pytest.fixture
 def make() -> Iterator[Make]:
     """Start pools of a test's own; they are closed with it."""
-    with contextlib.ExitStack() as stack:
-
-        def start(workers: int = 1, *, memory_bytes: int = 256 * MIB, seconds: float = SECONDS) -> Isolated:
-            pool = Isolated(LIMITS, workers=workers, memory_bytes=memory_bytes, seconds=seconds)
-            stack.callback(pool.close)
-            pool.start()
-            return pool
-
+    with pools() as start:
         yield start
 
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[Isolated]:
     """Two processes that no test ends."""
-    shared = Isolated(LIMITS, workers=2, memory_bytes=256 * MIB, seconds=SECONDS)
-    shared.start()
-    yield shared
-    shared.close()
-
-
-def until(true: Callable[[], bool]) -> None:
-    end = time.monotonic() + SECONDS
-    while not true():
-        assert time.monotonic() < end, "it does not come about"
-        time.sleep(0.01)
-
-
-def gone(pid: int) -> bool:
-    """Whether a process has ended, whoever is to collect it."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
-
-
-def open_files() -> set[str]:
-    return {file.name for file in Path("/proc/self/fd").iterdir()}
-
-
-def unread(pool: Isolated, pid: int) -> bool:
-    """Whether that process has been sent something that it has not read yet."""
-    (place,) = (place for place in pool._places if place.process is not None and place.process.pid == pid)
-    assert place.process is not None
-    waiting = fcntl.ioctl(place.process._socket, termios.TIOCOUTQ, bytes(4))
-    return int.from_bytes(waiting, sys.byteorder) > 0
-
-
-@contextlib.contextmanager
-def held_up(pool: Isolated, image: domain.Image = PNG) -> Iterator[tuple[int, Future[Prepared]]]:
-    """An image that is with the only process of a pool, which has been stopped: its number, and the image's answer."""
-    (pid,) = pool.pids
-    os.kill(pid, signal.SIGSTOP)
-    with ThreadPoolExecutor(1) as thread:
-        answer = thread.submit(pool, image, RECIPE)
-        until(partial(unread, pool, pid))
-        yield pid, answer
+    with pools() as start:
+        yield start(2)
 
 
 def outcome(run: Callable[[], Prepared]) -> tuple[Reason, str, str] | bytes:
@@ -347,92 +279,3 @@ def test_crashes_leave_nothing_open_behind(crashes: int) -> None:
     assert len(open_files()) == running
     pool.close()
     assert open_files() == before
-
-
-@pytest.fixture
-def rogue(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], Path]:
-    """Have decoder processes run a program of the test's own, which tells its starts in the file that is returned."""
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setattr(process, "_MODULE", "rogue")
-    starts = tmp_path / "starts"
-
-    def write(program: str) -> Path:
-        note = f"with open({str(starts)!r}, 'a') as file: file.write('x')"
-        (tmp_path / "rogue.py").write_text(f"import os, socket, sys\n{note}\n{program}\n")
-        return starts
-
-    return write
-
-
-SAYS = """
-server = socket.socket(fileno=0)
-server.sendall(b'ready')
-server.recv(1)
-server.sendall({reply})
-server.recv(1 << 30, socket.MSG_WAITALL)
-"""
-SIZE = wire.reply_size(RECIPE)
-
-
-@pytest.mark.parametrize(
-    "reply",
-    [
-        f"b'\\x01' * {SIZE}",
-        f"b'\\xff' * {SIZE}",
-        f"bytes({SIZE})",
-        f"(b'\\x01' + bytes(8) + b'\\x02\\x00\\x00\\x00' + b'[]').ljust({SIZE})",
-        f"(b'\\x00' + b'\\xff' * 8 + bytes([0, 36, 0, 0])).ljust({SIZE})",
-    ],
-)
-def test_a_process_that_makes_no_sense_is_replaced(rogue: Callable[[str], Path], make: Make, reply: str) -> None:
-    rogue(SAYS.format(reply=reply))
-    pool = make()
-    with pytest.raises(InvalidImageError, match="made no sense") as refused:
-        pool(PNG, RECIPE)
-    assert refused.value.reason is Reason.DECODER_FAILED
-    assert pool.restarts == 1
-
-
-def test_a_process_that_says_half_is_given_up(rogue: Callable[[str], Path], make: Make) -> None:
-    rogue(SAYS.format(reply=f"bytes({SIZE - 1})"))
-    with pytest.raises(InvalidImageError, match=r"more than 0\.5 s"):
-        make(seconds=0.5)(PNG, RECIPE)
-
-
-@pytest.mark.parametrize("program", ["sys.exit(7)", "os.kill(os.getpid(), 9)", "os.write(0, b'hello')"])
-def test_processes_that_cannot_start_are_told_of_at_once(rogue: Callable[[str], Path], program: str) -> None:
-    rogue(program)
-    before = open_files()
-    pool = Isolated(LIMITS, workers=2, memory_bytes=256 * MIB, seconds=SECONDS)
-    with pytest.raises(RuntimeError, match="Cannot start a decoder process"):
-        pool.start()
-    assert open_files() == before
-
-
-def test_a_process_that_no_longer_starts_is_not_started_over_and_over(rogue: Callable[[str], Path], make: Make) -> None:
-    starts = rogue(SAYS.format(reply="b''") + "os._exit(0)")
-    pool = make()
-    rogue("sys.exit(7)")
-    with held_up(pool) as (pid, answer):
-        os.kill(pid, signal.SIGKILL)
-        assert isinstance(answer.exception(SECONDS), InvalidImageError)
-    for _ in range(100):
-        with pytest.raises(InternalError):
-            pool(PNG, RECIPE)
-    assert len(starts.read_text()) < 20  # the first one, its replacement, and one a second
-
-
-def test_a_message_too_long_for_a_reply_is_cut() -> None:
-    error = InvalidImageError(Reason.CORRUPT_IMAGE, "ü" * 100_000, field="encoded")
-    with pytest.raises(InvalidImageError) as refused:
-        wire.read_reply(memoryview(wire.refusal(error, RECIPE)), RECIPE, 1.0)
-    assert refused.value.reason is Reason.CORRUPT_IMAGE
-    assert refused.value.message
-    assert set(refused.value.message) == {"ü"}
-
-
-@settings(max_examples=500, deadline=None)
-@given(head=st.binary(min_size=13, max_size=200))
-def test_no_reply_is_anything_but_pixels_a_refusal_or_nonsense(head: bytes) -> None:
-    with contextlib.suppress(InvalidImageError, ValueError):
-        assert wire.read_reply(memoryview(head.ljust(SIZE, b"\0")), RECIPE, 1.0).pixels.shape == (48, 64, 3)

@@ -68,6 +68,7 @@ def _runs(arguments: argparse.Namespace) -> Iterator[Run]:
             arguments.wait_ms.split(",") if arguments.wait_ms else [peer.wait_ms],
         ):
             if runtime not in peer.runtimes:
+                print(f"{name} does not run {runtime}; left out.", file=sys.stderr)
                 continue
             yield Run(
                 peer=peer,

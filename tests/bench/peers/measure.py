@@ -78,7 +78,8 @@ def network(name: str, photos: Path, python: Path) -> Path:
     """
     folder = CACHE / "exported"
     answers = folder / f"{name}.json"
-    if not answers.exists() or set(json.loads(answers.read_text())) != {file.name for file in photos.glob("*.jpg")}:
+    complete = answers.exists() and (folder / f"{name}.bundle").is_dir()
+    if not complete or set(json.loads(answers.read_text())) != {file.name for file in photos.glob("*.jpg")}:
         command = [str(python), "-m", "tests.bench.peers.export", name, str(photos), str(folder)]
         if subprocess.run(command, cwd=ROOT, check=False, env={**os.environ, **_OFF}).returncode:
             raise SystemExit(f"{name} could not be exported; the reason is above.")
