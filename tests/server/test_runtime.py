@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -68,7 +69,10 @@ def resizing(tmp_path_factory: pytest.TempPathFactory) -> Network:
     inputs = keras.Input((8, 8, 3))
     x = keras.layers.Resizing(4, 4, interpolation="bicubic")(inputs)
     path = tmp_path_factory.mktemp("own") / "resizing.keras"
-    keras.Model(inputs, keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(x))).save(path)
+    with warnings.catch_warnings():
+        # Keras hands TensorFlow's variables to NumPy, whose `__array__` is older than NumPy 2's `copy`: not ours.
+        warnings.filterwarnings("ignore", "__array__ implementation doesn't accept a copy", DeprecationWarning)
+        keras.Model(inputs, keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(x))).save(path)
     (path.parent / "labels.txt").write_text("a\nb\nc\n")
     (path.parent / "recipe.toml").write_text("height = 8\nwidth = 8\n")
     return Network(sources.resolve(sources.Source(weights=str(path))))
