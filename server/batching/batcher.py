@@ -24,6 +24,9 @@ from server.errors import OverloadedError, Reason, draining
 
 _log = logging.getLogger(__name__)
 _numbers = itertools.count(1)  # of batches, in the whole process
+# Batches in a row without company, after which a lone image gets the whole device. That answers it sooner, but costs
+# more of the device than one stream: where others come meanwhile, all of them wait for it.
+_LONELY = 8
 
 
 class Observer(Protocol):
@@ -72,7 +75,7 @@ class Batcher:
             batch_sizes: sizes the device is warm for, rising; a batch is padded up to the next one.
             capacity: slots that may wait; one more is refused.
             observer: told what happens.
-            alone: the same as `compute` for a lone image while nothing else waits or is computed.
+            alone: the same as `compute` for a lone image while nothing else waits or is computed, nor has for a while.
             streams: batches that `compute` may be given at once. Where several are free, they share what waits.
             out_of_memory: whether an error of `compute` says that the batch does not fit; a smaller one is tried then.
             stuck_seconds: a batch that computes for longer hangs.
@@ -92,6 +95,7 @@ class Batcher:
         self._changed = threading.Condition()
         self._computing = 0  # batches that are on the device
         self._staged = False  # a batch has been taken and waits for a stream
+        self._lonely = _LONELY  # batches in a row that had no company
         self._closed = False
         self._workers = [
             threading.Thread(
@@ -245,8 +249,12 @@ class Batcher:
     def _may_compose(self) -> bool:
         if self._staged or not len(self._queue):
             return False
-        # While the device is busy, waiting fills the batch; only a full one cannot gain by it.
-        return self._computing < self._streams or len(self._queue) >= self._device.largest
+        if self._computing < self._streams:
+            return True
+        # While the device is busy, waiting fills the batch; only a full one cannot gain by it, and is gathered while
+        # the one before it computes. Where another stream computes meanwhile that gains nothing, and whoever has the
+        # next turn would wait for one batch more.
+        return self._streams == 1 and len(self._queue) >= self._device.largest
 
     def _expected(self, images: int) -> float:
         return self._estimate.seconds_to_compute(images, self._device.largest) / self._streams
@@ -263,7 +271,9 @@ class Batcher:
         with self._changed:
             while self._computing == self._streams:
                 self._changed.wait()
-            alone = padded == 1 and not self._computing and not len(self._queue)
+            company = self._computing > 0 or len(self._queue) > 0 or len(batch) > 1
+            self._lonely = 0 if company else self._lonely + 1
+            alone = padded == 1 and self._lonely > _LONELY
             self._computing += 1
             self._staged = False
             self._watch.began(name)

@@ -306,6 +306,56 @@ def test_the_whole_device_works_on_an_image_that_is_alone(make: Callable[..., Be
     assert alone == [1, 1]
 
 
+def test_an_image_gets_the_whole_device_only_when_none_has_had_company_for_a_while(make: Callable[..., Bench]) -> None:
+    wide: list[int] = []
+
+    def compute_alone(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        wide.append(len(pixels))
+        return np.zeros((1, 3), np.float32)
+
+    bench = make(streams=2, alone=compute_alone)
+    bench.submit(1).result(WAIT)
+    assert len(wide) == 1
+    slots = [Slot(np.full(SHAPE, i, np.uint8), "", None, 0.0, Future()) for i in range(2)]
+    with bench.batcher._changed:  # in one instant: they have company
+        for slot in slots:
+            bench.batcher._queue.put(slot)
+        bench.batcher._changed.notify_all()
+    for _ in slots:
+        bench.model.values()
+    for _ in slots:
+        bench.release()
+    for slot in slots:
+        slot.future.result(WAIT)
+    while bench.batcher._computing:
+        threading.Event().wait(0.001)
+    until_narrow_ends = 0
+    while len(wide) == 1:
+        future = bench.submit(3)
+        bench.release()
+        future.result(WAIT)
+        until_narrow_ends += 1
+    assert until_narrow_ends == 9
+
+
+def test_with_several_streams_no_batch_is_taken_before_one_is_free(make: Callable[..., Bench]) -> None:
+    """Else whoever has the next turn would wait for one batch more."""
+    bench = make(streams=2, batch_sizes=(1,))
+    for _ in range(2):
+        bench.occupy()
+    bulk = [bench.submit(i, lane="bulk") for i in (1, 2, 3)]
+    threading.Event().wait(0.05)  # a worker has nothing to do all the while
+    assert bench.batcher.depth() == 3
+    lone = bench.submit(9, lane="lone")
+    bench.release()
+    bench.release()
+    assert {bench.model.values()[0], bench.model.values()[0]} == {1, 9}
+    for _ in range(4):
+        bench.release()
+    for future in (*bulk, lone):
+        future.result(WAIT)
+
+
 def test_an_image_that_is_not_alone_gets_a_stream_of_its_own(make: Callable[..., Bench]) -> None:
     begun, go = threading.Event(), threading.Event()
 
