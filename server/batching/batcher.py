@@ -49,7 +49,8 @@ class Batcher:
     """Queues single images and computes them in batches on one device.
 
     There is one worker more than the device has streams, each with a staging buffer of its own: while the others
-    compute, it hands out the answers of the batch before and, where a full batch is waiting already, gathers the next.
+    compute, it hands out the answers of the batch before and, where there is one stream and a full batch is waiting
+    already, gathers the next.
     """
 
     def __init__(
