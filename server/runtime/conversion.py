@@ -29,8 +29,8 @@ from server.runtime.openvino import convert, said_in_our_words
 from server.runtime.tensorflow import limit_threads, with_values
 
 
-def main() -> int:
-    """Convert one bundle; 0 when there is an answer on standard output, be it an error."""
+def main() -> None:
+    """Convert one bundle and exit; with 0 when there is an answer on standard output, be it an error."""
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
         os.dup2(2, 1)  # whatever a library prints
         bundle: Bundle = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the server, which began this process
@@ -64,4 +64,4 @@ def _end_with_the_server() -> None:
 
 if __name__ == "__main__":
     logs.configure("warning", "auto")
-    sys.exit(main())
+    main()

@@ -40,7 +40,6 @@ from server.runtime import UnsupportedNetworkError
 GRAPH = "network.xml"
 _WEIGHTS = "network.bin"  # OpenVINO's own name for the file beside the graph
 _SUMMARY = "network.json"
-_FORMAT = 1
 # By the names under which they are published.
 _PACKAGES = ("keras", "keras-nightly", "tensorflow", "tensorflow-cpu", "tf-nightly", "tf-nightly-cpu", "openvino")
 _ROOT = Path(__file__).parents[2]
@@ -250,7 +249,6 @@ def _converted_elsewhere(bundle: Bundle, folder: Path) -> NetworkSummary:
 def _key(bundle: Bundle) -> str:
     """A hash of everything that the files follow from."""
     follows_from = {
-        "format": _FORMAT,
         "code": _code(),
         "packages": {name: _version(name) for name in _PACKAGES},
         "weights": bundle.weights_digest,
@@ -265,7 +263,7 @@ def _key(bundle: Bundle) -> str:
 
 @cache
 def _code() -> str:
-    """A hash of our own code that makes a network of a bundle."""
+    """A hash of our own code that makes a network of a bundle and says how it is kept."""
     whole = hashlib.sha256()
     for path in sorted([*(_ROOT / "models").rglob("*.py"), *Path(__file__).parent.glob("*.py")]):
         whole.update(f"{path.relative_to(_ROOT)}\n".encode() + path.read_bytes())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.batching.batcher import Batcher
-from server.batching.lanes import Answer
+from server.batching.lanes import Answer, Slot
 from server.domain import BatchReport
 
 SHAPE = (1, 1, 3)
@@ -93,6 +93,15 @@ class Bench:
 
     def submit(self, value: int, *, lane: str = "", deadline: float | None = None) -> Future[Answer]:
         return self.batcher.submit(np.full(SHAPE, value, np.uint8), lane=lane, deadline=deadline)
+
+    def burst(self, values: Sequence[int]) -> list[Future[Answer]]:
+        """Queue images as if they came in one instant."""
+        slots = [Slot(np.full(SHAPE, value, np.uint8), "", None, 0.0, Future()) for value in values]
+        with self.batcher._changed:
+            for slot in slots:
+                self.batcher._queue.put(slot)
+            self.batcher._changed.notify_all()
+        return [slot.future for slot in slots]
 
     def occupy(self) -> Future[Answer]:
         """Keep the device busy with one image of value 255 until `release`."""

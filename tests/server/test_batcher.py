@@ -5,16 +5,15 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from server.batching.lanes import Slot
 from server.errors import DeadlineExceededError, InternalError, OverloadedError, Reason, UnavailableError
-from tests.server.fake_device import SHAPE, WAIT, Bench, benches, value
+from tests.server.fake_device import WAIT, Bench, benches, value
 
 
 @pytest.fixture
@@ -285,22 +284,24 @@ def test_as_many_batches_are_computed_at_once_as_there_are_streams(make: Callabl
 
 def test_a_burst_on_an_idle_device_is_split_between_its_streams(make: Callable[..., Bench]) -> None:
     bench = make(streams=2, batch_sizes=(1, 2, 4, 8))
-    with bench.batcher._changed:  # as if they came in one instant
-        for i in range(6):
-            bench.batcher._queue.put(Slot(np.full(SHAPE, i, np.uint8), "", None, 0.0, Future()))
-        bench.batcher._changed.notify_all()
+    bench.burst(range(6))
     first, second = bench.model.values(), bench.model.values()
     assert sorted(first[:3] + second[:3]) == list(range(6))
 
 
-def test_the_whole_device_works_on_an_image_that_is_alone(make: Callable[..., Bench]) -> None:
-    alone: list[int] = []
+def counting(sizes: list[int]) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
+    """The whole device, which answers at once; the sizes of its batches go into `sizes`."""
 
     def compute_alone(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        alone.append(len(pixels))
+        sizes.append(len(pixels))
         return np.zeros((1, 3), np.float32)
 
-    bench = make(streams=2, alone=compute_alone)
+    return compute_alone
+
+
+def test_the_whole_device_works_on_an_image_that_is_alone(make: Callable[..., Bench]) -> None:
+    alone: list[int] = []
+    bench = make(streams=2, alone=counting(alone))
     for _ in range(2):
         bench.submit(1).result(WAIT)
     assert alone == [1, 1]
@@ -308,25 +309,16 @@ def test_the_whole_device_works_on_an_image_that_is_alone(make: Callable[..., Be
 
 def test_an_image_gets_the_whole_device_only_when_none_has_had_company_for_a_while(make: Callable[..., Bench]) -> None:
     wide: list[int] = []
-
-    def compute_alone(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        wide.append(len(pixels))
-        return np.zeros((1, 3), np.float32)
-
-    bench = make(streams=2, alone=compute_alone)
+    bench = make(streams=2, alone=counting(wide))
     bench.submit(1).result(WAIT)
     assert len(wide) == 1
-    slots = [Slot(np.full(SHAPE, i, np.uint8), "", None, 0.0, Future()) for i in range(2)]
-    with bench.batcher._changed:  # in one instant: they have company
-        for slot in slots:
-            bench.batcher._queue.put(slot)
-        bench.batcher._changed.notify_all()
-    for _ in slots:
+    together = bench.burst(range(2))
+    for _ in together:
         bench.model.values()
-    for _ in slots:
+    for _ in together:
         bench.release()
-    for slot in slots:
-        slot.future.result(WAIT)
+    for future in together:
+        future.result(WAIT)
     while bench.batcher._computing:
         threading.Event().wait(0.001)
     until_narrow_ends = 0

@@ -346,10 +346,19 @@ def test_the_process_that_converts_ends_when_the_server_does(tmp_path: Path) -> 
         assert process.wait(60) == 1
 
 
+def prepare(*flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "server", "prepare", *flags],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
 def test_a_start_that_was_prepared_converts_nothing(start_server: Callable[..., RunningServer], tmp_path: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "GLIMPSE_CACHE": str(tmp_path), "GLIMPSE_LOG_FORMAT": "json"}
-    prepare = [sys.executable, "-m", "server", "prepare", "--max-batch-size=2"]
-    ended = subprocess.run(prepare, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    ended = prepare("--max-batch-size=2", GLIMPSE_CACHE=str(tmp_path), GLIMPSE_LOG_FORMAT="json")
     assert ended.returncode == 0, ended.stderr
     events = [json.loads(line)["event"] for line in ended.stderr.splitlines()]
     assert events == ["settings", "network converted", "model loaded", "prepared"]
@@ -360,17 +369,13 @@ def test_a_start_that_was_prepared_converts_nothing(start_server: Callable[..., 
 
 def test_to_prepare_where_nothing_can_be_kept_fails(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "GLIMPSE_CACHE": str(tmp_path / "file")}
-    prepare = [sys.executable, "-m", "server", "prepare"]
-    ended = subprocess.run(prepare, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    ended = prepare(GLIMPSE_CACHE=str(tmp_path / "file"))
     assert ended.returncode == 4
     assert "could not be kept" in ended.stderr.splitlines()[-1]
 
 
 def test_what_a_start_would_be_refused_for_is_told_when_it_is_prepared(tmp_path: Path) -> None:
-    prepare = [sys.executable, "-m", "server", "prepare", f"--weights={tmp_path / 'none'}"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    ended = subprocess.run(prepare, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    ended = prepare(f"--weights={tmp_path / 'none'}")
     assert ended.returncode == 4
     assert "Cannot load the model" in ended.stderr
 
