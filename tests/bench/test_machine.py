@@ -52,7 +52,8 @@ def test_the_cpu_time_of_a_child_that_has_ended_is_kept() -> None:
     subprocess.run(
         [sys.executable, "-c", _BUSY, "0.2"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=True
     )
-    assert machine.cpu_seconds(os.getpid()) - before >= 0.2
+    # The system counts in ticks of a hundredth of a second, and so may lack one at either end.
+    assert machine.cpu_seconds(os.getpid()) - before > 0.17
 
 
 def test_a_process_that_is_not_there_is_an_error() -> None:
