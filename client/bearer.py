@@ -8,6 +8,8 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
+from client import texts
+
 # RFC 6750's `b64token`. Anything else could not travel in a header, and is most likely another file.
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 
@@ -48,7 +50,7 @@ class Token:
     def _read(self, path: Path) -> str:
         # Before the reading: what changes meanwhile is read again.
         signature = _signature(path)
-        value = _checked(path.read_text(encoding="utf-8"), f"{self.name} ({path})")
+        value = _checked(texts.decode(path.read_bytes()), f"{self.name} ({path})")
         self._seen = signature
         return value
 

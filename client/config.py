@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from client import texts
+
 VARIABLE = "GLIMPSE_CLIENT_CONFIG"
 
 _FILES = frozenset({"tls_ca", "tls_certificate", "tls_key", "token_file"})
@@ -32,7 +34,7 @@ def defaults(kinds: dict[str, type]) -> dict[str, Any]:
     import tomllib
 
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(texts.decode(path.read_bytes()))
     except ValueError as error:  # of TOML or of UTF-8
         raise ValueError(f"{path} is no TOML: {error}") from error
     for name, value in values.items():

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from models import texts
 from models.catalogue import UnknownArchitectureError, find
 from models.prestem.recipe import Recipe
 
@@ -31,6 +32,7 @@ EMBEDDED = Path(__file__).parent / "bundles"
 DEFAULT = ("se_resnet20", "cifar10")  # architecture and tag of the embedded bundle that is served unless told otherwise
 EMBEDDED_DEFAULT = EMBEDDED / "_".join(DEFAULT)
 
+_LINE_END = re.compile(r"\r\n|\r|\n")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -219,12 +221,13 @@ def _from_dict(folder: Path, values: dict[str, Any]) -> Bundle:
 
 
 def read_labels(path: Path) -> tuple[ClassLabel, ...]:
-    """The classes of a file, one a line: ``label`` or ``label<TAB>class_id``.
+    """The classes of a file, one a line: ``label`` or ``label<TAB>class_id``. Blank lines at its end do not count.
 
     Raises:
         BundleError: it cannot be read, or a line is not of that form.
     """
-    lines = _text(path).splitlines()
+    # Not `splitlines`, which breaks at characters that a label may have.
+    lines = _LINE_END.split(_text(path).rstrip())
     try:
         return tuple(_labels(lines))
     except ValueError as error:
@@ -234,6 +237,11 @@ def read_labels(path: Path) -> tuple[ClassLabel, ...]:
 def _labels(lines: Iterable[str]) -> Iterable[ClassLabel]:
     for number, line in enumerate(lines, start=1):
         label, _, class_id = line.partition("\t")
+        if not line.strip():
+            raise ValueError(
+                f"line {number} of the labels is blank, and every class needs a name. Give it one, or remove the line "
+                "if the network has no such class."
+            )
         if not label.strip() or "\t" in class_id:
             raise ValueError(f"line {number} of the labels must be 'label' or 'label<TAB>class_id'. Received: {line!r}")
         yield ClassLabel(label, class_id)
@@ -249,7 +257,10 @@ def _inside(folder: Path, name: str) -> Path:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise BundleError(f"{path} cannot be read: {reason}. A bundle needs {DESCRIPTION} and {LABELS}.") from error
+        return texts.decode(path.read_bytes())
+    except OSError as error:
+        raise BundleError(
+            f"{path} cannot be read: {error.strerror or error}. A bundle needs {DESCRIPTION} and {LABELS}."
+        ) from error
+    except ValueError as error:
+        raise BundleError(f"{path} cannot be read: {error}") from error

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from models import bundle as bundles
-from models import published
+from models import published, texts
 from models.bundle import Bundle, BundleError, ClassLabel, read_labels
 from models.catalogue import find
 from models.prestem.recipe import Recipe
@@ -162,7 +162,7 @@ def _beside(path: Path, what: str, names: tuple[str, ...]) -> Path:
 
 def _recipe(path: Path) -> Recipe:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = texts.decode(path.read_bytes())
         return Recipe.from_dict(dict(json.loads(text) if path.suffix == ".json" else tomllib.loads(text)))
     except (OSError, ValueError, TypeError) as error:  # TypeError: JSON that is not an object
         raise BundleError(f"The recipe {path} cannot be used: {error}") from error

@@ -6,6 +6,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from client import texts
 from client.load.plan import Plan
 from client.load.thresholds import parse
 
@@ -39,7 +40,7 @@ def read(path: Path, *, timeout: float) -> list[Plan]:
         ValueError: it is no TOML, or a key or value is none that a phase has.
     """
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(texts.decode(path.read_bytes()))
     except ValueError as error:  # of TOML or of UTF-8
         raise ValueError(f"{path} is no TOML: {error}") from error
     if unknown := set(values) - {"defaults", "phase"}:

@@ -29,6 +29,7 @@ from typing import Annotated, Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
+from models import texts
 from server.doors.rates import Allowance
 from server.doors.source import Source
 from server.errors import Reason, UnauthenticatedError
@@ -128,7 +129,7 @@ class Tokens:
 
     def _parse(self, contents: Sequence[bytes]) -> tuple[_Known, ...]:
         try:
-            entries = _File.model_validate(tomllib.loads(contents[0].decode())).token
+            entries = _File.model_validate(tomllib.loads(texts.decode(contents[0]))).token
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise CredentialsError(f"{self._file} is no TOML: {_place(error)}.") from None
         except ValidationError as error:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import os
+import tomllib
 from collections.abc import Mapping, Sequence
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -17,6 +19,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from models import texts
 from models.prestem.recipe import Geometry
 from server import cores
 from server.settings.doors import DoorSettings
@@ -40,6 +43,13 @@ _NOT_OURS = frozenset(
         "GLIMPSE_TOKEN_FILE",
     }
 )
+
+
+class _ConfigFile(TomlConfigSettingsSource):
+    """The config file, in whatever an editor made of it."""
+
+    def _read_file(self, file_path: Path | Traversable) -> dict[str, Any]:
+        return tomllib.loads(texts.decode(file_path.read_bytes()))
 
 
 class Settings(DoorSettings):
@@ -148,7 +158,7 @@ class Settings(DoorSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the same
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """The order of precedence; flags come before all of these."""
-        file = TomlConfigSettingsSource(settings_cls, toml_file=cls._config_file)
+        file = _ConfigFile(settings_cls, toml_file=cls._config_file)
         return init_settings, env_settings, file
 
 

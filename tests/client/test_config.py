@@ -87,6 +87,17 @@ def test_every_option_that_finds_the_server_can_stand_in_the_file(file: Path) ->
     assert set(config.defaults(option_kinds())) == set(option_kinds())
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_the_file_and_the_token_s_may_have_a_byte_order_mark(
+    scripted: ScriptedServer, glimpse: Glimpse, file: Path, tmp_path: Path, encoding: str
+) -> None:
+    (tmp_path / "photo.jpg").write_text("cat")
+    (file.parent / "token").write_bytes("from-the-file\r\n".encode(encoding))
+    file.write_bytes(f'target = "{scripted.target}"\r\ntoken_file = "token"\r\n'.encode(encoding))
+    assert glimpse("classify", "photo.jpg").returncode == 0
+    assert scripted.tokens == ["Bearer from-the-file"]
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [

@@ -167,6 +167,12 @@ def test_the_example_scenario_is_one() -> None:
     assert not plans[2].stream
 
 
+def test_the_file_may_have_a_byte_order_mark(tmp_path: Path) -> None:
+    file = tmp_path / "scenario.toml"
+    file.write_bytes("[[phase]]\r\ncallers = 3\r\nrequests = 10\r\n".encode("utf-8-sig"))
+    assert scenario.read(file, timeout=60)[0].callers == 3
+
+
 def test_a_phases_own_way_to_come_and_to_end_replaces_the_default(tmp_path: Path) -> None:
     file = tmp_path / "scenario.toml"
     file.write_text("[defaults]\nrate = 5\nduration = 9\n[[phase]]\ncallers = 3\nrequests = 10\n[[phase]]\n")

@@ -132,9 +132,27 @@ def test_a_link_out_of_the_folder_is_refused(folder: Path, tmp_path: Path) -> No
         bundle.read(folder)
 
 
-def test_an_empty_label_is_refused_with_its_line(folder: Path) -> None:
-    (folder / "labels.txt").write_text("cat\n\n")
+@pytest.mark.parametrize("text", ["cat\n\ndog\n", "cat\r\n\r\ndog", "cat\n \t \ndog\n", "cat\n\tn02123045\ndog\n"])
+def test_a_class_without_a_name_is_refused_with_its_line(folder: Path, text: str) -> None:
+    (folder / "labels.txt").write_text(text, newline="")
     with pytest.raises(BundleError, match="line 2 of the labels"):
+        bundle.read(folder)
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\r\n", "\r", "\n\n\n", "\r\n\r\n", "\n \t\n"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_labels_are_read_whatever_an_editor_made_of_their_file(folder: Path, encoding: str, end: str) -> None:
+    between = end[: 2 if end.startswith("\r\n") else 1] or "\n"
+    text = f"cat\tn02123045{between}Sch\u00e4fer\u2028hund \u00e9t\u00e9{end}"
+    (folder / "labels.txt").write_bytes(text.encode(encoding))
+    found = bundle.read_labels(folder / "labels.txt")
+    assert found == (ClassLabel("cat", "n02123045"), ClassLabel("Sch\u00e4fer\u2028hund \u00e9t\u00e9"))
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "latin-1"])
+def test_labels_in_another_encoding_are_refused_with_what_to_do(folder: Path, encoding: str) -> None:
+    (folder / "labels.txt").write_bytes("caf\u00e9\ndog\n".encode(encoding))
+    with pytest.raises(BundleError, match=r"labels\.txt cannot be read: .*Save the file as UTF-8"):
         bundle.read(folder)
 
 

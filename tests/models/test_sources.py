@@ -152,6 +152,17 @@ def test_labels_and_recipe_can_be_named(weights_file: Path, tmp_path: Path) -> N
     assert found.recipe.geometry == "squash"
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize(("name", "text"), [("recipe.toml", RECIPE), ("recipe.json", '{"height": 8, "width": 8}')])
+def test_labels_and_recipe_may_have_a_byte_order_mark(weights_file: Path, encoding: str, name: str, text: str) -> None:
+    recipe = weights_file.parent / name
+    recipe.write_bytes(text.replace("\n", "\r\n").encode(encoding))
+    (weights_file.parent / "labels.txt").write_bytes("cat\tn1\r\ndog\r\nfox\r\n\r\n".encode(encoding))
+    found = resolve(Source(weights=str(weights_file), architecture="resnet20", recipe=recipe))
+    assert found.labels == (ClassLabel("cat", "n1"), ClassLabel("dog"), ClassLabel("fox"))
+    assert (found.recipe.height, found.recipe.width) == (8, 8)
+
+
 @pytest.mark.parametrize("missing", ["labels.txt", "recipe.toml"])
 def test_what_is_missing_beside_a_file_is_named_with_the_setting_that_gives_it(
     weights_file: Path, missing: str

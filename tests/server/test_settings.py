@@ -37,6 +37,21 @@ def test_the_file_may_be_named_by_the_environment(monkeypatch: pytest.MonkeyPatc
     assert settings.load([]).weights == "somewhere"
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_the_file_may_have_a_byte_order_mark(tmp_path: Path, encoding: str) -> None:
+    file = tmp_path / "glimpse.toml"
+    file.write_bytes('port = 7\r\nweights = "Käse"\r\n'.encode(encoding))
+    chosen = settings.load(["--config", str(file)])
+    assert (chosen.port, chosen.weights) == (7, "Käse")
+
+
+def test_a_file_in_another_encoding_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    file = tmp_path / "glimpse.toml"
+    file.write_bytes('weights = "Käse"\n'.encode("latin-1"))
+    with pytest.raises(UnicodeDecodeError, match="Save the file as UTF-8"):
+        settings.load(["--config", str(file)])
+
+
 def test_a_file_that_does_not_exist_is_an_error_not_a_default() -> None:
     with pytest.raises(FileNotFoundError, match=r"missing\.toml"):
         settings.load(["--config=missing.toml"])

@@ -177,6 +177,12 @@ def test_a_file_that_cannot_be_used_is_refused_without_repeating_what_is_in_it(
     assert SECRET not in str(refused.value)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_the_file_may_have_a_byte_order_mark(file: Path, encoding: str) -> None:
+    file.write_bytes(entry("alice", "a").replace("\n", "\r\n").encode(encoding))
+    assert Tokens(file, USUAL).holder(["Bearer a"]).identity == "alice"
+
+
 def test_a_token_is_good_until_it_expires(file: Path) -> None:
     now = datetime(2026, 12, 31, 23, 59, 59, tzinfo=UTC)
     file.write_text(entry("alice", "a", "expires = 2027-01-01T02:00:00+02:00"))
