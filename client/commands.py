@@ -14,7 +14,7 @@ import typer
 from client import config, exits
 from client.asking import Asking, Model, ModelVersion, asking
 from client.connecting import Server, connecting, option_kinds
-from client.images import STDIN, find
+from client.images import STDIN, find, nothing_in
 from client.load_command import load
 from client.output import Output
 from client.progress import Shown, progress
@@ -22,6 +22,7 @@ from client.sort_commands import sort, unsort
 from client.writing import Writing, writing
 
 if TYPE_CHECKING:
+    from client.results import ImageResult
     from client.sources import Source
 
 # Without rich's markup typer formats help and usage errors itself; loading rich would cost a third of the time.
@@ -113,7 +114,7 @@ def classify(
             **asked.arguments(),
         )
         for path, result in results:
-            answers.write(path, result)
+            answers.write(path, _of_search(path, result))
             shown(failed=result.error is not None)
     _say_failed(answers.failed, quiet=answering.silent)
 
@@ -168,6 +169,13 @@ def _to_send(arguments: list[str], answers: Output, shown: Shown) -> Iterator[tu
             continue
         # One byte above the limit is enough to be refused; the standard input may have no end.
         yield path, sys.stdin.buffer.read(MAX_IMAGE_BYTES + 1) if path == STDIN else path
+
+
+def _of_search(path: str, result: ImageResult) -> ImageResult:
+    """`result`, or what is true of a folder that was searched: no image was found in it."""
+    if result.error is None or result.error.reason != "NOT_A_FILE":
+        return result
+    return type(result).failed(result.error.code, "NO_IMAGE_IN_FOLDER", nothing_in(path))
 
 
 def _say_failed(failed: int, *, quiet: bool) -> None:

@@ -11,8 +11,12 @@ import stat
 from collections.abc import Callable, Iterable, Iterator
 
 STDIN = "-"
-# What a folder is searched for. A file that is named outright is sent whatever its name ends in.
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
+# What a folder is searched for: all that names of the formats that a server decodes end in, as in `models.decoding`. A
+# file that is named outright is sent whatever its name ends in.
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".jfi", ".pjpeg", ".pjp", ".mpo"),
+    *(".png", ".apng", ".webp", ".gif", ".bmp", ".dib"),
+)
 # Names of one folder that are held at a time. A larger folder is read again for each such portion: one of 300,000 files
 # 5 times, which took 5 seconds of processor time and 18 MB, where classifying them takes many minutes.
 PORTION = 65_536
@@ -38,6 +42,11 @@ def find(arguments: Iterable[str], *, leave_out: str | None = None) -> Iterator[
             yield from _or(argument, _matching(argument, left_out))
         else:
             yield argument
+
+
+def nothing_in(folder: str) -> str:
+    """What to say of a folder that was searched and given back as it was."""
+    return f"There is no image with one of these suffixes in {folder}: {', '.join(sorted(SUFFIXES))}."
 
 
 def _or(argument: str, found: Iterator[str]) -> Iterator[str]:

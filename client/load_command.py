@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +13,7 @@ import typer
 from client import exits
 from client.asking import Model, ModelVersion
 from client.connecting import Server, connecting
-from client.images import find
+from client.images import find, nothing_in
 from client.load_options import Sending, Shape, Telling, Wanted, sending, shaped, telling, wanting
 from client.output import OutputError
 
@@ -187,6 +188,8 @@ def _pictures(photos: list[str] | None, described: ModelDescription, seed: int) 
         return pictures.made(described.input.height, described.input.width, seed)
     try:
         return pictures.of_files(find(photos))
+    except IsADirectoryError as error:
+        raise typer.BadParameter(nothing_in(os.fspath(error.filename)), param_hint="PHOTO") from error
     except (OSError, ValueError, ImageRefusedError) as error:
         raise typer.BadParameter(str(error), param_hint="PHOTO") from error
 

@@ -9,7 +9,6 @@ is imported here; whoever records brings the network.
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from collections.abc import Callable, Iterable
@@ -18,10 +17,12 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from models import bundle as bundles
 from models.bundle import Bundle, BundleError
+from models.decoding.decode import decode
+from models.decoding.limits import OWN_FILES
+from models.decoding.refusals import RefusedImageError
 from models.prestem import host
 
 FOLDER = "golden"
@@ -111,12 +112,14 @@ def record(
         by: what computes: framework, version, precision.
 
     Raises:
-        BundleError: no picture has a clear answer.
+        BundleError: a picture cannot be decoded, or none has a clear answer.
     """
     kept = []
     for picture in candidates:
-        with Image.open(io.BytesIO(picture.data)) as image:
-            pixels = host.fit(image.convert("RGB"), bundle.recipe)
+        try:
+            pixels = host.fit(decode(picture.data, OWN_FILES), bundle.recipe)
+        except RefusedImageError as error:
+            raise BundleError(f"The picture {picture.name} cannot be decoded: {error}") from error
         probabilities = np.asarray(answer(pixels[None]), np.float32)[0]
         second, first = np.sort(probabilities)[-2:] if len(probabilities) > 1 else (0.0, 1.0)
         if first - second >= CLEAR:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -12,13 +11,14 @@ from pathlib import Path, PurePath, PurePosixPath
 import keras
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from models.decoding.decode import decode
+from models.decoding.formats import SUFFIXES
+from models.decoding.limits import OWN_FILES
+from models.decoding.refusals import RefusedImageError
 from models.prestem import host
 from models.prestem.recipe import Recipe
 from models.train.augment import augment
-
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +61,9 @@ def read(path: Path, recipe: Recipe, labels: Sequence[str] | None = None) -> Lab
     pixels: list[NDArray[np.uint8]] = []
     for name, data in _files(path):
         try:
-            with Image.open(io.BytesIO(data)) as image:
-                pixels.append(host.fit(host.to_rgb(image), recipe))
-        except (OSError, ValueError, SyntaxError) as error:
-            raise ValueError(f"{path}: {name} cannot be decoded: {error}. Remove it or mend it.") from error
+            pixels.append(host.fit(decode(data, OWN_FILES), recipe))
+        except RefusedImageError as error:
+            raise ValueError(f"{path}: {name} cannot be decoded: {error} Remove it or mend it.") from error
         folder = PurePosixPath(name).parent.name
         if not folder:
             raise ValueError(f"{path}: {name} lies in no folder that would name its class. Sort it into one.")

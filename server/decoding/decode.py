@@ -1,63 +1,44 @@
-"""From the bytes of a file, or raw pixels, to an RGB picture: limits first, then the header, then the pixels.
+"""From an image of a request to an RGB picture: raw pixels as they are, a file through the decoder of training.
 
-Everything that a file can be is an `InvalidImageError` with its own reason; nothing else leaves this module.
+Everything that an image can be is an `InvalidImageError` with its own reason; nothing else leaves this module.
 """
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable
-
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from models.prestem import host
+from models.decoding import decode as files
+from models.decoding.decode import MAX_SIDE, Target
+from models.decoding.formats import FORMATS
+from models.decoding.limits import ImageLimits
+from models.decoding.refusals import Kind, RefusedImageError
 from models.prestem.picture import Picture
 from server import domain
-from server.decoding import formats, refusals
-from server.decoding.formats import FORMATS
-from server.decoding.header import Header
-from server.decoding.limits import ImageLimits
 from server.errors import InvalidImageError, Reason
 
-__all__ = ["FORMATS", "Target", "decode"]
-
-# Pillow's own limit is off: it warns at 89 million pixels and refuses at 179, whatever ours is, and for some formats it
-# comes after memory has been taken. Ours is checked against our own reading of the header, before Pillow sees the file.
-Image.MAX_IMAGE_PIXELS = None
-
-# Of the size of a whole upright picture, (width, height): the size that it is going to be resized to.
-Target = Callable[[tuple[int, int]], tuple[int, int]]
-
-# Left, top, right and bottom of a picture among the pixels that hold it.
-Box = tuple[float, float, float, float]
-
-_SCALES = (8, 4, 2)  # that a JPEG's blocks of 8 x 8 can be decoded at, as one over
-# Pillow keeps a pointer for every row, in every copy: a column of a million pixels costs more than they do. No other
-# format than PNG and BMP goes beyond.
-MAX_SIDE = 65_535
-_SIDEWAYS = frozenset((5, 6, 7, 8))  # EXIF orientations that swap width and height
+__all__ = ["FORMATS", "MAX_SIDE", "decode", "raw_pixels"]
 
 
 def decode(image: domain.Image, limits: ImageLimits, target: Target | None = None) -> Picture:
     """The picture as a viewer shows it: first frame, EXIF orientation applied, on white, RGB.
 
-    Colours are those of the file: an embedded ICC profile is left alone, as it was when the published weights were
-    trained. CMYK is taken as inverted, which is how Adobe's programs write it and how browsers read it.
-
     Args:
         image: a file's bytes or raw pixels.
         limits: what it may cost.
-        target: what the picture is resized to afterwards. A JPEG file whose picture is much larger is decoded at a
-            reduced scale, as `limits.reducing_gap` allows.
+        target: what the picture is resized to afterwards, as in `models.decoding.decode.decode`.
 
     Raises:
         InvalidImageError: expected; the image is not one, is damaged, is refused or is too large.
     """
     if isinstance(image, domain.RawImage):
         return Picture.whole(Image.fromarray(raw_pixels(image, limits)))
-    return _encoded(image.data, limits, target)
+    try:
+        return files.decode(image.data, limits, target)
+    except RefusedImageError as error:
+        # What the codec itself raised: whoever limits memory tells a lack of it by that.
+        raise _refusal(error) from (error.__cause__ or error)
 
 
 def raw_pixels(image: domain.RawImage, limits: ImageLimits) -> NDArray[np.uint8]:
@@ -66,7 +47,10 @@ def raw_pixels(image: domain.RawImage, limits: ImageLimits) -> NDArray[np.uint8]
     Raises:
         InvalidImageError: expected; they are too many, or not as many as their sides say.
     """
-    _check_pixels(image.width, image.height, limits.max_pixels)
+    try:
+        files.check_pixels(image.width, image.height, limits.max_pixels)
+    except RefusedImageError as error:
+        raise _refusal(error) from error
     expected = image.height * image.width * 3
     if expected == 0 or len(image.data) != expected:
         raise InvalidImageError(
@@ -78,106 +62,7 @@ def raw_pixels(image: domain.RawImage, limits: ImageLimits) -> NDArray[np.uint8]
     return np.frombuffer(image.data, np.uint8).reshape(image.height, image.width, 3)
 
 
-def _encoded(data: bytes, limits: ImageLimits, target: Target | None) -> Picture:
-    if not data:
-        raise InvalidImageError(
-            Reason.EMPTY_IMAGE, "The image holds no bytes. Send an encoded file or raw pixels.", field="encoded"
-        )
-    if len(data) > limits.max_bytes:
-        raise InvalidImageError(
-            Reason.IMAGE_BYTES_EXCEEDED,
-            f"An encoded image may have {limits.max_bytes} bytes. Received: {len(data)}. Send it smaller.",
-            field="encoded",
-        )
-    header = _header(data)
-    width, height = header.size
-    if min(width, height) < 1:
-        raise refusals.damaged(f"a picture of {width} x {height} pixels")
-    scale = _scale(header, limits, target)
-    most = limits.max_pixels
-    if scale > 1 and header.streamed:
-        most = max(most, min(limits.max_jpeg_pixels, most * scale**2))
-    _check_pixels(width, height, most)
-    try:
-        return _picture(header, scale)
-    except InvalidImageError:
-        raise
-    except UnidentifiedImageError as error:
-        what = f"a {header.form} file whose header cannot be read"
-        raise (refusals.truncated if header.cut else refusals.damaged)(what) from error
-    except Exception as error:  # decoders raise OSError, ValueError, SyntaxError, struct.error and more
-        what = str(error) or type(error).__name__
-        # Pillow tells truncation from damage only in its text.
-        if header.cut or isinstance(error, EOFError) or "truncated" in what.lower():
-            raise refusals.truncated(what) from error
-        raise refusals.damaged(what) from error
-
-
-def _header(data: bytes) -> Header:
-    try:
-        return formats.read(data)
-    except InvalidImageError:
-        raise
-    except Exception as error:  # a slip of ours in reading what nobody has thought of costs that file alone
-        raise refusals.damaged(f"a header that makes no sense: {error}") from error
-
-
-def _picture(header: Header, scale: int) -> Picture:
-    with Image.open(io.BytesIO(header.data), formats=(header.form,)) as image:
-        if image.size != header.size:
-            raise refusals.damaged(f"a picture of {header.size} pixels by one header, of {image.size} by another")
-        box: Box = (0.0, 0.0, *image.size)
-        if scale > 1:
-            drafted = image.draft(None, (image.width // scale, image.height // scale))
-            box = drafted[1] if drafted is not None else box
-        reduced = image.size
-        picture = host.to_rgb(_mended(image, header), header.orientation)
-    return Picture(picture, _upright(header.size, header.orientation), _turned(box, reduced, header.orientation))
-
-
-def _mended(image: Image.Image, header: Header) -> Image.Image:
-    """`image` with the transparency that browsers see where Pillow sees another."""
-    image.load()
-    if header.frame is not None:
-        canvas = Image.new("RGBA", image.size)
-        canvas.paste(image.convert("RGBA").crop(header.frame), header.frame)
-        return canvas
-    if header.form == "BMP" and image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0):
-        return image.convert("RGB")  # written by programs that do not fill in the alpha channel
-    return image
-
-
-def _scale(header: Header, limits: ImageLimits, target: Target | None) -> int:
-    """One over the scale that a JPEG is decoded at; 1 for all else."""
-    if not header.reducible or target is None or limits.reducing_gap <= 0:
-        return 1
-    width, height = whole = _upright(header.size, header.orientation)
-    across, down = (side * limits.reducing_gap for side in target(whole))
-    return next((scale for scale in _SCALES if width >= scale * across and height >= scale * down), 1)
-
-
-def _upright(size: tuple[int, int], orientation: int) -> tuple[int, int]:
-    return size[::-1] if orientation in _SIDEWAYS else size
-
-
-def _turned(box: Box, size: tuple[int, int], orientation: int) -> Box:
-    """Where `box` in a picture of `size` lies once the picture has been turned upright."""
-    (left, top, right, bottom), (width, height) = box, size
-    if orientation in {2, 3, 7, 8}:  # the file's right side becomes the left one or, sideways, the top or the bottom
-        left, right = width - right, width - left
-    if orientation in {3, 4, 6, 7}:
-        top, bottom = height - bottom, height - top
-    return (top, left, bottom, right) if orientation in _SIDEWAYS else (left, top, right, bottom)
-
-
-def _check_pixels(width: int, height: int, most: int) -> None:
-    if max(width, height) > MAX_SIDE:
-        raise InvalidImageError(
-            Reason.IMAGE_PIXELS_EXCEEDED,
-            f"A side of an image may have {MAX_SIDE} pixels. Received: {width} x {height}. Send it smaller.",
-        )
-    if width * height > most:
-        raise InvalidImageError(
-            Reason.IMAGE_PIXELS_EXCEEDED,
-            f"An image may have {most} pixels. Received: {width} x {height} = {width * height}. Send it smaller.",
-        )
+def _refusal(error: RefusedImageError) -> InvalidImageError:
+    # Pixels may be too many in either form of an image.
+    field = "" if error.kind is Kind.IMAGE_PIXELS_EXCEEDED else "encoded"
+    return InvalidImageError(Reason(error.kind.value), error.message, field=field)

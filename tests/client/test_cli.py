@@ -132,6 +132,23 @@ def test_a_folder_and_a_pattern_are_searched(scripted: ScriptedServer, glimpse: 
     assert paths == ["album/deep/one.jpg", "three.jpg", "two.jpg"]
 
 
+def test_of_a_folder_without_an_image_it_is_said_that_there_is_none(
+    scripted: ScriptedServer, glimpse: Glimpse, tmp_path: Path
+) -> None:
+    (tmp_path / "d" / "deep").mkdir(parents=True)
+    (tmp_path / "d" / "deep" / "photo.tiff").write_text("cat")
+    write(tmp_path, photo="dog")
+    ended = glimpse("classify", "d", "photo.jpg", "--json", "--target", scripted.target)
+    one, other = (json.loads(line) for line in ended.stdout.splitlines())
+    assert one["error"]["reason"] == "NO_IMAGE_IN_FOLDER"
+    assert "no image with one of these suffixes in d: .apng, .bmp, .dib" in one["error"]["message"]
+    assert other["error"] is None
+    assert ended.returncode == 1
+    ended = glimpse("load", "--target", scripted.target, "--requests", "1", "d")
+    assert ended.returncode == 2
+    assert "no image with one of these suffixes in d" in " ".join(ended.stderr.split())
+
+
 def test_the_standard_input_is_an_image_among_the_others(
     scripted: ScriptedServer, glimpse: Glimpse, tmp_path: Path
 ) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from client import images
 from client.images import find
+from models.decoding import formats
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +52,20 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_arguments_lead_to_images(arguments: list[str], found: list[str]) -> None:
     assert list(find(arguments)) == found
+
+
+def test_a_folder_is_searched_for_all_that_the_server_decodes_and_training_reads() -> None:
+    assert set(images.SUFFIXES) == formats.SUFFIXES
+    assert len(images.SUFFIXES) == len(formats.SUFFIXES)
+
+
+@pytest.mark.parametrize("suffix", sorted(formats.SUFFIXES))
+def test_every_suffix_is_found_in_a_folder_in_any_case(tmp_path: Path, suffix: str) -> None:
+    folder = tmp_path / "all"
+    folder.mkdir()
+    for name in (f"a{suffix}", f"b{suffix.upper()}", f"c{suffix}.txt", f"d{suffix[1:]}"):
+        (folder / name).touch()
+    assert list(find(["all"])) == [f"all/a{suffix}", f"all/b{suffix.upper()}"]
 
 
 def test_what_would_be_waited_for_is_no_image_of_a_folder_and_a_broken_link_is_left_to_its_reader(

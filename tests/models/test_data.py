@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from models.decoding.formats import SUFFIXES
 from models.prestem.recipe import Recipe
 from models.train.augment import augment
 from models.train.data import Batches, Labelled, hold_out, read, statistics
+from tests.server.files import encoded
 
 from .conftest import zipped
 
@@ -86,6 +88,41 @@ def test_shadow_files_and_other_files_are_passed_over(tmp_path: Path) -> None:
     (tmp_path / "cat" / "._1.png").write_bytes(b"shadow")
     (tmp_path / "cat" / "notes.txt").write_text("a cat")
     assert len(read(tmp_path, RECIPE)) == 1
+
+
+def test_every_suffix_of_a_format_that_is_served_is_read_in_any_case(tmp_path: Path) -> None:
+    (tmp_path / "cat").mkdir()
+    for number, suffix in enumerate(sorted(SUFFIXES)):
+        Image.new("RGB", (4, 4), (number, 0, 0)).save(tmp_path / "cat" / f"{number}{suffix}", "PNG")
+        Image.new("RGB", (4, 4), (number, 1, 0)).save(tmp_path / "cat" / f"{number}{suffix.upper()}", "PNG")
+    assert len(read(tmp_path, RECIPE)) == 2 * len(SUFFIXES)
+
+
+@pytest.mark.parametrize(
+    ("form", "options", "reason"),
+    [("TIFF", {}, "TIFF is not accepted"), ("BMP", {"compression": 1}, "run lengths is not accepted")],
+)
+def test_what_the_server_would_refuse_is_refused_with_its_reason(
+    tmp_path: Path, form: str, options: dict[str, int], reason: str
+) -> None:
+    file = tmp_path / "cat" / "1.bmp"
+    file.parent.mkdir()
+    Image.new("L", (4, 4)).save(file, form)
+    if options:
+        data = bytearray(file.read_bytes())
+        data[30] = options["compression"]
+        file.write_bytes(data)
+    with pytest.raises(ValueError, match=rf"cat/1\.bmp cannot be decoded: .*{reason}"):
+        read(tmp_path, RECIPE)
+
+
+def test_a_giant_picture_is_refused_before_memory_is_taken_for_it(tmp_path: Path) -> None:
+    (tmp_path / "cat").mkdir()
+    data = bytearray(encoded("PNG", Image.new("RGB", (4, 4))))
+    data[16:24] = (60_000).to_bytes(4) + (60_000).to_bytes(4)
+    (tmp_path / "cat" / "1.png").write_bytes(data)
+    with pytest.raises(ValueError, match=r"cat/1\.png cannot be decoded: An image may have 180000000 pixels"):
+        read(tmp_path, RECIPE)
 
 
 def test_hold_out_takes_the_same_share_of_every_class() -> None:

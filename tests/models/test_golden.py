@@ -76,6 +76,25 @@ def test_a_bundle_that_names_none_has_none_even_beside_a_folder_of_that_name(mad
     assert golden.read(made) == ()
 
 
+def test_recording_sees_a_picture_as_the_server_does(made: bundle.Bundle) -> None:
+    """Here a turned one: the first pixel, which decides, is in the file another one."""
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    sides = Image.new("RGB", (12, 10), (0, 0, 0))
+    sides.paste((255, 0, 0), (6, 0, 12, 10))
+    buffer = io.BytesIO()
+    sides.save(buffer, "PNG", exif=exif)
+    (kept,) = golden.read(
+        golden.record(made, answer, [golden.Picture("turned.png", buffer.getvalue(), "")], by="a test")
+    )
+    np.testing.assert_array_equal(kept.probabilities, [1, 0, 0])
+
+
+def test_a_picture_that_cannot_be_decoded_is_named(made: bundle.Bundle) -> None:
+    with pytest.raises(BundleError, match=r"picture notes\.txt cannot be decoded: .* no image"):
+        golden.record(made, answer, [golden.Picture("notes.txt", b"not a picture", "")], by="a test")
+
+
 def test_a_picture_without_a_clear_answer_is_left_out(made: bundle.Bundle) -> None:
     kept = golden.read(golden.record(made, answer, [picture("red.png", 255), picture("half.png", 110)], by="a test"))
     assert [each.picture.name for each in kept] == ["red.png"]

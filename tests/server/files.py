@@ -102,6 +102,45 @@ def bmp(width: int, height: int, bits: int, rows: bytes, *, palette: bytes = b""
     return b"BM" + struct.pack("<IHHI", at + len(rows), 0, 0, at) + header + rows
 
 
+def other_bmp(
+    width: int,
+    height: int,
+    bits: int,
+    rows: bytes,
+    *,
+    header: int = 40,
+    compression: int = 0,
+    masks: tuple[int, ...] = (),
+    palette: bytes = b"",
+    colours: int = 0,
+    gap: int = 0,
+) -> bytes:
+    """A BMP file with any header that there is.
+
+    Args:
+        width: pixels.
+        height: rows; negative: they begin at the top.
+        bits: of a pixel.
+        rows: as they lie in the file, padded to four bytes each.
+        header: bytes of the header: 12 of OS/2 1.x, 16 to 64 of OS/2 2.x, 40, 52, 56, 108 or 124 of Windows.
+        compression: 0 none, 3 masks, 6 masks with one for alpha.
+        masks: of the channels: within a header of 52 bytes or more, else behind it.
+        palette: three bytes a colour with the shortest header, else four.
+        colours: that the header says there are.
+        gap: bytes between palette and pixels.
+    """
+    if header == 12:
+        fields = struct.pack("<IHHHH", header, width, height, 1, bits)
+    else:
+        fields = struct.pack("<IiiHHIIIIII", header, width, height, 1, bits, compression, len(rows), 0, 0, colours, 0)
+        packed = struct.pack(f"<{len(masks)}I", *masks)
+        fields = (
+            (fields + packed).ljust(header, b"\0") if header > 40 else fields[:header].ljust(header, b"\0") + packed
+        )
+    at = 14 + len(fields) + len(palette) + gap
+    return b"BM" + struct.pack("<IHHI", at + len(rows), 0, 0, at) + fields + palette + bytes(gap) + rows
+
+
 def exif_bomb(length: int) -> bytes:
     """EXIF data of `length` bytes in which every field claims to be all of it."""
     fields = min((length // 2) // 12, 60_000)

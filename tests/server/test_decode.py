@@ -172,7 +172,7 @@ def test_a_header_that_our_own_reader_fails_on_costs_that_file_alone(monkeypatch
     def fails(_: bytes) -> None:
         raise ZeroDivisionError("division by zero")
 
-    monkeypatch.setattr("server.decoding.formats.read", fails)
+    monkeypatch.setattr("models.decoding.formats.read", fails)
     assert refusal(encoded("PNG")).reason is Reason.CORRUPT_IMAGE
 
 

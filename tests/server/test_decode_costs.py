@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from server.decoding import bmp, formats, gif, png, webp
+from models.decoding import bmp, formats, gif, png, webp
+from models.decoding.exif import orientation
 from server.decoding.decode import MAX_SIDE, decode
-from server.decoding.exif import orientation
 from server.decoding.limits import ImageLimits
 from server.domain import EncodedImage, RawImage
 from server.errors import InvalidImageError, Reason

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import struct
+from random import Random
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from server.decoding import jpeg
+from models.decoding import jpeg
+from models.decoding.refusals import Kind, RefusedImageError
 from server.decoding.decode import decode
 from server.decoding.limits import ImageLimits
 from server.domain import EncodedImage
@@ -23,8 +25,8 @@ def encoded(**options: object) -> bytes:
     return saved("JPEG", PICTURE, **options)
 
 
-def refusal(data: bytes) -> InvalidImageError:
-    with pytest.raises(InvalidImageError) as refused:
+def refusal(data: bytes) -> RefusedImageError:
+    with pytest.raises(RefusedImageError) as refused:
         jpeg.read(data)
     return refused.value
 
@@ -66,8 +68,18 @@ def test_a_picture_refined_without_end_is_refused() -> None:
     scan = data[last : -len(END)]
     jpeg.read(data[:last] + scan * 10 + END)
     error = refusal(data[:last] + scan * 40 + END)
-    assert error.reason is Reason.CORRUPT_IMAGE
+    assert error.kind is Kind.CORRUPT_IMAGE
     assert "scans" in error.message
+
+
+@pytest.mark.parametrize("code", [0x02, 0xBF, 0x01, 0xF0, 0xC8, 0xD8])
+def test_a_marker_that_the_decoder_may_pass_over_hides_no_scans(code: int) -> None:
+    """Where it looks for a restart and finds no marker that there is, libjpeg reads on behind the two bytes."""
+    data = encoded(progressive=True, restart_marker_blocks=1)
+    last = data.rindex(b"\xff\xda")
+    scans = data[last : -len(END)] * 40
+    hidden = bytes((0xFF, code)) + min(len(scans), 65_000).to_bytes(2) + scans
+    assert "scans" in refusal(data[:last] + hidden + data[last:]).message
 
 
 def test_segments_without_end_are_refused() -> None:
@@ -79,17 +91,21 @@ def test_segments_without_end_are_refused() -> None:
 
 
 @pytest.mark.parametrize("junk", [b"\xff" * 2000, b"\x00" * 2000, b"\xff\x00" * 1000, b"\xff" * 12_000_000])
-def test_padding_without_end_is_refused(junk: bytes) -> None:
+def test_what_stands_between_segments_never_reaches_the_decoder_however_long_it_is(junk: bytes) -> None:
     data = encoded()
-    assert "padding" in refusal(data[:2] + junk + data[2:]).message
-    assert "padding" in refusal(data[: -len(END)] + b"\xff" * 2000 + END).message
+    tables = data.index(b"\xff\xdb")
+    assert jpeg.read(data[:tables] + junk + data[tables:]).data == data
+
+
+def test_padding_without_end_is_refused_within_the_pixels() -> None:
+    assert "padding" in refusal(encoded()[: -len(END)] + b"\xff" * 2000 + END).message
 
 
 @pytest.mark.parametrize(
     "tail", [b"", b"\xff", b"\xff\xc0", b"\xff\xc0\x00", b"\xff\xc0\xff\xff", b"\xff" * 1000 + b"\x00"]
 )
 def test_a_file_that_ends_in_its_header_is_truncated(tail: bytes) -> None:
-    assert refusal(b"\xff\xd8" + tail).reason is Reason.TRUNCATED_IMAGE
+    assert refusal(b"\xff\xd8" + tail).kind is Kind.TRUNCATED_IMAGE
 
 
 @pytest.mark.parametrize(
@@ -97,7 +113,7 @@ def test_a_file_that_ends_in_its_header_is_truncated(tail: bytes) -> None:
 )
 def test_a_kind_that_next_to_nothing_reads_is_refused_by_name(code: int, name: str) -> None:
     error = refusal(encoded().replace(b"\xff\xc0", bytes((0xFF, code)), 1))
-    assert error.reason is Reason.UNSUPPORTED_FORMAT
+    assert error.kind is Kind.UNSUPPORTED_FORMAT
     assert name in error.message
 
 
@@ -105,7 +121,7 @@ def test_more_than_eight_bits_are_refused_by_name() -> None:
     data = bytearray(encoded())
     data[data.index(b"\xff\xc0") + 4] = 12
     error = refusal(bytes(data))
-    assert error.reason is Reason.UNSUPPORTED_FORMAT
+    assert error.kind is Kind.UNSUPPORTED_FORMAT
     assert "12 bits" in error.message
 
 
@@ -115,7 +131,7 @@ def test_a_second_frame_is_no_way_around_the_limit() -> None:
     frame = data[at : at + 2 + int.from_bytes(data[at + 2 : at + 4])]
     huge = frame[:5] + struct.pack(">HH", 60_000, 60_000) + frame[9:]
     for twice in (huge + frame, frame + huge):
-        assert refusal(data[:at] + twice + data[at + len(frame) :]).reason is Reason.CORRUPT_IMAGE
+        assert refusal(data[:at] + twice + data[at + len(frame) :]).kind is Kind.CORRUPT_IMAGE
     # Within a segment that has no meaning, and whose length Pillow does not believe.
     hidden = b"\xff\xf0" + struct.pack(">H", 2 + len(huge)) + huge
     with pytest.raises(InvalidImageError) as refused:
@@ -129,4 +145,130 @@ def test_a_file_without_a_picture_is_refused(missing: bytes) -> None:
     at = data.index(missing)
     end = at + 2 + int.from_bytes(data[at + 2 : at + 4])
     rest = data[end:] if missing == b"\xff\xc0" else END
-    assert refusal(data[:at] + rest).reason is Reason.CORRUPT_IMAGE
+    assert refusal(data[:at] + rest).kind is Kind.CORRUPT_IMAGE
+
+
+SHORT_JFIF = b"\xff\xe0\x00\x07JFIF\x00"
+SHORT_ADOBE = b"\xff\xee\x00\x0cAdobe\x00\x64\x00\x00\x00"
+COMMENT = b"\xff\xfe\x00\x06abcd"
+
+
+def without_jfif(data: bytes) -> bytes:
+    return data[:2] + data[4 + int.from_bytes(data[4:6]) :]
+
+
+@pytest.mark.parametrize(
+    "inserted",
+    [
+        COMMENT + b"\x00\x00",
+        COMMENT + b"\x00",
+        b"\x00",
+        b"\xff\xe1\x00\x0eExif\x00\x00II*\x00\x08\x00" + b"\x00\x00\x00",
+        COMMENT + b"\xff\xff\xff",
+        b"\xff\x00" * 9,
+        SHORT_JFIF,
+        SHORT_ADOBE,
+        b"\xff\x01\xff\xd0\xff\xd7",
+        b"\xff\xdc\x00\x04\x00\x40",
+        COMMENT + b"any bytes" * 1000,
+    ],
+    ids=[
+        "zeros behind a comment",
+        "one zero behind a comment",
+        "a zero in front",
+        "zeros behind EXIF data",
+        "fill bytes",
+        "escaped fill bytes",
+        "a JFIF of five bytes",
+        "an Adobe of ten bytes",
+        "markers without a length",
+        "a number of lines in the header",
+        "junk of any length",
+    ],
+)
+def test_stray_bytes_between_segments_change_no_pixel(inserted: bytes) -> None:
+    limits = ImageLimits(max_bytes=10**6, max_pixels=10**6)
+    for data in (encoded(), without_jfif(encoded()), encoded(progressive=True)):
+        expected = np.asarray(decode(EncodedImage(data), limits).image)
+        for at in (2, data.index(b"\xff\xdb"), data.index(b"\xff\xc4")):
+            shown = np.asarray(decode(EncodedImage(data[:at] + inserted + data[at:]), limits).image)
+            np.testing.assert_array_equal(shown, expected)
+
+
+def test_what_only_begins_like_a_jpeg_is_no_image() -> None:
+    for data in (b"\xff\xd8", b"\xff\xd8 and then some text", b"\xff\xd8" + bytes(100) + encoded()[2:]):
+        with pytest.raises(InvalidImageError) as refused:
+            decode(EncodedImage(data), ImageLimits(max_bytes=10**6, max_pixels=10**6))
+        assert refused.value.reason is Reason.NOT_AN_IMAGE
+
+
+class Broken:
+    """JPEG files with something put in between segments or within scans."""
+
+    def __init__(self, seed: int) -> None:
+        self._rng = Random(seed)
+        self._whole = [
+            encoded(),
+            encoded(progressive=True),
+            encoded(restart_marker_blocks=2),
+            encoded(progressive=True, restart_marker_blocks=3),
+            encoded(comment=b"x" * 9, exif=b"Exif\x00\x00II*\x00\x08\x00\x00\x00\x00\x00\x00\x00\x00\x00"),
+        ]
+
+    def file(self) -> bytes:
+        rng = self._rng
+        data = rng.choice(self._whole)
+        for _ in range(rng.choice((1, 1, 2))):
+            heads, scan = self._segments(data)
+            at = rng.choice(heads) if heads and rng.random() < 0.7 else rng.randrange(scan, len(data))
+            data = data[:at] + self._piece() + data[at:]
+        return data
+
+    @staticmethod
+    def _segments(data: bytes) -> tuple[list[int], int]:
+        """Where segments of the header begin, and where the first scan does."""
+        found, at = [], 2
+        while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] != b"\xda":
+            found.append(at)
+            at += 2 + int.from_bytes(data[at + 2 : at + 4])
+        return found, min(at, len(data) - 1)
+
+    def _piece(self) -> bytes:
+        rng = self._rng
+        frame = b"\xff\xc0\x00\x11\x08\x00\x09\x00\x09\x03\x01\x22\x00\x02\x11\x01\x03\x11\x01"
+        body = rng.choice((b"", b"abc", frame, b"\xff\xda\x00\x0c", END, b"\xff"))
+        code = rng.choice((0xE0, 0xE1, 0xE2, 0xEE, 0xFE, 0xDC, 0xF0, 0xC8, 0x02, 0x7F, 0xCC, 0xDD, rng.randrange(256)))
+        length = len(body) + 2 + rng.choice((0, 0, 0, -1, 1, -2))
+        return rng.choice(
+            (
+                rng.randbytes(rng.randrange(1, 9)),
+                b"\xff" * rng.randrange(1, 9),
+                b"\xff\x00" * rng.randrange(1, 4),
+                bytes((0xFF, rng.randrange(256))),
+                bytes((0xFF, code)) + length.to_bytes(2) + body,
+                SHORT_JFIF,
+                SHORT_ADOBE,
+                b"\x00\x00",
+            )
+        )
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_our_reading_of_a_file_and_that_of_libjpeg_agree(seed: int) -> None:
+    """`Image.frombytes` gives the file to libjpeg as it is, without Pillow's own look at its header."""
+    limits = ImageLimits(max_bytes=10**6, max_pixels=10**6)
+    broken, agreed = Broken(seed), 0
+    for _ in range(150):
+        data = broken.file()
+        try:
+            ours = np.asarray(decode(EncodedImage(data), limits).image)
+        except InvalidImageError as error:
+            if "accepted" not in error.message and jpeg.is_jpeg(data):  # what is refused by name is refused on purpose
+                with pytest.raises(ValueError, match="image data"):
+                    Image.frombytes("RGB", (64, 64), data, "jpeg", "RGB", "")
+            continue
+        height, width = ours.shape[:2]
+        theirs = Image.frombytes("RGB", (width, height), data, "jpeg", "RGB", "")
+        np.testing.assert_array_equal(ours, np.asarray(theirs), data.hex())
+        agreed += 1
+    assert agreed > 50

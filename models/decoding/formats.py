@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import re
 
-from server.decoding import bmp, gif, jpeg, png, refusals, webp
-from server.decoding.header import Header
-from server.errors import InvalidImageError
+from models.decoding import bmp, gif, jpeg, png, refusals, webp
+from models.decoding.header import Header
+from models.decoding.refusals import RefusedImageError
 
 # Pillow's names. The list is short on purpose: most file-parser vulnerabilities sit in the formats left out.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+# What the names of such files end in. JPEG has had many: of Windows, of browsers, of cameras that add more pictures.
+SUFFIXES = frozenset(
+    (
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".jfi", ".pjpeg", ".pjp", ".mpo"),
+        *(".png", ".apng", ".webp", ".gif", ".bmp", ".dib"),
+    )
+)
 _ALLOWED = f"one of {', '.join(FORMATS)}"
 
 # Magic numbers of formats that people do send, to refuse them by name. (offset, bytes, name)
@@ -39,7 +46,16 @@ _REFUSED = (
     (0, b"SIMPLE  =", "FITS"),
     (0, b"farbfeld", "Farbfeld"),
 )
-_PNM = re.compile(rb"P[1-7fF][\s#]")
+# Of others there is more than the first bytes to look at.
+_PATTERNS = (
+    (re.compile(rb"P[1-7fF][\s#]"), "PNM"),
+    (re.compile(rb"BA.{12}(?:BM|IC|CI|PT|CP)", re.DOTALL), "OS/2 bitmap array"),
+    (
+        # The length of a header, width and height, one plane, and so many bits a pixel.
+        re.compile(rb"[\x28\x34\x38\x6c\x7c]\0{3}.{8}\x01\0[\x01\x02\x04\x08\x10\x18\x20]\0", re.DOTALL),
+        "BMP without the header of a file",
+    ),
+)
 _SVG = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml\b|<!--|<!doctype svg|<(?:\w+:)?svg\b)", re.IGNORECASE)
 # ISO base media files (ISO/IEC 14496-12, section 4.3) tell their kinds by four letters each.
 _BRANDS = {
@@ -70,9 +86,9 @@ def read(data: bytes) -> Header:
     """The header of a file of any of `FORMATS`.
 
     Raises:
-        InvalidImageError: expected; the file is of none of them, or its header is not one that is decoded.
+        RefusedImageError: expected; the file is of none of them, or its header is not one that is decoded.
     """
-    if data.startswith(jpeg.MAGIC):
+    if jpeg.is_jpeg(data):
         return jpeg.read(data)
     if data.startswith(png.MAGIC):
         return png.read(data)
@@ -85,7 +101,7 @@ def read(data: bytes) -> Header:
     raise _refusal(data)
 
 
-def _refusal(data: bytes) -> InvalidImageError:
+def _refusal(data: bytes) -> RefusedImageError:
     if (name := _named(data)) is not None:
         return refusals.unsupported(name, _ALLOWED)
     for offset, magic, what in _OTHERS:
@@ -108,8 +124,9 @@ def _named(data: bytes) -> str | None:
         for name, known in _BRANDS.items():
             if brands[0] in known or (name == "AVIF" and brands[0] in _BRANDS["HEIF"] and {*known} & {*brands}):
                 return name
-    if _PNM.match(data):
-        return "PNM"
+    for pattern, name in _PATTERNS:
+        if pattern.match(data):
+            return name
     if match := _SVG.match(data):
         return "SVG" if b"svg" in data[: match.end() + 1024].lower() else "XML"
     return None

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import struct
 
-from server.decoding import refusals
-from server.decoding.header import Header
+from models.decoding import refusals
+from models.decoding.header import Header
 
 MAGIC = (b"GIF87a", b"GIF89a")
 MAX_BLOCKS = 16_384  # of 255 bytes at most, before the first frame; XMP data are the only large ones
@@ -22,7 +22,7 @@ def read(data: bytes) -> Header:
     """The header of a file that starts as a GIF does.
 
     Raises:
-        InvalidImageError: expected; the file ends in its header, holds no frame, or would cost more than it shows.
+        RefusedImageError: expected; the file ends in its header, holds no frame, or would cost more than it shows.
     """
     try:
         return _read(data)
@@ -58,8 +58,7 @@ def _read(data: bytes) -> Header:
         raise IndexError
     frame = left, top, left + across, top + down
     size = max(width, frame[2]), max(height, frame[3])
-    covered = None if frame == (0, 0, *size) else frame
-    return Header("GIF", size, b"".join((screen, control, data[at:])), frame=covered)
+    return Header("GIF", size, b"".join((screen, control, data[at:])))
 
 
 def _palette(flags: int) -> int:

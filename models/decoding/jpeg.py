@@ -7,25 +7,29 @@ A progressive JPEG refines the whole picture with every scan, and a scan that sa
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
-from server.decoding import exif, refusals
-from server.decoding.header import Header
+from models.decoding import exif, refusals
+from models.decoding.header import Header
 
-MAGIC = b"\xff\xd8\xff"
+# The start of the image and a marker; between them may be what is left of one that a program has taken out.
+_MAGIC = re.compile(rb"\xff\xd8(?:\xff|[^\xff]{1,64}\xff+[\xc0-\xc2\xc4\xdb\xdd\xe0-\xef\xfe])")
 MAX_SCANS = 32  # of one picture; encoders write about 10
 MAX_SEGMENTS = 4096  # headers, tables and metadata; ICC and EXIF need a few hundred at most
-MAX_FILL = 1024  # bytes of padding or junk in front of a marker
+MAX_FILL = 1024  # bytes of padding within the pixels
 
-# A marker is FF and a code, and any number of FFs may go in front.
+# A marker is FF and a code, and any number of FFs may go in front. In front of those may be anything: libjpeg passes
+# over it, and so do the viewers that are made with it.
 _MARKER = re.compile(rb"\xff[^\x00\xff]")
 # Within a scan FF00 is data, and FFD0 to FFD7 are restarts.
 _SCAN_END = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
-_START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
+_START_OF_IMAGE, _END_OF_IMAGE, _START_OF_SCAN = 0xD8, 0xD9, 0xDA
+_START = bytes((0xFF, _START_OF_IMAGE))
 _END = bytes((0xFF, _END_OF_IMAGE))
 _FILL = b"\xff" * (MAX_FILL + 1)
-_ALONE = frozenset((0x01, *range(0xD0, 0xD9)))  # TEM, restarts, SOI: no length follows
-_SEQUENTIAL = (0xC0, 0xC1)
-_PROGRESSIVE = 0xC2
+_ALONE = frozenset((0x01, *range(0xD0, 0xDA)))  # TEM, restarts, start and end of the image: no length follows
+_SEQUENTIAL = frozenset((0xC0, 0xC1))
+_FRAMES = _SEQUENTIAL | {0xC2}  # and progressive
 _ARITHMETIC = (0xC9, 0xCA)
 # Frames that next to no decoder reads.
 _REFUSED = {
@@ -35,38 +39,49 @@ _REFUSED = {
     0xF7: "JPEG-LS",
 }
 _INSTEAD = "a baseline or progressive JPEG"
+_TABLES = frozenset((0xC4, 0xCC, 0xDB, 0xDD))  # Huffman, arithmetic, quantisation, restart interval
+_LINES = 0xDC  # how many there are, behind the first scan
 _EXIF, _COMMENT = 0xE1, 0xFE
-# JFIF (APP0) and Adobe (APP14) say what the colours are; the rest is metadata. Pillow parses much of it, field by field
-# and in Python, and takes a file with a list of further pictures (APP2, MPF) for another format.
-_METADATA = frozenset((*range(0xE0, 0xF0), _COMMENT)) - {0xE0, 0xEE}
+_METADATA = frozenset((*range(0xE0, 0xF0), _COMMENT, _LINES))
+# JFIF and Adobe say what the colours are, if they are as long as libjpeg wants them to be; the rest is metadata. Pillow
+# parses much of it, field by field and in Python, fails on a short JFIF, and takes a file with a list of further
+# pictures (APP2, MPF) for another format.
+_COLOURS = {0xE0: (b"JFIF\x00", 14), 0xEE: (b"Adobe", 12)}
+_NEEDED = _FRAMES | _TABLES | {_START_OF_SCAN}
+# Segments that libjpeg passes over as a whole wherever they stand. Of any other marker it may leave out the two bytes
+# alone, and read on behind them.
+_SKIPPED = _METADATA | _TABLES | {_START_OF_SCAN}
+
+
+def is_jpeg(data: bytes) -> bool:
+    """Whether a file starts as a JPEG file does."""
+    return _MAGIC.match(data) is not None
 
 
 def read(data: bytes) -> Header:
     """The header of a file that starts as a JPEG does.
 
+    The segments are told apart as libjpeg does it. What stands between them, and what the picture does not need, is
+    left out: so Pillow's own reading of them, which differs, has no choice.
+
     Raises:
-        InvalidImageError: expected; the file ends in its header, is of a kind that is refused, or would cost more than
+        RefusedImageError: expected; the file ends in its header, is of a kind that is refused, or would cost more than
             what it shows.
     """
     frame: tuple[int, bytes] | None = None
     orientation = None
-    kept, since = [], 0
-    at = 2
+    kept, at = [(0, len(_START))], len(_START)
     for _ in range(MAX_SEGMENTS):
         code, start, end = _segment(data, at)
-        if code in _REFUSED:
-            raise refusals.unsupported(_REFUSED[code], _INSTEAD)
+        _check(code)
         if code == _EXIF and orientation is None and data.startswith(b"Exif\x00\x00", start + 4):
             orientation = exif.orientation(data[start + 4 : end])
-        if code in _METADATA:
-            kept.append(data[since:start])
-            since = end
-        elif code in {*_SEQUENTIAL, _PROGRESSIVE}:
+        if code in _FRAMES:
             if frame is not None:
                 raise refusals.damaged("a JPEG with two frames")
             frame = code, data[start + 4 : end]
-        elif code == _END_OF_IMAGE:
-            raise refusals.damaged("a JPEG without a picture")
+        if code in _NEEDED or _tells_colours(data, code, start, end):
+            kept.append((start, end))
         at = end
         if code == _START_OF_SCAN:
             break
@@ -78,7 +93,7 @@ def read(data: bytes) -> Header:
     _check_fill(data, at)
     if not streamed:
         _count_scans(data, at)
-    bare = b"".join((*kept, data[since:])) if kept else data
+    bare = _joined(data, [*kept, (at, len(data))])
     return Header("JPEG", size, bare, orientation or 1, reducible=True, streamed=streamed)
 
 
@@ -88,15 +103,37 @@ def _segment(data: bytes, at: int) -> tuple[int, int, int]:
     if match is None:
         raise refusals.truncated("within the header of a JPEG")
     start = match.start()
-    if start - at > MAX_FILL:
-        raise refusals.costly("JPEG", f"more than {MAX_FILL} bytes of padding between its segments")
     code = data[start + 1]
-    if code in _ALONE or code == _END_OF_IMAGE:
+    if code in _ALONE:
         return code, start, start + 2
     end = start + 2 + max(int.from_bytes(data[start + 2 : start + 4]), 2)
     if end > len(data):
         raise refusals.truncated("within the header of a JPEG")
     return code, start, end
+
+
+def _check(code: int) -> None:
+    """Refuse a file with such a marker in its header, where libjpeg refuses it."""
+    if code in _REFUSED:
+        raise refusals.unsupported(_REFUSED[code], _INSTEAD)
+    if code == _END_OF_IMAGE:
+        raise refusals.damaged("a JPEG without a picture")
+    if code == _START_OF_IMAGE or code not in _FRAMES | _SKIPPED | _ALONE:
+        raise refusals.damaged(f"a JPEG with a marker {code:02X} in its header")
+
+
+def _tells_colours(data: bytes, code: int, start: int, end: int) -> bool:
+    if code not in _COLOURS:
+        return False
+    name, length = _COLOURS[code]
+    return data.startswith(name, start + 4) and end - start - 4 >= length
+
+
+def _joined(data: bytes, spans: list[tuple[int, int]]) -> bytes:
+    """The bytes of all `spans`; `data` itself, not a copy, where that is the same."""
+    if all(before == after for (_, before), (after, _) in pairwise(spans)):
+        return data
+    return b"".join([data[start:end] for start, end in spans])
 
 
 def _frame(frame: tuple[int, bytes] | None) -> tuple[tuple[int, int], int]:
@@ -132,5 +169,5 @@ def _count_scans(data: bytes, at: int) -> None:
         if segments > MAX_SEGMENTS:
             raise refusals.costly("JPEG", f"more than {MAX_SEGMENTS} segments")
         at = match.end()
-        if code not in _ALONE:
+        if code in _SKIPPED:
             at += max(int.from_bytes(data[at : at + 2]), 2)

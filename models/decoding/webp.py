@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import struct
 
-from server.decoding import exif, refusals
-from server.decoding.header import Header
+from models.decoding import exif, refusals
+from models.decoding.header import Header
 
 MAX_CHUNKS = 16_384  # an animation has one for every frame
 
@@ -21,7 +21,7 @@ def read(data: bytes) -> Header:
     """The header of a file that starts as a WebP does.
 
     Raises:
-        InvalidImageError: expected; the file ends in its header, is damaged there, or would cost more than it shows.
+        RefusedImageError: expected; the file ends in its header, is damaged there, or would cost more than it shows.
     """
     cut = int.from_bytes(data[4:8], "little") + 8 > len(data)
     size = _size(data)
@@ -29,17 +29,18 @@ def read(data: bytes) -> Header:
         if len(data) < 30:
             raise refusals.truncated("within the header of a WebP")
         raise refusals.damaged("a WebP whose header cannot be read")
-    orientation, at = 1, 12
+    orientation: int | None = None
+    at = 12
     for _ in range(MAX_CHUNKS):
         if at + 8 > len(data):
             break
         kind, length = _CHUNK.unpack_from(data, at)
-        if kind == b"EXIF":
+        if kind == b"EXIF" and orientation is None:
             orientation = exif.orientation(data[at + 8 : at + 8 + length])
         at += 8 + length + length % 2
     else:
         raise refusals.costly("WebP", f"more than {MAX_CHUNKS} chunks")
-    return Header("WEBP", size, data, orientation, cut=cut)
+    return Header("WEBP", size, data, orientation or 1, cut=cut)
 
 
 def _size(data: bytes) -> tuple[int, int] | None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+
+from PIL import Image
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,10 +16,10 @@ class Header:
     size: tuple[int, int]  # width and height of all that the decoder makes room for, before it is turned upright
     data: bytes  # the file, without what Pillow would read and the picture does not need
     orientation: int = 1  # EXIF's, 1 to 8
-    # Left, top, right and bottom of what the first frame covers; beside it there is nothing, which is transparent.
-    frame: tuple[int, int, int, int] | None = None
     cut: bool = False  # the file ends before its own structure says that it does
     # A JPEG of 8-bit DCT blocks, which can be decoded at a reduced scale.
     reducible: bool = False
     # Decoded row by row: at a reduced scale it takes the memory of the reduced picture and no more.
     streamed: bool = False
+    # Makes the picture where Pillow does not know this kind of the format; it may have an alpha channel.
+    pixels: Callable[[], Image.Image] | None = None

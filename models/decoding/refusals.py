@@ -1,0 +1,63 @@
+"""The refusals of a file, each with its reason and advice."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Kind(StrEnum):
+    """Why a file is refused, for programs; the service answers with the same words."""
+
+    EMPTY_IMAGE = "EMPTY_IMAGE"
+    IMAGE_BYTES_EXCEEDED = "IMAGE_BYTES_EXCEEDED"
+    IMAGE_PIXELS_EXCEEDED = "IMAGE_PIXELS_EXCEEDED"
+    NOT_AN_IMAGE = "NOT_AN_IMAGE"
+    UNSUPPORTED_FORMAT = "UNSUPPORTED_FORMAT"
+    TRUNCATED_IMAGE = "TRUNCATED_IMAGE"
+    CORRUPT_IMAGE = "CORRUPT_IMAGE"
+
+
+class RefusedImageError(ValueError):
+    """A file is no picture that is decoded.
+
+    Attributes:
+        kind: for programs.
+        message: for people: what was wrong, what was received, what to do.
+    """
+
+    def __init__(self, kind: Kind, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.message = message
+
+
+def damaged(what: str) -> RefusedImageError:
+    """`what` is a phrase with what is wrong."""
+    return RefusedImageError(Kind.CORRUPT_IMAGE, f"The image is damaged ({what}). Save it anew.")
+
+
+def truncated(what: str) -> RefusedImageError:
+    """`what` is a phrase with what is missing."""
+    return RefusedImageError(
+        Kind.TRUNCATED_IMAGE, f"The data ends before the picture does ({what}). Send the whole file."
+    )
+
+
+def costly(name: str, what: str) -> RefusedImageError:
+    """`what` is more than any encoder writes, and would keep a decoder busy."""
+    return RefusedImageError(Kind.CORRUPT_IMAGE, f"The {name} file has {what}. Save it anew.")
+
+
+def unsupported(name: str, allowed: str) -> RefusedImageError:
+    """A format, or a kind of one, that is refused on purpose."""
+    return RefusedImageError(Kind.UNSUPPORTED_FORMAT, f"{name} is not accepted. Send {allowed}.")
+
+
+def no_image(what: str, allowed: str) -> RefusedImageError:
+    """`what` says what was received instead."""
+    return RefusedImageError(Kind.NOT_AN_IMAGE, f"{what}. Send {allowed}.")
+
+
+def too_many_pixels(what: str) -> RefusedImageError:
+    """`what` says how many there may be, and how many there are."""
+    return RefusedImageError(Kind.IMAGE_PIXELS_EXCEEDED, f"{what}. Send it smaller.")
