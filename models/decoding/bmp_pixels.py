@@ -34,7 +34,7 @@ def is_mask(mask: int, bits: int) -> bool:
 
 
 def picture(data: bytes, layout: Layout) -> Image.Image:
-    """The picture, in RGB, or in RGBA where there is a mask for alpha.
+    """The picture, in RGB, with a palette, or in RGBA where there is a mask for alpha.
 
     Raises:
         RefusedImageError: expected; the file ends before its last row does.
@@ -65,18 +65,20 @@ def _numbered(rows: NDArray[np.uint8], layout: Layout) -> Image.Image:
     colours = np.zeros((256, 3), np.uint8)
     listed = np.frombuffer(layout.palette, np.uint8).reshape(-1, layout.entry)[:, 2::-1]
     colours[: len(listed)] = listed
-    return Image.fromarray(colours[numbers])
+    image = Image.fromarray(numbers)
+    image.putpalette(colours.tobytes())
+    return image
 
 
 def _masked(rows: NDArray[np.uint8], layout: Layout) -> Image.Image:
     """Pixels in which every channel has bits of its own."""
-    used = rows[:, : layout.size[0] * layout.bits // 8]
-    values: NDArray[np.uint16 | np.uint32]
-    if layout.bits == 24:
-        blue, green, red = (used[:, byte::3].astype(np.uint32) for byte in range(3))
-        values = red * 65_536 + green * 256 + blue
-    else:
-        values = used.view("<u2" if layout.bits == 16 else "<u4")
+    width, each = layout.size[0], layout.bits // 8
+    used = rows[:, : width * each]
+    if each == 3:
+        wider = np.zeros((len(rows), width, 4), np.uint8)
+        wider[..., :3] = used.reshape(len(rows), width, 3)
+        used = wider.reshape(len(rows), -1)
+    values: NDArray[np.uint16 | np.uint32] = used.view("<u2" if each == 2 else "<u4")
     masks = layout.masks or _USUAL[layout.bits]
     channels = [_channel(values, mask) for mask in masks]
     if len(channels) == 4 and (masks[3] == 0 or not channels[3].any()):
@@ -93,8 +95,8 @@ def _channel(values: NDArray[np.uint16 | np.uint32], mask: int) -> NDArray[np.ui
     if width > 8:
         lowest, width = lowest + width - 8, 8
     largest = (1 << width) - 1
-    part = values >> lowest
-    part &= largest
-    part *= 255
-    part //= largest
-    return part.astype(np.uint8)
+    part = (values >> lowest).astype(np.uint8)
+    if largest == 0xFF:
+        return part
+    stretched = np.arange(256, dtype=np.uint16) % (largest + 1) * 255 // largest  # of bits above the mask as well
+    return stretched.astype(np.uint8)[part]
