@@ -90,9 +90,10 @@ def read(data: bytes) -> Header:
     size, components = _frame(frame)
     # A picture in one scan is decoded row by row; any other is gathered in memory first, and every scan touches it all.
     streamed = frame is not None and frame[0] in _SEQUENTIAL and data[start + 4 : start + 5] == bytes((components,))
-    _check_fill(data, at)
-    if not streamed:
-        _count_scans(data, at)
+    end = _first_end(data, at) if streamed else _last_scan(data, at)
+    if data.find(_FILL, at, end) >= 0:
+        # Pillow takes a run of FFs, which may come to its end at any moment, up again with each 64 kB that it reads.
+        raise refusals.costly("JPEG", f"more than {MAX_FILL} bytes of padding within its picture")
     bare = _joined(data, [*kept, (at, len(data))])
     return Header("JPEG", size, bare, orientation or 1, reducible=True, streamed=streamed)
 
@@ -148,20 +149,19 @@ def _frame(frame: tuple[int, bytes] | None) -> tuple[tuple[int, int], int]:
     return (int.from_bytes(content[3:5]), int.from_bytes(content[1:3])), content[5]
 
 
-def _check_fill(data: bytes, at: int) -> None:
-    """Pillow takes a run of FFs, which may come to its end at any moment, up again with each 64 kB that it reads."""
-    fill = data.find(_FILL, at)
-    if fill >= 0 and data.find(_END, at, fill) < 0:
-        raise refusals.costly("JPEG", f"more than {MAX_FILL} bytes of padding within its picture")
+def _first_end(data: bytes, at: int) -> int:
+    """Where a picture of one scan ends."""
+    end = data.find(_END, at)
+    return end if end >= 0 else len(data)
 
 
-def _count_scans(data: bytes, at: int) -> None:
-    """Look at what follows the header of the first scan, up to the end of the picture."""
+def _last_scan(data: bytes, at: int) -> int:
+    """Look at what follows the header of the first of several scans; where the picture ends."""
     scans, segments = 1, 0
     while match := _SCAN_END.search(data, at):
         code = data[match.start() + 1]
         if code == _END_OF_IMAGE:
-            return
+            return match.start()
         segments += 1
         scans += code == _START_OF_SCAN
         if scans > MAX_SCANS:
@@ -171,3 +171,4 @@ def _count_scans(data: bytes, at: int) -> None:
         at = match.end()
         if code in _SKIPPED:
             at += max(int.from_bytes(data[at : at + 2]), 2)
+    return len(data)

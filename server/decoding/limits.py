@@ -1,4 +1,4 @@
-"""What decoding one image may cost: as in training, but with limits."""
+"""What decoding one image may cost; the decoder of training has the same limits, with other values."""
 
 from models.decoding.limits import ImageLimits
 

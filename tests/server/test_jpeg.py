@@ -99,6 +99,9 @@ def test_what_stands_between_segments_never_reaches_the_decoder_however_long_it_
 
 def test_padding_without_end_is_refused_within_the_pixels() -> None:
     assert "padding" in refusal(encoded()[: -len(END)] + b"\xff" * 2000 + END).message
+    # What looks like the end of the picture is a comment's.
+    comment = b"\xff\xfe\x00\x04" + END
+    assert "padding" in refusal(encoded(progressive=True)[: -len(END)] + comment + b"\xff" * 2000 + END).message
 
 
 @pytest.mark.parametrize(
