@@ -227,7 +227,9 @@ def read_labels(path: Path) -> tuple[ClassLabel, ...]:
         BundleError: it cannot be read, or a line is not of that form.
     """
     # Not `splitlines`, which breaks at characters that a label may have.
-    lines = _LINE_END.split(_text(path).rstrip())
+    lines = _LINE_END.split(_text(path))
+    while lines and not lines[-1].strip():
+        del lines[-1]
     try:
         return tuple(_labels(lines))
     except ValueError as error:

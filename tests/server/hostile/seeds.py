@@ -207,9 +207,16 @@ def _bmps() -> dict[str, bytes]:
         "555": bmp(9, 7, 16, rows.bytes(20 * 7)),
         "565": bmp(9, 7, 16, rows.bytes(20 * 7), compression=3, masks=struct.pack("<III", 0xF800, 0x7E0, 0x1F)),
         "masks": bmp(9, 7, 32, rows.bytes(36 * 7), compression=3, masks=struct.pack("<III", 0xFF0000, 0xFF00, 0xFF)),
+        "444": bmp(9, 7, 16, rows.bytes(20 * 7), compression=3, masks=struct.pack("<III", 0xF00, 0xF0, 0xF)),
+        "ten bits": bmp(
+            9, 7, 32, rows.bytes(36 * 7), compression=3, masks=struct.pack("<III", 0x3FF, 0xFFC00, 1023 << 20)
+        ),
+        "alpha": bmp(9, 7, 16, rows.bytes(20 * 7), compression=6, masks=struct.pack("<IIII", 0xF00, 0xF0, 0xF, 0xF000)),
+        "2 bits": bmp(11, 9, 2, rows.bytes(4 * 9), palette=palette[:16]),
         "runs": bmp(11, 9, 8, runs, compression=1, palette=palette),
         "runs and jumps": bmp(11, 9, 8, jumps, compression=1, palette=palette),
         "runs of 4 bits": bmp(11, 9, 4, runs, compression=2, palette=palette[:64]),
         "old": b"BM" + struct.pack("<IHHIIHHHH", 26 + 28 * 7, 0, 0, 26, 12, 9, 7, 1, 24) + rows.bytes(28 * 7),
+        "short": b"BM" + struct.pack("<IHHIIIIHH", 30 + 28 * 7, 0, 0, 30, 16, 9, 7, 1, 24) + rows.bytes(28 * 7),
     }
     return {f"BMP {name}": data for name, data in files.items()}
