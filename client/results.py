@@ -28,13 +28,28 @@ class ImageError:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Where an image's time went on the server; stages that it did not reach are 0."""
+    """Where an image's time went on the server, in seconds; stages that it did not reach are 0.
+
+    The order of the stages is receive, admission, decode wait, decode, pre-stem, queue, compute, reply. They follow one
+    another without a gap: `total_seconds` is what the server took for the call. An older server tells four of them.
+    """
 
     decode_seconds: float  # from bytes to pixels
     pre_stem_seconds: float  # from pixels to the network's input size
     queue_seconds: float  # waiting for the device
     compute_seconds: float  # in the network, together with its batch
     batch_size: int  # images in that batch, this one included
+    decode_wait_seconds: float = 0.0  # waiting for a decoder
+    receive_seconds: float = 0.0  # from the beginning of the call until its message was there; 0 on a stream
+    admission_seconds: float = 0.0  # until the request was let in
+    reply_seconds: float = 0.0  # from the image's answer until the reply was put together
+
+    @property
+    def total_seconds(self) -> float:
+        """All stages together."""
+        before = self.receive_seconds + self.admission_seconds + self.decode_wait_seconds
+        work = self.decode_seconds + self.pre_stem_seconds + self.queue_seconds + self.compute_seconds
+        return before + work + self.reply_seconds
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,6 +87,10 @@ def _result(result: pb.ImageResult, model: ModelIdentity) -> ImageResult:
             timing.queue_seconds,
             timing.compute_seconds,
             timing.batch_size,
+            timing.decode_wait_seconds,
+            timing.receive_seconds,
+            timing.admission_seconds,
+            timing.reply_seconds,
         ),
         model=model,
     )

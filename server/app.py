@@ -47,14 +47,15 @@ class Server:
         self._admission = Admission(capacity, streams=settings.max_streams, retry_after=self._seconds_to_answer)
         self._metrics.limits(images=capacity.images, size=capacity.bytes)
         keeper = Keeper(settings)
+        self._decoders = DecodePool(settings.decoders)
         self._metrics.follow(
             in_flight=lambda: self._admission.in_flight,
             bytes_in_flight=lambda: self._admission.bytes_in_flight,
             queue_depth=self._queue_depth,
+            decode_queue_depth=self._decoders.depth,
             decoder_restarts=lambda: self._isolated.restarts if self._isolated is not None else 0,
             credentials_stale=lambda: keeper.stale,
         )
-        self._decoders = DecodePool(settings.decoders)
         self._isolated = _isolated(settings) if settings.decode_in == "processes" else None
         pipeline = Pipeline(
             self._registry,

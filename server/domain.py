@@ -63,17 +63,38 @@ class Prediction:
     probability: float
 
 
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """When a request came, on the clock of `time.monotonic`."""
+
+    begun: float  # the call; a piece of a stream begins when its message is there
+    complete: float  # when the message was there
+
+
 @dataclass(slots=True)
 class Timing:
-    """Where an image's time went, filled in on the way; seconds."""
+    """Where an image's time went, filled in on the way; seconds.
 
+    The stages follow one another without a gap: their sum is the time from the beginning of the call until its reply
+    was put together.
+    """
+
+    receive: float = 0.0  # until the message was there
+    admission: float = 0.0  # until the image was let in: reading the message, the rate, the permits
+    decode_wait: float = 0.0  # for a decoder
     decode: float = 0.0
     pre_stem: float = 0.0
-    queue: float = 0.0
+    queue: float = 0.0  # for the device
     compute: float = 0.0
+    reply: float = 0.0  # from the image's answer on: for the other images of the request, and for the labels
     batch_size: int = 0
-    begun: float = 0.0  # when decoding began, on the clock of `time.monotonic`; 0: not yet
+    begun: float = 0.0  # when the call began, on the clock of `time.monotonic`; 0: not known
     batch: int = 0  # number of the batch, of all that the process computes; 0: none
+
+    def end(self, now: float) -> None:
+        """The reply has been put together: what has passed since the image's answer is the last stage."""
+        before = self.receive + self.admission + self.decode_wait + self.decode + self.pre_stem + self.queue
+        self.reply = max(0.0, now - self.begun - before - self.compute)
 
 
 @dataclass(frozen=True, slots=True)

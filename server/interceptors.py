@@ -132,6 +132,7 @@ class _Method:
                 with gate(visit.lane):
                     # Not by the iterator: left before its end, each would make a task for asyncio to close it.
                     message = await receive(visit.who, context.read)
+                    visit.complete = time.monotonic()
                     if message is grpc.aio.EOF:
                         # Gone, or above the limit of bytes, of which gRPC tells the caller by itself: then this call
                         # is cancelled, a moment after the end of its messages.
@@ -171,7 +172,6 @@ class _Method:
         self._trace(visit, metadata)
         context.set_trailing_metadata(((REQUEST_ID_KEY, visit.request_id),))
         self._counts.began()
-        begun = time.monotonic()
         code, reason = grpc.StatusCode.OK, ""
         try:
             self._keeper.identify(visit, self._service, authorization, context)
@@ -203,7 +203,7 @@ class _Method:
             _log.exception("a defect of the service")
             await self._abort(context, defect())
         finally:
-            self._tell(visit, code, reason, time.monotonic() - begun, context.details() or None)
+            self._tell(visit, code, reason, time.monotonic() - visit.begun, context.details() or None)
 
     def _trace(self, visit: Visit, metadata: Any) -> None:
         if self._tracing is None:

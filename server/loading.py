@@ -9,7 +9,8 @@ import structlog
 
 from models import sources
 from server import cores
-from server.batching.batcher import Batcher, Observer
+from server.batching.batcher import Batcher
+from server.metrics import Metrics
 from server.registry import LoadedModel
 from server.runtime import Runtime, choice, converted, golden, room, warm
 from server.runtime.network import Network
@@ -21,7 +22,7 @@ _LARGEST = 32  # images: what most runtimes take for a batch when left to themse
 _log = structlog.get_logger(__name__)
 
 
-def load_model(settings: Settings, observer: Observer) -> LoadedModel:
+def load_model(settings: Settings, metrics: Metrics) -> LoadedModel:
     """Load and warm the model of `settings`; takes seconds where a framework has to be imported for it.
 
     Raises:
@@ -53,7 +54,7 @@ def load_model(settings: Settings, observer: Observer) -> LoadedModel:
         input_shape=bundle.input_shape,
         batch_sizes=batch_sizes,
         capacity=settings.max_images_in_flight,
-        observer=observer,
+        observer=metrics.of(bundle.name, bundle.version),
         out_of_memory=runtime.out_of_memory,
         stuck_seconds=settings.stuck_seconds,
     )

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
-from server.domain import BatchReport, ModelIdentity
+from server.domain import BatchReport, ModelIdentity, Timing
 from server.errors import Reason
+from server.stages import ModelStages, StageSeconds
 
 OUTCOMES = ("classified", "refused", "expired", "cancelled", "failed")
-_STAGES = ("decode", "pre_stem", "queue", "compute")
 # 0.1 ms to 10 s: from a tiny network on an idle machine to the end of most callers' patience.
 _SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
@@ -80,13 +80,8 @@ class Metrics:
             registry=registry,
         )
 
-        self._stage = Histogram(
-            "glimpse_stage_seconds",
-            "Time that an image spent in each stage.",
-            ["stage"],
-            buckets=_SECONDS,
-            registry=registry,
-        )
+        self._stages = StageSeconds(_SECONDS, registry)
+        self._models: dict[tuple[str, str], ModelMetrics] = {}
         self._batch_size = Histogram(
             "glimpse_batch_size", "Images in a batch, padding not counted.", buckets=_SIZES, registry=registry
         )
@@ -120,6 +115,9 @@ class Metrics:
             "glimpse_image_bytes_in_flight_limit", "Bytes of images that may be in flight.", registry=registry
         )
         self._queue_depth = Gauge("glimpse_queue_depth", "Images waiting for the device.", registry=registry)
+        self._decode_queue_depth = Gauge(
+            "glimpse_decode_queue_depth", "Images waiting for a decoder.", registry=registry
+        )
         self._decoder_restarts = _Followed(
             "glimpse_decoder_restarts", "Decoder processes that had to be replaced.", registry
         )
@@ -149,7 +147,6 @@ class Metrics:
             registry=registry,
         )
         # Looked up once: finding a label's instrument costs more than counting with it.
-        self._stages = {stage: self._stage.labels(stage) for stage in _STAGES}
         self._outcomes = {outcome: self._images.labels(outcome) for outcome in OUTCOMES}
         for outcome in ("computed", "failed"):
             self._batches.labels(outcome)
@@ -174,6 +171,7 @@ class Metrics:
         in_flight: Callable[[], int],
         bytes_in_flight: Callable[[], int],
         queue_depth: Callable[[], int],
+        decode_queue_depth: Callable[[], int],
         decoder_restarts: Callable[[], int],
         credentials_stale: Callable[[], bool],
     ) -> None:
@@ -181,6 +179,7 @@ class Metrics:
         self._in_flight.set_function(in_flight)
         self._bytes_in_flight.set_function(bytes_in_flight)
         self._queue_depth.set_function(queue_depth)
+        self._decode_queue_depth.set_function(decode_queue_depth)
         self._decoder_restarts.set_function(decoder_restarts)
         self._credentials_stale.set_function(credentials_stale)
 
@@ -197,13 +196,13 @@ class Metrics:
         """A model answers from now on."""
         self._model.labels(identity.name, identity.version, identity.weights_digest, runtime).set(1)
 
-    def decoded(self, seconds: float) -> None:
-        """An image was decoded, or refused while it was."""
-        self._stages["decode"].observe(seconds)
-
-    def fitted(self, seconds: float) -> None:
-        """An image passed the pre-stem."""
-        self._stages["pre_stem"].observe(seconds)
+    def of(self, model: str, version: str) -> ModelMetrics:
+        """What is counted for a model of its own. To be asked for models that are loaded: each has a set of series."""
+        key = model, version
+        found = self._models.get(key)
+        if found is None:
+            found = self._models[key] = ModelMetrics(self, self._stages.of(model, version))
+        return found
 
     def image(self, outcome: str) -> None:
         """An image ended, in one of `OUTCOMES`; every image that is admitted ends in exactly one."""
@@ -219,23 +218,67 @@ class Metrics:
         self._rejected.labels(reason.value).inc()
 
     def batch(self, report: BatchReport) -> None:
-        """A batch ended (the batcher's observer)."""
+        """A batch ended."""
         self._batches.labels("computed" if report.ok else "failed").inc()
         self._batch_size.observe(report.size)
         self._padding.inc(report.padded_size - report.size)
-        queue, compute = self._stages["queue"], self._stages["compute"]
-        for queued in report.queue_seconds:
-            queue.observe(queued)
-            compute.observe(report.compute_seconds)
 
     def expired(self, count: int) -> None:
-        """Images were left out of a batch because of their deadline (the batcher's observer)."""
+        """Images were left out of a batch because of their deadline."""
         self._dropped.labels("expired").inc(count)
 
     def cancelled(self, count: int) -> None:
-        """Images were left out of a batch because nobody waited for them any more (the batcher's observer)."""
+        """Images were left out of a batch because nobody waited for them any more."""
         self._dropped.labels("cancelled").inc(count)
 
     def halved(self) -> None:
-        """A batch was computed in pieces, for want of memory (the batcher's observer)."""
+        """A batch was computed in pieces, for want of memory."""
         self._halved.inc()
+
+
+class ModelMetrics:
+    """What is counted for one model; the observer of its batcher. For all threads."""
+
+    def __init__(self, metrics: Metrics, stages: ModelStages) -> None:
+        """Made by `Metrics.of`."""
+        self._metrics = metrics
+        self._stages = stages
+
+    def prepared(self, timing: Timing, *, fitted: bool) -> None:
+        """An image has waited for a decoder and was decoded; `fitted`: and passed the pre-stem."""
+        times = [("decode_wait", timing.decode_wait), ("decode", timing.decode)]
+        if fitted:
+            times.append(("pre_stem", timing.pre_stem))
+        self._stages.observe(times)
+
+    def gave_up_decoding(self, waited: float) -> None:
+        """An image of a request that has failed was taken back, after it had waited for a decoder for so long."""
+        self._stages.observe((("decode_wait", waited),))
+
+    def answered(self, timings: Sequence[Timing]) -> None:
+        """The reply with these images has been put together."""
+        self._stages.observe(
+            pair
+            for timing in timings
+            for pair in (("receive", timing.receive), ("admission", timing.admission), ("reply", timing.reply))
+        )
+
+    def batch(self, report: BatchReport) -> None:
+        """A batch ended (the batcher's observer, as the next three)."""
+        self._metrics.batch(report)
+        seconds = report.compute_seconds
+        self._stages.observe(
+            pair for queued in report.queue_seconds for pair in (("queue", queued), ("compute", seconds))
+        )
+
+    def expired(self, count: int) -> None:
+        """Images were left out of a batch because of their deadline."""
+        self._metrics.expired(count)
+
+    def cancelled(self, count: int) -> None:
+        """Images were left out of a batch because nobody waited for them any more."""
+        self._metrics.cancelled(count)
+
+    def halved(self) -> None:
+        """A batch was computed in pieces, for want of memory."""
+        self._metrics.halved()

@@ -15,15 +15,18 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 
+import numpy as np
+from numpy.typing import NDArray
+
 from models.prestem.recipe import Recipe
 from server import domain
 from server.admission import Admission, Load
 from server.batching.lanes import Answer
 from server.decoding.pool import DecodePool, Work
 from server.decoding.prepare import Prepared
-from server.domain import Caller, Classification, ClassifyRequest, ImageResult, RawImage, Timing
+from server.domain import Arrival, Caller, Classification, ClassifyRequest, ImageResult, RawImage, Timing
 from server.errors import DeadlineExceededError, InvalidImageError, InvalidRequestError, Reason, shown
-from server.metrics import Metrics
+from server.metrics import Metrics, ModelMetrics
 from server.registry import LoadedModel, ModelRegistry
 from server.topk import DEFAULT_TOP_K, top_k
 
@@ -40,6 +43,7 @@ class _Work:
     top_k: int
     min_probability: float
     caller: Caller
+    metrics: ModelMetrics
 
     @property
     def input_size(self) -> tuple[int, int]:
@@ -52,7 +56,8 @@ class _Flight:
     """One image on its way. Its future ends in a decoder thread (refused), in the batcher's, or by being cancelled."""
 
     image: domain.Image
-    timing: Timing = field(default_factory=Timing)
+    timing: Timing
+    admitted: float  # on the clock of `time.monotonic`
     answer: Future[Answer] = field(default_factory=Future)
     preparing: Work | None = None  # in a decoder thread; None: done on the event loop
 
@@ -83,22 +88,29 @@ class Pipeline:
         self._max_images = max_images
         self._geometries = geometries
 
-    async def classify(self, request: ClassifyRequest, caller: Caller, *, bulk: bool = False) -> Classification:
+    async def classify(
+        self, request: ClassifyRequest, caller: Caller, *, bulk: bool = False, arrival: Arrival | None = None
+    ) -> Classification:
         """Answer one request. An image that cannot be classified becomes an error in its own result.
 
         Args:
             request: what to classify.
             caller: who asks, and until when.
             bulk: wait for room instead of being refused; for streams.
+            arrival: when the request came; now, when left out.
 
         Raises:
             ServiceError: expected; the request as a whole gets an error.
         """
+        if arrival is None:
+            now = time.monotonic()
+            arrival = Arrival(now, now)
         work = self._check(request, caller)
         load = Load(len(request.images), sum(len(image.data) for image in request.images))
         self._check_in_time(load.images, work)
         async with self._admission.admit(load, wait=bulk, lane=caller.lane):
-            flights = [_Flight(image) for image in request.images]
+            admitted = time.monotonic()
+            flights = [_Flight(image, _timing(arrival, admitted), admitted) for image in request.images]
             try:
                 await self._answers(flights, work)
             except BaseException:
@@ -107,6 +119,14 @@ class Pipeline:
                 raise
             results = tuple(self._result(flight, work) for flight in flights)
         return Classification(work.model.identity, results)
+
+    def replied(self, answer: Classification) -> None:
+        """The reply to a request has been put together: that was the last stage of its images."""
+        now = time.monotonic()
+        timings = [result.timing for result in answer.results]
+        for timing in timings:
+            timing.end(now)
+        self._metrics.of(answer.model.name, answer.model.version).answered(timings)
 
     async def room(self) -> None:
         """Wait until reading another piece of a stream is worth its memory."""
@@ -136,27 +156,35 @@ class Pipeline:
             return
         try:
             deadline = work.caller.deadline
-            if deadline is not None and deadline <= time.monotonic():
+            begun = time.monotonic()
+            if deadline is not None and deadline <= begun:
+                work.metrics.gave_up_decoding(begun - flight.admitted)
                 raise DeadlineExceededError("The deadline passed before the image was decoded. Allow more time.")  # noqa: TRY301
-            prepared = self._prepared(flight, work.recipe)
-            work.model.batcher.submit(prepared.pixels, lane=work.caller.lane, deadline=deadline, future=answer)
+            pixels, ready = self._prepared(flight, work, begun)
+            work.model.batcher.submit(pixels, lane=work.caller.lane, deadline=deadline, future=answer, since=ready)
         except BaseException as error:  # noqa: BLE001 - it is told where the answer is waited for
             if answer.set_running_or_notify_cancel():
                 answer.set_exception(error)
 
-    def _prepared(self, flight: _Flight, recipe: Recipe) -> Prepared:
+    def _prepared(self, flight: _Flight, work: _Work, begun: float) -> tuple[NDArray[np.uint8], float]:
+        """The network's input, and when it was there.
+
+        Raises:
+            InvalidImageError: expected; there is none.
+        """
         timing = flight.timing
-        begun = timing.begun = time.monotonic()
+        timing.decode_wait = begun - flight.admitted
         try:
-            prepared = self._prepare(flight.image, recipe)
+            prepared = self._prepare(flight.image, work.recipe)
         except InvalidImageError:
             timing.decode = time.monotonic() - begun
-            self._metrics.decoded(timing.decode)
+            work.metrics.prepared(timing, fitted=False)
             raise
-        timing.decode, timing.pre_stem = prepared.decode_seconds, prepared.pre_stem_seconds
-        self._metrics.decoded(timing.decode)
-        self._metrics.fitted(timing.pre_stem)
-        return prepared
+        ready = time.monotonic()
+        # All that this thread was busy with the image: also with handing it to a process and waiting for that.
+        timing.decode, timing.pre_stem = ready - begun - prepared.pre_stem_seconds, prepared.pre_stem_seconds
+        work.metrics.prepared(timing, fitted=True)
+        return prepared.pixels, ready
 
     def _result(self, flight: _Flight, work: _Work) -> ImageResult:
         timing = flight.timing
@@ -174,8 +202,11 @@ class Pipeline:
 
     def _abandon(self, flight: _Flight, work: _Work) -> None:
         """Count an image of a request that has failed, and stop what can be stopped of its way."""
-        if flight.preparing is not None and not flight.preparing.cancel() and not flight.preparing.done():
-            self._admission.keep_until_done(flight.preparing, len(flight.image.data), work.caller.lane)
+        if flight.preparing is not None:
+            if flight.preparing.cancel():
+                work.metrics.gave_up_decoding(time.monotonic() - flight.admitted)
+            elif not flight.preparing.done():
+                self._admission.keep_until_done(flight.preparing, len(flight.image.data), work.caller.lane)
         flight.answer.cancel()
         self._metrics.image(self._end(flight, work))
 
@@ -246,7 +277,8 @@ class Pipeline:
                 f"min_probability must be in 0..1. Received: {request.min_probability}",
                 field="options.min_probability",
             )
-        return _Work(model, self._recipe(request, model), k, request.min_probability, caller)
+        metrics = self._metrics.of(model.identity.name, model.identity.version)
+        return _Work(model, self._recipe(request, model), k, request.min_probability, caller, metrics)
 
     def _recipe(self, request: ClassifyRequest, model: LoadedModel) -> Recipe:
         """The pre-stem of this request.
@@ -264,6 +296,10 @@ class Pipeline:
                 field="options.geometry",
             )
         return model.bundle.recipe.with_geometry(request.geometry)
+
+
+def _timing(arrival: Arrival, admitted: float) -> Timing:
+    return Timing(receive=arrival.complete - arrival.begun, admission=admitted - arrival.complete, begun=arrival.begun)
 
 
 class _Together:

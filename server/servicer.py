@@ -14,7 +14,7 @@ from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1 import classifier_pb2_grpc
 from server import domain
 from server.describe import describe, identity
-from server.domain import Caller, Classification, ImageResult
+from server.domain import Arrival, Caller, Classification, ImageResult
 from server.doors.keeper import Keeper
 from server.doors.visit import Visit, visiting
 from server.errors import Code, InvalidRequestError, Reason, ServiceError, defect, draining, shown
@@ -61,7 +61,7 @@ class ImageClassifier(classifier_pb2_grpc.ImageClassifierServicer):
     async def Classify(self, request: pb.ClassifyRequest, context: Context) -> pb.ClassifyResponse:  # noqa: N802 - the contract's name
         """Classify 1..N images."""
         visit = visiting.get()
-        return _response(await self._classify(_request(request), visit, _caller(visit, context), bulk=False))
+        return await self._classify(request, visit, _caller(visit, context), bulk=False)
 
     async def DescribeModel(  # noqa: N802 - the contract's name
         self,
@@ -96,10 +96,9 @@ class ImageClassifier(classifier_pb2_grpc.ImageClassifierServicer):
                     return
                 duplicate = request.id in in_flight
                 in_flight.add(request.id)
-                answers.create_task(answer(request, duplicate))
+                answers.create_task(answer(request, visit.piece(), duplicate))
 
-        async def answer(request: pb.ClassifyStreamRequest, duplicate: bool) -> None:  # noqa: FBT001 - local
-            piece = visit.piece()
+        async def answer(request: pb.ClassifyStreamRequest, piece: Visit, duplicate: bool) -> None:  # noqa: FBT001 - local
             response = await self._stream_response(request, piece, caller, duplicate=duplicate)
             visit.model = piece.model
             visit.images += piece.images
@@ -149,17 +148,17 @@ class ImageClassifier(classifier_pb2_grpc.ImageClassifierServicer):
                 ),
             )
         try:
-            answer = await self._classify(_request(request.request), piece, caller, bulk=True, piece=request.id)
+            response = await self._classify(request.request, piece, caller, bulk=True, piece=request.id)
         except ServiceError as error:
             return self._refused(request.id, error)
         except Exception:  # noqa: BLE001 - its defect must not cost the other pieces their answers
             _log.exception("a defect of the service", stream_id=shown(request.id))
             return self._refused(request.id, defect())
-        return pb.ClassifyStreamResponse(id=request.id, response=_response(answer))
+        return pb.ClassifyStreamResponse(id=request.id, response=response)
 
     async def _classify(
-        self, asked: domain.ClassifyRequest, visit: Visit, caller: Caller, *, bulk: bool, piece: str = ""
-    ) -> Classification:
+        self, request: pb.ClassifyRequest, visit: Visit, caller: Caller, *, bulk: bool, piece: str = ""
+    ) -> pb.ClassifyResponse:
         """What the caller may send now, through the pipeline.
 
         A request takes its images from the caller's rate even where it is refused later: what is wrong with it had to
@@ -168,14 +167,21 @@ class ImageClassifier(classifier_pb2_grpc.ImageClassifierServicer):
         Raises:
             ServiceError: expected; the request as a whole gets an error.
         """
+        asked = _request(request)
         visit.model, visit.images = asked.model.name, len(asked.images)
         visit.bytes = sum(len(image.data) for image in asked.images)
         self._keeper.take(visit, visit.images)
-        answer = await self._pipeline.classify(asked, caller, bulk=bulk)
+        arrival = Arrival(visit.begun, visit.complete or visit.begun)
+        answer = await self._pipeline.classify(asked, caller, bulk=bulk, arrival=arrival)
         visit.model = answer.model.name
+        response = _response(answer)
+        # What this took is part of the last stage, which the reply tells, too.
+        self._pipeline.replied(answer)
+        for told, result in zip(response.results, answer.results, strict=True):
+            told.timing.reply_seconds = result.timing.reply
         if visit.trace is not None:
             visit.trace.images(answer.results, piece=piece)
-        return answer
+        return response
 
     def _refused(self, request_id: str, error: ServiceError) -> pb.ClassifyStreamResponse:
         self._metrics.request_rejected(error.reason)
@@ -240,5 +246,8 @@ def _result(result: ImageResult) -> pb.ImageResult:
             queue_seconds=timing.queue,
             compute_seconds=timing.compute,
             batch_size=timing.batch_size,
+            decode_wait_seconds=timing.decode_wait,
+            receive_seconds=timing.receive,
+            admission_seconds=timing.admission,
         ),
     )

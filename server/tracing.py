@@ -96,23 +96,31 @@ class Tracing:
             )
             made.end(at(begin + seconds))
 
+        of_request: dict[str, Any] = {"glimpse.stream_id": piece[:_SHOWN]} if piece else {}
         for index, result in enumerate(results):
             timing, error = result.timing, result.error
-            which: dict[str, Any] = {"glimpse.image": index}
-            if piece:
-                which["glimpse.stream_id"] = piece[:_SHOWN]
+            which = {"glimpse.image": index, **of_request}
             decoding = which if error is None else {**which, "error.type": error.reason.value}
             begin = timing.begun
+            for name, seconds in (("receive", timing.receive), ("admission", timing.admission)):
+                if index == 0 and seconds:  # they are the same for all images of a request
+                    stage(name, begin, seconds, of_request, ())
+                begin += seconds
+            if timing.decode_wait:
+                stage("decode-wait", begin, timing.decode_wait, which, ())
+            begin += timing.decode_wait
             stage("decode", begin, timing.decode, decoding, ())
-            if error is not None:
-                continue
             begin += timing.decode
-            stage("pre-stem", begin, timing.pre_stem, which, ())
-            begin += timing.pre_stem
-            stage("queue", begin, timing.queue, which, ())
-            begin += timing.queue
-            batch = self._batch(timing, below, at(begin), at(begin + timing.compute))
-            stage("compute", begin, timing.compute, which, (Link(batch),))
+            if error is None:
+                stage("pre-stem", begin, timing.pre_stem, which, ())
+                begin += timing.pre_stem
+                stage("queue", begin, timing.queue, which, ())
+                begin += timing.queue
+                batch = self._batch(timing, below, at(begin), at(begin + timing.compute))
+                stage("compute", begin, timing.compute, which, (Link(batch),))
+                begin += timing.compute
+            if timing.reply:
+                stage("reply", begin, timing.reply, which, ())
 
     def _batch(self, timing: Timing, below: Any, begin: int, end: int) -> SpanContext:
         """The span of the batch that carried an image; it lies in the trace of the first call that was answered."""

@@ -15,7 +15,7 @@ from google.rpc import error_details_pb2, status_pb2
 from client import channel
 from client.channel import SERVICE
 from client.connection import Connection
-from client.load.tally import Answer, Request
+from client.load.tally import STAGES, Answer, Request
 from glimpse.v1 import classifier_pb2 as pb
 
 Metadata = Callable[[], tuple[tuple[str, str], ...]]
@@ -157,12 +157,13 @@ def read(response: pb.ClassifyResponse) -> Answer:
     images = tuple(
         (each.error.reason or _name(each.error.code)) if each.HasField("error") else "" for each in response.results
     )
-    slowest, batch = None, 0
+    slowest: tuple[float, ...] | None = None
+    batch = 0
     for each in response.results:
         if each.HasField("error"):  # it did not reach all stages
             continue
         timing = each.timing
-        stages = (timing.decode_seconds, timing.pre_stem_seconds, timing.queue_seconds, timing.compute_seconds)
+        stages = tuple(getattr(timing, f"{stage}_seconds") for stage in STAGES[:-1])
         if slowest is None or sum(stages) > sum(slowest):
             slowest, batch = stages, timing.batch_size
     return Answer(images=images, stages=slowest, batch=batch)

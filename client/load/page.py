@@ -14,10 +14,12 @@ from client.load.text import said, value
 _STYLE = """
 :root{color-scheme:light dark; --page:#f7f7f5; --card:#fff; --ink:#141413; --soft:#55544f; --faint:#e4e3de;
   --axis:#b5b4ad; --one:#2a78d6; --two:#d0562b; --decode:#2a78d6; --pre_stem:#1baf7a; --queue:#eda100;
-  --compute:#4a3aa7; --rest:#a5a49d; --good:#0a7a0a; --bad:#c22f2f}
+  --compute:#4a3aa7; --rest:#a5a49d; --good:#0a7a0a; --bad:#c22f2f;
+  --receive:#7fb2e5; --admission:#8c6d46; --decode_wait:#d0562b; --reply:#b05aa5}
 @media(prefers-color-scheme:dark){:root{--page:#141413; --card:#1e1e1c; --ink:#f4f3ef; --soft:#bdbcb4;
   --faint:#33332f; --axis:#5c5b55; --one:#4f98e8; --two:#e8794f; --decode:#3987e5; --pre_stem:#199e70;
-  --queue:#c98500; --compute:#9085e9; --rest:#76756e; --good:#4cc24c; --bad:#f07575}}
+  --queue:#c98500; --compute:#9085e9; --rest:#76756e; --good:#4cc24c; --bad:#f07575;
+  --receive:#7fb2e5; --admission:#a98a63; --decode_wait:#e8794f; --reply:#c77fbd}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--page);color:var(--ink);font:15px/1.5 system-ui,sans-serif}
 main{max-width:62rem;margin:0 auto;padding:1.5rem 1rem 4rem}

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from client.load.histogram import Histogram
 
-STAGES = ("decode", "pre_stem", "queue", "compute", "rest")
+# As the server tells them, in their order; `rest` is what it does not know of.
+STAGES = ("receive", "admission", "decode_wait", "decode", "pre_stem", "queue", "compute", "reply", "rest")
 NOT_SENT = "NOT_SENT"  # the generator was behind, or had too much in flight
 NOT_REFUSED = "BROKEN_IMAGE_CLASSIFIED"  # an image that was broken on purpose got predictions
 _MOMENTS = 240  # of a timeline; when there are more, two become one
@@ -29,7 +30,9 @@ class Answer:
 
     error: str = ""  # reason why there is no answer; "" where there is one
     images: tuple[str, ...] = ()  # for each image the reason why it could not be classified; "" where it was
-    stages: tuple[float, float, float, float] | None = None  # seconds of the slowest image that was classified
+    stages: tuple[float, ...] | None = (
+        None  # seconds of the slowest image that was classified, of all `STAGES` but rest
+    )
     batch: int = 0  # images in that one's batch
 
 

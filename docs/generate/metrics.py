@@ -9,6 +9,7 @@ from prometheus_client.metrics_core import Metric
 
 from docs.generate.markdown import anchor, code, table
 from server.metrics import Metrics
+from server.stages import StageSeconds
 
 _HEADER = ("name", "type", "labels", "")
 
@@ -17,7 +18,12 @@ _ABOUT = """\
 
 Prometheus reads them from `/metrics` on the metrics port. A histogram has the series `_bucket`, `_sum` and `_count`.
 Where the values of a label are known beforehand they are there from the start, at 0, and listed here; reasons are those
-of the [errors](errors.md).
+of the [errors](errors.md), models those that are loaded.
+
+The stages of an image follow one another without a gap: `receive` (until the message was there; 0 on a stream), `admission`
+(until the request was let in), `decode_wait` (for a decoder), `decode`, `pre_stem`, `queue` (for the device), `compute`,
+`reply` (for the other images of the request, and until the reply was put together). For calls that were answered, their sums
+add up to that of `grpc_server_handling_seconds`, once for each image of a call.
 """
 
 
@@ -26,6 +32,8 @@ def page() -> str:
     metrics = Metrics()
     instruments = [each for each in vars(metrics).values() if isinstance(each, MetricWrapperBase)]
     labels = {family.name: tuple(each._labelnames) for each in instruments for family in each.describe()}  # noqa: SLF001 - there is no public way to the names of labels that have no values yet
+    labels[StageSeconds.name] = StageSeconds.labels
+    metrics.of("", "")  # the stages of a model are there from when it is
     families = sorted(metrics.registry.collect(), key=lambda family: family.name)
     ours = [family for family in families if family.name in labels]
     others = [family for family in families if family.name not in labels]
@@ -46,6 +54,7 @@ def _cells(family: Metric, labels: tuple[str, ...]) -> list[str]:
     values: dict[str, set[str]] = defaultdict(set)
     for sample in family.samples:
         for label, value in sample.labels.items():
-            values[label].add(value)
+            if value:
+                values[label].add(value)
     shown = [code(label) + (f": {', '.join(sorted(values[label]))}" if values.get(label) else "") for label in labels]
     return [f"{anchor(name)}`{name}`", family.type, "<br>".join(shown), family.documentation]

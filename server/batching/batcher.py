@@ -120,6 +120,7 @@ class Batcher:
         lane: str = "",
         deadline: float | None = None,
         future: Future[Answer] | None = None,
+        since: float | None = None,
     ) -> Future[Answer]:
         """Queue one image. Cancelling the future takes it out again, unless its batch has been composed.
 
@@ -128,6 +129,7 @@ class Batcher:
             lane: whose turn it uses.
             deadline: on the batcher's clock.
             future: that the answer is to end; a fresh one when left out.
+            since: when its wait began, on the batcher's clock; now, when left out.
 
         Raises:
             OverloadedError: expected; the queue is full.
@@ -137,7 +139,7 @@ class Batcher:
         if pixels.shape != self._input_shape or pixels.dtype != np.uint8:
             # Found here, it costs its own request; found while gathering, it would cost a worker.
             raise ValueError(f"pixels must be uint8 {self._input_shape}. Received: {pixels.dtype} {pixels.shape}")
-        slot = Slot(pixels, lane, deadline, self._clock(), future or Future())
+        slot = Slot(pixels, lane, deadline, self._clock() if since is None else since, future or Future())
         with self._changed:
             if self._closed:
                 raise draining()

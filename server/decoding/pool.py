@@ -68,6 +68,12 @@ class DecodePool:
             self._changed.notify()
         return work
 
+    def depth(self) -> int:
+        """How many pieces of work wait for a thread."""
+        with self._changed:
+            self._turns.discard(Work.cancelled)
+            return len(self._turns)
+
     def ahead(self, lane: str) -> int:
         """How many pieces of work are begun before one that comes in `lane` now, if no others come."""
         with self._changed:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import ipaddress
+import time
 import urllib.parse
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from server.doors.rates import Allowance
 from server.tracing import Call
@@ -30,6 +31,8 @@ class Visit:
     images: int = 0
     bytes: int = 0  # of the images
     trace: Call | None = None  # its span, where there are traces
+    begun: float = field(default_factory=time.monotonic)
+    complete: float = 0.0  # when its message was there, on the same clock; 0: not yet
 
     @property
     def lane(self) -> str:
@@ -45,6 +48,7 @@ class Visit:
         """The same visitor with one piece of a stream, of which nothing is known yet."""
         piece = Visit(self.request_id, self.method, self.peer, self.client, self.identity, self.allowance)
         piece.trace = self.trace
+        piece.complete = piece.begun  # of a stream, the message is there when it is read
         return piece
 
 

@@ -249,13 +249,18 @@ class Bench:
         before = self.service.metrics()
         made: Values = self.caller.do(job, **arguments)
         after = self.service.metrics()
-        stage = "glimpse_stage_seconds_{},stage=compute"
-        total, count = (after[stage.format(what)] - before[stage.format(what)] for what in ("sum", "count"))
+        total, count = (_computed(after, what) - _computed(before, what) for what in ("sum", "count"))
         made["batches"] = {
             str(size): number for size, number in batches(before, after, self.made["batch_sizes"]).items()
         }
         made["batch_seconds"] = total / count if count else 0.0
         return made
+
+
+def _computed(metrics: dict[str, float], what: str) -> float:
+    """The sum or the count of the times on the device, of all models."""
+    name = f"glimpse_stage_seconds_{what},"
+    return sum(value for key, value in metrics.items() if key.startswith(name) and ",stage=compute" in key)
 
 
 def starts(environment: dict[str, str], runtime: str, count: int) -> list[Values]:

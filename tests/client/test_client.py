@@ -43,6 +43,21 @@ def test_an_answer_comes_back_as_values_with_all_that_the_wire_holds(scripted: S
     assert result.model == ModelIdentity("scripted", "7", "sha256:abc")
 
 
+def test_all_stages_that_a_server_tells_come_back_and_add_up(scripted: ScriptedServer) -> None:
+    def told(request: pb.ClassifyRequest, _: Context) -> pb.ClassifyResponse:
+        answer = response(request)
+        timing = answer.results[0].timing
+        timing.decode_wait_seconds, timing.receive_seconds = 0.5, 0.6
+        timing.admission_seconds, timing.reply_seconds = 0.7, 0.8
+        return answer
+
+    scripted.classify = told
+    with Client(scripted.target) as client:
+        timing = client.classify(b"cat").timing
+    assert timing == Timing(0.1, 0.2, 0.3, 0.4, 5, 0.5, 0.6, 0.7, 0.8)
+    assert timing.total_seconds == pytest.approx(3.6)
+
+
 def test_options_travel_with_the_request(scripted: ScriptedServer) -> None:
     with Client(scripted.target) as client:
         client.classify(b"cat", top_k=1, min_probability=0.5, geometry="pad", model="other", version="2")

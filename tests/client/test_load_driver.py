@@ -19,7 +19,7 @@ from client.load.tally import NOT_SENT, Answer, Request, Tally
 from tests.client.virtual import run
 
 ONE = Request(b"", (False,))
-OK = Answer(images=("",), stages=(0.001, 0.001, 0.001, 0.001), batch=1)
+OK = Answer(images=("",), stages=(0.0005,) * 8, batch=1)
 
 
 class Device:

@@ -247,7 +247,9 @@ def report(*plans: Plan) -> dict[str, Any]:
             request = Request(b"", (False,))
             tally.sent(request, due, due + 0.001)
             failed = Answer(error="<b>&") if number % 10 == 9 else None
-            answer = failed or Answer(images=("",), stages=(0.01, 0.002, 0.003, 0.02), batch=3)
+            answer = failed or Answer(
+                images=("",), stages=(0.001, 0.001, 0.002, 0.01, 0.002, 0.003, 0.02, 0.001), batch=3
+            )
             tally.done(request, answer, due, due + 0.05 + number / 500)
         phases.append(figures.of(Ran(plan, tally, cpu_share=0.1)))
     model = {"name": "m", "version": "1", "runtime": "r", "device": "cpu"}

@@ -57,7 +57,7 @@ def test_every_metric_has_a_row_with_its_labels() -> None:
     for family in Metrics().registry.collect():
         assert re.search(rf"`{family.name}(_total)?` \| {family.type} \|.*{re.escape(family.documentation)}", page)
     (stages,) = re.findall(r"^.*`glimpse_stage_seconds` .*$", page, re.MULTILINE)
-    assert "`stage`: compute, decode, pre_stem, queue" in stages
+    assert "`stage`: admission, compute, decode, decode_wait, pre_stem, queue, receive, reply" in stages
     (model,) = re.findall(r"^.*`glimpse_model_info` .*$", page, re.MULTILINE)
     assert "`model`<br>`version`<br>`weights_digest`<br>`runtime`" in model  # of which no value is known beforehand
 

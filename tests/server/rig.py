@@ -22,9 +22,10 @@ from models import sources
 from models.prestem.recipe import Recipe
 from models.spec import NetworkSummary
 from server import app, domain, settings
-from server.batching.batcher import Batcher, Observer
+from server.batching.batcher import Batcher
 from server.decoding.limits import ImageLimits
 from server.decoding.prepare import Prepared, prepare
+from server.metrics import Metrics
 from server.registry import LoadedModel
 from server.settings import Settings
 
@@ -167,14 +168,14 @@ class Rig:
         finally:
             self._ended.set()
 
-    def _load(self, chosen: Settings, observer: Observer) -> LoadedModel:
+    def _load(self, chosen: Settings, metrics: Metrics) -> LoadedModel:
         bundle = sources.resolve(sources.Source(weights=chosen.weights))
         batcher = Batcher(
             self.network,
             input_shape=bundle.input_shape,
             batch_sizes=self._batch_sizes,
             capacity=chosen.max_images_in_flight,
-            observer=observer,
+            observer=metrics.of(bundle.name, bundle.version),
         )
         batcher.start()
         return LoadedModel(

@@ -60,14 +60,16 @@ def names(receiver: Receiver, trace: str) -> list[str]:
 
 def test_a_call_and_the_stages_of_its_images_are_one_trace(seen: tuple[RunningServer, Receiver, str]) -> None:
     _, receiver, _ = seen
-    stages = ["compute"] * 2 + ["decode"] * 3
-    assert names(receiver, GOOD) == [*stages, f"{SERVICE}/Classify", *["pre-stem"] * 2, *["queue"] * 2]
+    stages = ["admission"] + ["compute"] * 2 + ["decode"] * 3 + ["decode-wait"] * 3
+    last = ["pre-stem"] * 2 + ["queue"] * 2 + ["receive"] + ["reply"] * 3
+    assert names(receiver, GOOD) == [*stages, f"{SERVICE}/Classify", *last]
 
 
 def test_the_pieces_of_a_stream_are_in_its_trace(seen: tuple[RunningServer, Receiver, str]) -> None:
     _, receiver, _ = seen
     stages = [name for name in names(receiver, STREAM) if "/" not in name]
-    assert stages == ["compute"] * 3 + ["decode"] * 3 + ["pre-stem"] * 3 + ["queue"] * 3
+    all_of_them = ("admission", "compute", "decode", "decode-wait", "pre-stem", "queue", "reply")  # receiving is not
+    assert stages == [name for name in all_of_them for _ in range(3)]
     ids = {
         pair.value.string_value
         for span in receiver.spans

@@ -103,18 +103,26 @@ class ImageError(_message.Message):
     def __init__(self, code: _Optional[int] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
 
 class Timing(_message.Message):
-    __slots__ = ("decode_seconds", "pre_stem_seconds", "queue_seconds", "compute_seconds", "batch_size")
+    __slots__ = ("decode_seconds", "pre_stem_seconds", "queue_seconds", "compute_seconds", "batch_size", "decode_wait_seconds", "receive_seconds", "admission_seconds", "reply_seconds")
     DECODE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     PRE_STEM_SECONDS_FIELD_NUMBER: _ClassVar[int]
     QUEUE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     COMPUTE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
+    DECODE_WAIT_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    RECEIVE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    ADMISSION_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    REPLY_SECONDS_FIELD_NUMBER: _ClassVar[int]
     decode_seconds: float
     pre_stem_seconds: float
     queue_seconds: float
     compute_seconds: float
     batch_size: int
-    def __init__(self, decode_seconds: _Optional[float] = ..., pre_stem_seconds: _Optional[float] = ..., queue_seconds: _Optional[float] = ..., compute_seconds: _Optional[float] = ..., batch_size: _Optional[int] = ...) -> None: ...
+    decode_wait_seconds: float
+    receive_seconds: float
+    admission_seconds: float
+    reply_seconds: float
+    def __init__(self, decode_seconds: _Optional[float] = ..., pre_stem_seconds: _Optional[float] = ..., queue_seconds: _Optional[float] = ..., compute_seconds: _Optional[float] = ..., batch_size: _Optional[int] = ..., decode_wait_seconds: _Optional[float] = ..., receive_seconds: _Optional[float] = ..., admission_seconds: _Optional[float] = ..., reply_seconds: _Optional[float] = ...) -> None: ...
 
 class ClassifyStreamRequest(_message.Message):
     __slots__ = ("id", "request")
