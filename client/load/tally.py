@@ -30,9 +30,7 @@ class Answer:
 
     error: str = ""  # reason why there is no answer; "" where there is one
     images: tuple[str, ...] = ()  # for each image the reason why it could not be classified; "" where it was
-    stages: tuple[float, ...] | None = (
-        None  # seconds of the slowest image that was classified, of all `STAGES` but rest
-    )
+    stages: tuple[float, ...] | None = None  # seconds of the slowest classified image, of all `STAGES` but the rest
     batch: int = 0  # images in that one's batch
 
 

@@ -20,10 +20,10 @@ Prometheus reads them from `/metrics` on the metrics port. A histogram has the s
 Where the values of a label are known beforehand they are there from the start, at 0, and listed here; reasons are those
 of the [errors](errors.md), models those that are loaded.
 
-The stages of an image follow one another without a gap: `receive` (until the message was there; 0 on a stream), `admission`
-(until the request was let in), `decode_wait` (for a decoder), `decode`, `pre_stem`, `queue` (for the device), `compute`,
-`reply` (for the other images of the request, and until the reply was put together). For calls that were answered, their sums
-add up to that of `grpc_server_handling_seconds`, once for each image of a call.
+The stages of an image follow one another without a gap: `receive` (until the message was there; 0 on a stream),
+`admission` (until the request was let in), `decode_wait` (for a decoder), `decode`, `pre_stem`, `queue` (for the
+device), `compute`, `reply` (for the other images of the request, and until the reply was put together). For calls that
+were answered, their sums add up to that of `grpc_server_handling_seconds`, once for each image of a call.
 """
 
 
