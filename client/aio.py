@@ -14,6 +14,7 @@ from client import channel, health, wire
 from client.aio_bulk import AsyncBulk
 from client.aio_reading import off_the_loop
 from client.aio_stream import OpenCall, cancelled_from_outside
+from client.calls import AsyncCalls
 from client.connection import TLS, StrPath, to_server
 from client.errors import Code, GlimpseError
 from client.results import ImageResult, ModelDescription
@@ -79,6 +80,7 @@ class AsyncClient:
         self._channel: grpc.aio.Channel | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
+        self._calls = AsyncCalls()
         self._runs: WeakSet[AsyncBulk[Any]] = WeakSet()
 
     async def __aenter__(self) -> Self:
@@ -132,7 +134,10 @@ class AsyncClient:
         """
         to_request = wire.to_requests(top_k, min_probability, geometry, model, version)
         request = await off_the_loop(image, lambda: to_request(image))
-        response = await self._answer(self._stub().Classify, request, timeout)
+        method = self._stub().Classify
+        response = await self._calls.run(
+            lambda seconds: self._attempt(method, request, seconds), self.target, self._seconds(timeout)
+        )
         return wire.from_response(response)[0].raise_for_error()
 
     def classify_many(
@@ -233,11 +238,15 @@ class AsyncClient:
             )
 
     async def _answer(self, method: Any, request: Any, timeout: float | None) -> Any:  # noqa: ASYNC109  (as above)
-        metadata = await self._metadata()
         try:
-            return await method(request, timeout=self._seconds(timeout), metadata=metadata, wait_for_ready=self._wait)
+            return await self._attempt(method, request, self._seconds(timeout))
         except grpc.RpcError as error:
             raise from_rpc_error(error, self.target) from error
+
+    async def _attempt(self, method: Any, request: Any, seconds: float) -> Any:
+        metadata = await self._metadata()
+        try:
+            return await method(request, timeout=seconds, metadata=metadata, wait_for_ready=self._wait)
         except asyncio.CancelledError:
             if cancelled_from_outside():
                 raise

@@ -11,6 +11,20 @@ DEFAULT_TIMEOUT = 60.0  # seconds
 # gRPC's default of 4 MiB refuses many a phone's photo. The server's default limit is the same.
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 
+_RETRIES: dict[str, Any] = {
+    "maxAttempts": 5,  # gRPC allows no more
+    # Calls that a dying server takes with it are repeated after 0.1 seconds on another one; where nobody
+    # answers at all, it takes 1.5 seconds to say so.
+    "initialBackoff": "0.1s",
+    "maxBackoff": "1s",
+    "backoffMultiplier": 2,
+    # A full queue is RESOURCE_EXHAUSTED. The server says with `grpc-retry-pushback-ms` when to come back,
+    # and gRPC waits for as long as that instead of the backoff above. `Classify` has a policy without it:
+    # `client.calls` repeats those, for the hint of one call has to hold back the others.
+    # A server that shuts down ends calls that it has not come round to with CANCELLED. Of a call that the
+    # caller cancelled nothing is left to be repeated.
+    "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED", "CANCELLED"],
+}
 _SERVICE_CONFIG: dict[str, Any] = {
     "loadBalancingConfig": [{"round_robin": {}}],
     # gRPC watches the health of each address and takes one out of the turns while it says NOT_SERVING: as it loads,
@@ -22,19 +36,7 @@ _SERVICE_CONFIG: dict[str, Any] = {
         {"name": [{"service": SERVICE, "method": "ClassifyStream"}]},
         {
             "name": [{"service": SERVICE}],
-            "retryPolicy": {
-                "maxAttempts": 5,  # gRPC allows no more
-                # Calls that a dying server takes with it are repeated after 0.1 seconds on another one; where nobody
-                # answers at all, it takes 1.5 seconds to say so.
-                "initialBackoff": "0.1s",
-                "maxBackoff": "1s",
-                "backoffMultiplier": 2,
-                # A full queue is RESOURCE_EXHAUSTED. The server says with `grpc-retry-pushback-ms` when to come back,
-                # and gRPC waits for as long as that instead of the backoff above.
-                # A server that shuts down ends calls that it has not come round to with CANCELLED. Of a call that the
-                # caller cancelled nothing is left to be repeated.
-                "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED", "CANCELLED"],
-            },
+            "retryPolicy": _RETRIES,
         },
     ],
     # No `retryThrottling`: it stops retries after many failures in a row, which is what the end of a busy replica looks
@@ -42,15 +44,25 @@ _SERVICE_CONFIG: dict[str, Any] = {
 }
 
 
-def options(*, server_name: str = "", all_servers: bool = False) -> list[tuple[str, int | str]]:
+_CLASSIFY: dict[str, Any] = {
+    "name": [{"service": SERVICE, "method": "Classify"}],
+    "retryPolicy": {**_RETRIES, "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"]},
+}
+
+
+def options(
+    *, server_name: str = "", all_servers: bool = False, repeat_all: bool = False
+) -> list[tuple[str, int | str]]:
     """Channel arguments for `grpc.insecure_channel` and its kin.
 
     Args:
+        repeat_all: whether gRPC repeats calls of `Classify` that the server has no room for, too.
         server_name: that the certificate must have; the target's own when empty.
         all_servers: whether to call servers that are not serving, too.
     """
+    methods = [*_SERVICE_CONFIG["methodConfig"], *([] if repeat_all else [_CLASSIFY])]
     chosen: list[tuple[str, int | str]] = [
-        ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
+        ("grpc.service_config", json.dumps({**_SERVICE_CONFIG, "methodConfig": methods})),
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
         # Retries need the request kept: the default of 256 KiB would silently rule them out for photos.

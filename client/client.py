@@ -9,6 +9,7 @@ import grpc
 
 from client import channel, health, wire
 from client.bulk import Bulk
+from client.calls import Calls
 from client.connection import TLS, StrPath, to_server
 from client.results import ImageResult, ModelDescription
 from client.status import from_rpc_error
@@ -28,8 +29,8 @@ class Client:
         with Client("localhost:50051") as client:
             print(client.classify("cat.jpg").predictions[0].label)
 
-    Calls that the server has no room for are repeated up to 4 times, when the server says; those of a server that goes
-    or dies are repeated on another one. Classification changes nothing, so repeating it is harmless.
+    Calls that the server has no room for are repeated up to 4 times, when the server says, and what it refuses for coming
+    too fast holds back the calls after it; those of a server that goes or dies are repeated on another one. Classification changes nothing, so repeating it is harmless.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Client:
             target, tls=tls, token=token, token_file=token_file, allow_plaintext_token=allow_plaintext_token
         )
         self._channel = self._connection.open()
+        self._calls = Calls()
         self._stub = classifier_pb2_grpc.ImageClassifierStub(self._channel)
 
     def __enter__(self) -> Self:
@@ -114,15 +116,15 @@ class Client:
             GlimpseError: the call got no answer; see the tree in `client.errors`.
         """
         request = wire.to_requests(top_k, min_probability, geometry, model, version)(image)
-        try:
-            response = self._stub.Classify(
-                request,
-                timeout=self._seconds(timeout),
-                metadata=self._connection.metadata(),
-                wait_for_ready=self._wait,
+
+        def attempt(seconds: float) -> classifier_pb2.ClassifyResponse:
+            metadata = self._connection.metadata()
+            answer: classifier_pb2.ClassifyResponse = self._stub.Classify(
+                request, timeout=seconds, metadata=metadata, wait_for_ready=self._wait
             )
-        except grpc.RpcError as error:
-            raise from_rpc_error(error, self.target) from error
+            return answer
+
+        response = self._calls.run(attempt, self.target, self._seconds(timeout))
         return wire.from_response(response)[0].raise_for_error()
 
     def classify_many(

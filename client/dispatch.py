@@ -12,6 +12,7 @@ from __future__ import annotations
 import heapq
 import random
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
@@ -19,8 +20,10 @@ import grpc
 
 from client import wire
 from client.backoff import Backoff
+from client.calls import RATE_LIMITED
 from client.errors import Code, DeadlineExceededError, GlimpseError, StreamBrokenError
 from client.events import Ended, Event, Line, Reply
+from client.pace import Pace
 from client.reading import Exhausted, Job
 from client.results import ImageResult
 from client.status import from_request_error, from_rpc_error
@@ -65,6 +68,10 @@ class Dispatch(Generic[K]):
         self._timeout = timeout
         self._unanswered: dict[str, Job[Any]] = {}  # by the id on the wire, in the order of their reading
         self._retries: list[tuple[float, str]] = []  # heap of when (time.monotonic) and which id
+        self._pace = Pace()
+        self._held: deque[str] = deque()  # not sent yet on this stream: the server refuses what comes too fast
+        self._out: dict[str, float] = {}  # on the way since the pace is limited -> when it was sent (time.monotonic)
+        self._out_again: set[str] = set()  # those of them that had been refused before
         self._waiting_since = 0.0  # time.monotonic of the last sign of life, while anything is unanswered
         self._answers = 0
         self._finished = 0
@@ -155,18 +162,41 @@ class Dispatch(Generic[K]):
             return [self._reopen_at] if self._unanswered else []
         if self._leave_by is not None:
             return [self._leave_by]
-        while self._retries and self._retries[0][0] <= now:
-            self._transmit(heapq.heappop(self._retries)[1])
-        return [self._retries[0][0]] if self._retries else []
+        return self._send_what_is_due(now)
+
+    def _send_what_is_due(self, now: float) -> list[float]:
+        """Send what may be sent by now; the time at which there will be more to send."""
+        pace = self._pace
+        while self._retries and pace.room(len(self._out_again)):
+            due = max(self._retries[0][0], pace.next)
+            if due > now:
+                return [due]
+            self._transmit(heapq.heappop(self._retries)[1], again=True)
+        # Whoever was told to come back goes first.
+        while self._held and not self._retries and pace.room(len(self._out)):
+            if pace.next > now:
+                return [pace.next]
+            self._transmit(self._held.popleft())
+        return []
 
     def _send(self, job: Job[K]) -> None:
         if not self._unanswered:
             self._waiting_since = time.monotonic()
         self._unanswered[str(job.number)] = job
-        if self.stream is not None and self._leave_by is None:
-            self._transmit(str(job.number))  # otherwise the next stream begins with it
+        if self.stream is None or self._leave_by is not None:
+            return  # the next stream begins with it
+        if self._pace.limited:
+            self._held.append(str(job.number))
+        else:
+            self._transmit(str(job.number))
 
-    def _transmit(self, request_id: str) -> None:
+    def _transmit(self, request_id: str, *, again: bool = False) -> None:
+        now = time.monotonic()
+        self._pace.sent(now)
+        if self._pace.limited:
+            self._out[request_id] = now
+            if again:
+                self._out_again.add(request_id)
         if self.stream is not None:  # always; for the type checker
             self.stream.send(pb.ClassifyStreamRequest(id=request_id, request=self._unanswered[request_id].request))
 
@@ -179,7 +209,11 @@ class Dispatch(Generic[K]):
         self._reopen_at = None
         later = {request_id for _, request_id in self._retries}
         for request_id in self._unanswered:
-            if request_id not in later:
+            if request_id in later:
+                continue
+            if self._pace.limited:
+                self._held.append(request_id)
+            else:
                 self._transmit(request_id)
 
     def _replied(self, reply: Reply) -> Job[K] | None:
@@ -197,19 +231,23 @@ class Dispatch(Generic[K]):
         stream.pending.discard(message.id)
         job = self._unanswered[message.id]
         self._waiting_since = time.monotonic()
+        sent, others = self._out.pop(message.id, None), len(self._out)
+        self._out_again.discard(message.id)
         if message.HasField("response"):
             stream.answered = True
             self._answers += 1
+            if sent is not None:
+                self._pace.answered(sent)
             job.result = wire.from_response(message.response)[0]
         else:
-            job.result = self._refused(job, from_request_error(message.error))
+            job.result = self._refused(job, from_request_error(message.error), alone=sent is not None and not others)
             if job.result is None:
                 return None
         job.request = None
         return self._unanswered.pop(message.id)
 
-    def _refused(self, job: Job[K], error: GlimpseError) -> ImageResult | None:
-        """What becomes of a refused image; None: another attempt.
+    def _refused(self, job: Job[K], error: GlimpseError, *, alone: bool) -> ImageResult | None:
+        """What becomes of a refused image; None: another attempt. `alone`: no other one was on the way with it.
 
         Raises:
             GlimpseError: the refusal would hit all images alike.
@@ -223,8 +261,13 @@ class Dispatch(Generic[K]):
         job.refusals = job.refusals + 1 if job.answers == self._answers else 1
         job.answers = self._answers
         if error.retry_after is not None and job.refusals < _MOST_REFUSALS:
-            # What was refused together is told the same; a little chance keeps it from coming back together.
-            delay = error.retry_after * random.uniform(1.0, 1.25)
+            if error.reason == RATE_LIMITED:
+                # Each has a place of its own in the server's line. It is told when that is, and goes then.
+                self._pace.refused(time.monotonic(), error.retry_after, alone=alone)
+                delay = error.retry_after
+            else:
+                # What was refused together is told the same; a little chance keeps it from coming back together.
+                delay = error.retry_after * random.uniform(1.0, 1.25)
             heapq.heappush(self._retries, (time.monotonic() + delay, str(job.number)))
             return None
         if error.code not in _PASSING:
@@ -254,6 +297,9 @@ class Dispatch(Generic[K]):
         if self.stream is not None:
             self._backoff.broke(answered=self.stream.answered)
         self.stream = self._leave_by = self._leaving_for = None
+        self._held.clear()
+        self._out.clear()
+        self._out_again.clear()
         delay = self._backoff.delay(at_least=0.0 if cause is None else cause.retry_after or 0.0)
         # Without an unanswered image a stream is not missed, and whether the next one stands is not known yet.
         if delay is None and self._unanswered:

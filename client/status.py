@@ -42,7 +42,8 @@ def from_rpc_error(error: grpc.RpcError, target: str, *, service: str = SERVICE)
     if not isinstance(error, (grpc.Call, grpc.aio.AioRpcError)):
         return GlimpseError(Code.UNKNOWN, "", str(error) or repr(error))
     code = to_code(error.code().value[0])
-    reason, field, retry_after = "", "", _pushback(error)
+    told = pushback(error)
+    reason, field, retry_after = "", "", told if told is None or told >= 0.0 else None
     for detail in _details(error):
         if isinstance(detail, error_details_pb2.ErrorInfo) and detail.domain == _DOMAIN:
             reason = detail.reason
@@ -75,13 +76,13 @@ def _details(call: _Status) -> list[Message]:
     return details
 
 
-def _pushback(call: _Status) -> float | None:
-    """Seconds of `grpc-retry-pushback-ms`; None without it, or where it says not to come back."""
-    for key, value in call.trailing_metadata() or ():
-        if key == "grpc-retry-pushback-ms":
-            with contextlib.suppress(ValueError):
-                milliseconds = int(value)
-                return milliseconds / 1000 if milliseconds >= 0 else None
+def pushback(error: grpc.RpcError) -> float | None:
+    """Seconds of `grpc-retry-pushback-ms`; None without it, negative where it says not to come back."""
+    if isinstance(error, (grpc.Call, grpc.aio.AioRpcError)):
+        for key, value in error.trailing_metadata() or ():
+            if key == "grpc-retry-pushback-ms":
+                with contextlib.suppress(ValueError):
+                    return int(value) / 1000
     return None
 
 

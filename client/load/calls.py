@@ -35,7 +35,7 @@ def open_channels(connection: Connection, count: int, *, retries: bool) -> list[
     """
     credentials = connection.credentials()
     options: list[tuple[str, int | str]] = [
-        *channel.options(server_name=connection.tls.server_name if connection.tls else ""),
+        *channel.options(server_name=connection.tls.server_name if connection.tls else "", repeat_all=True),
         ("grpc.enable_retries", int(retries)),
         # gRPC would share one connection between channels to the same server.
         ("grpc.use_local_subchannel_pool", 1),
