@@ -29,8 +29,9 @@ class Client:
         with Client("localhost:50051") as client:
             print(client.classify("cat.jpg").predictions[0].label)
 
-    Calls that the server has no room for are repeated up to 4 times, when the server says, and what it refuses for coming
-    too fast holds back the calls after it; those of a server that goes or dies are repeated on another one. Classification changes nothing, so repeating it is harmless.
+    Calls that the server has no room for are repeated up to 4 times, when the server says, and what it refuses for
+    coming too fast holds back the calls after it; those of a server that goes or dies are repeated on another one.
+    Classification changes nothing, so repeating it is harmless.
     """
 
     def __init__(

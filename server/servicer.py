@@ -24,6 +24,12 @@ from server.registry import ModelRegistry
 
 _log = structlog.get_logger(__name__)
 
+# What comes a little too fast waits for its turn, for which it is not sent again. A stream is not read on meanwhile, so
+# that it has one such piece at a time; lone calls hold their images in memory, and so are few and short.
+_PIECE_PATIENCE = 10.0  # seconds
+_CALL_PATIENCE = 1.8  # seconds
+_MOST_WAITING = 32 << 20  # bytes of images, of all lone calls that wait
+
 SERVICE = pb.DESCRIPTOR.services_by_name["ImageClassifier"].full_name
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -50,11 +56,14 @@ class ImageClassifier(classifier_pb2_grpc.ImageClassifierServicer):
         self._keeper = keeper
         self._stream_window = stream_window
         self._readers: set[asyncio.Task[None]] = set()
+        self._waiting_bytes = 0  # of lone calls that wait for their turn
+        self._drains = asyncio.Event()
         self._draining = False
 
     def drain(self) -> None:
         """Read no more from the open streams; they end once what they have sent is answered."""
         self._draining = True
+        self._drains.set()
         for reader in self._readers:
             reader.cancel()
 
@@ -96,7 +105,11 @@ class ImageClassifier(classifier_pb2_grpc.ImageClassifierServicer):
                     return
                 duplicate = request.id in in_flight
                 in_flight.add(request.id)
-                answers.create_task(answer(request, visit.piece(), duplicate))
+                piece = visit.piece()
+                answers.create_task(answer(request, piece, duplicate))
+                if self._keeper.rates is not None:
+                    await asyncio.sleep(0)  # by then it knows whether it has to wait for its turn
+                    await asyncio.sleep(piece.turn - time.monotonic())
 
         async def answer(request: pb.ClassifyStreamRequest, piece: Visit, duplicate: bool) -> None:  # noqa: FBT001 - local
             response = await self._stream_response(request, piece, caller, duplicate=duplicate)
@@ -170,7 +183,9 @@ class ImageClassifier(classifier_pb2_grpc.ImageClassifierServicer):
         asked = _request(request)
         visit.model, visit.images = asked.model.name, len(asked.images)
         visit.bytes = sum(len(image.data) for image in asked.images)
-        self._keeper.take(visit, visit.images)
+        patience = _PIECE_PATIENCE if bulk else self._patience(visit, caller)
+        if seconds := self._keeper.take(visit, visit.images, patience=patience):
+            await self._turn(visit, seconds, bulk=bulk)
         arrival = Arrival(visit.begun, visit.complete or visit.begun)
         answer = await self._pipeline.classify(asked, caller, bulk=bulk, arrival=arrival)
         visit.model = answer.model.name
@@ -182,6 +197,34 @@ class ImageClassifier(classifier_pb2_grpc.ImageClassifierServicer):
         if visit.trace is not None:
             visit.trace.images(answer.results, piece=piece)
         return response
+
+    def _patience(self, visit: Visit, caller: Caller) -> float:
+        """Seconds that a lone call may wait for its turn."""
+        if self._waiting_bytes + visit.bytes > _MOST_WAITING:
+            return 0.0
+        return _CALL_PATIENCE if caller.deadline is None else min(_CALL_PATIENCE, caller.deadline - time.monotonic())
+
+    async def _turn(self, visit: Visit, seconds: float, *, bulk: bool) -> None:
+        """Wait for the time at which the caller's rate lets in what has been taken from it.
+
+        Raises:
+            UnavailableError: expected; the server drains before that.
+        """
+        visit.turn = time.monotonic() + seconds
+        held = 0 if bulk else visit.bytes
+        self._waiting_bytes += held
+        try:
+            async with asyncio.timeout(seconds):
+                await self._drains.wait()
+        except TimeoutError:
+            return
+        except asyncio.CancelledError:
+            self._keeper.give_back(visit, visit.images)
+            raise
+        finally:
+            self._waiting_bytes -= held
+        self._keeper.give_back(visit, visit.images)
+        raise draining()
 
     def _refused(self, request_id: str, error: ServiceError) -> pb.ClassifyStreamResponse:
         self._metrics.request_rejected(error.reason)

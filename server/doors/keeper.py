@@ -66,14 +66,20 @@ class Keeper:
             shown: Mapping[str, Sequence[bytes]] = context.auth_context()
             visit.identity = certificates.identity(shown)
 
-    def take(self, visit: Visit, images: int) -> None:
-        """Take `images` from what the visitor may send now.
+    def take(self, visit: Visit, images: int, *, patience: float = 0.0) -> float:
+        """Take `images` from what the visitor may send; returns the seconds to wait before they are worked on.
 
         Raises:
             OverloadedError, InvalidRequestError: expected; see `Rates.take`.
         """
+        if self.rates is None:
+            return 0.0
+        return self.rates.take(visit.who, images, visit.allowance, patience=patience)
+
+    def give_back(self, visit: Visit, images: int) -> None:
+        """Put `images` back whose visitor has not waited for their turn."""
         if self.rates is not None:
-            self.rates.take(visit.who, images, visit.allowance)
+            self.rates.give_back(visit.who, images, visit.allowance)
 
     @property
     def stale(self) -> bool:

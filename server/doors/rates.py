@@ -1,4 +1,9 @@
-"""How many images a second one caller may send: a token bucket for each, kept as the time at which it is full."""
+"""How many images a second one caller may send: a token bucket for each, kept as the time at which it is full.
+
+Who is refused is told a place in the line: each later than the one before by what its images take, as if all who were
+told to come back came back. Told only when the bucket has room again, they would all come back together, and all but
+one in vain.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +16,8 @@ from server.errors import InvalidRequestError, OverloadedError, Reason
 
 _REMEMBERED = 100_000  # callers; some 20 MB
 _EXACT = 1e-6  # seconds; below is what the clock and the divisions round off
+# The end of the line, for hints: those who gave up meanwhile keep their places in it, so it must not be long.
+_LATEST = 60.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +26,16 @@ class Allowance:
 
     rate: float  # images a second; 0: no limit
     burst: int  # images at once, after a pause
+
+
+@dataclass(slots=True)
+class _Bucket:
+    """One caller's; times are on the clock."""
+
+    full_at: float  # with `level` of `burst` images in it, now + (burst - level) / rate: one number says all
+    # When it would be full if all who were told to come back came back when they were told. As time passes their places
+    # they are forgotten, whether they came or not.
+    promised: float
 
 
 class Rates:
@@ -35,29 +52,32 @@ class Rates:
         self._usual = usual
         self._remembered = remembered
         self._clock = clock
-        # A bucket with `level` of `burst` images in it is full again at now + (burst - level) / rate: one number says
-        # all. By last visit, the longest ago first.
-        self._full_at: OrderedDict[str, float] = OrderedDict()
+        self._buckets: OrderedDict[str, _Bucket] = OrderedDict()  # by last visit, the longest ago first
 
     def __len__(self) -> int:
         """Callers that are remembered."""
-        return len(self._full_at)
+        return len(self._buckets)
 
-    def take(self, who: str, images: int, allowance: Allowance | None = None) -> None:
+    def take(self, who: str, images: int, allowance: Allowance | None = None, *, patience: float = 0.0) -> float:
         """Take `images` from a caller's bucket, or nothing at all.
 
         Args:
             who: whose bucket.
             images: how many come.
             allowance: the caller's own; None: the usual.
+            patience: seconds that they can wait for the bucket to hold so many. Then they are taken beforehand.
+
+        Returns:
+            Seconds to wait before they are worked on; 0: none.
 
         Raises:
-            OverloadedError: expected; the bucket does not hold so many now. `retry_after` is when it will.
+            OverloadedError: expected; the bucket does not hold so many soon. `retry_after` is when it will, for them:
+                behind those who have been refused before.
             InvalidRequestError: expected; it never will, for it is smaller than that.
         """
         allowed = allowance or self._usual
         if allowed.rate <= 0:
-            return
+            return 0.0
         if images > allowed.burst:
             raise InvalidRequestError(
                 Reason.TOO_MANY_IMAGES,
@@ -65,27 +85,42 @@ class Rates:
                 "would not help; send several requests.",
                 field="images",
             )
-        now = self._clock()
-        full_at = max(now, self._full_at.get(who, now)) + images / allowed.rate
-        missing = full_at - now - allowed.burst / allowed.rate
-        if missing > _EXACT:
+        now, bucket = self._clock(), self._buckets.get(who)
+        takes, burst = images / allowed.rate, allowed.burst / allowed.rate
+        # A bucket that has become full says that nobody came who was told to.
+        fresh = bucket is None or bucket.full_at <= now
+        full_at = takes + (now if bucket is None or fresh else bucket.full_at)
+        missing = full_at - now - burst
+        if missing > max(0.0, patience) + _EXACT:
+            promised = full_at if bucket is None or fresh else max(full_at, bucket.promised + takes)
+            hint = max(missing, min(promised - now - burst, _LATEST))
+            if bucket is not None:  # always: there is none only where nothing is missing
+                bucket.promised = now + burst + hint
             raise OverloadedError(
                 Reason.RATE_LIMITED,
                 f"{allowed.rate:g} images a second are allowed, {allowed.burst} at once after a pause. There is room "
-                f"for these {images} in {missing:.3f} s. Come back then.",
-                retry_after=missing,
+                f"for these {images} in {hint:.3f} s, behind those that came before. Come back then.",
+                retry_after=hint,
             )
         if images:
-            self._full_at[who] = full_at
-            self._full_at.move_to_end(who)
+            self._buckets[who] = _Bucket(full_at, full_at if bucket is None or fresh else max(full_at, bucket.promised))
+            self._buckets.move_to_end(who)
         self._forget(now)
+        return missing if missing > _EXACT else 0.0
+
+    def give_back(self, who: str, images: int, allowance: Allowance | None = None) -> None:
+        """Put `images` back that were taken beforehand: their caller has gone before it was their turn."""
+        allowed = allowance or self._usual
+        bucket = self._buckets.get(who)
+        if bucket is not None and allowed.rate > 0:
+            bucket.full_at -= images / allowed.rate
 
     def _forget(self, now: float) -> None:
         """Drop full buckets, two at most for each that is added, so that no single call pays for all."""
         for _ in range(2):
-            if not self._full_at:
+            if not self._buckets:
                 return
-            oldest = next(iter(self._full_at))
-            if self._full_at[oldest] > now and len(self._full_at) <= self._remembered:
+            oldest = next(iter(self._buckets))
+            if self._buckets[oldest].full_at > now and len(self._buckets) <= self._remembered:
                 return
-            del self._full_at[oldest]
+            del self._buckets[oldest]

@@ -70,6 +70,77 @@ def test_what_is_refused_takes_nothing(clock: Clock) -> None:
     rates.take("alice", 4)
 
 
+def test_each_who_is_refused_is_told_a_place_of_its_own_in_the_line(clock: Clock) -> None:
+    rates = Rates(Allowance(5.0, 10), clock=clock)
+    rates.take("alice", 10)
+    hints = [refusal(rates, "alice", 1).retry_after for _ in range(100)]
+    assert hints == pytest.approx([0.2 * place for place in range(1, 101)])
+    assert refusal(rates, "alice", 5).retry_after == pytest.approx(21.0)  # it takes five places
+    # Whoever comes when told finds room, whatever the order in which they come.
+    for _ in range(100):
+        clock.now += 0.2
+        rates.take("alice", 1)
+        refusal(rates, "alice", 1)
+
+
+def test_those_who_were_told_to_come_back_and_do_not_take_no_room(clock: Clock) -> None:
+    rates = Rates(Allowance(5.0, 10), clock=clock)
+    rates.take("alice", 10)
+    for _ in range(100):
+        refusal(rates, "alice", 1)
+    clock.now += 1.0
+    for _ in range(5):
+        rates.take("alice", 1)
+    # A bucket that is full says that nobody came: the line begins anew.
+    clock.now += 2.1
+    rates.take("alice", 10)
+    assert refusal(rates, "alice", 1).retry_after == pytest.approx(0.2)
+
+
+def test_the_places_of_those_who_gave_up_are_forgotten_as_time_passes_them(clock: Clock) -> None:
+    rates = Rates(Allowance(5.0, 1000), clock=clock)
+    rates.take("alice", 1000)
+    for _ in range(50):
+        refusal(rates, "alice", 1)
+    clock.now += 10.0
+    rates.take("alice", 50)
+    assert refusal(rates, "alice", 1).retry_after == pytest.approx(0.2)
+
+
+def test_the_line_ends_somewhere_but_never_before_there_is_room(clock: Clock) -> None:
+    rates = Rates(Allowance(1.0, 1), clock=clock)
+    rates.take("alice", 1)
+    hints = [refusal(rates, "alice", 1).retry_after or 0.0 for _ in range(1000)]
+    assert hints == sorted(hints)
+    assert hints[-1] == pytest.approx(60.0)
+    slow = Rates(Allowance(0.001, 1), clock=clock)
+    slow.take("alice", 1)
+    assert [refusal(slow, "alice", 1).retry_after for _ in range(3)] == pytest.approx([1000.0] * 3)
+
+
+def test_places_are_of_one_caller(clock: Clock) -> None:
+    rates = Rates(Allowance(5.0, 10), clock=clock)
+    for who in ("mallory", "alice"):
+        rates.take(who, 10)
+    for _ in range(50):
+        refusal(rates, "mallory", 1)
+    assert refusal(rates, "alice", 1).retry_after == pytest.approx(0.2)
+
+
+def test_who_has_patience_takes_the_next_turns_and_waits_for_them(clock: Clock) -> None:
+    rates = Rates(Allowance(5.0, 10), clock=clock)
+    assert rates.take("alice", 10, patience=1.0) == 0.0
+    waits = [rates.take("alice", 1, patience=1.0) for _ in range(5)]
+    assert waits == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    with pytest.raises(OverloadedError) as refused:
+        rates.take("alice", 1, patience=1.0)
+    assert refused.value.retry_after == pytest.approx(1.2)
+    rates.give_back("alice", 1)
+    assert rates.take("alice", 1, patience=1.0) == pytest.approx(1.0)
+    clock.now += 1.0
+    assert rates.take("alice", 1, patience=1.0) == pytest.approx(0.2)
+
+
 def test_a_pause_gives_no_more_than_the_burst(clock: Clock) -> None:
     rates = Rates(Allowance(1.0, 10), clock=clock)
     rates.take("alice", 10)
