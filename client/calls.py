@@ -33,7 +33,7 @@ class _Turns:
 
     def __init__(self) -> None:
         self._pace = Pace()
-        self._out: dict[int, float] = {}  # calls on the way -> when they were sent, from the first refusal on
+        self._out: set[int] = set()  # the numbers of the calls on the way
         self._returning = 0  # refused calls that wait until they may come back
         self._numbers = 0
 
@@ -49,18 +49,19 @@ class _Turns:
     def went(self, now: float) -> int:
         """A call goes out; returns its number."""
         self._numbers += 1
-        self._out[self._numbers] = now
+        self._out.add(self._numbers)
         self._pace.sent(now)
         return self._numbers
 
     def answered(self, number: int) -> None:
         """It was answered, or ended for another reason than the rate."""
-        self._pace.answered(self._out.pop(number))
+        self._out.remove(number)
+        self._pace.answered()
 
     def refused(self, number: int, now: float, retry_after: float) -> None:
         """It was refused for coming too fast."""
         alone = len(self._out) == 1
-        del self._out[number]
+        self._out.remove(number)
         self._pace.refused(now, retry_after, alone=alone)
 
     def waits(self) -> None:

@@ -70,7 +70,7 @@ class Dispatch(Generic[K]):
         self._retries: list[tuple[float, str]] = []  # heap of when (time.monotonic) and which id
         self._pace = Pace()
         self._held: deque[str] = deque()  # not sent yet on this stream: the server refuses what comes too fast
-        self._out: dict[str, float] = {}  # on the way since the pace is limited -> when it was sent (time.monotonic)
+        self._out: set[str] = set()  # on the way since the pace is limited
         self._out_again: set[str] = set()  # those of them that had been refused before
         self._waiting_since = 0.0  # time.monotonic of the last sign of life, while anything is unanswered
         self._answers = 0
@@ -191,10 +191,9 @@ class Dispatch(Generic[K]):
             self._transmit(str(job.number))
 
     def _transmit(self, request_id: str, *, again: bool = False) -> None:
-        now = time.monotonic()
-        self._pace.sent(now)
         if self._pace.limited:
-            self._out[request_id] = now
+            self._pace.sent(time.monotonic())
+            self._out.add(request_id)
             if again:
                 self._out_again.add(request_id)
         if self.stream is not None:  # always; for the type checker
@@ -231,16 +230,16 @@ class Dispatch(Generic[K]):
         stream.pending.discard(message.id)
         job = self._unanswered[message.id]
         self._waiting_since = time.monotonic()
-        sent, others = self._out.pop(message.id, None), len(self._out)
+        alone = self._out == {message.id}
+        self._out.discard(message.id)
         self._out_again.discard(message.id)
         if message.HasField("response"):
             stream.answered = True
             self._answers += 1
-            if sent is not None:
-                self._pace.answered(sent)
+            self._pace.answered()
             job.result = wire.from_response(message.response)[0]
         else:
-            job.result = self._refused(job, from_request_error(message.error), alone=sent is not None and not others)
+            job.result = self._refused(job, from_request_error(message.error), alone=alone)
             if job.result is None:
                 return None
         job.request = None

@@ -13,8 +13,10 @@ import math
 _EASED_AFTER = 8  # answers in a row, after which it is tried faster
 _EASED_BY = 0.5
 _GROWTH = 0.5  # images more on the way after as many answers as there are on the way
-_LONGEST_GAP = 2.0  # seconds; a turn may be far off for others' sake, who do not come any more
-_ALIKE = 0.1  # of a hint: times that differ by less are one and the same, and say nothing of a distance
+_LONGEST_GAP = 5.0  # seconds
+# Of a hint. Turns that differ by less are one and the same, and those that differ by more than the whole hint do not
+# follow one another: neither says how far apart images have to be.
+_ALIKE = 0.1
 
 
 class Pace:
@@ -24,7 +26,7 @@ class Pace:
         self._window = math.inf  # images that may be on the way
         self._gap = 0.0  # seconds between two of them
         self._next = -math.inf  # when the next one may go
-        self._taken = -math.inf  # the latest turn that is known: when one went that was answered, or may come back
+        self._turn = -math.inf  # the latest that one of the refused was told
         self._answers = 0  # in a row
 
     @property
@@ -45,11 +47,10 @@ class Pace:
         """One goes out."""
         self._next = max(self._next, now + self._gap)
 
-    def answered(self, sent: float) -> None:
-        """One that went out then was answered."""
+    def answered(self) -> None:
+        """One that went out was answered."""
         if not self.limited:
             return
-        self._taken = max(self._taken, sent)
         self._window += _GROWTH / self._window
         self._answers += 1
         if self._answers % _EASED_AFTER == 0:
@@ -64,10 +65,12 @@ class Pace:
             alone: whether it was the only one on the way.
         """
         turn = now + retry_after
-        apart = min(retry_after, turn - self._taken) if not self.limited else turn - self._taken
-        if apart > _ALIKE * retry_after:
+        apart = turn - self._turn  # the turns of two that were refused, one after the other
+        if _ALIKE * retry_after < apart < (1 + _ALIKE) * retry_after:
             self._gap = min(apart, _LONGEST_GAP)
-        self._taken = max(self._taken, turn)
+        elif alone:  # it went a gap after the one before, and was early by the hint: as far as the gap was eased
+            self._gap = min(self._gap + retry_after, self._gap / _EASED_BY, _LONGEST_GAP)
+        self._turn = max(self._turn, turn)
         self._window = max(1.0, self._window / 2) if self.limited else 1.0
         self._answers = 0
         if alone:
