@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 
-_EASED_AFTER = 8  # answers in a row, after which it is tried faster
+_EASED_AFTER = 4  # answers in a row, after which it is tried faster
 _EASED_BY = 0.5
 _GROWTH = 0.5  # images more on the way after as many answers as there are on the way
 _LONGEST_GAP = 5.0  # seconds

@@ -15,17 +15,28 @@ from collections.abc import Callable
 
 import pydantic
 
-from server import cores, logs, settings
+from server import build, cores, logs, settings, standard_error
 from server.startup import EXIT_SETTINGS, StartupError
 
 
 def main() -> int:
     """Run a server and exit: 0 drained (or prepared), else as `server.startup` lists."""
     only_prepare = sys.argv[1:2] == ["prepare"]
+    if "--version" in sys.argv[1:]:
+        print(f"glimpse {build.VERSION}")
+        return 0
+    captured: standard_error.Captured | None = None
+    if standard_error.form(sys.argv[1:]) == "json":
+        captured = standard_error.Captured()
+        logs.configure("info", "json")  # until the settings are known
     try:
         chosen = settings.load(sys.argv[2:] if only_prepare else sys.argv[1:])
     except (pydantic.ValidationError, OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        print(f"The settings cannot be used:\n{_explain(error)}", file=sys.stderr)
+        if captured is None:
+            print(f"The settings cannot be used:\n{_explain(error)}", file=sys.stderr)
+        else:
+            # A traceback would hide the message.
+            logging.getLogger("server").error("settings cannot be used", extra={"detail": _explain(error).strip()})  # noqa: TRY400
         return EXIT_SETTINGS
     logs.configure(chosen.log_level, chosen.log_format)
     # TensorFlow's start-up chatter is not ours.
@@ -40,6 +51,7 @@ def main() -> int:
     from server import app
 
     log = structlog.get_logger("server")
+    log.info("starting", **build.information())
     for line in settings.unknown_variables():
         log.warning("unknown setting", detail=line)
     log.info("settings", **chosen.model_dump(mode="json"))
@@ -53,6 +65,8 @@ def main() -> int:
     except StartupError as error:
         log.error("cannot start", detail=str(error))  # noqa: TRY400 - expected; a traceback would hide the message
         code = error.exit_code
+    if captured is not None:
+        captured.close()
     logging.shutdown()
     sys.stdout.flush()
     # Python would wait for every decoder thread, and one of them may be deep in a hostile file for minutes. Whatever

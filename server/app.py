@@ -74,7 +74,7 @@ class Server:
         )
         gates = {f"/{SERVICE}/Classify": self._admission.call, f"/{SERVICE}/ClassifyStream": self._admission.stream}
         self._tracing = start_tracing()
-        observability = Observability(self._metrics, gates, keeper, self._tracing)
+        observability = Observability(self._metrics, gates, keeper, self._tracing, log_calls=settings.log_calls)
         self._ports = Ports(
             settings, self._classifier, self._health, [observability], self._metrics.registry, keeper=keeper
         )

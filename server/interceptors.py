@@ -35,7 +35,12 @@ _refusals = Sparse()  # one for the process, as the log is
 
 REQUEST_ID_KEY = "x-request-id"
 _USUAL = {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}
+_LEFT = {grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED}  # of a watch: its caller has seen enough
 _MOMENT = 0.1  # seconds
+# A message above the limit is refused when its first bytes are there, with which it says how large it is, and a caller
+# sends them with the call itself. Whoever leaves amid a message has been sending for a while: gRPC shows both alike.
+_AT_ONCE = 0.1  # seconds from the beginning of the call
+_REFUSED_BY_GRPC = "gRPC refused the message by itself: it is above GLIMPSE_MAX_MESSAGE_BYTES."
 _MAX_ID = 128  # characters; a caller's id goes into every log line
 
 Handler = Callable[[Any, Any], Any]
@@ -49,12 +54,20 @@ class Observability(grpc.aio.ServerInterceptor):
     """
 
     def __init__(
-        self, metrics: Metrics, gates: Mapping[str, Gate], keeper: Keeper, tracing: Tracing | None = None
+        self,
+        metrics: Metrics,
+        gates: Mapping[str, Gate],
+        keeper: Keeper,
+        tracing: Tracing | None = None,
+        *,
+        log_calls: bool = False,
     ) -> None:
         """Record into `metrics` and, where there are traces, into `tracing`; let in whom `keeper` knows.
 
-        A method that has one of `gates` is let through it before its request is read.
+        A method that has one of `gates` is let through it before its request is read. `log_calls`: a line at level info
+        for calls that went well, too.
         """
+        self._log_calls = log_calls
         self._tracing = tracing
         self._metrics = metrics
         self._gates = gates
@@ -79,7 +92,7 @@ class Observability(grpc.aio.ServerInterceptor):
     def _wrap(self, path: str, handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
         _, service, name = path.split("/", 2)
         kind = _KINDS[handler.request_streaming, handler.response_streaming]
-        method = _Method(self._metrics, self._keeper, self._tracing, (kind, service, name))
+        method = _Method(self._metrics, self._keeper, self._tracing, (kind, service, name), log_calls=self._log_calls)
         gate = self._gates.get(path, _open)
         if not handler.request_streaming:
             # gRPC would read and parse the message by itself, before anyone could refuse it, and wait for it as long as
@@ -116,7 +129,16 @@ def _open(_: str) -> AbstractContextManager[None]:
 class _Method:
     """What all calls of one method have in common."""
 
-    def __init__(self, metrics: Metrics, keeper: Keeper, tracing: Tracing | None, labels: tuple[str, str, str]) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        keeper: Keeper,
+        tracing: Tracing | None,
+        labels: tuple[str, str, str],
+        *,
+        log_calls: bool,
+    ) -> None:
+        self._log_calls = log_calls
         self._tracing = tracing
         self._metrics = metrics
         self._keeper = keeper
@@ -136,7 +158,9 @@ class _Method:
                     if message is grpc.aio.EOF:
                         # Gone, or above the limit of bytes, of which gRPC tells the caller by itself: then this call
                         # is cancelled, a moment after the end of its messages.
+                        visit.refused_by_grpc = time.monotonic() - visit.begun < _AT_ONCE
                         await asyncio.sleep(_MOMENT)
+                        visit.refused_by_grpc = False
                         raise _malformed("The call ended without a message.")
                     try:
                         request = parse(message) if parse is not None else message
@@ -178,6 +202,8 @@ class _Method:
             yield visit
         except asyncio.CancelledError:
             code = _ended_by_peer(context)
+            if visit.refused_by_grpc and code is grpc.StatusCode.CANCELLED:
+                code = grpc.StatusCode.RESOURCE_EXHAUSTED
             raise
         except GeneratorExit:  # the caller left between two answers, and Python has found the generator since
             code = grpc.StatusCode.CANCELLED
@@ -203,7 +229,8 @@ class _Method:
             _log.exception("a defect of the service")
             await self._abort(context, defect())
         finally:
-            self._tell(visit, code, reason, time.monotonic() - visit.begun, context.details() or None)
+            details = _REFUSED_BY_GRPC if visit.refused_by_grpc else context.details()
+            self._tell(visit, code, reason, time.monotonic() - visit.begun, details or None)
 
     def _trace(self, visit: Visit, metadata: Any) -> None:
         if self._tracing is None:
@@ -215,24 +242,35 @@ class _Method:
     def _tell(self, visit: Visit, code: grpc.StatusCode, reason: str, seconds: float, details: str | None) -> None:
         trace = visit.trace
         self._counts.ended(code.name, seconds, None if trace is None else trace.exemplar)
-        self._log(visit, code, seconds, details)
+        self._log(visit, code, reason, seconds, details)
         if trace is not None:
             trace.end(code.name, reason=reason, request_id=visit.request_id, images=visit.images, model=visit.model)
         if self._keeper.audit is not None and self._service != OPEN:
             self._keeper.audit.write(visit, code=code.name, reason=reason, seconds=seconds)
 
-    def _log(self, visit: Visit, code: grpc.StatusCode, seconds: float, details: str | None) -> None:
+    def _log(self, visit: Visit, code: grpc.StatusCode, reason: str, seconds: float, details: str | None) -> None:
         # One line a call would cost more than a small network does; what went wrong is always told, but of those for
-        # whom there was no room one a second.
+        # whom there was no room one a second. Probes and watches of the health are no news, however they end.
         log, more = _log.info, {}
         if code is grpc.StatusCode.RESOURCE_EXHAUSTED and (unsaid := _refusals.unsaid()) is not None:
             more = {"unsaid": unsaid}
-        elif code in _USUAL:
-            if not _level.isEnabledFor(logging.DEBUG):  # structlog finds that out after all the work
+        elif code in _USUAL or (self._service == OPEN and code in _LEFT):
+            if self._log_calls and code is grpc.StatusCode.OK and self._service != OPEN:
+                more = {"model": visit.model, "images": visit.images, "bytes": visit.bytes}
+            elif not _level.isEnabledFor(logging.DEBUG):  # structlog finds that out after all the work
                 return
-            log = _log.debug
+            else:
+                log = _log.debug
         # Not context.peer(): where the call is over and gone, gRPC's code would crash the process.
-        log("rpc", code=code.name, seconds=round(seconds, 6), peer=visit.peer, details=details, **more)
+        log(
+            "rpc",
+            code=code.name,
+            reason=reason or None,
+            seconds=round(seconds, 6),
+            peer=visit.peer,
+            details=details,
+            **more,
+        )
 
     async def _abort(self, context: Any, error: ServiceError) -> None:
         trailers = (*context.trailing_metadata(), *status.trailers(error))

@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import sys
 import time
 import warnings
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, TextIO
 
 import structlog
 
 # gRPC logs these as errors with a traceback, though callers cause them at will: a header that is not UTF-8, and a
 # connection that goes while its answer is sent.
 _BY_CALLERS = ("Invalid encoding on ", "ExecuteBatchError raised in core ")
+
+
+_streams: list[TextIO] = []  # where the log goes, once it is said; else to standard error
+
+
+def send_to(stream: TextIO) -> None:
+    """Send the log there from now on; `configure` has to be called after it."""
+    _streams[:] = [stream]
+
+
+def write_as_it_is(line: str) -> None:
+    """Write a line that is a log line already, of another process."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.StreamHandler):
+            with handler.lock or contextlib.nullcontext():
+                handler.stream.write(line + "\n")
 
 
 def configure(level: str, form: Literal["auto", "json", "text"]) -> None:
@@ -25,11 +42,12 @@ def configure(level: str, form: Literal["auto", "json", "text"]) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.stdlib.ExtraAdder(),
     ]
-    text = form == "text" or (form == "auto" and sys.stderr.isatty())
+    stream = _streams[0] if _streams else sys.stderr
+    text = form == "text" or (form == "auto" and stream.isatty())
     last: list[structlog.typing.Processor] = (
         [
             structlog.dev.ConsoleRenderer(
-                colors=sys.stderr.isatty(),
+                colors=stream.isatty(),
                 # The default shows local variables: megabytes of a user's image, rendered on the event loop.
                 exception_formatter=structlog.dev.plain_traceback,
             )
@@ -43,7 +61,7 @@ def configure(level: str, form: Literal["auto", "json", "text"]) -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,

@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
+from server import build
 from server.domain import BatchReport, ModelIdentity, Timing
 from server.errors import Reason
 from server.stages import ModelStages, StageSeconds
@@ -126,6 +127,13 @@ class Metrics:
             "1 while a file of certificates or tokens cannot be used and the server goes on with what it had.",
             registry=registry,
         )
+        information = build.information()
+        Gauge(
+            "glimpse_build_info",
+            "The versions of the service, of Python and of what computes; always 1. Empty: not installed.",
+            list(information),
+            registry=registry,
+        ).labels(**information).set(1)
         self._ready = Gauge("glimpse_ready", "1 while the server is SERVING.", registry=registry)
         self._model = Gauge(
             "glimpse_model_info",

@@ -50,7 +50,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "max_connection_age_seconds",
     ),
     "How it ends": ("drain_announce_seconds", "drain_seconds"),
-    "What it reads and writes": ("config", "log_level", "log_format"),
+    "What it reads and writes": ("config", "log_level", "log_format", "log_calls"),
 }
 
 _ABOUT = """\

@@ -33,6 +33,7 @@ class Visit:
     trace: Call | None = None  # its span, where there are traces
     begun: float = field(default_factory=time.monotonic)
     complete: float = 0.0  # when its message was there, on the same clock; 0: not yet
+    refused_by_grpc: bool = False  # its message was above the limit, as far as can be known
     turn: float = 0.0  # when the caller's rate lets it in, on the same clock; 0: at once
 
     @property

@@ -122,6 +122,10 @@ class Settings(DoorSettings):
         "auto", description="Recorded answers must come out before SERVING; require: refuse a model that has none."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe that is logged.")
+    log_calls: bool = Field(
+        default=False,
+        description="Log calls that went well at level info, too. A line costs more than a small call.",
+    )
     log_format: Literal["auto", "json", "text"] = Field("auto", description="auto: text on a terminal, else json.")
 
     @model_validator(mode="after")

@@ -210,7 +210,11 @@ def test_a_bundle_of_ones_own_is_served_by_its_path_alone(
 def test_settings_that_cannot_be_are_told_with_an_exit_code_of_their_own(start_server: Start) -> None:
     running = start_server(environment={"GLIMPSE_MAX_BATCH_SIZE": "many"})
     assert running.exit_code() == 2
-    assert any("max_batch_size" in line and "'many'" in line for line in running.stray)
+    (told,) = running.log
+    assert (told["event"], told["level"]) == ("settings cannot be used", "error")
+    assert "max_batch_size" in told["detail"]
+    assert "'many'" in told["detail"]
+    assert running.stray == []
 
 
 def test_the_settings_in_force_are_shown_at_the_start(start_server: Start) -> None:
