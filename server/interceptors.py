@@ -39,7 +39,7 @@ _LEFT = {grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED}  # of a w
 _MOMENT = 0.1  # seconds
 # A message above the limit is refused when its first bytes are there, with which it says how large it is, and a caller
 # sends them with the call itself. Whoever leaves amid a message has been sending for a while: gRPC shows both alike.
-_AT_ONCE = 0.1  # seconds from the beginning of the call
+_AT_ONCE = 0.02  # seconds from the beginning of the call
 _REFUSED_BY_GRPC = "gRPC refused the message by itself: it is above GLIMPSE_MAX_MESSAGE_BYTES."
 _MAX_ID = 128  # characters; a caller's id goes into every log line
 
@@ -251,7 +251,7 @@ class _Method:
     def _log(self, visit: Visit, code: grpc.StatusCode, reason: str, seconds: float, details: str | None) -> None:
         # One line a call would cost more than a small network does; what went wrong is always told, but of those for
         # whom there was no room one a second. Probes and watches of the health are no news, however they end.
-        log, more = _log.info, {}
+        log, more = _log.info, dict[str, Any]()
         if code is grpc.StatusCode.RESOURCE_EXHAUSTED and (unsaid := _refusals.unsaid()) is not None:
             more = {"unsaid": unsaid}
         elif code in _USUAL or (self._service == OPEN and code in _LEFT):

@@ -27,7 +27,7 @@ _log = logging.getLogger("standard_error")
 _LONGEST = 64 * 1024  # bytes of one line; what is longer is cut into several
 _CLOSING_SECONDS = 2.0  # for the last lines to be read at the end
 # abseil's: severity, month and day, time, thread, file and line; TensorFlow's own: time and severity.
-_SAID = re.compile(r"([IWEF])\d{4} \d\d:\d\d:[\d:.]+ +\d+ \S+:\d+\] |\d{4}-\d\d-\d\d \d\d:\d\d:[\d.]+: ([IWEF]) ")
+_SAID = re.compile(r"([IWEF])\d{4} [\d:.]{12,} +\d+ \S+:\d+\] |\d{4}-\d\d-\d\d [\d:.]{8,}: ([IWEF]) ")
 _SEVERITY = {"I": logging.INFO, "W": logging.WARNING, "E": logging.ERROR, "F": logging.CRITICAL}
 
 

@@ -186,13 +186,19 @@ def test_a_refused_call_is_logged_with_its_own_status_and_reason(start_server: S
     running.wait_for("serving")
     with grpc.insecure_channel(running.target) as channel:
         stub = ImageClassifierStub(channel)
-        for images in ([], [pb.Image(encoded=bytes(2_000_000))]):
+        with pytest.raises(grpc.RpcError):
+            stub.Classify(pb.ClassifyRequest(), timeout=TIMEOUT)
+        # What gRPC refuses by itself is known by its haste, which a busy machine may lack.
+        for _ in range(20):
             with pytest.raises(grpc.RpcError):
-                stub.Classify(pb.ClassifyRequest(images=images), timeout=TIMEOUT)
+                stub.Classify(pb.ClassifyRequest(images=[pb.Image(encoded=bytes(2_000_000))]), timeout=TIMEOUT)
+            if any('grpc_code="RESOURCE_EXHAUSTED"' in name for name in metrics_of(running)):
+                break
     running.terminate()
     assert running.exit_code() == 0
     calls = [(line["code"], line["reason"]) for line in running.log if line["event"] == "rpc"]
-    assert calls == [("INVALID_ARGUMENT", "NO_IMAGES"), ("RESOURCE_EXHAUSTED", None)]
+    assert calls[0] == ("INVALID_ARGUMENT", "NO_IMAGES")
+    assert ("RESOURCE_EXHAUSTED", None) in calls
     assert running.stray == []
 
 
