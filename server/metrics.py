@@ -254,10 +254,8 @@ class ModelMetrics:
 
     def prepared(self, timing: Timing, *, fitted: bool) -> None:
         """An image has waited for a decoder and was decoded; `fitted`: and passed the pre-stem."""
-        times = [("decode_wait", timing.decode_wait), ("decode", timing.decode)]
-        if fitted:
-            times.append(("pre_stem", timing.pre_stem))
-        self._stages.observe(times)
+        times = ("decode_wait", timing.decode_wait), ("decode", timing.decode), ("pre_stem", timing.pre_stem)
+        self._stages.observe(times if fitted else times[:2])
 
     def gave_up_decoding(self, waited: float) -> None:
         """An image of a request that has failed was taken back, after it had waited for a decoder for so long."""
@@ -265,19 +263,19 @@ class ModelMetrics:
 
     def answered(self, timings: Sequence[Timing]) -> None:
         """The reply with these images has been put together."""
-        self._stages.observe(
-            pair
-            for timing in timings
-            for pair in (("receive", timing.receive), ("admission", timing.admission), ("reply", timing.reply))
-        )
+        times: list[tuple[str, float]] = []
+        for timing in timings:
+            times += ("receive", timing.receive), ("admission", timing.admission), ("reply", timing.reply)
+        self._stages.observe(times)
 
     def batch(self, report: BatchReport) -> None:
         """A batch ended (the batcher's observer, as the next three)."""
         self._metrics.batch(report)
-        seconds = report.compute_seconds
-        self._stages.observe(
-            pair for queued in report.queue_seconds for pair in (("queue", queued), ("compute", seconds))
-        )
+        computed = ("compute", report.compute_seconds)
+        times: list[tuple[str, float]] = []
+        for queued in report.queue_seconds:
+            times += ("queue", queued), computed
+        self._stages.observe(times)
 
     def expired(self, count: int) -> None:
         """Images were left out of a batch because of their deadline."""

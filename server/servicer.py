@@ -183,9 +183,10 @@ class ImageClassifier(classifier_pb2_grpc.ImageClassifierServicer):
         asked = _request(request)
         visit.model, visit.images = asked.model.name, len(asked.images)
         visit.bytes = sum(len(image.data) for image in asked.images)
-        patience = _PIECE_PATIENCE if bulk else self._patience(visit, caller)
-        if seconds := self._keeper.take(visit, visit.images, patience=patience):
-            await self._turn(visit, seconds, bulk=bulk)
+        if self._keeper.rates is not None:
+            patience = _PIECE_PATIENCE if bulk else self._patience(visit, caller)
+            if seconds := self._keeper.take(visit, visit.images, patience=patience):
+                await self._turn(visit, seconds, bulk=bulk)
         arrival = Arrival(visit.begun, visit.complete or visit.begun)
         answer = await self._pipeline.classify(asked, caller, bulk=bulk, arrival=arrival)
         visit.model = answer.model.name

@@ -33,10 +33,10 @@ class ModelStages:
 
     def observe(self, seconds: Iterable[tuple[str, float]]) -> None:
         """Count times by their stages."""
-        buckets, counts, sums = self._buckets, self._counts, self._sums
+        buckets, all_counts, sums = self._buckets, self._counts, self._sums
         with self._lock:
             for stage, value in seconds:
-                counts[stage][bisect_left(buckets, value)] += 1
+                all_counts[stage][bisect_left(buckets, value)] += 1
                 sums[stage] += value
 
     def now(self) -> list[tuple[str, list[int], float]]:
