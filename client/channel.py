@@ -51,7 +51,7 @@ _CLASSIFY: dict[str, Any] = {
 
 
 def options(
-    *, server_name: str = "", all_servers: bool = False, repeat_all: bool = False
+    *, server_name: str = "", all_servers: bool = False, repeat_all: bool = False, through_proxy: bool = True
 ) -> list[tuple[str, int | str]]:
     """Channel arguments for `grpc.insecure_channel` and its kin.
 
@@ -59,6 +59,7 @@ def options(
         repeat_all: whether gRPC repeats calls of `Classify` that the server has no room for, too.
         server_name: that the certificate must have; the target's own when empty.
         all_servers: whether to call servers that are not serving, too.
+        through_proxy: whether to go through the proxy that the environment names, where it names one.
     """
     methods = [*_SERVICE_CONFIG["methodConfig"], *([] if repeat_all else [_CLASSIFY])]
     chosen: list[tuple[str, int | str]] = [
@@ -79,6 +80,8 @@ def options(
     ]
     if server_name:
         chosen.append(("grpc.ssl_target_name_override", server_name))
+    if not through_proxy:
+        chosen.append(("grpc.enable_http_proxy", 0))
     if all_servers:
         chosen.append(("grpc.inhibit_health_checking", 1))
     return chosen

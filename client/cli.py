@@ -26,10 +26,14 @@ def main() -> None:
     # gRPC writes its own log to stderr, for example that a server offers no health; what it means for a call comes back
     # as that call's error. Whoever sets the variable gets to see it.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    try:
-        from client.commands import app
+    from client import standard
 
-        app()
+    standard.prepare()
+    try:
+        with standard.checked():
+            from client.commands import app
+
+            app()
     except KeyboardInterrupt:  # so early that no command had begun
         sys.exit(130)
 
@@ -58,7 +62,8 @@ def _missing() -> list[str]:
 
 
 def _give_up(message: str) -> NoReturn:
-    sys.stderr.write(message + "\n")
+    if sys.stderr is not None:  # closed
+        sys.stderr.write(message + "\n")
     sys.exit(NOT_SET_UP)
 
 

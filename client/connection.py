@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote
 
-from client import bearer, channel
+from client import bearer, channel, proxy
+from client.addresses import is_loopback
 from client.bearer import Token
 
 if TYPE_CHECKING:
@@ -61,7 +60,7 @@ class Connection:
         """
         import grpc
 
-        credentials, options = self.credentials(), self._options(all_servers=all_servers)
+        credentials, options = self.credentials(), self.options(all_servers=all_servers)
         if credentials is None:
             return grpc.insecure_channel(self.target, options=options)
         return grpc.secure_channel(self.target, credentials, options=options)
@@ -75,7 +74,7 @@ class Connection:
         """
         import grpc.aio
 
-        options = self._options(all_servers=all_servers)
+        options = self.options(all_servers=all_servers)
         if credentials is None:
             return grpc.aio.insecure_channel(self.target, options=options)
         return grpc.aio.secure_channel(self.target, credentials, options=options)
@@ -101,9 +100,13 @@ class Connection:
             credentials = grpc.composite_channel_credentials(credentials, _call_credentials(self.token))
         return credentials
 
-    def _options(self, *, all_servers: bool) -> list[tuple[str, int | str]]:
+    def options(self, *, all_servers: bool = False, repeat_all: bool = False) -> list[tuple[str, int | str]]:
+        """Arguments of such a channel; those of `client.channel.options` that the connection does not know."""
         server_name = self.tls.server_name if self.tls is not None else ""
-        return channel.options(server_name=server_name, all_servers=all_servers)
+        through_proxy = proxy.towards(self.target) is not None
+        return channel.options(
+            server_name=server_name, all_servers=all_servers, repeat_all=repeat_all, through_proxy=through_proxy
+        )
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """What each call has to carry; nothing over TLS, where the channel does it."""
@@ -130,32 +133,6 @@ def to_server(
         token=bearer.find(token, token_file),
         allow_plaintext_token=allow_plaintext_token,
     )
-
-
-def is_loopback(target: str) -> bool:
-    """Whether all addresses of a target, in gRPC's syntax, are this machine's own."""
-    scheme, separator, rest = target.partition(":")
-    if scheme in {"unix", "unix-abstract"}:
-        return True
-    if scheme in {"dns", "ipv4", "ipv6"} and separator:
-        target = rest
-        if target.startswith("//"):
-            target = target[2:].partition("/")[2]  # behind the name of the server that is to resolve it
-    return all(_is_loopback_host(_host(address)) for address in unquote(target).split(","))
-
-
-def _host(address: str) -> str:
-    bracketed = re.fullmatch(r"\[([^\]]*)\](?::[^:]*)?", address)
-    if bracketed:
-        return bracketed[1]
-    return address.partition(":")[0] if address.count(":") == 1 else address
-
-
-def _is_loopback_host(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host.lower().rstrip(".") == "localhost"
 
 
 def _pem(path: StrPath | None, kind: str) -> bytes | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from enum import IntEnum
 
 import typer
 
+from client import proxy
 from client.errors import (
     AccessDeniedError,
     DeadlineExceededError,
@@ -19,7 +19,7 @@ from client.errors import (
     StreamBrokenError,
     UnavailableError,
 )
-from client.output import OutputError
+from client.standard import OutputError, ReaderLeftError, silence
 
 
 class Exit(IntEnum):
@@ -45,7 +45,7 @@ class Exit(IntEnum):
 TABLE = """\b
 Exit codes:
     0  everything was answered
-    1  at least one image could not be classified, or sorted; the others were
+    1  at least one image could not be classified or sorted, or failed in a load test without a threshold on errors
     2  the command line is wrong
     3  no server answers, it is not serving, or it went away before the end
     4  the server refuses the request: an option or the model's name
@@ -55,7 +55,7 @@ Exit codes:
     8  the client is not set up
     9  the server does not let you in: the token or the certificate
    10  the output cannot be written
-   11  a load test missed a threshold
+   11  a load test missed a threshold, or found no rate that holds
   130  interrupted
   141  the reader of the output went away
 """
@@ -74,19 +74,15 @@ def by_cause(target: str) -> Iterator[None]:
     except GlimpseError as error:
         typer.echo(_explanation(error, target), err=True)
         raise typer.Exit(_code(error)) from None
-    except OutputError as error:
-        typer.echo(f"Error: {error}", err=True)
-        raise typer.Exit(Exit.CANNOT_WRITE) from None
-    except BrokenPipeError:
+    except (ReaderLeftError, BrokenPipeError):
         silence()
         raise typer.Exit(Exit.BROKEN_PIPE) from None
+    except OutputError as error:
+        silence()
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(Exit.CANNOT_WRITE) from None
     except KeyboardInterrupt:
         raise typer.Exit(Exit.INTERRUPTED) from None
-
-
-def silence() -> None:
-    """Point stdout at nothing, so that the interpreter's last flush does not complain about a reader who left."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _code(error: GlimpseError) -> Exit:
@@ -107,7 +103,8 @@ def _code(error: GlimpseError) -> Exit:
 
 def _explanation(error: GlimpseError, target: str) -> str:
     if isinstance(error, UnavailableError) and not error.reason and error.message.startswith("No Glimpse server"):
-        return f"No Glimpse server answers at {target}; start one with `make serve`, or name another with --target."
+        hint = "start one with `make serve`, or name another with --target."
+        return f"No Glimpse server answers at {target}; {hint}{proxy.said(target)}"
     text = f"Error: {error}"
     if isinstance(error, AccessDeniedError):
         text += " Give a token with --token-file, GLIMPSE_TOKEN_FILE or GLIMPSE_TOKEN."

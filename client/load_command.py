@@ -15,7 +15,7 @@ from client.asking import Model, ModelVersion
 from client.connecting import Server, connecting
 from client.images import find, nothing_in
 from client.load_options import Sending, Shape, Telling, Wanted, sending, shaped, telling, wanting
-from client.output import OutputError
+from client.standard import OutputError
 
 if TYPE_CHECKING:
     from client.load.pictures import Pictures
@@ -51,6 +51,8 @@ def load(
 
     One caller for 10 seconds, unless another load is asked for. Latencies of an open loop count from when a request was
     due, so that a server that stalls cannot hide it. Refused requests are not repeated.
+
+    The exit code is 0 only if no image failed. A --threshold on errors says how many may.
     """
     if wanted.find_knee and (shape.callers or shape.ramp or shape.scenario):
         raise typer.BadParameter(
@@ -78,11 +80,27 @@ def load(
         _write(told, report)
     if any(phase["stopped"] for phase in report["phases"]):
         raise typer.Exit(exits.Exit.INTERRUPTED)
-    from client.load.report import missed
+    _judge(report)
+
+
+def _judge(report: dict[str, Any]) -> None:
+    """End the command with the code of what was missed or failed.
+
+    Raises:
+        typer.Exit: something was.
+    """
+    from client.load.report import failures, missed
 
     if missed(report):
-        typer.echo("A threshold was missed.", err=True)
+        typer.echo("A threshold was missed." if report["knee"] is None else "No rate held.", err=True)
         raise typer.Exit(exits.Exit.MISSED)
+    failed, images = failures(report)
+    if failed:
+        typer.echo(
+            f"{failed:,} of {images:,} images failed. A threshold such as --threshold 'errors < 1%' says how many may.",
+            err=True,
+        )
+        raise typer.Exit(exits.Exit.IMAGES_FAILED)
 
 
 def _run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import sys
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from typing import Any
 
 import typer.main
 
-from client import exits
+from client import exits, standard
 from client.commands import app
 
 _FILES = """\
@@ -98,8 +99,13 @@ def main() -> None:
     """Print the page."""
     from client.commands import installed_version
 
+    argparse.ArgumentParser(
+        prog="python -m client.manual", description="Print the manual page of glimpse."
+    ).parse_args()
     sys.stdout.write(page(installed_version()))
 
 
 if __name__ == "__main__":
-    main()
+    standard.prepare()
+    with standard.checked():
+        main()

@@ -14,11 +14,8 @@ from typing import BinaryIO, Protocol, Self
 from client import records
 from client.records import Format
 from client.results import ImageResult
+from client.standard import OutputError
 from client.thumbnails import Thumbnails
-
-
-class OutputError(Exception):
-    """An answer cannot be written; the message is for people."""
 
 
 class Output(Protocol):

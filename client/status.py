@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
+from client import proxy
 from client.channel import SERVICE
 from client.errors import Code, GlimpseError, of_code
 from client.wire import to_code
@@ -90,10 +91,10 @@ def _explain(code: Code, message: str, target: str, service: str) -> str:
     if code is Code.UNAVAILABLE:
         for part, meaning in _CAUSES.items():
             if part in message:
-                return f"{meaning.format(target=target)} ({message})."
-        return f"No Glimpse server answers at {target} ({message})."
+                return f"{meaning.format(target=target)} ({message}).{proxy.said(target)}"
+        return f"No Glimpse server answers at {target} ({message}).{proxy.said(target)}"
     if code is Code.UNIMPLEMENTED:
         return f"The server at {target} does not offer {service} ({message})."
     if code is Code.DEADLINE_EXCEEDED:
-        return f"No answer from {target} within the timeout ({message})."
+        return f"No answer from {target} within the timeout ({message}).{proxy.said(target)}"
     return message

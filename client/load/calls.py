@@ -12,7 +12,6 @@ import grpc
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
-from client import channel
 from client.channel import SERVICE
 from client.connection import Connection
 from client.load.tally import STAGES, Answer, Request
@@ -35,7 +34,7 @@ def open_channels(connection: Connection, count: int, *, retries: bool) -> list[
     """
     credentials = connection.credentials()
     options: list[tuple[str, int | str]] = [
-        *channel.options(server_name=connection.tls.server_name if connection.tls else "", repeat_all=True),
+        *connection.options(repeat_all=True),
         ("grpc.enable_retries", int(retries)),
         # gRPC would share one connection between channels to the same server.
         ("grpc.use_local_subchannel_pool", 1),

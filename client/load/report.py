@@ -61,8 +61,25 @@ def with_knee(report: dict[str, Any], rate: float | None, *, slo: float, max_err
 
 
 def missed(report: dict[str, Any]) -> bool:
-    """Whether any threshold was."""
+    """Whether any threshold was; of a search for the knee, whether no rate held."""
+    if report["knee"] is not None and report["knee"]["rate"] is None:
+        return True
     return any(not threshold["met"] for phase in report["phases"] for threshold in phase["thresholds"])
+
+
+def failures(report: dict[str, Any]) -> tuple[int, int]:
+    """Images that failed in phases whose thresholds do not say how many may, and all images of those phases.
+
+    None of a search for the knee, which looks for the rate at which they fail.
+    """
+    if report["knee"] is not None:
+        return 0, 0
+    judged = [
+        phase
+        for phase in report["phases"]
+        if not any(each["text"].startswith("errors") for each in phase["thresholds"])
+    ]
+    return sum(sum(phase["errors"].values()) for phase in judged), sum(phase["images"] for phase in judged)
 
 
 def now() -> datetime:

@@ -9,8 +9,9 @@ import grpc
 import pytest
 
 from client import TLS, AccessDeniedError, Client, GlimpseError, UnavailableError
+from client.addresses import is_loopback
 from client.bearer import Token, find
-from client.connection import Connection, is_loopback
+from client.connection import Connection
 from glimpse.v1 import classifier_pb2 as pb
 from tests.client.certificates import Authority, Pair
 from tests.client.conftest import Glimpse
