@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from models import standard
 from models.catalogue import find
 from models.catalogue import rows as library
 
@@ -176,4 +177,4 @@ def _option(text: str) -> tuple[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    standard.run("models", main)

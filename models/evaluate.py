@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from models import bundle
+from models import bundle, standard
 from models.bundle import Bundle
 
 if TYPE_CHECKING:
@@ -101,4 +101,4 @@ def _as_text(loaded: Bundle, measurement: Measurement) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    standard.run("models.evaluate", main)

@@ -10,28 +10,30 @@ import asyncio
 import logging
 import os
 import sys
-import tomllib
 from collections.abc import Callable
 
-import pydantic
-
+from models import standard
 from server import build, cores, logs, settings, standard_error
+from server.settings import problems
 from server.startup import EXIT_SETTINGS, StartupError
 
 
 def main() -> int:
     """Run a server and exit: 0 drained (or prepared), else as `server.startup` lists."""
     only_prepare = sys.argv[1:2] == ["prepare"]
+    standard.prepare()
     if "--version" in sys.argv[1:]:
-        print(f"glimpse {build.VERSION}")
+        with standard.checked("python -m server"):
+            print(f"glimpse {build.VERSION}")
         return 0
     captured: standard_error.Captured | None = None
     if standard_error.form(sys.argv[1:]) == "json":
         captured = standard_error.Captured()
         logs.configure("info", "json")  # until the settings are known
     try:
-        chosen = settings.load(sys.argv[2:] if only_prepare else sys.argv[1:])
-    except (pydantic.ValidationError, OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        with standard.checked("python -m server"):  # --help
+            chosen = settings.load(sys.argv[2:] if only_prepare else sys.argv[1:])
+    except (ValueError, OSError) as error:
         if captured is None:
             print(f"The settings cannot be used:\n{_explain(error)}", file=sys.stderr)
         else:
@@ -84,15 +86,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 def _explain(error: Exception) -> str:
-    if not isinstance(error, pydantic.ValidationError):
-        return f"  {error}"
-    lines = []
-    for problem in error.errors():
-        name = ".".join(str(part) for part in problem["loc"])
-        what = problem["msg"].removeprefix("Value error, ")
-        received = "" if problem["type"] == "value_error" else f" Received: {problem['input']!r}"
-        lines.append(f"  {name}: {what}.{received}" if name else f"  {what}")
-    return "\n".join(lines)
+    return "\n".join(f"  {line}" for line in problems.explain(error))
 
 
 if __name__ == "__main__":

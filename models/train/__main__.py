@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
+from models import standard
 from models.catalogue import architectures, find
 from models.prestem.recipe import Filter, Geometry, Recipe
 from models.train.plan import Plan, Run, claim
@@ -223,4 +224,4 @@ def _size(text: str) -> tuple[int, int]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    standard.run("models.train", main)

@@ -16,6 +16,7 @@ bits, of which no two are alike and none can be guessed at any price; and it is 
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import hmac
 import secrets
@@ -25,11 +26,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
-from models import texts
+from models import standard, texts
 from server.doors.rates import Allowance
 from server.doors.source import Source
 from server.errors import Reason, UnauthenticatedError
@@ -168,14 +169,22 @@ def _place(error: Exception) -> str:
     return place.rstrip(")") if found and place.startswith("at ") else "it is not whole, or not UTF-8"
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}. Usage: python -m server.doors.tokens new NAME\n")
+
+
 def main(arguments: Sequence[str]) -> int:
     """Make a token: 0, or 2 where the arguments make no sense."""
-    match arguments:
-        case ["new", name]:
-            pass
-        case _:
-            print("Usage: python -m server.doors.tokens new NAME", file=sys.stderr)  # noqa: T201 - a program
-            return 2
+    parser = _Parser(prog="python -m server.doors.tokens", description="Make a token for a caller.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    about = "Print a new token on the standard error, once, and its entry for the file of tokens."
+    new = commands.add_parser("new", help="make one", description=about)
+    new.add_argument("name", metavar="NAME", help="of the caller, ASCII without spaces")
+    try:
+        name: str = parser.parse_args(arguments).name
+    except SystemExit as end:  # --help, or what is no such command; argparse has said it
+        return int(end.code or 0)
     token = secrets.token_urlsafe(32)
     entry: dict[str, Any] = {"identity": name, "sha256": hashlib.sha256(token.encode()).hexdigest()}
     try:
@@ -191,4 +200,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    standard.run("server.doors.tokens", lambda: main(sys.argv[1:]))

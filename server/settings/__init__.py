@@ -23,7 +23,17 @@ from models import texts
 from models.prestem.recipe import Geometry
 from server import cores
 from server.settings.doors import DoorSettings
-from server.settings.kinds import MIB, Port, Positive, PositiveSeconds, Precision, RuntimeName, Seconds, split
+from server.settings.kinds import (
+    MIB,
+    Port,
+    Positive,
+    PositiveSeconds,
+    Precision,
+    RuntimeName,
+    Seconds,
+    json_object,
+    split,
+)
 
 _PREFIX = "GLIMPSE_"
 # Read by the client, which often runs in the same shell, and by the fetch of published weights.
@@ -63,6 +73,7 @@ class Settings(DoorSettings):
         cli_hide_none_type=True,
         cli_avoid_json=True,
         cli_implicit_flags=True,
+        cli_exit_on_error=False,
         cli_prog_name="python -m server",
     )
     _config_file: ClassVar[Path | None] = None
@@ -73,7 +84,9 @@ class Settings(DoorSettings):
     metrics_port: Port = Field(9464, description="Port of /metrics; 0 takes a free one.")
     model: str = Field("", description="Architecture to serve; empty: the weights' own, or the shipped default.")
     variant: str = Field("", description="Form of the architecture; empty: its first. See python -m models list.")
-    options: dict[str, Any] = Field({}, description='Of the architecture, as JSON: {"alpha": 0.25}.')
+    options: Annotated[dict[str, Any], NoDecode, BeforeValidator(json_object)] = Field(
+        {}, description='Of the architecture, as JSON: {"alpha": 0.25}.'
+    )
     weights: str = Field(
         "cifar10", description="Tag of shipped or published weights (imagenet), a bundle folder, or a weights file."
     )
@@ -175,19 +188,26 @@ def load(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) 
 
     Raises:
         pydantic.ValidationError: a value that cannot be.
-        OSError, tomllib.TOMLDecodeError, UnicodeDecodeError: the config file cannot be read.
-        SystemExit: --help, or flags that cannot be parsed.
+        OSError, ValueError: the config file cannot be read or is no TOML, or flags cannot be parsed.
+        SystemExit: --help.
     """
     file = _config_file(arguments, environment)
     if file is not None and not file.is_file():
-        raise FileNotFoundError(f"The config file {file} does not exist.")
+        what = "is no file" if file.exists() else "does not exist"
+        raise FileNotFoundError(f"The config file {file} {what}.")
 
     class FromFile(Settings):
         _config_file = file
 
-    FromFile.__doc__ = "Serve an image-classification model over gRPC. Flags > GLIMPSE_* environment > config file."
+    FromFile.__doc__ = (
+        "Serve an image-classification model over gRPC. Flags > GLIMPSE_* environment > config file. "
+        "`python -m server prepare`, with the same settings, fetches and converts the model and ends."
+    )
     values: dict[str, Any] = {"_cli_parse_args": list(arguments)}
-    return FromFile(**values)
+    try:
+        return FromFile(**values)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"The config file {file} is no TOML: {error}.") from error
 
 
 def _config_file(arguments: Sequence[str], environment: Mapping[str, str]) -> Path | None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
 from server import settings
+from server.settings import problems
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -98,3 +104,123 @@ def test_words_between_commas_are_a_list(monkeypatch: pytest.MonkeyPatch) -> Non
     assert settings.load(["--allow-geometries=squash, letterbox"]).allow_geometries == {"squash", "letterbox"}
     monkeypatch.setenv("GLIMPSE_ALLOW_GEOMETRIES", "crop,pad")
     assert settings.load([]).allow_geometries == {"crop", "pad"}
+
+
+@pytest.mark.parametrize("text", ["{alpha:1}", "[1]", '"alpha"', "5", "alpha=0.25", '{"alpha": 1', "null"])
+def test_options_that_are_no_json_object_are_refused_in_every_form(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for arguments in ([f"--options={text}"], ["--options", text]):
+        with pytest.raises(ValidationError) as refused:
+            settings.load(arguments)
+        (line,) = problems.explain(refused.value)
+        assert line.startswith("options: must be ")
+        assert line.endswith(f"Received: {text!r}")
+    monkeypatch.setenv("GLIMPSE_OPTIONS", text)
+    with pytest.raises(ValidationError, match="options"):
+        settings.load([])
+
+
+def test_options_are_an_object_of_json_or_a_table_of_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "glimpse.toml"
+    file.write_text("[options]\nalpha = 0.25\n")
+    assert settings.load(["--config", str(file)]).options == {"alpha": 0.25}
+    assert settings.load(['--options={"alpha": 0.5}', '--options={"rate": 0, "alpha": 1}']).options == {
+        "alpha": 1,
+        "rate": 0,
+    }
+    monkeypatch.setenv("GLIMPSE_OPTIONS", "")
+    assert settings.load([]).options == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("prot", "port"),
+        ("max-batch-size", "max_batch_size"),
+        ("GLIMPSE_RUNTIME", "runtime"),
+        ("drain_second", "drain_seconds"),
+    ],
+)
+def test_a_misspelt_name_in_the_file_is_told_what_was_meant(name: str, meant: str, tmp_path: Path) -> None:
+    file = tmp_path / "glimpse.toml"
+    file.write_text(f"{name} = 1\n")
+    with pytest.raises(ValidationError) as refused:
+        settings.load(["--config", str(file)])
+    assert problems.explain(refused.value) == [f"{name} is not a setting. Did you mean {meant}? Received: 1"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--prot", "5"], "--prot is not a setting. Did you mean --port? python -m server --help lists all."),
+        (["--prot=5"], "--prot is not a setting. Did you mean --port? python -m server --help lists all."),
+        (
+            ["--no-serve-helth"],
+            "--no-serve-helth is not a setting. Did you mean --no-serve-health? python -m server --help lists all.",
+        ),
+        (["--qqq"], "--qqq is not a setting. python -m server --help lists all."),
+        (["--port"], "argument --port: expected one argument."),
+        (["--port", "5", "prepare"], "prepare comes before all flags: python -m server prepare [flags]"),
+    ],
+)
+def test_a_flag_that_there_is_not_is_told_what_was_meant(arguments: list[str], said: str) -> None:
+    with pytest.raises(ValueError) as refused:
+        settings.load(arguments)
+    assert problems.explain(refused.value) == [said]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"), [(b"port = ", "is no TOML: Invalid value"), (b"\xff", "is no TOML: 'utf-8' codec")]
+)
+def test_a_file_that_is_no_toml_is_named(content: bytes, said: str, tmp_path: Path) -> None:
+    file = tmp_path / "glimpse.toml"
+    file.write_bytes(content)
+    with pytest.raises(ValueError) as refused:
+        settings.load(["--config", str(file)])
+    assert problems.explain(refused.value)[0].startswith(f"The config file {file} {said}")
+
+
+def test_a_folder_in_place_of_the_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="is no file"):
+        settings.load(["--config", str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment"),
+    [
+        ((), {"GLIMPSE_OPTIONS": "{alpha:1}"}),
+        (("--options", "[1]"), {}),
+        (("--allow-geometries", "[pad"), {}),
+        (("--nonsense",), {}),
+        (("prepare", "--options", "{alpha:1}"), {}),
+        ((), {"GLIMPSE_PORT": "many"}),
+        ((), {"GLIMPSE_SERVE_HEALTH": "perhaps"}),
+        ((), {"GLIMPSE_CONFIG": "/nowhere.toml"}),
+    ],
+)
+def test_settings_that_cannot_be_end_the_server_with_2_and_no_traceback(
+    arguments: tuple[str, ...], environment: dict[str, str]
+) -> None:
+    command = [sys.executable, "-m", "server", *arguments]
+    ended = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith("The settings cannot be used:\n  ")
+    assert ended.stderr.count("\n") == 2
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("prepare", "--help"), ("prepare", "-h")])
+def test_help_is_shown_and_nothing_is_started(arguments: tuple[str, ...]) -> None:
+    command = [sys.executable, "-m", "server", *arguments]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.startswith("usage: python -m server ")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a disk that is always full")
+def test_help_that_cannot_be_written_has_the_exit_code_of_that() -> None:
+    with Path("/dev/full").open("wb") as full:
+        command = [sys.executable, "-m", "server", "--help"]
+        ended = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert ended.returncode == 10
+    assert ended.stderr == "python -m server: The standard output cannot be written: No space left on device.\n"

@@ -234,7 +234,28 @@ def test_the_program_makes_a_token_and_the_entry_that_lets_it_in(
     assert all(len(token) == 43 and token not in file.read_text() for token in made)
 
 
-@pytest.mark.parametrize("arguments", [[], ["new"], ["old", "alice"], ["new", "two words"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["new", "--help"], ["new", "-h"], ["new", "alice", "--help"]])
+def test_asking_for_help_makes_no_token(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 0
+    printed = capsys.readouterr()
+    assert printed.out.startswith("usage: python -m server.doors.tokens ")
+    assert "sha256" not in printed.out
+    assert printed.err == ""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["new"],
+        ["old", "alice"],
+        ["new", "two words"],
+        ["new", "--force"],
+        ["new", "-x"],
+        ["new", "alice", "bob"],
+        ["new", "alice", "--expires"],
+    ],
+)
 def test_the_program_says_how_it_is_called(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 2
     printed = capsys.readouterr()
