@@ -1,6 +1,6 @@
 """Finding the images that a command line names: files, folders, patterns. Lazily: a folder may hold millions."""
 
-# ruff: noqa: PTH112, PTH116, PTH118, PTH207  (paths stay the strings that were typed: `Path` would turn "./a.jpg" into another)
+# ruff: noqa: PTH112, PTH116, PTH118, PTH120, PTH206, PTH207  (paths stay the strings that were typed: `Path` would turn "./a.jpg" into another)
 from __future__ import annotations
 
 import contextlib
@@ -17,6 +17,8 @@ SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".jfi", ".pjpeg", ".pjp", ".mpo"),
     *(".png", ".apng", ".webp", ".gif", ".bmp", ".dib"),
 )
+# Of macOS' archives, of network storage, of Windows: copies, thumbnails and what was thrown away. In lower case.
+SYSTEM_FOLDERS = frozenset({"__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information"})
 # Names of one folder that are held at a time. A larger folder is read again for each such portion: one of 300,000 files
 # 5 times, which took 5 seconds of processor time and 18 MB, where classifying them takes many minutes.
 PORTION = 65_536
@@ -30,8 +32,9 @@ def find(arguments: Iterable[str], *, leave_out: str | None = None) -> Iterator[
     among the others. Memory is bounded for folders of any size; the matches of a pattern are listed.
 
     Args:
-        arguments: files, folders (searched with all that is below them, but for hidden names), patterns such as
-            ``photos/**/*.png`` for shells that do not expand them, and ``-`` for the standard input.
+        arguments: files, folders (searched with all that is below them, but for hidden names and the folders that
+            systems keep for themselves), patterns such as ``photos/**/*.png`` for shells that do not expand them, and
+            ``-`` for the standard input.
         leave_out: a folder that is not searched where it lies below another one.
     """
     left_out = None if leave_out is None else os.path.realpath(leave_out)
@@ -98,7 +101,11 @@ def _names(folder: str, wanted: Callable[[os.DirEntry[str]], bool]) -> Iterator[
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
-    return not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False)
+    return not _is_left_out(entry.name) and entry.is_dir(follow_symlinks=False)
+
+
+def _is_left_out(folder: str) -> bool:
+    return folder.startswith(".") or folder.lower() in SYSTEM_FOLDERS
 
 
 def _is_image(entry: os.DirEntry[str]) -> bool:
@@ -108,7 +115,11 @@ def _is_image(entry: os.DirEntry[str]) -> bool:
 
 
 def _matching(pattern: str, left_out: str | None) -> Iterator[str]:
+    named = set(pattern.split(os.sep))
     for path in sorted(glob.iglob(pattern, recursive=True)):
+        folders = set(os.path.dirname(path).split(os.sep)) - named
+        if any(folder.lower() in SYSTEM_FOLDERS for folder in folders):
+            continue
         if os.path.isdir(path):
             if "**" not in pattern:  # which matches all that is below the folder by itself
                 yield from _below(path, left_out)

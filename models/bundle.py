@@ -15,6 +15,7 @@ import hashlib
 import json
 import math
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,9 +152,7 @@ def write(
     Raises:
         BundleError: the weights are missing, or a value cannot be.
     """
-    for label in labels:
-        if not label.label.strip() or re.search(r"[\t\r\n]", label.label + label.class_id):
-            raise BundleError(f"A label must be one line of text without tabs. Received: {label}")
+    check(name, version, labels)
     values = {
         "format": FORMAT,
         "name": name,
@@ -175,6 +174,37 @@ def write(
     return read(folder)
 
 
+def check(name: str, version: str, labels: Sequence[ClassLabel]) -> None:
+    """Refuse what no bundle can hold; whoever trains one asks before, not after it.
+
+    Raises:
+        BundleError: the name, the version or a label cannot be.
+    """
+    try:
+        _check_names({"name": name, "version": version})
+    except ValueError as error:
+        raise BundleError(f"The bundle's {error}") from None
+    for label in labels:
+        if not label.label.strip() or not all(map(_is_of_one_line, label.label + label.class_id)):
+            raise BundleError(
+                "A label must be one line of text without tabs or other control characters, in valid Unicode. "
+                f"Received: {label.label!r}"
+            )
+        if label.label.startswith("\ufeff"):
+            raise BundleError(f"A label cannot begin with a byte order mark. Received: {label.label!r}")
+
+
+def _is_of_one_line(character: str) -> bool:
+    """Neither a control character nor a separator of lines or paragraphs nor half a character."""
+    return unicodedata.category(character) not in {"Cc", "Zl", "Zp", "Cs"}
+
+
+def _check_names(values: Mapping[str, Any]) -> None:
+    for field in ("name", "version"):
+        if not (isinstance(values[field], str) and _NAME.fullmatch(values[field])):
+            raise ValueError(f"{field} must be letters, digits, '.', '_' and '-'. Received: {values[field]!r}")
+
+
 def embedded(architecture: str) -> tuple[str, ...]:
     """Tags of the bundles of `architecture` that come with the package, sorted."""
     prefix = f"{architecture}_"
@@ -182,9 +212,7 @@ def embedded(architecture: str) -> tuple[str, ...]:
 
 
 def _from_dict(folder: Path, values: dict[str, Any]) -> Bundle:
-    for field in ("name", "version"):
-        if not (isinstance(values[field], str) and _NAME.fullmatch(values[field])):
-            raise ValueError(f"{field} must be letters, digits, '.', '_' and '-'. Received: {values[field]!r}")
+    _check_names(values)
     shape = values["input_shape"]
     if not (isinstance(shape, list) and len(shape) == 3 and all(isinstance(n, int) and n > 0 for n in shape)):
         raise ValueError(f"input_shape must be three positive sizes (height, width, channels). Received: {shape}")

@@ -16,8 +16,13 @@ if TYPE_CHECKING:
     from models.train.measure import Measurement
 
 
-def evaluate(loaded: Bundle, data: Path) -> Measurement:
+def evaluate(loaded: Bundle, data: Path, *, skip_unreadable: bool = False) -> Measurement:
     """Measure a bundle on the ``.../class/image`` files of a folder or zip.
+
+    Args:
+        loaded: the bundle.
+        data: folder or zip.
+        skip_unreadable: leave out images that cannot be read, and say so on the standard error.
 
     Raises:
         BundleError: the bundle cannot be used.
@@ -25,11 +30,13 @@ def evaluate(loaded: Bundle, data: Path) -> Measurement:
         FileNotFoundError: nothing at `data`.
     """
     from models import serving
-    from models.train.data import read
+    from models.train.data import read, several
     from models.train.measure import measure
 
+    images = read(data, loaded.recipe, [label.label for label in loaded.labels], skip_unreadable=skip_unreadable)
+    if images.left_out:
+        print(f"{data}: left out: {several(images.left_out)}", file=sys.stderr)
     network = serving.logits_model(serving.load_bundle(loaded), loaded.recipe)
-    images = read(data, loaded.recipe, [label.label for label in loaded.labels])
     return measure(serving.logits(network, images.pixels), images.classes, loaded.temperature)
 
 
@@ -47,11 +54,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--data", type=Path, required=True, metavar="PATH", help="folder or zip of .../class/image files"
     )
+    parser.add_argument(
+        "--skip-unreadable", action="store_true", help="leave out images that cannot be read, and name them"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object instead of tables")
     options = parser.parse_args(arguments)
     try:
         loaded = bundle.read(options.bundle or bundle.EMBEDDED_DEFAULT)
-        measurement = evaluate(loaded, options.data)
+        measurement = evaluate(loaded, options.data, skip_unreadable=options.skip_unreadable)
     except (ValueError, OSError) as error:
         print(f"models.evaluate: {error}", file=sys.stderr)
         return 1

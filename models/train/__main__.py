@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from models import standard
+from models import bundle, standard
 from models.catalogue import architectures, find
 from models.prestem.recipe import Filter, Geometry, Recipe
-from models.train.plan import Plan, Run, claim
+from models.train.plan import Plan, Run, alone, check_writable, claim
 
 if TYPE_CHECKING:
     from models.train.export import Sets
@@ -46,9 +46,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"models.train: {error}", file=sys.stderr)
         return 1
+    except MemoryError:
+        print("models.train: memory does not suffice. Give a smaller --size or --batch-size.", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
-        print("\nmodels.train: interrupted; the same command goes on from the last whole epoch.", file=sys.stderr)
-        return 130
+        print(
+            "\nmodels.train: interrupted; the same command goes on from the last epoch that was whole, if one was.",
+            file=sys.stderr,
+        )
+        return standard.INTERRUPTED
     return 0
 
 
@@ -57,11 +63,22 @@ def _run(options: argparse.Namespace) -> None:
     row = find(plan.architecture, plan.variant)
     out: Path = options.out or Path("runs") / plan.architecture
     height, width = options.size or row.input_shape[:2]
+    given = {name: tuple(value) for name in ("mean", "std") if (value := getattr(options, name)) is not None}
     recipe = Recipe(
-        height=height, width=width, geometry=options.geometry, crop_share=options.crop_share, filter=options.filter
+        height=height,
+        width=width,
+        geometry=options.geometry,
+        crop_share=options.crop_share,
+        filter=options.filter,
+        **given,
     )
     if options.hold_out is not None and not options.hold_out > 0:
         raise ValueError(f"--hold-out must be positive, to fit the temperature on. Received: {options.hold_out}")
+
+    name = options.name or out.resolve().name
+    # What the export would refuse is refused before hours of training.
+    bundle.check(name, options.bundle_version, ())
+    check_writable(out)
 
     # Only now: Keras takes seconds to load, and a wrong option should say so at once.
     from models.train import fit
@@ -76,25 +93,28 @@ def _run(options: argparse.Namespace) -> None:
         hold_out=len(sets.held_out),
         labels=sets.training.labels,
     )
-    claim(out, run, checkpoint=fit.CHECKPOINT, adopt=options.export_only)
-    if options.export_only:
-        model = fit.restored(plan, recipe, sets.training, out)
-    else:
-        model = fit.train(plan, recipe, sets.training, sets.held_out, out, stop_after=options.stop_after)
+    with alone(out):
+        claim(out, run, checkpoint=fit.CHECKPOINT, adopt=options.export_only)
+        if options.export_only:
+            model = fit.restored(plan, recipe, sets.training, out)
+        else:
+            model = fit.train(plan, recipe, sets.training, sets.held_out, out, stop_after=options.stop_after)
 
-    from models.train.export import Identity, export
+        from models.train.export import Identity, export
 
-    identity = Identity(
-        name=options.name or out.resolve().name,
-        version=options.bundle_version,
-        data=options.data_name or options.data.stem,
-        note=options.data_note,
-        training_note=options.training_note,
-        dtype=options.weights_dtype,
-    )
-    bundle, measurement = export(model, run, sets, identity, out)
+        identity = Identity(
+            name=name,
+            version=options.bundle_version,
+            data=options.data_name or options.data.stem,
+            note=options.data_note,
+            training_note=options.training_note,
+            dtype=options.weights_dtype,
+            command=_own_options(options),
+            test=str(options.test or ""),
+        )
+        made, measurement = export(model, run, sets, identity, out)
     low, high = measurement.top1_interval
-    print(f"{bundle.name} {bundle.version}: top-1 {measurement.top1:.2%} ({low:.2%} to {high:.2%}) in {bundle.folder}")
+    print(f"{made.name} {made.version}: top-1 {measurement.top1:.2%} ({low:.2%} to {high:.2%}) in {made.folder}")
 
 
 def _read(options: argparse.Namespace, recipe: Recipe) -> tuple[Recipe, Sets]:
@@ -102,17 +122,56 @@ def _read(options: argparse.Namespace, recipe: Recipe) -> tuple[Recipe, Sets]:
     from models.train import data
     from models.train.export import Sets
 
-    everything = data.read(options.data, recipe)
+    everything = data.read(options.data, recipe, skip_unreadable=options.skip_unreadable)
+    _check_classes(options.data, everything.labels)
     count = min(_MOST_HELD_OUT, math.ceil(len(everything) / 20)) if options.hold_out is None else options.hold_out
     training, held_out = data.hold_out(everything, count, options.seed)
-    mean, std = data.statistics(training)
-    recipe = dataclasses.replace(recipe, mean=options.mean or mean, std=options.std or std)
-    test = data.read(options.test, recipe, training.labels) if options.test else None
+    for label, images in zip(training.labels, data.per_class(training), strict=True):
+        if not images:
+            raise ValueError(
+                f"All images of the class {label!r} would be held out. Give it more, or --hold-out a smaller number."
+            )
+    if options.mean is None or options.std is None:
+        mean, std = data.statistics(training, needs_std=options.std is None)
+        given = {"mean": options.mean or mean, "std": options.std or std}
+        recipe = dataclasses.replace(recipe, **{name: tuple(value) for name, value in given.items()})
+    test = None
+    if options.test:
+        test = data.read(options.test, recipe, training.labels, skip_unreadable=options.skip_unreadable)
+    for path, images in ((options.data, everything), (options.test, test)):
+        if images is not None and images.left_out:
+            print(f"{path}: left out: {data.several(images.left_out)}", file=sys.stderr)
     print(
         f"{len(training)} training, {len(held_out)} held-out and {len(test) if test else 0} test images "
         f"of {len(training.labels)} classes; mean {recipe.mean}, std {recipe.std}"
     )
-    return recipe, Sets(training=training, held_out=held_out, test=test)
+    return recipe, Sets(training=training, held_out=held_out, test=test, left_out=everything.left_out)
+
+
+def _check_classes(path: Path, labels: Sequence[str]) -> None:
+    """Refuse classes that no bundle can name, and those that are nothing to tell apart.
+
+    Raises:
+        ValueError: they cannot be trained on.
+    """
+    bundle.check("classes", "1", [bundle.ClassLabel(label) for label in labels])
+    if len(labels) < 2:
+        raise ValueError(
+            f"{path} has one class, {labels[0]!r}: there is nothing to tell apart. Put the images of each class into a "
+            "folder that has its name."
+        )
+
+
+def _own_options(options: argparse.Namespace) -> tuple[str, ...]:
+    """The options that are neither the plan's nor the recipe's, as words, where they are not what is left out."""
+    words = ["--data", str(options.data)]
+    defaults = vars(parser().parse_args(["--data", "", "--architecture", ""]))
+    for name in ("test", "out", "name", "bundle_version", "data_name", "data_note", "training_note", "weights_dtype"):
+        if (value := getattr(options, name)) != defaults[name]:
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    if options.skip_unreadable:
+        words.append("--skip-unreadable")
+    return tuple(words)
 
 
 def plan_of(options: argparse.Namespace) -> Plan:
@@ -142,6 +201,9 @@ def parser() -> argparse.ArgumentParser:
         type=int,
         metavar="N",
         help=f"images of --data kept out of training (default: a twentieth, at most {_MOST_HELD_OUT})",
+    )
+    images.add_argument(
+        "--skip-unreadable", action="store_true", help="leave out images that cannot be read, and name them"
     )
     images.add_argument("--data-name", metavar="TEXT", help="what the card calls the images (default: the file's name)")
     images.add_argument(

@@ -32,6 +32,10 @@ class Subject:
     measurement: Measurement
     training_note: str = ""  # what the plan does not tell; Markdown
     dtype: str = "float32"  # of the weights on disk
+    command: tuple[str, ...] = ()  # options of the training that are neither the plan's nor the recipe's
+    test: str = ""  # path of the test images, as it was given
+    left_out: int = 0  # images that could not be read
+    backend: str = "tensorflow"  # of Keras
 
 
 def write(subject: Subject) -> str:
@@ -82,6 +86,8 @@ def _data(subject: Subject) -> str:
         f"{run.hold_out:,} (the same share of every class) were held out to watch the training and to fit the "
         f"temperature. {tested}"
     )
+    if subject.left_out:
+        used += f" {subject.left_out:,} more could not be read and were left out."
     return f"## Data\n\n{_paragraph(used)}\n\n{_paragraph(subject.note)}"
 
 
@@ -110,7 +116,7 @@ def _training(subject: Subject) -> str:
         else ""
     )
     told = f"\n\n{_paragraph(subject.training_note)}" if subject.training_note else ""
-    command = _command(subject.run)
+    command = _command(subject)
     return f"""## Training
 
 - **Schedule**: {plan.epochs} epochs in batches of {plan.batch_size}; SGD with Nesterov momentum {plan.momentum:g}; the
@@ -122,6 +128,8 @@ def _training(subject: Subject) -> str:
 - **Pre-stem**: geometry `{recipe.geometry}`, filter `{recipe.filter}`; then minus {_numbers(recipe.mean)}, divided by
   {_numbers(recipe.std)} for red, green, blue in 0..255.
 - **Precision**: {plan.precision}. **Seed**: {plan.seed}.{unfinished}{told}
+
+From the folder in which this was trained, with the `python` of its environment:
 
 ```sh
 {command}
@@ -169,24 +177,40 @@ held-out images (Guo et al., arXiv:1706.04599). The ranking of the classes stays
 
 
 def _again(subject: Subject) -> str:
-    return f"""## Measure it again
+    if subject.tested:
+        folder, test = shlex.quote(subject.bundle.folder.as_posix()), shlex.quote(subject.test)
+        command = f"{_python(subject)} -m models.evaluate --bundle {folder} --data {test}"
+        if "--skip-unreadable" in subject.command:
+            command += " --skip-unreadable"
+        where = "From the folder in which this was trained:"
+    else:
+        command = f"{_command(subject)} \\\n    --export-only"
+        where = "The held-out images are part of those it was trained with. From the folder in which this was trained:"
+    return f"## Measure it again\n\n{where}\n\n```sh\n{command}\n```"
 
-```sh
-python -m models.evaluate --bundle models/bundles/{subject.bundle.name} --data test.zip
-```"""
+
+def _python(subject: Subject) -> str:
+    return "python" if subject.backend == "tensorflow" else f"KERAS_BACKEND={subject.backend} python"
 
 
-def _command(run: Run) -> str:
+def _command(subject: Subject) -> str:
     """The training command that gives this run again, one option a line."""
+    run = subject.run
     recipe = run.recipe
     options: dict[str, object] = {
         field.name: value for field in fields(Plan) if (value := getattr(run.plan, field.name)) != field.default
     }
     options |= {"hold_out": run.hold_out, "size": f"{recipe.height}x{recipe.width}"}
     options |= {"geometry": recipe.geometry, "crop_share": recipe.crop_share, "filter": recipe.filter}
-    words = [f"--{name.replace('_', '-')} {shlex.quote(str(value))}" for name, value in options.items()]
-    words += [f"--mean {_numbers(recipe.mean)}", f"--std {_numbers(recipe.std)}"]
-    return " \\\n    ".join(["python -m models.train --data train.zip --test test.zip", *words])
+    lines: list[str] = []
+    for word in subject.command:
+        if word.startswith("--"):
+            lines.append(word)
+        else:
+            lines[-1] += f" {shlex.quote(word)}"
+    lines += [f"--{name.replace('_', '-')} {shlex.quote(str(value))}" for name, value in options.items()]
+    lines += [f"--mean {_exact(recipe.mean)}", f"--std {_exact(recipe.std)}"]
+    return " \\\n    ".join([f"{_python(subject)} -m models.train", *lines])
 
 
 def _paragraph(text: str) -> str:
@@ -195,6 +219,10 @@ def _paragraph(text: str) -> str:
 
 def _numbers(values: tuple[float, ...]) -> str:
     return " ".join(f"{value:g}" for value in values)
+
+
+def _exact(values: tuple[float, ...]) -> str:
+    return " ".join(map(str, values))
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath, PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import keras
 import numpy as np
@@ -18,7 +17,10 @@ from models.decoding.limits import OWN_FILES
 from models.decoding.refusals import RefusedImageError
 from models.prestem import host
 from models.prestem.recipe import Recipe
+from models.train import files
 from models.train.augment import augment
+
+_SHOWN = 20  # of the images that cannot be read
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +31,13 @@ class Labelled:
         pixels: uint8 ``[N, height, width, 3]``.
         classes: int64 ``[N]``, indices into `labels`.
         labels: class names, sorted.
+        left_out: for each file that could not be read, its name and why, as a sentence.
     """
 
     pixels: NDArray[np.uint8]
     classes: NDArray[np.int64]
     labels: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -43,59 +47,82 @@ class Labelled:
         return Labelled(self.pixels[index], self.classes[index], self.labels)
 
 
-def read(path: Path, recipe: Recipe, labels: Sequence[str] | None = None) -> Labelled:
+def read(path: Path, recipe: Recipe, labels: Sequence[str] | None = None, *, skip_unreadable: bool = False) -> Labelled:
     """Read every ``.../class/image`` file below a folder or inside a zip; the parent folder names the class.
 
-    All images are kept in memory as uint8, which is `height * width * 3` bytes each.
+    All images are kept in memory as uint8, which is `height * width * 3` bytes each. Hidden files and folders, and
+    those that systems keep for themselves, are passed over (`models.train.files`).
 
     Args:
         path: folder or zip file.
         recipe: pre-stem that makes each image the network's input.
         labels: class order to use; the sorted folder names when None.
+        skip_unreadable: leave out images that cannot be read or decoded; the result names them.
 
     Raises:
         FileNotFoundError: nothing at `path`.
-        ValueError: no image in it, an image that cannot be decoded, or a class that `labels` lacks.
+        ValueError: no image in it, images that cannot be read, or a class that `labels` lacks.
     """
     names: list[str] = []
-    pixels: list[NDArray[np.uint8]] = []
-    for name, data in _files(path):
-        try:
-            pixels.append(host.fit(decode(data, OWN_FILES), recipe))
-        except RefusedImageError as error:
-            raise ValueError(f"{path}: {name} cannot be decoded: {error} Remove it or mend it.") from error
-        folder = PurePosixPath(name).parent.name
-        if not folder:
-            raise ValueError(f"{path}: {name} lies in no folder that would name its class. Sort it into one.")
-        names.append(folder)
+    unreadable: list[str] = []
+    with files.opened(path, SUFFIXES) as found:
+        if stray := [file.name for file in found if "/" not in file.name]:
+            raise ValueError(f"{path}: {stray[0]} lies in no folder that would name its class. Sort it into one.")
+        pixels = _room(path, len(found), recipe)
+        for file in found:
+            try:
+                pixels[len(names)] = _decode(file.read(), recipe)
+            except files.UnreadableError as error:
+                unreadable.append(f"{file.name} {error}.")
+            else:
+                names.append(PurePosixPath(file.name).parent.name)
+    if unreadable and not skip_unreadable:
+        few = "it" if len(unreadable) == 1 else "them"
+        raise ValueError(
+            f"{path}: {several(unreadable)}\nRemove {few} or mend {few}, or leave {few} out: --skip-unreadable"
+        )
     if not names:
-        raise ValueError(f"{path} holds no class/image files. Known suffixes: {', '.join(sorted(SUFFIXES))}")
+        why = f" {several(unreadable)}" if unreadable else f" Known suffixes: {', '.join(sorted(SUFFIXES))}"
+        raise ValueError(f"{path} holds no class/image files.{why}")
     known = tuple(labels) if labels is not None else tuple(sorted(set(names)))
     index = {label: i for i, label in enumerate(known)}
     if unknown := sorted(set(names) - index.keys()):
         raise ValueError(f"{path} holds classes that the model does not have: {', '.join(unknown)}")
-    return Labelled(np.stack(pixels), np.array([index[name] for name in names]), known)
+    classes = np.array([index[name] for name in names])
+    return Labelled(pixels[: len(names)], classes, known, tuple(unreadable))
 
 
-def _files(path: Path) -> Iterator[tuple[str, bytes]]:
-    if path.is_dir():
-        for file in sorted(path.rglob("*")):
-            name = file.relative_to(path)
-            if _is_image(name):
-                yield name.as_posix(), file.read_bytes()
-        return
+def several(unreadable: Sequence[str]) -> str:
+    """What is wrong with some images, for people: each in a line, the first of many."""
+    if len(unreadable) == 1:
+        return unreadable[0]
+    lines = [f"{len(unreadable):,} images cannot be read:", *unreadable[:_SHOWN]]
+    if len(unreadable) > _SHOWN:
+        lines.append(f"and {len(unreadable) - _SHOWN:,} more.")
+    return "\n  ".join(lines)
+
+
+def _decode(data: bytes, recipe: Recipe) -> NDArray[np.uint8]:
+    """The network's input of one file.
+
+    Raises:
+        UnreadableError: it cannot be decoded.
+    """
     try:
-        with zipfile.ZipFile(path) as archive:
-            for entry in sorted(archive.namelist()):
-                if _is_image(PurePosixPath(entry)):
-                    yield entry, archive.read(entry)
-    except zipfile.BadZipFile as error:
-        raise ValueError(f"{path} is neither a folder nor a whole zip file: {error}.") from error
+        return host.fit(decode(data, OWN_FILES), recipe)
+    except RefusedImageError as error:
+        raise files.UnreadableError(f"cannot be decoded: {str(error).rstrip('.')}") from error
 
 
-def _is_image(name: PurePath) -> bool:
-    # Archives made on a Mac carry a hidden "._" shadow of every file, with the same suffix.
-    return name.suffix.lower() in SUFFIXES and not name.name.startswith(".")
+def _room(path: Path, count: int, recipe: Recipe) -> NDArray[np.uint8]:
+    try:
+        return np.empty((count, recipe.height, recipe.width, 3), np.uint8)
+    except MemoryError:
+        size = count * recipe.height * recipe.width * 3 / 2**30
+        raise ValueError(
+            f"{path}: {count:,} images of {recipe.height} x {recipe.width} pixels need {size:,.0f} GiB of memory, "
+            "which there is not. Give fewer, or a smaller --size."
+        ) from None
 
 
 def hold_out(images: Labelled, count: int, seed: int) -> tuple[Labelled, Labelled]:
@@ -117,11 +144,23 @@ def hold_out(images: Labelled, count: int, seed: int) -> tuple[Labelled, Labelle
     return images.select(np.sort(order[count:])), images.select(np.sort(order[:count]))
 
 
-def statistics(images: Labelled) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+def per_class(images: Labelled) -> list[int]:
+    """How many images each class has, in the order of the labels."""
+    counts: list[int] = np.bincount(images.classes, minlength=len(images.labels)).tolist()
+    return counts
+
+
+def statistics(
+    images: Labelled, *, needs_std: bool = True
+) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
     """Mean and standard deviation of red, green and blue over all pixels, 0..255, to one decimal.
 
+    Args:
+        images: to measure.
+        needs_std: whether the deviation will be used.
+
     Raises:
-        ValueError: a channel is the same everywhere, so there is nothing to scale by.
+        ValueError: a channel is the same everywhere, so there is nothing to scale by, though it is needed.
     """
     # From counts of the 256 values: exact, and without a float copy of the images.
     values = np.arange(256)
@@ -129,7 +168,7 @@ def statistics(images: Labelled) -> tuple[tuple[float, float, float], tuple[floa
     mean = (counts @ values) / counts.sum(axis=1)
     std = np.sqrt((counts @ values**2) / counts.sum(axis=1) - mean**2)
     r, g, b = (round(float(value), 1) for value in mean)
-    if not all(std >= 0.05):
+    if needs_std and not all(std >= 0.05):
         raise ValueError(f"These images have a channel without contrast. Give --mean and --std. Received: std {std}")
     sr, sg, sb = (round(float(value), 1) for value in std)
     return (r, g, b), (sr, sg, sb)

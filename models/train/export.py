@@ -28,6 +28,8 @@ class Identity:
     note: str  # where they come from and under which terms they may be used; Markdown
     training_note: str = ""  # what the plan does not tell of the training; Markdown
     dtype: Literal["float32", "float16"] = "float32"  # of the weights on disk; they are served as float32
+    command: tuple[str, ...] = ()  # options that give this bundle again, beside those of the plan and the recipe
+    test: str = ""  # path of the test images, as it was given
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +39,7 @@ class Sets:
     training: Labelled
     held_out: Labelled  # the temperature is fitted on them
     test: Labelled | None  # the card's numbers come from them; from the held-out ones when None
+    left_out: tuple[str, ...] = ()  # images of the data that could not be read, each with why
 
 
 def export(model: keras.Model, run: Run, sets: Sets, identity: Identity, folder: Path) -> tuple[Bundle, Measurement]:
@@ -82,7 +85,8 @@ def export(model: keras.Model, run: Run, sets: Sets, identity: Identity, folder:
         metrics={name: round(value, 6) for name, value in measurement.metrics().items()},
     )
     written = _with_golden_answers(written, serving.serving_model(assembly, run.recipe, temperature))
-    history = fit.history(folder)
+    epochs_done = fit.epochs_done(model, run.plan, sets.training)
+    history = fit.history(folder, epochs_done)
     plots.curves(history, target / card.CURVES)
     plots.confusion(measurement.confusion, run.labels, target / card.CONFUSION)
     plots.reliability(measurement.reliability_uncalibrated, measurement.reliability, target / card.RELIABILITY)
@@ -91,7 +95,11 @@ def export(model: keras.Model, run: Run, sets: Sets, identity: Identity, folder:
             bundle=written,
             run=run,
             parameters=assembly.model.count_params(),
-            epochs_done=fit.epochs_done(model, run.plan, sets.training),
+            epochs_done=epochs_done,
+            command=identity.command,
+            test=identity.test,
+            left_out=len(sets.left_out),
+            backend=keras.backend.backend(),
             data=identity.data,
             note=identity.note,
             tested=sets.test is not None,
@@ -100,7 +108,8 @@ def export(model: keras.Model, run: Run, sets: Sets, identity: Identity, folder:
             measurement=measurement,
         )
     )
-    (target / card.CARD).write_text(text, encoding="utf-8")
+    # A name of a file, which the card tells, may be no text.
+    (target / card.CARD).write_text(text, encoding="utf-8", errors="replace")
     return written, measurement
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import math
 from pathlib import Path
@@ -45,6 +46,7 @@ def train(
     # variables are exempt from weight decay.
     model = restored(plan, recipe, images, folder) if checkpoint.exists() else compiled(plan, recipe, images)
     done = epochs_done(model, plan, images)
+    _write(folder / HISTORY, history(folder, done))
     last = plan.total_epochs if stop_after is None else min(plan.total_epochs, done + stop_after)
     for epoch in range(done, last):
         batches = Batches(
@@ -60,16 +62,36 @@ def train(
             validation_data=(held_out.pixels, held_out.classes) if len(held_out) else None,
             validation_batch_size=500,
             initial_epoch=epoch,
-            epochs=epoch + 1,
+            # All of them, so that what is shown while it runs is the place in the whole; one of them is done.
+            epochs=max(plan.total_epochs, epoch + 1),
+            callbacks=[_OneEpoch()],
             # Shuffled already; a second shuffle would only make resuming inexact.
             shuffle=False,
         ).history
-        _append(folder / HISTORY, epoch + 1, {name: values[-1] for name, values in metrics.items()})
-        # Saved beside and moved over, so that an interrupted save leaves the older checkpoint whole.
-        fresh = folder / f"fresh.{CHECKPOINT}"
+        row = {"epoch": float(epoch + 1), **{name: float(values[-1]) for name, values in metrics.items()}}
+        # Before the checkpoint: a row too many is cut off on resuming, one too few could not be had again.
+        _write(folder / HISTORY, [*history(folder, epoch), row])
+        _save(model, checkpoint)
+    return model
+
+
+class _OneEpoch(keras.callbacks.Callback):
+    """Ends a call of `fit` after its first epoch."""
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:  # noqa: ARG002 - Keras' signature
+        self.model.stop_training = True
+
+
+def _save(model: keras.Model, checkpoint: Path) -> None:
+    # Saved beside and moved over, so that an interrupted save leaves the older checkpoint whole.
+    fresh = checkpoint.with_name(f"fresh.{checkpoint.name}")
+    try:
         model.save_weights(fresh)
         fresh.replace(checkpoint)
-    return model
+    except (OSError, RuntimeError) as error:  # h5py has both for a disk that is full
+        fresh.unlink(missing_ok=True)
+        reason = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), type(error).__name__)
+        raise OSError(f"{checkpoint} cannot be written: {reason}. The one of the last epoch is whole.") from error
 
 
 class Schedule(keras.optimizers.schedules.LearningRateSchedule):
@@ -151,9 +173,19 @@ def compiled(plan: Plan, recipe: Recipe, images: Labelled) -> keras.Model:
 
 
 def restored(plan: Plan, recipe: Recipe, images: Labelled, folder: Path) -> keras.Model:
-    """The training graph with the checkpoint of `folder` in it."""
+    """The training graph with the checkpoint of `folder` in it.
+
+    Raises:
+        ValueError: the checkpoint cannot be read, or is of another network.
+    """
     model = compiled(plan, recipe, images)
-    model.load_weights(folder / CHECKPOINT)
+    try:
+        model.load_weights(folder / CHECKPOINT)
+    except (OSError, KeyError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"{folder / CHECKPOINT} cannot be used: {next(iter(str(error).splitlines()), type(error).__name__)}. "
+            "Remove it to train from the beginning, or give another --out."
+        ) from error
     return model
 
 
@@ -170,20 +202,32 @@ def network(model: keras.Model) -> keras.Model:
     return nested[0]
 
 
-def history(folder: Path) -> list[dict[str, float]]:
-    """One row an epoch, in order: ``epoch``, ``loss``, ``accuracy`` and, with held-out images, ``val_...``."""
+def history(folder: Path, epochs: float = math.inf) -> list[dict[str, float]]:
+    """One row an epoch, in order: ``epoch``, ``loss``, ``accuracy`` and, with held-out images, ``val_...``.
+
+    Args:
+        folder: of the run.
+        epochs: how many the checkpoint has seen; a row beyond them is of an epoch that was interrupted.
+    """
     if not (folder / HISTORY).exists():
         return []
-    with (folder / HISTORY).open(newline="") as file:
-        # An epoch that was interrupted between its row and its checkpoint has been repeated: the last one counts.
-        rows = {int(row["epoch"]): {k: float(v) for k, v in row.items()} for row in csv.DictReader(file)}
-    return [rows[epoch] for epoch in sorted(rows)]
+    rows: dict[int, dict[str, float]] = {}
+    with (folder / HISTORY).open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            with contextlib.suppress(TypeError, ValueError):  # a row that is not whole
+                rows[int(row["epoch"])] = {name: float(value) for name, value in row.items()}
+    return [rows[epoch] for epoch in sorted(rows) if epoch <= epochs]
 
 
-def _append(path: Path, epoch: int, values: dict[str, float]) -> None:
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.writer(file)
-        if new:
-            writer.writerow(["epoch", *values])
-        writer.writerow([epoch, *(f"{value:.6f}" for value in values.values())])
+def _write(path: Path, rows: list[dict[str, float]]) -> None:
+    """Put a file of these rows in the place of the one that is there, whole or not at all."""
+    if not rows:
+        path.unlink(missing_ok=True)
+        return
+    fresh = path.with_name(f"fresh.{path.name}")
+    with fresh.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]), extrasaction="ignore")
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({name: f"{value:.6f}" for name, value in row.items()} | {"epoch": int(row["epoch"])})
+    fresh.replace(path)

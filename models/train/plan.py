@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from models.prestem.recipe import Recipe
 
 PLAN = "plan.json"
+LOCK = "run.lock"
 
 
 # How far a run goes may be decided on the way; what is behind it stays as it was.
@@ -75,6 +81,43 @@ class Run:
         """The run as JSON gives it back: lists for tuples."""
         values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         return values
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse a folder of a run that could not be written to at its end.
+
+    Raises:
+        PlanError: it cannot be made, or something in it cannot be written.
+    """
+    place = folder
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    for each in (place, folder / "bundle"):
+        if not each.exists():
+            continue
+        if not each.is_dir():
+            raise PlanError(f"{each} is no folder, so that {folder} cannot be written. Give another --out.")
+        if not os.access(each, os.W_OK | os.X_OK):
+            raise PlanError(f"{each} may not be written to. Give another --out.")
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Have the folder of a run, which is made where there is none, for this process.
+
+    Raises:
+        PlanError: another process has it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise PlanError(f"Another run is at work in {folder}. Wait for its end, or give another --out.") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def claim(folder: Path, run: Run, *, checkpoint: str, adopt: bool = False) -> None:

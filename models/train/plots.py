@@ -16,6 +16,7 @@ _DPI = 80
 _ANNOTATED = 20  # classes up to which a confusion matrix carries its numbers
 
 mpl.use("agg")
+mpl.rcParams["text.parse_math"] = False  # a class may be called "$5"
 
 
 def curves(history: Sequence[dict[str, float]], path: Path) -> None:

@@ -37,7 +37,10 @@ def shell(line: str) -> subprocess.CompletedProcess[str]:
 def test_an_output_that_cannot_be_written_ends_with_a_line_and_10(program: str, output: str, why: str) -> None:
     ended = shell(f"python -m {program} {output}")
     assert ended.returncode == standard.CANNOT_WRITE
-    assert ended.stderr.splitlines()[-1] == f"{program.split()[0]}: The standard output cannot be written: {why}."
+    assert (
+        ended.stderr.splitlines()[-1]
+        == f"{program.split(maxsplit=1)[0]}: The standard output cannot be written: {why}."
+    )
     assert "Traceback" not in ended.stderr
 
 
