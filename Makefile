@@ -1,7 +1,7 @@
 # Everything the project does, by name. `make` alone lists it.
 #
-# One virtual environment, .venv, holds what was asked for so far: the client, the server on top of it, the
-# tools of development on top of both. Their locks agree on every version, so that a larger set never disturbs a
+# One virtual environment, .venv, holds what was asked for so far: the client, the server on top of it, what
+# training needs on top of that, the tools of development on top of all. Their locks agree on every version, so that a larger set never disturbs a
 # smaller one. A stamp in .venv says which set is in; it is older than its lock when the lock has changed.
 
 PYTHON ?= python3
@@ -105,10 +105,10 @@ format: $(VENV)/.dev  ## format the code and apply the safe fixes
 proto: $(VENV)/.dev  ## make the stubs anew from the .proto
 	$(BIN)/python proto/generate.py proto
 
-train: $(VENV)/.dev  ## train a model: make train ARGS="--help"
+train: $(VENV)/.train  ## train a model: make train ARGS="--help"
 	$(BIN)/python -m models.train $(ARGS)
 
-evaluate: $(VENV)/.dev  ## measure a model's accuracy: make evaluate ARGS="--help"
+evaluate: $(VENV)/.server  ## measure a model's accuracy: make evaluate ARGS="--help"
 	$(BIN)/python -m models.evaluate $(ARGS)
 
 image:  ## build the container image: TARGET=cpu or gpu, BUILDER="buildah build --format docker"
@@ -118,6 +118,7 @@ image:  ## build the container image: TARGET=cpu or gpu, BUILDER="buildah build 
 lock: | $(UV)  ## make the locks anew from pyproject.toml; UPGRADE=--upgrade moves every version
 	$(COMPILE) --group build --extra dev -o locks/dev.txt
 	$(COMPILE) --group build --extra server --extra tracing -c locks/dev.txt -o locks/server.txt
+	$(COMPILE) --group build --extra train --extra tracing -c locks/dev.txt -o locks/train.txt
 	$(COMPILE) --extra gpu --extra tracing -c locks/dev.txt -o locks/gpu.txt
 	echo 'cyclonedx-bom>=7.5' | $(UV) pip compile - --quiet --no-emit-index-url --custom-compile-command "make lock" \
 	  --universal --python-version 3.11 --generate-hashes $(UPGRADE) -o locks/sbom.txt
@@ -147,9 +148,13 @@ $(VENV)/.server: locks/server.txt pyproject.toml | $(BIN)/python
 	$(call install,server)
 	@touch $(VENV)/.client $@
 
+$(VENV)/.train: locks/train.txt pyproject.toml | $(BIN)/python
+	$(call install,train)
+	@touch $(VENV)/.client $(VENV)/.server $@
+
 $(VENV)/.dev: locks/dev.txt pyproject.toml | $(BIN)/python
 	$(call install,dev)
-	@touch $(VENV)/.client $(VENV)/.server $@
+	@touch $(VENV)/.client $(VENV)/.server $(VENV)/.train $@
 
 $(BIN)/python:
 	@command -v $(PYTHON) >/dev/null || { echo "No $(PYTHON) here; name one: make PYTHON=/path/to/python3.12" >&2; exit 1; }

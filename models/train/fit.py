@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,8 @@ def _save(model: keras.Model, checkpoint: Path) -> None:
         fresh.replace(checkpoint)
     except (OSError, RuntimeError) as error:  # h5py has both for a disk that is full
         fresh.unlink(missing_ok=True)
-        reason = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), type(error).__name__)
+        named = re.search(r"error message = '([^']+)'", str(error))  # among the rest that h5py says of it
+        reason = named[1] if named else " ".join(str(error).split()) or type(error).__name__
         raise OSError(f"{checkpoint} cannot be written: {reason}. The one of the last epoch is whole.") from error
 
 
@@ -182,8 +184,9 @@ def restored(plan: Plan, recipe: Recipe, images: Labelled, folder: Path) -> kera
     try:
         model.load_weights(folder / CHECKPOINT)
     except (OSError, KeyError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise ValueError(
-            f"{folder / CHECKPOINT} cannot be used: {next(iter(str(error).splitlines()), type(error).__name__)}. "
+            f"{folder / CHECKPOINT} cannot be used: {reason}. "
             "Remove it to train from the beginning, or give another --out."
         ) from error
     return model

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import resource
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 from PIL import Image
@@ -15,7 +22,11 @@ from models import bundle, evaluate, golden
 from models.train import __main__ as command
 from models.train import fit
 from models.train.data import hold_out, read, statistics
-from models.train.plan import Plan
+from models.train.plan import Plan, alone
+
+from .conftest import write_images
+
+ROOT = Path(__file__).parents[2]
 
 
 def options(data: Path, out: Path, *more: str) -> list[str]:
@@ -94,12 +105,17 @@ def test_the_card_says_what_was_done_and_found(run: Path) -> None:
     assert "top-5" not in card
 
 
-def test_an_interrupted_run_goes_on_to_the_same_weights(run: Path, patches: Path, tmp_path: Path) -> None:
+def test_an_interrupted_run_goes_on_to_the_same_weights(
+    run: Path, patches: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "interrupted"
     assert command.main(options(patches, out, "--stop-after", "1")) == 0
+    assert "Epoch 1/2" in capsys.readouterr().out
     assert "from epoch 1 of 2" in (out / "bundle" / "MODEL_CARD.md").read_text()
     halfway = load_file(out / "bundle" / "weights.safetensors")
     assert command.main(options(patches, out)) == 0
+    # What is shown is the place in the whole run.
+    assert re.findall(r"Epoch \d+/\d+", capsys.readouterr().out) == ["Epoch 2/2"]
 
     whole, resumed = (load_file(folder / "bundle" / "weights.safetensors") for folder in (run, out))
     assert not np.allclose(halfway["stem_conv/kernel"], whole["stem_conv/kernel"], atol=1e-4)
@@ -160,7 +176,11 @@ def test_another_plan_in_the_same_folder_is_refused(
         (("--hold-out", "36"), "Cannot hold out 36 of 36"),
         (("--epochs", "0"), "epochs must be positive"),
         (("--std", "0", "1", "1"), "std must be three positive numbers"),
-        (("--data", "nowhere.zip"), "nowhere.zip"),
+        (("--data", "nowhere.zip"), "nowhere.zip is not there"),
+        (("--name", "two words"), "The bundle's name must be letters, digits"),
+        (("--bundle-version", "v 1"), "The bundle's version must be letters, digits"),
+        (("--hold-out", "35"), "All images of the class"),
+        (("--mean", "nan", "0", "0"), "mean must be"),
         (("--export-only",), "Train first"),
     ],
 )
@@ -243,3 +263,250 @@ def test_a_finished_run_may_be_lengthened_by_a_restart(run: Path, patches: Path,
     card = (out / "bundle" / "MODEL_CARD.md").read_text()
     assert "once more in 1 epochs from 0.01" in card
     assert "--restart-epochs 1" in card
+
+
+_KILLED = """
+import os, signal, sys
+from models.train import __main__, fit
+save = fit._save
+def killed(model, checkpoint):
+    if len(fit.history(checkpoint.parent)) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    save(model, checkpoint)
+fit._save = killed
+__main__.main(sys.argv[1:])
+"""
+
+
+def epochs_in(folder: Path) -> list[str]:
+    """The first column of the history, as it stands in the file."""
+    return [line.partition(",")[0] for line in (folder / fit.HISTORY).read_text().splitlines()]
+
+
+def test_a_run_that_is_killed_before_its_checkpoint_has_each_epoch_once(patches: Path, tmp_path: Path) -> None:
+    out = tmp_path / "killed"
+    wanted = options(patches, out)
+    ended = subprocess.run([sys.executable, "-c", _KILLED, *wanted], cwd=ROOT, capture_output=True, check=False)
+    assert ended.returncode == -signal.SIGKILL
+    assert epochs_in(out) == ["epoch", "1", "2"]
+    with (out / fit.HISTORY).open("a") as file:
+        file.write("3,0.5")  # torn
+    assert command.main(wanted) == 0
+    assert epochs_in(out) == ["epoch", "1", "2"]
+    assert [row["epoch"] for row in fit.history(out)] == [1, 2]
+
+
+def test_the_history_ends_where_the_checkpoint_does(tmp_path: Path) -> None:
+    (tmp_path / fit.HISTORY).write_text("epoch,loss\n1,0.5\n2,0.4\n2,0.3\n3,0.2\n4,0")
+    assert fit.history(tmp_path, 2) == [{"epoch": 1, "loss": 0.5}, {"epoch": 2, "loss": 0.3}]
+
+
+def commands_of(card: Path) -> list[list[str]]:
+    """The commands of a card, in words as a shell makes them of it."""
+    blocks = re.findall(r"```sh\n(.*?)\n```", card.read_text(encoding="utf-8"), re.DOTALL)
+    words = []
+    for block in blocks:
+        script = "python() { printf '%s\\0' \"$@\"; }\n" + block
+        shell = subprocess.run([str(shutil.which("bash")), "-c", script], capture_output=True, text=True, check=True)
+        words.append(shell.stdout.split("\0")[:-1])
+    return words
+
+
+def run_words(words: list[str]) -> int:
+    """Run `python -m ...`, without the python."""
+    programs = {"models.train": command.main, "models.evaluate": evaluate.main}
+    assert words[0] == "-m"
+    return programs[words[1]](words[2:])
+
+
+def test_the_commands_of_a_card_run_as_they_are_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_images(Path("my photos"), each=6, seed=1)
+    write_images(Path("it's a test $HOME"), each=2, seed=2)
+    (Path("my photos") / "red" / "broken.png").write_bytes(b"no picture")
+    given = options(Path("my photos"), Path("runs of today/one"), "--test", "it's a test $HOME", "--epochs", "1")
+    given += ["--std", "63.123456789", "64", "65", "--skip-unreadable", "--data-note", "Mine; *really* `mine`."]
+    assert command.main(given) == 0
+    assert "left out: red/broken.png cannot be decoded" in capsys.readouterr().err
+    made = bundle.read(Path("runs of today/one/bundle"))
+    assert "1 more could not be read and were left out" in (made.folder / "MODEL_CARD.md").read_text().replace(
+        "\n", " "
+    )
+    training, measuring = commands_of(made.folder / "MODEL_CARD.md")
+
+    assert run_words([*measuring, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["metrics"] == pytest.approx(found["claimed"], abs=1e-5)
+    # The run goes on where it is, and nothing is left to be trained: its plan is the same.
+    assert run_words(training) == 0
+    again = bundle.read(made.folder)
+    assert (again.weights_digest, again.recipe, again.name) == (made.weights_digest, made.recipe, made.name)
+    assert commands_of(made.folder / "MODEL_CARD.md") == [training, measuring]
+
+
+@pytest.mark.slow
+def test_without_test_images_the_card_measures_the_held_out_ones_again(
+    run: Path, patches: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(run / fit.CHECKPOINT, tmp_path)
+    assert command.main(options(patches, tmp_path, "--export-only")) == 0
+    said = capsys.readouterr().out.splitlines()[-1]
+    _, measuring = commands_of(tmp_path / "bundle" / "MODEL_CARD.md")
+    assert measuring[-1] == "--export-only"
+    assert run_words(measuring) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == said
+
+
+@pytest.mark.parametrize(
+    "name", ["a\tb", "a\nb", "a\rb", "a\x1bb", "a\x7fb", "a\x85b", "a\u2028b", " ", "\ufeffa", "a\udcffb"]
+)
+def test_a_class_that_no_bundle_can_name_is_refused_before_any_training(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_images(tmp_path / "data", each=2, seed=1)
+    (data / "red").rename(data / name)
+    assert command.main(options(data, tmp_path / "run", "--hold-out", "3")) == 1
+    said = capsys.readouterr()
+    assert "Epoch" not in said.out
+    assert "A label " in said.err
+    assert repr(name) in said.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_class_is_nothing_to_tell_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write_images(tmp_path / "data", each=8, seed=1)
+    shutil.rmtree(data / "red")
+    shutil.rmtree(data / "blue")
+    assert command.main(options(data, tmp_path / "run", "--hold-out", "1")) == 1
+    assert "has one class, 'green': there is nothing to tell apart" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def flat_images(folder: Path) -> Path:
+    for name in ("black", "darker"):
+        (folder / name).mkdir(parents=True)
+        for number in range(4):
+            Image.new("RGB", (8, 8)).save(folder / name / f"{number}.png")
+    return folder
+
+
+def test_images_without_contrast_train_with_a_scaling_that_is_given(tmp_path: Path) -> None:
+    data = flat_images(tmp_path / "data")
+    given = options(data, tmp_path / "run", "--hold-out", "1", "--epochs", "1", "--mean", "0", "0", "0")
+    assert command.main([*given, "--std", "1", "1", "1"]) == 0
+    recipe = bundle.read(tmp_path / "run" / "bundle").recipe
+    assert (recipe.mean, recipe.std) == ((0, 0, 0), (1, 1, 1))
+
+
+def test_images_without_contrast_are_refused_without_a_deviation(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = flat_images(tmp_path / "data")
+    assert command.main(options(data, tmp_path / "run", "--hold-out", "1", "--mean", "0", "0", "0")) == 1
+    assert "Give --mean and --std" in capsys.readouterr().err
+
+
+def test_an_out_that_cannot_be_written_is_refused_before_any_training(
+    patches: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "bundle").write_text("")
+    for out in ("file", "file/run", "run"):
+        assert command.main(options(patches, tmp_path / out)) == 1
+        said = capsys.readouterr()
+        assert "is no folder, so that" in said.err
+        assert said.out == ""
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_an_out_that_may_not_be_written_is_refused_before_any_training(
+    patches: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run").mkdir(mode=0o500)
+    assert command.main(options(patches, tmp_path / "run")) == 1
+    assert "may not be written to" in capsys.readouterr().err
+
+
+def test_two_runs_do_not_share_a_folder(patches: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with alone(tmp_path):
+        assert command.main(options(patches, tmp_path)) == 1
+    assert f"Another run is at work in {tmp_path}" in capsys.readouterr().err
+    assert not (tmp_path / fit.CHECKPOINT).exists()
+
+
+def test_a_checkpoint_that_is_damaged_is_told_of(
+    run: Path, patches: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = shutil.copytree(run, tmp_path / "damaged")
+    (out / fit.CHECKPOINT).write_bytes((out / fit.CHECKPOINT).read_bytes()[:1000])
+    assert command.main(options(patches, out)) == 1
+    assert f"{out / fit.CHECKPOINT} cannot be used: " in capsys.readouterr().err
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path: Path) -> None:
+    checkpoint = tmp_path / fit.CHECKPOINT
+    checkpoint.write_bytes(b"the last one")
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(5000)])
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"checkpoint\.weights\.h5 cannot be written: File too large"):
+            fit._save(model, checkpoint)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [file.name for file in tmp_path.iterdir()] == [fit.CHECKPOINT]
+    assert checkpoint.read_bytes() == b"the last one"
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_a_run_with_130_and_no_traceback(patches: Path, tmp_path: Path) -> None:
+    arguments = options(patches, tmp_path / "run", "--epochs", "1000")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background shells have it ignored
+    running = subprocess.Popen(
+        [sys.executable, "-m", "models.train", *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    signal.signal(signal.SIGINT, before)
+    assert running.stdout is not None
+    while "Epoch 2/1000" not in running.stdout.readline():
+        assert running.poll() is None
+    running.send_signal(signal.SIGINT)
+    _, stderr = running.communicate(timeout=120)
+    assert running.returncode == 130
+    assert "Traceback" not in stderr
+    assert stderr.splitlines()[-1] == (
+        "models.train: interrupted; the same command goes on from the last epoch that was whole, if one was."
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a disk that is always full")
+def test_a_run_whose_output_is_full_ends_with_a_line(patches: Path, tmp_path: Path) -> None:
+    with Path("/dev/full").open("wb") as full:
+        command_line = [sys.executable, "-m", "models.train", *options(patches, tmp_path / "run")]
+        ended = subprocess.run(command_line, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert ended.returncode == 10
+    assert "Traceback" not in ended.stderr
+    assert ended.stderr.splitlines()[-1] == (
+        "models.train: The standard output cannot be written: No space left on device."
+    )
+
+
+def test_evaluating_leaves_out_what_cannot_be_read_on_demand(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_images(tmp_path / "data", each=2, seed=3)
+    (data / "red" / "bad.png").write_bytes(b"no picture")
+    arguments = ["--bundle", str(run / "bundle"), "--data", str(data), "--json"]
+    assert evaluate.main(arguments) == 1
+    assert "red/bad.png cannot be decoded" in capsys.readouterr().err
+    assert evaluate.main([*arguments, "--skip-unreadable"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["metrics"]["images"] == 6
+    assert "left out: red/bad.png cannot be decoded" in said.err
