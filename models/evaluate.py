@@ -65,6 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"models.evaluate: {error}", file=sys.stderr)
         return 1
+    except MemoryError:
+        print("models.evaluate: memory does not suffice for the images.", file=sys.stderr)
+        return 1
     print(_as_json(loaded, measurement) if options.json else _as_text(loaded, measurement))
     return 0
 

@@ -63,15 +63,10 @@ def _run(options: argparse.Namespace) -> None:
     row = find(plan.architecture, plan.variant)
     out: Path = options.out or Path("runs") / plan.architecture
     height, width = options.size or row.input_shape[:2]
-    given = {name: tuple(value) for name in ("mean", "std") if (value := getattr(options, name)) is not None}
     recipe = Recipe(
-        height=height,
-        width=width,
-        geometry=options.geometry,
-        crop_share=options.crop_share,
-        filter=options.filter,
-        **given,
+        height=height, width=width, geometry=options.geometry, crop_share=options.crop_share, filter=options.filter
     )
+    recipe = _scaled(recipe, options.mean, options.std)
     if options.hold_out is not None and not options.hold_out > 0:
         raise ValueError(f"--hold-out must be positive, to fit the temperature on. Received: {options.hold_out}")
 
@@ -79,6 +74,9 @@ def _run(options: argparse.Namespace) -> None:
     # What the export would refuse is refused before hours of training.
     bundle.check(name, options.bundle_version, ())
     check_writable(out)
+    for path in (options.data, options.test):
+        if path is not None and not path.exists():
+            raise FileNotFoundError(f"{path} is not there. Give a folder or a zip file.")
 
     # Only now: Keras takes seconds to load, and a wrong option should say so at once.
     from models.train import fit
@@ -126,15 +124,14 @@ def _read(options: argparse.Namespace, recipe: Recipe) -> tuple[Recipe, Sets]:
     _check_classes(options.data, everything.labels)
     count = min(_MOST_HELD_OUT, math.ceil(len(everything) / 20)) if options.hold_out is None else options.hold_out
     training, held_out = data.hold_out(everything, count, options.seed)
-    for label, images in zip(training.labels, data.per_class(training), strict=True):
-        if not images:
+    for label, count in zip(training.labels, data.per_class(training), strict=True):
+        if not count:
             raise ValueError(
                 f"All images of the class {label!r} would be held out. Give it more, or --hold-out a smaller number."
             )
     if options.mean is None or options.std is None:
         mean, std = data.statistics(training, needs_std=options.std is None)
-        given = {"mean": options.mean or mean, "std": options.std or std}
-        recipe = dataclasses.replace(recipe, **{name: tuple(value) for name, value in given.items()})
+        recipe = _scaled(recipe, options.mean or mean, options.std or std)
     test = None
     if options.test:
         test = data.read(options.test, recipe, training.labels, skip_unreadable=options.skip_unreadable)
@@ -146,6 +143,15 @@ def _read(options: argparse.Namespace, recipe: Recipe) -> tuple[Recipe, Sets]:
         f"of {len(training.labels)} classes; mean {recipe.mean}, std {recipe.std}"
     )
     return recipe, Sets(training=training, held_out=held_out, test=test, left_out=everything.left_out)
+
+
+def _scaled(recipe: Recipe, mean: Sequence[float] | None, std: Sequence[float] | None) -> Recipe:
+    """The recipe with a scaling of three channels, where it is given."""
+    if mean is not None:
+        recipe = dataclasses.replace(recipe, mean=(mean[0], mean[1], mean[2]))
+    if std is not None:
+        recipe = dataclasses.replace(recipe, std=(std[0], std[1], std[2]))
+    return recipe
 
 
 def _check_classes(path: Path, labels: Sequence[str]) -> None:

@@ -77,10 +77,9 @@ def read(path: Path, recipe: Recipe, labels: Sequence[str] | None = None, *, ski
             else:
                 names.append(PurePosixPath(file.name).parent.name)
     if unreadable and not skip_unreadable:
-        few = "it" if len(unreadable) == 1 else "them"
-        raise ValueError(
-            f"{path}: {several(unreadable)}\nRemove {few} or mend {few}, or leave {few} out: --skip-unreadable"
-        )
+        which, gap = ("it", " ") if len(unreadable) == 1 else ("them", "\n")
+        advice = f"Remove {which} or mend {which}, or leave {which} out: --skip-unreadable"
+        raise ValueError(f"{path}: {several(unreadable)}{gap}{advice}")
     if not names:
         why = f" {several(unreadable)}" if unreadable else f" Known suffixes: {', '.join(sorted(SUFFIXES))}"
         raise ValueError(f"{path} holds no class/image files.{why}")
