@@ -31,13 +31,13 @@ class Labelled:
         pixels: uint8 ``[N, height, width, 3]``.
         classes: int64 ``[N]``, indices into `labels`.
         labels: class names, sorted.
-        left_out: for each file that could not be read, its name and why, as a sentence.
+        left_out: for each file that could not be read, its name and why.
     """
 
     pixels: NDArray[np.uint8]
     classes: NDArray[np.int64]
     labels: tuple[str, ...]
-    left_out: tuple[str, ...] = ()
+    left_out: tuple[tuple[str, str], ...] = ()
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -64,7 +64,7 @@ def read(path: Path, recipe: Recipe, labels: Sequence[str] | None = None, *, ski
         ValueError: no image in it, images that cannot be read, or a class that `labels` lacks.
     """
     names: list[str] = []
-    unreadable: list[str] = []
+    unreadable: list[tuple[str, str]] = []
     with files.opened(path, SUFFIXES) as found:
         if stray := [file.name for file in found if "/" not in file.name]:
             raise ValueError(f"{path}: {stray[0]} lies in no folder that would name its class. Sort it into one.")
@@ -73,13 +73,13 @@ def read(path: Path, recipe: Recipe, labels: Sequence[str] | None = None, *, ski
             try:
                 pixels[len(names)] = _decode(file.read(), recipe)
             except files.UnreadableError as error:
-                unreadable.append(f"{file.name} {error}.")
+                unreadable.append((file.name, str(error)))
             else:
                 names.append(PurePosixPath(file.name).parent.name)
     if unreadable and not skip_unreadable:
-        which, gap = ("it", " ") if len(unreadable) == 1 else ("them", "\n")
+        which, said = "it" if len(unreadable) == 1 else "them", several(unreadable)
         advice = f"Remove {which} or mend {which}, or leave {which} out: --skip-unreadable"
-        raise ValueError(f"{path}: {several(unreadable)}{gap}{advice}")
+        raise ValueError(f"{path}: {said}{chr(10) if chr(10) in said else ' '}{advice}")
     if not names:
         why = f" {several(unreadable)}" if unreadable else f" Known suffixes: {', '.join(sorted(SUFFIXES))}"
         raise ValueError(f"{path} holds no class/image files.{why}")
@@ -91,13 +91,21 @@ def read(path: Path, recipe: Recipe, labels: Sequence[str] | None = None, *, ski
     return Labelled(pixels[: len(names)], classes, known, tuple(unreadable))
 
 
-def several(unreadable: Sequence[str]) -> str:
-    """What is wrong with some images, for people: each in a line, the first of many."""
+def several(unreadable: Sequence[tuple[str, str]]) -> str:
+    """What is wrong with some images, for people: what they share in one line, else each in a line; the first of many.
+
+    Args:
+        unreadable: names and reasons, which go on where the name ends.
+    """
+    shown, hidden = unreadable[:_SHOWN], len(unreadable) - _SHOWN
+    more = f"and {hidden:,} more" if hidden > 0 else ""
     if len(unreadable) == 1:
-        return unreadable[0]
-    lines = [f"{len(unreadable):,} images cannot be read:", *unreadable[:_SHOWN]]
-    if len(unreadable) > _SHOWN:
-        lines.append(f"and {len(unreadable) - _SHOWN:,} more.")
+        return "{} {}.".format(*unreadable[0])
+    head = f"{len(unreadable):,} images cannot be read:"
+    if len({reason for _, reason in unreadable}) == 1:
+        names = ", ".join(name for name, _ in shown)
+        return f"{head} {names}{' ' * bool(more)}{more}. Each {unreadable[0][1]}."
+    lines = [head, *(f"{name} {reason}." for name, reason in shown), *([f"{more}."] if more else [])]
     return "\n  ".join(lines)
 
 

@@ -39,7 +39,7 @@ class Sets:
     training: Labelled
     held_out: Labelled  # the temperature is fitted on them
     test: Labelled | None  # the card's numbers come from them; from the held-out ones when None
-    left_out: tuple[str, ...] = ()  # images of the data that could not be read, each with why
+    left_out: tuple[tuple[str, str], ...] = ()  # images of the data that could not be read, each with why
 
 
 def export(model: keras.Model, run: Run, sets: Sets, identity: Identity, folder: Path) -> tuple[Bundle, Measurement]:

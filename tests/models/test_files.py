@@ -132,7 +132,10 @@ def patched(path: Path, *, flags: int = 0, method: int | None = None) -> Path:
 
 def test_an_encrypted_zip_is_told_of(tmp_path: Path) -> None:
     archive = patched(zip_of(["a/1.png", "b/1.png"], tmp_path / "images.zip"), flags=1)
-    with pytest.raises(ValueError, match=r"2 images cannot be read:\n  a/1\.png is encrypted\. Make the zip anew"):
+    with pytest.raises(
+        ValueError,
+        match=r"2 images cannot be read: a/1\.png, b/1\.png\. Each is encrypted\. Make .* --skip-unreadable$",
+    ):
         read(archive, RECIPE)
 
 
@@ -174,7 +177,7 @@ def test_a_giant_picture_is_named_like_a_damaged_one(tmp_path: Path) -> None:
 def test_all_unreadable_images_are_named_but_no_more_than_fit(tmp_path: Path) -> None:
     folder = folder_of(["a/1.png", "b/1.png"], tmp_path)
     for number in range(30):
-        (folder / "b" / f"bad{number:02}.png").write_bytes(b"no picture")
+        (folder / "b" / f"bad{number:02}.png").write_bytes(b"no picture" if number else png()[:60])
     with pytest.raises(ValueError) as refused:
         read(folder, RECIPE)
     lines = str(refused.value).splitlines()
@@ -189,7 +192,7 @@ def test_unreadable_images_are_left_out_on_demand(tmp_path: Path) -> None:
     (folder / "c" / "1.png").write_bytes(b"")
     found = read(folder, RECIPE, skip_unreadable=True)
     assert (found.labels, found.classes.tolist(), len(found.pixels)) == (("a", "b"), [0, 1], 2)
-    assert [text.split()[0] for text in found.left_out] == ["b/0.png", "c/1.png"]
+    assert [name for name, _ in found.left_out] == ["b/0.png", "c/1.png"]
     for path in folder.rglob("*.png"):
         path.write_bytes(b"")
     with pytest.raises(ValueError, match=r"holds no class/image files\. 4 images cannot be read"):
