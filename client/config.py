@@ -39,7 +39,11 @@ def defaults(kinds: dict[str, type]) -> dict[str, Any]:
         raise ValueError(f"{path} is no TOML: {error}") from error
     for name, value in values.items():
         if name not in kinds:
-            raise ValueError(f"{path} has {name!r}, which is no option; there are: {', '.join(kinds)}.")
+            from difflib import get_close_matches
+
+            near = get_close_matches(name.replace("-", "_"), kinds, n=1)
+            meant = f" Did you mean {near[0]}?" if near else ""
+            raise ValueError(f"{path} has {name!r}, which is no option; there are: {', '.join(kinds)}.{meant}")
         if not _fits(value, kinds[name]):
             raise ValueError(f"{path}: {name} is to be {_SAID[kinds[name]]}. Received: {value!r}.")
         if name in _FILES:

@@ -102,6 +102,7 @@ def test_the_file_and_the_token_s_may_have_a_byte_order_mark(
     ("content", "said"),
     [
         ('taget = "a:1"', "has 'taget', which is no option; there are: target, tls,"),
+        ("tls-ca = 1", "Did you mean tls_ca?"),
         ("target = 50051", "target is to be a text. Received: 50051."),
         ('tls = "yes"', "tls is to be true or false. Received: 'yes'."),
         ("timeout = true", "timeout is to be a number. Received: True."),
