@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import inspect
 import logging
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import grpc
@@ -25,9 +25,6 @@ from server.errors import InvalidRequestError, Reason, ServiceError, defect
 from server.logs import Sparse
 from server.metrics import Metrics
 from server.tracing import Tracing
-
-# It has no public name.
-_ExecuteBatchError: type[BaseException] = importlib.import_module("grpc._cython.cygrpc").ExecuteBatchError
 
 _log = structlog.get_logger(__name__)
 _level = logging.getLogger(__name__)  # the same one, for its level
@@ -216,11 +213,11 @@ class _Method:
             self._metrics.request_rejected(error.reason)
             await self._abort(context, error)
         except Exception as error:  # noqa: BLE001 - gRPC would answer UNKNOWN and tell the caller our internals
-            if (gone := _only(_ExecuteBatchError, error)) is not None:
+            if (gone := _only(_cannot_send, error)) is not None:
                 # gRPC cannot send because the call is over; it passes that over in silence, if it gets it bare.
                 code = _ended_by_peer(context)
                 raise gone from None
-            if _only(DecodeError, error) is not None:  # of a stream, whose messages gRPC parses as they come
+            if _only(_cannot_parse, error) is not None:  # of a stream, whose messages gRPC parses as they come
                 refused = _malformed("A message of this stream cannot be read.")
                 code, reason = status.code(refused), refused.reason.value
                 self._metrics.request_rejected(refused.reason)
@@ -274,7 +271,20 @@ class _Method:
 
     async def _abort(self, context: Any, error: ServiceError) -> None:
         trailers = (*context.trailing_metadata(), *status.trailers(error))
-        await context.abort(status.code(error), error.message, trailers)
+        try:
+            await context.abort(status.code(error), error.message, trailers)
+        except grpc.aio.AbortError as aborted:
+            # gRPC keeps this exception with the call, and its traceback leads back to the call: a circle that only a
+            # look for garbage would end. In a flood of refusals that is thousands of calls.
+            task = asyncio.current_task()
+            if task is not None:
+                task.add_done_callback(partial(_let_go, aborted))
+            raise
+
+
+def _let_go(error: BaseException, _: object) -> None:
+    """Have an exception that is kept hold on to nothing."""
+    error.__traceback__ = error.__context__ = None
 
 
 def _malformed(what: str) -> InvalidRequestError:
@@ -290,12 +300,21 @@ def _ended_by_peer(context: Any) -> grpc.StatusCode:
     return grpc.StatusCode.DEADLINE_EXCEEDED if expired else grpc.StatusCode.CANCELLED
 
 
-def _only(kind: type[BaseException], error: BaseException) -> BaseException | None:
+def _only(kind: Callable[[BaseException], bool], error: BaseException) -> BaseException | None:
     """The error of that kind, also where several tasks of a stream met it at once; None where there is any other."""
     if isinstance(error, BaseExceptionGroup):
         leaves = [_only(kind, each) for each in error.exceptions]
         return leaves[0] if all(leaf is not None for leaf in leaves) else None
-    return error if isinstance(error, kind) else None
+    return error if kind(error) else None
+
+
+def _cannot_parse(error: BaseException) -> bool:
+    return isinstance(error, DecodeError)
+
+
+def _cannot_send(error: BaseException) -> bool:
+    """gRPC's error for a call that is over. It has no public name, so it is known by the one that it has."""
+    return any(each.__name__ == "ExecuteBatchError" for each in type(error).__mro__)
 
 
 def _code(value: Any) -> grpc.StatusCode:

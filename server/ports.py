@@ -145,6 +145,10 @@ def _limits(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.so_reuseport", 0),
         ("grpc.max_allowed_incoming_connections", settings.max_connections),
         ("grpc.max_concurrent_streams", settings.max_calls_per_connection),
+        # Else gRPC counts a call as open until its last trace is gone from memory, a few turns of the event loop after
+        # its caller has seen it end and sent the next, and resets that one: UNAVAILABLE without a word, to whoever sends
+        # fast. What has come and not been taken is bounded by the next two.
+        ("grpc.http.overload_protection", 0),
         # Calls that our event loop has not come round to. In a flood beyond what it can even refuse by name, gRPC ends
         # the rest with a bare CANCELLED, at once: else all would wait, and among them those that could be answered.
         ("grpc.server.max_pending_requests", _PENDING),

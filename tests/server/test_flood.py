@@ -1,0 +1,93 @@
+"""More calls at once than a server can answer, from a caller who sends as fast as a processor can."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from glimpse.v1 import classifier_pb2 as pb
+from glimpse.v1 import classifier_pb2_grpc
+from server.doors.keeper import Keeper
+from server.errors import OverloadedError, Reason
+from server.interceptors import Observability
+from server.metrics import Metrics
+from server.settings import Settings
+from tests.conftest import RunningServer
+from tests.server.conftest import TIMEOUT, rich_status
+
+_CALLS = 4000  # four times what a connection may have open at once
+
+
+def told(call: Any) -> str:
+    """OK, the reason and that there is a hint, or what gRPC says by itself."""
+    if call.code() is grpc.StatusCode.OK:
+        return "OK"
+    trailers = {key for key, _ in call.trailing_metadata() or ()}
+    if "grpc-status-details-bin" not in trailers:
+        return f"{call.code().name}: {call.details()}"
+    hint = "with a hint" if "grpc-retry-pushback-ms" in trailers else "without a hint"
+    return f"{call.code().name} {rich_status(call)[1].reason} {hint}"
+
+
+def test_whoever_sends_as_fast_as_a_connection_takes_it_is_refused_by_name(
+    start_server: Callable[..., RunningServer],
+) -> None:
+    running = start_server("--max-images-in-flight=64", "--max-images-per-request=16")
+    running.wait_for("serving")
+    raw = pb.RawPixels(height=32, width=32, data=bytes(32 * 32 * 3))
+    request = pb.ClassifyRequest(images=[pb.Image(raw=raw)]).SerializeToString()
+    with grpc.insecure_channel(running.target, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+        grpc.channel_ready_future(channel).result(TIMEOUT)
+        send: Any = channel.unary_unary("/glimpse.v1.ImageClassifier/Classify")
+        calls = [send.future(request, timeout=2 * TIMEOUT) for _ in range(_CALLS)]
+        for call in calls:
+            call.exception()  # waits for its end
+        ends = Counter(told(call) for call in calls)
+    full = {f"RESOURCE_EXHAUSTED {reason} with a hint" for reason in ("QUEUE_FULL", "SHARE_FULL")}
+    assert ends.keys() <= full | {"OK"}, ends
+    assert ends["OK"], ends
+    assert ends.keys() & full, "it was a flood"
+
+
+class _Full(classifier_pb2_grpc.ImageClassifierServicer):
+    async def Classify(self, request: pb.ClassifyRequest, context: Any) -> pb.ClassifyResponse:  # noqa: N802 - the contract's name
+        raise OverloadedError(Reason.QUEUE_FULL, "There is no room.", retry_after=1.0)
+
+
+def test_nothing_of_a_refused_call_is_left_for_the_garbage_collector() -> None:
+    async def refusals(number: int) -> int:
+        server = grpc.aio.server(interceptors=[Observability(Metrics(), {}, Keeper(Settings()))])
+        classifier_pb2_grpc.add_ImageClassifierServicer_to_server(_Full(), server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            stub = classifier_pb2_grpc.ImageClassifierStub(channel)
+            for _ in range(number):
+                try:
+                    await stub.Classify(pb.ClassifyRequest(), timeout=TIMEOUT)
+                except grpc.aio.AioRpcError as error:
+                    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED  # noqa: PT017 - of each of many
+            for _ in range(100):  # turns of the loop, for the end of the last one
+                await asyncio.sleep(0.01)
+                if not (left := _contexts()):
+                    break
+        await server.stop(0)
+        return left
+
+    gc.collect()
+    gc.disable()
+    try:
+        assert asyncio.run(refusals(20)) == 0
+    finally:
+        gc.enable()
+
+
+def _contexts() -> int:
+    """What gRPC keeps of calls on the server's side."""
+    return sum(type(each).__name__ == "_ServicerContext" for each in gc.get_objects())
