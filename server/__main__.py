@@ -6,6 +6,11 @@ container, so that what is fetched and converted is there when a server starts.
 
 from __future__ import annotations
 
+from server import stopping
+
+if stopping.is_program(__name__):
+    stopping.obey_at_once()  # before the imports below, which take most of a second
+
 import asyncio
 import logging
 import os
@@ -19,7 +24,11 @@ from server.startup import EXIT_SETTINGS, StartupError
 
 
 def main() -> int:
-    """Run a server and exit: 0 drained (or prepared), else as `server.startup` lists."""
+    """Run a server and exit: 0 drained (or prepared), else as `server.startup` lists.
+
+    A server that is told to stop before it serves exits with 0, too; one that was to prepare with 128 and the signal's
+    number.
+    """
     only_prepare = sys.argv[1:2] == ["prepare"]
     standard.prepare()
     if "--version" in sys.argv[1:]:
@@ -57,13 +66,13 @@ def main() -> int:
     for line in settings.unknown_variables():
         log.warning("unknown setting", detail=line)
     log.info("settings", **chosen.model_dump(mode="json"))
+    code = 0
     try:
-        if only_prepare:
-            app.prepare_start(chosen)
-        else:
-            with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            if only_prepare:
+                code = runner.run(app.prepare_start(chosen))
+            else:
                 runner.run(app.serve(chosen))
-        code = 0
     except StartupError as error:
         log.error("cannot start", detail=str(error))  # noqa: TRY400 - expected; a traceback would hide the message
         code = error.exit_code
@@ -71,6 +80,7 @@ def main() -> int:
         captured.close()
     logging.shutdown()
     sys.stdout.flush()
+    stopping.end_children()
     # Python would wait for every decoder thread, and one of them may be deep in a hostile file for minutes. Whatever
     # is worth waiting for has been waited for in the drain.
     os._exit(code)

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import contextvars
 import signal
+import threading
+from collections.abc import Callable
 from functools import partial
+from typing import Any, TypeVar
 
 import structlog
 
 from glimpse.v1 import classifier_pb2 as pb
+from models import published
+from server import stopping
 from server.admission import Admission, Load
+from server.background import keep_running
+from server.cleanup import Cleanup, within
 from server.decoding.decode import FORMATS
 from server.decoding.isolated import Isolated, memory_for
 from server.decoding.limits import ImageLimits
@@ -31,6 +40,8 @@ from server.startup import ModelLoadError, StartupError
 from server.tracing import start as start_tracing
 
 _log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 _TRACES_SECONDS = 3.0  # that the last traces may take to be sent; a collector may be gone
 
@@ -86,10 +97,11 @@ class Server:
             StartupError: expected; the message says what to do.
         """
         announce = 0.0
-        trimming = asyncio.create_task(
-            keep_trimmed(lambda: self._admission.bytes_taken, lambda: self._admission.in_flight)
+        trimming = keep_running(
+            "memory trimming",
+            lambda: keep_trimmed(lambda: self._admission.bytes_taken, lambda: self._admission.in_flight),
         )
-        watching = asyncio.create_task(self._watch())
+        watching = keep_running("watchdog", self._watch)
         try:
             bound = await self._ports.open()
             _log.info(
@@ -112,16 +124,14 @@ class Server:
             self._ports.close()
 
     async def _load(self, stop: asyncio.Event) -> bool:
-        """Load the model beside the event loop; False when told to stop meanwhile."""
-        loading = asyncio.create_task(asyncio.to_thread(self._prepare_and_load))
-        stopping = asyncio.create_task(stop.wait())
-        await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-        model = await loading
+        """Load the model beside the event loop; False when told to stop meanwhile, of which nothing is left then."""
+        model = await _unless(stop, self._prepare_and_load)
+        if model is None:
+            return False
         settle()
         self._registry.add(model)
         self._metrics.model_loaded(model.identity, model.runtime)
-        return not stop.is_set()
+        return True
 
     def _prepare_and_load(self) -> LoadedModel:
         if self._isolated is not None:
@@ -142,7 +152,12 @@ class Server:
         """Look now and then whether a model hangs, for as long as the server lives."""
         while True:
             await asyncio.sleep(min(1.0, self._settings.stuck_seconds / 4))
-            trouble = next((each for model in self._registry if (each := model.batcher.trouble())), None)
+            try:
+                trouble = next((each for model in self._registry if (each := model.batcher.trouble())), None)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is to be seen
+                _log.exception("a defect of the service")
+                # Nobody would notice a model that hangs.
+                trouble = f"The watchdog failed with {type(error).__name__}."
             before, self._trouble = self._trouble, trouble
             if (trouble is None) == (before is None):
                 continue
@@ -187,28 +202,22 @@ class Server:
 
 async def serve(settings: Settings) -> None:
     """Run a server until SIGTERM or SIGINT, then drain it; a second signal ends it at once."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def on_signal(number: signal.Signals) -> None:
-        _log.info("signal", signal=number.name)
-        stop.set()
-        for each in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(each)
-            signal.signal(each, signal.SIG_DFL)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal, number)
-    await Server(settings).run(stop)
+    await Server(settings).run(_stop_on_signals())
 
 
-def prepare_start(settings: Settings) -> None:
+async def prepare_start(settings: Settings) -> int:
     """Load the model as a start with these settings does, and keep what a later one can take from there.
+
+    Returns:
+        The exit code: 0, or that for the signal by which it was told to stop.
 
     Raises:
         StartupError: expected; such a start would fail, or there is no place to keep anything.
     """
-    model = _load_model(settings, Metrics())
+    stop = _stop_on_signals()
+    model = await _unless(stop, partial(_load_model, settings, Metrics()))
+    if model is None:
+        return stopping.exit_code(stop.number, prepares=True)
     model.batcher.close()
     if model.runtime == "openvino" and not converted.kept(model.bundle):
         raise ModelLoadError(
@@ -216,6 +225,71 @@ def prepare_start(settings: Settings) -> None:
             "GLIMPSE_CACHE to a folder that can be written and has room."
         )
     _log.info("prepared", model=model.identity.name)
+    return 0
+
+
+class _Stop(asyncio.Event):
+    """Set by a signal."""
+
+    number: int = signal.SIGTERM  # of the signal
+
+
+def _stop_on_signals() -> _Stop:
+    """What SIGTERM and SIGINT set; a second one of them ends the process at once."""
+    stop, loop = _Stop(), asyncio.get_running_loop()
+    numbers = (signal.SIGTERM, signal.SIGINT)
+
+    def on_signal(number: int) -> None:
+        _log.info("signal", signal=signal.Signals(number).name)
+        stop.number = number
+        stop.set()
+        for each in numbers:
+            with contextlib.suppress(NotImplementedError):
+                loop.remove_signal_handler(each)
+            signal.signal(each, signal.SIG_DFL)
+
+    for number in numbers:
+        try:
+            loop.add_signal_handler(number, on_signal, number)
+        except NotImplementedError:  # Windows
+            signal.signal(number, lambda each, _: loop.call_soon_threadsafe(on_signal, each))
+    return stop
+
+
+async def _unless(stop: asyncio.Event, do: Callable[[], T]) -> T | None:
+    """What `do` returns, run in a thread; None where `stop` is set first, and then nothing of it goes on or is left.
+
+    The thread itself may go on for a while: it cannot be interrupted in a library's code. Nobody waits for it.
+    """
+    started, loop = Cleanup(), asyncio.get_running_loop()
+    done: asyncio.Future[T] = loop.create_future()
+
+    def tell(how: Callable[[Any], None], what: object) -> None:
+        if not done.done():
+            how(what)
+
+    def work() -> None:
+        with within(started), contextlib.suppress(RuntimeError):  # the loop has closed: nobody wants to know
+            try:
+                result = do()
+            except BaseException as error:  # noqa: BLE001 - is raised where it is waited for
+                loop.call_soon_threadsafe(tell, done.set_exception, error)
+            else:
+                loop.call_soon_threadsafe(tell, done.set_result, result)
+
+    # Not one of asyncio's own threads, each of which is waited for at the end.
+    threading.Thread(target=contextvars.copy_context().run, args=(work,), name="loading", daemon=True).start()
+    stopped = asyncio.create_task(stop.wait())
+    await asyncio.wait((done, stopped), return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    if not stop.is_set():
+        return await done
+    await asyncio.to_thread(started.end)
+    await asyncio.to_thread(published.abandon)
+    if done.done():
+        done.exception()  # looked at: nobody is to be told
+    done.cancel()
+    return None
 
 
 def _load_model(settings: Settings, metrics: Metrics) -> LoadedModel:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +20,7 @@ def available(membership: Path = Path("/proc/self/cgroup"), groups: Path = Path(
         membership: the file that names the process's control group.
         groups: where version 2 of the control groups is mounted.
     """
-    allowed = len(os.sched_getaffinity(0))
+    allowed = _allowed()
     return max(1, min(allowed, *(math.ceil(quota) for quota in _quotas(membership, groups)), allowed))
 
 
@@ -31,6 +32,13 @@ def share_in_long_turns() -> None:
     """
     with contextlib.suppress(AttributeError, OSError):  # not Linux, or a container that forbids it
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+
+
+def _allowed() -> int:
+    """Cores that the scheduler gives this process."""
+    if sys.platform == "linux" and hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1  # macOS and Windows have no such call
 
 
 def _quotas(membership: Path, groups: Path) -> Iterator[float]:

@@ -10,9 +10,14 @@ import time
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
+import structlog
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
+_log = structlog.get_logger(__name__)
+
 _AT_ONCE = 16  # connections; more are closed as they come
+_POLL = 0.1  # seconds between two looks whether to end; a server that is to stop waits for one
+_PAUSE = 1.0  # seconds until it is begun again where it failed
 _SECONDS = 10.0  # that one may last, from its beginning to the last byte of the answer
 
 
@@ -50,7 +55,7 @@ class _Server(socketserver.ThreadingMixIn, WSGIServer):
         super().shutdown_request(request)
 
     def service_actions(self) -> None:
-        """Twice a second: end what has lasted too long, whatever it waits for."""
+        """Every now and then: end what has lasted too long, whatever it waits for."""
         now = time.monotonic()
         with self._lock:
             for request in [request for request, end in self._ends.items() if end <= now]:
@@ -73,10 +78,18 @@ class Exposition:
         self._server = _Server(host, port)
         self._server.set_app(make_wsgi_app(registry))
         self.port = int(self._server.server_port)
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.5}, name="metrics", daemon=True
-        )
+        self._thread = threading.Thread(target=self._serve, name="metrics", daemon=True)
         self._thread.start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                self._server.serve_forever(poll_interval=_POLL)
+            except Exception:  # noqa: BLE001 - whatever it is, it is to be seen
+                _log.exception("a background task failed", task="metrics", again_in_seconds=_PAUSE)
+                time.sleep(_PAUSE)
+            else:
+                return
 
     def close(self) -> None:
         """Answer no more."""

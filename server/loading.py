@@ -39,7 +39,7 @@ def load_model(settings: Settings, metrics: Metrics) -> LoadedModel:
     loaded_by = f"{runtimes[0]}, converted" if runtimes[0] == "openvino" and converted.kept(bundle) else runtimes[0]
     room.check(bundle, loaded_by, rows=rows, images=settings.max_images_in_flight, room=room.available())
     try:
-        with contextlib.closing(Network(bundle)) as network:
+        with contextlib.closing(Network(bundle, conversion_seconds=settings.conversion_seconds)) as network:
             runtime, batch_sizes = _warmed(runtimes, network, gate, settings)
             summary = network.summary
     except MemoryError as error:

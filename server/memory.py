@@ -27,7 +27,7 @@ def _malloc_trim() -> Callable[[int], int] | None:
     """The C library's own call for it, which only GNU's has."""
     try:
         return ctypes.CDLL(None).malloc_trim
-    except (AttributeError, OSError):
+    except (AttributeError, OSError, TypeError):  # TypeError: Windows wants the name of a library
         return None
 
 

@@ -15,6 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from glimpse.v1 import classifier_pb2_grpc
 from server import reflection
+from server.background import keep_running
 from server.doors.keeper import Keeper
 from server.exposition import Exposition
 from server.health import Health
@@ -91,7 +92,7 @@ class Ports:
             health = self._listen(self._probes, settings.health_port, "GLIMPSE_HEALTH_PORT")
             await self._probes.start()
         await self._grpc.start()
-        self._freshness = asyncio.create_task(self._keeper.keep_fresh())
+        self._freshness = keep_running("credentials", self._keeper.keep_fresh)
         return Bound(main, metrics, health)
 
     async def drain(self, seconds: float) -> None:
@@ -145,9 +146,9 @@ def _limits(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.so_reuseport", 0),
         ("grpc.max_allowed_incoming_connections", settings.max_connections),
         ("grpc.max_concurrent_streams", settings.max_calls_per_connection),
-        # Else gRPC counts a call as open until its last trace is gone from memory, a few turns of the event loop after
-        # its caller has seen it end and sent the next, and resets that one: UNAVAILABLE without a word, to whoever sends
-        # fast. What has come and not been taken is bounded by the next two.
+        # Else gRPC counts a call as open until it has been freed, a few turns of the event loop after its caller has
+        # seen it end and sent the next, and resets that one: UNAVAILABLE without a word, to whoever sends fast. What
+        # has come and not been taken is bounded by the next two.
         ("grpc.http.overload_protection", 0),
         # Calls that our event loop has not come round to. In a flood beyond what it can even refuse by name, gRPC ends
         # the rest with a bare CANCELLED, at once: else all would wait, and among them those that could be answered.

@@ -38,13 +38,17 @@ class ModelRegistry:
 
     def __init__(self) -> None:
         self._models: dict[str, list[LoadedModel]] = {}
+        # Replaced as a whole: a scrape looks at it from a thread of its own.
+        self._all: tuple[LoadedModel, ...] = ()
 
     def add(self, model: LoadedModel) -> None:
         """Make a model answer requests; among versions of one name the one added last is the newest."""
         self._models.setdefault(model.identity.name, []).append(model)
+        self._all = tuple(each for versions in self._models.values() for each in versions)
 
     def __iter__(self) -> Iterator[LoadedModel]:
-        return (model for versions in self._models.values() for model in versions)
+        """All of them; may be called from any thread."""
+        return iter(self._all)
 
     def resolve(self, selector: ModelSelector) -> LoadedModel:
         """The model that a request means.

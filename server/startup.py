@@ -7,7 +7,8 @@
     ├── MemoryShortError    6   the model would not fit into the memory there is
     └── CredentialsError    7   certificate, key, authorities or tokens cannot be used
 
-2 is for settings that cannot be, 0 for a server that was told to stop and drained.
+2 is for settings that cannot be, 0 for a server that was told to stop, however far it had come: what was in flight is
+answered, and of a start that was not over nothing is left. `prepare` is not done then: 128 and the signal's number.
 """
 
 from __future__ import annotations

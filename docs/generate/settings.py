@@ -15,7 +15,7 @@ _UNBOUNDED = 2**31 - 1
 # Each field once; a test says which is missing. What is not named here comes last, under "Others".
 GROUPS: dict[str, tuple[str, ...]] = {
     "What is served": ("model", "variant", "options", "weights", "labels", "recipe", "golden"),
-    "What computes": ("runtime", "precision", "max_batch_size", "stuck_seconds"),
+    "What computes": ("runtime", "precision", "conversion_seconds", "max_batch_size", "stuck_seconds"),
     "Where it listens": ("host", "port", "metrics_port", "health_port"),
     "What it answers besides": ("serve_health", "serve_reflection", "serve_metrics"),
     "Who may come in": ("tls_certificate", "tls_key", "tls_client_ca", "tokens", "reload_seconds", "audit_log"),

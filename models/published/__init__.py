@@ -5,7 +5,7 @@ Neither Keras nor any other framework is imported here.
 
 from __future__ import annotations
 
-from models.published.cache import cache_folder, fetch
+from models.published.cache import abandon, cache_folder, fetch
 from models.published.catalogue import DEFAULT_TAG, UnknownCheckpointError, find, listing, tags
 from models.published.checkpoint import Checkpoint, Checksum, labels
 from models.published.download import FetchError, Policy
@@ -17,6 +17,7 @@ __all__ = [
     "FetchError",
     "Policy",
     "UnknownCheckpointError",
+    "abandon",
     "cache_folder",
     "fetch",
     "find",

@@ -2,7 +2,7 @@
 
 resnet50-0676ba61.pth               the file, moved here in one step when it was complete and checked
 resnet50-0676ba61.pth.sha256        its hash when it was first seen, as `sha256sum --check` reads it
-resnet50-0676ba61.pth.lock          held by the process that is fetching it
+resnet50-0676ba61.pth.lock          while a process is fetching it
 resnet50-0676ba61.pth.part          what has come so far, and the ETag to go on with
 resnet50-0676ba61.pth.part.etag
 """
@@ -14,17 +14,23 @@ import logging
 import os
 import re
 import sys
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from models.published.checkpoint import Checkpoint
-from models.published.download import FetchError, Policy, download, forget
+from models.published.download import FetchError, Policy, download, forget, forget_useless
 from models.published.progress import progress_bar
 
 _log = logging.getLogger(__name__)
+
+# What this process is fetching now, and the folders that it has made for that, the inner ones first.
+_fetching: set[Path] = set()
+_folders: list[Path] = []
+_guard = threading.Lock()
 
 
 def cache_folder(holding: str = "weights") -> Path:
@@ -77,7 +83,7 @@ def fetch(checkpoint: Checkpoint, cache: Path | None = None, *, policy: Policy |
     path = folder / checkpoint.file
     try:
         if not path.is_file():  # the common case needs no lock, and so no folder that can be written
-            folder.mkdir(parents=True, exist_ok=True)
+            _make(folder)
             with _alone(path):
                 if not path.is_file():  # nobody else has fetched it meanwhile
                     _bring(checkpoint, path, policy or Policy())
@@ -91,23 +97,55 @@ def fetch(checkpoint: Checkpoint, cache: Path | None = None, *, policy: Policy |
     return path
 
 
+def abandon() -> None:
+    """Leave nothing of what this process is fetching, which is about to end, but what another one can go on with.
+
+    That is the part that has come, where the publisher's server lets it be gone on with.
+    """
+    with _guard:
+        for path in _fetching:
+            _lock_file(path).unlink(missing_ok=True)
+            forget_useless(_part(path))
+        for folder in _folders:
+            with suppress(OSError):  # something is in it
+                folder.rmdir()
+
+
+def _make(folder: Path) -> None:
+    with _guard:
+        _folders[:0] = [each for each in (folder, *folder.parents) if not each.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+def _lock_file(path: Path) -> Path:
+    return path.with_name(path.name + ".lock")
+
+
+def _part(path: Path) -> Path:
+    return path.with_name(path.name + ".part")
+
+
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
     """Hold the file's lock; the system releases it if this process dies."""
-    lock = FileLock(path.with_name(path.name + ".lock"))
+    lock = FileLock(_lock_file(path))
     try:
         lock.acquire(blocking=False)
     except Timeout:
         _log.info("waiting for another process that is fetching %s", path)
         lock.acquire()
+    with _guard:
+        _fetching.add(path)
     try:
         yield
     finally:
+        with _guard:
+            _fetching.discard(path)
         lock.release()
 
 
 def _bring(checkpoint: Checkpoint, path: Path, policy: Policy) -> None:
-    part = path.with_name(path.name + ".part")
+    part = _part(path)
     _log.info("fetching %s", checkpoint.url)
     while True:
         resumed = part.exists()

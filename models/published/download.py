@@ -87,6 +87,12 @@ def forget(part: Path) -> None:
     _etag_file(part).unlink(missing_ok=True)
 
 
+def forget_useless(part: Path) -> None:
+    """Delete what a download has left, unless another can go on with it."""
+    if not (_read_etag(part) and _size(part)):
+        forget(part)
+
+
 def _attempt(url: str, part: Path, report: Report, policy: Policy) -> None:
     etag = _read_etag(part)
     offset = _size(part) if etag else 0

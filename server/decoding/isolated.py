@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import queue
+import sys
 import threading
 import time
 
@@ -88,11 +89,13 @@ class Isolated:
         return [process.pid for place in self._places if (process := place.process) is not None]
 
     def start(self) -> None:
-        """Start the processes and wait until they are ready.
+        """Start the processes and wait until they are ready. Linux and macOS only.
 
         Raises:
-            RuntimeError: expected; one cannot be started. What it said is on standard error.
+            RuntimeError: expected; one cannot be started, and why.
         """
+        if sys.platform == "win32":
+            raise RuntimeError("Windows has no decoder processes. Set GLIMPSE_DECODE_IN to threads.")
         try:
             started = [place.start(self._orders, self._seconds) for place in self._places]
             for process in started:

@@ -8,7 +8,11 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 
+import structlog
+
 from server.turns import Turns
+
+_log = structlog.get_logger(__name__)
 
 _REMEMBERED = 64  # pieces of work whose mean time is expected of the next ones
 _SHELLS = 256  # cancelled pieces that may lie in the queue before it is looked through for them
@@ -106,6 +110,9 @@ class DecodePool:
         begun = self._clock()
         try:
             do()
+        except Exception:  # noqa: BLE001 - whatever it is, it is to be seen
+            # It was not to raise; the thread is needed by others.
+            _log.exception("a defect of the service")
         finally:
             work.do = None
             work.set_result(None)

@@ -11,9 +11,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import IO, cast
 
 from models.prestem.recipe import Recipe
 from server import domain
+from server.child_output import ChildOutput
 from server.decoding import wire
 from server.decoding.prepare import Prepared
 from server.decoding.worker import Orders
@@ -52,6 +54,7 @@ class DecoderProcess:
                 [sys.executable, "-P", "-m", _MODULE, orders.written()],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
                 pass_fds=(orders.lifeline,),
                 process_group=0,  # out of reach of a terminal's Ctrl+C from its first moment on
                 env={
@@ -65,6 +68,7 @@ class DecoderProcess:
             raise
         finally:
             theirs.close()
+        self._output = ChildOutput(cast("IO[bytes]", self._process.stderr), "decoder")
 
     @property
     def pid(self) -> int:
@@ -85,7 +89,11 @@ class DecoderProcess:
         if not self._greeted:
             self._wait_at_most(_START_SECONDS)
             if self._receive(len(wire.HELLO)) != wire.HELLO:
-                raise LostError(self.ending(f"it was not ready after {_START_SECONDS:g} s"))
+                said = self._output.tail(_LAST_SECONDS)
+                raise LostError(
+                    self.ending(f"it was not ready after {_START_SECONDS:g} s")
+                    + (f", and said: {said}" if said else "")
+                )
             self._wait_at_most(self._seconds)
             self._greeted = True
 

@@ -6,10 +6,9 @@ codec does wrong in here costs this process and the image that it holds.
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
 import json
 import os
-import resource
 import select
 import signal
 import socket
@@ -76,6 +75,8 @@ def main() -> None:
 
 def _die_with(lifeline: int) -> None:
     """Have the kernel end this process when the other end of `lifeline` closes, even in the middle of a codec."""
+    import fcntl  # here, as the next one: the server imports this file, also where there is neither
+
     signal.signal(signal.SIGIO, signal.SIG_DFL)  # which ends it
     fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
@@ -84,10 +85,13 @@ def _die_with(lifeline: int) -> None:
 
 
 def _bind(memory_bytes: int) -> None:
-    """Limit what this process may have from now on."""
-    pages = int(Path("/proc/self/statm").read_text("ascii").split()[0])
-    address_space = pages * resource.getpagesize() + memory_bytes
-    resource.setrlimit(resource.RLIMIT_AS, (address_space, address_space))
+    """Limit what this process may have from now on; its memory only where the system tells what it has."""
+    import resource
+
+    with contextlib.suppress(FileNotFoundError):  # macOS
+        pages = int(Path("/proc/self/statm").read_text("ascii").split()[0])
+        address_space = pages * resource.getpagesize() + memory_bytes
+        resource.setrlimit(resource.RLIMIT_AS, (address_space, address_space))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold a stranger's image
     resource.setrlimit(resource.RLIMIT_NOFILE, (_FILES, _FILES))
 

@@ -6,11 +6,19 @@ Keras and TensorFlow take seconds to import and hundreds of megabytes that nothi
 process, and the server itself never loads them.
 
 On standard input comes the bundle, pickled, and nothing after it: when that input ends, the server has gone, and so
-does this process. Standard output gets one JSON object: ``network``, what was converted; or ``error``, one of
-`server.runtime.converted.ERRORS`, and ``message``.
+does this process. The last line of standard output is a JSON object: ``network``, what was converted; or ``error``, one
+of `server.runtime.converted.ERRORS`, and ``message``. Standard error is read by the server.
 """
 
 from __future__ import annotations
+
+import signal
+
+if __name__ == "__main__":
+    # The server decides when this process ends, also where a signal goes to every process at once. Before the imports
+    # below, which take seconds.
+    for _number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(_number, signal.SIG_IGN)
 
 import json
 import os
@@ -63,5 +71,5 @@ def _end_with_the_server() -> None:
 
 
 if __name__ == "__main__":
-    logs.configure("warning", "auto")
+    logs.configure("warning", "json")  # which the server takes into its own
     main()

@@ -3,6 +3,8 @@
 networks/<key>/network.xml    the graph
 networks/<key>/network.bin    its weights, which are mapped into memory, not read
 networks/<key>/network.json   what the description tells of the network, and the hashes of the two files
+networks/.<key>.lock          while a server converts that network
+networks/.<anything>/         while something is half made
 
 With a kept network a server needs neither Keras nor TensorFlow, which take seconds to import and hundreds of
 megabytes; without one they run in a process that ends (`server.runtime.conversion`). The key is a hash of all that the
@@ -16,26 +18,26 @@ import contextlib
 import hashlib
 import json
 import os
-import pickle
 import shutil
-import signal
-import subprocess
-import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any, cast
 
 import structlog
+from filelock import FileLock, Timeout
 
 from models import bundle as bundles
 from models.bundle import Bundle
 from models.published import FetchError, cache_folder
 from models.spec import NetworkSummary, StageSummary
+from server import cleanup
 from server.runtime import UnsupportedNetworkError
+from server.runtime.converting import convert_elsewhere
 
 GRAPH = "network.xml"
 _WEIGHTS = "network.bin"  # OpenVINO's own name for the file beside the graph
@@ -43,6 +45,8 @@ _SUMMARY = "network.json"
 # By the names under which they are published.
 _PACKAGES = ("keras", "keras-nightly", "tensorflow", "tensorflow-cpu", "tf-nightly", "tf-nightly-cpu", "openvino")
 _ROOT = Path(__file__).parents[2]
+SECONDS = 600.0  # that a conversion may take: many times what the large networks of the library take
+_POLL = 0.1  # seconds between two looks whether another server has finished
 _MONTH = 30 * 24 * 3600.0
 _DAY = 24 * 3600.0
 _ADVICE = "GLIMPSE_CACHE names another folder to keep it in, TMPDIR one to do without."
@@ -80,31 +84,54 @@ def kept(bundle: Bundle) -> bool:
         return False
 
 
-def provide(bundle: Bundle) -> Converted:
+def provide(bundle: Bundle, *, seconds: float = SECONDS) -> Converted:
     """The network of a bundle, kept or made now, which takes some ten seconds.
 
+    Args:
+        bundle: what is to be converted.
+        seconds: that the conversion may take.
+
     Raises:
-        UnsupportedNetworkError: OpenVINO has no counterpart for an operation of the network, or its conversion crashed.
+        UnsupportedNetworkError: OpenVINO has no counterpart for an operation of the network, or its conversion crashed
+            or took too long.
         MemoryError: there was not enough.
         ValueError, OSError: the bundle or its weights cannot be used; the message says why.
+        StoppedError: expected; the start was told to end.
     """
     # Whoever exchanged the weights without telling the bundle should hear of it, kept network or not.
     bundle.check_digest()
     key, place = _key(bundle), _place()
     if place is not None:
-        if (found := _read(place / key)) is not None:
-            with contextlib.suppress(OSError):  # it may lie in an image that cannot be written
-                os.utime(place / key / _SUMMARY)  # used today
+        if (found := _used(place / key)) is not None:
+            return found
+        place = _for_keeping(place, bundle)
+    if place is None:
+        if trouble := _lacks_room(Path(tempfile.gettempdir()), bundle):
+            raise OSError(f"A network is converted into files, and there is no place for them. {trouble} {_ADVICE}")
+        return _made(bundle, None, key, seconds)
+    with _alone(place, key, seconds):
+        # Another server may have been faster; what it has put there is not to be touched.
+        if (found := _read(place / key, warns=False)) is not None:
             return found
         shutil.rmtree(place / key, ignore_errors=True)  # broken, if anything
-        place = _for_keeping(place, bundle)
-    if place is None and (trouble := _lacks_room(Path(tempfile.gettempdir()), bundle)):
-        raise OSError(f"A network is converted into files, and there is no place for them. {trouble} {_ADVICE}")
-    folder = Path(tempfile.mkdtemp(prefix=".", dir=place))
+        return _made(bundle, place, key, seconds)
+
+
+def _used(folder: Path) -> Converted | None:
+    """What is kept, marked as used today before it is read, so that nobody takes it for forgotten meanwhile."""
+    with contextlib.suppress(OSError):  # it may lie in an image that cannot be written, or not be there
+        os.utime(folder / _SUMMARY)
+    return _read(folder)
+
+
+def _made(bundle: Bundle, place: Path | None, key: str, seconds: float) -> Converted:
+    """The network of a bundle, converted now, and kept in `place` where there is one."""
+    started = cleanup.current()
+    folder = cast("Path", started.make(lambda: Path(tempfile.mkdtemp(prefix=".", dir=place))))
     try:
         begun = time.monotonic()
         try:
-            network = _converted_elsewhere(bundle, folder)
+            network = _converted_elsewhere(bundle, folder, seconds=seconds)
         except _RefusedError as error:
             if place is not None:  # so that the next start need not try it again
                 _keep(folder, {"unsupported": str(error)}, place / key)
@@ -115,12 +142,47 @@ def provide(bundle: Bundle) -> Converted:
             if _keep(folder, {"files": files, "network": asdict(network)}, place / key):
                 return Converted(place / key, network, kept=True)
             if (found := _read(place / key)) is not None:  # another server was faster
-                shutil.rmtree(folder, ignore_errors=True)
+                started.remove(folder)
                 return found
         return Converted(folder, network, kept=False)
     except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
+        started.remove(folder)
         raise
+
+
+@contextlib.contextmanager
+def _alone(place: Path, key: str, seconds: float) -> Iterator[None]:
+    """Hold the network's lock, so that of several servers one converts and the others take what it keeps.
+
+    It is a file beside the network while it is held. Who cannot have it, or waits for longer than a conversion may
+    take, goes on without: each converts into a folder of its own, and the first to move it into place wins.
+    """
+    path, started, waits = place / f".{key}.lock", cleanup.current(), False
+    lock = FileLock(path)
+    end = time.monotonic() + seconds
+
+    def taken() -> Path | None:
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            return None
+        return path
+
+    try:
+        while (held := started.make(taken)) is None and time.monotonic() < end:
+            if not waits:
+                _log.info("waiting for another server that converts the same network", folder=str(place / key))
+            waits = True
+            time.sleep(_POLL)
+    except OSError as error:  # a file system without locks
+        _log.debug("no lock", detail=str(error))
+        held = None
+    try:
+        yield
+    finally:
+        if held is not None:
+            started.remove(path)  # while it is held: whoever waits for it sees that, and makes a new one
+            lock.release()
 
 
 def _place() -> Path | None:
@@ -134,7 +196,7 @@ def _place() -> Path | None:
 def _for_keeping(place: Path, bundle: Bundle) -> Path | None:
     """The same folder, where one more can be kept in it; else None, and a temporary one has to do."""
     try:
-        place.mkdir(parents=True, exist_ok=True)
+        cleanup.current().make_folders(place)
         _tidy(place)
         trouble = _lacks_room(place, bundle)
     except OSError as error:
@@ -153,32 +215,30 @@ def _lacks_room(place: Path, bundle: Bundle) -> str:
     return f"{place} cannot be written, or lacks room: {free >> 20} MiB are free, {takes >> 20} may be needed."
 
 
-def _read(folder: Path) -> Converted | None:
-    """What is kept in `folder`; None where there is nothing, or something broken.
+def _read(folder: Path, *, warns: bool = True) -> Converted | None:
+    """What is kept in `folder`; None where there is nothing, or something broken, of which it `warns`.
 
     Raises:
         UnsupportedNetworkError: what is kept is that there can be none.
     """
-    refused, found = "", None
+    refused, broken, found = "", "", None
     try:
         values = json.loads((folder / _SUMMARY).read_text("utf-8"))
         if "unsupported" in values:
             refused = str(values["unsupported"])
         elif damaged := [name for name in (GRAPH, _WEIGHTS) if bundles.digest(folder / name) != values["files"][name]]:
-            _warn_of(folder, f"{damaged[0]} is not the file that was kept")
+            broken = f"{damaged[0]} is not the file that was kept"
         else:
             found = Converted(folder, _summary(values["network"]), kept=True)
     except (FileNotFoundError, NotADirectoryError):
         pass
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        _warn_of(folder, str(error))
+        broken = str(error)
+    if broken and warns:
+        _log.warning("kept network cannot be used", folder=str(folder), detail=broken)
     if refused:
         raise UnsupportedNetworkError(refused)
     return found
-
-
-def _warn_of(folder: Path, detail: str) -> None:
-    _log.warning("kept network cannot be used", folder=str(folder), detail=detail)
 
 
 def _keep(folder: Path, summary: dict[str, Any], target: Path) -> bool:
@@ -186,7 +246,7 @@ def _keep(folder: Path, summary: dict[str, Any], target: Path) -> bool:
     try:
         (folder / _SUMMARY).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
         folder.chmod(0o755)  # for servers of other users, too
-        folder.rename(target)
+        cleanup.current().settle(folder, lambda: folder.rename(target))
     except OSError as error:
         _log.info("converted network not kept", detail=str(error))
         return False
@@ -198,51 +258,34 @@ def _tidy(place: Path) -> None:
     now = time.time()
     for folder in list(place.iterdir()):
         with contextlib.suppress(OSError):
-            if folder.name.startswith("."):
-                old = now - folder.stat().st_mtime > _DAY
-            else:
-                old = now - (folder / _SUMMARY).stat().st_mtime > _MONTH
-            if old:
+            if not folder.name.startswith("."):
+                if now - _last_use(folder) > _MONTH:
+                    _evict(folder, now)
+            elif folder.is_dir() and now - folder.stat().st_mtime > _DAY:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def _converted_elsewhere(bundle: Bundle, folder: Path) -> NetworkSummary:
+def _last_use(folder: Path) -> float:
+    return (folder / _SUMMARY).stat().st_mtime
+
+
+def _evict(folder: Path, now: float) -> None:
+    """Remove a network; one that another server begins to use at this moment is put back, or made anew by it."""
+    aside = Path(tempfile.mkdtemp(prefix=".", dir=folder.parent)) / folder.name
+    try:
+        folder.rename(aside)
+        if now - _last_use(aside) <= _MONTH:
+            aside.rename(folder)
+    finally:
+        shutil.rmtree(aside.parent, ignore_errors=True)
+
+
+def _converted_elsewhere(bundle: Bundle, folder: Path, *, seconds: float) -> NetworkSummary:
     """Have a process convert the bundle into `folder`."""
-    # Keras writes its configuration where it finds none, and a user's own would be in no key.
-    configuration = folder / "keras"
-    process = subprocess.Popen(  # noqa: S603 - this very interpreter, with a module of ours
-        [sys.executable, "-P", "-m", "server.runtime.conversion", str(folder)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        process_group=0,  # a terminal's Ctrl+C is the server's to answer; the process ends with it
-        env={
-            **os.environ,
-            "KERAS_BACKEND": "tensorflow",
-            "KERAS_HOME": str(configuration),
-            "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3"),  # its start-up chatter is not ours
-            "PYTHONPATH": os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH")))),
-        },
-    )
-    # They are there, for they are asked for.
-    orders, answers = cast("IO[bytes]", process.stdin), cast("IO[bytes]", process.stdout)
-    with process:
-        try:
-            pickle.dump(bundle, orders)
-            orders.flush()
-        except BrokenPipeError:  # it ended early; its exit code says more
-            with contextlib.suppress(BrokenPipeError):
-                orders.close()
-        written = answers.read()
-        code = process.wait()
-    shutil.rmtree(configuration, ignore_errors=True)
-    if code < 0 and (name := signal.Signals(-code).name) in ("SIGKILL", "SIGABRT"):
-        # The system's way to take memory back, and C++'s way to say that there is none.
-        raise MemoryError(f"The process that converts the network was ended by {name}.")
-    if code != 0:
-        raise UnsupportedNetworkError(f"the process that converts the network for openvino ended with exit code {code}")
-    answer = json.loads(written)
+    answer = convert_elsewhere(bundle, folder, seconds=seconds)
     if "error" in answer:
-        raise ERRORS[answer["error"]](answer["message"])
+        kind = ERRORS.get(answer["error"], UnsupportedNetworkError)
+        raise kind(answer["message"])
     return _summary(answer["network"])
 
 

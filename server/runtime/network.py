@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from models.bundle import Bundle
 from models.spec import NetworkSummary
+from server import cleanup
 from server.runtime import converted
 from server.runtime.converted import Converted
 
@@ -20,19 +20,20 @@ if TYPE_CHECKING:
 class Network:
     """Built by Keras, or converted beforehand: whatever a runtime asks for, once."""
 
-    def __init__(self, bundle: Bundle) -> None:
-        """Nothing is loaded yet."""
+    def __init__(self, bundle: Bundle, *, conversion_seconds: float = converted.SECONDS) -> None:
+        """Nothing is loaded yet; a conversion may take `conversion_seconds`."""
         self.bundle = bundle
+        self._conversion_seconds = conversion_seconds
 
     def close(self) -> None:
         """Remove what was converted and could not be kept; a runtime that has it goes on."""
         if (made := self.__dict__.get("converted")) is not None and not made.kept:
-            shutil.rmtree(made.folder, ignore_errors=True)
+            cleanup.current().remove(made.folder)
 
     @cached_property
     def converted(self) -> Converted:
         """As files for OpenVINO; see `server.runtime.converted.provide` for what it raises."""
-        return converted.provide(self.bundle)
+        return converted.provide(self.bundle, seconds=self._conversion_seconds)
 
     def serving_model(self) -> keras.Model:
         """As a Keras model in this process, uint8 ``[N, H, W, 3]`` -> float32 probabilities ``[N, classes]``.

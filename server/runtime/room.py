@@ -5,13 +5,17 @@ Linux only; elsewhere nothing is known, and nothing refused.
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from models.bundle import Bundle
 from server.startup import MemoryShortError
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 # Copies of the parameters, as float32, at the peak of loading: the file, Keras' variables, and what the runtime makes
 # of them. Measured on ResNet-50 and VGG16: loading alone 3.8 and 4.5; the conversion for OpenVINO 2.9 and 4.4, and a
@@ -71,9 +75,9 @@ def _rooms(root: Path) -> Iterator[Room]:
     machine = _fields(root / "proc/meminfo")
     if "MemAvailable" in machine:
         yield Room(machine["MemAvailable"] << 10, "what the machine has left")
-    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    soft = _address_space()
     mapped = _fields(root / "proc/self/status").get("VmSize")
-    if soft != resource.RLIM_INFINITY and mapped is not None:
+    if soft is not None and mapped is not None:
         yield Room(max(0, soft - (mapped << 10)), "what the limit on the process's address space leaves")
     for group, limit, usage in _groups(root):
         maximum, used = _number(group / limit), _number(group / usage)
@@ -82,6 +86,24 @@ def _rooms(root: Path) -> Iterator[Room]:
             stat = _fields(group / "memory.stat")
             cache = stat.get("inactive_file", stat.get("total_inactive_file", 0))
             yield Room(max(0, maximum - used + cache), "what the container's limit leaves")
+
+
+def _address_space() -> int | None:
+    """Bytes of address space that the process may have; None: any number, or not known."""
+    if resource is None:
+        return None
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return None if soft == resource.RLIM_INFINITY else soft
+
+
+def killed_for_memory(root: Path = Path("/")) -> int:
+    """How many processes the system has killed so far for want of memory, as far as it tells: a number to compare.
+
+    The groups that hold this process count those of their own limit, the machine counts all.
+    """
+    groups = sum(_fields(group / "memory.events").get("oom_kill", 0) for group, *_ in _groups(root))
+    groups += sum(_fields(group / "memory.oom_control").get("oom_kill", 0) for group, *_ in _groups(root))
+    return groups + _fields(root / "proc/vmstat").get("oom_kill", 0)
 
 
 def _groups(root: Path) -> Iterator[tuple[Path, str, str]]:

@@ -96,6 +96,9 @@ class Settings(DoorSettings):
     )
     runtime: RuntimeName = Field("auto", description="What computes; auto: the fastest installed for the device.")
     precision: Precision = Field("auto", description="Of the network; auto: bfloat16 where the device has it.")
+    conversion_seconds: PositiveSeconds = Field(
+        600.0, description="That converting a network for openvino may take; then another runtime, or exit code 4."
+    )
     max_batch_size: int = Field(
         0, ge=0, le=1024, description="Images in the largest batch; 0: what suits runtime and network."
     )

@@ -53,7 +53,7 @@ def conversions(made: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     kept = {name: (source / name).read_bytes() for name in ("network.xml", "network.bin")}
     network = converted._summary(json.loads((source / "network.json").read_text())["network"])
 
-    def copy(bundle: bundles.Bundle, folder: Path) -> object:
+    def copy(bundle: bundles.Bundle, folder: Path, *, seconds: float) -> object:
         folders.append(folder)
         for name, data in kept.items():
             (folder / name).write_bytes(data)
@@ -253,9 +253,9 @@ def test_of_two_servers_that_convert_at_once_the_second_takes_what_the_first_kep
     aside = folder.rename(cache / "aside")
     convert = converted._converted_elsewhere
 
-    def slower(bundle: bundles.Bundle, into: Path) -> object:
+    def slower(bundle: bundles.Bundle, into: Path, *, seconds: float) -> object:
         aside.rename(folder)
-        return convert(bundle, into)
+        return convert(bundle, into, seconds=seconds)
 
     monkeypatch.setattr(converted, "_converted_elsewhere", slower)
     assert provide(BUNDLE).folder == folder
@@ -283,10 +283,26 @@ def test_what_was_not_used_for_a_month_goes_and_what_a_killed_server_left(cache:
 @pytest.mark.parametrize(
     ("script", "raised", "match"),
     [
-        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", MemoryError, "SIGKILL"),
-        ("import os; os.abort()", MemoryError, "SIGABRT"),
+        (
+            "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
+            UnsupportedNetworkError,
+            r"killed \(SIGKILL\), which is also what a system does when memory runs out",
+        ),
+        ("import os; os.abort()", UnsupportedNetworkError, "ended by SIGABRT"),
+        (
+            "import os, sys; sys.stderr.write('what():  std::bad_alloc'); sys.stderr.flush(); os.abort()",
+            MemoryError,
+            "ended by SIGABRT because memory ran out.*bad_alloc",
+        ),
         ("raise SystemExit(3)", UnsupportedNetworkError, "exit code 3"),
-        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", UnsupportedNetworkError, "exit code -11"),
+        ("raise RuntimeError('no such layer')", UnsupportedNetworkError, "exit code 1.*RuntimeError: no such layer"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", UnsupportedNetworkError, "ended by SIGSEGV"),
+        ("print('Hello')", UnsupportedNetworkError, "without an answer that can be read. Received: Hello"),
+        ("print('[]')", UnsupportedNetworkError, "without an answer that can be read"),
+        ("", UnsupportedNetworkError, "Received: nothing"),
+        ("print('x' * 10_000_000)", UnsupportedNetworkError, r"Received: x{199,200}\."),
+        ("""print('{"error": "another kind", "message": "a later one"}')""", UnsupportedNetworkError, "a later one"),
+        ("""print('Hello'); print('{"error": "memory", "message": "too little"}')""", MemoryError, "too little"),
         ("""print('{"error": "memory", "message": "too little"}')""", MemoryError, "too little"),
         ("""print('{"error": "refused", "message": "no labels"}')""", ValueError, "no labels"),
         ("""print('{"error": "unsupported", "message": "no ResizeBicubic"}')""", UnsupportedNetworkError, "no Resize"),

@@ -1,0 +1,16 @@
+"""A server whose conversion never ends: ``python -m tests.server.hung``, with the flags of a server."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+if __name__ == "__main__":
+    if Path(sys.argv[1]).is_dir():  # the process that converts, into this folder
+        time.sleep(1000)
+    from server import __main__ as program
+    from server.runtime import converting
+
+    converting._MODULE = "tests.server.hung"
+    sys.exit(program.main())
