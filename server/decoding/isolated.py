@@ -6,9 +6,9 @@ answer in time or makes no sense is ended and replaced, and its image alone fail
 
 from __future__ import annotations
 
+import importlib
 import os
 import queue
-import sys
 import threading
 import time
 
@@ -94,8 +94,10 @@ class Isolated:
         Raises:
             RuntimeError: expected; one cannot be started, and why.
         """
-        if sys.platform == "win32":
-            raise RuntimeError("Windows has no decoder processes. Set GLIMPSE_DECODE_IN to threads.")
+        try:
+            importlib.import_module("fcntl")
+        except ImportError as error:  # Windows
+            raise RuntimeError("This system has no decoder processes. Set GLIMPSE_DECODE_IN to threads.") from error
         try:
             started = [place.start(self._orders, self._seconds) for place in self._places]
             for process in started:

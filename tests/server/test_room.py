@@ -119,3 +119,17 @@ def test_a_server_without_memory_for_its_model_says_so_with_an_exit_code_of_its_
     detail = running.wait_for("cannot start")["detail"]
     assert "takes about 17" in detail
     assert "MiB are free" in detail
+
+
+def test_who_was_killed_for_want_of_memory_is_counted_as_the_system_tells_it(tmp_path: Path) -> None:
+    root = system(
+        tmp_path,
+        proc__self__cgroup="0::/mine\n",
+        proc__vmstat="nr_free_pages 5\noom_kill 3\n",
+        **{
+            "sys__fs__cgroup__mine__memory.events": "low 0\noom 9\noom_kill 2\n",
+            "sys__fs__cgroup__memory.events": "oom_kill 1\n",
+        },
+    )
+    assert room.killed_for_memory(root) == 6
+    assert room.killed_for_memory(tmp_path / "nothing is told") == 0
