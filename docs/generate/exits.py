@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+import signal
 
 from client.exits import TABLE, Exit
 from docs.generate.markdown import table
-from server import startup
+from server import startup, stopping
 
 _LINE = re.compile(r"^ +(\d+)  (.+)$", re.MULTILINE)
 
@@ -36,9 +37,11 @@ def server() -> dict[int, str]:
     """By code, what ended the server."""
     causes = {each.exit_code: (each.__doc__ or "").strip() for each in startup.StartupError.__subclasses__()}
     return {
-        0: "It was told to stop, and what was in flight was answered.",
+        0: "It was told to stop, and what was in flight was answered; or before it served. `prepare`: it is prepared.",
         startup.EXIT_SETTINGS: "The settings cannot be used.",
         **causes,
+        stopping.exit_code(signal.SIGINT, prepares=True): "`prepare` was told to stop by SIGINT before it was done.",
+        stopping.exit_code(signal.SIGTERM, prepares=True): "`prepare` was told to stop by SIGTERM before it was done.",
     }
 
 

@@ -105,7 +105,8 @@ def test_every_architecture_has_its_parameters_and_every_published_tag_a_row() -
 
 def test_every_exit_code_is_told() -> None:
     assert set(exits.client()) == set(Exit)
-    assert set(exits.server()) == {0, 2, *(cause.exit_code for cause in startup.StartupError.__subclasses__())}
+    causes = {cause.exit_code for cause in startup.StartupError.__subclasses__()}
+    assert set(exits.server()) == {0, 2, 130, 143, *causes}
     assert "| 4 | The model cannot be loaded. |" in exits.page()
 
 

@@ -16,12 +16,13 @@ from pathlib import Path
 
 import pytest
 import structlog
+from filelock import FileLock
 
 from models import bundle as bundles
 from models.spec import NetworkSummary
 from server import cleanup
 from server.cleanup import Cleanup, StoppedError
-from server.runtime import UnsupportedNetworkError, converted, converting, room
+from server.runtime import UnsupportedNetworkError, converted, room
 from server.runtime.converted import provide
 from tests.conftest import RunningServer
 
@@ -59,7 +60,7 @@ def instead(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
         def other(command: list[str], **options: object) -> subprocess.Popen[bytes]:
             return popen([sys.executable, "-c", script, *command[4:]], **options)  # type: ignore[call-overload,no-any-return]
 
-        monkeypatch.setattr(converting.subprocess, "Popen", other)
+        monkeypatch.setattr(subprocess, "Popen", other)
 
     return program
 
@@ -227,7 +228,7 @@ def test_a_lock_that_is_never_given_back_does_not_keep_a_server_from_starting(
     instead(converts(tmp_path / "runs"))
     place = cache / "networks"
     place.mkdir(parents=True)
-    with converted.FileLock(place / f".{converted._key(BUNDLE)}.lock"):
+    with FileLock(place / f".{converted._key(BUNDLE)}.lock"):
         assert provide(BUNDLE, seconds=3).kept
     assert (tmp_path / "runs").read_text() == "x"
 

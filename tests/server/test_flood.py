@@ -62,8 +62,9 @@ class _Full(classifier_pb2_grpc.ImageClassifierServicer):
 
 def test_nothing_of_a_refused_call_is_left_for_the_garbage_collector() -> None:
     async def refusals(number: int) -> int:
-        server = grpc.aio.server(interceptors=[Observability(Metrics(), {}, Keeper(Settings()))])
-        classifier_pb2_grpc.add_ImageClassifierServicer_to_server(_Full(), server)
+        keeper = Keeper(Settings())  # type: ignore[call-arg]  # all have defaults
+        server = grpc.aio.server(interceptors=[Observability(Metrics(), {}, keeper)])
+        classifier_pb2_grpc.add_ImageClassifierServicer_to_server(_Full(), server)  # type: ignore[abstract]
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:

@@ -279,3 +279,12 @@ def test_crashes_leave_nothing_open_behind(crashes: int) -> None:
     assert len(open_files()) == running
     pool.close()
     assert open_files() == before
+
+
+def test_what_a_decoder_process_says_is_told_where_it_does_not_start(
+    make: Make, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("server.decoding.process._MODULE", "tests.server.no_such_module")
+    with pytest.raises(RuntimeError, match=r"exited with 1, and said: .*No module named"):
+        make()
+    assert capfd.readouterr().err == ""
