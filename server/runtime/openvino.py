@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import queue
 import sys
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ import openvino  # noqa: E402 - not before the line above
 
 _WORTH = 1_000_000_000  # multiply-adds in a batch beyond which a core gains nothing; tests/bench measures it
 _LARGEST = 8
+_WITHOUT_BFLOAT16 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2"}  # oneDNN's names
 
 
 def convert(graph: Any, folder: Path) -> Path:
@@ -70,7 +72,7 @@ class OpenVINORuntime:
             MemoryError: there was not enough.
         """
         core = openvino.Core()
-        has_bfloat16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        has_bfloat16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") and not _limited()
         if precision == "bfloat16" and not has_bfloat16:
             raise ValueError(
                 f"This processor ({core.get_property('CPU', 'FULL_DEVICE_NAME').strip()}) cannot compute in bfloat16 "
@@ -152,6 +154,15 @@ def said_in_our_words(doing: str) -> Iterator[None]:
         if _out_of_memory(error):
             raise MemoryError(str(error)) from error
         raise UnsupportedNetworkError(f"openvino cannot {doing} this network. {_reason(error)}") from error
+
+
+def _limited() -> bool:
+    """Whether the environment forbids the instructions that bfloat16 is computed with.
+
+    OpenVINO asks the processor alone what it can, and crashes where oneDNN, which computes for it, may not do that.
+    """
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or ""
+    return limit.upper() in _WITHOUT_BFLOAT16
 
 
 def _out_of_memory(error: Exception) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,15 @@ def test_the_threads_of_a_server_take_turns_at_ticks(server: RunningServer) -> N
     threads = [int(task.name) for task in Path(f"/proc/{server.process.pid}/task").iterdir()]
     assert len(threads) > 10
     assert {os.sched_getscheduler(thread) for thread in threads} == {os.SCHED_BATCH}
+
+
+@pytest.mark.parametrize("limit", ["AVX2", "SSE41"])
+def test_where_the_environment_limits_the_instructions_a_server_computes_with_the_others(
+    start_server: Callable[..., RunningServer], limit: str
+) -> None:
+    running = start_server("--runtime=openvino", environment={"ONEDNN_MAX_CPU_ISA": limit})
+    running.wait_for("serving")
+    assert running.wait_for("model loaded")["precision"] == "float32"
 
 
 def test_what_is_there_when_all_is_loaded_is_not_looked_through_again() -> None:
