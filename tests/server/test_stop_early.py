@@ -195,3 +195,24 @@ def test_what_was_told_to_stop_before_it_was_prepared_says_so_by_its_exit_code(
             process.send_signal(number)
             assert process.wait(SECONDS) == 128 + number
         assert not (tmp_path / "cache").exists()
+
+
+def test_what_a_library_began_and_waits_for_ends_with_the_process() -> None:
+    script = (
+        "import os, subprocess, sys\n"
+        "from server import stopping\n"
+        "other = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(1000)'])\n"
+        "print(other.pid, flush=True)\n"
+        "stopping.end_children()\n"
+        "os._exit(0)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    wait_until(lambda: not is_there(int(ended.stdout)))
+
+
+def is_there(pid: int) -> bool:
+    """Whether a process is there and has not ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
