@@ -1,4 +1,7 @@
-"""`python -m tests.server.hanging`: the server, with a runtime that hangs as long as the file of HANG_WHILE exists."""
+"""`python -m tests.server.hanging`: the server, of which a part hangs as long as a file exists.
+
+That of HANG_WHILE is for the runtime, that of HANG_DECODERS_WHILE for the decoders, which say in the log that they do.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from server import __main__
+from server import __main__, app
+from server.decoding.prepare import Prepared
 from server.runtime import choice
 
 
@@ -22,20 +26,29 @@ class Hanging:
         return getattr(self._runtime, name)
 
     def __call__(self, pixels: Any) -> Any:
-        _wait()
+        _wait("HANG_WHILE")
         return self._runtime(pixels)
 
     def alone(self, pixels: Any) -> Any:
-        _wait()
+        _wait("HANG_WHILE")
         return self._runtime.alone(pixels)
 
 
-def _wait() -> None:
-    while Path(os.environ["HANG_WHILE"]).exists():
+def hanging_decoder(*arguments: Any, **options: Any) -> Prepared:
+    """The real decoder, now and then without an end."""
+    if Path(os.environ.get("HANG_DECODERS_WHILE", "")).is_file():
+        sys.stderr.write('{"event": "decoder hangs"}\n')
+        _wait("HANG_DECODERS_WHILE")
+    return prepare(*arguments, **options)
+
+
+def _wait(variable: str) -> None:
+    while Path(os.environ.get(variable, "")).is_file():
         time.sleep(0.05)
 
 
 if __name__ == "__main__":
-    build = choice.build
+    build, prepare = choice.build, app.prepare  # type: ignore[attr-defined]
     choice.build = lambda *arguments, **options: Hanging(build(*arguments, **options))
+    app.prepare = hanging_decoder  # type: ignore[attr-defined]
     sys.exit(__main__.main())

@@ -6,7 +6,6 @@ import json
 import shutil
 import signal
 import socket
-import struct
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -150,25 +149,28 @@ def test_a_server_that_never_served_has_nothing_to_announce(start_server: Start)
     assert running.exit_code() == 4
 
 
-def test_a_decoder_in_a_costly_file_does_not_hold_the_exit(start_server: Start) -> None:
-    running = start_server("--drain-seconds=0")
+def test_decoders_that_do_not_end_do_not_hold_the_exit(start_server: Start, picture: Picture, tmp_path: Path) -> None:
+    hang = tmp_path / "hang"
+    hang.touch()
+    running = start_server(
+        "--drain-seconds=0",
+        "--decode-threads=2",
+        environment={"HANG_DECODERS_WHILE": str(hang)},
+        module="tests.server.hanging",
+    )
     running.wait_for("serving")
-    # 25 million pixels of run-length coded nothing: seconds of work in 21 kB.
-    row = b"\x00\x00"
-    header = struct.pack("<IiiHHIIiiII", 40, 5000, 4990, 1, 8, 1, 2 * 4990 + 2, 0, 0, 0, 0)
-    palette = bytes(1024)
-    offset = 14 + len(header) + len(palette)
-    body = row * 4990 + b"\x00\x01"
-    bitmap = b"BM" + struct.pack("<IHHI", offset + len(body), 0, 0, offset) + header + palette + body
     with grpc.insecure_channel(running.target) as channel:
-        request = pb.ClassifyRequest(images=[pb.Image(encoded=bitmap)] * 64)
-        call = ImageClassifierStub(channel).Classify.future(request, timeout=TIMEOUT)
-        while not any(line["event"] == "draining" for line in running.log):
-            threading.Event().wait(0.3)
-            running.terminate()
-            running.wait_for("draining")
-        assert running.exit_code(seconds=20) == 0
-        call.cancel()
+        request = pb.ClassifyRequest(images=[picture(seed) for seed in range(8)])
+        call = ImageClassifierStub(channel).Classify.future(request, timeout=2 * TIMEOUT)
+        while [line["event"] for line in running.log].count("decoder hangs") < 2:
+            assert not call.done()
+            threading.Event().wait(0.01)
+        running.terminate()
+        assert running.exit_code() == 0
+        assert call.code() is grpc.StatusCode.UNAVAILABLE
+    # Both were in the middle of an image to the end; the six that waited for them were dropped.
+    assert running.wait_for("stopped")["in_flight"] == 2
+    assert [line["event"] for line in running.log].count("decoder hangs") == 2
 
 
 @pytest.mark.parametrize("flag", ["--port", "--metrics-port"])
