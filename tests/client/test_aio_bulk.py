@@ -136,8 +136,11 @@ async def test_an_answer_is_handed_over_before_the_next_image_is_there(scripted:
         yield 1, b"second"
 
     async with AsyncClient(scripted.target) as client:
-        async for _ in client.classify_many(camera()):
+        keys = []
+        async for key, _ in client.classify_many(camera()):
+            keys.append(key)
             answered.set()
+    assert keys == [0, 1]
 
 
 @on_a_loop

@@ -49,7 +49,9 @@ def test_every_option_and_exit_code_is_there(page: str, glimpse: Glimpse) -> Non
     assert commands == re.findall(r"^\.SS (.*)$", page, re.MULTILINE)
     shown = page.replace(r"\-", "-")
     for command in commands:
-        for option in re.findall(r"^  (--[a-z-]+|-[a-z], --[a-z-]+)", glimpse(command, "--help").stdout, re.MULTILINE):
+        options = re.findall(r"^  (--[a-z-]+|-[a-z], --[a-z-]+)", glimpse(command, "--help").stdout, re.MULTILINE)
+        assert options, command
+        for option in options:
             assert option == "--help" or f"\\fB{option}" in shown, f"{command} {option}"
     for code in exits.Exit:
         assert f".TP\n\\fB{int(code)}\\fR\n" in page

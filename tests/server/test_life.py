@@ -18,7 +18,7 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1.classifier_pb2_grpc import ImageClassifierStub
 from tests.conftest import RunningServer
-from tests.server.conftest import TIMEOUT, rich_status
+from tests.server.conftest import TIMEOUT, metrics_of, rich_status
 
 SERVICE = "glimpse.v1.ImageClassifier"
 BUNDLE = Path(__file__).parents[2] / "models" / "bundles" / "se_resnet20_cifar10"
@@ -74,16 +74,21 @@ def test_until_it_is_ready_a_call_is_told_to_come_back(start_server: Start, pict
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_finishes_what_is_in_flight_and_exits_0(
-    start_server: Start, picture: Picture, number: signal.Signals
+    start_server: Start, picture: Picture, number: signal.Signals, tmp_path: Path
 ) -> None:
-    running = start_server()
+    hang = tmp_path / "hang"
+    running = start_server(environment={"HANG_WHILE": str(hang)}, module="tests.server.hanging")
     running.wait_for("serving")
+    hang.touch()
     images = [picture(seed) for seed in range(64)]
     with grpc.insecure_channel(running.target) as channel:
         stub = ImageClassifierStub(channel)
         calls = [stub.Classify.future(pb.ClassifyRequest(images=images), timeout=TIMEOUT) for _ in range(3)]
-        calls[0].result()
+        while metrics_of(running)["glimpse_images_in_flight"] < 3 * 64:
+            threading.Event().wait(0.01)
         running.terminate(number)
+        assert running.wait_for("draining")["in_flight"] == 3 * 64
+        hang.unlink()
         for call in calls:
             assert len(call.result().results) == 64
         assert running.exit_code() == 0

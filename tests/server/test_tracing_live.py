@@ -91,10 +91,11 @@ def test_the_stages_lie_within_their_call(seen: tuple[RunningServer, Receiver, s
     _, receiver, _ = seen
     (parent,) = [each for each in receiver.spans if each.name == f"{SERVICE}/Classify" and each.trace_id.hex() == GOOD]
     slack = 1_000_000  # ns; two clocks are read one after the other
-    for each in receiver.spans:
-        if each.parent_span_id == parent.span_id:
-            assert parent.start_time_unix_nano - slack <= each.start_time_unix_nano <= each.end_time_unix_nano
-            assert each.end_time_unix_nano <= parent.end_time_unix_nano + slack
+    stages = [each for each in receiver.spans if each.parent_span_id == parent.span_id]
+    assert {"decode", "pre-stem", "queue", "compute"} <= {each.name for each in stages}
+    for each in stages:
+        assert parent.start_time_unix_nano - slack <= each.start_time_unix_nano <= each.end_time_unix_nano
+        assert each.end_time_unix_nano <= parent.end_time_unix_nano + slack
 
 
 def test_the_log_line_of_a_call_carries_the_id_of_its_trace(seen: tuple[RunningServer, Receiver, str]) -> None:
