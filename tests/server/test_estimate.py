@@ -32,6 +32,30 @@ def test_a_device_that_became_slower_is_noticed() -> None:
     assert estimate.seconds(1) == 0.3
 
 
+def test_a_short_time_is_remembered_for_sixteen_batches() -> None:
+    estimate = ComputeEstimate()
+    estimate.add(1, 0.1)
+    for _ in range(15):
+        estimate.add(1, 0.3)
+    assert estimate.seconds(1) == 0.1
+
+
+def test_a_batch_that_ends_changes_what_was_expected_before() -> None:
+    estimate = ComputeEstimate()
+    estimate.add(4, 0.4)
+    assert (estimate.seconds(4), estimate.seconds(8)) == (0.4, 0.4)
+    estimate.add(4, 0.3)
+    assert (estimate.seconds(4), estimate.seconds(8)) == (0.3, 0.3)
+
+
+def test_full_batches_have_no_rest_that_takes_time() -> None:
+    estimate = ComputeEstimate()
+    estimate.add(4, 0.5)
+    estimate.add(1, 0.125)
+    assert estimate.seconds_to_compute(8, largest=4) == 1.0
+    assert estimate.seconds_to_compute(0, largest=4) == 0.0
+
+
 def test_many_images_take_many_batches() -> None:
     estimate = ComputeEstimate()
     estimate.add(4, 0.4)

@@ -6,7 +6,7 @@ from concurrent.futures import Future
 
 import numpy as np
 
-from server.batching.lanes import LaneQueue, Slot
+from server.batching.lanes import Answer, LaneQueue, Slot
 
 PIXELS = np.zeros((1, 1, 3), np.uint8)
 
@@ -80,6 +80,53 @@ def test_dead_slots_do_not_use_up_the_batch() -> None:
     assert taken.batch == alive
     assert taken.expired == dead
     assert len(queue) == 0
+
+
+def test_those_who_cancelled_are_counted_as_cancelled_though_they_are_late_as_well() -> None:
+    gone = [slot(deadline=1.0) for _ in range(2)]
+    for each in gone:
+        each.future.cancel()
+    taken = queue_of(*gone).take(4, now=2.0, ready_by=2.0)
+    assert (taken.batch, taken.expired, taken.cancelled) == ([], [], 2)
+
+
+class JustCancelled(Future[Answer]):
+    """Is cancelled by its caller's thread in the moment after it has been asked whether it is."""
+
+    def cancelled(self) -> bool:
+        before = super().cancelled()
+        self.cancel()
+        return before
+
+
+def test_a_slot_that_is_cancelled_while_it_is_taken_is_not_computed() -> None:
+    gone = [Slot(PIXELS, "a", None, 0.0, JustCancelled()) for _ in range(2)]
+    alive = slot()
+    taken = queue_of(*gone, alive).take(4, now=0, ready_by=0)
+    assert (taken.batch, taken.expired, taken.cancelled) == ([alive], [], 2)
+
+
+def test_a_hopeless_slot_that_is_cancelled_while_it_is_taken_is_not_tried() -> None:
+    gone = Slot(PIXELS, "a", 5.0, 0.0, JustCancelled())
+    taken = queue_of(gone).take(1, now=4.0, ready_by=6.0)
+    assert (taken.batch, taken.expired) == ([], [])
+
+
+def test_no_more_hopeless_slots_are_tried_than_a_batch_holds() -> None:
+    hopeless = [slot(deadline=5.0) for _ in range(3)]
+    taken = queue_of(*hopeless).take(2, now=4.0, ready_by=6.0)
+    assert (taken.batch, taken.expired) == (hopeless[:2], hopeless[2:])
+
+
+def test_a_slot_that_can_be_ready_just_by_its_deadline_is_computed() -> None:
+    hopeless, exact = slot(deadline=5.9), slot(deadline=6.0)
+    taken = queue_of(hopeless, exact).take(2, now=4.0, ready_by=6.0)
+    assert (taken.batch, taken.expired) == ([exact], [hopeless])
+
+
+def test_what_is_ahead_of_a_newcomer_is_what_is_taken_before_it() -> None:
+    queue = queue_of(slot("a"), slot("a"), slot("b"))
+    assert [queue.ahead(lane) for lane in "abc"] == [3, 3, 2]
 
 
 def test_purging_removes_the_cancelled_and_keeps_the_order_of_the_others() -> None:
