@@ -210,14 +210,18 @@ def test_a_run_whose_images_fail_ends_well_only_where_a_threshold_on_errors_allo
 
 
 def test_the_knee_is_searched_with_a_table_of_what_was_tried(scripted: ScriptedServer, glimpse: Glimpse) -> None:
-    def full_above_one_at_a_time(request: pb.ClassifyRequest, context: Context) -> pb.ClassifyResponse:
+    refused = threading.Event()
+
+    def full(request: pb.ClassifyRequest, context: Context) -> pb.ClassifyResponse:
+        refused.set()
         abort(context, grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL")
 
-    scripted.classify = full_above_one_at_a_time
-    flags = ("--find-knee", "--slo", "1000", "--rate", "1", "--duration", "0.1", "--warm-up", "0", "--quiet")
+    scripted.classify = full
+    flags = ("--find-knee", "--slo", "1000", "--rate", "100", "--duration", "0.2", "--warm-up", "0", "--quiet")
     ended = glimpse("load", "--target", scripted.target, *flags)
     assert (ended.returncode, ended.stderr) == (11, "No rate held.\n")
     assert "No rate held (p99 <= 1 s, errors <= 0.100%)." in ended.stdout
+    assert refused.is_set(), "no rate held, for nothing was sent"
 
 
 def test_an_interrupted_run_reports_what_it_has(scripted: ScriptedServer, tmp_path: Path) -> None:
