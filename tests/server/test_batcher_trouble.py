@@ -196,9 +196,10 @@ def test_an_image_that_does_not_fit_by_itself_fails_alone() -> None:
 
     computed = device(Picky(4), (1, 2, 4)).compute(staging(4), 4, alone=False)
     assert [None if row is None else int(row[0]) for row in computed.rows] == [0, 1, None, 3]
+    assert not computed.ok
 
 
-def test_another_failure_in_a_piece_fails_that_piece_alone() -> None:
+def test_another_failure_in_a_piece_fails_that_piece_alone_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     class Broken(SmallMemory):
         def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
             answers = super().__call__(pixels)
@@ -210,6 +211,11 @@ def test_another_failure_in_a_piece_fails_that_piece_alone() -> None:
     computed = device(model, (1, 2, 4)).compute(staging(4), 4, alone=False)
     assert [None if row is None else int(row[0]) for row in computed.rows] == [0, 1, None, None]
     assert model.sizes == [4, 2, 2]
+    assert [line.getMessage() for line in caplog.records] == [
+        "a batch of 4 images does not fit into memory; 2 at once from now on",
+        "a batch of 2 images failed",
+    ]
+    assert "a kernel that does not work" in caplog.text
 
 
 def test_the_lower_ceiling_is_remembered_and_after_ten_minutes_one_size_more_is_tried() -> None:
@@ -232,6 +238,26 @@ def test_the_lower_ceiling_is_remembered_and_after_ten_minutes_one_size_more_is_
         assert tight.largest == expected
     clock.now += 600.0
     assert tight.largest == 8
+
+
+def test_of_a_ceiling_that_was_lowered_twice_only_the_next_size_is_tried_again() -> None:
+    clock = FakeClock()
+    tight = device(SmallMemory(1), (1, 2, 4, 8), clock)
+    tight.compute(staging(8), 8, alone=False)
+    assert tight.largest == 1
+    clock.now += 600.0
+    assert tight.largest == 2
+
+
+def test_a_batch_that_was_composed_before_the_ceiling_came_down_is_computed_in_pieces() -> None:
+    model = SmallMemory(2)
+    tight = device(model, (1, 2, 4, 8))
+    tight.compute(staging(8), 4, alone=False)
+    model.sizes.clear()
+    computed = tight.compute(staging(8), 7, alone=False)
+    assert model.sizes == [2, 2, 2, 1]
+    assert (computed.ok, computed.pieces, computed.halved) == (True, 4, False)
+    assert [int(row[0]) for row in computed.rows if row is not None] == list(range(7))
 
 
 def test_after_a_batch_that_did_not_fit_no_larger_one_is_composed(make: Callable[..., Bench]) -> None:
