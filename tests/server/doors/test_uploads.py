@@ -151,3 +151,114 @@ async def test_who_leaves_while_waiting_or_receiving_holds_nothing() -> None:
     assert await uploads.receive("c", last.read) == "there is a turn"
     assert not uploads._held
     assert not uploads._waiting
+
+
+@runs
+async def test_of_two_turns_one_caller_has_one() -> None:
+    uploads = Uploads(2, 30)
+    greedy = [Sender(), Sender()]
+    calls = [asyncio.create_task(uploads.receive("greedy", each.read)) for each in greedy]
+    await turns()
+    assert [each.asked for each in greedy] == [True, False]
+    for each in calls:
+        each.cancel()
+
+
+@runs
+async def test_each_message_has_its_own_time_from_its_own_turn() -> None:
+    time, uploads = Time(), Uploads(4, 30.05)
+    calls = []
+    for who in "abc":
+        calls.append(asyncio.create_task(uploads.receive(who, Sender().read)))
+        await turns()
+        await time.passes(10)
+    for given_up in range(3):
+        assert [call.done() for call in calls] == [number < given_up for number in range(3)]
+        await time.passes(0.1)
+        await turns()
+        assert [call.done() for call in calls] == [number <= given_up for number in range(3)]
+        await time.passes(9.9)
+    # One more, when there was nobody left to wait for.
+    calls.append(asyncio.create_task(uploads.receive("d", Sender().read)))
+    await turns()
+    await time.passes(30.1)
+    ends = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(end) for end in ends] == [DeadlineExceededError] * 4
+    assert not uploads._ends
+    assert not uploads._late
+
+
+@runs
+async def test_messages_that_come_together_share_one_timer() -> None:
+    loop, uploads, timers = asyncio.get_running_loop(), Uploads(8, 30), []
+    call_at = loop.call_at
+
+    def counted(*arguments: Any, **options: Any) -> asyncio.TimerHandle:
+        timers.append(arguments)
+        return call_at(*arguments, **options)
+
+    loop.call_at = counted  # type: ignore[method-assign]
+    senders = [Sender() for _ in range(5)]
+    calls = [asyncio.create_task(uploads.receive(str(n), each.read)) for n, each in enumerate(senders)]
+    await turns()
+    for each in senders:
+        each.message.set_result("whole")
+    assert await asyncio.gather(*calls) == ["whole"] * 5
+    assert len(timers) == 1
+
+
+@runs
+async def test_who_goes_in_the_moment_in_which_it_is_given_up_has_gone() -> None:
+    time, uploads = Time(), Uploads(1, 30)
+    call = asyncio.create_task(uploads.receive("a", Sender().read))
+    await turns()
+    time.now += 30.1
+    uploads._end_late_ones()
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+
+
+@runs
+async def test_who_is_given_up_and_takes_long_to_end_is_told_all_the_same() -> None:
+    time, uploads, over = Time(), Uploads(4, 30), asyncio.Event()
+
+    async def slow_to_end() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await over.wait()
+
+    slow = asyncio.create_task(uploads.receive("slow", slow_to_end))
+    await turns()
+    await time.passes(10)
+    other = asyncio.create_task(uploads.receive("other", Sender().read))
+    await turns()
+    for seconds in (20.1, 10):  # the first is late, then the other; the first has not ended yet
+        await time.passes(seconds)
+        await turns()
+    assert (slow.done(), other.done()) == (False, True)
+    over.set()
+    for call in (slow, other):
+        with pytest.raises(DeadlineExceededError):
+            await call
+
+
+@runs
+async def test_a_caller_that_was_given_up_may_try_again_and_is_given_up_again() -> None:
+    time, uploads = Time(), Uploads(1, 30)
+
+    async def twice() -> list[Reason]:
+        ends = []
+        for _ in range(2):
+            with pytest.raises(DeadlineExceededError) as refused:
+                await uploads.receive("a", Sender().read)
+            ends.append(refused.value.reason)
+        return ends
+
+    call = asyncio.create_task(twice())
+    await turns()
+    for _ in range(2):
+        await time.passes(30.1)
+        await turns()
+    assert await call == [Reason.UPLOAD_TOO_SLOW] * 2
