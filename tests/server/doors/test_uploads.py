@@ -197,7 +197,7 @@ async def test_messages_that_come_together_share_one_timer() -> None:
         timers.append(arguments)
         return call_at(*arguments, **options)
 
-    loop.call_at = counted  # type: ignore[method-assign]
+    loop.call_at = counted  # type: ignore[assignment,method-assign]
     senders = [Sender() for _ in range(5)]
     calls = [asyncio.create_task(uploads.receive(str(n), each.read)) for n, each in enumerate(senders)]
     await turns()
@@ -262,3 +262,57 @@ async def test_a_caller_that_was_given_up_may_try_again_and_is_given_up_again() 
         await time.passes(30.1)
         await turns()
     assert await call == [Reason.UPLOAD_TOO_SLOW] * 2
+
+
+@runs
+async def test_a_caller_s_messages_come_in_their_order_and_never_more_than_its_share() -> None:
+    uploads = Uploads(4, 30)
+    senders = [Sender() for _ in range(8)]
+    calls = [asyncio.create_task(uploads.receive("a", each.read)) for each in senders]
+    await turns()
+    for ended in range(8):
+        assert [each.asked for each in senders] == [number < ended + 3 for number in range(8)]
+        senders[ended].message.set_result("whole")
+        assert await calls[ended] == "whole"
+        await turns()
+    # All turns are free again.
+    others = [Sender() for _ in range(5)]
+    calls = [asyncio.create_task(uploads.receive(str(number), each.read)) for number, each in enumerate(others)]
+    await turns()
+    assert [each.asked for each in others] == [True] * 4 + [False]
+    for call in calls:
+        call.cancel()
+
+
+@runs
+async def test_who_leaves_the_line_is_forgotten_at_once_and_those_behind_keep_their_places() -> None:
+    uploads = Uploads(1, 30)
+    senders = {name: Sender() for name in ("holder", "leaves", "stays")}
+    calls = {name: asyncio.create_task(uploads.receive("a", each.read)) for name, each in senders.items()}
+    alone = asyncio.create_task(uploads.receive("b", Sender().read))
+    await turns()
+    calls["leaves"].cancel()
+    alone.cancel()
+    await turns()
+    assert {who: len(line) for who, line in uploads._waiting.items()} == {"a": 1}
+    senders["holder"].message.set_result("whole")
+    await turns()
+    assert (senders["leaves"].asked, senders["stays"].asked) == (False, True)
+    calls["stays"].cancel()
+
+
+@runs
+async def test_a_turn_that_comes_as_its_caller_goes_is_the_next_one_s() -> None:
+    uploads = Uploads(1, 30)
+    holder, leaves, stays = Sender(), Sender(), Sender()
+    holding, leaving, staying = (
+        asyncio.create_task(uploads.receive(who, each.read))
+        for who, each in zip("abc", (holder, leaves, stays), strict=True)
+    )
+    await turns()
+    holder.message.set_result("whole")
+    leaving.cancel()
+    await turns()
+    assert holding.done()
+    assert (leaves.asked, stays.asked) == (False, True)
+    staying.cancel()
