@@ -9,7 +9,7 @@ from concurrent.futures import Future
 
 import pytest
 
-from server.admission import Admission, Load
+from server.admission import Admission, Load, Places
 from server.errors import OverloadedError, Reason, UnavailableError
 
 KB = 1000  # bytes of the images here, where nothing else is said
@@ -117,6 +117,7 @@ def test_a_waiting_stream_that_is_cancelled_lets_the_next_one_in() -> None:
         large.task.cancel()
         await settle()
         assert small.entered
+        assert large.task.cancelled()
         await first.release()
         await small.release()
 
@@ -128,10 +129,12 @@ def test_permits_granted_to_a_stream_that_is_cancelled_in_the_same_moment_come_b
         first = Holder(gate, 6, wait=True)
         second = Holder(gate, 6, wait=True)
         await settle()
-        await first.release()  # grants the second's permits
-        second.task.cancel()  # before it has had its turn
+        first._done.set()  # when the first has had its turn, the second's permits are granted
+        asyncio.get_running_loop().call_soon(second.task.cancel)  # before the second has had its own
         await settle()
+        assert first.task.done()
         assert second.task.cancelled()
+        assert not second.entered
 
     run(scenario)
 
@@ -153,6 +156,24 @@ def test_a_closed_gate_refuses_newcomers_and_those_who_wait_but_not_what_is_in_f
     run(scenario)
 
 
+def test_closing_refuses_all_who_wait_and_holds_no_reader_up() -> None:
+    async def scenario(gate: Admission) -> None:
+        inside = Holder(gate, 6, wait=True)
+        waiting = [Holder(gate, 6, wait=True) for _ in range(3)]
+        reading = asyncio.create_task(gate.room())
+        await settle()
+        waiting[0].task.cancel()  # in the same moment
+        gate.close()
+        await settle()
+        assert reading.done()
+        ends = await asyncio.gather(*(each.task for each in waiting), return_exceptions=True)
+        assert [type(end) for end in ends] == [asyncio.CancelledError, UnavailableError, UnavailableError]
+        assert gate.in_flight == 6
+        await inside.release()
+
+    run(scenario)
+
+
 def test_lone_requests_cannot_keep_a_waiting_piece_out_for_ever() -> None:
     async def scenario(gate: Admission) -> None:
         lone = [Holder(gate, 1) for _ in range(6)]
@@ -160,6 +181,7 @@ def test_lone_requests_cannot_keep_a_waiting_piece_out_for_ever() -> None:
         piece = Holder(gate, 4, wait=True)
         await settle()
         for each in lone[:2]:
+            assert not piece.entered
             await each.release()
             with pytest.raises(OverloadedError):
                 await Holder(gate, 1).task
@@ -323,6 +345,38 @@ def test_a_lane_s_calls_and_streams_leave_places_for_others_too(kind: str) -> No
     run(scenario)
 
 
+def test_places_that_are_left_are_free_for_the_same_lane() -> None:
+    places = Places(8)
+    for _ in range(2):
+        with contextlib.ExitStack() as held:
+            for number in range(7):
+                assert (places.taken, places.of("a"), places.greedy("a")) == (number, number, False)
+                held.enter_context(places.held("a"))
+            assert (places.taken, places.of("a"), places.greedy("a")) == (7, 7, True)
+            with places.held("b"):
+                assert (places.taken, places.greedy("a"), places.greedy("c")) == (8, True, False)
+                with places.held("b"):
+                    assert places.of("b") == 2
+                assert places.of("b") == 1
+                with pytest.raises(RuntimeError), places.held("c"):
+                    raise RuntimeError("the call failed")
+            assert (places.taken, places.of("b"), places.of("c")) == (7, 0, 0)
+    assert not places._of, "lanes that are gone are kept"
+
+
+def test_the_bytes_that_came_are_counted_whether_they_were_let_in_or_not() -> None:
+    async def scenario(gate: Admission) -> None:
+        assert gate.bulk_capacity == Load(6, 6 * KB)
+        assert gate.bytes_taken == 0
+        for size, wait in ((5 * KB, False), (5 * KB, True), (9 * KB, False)):
+            with contextlib.suppress(OverloadedError):
+                async with gate.admit(load(1, size), wait=wait):
+                    pass
+        assert gate.bytes_taken == 19 * KB
+
+    run(scenario)
+
+
 def test_pieces_of_several_streams_get_their_permits_in_turn() -> None:
     async def scenario(gate: Admission) -> None:
         inside = Holder(gate, 6, wait=True, lane="bulk")
@@ -356,13 +410,35 @@ def test_those_who_are_refused_are_told_to_come_back_one_after_the_other_as_fast
         assert [await hint(), await hint(2), await hint()] == [0.5, 1.5, 2.0]
         now += 1.0  # half of those promised 2 s are done with
         assert await hint() == 1.5
-        for _ in range(100):
-            assert await hint() <= 5.5
+        hints = [await hint() for _ in range(100)]
+        assert hints[:8] == [2.0 + 0.5 * number for number in range(8)]
+        assert set(hints[8:]) == {5.5}  # nobody is told to stay away for longer
         now += 60.0
         assert await hint() == 0.5
         await inside.release()
 
     run(scenario, now=lambda: now)
+
+
+@pytest.mark.parametrize("kind", ["call", "stream"])
+@pytest.mark.parametrize("lane", ["greedy", "another"])
+def test_calls_and_streams_that_are_refused_are_told_to_come_back_one_after_the_other_too(kind: str, lane: str) -> None:
+    async def scenario(gate: Admission) -> None:
+        enter = getattr(gate, kind)
+        with contextlib.ExitStack() as calls:
+            for number in range(8):
+                calls.enter_context(enter(lane="greedy" if number < 7 else "modest"))
+                if number == 6 and lane == "greedy":  # it has its share, and there is room for another
+                    break
+            hints = []
+            for _ in range(3):
+                with pytest.raises(OverloadedError) as refused, enter(lane=lane):
+                    pass
+                hints.append(refused.value.retry_after)
+            assert refused.value.reason is (Reason.SHARE_FULL if lane == "greedy" else Reason.QUEUE_FULL)
+            assert hints == [0.5, 1.0, 1.5]
+
+    run(scenario)
 
 
 def test_a_call_is_refused_before_its_message_is_read_where_there_is_no_room_for_one_more_image() -> None:
