@@ -24,6 +24,8 @@ def run(scenario: Callable[[Admission], Awaitable[None]], capacity: int = 8, now
         gate = Admission(Load(capacity, capacity * KB), streams=8, retry_after=lambda images: images * 0.5, clock=now)
         await scenario(gate)
         assert (gate.in_flight, gate.bytes_in_flight) == (0, 0), "a permit leaked"
+        assert gate._bulk == Load(0, 0), "a permit of the streams leaked"
+        assert gate._held_by == {}, "a permit of a lane leaked"
 
     asyncio.run(main())
 
@@ -310,6 +312,21 @@ def test_a_greedy_lane_leaves_an_eighth_and_two_leave_a_fifteenth() -> None:
             await each.release()
 
     run(scenario, capacity=64)
+
+
+def test_a_lane_whose_requests_are_answered_has_its_whole_share_again() -> None:
+    async def scenario(gate: Admission) -> None:
+        for _ in range(2):
+            held = await most_of(gate, "greedy")
+            assert len(held) == 7
+            for each in held[:3]:
+                await each.release()
+            held[:3] = await most_of(gate, "greedy")
+            assert len(held) == 7
+            for each in held:
+                await each.release()
+
+    run(scenario)
 
 
 def test_whoever_has_nothing_in_flight_is_refused_only_for_want_of_room() -> None:

@@ -106,3 +106,85 @@ def test_closing_drops_what_has_not_begun(held: Held) -> None:
         held.submit("later")
     held.let_go()
     assert held.done == []
+
+
+def test_threads_side_by_side_need_less_time_for_the_same_work() -> None:
+    now, begun, go = 0.0, threading.Barrier(3), threading.Event()
+    pool = DecodePool(2, clock=lambda: now)
+
+    def hold() -> None:
+        begun.wait(LONG)
+        assert go.wait(LONG)
+
+    try:
+        both = [pool.submit("a", hold) for _ in range(2)]
+        begun.wait(LONG)  # both threads are at work, and a third piece waits
+        third = pool.submit("a", lambda: None)
+        assert pool.ahead("a") == 1
+        now = 6.0
+        go.set()
+        for work in (*both, third):
+            work.result(LONG)
+        while len(pool._seconds) < 3:
+            threading.Event().wait(0.001)
+        assert pool.expected(5) == pytest.approx(5 * (6.0 + 6.0 + 0.0) / 3 / 2)
+    finally:
+        go.set()
+        pool.close()
+
+
+def test_only_the_latest_times_are_expected_of_the_next(held: Held) -> None:
+    for _ in range(64):
+        held.submit("a", seconds=1.0)
+    held.let_go()
+    held.last.result(LONG)
+    while held.pool.expected(1) != 1.0:  # the plug, which took 8 s, is the first to be forgotten
+        threading.Event().wait(0.001)
+    held.submit("a", seconds=65.0)
+    held.last.result(LONG)
+    while held.pool.expected(1) == 1.0:
+        threading.Event().wait(0.001)
+    assert held.pool.expected(1) == (63 * 1.0 + 65.0) / 64
+
+
+def test_looking_for_cancelled_work_loses_none_that_is_wanted(held: Held) -> None:
+    wanted = []
+    for number in range(600):
+        assert held.pool.submit("gone", lambda: None).cancel()
+        held.submit(str(number))
+        wanted.append(held.last)
+    # As much again as is wanted, or a little.
+    assert 600 <= len(held.pool._turns) <= 2 * 600 + 256
+    held.let_go()
+    for work in wanted:
+        work.result(LONG)
+    assert sorted(map(int, held.done)) == list(range(600))
+
+
+def test_what_is_done_lets_go_of_its_image_though_its_caller_holds_on(held: Held) -> None:
+    class Image:
+        pass
+
+    image = Image()
+    there = weakref.ref(image)
+    held.let_go()
+    work = held.pool.submit("a", lambda image=image: held.done.append(str(image)))  # type: ignore[misc]
+    del image
+    work.result(LONG)
+    gc.collect()
+    assert there() is None
+    assert work.done()
+
+
+def test_closing_drops_all_lanes_and_ends_the_threads(held: Held) -> None:
+    for name in ("a", "a", "b", "c"):
+        held.submit(name)
+    late = held.last
+    held.pool.close()
+    held.let_go()
+    for thread in held.pool._threads:
+        thread.join(LONG)
+        assert not thread.is_alive()
+    assert late.cancelled()
+    assert held.done == []
+    assert held.pool.ahead("z") == 0
