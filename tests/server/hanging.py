@@ -1,10 +1,11 @@
 """`python -m tests.server.hanging`: the server, of which a part hangs as long as a file exists.
 
-That of HANG_WHILE is for the runtime, that of HANG_DECODERS_WHILE for the decoders, which say in the log that they do.
+That of HANG_WHILE is for the runtime, that of HANG_DECODERS_WHILE for the decoders. Each says in the log that it hangs.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
@@ -26,24 +27,25 @@ class Hanging:
         return getattr(self._runtime, name)
 
     def __call__(self, pixels: Any) -> Any:
-        _wait("HANG_WHILE")
+        _hang("HANG_WHILE", "runtime hangs")
         return self._runtime(pixels)
 
     def alone(self, pixels: Any) -> Any:
-        _wait("HANG_WHILE")
+        _hang("HANG_WHILE", "runtime hangs")
         return self._runtime.alone(pixels)
 
 
 def hanging_decoder(*arguments: Any, **options: Any) -> Prepared:
     """The real decoder, now and then without an end."""
-    if Path(os.environ.get("HANG_DECODERS_WHILE", "")).is_file():
-        sys.stderr.write('{"event": "decoder hangs"}\n')
-        _wait("HANG_DECODERS_WHILE")
+    _hang("HANG_DECODERS_WHILE", "decoder hangs")
     return prepare(*arguments, **options)
 
 
-def _wait(variable: str) -> None:
-    while Path(os.environ.get(variable, "")).is_file():
+def _hang(variable: str, event: str) -> None:
+    file = Path(os.environ.get(variable, ""))
+    if file.is_file():
+        sys.stderr.write(json.dumps({"event": event}) + "\n")
+    while file.is_file():
         time.sleep(0.05)
 
 

@@ -178,6 +178,22 @@ def test_decoders_that_do_not_end_do_not_hold_the_exit(start_server: Start, pict
     assert [line["event"] for line in running.log].count("decoder hangs") == 2
 
 
+def test_a_device_that_does_not_answer_does_not_hold_the_exit(
+    start_server: Start, picture: Picture, tmp_path: Path
+) -> None:
+    hang = tmp_path / "hang"
+    running = start_server("--drain-seconds=0", environment={"HANG_WHILE": str(hang)}, module="tests.server.hanging")
+    running.wait_for("serving")
+    hang.touch()
+    with grpc.insecure_channel(running.target) as channel:
+        request = pb.ClassifyRequest(images=[picture(1)])
+        call = ImageClassifierStub(channel).Classify.future(request, timeout=2 * TIMEOUT)
+        running.wait_for("runtime hangs")
+        running.terminate()
+        assert running.exit_code() == 0
+        assert call.code() is grpc.StatusCode.UNAVAILABLE
+
+
 @pytest.mark.parametrize("flag", ["--port", "--metrics-port"])
 def test_a_port_that_is_taken_is_told_with_an_exit_code_of_its_own(start_server: Start, flag: str) -> None:
     with socket.socket() as taken:
