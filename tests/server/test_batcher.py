@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from server.batching.batcher import Batcher
 from server.errors import DeadlineExceededError, InternalError, OverloadedError, Reason, UnavailableError
-from tests.server.fake_device import WAIT, Bench, benches, value
+from tests.server.fake_device import SHAPE, WAIT, Bench, Observed, benches, value
 
 
 @pytest.fixture
@@ -210,6 +211,22 @@ def test_closing_answers_what_is_queued_and_refuses_what_comes_later(make: Calla
         bench.submit(2)
 
 
+def test_one_that_was_never_started_is_closed_at_once() -> None:
+    def never(_: NDArray[np.uint8]) -> NDArray[np.float32]:
+        raise AssertionError
+
+    idle = Batcher(never, input_shape=SHAPE, batch_sizes=(1,), capacity=1, observer=Observed())
+    assert idle.close()
+
+
+def test_what_waits_is_told_by_lane(make: Callable[..., Bench]) -> None:
+    bench = make()
+    bench.occupy()
+    for lane in ("a", "a", "b"):
+        bench.submit(1, lane=lane)
+    assert (bench.batcher.depth(), [bench.batcher.ahead(lane) for lane in "abc"]) == (3, [3, 3, 2])
+
+
 def test_a_model_that_answers_too_few_fails_its_batch_alone(make: Callable[..., Bench]) -> None:
     bench = make()
     bench.model.answers = 1
@@ -230,6 +247,8 @@ def test_pixels_of_another_shape_cost_their_own_request_and_no_worker(make: Call
     bench = make()
     with pytest.raises(ValueError, match=r"\(2, 2, 3\)"):
         bench.batcher.submit(np.zeros((2, 2, 3), np.uint8))
+    with pytest.raises(ValueError, match="float32"):
+        bench.batcher.submit(np.zeros((1, 1, 3), np.float32))
     alone = bench.submit(3)
     bench.release()
     assert value(alone) == 3

@@ -82,8 +82,21 @@ def test_it_closes_though_trouble_has_emptied_the_queue_meanwhile(make: Callable
         bench.clock.now += 61.0
         assert bench.batcher.trouble() is not None
         assert isinstance(queued.exception(0), UnavailableError)
+        while sum(worker.is_alive() for worker in bench.batcher._workers) > 1:  # the one that hangs is left
+            threading.Event().wait(0.001)
+        assert not closed.done()
         bench.release()
         assert closed.result(2 * WAIT), "a worker waits for ever"
+
+
+def test_closing_waits_no_longer_than_it_is_told_for_a_worker_that_hangs(make: Callable[..., Bench]) -> None:
+    bench = make()
+    hung = bench.occupy()
+    assert not bench.batcher.close(0.05)
+    assert not hung.done()
+    bench.release()
+    assert bench.batcher.close(WAIT)
+    assert value(hung) == 255
 
 
 def test_of_two_streams_only_the_one_that_hangs_loses_its_batch(make: Callable[..., Bench]) -> None:
