@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from server.batching.batcher import Batcher
+from server.batching.lanes import Slot
 from server.errors import DeadlineExceededError, InternalError, OverloadedError, Reason, UnavailableError
 from tests.server.fake_device import SHAPE, WAIT, Bench, Observed, benches, value
 
@@ -211,6 +212,22 @@ def test_closing_answers_what_is_queued_and_refuses_what_comes_later(make: Calla
         bench.submit(2)
 
 
+def test_a_batch_that_is_gathered_waits_for_the_device_whatever_wakes_its_worker(make: Callable[..., Bench]) -> None:
+    bench = make()
+    bench.occupy()
+    futures = [bench.submit(i) for i in range(4)]
+    while bench.batcher.depth():
+        threading.Event().wait(0.001)
+    with bench.batcher._changed:
+        bench.batcher._changed.notify_all()
+    threading.Event().wait(0.05)
+    assert bench.model.begun.empty()
+    bench.release()
+    assert bench.model.values() == [0, 1, 2, 3]
+    bench.release()
+    assert [value(future) for future in futures] == [0, 1, 2, 3]
+
+
 def test_one_that_was_never_started_is_closed_at_once() -> None:
     def never(_: NDArray[np.uint8]) -> NDArray[np.float32]:
         raise AssertionError
@@ -272,6 +289,8 @@ def test_every_image_of_many_threads_is_answered_exactly_once(make: Callable[...
         thread.join(WAIT)
     assert answers.qsize() == 200
     assert all(asked == answered for asked, answered in list(answers.queue))
+    assert bench.batcher.close(WAIT)
+    assert bench.batcher._watch.lost() == [], "images that were answered are kept"
 
 
 # --- several streams
@@ -306,6 +325,32 @@ def test_a_burst_on_an_idle_device_is_split_between_its_streams(make: Callable[.
     bench.burst(range(6))
     first, second = bench.model.values(), bench.model.values()
     assert sorted(first[:3] + second[:3]) == list(range(6))
+
+
+class SlowToGather:
+    """An image that is copied when it is let to."""
+
+    def __init__(self) -> None:
+        self.begun, self.go = threading.Event(), threading.Event()
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> NDArray[np.uint8]:
+        self.begun.set()
+        assert self.go.wait(WAIT)
+        return np.full(SHAPE, 7, np.uint8)
+
+
+def test_a_worker_that_waits_for_another_to_gather_is_told_when_it_has(make: Callable[..., Bench]) -> None:
+    bench = make(streams=2, batch_sizes=(1,))
+    workers, condition = bench.batcher._workers, bench.batcher._changed
+    slow = SlowToGather()
+    bench.batcher._queue.put(Slot(slow, "", None, 0.0, Future()))  # type: ignore[arg-type]
+    bench.burst([8])
+    assert slow.begun.wait(WAIT)
+    while len(condition._waiters) < len(workers) - 1:  # type: ignore[attr-defined]  # they have seen it gather
+        threading.Event().wait(0.001)
+    assert bench.model.begun.empty()
+    slow.go.set()
+    assert {bench.model.values()[0], bench.model.values()[0]} == {7, 8}
 
 
 def counting(sizes: list[int]) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:

@@ -308,4 +308,16 @@ def test_the_seconds_of_a_halved_batch_are_not_expected_of_the_next(make: Callab
     bench.release(5.0)
     for future in futures:
         future.result(WAIT)
-    assert bench.batcher.seconds_to_compute(2) == pytest.approx(0.2)
+    assert bench.batcher.seconds_to_compute(2) == pytest.approx(0.2)  # one by one, for the ceiling has come down
+    bench.clock.now += 600.0
+    assert bench.batcher.seconds_to_compute(2) == pytest.approx(0.1)
+
+
+def test_the_seconds_of_a_batch_that_failed_are_not_expected_of_the_next(make: Callable[..., Bench]) -> None:
+    bench = make()
+    failing = bench.occupy()
+    bench.clock.now += 5.0
+    bench.release(RuntimeError("a kernel that does not work"))
+    with pytest.raises(InternalError):
+        failing.result(WAIT)
+    assert bench.batcher.seconds_to_compute(1) == 0.0
