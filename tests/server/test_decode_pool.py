@@ -5,11 +5,11 @@ from __future__ import annotations
 import gc
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from server.decoding.pool import DecodePool
+from server.decoding.pool import DecodePool, Work
 
 LONG = 60.0  # seconds; until a thread is called hung
 
@@ -131,6 +131,9 @@ def test_threads_side_by_side_need_less_time_for_the_same_work() -> None:
     finally:
         go.set()
         pool.close()
+    for thread in pool._threads:  # which had nothing to do
+        thread.join(LONG)
+        assert not thread.is_alive()
 
 
 def test_only_the_latest_times_are_expected_of_the_next(held: Held) -> None:
@@ -159,6 +162,26 @@ def test_looking_for_cancelled_work_loses_none_that_is_wanted(held: Held) -> Non
     for work in wanted:
         work.result(LONG)
     assert sorted(map(int, held.done)) == list(range(600))
+
+
+@pytest.mark.parametrize(("cancel", "most"), [(True, 10_000 // 256), (False, 6)])
+def test_the_queue_is_seldom_looked_through(held: Held, *, cancel: bool, most: int) -> None:
+    """Each time costs as much as the queue is long: at every submission, it would be the square of it."""
+    turns, looks = held.pool._turns, []
+    discard = turns.discard
+
+    def counted(unwanted: Callable[[Work], bool]) -> int:
+        looks.append(len(turns))
+        return discard(unwanted)
+
+    turns.discard = counted  # type: ignore[method-assign]
+    works = [held.pool.submit("a", lambda: None) for _ in range(0 if cancel else 10_000)]
+    for _ in range(10_000 if cancel else 0):
+        assert held.pool.submit("a", lambda: None).cancel()
+    assert 1 <= len(looks) <= most
+    assert looks[0] == 256
+    for work in works:
+        work.cancel()
 
 
 def test_what_is_done_lets_go_of_its_image_though_its_caller_holds_on(held: Held) -> None:
