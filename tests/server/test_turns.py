@@ -25,7 +25,7 @@ def test_lanes_are_taken_in_turn_and_each_in_its_own_order() -> None:
 
 
 def test_what_is_first_stays_until_it_is_taken() -> None:
-    turns = turns_of("a1", "b1")
+    turns = turns_of("a1", "a2", "b1")
     assert (turns.first(), turns.first(), turns.take(), turns.first()) == ("a1", "a1", "a1", "b1")
 
 
