@@ -183,6 +183,57 @@ def test_the_file_may_have_a_byte_order_mark(file: Path, encoding: str) -> None:
     assert Tokens(file, USUAL).holder(["Bearer a"]).identity == "alice"
 
 
+@pytest.mark.parametrize(
+    ("headers", "reason"),
+    [
+        ([], Reason.TOKEN_MISSING),
+        (["Bearer a", "Bearer a"], Reason.TOKEN_MISSING),
+        (["a"], Reason.TOKEN_MISSING),
+        (["Basic a"], Reason.TOKEN_MISSING),
+        (["Bearer"], Reason.TOKEN_MISSING),
+        (["Bearer "], Reason.TOKEN_REFUSED),
+        (["Bearer b"], Reason.TOKEN_REFUSED),
+        (["Bearer \udcff"], Reason.TOKEN_REFUSED),  # bytes that are no text
+    ],
+)
+def test_what_is_no_good_token_is_refused_by_its_reason(file: Path, headers: list[str], reason: Reason) -> None:
+    file.write_text(entry("alice", "a"))
+    tokens = Tokens(file, USUAL)
+    with pytest.raises(UnauthenticatedError) as refused:
+        tokens.holder(headers)
+    assert refused.value.reason is reason
+    assert [tokens.holder([header]).identity for header in ("Bearer a", "bearer  a ", "BEARER a")] == ["alice"] * 3
+
+
+def test_each_token_of_many_is_its_own_holder_s(file: Path) -> None:
+    file.write_text("".join(entry(f"caller-{number}", str(number)) for number in range(5)))
+    tokens = Tokens(file, USUAL)
+    assert [tokens.holder([f"Bearer {number}"]).identity for number in range(5)] == [f"caller-{n}" for n in range(5)]
+
+
+def test_what_an_entry_may_say_has_bounds(file: Path) -> None:
+    bounds = f"burst = {2**31 - 1}\nimages_per_second = 0"
+    file.write_text(entry("a" * 128, "a", bounds))
+    assert Tokens(file, USUAL).holder(["Bearer a"]) == Holder("a" * 128, Allowance(0.0, 2**31 - 1))
+    for identity, more in (("a" * 129, ""), ("a", f"burst = {2**31}"), ("a", "images_per_second = inf")):
+        file.write_text(entry(identity, "a", more))
+        with pytest.raises(CredentialsError):
+            Tokens(file, USUAL)
+
+
+def test_it_says_whether_the_file_has_become_useless(file: Path) -> None:
+    file.write_text(entry("alice", "a"))
+    tokens = Tokens(file, USUAL)
+    tokens.look()
+    assert tokens.stale is False
+    file.write_text("useless")
+    tokens.look()
+    assert tokens.stale is True
+    file.write_text(entry("alice", "b"))
+    tokens.look()
+    assert tokens.stale is False
+
+
 def test_a_token_is_good_until_it_expires(file: Path) -> None:
     now = datetime(2026, 12, 31, 23, 59, 59, tzinfo=UTC)
     file.write_text(entry("alice", "a", "expires = 2027-01-01T02:00:00+02:00"))
