@@ -234,6 +234,13 @@ def test_it_says_whether_the_file_has_become_useless(file: Path) -> None:
     assert tokens.stale is False
 
 
+def test_a_file_that_is_no_text_is_refused_without_a_word_of_it(file: Path) -> None:
+    file.write_bytes(SECRET.encode() + b"\xff")
+    with pytest.raises(CredentialsError) as refused:
+        Tokens(file, USUAL)
+    assert str(refused.value) == f"{file} is no TOML: it is not whole, or not UTF-8."
+
+
 def test_a_token_is_good_until_it_expires(file: Path) -> None:
     now = datetime(2026, 12, 31, 23, 59, 59, tzinfo=UTC)
     file.write_text(entry("alice", "a", "expires = 2027-01-01T02:00:00+02:00"))

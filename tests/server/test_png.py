@@ -1,0 +1,117 @@
+"""What is read of a PNG before it is decoded, chunk by chunk."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+
+from server.decoding import png
+from server.errors import InvalidImageError, Reason
+from tests.server import files
+from tests.server.files import chunk
+
+END = chunk(b"IEND", b"")
+IDAT = chunk(b"IDAT", b"pixels")
+
+
+def head(depth: int = 8, colour: int = 2) -> bytes:
+    """A PNG of 3 x 2 pixels up to the end of its first chunk."""
+    return files.PNG + chunk(b"IHDR", struct.pack(">IIBBBBB", 3, 2, depth, colour, 0, 0, 0))
+
+
+def refusal(data: bytes) -> InvalidImageError:
+    with pytest.raises(InvalidImageError) as refused:
+        png.read(data)
+    return refused.value
+
+
+def test_a_file_that_holds_only_what_is_needed_is_passed_on_as_it_is() -> None:
+    data = head(depth=2, colour=3) + chunk(b"PLTE", bytes(6)) + chunk(b"tRNS", b"\x00\x80") + IDAT + IDAT + END
+    header = png.read(data)
+    assert header.data is data
+    assert (header.form, header.size, header.orientation, header.cut) == ("PNG", (3, 2), 1, False)
+
+
+def test_what_is_not_needed_is_left_out_wherever_it_stands() -> None:
+    text, time = chunk(b"tEXt", b"a\x00b"), chunk(b"tIME", bytes(7))
+    header = png.read(head() + text + text + IDAT + time + IDAT + text + END + b"behind the end")
+    assert header.data == head() + IDAT + IDAT + END
+
+
+def test_a_file_that_ends_early_is_passed_on_to_where_it_ends_and_known_as_cut() -> None:
+    whole = head() + IDAT + END
+    for length in range(33, len(whole) + 1):
+        header = png.read(whole[:length])
+        # A chunk counts where its length and kind are there.
+        assert header.cut == (length < len(head() + IDAT) + 8), length
+        assert whole[:length].startswith(header.data)
+    for length in range(8, 33):
+        assert refusal(whole[:length]).reason is Reason.TRUNCATED_IMAGE
+
+
+def test_as_many_chunks_are_read_as_may_be_and_no_more() -> None:
+    most = head() + chunk(b"IDAT", b"") * (16_384 - 3) + END
+    assert not png.read(most).cut
+    one_more = refusal(head() + chunk(b"IDAT", b"") * (16_384 - 1) + END)
+    assert one_more.reason is Reason.CORRUPT_IMAGE
+    assert "more than 16384 chunks" in one_more.message
+
+
+@pytest.mark.parametrize("kind", [b"abCd", b"aBCD", b"zZZZ"])
+def test_a_chunk_that_nobody_needs_is_left_out_whatever_it_is(kind: bytes) -> None:
+    assert png.read(head() + chunk(kind, b"x") + IDAT + END).data == head() + IDAT + END
+
+
+@pytest.mark.parametrize("kind", [b"ABCD", b"Abcd", b"ZzZz", b"Idat"])
+def test_a_chunk_that_a_decoder_must_know_is_refused_by_name(kind: bytes) -> None:
+    error = refusal(head() + chunk(kind, b"x") + IDAT + END)
+    assert error.reason is Reason.UNSUPPORTED_FORMAT
+    assert repr(kind) in error.message
+
+
+@pytest.mark.parametrize("kind", [b"\x00bcd", b"A cd", b"A2cd"])
+def test_a_chunk_whose_name_is_none_is_left_out(kind: bytes) -> None:
+    assert png.read(head() + chunk(kind, b"x") + IDAT + END).data == head() + IDAT + END
+
+
+def test_the_orientation_is_that_of_its_chunk_and_the_chunk_is_left_out() -> None:
+    exif = b"II*\x00\x08\x00\x00\x00\x01\x00" + struct.pack("<HHII", 0x112, 3, 1, 6)
+    header = png.read(head() + chunk(b"eXIf", exif) + IDAT + END)
+    assert (header.orientation, header.data) == (6, head() + IDAT + END)
+
+
+def test_two_headers_are_refused_wherever_the_second_stands() -> None:
+    for data in (head() + head()[8:] + IDAT + END, head() + IDAT + head()[8:] + END):
+        error = refusal(data)
+        assert error.reason is Reason.CORRUPT_IMAGE
+        assert "two headers" in error.message
+
+
+@pytest.mark.parametrize(
+    ("depth", "colour", "named", "becomes"),
+    [
+        (1, 0, [1], [255]),
+        (2, 0, [2], [170]),
+        (4, 0, [5], [85]),
+        (4, 0, [15], [255]),
+        (8, 0, [5], [5]),
+        (16, 0, [0x0102], [0x0102]),  # Pillow keeps 16 bits of grey
+        (8, 2, [0x0102, 3, 4], [0x0102, 3, 4]),
+        (16, 2, [0x0102, 0x80FF, 0xFF00], [0x01, 0x80, 0xFF]),
+    ],
+)
+def test_the_transparent_colour_is_named_in_the_depth_that_pillow_has_made_of_the_pixels(
+    depth: int, colour: int, named: list[int], becomes: list[int]
+) -> None:
+    def transparent(values: list[int]) -> bytes:
+        return chunk(b"tRNS", struct.pack(f">{len(values)}H", *values))
+
+    header = png.read(head(depth, colour) + transparent(named) + IDAT + END)
+    assert header.data == head(depth, colour) + transparent(becomes) + IDAT + END
+
+
+@pytest.mark.parametrize(("colour", "length"), [(0, 1), (0, 6), (2, 2), (2, 5), (3, 2), (3, 6)])
+def test_a_transparent_colour_of_another_length_stays_as_it_is(colour: int, length: int) -> None:
+    data = head(4, colour) + chunk(b"tRNS", bytes(range(1, 1 + length))) + IDAT + END
+    assert png.read(data).data is data
