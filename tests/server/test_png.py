@@ -39,13 +39,16 @@ def test_what_is_not_needed_is_left_out_wherever_it_stands() -> None:
     assert header.data == head() + IDAT + IDAT + END
 
 
-def test_a_file_that_ends_early_is_passed_on_to_where_it_ends_and_known_as_cut() -> None:
-    whole = head() + IDAT + END
+@pytest.mark.parametrize("middle", [IDAT, chunk(b"tRNS", b"\x00\x05") + IDAT], ids=["plain", "transparent"])
+def test_a_file_that_ends_early_is_passed_on_to_where_it_ends_and_known_as_cut(middle: bytes) -> None:
+    whole = head(depth=4, colour=0) + middle + END
+    read = png.read(whole).data
+    assert len(read) == len(whole)
     for length in range(33, len(whole) + 1):
         header = png.read(whole[:length])
         # A chunk counts where its length and kind are there.
-        assert header.cut == (length < len(head() + IDAT) + 8), length
-        assert whole[:length].startswith(header.data)
+        assert header.cut == (length < len(whole) - 4), length
+        assert read.startswith(header.data) or whole[:length] == header.data
     for length in range(8, 33):
         assert refusal(whole[:length]).reason is Reason.TRUNCATED_IMAGE
 
@@ -109,6 +112,11 @@ def test_the_transparent_colour_is_named_in_the_depth_that_pillow_has_made_of_th
 
     header = png.read(head(depth, colour) + transparent(named) + IDAT + END)
     assert header.data == head(depth, colour) + transparent(becomes) + IDAT + END
+
+
+def test_only_the_chunk_of_the_transparent_colour_is_taken_for_it() -> None:
+    data = head(depth=4, colour=0) + chunk(b"IDAT", b"xy") + END
+    assert png.read(data).data is data
 
 
 @pytest.mark.parametrize(("colour", "length"), [(0, 1), (0, 6), (2, 2), (2, 5), (3, 2), (3, 6)])
