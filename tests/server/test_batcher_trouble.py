@@ -209,7 +209,7 @@ def test_an_image_that_does_not_fit_by_itself_fails_alone() -> None:
 
     computed = device(Picky(4), (1, 2, 4)).compute(staging(4), 4, alone=False)
     assert [None if row is None else int(row[0]) for row in computed.rows] == [0, 1, None, 3]
-    assert not computed.ok
+    assert (computed.ok, computed.pieces) == (False, 3)
 
 
 def test_another_failure_in_a_piece_fails_that_piece_alone_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
@@ -223,6 +223,7 @@ def test_another_failure_in_a_piece_fails_that_piece_alone_and_is_logged(caplog:
     model = Broken(2)
     computed = device(model, (1, 2, 4)).compute(staging(4), 4, alone=False)
     assert [None if row is None else int(row[0]) for row in computed.rows] == [0, 1, None, None]
+    assert (computed.ok, computed.pieces) == (False, 2)
     assert model.sizes == [4, 2, 2]
     assert [line.getMessage() for line in caplog.records] == [
         "a batch of 4 images does not fit into memory; 2 at once from now on",
@@ -260,6 +261,17 @@ def test_of_a_ceiling_that_was_lowered_twice_only_the_next_size_is_tried_again()
     assert tight.largest == 1
     clock.now += 600.0
     assert tight.largest == 2
+
+
+def test_a_ceiling_that_another_stream_has_lowered_meanwhile_stays_as_low() -> None:
+    def full(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        if len(pixels) == 4:
+            tight._smaller(2)  # the other stream's batch did not fit either, and it was smaller
+        raise MemoryError
+
+    tight = device(full, (1, 2, 4))
+    tight.compute(staging(4), 4, alone=False)
+    assert tight.largest == 1
 
 
 def test_a_batch_that_was_composed_before_the_ceiling_came_down_is_computed_in_pieces() -> None:

@@ -32,6 +32,15 @@ def test_of_several_batches_that_hang_the_one_that_has_for_longest_is_told() -> 
         assert hands.trouble() == f"A batch of {order[1]} images has been computing for 71 s."
 
 
+def test_batches_that_hang_for_as_long_as_one_another_are_told_as_one() -> None:
+    hands, clock = watch()
+    for worker in ("batcher-0", "batcher-1"):
+        hands.took(worker, batch(4))
+        hands.began(worker)
+    clock.now += 61.0
+    assert hands.trouble() == "A batch of 4 images has been computing for 61 s."
+
+
 def test_a_batch_that_is_back_does_not_hang_however_long_its_answers_take() -> None:
     hands, clock = watch()
     hands.took("batcher-0", batch(1))
