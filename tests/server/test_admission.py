@@ -158,18 +158,20 @@ def test_a_closed_gate_refuses_newcomers_and_those_who_wait_but_not_what_is_in_f
     run(scenario)
 
 
-def test_closing_refuses_all_who_wait_and_holds_no_reader_up() -> None:
+@pytest.mark.parametrize("going", [0, 1])
+def test_closing_refuses_all_who_wait_and_holds_no_reader_up(going: int) -> None:
     async def scenario(gate: Admission) -> None:
         inside = Holder(gate, 6, wait=True)
         waiting = [Holder(gate, 6, wait=True) for _ in range(3)]
         reading = asyncio.create_task(gate.room())
         await settle()
-        waiting[0].task.cancel()  # in the same moment
+        for each in waiting[:going]:
+            each.task.cancel()  # in the same moment
         gate.close()
         await settle()
         assert reading.done()
         ends = await asyncio.gather(*(each.task for each in waiting), return_exceptions=True)
-        assert [type(end) for end in ends] == [asyncio.CancelledError, UnavailableError, UnavailableError]
+        assert [type(end) for end in ends] == [asyncio.CancelledError] * going + [UnavailableError] * (3 - going)
         assert gate.in_flight == 6
         await inside.release()
 
@@ -379,6 +381,9 @@ def test_places_that_are_left_are_free_for_the_same_lane() -> None:
                     raise RuntimeError("the call failed")
             assert (places.taken, places.of("b"), places.of("c")) == (7, 0, 0)
     assert not places._of, "lanes that are gone are kept"
+    only = Places(1)
+    with only.held("a"):
+        assert (only.greedy("a"), only.greedy("b")) == (True, False)
 
 
 def test_the_bytes_that_came_are_counted_whether_they_were_let_in_or_not() -> None:
