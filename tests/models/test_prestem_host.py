@@ -96,6 +96,19 @@ def test_squash_resizes_both_sides() -> None:
     np.testing.assert_array_equal(host.fit(image, Recipe(height=24, width=32, geometry="squash")), pixels(expected))
 
 
+def test_a_photo_is_reduced_by_any_factor_in_one_step() -> None:
+    """Only of a side longer than any photo's are boxes of pixels averaged first."""
+    image = noise(800, 640)
+    expected = image.resize((32, 32), BILINEAR)
+    np.testing.assert_array_equal(host.fit(image, Recipe(height=32, width=32, geometry="squash")), pixels(expected))
+
+
+def test_a_single_pixel_is_an_input_too() -> None:
+    assert host.resized((10, 10), Recipe(height=1, width=1)) == (1, 1)
+    assert host.resized((10, 25), Recipe(height=1, width=1)) == (1, 2)
+    assert host.resized((25, 10), Recipe(height=1, width=1)) == (2, 1)
+
+
 def test_crop_resizes_the_short_side_and_keeps_the_centre() -> None:
     image = noise(96, 64)
     expected = image.resize((48, 32), BILINEAR).crop((8, 0, 40, 32))
