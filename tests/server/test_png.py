@@ -36,7 +36,13 @@ def test_a_file_that_holds_only_what_is_needed_is_passed_on_as_it_is() -> None:
 def test_what_is_not_needed_is_left_out_wherever_it_stands() -> None:
     text, time = chunk(b"tEXt", b"a\x00b"), chunk(b"tIME", bytes(7))
     header = png.read(head() + text + text + IDAT + time + IDAT + text + END + b"behind the end")
-    assert header.data == head() + IDAT + IDAT + END
+    assert (header.data, header.cut) == (head() + IDAT + IDAT + END, False)
+
+
+def test_a_file_that_begins_with_another_chunk_is_refused_by_its_name() -> None:
+    error = refusal(files.PNG + chunk(b"teXt", bytes(13)) + head()[8:] + IDAT + END)
+    assert error.reason is Reason.UNSUPPORTED_FORMAT
+    assert "begins with b'teXt'" in error.message
 
 
 @pytest.mark.parametrize("middle", [IDAT, chunk(b"tRNS", b"\x00\x05") + IDAT], ids=["plain", "transparent"])
