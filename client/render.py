@@ -13,7 +13,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from client.results import ImageResult, ModelDescription, PreStem, Stage
+from client.results import ImageResult, ModelDescription, PreStem, Runtime, Stage
 
 _BAR_WIDTH = 32
 
@@ -99,7 +99,7 @@ def _facts(description: ModelDescription) -> Table:
         "classes": f"{len(description.classes)}: {labels}" + (f" and {hidden} more" if hidden > 0 else ""),
         "temperature": f"{description.temperature:.4g}",
         "parameters": f"{description.parameters:,}, of which {description.trainable_parameters:,} trainable",
-        "runtime": f"{runtime.name} on {runtime.device}, {runtime.precision}",
+        "runtime": f"{runtime.name} on {runtime.device}, {runtime.precision}{_agreement(runtime)}",
         "batch sizes": _list(runtime.batch_sizes),
         "limits": f"{limits.max_images_per_request:,} images a request, {limits.max_images_in_flight:,} in flight; "
         f"{limits.max_image_bytes:,} bytes and {limits.max_image_pixels:,} pixels an image; "
@@ -115,6 +115,14 @@ def _facts(description: ModelDescription) -> Table:
     for name, value in rows.items():
         table.add_row(name, Text(_plain(value)))
     return table
+
+
+def _agreement(runtime: Runtime) -> str:
+    """How the reduced precision that was considered compares with float32."""
+    if (found := runtime.agreement) is None:
+        return ""
+    compared = f"{found.precision} names the class of float32 on {found.top1:.1%} of {found.pictures:,} pictures"
+    return f" ({compared})"
 
 
 def _recipe(pre_stem: PreStem) -> str:

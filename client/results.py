@@ -135,6 +135,16 @@ class PreStem:
 
 
 @dataclass(frozen=True, slots=True)
+class Agreement:
+    """How a reduced precision compares with float32, on pictures that the server tried before it served."""
+
+    precision: str  # the reduced one: "bfloat16"
+    top1: float  # share of the pictures with the same most probable class, 0 to 1
+    pictures: int  # that were compared
+    unclear: int  # that were left out, because even in float32 two classes are nearly as probable
+
+
+@dataclass(frozen=True, slots=True)
 class Runtime:
     """How the model runs on the server."""
 
@@ -142,6 +152,7 @@ class Runtime:
     device: str  # "cpu", "gpu:0"
     precision: str  # "float32"
     batch_sizes: tuple[int, ...]  # that are warm; a batch is padded up to the next one
+    agreement: Agreement | None = None  # of the reduced precision that was considered; None: there was none
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from client.errors import Code, InvalidRequestError
 from client.results import (
+    Agreement,
     ClassLabel,
     ImageError,
     ImageResult,
@@ -111,6 +112,7 @@ def to_code(number: int) -> Code:
 def from_description(reply: pb.DescribeModelResponse) -> ModelDescription:
     """The description as values."""
     pre_stem, runtime, limits = reply.pre_stem, reply.runtime, reply.limits
+    agreement = runtime.agreement
     return ModelDescription(
         model=_identity(reply.model),
         architecture=reply.architecture,
@@ -139,7 +141,15 @@ def from_description(reply: pb.DescribeModelResponse) -> ModelDescription:
             antialias=pre_stem.antialias,
         ),
         temperature=reply.temperature,
-        runtime=Runtime(runtime.name, runtime.device, runtime.precision, tuple(runtime.batch_sizes)),
+        runtime=Runtime(
+            runtime.name,
+            runtime.device,
+            runtime.precision,
+            tuple(runtime.batch_sizes),
+            Agreement(agreement.precision, agreement.top1, agreement.pictures, agreement.unclear)
+            if runtime.HasField("agreement")
+            else None,
+        ),
         limits=Limits(
             max_images_per_request=limits.max_images_per_request,
             max_image_bytes=limits.max_image_bytes,

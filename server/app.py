@@ -130,7 +130,9 @@ class Server:
             return False
         settle()
         self._registry.add(model)
-        self._metrics.model_loaded(model.identity, model.runtime)
+        self._metrics.model_loaded(model.identity, model.runtime, model.precision)
+        if (found := model.agreement) is not None:
+            self._metrics.precision_compared(model.identity, found.precision, found.share)
         return True
 
     def _prepare_and_load(self) -> LoadedModel:

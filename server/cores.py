@@ -1,10 +1,11 @@
-"""The cores: how many the process may use, and how its threads take turns at them."""
+"""The cores: how many the process may use, what they are, and how its threads take turns at them."""
 
 from __future__ import annotations
 
 import contextlib
 import math
 import os
+import platform
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,24 @@ def available(membership: Path = Path("/proc/self/cgroup"), groups: Path = Path(
     """
     allowed = _allowed()
     return max(1, min(allowed, *(math.ceil(quota) for quota in _quotas(membership, groups)), allowed))
+
+
+def processor(information: Path = Path("/proc/cpuinfo")) -> str:
+    """What the processor is and which instructions for vectors and matrices it has; equal texts compute alike.
+
+    Args:
+        information: the kernel's file about it, where there is one.
+    """
+    try:
+        first = information.read_text("utf-8").strip().split("\n\n")[0]
+    except OSError:  # not Linux
+        return f"{platform.machine()} {platform.processor()}"
+    known = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in first.splitlines())}
+    about = [known[name] for name in ("vendor_id", "cpu family", "model", "model name") if name in known]
+    # On ARM the flags are called features, and few enough to be named all.
+    flags = known.get("flags", "").split()
+    vectors = sorted(flag for flag in flags if flag.startswith(("avx", "amx", "fma", "sse")))
+    return " ".join([platform.machine(), *about, *(vectors or known.get("Features", "").split())])
 
 
 def share_in_long_turns() -> None:

@@ -40,8 +40,18 @@ def describe(model: LoadedModel, limits: pb.Limits) -> pb.DescribeModelResponse:
         ],
         pre_stem=pb.PreStem(**recipe.to_dict(), digest=recipe.digest),
         temperature=bundle.temperature,
-        runtime=pb.Runtime(
-            name=model.runtime, device=model.device, precision=model.precision, batch_sizes=model.batch_sizes
-        ),
+        runtime=_runtime(model),
         limits=limits,
     )
+
+
+def _runtime(model: LoadedModel) -> pb.Runtime:
+    runtime = pb.Runtime(
+        name=model.runtime, device=model.device, precision=model.precision, batch_sizes=model.batch_sizes
+    )
+    if (found := model.agreement) is not None:
+        runtime.agreement.precision = found.precision
+        runtime.agreement.top1 = found.share
+        runtime.agreement.pictures = found.pictures
+        runtime.agreement.unclear = found.unclear
+    return runtime

@@ -13,6 +13,7 @@ from server.batching.batcher import Batcher
 from server.metrics import Metrics
 from server.registry import LoadedModel
 from server.runtime import Runtime, choice, converted, golden, room, warm
+from server.runtime.agreement import Agreement
 from server.runtime.network import Network
 from server.settings import Settings
 from server.settings.kinds import RuntimeName
@@ -40,7 +41,7 @@ def load_model(settings: Settings, metrics: Metrics) -> LoadedModel:
     room.check(bundle, loaded_by, rows=rows, images=settings.max_images_in_flight, room=room.available())
     try:
         with contextlib.closing(Network(bundle, conversion_seconds=settings.conversion_seconds)) as network:
-            runtime, batch_sizes = _warmed(runtimes, network, gate, settings)
+            runtime, agreement, batch_sizes = _warmed(runtimes, network, gate, settings)
             summary = network.summary
     except MemoryError as error:
         raise MemoryShortError(
@@ -67,6 +68,7 @@ def load_model(settings: Settings, metrics: Metrics) -> LoadedModel:
         runtime=runtime.name,
         device=runtime.device,
         precision=runtime.precision,
+        **({"agreement": round(agreement.share, 4)} if agreement is not None else {}),
         seconds=round(time.monotonic() - begun, 2),
     )
     return LoadedModel(
@@ -75,6 +77,7 @@ def load_model(settings: Settings, metrics: Metrics) -> LoadedModel:
         runtime=runtime.name,
         device=runtime.device,
         precision=runtime.precision,
+        agreement=agreement,
         batch_sizes=batch_sizes,
         batcher=batcher,
     )
@@ -82,23 +85,25 @@ def load_model(settings: Settings, metrics: Metrics) -> LoadedModel:
 
 def _warmed(
     names: tuple[RuntimeName, ...], network: Network, gate: golden.Gate, settings: Settings
-) -> tuple[Runtime, tuple[int, ...]]:
-    """A runtime that has passed the gate, and the batch sizes that it is warm for.
+) -> tuple[Runtime, Agreement | None, tuple[int, ...]]:
+    """A runtime that has passed the gate, how its precision compares, and the batch sizes that it is warm for.
 
     Raises:
         GoldenError: expected; it has not passed, and in float32 it would not either.
         MemoryError: a batch did not fit.
     """
-    runtime = choice.build(names, network, precision=settings.precision)
+    largest = settings.max_batch_size
+    runtime, agreement = choice.build(names, network, precision=settings.precision, largest=largest)
     multiply_adds = network.summary.multiply_adds
     try:
-        return runtime, _warm(runtime, gate, settings.max_batch_size, multiply_adds)
+        return runtime, agreement, _warm(runtime, gate, largest, multiply_adds)
     except GoldenError as error:
         if settings.precision != "auto" or runtime.precision == "float32":
             raise
         _log.warning("precision falls back", precision="float32", instead_of=runtime.precision, detail=str(error))
-    runtime = choice.build(names, network, precision="float32")
-    return runtime, _warm(runtime, gate, settings.max_batch_size, multiply_adds)
+    del runtime  # two at a time would take twice the memory
+    runtime, _ = choice.build(names, network, precision="float32")
+    return runtime, agreement, _warm(runtime, gate, largest, multiply_adds)
 
 
 def _warm(runtime: Runtime, gate: golden.Gate, largest: int, multiply_adds: int) -> tuple[int, ...]:

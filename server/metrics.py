@@ -138,7 +138,13 @@ class Metrics:
         self._model = Gauge(
             "glimpse_model_info",
             "Loaded models; always 1.",
-            ["model", "version", "weights_digest", "runtime"],
+            ["model", "version", "weights_digest", "runtime", "precision"],
+            registry=registry,
+        )
+        self._agreement = Gauge(
+            "glimpse_precision_agreement",
+            "Share of pictures with the first class of float32 in that reduced precision, compared before serving.",
+            ["model", "version", "precision"],
             registry=registry,
         )
         self._dropped = Counter(
@@ -200,9 +206,13 @@ class Metrics:
         """The server began or ceased to be SERVING."""
         self._ready.set(ready)
 
-    def model_loaded(self, identity: ModelIdentity, runtime: str) -> None:
+    def model_loaded(self, identity: ModelIdentity, runtime: str, precision: str) -> None:
         """A model answers from now on."""
-        self._model.labels(identity.name, identity.version, identity.weights_digest, runtime).set(1)
+        self._model.labels(identity.name, identity.version, identity.weights_digest, runtime, precision).set(1)
+
+    def precision_compared(self, identity: ModelIdentity, precision: str, agreement: float) -> None:
+        """So large a share of pictures has the first class of float32 in that reduced precision, served or not."""
+        self._agreement.labels(identity.name, identity.version, precision).set(agreement)
 
     def of(self, model: str, version: str) -> ModelMetrics:
         """What is counted for a model of its own. To be asked for models that are loaded: each has a set of series."""

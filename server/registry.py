@@ -10,6 +10,7 @@ from models.spec import NetworkSummary
 from server.batching.batcher import Batcher
 from server.domain import ModelIdentity, ModelSelector
 from server.errors import ModelNotFoundError, Reason, UnavailableError, shown
+from server.runtime.agreement import Agreement
 
 # Most of a start is the framework's import, a few seconds.
 _LOADING_SECONDS = 2.0
@@ -26,6 +27,7 @@ class LoadedModel:
     precision: str
     batch_sizes: tuple[int, ...]
     batcher: Batcher
+    agreement: Agreement | None = None  # of the reduced precision that was considered, with float32
     identity: ModelIdentity = field(init=False)
 
     def __post_init__(self) -> None:

@@ -1,4 +1,8 @@
-"""Runtimes: what computes a batch. One small interface, one file each."""
+"""Runtimes: what computes a batch. One small interface, one file each.
+
+Beside the interface each class says before anything is built what it would do: `resolve` turns ``auto`` into a
+precision, and `processor` names what computes.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from server import cores
 from server.runtime.golden import Gate
 
 
@@ -60,6 +65,11 @@ class OneStream:
     """What the runtimes have in common that put the whole device behind each batch."""
 
     streams = 1
+
+    @classmethod
+    def processor(cls) -> str:
+        """What computes; on equal ones the answers are equal. Each runtime has its own name for a GPU."""
+        return cores.processor()
 
     def batch_sizes(self, largest: int, multiply_adds: int) -> tuple[int, ...]:  # noqa: ARG002 - the protocol's
         """Powers of two and the largest: some compile the network anew for each size."""

@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import structlog
 
-from server.runtime import Runtime, UnsupportedNetworkError
+from server.runtime import UnsupportedNetworkError
+from server.runtime.candidate import Built, Candidate
 from server.runtime.network import Network
 from server.settings.kinds import Precision, RuntimeName
 
@@ -64,13 +65,17 @@ def choose(wanted: RuntimeName) -> tuple[RuntimeName, ...]:
     return tuple(name for name in found if _ROWS[name].backend == backend)
 
 
-def build(names: tuple[RuntimeName, ...], network: Network, *, precision: Precision) -> Runtime:
+def build(names: tuple[RuntimeName, ...], network: Network, *, precision: Precision, largest: int = 0) -> Built:
     """The first of the runtimes that can compute the network; a warning says why a better one is passed over.
+
+    A reduced precision is compared with float32 first, see `server.runtime.agreement`: ``auto`` takes it only where it
+    gives the same answers, and one that is stated is taken with a warning.
 
     Args:
         names: from `choose`.
         network: what is to be computed.
         precision: the one that is stated, or ``auto``.
+        largest: images in the largest batch; 0: what suits the runtime and the network.
 
     Raises:
         UnsupportedNetworkError: none of them can.
@@ -79,33 +84,12 @@ def build(names: tuple[RuntimeName, ...], network: Network, *, precision: Precis
     """
     for name, following in zip(names, [*names[1:], None], strict=True):
         try:
-            return _make(name, network, precision)
+            return Candidate(name, network, largest).in_precision(precision)
         except UnsupportedNetworkError as error:
             if following is None:
                 raise
             _log.warning("slower runtime", runtime=following, instead_of=name, detail=str(error))
     raise ValueError("No runtime was named.")
-
-
-def _make(name: RuntimeName, network: Network, precision: Precision) -> Runtime:
-    """The runtime of that name; its file alone loads its framework."""
-    if name == "openvino":
-        graph = network.converted.graph
-        from server.runtime.openvino import OpenVINORuntime
-
-        return OpenVINORuntime(graph, precision)
-    model = network.serving_model()
-    if name == "jax":
-        from server.runtime.jax import JaxRuntime
-
-        return JaxRuntime(model, precision)
-    if name == "torch":
-        from server.runtime.torch import TorchRuntime
-
-        return TorchRuntime(model, precision)
-    from server.runtime.tensorflow import TensorFlowRuntime
-
-    return TensorFlowRuntime(model, precision)
 
 
 def _missing(name: RuntimeName) -> tuple[str, ...]:

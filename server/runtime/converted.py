@@ -84,6 +84,11 @@ def kept(bundle: Bundle) -> bool:
         return False
 
 
+def identity(bundle: Bundle) -> str:
+    """A hash of all that a bundle's network and our way of computing it follow from."""
+    return _key(bundle)
+
+
 def provide(bundle: Bundle, *, seconds: float = SECONDS) -> Converted:
     """The network of a bundle, kept or made now, which takes some ten seconds.
 

@@ -28,10 +28,8 @@ class JaxRuntime(OneStream):
         """
         device = jax.devices()[0]
         self.device = "cpu" if device.platform == "cpu" else f"{device.platform}:{device.id}"
-        if precision == "auto":
-            precision = "bfloat16" if _multiplies_bfloat16(device) else "float32"
-        self.precision = precision
-        compute_in(model, precision)
+        self.precision = self.resolve(precision)
+        compute_in(model, self.precision)
         # Arguments, not constants of the program: XLA would spend minutes on folding them.
         self._state = jax.device_put(
             (
@@ -47,6 +45,19 @@ class JaxRuntime(OneStream):
                 return model.stateless_call(*state, pixels, training=False)[0]
 
         self._forward = jax.jit(forward)
+
+    @classmethod
+    def resolve(cls, precision: Precision) -> Precision:
+        """In which precision it computes when told `precision`: ``auto`` is the fastest that the device has."""
+        if precision != "auto":
+            return precision
+        return "bfloat16" if _multiplies_bfloat16(jax.devices()[0]) else "float32"
+
+    @classmethod
+    def processor(cls) -> str:
+        """What computes; on equal ones the answers are equal."""
+        device = jax.devices()[0]
+        return super().processor() if device.platform == "cpu" else str(device.device_kind)
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Probabilities ``[N, classes]`` of uint8 pixels ``[N, H, W, 3]``."""

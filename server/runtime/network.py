@@ -44,10 +44,11 @@ class Network:
         """
         from models.serving import serving_model
 
-        return serving_model(self._assembly, self.bundle.recipe, self.bundle.temperature)
+        return serving_model(self.assembly, self.bundle.recipe, self.bundle.temperature)
 
     @cached_property
-    def _assembly(self) -> Assembly:
+    def assembly(self) -> Assembly:
+        """As Keras built it in this process, with its weights; see `serving_model` for what it raises."""
         # Imported here, so that a runtime that needs no Keras does not wait for it.
         from models.serving import load_bundle
 
@@ -56,6 +57,6 @@ class Network:
     @property
     def summary(self) -> NetworkSummary:
         """What it is, from the form that there is by now."""
-        if "_assembly" in self.__dict__:
-            return self._assembly.summary
+        if "assembly" in self.__dict__:
+            return self.assembly.summary
         return self.converted.network

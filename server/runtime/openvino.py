@@ -72,18 +72,11 @@ class OpenVINORuntime:
             MemoryError: there was not enough.
         """
         core = openvino.Core()
-        has_bfloat16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") and not _limited()
-        if precision == "bfloat16" and not has_bfloat16:
-            raise ValueError(
-                f"This processor ({core.get_property('CPU', 'FULL_DEVICE_NAME').strip()}) cannot compute in bfloat16 "
-                "with openvino. Set GLIMPSE_PRECISION to auto or float32."
-            )
-        half = has_bfloat16 and precision != "float32"
-        self.precision = "bfloat16" if half else "float32"
+        self.precision = self.resolve(precision)
         self.streams = cores.available()
         options = {
             # Left to itself, OpenVINO takes bfloat16 where it can, and tells nobody.
-            "INFERENCE_PRECISION_HINT": "bf16" if half else "f32",
+            "INFERENCE_PRECISION_HINT": "bf16" if self.precision == "bfloat16" else "f32",
             "INFERENCE_NUM_THREADS": self.streams,
             # Decoding and gRPC run on the same cores. A thread that is pinned beside them waits; another one moves.
             "ENABLE_CPU_PINNING": False,
@@ -101,6 +94,30 @@ class OpenVINORuntime:
                 wide = core.compile_model(network, "CPU", {**options, "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1})
         self._narrow = _Requests(narrow, self.streams)
         self._wide = _Requests(wide, 1)
+
+    @classmethod
+    def resolve(cls, precision: Precision) -> Precision:
+        """In which precision it computes when told `precision`: ``auto`` is the fastest that the processor has.
+
+        Raises:
+            ValueError: bfloat16 is asked for, and the processor does not have it.
+        """
+        core = openvino.Core()
+        has_bfloat16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") and not _limited()
+        if precision == "auto":
+            return "bfloat16" if has_bfloat16 else "float32"
+        if precision == "bfloat16" and not has_bfloat16:
+            raise ValueError(
+                f"This processor ({core.get_property('CPU', 'FULL_DEVICE_NAME').strip()}) cannot compute in bfloat16 "
+                "with openvino. Set GLIMPSE_PRECISION to auto or float32."
+            )
+        return precision
+
+    @classmethod
+    def processor(cls) -> str:
+        """What computes; on equal ones the answers are equal. oneDNN may be told to use fewer instructions."""
+        capabilities = sorted(openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+        return " ".join([cores.processor(), *capabilities, os.environ.get("ONEDNN_MAX_CPU_ISA", "")])
 
     def batch_sizes(self, largest: int, multiply_adds: int) -> tuple[int, ...]:
         """Every size up to 8, so that small batches need no padding.

@@ -32,12 +32,10 @@ class TensorFlowRuntime(OneStream):
             precision: ``auto`` is bfloat16 on a GPU that multiplies in it, and float32 elsewhere.
         """
         limit_threads()
-        gpu = next(iter(tf.config.list_physical_devices("GPU")), None)
+        gpu = _gpu()
         self.device = "gpu:0" if gpu else "cpu"
-        if precision == "auto":
-            precision = "bfloat16" if gpu and _multiplies_bfloat16(gpu) else "float32"
-        self.precision = precision
-        compute_in(model, precision)
+        self.precision = self.resolve(precision)
+        compute_in(model, self.precision)
         if gpu:
             # Else a GPU rounds the factors of every float32 product to 10 bits.
             tf.config.experimental.enable_tensor_float_32_execution(False)  # noqa: FBT003 - TensorFlow's own signature
@@ -45,6 +43,22 @@ class TensorFlowRuntime(OneStream):
         else:
             # XLA is several times slower than this on a CPU.
             self._graph = freeze(model)
+
+    @classmethod
+    def resolve(cls, precision: Precision) -> Precision:
+        """In which precision it computes when told `precision`: ``auto`` is the fastest that the device has."""
+        if precision != "auto":
+            return precision
+        gpu = _gpu()
+        return "bfloat16" if gpu and _multiplies_bfloat16(gpu) else "float32"
+
+    @classmethod
+    def processor(cls) -> str:
+        """What computes; on equal ones the answers are equal."""
+        gpu = _gpu()
+        if gpu is None:
+            return super().processor()
+        return str(tf.config.experimental.get_device_details(gpu).get("device_name", "gpu"))
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Probabilities ``[N, classes]`` of uint8 pixels ``[N, H, W, 3]``."""
@@ -103,6 +117,11 @@ def _traceable(model: keras.Model, scope: Callable[[], Any] = contextlib.nullcon
 
     signature = [tf.TensorSpec(model.input_shape, tf.uint8)]
     return tf.function(forward, input_signature=signature, autograph=False, **options)
+
+
+def _gpu() -> Any:
+    """The first GPU; None where there is none."""
+    return next(iter(tf.config.list_physical_devices("GPU")), None)
 
 
 def _multiplies_bfloat16(gpu: Any) -> bool:

@@ -32,14 +32,25 @@ class TorchRuntime(OneStream):
         torch.set_num_threads(cores.available())
         gpu = torch.cuda.is_available()
         self.device = "gpu:0" if gpu else "cpu"
-        if precision == "auto":
-            precision = "bfloat16" if gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-        self.precision = precision
-        compute_in(model, precision)
+        self.precision = self.resolve(precision)
+        compute_in(model, self.precision)
         # Else a GPU rounds the factors of every float32 product to 10 bits.
         torch.backends.cudnn.allow_tf32 = False
         self._on = torch.device("cuda" if gpu else "cpu")
         self._model = model
+
+    @classmethod
+    def resolve(cls, precision: Precision) -> Precision:
+        """In which precision it computes when told `precision`: ``auto`` is the fastest that the device has."""
+        if precision != "auto":
+            return precision
+        multiplies = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bfloat16" if multiplies else "float32"
+
+    @classmethod
+    def processor(cls) -> str:
+        """What computes; on equal ones the answers are equal."""
+        return torch.cuda.get_device_name() if torch.cuda.is_available() else super().processor()
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Probabilities ``[N, classes]`` of uint8 pixels ``[N, H, W, 3]``."""

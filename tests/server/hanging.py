@@ -51,6 +51,11 @@ def _hang(variable: str, event: str) -> None:
 
 if __name__ == "__main__":
     build, prepare = choice.build, app.prepare  # type: ignore[attr-defined]
-    choice.build = lambda *arguments, **options: Hanging(build(*arguments, **options))
+
+    def built(*arguments: Any, **options: Any) -> Any:
+        found = build(*arguments, **options)
+        return found._replace(runtime=Hanging(found.runtime))
+
+    choice.build = built
     app.prepare = hanging_decoder  # type: ignore[attr-defined]
     sys.exit(__main__.main())

@@ -129,7 +129,7 @@ def test_auto_is_openvino_on_a_machine_without_a_gpu() -> None:
 
 def test_a_network_that_openvino_lacks_falls_to_tensorflow_with_a_warning(resizing: Network) -> None:
     with structlog.testing.capture_logs() as logs:
-        runtime = choice.build(("openvino", "tensorflow"), resizing, precision="auto")
+        runtime = choice.build(("openvino", "tensorflow"), resizing, precision="auto").runtime
     assert runtime.name == "tensorflow"
     (warning,) = logs
     assert (warning["log_level"], warning["runtime"], warning["instead_of"]) == ("warning", "tensorflow", "openvino")

@@ -64,7 +64,7 @@ said = {}
 for network, source in json.loads((folder / "sources.json").read_text()).items():
     paths = {key: Path(source[key]) for key in ("labels", "recipe") if key in source}
     bundle = sources.resolve(sources.Source(**{**source, **paths}))
-    runtime = choice.build(names, Network(bundle), precision=precision)
+    runtime = choice.build(names, Network(bundle), precision=precision).runtime
     pixels = np.load(folder / f"{network}.npy")
     parts = [runtime(pixels[begin : begin + 32]) for begin in range(0, len(pixels), 32)]
     np.save(folder / f"{network}-{name}-{precision}.npy", np.concatenate(parts))

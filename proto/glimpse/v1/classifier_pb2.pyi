@@ -255,16 +255,30 @@ class PreStem(_message.Message):
     def __init__(self, height: _Optional[int] = ..., width: _Optional[int] = ..., geometry: _Optional[str] = ..., crop_share: _Optional[float] = ..., filter: _Optional[str] = ..., fill: _Optional[_Iterable[int]] = ..., mean: _Optional[_Iterable[float]] = ..., std: _Optional[_Iterable[float]] = ..., digest: _Optional[str] = ..., channels: _Optional[str] = ..., smaller: _Optional[str] = ..., antialias: bool = ...) -> None: ...
 
 class Runtime(_message.Message):
-    __slots__ = ("name", "device", "precision", "batch_sizes")
+    __slots__ = ("name", "device", "precision", "batch_sizes", "agreement")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     PRECISION_FIELD_NUMBER: _ClassVar[int]
     BATCH_SIZES_FIELD_NUMBER: _ClassVar[int]
+    AGREEMENT_FIELD_NUMBER: _ClassVar[int]
     name: str
     device: str
     precision: str
     batch_sizes: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, name: _Optional[str] = ..., device: _Optional[str] = ..., precision: _Optional[str] = ..., batch_sizes: _Optional[_Iterable[int]] = ...) -> None: ...
+    agreement: Agreement
+    def __init__(self, name: _Optional[str] = ..., device: _Optional[str] = ..., precision: _Optional[str] = ..., batch_sizes: _Optional[_Iterable[int]] = ..., agreement: _Optional[_Union[Agreement, _Mapping]] = ...) -> None: ...
+
+class Agreement(_message.Message):
+    __slots__ = ("precision", "top1", "pictures", "unclear")
+    PRECISION_FIELD_NUMBER: _ClassVar[int]
+    TOP1_FIELD_NUMBER: _ClassVar[int]
+    PICTURES_FIELD_NUMBER: _ClassVar[int]
+    UNCLEAR_FIELD_NUMBER: _ClassVar[int]
+    precision: str
+    top1: float
+    pictures: int
+    unclear: int
+    def __init__(self, precision: _Optional[str] = ..., top1: _Optional[float] = ..., pictures: _Optional[int] = ..., unclear: _Optional[int] = ...) -> None: ...
 
 class Limits(_message.Message):
     __slots__ = ("max_images_per_request", "max_image_bytes", "max_image_pixels", "max_message_bytes", "max_images_in_flight", "formats", "max_jpeg_pixels", "jpeg_reducing_gap", "geometries", "max_bytes_in_flight")

@@ -1,0 +1,84 @@
+"""Pictures by the hundred, out of a few photographs: what a reduced precision is compared with float32 on.
+
+A network's first answers are to be compared on pictures like those that it will get. Pieces of photographs of many
+sizes and places are that, in the way in which training varies its pictures; noise and patterns are not.
+
+No framework is imported here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+from collections.abc import Iterable, Iterator
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageEnhance
+
+from models.golden import Picture
+from models.prestem import host
+from models.prestem.recipe import Recipe
+
+FOLDER = Path(__file__).parent / "photographs"
+_SIDES = (0.3, 1.0)  # of a piece, as a share of the photograph's short side
+_ASPECTS = (3 / 4, 4 / 3)  # width by height of a piece
+_BRIGHTNESS = (0.8, 1.2)
+
+
+def photographs() -> tuple[Picture, ...]:
+    """The photographs that ship with Glimpse, 256 pixels on the short side."""
+    return tuple(
+        Picture(path.name, path.read_bytes(), "models/photographs/README.md") for path in sorted(FOLDER.glob("*.jpg"))
+    )
+
+
+def digest(own: Iterable[Picture]) -> str:
+    """A hash of all files that `series` makes its pictures of."""
+    whole = hashlib.sha256()
+    for picture in (*own, *photographs()):
+        whole.update(hashlib.sha256(picture.data).digest())
+    return whole.hexdigest()
+
+
+def series(own: Iterable[Picture], recipe: Recipe) -> Iterator[NDArray[np.uint8]]:
+    """Pictures without end, the same ones each time: uint8 ``[recipe.height, recipe.width, 3]``, RGB.
+
+    First come the bundle's own as they are. Then pieces are cut, of the bundle's own where these are as large as the
+    network's input, else of the photographs that ship with Glimpse: larger and smaller ones, mirrored or not, darker
+    and brighter. A piece that is smaller than the input is enlarged.
+
+    Args:
+        own: the pictures of a bundle; there may be none.
+        recipe: the bundle's pre-stem.
+    """
+    opened = [_opened(picture) for picture in own]
+    yield from (host.fit(image, recipe) for image in opened)
+    large = [image for image in opened if image.width >= recipe.width and image.height >= recipe.height]
+    sources = large or [_opened(picture) for picture in photographs()]
+    random = np.random.default_rng(0)
+    for number in count():
+        yield host.fit(_piece(sources[number % len(sources)], recipe, random), recipe)
+
+
+def _opened(picture: Picture) -> Image.Image:
+    with Image.open(io.BytesIO(picture.data)) as image:
+        return image.convert("RGB")
+
+
+def _piece(photo: Image.Image, recipe: Recipe, random: np.random.Generator) -> Image.Image:
+    side, aspect = random.uniform(*_SIDES) * min(photo.size), math.sqrt(random.uniform(*_ASPECTS))
+    width, height = min(side * aspect, photo.width), min(side / aspect, photo.height)
+    left, top = random.uniform(0, photo.width - width), random.uniform(0, photo.height - height)
+    scale = max(1.0, recipe.width / width, recipe.height / height)
+    piece = photo.resize(
+        (math.ceil(width * scale), math.ceil(height * scale)),
+        Image.Resampling.BICUBIC,
+        (left, top, left + width, top + height),
+    )
+    if random.random() < 0.5:
+        piece = piece.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return ImageEnhance.Brightness(piece).enhance(random.uniform(*_BRIGHTNESS))

@@ -1,0 +1,225 @@
+"""A reduced precision has to earn its place: before it serves, its first answers are compared with those of float32.
+
+agreement/<key>.json   in GLIMPSE_CACHE: what a comparison found, for the starts after it
+
+A reduced precision computes faster, and most networks name the same first class in it; some do not, and nothing else
+tells which. What is compared is the first class of pictures to which float32 itself has a clear answer: where its first
+two classes are as good as equally probable, two computations that are both right may name different ones. Pieces of a
+few photographs have more such pictures than photographs as people send them, so that counting them would refuse
+networks which keep 99.7% of their first answers on real photographs.
+
+Nothing here knows of a runtime: it is given as a function of precision and pixels.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib import metadata
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from models.published import FetchError, cache_folder
+
+# (precision, uint8 [N, H, W, 3]) -> float32 probabilities [N, classes]
+Answer = Callable[[str, NDArray[np.uint8]], NDArray[np.float32]]
+
+LEAST = 100  # pictures with a clear answer, or the comparison says too little
+REQUIRED = 0.99  # share of them that must keep their first class
+CLEAR = 0.8  # of the first class's probability is the most that the second may have where an answer is clear
+_MOST = 200  # pictures that are compared where the network is small
+_WORTH = 100_000_000_000  # multiply-adds that a comparison may take in each precision before it is content with LEAST
+_ROUNDS = 4  # times so many pictures are looked at, at the most
+_MONTH = 30 * 24 * 3600.0
+_PACKAGES = ("jax", "jaxlib", "torch")  # that compute; the others are in the hash of the network
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How a reduced precision compares with float32."""
+
+    precision: str  # the reduced one
+    same: int  # pictures whose first class is that of float32
+    pictures: int  # that were compared: float32 has a clear answer to each
+    unclear: int  # pictures that were left out, because it has none
+
+    @property
+    def share(self) -> float:
+        """Of the compared pictures, those with the same first class; 0 where there are none."""
+        return self.same / self.pictures if self.pictures else 0.0
+
+    @property
+    def earned(self) -> bool:
+        """Whether the reduced precision may be taken for float32."""
+        return self.pictures >= LEAST and self.share >= REQUIRED
+
+    def __str__(self) -> str:
+        if self.pictures < LEAST:
+            return (
+                f"{self.precision} cannot be compared with float32: of {self.pictures + self.unclear} pictures float32 "
+                f"itself has a clear answer to {self.pictures}; it takes {LEAST}."
+            )
+        return (
+            f"{self.precision} gives the first class of float32 on {self.same} of {self.pictures} pictures, "
+            f"{self.share:.1%}; {REQUIRED:.0%} are required."
+        )
+
+
+def size(multiply_adds: int) -> int:
+    """How many pictures are compared: more where the network is small, and chance should decide less."""
+    return max(LEAST, min(_MOST, _WORTH // max(1, multiply_adds)))
+
+
+def measure(answer: Answer, pictures: Iterator[NDArray[np.uint8]], *, precision: str, number: int) -> Agreement:
+    """Compare a reduced precision with float32.
+
+    Args:
+        answer: what computes. It is asked in float32 until that has given enough clear answers, then once in
+            `precision`; so it need not hold both at a time.
+        pictures: uint8 ``[H, W, 3]`` each, as many as are asked for.
+        precision: the reduced one.
+        number: pictures with a clear answer that are compared, if there are so many.
+    """
+    kept: list[NDArray[np.uint8]] = []
+    first: list[int] = []
+    unclear = 0
+    for _ in range(_ROUNDS):
+        batch = np.stack([*islice(pictures, number)])
+        found = answer("float32", batch)
+        clear = _clear(found)
+        unclear += int((~clear).sum())
+        kept += [batch[row] for row in np.flatnonzero(clear)]
+        first += [int(each) for each in found[clear].argmax(axis=1)]
+        if len(kept) >= number:
+            break
+    if not kept:
+        return Agreement(precision, 0, 0, unclear)
+    del kept[number:], first[number:]
+    found = answer(precision, np.stack(kept))
+    same = np.isfinite(found).all(axis=1) & (found.argmax(axis=1) == first)
+    return Agreement(precision, int(same.sum()), len(kept), unclear)
+
+
+def _clear(found: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Of which answers, probabilities ``[N, classes]``, the first class is clearly ahead: ``[N]``."""
+    finite: NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(found), axis=1)
+    if found.shape[1] < 2:
+        return finite
+    ranked = np.partition(np.where(finite[:, np.newaxis], found, 0), -2, axis=1)
+    second, best = ranked[:, -2], ranked[:, -1]
+    return finite & (best > 0) & (second <= CLEAR * best)
+
+
+def known(follows_from: Mapping[str, Any]) -> Agreement | None:
+    """What an earlier comparison found; None where there was none, or what is kept of it cannot be used.
+
+    Args:
+        follows_from: all that the comparison depends on, JSON-ready; see `facts`.
+    """
+    if (path := _path(follows_from)) is None:
+        return None
+    try:
+        values = json.loads(path.read_text("utf-8"))
+        if values["follows_from"] != dict(follows_from):
+            raise ValueError("it is of something else")  # noqa: TRY301 - one place says what becomes of such a file
+        found = Agreement(**values["agreement"])
+        counted = (found.same, found.pictures, found.unclear)
+        if not all(type(each) is int for each in counted) or not 0 <= found.same <= found.pictures or found.unclear < 0:
+            raise ValueError(f"{counted} cannot be")  # noqa: TRY301
+        if found.precision != follows_from["precision"]:
+            raise ValueError(f"it is of {found.precision}")  # noqa: TRY301
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        _log.warning("kept agreement cannot be used", file=str(path), detail=str(error))
+        return None
+    with contextlib.suppress(OSError):  # it may lie in an image that cannot be written
+        os.utime(path)  # used today
+    return found
+
+
+def keep(follows_from: Mapping[str, Any], found: Agreement) -> bool:
+    """Keep what a comparison found for the starts after it; whether that could be done."""
+    if (path := _path(follows_from)) is None:
+        return False
+    text = json.dumps({"follows_from": dict(follows_from), "agreement": asdict(found)}, indent=2) + "\n"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _tidy(path.parent)
+        # Written beside it and renamed: a reader sees all of it or nothing.
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, prefix=".", delete=False) as file:
+            try:
+                file.write(text)
+                file.close()
+                Path(file.name).chmod(0o644)  # for servers of other users, too
+                Path(file.name).replace(path)
+            except BaseException:
+                Path(file.name).unlink(missing_ok=True)
+                raise
+    except OSError as error:
+        _log.info(
+            "agreement not kept", detail=f"{error}. Each start compares anew. GLIMPSE_CACHE names another folder."
+        )
+        return False
+    return True
+
+
+def facts(*, network: str, runtime: str, processor: str, precision: str, pictures: str, number: int) -> dict[str, Any]:
+    """All that a comparison follows from, JSON-ready.
+
+    Args:
+        network: a hash of the network and of our own code.
+        runtime: by name.
+        processor: what computes.
+        precision: the reduced one.
+        pictures: a hash of the files that the pictures are made of.
+        number: pictures that are compared.
+    """
+    return {
+        "network": network,
+        "runtime": runtime,
+        "packages": {name: version for name in _PACKAGES if (version := _version(name))},
+        "processor": processor,
+        "precision": precision,
+        "pictures": pictures,
+        "number": number,
+    }
+
+
+def _path(follows_from: Mapping[str, Any]) -> Path | None:
+    """Where it is kept; None where there is no home folder to look in."""
+    key = hashlib.sha256(json.dumps(dict(follows_from), sort_keys=True).encode()).hexdigest()[:32]
+    try:
+        return cache_folder("agreement") / f"{key}.json"
+    except FetchError:
+        return None
+
+
+def _tidy(folder: Path) -> None:
+    """Remove what nobody has used for a month."""
+    now = time.time()
+    for path in list(folder.iterdir()):
+        with contextlib.suppress(OSError):
+            if now - path.stat().st_mtime > _MONTH:
+                path.unlink()
+
+
+@cache
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
