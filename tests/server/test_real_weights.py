@@ -12,6 +12,8 @@ from PIL import Image
 from skimage import data
 
 from client import Client
+from server.runtime.agreement import REQUIRED
+from server.runtime.openvino import OpenVINORuntime
 from tests.conftest import SHARED, RunningServer
 
 WEIGHTS = SHARED / "weights"
@@ -28,6 +30,7 @@ class Served(NamedTuple):
     options: dict[str, float]
     file: str
     recipe: str
+    keeps: bool  # whether bfloat16 keeps its answers
 
 
 SERVED = [
@@ -37,6 +40,7 @@ SERVED = [
             {"alpha": 0.25},
             "mobilenet_v1_0.25_224_imagenet.tflite",
             f"height = 224\nwidth = 224\nmean = {HALF}\nstd = {HALF}\ncrop_share = 0.875\n",
+            keeps=False,
         ),
         id="mobilenet-tflite",
     ),
@@ -46,6 +50,7 @@ SERVED = [
             {},
             "squeezenet1_0_imagenet_caffe.safetensors",
             f"height = 227\nwidth = 227\ncrop_share = 0.875\n{CAFFE}",
+            keeps=True,
         ),
         id="squeezenet1_0-safetensors",
         marks=pytest.mark.slow,
@@ -57,6 +62,7 @@ SERVED = [
             "squeezenet1_1_imagenet_fp16.onnx",
             # The whole short side: in its centre 87.5% its own runtime, too, sees another kind of cat (282).
             f"height = 224\nwidth = 224\n{CAFFE}",
+            keeps=True,
         ),
         id="squeezenet1_1-onnx",
         marks=pytest.mark.slow,
@@ -95,3 +101,14 @@ def test_the_service_on_real_weights_knows_a_cat_from_a_coffee(
     assert description.architecture == served.model
     assert len(description.classes) == 1000
     assert description.parameters == sum(stage.parameters for stage in description.stages)
+    runtime, fastest = description.runtime, OpenVINORuntime.resolve("auto")
+    if fastest == "float32":  # there was nothing to choose
+        assert (runtime.precision, runtime.agreement) == ("float32", None)
+        return
+    assert runtime.agreement is not None
+    assert (runtime.agreement.top1 >= REQUIRED) == served.keeps
+    assert runtime.precision == (fastest if served.keeps else "float32")
+    fallen = [line for line in server.log if line["event"] == "precision falls back"]
+    assert [f"{runtime.agreement.top1:.1%}; 99% are required" in line["detail"] for line in fallen] == (
+        [] if served.keeps else [True]
+    )
