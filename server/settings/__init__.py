@@ -95,7 +95,9 @@ class Settings(DoorSettings):
         None, description="Pre-stem of a weights file, TOML or JSON; else recipe.toml beside it."
     )
     runtime: RuntimeName = Field("auto", description="What computes; auto: the fastest installed for the device.")
-    precision: Precision = Field("auto", description="Of the network; auto: bfloat16 where the device has it.")
+    precision: Precision = Field(
+        "auto", description="Of the network; auto: bfloat16 where device and answers allow it."
+    )
     conversion_seconds: PositiveSeconds = Field(
         600.0, description="That converting a network for openvino may take; then another runtime, or exit code 4."
     )

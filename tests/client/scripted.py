@@ -184,7 +184,13 @@ DESCRIPTION = pb.DescribeModelResponse(
         antialias=True,
     ),
     temperature=1.25,
-    runtime=pb.Runtime(name="tensorflow", device="cpu", precision="float32", batch_sizes=[1, 8]),
+    runtime=pb.Runtime(
+        name="tensorflow",
+        device="cpu",
+        precision="float32",
+        batch_sizes=[1, 8],
+        agreement=pb.Agreement(precision="bfloat16", top1=0.9, pictures=200, unclear=7),
+    ),
     limits=pb.Limits(
         max_images_per_request=64,
         max_image_bytes=1000000,

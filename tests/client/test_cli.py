@@ -299,6 +299,8 @@ def test_a_description_for_people_has_stages_that_add_up(scripted: ScriptedServe
     lines = [line.split() for line in ended.stdout.splitlines()]
     assert ["stem", "convolution", "1", "8", "x", "8", "x", "16", "1,000", "64,000"] in lines
     assert ["total", "1,234", "64,200"] in lines
+    said = " ".join(ended.stdout.split())
+    assert "tensorflow on cpu, float32 (bfloat16 names the class of float32 on 90.0% of 200 pictures)" in said
     for shown in ("parameters", "8 x 8 x 3", "crop 0.875", "bicubic", "2: cat, dog", "tensorflow on cpu", "JPEG, PNG"):
         assert shown in ended.stdout
 
@@ -311,3 +313,4 @@ def test_a_description_for_programs_has_all_that_the_wire_holds(scripted: Script
     for part in ("pre_stem", "runtime", "limits", "input", "model"):
         assert set(described[part]) == set(getattr(DESCRIPTION, part).DESCRIPTOR.fields_by_name)
     assert described["limits"]["max_image_pixels"] == 2_000_000
+    assert described["runtime"]["agreement"] == {"precision": "bfloat16", "top1": 0.9, "pictures": 200, "unclear": 7}

@@ -266,4 +266,7 @@ def test_a_description_comes_back_as_values(scripted: ScriptedServer) -> None:
     assert [each.label for each in description.classes] == ["cat", "dog"]
     assert description.pre_stem.mean == (127.5, 127.5, 127.5)
     assert description.runtime.batch_sizes == (1, 8)
+    agreement = description.runtime.agreement
+    assert agreement is not None
+    assert (agreement.precision, agreement.top1, agreement.pictures, agreement.unclear) == ("bfloat16", 0.9, 200, 7)
     assert description.limits.formats == ("JPEG", "PNG")
