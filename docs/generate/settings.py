@@ -63,10 +63,10 @@ names, and that before the defaults. In the file a setting has its name in lower
 
 `GLIMPSE_CACHE` names a folder for what can be had again: published weights, else in `~/.cache/glimpse/weights`, and in
 its folder `networks`, else in `~/.cache/glimpse/networks`, what has been converted for OpenVINO; beside that, in
-`agreement`, how a reduced precision compares with float32. The second start of a server takes its network from there and
-needs no TensorFlow; `python -m server prepare`, with the same settings, makes
-it so for the first one. Nobody but those who run the server should be able to write to the folder. Variables that the
-client reads are on the [command line](command-line.md).
+`agreement`, how a reduced precision compares with float32. The second start of a server takes its network from there
+and needs no TensorFlow; `python -m server prepare`, with the same settings, makes it so for the first one. Nobody but
+those who run the server should be able to write to the folder. Variables that the client reads are on the
+[command line](command-line.md).
 """
 
 

@@ -95,9 +95,7 @@ class Settings(DoorSettings):
         None, description="Pre-stem of a weights file, TOML or JSON; else recipe.toml beside it."
     )
     runtime: RuntimeName = Field("auto", description="What computes; auto: the fastest installed for the device.")
-    precision: Precision = Field(
-        "auto", description="Of the network; auto: bfloat16 where device and answers allow it."
-    )
+    precision: Precision = Field("auto", description="Of the network; auto: bfloat16 where it keeps the answers.")
     conversion_seconds: PositiveSeconds = Field(
         600.0, description="That converting a network for openvino may take; then another runtime, or exit code 4."
     )

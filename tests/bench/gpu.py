@@ -46,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.gpu", description=__doc__)
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=["mobilenet", "resnet50"])
     parser.add_argument("--runtimes", nargs="+", choices=_RUNTIMES, help="default: those that are installed")
+    # Random weights may not earn a reduced precision, which `auto` asks of them.
+    parser.add_argument("--precision", choices=("bfloat16", "float32", "auto"), default="bfloat16")
     parser.add_argument("--batch", type=int, default=128, help="the largest batch")
     parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=3)
@@ -88,6 +90,7 @@ def _measure(name: str, runtime: str, chosen: argparse.Namespace) -> dict[str, A
         **_QUIET,
         **network.environment(),
         "GLIMPSE_RUNTIME": runtime,
+        "GLIMPSE_PRECISION": chosen.precision,
         "GLIMPSE_MAX_BATCH_SIZE": str(chosen.batch),
         # What is in flight is what the callers below keep there, twice over.
         "GLIMPSE_MAX_IMAGES_IN_FLIGHT": str(2 * _BATCHES * chosen.batch),

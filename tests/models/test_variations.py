@@ -46,7 +46,8 @@ def test_they_have_the_input_s_size_differ_from_one_another_and_are_the_same_eac
     own: tuple[Picture, ...], recipe: Recipe
 ) -> None:
     found = first(150, own, recipe)
-    assert (found.shape, found.dtype) == ((150, recipe.height, recipe.width, 3), np.uint8)
+    assert found.shape == (150, recipe.height, recipe.width, 3)
+    assert found.dtype == np.uint8
     assert len(np.unique(found.reshape(150, -1), axis=0)) == 150
     np.testing.assert_array_equal(found, first(150, own, recipe))
 

@@ -70,7 +70,9 @@ def test_of_a_hundred_pictures_one_may_differ_and_fewer_than_a_hundred_say_too_l
 
 
 def test_pictures_to_which_float32_has_no_clear_answer_are_left_out_and_others_looked_at_in_their_place() -> None:
-    every_third = lambda number: number % 3 == 0  # noqa: E731 - said twice
+    def every_third(number: int) -> bool:
+        return number % 3 == 0
+
     answer = Computes(differs=every_third, clear=lambda number: not every_third(number))
     found = measure(answer, numbered(), precision="bfloat16", number=120)
     assert found == Agreement("bfloat16", 120, 120, 80)

@@ -22,6 +22,7 @@ from models.golden import Picture
 from models.prestem.recipe import Recipe
 from server.runtime import choice
 from server.runtime.agreement import LEAST, REQUIRED
+from server.runtime.candidate import Built
 from server.runtime.network import Network
 from server.runtime.openvino import OpenVINORuntime
 from server.runtime.tensorflow import TensorFlowRuntime
@@ -98,7 +99,7 @@ def cache(networks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     return cache
 
 
-def build(path: Path, *names: RuntimeName, precision: Precision = "auto") -> tuple[choice.Built, list[dict[str, Any]]]:
+def build(path: Path, *names: RuntimeName, precision: Precision = "auto") -> tuple[Built, list[dict[str, Any]]]:
     with structlog.testing.capture_logs() as logs:
         built = choice.build(names, Network(sources.resolve(sources.Source(weights=str(path)))), precision=precision)
     return built, [dict(line) for line in logs if line["event"] != "network converted"]

@@ -23,6 +23,7 @@ from server.app import Server
 from server.registry import LoadedModel
 from server.runtime import choice, golden, room
 from server.runtime.agreement import Agreement
+from server.runtime.candidate import Built
 from server.runtime.network import Network
 from server.runtime.tensorflow import TensorFlowRuntime
 from server.settings import Settings
@@ -132,11 +133,11 @@ def test_weights_of_zeros_are_refused_though_nothing_is_recorded(folder: Path) -
 def test_bfloat16_that_does_not_give_the_answers_falls_back_to_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
 
-    def build(names: Any, network: Network, *, precision: str, largest: int = 0) -> choice.Built:
+    def build(names: Any, network: Network, *, precision: str, largest: int = 0) -> Built:
         """What a device with bfloat16 takes for `auto`, where it keeps the answers."""
         made.append("bfloat16" if precision == "auto" else precision)
         runtime = TensorFlowRuntime(network.serving_model(), made[-1])  # type: ignore[arg-type]
-        return choice.Built(runtime, Agreement("bfloat16", 100, 100, 0) if made[-1] == "bfloat16" else None)
+        return Built(runtime, Agreement("bfloat16", 100, 100, 0) if made[-1] == "bfloat16" else None)
 
     monkeypatch.setattr(choice, "build", build)
     # What bfloat16 really gives is within the tolerance; so the tolerance is made too tight for it.
@@ -169,10 +170,10 @@ def test_memory_that_ends_while_loading_is_told_the_same(monkeypatch: pytest.Mon
         def __call__(self, pixels: Any) -> Any:
             raise MemoryError
 
-    def build(names: Any, network: Network, *, precision: Any, largest: int) -> choice.Built:
+    def build(names: Any, network: Network, *, precision: Any, largest: int) -> Built:
         if fails == "build":
             raise MemoryError
-        return choice.Built(Short(network.serving_model(), precision), None)
+        return Built(Short(network.serving_model(), precision), None)
 
     monkeypatch.setattr(choice, "build", build)
     with pytest.raises(MemoryShortError, match="did not suffice to load the model se_resnet20_cifar10"):
