@@ -34,9 +34,9 @@ class Service:
         Raises:
             ServiceError: it ended, or did not serve in time.
         """
-        inherited = {
-            key: value for key, value in os.environ.items() if not key.startswith("GLIMPSE_") or key == "GLIMPSE_CACHE"
-        }
+        # What is kept, and what `auto` would make depend on random weights.
+        kept = {"GLIMPSE_CACHE", "GLIMPSE_PRECISION"}
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith("GLIMPSE_") or key in kept}
         self._events: dict[str, dict[str, Any]] = {}
         self._lines: list[str] = []
         self._serving = threading.Event()
