@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import keras
 
 from models.complexity import multiply_adds
-from models.spec import Architecture, NetworkSummary, Stage, StageSummary
+from models.spec import Architecture, NetworkSummary, Output, Stage, StageSummary
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,11 +20,13 @@ class Assembly:
     model: keras.Model
     stages: tuple[StageSummary, ...]
     outputs: dict[str, keras.KerasTensor]  # by stage: for comparing two networks stage by stage
+    output: Output = "logits"  # what the network itself gives; `model` gives logits all the same
 
     @property
     def summary(self) -> NetworkSummary:
         """What can be told of it without Keras."""
-        return NetworkSummary(self.paper, self.stages, self.model.count_params(), trainable_parameters(self.model))
+        parameters = self.model.count_params(), trainable_parameters(self.model)
+        return NetworkSummary(self.paper, self.stages, *parameters, self.output)
 
 
 def assemble(

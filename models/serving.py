@@ -25,7 +25,7 @@ def load_bundle(bundle: Bundle) -> Assembly:
     """
     bundle.check_digest()
     if not bundle.architecture:
-        return own.load(bundle.weights_path, input_shape=bundle.input_shape, classes=len(bundle.labels))
+        return own.load(bundle.weights_path, recipe=bundle.recipe, classes=len(bundle.labels))
     row = find(bundle.architecture, bundle.variant, bundle.options)
     assembly = assemble(row, classes=len(bundle.labels), input_shape=bundle.input_shape)
     weights.load(assembly.model, bundle.weights_path, row.layouts())

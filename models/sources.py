@@ -20,6 +20,7 @@ from models.suggestions import did_you_mean
 
 LABELS = ("labels.txt",)
 RECIPES = ("recipe.toml", "recipe.json")
+_HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +145,10 @@ def _made(
 
 
 def _is_saved_model(path: Path) -> bool:
+    """Whether a file may hold a whole model of Keras; of an ``.h5`` file whoever reads it will say."""
+    with path.open("rb") as file:
+        if file.read(len(_HDF5)) == _HDF5:
+            return not path.name.endswith(".weights.h5")
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:

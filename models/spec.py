@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
     from models.layouts import Layout
 
+# What a network puts out; from any of them come logits, that is what a softmax makes the probabilities of.
+Output = Literal["logits", "probabilities", "log-probabilities"]
 Activation = Literal["relu", "relu6", "leaky_relu", "silu", "gelu", "tanh"]
 
 
@@ -50,6 +52,7 @@ class NetworkSummary:
     stages: tuple[StageSummary, ...]
     parameters: int  # scalar weights
     trainable_parameters: int  # those of them that training may change
+    output: Output = "logits"  # what it puts out by itself; a model of the user's own may give probabilities
 
     @property
     def multiply_adds(self) -> int:

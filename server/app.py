@@ -15,6 +15,7 @@ import structlog
 
 from glimpse.v1 import classifier_pb2 as pb
 from models import published
+from models.messages import short
 from server import stopping
 from server.admission import Admission, Load
 from server.background import keep_running
@@ -299,6 +300,11 @@ def _load_model(settings: Settings, metrics: Metrics) -> LoadedModel:
         return load_model(settings, metrics)
     except (ValueError, OSError) as error:
         raise ModelLoadError(f"Cannot load the model: {error}") from error
+    except StartupError:
+        raise
+    except Exception as error:
+        _log.debug("model not loaded", exc_info=True)
+        raise ModelLoadError(f"Cannot load the model: {short(error)}") from error
 
 
 def _limits(settings: Settings) -> pb.Limits:

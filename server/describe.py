@@ -42,6 +42,7 @@ def describe(model: LoadedModel, limits: pb.Limits) -> pb.DescribeModelResponse:
         temperature=bundle.temperature,
         runtime=_runtime(model),
         limits=limits,
+        output=network.output,
     )
 
 

@@ -12,7 +12,7 @@ from server import cores
 from server.batching.batcher import Batcher
 from server.metrics import Metrics
 from server.registry import LoadedModel
-from server.runtime import Runtime, choice, converted, golden, room, warm
+from server.runtime import Runtime, choice, converted, golden, room, told, warm
 from server.runtime.agreement import Agreement
 from server.runtime.network import Network
 from server.settings import Settings
@@ -41,7 +41,9 @@ def load_model(settings: Settings, metrics: Metrics) -> LoadedModel:
     room.check(bundle, loaded_by, rows=rows, images=settings.max_images_in_flight, room=room.available())
     try:
         with contextlib.closing(Network(bundle, conversion_seconds=settings.conversion_seconds)) as network:
-            runtime, agreement, batch_sizes = _warmed(runtimes, network, gate, settings)
+            runtime, agreement, batch_sizes = choice.first(
+                runtimes, lambda name: _warmed(name, network, gate, settings)
+            )
             summary = network.summary
     except MemoryError as error:
         raise MemoryShortError(
@@ -69,6 +71,7 @@ def load_model(settings: Settings, metrics: Metrics) -> LoadedModel:
         device=runtime.device,
         precision=runtime.precision,
         **({"agreement": round(agreement.share, 4)} if agreement is not None else {}),
+        output=summary.output,
         seconds=round(time.monotonic() - begun, 2),
     )
     return LoadedModel(
@@ -84,16 +87,17 @@ def load_model(settings: Settings, metrics: Metrics) -> LoadedModel:
 
 
 def _warmed(
-    names: tuple[RuntimeName, ...], network: Network, gate: golden.Gate, settings: Settings
+    name: RuntimeName, network: Network, gate: golden.Gate, settings: Settings
 ) -> tuple[Runtime, Agreement | None, tuple[int, ...]]:
     """A runtime that has passed the gate, how its precision compares, and the batch sizes that it is warm for.
 
     Raises:
         GoldenError: expected; it has not passed, and in float32 it would not either.
+        UnsupportedNetworkError: the runtime cannot compute the network; another one may.
         MemoryError: a batch did not fit.
     """
     largest = settings.max_batch_size
-    runtime, agreement = choice.build(names, network, precision=settings.precision, largest=largest)
+    runtime, agreement = choice.build((name,), network, precision=settings.precision, largest=largest)
     multiply_adds = network.summary.multiply_adds
     try:
         return runtime, agreement, _warm(runtime, gate, largest, multiply_adds)
@@ -102,18 +106,19 @@ def _warmed(
             raise
         _log.warning("precision falls back", precision="float32", instead_of=runtime.precision, detail=str(error))
     del runtime  # two at a time would take twice the memory
-    runtime, _ = choice.build(names, network, precision="float32")
+    runtime, _ = choice.build((name,), network, precision="float32")
     return runtime, agreement, _warm(runtime, gate, largest, multiply_adds)
 
 
 def _warm(runtime: Runtime, gate: golden.Gate, largest: int, multiply_adds: int) -> tuple[int, ...]:
     sizes = runtime.batch_sizes(largest, multiply_adds)
-    try:
-        warm(runtime, gate, sizes)
-    except Exception as error:
-        if runtime.out_of_memory(error):
-            raise MemoryError(f"A batch of up to {sizes[-1]} images did not fit.") from error
-        raise
+    with told(f"{runtime.name} cannot compute this network"):
+        try:
+            warm(runtime, gate, sizes)
+        except Exception as error:
+            if runtime.out_of_memory(error):
+                raise MemoryError(f"A batch of up to {sizes[-1]} images did not fit.") from error
+            raise
     return sizes
 
 

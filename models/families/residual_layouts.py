@@ -8,7 +8,7 @@ from typing import Literal
 
 from models.layouts import KERAS, TORCH, Layout, Naming, Replacement, renaming
 
-Publisher = Literal["keras", "keras_resnext", "torchvision", "timm", "timm_legacy"]
+Publisher = Literal["geron", "keras", "keras_resnext", "torchvision", "timm", "timm_legacy"]
 
 _UNIT = r"group(\d)_block(\d+)"
 _POSITION = {"a": 1, "b": 2, "c": 3}  # of a convolution in its unit
@@ -58,7 +58,59 @@ _keras = renaming(
     ("classifier_logits", "predictions"),
 )
 
+# The book's network is a list of layers without names. Its units are layers of their own. What is in them has places in
+# its file, or, in the older format, numbers in the order in which they are made: a unit's own, then its projection's.
+_GERON_BEFORE = {1: 0, 2: 3, 3: 7, 4: 13}  # units in front of a group
+
+
+def _geron_place(part: str, number: int = 0) -> Callable[[re.Match[str]], str]:
+    def name(match: re.Match[str]) -> str:
+        unit, kind = _GERON_BEFORE[int(match[1])] + int(match[2]) - 1, _GERON_KINDS[match[3]]
+        return f"residual_unit{_counted(unit)}/{part}/{kind}{_counted(number)}"
+
+    return name
+
+
+def _geron_number(after: int) -> Callable[[re.Match[str]], str]:
+    def name(match: re.Match[str]) -> str:
+        group, unit = int(match[1]), int(match[2])
+        # The stem, two a unit, and one more for the projection of each group but the first that has been begun.
+        projections = group - 1 if unit > 1 else max(0, group - 2)
+        made = 1 + 2 * (_GERON_BEFORE[group] + unit - 1) + projections
+        return f"{_GERON_KINDS[match[3]]}_{made + after}"
+
+    return name
+
+
+def _counted(number: int) -> str:
+    return f"_{number}" if number else ""
+
+
+_GERON_KINDS = {"conv": "conv2d", "bn": "batch_normalization"}
+_GERON_AROUND: tuple[tuple[str, Replacement], ...] = (
+    ("stem_conv", "conv2d_1"),
+    ("stem_bn", "batch_normalization_1"),
+    ("classifier_logits", "dense_1"),
+)
+_GERON_RECOUNTED = ("conv2d", "batch_normalization", "dense")
+_geron_by_place = renaming(
+    *_GERON_AROUND,
+    (rf"{_UNIT}_a_(conv|bn)", _geron_place("main_layers")),
+    (rf"{_UNIT}_b_(conv|bn)", _geron_place("main_layers", 1)),
+    (rf"{_UNIT}_projection_(conv|bn)", _geron_place("skip_layers")),
+)
+_geron_by_number = renaming(
+    *_GERON_AROUND,
+    (rf"{_UNIT}_a_(conv|bn)", _geron_number(1)),
+    (rf"{_UNIT}_b_(conv|bn)", _geron_number(2)),
+    (rf"{_UNIT}_projection_(conv|bn)", _geron_number(3)),
+)
+
 LAYOUTS: Mapping[Publisher, Mapping[str, Layout]] = {
+    "geron": {
+        "the book": Layout(naming=KERAS, rename=_geron_by_place, recounted=_GERON_RECOUNTED),
+        "the book, .h5": Layout(naming=KERAS, rename=_geron_by_number, recounted=_GERON_RECOUNTED),
+    },
     "keras": {"keras": Layout(naming=KERAS, rename=_keras)},
     # A grouped convolution is written as a depthwise one, each channel with as many outputs as its group has, and a
     # fixed 1x1 convolution of zeros and ones, "gconv", that adds up those of a group.

@@ -209,7 +209,7 @@ GERON_RESNET34 = replace(
     paper=f"{_HE}, as in Geron, Hands-On Machine Learning, chapter 14",
     pool="same",
     convention=TENSORFLOW,
-    publisher=None,
+    publisher="geron",
 )
 # Keras Applications' network but for the epsilon, which is Keras' default.
 HANDBOOK_RESNET50 = replace(
@@ -233,6 +233,7 @@ _HANDBOOK_RESNET34 = replace(
     activated="transform",
     transition="strided_pair",
     batch_norm=False,
+    publisher=None,
 )
 
 ROWS: tuple[ResNet, ...] = (

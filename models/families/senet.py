@@ -44,6 +44,7 @@ ROWS: tuple[ResNet, ...] = (
         name="se_resnet34",
         paper=f"{_HU}, as in Geron, Hands-On Machine Learning, chapter 14",
         se_ratio=_RATIO,
+        publisher=None,
     ),
     replace(RESNET50, name="se_resnet50", variant="timm", paper=_HU, se_ratio=_RATIO, publisher="timm"),
     # The handbook's ResNet-50 with the SE block on it.

@@ -22,7 +22,8 @@ _SECONDS = 20  # of computing
 _OBJECTS = 200_000
 _DEPTH = 32  # of groups; nested models are a few deep
 _ATTRIBUTE = 1 << 20  # bytes; HDF5 itself keeps attributes below 64 KiB
-_ATTRIBUTES = ("layer_names", "weight_names", "name", "dtype")  # a long list is spread over layer_names0, 1, ...
+# A long list is spread over layer_names0, 1, ...; the last is the graph of a whole model.
+_ATTRIBUTES = ("layer_names", "weight_names", "name", "dtype", "model_config")
 
 
 def limit() -> None:

@@ -5,7 +5,8 @@
   layer's own name is an attribute of ``vars``; older versions of Keras 3 left it to config.json.
 - ``.h5`` of Keras 1 and 2 and of Keras Applications lists the layers by name, and the variables of each.
 
-A layer in a model within the model is called by its own name.
+A layer in a model within the model is called by its own name; one in a layer of somebody's own, as the residual units
+that books teach, by its place, ``residual_unit_1/main_layers/conv2d``.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ WEIGHTS = "model.weights.h5"
 _CONFIG = "config.json"
 _CONFIG_SIZE = 64 << 20  # bytes
 _ROOTS = ("layers/", "_layer_checkpoint_dependencies/")  # the second is TensorFlow 2.13's; beside them: the optimizer
+# A layer in a list, or under another name, of a layer that is no model: models have theirs in "layers".
+_WITHIN = re.compile(r"(?:^|/)layers/([^/]+/(?!layers/)[^/]+/.+)$")
 _DENSE = ("kernel", "bias")
 _NORM = ("gamma", "beta", "moving_mean", "moving_variance")
 # Variables by class, in the order of their numbers; the last of them may be missing.
@@ -87,6 +90,9 @@ def _role(weight: str) -> str:
 def _numbered(file: Hdf5, path: Path, layers: Mapping[str, Mapping[str, Any]]) -> Tensors:
     """Tensors of ``layers/<class>_<number>/vars/<number>``."""
     tensors: Tensors = {}
+    # Where most layers have a place in one of somebody's own, the class says which of the others it is.
+    places = [folder.removesuffix("/vars") for folder in file.groups() if folder.endswith("/vars")]
+    by_place = any(_WITHIN.search(place) for place in places if not place.endswith("/seed_generator"))
     for folder in file.groups():
         count = len(file.members(folder))
         if not folder.startswith(_ROOTS) or not folder.endswith("/vars") or not count:
@@ -97,7 +103,11 @@ def _numbered(file: Hdf5, path: Path, layers: Mapping[str, Mapping[str, Any]]) -
         if kind == "seed_generator":  # of a dropout
             continue
         layer = file.text(folder, "name") or config.get("name")
-        if not isinstance(layer, str):
+        if inner := _WITHIN.search(place):
+            layer = inner[1]
+        elif not isinstance(layer, str) and by_place:
+            layer = place.rpartition("/")[2]
+        elif not isinstance(layer, str):
             raise WeightsError(
                 f"{path} tells layers apart by their class only ({place.rpartition('/')[2]}), as older versions of "
                 "Keras wrote weights, so that they cannot be mapped by name. Save the whole model: "

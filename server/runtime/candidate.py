@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from models import golden, variations
 from models.bundle import BundleError
-from server.runtime import Runtime, agreement, converted
+from server.runtime import Runtime, agreement, converted, told
 from server.runtime.agreement import Agreement
 from server.runtime.network import Network
 from server.settings.kinds import Precision, RuntimeName
@@ -110,22 +110,23 @@ class Candidate:
             rows = np.take(pixels, range(begin, begin + batch), axis=0, mode="wrap")
             return runtime(rows)[: len(pixels) - begin]
 
-        try:
-            with ThreadPoolExecutor(runtime.streams) as streams:
-                return np.concatenate([*streams.map(piece, range(0, len(pixels), batch))])
-        except Exception as error:
-            if runtime.out_of_memory(error):
-                raise MemoryError(f"A batch of {batch} images did not fit.") from error
-            raise
+        with told(f"{self._name} cannot compute this network"):
+            try:
+                with ThreadPoolExecutor(runtime.streams) as streams:
+                    return np.concatenate([*streams.map(piece, range(0, len(pixels), batch))])
+            except Exception as error:
+                if runtime.out_of_memory(error):
+                    raise MemoryError(f"A batch of {batch} images did not fit.") from error
+                raise
 
     def _runtime(self, precision: Precision) -> Runtime:
         """In that precision; what there was in another goes first."""
         if self._built is None or self._built.precision != precision:
             self._built = None
             make = _class(self._name)
-            self._built = make(
-                self._network.converted.graph if self._name == "openvino" else self._network.serving_model(), precision
-            )
+            form = self._network.converted.graph if self._name == "openvino" else self._network.serving_model()
+            with told(f"{self._name} cannot compute this network"):
+                self._built = make(form, precision)
         return self._built
 
 

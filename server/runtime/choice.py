@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from collections.abc import Callable
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import structlog
 
@@ -17,6 +18,7 @@ from server.runtime.candidate import Built, Candidate
 from server.runtime.network import Network
 from server.settings.kinds import Precision, RuntimeName
 
+T = TypeVar("T")
 _log = structlog.get_logger(__name__)
 
 
@@ -82,9 +84,18 @@ def build(names: tuple[RuntimeName, ...], network: Network, *, precision: Precis
         MemoryError: there was not enough.
         ValueError, OSError: the precision is not to be had on this device, or the bundle cannot be used.
     """
+    return first(names, lambda name: Candidate(name, network, largest).in_precision(precision))
+
+
+def first(names: tuple[RuntimeName, ...], attempt: Callable[[RuntimeName], T]) -> T:
+    """What `attempt` gives for the first of the runtimes that can; a warning says why a better one is passed over.
+
+    Raises:
+        UnsupportedNetworkError: none of them can.
+    """
     for name, following in zip(names, [*names[1:], None], strict=True):
         try:
-            return Candidate(name, network, largest).in_precision(precision)
+            return attempt(name)
         except UnsupportedNetworkError as error:
             if following is None:
                 raise

@@ -29,11 +29,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import keras
+import numpy as np
+
 from models.bundle import Bundle
+from models.messages import short
+from models.own import scores
 from models.serving import load_bundle, serving_model
 from server import logs
-from server.runtime import UnsupportedNetworkError
-from server.runtime.openvino import convert, said_in_our_words
+from server.runtime import UnsupportedNetworkError, lacks_memory
+from server.runtime.golden import TOLERANCES
+from server.runtime.openvino import answers, convert, said_in_our_words
 from server.runtime.tensorflow import limit_threads, with_values
 
 
@@ -55,14 +61,36 @@ def _answer(bundle: Bundle, folder: Path) -> dict[str, Any]:
         model = serving_model(assembly, bundle.recipe, bundle.temperature)
         with said_in_our_words("convert"):
             graph = with_values(model)
-        convert(graph, folder)
+        converted = convert(graph, folder)
+        if not bundle.architecture:
+            _compare(model, bundle, converted)
     except UnsupportedNetworkError as error:
         return {"error": "unsupported", "message": str(error)}
     except MemoryError as error:
         return {"error": "memory", "message": str(error)}
     except (ValueError, OSError) as error:
-        return {"error": "refused", "message": str(error)}
+        # A plain ValueError may be a framework's, which shows whole configurations.
+        return {"error": "refused", "message": short(error) if type(error) is ValueError else str(error)}
+    except Exception as error:  # noqa: BLE001 - whatever it was: an exception that ends the process ends it without its cause
+        return {"error": "memory" if lacks_memory(error) else "failed", "message": short(error)}
     return {"network": asdict(assembly.summary)}
+
+
+def _compare(model: keras.Model, bundle: Bundle, converted: Path) -> None:
+    """Refuse a network of a user's own that OpenVINO understands otherwise; those of the library have their tests.
+
+    Raises:
+        UnsupportedNetworkError: its answers are not Keras'.
+    """
+    pixels = scores.pictures(bundle.recipe)
+    found, expected = answers(converted, pixels), keras.ops.convert_to_numpy(model(pixels, training=False))
+    difference = float(np.abs(found - expected).max())
+    allowed = TOLERANCES["bfloat16" if scores.half(model) else "float32"]
+    if not difference <= allowed:  # nor is it where either is no number
+        raise UnsupportedNetworkError(
+            f"openvino computes this network otherwise than Keras: a probability differs by {difference:.3g}, and "
+            f"{allowed} is allowed"
+        )
 
 
 def _end_with_the_server() -> None:

@@ -57,8 +57,20 @@ class _RefusedError(UnsupportedNetworkError):
     """OpenVINO said that it cannot; it would say so again."""
 
 
+class _FailedError(UnsupportedNetworkError):
+    """Something else went wrong in the conversion; another time it may not."""
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(f"The conversion for openvino failed: {cause}")
+
+
 # By the kind that the process of its own reports.
-ERRORS: dict[str, type[Exception]] = {"unsupported": _RefusedError, "memory": MemoryError, "refused": ValueError}
+ERRORS: dict[str, type[Exception]] = {
+    "unsupported": _RefusedError,
+    "failed": _FailedError,
+    "memory": MemoryError,
+    "refused": ValueError,
+}
 
 
 @dataclass(frozen=True, slots=True)

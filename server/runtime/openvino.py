@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.messages import short
 from server import cores
-from server.runtime import UnsupportedNetworkError
+from server.runtime import UnsupportedNetworkError, lacks_memory
 from server.runtime.converted import GRAPH
 from server.settings.kinds import Precision
 
@@ -43,14 +44,29 @@ def convert(graph: Any, folder: Path) -> Path:
         MemoryError: there was not enough.
         OSError: the files cannot be written.
     """
+    (answer,) = graph.outputs
     with said_in_our_words("convert"):
-        converted = openvino.convert_model(graph)
+        # Named, or every dead end of the graph becomes an output: what a layer computes for training only, for example.
+        converted = openvino.convert_model(graph, output=[answer.name])
     try:
         # Half floats would be the default.
         openvino.save_model(converted, folder / GRAPH, compress_to_fp16=False)
     except RuntimeError as error:  # it does not say which
         raise OSError(f"the converted network cannot be written to {folder}. Is there room? {error}") from error
     return folder / GRAPH
+
+
+def answers(graph: Path, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """What a converted network gives in float32, ``[N, classes]``; for looking at it before it is kept.
+
+    Raises:
+        UnsupportedNetworkError: OpenVINO cannot compile or compute it.
+        MemoryError: there was not enough.
+    """
+    with said_in_our_words("compute"):
+        compiled = openvino.Core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        found: NDArray[np.float32] = compiled(pixels)[0]
+        return found
 
 
 class OpenVINORuntime:
@@ -138,7 +154,7 @@ class OpenVINORuntime:
 
     def out_of_memory(self, error: Exception) -> bool:
         """Whether `error` says that the batch does not fit."""
-        return _out_of_memory(error)
+        return lacks_memory(error)
 
 
 class _Requests:
@@ -168,8 +184,8 @@ def said_in_our_words(doing: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # what it raises depends on which of its parts refuses
-        if _out_of_memory(error):
-            raise MemoryError(str(error)) from error
+        if lacks_memory(error):
+            raise MemoryError(short(error)) from error
         raise UnsupportedNetworkError(f"openvino cannot {doing} this network. {_reason(error)}") from error
 
 
@@ -182,12 +198,7 @@ def _limited() -> bool:
     return limit.upper() in _WITHOUT_BFLOAT16
 
 
-def _out_of_memory(error: Exception) -> bool:
-    """OpenVINO says it in words alone."""
-    return isinstance(error, MemoryError) or "Failed to allocate" in str(error)
-
-
 def _reason(error: Exception) -> str:
-    """The lines of a long message that name the operations which it lacks; else the message."""
+    """The lines of a long message that name the operations which it lacks; else what it comes to."""
     lines = [line.strip("- ") for line in str(error).splitlines() if line.startswith("-- ")]
-    return " ".join(lines) or str(error)
+    return short(" ".join(lines) or error)

@@ -1,0 +1,32 @@
+"""Messages of other people's code, for a line of a log: what went wrong, without the page around it."""
+
+from __future__ import annotations
+
+import re
+
+_LONGEST = 300  # characters
+# Keras wraps the cause in a message for each level of a model, with the whole configuration of that level.
+_INNERMOST = "Exception encountered: "
+# From here on it shows a configuration or the arguments of a call.
+_PAGES = re.compile(
+    r"(?:Full object config|(?:using )?config|Arguments received by [\w.]+|Received: config)\s*[:=]?\s*[{\[(].*"
+    r"|Arguments received by .*",
+    re.DOTALL,
+)
+# Where in C++ it was thrown, and which operation of a graph it was.
+_PLACES = re.compile(r"(?:Exception from|Check '.*' failed at) \S+:\d*:?|\[\[\{\{.*?\}\}\]\]|\{\{.*?\}\}|\[Op:[^\]]*\]")
+
+
+def short(error: BaseException | str) -> str:
+    """One line of at most some 300 characters that says what happened.
+
+    Args:
+        error: what was raised, or its message.
+    """
+    kind = "" if isinstance(error, str) else type(error).__name__
+    text = str(error).rpartition(_INNERMOST)[2]
+    text = " ".join(_PLACES.sub(" ", _PAGES.sub("", text)).split()).strip(" ,;:")
+    if len(text) > _LONGEST:
+        text = f"{text[: _LONGEST - 4].rsplit(' ', 1)[0]} ..."
+    # The message of a KeyError is the key alone, and some have none.
+    return text if " " in text else f"{kind}: {text}".strip(": ")

@@ -1,0 +1,112 @@
+"""What the numbers are that a network puts out: logits or probabilities. They are looked at, for several pictures."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from models.own.inlined import Flat
+from models.prestem.recipe import Recipe
+from models.spec import Output
+
+Kind = Output | Literal["shares"]
+# By which probabilities may miss 1 together, by the dtype that they were computed in.
+_SUMS = {"bfloat16": 2e-2, "float16": 3e-3}
+_SUM = 1e-3
+_LEAST = float(np.finfo(np.float32).tiny)  # the logarithm of 0 is not to be had
+# Layers whose last step is their activation, and operations that are one.
+_ACTIVATED = (
+    keras.layers.Activation,
+    keras.layers.Conv2D,
+    keras.layers.Dense,
+    keras.layers.EinsumDense,
+    keras.layers.SeparableConv2D,
+)
+_OPERATIONS = {"Sigmoid": "sigmoid", "HardSigmoid": "hard_sigmoid", "Tanh": "tanh"}
+
+
+def pictures(recipe: Recipe) -> NDArray[np.uint8]:
+    """Pictures over the whole range of a network's input: uint8 ``[P, H, W, 3]``."""
+    shape = (recipe.height, recipe.width, 3)
+    rng = np.random.default_rng(0)
+    rows, columns = np.mgrid[0 : recipe.height, 0 : recipe.width]
+    # As photographs are: large patches, slow changes, little noise.
+    patches = rng.integers(0, 256, (8, 8, 3))[rows * 8 // recipe.height, columns * 8 // recipe.width]
+    slope = (rows + columns)[..., np.newaxis] * 255 / max(1, recipe.height + recipe.width - 2) * [1.0, 0.6, 0.3]
+    found = [
+        np.zeros(shape),
+        np.full(shape, 255),
+        rng.integers(0, 256, shape),
+        patches * 0.7 + rng.integers(0, 64, shape),
+        slope,
+        255 - slope,
+    ]
+    return np.stack(found).clip(0, 255).astype(np.uint8)
+
+
+def kind(scores: NDArray[np.float32], dtype: str) -> Kind:
+    """What the rows of ``[P, classes]`` are, all of them.
+
+    Args:
+        scores: of several pictures; for one alone logits may add up to 1 by chance.
+        dtype: that they were computed in.
+
+    Returns:
+        ``shares`` are numbers from 0 to 1 that do not add up to 1: those of a sigmoid.
+    """
+    allowed = _SUMS.get(dtype, _SUM)
+    if (scores >= -1e-6).all() and (scores <= 1 + allowed).all():
+        return "probabilities" if (abs(scores.sum(axis=1) - 1) <= allowed).all() else "shares"
+    if (scores <= allowed).all() and (abs(np.exp(scores).sum(axis=1) - 1) <= allowed).all():
+        return "log-probabilities"
+    return "logits"
+
+
+def activation(model: keras.Model) -> str:
+    """What the last operation of a flat network applies; ``linear`` of a dense layer without, empty: not known."""
+    last = _last(model)
+    if isinstance(last, keras.layers.Softmax):
+        return "softmax"
+    if isinstance(last, _ACTIVATED):
+        return str(getattr(last.activation, "__name__", "linear" if last.activation is None else ""))
+    return _OPERATIONS.get(type(last).__name__, "")
+
+
+def without_softmax(flat: Flat) -> keras.Model | None:
+    """A network up to its logits, where a softmax over the classes is plainly the last that it does; else None.
+
+    A layer that has it as its activation becomes linear.
+    """
+    model, last = flat.model, _last(flat.model)
+    if isinstance(last, keras.layers.Softmax):
+        node = last._inbound_nodes[model.outputs[0]._keras_history.node_index]  # noqa: SLF001 - see _last
+        masked = len(node.input_tensors) > 1
+        return None if masked or last.axis not in (-1, 1) else keras.Model(model.inputs, node.input_tensors[0])
+    # A layer that is called at another place, too, has to keep its softmax there.
+    if activation(model) != "softmax" or last.activation is not keras.activations.softmax or flat.calls[id(last)] != 1:
+        return None
+    # Looked up at each call: what is called from here on is linear.
+    last.activation = keras.activations.linear
+    return model
+
+
+def logarithm(model: keras.Model) -> keras.Model:
+    """A network that gives probabilities, up to their logarithms: logits whose softmax they are."""
+    probabilities = keras.ops.cast(model.outputs[0], "float32")
+    return keras.Model(model.inputs, keras.ops.log(keras.ops.maximum(probabilities, _LEAST)), name=model.name)
+
+
+def _last(model: keras.Model) -> keras.Operation:
+    return model.outputs[0]._keras_history.operation  # noqa: SLF001 - Keras has no public way back through a graph
+
+
+def half(model: keras.Model) -> str:
+    """The half floats that any of the layers computes in, ``float16`` or ``bfloat16``; empty: none does."""
+    for layer in model.layers:
+        found = half(layer) if isinstance(layer, keras.Model) else str(layer.compute_dtype)
+        if found in _SUMS:
+            return found
+    return ""
