@@ -32,10 +32,8 @@ def multiply_adds(layer: keras.Layer, output_shape: tuple[int | None, ...] | Non
             return 0
         # A kernel is used once at every position of the output. In a grouped convolution it already spans only its
         # group's channels; a depthwise kernel has one number for each channel and position.
-        if isinstance(layer, keras.layers.SeparableConv2D):
-            kernels = (layer.depthwise_kernel, layer.pointwise_kernel)
-        else:
-            kernels = (layer.kernel,)
+        separable = isinstance(layer, keras.layers.SeparableConv2D)
+        kernels = [layer.depthwise_kernel, layer.pointwise_kernel] if separable else [layer.kernel]
         return int(height * width * sum(math.prod(kernel.shape) for kernel in kernels))
     if isinstance(layer, keras.layers.Dense):
         return math.prod(layer.kernel.shape)

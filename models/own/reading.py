@@ -95,9 +95,9 @@ def _parsed(text: str | bytes, path: Path) -> Any:
         raise WeightsError(f"{path} has a damaged configuration: {short(error)}. Copy it again.") from error
 
 
-def _layers(model: object) -> Iterator[dict[str, Any]]:
+def _layers(model: Any) -> Iterator[dict[str, Any]]:
     """The configuration of a model and of all layers in it: each a dictionary with a class and a config."""
-    waiting = [model]
+    waiting: list[Any] = [model]
     while waiting:
         match waiting.pop():
             case {"class_name": str(), "config": dict(config)} as layer:
@@ -183,7 +183,8 @@ def _arguments(name: str) -> set[str]:
     layer = getattr(keras.layers, name, None)
     if not isinstance(layer, type):
         return set()
-    return {argument for kind in layer.__mro__ for argument in inspect.signature(kind.__init__).parameters}
+    inits = (vars(kind)["__init__"] for kind in layer.__mro__ if "__init__" in vars(kind))
+    return {argument for init in inits for argument in inspect.signature(init).parameters}
 
 
 def _set_weights(model: keras.Model, path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 SIZE = 16  # pixels a side
 CLASSES = 4
-Tensor = keras.KerasTensor
+Tensor: TypeAlias = Any  # Keras has no types
 PIXELS = np.concatenate(
     [
         np.random.default_rng(7).integers(0, 256, (3, SIZE, SIZE, 3), np.uint8),
