@@ -10,6 +10,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from models.sources import Source, resolve
 from server.app import Server
 from server.registry import LoadedModel
 from server.runtime import UnsupportedNetworkError, choice, conversion, converted, lacks_memory
+from server.runtime.network import Network
 from server.runtime.openvino import OpenVINORuntime
 from server.runtime.tensorflow import TensorFlowRuntime
 from server.settings import Settings
@@ -73,16 +75,14 @@ def load(weights: Path, **settings: Any) -> LoadedModel:
 def answers(path: Path, runtime: str) -> NDArray[np.float32]:
     """What a named runtime gives for `PIXELS`."""
     with structlog.testing.capture_logs():
-        network = choice.Network(resolve(Source(weights=str(path))))
+        network = Network(resolve(Source(weights=str(path))))
         made = choice.build((runtime,), network, precision="float32")  # type: ignore[arg-type]  # one of its names
     return made(PIXELS)
 
 
 NETWORKS: dict[str, Callable[[], keras.Model]] = {
     **{name: PROBABILITIES[name] for name in ("nested", "average", "saturated")},
-    **{
-        name: lambda name=name: own_makers.augmented(name) for name in ("RandomFlip", "MixUp", "CenterCrop", "Resizing")
-    },
+    **{name: partial(own_makers.augmented, name) for name in ("RandomFlip", "MixUp", "CenterCrop", "Resizing")},
     "tutorial": lambda: own_makers.tutorial(last=layers.Dense(CLASSES, activation="softmax"), open_inside=True),
 }
 
@@ -196,7 +196,7 @@ def test_only_a_lack_of_memory_is_called_one(tmp_path: Path, monkeypatch: pytest
 def test_what_nobody_thought_of_ends_with_the_code_of_a_model_that_cannot_be_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(*_: Any) -> None:
+    def fails(*_: Any, **__: Any) -> None:
         raise KeyError("surprise")
 
     monkeypatch.setattr(choice, "build", fails)
@@ -217,13 +217,14 @@ conversion.main()
 
 def test_an_exception_in_the_converting_process_does_not_end_it_unheard(tmp_path: Path) -> None:
     path = saved(model(trunk), tmp_path / "own")
-    ended = subprocess.run(
-        [sys.executable, "-c", CONVERSION.format(folder=str(tmp_path))],
-        input=pickle.dumps(resolve(Source(weights=str(path)))),
-        capture_output=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "KERAS_BACKEND": "tensorflow"},
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr
-    assert json.loads(ended.stdout) == {"error": "failed", "message": "maximum recursion depth exceeded"}
+    command = [sys.executable, "-c", CONVERSION.format(folder=str(tmp_path))]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "KERAS_BACKEND": "tensorflow"}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        pickle.dump(resolve(Source(weights=str(path))), process.stdin)
+        process.stdin.flush()  # it stays open: at its end the process ends, too
+        answer = process.stdout.read()
+    assert process.returncode == 0
+    assert json.loads(answer) == {"error": "failed", "message": "maximum recursion depth exceeded"}
     assert issubclass(converted.ERRORS["failed"], UnsupportedNetworkError)
