@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import struct
 import zipfile
 from pathlib import Path
 from typing import IO, BinaryIO
 
 from models.weights.errors import WeightsError
+from models.weights.hdf5_index import Window
+
+_LOCAL_HEADER = (
+    30  # bytes in front of a member's name; the last four are the lengths of the name and of what follows it
+)
 
 
 class Archive:
@@ -19,7 +26,7 @@ class Archive:
     """
 
     def __init__(self, file: BinaryIO, path: Path) -> None:
-        self._path = path
+        self._file, self._path = file, path
         size = file.seek(0, 2)
         try:
             self._zip = zipfile.ZipFile(file)
@@ -37,17 +44,33 @@ class Archive:
         if sum(member.file_size for member in members) > size or len(set(self.names)) < len(self.names):
             raise WeightsError(f"{path} is a damaged zip file: its members are more than the file. Copy it again.")
 
-    def open(self, name: str) -> IO[bytes]:
-        """A member for reading and seeking."""
+    def place(self, name: str) -> tuple[int, int]:
+        """Where in the file a member begins, and its size in bytes."""
         try:
-            return self._zip.open(name)
-        except (zipfile.BadZipFile, NotImplementedError, KeyError, ValueError, OSError, RuntimeError) as error:
-            raise WeightsError(f"{self._path} lacks a readable {name!r}: {error}. Copy the file again.") from error
+            member = self._zip.getinfo(name)
+            self._file.seek(member.header_offset)
+            header = self._file.read(_LOCAL_HEADER)
+        except (KeyError, ValueError, OSError) as error:
+            raise self._unreadable(name, error) from error
+        if len(header) < _LOCAL_HEADER or not header.startswith(b"PK\x03\x04"):
+            raise self._unreadable(name, "no header where it should begin")
+        return member.header_offset + _LOCAL_HEADER + sum(struct.unpack("<HH", header[-4:])), member.file_size
+
+    def open(self, name: str) -> IO[bytes]:
+        """A member for reading and seeking; its checksum is not compared."""
+        return io.BufferedReader(Window(self._file, *self.place(name)))
 
     def read(self, name: str) -> bytes:
         """All of a member, its checksum compared."""
-        with self.open(name) as member:
+        try:
+            member = self._zip.open(name)
+        except (zipfile.BadZipFile, NotImplementedError, KeyError, ValueError, OSError, RuntimeError) as error:
+            raise self._unreadable(name, error) from error
+        with member:
             try:
                 return member.read()
             except (zipfile.BadZipFile, EOFError, ValueError, OSError) as error:
                 raise WeightsError(f"{self._path} holds a damaged {name!r}: {error}. Copy the file again.") from error
+
+    def _unreadable(self, name: str, error: object) -> WeightsError:
+        return WeightsError(f"{self._path} lacks a readable {name!r}: {error}. Copy the file again.")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -24,7 +25,13 @@ from models.weights.errors import WeightsError
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
 _INDEX = Path(__file__).with_name("hdf5_index.py")
-_SECONDS = 60  # until the process that makes the index is given up
+# Of computing, for the process that makes the index. It takes a second for the largest published files, which are some
+# hundreds of megabytes; a file that makes the library loop takes for ever.
+_SECONDS = 20
+_SIZE = 16 << 20  # bytes of a file that allow it one second more
+_TOLD = 200  # characters of what the library says
+_OUT_OF_TIME = getattr(signal, "SIGXCPU", 0)  # not on Windows, where nothing limits the computing
+_PATIENCE = 4  # times as long by the clock: other processes need the processor, too
 
 
 class Hdf5:
@@ -33,17 +40,17 @@ class Hdf5:
     Args:
         data: the HDF5 file, or the member of a zip archive that is one.
         path: of the file on disk.
-        member: where that is an archive, the name of `data` in it.
+        start: where that is an archive, where in it `data` begins.
 
     Raises:
-        WeightsError: damaged.
+        WeightsError: damaged, or it takes too long to read.
     """
 
-    def __init__(self, data: IO[bytes], path: Path, *, member: str | None = None) -> None:
+    def __init__(self, data: IO[bytes], path: Path, *, start: int = 0) -> None:
         self._data, self._path = data, path
-        self._index = _index(path, member)
         # Bytes that datasets may still have: several may claim the same part of the file.
         self._left = self._size = data.seek(0, 2)
+        self._index = _index(path, start, self._size)
 
     def groups(self) -> Iterator[str]:
         """The path of every group, ``a/b/c``; the root's is empty."""
@@ -108,21 +115,38 @@ class Hdf5:
         return self._data.read(size)
 
 
-def _index(path: Path, member: str | None) -> Mapping[str, Any]:
+def _index(path: Path, start: int, size: int) -> Mapping[str, Any]:
+    seconds = _SECONDS + size // _SIZE
     # -P: not to import from the folder of the program, whose modules are ours.
-    command = [sys.executable, "-P", str(_INDEX), *([member] if member else [])]
+    command = [sys.executable, "-P", str(_INDEX), *map(str, (seconds, start, size))]
     # Threads that are never used take address space, which is limited.
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
     try:
         with path.open("rb") as file:
             ended = subprocess.run(  # noqa: S603 - a program of ours
-                command, stdin=file, capture_output=True, timeout=_SECONDS, check=False, env=environment
+                command, stdin=file, capture_output=True, timeout=_PATIENCE * seconds, check=False, env=environment
             )
     except subprocess.TimeoutExpired as error:
-        raise WeightsError(f"{path} is a damaged HDF5 file: it cannot be read to an end. Copy it again.") from error
+        raise _too_long(path, f"{_PATIENCE * seconds} seconds") from error
     if ended.returncode:
+        if ended.returncode == -_OUT_OF_TIME:
+            raise _too_long(path, f"{seconds} seconds of computing")
         reason = ended.stderr.decode(errors="replace").strip().splitlines()
-        told = reason[-1] if reason else f"reading it ended with {ended.returncode}"
-        raise WeightsError(f"{path} is a damaged HDF5 file: {told}. Copy it again.")
+        told = reason[-1] if reason else f"reading it ended with {_signal(ended.returncode)}"
+        raise WeightsError(f"{path} is a damaged HDF5 file: {told[:_TOLD]}. Copy it again.")
     index: Mapping[str, Any] = json.loads(ended.stdout)
     return index
+
+
+def _too_long(path: Path, limit: str) -> WeightsError:
+    return WeightsError(
+        f"{path} could not be read as HDF5 within {limit}, which is far more than a file of its size needs. "
+        "If other copies of it cannot be read either, save the weights again, or as safetensors."
+    )
+
+
+def _signal(code: int) -> str:
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return str(code)

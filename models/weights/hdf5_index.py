@@ -4,35 +4,85 @@ The library behind h5py is C and not made against hostile files: damaged ones ca
 memory or crash. So it reads them in this process, which has limits and nothing to lose, and which tells only names,
 shapes and places; whoever started it reads the numbers, and checks that they are within the file.
 
-It follows no link out of the file, opens no other file and reads no dataset. Not imported by anything: it is run by its
-path, with the file as standard input, and the member's name as its argument where the file is a zip archive.
+It follows no link out of the file, opens no other file and reads no dataset. It is run by its path, with the file
+as standard input and three numbers as arguments: the seconds of computing that it may take, where in the file the HDF5
+file begins (it may be a member of a zip archive), and how many bytes it has.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import math
 import sys
-import zipfile
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any, BinaryIO
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 _MEMORY = 4 << 30  # bytes of address space, most of it for libraries
-_SECONDS = 20  # of computing
 _OBJECTS = 200_000
 _DEPTH = 32  # of groups; nested models are a few deep
 _ATTRIBUTE = 1 << 20  # bytes; HDF5 itself keeps attributes below 64 KiB
+_TRAINING = ("optimizer", "optimizer_weights")  # groups; as large as the weights, or twice
 # A long list is spread over layer_names0, 1, ...; the last is the graph of a whole model.
 _ATTRIBUTES = ("layer_names", "weight_names", "name", "dtype", "model_config")
 
 
-def limit() -> None:
+class Window(io.RawIOBase):
+    """Part of a file, as a file for reading and seeking that begins at 0.
+
+    zipfile's own files read everything before a place again whenever they are told to go back to it, and the library of
+    HDF5 goes back thousands of times.
+
+    Args:
+        file: the whole file; its position is moved.
+        start: of the part, bytes from the beginning.
+        size: bytes of the part.
+    """
+
+    def __init__(self, file: BinaryIO | IO[bytes], start: int, size: int) -> None:
+        super().__init__()
+        self._file, self._start, self._size, self._position = file, start, size, 0
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def seekable(self) -> bool:
+        """It is."""
+        return True
+
+    def tell(self) -> int:
+        """Where the next byte is read, from the beginning of the part."""
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Go to a place, from the beginning of the part, from where it is, or from the end."""
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        if base + offset < 0:
+            raise ValueError(f"byte {base + offset} of a file")
+        self._position = base + offset
+        return self._position
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        """Fill `buffer` as far as the part goes; how many bytes it got."""
+        view = memoryview(buffer).cast("B")
+        self._file.seek(self._start + self._position)
+        data = self._file.read(max(0, min(len(view), self._size - self._position)))
+        view[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+
+def limit(seconds: int) -> None:
     """Let the kernel end this process when it takes too much."""
     try:
         import resource
     except ImportError:  # Windows; there remains the time that is waited for it
         return
-    for what, most in ((resource.RLIMIT_AS, _MEMORY), (resource.RLIMIT_CPU, _SECONDS), (resource.RLIMIT_CORE, 0)):
+    for what, most in ((resource.RLIMIT_AS, _MEMORY), (resource.RLIMIT_CPU, seconds), (resource.RLIMIT_CORE, 0)):
         _, hard = resource.getrlimit(what)
         # Not every system has every limit.
         with contextlib.suppress(ValueError, OSError):
@@ -40,7 +90,10 @@ def limit() -> None:
 
 
 def index(file: IO[bytes]) -> dict[str, Any]:
-    """By path, every group with its texts and its members: groups are True, datasets are told, others are None."""
+    """By path, every group with its texts and its members: groups are True, datasets are told, others are None.
+
+    What an optimizer has kept for the next step of training is left out.
+    """
     import h5py
 
     found: dict[str, Any] = {}
@@ -64,6 +117,8 @@ def index(file: IO[bytes]) -> dict[str, Any]:
                     continue
                 item = group[name]
                 if isinstance(item, h5py.Group):
+                    if not path and name in _TRAINING:
+                        continue
                     members[name] = True
                     waiting.append((f"{path}/{name}".lstrip("/"), item))
                 elif isinstance(item, h5py.Dataset):
@@ -80,7 +135,8 @@ def _dataset(dataset: Any) -> dict[str, Any]:
         "dtype": dataset.dtype.str,
         "shape": dataset.shape,
         "offset": dataset.id.get_offset() if stored else 0,
-        "texts": _texts(dataset),
+        # How Keras says that two bytes are a bfloat16; all others tell by themselves what they are.
+        "texts": _texts(dataset) if dataset.dtype.kind == "V" else {},
     }
 
 
@@ -107,13 +163,11 @@ def _text(value: object) -> str | None:
 
 def main() -> int:
     """Write the index as JSON, or what is wrong with the file."""
-    limit()
-    with open(0, "rb", closefd=False) as file, contextlib.ExitStack() as opened:
+    seconds, start, size = map(int, sys.argv[1:])
+    limit(seconds)
+    with open(0, "rb", closefd=False) as file:
         try:
-            data: IO[bytes] = file
-            for member in sys.argv[1:]:
-                data = opened.enter_context(opened.enter_context(zipfile.ZipFile(file)).open(member))
-            found = index(data)
+            found = index(io.BufferedReader(Window(file, start, size)))
         except Exception as error:  # noqa: BLE001 - whatever h5py says of a damaged file, it is damaged
             sys.stderr.write(f"{type(error).__name__}: {error}".splitlines()[0])
             return 1

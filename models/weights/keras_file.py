@@ -52,7 +52,7 @@ def read_archive(archive: Archive, path: Path) -> Tensors:
     """The tensors of a ``.keras`` file; the graph is looked at for names only, and nothing of it is built."""
     layers = _layers(archive, path) if _CONFIG in archive.names else {}
     with archive.open(WEIGHTS) as member:
-        return _numbered(Hdf5(member, path, member=WEIGHTS), path, layers)
+        return _numbered(Hdf5(member, path, start=archive.place(WEIGHTS)[0]), path, layers)
 
 
 def read_hdf5(file: IO[bytes], path: Path) -> Tensors:

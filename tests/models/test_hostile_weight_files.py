@@ -6,7 +6,9 @@ No reader may run code, open another file, or need more memory than the file's o
 from __future__ import annotations
 
 import json
+import signal
 import struct
+import subprocess
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -152,14 +154,34 @@ def test_a_graph_nested_without_end_is_refused(tmp_path: Path) -> None:
 def test_a_file_at_which_the_library_of_hdf5_never_ends_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hdf5_file, "_SECONDS", 5)
+    monkeypatch.setattr(hdf5_file, "_SECONDS", 3)
     path = _hdf5(tmp_path / "w.h5", lambda group: None)
     data = bytearray(path.read_bytes())
     # The length of the first text in the heap of texts, of which the library adds up a sum that overflows.
     struct.pack_into("<q", data, data.index(b"GCOL") + 24, -16)
     path.write_bytes(data)
-    with refused("it cannot be read to an end"):
+    with refused("could not be read as HDF5 within 3 seconds of computing"):
         read(path)
+
+
+def test_the_time_for_reading_hdf5_follows_the_size_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[int] = []
+
+    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[bytes]:
+        given.append(int(command[-3]))
+        return subprocess.CompletedProcess(command, -signal.SIGXCPU, b"", b"")
+
+    monkeypatch.setattr(hdf5_file.subprocess, "run", run)
+    for size in (1 << 10, 1 << 30):
+        with (tmp_path / "w.h5").open("wb") as file:
+            file.write(hdf5_file.MAGIC)
+            file.truncate(size)
+        # A limit that was reached is told as one, not as damage.
+        with pytest.raises(WeightsError, match=r"within \d+ seconds of computing"):
+            read(tmp_path / "w.h5")
+    assert given == [20, 84]
 
 
 @settings(max_examples=40, deadline=None)

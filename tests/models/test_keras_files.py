@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -13,6 +15,7 @@ from numpy.typing import NDArray
 import models
 from models import weights
 from models.weights import WeightsError, read
+from models.weights.archive import Archive
 from tests.models.weight_makers import equal
 
 
@@ -64,6 +67,31 @@ def test_the_state_of_training_is_left_out(network: keras.Model, tmp_path: Path)
     network.fit(np.zeros((2, 8, 8, 3)), np.zeros((2, 3)), verbose=0)
     network.save(tmp_path / "trained.keras")
     equal(read(tmp_path / "trained.keras"), named(network))
+
+
+def test_an_archive_is_read_without_beginning_again_for_every_place_in_it(network: keras.Model, tmp_path: Path) -> None:
+    """zipfile goes back to a place by reading all that is before it, which made large files take minutes."""
+    network.save(tmp_path / "model.keras")
+    asked = 0
+
+    class Counting(io.FileIO):
+        def readinto(self, buffer: Any) -> int:  # type: ignore[override]
+            nonlocal asked
+            count = super().readinto(buffer)
+            asked += count
+            return count
+
+    with zipfile.ZipFile(tmp_path / "model.keras", "a") as archive:
+        archive.writestr("padding", bytes(8 << 20))
+    with Counting(tmp_path / "model.keras") as raw:
+        archive_ = Archive(io.BufferedReader(raw), tmp_path / "model.keras")
+        member = archive_.open("padding")
+        for _ in range(20):
+            member.seek(-512, io.SEEK_END)
+            assert member.read() == bytes(512)
+            member.seek(0)
+            assert member.read(512) == bytes(512)
+    assert asked < 2 << 20
 
 
 def test_a_network_of_the_library_gets_its_weights_back_from_keras_own_file(tmp_path: Path) -> None:
