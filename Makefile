@@ -14,7 +14,7 @@ LOWEST := $(CACHE)/lowest
 PARITY := $(CACHE)/parity
 # Reference implementations, interpreters and the other backends of Keras. torchvision and timm are installed without
 # their own dependencies, which are for training and downloading.
-REFERENCES := torch==2.13.0 jax==0.10.2 onnxruntime==1.31.1 tflite==2.18.0 huggingface-hub pyyaml
+REFERENCES := torch==2.13.0 jax==0.10.2 onnxruntime==1.31.1 onnxscript==0.7.2 tflite==2.18.0 huggingface-hub pyyaml
 REFERENCES_ALONE := torchvision==0.28.0 timm==1.0.31
 # Checkers of Dockerfile and manifests, and Envoy, apart from .venv: checkov alone brings dozens of packages.
 DEPLOY := $(CACHE)/deploy

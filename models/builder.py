@@ -21,12 +21,13 @@ class Assembly:
     stages: tuple[StageSummary, ...]
     outputs: dict[str, keras.KerasTensor]  # by stage: for comparing two networks stage by stage
     output: Output = "logits"  # what the network itself gives; `model` gives logits all the same
+    notes: tuple[str, ...] = ()  # what was taken of its weights file where there was a choice
 
     @property
     def summary(self) -> NetworkSummary:
         """What can be told of it without Keras."""
         parameters = self.model.count_params(), trainable_parameters(self.model)
-        return NetworkSummary(self.paper, self.stages, *parameters, self.output)
+        return NetworkSummary(self.paper, self.stages, *parameters, self.output, self.notes)
 
 
 def assemble(

@@ -29,6 +29,8 @@ FORMAT = 1
 DESCRIPTION = "model.json"
 LABELS = "labels.txt"
 WEIGHTS = "weights.safetensors"
+# PyTorch's exporter to ONNX puts the tensors into the first, other programs into the second: a file beside the model.
+BESIDE = (".data", "_data")
 EMBEDDED = Path(__file__).parent / "bundles"
 DEFAULT = ("se_resnet20", "cifar10")  # architecture and tag of the embedded bundle that is served unless told otherwise
 EMBEDDED_DEFAULT = EMBEDDED / "_".join(DEFAULT)
@@ -88,16 +90,21 @@ class Bundle:
 
 
 def digest(path: Path) -> str:
-    """``sha256:`` and the hexadecimal hash of a file.
+    """``sha256:`` and the hexadecimal hash of a file, and of what an exporter to ONNX has put beside it.
 
     Raises:
         BundleError: the file cannot be read.
     """
     try:
         with path.open("rb") as file:
-            return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+            whole = hashlib.file_digest(file, "sha256")
+        for beside in (path.with_name(path.name + ending) for ending in BESIDE):
+            if beside.is_file():
+                with beside.open("rb") as file:
+                    whole.update(hashlib.file_digest(file, "sha256").digest())
     except OSError as error:
         raise BundleError(f"{path} cannot be read: {error.strerror or error}. A bundle needs its weights.") from error
+    return "sha256:" + whole.hexdigest()
 
 
 def read(folder: Path) -> Bundle:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import keras
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +30,9 @@ def load_bundle(bundle: Bundle) -> Assembly:
         return own.load(bundle.weights_path, recipe=bundle.recipe, classes=len(bundle.labels))
     row = find(bundle.architecture, bundle.variant, bundle.options)
     assembly = assemble(row, classes=len(bundle.labels), input_shape=bundle.input_shape)
-    weights.load(assembly.model, bundle.weights_path, row.layouts())
-    return assembly
+    notes: list[str] = []
+    weights.load(assembly.model, bundle.weights_path, row.layouts(), row=row, say=notes.append)
+    return replace(assembly, notes=tuple(notes))
 
 
 def logits_model(assembly: Assembly, recipe: Recipe) -> keras.Model:

@@ -101,10 +101,7 @@ def _published(source: Source, architecture: str) -> Bundle:
 
 def _file(source: Source, path: Path) -> Bundle:
     if not source.architecture and not _is_saved_model(path):
-        raise BundleError(
-            f"{path} holds weights without their network. Name the architecture that they belong to, or give a "
-            ".keras file, which has both."
-        )
+        raise BundleError(_without_architecture(path))
     return _made(
         path,
         name=re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("-._") or "model",
@@ -141,6 +138,20 @@ def _made(
         weights_file=path.name,
         weights_digest=digest,
         metrics=metrics,
+    )
+
+
+def _without_architecture(path: Path) -> str:
+    """What to do about a file that is not served as it is: its weights are, in an architecture of the library."""
+    from models import weights  # with Keras, which takes seconds to import
+
+    try:
+        likely = weights.told(path)
+    except (weights.WeightsError, OSError) as error:
+        return f"{path} needs its architecture, GLIMPSE_MODEL, and cannot be read as weights: {error}"
+    return (
+        f"{path} needs its architecture: name it with GLIMPSE_MODEL. Only a .keras file is served as a network of its "
+        f"own; of all others the weights are read, into a network of the library.{likely}"
     )
 
 

@@ -53,6 +53,7 @@ class NetworkSummary:
     parameters: int  # scalar weights
     trainable_parameters: int  # those of them that training may change
     output: Output = "logits"  # what it puts out by itself; a model of the user's own may give probabilities
+    notes: tuple[str, ...] = ()  # what was taken of its weights file where there was a choice
 
     @property
     def multiply_adds(self) -> int:

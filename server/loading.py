@@ -50,6 +50,8 @@ def load_model(settings: Settings, metrics: Metrics) -> LoadedModel:
             f"The memory did not suffice to load the model {bundle.name} with {runtimes[0]}. {error} "
             "Allow more memory, serve a smaller model, or lower GLIMPSE_MAX_BATCH_SIZE."
         ) from error
+    for note in summary.notes:
+        _log.info("weights file", model=bundle.name, detail=note)
     batcher = Batcher(
         runtime,
         alone=runtime.alone,

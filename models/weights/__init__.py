@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from models.weights.errors import WeightsError, WeightsMismatchError
 from models.weights.files import read
+from models.weights.guess import told
 from models.weights.native import save
 from models.weights.transfer import load, transfer
 
-__all__ = ["WeightsError", "WeightsMismatchError", "load", "read", "save", "transfer"]
+__all__ = ["WeightsError", "WeightsMismatchError", "load", "read", "save", "told", "transfer"]

@@ -1,16 +1,21 @@
-"""ONNX: the initializers of the graph."""
+"""ONNX: the initializers of the graph, and the graph as far as it tells which of them is which."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from models.bundle import BESIDE
+from models.weights.contents import Contents
 from models.weights.dtypes import BFLOAT16, numbers, width
 from models.weights.errors import WeightsError
+from models.weights.graphs import RepeatedError
+from models.weights.onnx_graph import graph_of
 
 FIRST_FIELD = b"\x08"  # of a ModelProto: ir_version
 
@@ -22,13 +27,17 @@ _DTYPES = {
     16: (BFLOAT16, "int32_data"),
 }
 _ARGUMENTS = {6: "int32", 7: "int64", 8: "text", 9: "bool"}  # shapes, axes and their kind
+# Whole numbers that stand for others, or that say how arrays are turned.
+_INTEGERS = {2: ("u1", "int32_data"), 3: ("i1", "int32_data"), 6: ("<i4", "int32_data"), 7: ("<i8", "int64_data")}
+_EXTERNAL = 1  # TensorProto.DataLocation
 
 
-def read(file: BinaryIO, path: Path) -> dict[str, NDArray[np.generic]]:
-    """The floating-point initializers with at least one axis, by name.
+def read(file: BinaryIO, path: Path) -> Contents:
+    """The floating-point initializers with at least one axis, by name, and the graph.
 
     Raises:
-        WeightsError: the package ``onnx`` is missing, the file is damaged, quantised, or keeps tensors in other files.
+        WeightsError: the package ``onnx`` is missing, the file is damaged, has numbers of another kind, or keeps
+            tensors in a file that is not its own.
     """
     try:
         import onnx
@@ -38,39 +47,97 @@ def read(file: BinaryIO, path: Path) -> dict[str, NDArray[np.generic]]:
         graph = onnx.load_model_from_string(file.read()).graph
     except Exception as error:  # the errors of protobuf, which has a type of its own for them
         raise WeightsError(f"{path} is neither a known format nor readable as ONNX: {error}. Copy it again.") from error
+    beside = _Beside(path)
+    # What stands for other numbers is made into them where it is used.
+    quantised = {name for node in graph.node if node.op_type == "DequantizeLinear" for name in node.input}
     tensors: dict[str, NDArray[np.generic]] = {}
+    constants: dict[str, NDArray[np.generic]] = {}
     for initializer in graph.initializer:
-        if initializer.data_type in _ARGUMENTS or not initializer.dims:
+        name = initializer.name
+        if not name or name in constants:
+            raise WeightsError(f"{path} has two initializers called {name!r}. Export the model again.")
+        if initializer.data_type in _ARGUMENTS or name in quantised or not initializer.dims:
+            if initializer.data_type in _INTEGERS or initializer.data_type in _DTYPES:
+                constants[name] = _array(initializer, beside, {**_DTYPES, **_INTEGERS})
             continue
-        if not initializer.name or initializer.name in tensors:
-            raise WeightsError(f"{path} has two initializers called {initializer.name!r}. Export the model again.")
-        tensors[initializer.name] = _array(initializer, path)
-    if not tensors:
+        tensors[name] = constants[name] = _array(initializer, beside, _DTYPES)
+    if not tensors and not quantised & constants.keys():
         raise WeightsError(
             f"{path} has no ONNX initializers that are weights. Export the model with its parameters in the file."
         )
-    return tensors
 
+    def value(tensor: Any) -> NDArray[np.generic] | None:
+        known = {**_DTYPES, **_INTEGERS}
+        return _array(tensor, beside, known) if tensor.data_type in known else None
 
-def _array(tensor: Any, path: Path) -> NDArray[np.generic]:
-    named = f"{path}: initializer {tensor.name!r}"
-    if tensor.data_location or tensor.external_data:
+    try:
+        return Contents(tensors, graph=graph_of(graph, constants, value))
+    except RepeatedError as error:
         raise WeightsError(
-            f"{named} is kept in another file, which is not opened. Save the model as one file: "
-            "onnx.save(onnx.load(path), path), without save_as_external_data."
-        )
-    if tensor.data_type not in _DTYPES:
+            f"{path} uses its tensors more often than any network does. Export the model again."
+        ) from error
+
+
+class _Beside:
+    """The file beside a model in which its exporter has put the tensors, read in the parts that are asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._left: int | None = None  # bytes that tensors may still have: several may claim the same part
+
+    def read(self, named: str, keys: Mapping[str, str]) -> bytes:
+        """What a tensor is told to have there.
+
+        Raises:
+            WeightsError: it is told to be in any other file, or not within this one.
+        """
+        location = keys.get("location", "")
+        place = self.path.parent / location
+        if location not in {self.path.name + ending for ending in BESIDE}:
+            raise WeightsError(
+                f"{named} is kept in another file, which is not opened: {location[:80]!r}. It must lie beside the "
+                f"model as {self.path.name}{BESIDE[0]}; or save it as one file: onnx.save(onnx.load(path), path)."
+            )
+        try:
+            offset, length = int(keys.get("offset", "0")), int(keys.get("length", "-1"))
+        except ValueError as error:
+            raise WeightsError(f"{named} has a place in {place} that is no number. Export the model again.") from error
+        try:
+            with place.open("rb") as file:
+                size = file.seek(0, 2)
+                self._left = size if self._left is None else self._left
+                length = size - offset if "length" not in keys else length
+                file.seek(min(max(offset, 0), size))
+                fits = 0 <= offset <= size and 0 <= length <= min(size - offset, self._left)
+                data = file.read(length) if fits else None
+        except OSError as error:
+            raise WeightsError(
+                f"{named} is kept in {place}, which cannot be read: {error.strerror}. Copy that file, too."
+            ) from error
+        if data is None:
+            raise WeightsError(f"{named} claims more than {place} holds. Copy both files again.")
+        self._left -= len(data)
+        return data
+
+
+def _array(tensor: Any, beside: _Beside, known: Mapping[int, tuple[str, str]]) -> NDArray[np.generic]:
+    named = f"{beside.path}: initializer {tensor.name[:80]!r}"
+    if tensor.data_type not in known:
         raise WeightsError(
             f"{named} has data type {tensor.data_type}; float32, float64, float16 and bfloat16 (1, 11, 10, 16) are "
-            "read. Export the model without quantisation."
+            "read, and whole numbers behind a DequantizeLinear. Export the model without quantisation."
         )
-    dtype, typed = _DTYPES[tensor.data_type]
-    data = tensor.raw_data
+    dtype, typed = known[tensor.data_type]
+    if tensor.data_location == _EXTERNAL or tensor.external_data:
+        data = beside.read(named, {entry.key: entry.value for entry in tensor.external_data})
+    else:
+        data = tensor.raw_data
     if not data:
         values = np.array(getattr(tensor, typed))
         # Sixteen bits of a number lie in an int32.
-        data = (values.astype("<u2") if typed == "int32_data" else values.astype(dtype)).tobytes()
+        half = dtype in {BFLOAT16, "<f2"}
+        data = (values.astype("<u2") if half else values.astype(dtype)).tobytes()
     shape = tuple(tensor.dims)
-    if min(shape) < 0 or math.prod(shape) * width(dtype) != len(data):
+    if min(shape, default=0) < 0 or math.prod(shape) * width(dtype) != len(data):
         raise WeightsError(f"{named} has {len(data)} bytes for the shape {shape} of {dtype}. Export the model again.")
     return numbers(data, dtype).reshape(shape)

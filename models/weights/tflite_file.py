@@ -1,27 +1,34 @@
-"""TFLite: the constant tensors of a model.
+"""TFLite: the constant tensors of a model, and its operations as far as they tell which tensor is which.
 
-The file is a FlatBuffer: tables of offsets. The reader here knows the five kinds of table that lead to tensors and
-checks every offset against the file, which FlatBuffers' own runtime for Python does not do.
+A quantised tensor is read as the numbers that it stands for, scale * (q - zero point), with one scale or one for each
+output of a kernel. The file is a FlatBuffer.
 """
 
 from __future__ import annotations
 
 import math
-import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from models.weights.contents import Contents
 from models.weights.dtypes import BFLOAT16, numbers, width
 from models.weights.errors import WeightsError
+from models.weights.flatbuffer import Buffer, DamagedError, Table
+from models.weights.graphs import Graph, RepeatedError
+from models.weights.tflite_graph import Operation, graph_of
 
 MAGIC = b"TFL3"  # at byte 4
 
+Array = NDArray[Any]
+
 # TensorType -> number format.
 _FLOATS = {0: "<f4", 1: "<f2", 10: "<f8", 18: BFLOAT16}
+_QUANTISED = {2: "<i4", 3: "u1", 4: "<i8", 7: "<i2", 9: "i1"}  # where the tensor says what they stand for
 _ARGUMENTS = {
     2: "int32",
     4: "int64",
@@ -32,133 +39,147 @@ _ARGUMENTS = {
 }  # shapes, paddings and their kind
 
 # Numbers of fields in their tables, from TFLite's schema.
-_MODEL_SUBGRAPHS, _MODEL_BUFFERS = 2, 4
-_SUBGRAPH_TENSORS = 0
-_TENSOR_SHAPE, _TENSOR_TYPE, _TENSOR_BUFFER, _TENSOR_NAME, _TENSOR_SPARSITY = 0, 1, 2, 3, 6
+_MODEL_CODES, _MODEL_SUBGRAPHS, _MODEL_BUFFERS = 1, 2, 4
+_CODE_OLD, _CODE = 0, 3  # the first is a byte, which is 127 where that does not do
+_SUBGRAPH_TENSORS, _SUBGRAPH_OUTPUTS, _SUBGRAPH_OPERATORS = 0, 2, 3
+_TENSOR_SHAPE, _TENSOR_TYPE, _TENSOR_BUFFER, _TENSOR_NAME, _TENSOR_QUANTISATION, _TENSOR_SPARSITY = 0, 1, 2, 3, 4, 6
+_QUANTISATION_SCALE, _QUANTISATION_ZERO, _QUANTISATION_AXIS = 2, 3, 6
 _BUFFER_DATA, _BUFFER_OFFSET = 0, 1
+_OPERATOR_CODE, _OPERATOR_INPUTS, _OPERATOR_OUTPUTS, _OPERATOR_OPTIONS = 0, 1, 2, 4
+_EDGES = 1_000_000  # inputs of all operations; the largest published models have some ten thousand
 
 
-_TABLES = 200_000  # the largest published models have some ten thousand
+@dataclass(frozen=True, slots=True)
+class _Tensor:
+    """A tensor of a subgraph."""
+
+    name: str
+    value: Array | None  # None: not a constant
+    argument: bool = False  # whole numbers that stand for nothing else: shapes, axes
 
 
-class _DamagedError(ValueError):
-    """An offset or a length that leads out of the file."""
-
-
-class _Buffer:
-    """The bytes of a file, never read beyond its ends."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = memoryview(data)
-        # Many offsets may lead to one table; following them all could take for ever.
-        self._tables = _TABLES
-
-    def number(self, form: str, position: int) -> int:
-        if not 0 <= position <= len(self._data) - struct.calcsize(form):
-            raise _DamagedError(f"byte {position} of {len(self._data)}")
-        value: int = struct.unpack_from(form, self._data, position)[0]
-        return value
-
-    def slice(self, start: int, size: int) -> memoryview:
-        if start + size > len(self._data):
-            raise _DamagedError(f"bytes {start} to {start + size} of {len(self._data)}")
-        return self._data[start : start + size]
-
-    def table(self, position: int) -> _Table:
-        """The table that the offset at `position` leads to."""
-        if not self._tables:
-            raise _DamagedError(f"more than {_TABLES} tables")
-        self._tables -= 1
-        return _Table(self, position + self.number("<I", position))
-
-
-class _Table:
-    """A table of a FlatBuffer: optional fields, found through a list of where each is."""
-
-    def __init__(self, buffer: _Buffer, position: int) -> None:
-        self._buffer, self._position = buffer, position
-        # The table begins with how far before it that list lies.
-        self._fields = position - buffer.number("<i", position)
-        self._size = buffer.number("<H", self._fields)
-
-    def number(self, field: int, form: str) -> int:
-        """A field that is a number; 0 where it is left out."""
-        position = self._field(field)
-        return self._buffer.number(form, position) if position else 0
-
-    def bytes(self, field: int, item: int = 1) -> memoryview:
-        """A field that is a vector of items of so many bytes; empty where it is left out."""
-        start, count = self._vector(field)
-        return self._buffer.slice(start, count * item)
-
-    def tables(self, field: int) -> Iterator[_Table]:
-        """A field that is a vector of tables."""
-        start, count = self._vector(field)
-        for number in range(count):
-            yield self._buffer.table(start + 4 * number)
-
-    def has(self, field: int) -> bool:
-        return self._field(field) is not None
-
-    def _vector(self, field: int) -> tuple[int, int]:
-        """Where its items begin, and how many there are."""
-        position = self._field(field)
-        if position is None:
-            return 0, 0
-        position += self._buffer.number("<I", position)
-        return position + 4, self._buffer.number("<I", position)
-
-    def _field(self, field: int) -> int | None:
-        entry = 4 + 2 * field
-        offset = self._buffer.number("<H", self._fields + entry) if entry + 2 <= self._size else 0
-        return self._position + offset if offset else None
-
-
-def read(file: BinaryIO, path: Path) -> dict[str, NDArray[np.generic]]:
-    """The constant floating-point tensors with at least one axis, by name.
+def read(file: BinaryIO, path: Path) -> Contents:
+    """The constant tensors with at least one axis that are weights, by name, and the graph of the first subgraph.
 
     Raises:
-        WeightsError: the file is damaged or quantised.
+        WeightsError: the file is damaged, or has numbers of another kind.
     """
+    data = file.read()
     try:
-        tensors = _tensors(_Buffer(file.read()), path)
-    except _DamagedError as error:
+        model = Buffer(data).table(0)
+        buffers = list(model.tables(_MODEL_BUFFERS))
+        left = 4 * len(data)  # bytes of what is dequantised: several tensors may claim the same buffer
+        tensors: dict[str, Array] = {}
+        graph: Graph | None = None
+        for number, subgraph in enumerate(model.tables(_MODEL_SUBGRAPHS)):
+            found: list[_Tensor] = []
+            for table in subgraph.tables(_SUBGRAPH_TENSORS):
+                tensor, size = _tensor(table, buffers, path)
+                left = _less(left, size)
+                found.append(tensor)
+                if tensor.value is None or tensor.argument or not tensor.value.shape:
+                    continue
+                if tensor.name in tensors:
+                    raise WeightsError(f"{path} has two tensors called {tensor.name!r}. Convert the model again.")
+                tensors[tensor.name] = tensor.value
+            if number == 0:
+                graph = _graph(model, subgraph, found)
+    except DamagedError as error:
         raise WeightsError(f"{path} is a damaged TFLite file: it points to {error}. Copy it again.") from error
+    except RepeatedError as error:
+        raise WeightsError(
+            f"{path} uses its tensors more often than any network does. Convert the model again."
+        ) from error
     if not tensors:
         raise WeightsError(f"{path} is a TFLite file without constant tensors. Convert the model again.")
-    return tensors
+    return Contents(tensors, graph=graph)
 
 
-def _tensors(file: _Buffer, path: Path) -> dict[str, NDArray[np.generic]]:
-    model = file.table(0)
-    buffers = list(model.tables(_MODEL_BUFFERS))
-    tensors: dict[str, NDArray[np.generic]] = {}
-    for graph in model.tables(_MODEL_SUBGRAPHS):
-        for tensor in graph.tables(_SUBGRAPH_TENSORS):
-            index = tensor.number(_TENSOR_BUFFER, "<I")
-            if index >= len(buffers):
-                raise _DamagedError(f"buffer {index} of {len(buffers)}")
-            content = buffers[index].bytes(_BUFFER_DATA)
-            kind = tensor.number(_TENSOR_TYPE, "<b")
-            shape = tuple(np.frombuffer(tensor.bytes(_TENSOR_SHAPE, 4), "<i4").tolist())
-            name = bytes(tensor.bytes(_TENSOR_NAME)).decode(errors="replace")
-            if buffers[index].has(_BUFFER_OFFSET):
-                raise WeightsError(
-                    f"{path} keeps {name!r} behind the model, as files over 2 GiB do. Use a smaller one."
-                )
-            if not content or kind in _ARGUMENTS or not shape:
-                continue
-            if kind not in _FLOATS or tensor.has(_TENSOR_SPARSITY):
-                raise WeightsError(
-                    f"{path} holds {name!r} quantised or sparse (tensor type {kind}); float32, float64, float16 and "
-                    "bfloat16 (0, 10, 1, 18) are read. Convert the model without quantisation."
-                )
-            dtype = _FLOATS[kind]
-            if min(shape) < 0 or math.prod(shape) * width(dtype) != len(content):
-                raise WeightsError(
-                    f"{path} has {len(content)} bytes for {name!r} of shape {shape}. Convert the model again."
-                )
-            if name in tensors:
-                raise WeightsError(f"{path} has two tensors called {name!r}. Convert the model again.")
-            tensors[name] = numbers(content, dtype).reshape(shape)
-    return tensors
+def _less(left: int, size: int) -> int:
+    if size > left:
+        raise RepeatedError
+    return left - size
+
+
+def _tensor(table: Table, buffers: list[Table], path: Path) -> tuple[_Tensor, int]:
+    """A tensor, and how many bytes were made of the file's; a view takes none."""
+    index = table.number(_TENSOR_BUFFER, "<I")
+    if index >= len(buffers):
+        raise DamagedError(f"buffer {index} of {len(buffers)}")
+    content = buffers[index].bytes(_BUFFER_DATA)
+    kind = table.number(_TENSOR_TYPE, "<b")
+    shape = tuple(np.frombuffer(table.bytes(_TENSOR_SHAPE, 4), "<i4").tolist())
+    name = bytes(table.bytes(_TENSOR_NAME)).decode(errors="replace")
+    if buffers[index].has(_BUFFER_OFFSET):
+        raise WeightsError(f"{path} keeps {name!r} behind the model, as files over 2 GiB do. Use a smaller one.")
+    if not content:
+        return _Tensor(name, None), 0
+    quantisation = table.table(_TENSOR_QUANTISATION)
+    scale = quantisation.numbers(_QUANTISATION_SCALE, "<f4") if quantisation else np.empty(0, np.float32)
+    if kind in _ARGUMENTS and not scale.size:
+        plain = {2: "<i4", 4: "<i8"}.get(kind)
+        fits = plain and math.prod(shape) * width(plain) == len(content) and min(shape, default=0) >= 0
+        # Others only say by being there that an operation has a constant for this input.
+        value = numbers(content, str(plain)).reshape(shape) if fits else np.empty(0, np.int32)
+        return _Tensor(name, value, argument=True), 0
+    if (kind not in _FLOATS and not (kind in _QUANTISED and scale.size)) or table.has(_TENSOR_SPARSITY):
+        raise WeightsError(
+            f"{path} holds {name!r} sparse or as numbers that are not read (tensor type {kind}); float32, float64, "
+            "float16 and bfloat16 (0, 10, 1, 18) are read, and int8, uint8, int16 and int32 with their scales. "
+            "Convert the model to one of these."
+        )
+    dtype = _FLOATS[kind] if kind in _FLOATS else _QUANTISED[kind]
+    if min(shape, default=0) < 0 or math.prod(shape) * width(dtype) != len(content):
+        raise WeightsError(f"{path} has {len(content)} bytes for {name!r} of shape {shape}. Convert the model again.")
+    value = numbers(content, dtype).reshape(shape)
+    if kind not in _FLOATS and quantisation is not None:
+        return _Tensor(name, _meant(value, scale, quantisation, name, path)), len(content)
+    return _Tensor(name, value), 0
+
+
+def _meant(values: Array, scale: Array, quantisation: Table, name: str, path: Path) -> NDArray[np.float32]:
+    """The numbers that quantised ones stand for."""
+    zero = quantisation.numbers(_QUANTISATION_ZERO, "<i8")
+    axis = quantisation.number(_QUANTISATION_AXIS, "<i")
+    many = scale.size > 1
+    if (many and not (0 <= axis < values.ndim and values.shape[axis] == scale.size)) or zero.size not in {
+        0,
+        1,
+        scale.size,
+    }:
+        raise WeightsError(
+            f"{path} has {scale.size} scales and {zero.size} zero points for {name!r} of shape {values.shape}. "
+            "Convert the model again."
+        )
+    shape = [1] * values.ndim
+    if many:
+        shape[axis] = scale.size
+    meant: NDArray[np.float32] = values.astype(np.float32)
+    if zero.any():
+        meant -= zero.astype(np.float32).reshape(shape if zero.size > 1 else [1] * values.ndim)
+    meant *= scale.reshape(shape)
+    return meant
+
+
+def _graph(model: Table, subgraph: Table, tensors: list[_Tensor]) -> Graph | None:
+    codes = [max(code.number(_CODE_OLD, "<b"), code.number(_CODE, "<i")) for code in model.tables(_MODEL_CODES)]
+    outputs = subgraph.numbers(_SUBGRAPH_OUTPUTS, "<i4").tolist()
+    if not outputs or not all(0 <= output < len(tensors) for output in outputs):
+        return None
+    return graph_of(_operations(subgraph, codes, len(tensors)), [(t.name, t.value) for t in tensors], outputs[0])
+
+
+def _operations(subgraph: Table, codes: list[int], tensors: int) -> Iterator[Operation]:
+    left = _EDGES
+    for operator in subgraph.tables(_SUBGRAPH_OPERATORS):
+        index = operator.number(_OPERATOR_CODE, "<I")
+        if index >= len(codes):
+            raise DamagedError(f"operator code {index} of {len(codes)}")
+        inputs = operator.numbers(_OPERATOR_INPUTS, "<i4").tolist()
+        outputs = operator.numbers(_OPERATOR_OUTPUTS, "<i4").tolist()
+        left -= len(inputs) + len(outputs)
+        if left < 0:
+            raise DamagedError(f"more than {_EDGES} inputs")
+        if not all(-1 <= tensor < tensors for tensor in (*inputs, *outputs)):
+            raise DamagedError(f"a tensor beyond {tensors}")
+        yield Operation(codes[index], inputs, outputs, operator.table(_OPERATOR_OPTIONS))

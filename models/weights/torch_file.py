@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,9 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.weights.archive import Archive
+from models.weights.contents import Contents
 from models.weights.dtypes import BFLOAT16, numbers, width
 from models.weights.errors import WeightsError
 from models.weights.pickled import Machine, Name, PickleError
+from models.weights.prefixes import averaged
 
 _DTYPES = {
     "DoubleStorage": "<f8",
@@ -36,7 +39,25 @@ _DTYPES = {
 # How torch.save began before it wrote zip files: its magic number, pickled.
 LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 _LEGACY_PROTOCOL = 1001
-_WRAPPERS = ("state_dict", "model_state_dict", "model")  # under which training scripts keep the tensors
+# Under which training scripts keep the tensors; before them what is averaged, as timm takes it.
+_PLACES = ("state_dict", "model_state_dict", "model", "module", "net", "network", "weights", "params")
+_NO_WEIGHTS = re.compile(r"optim|sched|scaler|rng|loss|criterion|momentum|exp_avg", re.IGNORECASE)
+_LEVELS = 4  # of dictionaries in dictionaries that are looked into
+_SETS = 8  # of tensors in a file that are looked at
+# What training scripts keep beside the tensors: settings, numbers, paths. Nothing of it is made or run; in its place is
+# put a dictionary, which takes whatever the file would fill it with.
+_BESIDE = {
+    *("argparse.Namespace", "collections.defaultdict", "collections.Counter", "types.SimpleNamespace"),
+    *(f"pathlib.{name}" for name in ("Path", "PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")),
+    *(f"pathlib._local.{name}" for name in ("Path", "PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")),
+    *("datetime.datetime", "datetime.timedelta", "datetime.date", "_codecs.encode"),
+    *("torch.device", "numpy.dtype", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"),
+    *(
+        f"{package}.AttributeDict"
+        for package in ("pytorch_lightning.utilities.parsing", "lightning.pytorch.utilities.parsing")
+    ),
+    *("lightning_fabric.utilities.data.AttributeDict", "lightning.fabric.utilities.data.AttributeDict"),
+}
 _AXES = 32
 _ADVICE = "Save the tensors alone, with torch.save(model.state_dict(), path), or as safetensors."
 
@@ -68,6 +89,10 @@ class _Parameter:
     """What PyTorch before 0.4 made before it said which tensor it is."""
 
     tensor: _Tensor | None = None
+
+
+class _Beside(dict[Any, Any]):
+    """In the place of something that is no tensor: it takes whatever the file would put into it."""
 
 
 @dataclass(slots=True)
@@ -102,6 +127,8 @@ class _Checkpoint:
                 made = tensor
             case "torch.Size", (tuple(size),):
                 made = size
+            case beside, _ if beside in _BESIDE:
+                made = _Beside()
             case _:
                 raise PickleError(f"{name}, which is no part of a dictionary of tensors and was not run")
         return made
@@ -110,6 +137,8 @@ class _Checkpoint:
         match made, state:
             case _Parameter(), (_Tensor() as tensor, *_):
                 made.tensor = tensor
+            case _Beside(), _:
+                pass
             case dict(), dict():  # attributes of an OrderedDict: the versions of the modules
                 pass
             case _:
@@ -188,7 +217,7 @@ def _array(tensor: _Tensor) -> NDArray[np.generic]:
     )
 
 
-def read_zip(archive: Archive, path: Path) -> dict[str, NDArray[np.generic]]:
+def read_zip(archive: Archive, path: Path) -> Contents:
     """The tensors of a file that torch.save wrote since version 1.6."""
     pickled = next(name for name in archive.names if is_pickle(name))
     folder = pickled.removesuffix("data.pkl")
@@ -209,7 +238,7 @@ def is_pickle(name: str) -> bool:
     return name.count("/") == 1 and name.endswith("/data.pkl")
 
 
-def read_legacy(file: BinaryIO, path: Path) -> dict[str, NDArray[np.generic]]:
+def read_legacy(file: BinaryIO, path: Path) -> Contents:
     """The tensors of a file that torch.save wrote before version 1.6, or later when told to write the old form."""
     data = file.read()
 
@@ -244,30 +273,59 @@ def _fill(storage: _Storage, data: bytes | memoryview, *, swapped: bool) -> None
     storage.values = numbers(data, storage.dtype)
 
 
-def _tensors(read: Callable[[_Checkpoint], object], path: Path) -> dict[str, NDArray[np.generic]]:
+def _tensors(read: Callable[[_Checkpoint], object], path: Path) -> Contents:
     try:
         made = read(_Checkpoint())
-        found = {
-            name: _array(tensor)
-            for name, value in _state_dict(made).items()
-            if (tensor := value.tensor if isinstance(value, _Parameter) else value) and isinstance(tensor, _Tensor)
-        }
+        sets = [
+            Contents({name: _array(tensor) for name, tensor in tensors.items()}, place=place)
+            for place, tensors in _sets(made)
+        ]
     except PickleError as error:
         raise WeightsError(f"{path} is no PyTorch file of tensors: it holds {error}. {_ADVICE}") from error
-    if not found:
+    if not sets:
         raise WeightsError(f"{path} is a PyTorch file without a tensor that has a name. {_ADVICE}")
-    # What was trained on several devices is wrapped in a module that is called `module`.
-    if all(name.startswith("module.") for name in found):
-        found = {name.removeprefix("module."): value for name, value in found.items()}
-    return found
+    return replace(sets[0], others=tuple(sets[1:]))
 
 
-def _state_dict(made: object) -> Mapping[str, object]:
-    if isinstance(made, dict):
-        for wrapper in _WRAPPERS:
-            if isinstance(made.get(wrapper), dict):
-                made = made[wrapper]
-                break
+def _sets(made: object) -> list[tuple[str, dict[str, _Tensor]]]:
+    """Every dictionary of named tensors and where it is, ``a.b``, the one that is most likely wanted first."""
     if not isinstance(made, dict):
         raise PickleError(f"a {type(made).__name__.lstrip('_')}, not a dictionary of tensors")
-    return {name: value for name, value in made.items() if isinstance(name, str)}
+    found: list[tuple[str, dict[str, _Tensor]]] = []
+    waiting: list[tuple[str, dict[Any, Any], int]] = [("", made, 0)]
+    seen: set[int] = set()
+    while waiting and len(found) < _SETS:
+        place, dictionary, level = waiting.pop(0)
+        if id(dictionary) in seen:  # a pickle can hold the same one many times
+            continue
+        seen.add(id(dictionary))
+        if tensors := dict(_named(dictionary)):
+            found.append((place, tensors))
+        if level < _LEVELS:
+            waiting.extend(
+                (f"{place}.{key}".lstrip("."), inner, level + 1)
+                for key, inner in dictionary.items()
+                if isinstance(key, str) and isinstance(inner, dict) and not _NO_WEIGHTS.search(key)
+            )
+    # What is without any kernel, as counters of a metric are, is no network, unless there is nothing else.
+    networks = [one for one in found if any(len(tensor.size) > 1 for tensor in one[1].values())]
+    return sorted(networks or found, key=lambda one: _rank(*one))
+
+
+def _named(dictionary: dict[Any, Any]) -> Iterator[tuple[str, _Tensor]]:
+    for name, value in dictionary.items():
+        tensor = value.tensor if isinstance(value, _Parameter) else value
+        if isinstance(name, str) and isinstance(tensor, _Tensor):
+            yield name, tensor
+
+
+def _rank(place: str, tensors: dict[str, _Tensor]) -> tuple[bool, int]:
+    """Where a set of tensors comes in the order of what is wanted: averaged weights, then those under a known name."""
+    known = [_PLACES.index(part) for part in place.split(".") if part in _PLACES]
+    return not averaged(place) or _never_averaged(tensors), min(known, default=len(_PLACES))
+
+
+def _never_averaged(tensors: dict[str, _Tensor]) -> bool:
+    """Whether PyTorch's AveragedModel has not been given any weights: it holds those of before the training."""
+    count = tensors.get("n_averaged")
+    return count is not None and count.size == () and int(_array(count)) == 0

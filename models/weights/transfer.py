@@ -1,33 +1,54 @@
-"""Setting a network's weights from named tensors: each variable has a role, each publisher a name for it."""
+"""Setting a network's weights from named tensors: each variable has a role, each publisher a name for it.
+
+Where a file's names do not fit as they are, `models.weights.prefixes` says what else they may be called; where it has a
+graph, `models.weights.structure` finds the place of each tensor without any name.
+"""
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 from numpy.typing import NDArray
 
 from models.layouts import OWN, Layout, Role
+from models.spec import Architecture
+from models.weights import guess, prefixes, structure
+from models.weights.arrange import arranged, foreground
+from models.weights.contents import Contents, Tensors
 from models.weights.errors import WeightsMismatchError
-from models.weights.files import read
+from models.weights.files import contents
+from models.weights.graphs import Graph
 
-Tensors = Mapping[str, NDArray[np.generic]]
+_log = logging.getLogger(__name__)
+GRAPH = "graph"  # what `load` returns for a file whose tensors were told by their place in its graph
 
 
-def load(model: keras.Model, path: Path, layouts: Mapping[str, Layout] | None = None) -> str:
+def load(
+    model: keras.Model,
+    path: Path,
+    layouts: Mapping[str, Layout] | None = None,
+    *,
+    row: Architecture | None = None,
+    say: Callable[[str], Any] = _log.info,
+) -> str:
     """Set every weight of `model` from a file.
 
     Args:
         model: the network.
         path: a file of any format that `read` knows.
         layouts: of the publishers whose names are understood beside our own.
+        row: what the network was built from, so that an error can say which option would fit.
+        say: called with each sentence about what was taken of the file where there was a choice.
 
     Returns:
-        The layout in which the file was written, ``"glimpse"`` for our own.
+        The layout in which the file was written, ``"glimpse"`` for our own, `GRAPH` where no names told.
 
     Raises:
         WeightsMismatchError: in no layout do names and shapes fit; the message speaks of the nearest one. No weight
@@ -35,29 +56,65 @@ def load(model: keras.Model, path: Path, layouts: Mapping[str, Layout] | None = 
         WeightsError: the file cannot be read as weights.
         OSError: the file cannot be opened.
     """
-    return transfer(model, read(path), layouts, source=path)
+    return transfer(model, contents(path), layouts, source=path, row=row, say=say)
 
 
-def transfer(model: keras.Model, tensors: Tensors, layouts: Mapping[str, Layout] | None = None, *, source: Path) -> str:
-    """`load` from tensors that have been read from `source` already."""
-    fits = {name: _fit(model, tensors, layout) for name, layout in {"glimpse": OWN, **(layouts or {})}.items()}
-    nearest = min(fits, key=lambda name: fits[name].faults)
-    fit = fits[nearest]
-    if fit.faults:
-        raise WeightsMismatchError(source, fit.missing, fit.unexpected, fit.misshapen, nearest)
-    for variable, value in fit.values:
+def transfer(
+    model: keras.Model,
+    found: Contents | Tensors,
+    layouts: Mapping[str, Layout] | None = None,
+    *,
+    source: Path,
+    row: Architecture | None = None,
+    say: Callable[[str], Any] = _log.info,
+) -> str:
+    """`load` from what has been read from `source` already."""
+    found = found if isinstance(found, Contents) else Contents(found)
+    nearest = _nearest(model, found, {"glimpse": OWN, **(layouts or {})})
+    if nearest.faults:
+        raise WeightsMismatchError(
+            source,
+            nearest.missing,
+            nearest.unexpected,
+            nearest.misshapen,
+            nearest.layout,
+            hint=guess.advice(found, model, nearest.misshapen_shapes, row),
+        )
+    for note in nearest.notes:
+        say(note)
+    for variable, value in nearest.values:
         variable.assign(value)
-    return nearest
+    return nearest.layout
+
+
+def _nearest(model: keras.Model, found: Contents, layouts: Mapping[str, Layout]) -> _Fit:
+    """The first fit without a fault, else that with the fewest."""
+    fits = []
+    for named in prefixes.ways(found):
+        for name, layout in layouts.items():
+            fit = _fit(model, named.tensors, layout)
+            fit.layout, fit.notes = name, named.notes
+            if not fit.faults:
+                return fit
+            fits.append(fit)
+    if found.graph is not None:
+        background = any(layout.background for layout in layouts.values())
+        # Where neither fits, what the graph says is nearer to the cause than names that it does not have.
+        fits.insert(0, _fit_by_structure(model, found.graph, background=background))
+    return min(fits, key=lambda fit: fit.faults)
 
 
 @dataclass(slots=True)
 class _Fit:
     """How well tensors fit a network in one layout."""
 
+    layout: str = GRAPH
+    notes: tuple[str, ...] = ()
     values: list[tuple[keras.Variable, NDArray[np.float32]]] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
     misshapen: list[str] = field(default_factory=list)
+    misshapen_shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)  # by variable, what the file has for it
 
     @property
     def faults(self) -> int:
@@ -72,6 +129,7 @@ class _Fit:
             self.values.append((variable, value))
         else:
             self.misshapen.append(f"{name}: {shape or value.shape}, the network has {ours} in {variable.path}")
+            self.misshapen_shapes[variable.path] = value.shape
 
 
 def _fit(model: keras.Model, tensors: Tensors, layout: Layout) -> _Fit:
@@ -93,14 +151,86 @@ def _fit(model: keras.Model, tensors: Tensors, layout: Layout) -> _Fit:
                 fit.missing.append(names[0] if names else f"{layer.name}/{variable.name}")
                 continue
             used.add(found)
-            value = _arranged(tensors[found], layer, variable, layout.naming.order)
+            value = arranged(tensors[found], layer, variable, layout.naming.order)
             if layout.background and isinstance(layer, keras.layers.Dense):
-                value = _foreground(value, tuple(variable.shape))
+                value = foreground(value, tuple(variable.shape))
             fit.place(variable, value, originals[found], tuple(tensors[found].shape))
     unused = re.compile("|".join(f"(?:{pattern})" for pattern in (r".*\.num_batches_tracked", *layout.unused)))
     unexpected = (originals[name] for name in sorted(tensors.keys() - used))
     fit.unexpected.extend(name for name in unexpected if not unused.fullmatch(name))
     return fit
+
+
+def _fit_by_structure(model: keras.Model, graph: Graph, *, background: bool) -> _Fit:
+    """What a file's graph has for each layer; a batch normalisation becomes what its converter has made of it."""
+    match = structure.match(model, graph)
+    if match is None:
+        return _Fit(missing=[layer.name for layer in model.layers if layer.weights])
+    alike = (f"{name} (several places of the graph are alike)" for name in match.ambiguous)
+    fit = _Fit(missing=[*match.missing, *alike], unexpected=match.unexpected)
+    by_graph = (
+        "the file's names do not tell which tensor is which, its graph does: each was taken by its place in it, batch "
+        "normalisations as far as they are folded into the convolutions"
+    )
+    by_itself = (
+        "the file's graph scales its input by itself, before the first convolution; here the recipe has to do that"
+    )
+    fit.notes = (by_graph, by_itself) if match.scaled else (by_graph,)
+    for found in match.weights:
+        _place(fit, found, background=background)
+    return fit
+
+
+def _place(fit: _Fit, found: structure.Weights, *, background: bool) -> None:
+    scale, shift = found.scale, found.shift
+    if found.layer.kernel is not None and found.kernel is not None:
+        # What is behind the kernel becomes a part of it, as converters do.
+        scale, shift = None, _place_kernel(fit, found, found.layer.kernel, found.kernel, background=background)
+    norm = found.layer.norm
+    if norm is None:
+        return
+    count = norm.moving_mean.shape[0]
+    values = {
+        "gamma": np.ones(count, np.float32) if scale is None else scale,
+        "beta": np.zeros(count, np.float32) if shift is None else shift,
+    }
+    values = {role: np.broadcast_to(value, count) if value.size == 1 else value for role, value in values.items()}
+    if (norm.gamma is None and scale is not None) or (norm.beta is None and values["beta"].any()):
+        fit.unexpected.append(f"a scale or shift of {found.layer.name}")
+    values |= _identity(norm)
+    for variable in norm.weights:
+        fit.place(variable, values[variable.name].astype(np.float32), f"{found.name or variable.path}, folded")
+
+
+def _place_kernel(
+    fit: _Fit, found: structure.Weights, layer: keras.Layer, kernel: NDArray[Any], *, background: bool
+) -> NDArray[Any]:
+    """Set the kernel; what is added behind it, one number a channel, which is set where there is no normalisation."""
+    if found.scale is not None:
+        along = [1] * kernel.ndim
+        along[found.output_axis] = -1
+        kernel = kernel * found.scale.reshape(along)
+    value = arranged(kernel, layer, layer.kernel, found.order)
+    shift = np.zeros(1, np.float32) if found.shift is None else found.shift
+    if shift.size == 1:
+        shift = np.broadcast_to(shift, kernel.shape[found.output_axis])
+    if background and isinstance(layer, keras.layers.Dense) and value.shape[-1] == layer.kernel.shape[-1] + 1:
+        value, shift = foreground(value, tuple(layer.kernel.shape)), shift[1:]
+    fit.place(layer.kernel, value, found.name, tuple(kernel.shape))
+    normalised = found.layer.norm is not None
+    if layer.bias is not None:
+        bias = np.zeros_like(shift) if normalised else shift
+        fit.place(layer.bias, bias.astype(np.float32), f"{found.name}, bias")
+    elif not normalised and shift.any():
+        fit.unexpected.append(f"a bias of {found.name}")
+    return shift
+
+
+def _identity(norm: keras.layers.BatchNormalization) -> dict[str, NDArray[np.float32]]:
+    """Statistics that do nothing: (x - 0) / sqrt(variance + epsilon) with variance + epsilon = 1."""
+    shape = tuple(norm.moving_mean.shape)
+    zeros, ones = np.zeros(shape, np.float32), np.ones(shape, np.float32)
+    return {"moving_mean": zeros, "moving_variance": ones - np.float32(norm.epsilon)}
 
 
 def _folded(layer: keras.Layer, tensors: Tensors, layout: Layout) -> tuple[str, dict[str, NDArray[np.float32]]] | None:
@@ -119,76 +249,12 @@ def _folded(layer: keras.Layer, tensors: Tensors, layout: Layout) -> tuple[str, 
         return None
     names = naming.tensors(layout.rename(convolution.name), "bias")
     name = next((name for name in names if name in tensors), None)
-    shape = tuple(layer.moving_mean.shape)
     if name is None:
         return None
-    zeros, ones = np.zeros(shape, np.float32), np.ones(shape, np.float32)
-    # (x - 0) / sqrt(variance + epsilon) * 1 + bias, with variance + epsilon = 1
-    values = {"gamma": ones, "moving_mean": zeros, "moving_variance": ones - np.float32(layer.epsilon)}
-    return name, values | {"beta": tensors[name].astype(np.float32)}
+    ones = np.ones(tuple(layer.moving_mean.shape), np.float32)
+    return name, {"gamma": ones, "beta": tensors[name].astype(np.float32), **_identity(layer)}
 
 
 def _role(layer: keras.Layer, variable: keras.Variable) -> Role:
     role: Role = variable.name
     return "depthwise" if role == "kernel" and isinstance(layer, keras.layers.DepthwiseConv2D) else role
-
-
-def _arranged(
-    tensor: NDArray[np.generic], layer: keras.Layer, variable: keras.Variable, order: str
-) -> NDArray[np.float32]:
-    """`tensor` with its axes in our order; what cannot be arranged is left as it is, for the caller to see."""
-    value: NDArray[np.float32] = tensor.astype(np.float32)
-    shape = tuple(variable.shape)
-    if not variable.name.endswith("kernel") or order == "HWIO":
-        return _squeezed(_gathered(value, layer), shape)
-    if isinstance(layer, keras.layers.DepthwiseConv2D) and value.ndim == 4:
-        # [C * multiplier, 1, H, W] or [1, H, W, C * multiplier] -> [H, W, C, multiplier]
-        value = value.transpose(2, 3, 0, 1) if order == "OIHW" else value.transpose(1, 2, 3, 0)
-        return value.reshape(shape) if value.size == np.prod(shape) else value
-    if value.ndim == 4:
-        value = value.transpose(2, 3, 1, 0) if order == "OIHW" else value.transpose(1, 2, 3, 0)
-        if value.shape[:3] == _flattened(layer):
-            # A convolution over the whole of the maps (timm's VGG) is a dense layer behind them flattened.
-            return value.reshape(-1, value.shape[-1])
-    elif value.ndim == 2:
-        value = value.T
-        if order == "OIHW" and (maps := _flattened(layer)) and value.shape[0] == np.prod(maps):
-            # PyTorch flattens a map channels first: its input unit is (c, y, x), ours (y, x, c).
-            height, width, channels = maps
-            value = value.reshape(channels, height, width, -1).transpose(1, 2, 0, 3).reshape(value.shape)
-    return _squeezed(value, shape)
-
-
-def _foreground(value: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """A classifier without its first class, where it has one more than the network."""
-    return _squeezed(value[..., 1:], shape) if value.shape[-1] == shape[-1] + 1 else value
-
-
-def _gathered(value: NDArray[np.float32], layer: keras.Layer) -> NDArray[np.float32]:
-    """A grouped convolution's kernel from the depthwise one as which Keras Applications write it.
-
-    There each of the G * I channels has O outputs of its own, those of a group to be added up:
-    [H, W, G * I, O] -> [H, W, I, G * O].
-    """
-    groups = layer.groups if isinstance(layer, keras.layers.Conv2D) else 1
-    if groups == 1 or value.ndim != 4 or value.shape[2] != layer.kernel.shape[2] * groups:
-        return value
-    height, width, channels, outputs = value.shape
-    split = value.reshape(height, width, groups, channels // groups, outputs)
-    return split.transpose(0, 1, 3, 2, 4).reshape(height, width, channels // groups, groups * outputs)
-
-
-def _squeezed(value: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """A 1x1 convolution and a dense layer hold the same matrix: [1, 1, I, O] as [I, O], and the other way round."""
-    ones = (1, 1)
-    if {value.ndim, len(shape)} == {2, 4} and (*ones, *value.shape)[-4:] == (*ones, *shape)[-4:]:
-        return value.reshape(shape)
-    return value
-
-
-def _flattened(layer: keras.Layer) -> tuple[int, ...] | None:
-    """(height, width, channels) of the maps that a dense layer sees flattened, None for any other."""
-    if not isinstance(layer, keras.layers.Dense):
-        return None
-    producer = layer.input._keras_history.operation  # noqa: SLF001 - Keras has no public way back through a graph
-    return tuple(producer.input.shape[1:]) if isinstance(producer, keras.layers.Flatten) else None

@@ -343,4 +343,4 @@ def _summary(values: dict[str, Any]) -> NetworkSummary:
     stages = tuple(
         StageSummary(**{**stage, "output_shape": tuple(stage["output_shape"])}) for stage in values["stages"]
     )
-    return NetworkSummary(**{**values, "stages": stages})
+    return NetworkSummary(**{**values, "stages": stages, "notes": tuple(values["notes"])})

@@ -160,7 +160,7 @@ def test_a_file_at_which_the_library_of_hdf5_never_ends_is_given_up(
     # The length of the first text in the heap of texts, of which the library adds up a sum that overflows.
     struct.pack_into("<q", data, data.index(b"GCOL") + 24, -16)
     path.write_bytes(data)
-    with refused("could not be read as HDF5 within 3 seconds of computing"):
+    with refused(r"could not be read as HDF5 within \d+ seconds"):
         read(path)
 
 
@@ -173,7 +173,7 @@ def test_the_time_for_reading_hdf5_follows_the_size_of_the_file(
         given.append(int(command[-3]))
         return subprocess.CompletedProcess(command, -signal.SIGXCPU, b"", b"")
 
-    monkeypatch.setattr(hdf5_file.subprocess, "run", run)
+    monkeypatch.setattr(subprocess, "run", run)
     for size in (1 << 10, 1 << 30):
         with (tmp_path / "w.h5").open("wb") as file:
             file.write(hdf5_file.MAGIC)
@@ -239,7 +239,7 @@ _TENSORS = [tflite_tensor("w")]
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (tflite([tflite_tensor("w", kind=9)]), r"quantised or sparse \(tensor type 9\)"),
+        (tflite([tflite_tensor("w", kind=9)]), r"as numbers that are not read \(tensor type 9\)"),
         (tflite([tflite_tensor("w", shape=(1 << 30, 1 << 30))]), "24 bytes for 'w'"),
         (tflite([tflite_tensor("w", shape=(-2, -3))]), "24 bytes for 'w'"),
         (tflite([tflite_tensor("w", buffer=9)]), "buffer 9 of 2"),

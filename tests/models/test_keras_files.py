@@ -75,7 +75,7 @@ def test_an_archive_is_read_without_beginning_again_for_every_place_in_it(networ
     asked = 0
 
     class Counting(io.FileIO):
-        def readinto(self, buffer: Any) -> int:  # type: ignore[override]
+        def readinto(self, buffer: Any) -> int:
             nonlocal asked
             count = super().readinto(buffer)
             asked += count

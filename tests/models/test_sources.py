@@ -180,7 +180,7 @@ def test_an_impossible_recipe_is_refused_with_its_file(weights_file: Path, text:
 
 
 def test_weights_without_a_network_ask_for_its_name(weights_file: Path) -> None:
-    with pytest.raises(BundleError, match="Name the architecture"):
+    with pytest.raises(BundleError, match="needs its architecture: name it with GLIMPSE_MODEL"):
         resolve(Source(weights=str(weights_file)))
 
 

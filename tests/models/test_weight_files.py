@@ -98,7 +98,7 @@ _WAYS = {
     "a dictionary": {"w": tensor()},
     "an OrderedDict of Python 2": Call("collections.OrderedDict", ([[OldText("w"), tensor()]],)),
     "a checkpoint of training": {"state_dict": {"w": tensor()}, "epoch": 3, "arch": "resnet18", "best": None},
-    "a network trained on several devices": {"model": {"module.w": tensor()}},
+    "under a name that nobody knows": {"mine": {"first": {"w": tensor()}}, "epoch": 3},
     "a parameter": {"w": Call("torch._utils._rebuild_parameter", (tensor(), True, _PLAIN))},
     "a tensor of PyTorch 0.3": {"w": Call("torch._utils._rebuild_tensor", (storage(), 0, (2, 3), (3, 1)))},
     "a parameter of PyTorch 0.3": {

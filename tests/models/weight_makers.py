@@ -125,6 +125,23 @@ def torch_zip(
     return path
 
 
+def torch_saved(path: Path, value: Any) -> Path:
+    """What torch.save writes of dictionaries in dictionaries, with arrays of float32 for tensors."""
+    storages: dict[str, bytes] = {}
+
+    def made(part: Any) -> Any:
+        if isinstance(part, dict):
+            return {key: made(inner) for key, inner in part.items()}
+        if not isinstance(part, np.ndarray):
+            return part
+        key = str(len(storages))
+        storages[key] = part.astype("<f4").tobytes()
+        strides = tuple(int(np.prod(part.shape[axis + 1 :])) for axis in range(part.ndim))
+        return tensor(storage(key, part.size), size=part.shape, stride=strides)
+
+    return torch_zip(path, made(value), storages)
+
+
 def torch_legacy(path: Path, value: object, storages: Mapping[str, bytes] | None = None, *, item: int = 4) -> Path:
     storages = {"0": NUMBERS.tobytes()} if storages is None else storages
     heads = (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}, value, list(storages))
@@ -224,6 +241,119 @@ def onnx_bytes(initializers: list[Any]) -> bytes:
     buffer = io.BytesIO()
     onnx.save(onnx.helper.make_model(graph), buffer)
     return buffer.getvalue()
+
+
+def folded_onnx(model: Any) -> Any:
+    """What PyTorch's exporter makes of a network: batch norm within the convolutions, and no names that tell.
+
+    Returns:
+        An `onnx.ModelProto`.
+    """
+    return _Exporter(model).export()
+
+
+class _Exporter:
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.nodes: list[Any] = []
+        self.initializers: list[Any] = []
+        self.names = {id(model.inputs[0]): "input.1"}
+
+    def export(self) -> Any:
+        import onnx
+
+        for layer in self.model.layers:
+            if inputs := [self.names[id(one)] for one in layer._inbound_nodes[0].input_tensors]:
+                self.layer(layer, inputs)
+        helper = onnx.helper
+        answer = helper.make_tensor_value_info(self.names[id(self.model.outputs[0])], 1, None)
+        image = helper.make_tensor_value_info("input.1", 1, None)
+        return helper.make_model(helper.make_graph(self.nodes, "main_graph", [image], [answer], self.initializers))
+
+    def constant(self, value: Any) -> str:
+        import onnx
+
+        name = f"onnx::{len(self.initializers) + 1000}"
+        self.initializers.append(onnx.numpy_helper.from_array(np.ascontiguousarray(value, np.float32), name))
+        return name
+
+    def node(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        import onnx
+
+        self.nodes.append(onnx.helper.make_node(kind, inputs, [output], **attributes))
+        return output
+
+    def layer(self, layer: Any, inputs: list[str]) -> None:
+        import keras
+
+        output = f"/{layer.name}"
+        match layer:
+            case keras.layers.Conv2D() | keras.layers.DepthwiseConv2D():
+                self.convolution(layer, inputs, output)
+            case keras.layers.BatchNormalization() if id(layer.output) in self.names:
+                return
+            case keras.layers.BatchNormalization():
+                weights = (layer.gamma, layer.beta, layer.moving_mean, layer.moving_variance)
+                parts = [self.constant(keras.ops.convert_to_numpy(part)) for part in weights]
+                self.node("BatchNormalization", [*inputs, *parts], output, epsilon=layer.epsilon)
+            case keras.layers.Dense():
+                kernel = self.constant(np.asarray(keras.ops.convert_to_numpy(layer.kernel)).T)
+                bias = self.constant(keras.ops.convert_to_numpy(layer.bias))
+                self.node("Gemm", [*inputs, kernel, bias], output, transB=1)
+                if layer.activation is not keras.activations.linear:
+                    output = self.node("Relu", [output], f"{output}_act")
+            case keras.layers.Add() | keras.layers.Multiply():
+                # In which order it writes summands is its own affair.
+                self.node("Add" if isinstance(layer, keras.layers.Add) else "Mul", inputs[::-1], output)
+            case keras.layers.Concatenate():
+                self.node("Concat", inputs, output, axis=1)
+            case _:
+                self.node("Relu", inputs, output)  # anything that holds no weights
+        self.names[id(layer.output)] = output
+
+    def convolution(self, layer: Any, inputs: list[str], output: str) -> None:
+        import keras
+
+        kernel, groups = np.asarray(keras.ops.convert_to_numpy(layer.kernel)), getattr(layer, "groups", 1)
+        if isinstance(layer, keras.layers.DepthwiseConv2D):
+            kernel = kernel.transpose(2, 3, 0, 1).reshape(-1, 1, *kernel.shape[:2])
+            groups = len(kernel)
+        else:
+            kernel = kernel.transpose(3, 2, 0, 1)
+        bias = np.zeros(len(kernel)) if layer.bias is None else keras.ops.convert_to_numpy(layer.bias)
+        norm = next((one for one in self.model.layers if _follows(one, layer)), None)
+        if norm is not None:
+            scale, shift = _affine(norm)
+            kernel, bias = kernel * scale.reshape(-1, 1, 1, 1), bias * scale + shift
+            self.names[id(norm.output)] = output
+        self.node(
+            "Conv", [*inputs, self.constant(kernel), self.constant(bias)], output, strides=layer.strides, group=groups
+        )
+
+
+def _follows(layer: Any, before: Any) -> bool:
+    import keras
+
+    return isinstance(layer, keras.layers.BatchNormalization) and layer.input is before.output
+
+
+def _affine(norm: Any) -> tuple[Any, Any]:
+    variance, mean, beta = (np.asarray(value) for value in (norm.moving_variance, norm.moving_mean, norm.beta))
+    scale = (1 if norm.gamma is None else np.asarray(norm.gamma)) / np.sqrt(variance + norm.epsilon)
+    return scale, beta - mean * scale
+
+
+def disturbed(model: Any, seed: int = 1) -> Any:
+    """The same network with numbers in which no mistake could hide: statistics and biases that are not 0 and 1."""
+    import keras
+
+    rng = np.random.default_rng(seed)
+    for layer in model.layers:
+        for variable in layer.weights:
+            if isinstance(layer, keras.layers.BatchNormalization) or variable.name == "bias":
+                low, high = (0.5, 1.5) if variable.name in {"gamma", "moving_variance"} else (-0.5, 0.5)
+                variable.assign(rng.uniform(low, high, variable.shape))
+    return model
 
 
 # --- what reading comes to

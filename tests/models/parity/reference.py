@@ -111,7 +111,7 @@ def _torch_reference(
     )
     model = create(**{**_UNTRAINED[publisher], **case.arguments})
     image = torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy())
-    _disturb_torch(model, image)
+    disturb_torch(model, image)
 
     outputs: dict[str, Array] = {}
 
@@ -140,7 +140,8 @@ def _torch_reference(
 _UNTRAINED: dict[str, dict[str, Any]] = {"torchvision": {"weights": None}, "timm": {"pretrained": False}}
 
 
-def _disturb_torch(model: Any, image: Any) -> None:
+def disturb_torch(model: Any, image: Any) -> None:
+    """Give `model` weights in which a mistake would show: see above."""
     import torch
 
     norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]

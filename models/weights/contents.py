@@ -1,0 +1,25 @@
+"""What a file of weights holds, once it has been read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.weights.graphs import Graph
+
+Tensors = Mapping[str, NDArray[np.generic]]
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """Named tensors, and where the file has one the graph that they are of."""
+
+    tensors: Tensors
+    graph: Graph | None = None
+    place: str = ""  # under which name in the file the tensors lie; empty: that of the file itself
+    # Other sets of tensors of the same file, as the weights that were last trained beside averaged ones: in the order
+    # in which they are to be preferred, behind this one.
+    others: tuple[Contents, ...] = ()

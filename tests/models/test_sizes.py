@@ -1,0 +1,45 @@
+"""The table of the sizes of kernels is what the networks have."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+
+from models.catalogue import Architecture, find, rows
+from models.weights import guess
+
+
+def _table() -> dict[tuple[str, str, str], list[str]]:
+    with guess.SIZES.open(encoding="utf-8", newline="") as file:
+        lines = list(csv.reader(file))[1:]
+    return {(name, variant, options): numbers for name, variant, options, *numbers in lines}
+
+
+def _check(row: Architecture) -> None:
+
+    own = guess.measured(row, {})
+    for options in guess.candidates(row):
+        found = guess.measured(row, options)
+        counted = [found.count, found.total, found.squares, found.inputs, found.inputs_squares]
+        expected = _table().get((row.name, row.variant, json.dumps(options)))
+        if expected is None:  # an option that changes no kernel
+            assert counted == [own.count, own.total, own.squares, own.inputs, own.inputs_squares]
+        else:
+            assert list(map(str, counted)) == expected, "python -m models.weights.guess makes the table anew"
+
+
+def test_every_network_of_the_library_is_in_the_table() -> None:
+    assert {(row.name, row.variant, "{}") for row in rows()} <= _table().keys()
+
+
+@pytest.mark.parametrize("name", ["resnet20", "mobilenet", "squeezenet1_1"])
+def test_the_table_says_what_a_network_has(name: str) -> None:
+    _check(find(name))
+
+
+@pytest.mark.slow
+def test_the_table_says_what_all_networks_have() -> None:
+    for row in rows():
+        _check(row)
