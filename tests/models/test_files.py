@@ -13,9 +13,10 @@ import pytest
 from PIL import Image
 
 from client import images
+from models.decoding.formats import SUFFIXES
 from models.prestem.recipe import Recipe
 from models.train import files
-from models.train.data import SUFFIXES, read
+from models.train.data import read
 
 RECIPE = Recipe(height=8, width=8)
 LEFT_OUT = [

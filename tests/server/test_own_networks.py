@@ -52,7 +52,7 @@ def _seeded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Convert in this process, which has the frameworks loaded; the real answer goes the real way."""
 
-    def convert(bundle: Any, folder: Path) -> Any:
+    def convert(bundle: Any, folder: Path, *, seconds: float) -> Any:
         answer = json.loads(json.dumps(conversion._answer(bundle, folder)))
         if "error" in answer:
             raise converted.ERRORS[answer["error"]](answer["message"])
@@ -76,7 +76,7 @@ def answers(path: Path, runtime: str) -> NDArray[np.float32]:
     """What a named runtime gives for `PIXELS`."""
     with structlog.testing.capture_logs():
         network = Network(resolve(Source(weights=str(path))))
-        made = choice.build((runtime,), network, precision="float32")  # type: ignore[arg-type]  # one of its names
+        made, _ = choice.build((runtime,), network, precision="float32")  # type: ignore[arg-type]  # one of its names
     return made(PIXELS)
 
 
