@@ -275,16 +275,18 @@ class _Method:
             await context.abort(status.code(error), error.message, trailers)
         except grpc.aio.AbortError as aborted:
             # gRPC keeps this exception with the call, and its traceback leads back to the call: a circle that only a
-            # look for garbage would end. In a flood of refusals that is thousands of calls.
+            # look for garbage would end. In a flood of refusals that is thousands of calls. Since Python 3.12 a frame
+            # knows its caller, and so the refusal's own traceback leads to a frame that holds the refusal.
             task = asyncio.current_task()
             if task is not None:
-                task.add_done_callback(partial(_let_go, aborted))
+                task.add_done_callback(partial(_let_go, (aborted, error)))
             raise
 
 
-def _let_go(error: BaseException, _: object) -> None:
-    """Have an exception that is kept hold on to nothing."""
-    error.__traceback__ = error.__context__ = None
+def _let_go(errors: tuple[BaseException, ...], _: object) -> None:
+    """Have exceptions of a call that is over hold on to nothing."""
+    for error in errors:
+        error.__traceback__ = error.__context__ = None
 
 
 def _malformed(what: str) -> InvalidRequestError:

@@ -259,11 +259,12 @@ def choose(generator: random.Random) -> str:
 
 def burst(wire: Wire, calls: int, images: int, generator: random.Random) -> list[Outcome]:
     """So many calls at once, each with so many images: more than the server lets in."""
-    sent = []
-    for _ in range(calls):
-        pictures = [generator.choice(wire.pictures.fitting) for _ in range(images)]
-        future: Any = wire.stub.Classify.future(_request(pictures), timeout=PATIENCE)
-        sent.append((future, pictures))
+    chosen = [[generator.choice(wire.pictures.fitting) for _ in range(images)] for _ in range(calls)]
+    requests = [_request(pictures) for pictures in chosen]  # beforehand, or a fast server answers while they are made
+    sent: list[tuple[Any, list[Picture]]] = [
+        (wire.stub.Classify.future(request, timeout=PATIENCE), pictures)
+        for request, pictures in zip(requests, chosen, strict=True)
+    ]
     return [
         compare(future.result().results, pictures) if future.code() is grpc.StatusCode.OK else wire.failed(future)
         for future, pictures in sent

@@ -90,7 +90,8 @@ class _Soak:
     def __init__(self, subject: Subject, effort: Effort, sent: pictures.Pictures, limits: Limits) -> None:
         self._subject, self._effort = subject, effort
         self._sent, self._limits = sent, limits
-        self._burst = 2 * limits.max_images_in_flight // _BURST_IMAGES  # calls
+        # Calls: of twice as many images as are let in, a machine with many cores answers all while they are sent.
+        self._burst = 4 * limits.max_images_in_flight // _BURST_IMAGES
         self._random = random.Random(effort.seed)
         self._watchers = open_calls(subject.metrics())  # who watches its health is there before and after
         self.tally = Tally()
