@@ -43,6 +43,8 @@ COPY proto/glimpse /app/glimpse
 COPY models /app/models
 COPY server /app/server
 COPY deploy/image/probe.py /app/deploy/
+# Says which version it is.
+COPY pyproject.toml /app/
 # Compiled here, because a read-only root keeps no compiled files; by hash, because copies may not keep times.
 RUN mv /app/models/bundles /bundles \
     && python3 -m compileall -q --invalidation-mode unchecked-hash /app

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import platform
+import tomllib
+from functools import cache
 from importlib import metadata
+from pathlib import Path
 
 _DISTRIBUTION = "glimpse-serve"
+_PROJECT = Path(__file__).parents[1] / "pyproject.toml"
 # By the names that they have here, each with its distributions: TensorFlow has one for CPUs alone.
 _RUNTIMES = {
     "openvino": ("openvino",),
@@ -15,7 +19,8 @@ _RUNTIMES = {
 }
 
 
-def _version(*distributions: str) -> str:
+@cache
+def version(*distributions: str) -> str:
     """The version of the first of them that is installed; empty where none is."""
     for distribution in distributions:
         try:
@@ -25,7 +30,15 @@ def _version(*distributions: str) -> str:
     return ""
 
 
-VERSION = _version(_DISTRIBUTION) or "unknown"
+def _in_sources() -> str:
+    """The version in the sources; empty where there is none. A container image has them, and no distribution."""
+    try:
+        return str(tomllib.loads(_PROJECT.read_text("utf-8"))["project"]["version"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return ""
+
+
+VERSION = version(_DISTRIBUTION) or _in_sources() or "unknown"
 
 
 def information() -> dict[str, str]:
@@ -33,6 +46,6 @@ def information() -> dict[str, str]:
     return {
         "version": VERSION,
         "python": platform.python_version(),
-        "grpc": _version("grpcio"),
-        **{name: _version(*distributions) for name, distributions in _RUNTIMES.items()},
+        "grpc": version("grpcio"),
+        **{name: version(*distributions) for name, distributions in _RUNTIMES.items()},
     }

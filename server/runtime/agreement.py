@@ -21,8 +21,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from functools import cache
-from importlib import metadata
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -32,6 +30,7 @@ import structlog
 from numpy.typing import NDArray
 
 from models.published import FetchError, cache_folder
+from server import build
 
 # (precision, uint8 [N, H, W, 3]) -> float32 probabilities [N, classes]
 Answer = Callable[[str, NDArray[np.uint8]], NDArray[np.float32]]
@@ -191,7 +190,7 @@ def facts(*, network: str, runtime: str, processor: str, precision: str, picture
     return {
         "network": network,
         "runtime": runtime,
-        "packages": {name: version for name in _PACKAGES if (version := _version(name))},
+        "packages": {name: found for name in _PACKAGES if (found := build.version(name))},
         "processor": processor,
         "precision": precision,
         "pictures": pictures,
@@ -215,11 +214,3 @@ def _tidy(folder: Path) -> None:
         with contextlib.suppress(OSError):
             if now - path.stat().st_mtime > _MONTH:
                 path.unlink()
-
-
-@cache
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return ""

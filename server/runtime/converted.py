@@ -24,7 +24,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
 
@@ -35,7 +34,7 @@ from models import bundle as bundles
 from models.bundle import Bundle
 from models.published import FetchError, cache_folder
 from models.spec import NetworkSummary, StageSummary
-from server import cleanup
+from server import build, cleanup
 from server.runtime import UnsupportedNetworkError
 from server.runtime.converting import convert_elsewhere
 
@@ -278,8 +277,11 @@ def _tidy(place: Path) -> None:
             if not folder.name.startswith("."):
                 if now - _last_use(folder) > _MONTH:
                     _evict(folder, now)
-            elif folder.is_dir() and now - folder.stat().st_mtime > _DAY:
-                shutil.rmtree(folder, ignore_errors=True)
+            elif now - folder.stat().st_mtime > _DAY:
+                if folder.is_dir():
+                    shutil.rmtree(folder, ignore_errors=True)
+                else:
+                    folder.unlink()  # a lock
 
 
 def _last_use(folder: Path) -> float:
@@ -310,7 +312,7 @@ def _key(bundle: Bundle) -> str:
     """A hash of everything that the files follow from."""
     follows_from = {
         "code": _code(),
-        "packages": {name: _version(name) for name in _PACKAGES},
+        "packages": {name: build.version(name) for name in _PACKAGES},
         "weights": bundle.weights_digest,
         "network": [bundle.architecture, bundle.variant, dict(bundle.options)],
         "input_shape": bundle.input_shape,
@@ -328,14 +330,6 @@ def _code() -> str:
     for path in sorted([*(_ROOT / "models").rglob("*.py"), *Path(__file__).parent.glob("*.py")]):
         whole.update(f"{path.relative_to(_ROOT)}\n".encode() + path.read_bytes())
     return whole.hexdigest()
-
-
-@cache
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return ""
 
 
 def _summary(values: dict[str, Any]) -> NetworkSummary:

@@ -9,6 +9,7 @@ import io
 import json
 import re
 import time
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from tests.deploy.container import ROOT, Container, Inspected
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 LARGEST = 1_500_000_000  # bytes, unpacked
+VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["version"]
 
 
 @pytest.fixture(scope="module")
@@ -178,6 +180,10 @@ def test_the_memory_that_the_manifest_gives_is_enough_for_the_worst_photos(
     assert most < 0.9 * given.pop()
 
 
+def test_it_says_which_version_it_is(running: Container) -> None:
+    assert running.execute("python", "-m", "server", "--version").stdout == f"glimpse {VERSION}\n".encode()
+
+
 def test_no_trace_of_the_build_is_left(running: Container) -> None:
     found = running.execute("find", "/build", "/sbom", "/src", "/root/.cache", "/etc/pip.conf", "/usr/bin/strip")
     assert found.stdout == b""
@@ -188,7 +194,7 @@ def test_a_bad_setting_is_told_before_the_framework_is_loaded(image: Inspected) 
     refused = Container("cpu", "--port", "70000")
     try:
         assert refused.process.wait(120) == 2
-        assert any("port" in line.get("line", "") for line in refused.log)
+        assert any("port" in line.get("detail", "") for line in refused.log)
     finally:
         refused.close()
 
