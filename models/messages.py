@@ -1,4 +1,4 @@
-"""Messages of other people's code, for a line of a log: what went wrong, without the page around it."""
+"""Errors of other people's code: what went wrong, for a line of a log, and whether it was a lack of memory."""
 
 from __future__ import annotations
 
@@ -16,6 +16,10 @@ _PAGES = re.compile(
 # Where in C++ it was thrown, and which operation of a graph it was.
 _PLACES = re.compile(r"(?:Exception from|Check '.*' failed at) \S+:\d*:?|\[\[\{\{.*?\}\}\]\]|\{\{.*?\}\}|\[Op:[^\]]*\]")
 
+# By which an error of any framework says that there was not enough memory.
+_MEMORY_TYPES = ("ResourceExhaustedError", "OutOfMemoryError")
+_MEMORY_WORDS = ("Failed to allocate", "std::bad_alloc", "RESOURCE_EXHAUSTED")
+
 
 def short(error: BaseException | str) -> str:
     """One line of at most some 300 characters that says what happened.
@@ -30,3 +34,9 @@ def short(error: BaseException | str) -> str:
         text = f"{text[: _LONGEST - 4].rsplit(' ', 1)[0]} ..."
     # The message of a KeyError is the key alone, and some have none.
     return text if " " in text else f"{kind}: {text}".strip(": ")
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error, of whatever framework, says that there was not enough memory."""
+    named = isinstance(error, MemoryError) or type(error).__name__ in _MEMORY_TYPES
+    return named or any(words in str(error) for words in _MEMORY_WORDS)

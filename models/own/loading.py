@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.builder import Assembly
-from models.messages import short
+from models.messages import lacks_memory, short
 from models.own import scores
 from models.own.inlined import Flat, inlined
 from models.own.reading import read
@@ -136,7 +136,7 @@ def _answers(path: Path, model: keras.Model, recipe: Recipe, pixels: NDArray[np.
         found = model(images, training=False)
         return np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(*keras.tree.flatten(found), "float32")))
     except Exception as error:  # whatever the backend raises in one of the layers
-        if isinstance(error, MemoryError) or type(error).__name__ in ("ResourceExhaustedError", "OutOfMemoryError"):
+        if lacks_memory(error):
             raise MemoryError(short(error)) from error
         raise WeightsError(f"{path} cannot be computed here: {short(error)}") from error
 

@@ -7,7 +7,7 @@ precision, and `processor` names what computes.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Protocol
@@ -15,32 +15,23 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from models.messages import short
+from models.messages import lacks_memory, short
 from server import cores
 from server.runtime.golden import Gate
 from server.startup import StartupError
-
-# By which an error of any framework says that there was not enough memory.
-_MEMORY_TYPES = ("ResourceExhaustedError", "OutOfMemoryError")
-_MEMORY_WORDS = ("Failed to allocate", "std::bad_alloc", "RESOURCE_EXHAUSTED")
 
 
 class UnsupportedNetworkError(ValueError):
     """Expected: the runtime has no counterpart for something in the network; another runtime may."""
 
 
-def lacks_memory(error: BaseException) -> bool:
-    """Whether an error, of whatever framework, says that there was not enough memory."""
-    named = isinstance(error, MemoryError) or type(error).__name__ in _MEMORY_TYPES
-    return named or any(words in str(error) for words in _MEMORY_WORDS)
-
-
 @contextlib.contextmanager
-def told(doing: str) -> Iterator[None]:
+def told(what: str, reason: Callable[[Exception], str] = short) -> Iterator[None]:
     """Whatever is raised within becomes a `MemoryError`, or an `UnsupportedNetworkError` that says what it was about.
 
     Args:
-        doing: what is tried within, ``openvino cannot compile this network``.
+        what: what an error within means, ``openvino cannot compute this network``.
+        reason: what to tell of the error, behind that.
     """
     try:
         yield
@@ -49,7 +40,7 @@ def told(doing: str) -> Iterator[None]:
     except Exception as error:  # what it raises depends on the part of the framework that fails
         if lacks_memory(error):
             raise MemoryError(short(error)) from error
-        raise UnsupportedNetworkError(f"{doing}: {short(error)}") from error
+        raise UnsupportedNetworkError(f"{what}: {reason(error)}") from error
 
 
 class Runtime(Protocol):

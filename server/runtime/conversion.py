@@ -33,13 +33,13 @@ import keras
 import numpy as np
 
 from models.bundle import Bundle
-from models.messages import short
+from models.messages import lacks_memory, short
 from models.own import scores
 from models.serving import load_bundle, serving_model
 from server import logs
-from server.runtime import UnsupportedNetworkError, lacks_memory
+from server.runtime import UnsupportedNetworkError, told
 from server.runtime.golden import TOLERANCES
-from server.runtime.openvino import answers, convert, said_in_our_words
+from server.runtime.openvino import answers, convert
 from server.runtime.tensorflow import limit_threads, with_values
 
 
@@ -59,7 +59,7 @@ def _answer(bundle: Bundle, folder: Path) -> dict[str, Any]:
         assembly = load_bundle(bundle)
         limit_threads()
         model = serving_model(assembly, bundle.recipe, bundle.temperature)
-        with said_in_our_words("convert"):
+        with told("openvino cannot convert this network"):
             graph = with_values(model)
         converted = convert(graph, folder)
         if not bundle.architecture:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import queue
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.messages import short
+from models.messages import lacks_memory, short
 from server import cores
-from server.runtime import UnsupportedNetworkError, lacks_memory
+from server.runtime import told
 from server.runtime.converted import GRAPH
 from server.settings.kinds import Precision
 
@@ -45,7 +43,7 @@ def convert(graph: Any, folder: Path) -> Path:
         OSError: the files cannot be written.
     """
     (answer,) = graph.outputs
-    with said_in_our_words("convert"):
+    with told("openvino cannot convert this network", _reason):
         # Named, or every dead end of the graph becomes an output: what a layer computes for training only, for example.
         converted = openvino.convert_model(graph, output=[answer.name])
     try:
@@ -63,7 +61,7 @@ def answers(graph: Path, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         UnsupportedNetworkError: OpenVINO cannot compile or compute it.
         MemoryError: there was not enough.
     """
-    with said_in_our_words("compute"):
+    with told("openvino cannot compute this network", _reason):
         compiled = openvino.Core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         found: NDArray[np.float32] = compiled(pixels)[0]
         return found
@@ -97,7 +95,7 @@ class OpenVINORuntime:
             # Decoding and gRPC run on the same cores. A thread that is pinned beside them waits; another one moves.
             "ENABLE_CPU_PINNING": False,
         }
-        with said_in_our_words("compile"):
+        with told("openvino cannot compile this network", _reason):
             network = core.read_model(graph)
             # A core for each batch: threads that share one wait for the slowest of them at every layer, and beside
             # decoding and gRPC one of them is always slow.
@@ -133,7 +131,7 @@ class OpenVINORuntime:
     def processor(cls) -> str:
         """What computes; on equal ones the answers are equal. oneDNN may be told to use fewer instructions."""
         capabilities = sorted(openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
-        return " ".join([cores.processor(), *capabilities, os.environ.get("ONEDNN_MAX_CPU_ISA", "")])
+        return " ".join([cores.processor(), *capabilities, _limit()])
 
     def batch_sizes(self, largest: int, multiply_adds: int) -> tuple[int, ...]:
         """Every size up to 8, so that small batches need no padding.
@@ -178,24 +176,17 @@ class _Requests:
             self._free.put(request)
 
 
-@contextlib.contextmanager
-def said_in_our_words(doing: str) -> Iterator[None]:
-    """Whatever is raised within becomes a `MemoryError`, or an `UnsupportedNetworkError` with what it was about."""
-    try:
-        yield
-    except Exception as error:  # what it raises depends on which of its parts refuses
-        if lacks_memory(error):
-            raise MemoryError(short(error)) from error
-        raise UnsupportedNetworkError(f"openvino cannot {doing} this network. {_reason(error)}") from error
-
-
 def _limited() -> bool:
     """Whether the environment forbids the instructions that bfloat16 is computed with.
 
     OpenVINO asks the processor alone what it can, and crashes where oneDNN, which computes for it, may not do that.
     """
-    limit = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or ""
-    return limit.upper() in _WITHOUT_BFLOAT16
+    return _limit() in _WITHOUT_BFLOAT16
+
+
+def _limit() -> str:
+    """The most instructions that oneDNN may use by the environment, by its name for them; empty: all."""
+    return (os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "").upper()
 
 
 def _reason(error: Exception) -> str:

@@ -233,6 +233,17 @@ def _told(server: RunningServer) -> tuple[Any, dict[str, str]]:
     return runtime, {line.split("{")[0]: line for line in lines if "precision=" in line}
 
 
+@pytest.mark.parametrize("variable", ["ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"])
+def test_what_was_compared_with_fewer_instructions_counts_with_these_alone(
+    variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    monkeypatch.delenv("DNNL_MAX_CPU_ISA", raising=False)
+    whole = OpenVINORuntime.processor()
+    monkeypatch.setenv(variable, "AVX2")
+    assert OpenVINORuntime.processor() != whole
+
+
 @pytest.mark.usefixtures("native")
 def test_a_server_tells_why_it_computes_in_float32_at_its_first_start_and_the_next(
     weights: dict[str, Path], cache: Path, start_server: Callable[..., RunningServer]

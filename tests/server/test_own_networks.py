@@ -25,10 +25,11 @@ from PIL import Image
 
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1.classifier_pb2_grpc import ImageClassifierStub
+from models.messages import lacks_memory
 from models.sources import Source, resolve
 from server.app import Server
 from server.registry import LoadedModel
-from server.runtime import UnsupportedNetworkError, choice, conversion, converted, lacks_memory
+from server.runtime import UnsupportedNetworkError, choice, conversion, converted
 from server.runtime.network import Network
 from server.runtime.openvino import OpenVINORuntime
 from server.runtime.tensorflow import TensorFlowRuntime
