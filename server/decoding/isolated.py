@@ -169,7 +169,10 @@ class Isolated:
         """Put another process in its place. It starts by itself; whoever needs it first waits until it is ready."""
         with self._lock:
             self._restarts += 1
-        _log.warning("decoder process replaced", cause=cause, restarts=self._restarts)
+        said = place.process.said() if place.process is not None else ""
+        _log.warning(
+            "decoder process replaced", cause=cause, restarts=self._restarts, **({"said": said} if said else {})
+        )
         place.clear()
         try:
             place.start(self._orders, self._seconds)

@@ -89,11 +89,9 @@ class DecoderProcess:
         if not self._greeted:
             self._wait_at_most(_START_SECONDS)
             if self._receive(len(wire.HELLO)) != wire.HELLO:
-                said = self._output.tail(_LAST_SECONDS)
-                raise LostError(
-                    self.ending(f"it was not ready after {_START_SECONDS:g} s")
-                    + (f", and said: {said}" if said else "")
-                )
+                cause = self.ending(f"it was not ready after {_START_SECONDS:g} s")
+                said = self.said()
+                raise LostError(f"{cause}, and said: {said}" if said else cause)
             self._wait_at_most(self._seconds)
             self._greeted = True
 
@@ -126,6 +124,10 @@ class DecoderProcess:
         except subprocess.TimeoutExpired:
             return otherwise
         return f"it was ended by {signal.Signals(-code).name}" if code < 0 else f"it exited with {code}"
+
+    def said(self) -> str:
+        """The last that it said on standard error; "" where it has said nothing. For the log, not for callers."""
+        return self._output.tail(0.0 if self.alive else _LAST_SECONDS)
 
     def kill(self) -> None:
         """End it, whatever it does; whoever waits for it gets a `LostError`. May be called from any thread."""

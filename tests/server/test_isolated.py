@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import structlog
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -144,6 +145,18 @@ def test_a_process_that_dies_costs_its_own_image_alone(make: Make, number: signa
     assert pool.restarts == 1
     assert second in pool.pids
     assert np.array_equal(pool(PNG, RECIPE).pixels, prepare(PNG, RECIPE, LIMITS).pixels)
+
+
+def test_what_a_process_said_before_it_died_is_in_the_log_and_not_told_to_callers(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.decoding.process._MODULE", "tests.server.crashing_decoder")
+    pool = make()
+    with structlog.testing.capture_logs() as lines, pytest.raises(InvalidImageError) as refused:
+        pool(PNG, RECIPE)
+    (replaced,) = (line for line in lines if line["event"] == "decoder process replaced")
+    assert (replaced["cause"], replaced["said"]) == ("it was ended by SIGABRT", "free(): invalid pointer")
+    assert "invalid pointer" not in refused.value.message
 
 
 def test_a_process_that_dies_with_nothing_to_do_costs_nothing(make: Make) -> None:
