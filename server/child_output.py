@@ -77,10 +77,10 @@ def _logged(line: str) -> tuple[int, str, dict[str, object]] | None:
         return None
     try:
         fields = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     level, event = fields.pop("level", None), fields.pop("event", None)
-    if level not in _LEVELS or not isinstance(event, str):
+    if not isinstance(level, str) or level not in _LEVELS or not isinstance(event, str):
         return None
     fields.pop("timestamp", None)
     return logging.getLevelNamesMapping()[level.upper()], event, fields

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -21,6 +22,7 @@ from filelock import FileLock
 from models import bundle as bundles
 from models.spec import NetworkSummary
 from server import cleanup
+from server.child_output import ChildOutput
 from server.cleanup import Cleanup, StoppedError
 from server.runtime import UnsupportedNetworkError, converted, room
 from server.runtime.converted import provide
@@ -126,6 +128,17 @@ def test_what_it_says_is_logged_in_our_form_and_never_comes_out_unread(
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize(
+    "line", ['{"level": ["info"], "event": "odd"}', '{"a":' * 390, '{"level": "info"}', '{"level": "info", "event": 7}']
+)
+def test_what_only_looks_like_a_line_of_our_log_is_heard_as_what_it_is(line: str) -> None:
+    said = f"{line}\nthe last words\n".encode()
+    with structlog.testing.capture_logs() as lines:
+        heard = ChildOutput(io.BytesIO(said), "conversion").tail(30.0)
+    assert lines == []
+    assert heard.removeprefix("...") == f"{line} | the last words"[-600:]
+
+
 def test_of_what_it_says_no_more_is_told_than_a_person_reads(cache: Path, instead: Callable[[str], None]) -> None:
     instead("import sys; sys.stderr.write('word ' * 1_000_000 + 'end'); sys.exit(1)")
     with pytest.raises(UnsupportedNetworkError) as refused:
@@ -199,6 +212,18 @@ def test_what_another_server_put_there_meanwhile_is_not_removed(
     assert provide(BUNDLE).folder == kept
     assert (kept / "network.bin").stat().st_ino == before
     assert (tmp_path / "runs").read_text() == "x"
+
+
+def test_what_killed_servers_left_is_removed_after_a_day(cache: Path) -> None:
+    place = cache / "networks"
+    for name in (".old", ".new"):
+        (place / name).mkdir(parents=True)
+        (place / f"{name}.lock").touch()
+    day = time.time() - 25 * 3600
+    for name in (".old", ".old.lock"):
+        os.utime(place / name, (day, day))
+    converted._tidy(place)
+    assert sorted(path.name for path in place.iterdir()) == [".new", ".new.lock"]
 
 
 def test_a_network_that_is_used_as_it_is_to_be_removed_stays(
