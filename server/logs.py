@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import sys
@@ -24,14 +23,6 @@ _streams: list[TextIO] = []  # where the log goes, once it is said; else to stan
 def send_to(stream: TextIO) -> None:
     """Send the log there from now on; `configure` has to be called after it."""
     _streams[:] = [stream]
-
-
-def write_as_it_is(line: str) -> None:
-    """Write a line that is a log line already, of another process."""
-    for handler in logging.getLogger().handlers:
-        if isinstance(handler, logging.StreamHandler):
-            with handler.lock or contextlib.nullcontext():
-                handler.stream.write(line + "\n")
 
 
 def configure(level: str, form: Literal["auto", "json", "text"]) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import atexit
 import faulthandler
 import io
-import json
 import logging
 import os
 import re
@@ -75,7 +74,7 @@ class Captured:
         self._end = uuid.uuid4().hex.encode()  # nobody else writes this line
         self._closed = False
         source, sink = os.pipe()
-        os.dup2(sink, 2)  # which decoders and other processes inherit, too
+        os.dup2(sink, 2)  # which a process that a library begins inherits; of ours `server.child_output` reads
         os.close(sink)
         # Not closed by Python's own end: whatever is said then still has to get out.
         stream = io.TextIOWrapper(
@@ -111,9 +110,6 @@ class Captured:
         text = line.decode(errors="backslashreplace").rstrip()
         if not text:
             return
-        if _is_log_line(text):  # of a process of ours
-            logs.write_as_it_is(text)
-            return
         found = _SAID.match(text)
         _log.log(
             _SEVERITY[found[1] or found[2]] if found else logging.WARNING, "standard error", extra={"detail": text}
@@ -145,13 +141,3 @@ class Captured:
             )
 
         sys.excepthook, threading.excepthook, sys.unraisablehook = uncaught, in_thread, unraisable
-
-
-def _is_log_line(text: str) -> bool:
-    if not text.startswith("{"):
-        return False
-    try:
-        read = json.loads(text)
-    except ValueError:
-        return False
-    return isinstance(read, dict) and "event" in read

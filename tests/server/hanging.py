@@ -5,12 +5,13 @@ That of HANG_WHILE is for the runtime, that of HANG_DECODERS_WHILE for the decod
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
 from pathlib import Path
 from typing import Any
+
+import structlog
 
 from server import __main__, app
 from server.decoding.prepare import Prepared
@@ -44,7 +45,7 @@ def hanging_decoder(*arguments: Any, **options: Any) -> Prepared:
 def _hang(variable: str, event: str) -> None:
     file = Path(os.environ.get(variable, ""))
     if file.is_file():
-        sys.stderr.write(json.dumps({"event": event}) + "\n")
+        structlog.get_logger("hanging").info(event)
     while file.is_file():
         time.sleep(0.05)
 
