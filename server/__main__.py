@@ -35,6 +35,8 @@ def main() -> int:
         with standard.checked("python -m server"):
             print(f"glimpse {build.VERSION}")
         return 0
+    # Before any thread is begun, as the next lines do and NumPy does when it is imported.
+    cores.share_in_long_turns()
     captured: standard_error.Captured | None = None
     if standard_error.form(sys.argv[1:]) == "json":
         captured = standard_error.Captured()
@@ -54,8 +56,6 @@ def main() -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # gRPC would write a line that is no log line for every header that is none.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-
-    cores.share_in_long_turns()  # before NumPy is imported, which begins a thread
 
     import structlog
 
