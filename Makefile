@@ -1,8 +1,9 @@
 # Everything the project does, by name. `make` alone lists it.
 #
 # One virtual environment, .venv, holds what was asked for so far: the client, the server on top of it, what
-# training needs on top of that, the tools of development on top of all. Their locks agree on every version, so that a larger set never disturbs a
-# smaller one. A stamp in .venv says which set is in; it is older than its lock when the lock has changed.
+# training needs on top of that, the tools of development on top of all. Their locks agree on every version, so that a
+# larger set never disturbs a smaller one. A stamp in .venv says which set is in; it is older than its lock when the
+# lock has changed.
 
 PYTHON ?= python3
 VENV := .venv

@@ -33,8 +33,8 @@ class _Bucket:
     """One caller's; times are on the clock."""
 
     full_at: float  # with `level` of `burst` images in it, now + (burst - level) / rate: one number says all
-    # When it would be full if all who were told to come back came back when they were told. As time passes their places
-    # they are forgotten, whether they came or not.
+    # When it would be full if all who were told to come back came back when they were told. A place whose time has
+    # passed no longer counts, whether its caller came or not.
     promised: float
 
 
