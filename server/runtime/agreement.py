@@ -23,14 +23,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import structlog
 from numpy.typing import NDArray
 
 from models.published import FetchError, cache_folder
-from server import build
+from server import build, cleanup
 
 # (precision, uint8 [N, H, W, 3]) -> float32 probabilities [N, classes]
 Answer = Callable[[str, NDArray[np.uint8]], NDArray[np.float32]]
@@ -151,23 +151,27 @@ def known(follows_from: Mapping[str, Any]) -> Agreement | None:
 
 
 def keep(follows_from: Mapping[str, Any], found: Agreement) -> bool:
-    """Keep what a comparison found for the starts after it; whether that could be done."""
+    """Keep what a comparison found for the starts after it; whether that could be done.
+
+    Raises:
+        StoppedError: expected; the start was told to end, and nothing is left of this.
+    """
     if (path := _path(follows_from)) is None:
         return False
     text = json.dumps({"follows_from": dict(follows_from), "agreement": asdict(found)}, indent=2) + "\n"
+    started = cleanup.current()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        started.make_folders(path.parent)
         _tidy(path.parent)
         # Written beside it and renamed: a reader sees all of it or nothing.
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, prefix=".", delete=False) as file:
-            try:
-                file.write(text)
-                file.close()
-                Path(file.name).chmod(0o644)  # for servers of other users, too
-                Path(file.name).replace(path)
-            except BaseException:
-                Path(file.name).unlink(missing_ok=True)
-                raise
+        file = cast("Path", started.make(lambda: _empty(path.parent)))
+        try:
+            file.write_text(text, encoding="utf-8")
+            file.chmod(0o644)  # for servers of other users, too
+            started.settle(file, lambda: file.replace(path))
+        except BaseException:
+            started.remove(file)
+            raise
     except OSError as error:
         _log.info(
             "agreement not kept", detail=f"{error}. Each start compares anew. GLIMPSE_CACHE names another folder."
@@ -205,6 +209,12 @@ def _path(follows_from: Mapping[str, Any]) -> Path | None:
         return cache_folder("agreement") / f"{key}.json"
     except FetchError:
         return None
+
+
+def _empty(folder: Path) -> Path:
+    handle, name = tempfile.mkstemp(dir=folder, prefix=".")
+    os.close(handle)
+    return Path(name)
 
 
 def _tidy(folder: Path) -> None:

@@ -15,6 +15,7 @@ import structlog
 from numpy.typing import NDArray
 
 from server import cores
+from server.cleanup import Cleanup, StoppedError, within
 from server.runtime import agreement
 from server.runtime.agreement import Agreement, known, measure, size
 
@@ -160,6 +161,32 @@ def test_where_nothing_can_be_kept_it_says_so_and_goes_on(tmp_path: Path, monkey
         assert not agreement.keep(FACTS, FOUND)
     assert [line["event"] for line in logs] == ["agreement not kept"]
     assert "GLIMPSE_CACHE" in logs[0]["detail"]
+
+
+def test_a_start_that_is_told_to_end_leaves_nothing_half_made_and_keeps_what_is_whole(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = Cleanup()
+    with within(told):
+        assert agreement.keep(FACTS, FOUND)
+        told.end()
+        assert known(FACTS) == FOUND
+        with pytest.raises(StoppedError):
+            agreement.keep({**FACTS, "network": "other"}, FOUND)
+    assert len(list(cache.rglob("*.json"))) == 1
+
+    monkeypatch.setenv("GLIMPSE_CACHE", str(cache / "another"))
+    meanwhile = Cleanup()
+    chmod = Path.chmod
+
+    def told_now(path: Path, mode: int) -> None:
+        chmod(path, mode)
+        meanwhile.end()
+
+    monkeypatch.setattr(Path, "chmod", told_now)
+    with within(meanwhile), pytest.raises(StoppedError):
+        agreement.keep(FACTS, FOUND)
+    assert not (cache / "another").exists()
 
 
 def test_what_no_start_has_used_for_a_month_goes(cache: Path) -> None:

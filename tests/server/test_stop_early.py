@@ -66,11 +66,12 @@ def children(pid: int, module: str) -> list[int]:
 
 
 def left(folder: Path, *, converted_by_then: bool) -> list[str]:
-    """What is in a folder, but for a network that was complete."""
+    """What is in a folder, but for a network that was complete, and for how its precision compares."""
     found = [str(path.relative_to(folder)) for path in folder.rglob("*")]
     if not converted_by_then:
         return found
-    return [name for name in found if not re.fullmatch(r"cache(/networks(/[0-9a-f]{32}(/network\.\w+)?)?)?", name)]
+    complete = r"cache(/networks(/[0-9a-f]{32}(/network\.\w+)?)?|/agreement(/[0-9a-f]{32}\.json)?)?"
+    return [name for name in found if not re.fullmatch(complete, name)]
 
 
 def stopped_after(seconds: float, folder: Path, *arguments: str) -> dict[str, object]:
