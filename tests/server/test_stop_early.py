@@ -191,7 +191,7 @@ def test_what_was_told_to_stop_before_it_was_prepared_says_so_by_its_exit_code(
             assert process.stderr is not None
             wait_until(listens_to(process.pid))
             if event is not None:
-                assert json.loads(process.stderr.readline())["event"] == event
+                assert event in (json.loads(line)["event"] for line in process.stderr)
                 wait_until(lambda: children(process.pid, "server.runtime.conversion"))
             process.send_signal(number)
             assert process.wait(SECONDS) == 128 + number
