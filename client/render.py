@@ -97,6 +97,7 @@ def _facts(description: ModelDescription) -> Table:
         "pre-stem": _recipe(description.pre_stem),
         "recipe": description.pre_stem.digest,
         "classes": f"{len(description.classes)}: {labels}" + (f" and {hidden} more" if hidden > 0 else ""),
+        **({"output": description.output} if description.output else {}),
         "temperature": f"{description.temperature:.4g}",
         "parameters": f"{description.parameters:,}, of which {description.trainable_parameters:,} trainable",
         "runtime": f"{runtime.name} on {runtime.device}, {runtime.precision}{_agreement(runtime)}",

@@ -188,3 +188,4 @@ class ModelDescription:
     temperature: float  # the logits are divided by it before the softmax; 1 is uncalibrated
     runtime: Runtime
     limits: Limits
+    output: str = ""  # what is taken from the network: "logits", "probabilities" or "log-probabilities"; "": not told

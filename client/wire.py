@@ -162,4 +162,5 @@ def from_description(reply: pb.DescribeModelResponse) -> ModelDescription:
             geometries=tuple(limits.geometries),
             max_bytes_in_flight=limits.max_bytes_in_flight,
         ),
+        output=reply.output,
     )

@@ -184,6 +184,7 @@ DESCRIPTION = pb.DescribeModelResponse(
         antialias=True,
     ),
     temperature=1.25,
+    output="probabilities",
     runtime=pb.Runtime(
         name="tensorflow",
         device="cpu",

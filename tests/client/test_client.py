@@ -265,6 +265,7 @@ def test_a_description_comes_back_as_values(scripted: ScriptedServer) -> None:
     assert sum(stage.parameters for stage in description.stages) == description.parameters == 1234
     assert [each.label for each in description.classes] == ["cat", "dog"]
     assert description.pre_stem.mean == (127.5, 127.5, 127.5)
+    assert description.output == "probabilities"
     assert description.runtime.batch_sizes == (1, 8)
     agreement = description.runtime.agreement
     assert agreement is not None
