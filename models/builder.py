@@ -20,7 +20,7 @@ class Assembly:
     model: keras.Model
     stages: tuple[StageSummary, ...]
     outputs: dict[str, keras.KerasTensor]  # by stage: for comparing two networks stage by stage
-    output: Output = "logits"  # what the network itself gives; `model` gives logits all the same
+    output: Output = "logits"  # what was taken from the network; `model` gives logits all the same
     notes: tuple[str, ...] = ()  # what was taken of its weights file where there was a choice
 
     @property

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from models.layouts import Layout
 
-# What a network puts out; from any of them come logits, that is what a softmax makes the probabilities of.
+# What is taken from a network; from any of them come logits, that is what a softmax makes the probabilities of.
 Output = Literal["logits", "probabilities", "log-probabilities"]
 Activation = Literal["relu", "relu6", "leaky_relu", "silu", "gelu", "tanh"]
 
@@ -52,7 +52,7 @@ class NetworkSummary:
     stages: tuple[StageSummary, ...]
     parameters: int  # scalar weights
     trainable_parameters: int  # those of them that training may change
-    output: Output = "logits"  # what it puts out by itself; a model of the user's own may give probabilities
+    output: Output = "logits"  # what is taken from it; a model of the user's own may have probabilities alone
     notes: tuple[str, ...] = ()  # what was taken of its weights file where there was a choice
 
     @property

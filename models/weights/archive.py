@@ -11,9 +11,8 @@ from typing import IO, BinaryIO
 from models.weights.errors import WeightsError
 from models.weights.hdf5_index import Window
 
-_LOCAL_HEADER = (
-    30  # bytes in front of a member's name; the last four are the lengths of the name and of what follows it
-)
+# Bytes in front of a member's name; the last four are the lengths of the name and of what follows it.
+_LOCAL_HEADER = 30
 
 
 class Archive:
