@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import models.standard
 from client import exits, standard
 from tests.client.conftest import CLI, ROOT
 from tests.client.scripted import ScriptedServer
@@ -119,3 +121,12 @@ def test_the_manual_page_ends_the_same_way(tmp_path: Path, ends: str, code: int)
 
 def test_the_codes_are_the_documented_ones() -> None:
     assert (standard.CANNOT_WRITE, standard.BROKEN_PIPE) == (exits.Exit.CANNOT_WRITE, exits.Exit.BROKEN_PIPE)
+
+
+@pytest.mark.parametrize(
+    "name", ["OutputError", "ReaderLeftError", "_Output", "_Error", "prepare", "_guarded", "silence"]
+)
+def test_client_and_library_have_the_same(name: str) -> None:
+    """Neither imports anything of the other; what is mended in one has to be mended in both."""
+    ours, theirs = (inspect.getsource(getattr(module, name)) for module in (standard, models.standard))
+    assert ours == theirs
