@@ -108,11 +108,11 @@ def test_a_bundle_that_differs_in_anything_that_matters_gets_a_network_of_its_ow
     assert len(list((cache / "networks").iterdir())) == 2
 
 
-@pytest.mark.parametrize("what", ["_code", "_version"])
+@pytest.mark.parametrize("what", ["_code", "build.version"])
 def test_other_code_or_another_package_makes_a_network_of_its_own(
     cache: Path, conversions: list[Path], what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(converted, what, lambda *_: "another")
+    monkeypatch.setattr(f"server.runtime.converted.{what}", lambda *_: "another")
     provide(BUNDLE)
     assert len(conversions) == 1
     assert len(list((cache / "networks").iterdir())) == 2
@@ -379,6 +379,7 @@ def test_a_start_that_was_prepared_converts_nothing(start_server: Callable[..., 
     events = [json.loads(line)["event"] for line in ended.stderr.splitlines()]
     # Where the processor has a reduced precision, that is compared as well.
     assert [event for event in events if event not in {"comparing precisions", "precisions compared"}] == [
+        "starting",
         "settings",
         "network converted",
         "model loaded",

@@ -54,7 +54,7 @@ def test_the_file_may_have_a_byte_order_mark(tmp_path: Path, encoding: str) -> N
 def test_a_file_in_another_encoding_is_refused_with_what_to_do(tmp_path: Path) -> None:
     file = tmp_path / "glimpse.toml"
     file.write_bytes('weights = "Käse"\n'.encode("latin-1"))
-    with pytest.raises(UnicodeDecodeError, match="Save the file as UTF-8"):
+    with pytest.raises(ValueError, match=r"glimpse\.toml is no TOML: .*Save the file as UTF-8"):
         settings.load(["--config", str(file)])
 
 
@@ -201,9 +201,8 @@ def test_settings_that_cannot_be_end_the_server_with_2_and_no_traceback(
     arguments: tuple[str, ...], environment: dict[str, str]
 ) -> None:
     command = [sys.executable, "-m", "server", *arguments]
-    ended = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, check=False
-    )
+    environment = {**os.environ, "GLIMPSE_LOG_FORMAT": "text", **environment}
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr.startswith("The settings cannot be used:\n  ")
     assert ended.stderr.count("\n") == 2
@@ -220,7 +219,7 @@ def test_help_is_shown_and_nothing_is_started(arguments: tuple[str, ...]) -> Non
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a disk that is always full")
 def test_help_that_cannot_be_written_has_the_exit_code_of_that() -> None:
     with Path("/dev/full").open("wb") as full:
-        command = [sys.executable, "-m", "server", "--help"]
+        command = [sys.executable, "-m", "server", "--log-format", "text", "--help"]
         ended = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert ended.returncode == 10
     assert ended.stderr == "python -m server: The standard output cannot be written: No space left on device.\n"
