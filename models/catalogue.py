@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
 from typing import Any
 
 from models.families import (
@@ -41,6 +42,23 @@ _ROWS: tuple[Architecture, ...] = (
     *mobilenet_v2.ROWS,
     *xception.ROWS,
 )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_count_or_none(value: object) -> bool:
+    return value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0)
+
+
+# By the annotation of an option's field: whether a value can be one, and what one is. Choices by name are not here:
+# their families know them.
+_KINDS: dict[str, tuple[Callable[[object], bool], str]] = {
+    "bool": (lambda value: isinstance(value, bool), "true or false"),
+    "float": (_is_number, "a number"),
+    "int | None": (_is_count_or_none, "a whole number from 1 on, or null"),
+}
 
 
 class UnknownArchitectureError(ValueError):
@@ -86,6 +104,11 @@ def _with(row: Architecture, options: Mapping[str, Any]) -> Architecture:
             raise UnknownArchitectureError(
                 f"{row.name} ({row.variant}) has no option {option!r}.{did_you_mean(option, row.OPTIONS)}"
             )
+    kinds = {field.name: str(field.type) for field in fields(row)}
+    for option, value in options.items():
+        fits, wanted = _KINDS.get(kinds[option], (None, ""))
+        if fits is not None and not fits(value):
+            raise ValueError(f"{row.name}: {option} must be {wanted}. Received: {value!r}")
     return replace(row, **options) if options else row
 
 

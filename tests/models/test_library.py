@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -194,6 +195,37 @@ def test_an_unknown_option_is_answered_with_near_ones() -> None:
         UnknownArchitectureError, match=r"mobilenet \(keras\) has no option 'alhpa'. Did you mean alpha"
     ):
         models.build("mobilenet", variant="keras", alhpa=0.5)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "option", "value", "wanted"),
+    [
+        ("mobilenet", "alpha", "x", "a number"),
+        ("mobilenet", "alpha", "0.5", "a number"),
+        ("mobilenet", "alpha", True, "a number"),
+        ("mobilenet", "alpha", [1], "a number"),
+        ("mobilenet", "alpha", float("inf"), "a number"),
+        ("mobilenet", "rho", None, "a number"),
+        ("mobilenet_v2", "alpha", "1", "a number"),
+        ("vgg16", "dropout", "half", "a number"),
+        ("resnet20", "batch_norm", "yes", "true or false"),
+        ("resnet20", "batch_norm", 1, "true or false"),
+        ("inception_v3", "auxiliary", None, "true or false"),
+        ("resnet20", "se_ratio", 0, "a whole number from 1 on, or null"),
+        ("resnet20", "se_ratio", 1.5, "a whole number from 1 on, or null"),
+    ],
+)
+def test_an_option_of_another_type_is_answered_with_what_it_must_be(
+    architecture: str, option: str, value: Any, wanted: str
+) -> None:
+    expected = f"{architecture}: {option} must be {wanted}. Received: {value!r}"
+    with pytest.raises(ValueError, match=f"^{re.escape(expected)}$"):
+        find(architecture, options={option: value})
+
+
+def test_every_option_may_be_given_as_it_is_by_itself() -> None:
+    for row in rows():
+        assert find(row.name, row.variant, {name: getattr(row, name) for name in row.OPTIONS}) == row
 
 
 @pytest.mark.parametrize("classes", [0, -1])
