@@ -18,7 +18,12 @@ SUFFIXES = (
     *(".png", ".apng", ".webp", ".gif", ".bmp", ".dib"),
 )
 # Of macOS' archives, of network storage, of Windows: copies, thumbnails and what was thrown away. In lower case.
-SYSTEM_FOLDERS = frozenset({"__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information"})
+SYSTEM_FOLDERS = frozenset(
+    (
+        *("__macosx", "@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot"),
+        *("$recycle.bin", "recycler", "system volume information", "lost+found"),
+    )
+)
 # Names of one folder that are held at a time. A larger folder is read again for each such portion: one of 300,000 files
 # 5 times, which took 5 seconds of processor time and 18 MB, where classifying them takes many minutes.
 PORTION = 65_536

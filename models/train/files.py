@@ -19,7 +19,12 @@ from pathlib import Path, PurePosixPath
 
 MAX_BYTES = 256 * 1024 * 1024  # of one file: a zip of a few kilobytes may hold one that fills the memory
 # Of macOS' archives, of network storage, of Windows: copies, thumbnails and what was thrown away. In lower case.
-SYSTEM_FOLDERS = frozenset({"__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information"})
+SYSTEM_FOLDERS = frozenset(
+    (
+        *("__macosx", "@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot"),
+        *("$recycle.bin", "recycler", "system volume information", "lost+found"),
+    )
+)
 
 _DEFLATE64 = 9  # Windows Explorer takes it for large folders
 
