@@ -57,6 +57,11 @@ def nothing_in(folder: str) -> str:
     return f"There is no image with one of these suffixes in {folder}: {', '.join(sorted(SUFFIXES))}."
 
 
+def is_named_like_one(path: str | os.PathLike[str]) -> bool:
+    """Whether a file of that name is an image by its name."""
+    return os.fspath(path).lower().endswith(SUFFIXES)
+
+
 def _or(argument: str, found: Iterator[str]) -> Iterator[str]:
     """What was found; the argument itself where that is nothing."""
     yield next(found, argument)

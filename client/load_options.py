@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from client.options import given
+from client.options import given, to_write
 
 _DURATION = 10.0  # seconds, where neither a duration nor a number of requests is given
 
@@ -174,6 +174,8 @@ def _telling(
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing while it runs.")] = False,
 ) -> Telling:
+    to_write(as_json, "--json")
+    to_write(as_html, "--html")
     return Telling(as_json, as_html, quiet)
 
 

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 from collections.abc import Callable
 from typing import Any
+
+import typer
+
+from client.images import is_named_like_one
 
 _Command = Callable[..., None]
 
@@ -32,3 +37,16 @@ def given(make: Callable[..., Any]) -> Callable[[_Command], _Command]:
         return run
 
     return decorate
+
+
+def to_write(path: os.PathLike[str] | None, option: str) -> None:
+    """Refuse to write over an image: one that was to be sent easily stands behind an option that takes a file's name.
+
+    Raises:
+        typer.BadParameter: what the option was given is an image by its name.
+    """
+    if path is not None and is_named_like_one(path):
+        raise typer.BadParameter(
+            f"It takes the name of a file to write, and {os.fspath(path)} is named as images are. Give another one.",
+            param_hint=option,
+        )

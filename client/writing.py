@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from client.options import given
+from client.options import given, to_write
 from client.output import File, Output, Stdout
 from client.records import Csv, Format, JsonLines
 from client.thumbnails import wanted
@@ -109,6 +109,7 @@ def _writing(
         raise typer.BadParameter("It needs --output, and --json or --csv.", param_hint="--resume")
     if retry_failed and not resume:
         raise typer.BadParameter("It belongs to --resume.", param_hint="--retry-failed")
+    to_write(output, "--output")
     return Writing(as_json, as_csv, output, resume, retry_failed, thumbnails)
 
 

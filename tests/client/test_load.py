@@ -45,6 +45,20 @@ def test_requests_are_counted_once_and_are_the_pictures_that_the_model_wants(
     assert phase["batch"] == 5
 
 
+@pytest.mark.parametrize("option", ["--json", "--html"])
+def test_a_photo_behind_an_option_that_writes_is_not_written_over(
+    scripted: ScriptedServer, glimpse: Glimpse, tmp_path: Path, option: str
+) -> None:
+    photo = tmp_path / "photo.JPG"
+    photo.write_bytes(b"a photo")
+    ended = glimpse("load", "--target", scripted.target, "--requests", "1", option, photo)
+    assert ended.returncode == 2
+    assert option in ended.stderr
+    assert "is named as images are" in " ".join(ended.stderr.split())
+    assert photo.read_bytes() == b"a photo"
+    assert not scripted.requests
+
+
 def test_the_latency_is_the_servers_and_the_number_of_requests_the_rates(
     scripted: ScriptedServer, glimpse: Glimpse, tmp_path: Path
 ) -> None:

@@ -44,6 +44,16 @@ def test_csv_has_a_line_for_each_image_with_its_classes_side_by_side(
     assert (ended.returncode, ended.stderr) == (1, "")
 
 
+def test_an_image_is_not_written_over_by_answers(scripted: ScriptedServer, glimpse: Glimpse, tmp_path: Path) -> None:
+    photos = [tmp_path / "a.jpg", tmp_path / "b.jpg"]
+    for photo in photos:
+        photo.write_bytes(b"a photo")
+    ended = glimpse("classify", "--target", scripted.target, "-o", *photos)
+    assert ended.returncode == 2
+    assert "is named as images are" in " ".join(ended.stderr.replace("│", " ").split())
+    assert [photo.read_bytes() for photo in photos] == [b"a photo"] * 2
+
+
 def test_a_file_gets_what_the_standard_output_would(scripted: ScriptedServer, glimpse: Glimpse, tmp_path: Path) -> None:
     album(tmp_path / "album", 5)
     for options in (["--json"], ["--csv"], []):
