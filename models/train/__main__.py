@@ -16,6 +16,7 @@ from models.prestem.recipe import Filter, Geometry, Recipe
 from models.train.plan import Plan, Run, alone, check_writable, claim
 
 if TYPE_CHECKING:
+    from models.train.data import Labelled
     from models.train.export import Sets
 
 _DESCRIPTION = """\
@@ -28,6 +29,8 @@ weights, labels, model card and pictures.
 Keras' backend decides where it runs: KERAS_BACKEND=tensorflow, jax or torch."""
 
 _MOST_HELD_OUT = 2500  # images; enough for a temperature, and to see the training go wrong
+
+_SHOWN = 20  # of the folders without an image
 
 _EXAMPLE = """\
 example:
@@ -121,6 +124,7 @@ def _read(options: argparse.Namespace, recipe: Recipe) -> tuple[Recipe, Sets]:
     from models.train.export import Sets
 
     everything = data.read(options.data, recipe, skip_unreadable=options.skip_unreadable)
+    _tell_what_is_missing(options.data, everything)
     _check_classes(options.data, everything.labels)
     count = min(_MOST_HELD_OUT, math.ceil(len(everything) / 20)) if options.hold_out is None else options.hold_out
     training, held_out = data.hold_out(everything, count, options.seed)
@@ -135,14 +139,22 @@ def _read(options: argparse.Namespace, recipe: Recipe) -> tuple[Recipe, Sets]:
     test = None
     if options.test:
         test = data.read(options.test, recipe, training.labels, skip_unreadable=options.skip_unreadable)
-    for path, images in ((options.data, everything), (options.test, test)):
-        if images is not None and images.left_out:
-            print(f"{path}: left out: {data.several(images.left_out)}", file=sys.stderr)
+        _tell_what_is_missing(options.test, test)
     print(
         f"{len(training)} training, {len(held_out)} held-out and {len(test) if test else 0} test images "
         f"of {len(training.labels)} classes; mean {recipe.mean}, std {recipe.std}"
     )
     return recipe, Sets(training=training, held_out=held_out, test=test, left_out=everything.left_out)
+
+
+def _tell_what_is_missing(path: Path, images: Labelled) -> None:
+    from models.train import data
+
+    if images.left_out:
+        print(f"{path}: left out: {data.several(images.left_out)}", file=sys.stderr)
+    if images.empty:
+        names = ", ".join(map(repr, images.empty[:_SHOWN])) + (", ..." if len(images.empty) > _SHOWN else "")
+        print(f"{path}: no image with a known suffix, and so no class: {names}", file=sys.stderr)
 
 
 def _scaled(recipe: Recipe, mean: Sequence[float] | None, std: Sequence[float] | None) -> Recipe:

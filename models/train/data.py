@@ -32,12 +32,14 @@ class Labelled:
         classes: int64 ``[N]``, indices into `labels`.
         labels: class names, sorted.
         left_out: for each file that could not be read, its name and why.
+        empty: folders without an image.
     """
 
     pixels: NDArray[np.uint8]
     classes: NDArray[np.int64]
     labels: tuple[str, ...]
     left_out: tuple[tuple[str, str], ...] = ()
+    empty: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -68,6 +70,7 @@ def read(path: Path, recipe: Recipe, labels: Sequence[str] | None = None, *, ski
     with files.opened(path, SUFFIXES) as found:
         if stray := [file.name for file in found if "/" not in file.name]:
             raise ValueError(f"{path}: {stray[0]} lies in no folder that would name its class. Sort it into one.")
+        empty = tuple(files.without_images(path, found))
         pixels = _room(path, len(found), recipe)
         for file in found:
             try:
@@ -88,7 +91,7 @@ def read(path: Path, recipe: Recipe, labels: Sequence[str] | None = None, *, ski
     if unknown := sorted(set(names) - index.keys()):
         raise ValueError(f"{path} holds classes that the model does not have: {', '.join(unknown)}")
     classes = np.array([index[name] for name in names])
-    return Labelled(pixels[: len(names)], classes, known, tuple(unreadable))
+    return Labelled(pixels[: len(names)], classes, known, tuple(unreadable), empty)
 
 
 def several(unreadable: Sequence[tuple[str, str]]) -> str:

@@ -11,7 +11,7 @@ import os
 import stat
 import zipfile
 import zlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -66,6 +66,40 @@ def opened(path: Path, suffixes: Collection[str]) -> Iterator[list[ImageFile]]:
         yield list(_in_zip(archive, path, suffixes))
 
 
+def without_images(path: Path, images: Iterable[ImageFile]) -> list[str]:
+    """Folders below a folder or in a zip in which there is no image, though they look like classes.
+
+    Args:
+        path: folder or zip file.
+        images: what `opened` found there.
+
+    Returns:
+        Their names, sorted; of a folder within such a folder nothing is said.
+    """
+    filled = {folder for image in images for folder in PurePosixPath(image.name).parents}
+    folders = set(_folders_below(path) if path.is_dir() else _folders_in_zip(path))
+    return sorted(str(folder) for folder in folders - filled if folder.parent in filled)
+
+
+def _folders_below(root: Path) -> Iterator[PurePosixPath]:
+    for folder, folders, _ in os.walk(root):
+        folders[:] = [name for name in folders if not is_left_out(name)]
+        yield from (PurePosixPath(Path(folder, name).relative_to(root).as_posix()) for name in folders)
+
+
+def _folders_in_zip(path: Path) -> Iterator[PurePosixPath]:
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            name = _zip_name(entry)
+            folders = [*name.parents][:-1] + ([name] if entry.is_dir() else [])
+            yield from (folder for folder in folders if not any(map(is_left_out, folder.parts)))
+
+
+def _zip_name(entry: zipfile.ZipInfo) -> PurePosixPath:
+    # Some programs for Windows write its separator, against the format.
+    return PurePosixPath(entry.filename.replace("\\", "/").lstrip("/"))
+
+
 def is_left_out(folder: str) -> bool:
     """Whether a folder of this name is not searched."""
     return folder.startswith(".") or folder.lower() in SYSTEM_FOLDERS
@@ -110,8 +144,7 @@ def _read_file(path: Path) -> bytes:
 
 def _in_zip(archive: zipfile.ZipFile, path: Path, suffixes: Collection[str]) -> Iterator[ImageFile]:
     for entry in sorted(archive.infolist(), key=lambda each: each.filename):
-        # Some programs for Windows write its separator, against the format.
-        name = PurePosixPath(entry.filename.replace("\\", "/").lstrip("/"))
+        name = _zip_name(entry)
         if ".." in name.parts:
             raise ValueError(f"{path} holds the name {entry.filename!r}, which leads out of it. Make the zip anew.")
         if not entry.is_dir() and name.parts and _counts(name, suffixes):

@@ -90,6 +90,16 @@ def test_hidden_folders_are_no_classes(tmp_path: Path) -> None:
     assert (found.labels, len(found)) == (("a", "b"), 2)
 
 
+def test_folders_without_an_image_are_known_of(tmp_path: Path) -> None:
+    names = ["a/1.png", "b/below/1.png", "c/1.heic", "d/e/notes.txt", "a/notes/1.txt", ".git/x/y", "@eaDir/z/1.png"]
+    folder, archive = folder_of(names, tmp_path / "images"), zip_of(names, tmp_path / "images.zip")
+    (folder / "f").mkdir()
+    for path, expected in ((folder, ("a/notes", "c", "d", "f")), (archive, ("a/notes", "c", "d"))):
+        images = read(path, RECIPE)
+        assert images.labels == ("a", "below")
+        assert images.empty == expected
+
+
 def test_a_pipe_is_not_waited_for_and_a_broken_link_is_named(tmp_path: Path) -> None:
     folder = folder_of(["a/1.png"], tmp_path)
     os.mkfifo(folder / "a" / "2.png")

@@ -384,6 +384,18 @@ def test_one_class_is_nothing_to_tell_apart(tmp_path: Path, capsys: pytest.Captu
     assert not (tmp_path / "run").exists()
 
 
+def test_folders_without_an_image_are_told_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write_images(tmp_path / "data", each=8, seed=1)
+    for name in ("red", "blue"):
+        shutil.rmtree(data / name)
+        (data / name).mkdir()
+    (data / "red" / "1.heic").write_bytes(b"a photo of a telephone")
+    assert command.main(options(data, tmp_path / "run", "--hold-out", "1")) == 1
+    said = capsys.readouterr().err
+    assert f"{data}: no image with a known suffix, and so no class: 'blue', 'red'\n" in said
+    assert "has one class, 'green'" in said
+
+
 def flat_images(folder: Path) -> Path:
     for name in ("black", "darker"):
         (folder / name).mkdir(parents=True)
