@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import math
+import socket
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -118,8 +120,10 @@ class Ports:
                 return int(server.add_insecure_port(address))
             return int(server.add_secure_port(address, credentials))
         except RuntimeError as error:
+            what = str(error).partition(";")[0].rstrip(".")  # gRPC goes on with how it could be made to say more
             raise PortTakenError(
-                f"Cannot listen on {address}: {error}. Stop what listens there, or choose another {setting}."
+                f"Cannot listen on {address}: {what}. Stop what listens there, choose another {setting}, or give an "
+                "address of this machine as GLIMPSE_HOST."
             ) from error
 
     def _open_metrics(self) -> int:
@@ -127,10 +131,10 @@ class Ports:
         try:
             exposition = Exposition(host, port, self._metrics)
         except OSError as error:
-            raise PortTakenError(
-                f"Cannot listen on {host}:{port}: {error.strerror}. Stop what listens there, or choose another "
-                "GLIMPSE_METRICS_PORT."
-            ) from error
+            advice = "Stop what listens there, or choose another GLIMPSE_METRICS_PORT."
+            if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+                advice = "Give an address of this machine as GLIMPSE_HOST."
+            raise PortTakenError(f"Cannot listen on {host}:{port}: {error.strerror}. {advice}") from error
         self._opened.callback(exposition.close)
         return exposition.port
 

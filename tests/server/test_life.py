@@ -204,6 +204,16 @@ def test_a_port_that_is_taken_is_told_with_an_exit_code_of_its_own(start_server:
     assert "Cannot listen on" in running.wait_for("cannot start")["detail"]
 
 
+@pytest.mark.parametrize("arguments", [(), ("--no-serve-metrics",)])
+def test_an_address_of_another_machine_is_told_as_that(start_server: Start, arguments: tuple[str, ...]) -> None:
+    running = start_server("--host=192.0.2.1", *arguments)  # reserved for documentation (RFC 5737)
+    assert running.exit_code() == 3
+    detail = running.wait_for("cannot start")["detail"]
+    assert detail.startswith("Cannot listen on 192.0.2.1:")
+    assert "address of this machine as GLIMPSE_HOST" in detail
+    assert "GRPC_VERBOSITY" not in detail
+
+
 def test_weights_that_do_not_exist_are_told_with_an_exit_code_of_their_own(start_server: Start) -> None:
     running = start_server("--weights=nowhere")
     assert running.exit_code() == 4
