@@ -48,8 +48,9 @@ def main() -> int:
         if captured is None:
             print(f"The settings cannot be used:\n{_explain(error)}", file=sys.stderr)
         else:
+            detail = f"The settings cannot be used: {' '.join(problems.explain(error))}"
             # A traceback would hide the message.
-            logging.getLogger("server").error("settings cannot be used", extra={"detail": _explain(error).strip()})  # noqa: TRY400
+            logging.getLogger("server").error("settings cannot be used", extra={"detail": detail})  # noqa: TRY400
         return EXIT_SETTINGS
     logs.configure(chosen.log_level, chosen.log_format)
     # TensorFlow's start-up chatter is not ours.
