@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from models.decoding import formats
+from models.decoding.refusals import Kind
 from models.prestem import host
 from models.prestem.recipe import Recipe
 from models.train.data import read
@@ -19,6 +20,7 @@ from server.decoding.decode import decode
 from server.decoding.limits import ImageLimits
 from server.decoding.prepare import prepare
 from server.domain import EncodedImage
+from server.errors import Reason
 from tests.server.files import chunk, encoded, gif, turned
 from tests.server.test_decode_pictures import BMPS, GIFS, PALETTE, PNGS, adobe, cmyk, noise, scene
 from tests.server.test_odd_bmps import OTHER_BMPS
@@ -161,3 +163,7 @@ def test_a_picture_that_pillow_has_opened_becomes_what_is_served(name: str) -> N
 
 def served(data: bytes) -> NDArray[np.uint8]:
     return np.asarray(decode(EncodedImage(data), LIMITS).image)
+
+
+def test_whatever_the_decoder_refuses_has_a_reason_of_the_service() -> None:
+    assert {kind.value for kind in Kind} <= {reason.value for reason in Reason}
