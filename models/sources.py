@@ -150,8 +150,8 @@ def _without_architecture(path: Path) -> str:
     except (weights.WeightsError, OSError) as error:
         return f"{path} needs its architecture, GLIMPSE_MODEL, and cannot be read as weights: {error}"
     return (
-        f"{path} needs its architecture: name it with GLIMPSE_MODEL. Only a .keras file is served as a network of its "
-        f"own; of all others the weights are read, into a network of the library.{likely}"
+        f"{path} needs its architecture: name it with GLIMPSE_MODEL. Only a .keras file, or an .h5 file with a "
+        f"whole model, is served as a network of its own; of all others the weights are read.{likely}"
     )
 
 

@@ -83,8 +83,12 @@ def _check(path: Path, model: keras.Model, recipe: Recipe, classes: int) -> None
         )
     if gives[0][1:] != (classes,):
         raise WeightsError(
-            f"{path} gives {gives[0][1:]} scores, its labels are {classes}. Give one label a class, in order."
+            f"{path} gives {_scores(gives[0][1:])}, and there are {classes} labels. Give one label a class, in order."
         )
+
+
+def _scores(shape: tuple[int | None, ...]) -> str:
+    return f"{shape[0]} scores" if len(shape) == 1 else f"scores of the shape {shape}"
 
 
 def _flat(path: Path, model: keras.Model, recipe: Recipe) -> tuple[Flat, NDArray[np.float32]]:

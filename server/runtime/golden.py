@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
@@ -37,6 +37,8 @@ class Gate:
     names: tuple[str, ...]  # of the pictures
     expected: NDArray[np.float32] | None  # [P, classes]; None: nothing is recorded
     open: bool  # nothing is checked
+    own: bool = False  # a network of the user's own, which may answer all pictures alike
+    _told: set[str] = field(default_factory=set, repr=False, compare=False)  # warnings that have been logged
 
     def batch(self, size: int) -> NDArray[np.uint8]:
         """A batch of the pictures in turn: ``[size, H, W, 3]``."""
@@ -57,10 +59,24 @@ class Gate:
             if self.expected is not None:
                 self._same(found, self.expected[number], f"{self.names[number]} ({where})", TOLERANCES[precision])
         if len(answers) > 1 and np.array_equal(answers[0], answers[1]):
-            raise GoldenError(
-                f"The model gives the very same answer to {self.names[0]} and {self.names[1]} ({where}), which are "
-                f"two very different pictures. {_ADVICE}"
-            )
+            self._alike(answers[0], where)
+
+    def _alike(self, found: NDArray[np.float32], where: str) -> None:
+        """Refuse or warn of a model that gives two very different pictures the very same answer.
+
+        Weights of zeros make every class equally probable. A network that has not been trained can do that, too, or
+        have answers that differ by less than float32 can tell; so one of the user's own, which has been compared with
+        Keras, or an answer that prefers a class, serves with a warning.
+        """
+        what = (
+            f"The model gives the very same answer to {self.names[0]} and {self.names[1]} ({where}), which are two "
+            "very different pictures."
+        )
+        if not self.own and (found == found[0]).all():
+            raise GoldenError(f"{what} {_ADVICE}")
+        if "alike" not in self._told:
+            self._told.add("alike")
+            _log.warning("answers do not depend on the picture", detail=f"{what} Has it been trained?")
 
     def _sane(self, found: NDArray[np.float32], what: str) -> None:
         if not np.isfinite(found).all() or (found < 0).any() or abs(float(found.sum()) - 1) > _SUM:
@@ -116,7 +132,7 @@ def gate(bundle: Bundle, mode: Literal["require", "auto", "off"]) -> Gate:
             f"The model {bundle.name} has no golden answers, and GLIMPSE_GOLDEN is require. Record them in its bundle: "
             "python -m models golden FOLDER"
         )
-    return Gate(_different(bundle.recipe), ("black", "noise"), None, open=False)
+    return Gate(_different(bundle.recipe), ("black", "noise"), None, open=False, own=not bundle.architecture)
 
 
 def _different(recipe: Recipe) -> NDArray[np.uint8]:

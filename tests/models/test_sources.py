@@ -223,7 +223,7 @@ def test_a_keras_file_that_ends_in_something_else_is_refused(tmp_path: Path) -> 
 
 def test_a_keras_file_needs_one_label_a_class(tmp_path: Path) -> None:
     path = own_model(tmp_path / "mine.keras", features=4)
-    with pytest.raises(WeightsError, match=r"gives \(4,\) scores, its labels are 3"):
+    with pytest.raises(WeightsError, match="gives 4 scores, and there are 3 labels"):
         serving.load_bundle(resolve(Source(weights=str(path))))
 
 

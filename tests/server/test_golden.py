@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +98,21 @@ def test_the_same_answer_to_very_different_pictures_is_refused(bare: bundles.Bun
     check(found, np.array([[0.5, 0.5], [0.4, 0.6]], np.float32))
     with pytest.raises(GoldenError, match="the very same answer to black and noise"):
         check(found, np.array([[0.5, 0.5], [0.5, 0.5]], np.float32))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "row"), [("resnet18", [0.4, 0.6]), ("", [0.5, 0.5])], ids=["prefers a class", "network of its own"]
+)
+def test_a_network_that_was_not_trained_serves_with_one_warning(
+    architecture: str, row: list[float], bare: bundles.Bundle
+) -> None:
+    found = gate(replace(bare, architecture=architecture), "auto")
+    with structlog.testing.capture_logs() as logs:
+        for size in (2, 3):
+            check(found, np.array([row] * size, np.float32))
+    assert [(line["log_level"], line["event"]) for line in logs] == [
+        ("warning", "answers do not depend on the picture")
+    ]
 
 
 def test_answers_that_are_required_and_missing_are_refused(bare: bundles.Bundle) -> None:
