@@ -19,6 +19,7 @@ _COUNTERS = frozenset({"n_averaged", "num_updates", "decay"})  # that averaging 
 _SHARE = 0.2  # of the names have to begin with a prefix that is tried
 _PREFIXES = 12  # are tried
 _DEPTH = 4
+_PARTS = 3  # of a network, each in a module of its own, or they are its layers
 _AVERAGED = ("ema", "averag", "swa", "teacher")
 _SHOWN = 3
 
@@ -71,6 +72,17 @@ def _names(tensors: Tensors) -> Iterator[Named]:
                 inner,
                 (*taken_off, f"only the {len(inner)} tensors under it are taken{kind}; {len(outer)} are left: {shown}"),
             )
+    for way in _without_parts(bare):
+        yield replace(way, notes=(*notes, *way.notes))
+
+
+def _without_parts(tensors: Tensors) -> Iterator[Named]:
+    """The tensors of a network that is kept in a few parts, each in a module of its own: a backbone and a head."""
+    parts = list(dict.fromkeys(name.partition(".")[0] for name in tensors))
+    bare = {name.partition(".")[2]: value for name, value in tensors.items()}
+    if 1 < len(parts) <= _PARTS and len(bare) == len(tensors) and "" not in bare:
+        shown = " or ".join(repr(f"{part[:60]}.") for part in parts)
+        yield Named(bare, (f"the names begin with {shown}, which is taken off",))
 
 
 def _without_wrappers(tensors: Tensors) -> tuple[Tensors, tuple[str, ...]]:

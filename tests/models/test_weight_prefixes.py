@@ -172,6 +172,21 @@ def test_averaged_weights_of_another_network_leave_the_last_ones(
     assert "those of 'model' are taken, not 'ema'" in said[0]
 
 
+def test_a_network_in_two_modules_loses_the_name_of_each(network: Assembly, state: State, tmp_path: Path) -> None:
+    expected = plain(network, state, tmp_path)
+    parts = {
+        ("head." if name.startswith("classifier.") else "backbone.") + name: value for name, value in state.items()
+    }
+    save_file(parts, tmp_path / "parts.safetensors")
+    found, said = loaded(network, tmp_path / "parts.safetensors")
+    same(found, expected)
+    (note,) = said
+    assert note in {
+        f"the names begin with {first!r} or {second!r}, which is taken off"
+        for first, second in (("backbone.", "head."), ("head.", "backbone."))
+    }
+
+
 def test_names_that_fit_as_they_are_keep_what_stands_in_front(tmp_path: Path) -> None:
     image = keras.Input((2,))
     model = keras.Model(image, keras.layers.Dense(1, name="module.dense")(image))
