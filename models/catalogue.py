@@ -90,12 +90,11 @@ def find(name: str, variant: str | None = None, options: Mapping[str, Any] | Non
         raise UnknownArchitectureError(
             f"No architecture is called {name!r}.{did_you_mean(name, architectures())} python -m models list shows all."
         )
-    variants = [row.variant for row in rows]
     for row in rows:
         if variant is None or row.variant == variant:
             return _with(row, options or {})
     raise UnknownArchitectureError(
-        f"{name} has no variant {variant!r}.{did_you_mean(variant or '', variants)} Known: {', '.join(variants)}."
+        f"{name} has no variant {variant!r}.{did_you_mean(variant or '', [row.variant for row in rows])}"
     )
 
 

@@ -117,7 +117,7 @@ def _up_to_logits(path: Path, flat: Flat, expected: NDArray[np.float32]) -> tupl
     if (logits := scores.without_softmax(flat)) is not None:
         return logits, "logits"
     # A linear layer's numbers are between 0 and 1 by chance.
-    if last in ("sigmoid", "hard_sigmoid") or (kind == "shares" and last != "linear"):
+    if last in ("sigmoid", "hard_sigmoid") or (kind == "shares" and not scores.is_linear(model)):
         raise WeightsError(
             f"{path} must end in a softmax or in logits. Received: {last}{last and ', '}scores from 0 to 1 for each "
             "class alone, which do not add up to 1."

@@ -6,6 +6,7 @@ readers, so that the C library behind HDF5 sees such a file only in a process of
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
 import re
@@ -58,9 +59,16 @@ def read(path: Path) -> keras.Model:
         raise WeightsError(
             f"{path} cannot be loaded in safe mode, which runs no code of a file: it holds layers with code that is "
             f"not Keras' own: {', '.join(foreign[:_SHOWN])}{more}. Save one of Keras' own layers, or name the "
-            "architecture of the library that its weights belong to."
+            f"architecture of the library that its weights belong to, with GLIMPSE_MODEL.{_likely(path)}"
         )
     raise WeightsError(f"{path} cannot be loaded as a model of Keras in safe mode: {trouble}")
+
+
+def _likely(path: Path) -> str:
+    """A sentence about what its weights may be of; empty where nothing is known."""
+    with contextlib.suppress(WeightsError, OSError):
+        return weights.told(path)
+    return ""
 
 
 def _config(path: Path) -> tuple[Any, bool]:

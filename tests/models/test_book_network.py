@@ -16,6 +16,8 @@ from models import weights
 from models.builder import assemble
 from models.catalogue import find
 from models.families.resnet import ResNet
+from models.own.reading import read
+from models.weights.errors import WeightsError
 
 WIDTHS = (4, 8, 12, 16)
 
@@ -107,6 +109,18 @@ def test_the_book_s_own_file_goes_into_the_library_s_network(book: keras.Model, 
     expected = keras.ops.convert_to_numpy(book(pictures()))
     assert np.ptp(expected, axis=0).max() > 0.01, "it tells the pictures apart"
     np.testing.assert_allclose(ours(tmp_path / name), expected, atol=1e-5)
+
+
+def test_without_a_name_for_it_it_is_told_by_its_kernels_where_its_weights_belong(tmp_path: Path) -> None:
+    made = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Conv2D(64, 7, 2, padding="same", use_bias=False)])
+    for group, width in enumerate((64, 128, 256, 512)):
+        for unit in range(DEPTHS[group]):
+            made.add(Unit(width, 2 if unit == 0 and group else 1))
+    made.add(keras.layers.GlobalAvgPool2D())
+    made.add(keras.layers.Dense(3, activation="softmax"))
+    made.save(tmp_path / "model.keras")
+    with pytest.raises(WeightsError, match=r"Unit\. .* By the sizes of its kernels it is .*resnet34 \(geron\) of 3"):
+        read(tmp_path / "model.keras")
 
 
 def test_names_that_an_older_keras_leaves_out_are_told_by_the_units_places(book: keras.Model, tmp_path: Path) -> None:

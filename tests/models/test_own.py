@@ -92,6 +92,11 @@ def test_it_is_told_what_the_network_puts_out(make: Callable[[], keras.Model], o
     np.testing.assert_allclose(served(path), expected, atol=1e-5)
 
 
+def test_percentages_are_served_as_the_probabilities_that_they_are(tmp_path: Path) -> None:
+    made = model(lambda x: ops.softmax(trunk(x)) * 100.0)
+    np.testing.assert_allclose(served(saved(made, tmp_path)), predicted(made) / 100, atol=1e-5)
+
+
 def test_logits_that_are_probabilities_for_one_picture_by_chance_stay_logits(tmp_path: Path) -> None:
     # For a black picture the bias is all that there is.
     bias = keras.initializers.Constant([0.1, 0.2, 0.3, 0.4])
@@ -112,9 +117,23 @@ def test_logits_between_0_and_1_are_no_sigmoid_s(tmp_path: Path) -> None:
     assert loaded(saved(made, tmp_path)).summary.output == "logits"
 
 
+@pytest.mark.parametrize("last", [layers.Reshape((CLASSES,)), layers.GlobalAveragePooling1D()], ids=lambda x: x.name)
+def test_logits_between_0_and_1_stay_logits_behind_what_keeps_them_linear(last: keras.Layer, tmp_path: Path) -> None:
+    small = {"kernel_initializer": keras.initializers.RandomUniform(0, 0.1)}
+
+    def forward(x: Any) -> Any:
+        x = layers.GlobalAveragePooling2D(keepdims=True)(layers.Rescaling(1 / 2550)(x))
+        return last(layers.Reshape((1, CLASSES))(layers.Dense(CLASSES, **small)(x)))
+
+    made = model(forward)
+    assert predicted(made).min() > 0
+    assert loaded(saved(made, tmp_path)).summary.output == "logits"
+
+
 @pytest.mark.parametrize(
     ("make", "said"),
     [
+        (lambda: model(lambda x: layers.Reshape((CLASSES,))(trunk(x, activation="sigmoid"))), "Received: sigmoid"),
         (lambda: model(lambda x: trunk(x, activation="sigmoid")), "Received: sigmoid, scores from 0 to 1"),
         (lambda: model(model(lambda x: ops.sigmoid(trunk(x)))), "Received: sigmoid"),
         (lambda: model(lambda x: ops.sigmoid(trunk(x)) * 1.0), "Received: scores from 0 to 1"),
@@ -162,7 +181,7 @@ def test_layers_with_code_of_their_own_are_named(name: str, tmp_path: Path) -> N
     assert refusal(path) == (
         "FILE cannot be loaded in safe mode, which runs no code of a file: it holds layers with code that is not "
         "Keras' own: Custom. Save one of Keras' own layers, or name the architecture of the library that its weights "
-        "belong to."
+        "belong to, with GLIMPSE_MODEL."
     )
 
 
