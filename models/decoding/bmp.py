@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from dataclasses import dataclass
 from functools import partial
@@ -10,6 +11,9 @@ from models.decoding import bmp_pixels, refusals
 from models.decoding.header import Header
 
 MAGIC = b"BM"
+# The length of a header, width and height, one plane, and so many bits a pixel: a picture as the clipboard has it, and
+# as some programs write it into a file that is called .dib.
+_BARE = re.compile(rb"[\x28\x34\x38\x6c\x7c]\0{3}.{8}\x01\0[\x01\x02\x04\x08\x10\x18\x20]\0", re.DOTALL)
 _FILE = 14  # bytes of what stands in front of the header that is told by its length
 _CORE = 12  # bytes of the oldest header: sides of 16 bits, colours of three bytes, no compression
 _INFO, _V2, _V3 = 40, 52, 56
@@ -58,6 +62,27 @@ class _Fields:
     bits: int  # of a pixel
     compression: int
     colours: int  # in the palette; 0: as many as the bits can number
+
+
+def is_bare(data: bytes) -> bool:
+    """Whether a file starts as a BMP does behind what stands in front of its header."""
+    return _BARE.match(data) is not None
+
+
+def read_bare(data: bytes) -> Header:
+    """The header of a file that starts as a BMP does behind what stands in front of its header.
+
+    Raises:
+        RefusedImageError: expected; as of `read`.
+    """
+    try:
+        fields = _fields(bytes(_FILE) + data[: max(_WINDOWS)])
+        colours = fields.colours or (1 << fields.bits if fields.bits <= 8 else 0)
+        at = _FILE + fields.length + _masks_behind(fields) + 4 * colours
+        front = struct.pack("<2sLLL", MAGIC, _FILE + len(data), 0, at)
+    except struct.error:
+        raise refusals.truncated("within the header of a BMP") from None
+    return read(front + data)
 
 
 def read(data: bytes) -> Header:
@@ -143,6 +168,13 @@ def _masks(data: bytes, fields: _Fields) -> tuple[int, ...]:
         shown = ", ".join(f"{mask:X}" for mask in masks)
         raise refusals.unsupported(f"BMP of {fields.bits} bits a pixel with the colour masks {shown}", _INSTEAD)
     return masks
+
+
+def _masks_behind(fields: _Fields) -> int:
+    """Bytes of colour masks between the header and the pixels."""
+    if fields.length != _INFO:
+        return 0
+    return {_BITFIELDS: 12, _ALPHA_BITFIELDS: 16}.get(fields.compression, 0)
 
 
 def _pillow_reads(fields: _Fields, masks: tuple[int, ...]) -> bool:

@@ -50,11 +50,6 @@ _REFUSED = (
 _PATTERNS = (
     (re.compile(rb"P[1-7fF][\s#]"), "PNM"),
     (re.compile(rb"BA.{12}(?:BM|IC|CI|PT|CP)", re.DOTALL), "OS/2 bitmap array"),
-    (
-        # The length of a header, width and height, one plane, and so many bits a pixel.
-        re.compile(rb"[\x28\x34\x38\x6c\x7c]\0{3}.{8}\x01\0[\x01\x02\x04\x08\x10\x18\x20]\0", re.DOTALL),
-        "BMP without the header of a file",
-    ),
 )
 _SVG = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml\b|<!--|<!doctype svg|<(?:\w+:)?svg\b)", re.IGNORECASE)
 # ISO base media files (ISO/IEC 14496-12, section 4.3) tell their kinds by four letters each.
@@ -98,6 +93,8 @@ def read(data: bytes) -> Header:
         return gif.read(data)
     if data.startswith(bmp.MAGIC):
         return bmp.read(data)
+    if bmp.is_bare(data):
+        return bmp.read_bare(data)
     raise _refusal(data)
 
 

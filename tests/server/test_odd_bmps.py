@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import struct
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from server.decoding.decode import decode
 from server.domain import EncodedImage
@@ -21,6 +23,7 @@ def refused(data: bytes) -> Reason:
 
 
 BITS = (0xFF0000, 0xFF00, 0xFF)
+RED_BLUE = bytes((*RED[::-1], *BLUE[::-1], 0, 0))  # of 24 bits a pixel
 OTHER_BMPS = {
     "masks in another order": (
         other_bmp(2, 1, 32, b"\xff\x00\x00\x00\x00\x00\xff\x00", compression=3, masks=(0xFF, 0xFF00, 0xFF0000)),
@@ -183,6 +186,36 @@ def test_a_bmp_with_other_masks_that_is_cut_is_truncated(cut: int) -> None:
 
 
 @pytest.mark.parametrize(
+    "whole",
+    [
+        other_bmp(2, 1, 24, RED_BLUE),
+        other_bmp(2, -1, 24, RED_BLUE, header=124),
+        other_bmp(2, 1, 32, b"\xff\x00\x00\x00\x00\x00\xff\x00", compression=3, masks=(0xFF, 0xFF00, 0xFF0000)),
+        other_bmp(2, 1, 16, struct.pack("<HH", 0xF800, 0x1F), compression=3, masks=(0xF800, 0x7E0, 0x1F)),
+        other_bmp(2, 1, 32, bytes((0, 0, 255, 255, 255, 0, 0, 255)), compression=6, masks=(*BITS, 0xFF000000)),
+        other_bmp(2, 1, 2, b"\x10\0\0\0", palette=bytes((*RED[::-1], 0, *BLUE[::-1], 0, *bytes(8)))),
+        other_bmp(2, 1, 8, b"\0\1\0\0", palette=bytes((*RED[::-1], 0, *BLUE[::-1], 0)), colours=2),
+        other_bmp(2, 1, 24, RED_BLUE, palette=bytes(8), colours=2),
+    ],
+)
+def test_a_bmp_without_the_header_of_a_file_is_the_picture_that_it_is_with_it(whole: bytes) -> None:
+    assert shown(whole).tolist() == [[RED, BLUE]]
+    assert shown(whole[14:]).tolist() == [[RED, BLUE]]
+
+
+def test_what_pillow_writes_as_dib_is_decoded() -> None:
+    file = io.BytesIO()
+    Image.fromarray(np.array([[RED, BLUE]], np.uint8)).save(file, "DIB")
+    assert shown(file.getvalue()).tolist() == [[RED, BLUE]]
+
+
+def test_a_bmp_without_the_header_of_a_file_may_end_early() -> None:
+    bare = other_bmp(2, 1, 24, RED_BLUE)[14:]
+    assert {refused(bare[:length]) for length in range(16, len(bare) - 2)} == {Reason.TRUNCATED_IMAGE}
+    assert refused(bare[:32] + b"\xff" * 4 + bare[36:]) is Reason.TRUNCATED_IMAGE
+
+
+@pytest.mark.parametrize(
     ("data", "what"),
     [
         (other_bmp(1, 1, 32, bytes(4), compression=3, masks=(0xF0F, 0xF0, 0xFF0000)), "colour masks F0F, F0, FF0000"),
@@ -196,7 +229,6 @@ def test_a_bmp_with_other_masks_that_is_cut_is_truncated(cut: int) -> None:
         (other_bmp(1, 1, 8, bytes(8), compression=1), "run lengths"),
         (other_bmp(1, 1, 32, bytes(8), compression=11), "inks"),
         (b"BA" + bytes(12) + other_bmp(1, 1, 24, bytes(4)), "OS/2 bitmap array"),
-        (other_bmp(1, 1, 24, bytes(4))[14:], "BMP without the header of a file"),
     ],
 )
 def test_a_bmp_that_is_not_decoded_is_refused_by_name(data: bytes, what: str) -> None:
