@@ -13,6 +13,7 @@ import keras
 
 from models.builder import assemble
 from models.catalogue import find
+from models.messages import short
 from models.prestem.recipe import Recipe
 from models.serving import logits_model
 from models.train import fused
@@ -143,16 +144,25 @@ class Smoothed(keras.losses.Loss):
 
 
 def compiled(plan: Plan, recipe: Recipe, images: Labelled) -> keras.Model:
-    """A fresh training graph: uint8 pixels through the pre-stem's scaling and the network to logits."""
+    """A fresh training graph: uint8 pixels through the pre-stem's scaling and the network to logits.
+
+    Raises:
+        ValueError: the network cannot be built for such images, or in that precision.
+    """
     policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(plan.precision)
     try:
+        keras.config.set_dtype_policy(plan.precision)
         assembly = assemble(
             find(plan.architecture, plan.variant),
             classes=len(images.labels),
             input_shape=(recipe.height, recipe.width, 3),
         )
         model = logits_model(assembly, recipe)
+    except ValueError as error:  # Keras shows a page of its own calls
+        raise ValueError(
+            f"{plan.architecture} cannot be built for images of {recipe.height} x {recipe.width} pixels in "
+            f"{plan.precision}: {short(error)}"
+        ) from error
     finally:
         keras.config.set_dtype_policy(policy)
     optimizer = keras.optimizers.SGD(

@@ -54,7 +54,7 @@ class Plan:
         for name in ("epochs", "batch_size", "learning_rate", "restart_learning_rate"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive. Received: {getattr(self, name)}")
-        for name in ("warmup_epochs", "restart_epochs", "cutout_from", "weight_decay"):
+        for name in ("warmup_epochs", "restart_epochs", "cutout_from", "weight_decay", "seed"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative. Received: {getattr(self, name)}")
         for name in ("cutout", "label_smoothing", "momentum"):
@@ -121,7 +121,7 @@ def alone(folder: Path) -> Iterator[None]:
 
 
 def claim(folder: Path, run: Run, *, checkpoint: str, adopt: bool = False) -> None:
-    """Write `run` into `folder`, or check that the one in it is the same but for its length.
+    """Write `run` into `folder`, or check that the one in it is the same but for its length, or has kept nothing.
 
     Args:
         folder: of the run; made where there is none.
@@ -144,7 +144,8 @@ def claim(folder: Path, run: Run, *, checkpoint: str, adopt: bool = False) -> No
             ]
         except (json.JSONDecodeError, TypeError, AttributeError) as error:
             raise PlanError(f"{path} is not a plan: {error}. Give another --out.") from error
-        if differing:
+        # Of a run that has kept nothing, as of one whose network could not be built, nothing is lost.
+        if differing and any((folder / kept).exists() for kept in (checkpoint, "bundle")):
             raise PlanError(f"{folder} holds another run: {'; '.join(differing)}. Give another --out.")
     elif (folder / checkpoint).exists() and not adopt:
         raise PlanError(f"{folder} holds a checkpoint but no {PLAN} that says of what. Give another --out.")

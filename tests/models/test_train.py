@@ -182,6 +182,7 @@ def test_another_plan_in_the_same_folder_is_refused(
         (("--hold-out", "35"), "All images of the class"),
         (("--mean", "nan", "0", "0"), "mean must be"),
         (("--export-only",), "Train first"),
+        (("--seed", "-1"), "seed must not be negative. Received: -1"),
     ],
 )
 def test_what_cannot_be_done_is_said_before_any_training(
@@ -190,6 +191,24 @@ def test_what_cannot_be_done_is_said_before_any_training(
     assert command.main(options(patches, tmp_path / "run", *more)) == 1
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--architecture", "vgg16", "--size", "8x8"), "vgg16 cannot be built for images of 8 x 8 pixels in float32: "),
+        (("--precision", "float33"), "resnet20 cannot be built for images of 8 x 8 pixels in float33: "),
+    ],
+)
+def test_a_network_that_cannot_be_built_is_told_in_a_line_and_keeps_no_other_run_away(
+    patches: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: tuple[str, ...], message: str
+) -> None:
+    out = tmp_path / "run"
+    for _ in range(2):
+        assert command.main(options(patches, out, *more)) == 1
+        [said] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("models.train: ")]
+        assert message in said
+        more = (*more, "--momentum", "0.8")
 
 
 def test_the_command_can_express_every_value_of_a_plan() -> None:
