@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 MIB = 1024 * 1024
+_LONGEST = 200  # characters of a value that are shown
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Positive = Annotated[int, Field(ge=1, le=2**31 - 1)]
@@ -27,13 +28,19 @@ def json_object(value: Any) -> Any:
         return value
     try:
         found = json.loads(value) if value.strip() else {}
+    except RecursionError:
+        raise ValueError(f'must be JSON such as {{"alpha": 0.25}}, not as deep. Received: {_shown(value)}') from None
     except ValueError as error:
         found = _joined(value)
         if found is None:
-            raise ValueError(f'must be JSON such as {{"alpha": 0.25}}: {error}. Received: {value!r}') from None
+            raise ValueError(f'must be JSON such as {{"alpha": 0.25}}: {error}. Received: {_shown(value)}') from None
     if not isinstance(found, dict):
-        raise ValueError(f'must be an object such as {{"alpha": 0.25}}. Received: {value!r}')  # noqa: TRY004  (pydantic's)
+        raise ValueError(f'must be an object such as {{"alpha": 0.25}}. Received: {_shown(value)}')  # noqa: TRY004  (pydantic's)
     return found
+
+
+def _shown(value: str) -> str:
+    return repr(value) if len(value) <= _LONGEST else f"{value[:_LONGEST]!r} and more"
 
 
 def _joined(value: str) -> dict[str, Any] | None:

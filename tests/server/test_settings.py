@@ -119,6 +119,15 @@ def test_options_that_are_no_json_object_are_refused_in_every_form(text: str, mo
         settings.load([])
 
 
+@pytest.mark.parametrize("text", ["[" * 60_000, '{"a":' * 20_000])
+def test_options_that_are_too_deep_are_refused_in_a_short_line(text: str) -> None:
+    with pytest.raises(ValidationError, match="options") as error:
+        settings.load(["--options", text])
+    message = error.value.errors()[0]["msg"]
+    assert "must be JSON" in message
+    assert len(message) < 400
+
+
 def test_options_are_an_object_of_json_or_a_table_of_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     file = tmp_path / "glimpse.toml"
     file.write_text("[options]\nalpha = 0.25\n")
