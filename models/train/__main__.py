@@ -154,7 +154,7 @@ def _tell_what_is_missing(path: Path, images: Labelled) -> None:
         print(f"{path}: left out: {data.several(images.left_out)}", file=sys.stderr)
     if images.empty:
         names = ", ".join(map(repr, images.empty[:_SHOWN])) + (", ..." if len(images.empty) > _SHOWN else "")
-        print(f"{path}: no image with a known suffix, and so no class: {names}", file=sys.stderr)
+        print(f"{path}: no image that can be read, and so no class: {names}", file=sys.stderr)
 
 
 def _scaled(recipe: Recipe, mean: Sequence[float] | None, std: Sequence[float] | None) -> Recipe:

@@ -32,7 +32,7 @@ class Labelled:
         classes: int64 ``[N]``, indices into `labels`.
         labels: class names, sorted.
         left_out: for each file that could not be read, its name and why.
-        empty: folders without an image.
+        empty: folders without an image, or with none that could be read.
     """
 
     pixels: NDArray[np.uint8]
@@ -70,7 +70,7 @@ def read(path: Path, recipe: Recipe, labels: Sequence[str] | None = None, *, ski
     with files.opened(path, SUFFIXES) as found:
         if stray := [file.name for file in found if "/" not in file.name]:
             raise ValueError(f"{path}: {stray[0]} lies in no folder that would name its class. Sort it into one.")
-        empty = tuple(files.without_images(path, found))
+        empty = set(files.without_images(path, found))
         pixels = _room(path, len(found), recipe)
         for file in found:
             try:
@@ -91,7 +91,9 @@ def read(path: Path, recipe: Recipe, labels: Sequence[str] | None = None, *, ski
     if unknown := sorted(set(names) - index.keys()):
         raise ValueError(f"{path} holds classes that the model does not have: {', '.join(unknown)}")
     classes = np.array([index[name] for name in names])
-    return Labelled(pixels[: len(names)], classes, known, tuple(unreadable), empty)
+    filled = set(names)
+    empty |= {str(folder) for name, _ in unreadable if (folder := PurePosixPath(name).parent).name not in filled}
+    return Labelled(pixels[: len(names)], classes, known, tuple(unreadable), tuple(sorted(empty)))
 
 
 def several(unreadable: Sequence[tuple[str, str]]) -> str:

@@ -210,6 +210,7 @@ def test_unreadable_images_are_left_out_on_demand(tmp_path: Path) -> None:
     found = read(folder, RECIPE, skip_unreadable=True)
     assert (found.labels, found.classes.tolist(), len(found.pixels)) == (("a", "b"), [0, 1], 2)
     assert [name for name, _ in found.left_out] == ["b/0.png", "c/1.png"]
+    assert found.empty == ("c",)
     for path in folder.rglob("*.png"):
         path.write_bytes(b"")
     with pytest.raises(ValueError, match=r"holds no class/image files\. 4 images cannot be read"):

@@ -411,7 +411,7 @@ def test_folders_without_an_image_are_told_of(tmp_path: Path, capsys: pytest.Cap
     (data / "red" / "1.heic").write_bytes(b"a photo of a telephone")
     assert command.main(options(data, tmp_path / "run", "--hold-out", "1")) == 1
     said = capsys.readouterr().err
-    assert f"{data}: no image with a known suffix, and so no class: 'blue', 'red'\n" in said
+    assert f"{data}: no image that can be read, and so no class: 'blue', 'red'\n" in said
     assert "has one class, 'green'" in said
 
 
