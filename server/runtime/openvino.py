@@ -106,8 +106,8 @@ class OpenVINORuntime:
             if self.streams > 1:
                 # For a lone image, which all cores answer sooner than one.
                 wide = core.compile_model(network, "CPU", {**options, "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1})
-        self._narrow = _Requests(narrow, self.streams)
-        self._wide = _Requests(wide, 1)
+        self._narrow = _Requests(narrow, self.streams, threads=self.streams)
+        self._wide = _Requests(wide, 1, threads=self.streams)
 
     @classmethod
     def resolve(cls, precision: Precision) -> Precision:
@@ -158,7 +158,10 @@ class OpenVINORuntime:
 class _Requests:
     """OpenVINO's places for a batch, each for one thread at a time."""
 
-    def __init__(self, compiled: openvino.CompiledModel, number: int) -> None:
+    def __init__(self, compiled: openvino.CompiledModel, number: int, *, threads: int) -> None:
+        # With a single thread `infer` does not raise what went wrong, a lack of memory above all, and leaves the answer
+        # to the batch before where ours should be. What is waited for does raise it.
+        self._alone = threads == 1
         self._free: queue.SimpleQueue[openvino.InferRequest] = queue.SimpleQueue()
         for _ in range(number):
             self._free.put(compiled.create_infer_request())
@@ -168,12 +171,30 @@ class _Requests:
         try:
             # Shared, not copied; what OpenVINO may not write to, it does not take, though it only reads.
             ours = np.require(pixels, requirements=("C", "W"))
-            request.set_input_tensor(openvino.Tensor(ours, shared_memory=True))
-            request.infer()
-            # A copy, for the request writes its next answer to the same place.
-            return request.get_output_tensor().data.copy()
+            try:
+                answers = self._run(request, ours)
+            except Exception as error:
+                if lacks_memory(error):
+                    raise
+                answers = None
+            if answers is None or len(answers) != len(ours):
+                # A stream on which a batch did not fit into memory fails, or goes on with that one, when the next is as
+                # large as the last that did fit. One image more is another size.
+                answers = self._run(request, np.concatenate([ours, ours[:1]]))[:-1]
+            return answers
         finally:
             self._free.put(request)
+
+    def _run(self, request: openvino.InferRequest, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        request.set_input_tensor(openvino.Tensor(pixels, shared_memory=True))
+        if self._alone:
+            request.start_async()
+            request.wait()
+        else:
+            request.infer()
+        # A copy, for the request writes its next answer to the same place.
+        answers: NDArray[np.float32] = request.get_output_tensor().data.copy()
+        return answers
 
 
 def _limited() -> bool:

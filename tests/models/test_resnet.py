@@ -212,7 +212,7 @@ def test_an_se_ratio_makes_any_residual_network_its_se_variant() -> None:
         ("resnet18", {"activation": "swish"}, r"activation must be one of .*'leaky_relu'.* Received: 'swish'"),
         ("resnet18", {"stride_on": "1x1"}, r"resnet18 has no 1x1 convolution.* Leave stride_on='3x3'"),
         ("resnet50", {"factorized": True}, r"resnet50 has no groups.* Leave factorized=False"),
-        ("resnet20", {"se_ratio": 0}, r"squeeze ratio must be at least 1. Received: 0"),
+        ("resnet20", {"se_ratio": 0}, r"se_ratio must be a whole number from 1 on, or null. Received: 0"),
     ],
 )
 def test_an_option_that_cannot_be_is_refused_with_what_can(name: str, options: dict[str, Any], message: str) -> None:
