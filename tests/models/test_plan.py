@@ -44,10 +44,19 @@ def test_only_the_number_of_epochs_may_change(tmp_path: Path) -> None:
 )
 def test_another_run_is_refused_by_what_differs(tmp_path: Path, other: Run, message: str) -> None:
     claim(tmp_path, RUN, checkpoint=CHECKPOINT)
+    (tmp_path / CHECKPOINT).touch()
     before = (tmp_path / "plan.json").read_text()
     with pytest.raises(PlanError, match=f"holds another run: {message}. Give another --out"):
         claim(tmp_path, other, checkpoint=CHECKPOINT)
     assert (tmp_path / "plan.json").read_text() == before
+
+
+def test_a_run_that_has_kept_nothing_gives_way_to_another(tmp_path: Path) -> None:
+    claim(tmp_path, RUN, checkpoint=CHECKPOINT)
+    other = replace(RUN, hold_out=4)
+    claim(tmp_path, other, checkpoint=CHECKPOINT)
+    (tmp_path / CHECKPOINT).touch()
+    claim(tmp_path, other, checkpoint=CHECKPOINT)
 
 
 def test_a_checkpoint_of_nobody_knows_what_is_refused_unless_it_is_adopted(tmp_path: Path) -> None:
