@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from client.load.calls import Call
 
 _AFTER_ERROR = 0.01  # seconds that a caller of a closed loop waits: who is refused at once would only spin
+_ROUNDING = 1e-9  # seconds
 _GRACE = 1.0  # seconds after the end in which what is due is still sent: a moment late there is no worse than elsewhere
 MOST_IN_FLIGHT = 20_000
 
@@ -106,11 +107,14 @@ class Driver:
 
     async def _open(self, start: float) -> None:
         tally = self._tally
+        # By offsets alone: with the clock's own value in the sum, how long the machine has been up would decide how it
+        # is rounded, and so whether there is one request more.
+        length = self._plan.warm_up + self._plan.duration - _ROUNDING
         async with asyncio.TaskGroup() as group:
             for offset in pacing.due(self._plan.rate, steady=self._plan.steady, seed=self._seed):
-                due = start + offset
-                if self._over(due):
+                if offset >= length or self._all_sent():
                     return
+                due = start + offset
                 now = self._loop.time()
                 if now >= tally.end + _GRACE or tally.in_flight >= self._most_in_flight:
                     tally.not_sent(self._plan.images_per_call, due)
