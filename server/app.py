@@ -15,6 +15,7 @@ import structlog
 
 from glimpse.v1 import classifier_pb2 as pb
 from models import published
+from models.decoding.limits import ImageLimits
 from models.messages import short
 from server import stopping
 from server.admission import Admission, Load
@@ -22,7 +23,6 @@ from server.background import keep_running
 from server.cleanup import Cleanup, within
 from server.decoding.decode import FORMATS
 from server.decoding.isolated import Isolated, memory_for
-from server.decoding.limits import ImageLimits
 from server.decoding.pool import DecodePool
 from server.decoding.prepare import prepare
 from server.doors.keeper import Keeper

@@ -14,9 +14,9 @@ import time
 
 import structlog
 
+from models.decoding.limits import ImageLimits
 from models.prestem.recipe import Recipe
 from server import domain
-from server.decoding.limits import ImageLimits
 from server.decoding.prepare import Prepared
 from server.decoding.process import DecoderProcess, LostError
 from server.decoding.worker import Orders

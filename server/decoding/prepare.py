@@ -9,11 +9,11 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from models.decoding.limits import ImageLimits
 from models.prestem import host
 from models.prestem.recipe import Recipe
 from server import domain
 from server.decoding.decode import decode, raw_pixels
-from server.decoding.limits import ImageLimits
 
 
 @dataclass(frozen=True, slots=True)

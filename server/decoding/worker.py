@@ -20,9 +20,9 @@ from typing import Self
 
 from PIL import Image
 
+from models.decoding.limits import ImageLimits
 from server import domain
 from server.decoding import wire
-from server.decoding.limits import ImageLimits
 from server.decoding.prepare import prepare
 from server.errors import InvalidImageError, Reason
 

@@ -90,14 +90,9 @@ def kept(bundle: Bundle) -> bool:
     """Whether the network of a bundle has been kept, or that there can be none."""
     place = _place()
     try:
-        return place is not None and (place / _key(bundle) / _SUMMARY).is_file()
+        return place is not None and (place / identity(bundle) / _SUMMARY).is_file()
     except OSError:  # another user's folder
         return False
-
-
-def identity(bundle: Bundle) -> str:
-    """A hash of all that a bundle's network and our way of computing it follow from."""
-    return _key(bundle)
 
 
 def provide(bundle: Bundle, *, seconds: float = SECONDS) -> Converted:
@@ -116,7 +111,7 @@ def provide(bundle: Bundle, *, seconds: float = SECONDS) -> Converted:
     """
     # Whoever exchanged the weights without telling the bundle should hear of it, kept network or not.
     bundle.check_digest()
-    key, place = _key(bundle), _place()
+    key, place = identity(bundle), _place()
     if place is not None:
         if (found := _used(place / key)) is not None:
             return found
@@ -308,8 +303,8 @@ def _converted_elsewhere(bundle: Bundle, folder: Path, *, seconds: float) -> Net
     return _summary(answer["network"])
 
 
-def _key(bundle: Bundle) -> str:
-    """A hash of everything that the files follow from."""
+def identity(bundle: Bundle) -> str:
+    """A hash of everything that the files of a bundle's network follow from, our own code among it."""
     follows_from = {
         "code": _code(),
         "packages": {name: build.version(name) for name in _PACKAGES},

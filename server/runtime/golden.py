@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from models import golden
 from models.bundle import Bundle, BundleError
+from models.decoding.limits import ImageLimits
 from models.prestem.recipe import Recipe
 from server import domain
-from server.decoding.limits import ImageLimits
 from server.decoding.prepare import prepare
 from server.startup import GoldenError
 

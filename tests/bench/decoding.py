@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from skimage import data
 
+from models.decoding.limits import ImageLimits
 from models.prestem.recipe import Recipe
-from server.decoding.limits import ImageLimits
 from server.decoding.prepare import prepare
 from server.domain import EncodedImage, RawImage
 from tests.bench import machine

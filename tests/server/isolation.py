@@ -19,10 +19,10 @@ from pathlib import Path
 
 from PIL import Image
 
+from models.decoding.limits import ImageLimits
 from models.prestem.recipe import Recipe
 from server import domain
 from server.decoding.isolated import Isolated
-from server.decoding.limits import ImageLimits
 from server.decoding.prepare import Prepared
 
 RECIPE = Recipe(height=48, width=64, crop_share=0.875, smaller="resize")

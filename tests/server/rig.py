@@ -19,11 +19,11 @@ import pytest
 from numpy.typing import NDArray
 
 from models import sources
+from models.decoding.limits import ImageLimits
 from models.prestem.recipe import Recipe
 from models.spec import NetworkSummary
 from server import app, domain, settings
 from server.batching.batcher import Batcher
-from server.decoding.limits import ImageLimits
 from server.decoding.prepare import Prepared, prepare
 from server.metrics import Metrics
 from server.registry import LoadedModel

@@ -253,7 +253,7 @@ def test_a_lock_that_is_never_given_back_does_not_keep_a_server_from_starting(
     instead(converts(tmp_path / "runs"))
     place = cache / "networks"
     place.mkdir(parents=True)
-    with FileLock(place / f".{converted._key(BUNDLE)}.lock"):
+    with FileLock(place / f".{converted.identity(BUNDLE)}.lock"):
         assert provide(BUNDLE, seconds=3).kept
     assert (tmp_path / "runs").read_text() == "x"
 

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from models.decoding.limits import ImageLimits
 from server.decoding.decode import FORMATS, decode
-from server.decoding.limits import ImageLimits
 from server.domain import EncodedImage, RawImage
 from server.errors import InvalidImageError, Reason
 from tests.server import files

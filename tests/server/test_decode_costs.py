@@ -13,8 +13,8 @@ from PIL import Image
 
 from models.decoding import bmp, formats, gif, png, webp
 from models.decoding.exif import orientation
+from models.decoding.limits import ImageLimits
 from server.decoding.decode import MAX_SIDE, decode
-from server.decoding.limits import ImageLimits
 from server.domain import EncodedImage, RawImage
 from server.errors import InvalidImageError, Reason
 from tests.server import files

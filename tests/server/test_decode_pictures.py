@@ -11,8 +11,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, features
 
+from models.decoding.limits import ImageLimits
 from server.decoding.decode import decode
-from server.decoding.limits import ImageLimits
 from server.domain import EncodedImage
 from tests.server.files import bmp, chunk, encoded, gif, png, turned
 

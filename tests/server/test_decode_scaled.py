@@ -9,10 +9,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from models.decoding.limits import ImageLimits
 from models.prestem import host
 from models.prestem.recipe import Recipe
 from server.decoding.decode import decode
-from server.decoding.limits import ImageLimits
 from server.decoding.prepare import prepare
 from server.domain import EncodedImage
 from server.errors import InvalidImageError, Reason

@@ -231,7 +231,7 @@ sys.path[:0] = [{root!r}]
 from models.prestem.recipe import Recipe
 from server import domain
 from server.decoding.isolated import Isolated
-from server.decoding.limits import ImageLimits
+from models.decoding.limits import ImageLimits
 
 image, recipe = domain.EncodedImage(sys.stdin.buffer.read()), Recipe(height=48, width=64)
 pool = Isolated(ImageLimits(2_000_000, 16_000_000), workers=2, memory_bytes=256 << 20, seconds=60)

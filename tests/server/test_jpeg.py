@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from models.decoding import jpeg
+from models.decoding.limits import ImageLimits
 from models.decoding.refusals import Kind, RefusedImageError
 from server.decoding.decode import decode
-from server.decoding.limits import ImageLimits
 from server.domain import EncodedImage
 from server.errors import InvalidImageError, Reason
 from tests.server.files import encoded as saved

@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1.classifier_pb2_grpc import ImageClassifierStub
+from models.decoding.limits import ImageLimits
 from models.prestem.recipe import Recipe
-from server.decoding.limits import ImageLimits
 from server.decoding.prepare import prepare
 from server.domain import EncodedImage
 from server.errors import InvalidImageError, Reason

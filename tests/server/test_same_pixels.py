@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from models.decoding import formats
+from models.decoding.limits import ImageLimits
 from models.decoding.refusals import Kind
 from models.prestem import host
 from models.prestem.recipe import Recipe
 from models.train.data import read
 from server.decoding.decode import decode
-from server.decoding.limits import ImageLimits
 from server.decoding.prepare import prepare
 from server.domain import EncodedImage
 from server.errors import Reason

@@ -152,7 +152,7 @@ def test_a_signal_to_every_process_at_once_is_the_servers_to_answer(start_server
 def test_a_server_that_waits_for_another_ones_conversion_leaves_it_alone(start_server: Start, tmp_path: Path) -> None:
     place = tmp_path / "cache" / "networks"
     place.mkdir(parents=True)
-    key = converted._key(BUNDLE)
+    key = converted.identity(BUNDLE)
     (place / ".made by the other").mkdir()
     with FileLock(place / f".{key}.lock"):
         running = start_server(environment={"GLIMPSE_CACHE": str(tmp_path / "cache")})
