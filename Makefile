@@ -74,7 +74,7 @@ test-image: $(VENV)/.dev  ## build the image without an engine and run it; root,
 bench: $(VENV)/.dev  ## measure the service beside what it is made of: make bench ARGS="--quick"
 	$(BIN)/python -m tests.bench $(ARGS)
 
-load: $(VENV)/.dev  ## press, soak or break the service: make load ARGS="soak"; also chaos, overload
+load: $(VENV)/.dev  ## press, soak, break or attack the service: make load ARGS="soak"; also chaos, overload, attack
 	$(BIN)/python -m tests.load $(ARGS)
 
 check: $(VENV)/.dev  ## check style, types, layers, the contract and its stubs

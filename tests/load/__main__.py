@@ -1,4 +1,4 @@
-"""`python -m tests.load soak|chaos|overload`: run one, print its figures, exit 1 where a promise does not hold."""
+"""`python -m tests.load soak|chaos|overload|attack`: run one, print its figures, exit 1 where a promise fails."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ import sys
 import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.bench.networks import NETWORKS
 from tests.load import chaos, overload, soak
+from tests.load.attack import command as attack
+from tests.load.attack.run import Effort as AttackEffort
 from tests.load.replica import Replica
 from tests.load.report import Report
 
@@ -58,13 +61,22 @@ def main() -> int:
     # The others compare labels, and random weights are sure of none.
     three.add_argument("--model", choices=NETWORKS, default="embedded", help="a network of the benchmark")
 
-    for each in (one, two, three):
+    four = _attack_parser(runs)
+    for each in (one, two, three, four):
         each.add_argument("--json", type=Path, help="write figures, promises and raw data here")
         each.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the server")
     chosen = parser.parse_args()
     if chosen.run == "soak" and bool(chosen.target) != bool(chosen.metrics):
         parser.error("--target and --metrics come together.")
+    if chosen.run == "attack":
+        try:
+            attack.chosen(chosen.only)
+        except ValueError as error:
+            parser.error(str(error))
 
+    if chosen.run == "attack" and (chosen.read or chosen.before):
+        print(attack.summary(attack.read(chosen.read or ()), attack.read(chosen.before or ())), end="")
+        return 0
     report = _RUNS[chosen.run](chosen)
     print(report.markdown())
     if chosen.json:
@@ -72,6 +84,22 @@ def main() -> int:
     for promise in report.broken:
         print(f"Broken: {promise.text}. Found: {promise.found}", file=sys.stderr)
     return 1 if report.broken else 0
+
+
+def _attack_parser(runs: Any) -> argparse.ArgumentParser:
+    four: argparse.ArgumentParser = runs.add_parser(
+        "attack", help="what an adversary can do, and how their neighbour fares meanwhile"
+    )
+    four.add_argument("--only", nargs="+", default=[], metavar="NAME", help="these scenarios")
+    four.add_argument("--seconds", type=float, default=AttackEffort.seconds, help="of each phase")
+    four.add_argument("--after", type=float, default=AttackEffort.after, help="seconds until the last look at memory")
+    four.add_argument("--scale", type=float, default=AttackEffort.scale, help="of all numbers of the attacks")
+    four.add_argument("--swap", action="store_true", help="exchange IPv4 and IPv6 of attacker and neighbour")
+    four.add_argument("--no-control", action="store_true", help="do not burn as much CPU for comparison")
+    four.add_argument("--markdown", action="store_true", help="print the table of the scenarios alone")
+    four.add_argument("--read", type=Path, nargs="+", metavar="FILE", help="what --json wrote, instead of attacks")
+    four.add_argument("--before", type=Path, nargs="+", metavar="FILE", help="the same of an earlier state, beside it")
+    return four
 
 
 def _environment(chosen: argparse.Namespace) -> dict[str, str]:
@@ -121,7 +149,31 @@ def _overload(chosen: argparse.Namespace) -> Report:
         return overload.run(replica, effort)
 
 
-_RUNS: dict[str, Callable[[argparse.Namespace], Report]] = {"soak": _soak, "chaos": _chaos, "overload": _overload}
+def _attack(chosen: argparse.Namespace) -> Report:
+    effort = AttackEffort(
+        seconds=chosen.seconds,
+        after=chosen.after,
+        scale=chosen.scale,
+        swap=chosen.swap,
+        control=not chosen.no_control,
+    )
+
+    def keep(report: Report) -> None:
+        # It takes half an hour, and what was found is not lost with it.
+        if chosen.json:
+            report.write(chosen.json)
+
+    report = attack.run(attack.chosen(chosen.only), effort, _environment(chosen), keep=keep)
+    report.short = chosen.markdown
+    return report
+
+
+_RUNS: dict[str, Callable[[argparse.Namespace], Report]] = {
+    "soak": _soak,
+    "chaos": _chaos,
+    "overload": _overload,
+    "attack": _attack,
+}
 
 
 def _scrape(url: str) -> Mapping[str, float]:

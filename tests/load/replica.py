@@ -29,12 +29,14 @@ class Replica(Service):
             ServiceError: it ended, or did not serve in time.
         """
         self.events: list[tuple[float, dict[str, Any]]] = []  # time.monotonic and the line, one a call left out
+        self.logged = 0  # characters of all lines, those of calls too
         # The later of two equal flags holds.
         super().__init__(environment or {}, f"--port={port}", f"--metrics-port={metrics_port}", *arguments)
 
     def _read(self) -> None:
         assert self._process.stderr is not None
         for line in self._process.stderr:
+            self.logged += len(line)
             self._lines.append(line)
             del self._lines[:-_KEPT]  # a log of a hundred thousand refusals is nobody's reading
             if not line.startswith("{"):
@@ -46,6 +48,10 @@ class Replica(Service):
             self._events.setdefault(event.get("event", ""), event)
             if event.get("event") == "serving":
                 self._serving.set()
+
+    def alive(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.poll() is None
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal; does not wait."""
@@ -69,14 +75,17 @@ class Replica(Service):
         """
         return self._events[name]
 
-    def faults(self) -> list[str]:
-        """What it logged as an error, and what it printed besides its log."""
-        logged = [
+    def defects(self) -> list[str]:
+        """What it logged as an error."""
+        return [
             f"{event['event']}: {event.get('detail', '')}{event.get('exception', '')}"
             for _, event in list(self.events)
             if event.get("level") in {"error", "critical"}
         ]
-        return logged + [line.strip() for line in self._lines if not line.startswith("{") and line.strip()]
+
+    def faults(self) -> list[str]:
+        """What it logged as an error, and what it printed besides its log."""
+        return self.defects() + [line.strip() for line in self._lines if not line.startswith("{") and line.strip()]
 
 
 def free_ports(count: int, seed: int | None = None) -> list[int]:

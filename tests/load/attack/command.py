@@ -1,0 +1,179 @@
+"""All scenarios, one after the other, and what they found as tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.load.attack import rights
+from tests.load.attack.catalogue import SCENARIOS
+from tests.load.attack.run import Effort, Finding, Trial, Workers, serving
+from tests.load.attack.scenario import Scenario
+from tests.load.report import Report, Ticker, counts
+
+Data = Mapping[str, Any]  # of a finding, as it is written
+_MB = 1_000_000
+
+
+@dataclass
+class Findings(Report):
+    """A report whose figures are tables of their own."""
+
+    short: bool = False  # a line for each scenario alone
+
+    def markdown(self) -> str:
+        """The table of all attacks and that of the scenarios, or the latter alone."""
+        found: list[Data] = self.data["findings"]
+        return summary(found) if self.short else f"## {self.name}\n\n{details(found)}\n{summary(found)}"
+
+
+def run(
+    scenarios: Sequence[Scenario],
+    effort: Effort,
+    environment: Mapping[str, str],
+    *,
+    keep: Callable[[Report], None] = lambda report: None,
+) -> Findings:
+    """All attacks of all scenarios, each on a server of its own; `keep` is told after each."""
+    report = Findings("Attack: what an adversary can do", data={"findings": []})
+    total = sum(len(scenario.attacks) for scenario in scenarios)
+    with Workers() as workers, Ticker("attack", total) as ticker:
+        done = 0
+        for scenario in scenarios:
+            broken = []
+            for number, attack in enumerate(scenario.attacks):
+                finding = _one(scenario, number, workers, effort, environment)
+                done += 1
+                ticker.at(done)
+                ticker.tell(f"{scenario.name}, {attack.name}: {'; '.join(finding.broken) or 'holds'}")
+                report.data["findings"].append(finding.as_data())
+                broken += [f"{attack.name}: {what}" for what in finding.broken]
+                keep(report)
+            report.promise(f"{scenario.name}: {scenario.promise}", not broken, "; ".join(broken))
+    return report
+
+
+def _one(scenario: Scenario, number: int, workers: Workers, effort: Effort, environment: Mapping[str, str]) -> Finding:
+    if scenario is rights.SCENARIO:
+        return rights.play(number, workers, effort, environment)
+    with serving(scenario, environment) as (replica, folder):
+        return Trial(scenario, number, replica, folder, workers, effort).run()
+
+
+def chosen(names: Sequence[str]) -> list[Scenario]:
+    """The scenarios of these names, all where there are none.
+
+    Raises:
+        ValueError: expected; there is no such scenario.
+    """
+    known = {scenario.name: scenario for scenario in SCENARIOS}
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"No scenario {unknown[0]!r}. There are: {', '.join(known)}.")
+    return [known[name] for name in names] if names else list(SCENARIOS)
+
+
+def read(files: Sequence[Path]) -> list[Data]:
+    """What earlier runs wrote, in the order of the scenarios; of an attack that was made twice, the later."""
+    found: dict[tuple[str, str], Data] = {}
+    for file in files:
+        for each in json.loads(file.read_text(encoding="utf-8"))["data"]["findings"]:
+            found[each["scenario"], each["attack"]] = each
+    order = {
+        (scenario.name, attack.name): at
+        for at, (scenario, attack) in enumerate((s, a) for s in SCENARIOS for a in s.attacks)
+    }
+    return [found[key] for key in sorted(found, key=lambda key: order.get(key, len(order)))]
+
+
+def details(found: Sequence[Data]) -> str:
+    """A line for each attack."""
+    columns = (
+        "attack",
+        "neighbour's p50, p99, calm",
+        "under attack",
+        "times",
+        "errors, then and afterwards",
+        "p50 beside as much CPU burnt",
+        "MB before, peak, after",
+        "attacker",
+        "logged",
+        "",
+    )
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for each in found:
+        did = each["attacker"]
+        lines.append(
+            f"| {each['scenario']}: {each['attack']} | {_pair(each['calm'])} | {_pair(each['under'])} | {_times(each)} "
+            f"| {_errors(each)} | {_ms(each['control']['p50']) if each['control'] else ''} | {_memory(each)} "
+            f"| {did['cpu']:.0%} CPU, {did['calls']:,} calls, {did['connections']:,} connections; "
+            f"{counts(did['endings'])} | {each['logged'] / 1000:,.0f} kB | {_held(each)} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def summary(found: Sequence[Data], before: Sequence[Data] = ()) -> str:
+    """A line for each scenario: what the worst of its attacks did, and did `before`, where that is known."""
+    names = list(dict.fromkeys(each["scenario"] for each in (*before, *found)))
+    promises = {scenario.name: scenario.promise for scenario in SCENARIOS}
+    columns = ["before", "after"] if before else ["the worst of its attacks"]
+    lines = [f"| scenario | promise | {' | '.join(columns)} |", "|---|---|" + "---|" * len(columns)]
+    for name in names:
+        cells = [_worst(name, each) for each in ((before, found) if before else (found,))]
+        lines.append(f"| `{name}` | {promises.get(name, '')} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _worst(scenario: str, found: Sequence[Data]) -> str:
+    own = [each for each in found if each["scenario"] == scenario]
+    if not own:
+        return ""
+    broken = sum(1 for each in own if each["broken"])
+
+    def harm(each: Data) -> tuple[Any, ...]:
+        failed = sum(each["under"]["errors"].values()) + sum(each["after"]["errors"].values())
+        taken = each["attacker"].get("seconds", 0.0)
+        return bool(each["broken"]), taken is None, taken or 0.0, failed, each["ratio"] or 0.0, each["memory"]["peak"]
+
+    each = max(own, key=harm)
+    text = f"{each['attack']}: p50 {_ms(each['calm']['p50'])} to {_ms(each['under']['p50'])} ms ({_times(each)})"
+    if "seconds" in each["attacker"]:
+        seconds = each["attacker"]["seconds"]
+        text = f"{each['attack']}: " + ("went on" if seconds is None else f"ended after {seconds:.1f} s")
+    if (errors := _errors(each)) != "none":
+        text += f", {errors}"
+    text += f"; {_memory(each)} MB"
+    if "log" in scenario:
+        text += f"; {each['logged'] / 1000:,.0f} kB logged"
+    return text + f"; {len(own) - broken} of {len(own)} held"
+
+
+def _pair(phase: Data) -> str:
+    return f"{_ms(phase['p50'])}, {_ms(phase['p99'])} ms"
+
+
+def _ms(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds * 1000:,.0f}"
+
+
+def _times(each: Data) -> str:
+    return "no answer" if each["ratio"] is None else f"{each['ratio']:,.1f} times"
+
+
+def _errors(each: Data) -> str:
+    both = {
+        what: each["under"]["errors"].get(what, 0) + each["after"]["errors"].get(what, 0)
+        for what in (*each["under"]["errors"], *each["after"]["errors"])
+    }
+    sent = each["under"]["sent"] + each["after"]["sent"]
+    return f"{counts(both)} of {sent}" if both else "none"
+
+
+def _memory(each: Data) -> str:
+    return ", ".join(f"{each['memory'][name] / _MB:,.0f}" for name in ("before", "peak", "after"))
+
+
+def _held(each: Data) -> str:
+    return f"**{'; '.join(each['broken'])}**" if each["broken"] else "holds"
