@@ -41,6 +41,7 @@ SCENARIOS: Sequence[Scenario] = (
             calls("JPEG of 12 megapixels, 24 at once", sent="12 megapixels", at_once=24, pause=0.01),
             calls("progressive JPEG of 32 scans", sent="32 scans of 25 megapixels", at_once=8, pause=0.01),
             calls("64 small images in a request", sent="64 images", at_once=8, pause=0.01),
+            calls("64 files that are no images", sent="64 no images", at_once=8, pause=0.01),
             calls("63 broken images and a good one", sent="63 duds", at_once=8, pause=0.01),
             calls("a stream with a full window of 25 megapixels", STREAM, "pieces of 25 megapixels", end=False),
             calls("16 streams with a full window of photos", STREAM, "pieces of photos", at_once=16, pause=0.01),
@@ -129,7 +130,10 @@ SCENARIOS: Sequence[Scenario] = (
                 "a stream of photos without a window", STREAM, "pieces of photos", at_once=16, window=0, streamed=True
             ),
             calls("a connection that is never read", sent="photo", connections=8, at_once=100, reads=False),
-            calls("descriptions without a window", DESCRIBE, "nothing", at_once=500, window=0),
+            calls(
+                "descriptions without a window", DESCRIBE, "nothing", connections=10, at_once=500, window=0, rate=600.0
+            ),
+            calls("refusals without a window", sent="64 no images", connections=10, at_once=500, window=0, rate=600.0),
         ],
     ),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import struct
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,8 +14,12 @@ from tests.load.attack.connection import (
     DATA,
     END_HEADERS,
     END_STREAM,
+    GOAWAY,
     HEADERS,
+    PING,
     RST,
+    SETTINGS,
+    WINDOW,
     Connection,
     Crowd,
     block,
@@ -26,8 +31,19 @@ _AGAIN = 0.1  # seconds until connections that were closed are made anew
 _AT_ONCE = 100  # connections that are made at the same moment: the queue of a listening socket is not endless
 _CHUNK = 100  # calls of a flood that are written at once; whole ones are few
 _FRAME = 16_384
+_PRIORITY, _PADDED = 2, 8
 # What a connection says of itself before it does nothing more, or ends; None: what HTTP/2 wants.
 _GREETINGS: dict[str, bytes | None] = {"silent": b"", "half a greeting": PREFACE[:10], "greeted": None, "calling": None}
+# What HTTP/2 lets a client say at any time, for nothing; the first call of the connection is stream 1.
+_FRAMES = {
+    "pings": frame(PING, 0, 0, b"areyouup"),
+    "settings": frame(SETTINGS, 0, 0, struct.pack(">HI", 4, 65_535)),
+    "priorities": frame(_PRIORITY, 0, 1, struct.pack(">IB", 0, 1)),
+    "good-byes": frame(GOAWAY, 0, 0, bytes(8)),
+    "windows": frame(WINDOW, 0, 0, struct.pack(">I", 1)),
+    "empty data": frame(DATA, 0, 1, b""),
+    "padding": frame(DATA, _PADDED, 1, b"\xff" + bytes(255)),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +54,9 @@ class Flood:
     sources: list[str]  # addresses to come from, in turn by connection
     seconds: float
     path: str
-    how: str  # empty: a call ends with its headers; reset: headers and a reset; left: a whole call and a reset
+    # empty: a call ends with its headers; reset: headers and a reset; left: a whole call and a reset; else no calls but
+    # frames of this name
+    how: str
     sent: str = "photo"  # the kind of message of `left`
     connections: int = 1
     headers: list[list[str]] = field(default_factory=list)  # more of them, of each call
@@ -69,6 +87,8 @@ class Flood:
     def _words(self, connection: Connection, clock: Clock, fields: bytes, content: bytes) -> Iterator[bytes]:
         """What a connection says next, again and again."""
         size, own = (2 if content else _CHUNK), 0
+        if self.how in _FRAMES:
+            connection.say(frame(HEADERS, END_HEADERS, connection.stream(), fields))
         while True:
             if self.rate and own >= self.rate * (time.monotonic() - clock.began):
                 yield b""
@@ -78,6 +98,8 @@ class Flood:
             yield b"".join(self._call(connection.stream(), fields, content) for _ in range(size))
 
     def _call(self, stream: int, fields: bytes, content: bytes) -> bytes:
+        if self.how in _FRAMES:
+            return _FRAMES[self.how]
         if self.how == "empty":
             return frame(HEADERS, END_HEADERS | END_STREAM, stream, fields)
         parts = [content[at : at + _FRAME] for at in range(0, len(content), _FRAME)]

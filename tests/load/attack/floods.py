@@ -61,6 +61,14 @@ SCENARIOS: Sequence[Scenario] = (
         access="tokens",
     ),
     Scenario(
+        "frame-flood",
+        "frames that HTTP/2 allows at any time cost their sender",
+        [
+            flood(f"{frames}, 3 connections", frames, connections=3)
+            for frames in ("pings", "settings", "priorities", "good-byes", "windows", "empty data", "padding")
+        ],
+    ),
+    Scenario(
         "connection-storm",
         "connections that come and go cost their sender",
         [

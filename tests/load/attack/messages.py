@@ -154,6 +154,7 @@ KINDS: dict[str, Callable[[], bytes]] = {
     "raw pixels": lambda: _classify(_raw(2300)),
     "64 images": lambda: _classify(*(_small_png(seed) for seed in range(64))),
     "64 large images": lambda: _classify(*[_webp()] * 64),
+    "64 no images": lambda: _classify(*[_file(b"x")] * 64),
     "63 duds": lambda: _classify(*[_file(_photo().encoded[: 5000 + i]) for i in range(63)], _photo()),
     "pieces of 25 megapixels": lambda: _pieces(_webp(), 1000),
     "pieces of photos": lambda: _pieces(_photo(), 200),
