@@ -75,7 +75,8 @@ def main() -> int:
             parser.error(str(error))
 
     if chosen.run == "attack" and (chosen.read or chosen.before):
-        print(attack.summary(attack.read(chosen.read or ()), attack.read(chosen.before or ())), end="")
+        found, before = attack.read(chosen.read or ()), attack.read(chosen.before or ())
+        print(attack.summary(found, before, brief=chosen.markdown == "brief"), end="")
         return 0
     report = _RUNS[chosen.run](chosen)
     print(report.markdown())
@@ -96,7 +97,14 @@ def _attack_parser(runs: Any) -> argparse.ArgumentParser:
     four.add_argument("--scale", type=float, default=AttackEffort.scale, help="of all numbers of the attacks")
     four.add_argument("--swap", action="store_true", help="exchange IPv4 and IPv6 of attacker and neighbour")
     four.add_argument("--no-control", action="store_true", help="do not burn as much CPU for comparison")
-    four.add_argument("--markdown", action="store_true", help="print the table of the scenarios alone")
+    four.add_argument(
+        "--markdown",
+        nargs="?",
+        const="whole",
+        choices=("whole", "brief"),
+        default="",
+        help="the table of the scenarios alone",
+    )
     four.add_argument("--read", type=Path, nargs="+", metavar="FILE", help="what --json wrote, instead of attacks")
     four.add_argument("--before", type=Path, nargs="+", metavar="FILE", help="the same of an earlier state, beside it")
     return four
@@ -164,7 +172,7 @@ def _attack(chosen: argparse.Namespace) -> Report:
             report.write(chosen.json)
 
     report = attack.run(attack.chosen(chosen.only), effort, _environment(chosen), keep=keep)
-    report.short = chosen.markdown
+    report.form = chosen.markdown
     return report
 
 

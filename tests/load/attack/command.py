@@ -22,12 +22,14 @@ _MB = 1_000_000
 class Findings(Report):
     """A report whose figures are tables of their own."""
 
-    short: bool = False  # a line for each scenario alone
+    form: str = ""  # whole, brief: the table of the scenarios alone
 
     def markdown(self) -> str:
         """The table of all attacks and that of the scenarios, or the latter alone."""
         found: list[Data] = self.data["findings"]
-        return summary(found) if self.short else f"## {self.name}\n\n{details(found)}\n{summary(found)}"
+        if self.form:
+            return summary(found, brief=self.form == "brief")
+        return f"## {self.name}\n\n{details(found)}\n{summary(found)}"
 
 
 def run(
@@ -114,40 +116,45 @@ def details(found: Sequence[Data]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def summary(found: Sequence[Data], before: Sequence[Data] = ()) -> str:
+def summary(found: Sequence[Data], before: Sequence[Data] = (), *, brief: bool = False) -> str:
     """A line for each scenario: what the worst of its attacks did, and did `before`, where that is known."""
-    names = list(dict.fromkeys(each["scenario"] for each in (*before, *found)))
-    promises = {scenario.name: scenario.promise for scenario in SCENARIOS}
-    columns = ["before", "after"] if before else ["the worst of its attacks"]
-    lines = [f"| scenario | promise | {' | '.join(columns)} |", "|---|---|" + "---|" * len(columns)]
-    for name in names:
-        cells = [_worst(name, each) for each in ((before, found) if before else (found,))]
-        lines.append(f"| `{name}` | {promises.get(name, '')} | {' | '.join(cells)} |")
+    names = dict.fromkeys(each["scenario"] for each in (*before, *found))
+    states = [before, found] if before else [found]
+    columns = ["promise", "scenario", *(["before", "now"] if before else ["the worst of its attacks"])]
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    # Those of earlier runs, in whatever order they come, stand as they are played.
+    for scenario in (each for each in SCENARIOS if each.name in names):
+        cells = [_cell([each for each in state if each["scenario"] == scenario.name], brief=brief) for state in states]
+        lines.append(f"| {scenario.promise} | `{scenario.name}` | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
-def _worst(scenario: str, found: Sequence[Data]) -> str:
-    own = [each for each in found if each["scenario"] == scenario]
-    if not own:
+def _cell(found: Sequence[Data], *, brief: bool) -> str:
+    if not found:
         return ""
-    broken = sum(1 for each in own if each["broken"])
+    worst = max(found, key=_harm)
+    held = sum(1 for each in found if not each["broken"])
+    if "seconds" in worst["attacker"]:
+        seconds = worst["attacker"]["seconds"]
+        did = "went on for as long as was watched" if seconds is None else f"ended after {seconds:.1f} s"
+    else:
+        did = f"p50 {_ms(worst['calm']['p50'])} ms to {_median(worst)}"
+        if (errors := _errors(worst)) != "none":
+            did += f", {errors}"
+        if grown := [each for each in worst["broken"] if each.startswith(("memory grew", "of memory", "logged"))]:
+            did += f", {', '.join(grown)}"
+    if brief:
+        return f"{did}; {held} of {len(found)} held"
+    costs = f"{_memory(worst)} MB, {worst['logged'] / 1000:,.0f} kB logged"
+    return f"{worst['attack']}: {did}; {costs}; {held} of {len(found)} held"
 
-    def harm(each: Data) -> tuple[Any, ...]:
-        failed = sum(each["under"]["errors"].values()) + sum(each["after"]["errors"].values())
-        taken = each["attacker"].get("seconds", 0.0)
-        return bool(each["broken"]), taken is None, taken or 0.0, failed, each["ratio"] or 0.0, each["memory"]["peak"]
 
-    each = max(own, key=harm)
-    text = f"{each['attack']}: p50 {_ms(each['calm']['p50'])} to {_ms(each['under']['p50'])} ms ({_times(each)})"
-    if "seconds" in each["attacker"]:
-        seconds = each["attacker"]["seconds"]
-        text = f"{each['attack']}: " + ("went on" if seconds is None else f"ended after {seconds:.1f} s")
-    if (errors := _errors(each)) != "none":
-        text += f", {errors}"
-    text += f"; {_memory(each)} MB"
-    if "log" in scenario:
-        text += f"; {each['logged'] / 1000:,.0f} kB logged"
-    return text + f"; {len(own) - broken} of {len(own)} held"
+def _harm(each: Data) -> tuple[Any, ...]:
+    """What the worst of several attacks is told by: broken first, then by what a neighbour would complain of."""
+    failed = sum(each["under"]["errors"].values()) + sum(each["after"]["errors"].values())
+    seconds = each["attacker"].get("seconds", 0.0)
+    went_on = seconds is None
+    return bool(each["broken"]), went_on, seconds or 0.0, failed, each["ratio"] or 0.0, each["memory"]["peak"]
 
 
 def _pair(phase: Data) -> str:
@@ -162,13 +169,20 @@ def _times(each: Data) -> str:
     return "no answer" if each["ratio"] is None else f"{each['ratio']:,.1f} times"
 
 
+def _median(each: Data) -> str:
+    """The median under attack, and its ratio."""
+    if each["ratio"] is None:
+        return "no answer"
+    return f"{_ms(each['under']['p50'])} ms ({each['ratio']:,.1f} times)"
+
+
 def _errors(each: Data) -> str:
-    both = {
-        what: each["under"]["errors"].get(what, 0) + each["after"]["errors"].get(what, 0)
-        for what in (*each["under"]["errors"], *each["after"]["errors"])
-    }
-    sent = each["under"]["sent"] + each["after"]["sent"]
-    return f"{counts(both)} of {sent}" if both else "none"
+    told = [
+        f"{counts(each[phase]['errors'])} of {each[phase]['sent']}{when}"
+        for phase, when in (("under", ""), ("after", " afterwards"))
+        if each[phase]["errors"]
+    ]
+    return ", ".join(told) or "none"
 
 
 def _memory(each: Data) -> str:

@@ -253,6 +253,6 @@ def judge(finding: Finding, scenario: Scenario) -> None:
     if grown > scenario.grown:
         finding.broken.append(f"memory grew by {grown:.0f} MB, more than {scenario.grown:.0f}")
     if kept > scenario.kept:
-        finding.broken.append(f"{kept:.0f} MB were kept, more than {scenario.kept:.0f}")
+        finding.broken.append(f"of memory {kept:.0f} MB were kept, more than {scenario.kept:.0f}")
     if scenario.logged is not None and finding.logged > scenario.logged:
-        finding.broken.append(f"{finding.logged:,} bytes were logged, more than {scenario.logged:,}")
+        finding.broken.append(f"logged were {finding.logged:,} bytes, more than {scenario.logged:,}")

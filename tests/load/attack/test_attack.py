@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 
 from tests.load import __main__ as command
 from tests.load.attack import costly, floods, rights
+from tests.load.attack.catalogue import SCENARIOS
 from tests.load.attack.command import read, summary
 from tests.load.attack.run import Effort, Finding, Trial, Workers, serving
 from tests.load.attack.scenario import MB, Attack, Scenario
@@ -23,6 +25,7 @@ from tests.load.replica import Replica
 from tests.server.hostile.memory import needs_proc
 
 pytestmark = needs_proc
+ROOT = Path(__file__).parents[3]
 Running = tuple[Replica, Path]
 
 _EFFORT = Effort(seconds=0.3, after=0.0, patience=20.0, scale=0.03, control=False)
@@ -106,6 +109,13 @@ def test_every_scenario_has_its_attack_and_three_variations() -> None:
     assert [scenario.name for scenario in _PLAYED if len(scenario.attacks) < 4] == []
     names = [(scenario.name, attack.name) for scenario in _PLAYED for attack in scenario.attacks]
     assert len(set(names)) == len(names)
+
+
+def test_the_documents_name_every_scenario() -> None:
+    for page in ("SECURITY.md", "tests/load/README.md"):
+        table = (ROOT / page).read_text("utf-8").split("<!-- attack: begin -->")[1].split("<!-- attack: end -->")[0]
+        named = re.findall(r"^\| [^|]+ \| `([a-z-]+)` \|", table, re.MULTILINE)
+        assert named == [scenario.name for scenario in SCENARIOS], page
 
 
 def test_numbers_are_scaled_and_nothing_else_is() -> None:
