@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import ssl
 import struct
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 
 from tests.load.attack.clock import Clock, Result
 from tests.load.attack.connection import (
@@ -32,8 +35,33 @@ _AT_ONCE = 100  # connections that are made at the same moment: the queue of a l
 _CHUNK = 100  # calls of a flood that are written at once; whole ones are few
 _FRAME = 16_384
 _PRIORITY, _PADDED = 2, 8
-# What a connection says of itself before it does nothing more, or ends; None: what HTTP/2 wants.
-_GREETINGS: dict[str, bytes | None] = {"silent": b"", "half a greeting": PREFACE[:10], "greeted": None, "calling": None}
+
+
+@cache
+def _hello() -> bytes:
+    """What a client of TLS says first."""
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["h2"])
+    heard, said = ssl.MemoryBIO(), ssl.MemoryBIO()
+    with contextlib.suppress(ssl.SSLWantReadError):
+        context.wrap_bio(heard, said, server_hostname="localhost").do_handshake()
+    return said.read()
+
+
+def _greeting(how: str) -> bytes | None:
+    """What a connection says of itself before it does nothing more, or ends; None: what HTTP/2 wants."""
+    greetings = {
+        "silent": b"",
+        "half a greeting": PREFACE[:10],
+        "hello": _hello(),
+        "half a hello": _hello()[:100],
+        "records": b"\x16\x03\x01\x40\x00" + bytes(0x4000),  # of TLS, as large as may be, of no meaning
+        "greeted": None,
+        "calling": None,
+    }
+    return greetings[how]
+
+
 # What HTTP/2 lets a client say at any time, for nothing; the first call of the connection is stream 1.
 _FRAMES = {
     "pings": frame(PING, 0, 0, b"areyouup"),
@@ -119,18 +147,20 @@ class Storm:
     port: int
     sources: list[str]  # addresses to come from, in turn
     seconds: float
-    how: str  # see `_GREETINGS`
+    how: str  # see `_greeting`
     at_once: int  # connections that are being made
     reset: bool = False  # end them with a reset, as a crash does
+    rounds: int = 2  # of the loop, until a connection ends: one to connect, one to speak, more to hear
 
     def run(self) -> Result:
         """Connect until the time is up."""
+        greeting = _greeting(self.how)
         clock, crowd, turns = Clock(self.seconds), Crowd(), itertools.cycle(self.sources)
         rounds: dict[Connection, int] = {}
         fields = block(call())
         while not clock.over:
             while len(crowd.connections) < self.at_once:
-                connection = crowd.add(Connection(self.port, next(turns), greeting=_GREETINGS[self.how]))
+                connection = crowd.add(Connection(self.port, next(turns), greeting=greeting))
                 rounds[connection] = 0
                 clock.connections += 1
                 if self.how == "calling":
@@ -139,8 +169,7 @@ class Storm:
             gone = crowd.turn(0.002)
             for connection in list(crowd.connections):
                 rounds[connection] += 1
-                # One round to connect, one to speak.
-                if connection in gone or rounds[connection] > 2:
+                if connection in gone or rounds[connection] > self.rounds:
                     crowd.remove(connection, reset=self.reset)
                     del rounds[connection]
         return clock.result(crowd.close())
@@ -153,12 +182,13 @@ class Hoard:
     port: int
     sources: list[str]  # addresses to come from, in turn
     seconds: float
-    how: str  # see `_GREETINGS`
+    how: str  # see `_greeting`
     connections: int
     drip: bool = False  # send the headers of a call, a byte every half second
 
     def run(self) -> Result:
         """Hold them until the time is up."""
+        greeting = _greeting(self.how)
         clock, crowd, turns = Clock(self.seconds), Crowd(), itertools.cycle(self.sources)
         silent, slow = block(call(CHECK)), frame(HEADERS, END_HEADERS, 1, block(call()))
         told: dict[Connection, int] = {}
@@ -168,7 +198,7 @@ class Hoard:
             if now >= again:
                 again = now + _AGAIN
                 for _ in range(min(_AT_ONCE, self.connections - len(crowd.connections))):
-                    connection = crowd.add(Connection(self.port, next(turns), greeting=_GREETINGS[self.how]))
+                    connection = crowd.add(Connection(self.port, next(turns), greeting=greeting))
                     told[connection] = 0
                     clock.connections += 1
                     if self.how == "calling":

@@ -80,6 +80,17 @@ SCENARIOS: Sequence[Scenario] = (
         fresh=True,
     ),
     Scenario(
+        "handshake-storm",
+        "TLS that is never finished costs its sender",
+        [
+            connect("hellos, left after the answer", "hello", at_once=50, rounds=10),
+            connect("hellos, reset", "hello", at_once=50, rounds=3, reset=True),
+            connect("records of no meaning", "records", at_once=50),
+            hoard("900 halves of a hello", "half a hello", connections=900),
+        ],
+        access="tls",
+    ),
+    Scenario(
         "connection-hoard",
         "nobody takes all connections",
         [

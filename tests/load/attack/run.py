@@ -18,10 +18,12 @@ from tests.bench.worker import Worker
 from tests.load.attack.neighbour import ANSWERED, UNANSWERED, Record
 from tests.load.attack.scenario import MB, V4, V6, Attack, Scenario
 from tests.load.replica import Replica
+from tests.server.doors.authority import Authority
 from tests.server.hostile.memory import forget_peak, peak, resident
 
 TOKEN = "neighbour-token-of-the-rehearsal"  # noqa: S105 - of a server that lives for a minute
 IDENTITY = "neighbour"
+ROOT = "authority.pem"  # in a server's folder: who signed its certificate
 TIMES = 3.0  # the calm median; the promise
 _WARM = 1.0  # seconds of the neighbour before anything is measured
 
@@ -102,6 +104,11 @@ def serving(scenario: Scenario, environment: Mapping[str, str]) -> Iterator[tupl
         settings["GLIMPSE_AUDIT_LOG"] = str(folder / "audit.log")
         if scenario.access == "tokens":
             settings["GLIMPSE_TOKENS"] = str(write_tokens(folder / "tokens.toml", {IDENTITY: TOKEN}))
+        if scenario.access == "tls":
+            authority = Authority()
+            (folder / ROOT).write_bytes(authority.pem)
+            certificate, key = authority.server().write(folder / "server")
+            settings |= {"GLIMPSE_TLS_CERTIFICATE": str(certificate), "GLIMPSE_TLS_KEY": str(key)}
         # Both families of the loopback: they are two addresses of callers who have nothing to do with one another.
         with Replica("--host=::", environment=settings | dict(environment)) as replica:
             yield replica, folder
@@ -171,6 +178,7 @@ class Trial:
             "metadata": metadata,
             "fresh": scenario.fresh,
             "streamed": attack.streamed,
+            "authority": str(self.folder / ROOT) if scenario.access == "tls" else "",
         }
 
         def act() -> dict[str, Any]:

@@ -37,7 +37,7 @@ class Scenario:
     name: str
     promise: str
     attacks: Sequence[Attack]
-    access: Literal["open", "tokens"] = "open"  # tokens: the neighbour has one, the attacker has none
+    access: Literal["open", "tokens", "tls"] = "open"  # tokens: the neighbour has one, the attacker has none
     settings: Mapping[str, str] = field(default_factory=dict)  # of the server, by name in upper case
     grown: float = 150.0  # MB by which resident memory may grow at most
     kept: float = 150.0  # MB of that which may be left 10 s later

@@ -10,6 +10,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,8 +45,8 @@ def workers() -> Iterator[Workers]:
 @pytest.fixture(scope="module")
 def servers(workers: Workers) -> Iterator[dict[str, Running]]:
     of = {scenario.access: scenario for scenario in _PLAYED}
-    with serving(of["open"], {}) as plain, serving(of["tokens"], {}) as guarded:
-        yield {"open": plain, "tokens": guarded}
+    with ExitStack() as stack:
+        yield {access: stack.enter_context(serving(scenario, {})) for access, scenario in of.items()}
 
 
 def _name(value: object) -> str:
