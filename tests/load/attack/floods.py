@@ -132,6 +132,7 @@ SCENARIOS: Sequence[Scenario] = (
             calls("no message", sent="no message", at_once=100, count=_REFUSALS, rate=1333.0),
             calls("no image", sent="nothing", at_once=100, count=_REFUSALS, rate=1333.0),
             calls("a method that there is not", "/a.b/C", at_once=100, count=_REFUSALS, rate=1333.0),
+            calls("20,000 empty pieces of a stream, 5 bytes each", STREAM, "empty pieces", end=False),
             calls("a stream of no messages", STREAM, "no message", at_once=100, count=_REFUSALS, rate=1333.0),
         ],
         logged=_LOGGED,
