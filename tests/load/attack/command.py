@@ -141,12 +141,14 @@ def _cell(found: Sequence[Data], *, brief: bool) -> str:
         did = f"p50 {_ms(worst['calm']['p50'])} ms to {_median(worst)}"
         if (errors := _errors(worst)) != "none":
             did += f", {errors}"
-        if grown := [each for each in worst["broken"] if each.startswith(("memory grew", "of memory", "logged"))]:
-            did += f", {', '.join(grown)}"
+        if logged := [each for each in worst["broken"] if each.startswith("logged")]:
+            did += f", {logged[0]}"
+    # Not always of the same attempt.
+    grown, kept = (max(each["memory"][when] - each["memory"]["before"] for each in found) for when in ("peak", "after"))
+    did += f"; memory at most +{grown / _MB:,.0f} MB, kept +{max(0, kept) / _MB:,.0f} MB"
     if brief:
         return f"{did}; {held} of {len(found)} held"
-    costs = f"{_memory(worst)} MB, {worst['logged'] / 1000:,.0f} kB logged"
-    return f"{worst['attack']}: {did}; {costs}; {held} of {len(found)} held"
+    return f"{worst['attack']}: {did}; {worst['logged'] / 1000:,.0f} kB logged; {held} of {len(found)} held"
 
 
 def _harm(each: Data) -> tuple[Any, ...]:

@@ -77,8 +77,11 @@ def test_a_table_shows_the_worst_attempt_and_of_two_runs_the_later(tmp_path: Pat
         "| cost is what is admitted: no caller within the limits starves another | `heavy-images` | "
     )
     before, now = line.strip("|").split("|")[2:]
-    assert before.strip() == "p50 10 ms to 1,000 ms (100.0 times), 7 CANCELLED of 40; 1 of 2 held"
-    assert now.strip() == "p50 10 ms to 30 ms (3.0 times); 2 of 2 held"
+    assert (
+        before.strip()
+        == "p50 10 ms to 1,000 ms (100.0 times), 7 CANCELLED of 40; memory at most +150 MB, kept +50 MB; 1 of 2 held"
+    )
+    assert now.strip() == "p50 10 ms to 30 ms (3.0 times); memory at most +150 MB, kept +50 MB; 2 of 2 held"
 
 
 def test_scenarios_are_chosen_by_name() -> None:
