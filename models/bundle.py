@@ -6,6 +6,7 @@
     golden/              pictures with recorded answers, see `models.golden`; optional
     MODEL_CARD.md        for people, with its pictures beside it
 
+A bundle may come from anybody: a file is read within bounds, and none outside of the folder (`models.bounded_files`).
 Plain data: neither Keras nor gRPC is imported here.
 """
 
@@ -15,13 +16,15 @@ import hashlib
 import json
 import math
 import re
+import stat
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from models import texts
+from models import bounded_files, messages
+from models.bounded_files import shown
 from models.catalogue import UnknownArchitectureError, find
 from models.prestem.recipe import Recipe
 
@@ -34,6 +37,10 @@ BESIDE = (".data", "_data")
 EMBEDDED = Path(__file__).parent / "bundles"
 DEFAULT = ("se_resnet20", "cifar10")  # architecture and tag of the embedded bundle that is served unless told otherwise
 EMBEDDED_DEFAULT = EMBEDDED / "_".join(DEFAULT)
+
+LABELS_BYTES = 16 << 20  # of the file
+MOST_LABELS = 100_000  # classes; the largest public data set of images has some 22,000
+LONGEST_LABEL = 1_000  # characters of a line of the labels
 
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -114,28 +121,30 @@ def read(folder: Path) -> Bundle:
         BundleError: a file is missing or malformed, or the values contradict one another.
     """
     path = folder / DESCRIPTION
+    text = _text(path, within=folder)
     try:
-        values = json.loads(_text(path))
-    except json.JSONDecodeError as error:
+        values = bounded_files.parse_json(text)
+    except ValueError as error:
         raise BundleError(f"{path} is not JSON: {error}. Export the bundle again.") from error
     if not isinstance(values, dict):
         raise BundleError(f"{path} must hold a JSON object. Received: {type(values).__name__}")
-    if values.get("format") != FORMAT:
+    if values.get("format") != FORMAT or type(values["format"]) is not int:
         raise BundleError(
-            f"{path} has format {values.get('format')!r}; this version of Glimpse reads format {FORMAT}. "
+            f"{path} has format {shown(values.get('format'))}; this version of Glimpse reads format {FORMAT}. "
             "Export the bundle again, or use the Glimpse that wrote it."
         )
     try:
         bundle = _from_dict(folder, values)
+        classes = values["classes"]
     except KeyError as error:
         raise BundleError(f"{path} lacks {error}. Export the bundle again.") from error
     except BundleError:
         raise
     except (TypeError, ValueError, AttributeError) as error:
-        raise BundleError(f"{path} cannot be used: {error}") from error
-    if len(bundle.labels) != values["classes"]:
+        raise BundleError(f"{path} cannot be used: {messages.short(error)}") from error
+    if len(bundle.labels) != classes or type(classes) is not int:
         raise BundleError(
-            f"{folder / values['labels']} must name the {values['classes']} classes of {path.name}. "
+            f"{folder / values['labels']} must name the {shown(classes)} classes of {path.name}. "
             f"Received: {len(bundle.labels)} lines"
         )
     return bundle
@@ -208,8 +217,10 @@ def _is_of_one_line(character: str) -> bool:
 
 def _check_names(values: Mapping[str, Any]) -> None:
     for field in ("name", "version"):
-        if not (isinstance(values[field], str) and _NAME.fullmatch(values[field])):
-            raise ValueError(f"{field} must be letters, digits, '.', '_' and '-'. Received: {values[field]!r}")
+        if not (isinstance(values[field], str) and len(values[field]) <= 200 and _NAME.fullmatch(values[field])):
+            raise ValueError(
+                f"{field} must be letters, digits, '.', '_' and '-', 200 at most. Received: {shown(values[field])}"
+            )
 
 
 def embedded(architecture: str) -> tuple[str, ...]:
@@ -221,54 +232,93 @@ def embedded(architecture: str) -> tuple[str, ...]:
 def _from_dict(folder: Path, values: dict[str, Any]) -> Bundle:
     _check_names(values)
     shape = values["input_shape"]
-    if not (isinstance(shape, list) and len(shape) == 3 and all(isinstance(n, int) and n > 0 for n in shape)):
-        raise ValueError(f"input_shape must be three positive sizes (height, width, channels). Received: {shape}")
-    recipe = Recipe.from_dict(values["recipe"])
+    if not (isinstance(shape, list) and len(shape) == 3 and all(type(n) is int and n > 0 for n in shape)):
+        raise ValueError(
+            f"input_shape must be three positive sizes (height, width, channels). Received: {shown(shape)}"
+        )
+    recipe = Recipe.from_dict(_of_type(values, "recipe", dict))
     if (recipe.height, recipe.width, 3) != tuple(shape):
         raise ValueError(
             f"the recipe makes {recipe.height}x{recipe.width}x3 images, which is not input_shape. Received: {shape}"
         )
-    temperature = float(values["temperature"])
-    if not 0 < temperature < math.inf:
-        raise ValueError(f"temperature must be positive. Received: {values['temperature']}")
-    options = values.get("options", {})
+    temperature = _number(values["temperature"], "temperature")
+    if temperature <= 0:
+        raise ValueError(f"temperature must be positive. Received: {shown(values['temperature'])}")
+    options = _of_type(values, "options", dict) if "options" in values else {}
+    architecture, variant = _of_type(values, "architecture", str), _of_type(values, "variant", str)
     try:
-        if values["architecture"]:
-            find(values["architecture"], values["variant"], options)
+        if architecture:
+            find(architecture, variant, options)
     except UnknownArchitectureError as error:
         raise ValueError(f"{error} It may need a newer Glimpse.") from error
+    weights = _of_type(values, "weights", str)
+    for name in (weights, *(weights + ending for ending in BESIDE)):
+        _refuse_no_file(bounded_files.inside(folder, name), name)
+    golden = values.get("golden") or ""
+    if golden:
+        bounded_files.inside(folder, golden)
     return Bundle(
         folder=folder,
         name=values["name"],
         version=values["version"],
-        architecture=values["architecture"],
-        variant=values["variant"],
+        architecture=architecture,
+        variant=variant,
         options=options,
         input_shape=(shape[0], shape[1], shape[2]),
-        labels=read_labels(_inside(folder, values["labels"])),
+        labels=read_labels(bounded_files.inside(folder, values["labels"]), name=folder / values["labels"]),
         recipe=recipe,
         temperature=temperature,
-        weights_file=_inside(folder, values["weights"]).name,
-        weights_digest=str(values["weights_digest"]),
-        metrics={str(k): float(v) for k, v in values["metrics"].items()},
-        golden=_inside(folder, values["golden"]).name if values.get("golden") else "",
+        weights_file=weights,
+        weights_digest=_of_type(values, "weights_digest", str),
+        metrics={k: _number(v, f"the metric {shown(k)}") for k, v in _of_type(values, "metrics", dict).items()},
+        golden=golden,
     )
 
 
-def read_labels(path: Path) -> tuple[ClassLabel, ...]:
+def _of_type(values: Mapping[str, Any], field: str, kind: type) -> Any:
+    """A value of that type; checked before anything looks at it more closely, such as at its hash."""
+    if not isinstance(value := values[field], kind):
+        expected = {str: "text", dict: "an object"}[kind]
+        raise TypeError(f"{field} must be {expected}. Received: {shown(value)}")
+    return value
+
+
+def _number(value: object, what: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError(f"{what} must be a number. Received: {shown(value)}")
+    return float(value)
+
+
+def _refuse_no_file(path: Path, name: str) -> None:
+    """Refuse what is there and no plain file; of what is not there, whoever needs it says so."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(mode):
+        raise ValueError(f"{name} of a bundle must be a plain file")
+
+
+def read_labels(path: Path, *, name: Path | None = None) -> tuple[ClassLabel, ...]:
     """The classes of a file, one a line: ``label`` or ``label<TAB>class_id``. Blank lines at its end do not count.
+
+    Args:
+        path: of at most `LABELS_BYTES` and `MOST_LABELS` lines.
+        name: what errors call it; None: `path`.
 
     Raises:
         BundleError: it cannot be read, or a line is not of that form.
     """
     # Not `splitlines`, which breaks at characters that a label may have.
-    lines = _LINE_END.split(_text(path))
+    lines = _LINE_END.split(_text(path, LABELS_BYTES, name=name))
     while lines and not lines[-1].strip():
         del lines[-1]
+    if len(lines) > MOST_LABELS:
+        raise BundleError(f"{name or path} must name at most {MOST_LABELS:,} classes. Received: {len(lines):,} lines")
     try:
         return tuple(_labels(lines))
     except ValueError as error:
-        raise BundleError(f"{path}: {error}") from error
+        raise BundleError(f"{name or path}: {error}") from error
 
 
 def _labels(lines: Iterable[str]) -> Iterable[ClassLabel]:
@@ -280,24 +330,22 @@ def _labels(lines: Iterable[str]) -> Iterable[ClassLabel]:
                 "if the network has no such class."
             )
         if not label.strip() or "\t" in class_id:
-            raise ValueError(f"line {number} of the labels must be 'label' or 'label<TAB>class_id'. Received: {line!r}")
+            raise ValueError(
+                f"line {number} of the labels must be 'label' or 'label<TAB>class_id'. Received: {shown(line)}"
+            )
+        if len(line) > LONGEST_LABEL:
+            raise ValueError(f"line {number} of the labels has more than {LONGEST_LABEL:,} characters")
         yield ClassLabel(label, class_id)
 
 
-def _inside(folder: Path, name: str) -> Path:
-    """`folder / name`, where `name` is a plain file name: a bundle from elsewhere must not reach other files."""
-    path = folder / name
-    if Path(name).name != name or (path.is_symlink() and path.resolve().parent != folder.resolve()):
-        raise ValueError(f"a file of a bundle must lie in its folder. Received: {name!r}")
-    return path
-
-
-def _text(path: Path) -> str:
+def _text(
+    path: Path, limit: int = bounded_files.TEXT_BYTES, *, within: Path | None = None, name: Path | None = None
+) -> str:
     try:
-        return texts.decode(path.read_bytes())
+        return bounded_files.read_text(path if within is None else bounded_files.inside(within, path.name), limit)
     except OSError as error:
         raise BundleError(
-            f"{path} cannot be read: {error.strerror or error}. A bundle needs {DESCRIPTION} and {LABELS}."
+            f"{name or path} cannot be read: {error.strerror or error}. A bundle needs {DESCRIPTION} and {LABELS}."
         ) from error
     except ValueError as error:
-        raise BundleError(f"{path} cannot be read: {error}") from error
+        raise BundleError(f"{name or path} cannot be read: {error}.") from error

@@ -14,11 +14,14 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from models import bounded_files, messages
 from models import bundle as bundles
+from models.bounded_files import shown
 from models.bundle import Bundle, BundleError
 from models.decoding.decode import decode
 from models.decoding.limits import OWN_FILES
@@ -31,6 +34,11 @@ FORMAT = 1
 # Of the most probable class before the next, or the picture is left out: with a narrow one, two precisions that are
 # both right may name different classes. In bfloat16 a probability moves by up to a tenth.
 CLEAR = 0.2
+# Of a bundle, which may come from anybody. Each picture is read and decoded before a server serves.
+MOST_PICTURES = 64
+PICTURE_BYTES = 16 << 20  # of one picture's file
+PICTURES_BYTES = 64 << 20  # of all together
+ANSWERS_BYTES = 16 << 20  # of the recorded answers: eight pictures for 100,000 classes take half of it
 _TO_DO = "Record them anew: python -m models golden"
 
 
@@ -59,22 +67,26 @@ def read(bundle: Bundle) -> tuple[Golden, ...]:
     """
     if not bundle.golden:
         return ()
-    folder = bundle.folder / bundle.golden
-    path = folder / ANSWERS
+    path = bundle.folder / bundle.golden / ANSWERS
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        folder = bounded_files.inside(bundle.folder, bundle.golden)
+        values = _values(folder)
         recorded = {key: values[key] for key in ("format", "weights_digest", "recipe_digest", "temperature")}
-        golden = tuple(_golden(folder, value) for value in values["pictures"])
+        golden = _recorded(folder, values["pictures"])
     except OSError as error:
         name = Path(error.filename or path)
         raise BundleError(f"{name} cannot be read: {error.strerror or error}. Copy the bundle again.") from error
-    except (KeyError, TypeError, ValueError) as error:
-        raise BundleError(f"{path} does not hold golden answers: {error!r}. {_TO_DO} {bundle.folder}") from error
+    except KeyError as error:
+        raise BundleError(f"{path} does not hold golden answers: it lacks {error}. {_TO_DO} {bundle.folder}") from error
+    except (AttributeError, TypeError, ValueError) as error:
+        raise BundleError(
+            f"{path} does not hold golden answers: {messages.short(error)}. {_TO_DO} {bundle.folder}"
+        ) from error
     for key, expected in _made_with(bundle).items():
         if recorded[key] != expected:
             raise BundleError(
-                f"{path} was recorded with {key} {recorded[key]}; the bundle has {expected}. If the bundle is as it "
-                f"should be: {_TO_DO} {bundle.folder}"
+                f"{path} was recorded with {key} {shown(recorded[key])}; the bundle has {expected}. If the bundle is "
+                f"as it should be: {_TO_DO} {bundle.folder}"
             )
     for each in golden:
         if each.probabilities.shape != (len(bundle.labels),):
@@ -91,9 +103,21 @@ def pictures(folder: Path) -> tuple[Picture, ...]:
     """The pictures of a bundle's golden answers, or those of the shipped bundle where it has none."""
     own = folder / FOLDER
     if not (own / ANSWERS).is_file():
-        own = bundles.EMBEDDED_DEFAULT / FOLDER
-    values = json.loads((own / ANSWERS).read_text(encoding="utf-8"))
-    return tuple(_golden(own, value).picture for value in values["pictures"])
+        folder = bundles.EMBEDDED_DEFAULT
+    try:
+        own = bounded_files.inside(folder, FOLDER)
+        return tuple(each.picture for each in _recorded(own, _values(own)["pictures"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise BundleError(
+            f"{own / ANSWERS} does not hold golden answers: {messages.short(error)}. Give pictures, with --picture."
+        ) from error
+
+
+def _values(folder: Path) -> dict[str, Any]:
+    values = bounded_files.parse_json(bounded_files.read_text(bounded_files.inside(folder, ANSWERS), ANSWERS_BYTES))
+    if not isinstance(values, dict):
+        raise TypeError(f"an object is expected. Received: {type(values).__name__}")
+    return values
 
 
 def record(
@@ -131,6 +155,10 @@ def record(
         )
     folder = bundle.folder / FOLDER
     folder.mkdir(exist_ok=True)
+    try:
+        folder = bounded_files.inside(bundle.folder, FOLDER)  # all that is in it goes
+    except ValueError as error:
+        raise BundleError(f"The answers cannot be recorded: {error}.") from error
     for old in folder.iterdir():
         old.unlink()
     for each in kept:
@@ -150,7 +178,7 @@ def record(
     }
     (folder / ANSWERS).write_text(_lines(values), encoding="utf-8")
     description = bundle.folder / bundles.DESCRIPTION
-    described = json.loads(description.read_text(encoding="utf-8"))
+    described = bounded_files.parse_json(bounded_files.read_text(description))
     description.write_text(json.dumps({**described, "golden": FOLDER}, indent=2) + "\n", encoding="utf-8")
     return bundles.read(bundle.folder)
 
@@ -165,14 +193,35 @@ def _made_with(bundle: Bundle) -> dict[str, object]:
     }
 
 
-def _golden(folder: Path, value: dict[str, object]) -> Golden:
-    name = str(value["file"])
-    if Path(name).name != name:
-        raise ValueError(f"a picture must lie in the folder itself. Received: {name!r}")
-    probabilities = np.asarray(value["probabilities"], np.float32)
+def _recorded(folder: Path, values: object) -> tuple[Golden, ...]:
+    """The pictures of a folder with their answers, as its `ANSWERS` tell."""
+    if not isinstance(values, list):
+        raise TypeError(f"pictures must be a list. Received: {shown(values)}")
+    if len(values) > MOST_PICTURES:
+        raise ValueError(f"it has {len(values):,} pictures, and {MOST_PICTURES} are the most")
+    golden, total = [], 0
+    for value in values:
+        if not isinstance(value, dict):
+            raise TypeError(f"a picture must be an object. Received: {shown(value)}")
+        golden.append(_golden(folder, value, min(PICTURE_BYTES, PICTURES_BYTES - total)))
+        total += len(golden[-1].picture.data)
+    return tuple(golden)
+
+
+def _golden(folder: Path, value: dict[str, object], limit: int) -> Golden:
+    name, numbers = value["file"], value["probabilities"]
+    path = bounded_files.inside(folder, name)
+    if not isinstance(numbers, list) or not all(type(each) in {int, float} for each in numbers):
+        raise ValueError(f"the probabilities of {name} are not all numbers")
+    with np.errstate(over="ignore"):  # what float32 does not hold is infinite
+        probabilities = np.asarray(numbers, np.float32)
     if not np.isfinite(probabilities).all():
         raise ValueError(f"the probabilities of {name} are not all numbers")
-    return Golden(Picture(name, (folder / name).read_bytes(), str(value.get("source", ""))), probabilities)
+    try:
+        data = bounded_files.read(path, limit)
+    except ValueError as error:
+        raise ValueError(f"the picture {name} cannot be read: {error}") from error
+    return Golden(Picture(str(name), data, str(value.get("source", ""))[:1000]), probabilities)
 
 
 def _lines(values: dict[str, object]) -> str:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
-import tomllib
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from models import bounded_files, messages, published
 from models import bundle as bundles
-from models import published, texts
 from models.bundle import Bundle, BundleError, ClassLabel, read_labels
 from models.catalogue import find
 from models.prestem.recipe import Recipe
@@ -169,6 +167,7 @@ def _is_saved_model(path: Path) -> bool:
 def _beside(path: Path, what: str, names: tuple[str, ...]) -> Path:
     for name in names:
         if (path.parent / name).is_file():
+            _refuse_elsewhere(path, what, name)
             return path.parent / name
     raise BundleError(
         f"{path} needs its {what}: there is no {' or '.join(names)} beside it. Put one there, or name the file "
@@ -176,9 +175,25 @@ def _beside(path: Path, what: str, names: tuple[str, ...]) -> Path:
     )
 
 
+def _refuse_elsewhere(path: Path, what: str, name: str) -> None:
+    """Refuse a link beside a weights file that leads out of its folder: whoever made the folder chose what is read.
+
+    A file that the operator names may lie anywhere, as the weights file itself may.
+    """
+    try:
+        bounded_files.inside(path.parent, name)
+    except ValueError as error:
+        raise BundleError(
+            f"The {what} {path.parent / name} cannot be used: {error}, or name the file with GLIMPSE_{what.upper()}."
+        ) from error
+
+
 def _recipe(path: Path) -> Recipe:
     try:
-        text = texts.decode(path.read_bytes())
-        return Recipe.from_dict(dict(json.loads(text) if path.suffix == ".json" else tomllib.loads(text)))
-    except (OSError, ValueError, TypeError) as error:  # TypeError: JSON that is not an object
-        raise BundleError(f"The recipe {path} cannot be used: {error}") from error
+        text = bounded_files.read_text(path)
+        values = bounded_files.parse_json(text) if path.suffix == ".json" else bounded_files.parse_toml(text)
+        if not isinstance(values, dict):
+            raise TypeError(f"it must be an object. Received: {type(values).__name__}")  # noqa: TRY301 - one place says so
+        return Recipe.from_dict(values)
+    except (OSError, ValueError, TypeError) as error:
+        raise BundleError(f"The recipe {path} cannot be used: {messages.short(error)}") from error

@@ -15,6 +15,10 @@ Filter = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 Channels = Literal["RGB", "BGR"]
 Smaller = Literal["pad", "resize"]
 
+# A recipe comes with weights, whoever made them: what it asks for must fit in memory.
+MAX_SIDE = 10_000  # pixels of the network's input
+_LEAST_SHARE = 0.001  # of a side that a crop keeps
+
 _CHOICES = {"geometry": Geometry, "filter": Filter, "smaller": Smaller, "channels": Channels}
 # Fields that came later: left out of the digest where they say what was always so, and so older digests hold.
 _LATER = {"smaller": "pad", "channels": "RGB", "antialias": True}
@@ -56,8 +60,10 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for field in ("height", "width"):
-            if not _is_whole(side := getattr(self, field)) or side < 1:
-                raise ValueError(f"{field} must be a positive number of pixels. Received: {side!r}")
+            if not _is_whole(side := getattr(self, field)) or not 1 <= side <= MAX_SIDE:
+                raise ValueError(
+                    f"{field} must be a positive number of pixels. Received: {side!r}; {MAX_SIDE:,} is the largest."
+                )
         for field, allowed in _CHOICES.items():
             if getattr(self, field) not in get_args(allowed):
                 raise ValueError(
@@ -65,8 +71,10 @@ class Recipe:
                 )
         if self.antialias is not True and self.antialias is not False:
             raise ValueError(f"antialias must be true or false. Received: {self.antialias!r}")
-        if not _is_number(self.crop_share) or not 0 < self.crop_share <= 1:
-            raise ValueError(f"crop_share must be in (0, 1]. Received: {self.crop_share!r}")
+        if not _is_number(self.crop_share) or not _LEAST_SHARE <= self.crop_share <= 1:
+            raise ValueError(
+                f"crop_share must be in (0, 1]. Received: {self.crop_share!r}; {_LEAST_SHARE} is the smallest."
+            )
         if not all(_is_whole(value) and 0 <= value <= 255 for value in _three(self.fill, "fill")):
             raise ValueError(f"fill must be three whole numbers in 0..255. Received: {self.fill!r}")
         if not all(value > 0 for value in _finite(self.std, "std")):

@@ -16,6 +16,7 @@ from models.decoding.limits import ImageLimits
 from models.prestem.recipe import Recipe
 from server import domain
 from server.decoding.prepare import prepare
+from server.errors import InvalidImageError
 from server.startup import GoldenError
 
 _log = structlog.get_logger(__name__)
@@ -124,7 +125,13 @@ def gate(bundle: Bundle, mode: Literal["require", "auto", "off"]) -> Gate:
         raise GoldenError(str(error)) from error
     if recorded:
         fit = partial(prepare, recipe=bundle.recipe, limits=_LIMITS)
-        pixels = [fit(domain.EncodedImage(each.picture.data)).pixels for each in recorded]
+        try:
+            pixels = [fit(domain.EncodedImage(each.picture.data)).pixels for each in recorded]
+        except InvalidImageError as error:
+            raise GoldenError(
+                f"A picture of the golden answers of {bundle.name} cannot be decoded: {error.message} Record them "
+                f"anew: python -m models golden {bundle.folder}"
+            ) from error
         names = tuple(each.picture.name for each in recorded)
         return Gate(np.stack(pixels), names, np.stack([each.probabilities for each in recorded]), open=False)
     if mode == "require":

@@ -102,7 +102,7 @@ def test_a_description_that_is_no_json_object_is_refused(folder: Path, text: str
         ({"format": 2}, "has format 2; this version of Glimpse reads format 1"),
         ({"temperature": None}, "lacks 'temperature'"),
         ({"temperature": 0}, "temperature must be positive. Received: 0"),
-        ({"temperature": "warm"}, "cannot be used: could not convert"),
+        ({"temperature": "warm"}, "temperature must be a number. Received: 'warm'"),
         ({"classes": 3}, r"labels\.txt must name the 3 classes of model\.json. Received: 2 lines"),
         ({"labels": "../labels.txt"}, r"must lie in its folder. Received: '\.\./labels\.txt'"),
         ({"weights": "/etc/passwd"}, "must lie in its folder. Received: '/etc/passwd'"),

@@ -115,17 +115,19 @@ def test_recording_anew_leaves_no_picture_of_the_last_time(recorded: bundle.Bund
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"weights_digest": "sha256:0"}, "recorded with weights_digest sha256:0; the bundle has sha256:"),
+        ({"weights_digest": "sha256:0"}, "recorded with weights_digest 'sha256:0'; the bundle has sha256:"),
         ({"recipe_digest": "sha256:0"}, "recipe_digest"),
         ({"temperature": 2.0}, "temperature 2.0; the bundle has 1.25"),
         ({"format": 9}, "format 9"),
         ({"pictures": []}, "holds no picture"),
         ({"pictures": [{"file": "red.png", "probabilities": [0.5, 0.5]}]}, "must hold 3 probabilities for red.png"),
-        ({"pictures": [{"file": "red.png", "probabilities": [0.5, 0.5, float("nan")]}]}, "not all numbers"),
-        ({"pictures": [{"file": "../model.json", "probabilities": []}]}, "in the folder itself"),
+        ({"pictures": [{"file": "red.png", "probabilities": [0.5, 0.5, float("nan")]}]}, "NaN is no number of JSON"),
+        ({"pictures": [{"file": "red.png", "probabilities": [0.5, 0.5, "0"]}]}, "not all numbers"),
+        ({"pictures": [{"file": "red.png", "probabilities": [0.5, 0.5, 1e200]}]}, "not all numbers"),
+        ({"pictures": [{"file": "../model.json", "probabilities": []}]}, "must lie in its folder"),
         ({"pictures": [{"file": "gone.png", "probabilities": [1, 0, 0]}]}, r"gone\.png cannot be read"),
-        ({"pictures": [{}]}, "KeyError"),
-        ({"pictures": 7}, "TypeError"),
+        ({"pictures": [{}]}, "it lacks 'file'"),
+        ({"pictures": 7}, "pictures must be a list. Received: 7"),
     ],
 )
 def test_answers_that_do_not_belong_to_the_bundle_say_why(
