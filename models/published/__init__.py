@@ -8,7 +8,7 @@ from __future__ import annotations
 from models.published.cache import abandon, cache_folder, fetch
 from models.published.catalogue import DEFAULT_TAG, UnknownCheckpointError, find, listing, tags
 from models.published.checkpoint import Checkpoint, Checksum, labels
-from models.published.download import FetchError, Policy
+from models.published.pace import FetchError, Policy
 
 __all__ = [
     "DEFAULT_TAG",

@@ -21,9 +21,12 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from models import bounded_files
 from models.published.checkpoint import Checkpoint
-from models.published.download import FetchError, Policy, download, forget, forget_useless
+from models.published.download import download, forget, forget_useless
+from models.published.pace import FetchError, Policy
 from models.published.progress import progress_bar
+from models.published.writing import write_whole
 
 _log = logging.getLogger(__name__)
 
@@ -84,7 +87,7 @@ def fetch(checkpoint: Checkpoint, cache: Path | None = None, *, policy: Policy |
     try:
         if not path.is_file():  # the common case needs no lock, and so no folder that can be written
             _make(folder)
-            with _alone(path):
+            with _alone(path, (policy or Policy()).seconds):
                 if not path.is_file():  # nobody else has fetched it meanwhile
                     _bring(checkpoint, path, policy or Policy())
                     return path
@@ -126,14 +129,24 @@ def _part(path: Path) -> Path:
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Hold the file's lock; the system releases it if this process dies."""
+def _alone(path: Path, seconds: float) -> Iterator[None]:
+    """Hold the file's lock; the system releases it if this process dies.
+
+    Raises:
+        FetchError: another process has held it for longer than a download may take.
+    """
     lock = FileLock(_lock_file(path))
     try:
         lock.acquire(blocking=False)
     except Timeout:
         _log.info("waiting for another process that is fetching %s", path)
-        lock.acquire()
+        try:
+            lock.acquire(timeout=seconds)
+        except Timeout as error:
+            raise FetchError(
+                f"Another process has held {_lock_file(path)} for {seconds:,.0f} seconds. End it, or set GLIMPSE_CACHE "
+                "to a folder of your own."
+            ) from error
     with _guard:
         _fetching.add(path)
     try:
@@ -203,9 +216,11 @@ def _hashes(path: Path, algorithms: set[str]) -> dict[str, str]:
 
 def _pinned(record: Path) -> str | None:
     try:
-        digits = record.read_text(encoding="utf-8").partition(" ")[0]
+        digits = bounded_files.read(record, 1_000).decode("latin-1").partition(" ")[0]
     except FileNotFoundError:
         return None
+    except ValueError:  # no plain file
+        digits = ""
     if not re.fullmatch(r"[0-9a-f]{64}", digits):
         raise FetchError(f"{record} holds no SHA-256. Delete it if you trust the file beside it.")
     return digits
@@ -220,10 +235,8 @@ def _pin(checkpoint: Checkpoint, record: Path, sha256: str, name: Path) -> None:
             sha256,
             record,
         )
-    whole = record.with_name(f"{record.name}.{os.getpid()}")
     try:
-        whole.write_text(f"{sha256}  {name.name}\n", encoding="utf-8")
-        whole.replace(record)
+        write_whole(record, f"{sha256}  {name.name}\n".encode())
     except OSError as error:
         # A folder that is mounted for reading only serves as well, but whoever fills it keeps watch over it.
         _log.warning("%s cannot be written, so the hash of %s is not recorded: %s", record, name.name, error)

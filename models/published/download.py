@@ -20,40 +20,23 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import closing
 from io import FileIO
 from pathlib import Path
 from typing import IO
+
+from models import bounded_files
+from models.published.pace import FetchError, Pace, Policy, TryAgainError, opener
+from models.published.writing import to_add, write_whole
 
 _log = logging.getLogger(__name__)
 
 _CHUNK = 1 << 20
 _RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})  # statuses that another attempt may not meet again
+_LONGEST_ETAG = 1_000  # characters
 _PATIENCE = 60.0  # seconds; a server that asks for more is asked again sooner
 
 Report = Callable[[int, int | None], None]  # is told (bytes that are there, bytes of the whole or None)
-
-
-class FetchError(RuntimeError):
-    """A file cannot be brought here; the message says why, and what to do."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
-    """How patient and how generous a download is."""
-
-    timeout: float = 30.0  # seconds without a byte until a connection counts as stalled
-    attempts: int = 4  # in a row that bring the file no further
-    backoff: float = 1.0  # seconds before the second of them; twice as long before each one after it
-    limit: int = 2 << 30  # bytes of a file; the largest checkpoint of the catalogue has 0.6 GB
-
-
-class _TryAgainError(Exception):
-    """This attempt has failed; another one may do better."""
-
-    def __init__(self, reason: object, wait: float = 0.0) -> None:
-        super().__init__(str(reason) or type(reason).__name__)
-        self.wait = wait  # seconds that the server asks for
 
 
 def download(url: str, part: Path, report: Report, policy: Policy) -> None:
@@ -62,17 +45,18 @@ def download(url: str, part: Path, report: Report, policy: Policy) -> None:
     It is gone on with only where the server says by its ETag that it still has the same file; the ETag lies beside it.
 
     Raises:
-        FetchError: the file cannot be had, is too large, or cannot be written. What has come is kept for another call.
+        FetchError: the file cannot be had, is too large or takes too long, or cannot be written. What has come is kept
+            for another call.
     """
     _refuse_insecure(url)
-    failures, furthest = 0, _size(part)
+    failures, pace = 0, Pace(url, policy, _size(part))
     while True:
         try:
-            return _attempt(url, part, report, policy)
-        except _TryAgainError as error:
-            size = _size(part)
-            failures = 0 if size > furthest else failures + 1
-            furthest = max(size, furthest)
+            pace.attempt()
+            return _attempt(url, part, report, policy, pace)
+        except TryAgainError as error:
+            # A byte now and then is no progress: what counts is the least rate, with the pauses.
+            failures = 0 if pace.grew(_size(part)) else failures + 1
             if failures >= policy.attempts:
                 raise FetchError(f"{url} cannot be fetched: {error}.") from error
             _log.warning("%s: %s; trying again", url, error)
@@ -93,7 +77,7 @@ def forget_useless(part: Path) -> None:
         forget(part)
 
 
-def _attempt(url: str, part: Path, report: Report, policy: Policy) -> None:
+def _attempt(url: str, part: Path, report: Report, policy: Policy, pace: Pace) -> None:
     etag = _read_etag(part)
     offset = _size(part) if etag else 0
     headers = {"User-Agent": "glimpse", "Accept-Encoding": "identity"}
@@ -101,15 +85,15 @@ def _attempt(url: str, part: Path, report: Report, policy: Policy) -> None:
         headers |= {"Range": f"bytes={offset}-", "If-Range": etag}
     request = urllib.request.Request(url, headers=headers)  # noqa: S310 - its scheme has been looked at
     try:
-        response = urllib.request.build_opener(_Redirects).open(request, timeout=policy.timeout)
+        response = opener(pace, _Redirects).open(request, timeout=policy.timeout)
     except urllib.error.HTTPError as error:
-        with error:
+        with closing(error):
             raise _refused(url, error, part) from error
     except (http.client.HTTPException, OSError) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         if isinstance(reason, ssl.SSLCertVerificationError):
             raise FetchError(f"{url} cannot be trusted: {reason.verify_message}.") from error
-        raise _TryAgainError(reason) from error
+        raise TryAgainError(reason) from error
     with response:
         _receive(response, part, offset, report, policy)
 
@@ -119,10 +103,10 @@ def _refused(url: str, error: urllib.error.HTTPError, part: Path) -> Exception:
     said = f"the server answers {error.code} {error.reason}".strip()
     if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
         forget(part)  # longer than the file is: not a beginning of it
-        return _TryAgainError(said)
+        return TryAgainError(said)
     if error.code in _RETRIED:
         wait = error.headers.get("Retry-After", "")
-        return _TryAgainError(said, float(wait) if re.fullmatch(r"\d{1,9}", wait) else 0.0)
+        return TryAgainError(said, float(wait) if re.fullmatch(r"\d{1,9}", wait) else 0.0)
     return FetchError(f"{url} cannot be fetched: {said}.")
 
 
@@ -139,7 +123,7 @@ def _receive(response: http.client.HTTPResponse, part: Path, offset: int, report
     report(offset, total)
     try:
         # Unbuffered: what has been received is what lies there, whenever the process dies.
-        with part.open("ab", buffering=0) as file:
+        with to_add(part) as file:
             while chunk := _read(response):
                 offset += len(chunk)
                 if offset > policy.limit:
@@ -153,7 +137,7 @@ def _receive(response: http.client.HTTPResponse, part: Path, offset: int, report
             raise FetchError(_full(part, os.strerror(error.errno))) from error
         raise
     if total is not None and offset < total:
-        raise _TryAgainError(f"the connection ended after {offset} of {total} bytes")
+        raise TryAgainError(f"the connection ended after {offset} of {total} bytes")
 
 
 def _read(response: http.client.HTTPResponse) -> bytes:
@@ -161,7 +145,7 @@ def _read(response: http.client.HTTPResponse) -> bytes:
     try:
         return response.read1(_CHUNK)
     except (http.client.HTTPException, OSError) as error:
-        raise _TryAgainError(error) from error
+        raise TryAgainError(error) from error
 
 
 def _write(file: FileIO, chunk: bytes) -> None:
@@ -176,7 +160,7 @@ def _total(response: http.client.HTTPResponse, part: Path, offset: int) -> int |
         span = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", response.headers.get("Content-Range", ""))
         if not (offset and span and int(span[1]) == offset and int(span[2]) + 1 == int(span[3])):
             forget(part)
-            raise _TryAgainError("the server sends another part of the file than it was asked for")
+            raise TryAgainError("the server sends another part of the file than it was asked for")
         return int(span[3])
     return response.length
 
@@ -224,11 +208,8 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         headers: http.client.HTTPMessage,
         newurl: str,
     ) -> urllib.request.Request | None:
-        try:
-            _refuse_insecure(newurl, after=req.full_url)
-        except FetchError:
-            fp.close()
-            raise
+        fp.close()  # or its body would be read, to whatever end
+        _refuse_insecure(newurl, after=req.full_url)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
@@ -262,12 +243,12 @@ def _etag_file(part: Path) -> Path:
 
 def _read_etag(part: Path) -> str:
     try:
-        return _etag_file(part).read_text(encoding="latin-1")
-    except OSError:
+        return bounded_files.read(_etag_file(part), _LONGEST_ETAG).decode("latin-1")
+    except (OSError, ValueError):
         return ""
 
 
 def _write_etag(part: Path, etag: str) -> None:
     # A weak one (W/"...") does not promise the same bytes.
-    if re.fullmatch(r'"[\x21\x23-\x7e\x80-\xff]*"', etag):
-        _etag_file(part).write_text(etag, encoding="latin-1")
+    if len(etag) <= _LONGEST_ETAG and re.fullmatch(r'"[\x21\x23-\x7e\x80-\xff]*"', etag):
+        write_whole(_etag_file(part), etag.encode("latin-1"))

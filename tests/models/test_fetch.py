@@ -206,5 +206,5 @@ def test_however_a_download_is_cut_up_the_file_comes_out_whole(
     (cache / "net.h5.part.etag").write_text(server.etag)
     server.requests.clear()
     server.script = [cut(upto, ranges=ranges, replaced=replaced) for upto, ranges, replaced in cuts]
-    policy = Policy(timeout=5.0, attempts=20, backoff=0.0)
+    policy = Policy(timeout=5.0, attempts=20, backoff=0.0, rate=0.0)
     assert fetch(checkpoint(server.url), cache, policy=policy).read_bytes() == BODY

@@ -30,7 +30,6 @@ from tests.models.web import (
     serving,
     status,
     truncated,
-    whole,
 )
 
 
@@ -188,16 +187,12 @@ def test_a_file_that_has_no_room_is_not_begun(server: Server, tmp_path: Path) ->
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a device on which there is never room")
-def test_a_disk_that_fills_up_meanwhile_is_told(server: Server, tmp_path: Path) -> None:
-    def fills_up(handler: Handler) -> None:
-        (tmp_path / "net.h5.part").unlink()
-        (tmp_path / "net.h5.part").symlink_to("/dev/full")
-        whole(handler)
-
-    (tmp_path / "net.h5.part").write_bytes(BODY[:1])
-    (tmp_path / "net.h5.part.etag").write_text(server.etag)
-    server.script = [fills_up]
-    assert "No space left on device" in refused(server, tmp_path)
+def test_a_disk_that_fills_up_meanwhile_is_told(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Path("/dev/full").open("ab", buffering=0) as full:
+        monkeypatch.setattr(downloads, "to_add", lambda _: full)
+        assert "No space left on device" in refused(server, tmp_path)
 
 
 def test_a_folder_that_cannot_be_made_is_told(server: Server, tmp_path: Path) -> None:

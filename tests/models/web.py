@@ -19,7 +19,7 @@ from models.published import Checkpoint, Checksum, Policy
 BODY = bytes(range(256)) * 40  # 10,240 bytes
 HALF = len(BODY) // 2
 MD5 = hashlib.md5(BODY).hexdigest()  # noqa: S324 - what Keras publishes
-QUICK = Policy(timeout=0.3, attempts=3, backoff=0.0)
+QUICK = Policy(timeout=0.3, attempts=3, backoff=0.0, rate=1.0)
 
 Behaviour = Callable[["Handler"], None]
 

@@ -1,0 +1,74 @@
+"""Writing into a cache that other users may write into as well, such as a folder in ``/tmp``.
+
+No link is followed and no file of somebody else is written: whoever can make files in the folder cannot choose which
+file of ours is written over. What they put there themselves is found out by its hash, or not at all: see SECURITY.md.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from contextlib import suppress
+from io import FileIO
+from pathlib import Path
+
+from models.published.pace import FetchError
+
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+_ADD = os.O_WRONLY | os.O_APPEND | _NO_LINK | getattr(os, "O_NONBLOCK", 0)  # a pipe is not waited for
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK
+
+
+def to_add(path: Path) -> FileIO:
+    """A file to add to, unbuffered: one that is new, or that an earlier run of this user has left.
+
+    Raises:
+        FetchError: what is there is a link, no plain file, another user's, or has a second name elsewhere.
+        OSError: it cannot be opened.
+    """
+    try:
+        return _opened(path, _NEW | os.O_APPEND)
+    except FileExistsError:
+        pass
+    try:
+        file = _opened(path, _ADD)
+    except OSError as error:
+        if path.is_symlink() or not path.is_file():
+            raise FetchError(_other(path)) from error
+        raise
+    status = os.fstat(file.fileno())
+    own = not hasattr(os, "geteuid") or status.st_uid == os.geteuid()
+    if not (stat.S_ISREG(status.st_mode) and own and status.st_nlink <= 1):
+        file.close()
+        raise FetchError(_other(path))
+    return file
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Put a file in its place, whole or not at all; a link that is there is replaced, not followed.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    beside = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+    try:
+        with _opened(beside, _NEW) as file:
+            file.write(data)
+        beside.replace(path)
+    except OSError:
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+        raise
+
+
+def _opened(path: Path, flags: int) -> FileIO:
+    descriptor = os.open(path, flags, 0o666)
+    return FileIO(descriptor, "ab" if flags & os.O_APPEND else "wb")
+
+
+def _other(path: Path) -> str:
+    return (
+        f"{path} is not a plain file that this user has left there, so nothing is written to it. Delete it, or set "
+        "GLIMPSE_CACHE to a folder that nobody else can write to."
+    )
