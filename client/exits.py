@@ -19,6 +19,7 @@ from client.errors import (
     StreamBrokenError,
     UnavailableError,
 )
+from client.plain import plain
 from client.standard import OutputError, ReaderLeftError, silence
 
 
@@ -72,7 +73,7 @@ def by_cause(target: str) -> Iterator[None]:
         yield
         sys.stdout.flush()  # so that a reader who left is noticed here
     except GlimpseError as error:
-        typer.echo(_explanation(error, target), err=True)
+        typer.echo(plain(_explanation(error, target), "\n"), err=True)
         raise typer.Exit(_code(error)) from None
     except (ReaderLeftError, BrokenPipeError):
         silence()

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from threading import Thread
 from typing import TYPE_CHECKING, Protocol
 
+from client.plain import sequences
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -47,7 +49,7 @@ def progress(find: Callable[[], Iterable[str]], *, aside: bool) -> Iterator[Show
         Rate(),
         rich.TimeRemainingColumn(),
         rich.TextColumn("{task.fields[failures]}"),
-        console=Console(stderr=True),
+        console=Console(file=sequences(sys.stderr)),
         refresh_per_second=4,
     )
     task = bar.add_task("", total=None, failures="")

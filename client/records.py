@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import BinaryIO, Protocol
 
+from client.cells import cell, text_of
 from client.errors import Code
 from client.results import ImageResult
 
@@ -97,7 +98,7 @@ class JsonLines:
 
 
 class Csv:
-    """One line an image: its first classes side by side, as many as were asked for."""
+    """One line an image: its first classes side by side, as many as were asked for; text as `client.cells` has it."""
 
     def __init__(self, top_k: int) -> None:
         """A format with `top_k` pairs of label and probability; those that an image lacks stay empty."""
@@ -110,15 +111,15 @@ class Csv:
     def record(self, path: str, result: ImageResult) -> bytes:
         """An answer, with the end of its line."""
         first = result.predictions[: self._top_k]
-        pairs = [field for each in first for field in (each.label, repr(each.probability))]
+        pairs = [field for each in first for field in (cell(each.label), repr(each.probability))]
         error, model = result.error, result.model
         return _csv_line(
             [
-                path,
+                cell(path),
                 *pairs,
                 *[""] * (2 * (self._top_k - len(first))),
-                *(["", "", ""] if error is None else [error.reason, str(int(error.code)), error.message]),
-                *(["", ""] if model is None else [model.name, model.version]),
+                *(["", "", ""] if error is None else [cell(error.reason), str(int(error.code)), cell(error.message)]),
+                *(["", ""] if model is None else [cell(model.name), cell(model.version)]),
             ]
         )
 
@@ -130,7 +131,8 @@ class Csv:
         except csv.Error as error:
             raise ValueError(str(error)) from error
         answer = dict(zip(self._columns, fields, strict=True))
-        return _record(answer["path"], (int(answer["code"]), answer["error"]) if answer["code"] else None)
+        failed = (int(answer["code"]), text_of(answer["error"])) if answer["code"] else None
+        return _record(text_of(answer["path"]), failed)
 
     def is_whole(self, record: bytes) -> bool:
         """Names of files may have line breaks, which stand in quotes."""

@@ -13,6 +13,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from client.plain import plain, sequences
 from client.results import ImageResult, ModelDescription, PreStem, Runtime, Stage
 
 _BAR_WIDTH = 32
@@ -30,7 +31,7 @@ def console() -> Console:
     """The console on stdout. What its encoding does not know becomes a question mark, never a crash."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
-    return _Console(highlight=False)
+    return _Console(file=sequences(sys.stdout), highlight=False)
 
 
 def print_result(path: str, result: ImageResult, thumbnail: bytes | None = None) -> None:
@@ -44,7 +45,7 @@ def print_result(path: str, result: ImageResult, thumbnail: bytes | None = None)
     heading, body = _block(path, result)
     console().print(heading)
     if thumbnail is not None:
-        sys.stdout.write(thumbnail.decode("ascii") + "\n")
+        console().file.write(thumbnail.decode("ascii") + "\n")
     console().print(body)
 
 
@@ -57,16 +58,16 @@ def to_text(path: str, result: ImageResult) -> str:
 
 def print_line(text: str) -> None:
     """One line, however long."""
-    console().print(Text(_plain(text)), soft_wrap=True)
+    console().print(Text(plain(text)), soft_wrap=True)
 
 
 def _block(path: str, result: ImageResult) -> tuple[RenderableType, RenderableType]:
-    return Text(_plain(path), style="bold"), Padding(_body(result), (0, 0, 1, 2), expand=False)
+    return Text(plain(path), style="bold"), Padding(_body(result), (0, 0, 1, 2), expand=False)
 
 
 def _body(result: ImageResult) -> RenderableType:
     if result.error is not None:
-        return Text(f"{result.error.reason or result.error.code.name}: {_plain(result.error.message)}", style="red")
+        return Text(plain(f"{result.error.reason or result.error.code.name}: {result.error.message}"), style="red")
     if not result.predictions:
         return Text("No class is as probable as asked for.", style="dim")
     table = Table.grid(padding=(0, 2))
@@ -75,7 +76,7 @@ def _body(result: ImageResult) -> RenderableType:
     table.add_column(justify="right", no_wrap=True)
     for prediction in result.predictions:
         bar = Bar(1.0, 0.0, prediction.probability, width=_BAR_WIDTH, color="cyan")
-        table.add_row(Text(_plain(prediction.label)), bar, f"{prediction.probability:.1%}")
+        table.add_row(Text(plain(prediction.label)), bar, f"{prediction.probability:.1%}")
     return table
 
 
@@ -86,7 +87,7 @@ def print_description(description: ModelDescription) -> None:
 
 def _facts(description: ModelDescription) -> Table:
     runtime, limits, shape = description.runtime, description.limits, description.input
-    labels = ", ".join(_plain(each.label) for each in description.classes[:12])
+    labels = ", ".join(plain(each.label) for each in description.classes[:12])
     hidden = len(description.classes) - 12
     rows = {
         "model": f"{description.model.name}, version {description.model.version}",
@@ -114,7 +115,7 @@ def _facts(description: ModelDescription) -> Table:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in rows.items():
-        table.add_row(name, Text(_plain(value)))
+        table.add_row(name, Text(plain(value)))
     return table
 
 
@@ -151,14 +152,9 @@ def _stages(stages: Sequence[Stage]) -> Table:
     for stage in stages:
         output = " x ".join(str(size) for size in stage.output_shape)
         numbers = f"{stage.parameters:,}", f"{stage.multiply_adds:,}"
-        table.add_row(_plain(stage.name), _plain(stage.block), str(stage.repeats), output, *numbers)
+        table.add_row(plain(stage.name), plain(stage.block), str(stage.repeats), output, *numbers)
     return table
 
 
 def _list(values: Sequence[float]) -> str:
     return " ".join(f"{value:.6g}" for value in values)
-
-
-def _plain(text: str) -> str:
-    """`text` without what a terminal would obey: file names and servers' messages are not to be trusted with that."""
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)

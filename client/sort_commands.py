@@ -19,6 +19,7 @@ from client.connecting import Server, connecting
 from client.images import find
 from client.options import given
 from client.placing import How
+from client.plain import plain
 from client.progress import Shown, progress
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def sort(
             done = _show((sorter.sort(path, result) for path, result in answers), shown)
         finally:
             if sorter.undo_list:
-                typer.echo(f"To take it back: glimpse unsort {shlex.quote(sorter.undo_list)}", err=True)
+                typer.echo(plain(f"To take it back: glimpse unsort {shlex.quote(sorter.undo_list)}"), err=True)
     _sum_up(done, f"would be {how}" if dry_run else str(how))
 
 

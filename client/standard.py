@@ -2,7 +2,7 @@
 
 A shell closes a stream with ``>&-`` and fills one with ``> /dev/full``; neither may end in a traceback. What cannot be
 written to the standard output ends the program with a message and an exit code of its own. What cannot be written to
-the standard error is left out, because there is nowhere to say so.
+the standard error is left out, because there is nowhere to say so. Both are plain text (`client.plain`).
 
 The library has the same in `models.standard`: client and library import nothing of each other.
 """
@@ -16,6 +16,8 @@ import select
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, TextIO
+
+from client.plain import PlainText
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -71,14 +73,18 @@ def prepare() -> None:
     sys.stderr = _guarded(sys.stderr, _Error, 2)
 
 
-def _guarded(stream: TextIO | None, kind: type[io.FileIO], descriptor: int) -> TextIO:
+def _guarded(
+    stream: TextIO | None, kind: type[io.FileIO], descriptor: int, wrapper: type[io.TextIOWrapper] = PlainText
+) -> TextIO:
     if os.name == "nt" and stream is not None and stream.isatty():  # which takes text by another way than bytes
         return stream
     settings = stream if isinstance(stream, io.TextIOWrapper) else None
-    return io.TextIOWrapper(
+    errors = settings.errors if settings else "backslashreplace"
+    return wrapper(
         io.BufferedWriter(kind(descriptor, "wb", closefd=False)),
         encoding=settings.encoding if settings else "utf-8",
-        errors=settings.errors if settings else "backslashreplace",
+        # What an encoding does not know becomes a question mark, never a crash.
+        errors="replace" if errors == "strict" else errors,
         line_buffering=settings.line_buffering if settings else kind is _Error,
         write_through=settings.write_through if settings else False,
     )

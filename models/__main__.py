@@ -15,6 +15,7 @@ from rich.table import Table
 from models import standard
 from models.catalogue import find
 from models.catalogue import rows as library
+from models.plain import sequences
 
 if TYPE_CHECKING:
     from models.builder import Assembly
@@ -47,7 +48,7 @@ def _list(_: argparse.Namespace) -> None:
             table.add_row(*head, tag, _percent(checkpoint.top1), _percent(checkpoint.top5))
         if not known:
             table.add_row(*head)
-    Console().print(table)
+    Console(file=sequences(sys.stdout)).print(table)
 
 
 def _describe(options: argparse.Namespace) -> None:
@@ -55,7 +56,7 @@ def _describe(options: argparse.Namespace) -> None:
 
     row = find(options.name, options.variant, dict(options.option or ()))
     assembly = assemble(row, classes=options.classes)
-    console = Console()
+    console = Console(file=sequences(sys.stdout))
     console.print(f"[bold]{row.name}[/bold] ({row.variant}) {row.paper}", highlight=False)
     console.print(_stages(assembly))
     console.print(f"{trainable_parameters(assembly.model):,} of the parameters are trainable.", highlight=False)
@@ -64,7 +65,7 @@ def _describe(options: argparse.Namespace) -> None:
 
         drawing = draw(f"{row.name} ({row.variant})", row.paper, tuple(assembly.model.input_shape[1:]), assembly.stages)
         options.svg.write_text(drawing, encoding="utf-8")
-        console.print(f"Drawn in {options.svg}.", highlight=False)
+        print(f"Drawn in {options.svg}.")
 
 
 def _golden(options: argparse.Namespace) -> None:

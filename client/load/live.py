@@ -10,6 +10,7 @@ from typing import Any
 
 from client.load.plan import Plan
 from client.load.tally import Tally
+from client.plain import plain, sequences
 
 _EVERY = {True: 0.5, False: 5.0}  # seconds between two lines, in a terminal and elsewhere
 
@@ -57,13 +58,13 @@ def watching(*, quiet: bool) -> Iterator[Watcher]:
     from rich.text import Text
 
     # The report goes to stdout as it is, whether that is the same terminal or a file.
-    console = Console(stderr=True)
+    console = Console(file=sequences(sys.stderr))
     with Live(
         console=console, auto_refresh=False, transient=True, redirect_stdout=False, redirect_stderr=False
     ) as shown:
 
         def show(text: str) -> None:
-            shown.update(Text(text, no_wrap=True, overflow="ellipsis"), refresh=True)
+            shown.update(Text(plain(text), no_wrap=True, overflow="ellipsis"), refresh=True)
 
         yield Watcher(show, _EVERY[True])
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from html import escape
+from html import escape as for_html
 from typing import Any
 
 from client.load import plots
 from client.load.live import milliseconds
 from client.load.tally import STAGES
 from client.load.text import said, value
+from client.plain import plain
 
 _STYLE = """
 :root{color-scheme:light dark; --page:#f7f7f5; --card:#fff; --ink:#141413; --soft:#55544f; --faint:#e4e3de;
@@ -59,6 +60,11 @@ svg{display:block;width:100%;height:auto}
 .met{color:var(--good)}
 .missed,.warning{color:var(--bad)}
 """ + "".join(f".{name}{{fill:var(--{name})}}" for name in STAGES)
+
+
+def escape(text: str) -> str:
+    """Words of whoever, as text of HTML, without what a terminal would obey or what turns lines around."""
+    return for_html(plain(text))
 
 
 def page(report: dict[str, Any]) -> str:

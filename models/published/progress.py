@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from models.plain import sequences
 from models.published.download import Report
 
 
 @contextmanager
 def progress_bar(name: str) -> Iterator[Report]:
     """A function to tell how far a download is; silent where stderr is not a terminal."""
-    console = Console(stderr=True)
+    console = Console(file=sequences(sys.stderr))
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

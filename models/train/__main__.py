@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, get_args
 
 from models import bundle, standard
 from models.catalogue import architectures, find
+from models.plain import plain
 from models.prestem.recipe import Filter, Geometry, Recipe
 from models.train.plan import Plan, Run, alone, check_writable, claim
 
@@ -115,7 +116,7 @@ def _run(options: argparse.Namespace) -> None:
         )
         made, measurement = export(model, run, sets, identity, out)
     low, high = measurement.top1_interval
-    print(f"{made.name} {made.version}: top-1 {measurement.top1:.2%} ({low:.2%} to {high:.2%}) in {made.folder}")
+    print(plain(f"{made.name} {made.version}: top-1 {measurement.top1:.2%} ({low:.2%} to {high:.2%}) in {made.folder}"))
 
 
 def _read(options: argparse.Namespace, recipe: Recipe) -> tuple[Recipe, Sets]:
@@ -304,4 +305,4 @@ def _size(text: str) -> tuple[int, int]:
 
 
 if __name__ == "__main__":
-    standard.run("models.train", main)
+    standard.run("models.train", main, bars=True)

@@ -12,6 +12,7 @@ from models import bundle, golden, serving, weights
 from models.builder import assemble
 from models.bundle import Bundle, ClassLabel
 from models.catalogue import find
+from models.plain import plain
 from models.train import calibrate, card, fit, plots
 from models.train.data import Labelled
 from models.train.measure import Measurement, measure
@@ -124,5 +125,5 @@ def _with_golden_answers(written: Bundle, network: keras.Model) -> Bundle:
             by=by,
         )
     except bundle.BundleError as error:
-        print(f"No golden answers. {error} Later: python -m models golden {written.folder}")  # noqa: T201 - a program's
+        print(plain(f"No golden answers. {error} Later: python -m models golden {written.folder}"))  # noqa: T201 - a program's
         return written

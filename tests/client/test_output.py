@@ -36,7 +36,7 @@ def test_csv_has_a_line_for_each_image_with_its_classes_side_by_side(
         *("error", "code", "message", "model", "version"),
     ]
     assert first == [
-        './a "strange",\nname.jpg',
+        """'./a "strange",\\x0aname.jpg""",  # as `client.cells` has it
         *("cat", "0.75", "other", "0.25", "", "", "", "", "", "scripted", "7"),
     ]
     assert second[1:7] == [""] * 6

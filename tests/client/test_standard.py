@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import client.plain
+import models.plain
 import models.standard
 from client import exits, standard
 from tests.client.conftest import CLI, ROOT
@@ -129,4 +131,9 @@ def test_the_codes_are_the_documented_ones() -> None:
 def test_client_and_library_have_the_same(name: str) -> None:
     """Neither imports anything of the other; what is mended in one has to be mended in both."""
     ours, theirs = (inspect.getsource(getattr(module, name)) for module in (standard, models.standard))
+    assert ours == theirs
+
+
+def test_client_and_library_make_text_plain_alike() -> None:
+    ours, theirs = (inspect.getsource(module).split('"""', 2)[2] for module in (client.plain, models.plain))
     assert ours == theirs
