@@ -22,16 +22,16 @@ from server.doors import tokens
 from server.doors.keeper import OPEN, Keeper
 from server.doors.visit import LANE_KEY, Visit, visiting
 from server.errors import InvalidRequestError, Reason, ServiceError, defect
-from server.logs import Sparse
 from server.metrics import Metrics
+from server.sampling import LeftOut, Sampled
 from server.tracing import Tracing
 
 _log = structlog.get_logger(__name__)
 _level = logging.getLogger(__name__)  # the same one, for its level
-_refusals = Sparse()  # one for the process, as the log is
 
 REQUEST_ID_KEY = "x-request-id"
-_USUAL = {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}
+# Ways to end that a caller cannot bring about at will: a defect of ours is told each time.
+_OURS = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS}
 _LEFT = {grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED}  # of a watch: its caller has seen enough
 _MOMENT = 0.1  # seconds
 # A message above the limit is refused when its first bytes are there, with which it says how large it is, and a caller
@@ -70,6 +70,8 @@ class Observability(grpc.aio.ServerInterceptor):
         self._gates = gates
         self._keeper = keeper
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}  # by method, of which there are a few
+        # Strangers, and those who have shown who they are: neither take the other's lines.
+        self._sampled = Sampled(_tell_left_out), Sampled(_tell_left_out)
 
     async def intercept_service(
         self,
@@ -90,6 +92,7 @@ class Observability(grpc.aio.ServerInterceptor):
         _, service, name = path.split("/", 2)
         kind = _KINDS[handler.request_streaming, handler.response_streaming]
         method = _Method(self._metrics, self._keeper, self._tracing, (kind, service, name), log_calls=self._log_calls)
+        method.sampled = self._sampled
         gate = self._gates.get(path, _open)
         if not handler.request_streaming:
             # gRPC would read and parse the message by itself, before anyone could refuse it, and wait for it as long as
@@ -125,6 +128,8 @@ def _open(_: str) -> AbstractContextManager[None]:
 
 class _Method:
     """What all calls of one method have in common."""
+
+    sampled: tuple[Sampled, Sampled]  # lines of calls that failed: of strangers, and of known callers
 
     def __init__(
         self,
@@ -246,12 +251,16 @@ class _Method:
             self._keeper.audit.write(visit, code=code.name, reason=reason, seconds=seconds)
 
     def _log(self, visit: Visit, code: grpc.StatusCode, reason: str, seconds: float, details: str | None) -> None:
-        # One line a call would cost more than a small network does; what went wrong is always told, but of those for
-        # whom there was no room one a second. Probes and watches of the health are no news, however they end.
+        # One line a call would cost more than a small network does; what went wrong is told, but of many like it from
+        # one caller a few. Probes and watches of the health are no news, however they end.
         log, more = _log.info, dict[str, Any]()
-        if code is grpc.StatusCode.RESOURCE_EXHAUSTED and (unsaid := _refusals.unsaid()) is not None:
-            more = {"unsaid": unsaid}
-        elif code in _USUAL or (self._service == OPEN and code in _LEFT):
+        usual = code is grpc.StatusCode.OK or (self._service == OPEN and code in _LEFT)
+        left_out = (
+            0 if usual or code in _OURS else self.sampled[bool(visit.identity)].left_out(visit.who, code.name, reason)
+        )
+        if left_out:
+            more = {"left_out": left_out}
+        elif usual or left_out is None:
             if self._log_calls and code is grpc.StatusCode.OK and self._service != OPEN:
                 more = {"model": visit.model, "images": visit.images, "bytes": visit.bytes}
             elif not _level.isEnabledFor(logging.DEBUG):  # structlog finds that out after all the work
@@ -281,6 +290,16 @@ class _Method:
             if task is not None:
                 task.add_done_callback(partial(_let_go, (aborted, error)))
             raise
+
+
+def _tell_left_out(left_out: LeftOut) -> None:
+    _log.info(
+        "rpcs left out of the log",
+        code=left_out.code or None,
+        reason=left_out.reason or None,
+        who=left_out.who or None,
+        left_out=left_out.lines,
+    )
 
 
 def _let_go(errors: tuple[BaseException, ...], _: object) -> None:

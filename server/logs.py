@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import logging
-import math
 import sys
-import time
 import warnings
-from collections.abc import Callable
 from typing import Literal, TextIO
 
 import structlog
@@ -25,6 +23,25 @@ def send_to(stream: TextIO) -> None:
     _streams[:] = [stream]
 
 
+def _plain_values(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Words of callers and of libraries, as a terminal obeys none of them; of what is no text, `repr` sees to that."""
+    return {name: _plain(value) if isinstance(value, str) else value for name, value in event.items()}
+
+
+def _plain_traceback(stream: TextIO, raised: structlog.typing.ExcInfo) -> None:
+    written = io.StringIO()
+    structlog.dev.plain_traceback(written, raised)
+    stream.write(_plain(written.getvalue()))
+
+
+def _plain(text: str) -> str:
+    """What a terminal would obey becomes an escape; spaces follow a line break, so that it begins no line of ours."""
+    if text.isprintable():
+        return text
+    shown = (char if char.isprintable() or char in "\n\t" else ascii(char)[1:-1] for char in text)
+    return "".join(shown).replace("\n", "\n    ")
+
+
 def configure(level: str, form: Literal["auto", "json", "text"]) -> None:
     """Send all logging, the libraries' too, to stderr in one form. Stdout stays free."""
     shared: list[structlog.typing.Processor] = [
@@ -37,11 +54,12 @@ def configure(level: str, form: Literal["auto", "json", "text"]) -> None:
     text = form == "text" or (form == "auto" and stream.isatty())
     last: list[structlog.typing.Processor] = (
         [
+            _plain_values,
             structlog.dev.ConsoleRenderer(
                 colors=stream.isatty(),
                 # The default shows local variables: megabytes of a user's image, rendered on the event loop.
-                exception_formatter=structlog.dev.plain_traceback,
-            )
+                exception_formatter=_plain_traceback,
+            ),
         ]
         if text
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
@@ -67,24 +85,3 @@ def configure(level: str, form: Literal["auto", "json", "text"]) -> None:
     # Pillow warns with text from the file, which is a stranger's: neither to be logged nor kept in Python's registry
     # of warnings shown. What is wrong with a file is told to whoever sent it.
     warnings.filterwarnings("ignore", module=r"PIL\.")
-
-
-class Sparse:
-    """Lets one line a while through and counts the others: a line for each refusal of a flood costs answers."""
-
-    def __init__(self, seconds: float = 1.0, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """Let a line through every `seconds`."""
-        self._seconds = seconds
-        self._clock = clock
-        self._next = -math.inf
-        self._unsaid = 0
-
-    def unsaid(self) -> int | None:
-        """How many lines were left out since the last one; None: leave this one out, too."""
-        now = self._clock()
-        if now < self._next:
-            self._unsaid += 1
-            return None
-        self._next = now + self._seconds
-        unsaid, self._unsaid = self._unsaid, 0
-        return unsaid

@@ -2,6 +2,9 @@
 
 Nothing of an image is in it, and nothing of a token. Health checks are not: they reach no model, anybody may make them,
 and there would be more of them than of all else. Nor are connections that never became a call.
+
+What was let in has its line each time. Of those who were refused before they had shown who they are, the first few of
+each address and reason have one, then one a second, with how many were left out: else strangers would fill the disk.
 """
 
 from __future__ import annotations
@@ -18,12 +21,16 @@ from pathlib import Path
 import structlog
 
 from server.doors.visit import Visit
+from server.sampling import LeftOut, Sampled
 from server.startup import StartupError
 
 _log = structlog.get_logger(__name__)
 
 _WAITING = 10_000  # lines; some megabytes, while a disk does not answer
 _LINE = "line"
+# How a call ends that was let in; the last two, which a caller can bring about at any moment, if it had images by then.
+_LET_IN = frozenset({"OK", "INTERNAL", "UNKNOWN", "DATA_LOSS"})
+_LEFT = frozenset({"CANCELLED", "DEADLINE_EXCEEDED"})
 
 
 class Audit:
@@ -47,9 +54,15 @@ class Audit:
         self._handler = handler
         self._listener.start()
         self._full = False
+        self._sampled = Sampled(self._tell_left_out)
 
     def write(self, visit: Visit, *, code: str, reason: str, seconds: float, piece: str | None = None) -> None:
         """Write down how a call ended, or a `piece` of a stream."""
+        left_out: int | None = 0
+        if not (visit.identity or code in _LET_IN or (code in _LEFT and visit.images)):
+            left_out = self._sampled.left_out(visit.who, code, reason)
+            if left_out is None:
+                return
         line = {
             "time": datetime.now(UTC).isoformat(),
             "request_id": visit.request_id,
@@ -63,7 +76,22 @@ class Audit:
             "code": code,
             "reason": reason,
             "seconds": round(seconds, 6),
+            **({"left_out": left_out} if left_out else {}),
         }
+        self._put(line)
+
+    def _tell_left_out(self, left_out: LeftOut) -> None:
+        self._put(
+            {
+                "time": datetime.now(UTC).isoformat(),
+                "who": left_out.who,
+                "code": left_out.code,
+                "reason": left_out.reason,
+                "left_out": left_out.lines,
+            }
+        )
+
+    def _put(self, line: dict[str, object]) -> None:
         record = logging.makeLogRecord({_LINE: line})
         try:
             self._queue.put_nowait(record)
@@ -76,6 +104,7 @@ class Audit:
 
     def close(self) -> None:
         """Write what is left and close the file."""
+        self._sampled.close()
         self._listener.stop()
         self._handler.close()
 
