@@ -86,7 +86,7 @@ check: $(VENV)/.dev  ## check style, types, layers, the contract and its stubs
 	$(BIN)/python -m pytest -q tests/proto/test_stubs.py
 	@$(MAKE) --no-print-directory audit
 
-audit: $(VENV)/.dev $(AUDIT)/bin/pip-audit  ## ask whether what is locked has known vulnerabilities; says so where it cannot
+audit: $(VENV)/.dev $(AUDIT)/bin/pip-audit  ## ask whether what is locked has known vulnerabilities, and of how many: ARGS=--require fails where it cannot
 	$(BIN)/python .ci/audit.py $(AUDIT)/bin/pip-audit locks $(ARGS)
 
 check-deploy: $(VENV)/.dev $(DEPLOY)/.done $(TOOLS)/usr/bin/promtool  ## check Dockerfile, manifests, alerts and dashboard; kubectl renders

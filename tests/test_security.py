@@ -130,6 +130,8 @@ def test_a_known_vulnerability_fails_the_scan(
     assert ended.returncode == code, ended
     assert ("grpcio" in ended.stderr and "TEST-1, fixed in 999" in ended.stderr) == bool(code)
     assert "could not ask" not in ended.stdout.lower()
+    assert "NOT" not in ended.stdout
+    assert re.search(r"Asked about (\d+) of \1 locked packages", ended.stdout)
 
 
 @needs_auditor
@@ -139,14 +141,16 @@ def test_a_service_that_is_ill_does_not_fail_the_scan_and_is_told(
 ) -> None:
     ended = audit(AUDITOR, f"--osv-url={service(type('Ill', (Service,), {'status': status}))}")
     assert ended.returncode == 0, ended
-    assert "could not ask" in ended.stdout
+    assert "Could not ask" in ended.stdout
+    assert "NOTHING WAS ASKED" in ended.stdout
 
 
 @needs_auditor
 def test_without_a_network_the_scan_says_that_it_could_not_ask(audit: Audit) -> None:
     ended = audit(AUDITOR, "--osv-url=http://127.0.0.1:9/v1/query")  # where nobody listens
     assert ended.returncode == 0, ended
-    assert "could not ask" in ended.stdout
+    assert "Could not ask" in ended.stdout
+    assert "NOTHING WAS ASKED" in ended.stdout
 
 
 @needs_auditor
@@ -160,3 +164,96 @@ def test_without_its_program_the_scan_says_that_it_could_not_ask(audit: Audit, t
     ended = audit(tmp_path / "pip-audit")
     assert ended.returncode == 0
     assert "Could not ask" in ended.stdout
+    assert "NOTHING WAS ASKED" in ended.stdout
+
+
+@pytest.fixture
+def auditor(tmp_path: Path) -> Callable[..., Path]:
+    """A program that reports what it is told to, of each package of the lock, as pip-audit does."""
+
+    def make(*, skip: str = "nothing", leave_out: str = "nothing", bad: str = "nothing", dies: str = "") -> Path:
+        program = tmp_path / "pip-audit"
+        program.write_text(
+            f"""#!{sys.executable}
+import json, re, sys
+if {dies!r}:
+    sys.exit({dies!r})
+lock = open(sys.argv[sys.argv.index("--requirement") + 1]).read()
+found = []
+for name, version in re.findall(r"^([\\w.-]+)==([\\w.]+)", lock, re.MULTILINE):
+    if re.fullmatch({leave_out!r}, name):
+        continue
+    if re.fullmatch({skip!r}, name):
+        found.append({{"name": name, "skip_reason": "Dependency not found on PyPI and could not be audited"}})
+    else:
+        vulns = [{{"id": "TEST-1", "fix_versions": ["999"]}}] if re.fullmatch({bad!r}, name) else []
+        found.append({{"name": name, "version": version, "vulns": vulns}})
+print(json.dumps({{"dependencies": found, "fixes": []}}))
+print("No known vulnerabilities found", file=sys.stderr)
+"""
+        )
+        program.chmod(0o755)
+        return program
+
+    return make
+
+
+def test_a_mirror_that_knows_no_package_is_not_taken_for_no_vulnerability(
+    audit: Audit, auditor: Callable[..., Path]
+) -> None:
+    """pip-audit skips every package, says "No known vulnerabilities found" and exits 0."""
+    ended = audit(auditor(skip=".*"))
+    assert ended.returncode == 0
+    assert "NOTHING WAS ASKED" in ended.stdout
+    assert "no vulnerability is known" not in ended.stdout
+    ended = audit(auditor(skip=".*"), "--require")
+    assert ended.returncode == 2
+
+
+@pytest.mark.parametrize("how", ["skip", "leave_out"])
+def test_a_package_that_nobody_was_asked_about_is_named_and_fails_where_that_is_required(
+    audit: Audit, auditor: Callable[..., Path], how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = auditor(**{how: "grpcio"})
+    ended = audit(program)
+    assert ended.returncode == 0
+    assert re.search(
+        r"Asked about \d+ of \d+ locked packages: no vulnerability is known\. NOT ASKED about 1: grpcio\.", ended.stdout
+    )
+    assert audit(program, "--require").returncode == 2
+    monkeypatch.setenv("AUDIT_REQUIRE", "1")
+    assert audit(program).returncode == 2
+    monkeypatch.setenv("AUDIT_REQUIRE", "0")
+    assert audit(program).returncode == 0
+
+
+def test_where_all_was_asked_and_nothing_is_known_it_passes_and_says_how_many(
+    audit: Audit, auditor: Callable[..., Path]
+) -> None:
+    ended = audit(auditor(), "--require")
+    assert ended.returncode == 0
+    assert re.fullmatch(r"Asked about (\d+) of \1 locked packages: no vulnerability is known\.\n", ended.stdout)
+
+
+def test_a_vulnerability_is_told_beside_what_was_not_asked(audit: Audit, auditor: Callable[..., Path]) -> None:
+    ended = audit(auditor(bad="grpcio", skip="rich"), "--require")
+    assert ended.returncode == 1
+    assert "TEST-1, fixed in 999" in ended.stderr
+    assert "1 vulnerabilities are known, see above. NOT ASKED about 1: rich." in ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("said", "code", "required"),
+    [
+        ("pip_audit._service.interface.ConnectionError: away", 0, 2),
+        ("requests.exceptions.ReadTimeout: slow", 0, 2),
+        ("AssertionError: a defect", 1, 1),
+    ],
+)
+def test_what_ends_the_question_says_so_and_fails_where_that_is_required(
+    audit: Audit, auditor: Callable[..., Path], said: str, code: int, required: int
+) -> None:
+    assert audit(auditor(dies=said)).returncode == code
+    ended = audit(auditor(dies=said), "--require")
+    assert ended.returncode == required
+    assert "no vulnerability is known" not in ended.stdout
