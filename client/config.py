@@ -37,6 +37,8 @@ def defaults(kinds: dict[str, type]) -> dict[str, Any]:
         values = tomllib.loads(texts.decode(path.read_bytes()))
     except ValueError as error:  # of TOML or of UTF-8
         raise ValueError(f"{path} is no TOML: {error}") from error
+    except RecursionError:
+        raise ValueError(f"{path} is nested too deeply.") from None
     for name, value in values.items():
         if name not in kinds:
             from difflib import get_close_matches

@@ -110,6 +110,8 @@ def _entries(undo_list: Path) -> list[tuple[str, str, How]]:
         return [(str(each["place"]), str(each["source"]), How(each["how"])) for each in entries]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{undo_list} is no list of `glimpse sort`: {error}") from error
+    except RecursionError:
+        raise ValueError(f"{undo_list} is no list of `glimpse sort`: it is nested too deeply") from None
 
 
 def _take_back(place: str, source: str, how: How) -> Sorted:

@@ -43,6 +43,8 @@ def read(path: Path, *, timeout: float) -> list[Plan]:
         values = tomllib.loads(texts.decode(path.read_bytes()))
     except ValueError as error:  # of TOML or of UTF-8
         raise ValueError(f"{path} is no TOML: {error}") from error
+    except RecursionError:
+        raise ValueError(f"{path} is nested too deeply.") from None
     if unknown := set(values) - {"defaults", "phase"}:
         raise ValueError(f"{path} has {', '.join(sorted(unknown))}; a scenario has [defaults] and [[phase]].")
     phases = values.get("phase")

@@ -211,6 +211,8 @@ def load(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) 
         return FromFile(**values)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"The config file {file} is no TOML: {error}.") from error
+    except RecursionError:
+        raise ValueError(f"The config file {file} is nested too deeply.") from None
 
 
 def _config_file(arguments: Sequence[str], environment: Mapping[str, str]) -> Path | None:

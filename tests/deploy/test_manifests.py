@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,11 +17,6 @@ pytestmark = pytest.mark.slow
 
 # Kubernetes does not know them; their operators do.
 CUSTOM = {"GRPCRoute", "PrometheusRule", "ScaledObject", "ServiceMonitor"}
-# What checkov may find, with the reason why it is left.
-EXCEPTIONS = {
-    "CKV2_K8S_6": "a NetworkPolicy is what the component `secure` is for; not every cluster enforces one",
-}
-SECURE = {"production", "secure"}
 GUARDED = {"secure"}  # with TLS and tokens
 RUNBOOK = (DEPLOY / "README.md").read_text()
 
@@ -73,11 +69,10 @@ def test_the_validator_sees_a_misspelt_field() -> None:
     assert {kind for kind, _, verdict in verdicts if verdict != "valid"} == {"Deployment"}
 
 
-def test_checkov_finds_nothing_but_what_has_a_reason(overlay: str, tmp_path: Path) -> None:
+def test_checkov_finds_nothing(overlay: str, tmp_path: Path) -> None:
     (tmp_path / "manifests.yaml").write_text(rendered(overlay))
-    skipped = [] if overlay in SECURE else ["--skip-check", ",".join(EXCEPTIONS)]
     ended = run(
-        *(tool("checkov"), "--skip-download", "--framework", "kubernetes", "--compact", "--quiet", *skipped),
+        *(tool("checkov"), "--skip-download", "--framework", "kubernetes", "--compact", "--quiet"),
         *("--file", str(tmp_path / "manifests.yaml")),
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
@@ -183,6 +178,79 @@ def test_everything_that_selects_selects_the_replicas(overlay: str) -> None:
         if each["kind"] == "NetworkPolicy":
             selectors.append(each["spec"]["podSelector"]["matchLabels"])
     assert [each for each in selectors if not each.items() <= labels] == []
+
+
+def reached(overlay: str) -> dict[str, list[dict[str, Any]]]:
+    """Who may reach each named port, as the base's NetworkPolicy has it."""
+    (policy,) = [each["spec"] for each in policies(overlay) if each["metadata"]["name"] == "glimpse"]
+    assert policy["policyTypes"] == ["Ingress", "Egress"]
+    return {port["port"]: rule["from"] for rule in policy["ingress"] for port in rule["ports"]}
+
+
+def policies(overlay: str) -> list[dict[str, Any]]:
+    return [each for each in manifests(overlay) if each["kind"] == "NetworkPolicy"]
+
+
+def test_callers_reach_the_grpc_port_and_prometheus_that_of_the_metrics(overlay: str) -> None:
+    """Every installation has the policy; who may call is said by labels, which the runbook tells."""
+    client = {"matchLabels": {"glimpse-client": "true"}}
+    assert reached(overlay) == {
+        "grpc": [{"namespaceSelector": client}, {"podSelector": client}],
+        "metrics": [
+            {
+                "namespaceSelector": {"matchLabels": {"glimpse-metrics": "true"}},
+                "podSelector": {"matchLabels": {"app.kubernetes.io/name": "prometheus"}},
+            }
+        ],
+    }
+    assert set(reached(overlay)) <= {each["name"] for each in server(overlay)["ports"]}
+    for label in ("glimpse-client=true", "glimpse-metrics=true", "app.kubernetes.io/name=prometheus"):
+        assert label in RUNBOOK
+
+
+def test_the_server_calls_nobody_unless_weights_are_fetched(overlay: str) -> None:
+    more = [each["spec"] for each in policies(overlay) if each["metadata"]["name"] != "glimpse"]
+    assert next(each["spec"]["egress"] for each in policies(overlay) if each["metadata"]["name"] == "glimpse") == []
+    if overlay != "weights-fetch":
+        assert more == []
+        return
+    (fetch,) = more
+    assert (fetch["policyTypes"], fetch.get("ingress")) == (["Egress"], None)
+    names, publisher = fetch["egress"]
+    assert {(each["port"], each["protocol"]) for each in names["ports"]} == {(53, "UDP"), (53, "TCP")}
+    assert publisher["ports"] == [{"port": 443, "protocol": "TCP"}]
+    left_out = {cidr for each in publisher["to"] for cidr in each["ipBlock"]["except"]}
+    assert left_out >= {"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "fc00::/7", "fe80::/10"}
+
+
+def test_the_metrics_are_on_a_service_of_their_own(overlay: str) -> None:
+    services = {each["metadata"]["name"]: each for each in manifests(overlay) if each["kind"] == "Service"}
+    named = {name: [port["name"] for port in each["spec"]["ports"]] for name, each in services.items()}
+    assert named.pop("glimpse-metrics") == ["metrics"]
+    assert {name for ports in named.values() for name in ports} == {"grpc"}
+    assert services["glimpse-metrics"]["spec"]["publishNotReadyAddresses"] is True
+
+
+@pytest.mark.parametrize("overlay", ["monitoring", "production"])
+def test_prometheus_finds_the_metrics_by_that_service_alone(overlay: str) -> None:
+    monitor = one(overlay, "ServiceMonitor")["spec"]
+    wanted = monitor["selector"]["matchLabels"].items()
+    found = [
+        each
+        for each in manifests(overlay)
+        if each["kind"] == "Service" and wanted <= each["metadata"]["labels"].items()
+    ]
+    assert [each["metadata"]["name"] for each in found] == ["glimpse-metrics"]
+    assert [each["port"] for each in monitor["endpoints"]] == ["metrics"]
+    # What the alerts call the job.
+    assert found[0]["metadata"]["labels"][monitor["jobLabel"]] == "glimpse"
+
+
+def test_shared_memory_is_bounded_and_so_are_temporary_files(overlay: str) -> None:
+    volumes = {each["name"]: each for each in pod(overlay)["volumes"]}
+    mounts = {each["mountPath"]: each["name"] for each in server(overlay)["volumeMounts"]}
+    assert volumes[mounts["/dev/shm"]]["emptyDir"] == {"medium": "Memory", "sizeLimit": "64Mi"}  # noqa: S108
+    assert "sizeLimit" in volumes[mounts["/tmp"]]["emptyDir"]  # noqa: S108
 
 
 def test_clients_get_the_addresses_of_all_replicas(overlay: str) -> None:

@@ -232,3 +232,9 @@ def test_help_that_cannot_be_written_has_the_exit_code_of_that() -> None:
         ended = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert ended.returncode == 10
     assert ended.stderr == "python -m server: The standard output cannot be written: No space left on device.\n"
+
+
+def test_a_config_file_that_is_nested_too_deeply_is_told_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "deep.toml").write_text("port = " + "[" * 50_000)
+    with pytest.raises(ValueError, match=r"The config file .*deep\.toml is nested too deeply\."):
+        settings.load([f"--config={tmp_path / 'deep.toml'}"])
