@@ -238,7 +238,7 @@ def test_prometheus_finds_the_metrics_by_that_service_alone(overlay: str) -> Non
     found = [
         each
         for each in manifests(overlay)
-        if each["kind"] == "Service" and wanted <= each["metadata"]["labels"].items()
+        if each["kind"] == "Service" and wanted <= each["metadata"].get("labels", {}).items()
     ]
     assert [each["metadata"]["name"] for each in found] == ["glimpse-metrics"]
     assert [each["port"] for each in monitor["endpoints"]] == ["metrics"]
