@@ -16,6 +16,9 @@ import os
 import reprlib
 import stat
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -48,14 +51,26 @@ def read(path: Path, limit: int) -> bytes:
         OSError: it cannot be opened or read.
         ValueError: it is no plain file, or has more bytes.
     """
-    # Looked at before it is opened as well: to open a device can be an act of its own.
-    _refuse_other(path.stat().st_mode)
-    with os.fdopen(os.open(path, _FLAGS), "rb") as file:
-        _refuse_other(os.fstat(file.fileno()).st_mode)
+    with opened(path) as file:
         data = file.read(limit + 1)
     if len(data) > limit:
         raise ValueError(f"it has more than {limit:,} bytes, which is more than such a file may have")
     return data
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BufferedReader]:
+    """A plain file, to be read; for those whose size is bounded elsewhere.
+
+    Raises:
+        OSError: it cannot be opened.
+        ValueError: it is no plain file.
+    """
+    # Looked at before it is opened as well: to open a device can be an act of its own.
+    _refuse_other(path.stat().st_mode)
+    with os.fdopen(os.open(path, _FLAGS), "rb") as file:
+        _refuse_other(os.fstat(file.fileno()).st_mode)
+        yield file
 
 
 def _refuse_other(mode: int) -> None:

@@ -103,14 +103,16 @@ def digest(path: Path) -> str:
         BundleError: the file cannot be read.
     """
     try:
-        with path.open("rb") as file:
+        with bounded_files.opened(path) as file:
             whole = hashlib.file_digest(file, "sha256")
         for beside in (path.with_name(path.name + ending) for ending in BESIDE):
             if beside.is_file():
-                with beside.open("rb") as file:
+                with bounded_files.opened(beside) as file:
                     whole.update(hashlib.file_digest(file, "sha256").digest())
     except OSError as error:
         raise BundleError(f"{path} cannot be read: {error.strerror or error}. A bundle needs its weights.") from error
+    except ValueError as error:
+        raise BundleError(f"{path} cannot be read: {error}.") from error
     return "sha256:" + whole.hexdigest()
 
 
@@ -278,8 +280,7 @@ def _from_dict(folder: Path, values: dict[str, Any]) -> Bundle:
 def _of_type(values: Mapping[str, Any], field: str, kind: type) -> Any:
     """A value of that type; checked before anything looks at it more closely, such as at its hash."""
     if not isinstance(value := values[field], kind):
-        expected = {str: "text", dict: "an object"}[kind]
-        raise TypeError(f"{field} must be {expected}. Received: {shown(value)}")
+        raise TypeError(f"{field} must be {'text' if kind is str else 'an object'}. Received: {shown(value)}")
     return value
 
 

@@ -207,7 +207,7 @@ def _check(checkpoint: Checkpoint, found: Path, *, name: Path) -> None:
 
 def _hashes(path: Path, algorithms: set[str]) -> dict[str, str]:
     digests = {algorithm: hashlib.new(algorithm, usedforsecurity=False) for algorithm in algorithms}
-    with path.open("rb") as file:
+    with bounded_files.opened(path) as file:
         while chunk := file.read(1 << 20):
             for digest in digests.values():
                 digest.update(chunk)

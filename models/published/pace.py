@@ -18,7 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from typing_extensions import WriteableBuffer
+    from _typeshed import WriteableBuffer
 
 _MORE = 1 << 20  # bytes of an attempt that are not the file's: headers, and some framing
 
@@ -142,7 +142,7 @@ class _Raw(io.RawIOBase):
         return True
 
     def readinto(self, buffer: WriteableBuffer, /) -> int | None:
-        count: int | None = self._connection.readinto(buffer)  # type: ignore[attr-defined]  # its stub lacks it
+        count: int | None = self._connection.readinto(buffer)
         self._pace.received(count or 0)
         return count
 

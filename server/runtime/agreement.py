@@ -29,6 +29,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
+from models import bounded_files
 from models.published import FetchError, cache_folder
 from server import build, cleanup
 
@@ -131,7 +132,7 @@ def known(follows_from: Mapping[str, Any]) -> Agreement | None:
     if (path := _path(follows_from)) is None:
         return None
     try:
-        values = json.loads(path.read_text("utf-8"))
+        values = bounded_files.parse_json(bounded_files.read_text(path))
         if values["follows_from"] != dict(follows_from):
             raise ValueError("it is of something else")  # noqa: TRY301 - one place says what becomes of such a file
         found = Agreement(**values["agreement"])

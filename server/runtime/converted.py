@@ -30,6 +30,7 @@ from typing import Any, cast
 import structlog
 from filelock import FileLock, Timeout
 
+from models import bounded_files
 from models import bundle as bundles
 from models.bundle import Bundle
 from models.published import FetchError, cache_folder
@@ -41,6 +42,7 @@ from server.runtime.converting import convert_elsewhere
 GRAPH = "network.xml"
 _WEIGHTS = "network.bin"  # OpenVINO's own name for the file beside the graph
 _SUMMARY = "network.json"
+_SUMMARY_BYTES = 4 << 20  # thousands of stages take less
 # By the names under which they are published.
 _PACKAGES = ("keras", "keras-nightly", "tensorflow", "tensorflow-cpu", "tf-nightly", "tf-nightly-cpu", "openvino")
 _ROOT = Path(__file__).parents[2]
@@ -234,7 +236,7 @@ def _read(folder: Path, *, warns: bool = True) -> Converted | None:
     """
     refused, broken, found = "", "", None
     try:
-        values = json.loads((folder / _SUMMARY).read_text("utf-8"))
+        values = bounded_files.parse_json(bounded_files.read_text(folder / _SUMMARY, _SUMMARY_BYTES))
         if "unsupported" in values:
             refused = str(values["unsupported"])
         elif damaged := [name for name in (GRAPH, _WEIGHTS) if bundles.digest(folder / name) != values["files"][name]]:

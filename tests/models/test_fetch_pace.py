@@ -34,10 +34,9 @@ def server() -> Iterator[Server]:
         yield state
 
 
-def policy(clock: Clock, **changes: float) -> Policy:
+def policy(clock: Clock, seconds: float = 3600.0) -> Policy:
     """Small enough for the body of the tests, of 10 kB."""
-    values = {"rate": 100.0, "window": 60.0, "seconds": 3600.0, **changes}
-    return Policy(attempts=3, backoff=0.0, timeout=30.0, clock=clock, **values)
+    return Policy(attempts=3, backoff=0.0, timeout=30.0, rate=100.0, window=60.0, seconds=seconds, clock=clock)
 
 
 def drip(handler: Handler, clock: Clock, data: bytes, seconds: float) -> None:

@@ -8,6 +8,7 @@ import os
 import shutil
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -342,6 +343,12 @@ def test_a_link_beside_a_weights_file_is_followed_within_its_folder(tmp_path: Pa
     (folder / name).symlink_to("../outer")
     with pytest.raises(BundleError, match=f"must lie in its folder.*or name the file with {setting}"):
         sources.resolve(source)
-    field = name.partition(".")[0]
-    named = sources.Source(weights=str(folder / "net.h5"), **{field: (tmp_path / "outer")})
+    outer = tmp_path / "outer"
+    named = replace(source, labels=outer) if name == "labels.txt" else replace(source, recipe=outer)
     assert sources.resolve(named).labels == (ClassLabel("cat"),)
+
+
+def test_a_pipe_is_never_hashed(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "weights")
+    with pytest.raises(BundleError, match="it is a pipe"):
+        bundle.digest(tmp_path / "weights")

@@ -34,7 +34,7 @@ def counted(file: Path) -> int:
 def flood(caller: grpc.Channel, kind: str) -> None:
     """Calls that are refused, each for the same reason."""
     path = "/glimpse.v1.ImageClassifier/Classify"
-    raw = caller.unary_unary(path, request_serializer=None, response_deserializer=None)
+    raw: Any = caller.unary_unary(path, request_serializer=None, response_deserializer=None)
     stub = ImageClassifierStub(caller)
     calls: dict[str, Callable[[], Any]] = {
         "TOKEN_REFUSED": lambda: raw.future(b"", metadata=bearer("wrong"), timeout=TIMEOUT),
