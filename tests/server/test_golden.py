@@ -137,5 +137,12 @@ def test_answers_of_other_weights_are_refused_at_once(bare: bundles.Bundle) -> N
         gate(bundles.read(bare.folder), "auto")
 
 
+def test_a_golden_picture_that_cannot_be_decoded_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(EMBEDDED.folder, tmp_path / "bundle"))
+    next((folder / "golden").glob("*.png")).write_bytes(b"no picture")
+    with pytest.raises(GoldenError, match=r"A picture of the golden answers of .* cannot be decoded"):
+        gate(bundles.read(folder), "auto")
+
+
 def test_the_tolerances_are_stated_for_every_precision_that_a_runtime_reports() -> None:
     assert set(golden.TOLERANCES) == {"float32", "bfloat16"}

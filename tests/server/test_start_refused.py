@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -178,3 +179,14 @@ def test_memory_that_ends_while_loading_is_told_the_same(monkeypatch: pytest.Mon
     monkeypatch.setattr(choice, "build", build)
     with pytest.raises(MemoryShortError, match="did not suffice to load the model se_resnet20_cifar10"):
         load(bundles.EMBEDDED_DEFAULT)
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [("labels.txt", ModelLoadError), ("weights.safetensors", ModelLoadError), ("golden/answers.json", GoldenError)],
+)
+def test_a_pipe_in_a_bundle_is_refused_and_not_waited_for(folder: Path, name: str, error: type[Exception]) -> None:
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(error, match=r"pipe|plain file"):
+        load(folder)
