@@ -10,6 +10,8 @@ from typing import Literal, TextIO
 
 import structlog
 
+from models.plain import sequences
+
 # gRPC logs these as errors with a traceback, though callers cause them at will: a header that is not UTF-8, and a
 # connection that goes while its answer is sent.
 _BY_CALLERS = ("Invalid encoding on ", "ExecuteBatchError raised in core ")
@@ -50,7 +52,7 @@ def configure(level: str, form: Literal["auto", "json", "text"]) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.stdlib.ExtraAdder(),
     ]
-    stream = _streams[0] if _streams else sys.stderr
+    stream = _streams[0] if _streams else sequences(sys.stderr)  # its colours; words are made plain below
     text = form == "text" or (form == "auto" and stream.isatty())
     last: list[structlog.typing.Processor] = (
         [

@@ -13,6 +13,7 @@ import structlog
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from models.plain import PlainText
 from server import logs
 
 HOSTILE = "\x1b[2J\x1b]0;owned\a\x9b2J\u202etxt\r\b\x7f\x00\n2026-01-01T00:00:00Z [info] rpc code=OK"
@@ -76,3 +77,28 @@ def test_no_text_is_obeyed(stream: io.StringIO, text: str) -> None:
     stream.truncate()
     structlog.get_logger("a test").info("rpc", details=text)
     check(logged(stream))
+
+
+def test_on_a_terminal_the_log_keeps_its_colours_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server's standard error carries plain text alone; the log has the way of those who make colours."""
+
+    class Raw(io.BytesIO):
+        def isatty(self) -> bool:
+            return True
+
+    raw, root = Raw(), logging.getLogger()
+    before, level = root.handlers[:], root.level
+    monkeypatch.setattr("sys.stderr", PlainText(raw, encoding="utf-8", write_through=True))
+    try:
+        logs.configure("info", "auto")
+        structlog.get_logger("a test").warning("a test", details=HOSTILE)
+    finally:
+        structlog.reset_defaults()
+        root.handlers[:] = before
+        root.setLevel(level)
+        logging.captureWarnings(capture=False)
+    printed = raw.getvalue().decode()
+    assert "\x1b[" in printed
+    assert "\N{REPLACEMENT CHARACTER}" not in printed
+    left = re.sub(r"\x1b\[[\d;]*m", "", printed)
+    assert not [char for char in left if unicodedata.category(char) in {"Cc", "Cf"} and char not in "\n\t"]
