@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
-from models.published import FetchError, fetch
+from models.published import FetchError, Policy, fetch
 from models.published.writing import write_whole
 from tests.models.web import BODY, QUICK, Server, checkpoint, serving, truncated
 
@@ -98,3 +99,9 @@ def test_a_record_is_written_whole_with_the_usual_rights(tmp_path: Path, preciou
     os.umask(mask)
     assert (tmp_path / "record").stat().st_mode & 0o777 == 0o666 & ~mask
     assert {path.name for path in tmp_path.iterdir()} == {"record", "precious"}
+
+
+def test_a_lock_that_is_never_let_go_is_not_waited_for_without_end(server: Server, cache: Path) -> None:
+    with FileLock(cache / "net.h5.lock"), pytest.raises(FetchError, match=r"Another process has held .*net\.h5\.lock"):
+        fetch(checkpoint(server.url), cache, policy=Policy(seconds=0.1))
+    assert server.requests == []
