@@ -73,11 +73,17 @@ class Layout:
             return {name: name for name in names}
         numbered = re.compile(rf"({'|'.join(self.recounted)})(?:_(\d+))?(/.*)")
         matches = {name: numbered.fullmatch(name) for name in names}
-        layers = {(match[1], int(match[2] or 0)) for match in matches.values() if match}
+        layers: dict[str, set[int]] = {}
+        for match in filter(None, matches.values()):
+            layers.setdefault(match[1], set()).add(int(match[2] or 0))
+        ranks = {
+            (kind, number): rank
+            for kind, numbers in layers.items()
+            for rank, number in enumerate(sorted(numbers), start=1)
+        }
 
         def compared(match: re.Match[str]) -> str:
-            rank = sum(kind == match[1] and number <= int(match[2] or 0) for kind, number in layers)
-            return f"{match[1]}_{rank}{match[3]}"
+            return f"{match[1]}_{ranks[match[1], int(match[2] or 0)]}{match[3]}"
 
         return {compared(match) if match else name: name for name, match in matches.items()}
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+import struct
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from models import bounded_files, messages, published
+from models import bounded_files, messages, opened, published
 from models import bundle as bundles
 from models.bundle import Bundle, BundleError, ClassLabel, read_labels
 from models.catalogue import find
@@ -18,6 +19,7 @@ from models.suggestions import did_you_mean
 
 LABELS = ("labels.txt",)
 RECIPES = ("recipe.toml", "recipe.json")
+_ZIP = b"PK\x03\x04"
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
@@ -48,6 +50,8 @@ def resolve(source: Source) -> Bundle:
         return _bundle(source, path)
     if path.is_file():
         return _file(source, path)
+    if path.exists() and not path.is_dir():
+        _plain(path).close()  # a named pipe or a device, which is told
     architecture = source.architecture or bundles.DEFAULT[0]
     shipped = bundles.embedded(architecture)
     if source.weights in shipped and source.variant is None:
@@ -98,6 +102,7 @@ def _published(source: Source, architecture: str) -> Bundle:
 
 
 def _file(source: Source, path: Path) -> Bundle:
+    _plain(path).close()  # before it is read for its hash: a file of holes takes for ever
     if not source.architecture and not _is_saved_model(path):
         raise BundleError(_without_architecture(path))
     return _made(
@@ -155,13 +160,28 @@ def _without_architecture(path: Path) -> str:
 
 def _is_saved_model(path: Path) -> bool:
     """Whether a file may hold a whole model of Keras; of an ``.h5`` file whoever reads it will say."""
-    with path.open("rb") as file:
-        if file.read(len(_HDF5)) == _HDF5:
+    with _plain(path) as file:
+        head = file.read(len(_HDF5))
+        if head == _HDF5:
             return not path.name.endswith(".weights.h5")
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return "config.json" in archive.namelist()
+        if not head.startswith(_ZIP):
+            return False
+        try:
+            with zipfile.ZipFile(file) as archive:
+                return "config.json" in archive.namelist()
+        except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError, struct.error):
+            return path.suffix == ".keras"  # damaged, as whoever reads it will say
+
+
+def _plain(path: Path) -> BinaryIO:
+    try:
+        return opened.plain(path)
+    except OSError as error:
+        raise BundleError(
+            str(error)
+            if isinstance(error, opened.NotAFileError)
+            else f"{path} cannot be read: {error.strerror or error}. Give the path of a file that can be."
+        ) from error
 
 
 def _beside(path: Path, what: str, names: tuple[str, ...]) -> Path:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from models.builder import Assembly
 from models.messages import lacks_memory, short
-from models.own import scores
+from models.own import bounds, scores
 from models.own.inlined import Flat, inlined
 from models.own.reading import read
 from models.prestem import graph
@@ -21,6 +21,8 @@ from models.spec import Output, StageSummary
 from models.weights.errors import WeightsError
 
 # By how much two ways to compute the same may differ, as a share of the largest number.
+# Numbers that Keras may keep at a time, of all operations and pictures, where that is more than two pictures.
+_TOGETHER = 1 << 28
 _SAME = {"float16": 3e-2, "bfloat16": 1e-1}
 
 
@@ -44,7 +46,8 @@ def load(path: Path, *, recipe: Recipe, classes: int) -> Assembly:
         warnings.simplefilter("ignore")  # of what its author could do better; whoever serves it cannot
         model = read(path)
         _check(path, model, recipe, classes)
-        flat, expected = _flat(path, model, recipe)
+        made = bounds.check_computation(path, model, recipe)
+        flat, expected = _flat(path, model, recipe, _TOGETHER // max(1, made))
     network, kind = _up_to_logits(path, flat, expected)
     stage = StageSummary(
         "network", type(model).__name__.lower(), 1, (classes,), network.count_params(), flat.multiply_adds
@@ -91,10 +94,10 @@ def _scores(shape: tuple[int | None, ...]) -> str:
     return f"{shape[0]} scores" if len(shape) == 1 else f"scores of the shape {shape}"
 
 
-def _flat(path: Path, model: keras.Model, recipe: Recipe) -> tuple[Flat, NDArray[np.float32]]:
-    """The model without models within it, and what it gives for `scores.pictures`."""
+def _flat(path: Path, model: keras.Model, recipe: Recipe, at_once: int) -> tuple[Flat, NDArray[np.float32]]:
+    """The model without models within it, and what it gives for `scores.pictures`, so many of them at once."""
     pixels = scores.pictures(recipe)
-    expected = _answers(path, model, recipe, pixels)
+    expected = _answers(path, model, recipe, pixels, at_once)
     alone = _answers(path, model, recipe, pixels[-1:])
     if not _same(alone, expected[-1:], model):
         raise WeightsError(
@@ -103,7 +106,7 @@ def _flat(path: Path, model: keras.Model, recipe: Recipe) -> tuple[Flat, NDArray
         )
     try:
         flat = inlined(model, (recipe.height, recipe.width, 3))
-        if _same(_answers(path, flat.model, recipe, pixels), expected, model):
+        if _same(_answers(path, flat.model, recipe, pixels, at_once), expected, model):
             return flat, expected
     except (WeightsError, ValueError, TypeError, AttributeError, NotImplementedError):
         pass  # what Keras raises for a graph that it cannot walk through; then it is served as it is
@@ -131,8 +134,13 @@ def _up_to_logits(path: Path, flat: Flat, expected: NDArray[np.float32]) -> tupl
     return model, "logits"
 
 
-def _answers(path: Path, model: keras.Model, recipe: Recipe, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """What a model gives for uint8 ``[P, H, W, 3]``: ``[P, classes]``."""
+def _answers(
+    path: Path, model: keras.Model, recipe: Recipe, pixels: NDArray[np.uint8], at_once: int = 1
+) -> NDArray[np.float32]:
+    """What a model gives for uint8 ``[P, H, W, 3]``, at least two at once where there are two: ``[P, classes]``."""
+    if len(pixels) > (step := max(2, at_once)):
+        parts = [pixels[start : start + step] for start in range(0, len(pixels), step)]
+        return np.concatenate([_answers(path, model, recipe, part) for part in parts])
     try:
         images = graph.scale(keras.ops.convert_to_tensor(pixels), recipe)
         if not isinstance(model, keras.Sequential):  # which has no names for its input

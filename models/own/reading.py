@@ -1,16 +1,14 @@
 """Reading whole models from Keras' files: `.keras`, and the `.h5` of older versions, also what Keras 2 wrote.
 
-Nothing in a file is run: layers with code of their own are refused. The weights of older files are read by our own
-readers, so that the C library behind HDF5 sees such a file only in a process of its own.
+Nothing in a file is run: layers with code of their own are refused. What a file claims is counted before Keras builds
+anything, and while it does (`models.own.bounds`). The weights of older files are read by our own readers.
 """
 
 from __future__ import annotations
 
 import contextlib
 import inspect
-import json
 import re
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,11 +18,10 @@ import numpy as np
 
 from models import weights
 from models.messages import short
-from models.weights import hdf5_file
+from models.own import bounds
 from models.weights.errors import WeightsError
+from models.weights.files import saved_model
 
-_CONFIG, _METADATA = "config.json", "metadata.json"
-_SIZE = 64 << 20  # bytes of either
 _SHOWN = 5  # names in a message
 # Classes of models; Keras 1 called a functional one "Model".
 _MODELS = ("Functional", "Model", "Sequential")
@@ -42,13 +39,21 @@ def read(path: Path) -> keras.Model:
         WeightsError: it is no such file, or holds what cannot be built without running its code; one line says what.
         MemoryError: there was not enough.
     """
-    config, old = _config(path)
+    # A process of its own looks at the file first: nothing in it is compressed, and its numbers are all there.
+    found = saved_model(path)
+    if not found.config:
+        raise WeightsError(
+            f"{path} holds weights without their network. Name the architecture that they belong to, or give a .keras "
+            "file, which has both."
+        )
+    config = bounds.parsed(path, found.config)
     foreign = list(dict.fromkeys(_foreign(config)))
     try:
-        if not old:
-            return keras.saving.load_model(path, compile=False, safe_mode=True)
-        if not foreign:
-            return _rebuilt(config, path)
+        with bounds.held_to(path, found.numbers):
+            if not found.old:
+                return keras.saving.load_model(path, compile=False, safe_mode=True)
+            if not foreign:
+                return _rebuilt(config, path)
         trouble = "they cannot be built"
     except (MemoryError, WeightsError):
         raise
@@ -69,38 +74,6 @@ def _likely(path: Path) -> str:
     with contextlib.suppress(WeightsError, OSError):
         return weights.told(path)
     return ""
-
-
-def _config(path: Path) -> tuple[Any, bool]:
-    """The configuration of the model in a file, and whether it is in the way of Keras 2."""
-    with path.open("rb") as file:
-        if file.read(len(hdf5_file.MAGIC)) == hdf5_file.MAGIC:
-            text = hdf5_file.Hdf5(file, path).text("", "model_config")
-            if text is None:
-                raise WeightsError(
-                    f"{path} holds weights without their network. Name the architecture that they belong to, or give a "
-                    ".keras file, which has both."
-                )
-            return _parsed(text, path), True
-    try:
-        with zipfile.ZipFile(path) as archive:
-            config = _parsed(_member(archive, _CONFIG), path)
-            version = _parsed(_member(archive, _METADATA), path) if _METADATA in archive.namelist() else {}
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, KeyError, EOFError) as error:
-        raise WeightsError(f"{path} is a damaged .keras file: {short(error)}. Copy it again.") from error
-    return config, isinstance(version, dict) and str(version.get("keras_version", "3")).startswith("2.")
-
-
-def _member(archive: zipfile.ZipFile, name: str) -> bytes:
-    with archive.open(name) as member:
-        return member.read(_SIZE)
-
-
-def _parsed(text: str | bytes, path: Path) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise WeightsError(f"{path} has a damaged configuration: {short(error)}. Copy it again.") from error
 
 
 def _layers(model: Any) -> Iterator[dict[str, Any]]:

@@ -1,14 +1,28 @@
 """Weights: reading them from where people have them, and setting a network's by role, never by position.
 
-`load` takes any file that `read` can; `save` writes safetensors with our own names.
+`load` takes any file that `read` can; `save` writes safetensors with our own names. Keras is loaded with what needs it,
+not before: the process in which files are read does without.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from models.weights.errors import WeightsError, WeightsMismatchError
 from models.weights.files import read
-from models.weights.guess import told
-from models.weights.native import save
-from models.weights.transfer import load, transfer
+
+if TYPE_CHECKING:
+    from models.weights.guess import told
+    from models.weights.native import save
+    from models.weights.transfer import load, transfer
 
 __all__ = ["WeightsError", "WeightsMismatchError", "load", "read", "save", "told", "transfer"]
+_WITH_KERAS = {"told": "guess", "save": "native", "load": "transfer", "transfer": "transfer"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WITH_KERAS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(f"models.weights.{_WITH_KERAS[name]}"), name)

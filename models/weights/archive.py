@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zipfile
+import zlib
 from pathlib import Path
 from typing import IO, BinaryIO
 
@@ -20,24 +21,30 @@ class Archive:
 
     Members are only ever read into memory, so that their names need no checking: none becomes a path on disk.
 
+    Args:
+        file: the file.
+        path: of it, for messages.
+        data: all of it, as bytes, for `view`.
+
     Raises:
         WeightsError: damaged, encrypted, compressed, or with members that claim more than the file has.
     """
 
-    def __init__(self, file: BinaryIO, path: Path) -> None:
-        self._file, self._path = file, path
+    def __init__(self, file: BinaryIO, path: Path, data: memoryview | None = None) -> None:
+        self.file, self._path = file, path
+        self.data = memoryview(b"") if data is None else data
         size = file.seek(0, 2)
         try:
             self._zip = zipfile.ZipFile(file)
-        except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError) as error:
+        except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError, struct.error) as error:
             raise WeightsError(f"{path} is a damaged zip file: {error}. Copy it again.") from error
         members = self._zip.infolist()
         self.names = [member.filename for member in members]
         for member in members:
             if member.flag_bits & 1 or member.compress_type != zipfile.ZIP_STORED:
                 raise WeightsError(
-                    f"{path} holds {member.filename!r} compressed or encrypted. PyTorch and Keras store tensors as "
-                    "they are: save the file with them again."
+                    f"{path} holds {member.filename[:80]!r} compressed or encrypted. PyTorch and Keras store tensors "
+                    "as they are: save the file with them again."
                 )
         # Members may share bytes of the file, which would multiply it in memory.
         if sum(member.file_size for member in members) > size or len(set(self.names)) < len(self.names):
@@ -47,8 +54,8 @@ class Archive:
         """Where in the file a member begins, and its size in bytes."""
         try:
             member = self._zip.getinfo(name)
-            self._file.seek(member.header_offset)
-            header = self._file.read(_LOCAL_HEADER)
+            self.file.seek(member.header_offset)
+            header = self.file.read(_LOCAL_HEADER)
         except (KeyError, ValueError, OSError) as error:
             raise self._unreadable(name, error) from error
         if len(header) < _LOCAL_HEADER or not header.startswith(b"PK\x03\x04"):
@@ -57,19 +64,17 @@ class Archive:
 
     def open(self, name: str) -> IO[bytes]:
         """A member for reading and seeking; its checksum is not compared."""
-        return io.BufferedReader(Window(self._file, *self.place(name)))
+        return io.BufferedReader(Window(self.file, *self.place(name)))
 
-    def read(self, name: str) -> bytes:
-        """All of a member, its checksum compared."""
-        try:
-            member = self._zip.open(name)
-        except (zipfile.BadZipFile, NotImplementedError, KeyError, ValueError, OSError, RuntimeError) as error:
-            raise self._unreadable(name, error) from error
-        with member:
-            try:
-                return member.read()
-            except (zipfile.BadZipFile, EOFError, ValueError, OSError) as error:
-                raise WeightsError(f"{self._path} holds a damaged {name!r}: {error}. Copy the file again.") from error
+    def view(self, name: str) -> memoryview:
+        """All of a member, its checksum compared, as a part of the archive's own bytes."""
+        start, size = self.place(name)
+        if start + size > len(self.data):
+            raise self._unreadable(name, "it ends behind the end of the file")
+        found = self.data[start : start + size]
+        if zlib.crc32(found) != self._zip.getinfo(name).CRC:
+            raise WeightsError(f"{self._path} holds a damaged {name[:80]!r}: bad checksum. Copy the file again.")
+        return found
 
     def _unreadable(self, name: str, error: object) -> WeightsError:
-        return WeightsError(f"{self._path} lacks a readable {name!r}: {error}. Copy the file again.")
+        return WeightsError(f"{self._path} lacks a readable {name[:80]!r}: {error}. Copy the file again.")

@@ -9,9 +9,12 @@ from numpy.typing import NDArray
 
 def arranged(
     tensor: NDArray[np.generic], layer: keras.Layer, variable: keras.Variable, order: str
-) -> NDArray[np.float32]:
-    """`tensor` with its axes in our order; what cannot be arranged is left as it is, for the caller to see."""
-    value: NDArray[np.float32] = tensor.astype(np.float32)
+) -> NDArray[np.generic]:
+    """`tensor` with its axes in our order; what cannot be arranged is left as it is, for the caller to see.
+
+    Its numbers keep their format: many names may share them, and only what is taken is worth a copy.
+    """
+    value = tensor
     shape = tuple(variable.shape)
     if not variable.name.endswith("kernel") or order == "HWIO":
         return _squeezed(_gathered(value, layer), shape)
@@ -33,12 +36,12 @@ def arranged(
     return _squeezed(value, shape)
 
 
-def foreground(value: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
+def foreground(value: NDArray[np.generic], shape: tuple[int, ...]) -> NDArray[np.generic]:
     """A classifier without its first class, where it has one more than the network."""
-    return _squeezed(value[..., 1:], shape) if value.shape[-1] == shape[-1] + 1 else value
+    return _squeezed(value[..., 1:], shape) if value.ndim and value.shape[-1] == shape[-1] + 1 else value
 
 
-def _gathered(value: NDArray[np.float32], layer: keras.Layer) -> NDArray[np.float32]:
+def _gathered(value: NDArray[np.generic], layer: keras.Layer) -> NDArray[np.generic]:
     """A grouped convolution's kernel from the depthwise one as which Keras Applications write it.
 
     There each of the G * I channels has O outputs of its own, those of a group to be added up:
@@ -52,7 +55,7 @@ def _gathered(value: NDArray[np.float32], layer: keras.Layer) -> NDArray[np.floa
     return split.transpose(0, 1, 3, 2, 4).reshape(height, width, channels // groups, groups * outputs)
 
 
-def _squeezed(value: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
+def _squeezed(value: NDArray[np.generic], shape: tuple[int, ...]) -> NDArray[np.generic]:
     """A 1x1 convolution and a dense layer hold the same matrix: [1, 1, I, O] as [I, O], and the other way round."""
     ones = (1, 1)
     if {value.ndim, len(shape)} == {2, 4} and (*ones, *value.shape)[-4:] == (*ones, *shape)[-4:]:

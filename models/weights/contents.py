@@ -14,6 +14,16 @@ Tensors = Mapping[str, NDArray[np.generic]]
 
 
 @dataclass(frozen=True, slots=True)
+class SavedModel:
+    """What the file of a whole model of Keras says of it; nothing of that is built or believed yet."""
+
+    config: str  # JSON; empty: the file holds weights alone
+    old: bool  # in the way of Keras 2
+    hdf5: bool  # else a zip file
+    numbers: int  # in all of its variables but those of an optimizer
+
+
+@dataclass(frozen=True, slots=True)
 class Contents:
     """Named tensors, and where the file has one the graph that they are of."""
 

@@ -1,6 +1,8 @@
 """Reading named tensors from a file, whatever its format; none of them can run code.
 
-The format is told by how the file begins, not by what it is called.
+The format is told by how the file begins, not by what it is called. Safetensors, which are made to be read from
+anybody, are read here; all others in a process of their own (`models.weights.isolated`), for which the system limits
+memory and computing.
 """
 
 from __future__ import annotations
@@ -11,14 +13,12 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from models.weights import hdf5_file, keras_file, onnx_file, safetensors_file, tflite_file, torch_file
-from models.weights.archive import Archive
-from models.weights.contents import Contents
+from models import opened
+from models.weights import formats, isolated, safetensors_file
+from models.weights.contents import Contents, SavedModel
 from models.weights.errors import WeightsError
 
 Tensors = dict[str, NDArray[np.generic]]
-
-_HEAD = 512  # bytes that tell every format
 
 
 def read(path: Path) -> Tensors:
@@ -41,42 +41,37 @@ def contents(path: Path) -> Contents:
     - TFLite: the constant tensors, quantised ones as the numbers that they stand for.
 
     Of ONNX and TFLite, integers and single numbers are left out: they are arguments of operations, as shapes are.
-    Tensors are read-only where that saves a copy; bfloat16 becomes float32.
+    Tensors are read-only where that saves a copy; bfloat16 becomes float32. All together they take at most
+    `models.weights.limits.decoded` bytes, whatever the file claims.
 
     Raises:
-        WeightsError: not a file of a format that is known, a damaged one, or one that needs a package which is missing.
+        WeightsError: not a file of a format that is known, a damaged one, one that claims more than it can hold, or one
+            that needs a package which is missing.
         OSError: the file cannot be opened.
     """
-    with path.open("rb") as file:
-        head = file.read(_HEAD)
-        file.seek(0)
-        if head.startswith(b"PK\x03\x04"):
-            return _read_zip(file, path)
-        if head.startswith(torch_file.LEGACY):
-            return torch_file.read_legacy(file, path)
-        if head.startswith(hdf5_file.MAGIC):
-            return Contents(keras_file.read_hdf5(file, path))
-        if head[4:8] == tflite_file.MAGIC:
-            return tflite_file.read(file, path)
-        # Neither of the last two has a magic number: safetensors begins with a length and an object of JSON, ONNX with
-        # its first field, the version of its format.
-        if head[8:9] == b"{":
-            return Contents(safetensors_file.read(file, path))
-        if head.startswith(onnx_file.FIRST_FIELD):
-            return onnx_file.read(file, path)
-    raise WeightsError(
-        f"{path} is not a safetensors file, nor one of PyTorch, Keras, ONNX or TFLite: it begins with {head[:16]!r}. "
-        "Save the weights in one of these formats."
-    )
+    with plain(path) as file:
+        if formats.told(file) == "safetensors":
+            return formats.checked(Contents(safetensors_file.read(file, path)), file, path)
+        return isolated.contents(file, path)
 
 
-def _read_zip(file: BinaryIO, path: Path) -> Contents:
-    archive = Archive(file, path)
-    if keras_file.WEIGHTS in archive.names:
-        return Contents(keras_file.read_archive(archive, path))
-    if any(torch_file.is_pickle(name) for name in archive.names):
-        return torch_file.read_zip(archive, path)
-    raise WeightsError(
-        f"{path} is a zip file with neither {keras_file.WEIGHTS} (Keras) nor data.pkl (PyTorch): it holds "
-        f"{', '.join(archive.names[:5]) or 'nothing'}. Save the weights in a format of theirs, or as safetensors."
-    )
+def saved_model(path: Path) -> SavedModel:
+    """What a file of a whole model of Keras says of it, read as `contents` reads: its configuration and its size.
+
+    Raises and returns as `contents` does.
+    """
+    with plain(path) as file:
+        return isolated.saved_model(file, path)
+
+
+def plain(path: Path) -> BinaryIO:
+    """A file for reading, see `models.opened.plain`.
+
+    Raises:
+        WeightsError: it is no plain file.
+        OSError: it cannot be opened.
+    """
+    try:
+        return opened.plain(path)
+    except opened.NotAFileError as error:
+        raise WeightsError(str(error)) from error

@@ -18,7 +18,7 @@ class DamagedError(ValueError):
 class Buffer:
     """The bytes of a file, never read beyond its ends."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes | memoryview) -> None:
         self._data = memoryview(data)
         # Many offsets may lead to one table; following them all could take for ever.
         self._tables = _TABLES

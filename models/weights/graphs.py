@@ -24,10 +24,14 @@ Kind = Literal["conv", "dense", "affine", "join", "linear", "other", "shape"]
 
 
 _USES, _SPARE = 4, 1 << 16
+NODES = 50_000  # operations of a graph; the largest published models have some thousand
+# Inputs of all joins of a graph. Concatenations of concatenations count all that is in them, which doubles what a graph
+# of two at each step has; DenseNet-264 has some ten thousand.
+_JOINED = 1_000_000
 
 
 class RepeatedError(Exception):
-    """A graph uses its constants more often than any network does."""
+    """A graph uses its constants, or joins its values, more often than any network does."""
 
 
 class Budget:
@@ -145,10 +149,15 @@ class Reduced:
 
 
 def reduced(graph: Graph) -> Reduced | None:
-    """The units of a file's graph; None where its answer does not follow from its input."""
+    """The units of a file's graph; None where its answer does not follow from its input.
+
+    Raises:
+        RepeatedError: its values are joined more often than those of any network.
+        ValueError: a bias is of another size than its kernel.
+    """
     consumers = Counter(name for node in graph.nodes for name in node.inputs)
     values: dict[str, Value | None] = {}
-    image, scaled = Value(Unit("input"), linear=True), False
+    image, scaled, joins = Value(Unit("input"), linear=True), False, 0
     for node in graph.nodes:
         taken = [value for name in node.inputs if (value := values.get(name, image)) is not None]
         if not taken or node.kind == "shape":
@@ -162,6 +171,9 @@ def reduced(graph: Graph) -> Reduced | None:
             scaled |= first.unit is image.unit
             value = _affine(node, first, alone=alone, image=image.unit)
         elif len(taken) > 1:
+            joins += sum(len(one.unit.inputs) if one.unit.kind == "concat" else 1 for one in taken)
+            if joins > _JOINED:
+                raise RepeatedError
             value = joined(node.operation, taken)
         else:
             value = Value(first.unit, linear=first.linear and node.kind == "linear")
@@ -178,6 +190,8 @@ def _kernel_unit(node: Node, order: Order, before: Unit) -> Unit:
     sides = (1, 1) if len(shape) < 4 else (shape[2:] if order == "OIHW" else shape[1:3])
     key = kernel_key(rows, outputs, node.stride, (sides[0], sides[1]))
     bias = None if node.bias is None else node.bias.reshape(-1)
+    if bias is not None and bias.size > 1 and bias.size != outputs:
+        raise ValueError(f"a bias of {bias.size} numbers behind a kernel of {outputs} outputs")
     return Unit("conv", key, [before], source=node, shift=bias)
 
 

@@ -1,27 +1,19 @@
-"""What lies where in an HDF5 file: a program of its own, which `models.weights.hdf5_file` runs.
+"""What lies where in an HDF5 file, which is told by the library behind h5py.
 
-The library behind h5py is C and not made against hostile files: damaged ones can make it loop for ever, take all
-memory or crash. So it reads them in this process, which has limits and nothing to lose, and which tells only names,
-shapes and places; whoever started it reads the numbers, and checks that they are within the file.
-
-It follows no link out of the file, opens no other file and reads no dataset. It is run by its path, with the file
-as standard input and three numbers as arguments: the seconds of computing that it may take, where in the file the HDF5
-file begins (it may be a member of a zip archive), and how many bytes it has.
+That is C and not made against hostile files: damaged ones can make it loop for ever, take all memory or crash. So it
+sees them only in a process which has limits and nothing to lose (`models.weights.reader`), and is asked for names,
+shapes and places alone. It follows no link out of the file, opens no other file and reads no dataset.
 """
 
 from __future__ import annotations
 
-import contextlib
 import io
-import json
 import math
-import sys
 from typing import IO, TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-_MEMORY = 4 << 30  # bytes of address space, most of it for libraries
 _OBJECTS = 200_000
 _DEPTH = 32  # of groups; nested models are a few deep
 _ATTRIBUTE = 1 << 20  # bytes; HDF5 itself keeps attributes below 64 KiB
@@ -74,19 +66,6 @@ class Window(io.RawIOBase):
         view[: len(data)] = data
         self._position += len(data)
         return len(data)
-
-
-def limit(seconds: int) -> None:
-    """Let the kernel end this process when it takes too much."""
-    try:
-        import resource
-    except ImportError:  # Windows; there remains the time that is waited for it
-        return
-    for what, most in ((resource.RLIMIT_AS, _MEMORY), (resource.RLIMIT_CPU, seconds), (resource.RLIMIT_CORE, 0)):
-        _, hard = resource.getrlimit(what)
-        # Not every system has every limit.
-        with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(what, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 
 
 def index(file: IO[bytes]) -> dict[str, Any]:
@@ -159,21 +138,3 @@ def _text(value: object) -> str | None:
     if isinstance(value, bytes):
         return value.decode(errors="replace")
     return value if isinstance(value, str) else None
-
-
-def main() -> int:
-    """Write the index as JSON, or what is wrong with the file."""
-    seconds, start, size = map(int, sys.argv[1:])
-    limit(seconds)
-    with open(0, "rb", closefd=False) as file:
-        try:
-            found = index(io.BufferedReader(Window(file, start, size)))
-        except Exception as error:  # noqa: BLE001 - whatever h5py says of a damaged file, it is damaged
-            sys.stderr.write(f"{type(error).__name__}: {error}".splitlines()[0])
-            return 1
-    json.dump(found, sys.stdout)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

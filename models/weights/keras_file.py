@@ -15,12 +15,13 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.weights.archive import Archive
+from models.weights.contents import SavedModel
 from models.weights.errors import WeightsError
 from models.weights.hdf5_file import Hdf5
 
@@ -28,7 +29,8 @@ Tensors = dict[str, NDArray[np.generic]]
 
 WEIGHTS = "model.weights.h5"
 _CONFIG = "config.json"
-_CONFIG_SIZE = 64 << 20  # bytes
+_METADATA = "metadata.json"
+_CONFIG_SIZE = 8 << 20  # bytes; those of the largest networks have one or two MiB
 _ROOTS = ("layers/", "_layer_checkpoint_dependencies/")  # the second is TensorFlow 2.13's; beside them: the optimizer
 # A layer in a list, or under another name, of a layer that is no model: models have theirs in "layers".
 _WITHIN = re.compile(r"(?:^|/)layers/([^/]+/(?!layers/)[^/]+/.+)$")
@@ -51,17 +53,64 @@ _OLD_NAME = re.compile(r".+?_(W|b|depthwise_kernel|pointwise_kernel|gamma|beta|r
 def read_archive(archive: Archive, path: Path) -> Tensors:
     """The tensors of a ``.keras`` file; the graph is looked at for names only, and nothing of it is built."""
     layers = _layers(archive, path) if _CONFIG in archive.names else {}
-    with archive.open(WEIGHTS) as member:
-        return _numbered(Hdf5(member, path, start=archive.place(WEIGHTS)[0]), path, layers)
+    return _numbered(_weights(archive, path), path, layers)
 
 
-def read_hdf5(file: IO[bytes], path: Path) -> Tensors:
+def _weights(archive: Archive, path: Path) -> Hdf5:
+    start, size = archive.place(WEIGHTS)
+    return Hdf5(archive.file, path, archive.data, start=start, size=size)
+
+
+def read_hdf5(hdf5: Hdf5, path: Path) -> Tensors:
     """The tensors of an HDF5 file of Keras."""
-    hdf5 = Hdf5(file, path)
     # A whole model of Keras 2 has its weights in a group.
     root = "model_weights" if "model_weights" in hdf5.members("") else ""
     names = hdf5.texts(root, "layer_names")
     return _numbered(hdf5, path, {}) if names is None else _listed(hdf5, path, root, names)
+
+
+def model(archive: Archive, path: Path) -> SavedModel:
+    """What a ``.keras`` file says of the model in it."""
+    if WEIGHTS not in archive.names:
+        raise WeightsError(f"{path} lacks {WEIGHTS}, in which Keras keeps the weights. Save the model again.")
+    config = _text(archive, _CONFIG, path)
+    metadata = _parsed(_text(archive, _METADATA, path), path) if _METADATA in archive.names else {}
+    version = metadata.get("keras_version", "3") if isinstance(metadata, dict) else "3"
+    old = isinstance(version, str) and version.startswith("2.")
+    return SavedModel(config, old=old, hdf5=False, numbers=_weights(archive, path).numbers())
+
+
+def old_model(hdf5: Hdf5, path: Path) -> SavedModel:
+    """What an ``.h5`` file says of the model in it."""
+    config = hdf5.text("", "model_config") or ""
+    if len(config) > _CONFIG_SIZE:
+        raise _too_long("model_config", path)
+    return SavedModel(config, old=True, hdf5=True, numbers=hdf5.numbers() if config else 0)
+
+
+def _text(archive: Archive, name: str, path: Path) -> str:
+    if name not in archive.names:
+        raise WeightsError(f"{path} is a damaged .keras file: it lacks {name}. Copy it again.")
+    if archive.place(name)[1] > _CONFIG_SIZE:
+        raise _too_long(name, path)
+    try:
+        return bytes(archive.view(name)).decode()
+    except UnicodeDecodeError as error:
+        raise WeightsError(f"{path} has a damaged configuration: {error}. Copy it again.") from error
+
+
+def _too_long(name: str, path: Path) -> WeightsError:
+    return WeightsError(
+        f"{path} has a configuration, {name}, of more than {_CONFIG_SIZE >> 20} MiB; those of the largest networks "
+        "have one or two. Save the model again."
+    )
+
+
+def _parsed(text: str, path: Path) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise WeightsError(f"{path} has a damaged configuration: {str(error)[:200]}. Copy it again.") from error
 
 
 def _listed(file: Hdf5, path: Path, root: str, layers: list[str]) -> Tensors:
@@ -140,8 +189,12 @@ def _roles(kind: str, count: int, config: Mapping[str, Any], layer: str, path: P
 def _layers(archive: Archive, path: Path) -> dict[str, Mapping[str, Any]]:
     """By place in the weights, ``conv2d_1`` or ``functional/layers/dense``, the configuration of every layer."""
     try:
-        data = archive.read(_CONFIG)
-        graph = json.loads(data) if len(data) <= _CONFIG_SIZE else None
+        data = archive.view(_CONFIG)
+        if len(data) > _CONFIG_SIZE:
+            raise _too_long(_CONFIG, path)
+        graph = json.loads(bytes(data))
+    except WeightsError:
+        raise
     except (ValueError, RecursionError) as error:
         raise WeightsError(f"{path} has a damaged {_CONFIG}: {error}. Copy it again.") from error
     found: dict[str, Mapping[str, Any]] = {}

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from models import opened
 from models.bundle import BESIDE
+from models.weights import graphs, limits
 from models.weights.contents import Contents
 from models.weights.dtypes import BFLOAT16, numbers, width
 from models.weights.errors import WeightsError
-from models.weights.graphs import RepeatedError
 from models.weights.onnx_graph import graph_of
 
 FIRST_FIELD = b"\x08"  # of a ModelProto: ir_version
@@ -32,7 +32,19 @@ _INTEGERS = {2: ("u1", "int32_data"), 3: ("i1", "int32_data"), 6: ("<i4", "int32
 _EXTERNAL = 1  # TensorProto.DataLocation
 
 
-def read(file: BinaryIO, path: Path) -> Contents:
+def beside(path: Path) -> int:
+    """Bytes of the files beside a model in which its exporter may have put the tensors."""
+    size = 0
+    for ending in BESIDE:
+        try:
+            with opened.plain(path.with_name(path.name + ending)) as file:
+                size += file.seek(0, 2)
+        except (OSError, ValueError):
+            continue
+    return size
+
+
+def read(data: memoryview, path: Path) -> Contents:
     """The floating-point initializers with at least one axis, by name, and the graph.
 
     Raises:
@@ -43,11 +55,8 @@ def read(file: BinaryIO, path: Path) -> Contents:
         import onnx
     except ImportError as error:
         raise WeightsError(f"{path} seems to be ONNX, which needs a package: pip install onnx.") from error
-    try:
-        graph = onnx.load_model_from_string(file.read()).graph
-    except Exception as error:  # the errors of protobuf, which has a type of its own for them
-        raise WeightsError(f"{path} is neither a known format nor readable as ONNX: {error}. Copy it again.") from error
-    beside = _Beside(path)
+    graph = _graph(onnx.ModelProto(), data, path)
+    beside = _Beside(path, len(data))
     # What stands for other numbers is made into them where it is used.
     quantised = {name for node in graph.node if node.op_type == "DequantizeLinear" for name in node.input}
     tensors: dict[str, NDArray[np.generic]] = {}
@@ -55,7 +64,7 @@ def read(file: BinaryIO, path: Path) -> Contents:
     for initializer in graph.initializer:
         name = initializer.name
         if not name or name in constants:
-            raise WeightsError(f"{path} has two initializers called {name!r}. Export the model again.")
+            raise WeightsError(f"{path} has two initializers called {name[:80]!r}. Export the model again.")
         if initializer.data_type in _ARGUMENTS or name in quantised or not initializer.dims:
             if initializer.data_type in _INTEGERS or initializer.data_type in _DTYPES:
                 constants[name] = _array(initializer, beside, {**_DTYPES, **_INTEGERS})
@@ -72,17 +81,36 @@ def read(file: BinaryIO, path: Path) -> Contents:
 
     try:
         return Contents(tensors, graph=graph_of(graph, constants, value))
-    except RepeatedError as error:
+    except graphs.RepeatedError as error:
         raise WeightsError(
             f"{path} uses its tensors more often than any network does. Export the model again."
         ) from error
 
 
+def _graph(model: Any, data: memoryview, path: Path) -> Any:
+    """The graph of a model, once it is known to be no larger than any network's."""
+    try:
+        model.ParseFromString(data)
+    except MemoryError:
+        raise
+    except Exception as error:  # the errors of protobuf, which has a type of its own for them
+        raise WeightsError(f"{path} is neither a known format nor readable as ONNX: {error}. Copy it again.") from error
+    graph = model.graph
+    if len(graph.initializer) > limits.TENSORS or len(graph.node) > graphs.NODES:
+        raise WeightsError(
+            f"{path} holds {len(graph.initializer)} initializers and {len(graph.node)} operations; {limits.TENSORS} "
+            f"and {graphs.NODES} are read. No network has as many: export the model again."
+        )
+    return graph
+
+
 class _Beside:
     """The file beside a model in which its exporter has put the tensors, read in the parts that are asked for."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, size: int) -> None:
         self.path = path
+        # Of all arrays that are made of the model's bytes and the file's beside it.
+        self.budget = limits.Budget(size + beside(path))
         self._left: int | None = None  # bytes that tensors may still have: several may claim the same part
 
     def read(self, named: str, keys: Mapping[str, str]) -> bytes:
@@ -103,16 +131,19 @@ class _Beside:
         except ValueError as error:
             raise WeightsError(f"{named} has a place in {place} that is no number. Export the model again.") from error
         try:
-            with place.open("rb") as file:
+            with opened.plain(place) as file:
                 size = file.seek(0, 2)
                 self._left = size if self._left is None else self._left
                 length = size - offset if "length" not in keys else length
                 file.seek(min(max(offset, 0), size))
                 fits = 0 <= offset <= size and 0 <= length <= min(size - offset, self._left)
                 data = file.read(length) if fits else None
-        except OSError as error:
+        except opened.NotAFileError as error:
+            raise WeightsError(f"{named} is kept in another file, which is none: {error}") from error
+        except (OSError, ValueError) as error:  # ValueError: of a name with a zero in it
+            reason = getattr(error, "strerror", None) or error
             raise WeightsError(
-                f"{named} is kept in {place}, which cannot be read: {error.strerror}. Copy that file, too."
+                f"{named} is kept in {place}, which cannot be read: {reason}. Copy that file, too."
             ) from error
         if data is None:
             raise WeightsError(f"{named} claims more than {place} holds. Copy both files again.")
@@ -128,16 +159,22 @@ def _array(tensor: Any, beside: _Beside, known: Mapping[int, tuple[str, str]]) -
             "read, and whole numbers behind a DequantizeLinear. Export the model without quantisation."
         )
     dtype, typed = known[tensor.data_type]
+    shape = tuple(tensor.dims) if len(tensor.dims) <= limits.AXES else ()
+    count = limits.count(shape) if min(shape, default=0) >= 0 else -1
+    if len(tensor.dims) > limits.AXES:
+        raise WeightsError(f"{named} has {len(tensor.dims)} axes. Export the model again.")
     if tensor.data_location == _EXTERNAL or tensor.external_data:
         data = beside.read(named, {entry.key: entry.value for entry in tensor.external_data})
     else:
         data = tensor.raw_data
     if not data:
-        values = np.array(getattr(tensor, typed))
+        field = getattr(tensor, typed)
+        values = np.array(field) if len(field) == count else np.empty(0)
         # Sixteen bits of a number lie in an int32.
         half = dtype in {BFLOAT16, "<f2"}
         data = (values.astype("<u2") if half else values.astype(dtype)).tobytes()
-    shape = tuple(tensor.dims)
-    if min(shape, default=0) < 0 or math.prod(shape) * width(dtype) != len(data):
+    if count * width(dtype) != len(data):
         raise WeightsError(f"{named} has {len(data)} bytes for the shape {shape} of {dtype}. Export the model again.")
+    # What is half a float32 in the file becomes a whole one.
+    beside.budget.spend(count * max(4, width(dtype)))
     return numbers(data, dtype).reshape(shape)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.weights import graphs
+from models.weights import graphs, limits
 from models.weights.graphs import Graph, Node, Order
 
 Array = NDArray[Any]
@@ -66,12 +66,13 @@ class _Reader:
                 made = first
             elif kind == "Transpose":
                 made = first.transpose(_integers(attributes, "perm") or None)
-            elif kind == "Reshape" and rest:
+            elif kind == "Reshape" and rest and rest[0].size <= limits.AXES:
+                self._budget.spend(first)  # it is copied where it had been transposed
                 made = first.reshape([int(side) for side in rest[0].reshape(-1)])
             elif kind == "DequantizeLinear" and rest:
-                self._budget.spend(first)
+                self._budget.spend(first, *rest)
                 made = dequantised(first, rest[0], rest[1] if len(rest) > 1 else None, _integer(attributes, "axis", 1))
-        except ValueError:
+        except (ValueError, OverflowError):
             return None
         return made
 
@@ -98,7 +99,7 @@ class _Reader:
                 _is_dense(kind, attributes) and len(given) > 1 and (kernel := given[1]) is not None and kernel.ndim == 2
             ):
                 made = self._dense(node, kernel, given[2] if len(given) > 2 else None, inputs, attributes)
-            elif kind == "BatchNormalization" and len(given) == 5 and all(part is not None for part in given[1:]):
+            elif kind == "BatchNormalization" and len(given) == 5 and _one_a_channel(given[1:]):
                 parts = [part for part in given[1:] if part is not None]
                 self._budget.spend(*parts)
                 named = dict(zip(("gamma", "beta", "mean", "variance"), parts, strict=True))
@@ -164,6 +165,13 @@ class _Reader:
             self._last.add(output)
 
 
+def _one_a_channel(parts: list[Array | None]) -> bool:
+    """Whether these are lists of equally many numbers; others would be spread over all pairs of them."""
+    return len({None if part is None else part.shape for part in parts}) == 1 and all(
+        part is not None and part.ndim == 1 for part in parts
+    )
+
+
 def _is_dense(kind: str, attributes: Mapping[str, Any]) -> bool:
     factors = [attributes[name].f for name in ("alpha", "beta") if name in attributes]
     return kind == "MatMul" or (kind == "Gemm" and all(factor == 1 for factor in factors))
@@ -180,9 +188,12 @@ def dequantised(values: Array, scale: Array, zero: Array | None, axis: int) -> N
         if not -values.ndim <= axis < values.ndim or values.shape[axis] != scale.size:
             raise ValueError(f"{scale.size} scales for {values.shape}")
         shape[axis] = scale.size
-    offset = np.zeros(1, np.int64) if zero is None else zero.astype(np.int64)
+    # Whole numbers of 8 and 16 bits are exact in float32, which takes half of the memory of the others.
+    exact: Any = np.float32 if values.dtype.itemsize < 4 else np.float64
+    offset = np.zeros(1, exact) if zero is None else zero.astype(exact)
     offset = offset.reshape(shape if offset.size > 1 else [1] * values.ndim)
-    whole = values.astype(np.int64) - offset
+    whole = values.astype(exact)
+    whole -= offset
     return np.asarray(whole * scale.astype(np.float32).reshape(shape), np.float32)
 
 

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import itertools
 import pickletools
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, BinaryIO, ClassVar
 
 _OPERATIONS = 2_000_000  # the largest published checkpoints need some fifty thousand
+_TOLD = 200  # characters of a message, which may hold what is in the file
 _KEYS = (str, int, float, bool, type(None))  # of dictionaries: hashing a nested tuple can take for ever
 
 
@@ -30,11 +32,14 @@ class Name:
     name: str
 
     def __str__(self) -> str:
-        return f"{self.module}.{self.name}"
+        return f"{self.module[:_TOLD]}.{self.name[:_TOLD]}"
 
 
 class Machine:
     """One run over one pickle.
+
+    What it makes is a graph, not a tree: a value may be part of many others, so that a few bytes describe a tuple which
+    it takes for ever to show, to hash or to compare. Whoever gets one asks for its type first.
 
     Args:
         call: what to put in the place of ``name(*arguments)``; raises `PickleError` for a name it does not know.
@@ -67,8 +72,8 @@ class Machine:
         except PickleError:
             raise
         # What is wrong with a damaged pickle, pickletools says with ValueError.
-        except (ValueError, IndexError, KeyError, TypeError) as error:
-            raise PickleError(f"a damaged pickle ({type(error).__name__}: {error})") from error
+        except (ValueError, LookupError, TypeError, OverflowError, struct.error) as error:
+            raise PickleError(f"a damaged pickle ({type(error).__name__}: {str(error)[:_TOLD]})") from error
         raise PickleError(f"more than {_OPERATIONS} operations")
 
     def _pop(self) -> Any:

@@ -26,12 +26,22 @@ _DTYPES = {
 }
 
 
+_HEADER = 8 << 20  # bytes; its entries take several times as much memory
+
+
 def read(file: BinaryIO, path: Path) -> dict[str, NDArray[np.generic]]:
     """All tensors of the file.
 
     Raises:
         WeightsError: the file is damaged or has numbers of another kind.
     """
+    length = int.from_bytes(file.read(8), "little")
+    if length > _HEADER:
+        raise WeightsError(
+            f"{path} is not a safetensors file of float tensors: it begins with a header of {length} bytes, and the "
+            f"largest networks have half a million of the {_HEADER} that are read. Copy it again."
+        )
+    file.seek(0)
     try:
         entries = safetensors.deserialize(file.read())  # type: ignore[no-untyped-call]
     except safetensors.SafetensorError as error:
@@ -40,7 +50,14 @@ def read(file: BinaryIO, path: Path) -> dict[str, NDArray[np.generic]]:
     for name, entry in entries:
         if entry["dtype"] not in _DTYPES:
             raise WeightsError(
-                f"{path} holds {name!r} as {entry['dtype']}; {', '.join(_DTYPES)} are read. Save it as one of these."
+                f"{path} holds {name[:80]!r} as {entry['dtype']}; {', '.join(_DTYPES)} are read. "
+                "Save it as one of these."
             )
-        tensors[name] = numbers(entry["data"], _DTYPES[entry["dtype"]]).reshape(entry["shape"])
+        try:
+            tensors[name] = numbers(entry["data"], _DTYPES[entry["dtype"]]).reshape(entry["shape"])
+        except (ValueError, OverflowError) as error:  # more axes than NumPy has, or sizes beside a 0 that are none
+            raise WeightsError(
+                f"{path} is not a safetensors file of float tensors: {name[:80]!r} has a shape that cannot be "
+                f"({error}). Copy it again."
+            ) from error
     return tensors

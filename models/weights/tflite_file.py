@@ -6,15 +6,15 @@ output of a kernel. The file is a FlatBuffer.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from models.weights import limits
 from models.weights.contents import Contents
 from models.weights.dtypes import BFLOAT16, numbers, width
 from models.weights.errors import WeightsError
@@ -58,29 +58,27 @@ class _Tensor:
     argument: bool = False  # whole numbers that stand for nothing else: shapes, axes
 
 
-def read(file: BinaryIO, path: Path) -> Contents:
+def read(data: memoryview, path: Path) -> Contents:
     """The constant tensors with at least one axis that are weights, by name, and the graph of the first subgraph.
 
     Raises:
         WeightsError: the file is damaged, or has numbers of another kind.
     """
-    data = file.read()
     try:
         model = Buffer(data).table(0)
         buffers = list(model.tables(_MODEL_BUFFERS))
-        left = 4 * len(data)  # bytes of what is dequantised: several tensors may claim the same buffer
+        budget = limits.Budget(len(data))  # several tensors may claim the same buffer
         tensors: dict[str, Array] = {}
         graph: Graph | None = None
         for number, subgraph in enumerate(model.tables(_MODEL_SUBGRAPHS)):
             found: list[_Tensor] = []
             for table in subgraph.tables(_SUBGRAPH_TENSORS):
-                tensor, size = _tensor(table, buffers, path)
-                left = _less(left, size)
+                tensor = _tensor(table, buffers, path, budget)
                 found.append(tensor)
                 if tensor.value is None or tensor.argument or not tensor.value.shape:
                     continue
                 if tensor.name in tensors:
-                    raise WeightsError(f"{path} has two tensors called {tensor.name!r}. Convert the model again.")
+                    raise WeightsError(f"{path} has two tensors called {tensor.name[:80]!r}. Convert the model again.")
                 tensors[tensor.name] = tensor.value
             if number == 0:
                 graph = _graph(model, subgraph, found)
@@ -95,33 +93,30 @@ def read(file: BinaryIO, path: Path) -> Contents:
     return Contents(tensors, graph=graph)
 
 
-def _less(left: int, size: int) -> int:
-    if size > left:
-        raise RepeatedError
-    return left - size
-
-
-def _tensor(table: Table, buffers: list[Table], path: Path) -> tuple[_Tensor, int]:
-    """A tensor, and how many bytes were made of the file's; a view takes none."""
+def _tensor(table: Table, buffers: list[Table], path: Path, budget: limits.Budget) -> _Tensor:
+    """A tensor, once it is known that there is room for what it becomes."""
     index = table.number(_TENSOR_BUFFER, "<I")
     if index >= len(buffers):
         raise DamagedError(f"buffer {index} of {len(buffers)}")
     content = buffers[index].bytes(_BUFFER_DATA)
     kind = table.number(_TENSOR_TYPE, "<b")
-    shape = tuple(np.frombuffer(table.bytes(_TENSOR_SHAPE, 4), "<i4").tolist())
-    name = bytes(table.bytes(_TENSOR_NAME)).decode(errors="replace")
+    sides, letters = table.numbers(_TENSOR_SHAPE, "<i4"), table.bytes(_TENSOR_NAME)
+    if len(sides) > limits.AXES or len(letters) > limits.NAME:
+        raise DamagedError(f"a tensor of {len(sides)} axes with a name of {len(letters)} bytes")
+    shape, name = tuple(sides.tolist()), bytes(letters).decode(errors="replace")
     if buffers[index].has(_BUFFER_OFFSET):
         raise WeightsError(f"{path} keeps {name!r} behind the model, as files over 2 GiB do. Use a smaller one.")
     if not content:
-        return _Tensor(name, None), 0
+        return _Tensor(name, None)
     quantisation = table.table(_TENSOR_QUANTISATION)
     scale = quantisation.numbers(_QUANTISATION_SCALE, "<f4") if quantisation else np.empty(0, np.float32)
     if kind in _ARGUMENTS and not scale.size:
         plain = {2: "<i4", 4: "<i8"}.get(kind)
-        fits = plain and math.prod(shape) * width(plain) == len(content) and min(shape, default=0) >= 0
+        fits = plain and min(shape, default=0) >= 0 and limits.count(shape) * width(plain) == len(content)
         # Others only say by being there that an operation has a constant for this input.
         value = numbers(content, str(plain)).reshape(shape) if fits else np.empty(0, np.int32)
-        return _Tensor(name, value, argument=True), 0
+        budget.spend(value.nbytes)
+        return _Tensor(name, value, argument=True)
     if (kind not in _FLOATS and not (kind in _QUANTISED and scale.size)) or table.has(_TENSOR_SPARSITY):
         raise WeightsError(
             f"{path} holds {name!r} sparse or as numbers that are not read (tensor type {kind}); float32, float64, "
@@ -129,12 +124,14 @@ def _tensor(table: Table, buffers: list[Table], path: Path) -> tuple[_Tensor, in
             "Convert the model to one of these."
         )
     dtype = _FLOATS[kind] if kind in _FLOATS else _QUANTISED[kind]
-    if min(shape, default=0) < 0 or math.prod(shape) * width(dtype) != len(content):
+    if min(shape, default=0) < 0 or limits.count(shape) * width(dtype) != len(content):
         raise WeightsError(f"{path} has {len(content)} bytes for {name!r} of shape {shape}. Convert the model again.")
+    # What is half a float32 in the file, or less, is a whole one once it has been read.
+    budget.spend(limits.count(shape) * (width(dtype) if kind in _FLOATS and dtype != BFLOAT16 else 4))
     value = numbers(content, dtype).reshape(shape)
     if kind not in _FLOATS and quantisation is not None:
-        return _Tensor(name, _meant(value, scale, quantisation, name, path)), len(content)
-    return _Tensor(name, value), 0
+        return _Tensor(name, _meant(value, scale, quantisation, name, path))
+    return _Tensor(name, value)
 
 
 def _meant(values: Array, scale: Array, quantisation: Table, name: str, path: Path) -> NDArray[np.float32]:

@@ -46,10 +46,12 @@ def graph_of(operations: Iterable[Operation], tensors: Sequence[tuple[str, Array
     names = [name for name, _ in tensors]
     values = [value for _, value in tensors]
     budget = graphs.Budget(value for value in values if value is not None)
-    nodes = []
+    nodes: list[Node] = []
     for operation in operations:
         if not operation.outputs or operation.outputs[0] < 0:
             continue
+        if len(nodes) >= graphs.NODES:
+            raise graphs.RepeatedError
         first = operation.outputs[0]
         constant = values[operation.inputs[0]] if operation.inputs and operation.inputs[0] >= 0 else None
         # Weights in float16 are made into float32 as they are used.

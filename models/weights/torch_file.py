@@ -7,8 +7,11 @@ What such a file pickles is a dictionary of tensors, each of which refers to a s
 from __future__ import annotations
 
 import io
+import itertools
 import math
+import mmap
 import re
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +20,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from models.weights import limits
 from models.weights.archive import Archive
 from models.weights.contents import Contents
 from models.weights.dtypes import BFLOAT16, numbers, width
@@ -58,7 +62,11 @@ _BESIDE = {
     ),
     *("lightning_fabric.utilities.data.AttributeDict", "lightning.fabric.utilities.data.AttributeDict"),
 }
-_AXES = 32
+_PAIRS = 1_000_000  # of names and values in all OrderedDicts of a file that Python 2 wrote
+_DICTIONARIES = 10_000  # that are looked into
+_EMPTY = 1 << 40  # of the other sizes of a tensor of which one is 0
+_REFERENCE = 6  # parts of a reference to a storage, at the most
+_SHOWN = 80  # characters of a name in a message
 _ADVICE = "Save the tensors alone, with torch.save(model.state_dict(), path), or as safetensors."
 
 
@@ -100,6 +108,7 @@ class _Checkpoint:
     """What a file of tensors may name and refer to."""
 
     storages: dict[str, _Storage] = field(default_factory=dict)
+    pairs: int = _PAIRS  # that may still be: one list of them may be made into a dictionary again and again
 
     def read(self, file: BinaryIO) -> object:
         return Machine(self._call, self._persistent, self._build).run(file)
@@ -110,6 +119,9 @@ class _Checkpoint:
             case "collections.OrderedDict", ():
                 made = {}
             case "collections.OrderedDict", (list(pairs),):  # as Python 2 wrote it
+                self.pairs -= len(pairs)
+                if self.pairs < 0:
+                    raise PickleError(f"more than {_PAIRS} names in its dictionaries")
                 made = _dictionary(pairs)
             case "torch._utils._rebuild_tensor_v2" | "torch._utils._rebuild_tensor", (
                 storage,
@@ -145,6 +157,9 @@ class _Checkpoint:
                 raise PickleError("a state for something that has none")
 
     def _persistent(self, reference: object) -> _Storage:
+        # A long one could be referred to again and again.
+        if isinstance(reference, tuple | list) and len(reference) > _REFERENCE:
+            raise PickleError("a reference to something that is no storage")
         match reference:
             case ("storage", Name(module="torch" | "torch.cuda", name=kind), str(key), _, int(count), *rest):
                 pass
@@ -153,16 +168,18 @@ class _Checkpoint:
             case _:
                 raise PickleError("a reference to something that is no storage")
         if kind not in _DTYPES:
-            raise PickleError(f"numbers of the kind {kind}")
+            raise PickleError(f"numbers of the kind {kind[:_SHOWN]}")
+        if len(key) > limits.NAME or not 0 <= count < 1 << 62:
+            raise PickleError("a storage of a size that is no size, or with a name too long")
         storage = self.storages.setdefault(key, _Storage(key, _DTYPES[kind], count))
         if (storage.dtype, storage.count) != (_DTYPES[kind], count):
-            raise PickleError(f"storage {key!r} with two types or sizes")
+            raise PickleError(f"storage {key[:_SHOWN]!r} with two types or sizes")
         match rest:
             case [] | [None]:
                 return storage
             case [(str(), int(offset), int(part))]:
                 if offset < 0 or part < 0 or offset + part > count:
-                    raise PickleError(f"a part beyond the end of storage {key!r}")
+                    raise PickleError(f"a part beyond the end of storage {key[:_SHOWN]!r}")
                 return _Storage(key, storage.dtype, part, root=storage, offset=offset)
         raise PickleError("a reference to something that is no storage")
 
@@ -185,11 +202,14 @@ def _tensor(storage: object, offset: object, size: object, stride: object) -> _T
             pass
         case _:
             raise PickleError("a tensor of something other than a storage")
-    if len(size) != len(stride) or len(size) > _AXES:
+    if len(size) != len(stride) or len(size) > limits.AXES:
         raise PickleError(f"a tensor of {len(size)} sizes and {len(stride)} strides")
     if not all(isinstance(number, int) and 0 <= number < 1 << 62 for number in (offset, *size, *stride)):
         raise PickleError("a tensor with a size that is no size")
-    if 0 not in size:
+    if 0 in size:
+        if math.prod(side for side in size if side) > _EMPTY:
+            raise PickleError("a tensor of no numbers whose sizes are no sizes")
+    else:
         last = offset + sum((count - 1) * step for count, step in zip(size, stride, strict=True))
         # An expanded tensor repeats its numbers; nobody saves one, and it could claim any size.
         if last >= storage.count or math.prod(size) > storage.count:
@@ -201,7 +221,7 @@ def _values(storage: _Storage) -> NDArray[np.generic]:
     if storage.root is not None:
         return _values(storage.root)[storage.offset : storage.offset + storage.count]
     if storage.values is None:
-        raise PickleError(f"no numbers for storage {storage.key!r}")
+        raise PickleError(f"no numbers for storage {storage.key[:_SHOWN]!r}")
     return storage.values
 
 
@@ -209,10 +229,12 @@ def _array(tensor: _Tensor) -> NDArray[np.generic]:
     values = _values(tensor.storage)
     if 0 in tensor.size:
         return np.empty(tensor.size, values.dtype)
+    # Along an axis of one number nothing is ever stepped, whatever the file says.
+    steps = (step if count > 1 else 1 for count, step in zip(tensor.size, tensor.stride, strict=True))
     return np.lib.stride_tricks.as_strided(
         values[tensor.offset :],
         tensor.size,
-        [step * values.itemsize for step in tensor.stride],
+        [step * values.itemsize for step in steps],
         writeable=False,
     )
 
@@ -221,13 +243,13 @@ def read_zip(archive: Archive, path: Path) -> Contents:
     """The tensors of a file that torch.save wrote since version 1.6."""
     pickled = next(name for name in archive.names if is_pickle(name))
     folder = pickled.removesuffix("data.pkl")
-    data = archive.read(pickled)
-    swapped = f"{folder}byteorder" in archive.names and archive.read(f"{folder}byteorder") == b"big"
+    data = archive.view(pickled)
+    swapped = f"{folder}byteorder" in archive.names and bytes(archive.view(f"{folder}byteorder")) == b"big"
 
     def read(checkpoint: _Checkpoint) -> object:
         made = checkpoint.read(io.BytesIO(data))
         for storage in checkpoint.storages.values():
-            _fill(storage, archive.read(f"{folder}data/{storage.key}"), swapped=swapped)
+            _fill(storage, archive.view(f"{folder}data/{storage.key}"), swapped=swapped)
         return made
 
     return _tensors(read, path)
@@ -238,26 +260,38 @@ def is_pickle(name: str) -> bool:
     return name.count("/") == 1 and name.endswith("/data.pkl")
 
 
-def read_legacy(file: BinaryIO, path: Path) -> Contents:
-    """The tensors of a file that torch.save wrote before version 1.6, or later when told to write the old form."""
-    data = file.read()
+def read_legacy(data: mmap.mmap, path: Path) -> Contents:
+    """The tensors of a file that torch.save wrote before version 1.6, or later when told to write the old form.
+
+    Args:
+        data: all of the file; it is read as a file is.
+        path: of it, for messages.
+    """
 
     def read(checkpoint: _Checkpoint) -> object:
-        stream = io.BytesIO(data)
+        stream: Any = data
+        stream.seek(0)
         checkpoint.read(stream)  # the magic number, by which the file was told
-        if (protocol := checkpoint.read(stream)) != _LEGACY_PROTOCOL:
-            raise PickleError(f"an unknown form of the file, {str(protocol)[:20]}")
+        protocol = checkpoint.read(stream)
+        if not isinstance(protocol, int) or protocol != _LEGACY_PROTOCOL:
+            shown = str(protocol) if isinstance(protocol, int) and abs(protocol) < 1 << 62 else type(protocol).__name__
+            raise PickleError(f"an unknown form of the file, {shown}")
         checkpoint.read(stream)  # what machine wrote it; numbers are little-endian on every machine
         made = checkpoint.read(stream)
         keys = checkpoint.read(stream)
-        if not isinstance(keys, list) or {key for key in keys if isinstance(key, str)} != checkpoint.storages.keys():
+        if (
+            not isinstance(keys, list)
+            or not all(isinstance(key, str) for key in keys)
+            or len(keys) > len(checkpoint.storages)
+            or set(keys) != checkpoint.storages.keys()
+        ):
             raise PickleError("a list of storages that is not that of its tensors")
         rest = memoryview(data)[stream.tell() :]
         for key in keys:
             storage = checkpoint.storages[key]
             end = 8 + storage.count * width(storage.dtype)
             if len(rest) < 8 or int.from_bytes(rest[:8], "little") != storage.count:
-                raise PickleError(f"another number of numbers for storage {key!r}")
+                raise PickleError(f"another number of numbers for storage {key[:_SHOWN]!r}")
             _fill(storage, rest[8:end], swapped=False)
             rest = rest[end:]
         return made
@@ -267,7 +301,7 @@ def read_legacy(file: BinaryIO, path: Path) -> Contents:
 
 def _fill(storage: _Storage, data: bytes | memoryview, *, swapped: bool) -> None:
     if len(data) != storage.count * width(storage.dtype):
-        raise PickleError(f"{len(data)} bytes for storage {storage.key!r} of {storage.count} numbers")
+        raise PickleError(f"{len(data)} bytes for storage {storage.key[:_SHOWN]!r} of {storage.count} numbers")
     if swapped and width(storage.dtype) > 1:
         data = np.frombuffer(data, f"u{width(storage.dtype)}").byteswap().tobytes()
     storage.values = numbers(data, storage.dtype)
@@ -292,21 +326,24 @@ def _sets(made: object) -> list[tuple[str, dict[str, _Tensor]]]:
     if not isinstance(made, dict):
         raise PickleError(f"a {type(made).__name__.lstrip('_')}, not a dictionary of tensors")
     found: list[tuple[str, dict[str, _Tensor]]] = []
-    waiting: list[tuple[str, dict[Any, Any], int]] = [("", made, 0)]
+    waiting: deque[tuple[str, dict[Any, Any], int]] = deque([("", made, 0)])
     seen: set[int] = set()
     while waiting and len(found) < _SETS:
-        place, dictionary, level = waiting.pop(0)
+        place, dictionary, level = waiting.popleft()
         if id(dictionary) in seen:  # a pickle can hold the same one many times
             continue
         seen.add(id(dictionary))
         if tensors := dict(_named(dictionary)):
             found.append((place, tensors))
         if level < _LEVELS:
-            waiting.extend(
-                (f"{place}.{key}".lstrip("."), inner, level + 1)
-                for key, inner in dictionary.items()
-                if isinstance(key, str) and isinstance(inner, dict) and not _NO_WEIGHTS.search(key)
+            inner = (
+                (f"{place}.{key}".lstrip("."), value, level + 1)
+                for key, value in dictionary.items()
+                # Names are short; a long one in front of many others would be copied for each of them.
+                if isinstance(key, str) and isinstance(value, dict) and len(key) <= limits.NAME
+                if not _NO_WEIGHTS.search(key)
             )
+            waiting.extend(itertools.islice(inner, max(0, _DICTIONARIES - len(seen) - len(waiting))))
     # What is without any kernel, as counters of a metric are, is no network, unless there is nothing else.
     networks = [one for one in found if any(len(tensor.size) > 1 for tensor in one[1].values())]
     return sorted(networks or found, key=lambda one: _rank(*one))
@@ -328,4 +365,4 @@ def _rank(place: str, tensors: dict[str, _Tensor]) -> tuple[bool, int]:
 def _never_averaged(tensors: dict[str, _Tensor]) -> bool:
     """Whether PyTorch's AveragedModel has not been given any weights: it holds those of before the training."""
     count = tensors.get("n_averaged")
-    return count is not None and count.size == () and int(_array(count)) == 0
+    return count is not None and count.size == () and bool(_array(count) == 0)

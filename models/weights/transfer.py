@@ -121,12 +121,12 @@ class _Fit:
         return len(self.missing) + len(self.unexpected) + len(self.misshapen)
 
     def place(
-        self, variable: keras.Variable, value: NDArray[np.float32], name: str, shape: tuple[int, ...] | None = None
+        self, variable: keras.Variable, value: NDArray[np.generic], name: str, shape: tuple[int, ...] | None = None
     ) -> None:
         """Take `value` for the variable if it fits; if not, note `name` and the `shape` that it had in the file."""
         ours = tuple(variable.shape)
         if value.shape == ours:
-            self.values.append((variable, value))
+            self.values.append((variable, value.astype(np.float32)))
         else:
             self.misshapen.append(f"{name}: {shape or value.shape}, the network has {ours} in {variable.path}")
             self.misshapen_shapes[variable.path] = value.shape
@@ -233,7 +233,7 @@ def _identity(norm: keras.layers.BatchNormalization) -> dict[str, NDArray[np.flo
     return {"moving_mean": zeros, "moving_variance": ones - np.float32(norm.epsilon)}
 
 
-def _folded(layer: keras.Layer, tensors: Tensors, layout: Layout) -> tuple[str, dict[str, NDArray[np.float32]]] | None:
+def _folded(layer: keras.Layer, tensors: Tensors, layout: Layout) -> tuple[str, dict[str, NDArray[np.generic]]] | None:
     """Values that make a normalisation add the bias into which a converter has folded it, and that bias's name.
 
     None where the file has the normalisation itself, or has no such bias.
@@ -252,7 +252,7 @@ def _folded(layer: keras.Layer, tensors: Tensors, layout: Layout) -> tuple[str, 
     if name is None:
         return None
     ones = np.ones(tuple(layer.moving_mean.shape), np.float32)
-    return name, {"gamma": ones, "beta": tensors[name].astype(np.float32), **_identity(layer)}
+    return name, {"gamma": ones, "beta": tensors[name], **_identity(layer)}
 
 
 def _role(layer: keras.Layer, variable: keras.Variable) -> Role:

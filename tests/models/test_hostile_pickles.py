@@ -14,12 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.weights import WeightsError, read
+from models.weights import WeightsError
 from tests.models.weight_makers import (
     Call,
     Global,
     Operations,
     Outside,
+    parsed,
     refused,
     rezipped,
     storage,
@@ -45,7 +46,7 @@ def test_no_function_that_a_pickle_names_is_called(make: Any, name: str, new: bo
     trace = tmp_path / "trace"
     path = make(tmp_path / "w.pth", {"w": tensor(), "x": Call(name, ran(trace), new=new)})
     with refused(f"{name}, which is no part of a dictionary of tensors and was not run"):
-        read(path)
+        parsed(path)
     assert not trace.exists()
 
 
@@ -64,7 +65,7 @@ def test_no_function_that_a_pickle_names_is_called(make: Any, name: str, new: bo
 )
 def test_operations_that_no_file_of_tensors_needs_are_refused(operations: bytes, tmp_path: Path) -> None:
     with refused("the operation [A-Z_0-9]+, which no file of tensors needs"):
-        read(torch_zip(tmp_path / "w.pth", Operations(operations)))
+        parsed(torch_zip(tmp_path / "w.pth", Operations(operations)))
 
 
 def _nested(depth: int) -> Operations:
@@ -92,7 +93,7 @@ def _nested(depth: int) -> Operations:
 )
 def test_a_pickle_cannot_take_more_than_its_size(value: object, message: str, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=message):
-        read(torch_zip(tmp_path / "w.pth", value))
+        parsed(torch_zip(tmp_path / "w.pth", value))
 
 
 @pytest.mark.parametrize(
@@ -120,27 +121,27 @@ def test_a_pickle_cannot_take_more_than_its_size(value: object, message: str, tm
 @pytest.mark.parametrize("make", [torch_zip, torch_legacy])
 def test_a_tensor_cannot_reach_out_of_its_storage(make: Any, made: Any, message: str, tmp_path: Path) -> None:
     with refused(message):
-        read(make(tmp_path / "w.pth", {"w": made}))
+        parsed(make(tmp_path / "w.pth", {"w": made}))
 
 
 @pytest.mark.parametrize("key", ["../version", "/etc/passwd", "../../../../etc/passwd", "1"])
 def test_a_storage_is_only_looked_for_in_its_folder_of_the_archive(key: str, tmp_path: Path) -> None:
     with refused("lacks a readable 'archive/data/"):
-        read(torch_zip(tmp_path / "w.pth", {"w": tensor(storage(key))}))
+        parsed(torch_zip(tmp_path / "w.pth", {"w": tensor(storage(key))}))
 
 
 def test_a_legacy_file_that_ends_early_is_refused(tmp_path: Path) -> None:
     path = torch_legacy(tmp_path / "w.pth", {"w": tensor()})
     path.write_bytes(path.read_bytes()[:-4])
     with refused("20 bytes for storage '0' of 6 numbers"):
-        read(path)
+        parsed(path)
 
 
 @settings(max_examples=300, deadline=None)
 @given(operations=st.binary(max_size=60))
 def test_a_pickle_of_chance_is_refused(operations: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
     with pytest.raises(WeightsError):
-        read(torch_zip(tmp_path_factory.getbasetemp() / "chance.pth", Operations(operations)))
+        parsed(torch_zip(tmp_path_factory.getbasetemp() / "chance.pth", Operations(operations)))
 
 
 # --- what an archive may try
@@ -151,7 +152,7 @@ def test_compressed_archives_are_refused_before_they_are_unpacked(compression: i
     torch_zip(tmp_path / "bomb.pth", {"w": tensor(storage(count=1 << 22))}, {"0": bytes(1 << 24)})
     path = rezipped(tmp_path / "bomb.pth", tmp_path / "small.pth", compression)
     with refused("compressed or encrypted"):
-        read(path)
+        parsed(path)
 
 
 def test_members_that_share_bytes_or_claim_too_many_are_refused(tmp_path: Path) -> None:
@@ -161,11 +162,11 @@ def test_members_that_share_bytes_or_claim_too_many_are_refused(tmp_path: Path) 
     struct.pack_into("<II", data, entry + 20, 0xFFFFFFF0, 0xFFFFFFF0)
     path.write_bytes(data)
     with refused("its members are more than the file"):
-        read(path)
+        parsed(path)
 
 
 def test_an_archive_of_something_else_says_what_it_holds(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "w.pth", "w") as archive:
         archive.writestr("readme.txt", "hello")
     with refused(r"neither model.weights.h5 \(Keras\) nor data.pkl \(PyTorch\): it holds readme.txt"):
-        read(tmp_path / "w.pth")
+        parsed(tmp_path / "w.pth")

@@ -6,6 +6,7 @@ No reader may run code, open another file, or need more memory than the file's o
 from __future__ import annotations
 
 import json
+import os
 import signal
 import struct
 import subprocess
@@ -20,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
-from models.weights import WeightsError, hdf5_file, read, torch_file
+from models.weights import WeightsError, hdf5_file, limits, read, torch_file
 from tests.models.weight_makers import (
     NUMBERS,
     Repeated,
@@ -28,6 +29,7 @@ from tests.models.weight_makers import (
     either_tensors_or_an_error,
     flatbuffer,
     onnx_bytes,
+    parsed,
     refused,
     tensor,
     tflite,
@@ -154,13 +156,13 @@ def test_a_graph_nested_without_end_is_refused(tmp_path: Path) -> None:
 def test_a_file_at_which_the_library_of_hdf5_never_ends_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hdf5_file, "_SECONDS", 3)
+    monkeypatch.setattr(limits, "SECONDS", 3)
     path = _hdf5(tmp_path / "w.h5", lambda group: None)
     data = bytearray(path.read_bytes())
     # The length of the first text in the heap of texts, of which the library adds up a sum that overflows.
     struct.pack_into("<q", data, data.index(b"GCOL") + 24, -16)
     path.write_bytes(data)
-    with refused(r"could not be read as HDF5 within \d+ seconds"):
+    with refused(r"could not be read within \d+ seconds"):
         read(path)
 
 
@@ -170,18 +172,18 @@ def test_the_time_for_reading_hdf5_follows_the_size_of_the_file(
     given: list[int] = []
 
     def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[bytes]:
-        given.append(int(command[-3]))
+        given.append(int(command[-2]))
         return subprocess.CompletedProcess(command, -signal.SIGXCPU, b"", b"")
 
     monkeypatch.setattr(subprocess, "run", run)
-    for size in (1 << 10, 1 << 30):
+    for size in (1 << 10, 256 << 20):
         with (tmp_path / "w.h5").open("wb") as file:
             file.write(hdf5_file.MAGIC)
-            file.truncate(size)
+            os.posix_fallocate(file.fileno(), 0, size)
         # A limit that was reached is told as one, not as damage.
         with pytest.raises(WeightsError, match=r"within \d+ seconds of computing"):
             read(tmp_path / "w.h5")
-    assert given == [20, 84]
+    assert given == [20, 36]
 
 
 @settings(max_examples=40, deadline=None)
@@ -194,8 +196,8 @@ def test_a_damaged_hdf5_file_is_read_or_refused(changes: list[tuple[float, int]]
         data[int(place * len(data))] = byte
     (folder / "damaged").write_bytes(data)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hdf5_file, "_SECONDS", 5)
-        either_tensors_or_an_error(folder / "damaged")
+        patch.setattr(limits, "SECONDS", 5)
+        either_tensors_or_an_error(folder / "damaged", read)
 
 
 # --- what the others may try
@@ -206,7 +208,7 @@ def test_a_safetensors_header_that_lies_is_refused(shape: list[int], tmp_path: P
     header = json.dumps({"w": {"dtype": "F32", "shape": shape, "data_offsets": [0, 24]}}).encode()
     (tmp_path / "w").write_bytes(struct.pack("<Q", len(header)) + header + NUMBERS.tobytes())
     with refused("is not a safetensors file"):
-        read(tmp_path / "w")
+        parsed(tmp_path / "w")
 
 
 def test_onnx_tensors_in_other_files_and_of_false_shapes_are_refused(tmp_path: Path) -> None:
@@ -230,7 +232,7 @@ def test_onnx_tensors_in_other_files_and_of_false_shapes_are_refused(tmp_path: P
     ):
         (tmp_path / "m.onnx").write_bytes(onnx_bytes(initializers))
         with pytest.raises(WeightsError, match=message):
-            read(tmp_path / "m.onnx")
+            parsed(tmp_path / "m.onnx")
 
 
 _TENSORS = [tflite_tensor("w")]
@@ -258,7 +260,7 @@ _TENSORS = [tflite_tensor("w")]
 def test_a_tflite_file_cannot_lead_out_of_itself(data: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / "m.tflite").write_bytes(data)
     with pytest.raises(WeightsError, match=message):
-        read(tmp_path / "m.tflite")
+        parsed(tmp_path / "m.tflite")
 
 
 # --- chance
@@ -306,4 +308,4 @@ def test_a_file_with_wrong_bytes_is_read_or_refused(form: str, changes: list[tup
 def test_chance_behind_a_known_beginning_is_refused(head: bytes, rest: bytes, folder: Path) -> None:
     (folder / "damaged").write_bytes(head + rest)
     with pytest.raises(WeightsError):
-        read(folder / "damaged")
+        parsed(folder / "damaged")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -177,6 +178,43 @@ def test_an_impossible_recipe_is_refused_with_its_file(weights_file: Path, text:
     (weights_file.parent / "recipe.toml").write_text(text)
     with pytest.raises(BundleError, match=r"recipe\.toml cannot be used"):
         resolve(Source(weights=str(weights_file), architecture="resnet20"))
+
+
+@pytest.mark.parametrize(("name", "text"), [("recipe.json", "[" * 100_000), ("recipe.toml", "a = " + "[" * 100_000)])
+def test_a_recipe_nested_without_end_is_refused(weights_file: Path, name: str, text: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(BundleError, match=r"The recipe .* cannot be used: lists in lists without end"):
+        resolve(Source(weights=str(weights_file), architecture="resnet20", recipe=tmp_path / name))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are POSIX's")
+@pytest.mark.parametrize("what", ["weights", "recipe"])
+def test_a_named_pipe_is_no_file_and_nobody_waits_for_it(weights_file: Path, what: str, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    source = Source(
+        weights=str(pipe if what == "weights" else weights_file),
+        architecture="resnet20",
+        recipe=pipe if what == "recipe" else None,
+    )
+    with pytest.raises(BundleError, match="is a named pipe, not a file"):
+        resolve(source)
+
+
+@pytest.mark.parametrize("name", ["model.keras", "model.pth"])
+def test_a_damaged_archive_is_refused_in_a_sentence(name: str, weights_file: Path) -> None:
+    path = weights_file.with_name(name)
+    path.write_bytes(b"PK\x03\x04" + bytes(100))
+    with pytest.raises(ValueError, match="is a damaged zip file"):
+        serving.load_bundle(resolve(Source(weights=str(path))))
+
+
+def test_a_file_of_holes_is_refused_before_it_is_read(weights_file: Path) -> None:
+    path = weights_file.with_name("large.pth")
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(BundleError, match="of which the file system stores a fraction"):
+        resolve(Source(weights=str(path), architecture="resnet20"))
 
 
 def test_weights_without_a_network_ask_for_its_name(weights_file: Path) -> None:

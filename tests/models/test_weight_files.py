@@ -20,6 +20,7 @@ from tests.models.weight_makers import (
     Outside,
     equal,
     onnx_bytes,
+    parsed,
     storage,
     tensor,
     tflite,
@@ -165,7 +166,7 @@ def test_onnx_without_its_package_says_what_to_install(tmp_path: Path, monkeypat
     monkeypatch.setitem(sys.modules, "onnx", None)
     (tmp_path / "m.onnx").write_bytes(b"\x08\x07")
     with pytest.raises(WeightsError, match="pip install onnx"):
-        read(tmp_path / "m.onnx")
+        parsed(tmp_path / "m.onnx")
 
 
 # --- TFLite

@@ -1,0 +1,99 @@
+"""Opening files that a user names: only what is a plain file, and never in a way that waits for somebody else.
+
+A named pipe makes whoever opens it wait for its other end, a device such as ``/dev/zero`` never ends, and a file of
+holes claims terabytes that are stored nowhere.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+# A file may be larger than what is stored of it by so much: some file systems compress, and count in blocks.
+_LARGE, _RATIO = 64 << 20, 8
+_BLOCK = 512  # bytes, in which `stat` counts whatever the blocks of the file system are
+_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+class NotAFileError(OSError):
+    """There is something of that name which is no plain file; the message is a sentence with the name."""
+
+
+def plain(path: Path) -> BinaryIO:
+    """A file for reading; symbolic links are followed.
+
+    Raises:
+        NotAFileError: a folder, a named pipe, a socket, a device, a loop of links, or a file that is mostly holes.
+        OSError: it cannot be opened.
+    """
+    # Without O_NONBLOCK (not on Windows, which has no such pipes) opening a pipe waits for whoever writes to it.
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOCTTY", 0)
+    try:
+        descriptor = os.open(path, flags | getattr(os, "O_CLOEXEC", 0))
+    except OSError as error:
+        kind = _special(path)  # a socket cannot be opened, and on Windows neither can a folder
+        if kind is None:
+            raise
+        raise _refusal(path, kind) from error
+    try:
+        _check(path, descriptor)
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def _check(path: Path, descriptor: int) -> None:
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode):
+        raise _refusal(path, _kind(found.st_mode))
+    if _mostly_holes(descriptor, found):
+        raise NotAFileError(
+            f"{path} claims {found.st_size} bytes, of which the file system stores a fraction: the rest are holes. "
+            "Copy the file again, from its source."
+        )
+
+
+def _refusal(path: Path, kind: str) -> NotAFileError:
+    return NotAFileError(f"{path} is {kind}, not a file. Give the path of a file.")
+
+
+def _special(path: Path) -> str | None:
+    """What is no plain file; None: it is one, or nothing is known."""
+    try:
+        mode = path.stat().st_mode
+    except RuntimeError:
+        return "a link to itself"
+    except OSError:
+        return None
+    return None if stat.S_ISREG(mode) else _kind(mode)
+
+
+def _kind(mode: int) -> str:
+    return next((name for matches, name in _KINDS if matches(mode)), "something else")
+
+
+def _mostly_holes(descriptor: int, found: os.stat_result) -> bool:
+    if found.st_size < _LARGE:
+        return False
+    blocks = getattr(found, "st_blocks", 0)  # Windows does not tell
+    if blocks:
+        return bool(blocks * _BLOCK * _RATIO < found.st_size)
+    # Some network file systems tell no blocks at all; then only a file without any data is known for certain.
+    seek_data = getattr(os, "SEEK_DATA", None)
+    if seek_data is None:
+        return False
+    try:
+        os.lseek(descriptor, 0, seek_data)
+    except OSError:
+        return True
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return False

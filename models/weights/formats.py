@@ -1,0 +1,158 @@
+"""Which format a file of weights has, and reading it; see `models.weights.files` for what that comes to.
+
+All but the name of the format is told in a process of its own: this module is what that process runs.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+from pathlib import Path
+from typing import BinaryIO
+
+from models.weights import graphs, hdf5_file, keras_file, limits, onnx_file, safetensors_file, tflite_file, torch_file
+from models.weights.archive import Archive
+from models.weights.contents import Contents, SavedModel
+from models.weights.errors import WeightsError
+
+_HEAD = 512  # bytes that tell every format
+_ZIP = b"PK\x03\x04"
+# What readers raise for what they did not foresee of a damaged file.
+_DAMAGE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, EOFError, struct.error)
+
+
+def told(file: BinaryIO) -> str:
+    """The format of a file by its first bytes; empty: none that is known. The position of the file is its beginning."""
+    file.seek(0)
+    head = file.read(_HEAD)
+    file.seek(0)
+    if head.startswith(_ZIP):
+        return "zip"
+    if head.startswith(torch_file.LEGACY):
+        return "legacy"
+    if head.startswith(hdf5_file.MAGIC):
+        return "hdf5"
+    if head[4:8] == tflite_file.MAGIC:
+        return "tflite"
+    # Neither of the last two has a magic number: safetensors begins with a length and an object of JSON, ONNX with
+    # its first field, the version of its format.
+    if head[8:9] == b"{":
+        return "safetensors"
+    return "onnx" if head.startswith(onnx_file.FIRST_FIELD) else ""
+
+
+def mapped(file: BinaryIO) -> mmap.mmap:
+    """A file as bytes of memory that take none, for the system reads them when they are looked at."""
+    return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def contents(file: BinaryIO, path: Path, data: mmap.mmap | None = None) -> Contents:
+    """What a file holds, read here and now.
+
+    Args:
+        file: the file, which is not empty.
+        path: of it, for messages, and to find what lies beside an ONNX model.
+        data: what it holds; the tensors are parts of it where they lie in the file as they are.
+
+    Raises:
+        WeightsError: see `models.weights.files.contents`.
+        MemoryError: there was not enough.
+    """
+    try:
+        found = checked(_contents(file, path, data), file, path)
+        if found.graph is not None:  # as whoever asked for it will do: where it is read, it harms nobody
+            graphs.reduced(found.graph)
+    except WeightsError:
+        raise
+    except graphs.RepeatedError as error:
+        raise WeightsError(
+            f"{path} joins its values more often than any network does. Export or convert the model again."
+        ) from error
+    except limits.TooLargeError as error:
+        raise WeightsError(
+            f"{path} holds {error}, which is more than a network of its size has. Save the weights again."
+        ) from error
+    except _DAMAGE as error:
+        raise WeightsError(
+            f"{path} is damaged: {_short(error)}. Copy it again, or save the weights again, as safetensors."
+        ) from error
+    return found
+
+
+def _contents(file: BinaryIO, path: Path, data: mmap.mmap | None) -> Contents:
+    form = told(file)
+    if form == "safetensors":
+        return Contents(safetensors_file.read(file, path))
+    if not form:
+        head = file.read(16)
+        raise WeightsError(
+            f"{path} is not a safetensors file, nor one of PyTorch, Keras, ONNX or TFLite: it begins with {head!r}. "
+            "Save the weights in one of these formats."
+        )
+    data = mapped(file) if data is None else data
+    if form == "zip":
+        return _read_zip(Archive(file, path, memoryview(data)), path)
+    if form == "legacy":
+        return torch_file.read_legacy(data, path)
+    if form == "hdf5":
+        return Contents(keras_file.read_hdf5(hdf5_file.Hdf5(file, path, memoryview(data)), path))
+    if form == "tflite":
+        return tflite_file.read(memoryview(data), path)
+    return onnx_file.read(memoryview(data), path)
+
+
+def saved_model(file: BinaryIO, path: Path) -> SavedModel:
+    """What a file of a whole model says of it, read here and now.
+
+    Raises and returns as `contents` does.
+    """
+    try:
+        form = told(file)
+        if form == "hdf5":
+            return keras_file.old_model(hdf5_file.Hdf5(file, path, memoryview(mapped(file))), path)
+        if form == "zip":
+            return keras_file.model(Archive(file, path, memoryview(mapped(file))), path)
+    except WeightsError:
+        raise
+    except limits.TooLargeError as error:
+        raise WeightsError(f"{path} holds {error}. Save the model again.") from error
+    except _DAMAGE as error:
+        raise WeightsError(f"{path} is damaged: {_short(error)}. Copy it again.") from error
+    raise WeightsError(f"{path} is a damaged .keras file: it is neither a zip file nor one of HDF5. Copy it again.")
+
+
+def checked(found: Contents, file: BinaryIO, path: Path) -> Contents:
+    """The same, once it is known that it has no more tensors, and no larger ones, than a file of its size can mean.
+
+    Raises:
+        WeightsError: it has.
+    """
+    sets = (found, *found.others)
+    names = [name for one in sets for name in one.tensors]
+    size = sum(value.nbytes for one in sets for value in one.tensors.values())
+    if len(names) > limits.TENSORS:
+        told_ = f"{len(names)} tensors; {limits.TENSORS} are read"
+    elif (longest := max(map(len, names), default=0)) > limits.NAME:
+        told_ = f"a tensor with a name of {longest} characters; {limits.NAME} are read"
+    elif size > limits.decoded(total := os.fstat(file.fileno()).st_size + onnx_file.beside(path)):
+        told_ = f"tensors of {size} bytes together, many times its own {total}"
+    else:
+        return found
+    raise WeightsError(f"{path} holds {told_}. No network has such weights: save them again.")
+
+
+def _short(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"[:200]
+
+
+def _read_zip(archive: Archive, path: Path) -> Contents:
+    if keras_file.WEIGHTS in archive.names:
+        return Contents(keras_file.read_archive(archive, path))
+    if any(torch_file.is_pickle(name) for name in archive.names):
+        return torch_file.read_zip(archive, path)
+    shown = ", ".join(name[:80] for name in archive.names[:5])
+    raise WeightsError(
+        f"{path} is a zip file with neither {keras_file.WEIGHTS} (Keras) nor data.pkl (PyTorch): it holds "
+        f"{shown or 'nothing'}. Save the weights in a format of theirs, or as safetensors."
+    )
