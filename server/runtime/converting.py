@@ -18,7 +18,7 @@ from typing import IO, Any, NamedTuple, cast
 from models.bundle import Bundle
 from server import cleanup
 from server.child_output import ChildOutput
-from server.runtime import UnsupportedNetworkError, room
+from server.runtime import UnsupportedNetworkError, allowed, room
 
 _MODULE = "server.runtime.conversion"
 _ROOT = Path(__file__).parents[2]
@@ -32,6 +32,7 @@ class _Ended(NamedTuple):
     answer: bytes
     said: str  # on standard error, at last
     killed_for_memory: bool
+    allowed: int | None = None  # bytes of memory, where it was ended because it took more
 
 
 def convert_elsewhere(bundle: Bundle, folder: Path, *, seconds: float) -> dict[str, Any]:
@@ -40,6 +41,7 @@ def convert_elsewhere(bundle: Bundle, folder: Path, *, seconds: float) -> dict[s
     Raises:
         UnsupportedNetworkError: it gave no answer that can be read, or none within `seconds`; the message says why.
         MemoryError: it ended because memory ran out.
+        ValueError: it is a user's own model which takes more memory or time than a network of its size.
         StoppedError: expected; the start was told to end.
     """
     # Keras writes its configuration where it finds none, and a user's own would be in no key.
@@ -47,7 +49,7 @@ def convert_elsewhere(bundle: Bundle, folder: Path, *, seconds: float) -> dict[s
     ended = _run(bundle, folder, configuration, seconds)
     shutil.rmtree(configuration, ignore_errors=True)
     if ended.code != 0:
-        raise _failure(ended, seconds)
+        raise _failure(ended, seconds, own=not bundle.architecture)
     answer = _answer(ended.answer)
     if answer is None:
         heard = ended.answer[-200:].decode(errors="replace").strip()
@@ -60,7 +62,8 @@ def convert_elsewhere(bundle: Bundle, folder: Path, *, seconds: float) -> dict[s
 
 def _run(bundle: Bundle, folder: Path, configuration: Path, seconds: float) -> _Ended:
     killed_before = room.killed_for_memory()
-    process = cleanup.current().run(lambda: _begun(folder, configuration))
+    most = allowed.memory(bundle)
+    process = cleanup.current().run(lambda: _begun(folder, configuration, seconds))
     # They are there, for they are asked for.
     orders, answers = cast("IO[bytes]", process.stdin), cast("IO[bytes]", process.stdout)
     output = ChildOutput(cast("IO[bytes]", process.stderr), "conversion")
@@ -70,12 +73,15 @@ def _run(bundle: Bundle, folder: Path, configuration: Path, seconds: float) -> _
     writer = _thread(lambda: _write(bundle, orders))
     end = time.monotonic() + seconds
     code: int | None = None
+    grown = False
     try:
         with contextlib.suppress(subprocess.TimeoutExpired):
-            code = process.wait(seconds)
+            code = allowed.wait(process, seconds, most)
             # What it began goes with it: its answer is complete, and its pipes are to close.
             cleanup.end(process)
             reader.join(max(_REST_SECONDS, end - time.monotonic()) if code == 0 else _REST_SECONDS)
+    except MemoryError:
+        grown = True
     finally:
         cleanup.end(process)
         with contextlib.suppress(subprocess.TimeoutExpired):  # held up by the kernel: it dies when that lets it go
@@ -86,12 +92,12 @@ def _run(bundle: Bundle, folder: Path, configuration: Path, seconds: float) -> _
             _close(orders)
     cleanup.current().go_on()  # or it was ended because the start was, and nothing is to be told of it
     for_memory = code is not None and code != 0 and room.killed_for_memory() > killed_before
-    return _Ended(code, b"".join(answer), output.tail(), for_memory)
+    return _Ended(code, b"".join(answer), output.tail(), for_memory, most if grown else None)
 
 
-def _begun(folder: Path, configuration: Path) -> cleanup.Process:
+def _begun(folder: Path, configuration: Path, seconds: float) -> cleanup.Process:
     return subprocess.Popen(  # noqa: S603 - this very interpreter, with a module of ours
-        [sys.executable, "-P", "-m", _MODULE, str(folder)],
+        [sys.executable, "-P", "-m", _MODULE, str(folder), str(seconds)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -141,9 +147,17 @@ def _answer(written: bytes) -> dict[str, Any] | None:
     return answer if isinstance(answer, dict) and ("network" in answer or "error" in answer) else None
 
 
-def _failure(ended: _Ended, seconds: float) -> Exception:
-    """What to raise for a process that ended otherwise than it should."""
+def _failure(ended: _Ended, seconds: float, *, own: bool) -> Exception:
+    """What to raise for a process that ended otherwise than it should.
+
+    Args:
+        ended: how it did.
+        seconds: that it had.
+        own: it was given a whole model of a user's own, which no other runtime is to try in the server itself.
+    """
     who, told = "The process that converts the network for openvino", _told(ended.said)
+    if own and (too_much := _too_much(ended, seconds)):
+        return ValueError(f"{who} was ended because it took more than {too_much}{told}")
     if ended.code is None:
         return UnsupportedNetworkError(
             f"{who} was ended because it took more than {seconds:g} s. Allow more with GLIMPSE_CONVERSION_SECONDS, or "
@@ -160,6 +174,19 @@ def _failure(ended: _Ended, seconds: float) -> Exception:
         return MemoryError(f"{who} was ended by {name} because memory ran out.{told}")
     how = f"was ended by {name}" if name else f"ended with exit code {ended.code}"
     return UnsupportedNetworkError(f"{who} {how}.{told}")
+
+
+def _too_much(ended: _Ended, seconds: float) -> str:
+    """Of what a process took too much, and what to do about it; empty: of nothing."""
+    trusted = "If the file is of a source that you trust,"
+    if ended.allowed is not None:
+        return (
+            f"{ended.allowed >> 20} MiB of memory, which is far more than a network of its size needs. {trusted} "
+            "GLIMPSE_RUNTIME=tensorflow does without it."
+        )
+    if ended.code is None:
+        return f"{seconds:g} s. {trusted} allow more with GLIMPSE_CONVERSION_SECONDS."
+    return ""
 
 
 def _signal(code: int) -> str:

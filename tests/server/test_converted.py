@@ -335,7 +335,7 @@ def test_how_the_conversion_ends_is_how_it_is_told_and_nothing_stays(
 
 CONVERSION = """
 import pathlib, sys, time
-sys.argv[1:] = [{folder!r}]
+sys.argv[1:] = [{folder!r}, "600"]
 from server.runtime import conversion
 def answer(bundle, folder):
     (folder / bundle.name).touch()

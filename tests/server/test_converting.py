@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -24,9 +25,9 @@ from models.spec import NetworkSummary
 from server import cleanup
 from server.child_output import ChildOutput
 from server.cleanup import Cleanup, StoppedError
-from server.runtime import UnsupportedNetworkError, converted, room
+from server.runtime import UnsupportedNetworkError, allowed, converted, room
 from server.runtime.converted import provide
-from tests.conftest import RunningServer
+from tests.conftest import ROOT, RunningServer
 
 BUNDLE = bundles.read(bundles.EMBEDDED_DEFAULT)
 MANY = replace(  # more than a pipe holds
@@ -268,3 +269,68 @@ def test_a_conversion_that_takes_too_long_costs_a_server_of_openvino_its_start(
     assert "took more than 0.2 s" in running.wait_for("cannot start")["detail"]
     assert list((tmp_path / "cache" / "networks").iterdir()) == []
     assert running.stray == []
+
+
+# --- a whole model of a user's own
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> bundles.Bundle:
+    """A bundle whose file says what it is by itself; the file is never read here."""
+    (tmp_path / "model.keras").write_bytes(bytes(1000))
+    return replace(
+        BUNDLE,
+        folder=tmp_path,
+        weights_file="model.keras",
+        weights_digest=bundles.digest(tmp_path / "model.keras"),
+        architecture="",
+        variant="",
+    )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nobody tells how much memory a process has")
+def test_a_model_that_grows_without_end_is_ended_and_nobody_else_tries_it(
+    own: bundles.Bundle, cache: Path, instead: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(allowed, "_FRAMEWORKS", 100 << 20)
+    monkeypatch.setattr(allowed, "_A_CORE", 0)
+    instead("import time; x = [bytearray(b'x') * (1 << 20) for _ in range(400)]; time.sleep(1000)")
+    with pytest.raises(ValueError, match=r"took more than \d+ MiB of memory, which is far more") as raised:
+        provide(own, seconds=120)
+    assert not isinstance(raised.value, UnsupportedNetworkError)
+    assert not list(cache.glob("networks/*"))
+
+
+def test_a_model_that_never_ends_is_ended_and_no_other_runtime_tries_it(
+    own: bundles.Bundle, cache: Path, instead: Callable[[str], None]
+) -> None:
+    instead(HANGS)
+    with pytest.raises(ValueError, match=r"took more than 1 s\. If the file is of a source that you trust") as raised:
+        provide(own, seconds=1)
+    assert not isinstance(raised.value, UnsupportedNetworkError)
+    assert not list(cache.glob("networks/*"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit of memory is Linux's")
+def test_the_kernel_holds_the_conversion_of_a_model_to_limits(own: bundles.Bundle) -> None:
+    program = f"""
+import pickle, resource, sys
+sys.path.insert(0, {str(ROOT)!r})
+from server.runtime import allowed
+allowed.enforce(pickle.load(sys.stdin.buffer), 10)
+for what in ("DATA", "CORE", "NOFILE", "CPU"):
+    print(resource.getrlimit(getattr(resource, f"RLIMIT_{{what}}"))[0])
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program], input=pickle.dumps(own), capture_output=True, check=True, timeout=120
+    )
+    data, core, files, seconds = map(int, ended.stdout.split())
+    most = allowed.memory(own)
+    assert most is not None
+    assert (data, core) == (2 * most, 0)
+    assert files <= 1024
+    assert 0 < seconds <= 11 * (os.cpu_count() or 1)
+
+
+def test_a_network_of_the_library_may_take_any_memory() -> None:
+    assert allowed.memory(BUNDLE) is None

@@ -207,7 +207,7 @@ def test_what_nobody_thought_of_ends_with_the_code_of_a_model_that_cannot_be_loa
 
 CONVERSION = """
 import sys
-sys.argv[1:] = [{folder!r}]
+sys.argv[1:] = [{folder!r}, "600"]
 from server.runtime import conversion
 def fails(bundle):
     raise RecursionError("maximum recursion depth exceeded")
