@@ -120,9 +120,10 @@ def enforce(size: int, computing: int) -> None:
     if sys.platform == "linux":
         limits |= {resource.RLIMIT_DATA: most, resource.RLIMIT_AS: most + size + _LIBRARIES}
     for what, value in limits.items():
-        _, hard = resource.getrlimit(what)
+        soft, hard = resource.getrlimit(what)
+        known = [one for one in (value, soft, hard) if one != resource.RLIM_INFINITY]
         try:
-            resource.setrlimit(what, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
+            resource.setrlimit(what, (min(known), hard))
         except (ValueError, OSError):  # not every system has every limit
             continue
 
