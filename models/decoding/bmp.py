@@ -14,13 +14,13 @@ MAGIC = b"BM"
 # The length of a header, width and height, one plane, and so many bits a pixel: a picture as the clipboard has it, and
 # as some programs write it into a file that is called .dib.
 _BARE = re.compile(rb"[\x28\x34\x38\x6c\x7c]\0{3}.{8}\x01\0[\x01\x02\x04\x08\x10\x18\x20]\0", re.DOTALL)
-_FILE = 14  # bytes of what stands in front of the header that is told by its length
-_CORE = 12  # bytes of the oldest header: sides of 16 bits, colours of three bytes, no compression
+FRONT = 14  # bytes of what stands in front of the header that is told by its length
+CORE = 12  # bytes of the oldest header: sides of 16 bits, colours of three bytes, no compression
 _INFO, _V2, _V3 = 40, 52, 56
 _OS2 = 64  # bytes of the header of OS/2 2.x, of which anything from 16 bytes on may be written
 # Windows' headers with their masks inside. The last two hold a colour space as well, which is left alone.
 _WINDOWS = frozenset((_INFO, _V2, _V3, 108, 124))
-_PILLOW = _WINDOWS | {_CORE, _OS2}  # headers that Pillow reads
+_PILLOW = _WINDOWS | {CORE, _OS2}  # headers that Pillow reads
 _RGB, _BITFIELDS, _ALPHA_BITFIELDS = 0, 3, 6
 # Pillow unpacks runs in Python, pixel by pixel: seconds for a picture within the limits.
 _COMPRESSIONS = {
@@ -76,10 +76,10 @@ def read_bare(data: bytes) -> Header:
         RefusedImageError: expected; as of `read`.
     """
     try:
-        fields = _fields(bytes(_FILE) + data[: max(_WINDOWS)])
+        fields = _fields(bytes(FRONT) + data[: max(_WINDOWS)])
         colours = fields.colours or (1 << fields.bits if fields.bits <= 8 else 0)
-        at = _FILE + fields.length + _masks_behind(fields) + 4 * colours
-        front = struct.pack("<2sLLL", MAGIC, _FILE + len(data), 0, at)
+        at = FRONT + fields.length + _masks_behind(fields) + 4 * colours
+        front = struct.pack("<2sLLL", MAGIC, FRONT + len(data), 0, at)
     except struct.error:
         raise refusals.truncated("within the header of a BMP") from None
     return read(front + data)
@@ -100,8 +100,8 @@ def read(data: bytes) -> Header:
     if _pillow_reads(fields, masks):
         return Header("BMP", size, data)
     (at,) = struct.unpack_from("<L", data, 10)
-    behind = _FILE + fields.length
-    entry = 3 if fields.length == _CORE else 4
+    behind = FRONT + fields.length
+    entry = 3 if fields.length == CORE else 4
     colours = 0
     if fields.bits <= 8:
         colours = min(fields.colours or 1 << fields.bits, 1 << fields.bits)
@@ -119,8 +119,8 @@ def read(data: bytes) -> Header:
 
 
 def _fields(data: bytes) -> _Fields:
-    (length,) = struct.unpack_from("<L", data, _FILE)
-    if length == _CORE:
+    (length,) = struct.unpack_from("<L", data, FRONT)
+    if length == CORE:
         width, height, _, bits = struct.unpack_from("<HHHH", data, 18)
         fields = _Fields(length, width, height, bits, _RGB, 0)
     elif length in _WINDOWS or _is_os2(length):
@@ -160,7 +160,7 @@ def _masks(data: bytes, fields: _Fields) -> tuple[int, ...]:
         raise refusals.unsupported(f"BMP with colour masks for {fields.bits} bits a pixel", _INSTEAD)
     # They follow the plain header and are part of the later ones, at the same place; of alpha only where there is room.
     number = 4 if fields.length >= _V3 or fields.compression == _ALPHA_BITFIELDS else 3
-    masks = struct.unpack_from(f"<{number}L", data, _FILE + _INFO)
+    masks = struct.unpack_from(f"<{number}L", data, FRONT + _INFO)
     if number == 4 and not bmp_pixels.is_mask(masks[3], fields.bits):
         masks = masks[:3]  # an alpha that no pixel can have
     known = (*masks, 0)[:4] in _KNOWN[fields.bits]

@@ -14,7 +14,7 @@ from models.decoding.header import Header
 MAGIC = (b"GIF87a", b"GIF89a")
 MAX_BLOCKS = 16_384  # of 255 bytes at most, before the first frame; XMP data are the only large ones
 
-_EXTENSION, _FRAME, _END = 0x21, 0x2C, 0x3B
+EXTENSION, FRAME, END = 0x21, 0x2C, 0x3B
 _CONTROL = 0xF9  # transparency and disposal of the frame that follows
 
 
@@ -32,15 +32,15 @@ def read(data: bytes) -> Header:
 
 def _read(data: bytes) -> Header:
     width, height, flags = struct.unpack_from("<HHB", data, 6)
-    at = 13 + _palette(flags)
+    at = 13 + palette(flags)
     control = b""
     screen = data[:at]
     blocks = 0
-    while (code := data[at]) != _FRAME:
-        if code == _END:
+    while (code := data[at]) != FRAME:
+        if code == END:
             raise refusals.damaged("a GIF without a frame")
         blocks += 1
-        if code != _EXTENSION:
+        if code != EXTENSION:
             at += 1  # as Pillow does
         else:
             begun, label = at, data[at + 1]
@@ -54,13 +54,13 @@ def _read(data: bytes) -> Header:
         if blocks > MAX_BLOCKS:
             raise refusals.costly("GIF", f"more than {MAX_BLOCKS} blocks before its first frame")
     left, top, across, down, flags = struct.unpack_from("<HHHHB", data, at + 1)
-    if at + 10 + _palette(flags) >= len(data):
+    if at + 10 + palette(flags) >= len(data):
         raise IndexError
     frame = left, top, left + across, top + down
     size = max(width, frame[2]), max(height, frame[3])
     return Header("GIF", size, b"".join((screen, control, data[at:])))
 
 
-def _palette(flags: int) -> int:
+def palette(flags: int) -> int:
     """Bytes of the palette that follows, by the flags of a screen or a frame."""
     return 3 << (flags & 7) + 1 if flags & 0x80 else 0

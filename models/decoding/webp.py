@@ -24,7 +24,7 @@ def read(data: bytes) -> Header:
         RefusedImageError: expected; the file ends in its header, is damaged there, or would cost more than it shows.
     """
     cut = int.from_bytes(data[4:8], "little") + 8 > len(data)
-    size = _size(data)
+    size = canvas(data)
     if size is None:
         if len(data) < 30:
             raise refusals.truncated("within the header of a WebP")
@@ -43,7 +43,7 @@ def read(data: bytes) -> Header:
     return Header("WEBP", size, data, orientation or 1, cut=cut)
 
 
-def _size(data: bytes) -> tuple[int, int] | None:
+def canvas(data: bytes) -> tuple[int, int] | None:
     """Width and height of the canvas, which the decoder makes room for when it is made."""
     kind, body = data[12:16], data[20:30]
     if kind == b"VP8X" and len(body) == 10:

@@ -9,6 +9,8 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from models.decoding.cost import Cost, pixels, predict
+from models.decoding.decode import Target
 from models.decoding.limits import ImageLimits
 from models.prestem import host
 from models.prestem.recipe import Recipe
@@ -25,6 +27,13 @@ class Prepared:
     pre_stem_seconds: float
 
 
+def cost(image: domain.Image, recipe: Recipe, limits: ImageLimits) -> Cost:
+    """What `prepare` is going to cost; told in microseconds, and never raises."""
+    if isinstance(image, domain.RawImage):
+        return pixels(image.width, image.height)
+    return predict(image.data, limits, _target(recipe))
+
+
 def prepare(image: domain.Image, recipe: Recipe, limits: ImageLimits) -> Prepared:
     """From bytes to the network's input.
 
@@ -35,8 +44,11 @@ def prepare(image: domain.Image, recipe: Recipe, limits: ImageLimits) -> Prepare
     if isinstance(image, domain.RawImage) and (image.height, image.width) == (recipe.height, recipe.width):
         pixels = raw_pixels(image, limits)  # there is nothing to decode or to resize
         return Prepared(pixels, time.monotonic() - begun, 0.0)
-    target = partial(host.resized, recipe=recipe) if host.may_reduce(recipe) else None
-    picture = decode(image, limits, target)
+    picture = decode(image, limits, _target(recipe))
     decoded = time.monotonic()
     pixels = host.fit(picture, recipe)
     return Prepared(pixels, decoded - begun, time.monotonic() - decoded)
+
+
+def _target(recipe: Recipe) -> Target | None:
+    return partial(host.resized, recipe=recipe) if host.may_reduce(recipe) else None
