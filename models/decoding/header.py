@@ -21,5 +21,6 @@ class Header:
     reducible: bool = False
     # Decoded row by row: at a reduced scale it takes the memory of the reduced picture and no more.
     streamed: bool = False
+    scans: int = 1  # of a JPEG: how often its coefficients are gone through
     # Makes the picture where Pillow does not know this kind of the format; it may have an alpha channel.
     pixels: Callable[[], Image.Image] | None = None

@@ -25,7 +25,6 @@ _MARKER = re.compile(rb"\xff[^\x00\xff]")
 _SCAN_END = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _START_OF_IMAGE, _END_OF_IMAGE, _START_OF_SCAN = 0xD8, 0xD9, 0xDA
 _START = bytes((0xFF, _START_OF_IMAGE))
-_END = bytes((0xFF, _END_OF_IMAGE))
 _FILL = b"\xff" * (MAX_FILL + 1)
 _ALONE = frozenset((0x01, *range(0xD0, 0xDA)))  # TEM, restarts, start and end of the image: no length follows
 _SEQUENTIAL = frozenset((0xC0, 0xC1))
@@ -48,9 +47,13 @@ _METADATA = frozenset((*range(0xE0, 0xF0), _COMMENT, _LINES))
 # pictures (APP2, MPF) for another format.
 _COLOURS = {0xE0: (b"JFIF\x00", 14), 0xEE: (b"Adobe", 12)}
 _NEEDED = _FRAMES | _TABLES | {_START_OF_SCAN}
-# Segments that libjpeg passes over as a whole wherever they stand. Of any other marker it may leave out the two bytes
-# alone, and read on behind them.
+# Segments that libjpeg passes over as a whole wherever they stand.
 _SKIPPED = _METADATA | _TABLES | {_START_OF_SCAN}
+# Behind the frame there is nothing else, but for restarts and the end. Of any other marker libjpeg may leave out the
+# two bytes alone, where it looks for a restart, and read on behind them: whoever takes it for a segment misses what is
+# in there.
+_BEHIND_FRAME = _SKIPPED - {0xCC}
+_RESTARTS = frozenset(range(0xD0, 0xD8))
 
 
 def is_jpeg(data: bytes) -> bool:
@@ -73,7 +76,7 @@ def read(data: bytes) -> Header:
     kept, at = [(0, len(_START))], len(_START)
     for _ in range(MAX_SEGMENTS):
         code, start, end = _segment(data, at)
-        _check(code)
+        _check(code, framed=frame is not None)
         if code == _EXIF and orientation is None and data.startswith(b"Exif\x00\x00", start + 4):
             orientation = exif.orientation(data[start + 4 : end])
         if code in _FRAMES:
@@ -90,12 +93,12 @@ def read(data: bytes) -> Header:
     size, components = _frame(frame)
     # A picture in one scan is decoded row by row; any other is gathered in memory first, and every scan touches it all.
     streamed = frame is not None and frame[0] in _SEQUENTIAL and data[start + 4 : start + 5] == bytes((components,))
-    end = _first_end(data, at) if streamed else _last_scan(data, at)
+    end, scans = _end(data, at)
     if data.find(_FILL, at, end) >= 0:
         # Pillow takes a run of FFs, which may come to its end at any moment, up again with each 64 kB that it reads.
         raise refusals.costly("JPEG", f"more than {MAX_FILL} bytes of padding within its picture")
     bare = _joined(data, [*kept, (at, len(data))])
-    return Header("JPEG", size, bare, orientation or 1, reducible=True, streamed=streamed)
+    return Header("JPEG", size, bare, orientation or 1, reducible=True, streamed=streamed, scans=scans)
 
 
 def _segment(data: bytes, at: int) -> tuple[int, int, int]:
@@ -113,13 +116,14 @@ def _segment(data: bytes, at: int) -> tuple[int, int, int]:
     return code, start, end
 
 
-def _check(code: int) -> None:
-    """Refuse a file with such a marker in its header, where libjpeg refuses it."""
+def _check(code: int, *, framed: bool) -> None:
+    """Refuse a file with such a marker in its header: where libjpeg refuses it, or behind the frame."""
     if code in _REFUSED:
         raise refusals.unsupported(_REFUSED[code], _INSTEAD)
     if code == _END_OF_IMAGE:
         raise refusals.damaged("a JPEG without a picture")
-    if code == _START_OF_IMAGE or code not in _FRAMES | _SKIPPED | _ALONE:
+    allowed = _BEHIND_FRAME | _FRAMES | _RESTARTS if framed else _FRAMES | _SKIPPED | _ALONE
+    if code == _START_OF_IMAGE or code not in allowed:
         raise refusals.damaged(f"a JPEG with a marker {code:02X} in its header")
 
 
@@ -149,19 +153,19 @@ def _frame(frame: tuple[int, bytes] | None) -> tuple[tuple[int, int], int]:
     return (int.from_bytes(content[3:5]), int.from_bytes(content[1:3])), content[5]
 
 
-def _first_end(data: bytes, at: int) -> int:
-    """Where a picture of one scan ends."""
-    end = data.find(_END, at)
-    return end if end >= 0 else len(data)
+def _end(data: bytes, at: int) -> tuple[int, int]:
+    """Look at what follows the header of the first scan: where the picture ends, and how many scans it has.
 
-
-def _last_scan(data: bytes, at: int) -> int:
-    """Look at what follows the header of the first of several scans; where the picture ends."""
+    Raises:
+        RefusedImageError: expected; it has too many scans or segments, or such as no picture has.
+    """
     scans, segments = 1, 0
     while match := _SCAN_END.search(data, at):
         code = data[match.start() + 1]
         if code == _END_OF_IMAGE:
-            return match.start()
+            return match.start(), scans
+        if code not in _BEHIND_FRAME:
+            raise refusals.damaged(f"a JPEG with a marker {code:02X} behind its frame")
         segments += 1
         scans += code == _START_OF_SCAN
         if scans > MAX_SCANS:
@@ -169,6 +173,5 @@ def _last_scan(data: bytes, at: int) -> int:
         if segments > MAX_SEGMENTS:
             raise refusals.costly("JPEG", f"more than {MAX_SEGMENTS} segments")
         at = match.end()
-        if code in _SKIPPED:
-            at += max(int.from_bytes(data[at : at + 2]), 2)
-    return len(data)
+        at += max(int.from_bytes(data[at : at + 2]), 2)
+    return len(data), scans
