@@ -22,9 +22,9 @@ from server.admission import Admission, Load
 from server.background import keep_running
 from server.cleanup import Cleanup, within
 from server.decoding.decode import FORMATS
-from server.decoding.isolated import Isolated, memory_for
+from server.decoding.isolated import memory_for
 from server.decoding.pool import DecodePool
-from server.decoding.prepare import prepare
+from server.decoding.where import Decoding
 from server.doors.keeper import Keeper
 from server.health import Health
 from server.interceptors import Observability
@@ -59,21 +59,22 @@ class Server:
         self._admission = Admission(capacity, streams=settings.max_streams, retry_after=self._seconds_to_answer)
         self._metrics.limits(images=capacity.images, size=capacity.bytes)
         keeper = Keeper(settings)
-        self._decoders = DecodePool(settings.decoders)
+        self._decoding = _decoding(settings)
+        self._decoders = DecodePool(settings.decoders, heavy=self._decoding.heavy_workers)
         self._metrics.follow(
             in_flight=lambda: self._admission.in_flight,
             bytes_in_flight=lambda: self._admission.bytes_in_flight,
             queue_depth=self._queue_depth,
             decode_queue_depth=self._decoders.depth,
-            decoder_restarts=lambda: self._isolated.restarts if self._isolated is not None else 0,
+            decoders_overdue=lambda: self._decoders.overdue(self._decoding.seconds),
+            decoder_restarts=lambda: self._decoding.restarts,
             credentials_stale=lambda: keeper.stale,
         )
-        self._isolated = _isolated(settings) if settings.decode_in == "processes" else None
         pipeline = Pipeline(
             self._registry,
             self._admission,
             self._decoders,
-            self._isolated or partial(prepare, limits=_image_limits(settings)),
+            self._decoding,
             self._metrics,
             max_images=settings.max_images_per_request,
             geometries=settings.allow_geometries,
@@ -81,6 +82,7 @@ class Server:
         self._health = Health(SERVICE, HEALTH)
         self._loaded = self._draining = False
         self._trouble: str | None = None  # what hangs
+        self._overdue = 0  # decoder threads that have been at one image for too long
         self._classifier = ImageClassifier(
             pipeline, self._registry, self._metrics, _limits(settings), keeper, stream_window=settings.stream_window
         )
@@ -137,11 +139,10 @@ class Server:
         return True
 
     def _prepare_and_load(self) -> LoadedModel:
-        if self._isolated is not None:
-            try:
-                self._isolated.start()
-            except RuntimeError as error:
-                raise StartupError(str(error)) from error
+        try:
+            self._decoding.start()
+        except RuntimeError as error:
+            raise StartupError(str(error)) from error
         return _load_model(self._settings, self._metrics)
 
     async def _tell(self) -> None:
@@ -152,11 +153,11 @@ class Server:
         await self._health.tell(alive=alive, ready=ready)
 
     async def _watch(self) -> None:
-        """Look now and then whether a model hangs, for as long as the server lives."""
+        """Look now and then whether a model or the decoders hang, for as long as the server lives."""
         while True:
             await asyncio.sleep(min(1.0, self._settings.stuck_seconds / 4))
             try:
-                trouble = next((each for model in self._registry if (each := model.batcher.trouble())), None)
+                trouble = self._hangs()
             except Exception as error:  # noqa: BLE001 - whatever it is, it is to be seen
                 _log.exception("a defect of the service")
                 # Nobody would notice a model that hangs.
@@ -169,6 +170,19 @@ class Server:
             else:
                 _log.warning("no longer stuck")
             await self._tell()
+
+    def _hangs(self) -> str | None:
+        """What hangs; None where nothing does. Logs decoder threads that are late."""
+        seconds, threads = self._decoding.seconds, self._settings.decoders
+        before, self._overdue = self._overdue, self._decoders.overdue(seconds)
+        if self._overdue > before:
+            # The prediction of the file's cost was wrong, or the machine stood still.
+            _log.warning("decoder threads overdue", threads=self._overdue, of=threads, longer_than=seconds)
+        if trouble := next((each for model in self._registry if (each := model.batcher.trouble())), None):
+            return trouble
+        if self._overdue >= threads:
+            return f"Each of the {threads} decoder threads has been at one image for more than {seconds:g} s."
+        return None
 
     async def _drain(self, announce: float) -> None:
         """NOT_SERVING -> keep serving for `announce` seconds -> take no new calls -> finish those that are there.
@@ -188,8 +202,7 @@ class Server:
         for model in self._registry:
             await asyncio.to_thread(model.batcher.close, 1.0)
         self._decoders.close()
-        if self._isolated is not None:
-            await asyncio.to_thread(self._isolated.close)
+        await asyncio.to_thread(self._decoding.close)
         if self._tracing is not None:
             await asyncio.to_thread(self._tracing.close, _TRACES_SECONDS)
         _log.info("stopped", in_flight=self._admission.in_flight)
@@ -322,10 +335,15 @@ def _limits(settings: Settings) -> pb.Limits:
     )
 
 
-def _isolated(settings: Settings) -> Isolated:
+def _decoding(settings: Settings) -> Decoding:
     limits = _image_limits(settings)
-    memory = settings.decode_memory_bytes or memory_for(limits)
-    return Isolated(limits, workers=settings.decoders, memory_bytes=memory, seconds=settings.decode_seconds)
+    return Decoding(
+        limits,
+        in_processes=settings.decode_in == "processes",
+        workers=settings.decoders,
+        memory_bytes=settings.decode_memory_bytes or memory_for(limits),
+        seconds=settings.decode_seconds,
+    )
 
 
 def _image_limits(settings: Settings) -> ImageLimits:

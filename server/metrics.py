@@ -122,6 +122,11 @@ class Metrics:
         self._decoder_restarts = _Followed(
             "glimpse_decoder_restarts", "Decoder processes that had to be replaced.", registry
         )
+        self._decoders_overdue = Gauge(
+            "glimpse_decoders_overdue",
+            "Decoder threads that have been at one image for longer than GLIMPSE_DECODE_SECONDS.",
+            registry=registry,
+        )
         self._credentials_stale = Gauge(
             "glimpse_credentials_stale",
             "1 while a file of certificates or tokens cannot be used and the server goes on with what it had.",
@@ -187,6 +192,7 @@ class Metrics:
         queue_depth: Callable[[], int],
         decode_queue_depth: Callable[[], int],
         decoder_restarts: Callable[[], int],
+        decoders_overdue: Callable[[], int],
         credentials_stale: Callable[[], bool],
     ) -> None:
         """Read from where the numbers live, at each scrape."""
@@ -195,6 +201,7 @@ class Metrics:
         self._queue_depth.set_function(queue_depth)
         self._decode_queue_depth.set_function(decode_queue_depth)
         self._decoder_restarts.set_function(decoder_restarts)
+        self._decoders_overdue.set_function(decoders_overdue)
         self._credentials_stale.set_function(credentials_stale)
 
     def limits(self, *, images: int, size: int) -> None:

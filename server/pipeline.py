@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,15 +23,12 @@ from server import domain
 from server.admission import Admission, Load
 from server.batching.lanes import Answer
 from server.decoding.pool import DecodePool, Work
-from server.decoding.prepare import Prepared
+from server.decoding.where import Decoding
 from server.domain import Arrival, Caller, Classification, ClassifyRequest, ImageResult, RawImage, Timing
 from server.errors import DeadlineExceededError, InvalidImageError, InvalidRequestError, Reason, shown
 from server.metrics import Metrics, ModelMetrics
 from server.registry import LoadedModel, ModelRegistry
 from server.topk import DEFAULT_TOP_K, top_k
-
-# Decode and pre-stem of one image; runs beside the event loop.
-Prepare = Callable[[domain.Image, Recipe], Prepared]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +57,7 @@ class _Flight:
     admitted: float  # on the clock of `time.monotonic`
     answer: Future[Answer] = field(default_factory=Future)
     preparing: Work | None = None  # in a decoder thread; None: done on the event loop
+    heavy: bool = False  # its decoding is predicted to take long
 
 
 class Pipeline:
@@ -70,20 +68,20 @@ class Pipeline:
         registry: ModelRegistry,
         admission: Admission,
         decoders: DecodePool,
-        prepare: Prepare,
+        decoding: Decoding,
         metrics: Metrics,
         *,
         max_images: int,
         geometries: frozenset[str],
     ) -> None:
-        """Put the stages together; `decoders` runs `prepare` beside the event loop.
+        """Put the stages together; `decoders` runs `decoding` beside the event loop.
 
         A request may hold `max_images` and ask for one of `geometries`.
         """
         self._registry = registry
         self._admission = admission
         self._decoders = decoders
-        self._prepare = prepare
+        self._decoding = decoding
         self._metrics = metrics
         self._max_images = max_images
         self._geometries = geometries
@@ -144,8 +142,9 @@ class Pipeline:
             if isinstance(flight.image, RawImage) and (flight.image.height, flight.image.width) == work.input_size:
                 self._prepare_and_queue(flight, work)  # nothing to decode or resize: a thread would cost more
             else:
+                flight.heavy = self._decoding.cost(flight.image, work.recipe).heavy
                 flight.preparing = self._decoders.submit(
-                    work.caller.lane, partial(self._prepare_and_queue, flight, work)
+                    work.caller.lane, partial(self._prepare_and_queue, flight, work), heavy=flight.heavy
                 )
         await together.all_done
 
@@ -175,7 +174,7 @@ class Pipeline:
         timing = flight.timing
         timing.decode_wait = begun - flight.admitted
         try:
-            prepared = self._prepare(flight.image, work.recipe)
+            prepared = self._decoding(flight.image, work.recipe, heavy=flight.heavy)
         except InvalidImageError:
             timing.decode = time.monotonic() - begun
             work.metrics.prepared(timing, fitted=False)

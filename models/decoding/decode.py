@@ -69,15 +69,22 @@ def decode(data: bytes, limits: ImageLimits, target: Target | None = None) -> Pi
         return _picture(header, scale)
     except RefusedImageError:
         raise
-    except UnidentifiedImageError as error:
-        what = f"a {header.form} file whose header cannot be read"
-        raise (refusals.truncated if header.cut else refusals.damaged)(what) from error
     except Exception as error:  # decoders raise OSError, ValueError, SyntaxError, struct.error and more
-        what = str(error) or type(error).__name__
-        # Pillow tells truncation from damage only in its text.
-        if header.cut or isinstance(error, EOFError) or "truncated" in what.lower():
-            raise refusals.truncated(what) from error
-        raise refusals.damaged(what) from error
+        raise _told(error, header) from error
+
+
+def _told(error: Exception, header: Header) -> RefusedImageError:
+    """What a decoder's error says of the file."""
+    what = str(error) or type(error).__name__
+    # Pillow tells these from damage only in its text.
+    if isinstance(error, MemoryError) or "out of memory" in what:
+        return refusals.no_memory()
+    if isinstance(error, UnidentifiedImageError):
+        what = f"a {header.form} file whose header cannot be read"
+        return refusals.truncated(what) if header.cut else refusals.damaged(what)
+    if header.cut or isinstance(error, EOFError) or "truncated" in what.lower():
+        return refusals.truncated(what)
+    return refusals.damaged(what)
 
 
 def _header(data: bytes) -> Header:
@@ -85,6 +92,8 @@ def _header(data: bytes) -> Header:
         return formats.read(data)
     except RefusedImageError:
         raise
+    except MemoryError as error:
+        raise refusals.no_memory() from error
     except Exception as error:  # a slip of ours in reading what nobody has thought of costs that file alone
         raise refusals.damaged(f"a header that makes no sense: {error}") from error
 

@@ -15,6 +15,7 @@ class Kind(StrEnum):
     UNSUPPORTED_FORMAT = "UNSUPPORTED_FORMAT"
     TRUNCATED_IMAGE = "TRUNCATED_IMAGE"
     CORRUPT_IMAGE = "CORRUPT_IMAGE"
+    DECODER_FAILED = "DECODER_FAILED"
 
 
 class RefusedImageError(ValueError):
@@ -40,6 +41,13 @@ def truncated(what: str) -> RefusedImageError:
     """`what` is a phrase with what is missing."""
     return RefusedImageError(
         Kind.TRUNCATED_IMAGE, f"The data ends before the picture does ({what}). Send the whole file."
+    )
+
+
+def no_memory() -> RefusedImageError:
+    """The picture may be a good one: there was no memory for it."""
+    return RefusedImageError(
+        Kind.DECODER_FAILED, "There is not enough memory to decode the image. Send it smaller, or again later."
     )
 
 

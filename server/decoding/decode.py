@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from models.decoding import decode as files
+from models.decoding import refusals
 from models.decoding.decode import MAX_SIDE, Target
 from models.decoding.formats import FORMATS
 from models.decoding.limits import ImageLimits
@@ -18,7 +19,7 @@ from models.prestem.picture import Picture
 from server import domain
 from server.errors import InvalidImageError, Reason
 
-__all__ = ["FORMATS", "MAX_SIDE", "decode", "raw_pixels"]
+__all__ = ["FORMATS", "MAX_SIDE", "decode", "no_memory", "raw_pixels"]
 
 
 def decode(image: domain.Image, limits: ImageLimits, target: Target | None = None) -> Picture:
@@ -60,6 +61,11 @@ def raw_pixels(image: domain.RawImage, limits: ImageLimits) -> NDArray[np.uint8]
             field="raw.data",
         )
     return np.frombuffer(image.data, np.uint8).reshape(image.height, image.width, 3)
+
+
+def no_memory() -> InvalidImageError:
+    """There was no memory for the picture, or for what is made of it."""
+    return _refusal(refusals.no_memory())
 
 
 def _refusal(error: RefusedImageError) -> InvalidImageError:

@@ -6,7 +6,7 @@ answer in time or makes no sense is ended and replaced, and its image alone fail
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import os
 import queue
 import threading
@@ -37,6 +37,11 @@ def memory_for(limits: ImageLimits) -> int:
     return _BYTES_BESIDES + limits.max_bytes + limits.max_pixels * _BYTES_PER_PIXEL
 
 
+def possible() -> bool:
+    """Whether this system has decoder processes; Windows has not."""
+    return importlib.util.find_spec("fcntl") is not None
+
+
 class _Place:
     """Where one process after another works."""
 
@@ -57,18 +62,19 @@ class _Place:
 class Isolated:
     """`prepare`, in a pool of decoder processes."""
 
-    def __init__(self, limits: ImageLimits, *, workers: int, memory_bytes: int, seconds: float) -> None:
-        """Nothing is started yet.
+    def __init__(self, limits: ImageLimits, *, workers: int, memory_bytes: int, seconds: float, nice: int = 0) -> None:
+        """Nothing is started yet: `start` does that, or else each process is started when it is first needed.
 
         Args:
             limits: what one image may cost.
             workers: number of processes; as many images are decoded at once.
             memory_bytes: that decoding one image may take.
             seconds: that decoding one image may take.
+            nice: how far the processes' priority lies below the server's.
         """
         self._seconds = seconds
         self._lifeline, self._held = os.pipe()
-        self._orders = Orders(limits, memory_bytes, self._lifeline)
+        self._orders = Orders(limits, memory_bytes, self._lifeline, nice)
         self._places = [_Place() for _ in range(workers)]
         # Last in, first out: under little load the same process works on, with its caches warm.
         self._idle: queue.LifoQueue[_Place] = queue.LifoQueue()
@@ -94,10 +100,8 @@ class Isolated:
         Raises:
             RuntimeError: expected; one cannot be started, and why.
         """
-        try:
-            importlib.import_module("fcntl")
-        except ImportError as error:  # Windows
-            raise RuntimeError("This system has no decoder processes. Set GLIMPSE_DECODE_IN to threads.") from error
+        if not possible():
+            raise RuntimeError("This system has no decoder processes. Set GLIMPSE_DECODE_IN to threads.")
         try:
             started = [place.start(self._orders, self._seconds) for place in self._places]
             for process in started:

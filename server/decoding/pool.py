@@ -1,4 +1,7 @@
-"""The decoder threads: work from many callers, in turn by lane."""
+"""The decoder threads: work from many callers, in turn by lane.
+
+Heavy work has threads of its own, half as many: however much of it there is, small images find a thread.
+"""
 
 from __future__ import annotations
 
@@ -36,31 +39,40 @@ class Work(Future[None]):
 class DecodePool:
     """Threads that take the lanes' work in turn, so that a bulk caller's images do not stand before a lone one's."""
 
-    def __init__(self, threads: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, threads: int, *, heavy: int = 0, clock: Callable[[], float] = time.monotonic, name: str = "decode"
+    ) -> None:
         """Start the threads.
 
         Args:
             threads: pieces of work that run side by side.
+            heavy: pieces of heavy work that run beside those, in threads of their own; 0: heavy work is as any other.
             clock: seconds, monotonic.
+            name: what the threads are called, a number behind it.
         """
+        self._heavy = DecodePool(heavy, clock=clock, name=f"{name}-heavy") if heavy else None
         self._clock = clock
         self._turns: Turns[Work] = Turns()
         self._look_through = _SHELLS
         self._seconds: deque[float] = deque(maxlen=_REMEMBERED)
         self._changed = threading.Condition()
         self._closed = False
+        self._begun: dict[int, float] = {}  # by thread: when it began what it is at
         self._threads = [
-            threading.Thread(target=self._run, name=f"decode-{number}", daemon=True) for number in range(threads)
+            threading.Thread(target=self._run, args=(number,), name=f"{name}-{number}", daemon=True)
+            for number in range(threads)
         ]
         for thread in self._threads:
             thread.start()
 
-    def submit(self, lane: str, do: Callable[[], None]) -> Work:
+    def submit(self, lane: str, do: Callable[[], None], *, heavy: bool = False) -> Work:
         """Queue one piece of work, which must not raise, in `lane`.
 
         Raises:
             RuntimeError: the pool is closed.
         """
+        if heavy and self._heavy is not None:
+            return self._heavy.submit(lane, do)
         work = Work(do)
         with self._changed:
             if self._closed:
@@ -74,12 +86,19 @@ class DecodePool:
 
     def depth(self) -> int:
         """How many pieces of work wait for a thread."""
+        heavy = self._heavy.depth() if self._heavy is not None else 0
         with self._changed:
             self._turns.discard(Work.cancelled)
-            return len(self._turns)
+            return heavy + len(self._turns)
+
+    def overdue(self, seconds: float) -> int:
+        """How many threads, of those for work that is not heavy, have been at one piece of it for longer than that."""
+        with self._changed:
+            now = self._clock()
+            return sum(now - begun > seconds for begun in self._begun.values())
 
     def ahead(self, lane: str) -> int:
-        """How many pieces of work are begun before one that comes in `lane` now, if no others come."""
+        """How many pieces, heavy ones aside, are begun before one that comes in `lane` now, if no others come."""
         with self._changed:
             return self._turns.ahead(lane)
 
@@ -92,14 +111,16 @@ class DecodePool:
 
     def close(self) -> None:
         """Drop what has not begun. What has begun goes on; nobody waits for it."""
+        if self._heavy is not None:
+            self._heavy.close()
         with self._changed:
             self._closed = True
             while len(self._turns):
                 self._turns.take().cancel()
             self._changed.notify_all()
 
-    def _run(self) -> None:
-        while (work := self._next()) is not None:
+    def _run(self, number: int) -> None:
+        while (work := self._next(number)) is not None:
             self._do(work)
             del work  # neither the wait for the next nor a caller's hold on the future may keep an image
 
@@ -119,10 +140,12 @@ class DecodePool:
             with self._changed:
                 self._seconds.append(self._clock() - begun)
 
-    def _next(self) -> Work | None:
+    def _next(self, number: int) -> Work | None:
         with self._changed:
+            self._begun.pop(number, None)
             while not len(self._turns):
                 if self._closed:
                     return None
                 self._changed.wait()
+            self._begun[number] = self._clock()
             return self._turns.take()

@@ -15,7 +15,7 @@ from models.decoding.limits import ImageLimits
 from models.prestem import host
 from models.prestem.recipe import Recipe
 from server import domain
-from server.decoding.decode import decode, raw_pixels
+from server.decoding.decode import decode, no_memory, raw_pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,10 @@ def prepare(image: domain.Image, recipe: Recipe, limits: ImageLimits) -> Prepare
         return Prepared(pixels, time.monotonic() - begun, 0.0)
     picture = decode(image, limits, _target(recipe))
     decoded = time.monotonic()
-    pixels = host.fit(picture, recipe)
+    try:
+        pixels = host.fit(picture, recipe)
+    except MemoryError as error:
+        raise no_memory() from error
     return Prepared(pixels, decoded - begun, time.monotonic() - decoded)
 
 

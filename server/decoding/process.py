@@ -22,7 +22,7 @@ from server.decoding.worker import Orders
 
 _MODULE = "server.decoding.worker"
 _ROOT = Path(__file__).parents[2]  # the folder of our packages, wherever they are installed
-_START_SECONDS = 60.0  # until a process that has not said hello is taken for one that never will
+START_SECONDS = 60.0  # until a process that has not said hello is taken for one that never will
 _DEATH_SECONDS = 5.0  # for the kernel to take a process down
 _LAST_SECONDS = 0.2  # between the end of a connection and that of its process
 
@@ -87,9 +87,9 @@ class DecoderProcess:
             LostError: expected; it does not become so.
         """
         if not self._greeted:
-            self._wait_at_most(_START_SECONDS)
+            self._wait_at_most(START_SECONDS)
             if self._receive(len(wire.HELLO)) != wire.HELLO:
-                cause = self.ending(f"it was not ready after {_START_SECONDS:g} s")
+                cause = self.ending(f"it was not ready after {START_SECONDS:g} s")
                 said = self.said()
                 raise LostError(f"{cause}, and said: {said}" if said else cause)
             self._wait_at_most(self._seconds)

@@ -13,7 +13,8 @@ from typing import Any
 
 import structlog
 
-from server import __main__, app
+from server import __main__
+from server.decoding import where
 from server.decoding.prepare import Prepared
 from server.runtime import choice
 
@@ -51,12 +52,12 @@ def _hang(variable: str, event: str) -> None:
 
 
 if __name__ == "__main__":
-    build, prepare = choice.build, app.prepare  # type: ignore[attr-defined]
+    build, prepare = choice.build, where.prepare
 
     def built(*arguments: Any, **options: Any) -> Any:
         found = build(*arguments, **options)
         return found._replace(runtime=Hanging(found.runtime))
 
     choice.build = built
-    app.prepare = hanging_decoder  # type: ignore[attr-defined]
+    where.prepare = hanging_decoder
     sys.exit(__main__.main())

@@ -12,7 +12,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from functools import partial
 
 import numpy as np
 import pytest
@@ -24,6 +23,7 @@ from models.prestem.recipe import Recipe
 from models.spec import NetworkSummary
 from server import app, domain, settings
 from server.batching.batcher import Batcher
+from server.decoding import where
 from server.decoding.prepare import Prepared, prepare
 from server.metrics import Metrics
 from server.registry import LoadedModel
@@ -110,7 +110,7 @@ class Rig:
         own = ["--host=127.0.0.1", f"--port={self.target.rpartition(':')[2]}", "--metrics-port=0"]
         self.settings = settings.load([*own, *arguments])
         patch.setattr(app, "load_model", self._load)
-        patch.setattr(app, "prepare", partial(self._decode))
+        patch.setattr(where, "prepare", self._decode)
         self._thread = threading.Thread(target=asyncio.run, args=(self._life(),), name="rig")
         self._thread.start()
         self.wait_until(lambda: self._ended.is_set() or self.gauge("glimpse_ready") == 1)
@@ -188,5 +188,5 @@ class Rig:
             batcher=batcher,
         )
 
-    def _decode(self, image: domain.Image, recipe: Recipe, *, limits: ImageLimits) -> Prepared:
+    def _decode(self, image: domain.Image, recipe: Recipe, limits: ImageLimits) -> Prepared:
         return self.decoding(image, recipe, limits)

@@ -1,0 +1,99 @@
+"""Where an image is decoded: an ordinary one in the thread that asks, or in a process; a costly one in a process.
+
+A thread cannot be stopped. What decoding takes is predicted from a file's header (`models.decoding.cost`): up to
+`HEAVY_WORK` it is little, whatever the prediction is wrong by. What is above it, or cannot be told, is decoded in a
+process that is ended when it takes too long.
+"""
+
+from __future__ import annotations
+
+import structlog
+
+from models.decoding.cost import Cost
+from models.decoding.limits import ImageLimits
+from models.prestem.recipe import Recipe
+from server import domain
+from server.decoding import isolated
+from server.decoding.isolated import Isolated
+from server.decoding.prepare import Prepared, cost, prepare
+from server.decoding.process import START_SECONDS
+
+_log = structlog.get_logger(__name__)
+
+# Below the server's priority, so that whoever sends costly images waits for those who do not. Where another wants all
+# of a core, a quarter of its time is left to such a process.
+_NICE = 5
+
+
+class Decoding:
+    """`prepare`, where it belongs."""
+
+    def __init__(
+        self, limits: ImageLimits, *, in_processes: bool, workers: int, memory_bytes: int, seconds: float
+    ) -> None:
+        """Nothing is started yet.
+
+        Args:
+            limits: what one image may cost.
+            in_processes: whether ordinary images are decoded in processes as well.
+            workers: ordinary images that are decoded side by side.
+            memory_bytes: that decoding one image in a process may take.
+            seconds: that decoding one image in a process may take.
+        """
+        self._limits = limits
+        # That an ordinary image may take in a decoder thread, the start of a process counted.
+        self.seconds = seconds + (START_SECONDS if in_processes else 0.0)
+        self.heavy_workers = max(1, workers // 2)
+        self._ordinary = self._heavy = None
+        if in_processes:
+            self._ordinary = Isolated(limits, workers=workers, memory_bytes=memory_bytes, seconds=seconds)
+        if in_processes or isolated.possible():
+            # Each is started when it is first needed: most servers never need them.
+            self._heavy = Isolated(
+                limits, workers=self.heavy_workers, memory_bytes=memory_bytes, seconds=seconds, nice=_NICE
+            )
+
+    @property
+    def restarts(self) -> int:
+        """How many processes had to be replaced so far."""
+        return sum(pool.restarts for pool in self._pools())
+
+    def start(self) -> None:
+        """Start the processes for ordinary images, if they are to be.
+
+        Raises:
+            RuntimeError: expected; one cannot be started, and why.
+        """
+        if self._ordinary is not None:
+            self._ordinary.start()
+        elif self._heavy is None:
+            _log.warning("no decoder processes on this system: costly images are decoded without a limit on time")
+
+    def cost(self, image: domain.Image, recipe: Recipe) -> Cost:
+        """What decoding and resizing an image is going to cost; told in microseconds, and never raises."""
+        return cost(image, recipe, self._limits)
+
+    def __call__(self, image: domain.Image, recipe: Recipe, *, heavy: bool = False) -> Prepared:
+        """From bytes to the network's input. May be called from any number of threads.
+
+        Args:
+            image: what to decode.
+            recipe: what to make of it.
+            heavy: what `cost` said of it.
+
+        Raises:
+            InvalidImageError: expected; the image is not one, is damaged, is refused, is too large, or ended its
+                decoder.
+            UnavailableError: expected; `close` has been called.
+            InternalError: no decoder process can be started; the log says why.
+        """
+        pool = self._heavy if heavy else self._ordinary
+        return prepare(image, recipe, self._limits) if pool is None else pool(image, recipe)
+
+    def close(self) -> None:
+        """End the processes. Whoever waits for one, or comes later, is told that the server shuts down."""
+        for pool in self._pools():
+            pool.close()
+
+    def _pools(self) -> list[Isolated]:
+        return [pool for pool in (self._ordinary, self._heavy) if pool is not None]
