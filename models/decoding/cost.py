@@ -25,7 +25,8 @@ resizing to a network's input         3.1             0
 turning by EXIF's orientation         1.6             0
 ====================================  ==============  ===========  ==========================================
 
-A prediction may be too high. It is too low by no more than `MULTIPLE`.
+A prediction may be too high. It is too low by no more than `MULTIPLE`, and by what looking through the pieces of a file
+takes, of which there may be 16,384: 20 ms there.
 """
 
 from __future__ import annotations
@@ -260,15 +261,17 @@ def _webp(data: bytes, limits: ImageLimits) -> Cost:
     area = width * height
     if _too_large(width, height, limits.max_pixels):
         return _refused(area, data)
-    at, each = 12, _RESIZE + _TURN
+    at, each, coded = 12, _RESIZE + _TURN, len(data)
     for _ in range(_PIECES):
+        if at + _CHUNK.size > len(data):
+            break
         kind, length = _CHUNK.unpack_from(data, at)
         if kind == b"VP8L":
             return _cost(area, area * (_WEBP_LOSSLESS + each) + 8 * len(data), area * 24 + len(data))
         if kind == b"VP8 ":
-            # The rest of the file may be an alpha channel, whose bytes are cheaper.
             coded = min(length, len(data))
-            nanoseconds = area * (8 + 8 + each) + 45 * coded + 8 * (len(data) - coded)
-            return _cost(area, nanoseconds, area * 22 + len(data))
+            break
         at += 8 + (_FRAME if kind == b"ANMF" else length + length % 2)
-    raise _UnknownError
+    # A lossy one, or one that is not found. The rest of the file may be an alpha channel, whose bytes are cheaper.
+    nanoseconds = area * (8 + 8 + each) + 45 * coded + 8 * (len(data) - coded)
+    return _cost(area, nanoseconds, area * 22 + len(data))
