@@ -6,6 +6,7 @@ import gc
 import threading
 import weakref
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 
@@ -211,3 +212,89 @@ def test_closing_drops_all_lanes_and_ends_the_threads(held: Held) -> None:
     assert late.cancelled()
     assert held.done == []
     assert held.pool.ahead("z") == 0
+
+
+def test_heavy_work_never_takes_a_thread_from_small_work() -> None:
+    pool, go = DecodePool(2, heavy=1), threading.Event()
+    begun = threading.Semaphore(0)
+
+    def hold() -> None:
+        begun.release()
+        assert go.wait(LONG)
+
+    try:
+        heavy = [pool.submit(str(number), hold, heavy=True) for number in range(20)]
+        assert begun.acquire(timeout=LONG)
+        # Both threads for small work are free, however much heavy work waits.
+        meet = threading.Barrier(2)
+        small = [pool.submit("small", partial(meet.wait, LONG)) for _ in range(2)]
+        for work in small:
+            work.result(LONG)
+        assert not begun.acquire(blocking=False)  # and a second heavy piece has not begun
+        assert pool.depth() == 19
+        assert pool.ahead("small") == 0
+    finally:
+        go.set()
+    for work in heavy:
+        work.result(LONG)
+    pool.close()
+
+
+def test_heavy_work_takes_turns_by_lane_and_is_dropped_with_the_rest() -> None:
+    pool, go, begun, done = DecodePool(1, heavy=1), threading.Event(), threading.Event(), list[str]()
+
+    def hold() -> None:
+        begun.set()
+        assert go.wait(LONG)
+
+    plug = pool.submit("plug", hold, heavy=True)
+    assert begun.wait(LONG)
+    for name in ("b1", "b2", "lone"):
+        last = pool.submit(name[0], partial(done.append, name), heavy=True)
+    go.set()
+    last.result(LONG)
+    plug.result(LONG)
+    while len(done) < 3:
+        threading.Event().wait(0.001)
+    assert done == ["b1", "lone", "b2"]
+    pool.close()
+    with pytest.raises(RuntimeError, match="stopped"):
+        pool.submit("a", lambda: None, heavy=True)
+
+
+def test_without_threads_of_its_own_heavy_work_is_as_any_other(held: Held) -> None:
+    work = held.pool.submit("a", lambda: held.done.append("heavy"), heavy=True)
+    held.let_go()
+    work.result(LONG)
+    assert held.done == ["heavy"]
+
+
+def test_a_thread_that_is_at_one_piece_for_too_long_is_told(held: Held) -> None:
+    assert held.pool.overdue(10.0) == 0
+    held.now = 10.0
+    assert held.pool.overdue(10.0) == 0
+    held.now = 10.1
+    assert held.pool.overdue(10.0) == 1
+    held.let_go()
+    held.submit("after")
+    held.last.result(LONG)
+    while held.pool.overdue(-1.0):  # it waits for work now
+        threading.Event().wait(0.001)
+
+
+def test_heavy_work_that_takes_long_is_no_thread_overdue() -> None:
+    """It is in a process, which has a limit of its own."""
+    now, go, begun = 0.0, threading.Event(), threading.Event()
+    pool = DecodePool(1, heavy=1, clock=lambda: now)
+
+    def hold() -> None:
+        begun.set()
+        assert go.wait(LONG)
+
+    work = pool.submit("a", hold, heavy=True)
+    assert begun.wait(LONG)
+    now = 1000.0
+    assert pool.overdue(10.0) == 0
+    go.set()
+    work.result(LONG)
+    pool.close()
