@@ -62,7 +62,7 @@ class _Place:
 class Isolated:
     """`prepare`, in a pool of decoder processes."""
 
-    def __init__(self, limits: ImageLimits, *, workers: int, memory_bytes: int, seconds: float, nice: int = 0) -> None:
+    def __init__(self, limits: ImageLimits, *, workers: int, memory_bytes: int, seconds: float) -> None:
         """Nothing is started yet: `start` does that, or else each process is started when it is first needed.
 
         Args:
@@ -70,11 +70,10 @@ class Isolated:
             workers: number of processes; as many images are decoded at once.
             memory_bytes: that decoding one image may take.
             seconds: that decoding one image may take.
-            nice: how far the processes' priority lies below the server's.
         """
         self._seconds = seconds
         self._lifeline, self._held = os.pipe()
-        self._orders = Orders(limits, memory_bytes, self._lifeline, nice)
+        self._orders = Orders(limits, memory_bytes, self._lifeline)
         self._places = [_Place() for _ in range(workers)]
         # Last in, first out: under little load the same process works on, with its caches warm.
         self._idle: queue.LifoQueue[_Place] = queue.LifoQueue()

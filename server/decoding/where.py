@@ -20,10 +20,6 @@ from server.decoding.process import START_SECONDS
 
 _log = structlog.get_logger(__name__)
 
-# Below the server's priority, so that whoever sends costly images waits for those who do not. Where another wants all
-# of a core, a quarter of its time is left to such a process.
-_NICE = 5
-
 
 class Decoding:
     """`prepare`, where it belongs."""
@@ -49,9 +45,7 @@ class Decoding:
             self._ordinary = Isolated(limits, workers=workers, memory_bytes=memory_bytes, seconds=seconds)
         if in_processes or isolated.possible():
             # Each is started when it is first needed: most servers never need them.
-            self._heavy = Isolated(
-                limits, workers=self.heavy_workers, memory_bytes=memory_bytes, seconds=seconds, nice=_NICE
-            )
+            self._heavy = Isolated(limits, workers=self.heavy_workers, memory_bytes=memory_bytes, seconds=seconds)
 
     @property
     def restarts(self) -> int:

@@ -36,7 +36,6 @@ class Orders:
     limits: ImageLimits
     memory_bytes: int  # on top of what it holds when it is ready
     lifeline: int  # a pipe that the server holds open as long as it wants this process to live
-    nice: int = 0  # how far its priority lies below the server's
 
     def written(self) -> str:
         """As JSON."""
@@ -58,7 +57,6 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     warnings.filterwarnings("ignore", module=r"PIL\.")
-    os.nice(orders.nice)
     Image.init()  # loads the plugins now, with all the memory that they want
     _bind(orders.memory_bytes)
     server.sendall(wire.HELLO)

@@ -121,12 +121,12 @@ class Settings(DoorSettings):
     stream_window: Positive = Field(64, description="Requests of one stream that are worked on at once.")
     decode_threads: int = Field(0, ge=0, description="Threads that decode; 0: one a CPU core.")
     decode_in: Literal["threads", "processes"] = Field(
-        "threads", description="processes: a crash in a codec costs its image alone, and each has the next two limits."
+        "threads", description="Ordinary images; processes: a crash in a codec costs its image alone."
     )
     decode_memory_bytes: int = Field(
-        0, ge=0, description="That one image may take; 0: what the largest legal one does."
+        0, ge=0, description="That one image may take in a process; 0: what the largest legal one does."
     )
-    decode_seconds: float = Field(10.0, gt=0, le=3600, description="That one image may take.")
+    decode_seconds: float = Field(10.0, gt=0, le=3600, description="That one image may take in a process.")
     drain_announce_seconds: Seconds = Field(
         0.0, description="After SIGTERM: answer NOT_SERVING to health checks but go on serving for so long."
     )

@@ -15,7 +15,7 @@ import structlog
 
 from server import __main__
 from server.decoding import where
-from server.decoding.prepare import Prepared
+from server.decoding.prepare import Prepared, prepare
 from server.runtime import choice
 
 
@@ -52,12 +52,12 @@ def _hang(variable: str, event: str) -> None:
 
 
 if __name__ == "__main__":
-    build, prepare = choice.build, where.prepare
+    build = choice.build
 
     def built(*arguments: Any, **options: Any) -> Any:
         found = build(*arguments, **options)
         return found._replace(runtime=Hanging(found.runtime))
 
     choice.build = built
-    where.prepare = hanging_decoder
+    where.prepare = hanging_decoder  # type: ignore[attr-defined]
     sys.exit(__main__.main())

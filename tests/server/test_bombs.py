@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -20,14 +21,18 @@ import pytest
 
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1.classifier_pb2_grpc import ImageClassifierStub
+from models.decoding.cost import predict
+from models.prestem import host
 from tests.conftest import ROOT, RunningServer
 from tests.server.conftest import TIMEOUT, rich_status
 from tests.server.hostile import tell
 from tests.server.hostile.batches import ENVIRONMENT
 from tests.server.hostile.bombs import COSTLY, METADATA_BOMBS, REFUSED_BOMBS, zeros
 from tests.server.hostile.memory import MIB, forget_peak, needs_proc, peak, resident
+from tests.server.hostile.mutants import LIMITS, RECIPES
 
 pytestmark = needs_proc
+TARGET = partial(host.resized, recipe=RECIPES[0])
 CONNECTIONS = 8  # that the thousand come over
 
 
@@ -80,6 +85,9 @@ def test_the_dearest_file_within_the_limits_takes_less_than_400_mib(tmp_path: Pa
     found = decoded(COSTLY, tmp_path)
     assert {name: each["result"] for name, each in found.items()} == dict.fromkeys(COSTLY, "decoded")
     assert max(each["grown"] for each in found.values()) < 400 * MIB
+    # What was predicted is enough for each of them.
+    for name, each in found.items():
+        assert each["grown"] < predict(COSTLY[name](), LIMITS[0], TARGET).memory + 16 * MIB, name
 
 
 @pytest.mark.slow

@@ -227,7 +227,11 @@ def test_heavy_work_never_takes_a_thread_from_small_work() -> None:
         assert begun.acquire(timeout=LONG)
         # Both threads for small work are free, however much heavy work waits.
         meet = threading.Barrier(2)
-        small = [pool.submit("small", partial(meet.wait, LONG)) for _ in range(2)]
+
+        def together() -> None:
+            meet.wait(LONG)
+
+        small = [pool.submit("small", together) for _ in range(2)]
         for work in small:
             work.result(LONG)
         assert not begun.acquire(blocking=False)  # and a second heavy piece has not begun

@@ -70,7 +70,7 @@ def test_our_reading_of_files_as_encoders_write_them_is_libjpegs(reader: Reader)
 def insertions(draw: st.DrawFn) -> bytes:
     """A piece of a JPEG that may hide others from one reader or another."""
     code = draw(st.integers(0, 255))
-    body = draw(
+    body: bytes = draw(
         st.one_of(
             st.binary(max_size=12),
             st.integers(0, 20).map(lambda number: scan_bombs.refinement(SIZE, SIZE, number)),

@@ -98,17 +98,6 @@ def test_a_costly_image_is_given_up_in_time_in_every_mode(image: EncodedImage, *
     assert [line["event"] for line in logs] == ["decoder process replaced"]
 
 
-@needs_proc
-def test_a_process_for_costly_images_has_a_lower_priority() -> None:
-    with decoding(in_processes=True, workers=1) as made:
-        ordinary = [os.getpriority(os.PRIO_PROCESS, pid) for pid in processes(os.getpid())]
-        made(WEBP, RECIPE, heavy=True)
-        both = [os.getpriority(os.PRIO_PROCESS, pid) for pid in processes(os.getpid())]
-    own = os.getpriority(os.PRIO_PROCESS, 0)
-    assert set(ordinary) == {own}
-    assert max(both) == min(own + 5, 19)
-
-
 def test_without_processes_costly_images_are_decoded_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on Windows, which has none; it says so, because nothing can end a thread."""
     monkeypatch.setattr(isolated, "possible", lambda: False)
@@ -181,7 +170,7 @@ def test_a_small_image_is_answered_while_costly_ones_are_decoded(
     """With one decoder thread: each costly image alone would hold it."""
     running = start_server("--decode-threads=1")
     running.wait_for("serving")
-    costly = pb.ClassifyRequest(images=[pb.Image(encoded=REFINED.data)] * 8)
+    costly = pb.ClassifyRequest(images=[pb.Image(encoded=bombs.zeros(4000, 4000))] * 8)
     small = pb.ClassifyRequest(images=[pb.Image(encoded=cat_photo.read_bytes())])
     with grpc.insecure_channel(running.target) as channel:
         stub = ImageClassifierStub(channel)
@@ -191,7 +180,7 @@ def test_a_small_image_is_answered_while_costly_ones_are_decoded(
         while not call.done():
             assert stub.Classify(small, timeout=TIMEOUT).results[0].predictions[0].label == "cat"
             answered += 1
-        assert answered > 8  # more than one for each costly image: none of them waited for all
+        assert answered >= 3  # behind the costly ones there would be one answer, when all of them are done
         assert len(decoders_of(running)) == 1
         assert not any(result.HasField("error") for result in call.result().results)
         assert metrics_of(running)["glimpse_decoders_overdue"] == 0
