@@ -1,4 +1,7 @@
-"""Permits for calls, images and their bytes, so that memory is bounded whatever is sent, and no lane takes them all."""
+"""Permits for calls, images, their bytes and the work of decoding them: memory and time are bounded, whatever is sent.
+
+How they are shared between callers is told in `server.shares`.
+"""
 
 from __future__ import annotations
 
@@ -13,74 +16,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from server.errors import OverloadedError, Reason, draining
-from server.turns import Turns
+from server.shares import NOTHING, PLACE, Held, Load, Shares
+from server.turns import NOBODY, Lane, Turns
 
+__all__ = ["Admission", "Load"]
 
-@dataclass(frozen=True, slots=True)
-class Load:
-    """What a request holds between arrival and answer, or what may be held."""
-
-    images: int
-    bytes: int  # of image data as it came
-
-    def __add__(self, other: Load) -> Load:
-        return Load(self.images + other.images, self.bytes + other.bytes)
-
-    def __sub__(self, other: Load) -> Load:
-        return Load(self.images - other.images, self.bytes - other.bytes)
-
-    def __mul__(self, times: int) -> Load:
-        return Load(self.images * times, self.bytes * times)
-
-    def within(self, limit: Load) -> bool:
-        """Whether there is room for it."""
-        return self.images <= limit.images and self.bytes <= limit.bytes
-
-    def most(self) -> Load:
-        """The share of a capacity that streams together may take."""
-        return Load(self.images * 3 // 4, self.bytes * 3 // 4)
-
-
-_NOTHING = Load(0, 0)
-_ONE = Load(1, 1)  # the smallest image
-# A lane may hold at most so many times what is free: alone seven eighths of all, two of them seven fifteenths each. So
-# there is always room for a lane that comes, however greedy the others are, and no share to be configured (Choudhury
-# and Hahne, "Dynamic queue length thresholds for shared-memory packet switches", 1998).
-_GREED = 7
+_ONE = Load(1, 1, 1)  # the smallest image
 # Whoever is refused is told when to come back, each later than the one before, as fast as work is done: told the same,
 # they would all come back together. But no later than this many seconds from now.
 _LATEST = 5.0
-
-
-class Places:
-    """So many places, of which no lane takes all."""
-
-    def __init__(self, most: int) -> None:
-        """All of them are free."""
-        self.most = most
-        self.taken = 0
-        self._of: Counter[str] = Counter()
-
-    def of(self, lane: str) -> int:
-        """Places that the lane has."""
-        return self._of[lane]
-
-    def greedy(self, lane: str) -> bool:
-        """Whether the lane has its share of what is free."""
-        return self._of[lane] > 0 and self._of[lane] >= _GREED * (self.most - self.taken)
-
-    @contextmanager
-    def held(self, lane: str) -> Iterator[None]:
-        """Hold one while the block runs."""
-        self.taken += 1
-        self._of[lane] += 1
-        try:
-            yield
-        finally:
-            self.taken -= 1
-            self._of[lane] -= 1
-            if not self._of[lane]:
-                del self._of[lane]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,7 +32,7 @@ class _Waiter:
     """A piece of a stream that waits for its permits."""
 
     load: Load
-    lane: str
+    lane: Lane
     granted: asyncio.Future[None]
 
 
@@ -100,7 +44,7 @@ class Admission:
         capacity: Load,
         *,
         streams: int,
-        retry_after: Callable[[int], float],
+        retry_after: Callable[[Load], float],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Make the gate.
@@ -109,165 +53,193 @@ class Admission:
             capacity: what may be in flight. Streams together may take three quarters of it: the rest is kept for lone
                 requests, which would otherwise be refused whenever bulk work runs.
             streams: that may be open at once.
-            retry_after: seconds until that many images are worked off, for the hint in a refusal.
+            retry_after: seconds until so many images, and so much work, are done; for the hint in a refusal.
             clock: seconds, monotonic.
         """
         self._capacity = capacity
-        self.bulk_capacity = capacity.most()
+        self.bulk_capacity = capacity.part(3, 4)
         self._retry_after = retry_after
         self._clock = clock
         self._promised = 0.0  # on the clock: until when those who were refused have been told to stay away
-        self.calls = Places(capacity.images)
-        self.streams = Places(streams)
-        self._held = _NOTHING
-        self._held_by: dict[str, Load] = {}
-        self._bulk = _NOTHING
+        self.calls = Shares(Load(capacity.images))
+        self.streams = Shares(Load(streams))
+        self._all = Shares(capacity)
+        self._bulk = Shares(self.bulk_capacity)
+        self._most_of_one = capacity.part(7, 8)  # what a party may hold with all its streams and lone requests
+        self._kept_for_newcomers = capacity.part(1, 16)
         self._waiting: Turns[_Waiter] = Turns()
-        self._nobody_waits = asyncio.Event()
-        self._nobody_waits.set()
+        # Pieces of parties that have their share of what streams may hold, by party: they stand in nobody's way.
+        self._beyond: dict[str, Turns[_Waiter]] = {}
+        self._waits: Counter[Lane] = Counter()  # pieces that wait, of either
+        self._readers: dict[Lane, list[asyncio.Future[None]]] = {}
         self._closed = False
         self.bytes_taken = 0  # of image data that has come so far, whether it was let in or not
 
     @property
     def in_flight(self) -> int:
         """Images between arrival and answer."""
-        return self._held.images
+        return self._all.held.images
 
     @property
     def bytes_in_flight(self) -> int:
         """Bytes of image data between arrival and answer."""
-        return self._held.bytes
+        return self._all.held.bytes
+
+    @property
+    def work_in_flight(self) -> int:
+        """Work of decoding between arrival and answer, in pixels of an ordinary JPEG photo."""
+        return self._all.held.work
 
     @contextmanager
-    def call(self, lane: str = "") -> Iterator[None]:
+    def call(self, lane: Lane = NOBODY) -> Iterator[None]:
         """Let a call in before its message is read: what it holds is in memory as soon as it is.
 
         A call has at least one image, so calls beyond the images that may be in flight cannot be answered anyway; and
         where there is no room for one more image now, receiving photos only to refuse them would cost the others.
 
         Raises:
-            OverloadedError: expected; so many calls or images are in flight already, of all or of this lane.
+            OverloadedError: expected; so many calls or images are in flight already, of all or of this party or lane.
         """
         self._find_place(self.calls, lane, "calls", "Try again later, or send several images in a call.")
         self._find_room(_ONE, lane)
-        with self.calls.held(lane):
+        with self.calls.place(lane):
             yield
 
     @contextmanager
-    def stream(self, lane: str = "") -> Iterator[None]:
+    def stream(self, lane: Lane = NOBODY) -> Iterator[None]:
         """Let a stream in: it may take as long as it likes over each of its messages, and holds what has come of it.
 
         Raises:
-            OverloadedError: expected; so many streams are open already, of all or of this lane.
+            OverloadedError: expected; so many streams are open already, of all or of this party or lane.
         """
         self._find_place(self.streams, lane, "streams", "Send more over fewer streams, or try again later.")
-        with self.streams.held(lane):
+        with self.streams.place(lane):
             yield
 
     def close(self) -> None:
         """Refuse everything from now on; what is in flight goes on."""
         self._closed = True
-        while len(self._waiting):
-            waiter = self._waiting.take()
-            if not waiter.granted.done():
-                waiter.granted.set_exception(draining())
-        self._nobody_waits.set()
+        for turns in (self._waiting, *self._beyond.values()):
+            while len(turns):
+                waiter = turns.take()
+                if not waiter.granted.done():
+                    waiter.granted.set_exception(draining())
+        self._beyond.clear()
+        for lane in list(self._readers):
+            self._read_on(lane)
 
-    async def room(self) -> None:
-        """Wait until no piece of a stream waits for permits: before that, reading another only fills memory."""
-        await self._nobody_waits.wait()
+    async def room(self, lane: Lane = NOBODY) -> None:
+        """Wait until no piece of a lane's streams waits for permits: before that, reading another only fills memory."""
+        while self._waits[lane] and not self._closed:
+            reader: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._readers.setdefault(lane, []).append(reader)
+            await reader
 
-    def keep_until_done(self, work: Future[Any], size: int, lane: str = "") -> None:
-        """Hold one more permit until `work` on an image of `size` bytes ends in its thread, for a caller who has gone.
+    def keep_until_done(self, doing: Future[Any], load: Load, lane: Lane = NOBODY) -> None:
+        """Hold the permits for one image once more until work on it ends in its thread, for a caller who has gone.
 
         What a thread works on takes memory and time whether or not somebody waits for it; without this, callers with
         short deadlines could pile up work without limit.
         """
-        load = Load(1, size)
-        self._hold(load, lane)
+        load = load.at_most(self.bulk_capacity)
+        self._all.hold(load, lane)
         loop = asyncio.get_running_loop()
 
         def release(_: Future[Any]) -> None:
             with contextlib.suppress(RuntimeError):  # the loop has closed: there is nobody left to count for
                 loop.call_soon_threadsafe(lambda: self._release(load, lane, bulk=False))
 
-        work.add_done_callback(release)
+        doing.add_done_callback(release)
 
     @asynccontextmanager
-    async def admit(self, load: Load, *, wait: bool, lane: str = "") -> AsyncIterator[None]:
+    async def admit(self, load: Load, *, wait: bool, lane: Lane = NOBODY) -> AsyncIterator[None]:
         """Hold permits for `load` while the block runs.
 
         Args:
-            load: what comes; above `bulk_capacity` it would wait for ever.
+            load: what comes. Images and bytes above `bulk_capacity` would wait for ever; of more work than that, so
+                much is held, so that whatever the limits of a request allow can be let in when nothing else is there.
             wait: wait for room, in turn by lane (a piece of a stream); else refuse at once.
             lane: whose permits they are.
 
         Raises:
-            OverloadedError: expected; no room now for all or for this lane, and not waiting.
+            OverloadedError: expected; no room now for all or for this party or lane, and not waiting.
             UnavailableError: expected; closed, possibly while waiting.
         """
         if self._closed:
             raise draining()
         self.bytes_taken += load.bytes
+        if load.work > self.bulk_capacity.work:
+            load = load._replace(work=self.bulk_capacity.work)
         if wait:
             await self._take_bulk(load, lane)
         else:
-            self._take(load, lane)
+            self._find_room(load, lane)
+            self._all.hold(load, lane)
         try:
             yield
         finally:
             self._release(load, lane, bulk=wait)
 
-    def _take(self, load: Load, lane: str) -> None:
-        self._find_room(load, lane)
-        self._hold(load, lane)
-
-    def _find_room(self, load: Load, lane: str) -> None:
-        together = self._held + self._reserved() + load
-        if not together.within(self._capacity):
-            raise self._refusal(
-                Reason.QUEUE_FULL,
-                f"{self._held.images} images of {self._held.bytes} bytes are in flight; {load.images} more of "
-                f"{load.bytes} bytes would exceed {self._capacity.images} images or {self._capacity.bytes} bytes. "
-                "Try again later, or send fewer at once.",
-                missing=(together - self._capacity).images,
-                come=load.images,
-            )
-        own = self._held_by.get(lane, _NOTHING)
-        if own != _NOTHING and not (own + load).within((self._capacity - self._held) * _GREED):
+    def _find_room(self, load: Load, lane: Lane) -> None:
+        reserved = NOTHING
+        if len(self._waiting):
+            # The first piece that waits would wait for ever if it had to compete with lone requests. But whoever has
+            # nothing yet need not wait for a piece of somebody who has much.
+            reserved = self._reserved()
+            if not self._all.of(lane).images and load.within(self._kept_for_newcomers):
+                reserved = NOTHING
+        fits = self._all.fits(load, reserved)
+        if fits and not self._all.beyond(load, lane):
+            return
+        own, held, most = self._all.of(lane), self._all.held, self._capacity
+        if fits or self._more_than_one_may(own, load):
             raise self._refusal(
                 Reason.SHARE_FULL,
-                f"{own.images} images of {own.bytes} bytes of yours are in flight; the rest of {self._capacity.images} "
-                f"images and {self._capacity.bytes} bytes is kept for others. Try again later, or send fewer at once.",
-                missing=load.images,
-                come=load.images,
+                f"{_told(own)} of yours are in flight; the rest of {_told(most)} is kept for others. Try again later, "
+                "or send fewer at once.",
+                missing=load,
+                come=load,
             )
+        together = held.plus(load)
+        raise self._refusal(
+            Reason.QUEUE_FULL,
+            f"{_told(held)} are in flight; {_told(load)} more would exceed {_told(most, 'or')}. Try again later, or "
+            "send fewer at once.",
+            missing=Load(together.images + reserved.images - most.images, 0, together.work + reserved.work - most.work),
+            come=load,
+        )
 
-    def _find_place(self, places: Places, lane: str, what: str, advice: str) -> None:
-        if places.taken >= places.most:
-            message = f"{places.taken} {what} are in flight, as many as may be. {advice}"
-            raise self._refusal(Reason.QUEUE_FULL, message, missing=1, come=1)
-        if places.greedy(lane):
-            own = places.of(lane)
-            message = f"{own} {what} of yours are in flight; the rest of {places.most} is kept for others. {advice}"
-            raise self._refusal(Reason.SHARE_FULL, message, missing=1, come=1)
+    def _find_place(self, places: Shares, lane: Lane, what: str, advice: str) -> None:
+        if not places.fits(PLACE):
+            message = f"{places.held.images} {what} are in flight, as many as may be. {advice}"
+            raise self._refusal(Reason.QUEUE_FULL, message, missing=_ONE, come=_ONE)
+        if places.beyond(PLACE, lane):
+            own = places.of(lane).images
+            most = places.most.images
+            message = f"{own} {what} of yours are in flight; the rest of {most} is kept for others. {advice}"
+            raise self._refusal(Reason.SHARE_FULL, message, missing=_ONE, come=_ONE)
 
-    def _refusal(self, reason: Reason, message: str, *, missing: int, come: int) -> OverloadedError:
-        """What a caller is told for whom `missing` images are too many, and who will come back with `come`."""
+    def _refusal(self, reason: Reason, message: str, *, missing: Load, come: Load) -> OverloadedError:
+        """What a caller is told for whom `missing` is too much, and who will come back with `come`."""
         now = self._clock()
         backlog = max(0.0, self._promised - now)
         self._promised = now + min(_LATEST, backlog + self._retry_after(come))
-        return OverloadedError(reason, message, retry_after=backlog + self._retry_after(max(1, missing)))
+        missing = Load(max(1, missing.images), 0, max(0, missing.work))
+        return OverloadedError(reason, message, retry_after=backlog + self._retry_after(missing))
 
     def _reserved(self) -> Load:
         """Room that lone requests leave free for the first of the waiting pieces, which would else wait for ever."""
-        head = self._waiting.first().load if len(self._waiting) else _NOTHING
-        return head if (self._bulk + head).within(self.bulk_capacity) else _NOTHING
+        head = self._waiting.first().load
+        return head if self._bulk.held.plus(head).within(self.bulk_capacity) else NOTHING
 
-    async def _take_bulk(self, load: Load, lane: str) -> None:
+    async def _take_bulk(self, load: Load, lane: Lane) -> None:
+        if not len(self._waiting) and self._may_go(load, lane):
+            self._bulk.hold(load, lane)
+            self._all.hold(load, lane)
+            return
         waiter = _Waiter(load, lane, asyncio.get_running_loop().create_future())
-        self._waiting.put(lane, waiter)
-        self._nobody_waits.clear()
+        self._waiting.put(lane, waiter, max(1, load.work))
+        self._waits[lane] += 1
         self._grant()
         try:
             await waiter.granted
@@ -277,29 +249,77 @@ class Admission:
             else:
                 self._grant()  # whoever waits behind a large request that has gone may fit
             raise
+        finally:
+            self._waits[lane] -= 1
+            if not self._waits[lane]:
+                del self._waits[lane]
+                self._read_on(lane)
+
+    def _read_on(self, lane: Lane) -> None:
+        """Wake those who wait to read more from a lane's streams."""
+        for reader in self._readers.pop(lane, ()):
+            if not reader.done():
+                reader.set_result(None)
 
     def _grant(self) -> None:
         """Give waiting pieces their permits, in turn, as long as the first of them fits."""
-        while len(self._waiting):
-            waiter = self._waiting.first()
-            if not waiter.granted.done():
-                bulk, held = self._bulk + waiter.load, self._held + waiter.load
-                if not (bulk.within(self.bulk_capacity) and held.within(self._capacity)):
-                    return
-                self._bulk = bulk
-                self._hold(waiter.load, waiter.lane)
-                waiter.granted.set_result(None)
-            self._waiting.take()
-        self._nobody_waits.set()
+        while True:
+            while len(self._waiting):
+                waiter = self._waiting.first()
+                if not waiter.granted.done():
+                    if self._beyond_share(waiter.load, waiter.lane):
+                        self._beyond.setdefault(waiter.lane.who, Turns()).put(waiter.lane, self._waiting.take())
+                        continue
+                    if not (self._bulk.fits(waiter.load) and self._all.fits(waiter.load)):
+                        return
+                    self._bulk.hold(waiter.load, waiter.lane)
+                    self._all.hold(waiter.load, waiter.lane)
+                    waiter.granted.set_result(None)
+                self._waiting.take()
+            if not self._within_again():
+                return
 
-    def _hold(self, load: Load, lane: str) -> None:
-        self._held += load
-        self._held_by[lane] = self._held_by.get(lane, _NOTHING) + load
+    def _may_go(self, load: Load, lane: Lane) -> bool:
+        """Whether a piece may have its permits although it has just come: nobody waits, of its party either."""
+        return (
+            lane.who not in self._beyond
+            and not self._beyond_share(load, lane)
+            and self._bulk.fits(load)
+            and self._all.fits(load)
+        )
 
-    def _release(self, load: Load, lane: str, *, bulk: bool) -> None:
-        self._held -= load
-        self._held_by[lane] -= load
-        if self._held_by[lane] == _NOTHING:
-            del self._held_by[lane]
-        self._bulk -= load if bulk else _NOTHING
-        self._grant()
+    def _beyond_share(self, load: Load, lane: Lane) -> bool:
+        """Whether a piece is beyond its party's share of what streams may hold, or of all with its lone requests."""
+        return self._more_than_one_may(self._all.of(lane), load) or self._bulk.beyond(load, lane)
+
+    def _more_than_one_may(self, own: Held, load: Load) -> bool:
+        """Whether a party that has its own would hold more than any party may, however much is free."""
+        return own.images > 0 and not own.plus(load).within(self._most_of_one)
+
+    def _within_again(self) -> bool:
+        """Have the next piece of each party that is within its share again wait for its turn; whether there is one."""
+        found = False
+        for who, turns in list(self._beyond.items()):
+            while len(turns):
+                waiter = turns.first()
+                if not waiter.granted.done():
+                    if not self._beyond_share(waiter.load, waiter.lane):
+                        self._waiting.put(waiter.lane, turns.take(), max(1, waiter.load.work))
+                        found = True
+                    break
+                turns.take()
+            if not len(turns):
+                del self._beyond[who]
+        return found
+
+    def _release(self, load: Load, lane: Lane, *, bulk: bool) -> None:
+        self._all.release(load, lane)
+        if bulk:
+            self._bulk.release(load, lane)
+        if len(self._waiting) or self._beyond:
+            self._grant()
+
+
+def _told(load: Load | Held, together: str = "and") -> str:
+    """For people."""
+    return f"{load.images} images, {load.bytes} bytes {together} {load.work} pixels of decoding"

@@ -15,6 +15,7 @@ import structlog
 
 from glimpse.v1 import classifier_pb2 as pb
 from models import published
+from models.decoding.cost import HEAVY_WORK
 from models.decoding.limits import ImageLimits
 from models.messages import short
 from server import stopping
@@ -55,15 +56,18 @@ class Server:
         self._settings = settings
         self._metrics = Metrics()
         self._registry = ModelRegistry()
-        capacity = Load(settings.max_images_in_flight, settings.max_bytes_in_flight)
+        capacity = Load(settings.max_images_in_flight, settings.max_bytes_in_flight, settings.work_in_flight)
         self._admission = Admission(capacity, streams=settings.max_streams, retry_after=self._seconds_to_answer)
-        self._metrics.limits(images=capacity.images, size=capacity.bytes)
+        self._metrics.limits(images=capacity.images, size=capacity.bytes, work=capacity.work)
         keeper = Keeper(settings)
         self._decoding = _decoding(settings)
-        self._decoders = DecodePool(settings.decoders, heavy=self._decoding.heavy_workers)
+        self._decoders = DecodePool(
+            settings.decoders, heavy=self._decoding.heavy_workers, spare=int(settings.decode_in == "threads")
+        )
         self._metrics.follow(
             in_flight=lambda: self._admission.in_flight,
             bytes_in_flight=lambda: self._admission.bytes_in_flight,
+            work_in_flight=lambda: self._admission.work_in_flight,
             queue_depth=self._queue_depth,
             decode_queue_depth=self._decoders.depth,
             decoders_overdue=lambda: self._decoders.overdue(self._decoding.seconds),
@@ -210,10 +214,10 @@ class Server:
     def _queue_depth(self) -> int:
         return sum(model.batcher.depth() for model in self._registry)
 
-    def _seconds_to_answer(self, images: int) -> float:
+    def _seconds_to_answer(self, load: Load) -> float:
         """How long so many images take: decoding and computing overlap, so the slower of the two says."""
-        computing = max((model.batcher.seconds_to_compute(images) for model in self._registry), default=1.0)
-        return max(computing, self._decoders.expected(images))
+        computing = max((model.batcher.seconds_to_compute(load.images) for model in self._registry), default=1.0)
+        return max(computing, self._decoders.expected(load.work, heavy=load.work > load.images * HEAVY_WORK))
 
 
 async def serve(settings: Settings) -> None:

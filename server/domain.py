@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from server.errors import InvalidImageError
+from server.turns import Lane
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ class ClassifyRequest:
 class Caller:
     """Who asks, and until when the answer is of use."""
 
-    lane: str  # requests of one lane wait for one another, not for other lanes
+    lane: Lane  # requests of one lane wait for one another, not for other lanes
     deadline: float | None = None  # on the clock of `time.monotonic`; None: no deadline
 
 

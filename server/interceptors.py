@@ -25,6 +25,7 @@ from server.errors import InvalidRequestError, Reason, ServiceError, defect
 from server.metrics import Metrics
 from server.sampling import LeftOut, Sampled
 from server.tracing import Tracing
+from server.turns import Lane
 
 _log = structlog.get_logger(__name__)
 _level = logging.getLogger(__name__)  # the same one, for its level
@@ -41,7 +42,7 @@ _REFUSED_BY_GRPC = "gRPC refused the message by itself: it is above GLIMPSE_MAX_
 _MAX_ID = 128  # characters; a caller's id goes into every log line
 
 Handler = Callable[[Any, Any], Any]
-Gate = Callable[[str], AbstractContextManager[None]]  # of a lane
+Gate = Callable[[Lane], AbstractContextManager[None]]
 
 
 class Observability(grpc.aio.ServerInterceptor):
@@ -122,7 +123,7 @@ _KINDS = {
 }
 
 
-def _open(_: str) -> AbstractContextManager[None]:
+def _open(_: Lane) -> AbstractContextManager[None]:
     return nullcontext()
 
 

@@ -109,11 +109,19 @@ class Metrics:
         self._bytes_in_flight = Gauge(
             "glimpse_image_bytes_in_flight", "Bytes of images between arrival and answer.", registry=registry
         )
+        self._work_in_flight = Gauge(
+            "glimpse_decoding_pixels_in_flight",
+            "Predicted work of decoding between arrival and answer, in pixels of an ordinary JPEG photo.",
+            registry=registry,
+        )
         self._most_in_flight = Gauge(
             "glimpse_images_in_flight_limit", "Images that may be in flight.", registry=registry
         )
         self._most_bytes_in_flight = Gauge(
             "glimpse_image_bytes_in_flight_limit", "Bytes of images that may be in flight.", registry=registry
+        )
+        self._most_work_in_flight = Gauge(
+            "glimpse_decoding_pixels_in_flight_limit", "Work of decoding that may be in flight.", registry=registry
         )
         self._queue_depth = Gauge("glimpse_queue_depth", "Images waiting for the device.", registry=registry)
         self._decode_queue_depth = Gauge(
@@ -189,6 +197,7 @@ class Metrics:
         *,
         in_flight: Callable[[], int],
         bytes_in_flight: Callable[[], int],
+        work_in_flight: Callable[[], int],
         queue_depth: Callable[[], int],
         decode_queue_depth: Callable[[], int],
         decoder_restarts: Callable[[], int],
@@ -198,16 +207,18 @@ class Metrics:
         """Read from where the numbers live, at each scrape."""
         self._in_flight.set_function(in_flight)
         self._bytes_in_flight.set_function(bytes_in_flight)
+        self._work_in_flight.set_function(work_in_flight)
         self._queue_depth.set_function(queue_depth)
         self._decode_queue_depth.set_function(decode_queue_depth)
         self._decoder_restarts.set_function(decoder_restarts)
         self._decoders_overdue.set_function(decoders_overdue)
         self._credentials_stale.set_function(credentials_stale)
 
-    def limits(self, *, images: int, size: int) -> None:
-        """So many images, and so many bytes of them, may be in flight."""
+    def limits(self, *, images: int, size: int, work: int) -> None:
+        """So many images, so many bytes of them, and so much work of decoding may be in flight."""
         self._most_in_flight.set(images)
         self._most_bytes_in_flight.set(size)
+        self._most_work_in_flight.set(work)
 
     def ready(self, *, ready: bool) -> None:
         """The server began or ceased to be SERVING."""

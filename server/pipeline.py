@@ -18,6 +18,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from models.decoding.cost import Cost
 from models.prestem.recipe import Recipe
 from server import domain
 from server.admission import Admission, Load
@@ -25,10 +26,11 @@ from server.batching.lanes import Answer
 from server.decoding.pool import DecodePool, Work
 from server.decoding.where import Decoding
 from server.domain import Arrival, Caller, Classification, ClassifyRequest, ImageResult, RawImage, Timing
-from server.errors import DeadlineExceededError, InvalidImageError, InvalidRequestError, Reason, shown
+from server.errors import DeadlineExceededError, InvalidImageError, InvalidRequestError, Reason, ServiceError, shown
 from server.metrics import Metrics, ModelMetrics
 from server.registry import LoadedModel, ModelRegistry
 from server.topk import DEFAULT_TOP_K, top_k
+from server.turns import Ahead
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +55,11 @@ class _Flight:
     """One image on its way. Its future ends in a decoder thread (refused), in the batcher's, or by being cancelled."""
 
     image: domain.Image
+    cost: Cost  # of decoding it, predicted
     timing: Timing
     admitted: float  # on the clock of `time.monotonic`
     answer: Future[Answer] = field(default_factory=Future)
     preparing: Work | None = None  # in a decoder thread; None: done on the event loop
-    heavy: bool = False  # its decoding is predicted to take long
 
 
 class Pipeline:
@@ -86,14 +88,31 @@ class Pipeline:
         self._max_images = max_images
         self._geometries = geometries
 
+    def costs(self, request: ClassifyRequest) -> list[Cost] | None:
+        """What each image of a request is going to cost; None where `classify` refuses it before that matters."""
+        if len(request.images) > self._max_images:
+            return None
+        try:
+            recipe = self._recipe(request, self._registry.resolve(request.model))
+        except ServiceError:
+            return None
+        return [self._decoding.cost(image, recipe) for image in request.images]
+
     async def classify(
-        self, request: ClassifyRequest, caller: Caller, *, bulk: bool = False, arrival: Arrival | None = None
+        self,
+        request: ClassifyRequest,
+        caller: Caller,
+        *,
+        costs: Sequence[Cost] | None = None,
+        bulk: bool = False,
+        arrival: Arrival | None = None,
     ) -> Classification:
         """Answer one request. An image that cannot be classified becomes an error in its own result.
 
         Args:
             request: what to classify.
             caller: who asks, and until when.
+            costs: of its images, where they are known already.
             bulk: wait for room instead of being refused; for streams.
             arrival: when the request came; now, when left out.
 
@@ -104,11 +123,16 @@ class Pipeline:
             now = time.monotonic()
             arrival = Arrival(now, now)
         work = self._check(request, caller)
-        load = Load(len(request.images), sum(len(image.data) for image in request.images))
-        self._check_in_time(load.images, work)
+        if costs is None:
+            costs = [self._decoding.cost(image, work.recipe) for image in request.images]
+        load = Load(len(costs), sum([len(image.data) for image in request.images]), sum([cost.work for cost in costs]))
+        self._check_in_time(costs, work)
         async with self._admission.admit(load, wait=bulk, lane=caller.lane):
             admitted = time.monotonic()
-            flights = [_Flight(image, _timing(arrival, admitted), admitted) for image in request.images]
+            flights = [
+                _Flight(image, cost, _timing(arrival, admitted), admitted)
+                for image, cost in zip(request.images, costs, strict=True)
+            ]
             try:
                 await self._answers(flights, work)
             except BaseException:
@@ -126,9 +150,9 @@ class Pipeline:
             timing.end(now)
         self._metrics.of(answer.model.name, answer.model.version).answered(timings)
 
-    async def room(self) -> None:
-        """Wait until reading another piece of a stream is worth its memory."""
-        await self._admission.room()
+    async def room(self, caller: Caller) -> None:
+        """Wait until reading another piece of a caller's stream is worth its memory."""
+        await self._admission.room(caller.lane)
 
     async def _answers(self, flights: Sequence[_Flight], work: _Work) -> None:
         """Send the images on their way and wait until all have an answer or an error of their own.
@@ -142,9 +166,11 @@ class Pipeline:
             if isinstance(flight.image, RawImage) and (flight.image.height, flight.image.width) == work.input_size:
                 self._prepare_and_queue(flight, work)  # nothing to decode or resize: a thread would cost more
             else:
-                flight.heavy = self._decoding.cost(flight.image, work.recipe).heavy
                 flight.preparing = self._decoders.submit(
-                    work.caller.lane, partial(self._prepare_and_queue, flight, work), heavy=flight.heavy
+                    work.caller.lane,
+                    partial(self._prepare_and_queue, flight, work),
+                    flight.cost.work,
+                    heavy=flight.cost.heavy,
                 )
         await together.all_done
 
@@ -174,7 +200,7 @@ class Pipeline:
         timing = flight.timing
         timing.decode_wait = begun - flight.admitted
         try:
-            prepared = self._decoding(flight.image, work.recipe, heavy=flight.heavy)
+            prepared = self._decoding(flight.image, work.recipe, heavy=flight.cost.heavy)
         except InvalidImageError:
             timing.decode = time.monotonic() - begun
             work.metrics.prepared(timing, fitted=False)
@@ -205,7 +231,8 @@ class Pipeline:
             if flight.preparing.cancel():
                 work.metrics.gave_up_decoding(time.monotonic() - flight.admitted)
             elif not flight.preparing.done():
-                self._admission.keep_until_done(flight.preparing, len(flight.image.data), work.caller.lane)
+                load = Load(1, len(flight.image.data), flight.cost.work)
+                self._admission.keep_until_done(flight.preparing, load, work.caller.lane)
         flight.answer.cancel()
         self._metrics.image(self._end(flight, work))
 
@@ -218,7 +245,7 @@ class Pipeline:
         deadline = work.caller.deadline
         return "expired" if deadline is not None and deadline <= time.monotonic() else "cancelled"
 
-    def _check_in_time(self, images: int, work: _Work) -> None:
+    def _check_in_time(self, costs: Sequence[Cost], work: _Work) -> None:
         """Refuse what cannot be answered in time, before it takes anything that others could use.
 
         The estimate is a hopeful one: stages overlap, and nobody else comes. Where nothing waits there is none, for
@@ -231,15 +258,21 @@ class Pipeline:
         if deadline is None:
             return
         decoding, queued = self._decoders.ahead(lane), batcher.ahead(lane)
-        if not decoding and not queued:
+        heavy = sum([cost.work for cost in costs if cost.heavy])
+        before_heavy = self._decoders.ahead(lane, heavy=True) if heavy else Ahead(0, 0)
+        before = decoding.items + queued + before_heavy.items
+        if not before:
             return
         left = deadline - time.monotonic()
+        ordinary = sum([cost.work for cost in costs if not cost.heavy])
         expected = max(
-            self._decoders.expected(decoding + images), batcher.seconds_to_compute(decoding + queued + images)
+            self._decoders.expected(decoding.work + ordinary) if ordinary else 0.0,
+            self._decoders.expected(before_heavy.work + heavy, heavy=True) if heavy else 0.0,
+            batcher.seconds_to_compute(before - before_heavy.items + len(costs)),
         )
         if expected > left:
             raise DeadlineExceededError(
-                f"{decoding + queued} images are to be answered before this request, which takes {expected:.3f} s; its "
+                f"{before} images are to be answered before this request, which takes {expected:.3f} s; its "
                 f"deadline leaves {max(0.0, left):.3f} s. Allow more time or send less at once."
             )
 

@@ -12,6 +12,7 @@ import structlog
 
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1 import classifier_pb2_grpc
+from models.decoding.cost import Cost
 from server import domain
 from server.describe import describe, identity
 from server.domain import Arrival, Caller, Classification, ImageResult
@@ -29,6 +30,10 @@ _log = structlog.get_logger(__name__)
 _PIECE_PATIENCE = 10.0  # seconds
 _CALL_PATIENCE = 1.8  # seconds
 _MOST_WAITING = 32 << 20  # bytes of images, of all lone calls that wait
+
+# Work that one image may be worth for a caller's rate: twice what an ordinary JPEG photo of 25 million pixels takes.
+# What costs more counts as several.
+_ONE_IMAGE = 50_000_000
 
 SERVICE = pb.DESCRIPTOR.services_by_name["ImageClassifier"].full_name
 
@@ -98,7 +103,7 @@ class ImageClassifier(classifier_pb2_grpc.ImageClassifierServicer):
             incoming = aiter(requests)
             while True:
                 await window.acquire()
-                await self._pipeline.room()
+                await self._pipeline.room(caller)
                 request = await anext(incoming, None)
                 if request is None:
                     complete = True
@@ -183,12 +188,15 @@ class ImageClassifier(classifier_pb2_grpc.ImageClassifierServicer):
         asked = _request(request)
         visit.model, visit.images = asked.model.name, len(asked.images)
         visit.bytes = sum(len(image.data) for image in asked.images)
+        costs = None
         if self._keeper.rates is not None:
             patience = _PIECE_PATIENCE if bulk else self._patience(visit, caller)
+            if (costs := self._pipeline.costs(asked)) is not None:
+                visit.counted = sum(map(_counted, costs))
             if seconds := self._keeper.take(visit, visit.images, patience=patience):
                 await self._turn(visit, seconds, bulk=bulk)
         arrival = Arrival(visit.begun, visit.complete or visit.begun)
-        answer = await self._pipeline.classify(asked, caller, bulk=bulk, arrival=arrival)
+        answer = await self._pipeline.classify(asked, caller, costs=costs, bulk=bulk, arrival=arrival)
         visit.model = answer.model.name
         response = _response(answer)
         # What this took is part of the last stage, which the reply tells, too.
@@ -238,6 +246,11 @@ class ImageClassifier(classifier_pb2_grpc.ImageClassifierServicer):
                 retry_after_seconds=error.retry_after or 0.0,
             ),
         )
+
+
+def _counted(cost: Cost) -> int:
+    """How many images one counts for."""
+    return max(1, -(-cost.work // _ONE_IMAGE))
 
 
 def _caller(visit: Visit, context: Context) -> Caller:

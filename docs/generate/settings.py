@@ -23,6 +23,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "How much is worked on at once": (
         "max_images_in_flight",
         "max_bytes_in_flight",
+        "max_pixels_in_flight",
         "max_images_per_request",
         "max_message_bytes",
         "max_streams",

@@ -21,12 +21,15 @@ from server.batching.lanes import Answer, LaneQueue, Slot, Taken
 from server.batching.watch import Watch
 from server.domain import BatchReport
 from server.errors import OverloadedError, Reason, draining
+from server.turns import NOBODY, Lane
 
 _log = logging.getLogger(__name__)
 _numbers = itertools.count(1)  # of batches, in the whole process
 # Batches in a row without company, after which a lone image gets the whole device. That answers it sooner, but costs
 # more of the device than one stream: where others come meanwhile, all of them wait for it.
 _LONELY = 8
+# So many times as long as a batch of equal parts may one take that is filled up with the images of those who have more.
+_LONGER = 2.0
 
 
 class Observer(Protocol):
@@ -117,7 +120,7 @@ class Batcher:
         self,
         pixels: NDArray[np.uint8],
         *,
-        lane: str = "",
+        lane: Lane = NOBODY,
         deadline: float | None = None,
         future: Future[Answer] | None = None,
         since: float | None = None,
@@ -162,7 +165,7 @@ class Batcher:
         """Images waiting."""
         return len(self._queue)
 
-    def ahead(self, lane: str) -> int:
+    def ahead(self, lane: Lane) -> int:
         """How many images are computed before one that comes in `lane` now, if no others come."""
         with self._changed:
             return self._queue.ahead(lane)
@@ -229,7 +232,7 @@ class Batcher:
                     return None
                 self._changed.wait()
             now = self._clock()
-            limit = self._share(len(self._queue))
+            limit = self._fair(self._share(len(self._queue)))
             expected = self._estimate.seconds(self._device.padded(min(len(self._queue), limit)))
             taken = self._queue.take(limit, now=now, ready_by=now + expected)
             self._staged = bool(taken.batch)
@@ -266,6 +269,19 @@ class Batcher:
         """How many of those that wait go into the next batch: all, or their share where several streams are free."""
         free = max(1, self._streams - self._computing)
         return min(-(-waiting // free), self._device.largest)
+
+    def _fair(self, limit: int) -> int:
+        """How many go into the next batch, of so many that could: fewer, where another party would wait for them.
+
+        Whoever has few images is in the next batch, beside as many of each other party. Filling it up with a backlog
+        is to have its answer take no more than twice as long; where large batches take hardly longer, it is filled.
+        """
+        even = self._queue.even()
+        if even >= limit:
+            return limit
+        most = _LONGER * self._estimate.seconds(self._device.padded(even))
+        sizes = self._device.sizes(even, limit)
+        return next((size for size in sizes if self._estimate.seconds(size) <= most), even)
 
     def _run(self, name: str, batch: list[Slot], staging: NDArray[np.uint8]) -> None:
         padded = self._device.padded(len(batch))

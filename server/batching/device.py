@@ -64,6 +64,10 @@ class Device:
                 self._since = self._clock()
             return self._ceiling
 
+    def sizes(self, least: int, most: int) -> list[int]:
+        """The warm sizes from `least` to `most`, falling."""
+        return [size for size in reversed(self._sizes) if least <= size <= most]
+
     def padded(self, size: int) -> int:
         """The warm size that a batch of `size` is filled up to."""
         return next(allowed for allowed in self._sizes if allowed >= size)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from server.turns import Turns
+from server.turns import Lane, Turns
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Slot:
     """One image waiting for the device."""
 
     pixels: NDArray[np.uint8]  # [H, W, 3]
-    lane: str
+    lane: Lane
     deadline: float | None  # None: whenever
     enqueued: float
     future: Future[Answer]
@@ -56,9 +56,13 @@ class LaneQueue:
         """Append to the slot's lane; a new lane has its turn after all others."""
         self._turns.put(slot.lane, slot)
 
-    def ahead(self, lane: str) -> int:
+    def ahead(self, lane: Lane) -> int:
         """How many slots are taken before one that is put into `lane` now, if no others come."""
-        return self._turns.ahead(lane)
+        return self._turns.ahead(lane).items
+
+    def even(self) -> int:
+        """How many slots are taken until each party that waits has had as many as the one with the fewest has."""
+        return self._turns.even() if self._turns.parties > 1 else len(self._turns)
 
     def take(self, limit: int, *, now: float, ready_by: float) -> Taken:
         """Remove up to `limit` slots to compute, and all that are found dead on the way.

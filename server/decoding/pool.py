@@ -1,6 +1,7 @@
-"""The decoder threads: work from many callers, in turn by lane.
+"""The decoder threads: work from many callers, in turn by party and by lane.
 
-Heavy work has threads of its own, half as many: however much of it there is, small images find a thread.
+Heavy work has threads of its own, half as many: however much of it there is, small images find a thread. And there may
+be a thread more for parties of which nothing is being worked on: who keeps all the others busy does not have that one.
 """
 
 from __future__ import annotations
@@ -13,20 +14,22 @@ from concurrent.futures import Future
 
 import structlog
 
-from server.turns import Turns
+from server.turns import Ahead, Lane, Turns
 
 _log = structlog.get_logger(__name__)
 
-_REMEMBERED = 64  # pieces of work whose mean time is expected of the next ones
+_REMEMBERED = 64  # pieces of work whose time, for what was predicted of them, is expected of the next ones
 _SHELLS = 256  # cancelled pieces that may lie in the queue before it is looked through for them
 
 
 class Work(Future[None]):
     """One piece of work. Cancelled before its turn, it lets go of what it would have worked on at once."""
 
-    def __init__(self, do: Callable[[], None]) -> None:
+    def __init__(self, do: Callable[[], None], who: str = "", cost: int = 1) -> None:
         super().__init__()
         self.do: Callable[[], None] | None = do
+        self.who = who
+        self.cost = cost
 
     def cancel(self) -> bool:
         """Cancel it, unless it has begun; returns whether it will never run."""
@@ -37,16 +40,26 @@ class Work(Future[None]):
 
 
 class DecodePool:
-    """Threads that take the lanes' work in turn, so that a bulk caller's images do not stand before a lone one's."""
+    """Threads that take the parties' work in turn, so that a bulk caller's images do not stand before a lone one's.
+
+    Turns are equal in predicted work: whoever sends expensive images has as much of the threads' time as the others.
+    """
 
     def __init__(
-        self, threads: int, *, heavy: int = 0, clock: Callable[[], float] = time.monotonic, name: str = "decode"
+        self,
+        threads: int,
+        *,
+        heavy: int = 0,
+        spare: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+        name: str = "decode",
     ) -> None:
         """Start the threads.
 
         Args:
             threads: pieces of work that run side by side.
             heavy: pieces of heavy work that run beside those, in threads of their own; 0: heavy work is as any other.
+            spare: threads more, for work of parties of which nothing is being worked on.
             clock: seconds, monotonic.
             name: what the threads are called, a number behind it.
         """
@@ -54,34 +67,49 @@ class DecodePool:
         self._clock = clock
         self._turns: Turns[Work] = Turns()
         self._look_through = _SHELLS
-        self._seconds: deque[float] = deque(maxlen=_REMEMBERED)
-        self._changed = threading.Condition()
+        self._done: deque[tuple[float, int]] = deque(maxlen=_REMEMBERED)  # seconds, and the work that was predicted
+        lock = threading.RLock()
+        self._changed, self._spare_wanted = threading.Condition(lock), threading.Condition(lock)
+        self._idle = 0  # threads that wait and have not been woken, the spare ones aside
+        self._working = 0  # threads that work, the spare ones aside
+        self._busy: dict[str, int] = {}  # pieces that are being worked on, by party
+        self._usual = threads
         self._closed = False
-        self._begun: dict[int, float] = {}  # by thread: when it began what it is at
+        self._begun: dict[int, tuple[float, str]] = {}  # by thread: when it began what it is at, and for whom
         self._threads = [
             threading.Thread(target=self._run, args=(number,), name=f"{name}-{number}", daemon=True)
-            for number in range(threads)
+            for number in range(threads + spare)
         ]
         for thread in self._threads:
             thread.start()
 
-    def submit(self, lane: str, do: Callable[[], None], *, heavy: bool = False) -> Work:
+    def submit(self, lane: Lane, do: Callable[[], None], cost: int = 1, *, heavy: bool = False) -> Work:
         """Queue one piece of work, which must not raise, in `lane`.
+
+        Args:
+            lane: whose turn it uses.
+            do: the work.
+            cost: what it was predicted to cost; in pixels of an ordinary JPEG photo.
+            heavy: whether it has to wait for a thread for heavy work.
 
         Raises:
             RuntimeError: the pool is closed.
         """
         if heavy and self._heavy is not None:
-            return self._heavy.submit(lane, do)
-        work = Work(do)
+            return self._heavy.submit(lane, do, cost)
+        work = Work(do, lane.who, cost)
         with self._changed:
             if self._closed:
                 raise RuntimeError("The decoders have stopped.")
             if len(self._turns) >= self._look_through:
                 self._turns.discard(Work.cancelled)
                 self._look_through = max(_SHELLS, 2 * len(self._turns))
-            self._turns.put(lane, work)
-            self._changed.notify()
+            self._turns.put(lane, work, cost)
+            if self._idle:
+                self._idle -= 1
+                self._changed.notify()
+            elif self._working == self._usual and lane.who not in self._busy:
+                self._spare_wanted.notify()
         return work
 
     def depth(self) -> int:
@@ -95,19 +123,24 @@ class DecodePool:
         """How many threads, of those for work that is not heavy, have been at one piece of it for longer than that."""
         with self._changed:
             now = self._clock()
-            return sum(now - begun > seconds for begun in self._begun.values())
+            return sum(now - begun > seconds for begun, _ in self._begun.values())
 
-    def ahead(self, lane: str) -> int:
-        """How many pieces, heavy ones aside, are begun before one that comes in `lane` now, if no others come."""
+    def ahead(self, lane: Lane, *, heavy: bool = False) -> Ahead:
+        """What is begun before a piece of work that comes in `lane` now, if no others come."""
+        if heavy and self._heavy is not None:
+            return self._heavy.ahead(lane)
         with self._changed:
             return self._turns.ahead(lane)
 
-    def expected(self, pieces: int) -> float:
-        """Seconds for so many pieces of work, all threads together, going by the latest; 0 before any was done."""
+    def expected(self, cost: int, *, heavy: bool = False) -> float:
+        """Seconds for work that was predicted to cost so much, all its threads together, by the latest."""
+        if heavy and self._heavy is not None:
+            return self._heavy.expected(cost)
         with self._changed:
-            if not self._seconds:
+            if not self._done:
                 return 0.0
-            return pieces * sum(self._seconds) / len(self._seconds) / len(self._threads)
+            seconds, costs = map(sum, zip(*self._done, strict=True))
+            return cost * seconds / costs / self._usual
 
     def close(self) -> None:
         """Drop what has not begun. What has begun goes on; nobody waits for it."""
@@ -118,9 +151,11 @@ class DecodePool:
             while len(self._turns):
                 self._turns.take().cancel()
             self._changed.notify_all()
+            self._spare_wanted.notify_all()
 
     def _run(self, number: int) -> None:
-        while (work := self._next(number)) is not None:
+        following = self._next if number < self._usual else self._next_beside
+        while (work := following(number)) is not None:
             self._do(work)
             del work  # neither the wait for the next nor a caller's hold on the future may keep an image
 
@@ -138,14 +173,48 @@ class DecodePool:
             work.do = None
             work.set_result(None)
             with self._changed:
-                self._seconds.append(self._clock() - begun)
+                self._done.append((self._clock() - begun, work.cost))
 
     def _next(self, number: int) -> Work | None:
         with self._changed:
-            self._begun.pop(number, None)
+            self._working -= self._ended(number)
             while not len(self._turns):
                 if self._closed:
                     return None
+                self._idle += 1
                 self._changed.wait()
-            self._begun[number] = self._clock()
-            return self._turns.take()
+            work = self._begin(number, self._turns.take())
+            self._working += 1
+            if self._working == self._usual and self._turns.parties > 1 and self._turns.any_beside(self._busy):
+                self._spare_wanted.notify()
+            return work
+
+    def _next_beside(self, number: int) -> Work | None:
+        """As `_next`, of parties of which nothing is being worked on."""
+        with self._changed:
+            self._ended(number)
+            while True:
+                # Not while another thread is about to take what waits: then a party could have them all.
+                if self._working == self._usual and (work := self._turns.take_beside(self._busy)) is not None:
+                    return self._begin(number, work)
+                if self._closed:
+                    return None
+                self._spare_wanted.wait()
+
+    def _begin(self, number: int, work: Work) -> Work:
+        self._begun[number] = self._clock(), work.who
+        self._busy[work.who] = self._busy.get(work.who, 0) + 1
+        return work
+
+    def _ended(self, number: int) -> bool:
+        """What a thread has begun is done; whether there was anything."""
+        begun = self._begun.pop(number, None)
+        if begun is None:
+            return False
+        who = begun[1]
+        left = self._busy[who] - 1
+        if left:
+            self._busy[who] = left
+        else:
+            del self._busy[who]
+        return True

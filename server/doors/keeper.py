@@ -74,12 +74,12 @@ class Keeper:
         """
         if self.rates is None:
             return 0.0
-        return self.rates.take(visit.who, images, visit.allowance, patience=patience)
+        return self.rates.take(visit.who, images, visit.allowance, worth=visit.counted, patience=patience)
 
     def give_back(self, visit: Visit, images: int) -> None:
         """Put `images` back whose visitor has not waited for their turn."""
         if self.rates is not None:
-            self.rates.give_back(visit.who, images, visit.allowance)
+            self.rates.give_back(visit.who, images, visit.allowance, worth=visit.counted)
 
     @property
     def stale(self) -> bool:

@@ -58,13 +58,16 @@ class Rates:
         """Callers that are remembered."""
         return len(self._buckets)
 
-    def take(self, who: str, images: int, allowance: Allowance | None = None, *, patience: float = 0.0) -> float:
+    def take(
+        self, who: str, images: int, allowance: Allowance | None = None, *, worth: int = 0, patience: float = 0.0
+    ) -> float:
         """Take `images` from a caller's bucket, or nothing at all.
 
         Args:
             who: whose bucket.
             images: how many come.
             allowance: the caller's own; None: the usual.
+            worth: how many images they count for, where that is more; no more than the bucket can hold.
             patience: seconds that they can wait for the bucket to hold so many. Then they are taken beforehand.
 
         Returns:
@@ -86,7 +89,8 @@ class Rates:
                 field="images",
             )
         now, bucket = self._clock(), self._buckets.get(who)
-        takes, burst = images / allowed.rate, allowed.burst / allowed.rate
+        counted = max(images, min(worth, allowed.burst))
+        takes, burst = counted / allowed.rate, allowed.burst / allowed.rate
         # A bucket that has become full says that nobody came who was told to.
         fresh = bucket is None or bucket.full_at <= now
         full_at = takes + (now if bucket is None or fresh else bucket.full_at)
@@ -99,7 +103,7 @@ class Rates:
             raise OverloadedError(
                 Reason.RATE_LIMITED,
                 f"{allowed.rate:g} images a second are allowed, {allowed.burst} at once after a pause. There is room "
-                f"for these {images} in {hint:.3f} s, behind those that came before. Come back then.",
+                f"for these {counted} in {hint:.3f} s, behind those that came before. Come back then.",
                 retry_after=hint,
             )
         if images:
@@ -108,12 +112,12 @@ class Rates:
         self._forget(now)
         return missing if missing > _EXACT else 0.0
 
-    def give_back(self, who: str, images: int, allowance: Allowance | None = None) -> None:
+    def give_back(self, who: str, images: int, allowance: Allowance | None = None, *, worth: int = 0) -> None:
         """Put `images` back that were taken beforehand: their caller has gone before it was their turn."""
         allowed = allowance or self._usual
         bucket = self._buckets.get(who)
         if bucket is not None and allowed.rate > 0:
-            bucket.full_at -= images / allowed.rate
+            bucket.full_at -= max(images, min(worth, allowed.burst)) / allowed.rate
 
     def _forget(self, now: float) -> None:
         """Drop full buckets, two at most for each that is added, so that no single call pays for all."""

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 
 from server.doors.rates import Allowance
 from server.tracing import Call
+from server.turns import Lane
 
-# A client may name its lane, for instance when many of them share a proxy's connection.
+# A client may name its lane, for instance when many of them share a proxy's connection. Only within its own party.
 LANE_KEY = "glimpse-client"
 _HOSTS = 4096  # addresses whose host is remembered; finding one anew takes microseconds
 
@@ -30,6 +31,7 @@ class Visit:
     model: str = ""
     images: int = 0
     bytes: int = 0  # of the images
+    counted: int = 0  # images that they count for; more where some are worth more than one
     trace: Call | None = None  # its span, where there are traces
     begun: float = field(default_factory=time.monotonic)
     complete: float = 0.0  # when its message was there, on the same clock; 0: not yet
@@ -37,14 +39,17 @@ class Visit:
     turn: float = 0.0  # when the caller's rate lets it in, on the same clock; 0: at once
 
     @property
-    def lane(self) -> str:
-        """Whose turn it is: the identity, else the name that a caller gives itself, else its connection."""
-        return self.identity or self.client or self.peer
+    def who(self) -> str:
+        """The party that limits count for: the identity, else the host. What a caller can choose at will is not asked.
+
+        Both are marked with what they are, so that an identity called 192.0.2.1 is not the host of that address.
+        """
+        return f"identity:{self.identity}" if self.identity else f"address:{host(self.peer)}"
 
     @property
-    def who(self) -> str:
-        """Who is held to limits: the identity, else the host. What a caller can choose at will is not asked."""
-        return self.identity or host(self.peer)
+    def lane(self) -> Lane:
+        """Whose turn it is; the name that a caller gives itself, else its connection, divides what its party has."""
+        return Lane(self.who, self.client or self.peer)
 
     def piece(self) -> Visit:
         """The same visitor with one piece of a stream, of which nothing is known yet."""

@@ -36,6 +36,8 @@ from server.settings.kinds import (
 )
 
 _PREFIX = "GLIMPSE_"
+# A photo as cameras write it has 2 to 4 pixels a byte, so that the bytes bound how many of them are in flight.
+_PIXELS_A_BYTE = 4
 # Read by the client, which often runs in the same shell, and by the fetch of published weights.
 _NOT_OURS = frozenset(
     {
@@ -104,6 +106,12 @@ class Settings(DoorSettings):
     )
     max_images_in_flight: Positive = Field(256, description="Images between arrival and answer; above: QUEUE_FULL.")
     max_bytes_in_flight: Positive = Field(256 * MIB, description="Bytes of images in flight; above: QUEUE_FULL.")
+    max_pixels_in_flight: int = Field(
+        0,
+        ge=0,
+        description="Work of decoding in flight, in pixels of an ordinary JPEG; above: QUEUE_FULL. 0: four for each of "
+        "max_bytes_in_flight.",
+    )
     max_images_per_request: Positive = Field(64, description="Images in one request.")
     max_image_bytes: Positive = Field(12 * MIB, description="Bytes of one encoded image.")
     max_image_pixels: Positive = Field(25_000_000, description="Width x height of an image that is decoded whole.")
@@ -162,6 +170,11 @@ class Settings(DoorSettings):
                 f"Received: {self.max_image_bytes} and {self.max_message_bytes}"
             )
         return self
+
+    @property
+    def work_in_flight(self) -> int:
+        """Predicted work of decoding that may be in flight, in pixels of an ordinary JPEG photo."""
+        return self.max_pixels_in_flight or _PIXELS_A_BYTE * self.max_bytes_in_flight
 
     @property
     def decoders(self) -> int:

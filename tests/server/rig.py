@@ -28,6 +28,7 @@ from server.decoding.prepare import Prepared, prepare
 from server.metrics import Metrics
 from server.registry import LoadedModel
 from server.settings import Settings
+from server.turns import Lane
 
 LONG = 60.0  # seconds; until something is called hung
 SIZE = 32  # rows and columns of the shipped model's input
@@ -106,8 +107,10 @@ class Rig:
         self._ended = threading.Event()
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
-            self.target = f"127.0.0.1:{free.getsockname()[1]}"
-        own = ["--host=127.0.0.1", f"--port={self.target.rpartition(':')[2]}", "--metrics-port=0"]
+            port = free.getsockname()[1]
+        self.target = f"127.0.0.1:{port}"
+        self.other_target = f"[::1]:{port}"  # whoever calls here comes from another address, and so is another party
+        own = ["--host=::", f"--port={port}", "--metrics-port=0"]
         self.settings = settings.load([*own, *arguments])
         patch.setattr(app, "load_model", self._load)
         patch.setattr(where, "prepare", self._decode)
@@ -141,14 +144,15 @@ class Rig:
             "images": self.gauge("glimpse_images_in_flight"),
             "bytes": self.gauge("glimpse_image_bytes_in_flight"),
             "queue": self.gauge("glimpse_queue_depth"),
-            "decoding": self.server._decoders.ahead("nobody"),
-            "calls": admission.calls.taken,
-            "lanes of calls": len(admission.calls._of),
-            "streams": admission.streams.taken,
+            "decoding": self.server._decoders.ahead(Lane("nobody")).items,
+            "calls": admission.calls.held.images,
+            "lanes of calls": len(admission.calls),
+            "streams": admission.streams.held.images,
             "uploads": self.server._ports._keeper.uploads._held != {},
-            "lanes of images": len(admission._held_by),
-            "bulk": admission._bulk.images,
-            "waiting": len(admission._waiting),
+            "work": self.gauge("glimpse_decoding_pixels_in_flight"),
+            "lanes of images": len(admission._all),
+            "bulk": admission._bulk.held.images,
+            "waiting": admission._waits.total(),
         }
 
     def wait_until(self, condition: Callable[[], bool]) -> None:

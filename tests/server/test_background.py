@@ -19,6 +19,7 @@ from server.decoding.pool import DecodePool
 from server.exposition import Exposition
 from server.registry import ModelRegistry
 from server.settings import Settings
+from server.turns import Lane
 from tests.server.conftest import TIMEOUT
 
 
@@ -126,8 +127,8 @@ def test_work_that_raises_costs_no_decoder_thread() -> None:
 
     done = threading.Event()
     with structlog.testing.capture_logs() as logs:
-        pool.submit("", fail).result(TIMEOUT)
-        pool.submit("", done.set).result(TIMEOUT)
+        pool.submit(Lane(""), fail).result(TIMEOUT)
+        pool.submit(Lane(""), done.set).result(TIMEOUT)
     pool.close()
     assert done.is_set()
     assert [line["event"] for line in logs] == ["a defect of the service"]

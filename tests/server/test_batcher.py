@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from server.batching.batcher import Batcher
 from server.batching.lanes import Slot
 from server.errors import DeadlineExceededError, InternalError, OverloadedError, Reason, UnavailableError
+from server.turns import NOBODY, Lane
 from tests.server.fake_device import SHAPE, WAIT, Bench, Observed, benches, value
 
 
@@ -175,8 +176,8 @@ def test_cancelled_images_make_room_in_a_full_queue(make: Callable[..., Bench]) 
 def test_a_lone_caller_rides_in_the_next_batch_beside_a_bulk_caller(make: Callable[..., Bench]) -> None:
     bench = make()
     bench.occupy()
-    bulk = [bench.submit(i, lane="bulk") for i in range(1, 4)]
-    lone = bench.submit(100, lane="lone")
+    bulk = [bench.submit(i, lane=Lane("bulk")) for i in range(1, 4)]
+    lone = bench.submit(100, lane=Lane("lone"))
     while bench.batcher.depth():
         threading.Event().wait(0.001)
     bench.release()
@@ -240,8 +241,8 @@ def test_what_waits_is_told_by_lane(make: Callable[..., Bench]) -> None:
     bench = make()
     bench.occupy()
     for lane in ("a", "a", "b"):
-        bench.submit(1, lane=lane)
-    assert (bench.batcher.depth(), [bench.batcher.ahead(lane) for lane in "abc"]) == (3, [3, 3, 2])
+        bench.submit(1, lane=Lane(lane))
+    assert (bench.batcher.depth(), [bench.batcher.ahead(Lane(lane)) for lane in "abc"]) == (3, [3, 3, 2])
 
 
 def test_a_model_that_answers_too_few_fails_its_batch_alone(make: Callable[..., Bench]) -> None:
@@ -280,7 +281,7 @@ def test_every_image_of_many_threads_is_answered_exactly_once(make: Callable[...
     def caller(name: int) -> None:
         for i in range(20):
             number = (name * 20 + i) % 250
-            answers.put((number, value(bench.submit(number, lane=str(name)))))
+            answers.put((number, value(bench.submit(number, lane=Lane(str(name))))))
 
     threads = [threading.Thread(target=caller, args=(name,)) for name in range(10)]
     for thread in threads:
@@ -343,7 +344,7 @@ def test_a_worker_that_waits_for_another_to_gather_is_told_when_it_has(make: Cal
     bench = make(streams=2, batch_sizes=(1,))
     workers, condition = bench.batcher._workers, bench.batcher._changed
     slow = SlowToGather()
-    bench.batcher._queue.put(Slot(slow, "", None, 0.0, Future()))  # type: ignore[arg-type]
+    bench.batcher._queue.put(Slot(slow, NOBODY, None, 0.0, Future()))  # type: ignore[arg-type]
     bench.burst([8])
     assert slow.begun.wait(WAIT)
     while len(condition._waiters) < len(workers) - 1:  # type: ignore[attr-defined]  # they have seen it gather
@@ -399,10 +400,10 @@ def test_with_several_streams_no_batch_is_taken_before_one_is_free(make: Callabl
     bench = make(streams=2, batch_sizes=(1,))
     for _ in range(2):
         bench.occupy()
-    bulk = [bench.submit(i, lane="bulk") for i in (1, 2, 3)]
+    bulk = [bench.submit(i, lane=Lane("bulk")) for i in (1, 2, 3)]
     threading.Event().wait(0.05)  # a worker has nothing to do all the while
     assert bench.batcher.depth() == 3
-    lone = bench.submit(9, lane="lone")
+    lone = bench.submit(9, lane=Lane("lone"))
     bench.release()
     bench.release()
     assert {bench.model.values()[0], bench.model.values()[0]} == {1, 9}
@@ -430,3 +431,61 @@ def test_an_image_that_is_not_alone_gets_a_stream_of_its_own(make: Callable[...,
     assert not first.done()
     go.set()
     first.result(WAIT)
+
+
+def test_a_backlog_does_not_make_the_batch_of_a_lone_caller_long(make: Callable[..., Bench]) -> None:
+    """The batch is filled up only as far as it takes twice as long as one of equal parts."""
+    bench = make(batch_sizes=(1, 2, 4, 8), capacity=64)
+    for size in (1, 2, 4, 8):
+        bench.batcher._estimate.add(size, float(size))
+    bench.occupy()
+    bulk = [bench.submit(i, lane=Lane("bulk", str(i % 3))) for i in range(1, 25)]
+    while bench.batcher.depth() > 16:  # one full batch is gathered behind the device
+        threading.Event().wait(0.001)
+    lone = bench.submit(100, lane=Lane("lone"))
+    bench.release()
+    assert 100 not in bench.model.values()
+    bench.release(8.0)
+    batch = bench.model.values()
+    assert (len(batch), 100 in batch) == (4, True)
+    for _ in range(6):
+        bench.release()
+    assert value(lone) == 100
+    for future in bulk:
+        future.result(WAIT)
+
+
+@pytest.mark.parametrize(("seconds", "batch"), [((1.0, 1.1, 1.2, 1.3), 8), ((1.0, 4.0, 8.0, 16.0), 4)])
+def test_a_batch_is_filled_up_where_that_hardly_takes_longer(
+    make: Callable[..., Bench], seconds: tuple[float, ...], batch: int
+) -> None:
+    bench = make(batch_sizes=(1, 2, 4, 8), capacity=64, streams=2)
+    for size, each in zip((1, 2, 4, 8), seconds, strict=True):
+        bench.batcher._estimate.add(size, each)
+    for _ in range(2):
+        bench.occupy()
+    bulk = [bench.submit(i, lane=Lane("bulk")) for i in range(1, 25)]
+    lone = bench.submit(100, lane=Lane("lone"))
+    bench.release()
+    values = bench.model.values()
+    assert (len(values), 100 in values) == (batch, True)
+    for _ in range(20):
+        bench.release()
+    assert value(lone) == 100
+    for future in bulk:
+        future.result(WAIT)
+
+
+def test_two_bulk_callers_share_a_full_batch(make: Callable[..., Bench]) -> None:
+    bench = make(capacity=64, streams=2)
+    for size in (1, 2, 4):
+        bench.batcher._estimate.add(size, float(size))
+    for _ in range(2):
+        bench.occupy()
+    both = [bench.submit(i, lane=Lane(who)) for who, i in (("a", 1), ("b", 2)) for _ in range(8)]
+    bench.release()
+    assert sorted(bench.model.values()) == [1, 1, 2, 2]
+    for _ in range(20):
+        bench.release()
+    for future in both:
+        future.result(WAIT)

@@ -11,6 +11,7 @@ from functools import partial
 import pytest
 
 from server.decoding.pool import DecodePool, Work
+from server.turns import Lane
 
 LONG = 60.0  # seconds; until a thread is called hung
 
@@ -30,7 +31,7 @@ class Held:
             assert self._go.wait(LONG)
             self.now += 8.0
 
-        self._plug = self.pool.submit("plug", hold)
+        self._plug = self.pool.submit(Lane("plug"), hold)
         assert begun.wait(LONG)
 
     def submit(self, name: str, seconds: float = 0.0) -> None:
@@ -38,7 +39,7 @@ class Held:
             self.done.append(name)
             self.now += seconds
 
-        self.last = self.pool.submit(name[0], do)
+        self.last = self.pool.submit(Lane(name[0]), do)
 
     def let_go(self) -> None:
         self._go.set()
@@ -67,7 +68,7 @@ def test_what_is_cancelled_before_its_turn_never_runs_and_lets_go_of_its_image_a
 
     image = Image()
     there = weakref.ref(image)
-    work = held.pool.submit("a", lambda image=image: held.done.append(str(image)))  # type: ignore[misc]
+    work = held.pool.submit(Lane("a"), lambda image=image: held.done.append(str(image)))  # type: ignore[misc]
     del image
     assert there() is not None
     assert work.cancel()
@@ -85,8 +86,8 @@ def test_what_has_begun_cannot_be_cancelled(held: Held) -> None:
 
 def test_cancelled_work_does_not_pile_up_behind_a_busy_thread(held: Held) -> None:
     for _ in range(10_000):
-        assert held.pool.submit("a", lambda: None).cancel()
-    assert held.pool.ahead("a") <= 512
+        assert held.pool.submit(Lane("a"), lambda: None).cancel()
+    assert held.pool.ahead(Lane("a")).items <= 512
 
 
 def test_the_time_that_work_takes_is_expected_of_the_next(held: Held) -> None:
@@ -94,7 +95,7 @@ def test_the_time_that_work_takes_is_expected_of_the_next(held: Held) -> None:
     held.submit("a", seconds=2.0)
     held.let_go()
     held.last.result(LONG)
-    while len(held.pool._seconds) < 2:
+    while len(held.pool._done) < 2:
         threading.Event().wait(0.001)
     assert held.pool.expected(3) == pytest.approx(3 * (8.0 + 2.0) / 2)
 
@@ -118,15 +119,15 @@ def test_threads_side_by_side_need_less_time_for_the_same_work() -> None:
         assert go.wait(LONG)
 
     try:
-        both = [pool.submit("a", hold) for _ in range(2)]
+        both = [pool.submit(Lane("a"), hold) for _ in range(2)]
         begun.wait(LONG)  # both threads are at work, and a third piece waits
-        third = pool.submit("a", lambda: None)
-        assert pool.ahead("a") == 1
+        third = pool.submit(Lane("a"), lambda: None)
+        assert pool.ahead(Lane("a")).items == 1
         now = 6.0
         go.set()
         for work in (*both, third):
             work.result(LONG)
-        while len(pool._seconds) < 3:
+        while len(pool._done) < 3:
             threading.Event().wait(0.001)
         assert pool.expected(5) == pytest.approx(5 * (6.0 + 6.0 + 0.0) / 3 / 2)
     finally:
@@ -154,7 +155,7 @@ def test_only_the_latest_times_are_expected_of_the_next(held: Held) -> None:
 def test_looking_for_cancelled_work_loses_none_that_is_wanted(held: Held) -> None:
     wanted = []
     for number in range(600):
-        assert held.pool.submit("gone", lambda: None).cancel()
+        assert held.pool.submit(Lane("gone"), lambda: None).cancel()
         held.submit(str(number))
         wanted.append(held.last)
     # As much again as is wanted, or a little.
@@ -176,9 +177,9 @@ def test_the_queue_is_seldom_looked_through(held: Held, *, cancel: bool, most: i
         return discard(unwanted)
 
     turns.discard = counted  # type: ignore[method-assign]
-    works = [held.pool.submit("a", lambda: None) for _ in range(0 if cancel else 10_000)]
+    works = [held.pool.submit(Lane("a"), lambda: None) for _ in range(0 if cancel else 10_000)]
     for _ in range(10_000 if cancel else 0):
-        assert held.pool.submit("a", lambda: None).cancel()
+        assert held.pool.submit(Lane("a"), lambda: None).cancel()
     assert 1 <= len(looks) <= most
     assert looks[0] == 256
     for work in works:
@@ -192,7 +193,7 @@ def test_what_is_done_lets_go_of_its_image_though_its_caller_holds_on(held: Held
     image = Image()
     there = weakref.ref(image)
     held.let_go()
-    work = held.pool.submit("a", lambda image=image: held.done.append(str(image)))  # type: ignore[misc]
+    work = held.pool.submit(Lane("a"), lambda image=image: held.done.append(str(image)))  # type: ignore[misc]
     del image
     work.result(LONG)
     gc.collect()
@@ -211,7 +212,83 @@ def test_closing_drops_all_lanes_and_ends_the_threads(held: Held) -> None:
         assert not thread.is_alive()
     assert late.cancelled()
     assert held.done == []
-    assert held.pool.ahead("z") == 0
+    assert held.pool.ahead(Lane("z")) == (0, 0)
+
+
+def test_a_party_that_keeps_all_threads_busy_does_not_have_the_spare_one() -> None:
+    begun, go = threading.Semaphore(0), threading.Event()
+    pool = DecodePool(2, spare=1)
+
+    def hold() -> None:
+        begun.release()
+        assert go.wait(LONG)
+
+    try:
+        greedy = [pool.submit(Lane("greedy", str(number)), hold) for number in range(20)]
+        for _ in range(2):
+            assert begun.acquire(timeout=LONG)
+        pool.submit(Lane("modest"), lambda: None).result(LONG)
+        pool.submit(Lane("another"), lambda: None).result(LONG)
+        assert sum(each.running() for each in greedy) == 2
+        assert not begun.acquire(timeout=0.05)
+    finally:
+        go.set()
+        for each in greedy:
+            each.result(LONG)
+        pool.close()
+
+
+def test_what_waits_of_a_party_is_begun_on_the_spare_thread_when_its_last_is_done() -> None:
+    begun, go, first = threading.Semaphore(0), threading.Event(), threading.Event()
+    pool = DecodePool(1, spare=1)
+
+    def hold(until: threading.Event) -> None:
+        begun.release()
+        assert until.wait(LONG)
+
+    try:
+        greedy = [pool.submit(Lane("greedy"), lambda: hold(go)) for _ in range(3)]
+        assert begun.acquire(timeout=LONG)
+        modest = pool.submit(Lane("modest"), lambda: hold(first))
+        assert begun.acquire(timeout=LONG)
+        more = [pool.submit(Lane("modest"), lambda: None) for _ in range(5)]
+        assert not any(each.done() for each in more)
+        first.set()
+        for each in (modest, *more):
+            each.result(LONG)
+        assert not any(each.done() for each in greedy)
+    finally:
+        go.set()
+        first.set()
+        for each in greedy:
+            each.result(LONG)
+        pool.close()
+
+
+def test_a_party_that_sends_expensive_images_has_no_more_of_the_threads(held: Held) -> None:
+    order: list[str] = []
+    works = [held.pool.submit(Lane("heavy"), lambda: order.append("h"), 10) for _ in range(3)]
+    works += [held.pool.submit(Lane("light"), lambda: order.append("l")) for _ in range(30)]
+    held.let_go()
+    for work in works:
+        work.result(LONG)
+    assert "".join(order) == ("h" + "l" * 10) * 3
+
+
+def test_heavy_work_is_expected_to_take_as_long_as_heavy_work_did(held: Held) -> None:
+    pool = DecodePool(2, heavy=1, clock=lambda: held.now)
+    try:
+        for heavy, seconds in ((False, 1.0), (True, 64.0)):
+
+            def work(seconds: float = seconds) -> None:
+                held.now += seconds
+
+            pool.submit(Lane("a"), work, 16, heavy=heavy).result(LONG)
+        while pool.expected(16, heavy=True) != 64.0:
+            threading.Event().wait(0.001)
+        assert pool.expected(16) == 0.5  # two threads
+    finally:
+        pool.close()
 
 
 def test_heavy_work_never_takes_a_thread_from_small_work() -> None:
@@ -223,7 +300,7 @@ def test_heavy_work_never_takes_a_thread_from_small_work() -> None:
         assert go.wait(LONG)
 
     try:
-        heavy = [pool.submit(str(number), hold, heavy=True) for number in range(20)]
+        heavy = [pool.submit(Lane(str(number)), hold, heavy=True) for number in range(20)]
         assert begun.acquire(timeout=LONG)
         # Both threads for small work are free, however much heavy work waits.
         meet = threading.Barrier(2)
@@ -231,12 +308,12 @@ def test_heavy_work_never_takes_a_thread_from_small_work() -> None:
         def together() -> None:
             meet.wait(LONG)
 
-        small = [pool.submit("small", together) for _ in range(2)]
+        small = [pool.submit(Lane("small"), together) for _ in range(2)]
         for work in small:
             work.result(LONG)
         assert not begun.acquire(blocking=False)  # and a second heavy piece has not begun
         assert pool.depth() == 19
-        assert pool.ahead("small") == 0
+        assert pool.ahead(Lane("small")) == (0, 0)
     finally:
         go.set()
     for work in heavy:
@@ -251,10 +328,10 @@ def test_heavy_work_takes_turns_by_lane_and_is_dropped_with_the_rest() -> None:
         begun.set()
         assert go.wait(LONG)
 
-    plug = pool.submit("plug", hold, heavy=True)
+    plug = pool.submit(Lane("plug"), hold, heavy=True)
     assert begun.wait(LONG)
     for name in ("b1", "b2", "lone"):
-        last = pool.submit(name[0], partial(done.append, name), heavy=True)
+        last = pool.submit(Lane(name[0]), partial(done.append, name), heavy=True)
     go.set()
     last.result(LONG)
     plug.result(LONG)
@@ -263,11 +340,11 @@ def test_heavy_work_takes_turns_by_lane_and_is_dropped_with_the_rest() -> None:
     assert done == ["b1", "lone", "b2"]
     pool.close()
     with pytest.raises(RuntimeError, match="stopped"):
-        pool.submit("a", lambda: None, heavy=True)
+        pool.submit(Lane("a"), lambda: None, heavy=True)
 
 
 def test_without_threads_of_its_own_heavy_work_is_as_any_other(held: Held) -> None:
-    work = held.pool.submit("a", lambda: held.done.append("heavy"), heavy=True)
+    work = held.pool.submit(Lane("a"), lambda: held.done.append("heavy"), heavy=True)
     held.let_go()
     work.result(LONG)
     assert held.done == ["heavy"]
@@ -295,7 +372,7 @@ def test_heavy_work_that_takes_long_is_no_thread_overdue() -> None:
         begun.set()
         assert go.wait(LONG)
 
-    work = pool.submit("a", hold, heavy=True)
+    work = pool.submit(Lane("a"), hold, heavy=True)
     assert begun.wait(LONG)
     now = 1000.0
     assert pool.overdue(10.0) == 0

@@ -11,6 +11,7 @@ import pytest
 
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1.classifier_pb2_grpc import ImageClassifierStub
+from server.turns import Lane
 from tests.server.conftest import rich_status
 from tests.server.rig import LONG, SIZE, Rig
 
@@ -43,12 +44,19 @@ def channel(rig: Rig) -> Iterator[grpc.Channel]:
         yield channel
 
 
+@pytest.fixture(scope="module")
+def elsewhere(rig: Rig) -> Iterator[grpc.Channel]:
+    with grpc.insecure_channel(rig.other_target) as channel:
+        yield channel
+
+
 class Scene:
     """A request that ends somehow, beside one that computes and one that waits in the same queue."""
 
-    def __init__(self, rig: Rig, channel: grpc.Channel) -> None:
+    def __init__(self, rig: Rig, channel: grpc.Channel, elsewhere: grpc.Channel) -> None:
         self.rig = rig
         self.channel = channel
+        self.elsewhere = elsewhere  # from another address
         self.stub = ImageClassifierStub(channel)
 
     def send(self, *images: pb.Image, deadline: float = LONG, **more: Any) -> Any:
@@ -102,7 +110,7 @@ def waiting_for_a_decoder(scene: Scene, deadline: float = LONG) -> Any:
     """A call whose image stands behind another one's in the decoders' queue."""
     scene.hold_decoding()
     call = scene.send(LARGER, deadline=deadline)
-    scene.rig.wait_until(lambda: scene.rig.server._decoders.ahead("nobody") >= 1)
+    scene.rig.wait_until(lambda: scene.rig.server._decoders.ahead(Lane("nobody")).items >= 1)
     return call
 
 
@@ -166,11 +174,11 @@ def malformed(scene: Scene) -> Any:
 
 
 def without_room(scene: Scene) -> Any:
-    """Of another lane, for which there would be a share, but not twelve places."""
-    first = scene.send(*[RAW] * 12)
-    scene.rig.wait_until(lambda: scene.rig.held()["images"] >= 14)
+    """Of another party, for which there would be a share, but not twelve places."""
+    first = scene.send(*[RAW] * 11)
+    scene.rig.wait_until(lambda: scene.rig.held()["images"] >= 13)
     request = pb.ClassifyRequest(images=[RAW] * 12)
-    return first, scene.stub.Classify.future(request, timeout=LONG, metadata=(("glimpse-client", "another"),))
+    return first, ImageClassifierStub(scene.elsewhere).Classify.future(request, timeout=LONG)
 
 
 def beyond_its_share(scene: Scene) -> Any:
@@ -180,7 +188,7 @@ def beyond_its_share(scene: Scene) -> Any:
 def too_late_to_be_tried(scene: Scene) -> Any:
     """The decoders are known to take ten seconds an image, and one stands before it."""
     waiting_for_a_decoder(scene)
-    scene.rig.server._decoders._seconds.append(10_000.0)
+    scene.rig.server._decoders._done.append((10_000.0, 1000))
     return scene.send(LARGER, deadline=SOON)
 
 
@@ -226,7 +234,7 @@ ENDINGS = {
         at_once=False,
     ),
     "no room": Ending(without_room, grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL"),
-    "no room for this lane": Ending(beyond_its_share, grpc.StatusCode.RESOURCE_EXHAUSTED, "SHARE_FULL"),
+    "no room for this party": Ending(beyond_its_share, grpc.StatusCode.RESOURCE_EXHAUSTED, "SHARE_FULL"),
     # The last, for from then on the server makes smaller batches.
     "no memory for the batch": Ending(
         lambda scene: in_a_batch_that_fails(scene, MemoryError("the device is full")),
@@ -238,12 +246,12 @@ ENDINGS = {
 
 @pytest.mark.parametrize("name", ENDINGS)
 def test_a_request_gives_back_all_that_it_held_and_harms_no_neighbour(
-    rig: Rig, channel: grpc.Channel, name: str
+    rig: Rig, channel: grpc.Channel, elsewhere: grpc.Channel, name: str
 ) -> None:
     ending = ENDINGS[name]
-    scene = Scene(rig, channel)
+    scene = Scene(rig, channel, elsewhere)
     rig.wait_until(lambda: not any(rig.held().values()))
-    rig.server._decoders._seconds.clear()
+    rig.server._decoders._done.clear()
     rig.network.hold()
     try:
         computing = scene.send(RAW)
@@ -270,7 +278,7 @@ def test_a_drain_answers_what_is_in_flight_and_tells_a_stream_that_goes_on_to_go
         rig = Rig(patch, "--drain-seconds=60")
         try:
             with grpc.insecure_channel(rig.target) as channel:
-                scene = Scene(rig, channel)
+                scene = Scene(rig, channel, channel)
                 rig.network.hold()
                 computing = scene.send(RAW)
                 rig.network.begun()

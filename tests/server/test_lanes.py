@@ -7,12 +7,13 @@ from concurrent.futures import Future
 import numpy as np
 
 from server.batching.lanes import Answer, LaneQueue, Slot
+from server.turns import Lane
 
 PIXELS = np.zeros((1, 1, 3), np.uint8)
 
 
 def slot(lane: str = "a", deadline: float | None = None) -> Slot:
-    return Slot(PIXELS, lane, deadline, 0.0, Future())
+    return Slot(PIXELS, Lane(lane), deadline, 0.0, Future())
 
 
 def queue_of(*slots: Slot) -> LaneQueue:
@@ -100,14 +101,14 @@ class JustCancelled(Future[Answer]):
 
 
 def test_a_slot_that_is_cancelled_while_it_is_taken_is_not_computed() -> None:
-    gone = [Slot(PIXELS, "a", None, 0.0, JustCancelled()) for _ in range(2)]
+    gone = [Slot(PIXELS, Lane("a"), None, 0.0, JustCancelled()) for _ in range(2)]
     alive = slot()
     taken = queue_of(*gone, alive).take(4, now=0, ready_by=0)
     assert (taken.batch, taken.expired, taken.cancelled) == ([alive], [], 2)
 
 
 def test_a_hopeless_slot_that_is_cancelled_while_it_is_taken_is_not_tried() -> None:
-    gone = Slot(PIXELS, "a", 5.0, 0.0, JustCancelled())
+    gone = Slot(PIXELS, Lane("a"), 5.0, 0.0, JustCancelled())
     taken = queue_of(gone).take(1, now=4.0, ready_by=6.0)
     assert (taken.batch, taken.expired) == ([], [])
 
@@ -126,7 +127,7 @@ def test_a_slot_that_can_be_ready_just_by_its_deadline_is_computed() -> None:
 
 def test_what_is_ahead_of_a_newcomer_is_what_is_taken_before_it() -> None:
     queue = queue_of(slot("a"), slot("a"), slot("b"))
-    assert [queue.ahead(lane) for lane in "abc"] == [3, 3, 2]
+    assert [queue.ahead(Lane(lane)) for lane in "abc"] == [3, 3, 2]
 
 
 def test_purging_removes_the_cancelled_and_keeps_the_order_of_the_others() -> None:

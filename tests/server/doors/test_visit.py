@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from server.doors.visit import Visit, host
+from server.turns import Lane
 
 
 @pytest.mark.parametrize(
@@ -24,17 +25,31 @@ def test_the_host_of_a_peer_is_its_address_without_the_port(peer: str, machine: 
     assert host(peer) == machine
 
 
-def test_the_lane_is_the_identity_else_the_name_that_a_caller_gives_itself_else_its_connection() -> None:
+def test_a_caller_counts_for_what_it_has_proved_to_be_else_for_its_address() -> None:
     visit = Visit("id", "method", "ipv4:192.0.2.7:40000")
-    assert visit.lane == "ipv4:192.0.2.7:40000"
-    visit.client = "somebody"
-    assert visit.lane == "somebody"
+    assert visit.lane == Lane("address:192.0.2.7", "ipv4:192.0.2.7:40000")
     visit.identity = "alice"
-    assert visit.lane == "alice"
+    assert visit.lane == Lane("identity:alice", "ipv4:192.0.2.7:40000")
 
 
-def test_limits_do_not_go_by_the_name_that_a_caller_gives_itself() -> None:
-    visit = Visit("id", "method", "ipv4:192.0.2.7:40000", client="another one each time")
-    assert visit.who == "192.0.2.7"
-    visit.identity = "alice"
-    assert visit.who == "alice"
+def test_the_name_that_a_caller_gives_itself_divides_only_its_own_share() -> None:
+    visit = Visit("id", "method", "ipv4:192.0.2.7:40000", client="alice")
+    assert visit.lane == Lane("address:192.0.2.7", "alice")
+    visit.identity = "bob"
+    assert visit.lane == Lane("identity:bob", "alice")
+    assert visit.lane.who == visit.who
+
+
+@pytest.mark.parametrize("name", ["127.0.0.1", "address:127.0.0.1", "identity:alice", "ipv4:127.0.0.1:1", ""])
+def test_nobody_can_pass_for_another_party_by_a_name(name: str) -> None:
+    """Not an identity for an address, not an address for an identity, and a given name for neither."""
+    host = Visit("id", "method", "ipv4:127.0.0.1:1").who
+    alice = Visit("id", "method", "ipv4:127.0.0.1:1", identity="alice").who
+    assert Visit("id", "method", "ipv4:192.0.2.7:1", client=name).who not in {host, alice}
+    if name:
+        assert Visit("id", "method", "ipv4:192.0.2.7:1", identity=name).who not in {host, alice}
+
+
+def test_every_port_of_a_host_and_every_address_of_a_network_of_64_bits_is_one_party() -> None:
+    assert len({Visit("id", "method", f"ipv4:192.0.2.7:{port}").who for port in range(1, 100)}) == 1
+    assert len({Visit("id", "method", f"ipv6:%5B2001:db8::{each:x}%5D:9").who for each in range(100)}) == 1

@@ -1,0 +1,163 @@
+"""How what there is for all is shared: between parties, and within a party between its lanes. Plain data.
+
+A party may hold at most seven times what is left free: alone seven eighths of all, two of them seven fifteenths each.
+So there is room for a party that comes, however greedy the others are, and no share to be configured (Choudhury and
+Hahne, "Dynamic queue length thresholds for shared-memory packet switches", 1998). Within the party a lane may hold at
+most seven times what is left free of the party's share. And the last sixteenth is kept for parties that hold nothing
+yet, so that it takes many of them to leave no room for one more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from server.turns import Lane
+
+_GREED = 7
+_KEPT = 16  # one part in so many is for parties that hold nothing
+
+
+class Load(NamedTuple):
+    """What a request holds between arrival and answer, or what may be held."""
+
+    images: int
+    bytes: int = 0  # of image data as it came
+    work: int = 0  # of decoding, predicted; in pixels of an ordinary JPEG photo
+
+    def part(self, parts: int, of: int) -> Load:
+        """So many parts of it, rounded down."""
+        return Load(self.images * parts // of, self.bytes * parts // of, self.work * parts // of)
+
+    def within(self, limit: Load) -> bool:
+        """Whether none of it is above the limit."""
+        return self.images <= limit.images and self.bytes <= limit.bytes and self.work <= limit.work
+
+    def at_most(self, limit: Load) -> Load:
+        """The smaller of both, of each kind."""
+        return Load(min(self.images, limit.images), min(self.bytes, limit.bytes), min(self.work, limit.work))
+
+
+NOTHING = Load(0)
+PLACE = Load(1)  # one of something that is only counted
+
+
+class Held:
+    """A sum of loads."""
+
+    __slots__ = ("bytes", "images", "work")
+
+    def __init__(self) -> None:
+        self.images = self.bytes = self.work = 0
+
+    def add(self, load: Load) -> None:
+        """Hold more."""
+        self.images += load.images
+        self.bytes += load.bytes
+        self.work += load.work
+
+    def remove(self, load: Load) -> None:
+        """Hold less."""
+        self.images -= load.images
+        self.bytes -= load.bytes
+        self.work -= load.work
+
+    def plus(self, load: Load) -> Load:
+        """What would be held with that as well."""
+        return Load(self.images + load.images, self.bytes + load.bytes, self.work + load.work)
+
+
+_NONE = Held()
+
+
+class Shares:
+    """Who holds how much of what there is for all."""
+
+    def __init__(self, most: Load) -> None:
+        """All of it is free."""
+        self.most = most
+        self._open = Load(*(each - each // _KEPT for each in most))  # to parties that hold something already
+        self.held = Held()
+        self._parties: dict[str, Held] = {}
+        self._lanes: dict[Lane, Held] = {}
+
+    def __len__(self) -> int:
+        """Parties and lanes that hold something."""
+        return len(self._parties) + len(self._lanes)
+
+    def of(self, lane: Lane) -> Held:
+        """What the lane's party holds; not to be changed."""
+        return self._parties.get(lane.who, _NONE)
+
+    def fits(self, load: Load, reserved: Load = NOTHING) -> bool:
+        """Whether there is room for a load, whoever it is of; `reserved` is promised to somebody else."""
+        held, most = self.held, self.most
+        return (
+            held.images + load.images + reserved.images <= most.images
+            and held.bytes + load.bytes + reserved.bytes <= most.bytes
+            and held.work + load.work + reserved.work <= most.work
+        )
+
+    def beyond(self, load: Load, lane: Lane) -> bool:
+        """Whether a lane or its party would hold more than their share with a load as well.
+
+        Not where the party holds nothing: whether there is room is another question.
+        """
+        party = self._parties.get(lane.who)
+        if party is None:
+            return False
+        held, most, own = self.held, self.most, self._lanes.get(lane, _NONE)
+        images, size, work = held.images + load.images, held.bytes + load.bytes, held.work + load.work
+        return (
+            images > self._open.images
+            or size > self._open.bytes
+            or work > self._open.work
+            or _beyond(most.images - images, party.images + load.images, own.images, load.images)
+            or _beyond(most.bytes - size, party.bytes + load.bytes, own.bytes, load.bytes)
+            or _beyond(most.work - work, party.work + load.work, own.work, load.work)
+        )
+
+    def hold(self, load: Load, lane: Lane) -> None:
+        """Hold a load for a lane; whether there is room is not asked."""
+        self.held.add(load)
+        party, own = self._parties.get(lane.who), self._lanes.get(lane)
+        if party is None:
+            party = self._parties[lane.who] = Held()
+        if own is None:
+            own = self._lanes[lane] = Held()
+        party.add(load)
+        own.add(load)
+
+    def release(self, load: Load, lane: Lane) -> None:
+        """Give back what was held."""
+        self.held.remove(load)
+        party, own = self._parties[lane.who], self._lanes[lane]
+        party.remove(load)
+        own.remove(load)
+        if not own.images:
+            del self._lanes[lane]
+            if not party.images:
+                del self._parties[lane.who]
+
+    @contextmanager
+    def place(self, lane: Lane) -> Iterator[None]:
+        """Hold one while the block runs."""
+        self.hold(PLACE, lane)
+        try:
+            yield
+        finally:
+            self.release(PLACE, lane)
+
+
+def _beyond(free: int, party: int, lane: int, more: int) -> bool:
+    """Whether a party or its lane would hold more than their share, of what would be `free` then.
+
+    Args:
+        free: for all, with the load held.
+        party: what the party would hold.
+        lane: what the lane holds now; where it is nothing, the lane may have what its party may.
+        more: what is to come.
+    """
+    left = _GREED * free - party
+    return more > 0 and (left < 0 or (lane > 0 and lane + more > _GREED * left))
