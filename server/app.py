@@ -93,8 +93,16 @@ class Server:
         gates = {f"/{SERVICE}/Classify": self._admission.call, f"/{SERVICE}/ClassifyStream": self._admission.stream}
         self._tracing = start_tracing()
         observability = Observability(self._metrics, gates, keeper, self._tracing, log_calls=settings.log_calls)
+        # The port for probes shares nothing with the calls that it reports on, neither their places nor their turns.
+        probed = Observability(self._metrics, {}, keeper, checks=keeper.probes)
         self._ports = Ports(
-            settings, self._classifier, self._health, [observability], self._metrics.registry, keeper=keeper
+            settings,
+            self._classifier,
+            self._health,
+            [observability],
+            self._metrics.registry,
+            of_probes=[probed],
+            keeper=keeper,
         )
 
     async def run(self, stop: asyncio.Event) -> None:

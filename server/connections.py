@@ -13,7 +13,7 @@ import os
 import socket
 import struct
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -62,12 +62,20 @@ def close(port: int, peer: Endpoint) -> bool:
 
     It is shut down, not closed: the descriptor stays gRPC's, who finds the connection at its end and cleans up.
     """
+    return bool(close_all(port, {peer}))
+
+
+def close_all(port: int, peers: Collection[Endpoint]) -> set[Endpoint]:
+    """Close all connections from `peers` that were accepted on `port`, as `close` does; returns those there were."""
+    closed = set[Endpoint]()
     for found, each in _sockets(port):
-        if found == peer:
+        if found in peers:
             with contextlib.suppress(OSError):  # it has ended meanwhile
                 each.shutdown(socket.SHUT_RDWR)
-            return True
-    return False
+            closed.add(found)
+            if len(closed) == len(peers):
+                break
+    return closed
 
 
 def _sockets(port: int) -> Iterator[tuple[Endpoint, socket.socket]]:

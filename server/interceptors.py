@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
-import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from contextlib import AbstractContextManager, asynccontextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
 import grpc.aio
 import structlog
-from google.protobuf.message import DecodeError
 
 from server import status
-from server.doors import tokens
+from server.call_ends import cannot_parse, cannot_send, ended_by_peer, malformed, only, parsed, status_of
+from server.doors.arrival import REQUEST_ID_KEY, arrive
 from server.doors.keeper import OPEN, Keeper
-from server.doors.visit import LANE_KEY, Visit, visiting
-from server.errors import InvalidRequestError, Reason, ServiceError, defect
+from server.doors.open_calls import OpenCalls
+from server.doors.visit import Visit, visiting
+from server.errors import Reason, ServiceError, defect
 from server.metrics import Metrics
 from server.sampling import LeftOut, Sampled
 from server.tracing import Tracing
@@ -30,7 +29,6 @@ from server.turns import Lane
 _log = structlog.get_logger(__name__)
 _level = logging.getLogger(__name__)  # the same one, for its level
 
-REQUEST_ID_KEY = "x-request-id"
 # Ways to end that a caller cannot bring about at will: a defect of ours is told each time.
 _OURS = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS}
 _LEFT = {grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED}  # of a watch: its caller has seen enough
@@ -39,7 +37,7 @@ _MOMENT = 0.1  # seconds
 # sends them with the call itself. Whoever leaves amid a message has been sending for a while: gRPC shows both alike.
 _AT_ONCE = 0.02  # seconds from the beginning of the call
 _REFUSED_BY_GRPC = "gRPC refused the message by itself: it is above GLIMPSE_MAX_MESSAGE_BYTES."
-_MAX_ID = 128  # characters; a caller's id goes into every log line
+_FAREWELL = 1.0  # seconds that a caller has to take the word that the server ends the call
 
 Handler = Callable[[Any, Any], Any]
 Gate = Callable[[Lane], AbstractContextManager[None]]
@@ -58,13 +56,16 @@ class Observability(grpc.aio.ServerInterceptor):
         keeper: Keeper,
         tracing: Tracing | None = None,
         *,
+        checks: OpenCalls | None = None,
         log_calls: bool = False,
     ) -> None:
         """Record into `metrics` and, where there are traces, into `tracing`; let in whom `keeper` knows.
 
-        A method that has one of `gates` is let through it before its request is read. `log_calls`: a line at level info
-        for calls that went well, too.
+        A method that has one of `gates` is let through it before its request is read. All others have a small budget of
+        their own; `checks` is that of health checks, if not the one that `keeper` has for the main port. `log_calls`: a
+        line at level info for calls that went well, too.
         """
+        self._checks = keeper.checks if checks is None else checks
         self._log_calls = log_calls
         self._tracing = tracing
         self._metrics = metrics
@@ -94,25 +95,30 @@ class Observability(grpc.aio.ServerInterceptor):
         kind = _KINDS[handler.request_streaming, handler.response_streaming]
         method = _Method(self._metrics, self._keeper, self._tracing, (kind, service, name), log_calls=self._log_calls)
         method.sampled = self._sampled
-        gate = self._gates.get(path, _open)
-        if not handler.request_streaming:
+        gate = self._gates.get(path)
+        if gate is None:
+            return self._open(method, handler, self._checks if service == OPEN else self._keeper.questions)
+        if handler.unary_unary is not None:
             # gRPC would read and parse the message by itself, before anyone could refuse it, and wait for it as long as
             # it takes. On the wire a lone message and a stream of one are the same.
-            if handler.unary_unary is not None:
-                read = method.unary(handler.unary_unary, handler.request_deserializer, gate)
-                return grpc.stream_unary_rpc_method_handler(read, None, handler.response_serializer)
-            if handler.unary_stream is not None and not inspect.isasyncgenfunction(handler.unary_stream):
-                read = method.unary(handler.unary_stream, handler.request_deserializer, gate)
-                return grpc.stream_stream_rpc_method_handler(read, None, handler.response_serializer)
-        requests, responses = (
-            "stream" if s else "unary" for s in (handler.request_streaming, handler.response_streaming)
+            read = method.unary(handler.unary_unary, handler.request_deserializer, gate)
+            return grpc.stream_unary_rpc_method_handler(read, None, handler.response_serializer)
+        stream: Any = handler.stream_stream
+        return grpc.stream_stream_rpc_method_handler(
+            method.stream(stream, gate), handler.request_deserializer, handler.response_serializer
         )
-        form = f"{requests}_{responses}"
-        inner = getattr(handler, form)
-        # gRPC looks at the kind of function to know how it answers, so each kind keeps its own.
-        wrapped = method.generator(inner) if inspect.isasyncgenfunction(inner) else method.coroutine(inner, gate)
-        make: Callable[..., grpc.RpcMethodHandler[Any, Any]] = getattr(grpc, f"{form}_rpc_method_handler")
-        return make(wrapped, handler.request_deserializer, handler.response_serializer)
+
+    def _open(
+        self, method: _Method, handler: grpc.RpcMethodHandler[Any, Any], calls: OpenCalls
+    ) -> grpc.RpcMethodHandler[Any, Any]:
+        """A method that anybody may call. Its messages are read as they are, so that their length is known."""
+        parse = handler.request_deserializer
+        if handler.stream_stream is not None:
+            read = method.conversation(handler.stream_stream, parse, calls)
+        else:
+            inner: Any = handler.unary_unary or handler.unary_stream
+            read = method.question(inner, parse, calls, lone=handler.unary_unary is not None)
+        return grpc.stream_stream_rpc_method_handler(read, None, handler.response_serializer)
 
 
 _KINDS = {
@@ -121,10 +127,6 @@ _KINDS = {
     (False, True): "server_stream",
     (True, True): "bidi_stream",
 }
-
-
-def _open(_: Lane) -> AbstractContextManager[None]:
-    return nullcontext()
 
 
 class _Method:
@@ -159,41 +161,60 @@ class _Method:
                     message = await receive(visit.who, context.read)
                     visit.complete = time.monotonic()
                     if message is grpc.aio.EOF:
-                        # Gone, or above the limit of bytes, of which gRPC tells the caller by itself: then this call
-                        # is cancelled, a moment after the end of its messages.
-                        visit.refused_by_grpc = time.monotonic() - visit.begun < _AT_ONCE
-                        await asyncio.sleep(_MOMENT)
-                        visit.refused_by_grpc = False
-                        raise _malformed("The call ended without a message.")
-                    try:
-                        request = parse(message) if parse is not None else message
-                    except DecodeError as error:
-                        raise _malformed(f"These {len(message)} bytes are no message of this method.") from error
+                        await _no_message(visit)
+                    request = parsed(message, parse)
                     del message  # the request has its own copy
                     return await inner(request, context)
 
         return handle
 
-    def coroutine(self, inner: Handler, gate: Gate) -> Handler:
-        async def handle(request: Any, context: Any) -> Any:
+    def stream(self, inner: Handler, gate: Gate) -> Handler:
+        held = self._keeper.streams.held
+
+        async def handle(requests: Any, context: Any) -> Any:
             async with self._around(context) as visit:
-                with gate(visit.lane):
-                    return await inner(request, context)
+                with gate(visit.lane), held(visit):
+                    return await inner(requests, context)
 
         return handle
 
-    def generator(self, inner: Handler) -> Handler:
-        async def handle(request: Any, context: Any) -> AsyncIterator[Any]:
-            async with self._around(context):
-                async for response in inner(request, context):
-                    yield response
+    def question(
+        self, inner: Handler, parse: Callable[[bytes], Any] | None, calls: OpenCalls, *, lone: bool
+    ) -> Handler:
+        """One message, and one answer or, where it is not `lone`, as many as come."""
+
+        async def handle(_: AsyncIterator[bytes], context: Any) -> None:
+            async with self._around(context) as visit:
+                with calls.place(visit, streams=not lone):
+                    message = await calls.receive(visit, context.read)
+                    if message is grpc.aio.EOF:
+                        await _no_message(visit)
+                    answer = await inner(parsed(message, parse), context)
+                    if lone:  # with its place, which whoever does not take the answer goes on holding
+                        await context.write(answer)
+
+        return handle
+
+    def conversation(self, inner: Handler, parse: Callable[[bytes], Any] | None, calls: OpenCalls) -> Handler:
+        """Messages and answers as they come."""
+        held = self._keeper.streams.held
+
+        async def messages(visit: Visit, context: Any) -> AsyncIterator[Any]:
+            while (message := await calls.receive(visit, context.read)) is not grpc.aio.EOF:
+                yield parsed(message, parse)
+
+        async def handle(_: AsyncIterator[bytes], context: Any) -> None:
+            async with self._around(context) as visit:
+                with calls.place(visit, streams=True), held(visit):
+                    async for answer in inner(messages(visit, context), context):
+                        await context.write(answer)
 
         return handle
 
     @asynccontextmanager
     async def _around(self, context: Any) -> AsyncIterator[Visit]:
         metadata = context.invocation_metadata() or ()
-        visit, authorization = _visit(metadata, self._name, context.peer())
+        visit, authorization = arrive(metadata, self._name, context.peer(), self._keeper.proxies)
         visiting.set(visit)
         structlog.contextvars.bind_contextvars(request_id=visit.request_id, rpc=visit.method)
         self._trace(visit, metadata)
@@ -204,34 +225,37 @@ class _Method:
             self._keeper.identify(visit, self._service, authorization, context)
             yield visit
         except asyncio.CancelledError:
-            code = _ended_by_peer(context)
-            if visit.refused_by_grpc and code is grpc.StatusCode.CANCELLED:
-                code = grpc.StatusCode.RESOURCE_EXHAUSTED
+            if (why := visit.ended_by_us()) is not None:
+                code, reason = status.code(why), why.reason.value
+                await self._send_away(visit, context, why)
+            else:
+                code = ended_by_peer(context)
+                if visit.refused_by_grpc and code is grpc.StatusCode.CANCELLED:
+                    code = grpc.StatusCode.RESOURCE_EXHAUSTED
             raise
         except GeneratorExit:  # the caller left between two answers, and Python has found the generator since
             code = grpc.StatusCode.CANCELLED
             raise
         except grpc.aio.AbortError:
-            code = _code(context.code())
+            code = status_of(context.code())
             raise
         except ServiceError as error:
             code, reason = status.code(error), error.reason.value
-            self._metrics.request_rejected(error.reason)
-            await self._abort(context, error)
+            await self._refuse(visit, context, error)
         except Exception as error:  # noqa: BLE001 - gRPC would answer UNKNOWN and tell the caller our internals
-            if (gone := _only(_cannot_send, error)) is not None:
+            if (gone := only(cannot_send, error)) is not None:
                 # gRPC cannot send because the call is over; it passes that over in silence, if it gets it bare.
-                code = _ended_by_peer(context)
+                code = ended_by_peer(context)
                 raise gone from None
-            if _only(_cannot_parse, error) is not None:  # of a stream, whose messages gRPC parses as they come
-                refused = _malformed("A message of this stream cannot be read.")
+            if only(cannot_parse, error) is not None:  # of a stream, whose messages gRPC parses as they come
+                refused = malformed("A message of this stream cannot be read.")
                 code, reason = status.code(refused), refused.reason.value
-                self._metrics.request_rejected(refused.reason)
-                await self._abort(context, refused)
+                await self._refuse(visit, context, refused)
             code, reason = grpc.StatusCode.INTERNAL, Reason.INTERNAL.value
             _log.exception("a defect of the service")
             await self._abort(context, defect())
         finally:
+            self._keeper.leave(visit)
             details = _REFUSED_BY_GRPC if visit.refused_by_grpc else context.details()
             self._tell(visit, code, reason, time.monotonic() - visit.begun, details or None)
 
@@ -279,6 +303,24 @@ class _Method:
             **more,
         )
 
+    async def _send_away(self, visit: Visit, context: Any, why: ServiceError) -> None:
+        """Tell a caller why the server ends the call; where they take no answers, close their connection."""
+        try:
+            async with asyncio.timeout(_FAREWELL):
+                await self._refuse(visit, context, why)
+        except Exception as error:
+            # gRPC cannot send where an answer waits to be taken, or where the caller has gone meanwhile.
+            if not (isinstance(error, TimeoutError) or cannot_send(error)):
+                raise
+            if not visit.address:  # a proxy's connection is many callers'
+                self._keeper.closing.close(visit.peer)
+
+    async def _refuse(self, visit: Visit, context: Any, error: ServiceError) -> None:
+        self._metrics.request_rejected(error.reason)
+        if visit.suspect:
+            await self._keeper.hold_back()
+        await self._abort(context, error)
+
     async def _abort(self, context: Any, error: ServiceError) -> None:
         trailers = (*context.trailing_metadata(), *status.trailers(error))
         try:
@@ -309,57 +351,12 @@ def _let_go(errors: tuple[BaseException, ...], _: object) -> None:
         error.__traceback__ = error.__context__ = None
 
 
-def _malformed(what: str) -> InvalidRequestError:
-    return InvalidRequestError(
-        Reason.MALFORMED_MESSAGE, f"{what} Send one message, as glimpse/v1/classifier.proto defines it."
-    )
+async def _no_message(visit: Visit) -> NoReturn:
+    """The caller has gone, or the message was above the limit of bytes.
 
-
-def _ended_by_peer(context: Any) -> grpc.StatusCode:
-    """CANCELLED or DEADLINE_EXCEEDED: gRPC ends the handler alike, but only an expired deadline leaves no time."""
-    remaining = context.time_remaining()
-    expired = remaining is not None and remaining <= 0
-    return grpc.StatusCode.DEADLINE_EXCEEDED if expired else grpc.StatusCode.CANCELLED
-
-
-def _only(kind: Callable[[BaseException], bool], error: BaseException) -> BaseException | None:
-    """The error of that kind, also where several tasks of a stream met it at once; None where there is any other."""
-    if isinstance(error, BaseExceptionGroup):
-        leaves = [_only(kind, each) for each in error.exceptions]
-        return leaves[0] if all(leaf is not None for leaf in leaves) else None
-    return error if kind(error) else None
-
-
-def _cannot_parse(error: BaseException) -> bool:
-    return isinstance(error, DecodeError)
-
-
-def _cannot_send(error: BaseException) -> bool:
-    """gRPC's error for a call that is over. It has no public name, so it is known by the one that it has."""
-    return any(each.__name__ == "ExecuteBatchError" for each in type(error).__mro__)
-
-
-def _code(value: Any) -> grpc.StatusCode:
-    """grpc.aio hands back the number of the code that it was given."""
-    return value if isinstance(value, grpc.StatusCode) else status.CODES[int(value)]
-
-
-def _visit(metadata: Any, method: str, peer: str) -> tuple[Visit, list[str]]:
-    """What a call's metadata says of who calls, and whatever it has for `authorization`."""
-    request_id = client = ""
-    authorization = []
-    for key, value in metadata:
-        if key == REQUEST_ID_KEY:
-            # It goes into logs and back into a header, so it must be plain text.
-            if not request_id and 0 < len(value) <= _MAX_ID and value.isascii() and value.isprintable():
-                request_id = value
-        elif key == LANE_KEY:
-            client = client or value
-        elif key == tokens.KEY:
-            authorization.append(value)
-    return Visit(request_id or _fresh_id(), method, peer, client), authorization
-
-
-def _fresh_id() -> str:
-    # No secret; asking the kernel for one would cost a system call.
-    return f"{random.getrandbits(128):032x}"
+    Of that gRPC tells the caller by itself: then this call is cancelled, a moment after the end of its messages.
+    """
+    visit.refused_by_grpc = time.monotonic() - visit.begun < _AT_ONCE
+    await asyncio.sleep(_MOMENT)
+    visit.refused_by_grpc = False
+    raise malformed("The call ended without a message.")

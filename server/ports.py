@@ -19,6 +19,7 @@ from glimpse.v1 import classifier_pb2_grpc
 from server import reflection
 from server.background import keep_running
 from server.doors.keeper import Keeper
+from server.doors.open_calls import MOST_BYTES
 from server.exposition import Exposition
 from server.health import Health
 from server.servicer import SERVICE, ImageClassifier
@@ -26,7 +27,6 @@ from server.settings import Settings
 from server.startup import PortTakenError
 
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-_PROBE_BYTES = 4096  # a health check is the name of a service
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +54,13 @@ class Ports:
         interceptors: Sequence[grpc.aio.ServerInterceptor],
         metrics: prometheus_client.CollectorRegistry,
         *,
+        of_probes: Sequence[grpc.aio.ServerInterceptor],
         keeper: Keeper,
     ) -> None:
-        """Put the servers together; nothing listens yet. Needs a running event loop."""
+        """Put the servers together; nothing listens yet. Needs a running event loop.
+
+        `interceptors` are those of the main port, `of_probes` those of the port for health checks alone.
+        """
         self._settings = settings
         self._metrics = metrics
         self._keeper = keeper
@@ -74,8 +78,8 @@ class Ports:
             reflection.add_to(self._grpc, services)
         self._probes: grpc.aio.Server | None = None
         if settings.health_port is not None:
-            # Without interceptors: it shares nothing with the calls that it reports on, neither their turns nor tokens.
-            self._probes = grpc.aio.server(options=[*_limits(settings), *_messages(_PROBE_BYTES)])
+            options = [*_limits(settings), *_messages(MOST_BYTES)]
+            self._probes = grpc.aio.server(interceptors=of_probes, options=options)
             health_pb2_grpc.add_HealthServicer_to_server(health, self._probes)
 
     async def open(self) -> Bound:
@@ -89,9 +93,13 @@ class Ports:
         certificates = self._keeper.certificates
         credentials = None if certificates is None else certificates.credentials()
         main = self._listen(self._grpc, settings.port, "GLIMPSE_PORT", credentials)
+        self._keeper.closing.ports.append(main)
+        if self._keeper.connections is not None:
+            self._keeper.connections.port = main
         health = None
         if self._probes is not None and settings.health_port is not None:
             health = self._listen(self._probes, settings.health_port, "GLIMPSE_HEALTH_PORT")
+            self._keeper.closing.ports.append(health)
             await self._probes.start()
         await self._grpc.start()
         self._freshness = keep_running("credentials", self._keeper.keep_fresh)

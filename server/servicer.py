@@ -17,6 +17,7 @@ from server import domain
 from server.describe import describe, identity
 from server.domain import Arrival, Caller, Classification, ImageResult
 from server.doors.keeper import Keeper
+from server.doors.rights import still_good
 from server.doors.visit import Visit, visiting
 from server.errors import Code, InvalidRequestError, Reason, ServiceError, defect, draining, shown
 from server.metrics import Metrics
@@ -105,8 +106,8 @@ class ImageClassifier(classifier_pb2_grpc.ImageClassifierServicer):
                 await window.acquire()
                 await self._pipeline.room(caller)
                 request = await anext(incoming, None)
-                if request is None:
-                    complete = True
+                complete = request is None
+                if request is None or not still_good(visit):
                     return
                 duplicate = request.id in in_flight
                 in_flight.add(request.id)
@@ -127,7 +128,7 @@ class ImageClassifier(classifier_pb2_grpc.ImageClassifierServicer):
             # gRPC takes one message at a time. Where the client does not read, this waits, the window stays taken
             # and no more is read: that is the back-pressure.
             async with writing:
-                await context.write(response)
+                await _write(visit, context, response)
             window.release()
 
         # A task that fails ends the whole group, so a place in the window need not outlive its answer.
@@ -251,6 +252,12 @@ class ImageClassifier(classifier_pb2_grpc.ImageClassifierServicer):
 def _counted(cost: Cost) -> int:
     """How many images one counts for."""
     return max(1, -(-cost.work // _ONE_IMAGE))
+
+
+async def _write(visit: Visit, context: Context, response: pb.ClassifyStreamResponse) -> None:
+    """Answer a piece, unless the caller's right has ended meanwhile: then the stream is being ended."""
+    if still_good(visit):
+        await context.write(response)
 
 
 def _caller(visit: Visit, context: Context) -> Caller:

@@ -18,7 +18,15 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "What computes": ("runtime", "precision", "conversion_seconds", "max_batch_size", "stuck_seconds"),
     "Where it listens": ("host", "port", "metrics_port", "health_port"),
     "What it answers besides": ("serve_health", "serve_reflection", "serve_metrics"),
-    "Who may come in": ("tls_certificate", "tls_key", "tls_client_ca", "tokens", "reload_seconds", "audit_log"),
+    "Who may come in": (
+        "tls_certificate",
+        "tls_key",
+        "tls_client_ca",
+        "tokens",
+        "reload_seconds",
+        "audit_log",
+        "trusted_proxies",
+    ),
     "How much one caller may ask": ("rate_limit", "rate_burst"),
     "How much is worked on at once": (
         "max_images_in_flight",
@@ -121,6 +129,8 @@ def _type(schema: dict[str, Any]) -> str:
         return f"any of {_type(schema['items'])}, with commas between"
     if schema.get("format") == "path":
         return "path"
+    if schema.get("format") == "ipvanynetwork":
+        return "address or network"
     word = {"integer": "whole number", "number": "number", "boolean": "true or false", "string": "text"}.get(
         kind, "JSON"
     )

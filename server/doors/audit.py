@@ -1,7 +1,8 @@
 """The audit log: a line of JSON a call, for whoever has to know afterwards who asked for what.
 
 Nothing of an image is in it, and nothing of a token. Health checks are not: they reach no model, anybody may make them,
-and there would be more of them than of all else. Nor are connections that never became a call.
+and there would be more of them than of all else. Nor are connections that never became a call. A connection has a line
+where it was closed because its caller's certificate may no longer be good.
 
 What was let in has its line each time. Of those who were refused before they had shown who they are, the first few of
 each address and reason have one, then one a second, with how many were left out: else strangers would fill the disk.
@@ -63,11 +64,12 @@ class Audit:
             left_out = self._sampled.left_out(visit.who, code, reason)
             if left_out is None:
                 return
-        line = {
+        line: dict[str, object] = {
             "time": datetime.now(UTC).isoformat(),
             "request_id": visit.request_id,
             "identity": visit.identity,
             "peer": visit.peer,
+            **({"address": visit.address} if visit.address else {}),
             "method": visit.method,
             **({} if piece is None else {"piece": piece}),
             "model": visit.model,
@@ -79,6 +81,10 @@ class Audit:
             **({"left_out": left_out} if left_out else {}),
         }
         self._put(line)
+
+    def connection_ended(self, peer: str, why: str) -> None:
+        """Write down that the connection of a `peer`, `address:port`, was closed as its certificate may not be good."""
+        self._put({"time": datetime.now(UTC).isoformat(), "event": "connection closed", "peer": peer, "detail": why})
 
     def _tell_left_out(self, left_out: LeftOut) -> None:
         self._put(

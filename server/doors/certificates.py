@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import math
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 
+from server.doors import x509
 from server.doors.source import Source
 from server.startup import CredentialsError
 
 # Where gRPC puts what a caller's certificate says, the most telling first: a SPIFFE or other URI, a host, a plain name.
 _NAMES = ("peer_uri", "peer_dns", "x509_common_name", "x509_subject")
+
+
+class _Latest(NamedTuple):
+    """What the files say."""
+
+    configuration: grpc.ServerCertificateConfiguration
+    authorities: frozenset[Hashable]
 
 
 class Certificates:
@@ -30,6 +39,7 @@ class Certificates:
         files = [certificate, key, *([authorities] if authorities is not None else [])]
         self._source = Source("certificates", files, self._configuration)
         self._given = self._source.value
+        self._trusted = self._given.authorities
 
     @property
     def stale(self) -> bool:
@@ -37,13 +47,21 @@ class Certificates:
         return self._source.stale
 
     def look(self) -> None:
-        """Take what has changed in the files, if it can be used; connections that are open go on as they are."""
+        """Take what has changed in the files, if it can be used: for new connections. Of old ones see `distrusts`."""
         self._source.look()
+
+    def distrusts(self) -> bool:
+        """Whether an authority that was trusted when this was asked before no longer is.
+
+        An authority is its name, its key and what it may sign: a certificate of it that only lasts longer is no other.
+        """
+        before, self._trusted = self._trusted, self._source.value.authorities
+        return not before <= self._trusted
 
     def credentials(self) -> grpc.ServerCredentials:
         """What a port needs to speak TLS."""
         newer: Any = self._newer  # it may return None, which the types of gRPC leave out
-        return grpc.dynamic_ssl_server_credentials(self._given, newer, self.mutual)
+        return grpc.dynamic_ssl_server_credentials(self._given.configuration, newer, self.mutual)
 
     def _newer(self) -> grpc.ServerCertificateConfiguration | None:
         """Called by gRPC before each handshake; None where nothing has changed, for it starts anew with the rest."""
@@ -51,9 +69,9 @@ class Certificates:
         if latest is self._given:
             return None
         self._given = latest
-        return latest
+        return latest.configuration
 
-    def _configuration(self, contents: Sequence[bytes]) -> grpc.ServerCertificateConfiguration:
+    def _configuration(self, contents: Sequence[bytes]) -> _Latest:
         certificate, key, *authorities = contents
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         try:
@@ -70,7 +88,7 @@ class Certificates:
         if not same:
             raise CredentialsError(f"{self._certificate} or {self._key} changed while they were read.")
         if not authorities:
-            return grpc.ssl_server_certificate_configuration([(key, certificate)])
+            return _Latest(grpc.ssl_server_certificate_configuration([(key, certificate)]), frozenset())
         try:
             context.load_verify_locations(cadata=authorities[0].decode("ascii", "replace"))
         except (ssl.SSLError, ValueError) as error:
@@ -78,7 +96,8 @@ class Certificates:
                 f"{self._authorities} cannot be used as the authorities of callers: {_why(error)}. Give their "
                 "certificates as PEM."
             ) from None
-        return grpc.ssl_server_certificate_configuration([(key, certificate)], authorities[0])
+        configuration = grpc.ssl_server_certificate_configuration([(key, certificate)], authorities[0])
+        return _Latest(configuration, _trusted(authorities[0]))
 
 
 def identity(shown: Mapping[str, Sequence[bytes]]) -> str:
@@ -92,6 +111,25 @@ def identity(shown: Mapping[str, Sequence[bytes]]) -> str:
             if value:
                 return value.decode(errors="replace")
     return ""
+
+
+def expires(pem: bytes) -> float:
+    """When the first certificate of a PEM text expires, in seconds since 1970; infinite where it cannot be read.
+
+    It has been verified by then, so that what cannot be read here is a gap of ours and no reason to refuse a caller.
+    """
+    try:
+        return x509.certificates(pem.decode("ascii", "replace"))[0].not_after
+    except (ValueError, IndexError):
+        return math.inf
+
+
+def _trusted(pem: bytes) -> frozenset[Hashable]:
+    """The authorities of a PEM text; all as one where one cannot be read, so that any change counts."""
+    try:
+        return frozenset(each[1:] for each in x509.certificates(pem.decode("ascii", "replace")))
+    except ValueError:
+        return frozenset({pem})
 
 
 def _why(error: Exception) -> str:

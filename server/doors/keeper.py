@@ -11,16 +11,41 @@ import structlog
 from server.doors import certificates
 from server.doors.audit import Audit
 from server.doors.certificates import Certificates
+from server.doors.certified import CertifiedConnections
+from server.doors.closing import Closing
+from server.doors.forwarded import Proxies
+from server.doors.open_calls import REMEMBERED, Budget, OpenCalls
 from server.doors.rates import Allowance, Rates
+from server.doors.rights import OpenStreams
 from server.doors.tokens import Tokens
 from server.doors.uploads import Uploads
 from server.doors.visit import Visit
+from server.errors import OverloadedError, UnauthenticatedError
 from server.settings.doors import DoorSettings
 
 _log = structlog.get_logger(__name__)
 
 # Anybody may ask: a probe has no token, and the answer tells nothing but that.
 OPEN = "grpc.health.v1.Health"
+# Calls a second of one address that show no good token, and at once: a client that was given a wrong one fails once,
+# not in a loop, and a whole fleet of them can still see why.
+_FAILURES = Allowance(20.0, 200)
+_HELD_BACK = 1.0  # seconds that one above that waits for its refusal
+_MOST_HELD_BACK = 1024  # of them at once, 25 KB each; more are refused without waiting
+# Reflection and descriptions of models. A client asks for a description once, so the burst is for a fleet that starts
+# behind one address; a tool keeps a stream of reflection open for as long as it describes a service.
+_QUESTIONS = Budget("descriptions", calls=1024, streams=64, streams_each=16, allowance=Allowance(40.0, 500))
+
+
+def _checks(settings: DoorSettings) -> Budget:
+    """Of health checks on one port.
+
+    A client watches a server once a connection. So one address may have as many watches as there may be connections,
+    and all together twice as many, of 22 KB each: a thousand clients behind one address are served, and memory is
+    bounded. Where all are taken, whoever has most gives one up.
+    """
+    most = settings.max_connections
+    return Budget("health checks", calls=1024, streams=2 * most, streams_each=most, allowance=Allowance(200.0, 2000))
 
 
 class Keeper:
@@ -48,23 +73,64 @@ class Keeper:
         # A token may bring a limit of its own where there is none for the rest.
         self.rates = Rates(usual) if usual.rate or self.tokens is not None else None
         self.uploads = Uploads(settings.max_uploads, settings.upload_seconds)
+        # Health checks have a budget on each port, so that the port for probes answers whatever comes to the other.
+        self.checks, self.probes, self.questions = (
+            OpenCalls(budget) for budget in (_checks(settings), _checks(settings), _QUESTIONS)
+        )
         self.audit = None if settings.audit_log is None else Audit(settings.audit_log)
-        self._asks = self.tokens is not None or (self.certificates is not None and self.certificates.mutual)
+        self.proxies = Proxies(settings.trusted_proxies) if settings.trusted_proxies else None
+        self.streams = OpenStreams()
+        self.closing = Closing()
+        mutual = self.certificates is not None and self.certificates.mutual
+        self.connections = CertifiedConnections(settings.upload_seconds, self.audit) if mutual else None
+        self._asks = self.tokens is not None or mutual
+        self._held_back = 0
+        self._refused = Rates(_FAILURES, what="calls without a good token", remembered=REMEMBERED)
 
     def identify(self, visit: Visit, service: str, authorization: Sequence[str], context: Any) -> None:
         """Find out who comes, before anything is read of what they send: the token's holder, else the certificate's.
 
         Raises:
             UnauthenticatedError: expected; a token is wanted, and there is none that is good.
+            OverloadedError: expected; the same, where many such calls come from one address.
+            UnavailableError: expected; the connection is being closed, see `CertifiedConnections`.
         """
         if not self._asks or service == OPEN:
             return
         if self.tokens is not None:
-            holder = self.tokens.holder(authorization)
+            try:
+                holder, visit.token = self.tokens.right(authorization)
+            except UnauthenticatedError as error:
+                # Whoever has a good token is let in, whatever else comes from the same address.
+                try:
+                    self._refused.take(visit.who, 1)
+                except OverloadedError as limited:
+                    visit.suspect = True
+                    raise OverloadedError(
+                        limited.reason,
+                        f"{error.message} Too many such calls come from your address: {limited.message}",
+                        retry_after=limited.retry_after,
+                    ) from None
+                raise
             visit.identity, visit.allowance = holder.identity, holder.allowance
-        else:
+        if self.connections is not None:
             shown: Mapping[str, Sequence[bytes]] = context.auth_context()
-            visit.identity = certificates.identity(shown)
+            visit.identity = visit.identity or certificates.identity(shown)
+            self.connections.enter(visit, shown)
+
+    async def hold_back(self) -> None:
+        """Let a suspect wait for the refusal: one who tries again as soon as it is there is slowed down by that."""
+        if self._held_back < _MOST_HELD_BACK:
+            self._held_back += 1
+            try:
+                await asyncio.sleep(_HELD_BACK)
+            finally:
+                self._held_back -= 1
+
+    def leave(self, visit: Visit) -> None:
+        """A call is over, whether it was let in or not."""
+        if self.connections is not None:
+            self.connections.leave(visit)
 
     def take(self, visit: Visit, images: int, *, patience: float = 0.0) -> float:
         """Take `images` from what the visitor may send; returns the seconds to wait before they are worked on.
@@ -87,7 +153,7 @@ class Keeper:
         return any(each is not None and each.stale for each in (self.certificates, self.tokens))
 
     async def keep_fresh(self) -> None:
-        """Look at the files again and again, until cancelled."""
+        """Look again and again, until cancelled, at the files and at those who have lost what they were let in by."""
         sources = [each for each in (self.certificates, self.tokens) if each is not None]
         while sources:
             await asyncio.sleep(self._reload_seconds)
@@ -96,6 +162,11 @@ class Keeper:
                     await asyncio.to_thread(source.look)
                 except Exception:  # noqa: BLE001 - what is in force stays so, whatever a file holds
                     _log.exception("a defect of the service")
+            if self.connections is not None and self.certificates is not None:
+                await self.connections.look(distrusts=self.certificates.distrusts())
+            self.streams.look()
+            if self.connections is not None:
+                await self.connections.close_idle()
 
     def close(self) -> None:
         """Write what is left to write."""

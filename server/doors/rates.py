@@ -1,4 +1,4 @@
-"""How many images a second one caller may send: a token bucket for each, kept as the time at which it is full.
+"""How many images or calls a second one caller may send: a token bucket for each, kept as the time at which it is full.
 
 Who is refused is told a place in the line: each later than the one before by what its images take, as if all who were
 told to come back came back. Told only when the bucket has room again, they would all come back together, and all but
@@ -42,14 +42,20 @@ class Rates:
     """The callers whose buckets are not full. Lives on the event loop; not for other threads."""
 
     def __init__(
-        self, usual: Allowance, *, remembered: int = _REMEMBERED, clock: Callable[[], float] = time.monotonic
+        self,
+        usual: Allowance,
+        *,
+        what: str = "images",
+        remembered: int = _REMEMBERED,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Allow each caller what is `usual`; of those who came last, so many are `remembered`.
+        """Allow each caller what is `usual`, of `what`, by its name to people; those who came last are `remembered`.
 
         A full bucket is as good as none and is forgotten. Should more callers than that wait for theirs to fill, those
         whose last visit is longest ago are forgiven.
         """
         self._usual = usual
+        self._what = what
         self._remembered = remembered
         self._clock = clock
         self._buckets: OrderedDict[str, _Bucket] = OrderedDict()  # by last visit, the longest ago first
@@ -84,8 +90,8 @@ class Rates:
         if images > allowed.burst:
             raise InvalidRequestError(
                 Reason.TOO_MANY_IMAGES,
-                f"At most {allowed.burst} images may come at once from one caller here. Received: {images}. Waiting "
-                "would not help; send several requests.",
+                f"At most {allowed.burst} {self._what} may come at once from one caller here. Received: {images}. "
+                "Waiting would not help; send several requests.",
                 field="images",
             )
         now, bucket = self._clock(), self._buckets.get(who)
@@ -100,10 +106,11 @@ class Rates:
             hint = max(missing, min(promised - now - burst, _LATEST))
             if bucket is not None:  # always: there is none only where nothing is missing
                 bucket.promised = now + burst + hint
+            these = "one more" if counted == 1 else f"these {counted}"
             raise OverloadedError(
                 Reason.RATE_LIMITED,
-                f"{allowed.rate:g} images a second are allowed, {allowed.burst} at once after a pause. There is room "
-                f"for these {counted} in {hint:.3f} s, behind those that came before. Come back then.",
+                f"{allowed.rate:g} {self._what} a second are allowed, {allowed.burst} at once after a pause. There is "
+                f"room for {these} in {hint:.3f} s, behind those that came before. Come back then.",
                 retry_after=hint,
             )
         if images:

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import hmac
 import secrets
 import sys
 import tomllib
@@ -33,6 +32,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 from models import standard, texts
 from server.doors.rates import Allowance
 from server.doors.source import Source
+from server.doors.visit import Visit
 from server.errors import Reason, UnauthenticatedError
 from server.startup import CredentialsError
 
@@ -68,7 +68,6 @@ class _File(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    digest: bytes
     expires: datetime | None
     holder: Holder
 
@@ -99,7 +98,11 @@ class Tokens:
         self._source.look()
 
     def holder(self, headers: Sequence[str]) -> Holder:
-        """Whose token a call shows.
+        """Whose token a call shows; see `right`."""
+        return self._holder_of(_digest(headers), "The token is not known here. Ask whoever runs this server for one.")
+
+    def right(self, headers: Sequence[str]) -> tuple[Holder, TokenRight]:
+        """Whose token a call shows, and what says later whether it is still good.
 
         Args:
             headers: the values of `authorization` in the call's metadata.
@@ -107,20 +110,25 @@ class Tokens:
         Raises:
             UnauthenticatedError: expected; there is none, or none that is good. Nothing of it is in the message.
         """
-        if len(headers) != 1 or headers[0][: len(_SCHEME)].lower() != _SCHEME:
-            raise UnauthenticatedError(
-                Reason.TOKEN_MISSING, "This server wants a token. Send one `authorization: Bearer <token>`."
-            )
-        digest = hashlib.sha256(headers[0][len(_SCHEME) :].strip().encode(errors="replace")).digest()
-        found = None
-        # All of them, each in the same time: how long it takes tells nothing about how near a guess was.
-        for known in self._source.value:
-            if hmac.compare_digest(known.digest, digest):
-                found = known
+        digest = _digest(headers)
+        holder = self._holder_of(digest, "The token is not known here. Ask whoever runs this server for one.")
+        return holder, TokenRight(self, digest)
+
+    def still(self, digest: bytes) -> Holder:
+        """Whose token it is that was good before.
+
+        Raises:
+            UnauthenticatedError: expected; it has been removed or has expired meanwhile.
+        """
+        return self._holder_of(digest, "The token is no longer known here. Ask whoever runs this server for a new one.")
+
+    def _holder_of(self, digest: bytes, unknown: str) -> Holder:
+        # A look-up, and not a comparison with each: a refused call costs the same however many tokens there are. How
+        # long it takes tells nothing of a token, for what is looked up is a hash that no caller can choose, by a hash
+        # of it that each process salts anew.
+        found = self._source.value.get(digest)
         if found is None:
-            raise UnauthenticatedError(
-                Reason.TOKEN_REFUSED, "The token is not known here. Ask whoever runs this server for one."
-            )
+            raise UnauthenticatedError(Reason.TOKEN_REFUSED, unknown)
         if found.expires is not None and found.expires <= self._clock():
             raise UnauthenticatedError(
                 Reason.TOKEN_REFUSED,
@@ -128,18 +136,18 @@ class Tokens:
             )
         return found.holder
 
-    def _parse(self, contents: Sequence[bytes]) -> tuple[_Known, ...]:
+    def _parse(self, contents: Sequence[bytes]) -> dict[bytes, _Known]:
         try:
             entries = _File.model_validate(tomllib.loads(texts.decode(contents[0]))).token
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise CredentialsError(f"{self._file} is no TOML: {_place(error)}.") from None
         except ValidationError as error:
             raise CredentialsError(f"{self._file} cannot be used: {_explain(error)}.") from None
-        known = tuple(_Known(bytes.fromhex(each.sha256), each.expires, self._holder(each)) for each in entries)
-        if len({each.digest for each in known}) < len(known):
+        known = {bytes.fromhex(each.sha256): _Known(each.expires, self._holder(each)) for each in entries}
+        if len(known) < len(entries):
             raise CredentialsError(f"{self._file} has the same sha256 twice. Remove one of the entries.")
         holders: dict[str, Holder] = {}
-        for each in known:
+        for each in known.values():
             if holders.setdefault(each.holder.identity, each.holder) != each.holder:
                 raise CredentialsError(
                     f"{self._file} gives the identity {each.holder.identity} different images_per_second or burst. "
@@ -152,6 +160,42 @@ class Tokens:
             return Holder(entry.identity, None)
         rate = self._usual.rate if entry.images_per_second is None else entry.images_per_second
         return Holder(entry.identity, Allowance(rate, entry.burst or self._usual.burst))
+
+
+class TokenRight:
+    """What the holder of a token was let in by: the token, for as long as its file has it and it has not expired."""
+
+    __slots__ = ("_digest", "_tokens")
+
+    def __init__(self, tokens: Tokens, digest: bytes) -> None:
+        self._tokens = tokens
+        self._digest = digest
+
+    def lost(self, visit: Visit) -> UnauthenticatedError | None:
+        """Why the token is no longer good for the visitor; else None, and the visit has what it allows by now."""
+        try:
+            holder = self._tokens.still(self._digest)
+        except UnauthenticatedError as error:
+            return error
+        if holder.identity != visit.identity:
+            return UnauthenticatedError(
+                Reason.TOKEN_REFUSED, "The token has been given to another identity. Call again to be known by it."
+            )
+        visit.allowance = holder.allowance
+        return None
+
+
+def _digest(headers: Sequence[str]) -> bytes:
+    """Of the only token in the values of `authorization`.
+
+    Raises:
+        UnauthenticatedError: expected; there is none.
+    """
+    if len(headers) != 1 or headers[0][: len(_SCHEME)].lower() != _SCHEME:
+        raise UnauthenticatedError(
+            Reason.TOKEN_MISSING, "This server wants a token. Send one `authorization: Bearer <token>`."
+        )
+    return hashlib.sha256(headers[0][len(_SCHEME) :].strip().encode(errors="replace")).digest()
 
 
 def _explain(error: ValidationError) -> str:

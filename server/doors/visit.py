@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import ipaddress
 import time
 import urllib.parse
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from server.doors.rates import Allowance
+from server.errors import ServiceError
 from server.tracing import Call
 from server.turns import Lane
 
 # A client may name its lane, for instance when many of them share a proxy's connection. Only within its own party.
 LANE_KEY = "glimpse-client"
 _HOSTS = 4096  # addresses whose host is remembered; finding one anew takes microseconds
+
+
+class Right(Protocol):
+    """What a caller was let in by, and may lose while a call is open."""
+
+    def lost(self, visit: Visit) -> ServiceError | None:
+        """Why it is no longer good; None: it is, and what it allows by now is in the visit."""
+        ...
 
 
 @dataclass(slots=True)
@@ -28,6 +39,9 @@ class Visit:
     client: str = ""  # what the caller calls itself, unproved
     identity: str = ""  # what the caller has proved to be; "": nothing is asked for
     allowance: Allowance | None = None  # images a second, where the caller's token says so
+    address: str = ""  # where a trusted proxy says that the call comes from; "": from where the connection does
+    token: Right | None = None  # by which the caller was let in; None: there is none
+    connection: Right | None = None  # with the certificate that the caller has shown; None: none is asked for
     model: str = ""
     images: int = 0
     bytes: int = 0  # of the images
@@ -37,6 +51,19 @@ class Visit:
     complete: float = 0.0  # when its message was there, on the same clock; 0: not yet
     refused_by_grpc: bool = False  # its message was above the limit, as far as can be known
     turn: float = 0.0  # when the caller's rate lets it in, on the same clock; 0: at once
+    suspect: bool = False  # one of too many calls without a good token from its address
+    task: asyncio.Task[Any] | None = None  # that answers it, where the server may have to end it
+    ended: ServiceError | None = None  # why the server ended it before its time
+
+    def end(self, why: ServiceError) -> None:
+        """End it: its task is cancelled, and whoever surrounds it tells the caller why. Only once; it has a `task`."""
+        if self.ended is None and self.task is not None:
+            self.ended = why
+            self.task.cancel()
+
+    def ended_by_us(self) -> ServiceError | None:
+        """Why the server has ended it, to be asked once by the task that was cancelled; None: it was by others."""
+        return None if self.ended is None or self.task is None or self.task.uncancel() else self.ended
 
     @property
     def who(self) -> str:
@@ -44,17 +71,22 @@ class Visit:
 
         Both are marked with what they are, so that an identity called 192.0.2.1 is not the host of that address.
         """
-        return f"identity:{self.identity}" if self.identity else f"address:{host(self.peer)}"
+        return f"identity:{self.identity}" if self.identity else f"address:{self.host}"
 
     @property
     def lane(self) -> Lane:
         """Whose turn it is; the name that a caller gives itself, else its connection, divides what its party has."""
         return Lane(self.who, self.client or self.peer)
 
+    @property
+    def host(self) -> str:
+        """The machine that the call comes from, as limits count it: see `network`."""
+        return network(self.address) if self.address else host(self.peer)
+
     def piece(self) -> Visit:
         """The same visitor with one piece of a stream, of which nothing is known yet."""
         piece = Visit(self.request_id, self.method, self.peer, self.client, self.identity, self.allowance)
-        piece.trace = self.trace
+        piece.address, piece.trace = self.address, self.trace
         piece.complete = piece.begun  # of a stream, the message is there when it is read
         return piece
 
@@ -64,20 +96,26 @@ visiting: ContextVar[Visit] = ContextVar("visiting")
 
 @functools.lru_cache(_HOSTS)
 def host(peer: str) -> str:
-    """The machine behind a peer as gRPC names it, without the port.
-
-    An IPv6 address counts as its /64: that is what one customer gets, with more addresses than anyone could remember.
-    """
+    """The machine behind a peer as gRPC names it, without the port; see `network`."""
     address, _, port = peer.rpartition(":")
     kind, _, name = address.partition(":")
     if not port.isdecimal() or kind not in {"ipv4", "ipv6"}:
         return peer  # a Unix socket
-    if kind == "ipv4":
-        return name
+    return name if kind == "ipv4" else network(urllib.parse.unquote(name).strip("[]"), name)
+
+
+@functools.lru_cache(_HOSTS)
+def network(address: str, otherwise: str = "") -> str:
+    """What limits count as one machine; `otherwise` where it is no address.
+
+    An IPv6 address counts as its /64: that is what one customer gets, with more addresses than anyone could remember.
+    """
     try:
-        inside = ipaddress.IPv6Address(urllib.parse.unquote(name).strip("[]").partition("%")[0])
+        inside = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
-        return name
+        return otherwise or address
+    if isinstance(inside, ipaddress.IPv4Address):
+        return str(inside)
     if inside.ipv4_mapped is not None:
         return str(inside.ipv4_mapped)
     return str(ipaddress.IPv6Network((inside, 64), strict=False))

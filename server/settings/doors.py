@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import Field, model_validator
-from pydantic_settings import BaseSettings
+from pydantic import BeforeValidator, Field, IPvAnyNetwork, model_validator
+from pydantic_settings import BaseSettings, NoDecode
 
-from server.settings.kinds import Port, Positive, PositiveSeconds, Seconds
+from server.settings.kinds import Port, Positive, PositiveSeconds, Seconds, split
 
 
 class DoorSettings(BaseSettings):
@@ -28,6 +28,10 @@ class DoorSettings(BaseSettings):
     audit_log: Path | None = Field(None, description="File to which each call is written, without its images.")
     health_port: Port | None = Field(
         None, description="Port of a second, plain gRPC door that answers health checks alone, for probes without TLS."
+    )
+    trusted_proxies: Annotated[tuple[IPvAnyNetwork, ...], NoDecode, BeforeValidator(split)] = Field(
+        (),
+        description="Addresses or networks, with commas between, whose x-forwarded-for says where a call comes from.",
     )
     serve_health: bool = Field(default=True, description="Answer grpc.health.v1 on the main port.")
     serve_reflection: bool = Field(default=True, description="Answer gRPC reflection.")

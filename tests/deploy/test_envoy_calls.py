@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -145,17 +146,25 @@ def test_a_deadline_reaches_the_server(pair: Pair) -> None:
     assert without is None or without > 1e6
 
 
-def test_callers_keep_the_name_the_token_and_the_request_id_that_they_bring(pair: Pair) -> None:
-    brought = {"glimpse-client": "a camera", "authorization": "Bearer abc", "x-request-id": "mine-1"}
+def test_callers_keep_the_token_and_the_request_id_that_they_bring(pair: Pair) -> None:
+    brought = {"authorization": "Bearer abc", "x-request-id": "mine-1"}
     pair.stub.Classify(_REQUEST, timeout=_TIMEOUT, metadata=tuple(brought.items()))
     (seen,) = pair.told.seen
     assert {key: seen.metadata[key] for key in brought} == brought
 
 
-def test_callers_without_a_name_get_their_address_and_a_request_id(pair: Pair) -> None:
-    pair.stub.Classify(_REQUEST, timeout=_TIMEOUT)
+@pytest.mark.parametrize("brought", [(), (("glimpse-client", "alice"), ("x-forwarded-for", "198.51.100.1"))])
+def test_callers_are_named_after_their_address_whatever_they_say(
+    pair: Pair, brought: tuple[tuple[str, str], ...]
+) -> None:
+    pair.stub.Classify(_REQUEST, timeout=_TIMEOUT, metadata=brought)
     (seen,) = pair.told.seen
     assert seen.metadata["glimpse-client"] == "127.0.0.1"
+    # For a caller on its own machine Envoy appends an address of that machine other than the loopback's.
+    *forged, appended = str(seen.metadata["x-forwarded-for"]).split(",")
+    assert forged == [value for key, value in brought if key == "x-forwarded-for"]
+    ipaddress.ip_address(appended.strip())  # it is one
+    assert appended not in forged
     assert seen.metadata["x-request-id"]
 
 

@@ -33,12 +33,12 @@ Reasons, for programs to switch on:
 | `DECODER_FAILED` | INVALID_ARGUMENT | the image ended its decoder, or took it more time or memory than one image may |
 | `RAW_PIXELS_MISMATCH` | INVALID_ARGUMENT | raw data is not height x width x 3 bytes, or a side is 0 |
 | `TOKEN_MISSING` | UNAUTHENTICATED | the server wants `authorization: Bearer <token>`, and there was none |
-| `TOKEN_REFUSED` | UNAUTHENTICATED | the token is not known, or has expired |
-| `RATE_LIMITED` | RESOURCE_EXHAUSTED | more images a second than this caller may send; come back after the hint |
+| `TOKEN_REFUSED` | UNAUTHENTICATED | the token is not known, or has expired; also of an open stream |
+| `RATE_LIMITED` | RESOURCE_EXHAUSTED | more images or calls a second than this caller may send; come back after the hint |
 | `QUEUE_FULL` | RESOURCE_EXHAUSTED | too many images are waiting; come back after the hint |
-| `SHARE_FULL` | RESOURCE_EXHAUSTED | too many of this caller's images are waiting; come back after the hint |
+| `SHARE_FULL` | RESOURCE_EXHAUSTED | too many of this caller's images or calls are waiting; come back after the hint |
 | `NOT_READY` | UNAVAILABLE | the server is still loading its model; come back after the hint |
-| `DRAINING` | UNAVAILABLE | the server is shutting down; use another replica |
+| `DRAINING` | UNAVAILABLE | the server is shutting down, or ends this connection; use another |
 | `RUNTIME_STUCK` | UNAVAILABLE | the server's device does not answer; use another replica |
 | `UPLOAD_TOO_SLOW` | DEADLINE_EXCEEDED | the message took longer to arrive than the server waits |
 | `DEADLINE_EXCEEDED` | DEADLINE_EXCEEDED | the caller's deadline passed, or the answer could not be ready by it |

@@ -36,25 +36,37 @@ class Authority:
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = _named(name)
         self._serial = 0
-        certificate = self._builder(self._name, self._key.public_key(), expired=False).add_extension(
+        self.pem = self.renewed()
+
+    def renewed(self, lasts: timedelta = timedelta(days=1)) -> bytes:
+        """Another certificate of the authority itself, with its name and its key."""
+        certificate = self._builder(self._name, self._key.public_key(), lasts).add_extension(
             x509.BasicConstraints(ca=True, path_length=None), critical=True
         )
-        self.pem = certificate.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM)
+        return certificate.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM)
 
     def server(self, name: str = "a server") -> Pair:
         """For a server on this machine."""
         hosts = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-        return self._issue(name, hosts, expired=False)
+        return self._issue(name, hosts, timedelta(days=1))
 
-    def client(self, name: str, *, hosts: tuple[str, ...] = (), uri: str = "", expired: bool = False) -> Pair:
-        """For a caller."""
+    def client(
+        self,
+        name: str,
+        *,
+        hosts: tuple[str, ...] = (),
+        uri: str = "",
+        expired: bool = False,
+        lasts: timedelta = timedelta(days=1),
+    ) -> Pair:
+        """For a caller; good for as long as it `lasts` from now on, if it has not `expired`."""
         names: list[x509.GeneralName] = [x509.DNSName(host) for host in hosts]
         names += [x509.UniformResourceIdentifier(uri)] if uri else []
-        return self._issue(name, names, expired=expired)
+        return self._issue(name, names, timedelta(days=-1) if expired else lasts)
 
-    def _issue(self, name: str, alternatives: list[x509.GeneralName], *, expired: bool) -> Pair:
+    def _issue(self, name: str, alternatives: list[x509.GeneralName], lasts: timedelta) -> Pair:
         key = ec.generate_private_key(ec.SECP256R1())
-        builder = self._builder(_named(name), key.public_key(), expired=expired)
+        builder = self._builder(_named(name), key.public_key(), lasts)
         if alternatives:
             builder = builder.add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
         return Pair(
@@ -62,7 +74,7 @@ class Authority:
             key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
         )
 
-    def _builder(self, subject: x509.Name, key: ec.EllipticCurvePublicKey, *, expired: bool) -> x509.CertificateBuilder:
+    def _builder(self, subject: x509.Name, key: ec.EllipticCurvePublicKey, lasts: timedelta) -> x509.CertificateBuilder:
         self._serial += 1
         now = datetime.now(UTC)
         return (
@@ -72,7 +84,7 @@ class Authority:
             .public_key(key)
             .serial_number(self._serial)
             .not_valid_before(now - timedelta(days=3))
-            .not_valid_after(now + timedelta(days=-1 if expired else 1))
+            .not_valid_after(now + lasts)
         )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,9 +14,9 @@ import pytest
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1.classifier_pb2_grpc import ImageClassifierStub
 from tests.conftest import RunningServer
-from tests.server.conftest import TIMEOUT
+from tests.server.conftest import TIMEOUT, metrics_of
 from tests.server.doors.authority import Authority
-from tests.server.doors.inside import bearer, channel, entry, healthy, told, until
+from tests.server.doors.inside import bearer, channel, entry, healthy, replace, told, until
 
 Picture = Callable[[int], pb.Image]
 
@@ -112,3 +114,33 @@ def test_credentials_that_cannot_be_used_are_told_with_an_exit_code_of_their_own
     assert running.exit_code() == 7
     what = {"tls": "the key belongs to another certificate", "tokens": "token.0.sha256: Field required"}
     assert what[setting] in running.wait_for("cannot start")["detail"]
+
+
+def test_a_token_that_is_removed_amid_its_pieces_leaves_nothing_in_flight(
+    start_server: Callable[..., RunningServer], tmp_path: Path, picture: Picture
+) -> None:
+    tokens = tmp_path / "tokens.toml"
+    tokens.write_text(entry("alice", "a") + entry("bob", "b"))
+    running = start_server(f"--tokens={tokens}", "--reload-seconds=0.1")
+    running.wait_for("serving")
+    request = pb.ClassifyRequest(images=[picture(1)] * 4)
+    removed = threading.Event()
+
+    def pieces() -> Iterator[pb.ClassifyStreamRequest]:
+        for number in itertools.count():  # until the stream has ended
+            if number == 50:
+                replace(tokens, entry("bob", "b"))
+                removed.set()
+            yield pb.ClassifyStreamRequest(id=str(number), request=request)
+
+    with channel(running.target) as caller:
+        stub = ImageClassifierStub(caller)
+        answers = stub.ClassifyStream(pieces(), timeout=TIMEOUT, metadata=bearer("a"))
+        assert len(next(answers).response.results) == 4
+        with pytest.raises(grpc.RpcError) as ended:
+            list(answers)
+        assert removed.is_set()
+        assert told(ended.value) == "TOKEN_REFUSED"
+        assert len(stub.Classify(request, timeout=TIMEOUT, metadata=bearer("b")).results) == 4
+    until(lambda: metrics_of(running)["glimpse_images_in_flight"] == 0)
+    assert metrics_of(running)["glimpse_queue_depth"] == 0

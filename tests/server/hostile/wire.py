@@ -82,10 +82,15 @@ def frame(kind: int, flags: int, stream: int, payload: bytes, *, length: int | N
 class Wire:
     """One connection."""
 
-    def __init__(self, target: str, *, greeted: bool = True, settings: dict[int, int] | None = None) -> None:
-        """Connect to `host:port`; `greeted`: and say what HTTP/2 begins with, with these `settings`."""
+    def __init__(
+        self, target: str, *, greeted: bool = True, settings: dict[int, int] | None = None, source: str = ""
+    ) -> None:
+        """Connect to `host:port`; `greeted`: and say what HTTP/2 begins with, with these `settings`.
+
+        `source`: from this address of the machine, of which Linux has all of 127.0.0.0/8.
+        """
         host, _, port = target.rpartition(":")
-        self._socket = socket.create_connection((host, int(port)), TIMEOUT)
+        self._socket = socket.create_connection((host, int(port)), TIMEOUT, (source, 0) if source else None)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._encoder, self._decoder = Encoder(), Decoder()
         # What these tests put into headers shall be repeated as it is, and not by its number.

@@ -1,0 +1,47 @@
+"""Closing the connections of those who neither take what they asked for nor a word that it has ended.
+
+gRPC keeps a call until its last answer has been sent, and offers nothing by which a server could drop it before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from server import connections
+from server.connections import Endpoint
+
+_log = structlog.get_logger(__name__)
+
+_PAUSE = 0.1  # seconds: looking for one connection among a thousand takes some milliseconds, so that many wait for it
+
+
+class Closing:
+    """Connections that are to be closed. Lives on the event loop; not for other threads."""
+
+    def __init__(self) -> None:
+        self.ports: list[int] = []  # that connections are accepted on
+        self._due: set[Endpoint] = set()
+        self._task: asyncio.Task[None] | None = None
+
+    def close(self, peer: str) -> None:
+        """Have the connection from `peer`, as gRPC writes it, closed in a moment."""
+        end = connections.endpoint(peer)
+        if end is None:
+            return
+        self._due.add(end)
+        if self._task is None:
+            self._task = asyncio.create_task(self._close())
+
+    async def _close(self) -> None:
+        try:
+            while self._due:
+                await asyncio.sleep(_PAUSE)
+                due, self._due = self._due, set()
+                for port in self.ports:
+                    closed = await asyncio.to_thread(connections.close_all, port, due)
+                    if closed:
+                        _log.info("connections closed", number=len(closed), detail="Their callers take no answers.")
+        finally:
+            self._task = None

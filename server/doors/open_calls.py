@@ -1,0 +1,82 @@
+"""Calls that reach no model and may be anybody's: health checks, reflection, descriptions of models.
+
+They have a small budget of their own, apart from that of classification, so that whoever fills it stands in nobody
+else's way: places, turns at sending a message, the bytes and the time of a message, and calls a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+from server.doors.places import Places
+from server.doors.rates import Allowance, Rates
+from server.doors.short_messages import ShortMessages
+from server.doors.visit import Visit
+from server.errors import InvalidRequestError, OverloadedError, Reason
+
+# A message of these methods names a service, a symbol or a model.
+MOST_BYTES = 4096
+_AT_ONCE = 4  # messages received: 64 MiB where each is as long as gRPC lets it be
+_SECONDS = 3.0  # for a message to come, which clients send with the call itself
+_SECONDS_IF_OTHERS_WAIT = 0.05  # both come in one packet
+# Callers whose calls a second are counted, the last ones that came: 2 MB. Strangers can have any number of addresses.
+REMEMBERED = 10_000
+# Who asks too often waits for so long, and is refused then where there is still no room: a caller who asks again as
+# soon as there is an answer is slowed down, not answered faster.
+_PATIENCE = 1.0  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What such calls may take."""
+
+    what: str  # what they are, to people
+    calls: int  # open at once, from the first byte to the last; each takes some 25 KB
+    streams: int  # open at once, of those that stay open
+    streams_each: int  # of one party
+    allowance: Allowance  # calls a second of one party, and messages of those that send several
+
+
+class OpenCalls:
+    """One kind of such calls. Lives on the event loop; not for other threads."""
+
+    def __init__(self, budget: Budget) -> None:
+        """Hold them to a budget."""
+        self.calls = Places(budget.what, budget.calls, budget.calls)
+        self.streams = Places(f"streams of {budget.what}", budget.streams, budget.streams_each)
+        self._messages = ShortMessages(_AT_ONCE, _SECONDS, _SECONDS_IF_OTHERS_WAIT)
+        self._rates = Rates(budget.allowance, what=budget.what, remembered=REMEMBERED)
+
+    def place(self, visit: Visit, *, streams: bool) -> AbstractContextManager[None]:
+        """Hold a place while the block runs: one of those for calls that stay open, or of the others.
+
+        Raises:
+            OverloadedError: expected; see `Places.held`.
+        """
+        return (self.streams if streams else self.calls).held(visit)
+
+    async def receive(self, visit: Visit, read: Callable[[], Awaitable[Any]]) -> Any:
+        """Await what `read` reads for a visit that has a place: the bytes of a message, or what stands for its absence.
+
+        Raises:
+            OverloadedError: expected; RATE_LIMITED.
+            InvalidRequestError: expected; the message is longer than one of these can be.
+        """
+        try:
+            seconds = self._rates.take(visit.who, 1, patience=_PATIENCE)
+        except OverloadedError:
+            await asyncio.sleep(_PATIENCE)
+            raise
+        if seconds:
+            await asyncio.sleep(seconds)
+        message = await self._messages.receive(visit, read)
+        if isinstance(message, bytes) and len(message) > MOST_BYTES:
+            raise InvalidRequestError(
+                Reason.MALFORMED_MESSAGE,
+                f"A message of this method has at most {MOST_BYTES} bytes. Received: {len(message)}.",
+            )
+        return message
