@@ -30,7 +30,7 @@ from server.doors.keeper import Keeper
 from server.health import Health
 from server.interceptors import Observability
 from server.loading import load_model
-from server.memory import keep_trimmed, settle
+from server.memory import Memory, keep_trimmed, settle
 from server.metrics import Metrics
 from server.pipeline import Pipeline
 from server.ports import HEALTH, Ports
@@ -45,6 +45,8 @@ _log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
+# Of an ordinary photo. What a larger one takes makes nobody's upload end who has not begun to fill the budget.
+_DECODING_BYTES = 32 << 20
 _TRACES_SECONDS = 3.0  # that the last traces may take to be sent; a collector may be gone
 
 
@@ -95,6 +97,13 @@ class Server:
         observability = Observability(self._metrics, gates, keeper, self._tracing, log_calls=settings.log_calls)
         # The port for probes shares nothing with the calls that it reports on, neither their places nor their turns.
         probed = Observability(self._metrics, {}, keeper, checks=keeper.probes)
+        self._memory = Memory(self._in_use)
+        self._receiving = keeper.receiving
+        self._receiving.follow(
+            memory=self._memory,
+            # Whole, but not admitted: the pieces of streams wait for that.
+            besides=lambda: max(0, self._classifier.bytes_read - self._admission.bytes_in_flight),
+        )
         self._ports = Ports(
             settings,
             self._classifier,
@@ -114,7 +123,7 @@ class Server:
         announce = 0.0
         trimming = keep_running(
             "memory trimming",
-            lambda: keep_trimmed(lambda: self._admission.bytes_taken, lambda: self._admission.in_flight),
+            lambda: keep_trimmed(self._memory, lambda: self._receiving.held, self._idle),
         )
         watching = keep_running("watchdog", self._watch)
         try:
@@ -144,6 +153,9 @@ class Server:
         if model is None:
             return False
         settle()
+        if (trimming := self._memory.trim()) is not None:
+            await trimming
+        self._memory.settled()
         self._registry.add(model)
         self._metrics.model_loaded(model.identity, model.runtime, model.precision)
         if (found := model.agreement) is not None:
@@ -218,6 +230,16 @@ class Server:
         if self._tracing is not None:
             await asyncio.to_thread(self._tracing.close, _TRACES_SECONDS)
         _log.info("stopped", in_flight=self._admission.in_flight)
+
+    def _in_use(self) -> int:
+        """Bytes that images in flight may take: the files, twice as gRPC's message, and some of an ordinary size."""
+        decoding = (
+            0 if self._settings.decode_in == "processes" else min(self._settings.decoders, self._admission.in_flight)
+        )
+        return 2 * self._admission.bytes_in_flight + decoding * _DECODING_BYTES
+
+    def _idle(self) -> bool:
+        return not self._admission.in_flight and not self._receiving.held
 
     def _queue_depth(self) -> int:
         return sum(model.batcher.depth() for model in self._registry)

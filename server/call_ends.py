@@ -9,7 +9,8 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from server import status
-from server.errors import InvalidRequestError, Reason
+from server.doors.unpacking import TooLargeError
+from server.errors import InvalidRequestError, Reason, ServiceError
 
 
 def parsed(message: bytes, parse: Callable[[bytes], Any] | None) -> Any:
@@ -46,8 +47,24 @@ def only(kind: Callable[[BaseException], bool], error: BaseException) -> BaseExc
     return error if kind(error) else None
 
 
-def cannot_parse(error: BaseException) -> bool:
-    """Whether the bytes of a message are none of its kind."""
+def refused_in_stream(error: BaseException) -> ServiceError | None:
+    """Why the task that reads a stream ended it; None: not because of what came."""
+    ended = only(_expected, error)
+    if isinstance(ended, ServiceError):
+        return ended
+    return None if only(_cannot_parse, error) is None else malformed("A message of this stream cannot be read.")
+
+
+def too_large(error: BaseException) -> bool:
+    """Whether a compressed message is larger than a message may be."""
+    return isinstance(error, TooLargeError)
+
+
+def _expected(error: BaseException) -> bool:
+    return isinstance(error, ServiceError)
+
+
+def _cannot_parse(error: BaseException) -> bool:
     return isinstance(error, DecodeError)
 
 

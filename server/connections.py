@@ -8,12 +8,14 @@ can be closed, which gRPC offers no call for. Linux only; elsewhere nothing is k
 from __future__ import annotations
 
 import contextlib
+import functools
 import ipaddress
 import os
 import socket
 import struct
+import time
 import urllib.parse
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +23,7 @@ _DESCRIPTORS = Path("/proc/self/fd")
 _TCP_INFO: int | None = getattr(socket, "TCP_INFO", None)
 _INFO_BYTES = 256
 _RECEIVED = struct.Struct("=Q")
+_SPARED = 19  # times as long as it took, until all connections are looked through again
 _RECEIVED_AT = 128  # tcpi_bytes_received in `struct tcp_info` of linux/tcp.h, since Linux 4.1
 
 
@@ -38,6 +41,7 @@ class Connection(NamedTuple):
     received: int  # bytes since it was accepted, of TLS and HTTP/2 too
 
 
+@functools.lru_cache(4096)
 def endpoint(peer: str) -> Endpoint | None:
     """The end of a connection that gRPC calls `peer`: `ipv4:192.0.2.1:40000` or `ipv6:%5B2001:db8::1%5D:40000`.
 
@@ -54,7 +58,7 @@ def endpoint(peer: str) -> Endpoint | None:
 
 def accepted(port: int) -> list[Connection]:
     """All connections that were accepted on `port`. Takes some 10 microseconds for each open file of the process."""
-    return [Connection(peer, _received(each)) for peer, each in _sockets(port)]
+    return [Connection(peer, _received(each)) for peer, each, _ in _sockets(port)]
 
 
 def close(port: int, peer: Endpoint) -> bool:
@@ -68,7 +72,7 @@ def close(port: int, peer: Endpoint) -> bool:
 def close_all(port: int, peers: Collection[Endpoint]) -> set[Endpoint]:
     """Close all connections from `peers` that were accepted on `port`, as `close` does; returns those there were."""
     closed = set[Endpoint]()
-    for found, each in _sockets(port):
+    for found, each, _ in _sockets(port):
         if found in peers:
             with contextlib.suppress(OSError):  # it has ended meanwhile
                 each.shutdown(socket.SHUT_RDWR)
@@ -78,30 +82,99 @@ def close_all(port: int, peers: Collection[Endpoint]) -> set[Endpoint]:
     return closed
 
 
-def _sockets(port: int) -> Iterator[tuple[Endpoint, socket.socket]]:
-    """The connected TCP sockets whose own end is `port`, each open until the next is asked for."""
+class Counters:
+    """The received bytes of some connections, asked for again and again: their descriptors are remembered.
+
+    An answer takes some 5 microseconds a connection. Only one that is not known yet has all of them looked through,
+    and that no more often than takes a twentieth of the time.
+    """
+
+    def __init__(self, port: int) -> None:
+        """Look at connections that were accepted on `port`."""
+        self._port = port
+        self._descriptors: dict[Endpoint, int] = {}
+        self._not_before = 0.0  # on the clock of `time.monotonic`: the next look at all of them
+
+    def received(self, peers: Iterable[str]) -> dict[str, int]:
+        """Bytes received so far on the connections from `peers`, as gRPC writes them; unknown ones are left out."""
+        found, unknown = {}, {}
+        for peer in peers:
+            if (wanted := endpoint(peer)) is None:
+                continue
+            if (size := self._known(wanted)) is None:
+                unknown[wanted] = peer
+            else:
+                found[peer] = size
+        if unknown and time.monotonic() >= self._not_before:
+            begun = time.monotonic()
+            self._descriptors = {}
+            for at, connection, descriptor in _sockets(self._port):
+                self._descriptors[at] = descriptor
+                if at in unknown:
+                    found[unknown[at]] = _received(connection)
+            ended = time.monotonic()
+            self._not_before = ended + _SPARED * (ended - begun)
+        return found
+
+    def _known(self, wanted: Endpoint) -> int | None:
+        """Its bytes, if the descriptor that it had is still its own."""
+        descriptor = self._descriptors.get(wanted)
+        if descriptor is None:
+            return None
+        try:
+            connection = _duplicate(descriptor)
+        except OSError:
+            return None
+        with connection:
+            try:
+                peer = connection.getpeername()
+                own = connection.getsockname()[1]
+            except OSError:  # no socket, or one that has ended
+                return None
+            if own != self._port or (_plain(peer[0]), peer[1]) != wanted:
+                return None
+            return _received(connection)
+
+
+def _duplicate(descriptor: int) -> socket.socket:
+    """A socket of its own on the same connection: should gRPC close its descriptor, the number may be another file's.
+
+    The kind is told to Python, which else asks the kernel for each of its three parts.
+    """
+    copy = os.dup(descriptor)
+    try:
+        return socket.socket(socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=copy)
+    except OSError:  # no socket
+        os.close(copy)
+        raise
+
+
+def _sockets(port: int) -> Iterator[tuple[Endpoint, socket.socket, int]]:
+    """The connected TCP sockets whose own end is `port`, each open until the next is asked for, and its descriptor."""
     if _TCP_INFO is None:
         return
     try:
-        files = list(_DESCRIPTORS.iterdir())
+        with os.scandir(_DESCRIPTORS) as files:
+            descriptors = [int(file.name) for file in files]
     except OSError:
         return
-    for file in files:
+    for descriptor in descriptors:
         try:
-            if not str(file.readlink()).startswith("socket:"):
-                continue
-            # A duplicate: should gRPC close its own meanwhile, the number is not taken by another file.
-            copy = socket.socket(fileno=os.dup(int(file.name)))
-        except OSError:
+            copy = _duplicate(descriptor)
+        except OSError:  # closed meanwhile
             continue
         with copy:
             try:
-                if copy.family not in {socket.AF_INET, socket.AF_INET6} or copy.getsockname()[1] != port:
-                    continue
-                peer = copy.getpeername()
-            except OSError:  # it listens, or has ended
+                own, peer = copy.getsockname(), copy.getpeername()
+            except OSError:  # no socket, or one that listens or has ended
                 continue
-            yield Endpoint(_plain(peer[0]), peer[1]), copy
+            if _is_address(own) and own[1] == port:
+                yield Endpoint(_plain(peer[0]), peer[1]), copy, descriptor
+
+
+def _is_address(name: object) -> bool:
+    """Whether a socket's name is an address and a port of the internet, and not a Unix socket's path or a netlink's."""
+    return isinstance(name, tuple) and len(name) in {2, 4} and isinstance(name[0], str)
 
 
 def _received(connection: socket.socket) -> int:
@@ -114,6 +187,7 @@ def _received(connection: socket.socket) -> int:
         return 0
 
 
+@functools.lru_cache(4096)
 def _plain(address: str) -> str:
     """An address as Python writes it, without the zone, and IPv4 as IPv4."""
     inside = ipaddress.ip_address(address.partition("%")[0])

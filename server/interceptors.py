@@ -15,10 +15,21 @@ import grpc.aio
 import structlog
 
 from server import status
-from server.call_ends import cannot_parse, cannot_send, ended_by_peer, malformed, only, parsed, status_of
+from server.call_ends import (
+    cannot_send,
+    ended_by_peer,
+    malformed,
+    only,
+    parsed,
+    refused_in_stream,
+    status_of,
+    too_large,
+)
 from server.doors.arrival import REQUEST_ID_KEY, arrive
 from server.doors.keeper import OPEN, Keeper
 from server.doors.open_calls import OpenCalls
+from server.doors.pieces import Pieces
+from server.doors.unpacking import packed
 from server.doors.visit import Visit, visiting
 from server.errors import Reason, ServiceError, defect
 from server.metrics import Metrics
@@ -41,6 +52,7 @@ _FAREWELL = 1.0  # seconds that a caller has to take the word that the server en
 
 Handler = Callable[[Any, Any], Any]
 Gate = Callable[[Lane], AbstractContextManager[None]]
+Parse = Callable[[bytes], Any]
 
 
 class Observability(grpc.aio.ServerInterceptor):
@@ -103,10 +115,10 @@ class Observability(grpc.aio.ServerInterceptor):
             # it takes. On the wire a lone message and a stream of one are the same.
             read = method.unary(handler.unary_unary, handler.request_deserializer, gate)
             return grpc.stream_unary_rpc_method_handler(read, None, handler.response_serializer)
-        stream: Any = handler.stream_stream
-        return grpc.stream_stream_rpc_method_handler(
-            method.stream(stream, gate), handler.request_deserializer, handler.response_serializer
-        )
+        inner: Any = handler.stream_stream
+        parse: Any = handler.request_deserializer
+        read = method.stream(inner, parse, gate)
+        return grpc.stream_stream_rpc_method_handler(read, None, handler.response_serializer)
 
     def _open(
         self, method: _Method, handler: grpc.RpcMethodHandler[Any, Any], calls: OpenCalls
@@ -151,36 +163,37 @@ class _Method:
         self._name = f"{self._service}/{method}"
         self._counts = metrics.rpc(*labels)
 
-    def unary(self, inner: Handler, parse: Callable[[bytes], Any] | None, gate: Gate) -> Handler:
-        receive = self._keeper.uploads.receive
+    def unary(self, inner: Handler, parse: Parse | None, gate: Gate) -> Handler:
+        receive, unpack = self._keeper.uploads.receive, self._keeper.unpacking.unpack
 
         async def handle(_: AsyncIterator[bytes], context: Any) -> Any:
             async with self._around(context) as visit:
                 with gate(visit.lane):
                     # Not by the iterator: left before its end, each would make a task for asyncio to close it.
-                    message = await receive(visit.who, context.read)
+                    message = await receive(visit.who, visit.peer, context.read)
                     visit.complete = time.monotonic()
                     if message is grpc.aio.EOF:
                         await _no_message(visit)
+                    if packed(message):
+                        message = await unpack(message)
                     request = parsed(message, parse)
                     del message  # the request has its own copy
                     return await inner(request, context)
 
         return handle
 
-    def stream(self, inner: Handler, gate: Gate) -> Handler:
-        held = self._keeper.streams.held
+    def stream(self, inner: Handler, parse: Parse, gate: Gate) -> Handler:
+        held, receiving, unpacking = self._keeper.streams.held, self._keeper.receiving, self._keeper.unpacking
 
-        async def handle(requests: Any, context: Any) -> Any:
+        async def handle(_: Any, context: Any) -> Any:
             async with self._around(context) as visit:
                 with gate(visit.lane), held(visit):
-                    return await inner(requests, context)
+                    pieces = Pieces(receiving, unpacking, visit.who, visit.peer, read=context.read, parse=parse)
+                    return await inner(pieces, context)
 
         return handle
 
-    def question(
-        self, inner: Handler, parse: Callable[[bytes], Any] | None, calls: OpenCalls, *, lone: bool
-    ) -> Handler:
+    def question(self, inner: Handler, parse: Parse | None, calls: OpenCalls, *, lone: bool) -> Handler:
         """One message, and one answer or, where it is not `lone`, as many as come."""
 
         async def handle(_: AsyncIterator[bytes], context: Any) -> None:
@@ -195,7 +208,7 @@ class _Method:
 
         return handle
 
-    def conversation(self, inner: Handler, parse: Callable[[bytes], Any] | None, calls: OpenCalls) -> Handler:
+    def conversation(self, inner: Handler, parse: Parse | None, calls: OpenCalls) -> Handler:
         """Messages and answers as they come."""
         held = self._keeper.streams.held
 
@@ -225,13 +238,10 @@ class _Method:
             self._keeper.identify(visit, self._service, authorization, context)
             yield visit
         except asyncio.CancelledError:
-            if (why := visit.ended_by_us()) is not None:
-                code, reason = status.code(why), why.reason.value
+            why = visit.ended_by_us()
+            code, reason = _cancelled(visit, context) if why is None else (status.code(why), why.reason.value)
+            if why is not None:
                 await self._send_away(visit, context, why)
-            else:
-                code = ended_by_peer(context)
-                if visit.refused_by_grpc and code is grpc.StatusCode.CANCELLED:
-                    code = grpc.StatusCode.RESOURCE_EXHAUSTED
             raise
         except GeneratorExit:  # the caller left between two answers, and Python has found the generator since
             code = grpc.StatusCode.CANCELLED
@@ -247,8 +257,10 @@ class _Method:
                 # gRPC cannot send because the call is over; it passes that over in silence, if it gets it bare.
                 code = ended_by_peer(context)
                 raise gone from None
-            if only(cannot_parse, error) is not None:  # of a stream, whose messages gRPC parses as they come
-                refused = malformed("A message of this stream cannot be read.")
+            if (large := only(too_large, error)) is not None:
+                code = grpc.StatusCode.RESOURCE_EXHAUSTED
+                await context.abort(code, str(large))
+            if (refused := refused_in_stream(error)) is not None:
                 code, reason = status.code(refused), refused.reason.value
                 await self._refuse(visit, context, refused)
             code, reason = grpc.StatusCode.INTERNAL, Reason.INTERNAL.value
@@ -349,6 +361,13 @@ def _let_go(errors: tuple[BaseException, ...], _: object) -> None:
     """Have exceptions of a call that is over hold on to nothing."""
     for error in errors:
         error.__traceback__ = error.__context__ = None
+
+
+def _cancelled(visit: Visit, context: Any) -> tuple[grpc.StatusCode, str]:
+    """How a call ended that gRPC has cancelled."""
+    code = ended_by_peer(context)
+    refused = visit.refused_by_grpc and code is grpc.StatusCode.CANCELLED
+    return (grpc.StatusCode.RESOURCE_EXHAUSTED if refused else code), ""
 
 
 async def _no_message(visit: Visit) -> NoReturn:

@@ -217,6 +217,8 @@ class Pipeline:
             answer = flight.answer.result()
         except InvalidImageError as error:
             self._metrics.image_refused(error.reason)
+            # Its traceback leads to the image, and from there back to it: a circle that only a look for garbage ends.
+            error.__traceback__ = error.__context__ = error.__cause__ = None
             return ImageResult(timing, error=error)
         timing.queue, timing.compute = answer.queue_seconds, answer.compute_seconds
         timing.batch_size, timing.batch = answer.batch_size, answer.batch

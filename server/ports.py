@@ -18,6 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from glimpse.v1 import classifier_pb2_grpc
 from server import reflection
 from server.background import keep_running
+from server.connections import Counters
 from server.doors.keeper import Keeper
 from server.doors.open_calls import MOST_BYTES
 from server.exposition import Exposition
@@ -67,7 +68,13 @@ class Ports:
         self._opened = ExitStack()
         self._freshness: asyncio.Task[None] | None = None
         self._grpc = grpc.aio.server(
-            interceptors=interceptors, options=[*_limits(settings), *_messages(settings.max_message_bytes)]
+            interceptors=interceptors,
+            # Compressed messages are unpacked when it is their turn, see server/doors/unpacking.py.
+            options=[
+                *_limits(settings),
+                *_messages(settings.max_message_bytes),
+                ("grpc.per_message_decompression", 0),
+            ],
         )
         classifier_pb2_grpc.add_ImageClassifierServicer_to_server(classifier, self._grpc)
         services = [SERVICE]
@@ -93,6 +100,7 @@ class Ports:
         certificates = self._keeper.certificates
         credentials = None if certificates is None else certificates.credentials()
         main = self._listen(self._grpc, settings.port, "GLIMPSE_PORT", credentials)
+        self._keeper.receiving.follow(received=Counters(main).received)
         self._keeper.closing.ports.append(main)
         if self._keeper.connections is not None:
             self._keeper.connections.port = main
@@ -156,6 +164,9 @@ def _limits(settings: Settings) -> list[tuple[str, int]]:
     options = [
         # On by default, it would let a second server start silently on the same port.
         ("grpc.so_reuseport", 0),
+        # Else gRPC lets a sender who seems fast and far away send megabytes of every call at once, read or not: 7 GB of
+        # 4000 calls. A message that is read is granted whole in any case, so nobody's uploads become slower.
+        ("grpc.http2.bdp_probe", 0),
         ("grpc.max_allowed_incoming_connections", settings.max_connections),
         ("grpc.max_concurrent_streams", settings.max_calls_per_connection),
         # Else gRPC counts a call as open until it has been freed, a few turns of the event loop after its caller has

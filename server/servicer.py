@@ -63,6 +63,7 @@ class ImageClassifier(classifier_pb2_grpc.ImageClassifierServicer):
         self._stream_window = stream_window
         self._readers: set[asyncio.Task[None]] = set()
         self._waiting_bytes = 0  # of lone calls that wait for their turn
+        self.bytes_read = 0  # of images of requests that are not answered yet, whether they are admitted or not
         self._drains = asyncio.Event()
         self._draining = False
 
@@ -188,7 +189,16 @@ class ImageClassifier(classifier_pb2_grpc.ImageClassifierServicer):
         """
         asked = _request(request)
         visit.model, visit.images = asked.model.name, len(asked.images)
-        visit.bytes = sum(len(image.data) for image in asked.images)
+        visit.bytes = size = sum(len(image.data) for image in asked.images)
+        self.bytes_read += size
+        try:
+            return await self._answer(asked, visit, caller, bulk=bulk, piece=piece)
+        finally:
+            self.bytes_read -= size
+
+    async def _answer(
+        self, asked: domain.ClassifyRequest, visit: Visit, caller: Caller, *, bulk: bool, piece: str
+    ) -> pb.ClassifyResponse:
         costs = None
         if self._keeper.rates is not None:
             patience = _PIECE_PATIENCE if bulk else self._patience(visit, caller)

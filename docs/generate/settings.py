@@ -37,6 +37,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "max_streams",
         "stream_window",
         "max_uploads",
+        "max_receiving_bytes",
     ),
     "What one image may be": (
         "max_image_bytes",

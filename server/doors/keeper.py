@@ -16,8 +16,10 @@ from server.doors.closing import Closing
 from server.doors.forwarded import Proxies
 from server.doors.open_calls import REMEMBERED, Budget, OpenCalls
 from server.doors.rates import Allowance, Rates
+from server.doors.receiving import Receiving
 from server.doors.rights import OpenStreams
 from server.doors.tokens import Tokens
+from server.doors.unpacking import Unpacking
 from server.doors.uploads import Uploads
 from server.doors.visit import Visit
 from server.errors import OverloadedError, UnauthenticatedError
@@ -72,7 +74,9 @@ class Keeper:
             )
         # A token may bring a limit of its own where there is none for the rest.
         self.rates = Rates(usual) if usual.rate or self.tokens is not None else None
-        self.uploads = Uploads(settings.max_uploads, settings.upload_seconds)
+        self.receiving = Receiving(settings.max_receiving_bytes, settings.max_message_bytes, settings.upload_seconds)
+        self.unpacking = Unpacking(settings.max_message_bytes)
+        self.uploads = Uploads(settings.max_uploads, settings.upload_seconds, self.receiving)
         # Health checks have a budget on each port, so that the port for probes answers whatever comes to the other.
         self.checks, self.probes, self.questions = (
             OpenCalls(budget) for budget in (_checks(settings), _checks(settings), _QUESTIONS)

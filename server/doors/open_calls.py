@@ -15,6 +15,7 @@ from typing import Any
 from server.doors.places import Places
 from server.doors.rates import Allowance, Rates
 from server.doors.short_messages import ShortMessages
+from server.doors.unpacking import packed, unpacked
 from server.doors.visit import Visit
 from server.errors import InvalidRequestError, OverloadedError, Reason
 
@@ -65,6 +66,7 @@ class OpenCalls:
         Raises:
             OverloadedError: expected; RATE_LIMITED.
             InvalidRequestError: expected; the message is longer than one of these can be.
+            DecodeError: expected; it is compressed, and cannot be unpacked.
         """
         try:
             seconds = self._rates.take(visit.who, 1, patience=_PATIENCE)
@@ -74,6 +76,8 @@ class OpenCalls:
         if seconds:
             await asyncio.sleep(seconds)
         message = await self._messages.receive(visit, read)
+        if isinstance(message, bytes) and packed(message):
+            message = unpacked(message, MOST_BYTES)
         if isinstance(message, bytes) and len(message) > MOST_BYTES:
             raise InvalidRequestError(
                 Reason.MALFORMED_MESSAGE,

@@ -1,12 +1,14 @@
-"""Receiving messages: so many at once, each in so much time, so that memory is bounded while they come."""
+"""Receiving lone messages: so many at once, each in so much time."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
+from server.doors.receiving import Receiving
+from server.doors.unfinished import Reading
 from server.errors import DeadlineExceededError, Reason
 
 T = TypeVar("T")
@@ -15,67 +17,75 @@ T = TypeVar("T")
 class Uploads:
     """Turns at receiving a message. Lives on the event loop.
 
-    It is for calls of one message. A stream may rightly be silent for hours, so its pieces take no turn and have no
-    limit of time; what a stream holds while a piece comes is bounded for each stream, by the largest message.
+    It is for calls of one message. A stream may rightly be silent for hours, so its pieces take no turn, and their time
+    begins with their first bytes: see `Receiving.read`. What all of them hold of memory is bounded there, too.
     """
 
-    def __init__(self, at_once: int, seconds: float) -> None:
+    def __init__(self, at_once: int, seconds: float, receiving: Receiving) -> None:
         """Let `at_once` messages come at once, each for `seconds` from its turn on.
 
         One caller gets three quarters of the turns at most: who sends slowly, or nothing, cannot shut the others out.
+        Several of these may share one `receiving`, the budget of bytes.
         """
         self._free = at_once
         self._share = max(1, at_once * 3 // 4)
         self._seconds = seconds
+        self._receiving = receiving
+        receiving.on_room(self._grant)
         self._held: dict[str, int] = {}
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
         # When each message has to be there, the soonest first. One timer for all of them: nearly all are there at once,
         # and a timer of its own for each would be a good part of what a call costs.
-        self._ends: dict[asyncio.Task[Any], float] = {}
-        self._late: set[asyncio.Task[Any]] = set()
+        self._ends: dict[Reading, float] = {}
         self._timer: asyncio.TimerHandle | None = None
 
-    async def receive(self, who: str, read: Callable[[], Awaitable[T]]) -> T:
-        """Await what `read` reads for a caller, in its turn.
+    async def receive(self, who: str, peer: str, read: Callable[[], Awaitable[T]]) -> T:
+        """Await what `read` reads for a caller on the connection from `peer`, in its turn.
 
         Raises:
             DeadlineExceededError: expected; UPLOAD_TOO_SLOW.
+            OverloadedError: expected; QUEUE_FULL, as it held more of the memory for messages than all others.
         """
-        if self._free and self._held.get(who, 0) < self._share:
+        receiving = self._receiving
+        if self._free and self._held.get(who, 0) < self._share and not (receiving.tight and receiving.waits(who)):
             self._take(who)
         else:
             await self._turn(who)
-        task, loop = asyncio.current_task(), asyncio.get_running_loop()
-        assert task is not None  # noqa: S101 - for mypy: a coroutine that runs is in a task
-        self._ends[task] = end = loop.time() + self._seconds
+        reading, size = receiving.begin(who, peer), 0
+        self._ends[reading] = end = reading.begun + self._seconds
         if self._timer is None:
-            self._timer = loop.call_at(end, self._end_late_ones)
+            self._timer = asyncio.get_running_loop().call_at(end, self._end_late_ones)
         try:
-            return await read()
+            message = await read()
+            if isinstance(message, bytes):
+                size = len(message)
         except asyncio.CancelledError:
-            if task not in self._late or task.uncancel():
+            if not reading.ended():
                 raise  # by somebody else, or by them too
+        else:
+            return message
         finally:
-            del self._ends[task]
-            self._late.discard(task)
+            del self._ends[reading]
+            receiving.end(reading, size)
             self._give_back(who)
-        raise DeadlineExceededError(
-            f"The message did not arrive within {self._seconds:g} s of its turn. Send less at once, or over a faster "
-            "connection.",
-            reason=Reason.UPLOAD_TOO_SLOW,
-        )
+        assert reading.refusal is not None  # noqa: S101 - for mypy: else it had been raised
+        raise reading.refusal
 
     def _end_late_ones(self) -> None:
         self._timer = None
         loop = asyncio.get_running_loop()
         now = loop.time()
-        for task, end in self._ends.items():
+        for reading, end in self._ends.items():
             if end > now:
                 self._timer = loop.call_at(end, self._end_late_ones)
                 return
-            if task not in self._late:
-                self._late.add(task)
-                task.cancel()
+            reading.end(
+                DeadlineExceededError(
+                    f"The message did not arrive within {self._seconds:g} s of its turn. Send less at once, or over a "
+                    "faster connection.",
+                    reason=Reason.UPLOAD_TOO_SLOW,
+                )
+            )
 
     async def _turn(self, who: str) -> None:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -109,12 +119,17 @@ class Uploads:
 
     def _grant(self) -> None:
         """Give free turns to those who hold the fewest, first come, first served within one caller."""
+        receiving = self._receiving
         while self._free and self._waiting:
-            who = min(self._waiting, key=lambda each: self._held.get(each, 0))
+            may = [who for who in self._waiting if not (receiving.tight and receiving.waits(who))]
+            if not may:
+                return
+            who = min(may, key=lambda each: self._held.get(each, 0))
             if self._held.get(who, 0) >= self._share:
                 return
             turn = self._waiting[who][0]
             self._leave(who, turn)
             if not turn.done():
                 self._take(who)
+                receiving.granted()
                 turn.set_result(None)

@@ -124,7 +124,6 @@ class Settings(DoorSettings):
     allow_geometries: Annotated[frozenset[Geometry], NoDecode, BeforeValidator(split)] = Field(
         frozenset(), description="Geometries that a request may ask for: letterbox,pad."
     )
-    max_message_bytes: Positive = Field(16 * MIB, description="Bytes of one gRPC message.")
     max_streams: Positive = Field(64, description="Streams open at once; above: QUEUE_FULL.")
     stream_window: Positive = Field(64, description="Requests of one stream that are worked on at once.")
     decode_threads: int = Field(0, ge=0, description="Threads that decode; 0: one a CPU core.")

@@ -8,7 +8,7 @@ from typing import Annotated, Self
 from pydantic import BeforeValidator, Field, IPvAnyNetwork, model_validator
 from pydantic_settings import BaseSettings, NoDecode
 
-from server.settings.kinds import Port, Positive, PositiveSeconds, Seconds, split
+from server.settings.kinds import MIB, Port, Positive, PositiveSeconds, Seconds, split
 
 
 class DoorSettings(BaseSettings):
@@ -40,7 +40,14 @@ class DoorSettings(BaseSettings):
     max_calls_per_connection: Positive = Field(1000, description="Calls at once on one connection; more wait there.")
     max_metadata_bytes: Positive = Field(16 * 1024, description="Headers of one call.")
     max_uploads: Positive = Field(64, description="Messages that are received at once; others wait for their turn.")
-    upload_seconds: PositiveSeconds = Field(30.0, description="That one message may take to arrive.")
+    max_message_bytes: Positive = Field(16 * MIB, description="Bytes of one gRPC message.")
+    max_receiving_bytes: Positive = Field(
+        256 * MIB,
+        description="Bytes of messages on their way; above, others wait, and the largest are ended.",
+    )
+    upload_seconds: PositiveSeconds = Field(
+        30.0, description="That one message may take to arrive; of a stream, from its first bytes on."
+    )
     handshake_seconds: PositiveSeconds = Field(10.0, description="That a new connection may take to speak HTTP/2.")
     keepalive_seconds: PositiveSeconds = Field(120.0, description="Ping a silent connection after so long.")
     keepalive_timeout_seconds: PositiveSeconds = Field(20.0, description="Close it when no answer comes within.")
@@ -58,4 +65,9 @@ class DoorSettings(BaseSettings):
             raise ValueError("tls_certificate and tls_key come together. Received one without the other.")
         if self.tls_client_ca is not None and self.tls_certificate is None:
             raise ValueError("tls_client_ca needs tls_certificate and tls_key: only TLS shows a caller's certificate.")
+        if self.max_message_bytes > self.max_receiving_bytes:
+            raise ValueError(
+                "max_receiving_bytes must be at least max_message_bytes, so that any message can be received. "
+                f"Received: {self.max_receiving_bytes} and {self.max_message_bytes}"
+            )
         return self

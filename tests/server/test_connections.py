@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import sys
 from collections.abc import AsyncIterator
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -69,3 +72,28 @@ async def _counted_and_closed(host: str) -> None:
             assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
     finally:
         await server.stop(0)
+
+
+def test_bytes_are_counted_again_and_again_and_no_descriptor_is_left() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening, ExitStack() as stack:
+        port = listening.getsockname()[1]
+        clients, accepted = [], []
+        for _ in range(5):
+            clients.append(stack.enter_context(socket.create_connection(("127.0.0.1", port))))
+            accepted.append(stack.enter_context(listening.accept()[0]))
+        peers = [f"ipv4:127.0.0.1:{client.getsockname()[1]}" for client in clients]
+        files = len(list(Path("/proc/self/fd").iterdir()))
+        counters, elsewhere = connections.Counters(port), connections.Counters(1)
+        for times in (1, 2):
+            for number, (client, server) in enumerate(zip(clients, accepted, strict=True)):
+                client.sendall(bytes(1000 * number))
+                received = 0
+                while received < 1000 * number:
+                    received += len(server.recv(65_536))
+            expected = {peer: times * 1000 * number for number, peer in enumerate(peers)}
+            assert counters.received([*peers, "ipv4:192.0.2.1:1", "unix:/run/x"]) == expected
+        assert elsewhere.received(peers) == {}
+        assert len(list(Path("/proc/self/fd").iterdir())) == files
+        # A descriptor that is another connection's now tells nothing of the one that it was.
+        accepted[0].close()
+        assert peers[0] not in counters.received(peers)

@@ -117,8 +117,8 @@ def test_who_never_sends_their_messages_cannot_take_the_turns_of_others(inside: 
         with Wire(running.target) as mallory, channel(running.target) as alice:
             for stream in range(1, 41, 2):
                 mallory.send(mallory.headers(stream, call("/glimpse.v1.ImageClassifier/Classify", *bearer("m"))))
-            until(lambda: len(uploads._waiting.get("mallory", ())) == 17)
-            assert uploads._held["mallory"] == 3
+            until(lambda: len(uploads._waiting.get("identity:mallory", ())) == 17)
+            assert uploads._held["identity:mallory"] == 3
             assert classify(alice, bearer("a")) == IN
         # And when the connection ends, so do they.
         until(lambda: not uploads._held and not uploads._waiting)

@@ -8,8 +8,17 @@ from typing import Any
 
 import pytest
 
+from server.doors.receiving import Receiving
 from server.doors.uploads import Uploads
 from server.errors import DeadlineExceededError, Reason
+
+_PEER = "ipv4:192.0.2.1:40000"
+_PLENTY = 1 << 40  # bytes: nobody waits for memory
+
+
+def uploads_of(at_once: int, seconds: float) -> Uploads:
+    """So many at once, with all the memory that they can take."""
+    return Uploads(at_once, seconds, Receiving(_PLENTY, 1 << 20, seconds))
 
 
 class Sender:
@@ -52,9 +61,9 @@ def runs(scenario: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None
 
 @runs
 async def test_no_more_messages_come_at_once_than_may() -> None:
-    uploads = Uploads(4, 30)
+    uploads = uploads_of(4, 30)
     senders = [Sender() for _ in range(6)]
-    calls = [asyncio.create_task(uploads.receive(f"caller {n}", each.read)) for n, each in enumerate(senders)]
+    calls = [asyncio.create_task(uploads.receive(f"caller {n}", _PEER, each.read)) for n, each in enumerate(senders)]
     await turns()
     assert [each.asked for each in senders] == [True] * 4 + [False] * 2
     senders[2].message.set_result("whole")
@@ -69,10 +78,10 @@ async def test_no_more_messages_come_at_once_than_may() -> None:
 
 @runs
 async def test_who_sends_nothing_is_given_up_and_the_next_has_all_its_time() -> None:
-    time, uploads = Time(), Uploads(1, 30)
+    time, uploads = Time(), uploads_of(1, 30)
     silent, patient = Sender(), Sender()
-    first = asyncio.create_task(uploads.receive("silent", silent.read))
-    second = asyncio.create_task(uploads.receive("patient", patient.read))
+    first = asyncio.create_task(uploads.receive("silent", _PEER, silent.read))
+    second = asyncio.create_task(uploads.receive("patient", _PEER, patient.read))
     await turns()
     await time.passes(29.9)
     assert not first.done()
@@ -89,13 +98,13 @@ async def test_who_sends_nothing_is_given_up_and_the_next_has_all_its_time() -> 
 
 @runs
 async def test_one_caller_never_has_all_turns() -> None:
-    uploads = Uploads(4, 30)
+    uploads = uploads_of(4, 30)
     greedy = [Sender() for _ in range(10)]
-    taken = [asyncio.create_task(uploads.receive("greedy", each.read)) for each in greedy]
+    taken = [asyncio.create_task(uploads.receive("greedy", _PEER, each.read)) for each in greedy]
     await turns()
     assert sum(each.asked for each in greedy) == 3
     other = Sender()
-    call = asyncio.create_task(uploads.receive("other", other.read))
+    call = asyncio.create_task(uploads.receive("other", _PEER, other.read))
     await turns()
     assert other.asked
     other.message.set_result("in")
@@ -108,14 +117,16 @@ async def test_one_caller_never_has_all_turns() -> None:
 
 @runs
 async def test_a_turn_goes_to_whom_has_fewest() -> None:
-    uploads = Uploads(2, 30)
+    uploads = uploads_of(2, 30)
     holding = [Sender(), Sender()]
-    held = [asyncio.create_task(uploads.receive(who, each.read)) for who, each in zip("ab", holding, strict=True)]
+    held = [
+        asyncio.create_task(uploads.receive(who, _PEER, each.read)) for who, each in zip("ab", holding, strict=True)
+    ]
     await turns()
     again, new = Sender(), Sender()
     waiting = [
-        asyncio.create_task(uploads.receive("a", again.read)),
-        asyncio.create_task(uploads.receive("c", new.read)),
+        asyncio.create_task(uploads.receive("a", _PEER, again.read)),
+        asyncio.create_task(uploads.receive("c", _PEER, new.read)),
     ]
     await turns()
     holding[1].message.set_result("b has sent")
@@ -127,9 +138,9 @@ async def test_a_turn_goes_to_whom_has_fewest() -> None:
 
 @runs
 async def test_who_leaves_while_waiting_or_receiving_holds_nothing() -> None:
-    uploads = Uploads(1, 30)
+    uploads = uploads_of(1, 30)
     for order in (1, -1):  # whoever holds the turn first, or last
-        calls = [asyncio.create_task(uploads.receive("a", Sender().read)) for _ in range(5)]
+        calls = [asyncio.create_task(uploads.receive("a", _PEER, Sender().read)) for _ in range(5)]
         await turns()
         for call in calls[::order]:
             call.cancel()
@@ -137,8 +148,8 @@ async def test_who_leaves_while_waiting_or_receiving_holds_nothing() -> None:
         assert [type(end) for end in ends] == [asyncio.CancelledError] * 5
     # Leaving in the very moment in which the turn comes.
     first, second = Sender(), Sender()
-    receiving = asyncio.create_task(uploads.receive("a", first.read))
-    waiting = asyncio.create_task(uploads.receive("b", second.read))
+    receiving = asyncio.create_task(uploads.receive("a", _PEER, first.read))
+    waiting = asyncio.create_task(uploads.receive("b", _PEER, second.read))
     await turns()
     first.message.set_result("whole")
     asyncio.get_running_loop().call_soon(waiting.cancel)
@@ -148,16 +159,16 @@ async def test_who_leaves_while_waiting_or_receiving_holds_nothing() -> None:
     assert not second.asked
     last = Sender()
     last.message.set_result("there is a turn")
-    assert await uploads.receive("c", last.read) == "there is a turn"
+    assert await uploads.receive("c", _PEER, last.read) == "there is a turn"
     assert not uploads._held
     assert not uploads._waiting
 
 
 @runs
 async def test_of_two_turns_one_caller_has_one() -> None:
-    uploads = Uploads(2, 30)
+    uploads = uploads_of(2, 30)
     greedy = [Sender(), Sender()]
-    calls = [asyncio.create_task(uploads.receive("greedy", each.read)) for each in greedy]
+    calls = [asyncio.create_task(uploads.receive("greedy", _PEER, each.read)) for each in greedy]
     await turns()
     assert [each.asked for each in greedy] == [True, False]
     for each in calls:
@@ -166,10 +177,10 @@ async def test_of_two_turns_one_caller_has_one() -> None:
 
 @runs
 async def test_each_message_has_its_own_time_from_its_own_turn() -> None:
-    time, uploads = Time(), Uploads(4, 30.05)
+    time, uploads = Time(), uploads_of(4, 30.05)
     calls = []
     for who in "abc":
-        calls.append(asyncio.create_task(uploads.receive(who, Sender().read)))
+        calls.append(asyncio.create_task(uploads.receive(who, _PEER, Sender().read)))
         await turns()
         await time.passes(10)
     for given_up in range(3):
@@ -179,18 +190,18 @@ async def test_each_message_has_its_own_time_from_its_own_turn() -> None:
         assert [call.done() for call in calls] == [number <= given_up for number in range(3)]
         await time.passes(9.9)
     # One more, when there was nobody left to wait for.
-    calls.append(asyncio.create_task(uploads.receive("d", Sender().read)))
+    calls.append(asyncio.create_task(uploads.receive("d", _PEER, Sender().read)))
     await turns()
     await time.passes(30.1)
     ends = await asyncio.gather(*calls, return_exceptions=True)
     assert [type(end) for end in ends] == [DeadlineExceededError] * 4
     assert not uploads._ends
-    assert not uploads._late
+    assert not uploads._receiving._unfinished
 
 
 @runs
 async def test_messages_that_come_together_share_one_timer() -> None:
-    loop, uploads, timers = asyncio.get_running_loop(), Uploads(8, 30), []
+    loop, uploads, timers = asyncio.get_running_loop(), uploads_of(8, 30), []
     call_at = loop.call_at
 
     def counted(*arguments: Any, **options: Any) -> asyncio.TimerHandle:
@@ -199,18 +210,18 @@ async def test_messages_that_come_together_share_one_timer() -> None:
 
     loop.call_at = counted  # type: ignore[assignment,method-assign]
     senders = [Sender() for _ in range(5)]
-    calls = [asyncio.create_task(uploads.receive(str(n), each.read)) for n, each in enumerate(senders)]
+    calls = [asyncio.create_task(uploads.receive(str(n), _PEER, each.read)) for n, each in enumerate(senders)]
     await turns()
     for each in senders:
         each.message.set_result("whole")
     assert await asyncio.gather(*calls) == ["whole"] * 5
-    assert len(timers) == 1
+    assert len(timers) == 2  # that for their time, and that for their bytes
 
 
 @runs
 async def test_who_goes_in_the_moment_in_which_it_is_given_up_has_gone() -> None:
-    time, uploads = Time(), Uploads(1, 30)
-    call = asyncio.create_task(uploads.receive("a", Sender().read))
+    time, uploads = Time(), uploads_of(1, 30)
+    call = asyncio.create_task(uploads.receive("a", _PEER, Sender().read))
     await turns()
     time.now += 30.1
     uploads._end_late_ones()
@@ -221,7 +232,7 @@ async def test_who_goes_in_the_moment_in_which_it_is_given_up_has_gone() -> None
 
 @runs
 async def test_who_is_given_up_and_takes_long_to_end_is_told_all_the_same() -> None:
-    time, uploads, over = Time(), Uploads(4, 30), asyncio.Event()
+    time, uploads, over = Time(), uploads_of(4, 30), asyncio.Event()
 
     async def slow_to_end() -> None:
         try:
@@ -229,10 +240,10 @@ async def test_who_is_given_up_and_takes_long_to_end_is_told_all_the_same() -> N
         finally:
             await over.wait()
 
-    slow = asyncio.create_task(uploads.receive("slow", slow_to_end))
+    slow = asyncio.create_task(uploads.receive("slow", _PEER, slow_to_end))
     await turns()
     await time.passes(10)
-    other = asyncio.create_task(uploads.receive("other", Sender().read))
+    other = asyncio.create_task(uploads.receive("other", _PEER, Sender().read))
     await turns()
     for seconds in (20.1, 10):  # the first is late, then the other; the first has not ended yet
         await time.passes(seconds)
@@ -246,13 +257,13 @@ async def test_who_is_given_up_and_takes_long_to_end_is_told_all_the_same() -> N
 
 @runs
 async def test_a_caller_that_was_given_up_may_try_again_and_is_given_up_again() -> None:
-    time, uploads = Time(), Uploads(1, 30)
+    time, uploads = Time(), uploads_of(1, 30)
 
     async def twice() -> list[Reason]:
         ends = []
         for _ in range(2):
             with pytest.raises(DeadlineExceededError) as refused:
-                await uploads.receive("a", Sender().read)
+                await uploads.receive("a", _PEER, Sender().read)
             ends.append(refused.value.reason)
         return ends
 
@@ -266,9 +277,9 @@ async def test_a_caller_that_was_given_up_may_try_again_and_is_given_up_again() 
 
 @runs
 async def test_a_caller_s_messages_come_in_their_order_and_never_more_than_its_share() -> None:
-    uploads = Uploads(4, 30)
+    uploads = uploads_of(4, 30)
     senders = [Sender() for _ in range(8)]
-    calls = [asyncio.create_task(uploads.receive("a", each.read)) for each in senders]
+    calls = [asyncio.create_task(uploads.receive("a", _PEER, each.read)) for each in senders]
     await turns()
     for ended in range(8):
         assert [each.asked for each in senders] == [number < ended + 3 for number in range(8)]
@@ -277,7 +288,7 @@ async def test_a_caller_s_messages_come_in_their_order_and_never_more_than_its_s
         await turns()
     # All turns are free again.
     others = [Sender() for _ in range(5)]
-    calls = [asyncio.create_task(uploads.receive(str(number), each.read)) for number, each in enumerate(others)]
+    calls = [asyncio.create_task(uploads.receive(str(number), _PEER, each.read)) for number, each in enumerate(others)]
     await turns()
     assert [each.asked for each in others] == [True] * 4 + [False]
     for call in calls:
@@ -286,10 +297,10 @@ async def test_a_caller_s_messages_come_in_their_order_and_never_more_than_its_s
 
 @runs
 async def test_who_leaves_the_line_is_forgotten_at_once_and_those_behind_keep_their_places() -> None:
-    uploads = Uploads(1, 30)
+    uploads = uploads_of(1, 30)
     senders = {name: Sender() for name in ("holder", "leaves", "stays")}
-    calls = {name: asyncio.create_task(uploads.receive("a", each.read)) for name, each in senders.items()}
-    alone = asyncio.create_task(uploads.receive("b", Sender().read))
+    calls = {name: asyncio.create_task(uploads.receive("a", _PEER, each.read)) for name, each in senders.items()}
+    alone = asyncio.create_task(uploads.receive("b", _PEER, Sender().read))
     await turns()
     calls["leaves"].cancel()
     alone.cancel()
@@ -303,10 +314,10 @@ async def test_who_leaves_the_line_is_forgotten_at_once_and_those_behind_keep_th
 
 @runs
 async def test_a_turn_that_comes_as_its_caller_goes_is_the_next_one_s() -> None:
-    uploads = Uploads(1, 30)
+    uploads = uploads_of(1, 30)
     holder, leaves, stays = Sender(), Sender(), Sender()
     holding, leaving, staying = (
-        asyncio.create_task(uploads.receive(who, each.read))
+        asyncio.create_task(uploads.receive(who, _PEER, each.read))
         for who, each in zip("abc", (holder, leaves, stays), strict=True)
     )
     await turns()

@@ -84,9 +84,12 @@ ENCODINGS: dict[str, tuple[str, Pack, set[str]]] = {
     "gzip": ("gzip", gzip.compress, {"OK"}),
     "deflate": ("deflate", zlib.compress, {"OK"}),
     "gzip, cut": ("gzip", lambda m: gzip.compress(m)[:-5], REFUSED),
-    "gzip that is none": ("gzip", lambda m: m, REFUSED),
-    "deflate that is none": ("deflate", lambda m: m, REFUSED),
-    "identity": ("identity", lambda m: m, REFUSED),  # it says compressed, and how: not at all
+    # It is seen whether a message is compressed, and what it says of itself is not asked.
+    "gzip that is none": ("gzip", lambda m: m, {"OK"}),
+    "deflate that is none": ("deflate", lambda m: m, {"OK"}),
+    "gzip that is deflate": ("gzip", zlib.compress, {"OK"}),
+    "deflate, cut": ("deflate", lambda m: zlib.compress(m)[:-5], REFUSED),
+    "identity": ("identity", lambda m: m, {"OK", *REFUSED}),  # it says compressed, and how: not at all
     "snappy": ("snappy", lambda m: m, {"UNIMPLEMENTED", "INTERNAL"}),
     "no name": ("", lambda m: m, {"UNIMPLEMENTED", "INTERNAL"}),
     "two names": ("gzip,deflate", lambda m: m, {"UNIMPLEMENTED", "INTERNAL"}),

@@ -1,0 +1,46 @@
+"""The messages of a stream, as they are read: each in its turn, counted from its first byte."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Self
+
+from server.doors.receiving import Receiving
+from server.doors.unpacking import Unpacking, packed
+
+
+class Pieces:
+    """An asynchronous iterator over the messages of one stream."""
+
+    def __init__(
+        self,
+        receiving: Receiving,
+        unpacking: Unpacking,
+        who: str,
+        peer: str,
+        *,
+        read: Callable[[], Awaitable[Any]],
+        parse: Callable[[bytes], Any],
+    ) -> None:
+        """Read for `who`, on the connection from `peer`: `read` gives a message's bytes, or the end of them."""
+        self._receiving, self._unpacking = receiving, unpacking
+        self._who, self._peer, self._read, self._parse = who, peer, read, parse
+
+    def __aiter__(self) -> Self:
+        """Itself."""
+        return self
+
+    async def __anext__(self) -> Any:
+        """The next message, parsed.
+
+        Raises:
+            ServiceError: expected; see `Receiving.read`.
+            DecodeError: expected; it is no message of this method.
+            TooLargeError: expected; it is too large when it is unpacked.
+        """
+        message = await self._receiving.read(self._who, self._peer, self._read)
+        if not isinstance(message, bytes):
+            raise StopAsyncIteration
+        if packed(message):
+            message = await self._unpacking.unpack(message)
+        return self._parse(message)

@@ -1,0 +1,81 @@
+"""Messages that came compressed, by gzip or deflate: unpacked here, few at once, and not by gRPC.
+
+gRPC unpacks every message as soon as it is whole, so that 64 calls of 16 kB are 64 messages of 16 MiB, before anybody
+is asked. It hands them on as they came when it is told to, but not whether they are compressed. That is seen: no
+message of protobuf begins as gzip does (with a field of a kind that there is not), and none of ours has the field with
+which deflate begins.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+
+from google.protobuf.message import DecodeError
+
+_GZIP = b"\x1f\x8b"
+_DEFLATE = 0x78  # the largest window, which every client takes; with the next byte it is a multiple of 31 (RFC 1950)
+_AT_ONCE = 64 << 10  # bytes that are unpacked without a thread
+_THREADS = 2
+
+
+class TooLargeError(Exception):
+    """Expected: a compressed message is too large. It is refused as gRPC refuses others, without a reason."""
+
+
+class Unpacking:
+    """Unpacks messages of up to so many bytes. Lives on the event loop."""
+
+    def __init__(self, largest: int) -> None:
+        """Refuse what would be larger than `largest` bytes, as gRPC refuses what is not compressed."""
+        self._largest = largest
+        self._turns = asyncio.Semaphore(_THREADS)
+
+    async def unpack(self, message: bytes) -> bytes:
+        """The message; unpacked, if it is compressed. Only to be awaited for what `packed` says so of.
+
+        Raises:
+            DecodeError: expected; it cannot be unpacked.
+            TooLargeError: expected.
+        """
+        unpacker = _unpacker(message)
+        try:
+            first = unpacker.decompress(message, _AT_ONCE)
+            if unpacker.eof:
+                return first
+            async with self._turns:
+                rest = await asyncio.to_thread(
+                    unpacker.decompress, unpacker.unconsumed_tail, max(1, self._largest + 1 - len(first))
+                )
+        except zlib.error as error:
+            raise DecodeError(f"The compressed message is broken: {error}") from error
+        if len(first) + len(rest) > self._largest:
+            raise TooLargeError(
+                f"The message unpacks to more than GLIMPSE_MAX_MESSAGE_BYTES ({self._largest}). Send less in a message."
+            )
+        if not unpacker.eof:
+            raise DecodeError("The compressed message is cut off.")
+        return first + rest
+
+
+def unpacked(message: bytes, largest: int) -> bytes:
+    """A short message that `packed` says is compressed; of one that is longer, one byte more than `largest`.
+
+    Raises:
+        DecodeError: expected; it cannot be unpacked.
+    """
+    try:
+        return _unpacker(message).decompress(message, largest + 1)
+    except zlib.error as error:
+        raise DecodeError(f"The compressed message is broken: {error}") from error
+
+
+def packed(message: bytes) -> bool:
+    """Whether a message is compressed."""
+    if message.startswith(_GZIP):
+        return True
+    return len(message) > 1 and message[0] == _DEFLATE and int.from_bytes(message[:2], "big") % 31 == 0
+
+
+def _unpacker(message: bytes) -> zlib._Decompress:
+    return zlib.decompressobj(zlib.MAX_WBITS | (16 if message.startswith(_GZIP) else 0))
