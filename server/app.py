@@ -27,6 +27,7 @@ from server.decoding.isolated import memory_for
 from server.decoding.pool import DecodePool
 from server.decoding.where import Decoding
 from server.doors.keeper import Keeper
+from server.guard import Guard, Sentence
 from server.health import Health
 from server.interceptors import Observability
 from server.loading import load_model
@@ -40,6 +41,7 @@ from server.servicer import SERVICE, ImageClassifier
 from server.settings import Settings
 from server.startup import ModelLoadError, StartupError
 from server.tracing import start as start_tracing
+from server.watch import Watch
 
 _log = structlog.get_logger(__name__)
 
@@ -47,6 +49,7 @@ T = TypeVar("T")
 
 # Of an ordinary photo. What a larger one takes makes nobody's upload end who has not begun to fill the budget.
 _DECODING_BYTES = 32 << 20
+_ALLOWANCE = 256  # useless calls that an address may send at once: as many as have places by default
 _TRACES_SECONDS = 3.0  # that the last traces may take to be sent; a collector may be gone
 
 
@@ -94,7 +97,17 @@ class Server:
         )
         gates = {f"/{SERVICE}/Classify": self._admission.call, f"/{SERVICE}/ClassifyStream": self._admission.stream}
         self._tracing = start_tracing()
-        observability = Observability(self._metrics, gates, keeper, self._tracing, log_calls=settings.log_calls)
+        guard = Guard(
+            allowance=max(_ALLOWANCE, settings.max_images_in_flight),
+            most=settings.max_connections,
+            share=settings.connections_per_address,
+            message_bytes=settings.max_message_bytes,
+            header_bytes=settings.max_metadata_bytes,
+            proxies=settings.trusted_proxies,
+        )
+        observability = Observability(
+            self._metrics, gates, keeper, self._tracing, guard=guard, log_calls=settings.log_calls
+        )
         # The port for probes shares nothing with the calls that it reports on, neither their places nor their turns.
         probed = Observability(self._metrics, {}, keeper, checks=keeper.probes)
         self._memory = Memory(self._in_use)
@@ -112,6 +125,7 @@ class Server:
             self._metrics.registry,
             of_probes=[probed],
             keeper=keeper,
+            watch=Watch(guard, self._metrics, _told(keeper)) if settings.flood_guard else None,
         )
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -352,6 +366,10 @@ def _load_model(settings: Settings, metrics: Metrics) -> LoadedModel:
     except Exception as error:
         _log.debug("model not loaded", exc_info=True)
         raise ModelLoadError(f"Cannot load the model: {short(error)}") from error
+
+
+def _told(keeper: Keeper) -> Callable[[Sentence, int], None] | None:
+    return None if keeper.audit is None else keeper.audit.closed
 
 
 def _limits(settings: Settings) -> pb.Limits:

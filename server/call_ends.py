@@ -47,16 +47,24 @@ def only(kind: Callable[[BaseException], bool], error: BaseException) -> BaseExc
     return error if kind(error) else None
 
 
-def refused_in_stream(error: BaseException) -> ServiceError | None:
-    """Why the task that reads a stream ended it; None: not because of what came."""
+def content_refused(error: BaseException) -> tuple[grpc.StatusCode, str, ServiceError | TooLargeError | None]:
+    """How a call ends whose message, or a task that reads a stream, met `error`: status, reason, and what is told.
+
+    A compressed message that is too large is refused as gRPC refuses one that is not, without a reason. None: it was
+    nothing that came, but a defect of ours.
+    """
+    large = only(_too_large, error)
+    if isinstance(large, TooLargeError):
+        return grpc.StatusCode.RESOURCE_EXHAUSTED, "", large
     ended = only(_expected, error)
+    if ended is None and only(_cannot_parse, error) is not None:
+        ended = malformed("A message of this call cannot be read.")
     if isinstance(ended, ServiceError):
-        return ended
-    return None if only(_cannot_parse, error) is None else malformed("A message of this stream cannot be read.")
+        return status.code(ended), ended.reason.value, ended
+    return grpc.StatusCode.INTERNAL, Reason.INTERNAL.value, None
 
 
-def too_large(error: BaseException) -> bool:
-    """Whether a compressed message is larger than a message may be."""
+def _too_large(error: BaseException) -> bool:
     return isinstance(error, TooLargeError)
 
 

@@ -13,9 +13,12 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 import structlog
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
+from server.guard import party_of
+
 _log = structlog.get_logger(__name__)
 
 _AT_ONCE = 16  # connections; more are closed as they come
+_SHARE = 8  # of them for one address, so that another one comes in
 _POLL = 0.1  # seconds between two looks whether to end; a server that is to stop waits for one
 _PAUSE = 1.0  # seconds until it is begun again where it failed
 _SECONDS = 10.0  # that one may last, from its beginning to the last byte of the answer
@@ -39,26 +42,29 @@ class _Server(socketserver.ThreadingMixIn, WSGIServer):
     def __init__(self, host: str, port: int) -> None:
         (self.address_family, *_), *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         self._lock = threading.Lock()
-        self._ends: dict[Any, float] = {}  # connection -> when it is to be over, on the monotonic clock
+        # Of each connection: when it is to be over, on the monotonic clock, and whom it counts for.
+        self._open: dict[Any, tuple[float, str]] = {}
         super().__init__((host, port), _Handler)
 
-    def verify_request(self, request: Any, client_address: Any) -> bool:  # noqa: ARG002 - the base's
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        party = party_of(client_address[0].partition("%")[0])
         with self._lock:
-            if len(self._ends) >= _AT_ONCE:
+            held = [each for _, each in self._open.values()]
+            if len(held) >= _AT_ONCE or held.count(party) >= _SHARE:
                 return False
-            self._ends[request] = time.monotonic() + _SECONDS
+            self._open[request] = time.monotonic() + _SECONDS, party
         return True
 
     def shutdown_request(self, request: Any) -> None:
         with self._lock:
-            self._ends.pop(request, None)
+            self._open.pop(request, None)
         super().shutdown_request(request)
 
     def service_actions(self) -> None:
         """Every now and then: end what has lasted too long, whatever it waits for."""
         now = time.monotonic()
         with self._lock:
-            for request in [request for request, end in self._ends.items() if end <= now]:
+            for request in [request for request, (end, _) in self._open.items() if end <= now]:
                 with contextlib.suppress(OSError):
                     request.shutdown(socket.SHUT_RDWR)
 

@@ -15,23 +15,15 @@ import grpc.aio
 import structlog
 
 from server import status
-from server.call_ends import (
-    cannot_send,
-    ended_by_peer,
-    malformed,
-    only,
-    parsed,
-    refused_in_stream,
-    status_of,
-    too_large,
-)
+from server.call_ends import cannot_send, content_refused, ended_by_peer, malformed, only, parsed, status_of
 from server.doors.arrival import REQUEST_ID_KEY, arrive
 from server.doors.keeper import OPEN, Keeper
 from server.doors.open_calls import OpenCalls
 from server.doors.pieces import Pieces
 from server.doors.unpacking import packed
 from server.doors.visit import Visit, visiting
-from server.errors import Reason, ServiceError, defect
+from server.errors import ServiceError, defect
+from server.guard import Guard
 from server.metrics import Metrics
 from server.sampling import LeftOut, Sampled
 from server.tracing import Tracing
@@ -49,6 +41,8 @@ _MOMENT = 0.1  # seconds
 _AT_ONCE = 0.02  # seconds from the beginning of the call
 _REFUSED_BY_GRPC = "gRPC refused the message by itself: it is above GLIMPSE_MAX_MESSAGE_BYTES."
 _FAREWELL = 1.0  # seconds that a caller has to take the word that the server ends the call
+_FLOODED = "Too many calls from here came to nothing: they had no message, were reset, or were refused. Send fewer."
+_FRAMES = 64  # bytes that HTTP/2 says around a message, and to have more of them
 
 Handler = Callable[[Any, Any], Any]
 Gate = Callable[[Lane], AbstractContextManager[None]]
@@ -69,16 +63,18 @@ class Observability(grpc.aio.ServerInterceptor):
         tracing: Tracing | None = None,
         *,
         checks: OpenCalls | None = None,
+        guard: Guard | None = None,
         log_calls: bool = False,
     ) -> None:
         """Record into `metrics` and, where there are traces, into `tracing`; let in whom `keeper` knows.
 
         A method that has one of `gates` is let through it before its request is read. All others have a small budget of
         their own; `checks` is that of health checks, if not the one that `keeper` has for the main port. `log_calls`: a
-        line at level info for calls that went well, too.
+        line at level info for calls that went well, too. `guard` is told what became of each call.
         """
         self._checks = keeper.checks if checks is None else checks
         self._log_calls = log_calls
+        self._guard = Guard() if guard is None else guard
         self._tracing = tracing
         self._metrics = metrics
         self._gates = gates
@@ -86,51 +82,59 @@ class Observability(grpc.aio.ServerInterceptor):
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}  # by method, of which there are a few
         # Strangers, and those who have shown who they are: neither take the other's lines.
         self._sampled = Sampled(_tell_left_out), Sampled(_tell_left_out)
+        self._unknown: grpc.RpcMethodHandler[Any, Any] = grpc.stream_unary_rpc_method_handler(self._no_method)
 
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Wrap the method's handler; an unknown method has none."""
+        """Wrap the method's handler; an unknown method gets one that says so."""
         method = handler_call_details.method
         wrapped = self._wrapped.get(method)
         if wrapped is None:
             handler = await continuation(handler_call_details)
             if handler is None:
-                return None
+                return self._unknown
             wrapped = self._wrapped[method] = self._wrap(method, handler)
         return wrapped
 
     def _wrap(self, path: str, handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
         _, service, name = path.split("/", 2)
         kind = _KINDS[handler.request_streaming, handler.response_streaming]
-        method = _Method(self._metrics, self._keeper, self._tracing, (kind, service, name), log_calls=self._log_calls)
-        method.sampled = self._sampled
         gate = self._gates.get(path)
-        if gate is None:
-            return self._open(method, handler, self._checks if service == OPEN else self._keeper.questions)
-        if handler.unary_unary is not None:
-            # gRPC would read and parse the message by itself, before anyone could refuse it, and wait for it as long as
-            # it takes. On the wire a lone message and a stream of one are the same.
-            read = method.unary(handler.unary_unary, handler.request_deserializer, gate)
-            return grpc.stream_unary_rpc_method_handler(read, None, handler.response_serializer)
-        inner: Any = handler.stream_stream
+        write = _counted(handler.response_serializer)
+        method = _Method(
+            self._metrics,
+            self._keeper,
+            self._tracing,
+            (kind, service, name),
+            guard=self._guard,
+            gated=gate is not None,
+            log_calls=self._log_calls,
+        )
+        method.sampled = self._sampled
+        inner: Any = handler.unary_unary or handler.unary_stream or handler.stream_stream
         parse: Any = handler.request_deserializer
-        read = method.stream(inner, parse, gate)
-        return grpc.stream_stream_rpc_method_handler(read, None, handler.response_serializer)
-
-    def _open(
-        self, method: _Method, handler: grpc.RpcMethodHandler[Any, Any], calls: OpenCalls
-    ) -> grpc.RpcMethodHandler[Any, Any]:
-        """A method that anybody may call. Its messages are read as they are, so that their length is known."""
-        parse = handler.request_deserializer
+        # gRPC would read and parse a lone message by itself, before anyone could refuse it, and wait for it as long as
+        # it takes. On the wire a lone message and a stream of one are the same.
+        lone = handler.unary_unary is not None
+        if gate is not None and lone:
+            return grpc.stream_unary_rpc_method_handler(method.unary(inner, parse, gate), None, write)
+        if gate is not None:
+            return grpc.stream_stream_rpc_method_handler(method.stream(inner, parse, gate), None, write)
+        # A method that anybody may call. Its messages are read as they are, so that their length is known.
+        calls = self._checks if service == OPEN else self._keeper.questions
         if handler.stream_stream is not None:
-            read = method.conversation(handler.stream_stream, parse, calls)
-        else:
-            inner: Any = handler.unary_unary or handler.unary_stream
-            read = method.question(inner, parse, calls, lone=handler.unary_unary is not None)
-        return grpc.stream_stream_rpc_method_handler(read, None, handler.response_serializer)
+            return grpc.stream_stream_rpc_method_handler(method.conversation(inner, parse, calls), None, write)
+        return grpc.stream_stream_rpc_method_handler(method.question(inner, parse, calls, lone=lone), None, write)
+
+    async def _no_method(self, _: Any, context: Any) -> None:
+        """What gRPC answers to a method that there is not; only here its caller is known."""
+        visit, _authorization = arrive(context.invocation_metadata() or (), "", context.peer(), self._keeper.proxies)
+        traffic = self._guard.began(visit.peer, visit.address)
+        self._guard.ended(traffic, "UNIMPLEMENTED", received=0, gated=False, seconds=0.0)
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
 
 
 _KINDS = {
@@ -153,9 +157,13 @@ class _Method:
         tracing: Tracing | None,
         labels: tuple[str, str, str],
         *,
+        guard: Guard,
+        gated: bool,
         log_calls: bool,
     ) -> None:
         self._log_calls = log_calls
+        self._guard = guard
+        self._gated = gated
         self._tracing = tracing
         self._metrics = metrics
         self._keeper = keeper
@@ -169,16 +177,21 @@ class _Method:
         async def handle(_: AsyncIterator[bytes], context: Any) -> Any:
             async with self._around(context) as visit:
                 with gate(visit.lane):
-                    # Not by the iterator: left before its end, each would make a task for asyncio to close it.
-                    message = await receive(visit.who, visit.peer, context.read)
+                    visit.traffic.waiting += 1
+                    try:
+                        # Not by the iterator: left before its end, each would make a task for asyncio to close it.
+                        message = await receive(visit.who, visit.peer, context.read)
+                    finally:
+                        visit.traffic.waiting -= 1
                     visit.complete = time.monotonic()
-                    if message is grpc.aio.EOF:
-                        await _no_message(visit)
-                    if packed(message):
-                        message = await unpack(message)
-                    request = parsed(message, parse)
-                    del message  # the request has its own copy
-                    return await inner(request, context)
+                    if message is not grpc.aio.EOF:
+                        visit.take(len(message))
+                        if packed(message):
+                            message = await unpack(message)
+                        request = parsed(message, parse)
+                        del message  # the request has its own copy
+                        return await inner(request, context)
+                return await _no_message(visit)  # which has given its place back
 
         return handle
 
@@ -188,7 +201,7 @@ class _Method:
         async def handle(_: Any, context: Any) -> Any:
             async with self._around(context) as visit:
                 with gate(visit.lane), held(visit):
-                    pieces = Pieces(receiving, unpacking, visit.who, visit.peer, read=context.read, parse=parse)
+                    pieces = Pieces(receiving, unpacking, visit, read=context.read, parse=parse)
                     return await inner(pieces, context)
 
         return handle
@@ -228,6 +241,9 @@ class _Method:
     async def _around(self, context: Any) -> AsyncIterator[Visit]:
         metadata = context.invocation_metadata() or ()
         visit, authorization = arrive(metadata, self._name, context.peer(), self._keeper.proxies)
+        if self._guard.refuses:
+            await self._refuse_flood(visit, context)
+        visit.traffic = self._guard.began(visit.peer, visit.address)
         visiting.set(visit)
         structlog.contextvars.bind_contextvars(request_id=visit.request_id, rpc=visit.method)
         self._trace(visit, metadata)
@@ -257,19 +273,19 @@ class _Method:
                 # gRPC cannot send because the call is over; it passes that over in silence, if it gets it bare.
                 code = ended_by_peer(context)
                 raise gone from None
-            if (large := only(too_large, error)) is not None:
-                code = grpc.StatusCode.RESOURCE_EXHAUSTED
-                await context.abort(code, str(large))
-            if (refused := refused_in_stream(error)) is not None:
-                code, reason = status.code(refused), refused.reason.value
-                await self._refuse(visit, context, refused)
-            code, reason = grpc.StatusCode.INTERNAL, Reason.INTERNAL.value
-            _log.exception("a defect of the service")
-            await self._abort(context, defect())
+            code, reason, refused = content_refused(error)
+            if refused is None:
+                _log.exception("a defect of the service")
+            await self._refuse_content(visit, context, code, refused)
         finally:
             self._keeper.leave(visit)
             details = _REFUSED_BY_GRPC if visit.refused_by_grpc else context.details()
             self._tell(visit, code, reason, time.monotonic() - visit.begun, details or None)
+
+    async def _refuse_flood(self, visit: Visit, context: Any) -> None:
+        """Refuse a call of those who flood, before anything is read, counted, traced or logged: thousands may wait."""
+        if self._guard.refused(visit.peer, visit.address) is not None:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, _FLOODED)
 
     def _trace(self, visit: Visit, metadata: Any) -> None:
         if self._tracing is None:
@@ -281,6 +297,7 @@ class _Method:
     def _tell(self, visit: Visit, code: grpc.StatusCode, reason: str, seconds: float, details: str | None) -> None:
         trace = visit.trace
         self._counts.ended(code.name, seconds, None if trace is None else trace.exemplar)
+        self._guard.ended(visit.traffic, code.name, received=visit.received, gated=self._gated, seconds=seconds)
         self._log(visit, code, reason, seconds, details)
         if trace is not None:
             trace.end(code.name, reason=reason, request_id=visit.request_id, images=visit.images, model=visit.model)
@@ -333,8 +350,19 @@ class _Method:
             await self._keeper.hold_back()
         await self._abort(context, error)
 
+    async def _refuse_content(
+        self, visit: Visit, context: Any, code: grpc.StatusCode, refused: Exception | None
+    ) -> None:
+        """End a call as `content_refused` says."""
+        if refused is None:
+            await self._abort(context, defect())
+        elif isinstance(refused, ServiceError):
+            await self._refuse(visit, context, refused)
+        else:
+            await context.abort(code, str(refused))
+
     async def _abort(self, context: Any, error: ServiceError) -> None:
-        trailers = (*context.trailing_metadata(), *status.trailers(error))
+        trailers = (*(context.trailing_metadata() or ()), *status.trailers(error))
         try:
             await context.abort(status.code(error), error.message, trailers)
         except grpc.aio.AbortError as aborted:
@@ -361,6 +389,17 @@ def _let_go(errors: tuple[BaseException, ...], _: object) -> None:
     """Have exceptions of a call that is over hold on to nothing."""
     for error in errors:
         error.__traceback__ = error.__context__ = None
+
+
+def _counted(serialize: Callable[[Any], bytes] | None) -> Callable[[Any], bytes]:
+    """The same serializer of answers, whose bytes are counted."""
+
+    def write(answer: Any) -> bytes:
+        message: bytes = answer if serialize is None else serialize(answer)
+        visiting.get().traffic.answered += len(message) + _FRAMES
+        return message
+
+    return write
 
 
 def _cancelled(visit: Visit, context: Any) -> tuple[grpc.StatusCode, str]:

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
-from server import build
+from server import build, guard
 from server.domain import BatchReport, ModelIdentity, Timing
 from server.errors import Reason
 from server.stages import ModelStages, StageSeconds
@@ -138,6 +138,19 @@ class Metrics:
         self._credentials_stale = Gauge(
             "glimpse_credentials_stale",
             "1 while a file of certificates or tokens cannot be used and the server goes on with what it had.",
+            registry=registry,
+        )
+        self._connections_closed = Counter(
+            "glimpse_connections_closed",
+            "Connections that the server closed, or whose calls it refuses, to protect other callers, by reason.",
+            ["reason"],
+            registry=registry,
+        )
+        for closed in guard.REASONS:
+            self._connections_closed.labels(closed)
+        self._addresses_blocked = Gauge(
+            "glimpse_addresses_blocked",
+            "Addresses that may open no new connections at the moment, because of a flood.",
             registry=registry,
         )
         information = build.information()
@@ -270,6 +283,14 @@ class Metrics:
     def halved(self) -> None:
         """A batch was computed in pieces, for want of memory."""
         self._halved.inc()
+
+    def connections_closed(self, reason: str, count: int) -> None:
+        """So many connections were closed; `reason` is one of `guard.REASONS`."""
+        self._connections_closed.labels(reason).inc(count)
+
+    def addresses_blocked(self, count: int) -> None:
+        """So many addresses may open no new connections."""
+        self._addresses_blocked.set(count)
 
 
 class ModelMetrics:

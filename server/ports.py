@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import math
 import socket
+import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -16,7 +18,7 @@ import prometheus_client
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from glimpse.v1 import classifier_pb2_grpc
-from server import reflection
+from server import filters, reflection
 from server.background import keep_running
 from server.connections import Counters
 from server.doors.keeper import Keeper
@@ -26,6 +28,7 @@ from server.health import Health
 from server.servicer import SERVICE, ImageClassifier
 from server.settings import Settings
 from server.startup import PortTakenError
+from server.watch import Watch
 
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
@@ -44,6 +47,13 @@ class Bound:
 _PENDING = 1024
 
 
+_OTHER_FILES = 1024
+# Servers that share the port, on Linux: each has a queue of calls of its own, and the kernel gives all connections of
+# an address to one of them (`server/filters.py`). The event loop takes a call from each queue in turn, so that what one
+# address leaves behind delays only those who share its queue. One more costs a millisecond at the start.
+_QUEUES = 64 if sys.platform == "linux" else 1
+
+
 class Ports:
     """The doors of one server: gRPC, health checks for probes that speak no TLS, and metrics."""
 
@@ -57,6 +67,7 @@ class Ports:
         *,
         of_probes: Sequence[grpc.aio.ServerInterceptor],
         keeper: Keeper,
+        watch: Watch | None = None,
     ) -> None:
         """Put the servers together; nothing listens yet. Needs a running event loop.
 
@@ -65,24 +76,10 @@ class Ports:
         self._settings = settings
         self._metrics = metrics
         self._keeper = keeper
+        self._watch = watch
         self._opened = ExitStack()
         self._freshness: asyncio.Task[None] | None = None
-        self._grpc = grpc.aio.server(
-            interceptors=interceptors,
-            # Compressed messages are unpacked when it is their turn, see server/doors/unpacking.py.
-            options=[
-                *_limits(settings),
-                *_messages(settings.max_message_bytes),
-                ("grpc.per_message_decompression", 0),
-            ],
-        )
-        classifier_pb2_grpc.add_ImageClassifierServicer_to_server(classifier, self._grpc)
-        services = [SERVICE]
-        if settings.serve_health:
-            health_pb2_grpc.add_HealthServicer_to_server(health, self._grpc)
-            services.append(HEALTH)
-        if settings.serve_reflection:
-            reflection.add_to(self._grpc, services)
+        self._servers = [self._server(classifier, health, interceptors) for _ in range(_QUEUES)]
         self._probes: grpc.aio.Server | None = None
         if settings.health_port is not None:
             options = [*_limits(settings), *_messages(MOST_BYTES)]
@@ -97,9 +94,7 @@ class Ports:
         """
         settings = self._settings
         metrics = self._open_metrics() if settings.serve_metrics else None
-        certificates = self._keeper.certificates
-        credentials = None if certificates is None else certificates.credentials()
-        main = self._listen(self._grpc, settings.port, "GLIMPSE_PORT", credentials)
+        main = self._listen_together()
         self._keeper.receiving.follow(received=Counters(main).received)
         self._keeper.closing.ports.append(main)
         if self._keeper.connections is not None:
@@ -109,13 +104,18 @@ class Ports:
             health = self._listen(self._probes, settings.health_port, "GLIMPSE_HEALTH_PORT")
             self._keeper.closing.ports.append(health)
             await self._probes.start()
-        await self._grpc.start()
+        for server in self._servers:
+            await server.start()
+        if len(self._servers) > 1:
+            filters.spread(main, len(self._servers))
+        if self._watch is not None:
+            self._watch.start(main)
         self._freshness = keep_running("credentials", self._keeper.keep_fresh)
         return Bound(main, metrics, health)
 
     async def drain(self, seconds: float) -> None:
         """Take no more calls; give those in flight so long to end. Probes are answered until they have."""
-        await self._grpc.stop(seconds)
+        await asyncio.gather(*(server.stop(seconds) for server in self._servers))
         if self._probes is not None:
             await self._probes.stop(0)
         if self._freshness is not None:
@@ -124,23 +124,55 @@ class Ports:
     def close(self) -> None:
         """Stop answering /metrics, and write what is left to write, after everything else has ended."""
         self._opened.close()
+        if self._watch is not None:
+            self._watch.stop()
         self._keeper.close()
+
+    def _server(
+        self, classifier: ImageClassifier, health: Health, interceptors: Sequence[grpc.aio.ServerInterceptor]
+    ) -> grpc.aio.Server:
+        settings = self._settings
+        options = [
+            *_limits(settings, shares_port=_QUEUES > 1),
+            *_messages(settings.max_message_bytes),
+            # Compressed messages are unpacked when it is their turn, see server/doors/unpacking.py.
+            ("grpc.per_message_decompression", 0),
+        ]
+        server = grpc.aio.server(interceptors=interceptors, options=options)
+        classifier_pb2_grpc.add_ImageClassifierServicer_to_server(classifier, server)
+        services = [SERVICE]
+        if settings.serve_health:
+            health_pb2_grpc.add_HealthServicer_to_server(health, server)
+            services.append(HEALTH)
+        if settings.serve_reflection:
+            reflection.add_to(server, services)
+        return server
+
+    def _listen_together(self) -> int:
+        """Have all servers listen on one port, which no other process has."""
+        port = self._settings.port
+        _allow_files(len(self._servers) * self._settings.max_connections)
+        if len(self._servers) > 1 and port and _is_taken(self._settings.host, port):
+            # What shares a port with its own kind would share it with another process, too, without a word.
+            raise _port_taken(self._settings.host, port, "The address is in use", "GLIMPSE_PORT")
+        certificates = self._keeper.certificates
+        for each in self._servers:
+            credentials = None if certificates is None else certificates.credentials()
+            port = self._listen(each, port, "GLIMPSE_PORT", credentials)
+        return port
 
     def _listen(
         self, server: grpc.aio.Server, port: int, setting: str, credentials: grpc.ServerCredentials | None = None
     ) -> int:
         host = self._settings.host
-        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        address = _address(host, port)
         try:
             if credentials is None:
                 return int(server.add_insecure_port(address))
             return int(server.add_secure_port(address, credentials))
         except RuntimeError as error:
             what = str(error).partition(";")[0].rstrip(".")  # gRPC goes on with how it could be made to say more
-            raise PortTakenError(
-                f"Cannot listen on {address}: {what}. Stop what listens there, choose another {setting}, or give an "
-                "address of this machine as GLIMPSE_HOST."
-            ) from error
+            raise _port_taken(host, port, what, setting) from error
 
     def _open_metrics(self) -> int:
         host, port = self._settings.host, self._settings.metrics_port
@@ -155,15 +187,54 @@ class Ports:
         return exposition.port
 
 
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _port_taken(host: str, port: int, what: str, setting: str) -> PortTakenError:
+    return PortTakenError(
+        f"Cannot listen on {_address(host, port)}: {what}. Stop what listens there, choose another {setting}, or give "
+        "an address of this machine as GLIMPSE_HOST."
+    )
+
+
+def _is_taken(host: str, port: int) -> bool:
+    """Whether another socket listens there; what else may be wrong with the address, gRPC finds out."""
+    with contextlib.suppress(OSError):
+        for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that have ended are no matter
+                try:
+                    probe.bind(address)
+                except OSError as error:
+                    if error.errno == errno.EADDRINUSE:
+                        return True
+    return False
+
+
+def _allow_files(connections: int) -> None:
+    """Let the process open a file for each of so many connections, as far as it may: else nobody can connect."""
+    if sys.platform == "linux":
+        import resource  # Windows has none
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = connections + _OTHER_FILES
+        if hard != resource.RLIM_INFINITY:
+            wanted = min(wanted, hard)
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            with contextlib.suppress(OSError, ValueError):  # a sandbox that forbids it
+                resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def _messages(most: int) -> list[tuple[str, int]]:
     return [("grpc.max_receive_message_length", most), ("grpc.max_send_message_length", most)]
 
 
-def _limits(settings: Settings) -> list[tuple[str, int]]:
+def _limits(settings: Settings, *, shares_port: bool = False) -> list[tuple[str, int]]:
     """What gRPC itself holds connections to."""
     options = [
-        # On by default, it would let a second server start silently on the same port.
-        ("grpc.so_reuseport", 0),
+        # It would let a second server start silently on the same port.
+        ("grpc.so_reuseport", int(shares_port)),
         # Else gRPC lets a sender who seems fast and far away send megabytes of every call at once, read or not: 7 GB of
         # 4000 calls. A message that is read is granted whole in any case, so nobody's uploads become slower.
         ("grpc.http2.bdp_probe", 0),
@@ -173,8 +244,9 @@ def _limits(settings: Settings) -> list[tuple[str, int]]:
         # seen it end and sent the next, and resets that one: UNAVAILABLE without a word, to whoever sends fast. What
         # has come and not been taken is bounded by the next two.
         ("grpc.http.overload_protection", 0),
-        # Calls that our event loop has not come round to. In a flood beyond what it can even refuse by name, gRPC ends
-        # the rest with a bare CANCELLED, at once: else all would wait, and among them those that could be answered.
+        # Calls that our event loop has not come round to, in each queue. In a flood beyond what it can even refuse by
+        # name, gRPC ends the rest with a bare CANCELLED, at once: else all would wait, and among them those that could
+        # be answered.
         ("grpc.server.max_pending_requests", _PENDING),
         ("grpc.server.max_pending_requests_hard_limit", 2 * _PENDING),
         # Between the two limits gRPC would refuse at random.

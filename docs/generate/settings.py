@@ -49,6 +49,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "How images are decoded": ("decode_threads", "decode_in", "decode_memory_bytes", "decode_seconds"),
     "Connections": (
         "max_connections",
+        "max_connections_per_address",
+        "flood_guard",
         "max_calls_per_connection",
         "max_metadata_bytes",
         "upload_seconds",

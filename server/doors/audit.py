@@ -2,7 +2,7 @@
 
 Nothing of an image is in it, and nothing of a token. Health checks are not: they reach no model, anybody may make them,
 and there would be more of them than of all else. Nor are connections that never became a call. A connection has a line
-where it was closed because its caller's certificate may no longer be good.
+where it was closed because its caller's certificate may no longer be good, or because of a flood.
 
 What was let in has its line each time. Of those who were refused before they had shown who they are, the first few of
 each address and reason have one, then one a second, with how many were left out: else strangers would fill the disk.
@@ -22,6 +22,7 @@ from pathlib import Path
 import structlog
 
 from server.doors.visit import Visit
+from server.guard import Sentence
 from server.sampling import LeftOut, Sampled
 from server.startup import StartupError
 
@@ -85,6 +86,19 @@ class Audit:
     def connection_ended(self, peer: str, why: str) -> None:
         """Write down that the connection of a `peer`, `address:port`, was closed as its certificate may not be good."""
         self._put({"time": datetime.now(UTC).isoformat(), "event": "connection closed", "peer": peer, "detail": why})
+
+    def closed(self, sentence: Sentence, connections: int) -> None:
+        """Write down that so many connections of an address were closed, and for how long it may open no new ones."""
+        self._put(
+            {
+                "time": datetime.now(UTC).isoformat(),
+                "event": "connections closed",
+                "address": sentence.party,
+                "reason": sentence.reason,
+                "connections": connections,
+                "blocked_seconds": sentence.seconds,
+            }
+        )
 
     def _tell_left_out(self, left_out: LeftOut) -> None:
         self._put(

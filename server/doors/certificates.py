@@ -38,8 +38,7 @@ class Certificates:
         self._certificate, self._key, self._authorities = certificate, key, authorities
         files = [certificate, key, *([authorities] if authorities is not None else [])]
         self._source = Source("certificates", files, self._configuration)
-        self._given = self._source.value
-        self._trusted = self._given.authorities
+        self._trusted = self._source.value.authorities
 
     @property
     def stale(self) -> bool:
@@ -59,17 +58,20 @@ class Certificates:
         return not before <= self._trusted
 
     def credentials(self) -> grpc.ServerCredentials:
-        """What a port needs to speak TLS."""
-        newer: Any = self._newer  # it may return None, which the types of gRPC leave out
-        return grpc.dynamic_ssl_server_credentials(self._given.configuration, newer, self.mutual)
+        """What a port needs to speak TLS. For one server: each is told of a change once."""
+        given = self._source.value
 
-    def _newer(self) -> grpc.ServerCertificateConfiguration | None:
-        """Called by gRPC before each handshake; None where nothing has changed, for it starts anew with the rest."""
-        latest = self._source.value
-        if latest is self._given:
-            return None
-        self._given = latest
-        return latest.configuration
+        def newer() -> grpc.ServerCertificateConfiguration | None:
+            """What gRPC asks before each handshake; None where nothing has changed: it starts anew with the rest."""
+            nonlocal given
+            latest = self._source.value
+            if latest is given:
+                return None
+            given = latest
+            return latest.configuration
+
+        changed: Any = newer  # it may return None, which the types of gRPC leave out
+        return grpc.dynamic_ssl_server_credentials(given.configuration, changed, self.mutual)
 
     def _configuration(self, contents: Sequence[bytes]) -> _Latest:
         certificate, key, *authorities = contents

@@ -76,6 +76,8 @@ class OpenCalls:
         if seconds:
             await asyncio.sleep(seconds)
         message = await self._messages.receive(visit, read)
+        if isinstance(message, bytes):
+            visit.take(len(message))
         if isinstance(message, bytes) and packed(message):
             message = unpacked(message, MOST_BYTES)
         if isinstance(message, bytes) and len(message) > MOST_BYTES:

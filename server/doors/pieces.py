@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from server.doors.receiving import Receiving
 from server.doors.unpacking import Unpacking, packed
+from server.doors.visit import Visit
 
 
 class Pieces:
@@ -16,15 +17,14 @@ class Pieces:
         self,
         receiving: Receiving,
         unpacking: Unpacking,
-        who: str,
-        peer: str,
+        visit: Visit,
         *,
         read: Callable[[], Awaitable[Any]],
         parse: Callable[[bytes], Any],
     ) -> None:
-        """Read for `who`, on the connection from `peer`: `read` gives a message's bytes, or the end of them."""
+        """Read what `visit` sends: `read` gives a message's bytes, or the end of them."""
         self._receiving, self._unpacking = receiving, unpacking
-        self._who, self._peer, self._read, self._parse = who, peer, read, parse
+        self._visit, self._read, self._parse = visit, read, parse
 
     def __aiter__(self) -> Self:
         """Itself."""
@@ -38,9 +38,10 @@ class Pieces:
             DecodeError: expected; it is no message of this method.
             TooLargeError: expected; it is too large when it is unpacked.
         """
-        message = await self._receiving.read(self._who, self._peer, self._read)
+        message = await self._receiving.read(self._visit.who, self._visit.peer, self._read)
         if not isinstance(message, bytes):
             raise StopAsyncIteration
+        self._visit.take(len(message))
         if packed(message):
             message = await self._unpacking.unpack(message)
         return self._parse(message)

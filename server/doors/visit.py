@@ -13,11 +13,13 @@ from typing import Any, Protocol
 
 from server.doors.rates import Allowance
 from server.errors import ServiceError
+from server.guard import Traffic
 from server.tracing import Call
 from server.turns import Lane
 
 # A client may name its lane, for instance when many of them share a proxy's connection. Only within its own party.
 LANE_KEY = "glimpse-client"
+_NONE = Traffic(None, "", 0)
 _HOSTS = 4096  # addresses whose host is remembered; finding one anew takes microseconds
 
 
@@ -54,6 +56,8 @@ class Visit:
     suspect: bool = False  # one of too many calls without a good token from its address
     task: asyncio.Task[Any] | None = None  # that answers it, where the server may have to end it
     ended: ServiceError | None = None  # why the server ended it before its time
+    traffic: Traffic = _NONE  # of the connection that it came over
+    received: int = 0  # bytes of its messages, with the five before each
 
     def end(self, why: ServiceError) -> None:
         """End it: its task is cancelled, and whoever surrounds it tells the caller why. Only once; it has a `task`."""
@@ -82,6 +86,11 @@ class Visit:
     def host(self) -> str:
         """The machine that the call comes from, as limits count it: see `network`."""
         return network(self.address) if self.address else host(self.peer)
+
+    def take(self, size: int) -> None:
+        """A message of so many bytes has been read."""
+        self.received += size + 5
+        self.traffic.bytes += size + 5
 
     def piece(self) -> Visit:
         """The same visitor with one piece of a stream, of which nothing is known yet."""

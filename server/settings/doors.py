@@ -37,6 +37,13 @@ class DoorSettings(BaseSettings):
     serve_reflection: bool = Field(default=True, description="Answer gRPC reflection.")
     serve_metrics: bool = Field(default=True, description="Answer /metrics on the metrics port.")
     max_connections: Positive = Field(1000, description="Connections at once; more are closed as they come.")
+    max_connections_per_address: int = Field(
+        0, ge=0, description="Of these, what one address may hold, an IPv6 /64 as one; 0: three quarters."
+    )
+    flood_guard: bool = Field(
+        default=True,
+        description="Under load, close connections whose calls come to nothing, and let their address wait.",
+    )
     max_calls_per_connection: Positive = Field(1000, description="Calls at once on one connection; more wait there.")
     max_metadata_bytes: Positive = Field(16 * 1024, description="Headers of one call.")
     max_uploads: Positive = Field(64, description="Messages that are received at once; others wait for their turn.")
@@ -58,6 +65,11 @@ class DoorSettings(BaseSettings):
     max_connection_age_seconds: Seconds = Field(
         0.0, description="Ask clients to connect anew after so long, so that load spreads again; 0: never."
     )
+
+    @property
+    def connections_per_address(self) -> int:
+        """Connections that one address may hold."""
+        return self.max_connections_per_address or max(1, self.max_connections * 3 // 4)
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import sys
 import threading
 import urllib.request
 from collections.abc import Iterator
@@ -88,3 +89,14 @@ def test_it_can_be_reached_over_ipv6() -> None:
             assert b" 200 OK" in scraper.recv(1000)
     finally:
         exposed.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there all of 127.0.0.0/8 is the machine's own")
+def test_one_address_cannot_keep_another_one_out(exposed: Exposition) -> None:
+    with contextlib.ExitStack() as silent:
+        for _ in range(100):
+            idle = silent.enter_context(socket.socket())
+            idle.bind(("127.0.0.2", 0))
+            idle.connect(("127.0.0.1", exposed.port))
+        for _ in range(20):
+            assert "answer 42.0" in scraped(exposed)

@@ -1,0 +1,129 @@
+"""What the kernel does with connections as they come, by the address that they come from.
+
+Programs for its packet filter (the classic one, which needs no privilege; see `socket(7)` on SO_ATTACH_FILTER and
+SO_ATTACH_REUSEPORT_CBPF, and the kernel's documentation, networking/filter), on the listening sockets. Linux only.
+
+A request for a connection that is dropped costs neither a thread nor a descriptor, and the other side sees no refusal:
+it asks again a second later, then after two, as TCP does, and is let in by the first request after the block has ended.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import ipaddress
+import secrets
+import socket
+import struct
+from collections.abc import Iterable
+
+from server import connections
+
+MOST = 128  # addresses in one filter: it is gone through for each packet of a connection that begins
+# Of asm-generic/socket.h: SO_ATTACH_FILTER, SO_DETACH_FILTER, SO_ATTACH_REUSEPORT_CBPF. Python does not name them.
+_ATTACH, _DETACH, _CHOOSE = 26, 27, 51
+# Instructions of linux/bpf_common.h.
+_LOAD_WORD, _LOAD_BYTE, _AND, _JUMP, _IF_EQUAL, _RETURN = 0x20, 0x30, 0x54, 0x05, 0x15, 0x06
+_KEEP, _XOR_KEPT, _TIMES, _SHIFT_RIGHT, _MODULO, _RETURN_RESULT = 0x07, 0xAC, 0x24, 0x74, 0x94, 0x16
+_PACKET = 0x1_0000_0000 - 0x10_0000  # SKF_NET_OFF: where the header of IP begins, in 32 bits
+_DROP, _TAKE = 0, 0xFFFF_FFFF
+_SOURCE_V4, _SOURCE_V6 = 12, 8  # where the two headers have the address of the sender
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+_Instruction = tuple[int, int, int, int]  # code, jump if so, jump if not, operand
+
+
+def drop_new(port: int, networks: Iterable[Network]) -> bool:
+    """Have the kernel drop new connections to `port` from these `networks`, and from no others.
+
+    Args:
+        port: on which this process listens.
+        networks: IPv4 addresses (/32) and IPv6 networks (/64); the first `MOST` count. None: nothing is dropped.
+
+    Returns:
+        Whether the kernel does so; else new connections have to be closed as they come.
+    """
+    program = _program(list(networks)[:MOST])
+    done = False
+    for each in connections.listening(port):
+        try:
+            if program:
+                _attach(each, _ATTACH, program)
+            else:
+                each.setsockopt(socket.SOL_SOCKET, _DETACH, 0)
+        except OSError:  # no such filters, as in some sandboxes; or there was none to detach
+            return not program
+        done = True
+    return done
+
+
+def spread(port: int, sockets: int) -> bool:
+    """Have all connections of one address (IPv6: of a /64) come to one of the sockets that share `port`.
+
+    Args:
+        port: on which this process listens, with `sockets` sockets for each address that it listens on.
+        sockets: how many.
+
+    Returns:
+        Whether the kernel does so; else it spreads connections by their ports, too.
+    """
+    mix = secrets.randbits(32) | 1  # so that nobody can choose an address beside somebody else's
+    program: list[_Instruction] = [
+        (_LOAD_BYTE, 0, 0, _PACKET),
+        (_AND, 0, 0, 0xF0),
+        (_IF_EQUAL, 0, 6, 0x60),  # version 6 of IP
+        (_LOAD_WORD, 0, 0, _PACKET + _SOURCE_V6),
+        (_TIMES, 0, 0, mix),
+        (_KEEP, 0, 0, 0),
+        (_LOAD_WORD, 0, 0, _PACKET + _SOURCE_V6 + 4),
+        (_XOR_KEPT, 0, 0, 0),
+        (_JUMP, 0, 0, 1),
+        (_LOAD_WORD, 0, 0, _PACKET + _SOURCE_V4),
+        (_TIMES, 0, 0, mix),
+        (_SHIFT_RIGHT, 0, 0, 16),
+        (_MODULO, 0, 0, sockets),
+        (_RETURN_RESULT, 0, 0, 0),
+    ]
+    done = False
+    for each in connections.listening(port):
+        try:
+            _attach(each, _CHOOSE, program)
+        except OSError:  # no such filters, as in some sandboxes
+            return False
+        done = True
+    return done
+
+
+def _program(networks: list[Network]) -> list[_Instruction]:
+    """The filter's instructions; none for no networks."""
+    if not networks:
+        return []
+    fourth: list[_Instruction] = [(_LOAD_WORD, 0, 0, _PACKET + _SOURCE_V4)]
+    sixth: list[_Instruction] = []
+    for network in networks:
+        source = network.network_address.packed
+        if isinstance(network, ipaddress.IPv4Network):
+            fourth += (_IF_EQUAL, 0, 1, int.from_bytes(source)), (_RETURN, 0, 0, _DROP)
+        else:
+            sixth += (
+                (_LOAD_WORD, 0, 0, _PACKET + _SOURCE_V6),
+                (_IF_EQUAL, 0, 3, int.from_bytes(source[:4])),
+                (_LOAD_WORD, 0, 0, _PACKET + _SOURCE_V6 + 4),
+                (_IF_EQUAL, 0, 1, int.from_bytes(source[4:8])),
+                (_RETURN, 0, 0, _DROP),
+            )
+    take = (_RETURN, 0, 0, _TAKE)
+    return [
+        (_LOAD_BYTE, 0, 0, _PACKET),
+        (_AND, 0, 0, 0xF0),
+        (_IF_EQUAL, 0, 1, 0x60),  # version 6 of IP
+        (_JUMP, 0, 0, len(fourth) + 1),
+        *fourth,
+        take,
+        *sixth,
+        take,
+    ]
+
+
+def _attach(listening: socket.socket, option: int, program: list[_Instruction]) -> None:
+    code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *each) for each in program))
+    listening.setsockopt(socket.SOL_SOCKET, option, struct.pack("@HP", len(program), ctypes.addressof(code)))

@@ -1,0 +1,348 @@
+"""Who is sentenced for a flood, and who never is: the account alone, with a clock of its own."""
+
+from __future__ import annotations
+
+import ipaddress
+
+import pytest
+
+from server.connections import Connection, Endpoint
+from server.guard import Guard, Sentence, Traffic
+
+FLOODER, NEIGHBOUR = "ipv4:192.0.2.1:4000", "ipv6:%5B2001:db8::1%5D:5000"
+PLACES = 256
+MIB = 1024 * 1024
+
+
+class Scene:
+    """A guard, and a clock that stands still until it is told."""
+
+    def __init__(self, **settings: object) -> None:
+        self.guard = Guard(allowance=PLACES, **settings)  # type: ignore[arg-type]
+        self.now = 1000.0
+        self.guard.judge(self.now, pressed=True)
+
+    def calls(
+        self, peer: str, code: str, count: int, *, received: int = 0, seconds: float = 0.0, gated: bool = True
+    ) -> Traffic:
+        for _ in range(count):
+            traffic = self.guard.began(peer)
+            traffic.bytes += received
+            self.guard.ended(traffic, code, received=received, gated=gated, seconds=seconds)
+        return traffic
+
+    def judged(self, seconds: float = 0.05, *, pressed: bool = True) -> list[Sentence]:
+        self.now += seconds
+        return self.guard.judge(self.now, pressed=pressed)
+
+    def look(self, *found: Connection, seconds: float = 0.25) -> list[Sentence]:
+        self.now += seconds
+        return [*self.guard.look(self.now, found), *self.guard.judge(self.now, pressed=True)]
+
+
+USELESS = [
+    ("INVALID_ARGUMENT", 0, 0.1, 1.0),  # no message
+    ("CANCELLED", 0, 0.001, 0.25),  # reset before its message
+    ("CANCELLED", 100, 0.001, 0.25),  # and with it
+    ("DEADLINE_EXCEEDED", 0, 0.001, 0.25),
+    ("UNAUTHENTICATED", 0, 0.001, 1.0),
+    ("UNIMPLEMENTED", 0, 0.0, 1.0),
+    ("OK", 0, 0.001, 1.0),  # a stream of nothing
+    ("INVALID_ARGUMENT", 100, 0.001, 0.25),  # no image
+    ("RESOURCE_EXHAUSTED", 0, 0.001, 0.1),
+]
+
+
+@pytest.mark.parametrize(("code", "received", "seconds", "points"), USELESS)
+def test_an_address_whose_calls_come_to_nothing_is_sentenced(
+    code: str, received: int, seconds: float, points: float
+) -> None:
+    scene = Scene()
+    count = int(PLACES / points)
+    scene.calls(FLOODER, code, count // 2, received=received, seconds=seconds)
+    assert scene.judged() == []
+    scene.calls(FLOODER, code, count, received=received, seconds=seconds)
+    (sentence,) = scene.judged()
+    assert sentence == Sentence("192.0.2.1", "flood", [Endpoint("192.0.2.1", 4000)], 2.0)
+    assert scene.guard.blocked(scene.now) == [ipaddress.ip_network("192.0.2.1/32")]
+
+
+def test_many_connections_of_an_address_share_its_allowance() -> None:
+    scene = Scene()
+    for port in range(10):
+        scene.calls(f"ipv4:192.0.2.1:{port + 1}", "INVALID_ARGUMENT", PLACES // 5)
+    (sentence,) = scene.judged()
+    assert len(sentence.ends) == 10
+
+
+def test_an_ipv6_network_counts_as_one_address() -> None:
+    scene = Scene()
+    for host in range(16):
+        scene.calls(f"ipv6:%5B2001:db8::{host:x}%5D:1", "INVALID_ARGUMENT", PLACES // 8)
+    (sentence,) = scene.judged()
+    assert sentence.party == "2001:db8::/64"
+    assert scene.guard.blocked(scene.now) == [ipaddress.ip_network("2001:db8::/64")]
+
+
+def test_many_addresses_within_their_allowances_are_one_flood() -> None:
+    scene = Scene()
+    peers = [f"ipv4:192.0.2.{host}:1" for host in range(10)]
+    for _ in range(10):
+        for peer in peers:
+            scene.calls(peer, "INVALID_ARGUMENT", 10)
+        if sentences := scene.judged():
+            break
+    assert {each.party for each in sentences} == {f"192.0.2.{host}" for host in range(10)}
+    assert scene.guard.spent < 10 * PLACES, "each used up its allowance"
+
+
+def test_while_the_server_keeps_up_nobody_is_sentenced() -> None:
+    scene = Scene()
+    for _ in range(20):
+        scene.calls(FLOODER, "INVALID_ARGUMENT", PLACES)
+        assert scene.judged(pressed=False) == []
+
+
+def test_a_block_gets_longer_each_time_up_to_a_minute_and_is_forgotten() -> None:
+    scene = Scene()
+    seconds = []
+    for _ in range(8):
+        scene.calls(FLOODER, "INVALID_ARGUMENT", 2 * PLACES)
+        (sentence,) = scene.judged()
+        seconds.append(sentence.seconds)
+        scene.now += sentence.seconds
+        assert scene.guard.blocked(scene.now) == []
+        scene.guard.pardon(scene.now)
+    assert seconds == [2, 4, 8, 16, 32, 60, 60, 60]
+    scene.now += 600
+    scene.calls(FLOODER, "INVALID_ARGUMENT", 2 * PLACES)
+    assert scene.judged()[0].seconds == 2
+
+
+def test_a_second_connection_of_the_same_flood_does_not_lengthen_the_block() -> None:
+    scene = Scene()
+    scene.calls(FLOODER, "INVALID_ARGUMENT", 2 * PLACES)
+    (first,) = scene.judged()
+    scene.calls("ipv4:192.0.2.1:4001", "INVALID_ARGUMENT", 2 * PLACES)
+    (second,) = scene.judged()
+    assert second.seconds < first.seconds
+
+
+def test_the_calls_that_a_sentence_ends_are_not_held_against_anybody() -> None:
+    scene = Scene()
+    held = [scene.guard.began(FLOODER) for _ in range(PLACES)]
+    scene.calls(FLOODER, "INVALID_ARGUMENT", 2 * PLACES)
+    assert scene.judged()
+    spent = scene.guard.spent
+    for traffic in held:
+        scene.guard.ended(traffic, "CANCELLED", received=0, gated=True, seconds=1.0)
+    assert scene.guard.spent == spent
+
+
+def test_others_behind_a_flooders_address_keep_their_connections() -> None:
+    scene = Scene()
+    good = "ipv4:192.0.2.1:4001"
+    for port in range(5001, 5004):
+        scene.calls(good, "OK", 20, received=3000)
+        scene.calls(f"ipv4:192.0.2.1:{port}", "INVALID_ARGUMENT", 2 * PLACES)
+        (sentence,) = scene.judged()
+        assert sentence.ends == [Endpoint("192.0.2.1", port)]
+        assert sentence.seconds == 2, "others may open connections again after two seconds, each time"
+        # Their connection is there; where the kernel does not block, one that came meanwhile is closed.
+        late = port + 1000
+        found = [Connection(Endpoint("192.0.2.1", each), 100, 50) for each in (4001, late)]
+        came = scene.guard.look(scene.now, found, block=True)
+        assert came == [Sentence("192.0.2.1", "blocked", [Endpoint("192.0.2.1", late)], 0.0)]
+        scene.now += 2
+    assert scene.guard.refused(good) is None
+
+
+def test_the_calls_of_a_closed_connection_are_refused_as_long_as_they_may_wait() -> None:
+    scene = Scene()
+    scene.calls(FLOODER, "INVALID_ARGUMENT", 2 * PLACES)
+    assert scene.judged()
+    for _ in range(16):  # four seconds; the block lasts two
+        scene.look()
+        scene.guard.pardon(scene.now)
+    assert scene.guard.refuses
+    assert scene.guard.refused(FLOODER) is not None
+    for _ in range(40):
+        scene.look()
+        scene.guard.pardon(scene.now)
+    assert not scene.guard.refuses
+    assert len(scene.guard) == 0
+
+
+# Honest bursts.
+
+
+def test_whoever_gives_up_a_thousand_calls_in_flight_is_not_sentenced() -> None:
+    scene = Scene()
+    scene.calls(NEIGHBOUR, "CANCELLED", 1000)  # none of which the server had come round to
+    scene.calls(NEIGHBOUR, "CANCELLED", 1000, received=3000, seconds=0.05)
+    assert scene.judged() == []
+
+
+def test_hedged_calls_and_deadlines_that_pass_are_not_a_flood() -> None:
+    scene = Scene()
+    for _ in range(100):
+        scene.calls(NEIGHBOUR, "OK", 20, received=3000, seconds=0.03)
+        scene.calls(NEIGHBOUR, "CANCELLED", 20, received=3000, seconds=0.03)
+        scene.calls(NEIGHBOUR, "CANCELLED", 10, received=3000, seconds=0.01)  # the faster of two answered soon
+        scene.calls(NEIGHBOUR, "DEADLINE_EXCEEDED", 40, received=3000, seconds=0.2)
+        assert scene.judged(0.1) == []
+
+
+def test_an_honest_overload_is_not_a_flood() -> None:
+    scene = Scene()
+    for _ in range(100):  # ten seconds of ten times what can be answered
+        scene.calls(NEIGHBOUR, "OK", 40, received=3000, seconds=0.2)
+        scene.calls(NEIGHBOUR, "RESOURCE_EXHAUSTED", 360)
+        assert scene.judged(0.1) == []
+
+
+def test_callers_who_come_back_when_they_are_told_are_not_a_flood() -> None:
+    scene = Scene()
+    for _ in range(100):  # nothing is answered: others fill the server
+        for port in range(1, 31):
+            scene.calls(f"ipv4:192.0.2.7:{port}", "RESOURCE_EXHAUSTED", 1)
+        assert scene.judged(0.25) == []
+
+
+def test_a_proxy_that_carries_one_flooder_among_many_keeps_its_connection() -> None:
+    scene = Scene()
+    for _ in range(50):
+        scene.calls(NEIGHBOUR, "OK", 50, received=3000, seconds=0.02)
+        scene.calls(NEIGHBOUR, "CANCELLED", 150)
+        assert scene.judged(0.1) == []
+
+
+def test_a_trusted_proxy_is_refused_the_calls_of_its_flooder_and_never_closed() -> None:
+    proxy = "ipv4:10.1.2.3:4000"
+    scene = Scene(proxies=[ipaddress.ip_network("10.0.0.0/8")])
+    for _ in range(2 * PLACES):
+        traffic = scene.guard.began(proxy, "198.51.100.7")
+        scene.guard.ended(traffic, "INVALID_ARGUMENT", received=0, gated=True, seconds=0.0)
+    (sentence,) = scene.judged()
+    assert (sentence.party, sentence.ends) == ("198.51.100.7", [])
+    assert scene.guard.refused(proxy, "198.51.100.7") is traffic
+    assert scene.guard.refused(proxy, "198.51.100.8") is None
+    assert scene.guard.blocked(scene.now) == []
+    # Without saying for whom, it may send as much nonsense as it likes: its connection stays, its new ones come in.
+    scene.calls(proxy, "INVALID_ARGUMENT", 10 * PLACES)
+    assert [each.ends for each in scene.judged()] == [[]]
+    assert scene.guard.blocked(scene.now) == []
+    scene.guard.pardon(scene.now + 60)
+    assert scene.guard.refused(proxy, "198.51.100.7") is None
+
+
+# What gRPC handles by itself.
+
+
+@pytest.mark.parametrize("sent", [0.0, 1.0])
+def test_a_connection_that_sends_bytes_and_no_calls_is_closed(sent: float) -> None:
+    scene = Scene()
+    end, received = Endpoint("192.0.2.1", 4000), 0
+    for _ in range(20):
+        received += 100_000
+        if sentences := scene.look(Connection(end, received, int(sent * received))):
+            break
+    assert sentences[0].ends == [end]
+    assert received < 2 * MIB
+
+
+def test_resets_of_calls_above_the_limit_are_closed_though_other_calls_are_answered() -> None:
+    scene = Scene()
+    end, received, sent = Endpoint("192.0.2.1", 4000), 0, 0
+    for _ in range(20):
+        traffic = scene.calls(FLOODER, "OK", 5, received=3000, seconds=0.02)
+        traffic.answered += 5 * 400
+        received, sent = received + 500_000, sent + 75_000  # a hundred bytes a call, and thirteen that reset it
+        if sentences := scene.look(Connection(end, received, sent)):
+            break
+    assert sentences[0].ends == [end]
+
+
+def test_large_uploads_and_large_answers_are_no_flood() -> None:
+    scene = Scene()
+    end, received, sent = Endpoint("2001:db8::1", 5000), 0, 0
+    for _ in range(200):
+        traffic = scene.guard.began(NEIGHBOUR)
+        traffic.waiting += 1
+        received += 15 * MIB  # the message of one call, looked at before and after it is complete
+        assert scene.look(Connection(end, received, sent), seconds=0.05) == []
+        traffic.waiting -= 1
+        traffic.bytes += 15 * MIB
+        traffic.answered += 2 * MIB
+        sent += 2 * MIB
+        scene.guard.ended(traffic, "OK", received=15 * MIB, gated=True, seconds=0.1)
+        assert scene.look(Connection(end, received, sent), seconds=0.05) == []
+
+
+def test_a_stream_with_a_window_full_of_unread_pieces_is_no_flood() -> None:
+    scene = Scene()
+    end, received, sent = Endpoint("2001:db8::1", 5000), 0, 0
+    traffic = scene.guard.began(NEIGHBOUR)
+    received += 8 * MIB
+    for _ in range(400):
+        received += 300_000
+        traffic.bytes += 300_000
+        traffic.answered += 50_000
+        sent += 50_000
+        assert scene.look(Connection(end, received, sent), seconds=0.05) == []
+
+
+def test_refused_calls_whose_messages_were_not_read_are_no_flood() -> None:
+    scene = Scene()
+    end, received, sent = Endpoint("2001:db8::1", 5000), 0, 0
+    for _ in range(100):
+        scene.calls(NEIGHBOUR, "OK", 40, received=60_000, seconds=0.1).answered += 40 * 400
+        scene.calls(NEIGHBOUR, "RESOURCE_EXHAUSTED", 300)
+        received, sent = received + 340 * 60_000, sent + 340 * 700
+        assert scene.look(Connection(end, received, sent), seconds=0.1) == []
+
+
+def test_an_address_whose_connections_come_and_go_without_a_call_is_blocked() -> None:
+    scene = Scene()
+    sentences: list[Sentence] = []
+    for look in range(1, 40):
+        found = [Connection(Endpoint("192.0.2.1", 50 * look + port), 60, 40) for port in range(30)]
+        if sentences := scene.look(*found, seconds=0.1):
+            break
+    (sentence,) = sentences
+    assert (sentence.party, sentence.ends, sentence.seconds) == ("192.0.2.1", [], 2.0)
+    assert scene.guard.blocked(scene.now) == [ipaddress.ip_network("192.0.2.1/32")]
+
+
+# Shares of connections.
+
+
+def ends(host: int, count: int) -> list[Connection]:
+    return [Connection(Endpoint(f"192.0.2.{host}", port), 100, 50) for port in range(1, count + 1)]
+
+
+def test_an_address_holds_no_more_than_its_share_and_keeps_its_oldest() -> None:
+    scene = Scene(most=100, share=75)
+    assert scene.look(*ends(1, 74)) == []
+    (sentence,) = scene.look(*ends(1, 90))
+    assert {each.port for each in sentence.ends} == set(range(76, 91))
+    assert sentence.reason == "share"
+    assert scene.guard.blocked(scene.now), "it cannot fill up again what was taken from it"
+    assert scene.look(*ends(1, 74), seconds=5.0) == []
+    assert scene.guard.blocked(scene.now) == []
+
+
+def test_where_all_hold_too_many_those_with_the_most_give_back() -> None:
+    scene = Scene(most=100, share=75)
+    sentences = scene.look(*ends(1, 70), *ends(2, 50), *ends(3, 3))
+    assert [(each.party, len(each.ends)) for each in sentences] == [("192.0.2.1", 23)]
+
+
+def test_what_is_gone_is_forgotten() -> None:
+    scene = Scene()
+    for port in range(1, 1001):
+        scene.calls(f"ipv4:192.0.2.1:{port}", "OK", 1, received=3000)
+    assert len(scene.guard) >= 1000
+    scene.look()
+    scene.look()
+    assert len(scene.guard) == 0
