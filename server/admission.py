@@ -9,14 +9,13 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from server.errors import OverloadedError, Reason, draining
-from server.shares import NOTHING, PLACE, Held, Load, Shares
+from server.shares import NOTHING, PLACE, Held, Load, Place, Shares
 from server.turns import NOBODY, Lane, Turns
 
 __all__ = ["Admission", "Load"]
@@ -34,6 +33,21 @@ class _Waiter:
     load: Load
     lane: Lane
     granted: asyncio.Future[None]
+
+
+class _Permits:
+    """Permits that are held while the block runs. No generator, which would cost each call several microseconds."""
+
+    __slots__ = ("_admission", "_lane", "_load", "_wait")
+
+    def __init__(self, admission: Admission, load: Load, lane: Lane, *, wait: bool) -> None:
+        self._admission, self._load, self._lane, self._wait = admission, load, lane, wait
+
+    async def __aenter__(self) -> None:
+        self._load = await self._admission.take(self._load, self._lane, wait=self._wait)
+
+    async def __aexit__(self, *_: object) -> None:
+        self._admission.give_back(self._load, self._lane, bulk=self._wait)
 
 
 class Admission:
@@ -90,8 +104,7 @@ class Admission:
         """Work of decoding between arrival and answer, in pixels of an ordinary JPEG photo."""
         return self._all.held.work
 
-    @contextmanager
-    def call(self, lane: Lane = NOBODY) -> Iterator[None]:
+    def call(self, lane: Lane = NOBODY) -> Place:
         """Let a call in before its message is read: what it holds is in memory as soon as it is.
 
         A call has at least one image, so calls beyond the images that may be in flight cannot be answered anyway; and
@@ -102,19 +115,16 @@ class Admission:
         """
         self._find_place(self.calls, lane, "calls", "Try again later, or send several images in a call.")
         self._find_room(_ONE, lane)
-        with self.calls.place(lane):
-            yield
+        return self.calls.place(lane)
 
-    @contextmanager
-    def stream(self, lane: Lane = NOBODY) -> Iterator[None]:
+    def stream(self, lane: Lane = NOBODY) -> Place:
         """Let a stream in: it may take as long as it likes over each of its messages, and holds what has come of it.
 
         Raises:
             OverloadedError: expected; so many streams are open already, of all or of this party or lane.
         """
         self._find_place(self.streams, lane, "streams", "Send more over fewer streams, or try again later.")
-        with self.streams.place(lane):
-            yield
+        return self.streams.place(lane)
 
     def close(self) -> None:
         """Refuse everything from now on; what is in flight goes on."""
@@ -151,8 +161,7 @@ class Admission:
 
         doing.add_done_callback(release)
 
-    @asynccontextmanager
-    async def admit(self, load: Load, *, wait: bool, lane: Lane = NOBODY) -> AsyncIterator[None]:
+    def admit(self, load: Load, *, wait: bool, lane: Lane = NOBODY) -> _Permits:
         """Hold permits for `load` while the block runs.
 
         Args:
@@ -165,6 +174,10 @@ class Admission:
             OverloadedError: expected; no room now for all or for this party or lane, and not waiting.
             UnavailableError: expected; closed, possibly while waiting.
         """
+        return _Permits(self, load, lane, wait=wait)
+
+    async def take(self, load: Load, lane: Lane, *, wait: bool) -> Load:
+        """Take permits, see `admit`, and return those that `give_back` is to be called with."""
         if self._closed:
             raise draining()
         self.bytes_taken += load.bytes
@@ -175,10 +188,11 @@ class Admission:
         else:
             self._find_room(load, lane)
             self._all.hold(load, lane)
-        try:
-            yield
-        finally:
-            self._release(load, lane, bulk=wait)
+        return load
+
+    def give_back(self, load: Load, lane: Lane, *, bulk: bool) -> None:
+        """Give permits back that `take` returned; `bulk`: those that it may have waited for."""
+        self._release(load, lane, bulk=bulk)
 
     def _find_room(self, load: Load, lane: Lane) -> None:
         reserved = NOTHING

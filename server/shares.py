@@ -9,8 +9,6 @@ yet, so that it takes many of them to leave no room for one more.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NamedTuple
 
 from server.turns import Lane
@@ -140,14 +138,24 @@ class Shares:
             if not party.images:
                 del self._parties[lane.who]
 
-    @contextmanager
-    def place(self, lane: Lane) -> Iterator[None]:
+    def place(self, lane: Lane) -> Place:
         """Hold one while the block runs."""
-        self.hold(PLACE, lane)
-        try:
-            yield
-        finally:
-            self.release(PLACE, lane)
+        return Place(self, lane)
+
+
+class Place:
+    """One thing of `shares`, held while the block runs. No generator: that would cost each call some microseconds."""
+
+    __slots__ = ("_lane", "_shares")
+
+    def __init__(self, shares: Shares, lane: Lane) -> None:
+        self._shares, self._lane = shares, lane
+
+    def __enter__(self) -> None:
+        self._shares.hold(PLACE, self._lane)
+
+    def __exit__(self, *_: object) -> None:
+        self._shares.release(PLACE, self._lane)
 
 
 def _beyond(free: int, party: int, lane: int, more: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import itemgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,9 +36,11 @@ def top_k(
         indices, values = candidates.tolist(), probabilities[candidates].tolist()
     else:
         indices, values = range(len(probabilities)), probabilities.tolist()
-    order = sorted(zip(indices, values, strict=True), key=lambda each: -each[1])[:k]
+    order = sorted(zip(indices, values, strict=True), key=itemgetter(1), reverse=True)[:k]
     return tuple(
-        Prediction(index, labels[index].label, labels[index].class_id, value)
-        for index, value in order
-        if value >= min_probability
+        [
+            Prediction(index, (label := labels[index]).label, label.class_id, value)
+            for index, value in order
+            if value >= min_probability
+        ]
     )

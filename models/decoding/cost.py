@@ -152,14 +152,18 @@ def _first_scan(data: bytes) -> tuple[int, int, bool]:
                 raise ValueError
             at = match.start()
             _, kind, length = _SEGMENT.unpack_from(data, at)
-        if kind == _SOS:
+        if kind in _SOF:
+            frame = at
+        elif kind == _SOS:
             if not frame:
                 raise ValueError
             return frame, at, turned
-        if kind in _SOF:
-            frame = at
-        turned = turned or kind == _EXIF
-        at += 2 if kind in _WITHOUT_LENGTH else 2 + max(length, 2)
+        elif kind == _EXIF:
+            turned = True
+        elif kind in _WITHOUT_LENGTH:
+            at += 2
+            continue
+        at += length + 2 if length > 2 else 4
     raise _UnknownError
 
 
@@ -193,12 +197,18 @@ def _scale(width: int, height: int, limits: ImageLimits, target: Target | None, 
     """One over the scale at which a JPEG is decoded; the smaller one where nobody knows which way it is turned."""
     if target is None or limits.reducing_gap <= 0 or min(width, height) < 1:
         return 1
-    scales = []
-    for whole in ((width, height), (height, width))[: 1 + turned]:
-        across, down = (side * limits.reducing_gap for side in target(whole))
-        fitting = (scale for scale in _SCALES if whole[0] >= scale * across and whole[1] >= scale * down)
-        scales.append(next(fitting, 1))
-    return min(scales)
+    least = _scale_of(width, height, target((width, height)), limits.reducing_gap)
+    if turned and least > 1:
+        least = min(least, _scale_of(height, width, target((height, width)), limits.reducing_gap))
+    return least
+
+
+def _scale_of(width: int, height: int, size: tuple[int, int], gap: float) -> int:
+    across, down = size[0] * gap, size[1] * gap
+    for scale in _SCALES:
+        if width >= scale * across and height >= scale * down:
+            return scale
+    return 1
 
 
 # Samples of a pixel, by a PNG's colour type.

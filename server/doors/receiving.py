@@ -51,6 +51,7 @@ class Receiving:
         A piece of a stream may take `seconds` from its first bytes on; a stream may be silent for as long as it likes.
         """
         self._most, self._largest, self._seconds = most, largest, seconds
+        self._few = most // largest  # messages that fit, however large they are
         self._unfinished = Unfinished(largest)
         self._memory: Memory | None = None
         self._received: Received = _unknown
@@ -119,7 +120,7 @@ class Receiving:
         self._left -= self._typical
         if self._timer is None:
             self._timer = loop.call_later(_SELDOM, self._look)
-        if not self._often and len(self._unfinished) * self._largest > self._most:
+        if not self._often and len(self._unfinished.readings) > self._few:
             self._often = True
             self._timer.cancel()
             self._timer = loop.call_later(_OFTEN, self._look)
@@ -158,7 +159,7 @@ class Receiving:
     def _look(self) -> None:
         loop, unfinished = asyncio.get_running_loop(), self._unfinished
         self._timer, now = None, loop.time()
-        self._often = len(unfinished) * self._largest > self._most
+        self._often = len(unfinished) > self._few
         beyond = None if self._memory is None else self._memory.beyond()
         if self._needs_look(now, beyond):
             self._looked, self._looked_at = now, beyond or 0
