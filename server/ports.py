@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import importlib
 import math
 import socket
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -214,16 +216,17 @@ def _is_taken(host: str, port: int) -> bool:
 
 def _allow_files(connections: int) -> None:
     """Let the process open a file for each of so many connections, as far as it may: else nobody can connect."""
-    if sys.platform == "linux":
-        import resource  # Windows has none
-
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        wanted = connections + _OTHER_FILES
-        if hard != resource.RLIM_INFINITY:
-            wanted = min(wanted, hard)
-        if soft != resource.RLIM_INFINITY and soft < wanted:
-            with contextlib.suppress(OSError, ValueError):  # a sandbox that forbids it
-                resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    try:
+        resource: Any = importlib.import_module("resource")
+    except ImportError:  # Windows
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + _OTHER_FILES
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):  # a sandbox that forbids it
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _messages(most: int) -> list[tuple[str, int]]:

@@ -6,7 +6,7 @@ answer in time or makes no sense is ended and replaced, and its image alone fail
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import os
 import queue
 import threading
@@ -39,7 +39,11 @@ def memory_for(limits: ImageLimits) -> int:
 
 def possible() -> bool:
     """Whether this system has decoder processes; Windows has not."""
-    return importlib.util.find_spec("fcntl") is not None
+    try:
+        importlib.import_module("fcntl")
+    except ImportError:
+        return False
+    return True
 
 
 class _Place:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import os
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from models.published import FetchError, cache_folder, fetch
+from models.published import cache as cache_module
 from tests.models.web import (
     BODY,
     HALF,
@@ -93,10 +95,13 @@ def test_a_record_that_holds_no_hash_is_refused(server: Server, tmp_path: Path) 
 
 
 def test_a_hash_that_cannot_be_recorded_is_told_and_the_file_serves_all_the_same(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(cache_module, "write_whole", full)
     (tmp_path / "net.h5").write_bytes(BODY)
-    (tmp_path / f"net.h5.sha256.{os.getpid()}").mkdir()  # where the record is written before it is moved
     assert fetch(checkpoint("https://unreachable.invalid/net.h5"), tmp_path) == tmp_path / "net.h5"
     assert "the hash of net.h5 is not recorded" in caplog.text
 

@@ -96,4 +96,6 @@ def test_images_in_flight_are_bounded_by_their_bytes_too(
 
         with ThreadPoolExecutor(16) as callers:
             outcomes = set(callers.map(outcome, range(400)))
-    assert outcomes == {"4 results", "QUEUE_FULL"}
+    # One address meets its own share first, or what other requests of it keep for those that wait.
+    assert outcomes > {"4 results"}
+    assert outcomes <= {"4 results", "QUEUE_FULL", "SHARE_FULL"}
