@@ -19,10 +19,11 @@ loop, the rest by the one thread that judges.
 from __future__ import annotations
 
 import functools
+import heapq
 import ipaddress
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from server.connections import Connection, Endpoint, endpoint
@@ -30,7 +31,9 @@ from server.filters import Network
 
 _REFILL = 30.0  # points a second
 _CHEAP = 0.25  # points of a call that was answered for little, or was reset at once
-_NO_ROOM = 0.1  # points of a call that was refused for want of room: honest callers meet that, too
+# Points of a call that was refused for want of room, or because its connection is to end with the authority of its
+# certificate: honest callers meet that, too, a whole fleet of them at once.
+_NO_ROOM = 0.1
 _AT_ONCE = 0.02  # seconds; a call that is reset by then was never meant. Hedged calls and deadlines live longer.
 _WHILE = 0.1  # seconds in which more than the first window of a message can arrive
 _WINDOW = 64 * 1024  # bytes of a message that HTTP/2 lets a caller send unasked
@@ -73,10 +76,12 @@ class Traffic:
     waiting: int = 0  # calls whose message has not come
     useful: int = 0
     useless: float = 0.0  # points
+    no_room: float = 0.0  # those of them that were for calls refused for want of room
+    served: bool = False  # whether an answer to a classification was sent, be it to a piece of a stream that goes on
     # Written by the thread that judges.
     refused: bool = False  # each further call is refused at once
     useless_bytes: float = 0.0  # points, too
-    judged: tuple[int, float] = (0, 0.0)  # useful and useless, when it was last judged
+    judged: tuple[int, float, float] = (0, 0.0, 0.0)  # useful, useless and no room, when it was last judged
     lately: tuple[float, float] = (0.0, 0.0)  # the same, faded
     looked: tuple[int, int, int, int, int] = (0, 0, 0, 0, 0)  # received, sent, bytes, answered, calls, at the last look
     flow: tuple[float, float] = (0.0, 0.0)  # bytes received, and sent beside answers, faded
@@ -95,6 +100,7 @@ class _Party:
     points: float
     at: float  # when they were counted
     spent: float = 0.0  # of late
+    no_room: float = 0.0  # the part of it that was spent on calls refused for want of room
     sentences: int = 0
     sentenced: float = -math.inf  # when, the last time
     until: float = -math.inf  # no new connections, and those that could not be closed are refused their calls
@@ -195,7 +201,7 @@ class Guard:
         if code == "OK" and gated and received:
             traffic.useful += 1
             return
-        if code == "RESOURCE_EXHAUSTED":
+        if code in {"RESOURCE_EXHAUSTED", "UNAVAILABLE"}:
             points = 0.0 if received else _NO_ROOM
         elif code in {"CANCELLED", "DEADLINE_EXCEEDED"}:
             points = _CHEAP if not received or seconds < _AT_ONCE else 0.0
@@ -207,6 +213,8 @@ class Guard:
             points = 0.0
         if points and not traffic.refused:
             traffic.useless += points
+            if points == _NO_ROOM:
+                traffic.no_room += points
             self.spent += points
             if self.spent >= self._next_wake:
                 self._next_wake = self.spent + 64
@@ -238,13 +246,7 @@ class Guard:
                 late[traffic.party].append(connection.peer)
         self._forget(now, there)
         sentences = [Sentence(party, "blocked", ends, 0.0) for party, ends in late.items()]
-        over = sum(len(each) for each in held.values()) - self._most_connections
-        for name, each in sorted(held.items(), key=lambda item: -len(item[1])):
-            # Where all together are too many, those who hold the most give back first.
-            most = max(1, min(self.share, len(each) - over if over > 0 else self.share))
-            if len(each) >= most:
-                over -= len(each) - most
-                sentences.append(self._cut(now, name, each, most))
+        sentences += [self._cut(now, name, held[name], over) for name, over in self._too_many(held).items()]
         return sentences
 
     def judge(self, now: float, *, pressed: bool) -> list[Sentence]:
@@ -252,13 +254,14 @@ class Guard:
         seconds = 0.0 if self._last is None else now - self._last
         self._last = now
         self.noted = False
-        useful, useless = self._settle(seconds)
+        useful, useless, no_room = self._settle(seconds)
         fading = math.exp(-seconds / _LATELY)
         passing = {name for name, party in self._parties.items() if party.passing}
         for name in passing:
             useless[name] += self._parties[name].passing
         for party in self._parties.values():
             party.spent *= fading
+            party.no_room *= fading
         for name in useful.keys() | useless.keys():
             party = self._party(name, now)
             most = self._most(party)
@@ -266,6 +269,7 @@ class Guard:
             party.points = max(-most, min(most, party.points + gained) - useless[name])
             party.at = now
             party.spent += useless[name]
+            party.no_room += no_room[name]
         if not pressed:
             for name in passing:
                 self._parties[name].passing = 0
@@ -276,7 +280,9 @@ class Guard:
         sentences = []
         for name in useless:
             party = self._parties[name]
-            large = much and party.spent > _SHARE * total
+            # Honest callers, too, are refused while others flood: what refills meanwhile of that is no part of it.
+            part = party.spent - min(party.no_room, _REFILL * _LATELY)
+            large = much and part > _SHARE * total
             if party.points < 0 or large:
                 sentence = self._sentence(now, name, party)
                 if sentence is not None:
@@ -308,8 +314,12 @@ class Guard:
             self._peers.clear()
         end = None if forwarded else endpoint(peer)
         if end is None or self._is_proxy(end.address):
-            party = party_of(forwarded) if forwarded else peer if end is None else end.address
-            traffic = self._traffic(None, party)
+            name = party_of(forwarded) if forwarded else peer if end is None else end.address
+            traffic = self._traffic(None, name)
+            # Nothing else keeps out the next address of an IPv6 network that floods through a proxy: the kernel sees
+            # the proxy's alone.
+            if forwarded and self._last is not None and (party := self._parties.get(name)) is not None:
+                traffic.refused = self._last < party.until
         else:
             traffic = self._known(end)
         self._peers[forwarded or peer] = traffic
@@ -387,24 +397,26 @@ class Guard:
         waits = _WAITING if traffic.end is not None and traffic.missed else 0.0
         return not traffic.refused or party is None or now >= max(party.until, party.sentenced + waits)
 
-    def _settle(self, seconds: float) -> tuple[Counter[str], defaultdict[str, float]]:
-        """Points that each party has gained and spent since the last time."""
+    def _settle(self, seconds: float) -> tuple[Counter[str], defaultdict[str, float], defaultdict[str, float]]:
+        """Points that each party has gained and spent since the last time, and spent for want of room."""
         gained: Counter[str] = Counter()
         spent: defaultdict[str, float] = defaultdict(float)
+        no_room: defaultdict[str, float] = defaultdict(float)
         fading = math.exp(-seconds / _MEMORY)
         recent = min(1.0, _MEMORY / seconds) if seconds else 1.0  # of what was gained since, so much counts as recent
         for traffic in {
             id(each): each for each in (*tuple(self._peers.values()), *tuple(self._ends.values()))
         }.values():
-            now = traffic.useful, traffic.useless + traffic.useless_bytes
+            now = traffic.useful, traffic.useless + traffic.useless_bytes, traffic.no_room
             useful, useless = now[0] - traffic.judged[0], now[1] - traffic.judged[1]
+            no_room[traffic.party] += now[2] - traffic.judged[2]
             traffic.judged = now
             traffic.lately = traffic.lately[0] * fading + useful * recent, traffic.lately[1] * fading + useless
             if useful:
                 gained[traffic.party] += useful
             if useless:
                 spent[traffic.party] += useless
-        return gained, spent
+        return gained, spent, no_room
 
     def _sentence(self, now: float, name: str, party: _Party) -> Sentence | None:
         mine = [each for each in (*tuple(self._peers.values()), *tuple(self._ends.values())) if each.party == name]
@@ -432,15 +444,42 @@ class Guard:
         self.refuses = True
         return Sentence(name, "flood", ends, party.until - now)
 
-    def _cut(self, now: float, name: str, held: list[Traffic], most: int) -> Sentence:
-        """Close what an address holds beyond so many, the latest first, and let it open no more until it holds less."""
-        held.sort(key=lambda each: each.number)
+    def _too_many(self, held: Mapping[str, list[Traffic]]) -> dict[str, list[Traffic]]:
+        """Connections to be closed, by address, because it or all together hold too many.
+
+        An address that holds just as many as it may has none to be closed, and may open no more.
+
+        Where all together are too many, those go first over which no answer to a classification was sent, and of those
+        the ones of the addresses that have most of them: somebody with many addresses, each of which holds a few, must
+        not have a single one that is served give back all that it holds.
+        """
+        over: dict[str, list[Traffic]] = {}
+        for name, mine in held.items():
+            mine.sort(key=lambda each: each.number)
+            if len(mine) >= self.share:
+                over[name] = mine[self.share :]
+        excess = sum(min(len(each), self.share) for each in held.values()) - self._most_connections
+        if excess > 0:
+            ranked: list[tuple[bool, int, int, Traffic]] = []
+            for mine in held.values():
+                for served in (False, True):
+                    same = [each for each in mine[: self.share] if each.served == served]
+                    # Where each address has one alone, the oldest goes: who has just come had no time to be served.
+                    ranked += [
+                        (served, -place, -each.number if served else each.number, each)
+                        for place, each in enumerate(same)
+                    ]
+            for *_, each in heapq.nsmallest(excess, ranked):
+                over.setdefault(each.party, []).append(each)
+        return over
+
+    def _cut(self, now: float, name: str, held: list[Traffic], over: list[Traffic]) -> Sentence:
+        """Close what an address holds too much, and let it open no more for a moment."""
         party = self._party(name, now)
         party.until, party.closed = max(party.until, now + _SHORTEST), True
-        party.spared = {each.end for each in held[:most] if each.end is not None}
-        over = held[most:]
         for each in over:
             each.refused = True
+        party.spared = {each.end for each in held if each.end is not None and not each.refused}
         return Sentence(name, "share", [each.end for each in over if each.end is not None], _SHORTEST)
 
 

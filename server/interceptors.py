@@ -103,7 +103,7 @@ class Observability(grpc.aio.ServerInterceptor):
         _, service, name = path.split("/", 2)
         kind = _KINDS[handler.request_streaming, handler.response_streaming]
         gate = self._gates.get(path)
-        write = _counted(handler.response_serializer)
+        write = _counted(handler.response_serializer, classifies=gate is not None)
         method = _Method(
             self._metrics,
             self._keeper,
@@ -391,12 +391,15 @@ def _let_go(errors: tuple[BaseException, ...], _: object) -> None:
         error.__traceback__ = error.__context__ = None
 
 
-def _counted(serialize: Callable[[Any], bytes] | None) -> Callable[[Any], bytes]:
-    """The same serializer of answers, whose bytes are counted."""
+def _counted(serialize: Callable[[Any], bytes] | None, *, classifies: bool) -> Callable[[Any], bytes]:
+    """The same serializer of answers, whose bytes are counted; `classifies`: of a method that does."""
 
     def write(answer: Any) -> bytes:
         message: bytes = answer if serialize is None else serialize(answer)
-        visiting.get().traffic.answered += len(message) + _FRAMES
+        traffic = visiting.get().traffic
+        traffic.answered += len(message) + _FRAMES
+        if classifies:
+            traffic.served = True
         return message
 
     return write

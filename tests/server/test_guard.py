@@ -236,6 +236,39 @@ def test_a_trusted_proxy_is_refused_the_calls_of_its_flooder_and_never_closed() 
     assert scene.guard.refused(proxy, "198.51.100.7") is None
 
 
+def test_the_next_address_of_a_network_that_floods_through_a_proxy_is_refused() -> None:
+    proxy = "ipv4:10.1.2.3:4000"
+    scene = Scene(proxies=[ipaddress.ip_network("10.0.0.0/8")])
+    for host in range(2 * PLACES):
+        traffic = scene.guard.began(proxy, f"2001:db8::{host:x}")
+        scene.guard.ended(traffic, "INVALID_ARGUMENT", received=0, gated=True, seconds=0.0)
+    (sentence,) = scene.judged()
+    assert scene.guard.refused(proxy, "2001:db8::ffff") is not None
+    assert scene.guard.refused(proxy, "2001:db8:0:1::1") is None
+    scene.judged(sentence.seconds)
+    scene.guard.pardon(scene.now)
+    assert scene.guard.refused(proxy, "2001:db8::ffff") is None
+    assert scene.guard.refused(proxy, "2001:db8::fffe") is None
+
+
+def test_who_is_refused_for_want_of_room_is_no_part_of_others_flood() -> None:
+    scene = Scene()
+    for _ in range(100):  # none of the others goes beyond what is its own
+        for port in range(1, 31):
+            scene.calls(f"ipv4:198.51.100.7:{port}", "RESOURCE_EXHAUSTED", 1)
+        for host in range(1, 51):
+            scene.calls(f"ipv4:192.0.2.{host}:1", "CANCELLED", 12)
+        assert scene.judged(0.1) == []
+
+
+def test_callers_whose_connections_end_with_an_authority_are_not_a_flood() -> None:
+    scene = Scene()
+    for _ in range(10):
+        for port in range(1, 201):
+            scene.calls(f"ipv4:192.0.2.7:{port}", "UNAVAILABLE", 1)
+        assert scene.judged(1.0) == []
+
+
 # What gRPC handles by itself.
 
 
@@ -335,7 +368,27 @@ def test_an_address_holds_no_more_than_its_share_and_keeps_its_oldest() -> None:
 def test_where_all_hold_too_many_those_with_the_most_give_back() -> None:
     scene = Scene(most=100, share=75)
     sentences = scene.look(*ends(1, 70), *ends(2, 50), *ends(3, 3))
-    assert [(each.party, len(each.ends)) for each in sentences] == [("192.0.2.1", 23)]
+    assert [(each.party, len(each.ends)) for each in sentences] == [("192.0.2.1", 22), ("192.0.2.2", 1)]
+
+
+def test_who_is_served_keeps_his_connections_though_many_addresses_hoard() -> None:
+    scene = Scene()
+    for port in range(1, 301):
+        scene.calls(f"ipv4:198.51.100.7:{port}", "OK", 1, received=3000).served = True
+    fleet = [Connection(Endpoint("198.51.100.7", port), 3100, 500) for port in range(1, 301)]
+    hoard = [each for host in range(1, 61) for each in ends(host, 20)]
+    sentences = scene.look(*fleet, *hoard)
+    assert {each.party for each in sentences} == {f"192.0.2.{host}" for host in range(1, 61)}
+    assert sum(len(each.ends) for each in sentences) == len(fleet) + len(hoard) - 1000
+
+
+def test_who_has_just_come_is_let_in_beside_idle_connections() -> None:
+    """Each of another address: the oldest of them goes."""
+    scene = Scene(most=100, share=75)
+    idle = [each for host in range(1, 101) for each in ends(host, 1)]
+    assert scene.look(*idle) == []
+    (sentence,) = scene.look(*idle, Connection(Endpoint("198.51.100.7", 1), 100, 50))
+    assert (sentence.party, len(sentence.ends)) == ("192.0.2.1", 1)
 
 
 def test_what_is_gone_is_forgotten() -> None:
