@@ -23,7 +23,8 @@ MOST = 128  # addresses in one filter: it is gone through for each packet of a c
 _ATTACH, _DETACH, _CHOOSE = 26, 27, 51
 # Instructions of linux/bpf_common.h.
 _LOAD_WORD, _LOAD_BYTE, _AND, _JUMP, _IF_EQUAL, _RETURN = 0x20, 0x30, 0x54, 0x05, 0x15, 0x06
-_KEEP, _XOR_KEPT, _TIMES, _SHIFT_RIGHT, _MODULO, _RETURN_RESULT = 0x07, 0xAC, 0x24, 0x74, 0x94, 0x16
+_KEEP, _XOR_KEPT, _TIMES, _SHIFT_RIGHT, _RETURN_RESULT = 0x07, 0xAC, 0x24, 0x74, 0x16
+_MIX = 0x9E37_79B1  # odd, and half of its bits are set: all bits of a product with it depend on those below
 _PACKET = 0x1_0000_0000 - 0x10_0000  # SKF_NET_OFF: where the header of IP begins, in 32 bits
 _DROP, _TAKE = 0, 0xFFFF_FFFF
 _SOURCE_V4, _SOURCE_V6 = 12, 8  # where the two headers have the address of the sender
@@ -61,7 +62,7 @@ def spread(port: int, sockets: int) -> bool:
 
     Args:
         port: on which this process listens, with `sockets` sockets for each address that it listens on.
-        sockets: how many.
+        sockets: how many, 65,536 at most.
 
     Returns:
         Whether the kernel does so; else it spreads connections by their ports, too.
@@ -78,9 +79,16 @@ def spread(port: int, sockets: int) -> bool:
         (_XOR_KEPT, 0, 0, 0),
         (_JUMP, 0, 0, 1),
         (_LOAD_WORD, 0, 0, _PACKET + _SOURCE_V4),
+        # Of a product only the highest bits depend on all of the address; else those who share its lowest bits would
+        # share a socket, whatever the secret is.
         (_TIMES, 0, 0, mix),
+        (_KEEP, 0, 0, 0),
         (_SHIFT_RIGHT, 0, 0, 16),
-        (_MODULO, 0, 0, sockets),
+        (_XOR_KEPT, 0, 0, 0),
+        (_TIMES, 0, 0, _MIX),
+        (_SHIFT_RIGHT, 0, 0, 16),
+        (_TIMES, 0, 0, sockets),
+        (_SHIFT_RIGHT, 0, 0, 16),
         (_RETURN_RESULT, 0, 0, 0),
     ]
     done = False

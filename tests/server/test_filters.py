@@ -7,7 +7,7 @@ import ipaddress
 import select
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pytest
 
@@ -79,12 +79,13 @@ def test_connections_that_are_there_go_on_while_their_address_is_blocked(sockets
             assert accepted.recv(100) == b"still here"
 
 
-def test_all_connections_of_an_address_come_to_the_same_socket(sockets: list[socket.socket]) -> None:
+def taken_by(sockets: list[socket.socket], sources: Iterable[str]) -> dict[str, set[int]]:
+    """Which of the sockets got the connections of each address."""
     port = sockets[0].getsockname()[1]
     assert filters.spread(port, len(sockets))
     took: dict[str, set[int]] = {}
     with contextlib.ExitStack() as opened:
-        for source in [*(f"127.0.0.{host}" for host in range(1, 33)), "::1"] * 4:
+        for source in sources:
             connection = opened.enter_context(socket.socket(socket.AF_INET6 if ":" in source else socket.AF_INET))
             connection.bind((source, 0))
             connection.connect(("::1" if ":" in source else "127.0.0.1", port))
@@ -92,8 +93,19 @@ def test_all_connections_of_an_address_come_to_the_same_socket(sockets: list[soc
             assert len(ready) == 1
             opened.enter_context(ready[0].accept()[0])
             took.setdefault(source, set()).add(sockets.index(ready[0]))
+    return took
+
+
+def test_all_connections_of_an_address_come_to_the_same_socket(sockets: list[socket.socket]) -> None:
+    took = taken_by(sockets, [*(f"127.0.0.{host}" for host in range(1, 33)), "::1"] * 4)
     assert all(len(each) == 1 for each in took.values()), took
     assert len(set.union(*took.values())) > 1, "addresses are spread"
+
+
+def test_nobody_chooses_an_address_that_shares_another_s_socket(sockets: list[socket.socket]) -> None:
+    """Not even one with the same lowest bits."""
+    took = taken_by(sockets, [f"127.{network}.0.1" for network in range(0, 256, 8)])
+    assert len(set.union(*took.values())) > 1
 
 
 def test_where_nothing_listens_nothing_is_promised() -> None:
