@@ -50,9 +50,7 @@ _TALK = (
 )
 _OVERHEAD = 2048  # bytes around the answer to a call: its status, and the reason of a refusal
 _TALKED = 32 * 1024  # bytes beside its calls that such a connection may send
-_FIRST = (
-    128 * 1024
-)  # bytes that a connection may send before its first call is taken up: what HTTP/2 grants at first, twice
+_HANDSHAKE = 16 * 1024  # bytes that TLS may say beside answers: a chain of certificates, and tickets to resume with
 _TALK_BYTES = 500  # of either that cost a point: thirty pings, each of which costs gRPC a good part of what a call does
 _TALK_FADING = 16 * 1024  # bytes a second that are forgotten of them
 _SILENT = 32 * 1024 * 1024  # bytes that any other may: messages that were not taken up yet, or that were given up
@@ -204,7 +202,7 @@ class Guard:
         if code in {"RESOURCE_EXHAUSTED", "UNAVAILABLE"}:
             points = 0.0 if received else _NO_ROOM
         elif code in {"CANCELLED", "DEADLINE_EXCEEDED"}:
-            # Whoever sets a deadline of some milliseconds and is late with whole messages asks for too much, as many do.
+            # Whole messages that come too late for a deadline of milliseconds are what an impatient caller sends.
             points = _CHEAP if not received or (code == "CANCELLED" and seconds < _AT_ONCE) else 0.0
         elif not received or code in {"UNAUTHENTICATED", "UNIMPLEMENTED"}:
             points = 1.0
@@ -363,11 +361,9 @@ class Guard:
         inward = traffic.flow[0] * fading + came
         outward = traffic.flow[1] * fading + went - (traffic.answered - answered) - _OVERHEAD * begun
         traffic.flow = inward, outward
-        if outward * _TALK > inward:
+        if (outward - _HANDSHAKE) * _TALK > inward:
             most, price, forgotten = _TALKED, _TALK_BYTES, _TALK_FADING
-        elif not traffic.calls:
-            most, price, forgotten = _FIRST, _TALK_BYTES, _TALK_FADING
-        else:
+        else:  # before its first call is taken up, too: a client that is back sends what has waited for that at once
             most, price, forgotten = _SILENT + self._message_bytes * traffic.waiting, _BYTES, _FADING
         known = traffic.bytes - taken + self._header_bytes * begun
         traffic.extra = max(0.0, traffic.extra + came - known - forgotten * seconds)

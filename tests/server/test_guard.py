@@ -190,6 +190,7 @@ def test_hedged_calls_and_deadlines_that_pass_are_not_a_flood() -> None:
         scene.calls(NEIGHBOUR, "CANCELLED", 20, received=3000, seconds=0.03)
         scene.calls(NEIGHBOUR, "CANCELLED", 10, received=3000, seconds=0.01)  # the faster of two answered soon
         scene.calls(NEIGHBOUR, "DEADLINE_EXCEEDED", 40, received=3000, seconds=0.2)
+        scene.calls(NEIGHBOUR, "DEADLINE_EXCEEDED", 400, received=3000, seconds=0.001)
         assert scene.judged(0.1) == []
 
 
@@ -272,16 +273,27 @@ def test_callers_whose_connections_end_with_an_authority_are_not_a_flood() -> No
 # What gRPC handles by itself.
 
 
-@pytest.mark.parametrize("sent", [0.0, 1.0])
-def test_a_connection_that_sends_bytes_and_no_calls_is_closed(sent: float) -> None:
+@pytest.mark.parametrize(("sent", "most"), [(0.0, 64 * MIB), (1.0, 2 * MIB)])
+def test_a_connection_that_sends_bytes_and_no_calls_is_closed(sent: float, most: int) -> None:
     scene = Scene()
     end, received = Endpoint("192.0.2.1", 4000), 0
     for _ in range(20):
-        received += 100_000
+        received += most // 20
         if sentences := scene.look(Connection(end, received, int(sent * received))):
             break
     assert sentences[0].ends == [end]
-    assert received < 2 * MIB
+
+
+def test_clients_that_come_back_with_all_that_has_waited_are_no_flood() -> None:
+    """Over TLS, whose handshake says some kilobytes; and before the server has come round to any of their calls."""
+    scene = Scene()
+    for said in (300, 12_000):
+        clients = [Connection(Endpoint("192.0.2.1", port), 1_500_000, said) for port in range(1, 21)]
+        assert scene.look(*clients) == []
+        for client in clients:
+            scene.calls(f"ipv4:192.0.2.1:{client.peer.port}", "OK", 30, received=50_000, seconds=0.5)
+        assert scene.look(*clients) == []
+        scene.look(), scene.look()
 
 
 def test_resets_of_calls_above_the_limit_are_closed_though_other_calls_are_answered() -> None:
