@@ -144,13 +144,16 @@ class CertifiedConnections:
         due = {peer for peer, ending in self._ending.items() if peer not in busy or ending.until <= now}
         found = await asyncio.to_thread(connections.close_all, self.port, due)
         for peer in due:
+            ending = self._ending.get(peer)
+            if ending is None:  # it was found to have gone by another look meanwhile
+                continue
             if peer not in found:
-                self._ending.pop(peer, None)
-            elif not self._ending[peer].closed:
-                self._ending[peer].closed = True
+                del self._ending[peer]
+            elif not ending.closed:
+                ending.closed = True
                 if self._audit is not None:
                     address = f"[{peer.address}]" if ":" in peer.address else peer.address
-                    self._audit.connection_ended(f"{address}:{peer.port}", self._ending[peer].why)
+                    self._audit.connection_ended(f"{address}:{peer.port}", ending.why)
 
     async def _close_soon(self) -> None:
         await asyncio.sleep(_LINGER)

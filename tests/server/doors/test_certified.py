@@ -19,7 +19,9 @@ import pytest
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1.classifier_pb2_grpc import ImageClassifierStub
 from server import connections
+from server.connections import Endpoint
 from server.doors.certificates import Certificates
+from server.doors.certified import CertifiedConnections
 from tests.server.conftest import TIMEOUT
 from tests.server.doors.authority import Authority, Pair
 from tests.server.doors.inside import IN, Inside, channel, classify, told, until
@@ -263,3 +265,27 @@ def test_a_resumed_session_does_not_bring_an_old_authority_back(mutual: Mutual, 
             return True
 
     until(refused)
+
+
+def test_two_looks_at_once_may_find_the_same_connection_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever leaves a connection that is to end has it looked for, a whole fleet at the same moment."""
+    peer, looks, forgotten = Endpoint("192.0.2.1", 4000), iter([True, False]), threading.Event()
+
+    def close_all(_: int, due: set[Endpoint]) -> set[Endpoint]:
+        if next(looks):
+            forgotten.wait(TIMEOUT)
+            return due  # it was still there
+        return set()
+
+    monkeypatch.setattr(connections, "close_all", close_all)
+
+    async def look_twice() -> None:
+        ending = CertifiedConnections(0.0, None)
+        ending._end(peer, "its authority has gone")
+        first = asyncio.create_task(ending.close_idle())
+        await asyncio.sleep(0.05)  # it looks by now
+        await ending.close_idle()
+        forgotten.set()
+        await first
+
+    asyncio.run(look_twice())
