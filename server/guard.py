@@ -34,11 +34,13 @@ _CHEAP = 0.25  # points of a call that was answered for little, or was reset at 
 # Points of a call that was refused for want of room, or because its connection is to end with the authority of its
 # certificate: honest callers meet that, too, a whole fleet of them at once.
 _NO_ROOM = 0.1
+_EXCUSED = frozenset({"RESOURCE_EXHAUSTED", "UNAVAILABLE", "DEADLINE_EXCEEDED"})
 _AT_ONCE = 0.02  # seconds; a call that is reset by then was never meant. Hedged calls and deadlines live longer.
 _WHILE = 0.1  # seconds in which more than the first window of a message can arrive
 _WINDOW = 64 * 1024  # bytes of a message that HTTP/2 lets a caller send unasked
 _RATIO = 4  # useless calls for each useful one, which a connection may bring
-_SHARE = 0.05  # of all points that were spent of late: less is not worth a sentence
+_SHARE = 0.05  # of all points that were spent of late: who has more is part of a flood
+_LEAST = 2.5  # points of late; less is not worth a sentence
 _MEMORY = 5.0  # seconds in which what a connection has brought fades to a third
 _LATELY = 1.0  # seconds in which what an address has spent fades to a third
 _LONGEST, _SHORTEST = 60.0, 2.0  # seconds that an address may open no connections
@@ -74,12 +76,12 @@ class Traffic:
     waiting: int = 0  # calls whose message has not come
     useful: int = 0
     useless: float = 0.0  # points
-    no_room: float = 0.0  # those of them that were for calls refused for want of room
+    excused: float = 0.0  # those of them for what honest callers of an overloaded server meet, too: no room, no time
     served: bool = False  # whether an answer to a classification was sent, be it to a piece of a stream that goes on
     # Written by the thread that judges.
     refused: bool = False  # each further call is refused at once
     useless_bytes: float = 0.0  # points, too
-    judged: tuple[int, float, float] = (0, 0.0, 0.0)  # useful, useless and no room, when it was last judged
+    judged: tuple[int, float, float] = (0, 0.0, 0.0)  # useful, useless and excused, when it was last judged
     lately: tuple[float, float] = (0.0, 0.0)  # the same, faded
     looked: tuple[int, int, int, int, int] = (0, 0, 0, 0, 0)  # received, sent, bytes, answered, calls, at the last look
     flow: tuple[float, float] = (0.0, 0.0)  # bytes received, and sent beside answers, faded
@@ -98,7 +100,7 @@ class _Party:
     points: float
     at: float  # when they were counted
     spent: float = 0.0  # of late
-    no_room: float = 0.0  # the part of it that was spent on calls refused for want of room
+    excused: float = 0.0  # the part of it that is excused
     sentences: int = 0
     sentenced: float = -math.inf  # when, the last time
     until: float = -math.inf  # no new connections, and those that could not be closed are refused their calls
@@ -212,8 +214,8 @@ class Guard:
             points = 0.0
         if points and not traffic.refused:
             traffic.useless += points
-            if points == _NO_ROOM:
-                traffic.no_room += points
+            if code in _EXCUSED:
+                traffic.excused += points
             self.spent += points
             if self.spent >= self._next_wake:
                 self._next_wake = self.spent + 64
@@ -253,14 +255,14 @@ class Guard:
         seconds = 0.0 if self._last is None else now - self._last
         self._last = now
         self.noted = False
-        useful, useless, no_room = self._settle(seconds)
+        useful, useless, excused = self._settle(seconds)
         fading = math.exp(-seconds / _LATELY)
         passing = {name for name, party in self._parties.items() if party.passing}
         for name in passing:
             useless[name] += self._parties[name].passing
         for party in self._parties.values():
             party.spent *= fading
-            party.no_room *= fading
+            party.excused *= fading
         for name in useful.keys() | useless.keys():
             party = self._party(name, now)
             most = self._most(party)
@@ -268,20 +270,22 @@ class Guard:
             party.points = max(-most, min(most, party.points + gained) - useless[name])
             party.at = now
             party.spent += useless[name]
-            party.no_room += no_room[name]
+            party.excused += excused[name]
         if not pressed:
             for name in passing:
                 self._parties[name].passing = 0
             return []
-        total = sum(party.spent for party in self._parties.values())
-        # Many addresses, each within its own allowance, are one flood.
-        much = self._allowance < total
+        # Many addresses, each within its own allowance, are one flood. Who brings most of it goes, until a quarter of
+        # what one may spend is left of it: a server that is slow because of them takes up only a few calls of each.
+        total = rest = sum(party.spent for party in self._parties.values())
+        much, little = self._allowance < total, self._allowance / 4
         sentences = []
-        for name in useless:
+        for name in sorted(useless, key=lambda each: -self._parties[each].spent):
             party = self._parties[name]
-            # Honest callers, too, are refused while others flood: what refills meanwhile of that is no part of it.
-            part = party.spent - min(party.no_room, _REFILL * _LATELY)
-            large = much and part > _SHARE * total
+            # Honest callers, too, are refused or late while others flood: what refills meanwhile is no part of it.
+            part = party.spent - min(party.excused, _REFILL * _LATELY)
+            large = much and (part > _SHARE * total or (rest > little and part > _LEAST))
+            rest -= party.spent
             if party.points < 0 or large:
                 sentence = self._sentence(now, name, party)
                 if sentence is not None:
@@ -395,25 +399,25 @@ class Guard:
         return not traffic.refused or party is None or now >= max(party.until, party.sentenced + waits)
 
     def _settle(self, seconds: float) -> tuple[Counter[str], defaultdict[str, float], defaultdict[str, float]]:
-        """Points that each party has gained and spent since the last time, and spent for want of room."""
+        """Points that each party has gained and spent since the last time, and how much of that is excused."""
         gained: Counter[str] = Counter()
         spent: defaultdict[str, float] = defaultdict(float)
-        no_room: defaultdict[str, float] = defaultdict(float)
+        excused: defaultdict[str, float] = defaultdict(float)
         fading = math.exp(-seconds / _MEMORY)
         recent = min(1.0, _MEMORY / seconds) if seconds else 1.0  # of what was gained since, so much counts as recent
         for traffic in {
             id(each): each for each in (*tuple(self._peers.values()), *tuple(self._ends.values()))
         }.values():
-            now = traffic.useful, traffic.useless + traffic.useless_bytes, traffic.no_room
+            now = traffic.useful, traffic.useless + traffic.useless_bytes, traffic.excused
             useful, useless = now[0] - traffic.judged[0], now[1] - traffic.judged[1]
-            no_room[traffic.party] += now[2] - traffic.judged[2]
+            excused[traffic.party] += now[2] - traffic.judged[2]
             traffic.judged = now
             traffic.lately = traffic.lately[0] * fading + useful * recent, traffic.lately[1] * fading + useless
             if useful:
                 gained[traffic.party] += useful
             if useless:
                 spent[traffic.party] += useless
-        return gained, spent, no_room
+        return gained, spent, excused
 
     def _sentence(self, now: float, name: str, party: _Party) -> Sentence | None:
         mine = [each for each in (*tuple(self._peers.values()), *tuple(self._ends.values())) if each.party == name]
@@ -438,6 +442,7 @@ class Guard:
             party.sentences = min(party.sentences + 1, 6)
             party.sentenced, party.until = now, now + seconds
         party.points = self._most(party)
+        party.spent = party.excused = 0.0  # which was paid for
         self.refuses = True
         return Sentence(name, "flood", ends, party.until - now)
 
