@@ -313,8 +313,9 @@ class Guard:
     # Inside.
 
     def _first(self, peer: str, forwarded: str) -> Traffic:
-        if len(self._peers) >= _MOST:  # nobody looks at them: not on Linux
+        if len(self) >= 2 * _MOST:  # nobody looks at them: not on Linux, or at the port for probes
             self._peers.clear()
+            self._ends.clear()
         end = None if forwarded else endpoint(peer)
         if end is None or self._is_proxy(end.address):
             name = party_of(forwarded) if forwarded else peer if end is None else end.address

@@ -427,3 +427,11 @@ def test_what_is_gone_is_forgotten() -> None:
     scene.look()
     scene.look()
     assert len(scene.guard) == 0
+
+
+def test_where_nobody_looks_what_is_known_of_connections_is_bounded() -> None:
+    """As at the port for probes, each of which comes over a connection of its own."""
+    guard = Guard()
+    for number in range(100_000):
+        guard.began(f"ipv4:192.0.{number >> 14}.1:{number & 0x3FFF}")
+    assert len(guard) <= 2 * 16_384
