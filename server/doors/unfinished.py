@@ -8,7 +8,7 @@ and none of them holds more than its connection has received since it was begun,
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 from server.errors import ServiceError
@@ -84,6 +84,8 @@ class Unfinished:
         if size:
             size += size // _FRAMES + _HEADERS
             self._whole[reading.peer] = self._whole.get(reading.peer, 0) + size
+            if len(self._whole) > 2 * _REMEMBERED:  # where nobody looks, as all messages come quickly
+                self._forget_others({each.peer for each in self.readings})
         if self._connections and (connection := self._connections.get(reading.peer)) is not None:
             connection.whole += size
             connection.moved = True
@@ -120,8 +122,12 @@ class Unfinished:
                 connection = self._connections[peer] = self._seen(peer, size, before.get(peer), readings)
                 total += connection.unfinished
         if len(self._whole) > _REMEMBERED:
-            self._whole = {peer: size for peer, size in self._whole.items() if peer in by_peer}
+            self._forget_others(by_peer)
         return total
+
+    def _forget_others(self, peers: Container[str]) -> None:
+        """Know no longer what became whole of connections but those from `peers`."""
+        self._whole = {peer: size for peer, size in self._whole.items() if peer in peers}
 
     def _seen(self, peer: str, received: int, connection: _Connection | None, readings: list[Reading]) -> _Connection:
         if connection is None:

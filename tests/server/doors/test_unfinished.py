@@ -173,3 +173,14 @@ def test_the_estimate_is_never_below_what_is_held_but_for_headers(steps: list[tu
     assert total <= sum(received.values())
     assert abs(sum(reading.held for reading in pending) - total) < 1
     assert all(0 <= reading.held <= _LARGEST + 1 for reading in pending)
+
+
+def test_connections_that_come_and_go_are_forgotten_though_nobody_looks() -> None:
+    unfinished = Unfinished(_LARGEST)
+    kept = begun(unfinished, peer="kept", stream=True)
+    unfinished.end(begun(unfinished, peer="kept"), MB)
+    for number in range(50_000):
+        unfinished.end(begun(unfinished, peer=str(number)), MB)
+    assert len(unfinished._whole) <= 2 * 4096
+    assert unfinished.look({"kept": MB}) == 0
+    assert kept.held == 0
