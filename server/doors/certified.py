@@ -9,6 +9,7 @@ are refused, which nobody knows yet.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -77,6 +78,7 @@ class CertifiedConnections:
         self._busy: dict[str, Certified] = {}  # by peer
         self._ending: dict[Endpoint, _Ending] = {}
         self._closing: set[asyncio.Task[None]] = set()
+        self._distrusts = False  # whether all connections are still to end that there are
 
     def enter(self, visit: Visit, shown: Mapping[str, Sequence[bytes]]) -> None:
         """A call begins; `leave` has to be told of its end.
@@ -119,14 +121,19 @@ class CertifiedConnections:
         Args:
             distrusts: whether an authority is no longer trusted: then all connections are to end that there are, for
                 their callers' certificates may be of that one.
+
+        Raises:
+            OSError: the process cannot open any more files; the next look makes up for it.
         """
-        if distrusts:
+        self._distrusts = self._distrusts or distrusts  # also where they could not be found the last time
+        if self._distrusts:
             found = await asyncio.to_thread(connections.accepted, self.port)
             why = "the authorities of callers' certificates have changed"
             for each in found:
                 self._end(each.peer, why)
             for busy in self._busy.values():
                 busy.why = busy.why or why
+            self._distrusts = False
             _log.info("connections end", number=len(found), detail=why)
         for busy in self._busy.values():
             if busy.lost(_NOBODY) is not None:
@@ -144,12 +151,10 @@ class CertifiedConnections:
         due = {peer for peer, ending in self._ending.items() if peer not in busy or ending.until <= now}
         found = await asyncio.to_thread(connections.close_all, self.port, due)
         for peer in due:
-            ending = self._ending.get(peer)
-            if ending is None:  # it was found to have gone by another look meanwhile
-                continue
+            ending = self._ending.get(peer)  # None: another look beside this one found it gone
             if peer not in found:
-                del self._ending[peer]
-            elif not ending.closed:
+                self._ending.pop(peer, None)
+            elif ending is not None and not ending.closed:
                 ending.closed = True
                 if self._audit is not None:
                     address = f"[{peer.address}]" if ":" in peer.address else peer.address
@@ -157,7 +162,8 @@ class CertifiedConnections:
 
     async def _close_soon(self) -> None:
         await asyncio.sleep(_LINGER)
-        await self.close_idle()
+        with contextlib.suppress(OSError):  # no more files can be opened: at the next look, then
+            await self.close_idle()
 
 
 _NOBODY = Visit("", "", "")

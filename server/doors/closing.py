@@ -40,7 +40,11 @@ class Closing:
                 await asyncio.sleep(_PAUSE)
                 due, self._due = self._due, set()
                 for port in self.ports:
-                    closed = await asyncio.to_thread(connections.close_all, port, due)
+                    try:
+                        closed = await asyncio.to_thread(connections.close_all, port, due)
+                    except OSError:  # no more files can be opened: later
+                        self._due |= due
+                        continue
                     if closed:
                         _log.info("connections closed", number=len(closed), detail="Their callers take no answers.")
         finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -167,12 +167,23 @@ class Keeper:
                 except Exception:  # noqa: BLE001 - what is in force stays so, whatever a file holds
                     _log.exception("a defect of the service")
             if self.connections is not None and self.certificates is not None:
-                await self.connections.look(distrusts=self.certificates.distrusts())
+                await _later_without_files(self.connections.look(distrusts=self.certificates.distrusts()))
             self.streams.look()
             if self.connections is not None:
-                await self.connections.close_idle()
+                await _later_without_files(self.connections.close_idle())
 
     def close(self) -> None:
         """Write what is left to write."""
         if self.audit is not None:
             self.audit.close()
+
+
+async def _later_without_files(looking: Awaitable[None]) -> None:
+    """Await a look at connections; where the process can open no more files, the next look makes up for it.
+
+    Streams are looked at all the same, and as often: who fills the server with connections keeps no right alive.
+    """
+    try:
+        await looking
+    except OSError as error:
+        _log.warning("connections not looked at", detail=f"{error.strerror}; they are looked at again soon.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import socket
 import ssl
@@ -19,7 +20,6 @@ import pytest
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1.classifier_pb2_grpc import ImageClassifierStub
 from server import connections
-from server.connections import Endpoint
 from server.doors.certificates import Certificates
 from server.doors.certified import CertifiedConnections
 from tests.server.conftest import TIMEOUT
@@ -267,25 +267,48 @@ def test_a_resumed_session_does_not_bring_an_old_authority_back(mutual: Mutual, 
     until(refused)
 
 
-def test_two_looks_at_once_may_find_the_same_connection_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever leaves a connection that is to end has it looked for, a whole fleet at the same moment."""
-    peer, looks, forgotten = Endpoint("192.0.2.1", 4000), iter([True, False]), threading.Event()
+def test_an_authority_that_goes_while_no_file_can_be_opened_ends_its_connections_later(
+    mutual: Mutual, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever fills the process's table of files does not keep what an authority that has gone had let in."""
+    failed = threading.Semaphore(0)
+    accepted = connections.accepted
 
-    def close_all(_: int, due: set[Endpoint]) -> set[Endpoint]:
-        if next(looks):
-            forgotten.wait(TIMEOUT)
-            return due  # it was still there
-        return set()
+    def exhausted(port: int) -> list[connections.Connection]:
+        if threading.current_thread().name == "connections":  # that of the watch
+            return accepted(port)
+        failed.release()
+        raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr(connections, "close_all", close_all)
+    with channel(mutual.running.target, mutual.by(mutual.authority.client("alice"))) as alice:
+        assert classify(alice) == IN
+        monkeypatch.setattr(connections, "accepted", exhausted)
+        mutual.trust(Authority("two").pem)
+        for _ in range(3):  # it is not looked at less and less often
+            assert failed.acquire(timeout=TIMEOUT)
+        assert accepted(mutual.port)
+        monkeypatch.setattr(connections, "accepted", accepted)
+        until(lambda: accepted(mutual.port) == [])
 
-    async def look_twice() -> None:
-        ending = CertifiedConnections(0.0, None)
-        ending._end(peer, "its authority has gone")
-        first = asyncio.create_task(ending.close_idle())
-        await asyncio.sleep(0.05)  # it looks by now
-        await ending.close_idle()
-        forgotten.set()
-        await first
 
-    asyncio.run(look_twice())
+def test_a_look_that_returns_after_another_found_the_connection_gone_is_no_error() -> None:
+    asyncio.run(_closed_by_two())
+
+
+async def _closed_by_two() -> None:
+    both, found = CertifiedConnections(1.0, None), threading.Event()
+    end = connections.Endpoint("192.0.2.1", 4000)
+    both._end(end, "a reason")
+    with pytest.MonkeyPatch.context() as patch:
+
+        def closing(_: int, peers: set[connections.Endpoint]) -> set[connections.Endpoint]:
+            return set(peers) if found.wait(TIMEOUT) else set()
+
+        patch.setattr(connections, "close_all", closing)
+        late = asyncio.create_task(both.close_idle())
+        await asyncio.sleep(0.01)
+        patch.setattr(connections, "close_all", lambda *_: set())
+        await both.close_idle()
+        found.set()
+        await late
+    assert both._ending == {}
