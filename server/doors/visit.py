@@ -15,7 +15,7 @@ from server.doors.rates import Allowance
 from server.errors import ServiceError
 from server.guard import Traffic
 from server.tracing import Call
-from server.turns import Lane
+from server.turns import NOBODY, Lane
 
 # A client may name its lane, for instance when many of them share a proxy's connection. Only within its own party.
 LANE_KEY = "glimpse-client"
@@ -58,6 +58,8 @@ class Visit:
     ended: ServiceError | None = None  # why the server ended it before its time
     traffic: Traffic = _NONE  # of the connection that it came over
     received: int = 0  # bytes of its messages, with the five before each
+    # Its lane, and the identity that it was found for; the address is known before anybody asks.
+    _lane: tuple[Lane, str | None] = field(default=(NOBODY, None), repr=False, compare=False)
 
     def end(self, why: ServiceError) -> None:
         """End it: its task is cancelled, and whoever surrounds it tells the caller why. Only once; it has a `task`."""
@@ -75,12 +77,17 @@ class Visit:
 
         Both are marked with what they are, so that an identity called 192.0.2.1 is not the host of that address.
         """
-        return f"identity:{self.identity}" if self.identity else f"address:{self.host}"
+        return self.lane.who
 
     @property
     def lane(self) -> Lane:
         """Whose turn it is; the name that a caller gives itself, else its connection, divides what its party has."""
-        return Lane(self.who, self.client or self.peer)
+        lane, of = self._lane
+        if of is not self.identity:  # a call is asked for it some five times, and learns once who its caller is
+            who = f"identity:{self.identity}" if self.identity else f"address:{self.host}"
+            lane = Lane(who, self.client or self.peer)
+            self._lane = lane, self.identity
+        return lane
 
     @property
     def host(self) -> str:
