@@ -17,10 +17,11 @@ from typing import Any
 import grpc
 import grpc.aio
 import prometheus_client
+import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from glimpse.v1 import classifier_pb2_grpc
-from server import filters, reflection
+from server import filters, port_lock, reflection
 from server.background import keep_running
 from server.connections import Counters
 from server.doors.keeper import Keeper
@@ -31,6 +32,8 @@ from server.servicer import SERVICE, ImageClassifier
 from server.settings import Settings
 from server.startup import PortTakenError
 from server.watch import Watch
+
+_log = structlog.get_logger(__name__)
 
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
@@ -96,7 +99,7 @@ class Ports:
         """
         settings = self._settings
         metrics = self._open_metrics() if settings.serve_metrics else None
-        main = self._listen_together()
+        main = await self._listen_together()
         self._keeper.receiving.follow(received=Counters(main).received)
         self._keeper.closing.ports.append(main)
         if self._keeper.connections is not None:
@@ -150,17 +153,31 @@ class Ports:
             reflection.add_to(server, services)
         return server
 
-    def _listen_together(self) -> int:
+    async def _listen_together(self) -> int:
         """Have all servers listen on one port, which no other process has."""
         port = self._settings.port
         _allow_files(len(self._servers) * self._settings.max_connections)
-        if len(self._servers) > 1 and port and _is_taken(self._settings.host, port):
-            # What shares a port with its own kind would share it with another process, too, without a word.
-            raise _port_taken(self._settings.host, port, "The address is in use", "GLIMPSE_PORT")
+        if len(self._servers) == 1 or not port:  # a free port is nobody else's
+            return self._listen_on(port)
+        async with port_lock.held(port):
+            if _is_taken(self._settings.host, port):
+                # What shares a port with its own kind would share it with another process, too, without a word.
+                raise _port_taken(self._settings.host, port, "The address is in use", "GLIMPSE_PORT")
+            return self._listen_on(port)
+
+    def _listen_on(self, port: int) -> int:
+        """Have all servers listen; where the system lets no two share a port, the first one alone."""
         certificates = self._keeper.certificates
-        for each in self._servers:
+        for number, each in enumerate(self._servers):
             credentials = None if certificates is None else certificates.credentials()
-            port = self._listen(each, port, "GLIMPSE_PORT", credentials)
+            try:
+                port = self._listen(each, port, "GLIMPSE_PORT", credentials)
+            except PortTakenError as error:
+                if not number:
+                    raise
+                _log.warning("one queue for all callers", detail=f"Sockets cannot share the port. {error}")
+                del self._servers[number:]
+                break
         return port
 
     def _listen(

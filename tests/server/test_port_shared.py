@@ -1,0 +1,101 @@
+"""The sockets of one server share a port, and no other server does."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+import threading
+import time
+
+import pytest
+
+from server import port_lock, ports
+from server.startup import PortTakenError
+from tests.server.conftest import TIMEOUT
+from tests.server.doors.inside import IN, Inside, Loop, channel, classify
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there is one socket")
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def test_of_servers_that_start_at_the_same_moment_one_has_the_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where each has looked before any of them has bound it, if it could."""
+    taken = ports._is_taken
+
+    def slowly(host: str, port: int) -> bool:
+        found = taken(host, port)
+        time.sleep(0.2)
+        return found
+
+    monkeypatch.setattr(ports, "_is_taken", slowly)
+    port, loops = free_port(), [Loop() for _ in range(3)]
+    started: list[Inside] = []
+    refused: list[str] = []
+
+    def start(loop: Loop) -> None:
+        try:
+            started.append(Inside(loop, port=port))
+        except PortTakenError as error:
+            refused.append(str(error))
+
+    starting = [threading.Thread(target=start, args=(loop,)) for loop in loops]
+    for each in starting:
+        each.start()
+    for each in starting:
+        each.join(TIMEOUT)
+    try:
+        assert len(started) == 1
+        assert len(refused) == 2
+        assert all(f"Cannot listen on 127.0.0.1:{port}: The address is in use." in each for each in refused)
+    finally:
+        for running in started:
+            running.close()
+        for loop in loops:
+            loop.close()
+
+
+def test_where_sockets_cannot_share_a_port_one_serves_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    limits = ports._limits
+    monkeypatch.setattr(ports, "_limits", lambda settings, **_: limits(settings, shares_port=False))
+    loop = Loop()
+    running = Inside(loop)
+    try:
+        assert len(running.server._ports._servers) == 1
+        with channel(running.target) as caller:
+            assert classify(caller) == IN
+    finally:
+        running.close()
+        loop.close()
+    assert "one queue for all callers" in capsys.readouterr().out
+
+
+def test_a_lock_that_somebody_else_keeps_is_not_waited_for_without_end() -> None:
+    async def twice() -> None:
+        async with port_lock.held(1), port_lock.held(1, seconds=0.05), port_lock.held(2, seconds=TIMEOUT):
+            pass
+        async with port_lock.held(1, seconds=TIMEOUT):  # it has been let go
+            pass
+
+    asyncio.run(asyncio.wait_for(twice(), TIMEOUT))
+
+
+def test_a_sandbox_without_unix_sockets_does_not_keep_a_server_from_starting(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*_: object) -> socket.socket:
+        raise OSError(97, "Address family not supported by protocol")
+
+    async def once() -> None:
+        async with port_lock.held(1):
+            pass
+
+    with asyncio.Runner() as runner:  # which has a pair of them
+        loop = runner.get_loop()
+        monkeypatch.setattr(port_lock.socket, "socket", forbidden)
+        loop.run_until_complete(once())
