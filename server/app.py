@@ -26,6 +26,7 @@ from server.decoding.decode import FORMATS
 from server.decoding.isolated import memory_for
 from server.decoding.pool import DecodePool
 from server.decoding.where import Decoding
+from server.doors import fields
 from server.doors.keeper import Keeper
 from server.guard import Guard, Sentence
 from server.health import Health
@@ -106,7 +107,13 @@ class Server:
             proxies=settings.trusted_proxies,
         )
         observability = Observability(
-            self._metrics, gates, keeper, self._tracing, guard=guard, log_calls=settings.log_calls
+            self._metrics,
+            gates,
+            keeper,
+            self._tracing,
+            guard=guard,
+            log_calls=settings.log_calls,
+            most_fields=max(fields.LEAST, settings.max_images_per_request * fields.EACH_IMAGE),
         )
         # The port for probes shares nothing with the calls that it reports on, neither their places nor their turns.
         probed = Observability(self._metrics, {}, keeper, checks=keeper.probes)

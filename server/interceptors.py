@@ -13,9 +13,11 @@ from typing import Any, NoReturn
 import grpc
 import grpc.aio
 import structlog
+from google.protobuf import descriptor_pool
 
 from server import status
 from server.call_ends import cannot_send, content_refused, ended_by_peer, malformed, only, parsed, status_of
+from server.doors import fields
 from server.doors.arrival import REQUEST_ID_KEY, arrive
 from server.doors.keeper import OPEN, Keeper
 from server.doors.open_calls import OpenCalls
@@ -65,15 +67,18 @@ class Observability(grpc.aio.ServerInterceptor):
         checks: OpenCalls | None = None,
         guard: Guard | None = None,
         log_calls: bool = False,
+        most_fields: int = fields.LEAST,
     ) -> None:
         """Record into `metrics` and, where there are traces, into `tracing`; let in whom `keeper` knows.
 
         A method that has one of `gates` is let through it before its request is read. All others have a small budget of
         their own; `checks` is that of health checks, if not the one that `keeper` has for the main port. `log_calls`: a
-        line at level info for calls that went well, too. `guard` is told what became of each call.
+        line at level info for calls that went well, too. `guard` is told what became of each call. `most_fields`: bytes
+        of a message through a gate that are not contents of its fields, see `server.doors.fields`.
         """
         self._checks = keeper.checks if checks is None else checks
         self._log_calls = log_calls
+        self._most_fields = most_fields
         self._guard = Guard() if guard is None else guard
         self._tracing = tracing
         self._metrics = metrics
@@ -119,6 +124,8 @@ class Observability(grpc.aio.ServerInterceptor):
         # gRPC would read and parse a lone message by itself, before anyone could refuse it, and wait for it as long as
         # it takes. On the wire a lone message and a stream of one are the same.
         lone = handler.unary_unary is not None
+        if gate is not None and parse is not None:
+            parse = fields.bounded(parse, descriptor_pool.Default(), f"{service}.{name}", self._most_fields)
         if gate is not None and lone:
             return grpc.stream_unary_rpc_method_handler(method.unary(inner, parse, gate), None, write)
         if gate is not None:

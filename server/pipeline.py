@@ -88,6 +88,19 @@ class Pipeline:
         self._max_images = max_images
         self._geometries = geometries
 
+    def check_number(self, images: int) -> None:
+        """To be asked before anything is made of each image of a request.
+
+        Raises:
+            InvalidRequestError: expected; TOO_MANY_IMAGES.
+        """
+        if images > self._max_images:
+            raise InvalidRequestError(
+                Reason.TOO_MANY_IMAGES,
+                f"A request may hold {self._max_images} images. Received: {images}. Send several requests.",
+                field="images",
+            )
+
     def costs(self, request: ClassifyRequest) -> list[Cost] | None:
         """What each image of a request is going to cost; None where `classify` refuses it before that matters."""
         if len(request.images) > self._max_images:
@@ -290,13 +303,7 @@ class Pipeline:
             raise InvalidRequestError(
                 Reason.NO_IMAGES, "The request holds no image. Send at least one.", field="images"
             )
-        if len(request.images) > self._max_images:
-            raise InvalidRequestError(
-                Reason.TOO_MANY_IMAGES,
-                f"A request may hold {self._max_images} images. Received: {len(request.images)}. "
-                "Send several requests.",
-                field="images",
-            )
+        self.check_number(len(request.images))
         classes = len(model.bundle.labels)
         k = min(DEFAULT_TOP_K, classes) if request.top_k is None else request.top_k
         if not 1 <= k <= classes:

@@ -182,13 +182,14 @@ class ImageClassifier(classifier_pb2_grpc.ImageClassifierServicer):
         """What the caller may send now, through the pipeline.
 
         A request takes its images from the caller's rate even where it is refused later: what is wrong with it had to
-        be found out.
+        be found out. Only of more images than a request may hold nothing is found out but their number.
 
         Raises:
             ServiceError: expected; the request as a whole gets an error.
         """
+        visit.model, visit.images = request.model.name, len(request.images)
+        self._pipeline.check_number(visit.images)
         asked = _request(request)
-        visit.model, visit.images = asked.model.name, len(asked.images)
         visit.bytes = size = sum(len(image.data) for image in asked.images)
         self.bytes_read += size
         try:
