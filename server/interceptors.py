@@ -180,6 +180,7 @@ class _Method:
 
     def unary(self, inner: Handler, parse: Parse | None, gate: Gate) -> Handler:
         receive, unpack = self._keeper.uploads.receive, self._keeper.unpacking.unpack
+        send = self._keeper.unread.send
 
         async def handle(_: AsyncIterator[bytes], context: Any) -> Any:
             async with self._around(context) as visit:
@@ -197,7 +198,9 @@ class _Method:
                             message = await unpack(message)
                         request = parsed(message, parse)
                         del message  # the request has its own copy
-                        return await inner(request, context)
+                        answer = await inner(request, context)
+                        send(visit)
+                        return answer
                 return await _no_message(visit)  # which has given its place back
 
         return handle
@@ -355,20 +358,21 @@ class _Method:
         self._metrics.request_rejected(error.reason)
         if visit.suspect:
             await self._keeper.hold_back()
-        await self._abort(context, error)
+        await self._abort(visit, context, error)
 
     async def _refuse_content(
         self, visit: Visit, context: Any, code: grpc.StatusCode, refused: Exception | None
     ) -> None:
         """End a call as `content_refused` says."""
         if refused is None:
-            await self._abort(context, defect())
+            await self._abort(visit, context, defect())
         elif isinstance(refused, ServiceError):
             await self._refuse(visit, context, refused)
         else:
             await context.abort(code, str(refused))
 
-    async def _abort(self, context: Any, error: ServiceError) -> None:
+    async def _abort(self, visit: Visit, context: Any, error: ServiceError) -> None:
+        self._keeper.unread.send(visit)
         trailers = (*(context.trailing_metadata() or ()), *status.trailers(error))
         try:
             await context.abort(status.code(error), error.message, trailers)

@@ -20,6 +20,7 @@ from server.doors.receiving import Receiving
 from server.doors.rights import OpenStreams
 from server.doors.tokens import Tokens
 from server.doors.unpacking import Unpacking
+from server.doors.unread import Unread
 from server.doors.uploads import Uploads
 from server.doors.visit import Visit
 from server.errors import OverloadedError, UnauthenticatedError
@@ -85,6 +86,7 @@ class Keeper:
         self.proxies = Proxies(settings.trusted_proxies) if settings.trusted_proxies else None
         self.streams = OpenStreams()
         self.closing = Closing()
+        self.unread = Unread(self.closing)
         mutual = self.certificates is not None and self.certificates.mutual
         self.connections = CertifiedConnections(settings.upload_seconds, self.audit) if mutual else None
         self._asks = self.tokens is not None or mutual
