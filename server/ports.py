@@ -84,7 +84,9 @@ class Ports:
         self._watch = watch
         self._opened = ExitStack()
         self._freshness: asyncio.Task[None] | None = None
-        self._servers = [self._server(classifier, health, interceptors) for _ in range(_QUEUES)]
+        # gRPC counts the connections of each server alone; those of all are counted by the watch.
+        queues = 1 if watch is None else _QUEUES
+        self._servers = [self._server(classifier, health, interceptors, shares_port=queues > 1) for _ in range(queues)]
         self._probes: grpc.aio.Server | None = None
         if settings.health_port is not None:
             options = [*_limits(settings), *_messages(MOST_BYTES)]
@@ -134,11 +136,16 @@ class Ports:
         self._keeper.close()
 
     def _server(
-        self, classifier: ImageClassifier, health: Health, interceptors: Sequence[grpc.aio.ServerInterceptor]
+        self,
+        classifier: ImageClassifier,
+        health: Health,
+        interceptors: Sequence[grpc.aio.ServerInterceptor],
+        *,
+        shares_port: bool,
     ) -> grpc.aio.Server:
         settings = self._settings
         options = [
-            *_limits(settings, shares_port=_QUEUES > 1),
+            *_limits(settings, shares_port=shares_port),
             *_messages(settings.max_message_bytes),
             # Compressed messages are unpacked when it is their turn, see server/doors/unpacking.py.
             ("grpc.per_message_decompression", 0),

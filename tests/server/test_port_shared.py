@@ -7,15 +7,29 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack
 
+import grpc
 import pytest
 
-from server import port_lock, ports
+from glimpse.v1 import classifier_pb2 as pb
+from glimpse.v1.classifier_pb2_grpc import ImageClassifierStub
+from server import connections, port_lock, ports
 from server.startup import PortTakenError
 from tests.server.conftest import TIMEOUT
 from tests.server.doors.inside import IN, Inside, Loop, channel, classify
+from tests.server.hostile.wire import Wire
+from tests.server.rig import SIZE, Rig
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there is one socket")
+
+
+@pytest.fixture
+def rig(monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
+    rig = Rig(monkeypatch)
+    yield rig
+    rig.close()
 
 
 def free_port() -> int:
@@ -99,3 +113,34 @@ def test_a_sandbox_without_unix_sockets_does_not_keep_a_server_from_starting(mon
         loop = runner.get_loop()
         monkeypatch.setattr(port_lock.socket, "socket", forbidden)
         loop.run_until_complete(once())
+
+
+def test_without_the_watch_there_are_no_more_connections_than_are_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """gRPC counts those of each queue alone."""
+    rig = Rig(monkeypatch, "--no-flood-guard", "--max-connections=3")
+    try:
+        with ExitStack() as opened:
+            wires = [opened.enter_context(Wire(rig.target, source=f"127.0.0.{host}")) for host in range(2, 12)]
+            assert sum(wire.alive() for wire in wires) == 3
+    finally:
+        rig.close()
+
+
+def test_no_socket_listens_while_a_drain_waits_for_the_last_answers(rig: Rig) -> None:
+    """A connection that none of them would ever take up would hang in the kernel until the end."""
+    port = int(rig.target.rpartition(":")[2])
+    raw = pb.RawPixels(height=SIZE, width=SIZE, data=bytes(SIZE * SIZE * 3))
+    with grpc.insecure_channel(rig.target) as caller:
+        rig.network.hold()
+        last = ImageClassifierStub(caller).Classify.future(
+            pb.ClassifyRequest(images=[pb.Image(raw=raw)]), timeout=TIMEOUT
+        )
+        rig.network.begun()
+        assert sum(1 for _ in connections.listening(port)) == 64
+        rig.stop()
+        rig.wait_until(lambda: not any(connections.listening(port)))
+        assert not last.done()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port), TIMEOUT).close()
+        rig.network.let()
+        assert last.result().results
