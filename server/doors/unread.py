@@ -17,6 +17,7 @@ from server.doors.visit import Visit
 _MOST = 2048  # of all callers; 66 MB
 _SECONDS = 1.0  # that one may wait for its caller, however many there are
 _LOOK = 0.1  # seconds between two looks for those who are to be cut off, while there are more
+_LOOKS = 5  # that find too many in a row first: after a moment in which the process stood still, all have waited long
 
 
 class Unread:
@@ -27,6 +28,7 @@ class Unread:
         self._closing, self._most, self._clock = closing, most, clock
         self._waiting: dict[asyncio.Task[object], tuple[Visit, float]] = {}  # since when; the oldest first
         self._next_look = 0.0
+        self._looks = 0  # in a row that have found too many
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -39,9 +41,13 @@ class Unread:
         now = self._clock()
         self._waiting[task] = visit, now
         task.add_done_callback(self._sent)
-        if len(self._waiting) > self._most and now >= self._next_look:
+        if len(self._waiting) <= self._most:
+            self._looks = 0
+        elif now >= self._next_look:
             self._next_look = now + _LOOK
-            self._cut_off(now)
+            self._looks += 1
+            if self._looks > _LOOKS:
+                self._cut_off(now)
 
     def _sent(self, task: asyncio.Task[object]) -> None:
         del self._waiting[task]
