@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager
 from functools import partial
 from typing import Any, NoReturn
@@ -141,7 +141,7 @@ class Observability(grpc.aio.ServerInterceptor):
         visit, _authorization = arrive(context.invocation_metadata() or (), "", context.peer(), self._keeper.proxies)
         traffic = self._guard.began(visit.peer, visit.address)
         self._guard.ended(traffic, "UNIMPLEMENTED", received=0, gated=False, seconds=0.0)
-        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
+        await _end(context, grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
 
 
 _KINDS = {
@@ -295,7 +295,7 @@ class _Method:
     async def _refuse_flood(self, visit: Visit, context: Any) -> None:
         """Refuse a call of those who flood, before anything is read, counted, traced or logged: thousands may wait."""
         if self._guard.refused(visit.peer, visit.address) is not None:
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, _FLOODED)
+            await _end(context, grpc.StatusCode.RESOURCE_EXHAUSTED, _FLOODED)
 
     def _trace(self, visit: Visit, metadata: Any) -> None:
         if self._tracing is None:
@@ -369,21 +369,28 @@ class _Method:
         elif isinstance(refused, ServiceError):
             await self._refuse(visit, context, refused)
         else:
-            await context.abort(code, str(refused))
+            await _end(context, code, str(refused), refused)
 
     async def _abort(self, visit: Visit, context: Any, error: ServiceError) -> None:
         self._keeper.unread.send(visit)
         trailers = (*(context.trailing_metadata() or ()), *status.trailers(error))
-        try:
-            await context.abort(status.code(error), error.message, trailers)
-        except grpc.aio.AbortError as aborted:
-            # gRPC keeps this exception with the call, and its traceback leads back to the call: a circle that only a
-            # look for garbage would end. In a flood of refusals that is thousands of calls. Since Python 3.12 a frame
-            # knows its caller, and so the refusal's own traceback leads to a frame that holds the refusal.
-            task = asyncio.current_task()
-            if task is not None:
-                task.add_done_callback(partial(_let_go, (aborted, error)))
-            raise
+        await _end(context, status.code(error), error.message, error, trailers=trailers)
+
+
+async def _end(
+    context: Any, code: grpc.StatusCode, message: str, *errors: BaseException, trailers: Sequence[tuple[str, Any]] = ()
+) -> None:
+    """End a call with a status, for `errors`, which nobody looks at afterwards."""
+    try:
+        await context.abort(code, message, trailers)
+    except grpc.aio.AbortError as aborted:
+        # gRPC keeps this exception with the call, and its traceback leads back to the call: a circle that only a look
+        # for garbage would end. In a flood of refusals that is thousands of calls. Since Python 3.12 a frame knows its
+        # caller, and so a refusal's own traceback leads to a frame that holds the refusal.
+        task = asyncio.current_task()
+        if task is not None:
+            task.add_done_callback(partial(_let_go, (aborted, *errors)))
+        raise
 
 
 def _tell_left_out(left_out: LeftOut) -> None:

@@ -10,11 +10,13 @@ from typing import Any
 
 import grpc
 import grpc.aio
+import pytest
 
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1 import classifier_pb2_grpc
 from server.doors.keeper import Keeper
 from server.errors import OverloadedError, Reason
+from server.guard import Guard, Traffic
 from server.interceptors import Observability
 from server.metrics import Metrics
 from server.settings import Settings
@@ -61,20 +63,34 @@ class _Full(classifier_pb2_grpc.ImageClassifierServicer):
         raise OverloadedError(Reason.QUEUE_FULL, "There is no room.", retry_after=1.0)
 
 
-def test_nothing_of_a_refused_call_is_left_for_the_garbage_collector() -> None:
+class _Refusing(Guard):
+    """Takes everybody for one who floods."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.refuses = True
+
+    def refused(self, peer: str, forwarded: str = "") -> Traffic:
+        return self.began(peer, forwarded)
+
+
+@pytest.mark.parametrize("flooded", [False, True])
+@pytest.mark.parametrize("method", ["Classify", "NoSuch"])
+def test_nothing_of_a_refused_call_is_left_for_the_garbage_collector(method: str, *, flooded: bool) -> None:
     async def refusals(number: int) -> int:
-        keeper = Keeper(Settings())  # type: ignore[call-arg]  # all have defaults
-        server = grpc.aio.server(interceptors=[Observability(Metrics(), {}, keeper)])
+        keeper, guard = Keeper(Settings()), _Refusing() if flooded else Guard()  # type: ignore[call-arg]  # defaults
+        server = grpc.aio.server(interceptors=[Observability(Metrics(), {}, keeper, guard=guard)])
         classifier_pb2_grpc.add_ImageClassifierServicer_to_server(_Full(), server)  # type: ignore[abstract]
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            stub = classifier_pb2_grpc.ImageClassifierStub(channel)
+            send: Any = channel.unary_unary(f"/glimpse.v1.ImageClassifier/{method}")
+            expected = grpc.StatusCode.RESOURCE_EXHAUSTED if method == "Classify" else grpc.StatusCode.UNIMPLEMENTED
             for _ in range(number):
                 try:
-                    await stub.Classify(pb.ClassifyRequest(), timeout=TIMEOUT)
+                    await send(b"", timeout=TIMEOUT)
                 except grpc.aio.AioRpcError as error:
-                    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED  # noqa: PT017 - of each of many
+                    assert error.code() is expected  # noqa: PT017 - of each of many
             for _ in range(100):  # turns of the loop, for the end of the last one
                 await asyncio.sleep(0.01)
                 if not (left := _contexts()):
