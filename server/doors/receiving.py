@@ -242,9 +242,9 @@ class Receiving:
             reading.end(
                 OverloadedError(
                     Reason.QUEUE_FULL,
-                    f"Messages on their way hold {total:.0f} bytes, more than GLIMPSE_MAX_RECEIVING_BYTES "
-                    f"({self._most}), and this caller's the most of them. Send fewer or smaller messages at once, or "
-                    "try again later.",
+                    f"Messages on their way hold {total:.0f} bytes, and what is coming of them is more than "
+                    f"GLIMPSE_MAX_RECEIVING_BYTES ({self._most}) allows; this caller's hold the most. Send fewer or "
+                    "smaller messages at once, or try again later.",
                     retry_after=_RETRY,
                 )
             )
