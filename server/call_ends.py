@@ -53,12 +53,13 @@ def content_refused(error: BaseException) -> tuple[grpc.StatusCode, str, Service
     A compressed message that is too large is refused as gRPC refuses one that is not, without a reason. None: it was
     nothing that came, but a defect of ours.
     """
-    large = only(_too_large, error)
-    if isinstance(large, TooLargeError):
-        return grpc.StatusCode.RESOURCE_EXHAUSTED, "", large
-    ended = only(_expected, error)
+    ended = only(_too_large, error) or only(_expected, error)
     if ended is None and only(_cannot_parse, error) is not None:
         ended = malformed("A message of this call cannot be read.")
+    if ended is not None and ended is not error:
+        ended.__cause__ = error  # so that whoever lets go of the one lets go of the other
+    if isinstance(ended, TooLargeError):
+        return grpc.StatusCode.RESOURCE_EXHAUSTED, "", ended
     if isinstance(ended, ServiceError):
         return status.code(ended), ended.reason.value, ended
     return grpc.StatusCode.INTERNAL, Reason.INTERNAL.value, None

@@ -404,9 +404,20 @@ def _tell_left_out(left_out: LeftOut) -> None:
 
 
 def _let_go(errors: tuple[BaseException, ...], _: object) -> None:
-    """Have exceptions of a call that is over hold on to nothing."""
-    for error in errors:
-        error.__traceback__ = error.__context__ = None
+    """Have exceptions of a call that is over, and those that they come from, hold on to nothing.
+
+    A frame of theirs may hold the message, which is megabytes.
+    """
+    waiting, seen = list(errors), set[int]()
+    while waiting:
+        error = waiting.pop()
+        if id(error) in seen:  # a group that one of its own comes from
+            continue
+        seen.add(id(error))
+        waiting += [each for each in (error.__context__, error.__cause__) if each is not None]
+        if isinstance(error, BaseExceptionGroup):
+            waiting += error.exceptions
+        error.__traceback__ = error.__context__ = error.__cause__ = None
 
 
 def _counted(serialize: Callable[[Any], bytes] | None, *, classifies: bool) -> Callable[[Any], bytes]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import grpc
 import grpc.aio
 import pytest
+from google.protobuf.message import DecodeError
 
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1 import classifier_pb2_grpc
@@ -20,6 +22,7 @@ from server.guard import Guard, Traffic
 from server.interceptors import Observability
 from server.metrics import Metrics
 from server.settings import Settings
+from server.turns import Lane
 from tests.conftest import RunningServer
 from tests.server.conftest import TIMEOUT, rich_status
 
@@ -109,3 +112,48 @@ def test_nothing_of_a_refused_call_is_left_for_the_garbage_collector(method: str
 def _contexts() -> int:
     """What gRPC keeps of calls on the server's side."""
     return sum(type(each).__name__ == "_ServicerContext" for each in gc.get_objects())
+
+
+def test_nothing_of_a_message_that_cannot_be_read_is_left_either() -> None:
+    """It may have 16 MiB, and what came compressed was a thousandth of that."""
+
+    async def broken(number: int) -> int:
+        keeper = Keeper(Settings())  # type: ignore[call-arg]  # all have defaults
+        gates = {f"/glimpse.v1.ImageClassifier/{name}": _in for name in ("Classify", "ClassifyStream")}
+        server = grpc.aio.server(interceptors=[Observability(Metrics(), gates, keeper)])
+        classifier_pb2_grpc.add_ImageClassifierServicer_to_server(_Reading(), server)  # type: ignore[abstract]
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            for method in ["Classify", "ClassifyStream"] * number:
+                call: Any = channel.stream_stream(f"/glimpse.v1.ImageClassifier/{method}")(timeout=TIMEOUT)
+                await call.write(bytes(1000))
+                assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
+                del call
+            for _ in range(100):  # turns of the loop, for the end of the last one
+                await asyncio.sleep(0.01)
+                if not (left := sum(isinstance(each, DecodeError) for each in gc.get_objects())):
+                    break
+        await server.stop(0)
+        return left
+
+    gc.collect()
+    gc.disable()
+    try:
+        assert asyncio.run(broken(5)) == 0
+    finally:
+        gc.enable()
+
+
+class _Reading(classifier_pb2_grpc.ImageClassifierServicer):
+    async def ClassifyStream(self, requests: AsyncIterator[Any], _: Any) -> None:  # type: ignore[override]  # noqa: N802 - the contract's name
+        async def read() -> None:
+            async for _ in requests:
+                pass
+
+        async with asyncio.TaskGroup() as readers:
+            readers.create_task(read())
+
+
+def _in(_: Lane) -> AbstractContextManager[None]:
+    return nullcontext()
