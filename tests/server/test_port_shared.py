@@ -111,7 +111,7 @@ def test_a_sandbox_without_unix_sockets_does_not_keep_a_server_from_starting(mon
 
     with asyncio.Runner() as runner:  # which has a pair of them
         loop = runner.get_loop()
-        monkeypatch.setattr(port_lock.socket, "socket", forbidden)
+        monkeypatch.setattr(socket, "socket", forbidden)
         loop.run_until_complete(once())
 
 

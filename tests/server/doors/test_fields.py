@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import grpc
 import pytest
@@ -20,8 +20,9 @@ from tests.server.conftest import TIMEOUT
 from tests.server.doors.inside import Inside, channel, told
 
 Start = Callable[..., Inside]
-PIECE = Fields(pb.ClassifyStreamRequest.DESCRIPTOR)
-REQUEST = Fields(pb.ClassifyRequest.DESCRIPTOR)
+_KINDS = pb.DESCRIPTOR.message_types_by_name
+PIECE = Fields(_KINDS["ClassifyStreamRequest"])
+REQUEST = Fields(_KINDS["ClassifyRequest"])
 SIZE = 2_000_000
 
 
@@ -164,10 +165,10 @@ def test_a_million_images_cost_no_object_each(inside: Start, monkeypatch: pytest
     monkeypatch.setattr(servicer, "_image", made.append)
     running = inside()
     with channel(running.target) as caller:
-        call = caller.unary_unary("/glimpse.v1.ImageClassifier/Classify")
+        call: Any = caller.unary_unary("/glimpse.v1.ImageClassifier/Classify")
         assert refused_for(lambda: call(b"\x12\x00" * 30_000, timeout=TIMEOUT)) == "TOO_MANY_IMAGES"
         assert refused_for(lambda: call(b"\x12\x00" * 1_000_000, timeout=TIMEOUT)) == "MALFORMED_MESSAGE"
-        pieces = caller.stream_stream("/glimpse.v1.ImageClassifier/ClassifyStream")
+        pieces: Any = caller.stream_stream("/glimpse.v1.ImageClassifier/ClassifyStream")
         piece = within(2, whole(b"\x12\x00" * 1_000_000)).data
         assert refused_for(lambda: list(pieces(iter([piece]), timeout=TIMEOUT))) == "MALFORMED_MESSAGE"
     assert made == []
