@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import reprlib
-import stat
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,22 +20,13 @@ from io import BufferedReader
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+from models import opened as files
 from models import texts
 
 TEXT_BYTES = 1 << 16  # of a description or a recipe: dozens of times what they have
 LINE = 1_000  # characters of a line of TOML
 DEPTH = 32  # of lists and tables in one another; a bundle's description has three
 DIGITS = 30  # of a whole number: more than 64 bits have
-
-# The flag is about opening alone: a pipe without a writer is opened at once, and found to be no file.
-_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-_KINDS = (
-    (stat.S_ISDIR, "a folder"),
-    (stat.S_ISFIFO, "a pipe"),
-    (stat.S_ISSOCK, "a socket"),
-    (stat.S_ISCHR, "a device"),
-    (stat.S_ISBLK, "a device"),
-)
 
 
 def read(path: Path, limit: int) -> bytes:
@@ -51,7 +40,7 @@ def read(path: Path, limit: int) -> bytes:
         OSError: it cannot be opened or read.
         ValueError: it is no plain file, or has more bytes.
     """
-    with opened(path) as file:
+    with opened(path, holes=True) as file:
         data = file.read(limit + 1)
     if len(data) > limit:
         raise ValueError(f"it has more than {limit:,} bytes, which is more than such a file may have")
@@ -59,24 +48,19 @@ def read(path: Path, limit: int) -> bytes:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[BufferedReader]:
-    """A plain file, to be read; for those whose size is bounded elsewhere.
+def opened(path: Path, *, holes: bool = False) -> Iterator[BufferedReader]:
+    """A plain file, to be read; for those whose size is bounded elsewhere. See `models.opened.plain`.
 
     Raises:
         OSError: it cannot be opened.
         ValueError: it is no plain file.
     """
-    # Looked at before it is opened as well: to open a device can be an act of its own.
-    _refuse_other(path.stat().st_mode)
-    with os.fdopen(os.open(path, _FLAGS), "rb") as file:
-        _refuse_other(os.fstat(file.fileno()).st_mode)
+    try:
+        file = files.plain(path, holes=holes)
+    except files.NotAFileError as error:
+        raise ValueError(f"it {error.reason}") from error
+    with file:
         yield file
-
-
-def _refuse_other(mode: int) -> None:
-    for is_kind, kind in _KINDS:
-        if is_kind(mode):
-            raise ValueError(f"it is {kind}. Give a plain file")
 
 
 def inside(folder: Path, name: object) -> Path:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 # A file may be larger than what is stored of it by so much: some file systems compress, and count in blocks.
 _LARGE, _RATIO = 64 << 20, 8
@@ -26,48 +26,56 @@ _KINDS = (
 class NotAFileError(OSError):
     """There is something of that name which is no plain file; the message is a sentence with the name."""
 
+    def __init__(self, path: Path, reason: str) -> None:
+        """`reason`: what it does or is, without its name and a full stop at the end, as in "is a folder"."""
+        super().__init__(f"{path} {reason}.")
+        self.reason = reason
 
-def plain(path: Path) -> BinaryIO:
+
+def plain(path: Path, *, holes: bool = False) -> BufferedReader:
     """A file for reading; symbolic links are followed.
+
+    Args:
+        path: of the file.
+        holes: whether it may consist of holes, because it is read up to a limit.
 
     Raises:
         NotAFileError: a folder, a named pipe, a socket, a device, a loop of links, or a file that is mostly holes.
         OSError: it cannot be opened.
     """
+    # Looked at before it is opened as well: to open a device can be an act of its own.
+    kind = _special(path)
+    if kind is not None:
+        raise _refusal(path, kind)
     # Without O_NONBLOCK (not on Windows, which has no such pipes) opening a pipe waits for whoever writes to it.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOCTTY", 0)
+    descriptor = os.open(path, flags | getattr(os, "O_CLOEXEC", 0))
     try:
-        descriptor = os.open(path, flags | getattr(os, "O_CLOEXEC", 0))
-    except OSError as error:
-        kind = _special(path)  # a socket cannot be opened, and on Windows neither can a folder
-        if kind is None:
-            raise
-        raise _refusal(path, kind) from error
-    try:
-        _check(path, descriptor)
+        _check(path, descriptor, holes=holes)
         return os.fdopen(descriptor, "rb")
     except BaseException:
         os.close(descriptor)
         raise
 
 
-def _check(path: Path, descriptor: int) -> None:
+def _check(path: Path, descriptor: int, *, holes: bool) -> None:
     found = os.fstat(descriptor)
     if not stat.S_ISREG(found.st_mode):
         raise _refusal(path, _kind(found.st_mode))
-    if _mostly_holes(descriptor, found):
+    if not holes and _mostly_holes(descriptor, found):
         raise NotAFileError(
-            f"{path} claims {found.st_size} bytes, of which the file system stores a fraction: the rest are holes. "
-            "Copy the file again, from its source."
+            path,
+            f"claims {found.st_size} bytes, of which the file system stores a fraction: the rest are holes. Copy the "
+            "file again, from its source",
         )
 
 
 def _refusal(path: Path, kind: str) -> NotAFileError:
-    return NotAFileError(f"{path} is {kind}, not a file. Give the path of a file.")
+    return NotAFileError(path, f"is {kind}, not a file. Give the path of a file")
 
 
 def _special(path: Path) -> str | None:
-    """What is no plain file; None: it is one, or nothing is known."""
+    """What it is, if it is no plain file; None: it is one, or nothing is known."""
     try:
         mode = path.stat().st_mode
     except RuntimeError:

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from server.errors import OverloadedError, Reason, draining
-from server.shares import NOTHING, PLACE, Held, Load, Place, Shares
-from server.turns import NOBODY, Lane, Turns
+from server.shares import NO_LOAD, ONE, Held, Load, Place, Shares
+from server.turns import NO_LANE, Lane, Turns
 
 __all__ = ["Admission", "Load"]
 
@@ -104,7 +104,7 @@ class Admission:
         """Work of decoding between arrival and answer, in pixels of an ordinary JPEG photo."""
         return self._all.held.work
 
-    def call(self, lane: Lane = NOBODY) -> Place:
+    def call(self, lane: Lane = NO_LANE) -> Place:
         """Let a call in before its message is read: what it holds is in memory as soon as it is.
 
         A call has at least one image, so calls beyond the images that may be in flight cannot be answered anyway; and
@@ -117,7 +117,7 @@ class Admission:
         self._find_room(_ONE, lane)
         return self.calls.place(lane)
 
-    def stream(self, lane: Lane = NOBODY) -> Place:
+    def stream(self, lane: Lane = NO_LANE) -> Place:
         """Let a stream in: it may take as long as it likes over each of its messages, and holds what has come of it.
 
         Raises:
@@ -138,14 +138,14 @@ class Admission:
         for lane in list(self._readers):
             self._read_on(lane)
 
-    async def room(self, lane: Lane = NOBODY) -> None:
+    async def room(self, lane: Lane = NO_LANE) -> None:
         """Wait until no piece of a lane's streams waits for permits: before that, reading another only fills memory."""
         while self._waits[lane] and not self._closed:
             reader: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._readers.setdefault(lane, []).append(reader)
             await reader
 
-    def keep_until_done(self, doing: Future[Any], load: Load, lane: Lane = NOBODY) -> None:
+    def keep_until_done(self, doing: Future[Any], load: Load, lane: Lane = NO_LANE) -> None:
         """Hold the permits for one image once more until work on it ends in its thread, for a caller who has gone.
 
         What a thread works on takes memory and time whether or not somebody waits for it; without this, callers with
@@ -161,7 +161,7 @@ class Admission:
 
         doing.add_done_callback(release)
 
-    def admit(self, load: Load, *, wait: bool, lane: Lane = NOBODY) -> _Permits:
+    def admit(self, load: Load, *, wait: bool, lane: Lane = NO_LANE) -> _Permits:
         """Hold permits for `load` while the block runs.
 
         Args:
@@ -195,13 +195,13 @@ class Admission:
         self._release(load, lane, bulk=bulk)
 
     def _find_room(self, load: Load, lane: Lane) -> None:
-        reserved = NOTHING
+        reserved = NO_LOAD
         if len(self._waiting):
             # The first piece that waits would wait for ever if it had to compete with lone requests. But whoever has
             # nothing yet need not wait for a piece of somebody who has much.
             reserved = self._reserved()
             if not self._all.of(lane).images and load.within(self._kept_for_newcomers):
-                reserved = NOTHING
+                reserved = NO_LOAD
         fits = self._all.fits(load, reserved)
         if fits and not self._all.beyond(load, lane):
             return
@@ -224,10 +224,10 @@ class Admission:
         )
 
     def _find_place(self, places: Shares, lane: Lane, what: str, advice: str) -> None:
-        if not places.fits(PLACE):
+        if not places.fits(ONE):
             message = f"{places.held.images} {what} are in flight, as many as may be. {advice}"
             raise self._refusal(Reason.QUEUE_FULL, message, missing=_ONE, come=_ONE)
-        if places.beyond(PLACE, lane):
+        if places.beyond(ONE, lane):
             own = places.of(lane).images
             most = places.most.images
             message = f"{own} {what} of yours are in flight; the rest of {most} is kept for others. {advice}"
@@ -244,7 +244,7 @@ class Admission:
     def _reserved(self) -> Load:
         """Room that lone requests leave free for the first of the waiting pieces, which would else wait for ever."""
         head = self._waiting.first().load
-        return head if self._bulk.held.plus(head).within(self.bulk_capacity) else NOTHING
+        return head if self._bulk.held.plus(head).within(self.bulk_capacity) else NO_LOAD
 
     async def _take_bulk(self, load: Load, lane: Lane) -> None:
         if not len(self._waiting) and self._may_go(load, lane):

@@ -22,13 +22,14 @@ from server import stopping
 from server.admission import Admission, Load
 from server.background import keep_running
 from server.cleanup import Cleanup, within
+from server.connection_monitor import ConnectionMonitor
 from server.decoding.decode import FORMATS
 from server.decoding.isolated import memory_for
 from server.decoding.pool import DecodePool
 from server.decoding.where import Decoding
 from server.doors import fields
 from server.doors.keeper import Keeper
-from server.guard import Guard, Sentence
+from server.guard import Guard, Penalty
 from server.health import Health
 from server.interceptors import Observability
 from server.loading import load_model
@@ -42,7 +43,6 @@ from server.servicer import SERVICE, ImageClassifier
 from server.settings import Settings
 from server.startup import ModelLoadError, StartupError
 from server.tracing import start as start_tracing
-from server.watch import Watch
 
 _log = structlog.get_logger(__name__)
 
@@ -132,7 +132,7 @@ class Server:
             self._metrics.registry,
             of_probes=[probed],
             keeper=keeper,
-            watch=Watch(guard, self._metrics, _told(keeper)) if settings.flood_guard else None,
+            monitor=(ConnectionMonitor(guard, self._metrics, _penalty_log(keeper)) if settings.flood_guard else None),
         )
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -375,7 +375,7 @@ def _load_model(settings: Settings, metrics: Metrics) -> LoadedModel:
         raise ModelLoadError(f"Cannot load the model: {short(error)}") from error
 
 
-def _told(keeper: Keeper) -> Callable[[Sentence, int], None] | None:
+def _penalty_log(keeper: Keeper) -> Callable[[Penalty, int], None] | None:
     return None if keeper.audit is None else keeper.audit.closed
 
 

@@ -1,4 +1,4 @@
-"""How a call ended, as far as gRPC shows it, and what is wrong with bytes that are no message."""
+"""The status with which a call ended, as far as gRPC shows it, and errors for bytes that are no valid message."""
 
 from __future__ import annotations
 

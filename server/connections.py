@@ -24,7 +24,7 @@ _TCP_INFO: int | None = getattr(socket, "TCP_INFO", None)
 _INFO_BYTES = 256
 _COUNTS = struct.Struct("=QQ")
 _COUNTS_AT = 120  # tcpi_bytes_acked and tcpi_bytes_received in `struct tcp_info` of linux/tcp.h, since Linux 4.1
-_SPARED = 19  # times as long as it took, until all connections are looked through again
+_PAUSE = 19  # times the duration of a look at all connections: until the next one
 
 
 class Endpoint(NamedTuple):
@@ -119,7 +119,7 @@ class Counters:
                 if at in unknown:
                     found[unknown[at]] = _counted(at, connection).received
             ended = time.monotonic()
-            self._not_before = ended + _SPARED * (ended - begun)
+            self._not_before = ended + _PAUSE * (ended - begun)
         return found
 
     def _known(self, wanted: Endpoint) -> int | None:

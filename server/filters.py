@@ -1,10 +1,10 @@
-"""What the kernel does with connections as they come, by the address that they come from.
+"""Socket filters: which new connections the kernel drops, and to which socket it sends the others, by their address.
 
 Programs for its packet filter (the classic one, which needs no privilege; see `socket(7)` on SO_ATTACH_FILTER and
 SO_ATTACH_REUSEPORT_CBPF, and the kernel's documentation, networking/filter), on the listening sockets. Linux only.
 
-A request for a connection that is dropped costs neither a thread nor a descriptor, and the other side sees no refusal:
-it asks again a second later, then after two, as TCP does, and is let in by the first request after the block has ended.
+A connection request (SYN) that is dropped costs neither a thread nor a descriptor, and the other side sees no refusal:
+TCP repeats the request after one second, then after two and so on, and the first one after the block is accepted.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def spread(port: int, sockets: int) -> bool:
     Returns:
         Whether the kernel does so; else it spreads connections by their ports, too.
     """
-    mix = secrets.randbits(32) | 1  # so that nobody can choose an address beside somebody else's
+    mix = secrets.randbits(32) | 1  # so that nobody can choose an address that shares a socket with a given other one
     program: list[_Instruction] = [
         (_LOAD_BYTE, 0, 0, _PACKET),
         (_AND, 0, 0, 0xF0),

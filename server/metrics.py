@@ -111,7 +111,7 @@ class Metrics:
         )
         self._work_in_flight = Gauge(
             "glimpse_decoding_pixels_in_flight",
-            "Predicted work of decoding between arrival and answer, in pixels of an ordinary JPEG photo.",
+            "Predicted decoding work of the images in flight, in pixels of an ordinary JPEG photo.",
             registry=registry,
         )
         self._most_in_flight = Gauge(
@@ -121,7 +121,9 @@ class Metrics:
             "glimpse_image_bytes_in_flight_limit", "Bytes of images that may be in flight.", registry=registry
         )
         self._most_work_in_flight = Gauge(
-            "glimpse_decoding_pixels_in_flight_limit", "Work of decoding that may be in flight.", registry=registry
+            "glimpse_decoding_pixels_in_flight_limit",
+            "Predicted decoding work that may be in flight, in pixels of an ordinary JPEG photo.",
+            registry=registry,
         )
         self._queue_depth = Gauge("glimpse_queue_depth", "Images waiting for the device.", registry=registry)
         self._decode_queue_depth = Gauge(
@@ -150,7 +152,7 @@ class Metrics:
             self._connections_closed.labels(closed)
         self._addresses_blocked = Gauge(
             "glimpse_addresses_blocked",
-            "Addresses that may open no new connections at the moment, because of a flood.",
+            "Addresses from which no new connections are accepted at the moment, because of a flood.",
             registry=registry,
         )
         information = build.information()
@@ -289,7 +291,7 @@ class Metrics:
         self._connections_closed.labels(reason).inc(count)
 
     def addresses_blocked(self, count: int) -> None:
-        """So many addresses may open no new connections."""
+        """So many addresses are blocked: no new connections are accepted from them."""
         self._addresses_blocked.set(count)
 
 

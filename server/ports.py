@@ -23,6 +23,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from glimpse.v1 import classifier_pb2_grpc
 from server import filters, port_lock, reflection
 from server.background import keep_running
+from server.connection_monitor import ConnectionMonitor
 from server.connections import Counters
 from server.doors.keeper import Keeper
 from server.doors.open_calls import MOST_BYTES
@@ -31,7 +32,6 @@ from server.health import Health
 from server.servicer import SERVICE, ImageClassifier
 from server.settings import Settings
 from server.startup import PortTakenError
-from server.watch import Watch
 
 _log = structlog.get_logger(__name__)
 
@@ -72,7 +72,7 @@ class Ports:
         *,
         of_probes: Sequence[grpc.aio.ServerInterceptor],
         keeper: Keeper,
-        watch: Watch | None = None,
+        monitor: ConnectionMonitor | None = None,
     ) -> None:
         """Put the servers together; nothing listens yet. Needs a running event loop.
 
@@ -81,11 +81,11 @@ class Ports:
         self._settings = settings
         self._metrics = metrics
         self._keeper = keeper
-        self._watch = watch
+        self._monitor = monitor
         self._opened = ExitStack()
         self._freshness: asyncio.Task[None] | None = None
-        # gRPC counts the connections of each server alone; those of all are counted by the watch.
-        queues = 1 if watch is None else _QUEUES
+        # gRPC counts the connections of each server alone; those of all are counted by the connection monitor.
+        queues = 1 if monitor is None else _QUEUES
         self._servers = [self._server(classifier, health, interceptors, shares_port=queues > 1) for _ in range(queues)]
         self._probes: grpc.aio.Server | None = None
         if settings.health_port is not None:
@@ -115,8 +115,8 @@ class Ports:
             await server.start()
         if len(self._servers) > 1:
             filters.spread(main, len(self._servers))
-        if self._watch is not None:
-            self._watch.start(main)
+        if self._monitor is not None:
+            self._monitor.start(main)
         self._freshness = keep_running("credentials", self._keeper.keep_fresh)
         return Bound(main, metrics, health)
 
@@ -131,8 +131,8 @@ class Ports:
     def close(self) -> None:
         """Stop answering /metrics, and write what is left to write, after everything else has ended."""
         self._opened.close()
-        if self._watch is not None:
-            self._watch.stop()
+        if self._monitor is not None:
+            self._monitor.stop()
         self._keeper.close()
 
     def _server(

@@ -1,8 +1,9 @@
-"""Which of many like lines are written, and how many were left out: a line a refusal would let strangers fill the disk.
+"""Limits the rate of similar log lines, so that strangers cannot fill the disk with refusals.
 
-Of each caller and kind of refusal the first few are written at once, then one a second, and of all together so many a
-second. A line says how many like it were left out since the last one; what no later line says is told when the flood
-has ended. What is known of callers is bounded as well: whoever comes from many addresses is counted with the others.
+For each caller and kind of refusal the first few lines are written at once, then one a second; for all together there
+is a limit a second, too. A line says how many like it were left out since the last one; a count that no later line
+tells is written when the flood has ended. The memory for callers is bounded as well: those beyond the limit are counted
+together.
 """
 
 from __future__ import annotations

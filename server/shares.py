@@ -1,10 +1,10 @@
-"""How what there is for all is shared: between parties, and within a party between its lanes. Plain data.
+"""How a limit for all callers is shared: between parties, and within a party between its lanes. Plain data.
 
-A party may hold at most seven times what is left free: alone seven eighths of all, two of them seven fifteenths each.
-So there is room for a party that comes, however greedy the others are, and no share to be configured (Choudhury and
-Hahne, "Dynamic queue length thresholds for shared-memory packet switches", 1998). Within the party a lane may hold at
-most seven times what is left free of the party's share. And the last sixteenth is kept for parties that hold nothing
-yet, so that it takes many of them to leave no room for one more.
+A party may hold at most seven times what is left free: one alone may hold seven eighths of all, two may hold seven
+fifteenths each. So there is room for a new party, however much the others ask for, and no share has to be configured
+(Choudhury and Hahne, "Dynamic queue length thresholds for shared-memory packet switches", 1998). Within the party a
+lane may hold at most seven times what is left free of the party's share. The last sixteenth is reserved for parties
+that hold nothing yet, so that it takes many of them to leave no room for one more.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 from server.turns import Lane
 
-_GREED = 7
-_KEPT = 16  # one part in so many is for parties that hold nothing
+_TIMES_FREE = 7  # what a party may hold, in multiples of what is free
+_RESERVED = 16  # one part in so many is for parties that hold nothing
 
 
 class Load(NamedTuple):
@@ -37,8 +37,8 @@ class Load(NamedTuple):
         return Load(min(self.images, limit.images), min(self.bytes, limit.bytes), min(self.work, limit.work))
 
 
-NOTHING = Load(0)
-PLACE = Load(1)  # one of something that is only counted
+NO_LOAD = Load(0)
+ONE = Load(1)  # one of something that is only counted
 
 
 class Held:
@@ -70,12 +70,12 @@ _NONE = Held()
 
 
 class Shares:
-    """Who holds how much of what there is for all."""
+    """How much of a limit each party and lane holds."""
 
     def __init__(self, most: Load) -> None:
         """All of it is free."""
         self.most = most
-        self._open = Load(*(each - each // _KEPT for each in most))  # to parties that hold something already
+        self._shared = Load(*(each - each // _RESERVED for each in most))  # to parties that hold something already
         self.held = Held()
         self._parties: dict[str, Held] = {}
         self._lanes: dict[Lane, Held] = {}
@@ -88,7 +88,7 @@ class Shares:
         """What the lane's party holds; not to be changed."""
         return self._parties.get(lane.who, _NONE)
 
-    def fits(self, load: Load, reserved: Load = NOTHING) -> bool:
+    def fits(self, load: Load, reserved: Load = NO_LOAD) -> bool:
         """Whether there is room for a load, whoever it is of; `reserved` is promised to somebody else."""
         held, most = self.held, self.most
         return (
@@ -108,16 +108,16 @@ class Shares:
         held, most, own = self.held, self.most, self._lanes.get(lane, _NONE)
         images, size, work = held.images + load.images, held.bytes + load.bytes, held.work + load.work
         return (
-            images > self._open.images
-            or size > self._open.bytes
-            or work > self._open.work
+            images > self._shared.images
+            or size > self._shared.bytes
+            or work > self._shared.work
             or _beyond(most.images - images, party.images + load.images, own.images, load.images)
             or _beyond(most.bytes - size, party.bytes + load.bytes, own.bytes, load.bytes)
             or _beyond(most.work - work, party.work + load.work, own.work, load.work)
         )
 
     def hold(self, load: Load, lane: Lane) -> None:
-        """Hold a load for a lane; whether there is room is not asked."""
+        """Hold a load for a lane, without checking that there is room."""
         self.held.add(load)
         party, own = self._parties.get(lane.who), self._lanes.get(lane)
         if party is None:
@@ -152,10 +152,10 @@ class Place:
         self._shares, self._lane = shares, lane
 
     def __enter__(self) -> None:
-        self._shares.hold(PLACE, self._lane)
+        self._shares.hold(ONE, self._lane)
 
     def __exit__(self, *_: object) -> None:
-        self._shares.release(PLACE, self._lane)
+        self._shares.release(ONE, self._lane)
 
 
 def _beyond(free: int, party: int, lane: int, more: int) -> bool:
@@ -167,5 +167,5 @@ def _beyond(free: int, party: int, lane: int, more: int) -> bool:
         lane: what the lane holds now; where it is nothing, the lane may have what its party may.
         more: what is to come.
     """
-    left = _GREED * free - party
-    return more > 0 and (left < 0 or (lane > 0 and lane + more > _GREED * left))
+    left = _TIMES_FREE * free - party
+    return more > 0 and (left < 0 or (lane > 0 and lane + more > _TIMES_FREE * left))

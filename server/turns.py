@@ -32,7 +32,7 @@ class Ahead(NamedTuple):
     work: int
 
 
-NOBODY = Lane("")  # where it does not matter whom something counts for
+NO_LANE = Lane("")  # of callers that need not be told apart
 
 
 class _Party(Generic[T]):

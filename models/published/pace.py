@@ -1,7 +1,7 @@
-"""How long a download may take in all, and how slow it may be: a server decides neither.
+"""Limits of a download: its least rate and its longest duration, whatever the publisher's server sends.
 
-What is received is counted where it comes from the connection: headers, the framing of chunks and what follows them are
-as slow, or as endless, as the file itself may be. So a server cannot hold a start by a byte now and then, of whatever.
+Bytes are counted as they come from the connection, because headers, the framing of chunks and trailers can be as slow,
+or as endless, as the file itself. So a server cannot hold up a start by sending a byte now and then.
 """
 
 from __future__ import annotations

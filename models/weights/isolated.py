@@ -1,8 +1,8 @@
-"""Reading a file of weights in a process of its own, from the side of whoever wants to know what it holds.
+"""Reading a file of weights in a process of its own: the side that starts the process and takes its answer.
 
 Files of weights come from anywhere, and their formats are those of whole programs: pickles, HDF5, protobuf. So the
-process that takes them apart (`models.weights.reader`) has nothing to lose, and may take no more memory and computing
-than a file of that size explains (`models.weights.limits`). It tells where in the file the numbers are
+process that parses them (`models.weights.reader`) may fail without harm to its caller, and may take no more memory and
+computing than a file of that size explains (`models.weights.limits`). It tells where in the file the numbers are
 (`models.weights.answer`), so that nothing is copied that need not be.
 """
 

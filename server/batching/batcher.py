@@ -21,7 +21,7 @@ from server.batching.lanes import Answer, LaneQueue, Slot, Taken
 from server.batching.watch import Watch
 from server.domain import BatchReport
 from server.errors import OverloadedError, Reason, draining
-from server.turns import NOBODY, Lane
+from server.turns import NO_LANE, Lane
 
 _log = logging.getLogger(__name__)
 _numbers = itertools.count(1)  # of batches, in the whole process
@@ -120,7 +120,7 @@ class Batcher:
         self,
         pixels: NDArray[np.uint8],
         *,
-        lane: Lane = NOBODY,
+        lane: Lane = NO_LANE,
         deadline: float | None = None,
         future: Future[Answer] | None = None,
         since: float | None = None,

@@ -1,4 +1,4 @@
-"""What a call's metadata says of who calls. All of it is a stranger's: it is bounded, and nothing of it is proof."""
+"""What a call's metadata says of the caller. It is untrusted: its length is bounded, and it proves nothing."""
 
 from __future__ import annotations
 

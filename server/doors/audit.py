@@ -22,7 +22,7 @@ from pathlib import Path
 import structlog
 
 from server.doors.visit import Visit
-from server.guard import Sentence
+from server.guard import Penalty
 from server.sampling import LeftOut, Sampled
 from server.startup import StartupError
 
@@ -87,16 +87,16 @@ class Audit:
         """Write down that the connection of a `peer`, `address:port`, was closed as its certificate may not be good."""
         self._put({"time": datetime.now(UTC).isoformat(), "event": "connection closed", "peer": peer, "detail": why})
 
-    def closed(self, sentence: Sentence, connections: int) -> None:
+    def closed(self, penalty: Penalty, connections: int) -> None:
         """Write down that so many connections of an address were closed, and for how long it may open no new ones."""
         self._put(
             {
                 "time": datetime.now(UTC).isoformat(),
                 "event": "connections closed",
-                "address": sentence.party,
-                "reason": sentence.reason,
+                "address": penalty.address,
+                "reason": penalty.reason,
                 "connections": connections,
-                "blocked_seconds": sentence.seconds,
+                "blocked_seconds": penalty.seconds,
             }
         )
 

@@ -1,9 +1,9 @@
-"""Connections whose callers have shown a certificate, and how they end once it may no longer be good.
+"""Connections of callers with a client certificate, which are closed once the certificate may no longer be valid.
 
-TLS asks for a certificate at the beginning of a connection and never again. So where a certificate has expired since,
-or an authority is no longer trusted, the connection is ended, and whoever still has a good certificate connects anew:
-then TLS verifies it as it verifies any. Calls are told UNAVAILABLE, by which clients connect anew, and not that they
-are refused, which nobody knows yet.
+TLS verifies a certificate when a connection is made, and never again. So where a certificate has expired since, or an
+authority is no longer trusted, the connection is closed, and a caller whose certificate is still valid connects anew:
+then TLS verifies it again. Their calls end with UNAVAILABLE, upon which clients connect anew, and not with a refusal,
+because it is not yet known whether the caller would be refused.
 """
 
 from __future__ import annotations
@@ -28,8 +28,7 @@ _log = structlog.get_logger(__name__)
 
 _SHOWN = "x509_pem_cert"  # where gRPC puts the caller's certificate
 _REMEMBERED = 4096  # certificates; reading one anew takes some 30 microseconds
-# What the last call was told has to leave first.
-_LINGER = 0.1  # seconds
+_LINGER = 0.1  # seconds, so that the last call's status is sent before its connection is closed
 
 _expires = lru_cache(_REMEMBERED)(certificates.expires)
 
@@ -134,7 +133,7 @@ class CertifiedConnections:
             for busy in self._busy.values():
                 busy.why = busy.why or why
             self._distrusts = False
-            _log.info("connections end", number=len(found), detail=why)
+            _log.info("connections are being closed", number=len(found), detail=why)
         for busy in self._busy.values():
             if busy.lost(_NOBODY) is not None:
                 self._end(connections.endpoint(busy.peer), busy.why)

@@ -1,6 +1,6 @@
-"""Closing the connections of those who neither take what they asked for nor a word that it has ended.
+"""Closes connections whose callers read neither the answers to their calls nor that these have ended.
 
-gRPC keeps a call until its last answer has been sent, and offers nothing by which a server could drop it before.
+gRPC keeps a call until its last answer has been sent, and has no way for a server to drop it before.
 """
 
 from __future__ import annotations
@@ -46,6 +46,10 @@ class Closing:
                         self._due |= due
                         continue
                     if closed:
-                        _log.info("connections closed", number=len(closed), detail="Their callers take no answers.")
+                        _log.info(
+                            "connections closed",
+                            number=len(closed),
+                            detail="The callers did not read the end of their calls.",
+                        )
         finally:
             self._task = None

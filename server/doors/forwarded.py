@@ -1,7 +1,7 @@
-"""The address of a caller behind proxies: what `x-forwarded-for` says, where a proxy that is trusted has written it.
+"""The address of a caller behind proxies, from `x-forwarded-for`, where a trusted proxy has written it.
 
-Each proxy appends the address that its own connection came from, so the list is read from its right end, as long as the
-entries are proxies that are trusted themselves: the first one that is not is the caller. Whatever stands left of it was
+Each proxy appends the address that its own connection came from, so the list is read from its right end, skipping
+entries that are trusted proxies themselves: the first one that is not is the caller. Whatever stands left of it was
 sent by that caller, who may write there what they like. Where all entries are trusted proxies, the caller is the
 left-most: a trusted proxy vouches for it, too.
 

@@ -1,7 +1,7 @@
-"""Calls that reach no model and may be anybody's: health checks, reflection, descriptions of models.
+"""Calls that need no identity and reach no model: health checks, reflection, descriptions of models.
 
-They have a small budget of their own, apart from that of classification, so that whoever fills it stands in nobody
-else's way: places, turns at sending a message, the bytes and the time of a message, and calls a second.
+They have a small budget of their own, apart from that of classification, so that whoever exhausts it cannot hold up
+classification: calls open at once, messages received at once, the bytes and the time of a message, calls a second.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _SECONDS = 3.0  # for a message to come, which clients send with the call itself
 _SECONDS_IF_OTHERS_WAIT = 0.05  # both come in one packet
 # Callers whose calls a second are counted, the last ones that came: 2 MB. Strangers can have any number of addresses.
 REMEMBERED = 10_000
-# Who asks too often waits for so long, and is refused then where there is still no room: a caller who asks again as
-# soon as there is an answer is slowed down, not answered faster.
+# Who asks too often waits for so long, and is refused if there is still no room then: so a caller who repeats a call
+# as soon as it is refused is slowed down.
 _PATIENCE = 1.0  # seconds
 
 

@@ -1,4 +1,4 @@
-"""The messages of a stream, as they are read: each in its turn, counted from its first byte."""
+"""The messages of a stream as they are read, each within the memory budget from its first byte on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Places for calls that may stay open: so many in all, of which whoever has most gives one up to who has fewer."""
+"""A limit of calls that may stay open: when all places are taken, the party with the most loses its oldest."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _RETRY_AFTER = 1.0  # seconds
 
 
 class Places:
-    """Who has which. Lives on the event loop; not for other threads.
+    """The places, and whose calls hold them. Lives on the event loop; not for other threads.
 
     A number for each party alone would let a few parties take all places and keep everybody else out. So whoever comes
     when all are taken gets the oldest place of the party that has most of them, if that party then still has no fewer.

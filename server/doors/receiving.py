@@ -1,11 +1,12 @@
-"""A budget of memory for messages that are being received: bytes count from the first one.
+"""A memory budget for messages that are being received; each counts from its first byte.
 
-Above it nobody who holds their share of it begins to read another message, and well above it those who hold the most
-are ended. Who holds what is estimated (see `server/doors/unfinished.py`) from bytes as they came, and frames of a few
-bytes take more than twice their size. So the estimate is compared with the resident memory: what is not resident is not
-held, and of what nothing accounts for the messages hold some.
+Above the budget, no message is begun for a caller who holds their share of it. Well above it, messages of those who
+hold the most are refused. Who holds what is estimated (see `server/doors/unfinished.py`) from the bytes that each
+connection has received; but frames of a few bytes take more than twice their size in memory. So the estimate is
+compared with the resident memory of the process: the messages hold no more than is resident, and more than estimated
+where more is resident than all else accounts for.
 
-As long as the pending reads could not fill the budget if each of them got the largest message, nobody waits.
+Nobody waits as long as all pending reads together could not fill the budget with messages of the largest size.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ _NEAR = 0.02  # seconds between two looks, while the budget is more than half fu
 _OFTEN = 0.05  # while the pending reads could fill it
 _SELDOM = 0.25  # otherwise; a read that ends before is never looked at
 _MARGIN = 48 << 20  # bytes of resident memory that nothing accounts for, and that are no alarm yet
-# A read on whose connection no more than that has come may have got pings and windows of HTTP/2 alone.
+# A read on whose connection no more than this has come may have received only pings and window updates of HTTP/2.
 _SILENT = 64 << 10  # bytes
-_BUFFERS = 8  # one part of so many, that gRPC's buffers take besides what is in them
+_BUFFERS = 8  # one part in so many, which gRPC's buffers take besides what is in them
 _FACTOR = 3.0  # bytes allocated for one received, at most: frames of 24 bytes take two and a half
 _CLOSER = 0.1  # seconds between two looks at what is allocated, a millisecond or two each
 _GROWN = 4 << 20  # bytes of resident memory; below, connections need no look
@@ -242,14 +243,14 @@ class Receiving:
             reading.end(
                 OverloadedError(
                     Reason.QUEUE_FULL,
-                    f"Messages on their way hold {total:.0f} bytes, and what is coming of them is more than "
-                    f"GLIMPSE_MAX_RECEIVING_BYTES ({self._most}) allows; this caller's hold the most. Send fewer or "
+                    f"Messages that are being received hold {total:.0f} bytes, and with what is coming would exceed "
+                    f"GLIMPSE_MAX_RECEIVING_BYTES ({self._most}); this caller holds the most of them. Send fewer or "
                     "smaller messages at once, or try again later.",
                     retry_after=_RETRY,
                 )
             )
         if ended:
-            _log.warning("uploads ended for want of memory", ended=ended, bytes=round(total), limit=self._most)
+            _log.warning("uploads refused: memory limit reached", ended=ended, bytes=round(total), limit=self._most)
 
     def _end_slow_ones(self, now: float) -> None:
         for reading in self._unfinished.slow(now, self._seconds, _SILENT):
@@ -262,7 +263,7 @@ class Receiving:
             )
 
     def _grant(self) -> None:
-        """Let those begin who have waited, as far as there is room, the first that came first."""
+        """Let those who wait begin, as far as there is room, in the order in which they came."""
         for turn, who in list(self._waiting.items()):
             if not self.waits(who):
                 del self._waiting[turn]

@@ -1,8 +1,8 @@
-"""Streams that are open, and the rights of their callers: a stream does not outlive what its caller was let in by.
+"""Open streams and the rights of their callers: a stream ends when the caller's token or certificate does.
 
-A lone call is answered where its caller was let in, even if the right ends meanwhile: it takes seconds. A stream may go
-on for days. So its caller's right is looked at before each piece is worked on and before each is answered, and again
-and again for the streams that are silent.
+A lone call that was accepted is answered even if the right ends meanwhile: it takes seconds. A stream may go on for
+days. So its caller's right is checked before each piece is worked on and before each is answered, and at intervals for
+the streams that are silent.
 """
 
 from __future__ import annotations

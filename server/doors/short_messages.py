@@ -1,7 +1,7 @@
 """Receiving the short messages of calls that anybody may make: few at once, each in little time.
 
-gRPC holds a message to the limit of the largest method, 16 MiB unless told otherwise, and says how long one is when it
-is whole. So how many are received at once, times that limit, bounds what strangers can make the server hold.
+gRPC has one limit for the messages of all methods, 16 MiB by default, and tells the length of a message only when it is
+complete. So the memory that strangers can take is bounded by that limit times the messages that are received at once.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ _LOOK_SECONDS = 0.05  # from one look for those who take too long to the next, w
 class ShortMessages:
     """Turns at receiving one. Lives on the event loop.
 
-    Parties take turns, and of one party the last that came is the first: where many of its calls say nothing, it is the
-    one that has just come whose message is there.
+    Parties take turns, and within a party the newest call is first: where many of its calls send no message, the newest
+    is the most likely to have one.
     """
 
     def __init__(self, at_once: int, seconds: float, seconds_if_others_wait: float) -> None:

@@ -1,7 +1,7 @@
-"""Messages that are not whole yet, and an estimate of what each holds of memory. Plain data: no clock, no tasks' turns.
+"""Messages that are not complete yet, with an estimate of the memory that each holds. Plain data: no clock, no tasks.
 
-gRPC tells nothing of a message before it is whole, but keeps what has come of it. The kernel counts the bytes of each
-connection. What a connection has received, less the messages of it that have become whole, lies in those that have not;
+gRPC tells nothing of a message before it is complete, but holds in memory what has come of it. The kernel counts the
+bytes of each connection. What a connection has received, less its complete messages, belongs to the incomplete ones;
 and none of them holds more than its connection has received since it was begun, nor than the largest message.
 """
 

@@ -1,9 +1,9 @@
-"""Messages that came compressed, by gzip or deflate: unpacked here, few at once, and not by gRPC.
+"""Decompressing messages (gzip, deflate) here, few at once, instead of in gRPC.
 
-gRPC unpacks every message as soon as it is whole, so that 64 calls of 16 kB are 64 messages of 16 MiB, before anybody
-is asked. It hands them on as they came when it is told to, but not whether they are compressed. That is seen: no
-message of protobuf begins as gzip does (with a field of a kind that there is not), and none of ours has the field with
-which deflate begins.
+gRPC decompresses every message as soon as it is complete, so that 64 calls of 16 kB become 64 messages of 16 MiB before
+the server has a say. It can be told to hand them on as they came, but then does not say which are compressed. That can
+be told from how they begin: no message of protobuf begins as gzip does (its first byte would be a field of an unknown
+wire type), and no message of this contract has the field with which deflate would begin.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from server.doors.rates import Allowance
 from server.errors import ServiceError
 from server.guard import Traffic
 from server.tracing import Call
-from server.turns import NOBODY, Lane
+from server.turns import NO_LANE, Lane
 
 # A client may name its lane, for instance when many of them share a proxy's connection. Only within its own party.
 LANE_KEY = "glimpse-client"
@@ -59,7 +59,7 @@ class Visit:
     traffic: Traffic = _NONE  # of the connection that it came over
     received: int = 0  # bytes of its messages, with the five before each
     # Its lane, and the identity that it was found for; the address is known before anybody asks.
-    _lane: tuple[Lane, str | None] = field(default=(NOBODY, None), repr=False, compare=False)
+    _lane: tuple[Lane, str | None] = field(default=(NO_LANE, None), repr=False, compare=False)
 
     def end(self, why: ServiceError) -> None:
         """End it: its task is cancelled, and whoever surrounds it tells the caller why. Only once; it has a `task`."""

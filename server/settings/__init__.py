@@ -109,8 +109,8 @@ class Settings(DoorSettings):
     max_pixels_in_flight: int = Field(
         0,
         ge=0,
-        description="Work of decoding in flight, in pixels of an ordinary JPEG; above: QUEUE_FULL. 0: four for each of "
-        "max_bytes_in_flight.",
+        description="Predicted work of decoding in flight, in pixels of an ordinary JPEG photo; above: QUEUE_FULL. 0: "
+        "four pixels for each byte of max_bytes_in_flight.",
     )
     max_images_per_request: Positive = Field(64, description="Images in one request.")
     max_image_bytes: Positive = Field(12 * MIB, description="Bytes of one encoded image.")
@@ -128,12 +128,18 @@ class Settings(DoorSettings):
     stream_window: Positive = Field(64, description="Requests of one stream that are worked on at once.")
     decode_threads: int = Field(0, ge=0, description="Threads that decode; 0: one a CPU core.")
     decode_in: Literal["threads", "processes"] = Field(
-        "threads", description="Ordinary images; processes: a crash in a codec costs its image alone."
+        "threads",
+        description="Where ordinary images are decoded; processes: a crash in a codec costs its image alone. Costly "
+        "images are decoded in processes either way, except on Windows.",
     )
     decode_memory_bytes: int = Field(
-        0, ge=0, description="That one image may take in a process; 0: what the largest legal one does."
+        0,
+        ge=0,
+        description="Bytes of memory that one image may take in a decoder process; 0: what the largest legal one does.",
     )
-    decode_seconds: float = Field(10.0, gt=0, le=3600, description="That one image may take in a process.")
+    decode_seconds: float = Field(
+        10.0, gt=0, le=3600, description="Seconds that one image may take in a decoder process."
+    )
     drain_announce_seconds: Seconds = Field(
         0.0, description="After SIGTERM: answer NOT_SERVING to health checks but go on serving for so long."
     )

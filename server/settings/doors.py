@@ -31,18 +31,23 @@ class DoorSettings(BaseSettings):
     )
     trusted_proxies: Annotated[tuple[IPvAnyNetwork, ...], NoDecode, BeforeValidator(split)] = Field(
         (),
-        description="Addresses or networks, with commas between, whose x-forwarded-for says where a call comes from.",
+        description="Proxies whose x-forwarded-for header names the caller: addresses or networks, with commas "
+        "between. Empty: the header is ignored.",
     )
     serve_health: bool = Field(default=True, description="Answer grpc.health.v1 on the main port.")
     serve_reflection: bool = Field(default=True, description="Answer gRPC reflection.")
     serve_metrics: bool = Field(default=True, description="Answer /metrics on the metrics port.")
     max_connections: Positive = Field(1000, description="Connections at once; more are closed as they come.")
     max_connections_per_address: int = Field(
-        0, ge=0, description="Of these, what one address may hold, an IPv6 /64 as one; 0: three quarters."
+        0,
+        ge=0,
+        description="Connections of one address at once, an IPv6 /64 counting as one; more are closed as they come. "
+        "0: three quarters of max_connections.",
     )
     flood_guard: bool = Field(
         default=True,
-        description="Under load, close connections whose calls come to nothing, and let their address wait.",
+        description="While the server is overloaded, close connections that flood it with useless calls, and accept no "
+        "new ones from their address for 2 to 60 seconds. Linux only.",
     )
     max_calls_per_connection: Positive = Field(1000, description="Calls at once on one connection; more wait there.")
     max_metadata_bytes: Positive = Field(16 * 1024, description="Headers of one call.")
@@ -50,10 +55,11 @@ class DoorSettings(BaseSettings):
     max_message_bytes: Positive = Field(16 * MIB, description="Bytes of one gRPC message.")
     max_receiving_bytes: Positive = Field(
         256 * MIB,
-        description="Bytes of messages on their way; above, others wait, and the largest are ended.",
+        description="Bytes that all messages being received may hold; above, callers wait before their next message, "
+        "and the largest messages are refused with QUEUE_FULL.",
     )
     upload_seconds: PositiveSeconds = Field(
-        30.0, description="That one message may take to arrive; of a stream, from its first bytes on."
+        30.0, description="Seconds that one message may take to arrive; in a stream, from its first bytes on."
     )
     handshake_seconds: PositiveSeconds = Field(10.0, description="That a new connection may take to speak HTTP/2.")
     keepalive_seconds: PositiveSeconds = Field(120.0, description="Ping a silent connection after so long.")

@@ -350,5 +350,5 @@ def test_a_link_beside_a_weights_file_is_followed_within_its_folder(tmp_path: Pa
 
 def test_a_pipe_is_never_hashed(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "weights")
-    with pytest.raises(BundleError, match="it is a pipe"):
+    with pytest.raises(BundleError, match="it is a named pipe, not a file"):
         bundle.digest(tmp_path / "weights")

@@ -180,10 +180,10 @@ def test_an_impossible_recipe_is_refused_with_its_file(weights_file: Path, text:
         resolve(Source(weights=str(weights_file), architecture="resnet20"))
 
 
-@pytest.mark.parametrize(("name", "text"), [("recipe.json", "[" * 60_000), ("recipe.toml", "a = " + "[" * 990)])
+@pytest.mark.parametrize(("name", "text"), [("recipe.json", "[" * 50_000), ("recipe.toml", "a = " + "[" * 900)])
 def test_a_recipe_nested_without_end_is_refused(weights_file: Path, name: str, text: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(text)
-    with pytest.raises(BundleError, match=r"The recipe .* cannot be used: it is nested more than"):
+    with pytest.raises(BundleError, match=r"The recipe .* cannot be used: it is nested more than 32 levels deep"):
         resolve(Source(weights=str(weights_file), architecture="resnet20", recipe=tmp_path / name))
 
 
@@ -197,7 +197,7 @@ def test_a_named_pipe_is_no_file_and_nobody_waits_for_it(weights_file: Path, wha
         architecture="resnet20",
         recipe=pipe if what == "recipe" else None,
     )
-    with pytest.raises(BundleError, match=r"is a (named )?pipe"):
+    with pytest.raises(BundleError, match="is a named pipe, not a file"):
         resolve(source)
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from server.batching.batcher import Batcher
 from server.batching.lanes import Answer, Slot
 from server.domain import BatchReport
-from server.turns import NOBODY, Lane
+from server.turns import NO_LANE, Lane
 
 SHAPE = (1, 1, 3)
 WAIT = 30.0  # seconds until a test is called hung; never the measure of a result
@@ -92,12 +92,12 @@ class Bench:
         )
         self.batcher.start()
 
-    def submit(self, value: int, *, lane: Lane = NOBODY, deadline: float | None = None) -> Future[Answer]:
+    def submit(self, value: int, *, lane: Lane = NO_LANE, deadline: float | None = None) -> Future[Answer]:
         return self.batcher.submit(np.full(SHAPE, value, np.uint8), lane=lane, deadline=deadline)
 
     def burst(self, values: Sequence[int]) -> list[Future[Answer]]:
         """Queue images as if they came in one instant."""
-        slots = [Slot(np.full(SHAPE, value, np.uint8), NOBODY, None, 0.0, Future()) for value in values]
+        slots = [Slot(np.full(SHAPE, value, np.uint8), NO_LANE, None, 0.0, Future()) for value in values]
         with self.batcher._changed:
             for slot in slots:
                 self.batcher._queue.put(slot)

@@ -276,7 +276,7 @@ def test_work_is_bounded_as_images_are_and_shared() -> None:
 
 
 @pytest.mark.parametrize("wait", [False, True])
-def test_what_costs_more_than_there_is_can_be_let_in_when_nothing_else_is_there(wait: bool) -> None:  # noqa: FBT001 - a parameter
+def test_what_costs_more_than_there_is_can_be_let_in_alone(wait: bool) -> None:  # noqa: FBT001 - a parameter
     async def scenario(gate: Admission) -> None:
         huge = Holder(gate, 1, work=10_000 * KB, wait=wait, lane="first")
         await settle()

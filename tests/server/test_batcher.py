@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from server.batching.batcher import Batcher
 from server.batching.lanes import Slot
 from server.errors import DeadlineExceededError, InternalError, OverloadedError, Reason, UnavailableError
-from server.turns import NOBODY, Lane
+from server.turns import NO_LANE, Lane
 from tests.server.fake_device import SHAPE, WAIT, Bench, Observed, benches, value
 
 
@@ -344,7 +344,7 @@ def test_a_worker_that_waits_for_another_to_gather_is_told_when_it_has(make: Cal
     bench = make(streams=2, batch_sizes=(1,))
     workers, condition = bench.batcher._workers, bench.batcher._changed
     slow = SlowToGather()
-    bench.batcher._queue.put(Slot(slow, NOBODY, None, 0.0, Future()))  # type: ignore[arg-type]
+    bench.batcher._queue.put(Slot(slow, NO_LANE, None, 0.0, Future()))  # type: ignore[arg-type]
     bench.burst([8])
     assert slow.begun.wait(WAIT)
     while len(condition._waiters) < len(workers) - 1:  # type: ignore[attr-defined]  # they have seen it gather

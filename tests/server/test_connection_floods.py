@@ -183,9 +183,7 @@ def test_a_flood_is_closed_and_a_neighbour_sees_nothing_of_it(flooded: RunningSe
     assert neighbour.end().keys() == {"OK"}
 
 
-def test_a_closed_flood_is_told_in_the_log_and_the_audit_log_and_comes_in_later(
-    start_server: Callable[..., RunningServer], tmp_path: Path
-) -> None:
+def test_a_block_is_in_both_logs_and_ends(start_server: Callable[..., RunningServer], tmp_path: Path) -> None:
     audit = tmp_path / "audit.log"
     running = start_server("--host=::", f"--audit-log={audit}")
     running.wait_for("serving")

@@ -39,7 +39,7 @@ def test_a_peer_as_grpc_writes_it_is_an_address_and_a_port(peer: str, expected: 
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])
-def test_bytes_of_an_unfinished_call_are_counted_and_its_connection_can_be_closed(host: str) -> None:
+def test_bytes_of_an_unfinished_call_count_and_its_connection_is_closed(host: str) -> None:
     asyncio.run(_counted_and_closed(host))
 
 

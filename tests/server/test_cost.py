@@ -145,7 +145,7 @@ def test_a_small_file_of_many_pixels_costs_what_they_do_and_is_heavy(data: bytes
     assert found.heavy
 
 
-def test_a_photo_of_a_phone_is_not_heavy_where_it_is_decoded_at_a_reduced_scale() -> None:
+def test_a_phone_s_photo_is_not_heavy_where_it_is_decoded_reduced() -> None:
     photo = bombs.jpeg(4000, 6000)
     photo = photo[:-2] + bytes(8_000_000) + photo[-2:]
     assert not predict(photo, LIMITS, TARGET).heavy

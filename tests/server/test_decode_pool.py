@@ -238,7 +238,7 @@ def test_a_party_that_keeps_all_threads_busy_does_not_have_the_spare_one() -> No
         pool.close()
 
 
-def test_what_waits_of_a_party_is_begun_on_the_spare_thread_when_its_last_is_done() -> None:
+def test_the_spare_thread_takes_a_party_s_next_when_its_last_is_done() -> None:
     begun, go, first = threading.Semaphore(0), threading.Event(), threading.Event()
     pool = DecodePool(1, spare=1)
 

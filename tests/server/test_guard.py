@@ -1,4 +1,4 @@
-"""Who is sentenced for a flood, and who never is: the account alone, with a clock of its own."""
+"""Which addresses are blocked for a flood, and which never are: the guard alone, with a clock of its own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import ipaddress
 import pytest
 
 from server.connections import Connection, Endpoint
-from server.guard import Guard, Sentence, Traffic
+from server.guard import Guard, Penalty, Traffic
 
 FLOODER, NEIGHBOUR = "ipv4:192.0.2.1:4000", "ipv6:%5B2001:db8::1%5D:5000"
 PLACES = 256
@@ -20,7 +20,7 @@ class Scene:
     def __init__(self, **settings: object) -> None:
         self.guard = Guard(allowance=PLACES, **settings)  # type: ignore[arg-type]
         self.now = 1000.0
-        self.guard.judge(self.now, pressed=True)
+        self.guard.evaluate(self.now, overloaded=True)
 
     def calls(
         self, peer: str, code: str, count: int, *, received: int = 0, seconds: float = 0.0, gated: bool = True
@@ -31,13 +31,13 @@ class Scene:
             self.guard.ended(traffic, code, received=received, gated=gated, seconds=seconds)
         return traffic
 
-    def judged(self, seconds: float = 0.05, *, pressed: bool = True) -> list[Sentence]:
+    def evaluate(self, seconds: float = 0.05, *, overloaded: bool = True) -> list[Penalty]:
         self.now += seconds
-        return self.guard.judge(self.now, pressed=pressed)
+        return self.guard.evaluate(self.now, overloaded=overloaded)
 
-    def look(self, *found: Connection, seconds: float = 0.25) -> list[Sentence]:
+    def look(self, *found: Connection, seconds: float = 0.25) -> list[Penalty]:
         self.now += seconds
-        return [*self.guard.look(self.now, found), *self.guard.judge(self.now, pressed=True)]
+        return [*self.guard.look(self.now, found), *self.guard.evaluate(self.now, overloaded=True)]
 
 
 USELESS = [
@@ -54,16 +54,16 @@ USELESS = [
 
 
 @pytest.mark.parametrize(("code", "received", "seconds", "points"), USELESS)
-def test_an_address_whose_calls_come_to_nothing_is_sentenced(
+def test_an_address_whose_calls_come_to_nothing_is_blocked(
     code: str, received: int, seconds: float, points: float
 ) -> None:
     scene = Scene()
     count = int(PLACES / points)
     scene.calls(FLOODER, code, count // 2, received=received, seconds=seconds)
-    assert scene.judged() == []
+    assert scene.evaluate() == []
     scene.calls(FLOODER, code, count, received=received, seconds=seconds)
-    (sentence,) = scene.judged()
-    assert sentence == Sentence("192.0.2.1", "flood", [Endpoint("192.0.2.1", 4000)], 2.0)
+    (penalty,) = scene.evaluate()
+    assert penalty == Penalty("192.0.2.1", "flood", [Endpoint("192.0.2.1", 4000)], 2.0)
     assert scene.guard.blocked(scene.now) == [ipaddress.ip_network("192.0.2.1/32")]
 
 
@@ -71,16 +71,16 @@ def test_many_connections_of_an_address_share_its_allowance() -> None:
     scene = Scene()
     for port in range(10):
         scene.calls(f"ipv4:192.0.2.1:{port + 1}", "INVALID_ARGUMENT", PLACES // 5)
-    (sentence,) = scene.judged()
-    assert len(sentence.ends) == 10
+    (penalty,) = scene.evaluate()
+    assert len(penalty.connections) == 10
 
 
 def test_an_ipv6_network_counts_as_one_address() -> None:
     scene = Scene()
     for host in range(16):
         scene.calls(f"ipv6:%5B2001:db8::{host:x}%5D:1", "INVALID_ARGUMENT", PLACES // 8)
-    (sentence,) = scene.judged()
-    assert sentence.party == "2001:db8::/64"
+    (penalty,) = scene.evaluate()
+    assert penalty.address == "2001:db8::/64"
     assert scene.guard.blocked(scene.now) == [ipaddress.ip_network("2001:db8::/64")]
 
 
@@ -90,10 +90,10 @@ def test_many_addresses_within_their_allowances_are_one_flood() -> None:
     for _ in range(10):
         for peer in peers:
             scene.calls(peer, "INVALID_ARGUMENT", 10)
-        if sentences := scene.judged():
+        if penalties := scene.evaluate():
             break
-    assert {each.party for each in sentences} == {f"192.0.2.{host}" for host in range(10)}
-    assert scene.guard.spent < 10 * PLACES, "each used up its allowance"
+    assert {each.address for each in penalties} == {f"192.0.2.{host}" for host in range(10)}
+    assert scene.guard.points < 10 * PLACES, "each used up its allowance"
 
 
 def test_a_flood_of_many_addresses_is_found_though_each_brings_little() -> None:
@@ -106,16 +106,16 @@ def test_a_flood_of_many_addresses_is_found_though_each_brings_little() -> None:
             if peer[5:-2] not in gone:
                 scene.calls(peer, "CANCELLED", 2)
         scene.calls(NEIGHBOUR, "CANCELLED", 1)  # which cannot be served meanwhile
-        gone |= {each.party for each in scene.judged(0.1)}
+        gone |= {each.address for each in scene.evaluate(0.1)}
     assert len(gone) > len(flooders) / 2
     assert "2001:db8::/64" not in gone
 
 
-def test_while_the_server_keeps_up_nobody_is_sentenced() -> None:
+def test_while_the_server_keeps_up_nobody_is_blocked() -> None:
     scene = Scene()
     for _ in range(20):
         scene.calls(FLOODER, "INVALID_ARGUMENT", PLACES)
-        assert scene.judged(pressed=False) == []
+        assert scene.evaluate(overloaded=False) == []
 
 
 def test_a_block_gets_longer_each_time_up_to_a_minute_and_is_forgotten() -> None:
@@ -123,35 +123,35 @@ def test_a_block_gets_longer_each_time_up_to_a_minute_and_is_forgotten() -> None
     seconds = []
     for _ in range(8):
         scene.calls(FLOODER, "INVALID_ARGUMENT", 2 * PLACES)
-        (sentence,) = scene.judged()
-        seconds.append(sentence.seconds)
-        scene.now += sentence.seconds
+        (penalty,) = scene.evaluate()
+        seconds.append(penalty.seconds)
+        scene.now += penalty.seconds
         assert scene.guard.blocked(scene.now) == []
-        scene.guard.pardon(scene.now)
+        scene.guard.unblock(scene.now)
     assert seconds == [2, 4, 8, 16, 32, 60, 60, 60]
     scene.now += 600
     scene.calls(FLOODER, "INVALID_ARGUMENT", 2 * PLACES)
-    assert scene.judged()[0].seconds == 2
+    assert scene.evaluate()[0].seconds == 2
 
 
 def test_a_second_connection_of_the_same_flood_does_not_lengthen_the_block() -> None:
     scene = Scene()
     scene.calls(FLOODER, "INVALID_ARGUMENT", 2 * PLACES)
-    (first,) = scene.judged()
+    (first,) = scene.evaluate()
     scene.calls("ipv4:192.0.2.1:4001", "INVALID_ARGUMENT", 2 * PLACES)
-    (second,) = scene.judged()
+    (second,) = scene.evaluate()
     assert second.seconds < first.seconds
 
 
-def test_the_calls_that_a_sentence_ends_are_not_held_against_anybody() -> None:
+def test_calls_that_end_because_of_a_block_cost_nobody_points() -> None:
     scene = Scene()
     held = [scene.guard.began(FLOODER) for _ in range(PLACES)]
     scene.calls(FLOODER, "INVALID_ARGUMENT", 2 * PLACES)
-    assert scene.judged()
-    spent = scene.guard.spent
+    assert scene.evaluate()
+    spent = scene.guard.points
     for traffic in held:
         scene.guard.ended(traffic, "CANCELLED", received=0, gated=True, seconds=1.0)
-    assert scene.guard.spent == spent
+    assert scene.guard.points == spent
 
 
 def test_others_behind_a_flooders_address_keep_their_connections() -> None:
@@ -160,30 +160,30 @@ def test_others_behind_a_flooders_address_keep_their_connections() -> None:
     for port in range(5001, 5004):
         scene.calls(good, "OK", 20, received=3000)
         scene.calls(f"ipv4:192.0.2.1:{port}", "INVALID_ARGUMENT", 2 * PLACES)
-        (sentence,) = scene.judged()
-        assert sentence.ends == [Endpoint("192.0.2.1", port)]
-        assert sentence.seconds == 2, "others may open connections again after two seconds, each time"
+        (penalty,) = scene.evaluate()
+        assert penalty.connections == [Endpoint("192.0.2.1", port)]
+        assert penalty.seconds == 2, "others may open connections again after two seconds, each time"
         # Their connection is there; where the kernel does not block, one that came meanwhile is closed.
         late = port + 1000
         found = [Connection(Endpoint("192.0.2.1", each), 100, 50) for each in (4001, late)]
         came = scene.guard.look(scene.now, found, block=True)
-        assert came == [Sentence("192.0.2.1", "blocked", [Endpoint("192.0.2.1", late)], 0.0)]
+        assert came == [Penalty("192.0.2.1", "blocked", [Endpoint("192.0.2.1", late)], 0.0)]
         scene.now += 2
     assert scene.guard.refused(good) is None
 
 
-def test_the_calls_of_a_closed_connection_are_refused_as_long_as_they_may_wait() -> None:
+def test_calls_of_a_closed_connection_are_refused_while_they_may_wait() -> None:
     scene = Scene()
     scene.calls(FLOODER, "INVALID_ARGUMENT", 2 * PLACES)
-    assert scene.judged()
+    assert scene.evaluate()
     for _ in range(16):  # four seconds; the block lasts two
         scene.look()
-        scene.guard.pardon(scene.now)
+        scene.guard.unblock(scene.now)
     assert scene.guard.refuses
     assert scene.guard.refused(FLOODER) is not None
     for _ in range(40):
         scene.look()
-        scene.guard.pardon(scene.now)
+        scene.guard.unblock(scene.now)
     assert not scene.guard.refuses
     assert len(scene.guard) == 0
 
@@ -191,11 +191,11 @@ def test_the_calls_of_a_closed_connection_are_refused_as_long_as_they_may_wait()
 # Honest bursts.
 
 
-def test_whoever_gives_up_a_thousand_calls_in_flight_is_not_sentenced() -> None:
+def test_whoever_gives_up_a_thousand_calls_in_flight_is_not_blocked() -> None:
     scene = Scene()
     scene.calls(NEIGHBOUR, "CANCELLED", 1000)  # none of which the server had come round to
     scene.calls(NEIGHBOUR, "CANCELLED", 1000, received=3000, seconds=0.05)
-    assert scene.judged() == []
+    assert scene.evaluate() == []
 
 
 def test_hedged_calls_and_deadlines_that_pass_are_not_a_flood() -> None:
@@ -206,7 +206,7 @@ def test_hedged_calls_and_deadlines_that_pass_are_not_a_flood() -> None:
         scene.calls(NEIGHBOUR, "CANCELLED", 10, received=3000, seconds=0.01)  # the faster of two answered soon
         scene.calls(NEIGHBOUR, "DEADLINE_EXCEEDED", 40, received=3000, seconds=0.2)
         scene.calls(NEIGHBOUR, "DEADLINE_EXCEEDED", 400, received=3000, seconds=0.001)
-        assert scene.judged(0.1) == []
+        assert scene.evaluate(0.1) == []
 
 
 def test_an_honest_overload_is_not_a_flood() -> None:
@@ -214,7 +214,7 @@ def test_an_honest_overload_is_not_a_flood() -> None:
     for _ in range(100):  # ten seconds of ten times what can be answered
         scene.calls(NEIGHBOUR, "OK", 40, received=3000, seconds=0.2)
         scene.calls(NEIGHBOUR, "RESOURCE_EXHAUSTED", 360)
-        assert scene.judged(0.1) == []
+        assert scene.evaluate(0.1) == []
 
 
 def test_callers_who_come_back_when_they_are_told_are_not_a_flood() -> None:
@@ -222,7 +222,7 @@ def test_callers_who_come_back_when_they_are_told_are_not_a_flood() -> None:
     for _ in range(100):  # nothing is answered: others fill the server
         for port in range(1, 31):
             scene.calls(f"ipv4:192.0.2.7:{port}", "RESOURCE_EXHAUSTED", 1)
-        assert scene.judged(0.25) == []
+        assert scene.evaluate(0.25) == []
 
 
 def test_a_proxy_that_carries_one_flooder_among_many_keeps_its_connection() -> None:
@@ -230,25 +230,25 @@ def test_a_proxy_that_carries_one_flooder_among_many_keeps_its_connection() -> N
     for _ in range(50):
         scene.calls(NEIGHBOUR, "OK", 50, received=3000, seconds=0.02)
         scene.calls(NEIGHBOUR, "CANCELLED", 150)
-        assert scene.judged(0.1) == []
+        assert scene.evaluate(0.1) == []
 
 
-def test_a_trusted_proxy_is_refused_the_calls_of_its_flooder_and_never_closed() -> None:
+def test_calls_of_a_flooder_behind_a_proxy_are_refused_alone() -> None:
     proxy = "ipv4:10.1.2.3:4000"
     scene = Scene(proxies=[ipaddress.ip_network("10.0.0.0/8")])
     for _ in range(2 * PLACES):
         traffic = scene.guard.began(proxy, "198.51.100.7")
         scene.guard.ended(traffic, "INVALID_ARGUMENT", received=0, gated=True, seconds=0.0)
-    (sentence,) = scene.judged()
-    assert (sentence.party, sentence.ends) == ("198.51.100.7", [])
+    (penalty,) = scene.evaluate()
+    assert (penalty.address, penalty.connections) == ("198.51.100.7", [])
     assert scene.guard.refused(proxy, "198.51.100.7") is traffic
     assert scene.guard.refused(proxy, "198.51.100.8") is None
     assert scene.guard.blocked(scene.now) == []
     # Without saying for whom, it may send as much nonsense as it likes: its connection stays, its new ones come in.
     scene.calls(proxy, "INVALID_ARGUMENT", 10 * PLACES)
-    assert [each.ends for each in scene.judged()] == [[]]
+    assert [each.connections for each in scene.evaluate()] == [[]]
     assert scene.guard.blocked(scene.now) == []
-    scene.guard.pardon(scene.now + 60)
+    scene.guard.unblock(scene.now + 60)
     assert scene.guard.refused(proxy, "198.51.100.7") is None
 
 
@@ -258,11 +258,11 @@ def test_the_next_address_of_a_network_that_floods_through_a_proxy_is_refused() 
     for host in range(2 * PLACES):
         traffic = scene.guard.began(proxy, f"2001:db8::{host:x}")
         scene.guard.ended(traffic, "INVALID_ARGUMENT", received=0, gated=True, seconds=0.0)
-    (sentence,) = scene.judged()
+    (penalty,) = scene.evaluate()
     assert scene.guard.refused(proxy, "2001:db8::ffff") is not None
     assert scene.guard.refused(proxy, "2001:db8:0:1::1") is None
-    scene.judged(sentence.seconds)
-    scene.guard.pardon(scene.now)
+    scene.evaluate(penalty.seconds)
+    scene.guard.unblock(scene.now)
     assert scene.guard.refused(proxy, "2001:db8::ffff") is None
     assert scene.guard.refused(proxy, "2001:db8::fffe") is None
 
@@ -275,7 +275,7 @@ def test_who_is_refused_or_late_in_a_flood_is_no_part_of_it() -> None:
         scene.calls(NEIGHBOUR, "DEADLINE_EXCEEDED", 8)  # before the server came round to them
         for host in range(1, 51):
             scene.calls(f"ipv4:192.0.2.{host}:1", "CANCELLED", 12)
-        assert not {each.party for each in scene.judged(0.1)} & {"198.51.100.7", "2001:db8::/64"}
+        assert not {each.address for each in scene.evaluate(0.1)} & {"198.51.100.7", "2001:db8::/64"}
 
 
 def test_callers_whose_connections_end_with_an_authority_are_not_a_flood() -> None:
@@ -283,7 +283,7 @@ def test_callers_whose_connections_end_with_an_authority_are_not_a_flood() -> No
     for _ in range(10):
         for port in range(1, 201):
             scene.calls(f"ipv4:192.0.2.7:{port}", "UNAVAILABLE", 1)
-        assert scene.judged(1.0) == []
+        assert scene.evaluate(1.0) == []
 
 
 # What gRPC handles by itself.
@@ -295,9 +295,9 @@ def test_a_connection_that_sends_bytes_and_no_calls_is_closed(sent: float, most:
     end, received = Endpoint("192.0.2.1", 4000), 0
     for _ in range(20):
         received += most // 20
-        if sentences := scene.look(Connection(end, received, int(sent * received))):
+        if penalties := scene.look(Connection(end, received, int(sent * received))):
             break
-    assert sentences[0].ends == [end]
+    assert penalties[0].connections == [end]
 
 
 def test_clients_that_come_back_with_all_that_has_waited_are_no_flood() -> None:
@@ -312,16 +312,16 @@ def test_clients_that_come_back_with_all_that_has_waited_are_no_flood() -> None:
         scene.look(), scene.look()
 
 
-def test_resets_of_calls_above_the_limit_are_closed_though_other_calls_are_answered() -> None:
+def test_resets_of_calls_above_the_limit_are_a_flood_in_spite_of_answers() -> None:
     scene = Scene()
     end, received, sent = Endpoint("192.0.2.1", 4000), 0, 0
     for _ in range(20):
         traffic = scene.calls(FLOODER, "OK", 5, received=3000, seconds=0.02)
         traffic.answered += 5 * 400
         received, sent = received + 500_000, sent + 75_000  # a hundred bytes a call, and thirteen that reset it
-        if sentences := scene.look(Connection(end, received, sent)):
+        if penalties := scene.look(Connection(end, received, sent)):
             break
-    assert sentences[0].ends == [end]
+    assert penalties[0].connections == [end]
 
 
 def test_large_uploads_and_large_answers_are_no_flood() -> None:
@@ -363,15 +363,15 @@ def test_refused_calls_whose_messages_were_not_read_are_no_flood() -> None:
         assert scene.look(Connection(end, received, sent), seconds=0.1) == []
 
 
-def test_an_address_whose_connections_come_and_go_without_a_call_is_blocked() -> None:
+def test_an_address_whose_connections_bring_no_call_is_blocked() -> None:
     scene = Scene()
-    sentences: list[Sentence] = []
+    penalties: list[Penalty] = []
     for look in range(1, 40):
         found = [Connection(Endpoint("192.0.2.1", 50 * look + port), 60, 40) for port in range(30)]
-        if sentences := scene.look(*found, seconds=0.1):
+        if penalties := scene.look(*found, seconds=0.1):
             break
-    (sentence,) = sentences
-    assert (sentence.party, sentence.ends, sentence.seconds) == ("192.0.2.1", [], 2.0)
+    (penalty,) = penalties
+    assert (penalty.address, penalty.connections, penalty.seconds) == ("192.0.2.1", [], 2.0)
     assert scene.guard.blocked(scene.now) == [ipaddress.ip_network("192.0.2.1/32")]
 
 
@@ -385,9 +385,9 @@ def ends(host: int, count: int) -> list[Connection]:
 def test_an_address_holds_no_more_than_its_share_and_keeps_its_oldest() -> None:
     scene = Scene(most=100, share=75)
     assert scene.look(*ends(1, 74)) == []
-    (sentence,) = scene.look(*ends(1, 90))
-    assert {each.port for each in sentence.ends} == set(range(76, 91))
-    assert sentence.reason == "share"
+    (penalty,) = scene.look(*ends(1, 90))
+    assert {each.port for each in penalty.connections} == set(range(76, 91))
+    assert penalty.reason == "share"
     assert scene.guard.blocked(scene.now), "it cannot fill up again what was taken from it"
     assert scene.look(*ends(1, 74), seconds=5.0) == []
     assert scene.guard.blocked(scene.now) == []
@@ -395,8 +395,8 @@ def test_an_address_holds_no_more_than_its_share_and_keeps_its_oldest() -> None:
 
 def test_where_all_hold_too_many_those_with_the_most_give_back() -> None:
     scene = Scene(most=100, share=75)
-    sentences = scene.look(*ends(1, 70), *ends(2, 50), *ends(3, 3))
-    assert [(each.party, len(each.ends)) for each in sentences] == [("192.0.2.1", 22), ("192.0.2.2", 1)]
+    penalties = scene.look(*ends(1, 70), *ends(2, 50), *ends(3, 3))
+    assert [(each.address, len(each.connections)) for each in penalties] == [("192.0.2.1", 22), ("192.0.2.2", 1)]
 
 
 def test_who_is_served_keeps_his_connections_though_many_addresses_hoard() -> None:
@@ -405,9 +405,9 @@ def test_who_is_served_keeps_his_connections_though_many_addresses_hoard() -> No
         scene.calls(f"ipv4:198.51.100.7:{port}", "OK", 1, received=3000).served = True
     fleet = [Connection(Endpoint("198.51.100.7", port), 3100, 500) for port in range(1, 301)]
     hoard = [each for host in range(1, 61) for each in ends(host, 20)]
-    sentences = scene.look(*fleet, *hoard)
-    assert {each.party for each in sentences} == {f"192.0.2.{host}" for host in range(1, 61)}
-    assert sum(len(each.ends) for each in sentences) == len(fleet) + len(hoard) - 1000
+    penalties = scene.look(*fleet, *hoard)
+    assert {each.address for each in penalties} == {f"192.0.2.{host}" for host in range(1, 61)}
+    assert sum(len(each.connections) for each in penalties) == len(fleet) + len(hoard) - 1000
 
 
 def test_who_has_just_come_is_let_in_beside_idle_connections() -> None:
@@ -415,8 +415,8 @@ def test_who_has_just_come_is_let_in_beside_idle_connections() -> None:
     scene = Scene(most=100, share=75)
     idle = [each for host in range(1, 101) for each in ends(host, 1)]
     assert scene.look(*idle) == []
-    (sentence,) = scene.look(*idle, Connection(Endpoint("198.51.100.7", 1), 100, 50))
-    assert (sentence.party, len(sentence.ends)) == ("192.0.2.1", 1)
+    (penalty,) = scene.look(*idle, Connection(Endpoint("198.51.100.7", 1), 100, 50))
+    assert (penalty.address, len(penalty.connections)) == ("192.0.2.1", 1)
 
 
 def test_what_is_gone_is_forgotten() -> None:

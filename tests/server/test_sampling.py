@@ -75,9 +75,7 @@ def test_callers_of_many_addresses_together_have_so_many_lines_a_second(sampled:
     assert written(1000) == 30
 
 
-def test_what_is_known_of_callers_is_bounded_and_no_line_is_lost_from_the_count(
-    clock: Clock, told: list[LeftOut]
-) -> None:
+def test_memory_of_callers_is_bounded_and_no_line_is_lost_from_the_count(clock: Clock, told: list[LeftOut]) -> None:
     sampled = Sampled(told.append, clock=clock, most=100)
     lines = 0
     for number in range(20_000):

@@ -65,7 +65,7 @@ def test_turns_are_equal_in_work_not_in_number() -> None:
     assert order == "hl" + "l" * 9 + "hl" + "l" * 9 + "hl" + "l" * 4
 
 
-def test_work_that_was_done_at_once_is_paid_for_by_the_next_though_nothing_waited_meanwhile() -> None:
+def test_work_that_was_done_at_once_counts_against_the_next() -> None:
     """Who sends one expensive item at a time, each when the one before has begun, has no more turns for it."""
     turns: Turns[str] = Turns()
     for number in range(30):

@@ -8,12 +8,12 @@ import numpy as np
 
 from server.batching.lanes import Slot
 from server.batching.watch import Watch
-from server.turns import NOBODY
+from server.turns import NO_LANE
 from tests.server.fake_device import FakeClock
 
 
 def batch(images: int) -> list[Slot]:
-    return [Slot(np.zeros((1, 1, 3), np.uint8), NOBODY, None, 0.0, Future()) for _ in range(images)]
+    return [Slot(np.zeros((1, 1, 3), np.uint8), NO_LANE, None, 0.0, Future()) for _ in range(images)]
 
 
 def watch(stuck_seconds: float = 60.0) -> tuple[Watch, FakeClock]:

@@ -191,7 +191,7 @@ def test_a_small_image_is_answered_while_costly_ones_are_decoded(
     assert running.exit_code() == 0
 
 
-def test_decoder_threads_that_hang_are_told_and_end_liveness_once_they_all_do(
+def test_hanging_decoder_threads_are_told_and_end_liveness_if_all_do(
     start_server: Callable[..., RunningServer], cat_photo: Path, tmp_path: Path
 ) -> None:
     hang = tmp_path / "hang"

@@ -1,4 +1,4 @@
-"""Attacks by what is dear to work on, or to keep: pictures, messages, calls that stay."""
+"""Attacks by what is expensive to work on, or to keep: pictures, messages, calls that stay open."""
 
 from __future__ import annotations
 
@@ -13,10 +13,8 @@ _DEADLINE = [["grpc-timeout", "20m"]]
 
 
 def _receiving() -> float:
-    """MB that messages may take while they come: the setting for it, else that for what is in flight."""
-    defaults = Settings.model_fields
-    field = defaults.get("max_receiving_bytes") or defaults["max_bytes_in_flight"]
-    return float(field.default) / MB
+    """MB that messages may take while they are being received."""
+    return float(Settings.model_fields["max_receiving_bytes"].default) / MB
 
 
 SCENARIOS: Sequence[Scenario] = (

@@ -50,6 +50,6 @@ def test_nobody_can_pass_for_another_party_by_a_name(name: str) -> None:
         assert Visit("id", "method", "ipv4:192.0.2.7:1", identity=name).who not in {host, alice}
 
 
-def test_every_port_of_a_host_and_every_address_of_a_network_of_64_bits_is_one_party() -> None:
+def test_all_ports_of_a_host_and_all_addresses_of_a_64_are_one_party() -> None:
     assert len({Visit("id", "method", f"ipv4:192.0.2.7:{port}").who for port in range(1, 100)}) == 1
     assert len({Visit("id", "method", f"ipv6:%5B2001:db8::{each:x}%5D:9").who for each in range(100)}) == 1

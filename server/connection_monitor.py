@@ -1,8 +1,8 @@
-"""Watches over the connections from a thread of its own, and closes those that flood the server.
+"""The connection monitor: a thread that closes the connections that flood the server, and blocks their addresses.
 
-A quarter of a second apart it reads how busy the process is: some 50 microseconds. Only where that, or what calls came
-to, looks like trouble, it looks at the connections themselves. It is a thread because the event loop is what a flood
-fills.
+Every quarter of a second it reads how busy the process is, which takes some 50 microseconds. Only if that, or the
+penalty points of calls, indicate an overload or a flood, it looks at the connections themselves. It is a thread because
+a flood keeps the event loop busy.
 """
 
 from __future__ import annotations
@@ -16,47 +16,47 @@ from pathlib import Path
 import structlog
 
 from server import connections, cores, filters
-from server.guard import Guard, Sentence
+from server.guard import Guard, Penalty
 from server.metrics import Metrics
 from server.sampling import Sampled
 
 _log = structlog.get_logger(__name__)
 
-_CALM, _ALERT = 0.25, 0.05  # seconds between two readings
+_CALM, _ALERT = 0.25, 0.05  # seconds between two readings, usually and during an alert
 _ALERTED = 3.0  # seconds that an alert lasts
 _SELDOM = 0.5  # seconds between two looks at the connections of a server that is only busy
 _PAUSE = 1.0  # seconds until the next reading, where one failed
-_EFFORT = 200  # times what a look takes: until the next one of a server that is only busy
+_EFFORT = 200  # times the duration of a look: until the next one of a server that is only busy
 _BUSY = 0.6  # of the event loop's time
-_USED = 0.2  # of the time of all cores; on a machine that others use, too, a flood gets no more than that
-_REMEMBERED = 2048  # connections, after which it is looked which of them have ended
+_USED = 0.2  # of the time of all cores; where other processes use the cores, too, a flood gets no more than that
+_REMEMBERED = 2048  # connections; with more, it is looked which of them have ended
 
 
-class Watch:
-    """The thread."""
+class ConnectionMonitor:
+    """The monitor's thread, and what it does."""
 
-    def __init__(self, guard: Guard, metrics: Metrics, tell: Callable[[Sentence, int], None] | None = None) -> None:
-        """Nothing is watched yet.
+    def __init__(self, guard: Guard, metrics: Metrics, tell: Callable[[Penalty, int], None] | None = None) -> None:
+        """Nothing is monitored yet.
 
         Args:
-            guard: judges.
-            metrics: count what is closed.
-            tell: is told of each sentence, with the number of connections, from the thread.
+            guard: decides which connections to close and which addresses to block.
+            metrics: count what is closed and blocked.
+            tell: called in the thread with each penalty and the number of connections that were closed.
         """
         self._guard, self._metrics, self._tell = guard, metrics, tell
         self._load = Load()
-        self._lines = Sampled(lambda _: None)  # what is left out is told with the next line
+        self._lines = Sampled(lambda _: None)  # the next line says how many were left out
         self._wake = threading.Event()
         self._stopped = False
         self._thread: threading.Thread | None = None
         self._port = 0
-        self._spent = 0.0
+        self._points = 0.0
         self._alert = self._next_look = 0.0
         self._blocked: list[filters.Network] = []
         self._by_kernel = True
 
     def start(self, port: int) -> None:
-        """Watch the connections to `port`. To be called from the event loop that answers them."""
+        """Monitor the connections to `port`. To be called in the thread of the event loop that answers them."""
         self._port = port
         self._load = Load(asyncio.get_running_loop())
         self._guard.wake = self._wake.set
@@ -64,7 +64,7 @@ class Watch:
         self._thread.start()
 
     def stop(self) -> None:
-        """Watch no more, and let everybody in again."""
+        """Stop, and unblock all addresses."""
         self._stopped = True
         self._wake.set()
         if self._thread is not None:
@@ -74,7 +74,7 @@ class Watch:
         while not self._stopped:
             try:
                 self._once(time.monotonic())
-            except Exception:  # noqa: BLE001 - whatever it is, it is to be seen
+            except Exception:  # noqa: BLE001 - logged, and tried again
                 _log.exception("a background task failed", task="connections", again_in_seconds=_PAUSE)
                 self._wake.wait(_PAUSE)
             alert = time.monotonic() < self._alert or (self._blocked and not self._by_kernel)
@@ -84,44 +84,44 @@ class Watch:
 
     def _once(self, now: float) -> None:
         guard = self._guard
-        spent, self._spent = guard.spent - self._spent, guard.spent
-        busy, pressed = self._load.measure(now, answering=spent > 0)
+        spent, self._points = guard.points - self._points, guard.points
+        busy, overloaded = self._load.measure(now, answering=spent > 0)
         if guard.refuses:
-            guard.pardon(now)
-        sentences = []
+            guard.unblock(now)
+        penalties = []
         crowded = connections.open_files() >= guard.share or len(guard) > _REMEMBERED
         due = now >= self._next_look
-        looks = (busy and due) or (pressed and spent > 0) or now < self._alert or bool(self._blocked) or crowded
+        looks = (busy and due) or (overloaded and spent > 0) or now < self._alert or bool(self._blocked) or crowded
         if looks:
             found = connections.accepted(self._port)
-            sentences += guard.look(now, found, block=not self._by_kernel)
+            penalties += guard.look(now, found, block=not self._by_kernel)
             self._next_look = now + max(_SELDOM, _EFFORT * (time.monotonic() - now))
-        if spent or guard.noted or (pressed and looks):
-            pressed = pressed or guard.noted
-            if pressed and (spent or guard.noted):
+        if spent or guard.unexplained or (overloaded and looks):
+            overloaded = overloaded or guard.unexplained
+            if overloaded and (spent or guard.unexplained):
                 self._alert = max(self._alert, now + _ALERTED)
-            sentences += guard.judge(now, pressed=pressed)
-        for sentence in sentences:
-            self._carry_out(sentence)
-            self._alert = max(self._alert, now + sentence.seconds + _ALERTED)
-        if sentences or self._blocked:
+            penalties += guard.evaluate(now, overloaded=overloaded)
+        for penalty in penalties:
+            self._apply(penalty)
+            self._alert = max(self._alert, now + penalty.seconds + _ALERTED)
+        if penalties or self._blocked:
             self._block(guard.blocked(now))
 
-    def _carry_out(self, sentence: Sentence) -> None:
-        count = len(connections.close_all(self._port, set(sentence.ends))) if sentence.ends else 0
-        self._metrics.connections_closed(sentence.reason, count)
-        if sentence.reason == "blocked" or (sentence.reason == "share" and not sentence.ends):
-            return  # it has been told, or nothing was closed
+    def _apply(self, penalty: Penalty) -> None:
+        count = len(connections.close_all(self._port, set(penalty.connections))) if penalty.connections else 0
+        self._metrics.connections_closed(penalty.reason, count)
+        if penalty.reason == "blocked" or (penalty.reason == "share" and not penalty.connections):
+            return  # the block has been logged already, or nothing was closed
         if self._tell is not None:
-            self._tell(sentence, count)
-        left_out = self._lines.left_out(sentence.party, "", sentence.reason)
+            self._tell(penalty, count)
+        left_out = self._lines.left_out(penalty.address, "", penalty.reason)
         if left_out is not None:
             _log.warning(
                 "connections closed",
-                reason=sentence.reason,
-                address=sentence.party,
+                reason=penalty.reason,
+                address=penalty.address,
                 connections=count,
-                blocked_seconds=round(sentence.seconds, 1),
+                blocked_seconds=round(penalty.seconds, 1),
                 left_out=left_out,
             )
 
