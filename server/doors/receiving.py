@@ -172,6 +172,9 @@ class Receiving:
             self._timer = loop.call_later(_NEAR if self.tight else _OFTEN if self._often else _SELDOM, self._look)
 
     def _needs_look(self, now: float, beyond: int | None) -> bool:
+        if self._memory is not None and beyond is None:
+            # Not Linux: neither connections nor memory can be looked at. Idle streams must not count as full ones.
+            return False
         if self.tight or (self._often and (beyond is None or beyond - self._looked_at > _GROWN)):
             return True
         first = next(iter(self._unfinished.readings), None)

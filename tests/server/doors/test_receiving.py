@@ -196,6 +196,23 @@ async def test_what_is_not_in_memory_is_no_reason_to_end_anybody() -> None:
 
 
 @runs
+async def test_where_nothing_can_be_counted_idle_streams_may_stay() -> None:
+    """On macOS the system tells neither what connections have received nor what of the process is in memory."""
+    time, receiving = Time(), made()
+    wires = Wires(receiving, known=False)
+    memory = Memory(measure=lambda: None, count=lambda: None, trim=lambda _: None)
+    memory.settled()
+    receiving.follow(memory=memory)
+    pieces = [wires.stream("a", "unix:") for _ in range(60)]
+    await time.passes(1)
+    another = wires.stream("a", "unix:")
+    await turns()
+    assert another.begun
+    assert not any(piece.task.done() for piece in pieces)
+    await end(*pieces, another)
+
+
+@runs
 async def test_what_is_allocated_beyond_the_estimate_counts_unless_it_is_free() -> None:
     time, receiving = Time(), made()
     wires = Wires(receiving)
