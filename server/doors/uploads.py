@@ -24,11 +24,13 @@ class Uploads:
     def __init__(self, at_once: int, seconds: float, receiving: Receiving) -> None:
         """Let `at_once` messages come at once, each for `seconds` from its turn on.
 
-        One caller gets three quarters of the turns at most: who sends slowly, or nothing, cannot shut the others out.
-        Several of these may share one `receiving`, the budget of bytes.
+        One caller gets three quarters of the turns at most, and the first few whether one is free or not: neither who
+        sends slowly, or nothing, nor two or more of them can shut the others out. Several of these may share one
+        `receiving`, the budget of bytes.
         """
         self._free = at_once
         self._share = max(1, at_once * 3 // 4)
+        self._sure = max(1, at_once // 16)  # that a caller gets though all are taken; then fewer than none are free
         self._seconds = seconds
         self._receiving = receiving
         receiving.on_room(self._grant)
@@ -47,7 +49,9 @@ class Uploads:
             OverloadedError: expected; QUEUE_FULL, as it held more of the memory for messages than all others.
         """
         receiving = self._receiving
-        if self._free and self._held.get(who, 0) < self._share and not (receiving.tight and receiving.waits(who)):
+        if self._held.get(who, 0) < (self._share if self._free > 0 else self._sure) and not (
+            receiving.tight and receiving.waits(who)
+        ):
             self._take(who)
         else:
             await self._turn(who)
@@ -118,14 +122,14 @@ class Uploads:
             self._grant()
 
     def _grant(self) -> None:
-        """Give free turns to those who hold the fewest, first come, first served within one caller."""
+        """Give turns to those who hold the fewest, first come, first served within one caller."""
         receiving = self._receiving
-        while self._free and self._waiting:
+        while self._waiting:
             may = [who for who in self._waiting if not (receiving.tight and receiving.waits(who))]
             if not may:
                 return
             who = min(may, key=lambda each: self._held.get(each, 0))
-            if self._held.get(who, 0) >= self._share:
+            if self._held.get(who, 0) >= (self._share if self._free > 0 else self._sure):
                 return
             turn = self._waiting[who][0]
             self._leave(who, turn)

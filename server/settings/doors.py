@@ -51,7 +51,9 @@ class DoorSettings(BaseSettings):
     )
     max_calls_per_connection: Positive = Field(1000, description="Calls at once on one connection; more wait there.")
     max_metadata_bytes: Positive = Field(16 * 1024, description="Headers of one call.")
-    max_uploads: Positive = Field(64, description="Messages that are received at once; others wait for their turn.")
+    max_uploads: Positive = Field(
+        64, description="Messages that are received at once; others wait for their turn, but for a caller's first few."
+    )
     max_message_bytes: Positive = Field(16 * MIB, description="Bytes of one gRPC message.")
     max_receiving_bytes: Positive = Field(
         256 * MIB,

@@ -63,7 +63,8 @@ def runs(scenario: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None
 async def test_no_more_messages_come_at_once_than_may() -> None:
     uploads = uploads_of(4, 30)
     senders = [Sender() for _ in range(6)]
-    calls = [asyncio.create_task(uploads.receive(f"caller {n}", _PEER, each.read)) for n, each in enumerate(senders)]
+    who = ["a", "a", "b", "b", "b", "a"]
+    calls = [asyncio.create_task(uploads.receive(w, _PEER, each.read)) for w, each in zip(who, senders, strict=True)]
     await turns()
     assert [each.asked for each in senders] == [True] * 4 + [False] * 2
     senders[2].message.set_result("whole")
@@ -80,8 +81,8 @@ async def test_no_more_messages_come_at_once_than_may() -> None:
 async def test_who_sends_nothing_is_given_up_and_the_next_has_all_its_time() -> None:
     time, uploads = Time(), uploads_of(1, 30)
     silent, patient = Sender(), Sender()
-    first = asyncio.create_task(uploads.receive("silent", _PEER, silent.read))
-    second = asyncio.create_task(uploads.receive("patient", _PEER, patient.read))
+    first = asyncio.create_task(uploads.receive("a", _PEER, silent.read))
+    second = asyncio.create_task(uploads.receive("a", _PEER, patient.read))
     await turns()
     await time.passes(29.9)
     assert not first.done()
@@ -112,6 +113,23 @@ async def test_one_caller_never_has_all_turns() -> None:
     await turns()
     assert sum(each.asked for each in greedy) == 3
     for each in taken:
+        each.cancel()
+
+
+@runs
+async def test_many_who_say_nothing_keep_nobody_else_from_sending() -> None:
+    """Each within their share, all turns taken: who has none gets a few, and then waits as they do."""
+    uploads = uploads_of(64, 30)
+    silent = [asyncio.create_task(uploads.receive(f"silent {n % 3}", _PEER, Sender().read)) for n in range(180)]
+    await turns()
+    senders = [Sender() for _ in range(6)]
+    calls = [asyncio.create_task(uploads.receive("honest", _PEER, each.read)) for each in senders]
+    await turns()
+    assert [each.asked for each in senders] == [True] * 4 + [False] * 2
+    senders[0].message.set_result("in")
+    await turns()
+    assert [each.asked for each in senders] == [True] * 5 + [False]
+    for each in (*silent, *calls):
         each.cancel()
 
 
@@ -149,7 +167,7 @@ async def test_who_leaves_while_waiting_or_receiving_holds_nothing() -> None:
     # Leaving in the very moment in which the turn comes.
     first, second = Sender(), Sender()
     receiving = asyncio.create_task(uploads.receive("a", _PEER, first.read))
-    waiting = asyncio.create_task(uploads.receive("b", _PEER, second.read))
+    waiting = asyncio.create_task(uploads.receive("a", _PEER, second.read))
     await turns()
     first.message.set_result("whole")
     asyncio.get_running_loop().call_soon(waiting.cancel)
@@ -288,7 +306,8 @@ async def test_a_caller_s_messages_come_in_their_order_and_never_more_than_its_s
         await turns()
     # All turns are free again.
     others = [Sender() for _ in range(5)]
-    calls = [asyncio.create_task(uploads.receive(str(number), _PEER, each.read)) for number, each in enumerate(others)]
+    who = "bbcbc"
+    calls = [asyncio.create_task(uploads.receive(w, _PEER, each.read)) for w, each in zip(who, others, strict=True)]
     await turns()
     assert [each.asked for each in others] == [True] * 4 + [False]
     for call in calls:
@@ -318,7 +337,7 @@ async def test_a_turn_that_comes_as_its_caller_goes_is_the_next_one_s() -> None:
     holder, leaves, stays = Sender(), Sender(), Sender()
     holding, leaving, staying = (
         asyncio.create_task(uploads.receive(who, _PEER, each.read))
-        for who, each in zip("abc", (holder, leaves, stays), strict=True)
+        for who, each in zip("aaa", (holder, leaves, stays), strict=True)
     )
     await turns()
     holder.message.set_result("whole")
