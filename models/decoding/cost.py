@@ -26,7 +26,10 @@ turning by EXIF's orientation         1.6             0
 ====================================  ==============  ===========  ==========================================
 
 A prediction may be too high. It is too low by no more than `MULTIPLE`, and by what looking through the pieces of a file
-takes, of which there may be 16,384: 20 ms there.
+takes, of which there may be 16,384: 20 ms there. Two kinds of file that no encoder writes are dearer, because nothing
+in their first bytes tells them: a PNG whose pixels come between blocks of deflate that hold nothing, as long as its
+rows without compression (8 times, 0.8 s at the most where it is not heavy), and a lossless WebP, or an alpha channel,
+with thousands of tables of codes (25 times, 0.1 s where it is not heavy).
 """
 
 from __future__ import annotations
@@ -49,7 +52,7 @@ _LEAST = 10_000  # of work: whatever an image is, there is a header to read and 
 _RESIZE, _TURN = 3.1, 1.6  # nanoseconds a pixel
 _LONGEST = (1 << 16) - 1  # pixels of a side; longer ones are refused
 _PIECES = 128  # of a file in front of its picture that are looked at; profiles and EXIF data need a few dozen
-_APART = 1 << 16  # bytes that are looked through for the next piece
+_APART = 1 << 13  # bytes between pieces that are looked through, all together: there are none in what encoders write
 _COUNTED = 1 << 14  # bytes of a progressive JPEG in which scans are counted
 _SCALES = (8, 4, 2)  # one over those that a JPEG can be decoded at
 _SCANS = 10  # of a progressive JPEG, as encoders write them
@@ -142,14 +145,16 @@ def _first_scan(data: bytes) -> tuple[int, int, bool]:
         ValueError, struct.error: expected; there are none.
     """
     at, frame, turned = 2, 0, False
+    left = _APART
     for _ in range(_PIECES):
         mark, kind, length = _SEGMENT.unpack_from(data, at)
         if mark != 0xFF or kind in {0x00, 0xFF}:
-            match = _MARKER.search(data, at, at + _APART)
-            if match is None and at + _APART < len(data):
+            match = _MARKER.search(data, at, at + left)
+            if match is None and at + left < len(data):
                 raise _UnknownError
             if match is None:
                 raise ValueError
+            left -= match.start() - at
             at = match.start()
             _, kind, length = _SEGMENT.unpack_from(data, at)
         if kind in _SOF:
@@ -171,17 +176,18 @@ def _jpeg(data: bytes, limits: ImageLimits, target: Target | None) -> Cost:
     frame, start, turned = _first_scan(data)
     height, width, components = struct.unpack_from(">HHB", data, frame + 5)
     area = width * height
+    whole = -(-width // 8) * -(-height // 8) * 64  # pixels of all blocks: a line of 65,500 pixels is decoded as eight
     each = _RESIZE + _TURN * turned + 4 * (components == 4)
     kept = 4 * turned + (4.5 if components == 3 else 8.5)  # bytes of memory a pixel
     progressive = data[frame + 1] == _PROGRESSIVE
     if progressive or data[start + 4] != components:
         if _too_large(width, height, limits.max_pixels):
             return _refused(area, data)
-        nanoseconds = area * (3 + each) + 9 * len(data)
+        nanoseconds = whole * (3 + each) + 9 * len(data)
         if progressive:
             # Every scan has FFDA in front: a small file holds no more of them than are found.
             scans = max(_SCANS, data.count(b"\xff\xda", start, start + _COUNTED))
-            nanoseconds += area * 0.7 * min(scans, jpeg.MAX_SCANS) + 26 * len(data)
+            nanoseconds += whole * 0.7 * min(scans, jpeg.MAX_SCANS) + 26 * len(data)
         return _cost(area, nanoseconds, area * (kept + 6) + len(data))
     scale = _scale(width, height, limits, target, turned=turned)
     most = limits.max_pixels
@@ -190,7 +196,8 @@ def _jpeg(data: bytes, limits: ImageLimits, target: Target | None) -> Cost:
     if _too_large(width, height, most):
         return _refused(area, data)
     shown = area / scale**2
-    return _cost(area, area * 0.3 + shown * (1.1 + each) + 9 * len(data), shown * kept + len(data))
+    nanoseconds = whole * (0.3 + (1.1 + each) / scale**2) + 9 * len(data)
+    return _cost(area, nanoseconds, shown * kept + len(data))
 
 
 def _scale(width: int, height: int, limits: ImageLimits, target: Target | None, *, turned: bool) -> int:
@@ -211,6 +218,8 @@ def _scale_of(width: int, height: int, size: tuple[int, int], gap: float) -> int
     return 1
 
 
+_METADATA = 1 << 16  # bytes of a PNG: profiles, texts and previews have a few dozen thousand
+
 # Samples of a pixel, by a PNG's colour type.
 _SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 
@@ -223,7 +232,10 @@ def _png(data: bytes, limits: ImageLimits) -> Cost:
     row = _SAMPLES.get(colour, 4) * (depth if depth in {1, 2, 4, 8} else 16) / 8  # bytes a pixel
     # Transparency may be told anywhere in front of the pixels, so it is always counted.
     each = 1.2 + 5 * row + 3 * bool(interlaced) + 4 + _RESIZE + _TURN
-    return _cost(area, area * each + 4 * len(data), area * 16 + len(data))
+    # What is longer than the rows as they are is metadata, or blocks of nothing, each with a table of codes of its own.
+    unpacked = int(area * row) + 2 * height
+    surplus = max(0, len(data) - unpacked - unpacked // 16 - _METADATA)
+    return _cost(area, area * each + 4 * len(data) + 75 * surplus, area * 16 + len(data))
 
 
 def _gif(data: bytes, limits: ImageLimits) -> Cost:
@@ -263,6 +275,10 @@ def _bmp(data: bytes, front: int, limits: ImageLimits) -> Cost:
 
 _WEBP_LOSSLESS = 12  # nanoseconds a pixel
 _CHUNK = struct.Struct("<4sL")
+# A lossless picture, or an alpha channel, may have tables of codes for each 4 x 4 pixels, 65,536 in all. Each takes 4.5
+# bytes of the file or more, and 7.5 microseconds and 6 kB to make. How many there are stands behind what is packed;
+# where there may be more than so many, 90 ms and 70 MB, the file is left to a process.
+_TABLES, _TABLE_BYTES, _TABLE_PIXELS = 12_000, 4.5, 16
 _FRAME = 16  # bytes in a chunk of an animation in front of the frame's own chunks
 
 
@@ -272,16 +288,19 @@ def _webp(data: bytes, limits: ImageLimits) -> Cost:
     if _too_large(width, height, limits.max_pixels):
         return _refused(area, data)
     at, each, coded = 12, _RESIZE + _TURN, len(data)
+    many = area > _TABLES * _TABLE_PIXELS
     for _ in range(_PIECES):
         if at + _CHUNK.size > len(data):
             break
         kind, length = _CHUNK.unpack_from(data, at)
         if kind == b"VP8L":
-            return _cost(area, area * (_WEBP_LOSSLESS + each) + 8 * len(data), area * 24 + len(data))
+            found = _cost(area, area * (_WEBP_LOSSLESS + each) + 8 * len(data), area * 24 + len(data))
+            return found._replace(heavy=True) if many and len(data) > _TABLES * _TABLE_BYTES else found
         if kind == b"VP8 ":
             coded = min(length, len(data))
             break
         at += 8 + (_FRAME if kind == b"ANMF" else length + length % 2)
     # A lossy one, or one that is not found. The rest of the file may be an alpha channel, whose bytes are cheaper.
     nanoseconds = area * (8 + 8 + each) + 45 * coded + 8 * (len(data) - coded)
-    return _cost(area, nanoseconds, area * 22 + len(data))
+    found = _cost(area, nanoseconds, area * 22 + len(data))
+    return found._replace(heavy=True) if many and len(data) - coded > _TABLES * _TABLE_BYTES else found

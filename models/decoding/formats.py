@@ -51,7 +51,8 @@ _PATTERNS = (
     (re.compile(rb"P[1-7fF][\s#]"), "PNM"),
     (re.compile(rb"BA.{12}(?:BM|IC|CI|PT|CP)", re.DOTALL), "OS/2 bitmap array"),
 )
-_SVG = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml\b|<!--|<!doctype svg|<(?:\w+:)?svg\b)", re.IGNORECASE)
+# Blanks in front are few: to look through megabytes of them holds the interpreter's lock all the while.
+_SVG = re.compile(rb"(?:\xef\xbb\xbf)?\s{0,1000}(?:<\?xml\b|<!--|<!doctype svg|<(?:\w+:)?svg\b)", re.IGNORECASE)
 # ISO base media files (ISO/IEC 14496-12, section 4.3) tell their kinds by four letters each.
 _BRANDS = {
     "AVIF": (b"avif", b"avis"),
@@ -74,7 +75,7 @@ _OTHERS = (
     (0, b"http://", "an address: fetch the image first"),
     (0, b"https://", "an address: fetch the image first"),
 )
-_HTML = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype html|html|head|body)\b", re.IGNORECASE)
+_HTML = re.compile(rb"(?:\xef\xbb\xbf)?\s{0,1000}<(?:!doctype html|html|head|body)\b", re.IGNORECASE)
 
 
 def read(data: bytes) -> Header:

@@ -15,6 +15,9 @@ from models.decoding.header import Header
 
 MAGIC = b"\x89PNG\r\n\x1a\n"
 MAX_CHUNKS = 16_384  # encoders cut the pixels into pieces of 8 kB or more
+# Pillow takes two microseconds for each piece of the pixels, in Python: there may be one for each kilobyte of the file,
+# and so many besides.
+_PIECES_BESIDES, _PIECE_BYTES = 2_048, 1 << 10
 
 _PIXELS = frozenset((b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"))
 _CHUNK = struct.Struct(">L4s")
@@ -42,6 +45,7 @@ def read(data: bytes) -> Header:
     since, at = 0, len(MAGIC)
     orientation: int | None = None
     met: dict[bytes, int] = {}  # the bytes in the first of each kind that the picture needs
+    pieces = _PIECES_BESIDES + len(data) // _PIECE_BYTES
     for _ in range(MAX_CHUNKS):
         if b"IEND" in met or at + 8 > len(data):
             break
@@ -50,6 +54,8 @@ def read(data: bytes) -> Header:
         if kind == b"eXIf" and orientation is None:
             orientation = exif.orientation(data[at + 8 : end - 4])
         _check(kind, colour, met)
+        if kind == b"IDAT" and (pieces := pieces - 1) < 0:
+            raise refusals.costly("PNG", "its pixels in pieces of next to nothing")
         if _is_needed(kind, length, colour, met) and (kind != b"tRNS" or _whole(data[at + 4 : end])):
             met.setdefault(kind, length)
         else:

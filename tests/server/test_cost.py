@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 import time
+import zlib
 from collections.abc import Callable
 from functools import partial
 from random import Random
@@ -11,6 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from models.decoding import formats, gif, png
 from models.decoding.cost import HEAVY_WORK, MULTIPLE, Cost, pixels, predict
@@ -261,3 +264,69 @@ def test_no_file_takes_more_than_a_multiple_of_what_was_predicted(name: str) -> 
     for target in (None, TARGET):
         data = COSTLY[name]()
         assert seconds(data, target) < 3 * MULTIPLE * unit * predict(data, LIMITS, target).work + 0.05
+
+
+def nothing(size: int) -> bytes:
+    """Data of deflate (RFC 1951): so many bytes of blocks that hold nothing, each with codes of its own."""
+    # Codes of one bit for 1 and 18, by which 257 lengths are told: 256 times 0, and a bit for the end of a block.
+    bits = "0" + "01" + "00000" + "00000" + "0111" + "000" * 2 + "100" + "000" * 14 + "100"
+    bits += "1" + "1111111" + "1" + "1101011" + "0" + "0" + "0"
+    block = int((bits * 8)[::-1], 2).to_bytes(len(bits), "little")
+    return block * (size // len(block))
+
+
+def png_of_nothing(side: int, size: int) -> bytes:
+    rows = bytes(side * (side + 1))
+    packer = zlib.compressobj(wbits=-15)
+    data = b"\x78\x9c" + nothing(size) + packer.compress(rows) + packer.flush() + struct.pack(">L", zlib.adler32(rows))
+    return png.MAGIC + chunk(b"IHDR", struct.pack(">LLBBBBB", side, side, 8, 0, 0, 0, 0)) + chunk(b"IDAT", data)
+
+
+def test_a_png_that_is_longer_than_its_rows_pays_for_what_that_may_be() -> None:
+    """Blocks of nothing are read at a twentieth of the speed of pixels."""
+    whole = png_of_nothing(8, 1 << 20) + chunk(b"IEND", b"")
+    assert decode(whole, LIMITS).size == (8, 8)
+    assert predict(png_of_nothing(8, 4 << 20), LIMITS).heavy
+    assert predict(png_of_nothing(8, 1 << 20), LIMITS).work > 5 * (1 << 20)
+    metadata = png_of_nothing(8, 0) + chunk(b"tEXt", bytes(50_000))
+    assert predict(metadata, LIMITS).work < 100_000
+
+
+def test_a_lossless_webp_that_may_have_thousands_of_tables_is_left_to_a_process() -> None:
+    photo = picture(600, 600, noise=0.5)
+    assert predict(saved(photo, "WEBP", lossless=True), LIMITS).heavy
+    assert not predict(saved(photo, "WEBP"), LIMITS).heavy
+    assert not predict(saved(picture(300, 300, noise=0.5), "WEBP", lossless=True), LIMITS).heavy
+    assert not predict(saved(Image.new("RGB", (600, 600)), "WEBP", lossless=True), LIMITS).heavy
+    photo.putalpha(picture(600, 600, "L", noise=0.5))
+    assert predict(saved(photo, "WEBP"), LIMITS).heavy, "an alpha channel is packed as a lossless picture is"
+
+
+def test_a_line_of_pixels_costs_its_blocks() -> None:
+    line, block = predict(bombs.jpeg(65_500, 1), LIMITS), predict(bombs.jpeg(65_500, 8), LIMITS)
+    assert line.pixels == 65_500
+    assert line.work == pytest.approx(block.work, rel=0.01)
+
+
+def test_gaps_between_segments_are_searched_no_further_together_than_one() -> None:
+    comment = b"\xff\xfe\x00\x02"
+    gap = b"\0" + b"\xff" * 4000 + b"\0" + comment
+    few, many = bombs._in_jpeg(comment + gap), bombs._in_jpeg(comment + gap * 3)
+    assert read(few) == read(many)
+    assert predict(few, LIMITS).pixels > 0
+    assert uncertain(predict(many, LIMITS))
+
+
+def test_a_png_whose_pixels_come_in_thousands_of_pieces_is_refused() -> None:
+    parts = [chunk(b"IDAT", b"")] * 3000
+    data = png.MAGIC + chunk(b"IHDR", struct.pack(">LLBBBBB", 8, 8, 8, 0, 0, 0, 0)) + b"".join(parts)
+    with pytest.raises(RefusedImageError, match="pieces of next to nothing"):
+        png.read(data)
+    assert png.read(data[: 33 + 12 * 2000]).size == (8, 8)
+
+
+def test_blanks_in_front_are_not_looked_through_by_the_megabyte() -> None:
+    for blanks, what in ((900, "web page"), (2000, "they start with")):
+        with pytest.raises(RefusedImageError) as caught:
+            formats.read(b" " * blanks + b"<html>")
+        assert what in caught.value.message

@@ -64,21 +64,24 @@ def test_the_metadata_of_a_png_never_reach_the_decoder() -> None:
 @pytest.mark.parametrize(
     ("data", "what"),
     [
-        (inserted(chunk(b"tEXt", b"a\x00b") * 20_000), "chunks"),
-        (inserted(chunk(b"IDAT", b"") * 20_000), "chunks"),
+        (inserted(chunk(b"tEXt", b"a\x00b") * 20_000), "more than 16384 chunks"),
+        (inserted(chunk(b"IDAT", b"") * 20_000), "pieces of next to nothing"),
         (
             files.gif((1, 1), (0, 0, 1, 1), [0], bytes(12), extensions=b"\x21\xfe" + b"\x01a" * 20_000 + b"\x00"),
-            "blocks",
+            "more than 16384 blocks",
         ),
-        (files.gif((1, 1), (0, 0, 1, 1), [0], bytes(12), extensions=b"\x21\xfe\x00" * 20_000), "blocks"),
-        (files.gif((1, 1), (0, 0, 1, 1), [0], bytes(12), extensions=b"\x00" * 20_000), "blocks"),
+        (
+            files.gif((1, 1), (0, 0, 1, 1), [0], bytes(12), extensions=b"\x21\xfe\x00" * 20_000),
+            "more than 16384 blocks",
+        ),
+        (files.gif((1, 1), (0, 0, 1, 1), [0], bytes(12), extensions=b"\x00" * 20_000), "more than 16384 blocks"),
     ],
     ids=["texts", "empty pieces of pixels", "blocks of a comment", "empty comments", "junk"],
 )
 def test_what_is_read_piece_by_piece_has_a_number_of_pieces(data: bytes, what: str) -> None:
     error = refusal(data)
     assert error.reason is Reason.CORRUPT_IMAGE
-    assert f"more than 16384 {what}" in error.message
+    assert what in error.message
 
 
 def test_pieces_of_a_webp_have_a_number() -> None:
