@@ -32,6 +32,11 @@ _PIECE_PATIENCE = 10.0  # seconds
 _CALL_PATIENCE = 1.8  # seconds
 _MOST_WAITING = 32 << 20  # bytes of images, of all lone calls that wait
 
+# Characters of the id of a stream's piece, which is kept until its answer has been taken, in several copies; paths are
+# shorter. And of a model's name as it is logged.
+_LONGEST_ID = 4096
+_LOGGED = 128
+
 # Work that one image may be worth for a caller's rate: twice what an ordinary JPEG photo of 25 million pixels takes.
 # What costs more counts as several.
 _ONE_IMAGE = 50_000_000
@@ -110,6 +115,13 @@ class ImageClassifier(classifier_pb2_grpc.ImageClassifierServicer):
                 complete = request is None
                 if request is None or not still_good(visit):
                     return
+                if len(request.id) > _LONGEST_ID:
+                    raise InvalidRequestError(
+                        Reason.MALFORMED_MESSAGE,
+                        f"The id of a request on a stream may have {_LONGEST_ID} characters. Received: "
+                        f"{len(request.id)}. Send a shorter one.",
+                        field="id",
+                    )
                 duplicate = request.id in in_flight
                 in_flight.add(request.id)
                 piece = visit.piece()
@@ -126,6 +138,9 @@ class ImageClassifier(classifier_pb2_grpc.ImageClassifierServicer):
             if not duplicate:
                 # Before it is written: the client may use the id again as soon as it has the answer.
                 in_flight.discard(request.id)
+            del (
+                request
+            )  # megabytes, which nobody has counted since it was answered, and the client may not read for long
             # gRPC takes one message at a time. Where the client does not read, this waits, the window stays taken
             # and no more is read: that is the back-pressure.
             async with writing:
@@ -187,7 +202,7 @@ class ImageClassifier(classifier_pb2_grpc.ImageClassifierServicer):
         Raises:
             ServiceError: expected; the request as a whole gets an error.
         """
-        visit.model, visit.images = request.model.name, len(request.images)
+        visit.model, visit.images = request.model.name[:_LOGGED], len(request.images)
         self._pipeline.check_number(visit.images)
         asked = _request(request)
         visit.bytes = size = sum(len(image.data) for image in asked.images)
