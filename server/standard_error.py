@@ -54,12 +54,14 @@ def _asked(arguments: Sequence[str], environment: Mapping[str, str]) -> str:
 def _in_file(arguments: Sequence[str], environment: Mapping[str, str]) -> str:
     import tomllib
 
+    from models import bounded_files
+
     name = environment.get("GLIMPSE_CONFIG", "")
     for flag, value in zip(arguments, [*arguments[1:], ""], strict=False):
         if flag == "--config" or flag.startswith("--config="):
             name = flag.partition("=")[2] or value
     try:
-        return str(tomllib.loads(Path(name).read_text("utf-8")).get("log_format", ""))
+        return str(tomllib.loads(bounded_files.read_text(Path(name))).get("log_format", ""))
     except (OSError, ValueError):
         return ""
 

@@ -169,4 +169,7 @@ class _File(logging.handlers.WatchedFileHandler):
 
 
 def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
+    # To open a named pipe that nobody reads would wait for a reader: here it is an error.
+    descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o600)
+    os.set_blocking(descriptor, True)
+    return descriptor

@@ -8,9 +8,12 @@ from typing import Generic, TypeVar
 
 import structlog
 
+from models import bounded_files
 from server.startup import CredentialsError
 
 _log = structlog.get_logger(__name__)
+
+_MOST = 16 << 20  # bytes of a file; a hundred thousand tokens have that
 
 T = TypeVar("T")
 
@@ -69,6 +72,8 @@ class Source(Generic[T]):
 
 def _content(file: Path) -> bytes | str:
     try:
-        return file.read_bytes()
+        return bounded_files.read(file, _MOST)
     except OSError as error:
         return f"{file} cannot be read: {error.strerror}."
+    except ValueError as error:
+        return f"{file} cannot be read: {error}."
