@@ -211,7 +211,7 @@ def test_what_cannot_be_used_is_told_at_the_start(authority: Authority, pair: Pa
     locked.write_bytes(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"word")))
     for files, what in [
         ((tmp_path / "none.crt", key, None), "none.crt cannot be read: No such file"),
-        ((tmp_path, key, None), "cannot be read: Is a directory"),
+        ((tmp_path, key, None), "cannot be read: it is a folder"),
         ((certificate, other_key, None), "the key belongs to another certificate"),
         ((key, certificate, None), "cannot be used as certificate and key"),
         ((certificate, locked, None), "without a password"),
