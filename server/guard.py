@@ -50,6 +50,9 @@ _BYTES_A_POINT = 10_000  # that cost a point, of those that belong to no call
 _CONTROL_RATIO = (
     30  # a connection that is sent more than one byte for so many of its own, beside answers, talks with gRPC itself
 )
+# Of a connection none of whose calls was taken up yet: who sends messages is granted windows, of 13 bytes for some tens
+# of kilobytes. Who is sent less than that has sent calls without a message, and has reset them since.
+_FIRST_BYTES, _OPENING, _GRANT = 128 * 1024, 64, 16 * 1024
 _OVERHEAD = 2048  # bytes around the answer to a call: its status, and the reason of a refusal
 _CONTROL_BYTES = 32 * 1024  # bytes beside its calls that such a connection may send
 _HANDSHAKE_BYTES = (
@@ -382,6 +385,8 @@ class Guard:
         traffic.flow = inward, outward
         if (outward - _HANDSHAKE_BYTES) * _CONTROL_RATIO > inward:
             most, price, forgotten = _CONTROL_BYTES, _CONTROL_BYTES_A_POINT, _CONTROL_BYTES_FORGOTTEN
+        elif not traffic.calls and connection.sent < _OPENING + connection.received // _GRANT:
+            most, price, forgotten = _FIRST_BYTES, _CONTROL_BYTES_A_POINT, _CONTROL_BYTES_FORGOTTEN
         else:  # before its first call is taken up, too: a client that is back sends what has waited for that at once
             most, price, forgotten = (
                 _OTHER_BYTES + self._message_bytes * traffic.waiting,

@@ -300,6 +300,16 @@ def test_a_connection_that_sends_bytes_and_no_calls_is_closed(sent: float, most:
     assert penalties[0].connections == [end]
 
 
+def test_bytes_without_windows_before_the_first_call_are_a_flood() -> None:
+    """Calls that are reset before the server has come round to any: nothing was granted, for nothing was sent."""
+    scene, end = Scene(), Endpoint("192.0.2.1", 4000)
+    for received in range(100_000, 1_000_000, 100_000):
+        if penalties := scene.look(Connection(end, received, 59)):
+            break
+    assert penalties[0].connections == [end]
+    assert received < 500_000
+
+
 def test_clients_that_come_back_with_all_that_has_waited_are_no_flood() -> None:
     """Over TLS, whose handshake says some kilobytes; and before the server has come round to any of their calls."""
     scene = Scene()
