@@ -47,20 +47,17 @@ _LONGEST, _SHORTEST = 60.0, 2.0  # seconds that an address may open no connectio
 _LONGEST_IF_SHARED = 2.0  # the same, at most, where others behind the address are served
 _FORGOTTEN = 300.0  # seconds after which a penalty does not lengthen the next one
 _BYTES_A_POINT = 10_000  # that cost a point, of those that belong to no call
-_CONTROL_RATIO = (
-    30  # a connection that is sent more than one byte for so many of its own, beside answers, talks with gRPC itself
-)
+# A connection that is sent more than one byte for so many of its own, beside answers, exchanges control frames.
+_CONTROL_RATIO = 30
 # Of a connection none of whose calls was taken up yet: who sends messages is granted windows, of 13 bytes for some tens
 # of kilobytes. Who is sent less than that has sent calls without a message, and has reset them since.
 _FIRST_BYTES, _OPENING, _GRANT = 128 * 1024, 64, 16 * 1024
 _OVERHEAD = 2048  # bytes around the answer to a call: its status, and the reason of a refusal
 _CONTROL_BYTES = 32 * 1024  # bytes beside its calls that such a connection may send
-_HANDSHAKE_BYTES = (
-    16 * 1024
-)  # bytes that TLS may say beside answers: a chain of certificates, and tickets to resume with
-_CONTROL_BYTES_A_POINT = (
-    500  # of either that cost a point: thirty pings, each of which costs gRPC a good part of what a call does
-)
+# Sent by TLS beside answers: a chain of certificates, and tickets to resume with.
+_HANDSHAKE_BYTES = 16 * 1024
+# Of either that cost a point: thirty pings, each of which costs gRPC a good part of what a call does.
+_CONTROL_BYTES_A_POINT = 500
 _CONTROL_BYTES_FORGOTTEN = 16 * 1024  # bytes a second that are forgotten of them
 _OTHER_BYTES = 32 * 1024 * 1024  # bytes that any other may: messages that were not taken up yet, or that were given up
 _OTHER_BYTES_FORGOTTEN = 1024 * 1024  # bytes a second that are forgotten of those
