@@ -27,7 +27,7 @@ def pipe(tmp_path: Path) -> Path:
 
 
 def test_a_pipe_as_credentials_is_no_file(pipe: Path) -> None:
-    with pytest.raises(CredentialsError, match=r"pipe cannot be read: it is a pipe\. Give a plain file"):
+    with pytest.raises(CredentialsError, match=r"pipe cannot be read: it is a named pipe, not a file"):
         Tokens(pipe, USUAL)
 
 
