@@ -47,6 +47,7 @@ class Unread:
             self._next_look = now + _LOOK
             self._looks += 1
             if self._looks > _LOOKS:
+                self._looks = 0  # what is closed now takes a moment to end, and must not count once more
                 self._cut_off(now)
 
     def _sent(self, task: asyncio.Task[object]) -> None:
