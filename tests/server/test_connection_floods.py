@@ -169,10 +169,16 @@ def flooded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]
     [kind if kind in _QUICK else pytest.param(kind, marks=pytest.mark.slow) for kind in FLOODS],
 )
 def test_a_flood_is_closed_and_a_neighbour_sees_nothing_of_it(flooded: RunningServer, kind: str) -> None:
+    """One address in 64 shares the neighbour's queue: then another floods."""
+    first = 10 + 2 * list(FLOODS).index(kind)
+    assert any(_sees_nothing_of(flooded, kind, f"127.0.0.{host}") for host in (first, first + 1))
+
+
+def _sees_nothing_of(flooded: RunningServer, kind: str, source: str) -> bool:
     before, port = closed(flooded), port_of(flooded)
     neighbour = Neighbour(port)
     eventually(lambda: neighbour.ends["OK"], lambda calls: calls > 2)
-    flood = Flood(port, f"127.0.0.{10 + list(FLOODS).index(kind)}", FLOODS[kind]())
+    flood = Flood(port, source, FLOODS[kind]())
     try:
         assert eventually(lambda: closed(flooded), lambda now: now > before) > before
         assert eventually(lambda: flood.closed, bool)
@@ -180,7 +186,7 @@ def test_a_flood_is_closed_and_a_neighbour_sees_nothing_of_it(flooded: RunningSe
         eventually(lambda: neighbour.ends["OK"], lambda calls: calls > answered + 10)
     finally:
         flood.end()
-    assert neighbour.end().keys() == {"OK"}
+    return neighbour.end().keys() == {"OK"}
 
 
 def test_a_block_is_in_both_logs_and_ends(start_server: Callable[..., RunningServer], tmp_path: Path) -> None:
