@@ -157,7 +157,7 @@ class Admission:
 
         def release(_: Future[Any]) -> None:
             with contextlib.suppress(RuntimeError):  # the loop has closed: there is nobody left to count for
-                loop.call_soon_threadsafe(lambda: self._release(load, lane, bulk=False))
+                loop.call_soon_threadsafe(lambda: self.give_back(load, lane, bulk=False))
 
         doing.add_done_callback(release)
 
@@ -189,10 +189,6 @@ class Admission:
             self._find_room(load, lane)
             self._all.hold(load, lane)
         return load
-
-    def give_back(self, load: Load, lane: Lane, *, bulk: bool) -> None:
-        """Give permits back that `take` returned; `bulk`: those that it may have waited for."""
-        self._release(load, lane, bulk=bulk)
 
     def _find_room(self, load: Load, lane: Lane) -> None:
         reserved = NO_LOAD
@@ -259,7 +255,7 @@ class Admission:
             await waiter.granted
         except asyncio.CancelledError:
             if waiter.granted.done() and not waiter.granted.cancelled() and waiter.granted.exception() is None:
-                self._release(load, lane, bulk=True)  # granted and cancelled in the same turn of the loop
+                self.give_back(load, lane, bulk=True)  # granted and cancelled in the same turn of the loop
             else:
                 self._grant()  # whoever waits behind a large request that has gone may fit
             raise
@@ -326,7 +322,8 @@ class Admission:
                 del self._beyond[who]
         return found
 
-    def _release(self, load: Load, lane: Lane, *, bulk: bool) -> None:
+    def give_back(self, load: Load, lane: Lane, *, bulk: bool) -> None:
+        """Give permits back that `take` returned; `bulk`: those that it may have waited for."""
         self._all.release(load, lane)
         if bulk:
             self._bulk.release(load, lane)

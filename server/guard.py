@@ -87,13 +87,8 @@ class Traffic:
     useless_bytes: float = 0.0  # points, too
     evaluated: tuple[int, float, float] = (0, 0.0, 0.0)  # useful, useless and excused, at the last evaluation
     recent: tuple[float, float] = (0.0, 0.0)  # the same, faded
-    counted: tuple[int, int, int, int, int] = (
-        0,
-        0,
-        0,
-        0,
-        0,
-    )  # received, sent, bytes, answered, calls, at the last look
+    # Received, sent, bytes, answered and calls, at the last look.
+    counted: tuple[int, int, int, int, int] = (0, 0, 0, 0, 0)
     flow: tuple[float, float] = (0.0, 0.0)  # bytes received, and sent beside answers, faded
     extra: float = 0.0  # bytes that belong to no call
     missed: int = 0  # looks in a row that did not find it
@@ -319,12 +314,16 @@ class Guard:
     def unblock(self, now: float) -> None:
         """Answer the calls again of those whose block has ended and whose connections could not be closed."""
         self.refuses = False
-        for traffic in (*tuple(self._peers.values()), *tuple(self._ends.values())):
+        for traffic in self._all():
             if traffic.refused:
                 traffic.refused = traffic.missed > 0 or not self._is_over(traffic, now)
                 self.refuses = self.refuses or traffic.refused
 
     # Internal.
+
+    def _all(self) -> list[Traffic]:
+        """What came over all connections; of one that is known by both names, twice. Copied: others may add to it."""
+        return [*tuple(self._peers.values()), *tuple(self._ends.values())]
 
     def _first(self, peer: str, forwarded: str) -> Traffic:
         if len(self) >= 2 * _MOST:  # nobody looks at them: not on Linux, or at the port for probes
@@ -428,9 +427,7 @@ class Guard:
         recent = (
             min(1.0, _CONNECTION_DECAY / seconds) if seconds else 1.0
         )  # of what was gained since, so much counts as recent
-        for traffic in {
-            id(each): each for each in (*tuple(self._peers.values()), *tuple(self._ends.values()))
-        }.values():
+        for traffic in {id(each): each for each in self._all()}.values():
             now = traffic.useful, traffic.useless + traffic.useless_bytes, traffic.excused
             useful, useless = now[0] - traffic.evaluated[0], now[1] - traffic.evaluated[1]
             excused[traffic.address] += now[2] - traffic.evaluated[2]
@@ -443,7 +440,7 @@ class Guard:
         return gained, spent, excused
 
     def _penalise(self, now: float, name: str, account: _Account) -> Penalty | None:
-        mine = [each for each in (*tuple(self._peers.values()), *tuple(self._ends.values())) if each.address == name]
+        mine = [each for each in self._all() if each.address == name]
         most = max((each.recent[1] for each in mine if not each.refused), default=0.0)
         # Not those that bring little compared with the others: another caller behind the address, refused sometimes.
         flooding = {

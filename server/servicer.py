@@ -138,9 +138,8 @@ class ImageClassifier(classifier_pb2_grpc.ImageClassifierServicer):
             if not duplicate:
                 # Before it is written: the client may use the id again as soon as it has the answer.
                 in_flight.discard(request.id)
-            del (
-                request
-            )  # megabytes, which nobody has counted since it was answered, and the client may not read for long
+            # Megabytes, which nobody has counted since it was answered, and the client may not read for long.
+            del request
             # gRPC takes one message at a time. Where the client does not read, this waits, the window stays taken
             # and no more is read: that is the back-pressure.
             async with writing:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 try:
     import resource
@@ -119,6 +119,11 @@ def enforce(size: int, computing: int) -> None:
     }
     if sys.platform == "linux":
         limits |= {resource.RLIMIT_DATA: most, resource.RLIMIT_AS: most + size + _LIBRARIES}
+    lower(limits)
+
+
+def lower(limits: Mapping[int, int]) -> None:
+    """Set limits of this process, by their numbers in `resource`; none is raised that it already has."""
     for what, value in limits.items():
         soft, hard = resource.getrlimit(what)
         known = [one for one in (value, soft, hard) if one != resource.RLIM_INFINITY]

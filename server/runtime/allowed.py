@@ -63,13 +63,7 @@ def enforce(bundle: Bundle, seconds: float) -> None:
     }
     if sys.platform == "linux" and (resident := memory(bundle)) is not None:
         most[resource.RLIMIT_DATA] = _MAPPED * resident
-    for what, value in most.items():
-        soft, hard = resource.getrlimit(what)
-        known = [one for one in (value, soft, hard) if one != resource.RLIM_INFINITY]
-        try:
-            resource.setrlimit(what, (min(known), hard))
-        except (ValueError, OSError):  # not every system has every limit
-            continue
+    limits.lower(most)
 
 
 def wait(process: subprocess.Popen[bytes], seconds: float, most: int | None) -> int:
