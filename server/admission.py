@@ -87,7 +87,6 @@ class Admission:
         self._waits: Counter[Lane] = Counter()  # pieces that wait, of either
         self._readers: dict[Lane, list[asyncio.Future[None]]] = {}
         self._closed = False
-        self.bytes_taken = 0  # of image data that has come so far, whether it was let in or not
 
     @property
     def in_flight(self) -> int:
@@ -180,7 +179,6 @@ class Admission:
         """Take permits, see `admit`, and return those that `give_back` is to be called with."""
         if self._closed:
             raise draining()
-        self.bytes_taken += load.bytes
         if load.work > self.bulk_capacity.work:
             load = load._replace(work=self.bulk_capacity.work)
         if wait:
@@ -191,6 +189,8 @@ class Admission:
         return load
 
     def _find_room(self, load: Load, lane: Lane) -> None:
+        if self._all.plenty(load) and not len(self._waiting):
+            return
         reserved = NO_LOAD
         if len(self._waiting):
             # The first piece that waits would wait for ever if it had to compete with lone requests. But whoever has
@@ -220,6 +220,8 @@ class Admission:
         )
 
     def _find_place(self, places: Shares, lane: Lane, what: str, advice: str) -> None:
+        if places.plenty(ONE):
+            return
         if not places.fits(ONE):
             message = f"{places.held.images} {what} are in flight, as many as may be. {advice}"
             raise self._refusal(Reason.QUEUE_FULL, message, missing=_ONE, come=_ONE)
@@ -291,6 +293,8 @@ class Admission:
 
     def _may_go(self, load: Load, lane: Lane) -> bool:
         """Whether a piece may have its permits although it has just come: nobody waits, of its party either."""
+        if self._bulk.plenty(load) and self._all.plenty(load):
+            return lane.who not in self._beyond
         return (
             lane.who not in self._beyond
             and not self._beyond_share(load, lane)

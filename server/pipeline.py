@@ -272,14 +272,21 @@ class Pipeline:
         deadline, lane, batcher = work.caller.deadline, work.caller.lane, work.model.batcher
         if deadline is None:
             return
-        decoding, queued = self._decoders.ahead(lane), batcher.ahead(lane)
         heavy = sum([cost.work for cost in costs if cost.heavy])
+        ordinary = sum([cost.work for cost in costs if not cost.heavy])
+        left = deadline - time.monotonic()
+        if not heavy:  # nearly always, even all that waits leaves time enough; whose turn comes before takes longer
+            waiting, images = self._decoders.waiting(), batcher.depth()
+            if not (waiting.items + images) or left >= max(
+                self._decoders.expected(waiting.work + ordinary),
+                batcher.seconds_to_compute(waiting.items + images + len(costs)),
+            ):
+                return
+        decoding, queued = self._decoders.ahead(lane), batcher.ahead(lane)
         before_heavy = self._decoders.ahead(lane, heavy=True) if heavy else Ahead(0, 0)
         before = decoding.items + queued + before_heavy.items
         if not before:
             return
-        left = deadline - time.monotonic()
-        ordinary = sum([cost.work for cost in costs if not cost.heavy])
         expected = max(
             self._decoders.expected(decoding.work + ordinary) if ordinary else 0.0,
             self._decoders.expected(before_heavy.work + heavy, heavy=True) if heavy else 0.0,

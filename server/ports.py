@@ -50,6 +50,7 @@ class Bound:
 # Calls: four times what may be in flight by default, and more than one connection leaves behind with a thousand that it
 # resets at once; refused within about a second.
 _PENDING = 1024
+_AHEAD = 256 << 10  # bytes of each call that may come before they are read
 
 
 _OTHER_FILES = 1024
@@ -265,6 +266,8 @@ def _limits(settings: Settings, *, shares_port: bool = False) -> list[tuple[str,
         # Else gRPC lets a sender who seems fast and far away send megabytes of every call at once, read or not: 7 GB of
         # 4000 calls. A message that is read is granted whole in any case, so nobody's uploads become slower.
         ("grpc.http2.bdp_probe", 0),
+        # Instead, so much of what is not read yet. With HTTP/2's own 64 kB, a stream of photos waits for its grants.
+        ("grpc.http2.lookahead_bytes", _AHEAD),
         ("grpc.max_allowed_incoming_connections", settings.max_connections),
         ("grpc.max_concurrent_streams", settings.max_calls_per_connection),
         # Else gRPC counts a call as open until it has been freed, a few turns of the event loop after its caller has

@@ -207,22 +207,17 @@ class ImageClassifier(classifier_pb2_grpc.ImageClassifierServicer):
         visit.bytes = size = sum(len(image.data) for image in asked.images)
         self.bytes_read += size
         try:
-            return await self._answer(asked, visit, caller, bulk=bulk, piece=piece)
+            costs = None
+            if self._keeper.rates is not None:
+                patience = _PIECE_PATIENCE if bulk else self._patience(visit, caller)
+                if (costs := self._pipeline.costs(asked)) is not None:
+                    visit.counted = sum(map(_counted, costs))
+                if seconds := self._keeper.take(visit, visit.images, patience=patience):
+                    await self._turn(visit, seconds, bulk=bulk)
+            arrival = Arrival(visit.begun, visit.complete or visit.begun)
+            answer = await self._pipeline.classify(asked, caller, costs=costs, bulk=bulk, arrival=arrival)
         finally:
             self.bytes_read -= size
-
-    async def _answer(
-        self, asked: domain.ClassifyRequest, visit: Visit, caller: Caller, *, bulk: bool, piece: str
-    ) -> pb.ClassifyResponse:
-        costs = None
-        if self._keeper.rates is not None:
-            patience = _PIECE_PATIENCE if bulk else self._patience(visit, caller)
-            if (costs := self._pipeline.costs(asked)) is not None:
-                visit.counted = sum(map(_counted, costs))
-            if seconds := self._keeper.take(visit, visit.images, patience=patience):
-                await self._turn(visit, seconds, bulk=bulk)
-        arrival = Arrival(visit.begun, visit.complete or visit.begun)
-        answer = await self._pipeline.classify(asked, caller, costs=costs, bulk=bulk, arrival=arrival)
         visit.model = answer.model.name
         response = _response(answer)
         # What this took is part of the last stage, which the reply tells, too.

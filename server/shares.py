@@ -49,18 +49,6 @@ class Held:
     def __init__(self) -> None:
         self.images = self.bytes = self.work = 0
 
-    def add(self, load: Load) -> None:
-        """Hold more."""
-        self.images += load.images
-        self.bytes += load.bytes
-        self.work += load.work
-
-    def remove(self, load: Load) -> None:
-        """Hold less."""
-        self.images -= load.images
-        self.bytes -= load.bytes
-        self.work -= load.work
-
     def plus(self, load: Load) -> Load:
         """What would be held with that as well."""
         return Load(self.images + load.images, self.bytes + load.bytes, self.work + load.work)
@@ -76,6 +64,7 @@ class Shares:
         """All of it is free."""
         self.most = most
         self._shared = Load(*(each - each // _RESERVED for each in most))  # to parties that hold something already
+        self._half = most.part(1, 2)
         self.held = Held()
         self._parties: dict[str, Held] = {}
         self._lanes: dict[Lane, Held] = {}
@@ -95,6 +84,15 @@ class Shares:
             held.images + load.images + reserved.images <= most.images
             and held.bytes + load.bytes + reserved.bytes <= most.bytes
             and held.work + load.work + reserved.work <= most.work
+        )
+
+    def plenty(self, load: Load) -> bool:
+        """Whether more than half would be free with a load as well: then it fits, and is beyond nobody's share."""
+        held, half = self.held, self._half
+        return (
+            held.images + load.images <= half.images
+            and held.bytes + load.bytes <= half.bytes
+            and held.work + load.work <= half.work
         )
 
     def beyond(self, load: Load, lane: Lane) -> bool:
@@ -118,21 +116,25 @@ class Shares:
 
     def hold(self, load: Load, lane: Lane) -> None:
         """Hold a load for a lane, without checking that there is room."""
-        self.held.add(load)
-        party, own = self._parties.get(lane.who), self._lanes.get(lane)
-        if party is None:
-            party = self._parties[lane.who] = Held()
-        if own is None:
-            own = self._lanes[lane] = Held()
-        party.add(load)
-        own.add(load)
+        parties, lanes, who = self._parties, self._lanes, lane.who
+        if (party := parties.get(who)) is None:
+            party = parties[who] = Held()
+        if (own := lanes.get(lane)) is None:
+            own = lanes[lane] = Held()
+        images, size, work = load
+        for held in (self.held, party, own):
+            held.images += images
+            held.bytes += size
+            held.work += work
 
     def release(self, load: Load, lane: Lane) -> None:
         """Give back what was held."""
-        self.held.remove(load)
         party, own = self._parties[lane.who], self._lanes[lane]
-        party.remove(load)
-        own.remove(load)
+        images, size, work = load
+        for held in (self.held, party, own):
+            held.images -= images
+            held.bytes -= size
+            held.work -= work
         if not own.images:
             del self._lanes[lane]
             if not party.images:

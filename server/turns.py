@@ -32,6 +32,7 @@ class Ahead(NamedTuple):
     work: int
 
 
+_NOTHING = Ahead(0, 0)
 NO_LANE = Lane("")  # of callers that need not be told apart
 
 
@@ -48,9 +49,11 @@ class _Party(Generic[T]):
 
     def ahead(self, name: str) -> Ahead:
         """What is taken before an item that is put into the lane `name` now; all items taken as alike."""
+        if not self.size:
+            return _NOTHING
         own = len(self.lanes.get(name, ()))
         items = own + sum(min(len(waiting), own + 1) for each, waiting in self.lanes.items() if each != name)
-        return Ahead(items, items * self.work // self.size if items else 0)
+        return Ahead(items, items * self.work // self.size)
 
 
 class Turns(Generic[T]):
@@ -62,7 +65,7 @@ class Turns(Generic[T]):
         self._heap: list[tuple[int, int, _Party[T]]] = []
         self._now = 0  # the tag of the item that was taken last
         self._count = 0
-        self._length = 0
+        self._length = self._work = 0
 
     def __len__(self) -> int:
         """Items that wait, in all lanes."""
@@ -83,6 +86,7 @@ class Turns(Generic[T]):
         party.size += 1
         party.work += work
         self._length += 1
+        self._work += work
 
     def first(self) -> T:
         """The item whose turn it is; it stays where it is. There must be one."""
@@ -130,6 +134,10 @@ class Turns(Generic[T]):
         """Parties that have something waiting, or have just had more than others."""
         return len(self._parties)
 
+    def all(self) -> Ahead:
+        """Everything that waits: at least what `ahead` finds, for less."""
+        return Ahead(self._length, self._work)
+
     def even(self) -> int:
         """How many items are taken until each party that waits has had as many as the one with the fewest has."""
         sizes = [party.size for party in self._parties.values() if party.size]
@@ -140,6 +148,8 @@ class Turns(Generic[T]):
 
         Exact to one item of each other party where all items are worth the same; else an estimate.
         """
+        if not self._length:
+            return _NOTHING
         party = self._parties.get(lane.who)
         start, number, items, work = self._now, self._count + 1, 0, 0
         if party is not None:
@@ -160,7 +170,8 @@ class Turns(Generic[T]):
 
     def discard(self, unwanted: Callable[[T], bool]) -> int:
         """Remove the items that are unwanted; returns how many there were."""
-        before, self._length = self._length, 0
+        before = self._length
+        self._length = self._work = 0
         for party in self._parties.values():
             kept = {
                 name: left
@@ -171,6 +182,7 @@ class Turns(Generic[T]):
             party.size = sum(map(len, kept.values()))
             party.work = sum(work for waiting in kept.values() for _, work in waiting)
             self._length += party.size
+            self._work += party.work
         if not self._length:
             self._clear()
         return before - self._length
@@ -189,6 +201,7 @@ class Turns(Generic[T]):
         party.size -= 1
         party.work -= taken[1]
         self._length -= 1
+        self._work -= taken[1]
         return taken
 
     def _next(self) -> _Party[T]:

@@ -55,6 +55,7 @@ _PIECES = 128  # of a file in front of its picture that are looked at; profiles 
 _APART = 1 << 13  # bytes between pieces that are looked through, all together: there are none in what encoders write
 _COUNTED = 1 << 14  # bytes of a progressive JPEG in which scans are counted
 _SCALES = (8, 4, 2)  # one over those that a JPEG can be decoded at
+_SMALL = 1 << 18  # pixels
 _SCANS = 10  # of a progressive JPEG, as encoders write them
 
 # As in `models.decoding.decode`.
@@ -189,7 +190,9 @@ def _jpeg(data: bytes, limits: ImageLimits, target: Target | None) -> Cost:
             scans = max(_SCANS, data.count(b"\xff\xda", start, start + _COUNTED))
             nanoseconds += whole * 0.7 * min(scans, jpeg.MAX_SCANS) + 26 * len(data)
         return _cost(area, nanoseconds, area * (kept + 6) + len(data))
-    scale = _scale(width, height, limits, target, turned=turned)
+    # A small one counts as decoded whole, as it nearly always is: finding out takes as long as half of the rest here.
+    small = area <= min(_SMALL, limits.max_pixels)
+    scale = 1 if small else _scale(width, height, limits, target, turned=turned)
     most = limits.max_pixels
     if scale > 1:
         most = max(most, min(limits.max_jpeg_pixels, most * scale**2))

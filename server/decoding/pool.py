@@ -39,6 +39,31 @@ class Work(Future[None]):
         return cancelled
 
 
+class Times:
+    """How long the latest pieces of work took, for what was predicted of them."""
+
+    def __init__(self) -> None:
+        self._done: deque[tuple[float, int]] = deque()  # seconds, and the cost that was predicted
+        self._seconds, self._costs = 0.0, 0
+        self._sums = 0.0, 1  # both together, for whoever asks from another thread
+
+    def add(self, seconds: float, cost: int) -> None:
+        """One more."""
+        self._done.append((seconds, cost))
+        self._seconds += seconds
+        self._costs += cost
+        if len(self._done) > _REMEMBERED:
+            gone = self._done.popleft()
+            self._seconds -= gone[0]
+            self._costs -= gone[1]
+        self._sums = self._seconds, self._costs
+
+    def expected(self, cost: int) -> float:
+        """Seconds for a piece that was predicted to cost so much; 0 before any was done."""
+        seconds, costs = self._sums
+        return cost * seconds / costs
+
+
 class DecodePool:
     """Threads that take the parties' work in turn, so that a bulk caller's images do not stand before a lone one's.
 
@@ -67,7 +92,7 @@ class DecodePool:
         self._clock = clock
         self._turns: Turns[Work] = Turns()
         self._look_through = _SHELLS
-        self._done: deque[tuple[float, int]] = deque(maxlen=_REMEMBERED)  # seconds, and the work that was predicted
+        self._times = Times()
         lock = threading.RLock()
         self._changed, self._spare_wanted = threading.Condition(lock), threading.Condition(lock)
         self._idle = 0  # threads that wait and have not been woken, the spare ones aside
@@ -125,6 +150,10 @@ class DecodePool:
             now = self._clock()
             return sum(now - begun > seconds for begun, _ in self._begun.values())
 
+    def waiting(self) -> Ahead:
+        """What waits for a thread, of work that is not heavy: at least what `ahead` finds, for less."""
+        return self._turns.all()
+
     def ahead(self, lane: Lane, *, heavy: bool = False) -> Ahead:
         """What is begun before a piece of work that comes in `lane` now, if no others come."""
         if heavy and self._heavy is not None:
@@ -136,11 +165,8 @@ class DecodePool:
         """Seconds for work that was predicted to cost so much, all its threads together, by the latest."""
         if heavy and self._heavy is not None:
             return self._heavy.expected(cost)
-        with self._changed:
-            if not self._done:
-                return 0.0
-            seconds, costs = map(sum, zip(*self._done, strict=True))
-            return cost * seconds / costs / self._usual
+        # Without the lock: it is an estimate, asked for at every call.
+        return self._times.expected(cost) / self._usual
 
     def close(self) -> None:
         """Drop what has not begun. What has begun goes on; nobody waits for it."""
@@ -155,29 +181,34 @@ class DecodePool:
 
     def _run(self, number: int) -> None:
         following = self._next if number < self._usual else self._next_beside
-        while (work := following(number)) is not None:
-            self._do(work)
+        took: tuple[float, int] | None = None
+        while (work := following(number, took)) is not None:
+            took = self._do(work)
             del work  # neither the wait for the next nor a caller's hold on the future may keep an image
 
-    def _do(self, work: Work) -> None:
+    def _do(self, work: Work) -> tuple[float, int] | None:
+        """Do it, unless it was cancelled; seconds that it took, and the cost that was predicted."""
         do = work.do
         if do is None or not work.set_running_or_notify_cancel():
-            return
+            return None
         begun = self._clock()
         try:
             do()
         except Exception:  # noqa: BLE001 - whatever it is, it is to be seen
             # It was not to raise; the thread is needed by others.
             _log.exception("a defect of the service")
-        finally:
-            work.do = None
-            work.set_result(None)
-            with self._changed:
-                self._done.append((self._clock() - begun, work.cost))
+        seconds = self._clock() - begun
+        work.do = None
+        work.set_result(None)
+        return seconds, work.cost
 
-    def _next(self, number: int) -> Work | None:
+    def _next(self, number: int, took: tuple[float, int] | None) -> Work | None:
+        """The next piece of work for a thread that has just done another, in so many seconds; waits until there is one.
+
+        Together, because callers wait for the lock.
+        """
         with self._changed:
-            self._working -= self._ended(number)
+            self._working -= self._ended(number, took)
             while not len(self._turns):
                 if self._closed:
                     return None
@@ -189,10 +220,10 @@ class DecodePool:
                 self._spare_wanted.notify()
             return work
 
-    def _next_beside(self, number: int) -> Work | None:
+    def _next_beside(self, number: int, took: tuple[float, int] | None) -> Work | None:
         """As `_next`, of parties of which nothing is being worked on."""
         with self._changed:
-            self._ended(number)
+            self._ended(number, took)
             while True:
                 # Not while another thread is about to take what waits: then a party could have them all.
                 if self._working == self._usual and (work := self._turns.take_beside(self._busy)) is not None:
@@ -206,8 +237,10 @@ class DecodePool:
         self._busy[work.who] = self._busy.get(work.who, 0) + 1
         return work
 
-    def _ended(self, number: int) -> bool:
+    def _ended(self, number: int, took: tuple[float, int] | None) -> bool:
         """What a thread has begun is done; whether there was anything."""
+        if took is not None:
+            self._times.add(*took)
         begun = self._begun.pop(number, None)
         if begun is None:
             return False

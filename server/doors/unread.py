@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 
 from server.doors.closing import Closing
@@ -26,37 +26,42 @@ class Unread:
     def __init__(self, closing: Closing, *, most: int = _MOST, clock: Callable[[], float] = time.monotonic) -> None:
         """Have connections closed by `closing` where more than `most` answers wait: of whoever has most of them."""
         self._closing, self._most, self._clock = closing, most, clock
-        self._waiting: dict[asyncio.Task[object], tuple[Visit, float]] = {}  # since when; the oldest first
+        # With the visit and since when, the oldest first. Those whose answers have been taken are found by looking at
+        # the oldest ones, whenever another comes: that each of them told us would cost more than all the rest here.
+        self._waiting: deque[tuple[asyncio.Task[object], Visit, float]] = deque()
         self._next_look = 0.0
         self._looks = 0  # in a row that have found too many
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return sum(not task.done() for task, _, _ in self._waiting)
 
     def send(self, visit: Visit) -> None:
-        """What is left to do of the visitor's call, in the running task, is to send its answer."""
+        """What is left to do of the visitor's call, in the running task, is to send its answer. Once a call."""
         task = asyncio.current_task()
-        if task is None or task in self._waiting:
+        if task is None:
             return
-        now = self._clock()
-        self._waiting[task] = visit, now
-        task.add_done_callback(self._sent)
-        if len(self._waiting) <= self._most:
-            self._looks = 0
-        elif now >= self._next_look:
+        waiting, now = self._waiting, self._clock()
+        while waiting and waiting[0][0].done():
+            waiting.popleft()
+        waiting.append((task, visit, now))
+        if len(waiting) > self._most and now >= self._next_look:
             self._next_look = now + _LOOK
-            self._looks += 1
-            if self._looks > _LOOKS:
-                self._looks = 0  # what is closed now takes a moment to end, and must not count once more
-                self._cut_off(now)
+            self._look(now)
+        elif len(waiting) <= self._most:
+            self._looks = 0
 
-    def _sent(self, task: asyncio.Task[object]) -> None:
-        del self._waiting[task]
+    def _look(self, now: float) -> None:
+        """Find out how many wait in truth, and do something about it where they are too many."""
+        self._waiting = deque(each for each in self._waiting if not each[0].done())
+        self._looks = self._looks + 1 if len(self._waiting) > self._most else 0
+        if self._looks > _LOOKS:
+            self._looks = 0  # what is closed now takes a moment to end, and must not count once more
+            self._cut_off(now)
 
     def _cut_off(self, now: float) -> None:
         """Close the connections of whoever has most answers waiting, those with the most of them first."""
         peers: dict[str, Counter[str]] = {}
-        for visit, since in self._waiting.values():
+        for _, visit, since in self._waiting:
             if now - since < _SECONDS:
                 break
             if not visit.address:  # a proxy's connection is many callers'

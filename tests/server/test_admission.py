@@ -153,19 +153,6 @@ def test_a_party_s_calls_and_streams_leave_places_for_others_too(kind: str) -> N
     run(scenario)
 
 
-def test_the_bytes_that_came_are_counted_whether_they_were_let_in_or_not() -> None:
-    async def scenario(gate: Admission) -> None:
-        assert gate.bulk_capacity == Load(6, 6 * KB, 6 * KB)
-        assert gate.bytes_taken == 0
-        for size, wait in ((5 * KB, False), (5 * KB, True), (9 * KB, False)):
-            with contextlib.suppress(OverloadedError):
-                async with gate.admit(Load(1, size), wait=wait):
-                    pass
-        assert gate.bytes_taken == 19 * KB
-
-    run(scenario)
-
-
 def test_those_who_are_refused_are_told_to_come_back_one_after_the_other_as_fast_as_work_is_done() -> None:
     now = 100.0
 

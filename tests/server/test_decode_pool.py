@@ -95,7 +95,7 @@ def test_the_time_that_work_takes_is_expected_of_the_next(held: Held) -> None:
     held.submit("a", seconds=2.0)
     held.let_go()
     held.last.result(LONG)
-    while len(held.pool._done) < 2:
+    while len(held.pool._times._done) < 2:
         threading.Event().wait(0.001)
     assert held.pool.expected(3) == pytest.approx(3 * (8.0 + 2.0) / 2)
 
@@ -127,7 +127,7 @@ def test_threads_side_by_side_need_less_time_for_the_same_work() -> None:
         go.set()
         for work in (*both, third):
             work.result(LONG)
-        while len(pool._done) < 3:
+        while len(pool._times._done) < 3:
             threading.Event().wait(0.001)
         assert pool.expected(5) == pytest.approx(5 * (6.0 + 6.0 + 0.0) / 3 / 2)
     finally:

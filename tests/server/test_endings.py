@@ -11,6 +11,7 @@ import pytest
 
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1.classifier_pb2_grpc import ImageClassifierStub
+from server.decoding.pool import Times
 from server.turns import Lane
 from tests.server.conftest import rich_status
 from tests.server.rig import LONG, SIZE, Rig
@@ -188,7 +189,7 @@ def beyond_its_share(scene: Scene) -> Any:
 def too_late_to_be_tried(scene: Scene) -> Any:
     """The decoders are known to take ten seconds an image, and one stands before it."""
     waiting_for_a_decoder(scene)
-    scene.rig.server._decoders._done.append((10_000.0, 1000))
+    scene.rig.server._decoders._times.add(10_000.0, 1000)
     return scene.send(LARGER, deadline=SOON)
 
 
@@ -251,7 +252,7 @@ def test_a_request_gives_back_all_that_it_held_and_harms_no_neighbour(
     ending = ENDINGS[name]
     scene = Scene(rig, channel, elsewhere)
     rig.wait_until(lambda: not any(rig.held().values()))
-    rig.server._decoders._done.clear()
+    rig.server._decoders._times = Times()
     rig.network.hold()
     try:
         computing = scene.send(RAW)
