@@ -38,15 +38,17 @@ RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip,target
     && sh /src/trim.sh /opt/glimpse
 
 FROM ${BASE} AS app
-COPY client /app/client
-COPY proto/glimpse /app/glimpse
-COPY models /app/models
-COPY server /app/server
+# The package as it is installed: where src/glimpse has links, the folders themselves.
+COPY src/glimpse/__init__.py /app/glimpse/
+COPY client /app/glimpse/client
+COPY proto/glimpse/v1 /app/glimpse/v1
+COPY models /app/glimpse/models
+COPY server /app/glimpse/server
+# For whoever starts `python -m server`, as it was called before.
+COPY server/__main__.py /app/server/
 COPY deploy/image/probe.py /app/deploy/
-# Says which version it is.
-COPY pyproject.toml /app/
 # Compiled here, because a read-only root keeps no compiled files; by hash, because copies may not keep times.
-RUN mv /app/models/bundles /bundles \
+RUN mv /app/glimpse/models/bundles /bundles \
     && python3 -m compileall -q --invalidation-mode unchecked-hash /app
 
 # --- what is shipped ---
@@ -76,24 +78,24 @@ ENV PATH="/opt/glimpse/bin:${PATH}" \
 WORKDIR /app
 EXPOSE 50051 9464
 STOPSIGNAL SIGTERM
-ENTRYPOINT ["python", "-m", "server"]
+ENTRYPOINT ["python", "-m", "glimpse.server"]
 
 FROM runtime AS gpu
 # What NVIDIA's container runtime asks for; the driver comes from the host.
 ENV NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 COPY --from=packages-gpu /opt/glimpse /opt/glimpse
-COPY --from=app /bundles /app/models/bundles
+COPY --from=app /bundles /app/glimpse/models/bundles
 COPY --from=app /app /app
 HEALTHCHECK --interval=10s --timeout=5s --start-period=180s --retries=3 CMD ["python", "/app/deploy/probe.py"]
 USER 10001:10001
 
 FROM runtime AS cpu
 COPY --from=packages-cpu /opt/glimpse /opt/glimpse
-COPY --from=app /bundles /app/models/bundles
+COPY --from=app /bundles /app/glimpse/models/bundles
 COPY --from=app /app /app
 HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 CMD ["python", "/app/deploy/probe.py"]
 USER 10001:10001
 # Converts the default network for OpenVINO, so that a container serves it after two seconds; it must give its recorded
 # answers here already.
-RUN python -m server prepare
+RUN python -m glimpse.server prepare

@@ -33,13 +33,16 @@ AUDITOR := pip-audit==2.10.1
 # What builds the image, and which of its targets: cpu or gpu.
 BUILDER ?= docker build
 TARGET ?= cpu
-VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' src/glimpse/__init__.py)
 # `make lock UPGRADE=--upgrade` moves every version; without it only what pyproject.toml asks for moves.
 UPGRADE ?=
 UV := $(BIN)/uv
 # Universal: one file for every platform and Python; no registry is named, so that any mirror serves.
-COMPILE := $(UV) pip compile pyproject.toml --quiet --no-emit-index-url --custom-compile-command "make lock" \
+# The client is installed from this checkout, so no lock names it.
+OPTIONS := --quiet --no-emit-index-url --no-emit-package glimpse-client --custom-compile-command "make lock" \
   --universal --python-version 3.11 --fork-strategy fewest --generate-hashes $(UPGRADE)
+COMPILE := $(UV) pip compile pyproject.toml $(OPTIONS)
+COMPILE_CLIENT := $(UV) pip compile src/pyproject.toml $(OPTIONS)
 
 .DEFAULT_GOAL := help
 .PHONY: help client serve test test-all test-parity test-lowest test-image bench load check audit check-deploy docs serve-docs \
@@ -52,7 +55,7 @@ client: $(VENV)/.client  ## set up the client alone, without TensorFlow
 	@echo "Ready: client/cli.py classify photo.jpg"
 
 serve: $(VENV)/.server  ## set up and start the server; settings come from GLIMPSE_* or ARGS
-	@exec $(BIN)/python -m server $(ARGS)
+	@exec $(BIN)/python -m glimpse.server $(ARGS)
 
 test: $(VENV)/.dev  ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
@@ -107,10 +110,10 @@ proto: $(VENV)/.dev  ## make the stubs anew from the .proto
 	$(BIN)/python proto/generate.py proto
 
 train: $(VENV)/.train  ## train a model: make train ARGS="--help"
-	$(BIN)/python -m models.train $(ARGS)
+	$(BIN)/python -m glimpse.models.train $(ARGS)
 
 evaluate: $(VENV)/.server  ## measure a model's accuracy: make evaluate ARGS="--help"
-	$(BIN)/python -m models.evaluate $(ARGS)
+	$(BIN)/python -m glimpse.models.evaluate $(ARGS)
 
 image:  ## build the container image: TARGET=cpu or gpu, BUILDER="buildah build --format docker"
 	$(BUILDER) --target $(TARGET) --build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse HEAD) \
@@ -123,9 +126,9 @@ lock: | $(UV)  ## make the locks anew from pyproject.toml; UPGRADE=--upgrade mov
 	$(COMPILE) --extra gpu --extra tracing -c locks/dev.txt -o locks/gpu.txt
 	echo 'cyclonedx-bom>=7.5' | $(UV) pip compile - --quiet --no-emit-index-url --custom-compile-command "make lock" \
 	  --universal --python-version 3.11 --generate-hashes $(UPGRADE) -o locks/sbom.txt
-	$(COMPILE) --group build -c locks/dev.txt -o locks/client.txt
-	$(COMPILE) --resolution lowest-direct -o locks/client-oldest.txt
-	$(COMPILE) --resolution highest -o locks/client-newest.txt
+	$(COMPILE_CLIENT) --group src/pyproject.toml:build -c locks/dev.txt -o locks/client.txt
+	$(COMPILE_CLIENT) --resolution lowest-direct -o locks/client-oldest.txt
+	$(COMPILE_CLIENT) --resolution highest -o locks/client-newest.txt
 
 clean:  ## remove the environments, caches and build outputs
 	rm -rf $(VENV) $(CACHE) dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
@@ -138,23 +141,25 @@ PIP := --quiet --disable-pip-version-check
 define install
 	@echo "Installing locks/$(1).txt into $(VENV); with TensorFlow, the first time takes minutes."
 	@$(BIN)/python -m pip install $(PIP) --require-hashes -r locks/$(1).txt
-	@$(BIN)/python -m pip install $(PIP) --no-deps --no-build-isolation -e .
+	@$(BIN)/python -m pip install $(PIP) --no-deps --no-build-isolation $(2)
 endef
+CLIENT := -e src
+BOTH := -e src -e .
 
-$(VENV)/.client: locks/client.txt pyproject.toml | $(BIN)/python
-	$(call install,client)
+$(VENV)/.client: locks/client.txt src/pyproject.toml | $(BIN)/python
+	$(call install,client,$(CLIENT))
 	@touch $@
 
-$(VENV)/.server: locks/server.txt pyproject.toml | $(BIN)/python
-	$(call install,server)
+$(VENV)/.server: locks/server.txt pyproject.toml src/pyproject.toml | $(BIN)/python
+	$(call install,server,$(BOTH))
 	@touch $(VENV)/.client $@
 
-$(VENV)/.train: locks/train.txt pyproject.toml | $(BIN)/python
-	$(call install,train)
+$(VENV)/.train: locks/train.txt pyproject.toml src/pyproject.toml | $(BIN)/python
+	$(call install,train,$(BOTH))
 	@touch $(VENV)/.client $(VENV)/.server $@
 
-$(VENV)/.dev: locks/dev.txt pyproject.toml | $(BIN)/python
-	$(call install,dev)
+$(VENV)/.dev: locks/dev.txt pyproject.toml src/pyproject.toml | $(BIN)/python
+	$(call install,dev,$(BOTH))
 	@touch $(VENV)/.client $(VENV)/.server $(VENV)/.train $@
 
 $(BIN)/python:
@@ -174,7 +179,7 @@ $(PARITY)/.done: locks/dev.txt pyproject.toml | $(BIN)/python
 	$(PARITY)/bin/python -m pip install $(PIP) --require-hashes -r locks/dev.txt
 	$(PARITY)/bin/python -m pip install $(PIP) $(REFERENCES)
 	$(PARITY)/bin/python -m pip install $(PIP) --no-deps $(REFERENCES_ALONE)
-	$(PARITY)/bin/python -m pip install $(PIP) --no-deps --no-build-isolation -e .
+	$(PARITY)/bin/python -m pip install $(PIP) --no-deps --no-build-isolation $(BOTH)
 	@touch $@
 
 $(DEPLOY)/.done: Makefile | $(BIN)/python
@@ -199,8 +204,8 @@ $(TOOLS)/usr/bin/promtool:
 $(LOWEST)/.done: pyproject.toml | $(UV)
 	$(UV) venv --quiet --clear --python $(BIN)/python $(LOWEST)
 	$(UV) pip compile pyproject.toml --quiet --no-header --resolution lowest-direct --group build --extra dev \
-	  --python $(LOWEST)/bin/python -o $(LOWEST)/requirements.txt
+	  --no-emit-package glimpse-client --python $(LOWEST)/bin/python -o $(LOWEST)/requirements.txt
 	VIRTUAL_ENV=$(LOWEST) $(UV) pip sync --quiet $(LOWEST)/requirements.txt
-	VIRTUAL_ENV=$(LOWEST) $(UV) pip install --quiet --no-deps --no-build-isolation -e .
+	VIRTUAL_ENV=$(LOWEST) $(UV) pip install --quiet --no-deps --no-build-isolation $(BOTH)
 	@touch $@
 

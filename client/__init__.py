@@ -1,6 +1,6 @@
 """Glimpse's Python client: images in, ranked labels out.
 
-    from client import Client
+    from glimpse import Client
 
     with Client("localhost:50051") as client:
         result = client.classify("cat.jpg", top_k=3)
@@ -19,8 +19,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from client.connection import TLS
-from client.errors import (
+from glimpse.client.connection import TLS
+from glimpse.client.errors import (
     AccessDeniedError,
     Code,
     DeadlineExceededError,
@@ -34,7 +34,7 @@ from client.errors import (
     StreamBrokenError,
     UnavailableError,
 )
-from client.results import (
+from glimpse.client.results import (
     ImageError,
     ImageResult,
     ModelDescription,
@@ -44,8 +44,8 @@ from client.results import (
 )
 
 if TYPE_CHECKING:
-    from client.aio import AsyncClient
-    from client.client import Client
+    from glimpse.client.aio import AsyncClient
+    from glimpse.client.client import Client
 
 __all__ = [
     "TLS",
@@ -74,11 +74,11 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "Client":
-        from client.client import Client
+        from glimpse.client.client import Client
 
         return Client
     if name == "AsyncClient":
-        from client.aio import AsyncClient
+        from glimpse.client.aio import AsyncClient
 
         return AsyncClient
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

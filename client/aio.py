@@ -10,21 +10,21 @@ from weakref import WeakSet
 import grpc
 import grpc.aio
 
-from client import channel, health, wire
-from client.aio_bulk import AsyncBulk
-from client.aio_reading import off_the_loop
-from client.aio_stream import OpenCall, cancelled_from_outside
-from client.calls import AsyncCalls
-from client.connection import TLS, StrPath, to_server
-from client.errors import Code, GlimpseError
-from client.results import ImageResult, ModelDescription
-from client.status import from_rpc_error
+from glimpse.client import channel, health, wire
+from glimpse.client.aio_bulk import AsyncBulk
+from glimpse.client.aio_reading import off_the_loop
+from glimpse.client.aio_stream import OpenCall, cancelled_from_outside
+from glimpse.client.calls import AsyncCalls
+from glimpse.client.connection import TLS, StrPath, to_server
+from glimpse.client.errors import Code, GlimpseError
+from glimpse.client.results import ImageResult, ModelDescription
+from glimpse.client.status import from_rpc_error
 from glimpse.v1 import classifier_pb2, classifier_pb2_grpc
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from client.sources import Source
+    from glimpse.client.sources import Source
 
 K = TypeVar("K")
 

@@ -12,15 +12,15 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from client.aio_reading import AsyncReader, start
-from client.aio_stream import AsyncStream, OpenCall
-from client.dispatch import GOODBYE_SECONDS, Dispatch
-from client.events import Ended, Event, Line
-from client.reading import Failed, InOrder, Reader, ToRequest
-from client.results import ImageResult
+from glimpse.client.aio_reading import AsyncReader, start
+from glimpse.client.aio_stream import AsyncStream, OpenCall
+from glimpse.client.dispatch import GOODBYE_SECONDS, Dispatch
+from glimpse.client.events import Ended, Event, Line
+from glimpse.client.reading import Failed, InOrder, Reader, ToRequest
+from glimpse.client.results import ImageResult
 
 if TYPE_CHECKING:
-    from client.sources import Source
+    from glimpse.client.sources import Source
 
 K = TypeVar("K")
 

@@ -8,11 +8,11 @@ import os
 from collections.abc import AsyncIterable, Callable, Iterable
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from client.aio_stream import cancelled_from_outside
-from client.reading import Exhausted, Failed, Job, Reader, ToRequest, load_job
+from glimpse.client.aio_stream import cancelled_from_outside
+from glimpse.client.reading import Exhausted, Failed, Job, Reader, ToRequest, load_job
 
 if TYPE_CHECKING:
-    from client.sources import Source
+    from glimpse.client.sources import Source
 
 K = TypeVar("K")
 

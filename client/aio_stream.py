@@ -9,8 +9,8 @@ from typing import Any
 
 import grpc
 
-from client.events import Ended, Reply
-from client.reading import Failed
+from glimpse.client.events import Ended, Reply
+from glimpse.client.reading import Failed
 from glimpse.v1 import classifier_pb2 as pb
 
 _REFUSED_SECONDS = 0.25  # for a server to refuse a stream on which nothing was sent yet

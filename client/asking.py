@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from client.options import given
+from glimpse.client.options import given
 
 Model = Annotated[str, typer.Option(metavar="NAME", help="A loaded model; the server's default when left out.")]
 ModelVersion = Annotated[str, typer.Option(metavar="VERSION", help="Of that model; its newest when left out.")]

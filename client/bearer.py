@@ -8,7 +8,7 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
-from client import texts
+from glimpse.client import texts
 
 # RFC 6750's `b64token`. Anything else could not travel in a header, and is most likely another file.
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")

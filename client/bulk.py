@@ -13,15 +13,15 @@ from collections.abc import Callable, Iterable, Iterator
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from client.dispatch import GOODBYE_SECONDS, Dispatch
-from client.events import Ended, Event
-from client.reading import Job, Reader, in_order
-from client.results import ImageResult
-from client.stream import OpenStream, Stream
+from glimpse.client.dispatch import GOODBYE_SECONDS, Dispatch
+from glimpse.client.events import Ended, Event
+from glimpse.client.reading import Job, Reader, in_order
+from glimpse.client.results import ImageResult
+from glimpse.client.stream import OpenStream, Stream
 from glimpse.v1 import classifier_pb2 as pb
 
 if TYPE_CHECKING:
-    from client.sources import Source
+    from glimpse.client.sources import Source
 
 K = TypeVar("K")
 

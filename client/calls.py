@@ -16,9 +16,9 @@ from typing import TypeVar
 
 import grpc
 
-from client.errors import Code, DeadlineExceededError, GlimpseError
-from client.pace import Pace
-from client.status import from_rpc_error, pushback
+from glimpse.client.errors import Code, DeadlineExceededError, GlimpseError
+from glimpse.client.pace import Pace
+from glimpse.client.status import from_rpc_error, pushback
 
 T = TypeVar("T")
 

@@ -26,12 +26,12 @@ def main() -> None:
     # gRPC writes its own log to stderr, for example that a server offers no health; what it means for a call comes back
     # as that call's error. Whoever sets the variable gets to see it.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    from client import standard
+    from glimpse.client import standard
 
     standard.prepare()
     try:
         with standard.checked():
-            from client.commands import app
+            from glimpse.client.commands import app
 
             app()
     except KeyboardInterrupt:  # so early that no command had begun
@@ -40,8 +40,8 @@ def main() -> None:
 
 def find_packages() -> None:
     """Make the imports work: from the clone itself, and in `.venv`'s interpreter where this one lacks packages."""
-    # Python put the folder of this file on the path; `client` must be found from the folder above it.
-    sys.path[:] = [str(ROOT), str(ROOT / "proto"), *(entry for entry in sys.path if entry != str(FILE.parent))]
+    # Python put the folder of this file on the path, where nothing is to be found; `glimpse` is in src.
+    sys.path[:] = [str(ROOT / "src"), *(entry for entry in sys.path if entry != str(FILE.parent))]
     missing = _missing()
     if not missing:
         return

@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import grpc
 
-from client import channel, health, wire
-from client.bulk import Bulk
-from client.calls import Calls
-from client.connection import TLS, StrPath, to_server
-from client.results import ImageResult, ModelDescription
-from client.status import from_rpc_error
+from glimpse.client import channel, health, wire
+from glimpse.client.bulk import Bulk
+from glimpse.client.calls import Calls
+from glimpse.client.connection import TLS, StrPath, to_server
+from glimpse.client.results import ImageResult, ModelDescription
+from glimpse.client.status import from_rpc_error
 from glimpse.v1 import classifier_pb2, classifier_pb2_grpc
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from client.sources import Source
+    from glimpse.client.sources import Source
 
 K = TypeVar("K")
 

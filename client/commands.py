@@ -11,19 +11,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from client import config, exits
-from client.asking import Asking, Model, ModelVersion, asking
-from client.connecting import Server, connecting, option_kinds
-from client.images import STDIN, find, nothing_in
-from client.load_command import load
-from client.output import Output
-from client.progress import Shown, progress
-from client.sort_commands import sort, unsort
-from client.writing import Writing, writing
+from glimpse import __version__
+from glimpse.client import config, exits
+from glimpse.client.asking import Asking, Model, ModelVersion, asking
+from glimpse.client.connecting import Server, connecting, option_kinds
+from glimpse.client.images import STDIN, find, nothing_in
+from glimpse.client.load_command import load
+from glimpse.client.output import Output
+from glimpse.client.progress import Shown, progress
+from glimpse.client.sort_commands import sort, unsort
+from glimpse.client.writing import Writing, writing
 
 if TYPE_CHECKING:
-    from client.results import ImageResult
-    from client.sources import Source
+    from glimpse.client.results import ImageResult
+    from glimpse.client.sources import Source
 
 # Without rich's markup typer formats help and usage errors itself; loading rich would cost a third of the time.
 app = typer.Typer(
@@ -40,21 +41,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="For programs: one JSON obj
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"glimpse {installed_version()}")
+        typer.echo(f"glimpse {__version__}")
         raise typer.Exit
-
-
-def installed_version() -> str:
-    """Of the package, or of the clone that runs as it lies there."""
-    import tomllib
-    from importlib import metadata
-    from pathlib import Path
-
-    try:
-        return metadata.version("glimpse-serve")
-    except metadata.PackageNotFoundError:
-        project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
-        return str(project["version"])
 
 
 @app.callback()
@@ -133,7 +121,7 @@ def describe(server: Server, model: Model = "", model_version: ModelVersion = ""
         if as_json:
             typer.echo(json.dumps(asdict(description)))
         else:
-            from client.render import print_description
+            from glimpse.client.render import print_description
 
             print_description(description)
 
@@ -161,7 +149,7 @@ def _check_stdin(images: list[str]) -> None:
 
 
 def _to_send(arguments: list[str], answers: Output, shown: Shown) -> Iterator[tuple[str, Source]]:
-    from client.sources import MAX_IMAGE_BYTES
+    from glimpse.client.sources import MAX_IMAGE_BYTES
 
     for path in find(arguments):
         if answers.has(path):

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from client import texts
+from glimpse.client import texts
 
 VARIABLE = "GLIMPSE_CLIENT_CONFIG"
 

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from client import exits
-from client.channel import DEFAULT_TARGET
-from client.options import given
+from glimpse.client import exits
+from glimpse.client.channel import DEFAULT_TARGET
+from glimpse.client.options import given
 
 if TYPE_CHECKING:
-    from client.client import Client
-    from client.connection import TLS, Connection
+    from glimpse.client.client import Client
+    from glimpse.client.connection import TLS, Connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Server:
         Raises:
             typer.BadParameter: the options cannot be used as they are.
         """
-        from client.connection import to_server
+        from glimpse.client.connection import to_server
 
         try:
             return to_server(
@@ -67,7 +67,7 @@ class Server:
             raise typer.BadParameter(str(error)) from error
 
     def _connected(self) -> Client:
-        from client.client import Client
+        from glimpse.client.client import Client
 
         try:
             return Client(
@@ -83,7 +83,7 @@ class Server:
 
     def _named_tls(self) -> TLS | None:
         """As the files and the name ask for; None where none is given."""
-        from client.connection import TLS
+        from glimpse.client.connection import TLS
 
         named = TLS(self.ca, self.certificate, self.key, self.server_name)
         return named if named != TLS() else None

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from client import bearer, channel, proxy
-from client.addresses import is_loopback
-from client.bearer import Token
+from glimpse.client import bearer, channel, proxy
+from glimpse.client.addresses import is_loopback
+from glimpse.client.bearer import Token
 
 if TYPE_CHECKING:
     import grpc

@@ -18,15 +18,15 @@ from typing import Any, Generic, TypeVar
 
 import grpc
 
-from client import wire
-from client.backoff import Backoff
-from client.calls import RATE_LIMITED
-from client.errors import Code, DeadlineExceededError, GlimpseError, StreamBrokenError
-from client.events import Ended, Event, Line, Reply
-from client.pace import Pace
-from client.reading import Exhausted, Job
-from client.results import ImageResult
-from client.status import from_request_error, from_rpc_error
+from glimpse.client import wire
+from glimpse.client.backoff import Backoff
+from glimpse.client.calls import RATE_LIMITED
+from glimpse.client.errors import Code, DeadlineExceededError, GlimpseError, StreamBrokenError
+from glimpse.client.events import Ended, Event, Line, Reply
+from glimpse.client.pace import Pace
+from glimpse.client.reading import Exhausted, Job
+from glimpse.client.results import ImageResult
+from glimpse.client.status import from_request_error, from_rpc_error
 from glimpse.v1 import classifier_pb2 as pb
 
 K = TypeVar("K")

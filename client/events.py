@@ -7,7 +7,7 @@ from typing import Protocol, TypeVar
 
 import grpc
 
-from client.reading import Exhausted, Failed, Job
+from glimpse.client.reading import Exhausted, Failed, Job
 from glimpse.v1 import classifier_pb2 as pb
 
 K = TypeVar("K")

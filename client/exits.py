@@ -9,8 +9,8 @@ from enum import IntEnum
 
 import typer
 
-from client import proxy
-from client.errors import (
+from glimpse.client import proxy
+from glimpse.client.errors import (
     AccessDeniedError,
     DeadlineExceededError,
     GlimpseError,
@@ -19,8 +19,8 @@ from client.errors import (
     StreamBrokenError,
     UnavailableError,
 )
-from client.plain import plain
-from client.standard import OutputError, ReaderLeftError, silence
+from glimpse.client.plain import plain
+from glimpse.client.standard import OutputError, ReaderLeftError, silence
 
 
 class Exit(IntEnum):

@@ -13,9 +13,9 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from client.channel import SERVICE
-from client.errors import Code, GlimpseError
-from client.status import from_rpc_error
+from glimpse.client.channel import SERVICE
+from glimpse.client.errors import Code, GlimpseError
+from glimpse.client.status import from_rpc_error
 
 HEALTH_SERVICE = "grpc.health.v1.Health"
 _CHECK = f"/{HEALTH_SERVICE}/Check"

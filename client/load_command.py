@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from client import exits
-from client.asking import Model, ModelVersion
-from client.connecting import Server, connecting
-from client.images import find, nothing_in
-from client.load_options import Sending, Shape, Telling, Wanted, sending, shaped, telling, wanting
-from client.standard import OutputError
+from glimpse.client import exits
+from glimpse.client.asking import Model, ModelVersion
+from glimpse.client.connecting import Server, connecting
+from glimpse.client.images import find, nothing_in
+from glimpse.client.load_options import Sending, Shape, Telling, Wanted, sending, shaped, telling, wanting
+from glimpse.client.standard import OutputError
 
 if TYPE_CHECKING:
-    from client.load.pictures import Pictures
-    from client.load.plan import Plan
-    from client.results import ModelDescription
+    from glimpse.client.load.pictures import Pictures
+    from glimpse.client.load.plan import Plan
+    from glimpse.client.results import ModelDescription
 
 _FIRST_RATE = 10.0  # of a knee search, requests a second
 
@@ -74,7 +74,7 @@ def load(
             version=model_version,
         )
         if wanted.find_knee:
-            from client.load import text
+            from glimpse.client.load import text
 
             typer.echo(text.knee(report))
         _write(told, report)
@@ -89,7 +89,7 @@ def _judge(report: dict[str, Any]) -> None:
     Raises:
         typer.Exit: something was.
     """
-    from client.load.report import failures, missed
+    from glimpse.client.load.report import failures, missed
 
     if missed(report):
         typer.echo("A threshold was missed." if report["knee"] is None else "No rate held.", err=True)
@@ -115,9 +115,9 @@ def _run(
     model: str,
     version: str,
 ) -> dict[str, Any]:
-    from client.load import report, text
-    from client.load.live import watching
-    from client.load.session import Session
+    from glimpse.client.load import report, text
+    from glimpse.client.load.live import watching
+    from glimpse.client.load.session import Session
 
     started = report.now()
     with watching(quiet=told.quiet) as watch:
@@ -154,9 +154,9 @@ def _plans(shape: Shape, sent: Sending, wanted: Wanted, server: Server) -> list[
     Raises:
         typer.BadParameter: they cannot be used as they are.
     """
-    from client.load import pacing, scenario
-    from client.load.plan import Plan
-    from client.load.thresholds import parse
+    from glimpse.client.load import pacing, scenario
+    from glimpse.client.load.plan import Plan
+    from glimpse.client.load.thresholds import parse
 
     try:
         if shape.scenario is not None:
@@ -199,8 +199,8 @@ def _pictures(photos: list[str] | None, described: ModelDescription, seed: int) 
     Raises:
         typer.BadParameter: a photo cannot be read.
     """
-    from client.errors import ImageRefusedError
-    from client.load import pictures
+    from glimpse.client.errors import ImageRefusedError
+    from glimpse.client.load import pictures
 
     if not photos:
         return pictures.made(described.input.height, described.input.width, seed)
@@ -224,7 +224,7 @@ def _write(told: Telling, report: dict[str, Any]) -> None:
     if told.json is not None:
         _to(told.json, json.dumps(report, indent=1) + "\n")
     if told.html is not None:
-        from client.load.page import page
+        from glimpse.client.load.page import page
 
         _to(told.html, page(report))
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from client.options import given, to_write
+from glimpse.client.options import given, to_write
 
 _DURATION = 10.0  # seconds, where neither a duration nor a number of requests is given
 

@@ -1,4 +1,4 @@
-"""The manual page of `glimpse`, made from the commands themselves: ``python -m client.manual > glimpse.1``."""
+"""The manual page of `glimpse`, made from the commands themselves: ``python -m glimpse.client.manual > glimpse.1``."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 
 import typer.main
 
-from client import exits, standard
-from client.commands import app
+from glimpse.client import exits, standard
+from glimpse.client.commands import app
 
 _FILES = """\
 .TP
@@ -97,12 +97,12 @@ def _escape(text: str) -> str:
 
 def main() -> None:
     """Print the page."""
-    from client.commands import installed_version
+    from glimpse import __version__
 
     argparse.ArgumentParser(
-        prog="python -m client.manual", description="Print the manual page of glimpse."
+        prog="python -m glimpse.client.manual", description="Print the manual page of glimpse."
     ).parse_args()
-    sys.stdout.write(page(installed_version()))
+    sys.stdout.write(page(__version__))
 
 
 if __name__ == "__main__":

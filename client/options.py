@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from client.images import is_named_like_one
+from glimpse.client.images import is_named_like_one
 
 _Command = Callable[..., None]
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
 
-from client.addresses import hosts, is_here
+from glimpse.client.addresses import hosts, is_here
 
 # As gRPC reads them: the first that is there, and only in lower case.
 _NAMES = ("grpc_proxy", "https_proxy", "http_proxy")

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from threading import Semaphore, Thread
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from client.errors import Code, ImageRefusedError
-from client.results import ImageResult
+from glimpse.client.errors import Code, ImageRefusedError
+from glimpse.client.results import ImageResult
 from glimpse.v1 import classifier_pb2 as pb
 
 if TYPE_CHECKING:
-    from client.sources import Source
+    from glimpse.client.sources import Source
 
 K = TypeVar("K")
 

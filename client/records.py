@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import BinaryIO, Protocol
 
-from client.cells import cell, text_of
-from client.errors import Code
-from client.results import ImageResult
+from glimpse.client.cells import cell, text_of
+from glimpse.client.errors import Code
+from glimpse.client.results import ImageResult
 
 _LONGEST = 16 * 1024 * 1024  # bytes of a line; a file with longer ones is none of ours, and must not fill the memory
 # What may go well another time. The rest is about the image itself.

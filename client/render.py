@@ -13,8 +13,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from client.plain import plain, sequences
-from client.results import ImageResult, ModelDescription, PreStem, Runtime, Stage
+from glimpse.client.plain import plain, sequences
+from glimpse.client.results import ImageResult, ModelDescription, PreStem, Runtime, Stage
 
 _BAR_WIDTH = 32
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from client.errors import Code, ImageRefusedError
+from glimpse.client.errors import Code, ImageRefusedError
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from client import exits
-from client.asking import Asking, asking
-from client.connecting import Server, connecting
-from client.images import find
-from client.options import given
-from client.placing import How
-from client.plain import plain
-from client.progress import Shown, progress
+from glimpse.client import exits
+from glimpse.client.asking import Asking, asking
+from glimpse.client.connecting import Server, connecting
+from glimpse.client.images import find
+from glimpse.client.options import given
+from glimpse.client.placing import How
+from glimpse.client.plain import plain
+from glimpse.client.progress import Shown, progress
 
 if TYPE_CHECKING:
-    from client.sorting import Sorted
+    from glimpse.client.sorting import Sorted
 
 
 def _how(
@@ -58,7 +58,7 @@ def sort(
     Nothing is written over: a name that is taken gets a number, and a photo that is there already is left alone, so
     that an interrupted run can be started again. FOLDER gets a list of what was done, and `unsort` takes it back.
     """
-    from client.sorting import Sorter
+    from glimpse.client.sorting import Sorter
 
     def photos() -> Iterator[str]:
         # A folder without a photo has nothing to be sorted; one that cannot be read is told of.
@@ -82,7 +82,7 @@ def unsort(
     undo_list: Annotated[Path, typer.Argument(metavar="LIST", help="What `sort` left in its FOLDER.")],
 ) -> None:
     """Take back what `sort` did. What was changed since stays where it is; no server is asked."""
-    from client.sorting import unsort as take_back
+    from glimpse.client.sorting import unsort as take_back
 
     with exits.by_cause(""):
         try:
@@ -99,7 +99,7 @@ def _is_empty_folder(path: str) -> bool:
 
 
 def _show(photos: Iterable[Sorted], shown: Shown) -> Counter[str]:
-    from client.render import print_line
+    from glimpse.client.render import print_line
 
     done: Counter[str] = Counter()
     for each in photos:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Self
 
-from client.output import open_alone
-from client.placing import UNSURE, How, folder_name, free_place, put
-from client.results import ImageResult
+from glimpse.client.output import open_alone
+from glimpse.client.placing import UNSURE, How, folder_name, free_place, put
+from glimpse.client.results import ImageResult
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from client.channel import MAX_MESSAGE_BYTES
-from client.errors import Code, ImageRefusedError
+from glimpse.client.channel import MAX_MESSAGE_BYTES
+from glimpse.client.errors import Code, ImageRefusedError
 from glimpse.v1 import classifier_pb2
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, TextIO
 
-from client.plain import PlainText
+from glimpse.client.plain import PlainText
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer

@@ -11,10 +11,10 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from client import proxy
-from client.channel import SERVICE
-from client.errors import Code, GlimpseError, of_code
-from client.wire import to_code
+from glimpse.client import proxy
+from glimpse.client.channel import SERVICE
+from glimpse.client.errors import Code, GlimpseError, of_code
+from glimpse.client.wire import to_code
 from glimpse.v1 import classifier_pb2
 
 _Status = grpc.Call | grpc.aio.AioRpcError

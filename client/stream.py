@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 
-from client.events import Ended, Reply
+from glimpse.client.events import Ended, Reply
 from glimpse.v1 import classifier_pb2 as pb
 
 OpenStream = Callable[[Iterator[pb.ClassifyStreamRequest]], Any]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from client.errors import Code, InvalidRequestError
-from client.results import (
+from glimpse.client.errors import Code, InvalidRequestError
+from glimpse.client.results import (
     Agreement,
     ClassLabel,
     ImageError,
@@ -21,11 +21,11 @@ from client.results import (
     Stage,
     Timing,
 )
-from client.sources import load
+from glimpse.client.sources import load
 from glimpse.v1 import classifier_pb2 as pb
 
 if TYPE_CHECKING:
-    from client.sources import Source
+    from glimpse.client.sources import Source
 
 _UINT32_MAX = 2**32 - 1
 

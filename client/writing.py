@@ -12,10 +12,10 @@ from typing import Annotated
 
 import typer
 
-from client.options import given, to_write
-from client.output import File, Output, Stdout
-from client.records import Csv, Format, JsonLines
-from client.thumbnails import wanted
+from glimpse.client.options import given, to_write
+from glimpse.client.output import File, Output, Stdout
+from glimpse.client.records import Csv, Format, JsonLines
+from glimpse.client.thumbnails import wanted
 
 _DEFAULT_TOP_K = 5  # the server's
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from models.catalogue import architectures
-from models.spec import Architecture, Stage, StageSummary
+from glimpse.models.catalogue import architectures
+from glimpse.models.spec import Architecture, Stage, StageSummary
 
 if TYPE_CHECKING:
     import keras
@@ -44,7 +44,7 @@ def build(
         UnknownArchitectureError: the name, variant or option is not in the library; the message lists near matches.
         ValueError: `classes`, `input_shape` or an option's value cannot work.
     """
-    from models.builder import assemble
-    from models.catalogue import find
+    from glimpse.models.builder import assemble
+    from glimpse.models.catalogue import find
 
     return assemble(find(architecture, variant, options), classes=classes, input_shape=input_shape).model

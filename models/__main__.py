@@ -1,4 +1,4 @@
-"""`python -m models`: what is in the library, and a look inside."""
+"""`python -m glimpse.models`: what is in the library, and a look inside."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from models import standard
-from models.catalogue import find
-from models.catalogue import rows as library
-from models.plain import sequences
+from glimpse.models import standard
+from glimpse.models.catalogue import find
+from glimpse.models.catalogue import rows as library
+from glimpse.models.plain import sequences
 
 if TYPE_CHECKING:
-    from models.builder import Assembly
+    from glimpse.models.builder import Assembly
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _list(_: argparse.Namespace) -> None:
-    from models import published
+    from glimpse.models import published
 
     table = _table("architecture", "variant", "input", "weights", "top-1", "top-5")
     for row in library():
@@ -52,7 +52,7 @@ def _list(_: argparse.Namespace) -> None:
 
 
 def _describe(options: argparse.Namespace) -> None:
-    from models.builder import assemble, trainable_parameters
+    from glimpse.models.builder import assemble, trainable_parameters
 
     row = find(options.name, options.variant, dict(options.option or ()))
     assembly = assemble(row, classes=options.classes)
@@ -61,7 +61,7 @@ def _describe(options: argparse.Namespace) -> None:
     console.print(_stages(assembly))
     console.print(f"{trainable_parameters(assembly.model):,} of the parameters are trainable.", highlight=False)
     if options.svg:
-        from models.drawing import draw
+        from glimpse.models.drawing import draw
 
         drawing = draw(f"{row.name} ({row.variant})", row.paper, tuple(assembly.model.input_shape[1:]), assembly.stages)
         options.svg.write_text(drawing, encoding="utf-8")
@@ -74,9 +74,9 @@ def _golden(options: argparse.Namespace) -> None:
     import keras
     import tensorflow as tf
 
-    from models import bundle as bundles
-    from models import golden
-    from models.serving import load_bundle, serving_model
+    from glimpse.models import bundle as bundles
+    from glimpse.models import golden
+    from glimpse.models.serving import load_bundle, serving_model
 
     bundle = bundles.read(options.bundle)
     network = serving_model(load_bundle(bundle), bundle.recipe, bundle.temperature)
@@ -127,14 +127,16 @@ def _percent(value: float | None) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m models", description="What is in the library, and a look inside.")
+    parser = argparse.ArgumentParser(
+        prog="python -m glimpse.models", description="What is in the library, and a look inside."
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     listing = commands.add_parser("list", help="every architecture, its variants and published weights")
     listing.set_defaults(run=_list)
 
     describe = commands.add_parser("describe", help="the stages of a network, as a table and as a drawing")
-    describe.add_argument("name", help="an architecture: python -m models list")
+    describe.add_argument("name", help="an architecture: python -m glimpse.models list")
     describe.add_argument("--variant", help="which form of it (default: the first)")
     describe.add_argument("--classes", type=int, help="number of classes (default: the variant's own)")
     describe.add_argument(

@@ -20,8 +20,8 @@ from io import BufferedReader
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from models import opened as files
-from models import texts
+from glimpse.models import opened as files
+from glimpse.models import texts
 
 TEXT_BYTES = 1 << 16  # of a description or a recipe: dozens of times what they have
 LINE = 1_000  # characters of a line of TOML

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import keras
 
-from models.complexity import multiply_adds
-from models.spec import Architecture, NetworkSummary, Output, Stage, StageSummary
+from glimpse.models.complexity import multiply_adds
+from glimpse.models.spec import Architecture, NetworkSummary, Output, Stage, StageSummary
 
 
 @dataclass(frozen=True, slots=True)

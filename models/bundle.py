@@ -23,10 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from models import bounded_files, messages
-from models.bounded_files import shown
-from models.catalogue import UnknownArchitectureError, find
-from models.prestem.recipe import Recipe
+from glimpse.models import bounded_files, messages
+from glimpse.models.bounded_files import shown
+from glimpse.models.catalogue import UnknownArchitectureError, find
+from glimpse.models.prestem.recipe import Recipe
 
 FORMAT = 1
 DESCRIPTION = "model.json"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from typing import Any
 
-from models.families import (
+from glimpse.models.families import (
     densenet,
     googlenet,
     handbook,
@@ -23,8 +23,8 @@ from models.families import (
     vgg,
     xception,
 )
-from models.spec import Architecture
-from models.suggestions import did_you_mean
+from glimpse.models.spec import Architecture
+from glimpse.models.suggestions import did_you_mean
 
 _ROWS: tuple[Architecture, ...] = (
     *resnet.ROWS,
@@ -88,7 +88,8 @@ def find(name: str, variant: str | None = None, options: Mapping[str, Any] | Non
     rows = [row for row in _ROWS if row.name == name]
     if not rows:
         raise UnknownArchitectureError(
-            f"No architecture is called {name!r}.{did_you_mean(name, architectures())} python -m models list shows all."
+            f"No architecture is called {name!r}.{did_you_mean(name, architectures())} "
+            "python -m glimpse.models list shows all."
         )
     for row in rows:
         if variant is None or row.variant == variant:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from xml.sax.saxutils import escape
 
-from models.spec import StageSummary
+from glimpse.models.spec import StageSummary
 
 _WIDTH, _BOX, _HEIGHT, _GAP, _TOP = 760, 340, 46, 22, 92
 _BARS = ((400, "parameters", "#2b6cb0"), (580, "multiply-adds", "#c05621"))  # left edge, heading, colour

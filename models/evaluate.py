@@ -1,4 +1,4 @@
-"""`python -m models.evaluate`: measure again what a model card claims."""
+"""`python -m glimpse.models.evaluate`: measure again what a model card claims."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from models import bundle, standard
-from models.bundle import Bundle
+from glimpse.models import bundle, standard
+from glimpse.models.bundle import Bundle
 
 if TYPE_CHECKING:
-    from models.train.measure import Measurement
+    from glimpse.models.train.measure import Measurement
 
 
 def evaluate(loaded: Bundle, data: Path, *, skip_unreadable: bool = False) -> Measurement:
@@ -29,9 +29,9 @@ def evaluate(loaded: Bundle, data: Path, *, skip_unreadable: bool = False) -> Me
         ValueError: the images cannot be used.
         FileNotFoundError: nothing at `data`.
     """
-    from models import serving
-    from models.train.data import read, several
-    from models.train.measure import measure
+    from glimpse.models import serving
+    from glimpse.models.train.data import read, several
+    from glimpse.models.train.measure import measure
 
     images = read(data, loaded.recipe, [label.label for label in loaded.labels], skip_unreadable=skip_unreadable)
     if images.left_out:
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0, or 1 when the bundle or the images are at fault.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m models.evaluate",
+        prog="python -m glimpse.models.evaluate",
         description="Measure again what a model card claims: accuracy, likelihood, calibration, confusion.",
     )
     parser.add_argument("--bundle", type=Path, metavar="DIR", help="bundle to measure (default: the embedded one)")
@@ -114,4 +114,4 @@ def _as_text(loaded: Bundle, measurement: Measurement) -> str:
 
 
 if __name__ == "__main__":
-    standard.run("models.evaluate", main)
+    standard.run("glimpse.models.evaluate", main)

@@ -19,14 +19,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models import bounded_files, messages
-from models import bundle as bundles
-from models.bounded_files import shown
-from models.bundle import Bundle, BundleError
-from models.decoding.decode import decode
-from models.decoding.limits import OWN_FILES
-from models.decoding.refusals import RefusedImageError
-from models.prestem import host
+from glimpse.models import bounded_files, messages
+from glimpse.models import bundle as bundles
+from glimpse.models.bounded_files import shown
+from glimpse.models.bundle import Bundle, BundleError
+from glimpse.models.decoding.decode import decode
+from glimpse.models.decoding.limits import OWN_FILES
+from glimpse.models.decoding.refusals import RefusedImageError
+from glimpse.models.prestem import host
 
 FOLDER = "golden"
 ANSWERS = "answers.json"
@@ -39,7 +39,7 @@ MOST_PICTURES = 64
 PICTURE_BYTES = 16 << 20  # of one picture's file
 PICTURES_BYTES = 64 << 20  # of all together
 ANSWERS_BYTES = 16 << 20  # of the recorded answers: eight pictures for 100,000 classes take half of it
-_TO_DO = "Record them anew: python -m models golden"
+_TO_DO = "Record them anew: python -m glimpse.models golden"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,12 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from models import own, weights
-from models.builder import Assembly, assemble
-from models.bundle import Bundle
-from models.catalogue import find
-from models.prestem import graph
-from models.prestem.recipe import Recipe
+from glimpse.models import own, weights
+from glimpse.models.builder import Assembly, assemble
+from glimpse.models.bundle import Bundle
+from glimpse.models.catalogue import find
+from glimpse.models.prestem import graph
+from glimpse.models.prestem.recipe import Recipe
 
 _BATCH = 500
 

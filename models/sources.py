@@ -10,12 +10,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from models import bounded_files, messages, opened, published
-from models import bundle as bundles
-from models.bundle import Bundle, BundleError, ClassLabel, read_labels
-from models.catalogue import find
-from models.prestem.recipe import Recipe
-from models.suggestions import did_you_mean
+from glimpse.models import bounded_files, messages, opened, published
+from glimpse.models import bundle as bundles
+from glimpse.models.bundle import Bundle, BundleError, ClassLabel, read_labels
+from glimpse.models.catalogue import find
+from glimpse.models.prestem.recipe import Recipe
+from glimpse.models.suggestions import did_you_mean
 
 LABELS = ("labels.txt",)
 RECIPES = ("recipe.toml", "recipe.json")
@@ -62,7 +62,7 @@ def resolve(source: Source) -> Bundle:
         form = f"{architecture} ({source.variant})" if source.variant else architecture
         raise BundleError(
             f"{form} has no weights {source.weights!r}, and there is no file and no bundle's folder of that name."
-            f"{did_you_mean(source.weights, known)} Give a tag or a path; python -m models list shows all tags."
+            f"{did_you_mean(source.weights, known)} Give a tag or a path; python -m glimpse.models list shows all tags."
         )
     return _published(source, architecture)
 
@@ -146,7 +146,7 @@ def _made(
 
 def _without_architecture(path: Path) -> str:
     """What to do about a file that is not served as it is: its weights are, in an architecture of the library."""
-    from models import weights  # with Keras, which takes seconds to import
+    from glimpse.models import weights  # with Keras, which takes seconds to import
 
     try:
         likely = weights.told(path)

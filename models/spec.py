@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 if TYPE_CHECKING:
     from keras import KerasTensor
 
-    from models.layouts import Layout
+    from glimpse.models.layouts import Layout
 
 # What is taken from a network; from any of them come logits, that is what a softmax makes the probabilities of.
 Output = Literal["logits", "probabilities", "log-probabilities"]

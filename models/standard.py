@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
-from models.plain import PlainText
+from glimpse.models.plain import PlainText
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer

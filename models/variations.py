@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
-from models.golden import Picture
-from models.prestem import host
-from models.prestem.recipe import Recipe
+from glimpse.models.golden import Picture
+from glimpse.models.prestem import host
+from glimpse.models.prestem.recipe import Recipe
 
 FOLDER = Path(__file__).parent / "photographs"
 _SIDES = (0.3, 1.0)  # of a piece, as a share of the photograph's short side

@@ -1,1 +1,1 @@
-"""The Glimpse server. `python -m server --help` is the way in; ARCHITECTURE.md tells the way of a request."""
+"""The Glimpse server. `python -m glimpse.server --help` is the way in; ARCHITECTURE.md tells the way of a request."""

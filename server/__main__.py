@@ -1,12 +1,12 @@
-"""`python -m server`: read the settings, run the server, say clearly why not.
+"""`python -m glimpse.server`: read the settings, run the server, say clearly why not.
 
-`python -m server prepare`, with the same settings, loads the model as a start does and ends: for an image or an init
-container, so that what is fetched and converted is there when a server starts.
+`python -m glimpse.server prepare`, with the same settings, loads the model as a start does and ends: for an image or an
+init container, so that what is fetched and converted is there when a server starts.
 """
 
 from __future__ import annotations
 
-from server import stopping
+from glimpse.server import stopping
 
 if stopping.is_program(__name__):
     stopping.obey_at_once()  # before the imports below, which take most of a second
@@ -17,10 +17,10 @@ import os
 import sys
 from collections.abc import Callable
 
-from models import standard
-from server import build, cores, logs, settings, standard_error
-from server.settings import problems
-from server.startup import EXIT_SETTINGS, StartupError
+from glimpse.models import standard
+from glimpse.server import build, cores, logs, settings, standard_error
+from glimpse.server.settings import problems
+from glimpse.server.startup import EXIT_SETTINGS, StartupError
 
 
 def main() -> int:
@@ -32,7 +32,7 @@ def main() -> int:
     only_prepare = sys.argv[1:2] == ["prepare"]
     standard.prepare()
     if "--version" in sys.argv[1:]:
-        with standard.checked("python -m server"):
+        with standard.checked("python -m glimpse.server"):
             print(f"glimpse {build.VERSION}")
         return 0
     # Before any thread is begun, as the next lines do and NumPy does when it is imported.
@@ -42,7 +42,7 @@ def main() -> int:
         captured = standard_error.Captured()
         logs.configure("info", "json")  # until the settings are known
     try:
-        with standard.checked("python -m server"):  # --help
+        with standard.checked("python -m glimpse.server"):  # --help
             chosen = settings.load(sys.argv[2:] if only_prepare else sys.argv[1:])
     except (ValueError, OSError) as error:
         if captured is None:
@@ -60,7 +60,7 @@ def main() -> int:
 
     import structlog
 
-    from server import app
+    from glimpse.server import app
 
     log = structlog.get_logger("server")
     log.info("starting", **build.information())

@@ -14,9 +14,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from server.errors import OverloadedError, Reason, draining
-from server.shares import NO_LOAD, ONE, Held, Load, Place, Shares
-from server.turns import NO_LANE, Lane, Turns
+from glimpse.server.errors import OverloadedError, Reason, draining
+from glimpse.server.shares import NO_LOAD, ONE, Held, Load, Place, Shares
+from glimpse.server.turns import NO_LANE, Lane, Turns
 
 __all__ = ["Admission", "Load"]
 

@@ -13,36 +13,36 @@ from typing import Any, TypeVar
 
 import structlog
 
+from glimpse.models import published
+from glimpse.models.decoding.cost import HEAVY_WORK
+from glimpse.models.decoding.limits import ImageLimits
+from glimpse.models.messages import short
+from glimpse.server import stopping
+from glimpse.server.admission import Admission, Load
+from glimpse.server.background import keep_running
+from glimpse.server.cleanup import Cleanup, within
+from glimpse.server.connection_monitor import ConnectionMonitor
+from glimpse.server.decoding.decode import FORMATS
+from glimpse.server.decoding.isolated import memory_for
+from glimpse.server.decoding.pool import DecodePool
+from glimpse.server.decoding.where import Decoding
+from glimpse.server.doors import fields
+from glimpse.server.doors.keeper import Keeper
+from glimpse.server.guard import Guard, Penalty
+from glimpse.server.health import Health
+from glimpse.server.interceptors import Observability
+from glimpse.server.loading import load_model
+from glimpse.server.memory import Memory, keep_trimmed, settle
+from glimpse.server.metrics import Metrics
+from glimpse.server.pipeline import Pipeline
+from glimpse.server.ports import HEALTH, Ports
+from glimpse.server.registry import LoadedModel, ModelRegistry
+from glimpse.server.runtime import converted
+from glimpse.server.servicer import SERVICE, ImageClassifier
+from glimpse.server.settings import Settings
+from glimpse.server.startup import ModelLoadError, StartupError
+from glimpse.server.tracing import start as start_tracing
 from glimpse.v1 import classifier_pb2 as pb
-from models import published
-from models.decoding.cost import HEAVY_WORK
-from models.decoding.limits import ImageLimits
-from models.messages import short
-from server import stopping
-from server.admission import Admission, Load
-from server.background import keep_running
-from server.cleanup import Cleanup, within
-from server.connection_monitor import ConnectionMonitor
-from server.decoding.decode import FORMATS
-from server.decoding.isolated import memory_for
-from server.decoding.pool import DecodePool
-from server.decoding.where import Decoding
-from server.doors import fields
-from server.doors.keeper import Keeper
-from server.guard import Guard, Penalty
-from server.health import Health
-from server.interceptors import Observability
-from server.loading import load_model
-from server.memory import Memory, keep_trimmed, settle
-from server.metrics import Metrics
-from server.pipeline import Pipeline
-from server.ports import HEALTH, Ports
-from server.registry import LoadedModel, ModelRegistry
-from server.runtime import converted
-from server.servicer import SERVICE, ImageClassifier
-from server.settings import Settings
-from server.startup import ModelLoadError, StartupError
-from server.tracing import start as start_tracing
 
 _log = structlog.get_logger(__name__)
 

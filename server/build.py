@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import platform
-import tomllib
 from functools import cache
 from importlib import metadata
-from pathlib import Path
 
-_DISTRIBUTION = "glimpse-serve"
-_PROJECT = Path(__file__).parents[1] / "pyproject.toml"
+from glimpse import __version__
+
+VERSION = __version__
 # By the names that they have here, each with its distributions: TensorFlow has one for CPUs alone.
 _RUNTIMES = {
     "openvino": ("openvino",),
@@ -28,17 +27,6 @@ def version(*distributions: str) -> str:
         except metadata.PackageNotFoundError:
             continue
     return ""
-
-
-def _in_sources() -> str:
-    """The version in the sources; empty where there is none. A container image has them, and no distribution."""
-    try:
-        return str(tomllib.loads(_PROJECT.read_text("utf-8"))["project"]["version"])
-    except (OSError, ValueError, LookupError, TypeError):
-        return ""
-
-
-VERSION = version(_DISTRIBUTION) or _in_sources() or "unknown"
 
 
 def information() -> dict[str, str]:

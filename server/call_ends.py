@@ -8,9 +8,9 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError
 
-from server import status
-from server.doors.unpacking import TooLargeError
-from server.errors import InvalidRequestError, Reason, ServiceError
+from glimpse.server import status
+from glimpse.server.doors.unpacking import TooLargeError
+from glimpse.server.errors import InvalidRequestError, Reason, ServiceError
 
 
 def parsed(message: bytes, parse: Callable[[bytes], Any] | None) -> Any:

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import structlog
 
-from server import connections, cores, filters
-from server.guard import Guard, Penalty
-from server.metrics import Metrics
-from server.sampling import Sampled
+from glimpse.server import connections, cores, filters
+from glimpse.server.guard import Guard, Penalty
+from glimpse.server.metrics import Metrics
+from glimpse.server.sampling import Sampled
 
 _log = structlog.get_logger(__name__)
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from glimpse.server.domain import ModelIdentity
+from glimpse.server.registry import LoadedModel
 from glimpse.v1 import classifier_pb2 as pb
-from server.domain import ModelIdentity
-from server.registry import LoadedModel
 
 
 def identity(model: ModelIdentity) -> pb.ModelIdentity:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from server.errors import InvalidImageError
-from server.turns import Lane
+from glimpse.server.errors import InvalidImageError
+from glimpse.server.turns import Lane
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ import socket
 import struct
 from collections.abc import Iterable
 
-from server import connections
+from glimpse.server import connections
 
 MOST = 128  # addresses in one filter: it is gone through for each packet of a connection that begins
 # Of asm-generic/socket.h: SO_ATTACH_FILTER, SO_DETACH_FILTER, SO_ATTACH_REUSEPORT_CBPF. Python does not name them.

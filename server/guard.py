@@ -26,8 +26,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from server.connections import Connection, Endpoint, endpoint
-from server.filters import Network
+from glimpse.server.connections import Connection, Endpoint, endpoint
+from glimpse.server.filters import Network
 
 _REFILL = 30.0  # points a second
 _CHEAP = 0.25  # points of a call that was answered for little, or was reset at once

@@ -15,21 +15,21 @@ import grpc.aio
 import structlog
 from google.protobuf import descriptor_pool
 
-from server import status
-from server.call_ends import cannot_send, content_refused, ended_by_peer, malformed, only, parsed, status_of
-from server.doors import fields
-from server.doors.arrival import REQUEST_ID_KEY, arrive
-from server.doors.keeper import OPEN, Keeper
-from server.doors.open_calls import OpenCalls
-from server.doors.pieces import Pieces
-from server.doors.unpacking import packed
-from server.doors.visit import Visit, visiting
-from server.errors import ServiceError, defect
-from server.guard import Guard
-from server.metrics import Metrics
-from server.sampling import LeftOut, Sampled
-from server.tracing import Tracing
-from server.turns import Lane
+from glimpse.server import status
+from glimpse.server.call_ends import cannot_send, content_refused, ended_by_peer, malformed, only, parsed, status_of
+from glimpse.server.doors import fields
+from glimpse.server.doors.arrival import REQUEST_ID_KEY, arrive
+from glimpse.server.doors.keeper import OPEN, Keeper
+from glimpse.server.doors.open_calls import OpenCalls
+from glimpse.server.doors.pieces import Pieces
+from glimpse.server.doors.unpacking import packed
+from glimpse.server.doors.visit import Visit, visiting
+from glimpse.server.errors import ServiceError, defect
+from glimpse.server.guard import Guard
+from glimpse.server.metrics import Metrics
+from glimpse.server.sampling import LeftOut, Sampled
+from glimpse.server.tracing import Tracing
+from glimpse.server.turns import Lane
 
 _log = structlog.get_logger(__name__)
 _level = logging.getLogger(__name__)  # the same one, for its level

@@ -7,17 +7,17 @@ import time
 
 import structlog
 
-from models import sources
-from server import cores
-from server.batching.batcher import Batcher
-from server.metrics import Metrics
-from server.registry import LoadedModel
-from server.runtime import Runtime, choice, converted, golden, room, told, warm
-from server.runtime.agreement import Agreement
-from server.runtime.network import Network
-from server.settings import Settings
-from server.settings.kinds import RuntimeName
-from server.startup import GoldenError, MemoryShortError
+from glimpse.models import sources
+from glimpse.server import cores
+from glimpse.server.batching.batcher import Batcher
+from glimpse.server.metrics import Metrics
+from glimpse.server.registry import LoadedModel
+from glimpse.server.runtime import Runtime, choice, converted, golden, room, told, warm
+from glimpse.server.runtime.agreement import Agreement
+from glimpse.server.runtime.network import Network
+from glimpse.server.settings import Settings
+from glimpse.server.settings.kinds import RuntimeName
+from glimpse.server.startup import GoldenError, MemoryShortError
 
 _LARGEST = 32  # images: what most runtimes take for a batch when left to themselves
 _log = structlog.get_logger(__name__)

@@ -10,7 +10,7 @@ from typing import Literal, TextIO
 
 import structlog
 
-from models.plain import sequences
+from glimpse.models.plain import sequences
 
 # gRPC logs these as errors with a traceback, though callers cause them at will: a header that is not UTF-8, and a
 # connection that goes while its answer is sent.

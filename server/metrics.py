@@ -10,10 +10,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
-from server import build, guard
-from server.domain import BatchReport, ModelIdentity, Timing
-from server.errors import Reason
-from server.stages import ModelStages, StageSeconds
+from glimpse.server import build, guard
+from glimpse.server.domain import BatchReport, ModelIdentity, Timing
+from glimpse.server.errors import Reason
+from glimpse.server.stages import ModelStages, StageSeconds
 
 OUTCOMES = ("classified", "refused", "expired", "cancelled", "failed")
 # 0.1 ms to 10 s: from a tiny network on an idle machine to the end of most callers' patience.

@@ -18,19 +18,26 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from models.decoding.cost import Cost
-from models.prestem.recipe import Recipe
-from server import domain
-from server.admission import Admission, Load
-from server.batching.lanes import Answer
-from server.decoding.pool import DecodePool, Work
-from server.decoding.where import Decoding
-from server.domain import Arrival, Caller, Classification, ClassifyRequest, ImageResult, RawImage, Timing
-from server.errors import DeadlineExceededError, InvalidImageError, InvalidRequestError, Reason, ServiceError, shown
-from server.metrics import Metrics, ModelMetrics
-from server.registry import LoadedModel, ModelRegistry
-from server.topk import DEFAULT_TOP_K, top_k
-from server.turns import Ahead
+from glimpse.models.decoding.cost import Cost
+from glimpse.models.prestem.recipe import Recipe
+from glimpse.server import domain
+from glimpse.server.admission import Admission, Load
+from glimpse.server.batching.lanes import Answer
+from glimpse.server.decoding.pool import DecodePool, Work
+from glimpse.server.decoding.where import Decoding
+from glimpse.server.domain import Arrival, Caller, Classification, ClassifyRequest, ImageResult, RawImage, Timing
+from glimpse.server.errors import (
+    DeadlineExceededError,
+    InvalidImageError,
+    InvalidRequestError,
+    Reason,
+    ServiceError,
+    shown,
+)
+from glimpse.server.metrics import Metrics, ModelMetrics
+from glimpse.server.registry import LoadedModel, ModelRegistry
+from glimpse.server.topk import DEFAULT_TOP_K, top_k
+from glimpse.server.turns import Ahead
 
 
 @dataclass(frozen=True, slots=True)

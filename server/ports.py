@@ -20,18 +20,18 @@ import prometheus_client
 import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from glimpse.server import filters, port_lock, reflection
+from glimpse.server.background import keep_running
+from glimpse.server.connection_monitor import ConnectionMonitor
+from glimpse.server.connections import Counters
+from glimpse.server.doors.keeper import Keeper
+from glimpse.server.doors.open_calls import MOST_BYTES
+from glimpse.server.exposition import Exposition
+from glimpse.server.health import Health
+from glimpse.server.servicer import SERVICE, ImageClassifier
+from glimpse.server.settings import Settings
+from glimpse.server.startup import PortTakenError
 from glimpse.v1 import classifier_pb2_grpc
-from server import filters, port_lock, reflection
-from server.background import keep_running
-from server.connection_monitor import ConnectionMonitor
-from server.connections import Counters
-from server.doors.keeper import Keeper
-from server.doors.open_calls import MOST_BYTES
-from server.exposition import Exposition
-from server.health import Health
-from server.servicer import SERVICE, ImageClassifier
-from server.settings import Settings
-from server.startup import PortTakenError
 
 _log = structlog.get_logger(__name__)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from models.bundle import Bundle
-from models.spec import NetworkSummary
-from server.batching.batcher import Batcher
-from server.domain import ModelIdentity, ModelSelector
-from server.errors import ModelNotFoundError, Reason, UnavailableError, shown
-from server.runtime.agreement import Agreement
+from glimpse.models.bundle import Bundle
+from glimpse.models.spec import NetworkSummary
+from glimpse.server.batching.batcher import Batcher
+from glimpse.server.domain import ModelIdentity, ModelSelector
+from glimpse.server.errors import ModelNotFoundError, Reason, UnavailableError, shown
+from glimpse.server.runtime.agreement import Agreement
 
 # Most of a start is the framework's import, a few seconds.
 _LOADING_SECONDS = 2.0

@@ -10,19 +10,19 @@ from typing import Any
 import grpc.aio
 import structlog
 
+from glimpse.models.decoding.cost import Cost
+from glimpse.server import domain
+from glimpse.server.describe import describe, identity
+from glimpse.server.domain import Arrival, Caller, Classification, ImageResult
+from glimpse.server.doors.keeper import Keeper
+from glimpse.server.doors.rights import still_good
+from glimpse.server.doors.visit import Visit, visiting
+from glimpse.server.errors import Code, InvalidRequestError, Reason, ServiceError, defect, draining, shown
+from glimpse.server.metrics import Metrics
+from glimpse.server.pipeline import Pipeline
+from glimpse.server.registry import ModelRegistry
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1 import classifier_pb2_grpc
-from models.decoding.cost import Cost
-from server import domain
-from server.describe import describe, identity
-from server.domain import Arrival, Caller, Classification, ImageResult
-from server.doors.keeper import Keeper
-from server.doors.rights import still_good
-from server.doors.visit import Visit, visiting
-from server.errors import Code, InvalidRequestError, Reason, ServiceError, defect, draining, shown
-from server.metrics import Metrics
-from server.pipeline import Pipeline
-from server.registry import ModelRegistry
 
 _log = structlog.get_logger(__name__)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from server.turns import Lane
+from glimpse.server.turns import Lane
 
 _TIMES_FREE = 7  # what a party may hold, in multiples of what is free
 _RESERVED = 16  # one part in so many is for parties that hold nothing

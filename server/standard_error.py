@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from server import logs
+from glimpse.server import logs
 
 _log = logging.getLogger("standard_error")
 _LONGEST = 64 * 1024  # bytes of one line; what is longer is cut into several
@@ -54,7 +54,7 @@ def _asked(arguments: Sequence[str], environment: Mapping[str, str]) -> str:
 def _in_file(arguments: Sequence[str], environment: Mapping[str, str]) -> str:
     import tomllib
 
-    from models import bounded_files
+    from glimpse.models import bounded_files
 
     name = environment.get("GLIMPSE_CONFIG", "")
     for flag, value in zip(arguments, [*arguments[1:], ""], strict=False):

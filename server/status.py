@@ -12,7 +12,7 @@ from google.rpc import error_details_pb2, status_pb2
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
-    from server.errors import ServiceError
+    from glimpse.server.errors import ServiceError
 
 DOMAIN = "glimpse"
 DETAILS_KEY = "grpc-status-details-bin"

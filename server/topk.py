@@ -8,8 +8,8 @@ from operator import itemgetter
 import numpy as np
 from numpy.typing import NDArray
 
-from models.bundle import ClassLabel
-from server.domain import Prediction
+from glimpse.models.bundle import ClassLabel
+from glimpse.server.domain import Prediction
 
 DEFAULT_TOP_K = 5
 _FEW = 64  # classes, which are sorted sooner than looked through

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from server.domain import ImageResult, Timing
+from glimpse.server.domain import ImageResult, Timing
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider

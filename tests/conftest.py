@@ -1,4 +1,4 @@
-"""Real servers for tests: `python -m server` in a process of its own, on free ports."""
+"""Real servers for tests: `python -m glimpse.server` in a process of its own, on free ports."""
 
 from __future__ import annotations
 

@@ -12,9 +12,9 @@ import grpc
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
-from client.channel import SERVICE
-from client.connection import Connection
-from client.load.tally import STAGES, Answer, Request
+from glimpse.client.channel import SERVICE
+from glimpse.client.connection import Connection
+from glimpse.client.load.tally import STAGES, Answer, Request
 from glimpse.v1 import classifier_pb2 as pb
 
 Metadata = Callable[[], tuple[tuple[str, str], ...]]

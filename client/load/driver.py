@@ -11,12 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from client.load import pacing
-from client.load.plan import Plan
-from client.load.tally import Request, Tally
+from glimpse.client.load import pacing
+from glimpse.client.load.plan import Plan
+from glimpse.client.load.tally import Request, Tally
 
 if TYPE_CHECKING:
-    from client.load.calls import Call
+    from glimpse.client.load.calls import Call
 
 _AFTER_ERROR = 0.01  # seconds that a caller of a closed loop waits: who is refused at once would only spin
 _ROUNDING = 1e-9  # seconds

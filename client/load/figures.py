@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from client.load.driver import Ran
-from client.load.tally import NOT_SENT, STAGES, Moment, Tally
+from glimpse.client.load.driver import Ran
+from glimpse.client.load.tally import NOT_SENT, STAGES, Moment, Tally
 
 _LATE = 0.010  # seconds: p99 of the sending above it is said to be late
 _BUSY = 0.80  # of one core, which is all that an event loop has

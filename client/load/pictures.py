@@ -6,8 +6,8 @@ import random
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from client.load.tally import Request
-from client.sources import load
+from glimpse.client.load.tally import Request
+from glimpse.client.sources import load
 from glimpse.v1 import classifier_pb2 as pb
 
 _MOST_BYTES = 256 * 1024 * 1024  # of photos that are kept in memory

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from client.load.thresholds import Threshold
+from glimpse.client.load.thresholds import Threshold
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

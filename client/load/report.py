@@ -6,10 +6,10 @@ import platform
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from client.load.figures import generator_kept
+from glimpse.client.load.figures import generator_kept
 
 if TYPE_CHECKING:
-    from client.results import ModelDescription
+    from glimpse.client.results import ModelDescription
 
 
 def whole(

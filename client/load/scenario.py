@@ -6,9 +6,9 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from client import texts
-from client.load.plan import Plan
-from client.load.thresholds import parse
+from glimpse.client import texts
+from glimpse.client.load.plan import Plan
+from glimpse.client.load.thresholds import parse
 
 _KINDS: dict[str, type] = {
     "name": str,

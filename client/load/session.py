@@ -9,15 +9,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from client.load import figures, knee
-from client.load.calls import Call, Streams, Unary, open_channels
-from client.load.driver import MOST_IN_FLIGHT, Driver
-from client.load.pictures import Pictures, Requests
-from client.load.plan import Plan
-from client.load.tally import Tally
+from glimpse.client.load import figures, knee
+from glimpse.client.load.calls import Call, Streams, Unary, open_channels
+from glimpse.client.load.driver import MOST_IN_FLIGHT, Driver
+from glimpse.client.load.pictures import Pictures, Requests
+from glimpse.client.load.plan import Plan
+from glimpse.client.load.tally import Tally
 
 if TYPE_CHECKING:
-    from client.connection import Connection
+    from glimpse.client.connection import Connection
 
 _MOST_BYTES = 512 * 1024 * 1024  # in flight: gRPC copies what it sends
 Watch = Callable[[Plan, Tally], None]

@@ -6,7 +6,7 @@ import math
 from collections import Counter, deque
 from dataclasses import dataclass, field
 
-from client.load.histogram import Histogram
+from glimpse.client.load.histogram import Histogram
 
 # As the server tells them, in their order; `rest` is what it does not know of.
 STAGES = ("receive", "admission", "decode_wait", "decode", "pre_stem", "queue", "compute", "reply", "rest")

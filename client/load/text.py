@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from client.load.live import milliseconds
+from glimpse.client.load.live import milliseconds
 
 _FEW = 100  # answers, of which 1 % is less than one
 _SHOWN = ("p50", "p90", "p99", "p99.9", "max")

@@ -17,7 +17,7 @@ find "$packages/tensorflow" -name '*.so*' -type f -exec strip --strip-unneeded {
 # The command line of every package; the service needs the interpreter alone.
 find "$environment/bin" -type f -not -name 'activate*' -not -name 'python*' -delete
 # `glimpse` in a shell of the container, for a look from inside.
-ln -s /app/client/cli.py "$environment/bin/glimpse"
+ln -s /app/glimpse/client/cli.py "$environment/bin/glimpse"
 
 mkdir -p "$environment/share/sbom"
 /sbom/bin/cyclonedx-py environment --output-reproducible --output-format JSON --pyproject /src/pyproject.toml \

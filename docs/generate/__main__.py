@@ -6,7 +6,7 @@ import json
 import sys
 
 from docs.generate import architectures, commands, contract, exits, metrics, recipe, repository, settings
-from server.settings import Settings
+from glimpse.server.settings import Settings
 
 PAGES = {
     "reference/settings.md": settings.page,

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from docs.generate.markdown import anchor, code, table
-from models import published
-from models.catalogue import rows
-from models.spec import Architecture
+from glimpse.models import published
+from glimpse.models.catalogue import rows
+from glimpse.models.spec import Architecture
 
 # Counted elsewhere than in this library, and held against what it builds by a test.
 _COUNTS = Path(__file__).parents[2] / "tests" / "models" / "parameters.csv"

@@ -8,8 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from client.exits import TABLE
 from docs.generate.markdown import code, deeper, table
+from glimpse.client.exits import TABLE
 
 ROOT = Path(__file__).parents[2]
 _TARGET = re.compile(r"^([a-z-]+):.*?## (.*)$", re.MULTILINE)
@@ -18,22 +18,22 @@ _SUBCOMMAND = re.compile(r"^    ([a-z]+)  +\S", re.MULTILINE)
 _ABOUT = """\
 # Command line
 
-`glimpse` is `client/cli.py` of a clone, `.venv/bin/glimpse` after `make client` or `make serve`. The server, `python -m
-server` or `glimpse-server`, has its flags under [settings](settings.md). `python` is that of `.venv/bin`.
+`glimpse` is `client/cli.py` of a clone, `.venv/bin/glimpse` after `make client` or `make serve`. The server, `python
+-m glimpse.server` or `glimpse-server`, has its flags under [settings](settings.md). `python` is that of `.venv/bin`.
 """
 
 
 def page() -> str:
     """The client's commands, the other programs, and what make does."""
-    client = _run("typer", "client.commands", "utils", "docs", "--name", "glimpse")
+    client = _run("typer", "glimpse.client.commands", "utils", "docs", "--name", "glimpse")
     codes = TABLE.replace("\b", "").strip()
     client = client.replace("\b", "").replace(codes, "What its exit codes mean: [exit codes](exit-codes.md).")
     parts = [
         _ABOUT,
         deeper(client.replace("```console", "```text"), 1),
     ]
-    library = [f"models {name}" for name in _SUBCOMMAND.findall(_run("models", "--help"))]
-    for program in (*library, "models.train", "models.evaluate"):
+    library = [f"glimpse.models {name}" for name in _SUBCOMMAND.findall(_run("glimpse.models", "--help"))]
+    for program in (*library, "glimpse.models.train", "glimpse.models.evaluate"):
         parts += [f"## `python -m {program}`\n", f"```text\n{_run(*program.split(), '--help')}```\n"]
     parts += ["## `make`\n", table(("target", ""), [[code(f"make {name}"), text] for name, text in targets().items()])]
     return "\n".join(parts)

@@ -16,10 +16,10 @@ from google.protobuf.descriptor_pb2 import (
 )
 from grpc_tools import protoc
 
-from client.errors import Code as ClientCode
-from client.errors import of_code
 from docs.generate.markdown import anchor, code, table
-from server import errors
+from glimpse.client.errors import Code as ClientCode
+from glimpse.client.errors import of_code
+from glimpse.server import errors
 
 PROTO = Path(__file__).parents[2] / "proto"
 FILE = "glimpse/v1/classifier.proto"

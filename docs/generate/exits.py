@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 import signal
 
-from client.exits import TABLE, Exit
 from docs.generate.markdown import table
-from server import startup, stopping
+from glimpse.client.exits import TABLE, Exit
+from glimpse.server import startup, stopping
 
 _LINE = re.compile(r"^ +(\d+)  (.+)$", re.MULTILINE)
 
@@ -23,7 +23,7 @@ def page() -> str:
     return "\n".join(
         [
             _ABOUT,
-            "## The server: `python -m server`, `glimpse-server`\n",
+            "## The server: `python -m glimpse.server`, `glimpse-server`\n",
             "It says the cause on the last line of its log as well.\n",
             table(("code", "meaning"), [[str(code), text] for code, text in sorted(server().items())]),
             "## The command line: `client/cli.py`, `glimpse`\n",

@@ -8,8 +8,8 @@ from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.metrics_core import Metric
 
 from docs.generate.markdown import anchor, code, table
-from server.metrics import Metrics
-from server.stages import StageSeconds
+from glimpse.server.metrics import Metrics
+from glimpse.server.stages import StageSeconds
 
 _HEADER = ("name", "type", "labels", "")
 

@@ -8,7 +8,7 @@ from dataclasses import MISSING, fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from docs.generate.markdown import code, table
-from models.prestem.recipe import Recipe
+from glimpse.models.prestem.recipe import Recipe
 
 _COMMENT = re.compile(r"^    (\w+): .*?(?:  # (.*))?$", re.MULTILINE)
 

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from docs.generate.markdown import anchor, code, table
-from server.settings import Settings
+from glimpse.server.settings import Settings
 
 _MIB = 1024 * 1024
 _HEADER = ("variable, flag", "type", "default", "")
@@ -76,8 +76,8 @@ names, and that before the defaults. In the file a setting has its name in lower
 `GLIMPSE_CACHE` names a folder for what can be had again: published weights, else in `~/.cache/glimpse/weights`, and in
 its folder `networks`, else in `~/.cache/glimpse/networks`, what has been converted for OpenVINO; beside that, in
 `agreement`, how a reduced precision compares with float32. The second start of a server takes its network from there
-and needs no TensorFlow; `python -m server prepare`, with the same settings, makes it so for the first one. Nobody but
-those who run the server should be able to write to the folder. Variables that the client reads are on the
+and needs no TensorFlow; `python -m glimpse.server prepare`, with the same settings, makes it so for the first one.
+Nobody but those who run the server should be able to write to the folder. Variables that the client reads are on the
 [command line](command-line.md).
 """
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from keras import KerasTensor, layers
 
-from models.spec import TENSORFLOW, Convention
+from glimpse.models.spec import TENSORFLOW, Convention
 
 Size = int | tuple[int, int]  # one number for both directions, or (height, width)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from keras import KerasTensor, layers
 
-from models.blocks.convolution import bn_conv, conv_bn
-from models.spec import TENSORFLOW, Convention
+from glimpse.models.blocks.convolution import bn_conv, conv_bn
+from glimpse.models.spec import TENSORFLOW, Convention
 
 
 def dense_layer(

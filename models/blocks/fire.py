@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from keras import KerasTensor, layers
 
-from models.blocks.convolution import conv_bn
-from models.spec import Convention
+from glimpse.models.blocks.convolution import conv_bn
+from glimpse.models.spec import Convention
 
 
 def fire(x: KerasTensor, squeeze: int, *, expand: int = 4, convention: Convention, name: str) -> KerasTensor:

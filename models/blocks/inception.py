@@ -9,11 +9,11 @@ from collections.abc import Iterable, Mapping
 
 from keras import KerasTensor, layers
 
-from models.blocks.convolution import conv_bn
-from models.blocks.pooling import Border, average_pool, max_pool
-from models.blocks.squeeze_excitation import squeeze_excitation
-from models.branches import Chain, Parallel, Pool, Step
-from models.spec import TENSORFLOW, Convention
+from glimpse.models.blocks.convolution import conv_bn
+from glimpse.models.blocks.pooling import Border, average_pool, max_pool
+from glimpse.models.blocks.squeeze_excitation import squeeze_excitation
+from glimpse.models.branches import Chain, Parallel, Pool, Step
+from glimpse.models.spec import TENSORFLOW, Convention
 
 
 def inception(

@@ -7,9 +7,9 @@ from typing import Literal
 
 from keras import KerasTensor, layers
 
-from models.blocks.convolution import act, conv_bn, norm_act
-from models.blocks.squeeze_excitation import squeeze_excitation
-from models.spec import TENSORFLOW, Convention
+from glimpse.models.blocks.convolution import act, conv_bn, norm_act
+from glimpse.models.blocks.squeeze_excitation import squeeze_excitation
+from glimpse.models.spec import TENSORFLOW, Convention
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,9 +7,9 @@ from typing import Literal
 
 from keras import KerasTensor, layers
 
-from models.blocks.convolution import act, conv_bn, depthwise_bn
-from models.blocks.pooling import Border, max_pool
-from models.spec import TENSORFLOW, Convention
+from glimpse.models.blocks.convolution import act, conv_bn, depthwise_bn
+from glimpse.models.blocks.pooling import Border, max_pool
+from glimpse.models.spec import TENSORFLOW, Convention
 
 Where = Literal["before", "after", "nowhere"]  # is the activation of a separable convolution
 

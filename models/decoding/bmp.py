@@ -7,8 +7,8 @@ import struct
 from dataclasses import dataclass
 from functools import partial
 
-from models.decoding import bmp_pixels, refusals
-from models.decoding.header import Header
+from glimpse.models.decoding import bmp_pixels, refusals
+from glimpse.models.decoding.header import Header
 
 MAGIC = b"BM"
 # The length of a header, width and height, one plane, and so many bits a pixel: a picture as the clipboard has it, and

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.decoding import refusals
+from glimpse.models.decoding import refusals
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,8 +39,8 @@ import struct
 from collections.abc import Callable
 from typing import NamedTuple
 
-from models.decoding import bmp, gif, jpeg, png, webp
-from models.decoding.limits import ImageLimits
+from glimpse.models.decoding import bmp, gif, jpeg, png, webp
+from glimpse.models.decoding.limits import ImageLimits
 
 # A file's decoding takes no more than so many times what was predicted for it.
 MULTIPLE = 3

@@ -10,12 +10,12 @@ from collections.abc import Callable
 
 from PIL import Image, UnidentifiedImageError
 
-from models.decoding import formats, refusals
-from models.decoding.header import Header
-from models.decoding.limits import ImageLimits
-from models.decoding.refusals import Kind, RefusedImageError
-from models.prestem import host
-from models.prestem.picture import Picture
+from glimpse.models.decoding import formats, refusals
+from glimpse.models.decoding.header import Header
+from glimpse.models.decoding.limits import ImageLimits
+from glimpse.models.decoding.refusals import Kind, RefusedImageError
+from glimpse.models.prestem import host
+from glimpse.models.prestem.picture import Picture
 
 # Pillow's own limit is off: it warns at 89 million pixels and refuses at 179, whatever ours is, and for some formats it
 # comes after memory has been taken. Ours is checked against our own reading of the header, before Pillow sees the file.

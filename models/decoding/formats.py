@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-from models.decoding import bmp, gif, jpeg, png, refusals, webp
-from models.decoding.header import Header
-from models.decoding.refusals import RefusedImageError
+from glimpse.models.decoding import bmp, gif, jpeg, png, refusals, webp
+from glimpse.models.decoding.header import Header
+from glimpse.models.decoding.refusals import RefusedImageError
 
 # Pillow's names. The list is short on purpose: most file-parser vulnerabilities sit in the formats left out.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import struct
 
-from models.decoding import refusals
-from models.decoding.header import Header
+from glimpse.models.decoding import refusals
+from glimpse.models.decoding.header import Header
 
 MAGIC = (b"GIF87a", b"GIF89a")
 MAX_BLOCKS = 16_384  # of 255 bytes at most, before the first frame; XMP data are the only large ones

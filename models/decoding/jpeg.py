@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from itertools import pairwise
 
-from models.decoding import exif, refusals
-from models.decoding.header import Header
+from glimpse.models.decoding import exif, refusals
+from glimpse.models.decoding.header import Header
 
 # The start of the image and a marker; between them may be what is left of one that a program has taken out.
 _MAGIC = re.compile(rb"\xff\xd8(?:\xff|[^\xff]{1,64}\xff+[\xc0-\xc2\xc4\xdb\xdd\xe0-\xef\xfe])")

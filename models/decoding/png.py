@@ -10,8 +10,8 @@ import struct
 import zlib
 from collections.abc import Container, Mapping
 
-from models.decoding import exif, refusals
-from models.decoding.header import Header
+from glimpse.models.decoding import exif, refusals
+from glimpse.models.decoding.header import Header
 
 MAGIC = b"\x89PNG\r\n\x1a\n"
 MAX_CHUNKS = 16_384  # encoders cut the pixels into pieces of 8 kB or more

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import struct
 
-from models.decoding import exif, refusals
-from models.decoding.header import Header
+from glimpse.models.decoding import exif, refusals
+from glimpse.models.decoding.header import Header
 
 MAX_CHUNKS = 16_384  # an animation has one for every frame
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from models.layouts import KERAS, TORCH, Layout, renaming
-from models.spec import TORCH as TORCH_CONVENTION
-from models.spec import Architecture, Convention, Stage
+from glimpse.models.layouts import KERAS, TORCH, Layout, renaming
+from glimpse.models.spec import TORCH as TORCH_CONVENTION
+from glimpse.models.spec import Architecture, Convention, Stage
 
 if TYPE_CHECKING:
     from keras import KerasTensor
@@ -35,10 +35,10 @@ class DenseNet(Architecture):
 
     def stages(self, x: KerasTensor, classes: int) -> Iterator[tuple[Stage, KerasTensor]]:
         """Yield every stage with its output; the last one is the logits."""
-        from models.blocks.convolution import conv_bn, norm_act
-        from models.blocks.dense_block import dense_layer, transition
-        from models.blocks.head import pooled_classifier
-        from models.blocks.pooling import max_pool
+        from glimpse.models.blocks.convolution import conv_bn, norm_act
+        from glimpse.models.blocks.dense_block import dense_layer, transition
+        from glimpse.models.blocks.head import pooled_classifier
+        from glimpse.models.blocks.pooling import max_pool
 
         x = conv_bn(
             x,

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from models.branches import Chain, Conv, Pool, v1
-from models.layouts import TORCH, Layout, renaming
-from models.spec import Architecture, Convention, Stage
+from glimpse.models.branches import Chain, Conv, Pool, v1
+from glimpse.models.layouts import TORCH, Layout, renaming
+from glimpse.models.spec import Architecture, Convention, Stage
 
 if TYPE_CHECKING:
     from keras import KerasTensor
@@ -53,9 +53,9 @@ class GoogLeNet(Architecture):
 
     def stages(self, x: KerasTensor, classes: int) -> Iterator[tuple[Stage, KerasTensor]]:
         """Yield every stage with its output; the auxiliary classifiers' are logits of their own."""
-        from models.blocks.head import pooled_classifier
-        from models.blocks.inception import chain, dense_auxiliary, group
-        from models.blocks.pooling import max_pool
+        from glimpse.models.blocks.head import pooled_classifier
+        from glimpse.models.blocks.inception import chain, dense_auxiliary, group
+        from glimpse.models.blocks.pooling import max_pool
 
         pool = Pool("max", 2, border=self.border)
         stem: Chain = (Conv(64, 7, 2), pool, Conv(64), Conv(192, 3), pool)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from models.spec import Architecture, Convention, Stage
+from glimpse.models.spec import Architecture, Convention, Stage
 
 if TYPE_CHECKING:
     from keras import KerasTensor
@@ -31,7 +31,7 @@ class DenseClassifier(Architecture):
         """Yield every stage with its output; the last one is the logits."""
         from keras import layers
 
-        from models.blocks.head import dense_layers
+        from glimpse.models.blocks.head import dense_layers
 
         x = layers.Flatten(name="stem_flatten")(x)
         yield Stage("stem", "flatten"), x
@@ -49,9 +49,9 @@ class ConvolutionalClassifier(Architecture):
 
     def stages(self, x: KerasTensor, classes: int) -> Iterator[tuple[Stage, KerasTensor]]:
         """Yield every stage with its output; the last one is the logits."""
-        from models.blocks.convolution import conv_bn
-        from models.blocks.head import flattened_classifier
-        from models.blocks.pooling import max_pool
+        from glimpse.models.blocks.convolution import conv_bn
+        from glimpse.models.blocks.head import flattened_classifier
+        from glimpse.models.blocks.pooling import max_pool
 
         plain = Convention(batch_norm=False, bias=True)
         x = conv_bn(x, self.width, kernel=3, stride=2, convention=plain, name="stem")

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
-from models.branches import Chain, Conv, Parallel, Pool, v2
-from models.spec import TENSORFLOW, Architecture, Convention, Stage
+from glimpse.models.branches import Chain, Conv, Parallel, Pool, v2
+from glimpse.models.spec import TENSORFLOW, Architecture, Convention, Stage
 
 if TYPE_CHECKING:
     from keras import KerasTensor
@@ -62,8 +62,8 @@ class InceptionV2(Architecture):
 
     def stages(self, x: KerasTensor, classes: int) -> Iterator[tuple[Stage, KerasTensor]]:
         """Yield every stage with its output; the last one is the logits."""
-        from models.blocks.head import pooled_classifier
-        from models.blocks.inception import chain, group, multiplied
+        from glimpse.models.blocks.head import pooled_classifier
+        from glimpse.models.blocks.inception import chain, group, multiplied
 
         x = multiplied(x, kernel=7, stride=2, multiplier=self.stem_multiplier, name="stem")
         stem: Chain = (Conv(64), Pool("max", 2), Conv(64), Conv(192, 3), Pool("max", 2))

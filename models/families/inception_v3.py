@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from models.branches import HANDBOOK_V3_STEM, Chain, Conv, Parallel, Pool
-from models.layouts import KERAS, TORCH, Layout, renaming
-from models.spec import TENSORFLOW, Architecture, Convention, Stage
+from glimpse.models.branches import HANDBOOK_V3_STEM, Chain, Conv, Parallel, Pool
+from glimpse.models.layouts import KERAS, TORCH, Layout, renaming
+from glimpse.models.spec import TENSORFLOW, Architecture, Convention, Stage
 
 if TYPE_CHECKING:
     from keras import KerasTensor
@@ -103,8 +103,8 @@ class InceptionV3(Architecture):
 
     def stages(self, x: KerasTensor, classes: int) -> Iterator[tuple[Stage, KerasTensor]]:
         """Yield every stage with its output; the auxiliary classifier's are logits of their own."""
-        from models.blocks.head import pooled_classifier
-        from models.blocks.inception import chain, group
+        from glimpse.models.blocks.head import pooled_classifier
+        from glimpse.models.blocks.inception import chain, group
 
         if self.stem == "paper":
             x = chain(x, _STEM, convention=self.convention, name="stem")

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from models.branches import HANDBOOK_V4_STEM, HANDBOOK_V4_STEM_AS_CODED, Chain, Conv, Parallel, Pool
-from models.layouts import TORCH, Layout, renaming
-from models.spec import TENSORFLOW, Architecture, Convention, Stage
+from glimpse.models.branches import HANDBOOK_V4_STEM, HANDBOOK_V4_STEM_AS_CODED, Chain, Conv, Parallel, Pool
+from glimpse.models.layouts import TORCH, Layout, renaming
+from glimpse.models.spec import TENSORFLOW, Architecture, Convention, Stage
 
 if TYPE_CHECKING:
     from keras import KerasTensor
@@ -92,8 +92,8 @@ class InceptionV4(Architecture):
 
     def stages(self, x: KerasTensor, classes: int) -> Iterator[tuple[Stage, KerasTensor]]:
         """Yield every stage with its output; the last one is the logits."""
-        from models.blocks.head import pooled_classifier
-        from models.blocks.inception import chain, group
+        from glimpse.models.blocks.head import pooled_classifier
+        from glimpse.models.blocks.inception import chain, group
 
         # The handbook's listings, of nothing of this network but the stem, have biases and no normalisation.
         convention = self.convention if self.stem == "paper" else Convention(batch_norm=False)

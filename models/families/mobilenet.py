@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from models.layouts import KERAS, TORCH, Layout, Naming, renaming
-from models.spec import Architecture, Convention, Stage
+from glimpse.models.layouts import KERAS, TORCH, Layout, Naming, renaming
+from glimpse.models.spec import Architecture, Convention, Stage
 
 if TYPE_CHECKING:
     from keras import KerasTensor
@@ -52,9 +52,9 @@ class MobileNet(Architecture):
 
     def stages(self, x: KerasTensor, classes: int) -> Iterator[tuple[Stage, KerasTensor]]:
         """Yield every stage with its output; the last one is the logits."""
-        from models.blocks.convolution import conv_bn
-        from models.blocks.head import pooled_classifier
-        from models.blocks.separable import depthwise_separable
+        from glimpse.models.blocks.convolution import conv_bn
+        from glimpse.models.blocks.head import pooled_classifier
+        from glimpse.models.blocks.separable import depthwise_separable
 
         x = conv_bn(
             x,

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING, ClassVar
 
-from models.layouts import KERAS, TORCH, Layout, renaming
-from models.spec import Architecture, Convention, Stage
+from glimpse.models.layouts import KERAS, TORCH, Layout, renaming
+from glimpse.models.spec import Architecture, Convention, Stage
 
 if TYPE_CHECKING:
     from keras import KerasTensor
@@ -34,8 +34,8 @@ class MobileNetV2(Architecture):
 
     def stages(self, x: KerasTensor, classes: int) -> Iterator[tuple[Stage, KerasTensor]]:
         """Yield every stage with its output; the last one is the logits."""
-        from models.blocks.convolution import conv_bn
-        from models.blocks.head import pooled_classifier
+        from glimpse.models.blocks.convolution import conv_bn
+        from glimpse.models.blocks.head import pooled_classifier
 
         x = conv_bn(x, _eighths(32 * self.alpha), kernel=3, stride=2, convention=self.convention, name="stem")
         yield Stage("stem", "conv3x3"), x
@@ -53,7 +53,7 @@ class MobileNetV2(Architecture):
         """x + f(x) where the shapes agree, else f(x) = linear conv1x1(depthwise3x3(conv1x1(x))) (table 1)."""
         from keras import layers
 
-        from models.blocks.convolution import conv_bn, depthwise_bn
+        from glimpse.models.blocks.convolution import conv_bn, depthwise_bn
 
         f, convention = x, self.convention
         if expansion > 1:

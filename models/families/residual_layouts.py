@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Literal
 
-from models.layouts import KERAS, TORCH, Layout, Naming, Replacement, renaming
+from glimpse.models.layouts import KERAS, TORCH, Layout, Naming, Replacement, renaming
 
 Publisher = Literal["geron", "keras", "keras_resnext", "torchvision", "timm", "timm_legacy"]
 

@@ -11,14 +11,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
-from models.families.residual_layouts import LAYOUTS, Publisher
-from models.spec import TENSORFLOW, TORCH, Activation, Architecture, Convention, Stage
+from glimpse.models.families.residual_layouts import LAYOUTS, Publisher
+from glimpse.models.spec import TENSORFLOW, TORCH, Activation, Architecture, Convention, Stage
 
 if TYPE_CHECKING:
     from keras import KerasTensor
 
-    from models.blocks.pooling import Border
-    from models.layouts import Layout
+    from glimpse.models.blocks.pooling import Border
+    from glimpse.models.layouts import Layout
 
 Shortcut = Literal["shape", "forced"]
 StrideOn = Literal["1x1", "3x3"]
@@ -95,7 +95,7 @@ class ResNet(Architecture):
 
     def stages(self, x: KerasTensor, classes: int) -> Iterator[tuple[Stage, KerasTensor]]:
         """Yield every stage with its output; the last one is the logits."""
-        from models.blocks.head import pooled_classifier
+        from glimpse.models.blocks.head import pooled_classifier
 
         convention = replace(self.convention, batch_norm=self.batch_norm, activation=self.activation)
         kernels = "conv3x3" if self.pool is None else "conv7x7" if len(self.stem) == 1 else "3*conv3x3"
@@ -114,8 +114,8 @@ class ResNet(Architecture):
         yield Stage("classifier", "global_average_pooling+dense"), logits
 
     def _stem(self, x: KerasTensor, convention: Convention) -> KerasTensor:
-        from models.blocks.convolution import conv_bn
-        from models.blocks.pooling import max_pool
+        from glimpse.models.blocks.convolution import conv_bn
+        from glimpse.models.blocks.pooling import max_pool
 
         if self.pool is None:
             return conv_bn(x, self.stem[0], kernel=3, convention=convention, name="stem")
@@ -127,7 +127,7 @@ class ResNet(Architecture):
         return max_pool(x, border=self.pool, name="stem_pool")
 
     def _between(self, x: KerasTensor, width: int, convention: Convention, name: str) -> KerasTensor:
-        from models.blocks.convolution import conv_bn
+        from glimpse.models.blocks.convolution import conv_bn
 
         if self.transition == "conv":
             alone = replace(convention, batch_norm=False)
@@ -137,7 +137,7 @@ class ResNet(Architecture):
         return conv_bn(x, width, kernel=3, stride=stride, convention=convention, name=f"{name}_b")
 
     def _unit(self, x: KerasTensor, width: int, stride: int, convention: Convention, name: str) -> KerasTensor:
-        from models.blocks.residual import Projection, basic_block, bottleneck_block
+        from glimpse.models.blocks.residual import Projection, basic_block, bottleneck_block
 
         common: dict[str, Any] = {
             "se_ratio": self.se_ratio,

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from models.families.resnet import RESNET50, ResNet
-from models.spec import Convention
+from glimpse.models.families.resnet import RESNET50, ResNet
+from glimpse.models.spec import Convention
 
 _XIE = "Xie et al., arXiv:1611.05431"
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from models.families.resnet import GERON_RESNET34, HANDBOOK_RESNET50, RESNET34, RESNET50, ResNet
-from models.families.resnext import RESNEXT50
+from glimpse.models.families.resnet import GERON_RESNET34, HANDBOOK_RESNET50, RESNET34, RESNET50, ResNet
+from glimpse.models.families.resnext import RESNEXT50
 
 _HU = "Hu et al., arXiv:1709.01507"
 _RATIO = 16

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from models.layouts import TORCH, Layout, Naming, renaming
-from models.spec import Architecture, Convention, Stage
+from glimpse.models.layouts import TORCH, Layout, Naming, renaming
+from glimpse.models.spec import Architecture, Convention, Stage
 
 if TYPE_CHECKING:
     from keras import KerasTensor
@@ -38,9 +38,9 @@ class SqueezeNet(Architecture):
 
     def stages(self, x: KerasTensor, classes: int) -> Iterator[tuple[Stage, KerasTensor]]:
         """Yield every stage with its output; the last one is the logits."""
-        from models.blocks.convolution import conv_bn
-        from models.blocks.fire import fire
-        from models.blocks.pooling import max_pool
+        from glimpse.models.blocks.convolution import conv_bn
+        from glimpse.models.blocks.fire import fire
+        from glimpse.models.blocks.pooling import max_pool
 
         x = conv_bn(
             x,
@@ -65,7 +65,7 @@ class SqueezeNet(Architecture):
         """mean(relu(conv1x1(x))), as published: no logit is negative."""
         from keras import layers
 
-        from models.blocks.convolution import conv_bn
+        from glimpse.models.blocks.convolution import conv_bn
 
         if self.dropout:
             x = layers.Dropout(self.dropout, name="classifier_dropout")(x)

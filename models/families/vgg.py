@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from models.layouts import KERAS, TORCH, Layout, renaming
-from models.spec import Architecture, Convention, Stage
+from glimpse.models.layouts import KERAS, TORCH, Layout, renaming
+from glimpse.models.spec import Architecture, Convention, Stage
 
 if TYPE_CHECKING:
     from keras import KerasTensor
@@ -40,9 +40,9 @@ class VGG(Architecture):
 
     def stages(self, x: KerasTensor, classes: int) -> Iterator[tuple[Stage, KerasTensor]]:
         """Yield every stage with its output; the last one is the logits."""
-        from models.blocks.convolution import conv_bn
-        from models.blocks.head import flattened_classifier
-        from models.blocks.pooling import max_pool
+        from glimpse.models.blocks.convolution import conv_bn
+        from glimpse.models.blocks.head import flattened_classifier
+        from glimpse.models.blocks.pooling import max_pool
 
         x = conv_bn(x, _WIDTHS[0], kernel=3, convention=_PLAIN, name="stem")
         yield Stage("stem", "conv3x3"), x

@@ -7,15 +7,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from models.layouts import KERAS, TORCH, Layout, renaming
-from models.spec import TENSORFLOW, Architecture, Convention, Stage
-from models.spec import TORCH as TORCH_CONVENTION
+from glimpse.models.layouts import KERAS, TORCH, Layout, renaming
+from glimpse.models.spec import TENSORFLOW, Architecture, Convention, Stage
+from glimpse.models.spec import TORCH as TORCH_CONVENTION
 
 if TYPE_CHECKING:
     from keras import KerasTensor
 
-    from models.blocks.pooling import Border
-    from models.blocks.separable import Where
+    from glimpse.models.blocks.pooling import Border
+    from glimpse.models.blocks.separable import Where
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,9 +35,9 @@ class Xception(Architecture):
 
     def stages(self, x: KerasTensor, classes: int) -> Iterator[tuple[Stage, KerasTensor]]:
         """Yield every stage with its output; the last one is the logits."""
-        from models.blocks.convolution import conv_bn
-        from models.blocks.head import pooled_classifier
-        from models.blocks.separable import separable_bn, xception_block
+        from glimpse.models.blocks.convolution import conv_bn
+        from glimpse.models.blocks.head import pooled_classifier
+        from glimpse.models.blocks.separable import separable_bn, xception_block
 
         convention = self.convention
         x = conv_bn(x, 32, kernel=3, stride=2, padding="valid", convention=convention, name="stem_a")

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from models.own.loading import load
+from glimpse.models.own.loading import load
 
 __all__ = ["load"]

@@ -16,10 +16,10 @@ from typing import Any
 
 import keras
 
-from models.complexity import multiply_adds
-from models.prestem.recipe import Recipe
-from models.weights import limits
-from models.weights.errors import WeightsError
+from glimpse.models.complexity import multiply_adds
+from glimpse.models.prestem.recipe import Recipe
+from glimpse.models.weights import limits
+from glimpse.models.weights.errors import WeightsError
 
 # Calls of layers, and objects that belong to them, as initializers do: the largest published networks have some five
 # thousand. A model that is called within a model that is called within another multiplies.

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from models.complexity import multiply_adds
+from glimpse.models.complexity import multiply_adds
 
 # By Keras' own description these do nothing at inference.
 _TRAINING_ONLY = (

@@ -10,15 +10,15 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from models.builder import Assembly
-from models.messages import lacks_memory, short
-from models.own import bounds, scores
-from models.own.inlined import Flat, inlined
-from models.own.reading import read
-from models.prestem import graph
-from models.prestem.recipe import Recipe
-from models.spec import Output, StageSummary
-from models.weights.errors import WeightsError
+from glimpse.models.builder import Assembly
+from glimpse.models.messages import lacks_memory, short
+from glimpse.models.own import bounds, scores
+from glimpse.models.own.inlined import Flat, inlined
+from glimpse.models.own.reading import read
+from glimpse.models.prestem import graph
+from glimpse.models.prestem.recipe import Recipe
+from glimpse.models.spec import Output, StageSummary
+from glimpse.models.weights.errors import WeightsError
 
 # By how much two ways to compute the same may differ, as a share of the largest number.
 # Numbers that Keras may keep at a time, of all operations and pictures, where that is more than two pictures.

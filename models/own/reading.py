@@ -16,11 +16,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from models import weights
-from models.messages import short
-from models.own import bounds
-from models.weights.errors import WeightsError
-from models.weights.files import saved_model
+from glimpse.models import weights
+from glimpse.models.messages import short
+from glimpse.models.own import bounds
+from glimpse.models.weights.errors import WeightsError
+from glimpse.models.weights.files import saved_model
 
 _SHOWN = 5  # names in a message
 # Classes of models; Keras 1 called a functional one "Model".

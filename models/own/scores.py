@@ -8,9 +8,9 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from models.own.inlined import Flat
-from models.prestem.recipe import Recipe
-from models.spec import Output
+from glimpse.models.own.inlined import Flat
+from glimpse.models.prestem.recipe import Recipe
+from glimpse.models.spec import Output
 
 Kind = Output | Literal["shares"]
 # By which probabilities may miss 1 together, by the dtype that they were computed in.

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFile
 
-from models.decoding import exif
+from glimpse.models.decoding import exif
 
 # EXIF orientation -> what makes the picture upright; 1 is upright already. CIPA DC-008 (EXIF 2.32), tag 0112.
 _UPRIGHT = {

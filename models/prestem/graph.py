@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from keras import KerasTensor, layers, ops
 
-from models.prestem.recipe import Recipe
+from glimpse.models.prestem.recipe import Recipe
 
 
 def scale(pixels: KerasTensor, recipe: Recipe) -> KerasTensor:

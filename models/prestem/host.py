@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.prestem import nearby
-from models.prestem.colour import to_rgb
-from models.prestem.picture import Picture
-from models.prestem.recipe import Recipe
+from glimpse.models.prestem import nearby
+from glimpse.models.prestem.colour import to_rgb
+from glimpse.models.prestem.picture import Picture
+from glimpse.models.prestem.recipe import Recipe
 
 __all__ = ["fit", "may_reduce", "resized", "to_rgb"]
 

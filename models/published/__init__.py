@@ -5,10 +5,10 @@ Neither Keras nor any other framework is imported here.
 
 from __future__ import annotations
 
-from models.published.cache import abandon, cache_folder, fetch
-from models.published.catalogue import DEFAULT_TAG, UnknownCheckpointError, find, listing, tags
-from models.published.checkpoint import Checkpoint, Checksum, labels
-from models.published.pace import FetchError, Policy
+from glimpse.models.published.cache import abandon, cache_folder, fetch
+from glimpse.models.published.catalogue import DEFAULT_TAG, UnknownCheckpointError, find, listing, tags
+from glimpse.models.published.checkpoint import Checkpoint, Checksum, labels
+from glimpse.models.published.pace import FetchError, Policy
 
 __all__ = [
     "DEFAULT_TAG",

@@ -21,12 +21,12 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from models import bounded_files
-from models.published.checkpoint import Checkpoint
-from models.published.download import download, forget, forget_useless
-from models.published.pace import FetchError, Policy
-from models.published.progress import progress_bar
-from models.published.writing import write_whole
+from glimpse.models import bounded_files
+from glimpse.models.published.checkpoint import Checkpoint
+from glimpse.models.published.download import download, forget, forget_useless
+from glimpse.models.published.pace import FetchError, Policy
+from glimpse.models.published.progress import progress_bar
+from glimpse.models.published.writing import write_whole
 
 _log = logging.getLogger(__name__)
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from models.published import from_keras, from_timm, from_torchvision
-from models.published.checkpoint import Checkpoint
-from models.suggestions import did_you_mean
+from glimpse.models.published import from_keras, from_timm, from_torchvision
+from glimpse.models.published.checkpoint import Checkpoint
+from glimpse.models.suggestions import did_you_mean
 
 DEFAULT_TAG = "imagenet"
 

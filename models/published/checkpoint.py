@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from models.bundle import ClassLabel, read_labels
-from models.prestem.recipe import Recipe
+from glimpse.models.bundle import ClassLabel, read_labels
+from glimpse.models.prestem.recipe import Recipe
 
 Publisher = Literal["keras", "torchvision", "timm"]
 LabelSet = Literal["imagenet1000", "imagenet1001"]

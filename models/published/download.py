@@ -25,9 +25,9 @@ from io import FileIO
 from pathlib import Path
 from typing import IO
 
-from models import bounded_files
-from models.published.pace import FetchError, Pace, Policy, TryAgainError, opener
-from models.published.writing import to_add, write_whole
+from glimpse.models import bounded_files
+from glimpse.models.published.pace import FetchError, Pace, Policy, TryAgainError, opener
+from glimpse.models.published.writing import to_add, write_whole
 
 _log = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from models.published import recipes
-from models.published.checkpoint import Checkpoint, Checksum
+from glimpse.models.published import recipes
+from glimpse.models.published.checkpoint import Checkpoint, Checksum
 
 _URL = "https://storage.googleapis.com/tensorflow/keras-applications/"
 _SOURCE = "https://keras.io/api/applications/"

@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 import re
 
-from models.prestem.recipe import Filter, Recipe
-from models.published import recipes
-from models.published.checkpoint import Checkpoint, Checksum
+from glimpse.models.prestem.recipe import Filter, Recipe
+from glimpse.models.published import recipes
+from glimpse.models.published.checkpoint import Checkpoint, Checksum
 
 _RELEASES = "https://github.com/huggingface/pytorch-image-models/releases/download/"
 _WEIGHTS = _RELEASES + "v0.1-weights/"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from models.published import recipes
-from models.published.checkpoint import Checkpoint, Checksum
+from glimpse.models.published import recipes
+from glimpse.models.published.checkpoint import Checkpoint, Checksum
 
 _URL = "https://download.pytorch.org/models/"
 _SOURCE = "https://docs.pytorch.org/vision/stable/models.html"

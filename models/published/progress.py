@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from models.plain import sequences
-from models.published.download import Report
+from glimpse.models.plain import sequences
+from glimpse.models.published.download import Report
 
 
 @contextmanager

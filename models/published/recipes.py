@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from models.prestem.recipe import Channels, Filter, Recipe
+from glimpse.models.prestem.recipe import Channels, Filter, Recipe
 
 Triple = tuple[float, float, float]
 

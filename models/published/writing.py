@@ -13,7 +13,7 @@ from contextlib import suppress
 from io import FileIO
 from pathlib import Path
 
-from models.published.pace import FetchError
+from glimpse.models.published.pace import FetchError
 
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _ADD = os.O_WRONLY | os.O_APPEND | _NO_LINK | getattr(os, "O_NONBLOCK", 0)  # a pipe is not waited for

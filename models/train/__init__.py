@@ -1,4 +1,4 @@
 """Training: any architecture of the library on any folder or zip of ``class/image`` files.
 
-`python -m models.train --help` is the way in; its output is a bundle that the server loads.
+`python -m glimpse.models.train --help` is the way in; its output is a bundle that the server loads.
 """

@@ -1,4 +1,4 @@
-"""`python -m models.train`: from labelled images to a bundle that the server loads."""
+"""`python -m glimpse.models.train`: from labelled images to a bundle that the server loads."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from models import bundle, standard
-from models.catalogue import architectures, find
-from models.plain import plain
-from models.prestem.recipe import Filter, Geometry, Recipe
-from models.train.plan import Plan, Run, alone, check_writable, claim
+from glimpse.models import bundle, standard
+from glimpse.models.catalogue import architectures, find
+from glimpse.models.plain import plain
+from glimpse.models.prestem.recipe import Filter, Geometry, Recipe
+from glimpse.models.train.plan import Plan, Run, alone, check_writable, claim
 
 if TYPE_CHECKING:
-    from models.train.data import Labelled
-    from models.train.export import Sets
+    from glimpse.models.train.data import Labelled
+    from glimpse.models.train.export import Sets
 
 _DESCRIPTION = """\
 Train an architecture of the library on labelled images and write a bundle that the server loads.
@@ -35,7 +35,7 @@ _SHOWN = 20  # of the folders without an image
 
 _EXAMPLE = """\
 example:
-  python -m models.train --data train.zip --test test.zip --architecture se_resnet20"""
+  python -m glimpse.models.train --data train.zip --test test.zip --architecture se_resnet20"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -83,7 +83,7 @@ def _run(options: argparse.Namespace) -> None:
             raise FileNotFoundError(f"{path} is not there. Give a folder or a zip file.")
 
     # Only now: Keras takes seconds to load, and a wrong option should say so at once.
-    from models.train import fit
+    from glimpse.models.train import fit
 
     if options.export_only and not (out / fit.CHECKPOINT).exists():
         raise ValueError(f"{out} holds no {fit.CHECKPOINT}. Train first.")
@@ -102,7 +102,7 @@ def _run(options: argparse.Namespace) -> None:
         else:
             model = fit.train(plan, recipe, sets.training, sets.held_out, out, stop_after=options.stop_after)
 
-        from models.train.export import Identity, export
+        from glimpse.models.train.export import Identity, export
 
         identity = Identity(
             name=name,
@@ -121,8 +121,8 @@ def _run(options: argparse.Namespace) -> None:
 
 def _read(options: argparse.Namespace, recipe: Recipe) -> tuple[Recipe, Sets]:
     """The labelled images, and the recipe with the scaling that was given or else belongs to the training images."""
-    from models.train import data
-    from models.train.export import Sets
+    from glimpse.models.train import data
+    from glimpse.models.train.export import Sets
 
     everything = data.read(options.data, recipe, skip_unreadable=options.skip_unreadable)
     _tell_what_is_missing(options.data, everything)
@@ -149,7 +149,7 @@ def _read(options: argparse.Namespace, recipe: Recipe) -> tuple[Recipe, Sets]:
 
 
 def _tell_what_is_missing(path: Path, images: Labelled) -> None:
-    from models.train import data
+    from glimpse.models.train import data
 
     if images.left_out:
         print(f"{path}: left out: {data.several(images.left_out)}", file=sys.stderr)
@@ -205,7 +205,7 @@ def plan_of(options: argparse.Namespace) -> Plan:
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
     result = argparse.ArgumentParser(
-        prog="python -m models.train",
+        prog="python -m glimpse.models.train",
         description=_DESCRIPTION,
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -305,4 +305,4 @@ def _size(text: str) -> tuple[int, int]:
 
 
 if __name__ == "__main__":
-    standard.run("models.train", main, bars=True)
+    standard.run("glimpse.models.train", main, bars=True)

@@ -8,9 +8,9 @@ import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
-from models.bundle import Bundle
-from models.train.measure import Measurement
-from models.train.plan import Plan, Run
+from glimpse.models.bundle import Bundle
+from glimpse.models.train.measure import Measurement
+from glimpse.models.train.plan import Plan, Run
 
 CARD = "MODEL_CARD.md"
 CURVES = "curves.png"
@@ -179,7 +179,7 @@ held-out images (Guo et al., arXiv:1706.04599). The ranking of the classes stays
 def _again(subject: Subject) -> str:
     if subject.tested:
         folder, test = shlex.quote(subject.bundle.folder.as_posix()), shlex.quote(subject.test)
-        command = f"{_python(subject)} -m models.evaluate --bundle {folder} --data {test}"
+        command = f"{_python(subject)} -m glimpse.models.evaluate --bundle {folder} --data {test}"
         if "--skip-unreadable" in subject.command:
             command += " --skip-unreadable"
         where = "From the folder in which this was trained:"
@@ -210,7 +210,7 @@ def _command(subject: Subject) -> str:
             lines[-1] += f" {shlex.quote(word)}"
     lines += [f"--{name.replace('_', '-')} {shlex.quote(str(value))}" for name, value in options.items()]
     lines += [f"--mean {_exact(recipe.mean)}", f"--std {_exact(recipe.std)}"]
-    return " \\\n    ".join([f"{_python(subject)} -m models.train", *lines])
+    return " \\\n    ".join([f"{_python(subject)} -m glimpse.models.train", *lines])
 
 
 def _paragraph(text: str) -> str:

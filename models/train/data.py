@@ -11,14 +11,14 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from models.decoding.decode import decode
-from models.decoding.formats import SUFFIXES
-from models.decoding.limits import OWN_FILES
-from models.decoding.refusals import RefusedImageError
-from models.prestem import host
-from models.prestem.recipe import Recipe
-from models.train import files
-from models.train.augment import augment
+from glimpse.models.decoding.decode import decode
+from glimpse.models.decoding.formats import SUFFIXES
+from glimpse.models.decoding.limits import OWN_FILES
+from glimpse.models.decoding.refusals import RefusedImageError
+from glimpse.models.prestem import host
+from glimpse.models.prestem.recipe import Recipe
+from glimpse.models.train import files
+from glimpse.models.train.augment import augment
 
 _SHOWN = 20  # of the images that cannot be read
 

@@ -8,15 +8,15 @@ from typing import Literal
 
 import keras
 
-from models import bundle, golden, serving, weights
-from models.builder import assemble
-from models.bundle import Bundle, ClassLabel
-from models.catalogue import find
-from models.plain import plain
-from models.train import calibrate, card, fit, plots
-from models.train.data import Labelled
-from models.train.measure import Measurement, measure
-from models.train.plan import Run
+from glimpse.models import bundle, golden, serving, weights
+from glimpse.models.builder import assemble
+from glimpse.models.bundle import Bundle, ClassLabel
+from glimpse.models.catalogue import find
+from glimpse.models.plain import plain
+from glimpse.models.train import calibrate, card, fit, plots
+from glimpse.models.train.data import Labelled
+from glimpse.models.train.measure import Measurement, measure
+from glimpse.models.train.plan import Run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,5 +125,5 @@ def _with_golden_answers(written: Bundle, network: keras.Model) -> Bundle:
             by=by,
         )
     except bundle.BundleError as error:
-        print(plain(f"No golden answers. {error} Later: python -m models golden {written.folder}"))  # noqa: T201 - a program's
+        print(plain(f"No golden answers. {error} Later: python -m glimpse.models golden {written.folder}"))  # noqa: T201 - a program's
         return written

@@ -11,14 +11,14 @@ from typing import Any
 
 import keras
 
-from models.builder import assemble
-from models.catalogue import find
-from models.messages import short
-from models.prestem.recipe import Recipe
-from models.serving import logits_model
-from models.train import fused
-from models.train.data import Batches, Labelled
-from models.train.plan import Plan
+from glimpse.models.builder import assemble
+from glimpse.models.catalogue import find
+from glimpse.models.messages import short
+from glimpse.models.prestem.recipe import Recipe
+from glimpse.models.serving import logits_model
+from glimpse.models.train import fused
+from glimpse.models.train.data import Batches, Labelled
+from glimpse.models.train.plan import Plan
 
 CHECKPOINT = "checkpoint.weights.h5"
 HISTORY = "history.csv"

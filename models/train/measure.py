@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.train.calibrate import Reliability, log_softmax, negative_log_likelihood, reliability
+from glimpse.models.train.calibrate import Reliability, log_softmax, negative_log_likelihood, reliability
 
 _TOP = 5
 _Z = 1.959964  # two-sided 95% of the normal distribution

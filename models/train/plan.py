@@ -12,7 +12,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from models.prestem.recipe import Recipe
+from glimpse.models.prestem.recipe import Recipe
 
 PLAN = "plan.json"
 LOCK = "run.lock"

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from models.train.calibrate import BINS, Reliability
+from glimpse.models.train.calibrate import BINS, Reliability
 
 _DPI = 80
 _ANNOTATED = 20  # classes up to which a confusion matrix carries its numbers

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from models.weights.errors import WeightsError, WeightsMismatchError
-from models.weights.files import read
+from glimpse.models.weights.errors import WeightsError, WeightsMismatchError
+from glimpse.models.weights.files import read
 
 if TYPE_CHECKING:
-    from models.weights.guess import told
-    from models.weights.native import save
-    from models.weights.transfer import load, transfer
+    from glimpse.models.weights.guess import told
+    from glimpse.models.weights.native import save
+    from glimpse.models.weights.transfer import load, transfer
 
 __all__ = ["WeightsError", "WeightsMismatchError", "load", "read", "save", "told", "transfer"]
 _WITH_KERAS = {"told": "guess", "save": "native", "load": "transfer", "transfer": "transfer"}

@@ -15,9 +15,9 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from models.weights import limits
-from models.weights.contents import Contents, SavedModel
-from models.weights.graphs import Graph, Node
+from glimpse.models.weights import limits
+from glimpse.models.weights.contents import Contents, SavedModel
+from glimpse.models.weights.graphs import Graph, Node
 
 Array = NDArray[Any]
 

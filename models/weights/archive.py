@@ -9,8 +9,8 @@ import zlib
 from pathlib import Path
 from typing import IO, BinaryIO
 
-from models.weights.errors import WeightsError
-from models.weights.hdf5_index import Window
+from glimpse.models.weights.errors import WeightsError
+from glimpse.models.weights.hdf5_index import Window
 
 # Bytes in front of a member's name; the last four are the lengths of the name and of what follows it.
 _LOCAL_HEADER = 30

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.weights.graphs import Graph
+from glimpse.models.weights.graphs import Graph
 
 Tensors = Mapping[str, NDArray[np.generic]]
 

@@ -13,10 +13,10 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from models import opened
-from models.weights import formats, isolated, safetensors_file
-from models.weights.contents import Contents, SavedModel
-from models.weights.errors import WeightsError
+from glimpse.models import opened
+from glimpse.models.weights import formats, isolated, safetensors_file
+from glimpse.models.weights.contents import Contents, SavedModel
+from glimpse.models.weights.errors import WeightsError
 
 Tensors = dict[str, NDArray[np.generic]]
 

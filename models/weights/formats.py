@@ -11,10 +11,19 @@ import struct
 from pathlib import Path
 from typing import BinaryIO
 
-from models.weights import graphs, hdf5_file, keras_file, limits, onnx_file, safetensors_file, tflite_file, torch_file
-from models.weights.archive import Archive
-from models.weights.contents import Contents, SavedModel
-from models.weights.errors import WeightsError
+from glimpse.models.weights import (
+    graphs,
+    hdf5_file,
+    keras_file,
+    limits,
+    onnx_file,
+    safetensors_file,
+    tflite_file,
+    torch_file,
+)
+from glimpse.models.weights.archive import Archive
+from glimpse.models.weights.contents import Contents, SavedModel
+from glimpse.models.weights.errors import WeightsError
 
 _HEAD = 512  # bytes that tell every format
 _ZIP = b"PK\x03\x04"

@@ -1,7 +1,8 @@
 """Which network weights are of, where they do not fit the one that was named: by the sizes of their kernels.
 
 `sizes.csv` says for every row of the library, and for the values of its options that change a kernel, how many kernels
-it has and how large they are, as a function of the number of classes. ``python -m models.weights.guess`` makes it anew.
+it has and how large they are, as a function of the number of classes. ``python -m
+glimpse.models.weights.guess`` makes it anew.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from typing import Any
 
 import keras
 
-from models.catalogue import rows
-from models.spec import Architecture
-from models.weights import graphs
-from models.weights.contents import Contents
-from models.weights.files import contents
+from glimpse.models.catalogue import rows
+from glimpse.models.spec import Architecture
+from glimpse.models.weights import graphs
+from glimpse.models.weights.contents import Contents
+from glimpse.models.weights.files import contents
 
 SIZES = Path(__file__).with_name("sizes.csv")
 _CLASSES = 1009  # that the table is made with: a prime that no other size has
@@ -184,7 +185,7 @@ def _last(model: keras.Model) -> keras.Layer:
 
 def _alpha(row: Architecture, misshapen: Mapping[str, tuple[int, ...]], model: keras.Model) -> float | None:
     """The width multiplier with which all shapes would be the file's; None where there is none."""
-    from models.builder import assemble
+    from glimpse.models.builder import assemble
 
     alpha = getattr(row, "alpha", None)
     widths = [
@@ -225,7 +226,7 @@ def _table() -> tuple[Sizes, ...]:
 
 def measured(row: Architecture, options: Mapping[str, Any]) -> Sizes:
     """What the table says of a row, from the network itself."""
-    from models.builder import assemble
+    from glimpse.models.builder import assemble
 
     with keras.StatelessScope():  # in which no variable gets a value
         model = assemble(replace(row, **options), classes=_CLASSES).model

@@ -15,10 +15,10 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from models.weights import hdf5_index, limits
-from models.weights.dtypes import BFLOAT16, numbers, width
-from models.weights.errors import WeightsError
-from models.weights.hdf5_index import Window
+from glimpse.models.weights import hdf5_index, limits
+from glimpse.models.weights.dtypes import BFLOAT16, numbers, width
+from glimpse.models.weights.errors import WeightsError
+from glimpse.models.weights.hdf5_index import Window
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
 _TOLD = 200  # characters of what the library says

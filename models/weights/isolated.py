@@ -18,12 +18,12 @@ import tempfile
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-from models.weights import answer, limits, onnx_file
-from models.weights.contents import Contents, SavedModel
-from models.weights.errors import WeightsError
+from glimpse.models.weights import answer, limits, onnx_file
+from glimpse.models.weights.contents import Contents, SavedModel
+from glimpse.models.weights.errors import WeightsError
 
-_MODULE = "models.weights.reader"
-_ROOT = Path(__file__).parents[2]
+_MODULE = "glimpse.models.weights.reader"
+_ROOT = Path(__file__).parents[3]
 _SAID = 4096  # bytes of the last that it says on standard error
 _TOLD = 200  # characters of that in a message
 _NO_MEMORY = ("bad_alloc", "MemoryError", "Cannot allocate memory")  # how libraries say it as they abort

@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.weights.archive import Archive
-from models.weights.contents import SavedModel
-from models.weights.errors import WeightsError
-from models.weights.hdf5_file import Hdf5
+from glimpse.models.weights.archive import Archive
+from glimpse.models.weights.contents import SavedModel
+from glimpse.models.weights.errors import WeightsError
+from glimpse.models.weights.hdf5_file import Hdf5
 
 Tensors = dict[str, NDArray[np.generic]]
 

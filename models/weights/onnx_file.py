@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models import opened
-from models.bundle import BESIDE
-from models.weights import graphs, limits
-from models.weights.contents import Contents
-from models.weights.dtypes import BFLOAT16, numbers, width
-from models.weights.errors import WeightsError
-from models.weights.onnx_graph import graph_of
+from glimpse.models import opened
+from glimpse.models.bundle import BESIDE
+from glimpse.models.weights import graphs, limits
+from glimpse.models.weights.contents import Contents
+from glimpse.models.weights.dtypes import BFLOAT16, numbers, width
+from glimpse.models.weights.errors import WeightsError
+from glimpse.models.weights.onnx_graph import graph_of
 
 FIRST_FIELD = b"\x08"  # of a ModelProto: ir_version
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.weights import graphs, limits
-from models.weights.graphs import Graph, Node, Order
+from glimpse.models.weights import graphs, limits
+from glimpse.models.weights.graphs import Graph, Node, Order
 
 Array = NDArray[Any]
 _LINEAR = {"Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Dropout"}

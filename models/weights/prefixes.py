@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from models.weights.contents import Contents, Tensors
+from glimpse.models.weights.contents import Contents, Tensors
 
 # What PyTorch calls a network within its wrappers: DataParallel, AveragedModel, torch.compile, FSDP, checkpointing.
 _WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})

@@ -1,6 +1,6 @@
 """The process that takes a file of weights apart: a program of its own, which `models.weights.isolated` runs.
 
-It is run as ``python -m models.weights.reader WHAT SIZE SECONDS PATH`` with the file as standard input: WHAT is
+It is run as ``python -m glimpse.models.weights.reader WHAT SIZE SECONDS PATH`` with the file as standard input: WHAT is
 ``weights`` or ``model``, SIZE the bytes of the file and of those beside it, by which its memory is limited, SECONDS the
 computing that it may take. It opens no other file but those that lie beside an ONNX model and are named after it, and
 writes its answer (`models.weights.answer`) to standard output.
@@ -12,8 +12,8 @@ import os
 import sys
 from pathlib import Path
 
-from models.weights import answer, formats, isolated, limits
-from models.weights.errors import WeightsError
+from glimpse.models.weights import answer, formats, isolated, limits
+from glimpse.models.weights.errors import WeightsError
 
 _MESSAGE = 2000  # characters of an error
 

@@ -9,8 +9,8 @@ import numpy as np
 import safetensors
 from numpy.typing import NDArray
 
-from models.weights.dtypes import BFLOAT16, numbers
-from models.weights.errors import WeightsError
+from glimpse.models.weights.dtypes import BFLOAT16, numbers
+from glimpse.models.weights.errors import WeightsError
 
 _DTYPES = {
     "F64": "<f8",

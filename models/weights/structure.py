@@ -15,8 +15,8 @@ from typing import Any
 import keras
 from numpy.typing import NDArray
 
-from models.weights import graphs
-from models.weights.graphs import Graph, Node, Order, Unit, Value
+from glimpse.models.weights import graphs
+from glimpse.models.weights.graphs import Graph, Node, Order, Unit, Value
 
 Array = NDArray[Any]
 

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.weights import limits
-from models.weights.contents import Contents
-from models.weights.dtypes import BFLOAT16, numbers, width
-from models.weights.errors import WeightsError
-from models.weights.flatbuffer import Buffer, DamagedError, Table
-from models.weights.graphs import Graph, RepeatedError
-from models.weights.tflite_graph import Operation, graph_of
+from glimpse.models.weights import limits
+from glimpse.models.weights.contents import Contents
+from glimpse.models.weights.dtypes import BFLOAT16, numbers, width
+from glimpse.models.weights.errors import WeightsError
+from glimpse.models.weights.flatbuffer import Buffer, DamagedError, Table
+from glimpse.models.weights.graphs import Graph, RepeatedError
+from glimpse.models.weights.tflite_graph import Operation, graph_of
 
 MAGIC = b"TFL3"  # at byte 4
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from models.weights import graphs
-from models.weights.flatbuffer import Table
-from models.weights.graphs import Graph, Kind, Node
+from glimpse.models.weights import graphs
+from glimpse.models.weights.flatbuffer import Table
+from glimpse.models.weights.graphs import Graph, Kind, Node
 
 Array = NDArray[Any]
 

@@ -20,13 +20,13 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from models.weights import limits
-from models.weights.archive import Archive
-from models.weights.contents import Contents
-from models.weights.dtypes import BFLOAT16, numbers, width
-from models.weights.errors import WeightsError
-from models.weights.pickled import Machine, Name, PickleError
-from models.weights.prefixes import averaged
+from glimpse.models.weights import limits
+from glimpse.models.weights.archive import Archive
+from glimpse.models.weights.contents import Contents
+from glimpse.models.weights.dtypes import BFLOAT16, numbers, width
+from glimpse.models.weights.errors import WeightsError
+from glimpse.models.weights.pickled import Machine, Name, PickleError
+from glimpse.models.weights.prefixes import averaged
 
 _DTYPES = {
     "DoubleStorage": "<f8",

@@ -17,14 +17,14 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from models.layouts import OWN, Layout, Role
-from models.spec import Architecture
-from models.weights import guess, prefixes, structure
-from models.weights.arrange import arranged, foreground
-from models.weights.contents import Contents, Tensors
-from models.weights.errors import WeightsMismatchError
-from models.weights.files import contents
-from models.weights.graphs import Graph
+from glimpse.models.layouts import OWN, Layout, Role
+from glimpse.models.spec import Architecture
+from glimpse.models.weights import guess, prefixes, structure
+from glimpse.models.weights.arrange import arranged, foreground
+from glimpse.models.weights.contents import Contents, Tensors
+from glimpse.models.weights.errors import WeightsMismatchError
+from glimpse.models.weights.files import contents
+from glimpse.models.weights.graphs import Graph
 
 _log = logging.getLogger(__name__)
 GRAPH = "graph"  # what `load` returns for a file whose tensors were told by their place in its graph

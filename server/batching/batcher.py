@@ -14,14 +14,14 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from server.batching.device import Compute, Computed, Device
-from server.batching.endings import fail, failed, finish, stuck, too_late
-from server.batching.estimate import ComputeEstimate
-from server.batching.lanes import Answer, LaneQueue, Slot, Taken
-from server.batching.watch import Watch
-from server.domain import BatchReport
-from server.errors import OverloadedError, Reason, draining
-from server.turns import NO_LANE, Lane
+from glimpse.server.batching.device import Compute, Computed, Device
+from glimpse.server.batching.endings import fail, failed, finish, stuck, too_late
+from glimpse.server.batching.estimate import ComputeEstimate
+from glimpse.server.batching.lanes import Answer, LaneQueue, Slot, Taken
+from glimpse.server.batching.watch import Watch
+from glimpse.server.domain import BatchReport
+from glimpse.server.errors import OverloadedError, Reason, draining
+from glimpse.server.turns import NO_LANE, Lane
 
 _log = logging.getLogger(__name__)
 _numbers = itertools.count(1)  # of batches, in the whole process

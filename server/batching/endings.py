@@ -6,8 +6,8 @@ import contextlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, InvalidStateError
 
-from server.batching.lanes import Answer, Slot
-from server.errors import DeadlineExceededError, InternalError, Reason, ServiceError, UnavailableError
+from glimpse.server.batching.lanes import Answer, Slot
+from glimpse.server.errors import DeadlineExceededError, InternalError, Reason, ServiceError, UnavailableError
 
 
 def finish(future: Future[Answer], *, answer: Answer | None = None, error: ServiceError | None = None) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from server.turns import Lane, Turns
+from glimpse.server.turns import Lane, Turns
 
 
 @dataclass(frozen=True, slots=True)

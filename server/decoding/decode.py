@@ -9,15 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.decoding import decode as files
-from models.decoding import refusals
-from models.decoding.decode import MAX_SIDE, Target
-from models.decoding.formats import FORMATS
-from models.decoding.limits import ImageLimits
-from models.decoding.refusals import Kind, RefusedImageError
-from models.prestem.picture import Picture
-from server import domain
-from server.errors import InvalidImageError, Reason
+from glimpse.models.decoding import decode as files
+from glimpse.models.decoding import refusals
+from glimpse.models.decoding.decode import MAX_SIDE, Target
+from glimpse.models.decoding.formats import FORMATS
+from glimpse.models.decoding.limits import ImageLimits
+from glimpse.models.decoding.refusals import Kind, RefusedImageError
+from glimpse.models.prestem.picture import Picture
+from glimpse.server import domain
+from glimpse.server.errors import InvalidImageError, Reason
 
 __all__ = ["FORMATS", "MAX_SIDE", "decode", "no_memory", "raw_pixels"]
 

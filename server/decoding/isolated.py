@@ -14,13 +14,13 @@ import time
 
 import structlog
 
-from models.decoding.limits import ImageLimits
-from models.prestem.recipe import Recipe
-from server import domain
-from server.decoding.prepare import Prepared
-from server.decoding.process import DecoderProcess, LostError
-from server.decoding.worker import Orders
-from server.errors import InvalidImageError, Reason, defect, draining
+from glimpse.models.decoding.limits import ImageLimits
+from glimpse.models.prestem.recipe import Recipe
+from glimpse.server import domain
+from glimpse.server.decoding.prepare import Prepared
+from glimpse.server.decoding.process import DecoderProcess, LostError
+from glimpse.server.decoding.worker import Orders
+from glimpse.server.errors import InvalidImageError, Reason, defect, draining
 
 _log = structlog.get_logger(__name__)
 

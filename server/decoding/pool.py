@@ -14,7 +14,7 @@ from concurrent.futures import Future
 
 import structlog
 
-from server.turns import Ahead, Lane, Turns
+from glimpse.server.turns import Ahead, Lane, Turns
 
 _log = structlog.get_logger(__name__)
 

@@ -9,13 +9,13 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from models.decoding.cost import Cost, pixels, predict
-from models.decoding.decode import Target
-from models.decoding.limits import ImageLimits
-from models.prestem import host
-from models.prestem.recipe import Recipe
-from server import domain
-from server.decoding.decode import decode, no_memory, raw_pixels
+from glimpse.models.decoding.cost import Cost, pixels, predict
+from glimpse.models.decoding.decode import Target
+from glimpse.models.decoding.limits import ImageLimits
+from glimpse.models.prestem import host
+from glimpse.models.prestem.recipe import Recipe
+from glimpse.server import domain
+from glimpse.server.decoding.decode import decode, no_memory, raw_pixels
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,15 +13,15 @@ import time
 from pathlib import Path
 from typing import IO, cast
 
-from models.prestem.recipe import Recipe
-from server import domain
-from server.child_output import ChildOutput
-from server.decoding import wire
-from server.decoding.prepare import Prepared
-from server.decoding.worker import Orders
+from glimpse.models.prestem.recipe import Recipe
+from glimpse.server import domain
+from glimpse.server.child_output import ChildOutput
+from glimpse.server.decoding import wire
+from glimpse.server.decoding.prepare import Prepared
+from glimpse.server.decoding.worker import Orders
 
-_MODULE = "server.decoding.worker"
-_ROOT = Path(__file__).parents[2]  # the folder of our packages, wherever they are installed
+_MODULE = "glimpse.server.decoding.worker"
+_ROOT = Path(__file__).parents[3]  # the folder of our packages, wherever they are installed
 START_SECONDS = 60.0  # until a process that has not said hello is taken for one that never will
 _DEATH_SECONDS = 5.0  # for the kernel to take a process down
 _LAST_SECONDS = 0.2  # between the end of a connection and that of its process

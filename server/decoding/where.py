@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import structlog
 
-from models.decoding.cost import Cost
-from models.decoding.limits import ImageLimits
-from models.prestem.recipe import Recipe
-from server import domain
-from server.decoding import isolated
-from server.decoding.isolated import Isolated
-from server.decoding.prepare import Prepared, cost, prepare
-from server.decoding.process import START_SECONDS
+from glimpse.models.decoding.cost import Cost
+from glimpse.models.decoding.limits import ImageLimits
+from glimpse.models.prestem.recipe import Recipe
+from glimpse.server import domain
+from glimpse.server.decoding import isolated
+from glimpse.server.decoding.isolated import Isolated
+from glimpse.server.decoding.prepare import Prepared, cost, prepare
+from glimpse.server.decoding.process import START_SECONDS
 
 _log = structlog.get_logger(__name__)
 

@@ -13,10 +13,10 @@ from functools import lru_cache
 
 import numpy as np
 
-from models.prestem.recipe import Recipe
-from server import domain
-from server.decoding.prepare import Prepared
-from server.errors import InvalidImageError, Reason, shown
+from glimpse.models.prestem.recipe import Recipe
+from glimpse.server import domain
+from glimpse.server.decoding.prepare import Prepared
+from glimpse.server.errors import InvalidImageError, Reason, shown
 
 HELLO = b"ready"  # a decoder process's first words
 

@@ -1,4 +1,4 @@
-"""A decoder process: ``python -m server.decoding.worker``, started and spoken to by `server.decoding.isolated`.
+"""A decoder process: ``python -m glimpse.server.decoding.worker``, started and spoken to by `server.decoding.isolated`.
 
 It loads Pillow and NumPy, binds itself to its limits, and then turns one image after another into pixels. Whatever a
 codec does wrong in here costs this process and the image that it holds.
@@ -20,11 +20,11 @@ from typing import Self
 
 from PIL import Image
 
-from models.decoding.limits import ImageLimits
-from server import domain
-from server.decoding import wire
-from server.decoding.prepare import prepare
-from server.errors import InvalidImageError, Reason
+from glimpse.models.decoding.limits import ImageLimits
+from glimpse.server import domain
+from glimpse.server.decoding import wire
+from glimpse.server.decoding.prepare import prepare
+from glimpse.server.errors import InvalidImageError, Reason
 
 _FILES = 32  # descriptors; it has four of its own
 

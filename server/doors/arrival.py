@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable
 
-from server.doors import forwarded, tokens
-from server.doors.forwarded import Proxies
-from server.doors.visit import LANE_KEY, Visit, host
+from glimpse.server.doors import forwarded, tokens
+from glimpse.server.doors.forwarded import Proxies
+from glimpse.server.doors.visit import LANE_KEY, Visit, host
 
 REQUEST_ID_KEY = "x-request-id"
 _LONGEST = 128  # characters of an id and of a name; both go into logs

@@ -21,10 +21,10 @@ from pathlib import Path
 
 import structlog
 
-from server.doors.visit import Visit
-from server.guard import Penalty
-from server.sampling import LeftOut, Sampled
-from server.startup import StartupError
+from glimpse.server.doors.visit import Visit
+from glimpse.server.guard import Penalty
+from glimpse.server.sampling import LeftOut, Sampled
+from glimpse.server.startup import StartupError
 
 _log = structlog.get_logger(__name__)
 

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import grpc
 
-from server.doors import x509
-from server.doors.source import Source
-from server.startup import CredentialsError
+from glimpse.server.doors import x509
+from glimpse.server.doors.source import Source
+from glimpse.server.startup import CredentialsError
 
 # Where gRPC puts what a caller's certificate says, the most telling first: a SPIFFE or other URI, a host, a plain name.
 _NAMES = ("peer_uri", "peer_dns", "x509_common_name", "x509_subject")

@@ -17,12 +17,12 @@ from functools import lru_cache
 
 import structlog
 
-from server import connections
-from server.connections import Endpoint
-from server.doors import certificates
-from server.doors.audit import Audit
-from server.doors.visit import Visit
-from server.errors import Reason, UnavailableError
+from glimpse.server import connections
+from glimpse.server.connections import Endpoint
+from glimpse.server.doors import certificates
+from glimpse.server.doors.audit import Audit
+from glimpse.server.doors.visit import Visit
+from glimpse.server.errors import Reason, UnavailableError
 
 _log = structlog.get_logger(__name__)
 

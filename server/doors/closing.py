@@ -9,8 +9,8 @@ import asyncio
 
 import structlog
 
-from server import connections
-from server.connections import Endpoint
+from glimpse.server import connections
+from glimpse.server.connections import Endpoint
 
 _log = structlog.get_logger(__name__)
 

@@ -14,7 +14,7 @@ from typing import Any
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.descriptor_pool import DescriptorPool
 
-from server.errors import InvalidRequestError, Reason
+from glimpse.server.errors import InvalidRequestError, Reason
 
 LEAST = 8 << 10  # bytes of fields that any message may have: they are counted in 3 ms, and parsed in a tenth of that
 _SHORT = 64 << 10  # bytes of a message that is parsed in as little time, whatever is in it

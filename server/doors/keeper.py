@@ -8,23 +8,23 @@ from typing import Any
 
 import structlog
 
-from server.doors import certificates
-from server.doors.audit import Audit
-from server.doors.certificates import Certificates
-from server.doors.certified import CertifiedConnections
-from server.doors.closing import Closing
-from server.doors.forwarded import Proxies
-from server.doors.open_calls import REMEMBERED, Budget, OpenCalls
-from server.doors.rates import Allowance, Rates
-from server.doors.receiving import Receiving
-from server.doors.rights import OpenStreams
-from server.doors.tokens import Tokens
-from server.doors.unpacking import Unpacking
-from server.doors.unread import Unread
-from server.doors.uploads import Uploads
-from server.doors.visit import Visit
-from server.errors import OverloadedError, UnauthenticatedError
-from server.settings.doors import DoorSettings
+from glimpse.server.doors import certificates
+from glimpse.server.doors.audit import Audit
+from glimpse.server.doors.certificates import Certificates
+from glimpse.server.doors.certified import CertifiedConnections
+from glimpse.server.doors.closing import Closing
+from glimpse.server.doors.forwarded import Proxies
+from glimpse.server.doors.open_calls import REMEMBERED, Budget, OpenCalls
+from glimpse.server.doors.rates import Allowance, Rates
+from glimpse.server.doors.receiving import Receiving
+from glimpse.server.doors.rights import OpenStreams
+from glimpse.server.doors.tokens import Tokens
+from glimpse.server.doors.unpacking import Unpacking
+from glimpse.server.doors.unread import Unread
+from glimpse.server.doors.uploads import Uploads
+from glimpse.server.doors.visit import Visit
+from glimpse.server.errors import OverloadedError, UnauthenticatedError
+from glimpse.server.settings.doors import DoorSettings
 
 _log = structlog.get_logger(__name__)
 

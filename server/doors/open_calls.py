@@ -12,12 +12,12 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
-from server.doors.places import Places
-from server.doors.rates import Allowance, Rates
-from server.doors.short_messages import ShortMessages
-from server.doors.unpacking import packed, unpacked
-from server.doors.visit import Visit
-from server.errors import InvalidRequestError, OverloadedError, Reason
+from glimpse.server.doors.places import Places
+from glimpse.server.doors.rates import Allowance, Rates
+from glimpse.server.doors.short_messages import ShortMessages
+from glimpse.server.doors.unpacking import packed, unpacked
+from glimpse.server.doors.visit import Visit
+from glimpse.server.errors import InvalidRequestError, OverloadedError, Reason
 
 # A message of these methods names a service, a symbol or a model.
 MOST_BYTES = 4096

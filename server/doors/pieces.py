@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, Self
 
-from server.doors.receiving import Receiving
-from server.doors.unpacking import Unpacking, packed
-from server.doors.visit import Visit
+from glimpse.server.doors.receiving import Receiving
+from glimpse.server.doors.unpacking import Unpacking, packed
+from glimpse.server.doors.visit import Visit
 
 
 class Pieces:

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from server.doors.visit import Visit
-from server.errors import OverloadedError, Reason
+from glimpse.server.doors.visit import Visit
+from glimpse.server.errors import OverloadedError, Reason
 
 _RETRY_AFTER = 1.0  # seconds
 

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from server.errors import InvalidRequestError, OverloadedError, Reason
+from glimpse.server.errors import InvalidRequestError, OverloadedError, Reason
 
 _REMEMBERED = 100_000  # callers; some 20 MB
 _EXACT = 1e-6  # seconds; below is what the clock and the divisions round off

@@ -18,9 +18,9 @@ from typing import Any
 
 import structlog
 
-from server.doors.unfinished import Reading, Unfinished
-from server.errors import DeadlineExceededError, OverloadedError, Reason
-from server.memory import Memory
+from glimpse.server.doors.unfinished import Reading, Unfinished
+from glimpse.server.errors import DeadlineExceededError, OverloadedError, Reason
+from glimpse.server.memory import Memory
 
 _log = structlog.get_logger(__name__)
 

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from server.doors.visit import Visit
+from glimpse.server.doors.visit import Visit
 
 
 class OpenStreams:

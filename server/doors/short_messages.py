@@ -11,8 +11,8 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from server.doors.visit import Visit
-from server.errors import DeadlineExceededError, Reason
+from glimpse.server.doors.visit import Visit
+from glimpse.server.errors import DeadlineExceededError, Reason
 
 _LOOK_SECONDS = 0.05  # from one look for those who take too long to the next, while anybody takes that long
 

@@ -8,8 +8,8 @@ from typing import Generic, TypeVar
 
 import structlog
 
-from models import bounded_files
-from server.startup import CredentialsError
+from glimpse.models import bounded_files
+from glimpse.server.startup import CredentialsError
 
 _log = structlog.get_logger(__name__)
 

@@ -1,6 +1,6 @@
 """Bearer tokens: which are good, whose they are, and what those may send.
 
-`python -m server.doors.tokens new NAME` makes one and prints it, once, with the entry for the file of tokens:
+`python -m glimpse.server.doors.tokens new NAME` makes one and prints it, once, with the entry for the file of tokens:
 
     [[token]]
     identity = "holiday-app"                # who shows it; several entries may share an identity, for rotation
@@ -29,12 +29,12 @@ from typing import Annotated, Any, NoReturn
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
-from models import standard, texts
-from server.doors.rates import Allowance
-from server.doors.source import Source
-from server.doors.visit import Visit
-from server.errors import Reason, UnauthenticatedError
-from server.startup import CredentialsError
+from glimpse.models import standard, texts
+from glimpse.server.doors.rates import Allowance
+from glimpse.server.doors.source import Source
+from glimpse.server.doors.visit import Visit
+from glimpse.server.errors import Reason, UnauthenticatedError
+from glimpse.server.startup import CredentialsError
 
 KEY = "authorization"
 _SCHEME = "bearer "
@@ -215,12 +215,12 @@ def _place(error: Exception) -> str:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}. Usage: python -m server.doors.tokens new NAME\n")
+        self.exit(2, f"{self.prog}: {message}. Usage: python -m glimpse.server.doors.tokens new NAME\n")
 
 
 def main(arguments: Sequence[str]) -> int:
     """Make a token: 0, or 2 where the arguments make no sense."""
-    parser = _Parser(prog="python -m server.doors.tokens", description="Make a token for a caller.")
+    parser = _Parser(prog="python -m glimpse.server.doors.tokens", description="Make a token for a caller.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     about = "Print a new token on the standard error, once, and its entry for the file of tokens."
     new = commands.add_parser("new", help="make one", description=about)
@@ -244,4 +244,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    standard.run("server.doors.tokens", lambda: main(sys.argv[1:]))
+    standard.run("glimpse.server.doors.tokens", lambda: main(sys.argv[1:]))

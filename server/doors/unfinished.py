@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
-from server.errors import ServiceError
+from glimpse.server.errors import ServiceError
 
 # What a whole message takes off its connection's bytes, besides its own: of the frames around it one byte in so many,
 # and the headers of its call.

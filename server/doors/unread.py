@@ -11,8 +11,8 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 
-from server.doors.closing import Closing
-from server.doors.visit import Visit
+from glimpse.server.doors.closing import Closing
+from glimpse.server.doors.visit import Visit
 
 _MOST = 2048  # of all callers; 66 MB
 _SECONDS = 1.0  # that one may wait for its caller, however many there are

@@ -7,9 +7,9 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from server.doors.receiving import Receiving
-from server.doors.unfinished import Reading
-from server.errors import DeadlineExceededError, Reason
+from glimpse.server.doors.receiving import Receiving
+from glimpse.server.doors.unfinished import Reading
+from glimpse.server.errors import DeadlineExceededError, Reason
 
 T = TypeVar("T")
 

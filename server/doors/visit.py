@@ -11,11 +11,11 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from server.doors.rates import Allowance
-from server.errors import ServiceError
-from server.guard import Traffic
-from server.tracing import Call
-from server.turns import NO_LANE, Lane
+from glimpse.server.doors.rates import Allowance
+from glimpse.server.errors import ServiceError
+from glimpse.server.guard import Traffic
+from glimpse.server.tracing import Call
+from glimpse.server.turns import NO_LANE, Lane
 
 # A client may name its lane, for instance when many of them share a proxy's connection. Only within its own party.
 LANE_KEY = "glimpse-client"

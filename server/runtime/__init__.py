@@ -15,10 +15,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from models.messages import lacks_memory, short
-from server import cores
-from server.runtime.golden import Gate
-from server.startup import StartupError
+from glimpse.models.messages import lacks_memory, short
+from glimpse.server import cores
+from glimpse.server.runtime.golden import Gate
+from glimpse.server.startup import StartupError
 
 
 class UnsupportedNetworkError(ValueError):

@@ -29,9 +29,9 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from models import bounded_files
-from models.published import FetchError, cache_folder
-from server import build, cleanup
+from glimpse.models import bounded_files
+from glimpse.models.published import FetchError, cache_folder
+from glimpse.server import build, cleanup
 
 # (precision, uint8 [N, H, W, 3]) -> float32 probabilities [N, classes]
 Answer = Callable[[str, NDArray[np.uint8]], NDArray[np.float32]]

@@ -15,9 +15,9 @@ import sys
 import time
 from pathlib import Path
 
-from models.bundle import Bundle
-from models.weights import limits
-from server import cores
+from glimpse.models.bundle import Bundle
+from glimpse.models.weights import limits
+from glimpse.server import cores
 
 try:
     import resource

@@ -10,12 +10,12 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from models import golden, variations
-from models.bundle import BundleError
-from server.runtime import Runtime, agreement, converted, told
-from server.runtime.agreement import Agreement
-from server.runtime.network import Network
-from server.settings.kinds import Precision, RuntimeName
+from glimpse.models import golden, variations
+from glimpse.models.bundle import BundleError
+from glimpse.server.runtime import Runtime, agreement, converted, told
+from glimpse.server.runtime.agreement import Agreement
+from glimpse.server.runtime.network import Network
+from glimpse.server.settings.kinds import Precision, RuntimeName
 
 _BATCH = 32  # images at a time in a comparison, at the most
 _log = structlog.get_logger(__name__)
@@ -133,17 +133,17 @@ class Candidate:
 def _class(name: RuntimeName) -> Any:
     """The class of that name; its file alone loads its framework."""
     if name == "openvino":
-        from server.runtime.openvino import OpenVINORuntime
+        from glimpse.server.runtime.openvino import OpenVINORuntime
 
         return OpenVINORuntime
     if name == "jax":
-        from server.runtime.jax import JaxRuntime
+        from glimpse.server.runtime.jax import JaxRuntime
 
         return JaxRuntime
     if name == "torch":
-        from server.runtime.torch import TorchRuntime
+        from glimpse.server.runtime.torch import TorchRuntime
 
         return TorchRuntime
-    from server.runtime.tensorflow import TensorFlowRuntime
+    from glimpse.server.runtime.tensorflow import TensorFlowRuntime
 
     return TensorFlowRuntime

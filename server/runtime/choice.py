@@ -13,10 +13,10 @@ from typing import NamedTuple, TypeVar
 
 import structlog
 
-from server.runtime import UnsupportedNetworkError
-from server.runtime.candidate import Built, Candidate
-from server.runtime.network import Network
-from server.settings.kinds import Precision, RuntimeName
+from glimpse.server.runtime import UnsupportedNetworkError
+from glimpse.server.runtime.candidate import Built, Candidate
+from glimpse.server.runtime.network import Network
+from glimpse.server.settings.kinds import Precision, RuntimeName
 
 T = TypeVar("T")
 _log = structlog.get_logger(__name__)

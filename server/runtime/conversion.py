@@ -1,6 +1,6 @@
 """From a bundle to the files that OpenVINO reads, in a process of its own.
 
-It is run as ``python -m server.runtime.conversion FOLDER SECONDS`` by `server.runtime.converting`.
+It is run as ``python -m glimpse.server.runtime.conversion FOLDER SECONDS`` by `server.runtime.converting`.
 
 Keras and TensorFlow take seconds to import and hundreds of megabytes that nothing gives back. Here they go with the
 process, and the server itself never loads them.
@@ -32,15 +32,15 @@ from typing import Any
 import keras
 import numpy as np
 
-from models.bundle import Bundle
-from models.messages import lacks_memory, short
-from models.own import scores
-from models.serving import load_bundle, serving_model
-from server import logs
-from server.runtime import UnsupportedNetworkError, allowed, told
-from server.runtime.golden import TOLERANCES
-from server.runtime.openvino import answers, convert
-from server.runtime.tensorflow import limit_threads, with_values
+from glimpse.models.bundle import Bundle
+from glimpse.models.messages import lacks_memory, short
+from glimpse.models.own import scores
+from glimpse.models.serving import load_bundle, serving_model
+from glimpse.server import logs
+from glimpse.server.runtime import UnsupportedNetworkError, allowed, told
+from glimpse.server.runtime.golden import TOLERANCES
+from glimpse.server.runtime.openvino import answers, convert
+from glimpse.server.runtime.tensorflow import limit_threads, with_values
 
 
 def main() -> None:

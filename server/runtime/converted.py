@@ -30,14 +30,14 @@ from typing import Any, cast
 import structlog
 from filelock import FileLock, Timeout
 
-from models import bounded_files
-from models import bundle as bundles
-from models.bundle import Bundle
-from models.published import FetchError, cache_folder
-from models.spec import NetworkSummary, StageSummary
-from server import build, cleanup
-from server.runtime import UnsupportedNetworkError
-from server.runtime.converting import convert_elsewhere
+from glimpse.models import bounded_files
+from glimpse.models import bundle as bundles
+from glimpse.models.bundle import Bundle
+from glimpse.models.published import FetchError, cache_folder
+from glimpse.models.spec import NetworkSummary, StageSummary
+from glimpse.server import build, cleanup
+from glimpse.server.runtime import UnsupportedNetworkError
+from glimpse.server.runtime.converting import convert_elsewhere
 
 GRAPH = "network.xml"
 _WEIGHTS = "network.bin"  # OpenVINO's own name for the file beside the graph
@@ -45,7 +45,7 @@ _SUMMARY = "network.json"
 _SUMMARY_BYTES = 4 << 20  # thousands of stages take less
 # By the names under which they are published.
 _PACKAGES = ("keras", "keras-nightly", "tensorflow", "tensorflow-cpu", "tf-nightly", "tf-nightly-cpu", "openvino")
-_ROOT = Path(__file__).parents[2]
+_PACKAGE = Path(__file__).parents[2]
 SECONDS = 600.0  # that a conversion may take: many times what the large networks of the library take
 _POLL = 0.1  # seconds between two looks whether another server has finished
 _MONTH = 30 * 24 * 3600.0
@@ -324,8 +324,8 @@ def identity(bundle: Bundle) -> str:
 def _code() -> str:
     """A hash of our own code that makes a network of a bundle and says how it is kept."""
     whole = hashlib.sha256()
-    for path in sorted([*(_ROOT / "models").rglob("*.py"), *Path(__file__).parent.glob("*.py")]):
-        whole.update(f"{path.relative_to(_ROOT)}\n".encode() + path.read_bytes())
+    for path in sorted([*(_PACKAGE / "models").rglob("*.py"), *Path(__file__).parent.glob("*.py")]):
+        whole.update(f"{path.relative_to(_PACKAGE)}\n".encode() + path.read_bytes())
     return whole.hexdigest()
 
 

@@ -15,13 +15,13 @@ import time
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
-from models.bundle import Bundle
-from server import cleanup
-from server.child_output import ChildOutput
-from server.runtime import UnsupportedNetworkError, allowed, room
+from glimpse.models.bundle import Bundle
+from glimpse.server import cleanup
+from glimpse.server.child_output import ChildOutput
+from glimpse.server.runtime import UnsupportedNetworkError, allowed, room
 
-_MODULE = "server.runtime.conversion"
-_ROOT = Path(__file__).parents[2]
+_MODULE = "glimpse.server.runtime.conversion"
+_ROOT = Path(__file__).parents[3]
 _ANSWER = 64 << 20  # bytes; that of the largest network has some hundred kilobytes
 _REST_SECONDS = 5.0  # to read what a process that has ended has left in the pipe
 _NO_MEMORY = ("std::bad_alloc", "MemoryError", "Cannot allocate memory")  # how libraries say it as they abort

@@ -10,14 +10,14 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from models import golden
-from models.bundle import Bundle, BundleError
-from models.decoding.limits import ImageLimits
-from models.prestem.recipe import Recipe
-from server import domain
-from server.decoding.prepare import prepare
-from server.errors import InvalidImageError
-from server.startup import GoldenError
+from glimpse.models import golden
+from glimpse.models.bundle import Bundle, BundleError
+from glimpse.models.decoding.limits import ImageLimits
+from glimpse.models.prestem.recipe import Recipe
+from glimpse.server import domain
+from glimpse.server.decoding.prepare import prepare
+from glimpse.server.errors import InvalidImageError
+from glimpse.server.startup import GoldenError
 
 _log = structlog.get_logger(__name__)
 
@@ -130,14 +130,14 @@ def gate(bundle: Bundle, mode: Literal["require", "auto", "off"]) -> Gate:
         except InvalidImageError as error:
             raise GoldenError(
                 f"A picture of the golden answers of {bundle.name} cannot be decoded: {error.message} Record them "
-                f"anew: python -m models golden {bundle.folder}"
+                f"anew: python -m glimpse.models golden {bundle.folder}"
             ) from error
         names = tuple(each.picture.name for each in recorded)
         return Gate(np.stack(pixels), names, np.stack([each.probabilities for each in recorded]), open=False)
     if mode == "require":
         raise GoldenError(
             f"The model {bundle.name} has no golden answers, and GLIMPSE_GOLDEN is require. Record them in its bundle: "
-            "python -m models golden FOLDER"
+            "python -m glimpse.models golden FOLDER"
         )
     return Gate(_different(bundle.recipe), ("black", "noise"), None, open=False, own=not bundle.architecture)
 

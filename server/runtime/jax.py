@@ -9,9 +9,9 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from server.runtime import OneStream
-from server.runtime.precision import compute_in
-from server.settings.kinds import Precision
+from glimpse.server.runtime import OneStream
+from glimpse.server.runtime.precision import compute_in
+from glimpse.server.settings.kinds import Precision
 
 
 class JaxRuntime(OneStream):

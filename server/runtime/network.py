@@ -5,16 +5,16 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from models.bundle import Bundle
-from models.spec import NetworkSummary
-from server import cleanup
-from server.runtime import converted
-from server.runtime.converted import Converted
+from glimpse.models.bundle import Bundle
+from glimpse.models.spec import NetworkSummary
+from glimpse.server import cleanup
+from glimpse.server.runtime import converted
+from glimpse.server.runtime.converted import Converted
 
 if TYPE_CHECKING:
     import keras
 
-    from models.builder import Assembly
+    from glimpse.models.builder import Assembly
 
 
 class Network:
@@ -42,7 +42,7 @@ class Network:
             BundleError: the weights file is missing or not the one that the bundle was made with.
             WeightsError: the weights do not fit the architecture.
         """
-        from models.serving import serving_model
+        from glimpse.models.serving import serving_model
 
         return serving_model(self.assembly, self.bundle.recipe, self.bundle.temperature)
 
@@ -50,7 +50,7 @@ class Network:
     def assembly(self) -> Assembly:
         """As Keras built it in this process, with its weights; see `serving_model` for what it raises."""
         # Imported here, so that a runtime that needs no Keras does not wait for it.
-        from models.serving import load_bundle
+        from glimpse.models.serving import load_bundle
 
         return load_bundle(self.bundle)
 

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.messages import lacks_memory, short
-from server import cores
-from server.runtime import told
-from server.runtime.converted import GRAPH
-from server.settings.kinds import Precision
+from glimpse.models.messages import lacks_memory, short
+from glimpse.server import cores
+from glimpse.server.runtime import told
+from glimpse.server.runtime.converted import GRAPH
+from glimpse.server.settings.kinds import Precision
 
 # Merely importing openvino reports to Google Analytics, and so does each conversion, unless the user of the account has
 # opted out. A server tells nobody: without this package openvino reports nothing.

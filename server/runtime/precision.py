@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import keras
 
-from server.settings.kinds import Precision
+from glimpse.server.settings.kinds import Precision
 
 
 def compute_in(model: keras.Model, precision: Precision) -> None:

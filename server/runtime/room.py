@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from models.bundle import Bundle
-from server.startup import MemoryShortError
+from glimpse.models.bundle import Bundle
+from glimpse.server.startup import MemoryShortError
 
 try:
     import resource

@@ -13,10 +13,10 @@ import tensorflow as tf
 from numpy.typing import NDArray
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from server import cores
-from server.runtime import OneStream
-from server.runtime.precision import compute_in
-from server.settings.kinds import Precision
+from glimpse.server import cores
+from glimpse.server.runtime import OneStream
+from glimpse.server.runtime.precision import compute_in
+from glimpse.server.settings.kinds import Precision
 
 
 class TensorFlowRuntime(OneStream):

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from server import cores
-from server.runtime import OneStream
-from server.runtime.precision import compute_in
-from server.settings.kinds import Precision
+from glimpse.server import cores
+from glimpse.server.runtime import OneStream
+from glimpse.server.runtime.precision import compute_in
+from glimpse.server.settings.kinds import Precision
 
 
 class TorchRuntime(OneStream):

@@ -19,11 +19,11 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from models import texts
-from models.prestem.recipe import Geometry
-from server import cores
-from server.settings.doors import DoorSettings
-from server.settings.kinds import (
+from glimpse.models import texts
+from glimpse.models.prestem.recipe import Geometry
+from glimpse.server import cores
+from glimpse.server.settings.doors import DoorSettings
+from glimpse.server.settings.kinds import (
     MIB,
     Port,
     Positive,
@@ -76,7 +76,7 @@ class Settings(DoorSettings):
         cli_avoid_json=True,
         cli_implicit_flags=True,
         cli_exit_on_error=False,
-        cli_prog_name="python -m server",
+        cli_prog_name="python -m glimpse.server",
     )
     _config_file: ClassVar[Path | None] = None
 
@@ -85,7 +85,7 @@ class Settings(DoorSettings):
     port: Port = Field(50051, description="gRPC port; 0 takes a free one.")
     metrics_port: Port = Field(9464, description="Port of /metrics; 0 takes a free one.")
     model: str = Field("", description="Architecture to serve; empty: the weights' own, or the shipped default.")
-    variant: str = Field("", description="Form of the architecture; empty: its first. See python -m models list.")
+    variant: str = Field("", description="Form of the architecture; empty: its first. See glimpse.models list.")
     options: Annotated[dict[str, Any], NoDecode, BeforeValidator(json_object)] = Field(
         {}, description='Of the architecture, as JSON: {"alpha": 0.25}.'
     )
@@ -222,7 +222,7 @@ def load(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) 
 
     FromFile.__doc__ = (
         "Serve an image-classification model over gRPC. Flags > GLIMPSE_* environment > config file. "
-        "`python -m server prepare`, with the same settings, fetches and converts the model and ends."
+        "`python -m glimpse.server prepare`, with the same settings, fetches and converts the model and ends."
     )
     values: dict[str, Any] = {"_cli_parse_args": list(arguments)}
     try:

@@ -8,7 +8,7 @@ from typing import Annotated, Self
 from pydantic import BeforeValidator, Field, IPvAnyNetwork, model_validator
 from pydantic_settings import BaseSettings, NoDecode
 
-from server.settings.kinds import MIB, Port, Positive, PositiveSeconds, Seconds, split
+from glimpse.server.settings.kinds import MIB, Port, Positive, PositiveSeconds, Seconds, split
 
 
 class DoorSettings(BaseSettings):
@@ -18,7 +18,7 @@ class DoorSettings(BaseSettings):
     tls_key: Path | None = Field(None, description="PEM key of that certificate.")
     tls_client_ca: Path | None = Field(None, description="PEM authorities; callers must show a certificate of one.")
     tokens: Path | None = Field(
-        None, description="TOML file of callers' hashed tokens; see python -m server.doors.tokens."
+        None, description="TOML file of callers' hashed tokens; see python -m glimpse.server.doors.tokens."
     )
     reload_seconds: PositiveSeconds = Field(5.0, description="How often certificates and tokens are looked at anew.")
     rate_limit: float = Field(

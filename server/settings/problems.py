@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import pydantic
 from pydantic_settings import SettingsError
 
-from server.settings import Settings
+from glimpse.server.settings import Settings
 
 _FLAG_ERROR = "error parsing CLI: "
 _UNKNOWN_FLAGS = "unrecognized arguments: "
@@ -54,9 +54,9 @@ def _settings_error(error: SettingsError) -> str:
         return f"{text}."
     words = text.removeprefix(_UNKNOWN_FLAGS).split()
     if words[0] == "prepare":
-        return "prepare comes before all flags: python -m server prepare [flags]"
+        return "prepare comes before all flags: python -m glimpse.server prepare [flags]"
     flag = words[0].partition("=")[0]
-    return f"{flag} is not a setting.{near(flag, _flags())} python -m server --help lists all."
+    return f"{flag} is not a setting.{near(flag, _flags())} python -m glimpse.server --help lists all."
 
 
 def near(word: str, known: Iterable[str]) -> str:

@@ -18,11 +18,11 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from server import domain
-from server.app import Server
-from server.loading import load_model
-from server.metrics import Metrics
-from server.settings import Settings
+from glimpse.server import domain
+from glimpse.server.app import Server
+from glimpse.server.loading import load_model
+from glimpse.server.metrics import Metrics
+from glimpse.server.settings import Settings
 from tests.bench import machine, photos
 from tests.bench.worker import serve
 

@@ -26,10 +26,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from skimage import data
 
-from models.decoding.limits import ImageLimits
-from models.prestem.recipe import Recipe
-from server.decoding.prepare import prepare
-from server.domain import EncodedImage, RawImage
+from glimpse.models.decoding.limits import ImageLimits
+from glimpse.models.prestem.recipe import Recipe
+from glimpse.server.decoding.prepare import prepare
+from glimpse.server.domain import EncodedImage, RawImage
 from tests.bench import machine
 from tests.bench.worker import ROOT
 
@@ -244,10 +244,10 @@ def _network(
     name: str, options: dict[str, float], file: Path, recipe: Recipe
 ) -> Callable[[Sequence[Pixels]], NDArray[np.float32]]:
     """From pixels to probabilities, ``[N, 1000]``."""
-    from models import weights
-    from models.builder import assemble
-    from models.catalogue import find
-    from models.serving import serving_model
+    from glimpse.models import weights
+    from glimpse.models.builder import assemble
+    from glimpse.models.catalogue import find
+    from glimpse.models.serving import serving_model
 
     row = find(name, None, options)
     assembly = assemble(row, classes=1000, input_shape=(recipe.height, recipe.width, 3))

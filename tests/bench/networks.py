@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from models import bundle
-from models.bundle import BundleError, ClassLabel
-from models.published import recipes
-from server.runtime import choice
+from glimpse.models import bundle
+from glimpse.models.bundle import BundleError, ClassLabel
+from glimpse.models.published import recipes
+from glimpse.server.runtime import choice
 from tests.bench.worker import ROOT
 
 FOLDER = ROOT / ".cache" / "bench" / "networks"
@@ -57,7 +57,7 @@ def _make(network: Network, folder: Path) -> None:
     choice.choose("auto")  # Keras runs on what is installed
     import keras
 
-    from models import build, weights
+    from glimpse.models import build, weights
 
     keras.utils.set_random_seed(_SEED)
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The service as its users start it: `python -m server`, a process of its own, on free ports."""
+"""The service as its users start it: `python -m glimpse.server`, a process of its own, on free ports."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Service:
             # Else a package that is installed from one checkout would be imported in another, too.
             env={
                 **inherited,
-                "PYTHONPATH": f"{root}{os.pathsep}{root / 'proto'}",
+                "PYTHONPATH": f"{root}{os.pathsep}{root / 'src'}{os.pathsep}{root / 'proto'}",
                 "GLIMPSE_LOG_FORMAT": "json",
                 **environment,
             },

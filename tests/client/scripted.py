@@ -13,8 +13,8 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import HealthServicer
 
-from client.channel import SERVICE
-from client.errors import Code
+from glimpse.client.channel import SERVICE
+from glimpse.client.errors import Code
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1 import classifier_pb2_grpc
 

@@ -14,7 +14,7 @@ import pytest
 from google.protobuf import duration_pb2
 from google.rpc import error_details_pb2
 
-from client import (
+from glimpse.client import (
     TLS,
     AccessDeniedError,
     AsyncClient,
@@ -30,8 +30,8 @@ from client import (
     ServerFaultError,
     UnavailableError,
 )
-from client.health import Health, Serving
-from client.sources import MAX_IMAGE_BYTES
+from glimpse.client.health import Health, Serving
+from glimpse.client.sources import MAX_IMAGE_BYTES
 from glimpse.v1 import classifier_pb2 as pb
 from tests.client.certificates import Authority
 from tests.client.loops import on_a_loop

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from client import (
+from glimpse.client import (
     AsyncClient,
     Code,
     DeadlineExceededError,
     InvalidRequestError,
     UnavailableError,
 )
-from client.sources import MAX_IMAGE_BYTES
+from glimpse.client.sources import MAX_IMAGE_BYTES
 from glimpse.v1 import classifier_pb2 as pb
 from tests.client.loops import on_a_loop
 from tests.client.scripted import Context, ScriptedServer, refusal, stream_response

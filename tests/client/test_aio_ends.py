@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from client import AsyncClient, StreamBrokenError
+from glimpse.client import AsyncClient, StreamBrokenError
 from glimpse.v1 import classifier_pb2 as pb
 from tests.client.loops import on_a_loop, ours
 from tests.client.scripted import Context, ScriptedServer, stream_response

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from client import (
+from glimpse.client import (
     Client,
     Code,
     DeadlineExceededError,
@@ -16,7 +16,7 @@ from client import (
     StreamBrokenError,
     UnavailableError,
 )
-from client.sources import MAX_IMAGE_BYTES
+from glimpse.client.sources import MAX_IMAGE_BYTES
 from glimpse.v1 import classifier_pb2 as pb
 from tests.client.scripted import Context, ScriptedServer, refusal, stream_response
 

@@ -11,7 +11,7 @@ import pytest
 from google.protobuf import duration_pb2
 from google.rpc import error_details_pb2
 
-from client import AccessDeniedError, Client, Code, GlimpseError, StreamBrokenError, UnavailableError
+from glimpse.client import AccessDeniedError, Client, Code, GlimpseError, StreamBrokenError, UnavailableError
 from glimpse.v1 import classifier_pb2 as pb
 from tests.client.scripted import Context, ScriptedServer, abort, refusal, stream_response
 
@@ -22,8 +22,8 @@ Responses = Iterator[pb.ClassifyStreamResponse]
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Delays between streams that nobody notices; their number stays."""
-    monkeypatch.setattr("client.backoff._FIRST_SECONDS", 0.001)
-    monkeypatch.setattr("client.backoff._LONGEST_SECONDS", 0.002)
+    monkeypatch.setattr("glimpse.client.backoff._FIRST_SECONDS", 0.001)
+    monkeypatch.setattr("glimpse.client.backoff._LONGEST_SECONDS", 0.002)
 
 
 @pytest.fixture
@@ -148,7 +148,7 @@ def test_a_server_that_takes_no_more_images_answers_what_it_has_and_the_rest_go_
 def test_a_server_that_refuses_some_and_is_silent_about_the_others_is_left(
     scripted: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("client.dispatch._LEAVE_SECONDS", 0.05)
+    monkeypatch.setattr("glimpse.client.dispatch._LEAVE_SECONDS", 0.05)
     over = threading.Event()
 
     def stream(requests: Requests, _: Context) -> Responses:

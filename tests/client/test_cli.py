@@ -13,7 +13,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from client.errors import Code
+from glimpse.client.errors import Code
 from glimpse.v1 import classifier_pb2 as pb
 from tests.client.conftest import CLI, Glimpse
 from tests.client.scripted import DESCRIPTION, Context, ScriptedServer, abort, stream_response

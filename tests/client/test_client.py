@@ -11,7 +11,7 @@ import pytest
 from google.protobuf import duration_pb2
 from google.rpc import error_details_pb2
 
-from client import (
+from glimpse.client import (
     AccessDeniedError,
     Client,
     Code,
@@ -28,7 +28,7 @@ from client import (
     Timing,
     UnavailableError,
 )
-from client.sources import MAX_IMAGE_BYTES
+from glimpse.client.sources import MAX_IMAGE_BYTES
 from glimpse.v1 import classifier_pb2 as pb
 from tests.client.scripted import Context, ScriptedServer, abort, response
 

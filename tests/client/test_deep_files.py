@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from client import config
-from client.load import scenario
-from client.output import File
-from client.records import JsonLines
-from client.sorting import unsort
+from glimpse.client import config
+from glimpse.client.load import scenario
+from glimpse.client.output import File
+from glimpse.client.records import JsonLines
+from glimpse.client.sorting import unsort
 
 DEEP = "[" * 50_000
 

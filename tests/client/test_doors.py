@@ -8,10 +8,10 @@ from pathlib import Path
 import grpc
 import pytest
 
-from client import TLS, AccessDeniedError, Client, GlimpseError, UnavailableError
-from client.addresses import is_loopback
-from client.bearer import Token, find
-from client.connection import Connection
+from glimpse.client import TLS, AccessDeniedError, Client, GlimpseError, UnavailableError
+from glimpse.client.addresses import is_loopback
+from glimpse.client.bearer import Token, find
+from glimpse.client.connection import Connection
 from glimpse.v1 import classifier_pb2 as pb
 from tests.client.certificates import Authority, Pair
 from tests.client.conftest import Glimpse

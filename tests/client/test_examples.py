@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-import client
-from client import AsyncClient, Client
+from glimpse import client
+from glimpse.client import AsyncClient, Client
 from tests.client.scripted import ScriptedServer
 
 

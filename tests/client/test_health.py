@@ -8,9 +8,9 @@ from typing import Protocol
 import pytest
 from grpc_health.v1 import health_pb2
 
-from client import Client, RequestRefusedError, UnavailableError
-from client.channel import SERVICE
-from client.health import Health, Serving, _from_response, _to_request
+from glimpse.client import Client, RequestRefusedError, UnavailableError
+from glimpse.client.channel import SERVICE
+from glimpse.client.health import Health, Serving, _from_response, _to_request
 from tests.client.conftest import Glimpse
 from tests.client.scripted import ScriptedServer
 

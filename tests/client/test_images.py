@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from client import images
-from client.images import find
-from models.decoding import formats
+from glimpse.client import images
+from glimpse.client.images import find
+from glimpse.models.decoding import formats
 
 
 @pytest.fixture(autouse=True)

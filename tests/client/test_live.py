@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from client import Client, ImageRefusedError, InvalidRequestError, ModelNotFoundError
+from glimpse.client import Client, ImageRefusedError, InvalidRequestError, ModelNotFoundError
 from tests.client.conftest import Glimpse
 
 CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]

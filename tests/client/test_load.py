@@ -17,7 +17,7 @@ from typing import Any
 import grpc
 import pytest
 
-from client.errors import Code
+from glimpse.client.errors import Code
 from glimpse.v1 import classifier_pb2 as pb
 from tests.client.conftest import CLI, Glimpse
 from tests.client.scripted import Context, ScriptedServer, abort, refusal, response, stream_response
@@ -325,5 +325,5 @@ sys.stderr.write(" ".join(sys.modules))
 """
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     loaded = set(ended.stderr.split())
-    assert "client.load_command" in loaded
-    assert loaded.isdisjoint({"client.load", "grpc", "rich", "glimpse", "google.protobuf", "asyncio"})
+    assert "glimpse.client.load_command" in loaded
+    assert loaded.isdisjoint({"glimpse.client.load", "grpc", "rich", "glimpse", "google.protobuf", "asyncio"})

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from client.load import figures, knee
-from client.load.calls import Call
-from client.load.driver import Driver, Ran
-from client.load.live import Watcher
-from client.load.plan import Plan
-from client.load.session import holds
-from client.load.tally import NOT_SENT, Answer, Request, Tally
+from glimpse.client.load import figures, knee
+from glimpse.client.load.calls import Call
+from glimpse.client.load.driver import Driver, Ran
+from glimpse.client.load.live import Watcher
+from glimpse.client.load.plan import Plan
+from glimpse.client.load.session import holds
+from glimpse.client.load.tally import NOT_SENT, Answer, Request, Tally
 from tests.client.virtual import run
 
 ONE = Request(b"", (False,))

@@ -11,16 +11,16 @@ from typing import Any
 
 import pytest
 
-from client.load import figures, knee, pacing, plots, scenario, text
-from client.load.driver import Ran
-from client.load.histogram import Histogram
-from client.load.live import milliseconds
-from client.load.page import page
-from client.load.pictures import Pictures, Requests, made, of_files
-from client.load.plan import Plan
-from client.load.report import missed, with_knee
-from client.load.tally import Answer, Request, Tally
-from client.load.thresholds import parse
+from glimpse.client.load import figures, knee, pacing, plots, scenario, text
+from glimpse.client.load.driver import Ran
+from glimpse.client.load.histogram import Histogram
+from glimpse.client.load.live import milliseconds
+from glimpse.client.load.page import page
+from glimpse.client.load.pictures import Pictures, Requests, made, of_files
+from glimpse.client.load.plan import Plan
+from glimpse.client.load.report import missed, with_knee
+from glimpse.client.load.tally import Answer, Request, Tally
+from glimpse.client.load.thresholds import parse
 from glimpse.v1 import classifier_pb2 as pb
 from tests.client.conftest import ROOT
 

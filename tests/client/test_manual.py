@@ -9,14 +9,14 @@ import sys
 
 import pytest
 
-from client import exits
+from glimpse.client import exits
 from tests.client.conftest import ROOT, Glimpse
 
 
 @pytest.fixture(scope="module")
 def page() -> str:
-    command = [sys.executable, "-m", "client.manual"]
-    path = f"{ROOT}:{ROOT / 'proto'}"
+    command = [sys.executable, "-m", "glimpse.client.manual"]
+    path = f"{ROOT}:{ROOT / 'src'}"
     return subprocess.run(
         command, capture_output=True, text=True, check=True, cwd="/", env={"PYTHONPATH": path, "PATH": ""}
     ).stdout

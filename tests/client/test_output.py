@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from client.errors import Code
-from client.output import File, open_alone
-from client.records import Csv, Format, JsonLines
-from client.results import ImageResult, ModelIdentity, Prediction
+from glimpse.client.errors import Code
+from glimpse.client.output import File, open_alone
+from glimpse.client.records import Csv, Format, JsonLines
+from glimpse.client.results import ImageResult, ModelIdentity, Prediction
 from glimpse.v1 import classifier_pb2 as pb
 from tests.client.conftest import Glimpse, album
 from tests.client.scripted import Context, ScriptedServer, refusal, stream_response

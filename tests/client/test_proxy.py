@@ -10,9 +10,9 @@ from contextlib import closing, suppress
 
 import pytest
 
-from client import AsyncClient, Client
-from client.errors import UnavailableError
-from client.proxy import Proxy, towards
+from glimpse.client import AsyncClient, Client
+from glimpse.client.errors import UnavailableError
+from glimpse.client.proxy import Proxy, towards
 from tests.client.conftest import Glimpse
 from tests.client.scripted import ScriptedServer
 

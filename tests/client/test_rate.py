@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from client import AsyncClient, Client
+from glimpse.client import AsyncClient, Client
 from tests.server.rig import SIZE, Rig
 
 RATE, BURST, IMAGES = 50.0, 5, 105

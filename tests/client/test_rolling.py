@@ -12,7 +12,7 @@ from typing import Protocol, Self
 
 import pytest
 
-from client import Client, Code, GlimpseError, UnavailableError
+from glimpse.client import Client, Code, GlimpseError, UnavailableError
 from glimpse.v1 import classifier_pb2 as pb
 from tests.client.conftest import Glimpse
 from tests.client.scripted import Context, ScriptedServer, response, stream_response

@@ -22,15 +22,15 @@ from google.protobuf.message import Message
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import client.plain
-import models.plain
-from client import render
-from client.cells import cell, text_of
-from client.errors import Code
-from client.load.page import escape
-from client.output import File
-from client.records import Csv, JsonLines
-from client.results import ImageResult, ModelIdentity, Prediction
+import glimpse.client.plain
+import glimpse.models.plain
+from glimpse.client import render
+from glimpse.client.cells import cell, text_of
+from glimpse.client.errors import Code
+from glimpse.client.load.page import escape
+from glimpse.client.output import File
+from glimpse.client.records import Csv, JsonLines
+from glimpse.client.results import ImageResult, ModelIdentity, Prediction
 from glimpse.v1 import classifier_pb2 as pb
 from tests.client.conftest import CLI, Glimpse
 from tests.client.scripted import DESCRIPTION, Context, ScriptedServer, abort, response, stream_response
@@ -145,7 +145,7 @@ def test_words_in_a_page_are_text_of_html_and_plain(text: str) -> None:
     assert not set(escape(f"<script>'\"&{text}")) & set("<>\"'")
 
 
-@pytest.mark.parametrize("module", [client.plain, models.plain], ids=["client", "library"])
+@pytest.mark.parametrize("module", [glimpse.client.plain, glimpse.models.plain], ids=["client", "library"])
 @given(text=texts)
 @settings(deadline=None)
 def test_what_is_printed_on_a_standard_stream_is_plain(module: Any, text: str) -> None:

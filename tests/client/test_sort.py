@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from client.placing import How, folder_name, free_place, put
-from client.sorting import Sorter, unsort
+from glimpse.client.placing import How, folder_name, free_place, put
+from glimpse.client.sorting import Sorter, unsort
 from tests.client.conftest import CLI, Glimpse
 from tests.client.scripted import ScriptedServer
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-import client.plain
-import models.plain
-import models.standard
-from client import exits, standard
+import glimpse.client.plain
+import glimpse.models.plain
+import glimpse.models.standard
+from glimpse.client import exits, standard
 from tests.client.conftest import CLI, ROOT
 from tests.client.scripted import ScriptedServer
 
@@ -111,8 +111,8 @@ def test_taking_a_sort_back_needs_no_output_to_be_done(scripted: ScriptedServer,
     ],
 )
 def test_the_manual_page_ends_the_same_way(tmp_path: Path, ends: str, code: int) -> None:
-    script = f'set -o pipefail; "{sys.executable}" -m client.manual {ends}'
-    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": f"{ROOT}:{ROOT / 'proto'}"}
+    script = f'set -o pipefail; "{sys.executable}" -m glimpse.client.manual {ends}'
+    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": f"{ROOT}:{ROOT / 'src'}"}
     ended = subprocess.run(
         [BASH, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
@@ -130,10 +130,12 @@ def test_the_codes_are_the_documented_ones() -> None:
 )
 def test_client_and_library_have_the_same(name: str) -> None:
     """Neither imports anything of the other; what is mended in one has to be mended in both."""
-    ours, theirs = (inspect.getsource(getattr(module, name)) for module in (standard, models.standard))
+    ours, theirs = (inspect.getsource(getattr(module, name)) for module in (standard, glimpse.models.standard))
     assert ours == theirs
 
 
 def test_client_and_library_make_text_plain_alike() -> None:
-    ours, theirs = (inspect.getsource(module).split('"""', 2)[2] for module in (client.plain, models.plain))
+    ours, theirs = (
+        inspect.getsource(module).split('"""', 2)[2] for module in (glimpse.client.plain, glimpse.models.plain)
+    )
     assert ours == theirs

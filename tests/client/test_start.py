@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from client import cli, exits
+from glimpse.client import cli, exits
 from tests.client.conftest import CLI, ROOT, Glimpse
 from tests.client.scripted import ScriptedServer
 
@@ -39,8 +39,8 @@ sys.stderr.write(" ".join(sys.modules))
 def test_using_the_client_loads_no_framework(scripted: ScriptedServer) -> None:
     script = f"""
 import sys
-sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "proto")!r}]
-from client import Client
+sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "src")!r}]
+from glimpse.client import Client
 with Client({scripted.target!r}) as client:
     assert client.classify(b"cat").predictions[0].label == "cat"
 print(*sys.modules)
@@ -67,9 +67,9 @@ def python_of(folder: Path, *, packages: bool) -> Path:
 def clone(tmp_path: Path) -> Path:
     """What the client needs of a clone, in another place."""
     clone = tmp_path / "clone"
-    for folder in ("client", "proto"):
-        shutil.copytree(ROOT / folder, clone / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "pyproject.toml", clone)
+    for folder in ("client", "proto", "src"):
+        ignore = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / folder, clone / folder, symlinks=True, ignore=ignore)
     return clone
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from server.settings import Settings
+from glimpse.server.settings import Settings
 from tests.deploy.tools import ROOT, run, tool
 
 DOCKERFILE = ROOT / "Dockerfile"

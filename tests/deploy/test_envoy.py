@@ -15,8 +15,8 @@ from typing import Self
 import grpc
 import pytest
 
-from client import Client, Code, GlimpseError
-from client.status import from_rpc_error
+from glimpse.client import Client, Code, GlimpseError
+from glimpse.client.status import from_rpc_error
 from glimpse.v1 import classifier_pb2 as pb
 from tests.deploy.balancer import CONFIGURATION, Balancer
 from tests.deploy.tools import run, tool

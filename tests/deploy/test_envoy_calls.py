@@ -17,7 +17,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import HealthServicer
 
-from client.channel import MAX_MESSAGE_BYTES, SERVICE
+from glimpse.client.channel import MAX_MESSAGE_BYTES, SERVICE
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1 import classifier_pb2_grpc
 from tests.deploy.balancer import Balancer

@@ -9,19 +9,19 @@ import io
 import json
 import re
 import time
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from glimpse import __version__
 from tests.deploy import container
 from tests.deploy.container import ROOT, Container, Inspected
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 LARGEST = 1_500_000_000  # bytes, unpacked
-VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["version"]
+VERSION = __version__
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,7 @@ def test_the_published_weights_need_a_cache_that_can_be_written_and_say_so(runni
 
 
 def test_packages_weights_and_code_are_layers_of_their_own(image: Inspected) -> None:
-    code, weights = "app/server/app.py", "app/models/bundles/se_resnet20_cifar10/weights.safetensors"
+    code, weights = "app/glimpse/server/app.py", "app/glimpse/models/bundles/se_resnet20_cifar10/weights.safetensors"
     interpreter = "opt/glimpse/pyvenv.cfg"
     layers = container.layer_of([code, weights, interpreter])
     assert layers[interpreter] < layers[weights] < layers[code]
@@ -181,7 +181,7 @@ def test_the_memory_that_the_manifest_gives_is_enough_for_the_worst_photos(
 
 
 def test_it_says_which_version_it_is(running: Container) -> None:
-    assert running.execute("python", "-m", "server", "--version").stdout == f"glimpse {VERSION}\n".encode()
+    assert running.execute("python", "-m", "glimpse.server", "--version").stdout == f"glimpse {VERSION}\n".encode()
 
 
 def test_no_trace_of_the_build_is_left(running: Container) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from client.channel import SERVICE
-from server.settings import Settings, unknown_variables
+from glimpse.client.channel import SERVICE
+from glimpse.server.settings import Settings, unknown_variables
 from tests.deploy.tools import DEPLOY, OVERLAYS, manifests, one, parse, pod, rendered, run, server, tool
 
 pytestmark = pytest.mark.slow

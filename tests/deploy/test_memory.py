@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from server.settings import Settings
+from glimpse.server.settings import Settings
 from tests.deploy.tools import DEPLOY
 
 MIB = 1 << 20

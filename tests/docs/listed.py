@@ -15,15 +15,15 @@ from pathlib import Path
 
 import pytest
 
-from models import published
-from models.bundle import embedded
-from models.catalogue import find
-from server import settings
+from glimpse.models import published
+from glimpse.models.bundle import embedded
+from glimpse.models.catalogue import find
+from glimpse.server import settings
 from tests.docs.blocks import ROOT, Command
 
 _FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 # What `make` runs for these, so that the options in ARGS are of it.
-_MODULES = {"train": "models.train", "evaluate": "models.evaluate", "bench": "tests.bench"}
+_MODULES = {"train": "glimpse.models.train", "evaluate": "glimpse.models.evaluate", "bench": "tests.bench"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +54,14 @@ def target(command: Command, _: Path) -> None:
 
 
 def options(command: Command, _: Path) -> None:
-    """The program has the options: `python -m MODULE ...`, of which `models` has commands."""
+    """The program has the options: `python -m MODULE ...`, of which `glimpse.models` has commands."""
     module, *rest = command.words[2:]
-    known(module, command.program, *(rest[:1] if module == "models" else ()))
+    known(module, command.program, *(rest[:1] if module == "glimpse.models" else ()))
 
 
 def ours(command: Command, _: Path) -> None:
     """The client has the options."""
-    known("client.cli", command.program, command.words[1])
+    known("glimpse.client.cli", command.program, command.words[1])
 
 
 def known(module: str, text: str, *subcommand: str) -> None:
@@ -117,12 +117,12 @@ LISTED = (
     Listed(
         r"make serve\b", "installs packages, and serves until it is stopped; the shared server stands for it", server
     ),
-    Listed(r"\S*python -m server(\s|$)", "serves until it is stopped; the shared server stands for it", server),
+    Listed(r"\S*python -m glimpse.server(\s|$)", "serves until it is stopped; the shared server stands for it", server),
     Listed(r"make (test|check|bench)\b", "minutes; and this is one of the tests", target),
     Listed(r"make (train|evaluate)\b", "minutes, and labelled photos; the tests of training train", target),
     Listed(r"make image\b", "needs a container engine", target),
-    Listed(r"\S*python -m models\.train\b", "minutes; test_tutorial.py runs it", options),
-    Listed(r"\S*python -m models describe resnet50\b", "builds a large network; a small one is described", options),
+    Listed(r"\S*python -m glimpse.models\.train\b", "minutes; test_tutorial.py runs it", options),
+    Listed(r"\S*python -m glimpse.models describe resnet50\b", "builds a large network; a small one is", options),
     Listed(r"ls runs/", "shows what training has made; test_tutorial.py runs it", syntax),
     Listed(r"\S*python -m tests\.bench\b", "minutes, on a machine that does nothing else", syntax),
     Listed(r"docker\b", "needs a container engine, and an image", syntax),

@@ -54,7 +54,7 @@ class Folder:
                 **ours,
                 "GLIMPSE_TARGET": self.target,
                 "PATH": f"{self.path / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}",
-                "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'proto'}",
+                "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}",
                 "COLUMNS": "80",
             },
             capture_output=True,

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from models.prestem.recipe import Recipe
-from server.settings import Settings
+from glimpse.models.prestem.recipe import Recipe
+from glimpse.server.settings import Settings
 from tests.conftest import RunningServer
 from tests.docs.blocks import PAGES, Block, Command, blocks, commands
 from tests.docs.listed import LISTED, Listed, listed, syntax

@@ -9,8 +9,8 @@ import pytest
 from docs.generate.__main__ import PAGES as GENERATED
 from docs.generate.commands import targets
 from docs.generate.repository import INCLUDED
-from server.metrics import Metrics
-from server.settings import Settings
+from glimpse.server.metrics import Metrics
+from glimpse.server.settings import Settings
 from tests.docs.blocks import PAGES, ROOT
 
 VARIABLE = re.compile(r"\bGLIMPSE_([A-Z_]+[A-Z])\b")

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from client.exits import Exit
 from docs.generate import architectures, commands, contract, exits, markdown, metrics, recipe, repository, settings
+from glimpse.client.exits import Exit
+from glimpse.models import published
+from glimpse.models.catalogue import rows
+from glimpse.models.prestem.recipe import Recipe
+from glimpse.server import startup
+from glimpse.server.errors import Code, Reason
+from glimpse.server.metrics import Metrics
+from glimpse.server.settings import Settings
 from glimpse.v1 import classifier_pb2
-from models import published
-from models.catalogue import rows
-from models.prestem.recipe import Recipe
-from server import startup
-from server.errors import Code, Reason
-from server.metrics import Metrics
-from server.settings import Settings
 from tests.docs.blocks import ROOT
 
 
@@ -120,7 +120,7 @@ def test_the_page_of_commands_has_every_option_and_target() -> None:
     page = commands.page()
     for wanted in ("`--top-k K`", "### `glimpse describe`", "--architecture NAME", "`make serve`", "`make docs`"):
         assert wanted in page
-    assert "## `python -m models describe`" in page
+    assert "## `python -m glimpse.models describe`" in page
     assert "Exit codes:" not in page  # they have a page
     assert "\b" not in page
 

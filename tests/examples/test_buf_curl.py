@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from client import Client
+from glimpse.client import Client
 from tests.conftest import RunningServer
 
 _BUF = Path(sys.executable).with_name("buf")

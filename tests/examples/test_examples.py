@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from client import Client
+from glimpse.client import Client
 from tests.conftest import RunningServer
 from tests.examples.conftest import ALICE, Example, Guarded
 

@@ -13,9 +13,9 @@ from typing import Any, Protocol
 import grpc
 import numpy as np
 
-from client import Client, GlimpseError
-from client.results import ImageResult
-from client.status import from_rpc_error
+from glimpse.client import Client, GlimpseError
+from glimpse.client.results import ImageResult
+from glimpse.client.status import from_rpc_error
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1 import classifier_pb2_grpc
 from tests.load.ledger import Failure, Ledger, Slow

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Literal, Self
 
-from client import Client
+from glimpse.client import Client
 from tests.bench import loads
 from tests.bench.service import ServiceError
 from tests.load import pictures

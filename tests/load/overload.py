@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-from client import Client
+from glimpse.client import Client
 from tests.bench import machine
 from tests.bench.worker import Worker
 from tests.load import samples, verdict

@@ -10,7 +10,7 @@ from functools import cache
 import numpy as np
 from PIL import Image
 
-from client import Client
+from glimpse.client import Client
 from glimpse.v1 import classifier_pb2 as pb
 from tests.bench import photos
 

@@ -17,8 +17,8 @@ from typing import Any
 import grpc
 from PIL import Image
 
-from client import Client, GlimpseError
-from client.status import from_rpc_error
+from glimpse.client import Client, GlimpseError
+from glimpse.client.status import from_rpc_error
 from glimpse.v1 import classifier_pb2 as pb
 from tests.bench import driving, loads
 from tests.bench.caller import Caller, _unary

@@ -17,8 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from client import Client
-from client.results import Limits
+from glimpse.client import Client
+from glimpse.client.results import Limits
 from tests.load import kinds, pictures, samples
 from tests.load.report import Report, Ticker, counts
 from tests.load.samples import Sample

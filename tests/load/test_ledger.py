@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-from client import Code
+from glimpse.client import Code
 from tests.load import chaos
 from tests.load.ledger import Ending, Failure, Ledger, Slow, moment
 from tests.load.replica import free_ports

@@ -9,8 +9,8 @@ from typing import Any, Self
 import grpc
 from grpc_health.v1 import health_pb2_grpc
 
-from client.results import Limits
-from client.status import from_rpc_error
+from glimpse.client.results import Limits
+from glimpse.client.status import from_rpc_error
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1 import classifier_pb2_grpc
 from tests.load.pictures import Picture, Pictures

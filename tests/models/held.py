@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from models.weights import WeightsError, read
+from glimpse.models.weights import WeightsError, read
 
 _MEMORY = 3 << 30
 _SECONDS = 300
@@ -39,8 +39,8 @@ def main() -> None:
 
 def _chosen(how: str) -> tuple[Mapping[str, Callable[[Path], Path]], Callable[[Path], int]]:
     if how == "own":
-        from models import own
-        from models.prestem.recipe import Recipe
+        from glimpse.models import own
+        from glimpse.models.prestem.recipe import Recipe
         from tests.models.own_attacks import MODELS
         from tests.models.own_makers import CLASSES, SIZE
 

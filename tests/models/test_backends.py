@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import pytest
 
-import models
+from glimpse import models
 
 # Each family once, with every kind of layer: grouped, depthwise, separable, dense behind maps, parallel, recalibrated.
 NETWORKS: list[tuple[str, dict[str, Any]]] = [

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.blocks.convolution import conv_bn
-from models.blocks.head import pooled_classifier
-from models.blocks.residual import basic_block, shortcut
-from models.blocks.squeeze_excitation import squeeze_excitation
+from glimpse.models.blocks.convolution import conv_bn
+from glimpse.models.blocks.head import pooled_classifier
+from glimpse.models.blocks.residual import basic_block, shortcut
+from glimpse.models.blocks.squeeze_excitation import squeeze_excitation
 
 Floats = NDArray[np.float32]
 

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models import weights
-from models.builder import assemble
-from models.catalogue import find
-from models.families.resnet import ResNet
-from models.own.reading import read
-from models.weights.errors import WeightsError
+from glimpse.models import weights
+from glimpse.models.builder import assemble
+from glimpse.models.catalogue import find
+from glimpse.models.families.resnet import ResNet
+from glimpse.models.own.reading import read
+from glimpse.models.weights.errors import WeightsError
 
 WIDTHS = (4, 8, 12, 16)
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from models import bundle
-from models.bundle import BundleError, ClassLabel
-from models.prestem.recipe import Recipe
+from glimpse.models import bundle
+from glimpse.models.bundle import BundleError, ClassLabel
+from glimpse.models.prestem.recipe import Recipe
 
 RECIPE = Recipe(height=8, width=8, mean=(1.5, 2, 3), std=(4, 5, 6))
 

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from models.published import FetchError, cache_folder, fetch
-from models.published import cache as cache_module
+from glimpse.models.published import FetchError, cache_folder, fetch
+from glimpse.models.published import cache as cache_module
 from tests.models.web import (
     BODY,
     HALF,
@@ -112,7 +112,7 @@ def test_a_hash_that_cannot_be_recorded_is_told_and_the_file_serves_all_the_same
 PROGRAM = """
 import logging, sys
 from pathlib import Path
-from models.published import fetch
+from glimpse.models.published import fetch
 from tests.models.web import checkpoint
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 print(fetch(checkpoint(sys.argv[1]), Path(sys.argv[2])))

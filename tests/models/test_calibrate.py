@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.train.calibrate import (
+from glimpse.models.train.calibrate import (
     fit_temperature,
     log_softmax,
     negative_log_likelihood,
     reliability,
 )
-from models.train.measure import measure, wilson
+from glimpse.models.train.measure import measure, wilson
 
 
 def sampled(temperature: float, count: int = 20_000) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

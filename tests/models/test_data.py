@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from models.decoding.formats import SUFFIXES
-from models.prestem.recipe import Recipe
-from models.train.augment import augment
-from models.train.data import Batches, Labelled, hold_out, read, statistics
+from glimpse.models.decoding.formats import SUFFIXES
+from glimpse.models.prestem.recipe import Recipe
+from glimpse.models.train.augment import augment
+from glimpse.models.train.data import Batches, Labelled, hold_out, read, statistics
 from tests.server.files import encoded
 
 from .conftest import zipped

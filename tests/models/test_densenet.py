@@ -10,10 +10,10 @@ import keras
 import numpy as np
 import pytest
 
-from models.blocks.dense_block import dense_layer, transition
-from models.builder import assemble
-from models.catalogue import find
-from models.families.densenet import DenseNet
+from glimpse.models.blocks.dense_block import dense_layer, transition
+from glimpse.models.builder import assemble
+from glimpse.models.catalogue import find
+from glimpse.models.families.densenet import DenseNet
 
 FACTS = Path(__file__).parents[3] / "shared/facts/architectures.json"
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from models import bundle
-from models.bundle import Bundle
-from models.evaluate import evaluate
+from glimpse.models import bundle
+from glimpse.models.bundle import Bundle
+from glimpse.models.evaluate import evaluate
 
 TEST_IMAGES = Path(__file__).parents[3] / "shared" / "data" / "cifar10" / "test.zip"
 

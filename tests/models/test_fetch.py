@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from models.published import Checksum, FetchError, Policy, fetch
+from glimpse.models.published import Checksum, FetchError, Policy, fetch
 from tests.models.web import (
     BODY,
     HALF,

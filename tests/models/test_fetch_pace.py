@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from models.published import Checksum, FetchError, Policy, fetch
-from models.published.pace import Pace, TryAgainError
+from glimpse.models.published import Checksum, FetchError, Policy, fetch
+from glimpse.models.published.pace import Pace, TryAgainError
 from tests.models.web import BODY, Behaviour, Handler, Server, checkpoint, serving, whole
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from models.published import FetchError, Policy, fetch
-from models.published import download as downloads
+from glimpse.models.published import FetchError, Policy, fetch
+from glimpse.models.published import download as downloads
 from tests.models.web import (
     BODY,
     HALF,

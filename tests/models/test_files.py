@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from client import images
-from models.decoding.formats import SUFFIXES
-from models.prestem.recipe import Recipe
-from models.train import files
-from models.train.data import read
+from glimpse.client import images
+from glimpse.models.decoding.formats import SUFFIXES
+from glimpse.models.prestem.recipe import Recipe
+from glimpse.models.train import files
+from glimpse.models.train.data import read
 
 RECIPE = Recipe(height=8, width=8)
 LEFT_OUT = [

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from models.train.fused import fuse
+from glimpse.models.train.fused import fuse
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the kernel is TensorFlow's")
 

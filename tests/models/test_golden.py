@@ -13,9 +13,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from models import bundle, golden
-from models.bundle import BundleError, ClassLabel
-from models.prestem.recipe import Recipe
+from glimpse.models import bundle, golden
+from glimpse.models.bundle import BundleError, ClassLabel
+from glimpse.models.prestem.recipe import Recipe
 
 
 def picture(name: str, red: int) -> golden.Picture:

@@ -18,9 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from models import bounded_files, bundle, golden, sources
-from models.bundle import BundleError, ClassLabel
-from models.prestem.recipe import Recipe
+from glimpse.models import bounded_files, bundle, golden, sources
+from glimpse.models.bundle import BundleError, ClassLabel
+from glimpse.models.prestem.recipe import Recipe
 
 SECRET = "nobody-s-business"  # noqa: S105 - of a test
 

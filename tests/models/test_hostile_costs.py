@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.weights import WeightsError, isolated, limits, read
+from glimpse.models.weights import WeightsError, isolated, limits, read
 from tests.models import attacks
 from tests.models.weight_makers import equal, storage, tensor, torch_zip
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.weights import WeightsError
+from glimpse.models.weights import WeightsError
 from tests.models.weight_makers import (
     Call,
     Global,

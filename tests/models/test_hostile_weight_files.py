@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
-from models.weights import WeightsError, hdf5_file, limits, read, torch_file
+from glimpse.models.weights import WeightsError, hdf5_file, limits, read, torch_file
 from tests.models.weight_makers import (
     NUMBERS,
     Repeated,

@@ -9,13 +9,13 @@ import keras
 import numpy as np
 import pytest
 
-import models
-from models import branches
-from models.blocks.inception import chain, inception
-from models.blocks.pooling import average_pool
-from models.builder import Assembly, assemble, trainable_parameters
-from models.catalogue import find
-from models.spec import Convention
+from glimpse import models
+from glimpse.models import branches
+from glimpse.models.blocks.inception import chain, inception
+from glimpse.models.blocks.pooling import average_pool
+from glimpse.models.builder import Assembly, assemble, trainable_parameters
+from glimpse.models.catalogue import find
+from glimpse.models.spec import Convention
 
 # As the handbook's listings: biases, no normalisation.
 HANDBOOK = Convention(batch_norm=False)

@@ -1,4 +1,4 @@
-"""`python -m models`: the table of a network's stages, its drawing, and the list of all."""
+"""`python -m glimpse.models`: the table of a network's stages, its drawing, and the list of all."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from models.__main__ import main
-from models.builder import assemble
-from models.catalogue import architectures, find
-from models.drawing import draw
-from models.spec import StageSummary
+from glimpse.models.__main__ import main
+from glimpse.models.builder import assemble
+from glimpse.models.catalogue import architectures, find
+from glimpse.models.drawing import draw
+from glimpse.models.spec import StageSummary
 
 _SVG = "{http://www.w3.org/2000/svg}"
 

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-import models
-from models import weights
-from models.weights import WeightsError, read
-from models.weights.archive import Archive
+from glimpse import models
+from glimpse.models import weights
+from glimpse.models.weights import WeightsError, read
+from glimpse.models.weights.archive import Archive
 from tests.models.weight_makers import equal
 
 

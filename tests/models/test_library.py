@@ -14,10 +14,10 @@ import keras
 import numpy as np
 import pytest
 
-import models
-from models.builder import assemble, trainable_parameters
-from models.catalogue import UnknownArchitectureError, find, rows
-from models.families.resnet import ResNet
+from glimpse import models
+from glimpse.models.builder import assemble, trainable_parameters
+from glimpse.models.catalogue import UnknownArchitectureError, find, rows
+from glimpse.models.families.resnet import ResNet
 
 FACTS = Path(__file__).parents[3] / "shared/facts/architectures.json"
 EVERY = [(row.name, row.variant) for row in rows()]

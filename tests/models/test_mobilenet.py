@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from skimage import data
 
-import models
-from models import weights
-from models.builder import assemble
-from models.catalogue import find
-from models.weights import WeightsMismatchError
+from glimpse import models
+from glimpse.models import weights
+from glimpse.models.builder import assemble
+from glimpse.models.catalogue import find
+from glimpse.models.weights import WeightsMismatchError
 
 REAL = Path(__file__).parents[3] / "shared/weights/mobilenet_v1_0.25_224_imagenet.tflite"
 real = pytest.mark.skipif(not REAL.is_file(), reason=f"the real weights are in {REAL}, which is not there")

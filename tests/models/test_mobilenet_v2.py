@@ -5,9 +5,9 @@ from __future__ import annotations
 import keras
 import pytest
 
-import models
-from models.builder import assemble
-from models.catalogue import find
+from glimpse import models
+from glimpse.models.builder import assemble
+from glimpse.models.catalogue import find
 
 
 @pytest.mark.parametrize(

@@ -16,12 +16,12 @@ import pytest
 from keras import layers, ops
 from numpy.typing import NDArray
 
-from models.builder import Assembly
-from models.own import scores
-from models.prestem.recipe import Recipe
-from models.serving import load_bundle, serving_model
-from models.sources import Source, resolve
-from models.weights import WeightsError
+from glimpse.models.builder import Assembly
+from glimpse.models.own import scores
+from glimpse.models.prestem.recipe import Recipe
+from glimpse.models.serving import load_bundle, serving_model
+from glimpse.models.sources import Source, resolve
+from glimpse.models.weights import WeightsError
 from tests.models import own_makers
 from tests.models.own_makers import CLASSES, IMAGE_LAYERS, PIXELS, PROBABILITIES, SIZE, model, predicted, saved, trunk
 

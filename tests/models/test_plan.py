@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from models.prestem.recipe import Recipe
-from models.train.plan import Plan, PlanError, Run, claim
+from glimpse.models.prestem.recipe import Recipe
+from glimpse.models.train.plan import Plan, PlanError, Run, claim
 
 RUN = Run(
     plan=Plan(architecture="resnet20", epochs=3),

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models import sources
-from models.bundle import BundleError
-from models.prestem import graph
-from models.prestem.recipe import Channels, Filter, Geometry, Recipe, Smaller
+from glimpse.models import sources
+from glimpse.models.bundle import BundleError
+from glimpse.models.prestem import graph
+from glimpse.models.prestem.recipe import Channels, Filter, Geometry, Recipe, Smaller
 
 # --- recipe
 

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.prestem import host
+from glimpse.models.prestem import host
 
 
 def noise(width: int, height: int) -> Image.Image:

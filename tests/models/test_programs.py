@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from client import standard as clients
-from models import standard
+from glimpse.client import standard as clients
+from glimpse.models import standard
 
 ROOT = Path(__file__).parents[2]
 BASH = shutil.which("bash") or "bash"
@@ -53,7 +53,7 @@ def test_a_reader_who_leaves_ends_it_quietly(program: str) -> None:
 
 
 def test_messages_that_cannot_be_written_are_left_out() -> None:
-    ended = shell("python -m models describe nonsense 2>&-")
+    ended = shell("python -m glimpse.models describe nonsense 2>&-")
     assert (ended.returncode, ended.stdout, ended.stderr) == (1, "", "")
 
 

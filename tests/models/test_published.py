@@ -21,11 +21,11 @@ from hypothesis import strategies as st
 from keras.applications import imagenet_utils
 from PIL import Image
 
-from models import published
-from models.catalogue import architectures
-from models.catalogue import find as find_architecture
-from models.prestem import graph, host
-from models.published import Checkpoint, Checksum, UnknownCheckpointError
+from glimpse.models import published
+from glimpse.models.catalogue import architectures
+from glimpse.models.catalogue import find as find_architecture
+from glimpse.models.prestem import graph, host
+from glimpse.models.published import Checkpoint, Checksum, UnknownCheckpointError
 from tests.models.parity.reference import torch_publisher
 
 SHARED = Path(__file__).parents[3] / "shared"

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-import models
-from models.blocks.residual import Projection, basic_block, bottleneck_block
-from models.blocks.squeeze_excitation import squeeze_excitation
-from models.builder import assemble
-from models.catalogue import find
-from models.families import resnet, resnext, senet
-from models.families.residual_layouts import LAYOUTS, Publisher
-from models.families.resnet import ResNet
-from models.spec import Convention
+from glimpse import models
+from glimpse.models.blocks.residual import Projection, basic_block, bottleneck_block
+from glimpse.models.blocks.squeeze_excitation import squeeze_excitation
+from glimpse.models.builder import assemble
+from glimpse.models.catalogue import find
+from glimpse.models.families import resnet, resnext, senet
+from glimpse.models.families.residual_layouts import LAYOUTS, Publisher
+from glimpse.models.families.resnet import ResNet
+from glimpse.models.spec import Convention
 
 ROWS = (*resnet.ROWS, *resnext.ROWS, *senet.ROWS)
 Floats = NDArray[np.float32]

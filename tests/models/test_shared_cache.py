@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from models.published import FetchError, Policy, fetch
-from models.published.writing import write_whole
+from glimpse.models.published import FetchError, Policy, fetch
+from glimpse.models.published.writing import write_whole
 from tests.models.web import BODY, QUICK, Server, checkpoint, serving, truncated
 
 PRECIOUS = b"nothing of this may change\n"

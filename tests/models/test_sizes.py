@@ -7,8 +7,8 @@ import json
 
 import pytest
 
-from models.catalogue import Architecture, find, rows
-from models.weights import guess
+from glimpse.models.catalogue import Architecture, find, rows
+from glimpse.models.weights import guess
 
 
 def _table() -> dict[tuple[str, str, str], list[str]]:
@@ -27,7 +27,7 @@ def _check(row: Architecture) -> None:
         if expected is None:  # an option that changes no kernel
             assert counted == [own.count, own.total, own.squares, own.inputs, own.inputs_squares]
         else:
-            assert list(map(str, counted)) == expected, "python -m models.weights.guess makes the table anew"
+            assert list(map(str, counted)) == expected, "python -m glimpse.models.weights.guess makes the table anew"
 
 
 def test_every_network_of_the_library_is_in_the_table() -> None:

@@ -13,13 +13,13 @@ import keras
 import numpy as np
 import pytest
 
-import models
-from models import bundle, published, serving, weights
-from models.bundle import BundleError, ClassLabel
-from models.catalogue import UnknownArchitectureError
-from models.prestem.recipe import Recipe
-from models.sources import Source, resolve
-from models.weights import WeightsError, WeightsMismatchError
+from glimpse import models
+from glimpse.models import bundle, published, serving, weights
+from glimpse.models.bundle import BundleError, ClassLabel
+from glimpse.models.catalogue import UnknownArchitectureError
+from glimpse.models.prestem.recipe import Recipe
+from glimpse.models.sources import Source, resolve
+from glimpse.models.weights import WeightsError, WeightsMismatchError
 from tests.models import web
 
 RECIPE = 'height = 8\nwidth = 8\nmean = [120, 121, 122]\nstd = [60, 61, 62]\nchannels = "BGR"\n'

@@ -6,11 +6,13 @@ from collections.abc import Callable
 
 import pytest
 
-import client.texts
-import models.texts
+import glimpse.client.texts
+import glimpse.models.texts
 
 # Each half of the project has its own: the client installs without the other.
-READERS = pytest.mark.parametrize("decode", [models.texts.decode, client.texts.decode], ids=["server", "client"])
+READERS = pytest.mark.parametrize(
+    "decode", [glimpse.models.texts.decode, glimpse.client.texts.decode], ids=["server", "client"]
+)
 
 
 @READERS

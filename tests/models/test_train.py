@@ -1,4 +1,4 @@
-"""`python -m models.train` and `python -m models.evaluate`, end to end on images that take seconds."""
+"""`python -m glimpse.models.train` and `python -m glimpse.models.evaluate`, end to end on images that take seconds."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
-from models import bundle, evaluate, golden
-from models.train import __main__ as command
-from models.train import fit
-from models.train.data import hold_out, read, statistics
-from models.train.plan import Plan, alone
+from glimpse.models import bundle, evaluate, golden
+from glimpse.models.train import __main__ as command
+from glimpse.models.train import fit
+from glimpse.models.train.data import hold_out, read, statistics
+from glimpse.models.train.plan import Plan, alone
 
 from .conftest import write_images
 
@@ -98,7 +98,7 @@ def test_the_card_says_what_was_done_and_found(run: Path) -> None:
         f"temperature {made.temperature:g}",
         made.weights_digest,
         "| parameters | 273,587 |",
-        "python -m models.evaluate --bundle",
+        "python -m glimpse.models.evaluate --bundle",
     ):
         assert part in card
     assert "Provisional" not in card
@@ -286,7 +286,7 @@ def test_a_finished_run_may_be_lengthened_by_a_restart(run: Path, patches: Path,
 
 _KILLED = """
 import os, signal, sys
-from models.train import __main__, fit
+from glimpse.models.train import __main__, fit
 save = fit._save
 def killed(model, checkpoint):
     if len(fit.history(checkpoint.parent)) == 2:
@@ -333,7 +333,7 @@ def commands_of(card: Path) -> list[list[str]]:
 
 def run_words(words: list[str]) -> int:
     """Run `python -m ...`, without the python."""
-    programs = {"models.train": command.main, "models.evaluate": evaluate.main}
+    programs = {"glimpse.models.train": command.main, "glimpse.models.evaluate": evaluate.main}
     assert words[0] == "-m"
     return programs[words[1]](words[2:])
 
@@ -497,7 +497,7 @@ def test_ctrl_c_ends_a_run_with_130_and_no_traceback(patches: Path, tmp_path: Pa
     arguments = options(patches, tmp_path / "run", "--epochs", "1000")
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background shells have it ignored
     running = subprocess.Popen(
-        [sys.executable, "-m", "models.train", *arguments],
+        [sys.executable, "-m", "glimpse.models.train", *arguments],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -520,7 +520,7 @@ def test_ctrl_c_ends_a_run_with_130_and_no_traceback(patches: Path, tmp_path: Pa
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a disk that is always full")
 def test_a_run_whose_output_is_full_ends_with_a_line(patches: Path, tmp_path: Path) -> None:
     with Path("/dev/full").open("wb") as full:
-        command_line = [sys.executable, "-m", "models.train", *options(patches, tmp_path / "run")]
+        command_line = [sys.executable, "-m", "glimpse.models.train", *options(patches, tmp_path / "run")]
         ended = subprocess.run(command_line, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert ended.returncode == 10
     assert "Traceback" not in ended.stderr

@@ -10,11 +10,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from models import bundle as bundles
-from models import golden, variations
-from models.golden import Picture
-from models.prestem import host
-from models.prestem.recipe import Recipe
+from glimpse.models import bundle as bundles
+from glimpse.models import golden, variations
+from glimpse.models.golden import Picture
+from glimpse.models.prestem import host
+from glimpse.models.prestem.recipe import Recipe
 
 RECIPE = Recipe(height=48, width=64)
 

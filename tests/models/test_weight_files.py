@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from models.weights import WeightsError, read
+from glimpse.models.weights import WeightsError, read
 from tests.models.weight_makers import (
     NUMBERS,
     Call,

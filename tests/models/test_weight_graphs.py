@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models import bundle, weights
-from models.builder import assemble
-from models.bundle import BundleError
-from models.catalogue import find
-from models.sources import Source, resolve
-from models.spec import Architecture
-from models.weights import WeightsError, WeightsMismatchError, read
+from glimpse.models import bundle, weights
+from glimpse.models.builder import assemble
+from glimpse.models.bundle import BundleError
+from glimpse.models.catalogue import find
+from glimpse.models.sources import Source, resolve
+from glimpse.models.spec import Architecture
+from glimpse.models.weights import WeightsError, WeightsMismatchError, read
 from tests.models.weight_makers import (
     Table,
     disturbed,

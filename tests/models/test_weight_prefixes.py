@@ -13,11 +13,11 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from models import weights
-from models.builder import Assembly, assemble
-from models.catalogue import find
-from models.weights import WeightsMismatchError
-from models.weights.files import contents
+from glimpse.models import weights
+from glimpse.models.builder import Assembly, assemble
+from glimpse.models.catalogue import find
+from glimpse.models.weights import WeightsMismatchError
+from glimpse.models.weights.files import contents
 from tests.models.weight_makers import Call, Global, torch_saved
 
 State = dict[str, NDArray[Any]]

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-import models
-from models import bundle, serving, weights
-from models.builder import Assembly, assemble
-from models.catalogue import find
-from models.prestem.recipe import Recipe
-from models.weights import WeightsError, WeightsMismatchError
+from glimpse import models
+from glimpse.models import bundle, serving, weights
+from glimpse.models.builder import Assembly, assemble
+from glimpse.models.catalogue import find
+from glimpse.models.prestem.recipe import Recipe
+from glimpse.models.weights import WeightsError, WeightsMismatchError
 
 RECIPE = Recipe(height=8, width=8, mean=(120, 121, 122), std=(60, 61, 62))
 PIXELS = np.random.default_rng(1).integers(0, 256, (3, 8, 8, 3), np.uint8)

@@ -10,12 +10,12 @@ import keras
 import numpy as np
 import pytest
 
-from models import weights
-from models.blocks.pooling import max_pool
-from models.builder import assemble
-from models.catalogue import find
-from models.families.xception import Xception
-from models.layouts import KERAS, Layout, renaming
+from glimpse.models import weights
+from glimpse.models.blocks.pooling import max_pool
+from glimpse.models.builder import assemble
+from glimpse.models.catalogue import find
+from glimpse.models.families.xception import Xception
+from glimpse.models.layouts import KERAS, Layout, renaming
 
 
 def test_with_the_papers_exit_flow_the_handbooks_network_would_be_smaller_than_it_prints() -> None:

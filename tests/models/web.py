@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from models.prestem.recipe import Recipe
-from models.published import Checkpoint, Checksum, Policy
+from glimpse.models.prestem.recipe import Recipe
+from glimpse.models.published import Checkpoint, Checksum, Policy
 
 BODY = bytes(range(256)) * 40  # 10,240 bytes
 HALF = len(BODY) // 2

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.weights import WeightsError, files, formats
+from glimpse.models.weights import WeightsError, files, formats
 
 # --- pickles, in the operations of protocol 2
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import google.protobuf
 
-import client
+from glimpse import client
 from glimpse.v1 import classifier_pb2 as pb
 
 request = pb.ClassifyRequest(

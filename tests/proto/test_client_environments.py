@@ -12,6 +12,7 @@ import json
 import shutil
 import subprocess
 import sys
+import sysconfig
 import venv
 import zipfile
 from pathlib import Path
@@ -52,12 +53,22 @@ def environment(lock: Path) -> Path:
     return python
 
 
-@pytest.fixture(scope="session")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder)
+def built(project: Path, folder: Path) -> Path:
+    """The wheel of a project."""
+    run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder, cwd=project)
     (path,) = folder.glob("*.whl")
     return path
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The client's."""
+    return built(ROOT / "src", tmp_path_factory.mktemp("client"))
+
+
+@pytest.fixture(scope="session")
+def server_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return built(ROOT, tmp_path_factory.mktemp("server"))
 
 
 @pytest.fixture(scope="session", params=[("client-oldest", "6.31.1"), ("client-newest", "7.")], ids=lambda p: p[0])
@@ -106,14 +117,55 @@ def test_the_console_script_is_there(client_only: tuple[Path, str], tmp_path: Pa
     assert "classify" in run(python.with_name("glimpse"), "--help", cwd=tmp_path)
 
 
-def test_the_wheel_holds_the_stubs_their_types_and_the_shipped_models(wheel: Path) -> None:
+def names(wheel: Path) -> set[str]:
+    """The files in a wheel, without its metadata."""
     with zipfile.ZipFile(wheel) as archive:
-        packed = set(archive.namelist())
+        return {name for name in archive.namelist() if ".dist-info/" not in name}
 
-    stubs = {f"glimpse/v1/classifier_pb2{end}" for end in (".py", ".pyi", "_grpc.py", "_grpc.pyi")}
-    bundles = {path.relative_to(ROOT).as_posix() for path in (ROOT / "models" / "bundles").rglob("*") if path.is_file()}
-    assert packed >= stubs | bundles | {"glimpse/py.typed", "glimpse/v1/classifier.proto"}
-    assert not {name.split("/")[0] for name in packed} & {"tests", "proto", "deploy"}
+
+def sources(folder: str) -> set[str]:
+    """The files of a folder that belong into a wheel."""
+    listed = run("git", "ls-files", folder).split()
+    return {f"glimpse/{name}" for name in listed}
+
+
+def test_the_clients_wheel_holds_the_client_and_the_stubs_and_no_more(wheel: Path) -> None:
+    stubs = {f"glimpse/v1/{name.rpartition('/')[2]}" for name in run("git", "ls-files", "proto/glimpse/v1").split()}
+    assert names(wheel) == sources("client") | stubs | {"glimpse/__init__.py", "glimpse/py.typed"}
+    assert wheel.stat().st_size < 250_000
+
+
+def test_the_servers_wheel_holds_the_server_and_the_models_and_no_more(server_wheel: Path, wheel: Path) -> None:
+    packed = names(server_wheel)
+    assert packed == sources("server") | sources("models")
+    assert packed.isdisjoint(names(wheel)), "A file of both would be lost when one of them is uninstalled."
+
+
+def test_in_an_environment_with_both_wheels_the_server_starts(wheel: Path, server_wheel: Path, tmp_path: Path) -> None:
+    python = venv_with_packages_of_this_one(tmp_path)
+    run(python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", wheel, server_wheel)
+    script = (
+        "import glimpse.server, glimpse.models; print(glimpse.server.__file__, len(glimpse.models.architectures()))"
+    )
+    file, architectures = run(python, "-I", "-c", script, cwd=tmp_path).split()
+    assert Path(file).is_relative_to(tmp_path)
+    assert int(architectures) > 10
+    assert "--model" in run(python.with_name("glimpse-server"), "--help", cwd=tmp_path)
+
+
+def venv_with_packages_of_this_one(folder: Path) -> Path:
+    """The Python of an environment that has the packages of this one, too, but not the checkout."""
+    venv.create(folder / "venv", with_pip=True)
+    python = folder / "venv" / "bin" / "python"
+    site = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
+    ours = Path(sysconfig.get_path("purelib"))
+    # Not by a .pth of the folder itself: that would read the .pth files in it, which lead to the checkout.
+    for entry in ours.iterdir():
+        if not entry.name.startswith(
+            ("glimpse", "_glimpse", "_distutils", "distutils", "pip", "setuptools", "__pycache__")
+        ):
+            (site / entry.name).symlink_to(entry)
+    return python
 
 
 @pytest.mark.parametrize("lock", ["client", "server"])

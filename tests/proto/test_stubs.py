@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from glimpse.server.errors import Code, Reason
 from glimpse.v1 import classifier_pb2 as pb
-from server.errors import Code, Reason
 
 PROTO = Path(__file__).parents[2] / "proto"
 CONTRACT = PROTO / "glimpse" / "v1" / "classifier.proto"

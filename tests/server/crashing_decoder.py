@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any, NoReturn
 
-from server.decoding import worker
+from glimpse.server.decoding import worker
 
 
 def crash(*_: Any, **__: Any) -> NoReturn:

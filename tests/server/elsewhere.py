@@ -75,6 +75,6 @@ def take_away(system: str) -> None:
 
 if __name__ == "__main__":
     take_away(os.environ["SYSTEM"])
-    from server import __main__ as program
+    from glimpse.server import __main__ as program
 
     sys.exit(program.main())

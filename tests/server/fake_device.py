@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from server.batching.batcher import Batcher
-from server.batching.lanes import Answer, Slot
-from server.domain import BatchReport
-from server.turns import NO_LANE, Lane
+from glimpse.server.batching.batcher import Batcher
+from glimpse.server.batching.lanes import Answer, Slot
+from glimpse.server.domain import BatchReport
+from glimpse.server.turns import NO_LANE, Lane
 
 SHAPE = (1, 1, 3)
 WAIT = 30.0  # seconds until a test is called hung; never the measure of a result

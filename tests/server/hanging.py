@@ -13,10 +13,10 @@ from typing import Any
 
 import structlog
 
-from server import __main__
-from server.decoding import where
-from server.decoding.prepare import Prepared, prepare
-from server.runtime import choice
+from glimpse.server import __main__
+from glimpse.server.decoding import where
+from glimpse.server.decoding.prepare import Prepared, prepare
+from glimpse.server.runtime import choice
 
 
 class Hanging:

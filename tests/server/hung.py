@@ -9,8 +9,8 @@ from pathlib import Path
 if __name__ == "__main__":
     if Path(sys.argv[1]).is_dir():  # the process that converts, into this folder
         time.sleep(1000)
-    from server import __main__ as program
-    from server.runtime import converting
+    from glimpse.server import __main__ as program
+    from glimpse.server.runtime import converting
 
     converting._MODULE = "tests.server.hung"
     sys.exit(program.main())

@@ -19,11 +19,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from models.decoding.limits import ImageLimits
-from models.prestem.recipe import Recipe
-from server import domain
-from server.decoding.isolated import Isolated
-from server.decoding.prepare import Prepared
+from glimpse.models.decoding.limits import ImageLimits
+from glimpse.models.prestem.recipe import Recipe
+from glimpse.server import domain
+from glimpse.server.decoding.isolated import Isolated
+from glimpse.server.decoding.prepare import Prepared
 
 RECIPE = Recipe(height=48, width=64, crop_share=0.875, smaller="resize")
 LIMITS = ImageLimits(max_bytes=2_000_000, max_pixels=16_000_000)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from server.admission import Admission
-from server.errors import OverloadedError
-from server.shares import Load
-from server.turns import Lane
+from glimpse.server.admission import Admission
+from glimpse.server.errors import OverloadedError
+from glimpse.server.shares import Load
+from glimpse.server.turns import Lane
 
 KB = 1000  # bytes of the images here, where nothing else is said
 

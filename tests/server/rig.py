@@ -17,18 +17,18 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models import sources
-from models.decoding.limits import ImageLimits
-from models.prestem.recipe import Recipe
-from models.spec import NetworkSummary
-from server import app, domain, settings
-from server.batching.batcher import Batcher
-from server.decoding import where
-from server.decoding.prepare import Prepared, prepare
-from server.metrics import Metrics
-from server.registry import LoadedModel
-from server.settings import Settings
-from server.turns import Lane
+from glimpse.models import sources
+from glimpse.models.decoding.limits import ImageLimits
+from glimpse.models.prestem.recipe import Recipe
+from glimpse.models.spec import NetworkSummary
+from glimpse.server import app, domain, settings
+from glimpse.server.batching.batcher import Batcher
+from glimpse.server.decoding import where
+from glimpse.server.decoding.prepare import Prepared, prepare
+from glimpse.server.metrics import Metrics
+from glimpse.server.registry import LoadedModel
+from glimpse.server.settings import Settings
+from glimpse.server.turns import Lane
 
 LONG = 60.0  # seconds; until something is called hung
 SIZE = 32  # rows and columns of the shipped model's input

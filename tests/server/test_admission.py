@@ -7,10 +7,10 @@ from concurrent.futures import Future
 
 import pytest
 
-from server.admission import Admission
-from server.errors import OverloadedError, Reason
-from server.shares import Load
-from server.turns import Lane
+from glimpse.server.admission import Admission
+from glimpse.server.errors import OverloadedError, Reason
+from glimpse.server.shares import Load
+from glimpse.server.turns import Lane
 from tests.server.permits import KB, Holder, most_of, run, settle
 
 

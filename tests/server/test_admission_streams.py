@@ -6,10 +6,10 @@ import asyncio
 
 import pytest
 
-from server.admission import Admission
-from server.errors import OverloadedError, Reason, UnavailableError
-from server.shares import Load
-from server.turns import Lane
+from glimpse.server.admission import Admission
+from glimpse.server.errors import OverloadedError, Reason, UnavailableError
+from glimpse.server.shares import Load
+from glimpse.server.turns import Lane
 from tests.server.permits import KB, Holder, run, settle
 
 

@@ -14,10 +14,10 @@ import pytest
 import structlog
 from numpy.typing import NDArray
 
-from server import cores
-from server.cleanup import Cleanup, StoppedError, within
-from server.runtime import agreement
-from server.runtime.agreement import Agreement, known, measure, size
+from glimpse.server import cores
+from glimpse.server.cleanup import Cleanup, StoppedError, within
+from glimpse.server.runtime import agreement
+from glimpse.server.runtime.agreement import Agreement, known, measure, size
 
 FACTS = agreement.facts(network="n", runtime="openvino", processor="p", precision="bfloat16", pictures="d", number=200)
 FOUND = Agreement("bfloat16", 199, 200, 12)

@@ -12,14 +12,14 @@ import pytest
 import structlog
 from prometheus_client import CollectorRegistry
 
-from server import exposition
-from server.app import Server
-from server.background import keep_running
-from server.decoding.pool import DecodePool
-from server.exposition import Exposition
-from server.registry import ModelRegistry
-from server.settings import Settings
-from server.turns import Lane
+from glimpse.server import exposition
+from glimpse.server.app import Server
+from glimpse.server.background import keep_running
+from glimpse.server.decoding.pool import DecodePool
+from glimpse.server.exposition import Exposition
+from glimpse.server.registry import ModelRegistry
+from glimpse.server.settings import Settings
+from glimpse.server.turns import Lane
 from tests.server.conftest import TIMEOUT
 
 

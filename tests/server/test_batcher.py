@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from server.batching.batcher import Batcher
-from server.batching.lanes import Slot
-from server.errors import DeadlineExceededError, InternalError, OverloadedError, Reason, UnavailableError
-from server.turns import NO_LANE, Lane
+from glimpse.server.batching.batcher import Batcher
+from glimpse.server.batching.lanes import Slot
+from glimpse.server.errors import DeadlineExceededError, InternalError, OverloadedError, Reason, UnavailableError
+from glimpse.server.turns import NO_LANE, Lane
 from tests.server.fake_device import SHAPE, WAIT, Bench, Observed, benches, value
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from server.batching.device import Device
-from server.errors import InternalError, Reason, UnavailableError
+from glimpse.server.batching.device import Device
+from glimpse.server.errors import InternalError, Reason, UnavailableError
 from tests.server.fake_device import WAIT, Bench, FakeClock, benches, value
 
 

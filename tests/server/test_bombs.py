@@ -19,10 +19,10 @@ from typing import Any, TypedDict
 import grpc
 import pytest
 
+from glimpse.models.decoding.cost import predict
+from glimpse.models.prestem import host
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1.classifier_pb2_grpc import ImageClassifierStub
-from models.decoding.cost import predict
-from models.prestem import host
 from tests.conftest import ROOT, RunningServer
 from tests.server.conftest import TIMEOUT, rich_status
 from tests.server.hostile import tell

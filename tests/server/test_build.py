@@ -1,44 +1,30 @@
-"""Which version runs: that of the installed package, or of the sources, as in a container image."""
+"""Which version runs, and of what."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import re
 import tomllib
-from pathlib import Path
 
 import pytest
 
-from server import build
+import glimpse
+from glimpse.server import build
 from tests.conftest import ROOT
-
-VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["version"]
 
 
 def test_the_version_that_is_installed_is_told() -> None:
-    assert build.VERSION == build.version("glimpse-serve") == VERSION
+    assert build.VERSION == glimpse.__version__ == build.version("glimpse-serve") == build.version("glimpse-client")
     assert build.version("no-such-package", "structlog") == build.version("structlog") != ""
     assert build.version("no-such-package") == ""
 
 
-@pytest.mark.parametrize(
-    ("project", "told"),
-    [
-        ((ROOT / "pyproject.toml").read_text("utf-8"), VERSION),
-        ("[project]\n", "unknown"),
-        ("no TOML", "unknown"),
-        (None, "unknown"),
-    ],
-    ids=["image", "no-version", "damaged", "none"],
-)
-def test_where_nothing_is_installed_the_sources_tell_their_version(
-    project: str | None, told: str, tmp_path: Path
-) -> None:
-    (tmp_path / "server").mkdir()
-    (tmp_path / "server" / "build.py").write_bytes((ROOT / "server" / "build.py").read_bytes())
-    if project is not None:
-        (tmp_path / "pyproject.toml").write_text(project, encoding="utf-8")
-    # -S: without the packages of this environment.
-    code = "from server import build; print(build.VERSION)"
-    ended = subprocess.run([sys.executable, "-S", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert ended.stdout == f"{told}\n"
+def test_the_server_needs_the_client_of_its_own_version() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert project["dependencies"] == [f"glimpse-client=={glimpse.__version__}"]
+
+
+@pytest.mark.parametrize("file", ["pyproject.toml", "src/pyproject.toml"])
+def test_the_version_stands_in_one_place(file: str) -> None:
+    project = tomllib.loads((ROOT / file).read_text("utf-8"))
+    assert "version" in project["project"]["dynamic"]
+    assert re.fullmatch(r"(src/)?glimpse/__init__\.py", project["tool"]["hatch"]["version"]["path"])

@@ -14,8 +14,8 @@ import grpc
 import grpc.aio
 import pytest
 
-from server import connections
-from server.connections import Endpoint
+from glimpse.server import connections
+from glimpse.server.connections import Endpoint
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the kernel tells this on Linux only")
 _BYTES = 3_000_000

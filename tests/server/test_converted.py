@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 import structlog
 
-from models import bundle as bundles
-from models.bundle import BundleError
-from server.runtime import UnsupportedNetworkError, converted
-from server.runtime.converted import provide
-from server.runtime.network import Network
-from server.runtime.openvino import OpenVINORuntime
+from glimpse.models import bundle as bundles
+from glimpse.models.bundle import BundleError
+from glimpse.server.runtime import UnsupportedNetworkError, converted
+from glimpse.server.runtime.converted import provide
+from glimpse.server.runtime.network import Network
+from glimpse.server.runtime.openvino import OpenVINORuntime
 from tests.conftest import ROOT, RunningServer
 
 BUNDLE = bundles.read(bundles.EMBEDDED_DEFAULT)
@@ -336,7 +336,7 @@ def test_how_the_conversion_ends_is_how_it_is_told_and_nothing_stays(
 CONVERSION = """
 import pathlib, sys, time
 sys.argv[1:] = [{folder!r}, "600"]
-from server.runtime import conversion
+from glimpse.server.runtime import conversion
 def answer(bundle, folder):
     (folder / bundle.name).touch()
     time.sleep(1000)
@@ -364,7 +364,7 @@ def test_the_process_that_converts_ends_when_the_server_does(tmp_path: Path) -> 
 
 def prepare(*flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "server", "prepare", *flags],
+        [sys.executable, "-m", "glimpse.server", "prepare", *flags],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
         capture_output=True,

@@ -20,13 +20,13 @@ import pytest
 import structlog
 from filelock import FileLock
 
-from models import bundle as bundles
-from models.spec import NetworkSummary
-from server import cleanup
-from server.child_output import ChildOutput
-from server.cleanup import Cleanup, StoppedError
-from server.runtime import UnsupportedNetworkError, allowed, converted, room
-from server.runtime.converted import provide
+from glimpse.models import bundle as bundles
+from glimpse.models.spec import NetworkSummary
+from glimpse.server import cleanup
+from glimpse.server.child_output import ChildOutput
+from glimpse.server.cleanup import Cleanup, StoppedError
+from glimpse.server.runtime import UnsupportedNetworkError, allowed, converted, room
+from glimpse.server.runtime.converted import provide
 from tests.conftest import ROOT, RunningServer
 
 BUNDLE = bundles.read(bundles.EMBEDDED_DEFAULT)
@@ -316,7 +316,7 @@ def test_the_kernel_holds_the_conversion_of_a_model_to_limits(own: bundles.Bundl
     program = f"""
 import pickle, resource, sys
 sys.path.insert(0, {str(ROOT)!r})
-from server.runtime import allowed
+from glimpse.server.runtime import allowed
 allowed.enforce(pickle.load(sys.stdin.buffer), 10)
 for what in ("DATA", "CORE", "NOFILE", "CPU"):
     print(resource.getrlimit(getattr(resource, f"RLIMIT_{{what}}"))[0])

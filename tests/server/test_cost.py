@@ -15,16 +15,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from models.decoding import formats, gif, png
-from models.decoding.cost import HEAVY_WORK, MULTIPLE, Cost, pixels, predict
-from models.decoding.decode import decode
-from models.decoding.header import Header
-from models.decoding.limits import ImageLimits
-from models.decoding.refusals import Kind, RefusedImageError
-from models.prestem import host
-from models.prestem.recipe import Recipe
-from server.decoding.prepare import cost
-from server.domain import EncodedImage, RawImage
+from glimpse.models.decoding import formats, gif, png
+from glimpse.models.decoding.cost import HEAVY_WORK, MULTIPLE, Cost, pixels, predict
+from glimpse.models.decoding.decode import decode
+from glimpse.models.decoding.header import Header
+from glimpse.models.decoding.limits import ImageLimits
+from glimpse.models.decoding.refusals import Kind, RefusedImageError
+from glimpse.models.prestem import host
+from glimpse.models.prestem.recipe import Recipe
+from glimpse.server.decoding.prepare import cost
+from glimpse.server.domain import EncodedImage, RawImage
 from tests.server.hostile import bombs, libraries, scan_bombs
 from tests.server.hostile.mutants import mutant
 from tests.server.hostile.seeds import chunk, picture, saved, seeds

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from models.decoding.limits import ImageLimits
-from server.decoding.decode import FORMATS, decode
-from server.domain import EncodedImage, RawImage
-from server.errors import InvalidImageError, Reason
+from glimpse.models.decoding.limits import ImageLimits
+from glimpse.server.decoding.decode import FORMATS, decode
+from glimpse.server.domain import EncodedImage, RawImage
+from glimpse.server.errors import InvalidImageError, Reason
 from tests.server import files
 from tests.server.files import PNG, chunk
 
@@ -172,7 +172,7 @@ def test_a_header_that_our_own_reader_fails_on_costs_that_file_alone(monkeypatch
     def fails(_: bytes) -> None:
         raise ZeroDivisionError("division by zero")
 
-    monkeypatch.setattr("models.decoding.formats.read", fails)
+    monkeypatch.setattr("glimpse.models.decoding.formats.read", fails)
     assert refusal(encoded("PNG")).reason is Reason.CORRUPT_IMAGE
 
 

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.decoding import bmp, formats, gif, png, webp
-from models.decoding.exif import orientation
-from models.decoding.limits import ImageLimits
-from server.decoding.decode import MAX_SIDE, decode
-from server.domain import EncodedImage, RawImage
-from server.errors import InvalidImageError, Reason
+from glimpse.models.decoding import bmp, formats, gif, png, webp
+from glimpse.models.decoding.exif import orientation
+from glimpse.models.decoding.limits import ImageLimits
+from glimpse.server.decoding.decode import MAX_SIDE, decode
+from glimpse.server.domain import EncodedImage, RawImage
+from glimpse.server.errors import InvalidImageError, Reason
 from tests.server import files
 from tests.server.files import chunk, encoded, exif_bomb, turned
 

@@ -11,9 +11,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, features
 
-from models.decoding.limits import ImageLimits
-from server.decoding.decode import decode
-from server.domain import EncodedImage
+from glimpse.models.decoding.limits import ImageLimits
+from glimpse.server.decoding.decode import decode
+from glimpse.server.domain import EncodedImage
 from tests.server.files import bmp, chunk, encoded, gif, png, turned
 
 LIMITS = ImageLimits(max_bytes=10**6, max_pixels=10**6)

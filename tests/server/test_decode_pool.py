@@ -10,8 +10,8 @@ from functools import partial
 
 import pytest
 
-from server.decoding.pool import DecodePool, Work
-from server.turns import Lane
+from glimpse.server.decoding.pool import DecodePool, Work
+from glimpse.server.turns import Lane
 
 LONG = 60.0  # seconds; until a thread is called hung
 

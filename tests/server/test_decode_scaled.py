@@ -9,13 +9,13 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.decoding.limits import ImageLimits
-from models.prestem import host
-from models.prestem.recipe import Recipe
-from server.decoding.decode import decode
-from server.decoding.prepare import prepare
-from server.domain import EncodedImage
-from server.errors import InvalidImageError, Reason
+from glimpse.models.decoding.limits import ImageLimits
+from glimpse.models.prestem import host
+from glimpse.models.prestem.recipe import Recipe
+from glimpse.server.decoding.decode import decode
+from glimpse.server.decoding.prepare import prepare
+from glimpse.server.domain import EncodedImage
+from glimpse.server.errors import InvalidImageError, Reason
 from tests.server.files import encoded, turned
 
 WHOLE = ImageLimits(max_bytes=10**7, max_pixels=10**6)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-import models
+from glimpse import models
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1.classifier_pb2_grpc import ImageClassifierStub
 from tests.server.conftest import TIMEOUT

@@ -15,18 +15,18 @@ import numpy as np
 import pytest
 import structlog
 
-from client import Client
-from models import bundle as bundles
-from models import sources, variations
-from models.golden import Picture
-from models.prestem.recipe import Recipe
-from server.runtime import choice
-from server.runtime.agreement import LEAST, REQUIRED
-from server.runtime.candidate import Built
-from server.runtime.network import Network
-from server.runtime.openvino import OpenVINORuntime
-from server.runtime.tensorflow import TensorFlowRuntime
-from server.settings.kinds import Precision, RuntimeName
+from glimpse.client import Client
+from glimpse.models import bundle as bundles
+from glimpse.models import sources, variations
+from glimpse.models.golden import Picture
+from glimpse.models.prestem.recipe import Recipe
+from glimpse.server.runtime import choice
+from glimpse.server.runtime.agreement import LEAST, REQUIRED
+from glimpse.server.runtime.candidate import Built
+from glimpse.server.runtime.network import Network
+from glimpse.server.runtime.openvino import OpenVINORuntime
+from glimpse.server.runtime.tensorflow import TensorFlowRuntime
+from glimpse.server.settings.kinds import Precision, RuntimeName
 from tests.conftest import RunningServer
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="both runtimes build on TensorFlow")

@@ -8,10 +8,10 @@ from pathlib import Path
 import grpc
 import pytest
 
+from glimpse.server import cores
+from glimpse.server.runtime import room
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1.classifier_pb2_grpc import ImageClassifierStub
-from server import cores
-from server.runtime import room
 from tests.conftest import RunningServer
 from tests.server.conftest import TIMEOUT
 

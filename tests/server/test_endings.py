@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import grpc
 import pytest
 
+from glimpse.server.decoding.pool import Times
+from glimpse.server.turns import Lane
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1.classifier_pb2_grpc import ImageClassifierStub
-from server.decoding.pool import Times
-from server.turns import Lane
 from tests.server.conftest import rich_status
 from tests.server.rig import LONG, SIZE, Rig
 

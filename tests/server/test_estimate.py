@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from server.batching.estimate import ComputeEstimate
+from glimpse.server.batching.estimate import ComputeEstimate
 
 
 def test_nothing_measured_expects_nothing() -> None:

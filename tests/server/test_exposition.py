@@ -12,8 +12,8 @@ from collections.abc import Iterator
 import pytest
 from prometheus_client import CollectorRegistry, Gauge
 
-from server import exposition
-from server.exposition import Exposition
+from glimpse.server import exposition
+from glimpse.server.exposition import Exposition
 
 LONG = 30.0  # seconds; until something is called hung
 

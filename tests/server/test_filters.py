@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 
 import pytest
 
-from server import filters
+from glimpse.server import filters
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the kernel's filters are Linux' own")
 _SOON = 0.3  # seconds, after which a connection on the loopback that has not come does not come

@@ -14,15 +14,15 @@ import grpc.aio
 import pytest
 from google.protobuf.message import DecodeError
 
+from glimpse.server.doors.keeper import Keeper
+from glimpse.server.errors import OverloadedError, Reason
+from glimpse.server.guard import Guard, Traffic
+from glimpse.server.interceptors import Observability
+from glimpse.server.metrics import Metrics
+from glimpse.server.settings import Settings
+from glimpse.server.turns import Lane
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1 import classifier_pb2_grpc
-from server.doors.keeper import Keeper
-from server.errors import OverloadedError, Reason
-from server.guard import Guard, Traffic
-from server.interceptors import Observability
-from server.metrics import Metrics
-from server.settings import Settings
-from server.turns import Lane
 from tests.conftest import RunningServer
 from tests.server.conftest import TIMEOUT, rich_status
 

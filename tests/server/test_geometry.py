@@ -8,9 +8,9 @@ import grpc
 import numpy as np
 import pytest
 
+from glimpse.models.prestem.recipe import Recipe
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1.classifier_pb2_grpc import ImageClassifierStub
-from models.prestem.recipe import Recipe
 from tests.conftest import RunningServer
 from tests.server.conftest import TIMEOUT, rich_status
 

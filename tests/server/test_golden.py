@@ -11,10 +11,10 @@ import pytest
 import structlog
 from numpy.typing import NDArray
 
-from models import bundle as bundles
-from server.runtime import golden
-from server.runtime.golden import TOLERANCES, Gate, gate
-from server.startup import GoldenError
+from glimpse.models import bundle as bundles
+from glimpse.server.runtime import golden
+from glimpse.server.runtime.golden import TOLERANCES, Gate, gate
+from glimpse.server.startup import GoldenError
 
 EMBEDDED = bundles.read(bundles.EMBEDDED_DEFAULT)
 

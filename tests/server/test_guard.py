@@ -6,8 +6,8 @@ import ipaddress
 
 import pytest
 
-from server.connections import Connection, Endpoint
-from server.guard import Guard, Penalty, Traffic
+from glimpse.server.connections import Connection, Endpoint
+from glimpse.server.guard import Guard, Penalty, Traffic
 
 FLOODER, NEIGHBOUR = "ipv4:192.0.2.1:4000", "ipv6:%5B2001:db8::1%5D:5000"
 PLACES = 256

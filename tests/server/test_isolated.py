@@ -18,12 +18,12 @@ import structlog
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.prestem.recipe import Recipe
-from server import domain
-from server.decoding.decode import FORMATS
-from server.decoding.isolated import Isolated
-from server.decoding.prepare import Prepared, prepare
-from server.errors import InvalidImageError, Reason, UnavailableError
+from glimpse.models.prestem.recipe import Recipe
+from glimpse.server import domain
+from glimpse.server.decoding.decode import FORMATS
+from glimpse.server.decoding.isolated import Isolated
+from glimpse.server.decoding.prepare import Prepared, prepare
+from glimpse.server.errors import InvalidImageError, Reason, UnavailableError
 from tests.conftest import ROOT
 from tests.server.isolation import (
     LIMITS,
@@ -150,7 +150,7 @@ def test_a_process_that_dies_costs_its_own_image_alone(make: Make, number: signa
 def test_what_a_process_said_before_it_died_is_in_the_log_and_not_told_to_callers(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.decoding.process._MODULE", "tests.server.crashing_decoder")
+    monkeypatch.setattr("glimpse.server.decoding.process._MODULE", "tests.server.crashing_decoder")
     pool = make()
     with structlog.testing.capture_logs() as lines, pytest.raises(InvalidImageError) as refused:
         pool(PNG, RECIPE)
@@ -228,10 +228,10 @@ def test_a_process_has_nothing_of_the_server_but_its_connection_and_no_framework
 KILLED = """
 import sys, threading
 sys.path[:0] = [{root!r}]
-from models.prestem.recipe import Recipe
-from server import domain
-from server.decoding.isolated import Isolated
-from models.decoding.limits import ImageLimits
+from glimpse.models.prestem.recipe import Recipe
+from glimpse.server import domain
+from glimpse.server.decoding.isolated import Isolated
+from glimpse.models.decoding.limits import ImageLimits
 
 image, recipe = domain.EncodedImage(sys.stdin.buffer.read()), Recipe(height=48, width=64)
 pool = Isolated(ImageLimits(2_000_000, 16_000_000), workers=2, memory_bytes=256 << 20, seconds=60)
@@ -297,7 +297,7 @@ def test_crashes_leave_nothing_open_behind(crashes: int) -> None:
 def test_what_a_decoder_process_says_is_told_where_it_does_not_start(
     make: Make, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("server.decoding.process._MODULE", "tests.server.no_such_module")
+    monkeypatch.setattr("glimpse.server.decoding.process._MODULE", "tests.server.no_such_module")
     with pytest.raises(RuntimeError, match=r"exited with 1, and said: .*No module named"):
         make()
     assert capfd.readouterr().err == ""

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.decoding import process, wire
-from server.decoding.isolated import Isolated
-from server.errors import InternalError, InvalidImageError, Reason
+from glimpse.server.decoding import process, wire
+from glimpse.server.decoding.isolated import Isolated
+from glimpse.server.errors import InternalError, InvalidImageError, Reason
 from tests.server.isolation import LIMITS, MIB, PNG, RECIPE, SECONDS, Make, held_up, open_files, pools
 
 

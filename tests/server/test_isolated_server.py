@@ -28,7 +28,7 @@ def decoders_of(server: RunningServer) -> set[int]:
             command = (entry / "cmdline").read_bytes()
         except OSError:  # it has ended meanwhile
             continue
-        if parent == server.process.pid and b"server.decoding.worker" in command:
+        if parent == server.process.pid and b"glimpse.server.decoding.worker" in command:
             found.add(int(entry.name))
     return found
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.decoding import jpeg
-from models.decoding.limits import ImageLimits
-from models.decoding.refusals import Kind, RefusedImageError
-from server.decoding.decode import decode
-from server.domain import EncodedImage
-from server.errors import InvalidImageError, Reason
+from glimpse.models.decoding import jpeg
+from glimpse.models.decoding.limits import ImageLimits
+from glimpse.models.decoding.refusals import Kind, RefusedImageError
+from glimpse.server.decoding.decode import decode
+from glimpse.server.domain import EncodedImage
+from glimpse.server.errors import InvalidImageError, Reason
 from tests.server.files import encoded as saved
 
 PICTURE = Image.fromarray(np.random.default_rng(3).integers(0, 255, (64, 64, 3), np.uint8))

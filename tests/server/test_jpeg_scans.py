@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from models.decoding import jpeg
-from models.decoding.header import Header
-from models.decoding.refusals import Kind, RefusedImageError
+from glimpse.models.decoding import jpeg
+from glimpse.models.decoding.header import Header
+from glimpse.models.decoding.refusals import Kind, RefusedImageError
 from tests.server.hostile import libjpeg, scan_bombs
 from tests.server.hostile.bytewise import BYTEWISE
 from tests.server.hostile.jpeg_lies import jpeg_lie

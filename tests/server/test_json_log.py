@@ -15,9 +15,9 @@ import pytest
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
+from glimpse.server import build, standard_error
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1.classifier_pb2_grpc import ImageClassifierStub
-from server import build, standard_error
 from tests.conftest import CACHE, ROOT, RunningServer
 from tests.server.conftest import TIMEOUT, metrics_of
 
@@ -25,7 +25,7 @@ Start = Callable[..., RunningServer]
 # Whatever can be written past the log, between its beginning and its end.
 PROGRAM = """
 import os, subprocess, sys, threading, warnings
-from server import logs, standard_error
+from glimpse.server import logs, standard_error
 captured = standard_error.Captured()
 logs.configure("info", "json")
 {}
@@ -136,7 +136,7 @@ def test_the_form_of_the_log_is_found_in_the_file_of_settings_too(tmp_path: Path
 def test_every_line_of_a_start_that_fails_is_json(arguments: list[str], code: int) -> None:
     ours = {key: value for key, value in os.environ.items() if not key.startswith("GLIMPSE_")}
     ended = subprocess.run(
-        [sys.executable, "-m", "server", *arguments, "--metrics-port=0", "--log-format=json"],
+        [sys.executable, "-m", "glimpse.server", *arguments, "--metrics-port=0", "--log-format=json"],
         cwd=ROOT,
         env={**ours, **CACHE, "GLIMPSE_PORT": "0"},
         capture_output=True,
@@ -152,7 +152,7 @@ def test_every_line_of_a_start_that_fails_is_json(arguments: list[str], code: in
 
 def test_settings_errors_are_text_where_the_log_is() -> None:
     ended = subprocess.run(
-        [sys.executable, "-m", "server", "--port=x", "--log-format=text"],
+        [sys.executable, "-m", "glimpse.server", "--port=x", "--log-format=text"],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -163,7 +163,9 @@ def test_settings_errors_are_text_where_the_log_is() -> None:
 
 
 def test_the_version_is_told_when_asked_for_and_in_the_first_line(start_server: Start) -> None:
-    asked = subprocess.run([sys.executable, "-m", "server", "--version"], cwd=ROOT, capture_output=True, check=False)
+    asked = subprocess.run(
+        [sys.executable, "-m", "glimpse.server", "--version"], cwd=ROOT, capture_output=True, check=False
+    )
     assert (asked.returncode, asked.stdout, asked.stderr) == (0, f"glimpse {build.VERSION}\n".encode(), b"")
     running = start_server("--weights=/nowhere")
     assert running.exit_code() == 4

@@ -6,8 +6,8 @@ from concurrent.futures import Future
 
 import numpy as np
 
-from server.batching.lanes import Answer, LaneQueue, Slot
-from server.turns import Lane
+from glimpse.server.batching.lanes import Answer, LaneQueue, Slot
+from glimpse.server.turns import Lane
 
 PIXELS = np.zeros((1, 1, 3), np.uint8)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 
-from server import memory
-from server.memory import Memory, keep_trimmed
+from glimpse.server import memory
+from glimpse.server.memory import Memory, keep_trimmed
 from tests.server.doors.test_uploads import Time, runs, turns
 from tests.server.hostile.memory import needs_proc
 

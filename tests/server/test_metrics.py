@@ -10,9 +10,9 @@ from collections.abc import Callable
 import grpc
 import pytest
 
+from glimpse.server.stages import STAGES
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1.classifier_pb2_grpc import ImageClassifierStub
-from server.stages import STAGES
 from tests.conftest import RunningServer
 from tests.server.conftest import TIMEOUT
 

@@ -20,13 +20,13 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from glimpse.models.decoding.limits import ImageLimits
+from glimpse.models.prestem.recipe import Recipe
+from glimpse.server.decoding.prepare import prepare
+from glimpse.server.domain import EncodedImage
+from glimpse.server.errors import InvalidImageError, Reason
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1.classifier_pb2_grpc import ImageClassifierStub
-from models.decoding.limits import ImageLimits
-from models.prestem.recipe import Recipe
-from server.decoding.prepare import prepare
-from server.domain import EncodedImage
-from server.errors import InvalidImageError, Reason
 from tests.conftest import ROOT, RunningServer
 from tests.server.conftest import TIMEOUT
 from tests.server.hostile import tell

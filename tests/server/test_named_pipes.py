@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from server import settings, standard_error
-from server.doors.audit import Audit
-from server.doors.rates import Allowance
-from server.doors.tokens import Tokens
-from server.startup import CredentialsError, StartupError
+from glimpse.server import settings, standard_error
+from glimpse.server.doors.audit import Audit
+from glimpse.server.doors.rates import Allowance
+from glimpse.server.doors.tokens import Tokens
+from glimpse.server.startup import CredentialsError, StartupError
 from tests.conftest import ROOT
 
 USUAL = Allowance(0.0, 64)
@@ -52,7 +52,7 @@ def test_an_audit_log_that_is_a_pipe_which_nobody_reads_is_told(pipe: Path) -> N
 
 def test_a_server_whose_settings_name_pipes_ends_with_its_exit_code(pipe: Path) -> None:
     for setting, code in (("CONFIG", 2), ("TOKENS", 7)):
-        command = [sys.executable, "-m", "server", "--port=0", "--metrics-port=0"]
+        command = [sys.executable, "-m", "glimpse.server", "--port=0", "--metrics-port=0"]
         environment = {**os.environ, f"GLIMPSE_{setting}": str(pipe)}
         ended = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, timeout=120, check=False)
         assert ended.returncode == code, ended.stderr

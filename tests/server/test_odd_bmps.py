@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from server.decoding.decode import decode
-from server.domain import EncodedImage
-from server.errors import InvalidImageError, Reason
+from glimpse.server.decoding.decode import decode
+from glimpse.server.domain import EncodedImage
+from glimpse.server.errors import InvalidImageError, Reason
 from tests.server.files import other_bmp
 from tests.server.test_decode_pictures import BLACK, BLUE, COLOURS, FIRST, LIMITS, RED, SECOND, WHITE, row, shown
 

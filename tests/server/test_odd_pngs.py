@@ -6,9 +6,9 @@ import struct
 
 import pytest
 
-from server.decoding.decode import decode
-from server.domain import EncodedImage
-from server.errors import InvalidImageError, Reason
+from glimpse.server.decoding.decode import decode
+from glimpse.server.domain import EncodedImage
+from glimpse.server.errors import InvalidImageError, Reason
 from tests.server.files import chunk, png
 from tests.server.test_decode_pictures import BLUE, GREEN, LIMITS, PALETTE, RED, WHITE, row
 

@@ -23,18 +23,18 @@ from keras import layers
 from numpy.typing import NDArray
 from PIL import Image
 
+from glimpse.models.messages import lacks_memory
+from glimpse.models.sources import Source, resolve
+from glimpse.server.app import Server
+from glimpse.server.registry import LoadedModel
+from glimpse.server.runtime import UnsupportedNetworkError, choice, conversion, converted
+from glimpse.server.runtime.network import Network
+from glimpse.server.runtime.openvino import OpenVINORuntime
+from glimpse.server.runtime.tensorflow import TensorFlowRuntime
+from glimpse.server.settings import Settings
+from glimpse.server.startup import MemoryShortError, ModelLoadError
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1.classifier_pb2_grpc import ImageClassifierStub
-from models.messages import lacks_memory
-from models.sources import Source, resolve
-from server.app import Server
-from server.registry import LoadedModel
-from server.runtime import UnsupportedNetworkError, choice, conversion, converted
-from server.runtime.network import Network
-from server.runtime.openvino import OpenVINORuntime
-from server.runtime.tensorflow import TensorFlowRuntime
-from server.settings import Settings
-from server.startup import MemoryShortError, ModelLoadError
 from tests.conftest import ROOT, RunningServer
 from tests.models import own_makers
 from tests.models.own_makers import CLASSES, PIXELS, PROBABILITIES, model, predicted, saved, trunk
@@ -208,7 +208,7 @@ def test_what_nobody_thought_of_ends_with_the_code_of_a_model_that_cannot_be_loa
 CONVERSION = """
 import sys
 sys.argv[1:] = [{folder!r}, "600"]
-from server.runtime import conversion
+from glimpse.server.runtime import conversion
 def fails(bundle):
     raise RecursionError("maximum recursion depth exceeded")
 conversion.load_bundle = fails

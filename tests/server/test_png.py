@@ -6,8 +6,8 @@ import struct
 
 import pytest
 
-from models.decoding import png
-from models.decoding.refusals import Kind, RefusedImageError
+from glimpse.models.decoding import png
+from glimpse.models.decoding.refusals import Kind, RefusedImageError
 from tests.server import files
 from tests.server.files import chunk
 

@@ -13,10 +13,10 @@ from contextlib import ExitStack
 import grpc
 import pytest
 
+from glimpse.server import connections, port_lock, ports
+from glimpse.server.startup import PortTakenError
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1.classifier_pb2_grpc import ImageClassifierStub
-from server import connections, port_lock, ports
-from server.startup import PortTakenError
 from tests.server.conftest import TIMEOUT
 from tests.server.doors.inside import IN, Inside, Loop, channel, classify
 from tests.server.hostile.wire import Wire

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from server.memory import settle
+from glimpse.server.memory import settle
 from tests.conftest import RunningServer
 
 

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 from skimage import data
 
-from client import Client
-from server.runtime.agreement import REQUIRED
-from server.runtime.openvino import OpenVINORuntime
+from glimpse.client import Client
+from glimpse.server.runtime.agreement import REQUIRED
+from glimpse.server.runtime.openvino import OpenVINORuntime
 from tests.conftest import SHARED, RunningServer
 
 WEIGHTS = SHARED / "weights"

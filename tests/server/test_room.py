@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from models import bundle as bundles
-from server.runtime import room
-from server.startup import MemoryShortError
+from glimpse.models import bundle as bundles
+from glimpse.server.runtime import room
+from glimpse.server.startup import MemoryShortError
 from tests.conftest import RunningServer
 
 GIB = 1 << 30

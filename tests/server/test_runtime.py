@@ -16,14 +16,14 @@ import structlog
 from numpy.typing import NDArray
 from skimage import data
 
-from models import sources
-from models.serving import load_bundle, serving_model
-from server import cores
-from server.runtime import OneStream, Runtime, UnsupportedNetworkError, choice
-from server.runtime.network import Network
-from server.runtime.openvino import OpenVINORuntime, convert
-from server.runtime.tensorflow import TensorFlowRuntime, compiled, with_values
-from server.settings.kinds import RuntimeName
+from glimpse.models import sources
+from glimpse.models.serving import load_bundle, serving_model
+from glimpse.server import cores
+from glimpse.server.runtime import OneStream, Runtime, UnsupportedNetworkError, choice
+from glimpse.server.runtime.network import Network
+from glimpse.server.runtime.openvino import OpenVINORuntime, convert
+from glimpse.server.runtime.tensorflow import TensorFlowRuntime, compiled, with_values
+from glimpse.server.settings.kinds import RuntimeName
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="both runtimes build on TensorFlow")

@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from skimage import data
 
-from models.builder import assemble
-from models.catalogue import find
-from models.prestem.recipe import Recipe
-from models.serving import logits_model, serving_model
-from server.runtime.openvino import OpenVINORuntime, convert
-from server.runtime.tensorflow import TensorFlowRuntime, with_values
+from glimpse.models.builder import assemble
+from glimpse.models.catalogue import find
+from glimpse.models.prestem.recipe import Recipe
+from glimpse.models.serving import logits_model, serving_model
+from glimpse.server.runtime.openvino import OpenVINORuntime, convert
+from glimpse.server.runtime.tensorflow import TensorFlowRuntime, with_values
 from tests.conftest import ROOT, SHARED
 
 pytestmark = [
@@ -55,11 +55,11 @@ _RUN = """
 import json, sys
 from pathlib import Path
 import numpy as np
-from server.runtime import choice
+from glimpse.server.runtime import choice
 folder, name, precision = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 names = choice.choose(name)
-from models import sources
-from server.runtime.network import Network
+from glimpse.models import sources
+from glimpse.server.runtime.network import Network
 said = {}
 for network, source in json.loads((folder / "sources.json").read_text()).items():
     paths = {key: Path(source[key]) for key in ("labels", "recipe") if key in source}

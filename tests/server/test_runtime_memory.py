@@ -12,13 +12,13 @@ from tests.conftest import ROOT
 
 SCRIPT = """
 import os, resource, sys
-sys.path[:0] = [".", "proto"]
+sys.path[:0] = [".", "src"]
 import numpy as np
-from models import sources
-from models.serving import load_bundle, serving_model
+from glimpse.models import sources
+from glimpse.models.serving import load_bundle, serving_model
 from pathlib import Path
-from server.runtime.openvino import OpenVINORuntime, convert
-from server.runtime.tensorflow import TensorFlowRuntime, with_values
+from glimpse.server.runtime.openvino import OpenVINORuntime, convert
+from glimpse.server.runtime.tensorflow import TensorFlowRuntime, with_values
 
 bundle = sources.resolve(sources.Source(weights="cifar10"))
 model = serving_model(load_bundle(bundle), bundle.recipe, bundle.temperature)

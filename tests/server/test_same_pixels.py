@@ -11,16 +11,16 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.decoding import formats
-from models.decoding.limits import ImageLimits
-from models.decoding.refusals import Kind
-from models.prestem import host
-from models.prestem.recipe import Recipe
-from models.train.data import read
-from server.decoding.decode import decode
-from server.decoding.prepare import prepare
-from server.domain import EncodedImage
-from server.errors import Reason
+from glimpse.models.decoding import formats
+from glimpse.models.decoding.limits import ImageLimits
+from glimpse.models.decoding.refusals import Kind
+from glimpse.models.prestem import host
+from glimpse.models.prestem.recipe import Recipe
+from glimpse.models.train.data import read
+from glimpse.server.decoding.decode import decode
+from glimpse.server.decoding.prepare import prepare
+from glimpse.server.domain import EncodedImage
+from glimpse.server.errors import Reason
 from tests.server.files import chunk, encoded, gif, turned
 from tests.server.test_decode_pictures import BMPS, GIFS, PALETTE, PNGS, adobe, cmyk, noise, scene
 from tests.server.test_odd_bmps import OTHER_BMPS

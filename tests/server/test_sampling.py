@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from server import sampling
-from server.sampling import LeftOut, Sampled
+from glimpse.server import sampling
+from glimpse.server.sampling import LeftOut, Sampled
 
 
 async def until(condition: Callable[[], bool]) -> None:

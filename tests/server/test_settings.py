@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from server import settings
-from server.settings import problems
+from glimpse.server import settings
+from glimpse.server.settings import problems
 
 ROOT = Path(__file__).parents[2]
 
@@ -160,15 +160,18 @@ def test_a_misspelt_name_in_the_file_is_told_what_was_meant(name: str, meant: st
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--prot", "5"], "--prot is not a setting. Did you mean --port? python -m server --help lists all."),
-        (["--prot=5"], "--prot is not a setting. Did you mean --port? python -m server --help lists all."),
+        (["--prot", "5"], "--prot is not a setting. Did you mean --port? python -m glimpse.server --help lists all."),
+        (["--prot=5"], "--prot is not a setting. Did you mean --port? python -m glimpse.server --help lists all."),
         (
             ["--no-serve-helth"],
-            "--no-serve-helth is not a setting. Did you mean --no-serve-health? python -m server --help lists all.",
+            (
+                "--no-serve-helth is not a setting. Did you mean --no-serve-health? "
+                "python -m glimpse.server --help lists all."
+            ),
         ),
-        (["--qqq"], "--qqq is not a setting. python -m server --help lists all."),
+        (["--qqq"], "--qqq is not a setting. python -m glimpse.server --help lists all."),
         (["--port"], "argument --port: expected one argument."),
-        (["--port", "5", "prepare"], "prepare comes before all flags: python -m server prepare [flags]"),
+        (["--port", "5", "prepare"], "prepare comes before all flags: python -m glimpse.server prepare [flags]"),
     ],
 )
 def test_a_flag_that_there_is_not_is_told_what_was_meant(arguments: list[str], said: str) -> None:
@@ -209,7 +212,7 @@ def test_a_folder_in_place_of_the_file_is_refused(tmp_path: Path) -> None:
 def test_settings_that_cannot_be_end_the_server_with_2_and_no_traceback(
     arguments: tuple[str, ...], environment: dict[str, str]
 ) -> None:
-    command = [sys.executable, "-m", "server", *arguments]
+    command = [sys.executable, "-m", "glimpse.server", *arguments]
     environment = {**os.environ, "GLIMPSE_LOG_FORMAT": "text", **environment}
     ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stdout) == (2, "")
@@ -219,19 +222,19 @@ def test_settings_that_cannot_be_end_the_server_with_2_and_no_traceback(
 
 @pytest.mark.parametrize("arguments", [("--help",), ("prepare", "--help"), ("prepare", "-h")])
 def test_help_is_shown_and_nothing_is_started(arguments: tuple[str, ...]) -> None:
-    command = [sys.executable, "-m", "server", *arguments]
+    command = [sys.executable, "-m", "glimpse.server", *arguments]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stderr) == (0, "")
-    assert ended.stdout.startswith("usage: python -m server ")
+    assert ended.stdout.startswith("usage: python -m glimpse.server ")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a disk that is always full")
 def test_help_that_cannot_be_written_has_the_exit_code_of_that() -> None:
     with Path("/dev/full").open("wb") as full:
-        command = [sys.executable, "-m", "server", "--log-format", "text", "--help"]
+        command = [sys.executable, "-m", "glimpse.server", "--log-format", "text", "--help"]
         ended = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert ended.returncode == 10
-    assert ended.stderr == "python -m server: The standard output cannot be written: No space left on device.\n"
+    assert ended.stderr == "python -m glimpse.server: The standard output cannot be written: No space left on device.\n"
 
 
 def test_a_config_file_that_is_nested_too_deeply_is_told_in_a_sentence(tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from glimpse.server.stages import STAGES, ModelStages
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1.classifier_pb2_grpc import ImageClassifierStub
-from server.stages import STAGES, ModelStages
 from tests.conftest import RunningServer
 from tests.server.conftest import TIMEOUT, metrics_of
 from tests.server.rig import SIZE, Rig

@@ -19,16 +19,16 @@ import pytest
 import safetensors.numpy
 import structlog
 
-from models import bundle as bundles
-from server.app import Server
-from server.registry import LoadedModel
-from server.runtime import choice, golden, room
-from server.runtime.agreement import Agreement
-from server.runtime.candidate import Built
-from server.runtime.network import Network
-from server.runtime.tensorflow import TensorFlowRuntime
-from server.settings import Settings
-from server.startup import GoldenError, MemoryShortError, ModelLoadError
+from glimpse.models import bundle as bundles
+from glimpse.server.app import Server
+from glimpse.server.registry import LoadedModel
+from glimpse.server.runtime import choice, golden, room
+from glimpse.server.runtime.agreement import Agreement
+from glimpse.server.runtime.candidate import Built
+from glimpse.server.runtime.network import Network
+from glimpse.server.runtime.tensorflow import TensorFlowRuntime
+from glimpse.server.settings import Settings
+from glimpse.server.startup import GoldenError, MemoryShortError, ModelLoadError
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the runtimes build on TensorFlow")
 

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from models import bundle as bundles
-from server.runtime import converted
+from glimpse.models import bundle as bundles
+from glimpse.server.runtime import converted
 from tests.conftest import ROOT, RunningServer
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="it looks at processes through /proc")
@@ -82,7 +82,7 @@ def stopped_after(seconds: float, folder: Path, *arguments: str) -> dict[str, ob
     try:
         wait_until(listens_to(running.process.pid))
         time.sleep(seconds)
-        (conversion,) = children(running.process.pid, "server.runtime.conversion") or [0]
+        (conversion,) = children(running.process.pid, "glimpse.server.runtime.conversion") or [0]
         running.terminate()
         code = running.exit_code(seconds=SECONDS)
         events = [line["event"] for line in running.log]
@@ -138,12 +138,12 @@ def test_a_conversion_that_hangs_keeps_no_server_from_ending(
 def test_a_signal_to_every_process_at_once_is_the_servers_to_answer(start_server: Start, tmp_path: Path) -> None:
     """As systemd sends it."""
     running = start_server("--runtime=openvino", environment={"GLIMPSE_CACHE": str(tmp_path / "cache")})
-    wait_until(lambda: children(running.process.pid, "server.runtime.conversion"))
-    (conversion,) = children(running.process.pid, "server.runtime.conversion")
+    wait_until(lambda: children(running.process.pid, "glimpse.server.runtime.conversion"))
+    (conversion,) = children(running.process.pid, "glimpse.server.runtime.conversion")
     wait_until(listens_to(conversion, kind="SigIgn"))
     os.kill(conversion, signal.SIGTERM)
     time.sleep(0.2)
-    assert children(running.process.pid, "server.runtime.conversion") == [conversion]
+    assert children(running.process.pid, "glimpse.server.runtime.conversion") == [conversion]
     running.terminate()
     assert running.exit_code(seconds=SECONDS) == 0
     assert not (tmp_path / "cache").exists()
@@ -186,13 +186,13 @@ def test_what_was_told_to_stop_before_it_was_prepared_says_so_by_its_exit_code(
 ) -> None:
     environment = {**os.environ, "GLIMPSE_CACHE": str(tmp_path / "cache"), "GLIMPSE_LOG_FORMAT": "json"}
     for event in (None, "settings"):  # at once, and while it loads
-        command = [sys.executable, "-m", "server", "prepare"]
+        command = [sys.executable, "-m", "glimpse.server", "prepare"]
         with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as process:
             assert process.stderr is not None
             wait_until(listens_to(process.pid))
             if event is not None:
                 assert event in (json.loads(line)["event"] for line in process.stderr)
-                wait_until(lambda: children(process.pid, "server.runtime.conversion"))
+                wait_until(lambda: children(process.pid, "glimpse.server.runtime.conversion"))
             process.send_signal(number)
             assert process.wait(SECONDS) == 128 + number
         assert not (tmp_path / "cache").exists()

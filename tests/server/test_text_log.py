@@ -13,8 +13,8 @@ import structlog
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from models.plain import PlainText
-from server import logs
+from glimpse.models.plain import PlainText
+from glimpse.server import logs
 
 HOSTILE = "\x1b[2J\x1b]0;owned\a\x9b2J\u202etxt\r\b\x7f\x00\n2026-01-01T00:00:00Z [info] rpc code=OK"
 

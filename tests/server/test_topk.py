@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.bundle import ClassLabel
-from server.topk import top_k
+from glimpse.models.bundle import ClassLabel
+from glimpse.server.topk import top_k
 
 LABELS = [ClassLabel("cat", "n1"), ClassLabel("dog"), ClassLabel("frog")]
 

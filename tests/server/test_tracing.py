@@ -16,9 +16,9 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 from structlog.testing import capture_logs
 
-from server.domain import ImageResult, Timing
-from server.errors import InvalidImageError, Reason
-from server.tracing import Call, Tracing, start, wanted
+from glimpse.server.domain import ImageResult, Timing
+from glimpse.server.errors import InvalidImageError, Reason
+from glimpse.server.tracing import Call, Tracing, start, wanted
 from tests.conftest import ROOT
 from tests.server.otlp import Receiver, over_grpc, over_http
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.turns import Lane, Turns
+from glimpse.server.turns import Lane, Turns
 
 
 def lane(item: str) -> Lane:

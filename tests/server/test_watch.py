@@ -6,9 +6,9 @@ from concurrent.futures import Future
 
 import numpy as np
 
-from server.batching.lanes import Slot
-from server.batching.watch import Watch
-from server.turns import NO_LANE
+from glimpse.server.batching.lanes import Slot
+from glimpse.server.batching.watch import Watch
+from glimpse.server.turns import NO_LANE
 from tests.server.fake_device import FakeClock
 
 

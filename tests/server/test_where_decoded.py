@@ -16,15 +16,15 @@ import numpy as np
 import pytest
 import structlog
 
+from glimpse.models.decoding.limits import ImageLimits
+from glimpse.models.prestem.recipe import Recipe
+from glimpse.server.decoding import isolated
+from glimpse.server.decoding.prepare import prepare
+from glimpse.server.decoding.where import Decoding
+from glimpse.server.domain import EncodedImage, RawImage
+from glimpse.server.errors import InvalidImageError, Reason
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1.classifier_pb2_grpc import ImageClassifierStub
-from models.decoding.limits import ImageLimits
-from models.prestem.recipe import Recipe
-from server.decoding import isolated
-from server.decoding.prepare import prepare
-from server.decoding.where import Decoding
-from server.domain import EncodedImage, RawImage
-from server.errors import InvalidImageError, Reason
 from tests.conftest import ROOT, RunningServer
 from tests.server.conftest import TIMEOUT, metrics_of
 from tests.server.hostile import bombs, scan_bombs
@@ -55,7 +55,7 @@ def decoders() -> set[int]:
     found = set()
     for pid in processes(os.getpid()):
         try:
-            if b"server.decoding.worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            if b"glimpse.server.decoding.worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
                 found.add(pid)
         except OSError:  # it has ended meanwhile
             continue
@@ -120,11 +120,11 @@ def test_raw_pixels_are_costly_where_they_are_many() -> None:
 
 LACKING = """
 import resource, sys
-from models.decoding.limits import ImageLimits
-from models.prestem.recipe import Recipe
-from server.decoding.prepare import prepare
-from server.domain import EncodedImage
-from server.errors import InvalidImageError
+from glimpse.models.decoding.limits import ImageLimits
+from glimpse.models.prestem.recipe import Recipe
+from glimpse.server.decoding.prepare import prepare
+from glimpse.server.domain import EncodedImage
+from glimpse.server.errors import InvalidImageError
 from tests.server.hostile import bombs
 from tests.server.hostile.seeds import seeds
 

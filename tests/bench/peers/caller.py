@@ -19,7 +19,7 @@ from typing import Any
 
 Call = Callable[[bytes], Awaitable[bytes]]
 _PATIENCE = 60.0  # seconds for one call
-_STUBS = Path(__file__).parents[3] / "proto"
+_STUBS = Path(__file__).parents[3] / "src"
 _START = 240.0  # for a peer to answer at all; Ray starts half a dozen processes first
 _BOUNDARY = "photo-boundary"  # of a form; no JPEG holds it
 _CLOSE = 0.01  # largest difference of a probability between a peer's answer and TensorFlow's

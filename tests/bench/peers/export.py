@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models import bundle as bundles
-from models import weights
-from models.builder import assemble
-from models.catalogue import find
-from models.published import recipes
-from models.serving import serving_model
+from glimpse.models import bundle as bundles
+from glimpse.models import weights
+from glimpse.models.builder import assemble
+from glimpse.models.catalogue import find
+from glimpse.models.published import recipes
+from glimpse.models.serving import serving_model
 from tests.bench.peers.servers.work import Network, Options, decode
 
 ARCHITECTURES = {"mobilenet": "mobilenet", "resnet50": "resnet50"}

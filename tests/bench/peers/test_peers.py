@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from models.prestem.host import fit
-from models.published import recipes
+from glimpse.models.prestem.host import fit
+from glimpse.models.published import recipes
 from tests.bench import photos
 from tests.bench.peers.caller import Load, check, percentile
 from tests.bench.peers.processes import Program

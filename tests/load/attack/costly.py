@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from server.settings import Settings
+from glimpse.server.settings import Settings
 from tests.load.attack.scenario import MB, Scenario
 from tests.load.attack.ways import BAD_TOKEN, CHECK, DESCRIBE, REFLECTION, STREAM, WATCH, calls, silent
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import grpc
 
-from client.status import from_rpc_error
+from glimpse.client.status import from_rpc_error
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1.classifier_pb2_grpc import ImageClassifierStub
 from tests.bench import photos

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models import weights
-from models.builder import assemble
-from models.catalogue import find
+from glimpse.models import weights
+from glimpse.models.builder import assemble
+from glimpse.models.catalogue import find
 
 Array = NDArray[np.float32]
 _PROBABILITY = 1e-5  # largest difference of a probability

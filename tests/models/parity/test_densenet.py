@@ -10,10 +10,10 @@ import keras
 import numpy as np
 import pytest
 
-from models import weights
-from models.builder import assemble
-from models.catalogue import find
-from models.families.densenet import DenseNet
+from glimpse.models import weights
+from glimpse.models.builder import assemble
+from glimpse.models.catalogue import find
+from glimpse.models.families.densenet import DenseNet
 from tests.models.parity.reference import Case, check, torch_publisher
 
 _DEPTHS = {"121": (6, 12, 24, 16), "169": (6, 12, 32, 32), "201": (6, 12, 48, 32)}

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models import weights
-from models.builder import assemble
-from models.catalogue import find
+from glimpse.models import weights
+from glimpse.models.builder import assemble
+from glimpse.models.catalogue import find
 from tests.models.parity.reference import disturb_torch, torch_publisher
 
 _NETWORKS = ("resnet18", "resnet50", "mobilenet_v2", "densenet121", "squeezenet1_1", "googlenet", "inception_v3")

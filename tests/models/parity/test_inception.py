@@ -9,9 +9,9 @@ import keras
 import numpy as np
 import pytest
 
-import models
-from models import weights
-from models.catalogue import find
+from glimpse import models
+from glimpse.models import weights
+from glimpse.models.catalogue import find
 from tests.models.parity.reference import Case, check, torch_publisher
 
 # Neither library may initialise its weights itself: both take minutes to draw them, and warn that they will not.

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 from skimage import data
 
-from models import weights
-from models.builder import assemble
-from models.catalogue import find
+from glimpse.models import weights
+from glimpse.models.builder import assemble
+from glimpse.models.catalogue import find
 from tests.models.parity.reference import Case, check
 
 _REAL = Path(__file__).parents[4] / "shared/weights/mobilenet_v1_0.25_224_imagenet.tflite"

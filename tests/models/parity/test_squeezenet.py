@@ -11,11 +11,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from models import weights
-from models.builder import assemble
-from models.catalogue import find
-from models.prestem import host
-from models.prestem.recipe import Recipe
+from glimpse.models import weights
+from glimpse.models.builder import assemble
+from glimpse.models.catalogue import find
+from glimpse.models.prestem import host
+from glimpse.models.prestem.recipe import Recipe
 from tests.models.parity.reference import Case, check
 
 _WEIGHTS = Path(__file__).parents[4] / "shared" / "weights"

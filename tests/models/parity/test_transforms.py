@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.prestem import graph, host
-from models.prestem.recipe import Filter, Recipe
-from models.published import recipes
+from glimpse.models.prestem import graph, host
+from glimpse.models.prestem.recipe import Filter, Recipe
+from glimpse.models.published import recipes
 from tests.models.parity.photos import PHOTOS, furthest, photos, share_above, tell
 from tests.models.parity.reference import torch_publisher
 

@@ -16,9 +16,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from models.prestem import graph, host
-from models.prestem.recipe import Filter, Recipe
-from models.published import recipes
+from glimpse.models.prestem import graph, host
+from glimpse.models.prestem.recipe import Filter, Recipe
+from glimpse.models.published import recipes
 from tests.models.parity.photos import PHOTOS, furthest, photos, share_above, tell
 
 METHODS: dict[Filter, str] = {"bilinear": "bilinear", "bicubic": "bicubic", "lanczos": "lanczos3"}

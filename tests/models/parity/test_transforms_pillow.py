@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from models.prestem import host
-from models.prestem.recipe import Filter, Recipe
+from glimpse.models.prestem import host
+from glimpse.models.prestem.recipe import Filter, Recipe
 from tests.models.parity.photos import PHOTOS, furthest, photos
 
 FILTERS = get_args(Filter)

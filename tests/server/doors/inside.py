@@ -1,4 +1,4 @@
-"""A server inside the test's process, put together as `python -m server` does, but with no model: starts at once.
+"""A server inside the test's process, put together as a real one, but with no model: starts at once.
 
 A call that the doors let in is told NOT_READY, by the pipeline behind them.
 """
@@ -18,11 +18,11 @@ import grpc
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
+from glimpse.server.app import Server
+from glimpse.server.ports import Bound
+from glimpse.server.settings import Settings
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1.classifier_pb2_grpc import ImageClassifierStub
-from server.app import Server
-from server.ports import Bound
-from server.settings import Settings
 from tests.server.conftest import TIMEOUT, rich_status
 
 T = TypeVar("T")

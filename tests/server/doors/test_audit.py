@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import structlog
 
+from glimpse.server.doors.audit import Audit
+from glimpse.server.doors.visit import Visit
+from glimpse.server.startup import StartupError
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1.classifier_pb2_grpc import ImageClassifierStub
-from server.doors.audit import Audit
-from server.doors.visit import Visit
-from server.startup import StartupError
 from tests.server.conftest import TIMEOUT
 from tests.server.doors.inside import IN, Inside, bearer, channel, classify, entry, healthy, until
 

@@ -17,11 +17,11 @@ from queue import SimpleQueue
 import grpc
 import pytest
 
+from glimpse.server import connections
+from glimpse.server.doors.certificates import Certificates
+from glimpse.server.doors.certified import CertifiedConnections
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1.classifier_pb2_grpc import ImageClassifierStub
-from server import connections
-from server.doors.certificates import Certificates
-from server.doors.certified import CertifiedConnections
 from tests.server.conftest import TIMEOUT
 from tests.server.doors.authority import Authority, Pair
 from tests.server.doors.inside import IN, Inside, channel, classify, told, until

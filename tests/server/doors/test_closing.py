@@ -8,9 +8,9 @@ from collections.abc import Collection
 
 import pytest
 
-from server import connections
-from server.connections import Endpoint
-from server.doors.closing import Closing
+from glimpse.server import connections
+from glimpse.server.connections import Endpoint
+from glimpse.server.doors.closing import Closing
 
 
 def test_a_connection_that_cannot_be_closed_now_is_closed_later(monkeypatch: pytest.MonkeyPatch) -> None:

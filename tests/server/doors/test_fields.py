@@ -12,10 +12,10 @@ from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 
+from glimpse.server import servicer
+from glimpse.server.doors.fields import EACH_IMAGE, LEAST, Fields, bounded, exceeds
+from glimpse.server.errors import InvalidRequestError, Reason
 from glimpse.v1 import classifier_pb2 as pb
-from server import servicer
-from server.doors.fields import EACH_IMAGE, LEAST, Fields, bounded, exceeds
-from server.errors import InvalidRequestError, Reason
 from tests.server.conftest import TIMEOUT
 from tests.server.doors.inside import Inside, channel, told
 

@@ -11,10 +11,10 @@ import grpc
 import pytest
 import structlog
 
+from glimpse.server.doors.audit import Audit
+from glimpse.server.doors.visit import Visit
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1.classifier_pb2_grpc import ImageClassifierStub
-from server.doors.audit import Audit
-from server.doors.visit import Visit
 from tests.server.conftest import TIMEOUT
 from tests.server.doors.inside import IN, Inside, bearer, channel, classify, entry, until
 

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.doors.arrival import arrive
-from server.doors.forwarded import Proxies, parse
-from server.settings import Settings
+from glimpse.server.doors.arrival import arrive
+from glimpse.server.doors.forwarded import Proxies, parse
+from glimpse.server.settings import Settings
 from tests.server.doors.inside import IN, Inside, channel, classify, until
 
 PROXIES = Proxies([ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_network("2001:db8:1::/48")])

@@ -8,9 +8,9 @@ from typing import Self
 
 import pytest
 
-from server.doors.places import Places
-from server.doors.visit import Visit
-from server.errors import OverloadedError, Reason
+from glimpse.server.doors.places import Places
+from glimpse.server.doors.visit import Visit
+from glimpse.server.errors import OverloadedError, Reason
 
 
 class Crowd:

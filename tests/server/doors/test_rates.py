@@ -8,10 +8,10 @@ from pathlib import Path
 import grpc
 import pytest
 
+from glimpse.server.doors.rates import Allowance, Rates
+from glimpse.server.errors import InvalidRequestError, OverloadedError, Reason
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1.classifier_pb2_grpc import ImageClassifierStub
-from server.doors.rates import Allowance, Rates
-from server.errors import InvalidRequestError, OverloadedError, Reason
 from tests.server.conftest import TIMEOUT
 from tests.server.doors.inside import IN, Inside, bearer, channel, classify, entry
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from server.doors.receiving import Receiving
-from server.doors.uploads import Uploads
-from server.errors import DeadlineExceededError, OverloadedError, Reason
-from server.memory import Memory
+from glimpse.server.doors.receiving import Receiving
+from glimpse.server.doors.uploads import Uploads
+from glimpse.server.errors import DeadlineExceededError, OverloadedError, Reason
+from glimpse.server.memory import Memory
 from tests.server.doors.test_uploads import Time, runs, turns
 
 MB = 1 << 20

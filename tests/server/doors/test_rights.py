@@ -13,12 +13,12 @@ import pytest
 from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 
+from glimpse.server.doors.rates import Allowance
+from glimpse.server.doors.tokens import Tokens
+from glimpse.server.doors.visit import Visit
+from glimpse.server.errors import Reason
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1.classifier_pb2_grpc import ImageClassifierStub
-from server.doors.rates import Allowance
-from server.doors.tokens import Tokens
-from server.doors.visit import Visit
-from server.errors import Reason
 from tests.server.conftest import TIMEOUT
 from tests.server.doors.inside import Inside, bearer, channel, entry, replace, told, until
 

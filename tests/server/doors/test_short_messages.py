@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable
 
-from server.doors.short_messages import ShortMessages
-from server.doors.visit import Visit
-from server.errors import Reason
+from glimpse.server.doors.short_messages import ShortMessages
+from glimpse.server.doors.visit import Visit
+from glimpse.server.errors import Reason
 
 
 class Sender:

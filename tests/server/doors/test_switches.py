@@ -11,7 +11,7 @@ import pytest
 from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 
-from server.startup import PortTakenError
+from glimpse.server.startup import PortTakenError
 from tests.server.conftest import TIMEOUT
 from tests.server.doors.authority import Authority
 from tests.server.doors.inside import IN, Inside, channel, classify, entry, healthy

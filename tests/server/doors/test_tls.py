@@ -20,8 +20,8 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from server.doors.certificates import Certificates, identity
-from server.startup import CredentialsError
+from glimpse.server.doors.certificates import Certificates, identity
+from glimpse.server.startup import CredentialsError
 from tests.server.doors.authority import Authority, Pair
 from tests.server.doors.inside import IN, Inside, channel, classify, until
 

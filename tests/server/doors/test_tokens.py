@@ -14,12 +14,12 @@ import structlog
 from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 
+from glimpse.server.doors.rates import Allowance
+from glimpse.server.doors.tokens import Holder, Tokens, main
+from glimpse.server.errors import Reason, UnauthenticatedError
+from glimpse.server.startup import CredentialsError
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1.classifier_pb2_grpc import ImageClassifierStub
-from server.doors.rates import Allowance
-from server.doors.tokens import Holder, Tokens, main
-from server.errors import Reason, UnauthenticatedError
-from server.startup import CredentialsError
 from tests.conftest import ROOT
 from tests.server.conftest import TIMEOUT
 from tests.server.doors.inside import (
@@ -278,7 +278,7 @@ def test_nothing_of_a_token_is_logged_and_tokens_without_tls_are(inside: Callabl
 def test_the_program_makes_a_token_and_the_entry_that_lets_it_in(
     file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = [sys.executable, "-W", "error", "-m", "server.doors.tokens", "new", "alice"]
+    command = [sys.executable, "-W", "error", "-m", "glimpse.server.doors.tokens", "new", "alice"]
     ended = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     made, entries = [ended.stderr.split()[-1]], [ended.stdout]
     for name in ("o'hara\\", 'a"quote'):
@@ -296,7 +296,7 @@ def test_the_program_makes_a_token_and_the_entry_that_lets_it_in(
 def test_asking_for_help_makes_no_token(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 0
     printed = capsys.readouterr()
-    assert printed.out.startswith("usage: python -m server.doors.tokens ")
+    assert printed.out.startswith("usage: python -m glimpse.server.doors.tokens ")
     assert "sha256" not in printed.out
     assert printed.err == ""
 

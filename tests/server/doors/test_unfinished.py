@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.doors.unfinished import Reading, Unfinished
+from glimpse.server.doors.unfinished import Reading, Unfinished
 
 MB = 1_000_000
 _LARGEST = 16 * MB

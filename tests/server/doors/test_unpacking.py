@@ -13,8 +13,8 @@ from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 
+from glimpse.server.doors.unpacking import TooLargeError, Unpacking, packed
 from glimpse.v1 import classifier_pb2 as pb
-from server.doors.unpacking import TooLargeError, Unpacking, packed
 
 _LARGEST = 1 << 20
 

@@ -10,11 +10,11 @@ import grpc
 import pytest
 from PIL import Image
 
+from glimpse.server.doors.closing import Closing
+from glimpse.server.doors.unread import Unread
+from glimpse.server.doors.visit import Visit
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1.classifier_pb2_grpc import ImageClassifierStub
-from server.doors.closing import Closing
-from server.doors.unread import Unread
-from server.doors.visit import Visit
 from tests.server.conftest import TIMEOUT
 from tests.server.hostile.memory import needs_proc
 from tests.server.hostile.wire import Wire, call, message

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from server.doors.receiving import Receiving
-from server.doors.uploads import Uploads
-from server.errors import DeadlineExceededError, Reason
+from glimpse.server.doors.receiving import Receiving
+from glimpse.server.doors.uploads import Uploads
+from glimpse.server.errors import DeadlineExceededError, Reason
 
 _PEER = "ipv4:192.0.2.1:40000"
 _PLENTY = 1 << 40  # bytes: nobody waits for memory

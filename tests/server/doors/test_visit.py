@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from server.doors.visit import Visit, host
-from server.turns import Lane
+from glimpse.server.doors.visit import Visit, host
+from glimpse.server.turns import Lane
 
 
 @pytest.mark.parametrize(

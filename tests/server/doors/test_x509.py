@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.doors import x509
-from server.doors.certificates import expires
+from glimpse.server.doors import x509
+from glimpse.server.doors.certificates import expires
 from tests.server.doors.authority import Authority
 
 _AUTHORITY = Authority("of these tests")

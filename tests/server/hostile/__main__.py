@@ -19,9 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
-from server.decoding.prepare import prepare
-from server.domain import EncodedImage
-from server.errors import InvalidImageError
+from glimpse.server.decoding.prepare import prepare
+from glimpse.server.domain import EncodedImage
+from glimpse.server.errors import InvalidImageError
 from tests.server.hostile.memory import forget_peak, peak, resident
 from tests.server.hostile.mutants import Mutant, numbered
 

@@ -20,7 +20,7 @@ from tests.server.hostile.mutants import numbered
 HUNG = 30.0  # seconds on one file of a few kB, until it is called hung
 _SHARE = 5000  # mutants for one process
 # Freed memory goes back at once, so that a peak belongs to its own case.
-ENVIRONMENT = {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'proto'}", "MALLOC_MMAP_THRESHOLD_": "65536"}
+ENVIRONMENT = {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}", "MALLOC_MMAP_THRESHOLD_": "65536"}
 
 
 @dataclass

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
-from models.decoding.limits import ImageLimits
-from models.prestem.recipe import Recipe
+from glimpse.models.decoding.limits import ImageLimits
+from glimpse.models.prestem.recipe import Recipe
 from tests.server.hostile.bytewise import BYTEWISE, splice
 from tests.server.hostile.jpeg_lies import jpeg_lie
 from tests.server.hostile.other_lies import bmp_lie, gif_lie, webp_lie

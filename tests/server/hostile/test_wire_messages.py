@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from glimpse.server.errors import Reason
 from glimpse.v1 import classifier_pb2 as pb
-from server.errors import Reason
 from tests.conftest import RunningServer
 from tests.server.conftest import TIMEOUT
 from tests.server.hostile.conftest import Attacked

@@ -1,0 +1,81 @@
+"""Glimpse: classify images with a service that answers over gRPC.
+
+The Python client is all that is needed to call a server:
+
+    from glimpse import Client
+
+    with Client("localhost:50051") as client:
+        result = client.classify("cat.jpg", top_k=3)
+        print(result.predictions[0].label, result.predictions[0].probability)
+
+``glimpse.client`` is the client and the command line, ``glimpse.v1`` the gRPC stubs; both are installed by
+``glimpse-client``. ``glimpse-serve`` adds ``glimpse.server`` and ``glimpse.models``, the server and the block library.
+What is named here is loaded when it is first used, so that importing this package costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from glimpse.client import (
+        TLS,
+        AccessDeniedError,
+        AsyncClient,
+        Client,
+        Code,
+        DeadlineExceededError,
+        GlimpseError,
+        ImageError,
+        ImageRefusedError,
+        ImageResult,
+        InvalidRequestError,
+        ModelDescription,
+        ModelIdentity,
+        ModelNotFoundError,
+        OverloadedError,
+        Prediction,
+        RequestRefusedError,
+        ServerFaultError,
+        StreamBrokenError,
+        Timing,
+        UnavailableError,
+    )
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "TLS",
+    "AccessDeniedError",
+    "AsyncClient",
+    "Client",
+    "Code",
+    "DeadlineExceededError",
+    "GlimpseError",
+    "ImageError",
+    "ImageRefusedError",
+    "ImageResult",
+    "InvalidRequestError",
+    "ModelDescription",
+    "ModelIdentity",
+    "ModelNotFoundError",
+    "OverloadedError",
+    "Prediction",
+    "RequestRefusedError",
+    "ServerFaultError",
+    "StreamBrokenError",
+    "Timing",
+    "UnavailableError",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module("glimpse.client"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
