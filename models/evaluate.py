@@ -63,10 +63,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         loaded = bundle.read(options.bundle or bundle.EMBEDDED_DEFAULT)
         measurement = evaluate(loaded, options.data, skip_unreadable=options.skip_unreadable)
     except (ValueError, OSError) as error:
-        print(f"models.evaluate: {error}", file=sys.stderr)
+        print(f"glimpse.models.evaluate: {error}", file=sys.stderr)
         return 1
     except MemoryError:
-        print("models.evaluate: memory does not suffice for the images.", file=sys.stderr)
+        print("glimpse.models.evaluate: memory does not suffice for the images.", file=sys.stderr)
         return 1
     print(_as_json(loaded, measurement) if options.json else _as_text(loaded, measurement))
     return 0

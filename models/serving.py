@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from glimpse.models import own, weights
+from glimpse.models import keras_files, weights
 from glimpse.models.builder import Assembly, assemble
 from glimpse.models.bundle import Bundle
 from glimpse.models.catalogue import find
@@ -27,7 +27,7 @@ def load_bundle(bundle: Bundle) -> Assembly:
     """
     bundle.check_digest()
     if not bundle.architecture:
-        return own.load(bundle.weights_path, recipe=bundle.recipe, classes=len(bundle.labels))
+        return keras_files.load(bundle.weights_path, recipe=bundle.recipe, classes=len(bundle.labels))
     row = find(bundle.architecture, bundle.variant, bundle.options)
     assembly = assemble(row, classes=len(bundle.labels), input_shape=bundle.input_shape)
     notes: list[str] = []

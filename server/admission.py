@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from glimpse.server.errors import OverloadedError, Reason, draining
-from glimpse.server.shares import NO_LOAD, ONE, Held, Load, Place, Shares
-from glimpse.server.turns import NO_LANE, Lane, Turns
+from glimpse.server.fair_queue import NO_LANE, FairQueue, Lane
+from glimpse.server.shares import NO_PERMITS, ONE, Held, Permits, Place, Shares
 
-__all__ = ["Admission", "Load"]
+__all__ = ["Admission", "Permits"]
 
-_ONE = Load(1, 1, 1)  # the smallest image
+_ONE = Permits(1, 1, 1)  # the smallest image
 # Whoever is refused is told when to come back, each later than the one before, as fast as work is done: told the same,
 # they would all come back together. But no later than this many seconds from now.
 _LATEST = 5.0
@@ -30,17 +30,17 @@ _LATEST = 5.0
 class _Waiter:
     """A piece of a stream that waits for its permits."""
 
-    load: Load
+    load: Permits
     lane: Lane
     granted: asyncio.Future[None]
 
 
-class _Permits:
+class _Holding:
     """Permits that are held while the block runs. No generator, which would cost each call several microseconds."""
 
     __slots__ = ("_admission", "_lane", "_load", "_wait")
 
-    def __init__(self, admission: Admission, load: Load, lane: Lane, *, wait: bool) -> None:
+    def __init__(self, admission: Admission, load: Permits, lane: Lane, *, wait: bool) -> None:
         self._admission, self._load, self._lane, self._wait = admission, load, lane, wait
 
     async def __aenter__(self) -> None:
@@ -55,10 +55,10 @@ class Admission:
 
     def __init__(
         self,
-        capacity: Load,
+        capacity: Permits,
         *,
         streams: int,
-        retry_after: Callable[[Load], float],
+        retry_after: Callable[[Permits], float],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Make the gate.
@@ -75,15 +75,15 @@ class Admission:
         self._retry_after = retry_after
         self._clock = clock
         self._promised = 0.0  # on the clock: until when those who were refused have been told to stay away
-        self.calls = Shares(Load(capacity.images))
-        self.streams = Shares(Load(streams))
+        self.calls = Shares(Permits(capacity.images))
+        self.streams = Shares(Permits(streams))
         self._all = Shares(capacity)
         self._bulk = Shares(self.bulk_capacity)
         self._most_of_one = capacity.part(7, 8)  # what a party may hold with all its streams and lone requests
         self._kept_for_newcomers = capacity.part(1, 16)
-        self._waiting: Turns[_Waiter] = Turns()
+        self._waiting: FairQueue[_Waiter] = FairQueue()
         # Pieces of parties that have their share of what streams may hold, by party: they stand in nobody's way.
-        self._beyond: dict[str, Turns[_Waiter]] = {}
+        self._beyond: dict[str, FairQueue[_Waiter]] = {}
         self._waits: Counter[Lane] = Counter()  # pieces that wait, of either
         self._readers: dict[Lane, list[asyncio.Future[None]]] = {}
         self._closed = False
@@ -144,7 +144,7 @@ class Admission:
             self._readers.setdefault(lane, []).append(reader)
             await reader
 
-    def keep_until_done(self, doing: Future[Any], load: Load, lane: Lane = NO_LANE) -> None:
+    def keep_until_done(self, doing: Future[Any], load: Permits, lane: Lane = NO_LANE) -> None:
         """Hold the permits for one image once more until work on it ends in its thread, for a caller who has gone.
 
         What a thread works on takes memory and time whether or not somebody waits for it; without this, callers with
@@ -160,7 +160,7 @@ class Admission:
 
         doing.add_done_callback(release)
 
-    def admit(self, load: Load, *, wait: bool, lane: Lane = NO_LANE) -> _Permits:
+    def admit(self, load: Permits, *, wait: bool, lane: Lane = NO_LANE) -> _Holding:
         """Hold permits for `load` while the block runs.
 
         Args:
@@ -173,9 +173,9 @@ class Admission:
             OverloadedError: expected; no room now for all or for this party or lane, and not waiting.
             UnavailableError: expected; closed, possibly while waiting.
         """
-        return _Permits(self, load, lane, wait=wait)
+        return _Holding(self, load, lane, wait=wait)
 
-    async def take(self, load: Load, lane: Lane, *, wait: bool) -> Load:
+    async def take(self, load: Permits, lane: Lane, *, wait: bool) -> Permits:
         """Take permits, see `admit`, and return those that `give_back` is to be called with."""
         if self._closed:
             raise draining()
@@ -188,16 +188,16 @@ class Admission:
             self._all.hold(load, lane)
         return load
 
-    def _find_room(self, load: Load, lane: Lane) -> None:
+    def _find_room(self, load: Permits, lane: Lane) -> None:
         if self._all.plenty(load) and not len(self._waiting):
             return
-        reserved = NO_LOAD
+        reserved = NO_PERMITS
         if len(self._waiting):
             # The first piece that waits would wait for ever if it had to compete with lone requests. But whoever has
             # nothing yet need not wait for a piece of somebody who has much.
             reserved = self._reserved()
             if not self._all.of(lane).images and load.within(self._kept_for_newcomers):
-                reserved = NO_LOAD
+                reserved = NO_PERMITS
         fits = self._all.fits(load, reserved)
         if fits and not self._all.beyond(load, lane):
             return
@@ -215,7 +215,9 @@ class Admission:
             Reason.QUEUE_FULL,
             f"{_told(held)} are in flight; {_told(load)} more would exceed {_told(most, 'or')}. Try again later, or "
             "send fewer at once.",
-            missing=Load(together.images + reserved.images - most.images, 0, together.work + reserved.work - most.work),
+            missing=Permits(
+                together.images + reserved.images - most.images, 0, together.work + reserved.work - most.work
+            ),
             come=load,
         )
 
@@ -231,20 +233,20 @@ class Admission:
             message = f"{own} {what} of yours are in flight; the rest of {most} is kept for others. {advice}"
             raise self._refusal(Reason.SHARE_FULL, message, missing=_ONE, come=_ONE)
 
-    def _refusal(self, reason: Reason, message: str, *, missing: Load, come: Load) -> OverloadedError:
+    def _refusal(self, reason: Reason, message: str, *, missing: Permits, come: Permits) -> OverloadedError:
         """What a caller is told for whom `missing` is too much, and who will come back with `come`."""
         now = self._clock()
         backlog = max(0.0, self._promised - now)
         self._promised = now + min(_LATEST, backlog + self._retry_after(come))
-        missing = Load(max(1, missing.images), 0, max(0, missing.work))
+        missing = Permits(max(1, missing.images), 0, max(0, missing.work))
         return OverloadedError(reason, message, retry_after=backlog + self._retry_after(missing))
 
-    def _reserved(self) -> Load:
+    def _reserved(self) -> Permits:
         """Room that lone requests leave free for the first of the waiting pieces, which would else wait for ever."""
         head = self._waiting.first().load
-        return head if self._bulk.held.plus(head).within(self.bulk_capacity) else NO_LOAD
+        return head if self._bulk.held.plus(head).within(self.bulk_capacity) else NO_PERMITS
 
-    async def _take_bulk(self, load: Load, lane: Lane) -> None:
+    async def _take_bulk(self, load: Permits, lane: Lane) -> None:
         if not len(self._waiting) and self._may_go(load, lane):
             self._bulk.hold(load, lane)
             self._all.hold(load, lane)
@@ -280,7 +282,7 @@ class Admission:
                 waiter = self._waiting.first()
                 if not waiter.granted.done():
                     if self._beyond_share(waiter.load, waiter.lane):
-                        self._beyond.setdefault(waiter.lane.who, Turns()).put(waiter.lane, self._waiting.take())
+                        self._beyond.setdefault(waiter.lane.who, FairQueue()).put(waiter.lane, self._waiting.take())
                         continue
                     if not (self._bulk.fits(waiter.load) and self._all.fits(waiter.load)):
                         return
@@ -291,7 +293,7 @@ class Admission:
             if not self._within_again():
                 return
 
-    def _may_go(self, load: Load, lane: Lane) -> bool:
+    def _may_go(self, load: Permits, lane: Lane) -> bool:
         """Whether a piece may have its permits although it has just come: nobody waits, of its party either."""
         if self._bulk.plenty(load) and self._all.plenty(load):
             return lane.who not in self._beyond
@@ -302,11 +304,11 @@ class Admission:
             and self._all.fits(load)
         )
 
-    def _beyond_share(self, load: Load, lane: Lane) -> bool:
+    def _beyond_share(self, load: Permits, lane: Lane) -> bool:
         """Whether a piece is beyond its party's share of what streams may hold, or of all with its lone requests."""
         return self._more_than_one_may(self._all.of(lane), load) or self._bulk.beyond(load, lane)
 
-    def _more_than_one_may(self, own: Held, load: Load) -> bool:
+    def _more_than_one_may(self, own: Held, load: Permits) -> bool:
         """Whether a party that has its own would hold more than any party may, however much is free."""
         return own.images > 0 and not own.plus(load).within(self._most_of_one)
 
@@ -326,7 +328,7 @@ class Admission:
                 del self._beyond[who]
         return found
 
-    def give_back(self, load: Load, lane: Lane, *, bulk: bool) -> None:
+    def give_back(self, load: Permits, lane: Lane, *, bulk: bool) -> None:
         """Give permits back that `take` returned; `bulk`: those that it may have waited for."""
         self._all.release(load, lane)
         if bulk:
@@ -335,6 +337,6 @@ class Admission:
             self._grant()
 
 
-def _told(load: Load | Held, together: str = "and") -> str:
+def _told(load: Permits | Held, together: str = "and") -> str:
     """For people."""
     return f"{load.images} images, {load.bytes} bytes {together} {load.work} pixels of decoding"

@@ -1,4 +1,4 @@
-"""The life of a server: open the doors, load, serve, drain. Everything is put together here and nowhere else."""
+"""The life of a server: open the ports, load, serve, drain. Everything is put together here and nowhere else."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from glimpse.models.decoding.cost import HEAVY_WORK
 from glimpse.models.decoding.limits import ImageLimits
 from glimpse.models.messages import short
 from glimpse.server import stopping
-from glimpse.server.admission import Admission, Load
+from glimpse.server.access import fields
+from glimpse.server.access.control import AccessControl
+from glimpse.server.admission import Admission, Permits
 from glimpse.server.background import keep_running
 from glimpse.server.cleanup import Cleanup, within
 from glimpse.server.connection_monitor import ConnectionMonitor
@@ -26,8 +28,6 @@ from glimpse.server.decoding.decode import FORMATS
 from glimpse.server.decoding.isolated import memory_for
 from glimpse.server.decoding.pool import DecodePool
 from glimpse.server.decoding.where import Decoding
-from glimpse.server.doors import fields
-from glimpse.server.doors.keeper import Keeper
 from glimpse.server.guard import Guard, Penalty
 from glimpse.server.health import Health
 from glimpse.server.interceptors import Observability
@@ -37,7 +37,7 @@ from glimpse.server.metrics import Metrics
 from glimpse.server.pipeline import Pipeline
 from glimpse.server.ports import HEALTH, Ports
 from glimpse.server.registry import LoadedModel, ModelRegistry
-from glimpse.server.runtime import converted
+from glimpse.server.runtime import converted_cache
 from glimpse.server.servicer import SERVICE, ImageClassifier
 from glimpse.server.settings import Settings
 from glimpse.server.startup import ModelLoadError, StartupError
@@ -62,10 +62,10 @@ class Server:
         self._settings = settings
         self._metrics = Metrics()
         self._registry = ModelRegistry()
-        capacity = Load(settings.max_images_in_flight, settings.max_bytes_in_flight, settings.work_in_flight)
+        capacity = Permits(settings.max_images_in_flight, settings.max_bytes_in_flight, settings.work_in_flight)
         self._admission = Admission(capacity, streams=settings.max_streams, retry_after=self._seconds_to_answer)
         self._metrics.limits(images=capacity.images, size=capacity.bytes, work=capacity.work)
-        keeper = Keeper(settings)
+        access = AccessControl(settings)
         self._decoding = _decoding(settings)
         self._decoders = DecodePool(
             settings.decoders, heavy=self._decoding.heavy_workers, spare=int(settings.decode_in == "threads")
@@ -78,7 +78,7 @@ class Server:
             decode_queue_depth=self._decoders.depth,
             decoders_overdue=lambda: self._decoders.overdue(self._decoding.seconds),
             decoder_restarts=lambda: self._decoding.restarts,
-            credentials_stale=lambda: keeper.stale,
+            credentials_stale=lambda: access.stale,
         )
         pipeline = Pipeline(
             self._registry,
@@ -94,7 +94,7 @@ class Server:
         self._trouble: str | None = None  # what hangs
         self._overdue = 0  # decoder threads that have been at one image for too long
         self._classifier = ImageClassifier(
-            pipeline, self._registry, self._metrics, _limits(settings), keeper, stream_window=settings.stream_window
+            pipeline, self._registry, self._metrics, _limits(settings), access, stream_window=settings.stream_window
         )
         gates = {f"/{SERVICE}/Classify": self._admission.call, f"/{SERVICE}/ClassifyStream": self._admission.stream}
         self._tracing = start_tracing()
@@ -109,16 +109,16 @@ class Server:
         observability = Observability(
             self._metrics,
             gates,
-            keeper,
+            access,
             self._tracing,
             guard=guard,
             log_calls=settings.log_calls,
             most_fields=max(fields.LEAST, settings.max_images_per_request * fields.EACH_IMAGE),
         )
         # The port for probes shares nothing with the calls that it reports on, neither their places nor their turns.
-        probed = Observability(self._metrics, {}, keeper, checks=keeper.probes)
+        probed = Observability(self._metrics, {}, access, checks=access.probes)
         self._memory = Memory(self._in_use)
-        self._receiving = keeper.receiving
+        self._receiving = access.receiving
         self._receiving.follow(
             memory=self._memory,
             # Whole, but not admitted: the pieces of streams wait for that.
@@ -131,8 +131,8 @@ class Server:
             [observability],
             self._metrics.registry,
             of_probes=[probed],
-            keeper=keeper,
-            monitor=(ConnectionMonitor(guard, self._metrics, _penalty_log(keeper)) if settings.flood_guard else None),
+            access=access,
+            monitor=(ConnectionMonitor(guard, self._metrics, _penalty_log(access)) if settings.flood_guard else None),
         )
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -232,14 +232,14 @@ class Server:
     async def _drain(self, announce: float) -> None:
         """NOT_SERVING -> keep serving for `announce` seconds -> take no new calls -> finish those that are there.
 
-        Admission stays open until the last call has ended: one that is here when the doors close is as good as any.
+        Admission stays open until the last call has ended: one that is here when the ports close is as good as any.
         """
         _log.info("draining", in_flight=self._admission.in_flight)
         self._draining = True
         await self._tell()
         await asyncio.sleep(announce)
         closing = asyncio.create_task(self._ports.drain(self._settings.drain_seconds))
-        await asyncio.sleep(0)  # the doors close before the streams are ended, or those would come again
+        await asyncio.sleep(0)  # the ports close before the streams are ended, or those would come again
         self._classifier.drain()
         await self._health.close()
         await closing
@@ -265,7 +265,7 @@ class Server:
     def _queue_depth(self) -> int:
         return sum(model.batcher.depth() for model in self._registry)
 
-    def _seconds_to_answer(self, load: Load) -> float:
+    def _seconds_to_answer(self, load: Permits) -> float:
         """How long so many images take: decoding and computing overlap, so the slower of the two says."""
         computing = max((model.batcher.seconds_to_compute(load.images) for model in self._registry), default=1.0)
         return max(computing, self._decoders.expected(load.work, heavy=load.work > load.images * HEAVY_WORK))
@@ -290,7 +290,7 @@ async def prepare_start(settings: Settings) -> int:
     if model is None:
         return stopping.exit_code(stop.number, prepares=True)
     model.batcher.close()
-    if model.runtime == "openvino" and not converted.kept(model.bundle):
+    if model.runtime == "openvino" and not converted_cache.kept(model.bundle):
         raise ModelLoadError(
             "The model loads, but its converted network could not be kept, so that a start would convert it again. Set "
             "GLIMPSE_CACHE to a folder that can be written and has room."
@@ -375,8 +375,8 @@ def _load_model(settings: Settings, metrics: Metrics) -> LoadedModel:
         raise ModelLoadError(f"Cannot load the model: {short(error)}") from error
 
 
-def _penalty_log(keeper: Keeper) -> Callable[[Penalty, int], None] | None:
-    return None if keeper.audit is None else keeper.audit.closed
+def _penalty_log(access: AccessControl) -> Callable[[Penalty, int], None] | None:
+    return None if access.audit is None else access.audit.closed
 
 
 def _limits(settings: Settings) -> pb.Limits:

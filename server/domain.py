@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from glimpse.server.errors import InvalidImageError
-from glimpse.server.turns import Lane
+from glimpse.server.fair_queue import Lane
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,20 +16,20 @@ import structlog
 from google.protobuf import descriptor_pool
 
 from glimpse.server import status
+from glimpse.server.access import fields
+from glimpse.server.access.arrival import REQUEST_ID_KEY, arrive
+from glimpse.server.access.call_context import CallContext, current_call
+from glimpse.server.access.control import OPEN, AccessControl
+from glimpse.server.access.pieces import Pieces
+from glimpse.server.access.unauthenticated import UnauthenticatedCalls
+from glimpse.server.access.unpacking import packed
 from glimpse.server.call_ends import cannot_send, content_refused, ended_by_peer, malformed, only, parsed, status_of
-from glimpse.server.doors import fields
-from glimpse.server.doors.arrival import REQUEST_ID_KEY, arrive
-from glimpse.server.doors.keeper import OPEN, Keeper
-from glimpse.server.doors.open_calls import OpenCalls
-from glimpse.server.doors.pieces import Pieces
-from glimpse.server.doors.unpacking import packed
-from glimpse.server.doors.visit import Visit, visiting
 from glimpse.server.errors import ServiceError, defect
+from glimpse.server.fair_queue import Lane
 from glimpse.server.guard import Guard
 from glimpse.server.metrics import Metrics
 from glimpse.server.sampling import LeftOut, Sampled
 from glimpse.server.tracing import Tracing
-from glimpse.server.turns import Lane
 
 _log = structlog.get_logger(__name__)
 _level = logging.getLogger(__name__)  # the same one, for its level
@@ -61,29 +61,29 @@ class Observability(grpc.aio.ServerInterceptor):
         self,
         metrics: Metrics,
         gates: Mapping[str, Gate],
-        keeper: Keeper,
+        access: AccessControl,
         tracing: Tracing | None = None,
         *,
-        checks: OpenCalls | None = None,
+        checks: UnauthenticatedCalls | None = None,
         guard: Guard | None = None,
         log_calls: bool = False,
         most_fields: int = fields.LEAST,
     ) -> None:
-        """Record into `metrics` and, where there are traces, into `tracing`; let in whom `keeper` knows.
+        """Record into `metrics` and, where there are traces, into `tracing`; let in whom `access` knows.
 
         A method that has one of `gates` is let through it before its request is read. All others have a small budget of
-        their own; `checks` is that of health checks, if not the one that `keeper` has for the main port. `log_calls`: a
+        their own; `checks` is that of health checks, if not the one that `access` has for the main port. `log_calls`: a
         line at level info for calls that went well, too. `guard` is told what became of each call. `most_fields`: bytes
-        of a message through a gate that are not contents of its fields, see `server.doors.fields`.
+        of a message through a gate that are not contents of its fields, see `server.access.fields`.
         """
-        self._checks = keeper.checks if checks is None else checks
+        self._checks = access.checks if checks is None else checks
         self._log_calls = log_calls
         self._most_fields = most_fields
         self._guard = Guard() if guard is None else guard
         self._tracing = tracing
         self._metrics = metrics
         self._gates = gates
-        self._keeper = keeper
+        self._access = access
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}  # by method, of which there are a few
         # Strangers, and those who have shown who they are: neither take the other's lines.
         self._sampled = Sampled(_tell_left_out), Sampled(_tell_left_out)
@@ -111,7 +111,7 @@ class Observability(grpc.aio.ServerInterceptor):
         write = _counted(handler.response_serializer, classifies=gate is not None)
         method = _Method(
             self._metrics,
-            self._keeper,
+            self._access,
             self._tracing,
             (kind, service, name),
             guard=self._guard,
@@ -131,15 +131,15 @@ class Observability(grpc.aio.ServerInterceptor):
         if gate is not None:
             return grpc.stream_stream_rpc_method_handler(method.stream(inner, parse, gate), None, write)
         # A method that anybody may call. Its messages are read as they are, so that their length is known.
-        calls = self._checks if service == OPEN else self._keeper.questions
+        calls = self._checks if service == OPEN else self._access.questions
         if handler.stream_stream is not None:
             return grpc.stream_stream_rpc_method_handler(method.conversation(inner, parse, calls), None, write)
         return grpc.stream_stream_rpc_method_handler(method.question(inner, parse, calls, lone=lone), None, write)
 
     async def _no_method(self, _: Any, context: Any) -> None:
         """What gRPC answers to a method that there is not; only here its caller is known."""
-        visit, _authorization = arrive(context.invocation_metadata() or (), "", context.peer(), self._keeper.proxies)
-        traffic = self._guard.began(visit.peer, visit.address)
+        call, _authorization = arrive(context.invocation_metadata() or (), "", context.peer(), self._access.proxies)
+        traffic = self._guard.began(call.peer, call.address)
         self._guard.ended(traffic, "UNIMPLEMENTED", received=0, gated=False, seconds=0.0)
         await _end(context, grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
 
@@ -160,7 +160,7 @@ class _Method:
     def __init__(
         self,
         metrics: Metrics,
-        keeper: Keeper,
+        access: AccessControl,
         tracing: Tracing | None,
         labels: tuple[str, str, str],
         *,
@@ -173,101 +173,101 @@ class _Method:
         self._gated = gated
         self._tracing = tracing
         self._metrics = metrics
-        self._keeper = keeper
+        self._access = access
         _, self._service, method = labels
         self._name = f"{self._service}/{method}"
         self._counts = metrics.rpc(*labels)
 
     def unary(self, inner: Handler, parse: Parse | None, gate: Gate) -> Handler:
-        receive, unpack = self._keeper.uploads.receive, self._keeper.unpacking.unpack
-        send = self._keeper.unread.send
+        receive, unpack = self._access.uploads.receive, self._access.unpacking.unpack
+        send = self._access.unread.send
 
         async def handle(_: AsyncIterator[bytes], context: Any) -> Any:
-            async with self._around(context) as visit:
-                with gate(visit.lane):
-                    visit.traffic.waiting += 1
+            async with self._around(context) as call:
+                with gate(call.lane):
+                    call.traffic.waiting += 1
                     try:
                         # Not by the iterator: left before its end, each would make a task for asyncio to close it.
-                        message = await receive(visit.who, visit.peer, context.read)
+                        message = await receive(call.who, call.peer, context.read)
                     finally:
-                        visit.traffic.waiting -= 1
-                    visit.complete = time.monotonic()
+                        call.traffic.waiting -= 1
+                    call.complete = time.monotonic()
                     if message is not grpc.aio.EOF:
-                        visit.take(len(message))
+                        call.take(len(message))
                         if packed(message):
                             message = await unpack(message)
                         request = parsed(message, parse)
                         del message  # the request has its own copy
                         answer = await inner(request, context)
-                        send(visit)
+                        send(call)
                         return answer
-                return await _no_message(visit)  # which has given its place back
+                return await _no_message(call)  # which has given its place back
 
         return handle
 
     def stream(self, inner: Handler, parse: Parse, gate: Gate) -> Handler:
-        held, receiving, unpacking = self._keeper.streams.held, self._keeper.receiving, self._keeper.unpacking
+        held, receiving, unpacking = self._access.streams.held, self._access.receiving, self._access.unpacking
 
         async def handle(_: Any, context: Any) -> Any:
-            async with self._around(context) as visit:
-                with gate(visit.lane), held(visit):
-                    pieces = Pieces(receiving, unpacking, visit, read=context.read, parse=parse)
+            async with self._around(context) as call:
+                with gate(call.lane), held(call):
+                    pieces = Pieces(receiving, unpacking, call, read=context.read, parse=parse)
                     return await inner(pieces, context)
 
         return handle
 
-    def question(self, inner: Handler, parse: Parse | None, calls: OpenCalls, *, lone: bool) -> Handler:
+    def question(self, inner: Handler, parse: Parse | None, calls: UnauthenticatedCalls, *, lone: bool) -> Handler:
         """One message, and one answer or, where it is not `lone`, as many as come."""
 
         async def handle(_: AsyncIterator[bytes], context: Any) -> None:
-            async with self._around(context) as visit:
-                with calls.place(visit, streams=not lone):
-                    message = await calls.receive(visit, context.read)
+            async with self._around(context) as call:
+                with calls.place(call, streams=not lone):
+                    message = await calls.receive(call, context.read)
                     if message is grpc.aio.EOF:
-                        await _no_message(visit)
+                        await _no_message(call)
                     answer = await inner(parsed(message, parse), context)
                     if lone:  # with its place, which whoever does not take the answer goes on holding
                         await context.write(answer)
 
         return handle
 
-    def conversation(self, inner: Handler, parse: Parse | None, calls: OpenCalls) -> Handler:
+    def conversation(self, inner: Handler, parse: Parse | None, calls: UnauthenticatedCalls) -> Handler:
         """Messages and answers as they come."""
-        held = self._keeper.streams.held
+        held = self._access.streams.held
 
-        async def messages(visit: Visit, context: Any) -> AsyncIterator[Any]:
-            while (message := await calls.receive(visit, context.read)) is not grpc.aio.EOF:
+        async def messages(call: CallContext, context: Any) -> AsyncIterator[Any]:
+            while (message := await calls.receive(call, context.read)) is not grpc.aio.EOF:
                 yield parsed(message, parse)
 
         async def handle(_: AsyncIterator[bytes], context: Any) -> None:
-            async with self._around(context) as visit:
-                with calls.place(visit, streams=True), held(visit):
-                    async for answer in inner(messages(visit, context), context):
+            async with self._around(context) as call:
+                with calls.place(call, streams=True), held(call):
+                    async for answer in inner(messages(call, context), context):
                         await context.write(answer)
 
         return handle
 
     @asynccontextmanager
-    async def _around(self, context: Any) -> AsyncIterator[Visit]:
+    async def _around(self, context: Any) -> AsyncIterator[CallContext]:
         metadata = context.invocation_metadata() or ()
-        visit, authorization = arrive(metadata, self._name, context.peer(), self._keeper.proxies)
+        call, authorization = arrive(metadata, self._name, context.peer(), self._access.proxies)
         if self._guard.refuses:
-            await self._refuse_flood(visit, context)
-        visit.traffic = self._guard.began(visit.peer, visit.address)
-        visiting.set(visit)
-        structlog.contextvars.bind_contextvars(request_id=visit.request_id, rpc=visit.method)
-        self._trace(visit, metadata)
-        context.set_trailing_metadata(((REQUEST_ID_KEY, visit.request_id),))
+            await self._refuse_flood(call, context)
+        call.traffic = self._guard.began(call.peer, call.address)
+        current_call.set(call)
+        structlog.contextvars.bind_contextvars(request_id=call.request_id, rpc=call.method)
+        self._trace(call, metadata)
+        context.set_trailing_metadata(((REQUEST_ID_KEY, call.request_id),))
         self._counts.began()
         code, reason = grpc.StatusCode.OK, ""
         try:
-            self._keeper.identify(visit, self._service, authorization, context)
-            yield visit
+            self._access.identify(call, self._service, authorization, context)
+            yield call
         except asyncio.CancelledError:
-            why = visit.ended_by_us()
-            code, reason = _cancelled(visit, context) if why is None else (status.code(why), why.reason.value)
+            why = call.ended_by_us()
+            code, reason = _cancelled(call, context) if why is None else (status.code(why), why.reason.value)
             if why is not None:
-                await self._send_away(visit, context, why)
+                await self._send_away(call, context, why)
             raise
         except GeneratorExit:  # the caller left between two answers, and Python has found the generator since
             code = grpc.StatusCode.CANCELLED
@@ -277,7 +277,7 @@ class _Method:
             raise
         except ServiceError as error:
             code, reason = status.code(error), error.reason.value
-            await self._refuse(visit, context, error)
+            await self._refuse(call, context, error)
         except Exception as error:  # noqa: BLE001 - gRPC would answer UNKNOWN and tell the caller our internals
             if (gone := only(cannot_send, error)) is not None:
                 # gRPC cannot send because the call is over; it passes that over in silence, if it gets it bare.
@@ -286,47 +286,47 @@ class _Method:
             code, reason, refused = content_refused(error)
             if refused is None:
                 _log.exception("a defect of the service")
-            await self._refuse_content(visit, context, code, refused)
+            await self._refuse_content(call, context, code, refused)
         finally:
-            self._keeper.leave(visit)
-            details = _REFUSED_BY_GRPC if visit.refused_by_grpc else context.details()
-            self._tell(visit, code, reason, time.monotonic() - visit.begun, details or None)
+            self._access.leave(call)
+            details = _REFUSED_BY_GRPC if call.refused_by_grpc else context.details()
+            self._tell(call, code, reason, time.monotonic() - call.begun, details or None)
 
-    async def _refuse_flood(self, visit: Visit, context: Any) -> None:
+    async def _refuse_flood(self, call: CallContext, context: Any) -> None:
         """Refuse a call of those who flood, before anything is read, counted, traced or logged: thousands may wait."""
-        if self._guard.refused(visit.peer, visit.address) is not None:
+        if self._guard.refused(call.peer, call.address) is not None:
             await _end(context, grpc.StatusCode.RESOURCE_EXHAUSTED, _FLOODED)
 
-    def _trace(self, visit: Visit, metadata: Any) -> None:
+    def _trace(self, call: CallContext, metadata: Any) -> None:
         if self._tracing is None:
             return
-        visit.trace = self._tracing.call(visit.method, metadata, visit.peer)
-        if visit.trace is not None:
-            structlog.contextvars.bind_contextvars(trace_id=visit.trace.trace_id)
+        call.trace = self._tracing.call(call.method, metadata, call.peer)
+        if call.trace is not None:
+            structlog.contextvars.bind_contextvars(trace_id=call.trace.trace_id)
 
-    def _tell(self, visit: Visit, code: grpc.StatusCode, reason: str, seconds: float, details: str | None) -> None:
-        trace = visit.trace
+    def _tell(self, call: CallContext, code: grpc.StatusCode, reason: str, seconds: float, details: str | None) -> None:
+        trace = call.trace
         self._counts.ended(code.name, seconds, None if trace is None else trace.exemplar)
-        self._guard.ended(visit.traffic, code.name, received=visit.received, gated=self._gated, seconds=seconds)
-        self._log(visit, code, reason, seconds, details)
+        self._guard.ended(call.traffic, code.name, received=call.received, gated=self._gated, seconds=seconds)
+        self._log(call, code, reason, seconds, details)
         if trace is not None:
-            trace.end(code.name, reason=reason, request_id=visit.request_id, images=visit.images, model=visit.model)
-        if self._keeper.audit is not None and self._service != OPEN:
-            self._keeper.audit.write(visit, code=code.name, reason=reason, seconds=seconds)
+            trace.end(code.name, reason=reason, request_id=call.request_id, images=call.images, model=call.model)
+        if self._access.audit is not None and self._service != OPEN:
+            self._access.audit.write(call, code=code.name, reason=reason, seconds=seconds)
 
-    def _log(self, visit: Visit, code: grpc.StatusCode, reason: str, seconds: float, details: str | None) -> None:
+    def _log(self, call: CallContext, code: grpc.StatusCode, reason: str, seconds: float, details: str | None) -> None:
         # One line a call would cost more than a small network does; what went wrong is told, but of many like it from
         # one caller a few. Probes and watches of the health are no news, however they end.
         log, more = _log.info, dict[str, Any]()
         usual = code is grpc.StatusCode.OK or (self._service == OPEN and code in _LEFT)
         left_out = (
-            0 if usual or code in _OURS else self.sampled[bool(visit.identity)].left_out(visit.who, code.name, reason)
+            0 if usual or code in _OURS else self.sampled[bool(call.identity)].left_out(call.who, code.name, reason)
         )
         if left_out:
             more = {"left_out": left_out}
         elif usual or left_out is None:
             if self._log_calls and code is grpc.StatusCode.OK and self._service != OPEN:
-                more = {"model": visit.model, "images": visit.images, "bytes": visit.bytes}
+                more = {"model": call.model, "images": call.images, "bytes": call.bytes}
             elif not _level.isEnabledFor(logging.DEBUG):  # structlog finds that out after all the work
                 return
             else:
@@ -337,42 +337,42 @@ class _Method:
             code=code.name,
             reason=reason or None,
             seconds=round(seconds, 6),
-            peer=visit.peer,
+            peer=call.peer,
             details=details,
             **more,
         )
 
-    async def _send_away(self, visit: Visit, context: Any, why: ServiceError) -> None:
+    async def _send_away(self, call: CallContext, context: Any, why: ServiceError) -> None:
         """Tell a caller why the server ends the call; where they take no answers, close their connection."""
         try:
             async with asyncio.timeout(_FAREWELL):
-                await self._refuse(visit, context, why)
+                await self._refuse(call, context, why)
         except Exception as error:
             # gRPC cannot send where an answer waits to be taken, or where the caller has gone meanwhile.
             if not (isinstance(error, TimeoutError) or cannot_send(error)):
                 raise
-            if not visit.address:  # a proxy's connection is many callers'
-                self._keeper.closing.close(visit.peer)
+            if not call.address:  # a proxy's connection is many callers'
+                self._access.closing.close(call.peer)
 
-    async def _refuse(self, visit: Visit, context: Any, error: ServiceError) -> None:
+    async def _refuse(self, call: CallContext, context: Any, error: ServiceError) -> None:
         self._metrics.request_rejected(error.reason)
-        if visit.suspect:
-            await self._keeper.hold_back()
-        await self._abort(visit, context, error)
+        if call.suspect:
+            await self._access.hold_back()
+        await self._abort(call, context, error)
 
     async def _refuse_content(
-        self, visit: Visit, context: Any, code: grpc.StatusCode, refused: Exception | None
+        self, call: CallContext, context: Any, code: grpc.StatusCode, refused: Exception | None
     ) -> None:
         """End a call as `content_refused` says."""
         if refused is None:
-            await self._abort(visit, context, defect())
+            await self._abort(call, context, defect())
         elif isinstance(refused, ServiceError):
-            await self._refuse(visit, context, refused)
+            await self._refuse(call, context, refused)
         else:
             await _end(context, code, str(refused), refused)
 
-    async def _abort(self, visit: Visit, context: Any, error: ServiceError) -> None:
-        self._keeper.unread.send(visit)
+    async def _abort(self, call: CallContext, context: Any, error: ServiceError) -> None:
+        self._access.unread.send(call)
         trailers = (*(context.trailing_metadata() or ()), *status.trailers(error))
         await _end(context, status.code(error), error.message, error, trailers=trailers)
 
@@ -425,7 +425,7 @@ def _counted(serialize: Callable[[Any], bytes] | None, *, classifies: bool) -> C
 
     def write(answer: Any) -> bytes:
         message: bytes = answer if serialize is None else serialize(answer)
-        traffic = visiting.get().traffic
+        traffic = current_call.get().traffic
         traffic.answered += len(message) + _FRAMES
         if classifies:
             traffic.served = True
@@ -434,19 +434,19 @@ def _counted(serialize: Callable[[Any], bytes] | None, *, classifies: bool) -> C
     return write
 
 
-def _cancelled(visit: Visit, context: Any) -> tuple[grpc.StatusCode, str]:
+def _cancelled(call: CallContext, context: Any) -> tuple[grpc.StatusCode, str]:
     """How a call ended that gRPC has cancelled."""
     code = ended_by_peer(context)
-    refused = visit.refused_by_grpc and code is grpc.StatusCode.CANCELLED
+    refused = call.refused_by_grpc and code is grpc.StatusCode.CANCELLED
     return (grpc.StatusCode.RESOURCE_EXHAUSTED if refused else code), ""
 
 
-async def _no_message(visit: Visit) -> NoReturn:
+async def _no_message(call: CallContext) -> NoReturn:
     """The caller has gone, or the message was above the limit of bytes.
 
     Of that gRPC tells the caller by itself: then this call is cancelled, a moment after the end of its messages.
     """
-    visit.refused_by_grpc = time.monotonic() - visit.begun < _AT_ONCE
+    call.refused_by_grpc = time.monotonic() - call.begun < _AT_ONCE
     await asyncio.sleep(_MOMENT)
-    visit.refused_by_grpc = False
+    call.refused_by_grpc = False
     raise malformed("The call ended without a message.")

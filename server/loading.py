@@ -1,4 +1,4 @@
-"""From settings to a model that is ready to answer: bundle, room, weights, runtime, warm-up and gate, batcher."""
+"""From settings to a model that is ready: bundle, memory budget, weights, runtime, warm-up and gate, batcher."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from glimpse.server import cores
 from glimpse.server.batching.batcher import Batcher
 from glimpse.server.metrics import Metrics
 from glimpse.server.registry import LoadedModel
-from glimpse.server.runtime import Runtime, choice, converted, golden, room, told, warm
+from glimpse.server.runtime import Runtime, converted_cache, golden_check, memory_budget, selection, told, warm
 from glimpse.server.runtime.agreement import Agreement
 from glimpse.server.runtime.network import Network
 from glimpse.server.settings import Settings
@@ -33,15 +33,19 @@ def load_model(settings: Settings, metrics: Metrics) -> LoadedModel:
     """
     begun = time.monotonic()
     # Before Keras is imported, which reads once on which backend it is to run.
-    runtimes = choice.choose(settings.runtime)
+    runtimes = selection.choose(settings.runtime)
     bundle = sources.resolve(_source(settings))
-    gate = golden.gate(bundle, settings.golden)
+    gate = golden_check.gate(bundle, settings.golden)
     rows = (cores.available() + 1) * (settings.max_batch_size or _LARGEST)
-    loaded_by = f"{runtimes[0]}, converted" if runtimes[0] == "openvino" and converted.kept(bundle) else runtimes[0]
-    room.check(bundle, loaded_by, rows=rows, images=settings.max_images_in_flight, room=room.available())
+    loaded_by = (
+        f"{runtimes[0]}, converted" if runtimes[0] == "openvino" and converted_cache.kept(bundle) else runtimes[0]
+    )
+    memory_budget.check(
+        bundle, loaded_by, rows=rows, images=settings.max_images_in_flight, room=memory_budget.available()
+    )
     try:
         with contextlib.closing(Network(bundle, conversion_seconds=settings.conversion_seconds)) as network:
-            runtime, agreement, batch_sizes = choice.first(
+            runtime, agreement, batch_sizes = selection.first(
                 runtimes, lambda name: _warmed(name, network, gate, settings)
             )
             summary = network.summary
@@ -89,7 +93,7 @@ def load_model(settings: Settings, metrics: Metrics) -> LoadedModel:
 
 
 def _warmed(
-    name: RuntimeName, network: Network, gate: golden.Gate, settings: Settings
+    name: RuntimeName, network: Network, gate: golden_check.Gate, settings: Settings
 ) -> tuple[Runtime, Agreement | None, tuple[int, ...]]:
     """A runtime that has passed the gate, how its precision compares, and the batch sizes that it is warm for.
 
@@ -99,7 +103,7 @@ def _warmed(
         MemoryError: a batch did not fit.
     """
     largest = settings.max_batch_size
-    runtime, agreement = choice.build((name,), network, precision=settings.precision, largest=largest)
+    runtime, agreement = selection.build((name,), network, precision=settings.precision, largest=largest)
     multiply_adds = network.summary.multiply_adds
     try:
         return runtime, agreement, _warm(runtime, gate, largest, multiply_adds)
@@ -108,11 +112,11 @@ def _warmed(
             raise
         _log.warning("precision falls back", precision="float32", instead_of=runtime.precision, detail=str(error))
     del runtime  # two at a time would take twice the memory
-    runtime, _ = choice.build((name,), network, precision="float32")
+    runtime, _ = selection.build((name,), network, precision="float32")
     return runtime, agreement, _warm(runtime, gate, largest, multiply_adds)
 
 
-def _warm(runtime: Runtime, gate: golden.Gate, largest: int, multiply_adds: int) -> tuple[int, ...]:
+def _warm(runtime: Runtime, gate: golden_check.Gate, largest: int, multiply_adds: int) -> tuple[int, ...]:
     sizes = runtime.batch_sizes(largest, multiply_adds)
     with told(f"{runtime.name} cannot compute this network"):
         try:

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from glimpse.models.decoding.cost import Cost
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.server import domain
-from glimpse.server.admission import Admission, Load
-from glimpse.server.batching.lanes import Answer
-from glimpse.server.decoding.pool import DecodePool, Work
+from glimpse.server.admission import Admission, Permits
+from glimpse.server.batching.batch_queue import Answer
+from glimpse.server.decoding.pool import DecodePool, DecodeTask
 from glimpse.server.decoding.where import Decoding
 from glimpse.server.domain import Arrival, Caller, Classification, ClassifyRequest, ImageResult, RawImage, Timing
 from glimpse.server.errors import (
@@ -34,14 +34,14 @@ from glimpse.server.errors import (
     ServiceError,
     shown,
 )
+from glimpse.server.fair_queue import Ahead
 from glimpse.server.metrics import Metrics, ModelMetrics
 from glimpse.server.registry import LoadedModel, ModelRegistry
 from glimpse.server.topk import DEFAULT_TOP_K, top_k
-from glimpse.server.turns import Ahead
 
 
 @dataclass(frozen=True, slots=True)
-class _Work:
+class _Job:
     """What a request wants done with each of its images."""
 
     model: LoadedModel
@@ -66,7 +66,7 @@ class _Flight:
     timing: Timing
     admitted: float  # on the clock of `time.monotonic`
     answer: Future[Answer] = field(default_factory=Future)
-    preparing: Work | None = None  # in a decoder thread; None: done on the event loop
+    preparing: DecodeTask | None = None  # in a decoder thread; None: done on the event loop
 
 
 class Pipeline:
@@ -145,7 +145,9 @@ class Pipeline:
         work = self._check(request, caller)
         if costs is None:
             costs = [self._decoding.cost(image, work.recipe) for image in request.images]
-        load = Load(len(costs), sum([len(image.data) for image in request.images]), sum([cost.work for cost in costs]))
+        load = Permits(
+            len(costs), sum([len(image.data) for image in request.images]), sum([cost.work for cost in costs])
+        )
         self._check_in_time(costs, work)
         async with self._admission.admit(load, wait=bulk, lane=caller.lane):
             admitted = time.monotonic()
@@ -174,7 +176,7 @@ class Pipeline:
         """Wait until reading another piece of a caller's stream is worth its memory."""
         await self._admission.room(caller.lane)
 
-    async def _answers(self, flights: Sequence[_Flight], work: _Work) -> None:
+    async def _answers(self, flights: Sequence[_Flight], work: _Job) -> None:
         """Send the images on their way and wait until all have an answer or an error of their own.
 
         Raises:
@@ -194,7 +196,7 @@ class Pipeline:
                 )
         await together.all_done
 
-    def _prepare_and_queue(self, flight: _Flight, work: _Work) -> None:
+    def _prepare_and_queue(self, flight: _Flight, work: _Job) -> None:
         """Decode, pre-stem, queue; in a decoder thread. Whatever goes wrong is the answer's."""
         answer = flight.answer
         if answer.cancelled():
@@ -211,7 +213,7 @@ class Pipeline:
             if answer.set_running_or_notify_cancel():
                 answer.set_exception(error)
 
-    def _prepared(self, flight: _Flight, work: _Work, begun: float) -> tuple[NDArray[np.uint8], float]:
+    def _prepared(self, flight: _Flight, work: _Job, begun: float) -> tuple[NDArray[np.uint8], float]:
         """The network's input, and when it was there.
 
         Raises:
@@ -231,7 +233,7 @@ class Pipeline:
         work.metrics.prepared(timing, fitted=True)
         return prepared.pixels, ready
 
-    def _result(self, flight: _Flight, work: _Work) -> ImageResult:
+    def _result(self, flight: _Flight, work: _Job) -> ImageResult:
         timing = flight.timing
         try:
             answer = flight.answer.result()
@@ -247,18 +249,18 @@ class Pipeline:
         self._metrics.image("classified")
         return ImageResult(timing, predictions)
 
-    def _abandon(self, flight: _Flight, work: _Work) -> None:
+    def _abandon(self, flight: _Flight, work: _Job) -> None:
         """Count an image of a request that has failed, and stop what can be stopped of its way."""
         if flight.preparing is not None:
             if flight.preparing.cancel():
                 work.metrics.gave_up_decoding(time.monotonic() - flight.admitted)
             elif not flight.preparing.done():
-                load = Load(1, len(flight.image.data), flight.cost.work)
+                load = Permits(1, len(flight.image.data), flight.cost.work)
                 self._admission.keep_until_done(flight.preparing, load, work.caller.lane)
         flight.answer.cancel()
         self._metrics.image(self._end(flight, work))
 
-    def _end(self, flight: _Flight, work: _Work) -> str:
+    def _end(self, flight: _Flight, work: _Job) -> str:
         """How an image of a failed request ended."""
         error = None if flight.answer.cancelled() or not flight.answer.done() else flight.answer.exception()
         if error is not None:
@@ -267,7 +269,7 @@ class Pipeline:
         deadline = work.caller.deadline
         return "expired" if deadline is not None and deadline <= time.monotonic() else "cancelled"
 
-    def _check_in_time(self, costs: Sequence[Cost], work: _Work) -> None:
+    def _check_in_time(self, costs: Sequence[Cost], work: _Job) -> None:
         """Refuse what cannot be answered in time, before it takes anything that others could use.
 
         The estimate is a hopeful one: stages overlap, and nobody else comes. Where nothing waits there is none, for
@@ -305,7 +307,7 @@ class Pipeline:
                 f"deadline leaves {max(0.0, left):.3f} s. Allow more time or send less at once."
             )
 
-    def _check(self, request: ClassifyRequest, caller: Caller) -> _Work:
+    def _check(self, request: ClassifyRequest, caller: Caller) -> _Job:
         """What the request asks for, if it may.
 
         Raises:
@@ -333,7 +335,7 @@ class Pipeline:
                 field="options.min_probability",
             )
         metrics = self._metrics.of(model.identity.name, model.identity.version)
-        return _Work(model, self._recipe(request, model), k, request.min_probability, caller, metrics)
+        return _Job(model, self._recipe(request, model), k, request.min_probability, caller, metrics)
 
     def _recipe(self, request: ClassifyRequest, model: LoadedModel) -> Recipe:
         """The pre-stem of this request.

@@ -21,11 +21,11 @@ import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from glimpse.server import filters, port_lock, reflection
+from glimpse.server.access.control import AccessControl
+from glimpse.server.access.unauthenticated import MOST_BYTES
 from glimpse.server.background import keep_running
 from glimpse.server.connection_monitor import ConnectionMonitor
 from glimpse.server.connections import Counters
-from glimpse.server.doors.keeper import Keeper
-from glimpse.server.doors.open_calls import MOST_BYTES
 from glimpse.server.exposition import Exposition
 from glimpse.server.health import Health
 from glimpse.server.servicer import SERVICE, ImageClassifier
@@ -61,7 +61,7 @@ _QUEUES = 64 if sys.platform == "linux" else 1
 
 
 class Ports:
-    """The doors of one server: gRPC, health checks for probes that speak no TLS, and metrics."""
+    """The ports of one server: gRPC, health checks for probes that speak no TLS, and metrics."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class Ports:
         metrics: prometheus_client.CollectorRegistry,
         *,
         of_probes: Sequence[grpc.aio.ServerInterceptor],
-        keeper: Keeper,
+        access: AccessControl,
         monitor: ConnectionMonitor | None = None,
     ) -> None:
         """Put the servers together; nothing listens yet. Needs a running event loop.
@@ -81,7 +81,7 @@ class Ports:
         """
         self._settings = settings
         self._metrics = metrics
-        self._keeper = keeper
+        self._access = access
         self._monitor = monitor
         self._opened = ExitStack()
         self._freshness: asyncio.Task[None] | None = None
@@ -103,14 +103,14 @@ class Ports:
         settings = self._settings
         metrics = self._open_metrics() if settings.serve_metrics else None
         main = await self._listen_together()
-        self._keeper.receiving.follow(received=Counters(main).received)
-        self._keeper.closing.ports.append(main)
-        if self._keeper.connections is not None:
-            self._keeper.connections.port = main
+        self._access.receiving.follow(received=Counters(main).received)
+        self._access.closing.ports.append(main)
+        if self._access.connections is not None:
+            self._access.connections.port = main
         health = None
         if self._probes is not None and settings.health_port is not None:
             health = self._listen(self._probes, settings.health_port, "GLIMPSE_HEALTH_PORT")
-            self._keeper.closing.ports.append(health)
+            self._access.closing.ports.append(health)
             await self._probes.start()
         for server in self._servers:
             await server.start()
@@ -118,7 +118,7 @@ class Ports:
             filters.spread(main, len(self._servers))
         if self._monitor is not None:
             self._monitor.start(main)
-        self._freshness = keep_running("credentials", self._keeper.keep_fresh)
+        self._freshness = keep_running("credentials", self._access.keep_fresh)
         return Bound(main, metrics, health)
 
     async def drain(self, seconds: float) -> None:
@@ -134,7 +134,7 @@ class Ports:
         self._opened.close()
         if self._monitor is not None:
             self._monitor.stop()
-        self._keeper.close()
+        self._access.close()
 
     def _server(
         self,
@@ -148,7 +148,7 @@ class Ports:
         options = [
             *_limits(settings, shares_port=shares_port),
             *_messages(settings.max_message_bytes),
-            # Compressed messages are unpacked when it is their turn, see server/doors/unpacking.py.
+            # Compressed messages are unpacked when it is their turn, see server/access/unpacking.py.
             ("grpc.per_message_decompression", 0),
         ]
         server = grpc.aio.server(interceptors=interceptors, options=options)
@@ -175,7 +175,7 @@ class Ports:
 
     def _listen_on(self, port: int) -> int:
         """Have all servers listen; where the system lets no two share a port, the first one alone."""
-        certificates = self._keeper.certificates
+        certificates = self._access.certificates
         for number, each in enumerate(self._servers):
             credentials = None if certificates is None else certificates.credentials()
             try:

@@ -12,11 +12,11 @@ import structlog
 
 from glimpse.models.decoding.cost import Cost
 from glimpse.server import domain
+from glimpse.server.access.call_context import CallContext, current_call
+from glimpse.server.access.control import AccessControl
+from glimpse.server.access.rights import still_good
 from glimpse.server.describe import describe, identity
 from glimpse.server.domain import Arrival, Caller, Classification, ImageResult
-from glimpse.server.doors.keeper import Keeper
-from glimpse.server.doors.rights import still_good
-from glimpse.server.doors.visit import Visit, visiting
 from glimpse.server.errors import Code, InvalidRequestError, Reason, ServiceError, defect, draining, shown
 from glimpse.server.metrics import Metrics
 from glimpse.server.pipeline import Pipeline
@@ -55,16 +55,16 @@ class ImageClassifier(classifier_pb2_grpc.ImageClassifierServicer):
         registry: ModelRegistry,
         metrics: Metrics,
         limits: pb.Limits,
-        keeper: Keeper,
+        access: AccessControl,
         *,
         stream_window: int,
     ) -> None:
-        """Serve `pipeline` to whom `keeper` let in; one stream works on at most `stream_window` requests at once."""
+        """Serve `pipeline` to whom `access` let in; one stream works on at most `stream_window` requests at once."""
         self._pipeline = pipeline
         self._registry = registry
         self._metrics = metrics
         self._limits = limits
-        self._keeper = keeper
+        self._access = access
         self._stream_window = stream_window
         self._readers: set[asyncio.Task[None]] = set()
         self._waiting_bytes = 0  # of lone calls that wait for their turn
@@ -81,8 +81,8 @@ class ImageClassifier(classifier_pb2_grpc.ImageClassifierServicer):
 
     async def Classify(self, request: pb.ClassifyRequest, context: Context) -> pb.ClassifyResponse:  # noqa: N802 - the contract's name
         """Classify 1..N images."""
-        visit = visiting.get()
-        return await self._classify(request, visit, _caller(visit, context), bulk=False)
+        call = current_call.get()
+        return await self._classify(request, call, _caller(call, context), bulk=False)
 
     async def DescribeModel(  # noqa: N802 - the contract's name
         self,
@@ -97,8 +97,8 @@ class ImageClassifier(classifier_pb2_grpc.ImageClassifierServicer):
         self, requests: AsyncIterator[pb.ClassifyStreamRequest], context: Context
     ) -> None:
         """Classify without end: read while there is room, answer in the order of completion."""
-        visit = visiting.get()
-        caller = _caller(visit, context)
+        call = current_call.get()
+        caller = _caller(call, context)
         window = asyncio.Semaphore(self._stream_window)
         writing = asyncio.Lock()
         in_flight: set[str] = set()
@@ -113,7 +113,7 @@ class ImageClassifier(classifier_pb2_grpc.ImageClassifierServicer):
                 await self._pipeline.room(caller)
                 request = await anext(incoming, None)
                 complete = request is None
-                if request is None or not still_good(visit):
+                if request is None or not still_good(call):
                     return
                 if len(request.id) > _LONGEST_ID:
                     raise InvalidRequestError(
@@ -124,17 +124,17 @@ class ImageClassifier(classifier_pb2_grpc.ImageClassifierServicer):
                     )
                 duplicate = request.id in in_flight
                 in_flight.add(request.id)
-                piece = visit.piece()
+                piece = call.piece()
                 answers.create_task(answer(request, piece, duplicate))
-                if self._keeper.rates is not None:
+                if self._access.rates is not None:
                     await asyncio.sleep(0)  # by then it knows whether it has to wait for its turn
                     await asyncio.sleep(piece.turn - time.monotonic())
 
-        async def answer(request: pb.ClassifyStreamRequest, piece: Visit, duplicate: bool) -> None:  # noqa: FBT001 - local
+        async def answer(request: pb.ClassifyStreamRequest, piece: CallContext, duplicate: bool) -> None:  # noqa: FBT001 - local
             response = await self._stream_response(request, piece, caller, duplicate=duplicate)
-            visit.model = piece.model
-            visit.images += piece.images
-            visit.bytes += piece.bytes
+            call.model = piece.model
+            call.images += piece.images
+            call.bytes += piece.bytes
             if not duplicate:
                 # Before it is written: the client may use the id again as soon as it has the answer.
                 in_flight.discard(request.id)
@@ -143,7 +143,7 @@ class ImageClassifier(classifier_pb2_grpc.ImageClassifierServicer):
             # gRPC takes one message at a time. Where the client does not read, this waits, the window stays taken
             # and no more is read: that is the back-pressure.
             async with writing:
-                await _write(visit, context, response)
+                await _write(call, context, response)
             window.release()
 
         # A task that fails ends the whole group, so a place in the window need not outlive its answer.
@@ -156,9 +156,9 @@ class ImageClassifier(classifier_pb2_grpc.ImageClassifierServicer):
             raise draining()
 
     async def _stream_response(
-        self, request: pb.ClassifyStreamRequest, piece: Visit, caller: Caller, *, duplicate: bool
+        self, request: pb.ClassifyStreamRequest, piece: CallContext, caller: Caller, *, duplicate: bool
     ) -> pb.ClassifyStreamResponse:
-        audit, begun = self._keeper.audit, time.monotonic()
+        audit, begun = self._access.audit, time.monotonic()
         code, reason = "CANCELLED", ""  # unless it comes to an end
         try:
             response = await self._piece(request, piece, caller, duplicate=duplicate)
@@ -171,7 +171,7 @@ class ImageClassifier(classifier_pb2_grpc.ImageClassifierServicer):
         return response
 
     async def _piece(
-        self, request: pb.ClassifyStreamRequest, piece: Visit, caller: Caller, *, duplicate: bool
+        self, request: pb.ClassifyStreamRequest, piece: CallContext, caller: Caller, *, duplicate: bool
     ) -> pb.ClassifyStreamResponse:
         if duplicate:
             return self._refused(
@@ -191,7 +191,7 @@ class ImageClassifier(classifier_pb2_grpc.ImageClassifierServicer):
         return pb.ClassifyStreamResponse(id=request.id, response=response)
 
     async def _classify(
-        self, request: pb.ClassifyRequest, visit: Visit, caller: Caller, *, bulk: bool, piece: str = ""
+        self, request: pb.ClassifyRequest, call: CallContext, caller: Caller, *, bulk: bool, piece: str = ""
     ) -> pb.ClassifyResponse:
         """What the caller may send now, through the pipeline.
 
@@ -201,47 +201,47 @@ class ImageClassifier(classifier_pb2_grpc.ImageClassifierServicer):
         Raises:
             ServiceError: expected; the request as a whole gets an error.
         """
-        visit.model, visit.images = request.model.name[:_LOGGED], len(request.images)
-        self._pipeline.check_number(visit.images)
+        call.model, call.images = request.model.name[:_LOGGED], len(request.images)
+        self._pipeline.check_number(call.images)
         asked = _request(request)
-        visit.bytes = size = sum(len(image.data) for image in asked.images)
+        call.bytes = size = sum(len(image.data) for image in asked.images)
         self.bytes_read += size
         try:
             costs = None
-            if self._keeper.rates is not None:
-                patience = _PIECE_PATIENCE if bulk else self._patience(visit, caller)
+            if self._access.rates is not None:
+                patience = _PIECE_PATIENCE if bulk else self._patience(call, caller)
                 if (costs := self._pipeline.costs(asked)) is not None:
-                    visit.counted = sum(map(_counted, costs))
-                if seconds := self._keeper.take(visit, visit.images, patience=patience):
-                    await self._turn(visit, seconds, bulk=bulk)
-            arrival = Arrival(visit.begun, visit.complete or visit.begun)
+                    call.counted = sum(map(_counted, costs))
+                if seconds := self._access.take(call, call.images, patience=patience):
+                    await self._turn(call, seconds, bulk=bulk)
+            arrival = Arrival(call.begun, call.complete or call.begun)
             answer = await self._pipeline.classify(asked, caller, costs=costs, bulk=bulk, arrival=arrival)
         finally:
             self.bytes_read -= size
-        visit.model = answer.model.name
+        call.model = answer.model.name
         response = _response(answer)
         # What this took is part of the last stage, which the reply tells, too.
         self._pipeline.replied(answer)
         for told, result in zip(response.results, answer.results, strict=True):
             told.timing.reply_seconds = result.timing.reply
-        if visit.trace is not None:
-            visit.trace.images(answer.results, piece=piece)
+        if call.trace is not None:
+            call.trace.images(answer.results, piece=piece)
         return response
 
-    def _patience(self, visit: Visit, caller: Caller) -> float:
+    def _patience(self, call: CallContext, caller: Caller) -> float:
         """Seconds that a lone call may wait for its turn."""
-        if self._waiting_bytes + visit.bytes > _MOST_WAITING:
+        if self._waiting_bytes + call.bytes > _MOST_WAITING:
             return 0.0
         return _CALL_PATIENCE if caller.deadline is None else min(_CALL_PATIENCE, caller.deadline - time.monotonic())
 
-    async def _turn(self, visit: Visit, seconds: float, *, bulk: bool) -> None:
+    async def _turn(self, call: CallContext, seconds: float, *, bulk: bool) -> None:
         """Wait for the time at which the caller's rate lets in what has been taken from it.
 
         Raises:
             UnavailableError: expected; the server drains before that.
         """
-        visit.turn = time.monotonic() + seconds
-        held = 0 if bulk else visit.bytes
+        call.turn = time.monotonic() + seconds
+        held = 0 if bulk else call.bytes
         self._waiting_bytes += held
         try:
             async with asyncio.timeout(seconds):
@@ -249,11 +249,11 @@ class ImageClassifier(classifier_pb2_grpc.ImageClassifierServicer):
         except TimeoutError:
             return
         except asyncio.CancelledError:
-            self._keeper.give_back(visit, visit.images)
+            self._access.give_back(call, call.images)
             raise
         finally:
             self._waiting_bytes -= held
-        self._keeper.give_back(visit, visit.images)
+        self._access.give_back(call, call.images)
         raise draining()
 
     def _refused(self, request_id: str, error: ServiceError) -> pb.ClassifyStreamResponse:
@@ -274,16 +274,16 @@ def _counted(cost: Cost) -> int:
     return max(1, -(-cost.work // _ONE_IMAGE))
 
 
-async def _write(visit: Visit, context: Context, response: pb.ClassifyStreamResponse) -> None:
+async def _write(call: CallContext, context: Context, response: pb.ClassifyStreamResponse) -> None:
     """Answer a piece, unless the caller's right has ended meanwhile: then the stream is being ended."""
-    if still_good(visit):
+    if still_good(call):
         await context.write(response)
 
 
-def _caller(visit: Visit, context: Context) -> Caller:
+def _caller(call: CallContext, context: Context) -> Caller:
     remaining = context.time_remaining()
     return Caller(
-        lane=visit.lane,
+        lane=call.lane,
         deadline=None if remaining is None else time.monotonic() + remaining,
     )
 

@@ -11,34 +11,34 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from glimpse.server.turns import Lane
+from glimpse.server.fair_queue import Lane
 
 _TIMES_FREE = 7  # what a party may hold, in multiples of what is free
 _RESERVED = 16  # one part in so many is for parties that hold nothing
 
 
-class Load(NamedTuple):
+class Permits(NamedTuple):
     """What a request holds between arrival and answer, or what may be held."""
 
     images: int
     bytes: int = 0  # of image data as it came
     work: int = 0  # of decoding, predicted; in pixels of an ordinary JPEG photo
 
-    def part(self, parts: int, of: int) -> Load:
+    def part(self, parts: int, of: int) -> Permits:
         """So many parts of it, rounded down."""
-        return Load(self.images * parts // of, self.bytes * parts // of, self.work * parts // of)
+        return Permits(self.images * parts // of, self.bytes * parts // of, self.work * parts // of)
 
-    def within(self, limit: Load) -> bool:
+    def within(self, limit: Permits) -> bool:
         """Whether none of it is above the limit."""
         return self.images <= limit.images and self.bytes <= limit.bytes and self.work <= limit.work
 
-    def at_most(self, limit: Load) -> Load:
+    def at_most(self, limit: Permits) -> Permits:
         """The smaller of both, of each kind."""
-        return Load(min(self.images, limit.images), min(self.bytes, limit.bytes), min(self.work, limit.work))
+        return Permits(min(self.images, limit.images), min(self.bytes, limit.bytes), min(self.work, limit.work))
 
 
-NO_LOAD = Load(0)
-ONE = Load(1)  # one of something that is only counted
+NO_PERMITS = Permits(0)
+ONE = Permits(1)  # one of something that is only counted
 
 
 class Held:
@@ -49,9 +49,9 @@ class Held:
     def __init__(self) -> None:
         self.images = self.bytes = self.work = 0
 
-    def plus(self, load: Load) -> Load:
+    def plus(self, load: Permits) -> Permits:
         """What would be held with that as well."""
-        return Load(self.images + load.images, self.bytes + load.bytes, self.work + load.work)
+        return Permits(self.images + load.images, self.bytes + load.bytes, self.work + load.work)
 
 
 _NONE = Held()
@@ -60,10 +60,10 @@ _NONE = Held()
 class Shares:
     """How much of a limit each party and lane holds."""
 
-    def __init__(self, most: Load) -> None:
+    def __init__(self, most: Permits) -> None:
         """All of it is free."""
         self.most = most
-        self._shared = Load(*(each - each // _RESERVED for each in most))  # to parties that hold something already
+        self._shared = Permits(*(each - each // _RESERVED for each in most))  # to parties that hold something already
         self._half = most.part(1, 2)
         self.held = Held()
         self._parties: dict[str, Held] = {}
@@ -77,7 +77,7 @@ class Shares:
         """What the lane's party holds; not to be changed."""
         return self._parties.get(lane.who, _NONE)
 
-    def fits(self, load: Load, reserved: Load = NO_LOAD) -> bool:
+    def fits(self, load: Permits, reserved: Permits = NO_PERMITS) -> bool:
         """Whether there is room for a load, whoever it is of; `reserved` is promised to somebody else."""
         held, most = self.held, self.most
         return (
@@ -86,7 +86,7 @@ class Shares:
             and held.work + load.work + reserved.work <= most.work
         )
 
-    def plenty(self, load: Load) -> bool:
+    def plenty(self, load: Permits) -> bool:
         """Whether more than half would be free with a load as well: then it fits, and is beyond nobody's share."""
         held, half = self.held, self._half
         return (
@@ -95,7 +95,7 @@ class Shares:
             and held.work + load.work <= half.work
         )
 
-    def beyond(self, load: Load, lane: Lane) -> bool:
+    def beyond(self, load: Permits, lane: Lane) -> bool:
         """Whether a lane or its party would hold more than their share with a load as well.
 
         Not where the party holds nothing: whether there is room is another question.
@@ -114,7 +114,7 @@ class Shares:
             or _beyond(most.work - work, party.work + load.work, own.work, load.work)
         )
 
-    def hold(self, load: Load, lane: Lane) -> None:
+    def hold(self, load: Permits, lane: Lane) -> None:
         """Hold a load for a lane, without checking that there is room."""
         parties, lanes, who = self._parties, self._lanes, lane.who
         if (party := parties.get(who)) is None:
@@ -127,7 +127,7 @@ class Shares:
             held.bytes += size
             held.work += work
 
-    def release(self, load: Load, lane: Lane) -> None:
+    def release(self, load: Permits, lane: Lane) -> None:
         """Give back what was held."""
         party, own = self._parties[lane.who], self._lanes[lane]
         images, size, work = load

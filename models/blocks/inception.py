@@ -1,4 +1,4 @@
-"""Inception modules, stems and auxiliary classifiers: layers for the tables of `models.branches`.
+"""Inception modules, stems and auxiliary classifiers: layers for the tables of `models.inception_spec`.
 
 Szegedy et al., "Going Deeper with Convolutions", arXiv:1409.4842.
 """
@@ -12,7 +12,7 @@ from keras import KerasTensor, layers
 from glimpse.models.blocks.convolution import conv_bn
 from glimpse.models.blocks.pooling import Border, average_pool, max_pool
 from glimpse.models.blocks.squeeze_excitation import squeeze_excitation
-from glimpse.models.branches import Chain, Parallel, Pool, Step
+from glimpse.models.inception_spec import Chain, Parallel, Pool, Step
 from glimpse.models.spec import TENSORFLOW, Convention
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from glimpse.models.branches import Chain, Conv, Pool, v1
+from glimpse.models.inception_spec import Chain, Conv, Pool, v1
 from glimpse.models.layouts import TORCH, Layout, renaming
 from glimpse.models.spec import Architecture, Convention, Stage
 

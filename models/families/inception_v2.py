@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
-from glimpse.models.branches import Chain, Conv, Parallel, Pool, v2
+from glimpse.models.inception_spec import Chain, Conv, Parallel, Pool, v2
 from glimpse.models.spec import TENSORFLOW, Architecture, Convention, Stage
 
 if TYPE_CHECKING:

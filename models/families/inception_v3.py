@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from glimpse.models.branches import HANDBOOK_V3_STEM, Chain, Conv, Parallel, Pool
+from glimpse.models.inception_spec import HANDBOOK_V3_STEM, Chain, Conv, Parallel, Pool
 from glimpse.models.layouts import KERAS, TORCH, Layout, renaming
 from glimpse.models.spec import TENSORFLOW, Architecture, Convention, Stage
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from glimpse.models.branches import HANDBOOK_V4_STEM, HANDBOOK_V4_STEM_AS_CODED, Chain, Conv, Parallel, Pool
+from glimpse.models.inception_spec import HANDBOOK_V4_STEM, HANDBOOK_V4_STEM_AS_CODED, Chain, Conv, Parallel, Pool
 from glimpse.models.layouts import TORCH, Layout, renaming
 from glimpse.models.spec import TENSORFLOW, Architecture, Convention, Stage
 

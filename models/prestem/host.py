@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from glimpse.models.prestem import nearby
+from glimpse.models.prestem import resampling
 from glimpse.models.prestem.colour import to_rgb
 from glimpse.models.prestem.picture import Picture
 from glimpse.models.prestem.recipe import Recipe
@@ -78,9 +78,9 @@ def _resized(picture: Picture, size: tuple[int, int], recipe: Recipe) -> Image.I
     skip = -_offset(size[0], cut[0]), -_offset(size[1], cut[1])
     across, down = (right - left) / size[0], (bottom - top) / size[1]
     if not recipe.antialias and recipe.filter != "nearest" and max(across, down) > 1:
-        horizontal = nearby.Axis(left, right, size[0], range(skip[0], skip[0] + cut[0]))
-        vertical = nearby.Axis(top, bottom, size[1], range(skip[1], skip[1] + cut[1]))
-        return nearby.resize(image, horizontal, vertical, recipe.filter)
+        horizontal = resampling.Axis(left, right, size[0], range(skip[0], skip[0] + cut[0]))
+        vertical = resampling.Axis(top, bottom, size[1], range(skip[1], skip[1] + cut[1]))
+        return resampling.resize(image, horizontal, vertical, recipe.filter)
     box = picture.box
     if math.prod(size) > max(_LARGE, math.prod(image.size)):
         # A line of 1 x 1,000,000 pixels, enlarged. Cropping before resizing rounds otherwise, so it is not done always.

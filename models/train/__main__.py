@@ -48,10 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _run(options)
     except (ValueError, OSError) as error:
-        print(f"models.train: {error}", file=sys.stderr)
+        print(f"glimpse.models.train: {error}", file=sys.stderr)
         return 1
     except MemoryError:
-        print("models.train: memory does not suffice. Give a smaller --size or --batch-size.", file=sys.stderr)
+        print("glimpse.models.train: memory does not suffice. Give a smaller --size or --batch-size.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(

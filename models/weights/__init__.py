@@ -25,4 +25,4 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 
-    return getattr(importlib.import_module(f"models.weights.{_WITH_KERAS[name]}"), name)
+    return getattr(importlib.import_module(f"glimpse.models.weights.{_WITH_KERAS[name]}"), name)

@@ -14,14 +14,14 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from glimpse.server.batching.device import Compute, Computed, Device
+from glimpse.server.batching.batch_queue import Answer, BatchQueue, Slot, Taken
 from glimpse.server.batching.endings import fail, failed, finish, stuck, too_late
 from glimpse.server.batching.estimate import ComputeEstimate
-from glimpse.server.batching.lanes import Answer, LaneQueue, Slot, Taken
+from glimpse.server.batching.executor import Compute, Computed, Executor
 from glimpse.server.batching.watch import Watch
 from glimpse.server.domain import BatchReport
 from glimpse.server.errors import OverloadedError, Reason, draining
-from glimpse.server.turns import NO_LANE, Lane
+from glimpse.server.fair_queue import NO_LANE, Lane
 
 _log = logging.getLogger(__name__)
 _numbers = itertools.count(1)  # of batches, in the whole process
@@ -85,7 +85,7 @@ class Batcher:
             stuck_seconds: a batch that computes for longer hangs.
             clock: seconds, monotonic; deadlines are on it.
         """
-        self._device = Device(
+        self._device = Executor(
             compute, alone=alone or compute, sizes=batch_sizes, out_of_memory=out_of_memory, clock=clock
         )
         self._watch = Watch(stuck_seconds, clock)
@@ -95,7 +95,7 @@ class Batcher:
         self._observer = observer
         self._clock = clock
         self._estimate = ComputeEstimate()
-        self._queue = LaneQueue()
+        self._queue = BatchQueue()
         self._changed = threading.Condition()
         self._computing = 0  # batches that are on the device
         self._staged = False  # a batch has been taken and waits for a stream

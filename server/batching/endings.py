@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, InvalidStateError
 
-from glimpse.server.batching.lanes import Answer, Slot
+from glimpse.server.batching.batch_queue import Answer, Slot
 from glimpse.server.errors import DeadlineExceededError, InternalError, Reason, ServiceError, UnavailableError
 
 

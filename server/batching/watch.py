@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from glimpse.server.batching.lanes import Slot
+from glimpse.server.batching.batch_queue import Slot
 
 
 @dataclass(slots=True)

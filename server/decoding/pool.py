@@ -14,7 +14,7 @@ from concurrent.futures import Future
 
 import structlog
 
-from glimpse.server.turns import Ahead, Lane, Turns
+from glimpse.server.fair_queue import Ahead, FairQueue, Lane
 
 _log = structlog.get_logger(__name__)
 
@@ -22,7 +22,7 @@ _REMEMBERED = 64  # pieces of work whose time, for what was predicted of them, i
 _SHELLS = 256  # cancelled pieces that may lie in the queue before it is looked through for them
 
 
-class Work(Future[None]):
+class DecodeTask(Future[None]):
     """One piece of work. Cancelled before its turn, it lets go of what it would have worked on at once."""
 
     def __init__(self, do: Callable[[], None], who: str = "", cost: int = 1) -> None:
@@ -67,7 +67,7 @@ class Times:
 class DecodePool:
     """Threads that take the parties' work in turn, so that a bulk caller's images do not stand before a lone one's.
 
-    Turns are equal in predicted work: whoever sends expensive images has as much of the threads' time as the others.
+    The turns are equal in predicted work: whoever sends expensive images has as much of the threads' time as others.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class DecodePool:
         """
         self._heavy = DecodePool(heavy, clock=clock, name=f"{name}-heavy") if heavy else None
         self._clock = clock
-        self._turns: Turns[Work] = Turns()
+        self._turns: FairQueue[DecodeTask] = FairQueue()
         self._look_through = _SHELLS
         self._times = Times()
         lock = threading.RLock()
@@ -108,7 +108,7 @@ class DecodePool:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, lane: Lane, do: Callable[[], None], cost: int = 1, *, heavy: bool = False) -> Work:
+    def submit(self, lane: Lane, do: Callable[[], None], cost: int = 1, *, heavy: bool = False) -> DecodeTask:
         """Queue one piece of work, which must not raise, in `lane`.
 
         Args:
@@ -122,12 +122,12 @@ class DecodePool:
         """
         if heavy and self._heavy is not None:
             return self._heavy.submit(lane, do, cost)
-        work = Work(do, lane.who, cost)
+        work = DecodeTask(do, lane.who, cost)
         with self._changed:
             if self._closed:
                 raise RuntimeError("The decoders have stopped.")
             if len(self._turns) >= self._look_through:
-                self._turns.discard(Work.cancelled)
+                self._turns.discard(DecodeTask.cancelled)
                 self._look_through = max(_SHELLS, 2 * len(self._turns))
             self._turns.put(lane, work, cost)
             if self._idle:
@@ -141,7 +141,7 @@ class DecodePool:
         """How many pieces of work wait for a thread."""
         heavy = self._heavy.depth() if self._heavy is not None else 0
         with self._changed:
-            self._turns.discard(Work.cancelled)
+            self._turns.discard(DecodeTask.cancelled)
             return heavy + len(self._turns)
 
     def overdue(self, seconds: float) -> int:
@@ -186,7 +186,7 @@ class DecodePool:
             took = self._do(work)
             del work  # neither the wait for the next nor a caller's hold on the future may keep an image
 
-    def _do(self, work: Work) -> tuple[float, int] | None:
+    def _do(self, work: DecodeTask) -> tuple[float, int] | None:
         """Do it, unless it was cancelled; seconds that it took, and the cost that was predicted."""
         do = work.do
         if do is None or not work.set_running_or_notify_cancel():
@@ -202,7 +202,7 @@ class DecodePool:
         work.set_result(None)
         return seconds, work.cost
 
-    def _next(self, number: int, took: tuple[float, int] | None) -> Work | None:
+    def _next(self, number: int, took: tuple[float, int] | None) -> DecodeTask | None:
         """The next piece of work for a thread that has just done another, in so many seconds; waits until there is one.
 
         Together, because callers wait for the lock.
@@ -220,7 +220,7 @@ class DecodePool:
                 self._spare_wanted.notify()
             return work
 
-    def _next_beside(self, number: int, took: tuple[float, int] | None) -> Work | None:
+    def _next_beside(self, number: int, took: tuple[float, int] | None) -> DecodeTask | None:
         """As `_next`, of parties of which nothing is being worked on."""
         with self._changed:
             self._ended(number, took)
@@ -232,7 +232,7 @@ class DecodePool:
                     return None
                 self._spare_wanted.wait()
 
-    def _begin(self, number: int, work: Work) -> Work:
+    def _begin(self, number: int, work: DecodeTask) -> DecodeTask:
         self._begun[number] = self._clock(), work.who
         self._busy[work.who] = self._busy.get(work.who, 0) + 1
         return work

@@ -16,7 +16,7 @@ from typing import IO, cast
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.server import domain
 from glimpse.server.child_output import ChildOutput
-from glimpse.server.decoding import wire
+from glimpse.server.decoding import worker_protocol
 from glimpse.server.decoding.prepare import Prepared
 from glimpse.server.decoding.worker import Orders
 
@@ -88,7 +88,7 @@ class DecoderProcess:
         """
         if not self._greeted:
             self._wait_at_most(START_SECONDS)
-            if self._receive(len(wire.HELLO)) != wire.HELLO:
+            if self._receive(len(worker_protocol.HELLO)) != worker_protocol.HELLO:
                 cause = self.ending(f"it was not ready after {START_SECONDS:g} s")
                 said = self.said()
                 raise LostError(f"{cause}, and said: {said}" if said else cause)
@@ -105,15 +105,15 @@ class DecoderProcess:
         begun = time.monotonic()
         late = f"it took more than {self._seconds:g} s"
         try:
-            self._socket.sendall(wire.request(image, recipe))
+            self._socket.sendall(worker_protocol.request(image, recipe))
         except OSError as error:  # BlockingIOError after the time that is allowed, BrokenPipeError where nobody reads
             raise LostError(self.ending(late)) from error
-        size = wire.reply_size(recipe)
+        size = worker_protocol.reply_size(recipe)
         frame = self._receive(size)
         if len(frame) < size:
             raise LostError(self.ending(late))
         try:
-            return wire.read_reply(frame, recipe, time.monotonic() - begun)
+            return worker_protocol.read_reply(frame, recipe, time.monotonic() - begun)
         except ValueError as error:
             raise LostError("its reply made no sense") from error
 

@@ -22,7 +22,7 @@ from PIL import Image
 
 from glimpse.models.decoding.limits import ImageLimits
 from glimpse.server import domain
-from glimpse.server.decoding import wire
+from glimpse.server.decoding import worker_protocol
 from glimpse.server.decoding.prepare import prepare
 from glimpse.server.errors import InvalidImageError, Reason
 
@@ -59,13 +59,13 @@ def main() -> None:
     warnings.filterwarnings("ignore", module=r"PIL\.")
     Image.init()  # loads the plugins now, with all the memory that they want
     _bind(orders.memory_bytes)
-    server.sendall(wire.HELLO)
-    while (request := wire.read_request(lambda size: server.recv(size, socket.MSG_WAITALL))) is not None:
+    server.sendall(worker_protocol.HELLO)
+    while (request := worker_protocol.read_request(lambda size: server.recv(size, socket.MSG_WAITALL))) is not None:
         image, recipe = request
         try:
-            answer = wire.reply(prepare(image, recipe, orders.limits), recipe)
+            answer = worker_protocol.reply(prepare(image, recipe, orders.limits), recipe)
         except Exception as error:  # noqa: BLE001 - this one image's, whatever it is
-            answer = wire.refusal(_refused(error, image, orders.memory_bytes), recipe)
+            answer = worker_protocol.refusal(_refused(error, image, orders.memory_bytes), recipe)
         del request, image  # megabytes, not to be held while the next ones come
         try:
             server.sendall(answer)

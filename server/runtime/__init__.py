@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from glimpse.models.messages import lacks_memory, short
 from glimpse.server import cores
-from glimpse.server.runtime.golden import Gate
+from glimpse.server.runtime.golden_check import Gate
 from glimpse.server.startup import StartupError
 
 

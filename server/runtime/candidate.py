@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from glimpse.models import golden, variations
 from glimpse.models.bundle import BundleError
-from glimpse.server.runtime import Runtime, agreement, converted, told
+from glimpse.server.runtime import Runtime, agreement, converted_cache, told
 from glimpse.server.runtime.agreement import Agreement
 from glimpse.server.runtime.network import Network
 from glimpse.server.settings.kinds import Precision, RuntimeName
@@ -67,7 +67,7 @@ class Candidate:
         own, network = self._pictures(), self._network
         number = agreement.size(network.summary.multiply_adds)
         follows_from = agreement.facts(
-            network=converted.identity(network.bundle),
+            network=converted_cache.identity(network.bundle),
             runtime=self._name,
             processor=_class(self._name).processor(),
             precision=precision,

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from glimpse.models.bundle import Bundle
 from glimpse.models.spec import NetworkSummary
 from glimpse.server import cleanup
-from glimpse.server.runtime import converted
-from glimpse.server.runtime.converted import Converted
+from glimpse.server.runtime import converted_cache
+from glimpse.server.runtime.converted_cache import Converted
 
 if TYPE_CHECKING:
     import keras
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class Network:
     """Built by Keras, or converted beforehand: whatever a runtime asks for, once."""
 
-    def __init__(self, bundle: Bundle, *, conversion_seconds: float = converted.SECONDS) -> None:
+    def __init__(self, bundle: Bundle, *, conversion_seconds: float = converted_cache.SECONDS) -> None:
         """Nothing is loaded yet; a conversion may take `conversion_seconds`."""
         self.bundle = bundle
         self._conversion_seconds = conversion_seconds
@@ -32,8 +32,8 @@ class Network:
 
     @cached_property
     def converted(self) -> Converted:
-        """As files for OpenVINO; see `server.runtime.converted.provide` for what it raises."""
-        return converted.provide(self.bundle, seconds=self._conversion_seconds)
+        """As files for OpenVINO; see `server.runtime.converted_cache.provide` for what it raises."""
+        return converted_cache.provide(self.bundle, seconds=self._conversion_seconds)
 
     def serving_model(self) -> keras.Model:
         """As a Keras model in this process, uint8 ``[N, H, W, 3]`` -> float32 probabilities ``[N, classes]``.

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from glimpse.models.messages import lacks_memory, short
 from glimpse.server import cores
 from glimpse.server.runtime import told
-from glimpse.server.runtime.converted import GRAPH
+from glimpse.server.runtime.converted_cache import GRAPH
 from glimpse.server.settings.kinds import Precision
 
 # Merely importing openvino reports to Google Analytics, and so does each conversion, unless the user of the account has

@@ -22,7 +22,7 @@ from pydantic_settings import (
 from glimpse.models import texts
 from glimpse.models.prestem.recipe import Geometry
 from glimpse.server import cores
-from glimpse.server.settings.doors import DoorSettings
+from glimpse.server.settings.access import AccessSettings
 from glimpse.server.settings.kinds import (
     MIB,
     Port,
@@ -64,7 +64,7 @@ class _ConfigFile(TomlConfigSettingsSource):
         return tomllib.loads(texts.decode(file_path.read_bytes()))
 
 
-class Settings(DoorSettings):
+class Settings(AccessSettings):
     """What the server can be told. Names in flags are the same with dashes."""
 
     model_config = SettingsConfigDict(

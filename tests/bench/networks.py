@@ -12,7 +12,7 @@ from pathlib import Path
 from glimpse.models import bundle
 from glimpse.models.bundle import BundleError, ClassLabel
 from glimpse.models.published import recipes
-from glimpse.server.runtime import choice
+from glimpse.server.runtime import selection
 from tests.bench.worker import ROOT
 
 FOLDER = ROOT / ".cache" / "bench" / "networks"
@@ -54,7 +54,7 @@ NETWORKS = {
 
 def _make(network: Network, folder: Path) -> None:
     """Write the bundle of a network with random weights, behind torchvision's recipe at 224 x 224."""
-    choice.choose("auto")  # Keras runs on what is installed
+    selection.choose("auto")  # Keras runs on what is installed
     import keras
 
     from glimpse.models import build, weights

@@ -123,7 +123,7 @@ def test_the_probe_loads_neither_a_framework_nor_the_server(running: Container) 
 
 
 def test_the_published_weights_need_a_cache_that_can_be_written_and_say_so(running: Container) -> None:
-    script = "from models import published; published.fetch(published.find('resnet50', None, 'imagenet'))"
+    script = "from glimpse.models import published; published.fetch(published.find('resnet50', None, 'imagenet'))"
     failed = running.execute("python", "-c", script)
     assert failed.returncode == 1
     assert b"GLIMPSE_CACHE" in failed.stderr.splitlines()[-1]

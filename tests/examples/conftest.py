@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from tests.conftest import ROOT, RunningServer
-from tests.server.doors.authority import Authority
-from tests.server.doors.inside import entry
+from tests.server.access.authority import Authority
+from tests.server.access.inside import entry
 
 _BUILT = ROOT / ".cache" / "examples"
 _CONTRACT = "proto/glimpse/v1/classifier.proto"

@@ -39,13 +39,13 @@ def main() -> None:
 
 def _chosen(how: str) -> tuple[Mapping[str, Callable[[Path], Path]], Callable[[Path], int]]:
     if how == "own":
-        from glimpse.models import own
+        from glimpse.models import keras_files
         from glimpse.models.prestem.recipe import Recipe
         from tests.models.own_attacks import MODELS
         from tests.models.own_makers import CLASSES, SIZE
 
         recipe = Recipe(height=SIZE, width=SIZE)
-        return MODELS, lambda path: own.load(path, recipe=recipe, classes=CLASSES).model.count_params()
+        return MODELS, lambda path: keras_files.load(path, recipe=recipe, classes=CLASSES).model.count_params()
     from tests.models.attacks import ALL
     from tests.models.weight_makers import parsed
 

@@ -16,7 +16,7 @@ from glimpse.models import weights
 from glimpse.models.builder import assemble
 from glimpse.models.catalogue import find
 from glimpse.models.families.resnet import ResNet
-from glimpse.models.own.reading import read
+from glimpse.models.keras_files.reading import read
 from glimpse.models.weights.errors import WeightsError
 
 WIDTHS = (4, 8, 12, 16)

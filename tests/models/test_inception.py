@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from glimpse import models
-from glimpse.models import branches
+from glimpse.models import inception_spec
 from glimpse.models.blocks.inception import chain, inception
 from glimpse.models.blocks.pooling import average_pool
 from glimpse.models.builder import Assembly, assemble, trainable_parameters
@@ -21,12 +21,12 @@ from glimpse.models.spec import Convention
 HANDBOOK = Convention(batch_norm=False)
 
 
-def module(table: branches.Parallel, *, se_ratio: int | None = None) -> keras.Model:
+def module(table: inception_spec.Parallel, *, se_ratio: int | None = None) -> keras.Model:
     x = keras.Input((28, 28, 256))
     return keras.Model(x, inception(x, table, se_ratio=se_ratio, convention=HANDBOOK, name="group1"))
 
 
-def stem(table: branches.Chain, side: int) -> keras.Model:
+def stem(table: inception_spec.Chain, side: int) -> keras.Model:
     x = keras.Input((side, side, 3))
     return keras.Model(x, chain(x, table, convention=HANDBOOK, name="stem"))
 
@@ -37,11 +37,11 @@ def shapes(assembly: Assembly) -> dict[str, tuple[int, ...]]:
 
 @pytest.mark.parametrize(
     ("table", "parameters", "channels"),
-    [(branches.naive(), 544_976, 464), (branches.v1(), 198_032, 272), (branches.v2(), 169_664, 272)],
+    [(inception_spec.naive(), 544_976, 464), (inception_spec.v1(), 198_032, 272), (inception_spec.v2(), 169_664, 272)],
     ids=["naive", "v1", "v2"],
 )
 def test_a_module_has_the_parameters_that_the_handbook_prints(
-    table: branches.Parallel, parameters: int, channels: int
+    table: inception_spec.Parallel, parameters: int, channels: int
 ) -> None:
     model = module(table)
 
@@ -50,7 +50,7 @@ def test_a_module_has_the_parameters_that_the_handbook_prints(
 
 
 def test_an_se_block_on_a_module_has_a_sixteenth_of_its_channels_as_hidden_units() -> None:
-    model = module(branches.v1(), se_ratio=16)
+    model = module(inception_spec.v1(), se_ratio=16)
 
     assert model.get_layer("group1_se_reduce").units == 17
     assert model.count_params() == 207_569
@@ -61,14 +61,14 @@ def test_an_se_block_on_a_module_has_a_sixteenth_of_its_channels_as_hidden_units
 @pytest.mark.parametrize(
     ("table", "parameters", "channels"),
     [
-        (branches.HANDBOOK_V3_STEM, 614_896, 256),
-        (branches.HANDBOOK_V4_STEM, 604_864, 384),
-        (branches.HANDBOOK_V4_STEM_AS_CODED, 426_400, 352),
+        (inception_spec.HANDBOOK_V3_STEM, 614_896, 256),
+        (inception_spec.HANDBOOK_V4_STEM, 604_864, 384),
+        (inception_spec.HANDBOOK_V4_STEM_AS_CODED, 426_400, 352),
     ],
     ids=["v3", "v4", "v4 as coded"],
 )
 def test_a_stem_has_the_parameters_that_the_handbook_describes(
-    table: branches.Chain, parameters: int, channels: int, side: int, positions: int
+    table: inception_spec.Chain, parameters: int, channels: int, side: int, positions: int
 ) -> None:
     model = stem(table, side)
 
@@ -78,7 +78,7 @@ def test_a_stem_has_the_parameters_that_the_handbook_describes(
 
 def test_branches_are_concatenated_in_the_order_of_their_table() -> None:
     x = keras.Input((8, 8, 2))
-    table: branches.Parallel = {"input": (), "pool": (branches.Pool("max"),)}
+    table: inception_spec.Parallel = {"input": (), "pool": (inception_spec.Pool("max"),)}
     model = keras.Model(x, inception(x, table, name="group1"))
     maps = np.random.default_rng(0).random((1, 8, 8, 2), np.float32)
 
@@ -92,7 +92,7 @@ def test_branches_are_concatenated_in_the_order_of_their_table() -> None:
 @pytest.mark.parametrize(("border", "corner"), [("same", 1.0), ("symmetric", 4 / 9)])
 def test_the_border_of_an_average_pool_counts_only_where_it_is_symmetric(border: str, corner: float) -> None:
     x = keras.Input((5, 5, 1))
-    table: branches.Chain = (branches.Pool("average"),)
+    table: inception_spec.Chain = (inception_spec.Pool("average"),)
     model = keras.Model(x, chain(x, table, average=border, name="stem"))  # type: ignore[arg-type]
 
     output = keras.ops.convert_to_numpy(model(np.ones((1, 5, 5, 1), np.float32)))

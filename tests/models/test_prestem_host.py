@@ -198,7 +198,7 @@ def test_a_large_picture_is_read_in_bands_and_comes_out_the_same(name: Filter, m
     image = noise(301, 203)
     recipe = without(height=60, width=50, filter=name)
     whole = host.fit(image, recipe)
-    monkeypatch.setattr("glimpse.models.prestem.nearby._BAND", 2000)
+    monkeypatch.setattr("glimpse.models.prestem.resampling._BAND", 2000)
     np.testing.assert_array_equal(host.fit(image, recipe), whole)
 
 

@@ -19,9 +19,9 @@ CLOSED = pytest.param(">&-", "Bad file descriptor", id="closed")
 PROGRAMS = [
     pytest.param("models list", id="list"),
     pytest.param("models describe resnet20", id="describe", marks=pytest.mark.slow),
-    pytest.param("models.evaluate --help", id="evaluate", marks=pytest.mark.slow),
-    pytest.param("models.train --help", id="train", marks=pytest.mark.slow),
-    pytest.param("server.doors.tokens new alice", id="tokens"),
+    pytest.param("glimpse.models.evaluate --help", id="evaluate", marks=pytest.mark.slow),
+    pytest.param("glimpse.models.train --help", id="train", marks=pytest.mark.slow),
+    pytest.param("glimpse.server.access.tokens new alice", id="tokens"),
 ]
 
 

@@ -144,7 +144,7 @@ def test_a_beginning_of_a_hash_fits_the_whole_and_says_that_it_is_one() -> None:
 
 
 def test_the_catalogue_is_read_without_a_framework() -> None:
-    script = "import sys; from models import published; published.listing()[0].labels; print(*sys.modules)"
+    script = "import sys; from glimpse.models import published; published.listing()[0].labels; print(*sys.modules)"
     root = Path(__file__).parents[2]
     ended = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=True)
     assert not {"keras", "tensorflow", "torch", "jax", "grpc"} & set(ended.stdout.split())

@@ -206,7 +206,7 @@ def test_a_network_that_cannot_be_built_is_told_in_a_line_and_keeps_no_other_run
     out = tmp_path / "run"
     for _ in range(2):
         assert command.main(options(patches, out, *more)) == 1
-        [said] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("models.train: ")]
+        [said] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("glimpse.models.train: ")]
         assert message in said
         more = (*more, "--momentum", "0.8")
 
@@ -512,7 +512,7 @@ def test_ctrl_c_ends_a_run_with_130_and_no_traceback(patches: Path, tmp_path: Pa
     assert running.returncode == 130
     assert "Traceback" not in stderr
     assert stderr.splitlines()[-1] == (
-        "models.train: interrupted; the same command goes on from the last epoch that was whole, if one was."
+        "glimpse.models.train: interrupted; the same command goes on from the last epoch that was whole, if one was."
     )
 
 
@@ -525,7 +525,7 @@ def test_a_run_whose_output_is_full_ends_with_a_line(patches: Path, tmp_path: Pa
     assert ended.returncode == 10
     assert "Traceback" not in ended.stderr
     assert ended.stderr.splitlines()[-1] == (
-        "models.train: The standard output cannot be written: No space left on device."
+        "glimpse.models.train: The standard output cannot be written: No space left on device."
     )
 
 

@@ -10,7 +10,7 @@ if __name__ == "__main__":
     if Path(sys.argv[1]).is_dir():  # the process that converts, into this folder
         time.sleep(1000)
     from glimpse.server import __main__ as program
-    from glimpse.server.runtime import converting
+    from glimpse.server.runtime import conversion_process
 
-    converting._MODULE = "tests.server.hung"
+    conversion_process._MODULE = "tests.server.hung"
     sys.exit(program.main())

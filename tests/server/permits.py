@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 
 from glimpse.server.admission import Admission
 from glimpse.server.errors import OverloadedError
-from glimpse.server.shares import Load
-from glimpse.server.turns import Lane
+from glimpse.server.fair_queue import Lane
+from glimpse.server.shares import Permits
 
 KB = 1000  # bytes of the images here, where nothing else is said
 
@@ -17,7 +17,7 @@ def run(scenario: Callable[[Admission], Awaitable[None]], capacity: int = 8, now
     """Run a scenario with a gate for so many images of a kilobyte, each worth a thousand of work; all is given back."""
 
     async def main() -> None:
-        most = Load(capacity, capacity * KB, capacity * KB)
+        most = Permits(capacity, capacity * KB, capacity * KB)
         gate = Admission(most, streams=8, retry_after=lambda load: max(load.images * 0.5, load.work * 0.001), clock=now)
         async with asyncio.timeout(60):  # until it is called hung
             await scenario(gate)
@@ -52,9 +52,9 @@ class Holder:
         self.entered = False
         self._done = asyncio.Event()
         whose = Lane(lane) if isinstance(lane, str) else lane
-        self.task = asyncio.create_task(self._hold(gate, Load(images, size, work), wait, whose))
+        self.task = asyncio.create_task(self._hold(gate, Permits(images, size, work), wait, whose))
 
-    async def _hold(self, gate: Admission, what: Load, wait: bool, lane: Lane) -> None:  # noqa: FBT001 - a test's helper
+    async def _hold(self, gate: Admission, what: Permits, wait: bool, lane: Lane) -> None:  # noqa: FBT001 - a test's helper
         async with gate.admit(what, wait=wait, lane=lane):
             self.entered = True
             await self._done.wait()

@@ -25,10 +25,10 @@ from glimpse.server import app, domain, settings
 from glimpse.server.batching.batcher import Batcher
 from glimpse.server.decoding import where
 from glimpse.server.decoding.prepare import Prepared, prepare
+from glimpse.server.fair_queue import Lane
 from glimpse.server.metrics import Metrics
 from glimpse.server.registry import LoadedModel
 from glimpse.server.settings import Settings
-from glimpse.server.turns import Lane
 
 LONG = 60.0  # seconds; until something is called hung
 SIZE = 32  # rows and columns of the shipped model's input
@@ -148,7 +148,7 @@ class Rig:
             "calls": admission.calls.held.images,
             "lanes of calls": len(admission.calls),
             "streams": admission.streams.held.images,
-            "uploads": self.server._ports._keeper.uploads._held != {},
+            "uploads": self.server._ports._access.uploads._held != {},
             "work": self.gauge("glimpse_decoding_pixels_in_flight"),
             "lanes of images": len(admission._all),
             "bulk": admission._bulk.held.images,

@@ -9,8 +9,8 @@ import pytest
 
 from glimpse.server.admission import Admission
 from glimpse.server.errors import OverloadedError, Reason
-from glimpse.server.shares import Load
-from glimpse.server.turns import Lane
+from glimpse.server.fair_queue import Lane
+from glimpse.server.shares import Permits
 from tests.server.permits import KB, Holder, most_of, run, settle
 
 
@@ -23,7 +23,7 @@ def test_a_request_without_room_is_refused_at_once_with_a_hint() -> None:
         assert refused.value.reason is Reason.QUEUE_FULL
         assert refused.value.retry_after == 1.0  # two too many at 0.5 s each
         await first.release()
-        async with gate.admit(Load(8), wait=False):
+        async with gate.admit(Permits(8), wait=False):
             assert gate.in_flight == 8
 
     run(scenario)
@@ -32,10 +32,10 @@ def test_a_request_without_room_is_refused_at_once_with_a_hint() -> None:
 def test_permits_come_back_when_the_work_fails() -> None:
     async def scenario(gate: Admission) -> None:
         with pytest.raises(RuntimeError):
-            async with gate.admit(Load(8), wait=False):
+            async with gate.admit(Permits(8), wait=False):
                 raise RuntimeError("the work failed")
         with pytest.raises(RuntimeError):
-            async with gate.admit(Load(6), wait=True):
+            async with gate.admit(Permits(6), wait=True):
                 raise RuntimeError("the work failed")
 
     run(scenario)
@@ -44,8 +44,8 @@ def test_permits_come_back_when_the_work_fails() -> None:
 def test_work_that_goes_on_in_a_thread_keeps_its_permit_though_its_caller_has_gone() -> None:
     async def scenario(gate: Admission) -> None:
         work: Future[None] = Future()
-        async with gate.admit(Load(1), wait=False):
-            gate.keep_until_done(work, Load(1, 5 * KB, 2 * KB))
+        async with gate.admit(Permits(1), wait=False):
+            gate.keep_until_done(work, Permits(1, 5 * KB, 2 * KB))
         assert (gate.in_flight, gate.bytes_in_flight, gate.work_in_flight) == (1, 5 * KB, 2 * KB)
         work.set_result(None)
         await settle()
@@ -55,14 +55,14 @@ def test_work_that_goes_on_in_a_thread_keeps_its_permit_though_its_caller_has_go
 
 def test_bytes_are_bounded_as_images_are() -> None:
     async def scenario(gate: Admission) -> None:
-        async with gate.admit(Load(1, 6 * KB), wait=False):
+        async with gate.admit(Permits(1, 6 * KB), wait=False):
             assert gate.bytes_in_flight == 6 * KB
             with pytest.raises(OverloadedError) as refused:
-                async with gate.admit(Load(1, 3 * KB), wait=False, lane=Lane("another")):
+                async with gate.admit(Permits(1, 3 * KB), wait=False, lane=Lane("another")):
                     pass
             assert f"exceed 8 images, {8 * KB} bytes or {8 * KB} pixels" in refused.value.message
             assert refused.value.retry_after == 0.5  # as long as one image takes, though none was too many
-            async with gate.admit(Load(1, 2 * KB), wait=False, lane=Lane("another")):
+            async with gate.admit(Permits(1, 2 * KB), wait=False, lane=Lane("another")):
                 pass
 
     run(scenario)

@@ -8,8 +8,8 @@ import pytest
 
 from glimpse.server.admission import Admission
 from glimpse.server.errors import OverloadedError, Reason, UnavailableError
-from glimpse.server.shares import Load
-from glimpse.server.turns import Lane
+from glimpse.server.fair_queue import Lane
+from glimpse.server.shares import Permits
 from tests.server.permits import KB, Holder, run, settle
 
 
@@ -34,7 +34,7 @@ def test_streams_leave_a_quarter_to_lone_requests() -> None:
         bulk = [Holder(gate, 2, wait=True, lane=str(number)) for number in range(4)]
         await settle()
         assert [each.entered for each in bulk] == [True, True, True, False]
-        async with gate.admit(Load(2), wait=False):
+        async with gate.admit(Permits(2), wait=False):
             assert gate.in_flight == 8
         for each in bulk:
             await each.release()
@@ -170,7 +170,7 @@ def test_a_stream_is_read_only_while_none_of_its_lane_waits_for_room() -> None:
 
 def test_a_stream_waits_for_room_for_its_bytes() -> None:
     async def scenario(gate: Admission) -> None:
-        async with gate.admit(Load(1, 3 * KB), wait=True):
+        async with gate.admit(Permits(1, 3 * KB), wait=True):
             second = Holder(gate, 1, size=4 * KB, wait=True)
             await settle()
             assert not second.entered

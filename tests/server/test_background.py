@@ -17,9 +17,9 @@ from glimpse.server.app import Server
 from glimpse.server.background import keep_running
 from glimpse.server.decoding.pool import DecodePool
 from glimpse.server.exposition import Exposition
+from glimpse.server.fair_queue import Lane
 from glimpse.server.registry import ModelRegistry
 from glimpse.server.settings import Settings
-from glimpse.server.turns import Lane
 from tests.server.conftest import TIMEOUT
 
 

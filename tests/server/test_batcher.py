@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from glimpse.server.batching.batch_queue import Slot
 from glimpse.server.batching.batcher import Batcher
-from glimpse.server.batching.lanes import Slot
 from glimpse.server.errors import DeadlineExceededError, InternalError, OverloadedError, Reason, UnavailableError
-from glimpse.server.turns import NO_LANE, Lane
-from tests.server.fake_device import SHAPE, WAIT, Bench, Observed, benches, value
+from glimpse.server.fair_queue import NO_LANE, Lane
+from tests.server.fake_executor import SHAPE, WAIT, Bench, Observed, benches, value
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from glimpse.server.batching.device import Device
+from glimpse.server.batching.executor import Executor
 from glimpse.server.errors import InternalError, Reason, UnavailableError
-from tests.server.fake_device import WAIT, Bench, FakeClock, benches, value
+from tests.server.fake_executor import WAIT, Bench, FakeClock, benches, value
 
 
 @pytest.fixture
@@ -162,8 +162,8 @@ class SmallMemory:
         return pixels[:, 0, 0, :1].astype(np.float32)
 
 
-def device(model: Any, sizes: tuple[int, ...], clock: FakeClock | None = None) -> Device:
-    return Device(
+def device(model: Any, sizes: tuple[int, ...], clock: FakeClock | None = None) -> Executor:
+    return Executor(
         model,
         alone=model,
         sizes=sizes,

@@ -7,11 +7,12 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import pytest
 
-from glimpse.server.decoding.pool import DecodePool, Work
-from glimpse.server.turns import Lane
+from glimpse.server.decoding.pool import DecodePool
+from glimpse.server.fair_queue import Lane
 
 LONG = 60.0  # seconds; until a thread is called hung
 
@@ -172,7 +173,7 @@ def test_the_queue_is_seldom_looked_through(held: Held, *, cancel: bool, most: i
     turns, looks = held.pool._turns, []
     discard = turns.discard
 
-    def counted(unwanted: Callable[[Work], bool]) -> int:
+    def counted(unwanted: Callable[[Any], bool]) -> int:
         looks.append(len(turns))
         return discard(unwanted)
 

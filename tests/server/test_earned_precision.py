@@ -20,7 +20,7 @@ from glimpse.models import bundle as bundles
 from glimpse.models import sources, variations
 from glimpse.models.golden import Picture
 from glimpse.models.prestem.recipe import Recipe
-from glimpse.server.runtime import choice
+from glimpse.server.runtime import selection
 from glimpse.server.runtime.agreement import LEAST, REQUIRED
 from glimpse.server.runtime.candidate import Built
 from glimpse.server.runtime.network import Network
@@ -101,7 +101,7 @@ def cache(networks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 def build(path: Path, *names: RuntimeName, precision: Precision = "auto") -> tuple[Built, list[dict[str, Any]]]:
     with structlog.testing.capture_logs() as logs:
-        built = choice.build(names, Network(sources.resolve(sources.Source(weights=str(path)))), precision=precision)
+        built = selection.build(names, Network(sources.resolve(sources.Source(weights=str(path)))), precision=precision)
     return built, [dict(line) for line in logs if line["event"] != "network converted"]
 
 
@@ -205,7 +205,7 @@ def test_a_bundle_s_own_pictures_are_what_is_compared_on(tmp_path: Path, monkeyp
     (folder / "golden" / "chelsea.png").unlink()  # that they cannot be read is for the gate to say
     for bundle in (shipped, bundles.read(folder)):
         with pytest.raises(_SeenError):
-            choice.build(("tensorflow",), Network(bundle), precision="auto")
+            selection.build(("tensorflow",), Network(bundle), precision="auto")
     own = {"astronaut.png", "chelsea.png", "coffee.png", "rocket.png"}
     assert seen == [(own, shipped.recipe), (set(), shipped.recipe)]
 

@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 from glimpse.server import cores
-from glimpse.server.runtime import room
+from glimpse.server.runtime import memory_budget
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1.classifier_pb2_grpc import ImageClassifierStub
 from tests.conftest import RunningServer
@@ -64,6 +64,6 @@ def test_without_a_word_of_the_scheduler_the_machine_s_cores_count(
 
 
 def test_without_accounts_of_memory_nothing_is_known_of_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(room, "resource", None)
-    assert room.available(tmp_path) is None
-    assert room.killed_for_memory(tmp_path) == 0
+    monkeypatch.setattr(memory_budget, "resource", None)
+    assert memory_budget.available(tmp_path) is None
+    assert memory_budget.killed_for_memory(tmp_path) == 0

@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from glimpse.server.decoding.pool import Times
-from glimpse.server.turns import Lane
+from glimpse.server.fair_queue import Lane
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1.classifier_pb2_grpc import ImageClassifierStub
 from tests.server.conftest import rich_status

@@ -14,13 +14,13 @@ import grpc.aio
 import pytest
 from google.protobuf.message import DecodeError
 
-from glimpse.server.doors.keeper import Keeper
+from glimpse.server.access.control import AccessControl
 from glimpse.server.errors import OverloadedError, Reason
+from glimpse.server.fair_queue import Lane
 from glimpse.server.guard import Guard, Traffic
 from glimpse.server.interceptors import Observability
 from glimpse.server.metrics import Metrics
 from glimpse.server.settings import Settings
-from glimpse.server.turns import Lane
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1 import classifier_pb2_grpc
 from tests.conftest import RunningServer
@@ -81,8 +81,8 @@ class _Refusing(Guard):
 @pytest.mark.parametrize("method", ["Classify", "NoSuch"])
 def test_nothing_of_a_refused_call_is_left_for_the_garbage_collector(method: str, *, flooded: bool) -> None:
     async def refusals(number: int) -> int:
-        keeper, guard = Keeper(Settings()), _Refusing() if flooded else Guard()  # type: ignore[call-arg]  # defaults
-        server = grpc.aio.server(interceptors=[Observability(Metrics(), {}, keeper, guard=guard)])
+        access, guard = AccessControl(Settings()), _Refusing() if flooded else Guard()  # type: ignore[call-arg]  # defaults
+        server = grpc.aio.server(interceptors=[Observability(Metrics(), {}, access, guard=guard)])
         classifier_pb2_grpc.add_ImageClassifierServicer_to_server(_Full(), server)  # type: ignore[abstract]
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
@@ -118,9 +118,9 @@ def test_nothing_of_a_message_that_cannot_be_read_is_left_either() -> None:
     """It may have 16 MiB, and what came compressed was a thousandth of that."""
 
     async def broken(number: int) -> int:
-        keeper = Keeper(Settings())  # type: ignore[call-arg]  # all have defaults
+        access = AccessControl(Settings())  # type: ignore[call-arg]  # all have defaults
         gates = {f"/glimpse.v1.ImageClassifier/{name}": _in for name in ("Classify", "ClassifyStream")}
-        server = grpc.aio.server(interceptors=[Observability(Metrics(), gates, keeper)])
+        server = grpc.aio.server(interceptors=[Observability(Metrics(), gates, access)])
         classifier_pb2_grpc.add_ImageClassifierServicer_to_server(_Reading(), server)  # type: ignore[abstract]
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()

@@ -12,8 +12,8 @@ import structlog
 from numpy.typing import NDArray
 
 from glimpse.models import bundle as bundles
-from glimpse.server.runtime import golden
-from glimpse.server.runtime.golden import TOLERANCES, Gate, gate
+from glimpse.server.runtime import golden_check
+from glimpse.server.runtime.golden_check import TOLERANCES, Gate, gate
 from glimpse.server.startup import GoldenError
 
 EMBEDDED = bundles.read(bundles.EMBEDDED_DEFAULT)
@@ -145,4 +145,4 @@ def test_a_golden_picture_that_cannot_be_decoded_is_refused_in_a_sentence(tmp_pa
 
 
 def test_the_tolerances_are_stated_for_every_precision_that_a_runtime_reports() -> None:
-    assert set(golden.TOLERANCES) == {"float32", "bfloat16"}
+    assert set(golden_check.TOLERANCES) == {"float32", "bfloat16"}

@@ -151,6 +151,7 @@ def test_what_a_process_said_before_it_died_is_in_the_log_and_not_told_to_caller
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("glimpse.server.decoding.process._MODULE", "tests.server.crashing_decoder")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # where tests are found
     pool = make()
     with structlog.testing.capture_logs() as lines, pytest.raises(InvalidImageError) as refused:
         pool(PNG, RECIPE)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from glimpse.server.decoding import process, wire
+from glimpse.server.decoding import process, worker_protocol
 from glimpse.server.decoding.isolated import Isolated
 from glimpse.server.errors import InternalError, InvalidImageError, Reason
 from tests.server.isolation import LIMITS, MIB, PNG, RECIPE, SECONDS, Make, held_up, open_files, pools
@@ -47,7 +47,7 @@ server.recv(1)
 server.sendall({reply})
 server.recv(1 << 30, socket.MSG_WAITALL)
 """
-SIZE = wire.reply_size(RECIPE)
+SIZE = worker_protocol.reply_size(RECIPE)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_a_process_that_no_longer_starts_is_not_started_over_and_over(rogue: Cal
 def test_a_message_too_long_for_a_reply_is_cut() -> None:
     error = InvalidImageError(Reason.CORRUPT_IMAGE, "ü" * 100_000, field="encoded")
     with pytest.raises(InvalidImageError) as refused:
-        wire.read_reply(memoryview(wire.refusal(error, RECIPE)), RECIPE, 1.0)
+        worker_protocol.read_reply(memoryview(worker_protocol.refusal(error, RECIPE)), RECIPE, 1.0)
     assert refused.value.reason is Reason.CORRUPT_IMAGE
     assert refused.value.message
     assert set(refused.value.message) == {"ü"}
@@ -111,4 +111,4 @@ def test_a_message_too_long_for_a_reply_is_cut() -> None:
 @given(head=st.binary(min_size=13, max_size=200))
 def test_no_reply_is_anything_but_pixels_a_refusal_or_nonsense(head: bytes) -> None:
     with contextlib.suppress(InvalidImageError, ValueError):
-        assert wire.read_reply(memoryview(head.ljust(SIZE, b"\0")), RECIPE, 1.0).pixels.shape == (48, 64, 3)
+        assert worker_protocol.read_reply(memoryview(head.ljust(SIZE, b"\0")), RECIPE, 1.0).pixels.shape == (48, 64, 3)

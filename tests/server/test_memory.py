@@ -7,7 +7,7 @@ import threading
 
 from glimpse.server import memory
 from glimpse.server.memory import Memory, keep_trimmed
-from tests.server.doors.test_uploads import Time, runs, turns
+from tests.server.access.test_uploads import Time, runs, turns
 from tests.server.hostile.memory import needs_proc
 
 MB = 1 << 20

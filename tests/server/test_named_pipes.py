@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from glimpse.server import settings, standard_error
-from glimpse.server.doors.audit import Audit
-from glimpse.server.doors.rates import Allowance
-from glimpse.server.doors.tokens import Tokens
+from glimpse.server.access.audit import Audit
+from glimpse.server.access.rates import Allowance
+from glimpse.server.access.tokens import Tokens
 from glimpse.server.startup import CredentialsError, StartupError
 from tests.conftest import ROOT
 

@@ -16,8 +16,8 @@ from PIL import Image
 
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1.classifier_pb2_grpc import ImageClassifierStub
+from tests.server.access.inside import bearer, entry
 from tests.server.conftest import rich_status
-from tests.server.doors.inside import bearer, entry
 from tests.server.rig import LONG, SIZE, Rig
 
 RAW = pb.Image(raw=pb.RawPixels(height=SIZE, width=SIZE, data=bytes(SIZE * SIZE * 3)))

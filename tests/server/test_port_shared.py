@@ -17,8 +17,8 @@ from glimpse.server import connections, port_lock, ports
 from glimpse.server.startup import PortTakenError
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1.classifier_pb2_grpc import ImageClassifierStub
+from tests.server.access.inside import IN, Inside, Loop, channel, classify
 from tests.server.conftest import TIMEOUT
-from tests.server.doors.inside import IN, Inside, Loop, channel, classify
 from tests.server.hostile.wire import Wire
 from tests.server.rig import SIZE, Rig
 

@@ -19,7 +19,7 @@ from skimage import data
 from glimpse.models import sources
 from glimpse.models.serving import load_bundle, serving_model
 from glimpse.server import cores
-from glimpse.server.runtime import OneStream, Runtime, UnsupportedNetworkError, choice
+from glimpse.server.runtime import OneStream, Runtime, UnsupportedNetworkError, selection
 from glimpse.server.runtime.network import Network
 from glimpse.server.runtime.openvino import OpenVINORuntime, convert
 from glimpse.server.runtime.tensorflow import TensorFlowRuntime, compiled, with_values
@@ -124,12 +124,12 @@ def test_openvino_computes_in_bfloat16_only_where_the_processor_has_it_and_says_
 def test_auto_is_openvino_on_a_machine_without_a_gpu() -> None:
     if Path("/proc/driver/nvidia/version").exists():
         pytest.skip("this machine has a GPU")
-    assert choice.choose("auto") == ("openvino", "tensorflow")
+    assert selection.choose("auto") == ("openvino", "tensorflow")
 
 
 def test_a_network_that_openvino_lacks_falls_to_tensorflow_with_a_warning(resizing: Network) -> None:
     with structlog.testing.capture_logs() as logs:
-        runtime = choice.build(("openvino", "tensorflow"), resizing, precision="auto").runtime
+        runtime = selection.build(("openvino", "tensorflow"), resizing, precision="auto").runtime
     assert runtime.name == "tensorflow"
     (warning,) = logs
     assert (warning["log_level"], warning["runtime"], warning["instead_of"]) == ("warning", "tensorflow", "openvino")
@@ -138,7 +138,7 @@ def test_a_network_that_openvino_lacks_falls_to_tensorflow_with_a_warning(resizi
 
 def test_a_network_that_openvino_lacks_is_refused_where_openvino_was_named(resizing: Network) -> None:
     with pytest.raises(UnsupportedNetworkError, match="ResizeBicubic"):
-        choice.build(("openvino",), resizing, precision="auto")
+        selection.build(("openvino",), resizing, precision="auto")
 
 
 def test_a_runtime_that_is_not_installed_is_refused_with_what_to_install() -> None:
@@ -151,30 +151,32 @@ def test_a_runtime_that_is_not_installed_is_refused_with_what_to_install() -> No
         "        known = name not in ('jax', 'torch', 'openvino')\n"
         "        return super().find_spec(name, path, target) if known else None\n"
         "sys.meta_path = [Without if found is importlib.machinery.PathFinder else found for found in sys.meta_path]\n"
-        "from server.runtime import choice\n"
+        "from glimpse.server.runtime import selection\n"
     )
     for name, package, extra in (
         ("jax", "jax", "jax"),
         ("torch", "torch", "torch"),
         ("openvino", "openvino", "server"),
     ):
-        ended = _python(script + f"choice.choose({name!r})")
+        ended = _python(script + f"selection.choose({name!r})")
         assert ended.returncode == 1
         last = ended.stderr.splitlines()[-1]
         assert f"needs {package}, which is not installed" in last
         assert f"pip install 'glimpse-serve[{extra}]'" in last
-    assert _python(script + "assert choice.choose('auto') == ('tensorflow',)").returncode == 0
+    assert _python(script + "assert selection.choose('auto') == ('tensorflow',)").returncode == 0
 
 
 def test_a_backend_that_keras_has_not_been_loaded_on_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
-    monkeypatch.setattr(choice, "find_spec", lambda name: name)
+    monkeypatch.setattr(selection, "find_spec", lambda name: name)
     with pytest.raises(ValueError, match="needs Keras on jax; this process has loaded it on tensorflow"):
-        choice.choose("jax")
+        selection.choose("jax")
 
 
 def test_openvino_reports_nothing_to_anybody(tmp_path: Path) -> None:
-    ended = _python("import server.runtime.openvino, sys; print(sys.modules['openvino_telemetry'])", HOME=str(tmp_path))
+    ended = _python(
+        "import glimpse.server.runtime.openvino, sys; print(sys.modules['openvino_telemetry'])", HOME=str(tmp_path)
+    )
     assert ended.stdout == "None\n"
     assert not (tmp_path / "intel").exists(), "where its reports keep who they are about"
 

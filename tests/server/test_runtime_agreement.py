@@ -55,16 +55,16 @@ _RUN = """
 import json, sys
 from pathlib import Path
 import numpy as np
-from glimpse.server.runtime import choice
+from glimpse.server.runtime import selection
 folder, name, precision = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
-names = choice.choose(name)
+names = selection.choose(name)
 from glimpse.models import sources
 from glimpse.server.runtime.network import Network
 said = {}
 for network, source in json.loads((folder / "sources.json").read_text()).items():
     paths = {key: Path(source[key]) for key in ("labels", "recipe") if key in source}
     bundle = sources.resolve(sources.Source(**{**source, **paths}))
-    runtime = choice.build(names, Network(bundle), precision=precision).runtime
+    runtime = selection.build(names, Network(bundle), precision=precision).runtime
     pixels = np.load(folder / f"{network}.npy")
     parts = [runtime(pixels[begin : begin + 32]) for begin in range(0, len(pixels), 32)]
     np.save(folder / f"{network}-{name}-{precision}.npy", np.concatenate(parts))

@@ -22,7 +22,7 @@ import structlog
 from glimpse.models import bundle as bundles
 from glimpse.server.app import Server
 from glimpse.server.registry import LoadedModel
-from glimpse.server.runtime import choice, golden, room
+from glimpse.server.runtime import golden_check, memory_budget, selection
 from glimpse.server.runtime.agreement import Agreement
 from glimpse.server.runtime.candidate import Built
 from glimpse.server.runtime.network import Network
@@ -140,9 +140,9 @@ def test_bfloat16_that_does_not_give_the_answers_falls_back_to_float32(monkeypat
         runtime = TensorFlowRuntime(network.serving_model(), made[-1])  # type: ignore[arg-type]
         return Built(runtime, Agreement("bfloat16", 100, 100, 0) if made[-1] == "bfloat16" else None)
 
-    monkeypatch.setattr(choice, "build", build)
+    monkeypatch.setattr(selection, "build", build)
     # What bfloat16 really gives is within the tolerance; so the tolerance is made too tight for it.
-    monkeypatch.setitem(golden.TOLERANCES, "bfloat16", 1e-6)
+    monkeypatch.setitem(golden_check.TOLERANCES, "bfloat16", 1e-6)
     with structlog.testing.capture_logs() as logs:
         model = load(bundles.EMBEDDED_DEFAULT, max_batch_size=2)
     assert made == ["bfloat16", "float32"]
@@ -160,7 +160,9 @@ def test_bfloat16_gives_the_recorded_answers_within_its_tolerance() -> None:
 
 
 def test_memory_that_does_not_suffice_is_told_before_the_weights_are_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "available", lambda: room.Room(1 << 20, "what is left of a test"))
+    monkeypatch.setattr(
+        memory_budget, "available", lambda: memory_budget.MemoryBudget(1 << 20, "what is left of a test")
+    )
     with pytest.raises(MemoryShortError, match="1 MiB are free"):
         load(bundles.EMBEDDED_DEFAULT)
 
@@ -176,7 +178,7 @@ def test_memory_that_ends_while_loading_is_told_the_same(monkeypatch: pytest.Mon
             raise MemoryError
         return Built(Short(network.serving_model(), precision), None)
 
-    monkeypatch.setattr(choice, "build", build)
+    monkeypatch.setattr(selection, "build", build)
     with pytest.raises(MemoryShortError, match="did not suffice to load the model se_resnet20_cifar10"):
         load(bundles.EMBEDDED_DEFAULT)
 

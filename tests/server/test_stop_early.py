@@ -18,7 +18,7 @@ import pytest
 from filelock import FileLock
 
 from glimpse.models import bundle as bundles
-from glimpse.server.runtime import converted
+from glimpse.server.runtime import converted_cache
 from tests.conftest import ROOT, RunningServer
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="it looks at processes through /proc")
@@ -82,7 +82,7 @@ def stopped_after(seconds: float, folder: Path, *arguments: str) -> dict[str, ob
     try:
         wait_until(listens_to(running.process.pid))
         time.sleep(seconds)
-        (conversion,) = children(running.process.pid, "glimpse.server.runtime.conversion") or [0]
+        (conversion,) = children(running.process.pid, "glimpse.server.runtime.conversion_worker") or [0]
         running.terminate()
         code = running.exit_code(seconds=SECONDS)
         events = [line["event"] for line in running.log]
@@ -125,7 +125,8 @@ def test_whatever_it_loads(tmp_path: Path, arguments: list[str]) -> None:
 def test_a_conversion_that_hangs_keeps_no_server_from_ending(
     start_server: Start, tmp_path: Path, number: signal.Signals
 ) -> None:
-    running = start_server(module="tests.server.hung", environment={"GLIMPSE_CACHE": str(tmp_path / "cache")})
+    environment = {"GLIMPSE_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}  # where tests are found
+    running = start_server(module="tests.server.hung", environment=environment)
     wait_until(lambda: children(running.process.pid, "tests.server.hung"))
     (conversion,) = children(running.process.pid, "tests.server.hung")
     running.terminate(number)
@@ -138,12 +139,12 @@ def test_a_conversion_that_hangs_keeps_no_server_from_ending(
 def test_a_signal_to_every_process_at_once_is_the_servers_to_answer(start_server: Start, tmp_path: Path) -> None:
     """As systemd sends it."""
     running = start_server("--runtime=openvino", environment={"GLIMPSE_CACHE": str(tmp_path / "cache")})
-    wait_until(lambda: children(running.process.pid, "glimpse.server.runtime.conversion"))
-    (conversion,) = children(running.process.pid, "glimpse.server.runtime.conversion")
+    wait_until(lambda: children(running.process.pid, "glimpse.server.runtime.conversion_worker"))
+    (conversion,) = children(running.process.pid, "glimpse.server.runtime.conversion_worker")
     wait_until(listens_to(conversion, kind="SigIgn"))
     os.kill(conversion, signal.SIGTERM)
     time.sleep(0.2)
-    assert children(running.process.pid, "glimpse.server.runtime.conversion") == [conversion]
+    assert children(running.process.pid, "glimpse.server.runtime.conversion_worker") == [conversion]
     running.terminate()
     assert running.exit_code(seconds=SECONDS) == 0
     assert not (tmp_path / "cache").exists()
@@ -152,7 +153,7 @@ def test_a_signal_to_every_process_at_once_is_the_servers_to_answer(start_server
 def test_a_server_that_waits_for_another_ones_conversion_leaves_it_alone(start_server: Start, tmp_path: Path) -> None:
     place = tmp_path / "cache" / "networks"
     place.mkdir(parents=True)
-    key = converted.identity(BUNDLE)
+    key = converted_cache.identity(BUNDLE)
     (place / ".made by the other").mkdir()
     with FileLock(place / f".{key}.lock"):
         running = start_server(environment={"GLIMPSE_CACHE": str(tmp_path / "cache")})
@@ -192,7 +193,7 @@ def test_what_was_told_to_stop_before_it_was_prepared_says_so_by_its_exit_code(
             wait_until(listens_to(process.pid))
             if event is not None:
                 assert event in (json.loads(line)["event"] for line in process.stderr)
-                wait_until(lambda: children(process.pid, "glimpse.server.runtime.conversion"))
+                wait_until(lambda: children(process.pid, "glimpse.server.runtime.conversion_worker"))
             process.send_signal(number)
             assert process.wait(SECONDS) == 128 + number
         assert not (tmp_path / "cache").exists()
@@ -201,7 +202,7 @@ def test_what_was_told_to_stop_before_it_was_prepared_says_so_by_its_exit_code(
 def test_what_a_library_began_and_waits_for_ends_with_the_process() -> None:
     script = (
         "import os, subprocess, sys\n"
-        "from server import stopping\n"
+        "from glimpse.server import stopping\n"
         "other = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(1000)'])\n"
         "print(other.pid, flush=True)\n"
         "stopping.end_children()\n"

@@ -97,7 +97,7 @@ def test_the_standard_variables_say_whether_there_are_traces(variables: dict[str
 
 def test_where_nobody_asks_for_traces_nothing_of_opentelemetry_is_loaded() -> None:
     script = (
-        "import sys; from server import tracing; assert tracing.start({}) is None; "
+        "import sys; from glimpse.server import tracing; assert tracing.start({}) is None; "
         "print(sorted(name for name in sys.modules if name.startswith('opentelemetry')))"
     )
     ended = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)

@@ -40,7 +40,7 @@ def limited() -> Iterator[Callable[..., Rig]]:
 
 
 def buckets(rig: Rig) -> list[Any]:
-    rates = rig.server._ports._keeper.rates
+    rates = rig.server._ports._access.rates
     assert rates is not None
     return list(rates._buckets.values())
 

@@ -6,10 +6,10 @@ from concurrent.futures import Future
 
 import numpy as np
 
-from glimpse.server.batching.lanes import Slot
+from glimpse.server.batching.batch_queue import Slot
 from glimpse.server.batching.watch import Watch
-from glimpse.server.turns import NO_LANE
-from tests.server.fake_device import FakeClock
+from glimpse.server.fair_queue import NO_LANE
+from tests.server.fake_executor import FakeClock
 
 
 def batch(images: int) -> list[Slot]:

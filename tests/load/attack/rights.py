@@ -30,7 +30,7 @@ from tests.load.attack.run import (
 )
 from tests.load.attack.scenario import Attack, Scenario
 from tests.load.replica import Replica
-from tests.server.doors.authority import Authority
+from tests.server.access.authority import Authority
 
 RELOAD = 1.0  # seconds: the server's setting
 BOUND = 2 * RELOAD + 2.0  # seconds in which a right has to end: a look at the files, and time to act on it

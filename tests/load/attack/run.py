@@ -18,7 +18,7 @@ from tests.bench.worker import Worker
 from tests.load.attack.neighbour import ANSWERED, UNANSWERED, Record
 from tests.load.attack.scenario import MB, V4, V6, Attack, Scenario
 from tests.load.replica import Replica
-from tests.server.doors.authority import Authority
+from tests.server.access.authority import Authority
 from tests.server.hostile.memory import forget_peak, peak, resident
 
 TOKEN = "neighbour-token-of-the-rehearsal"  # noqa: S105 - of a server that lives for a minute

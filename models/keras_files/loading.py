@@ -1,0 +1,160 @@
+"""From a file of Keras to the network that is served: read, laid flat, and its scores told by looking at them."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from pathlib import Path
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from glimpse.models.builder import Assembly
+from glimpse.models.keras_files import bounds, scores
+from glimpse.models.keras_files.inlined import Flat, inlined
+from glimpse.models.keras_files.reading import read
+from glimpse.models.messages import lacks_memory, short
+from glimpse.models.prestem import graph
+from glimpse.models.prestem.recipe import Recipe
+from glimpse.models.spec import Output, StageSummary
+from glimpse.models.weights.errors import WeightsError
+
+# By how much two ways to compute the same may differ, as a share of the largest number.
+# Numbers that Keras may keep at a time, of all operations and pictures, where that is more than two pictures.
+_TOGETHER = 1 << 28
+_SAME = {"float16": 3e-2, "bfloat16": 1e-1}
+
+
+def load(path: Path, *, recipe: Recipe, classes: int) -> Assembly:
+    """Read a saved model, in Keras' safe mode: no code in it is run.
+
+    Args:
+        path: of a ``.keras`` file, or of an ``.h5`` file with a whole model. The model takes one image ``[N, H, W, 3]``
+            behind the recipe's scaling, and gives logits, probabilities or their logarithms, ``[N, classes]``.
+        recipe: the pre-stem that the model was trained behind.
+        classes: how many labels there are for it.
+
+    Returns:
+        The network up to its logits, as a single stage.
+
+    Raises:
+        WeightsError: not such a file, or a model that cannot be served.
+        MemoryError: there was not enough to compute it.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what its author could do better; whoever serves it cannot
+        model = read(path)
+        _check(path, model, recipe, classes)
+        made = bounds.check_computation(path, model, recipe)
+        flat, expected = _flat(path, model, recipe, _TOGETHER // max(1, made))
+    network, kind = _up_to_logits(path, flat, expected)
+    stage = StageSummary(
+        "network", type(model).__name__.lower(), 1, (classes,), network.count_params(), flat.multiply_adds
+    )
+    return Assembly("", network, (stage,), {"network": network.outputs[0]}, kind)
+
+
+def _check(path: Path, model: keras.Model, recipe: Recipe, classes: int) -> None:
+    """Refuse what is no classifier of single images of the recipe's size."""
+    if not getattr(model, "inputs", None):
+        raise WeightsError(f"{path} must hold a functional or sequential model. Received: {type(model).__name__}")
+    takes, gives = ([tuple(x.shape) for x in tensors] for tensors in (model.inputs, model.outputs))
+    if len(takes) != 1 or len(gives) != 1 or len(takes[0]) != 4:
+        raise WeightsError(
+            f"{path} must take one batch of images [N, H, W, 3] and give one batch of scores [N, classes]. "
+            f"Received: {len(takes)} inputs {short(str(takes))} and {len(gives)} outputs {short(str(gives))}."
+        )
+    ours, theirs = (recipe.height, recipe.width, 3), takes[0][1:]
+    if theirs[0] == 3 and theirs[2] != 3:
+        raise WeightsError(
+            f"{path} takes images with the channels first, {theirs}. Build it with data_format='channels_last', "
+            "[N, H, W, 3]."
+        )
+    if any(their not in (None, our) for our, their in zip(ours, theirs, strict=True)):
+        raise WeightsError(f"The network takes {theirs}, the recipe makes {ours} images.")
+    plain = set(recipe.mean) == {0.0} and set(recipe.std) == {1.0}
+    if not keras.backend.is_float_dtype(model.inputs[0].dtype) and not plain:
+        raise WeightsError(
+            f"{path} takes whole numbers ({model.inputs[0].dtype}), the recipe scales pixels to mean {recipe.mean} and "
+            f"std {recipe.std}. Leave mean and std out of the recipe."
+        )
+    if gives[0][1:] == (1,):
+        raise WeightsError(
+            f"{path} gives a single score, as of a sigmoid that says yes or no. Only networks that give one score a "
+            "class can be served: end it in a dense layer of two units with a softmax."
+        )
+    if gives[0][1:] != (classes,):
+        raise WeightsError(
+            f"{path} gives {_scores(gives[0][1:])}, and there are {classes} labels. Give one label a class, in order."
+        )
+
+
+def _scores(shape: tuple[int | None, ...]) -> str:
+    return f"{shape[0]} scores" if len(shape) == 1 else f"scores of the shape {shape}"
+
+
+def _flat(path: Path, model: keras.Model, recipe: Recipe, at_once: int) -> tuple[Flat, NDArray[np.float32]]:
+    """The model without models within it, and what it gives for `scores.pictures`, so many of them at once."""
+    pixels = scores.pictures(recipe)
+    expected = _answers(path, model, recipe, pixels, at_once)
+    alone = _answers(path, model, recipe, pixels[-1:])
+    if not _same(alone, expected[-1:], model):
+        raise WeightsError(
+            f"{path} gives a picture another answer the second time, or beside other pictures, so that its answers "
+            "mean nothing. Call no layer in it with training=True, and compute nothing over the batch."
+        )
+    try:
+        flat = inlined(model, (recipe.height, recipe.width, 3))
+        if _same(_answers(path, flat.model, recipe, pixels, at_once), expected, model):
+            return flat, expected
+    except (WeightsError, ValueError, TypeError, AttributeError, NotImplementedError):
+        pass  # what Keras raises for a graph that it cannot walk through; then it is served as it is
+    return Flat(model, 0, Counter()), expected
+
+
+def _up_to_logits(path: Path, flat: Flat, expected: NDArray[np.float32]) -> tuple[keras.Model, Output]:
+    """The network up to its logits, and what its own output is."""
+    model, last = flat.model, scores.activation(flat.model)
+    kind = scores.kind(expected, model.outputs[0].dtype)
+    if (logits := scores.without_softmax(flat)) is not None:
+        return logits, "logits"
+    # A linear layer's numbers are between 0 and 1 by chance.
+    if last in ("sigmoid", "hard_sigmoid") or (kind == "shares" and not scores.is_linear(model)):
+        raise WeightsError(
+            f"{path} must end in a softmax or in logits. Received: {last}{last and ', '}scores from 0 to 1 for each "
+            "class alone, which do not add up to 1."
+        )
+    if kind == "probabilities":
+        return scores.logarithm(model), kind
+    if kind == "log-probabilities":
+        return model, kind
+    if last not in ("", "linear", "softmax", "log_softmax"):
+        raise WeightsError(f"{path} must end in a softmax or in logits. Received: {last}")
+    return model, "logits"
+
+
+def _answers(
+    path: Path, model: keras.Model, recipe: Recipe, pixels: NDArray[np.uint8], at_once: int = 1
+) -> NDArray[np.float32]:
+    """What a model gives for uint8 ``[P, H, W, 3]``, at least two at once where there are two: ``[P, classes]``."""
+    if len(pixels) > (step := max(2, at_once)):
+        parts = [pixels[start : start + step] for start in range(0, len(pixels), step)]
+        return np.concatenate([_answers(path, model, recipe, part) for part in parts])
+    try:
+        images = graph.scale(keras.ops.convert_to_tensor(pixels), recipe)
+        if not isinstance(model, keras.Sequential):  # which has no names for its input
+            images = keras.tree.pack_sequence_as(model.input, [images])
+        found = model(images, training=False)
+        return np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(*keras.tree.flatten(found), "float32")))
+    except Exception as error:  # whatever the backend raises in one of the layers
+        if lacks_memory(error):
+            raise MemoryError(short(error)) from error
+        raise WeightsError(f"{path} cannot be computed here: {short(error)}") from error
+
+
+def _same(found: NDArray[np.float32], expected: NDArray[np.float32], model: keras.Model) -> bool:
+    """Whether two answers are the same but for rounding."""
+    largest = float(np.abs(expected[np.isfinite(expected)]).max(initial=1e-6))
+    allowed = _SAME.get(scores.half(model), 1e-3) * largest
+    return found.shape == expected.shape and np.allclose(found, expected, rtol=0, atol=allowed, equal_nan=True)

@@ -1,0 +1,139 @@
+"""What the numbers are that a network puts out: logits or probabilities. They are looked at, for several pictures."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from glimpse.models.keras_files.inlined import Flat
+from glimpse.models.prestem.recipe import Recipe
+from glimpse.models.spec import Output
+
+Kind = Output | Literal["shares"]
+# By which probabilities may miss 1 together, by the dtype that they were computed in.
+_SUMS = {"bfloat16": 2e-2, "float16": 3e-3}
+_SUM = 1e-3
+_WHOLE = (1.0, 100.0)  # what they add up to: some networks put out percentages
+_LEAST = float(np.finfo(np.float32).tiny)  # the logarithm of 0 is not to be had
+# Layers whose last step is their activation, and operations that are one.
+_ACTIVATED = (
+    keras.layers.Activation,
+    keras.layers.Conv2D,
+    keras.layers.Dense,
+    keras.layers.EinsumDense,
+    keras.layers.SeparableConv2D,
+)
+# What keeps a network's last numbers as they are, and what takes their mean, which is linear.
+_RESHAPING = (keras.layers.Flatten, keras.layers.Permute, keras.layers.Reshape)
+_AVERAGING = (keras.layers.GlobalAveragePooling1D, keras.layers.GlobalAveragePooling2D)
+_OPERATIONS = {"Sigmoid": "sigmoid", "HardSigmoid": "hard_sigmoid", "Tanh": "tanh"}
+
+
+def pictures(recipe: Recipe) -> NDArray[np.uint8]:
+    """Pictures over the whole range of a network's input: uint8 ``[P, H, W, 3]``."""
+    shape = (recipe.height, recipe.width, 3)
+    rng = np.random.default_rng(0)
+    rows, columns = np.mgrid[0 : recipe.height, 0 : recipe.width]
+    # As photographs are: large patches, slow changes, little noise.
+    patches = rng.integers(0, 256, (8, 8, 3))[rows * 8 // recipe.height, columns * 8 // recipe.width]
+    slope = (rows + columns)[..., np.newaxis] * 255 / max(1, recipe.height + recipe.width - 2) * [1.0, 0.6, 0.3]
+    found = [
+        np.zeros(shape),
+        np.full(shape, 255),
+        rng.integers(0, 256, shape),
+        patches * 0.7 + rng.integers(0, 64, shape),
+        slope,
+        255 - slope,
+    ]
+    return np.stack(found).clip(0, 255).astype(np.uint8)
+
+
+def kind(scores: NDArray[np.float32], dtype: str) -> Kind:
+    """What the rows of ``[P, classes]`` are, all of them.
+
+    Args:
+        scores: of several pictures; for one alone logits may add up to 1 by chance.
+        dtype: that they were computed in.
+
+    Returns:
+        ``shares`` are numbers from 0 to 1 that do not add up to 1: those of a sigmoid.
+    """
+    allowed = _SUMS.get(dtype, _SUM)
+    if (scores >= -1e-6).all():
+        if any((abs(scores.sum(axis=1) / whole - 1) <= allowed).all() for whole in _WHOLE):
+            return "probabilities"
+        if (scores <= 1 + allowed).all():
+            return "shares"
+    if (scores <= allowed).all() and (abs(np.exp(scores).sum(axis=1) - 1) <= allowed).all():
+        return "log-probabilities"
+    return "logits"
+
+
+def activation(model: keras.Model) -> str:
+    """What the last operation of a flat network applies; ``linear`` of a dense layer without, empty: not known.
+
+    What only gives the numbers another shape is no operation here.
+    """
+    return _applied(_before(model, _RESHAPING))
+
+
+def is_linear(model: keras.Model) -> bool:
+    """Whether a flat network plainly ends in numbers of any size, or in means of such."""
+    return _applied(_before(model, (*_RESHAPING, *_AVERAGING))) == "linear"
+
+
+def _applied(last: keras.Operation) -> str:
+    if isinstance(last, keras.layers.Softmax):
+        return "softmax"
+    if isinstance(last, _ACTIVATED):
+        return str(getattr(last.activation, "__name__", "linear" if last.activation is None else ""))
+    return _OPERATIONS.get(type(last).__name__, "")
+
+
+def without_softmax(flat: Flat) -> keras.Model | None:
+    """A network up to its logits, where a softmax over the classes is plainly the last that it does; else None.
+
+    A layer that has it as its activation becomes linear.
+    """
+    model, (last, node) = flat.model, _made(flat.model.outputs[0])
+    if isinstance(last, keras.layers.Softmax):
+        masked = len(node.input_tensors) > 1
+        return None if masked or last.axis not in (-1, 1) else keras.Model(model.inputs, node.input_tensors[0])
+    # A layer that is called at another place, too, has to keep its softmax there.
+    if _applied(last) != "softmax" or last.activation is not keras.activations.softmax or flat.calls[id(last)] != 1:
+        return None
+    # Looked up at each call: what is called from here on is linear.
+    last.activation = keras.activations.linear
+    return model
+
+
+def logarithm(model: keras.Model) -> keras.Model:
+    """A network that gives probabilities or percentages, up to their logarithms: logits whose softmax they are."""
+    probabilities = keras.ops.cast(model.outputs[0], "float32")
+    return keras.Model(model.inputs, keras.ops.log(keras.ops.maximum(probabilities, _LEAST)), name=model.name)
+
+
+def _before(model: keras.Model, passed: tuple[type, ...]) -> keras.Operation:
+    """The last operation of a flat network that is none of those."""
+    last, node = _made(model.outputs[0])
+    while isinstance(last, passed) and len(node.input_tensors) == 1:
+        last, node = _made(node.input_tensors[0])
+    return last
+
+
+def _made(tensor: keras.KerasTensor) -> tuple[keras.Operation, Any]:
+    """What made a tensor: the operation, and its call."""
+    history = tensor._keras_history  # noqa: SLF001 - Keras has no public way back through a graph
+    return history.operation, history.operation._inbound_nodes[history.node_index]  # noqa: SLF001
+
+
+def half(model: keras.Model) -> str:
+    """The half floats that any of the layers computes in, ``float16`` or ``bfloat16``; empty: none does."""
+    for layer in model.layers:
+        found = half(layer) if isinstance(layer, keras.Model) else str(layer.compute_dtype)
+        if found in _SUMS:
+            return found
+    return ""

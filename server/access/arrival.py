@@ -1,0 +1,53 @@
+"""What a call's metadata says of the caller. It is untrusted: its length is bounded, and it proves nothing."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+
+from glimpse.server.access import forwarded, tokens
+from glimpse.server.access.call_context import LANE_KEY, CallContext, host
+from glimpse.server.access.forwarded import Proxies
+
+REQUEST_ID_KEY = "x-request-id"
+_LONGEST = 128  # characters of an id and of a name; both go into logs
+
+
+def arrive(
+    metadata: Iterable[tuple[str, str | bytes]], method: str, peer: str, proxies: Proxies | None
+) -> tuple[CallContext, list[str]]:
+    """A call that begins, and whatever its metadata has for `authorization`.
+
+    Args:
+        metadata: of the call.
+        method: with its service.
+        peer: where the connection comes from, as gRPC writes it.
+        proxies: who is trusted to say where a call comes from; None: nobody.
+    """
+    request_id = client = ""
+    authorization: list[str] = []
+    passed: list[str] = []
+    for key, value in metadata:
+        if key == REQUEST_ID_KEY:
+            request_id = request_id or _text(value)
+        elif key == LANE_KEY:
+            client = client or _text(value)
+        elif key == tokens.KEY:
+            authorization.append(str(value))
+        elif key == forwarded.KEY:
+            passed.append(str(value))
+    call = CallContext(request_id or _fresh_id(), method, peer, client)
+    if passed and proxies is not None:
+        call.address = proxies.caller(host(peer), ",".join(passed))
+    return call, authorization
+
+
+def _text(value: str | bytes) -> str:
+    """Plain text of a bounded length; anything else counts as none, for it goes into logs and back into headers."""
+    plain = isinstance(value, str) and 0 < len(value) <= _LONGEST and value.isascii() and value.isprintable()
+    return str(value) if plain else ""
+
+
+def _fresh_id() -> str:
+    # No secret; asking the kernel for one would cost a system call.
+    return f"{random.getrandbits(128):032x}"

@@ -1,0 +1,137 @@
+"""One call, as access control sees it: who calls, from where, and what is known of what they asked for."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import ipaddress
+import time
+import urllib.parse
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from glimpse.server.access.rates import Allowance
+from glimpse.server.errors import ServiceError
+from glimpse.server.fair_queue import NO_LANE, Lane
+from glimpse.server.guard import Traffic
+from glimpse.server.tracing import Call
+
+# A client may name its lane, for instance when many of them share a proxy's connection. Only within its own party.
+LANE_KEY = "glimpse-client"
+_NONE = Traffic(None, "", 0)
+_HOSTS = 4096  # addresses whose host is remembered; finding one anew takes microseconds
+
+
+class Credential(Protocol):
+    """What a caller was let in by, and may lose while a call is open."""
+
+    def lost(self, call: CallContext) -> ServiceError | None:
+        """Why it is no longer good; None: it is, and what it allows by now is in the call."""
+        ...
+
+
+@dataclass(slots=True)
+class CallContext:
+    """A call from its first to its last byte. Filled in on the way; a piece of a stream gets a copy of its own."""
+
+    request_id: str
+    method: str  # with its service: glimpse.v1.ImageClassifier/Classify
+    peer: str  # as gRPC writes it, with the port: ipv4:192.0.2.1:40000
+    client: str = ""  # what the caller calls itself, unproved
+    identity: str = ""  # what the caller has proved to be; "": nothing is asked for
+    allowance: Allowance | None = None  # images a second, where the caller's token says so
+    address: str = ""  # where a trusted proxy says that the call comes from; "": from where the connection does
+    token: Credential | None = None  # by which the caller was let in; None: there is none
+    connection: Credential | None = None  # with the certificate that the caller has shown; None: none is asked for
+    model: str = ""
+    images: int = 0
+    bytes: int = 0  # of the images
+    counted: int = 0  # images that they count for; more where some are worth more than one
+    trace: Call | None = None  # its span, where there are traces
+    begun: float = field(default_factory=time.monotonic)
+    complete: float = 0.0  # when its message was there, on the same clock; 0: not yet
+    refused_by_grpc: bool = False  # its message was above the limit, as far as can be known
+    turn: float = 0.0  # when the caller's rate lets it in, on the same clock; 0: at once
+    suspect: bool = False  # one of too many calls without a good token from its address
+    task: asyncio.Task[Any] | None = None  # that answers it, where the server may have to end it
+    ended: ServiceError | None = None  # why the server ended it before its time
+    traffic: Traffic = _NONE  # of the connection that it came over
+    received: int = 0  # bytes of its messages, with the five before each
+    # Its lane, and the identity that it was found for; the address is known before anybody asks.
+    _lane: tuple[Lane, str | None] = field(default=(NO_LANE, None), repr=False, compare=False)
+
+    def end(self, why: ServiceError) -> None:
+        """End it: its task is cancelled, and whoever surrounds it tells the caller why. Only once; it has a `task`."""
+        if self.ended is None and self.task is not None:
+            self.ended = why
+            self.task.cancel()
+
+    def ended_by_us(self) -> ServiceError | None:
+        """Why the server has ended it, to be asked once by the task that was cancelled; None: it was by others."""
+        return None if self.ended is None or self.task is None or self.task.uncancel() else self.ended
+
+    @property
+    def who(self) -> str:
+        """The party that limits count for: the identity, else the host. What a caller can choose at will is not asked.
+
+        Both are marked with what they are, so that an identity called 192.0.2.1 is not the host of that address.
+        """
+        return self.lane.who
+
+    @property
+    def lane(self) -> Lane:
+        """Whose turn it is; the name that a caller gives itself, else its connection, divides what its party has."""
+        lane, of = self._lane
+        if of is not self.identity:  # a call is asked for it some five times, and learns once who its caller is
+            who = f"identity:{self.identity}" if self.identity else f"address:{self.host}"
+            lane = Lane(who, self.client or self.peer)
+            self._lane = lane, self.identity
+        return lane
+
+    @property
+    def host(self) -> str:
+        """The machine that the call comes from, as limits count it: see `network`."""
+        return network(self.address) if self.address else host(self.peer)
+
+    def take(self, size: int) -> None:
+        """A message of so many bytes has been read."""
+        self.received += size + 5
+        self.traffic.bytes += size + 5
+
+    def piece(self) -> CallContext:
+        """The same visitor with one piece of a stream, of which nothing is known yet."""
+        piece = CallContext(self.request_id, self.method, self.peer, self.client, self.identity, self.allowance)
+        piece.address, piece.trace = self.address, self.trace
+        piece.complete = piece.begun  # of a stream, the message is there when it is read
+        return piece
+
+
+current_call: ContextVar[CallContext] = ContextVar("current_call")
+
+
+@functools.lru_cache(_HOSTS)
+def host(peer: str) -> str:
+    """The machine behind a peer as gRPC names it, without the port; see `network`."""
+    address, _, port = peer.rpartition(":")
+    kind, _, name = address.partition(":")
+    if not port.isdecimal() or kind not in {"ipv4", "ipv6"}:
+        return peer  # a Unix socket
+    return name if kind == "ipv4" else network(urllib.parse.unquote(name).strip("[]"), name)
+
+
+@functools.lru_cache(_HOSTS)
+def network(address: str, otherwise: str = "") -> str:
+    """What limits count as one machine; `otherwise` where it is no address.
+
+    An IPv6 address counts as its /64: that is what one customer gets, with more addresses than anyone could remember.
+    """
+    try:
+        inside = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return otherwise or address
+    if isinstance(inside, ipaddress.IPv4Address):
+        return str(inside)
+    if inside.ipv4_mapped is not None:
+        return str(inside.ipv4_mapped)
+    return str(ipaddress.IPv6Network((inside, 64), strict=False))

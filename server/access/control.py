@@ -1,0 +1,191 @@
+"""All parts of access control in one object, for the code that serves calls."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import Any
+
+import structlog
+
+from glimpse.server.access import certificates
+from glimpse.server.access.audit import Audit
+from glimpse.server.access.call_context import CallContext
+from glimpse.server.access.certificates import Certificates
+from glimpse.server.access.certified import CertifiedConnections
+from glimpse.server.access.closing import Closing
+from glimpse.server.access.forwarded import Proxies
+from glimpse.server.access.rates import Allowance, Rates
+from glimpse.server.access.receiving import Receiving
+from glimpse.server.access.rights import OpenStreams
+from glimpse.server.access.tokens import Tokens
+from glimpse.server.access.unauthenticated import REMEMBERED, Budget, UnauthenticatedCalls
+from glimpse.server.access.unpacking import Unpacking
+from glimpse.server.access.unread import Unread
+from glimpse.server.access.uploads import Uploads
+from glimpse.server.errors import OverloadedError, UnauthenticatedError
+from glimpse.server.settings.access import AccessSettings
+
+_log = structlog.get_logger(__name__)
+
+# Anybody may ask: a probe has no token, and the answer tells nothing but that.
+OPEN = "grpc.health.v1.Health"
+# Calls a second of one address that show no good token, and at once: a client that was given a wrong one fails once,
+# not in a loop, and a whole fleet of them can still see why.
+_FAILURES = Allowance(20.0, 200)
+_HELD_BACK = 1.0  # seconds that one above that waits for its refusal
+_MOST_HELD_BACK = 1024  # of them at once, 25 KB each; more are refused without waiting
+# Reflection and descriptions of models. A client asks for a description once, so the burst is for a fleet that starts
+# behind one address; a tool keeps a stream of reflection open for as long as it describes a service.
+_QUESTIONS = Budget("descriptions", calls=1024, streams=64, streams_each=16, allowance=Allowance(40.0, 500))
+
+
+def _checks(settings: AccessSettings) -> Budget:
+    """Of health checks on one port.
+
+    A client watches a server once a connection. So one address may have as many watches as there may be connections,
+    and all together twice as many, of 22 KB each: a thousand clients behind one address are served, and memory is
+    bounded. Where all are taken, whoever has most gives one up.
+    """
+    most = settings.max_connections
+    return Budget("health checks", calls=1024, streams=2 * most, streams_each=most, allowance=Allowance(200.0, 2000))
+
+
+class AccessControl:
+    """Certificates, tokens, rates, uploads and the audit log of one server. What is not configured is None."""
+
+    def __init__(self, settings: AccessSettings) -> None:
+        """Read the files.
+
+        Raises:
+            CredentialsError: expected; certificates or tokens cannot be used.
+            StartupError: expected; the audit log cannot be opened.
+        """
+        self._reload_seconds = settings.reload_seconds
+        usual = Allowance(settings.rate_limit, settings.rate_burst)
+        self.certificates: Certificates | None = None
+        if settings.tls_certificate is not None and settings.tls_key is not None:
+            self.certificates = Certificates(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
+        self.tokens = None if settings.tokens is None else Tokens(settings.tokens, usual)
+        if self.tokens is not None and self.certificates is None:
+            _log.warning(
+                "tokens without TLS",
+                detail="Whoever can read the network can read the tokens. Set GLIMPSE_TLS_CERTIFICATE and _KEY, or let "
+                "a proxy on this machine speak TLS.",
+            )
+        # A token may bring a limit of its own where there is none for the rest.
+        self.rates = Rates(usual) if usual.rate or self.tokens is not None else None
+        self.receiving = Receiving(settings.max_receiving_bytes, settings.max_message_bytes, settings.upload_seconds)
+        self.unpacking = Unpacking(settings.max_message_bytes)
+        self.uploads = Uploads(settings.max_uploads, settings.upload_seconds, self.receiving)
+        # Health checks have a budget on each port, so that the port for probes answers whatever comes to the other.
+        self.checks, self.probes, self.questions = (
+            UnauthenticatedCalls(budget) for budget in (_checks(settings), _checks(settings), _QUESTIONS)
+        )
+        self.audit = None if settings.audit_log is None else Audit(settings.audit_log)
+        self.proxies = Proxies(settings.trusted_proxies) if settings.trusted_proxies else None
+        self.streams = OpenStreams()
+        self.closing = Closing()
+        self.unread = Unread(self.closing)
+        mutual = self.certificates is not None and self.certificates.mutual
+        self.connections = CertifiedConnections(settings.upload_seconds, self.audit) if mutual else None
+        self._asks = self.tokens is not None or mutual
+        self._held_back = 0
+        self._refused = Rates(_FAILURES, what="calls without a good token", remembered=REMEMBERED)
+
+    def identify(self, call: CallContext, service: str, authorization: Sequence[str], context: Any) -> None:
+        """Find out who comes, before anything is read of what they send: the token's holder, else the certificate's.
+
+        Raises:
+            UnauthenticatedError: expected; a token is wanted, and there is none that is good.
+            OverloadedError: expected; the same, where many such calls come from one address.
+            UnavailableError: expected; the connection is being closed, see `CertifiedConnections`.
+        """
+        if not self._asks or service == OPEN:
+            return
+        if self.tokens is not None:
+            try:
+                holder, call.token = self.tokens.right(authorization)
+            except UnauthenticatedError as error:
+                # Whoever has a good token is let in, whatever else comes from the same address.
+                try:
+                    self._refused.take(call.who, 1)
+                except OverloadedError as limited:
+                    call.suspect = True
+                    raise OverloadedError(
+                        limited.reason,
+                        f"{error.message} Too many such calls come from your address: {limited.message}",
+                        retry_after=limited.retry_after,
+                    ) from None
+                raise
+            call.identity, call.allowance = holder.identity, holder.allowance
+        if self.connections is not None:
+            shown: Mapping[str, Sequence[bytes]] = context.auth_context()
+            call.identity = call.identity or certificates.identity(shown)
+            self.connections.enter(call, shown)
+
+    async def hold_back(self) -> None:
+        """Let a suspect wait for the refusal: one who tries again as soon as it is there is slowed down by that."""
+        if self._held_back < _MOST_HELD_BACK:
+            self._held_back += 1
+            try:
+                await asyncio.sleep(_HELD_BACK)
+            finally:
+                self._held_back -= 1
+
+    def leave(self, call: CallContext) -> None:
+        """A call is over, whether it was let in or not."""
+        if self.connections is not None:
+            self.connections.leave(call)
+
+    def take(self, call: CallContext, images: int, *, patience: float = 0.0) -> float:
+        """Take `images` from what the visitor may send; returns the seconds to wait before they are worked on.
+
+        Raises:
+            OverloadedError, InvalidRequestError: expected; see `Rates.take`.
+        """
+        if self.rates is None:
+            return 0.0
+        return self.rates.take(call.who, images, call.allowance, worth=call.counted, patience=patience)
+
+    def give_back(self, call: CallContext, images: int) -> None:
+        """Put `images` back whose visitor has not waited for their turn."""
+        if self.rates is not None:
+            self.rates.give_back(call.who, images, call.allowance, worth=call.counted)
+
+    @property
+    def stale(self) -> bool:
+        """Whether a file of certificates or tokens has changed into something that cannot be used."""
+        return any(each is not None and each.stale for each in (self.certificates, self.tokens))
+
+    async def keep_fresh(self) -> None:
+        """Look again and again, until cancelled, at the files and at those who have lost what they were let in by."""
+        sources = [each for each in (self.certificates, self.tokens) if each is not None]
+        while sources:
+            await asyncio.sleep(self._reload_seconds)
+            for source in sources:
+                try:
+                    await asyncio.to_thread(source.look)
+                except Exception:  # noqa: BLE001 - what is in force stays so, whatever a file holds
+                    _log.exception("a defect of the service")
+            if self.connections is not None and self.certificates is not None:
+                await _later_without_files(self.connections.look(distrusts=self.certificates.distrusts()))
+            self.streams.look()
+            if self.connections is not None:
+                await _later_without_files(self.connections.close_idle())
+
+    def close(self) -> None:
+        """Write what is left to write."""
+        if self.audit is not None:
+            self.audit.close()
+
+
+async def _later_without_files(looking: Awaitable[None]) -> None:
+    """Await a look at connections; where the process can open no more files, the next look makes up for it.
+
+    Streams are looked at all the same, and as often: who fills the server with connections keeps no right alive.
+    """
+    try:
+        await looking
+    except OSError as error:
+        _log.warning("connections not looked at", detail=f"{error.strerror}; they are looked at again soon.")

@@ -1,0 +1,47 @@
+"""The messages of a stream as they are read, each within the memory budget from its first byte on."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Self
+
+from glimpse.server.access.call_context import CallContext
+from glimpse.server.access.receiving import Receiving
+from glimpse.server.access.unpacking import Unpacking, packed
+
+
+class Pieces:
+    """An asynchronous iterator over the messages of one stream."""
+
+    def __init__(
+        self,
+        receiving: Receiving,
+        unpacking: Unpacking,
+        call: CallContext,
+        *,
+        read: Callable[[], Awaitable[Any]],
+        parse: Callable[[bytes], Any],
+    ) -> None:
+        """Read what `call` sends: `read` gives a message's bytes, or the end of them."""
+        self._receiving, self._unpacking = receiving, unpacking
+        self._visit, self._read, self._parse = call, read, parse
+
+    def __aiter__(self) -> Self:
+        """Itself."""
+        return self
+
+    async def __anext__(self) -> Any:
+        """The next message, parsed.
+
+        Raises:
+            ServiceError: expected; see `Receiving.read`.
+            DecodeError: expected; it is no message of this method.
+            TooLargeError: expected; it is too large when it is unpacked.
+        """
+        message = await self._receiving.read(self._visit.who, self._visit.peer, self._read)
+        if not isinstance(message, bytes):
+            raise StopAsyncIteration
+        self._visit.take(len(message))
+        if packed(message):
+            message = await self._unpacking.unpack(message)
+        return self._parse(message)

@@ -1,0 +1,137 @@
+"""How many images or calls a second one caller may send: a token bucket for each, kept as the time at which it is full.
+
+Who is refused is told a place in the line: each later than the one before by what its images take, as if all who were
+told to come back came back. Told only when the bucket has room again, they would all come back together, and all but
+one in vain.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from glimpse.server.errors import InvalidRequestError, OverloadedError, Reason
+
+_REMEMBERED = 100_000  # callers; some 20 MB
+_EXACT = 1e-6  # seconds; below is what the clock and the divisions round off
+# The end of the line, for hints: those who gave up meanwhile keep their places in it, so it must not be long.
+_LATEST = 60.0  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """What one caller may send."""
+
+    rate: float  # images a second; 0: no limit
+    burst: int  # images at once, after a pause
+
+
+@dataclass(slots=True)
+class _Bucket:
+    """One caller's; times are on the clock."""
+
+    full_at: float  # with `level` of `burst` images in it, now + (burst - level) / rate: one number says all
+    # When it would be full if all who were told to come back came back when they were told. A place whose time has
+    # passed no longer counts, whether its caller came or not.
+    promised: float
+
+
+class Rates:
+    """The callers whose buckets are not full. Lives on the event loop; not for other threads."""
+
+    def __init__(
+        self,
+        usual: Allowance,
+        *,
+        what: str = "images",
+        remembered: int = _REMEMBERED,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Allow each caller what is `usual`, of `what`, by its name to people; those who came last are `remembered`.
+
+        A full bucket is as good as none and is forgotten. Should more callers than that wait for theirs to fill, those
+        whose last call is longest ago are forgiven.
+        """
+        self._usual = usual
+        self._what = what
+        self._remembered = remembered
+        self._clock = clock
+        self._buckets: OrderedDict[str, _Bucket] = OrderedDict()  # by last call, the longest ago first
+
+    def __len__(self) -> int:
+        """Callers that are remembered."""
+        return len(self._buckets)
+
+    def take(
+        self, who: str, images: int, allowance: Allowance | None = None, *, worth: int = 0, patience: float = 0.0
+    ) -> float:
+        """Take `images` from a caller's bucket, or nothing at all.
+
+        Args:
+            who: whose bucket.
+            images: how many come.
+            allowance: the caller's own; None: the usual.
+            worth: how many images they count for, where that is more; no more than the bucket can hold.
+            patience: seconds that they can wait for the bucket to hold so many. Then they are taken beforehand.
+
+        Returns:
+            Seconds to wait before they are worked on; 0: none.
+
+        Raises:
+            OverloadedError: expected; the bucket does not hold so many soon. `retry_after` is when it will, for them:
+                behind those who have been refused before.
+            InvalidRequestError: expected; it never will, for it is smaller than that.
+        """
+        allowed = allowance or self._usual
+        if allowed.rate <= 0:
+            return 0.0
+        if images > allowed.burst:
+            raise InvalidRequestError(
+                Reason.TOO_MANY_IMAGES,
+                f"At most {allowed.burst} {self._what} may come at once from one caller here. Received: {images}. "
+                "Waiting would not help; send several requests.",
+                field="images",
+            )
+        now, bucket = self._clock(), self._buckets.get(who)
+        counted = max(images, min(worth, allowed.burst))
+        takes, burst = counted / allowed.rate, allowed.burst / allowed.rate
+        # A bucket that has become full says that nobody came who was told to.
+        fresh = bucket is None or bucket.full_at <= now
+        full_at = takes + (now if bucket is None or fresh else bucket.full_at)
+        missing = full_at - now - burst
+        if missing > max(0.0, patience) + _EXACT:
+            promised = full_at if bucket is None or fresh else max(full_at, bucket.promised + takes)
+            hint = max(missing, min(promised - now - burst, _LATEST))
+            if bucket is not None:  # always: there is none only where nothing is missing
+                bucket.promised = now + burst + hint
+            these = "one more" if counted == 1 else f"these {counted}"
+            raise OverloadedError(
+                Reason.RATE_LIMITED,
+                f"{allowed.rate:g} {self._what} a second are allowed, {allowed.burst} at once after a pause. There is "
+                f"room for {these} in {hint:.3f} s, behind those that came before. Come back then.",
+                retry_after=hint,
+            )
+        if images:
+            self._buckets[who] = _Bucket(full_at, full_at if bucket is None or fresh else max(full_at, bucket.promised))
+            self._buckets.move_to_end(who)
+        self._forget(now)
+        return missing if missing > _EXACT else 0.0
+
+    def give_back(self, who: str, images: int, allowance: Allowance | None = None, *, worth: int = 0) -> None:
+        """Put `images` back that were taken beforehand: their caller has gone before it was their turn."""
+        allowed = allowance or self._usual
+        bucket = self._buckets.get(who)
+        if bucket is not None and allowed.rate > 0:
+            bucket.full_at -= max(images, min(worth, allowed.burst)) / allowed.rate
+
+    def _forget(self, now: float) -> None:
+        """Drop full buckets, two at most for each that is added, so that no single call pays for all."""
+        for _ in range(2):
+            if not self._buckets:
+                return
+            oldest = next(iter(self._buckets))
+            if self._buckets[oldest].full_at > now and len(self._buckets) <= self._remembered:
+                return
+            del self._buckets[oldest]

@@ -1,0 +1,247 @@
+"""Bearer tokens: which are good, whose they are, and what those may send.
+
+`python -m glimpse.server.access.tokens new NAME` makes one and prints it, once, with the entry for the file of tokens:
+
+    [[token]]
+    identity = "holiday-app"                # who shows it; several entries may share an identity, for rotation
+    sha256 = "..."                          # hex, of the token
+    expires = 2027-01-01T00:00:00Z          # optional
+    images_per_second = 100.0               # optional: instead of rate_limit
+    burst = 200                             # optional: instead of rate_burst
+
+The file holds hashes, so whoever reads it has no token. A plain SHA-256 is right here, and a slow, salted hash as for
+passwords would be wrong: those make guessing dear, where what is guessed was chosen by a person. A token is 256 random
+bits, of which no two are alike and none can be guessed at any price; and it is checked at every call.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import secrets
+import sys
+import tomllib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+
+from glimpse.models import standard, texts
+from glimpse.server.access.call_context import CallContext
+from glimpse.server.access.rates import Allowance
+from glimpse.server.access.watched_file import WatchedFile
+from glimpse.server.errors import Reason, UnauthenticatedError
+from glimpse.server.startup import CredentialsError
+
+KEY = "authorization"
+_SCHEME = "bearer "
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Whose a token is."""
+
+    identity: str
+    allowance: Allowance | None  # None: the usual
+
+
+class _Entry(BaseModel):
+    """One token in the file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    identity: Annotated[str, Field(pattern=r"^[!-~]{1,128}$")]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")]
+    expires: AwareDatetime | None = None
+    images_per_second: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    burst: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    token: Annotated[list[_Entry], Field(min_length=1)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    expires: datetime | None
+    holder: Holder
+
+
+class Tokens:
+    """The tokens that are good, as they stand in their file now."""
+
+    def __init__(
+        self, file: Path, usual: Allowance, *, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    ) -> None:
+        """Read them; an entry that says half an allowance has the other half of what is `usual`.
+
+        Raises:
+            CredentialsError: expected; the file cannot be read or used.
+        """
+        self._file = file
+        self._usual = usual
+        self._clock = clock
+        self._source = WatchedFile("tokens", [file], self._parse)
+
+    @property
+    def stale(self) -> bool:
+        """Whether the files have changed into something that cannot be used."""
+        return self._source.stale
+
+    def look(self) -> None:
+        """Take what has changed in the file, if it can be used."""
+        self._source.look()
+
+    def holder(self, headers: Sequence[str]) -> Holder:
+        """Whose token a call shows; see `right`."""
+        return self._holder_of(_digest(headers), "The token is not known here. Ask whoever runs this server for one.")
+
+    def right(self, headers: Sequence[str]) -> tuple[Holder, TokenRight]:
+        """Whose token a call shows, and what says later whether it is still good.
+
+        Args:
+            headers: the values of `authorization` in the call's metadata.
+
+        Raises:
+            UnauthenticatedError: expected; there is none, or none that is good. Nothing of it is in the message.
+        """
+        digest = _digest(headers)
+        holder = self._holder_of(digest, "The token is not known here. Ask whoever runs this server for one.")
+        return holder, TokenRight(self, digest)
+
+    def still(self, digest: bytes) -> Holder:
+        """Whose token it is that was good before.
+
+        Raises:
+            UnauthenticatedError: expected; it has been removed or has expired meanwhile.
+        """
+        return self._holder_of(digest, "The token is no longer known here. Ask whoever runs this server for a new one.")
+
+    def _holder_of(self, digest: bytes, unknown: str) -> Holder:
+        # A look-up, and not a comparison with each: a refused call costs the same however many tokens there are. How
+        # long it takes tells nothing of a token, for what is looked up is a hash that no caller can choose, by a hash
+        # of it that each process salts anew.
+        found = self._source.value.get(digest)
+        if found is None:
+            raise UnauthenticatedError(Reason.TOKEN_REFUSED, unknown)
+        if found.expires is not None and found.expires <= self._clock():
+            raise UnauthenticatedError(
+                Reason.TOKEN_REFUSED,
+                f"The token has expired, at {found.expires.isoformat()}. Ask whoever runs this server for a new one.",
+            )
+        return found.holder
+
+    def _parse(self, contents: Sequence[bytes]) -> dict[bytes, _Known]:
+        try:
+            entries = _File.model_validate(tomllib.loads(texts.decode(contents[0]))).token
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise CredentialsError(f"{self._file} is no TOML: {_place(error)}.") from None
+        except ValidationError as error:
+            raise CredentialsError(f"{self._file} cannot be used: {_explain(error)}.") from None
+        known = {bytes.fromhex(each.sha256): _Known(each.expires, self._holder(each)) for each in entries}
+        if len(known) < len(entries):
+            raise CredentialsError(f"{self._file} has the same sha256 twice. Remove one of the entries.")
+        holders: dict[str, Holder] = {}
+        for each in known.values():
+            if holders.setdefault(each.holder.identity, each.holder) != each.holder:
+                raise CredentialsError(
+                    f"{self._file} gives the identity {each.holder.identity} different images_per_second or burst. "
+                    "Entries of one identity share one limit; make them agree."
+                )
+        return known
+
+    def _holder(self, entry: _Entry) -> Holder:
+        if entry.images_per_second is None and entry.burst is None:
+            return Holder(entry.identity, None)
+        rate = self._usual.rate if entry.images_per_second is None else entry.images_per_second
+        return Holder(entry.identity, Allowance(rate, entry.burst or self._usual.burst))
+
+
+class TokenRight:
+    """What the holder of a token was let in by: the token, for as long as its file has it and it has not expired."""
+
+    __slots__ = ("_digest", "_tokens")
+
+    def __init__(self, tokens: Tokens, digest: bytes) -> None:
+        self._tokens = tokens
+        self._digest = digest
+
+    def lost(self, call: CallContext) -> UnauthenticatedError | None:
+        """Why the token is no longer good for the visitor; else None, and the call has what it allows by now."""
+        try:
+            holder = self._tokens.still(self._digest)
+        except UnauthenticatedError as error:
+            return error
+        if holder.identity != call.identity:
+            return UnauthenticatedError(
+                Reason.TOKEN_REFUSED, "The token has been given to another identity. Call again to be known by it."
+            )
+        call.allowance = holder.allowance
+        return None
+
+
+def _digest(headers: Sequence[str]) -> bytes:
+    """Of the only token in the values of `authorization`.
+
+    Raises:
+        UnauthenticatedError: expected; there is none.
+    """
+    if len(headers) != 1 or headers[0][: len(_SCHEME)].lower() != _SCHEME:
+        raise UnauthenticatedError(
+            Reason.TOKEN_MISSING, "This server wants a token. Send one `authorization: Bearer <token>`."
+        )
+    return hashlib.sha256(headers[0][len(_SCHEME) :].strip().encode(errors="replace")).digest()
+
+
+def _explain(error: ValidationError) -> str:
+    """What is wrong and where, without what was received: it may be a token, by mistake in the wrong place."""
+    lines = []
+    for problem in error.errors(include_input=False, include_url=False, include_context=False):
+        place = ".".join(str(part) for part in problem["loc"])
+        lines.append(f"{place}: {problem['msg']}")
+    return "; ".join(lines)
+
+
+def _place(error: Exception) -> str:
+    """Where it stops being TOML; a decoder's own words could quote the file."""
+    _, found, place = str(error).rpartition("(")
+    return place.rstrip(")") if found and place.startswith("at ") else "it is not whole, or not UTF-8"
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}. Usage: python -m glimpse.server.access.tokens new NAME\n")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Make a token: 0, or 2 where the arguments make no sense."""
+    parser = _Parser(prog="python -m glimpse.server.access.tokens", description="Make a token for a caller.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    about = "Print a new token on the standard error, once, and its entry for the file of tokens."
+    new = commands.add_parser("new", help="make one", description=about)
+    new.add_argument("name", metavar="NAME", help="of the caller, ASCII without spaces")
+    try:
+        name: str = parser.parse_args(arguments).name
+    except SystemExit as end:  # --help, or what is no such command; argparse has said it
+        return int(end.code or 0)
+    token = secrets.token_urlsafe(32)
+    entry: dict[str, Any] = {"identity": name, "sha256": hashlib.sha256(token.encode()).hexdigest()}
+    try:
+        _Entry.model_validate(entry)
+    except ValidationError as error:
+        print(f"No token for that name: {_explain(error)}.", file=sys.stderr)  # noqa: T201 - the same
+        return 2
+    print(f"# Give it to {name}; it cannot be had again: {token}", file=sys.stderr)  # noqa: T201 - the same
+    # Every character that an identity may have stands for itself between single quotes, but the quote.
+    quoted = f"'{name}'" if "'" not in name else '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    print(f"[[token]]\nidentity = {quoted}\nsha256 = '{entry['sha256']}'")  # noqa: T201 - the same
+    return 0
+
+
+if __name__ == "__main__":
+    standard.run("glimpse.server.access.tokens", lambda: main(sys.argv[1:]))

@@ -1,0 +1,117 @@
+"""The device as the batcher sees it: which batches it takes, and what becomes of one that its memory does not hold."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+_log = logging.getLogger(__name__)
+
+Compute = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+
+# Then one size more is tried. Memory that another process held is free again at some time, so a ceiling for ever would
+# cost throughput until the next start; a try that fails costs one batch computed twice in ten minutes, and no answer.
+_PATIENCE = 600.0  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """What became of a batch."""
+
+    rows: list[NDArray[np.float32] | None]  # probabilities [classes] of each image; None: it failed
+    pieces: int  # in which it was computed
+    halved: bool  # it did not fit into memory
+
+    @property
+    def ok(self) -> bool:
+        """Whether every image has an answer."""
+        return all(row is not None for row in self.rows)
+
+
+class Executor:
+    """Computes batches of warm sizes; one that does not fit into memory is halved, and again. For all threads."""
+
+    def __init__(
+        self,
+        compute: Compute,
+        *,
+        alone: Compute,
+        sizes: tuple[int, ...],
+        out_of_memory: Callable[[Exception], bool],
+        clock: Callable[[], float],
+    ) -> None:
+        """Take what the batcher was given; `sizes` rise."""
+        self._compute = compute
+        self._alone = alone
+        self._sizes = sizes
+        self._out_of_memory = out_of_memory
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._ceiling = sizes[-1]
+        self._since = 0.0  # when the ceiling was last moved
+
+    @property
+    def largest(self) -> int:
+        """Images in the largest batch that may be composed: less than the largest warm size after it did not fit."""
+        with self._lock:
+            if self._ceiling < self._sizes[-1] and self._clock() - self._since >= _PATIENCE:
+                self._ceiling = self.padded(self._ceiling + 1)
+                self._since = self._clock()
+            return self._ceiling
+
+    def sizes(self, least: int, most: int) -> list[int]:
+        """The warm sizes from `least` to `most`, falling."""
+        return [size for size in reversed(self._sizes) if least <= size <= most]
+
+    def padded(self, size: int) -> int:
+        """The warm size that a batch of `size` is filled up to."""
+        return next(allowed for allowed in self._sizes if allowed >= size)
+
+    def compute(self, staging: NDArray[np.uint8], count: int, *, alone: bool) -> Computed:
+        """Compute the first `count` images of `staging`; what lies behind them is padding.
+
+        Whatever fails, fails the piece that it was in. An image that does not even fit by itself fails alone.
+        """
+        rows: list[NDArray[np.float32] | None] = []
+        # A batch may have been composed before another one lowered the ceiling.
+        most, pieces, halved = min(count, self.largest), 0, False
+        while len(rows) < count:
+            size = min(most, count - len(rows))
+            try:
+                rows += self._piece(staging, len(rows), size, self._alone if alone else self._compute)
+                pieces += 1
+            except Exception as error:  # noqa: BLE001 - whatever it is, it fails this piece alone; the worker lives on
+                smaller = self._smaller(self.padded(size)) if self._out_of_memory(error) else None
+                if smaller is None:
+                    _log.exception("a batch of %d images failed", size)
+                    rows += [None] * size
+                    pieces += 1
+                else:
+                    _log.warning("a batch of %d images does not fit into memory; %d at once from now on", size, smaller)
+                    most, halved = smaller, True
+        return Computed(rows, pieces, halved)
+
+    def _piece(
+        self, staging: NDArray[np.uint8], begin: int, size: int, compute: Compute
+    ) -> list[NDArray[np.float32] | None]:
+        padded = self.padded(size)
+        # Near the end there may be no room for padding behind the piece; then images before it are computed again.
+        first = min(begin, len(staging) - padded)
+        probabilities = compute(staging[first : first + padded])
+        if len(probabilities) != padded:
+            raise ValueError(f"the model answered {len(probabilities)} of {padded} images")
+        return list(probabilities[begin - first :][:size])
+
+    def _smaller(self, padded: int) -> int | None:
+        """Half of a size that did not fit, remembered; None for the smallest, which cannot be halved."""
+        half = max((size for size in self._sizes if size <= padded // 2), default=None)
+        if half is not None:
+            with self._lock:
+                self._ceiling = min(self._ceiling, half)
+                self._since = self._clock()
+        return half

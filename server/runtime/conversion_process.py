@@ -1,0 +1,203 @@
+"""The process that converts a network, as the server sees it: begun, given its orders, waited for, and how it ended."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import IO, Any, NamedTuple, cast
+
+from glimpse.models.bundle import Bundle
+from glimpse.server import cleanup
+from glimpse.server.child_output import ChildOutput
+from glimpse.server.runtime import UnsupportedNetworkError, memory_budget, process_limits
+
+_MODULE = "glimpse.server.runtime.conversion_worker"
+_ROOT = Path(__file__).parents[3]
+_ANSWER = 64 << 20  # bytes; that of the largest network has some hundred kilobytes
+_REST_SECONDS = 5.0  # to read what a process that has ended has left in the pipe
+_NO_MEMORY = ("std::bad_alloc", "MemoryError", "Cannot allocate memory")  # how libraries say it as they abort
+
+
+class _Ended(NamedTuple):
+    code: int | None  # None: it did not end in time
+    answer: bytes
+    said: str  # on standard error, at last
+    killed_for_memory: bool
+    allowed: int | None = None  # bytes of memory, where it was ended because it took more
+
+
+def convert_elsewhere(bundle: Bundle, folder: Path, *, seconds: float) -> dict[str, Any]:
+    """Have a process convert the bundle into `folder`; returns what it answers, see `server.runtime.conversion_worker`.
+
+    Raises:
+        UnsupportedNetworkError: it gave no answer that can be read, or none within `seconds`; the message says why.
+        MemoryError: it ended because memory ran out.
+        ValueError: it is a user's own model which takes more memory or time than a network of its size.
+        StoppedError: expected; the start was told to end.
+    """
+    # Keras writes its configuration where it finds none, and a user's own would be in no key.
+    configuration = folder / "keras"
+    ended = _run(bundle, folder, configuration, seconds)
+    shutil.rmtree(configuration, ignore_errors=True)
+    if ended.code != 0:
+        raise _failure(ended, seconds, own=not bundle.architecture)
+    answer = _answer(ended.answer)
+    if answer is None:
+        heard = ended.answer[-200:].decode(errors="replace").strip()
+        raise UnsupportedNetworkError(
+            "The process that converts the network for openvino ended without an answer that can be read. "
+            f"Received: {heard or 'nothing'}.{_told(ended.said)}"
+        )
+    return answer
+
+
+def _run(bundle: Bundle, folder: Path, configuration: Path, seconds: float) -> _Ended:
+    killed_before = memory_budget.killed_for_memory()
+    most = process_limits.memory(bundle)
+    process = cleanup.current().run(lambda: _begun(folder, configuration, seconds))
+    # They are there, for they are asked for.
+    orders, answers = cast("IO[bytes]", process.stdin), cast("IO[bytes]", process.stdout)
+    output = ChildOutput(cast("IO[bytes]", process.stderr), "conversion")
+    answer: list[bytes] = []
+    reader = _thread(lambda: _read(answers, answer))
+    # In a thread, too: a process that does not read would hold it up.
+    writer = _thread(lambda: _write(bundle, orders))
+    end = time.monotonic() + seconds
+    code: int | None = None
+    grown = False
+    try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            code = process_limits.wait(process, seconds, most)
+            # What it began goes with it: its answer is complete, and its pipes are to close.
+            cleanup.end(process)
+            reader.join(max(_REST_SECONDS, end - time.monotonic()) if code == 0 else _REST_SECONDS)
+    except MemoryError:
+        grown = True
+    finally:
+        cleanup.end(process)
+        with contextlib.suppress(subprocess.TimeoutExpired):  # held up by the kernel: it dies when that lets it go
+            process.wait(_REST_SECONDS)
+        cleanup.current().forget(process)
+        writer.join(_REST_SECONDS)
+        if not writer.is_alive():  # else it closes the pipe itself, as soon as it finds that nobody reads
+            _close(orders)
+    cleanup.current().go_on()  # or it was ended because the start was, and nothing is to be told of it
+    for_memory = code is not None and code != 0 and memory_budget.killed_for_memory() > killed_before
+    return _Ended(code, b"".join(answer), output.tail(), for_memory, most if grown else None)
+
+
+def _begun(folder: Path, configuration: Path, seconds: float) -> cleanup.Process:
+    return subprocess.Popen(  # noqa: S603 - this very interpreter, with a module of ours
+        [sys.executable, "-P", "-m", _MODULE, str(folder), str(seconds)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        process_group=0,  # a terminal's Ctrl+C is the server's to answer; the process ends with it
+        env={
+            **os.environ,
+            "KERAS_BACKEND": "tensorflow",
+            "KERAS_HOME": str(configuration),
+            "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3"),
+            "PYTHONPATH": os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH")))),
+        },
+    )
+
+
+def _write(bundle: Bundle, orders: IO[bytes]) -> None:
+    """The pipe stays open: its end is how the process learns that the server has gone."""
+    try:
+        pickle.dump(bundle, orders)
+        orders.flush()
+    except (OSError, ValueError):  # it ended early; its exit code says more
+        _close(orders)
+
+
+def _read(answers: IO[bytes], answer: list[bytes]) -> None:
+    with answers:
+        answer.append(answers.read(_ANSWER))
+
+
+def _close(pipe: IO[bytes]) -> None:
+    with contextlib.suppress(OSError):  # what was not written will not be
+        pipe.close()
+
+
+def _thread(do: Any) -> threading.Thread:
+    thread = threading.Thread(target=do, name="conversion", daemon=True)
+    thread.start()
+    return thread
+
+
+def _answer(written: bytes) -> dict[str, Any] | None:
+    """The last line, which is the answer; a library may have printed others before it. None: it is none."""
+    lines = written.strip().splitlines()
+    try:
+        answer = json.loads(lines[-1]) if lines else None
+    except ValueError:
+        return None
+    return answer if isinstance(answer, dict) and ("network" in answer or "error" in answer) else None
+
+
+def _failure(ended: _Ended, seconds: float, *, own: bool) -> Exception:
+    """What to raise for a process that ended otherwise than it should.
+
+    Args:
+        ended: how it did.
+        seconds: that it had.
+        own: it was given a whole model of a user's own, which no other runtime is to try in the server itself.
+    """
+    who, told = "The process that converts the network for openvino", _told(ended.said)
+    if own and (too_much := _too_much(ended, seconds)):
+        return ValueError(f"{who} was ended because it took more than {too_much}{told}")
+    if ended.code is None:
+        return UnsupportedNetworkError(
+            f"{who} was ended because it took more than {seconds:g} s. Allow more with GLIMPSE_CONVERSION_SECONDS, or "
+            f"set GLIMPSE_RUNTIME=tensorflow to do without it.{told}"
+        )
+    if ended.killed_for_memory and ended.code == -getattr(signal, "SIGKILL", 9):
+        return MemoryError(f"{who} was killed by the system because memory ran out (SIGKILL).{told}")
+    name = _signal(ended.code)
+    if name == "SIGKILL":
+        return UnsupportedNetworkError(
+            f"{who} was killed (SIGKILL), which is also what a system does when memory runs out.{told}"
+        )
+    if name and any(word in ended.said for word in _NO_MEMORY):
+        return MemoryError(f"{who} was ended by {name} because memory ran out.{told}")
+    how = f"was ended by {name}" if name else f"ended with exit code {ended.code}"
+    return UnsupportedNetworkError(f"{who} {how}.{told}")
+
+
+def _too_much(ended: _Ended, seconds: float) -> str:
+    """Of what a process took too much, and what to do about it; empty: of nothing."""
+    trusted = "If the file is of a source that you trust,"
+    if ended.allowed is not None:
+        return (
+            f"{ended.allowed >> 20} MiB of memory, which is far more than a network of its size needs. {trusted} "
+            "GLIMPSE_RUNTIME=tensorflow does without it."
+        )
+    if ended.code is None:
+        return f"{seconds:g} s. {trusted} allow more with GLIMPSE_CONVERSION_SECONDS."
+    return ""
+
+
+def _signal(code: int) -> str:
+    """The name of the signal that an exit code stands for; "" where it stands for none."""
+    if code >= 0:
+        return ""
+    try:
+        return signal.Signals(-code).name
+    except ValueError:  # a real-time signal
+        return f"signal {-code}"
+
+
+def _told(said: str) -> str:
+    return f" It said: {said}" if said else ""

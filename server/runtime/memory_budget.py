@@ -1,0 +1,154 @@
+"""Memory: what there is for a model, and what it takes. Refused before it is loaded is better than killed while it is.
+
+Linux only; elsewhere nothing is known, and nothing refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from glimpse.models.bundle import Bundle
+from glimpse.server.startup import MemoryShortError
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
+# Copies of the parameters, as float32, at the peak of loading: the file, Keras' variables, and what the runtime makes
+# of them. Measured on ResNet-50 and VGG16: loading alone 3.8 and 4.5; the conversion for OpenVINO 2.9 and 4.4, and a
+# server with a converted network, which compiles it twice, 1.9 and 2.0; TensorFlow's frozen graph 11.8 on ResNet-50.
+# The lowest counts, and what layers hold between them is left out: a model that would have fitted must not be refused.
+# JAX and PyTorch were not measured; loading is the same for them.
+COPIES = {"openvino, converted": 1.8, "openvino": 2.9, "tensorflow": 4.5, "jax": 3.8, "torch": 3.8}
+_UNLIMITED = 1 << 60  # version 1 of the control groups says "no limit" with a number near 2**63
+
+
+class MemoryBudget(NamedTuple):
+    """Memory that may still be taken."""
+
+    free: int  # bytes
+    limit: str  # what sets it, for people
+
+
+def check(bundle: Bundle, runtime: str, *, rows: int, images: int, room: MemoryBudget | None) -> None:
+    """Refuse a model for which there is not enough memory.
+
+    Args:
+        bundle: what is to be loaded.
+        runtime: by name; with ``, converted`` behind it where the network has been converted before.
+        rows: of staging, all workers together.
+        images: that may be in flight, decoded.
+        room: from `available`; None: not known.
+
+    Raises:
+        MemoryShortError: expected; the message names what it takes and what there is.
+    """
+    try:
+        takes = needed(bundle, runtime, rows=rows, images=images)
+    except OSError:  # whoever loads it says so better
+        return
+    if room is not None and takes > room.free:
+        raise MemoryShortError(
+            f"The model {bundle.name} takes about {_mib(takes)} to load with {runtime}, and {_mib(room.free)} are free "
+            f"({room.limit}). Allow more memory, serve a smaller model, or lower GLIMPSE_MAX_IMAGES_IN_FLIGHT."
+        )
+
+
+def needed(bundle: Bundle, runtime: str, *, rows: int, images: int) -> int:
+    """Bytes that a model takes at the most, from what its weights file holds; the frameworks themselves not counted."""
+    stored = bundle.weights_path.stat().st_size
+    # Half floats are computed with as float32. Only safetensors tells at its beginning.
+    half = b'"dtype":"F16"' in _head(bundle.weights_path) or b'"dtype":"BF16"' in _head(bundle.weights_path)
+    height, width, channels = bundle.input_shape
+    return int(stored * (2 if half else 1) * COPIES[runtime]) + (rows + images) * height * width * channels
+
+
+def available(root: Path = Path("/")) -> MemoryBudget | None:
+    """The least that any of the limits leaves: the machine's, the container's and the process's own."""
+    return min(_rooms(root), default=None)
+
+
+def _rooms(root: Path) -> Iterator[MemoryBudget]:
+    machine = _fields(root / "proc/meminfo")
+    if "MemAvailable" in machine:
+        yield MemoryBudget(machine["MemAvailable"] << 10, "what the machine has left")
+    soft = _address_space()
+    mapped = _fields(root / "proc/self/status").get("VmSize")
+    if soft is not None and mapped is not None:
+        yield MemoryBudget(max(0, soft - (mapped << 10)), "what the limit on the process's address space leaves")
+    for group, limit, usage in _groups(root):
+        maximum, used = _number(group / limit), _number(group / usage)
+        if maximum is not None and used is not None and maximum < _UNLIMITED:
+            # What it keeps of files goes when somebody needs the memory.
+            stat = _fields(group / "memory.stat")
+            cache = stat.get("inactive_file", stat.get("total_inactive_file", 0))
+            yield MemoryBudget(max(0, maximum - used + cache), "what the container's limit leaves")
+
+
+def _address_space() -> int | None:
+    """Bytes of address space that the process may have; None: any number, or not known."""
+    if resource is None:
+        return None
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return None if soft == resource.RLIM_INFINITY else soft
+
+
+def killed_for_memory(root: Path = Path("/")) -> int:
+    """How many processes the system has killed so far for want of memory, as far as it tells: a number to compare.
+
+    The groups that hold this process count those of their own limit, the machine counts all.
+    """
+    groups = sum(_fields(group / "memory.events").get("oom_kill", 0) for group, *_ in _groups(root))
+    groups += sum(_fields(group / "memory.oom_control").get("oom_kill", 0) for group, *_ in _groups(root))
+    return groups + _fields(root / "proc/vmstat").get("oom_kill", 0)
+
+
+def _groups(root: Path) -> Iterator[tuple[Path, str, str]]:
+    """Control groups that count the process's memory, from its own up to the root, with their files' names."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text("utf-8").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", maxsplit=2)
+        if controllers == "":
+            mounted, files = root / "sys/fs/cgroup", ("memory.max", "memory.current")
+        elif "memory" in controllers.split(","):
+            mounted, files = root / "sys/fs/cgroup/memory", ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        else:
+            continue
+        # In a container the root that is seen is the container's own group, and the path may not exist in it.
+        own = mounted / path.lstrip("/")
+        for group in (own, *own.parents):
+            yield group, *files
+            if group == mounted:
+                break
+
+
+def _fields(path: Path) -> dict[str, int]:
+    """The numbers of a file of lines like ``name: 12 kB``; empty where there is no such file."""
+    try:
+        words = [line.replace(":", " ").split() for line in path.read_text("utf-8").splitlines()]
+    except OSError:
+        return {}
+    return {line[0]: int(line[1]) for line in words if len(line) > 1 and line[1].isdecimal()}
+
+
+def _number(path: Path) -> int | None:
+    try:
+        text = path.read_text("utf-8").strip()
+    except OSError:
+        return None
+    return int(text) if text.isdecimal() else None  # "max"
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(1 << 16)
+
+
+def _mib(size: int) -> str:
+    return f"{size / (1 << 20):.0f} MiB"

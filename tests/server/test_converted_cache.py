@@ -1,0 +1,419 @@
+"""Networks that are converted once and kept: what a start takes from there, and when it makes a new one."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import structlog
+
+from glimpse.models import bundle as bundles
+from glimpse.models.bundle import BundleError
+from glimpse.server.runtime import UnsupportedNetworkError, converted_cache
+from glimpse.server.runtime.converted_cache import provide
+from glimpse.server.runtime.network import Network
+from glimpse.server.runtime.openvino import OpenVINORuntime
+from tests.conftest import ROOT, RunningServer
+
+BUNDLE = bundles.read(bundles.EMBEDDED_DEFAULT)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the shipped network is kept."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GLIMPSE_CACHE", str(folder))
+        assert provide(BUNDLE).kept
+    return folder
+
+
+@pytest.fixture
+def cache(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it, which is the cache."""
+    monkeypatch.setenv("GLIMPSE_CACHE", str(tmp_path / "cache"))
+    return Path(shutil.copytree(made, tmp_path / "cache"))
+
+
+@pytest.fixture
+def conversions(made: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The folders that have been converted into; in place of the conversion, which takes seconds, a copy."""
+    folders: list[Path] = []
+    source = only(made)
+    kept = {name: (source / name).read_bytes() for name in ("network.xml", "network.bin")}
+    network = converted_cache._summary(json.loads((source / "network.json").read_text())["network"])
+
+    def copy(bundle: bundles.Bundle, folder: Path, *, seconds: float) -> object:
+        folders.append(folder)
+        for name, data in kept.items():
+            (folder / name).write_bytes(data)
+        return network
+
+    monkeypatch.setattr(converted_cache, "_converted_elsewhere", copy)
+    return folders
+
+
+def only(cache: Path) -> Path:
+    (folder,) = (cache / "networks").iterdir()
+    return folder
+
+
+def test_what_is_kept_is_the_network_and_what_is_told_of_it(cache: Path) -> None:
+    found = provide(BUNDLE)
+    assert found.kept
+    assert found.folder == only(cache)
+    assert found.network.parameters == 864_802
+    assert sum(stage.parameters for stage in found.network.stages) == 864_802
+    assert found.network.stages[0].output_shape == (32, 32, 16)
+    assert found.network.multiply_adds == 105_133_536
+    probabilities = OpenVINORuntime(found.graph, "float32")(np.zeros((2, 32, 32, 3), np.uint8))
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_second_start_converts_nothing(conversions: list[Path]) -> None:
+    assert converted_cache.kept(BUNDLE)
+    assert provide(BUNDLE).kept
+    assert conversions == []
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"temperature": 2.0},
+        {"recipe": replace(BUNDLE.recipe, mean=(1.0, 2.0, 3.0))},
+        {"labels": BUNDLE.labels[:-1]},
+        {"variant": "another"},
+        {"options": {"width": 2}},
+    ],
+    ids=lambda other: next(iter(other)),
+)
+def test_a_bundle_that_differs_in_anything_that_matters_gets_a_network_of_its_own(
+    cache: Path, conversions: list[Path], other: dict[str, object]
+) -> None:
+    bundle = replace(BUNDLE, **other)  # type: ignore[arg-type]  # fields of a bundle
+    assert not converted_cache.kept(bundle)
+    assert provide(bundle).folder != provide(BUNDLE).folder
+    assert len(conversions) == 1
+    assert len(list((cache / "networks").iterdir())) == 2
+
+
+@pytest.mark.parametrize("what", ["_code", "build.version"])
+def test_other_code_or_another_package_makes_a_network_of_its_own(
+    cache: Path, conversions: list[Path], what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"glimpse.server.runtime.converted_cache.{what}", lambda *_: "another")
+    provide(BUNDLE)
+    assert len(conversions) == 1
+    assert len(list((cache / "networks").iterdir())) == 2
+
+
+def test_the_name_and_what_the_card_claims_do_not_matter(cache: Path, conversions: list[Path]) -> None:
+    again = replace(BUNDLE, name="another", version="2", metrics={"top1": 0.1})
+    assert provide(again).folder == only(cache)
+    assert conversions == []
+
+
+@pytest.mark.parametrize("name", ["network.xml", "network.bin"])
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "empty"])
+def test_a_damaged_network_is_made_anew(cache: Path, conversions: list[Path], name: str, damage: str) -> None:
+    path = only(cache) / name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    change: dict[str, Callable[[], object]] = {
+        "flip": lambda: path.write_bytes(data),
+        "truncate": lambda: path.write_bytes(data[:-10]),
+        "remove": path.unlink,
+        "empty": lambda: path.write_bytes(b""),
+    }
+    change[damage]()
+    with structlog.testing.capture_logs() as logs:
+        found = provide(BUNDLE)
+    assert [line["event"] for line in logs] == ["kept network cannot be used", "network converted"]
+    assert (found.kept, len(conversions)) == (True, 1)
+    assert provide(BUNDLE).folder == only(cache)
+    assert len(conversions) == 1
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"files": {}, "network": {}}', '{"files": [], "network": 3}'])
+def test_a_damaged_description_of_it_is_made_anew(cache: Path, conversions: list[Path], text: str) -> None:
+    (only(cache) / "network.json").write_text(text)
+    assert provide(BUNDLE).network.parameters == 864_802
+    assert len(conversions) == 1
+    assert json.loads((only(cache) / "network.json").read_text())["files"]
+
+
+@pytest.mark.usefixtures("cache")
+def test_weights_that_are_not_the_bundles_are_refused_though_the_network_is_kept(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(BUNDLE.folder, tmp_path / "bundle"))
+    (folder / bundles.WEIGHTS).write_bytes(b"another")
+    with pytest.raises(BundleError, match="is not the file that the bundle was made with"):
+        provide(bundles.read(folder))
+
+
+def test_where_nothing_can_be_kept_the_network_is_temporary(
+    conversions: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("GLIMPSE_CACHE", str(tmp_path / "file" / "cache"))
+    network = Network(BUNDLE)
+    with structlog.testing.capture_logs() as logs:
+        graph = network.converted.graph
+    assert [line["event"] for line in logs] == ["converted network not kept", "network converted"]
+    assert "GLIMPSE_CACHE" in logs[0]["detail"]
+    assert not network.converted.kept
+    assert len(conversions) == 1
+    runtime = OpenVINORuntime(graph, "float32")
+    network.close()
+    assert not graph.parent.exists()
+    assert runtime(np.zeros((1, 32, 32, 3), np.uint8)).shape == (1, 10), "it goes on without its files"
+
+
+def test_a_kept_network_outlives_the_one_who_read_it(cache: Path) -> None:
+    network = Network(BUNDLE)
+    assert network.converted.kept
+    network.close()
+    assert only(cache).is_dir()
+    Network(BUNDLE).close()  # nothing was asked of it
+
+
+def test_a_folder_that_cannot_be_written_is_read_all_the_same(
+    cache: Path, conversions: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, _: path != cache / "networks")
+    assert provide(BUNDLE).kept
+    assert not provide(replace(BUNDLE, temperature=2.0)).kept
+    assert len(conversions) == 1
+    assert only(cache) not in conversions
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+def test_another_user_s_folder_is_no_reason_not_to_start(cache: Path) -> None:
+    script = (
+        "import os, sys\n"
+        "from glimpse.models import bundle\n"
+        "from glimpse.server.runtime import converted_cache\n"
+        "import glimpse.models.published\n"
+        "ours = bundle.read(bundle.EMBEDDED_DEFAULT)\n"
+        "os.setuid(12345)\n"
+        "print(converted_cache.kept(ours), end='')\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "GLIMPSE_CACHE": str(cache)}
+    said = []
+    for mode in (0o755, 0o700):
+        for folder in (only(cache), *cache.parents[:3]):
+            folder.chmod(0o755)
+        cache.chmod(mode)
+        ended = subprocess.run(
+            [sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        )
+        said.append(ended.stdout + ended.stderr)
+    assert said == ["True", "False"]
+
+
+def test_what_is_kept_can_be_read_by_servers_of_other_users(cache: Path) -> None:
+    for path in (only(cache), *only(cache).iterdir()):
+        assert path.stat().st_mode & 0o044 == 0o044, path
+
+
+@pytest.mark.usefixtures("conversions")
+def test_with_no_room_anywhere_it_says_so(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(cache)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1 << 20))
+    with pytest.raises(OSError, match=r"no place for them.*1 MiB are free.*GLIMPSE_CACHE"):
+        provide(replace(BUNDLE, temperature=2.0))
+
+
+def test_a_disk_without_room_keeps_nothing(
+    cache: Path, conversions: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(cache)
+    short = usage._replace(free=1 << 20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: short if path == cache / "networks" else usage)
+    with structlog.testing.capture_logs() as logs:
+        assert not provide(replace(BUNDLE, temperature=2.0)).kept
+    assert "1 MiB are free" in logs[0]["detail"]
+    assert len(conversions) == 1
+
+
+def test_of_two_servers_that_convert_at_once_the_second_takes_what_the_first_kept(
+    cache: Path, conversions: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = only(cache)
+    aside = folder.rename(cache / "aside")
+    convert = converted_cache._converted_elsewhere
+
+    def slower(bundle: bundles.Bundle, into: Path, *, seconds: float) -> object:
+        aside.rename(folder)
+        return convert(bundle, into, seconds=seconds)
+
+    monkeypatch.setattr(converted_cache, "_converted_elsewhere", slower)
+    assert provide(BUNDLE).folder == folder
+    assert not conversions[0].exists()
+
+
+def test_what_was_not_used_for_a_month_goes_and_what_a_killed_server_left(cache: Path, conversions: list[Path]) -> None:
+    place = cache / "networks"
+    used, unused, half, fresh = only(cache), place / "unused", place / ".half", place / ".fresh"
+    shutil.copytree(used, unused)
+    half.mkdir()
+    fresh.mkdir()
+    month = time.time() - 31 * 24 * 3600
+    for path in (unused / "network.json", half, used / "network.json"):
+        os.utime(path, (month, month))
+    provide(BUNDLE)  # used today
+    provide(replace(BUNDLE, temperature=2.0))
+    assert used.exists()
+    assert fresh.exists()
+    assert not unused.exists()
+    assert not half.exists()
+    assert len(conversions) == 1
+
+
+@pytest.mark.parametrize(
+    ("script", "raised", "match"),
+    [
+        (
+            "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
+            UnsupportedNetworkError,
+            r"killed \(SIGKILL\), which is also what a system does when memory runs out",
+        ),
+        ("import os; os.abort()", UnsupportedNetworkError, "ended by SIGABRT"),
+        (
+            "import os, sys; sys.stderr.write('what():  std::bad_alloc'); sys.stderr.flush(); os.abort()",
+            MemoryError,
+            "ended by SIGABRT because memory ran out.*bad_alloc",
+        ),
+        ("raise SystemExit(3)", UnsupportedNetworkError, "exit code 3"),
+        ("raise RuntimeError('no such layer')", UnsupportedNetworkError, "exit code 1.*RuntimeError: no such layer"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", UnsupportedNetworkError, "ended by SIGSEGV"),
+        ("print('Hello')", UnsupportedNetworkError, "without an answer that can be read. Received: Hello"),
+        ("print('[]')", UnsupportedNetworkError, "without an answer that can be read"),
+        ("", UnsupportedNetworkError, "Received: nothing"),
+        ("print('x' * 10_000_000)", UnsupportedNetworkError, r"Received: x{199,200}\."),
+        ("""print('{"error": "another kind", "message": "a later one"}')""", UnsupportedNetworkError, "a later one"),
+        ("""print('Hello'); print('{"error": "memory", "message": "too little"}')""", MemoryError, "too little"),
+        ("""print('{"error": "memory", "message": "too little"}')""", MemoryError, "too little"),
+        ("""print('{"error": "refused", "message": "no labels"}')""", ValueError, "no labels"),
+        ("""print('{"error": "unsupported", "message": "no ResizeBicubic"}')""", UnsupportedNetworkError, "no Resize"),
+    ],
+)
+def test_how_the_conversion_ends_is_how_it_is_told_and_nothing_stays(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, script: str, raised: type[Exception], match: str
+) -> None:
+    popen = subprocess.Popen
+
+    def other(command: list[str], **options: object) -> subprocess.Popen[bytes]:
+        return popen([sys.executable, "-c", script], **options)  # type: ignore[call-overload,no-any-return]
+
+    monkeypatch.setattr(subprocess, "Popen", other)
+    many = tuple(bundles.ClassLabel(f"class {number}", "of many, so that they fill the pipe") for number in range(5000))
+    bundle = replace(BUNDLE, labels=many)
+    before = only(cache)
+    with pytest.raises(raised, match=match):
+        provide(bundle)
+    refused = "ResizeBicubic" in script  # the one thing that would be no other at the next start
+    assert len(list((cache / "networks").iterdir())) == 1 + refused
+    assert before.is_dir()
+    assert converted_cache.kept(bundle) == refused
+    if refused:
+        monkeypatch.undo()
+        monkeypatch.setenv("GLIMPSE_CACHE", str(cache))
+        with pytest.raises(raised, match=match):
+            provide(bundle)
+
+
+CONVERSION = """
+import pathlib, sys, time
+sys.argv[1:] = [{folder!r}, "600"]
+from glimpse.server.runtime import conversion_worker
+def answer(bundle, folder):
+    (folder / bundle.name).touch()
+    time.sleep(1000)
+conversion_worker._answer = answer
+conversion_worker.main()
+"""
+
+
+def test_the_process_that_converts_ends_when_the_server_does(tmp_path: Path) -> None:
+    script = CONVERSION.format(folder=str(tmp_path))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, env=environment) as process:
+        assert process.stdin is not None
+        pickle.dump(BUNDLE, process.stdin)
+        process.stdin.flush()
+        end = time.monotonic() + 120
+        while not (tmp_path / BUNDLE.name).exists():
+            assert process.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        assert process.poll() is None, "it goes on while the server is there"
+        process.stdin.close()  # as the kernel does for a server that is killed
+        assert process.wait(60) == 1
+
+
+def prepare(*flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "glimpse.server", "prepare", *flags],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_start_that_was_prepared_converts_nothing(start_server: Callable[..., RunningServer], tmp_path: Path) -> None:
+    ended = prepare("--max-batch-size=2", GLIMPSE_CACHE=str(tmp_path), GLIMPSE_LOG_FORMAT="json")
+    assert ended.returncode == 0, ended.stderr
+    events = [json.loads(line)["event"] for line in ended.stderr.splitlines()]
+    # Where the processor has a reduced precision, that is compared as well.
+    assert [event for event in events if event not in {"comparing precisions", "precisions compared"}] == [
+        "starting",
+        "settings",
+        "network converted",
+        "model loaded",
+        "prepared",
+    ]
+    running = start_server(environment={"GLIMPSE_CACHE": str(tmp_path)})
+    running.wait_for("serving")
+    assert not {"network converted", "comparing precisions"} & {line["event"] for line in running.log}
+
+
+def test_to_prepare_where_nothing_can_be_kept_fails(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    ended = prepare(GLIMPSE_CACHE=str(tmp_path / "file"))
+    assert ended.returncode == 4
+    assert "could not be kept" in ended.stderr.splitlines()[-1]
+
+
+def test_what_a_start_would_be_refused_for_is_told_when_it_is_prepared(tmp_path: Path) -> None:
+    ended = prepare(f"--weights={tmp_path / 'none'}")
+    assert ended.returncode == 4
+    assert "Cannot load the model" in ended.stderr
+
+
+def test_a_server_loads_no_framework_whether_it_converts_or_not(
+    start_server: Callable[..., RunningServer], tmp_path: Path
+) -> None:
+    environment = {"GLIMPSE_CACHE": str(tmp_path)}
+    for converts in (True, False):
+        running = start_server(environment=environment)
+        running.wait_for("serving")
+        assert any(line["event"] == "network converted" for line in running.log) == converts
+        mapped = Path(f"/proc/{running.process.pid}/maps").read_text()
+        assert "libopenvino" in mapped
+        assert "libtensorflow" not in mapped
+        assert not running.stray
+        running.terminate()
+        assert running.exit_code() == 0

@@ -1,0 +1,141 @@
+"""Memory for a model: what there is, what it takes, and what a server without enough of it says."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from glimpse.models import bundle as bundles
+from glimpse.server.runtime import memory_budget
+from glimpse.server.startup import MemoryShortError
+from tests.conftest import RunningServer
+
+GIB = 1 << 30
+BUNDLE = bundles.read(bundles.EMBEDDED_DEFAULT)
+
+
+def system(root: Path, **files: str) -> Path:
+    """A file system with these files, `__` for a slash."""
+    for name, text in {"proc__meminfo": "MemTotal: 999 kB\nMemAvailable:   8388608 kB\n", **files}.items():
+        path = root / name.replace("__", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+def free(root: Path) -> int | None:
+    found = memory_budget.available(root)
+    return None if found is None else found.free
+
+
+def test_without_any_limit_it_is_what_the_machine_has_left(tmp_path: Path) -> None:
+    assert free(system(tmp_path)) == 8 * GIB
+
+
+def test_a_container_of_version_2_allows_its_limit_less_what_is_used_but_for_the_files_it_keeps(tmp_path: Path) -> None:
+    root = system(
+        tmp_path,
+        proc__self__cgroup="0::/\n",
+        **{
+            "sys__fs__cgroup__memory.max": f"{2 * GIB}\n",
+            "sys__fs__cgroup__memory.current": f"{GIB}\n",
+            "sys__fs__cgroup__memory.stat": f"anon 7\ninactive_file {GIB // 4}\n",
+        },
+    )
+    assert free(root) == GIB + GIB // 4
+    assert "container" in (memory_budget.available(root) or memory_budget.MemoryBudget(0, "")).limit
+
+
+def test_the_tightest_of_nested_groups_counts(tmp_path: Path) -> None:
+    group = "sys__fs__cgroup__pods__mine__memory"
+    outer = "sys__fs__cgroup__pods__memory"
+    root = system(
+        tmp_path,
+        proc__self__cgroup="0::/pods/mine\n",
+        **{f"{group}.max": "max", f"{group}.current": "5", f"{outer}.max": f"{GIB}", f"{outer}.current": "0"},
+    )
+    assert free(root) == GIB
+
+
+def test_a_container_of_version_1_is_understood_too(tmp_path: Path) -> None:
+    root = system(
+        tmp_path,
+        proc__self__cgroup="7:cpu:/x\n5:memory:/docker/abc\n",
+        **{
+            "sys__fs__cgroup__memory__memory.limit_in_bytes": f"{GIB}",
+            "sys__fs__cgroup__memory__memory.usage_in_bytes": f"{GIB // 2}",
+            "sys__fs__cgroup__memory__memory.stat": "total_inactive_file 100\n",
+        },
+    )
+    assert free(root) == GIB // 2 + 100
+
+
+def test_version_1_without_a_limit_is_no_limit(tmp_path: Path) -> None:
+    root = system(
+        tmp_path,
+        proc__self__cgroup="5:memory:/\n",
+        **{
+            "sys__fs__cgroup__memory__memory.limit_in_bytes": "9223372036854771712",
+            "sys__fs__cgroup__memory__memory.usage_in_bytes": "5",
+        },
+    )
+    assert free(root) == 8 * GIB
+
+
+def test_where_nothing_is_known_nothing_is_refused(tmp_path: Path) -> None:
+    assert memory_budget.available(tmp_path) is None
+    memory_budget.check(BUNDLE, "openvino", rows=10**9, images=0, room=None)
+
+
+def test_this_machine_says_what_it_has() -> None:
+    found = memory_budget.available()
+    assert found is not None
+    assert 0 < found.free < 1 << 50
+
+
+def test_half_floats_are_counted_as_the_float32_that_they_are_computed_in(tmp_path: Path) -> None:
+    weights = BUNDLE.weights_path.stat().st_size
+    assert (
+        memory_budget.needed(BUNDLE, "tensorflow", rows=0, images=0) == 2 * weights * memory_budget.COPIES["tensorflow"]
+    )
+    pixels = 32 * 32 * 3
+    more = memory_budget.needed(BUNDLE, "tensorflow", rows=3, images=5) - memory_budget.needed(
+        BUNDLE, "tensorflow", rows=0, images=0
+    )
+    assert more == 8 * pixels
+
+
+def test_a_refusal_names_what_is_needed_and_what_there_is() -> None:
+    with pytest.raises(MemoryShortError, match=r"takes about \d+ MiB .* 3 MiB are free \(what is left of a test\)"):
+        memory_budget.check(
+            BUNDLE, "openvino", rows=0, images=0, room=memory_budget.MemoryBudget(3 << 20, "what is left of a test")
+        )
+
+
+def test_a_server_without_memory_for_its_model_says_so_with_an_exit_code_of_its_own(
+    start_server: Callable[..., RunningServer],
+) -> None:
+    # Images in flight that would take 18 GB, in a process that may have 8: room for the framework, not for them.
+    running = start_server("--max-images-in-flight=6000000")
+    resource.prlimit(running.process.pid, resource.RLIMIT_AS, (8 * GIB, 8 * GIB))
+    assert running.exit_code(seconds=120) == 6
+    detail = running.wait_for("cannot start")["detail"]
+    assert "takes about 17" in detail
+    assert "MiB are free" in detail
+
+
+def test_who_was_killed_for_want_of_memory_is_counted_as_the_system_tells_it(tmp_path: Path) -> None:
+    root = system(
+        tmp_path,
+        proc__self__cgroup="0::/mine\n",
+        proc__vmstat="nr_free_pages 5\noom_kill 3\n",
+        **{
+            "sys__fs__cgroup__mine__memory.events": "low 0\noom 9\noom_kill 2\n",
+            "sys__fs__cgroup__memory.events": "oom_kill 1\n",
+        },
+    )
+    assert memory_budget.killed_for_memory(root) == 6
+    assert memory_budget.killed_for_memory(tmp_path / "nothing is told") == 0
