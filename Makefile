@@ -52,7 +52,7 @@ help:  ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 client: $(VENV)/.client  ## set up the client alone, without TensorFlow
-	@echo "Ready: client/cli.py classify photo.jpg"
+	@echo "The client is ready. Try: client/cli.py classify docs/chelsea.jpg"
 
 serve: $(VENV)/.server  ## set up and start the server; settings come from GLIMPSE_* or ARGS
 	@exec $(BIN)/python -m glimpse.server $(ARGS)
@@ -138,9 +138,26 @@ clean:  ## remove the environments, caches and build outputs
 
 PIP := --quiet --disable-pip-version-check
 
+# pip writes several lines for each package. A terminal gets one line instead, which shows the latest of them; elsewhere
+# there is nothing but errors and warnings, which pip writes to stderr.
+define progress
+{ $(1) || echo FAILED; } | { \
+  count=0; failed=0; while read -r step what rest; do \
+    case $$step in \
+      Collecting) count=$$((count + 1));; \
+      Downloading) what="$$what $$rest";; \
+      Installing) what="all; this takes a minute or two";; \
+      FAILED) failed=1; continue;; \
+      *) continue;; \
+    esac; \
+    [ ! -t 1 ] || printf '\r\033[K  package %s: %.60s' "$$count" "$$step $$what"; \
+  done; \
+  [ ! -t 1 ] || printf '\r\033[K'; exit $$failed; }
+endef
+
 define install
-	@echo "Installing locks/$(1).txt into $(VENV); with TensorFlow, the first time takes minutes."
-	@$(BIN)/python -m pip install $(PIP) --require-hashes -r locks/$(1).txt
+	@echo "Installing the packages of locks/$(1).txt into $(VENV). With TensorFlow, this takes minutes the first time."
+	@$(call progress,$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --require-hashes -r locks/$(1).txt)
 	@$(BIN)/python -m pip install $(PIP) --no-deps --no-build-isolation $(2)
 endef
 CLIENT := -e src
