@@ -1,7 +1,7 @@
-"""`python -m glimpse.server`: read the settings, run the server, say clearly why not.
+"""`python -m glimpse.server`: read the settings and run the server, or say why it cannot run.
 
-`python -m glimpse.server prepare`, with the same settings, loads the model as a start does and ends: for an image or an
-init container, so that what is fetched and converted is there when a server starts.
+`python -m glimpse.server prepare`, with the same settings, loads the model as a start does and ends. It is for images
+and init containers, so that the downloaded and converted model is there when a server starts.
 """
 
 from __future__ import annotations
@@ -24,11 +24,7 @@ from glimpse.server.startup import EXIT_SETTINGS, StartupError
 
 
 def main() -> int:
-    """Run a server and exit: 0 drained (or prepared), else as `server.startup` lists.
-
-    A server that is told to stop before it serves exits with 0, too; one that was to prepare with 128 and the signal's
-    number.
-    """
+    """Run a server and end with one of the exit codes that `startup.exit_codes` lists."""
     only_prepare = sys.argv[1:2] == ["prepare"]
     standard.prepare()
     if "--version" in sys.argv[1:]:
@@ -46,9 +42,9 @@ def main() -> int:
             chosen = settings.load(sys.argv[2:] if only_prepare else sys.argv[1:])
     except (ValueError, OSError) as error:
         if captured is None:
-            print(f"The settings cannot be used:\n{_explain(error)}", file=sys.stderr)
+            print(f"The settings are invalid:\n{_explain(error)}", file=sys.stderr)
         else:
-            detail = f"The settings cannot be used: {' '.join(problems.explain(error))}"
+            detail = f"The settings are invalid: {' '.join(problems.explain(error))}"
             # A traceback would hide the message.
             logging.getLogger("server").error("settings cannot be used", extra={"detail": detail})  # noqa: TRY400
         return EXIT_SETTINGS

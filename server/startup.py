@@ -1,19 +1,19 @@
-"""Why a server cannot start, as one tree; each cause has an exit code of its own, so that a supervisor can tell them.
+"""Why a server cannot start, as one tree. Each cause has its own exit code, so that a supervisor can tell them apart.
 
-    StartupError
-    ├── PortTakenError      3
-    ├── ModelLoadError      4   weights, labels or recipe cannot be used, or no runtime can compute the network
-    ├── GoldenError         5   the model loads, but does not give its recorded answers here
-    ├── MemoryShortError    6   the model would not fit into the memory there is
-    └── CredentialsError    7   certificate, key, authorities or tokens cannot be used
-
-2 is for settings that cannot be, 0 for a server that was told to stop, however far it had come: what was in flight is
-answered, and of a start that was not over nothing is left. `prepare` is not done then: 128 and the signal's number.
+StartupError
+├── PortTakenError      3
+├── ModelLoadError      4   weights, labels or recipe cannot be used, or no runtime can compute the network
+├── GoldenError         5   the model loads, but does not reproduce its recorded answers here
+├── MemoryShortError    6   the model would not fit into the available memory
+└── CredentialsError    7   certificate, key, authorities or tokens cannot be used
 """
 
 from __future__ import annotations
 
+import signal
 from typing import ClassVar
+
+from glimpse.server import stopping
 
 EXIT_SETTINGS = 2
 
@@ -25,7 +25,7 @@ class StartupError(Exception):
 
 
 class PortTakenError(StartupError):
-    """Somebody else listens on the port, or it cannot be listened on."""
+    """The server cannot listen on the address and port, most often because another program does."""
 
     exit_code = 3
 
@@ -37,7 +37,7 @@ class ModelLoadError(StartupError):
 
 
 class GoldenError(StartupError):
-    """The model does not give its recorded answers on this runtime and precision."""
+    """The model does not reproduce its recorded answers with this runtime and precision."""
 
     exit_code = 5
 
@@ -49,6 +49,20 @@ class MemoryShortError(StartupError):
 
 
 class CredentialsError(StartupError):
-    """A certificate, a key or the file of tokens cannot be used."""
+    """A certificate, a key or the token file cannot be used."""
 
     exit_code = 7
+
+
+def exit_codes() -> dict[int, str]:
+    """By exit code, what ended the server."""
+    causes = {each.exit_code: (each.__doc__ or "").strip() for each in StartupError.__subclasses__()}
+    codes = {
+        stopping.STOPPED: "The server was told to stop, and has answered what was in flight. `prepare`: the model is "
+        "prepared.",
+        EXIT_SETTINGS: "The settings are invalid.",
+        **causes,
+        stopping.exit_code(signal.SIGINT, prepares=True): "`prepare` was stopped by SIGINT before it was done.",
+        stopping.exit_code(signal.SIGTERM, prepares=True): "`prepare` was stopped by SIGTERM before it was done.",
+    }
+    return dict(sorted(codes.items()))

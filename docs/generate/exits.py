@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import re
-import signal
 
 from docs.generate.markdown import table
 from glimpse.client.exits import TABLE, Exit
-from glimpse.server import startup, stopping
+from glimpse.server import startup
 
 _LINE = re.compile(r"^ +(\d+)  (.+)$", re.MULTILINE)
 
 _ABOUT = """\
 # Exit codes
 
-A cause has a code of its own, so that a supervisor or a script can tell what to do next.
+Each cause has its own exit code, so that a supervisor or a script can tell what to do next.
 """
 
 
@@ -24,25 +23,13 @@ def page() -> str:
         [
             _ABOUT,
             "## The server: `python -m glimpse.server`, `glimpse-server`\n",
-            "It says the cause on the last line of its log as well.\n",
-            table(("code", "meaning"), [[str(code), text] for code, text in sorted(server().items())]),
+            "The last line of its log states the cause as well.\n",
+            table(("code", "meaning"), [[str(code), text] for code, text in startup.exit_codes().items()]),
             "## The command line: `client/cli.py`, `glimpse`\n",
-            "The message is on stderr; stdout has data alone.\n",
+            "Messages go to stderr; stdout has nothing but results.\n",
             table(("code", "meaning"), [[str(code), text] for code, text in sorted(client().items())]),
         ]
     )
-
-
-def server() -> dict[int, str]:
-    """By code, what ended the server."""
-    causes = {each.exit_code: (each.__doc__ or "").strip() for each in startup.StartupError.__subclasses__()}
-    return {
-        0: "It was told to stop, and what was in flight was answered; or before it served. `prepare`: it is prepared.",
-        startup.EXIT_SETTINGS: "The settings cannot be used.",
-        **causes,
-        stopping.exit_code(signal.SIGINT, prepares=True): "`prepare` was told to stop by SIGINT before it was done.",
-        stopping.exit_code(signal.SIGTERM, prepares=True): "`prepare` was told to stop by SIGTERM before it was done.",
-    }
 
 
 def client() -> dict[int, str]:

@@ -7,92 +7,39 @@ from typing import Any
 
 from docs.generate.markdown import anchor, code, table
 from glimpse.server.settings import Settings
+from glimpse.server.settings.groups import GROUPS, VARIABLES
 
 _MIB = 1024 * 1024
-_HEADER = ("variable, flag", "type", "default", "")
+_HEADER = ("variable, flag", "type", "default", "meaning")
 _UNBOUNDED = 2**31 - 1
-
-# Each field once; a test says which is missing. What is not named here comes last, under "Others".
-GROUPS: dict[str, tuple[str, ...]] = {
-    "What is served": ("model", "variant", "options", "weights", "labels", "recipe", "golden"),
-    "What computes": ("runtime", "precision", "conversion_seconds", "max_batch_size", "stuck_seconds"),
-    "Where it listens": ("host", "port", "metrics_port", "health_port"),
-    "What it answers besides": ("serve_health", "serve_reflection", "serve_metrics"),
-    "Who may come in": (
-        "tls_certificate",
-        "tls_key",
-        "tls_client_ca",
-        "tokens",
-        "reload_seconds",
-        "audit_log",
-        "trusted_proxies",
-    ),
-    "How much one caller may ask": ("rate_limit", "rate_burst"),
-    "How much is worked on at once": (
-        "max_images_in_flight",
-        "max_bytes_in_flight",
-        "max_pixels_in_flight",
-        "max_images_per_request",
-        "max_message_bytes",
-        "max_streams",
-        "stream_window",
-        "max_uploads",
-        "max_receiving_bytes",
-    ),
-    "What one image may be": (
-        "max_image_bytes",
-        "max_image_pixels",
-        "max_jpeg_pixels",
-        "jpeg_reducing_gap",
-        "allow_geometries",
-    ),
-    "How images are decoded": ("decode_threads", "decode_in", "decode_memory_bytes", "decode_seconds"),
-    "Connections": (
-        "max_connections",
-        "max_connections_per_address",
-        "flood_guard",
-        "max_calls_per_connection",
-        "max_metadata_bytes",
-        "upload_seconds",
-        "handshake_seconds",
-        "keepalive_seconds",
-        "keepalive_timeout_seconds",
-        "min_ping_seconds",
-        "max_connection_idle_seconds",
-        "max_connection_age_seconds",
-    ),
-    "How it ends": ("drain_announce_seconds", "drain_seconds"),
-    "What it reads and writes": ("config", "log_level", "log_format", "log_calls"),
-}
 
 _ABOUT = """\
 # Settings
 
-Flags come before `GLIMPSE_*` environment variables, these before the TOML file that `--config` or `GLIMPSE_CONFIG`
-names, and that before the defaults. In the file a setting has its name in lower case, without the prefix:
-`max_batch_size = 8`. All are checked once, at the start, and logged; a value that cannot be ends the server with
-[exit code 2](exit-codes.md), and a variable that is no setting is warned about.
+A setting can be given as a flag, as a `GLIMPSE_*` environment variable, or in the TOML file that `--config` or
+`GLIMPSE_CONFIG` names. Flags take precedence over variables, variables over the file, and the file over the defaults.
+In the file, a setting has its name in lower case and without the prefix: `max_batch_size = 8`. All settings are
+validated and logged at the start. An invalid value ends the server with [exit code 2](exit-codes.md); a `GLIMPSE_*`
+variable that is not a setting causes a warning. The variables that the client reads are on the page [command
+line](command-line.md).
+"""
 
-`GLIMPSE_CACHE` names a folder for what can be had again: published weights, else in `~/.cache/glimpse/weights`, and in
-its folder `networks`, else in `~/.cache/glimpse/networks`, what has been converted for OpenVINO; beside that, in
-`agreement`, how a reduced precision compares with float32. The second start of a server takes its network from there
-and needs no TensorFlow; `python -m glimpse.server prepare`, with the same settings, makes it so for the first one.
-Nobody but those who run the server should be able to write to the folder. Variables that the client reads are on the
-[command line](command-line.md).
+_CACHE = """\
+The folder that `GLIMPSE_CACHE` names has three kinds of content, all of which can be made again: downloaded weights
+(without the variable, in `~/.cache/glimpse/weights`), models converted for OpenVINO in the folder `networks`, and in
+the folder `agreement` the comparisons of reduced precision with float32. The second start of a server takes its
+converted model from there and needs no TensorFlow; `python -m glimpse.server prepare`, with the same settings, prepares the first
+start.
 """
 
 
 def page() -> str:
     """Every setting, by what it is about."""
-    fields = list(Settings.model_fields)
-    grouped = [name for names in GROUPS.values() for name in names]
-    others = tuple(name for name in fields if name not in grouped)
-    parts = [
-        _ABOUT,
-    ]
-    for title, names in {**GROUPS, "Others": others}.items():
-        if names:
-            parts += [f"## {title}\n", rows(*names)]
+    parts = [_ABOUT]
+    for title, names in GROUPS.items():
+        parts += [f"## {title}\n", rows(*names)]
+    variables = [[code(name), text] for name, text in VARIABLES.items()]
+    parts += ["## Environment variables without a flag\n", table(("variable", "meaning"), variables), _CACHE]
     return "\n".join(parts)
 
 

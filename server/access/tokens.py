@@ -140,7 +140,7 @@ class Tokens:
         try:
             entries = _File.model_validate(tomllib.loads(texts.decode(contents[0]))).token
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise CredentialsError(f"{self._file} is no TOML: {_place(error)}.") from None
+            raise CredentialsError(f"{self._file} is not valid TOML: {_place(error)}.") from None
         except ValidationError as error:
             raise CredentialsError(f"{self._file} cannot be used: {_explain(error)}.") from None
         known = {bytes.fromhex(each.sha256): _Known(each.expires, self._holder(each)) for each in entries}
@@ -210,7 +210,7 @@ def _explain(error: ValidationError) -> str:
 def _place(error: Exception) -> str:
     """Where it stops being TOML; a decoder's own words could quote the file."""
     _, found, place = str(error).rpartition("(")
-    return place.rstrip(")") if found and place.startswith("at ") else "it is not whole, or not UTF-8"
+    return place.rstrip(")") if found and place.startswith("at ") else "the text is incomplete or not UTF-8"
 
 
 class _Parser(argparse.ArgumentParser):

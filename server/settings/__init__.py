@@ -1,9 +1,10 @@
-"""Settings: flags > GLIMPSE_* environment > config file > defaults, validated once."""
+"""Settings of the server. Flags take precedence over GLIMPSE_* variables, which take precedence over the file."""
 
 from __future__ import annotations
 
 import difflib
 import os
+import sys
 import tomllib
 from collections.abc import Mapping, Sequence
 from importlib.resources.abc import Traversable
@@ -22,7 +23,8 @@ from pydantic_settings import (
 from glimpse.models import texts
 from glimpse.models.prestem.recipe import Geometry
 from glimpse.server import cores
-from glimpse.server.settings.access import AccessSettings
+from glimpse.server.settings import help  # noqa: A004 - nobody asks Python for help here
+from glimpse.server.settings.doors import DoorSettings
 from glimpse.server.settings.kinds import (
     MIB,
     Port,
@@ -58,14 +60,14 @@ _NOT_OURS = frozenset(
 
 
 class _ConfigFile(TomlConfigSettingsSource):
-    """The config file, in whatever an editor made of it."""
+    """The config file, in any encoding that an editor writes."""
 
     def _read_file(self, file_path: Path | Traversable) -> dict[str, Any]:
         return tomllib.loads(texts.decode(file_path.read_bytes()))
 
 
-class Settings(AccessSettings):
-    """What the server can be told. Names in flags are the same with dashes."""
+class Settings(DoorSettings):
+    """All settings of the server. Flags have the same names, with dashes."""
 
     model_config = SettingsConfigDict(
         env_prefix=_PREFIX,
@@ -80,94 +82,170 @@ class Settings(AccessSettings):
     )
     _config_file: ClassVar[Path | None] = None
 
-    config: Path | None = Field(None, description="TOML file with any of these settings.")
-    host: str = Field("0.0.0.0", description="Address to listen on, for gRPC and for metrics.")  # noqa: S104 - a server in a container is reached from outside
-    port: Port = Field(50051, description="gRPC port; 0 takes a free one.")
-    metrics_port: Port = Field(9464, description="Port of /metrics; 0 takes a free one.")
-    model: str = Field("", description="Architecture to serve; empty: the weights' own, or the shipped default.")
-    variant: str = Field("", description="Form of the architecture; empty: its first. See glimpse.models list.")
+    config: Path | None = Field(
+        None, description="TOML file with settings, named like the flags but with underscores: max_batch_size = 8."
+    )
+    host: str = Field(
+        "0.0.0.0",  # noqa: S104 - a server in a container is reached from outside
+        description="Address to listen on for gRPC, health checks and metrics. 0.0.0.0 means all IPv4 addresses.",
+    )
+    port: Port = Field(50051, description="Port of the gRPC service. 0 takes any free port; the log says which.")
+    metrics_port: Port = Field(
+        9464, description="Port of the Prometheus endpoint /metrics. 0 takes any free port; the log says which."
+    )
+    model: str = Field(
+        "",
+        description="Architecture to serve, such as resnet50; `python -m glimpse.models list` shows all. "
+        "Empty means the one that the weights belong to.",
+    )
+    variant: str = Field(
+        "",
+        description="Variant of the architecture. Empty means the first one that `python -m glimpse.models "
+        "list` shows.",
+    )
     options: Annotated[dict[str, Any], NoDecode, BeforeValidator(json_object)] = Field(
-        {}, description='Of the architecture, as JSON: {"alpha": 0.25}.'
+        {}, description='Options of the architecture, as a JSON object: {"alpha": 0.25}.'
     )
     weights: str = Field(
-        "cifar10", description="Tag of shipped or published weights (imagenet), a bundle folder, or a weights file."
+        "cifar10",
+        description="Weights to serve: a tag of shipped weights (cifar10) or published weights (imagenet), "
+        "the folder of a bundle, or a weights file.",
     )
-    labels: Path | None = Field(None, description="Class names of a weights file; else labels.txt beside it.")
+    labels: Path | None = Field(
+        None,
+        description="File with the class names of a weights file, one per line. Without it, labels.txt "
+        "beside the weights file.",
+    )
     recipe: Path | None = Field(
-        None, description="Pre-stem of a weights file, TOML or JSON; else recipe.toml beside it."
+        None,
+        description="TOML or JSON file with the preprocessing recipe (pre-stem) of a weights file. Without "
+        "it, recipe.toml beside the weights file.",
     )
-    runtime: RuntimeName = Field("auto", description="What computes; auto: the fastest installed for the device.")
-    precision: Precision = Field("auto", description="Of the network; auto: bfloat16 where it keeps the answers.")
+    runtime: RuntimeName = Field(
+        "auto", description="Inference engine. auto takes the fastest one that is installed for the device."
+    )
+    precision: Precision = Field(
+        "auto",
+        description="Number format in which the network computes. auto takes bfloat16 if the device supports "
+        "it and at least 99% of the model's first answers stay the same, else float32.",
+    )
     conversion_seconds: PositiveSeconds = Field(
-        600.0, description="That converting a network for openvino may take; then another runtime, or exit code 4."
+        600.0,
+        description="Time limit for converting a model for OpenVINO, in seconds. If it is exceeded, runtime "
+        "auto takes another runtime, and runtime openvino ends the server with exit code 4.",
     )
     max_batch_size: int = Field(
-        0, ge=0, le=1024, description="Images in the largest batch; 0: what suits runtime and network."
+        0,
+        ge=0,
+        le=1024,
+        description="Maximum number of images in a batch. 0 chooses what suits the runtime and the network.",
     )
-    max_images_in_flight: Positive = Field(256, description="Images between arrival and answer; above: QUEUE_FULL.")
-    max_bytes_in_flight: Positive = Field(256 * MIB, description="Bytes of images in flight; above: QUEUE_FULL.")
+    max_images_in_flight: Positive = Field(
+        256,
+        description="Maximum number of images in the server at the same time, from arrival to answer. Above "
+        "that, requests are refused with QUEUE_FULL.",
+    )
+    max_bytes_in_flight: Positive = Field(
+        256 * MIB,
+        description="Maximum of the encoded bytes of all images in flight. Above that, requests are refused "
+        "with QUEUE_FULL.",
+    )
     max_pixels_in_flight: int = Field(
         0,
         ge=0,
-        description="Predicted work of decoding in flight, in pixels of an ordinary JPEG photo; above: QUEUE_FULL. 0: "
-        "four pixels for each byte of max_bytes_in_flight.",
+        description="Maximum of the estimated work of decoding all images in flight, in pixels of an "
+        "ordinary JPEG photo. Above that, requests are refused with QUEUE_FULL. 0 means four "
+        "pixels for each byte of max_bytes_in_flight.",
     )
-    max_images_per_request: Positive = Field(64, description="Images in one request.")
-    max_image_bytes: Positive = Field(12 * MIB, description="Bytes of one encoded image.")
-    max_image_pixels: Positive = Field(25_000_000, description="Width x height of an image that is decoded whole.")
+    max_images_per_request: Positive = Field(64, description="Maximum number of images in one request.")
+    max_image_bytes: Positive = Field(12 * MIB, description="Maximum size of one encoded image, in bytes.")
+    max_image_pixels: Positive = Field(
+        25_000_000, description="Maximum width x height of an image that is decoded at full size."
+    )
     max_jpeg_pixels: Positive = Field(
-        100_000_000, description="Width x height of a sequential JPEG that is decoded at a reduced scale."
+        100_000_000,
+        description="Maximum width x height of a sequential (not progressive) JPEG that is decoded at a reduced scale.",
     )
     jpeg_reducing_gap: float = Field(
-        2.0, ge=0, allow_inf_nan=False, description="Decode JPEG no smaller than so many times its target; 0: whole."
+        2.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="A JPEG may be decoded at 1/2, 1/4 or 1/8 of its size as long as it remains this many "
+        "times larger than the size that it is resized to. 0 decodes every JPEG at full size.",
     )
     allow_geometries: Annotated[frozenset[Geometry], NoDecode, BeforeValidator(split)] = Field(
-        frozenset(), description="Geometries that a request may ask for: letterbox,pad."
+        frozenset(),
+        description="Geometries that a request may choose in place of the model's own, with commas between: "
+        "letterbox,pad. Empty means that requests cannot choose.",
     )
-    max_streams: Positive = Field(64, description="Streams open at once; above: QUEUE_FULL.")
-    stream_window: Positive = Field(64, description="Requests of one stream that are worked on at once.")
-    decode_threads: int = Field(0, ge=0, description="Threads that decode; 0: one a CPU core.")
+    max_streams: Positive = Field(
+        64,
+        description="Maximum number of streams open at the same time. Above that, new streams are refused "
+        "with QUEUE_FULL.",
+    )
+    stream_window: Positive = Field(
+        64, description="Maximum number of requests of one stream that are processed at the same time."
+    )
+    decode_threads: int = Field(
+        0, ge=0, description="Number of threads that decode images. 0 means one for each CPU core."
+    )
     decode_in: Literal["threads", "processes"] = Field(
         "threads",
-        description="Where ordinary images are decoded; processes: a crash in a codec costs its image alone. Costly "
-        "images are decoded in processes either way, except on Windows.",
+        description="Where ordinary images are decoded: in threads of the server, or in separate processes, "
+        "so that a crash in a codec fails one image only. Images that are expensive to decode "
+        "always go to processes, except on Windows.",
     )
     decode_memory_bytes: int = Field(
         0,
         ge=0,
-        description="Bytes of memory that one image may take in a decoder process; 0: what the largest legal one does.",
+        description="Maximum memory that one image may use in a decoder process, in bytes. 0 means what the "
+        "largest permitted image needs.",
     )
     decode_seconds: float = Field(
-        10.0, gt=0, le=3600, description="Seconds that one image may take in a decoder process."
+        10.0, gt=0, le=3600, description="Maximum time that one image may take in a decoder process, in seconds."
     )
     drain_announce_seconds: Seconds = Field(
-        0.0, description="After SIGTERM: answer NOT_SERVING to health checks but go on serving for so long."
+        0.0,
+        description="Time after SIGTERM during which the server goes on accepting calls while its health "
+        "check says NOT_SERVING, in seconds, so that load balancers stop sending calls.",
     )
-    drain_seconds: Seconds = Field(30.0, description="After that: time for what is in flight to finish.")
+    drain_seconds: Seconds = Field(
+        30.0, description="Time after that for the calls in flight to finish, in seconds; then they are aborted."
+    )
     stuck_seconds: PositiveSeconds = Field(
-        60.0, description="A batch that computes for longer: the runtime hangs, and liveness says so."
+        60.0,
+        description="Time after which a batch that is still computing counts as stuck, in seconds. The "
+        "liveness check then fails, so that the server is restarted.",
     )
     golden: Literal["require", "auto", "off"] = Field(
-        "auto", description="Recorded answers must come out before SERVING; require: refuse a model that has none."
+        "auto",
+        description="Whether a model must reproduce its recorded (golden) answers before it serves. auto: if "
+        "it has any; require: a model without them is refused; off: it need not.",
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe that is logged.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe level that is logged."
+    )
     log_calls: bool = Field(
         default=False,
-        description="Log calls that went well at level info, too. A line costs more than a small call.",
+        description="Log successful calls at level info instead of debug. A log line costs more time than a "
+        "small call.",
     )
-    log_format: Literal["auto", "json", "text"] = Field("auto", description="auto: text on a terminal, else json.")
+    log_format: Literal["auto", "json", "text"] = Field(
+        "auto", description="Format of the log. auto means text on a terminal, else JSON."
+    )
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
         if self.max_images_per_request > self.max_images_in_flight * 3 // 4:
             raise ValueError(
-                "max_images_per_request must be at most three quarters of max_images_in_flight, so that a request of a "
-                f"stream can ever be admitted. Received: {self.max_images_per_request} and {self.max_images_in_flight}"
+                "max_images_per_request must be at most three quarters of max_images_in_flight, or a request of a "
+                "stream could never be admitted. "
+                f"Received: {self.max_images_per_request} and {self.max_images_in_flight}"
             )
         if self.max_message_bytes > self.max_bytes_in_flight * 3 // 4:
             raise ValueError(
-                "max_message_bytes must be at most three quarters of max_bytes_in_flight, so that a request of a "
-                f"stream can ever be admitted. Received: {self.max_message_bytes} and {self.max_bytes_in_flight}"
+                "max_message_bytes must be at most three quarters of max_bytes_in_flight, or a request of a "
+                f"stream could never be admitted. Received: {self.max_message_bytes} and {self.max_bytes_in_flight}"
             )
         if self.max_image_bytes > self.max_message_bytes:
             raise ValueError(
@@ -201,40 +279,39 @@ class Settings(AccessSettings):
 
 
 def load(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> Settings:
-    """Read the settings of a process.
+    """Read and validate the settings.
 
     Args:
         arguments: command line without the program's name.
         environment: for the config file's name; pydantic-settings reads the process's own for the rest.
 
     Raises:
-        pydantic.ValidationError: a value that cannot be.
-        OSError, ValueError: the config file cannot be read or is no TOML, or flags cannot be parsed.
+        pydantic.ValidationError: a value is invalid.
+        OSError, ValueError: the config file cannot be read or is not TOML, or flags cannot be parsed.
         SystemExit: --help.
     """
+    if help.wanted(arguments):
+        sys.stdout.write(help.text(Settings))
+        raise SystemExit(0)
     file = _config_file(arguments, environment)
     if file is not None and not file.is_file():
-        what = "is no file" if file.exists() else "does not exist"
+        what = "is not a file" if file.exists() else "does not exist"
         raise FileNotFoundError(f"The config file {file} {what}.")
 
     class FromFile(Settings):
         _config_file = file
 
-    FromFile.__doc__ = (
-        "Serve an image-classification model over gRPC. Flags > GLIMPSE_* environment > config file. "
-        "`python -m glimpse.server prepare`, with the same settings, fetches and converts the model and ends."
-    )
     values: dict[str, Any] = {"_cli_parse_args": list(arguments)}
     try:
         return FromFile(**values)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"The config file {file} is no TOML: {error}.") from error
+        raise ValueError(f"The config file {file} is not valid TOML: {error}.") from error
     except RecursionError:
         raise ValueError(f"The config file {file} is nested too deeply.") from None
 
 
 def _config_file(arguments: Sequence[str], environment: Mapping[str, str]) -> Path | None:
-    """The file has to be known before the settings are read that could name it."""
+    """The name of the config file, which has to be known before the settings are read."""
     name = environment.get(_PREFIX + "CONFIG")
     for flag, value in zip(arguments, [*arguments[1:], ""], strict=False):
         if flag == "--config":
@@ -245,7 +322,7 @@ def _config_file(arguments: Sequence[str], environment: Mapping[str, str]) -> Pa
 
 
 def unknown_variables(environment: Mapping[str, str] = os.environ) -> list[str]:
-    """A line for each GLIMPSE_* variable that means nothing here: most likely a misspelt one."""
+    """A line for each GLIMPSE_* variable that the server does not know: most likely it is misspelt."""
     known = {_PREFIX + name.upper() for name in Settings.model_fields} | _NOT_OURS
     lines = []
     for name in sorted(environment.keys() - known):

@@ -1,4 +1,4 @@
-"""Settings of access control and connections: who may call, how, and how often."""
+"""Settings of access control and of connections."""
 
 from __future__ import annotations
 
@@ -14,64 +14,110 @@ from glimpse.server.settings.kinds import MIB, Port, Positive, PositiveSeconds, 
 class AccessSettings(BaseSettings):
     """Part of `server.settings.Settings`."""
 
-    tls_certificate: Path | None = Field(None, description="PEM chain of the server; with it, calls must use TLS.")
-    tls_key: Path | None = Field(None, description="PEM key of that certificate.")
-    tls_client_ca: Path | None = Field(None, description="PEM authorities; callers must show a certificate of one.")
+    tls_certificate: Path | None = Field(
+        None,
+        description="PEM file with the server's certificate chain. With it, the gRPC port accepts TLS alone. "
+        "It needs tls_key.",
+    )
+    tls_key: Path | None = Field(None, description="PEM file with the private key of that certificate.")
+    tls_client_ca: Path | None = Field(
+        None,
+        description="PEM file with certificate authorities. With it, callers must present a certificate that "
+        "one of them has signed (mutual TLS).",
+    )
     tokens: Path | None = Field(
-        None, description="TOML file of callers' hashed tokens; see python -m glimpse.server.access.tokens."
+        None,
+        description="TOML file with the hashes of callers' tokens. With it, classification needs a bearer "
+        "token. `python -m glimpse.server.doors.tokens new NAME` makes an entry.",
     )
-    reload_seconds: PositiveSeconds = Field(5.0, description="How often certificates and tokens are looked at anew.")
+    reload_seconds: PositiveSeconds = Field(
+        5.0, description="Interval at which the certificate and token files are checked for changes, in seconds."
+    )
     rate_limit: float = Field(
-        0.0, ge=0, allow_inf_nan=False, description="Images a second of one caller; 0: no limit. Tokens may say other."
+        0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Maximum number of images per second of each caller. 0 means no limit. The token file "
+        "can give a caller another limit.",
     )
-    rate_burst: Positive = Field(64, description="Images that a caller may send at once on top of the limit.")
-    audit_log: Path | None = Field(None, description="File to which each call is written, without its images.")
+    rate_burst: Positive = Field(64, description="Images that a caller may send at once before the rate limit applies.")
+    audit_log: Path | None = Field(
+        None,
+        description="File to which one line is appended for each call, without its images. Without it, there "
+        "is no audit log.",
+    )
     health_port: Port | None = Field(
-        None, description="Port of a second, plain gRPC door that answers health checks alone, for probes without TLS."
+        None,
+        description="Port of a second gRPC server, without TLS, that answers health checks alone, for probes "
+        "that do not speak TLS. Without it, there is none.",
     )
     trusted_proxies: Annotated[tuple[IPvAnyNetwork, ...], NoDecode, BeforeValidator(split)] = Field(
         (),
-        description="Proxies whose x-forwarded-for header names the caller: addresses or networks, with commas "
-        "between. Empty: the header is ignored.",
+        description="Addresses or networks of proxies whose x-forwarded-for header names the caller, with "
+        "commas between. Empty means that the header is ignored.",
     )
-    serve_health: bool = Field(default=True, description="Answer grpc.health.v1 on the main port.")
-    serve_reflection: bool = Field(default=True, description="Answer gRPC reflection.")
+    serve_health: bool = Field(default=True, description="Answer health checks (grpc.health.v1) on the gRPC port.")
+    serve_reflection: bool = Field(
+        default=True, description="Answer gRPC server reflection, which tools such as grpcurl use."
+    )
     serve_metrics: bool = Field(default=True, description="Answer /metrics on the metrics port.")
-    max_connections: Positive = Field(1000, description="Connections at once; more are closed as they come.")
+    max_connections: Positive = Field(
+        1000, description="Maximum number of connections open at the same time. Connections above that are closed."
+    )
     max_connections_per_address: int = Field(
         0,
         ge=0,
-        description="Connections of one address at once, an IPv6 /64 counting as one; more are closed as they come. "
-        "0: three quarters of max_connections.",
+        description="Maximum number of connections of one address, where an IPv6 /64 counts as one address. "
+        "Connections above that are closed. 0 means three quarters of max_connections.",
     )
     flood_guard: bool = Field(
         default=True,
-        description="While the server is overloaded, close connections that flood it with useless calls, and accept no "
-        "new ones from their address for 2 to 60 seconds. Linux only.",
+        description="While the server is overloaded, close connections that flood it with useless calls, and "
+        "accept no new ones from their address for 2 to 60 seconds. Linux only.",
     )
-    max_calls_per_connection: Positive = Field(1000, description="Calls at once on one connection; more wait there.")
-    max_metadata_bytes: Positive = Field(16 * 1024, description="Headers of one call.")
+    max_calls_per_connection: Positive = Field(
+        1000,
+        description="Maximum number of calls on one connection at the same time. Further calls wait in the client.",
+    )
+    max_metadata_bytes: Positive = Field(16 * 1024, description="Maximum size of the headers of one call, in bytes.")
     max_uploads: Positive = Field(
-        64, description="Messages that are received at once; others wait for their turn, but for a caller's first few."
+        64,
+        description="Maximum number of messages that are received at the same time. Further messages wait "
+        "for their turn, except the first few of a caller.",
     )
-    max_message_bytes: Positive = Field(16 * MIB, description="Bytes of one gRPC message.")
+    max_message_bytes: Positive = Field(16 * MIB, description="Maximum size of one gRPC message, in bytes.")
     max_receiving_bytes: Positive = Field(
         256 * MIB,
-        description="Bytes that all messages being received may hold; above, callers wait before their next message, "
-        "and the largest messages are refused with QUEUE_FULL.",
+        description="Maximum of the bytes of all messages that are being received. Above that, callers wait "
+        "before they can send their next message, and the largest messages are refused with "
+        "QUEUE_FULL.",
     )
     upload_seconds: PositiveSeconds = Field(
-        30.0, description="Seconds that one message may take to arrive; in a stream, from its first bytes on."
+        30.0,
+        description="Maximum time that one message may take to arrive, in seconds. In a stream, it starts "
+        "with the first bytes of the message.",
     )
-    handshake_seconds: PositiveSeconds = Field(10.0, description="That a new connection may take to speak HTTP/2.")
-    keepalive_seconds: PositiveSeconds = Field(120.0, description="Ping a silent connection after so long.")
-    keepalive_timeout_seconds: PositiveSeconds = Field(20.0, description="Close it when no answer comes within.")
+    handshake_seconds: PositiveSeconds = Field(
+        10.0, description="Maximum time that a new connection may take to establish TLS and HTTP/2, in seconds."
+    )
+    keepalive_seconds: PositiveSeconds = Field(
+        120.0, description="Time without traffic after which the server pings a connection, in seconds."
+    )
+    keepalive_timeout_seconds: PositiveSeconds = Field(
+        20.0, description="Time to wait for the answer to such a ping, in seconds; then the connection is closed."
+    )
     min_ping_seconds: PositiveSeconds = Field(
-        30.0, description="Clients that ping more often without calls in flight are sent away."
+        30.0,
+        description="Shortest interval at which a client without calls in flight may ping, in seconds. The "
+        "connection of a client that pings more often is closed.",
     )
-    max_connection_idle_seconds: Seconds = Field(0.0, description="Close a connection without calls; 0: never.")
+    max_connection_idle_seconds: Seconds = Field(
+        0.0, description="Time without calls after which a connection is closed, in seconds. 0 means never."
+    )
     max_connection_age_seconds: Seconds = Field(
-        0.0, description="Ask clients to connect anew after so long, so that load spreads again; 0: never."
+        0.0,
+        description="Time after which clients are asked to reconnect, in seconds, so that load spreads over "
+        "new servers. 0 means never.",
     )
 
     @property
@@ -82,9 +128,11 @@ class AccessSettings(BaseSettings):
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
         if (self.tls_certificate is None) != (self.tls_key is None):
-            raise ValueError("tls_certificate and tls_key come together. Received one without the other.")
+            raise ValueError("tls_certificate and tls_key must be set together. Received one without the other.")
         if self.tls_client_ca is not None and self.tls_certificate is None:
-            raise ValueError("tls_client_ca needs tls_certificate and tls_key: only TLS shows a caller's certificate.")
+            raise ValueError(
+                "tls_client_ca needs tls_certificate and tls_key: callers present certificates over TLS only."
+            )
         if self.max_message_bytes > self.max_receiving_bytes:
             raise ValueError(
                 "max_receiving_bytes must be at least max_message_bytes, so that any message can be received. "

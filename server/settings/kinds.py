@@ -1,4 +1,4 @@
-"""Kinds of values that settings are of."""
+"""Types of the values of settings, and how text is read into them."""
 
 from __future__ import annotations
 
@@ -19,23 +19,25 @@ Precision = Literal["auto", "float32", "bfloat16"]
 
 
 def json_object(value: Any) -> Any:
-    """An object as a flag or a variable writes it: JSON.
+    """Read an object from a flag or a variable, where it is JSON.
 
     Raises:
-        ValueError: it is text that is no JSON, or JSON of something else.
+        ValueError: the text is not JSON, or JSON of something other than an object.
     """
     if not isinstance(value, str):
         return value
     try:
         found = json.loads(value) if value.strip() else {}
     except RecursionError:
-        raise ValueError(f'must be JSON such as {{"alpha": 0.25}}, not as deep. Received: {_shown(value)}') from None
+        raise ValueError(
+            f'must be JSON such as {{"alpha": 0.25}}, nested less deeply. Received: {_shown(value)}'
+        ) from None
     except ValueError as error:
         found = _joined(value)
         if found is None:
             raise ValueError(f'must be JSON such as {{"alpha": 0.25}}: {error}. Received: {_shown(value)}') from None
     if not isinstance(found, dict):
-        raise ValueError(f'must be an object such as {{"alpha": 0.25}}. Received: {_shown(value)}')  # noqa: TRY004  (pydantic's)
+        raise ValueError(f'must be a JSON object such as {{"alpha": 0.25}}. Received: {_shown(value)}')  # noqa: TRY004  (pydantic's)
     return found
 
 
@@ -44,7 +46,7 @@ def _shown(value: str) -> str:
 
 
 def _joined(value: str) -> dict[str, Any] | None:
-    """All that a flag says which is given several times, with commas between; None: these are no objects."""
+    """The objects of a flag that is given several times, which arrive with commas between; None if it is none."""
     try:
         found = json.loads(f"[{value}]")
     except ValueError:
@@ -55,5 +57,5 @@ def _joined(value: str) -> dict[str, Any] | None:
 
 
 def split(value: Any) -> Any:
-    """A list as a flag or a variable writes it: words between commas."""
+    """Read a list from a flag or a variable, where it is words with commas between."""
     return [word.strip() for word in value.split(",") if word.strip()] if isinstance(value, str) else value

@@ -1,4 +1,4 @@
-"""What is wrong with settings, for people: each with what was received, and with what was most likely meant."""
+"""Explains what is wrong with settings: what was received, and what was most likely meant."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _UNKNOWN_FLAGS = "unrecognized arguments: "
 
 
 def explain(error: Exception) -> list[str]:
-    """One line a problem.
+    """One line for each problem.
 
     Args:
-        error: what `server.settings.load` raised.
+        error: what `settings.load` raised.
     """
     if isinstance(error, pydantic.ValidationError):
         return [
@@ -54,13 +54,13 @@ def _settings_error(error: SettingsError) -> str:
         return f"{text}."
     words = text.removeprefix(_UNKNOWN_FLAGS).split()
     if words[0] == "prepare":
-        return "prepare comes before all flags: python -m glimpse.server prepare [flags]"
+        return "prepare must come before all flags: python -m glimpse.server prepare [flags]"
     flag = words[0].partition("=")[0]
-    return f"{flag} is not a setting.{near(flag, _flags())} python -m glimpse.server --help lists all."
+    return f"{flag} is not a setting.{near(flag, _flags())} `python -m glimpse.server --help` lists all settings."
 
 
 def near(word: str, known: Iterable[str]) -> str:
-    """A sentence with a leading space that names what is nearest to `word`; nothing where nothing is near."""
+    """A sentence, with a leading space, that names what is closest to `word`; empty if nothing is close."""
     found = difflib.get_close_matches(word, list(known), n=1)
     return f" Did you mean {found[0]}?" if found else ""
 

@@ -17,13 +17,14 @@ from glimpse.server import startup
 from glimpse.server.errors import Code, Reason
 from glimpse.server.metrics import Metrics
 from glimpse.server.settings import Settings
+from glimpse.server.settings.groups import GROUPS
 from glimpse.v1 import classifier_pb2
 from tests.docs.blocks import ROOT
 
 
 def test_every_setting_is_in_one_group_and_has_a_row_with_its_text() -> None:
-    grouped = [name for names in settings.GROUPS.values() for name in names]
-    assert sorted(grouped) == sorted(Settings.model_fields), "docs/generate/settings.py names each setting once"
+    grouped = [name for names in GROUPS.values() for name in names]
+    assert sorted(grouped) == sorted(Settings.model_fields), "server/settings/groups.py names each setting once"
     page = settings.page()
     for name, field in Settings.model_fields.items():
         (row,) = re.findall(rf"^\| .*`GLIMPSE_{name.upper()}`<br>.*$", page, re.MULTILINE)
@@ -106,7 +107,7 @@ def test_every_architecture_has_its_parameters_and_every_published_tag_a_row() -
 def test_every_exit_code_is_told() -> None:
     assert set(exits.client()) == set(Exit)
     causes = {cause.exit_code for cause in startup.StartupError.__subclasses__()}
-    assert set(exits.server()) == {0, 2, 130, 143, *causes}
+    assert set(startup.exit_codes()) == {0, 2, 130, 143, *causes}
     assert "| 4 | The model cannot be loaded. |" in exits.page()
 
 

@@ -159,7 +159,7 @@ def test_settings_errors_are_text_where_the_log_is() -> None:
         check=False,
     )
     assert ended.returncode == 2
-    assert ended.stderr.startswith("The settings cannot be used:\n  port: ")
+    assert ended.stderr.startswith("The settings are invalid:\n  port: ")
 
 
 def test_the_version_is_told_when_asked_for_and_in_the_first_line(start_server: Start) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from glimpse.server import settings
+from glimpse.server import settings, startup
+from glimpse.server.settings import help as help_page
 from glimpse.server.settings import problems
 
 ROOT = Path(__file__).parents[2]
@@ -54,7 +56,7 @@ def test_the_file_may_have_a_byte_order_mark(tmp_path: Path, encoding: str) -> N
 def test_a_file_in_another_encoding_is_refused_with_what_to_do(tmp_path: Path) -> None:
     file = tmp_path / "glimpse.toml"
     file.write_bytes('weights = "Käse"\n'.encode("latin-1"))
-    with pytest.raises(ValueError, match=r"glimpse\.toml is no TOML: .*Save the file as UTF-8"):
+    with pytest.raises(ValueError, match=r"glimpse\.toml is not valid TOML: .*Save the file as UTF-8"):
         settings.load(["--config", str(file)])
 
 
@@ -160,18 +162,24 @@ def test_a_misspelt_name_in_the_file_is_told_what_was_meant(name: str, meant: st
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--prot", "5"], "--prot is not a setting. Did you mean --port? python -m glimpse.server --help lists all."),
-        (["--prot=5"], "--prot is not a setting. Did you mean --port? python -m glimpse.server --help lists all."),
+        (
+            ["--prot", "5"],
+            "--prot is not a setting. Did you mean --port? `python -m glimpse.server --help` lists all settings.",
+        ),
+        (
+            ["--prot=5"],
+            "--prot is not a setting. Did you mean --port? `python -m glimpse.server --help` lists all settings.",
+        ),
         (
             ["--no-serve-helth"],
             (
                 "--no-serve-helth is not a setting. Did you mean --no-serve-health? "
-                "python -m glimpse.server --help lists all."
+                "`python -m glimpse.server --help` lists all settings."
             ),
         ),
-        (["--qqq"], "--qqq is not a setting. python -m glimpse.server --help lists all."),
+        (["--qqq"], "--qqq is not a setting. `python -m glimpse.server --help` lists all settings."),
         (["--port"], "argument --port: expected one argument."),
-        (["--port", "5", "prepare"], "prepare comes before all flags: python -m glimpse.server prepare [flags]"),
+        (["--port", "5", "prepare"], "prepare must come before all flags: python -m glimpse.server prepare [flags]"),
     ],
 )
 def test_a_flag_that_there_is_not_is_told_what_was_meant(arguments: list[str], said: str) -> None:
@@ -181,7 +189,8 @@ def test_a_flag_that_there_is_not_is_told_what_was_meant(arguments: list[str], s
 
 
 @pytest.mark.parametrize(
-    ("content", "said"), [(b"port = ", "is no TOML: Invalid value"), (b"\xff", "is no TOML: 'utf-8' codec")]
+    ("content", "said"),
+    [(b"port = ", "is not valid TOML: Invalid value"), (b"\xff", "is not valid TOML: 'utf-8' codec")],
 )
 def test_a_file_that_is_no_toml_is_named(content: bytes, said: str, tmp_path: Path) -> None:
     file = tmp_path / "glimpse.toml"
@@ -192,7 +201,7 @@ def test_a_file_that_is_no_toml_is_named(content: bytes, said: str, tmp_path: Pa
 
 
 def test_a_folder_in_place_of_the_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="is no file"):
+    with pytest.raises(FileNotFoundError, match="is not a file"):
         settings.load(["--config", str(tmp_path)])
 
 
@@ -216,16 +225,47 @@ def test_settings_that_cannot_be_end_the_server_with_2_and_no_traceback(
     environment = {**os.environ, "GLIMPSE_LOG_FORMAT": "text", **environment}
     ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert ended.stderr.startswith("The settings cannot be used:\n  ")
+    assert ended.stderr.startswith("The settings are invalid:\n  ")
     assert ended.stderr.count("\n") == 2
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("prepare", "--help"), ("prepare", "-h")])
+@pytest.mark.parametrize("arguments", [("--help",), ("-h",), ("prepare", "--help"), ("prepare", "-h")])
 def test_help_is_shown_and_nothing_is_started(arguments: tuple[str, ...]) -> None:
     command = [sys.executable, "-m", "glimpse.server", *arguments]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert ended.stdout.startswith("usage: python -m glimpse.server ")
+
+
+def test_help_has_every_setting_and_the_common_ones_first(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        settings.load(["--port", "5", "-h"])
+    shown = capsys.readouterr().out
+    assert ended.value.code == 0
+    for name, field in settings.Settings.model_fields.items():
+        assert shown.count(f"\n  --{name.replace('_', '-')}") >= 1, name
+        assert field.description is not None
+        assert " ".join(field.description.split()) in " ".join(shown.split())
+    titles = [line for line in shown.splitlines() if line.endswith(":") and line[0] != " " and len(line) < 40]
+    assert titles[:2] == ["Examples:", "Common settings:"]
+    assert titles[-2:] == ["Environment variables without a flag:", "Exit codes:"]
+    assert "\n  GLIMPSE_CACHE " in shown
+
+
+def test_help_names_every_exit_code_of_a_failed_start(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        settings.load(["--help"])
+    codes = capsys.readouterr().out.partition("Exit codes:\n")[2]
+    for cause in startup.StartupError.__subclasses__():
+        assert re.search(rf"^  {cause.exit_code} ", codes, re.MULTILINE), cause
+
+
+@pytest.mark.parametrize("columns", [20, 60, 100, 400])
+def test_help_fits_the_terminal_and_is_at_most_100_wide(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    lines = help_page.text(settings.Settings).splitlines()
+    text = [line for line in lines if " --" not in line and "  python" not in line and "  {" not in line]
+    assert max(map(len, text)) <= max(46, min(columns, 100))
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a disk that is always full")

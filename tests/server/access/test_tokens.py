@@ -160,8 +160,8 @@ def test_a_file_that_broke_leaves_the_old_tokens_and_is_told_once(file: Path, br
         (entry("", "a"), "token.0.identity"),
         (entry("two words", "a"), "token.0.identity"),
         (f"[[token]]\nidentity = 'alice'\nsha256 = '{SECRET}'", "token.0.sha256"),
-        (f"[[token]]\nidentity = 'alice'\nsha256 = {SECRET}", "is no TOML: at line 3"),
-        (f'[[token]]\nidentity = "{SECRET}', "is no TOML"),
+        (f"[[token]]\nidentity = 'alice'\nsha256 = {SECRET}", "is not valid TOML: at line 3"),
+        (f'[[token]]\nidentity = "{SECRET}', "is not valid TOML"),
         (entry("alice", "a") + entry("bob", "a"), "the same sha256 twice"),
         (entry("alice", "a", "burst = 5") + entry("alice", "b"), "identity alice different"),
     ],
@@ -238,7 +238,7 @@ def test_a_file_that_is_no_text_is_refused_without_a_word_of_it(file: Path) -> N
     file.write_bytes(SECRET.encode() + b"\xff")
     with pytest.raises(CredentialsError) as refused:
         Tokens(file, USUAL)
-    assert str(refused.value) == f"{file} is no TOML: it is not whole, or not UTF-8."
+    assert str(refused.value) == f"{file} is not valid TOML: the text is incomplete or not UTF-8."
 
 
 def test_a_token_is_good_until_it_expires(file: Path) -> None:
