@@ -135,6 +135,12 @@ def test_a_file_of_the_repository_keeps_its_links_where_the_site_has_their_targe
     assert set(re.findall(r"\]\(#([^)]*)\)", page)) <= headings
 
 
+def test_the_glossary_is_short_in_order_and_without_repetition() -> None:
+    terms = re.findall(r"^\| ([^|]+) \| [A-Z]", (ROOT / "docs" / "glossary.md").read_text("utf-8"), re.MULTILINE)
+    assert 10 < len(terms) <= 25
+    assert terms == sorted(set(terms))
+
+
 def test_headings_go_down_and_fences_stay() -> None:
     assert markdown.deeper("# A\n```sh\n# B\n```\n## C", 1) == "## A\n```sh\n# B\n```\n### C\n"
 
