@@ -90,7 +90,7 @@ class Admission:
 
     @property
     def in_flight(self) -> int:
-        """Images between arrival and answer."""
+        """Images in flight, between arrival and answer."""
         return self._all.held.images
 
     @property
@@ -112,7 +112,7 @@ class Admission:
         Raises:
             OverloadedError: expected; so many calls or images are in flight already, of all or of this party or lane.
         """
-        self._find_place(self.calls, lane, "calls", "Try again later, or send several images in a call.")
+        self._find_place(self.calls, lane, "calls", "Try again later, or send several images in one call.")
         self._find_room(_ONE, lane)
         return self.calls.place(lane)
 
@@ -122,7 +122,9 @@ class Admission:
         Raises:
             OverloadedError: expected; so many streams are open already, of all or of this party or lane.
         """
-        self._find_place(self.streams, lane, "streams", "Send more over fewer streams, or try again later.")
+        self._find_place(
+            self.streams, lane, "streams", "Use fewer streams with more requests each, or try again later."
+        )
         return self.streams.place(lane)
 
     def close(self) -> None:
@@ -205,19 +207,17 @@ class Admission:
         if fits or self._more_than_one_may(own, load):
             raise self._refusal(
                 Reason.SHARE_FULL,
-                f"{_told(own)} of yours are in flight; the rest of {_told(most)} is kept for others. Try again later, "
-                "or send fewer at once.",
+                f"You have {_told(own)} in flight; the rest of {_told(most)} is reserved for other callers. Try again "
+                "later, or send fewer at once.",
                 missing=load,
                 come=load,
             )
         together = held.plus(load)
         raise self._refusal(
             Reason.QUEUE_FULL,
-            f"{_told(held)} are in flight; {_told(load)} more would exceed {_told(most, 'or')}. Try again later, or "
-            "send fewer at once.",
-            missing=Permits(
-                together.images + reserved.images - most.images, 0, together.work + reserved.work - most.work
-            ),
+            f"{_told(held)} are in flight; {_told(load)} more would exceed the limit of {_told(most, 'or')}. Try "
+            "again later, or send fewer at once.",
+            missing=Load(together.images + reserved.images - most.images, 0, together.work + reserved.work - most.work),
             come=load,
         )
 
@@ -225,12 +225,12 @@ class Admission:
         if places.plenty(ONE):
             return
         if not places.fits(ONE):
-            message = f"{places.held.images} {what} are in flight, as many as may be. {advice}"
+            message = f"{places.held.images} {what} are in flight, which is the limit. {advice}"
             raise self._refusal(Reason.QUEUE_FULL, message, missing=_ONE, come=_ONE)
         if places.beyond(ONE, lane):
             own = places.of(lane).images
             most = places.most.images
-            message = f"{own} {what} of yours are in flight; the rest of {most} is kept for others. {advice}"
+            message = f"You have {own} {what} in flight; the rest of {most} is reserved for other callers. {advice}"
             raise self._refusal(Reason.SHARE_FULL, message, missing=_ONE, come=_ONE)
 
     def _refusal(self, reason: Reason, message: str, *, missing: Permits, come: Permits) -> OverloadedError:

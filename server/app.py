@@ -211,7 +211,9 @@ class Server:
             if (trouble is None) == (before is None):
                 continue
             if trouble is not None:
-                _log.error("stuck", detail=f"{trouble} Until it comes back, calls are refused and liveness fails.")
+                _log.error(
+                    "stuck", detail=f"{trouble} Until it recovers, calls are refused and the liveness check fails."
+                )
             else:
                 _log.warning("no longer stuck")
             await self._tell()
@@ -226,7 +228,7 @@ class Server:
         if trouble := next((each for model in self._registry if (each := model.batcher.trouble())), None):
             return trouble
         if self._overdue >= threads:
-            return f"Each of the {threads} decoder threads has been at one image for more than {seconds:g} s."
+            return f"Each of the {threads} decoder threads has worked on one image for more than {seconds:g} s."
         return None
 
     async def _drain(self, announce: float) -> None:
@@ -292,8 +294,8 @@ async def prepare_start(settings: Settings) -> int:
     model.batcher.close()
     if model.runtime == "openvino" and not converted_cache.kept(model.bundle):
         raise ModelLoadError(
-            "The model loads, but its converted network could not be kept, so that a start would convert it again. Set "
-            "GLIMPSE_CACHE to a folder that can be written and has room."
+            "The model loads, but the converted model could not be stored, so that each start would convert it again. "
+            "Set GLIMPSE_CACHE to a writable folder with enough space."
         )
     _log.info("prepared", model=model.identity.name)
     return 0

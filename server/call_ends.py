@@ -22,7 +22,7 @@ def parsed(message: bytes, parse: Callable[[bytes], Any] | None) -> Any:
     try:
         return message if parse is None else parse(message)
     except DecodeError as error:
-        raise malformed(f"These {len(message)} bytes are no message of this method.") from error
+        raise malformed(f"These {len(message)} bytes are not a message of this method.") from error
 
 
 def malformed(what: str) -> InvalidRequestError:

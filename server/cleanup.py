@@ -123,7 +123,7 @@ class Cleanup:
             StoppedError: expected; it was.
         """
         if self._over:
-            raise StoppedError("The start was told to end.")
+            raise StoppedError("The start was stopped.")
 
 
 _current: ContextVar[Cleanup] = ContextVar("cleanup", default=Cleanup())  # noqa: B039 - what nobody ends

@@ -151,9 +151,11 @@ def draining() -> UnavailableError:
 
     A fresh one each time: a raised exception keeps the frames that it passed through, requests and all.
     """
-    return UnavailableError(Reason.DRAINING, "The server is shutting down. Use another replica.")
+    return UnavailableError(Reason.DRAINING, "The server is shutting down. Use another server.")
 
 
 def defect() -> InternalError:
     """What a caller is told of a defect of ours: where to look, and nothing of our insides."""
-    return InternalError("The service failed. Its log has the details under this request's x-request-id.")
+    return InternalError(
+        "The server failed to process the request. Its log has the details under the x-request-id of this call."
+    )

@@ -50,7 +50,8 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # the libra
         if request.service not in self._status:
             known = ", ".join(sorted(filter(None, self._status)))
             await context.abort(
-                grpc.StatusCode.NOT_FOUND, f"No service {shown(request.service)}. Known: {known}, and the empty name."
+                grpc.StatusCode.NOT_FOUND,
+                f"There is no service {shown(request.service)}. Use {known}, or the empty name.",
             )
         return health_pb2.HealthCheckResponse(status=self._status[request.service])
 

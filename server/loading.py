@@ -51,8 +51,8 @@ def load_model(settings: Settings, metrics: Metrics) -> LoadedModel:
             summary = network.summary
     except MemoryError as error:
         raise MemoryShortError(
-            f"The memory did not suffice to load the model {bundle.name} with {runtimes[0]}. {error} "
-            "Allow more memory, serve a smaller model, or lower GLIMPSE_MAX_BATCH_SIZE."
+            f"There is not enough memory to load the model {bundle.name} with {runtimes[0]}. {error} Allow more "
+            "memory, serve a smaller model, or lower GLIMPSE_MAX_BATCH_SIZE."
         ) from error
     for note in summary.notes:
         _log.info("weights file", model=bundle.name, detail=note)

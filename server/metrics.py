@@ -66,7 +66,7 @@ class Metrics:
         prometheus_client.GCCollector(registry=registry)
 
         rpc = ["grpc_type", "grpc_service", "grpc_method"]
-        self._rpc_started = Counter("grpc_server_started", "RPCs begun on the server.", rpc, registry=registry)
+        self._rpc_started = Counter("grpc_server_started", "RPCs started on the server.", rpc, registry=registry)
         self._rpc_handled = Counter(
             "grpc_server_handled",
             "RPCs completed on the server, by status code.",
@@ -75,7 +75,7 @@ class Metrics:
         )
         self._rpc_seconds = Histogram(
             "grpc_server_handling_seconds",
-            "Time from an RPC's start to its end.",
+            "Time from the start of an RPC to its end, in seconds.",
             rpc,
             buckets=_SECONDS,
             registry=registry,
@@ -84,20 +84,25 @@ class Metrics:
         self._stages = StageSeconds(_SECONDS, registry)
         self._models: dict[tuple[str, str], ModelMetrics] = {}
         self._batch_size = Histogram(
-            "glimpse_batch_size", "Images in a batch, padding not counted.", buckets=_SIZES, registry=registry
+            "glimpse_batch_size", "Number of images in a batch, without padding.", buckets=_SIZES, registry=registry
         )
         self._padding = Counter(
-            "glimpse_batch_padding_images", "Rows computed only to fill a batch up to a warm size.", registry=registry
+            "glimpse_batch_padding_images",
+            "Rows computed only to fill a batch up to a size that the runtime is compiled for.",
+            registry=registry,
         )
-        self._batches = Counter("glimpse_batches", "Batches by outcome.", ["outcome"], registry=registry)
+        self._batches = Counter("glimpse_batches", "Batches, by outcome.", ["outcome"], registry=registry)
         self._images = Counter(
             "glimpse_images",
-            "Images that were admitted, by how they ended.",
+            "Images that were admitted, by outcome.",
             ["outcome"],
             registry=registry,
         )
         self._refused = Counter(
-            "glimpse_images_refused", "Images that could not be classified, by reason.", ["reason"], registry=registry
+            "glimpse_images_refused",
+            "Images that were refused because they could not be classified, by reason.",
+            ["reason"],
+            registry=registry,
         )
         self._rejected = Counter(
             "glimpse_requests_rejected",
@@ -105,46 +110,51 @@ class Metrics:
             ["reason"],
             registry=registry,
         )
-        self._in_flight = Gauge("glimpse_images_in_flight", "Images between arrival and answer.", registry=registry)
+        self._in_flight = Gauge(
+            "glimpse_images_in_flight", "Images in flight, between arrival and answer.", registry=registry
+        )
         self._bytes_in_flight = Gauge(
-            "glimpse_image_bytes_in_flight", "Bytes of images between arrival and answer.", registry=registry
+            "glimpse_image_bytes_in_flight", "Encoded bytes of the images in flight.", registry=registry
         )
         self._work_in_flight = Gauge(
             "glimpse_decoding_pixels_in_flight",
-            "Predicted decoding work of the images in flight, in pixels of an ordinary JPEG photo.",
+            "Estimated work of decoding the images in flight, in pixels of an ordinary JPEG photo.",
             registry=registry,
         )
         self._most_in_flight = Gauge(
-            "glimpse_images_in_flight_limit", "Images that may be in flight.", registry=registry
+            "glimpse_images_in_flight_limit", "Limit of the images in flight.", registry=registry
         )
         self._most_bytes_in_flight = Gauge(
-            "glimpse_image_bytes_in_flight_limit", "Bytes of images that may be in flight.", registry=registry
+            "glimpse_image_bytes_in_flight_limit",
+            "Limit of the encoded bytes of the images in flight.",
+            registry=registry,
         )
         self._most_work_in_flight = Gauge(
             "glimpse_decoding_pixels_in_flight_limit",
-            "Predicted decoding work that may be in flight, in pixels of an ordinary JPEG photo.",
+            "Limit of the estimated work of decoding in flight, in pixels of an ordinary JPEG photo.",
             registry=registry,
         )
-        self._queue_depth = Gauge("glimpse_queue_depth", "Images waiting for the device.", registry=registry)
+        self._queue_depth = Gauge("glimpse_queue_depth", "Images in the queue for the device.", registry=registry)
         self._decode_queue_depth = Gauge(
-            "glimpse_decode_queue_depth", "Images waiting for a decoder.", registry=registry
+            "glimpse_decode_queue_depth", "Images in the queue for a decoder.", registry=registry
         )
         self._decoder_restarts = _Followed(
             "glimpse_decoder_restarts", "Decoder processes that had to be replaced.", registry
         )
         self._decoders_overdue = Gauge(
             "glimpse_decoders_overdue",
-            "Decoder threads that have been at one image for longer than GLIMPSE_DECODE_SECONDS.",
+            "Decoder threads that have worked on one image for longer than GLIMPSE_DECODE_SECONDS.",
             registry=registry,
         )
         self._credentials_stale = Gauge(
             "glimpse_credentials_stale",
-            "1 while a file of certificates or tokens cannot be used and the server goes on with what it had.",
+            "1 while a changed certificate or token file cannot be used and the server continues with its previous "
+            "content.",
             registry=registry,
         )
         self._connections_closed = Counter(
             "glimpse_connections_closed",
-            "Connections that the server closed, or whose calls it refuses, to protect other callers, by reason.",
+            "Connections that the server closed, or whose calls it refused, to protect other callers, by reason.",
             ["reason"],
             registry=registry,
         )
@@ -152,32 +162,34 @@ class Metrics:
             self._connections_closed.labels(closed)
         self._addresses_blocked = Gauge(
             "glimpse_addresses_blocked",
-            "Addresses from which no new connections are accepted at the moment, because of a flood.",
+            "Addresses from which no new connections are accepted at present, because of a flood.",
             registry=registry,
         )
         information = build.information()
         Gauge(
             "glimpse_build_info",
-            "The versions of the service, of Python and of what computes; always 1. Empty: not installed.",
+            "Versions of Glimpse, Python, gRPC and the runtimes, as labels; the value is always 1. An empty label "
+            "means that it is not installed.",
             list(information),
             registry=registry,
         ).labels(**information).set(1)
-        self._ready = Gauge("glimpse_ready", "1 while the server is SERVING.", registry=registry)
+        self._ready = Gauge("glimpse_ready", "1 while the server is SERVING, else 0.", registry=registry)
         self._model = Gauge(
             "glimpse_model_info",
-            "Loaded models; always 1.",
+            "Loaded models, as labels; the value is always 1.",
             ["model", "version", "weights_digest", "runtime", "precision"],
             registry=registry,
         )
         self._agreement = Gauge(
             "glimpse_precision_agreement",
-            "Share of pictures with the first class of float32 in that reduced precision, compared before serving.",
+            "Share of pictures for which the reduced precision names the same first class as float32, from 0 to 1, "
+            "measured before serving.",
             ["model", "version", "precision"],
             registry=registry,
         )
         self._dropped = Counter(
             "glimpse_queue_dropped_images",
-            "Images that left the queue without being computed.",
+            "Images that left the queue without being computed, by cause.",
             ["cause"],
             registry=registry,
         )
@@ -185,7 +197,7 @@ class Metrics:
             self._dropped.labels(cause)
         self._halved = Counter(
             "glimpse_batches_halved",
-            "Batches that did not fit into memory and were computed in pieces.",
+            "Batches that did not fit into memory and were computed in parts.",
             registry=registry,
         )
         # Looked up once: finding a label's instrument costs more than counting with it.

@@ -104,7 +104,7 @@ class Pipeline:
         if images > self._max_images:
             raise InvalidRequestError(
                 Reason.TOO_MANY_IMAGES,
-                f"A request may hold {self._max_images} images. Received: {images}. Send several requests.",
+                f"A request may have at most {self._max_images} images. Received: {images}. Send several requests.",
                 field="images",
             )
 
@@ -303,8 +303,9 @@ class Pipeline:
         )
         if expected > left:
             raise DeadlineExceededError(
-                f"{before} images are to be answered before this request, which takes {expected:.3f} s; its "
-                f"deadline leaves {max(0.0, left):.3f} s. Allow more time or send less at once."
+                f"The request cannot be answered by its deadline: {before} images are ahead of it, and the answer is "
+                f"expected in {expected:.3f} s, but the deadline is in {max(0.0, left):.3f} s. Allow more time, or "
+                "send less at once."
             )
 
     def _check(self, request: ClassifyRequest, caller: Caller) -> _Job:
@@ -316,22 +317,20 @@ class Pipeline:
         """
         model = self._registry.resolve(request.model)
         if not request.images:
-            raise InvalidRequestError(
-                Reason.NO_IMAGES, "The request holds no image. Send at least one.", field="images"
-            )
+            raise InvalidRequestError(Reason.NO_IMAGES, "The request has no image. Send at least one.", field="images")
         self.check_number(len(request.images))
         classes = len(model.bundle.labels)
         k = min(DEFAULT_TOP_K, classes) if request.top_k is None else request.top_k
         if not 1 <= k <= classes:
             raise InvalidRequestError(
                 Reason.TOP_K_OUT_OF_RANGE,
-                f"top_k must be in 1..{classes}, the number of classes. Received: {k}",
+                f"top_k must be from 1 to {classes}, the number of classes. Received: {k}",
                 field="options.top_k",
             )
         if not 0 <= request.min_probability <= 1:
             raise InvalidRequestError(
                 Reason.MIN_PROBABILITY_OUT_OF_RANGE,
-                f"min_probability must be in 0..1. Received: {request.min_probability}",
+                f"min_probability must be from 0 to 1. Received: {request.min_probability}",
                 field="options.min_probability",
             )
         metrics = self._metrics.of(model.identity.name, model.identity.version)
@@ -346,10 +345,10 @@ class Pipeline:
         if not request.geometry:
             return model.bundle.recipe
         if request.geometry not in self._geometries:
-            allowed = ", ".join(sorted(self._geometries)) or "none: the server allows only the model's own"
+            allowed = ", ".join(sorted(self._geometries)) or "none, because GLIMPSE_ALLOW_GEOMETRIES is not set"
             raise InvalidRequestError(
                 Reason.GEOMETRY_NOT_ALLOWED,
-                f"A request may ask for these geometries: {allowed}. Received: {shown(request.geometry)}",
+                f"A request may choose one of these geometries: {allowed}. Received: {shown(request.geometry)}",
                 field="options.geometry",
             )
         return model.bundle.recipe.with_geometry(request.geometry)

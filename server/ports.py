@@ -206,9 +206,9 @@ class Ports:
         try:
             exposition = Exposition(host, port, self._metrics)
         except OSError as error:
-            advice = "Stop what listens there, or choose another GLIMPSE_METRICS_PORT."
+            advice = "Stop the program that uses it, or choose another GLIMPSE_METRICS_PORT."
             if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
-                advice = "Give an address of this machine as GLIMPSE_HOST."
+                advice = "Set GLIMPSE_HOST to an address of this machine."
             raise PortTakenError(f"Cannot listen on {host}:{port}: {error.strerror}. {advice}") from error
         self._opened.callback(exposition.close)
         return exposition.port
@@ -220,8 +220,8 @@ def _address(host: str, port: int) -> str:
 
 def _port_taken(host: str, port: int, what: str, setting: str) -> PortTakenError:
     return PortTakenError(
-        f"Cannot listen on {_address(host, port)}: {what}. Stop what listens there, choose another {setting}, or give "
-        "an address of this machine as GLIMPSE_HOST."
+        f"Cannot listen on {_address(host, port)}: {what}. Stop the program that uses it, choose another {setting}, "
+        "or set GLIMPSE_HOST to an address of this machine."
     )
 
 

@@ -118,7 +118,7 @@ class ImageClassifier(classifier_pb2_grpc.ImageClassifierServicer):
                 if len(request.id) > _LONGEST_ID:
                     raise InvalidRequestError(
                         Reason.MALFORMED_MESSAGE,
-                        f"The id of a request on a stream may have {_LONGEST_ID} characters. Received: "
+                        f"The id of a request on a stream may have at most {_LONGEST_ID} characters. Received: "
                         f"{len(request.id)}. Send a shorter one.",
                         field="id",
                     )
@@ -178,7 +178,8 @@ class ImageClassifier(classifier_pb2_grpc.ImageClassifierServicer):
                 request.id,
                 InvalidRequestError(
                     Reason.DUPLICATE_ID,
-                    f"A request with the id {shown(request.id)} is in flight on this stream. Use each id once.",
+                    f"A request with the id {shown(request.id)} is already in flight on this stream. Use a different "
+                    "id for each request.",
                 ),
             )
         try:

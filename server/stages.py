@@ -82,5 +82,7 @@ class StageSeconds(Collector):
         yield family
 
     def _family(self) -> HistogramMetricFamily:
-        text = "Time that an image spent in each stage; the stages of an image add up to the handling of its call."
+        text = (
+            "Time that an image spent in each stage, in seconds. The stages of an image add up to the time of its call."
+        )
         return HistogramMetricFamily(self.name, text, labels=self.labels)

@@ -184,8 +184,8 @@ def start(environment: Mapping[str, str] = os.environ) -> Tracing | None:
     except ImportError:
         _log.warning(
             "no traces",
-            detail="Variables ask for traces, but OpenTelemetry is not there: pip install 'glimpse-serve[tracing]', "
-            "or set OTEL_TRACES_EXPORTER=none.",
+            detail="The OTEL_* variables turn on traces, but OpenTelemetry is not installed. Install it with pip "
+            "install 'glimpse-serve[tracing]', or set OTEL_TRACES_EXPORTER=none.",
         )
         return None
     # The last one wins: what OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES say.
@@ -196,10 +196,10 @@ def start(environment: Mapping[str, str] = os.environ) -> Tracing | None:
         found = importlib.metadata.entry_points(group="opentelemetry_traces_exporter", name=name)
         try:
             if not found:
-                raise ValueError(f"No package that is installed brings the exporter {name!r}.")  # noqa: TRY301 - one place tells
+                raise ValueError(f"No installed package provides the exporter {name!r}.")  # noqa: TRY301 - one place tells
             provider.add_span_processor(BatchSpanProcessor(next(iter(found)).load()()))
         except Exception as error:  # noqa: BLE001 - whatever an exporter finds wrong, the service can do without it
-            _log.warning("no traces", detail=f"{error} Look at OTEL_TRACES_EXPORTER and OTEL_EXPORTER_OTLP_PROTOCOL.")
+            _log.warning("no traces", detail=f"{error} Check OTEL_TRACES_EXPORTER and OTEL_EXPORTER_OTLP_PROTOCOL.")
             provider.shutdown()
             return None
     _log.info("traces", exporters=names)

@@ -117,7 +117,7 @@ class Audit:
             self._queue.put_nowait(record)
         except queue.Full:
             if not self._full:
-                _log.warning("audit lines are lost", detail="The disk does not keep up with the calls.")
+                _log.warning("audit lines are lost", detail="The disk is slower than the calls arrive.")
             self._full = True
         else:
             self._full = False

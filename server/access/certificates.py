@@ -83,9 +83,8 @@ class Certificates:
             same = (certificate, key) == (self._certificate.read_bytes(), self._key.read_bytes())
         except (ssl.SSLError, OSError, ValueError) as error:
             raise CredentialsError(
-                f"{self._certificate} and {self._key} cannot be used as certificate and key: {_why(error)}. Give a PEM "
-                "chain that begins with the server's certificate, and the PEM key that belongs to it, without a "
-                "password."
+                f"{self._certificate} and {self._key} cannot be used as certificate and key: {_why(error)}. Provide a "
+                "PEM chain that begins with the server's certificate, and its private key as PEM without a password."
             ) from None
         if not same:
             raise CredentialsError(f"{self._certificate} or {self._key} changed while they were read.")
@@ -95,8 +94,8 @@ class Certificates:
             context.load_verify_locations(cadata=authorities[0].decode("ascii", "replace"))
         except (ssl.SSLError, ValueError) as error:
             raise CredentialsError(
-                f"{self._authorities} cannot be used as the authorities of callers: {_why(error)}. Give their "
-                "certificates as PEM."
+                f"{self._authorities} cannot be used as certificate authorities of callers: {_why(error)}. Provide "
+                "their certificates as PEM."
             ) from None
         configuration = grpc.ssl_server_certificate_configuration([(key, certificate)], authorities[0])
         return _Latest(configuration, _trusted(authorities[0]))
@@ -137,7 +136,7 @@ def _trusted(pem: bytes) -> frozenset[Hashable]:
 def _why(error: Exception) -> str:
     if isinstance(error, ssl.SSLError):
         return {
-            "KEY_VALUES_MISMATCH": "the key belongs to another certificate",
-            "NO_CERTIFICATE_OR_CRL_FOUND": "there is no certificate in it",
-        }.get(error.reason, error.reason or "they are no PEM, or one of them is not whole")
+            "KEY_VALUES_MISMATCH": "the key does not belong to the certificate",
+            "NO_CERTIFICATE_OR_CRL_FOUND": "it contains no certificate",
+        }.get(error.reason, error.reason or "they are not PEM, or one of them is incomplete")
     return str(error)

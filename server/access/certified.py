@@ -60,7 +60,7 @@ class Certified:
             return None
         return UnavailableError(
             Reason.DRAINING,
-            f"This connection is being closed: {self.why}. Connect anew, with a certificate that is good.",
+            f"This connection is being closed: {self.why}. Reconnect with a valid certificate.",
             retry_after=_LINGER,
         )
 

@@ -49,7 +49,7 @@ class Closing:
                         _log.info(
                             "connections closed",
                             number=len(closed),
-                            detail="The callers did not read the end of their calls.",
+                            detail="The callers did not read the final status of their calls.",
                         )
         finally:
             self._task = None

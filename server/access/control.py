@@ -70,8 +70,8 @@ class AccessControl:
         if self.tokens is not None and self.certificates is None:
             _log.warning(
                 "tokens without TLS",
-                detail="Whoever can read the network can read the tokens. Set GLIMPSE_TLS_CERTIFICATE and _KEY, or let "
-                "a proxy on this machine speak TLS.",
+                detail="Anybody who can read the network traffic can read the tokens. Set GLIMPSE_TLS_CERTIFICATE and "
+                "GLIMPSE_TLS_KEY, or use a proxy on this machine that ends TLS.",
             )
         # A token may bring a limit of its own where there is none for the rest.
         self.rates = Rates(usual) if usual.rate or self.tokens is not None else None
@@ -114,7 +114,7 @@ class AccessControl:
                     call.suspect = True
                     raise OverloadedError(
                         limited.reason,
-                        f"{error.message} Too many such calls come from your address: {limited.message}",
+                        f"{error.message} There are too many such calls from your address: {limited.message}",
                         retry_after=limited.retry_after,
                     ) from None
                 raise
@@ -188,4 +188,4 @@ async def _later_without_files(looking: Awaitable[None]) -> None:
     try:
         await looking
     except OSError as error:
-        _log.warning("connections not looked at", detail=f"{error.strerror}; they are looked at again soon.")
+        _log.warning("connections not looked at", detail=f"{error.strerror}. They will be checked again soon.")

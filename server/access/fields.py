@@ -63,9 +63,8 @@ def bounded(
         if len(message) > short and exceeds(message, fields, most):
             raise InvalidRequestError(
                 Reason.MALFORMED_MESSAGE,
-                f"The message has more fields than any that can be answered: more than {most} bytes of {len(message)} "
-                "are neither an image nor text. Send fewer images in a message, and no fields that "
-                "glimpse/v1/classifier.proto does not have.",
+                f"The message has too many fields: more than {most} of its {len(message)} bytes are neither image nor "
+                "text. Send fewer images in a message, and only fields of glimpse/v1/classifier.proto.",
             )
         return parse(message)
 

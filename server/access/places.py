@@ -39,7 +39,7 @@ class Places:
         if own is not None and len(own) >= self._each:
             raise OverloadedError(
                 Reason.SHARE_FULL,
-                f"{len(own)} {self._what} of yours are open, as many as one caller may have. End some of them first.",
+                f"You have {len(own)} {self._what} open, which is the limit for one caller. End some of them first.",
                 retry_after=_RETRY_AFTER,
             )
         if self.taken >= self._most:
@@ -57,15 +57,15 @@ class Places:
         if len(largest) < own + 2:
             raise OverloadedError(
                 Reason.QUEUE_FULL,
-                f"{self.taken} {self._what} are open, as many as may be. Try again later.",
+                f"{self.taken} {self._what} are open, which is the limit. Try again later.",
                 retry_after=_RETRY_AFTER,
             )
         oldest = next(iter(largest.values()))
         oldest.end(
             OverloadedError(
                 Reason.SHARE_FULL,
-                f"All {self._most} places for {self._what} are taken, {len(largest)} of them by you: your oldest has "
-                "been ended for another caller, who has fewer.",
+                f"All {self._most} {self._what} are in use, {len(largest)} of them by you. Your oldest one was ended "
+                "in favour of a caller who has fewer.",
                 retry_after=_RETRY_AFTER,
             )
         )

@@ -90,8 +90,8 @@ class Rates:
         if images > allowed.burst:
             raise InvalidRequestError(
                 Reason.TOO_MANY_IMAGES,
-                f"At most {allowed.burst} {self._what} may come at once from one caller here. Received: {images}. "
-                "Waiting would not help; send several requests.",
+                f"One caller may send at most {allowed.burst} {self._what} at once. Received: {images}. Waiting does "
+                "not help; send several smaller requests.",
                 field="images",
             )
         now, bucket = self._clock(), self._buckets.get(who)
@@ -109,8 +109,8 @@ class Rates:
             these = "one more" if counted == 1 else f"these {counted}"
             raise OverloadedError(
                 Reason.RATE_LIMITED,
-                f"{allowed.rate:g} {self._what} a second are allowed, {allowed.burst} at once after a pause. There is "
-                f"room for {these} in {hint:.3f} s, behind those that came before. Come back then.",
+                f"The limit is {allowed.rate:g} {self._what} per second, and {allowed.burst} at once after a pause. "
+                f"Retry {these} in {hint:.3f} s.",
                 retry_after=hint,
             )
         if images:

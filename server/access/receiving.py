@@ -246,8 +246,8 @@ class Receiving:
             reading.end(
                 OverloadedError(
                     Reason.QUEUE_FULL,
-                    f"Messages that are being received hold {total:.0f} bytes, and with what is coming would exceed "
-                    f"GLIMPSE_MAX_RECEIVING_BYTES ({self._most}); this caller holds the most of them. Send fewer or "
+                    f"The messages that are being received take {total:.0f} bytes, and would exceed "
+                    f"GLIMPSE_MAX_RECEIVING_BYTES ({self._most}); you have sent the most of them. Send fewer or "
                     "smaller messages at once, or try again later.",
                     retry_after=_RETRY,
                 )
@@ -259,8 +259,8 @@ class Receiving:
         for reading in self._unfinished.slow(now, self._seconds, _SILENT):
             reading.end(
                 DeadlineExceededError(
-                    f"A message of this stream did not arrive within {self._seconds:g} s of its first bytes. Send less "
-                    "at once, or over a faster connection.",
+                    f"A message of this stream did not arrive within {self._seconds:g} s of its first bytes. Send "
+                    "smaller messages, or use a faster connection.",
                     reason=Reason.UPLOAD_TOO_SLOW,
                 )
             )

@@ -90,7 +90,7 @@ class ShortMessages:
             if loop.time() - since >= seconds:
                 call.end(
                     DeadlineExceededError(
-                        f"The message did not arrive within {seconds:g} s of its turn. Send it with the call.",
+                        f"The message did not arrive within {seconds:g} s. Send it together with the call.",
                         reason=Reason.UPLOAD_TOO_SLOW,
                     )
                 )

@@ -83,6 +83,6 @@ class UnauthenticatedCalls:
         if isinstance(message, bytes) and len(message) > MOST_BYTES:
             raise InvalidRequestError(
                 Reason.MALFORMED_MESSAGE,
-                f"A message of this method has at most {MOST_BYTES} bytes. Received: {len(message)}.",
+                f"A message of this method may have at most {MOST_BYTES} bytes. Received: {len(message)}.",
             )
         return message

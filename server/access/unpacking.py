@@ -48,13 +48,13 @@ class Unpacking:
                     unpacker.decompress, unpacker.unconsumed_tail, max(1, self._largest + 1 - len(first))
                 )
         except zlib.error as error:
-            raise DecodeError(f"The compressed message is broken: {error}") from error
+            raise DecodeError(f"The compressed message is corrupt: {error}") from error
         if len(first) + len(rest) > self._largest:
             raise TooLargeError(
-                f"The message unpacks to more than GLIMPSE_MAX_MESSAGE_BYTES ({self._largest}). Send less in a message."
+                f"The decompressed message exceeds GLIMPSE_MAX_MESSAGE_BYTES ({self._largest}). Send smaller messages."
             )
         if not unpacker.eof:
-            raise DecodeError("The compressed message is cut off.")
+            raise DecodeError("The compressed message is truncated.")
         return first + rest
 
 
@@ -67,7 +67,7 @@ def unpacked(message: bytes, largest: int) -> bytes:
     try:
         return _unpacker(message).decompress(message, largest + 1)
     except zlib.error as error:
-        raise DecodeError(f"The compressed message is broken: {error}") from error
+        raise DecodeError(f"The compressed message is corrupt: {error}") from error
 
 
 def packed(message: bytes) -> bool:

@@ -85,8 +85,8 @@ class Uploads:
                 return
             reading.end(
                 DeadlineExceededError(
-                    f"The message did not arrive within {self._seconds:g} s of its turn. Send less at once, or over a "
-                    "faster connection.",
+                    f"The message did not arrive within {self._seconds:g} s. Send a smaller message, or use a faster "
+                    "connection.",
                     reason=Reason.UPLOAD_TOO_SLOW,
                 )
             )

@@ -34,7 +34,7 @@ def certificates(pem: str) -> list[Certificate]:
     while (begin := pem.find(_BEGIN, at)) >= 0:
         at = pem.find(_END, begin) + len(_END)
         if at < len(_END):
-            raise ValueError("A certificate is not whole.")
+            raise ValueError("A certificate is incomplete.")
         found.append(read(ssl.PEM_cert_to_DER_cert(pem[begin:at])))
     return found
 
@@ -50,10 +50,10 @@ def read(der: bytes) -> Certificate:
         del fields[0]
     # Then: serial number, signature, issuer, validity, subject, public key, and what is optional.
     if len(fields) < 6:
-        raise ValueError("A certificate has fewer fields than it must.")
+        raise ValueError("A certificate lacks fields.")
     validity = _values(_body(fields[3][1]))
     if len(validity) != 2:
-        raise ValueError("A certificate does not say from when to when it is good.")
+        raise ValueError("A certificate has no validity period.")
     tag, not_after = validity[1]
     return Certificate(
         _time(tag, _body(not_after)),
@@ -67,7 +67,7 @@ def _inside(whole: bytes) -> bytes:
     """What is in the sequence at the beginning."""
     tag, first = _values(whole, most=1)[0]
     if tag != _SEQUENCE:
-        raise ValueError("There is no sequence where there must be one.")
+        raise ValueError("A sequence is missing.")
     return _body(first)
 
 
@@ -77,11 +77,11 @@ def _values(data: bytes, most: int = 16) -> list[tuple[int, bytes]]:
     while at < len(data) and len(found) < most:
         end = _extent(data, at)[1]
         if end > len(data):
-            raise ValueError("A value ends beyond the data.")
+            raise ValueError("A value extends beyond the end of the data.")
         found.append((data[at], data[at:end]))
         at = end
     if not found:
-        raise ValueError("There is no value where there must be one.")
+        raise ValueError("A value is missing.")
     return found
 
 
@@ -98,7 +98,7 @@ def _extent(data: bytes, at: int) -> tuple[int, int]:
     if length >= 0x80:
         size = length & 0x7F
         if not 1 <= size <= 4 or begin + size > len(data):
-            raise ValueError("A value has a length that cannot be.")
+            raise ValueError("A value has an invalid length.")
         length, begin = int.from_bytes(data[begin : begin + size]), begin + size
     return begin, begin + length
 
@@ -109,5 +109,5 @@ def _time(tag: int, text: bytes) -> float:
     if tag == _UTC_TIME:  # two digits of the year: 1950 to 2049
         written = ("19" if written[:2] >= "50" else "20") + written
     elif tag != _GENERALIZED_TIME:
-        raise ValueError("A time is of no kind that there is.")
+        raise ValueError("A time has an unknown type.")
     return datetime.strptime(written, "%Y%m%d%H%M%SZ").replace(tzinfo=UTC).timestamp()

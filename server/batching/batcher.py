@@ -153,7 +153,8 @@ class Batcher:
             if len(self._queue) >= self._capacity:
                 raise OverloadedError(
                     Reason.QUEUE_FULL,
-                    f"{len(self._queue)} images are waiting, and there is room for {self._capacity}. Try again later.",
+                    f"{len(self._queue)} images are in the queue, which holds at most {self._capacity}. Try again "
+                    "later.",
                     retry_after=self._expected(len(self._queue)),
                 )
             self._queue.put(slot)

@@ -39,7 +39,7 @@ def failed() -> InternalError:
 def stuck(trouble: str) -> UnavailableError:
     """What whoever waits for a device that hangs is told."""
     return UnavailableError(
-        Reason.RUNTIME_STUCK, f"The server's device does not answer. {trouble} Use another replica."
+        Reason.RUNTIME_STUCK, f"The server's device does not respond. {trouble} Use another server."
     )
 
 

@@ -56,7 +56,7 @@ def raw_pixels(image: domain.RawImage, limits: ImageLimits) -> NDArray[np.uint8]
     if expected == 0 or len(image.data) != expected:
         raise InvalidImageError(
             Reason.RAW_PIXELS_MISMATCH,
-            f"Raw pixels are height x width x 3 bytes with both sides at least 1. Received: {image.height} x "
+            f"Raw pixels need height x width x 3 bytes, with both sides at least 1. Received: {image.height} x "
             f"{image.width} x 3 = {expected}, with {len(image.data)} bytes.",
             field="raw.data",
         )

@@ -104,7 +104,7 @@ class Isolated:
             RuntimeError: expected; one cannot be started, and why.
         """
         if not possible():
-            raise RuntimeError("This system has no decoder processes. Set GLIMPSE_DECODE_IN to threads.")
+            raise RuntimeError("Decoder processes are not supported on this system. Set GLIMPSE_DECODE_IN=threads.")
         try:
             started = [place.start(self._orders, self._seconds) for place in self._places]
             for process in started:
@@ -133,7 +133,8 @@ class Isolated:
                 self._replace(place, str(error))
                 raise InvalidImageError(
                     Reason.DECODER_FAILED,
-                    f"The process that decoded the image had to be given up: {error}. Save the image anew, or smaller.",
+                    f"The process that decoded the image was ended: {error}. Save the image again, or at a smaller "
+                    "size.",
                     field="raw.data" if isinstance(image, domain.RawImage) else "encoded",
                 ) from error
         finally:

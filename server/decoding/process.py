@@ -115,7 +115,7 @@ class DecoderProcess:
         try:
             return worker_protocol.read_reply(frame, recipe, time.monotonic() - begun)
         except ValueError as error:
-            raise LostError("its reply made no sense") from error
+            raise LostError("its reply could not be understood") from error
 
     def ending(self, otherwise: str = "") -> str:
         """How it ended; `otherwise` where it has not."""

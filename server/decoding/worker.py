@@ -102,14 +102,14 @@ def _refused(error: Exception, image: domain.Image, memory_bytes: int) -> Invali
     if isinstance(error, MemoryError) or isinstance(error.__cause__, MemoryError):
         return InvalidImageError(
             Reason.DECODER_FAILED,
-            f"Decoding the image takes more than {memory_bytes} bytes of memory. Send it smaller.",
+            f"Decoding the image takes more than {memory_bytes} bytes of memory. Send a smaller image.",
             field=field,
         )
     if isinstance(error, InvalidImageError):
         return error
     return InvalidImageError(
         Reason.DECODER_FAILED,
-        f"The decoder failed on the image ({type(error).__name__}: {error}). Save it anew.",
+        f"The decoder failed on the image ({type(error).__name__}: {error}). Save the image again.",
         field=field,
     )
 

@@ -84,15 +84,15 @@ def read_reply(frame: memoryview, recipe: Recipe, seconds: float) -> Prepared:
     """
     refused, pre_stem, size = _REPLY.unpack_from(frame)
     if size > len(frame) - _REPLY.size:
-        raise ValueError(f"A reply has {len(frame)} bytes with its head. Received: a body of {size}")
+        raise ValueError(f"A reply has {len(frame)} bytes with its header. Received: a body of {size}")
     body = frame[_REPLY.size : _REPLY.size + size]
     if refused:
         told = json.loads(body.tobytes())
         if not isinstance(told, dict) or not all(isinstance(told.get(key), str) for key in _TOLD):
-            raise ValueError(f"A refusal tells {', '.join(_TOLD)}. Received: {shown(str(told))}")
+            raise ValueError(f"A refusal has the fields {', '.join(_TOLD)}. Received: {shown(str(told))}")
         raise InvalidImageError(Reason(told["reason"]), told["message"], field=told["field"])
     if not 0 <= pre_stem <= seconds:
-        raise ValueError(f"The pre-stem takes its part of {seconds} s. Received: {pre_stem}")
+        raise ValueError(f"The time of the pre-stem must be within {seconds} s. Received: {pre_stem}")
     pixels = np.frombuffer(body, np.uint8).reshape(recipe.height, recipe.width, 3)
     return Prepared(pixels, seconds - pre_stem, pre_stem)
 

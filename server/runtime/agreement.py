@@ -69,11 +69,11 @@ class Agreement:
     def __str__(self) -> str:
         if self.pictures < LEAST:
             return (
-                f"{self.precision} cannot be compared with float32: of {self.pictures + self.unclear} pictures float32 "
-                f"itself has a clear answer to {self.pictures}; it takes {LEAST}."
+                f"{self.precision} cannot be compared with float32: float32 is decided about {self.pictures} of "
+                f"{self.pictures + self.unclear} pictures, and {LEAST} are needed."
             )
         return (
-            f"{self.precision} gives the first class of float32 on {self.same} of {self.pictures} pictures, "
+            f"{self.precision} names the same first class as float32 for {self.same} of {self.pictures} pictures, "
             f"{self.share:.1%}; {REQUIRED:.0%} are required."
         )
 
@@ -134,13 +134,13 @@ def known(follows_from: Mapping[str, Any]) -> Agreement | None:
     try:
         values = bounded_files.parse_json(bounded_files.read_text(path))
         if values["follows_from"] != dict(follows_from):
-            raise ValueError("it is of something else")  # noqa: TRY301 - one place says what becomes of such a file
+            raise ValueError("it belongs to something else")  # noqa: TRY301 - one place says what becomes of such a file
         found = Agreement(**values["agreement"])
         counted = (found.same, found.pictures, found.unclear)
         if not all(type(each) is int for each in counted) or not 0 <= found.same <= found.pictures or found.unclear < 0:
             raise ValueError(f"{counted} cannot be")  # noqa: TRY301
         if found.precision != follows_from["precision"]:
-            raise ValueError(f"it is of {found.precision}")  # noqa: TRY301
+            raise ValueError(f"it belongs to {found.precision}")  # noqa: TRY301
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -175,7 +175,8 @@ def keep(follows_from: Mapping[str, Any], found: Agreement) -> bool:
             raise
     except OSError as error:
         _log.info(
-            "agreement not kept", detail=f"{error}. Each start compares anew. GLIMPSE_CACHE names another folder."
+            "agreement not kept",
+            detail=f"{error}. Every start will repeat the comparison. Set GLIMPSE_CACHE to another folder.",
         )
         return False
     return True

@@ -51,14 +51,14 @@ class Candidate:
                     precision="float32",
                     instead_of=precision,
                     agreement=round(found.share, 4),
-                    detail=f"{found} GLIMPSE_PRECISION={precision} takes it all the same.",
+                    detail=f"{found} Set GLIMPSE_PRECISION={precision} to use it all the same.",
                 )
                 return Built(self._runtime("float32"), found)
             _log.warning(
                 "precision changes answers",
                 precision=precision,
                 agreement=round(found.share, 4),
-                detail=f"{found} GLIMPSE_PRECISION asks for it; auto would take float32.",
+                detail=f"{found} It is used because GLIMPSE_PRECISION is set; auto would use float32.",
             )
         return Built(self._runtime(precision), found)
 

@@ -54,7 +54,7 @@ def convert_elsewhere(bundle: Bundle, folder: Path, *, seconds: float) -> dict[s
     if answer is None:
         heard = ended.answer[-200:].decode(errors="replace").strip()
         raise UnsupportedNetworkError(
-            "The process that converts the network for openvino ended without an answer that can be read. "
+            "The process that converts the model for openvino ended without a valid answer. "
             f"Received: {heard or 'nothing'}.{_told(ended.said)}"
         )
     return answer
@@ -155,21 +155,19 @@ def _failure(ended: _Ended, seconds: float, *, own: bool) -> Exception:
         seconds: that it had.
         own: it was given a whole model of a user's own, which no other runtime is to try in the server itself.
     """
-    who, told = "The process that converts the network for openvino", _told(ended.said)
+    who, told = "The process that converts the model for openvino", _told(ended.said)
     if own and (too_much := _too_much(ended, seconds)):
         return ValueError(f"{who} was ended because it took more than {too_much}{told}")
     if ended.code is None:
         return UnsupportedNetworkError(
-            f"{who} was ended because it took more than {seconds:g} s. Allow more with GLIMPSE_CONVERSION_SECONDS, or "
-            f"set GLIMPSE_RUNTIME=tensorflow to do without it.{told}"
+            f"{who} was ended because it took more than {seconds:g} s. Allow more time with "
+            f"GLIMPSE_CONVERSION_SECONDS, or set GLIMPSE_RUNTIME=tensorflow, which needs no conversion.{told}"
         )
     if ended.killed_for_memory and ended.code == -getattr(signal, "SIGKILL", 9):
         return MemoryError(f"{who} was killed by the system because memory ran out (SIGKILL).{told}")
     name = _signal(ended.code)
     if name == "SIGKILL":
-        return UnsupportedNetworkError(
-            f"{who} was killed (SIGKILL), which is also what a system does when memory runs out.{told}"
-        )
+        return UnsupportedNetworkError(f"{who} was killed (SIGKILL), possibly because memory ran out.{told}")
     if name and any(word in ended.said for word in _NO_MEMORY):
         return MemoryError(f"{who} was ended by {name} because memory ran out.{told}")
     how = f"was ended by {name}" if name else f"ended with exit code {ended.code}"
@@ -178,14 +176,14 @@ def _failure(ended: _Ended, seconds: float, *, own: bool) -> Exception:
 
 def _too_much(ended: _Ended, seconds: float) -> str:
     """Of what a process took too much, and what to do about it; empty: of nothing."""
-    trusted = "If the file is of a source that you trust,"
+    trusted = "If you trust the source of the file,"
     if ended.allowed is not None:
         return (
-            f"{ended.allowed >> 20} MiB of memory, which is far more than a network of its size needs. {trusted} "
-            "GLIMPSE_RUNTIME=tensorflow does without it."
+            f"{ended.allowed >> 20} MiB of memory, which is far more than a model of its size needs. {trusted} set "
+            "GLIMPSE_RUNTIME=tensorflow, which needs no conversion."
         )
     if ended.code is None:
-        return f"{seconds:g} s. {trusted} allow more with GLIMPSE_CONVERSION_SECONDS."
+        return f"{seconds:g} s. {trusted} allow more time with GLIMPSE_CONVERSION_SECONDS."
     return ""
 
 

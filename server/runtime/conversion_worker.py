@@ -92,8 +92,8 @@ def _compare(model: keras.Model, bundle: Bundle, converted: Path) -> None:
     most = TOLERANCES["bfloat16" if scores.half(model) else "float32"]
     if not difference <= most:  # nor is it where either is no number
         raise UnsupportedNetworkError(
-            f"openvino computes this network otherwise than Keras: a probability differs by {difference:.3g}, and "
-            f"{most} is allowed"
+            "openvino and Keras compute different results for this network: a probability differs by "
+            f"{difference:.3g}, and {most} is allowed"
         )
 
 

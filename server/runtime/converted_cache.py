@@ -50,7 +50,7 @@ SECONDS = 600.0  # that a conversion may take: many times what the large network
 _POLL = 0.1  # seconds between two looks whether another server has finished
 _MONTH = 30 * 24 * 3600.0
 _DAY = 24 * 3600.0
-_ADVICE = "GLIMPSE_CACHE names another folder to keep it in, TMPDIR one to do without."
+_ADVICE = "Set GLIMPSE_CACHE to another folder to store it in, or TMPDIR to another folder for temporary files."
 _log = structlog.get_logger(__name__)
 
 
@@ -120,7 +120,7 @@ def provide(bundle: Bundle, *, seconds: float = SECONDS) -> Converted:
         place = _for_keeping(place, bundle)
     if place is None:
         if trouble := _lacks_room(Path(tempfile.gettempdir()), bundle):
-            raise OSError(f"A network is converted into files, and there is no place for them. {trouble} {_ADVICE}")
+            raise OSError(f"The converted model cannot be written to a file. {trouble} {_ADVICE}")
         return _made(bundle, None, key, seconds)
     with _alone(place, key, seconds):
         # Another server may have been faster; what it has put there is not to be touched.
@@ -225,7 +225,7 @@ def _lacks_room(place: Path, bundle: Bundle) -> str:
     free, takes = shutil.disk_usage(place).free, 3 * bundle.weights_path.stat().st_size
     if os.access(place, os.W_OK | os.X_OK) and free >= takes:
         return ""
-    return f"{place} cannot be written, or lacks room: {free >> 20} MiB are free, {takes >> 20} may be needed."
+    return f"{place} is not writable or is full: {free >> 20} MiB are free, and {takes >> 20} MiB may be needed."
 
 
 def _read(folder: Path, *, warns: bool = True) -> Converted | None:
@@ -240,7 +240,7 @@ def _read(folder: Path, *, warns: bool = True) -> Converted | None:
         if "unsupported" in values:
             refused = str(values["unsupported"])
         elif damaged := [name for name in (GRAPH, _WEIGHTS) if bundles.digest(folder / name) != values["files"][name]]:
-            broken = f"{damaged[0]} is not the file that was kept"
+            broken = f"{damaged[0]} has changed since it was stored"
         else:
             found = Converted(folder, _summary(values["network"]), kept=True)
     except (FileNotFoundError, NotADirectoryError):

@@ -70,7 +70,7 @@ class Gate:
         Keras, or an answer that prefers a class, serves with a warning.
         """
         what = (
-            f"The model gives the very same answer to {self.names[0]} and {self.names[1]} ({where}), which are two "
+            f"The model gives exactly the same answer for {self.names[0]} and {self.names[1]} ({where}), which are "
             "very different pictures."
         )
         if not self.own and (found == found[0]).all():
@@ -82,26 +82,27 @@ class Gate:
     def _sane(self, found: NDArray[np.float32], what: str) -> None:
         if not np.isfinite(found).all() or (found < 0).any() or abs(float(found.sum()) - 1) > _SUM:
             raise GoldenError(
-                f"The answer to {what} is no probabilities: they should be finite, at least 0 and add up to 1. "
+                f"The answer for {what} has invalid probabilities: they must be finite, at least 0, and add up to 1. "
                 f"Received: {_shown(found)}, which adds up to {float(found.sum()):.6g}. {_ADVICE}"
             )
 
     def _same(self, found: NDArray[np.float32], expected: NDArray[np.float32], what: str, tolerance: float) -> None:
         if found.shape != expected.shape:
-            raise GoldenError(f"The answer to {what} has {found.shape} values. Expected: {expected.shape}. {_ADVICE}")
+            raise GoldenError(f"The answer for {what} has {found.shape} values. Expected: {expected.shape}. {_ADVICE}")
         worst = int(np.abs(found - expected).argmax())
         difference = abs(float(found[worst] - expected[worst]))
         if difference <= tolerance and found.argmax() == expected.argmax():
             return
         raise GoldenError(
-            f"The answer to {what} is not the recorded one. Expected: {_shown(expected)}. Received: {_shown(found)}. "
+            f"The answer for {what} differs from the recorded one. Expected: {_shown(expected)}. Received: "
+            f"{_shown(found)}. "
             f"The largest difference, {difference:.6f}, is in class {worst}; {tolerance} is allowed. {_ADVICE}"
         )
 
 
 _ADVICE = (
     "Check the weights, and set GLIMPSE_PRECISION=float32 or another GLIMPSE_RUNTIME. GLIMPSE_GOLDEN=off serves the "
-    "model as it is."
+    "model without this check."
 )
 
 
@@ -130,7 +131,7 @@ def gate(bundle: Bundle, mode: Literal["require", "auto", "off"]) -> Gate:
         except InvalidImageError as error:
             raise GoldenError(
                 f"A picture of the golden answers of {bundle.name} cannot be decoded: {error.message} Record them "
-                f"anew: python -m glimpse.models golden {bundle.folder}"
+                f"again: python -m glimpse.models golden {bundle.folder}"
             ) from error
         names = tuple(each.picture.name for each in recorded)
         return Gate(np.stack(pixels), names, np.stack([each.probabilities for each in recorded]), open=False)

@@ -52,8 +52,9 @@ def check(bundle: Bundle, runtime: str, *, rows: int, images: int, room: MemoryB
         return
     if room is not None and takes > room.free:
         raise MemoryShortError(
-            f"The model {bundle.name} takes about {_mib(takes)} to load with {runtime}, and {_mib(room.free)} are free "
-            f"({room.limit}). Allow more memory, serve a smaller model, or lower GLIMPSE_MAX_IMAGES_IN_FLIGHT."
+            f"Loading the model {bundle.name} with {runtime} takes about {_mib(takes)} of memory, but "
+            f"{_mib(room.free)} are free ({room.limit}). Allow more memory, serve a smaller model, or lower "
+            "GLIMPSE_MAX_IMAGES_IN_FLIGHT."
         )
 
 
@@ -74,18 +75,18 @@ def available(root: Path = Path("/")) -> MemoryBudget | None:
 def _rooms(root: Path) -> Iterator[MemoryBudget]:
     machine = _fields(root / "proc/meminfo")
     if "MemAvailable" in machine:
-        yield MemoryBudget(machine["MemAvailable"] << 10, "what the machine has left")
+        yield Room(machine["MemAvailable"] << 10, "the free memory of the machine")
     soft = _address_space()
     mapped = _fields(root / "proc/self/status").get("VmSize")
     if soft is not None and mapped is not None:
-        yield MemoryBudget(max(0, soft - (mapped << 10)), "what the limit on the process's address space leaves")
+        yield Room(max(0, soft - (mapped << 10)), "within the process's limit of address space")
     for group, limit, usage in _groups(root):
         maximum, used = _number(group / limit), _number(group / usage)
         if maximum is not None and used is not None and maximum < _UNLIMITED:
             # What it keeps of files goes when somebody needs the memory.
             stat = _fields(group / "memory.stat")
             cache = stat.get("inactive_file", stat.get("total_inactive_file", 0))
-            yield MemoryBudget(max(0, maximum - used + cache), "what the container's limit leaves")
+            yield Room(max(0, maximum - used + cache), "within the container's memory limit")
 
 
 def _address_space() -> int | None:

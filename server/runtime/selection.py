@@ -52,12 +52,12 @@ def choose(wanted: RuntimeName) -> tuple[RuntimeName, ...]:
     if wanted == "auto":
         found = _installed_on_gpu() or tuple(name for name in _ON_CPU if not _missing(name))
         if not found:
-            raise ValueError("No runtime is installed. Install one: pip install 'glimpse-serve[server]'")
+            raise ValueError("No runtime is installed. Install one with pip install 'glimpse-serve[server]'")
     else:
         if missing := _missing(wanted):
             raise ValueError(
-                f"The runtime {wanted} needs {' and '.join(missing)}, which is not installed. Install it: "
-                f"pip install 'glimpse-serve[{_ROWS[wanted].extra}]', or set GLIMPSE_RUNTIME to auto."
+                f"The runtime {wanted} needs {' and '.join(missing)}, which is not installed. Install it with pip "
+                f"install 'glimpse-serve[{_ROWS[wanted].extra}]', or set GLIMPSE_RUNTIME to auto."
             )
         found = (wanted,)
     backend = _ROWS[found[0]].backend

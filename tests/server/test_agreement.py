@@ -86,7 +86,7 @@ def test_a_network_without_a_clear_answer_to_anything_gets_float32_and_the_reaso
     assert found == Agreement("bfloat16", 0, 0, 400)
     assert (found.earned, found.share) == (False, 0.0)
     assert {precision for precision, _ in answer.asked} == {"float32"}
-    assert "of 400 pictures float32 itself has a clear answer to 0; it takes 100" in str(found)
+    assert "float32 is decided about 0 of 400 pictures, and 100 are needed" in str(found)
 
 
 def test_answers_that_are_no_numbers_are_not_the_same_and_not_clear() -> None:

@@ -230,7 +230,7 @@ def test_what_is_kept_can_be_read_by_servers_of_other_users(cache: Path) -> None
 def test_with_no_room_anywhere_it_says_so(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(cache)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1 << 20))
-    with pytest.raises(OSError, match=r"no place for them.*1 MiB are free.*GLIMPSE_CACHE"):
+    with pytest.raises(OSError, match=r"cannot be written to a file.*1 MiB are free.*GLIMPSE_CACHE"):
         provide(replace(BUNDLE, temperature=2.0))
 
 
@@ -286,7 +286,7 @@ def test_what_was_not_used_for_a_month_goes_and_what_a_killed_server_left(cache:
         (
             "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
             UnsupportedNetworkError,
-            r"killed \(SIGKILL\), which is also what a system does when memory runs out",
+            r"killed \(SIGKILL\), possibly because memory ran out",
         ),
         ("import os; os.abort()", UnsupportedNetworkError, "ended by SIGABRT"),
         (
@@ -297,8 +297,8 @@ def test_what_was_not_used_for_a_month_goes_and_what_a_killed_server_left(cache:
         ("raise SystemExit(3)", UnsupportedNetworkError, "exit code 3"),
         ("raise RuntimeError('no such layer')", UnsupportedNetworkError, "exit code 1.*RuntimeError: no such layer"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", UnsupportedNetworkError, "ended by SIGSEGV"),
-        ("print('Hello')", UnsupportedNetworkError, "without an answer that can be read. Received: Hello"),
-        ("print('[]')", UnsupportedNetworkError, "without an answer that can be read"),
+        ("print('Hello')", UnsupportedNetworkError, "without a valid answer. Received: Hello"),
+        ("print('[]')", UnsupportedNetworkError, "without a valid answer"),
         ("", UnsupportedNetworkError, "Received: nothing"),
         ("print('x' * 10_000_000)", UnsupportedNetworkError, r"Received: x{199,200}\."),
         ("""print('{"error": "another kind", "message": "a later one"}')""", UnsupportedNetworkError, "a later one"),

@@ -175,7 +175,7 @@ def test_bfloat16_that_is_asked_for_is_taken_and_told_of_with_a_warning_where_it
     assert built.agreement.earned == (name == "robust")
     warned = [line for line in logs if line["log_level"] == "warning"]
     assert [line["event"] for line in warned] == (["precision changes answers"] if name == "fragile" else [])
-    assert all("auto would take float32" in line["detail"] for line in warned)
+    assert all("auto would use float32" in line["detail"] for line in warned)
 
 
 @pytest.mark.usefixtures("cache")

@@ -50,7 +50,7 @@ def lives(running: RunningServer, picture: Callable[[int], pb.Image]) -> None:
 def test_where_there_are_no_decoder_processes_the_server_says_so(start_server: Start) -> None:
     running = start_server("--decode-in=processes", module="tests.server.elsewhere", environment={"SYSTEM": "windows"})
     assert running.exit_code() == 1
-    assert "Set GLIMPSE_DECODE_IN to threads" in running.wait_for("cannot start")["detail"]
+    assert "Set GLIMPSE_DECODE_IN=threads" in running.wait_for("cannot start")["detail"]
 
 
 def test_without_a_word_of_the_scheduler_the_machine_s_cores_count(

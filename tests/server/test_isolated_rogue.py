@@ -63,7 +63,7 @@ SIZE = worker_protocol.reply_size(RECIPE)
 def test_a_process_that_makes_no_sense_is_replaced(rogue: Callable[[str], Path], make: Make, reply: str) -> None:
     rogue(SAYS.format(reply=reply))
     pool = make()
-    with pytest.raises(InvalidImageError, match="made no sense") as refused:
+    with pytest.raises(InvalidImageError, match="could not be understood") as refused:
         pool(PNG, RECIPE)
     assert refused.value.reason is Reason.DECODER_FAILED
     assert pool.restarts == 1

@@ -125,9 +125,9 @@ def test_what_openvino_computes_otherwise_goes_to_tensorflow(tmp_path: Path) -> 
         found = load(path)
     assert found.runtime == "tensorflow"
     (line,) = (line for line in logs if line["event"] == "slower runtime")
-    assert "openvino computes this network otherwise than Keras" in line["detail"]
+    assert "openvino and Keras compute different results for this network" in line["detail"]
     np.testing.assert_allclose(answers(path, "tensorflow"), predicted(made), atol=1e-5)
-    with pytest.raises(ModelLoadError, match="openvino computes this network otherwise"):
+    with pytest.raises(ModelLoadError, match="openvino and Keras compute different results"):
         load(path, runtime="openvino")
 
 

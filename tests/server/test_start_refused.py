@@ -127,7 +127,7 @@ def test_weights_of_zeros_are_refused_though_nothing_is_recorded(folder: Path) -
     change_weights(folder, lambda tensors: {name: np.zeros_like(value) for name, value in tensors.items()})
     values = json.loads((folder / "model.json").read_text())
     (folder / "model.json").write_text(json.dumps({**values, "golden": ""}))
-    with pytest.raises(GoldenError, match="the very same answer"):
+    with pytest.raises(GoldenError, match="exactly the same answer"):
         load(folder)
 
 
@@ -178,8 +178,8 @@ def test_memory_that_ends_while_loading_is_told_the_same(monkeypatch: pytest.Mon
             raise MemoryError
         return Built(Short(network.serving_model(), precision), None)
 
-    monkeypatch.setattr(selection, "build", build)
-    with pytest.raises(MemoryShortError, match="did not suffice to load the model se_resnet20_cifar10"):
+    monkeypatch.setattr(choice, "build", build)
+    with pytest.raises(MemoryShortError, match="not enough memory to load the model se_resnet20_cifar10"):
         load(bundles.EMBEDDED_DEFAULT)
 
 

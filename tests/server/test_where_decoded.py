@@ -213,7 +213,7 @@ def test_hanging_decoder_threads_are_told_and_end_liveness_if_all_do(
         assert metrics_of(running)["glimpse_ready"] == 1  # the other one works
         second = stub.Classify.future(photo, timeout=TIMEOUT)
         detail = running.wait_for("stuck", seconds=TIMEOUT)["detail"]
-        assert "Each of the 2 decoder threads has been at one image for more than 0.5 s" in detail
+        assert "Each of the 2 decoder threads has worked on one image for more than 0.5 s" in detail
         while metrics_of(running)["glimpse_ready"] != 0:
             threading.Event().wait(0.05)
         assert metrics_of(running)["glimpse_decoders_overdue"] == 2

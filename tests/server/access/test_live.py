@@ -112,7 +112,7 @@ def test_credentials_that_cannot_be_used_are_told_with_an_exit_code_of_their_own
     flags = {"tls": [f"--tls-certificate={certificate}", f"--tls-key={key}"], "tokens": [f"--tokens={tokens}"]}
     running = start_server(*flags[setting])
     assert running.exit_code() == 7
-    what = {"tls": "the key belongs to another certificate", "tokens": "token.0.sha256: Field required"}
+    what = {"tls": "the key does not belong to the certificate", "tokens": "token.0.sha256: Field required"}
     assert what[setting] in running.wait_for("cannot start")["detail"]
 
 

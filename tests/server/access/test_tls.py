@@ -198,7 +198,7 @@ def test_a_pair_that_is_half_written_leaves_the_old_one(inside: Start, authority
         second.write(tmp_path)
         until(lambda: name_of(running.target) == "the second")
         assert stale(running) == 0
-    assert "the key belongs to another certificate" in str(logged)
+    assert "the key does not belong to the certificate" in str(logged)
     assert "PRIVATE" not in str(logged)
 
 
@@ -212,11 +212,11 @@ def test_what_cannot_be_used_is_told_at_the_start(authority: Authority, pair: Pa
     for files, what in [
         ((tmp_path / "none.crt", key, None), "none.crt cannot be read: No such file"),
         ((tmp_path, key, None), "cannot be read: it is a folder"),
-        ((certificate, other_key, None), "the key belongs to another certificate"),
+        ((certificate, other_key, None), "the key does not belong to the certificate"),
         ((key, certificate, None), "cannot be used as certificate and key"),
         ((certificate, locked, None), "without a password"),
-        ((certificate, key, empty), "cannot be used as the authorities of callers"),
-        ((certificate, key, key), "cannot be used as the authorities of callers"),
+        ((certificate, key, empty), "cannot be used as certificate authorities of callers"),
+        ((certificate, key, key), "cannot be used as certificate authorities of callers"),
     ]:
         with pytest.raises(CredentialsError) as refused:
             Certificates(*files)
