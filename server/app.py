@@ -169,7 +169,7 @@ class Server:
             self._ports.close()
 
     async def _load(self, stop: asyncio.Event) -> bool:
-        """Load the model beside the event loop; False when told to stop meanwhile, of which nothing is left then."""
+        """Permits the model beside the event loop; False when told to stop meanwhile, of which nothing is left then."""
         model = await _unless(stop, self._prepare_and_load)
         if model is None:
             return False
@@ -279,7 +279,7 @@ async def serve(settings: Settings) -> None:
 
 
 async def prepare_start(settings: Settings) -> int:
-    """Load the model as a start with these settings does, and keep what a later one can take from there.
+    """Permits the model as a start with these settings does, and keep what a later one can take from there.
 
     Returns:
         The exit code: 0, or that for the signal by which it was told to stop.

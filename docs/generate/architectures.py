@@ -17,13 +17,13 @@ _COUNTS = Path(__file__).parents[2] / "tests" / "models" / "parameters.csv"
 _ABOUT = """\
 # Architectures
 
-`GLIMPSE_MODEL` and `GLIMPSE_VARIANT` name one of these; the first variant of a name is its default. A number of
-parameters is of the variant as it is. `GLIMPSE_OPTIONS` changes it: the options are below.
+Choose one of these with `GLIMPSE_MODEL` and `GLIMPSE_VARIANT`; the first variant of an architecture is its default. The
+numbers of parameters are those without options. The options below can be changed with `GLIMPSE_OPTIONS`.
 """
 
 _TAGS = """\
-Tags for `GLIMPSE_WEIGHTS`, with the accuracy on ImageNet that the publisher states, in percent. Licences are the
-publishers' own.
+Tags for `GLIMPSE_WEIGHTS`, with the accuracy on ImageNet that the publisher states, in percent. The weights have their
+publishers' licences.
 """
 
 

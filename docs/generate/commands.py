@@ -18,8 +18,9 @@ _SUBCOMMAND = re.compile(r"^    ([a-z]+)  +\S", re.MULTILINE)
 _ABOUT = """\
 # Command line
 
-`glimpse` is `client/cli.py` of a clone, `.venv/bin/glimpse` after `make client` or `make serve`. The server, `python
--m glimpse.server` or `glimpse-server`, has its flags under [settings](settings.md). `python` is that of `.venv/bin`.
+In a clone, `glimpse` is `client/cli.py`, or `.venv/bin/glimpse` after `make client` or `make serve`, and `python` is
+`.venv/bin/python`. The flags of the server, `python -m glimpse.server` or `glimpse-server`, are on the page
+[settings](settings.md).
 """
 
 

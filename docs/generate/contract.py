@@ -28,14 +28,14 @@ _ROW = re.compile(r"^\| `(?P<reason>[A-Z_]+)` \| (?P<code>[A-Z_]+) \| (?P<meanin
 _SYNTAX, _MESSAGES, _SERVICES, _PARTS = 12, 4, 6, 2
 
 _ABOUT = """\
-# Contract
+# API
 
-`glimpse.v1`, from [classifier.proto](../proto/classifier.proto), which a client in any language is made from; the
-server's reflection gives the same. What can go wrong is under [errors](errors.md).
+The gRPC API `glimpse.v1`, as [classifier.proto](../proto/classifier.proto) defines it and the server's reflection shows
+it. Generate a client in any language from that file. The errors have a [page of their own](errors.md).
 """
 _ONE_IMAGE = """\
-Where only one image is at fault, `classify` of the Python client raises `ImageRefusedError`, and `classify_many` gives
-a result with an `error`.
+If an image is refused, `classify` of the Python client raises `ImageRefusedError`, and `classify_many` returns a result
+with an `error`.
 """
 
 
@@ -69,7 +69,7 @@ def errors_page() -> str:
             after + "\n",
             "## Kinds\n",
             table(
-                ("gRPC status", "number", "what it says"),
+                ("gRPC status", "number", "meaning"),
                 [[kind.code.name, str(kind.code.value), (kind.__doc__ or "").splitlines()[0]] for kind in _kinds()],
             ),
         ]

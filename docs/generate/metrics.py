@@ -11,19 +11,20 @@ from docs.generate.markdown import anchor, code, table
 from glimpse.server.metrics import Metrics
 from glimpse.server.stages import StageSeconds
 
-_HEADER = ("name", "type", "labels", "")
+_HEADER = ("name", "type", "labels", "meaning")
 
 _ABOUT = """\
 # Metrics
 
-Prometheus reads them from `/metrics` on the metrics port. A histogram has the series `_bucket`, `_sum` and `_count`.
-Where the values of a label are known beforehand they are there from the start, at 0, and listed here; reasons are those
-of the [errors](errors.md), models those that are loaded.
+Prometheus reads the metrics from `/metrics` on the metrics port. A histogram has the series `_bucket`, `_sum` and
+`_count`. If the values of a label are known beforehand, they are listed here, and their series exist from the start
+with the value 0. Reasons are those of the [errors](errors.md).
 
-The stages of an image follow one another without a gap: `receive` (until the message was there; 0 on a stream),
-`admission` (until the request was let in), `decode_wait` (for a decoder), `decode`, `pre_stem`, `queue` (for the
-device), `compute`, `reply` (for the other images of the request, and until the reply was put together). For calls that
-were answered, their sums add up to that of `grpc_server_handling_seconds`, once for each image of a call.
+The stages of an image follow one another without a gap: `receive` (until the message has arrived; 0 on a stream),
+`admission` (until the request is admitted), `decode_wait` (waiting for a decoder), `decode`, `pre_stem`
+(preprocessing), `queue` (waiting for the device), `compute` (inference), `reply` (waiting for the other images of the
+request, and making the reply). For answered calls, the stages add up to `grpc_server_handling_seconds`,
+once for each image of a call.
 """
 
 
@@ -43,7 +44,7 @@ def page() -> str:
             "## Of the service\n",
             table(_HEADER, [_cells(family, labels[family.name]) for family in ours]),
             "## Of the process and of Python\n",
-            "From the library that counts; what is not known on a platform is left out.\n",
+            "These come from Prometheus' Python library; those that a platform does not provide are left out.\n",
             table(_HEADER, [_cells(family, ()) for family in others]),
         ]
     )

@@ -15,8 +15,9 @@ _COMMENT = re.compile(r"^    (\w+): .*?(?:  # (.*))?$", re.MULTILINE)
 _ABOUT = """\
 # Pre-stem recipe
 
-A `recipe.toml` or `recipe.json` beside a weights file, or the file that `GLIMPSE_RECIPE` names. Only `height` and
-`width` have to be said.
+The preprocessing of a model: a file `recipe.toml` or `recipe.json` beside a weights file, or the file that
+`GLIMPSE_RECIPE` names. Only `height` and `width` are required. [Serve a weights file](../how-to/weights-file.md) has an
+example.
 """
 
 
@@ -28,7 +29,7 @@ def page() -> str:
         [
             _ABOUT,
             table(
-                ("field", "type", "default", ""),
+                ("field", "type", "default", "meaning"),
                 [
                     [
                         code(field.name),

@@ -129,7 +129,7 @@ def _fields(data: bytes) -> _Fields:
         (colours,) = struct.unpack_from("<L", data, 46) if length >= 36 else (0,)
         fields = _Fields(length, width, height, bits, compression, colours)
     else:
-        raise refusals.damaged(f"a BMP with a header of {length} bytes, which there is not")
+        raise refusals.damaged(f"a BMP with a header of {length} bytes, which does not exist")
     _check(fields)
     return fields
 
@@ -149,7 +149,7 @@ def _check(fields: _Fields) -> None:
     if fields.bits in {0, 64}:
         raise refusals.unsupported(f"BMP of {fields.bits} bits a pixel", "one of 1 to 32 bits, or a PNG")
     if fields.bits not in {1, 2, 4, 8, 16, 24, 32}:
-        raise refusals.damaged(f"a BMP of {fields.bits} bits a pixel, which there is not")
+        raise refusals.damaged(f"a BMP of {fields.bits} bits a pixel, which does not exist")
 
 
 def _masks(data: bytes, fields: _Fields) -> tuple[int, ...]:

@@ -50,11 +50,11 @@ def decode(data: bytes, limits: ImageLimits, target: Target | None = None) -> Pi
         RefusedImageError: expected; the file is no image, is damaged, is refused or is too large.
     """
     if not data:
-        raise RefusedImageError(Kind.EMPTY_IMAGE, "The image holds no bytes. Send an encoded file or raw pixels.")
+        raise RefusedImageError(Kind.EMPTY_IMAGE, "The image is empty. Send an encoded file or raw pixels.")
     if len(data) > limits.max_bytes:
         raise RefusedImageError(
             Kind.IMAGE_BYTES_EXCEEDED,
-            f"An encoded image may have {limits.max_bytes} bytes. Received: {len(data)}. Send it smaller.",
+            f"An encoded image may have at most {limits.max_bytes} bytes. Received: {len(data)}. Send a smaller image.",
         )
     header = _header(data)
     width, height = header.size
@@ -95,7 +95,7 @@ def _header(data: bytes) -> Header:
     except MemoryError as error:
         raise refusals.no_memory() from error
     except Exception as error:  # a slip of ours in reading what nobody has thought of costs that file alone
-        raise refusals.damaged(f"a header that makes no sense: {error}") from error
+        raise refusals.damaged(f"an invalid header: {error}") from error
 
 
 def _picture(header: Header, scale: int) -> Picture:
@@ -147,8 +147,10 @@ def check_pixels(width: int, height: int, most: int) -> None:
         RefusedImageError: expected; it has too many pixels, or a side is too long.
     """
     if max(width, height) > MAX_SIDE:
-        raise refusals.too_many_pixels(f"A side of an image may have {MAX_SIDE} pixels. Received: {width} x {height}")
+        raise refusals.too_many_pixels(
+            f"A side of an image may have at most {MAX_SIDE} pixels. Received: {width} x {height}"
+        )
     if width * height > most:
         raise refusals.too_many_pixels(
-            f"An image may have {most} pixels. Received: {width} x {height} = {width * height}"
+            f"An image may have at most {most} pixels. Received: {width} x {height} = {width * height}"
         )

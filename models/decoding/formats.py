@@ -107,7 +107,7 @@ def _refusal(data: bytes) -> RefusedImageError:
             return refusals.no_image(f"These {len(data)} bytes are {what}", _ALLOWED)
     if _HTML.match(data):
         return refusals.no_image(f"These {len(data)} bytes are a web page", _ALLOWED)
-    return refusals.no_image(f"These {len(data)} bytes are no image; they start with {data[:8]!r}", _ALLOWED)
+    return refusals.no_image(f"These {len(data)} bytes are not an image; they start with {data[:8]!r}", _ALLOWED)
 
 
 def _named(data: bytes) -> str | None:

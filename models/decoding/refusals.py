@@ -34,26 +34,26 @@ class RefusedImageError(ValueError):
 
 def damaged(what: str) -> RefusedImageError:
     """`what` is a phrase with what is wrong."""
-    return RefusedImageError(Kind.CORRUPT_IMAGE, f"The image is damaged ({what}). Save it anew.")
+    return RefusedImageError(Kind.CORRUPT_IMAGE, f"The image is damaged ({what}). Save it again.")
 
 
 def truncated(what: str) -> RefusedImageError:
     """`what` is a phrase with what is missing."""
     return RefusedImageError(
-        Kind.TRUNCATED_IMAGE, f"The data ends before the picture does ({what}). Send the whole file."
+        Kind.TRUNCATED_IMAGE, f"The data ends before the image is complete ({what}). Send the whole file."
     )
 
 
 def no_memory() -> RefusedImageError:
     """The picture may be a good one: there was no memory for it."""
     return RefusedImageError(
-        Kind.DECODER_FAILED, "There is not enough memory to decode the image. Send it smaller, or again later."
+        Kind.DECODER_FAILED, "There is not enough memory to decode the image. Send a smaller image, or try again later."
     )
 
 
 def costly(name: str, what: str) -> RefusedImageError:
     """`what` is more than any encoder writes, and would keep a decoder busy."""
-    return RefusedImageError(Kind.CORRUPT_IMAGE, f"The {name} file has {what}. Save it anew.")
+    return RefusedImageError(Kind.CORRUPT_IMAGE, f"The {name} file has {what}. Save it again.")
 
 
 def unsupported(name: str, allowed: str) -> RefusedImageError:
@@ -68,4 +68,4 @@ def no_image(what: str, allowed: str) -> RefusedImageError:
 
 def too_many_pixels(what: str) -> RefusedImageError:
     """`what` says how many there may be, and how many there are."""
-    return RefusedImageError(Kind.IMAGE_PIXELS_EXCEEDED, f"{what}. Send it smaller.")
+    return RefusedImageError(Kind.IMAGE_PIXELS_EXCEEDED, f"{what}. Send a smaller image.")

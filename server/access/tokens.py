@@ -221,11 +221,11 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str]) -> int:
     """Make a token: 0, or 2 where the arguments make no sense."""
-    parser = _Parser(prog="python -m glimpse.server.doors.tokens", description="Make tokens for callers of the server.")
+    parser = _Parser(prog="python -m glimpse.server.access.tokens", description="Make tokens for callers of the server.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     about = (
         "Make a new token. The token itself is printed once, to standard error; its entry for the token file goes to "
-        "standard output. Example: python -m glimpse.server.doors.tokens new alice >> tokens.toml"
+        "standard output. Example: python -m glimpse.server.access.tokens new alice >> tokens.toml"
     )
     new = commands.add_parser("new", help="make one", description=about)
     new.add_argument("name", metavar="NAME", help="name of the caller: ASCII characters without spaces")

@@ -75,18 +75,18 @@ def available(root: Path = Path("/")) -> MemoryBudget | None:
 def _rooms(root: Path) -> Iterator[MemoryBudget]:
     machine = _fields(root / "proc/meminfo")
     if "MemAvailable" in machine:
-        yield Room(machine["MemAvailable"] << 10, "the free memory of the machine")
+        yield MemoryBudget(machine["MemAvailable"] << 10, "the free memory of the machine")
     soft = _address_space()
     mapped = _fields(root / "proc/self/status").get("VmSize")
     if soft is not None and mapped is not None:
-        yield Room(max(0, soft - (mapped << 10)), "within the process's limit of address space")
+        yield MemoryBudget(max(0, soft - (mapped << 10)), "within the process's limit of address space")
     for group, limit, usage in _groups(root):
         maximum, used = _number(group / limit), _number(group / usage)
         if maximum is not None and used is not None and maximum < _UNLIMITED:
             # What it keeps of files goes when somebody needs the memory.
             stat = _fields(group / "memory.stat")
             cache = stat.get("inactive_file", stat.get("total_inactive_file", 0))
-            yield Room(max(0, maximum - used + cache), "within the container's memory limit")
+            yield MemoryBudget(max(0, maximum - used + cache), "within the container's memory limit")
 
 
 def _address_space() -> int | None:

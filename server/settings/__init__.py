@@ -24,7 +24,7 @@ from glimpse.models import texts
 from glimpse.models.prestem.recipe import Geometry
 from glimpse.server import cores
 from glimpse.server.settings import help  # noqa: A004 - nobody asks Python for help here
-from glimpse.server.settings.doors import DoorSettings
+from glimpse.server.settings.access import AccessSettings
 from glimpse.server.settings.kinds import (
     MIB,
     Port,
@@ -66,7 +66,7 @@ class _ConfigFile(TomlConfigSettingsSource):
         return tomllib.loads(texts.decode(file_path.read_bytes()))
 
 
-class Settings(DoorSettings):
+class Settings(AccessSettings):
     """All settings of the server. Flags have the same names, with dashes."""
 
     model_config = SettingsConfigDict(

@@ -28,7 +28,7 @@ class AccessSettings(BaseSettings):
     tokens: Path | None = Field(
         None,
         description="TOML file with the hashes of callers' tokens. With it, classification needs a bearer "
-        "token. `python -m glimpse.server.doors.tokens new NAME` makes an entry.",
+        "token. `python -m glimpse.server.access.tokens new NAME` makes an entry.",
     )
     reload_seconds: PositiveSeconds = Field(
         5.0, description="Interval at which the certificate and token files are checked for changes, in seconds."

@@ -65,7 +65,7 @@ def test_the_runbook_adds_up_what_the_settings_allow() -> None:
 
 
 def test_every_setting_of_the_sum_is_one_of_the_server() -> None:
-    table = RUNBOOK.split("**Memory.**", 1)[1].split("\n\nMeasured", 1)[0]
+    table = RUNBOOK.split("**Memory.**", 1)[1].split("\n\nIn a measurement", 1)[0]
     names = {name.lower() for name in re.findall(r"`GLIMPSE_(\w+)`", table)}
     assert names >= {
         "max_receiving_bytes",

@@ -88,7 +88,7 @@ def test_every_method_message_and_field_of_the_contract_is_there_with_its_commen
             (row,) = [line for line in page.splitlines() if start in line]
             assert row.rpartition(" | ")[2].strip("| "), f"{message.name}.{field.name} has no comment"
     assert "stream of [ClassifyStreamRequest](#classifystreamrequest) → stream of" in page
-    assert "| optional uint32 | How many predictions an image" in page
+    assert "| optional uint32 | How many predictions to return" in page
     assert "| bytes, one of `source` |" in page
 
 

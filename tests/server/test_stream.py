@@ -132,7 +132,7 @@ def test_an_id_of_4096_characters_comes_back_and_a_longer_one_ends_the_stream(
     with pytest.raises(grpc.RpcError) as caught:
         list(stub.ClassifyStream(iter([piece(name + "x", picture(1))]), timeout=TIMEOUT))
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert "may have 4096 characters. Received: 4097" in str(caught.value.details())
+    assert "may have at most 4096 characters. Received: 4097" in str(caught.value.details())
 
 
 def test_a_caller_who_leaves_is_counted_as_such_and_not_as_a_defect(

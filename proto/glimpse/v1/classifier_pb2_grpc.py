@@ -57,23 +57,23 @@ class ImageClassifierServicer(object):
     """
 
     def Classify(self, request, context):
-        """Classifies 1..N images with one model. Results come in the order of the images, one each.
+        """Classifies one or more images with one model. The results are in the order of the images.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ClassifyStream(self, request_iterator, context):
-        """Classifies without end, for bulk work. Every request is answered by exactly one response with its id; responses
-        may overtake one another. A request that cannot be served fails alone and the stream goes on. The server reads
-        only as many requests as it has room for, so that HTTP/2 flow control slows a fast sender down.
+        """Classifies any number of images, for bulk work. Every request is answered by exactly one response with its id;
+        responses may come in another order. A request that cannot be served fails alone, and the stream continues. The server
+        reads only as many requests as it can hold, so that HTTP/2 flow control slows a fast sender down.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DescribeModel(self, request, context):
-        """Describes a loaded model: what it is, what it wants, how it runs.
+        """Describes a loaded model: its network, its preprocessing, its runtime and the server's limits.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
