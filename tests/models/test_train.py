@@ -27,28 +27,37 @@ from glimpse.models.train.plan import Plan, alone
 from .conftest import write_images
 
 ROOT = Path(__file__).parents[2]
+SMALL = "basic_cnn"  # four layers: what takes a network its seconds is making the graph that trains it
 
 
-def options(data: Path, out: Path, *more: str) -> list[str]:
+def options(data: Path, out: Path, *more: str, architecture: str = SMALL) -> list[str]:
     return [
-        *("--data", str(data), "--out", str(out), "--architecture", "resnet20", "--size", "8x8"),
+        *("--data", str(data), "--out", str(out), "--architecture", architecture, "--size", "8x8"),
         *("--hold-out", "6", "--epochs", "2", "--batch-size", "10", "--learning-rate", "0.05", "--name", "patches"),
         *more,
     ]
 
 
+@pytest.fixture(scope="module", params=[SMALL, pytest.param("resnet20", marks=pytest.mark.ci)])
+def architecture(request: pytest.FixtureRequest) -> str:
+    """A small network, and one with batch normalization, whose statistics are not trained."""
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def run(patches: Path, test_patches: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(architecture: str, patches: Path, test_patches: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run of two epochs."""
     out = tmp_path_factory.mktemp("runs") / "whole"
-    assert command.main(options(patches, out, "--test", str(test_patches), "--data-note", "Made *here*.")) == 0
+    more = ("--test", str(test_patches), "--data-note", "Made *here*.")
+    assert command.main(options(patches, out, *more, architecture=architecture)) == 0
     return out
 
 
-def test_a_run_ends_with_a_bundle_that_is_whole(run: Path) -> None:
+def test_a_run_ends_with_a_bundle_that_is_whole(run: Path, architecture: str) -> None:
     made = bundle.read(run / "bundle")
     made.check_digest()
-    assert (made.name, made.version, made.architecture, made.variant) == ("patches", "1", "resnet20", "cifar")
+    assert (made.name, made.version, made.architecture) == ("patches", "1", architecture)
+    assert made.variant == {SMALL: "handbook", "resnet20": "cifar"}[architecture]
     assert [label.label for label in made.labels] == ["blue", "green", "red"]
     assert made.input_shape == (8, 8, 3)
     assert made.metrics["images"] == 12
@@ -84,7 +93,8 @@ def test_the_history_has_a_row_an_epoch(run: Path) -> None:
     assert rows[0].keys() == {"epoch", "loss", "accuracy", "val_loss", "val_accuracy"}
 
 
-def test_the_card_says_what_was_done_and_found(run: Path) -> None:
+def test_the_card_says_what_was_done_and_found(run: Path, architecture: str) -> None:
+    parameters = {SMALL: "35,267", "resnet20": "273,587"}[architecture]
     made = bundle.read(run / "bundle")
     card = (run / "bundle" / "MODEL_CARD.md").read_text(encoding="utf-8")
     for part in (
@@ -97,7 +107,7 @@ def test_the_card_says_what_was_done_and_found(run: Path) -> None:
         f"| top-1 accuracy | {made.metrics['top1']:.2%} (95% interval ",
         f"temperature {made.temperature:g}",
         made.weights_digest,
-        "| parameters | 273,587 |",
+        f"| parameters | {parameters} |",
         "python -m glimpse.models.evaluate --bundle",
     ):
         assert part in card
@@ -106,14 +116,14 @@ def test_the_card_says_what_was_done_and_found(run: Path) -> None:
 
 
 def test_an_interrupted_run_goes_on_to_the_same_weights(
-    run: Path, patches: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Path, architecture: str, patches: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "interrupted"
-    assert command.main(options(patches, out, "--stop-after", "1")) == 0
+    assert command.main(options(patches, out, "--stop-after", "1", architecture=architecture)) == 0
     assert "Epoch 1/2" in capsys.readouterr().out
     assert "from epoch 1 of 2" in (out / "bundle" / "MODEL_CARD.md").read_text()
     halfway = load_file(out / "bundle" / "weights.safetensors")
-    assert command.main(options(patches, out)) == 0
+    assert command.main(options(patches, out, architecture=architecture)) == 0
     # What is shown is the place in the whole run.
     assert re.findall(r"Epoch \d+/\d+", capsys.readouterr().out) == ["Epoch 2/2"]
 
@@ -124,25 +134,30 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(
     assert [row["epoch"] for row in fit.history(out)] == [1, 2]
 
 
-def test_a_finished_run_trains_no_further(run: Path, patches: Path, tmp_path: Path) -> None:
+def test_a_finished_run_trains_no_further(run: Path, architecture: str, patches: Path, tmp_path: Path) -> None:
     out = shutil.copytree(run, tmp_path / "again")
     before = bundle.read(out / "bundle").weights_digest
-    assert command.main(options(patches, out)) == 0
+    assert command.main(options(patches, out, architecture=architecture)) == 0
     assert bundle.read(out / "bundle").weights_digest == before
 
 
-def test_a_bundle_is_made_of_a_checkpoint_alone(run: Path, patches: Path, tmp_path: Path) -> None:
+def test_a_bundle_is_made_of_a_checkpoint_alone(run: Path, architecture: str, patches: Path, tmp_path: Path) -> None:
     shutil.copy(run / fit.CHECKPOINT, tmp_path)
-    assert command.main(options(patches, tmp_path, "--export-only")) == 0
+    assert command.main(options(patches, tmp_path, "--export-only", architecture=architecture)) == 0
     assert bundle.read(tmp_path / "bundle").weights_digest == bundle.read(run / "bundle").weights_digest
     # Without test images the held-out ones are measured, and the card says so.
     assert "## Results on 6 held-out images" in (tmp_path / "bundle" / "MODEL_CARD.md").read_text()
 
 
-def test_weights_can_be_kept_in_half_the_bytes(run: Path, patches: Path, tmp_path: Path) -> None:
+def test_weights_can_be_kept_in_half_the_bytes(run: Path, architecture: str, patches: Path, tmp_path: Path) -> None:
     shutil.copy(run / fit.CHECKPOINT, tmp_path)
     note = ("--training-note", "Stopped *early*.")
-    assert command.main(options(patches, tmp_path, "--export-only", "--weights-dtype", "float16", *note)) == 0
+    assert (
+        command.main(
+            options(patches, tmp_path, "--export-only", "--weights-dtype", "float16", *note, architecture=architecture)
+        )
+        == 0
+    )
     halves = load_file(tmp_path / "bundle" / bundle.WEIGHTS)
     for name, whole in load_file(run / "bundle" / bundle.WEIGHTS).items():
         np.testing.assert_array_equal(halves[name], whole.astype(np.float16))
@@ -161,9 +176,9 @@ def test_label_smoothing_moves_a_share_of_every_target_to_all_classes(smoothing:
 
 
 def test_another_plan_in_the_same_folder_is_refused(
-    run: Path, patches: Path, capsys: pytest.CaptureFixture[str]
+    run: Path, architecture: str, patches: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert command.main(options(patches, run, "--momentum", "0.8")) == 1
+    assert command.main(options(patches, run, "--momentum", "0.8", architecture=architecture)) == 1
     assert "plan.momentum was 0.9, now 0.8. Give another --out" in capsys.readouterr().err
 
 
@@ -197,7 +212,7 @@ def test_what_cannot_be_done_is_said_before_any_training(
     ("more", "message"),
     [
         (("--architecture", "vgg16", "--size", "8x8"), "vgg16 cannot be built for images of 8 x 8 pixels in float32: "),
-        (("--precision", "float33"), "resnet20 cannot be built for images of 8 x 8 pixels in float33: "),
+        (("--precision", "float33"), f"{SMALL} cannot be built for images of 8 x 8 pixels in float33: "),
     ],
 )
 def test_a_network_that_cannot_be_built_is_told_in_a_line_and_keeps_no_other_run_away(
@@ -274,10 +289,17 @@ def test_the_learning_rate_warms_up_falls_and_starts_again() -> None:
     assert at[59] < 0.001
 
 
-def test_a_finished_run_may_be_lengthened_by_a_restart(run: Path, patches: Path, tmp_path: Path) -> None:
+def test_a_finished_run_may_be_lengthened_by_a_restart(
+    run: Path, architecture: str, patches: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "longer"
     shutil.copytree(run, out)
-    assert command.main(options(patches, out, "--restart-epochs", "1", "--restart-learning-rate", "0.01")) == 0
+    assert (
+        command.main(
+            options(patches, out, "--restart-epochs", "1", "--restart-learning-rate", "0.01", architecture=architecture)
+        )
+        == 0
+    )
     assert len(fit.history(out)) == 3
     card = (out / "bundle" / "MODEL_CARD.md").read_text()
     assert "once more in 1 epochs from 0.01" in card
@@ -302,9 +324,11 @@ def epochs_in(folder: Path) -> list[str]:
     return [line.partition(",")[0] for line in (folder / fit.HISTORY).read_text().splitlines()]
 
 
-def test_a_run_that_is_killed_before_its_checkpoint_has_each_epoch_once(patches: Path, tmp_path: Path) -> None:
+def test_a_run_that_is_killed_before_its_checkpoint_has_each_epoch_once(
+    architecture: str, patches: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "killed"
-    wanted = options(patches, out)
+    wanted = options(patches, out, architecture=architecture)
     ended = subprocess.run([sys.executable, "-c", _KILLED, *wanted], cwd=ROOT, capture_output=True, check=False)
     assert ended.returncode == -signal.SIGKILL
     assert epochs_in(out) == ["epoch", "1", "2"]
@@ -339,13 +363,16 @@ def run_words(words: list[str]) -> int:
 
 
 def test_the_commands_of_a_card_run_as_they_are_printed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_images(Path("my photos"), each=6, seed=1)
     write_images(Path("it's a test $HOME"), each=2, seed=2)
     (Path("my photos") / "red" / "broken.png").write_bytes(b"no picture")
-    given = options(Path("my photos"), Path("runs of today/one"), "--test", "it's a test $HOME", "--epochs", "1")
+    given = options(
+        Path("my photos"), Path("runs of today/one"), "--test", "it's a test $HOME", architecture=architecture
+    )
+    given += ["--epochs", "1"]
     given += ["--std", "63.123456789", "64", "65", "--skip-unreadable", "--data-note", "Mine; *really* `mine`."]
     assert command.main(given) == 0
     assert "left out: red/broken.png cannot be decoded" in capsys.readouterr().err
@@ -367,10 +394,10 @@ def test_the_commands_of_a_card_run_as_they_are_printed(
 
 @pytest.mark.slow
 def test_without_test_images_the_card_measures_the_held_out_ones_again(
-    run: Path, patches: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Path, architecture: str, patches: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copy(run / fit.CHECKPOINT, tmp_path)
-    assert command.main(options(patches, tmp_path, "--export-only")) == 0
+    assert command.main(options(patches, tmp_path, "--export-only", architecture=architecture)) == 0
     said = capsys.readouterr().out.splitlines()[-1]
     _, measuring = commands_of(tmp_path / "bundle" / "MODEL_CARD.md")
     assert measuring[-1] == "--export-only"
@@ -469,11 +496,11 @@ def test_two_runs_do_not_share_a_folder(patches: Path, tmp_path: Path, capsys: p
 
 
 def test_a_checkpoint_that_is_damaged_is_told_of(
-    run: Path, patches: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Path, architecture: str, patches: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = shutil.copytree(run, tmp_path / "damaged")
     (out / fit.CHECKPOINT).write_bytes((out / fit.CHECKPOINT).read_bytes()[:1000])
-    assert command.main(options(patches, out)) == 1
+    assert command.main(options(patches, out, architecture=architecture)) == 1
     assert f"{out / fit.CHECKPOINT} cannot be used: " in capsys.readouterr().err
 
 

@@ -140,7 +140,13 @@ def announce(wire: Wire, calls: int, sent: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("connections", "calls", "sent"), [(1, 500, 0), (100, 4, 0), (30, 1, 3 * MIB), (30, 10, 60_000)]
+    ("connections", "calls", "sent"),
+    [
+        pytest.param(1, 500, 0, marks=pytest.mark.ci),
+        pytest.param(100, 4, 0, marks=pytest.mark.ci),
+        (30, 1, 3 * MIB),
+        pytest.param(30, 10, 60_000, marks=pytest.mark.ci),
+    ],
 )
 def test_uploads_that_stop_take_bounded_memory_and_nobody_else_s_turn(
     attacked: Attacked, connections: int, calls: int, sent: int
