@@ -45,7 +45,7 @@ COMPILE := $(UV) pip compile pyproject.toml $(OPTIONS)
 COMPILE_CLIENT := $(UV) pip compile src/pyproject.toml $(OPTIONS)
 
 .DEFAULT_GOAL := help
-.PHONY: help client serve test test-all test-parity test-lowest test-image bench load check audit check-deploy docs serve-docs \
+.PHONY: help client serve test test-ci test-all test-parity test-lowest test-image bench load check audit check-deploy docs serve-docs \
   format proto train evaluate image lock clean
 
 help:  ## list what can be made
@@ -60,6 +60,9 @@ serve: $(VENV)/.server  ## set up and start the server; settings come from GLIMP
 test: $(VENV)/.dev  ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
 
+test-ci: $(VENV)/.dev  ## run the tests that .ci/run adds to those of `make test`
+	$(BIN)/python -m pytest -m ci $(ARGS)
+
 test-all: $(VENV)/.dev  ## run the tests, slow ones too
 	$(BIN)/python -m pytest -m "" $(ARGS)
 
@@ -69,7 +72,7 @@ test-parity: $(PARITY)/.done  ## compare every network with its reference implem
 
 test-lowest: $(LOWEST)/.done  ## run the tests with the oldest versions that pyproject.toml allows
 	@# What writes the stubs' types needs protobuf 6.32; the service runs from 6.31.
-	$(LOWEST)/bin/python -m pytest --deselect tests/proto/test_stubs.py::test_the_stubs_are_what_the_contract_generates $(ARGS)
+	$(LOWEST)/bin/python -m pytest -m "not slow" --deselect tests/proto/test_stubs.py::test_the_stubs_are_what_the_contract_generates $(ARGS)
 
 test-image: $(VENV)/.dev  ## build the image without an engine and run it; root, Debian's buildah and mmdebstrap
 	$(BIN)/python -m pytest -m "" -s tests/deploy/test_image.py $(ARGS)

@@ -12,7 +12,7 @@ import pytest
 from glimpse.client import AsyncClient, Client
 from tests.server.rig import SIZE, Rig
 
-RATE, BURST, IMAGES = 50.0, 5, 105
+RATE, BURST, IMAGES = 100.0, 5, 105
 MOST = 1.3  # uploads an image
 PIXELS = np.zeros((SIZE, SIZE, 3), np.uint8)
 

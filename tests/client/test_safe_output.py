@@ -265,8 +265,8 @@ COMMANDS = [
     ["health"],
     ["sort", "album", "--into", "sorted\x1b[2J"],
     ["sort", "album", "--into", "sorted", "--dry-run"],
-    ["load", "--requests", "3", "--callers", "1"],
-    ["load", "--requests", "3", "--callers", "1", "--json", "-"],
+    ["load", "--requests", "3", "--callers", "1", "--warm-up", "0"],
+    ["load", "--requests", "3", "--callers", "1", "--warm-up", "0", "--json", "-"],
     ["classify", "album", "--top-k", "\x1b[2J"],
     ["classify", "album", "--token-file", "no\x1b[2J\x9b2J"],
     ["classify", "album", "-o", "no\x1b]0;x\a/answers"],
@@ -303,7 +303,12 @@ def test_a_server_s_error_is_plain_on_a_terminal_too(hostile: ScriptedServer, tm
 
 @pytest.mark.parametrize(
     "command",
-    [["classify", "album"], ["describe"], ["sort", "album", "--into", "s\x1b[2J"], ["load", "--requests", "3"]],
+    [
+        ["classify", "album"],
+        ["describe"],
+        ["sort", "album", "--into", "s\x1b[2J"],
+        ["load", "--requests", "3", "--warm-up", "0"],
+    ],
 )
 def test_a_terminal_gets_colours_and_bars_of_ours_alone(
     hostile: ScriptedServer, tmp_path: Path, command: list[str]

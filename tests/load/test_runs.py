@@ -25,6 +25,7 @@ def broken(report: Report, *but: str) -> list[str]:
     return [f"{promise.text}: {promise.found}" for promise in report.broken if not promise.text.startswith(but)]
 
 
+@pytest.mark.ci
 def test_a_short_soak_ends_as_it_began_and_all_is_counted(replica: Replica) -> None:
     effort = soak.Effort(requests=1500, stations=1, pause=0, large=False)
     report = soak.run(soak.Subject(replica.target, replica.metrics, replica.pid), effort)
@@ -51,6 +52,7 @@ def test_the_command_writes_its_figures_and_fails_by_name(
     assert found["data"]["tally"]["requests"] == 300
 
 
+@pytest.mark.ci
 def test_a_short_overload_turns_away_by_name_and_leaves_nothing_behind(replica: Replica) -> None:
     report = overload.run(replica, overload.Effort(seconds=1.0))
     assert broken(report, "ten times the callers", "an open loop", "memory is flat", "two greedy", "at most") == []
@@ -59,6 +61,7 @@ def test_a_short_overload_turns_away_by_name_and_leaves_nothing_behind(replica: 
     assert report.data["deadlines"]["hasty"]["answered"] > 0
 
 
+@pytest.mark.ci
 def test_a_short_chaos_is_noticed_by_nobody() -> None:
     report = chaos.run(chaos.Effort(requests=300, terms=2, kills=1, callers=4), {})
     assert broken(report, "no drain ran into") == []

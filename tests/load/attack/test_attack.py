@@ -31,7 +31,9 @@ Running = tuple[Replica, Path]
 
 _EFFORT = Effort(seconds=0.3, after=0.0, patience=20.0, scale=0.03, control=False)
 _PLAYED = [*costly.SCENARIOS, *floods.SCENARIOS]
-_FIRST = [(scenario, 0) for scenario in _PLAYED]
+# One of each kind by default: an attack that is heavy, one of many calls and one of many connections.
+_QUICK = {"heavy-images", "unknown-methods", "connection-storm"}
+_FIRST = [pytest.param(scenario, 0, marks=() if scenario.name in _QUICK else pytest.mark.ci) for scenario in _PLAYED]
 _OTHERS = [(scenario, number) for scenario in _PLAYED for number in range(1, len(scenario.attacks))]
 _hosts = itertools.count(10)
 
@@ -87,6 +89,7 @@ def test_a_variation_is_made_and_its_neighbour_is_measured(
     _check(_play(scenario, number, servers, workers))
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("number", [3])
 def test_a_removed_token_ends_calls_and_it_is_told_how_soon(workers: Workers, number: int) -> None:
     finding = rights.play(number, workers, Effort(seconds=0.3, after=0.0, control=False), {})
