@@ -6,6 +6,7 @@ import json
 import re
 import zipfile
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from glimpse.models.sources import Source, resolve
 from glimpse.models.weights import WeightsError
 from tests.models import own_makers
 from tests.models.own_makers import CLASSES, IMAGE_LAYERS, PIXELS, PROBABILITIES, SIZE, model, predicted, saved, trunk
+from tests.variations import mostly_in_ci
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +59,7 @@ def refusal(path: Path) -> str:
     return text
 
 
-@pytest.mark.parametrize("name", PROBABILITIES)
+@pytest.mark.parametrize("name", mostly_in_ci(PROBABILITIES, "softmax layer", "nested", "function", "shared layer"))
 def test_probabilities_are_served_as_they_are(name: str, tmp_path: Path) -> None:
     made = PROBABILITIES[name]()
     expected = predicted(made)
@@ -213,8 +215,10 @@ def test_a_damaged_configuration_is_refused(data: bytes, tmp_path: Path) -> None
 
 
 def _quick(name: str) -> Any:
-    quick = ("AutoContrast", "CenterCrop", "MixUp", "RandAugment", "RandomFlip", "RandomHue", "Resizing")
-    return name if name in quick else pytest.param(name, marks=pytest.mark.slow)
+    if name in {"CenterCrop", "RandAugment", "RandomFlip"}:
+        return name
+    quick = {"AutoContrast", "MixUp", "RandomHue", "Resizing"}
+    return pytest.param(name, marks=pytest.mark.ci if name in quick else pytest.mark.slow)
 
 
 @pytest.mark.parametrize("name", [_quick(name) for name in IMAGE_LAYERS])
@@ -227,9 +231,10 @@ def test_a_layer_for_images_does_what_it_does_in_predict(name: str, tmp_path: Pa
     assert (name in kinds) == (name in left_out), "what acts in training only is no part of the served graph"
 
 
-@pytest.mark.parametrize("nested", [False, True])
-@pytest.mark.parametrize("open_inside", [False, True])
-@pytest.mark.parametrize("activation", ["softmax", "linear"])
+@pytest.mark.parametrize(
+    ("nested", "open_inside", "activation"),
+    mostly_in_ci(product((False, True), (False, True), ("softmax", "linear")), (True, False, "softmax")),
+)
 def test_networks_as_in_the_tutorials(*, nested: bool, open_inside: bool, activation: str, tmp_path: Path) -> None:
     last = layers.Dense(CLASSES, activation=activation)
     made = own_makers.tutorial(last=last, nested=nested, open_inside=open_inside)

@@ -22,6 +22,7 @@ from glimpse.models.families.resnet import ResNet
 FACTS = Path(__file__).parents[3] / "shared/facts/architectures.json"
 EVERY = [(row.name, row.variant) for row in rows()]
 _SMALL = 3_000_000  # parameters of a network that is quick to build
+_ONE_EACH = {"se_resnet20-cifar", "mnist_dnn-handbook", "squeezenet1_1-torchvision", "mobilenet-keras-alpha=0.25"}
 _SHAPE = tuple[int, ...]
 
 
@@ -54,6 +55,11 @@ def _counted() -> Iterator[Any]:
 
 
 COUNTED = list(_counted())
+# The same networks, of which `make test` takes one of each family.
+_COME_BACK = [
+    pytest.param(*each.values, id=each.id, marks=each.marks or (() if each.id in _ONE_EACH else pytest.mark.ci))
+    for each in COUNTED
+]
 
 
 @pytest.mark.parametrize("counted", COUNTED)
@@ -63,7 +69,7 @@ def test_every_network_has_exactly_the_parameters_that_were_counted_for_it(count
     assert (model.count_params(), trainable_parameters(model)) == (counted.total, counted.trainable)
 
 
-@pytest.mark.parametrize("counted", COUNTED)
+@pytest.mark.parametrize("counted", _COME_BACK)
 def test_every_network_comes_back_from_a_file_in_safe_mode_with_equal_output(counted: Counted, tmp_path: Path) -> None:
     model = models.build(counted.architecture, variant=counted.variant, **counted.options)
     path = tmp_path / "model.keras"

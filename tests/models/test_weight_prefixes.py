@@ -19,6 +19,7 @@ from glimpse.models.catalogue import find
 from glimpse.models.weights import WeightsMismatchError
 from glimpse.models.weights.files import contents
 from tests.models.weight_makers import Call, Global, torch_saved
+from tests.variations import mostly_in_ci
 
 State = dict[str, NDArray[Any]]
 ROW = find("squeezenet1_1")
@@ -103,7 +104,9 @@ _PREFIXES: dict[str, tuple[Callable[[State], State], str]] = {
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
-@pytest.mark.parametrize("way", _PREFIXES)
+@pytest.mark.parametrize(
+    "way", mostly_in_ci(_PREFIXES, "torch.compile", "both", "parts on several devices", "averaged beside last")
+)
 def test_what_stands_in_front_of_all_names_is_taken_off_and_said(
     way: str, suffix: str, network: Assembly, state: State, tmp_path: Path
 ) -> None:

@@ -390,6 +390,7 @@ def test_a_start_that_was_prepared_converts_nothing(start_server: Callable[..., 
     assert not {"network converted", "comparing precisions"} & {line["event"] for line in running.log}
 
 
+@pytest.mark.ci
 def test_to_prepare_where_nothing_can_be_kept_fails(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     ended = prepare(GLIMPSE_CACHE=str(tmp_path / "file"))
