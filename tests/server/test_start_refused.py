@@ -108,7 +108,12 @@ def test_a_recipe_that_cannot_be_read_is_refused(folder: Path, text: str) -> Non
         load(folder / bundles.WEIGHTS, model="se_resnet20", recipe=recipe)
 
 
-def test_weights_that_load_well_but_answer_otherwise_are_refused(folder: Path) -> None:
+# TensorFlow is loaded here; for OpenVINO, which `auto` takes, a process of its own has to load it and convert.
+RUNTIMES = ["tensorflow", pytest.param("auto", marks=pytest.mark.ci)]
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_weights_that_load_well_but_answer_otherwise_are_refused(folder: Path, runtime: str) -> None:
     def classes_in_another_order(tensors: dict[str, Any]) -> dict[str, Any]:
         return {
             name: np.roll(value, 1, axis=-1).copy() if value.shape[-1] == 10 else value
@@ -116,20 +121,20 @@ def test_weights_that_load_well_but_answer_otherwise_are_refused(folder: Path) -
         }
 
     change_weights(folder, classes_in_another_order)
-    # TensorFlow is loaded here: nothing has to be converted in a process of its own first.
     with pytest.raises(GoldenError, match=r"chelsea\.png .* Expected: class 3 .* Received: class 4"):
-        load(folder, runtime="tensorflow")
+        load(folder, runtime=runtime)
     with structlog.testing.capture_logs() as logs:
-        load(folder, runtime="tensorflow", golden="off")
+        load(folder, runtime=runtime, golden="off")
     assert any(line["event"] == "golden answers not checked" for line in logs)
 
 
-def test_weights_of_zeros_are_refused_though_nothing_is_recorded(folder: Path) -> None:
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_weights_of_zeros_are_refused_though_nothing_is_recorded(folder: Path, runtime: str) -> None:
     change_weights(folder, lambda tensors: {name: np.zeros_like(value) for name, value in tensors.items()})
     values = json.loads((folder / "model.json").read_text())
     (folder / "model.json").write_text(json.dumps({**values, "golden": ""}))
     with pytest.raises(GoldenError, match="exactly the same answer"):
-        load(folder, runtime="tensorflow")
+        load(folder, runtime=runtime)
 
 
 def test_bfloat16_that_does_not_give_the_answers_falls_back_to_float32(monkeypatch: pytest.MonkeyPatch) -> None:
