@@ -10,26 +10,26 @@ from weakref import WeakSet
 import grpc
 import grpc.aio
 
-from glimpse.client import channel, health, wire
+from glimpse.client import health, messages
 from glimpse.client.aio_bulk import AsyncBulk
 from glimpse.client.aio_reading import off_the_loop
 from glimpse.client.aio_stream import OpenCall, cancelled_from_outside
+from glimpse.client.base import BaseClient
 from glimpse.client.calls import AsyncCalls
-from glimpse.client.connection import TLS, StrPath, to_server
 from glimpse.client.errors import Code, GlimpseError
 from glimpse.client.results import ImageResult, ModelDescription
 from glimpse.client.status import from_rpc_error
-from glimpse.v1 import classifier_pb2, classifier_pb2_grpc
+from glimpse.v1 import classifier_pb2_grpc
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from glimpse.client.sources import Source
+    from glimpse.client.image_input import ImageInput
 
 K = TypeVar("K")
 
 
-class AsyncClient:
+class AsyncClient(BaseClient):
     """Calls a Glimpse server from asyncio. Use it as an async context manager, or `close` it.
 
         async with AsyncClient("localhost:50051") as client:
@@ -40,41 +40,7 @@ class AsyncClient:
     repeated as those of `Client` are; a call whose task is cancelled is cancelled on the server, too.
     """
 
-    def __init__(
-        self,
-        target: str = channel.DEFAULT_TARGET,
-        *,
-        timeout: float = channel.DEFAULT_TIMEOUT,
-        tls: TLS | bool = False,
-        token: str | None = None,
-        token_file: StrPath | None = None,
-        allow_plaintext_token: bool = False,
-        wait_for_ready: bool = False,
-    ) -> None:
-        """Prepare a client; the first call connects.
-
-        Args:
-            target: address in gRPC's syntax, for example ``"host:50051"`` or ``"dns:///glimpse:50051"``; where a name
-                has several addresses, calls take turns between those that are serving.
-            timeout: seconds to wait for an answer where a call does not say otherwise.
-            tls: encrypt the connection; `TLS` names authorities and a certificate of the client's own.
-            token: to show with each call. Without it and `token_file`, those of the environment are used:
-                ``GLIMPSE_TOKEN`` or ``GLIMPSE_TOKEN_FILE``.
-            token_file: holds the token; read again whenever it changes.
-            allow_plaintext_token: show the token on a plain connection to another machine, too.
-            wait_for_ready: wait for a server that is not there or not serving yet, for as long as the timeout; without
-                it, such calls fail after 1.5 seconds.
-
-        Raises:
-            OSError: a file of the certificates or of the token cannot be read.
-            ValueError: it holds no such thing, or the token would travel on a plain connection.
-        """
-        self.target = target
-        self.timeout = timeout
-        self._wait = wait_for_ready
-        self._connection = to_server(
-            target, tls=tls, token=token, token_file=token_file, allow_plaintext_token=allow_plaintext_token
-        )
+    def _prepare(self) -> None:
         self._credentials = self._connection.credentials()
         # A channel belongs to an event loop, and there may be none yet.
         self._channel: grpc.aio.Channel | None = None
@@ -101,7 +67,7 @@ class AsyncClient:
 
     async def classify(
         self,
-        image: Source,
+        image: ImageInput,
         *,
         top_k: int | None = None,
         min_probability: float = 0.0,
@@ -115,7 +81,9 @@ class AsyncClient:
             results = await asyncio.gather(*(client.classify(path) for path in ("cat.jpg", "dog.jpg")))
 
         Args:
-            image: path of a file, its bytes, or pixels as uint8 ``[height, width, 3]`` (`client.sources.load`).
+            image: the path of an image file, or its bytes; or pixels as a NumPy array of uint8 ``[height, width, 3]``
+                in the order red, green, blue; or a Pillow image, which travels as the pixels that a viewer would show
+                (upright, transparency on white). Pixels have to fit into a message, as about 5.5 megapixels do.
             top_k: how many predictions; 5, or all classes where there are fewer, when left out.
             min_probability: leave out predictions below it.
             geometry: how the image is fitted to the network's input, one of those that the server allows
@@ -132,17 +100,17 @@ class AsyncClient:
             OSError: the file cannot be read.
             GlimpseError: the call got no answer; see the tree in `client.errors`.
         """
-        to_request = wire.to_requests(top_k, min_probability, geometry, model, version)
+        to_request = messages.to_requests(top_k, min_probability, geometry, model, version)
         request = await off_the_loop(image, lambda: to_request(image))
         method = self._stub().Classify
         response = await self._calls.run(
             lambda seconds: self._attempt(method, request, seconds), self.target, self._seconds(timeout)
         )
-        return wire.from_response(response)[0].raise_for_error()
+        return messages.from_response(response)[0].raise_for_error()
 
     def classify_many(
         self,
-        images: Iterable[tuple[K, Source]] | AsyncIterable[tuple[K, Source]],
+        images: Iterable[tuple[K, ImageInput]] | AsyncIterable[tuple[K, ImageInput]],
         *,
         top_k: int | None = None,
         min_probability: float = 0.0,
@@ -186,7 +154,7 @@ class AsyncClient:
         bulk: AsyncBulk[K] = AsyncBulk(
             self._stream_opener,
             self.target,
-            wire.to_requests(top_k, min_probability, geometry, model, version),
+            messages.to_requests(top_k, min_probability, geometry, model, version),
             in_flight=in_flight,
             ordered=ordered,
             timeout=self._seconds(timeout),
@@ -212,8 +180,8 @@ class AsyncClient:
             ModelNotFoundError: no loaded model has this name and version.
             GlimpseError: see the tree in `client.errors`.
         """
-        request = classifier_pb2.DescribeModelRequest(model=wire.to_selector(model, version))
-        return wire.from_description(await self._answer(self._stub().DescribeModel, request, timeout))
+        request = messages.to_describe(model, version)
+        return messages.from_description(await self._answer(self._stub().DescribeModel, request, timeout))
 
     async def health(self, *, timeout: float | None = None) -> health.Health:  # noqa: ASYNC109  (as above)
         """Whether a server lives and takes images; where the target has several, of one of them.
@@ -280,6 +248,3 @@ class AsyncClient:
         """What each call has to carry; a token's file is looked at in a thread."""
         token = self._connection.token
         return await asyncio.to_thread(self._connection.metadata) if token is not None else ()
-
-    def _seconds(self, timeout: float | None) -> float:
-        return self.timeout if timeout is None else timeout

@@ -20,7 +20,7 @@ from glimpse.client.reading import Failed, InOrder, Reader, ToRequest
 from glimpse.client.results import ImageResult
 
 if TYPE_CHECKING:
-    from glimpse.client.sources import Source
+    from glimpse.client.image_input import ImageInput
 
 K = TypeVar("K")
 
@@ -55,7 +55,7 @@ class AsyncBulk(Generic[K]):
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(
-        self, images: Iterable[tuple[K, Source]] | AsyncIterable[tuple[K, Source]]
+        self, images: Iterable[tuple[K, ImageInput]] | AsyncIterable[tuple[K, ImageInput]]
     ) -> AsyncGenerator[tuple[K, ImageResult], None]:
         """Yield each image's key and result; see `AsyncClient.classify_many`."""
         self._reader = start(images, self._to_request, self._events.put_nowait, self._in_flight)

@@ -9,10 +9,11 @@ from collections.abc import AsyncIterable, Callable, Iterable
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from glimpse.client.aio_stream import cancelled_from_outside
+from glimpse.client.image_input import is_pillow
 from glimpse.client.reading import Exhausted, Failed, Job, Reader, ToRequest, load_job
 
 if TYPE_CHECKING:
-    from glimpse.client.sources import Source
+    from glimpse.client.image_input import ImageInput
 
 K = TypeVar("K")
 
@@ -20,7 +21,7 @@ Put = Callable[[Job[K] | Exhausted | Failed], None]
 
 
 def start(
-    images: Iterable[tuple[K, Source]] | AsyncIterable[tuple[K, Source]],
+    images: Iterable[tuple[K, ImageInput]] | AsyncIterable[tuple[K, ImageInput]],
     to_request: ToRequest,
     put: Put[K],
     window: int,
@@ -54,7 +55,7 @@ class AsyncReader(Generic[K]):
     """Turns the caller's images into jobs, at most a window of them at a time, as `client.reading.Reader` does."""
 
     def __init__(
-        self, images: AsyncIterable[tuple[K, Source]], to_request: ToRequest, put: Put[K], *, window: int
+        self, images: AsyncIterable[tuple[K, ImageInput]], to_request: ToRequest, put: Put[K], *, window: int
     ) -> None:
         """Begin to read; the arguments are those of `start`."""
         self._to_request = to_request
@@ -70,7 +71,7 @@ class AsyncReader(Generic[K]):
         """Ask for no further image; `task` ends soon after."""
         self.task.cancel()
 
-    async def _read(self, images: AsyncIterable[tuple[K, Source]]) -> None:
+    async def _read(self, images: AsyncIterable[tuple[K, ImageInput]]) -> None:
         number = 0
         try:
             iterator = aiter(images)
@@ -91,15 +92,15 @@ class AsyncReader(Generic[K]):
         else:
             self._put(Exhausted(number))
 
-    async def _load(self, number: int, key: K, image: Source) -> Job[K]:
+    async def _load(self, number: int, key: K, image: ImageInput) -> Job[K]:
         return await off_the_loop(image, lambda: load_job(self._to_request, number, key, image))
 
 
 T = TypeVar("T")
 
 
-async def off_the_loop(image: Source, load: Callable[[], T]) -> T:
-    """What `load` gives, from a thread where it has to read a file for that."""
-    if isinstance(image, (str, os.PathLike)):
+async def off_the_loop(image: ImageInput, load: Callable[[], T]) -> T:
+    """What `load` gives, from a thread where it has to read a file or decode a Pillow image for that."""
+    if isinstance(image, (str, os.PathLike)) or is_pillow(image):
         return await asyncio.to_thread(load)
     return load()

@@ -21,7 +21,7 @@ from glimpse.client.stream import OpenStream, Stream
 from glimpse.v1 import classifier_pb2 as pb
 
 if TYPE_CHECKING:
-    from glimpse.client.sources import Source
+    from glimpse.client.image_input import ImageInput
 
 K = TypeVar("K")
 
@@ -33,7 +33,7 @@ class Bulk(Generic[K]):
         self,
         open_stream: OpenStream,
         target: str,
-        to_request: Callable[[Source], pb.ClassifyRequest],
+        to_request: Callable[[ImageInput], pb.ClassifyRequest],
         *,
         in_flight: int,
         ordered: bool,
@@ -54,7 +54,7 @@ class Bulk(Generic[K]):
         self._reader: Reader[K] = Reader(to_request, self._events.put, window=in_flight)
         self._dispatch: Dispatch[K] = Dispatch(lambda: Stream(open_stream, self._events.put), target, timeout=timeout)
 
-    def run(self, images: Iterable[tuple[K, Source]]) -> Iterator[tuple[K, ImageResult]]:
+    def run(self, images: Iterable[tuple[K, ImageInput]]) -> Iterator[tuple[K, ImageResult]]:
         """Yield each image's key and result; see `Client.classify_many`."""
         self._reader.start(images)
         finished = self._finished()

@@ -17,7 +17,7 @@ from typing import TypeVar
 import grpc
 
 from glimpse.client.errors import Code, DeadlineExceededError, GlimpseError
-from glimpse.client.pace import Pace
+from glimpse.client.rate_control import Pace
 from glimpse.client.status import from_rpc_error, pushback
 
 T = TypeVar("T")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from glimpse.client.addresses import DEFAULT_PORT
+
 SERVICE = "glimpse.v1.ImageClassifier"
-DEFAULT_TARGET = "localhost:50051"
+DEFAULT_TARGET = f"localhost:{DEFAULT_PORT}"
 DEFAULT_TIMEOUT = 60.0  # seconds
 # gRPC's default of 4 MiB refuses many a phone's photo. The server's default limit is the same.
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024

@@ -18,7 +18,7 @@ FILE = Path(__file__).resolve()
 ROOT = FILE.parent.parent
 NEEDED = ("grpc", "grpc_status", "rich", "typer")  # grpc_status brings protobuf and its common types
 OLDEST_PYTHON = (3, 11)
-NOT_SET_UP = 8  # `client.exits.Exit.NOT_SET_UP`, which cannot be imported before there is a typer
+NOT_SET_UP = 8  # `client.commands.exits.Exit.NOT_SET_UP`, which cannot be imported before there is a typer
 
 
 def main() -> None:
@@ -26,12 +26,12 @@ def main() -> None:
     # gRPC writes its own log to stderr, for example that a server offers no health; what it means for a call comes back
     # as that call's error. Whoever sets the variable gets to see it.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    from glimpse.client import standard
+    from glimpse.client.commands import standard
 
     standard.prepare()
     try:
         with standard.checked():
-            from glimpse.client.commands import app
+            from glimpse.client.commands.app import app
 
             app()
     except KeyboardInterrupt:  # so early that no command had begun

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import grpc
 
-from glimpse.client import channel, health, wire
+from glimpse.client import health, messages
+from glimpse.client.base import BaseClient
 from glimpse.client.bulk import Bulk
 from glimpse.client.calls import Calls
-from glimpse.client.connection import TLS, StrPath, to_server
 from glimpse.client.results import ImageResult, ModelDescription
 from glimpse.client.status import from_rpc_error
 from glimpse.v1 import classifier_pb2, classifier_pb2_grpc
@@ -18,12 +18,12 @@ from glimpse.v1 import classifier_pb2, classifier_pb2_grpc
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from glimpse.client.sources import Source
+    from glimpse.client.image_input import ImageInput
 
 K = TypeVar("K")
 
 
-class Client:
+class Client(BaseClient):
     """Calls a Glimpse server. Safe to share between threads; close it, or use it as a context manager.
 
         with Client("localhost:50051") as client:
@@ -34,41 +34,7 @@ class Client:
     Classification changes nothing, so repeating it is harmless.
     """
 
-    def __init__(
-        self,
-        target: str = channel.DEFAULT_TARGET,
-        *,
-        timeout: float = channel.DEFAULT_TIMEOUT,
-        tls: TLS | bool = False,
-        token: str | None = None,
-        token_file: StrPath | None = None,
-        allow_plaintext_token: bool = False,
-        wait_for_ready: bool = False,
-    ) -> None:
-        """Prepare a client; the first call connects.
-
-        Args:
-            target: address in gRPC's syntax, for example ``"host:50051"`` or ``"dns:///glimpse:50051"``; where a name
-                has several addresses, calls take turns between those that are serving.
-            timeout: seconds to wait for an answer where a call does not say otherwise.
-            tls: encrypt the connection; `TLS` names authorities and a certificate of the client's own.
-            token: to show with each call. Without it and `token_file`, those of the environment are used:
-                ``GLIMPSE_TOKEN`` or ``GLIMPSE_TOKEN_FILE``.
-            token_file: holds the token; read again whenever it changes.
-            allow_plaintext_token: show the token on a plain connection to another machine, too.
-            wait_for_ready: wait for a server that is not there or not serving yet, for as long as the timeout; without
-                it, such calls fail after 1.5 seconds.
-
-        Raises:
-            OSError: a file of the certificates or of the token cannot be read.
-            ValueError: it holds no such thing, or the token would travel on a plain connection.
-        """
-        self.target = target
-        self.timeout = timeout
-        self._wait = wait_for_ready
-        self._connection = to_server(
-            target, tls=tls, token=token, token_file=token_file, allow_plaintext_token=allow_plaintext_token
-        )
+    def _prepare(self) -> None:
         self._channel = self._connection.open()
         self._calls = Calls()
         self._stub = classifier_pb2_grpc.ImageClassifierStub(self._channel)
@@ -87,7 +53,7 @@ class Client:
 
     def classify(
         self,
-        image: Source,
+        image: ImageInput,
         *,
         top_k: int | None = None,
         min_probability: float = 0.0,
@@ -99,7 +65,9 @@ class Client:
         """Classify one image.
 
         Args:
-            image: path of a file, its bytes, or pixels as uint8 ``[height, width, 3]`` (`client.sources.load`).
+            image: the path of an image file, or its bytes; or pixels as a NumPy array of uint8 ``[height, width, 3]``
+                in the order red, green, blue; or a Pillow image, which travels as the pixels that a viewer would show
+                (upright, transparency on white). Pixels have to fit into a message, as about 5.5 megapixels do.
             top_k: how many predictions; 5, or all classes where there are fewer, when left out.
             min_probability: leave out predictions below it.
             geometry: how the image is fitted to the network's input, one of those that the server allows
@@ -116,7 +84,7 @@ class Client:
             OSError: the file cannot be read.
             GlimpseError: the call got no answer; see the tree in `client.errors`.
         """
-        request = wire.to_requests(top_k, min_probability, geometry, model, version)(image)
+        request = messages.to_requests(top_k, min_probability, geometry, model, version)(image)
 
         def attempt(seconds: float) -> classifier_pb2.ClassifyResponse:
             metadata = self._connection.metadata()
@@ -126,11 +94,11 @@ class Client:
             return answer
 
         response = self._calls.run(attempt, self.target, self._seconds(timeout))
-        return wire.from_response(response)[0].raise_for_error()
+        return messages.from_response(response)[0].raise_for_error()
 
     def classify_many(
         self,
-        images: Iterable[tuple[K, Source]],
+        images: Iterable[tuple[K, ImageInput]],
         *,
         top_k: int | None = None,
         min_probability: float = 0.0,
@@ -170,7 +138,7 @@ class Client:
         bulk: Bulk[K] = Bulk(
             self._open_stream,
             self.target,
-            wire.to_requests(top_k, min_probability, geometry, model, version),
+            messages.to_requests(top_k, min_probability, geometry, model, version),
             in_flight=in_flight,
             ordered=ordered,
             timeout=self._seconds(timeout),
@@ -189,7 +157,7 @@ class Client:
             ModelNotFoundError: no loaded model has this name and version.
             GlimpseError: see the tree in `client.errors`.
         """
-        request = classifier_pb2.DescribeModelRequest(model=wire.to_selector(model, version))
+        request = messages.to_describe(model, version)
         try:
             reply = self._stub.DescribeModel(
                 request,
@@ -199,7 +167,7 @@ class Client:
             )
         except grpc.RpcError as error:
             raise from_rpc_error(error, self.target) from error
-        return wire.from_description(reply)
+        return messages.from_description(reply)
 
     def health(self, *, timeout: float | None = None) -> health.Health:
         """Whether a server lives and takes images; where the target has several, of one of them.
@@ -223,6 +191,3 @@ class Client:
 
     def _open_stream(self, requests: Iterator[classifier_pb2.ClassifyStreamRequest]) -> Any:
         return self._stub.ClassifyStream(requests, metadata=self._connection.metadata(), wait_for_ready=self._wait)
-
-    def _seconds(self, timeout: float | None) -> float:
-        return self.timeout if timeout is None else timeout

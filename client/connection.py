@@ -1,4 +1,4 @@
-"""How a client gets through a server's doors: its address, TLS, and a token. Nothing here loads gRPC before `open`."""
+"""How a client connects to a server: its address, TLS, and a token. Nothing here loads gRPC before `open`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from glimpse.client import bearer, channel, proxy
-from glimpse.client.addresses import is_loopback
+from glimpse.client.addresses import complete, is_loopback
 from glimpse.client.bearer import Token
 
 if TYPE_CHECKING:
@@ -125,10 +125,10 @@ def to_server(
 
     Raises:
         OSError: the file of the token cannot be read.
-        ValueError: it holds no token, or the token would travel on a plain connection.
+        ValueError: the target cannot be one, the file holds no token, or the token would travel on a plain connection.
     """
     return Connection(
-        target,
+        complete(target),
         tls=(TLS() if tls else None) if isinstance(tls, bool) else tls,
         token=bearer.find(token, token_file),
         allow_plaintext_token=allow_plaintext_token,

@@ -18,12 +18,12 @@ from typing import Any, Generic, TypeVar
 
 import grpc
 
-from glimpse.client import wire
+from glimpse.client import messages
 from glimpse.client.backoff import Backoff
 from glimpse.client.calls import RATE_LIMITED
 from glimpse.client.errors import Code, DeadlineExceededError, GlimpseError, StreamBrokenError
 from glimpse.client.events import Ended, Event, Line, Reply
-from glimpse.client.pace import Pace
+from glimpse.client.rate_control import Pace
 from glimpse.client.reading import Exhausted, Job
 from glimpse.client.results import ImageResult
 from glimpse.client.status import from_request_error, from_rpc_error
@@ -237,7 +237,7 @@ class Dispatch(Generic[K]):
             stream.answered = True
             self._answers += 1
             self._pace.answered()
-            job.result = wire.from_response(message.response)[0]
+            job.result = messages.from_response(message.response)[0]
         else:
             job.result = self._refused(job, from_request_error(message.error), alone=alone)
             if job.result is None:

@@ -10,8 +10,8 @@ from typing import Any
 
 import typer.main
 
-from glimpse.client import exits, standard
-from glimpse.client.commands import app
+from glimpse.client.commands import exits, standard
+from glimpse.client.commands.app import app
 
 _FILES = """\
 .TP

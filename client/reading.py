@@ -12,11 +12,11 @@ from glimpse.client.results import ImageResult
 from glimpse.v1 import classifier_pb2 as pb
 
 if TYPE_CHECKING:
-    from glimpse.client.sources import Source
+    from glimpse.client.image_input import ImageInput
 
 K = TypeVar("K")
 
-ToRequest = Callable[["Source"], pb.ClassifyRequest]
+ToRequest = Callable[["ImageInput"], pb.ClassifyRequest]
 
 
 @dataclass(slots=True)
@@ -72,7 +72,7 @@ class Reader(Generic[K]):
         self._permits = Semaphore(window)
         self._stopped = False
 
-    def start(self, images: Iterable[tuple[K, Source]]) -> None:
+    def start(self, images: Iterable[tuple[K, ImageInput]]) -> None:
         """Begin to read; returns at once."""
         Thread(target=self._read, args=(images,), name="glimpse-bulk-read", daemon=True).start()
 
@@ -85,7 +85,7 @@ class Reader(Generic[K]):
         self._stopped = True
         self._permits.release()  # wakes it
 
-    def _read(self, images: Iterable[tuple[K, Source]]) -> None:
+    def _read(self, images: Iterable[tuple[K, ImageInput]]) -> None:
         number = 0
         try:
             iterator = iter(images)
@@ -105,7 +105,7 @@ class Reader(Generic[K]):
             self._put(Exhausted(number))
 
 
-def load_job(to_request: ToRequest, number: int, key: K, image: Source) -> Job[K]:
+def load_job(to_request: ToRequest, number: int, key: K, image: ImageInput) -> Job[K]:
     """A job with its request, or with its result where the image cannot be had.
 
     Args:

@@ -1,4 +1,4 @@
-"""What comes back, as plain frozen values. No gRPC here: the wire's messages stay behind `client.wire`."""
+"""What comes back, as plain frozen values. No gRPC here: the wire's messages stay behind `client.messages`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ImageError:
     """Why one image could not be classified."""
 
     code: Code
-    reason: str  # for programs: the table in classifier.proto, or a reason of this side (`client.sources`)
+    reason: str  # for programs: the table in classifier.proto, or a reason of this side (`client.image_input`)
     message: str  # for people
 
 
@@ -189,3 +189,8 @@ class ModelDescription:
     runtime: Runtime
     limits: Limits
     output: str = ""  # what is taken from the network: "logits", "probabilities" or "log-probabilities"; "": not told
+
+    @property
+    def multiply_adds(self) -> int:
+        """Of all stages, for one image."""
+        return sum(stage.multiply_adds for stage in self.stages)

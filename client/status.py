@@ -14,7 +14,7 @@ from grpc_status import rpc_status
 from glimpse.client import proxy
 from glimpse.client.channel import SERVICE
 from glimpse.client.errors import Code, GlimpseError, of_code
-from glimpse.client.wire import to_code
+from glimpse.client.messages import to_code
 from glimpse.v1 import classifier_pb2
 
 _Status = grpc.Call | grpc.aio.AioRpcError

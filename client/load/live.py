@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from glimpse.client.commands.plain import plain, sequences
 from glimpse.client.load.plan import Plan
 from glimpse.client.load.tally import Tally
-from glimpse.client.plain import plain, sequences
 
 _EVERY = {True: 0.5, False: 5.0}  # seconds between two lines, in a terminal and elsewhere
 

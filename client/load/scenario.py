@@ -9,6 +9,7 @@ from typing import Any
 from glimpse.client import texts
 from glimpse.client.load.plan import Plan
 from glimpse.client.load.thresholds import parse
+from glimpse.client.suggestions import did_you_mean
 
 _KINDS: dict[str, type] = {
     "name": str,
@@ -42,11 +43,14 @@ def read(path: Path, *, timeout: float) -> list[Plan]:
     try:
         values = tomllib.loads(texts.decode(path.read_bytes()))
     except ValueError as error:  # of TOML or of UTF-8
-        raise ValueError(f"{path} is no TOML: {error}") from error
+        raise ValueError(f"{path} is not valid TOML: {error}") from error
     except RecursionError:
         raise ValueError(f"{path} is nested too deeply.") from None
     if unknown := set(values) - {"defaults", "phase"}:
-        raise ValueError(f"{path} has {', '.join(sorted(unknown))}; a scenario has [defaults] and [[phase]].")
+        meant = did_you_mean(min(unknown), ("defaults", "phase"))
+        raise ValueError(
+            f"{path} has {', '.join(sorted(unknown))}; a scenario has [defaults] and [[phase]] alone.{meant}"
+        )
     phases = values.get("phase")
     if not isinstance(phases, list) or not phases:
         raise ValueError(f"{path} has no [[phase]].")
@@ -72,14 +76,14 @@ def read(path: Path, *, timeout: float) -> list[Plan]:
 
 def _checked(values: Any, where: str) -> dict[str, Any]:
     if not isinstance(values, dict):
-        raise ValueError(f"{where} is no table.")  # noqa: TRY004  (all that is wrong with a file is a ValueError)
+        raise ValueError(f"{where} is not a table.")  # noqa: TRY004  (all that is wrong with a file is a ValueError)
     for key, value in values.items():
         if key not in _KINDS:
-            raise ValueError(f"{where} has {key!r}, which is none of: {', '.join(_KINDS)}.")
+            raise ValueError(f"{where} has {key!r}, which is not an option of a phase.{did_you_mean(key, _KINDS)}")
         kind = _KINDS[key]
         fits = isinstance(value, (int, float) if kind is float else kind)
         if not fits or (isinstance(value, bool) and kind is not bool):
-            raise ValueError(f"{where}: {key} is to be {_SAID[kind]}. Received: {value!r}.")
+            raise ValueError(f"{where}: {key} has to be {_SAID[kind]}. Received: {value!r}.")
     return values
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from glimpse.client.load import figures, knee
 from glimpse.client.load.calls import Call, Streams, Unary, open_channels
 from glimpse.client.load.driver import MOST_IN_FLIGHT, Driver
-from glimpse.client.load.pictures import Pictures, Requests
+from glimpse.client.load.images import Pictures, Requests
 from glimpse.client.load.plan import Plan
 from glimpse.client.load.tally import Tally
 

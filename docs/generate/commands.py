@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from docs.generate.markdown import code, deeper, table
-from glimpse.client.exits import TABLE
+from glimpse.client.commands.exits import TABLE
 
 ROOT = Path(__file__).parents[2]
 _TARGET = re.compile(r"^([a-z-]+):.*?## (.*)$", re.MULTILINE)
@@ -26,7 +26,7 @@ In a clone, `glimpse` is `client/cli.py`, or `.venv/bin/glimpse` after `make cli
 
 def page() -> str:
     """The client's commands, the other programs, and what make does."""
-    client = _run("typer", "glimpse.client.commands", "utils", "docs", "--name", "glimpse")
+    client = _run("typer", "glimpse.client.commands.app", "utils", "docs", "--name", "glimpse")
     codes = TABLE.replace("\b", "").strip()
     client = client.replace("\b", "").replace(codes, "What its exit codes mean: [exit codes](exit-codes.md).")
     parts = [

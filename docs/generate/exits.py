@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from docs.generate.markdown import table
-from glimpse.client.exits import TABLE, Exit
+from glimpse.client.commands.exits import TABLE, Exit
 from glimpse.server import startup
 
 _LINE = re.compile(r"^ +(\d+)  (.+)$", re.MULTILINE)

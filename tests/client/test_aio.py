@@ -31,7 +31,7 @@ from glimpse.client import (
     UnavailableError,
 )
 from glimpse.client.health import Health, Serving
-from glimpse.client.sources import MAX_IMAGE_BYTES
+from glimpse.client.image_input import MAX_IMAGE_BYTES
 from glimpse.v1 import classifier_pb2 as pb
 from tests.client.certificates import Authority
 from tests.client.loops import on_a_loop
@@ -112,7 +112,7 @@ async def test_what_is_wrong_with_an_image_is_raised_as_everywhere(scripted: Scr
         assert (caught.value.code, caught.value.reason) == (Code.INVALID_ARGUMENT, "NOT_AN_IMAGE")
         with pytest.raises(FileNotFoundError):
             await client.classify(tmp_path / "missing.jpg")
-        with pytest.raises(ImageRefusedError, match="fits into no message"):
+        with pytest.raises(ImageRefusedError, match="does not fit into a message"):
             await client.classify(bytes(MAX_IMAGE_BYTES + 1))
         with pytest.raises(ValueError, match=r"Received: shape \[4\]"):
             await client.classify(np.zeros(4, np.float32))

@@ -16,7 +16,7 @@ from glimpse.client import (
     InvalidRequestError,
     UnavailableError,
 )
-from glimpse.client.sources import MAX_IMAGE_BYTES
+from glimpse.client.image_input import MAX_IMAGE_BYTES
 from glimpse.v1 import classifier_pb2 as pb
 from tests.client.loops import on_a_loop
 from tests.client.scripted import Context, ScriptedServer, refusal, stream_response

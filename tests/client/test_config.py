@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from glimpse.client import config
-from glimpse.client.connecting import option_kinds
+from glimpse.client.commands import config
+from glimpse.client.commands.server_options import option_kinds
 from tests.client.conftest import Glimpse
 from tests.client.scripted import ScriptedServer
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from glimpse.client import config
+from glimpse.client.commands import config
+from glimpse.client.commands.output import File
+from glimpse.client.commands.records import JsonLines
+from glimpse.client.commands.sorting import unsort
 from glimpse.client.load import scenario
-from glimpse.client.output import File
-from glimpse.client.records import JsonLines
-from glimpse.client.sorting import unsort
 
 DEEP = "[" * 50_000
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from glimpse.client import images
-from glimpse.client.images import find
+from glimpse.client.commands import find_images as images
+from glimpse.client.commands.find_images import find
 from glimpse.models.decoding import formats
 
 

@@ -325,5 +325,5 @@ sys.stderr.write(" ".join(sys.modules))
 """
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     loaded = set(ended.stderr.split())
-    assert "glimpse.client.load_command" in loaded
-    assert loaded.isdisjoint({"glimpse.client.load", "grpc", "rich", "glimpse.v1", "google.protobuf", "asyncio"})
+    assert "glimpse.client.load.command" in loaded
+    assert loaded.isdisjoint({"glimpse.client.load.session", "grpc", "rich", "glimpse.v1", "google.protobuf", "asyncio"})

@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
-from glimpse.client.load import figures, knee, pacing, plots, scenario, text
+from glimpse.client.load import figures, knee, pacing, plots, scenario
+from glimpse.client.load import text_report as text
 from glimpse.client.load.driver import Ran
 from glimpse.client.load.histogram import Histogram
+from glimpse.client.load.html_report import page
+from glimpse.client.load.images import Pictures, Requests, made, of_files
 from glimpse.client.load.live import milliseconds
-from glimpse.client.load.page import page
-from glimpse.client.load.pictures import Pictures, Requests, made, of_files
 from glimpse.client.load.plan import Plan
 from glimpse.client.load.report import missed, with_knee
 from glimpse.client.load.tally import Answer, Request, Tally

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from glimpse.client import exits
+from glimpse.client.commands import exits
 from tests.client.conftest import ROOT, Glimpse
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from glimpse.client.commands.output import File, open_alone
+from glimpse.client.commands.records import Csv, Format, JsonLines
 from glimpse.client.errors import Code
-from glimpse.client.output import File, open_alone
-from glimpse.client.records import Csv, Format, JsonLines
 from glimpse.client.results import ImageResult, ModelIdentity, Prediction
 from glimpse.v1 import classifier_pb2 as pb
 from tests.client.conftest import Glimpse, album
@@ -36,7 +36,7 @@ def test_csv_has_a_line_for_each_image_with_its_classes_side_by_side(
         *("error", "code", "message", "model", "version"),
     ]
     assert first == [
-        """'./a "strange",\\x0aname.jpg""",  # as `client.cells` has it
+        """'./a "strange",\\x0aname.jpg""",  # as `client.commands.csv_cells` has it
         *("cat", "0.75", "other", "0.25", "", "", "", "", "", "scripted", "7"),
     ]
     assert second[1:7] == [""] * 6

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from glimpse.client.pace import Pace
+from glimpse.client.rate_control import Pace
 
 
 def test_nothing_is_held_back_before_the_first_refusal() -> None:

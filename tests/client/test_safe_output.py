@@ -22,14 +22,14 @@ from google.protobuf.message import Message
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import glimpse.client.plain
+import glimpse.client.commands.plain
 import glimpse.models.plain
-from glimpse.client import render
-from glimpse.client.cells import cell, text_of
+from glimpse.client.commands import render
+from glimpse.client.commands.csv_cells import cell, text_of
+from glimpse.client.commands.output import File
+from glimpse.client.commands.records import Csv, JsonLines
 from glimpse.client.errors import Code
-from glimpse.client.load.page import escape
-from glimpse.client.output import File
-from glimpse.client.records import Csv, JsonLines
+from glimpse.client.load.html_report import escape
 from glimpse.client.results import ImageResult, ModelIdentity, Prediction
 from glimpse.v1 import classifier_pb2 as pb
 from tests.client.conftest import CLI, Glimpse
@@ -145,7 +145,7 @@ def test_words_in_a_page_are_text_of_html_and_plain(text: str) -> None:
     assert not set(escape(f"<script>'\"&{text}")) & set("<>\"'")
 
 
-@pytest.mark.parametrize("module", [glimpse.client.plain, glimpse.models.plain], ids=["client", "library"])
+@pytest.mark.parametrize("module", [glimpse.client.commands.plain, glimpse.models.plain], ids=["client", "library"])
 @given(text=texts)
 @settings(deadline=None)
 def test_what_is_printed_on_a_standard_stream_is_plain(module: Any, text: str) -> None:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from glimpse.client.placing import How, folder_name, free_place, put
-from glimpse.client.sorting import Sorter, unsort
+from glimpse.client.commands.placing import Method, folder_name, free_place, put
+from glimpse.client.commands.sorting import Sorter, unsort
 from tests.client.conftest import CLI, Glimpse
 from tests.client.scripted import ScriptedServer
 
@@ -61,7 +61,7 @@ def test_photos_go_into_the_folder_of_their_label_and_back(
     found = re.search(r"glimpse unsort (\S+)", ended.stderr)
     assert found is not None
     back = glimpse("unsort", found[1])
-    assert (back.returncode, back.stderr) == (0, "4 taken back, 0 left alone, 0 failed.\n")
+    assert (back.returncode, back.stderr) == (0, "4 undone, 0 left alone, 0 failed.\n")
     assert tree(tmp_path / "photos") == PHOTOS
     assert tree(tmp_path / "sorted") == {}
     assert not (tmp_path / "sorted/cat").exists()
@@ -126,17 +126,17 @@ def test_photos_of_others_are_never_written_over_or_taken_back(
 
 
 def test_the_last_copy_of_a_photo_is_not_taken_back(tmp_path: Path) -> None:
-    for how in How:
+    for method in Method:
         write(tmp_path, {f"{how}.jpg": "cat"})
         place = str(tmp_path / "sorted" / f"{how}.jpg")
         put(str(tmp_path / f"{how}.jpg"), place, how)
-        if how is not How.MOVE:
+        if method is not Method.MOVE:
             (tmp_path / f"{how}.jpg").unlink()
         entry = {"how": how, "source": str(tmp_path / f"{how}.jpg"), "place": place}
         (tmp_path / "list").write_text(json.dumps(entry) + "\n")
         [back] = unsort(tmp_path / "list")
-        assert back.failed == (how is not How.MOVE)
-        if how is How.MOVE:
+        assert back.failed == (method is not Method.MOVE)
+        if method is Method.MOVE:
             assert (tmp_path / "moved.jpg").read_text() == "cat"
         else:
             assert os.path.lexists(place)
@@ -147,7 +147,7 @@ def test_a_file_that_is_no_list_is_refused(glimpse: Glimpse, tmp_path: Path) -> 
         (tmp_path / "list").write_text(content)
         ended = glimpse("unsort", "list")
         assert ended.returncode == 2
-        assert "no list of `glimpse sort`" in " ".join(ended.stderr.split())
+        assert "not an undo list of `glimpse sort`" in " ".join(ended.stderr.split())
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_where_there_are_no_hard_links_copies_and_moves_work_all_the_same(
         raise PermissionError(1, "Operation not permitted")  # as FAT does
 
     monkeypatch.setattr(os, "link", refused)
-    for how in (How.COPY, How.MOVE):
+    for method in (Method.COPY, Method.MOVE):
         write(tmp_path, {"a.jpg": "cat"})
         put(str(tmp_path / "a.jpg"), str(tmp_path / how / "a.jpg"), how)
         assert tree(tmp_path / how) == {"a.jpg": "cat"}
@@ -193,7 +193,7 @@ def test_what_a_copy_that_was_killed_left_behind_is_no_photo(tmp_path: Path) -> 
     folder = str(tmp_path / "sorted" / "cat")
     place = free_place(str(tmp_path / "a.jpg"), folder, {})
     assert place == f"{folder}/a.jpg"
-    put(str(tmp_path / "a.jpg"), place, How.COPY)
+    put(str(tmp_path / "a.jpg"), place, Method.COPY)
     assert tree(tmp_path / "sorted") == {"cat/a.jpg": "cat"}
 
 
@@ -222,7 +222,7 @@ def test_a_run_that_is_killed_loses_nothing_and_can_be_started_again_or_taken_ba
 
 
 def test_a_sorter_that_sorts_nothing_leaves_no_folder(tmp_path: Path) -> None:
-    with Sorter(str(tmp_path / "sorted"), How.COPY, min_probability=0.0, dry_run=False) as sorter:
+    with Sorter(str(tmp_path / "sorted"), Method.COPY, min_probability=0.0, dry_run=False) as sorter:
         pass
     assert sorter.undo_list == ""
     assert not (tmp_path / "sorted").exists()

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-import glimpse.client.plain
+import glimpse.client.commands.plain
 import glimpse.models.plain
 import glimpse.models.standard
-from glimpse.client import exits, standard
+from glimpse.client.commands import exits, standard
 from tests.client.conftest import CLI, ROOT
 from tests.client.scripted import ScriptedServer
 
@@ -136,6 +136,6 @@ def test_client_and_library_have_the_same(name: str) -> None:
 
 def test_client_and_library_make_text_plain_alike() -> None:
     ours, theirs = (
-        inspect.getsource(module).split('"""', 2)[2] for module in (glimpse.client.plain, glimpse.models.plain)
+        inspect.getsource(module).split('"""', 2)[2] for module in (glimpse.client.commands.plain, glimpse.models.plain)
     )
     assert ours == theirs

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from glimpse.client import cli, exits
+from glimpse.client import cli
+from glimpse.client.commands import exits
 from tests.client.conftest import CLI, ROOT, Glimpse
 from tests.client.scripted import ScriptedServer
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from glimpse.client.thumbnails import MAX_BYTES, Protocol, Thumbnails, protocol, sequence
+from glimpse.client.commands.thumbnails import MAX_BYTES, Protocol, Thumbnails, protocol, sequence
 from tests.client.conftest import CLI, Glimpse
 from tests.client.scripted import ScriptedServer, result
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from docs.generate import architectures, commands, contract, exits, markdown, metrics, recipe, repository, settings
-from glimpse.client.exits import Exit
+from glimpse.client.commands.exits import Exit
 from glimpse.models import published
 from glimpse.models.catalogue import rows
 from glimpse.models.prestem.recipe import Recipe

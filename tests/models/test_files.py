@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from glimpse.client import images
+from glimpse.client.commands import find_images as images
 from glimpse.models.decoding.formats import SUFFIXES
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.models.train import files

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from glimpse.client import standard as clients
+from glimpse.client.commands import standard as clients
 from glimpse.models import standard
 
 ROOT = Path(__file__).parents[2]

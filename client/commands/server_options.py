@@ -1,4 +1,4 @@
-"""The options with which every command finds its server and gets in, and what becomes of them."""
+"""The options with which every command finds its server and connects, and the client that they describe."""
 
 # ruff: noqa: FBT002, PLR0917  (typer calls these functions, with every argument by its name)
 from __future__ import annotations
@@ -12,17 +12,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from glimpse.client import exits
+from glimpse.client.addresses import complete
 from glimpse.client.channel import DEFAULT_TARGET
-from glimpse.client.options import given
+from glimpse.client.commands import exits
+from glimpse.client.commands.option_groups import explain, option_group
 
 if TYPE_CHECKING:
     from glimpse.client.client import Client
     from glimpse.client.connection import TLS, Connection
 
+PANEL = "Server and connection"
+
 
 @dataclass(frozen=True, slots=True)
-class Server:
+class ServerOptions:
     """Where a command's answers come from."""
 
     target: str
@@ -37,14 +40,21 @@ class Server:
     wait: bool
 
     @contextmanager
-    def client(self) -> Iterator[Client]:
-        """A client, and for whatever ends the command with it a message on stderr and an exit code.
+    def client(self, *, waits: bool = True) -> Iterator[Client]:
+        """A client; whatever ends the command in its block becomes a message on stderr and an exit code.
+
+        Args:
+            waits: whether to wait until the server is serving before the block begins, where --wait asks for it.
 
         Raises:
             typer.BadParameter: the options cannot be used as they are.
             typer.Exit: in place of what `exits.by_cause` knows.
         """
         with exits.by_cause(self.target), self._connected() as client:
+            if self.wait and waits:
+                from glimpse.client.commands.waiting import wait_until_serving
+
+                wait_until_serving(client, seconds=self.timeout)
             yield client
 
     def connection(self) -> Connection:
@@ -64,7 +74,7 @@ class Server:
                 allow_plaintext_token=self.insecure_token,
             )
         except (OSError, ValueError) as error:
-            raise typer.BadParameter(str(error)) from error
+            raise typer.BadParameter(explain(error)) from error
 
     def _connected(self) -> Client:
         from glimpse.client.client import Client
@@ -76,10 +86,9 @@ class Server:
                 tls=self._named_tls() or self.tls,
                 token_file=self.token_file,
                 allow_plaintext_token=self.insecure_token,
-                wait_for_ready=self.wait,
             )
         except (OSError, ValueError) as error:
-            raise typer.BadParameter(str(error)) from error
+            raise typer.BadParameter(explain(error)) from error
 
     def _named_tls(self) -> TLS | None:
         """As the files and the name ask for; None where none is given."""
@@ -89,38 +98,69 @@ class Server:
         return named if named != TLS() else None
 
 
-def _server(
+def _server_options(
     target: Annotated[
-        str, typer.Option(envvar="GLIMPSE_TARGET", metavar="HOST:PORT", help="Address of the server.")
+        str,
+        typer.Option(
+            envvar="GLIMPSE_TARGET",
+            metavar="HOST[:PORT]",
+            help="Address of the server; the port is 50051 when left out. unix:PATH is a Unix socket.",
+            rich_help_panel=PANEL,
+        ),
     ] = DEFAULT_TARGET,
     tls: Annotated[
-        bool, typer.Option("--tls", envvar="GLIMPSE_TLS", help="Encrypt; trust the public authorities.")
+        bool,
+        typer.Option(
+            "--tls",
+            envvar="GLIMPSE_TLS",
+            help="Encrypt the connection, and trust the public certificate authorities.",
+            rich_help_panel=PANEL,
+        ),
     ] = False,
     tls_ca: Annotated[
         Path | None,
-        typer.Option(envvar="GLIMPSE_TLS_CA", metavar="PEM", help="Encrypt; trust these authorities instead."),
+        typer.Option(
+            envvar="GLIMPSE_TLS_CA",
+            metavar="FILE",
+            help="Encrypt the connection, and trust the certificate authorities in this PEM file instead.",
+            rich_help_panel=PANEL,
+        ),
     ] = None,
     # Not GLIMPSE_TLS_CERTIFICATE and _KEY: the server, which often runs in the same shell, has its own by these names.
     tls_certificate: Annotated[
         Path | None,
-        typer.Option(envvar="GLIMPSE_CLIENT_CERTIFICATE", metavar="PEM", help="Encrypt; show this certificate."),
+        typer.Option(
+            envvar="GLIMPSE_CLIENT_CERTIFICATE",
+            metavar="FILE",
+            help="Encrypt the connection, and show the server the client certificate in this PEM file.",
+            rich_help_panel=PANEL,
+        ),
     ] = None,
     tls_key: Annotated[
-        Path | None, typer.Option(envvar="GLIMPSE_CLIENT_KEY", metavar="PEM", help="Key of that certificate.")
+        Path | None,
+        typer.Option(
+            envvar="GLIMPSE_CLIENT_KEY",
+            metavar="FILE",
+            help="The private key of the client certificate, a PEM file.",
+            rich_help_panel=PANEL,
+        ),
     ] = None,
     tls_server_name: Annotated[
         str,
         typer.Option(
             envvar="GLIMPSE_TLS_SERVER_NAME",
             metavar="NAME",
-            help="Encrypt; expect this name in the server's certificate, not the target's.",
+            help="Encrypt the connection, and expect this name in the server's certificate instead of the target's.",
+            rich_help_panel=PANEL,
         ),
     ] = "",
     token_file: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Holds the token that the server wants. GLIMPSE_TOKEN_FILE names one, too; GLIMPSE_TOKEN is a token.",
+            help="A file with the bearer token that the server asks for. The variable GLIMPSE_TOKEN_FILE names such a "
+            "file, too, and GLIMPSE_TOKEN holds a token itself.",
+            rich_help_panel=PANEL,
         ),
     ] = None,
     insecure_token: Annotated[
@@ -128,15 +168,34 @@ def _server(
         typer.Option(
             "--insecure-token",
             envvar="GLIMPSE_INSECURE_TOKEN",
-            help="Show the token to other machines without TLS, too.",
+            help="Send the token to another machine even without TLS, where everybody on the way can read it.",
+            rich_help_panel=PANEL,
         ),
     ] = False,
-    timeout: Annotated[float, typer.Option(metavar="SECONDS", min=0.001, help="Longest wait for an answer.")] = 60.0,
+    timeout: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            min=0.001,
+            help="How long to wait for an answer, and with --wait for the server before that.",
+            rich_help_panel=PANEL,
+        ),
+    ] = 60.0,
     wait: Annotated[
-        bool, typer.Option("--wait", help="Wait for a server that is not there or not serving yet, up to the timeout.")
+        bool,
+        typer.Option(
+            "--wait",
+            help="Wait until the server is there and serving, for as long as --timeout. Gives up when a server that "
+            "answered goes away.",
+            rich_help_panel=PANEL,
+        ),
     ] = False,
-) -> Server:
-    return Server(
+) -> ServerOptions:
+    try:
+        target = complete(target)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--target") from error
+    return ServerOptions(
         target,
         tls,
         tls_ca,
@@ -150,10 +209,10 @@ def _server(
     )
 
 
-connecting = given(_server)
+server_options = option_group(_server_options)
 
 
 def option_kinds() -> dict[str, type]:
     """These options by their names in a file, each with the type of its value there; files have their path."""
-    options = inspect.signature(_server).parameters.values()
+    options = inspect.signature(_server_options).parameters.values()
     return {option.name: str if option.default is None else type(option.default) for option in options}

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Self
 
-from glimpse.client.output import open_alone
-from glimpse.client.placing import UNSURE, How, folder_name, free_place, put
+from glimpse.client.commands.output import open_alone
+from glimpse.client.commands.placing import UNSURE, Method, folder_name, free_place, put
 from glimpse.client.results import ImageResult
 
 
 @dataclass(frozen=True, slots=True)
-class Sorted:
+class Outcome:
     """What became of one photo."""
 
     source: str
@@ -30,10 +30,10 @@ class Sorted:
 class Sorter:
     """Puts photos into the folders of their labels, or only says where they would go."""
 
-    def __init__(self, into: str, how: How, *, min_probability: float, dry_run: bool) -> None:
+    def __init__(self, into: str, method: Method, *, min_probability: float, dry_run: bool) -> None:
         """Prepare; the folder and its list are made with the first photo."""
         self._into = into
-        self._how = how
+        self._method = method
         self._min_probability = min_probability
         self._dry_run = dry_run
         self._planned: dict[str, str] = {}  # of a dry run, which leaves no file where it would be
@@ -47,12 +47,12 @@ class Sorter:
         if self._undo is not None:
             self._undo.close()
 
-    def sort(self, source: str, result: ImageResult) -> Sorted:
+    def sort(self, source: str, result: ImageResult) -> Outcome:
         """Put one photo where it belongs."""
         if result.error is not None or not result.predictions:
             reason = "NO_CLASS" if result.error is None else result.error.reason or result.error.code.name
             why = reason if result.error is None else f"{reason}: {result.error.message}"
-            return Sorted(source, None, why, failed=True)
+            return Outcome(source, None, why, failed=True)
         best = result.predictions[0]
         name = folder_name(best.label) if best.probability >= self._min_probability else UNSURE
         why = f"{best.label} {best.probability:.1%}"
@@ -60,14 +60,14 @@ class Sorter:
             while True:
                 place = free_place(source, os.path.join(self._into, name), self._planned)
                 if place is None:
-                    return Sorted(source, None, f"is there already: {why}")
+                    return Outcome(source, None, f"is there already: {why}")
                 try:
                     self._put(source, place)
                 except FileExistsError:  # taken between the look and the deed
                     continue
-                return Sorted(source, place, why)
+                return Outcome(source, place, why)
         except OSError as error:
-            return Sorted(source, None, f"NOT_SORTED: {error.strerror or error}.", failed=True)
+            return Outcome(source, None, f"NOT_SORTED: {error.strerror or error}.", failed=True)
 
     def _put(self, source: str, place: str) -> None:
         if self._dry_run:
@@ -76,9 +76,9 @@ class Sorter:
         if self._undo is None:
             self._undo = self._start_list()
         # Before the deed: a run that is killed between the two has listed one that `unsort` finds undone.
-        entry = {"how": self._how, "source": os.path.abspath(source), "place": os.path.abspath(place)}
+        entry = {"how": self._method, "source": os.path.abspath(source), "place": os.path.abspath(place)}
         self._undo.write(json.dumps(entry).encode() + b"\n")
-        put(source, place, self._how)
+        put(source, place, self._method)
 
     def _start_list(self) -> BinaryIO:
         os.makedirs(self._into, exist_ok=True)
@@ -86,45 +86,62 @@ class Sorter:
         return open_alone(Path(self.undo_list))
 
 
-def unsort(undo_list: Path) -> Iterator[Sorted]:
-    """Take back what a list says, the last first. What has changed since is left where it is.
+def unsort(undo_list: Path) -> Iterator[Outcome]:
+    """Undo what a list says, the last first. What has changed since is left where it is.
 
     Raises:
         OSError: the list cannot be read.
         ValueError: it is no such list.
     """
-    for place, source, how in reversed(_entries(undo_list)):
+    for place, source, method in reversed(_entries(undo_list)):
         try:
-            yield _take_back(place, source, how)
+            yield _take_back(place, source, method)
         except OSError as error:
-            yield Sorted(place, None, f"NOT_TAKEN_BACK: {error.strerror or error}.", failed=True)
+            yield Outcome(place, None, f"NOT_TAKEN_BACK: {error.strerror or error}.", failed=True)
     for folder in sorted({os.path.dirname(place) for place, _, _ in _entries(undo_list)}):
         if os.path.isdir(folder) and not os.listdir(folder):
             os.rmdir(folder)
 
 
-def _entries(undo_list: Path) -> list[tuple[str, str, How]]:
+def find_undo_list(path: Path) -> Path:
+    """The list that is meant: a file itself, or the only list in a folder.
+
+    Raises:
+        ValueError: a folder has none, or has several, so that one of them is to be named.
+    """
+    if not path.is_dir():
+        return path
+    lists = sorted(path.glob("undo-*.jsonl"))
+    if not lists:
+        raise ValueError(f"{path} has no undo list of `glimpse sort`, a file named undo-*.jsonl.")
+    if len(lists) > 1:
+        names = ", ".join(each.name for each in lists)
+        raise ValueError(f"{path} has {len(lists)} undo lists ({names}). Name the one to undo, the newest first.")
+    return lists[0]
+
+
+def _entries(undo_list: Path) -> list[tuple[str, str, Method]]:
     lines = undo_list.read_bytes().split(b"\n")[:-1]  # what follows the last line break is torn, and was not done
     try:
         entries = [json.loads(line) for line in lines]
-        return [(str(each["place"]), str(each["source"]), How(each["how"])) for each in entries]
+        return [(str(each["place"]), str(each["source"]), Method(each["how"])) for each in entries]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{undo_list} is no list of `glimpse sort`: {error}") from error
+        raise ValueError(f"{undo_list} is not an undo list of `glimpse sort`: {error}") from error
     except RecursionError:
-        raise ValueError(f"{undo_list} is no list of `glimpse sort`: it is nested too deeply") from None
+        raise ValueError(f"{undo_list} is not an undo list of `glimpse sort`: it is nested too deeply") from None
 
 
-def _take_back(place: str, source: str, how: How) -> Sorted:
+def _take_back(place: str, source: str, method: Method) -> Outcome:
     if not os.path.lexists(place):
-        return Sorted(place, None, "is gone already")
-    if how is How.MOVE and not os.path.lexists(source):
-        put(place, source, How.MOVE)
-        return Sorted(place, source)
+        return Outcome(place, None, "is gone already")
+    if method is Method.MOVE and not os.path.lexists(source):
+        put(place, source, Method.MOVE)
+        return Outcome(place, source)
     same = os.path.samefile(place, source) if os.path.islink(place) else filecmp.cmp(place, source, shallow=False)
     if not same:
-        return Sorted(place, None, f"CHANGED: it is no longer the same as {source}.", failed=True)
+        return Outcome(place, None, f"CHANGED: it is no longer the same as {source}.", failed=True)
     os.unlink(place)
-    return Sorted(place, source)
+    return Outcome(place, source)
 
 
 def _place_of_list(folder: str) -> str:

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Protocol, Self
 
-from glimpse.client import records
-from glimpse.client.records import Format
+from glimpse.client.commands import records
+from glimpse.client.commands.records import Format
+from glimpse.client.commands.standard import OutputError
+from glimpse.client.commands.thumbnails import Thumbnails
 from glimpse.client.results import ImageResult
-from glimpse.client.standard import OutputError
-from glimpse.client.thumbnails import Thumbnails
 
 
 class Output(Protocol):
@@ -49,7 +49,7 @@ class Stdout:
         """Print one answer."""
         self.failed += result.error is not None
         if self._form is None:
-            from glimpse.client.render import print_result
+            from glimpse.client.commands.render import print_result
 
             # A file that the server refused is not for the terminal to open, either.
             shown = self._thumbnails is not None and result.error is None
@@ -139,7 +139,7 @@ class File:
         """
         self.failed += result.error is not None
         if self._form is None:
-            from glimpse.client.render import to_text
+            from glimpse.client.commands.render import to_text
 
             data = to_text(path, result).encode(errors="surrogateescape")
         else:

@@ -2,7 +2,7 @@
 
 A shell closes a stream with ``>&-`` and fills one with ``> /dev/full``; neither may end in a traceback. What cannot be
 written to the standard output ends the program with a message and an exit code of its own. What cannot be written to
-the standard error is left out, because there is nowhere to say so. Both are plain text (`client.plain`).
+the standard error is left out, because there is nowhere to say so. Both are plain text (`client.commands.plain`).
 
 The library has the same in `models.standard`: client and library import nothing of each other.
 """
@@ -17,12 +17,12 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, TextIO
 
-from glimpse.client.plain import PlainText
+from glimpse.client.commands.plain import PlainText
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-# `client.exits.Exit` has them too; it cannot be imported before there is a typer.
+# `client.commands.exits.Exit` has them too; it cannot be imported before there is a typer.
 CANNOT_WRITE = 10
 BROKEN_PIPE = 141
 

@@ -10,6 +10,8 @@ from enum import IntEnum
 import typer
 
 from glimpse.client import proxy
+from glimpse.client.commands.plain import plain
+from glimpse.client.commands.standard import OutputError, ReaderLeftError, silence
 from glimpse.client.errors import (
     AccessDeniedError,
     DeadlineExceededError,
@@ -19,8 +21,6 @@ from glimpse.client.errors import (
     StreamBrokenError,
     UnavailableError,
 )
-from glimpse.client.plain import plain
-from glimpse.client.standard import OutputError, ReaderLeftError, silence
 
 
 class Exit(IntEnum):
@@ -45,20 +45,20 @@ class Exit(IntEnum):
 # Shown by `--help`; the `\b` keeps it from being wrapped into a paragraph.
 TABLE = """\b
 Exit codes:
-    0  everything was answered
+    0  success: everything was answered
     1  at least one image could not be classified or sorted, or failed in a load test without a threshold on errors
-    2  the command line is wrong
+    2  the command line or the configuration file is wrong
     3  no server answers, it is not serving, or it went away before the end
-    4  the server refuses the request: an option or the model's name
-    5  the server has no room; come back later
-    6  no answer within the timeout
-    7  the server has a defect
-    8  the client is not set up
-    9  the server does not let you in: the token or the certificate
+    4  the server refuses the request: an option is not allowed, or the model is not loaded
+    5  the server is overloaded; try again later
+    6  no answer came within the timeout
+    7  an internal error of the server; its log says more
+    8  the client is not installed completely
+    9  access denied: the token or the client certificate is missing or not accepted
    10  the output cannot be written
-   11  a load test missed a threshold, or found no rate that holds
-  130  interrupted
-  141  the reader of the output went away
+   11  a load test missed a threshold, or found no rate that keeps to it
+  130  interrupted by Ctrl-C
+  141  the reader of the output closed it early
 """
 
 
@@ -104,11 +104,11 @@ def _code(error: GlimpseError) -> Exit:
 
 def _explanation(error: GlimpseError, target: str) -> str:
     if isinstance(error, UnavailableError) and not error.reason and error.message.startswith("No Glimpse server"):
-        hint = "start one with `make serve`, or name another with --target."
+        hint = "start one with `make serve`, name another with --target, or wait for it with --wait."
         return f"No Glimpse server answers at {target}; {hint}{proxy.said(target)}"
     text = f"Error: {error}"
     if isinstance(error, AccessDeniedError):
         text += " Give a token with --token-file, GLIMPSE_TOKEN_FILE or GLIMPSE_TOKEN."
     if error.retry_after is not None:
-        text += f" Come back after {error.retry_after:g} seconds."
+        text += f" Try again after {error.retry_after:g} seconds."
     return text

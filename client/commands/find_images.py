@@ -7,10 +7,12 @@ import contextlib
 import glob
 import heapq
 import os
+import re
 import stat
 from collections.abc import Callable, Iterable, Iterator
 
 STDIN = "-"
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 # What a folder is searched for: all that names of the formats that a server decodes end in, as in `models.decoding`. A
 # file that is named outright is sent whatever its name ends in.
 SUFFIXES = (
@@ -52,9 +54,19 @@ def find(arguments: Iterable[str], *, leave_out: str | None = None) -> Iterator[
             yield argument
 
 
-def nothing_in(folder: str) -> str:
-    """What to say of a folder that was searched and given back as it was."""
-    return f"There is no image with one of these suffixes in {folder}: {', '.join(sorted(SUFFIXES))}."
+def why_not_found(argument: str) -> str:
+    """What to say of an argument that led to no image: a folder, a pattern, a URL or a name.
+
+    Args:
+        argument: as it was given, and given back by `find`.
+    """
+    if os.path.isdir(argument):
+        return f"There is no image with one of these suffixes in {argument}: {', '.join(sorted(SUFFIXES))}."
+    if _URL.match(argument):
+        return f"This is a URL, and only files are read. Download it first: curl -s {argument} | glimpse classify -"
+    if glob.has_magic(argument):
+        return f"No file matches the pattern {argument}."
+    return f"There is no file {argument}."
 
 
 def is_named_like_one(path: str | os.PathLike[str]) -> bool:

@@ -15,8 +15,8 @@ _LONGEST_NAME = 120  # bytes of a folder's name; file systems stop at 255
 _UNSAFE = frozenset('<>:"/\\|?*')  # some file system or shell takes these for something else
 
 
-class How(StrEnum):
-    """What becomes of a file."""
+class Method(StrEnum):
+    """How a file gets to its place; the value says what was done."""
 
     COPY = "copied"
     LINK = "linked"
@@ -64,7 +64,7 @@ def _places(folder: str, name: str) -> Iterator[str]:
         number += 1
 
 
-def put(source: str, place: str, how: How) -> None:
+def put(source: str, place: str, method: Method) -> None:
     """Put a file in its place, whole or not at all.
 
     Raises:
@@ -72,11 +72,11 @@ def put(source: str, place: str, how: How) -> None:
         OSError: it cannot be done.
     """
     os.makedirs(os.path.dirname(place), exist_ok=True)
-    if how is How.LINK:
+    if method is Method.LINK:
         os.link(os.path.realpath(source), place)
-    elif how is How.SYMLINK:
+    elif method is Method.SYMLINK:
         os.symlink(os.path.abspath(source), place)
-    elif how is How.COPY:
+    elif method is Method.COPY:
         _copy(source, place)
     else:
         _move(source, place)

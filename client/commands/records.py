@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import BinaryIO, Protocol
 
-from glimpse.client.cells import cell, text_of
+from glimpse.client.commands.csv_cells import cell, text_of
 from glimpse.client.errors import Code
 from glimpse.client.results import ImageResult
 
@@ -98,7 +98,10 @@ class JsonLines:
 
 
 class Csv:
-    """One line an image: its first classes side by side, as many as were asked for; text as `client.cells` has it."""
+    """One line an image: its first classes side by side, as many as were asked for.
+
+    Text is escaped as `client.commands.csv_cells` says.
+    """
 
     def __init__(self, top_k: int) -> None:
         """A format with `top_k` pairs of label and probability; those that an image lacks stay empty."""

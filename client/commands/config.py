@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from glimpse.client import texts
+from glimpse.client.suggestions import did_you_mean
 
 VARIABLE = "GLIMPSE_CLIENT_CONFIG"
 
@@ -16,7 +17,7 @@ TOKEN_VARIABLES = ("GLIMPSE_TOKEN", "GLIMPSE_TOKEN_FILE")
 
 
 def defaults(kinds: dict[str, type]) -> dict[str, Any]:
-    """What the file says, by the names of options; nothing where there is no file.
+    """The options in the file, by their names; nothing where there is no file.
 
     The file is TOML, one key an option: the one that GLIMPSE_CLIENT_CONFIG names, or `glimpse/config.toml` in
     XDG_CONFIG_HOME, which is `~/.config` where it is not set. Files that it names are looked for beside it.
@@ -36,18 +37,14 @@ def defaults(kinds: dict[str, type]) -> dict[str, Any]:
     try:
         values = tomllib.loads(texts.decode(path.read_bytes()))
     except ValueError as error:  # of TOML or of UTF-8
-        raise ValueError(f"{path} is no TOML: {error}") from error
+        raise ValueError(f"{path} is not valid TOML: {error}") from error
     except RecursionError:
         raise ValueError(f"{path} is nested too deeply.") from None
     for name, value in values.items():
         if name not in kinds:
-            from difflib import get_close_matches
-
-            near = get_close_matches(name.replace("-", "_"), kinds, n=1)
-            meant = f" Did you mean {near[0]}?" if near else ""
-            raise ValueError(f"{path} has {name!r}, which is no option; there are: {', '.join(kinds)}.{meant}")
+            raise ValueError(f"{path} has {name!r}, which is not an option.{did_you_mean(name, kinds)}")
         if not _fits(value, kinds[name]):
-            raise ValueError(f"{path}: {name} is to be {_SAID[kinds[name]]}. Received: {value!r}.")
+            raise ValueError(f"{path}: {name} has to be {_SAID[kinds[name]]}. Received: {value!r}.")
         if name in _FILES:
             values[name] = str(path.parent / Path(value).expanduser())
     if any(os.environ.get(variable) for variable in TOKEN_VARIABLES):

@@ -1,4 +1,4 @@
-"""Between the wire's messages and this package's values, both ways."""
+"""From this package's values to protobuf messages, and back."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from glimpse.client.errors import Code, InvalidRequestError
+from glimpse.client.image_input import load
 from glimpse.client.results import (
     Agreement,
     ClassLabel,
@@ -21,11 +22,10 @@ from glimpse.client.results import (
     Stage,
     Timing,
 )
-from glimpse.client.sources import load
 from glimpse.v1 import classifier_pb2 as pb
 
 if TYPE_CHECKING:
-    from glimpse.client.sources import Source
+    from glimpse.client.image_input import ImageInput
 
 _UINT32_MAX = 2**32 - 1
 
@@ -33,6 +33,11 @@ _UINT32_MAX = 2**32 - 1
 def to_selector(model: str, version: str) -> pb.ModelSelector:
     """Empty strings: the server's default model, its newest version."""
     return pb.ModelSelector(name=model, version=version)
+
+
+def to_describe(model: str, version: str) -> pb.DescribeModelRequest:
+    """The request for the description of a model."""
+    return pb.DescribeModelRequest(model=to_selector(model, version))
 
 
 def to_options(top_k: int | None, min_probability: float, geometry: str) -> pb.ClassifyOptions:
@@ -53,15 +58,15 @@ def to_options(top_k: int | None, min_probability: float, geometry: str) -> pb.C
 
 def to_requests(
     top_k: int | None, min_probability: float, geometry: str, model: str, version: str
-) -> Callable[[Source], pb.ClassifyRequest]:
-    """What loads an image and wraps it up, for one image after the other; it raises what `client.sources.load` does.
+) -> Callable[[ImageInput], pb.ClassifyRequest]:
+    """A function that turns an image into a request; it raises what `client.image_input.load` raises.
 
     Raises:
         InvalidRequestError: as `to_options`.
     """
     selector, options = to_selector(model, version), to_options(top_k, min_probability, geometry)
 
-    def to_request(image: Source) -> pb.ClassifyRequest:
+    def to_request(image: ImageInput) -> pb.ClassifyRequest:
         return pb.ClassifyRequest(model=selector, images=[load(image)], options=options)
 
     return to_request

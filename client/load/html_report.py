@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from html import escape as for_html
 from typing import Any
 
+from glimpse.client.commands.plain import plain
 from glimpse.client.load import plots
 from glimpse.client.load.live import milliseconds
 from glimpse.client.load.tally import STAGES
-from glimpse.client.load.text import said, value
-from glimpse.client.plain import plain
+from glimpse.client.load.text_report import said, value
 
 _STYLE = """
 :root{color-scheme:light dark; --page:#f7f7f5; --card:#fff; --ink:#141413; --soft:#55544f; --faint:#e4e3de;

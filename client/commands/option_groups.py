@@ -10,12 +10,12 @@ from typing import Any
 
 import typer
 
-from glimpse.client.images import is_named_like_one
+from glimpse.client.commands.find_images import is_named_like_one
 
 _Command = Callable[..., None]
 
 
-def given(make: Callable[..., Any]) -> Callable[[_Command], _Command]:
+def option_group(make: Callable[..., Any]) -> Callable[[_Command], _Command]:
     """A decorator that gives a command all options of `make`; the command's own first argument is what it makes.
 
     The outermost decorator's options come last in the help, and its argument second, and so on.
@@ -39,7 +39,7 @@ def given(make: Callable[..., Any]) -> Callable[[_Command], _Command]:
     return decorate
 
 
-def to_write(path: os.PathLike[str] | None, option: str) -> None:
+def refuse_image_name(path: os.PathLike[str] | None, option: str) -> None:
     """Refuse to write over an image: one that was to be sent easily stands behind an option that takes a file's name.
 
     Raises:
@@ -47,6 +47,16 @@ def to_write(path: os.PathLike[str] | None, option: str) -> None:
     """
     if path is not None and is_named_like_one(path):
         raise typer.BadParameter(
-            f"It takes the name of a file to write, and {os.fspath(path)} is named as images are. Give another one.",
+            f"The option takes the name of a file to write, and {os.fspath(path)} is named as images are. "
+            "Give another name.",
             param_hint=option,
         )
+
+
+def explain(error: OSError | ValueError) -> str:
+    """What is wrong with a file or a value, in a sentence without the number of an error."""
+    if isinstance(error, OSError) and error.strerror:
+        if error.filename is None:
+            return f"{error.strerror}."
+        return f"{os.fsdecode(error.filename)} cannot be used: {error.strerror}."
+    return str(error)

@@ -12,16 +12,16 @@ from typing import Annotated
 
 import typer
 
-from glimpse.client.options import given, to_write
-from glimpse.client.output import File, Output, Stdout
-from glimpse.client.records import Csv, Format, JsonLines
-from glimpse.client.thumbnails import wanted
+from glimpse.client.commands.option_groups import explain, option_group, refuse_image_name
+from glimpse.client.commands.output import File, Output, Stdout
+from glimpse.client.commands.records import Csv, Format, JsonLines
+from glimpse.client.commands.thumbnails import wanted
 
 _DEFAULT_TOP_K = 5  # the server's
 
 
 @dataclass(frozen=True, slots=True)
-class Writing:
+class OutputOptions:
     """Where answers go and how they look."""
 
     as_json: bool
@@ -67,31 +67,39 @@ class Writing:
                 file.close()
                 raise
         except (OSError, ValueError) as error:
-            raise typer.BadParameter(str(error), param_hint="--output") from error
+            raise typer.BadParameter(explain(error), param_hint="--output") from error
         return file
 
 
-def _writing(
-    as_json: Annotated[bool, typer.Option("--json", help="For programs: one JSON object per image and line.")] = False,
+def _output_options(
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object for each image, a line each, for programs.")
+    ] = False,
     as_csv: Annotated[
-        bool, typer.Option("--csv", help="For tables: one line per image, K classes side by side.")
+        bool, typer.Option("--csv", help="Print a table: one line for each image, with its K classes side by side.")
     ] = False,
     output: Annotated[
         Path | None,
         typer.Option(
-            "-o", "--output", metavar="FILE", help="Write answers there; whatever ends the run leaves whole lines."
+            "-o",
+            "--output",
+            metavar="FILE",
+            help="Write the answers to this file. It has only whole lines, however the run ends.",
         ),
     ] = None,
     resume: Annotated[
         bool,
         typer.Option(
-            "--resume", help="Go on with the FILE of an interrupted run of the same command. Needs --json or --csv."
+            "--resume",
+            help="Continue an interrupted run: classify only the images that FILE has no answer for. It needs "
+            "--output, and --json or --csv.",
         ),
     ] = False,
     retry_failed: Annotated[
         bool,
         typer.Option(
-            "--retry-failed", help="With --resume: also what failed for a reason that may be gone, such as a timeout."
+            "--retry-failed",
+            help="With --resume: also classify again what failed for a reason that may have passed, such as a timeout.",
         ),
     ] = False,
     thumbnails: Annotated[
@@ -99,18 +107,19 @@ def _writing(
         typer.Option(
             "--thumbnails/--no-thumbnails",
             envvar="GLIMPSE_THUMBNAILS",
-            help="Show each picture, in terminals that can: kitty (PNG alone), iTerm2, WezTerm and their like.",
+            help="Show each image beside its answer, in terminals that can show images: iTerm2, WezTerm and, for PNG "
+            "files, kitty.",
         ),
     ] = False,
-) -> Writing:
+) -> OutputOptions:
     if as_json and as_csv:
-        raise typer.BadParameter("Answers are either --json or --csv.")
+        raise typer.BadParameter("Give either --json or --csv, not both.")
     if resume and (output is None or not (as_json or as_csv)):
         raise typer.BadParameter("It needs --output, and --json or --csv.", param_hint="--resume")
     if retry_failed and not resume:
-        raise typer.BadParameter("It belongs to --resume.", param_hint="--retry-failed")
-    to_write(output, "--output")
-    return Writing(as_json, as_csv, output, resume, retry_failed, thumbnails)
+        raise typer.BadParameter("It needs --resume.", param_hint="--retry-failed")
+    refuse_image_name(output, "--output")
+    return OutputOptions(as_json, as_csv, output, resume, retry_failed, thumbnails)
 
 
-writing = given(_writing)
+output_options = option_group(_output_options)

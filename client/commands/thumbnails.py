@@ -14,7 +14,7 @@ from base64 import standard_b64encode
 from collections.abc import Callable, Mapping
 from enum import Enum
 
-from glimpse.client.images import STDIN
+from glimpse.client.commands.find_images import STDIN
 
 ROWS = 8  # of the terminal, that a picture is high; its width follows
 MAX_BYTES = 4 * 1024 * 1024  # of a file: a larger one would keep the terminal, which may be far away, from going on

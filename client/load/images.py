@@ -6,8 +6,8 @@ import random
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from glimpse.client.image_input import load
 from glimpse.client.load.tally import Request
-from glimpse.client.sources import load
 from glimpse.v1 import classifier_pb2 as pb
 
 _MOST_BYTES = 256 * 1024 * 1024  # of photos that are kept in memory
@@ -34,7 +34,7 @@ def of_files(paths: Iterable[str]) -> Pictures:
 
     Raises:
         OSError: a file cannot be read.
-        ImageRefusedError: it fits into no message.
+        ImageRefusedError: it does not fit into a message.
         ValueError: there is none.
     """
     good: list[pb.Image] = []

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from threading import Thread
 from typing import TYPE_CHECKING, Protocol
 
-from glimpse.client.plain import sequences
+from glimpse.client.commands.plain import sequences
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -6,6 +6,7 @@ import io
 import sys
 from collections.abc import Sequence
 from functools import cache
+from typing import Literal
 
 from rich.bar import Bar
 from rich.console import Console, RenderableType
@@ -13,7 +14,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from glimpse.client.plain import plain, sequences
+from glimpse.client.commands.plain import plain, sequences
 from glimpse.client.results import ImageResult, ModelDescription, PreStem, Runtime, Stage
 
 _BAR_WIDTH = 32
@@ -40,7 +41,7 @@ def print_result(path: str, result: ImageResult, thumbnail: bytes | None = None)
     Args:
         path: of the image.
         result: its own.
-        thumbnail: what shows it in this terminal, if anything (`client.thumbnails`).
+        thumbnail: what shows it in this terminal, if anything (`client.commands.thumbnails`).
     """
     heading, body = _block(path, result)
     console().print(heading)
@@ -81,15 +82,24 @@ def _body(result: ImageResult) -> RenderableType:
 
 
 def print_description(description: ModelDescription) -> None:
-    """What a model is, then its stages down to their sum."""
-    console().print(_facts(description), "", _stages(description.stages))
+    """What a model is, then its stages down to their sum.
+
+    A terminal gets aligned tables. A file or a program gets the same cells separated by tabs, a line each, however
+    long: nothing is padded, and nothing is wrapped.
+    """
+    if console().is_terminal:
+        console().print(_facts_table(description), "", _stages_table(description.stages))
+    else:
+        lines = [*map(list, facts(description).items()), [], *_stage_rows(description.stages)]
+        console().file.write("".join("\t".join(map(plain, line)) + "\n" for line in lines))
 
 
-def _facts(description: ModelDescription) -> Table:
+def facts(description: ModelDescription) -> dict[str, str]:
+    """What a model is, by the words that stand in front of each line."""
     runtime, limits, shape = description.runtime, description.limits, description.input
     labels = ", ".join(plain(each.label) for each in description.classes[:12])
     hidden = len(description.classes) - 12
-    rows = {
+    return {
         "model": f"{description.model.name}, version {description.model.version}",
         "weights": description.model.weights_digest,
         "architecture": f"{description.architecture} ({description.variant})",
@@ -101,20 +111,24 @@ def _facts(description: ModelDescription) -> Table:
         **({"output": description.output} if description.output else {}),
         "temperature": f"{description.temperature:.4g}",
         "parameters": f"{description.parameters:,}, of which {description.trainable_parameters:,} trainable",
+        "multiply-adds": f"{description.multiply_adds:,} for one image",
         "runtime": f"{runtime.name} on {runtime.device}, {runtime.precision}{_agreement(runtime)}",
         "batch sizes": _list(runtime.batch_sizes),
-        "limits": f"{limits.max_images_per_request:,} images a request, {limits.max_images_in_flight:,} in flight; "
-        f"{limits.max_image_bytes:,} bytes and {limits.max_image_pixels:,} pixels an image; "
-        f"{limits.max_message_bytes:,} bytes a message",
+        "limits": f"{limits.max_images_per_request:,} images per request, {limits.max_images_in_flight:,} in flight; "
+        f"{limits.max_image_bytes:,} bytes and {limits.max_image_pixels:,} pixels per image; "
+        f"{limits.max_message_bytes:,} bytes per message",
         "large JPEG": f"up to {limits.max_jpeg_pixels:,} pixels, decoded at 1/2, 1/4 or 1/8 where that leaves "
         f"{limits.jpeg_reducing_gap:.4g} times the target",
         "formats": ", ".join(limits.formats),
         "geometries": ", ".join(limits.geometries) or "the model's own only",
     }
+
+
+def _facts_table(description: ModelDescription) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    for name, value in rows.items():
+    for name, value in facts(description).items():
         table.add_row(name, Text(plain(value)))
     return table
 
@@ -139,20 +153,30 @@ def _recipe(pre_stem: PreStem) -> str:
     )
 
 
-def _stages(stages: Sequence[Stage]) -> Table:
-    table = Table(show_footer=True, box=None, pad_edge=False, header_style="bold", footer_style="bold")
-    table.add_column("stage", footer="total", no_wrap=True)
-    table.add_column("block", overflow="fold")  # the one that a narrow terminal folds; numbers stay whole
-    table.add_column("repeats", justify="right", no_wrap=True)
-    table.add_column("output", no_wrap=True)
-    # The sum of what is shown, not the total that the server states: a reader can hold the two together.
-    table.add_column("parameters", footer=f"{sum(s.parameters for s in stages):,}", justify="right", no_wrap=True)
-    operations = f"{sum(s.multiply_adds for s in stages):,}"
-    table.add_column("multiply-adds", footer=operations, justify="right", no_wrap=True)
+def _stage_rows(stages: Sequence[Stage]) -> list[list[str]]:
+    """The table of the stages: its header, a row for each stage, and their sum."""
+    rows = [["stage", "block", "repeats", "output", "parameters", "multiply-adds"]]
     for stage in stages:
         output = " x ".join(str(size) for size in stage.output_shape)
         numbers = f"{stage.parameters:,}", f"{stage.multiply_adds:,}"
-        table.add_row(plain(stage.name), plain(stage.block), str(stage.repeats), output, *numbers)
+        rows.append([stage.name, stage.block, str(stage.repeats), output, *numbers])
+    # The sum of what is shown, not the total that the server states: a reader can hold the two together.
+    sums = f"{sum(s.parameters for s in stages):,}", f"{sum(s.multiply_adds for s in stages):,}"
+    return [*rows, ["total", "", "", "", *sums]]
+
+
+def _stages_table(stages: Sequence[Stage]) -> Table:
+    header, *rows, total = _stage_rows(stages)
+    table = Table(show_footer=True, box=None, pad_edge=False, header_style="bold", footer_style="bold")
+    for name, footer in zip(header, total, strict=True):
+        # The block is what a narrow terminal folds; names and numbers stay whole.
+        folds = name == "block"
+        justify: Literal["left", "right"] = "right" if name in {"repeats", "parameters", "multiply-adds"} else "left"
+        table.add_column(
+            name, footer=footer, justify=justify, no_wrap=not folds, overflow="fold" if folds else "ellipsis"
+        )
+    for row in rows:
+        table.add_row(*map(plain, row))
     return table
 
 

@@ -1,0 +1,1 @@
+"""The command line: what each command does, its options, and how answers are shown and written."""

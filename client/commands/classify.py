@@ -1,0 +1,106 @@
+"""The command that classifies images."""
+
+# ruff: noqa: PLR0917  (typer calls this function, with every argument by its name)
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from glimpse.client.commands import exits
+from glimpse.client.commands.find_images import STDIN, find, why_not_found
+from glimpse.client.commands.output import Output
+from glimpse.client.commands.output_options import OutputOptions, output_options
+from glimpse.client.commands.progress import Shown, progress
+from glimpse.client.commands.request_options import RequestOptions, request_options
+from glimpse.client.commands.server_options import ServerOptions, server_options
+
+if TYPE_CHECKING:
+    from glimpse.client.image_input import ImageInput
+    from glimpse.client.results import ImageResult
+
+
+@server_options
+@request_options
+@output_options
+def classify(
+    output: OutputOptions,
+    request: RequestOptions,
+    server: ServerOptions,
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IMAGE",
+            help="Files, folders (with all folders in them), patterns such as 'scans/*.png', or - for the standard "
+            "input.",
+            show_default=False,
+        ),
+    ],
+    top_k: Annotated[
+        int | None,
+        typer.Option(
+            metavar="K", help="How many classes to show for each image. Without it, the 5 most probable ones."
+        ),
+    ] = None,
+    min_probability: Annotated[
+        float, typer.Option(metavar="P", help="Leave out classes that are less probable than this, 0 to 1.")
+    ] = 0.0,
+) -> None:
+    """Print the most probable classes of each image.
+
+    Answers come in the order of the images. An image that cannot be read or classified is reported in its place, and
+    the others are classified all the same. Folders may be of any size: only the images in flight are in memory.
+    """
+    _check_stdin(images)
+    with (
+        server.client() as client,
+        output.opened(top_k) as answers,
+        progress(lambda: find(images), aside=output.aside) as shown,
+    ):
+        results = client.classify_many(
+            _to_send(images, answers, shown),
+            top_k=top_k,
+            min_probability=min_probability,
+            **request.arguments(),
+        )
+        for path, result in results:
+            answers.write(path, _explained(path, result))
+            shown(failed=result.error is not None)
+    _say_failed(answers.failed, quiet=output.silent)
+
+
+def _check_stdin(images: list[str]) -> None:
+    if images.count(STDIN) > 1:
+        raise typer.BadParameter("- stands for the standard input, which can be read only once.", param_hint="IMAGE")
+
+
+def _to_send(arguments: list[str], answers: Output, shown: Shown) -> Iterator[tuple[str, ImageInput]]:
+    from glimpse.client.image_input import MAX_IMAGE_BYTES
+
+    for path in find(arguments):
+        if answers.has(path):
+            shown(failed=False)
+            continue
+        # One byte above the limit is enough to be refused; the standard input may have no end.
+        yield path, sys.stdin.buffer.read(MAX_IMAGE_BYTES + 1) if path == STDIN else path
+
+
+def _explained(path: str, result: ImageResult) -> ImageResult:
+    """`result`, or what is known better of an argument that led to no image."""
+    if result.error is None:
+        return result
+    if result.error.reason == "NOT_A_FILE":
+        return type(result).failed(result.error.code, "NO_IMAGE_IN_FOLDER", why_not_found(path))
+    if result.error.reason == "FILE_NOT_FOUND":
+        return type(result).failed(result.error.code, result.error.reason, why_not_found(path))
+    return result
+
+
+def _say_failed(failed: int, *, quiet: bool) -> None:
+    if not failed:
+        return
+    if not quiet:
+        typer.echo(f"{failed:,} {'image' if failed == 1 else 'images'} could not be classified.", err=True)
+    raise typer.Exit(exits.Exit.IMAGES_FAILED)

@@ -1,0 +1,59 @@
+"""How the commands' help looks: placeholders without types, options in groups, examples at the end."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from typer.core import TyperCommand
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Command(TyperCommand):
+    """A command whose help says ``IMAGE...``, and shows the options that find the server apart from its own."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """The words of the usage line, without braces around what is required."""
+        return [piece.replace("{", "").replace("}", "") for piece in super().collect_usage_pieces(ctx)]
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the arguments, then the options, a section for each group."""
+        for title, rows in self._sections(ctx).items():
+            with formatter.section(title):
+                formatter.write_dl(rows)
+
+    def _sections(self, ctx: Any) -> dict[str, list[tuple[str, str]]]:
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for title, row in self._rows(ctx):
+            sections.setdefault(title, []).append(row)
+        return sections
+
+    def _rows(self, ctx: Any) -> Iterator[tuple[str, tuple[str, str]]]:
+        # Typer's own options, such as --help, come last; they belong to the command's.
+        parameters: list[Any] = sorted(self.get_params(ctx), key=lambda each: _panel(each) != "Arguments")
+        own = [each for each in parameters if _panel(each) in {"Arguments", "Options"}]
+        for parameter in (*own, *(each for each in parameters if each not in own)):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                yield _panel(parameter), (placeholder(parameter, record[0]), record[1])
+
+
+def placeholder(parameter: Any, name: str) -> str:
+    """What stands for a parameter in the help: of an argument its name alone, with dots where several are taken."""
+    if parameter.param_type_name != "argument":
+        return name
+    dots = "..." if parameter.nargs != 1 else ""
+    return str(parameter.metavar or name.split(" <", maxsplit=1)[0]).removesuffix("...") + dots
+
+
+def examples(*lines: str) -> str:
+    """An epilog of a command's help, with its lines as they are."""
+    # The character at the beginning keeps it from being wrapped into a paragraph.
+    return "\n".join(("\b", "Examples:", *(f"  {line}" for line in lines)))
+
+
+def _panel(parameter: Any) -> str:
+    if parameter.param_type_name == "argument":
+        return "Arguments"
+    return str(getattr(parameter, "rich_help_panel", None) or "Options")

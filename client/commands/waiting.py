@@ -1,0 +1,96 @@
+"""Waiting for a server that starts, and saying meanwhile what is still missing."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import typer
+
+from glimpse.client.commands.plain import plain
+from glimpse.client.errors import Code, DeadlineExceededError, GlimpseError, RequestRefusedError, UnavailableError
+
+if TYPE_CHECKING:
+    from glimpse.client.client import Client
+    from glimpse.client.health import Health
+
+_PAUSE = 0.25  # seconds between two questions
+_LONGEST_CALL = 5.0  # seconds for one answer
+# A server that answered and is gone for so long has ended: it could not load its model, or was told to stop. One that
+# listens is there again within a moment.
+_GONE_AFTER = 5.0
+
+
+def wait_until_serving(client: Client, *, seconds: float) -> Health | None:
+    """Wait until the server of a client is serving.
+
+    What it waits for is said on stderr, once for each state.
+
+    Args:
+        client: of the server.
+        seconds: to wait.
+
+    Returns:
+        What the server said last, which may still be that it is not serving; None where it offers no health service,
+        so that only a call can tell.
+
+    Raises:
+        UnavailableError: nobody answers, or a server that answered has been gone for 5 seconds.
+        GlimpseError: it answers with an error that waiting does not change, such as a token that is not accepted.
+    """
+    end = time.monotonic() + seconds
+    said = ""
+    watch = _Watch(client.target)
+    while True:
+        problem: GlimpseError | None = None
+        health: Health | None = None
+        try:
+            health = client.health(timeout=max(0.01, min(_LONGEST_CALL, end - time.monotonic())))
+        except (UnavailableError, DeadlineExceededError) as error:
+            problem = error
+        except RequestRefusedError as error:
+            if error.code is Code.UNIMPLEMENTED:
+                return None
+            raise
+        now = time.monotonic()
+        state = watch.state(health, now)
+        if health is not None and health.serving:
+            return health
+        if now >= end:
+            if problem is not None:
+                raise problem
+            return health
+        if state != said:
+            typer.echo(plain(f"Waiting up to {end - now:.0f} seconds for {client.target}: {state}."), err=True)
+            said = state
+        time.sleep(min(_PAUSE, max(0.0, end - now)))
+
+
+class _Watch:
+    """What a server that is waited for does, from one answer to the next."""
+
+    def __init__(self, target: str) -> None:
+        self._target = target
+        self._answered = False
+        self._gone_since: float | None = None
+
+    def state(self, health: Health | None, now: float) -> str:
+        """What it does now, for people.
+
+        Args:
+            health: what it says; None: nobody answers.
+            now: time.monotonic.
+
+        Raises:
+            UnavailableError: it answered, and has been gone for long enough.
+        """
+        if health is not None:
+            self._answered, self._gone_since = True, None
+            return "it answers, and is not serving yet (it loads its model, or it is shutting down)"
+        if not self._answered:
+            return "nobody answers there yet"
+        self._gone_since = now if self._gone_since is None else self._gone_since
+        if now - self._gone_since >= _GONE_AFTER:
+            message = f"The server at {self._target} answered without serving, and is gone now. Its log says why."
+            raise UnavailableError(Code.UNAVAILABLE, "", message)
+        return "it has gone away"
