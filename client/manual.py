@@ -57,7 +57,10 @@ def page(version: str) -> str:
     for parameter in command.params:
         if parameter.name in shared:
             lines += _parameter(parameter, contexts[name])
-    lines += [".SH EXIT STATUS"]
+    lines += [".SH EXAMPLES", ".EX"]
+    for _, command in commands:
+        lines += [_escape(line.strip()) for line in str(command.epilog).splitlines() if line.startswith("  ")]
+    lines += [".EE", ".SH EXIT STATUS"]
     for code, text in re.findall(r"^ +(\d+)  (.+)$", exits.TABLE, re.MULTILINE):
         lines += [".TP", rf"\fB{code}\fR", _escape(text)]
     return "\n".join([*lines, ".SH FILES", _FILES])

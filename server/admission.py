@@ -217,7 +217,9 @@ class Admission:
             Reason.QUEUE_FULL,
             f"{_told(held)} are in flight; {_told(load)} more would exceed the limit of {_told(most, 'or')}. Try "
             "again later, or send fewer at once.",
-            missing=Permits(together.images + reserved.images - most.images, 0, together.work + reserved.work - most.work),
+            missing=Permits(
+                together.images + reserved.images - most.images, 0, together.work + reserved.work - most.work
+            ),
             come=load,
         )
 

@@ -52,9 +52,9 @@ class ServerOptions:
         """
         with exits.by_cause(self.target), self._connected() as client:
             if self.wait and waits:
-                from glimpse.client.commands.waiting import wait_until_serving
+                from glimpse.client.commands.waiting import require_serving
 
-                wait_until_serving(client, seconds=self.timeout)
+                require_serving(client, seconds=self.timeout)
             yield client
 
     def connection(self) -> Connection:

@@ -66,6 +66,19 @@ def wait_until_serving(client: Client, *, seconds: float) -> Health | None:
         time.sleep(min(_PAUSE, max(0.0, end - now)))
 
 
+def require_serving(client: Client, *, seconds: float) -> None:
+    """The same for a command that can do nothing with a server that is not serving.
+
+    Raises:
+        UnavailableError: as `wait_until_serving`, or it answers and is not serving in time.
+        GlimpseError: as `wait_until_serving`.
+    """
+    health = wait_until_serving(client, seconds=seconds)
+    if health is not None and not health.serving:
+        message = f"The server at {client.target} answers, and is not serving after {seconds:g} seconds of waiting."
+        raise UnavailableError(Code.UNAVAILABLE, "", message)
+
+
 class _Watch:
     """What a server that is waited for does, from one answer to the next."""
 

@@ -221,7 +221,9 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str]) -> int:
     """Make a token: 0, or 2 where the arguments make no sense."""
-    parser = _Parser(prog="python -m glimpse.server.access.tokens", description="Make tokens for callers of the server.")
+    parser = _Parser(
+        prog="python -m glimpse.server.access.tokens", description="Make tokens for callers of the server."
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     about = (
         "Make a new token. The token itself is printed once, to standard error; its entry for the token file goes to "

@@ -305,11 +305,22 @@ def test_a_description_for_people_has_stages_that_add_up(scripted: ScriptedServe
         assert shown in ended.stdout
 
 
+def test_a_description_in_a_pipe_is_neither_padded_nor_wrapped(scripted: ScriptedServer, glimpse: Glimpse) -> None:
+    lines = glimpse("describe", "--target", scripted.target, COLUMNS="20").stdout.splitlines()
+
+    assert "architecture\tplain2 (test)" in lines
+    assert "stem\tconvolution\t1\t8 x 8 x 16\t1,000\t64,000" in lines
+    assert lines[-1] == "total\t\t\t\t1,234\t64,200"
+    assert [line for line in lines if line.endswith(" ") or "  " in line] == []
+    assert max(map(len, lines)) > 100
+
+
 def test_a_description_for_programs_has_all_that_the_wire_holds(scripted: ScriptedServer, glimpse: Glimpse) -> None:
     ended = glimpse("describe", "--json", "--target", scripted.target)
 
     described = json.loads(ended.stdout)
-    assert set(described) == set(DESCRIPTION.DESCRIPTOR.fields_by_name)
+    assert set(described) == {*DESCRIPTION.DESCRIPTOR.fields_by_name, "multiply_adds"}
+    assert (described["parameters"], described["multiply_adds"]) == (1234, 64_200)
     for part in ("pre_stem", "runtime", "limits", "input", "model"):
         assert set(described[part]) == set(getattr(DESCRIPTION, part).DESCRIPTOR.fields_by_name)
     assert described["limits"]["max_image_pixels"] == 2_000_000

@@ -101,13 +101,14 @@ def test_the_file_and_the_token_s_may_have_a_byte_order_mark(
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ('taget = "a:1"', "has 'taget', which is no option; there are: target, tls,"),
-        ("tls-ca = 1", "Did you mean tls_ca?"),
-        ("target = 50051", "target is to be a text. Received: 50051."),
-        ('tls = "yes"', "tls is to be true or false. Received: 'yes'."),
-        ("timeout = true", "timeout is to be a number. Received: True."),
-        ("target = ", "is no TOML: Invalid value"),
-        ("\udcff", "is no TOML: 'utf-8' codec"),
+        ('taget = "a:1"', "has 'taget', which is not an option. Did you mean target?"),
+        ("tls-ca = 1", "Did you mean tls_ca"),
+        ("colour = 1", "which is not an option. There are: target, tls, tls_ca,"),
+        ("target = 50051", "target has to be a text. Received: 50051."),
+        ('tls = "yes"', "tls has to be true or false. Received: 'yes'."),
+        ("timeout = true", "timeout has to be a number. Received: True."),
+        ("target = ", "is not valid TOML: Invalid value"),
+        ("\udcff", "is not valid TOML: 'utf-8' codec"),
     ],
 )
 def test_what_the_file_must_not_say_is_told_with_its_name(

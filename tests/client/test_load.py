@@ -289,18 +289,20 @@ def test_nobody_there_is_the_exit_code_of_nobody_there(glimpse: Glimpse, nowhere
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (("--rate", "5", "--callers", "2"), "Load comes by one of"),
-        (("--ramp", "5"), "Two rates are written as 10:200"),
+        (("--rate", "5", "--callers", "2"), "Give only one of --callers"),
+        (("--ramp", "5"), "two rates, written as 10:200"),
         (("--ramp", "0:5"), "Rates are above 0"),
-        (("--steady",), "It belongs to --rate and --ramp"),
-        (("--find-knee",), "They come together"),
-        (("--slo", "5"), "They come together"),
+        (("--steady",), "It needs --rate or --ramp"),
+        (("--find-knee",), "Each of the two needs the other"),
+        (("--slo", "5"), "Each of the two needs the other"),
         (("--find-knee", "--slo", "5", "--callers", "1"), "It raises the rate by itself"),
         (("--stream", "--retries"), "nothing is repeated on a stream"),
-        (("--scenario", "no.toml", "--duration", "5"), "The file says how long"),
-        (("--scenario", "no.toml"), "No such file"),
+        (("--scenario", "no.toml", "--duration", "5"), "stand in the scenario file"),
+        (("--scenario", "no.toml"), "no.toml cannot be used: No such file or directory."),
         (("--threshold", "quick"), "is written like"),
-        (("no.jpg",), "No such file"),
+        (("no.jpg",), "There is no file no.jpg."),
+        (("no*.jpg",), "No file matches the pattern no*.jpg."),
+        (("https://example.org/cat.jpg",), "This is a URL, and only files are read."),
     ],
     ids=" ".join,
 )
@@ -325,5 +327,6 @@ sys.stderr.write(" ".join(sys.modules))
 """
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     loaded = set(ended.stderr.split())
-    assert "glimpse.client.load.command" in loaded
-    assert loaded.isdisjoint({"glimpse.client.load.session", "grpc", "rich", "glimpse.v1", "google.protobuf", "asyncio"})
+    of_load = {name for name in loaded if name.startswith("glimpse.client.load.")}
+    assert of_load == {"glimpse.client.load.command", "glimpse.client.load.options"}
+    assert loaded.isdisjoint({"grpc", "rich", "glimpse.v1", "google.protobuf", "asyncio"})

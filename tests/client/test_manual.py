@@ -39,6 +39,7 @@ def test_sections_are_those_of_a_manual_page(page: str) -> None:
         "OPTIONS",
         "COMMANDS",
         "OPTIONS THAT FIND THE SERVER",
+        "EXAMPLES",
         "EXIT STATUS",
         "FILES",
     ]
@@ -52,6 +53,6 @@ def test_every_option_and_exit_code_is_there(page: str, glimpse: Glimpse) -> Non
         options = re.findall(r"^  (--[a-z-]+|-[a-z], --[a-z-]+)", glimpse(command, "--help").stdout, re.MULTILINE)
         assert options, command
         for option in options:
-            assert option == "--help" or f"\\fB{option}" in shown, f"{command} {option}"
+            assert option == "-h, --help" or f"\\fB{option}" in shown, f"{command} {option}"
     for code in exits.Exit:
         assert f".TP\n\\fB{int(code)}\\fR\n" in page

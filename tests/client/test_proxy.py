@@ -112,8 +112,8 @@ def test_a_proxy_that_fails_is_named_without_its_password(glimpse: Glimpse) -> N
     ended = glimpse("health", "--target", "glimpse.example:50051", **environment)
     assert ended.returncode == 3
     assert ended.stderr == (
-        "No Glimpse server answers at glimpse.example:50051; start one with `make serve`, or name another with "
-        "--target. The call went through the proxy http://127.0.0.1:9 of the variable https_proxy; "
+        "No Glimpse server answers at glimpse.example:50051; start one with `make serve`, name another with --target, "
+        "or wait for it with --wait. The call went through the proxy http://127.0.0.1:9 of the variable https_proxy; "
         "no_proxy=glimpse.example calls the server directly.\n"
     )
 

@@ -127,12 +127,12 @@ def test_photos_of_others_are_never_written_over_or_taken_back(
 
 def test_the_last_copy_of_a_photo_is_not_taken_back(tmp_path: Path) -> None:
     for method in Method:
-        write(tmp_path, {f"{how}.jpg": "cat"})
-        place = str(tmp_path / "sorted" / f"{how}.jpg")
-        put(str(tmp_path / f"{how}.jpg"), place, how)
+        write(tmp_path, {f"{method}.jpg": "cat"})
+        place = str(tmp_path / "sorted" / f"{method}.jpg")
+        put(str(tmp_path / f"{method}.jpg"), place, method)
         if method is not Method.MOVE:
-            (tmp_path / f"{how}.jpg").unlink()
-        entry = {"how": how, "source": str(tmp_path / f"{how}.jpg"), "place": place}
+            (tmp_path / f"{method}.jpg").unlink()
+        entry = {"how": method, "source": str(tmp_path / f"{method}.jpg"), "place": place}
         (tmp_path / "list").write_text(json.dumps(entry) + "\n")
         [back] = unsort(tmp_path / "list")
         assert back.failed == (method is not Method.MOVE)
@@ -179,12 +179,12 @@ def test_where_there_are_no_hard_links_copies_and_moves_work_all_the_same(
     monkeypatch.setattr(os, "link", refused)
     for method in (Method.COPY, Method.MOVE):
         write(tmp_path, {"a.jpg": "cat"})
-        put(str(tmp_path / "a.jpg"), str(tmp_path / how / "a.jpg"), how)
-        assert tree(tmp_path / how) == {"a.jpg": "cat"}
+        put(str(tmp_path / "a.jpg"), str(tmp_path / method / "a.jpg"), method)
+        assert tree(tmp_path / method) == {"a.jpg": "cat"}
         write(tmp_path, {"a.jpg": "dog"})
         with pytest.raises(FileExistsError):
-            put(str(tmp_path / "a.jpg"), str(tmp_path / how / "a.jpg"), how)
-        assert tree(tmp_path / how) == {"a.jpg": "cat"}
+            put(str(tmp_path / "a.jpg"), str(tmp_path / method / "a.jpg"), method)
+        assert tree(tmp_path / method) == {"a.jpg": "cat"}
         assert (tmp_path / "a.jpg").read_text() == "dog"
 
 
@@ -232,3 +232,23 @@ def test_copies_moves_and_links_at_once_are_refused(glimpse: Glimpse, nowhere: s
     for arguments in (["--link", "--move"], ["--symlink", "--link"], ["--min-probability", "2"]):
         ended = glimpse("sort", "a.jpg", "--into", "sorted", *arguments, "--target", nowhere)
         assert ended.returncode == 2
+
+
+def test_the_folder_that_was_sorted_into_names_its_only_list(
+    scripted: ScriptedServer, glimpse: Glimpse, tmp_path: Path
+) -> None:
+    write(tmp_path, {"a.jpg": "cat"})
+    sort = ("sort", "a.jpg", "--into", "sorted", "--target", scripted.target)
+    assert glimpse(*sort).returncode == 0
+    ended = glimpse("unsort", "sorted/")
+    assert (ended.returncode, ended.stderr) == (0, "1 undone, 0 left alone, 0 failed.\n")
+    assert not (tmp_path / "sorted" / "cat").exists()
+
+    assert glimpse(*sort).returncode == 0
+    ended = glimpse("unsort", "sorted")
+    assert ended.returncode == 2
+    assert "has 2 undo lists (undo-" in " ".join(ended.stderr.split())
+    (tmp_path / "empty").mkdir()
+    ended = glimpse("unsort", "empty")
+    assert ended.returncode == 2
+    assert "empty has no undo list of `glimpse sort`" in " ".join(ended.stderr.split())

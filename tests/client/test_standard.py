@@ -94,7 +94,7 @@ def test_with_all_streams_closed_a_file_gets_the_answers_and_nothing_else(
 @needs_full
 def test_taking_a_sort_back_needs_no_output_to_be_done(scripted: ScriptedServer, tmp_path: Path) -> None:
     sorted_ = shell("glimpse sort photo.jpg --into sorted", tmp_path, scripted.target)
-    [undo_list] = [line.split()[-1] for line in sorted_.stderr.splitlines() if line.startswith("To take it back")]
+    [undo_list] = [line.split()[-1] for line in sorted_.stderr.splitlines() if line.startswith("To undo this")]
     ended = shell(f"glimpse unsort {undo_list} > /dev/full", tmp_path, scripted.target)
     assert ended.returncode == exits.Exit.CANNOT_WRITE
     assert ended.stderr == "Error: The standard output cannot be written: No space left on device.\n"

@@ -184,7 +184,7 @@ def test_memory_that_ends_while_loading_is_told_the_same(monkeypatch: pytest.Mon
             raise MemoryError
         return Built(Short(network.serving_model(), precision), None)
 
-    monkeypatch.setattr(choice, "build", build)
+    monkeypatch.setattr(selection, "build", build)
     with pytest.raises(MemoryShortError, match="not enough memory to load the model se_resnet20_cifar10"):
         load(bundles.EMBEDDED_DEFAULT)
 
