@@ -104,7 +104,8 @@ def _from_pillow(image: Any) -> classifier_pb2.Image:
     if (turn := _UPRIGHT.get(exif.orientation(metadata) if isinstance(metadata, bytes) else 1)) is not None:
         image = image.transpose(turn)
     pixels = _as_shown(image)
-    return _raw(*pixels.size, pixels.tobytes())
+    width, height = pixels.size
+    return _raw(width, height, pixels.tobytes())
 
 
 def _as_shown(image: Any) -> Any:

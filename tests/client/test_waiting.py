@@ -7,9 +7,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
+import typer
 
 from glimpse.client import Client, UnavailableError
 from glimpse.client.commands import waiting
@@ -90,7 +92,7 @@ def test_a_server_that_answered_and_is_gone_is_not_waited_for(
         said.append(text.rpartition(": ")[2])
         scripted.stop()
 
-    monkeypatch.setattr(waiting.typer, "echo", echo)
+    monkeypatch.setattr(typer, "echo", echo)
     monkeypatch.setattr(waiting, "_GONE_AFTER", 0.5)
     scripted.serving(yes=False)
     with Client(scripted.target) as client, pytest.raises(UnavailableError, match="without serving, and is gone now"):
@@ -121,7 +123,7 @@ def test_a_server_without_health_is_not_waited_for(glimpse: Glimpse, tmp_path: P
 
 def test_who_is_not_let_in_does_not_wait(glimpse: Glimpse) -> None:
     with ScriptedServer(offers_health=False) as server:
-        method = grpc.unary_unary_rpc_method_handler(
+        method: Any = grpc.unary_unary_rpc_method_handler(
             lambda _, context: context.abort(grpc.StatusCode.UNAUTHENTICATED, "no token")
         )
         server._server.add_generic_rpc_handlers(

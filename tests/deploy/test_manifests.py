@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from glimpse.client.channel import SERVICE
+from glimpse.models.__main__ import _parser
 from glimpse.server.settings import Settings, unknown_variables
 from tests.deploy.tools import DEPLOY, OVERLAYS, manifests, one, parse, pod, rendered, run, server, tool
 
@@ -292,6 +293,9 @@ def test_the_gateway_leads_to_a_service_that_there_is() -> None:
 def test_the_weights_are_fetched_by_the_image_that_serves_them() -> None:
     (fetch,) = pod("weights-fetch")["initContainers"]
     assert fetch["image"] == server("weights-fetch")["image"]
+    assert fetch["command"][:3] == ["python", "-m", "glimpse.models"]
+    assert not vars(_parser().parse_args(fetch["command"][3:]))["name"], "the server's own variables name the weights"
+    assert {"GLIMPSE_MODEL", "GLIMPSE_WEIGHTS"} <= {each["name"] for each in fetch["env"]}
     shared = {(each["name"], each["mountPath"]) for each in fetch["volumeMounts"]}
     assert ("cache", "/var/cache/glimpse") in shared
     assert shared <= {(each["name"], each["mountPath"]) for each in server("weights-fetch")["volumeMounts"]}

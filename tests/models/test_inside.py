@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import re
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from glimpse.models import sizes
 from glimpse.models.__main__ import main
 from glimpse.models.builder import assemble
-from glimpse.models.catalogue import architectures, find
+from glimpse.models.catalogue import architectures, find, rows
 from glimpse.models.drawing import draw
+from glimpse.models.published import catalogue
 from glimpse.models.spec import StageSummary
+from tests.models.web import BODY, checkpoint, serving
 
 _SVG = "{http://www.w3.org/2000/svg}"
 
@@ -20,6 +25,8 @@ _SVG = "{http://www.w3.org/2000/svg}"
 @pytest.fixture(autouse=True)
 def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "250")
+    for name in ("MODEL", "VARIANT", "WEIGHTS"):
+        monkeypatch.delenv(f"GLIMPSE_{name}", raising=False)
 
 
 def test_describe_shows_every_stage_and_their_sums(capsys: pytest.CaptureFixture[str]) -> None:
@@ -27,7 +34,7 @@ def test_describe_shows_every_stage_and_their_sums(capsys: pytest.CaptureFixture
     printed = capsys.readouterr().out
     assembly = assemble(find("se_resnet20", "cifar"))
     for stage in assembly.stages:
-        (line,) = (line for line in printed.splitlines() if line.startswith(f"{stage.name} "))
+        (line,) = (line for line in printed.splitlines() if line.startswith(f"{stage.name}\t"))
         assert f"{stage.parameters:,}" in line
         assert f"{stage.multiply_adds:,}" in line
         assert " x ".join(map(str, stage.output_shape)) in line
@@ -73,17 +80,117 @@ def test_list_names_every_architecture_and_variant(capsys: pytest.CaptureFixture
     printed = capsys.readouterr().out
     for name, variants in architectures().items():
         for variant in variants:
-            assert re.search(rf"^{name} +{variant} ", printed, re.MULTILINE), f"{name} {variant} is not listed"
+            assert re.search(rf"^{name}\t{variant}\t", printed, re.MULTILINE), f"{name} {variant} is not listed"
 
 
-def test_a_narrow_terminal_leaves_the_accuracies_of_the_list_whole(
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have rich take the output for a terminal."""
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("TERM", "xterm")
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_terminal_shows_whole_accuracies_and_sizes_where_there_is_room(
+    width: int, terminal: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    assert main(["list"]) == 0
+    printed = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    sizes = r"25,610,152 +4,089,184,256 +" if width > 80 else ""
+    row = rf"^resnet50 +torchvision +224 x 224 x 3 +{sizes}imagenet_v2 +80\.9% +95\.4% *$"
+    assert re.search(row, printed, re.MULTILINE)
+    assert "\N{HORIZONTAL ELLIPSIS}" not in printed
+
+
+def test_a_pipe_gets_a_line_for_each_row_neither_padded_nor_wrapped(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
-    assert main(["list"]) == 0
-    printed = capsys.readouterr().out
-    assert re.search(r"^resnet50 +torchvision +224 x 224 x 3 +imagenet_v2 +80\.9% +95\.4%$", printed, re.MULTILINE)
-    assert "\N{HORIZONTAL ELLIPSIS}" not in printed
+    monkeypatch.setenv("COLUMNS", "20")
+    for arguments in (["list"], ["describe", "se_resnet20"]):
+        assert main(arguments) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert [line for line in lines if "  " in line or line.endswith(" ")] == []
+        table = [line.count("\t") for line in lines if "\t" in line]
+        assert len(table) > 5
+        assert len(set(table)) == 1
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("xception", {"xception"}),
+        ("se_resnet*", {"se_resnet20", "se_resnet34", "se_resnet50", "se_resnet50_legacy"}),
+        ("tf_in1k", {"xception", "inception_v4"}),
+        ("cifar", {"resnet20", "se_resnet20"}),
+    ],
+)
+def test_the_list_is_filtered_by_name_variant_or_weights(
+    pattern: str, names: set[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["list", pattern]) == 0
+    _, *lines = capsys.readouterr().out.splitlines()
+    found = {line.split("\t")[0] for line in lines}
+    assert names <= found
+    assert found <= names if pattern != "tf_in1k" else all("tf_in1k" in line.split("\t") for line in lines)
+
+
+def test_the_list_for_programs_has_sizes_and_weights(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {(row["architecture"], row["variant"]) for row in rows} == {
+        (name, variant) for name, variants in architectures().items() for variant in variants
+    }
+    assert all(row["parameters"] > 0 and row["multiply_adds"] > 0 for row in rows)
+    (row,) = (row for row in rows if (row["architecture"], row["variant"]) == ("xception", "keras"))
+    assert (row["input"], row["classes"], row["parameters"]) == ([299, 299, 3], 1000, 22_910_480)
+    assert [(each["tag"], each["top1"], each["publisher"]) for each in row["weights"]] == [("imagenet", 79.0, "keras")]
+
+
+@pytest.mark.parametrize("name", ["se_resnet20", "mobilenet", "squeezenet1_1"])
+def test_the_table_of_sizes_is_what_is_built(name: str) -> None:
+    assert sizes.size(find(name)) == sizes.measure(find(name))
+
+
+@pytest.mark.slow
+def test_the_table_of_sizes_is_what_is_built_of_every_row() -> None:
+    for row in rows():
+        assert sizes.size(row) == sizes.measure(row)
+
+
+def test_describe_for_programs_has_the_stages_and_their_sums(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["describe", "se_resnet20", "--variant", "cifar", "--classes", "7", "--json"]) == 0
+    described = json.loads(capsys.readouterr().out)
+    assert (described["architecture"], described["variant"], described["classes"]) == ("se_resnet20", "cifar", 7)
+    assert described["parameters"] == sum(stage["parameters"] for stage in described["stages"])
+    assert described["multiply_adds"] == sum(stage["multiply_adds"] for stage in described["stages"])
+    assert 0 < described["trainable_parameters"] < described["parameters"]
+
+
+@pytest.mark.parametrize("by", ["arguments", "variables"])
+def test_fetch_brings_weights_into_the_cache_and_prints_their_path(
+    by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with serving() as server:
+        published_here = replace(checkpoint(server.url), architecture="resnet50", variant="torchvision", tag="v9")
+        monkeypatch.setattr(catalogue, "_ROWS", (published_here,))
+        monkeypatch.setenv("GLIMPSE_CACHE", str(tmp_path))
+        if by == "arguments":
+            arguments = ["resnet50", "--variant", "torchvision", "--weights", "v9"]
+        else:
+            arguments = []
+            for name, value in {"MODEL": "resnet50", "WEIGHTS": "v9"}.items():
+                monkeypatch.setenv(f"GLIMPSE_{name}", value)
+        assert main(["fetch", *arguments]) == 0
+        assert main(["fetch", *arguments, "--cache", str(tmp_path / "other")]) == 0
+        assert len(server.requests) == 2
+        assert main(["fetch", *arguments]) == 0
+        assert len(server.requests) == 2, "what is there is only checked"
+    first, other, again = capsys.readouterr().out.splitlines()
+    assert first == again == str(tmp_path / published_here.file)
+    assert other == str(tmp_path / "other" / published_here.file)
+    assert Path(first).read_bytes() == BODY
 
 
 @pytest.mark.parametrize(
@@ -93,6 +200,10 @@ def test_a_narrow_terminal_leaves_the_accuracies_of_the_list_whole(
         (["describe", "resnet20", "--option", "depth=3"], "no option 'depth'"),
         (["describe", "se_resnet20", "--classes", "0"], "classes must be at least 1"),
         (["describe", "se_resnet20", "--svg", "/nowhere/x.svg"], "/nowhere/x.svg"),
+        (["list", "resnet51"], "Nothing in the library matches 'resnet51'. Did you mean resnet50"),
+        (["fetch", "resnet51"], "No published weights of 'resnet51' are known. Did you mean resnet50"),
+        (["fetch", "resnet50", "--weights", "v9"], "resnet50 (keras) has no published weights 'v9'."),
+        (["fetch"], "Name an architecture, or set GLIMPSE_MODEL."),
     ],
 )
 def test_what_cannot_be_described_is_answered_in_one_line(
