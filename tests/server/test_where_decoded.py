@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +28,7 @@ from tests.conftest import ROOT, RunningServer
 from tests.server.conftest import TIMEOUT, metrics_of
 from tests.server.hostile import bombs, scan_bombs
 from tests.server.hostile.batches import ENVIRONMENT
+from tests.server.hostile.conftest import eventually
 from tests.server.hostile.memory import needs_proc, processes
 from tests.server.hostile.seeds import picture, saved
 from tests.server.test_isolated_server import decoders_of
@@ -214,14 +214,12 @@ def test_hanging_decoder_threads_are_told_and_end_liveness_if_all_do(
         second = stub.Classify.future(photo, timeout=TIMEOUT)
         detail = running.wait_for("stuck", seconds=TIMEOUT)["detail"]
         assert "Each of the 2 decoder threads has worked on one image for more than 0.5 s" in detail
-        while metrics_of(running)["glimpse_ready"] != 0:
-            threading.Event().wait(0.05)
+        assert eventually(lambda: metrics_of(running)["glimpse_ready"], lambda ready: ready == 0) == 0
         assert metrics_of(running)["glimpse_decoders_overdue"] == 2
         hang.unlink()
         running.wait_for("no longer stuck", seconds=TIMEOUT)
         for call in (first, second):
             assert call.result().results[0].predictions
-        while metrics_of(running)["glimpse_ready"] != 1:
-            threading.Event().wait(0.05)
+        assert eventually(lambda: metrics_of(running)["glimpse_ready"], lambda ready: ready == 1) == 1
     running.terminate()
     assert running.exit_code() == 0

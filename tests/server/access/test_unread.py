@@ -65,7 +65,7 @@ def test_who_takes_no_answers_is_cut_off_and_a_neighbour_is_answered(rig: Rig) -
         rig.wait_until(again)
         assert many.ending(999) == "closed"
         assert few.alive()
-        rig.wait_until(lambda: len(unread) == MOST // 4)  # the neighbour's last answer has been taken, too
+        rig.wait_until(lambda: len(unread) == MOST // 4)  # the calls of a connection end one by one
 
 
 class Recorded(Closing):
