@@ -60,7 +60,7 @@ def test_bytes_are_bounded_as_images_are() -> None:
             with pytest.raises(OverloadedError) as refused:
                 async with gate.admit(Permits(1, 3 * KB), wait=False, lane=Lane("another")):
                     pass
-            assert f"exceed 8 images, {8 * KB} bytes or {8 * KB} pixels" in refused.value.message
+            assert f"exceed the limit of 8 images, {8 * KB} bytes or {8 * KB} pixels" in refused.value.message
             assert refused.value.retry_after == 0.5  # as long as one image takes, though none was too many
             async with gate.admit(Permits(1, 2 * KB), wait=False, lane=Lane("another")):
                 pass
@@ -248,7 +248,7 @@ def test_work_is_bounded_as_images_are_and_shared() -> None:
         error = heavy[-1].task.exception()
         assert isinstance(error, OverloadedError)
         assert error.reason is Reason.SHARE_FULL
-        assert "48000 pixels of decoding of yours" in error.message
+        assert "48000 pixels of decoding in flight" in error.message
         assert error.retry_after == 8.0  # as long as the work takes, not the one image
         modest = Holder(gate, 16, work=16 * KB, lane="modest")
         await settle()

@@ -395,7 +395,7 @@ def test_to_prepare_where_nothing_can_be_kept_fails(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     ended = prepare(GLIMPSE_CACHE=str(tmp_path / "file"))
     assert ended.returncode == 4
-    assert "could not be kept" in ended.stderr.splitlines()[-1]
+    assert "could not be stored" in ended.stderr.splitlines()[-1]
 
 
 def test_what_a_start_would_be_refused_for_is_told_when_it_is_prepared(tmp_path: Path) -> None:

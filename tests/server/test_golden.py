@@ -89,7 +89,7 @@ def test_another_first_class_is_refused_though_every_probability_is_within_the_t
 )
 def test_without_recorded_answers_they_must_still_be_probabilities(bare: bundles.Bundle, row: list[float]) -> None:
     found = gate(bare, "auto")
-    with pytest.raises(GoldenError, match=r"black .* is no probabilities"):
+    with pytest.raises(GoldenError, match=r"black .* has invalid probabilities"):
         check(found, np.array([row], np.float32))
 
 

@@ -38,7 +38,7 @@ def test_a_device_as_credentials_is_no_file_either() -> None:
 
 def test_a_pipe_as_config_file_is_no_file(pipe: Path) -> None:
     assert standard_error.form([f"--config={pipe}"], {}) == standard_error.form([], {})
-    with pytest.raises(FileNotFoundError, match="is no file"):
+    with pytest.raises(FileNotFoundError, match="is not a file"):
         settings.load([f"--config={pipe}"])
 
 
