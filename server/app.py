@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import contextvars
-import signal
-import threading
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import structlog
 
-from glimpse.models import published
 from glimpse.models.decoding.cost import HEAVY_WORK
 from glimpse.models.decoding.limits import ImageLimits
 from glimpse.models.messages import short
@@ -22,27 +17,30 @@ from glimpse.server.access import fields
 from glimpse.server.access.control import AccessControl
 from glimpse.server.admission import Admission, Permits
 from glimpse.server.background import keep_running
-from glimpse.server.cleanup import Cleanup, within
+from glimpse.server.calls import Calls
 from glimpse.server.connection_monitor import ConnectionMonitor
-from glimpse.server.decoding.decode import FORMATS
 from glimpse.server.decoding.isolated import memory_for
 from glimpse.server.decoding.pool import DecodePool
 from glimpse.server.decoding.where import Decoding
+from glimpse.server.describe import limits
 from glimpse.server.guard import Guard, Penalty
-from glimpse.server.health import Health
-from glimpse.server.interceptors import Observability
+from glimpse.server.health import HEALTH, Health
+from glimpse.server.interceptors import CallInterceptor
+from glimpse.server.interruptible import run_until_stopped
 from glimpse.server.loading import load_model
 from glimpse.server.memory import Memory, keep_trimmed, settle
 from glimpse.server.metrics import Metrics
 from glimpse.server.pipeline import Pipeline
-from glimpse.server.ports import HEALTH, Ports
+from glimpse.server.ports import Ports
 from glimpse.server.registry import LoadedModel, ModelRegistry
 from glimpse.server.runtime import converted_cache
-from glimpse.server.servicer import SERVICE, ImageClassifier
+from glimpse.server.service import Service
+from glimpse.server.servicer import SERVICE, ImageClassifier, gates
 from glimpse.server.settings import Settings
 from glimpse.server.startup import ModelLoadError, StartupError
+from glimpse.server.stop_signals import stop_on_signals
 from glimpse.server.tracing import start as start_tracing
-from glimpse.v1 import classifier_pb2 as pb
+from glimpse.server.watchdog import Watchdog
 
 _log = structlog.get_logger(__name__)
 
@@ -91,12 +89,7 @@ class Server:
         )
         self._health = Health(SERVICE, HEALTH)
         self._loaded = self._draining = False
-        self._trouble: str | None = None  # what hangs
-        self._overdue = 0  # decoder threads that have been at one image for too long
-        self._classifier = ImageClassifier(
-            pipeline, self._registry, self._metrics, _limits(settings), access, stream_window=settings.stream_window
-        )
-        gates = {f"/{SERVICE}/Classify": self._admission.call, f"/{SERVICE}/ClassifyStream": self._admission.stream}
+        self._watchdog = Watchdog(settings, self._registry, self._decoders, self._decoding, self._tell)
         self._tracing = start_tracing()
         guard = Guard(
             allowance=max(_ALLOWANCE, settings.max_images_in_flight),
@@ -106,31 +99,29 @@ class Server:
             header_bytes=settings.max_metadata_bytes,
             proxies=settings.trusted_proxies,
         )
-        observability = Observability(
-            self._metrics,
-            gates,
-            access,
-            self._tracing,
-            guard=guard,
-            log_calls=settings.log_calls,
+        calls = Calls(self._metrics, access, self._tracing, guard=guard, log_calls=settings.log_calls)
+        self._service = Service(calls, self._admission, pipeline, self._registry, stream_window=settings.stream_window)
+        interceptor = CallInterceptor(
+            calls,
+            gates(self._service),
             most_fields=max(fields.LEAST, settings.max_images_per_request * fields.EACH_IMAGE),
         )
         # The port for probes shares nothing with the calls that it reports on, neither their places nor their turns.
-        probed = Observability(self._metrics, {}, access, checks=access.probes)
+        of_probes = CallInterceptor(Calls(self._metrics, access), {}, checks=access.probes)
         self._memory = Memory(self._in_use)
         self._receiving = access.receiving
         self._receiving.follow(
             memory=self._memory,
             # Whole, but not admitted: the pieces of streams wait for that.
-            besides=lambda: max(0, self._classifier.bytes_read - self._admission.bytes_in_flight),
+            besides=lambda: max(0, self._service.bytes_read - self._admission.bytes_in_flight),
         )
         self._ports = Ports(
             settings,
-            self._classifier,
+            ImageClassifier(self._service, limits(settings)),
             self._health,
-            [observability],
+            [interceptor],
             self._metrics.registry,
-            of_probes=[probed],
+            of_probes=[of_probes],
             access=access,
             monitor=(ConnectionMonitor(guard, self._metrics, _penalty_log(access)) if settings.flood_guard else None),
         )
@@ -146,7 +137,7 @@ class Server:
             "memory trimming",
             lambda: keep_trimmed(self._memory, lambda: self._receiving.held, self._idle),
         )
-        watching = keep_running("watchdog", self._watch)
+        watching = keep_running("watchdog", self._watchdog.run)
         try:
             bound = await self._ports.open()
             _log.info(
@@ -169,8 +160,8 @@ class Server:
             self._ports.close()
 
     async def _load(self, stop: asyncio.Event) -> bool:
-        """Permits the model beside the event loop; False when told to stop meanwhile, of which nothing is left then."""
-        model = await _unless(stop, self._prepare_and_load)
+        """Load the model beside the event loop; False when told to stop meanwhile, of which nothing is left then."""
+        model = await run_until_stopped(stop, self._prepare_and_load)
         if model is None:
             return False
         settle()
@@ -192,44 +183,10 @@ class Server:
 
     async def _tell(self) -> None:
         """Say to health checks and to metrics how it is."""
-        alive = self._loaded and self._trouble is None
+        alive = self._loaded and self._watchdog.trouble is None
         ready = alive and not self._draining
         self._metrics.ready(ready=ready)
         await self._health.tell(alive=alive, ready=ready)
-
-    async def _watch(self) -> None:
-        """Look now and then whether a model or the decoders hang, for as long as the server lives."""
-        while True:
-            await asyncio.sleep(min(1.0, self._settings.stuck_seconds / 4))
-            try:
-                trouble = self._hangs()
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is to be seen
-                _log.exception("a defect of the service")
-                # Nobody would notice a model that hangs.
-                trouble = f"The watchdog failed with {type(error).__name__}."
-            before, self._trouble = self._trouble, trouble
-            if (trouble is None) == (before is None):
-                continue
-            if trouble is not None:
-                _log.error(
-                    "stuck", detail=f"{trouble} Until it recovers, calls are refused and the liveness check fails."
-                )
-            else:
-                _log.warning("no longer stuck")
-            await self._tell()
-
-    def _hangs(self) -> str | None:
-        """What hangs; None where nothing does. Logs decoder threads that are late."""
-        seconds, threads = self._decoding.seconds, self._settings.decoders
-        before, self._overdue = self._overdue, self._decoders.overdue(seconds)
-        if self._overdue > before:
-            # The prediction of the file's cost was wrong, or the machine stood still.
-            _log.warning("decoder threads overdue", threads=self._overdue, of=threads, longer_than=seconds)
-        if trouble := next((each for model in self._registry if (each := model.batcher.trouble())), None):
-            return trouble
-        if self._overdue >= threads:
-            return f"Each of the {threads} decoder threads has worked on one image for more than {seconds:g} s."
-        return None
 
     async def _drain(self, announce: float) -> None:
         """NOT_SERVING -> keep serving for `announce` seconds -> take no new calls -> finish those that are there.
@@ -242,7 +199,7 @@ class Server:
         await asyncio.sleep(announce)
         closing = asyncio.create_task(self._ports.drain(self._settings.drain_seconds))
         await asyncio.sleep(0)  # the ports close before the streams are ended, or those would come again
-        self._classifier.drain()
+        self._service.drain()
         await self._health.close()
         await closing
         self._admission.close()
@@ -275,11 +232,11 @@ class Server:
 
 async def serve(settings: Settings) -> None:
     """Run a server until SIGTERM or SIGINT, then drain it; a second signal ends it at once."""
-    await Server(settings).run(_stop_on_signals())
+    await Server(settings).run(stop_on_signals())
 
 
 async def prepare_start(settings: Settings) -> int:
-    """Permits the model as a start with these settings does, and keep what a later one can take from there.
+    """Load the model as a start with these settings does, and keep what a later one can take from there.
 
     Returns:
         The exit code: 0, or that for the signal by which it was told to stop.
@@ -287,82 +244,18 @@ async def prepare_start(settings: Settings) -> int:
     Raises:
         StartupError: expected; such a start would fail, or there is no place to keep anything.
     """
-    stop = _stop_on_signals()
-    model = await _unless(stop, partial(_load_model, settings, Metrics()))
+    stop = stop_on_signals()
+    model = await run_until_stopped(stop, partial(_load_model, settings, Metrics()))
     if model is None:
         return stopping.exit_code(stop.number, prepares=True)
     model.batcher.close()
     if model.runtime == "openvino" and not converted_cache.kept(model.bundle):
         raise ModelLoadError(
-            "The model loads, but the converted model could not be stored, so that each start would convert it again. "
-            "Set GLIMPSE_CACHE to a writable folder with enough space."
+            "The model loads, but its converted network could not be kept, so that a start would convert it again. Set "
+            "GLIMPSE_CACHE to a folder that can be written and has room."
         )
     _log.info("prepared", model=model.identity.name)
     return 0
-
-
-class _Stop(asyncio.Event):
-    """Set by a signal."""
-
-    number: int = signal.SIGTERM  # of the signal
-
-
-def _stop_on_signals() -> _Stop:
-    """What SIGTERM and SIGINT set; a second one of them ends the process at once."""
-    stop, loop = _Stop(), asyncio.get_running_loop()
-    numbers = (signal.SIGTERM, signal.SIGINT)
-
-    def on_signal(number: int) -> None:
-        _log.info("signal", signal=signal.Signals(number).name)
-        stop.number = number
-        stop.set()
-        for each in numbers:
-            with contextlib.suppress(NotImplementedError):
-                loop.remove_signal_handler(each)
-            signal.signal(each, signal.SIG_DFL)
-
-    for number in numbers:
-        try:
-            loop.add_signal_handler(number, on_signal, number)
-        except NotImplementedError:  # Windows
-            signal.signal(number, lambda each, _: loop.call_soon_threadsafe(on_signal, each))
-    return stop
-
-
-async def _unless(stop: asyncio.Event, do: Callable[[], T]) -> T | None:
-    """What `do` returns, run in a thread; None where `stop` is set first, and then nothing of it goes on or is left.
-
-    The thread itself may go on for a while: it cannot be interrupted in a library's code. Nobody waits for it.
-    """
-    started, loop = Cleanup(), asyncio.get_running_loop()
-    done: asyncio.Future[T] = loop.create_future()
-
-    def tell(how: Callable[[Any], None], what: object) -> None:
-        if not done.done():
-            how(what)
-
-    def work() -> None:
-        with within(started), contextlib.suppress(RuntimeError):  # the loop has closed: nobody wants to know
-            try:
-                result = do()
-            except BaseException as error:  # noqa: BLE001 - is raised where it is waited for
-                loop.call_soon_threadsafe(tell, done.set_exception, error)
-            else:
-                loop.call_soon_threadsafe(tell, done.set_result, result)
-
-    # Not one of asyncio's own threads, each of which is waited for at the end.
-    threading.Thread(target=contextvars.copy_context().run, args=(work,), name="loading", daemon=True).start()
-    stopped = asyncio.create_task(stop.wait())
-    await asyncio.wait((done, stopped), return_when=asyncio.FIRST_COMPLETED)
-    stopped.cancel()
-    if not stop.is_set():
-        return await done
-    await asyncio.to_thread(started.end)
-    await asyncio.to_thread(published.abandon)
-    if done.done():
-        done.exception()  # looked at: nobody is to be told
-    done.cancel()
-    return None
 
 
 def _load_model(settings: Settings, metrics: Metrics) -> LoadedModel:
@@ -379,21 +272,6 @@ def _load_model(settings: Settings, metrics: Metrics) -> LoadedModel:
 
 def _penalty_log(access: AccessControl) -> Callable[[Penalty, int], None] | None:
     return None if access.audit is None else access.audit.closed
-
-
-def _limits(settings: Settings) -> pb.Limits:
-    return pb.Limits(
-        max_images_per_request=settings.max_images_per_request,
-        max_image_bytes=settings.max_image_bytes,
-        max_image_pixels=settings.max_image_pixels,
-        max_message_bytes=settings.max_message_bytes,
-        max_images_in_flight=settings.max_images_in_flight,
-        formats=FORMATS,
-        max_jpeg_pixels=settings.max_jpeg_pixels,
-        jpeg_reducing_gap=settings.jpeg_reducing_gap,
-        geometries=sorted(settings.allow_geometries),
-        max_bytes_in_flight=settings.max_bytes_in_flight,
-    )
 
 
 def _decoding(settings: Settings) -> Decoding:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from glimpse.server.decoding.decode import FORMATS
 from glimpse.server.domain import ModelIdentity
 from glimpse.server.registry import LoadedModel
+from glimpse.server.settings import Settings
 from glimpse.v1 import classifier_pb2 as pb
 
 
@@ -43,6 +45,22 @@ def describe(model: LoadedModel, limits: pb.Limits) -> pb.DescribeModelResponse:
         runtime=_runtime(model),
         limits=limits,
         output=network.output,
+    )
+
+
+def limits(settings: Settings) -> pb.Limits:
+    """The limits that `DescribeModel` tells."""
+    return pb.Limits(
+        max_images_per_request=settings.max_images_per_request,
+        max_image_bytes=settings.max_image_bytes,
+        max_image_pixels=settings.max_image_pixels,
+        max_message_bytes=settings.max_message_bytes,
+        max_images_in_flight=settings.max_images_in_flight,
+        formats=FORMATS,
+        max_jpeg_pixels=settings.max_jpeg_pixels,
+        jpeg_reducing_gap=settings.jpeg_reducing_gap,
+        geometries=sorted(settings.allow_geometries),
+        max_bytes_in_flight=settings.max_bytes_in_flight,
     )
 
 

@@ -18,24 +18,22 @@ import grpc
 import grpc.aio
 import prometheus_client
 import structlog
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2_grpc
 
-from glimpse.server import filters, port_lock, reflection
+from glimpse.server import filters, grpc_tls, port_lock, reflection
 from glimpse.server.access.control import AccessControl
 from glimpse.server.access.unauthenticated import MOST_BYTES
 from glimpse.server.background import keep_running
 from glimpse.server.connection_monitor import ConnectionMonitor
 from glimpse.server.connections import Counters
 from glimpse.server.exposition import Exposition
-from glimpse.server.health import Health
+from glimpse.server.health import HEALTH, Health
 from glimpse.server.servicer import SERVICE, ImageClassifier
 from glimpse.server.settings import Settings
 from glimpse.server.startup import PortTakenError
 from glimpse.v1 import classifier_pb2_grpc
 
 _log = structlog.get_logger(__name__)
-
-HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +175,7 @@ class Ports:
         """Have all servers listen; where the system lets no two share a port, the first one alone."""
         certificates = self._access.certificates
         for number, each in enumerate(self._servers):
-            credentials = None if certificates is None else certificates.credentials()
+            credentials = None if certificates is None else grpc_tls.server_credentials(certificates)
             try:
                 port = self._listen(each, port, "GLIMPSE_PORT", credentials)
             except PortTakenError as error:

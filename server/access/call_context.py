@@ -24,10 +24,10 @@ _HOSTS = 4096  # addresses whose host is remembered; finding one anew takes micr
 
 
 class Credential(Protocol):
-    """What a caller was let in by, and may lose while a call is open."""
+    """What a caller was let in by: a token or a certificate. It may be revoked while a call is open."""
 
-    def lost(self, call: CallContext) -> ServiceError | None:
-        """Why it is no longer good; None: it is, and what it allows by now is in the call."""
+    def revoked(self, call: CallContext) -> ServiceError | None:
+        """Why it is no longer valid; None: it is, and the call has been given what it allows by now."""
         ...
 
 
@@ -37,7 +37,7 @@ class CallContext:
 
     request_id: str
     method: str  # with its service: glimpse.v1.ImageClassifier/Classify
-    peer: str  # as gRPC writes it, with the port: ipv4:192.0.2.1:40000
+    peer: str  # the connection's other end, with its port, as gRPC writes it: ipv4:192.0.2.1:40000
     client: str = ""  # what the caller calls itself, unproved
     identity: str = ""  # what the caller has proved to be; "": nothing is asked for
     allowance: Allowance | None = None  # images a second, where the caller's token says so
@@ -100,7 +100,7 @@ class CallContext:
         self.traffic.bytes += size + 5
 
     def piece(self) -> CallContext:
-        """The same visitor with one piece of a stream, of which nothing is known yet."""
+        """The same caller with one request of a stream, of which nothing is known yet."""
         piece = CallContext(self.request_id, self.method, self.peer, self.client, self.identity, self.allowance)
         piece.address, piece.trace = self.address, self.trace
         piece.complete = piece.begun  # of a stream, the message is there when it is read

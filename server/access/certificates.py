@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import math
 import ssl
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import grpc
 
 from glimpse.server.access import x509
 from glimpse.server.access.watched_file import WatchedFile
 from glimpse.server.startup import CredentialsError
 
-# Where gRPC puts what a caller's certificate says, the most telling first: a SPIFFE or other URI, a host, a plain name.
-_NAMES = ("peer_uri", "peer_dns", "x509_common_name", "x509_subject")
 
+@dataclass(frozen=True, slots=True)
+class KeyFiles:
+    """What the files hold, as PEM."""
 
-class _Latest(NamedTuple):
-    """What the files say."""
-
-    configuration: grpc.ServerCertificateConfiguration
-    authorities: frozenset[Hashable]
+    certificate: bytes
+    key: bytes = field(repr=False)
+    authorities: bytes | None  # None: callers need no certificate
+    trusted: frozenset[Hashable]  # the same authorities, as far as it matters whether they are the same
 
 
 class Certificates:
@@ -37,8 +35,8 @@ class Certificates:
         self.mutual = authorities is not None
         self._certificate, self._key, self._authorities = certificate, key, authorities
         files = [certificate, key, *([authorities] if authorities is not None else [])]
-        self._source = WatchedFile("certificates", files, self._configuration)
-        self._trusted = self._source.value.authorities
+        self._source = WatchedFile("certificates", files, self._check)
+        self._trusted = self._source.value.trusted
 
     @property
     def stale(self) -> bool:
@@ -54,26 +52,15 @@ class Certificates:
 
         An authority is its name, its key and what it may sign: a certificate of it that only lasts longer is no other.
         """
-        before, self._trusted = self._trusted, self._source.value.authorities
+        before, self._trusted = self._trusted, self._source.value.trusted
         return not before <= self._trusted
 
-    def credentials(self) -> grpc.ServerCredentials:
-        """What a port needs to speak TLS. For one server: each is told of a change once."""
-        given = self._source.value
+    @property
+    def latest(self) -> KeyFiles:
+        """What the files hold now; the same object until they change."""
+        return self._source.value
 
-        def newer() -> grpc.ServerCertificateConfiguration | None:
-            """What gRPC asks before each handshake; None where nothing has changed: it starts anew with the rest."""
-            nonlocal given
-            latest = self._source.value
-            if latest is given:
-                return None
-            given = latest
-            return latest.configuration
-
-        changed: Any = newer  # it may return None, which the types of gRPC leave out
-        return grpc.dynamic_ssl_server_credentials(given.configuration, changed, self.mutual)
-
-    def _configuration(self, contents: Sequence[bytes]) -> _Latest:
+    def _check(self, contents: Sequence[bytes]) -> KeyFiles:
         certificate, key, *authorities = contents
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         try:
@@ -89,7 +76,7 @@ class Certificates:
         if not same:
             raise CredentialsError(f"{self._certificate} or {self._key} changed while they were read.")
         if not authorities:
-            return _Latest(grpc.ssl_server_certificate_configuration([(key, certificate)]), frozenset())
+            return KeyFiles(certificate, key, None, frozenset())
         try:
             context.load_verify_locations(cadata=authorities[0].decode("ascii", "replace"))
         except (ssl.SSLError, ValueError) as error:
@@ -97,21 +84,7 @@ class Certificates:
                 f"{self._authorities} cannot be used as certificate authorities of callers: {_why(error)}. Provide "
                 "their certificates as PEM."
             ) from None
-        configuration = grpc.ssl_server_certificate_configuration([(key, certificate)], authorities[0])
-        return _Latest(configuration, _trusted(authorities[0]))
-
-
-def identity(shown: Mapping[str, Sequence[bytes]]) -> str:
-    """Whom a caller's certificate names: its first URI, else its first host name, else its common name.
-
-    Args:
-        shown: `context.auth_context()` of a call.
-    """
-    for name in _NAMES:
-        for value in shown.get(name, ()):
-            if value:
-                return value.decode(errors="replace")
-    return ""
+        return KeyFiles(certificate, key, authorities[0], _trusted(authorities[0]))
 
 
 def expires(pem: bytes) -> float:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -21,12 +21,12 @@ from glimpse.server import connections
 from glimpse.server.access import certificates
 from glimpse.server.access.audit import Audit
 from glimpse.server.access.call_context import CallContext
+from glimpse.server.access.peer_certificate import PeerCertificate
 from glimpse.server.connections import Endpoint
 from glimpse.server.errors import Reason, UnavailableError
 
 _log = structlog.get_logger(__name__)
 
-_SHOWN = "x509_pem_cert"  # where gRPC puts the caller's certificate
 _REMEMBERED = 4096  # certificates; reading one anew takes some 30 microseconds
 _LINGER = 0.1  # seconds, so that the last call's status is sent before its connection is closed
 
@@ -43,7 +43,7 @@ class _Ending:
 
 
 @dataclass(slots=True, eq=False)
-class Certified:
+class CertifiedConnection:
     """A connection with calls in flight."""
 
     peer: str
@@ -52,7 +52,7 @@ class Certified:
     calls: int = 0  # in flight
     why: str = ""  # it is to end; "": it is not
 
-    def lost(self, call: CallContext) -> UnavailableError | None:  # noqa: ARG002 - of any of its calls
+    def revoked(self, call: CallContext) -> UnavailableError | None:  # noqa: ARG002 - of any of its calls
         """That the connection is to end; None: it is not."""
         if not self.why and self.expires <= self.clock():
             self.why = "the caller's certificate has expired"
@@ -74,36 +74,36 @@ class CertifiedConnections:
         self._patience = patience
         self._audit = audit
         self._clock = clock
-        self._busy: dict[str, Certified] = {}  # by peer
+        self._busy: dict[str, CertifiedConnection] = {}  # by peer
         self._ending: dict[Endpoint, _Ending] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._distrusts = False  # whether all connections are still to end that there are
 
-    def enter(self, call: CallContext, shown: Mapping[str, Sequence[bytes]]) -> None:
+    def enter(self, call: CallContext, certificate: PeerCertificate) -> None:
         """A call begins; `leave` has to be told of its end.
 
         Args:
             call: the call.
-            shown: `context.auth_context()` of it.
+            certificate: of the caller.
 
         Raises:
             UnavailableError: expected; DRAINING: its connection is to end.
         """
         connection = self._busy.get(call.peer)
         if connection is None:
-            pem = next(iter(shown.get(_SHOWN, ())), b"")
-            connection = self._busy[call.peer] = Certified(call.peer, _expires(pem), self._clock)
+            expires = _expires(certificate.pem)
+            connection = self._busy[call.peer] = CertifiedConnection(call.peer, expires, self._clock)
             if self._ending and (end := connections.endpoint(call.peer)) in self._ending:
                 connection.why = self._ending[end].why
         connection.calls += 1
         call.connection = connection
-        if (why := connection.lost(call)) is not None:
+        if (why := connection.revoked(call)) is not None:
             raise why
 
     def leave(self, call: CallContext) -> None:
         """A call that has entered is over."""
         connection = call.connection
-        if not isinstance(connection, Certified):
+        if not isinstance(connection, CertifiedConnection):
             return
         connection.calls -= 1
         if not connection.calls:
@@ -135,7 +135,7 @@ class CertifiedConnections:
             self._distrusts = False
             _log.info("connections are being closed", number=len(found), detail=why)
         for busy in self._busy.values():
-            if busy.lost(_NOBODY) is not None:
+            if busy.revoked(_NOBODY) is not None:
                 self._end(connections.endpoint(busy.peer), busy.why)
 
     def _end(self, peer: Endpoint | None, why: str) -> None:

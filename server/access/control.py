@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 
-from glimpse.server.access import certificates
 from glimpse.server.access.audit import Audit
 from glimpse.server.access.call_context import CallContext
 from glimpse.server.access.certificates import Certificates
 from glimpse.server.access.certified import CertifiedConnections
 from glimpse.server.access.closing import Closing
 from glimpse.server.access.forwarded import Proxies
+from glimpse.server.access.peer_certificate import PeerCertificate
 from glimpse.server.access.rates import Allowance, Rates
 from glimpse.server.access.receiving import Receiving
-from glimpse.server.access.rights import OpenStreams
+from glimpse.server.access.revocation import OpenStreams
 from glimpse.server.access.tokens import Tokens
 from glimpse.server.access.unauthenticated import REMEMBERED, Budget, UnauthenticatedCalls
 from glimpse.server.access.unpacking import Unpacking
@@ -28,13 +27,11 @@ from glimpse.server.settings.access import AccessSettings
 
 _log = structlog.get_logger(__name__)
 
-# Anybody may ask: a probe has no token, and the answer tells nothing but that.
-OPEN = "grpc.health.v1.Health"
 # Calls a second of one address that show no good token, and at once: a client that was given a wrong one fails once,
 # not in a loop, and a whole fleet of them can still see why.
 _FAILURES = Allowance(20.0, 200)
-_HELD_BACK = 1.0  # seconds that one above that waits for its refusal
-_MOST_HELD_BACK = 1024  # of them at once, 25 KB each; more are refused without waiting
+_DELAY = 1.0  # seconds that one above that waits for its refusal
+_MOST_DELAYED = 1024  # of them at once, 25 KB each; more are refused without waiting
 # Reflection and descriptions of models. A client asks for a description once, so the burst is for a fleet that starts
 # behind one address; a tool keeps a stream of reflection open for as long as it describes a service.
 _QUESTIONS = Budget("descriptions", calls=1024, streams=64, streams_each=16, allowance=Allowance(40.0, 500))
@@ -89,23 +86,27 @@ class AccessControl:
         self.unread = Unread(self.closing)
         mutual = self.certificates is not None and self.certificates.mutual
         self.connections = CertifiedConnections(settings.upload_seconds, self.audit) if mutual else None
-        self._asks = self.tokens is not None or mutual
-        self._held_back = 0
+        self._delayed = 0
         self._refused = Rates(_FAILURES, what="calls without a good token", remembered=REMEMBERED)
 
-    def identify(self, call: CallContext, service: str, authorization: Sequence[str], context: Any) -> None:
-        """Find out who comes, before anything is read of what they send: the token's holder, else the certificate's.
+    def identify(
+        self, call: CallContext, authorization: Sequence[str], certificate: Callable[[], PeerCertificate]
+    ) -> None:
+        """Find out who calls, before anything is read of what they send: the token's holder, else the certificate's.
+
+        Args:
+            call: is given the identity and what it may send.
+            authorization: the values of `authorization` in the call's metadata.
+            certificate: returns what the caller's TLS certificate says; only asked where callers must show one.
 
         Raises:
             UnauthenticatedError: expected; a token is wanted, and there is none that is good.
             OverloadedError: expected; the same, where many such calls come from one address.
             UnavailableError: expected; the connection is being closed, see `CertifiedConnections`.
         """
-        if not self._asks or service == OPEN:
-            return
         if self.tokens is not None:
             try:
-                holder, call.token = self.tokens.right(authorization)
+                holder, call.token = self.tokens.authenticate(authorization)
             except UnauthenticatedError as error:
                 # Whoever has a good token is let in, whatever else comes from the same address.
                 try:
@@ -120,18 +121,18 @@ class AccessControl:
                 raise
             call.identity, call.allowance = holder.identity, holder.allowance
         if self.connections is not None:
-            shown: Mapping[str, Sequence[bytes]] = context.auth_context()
-            call.identity = call.identity or certificates.identity(shown)
+            shown = certificate()
+            call.identity = call.identity or shown.identity
             self.connections.enter(call, shown)
 
-    async def hold_back(self) -> None:
+    async def delay_refusal(self) -> None:
         """Let a suspect wait for the refusal: one who tries again as soon as it is there is slowed down by that."""
-        if self._held_back < _MOST_HELD_BACK:
-            self._held_back += 1
+        if self._delayed < _MOST_DELAYED:
+            self._delayed += 1
             try:
-                await asyncio.sleep(_HELD_BACK)
+                await asyncio.sleep(_DELAY)
             finally:
-                self._held_back -= 1
+                self._delayed -= 1
 
     def leave(self, call: CallContext) -> None:
         """A call is over, whether it was let in or not."""
@@ -139,7 +140,7 @@ class AccessControl:
             self.connections.leave(call)
 
     def take(self, call: CallContext, images: int, *, patience: float = 0.0) -> float:
-        """Take `images` from what the visitor may send; returns the seconds to wait before they are worked on.
+        """Take `images` from what the caller may send; returns the seconds to wait before they are worked on.
 
         Raises:
             OverloadedError, InvalidRequestError: expected; see `Rates.take`.
@@ -149,7 +150,7 @@ class AccessControl:
         return self.rates.take(call.who, images, call.allowance, worth=call.counted, patience=patience)
 
     def give_back(self, call: CallContext, images: int) -> None:
-        """Put `images` back whose visitor has not waited for their turn."""
+        """Put `images` back whose caller has not waited for their turn."""
         if self.rates is not None:
             self.rates.give_back(call.who, images, call.allowance, worth=call.counted)
 
@@ -159,7 +160,7 @@ class AccessControl:
         return any(each is not None and each.stale for each in (self.certificates, self.tokens))
 
     async def keep_fresh(self) -> None:
-        """Look again and again, until cancelled, at the files and at those who have lost what they were let in by."""
+        """Look again and again, until cancelled, at the files and at those whose credentials have been revoked."""
         sources = [each for each in (self.certificates, self.tokens) if each is not None]
         while sources:
             await asyncio.sleep(self._reload_seconds)
@@ -183,7 +184,7 @@ class AccessControl:
 async def _later_without_files(looking: Awaitable[None]) -> None:
     """Await a look at connections; where the process can open no more files, the next look makes up for it.
 
-    Streams are looked at all the same, and as often: who fills the server with connections keeps no right alive.
+    Streams are looked at all the same, and as often: who fills the server with connections keeps no credential alive.
     """
     try:
         await looking

@@ -24,7 +24,7 @@ class Pieces:
     ) -> None:
         """Read what `call` sends: `read` gives a message's bytes, or the end of them."""
         self._receiving, self._unpacking = receiving, unpacking
-        self._visit, self._read, self._parse = call, read, parse
+        self._call, self._read, self._parse = call, read, parse
 
     def __aiter__(self) -> Self:
         """Itself."""
@@ -38,10 +38,10 @@ class Pieces:
             DecodeError: expected; it is no message of this method.
             TooLargeError: expected; it is too large when it is unpacked.
         """
-        message = await self._receiving.read(self._visit.who, self._visit.peer, self._read)
+        message = await self._receiving.read(self._call.who, self._call.peer, self._read)
         if not isinstance(message, bytes):
             raise StopAsyncIteration
-        self._visit.take(len(message))
+        self._call.take(len(message))
         if packed(message):
             message = await self._unpacking.unpack(message)
         return self._parse(message)

@@ -38,7 +38,7 @@ class Unread:
         return sum(not _over(task) for task, _, _ in self._waiting)
 
     def send(self, call: CallContext) -> None:
-        """What is left to do of the visitor's call, in the running task, is to send its answer. Once a call."""
+        """What is left to do of a call, in the running task, is to send its answer. Once a call."""
         task = asyncio.current_task()
         if task is None:
             return

@@ -45,7 +45,7 @@ class Alone:
 
     async def _taken_from_a_server(self) -> Any:
         # Nowhere else is the function put together with its limits.
-        return Server(self._settings)._classifier._pipeline._decoding
+        return Server(self._settings)._service._pipeline._decoding
 
     def describe(self) -> dict[str, Any]:
         """What was loaded."""

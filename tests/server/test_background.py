@@ -97,11 +97,11 @@ def test_while_the_watchdog_fails_liveness_does_and_then_it_watches_on() -> None
         changed = asyncio.Event()
 
         async def tell(*, alive: bool, ready: bool) -> None:
-            told.append((alive, server._trouble))
+            told.append((alive, server._watchdog.trouble))
             changed.set()
 
         server._health.tell = tell  # type: ignore[method-assign]
-        watching = asyncio.create_task(server._watch())
+        watching = asyncio.create_task(server._watchdog.run())
         while len(told) < 2:
             changed.clear()
             await asyncio.wait_for(changed.wait(), TIMEOUT)

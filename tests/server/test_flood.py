@@ -15,10 +15,11 @@ import pytest
 from google.protobuf.message import DecodeError
 
 from glimpse.server.access.control import AccessControl
+from glimpse.server.calls import Calls
 from glimpse.server.errors import OverloadedError, Reason
 from glimpse.server.fair_queue import Lane
 from glimpse.server.guard import Guard, Traffic
-from glimpse.server.interceptors import Observability
+from glimpse.server.interceptors import CallInterceptor
 from glimpse.server.metrics import Metrics
 from glimpse.server.settings import Settings
 from glimpse.v1 import classifier_pb2 as pb
@@ -82,7 +83,7 @@ class _Refusing(Guard):
 def test_nothing_of_a_refused_call_is_left_for_the_garbage_collector(method: str, *, flooded: bool) -> None:
     async def refusals(number: int) -> int:
         access, guard = AccessControl(Settings()), _Refusing() if flooded else Guard()  # type: ignore[call-arg]  # defaults
-        server = grpc.aio.server(interceptors=[Observability(Metrics(), {}, access, guard=guard)])
+        server = grpc.aio.server(interceptors=[CallInterceptor(Calls(Metrics(), access, guard=guard), {})])
         classifier_pb2_grpc.add_ImageClassifierServicer_to_server(_Full(), server)  # type: ignore[abstract]
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
@@ -120,7 +121,7 @@ def test_nothing_of_a_message_that_cannot_be_read_is_left_either() -> None:
     async def broken(number: int) -> int:
         access = AccessControl(Settings())  # type: ignore[call-arg]  # all have defaults
         gates = {f"/glimpse.v1.ImageClassifier/{name}": _in for name in ("Classify", "ClassifyStream")}
-        server = grpc.aio.server(interceptors=[Observability(Metrics(), gates, access)])
+        server = grpc.aio.server(interceptors=[CallInterceptor(Calls(Metrics(), access), gates)])
         classifier_pb2_grpc.add_ImageClassifierServicer_to_server(_Reading(), server)  # type: ignore[abstract]
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()

@@ -108,7 +108,7 @@ def test_a_lone_call_waits_only_where_its_deadline_allows_it(limited: Callable[.
 
 
 def test_lone_calls_that_wait_hold_little_memory(limited: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("glimpse.server.servicer._MOST_WAITING", SIZE * SIZE * 3 - 1)
+    monkeypatch.setattr("glimpse.server.service._MOST_WAITING", SIZE * SIZE * 3 - 1)
     rig = limited(1.0)
     with grpc.insecure_channel(rig.target) as channel:
         stub = ImageClassifierStub(channel)

@@ -20,6 +20,7 @@ import pytest
 from glimpse.server import connections
 from glimpse.server.access.certificates import Certificates
 from glimpse.server.access.certified import CertifiedConnections
+from glimpse.server.domain import Classification
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1.classifier_pb2_grpc import ImageClassifierStub
 from tests.server.access.authority import Authority, Pair
@@ -218,15 +219,15 @@ def test_a_lone_call_in_flight_when_the_authorities_change_is_answered(inside: S
     mutual = Mutual(inside, tmp_path, authority)
     with channel(mutual.running.target, mutual.by(authority.client("alice"))) as alice:
         assert classify(alice) == IN
-        classifier = mutual.running.server._classifier
-        release, inner, entered = threading.Event(), classifier._classify, threading.Event()
+        service = mutual.running.server._service
+        release, inner, entered = threading.Event(), service.classify, threading.Event()
 
-        async def slow(*arguments: object, **more: object) -> pb.ClassifyResponse:
+        async def slow(*arguments: object, **more: object) -> Classification:
             entered.set()
             await asyncio.to_thread(release.wait, TIMEOUT)
             return await inner(*arguments, **more)  # type: ignore[arg-type]
 
-        classifier._classify = slow  # type: ignore[method-assign]
+        service.classify = slow  # type: ignore[method-assign]
         found: list[str] = []
         calling = threading.Thread(target=lambda: found.append(classify(alice)))
         calling.start()

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glimpse.server.access.arrival import arrive
+from glimpse.server.access.call_metadata import read_metadata
 from glimpse.server.access.forwarded import Proxies, parse
 from glimpse.server.settings import Settings
 from tests.server.access.inside import IN, Inside, channel, classify, until
@@ -71,20 +71,20 @@ def test_a_header_that_names_a_thousand_proxies_is_read_to_a_bound() -> None:
 
 
 def test_without_trusted_proxies_the_header_says_nothing() -> None:
-    call, _ = arrive([("x-forwarded-for", "192.0.2.7")], "method", "ipv4:10.0.0.1:4000", None)
+    call, _ = read_metadata([("x-forwarded-for", "192.0.2.7")], "method", "ipv4:10.0.0.1:4000", None)
     assert (call.address, call.host) == ("", "10.0.0.1")
 
 
 def test_limits_count_for_the_forwarded_address_and_an_ipv6_one_by_its_64() -> None:
     header = [("x-forwarded-for", "198.51.100.1"), ("x-forwarded-for", "2001:db8:2:3:4::9")]
-    call, _ = arrive(header, "method", "ipv4:10.0.0.1:4000", PROXIES)
+    call, _ = read_metadata(header, "method", "ipv4:10.0.0.1:4000", PROXIES)
     assert (call.address, call.host) == ("2001:db8:2:3:4::9", "2001:db8:2:3::/64")
     assert call.piece().host == call.host
 
 
 @pytest.mark.parametrize("name", ["a" * 129, "two\nlines", "bell\a", "ümlaut", "", b"\xff\xfe"])
 def test_a_name_or_an_id_that_is_no_short_plain_text_counts_as_none(name: str | bytes) -> None:
-    call, _ = arrive([("glimpse-client", name), ("x-request-id", name)], "method", "ipv4:10.0.0.1:4000", None)
+    call, _ = read_metadata([("glimpse-client", name), ("x-request-id", name)], "method", "ipv4:10.0.0.1:4000", None)
     assert call.client == ""
     assert call.request_id != name
     assert len(call.request_id) == 32

@@ -20,7 +20,8 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from glimpse.server.access.certificates import Certificates, identity
+from glimpse.server.access.certificates import Certificates
+from glimpse.server.grpc_tls import peer_certificate
 from glimpse.server.startup import CredentialsError
 from tests.server.access.authority import Authority, Pair
 from tests.server.access.inside import IN, Inside, channel, classify, until
@@ -109,7 +110,8 @@ def test_a_caller_is_whom_its_certificate_names_and_has_a_rate_by_that_name(
 
 
 def test_who_has_shown_no_certificate_is_nobody() -> None:
-    assert identity({"transport_security_type": [b"ssl"], "peer_dns": [], "x509_common_name": [b""]}) == ""
+    shown = {"transport_security_type": [b"ssl"], "peer_dns": [], "x509_common_name": [b""]}
+    assert peer_certificate(shown).identity == ""
 
 
 def test_a_new_certificate_is_shown_to_new_connections_and_old_ones_go_on(

@@ -13,15 +13,15 @@ REQUEST_ID_KEY = "x-request-id"
 _LONGEST = 128  # characters of an id and of a name; both go into logs
 
 
-def arrive(
+def read_metadata(
     metadata: Iterable[tuple[str, str | bytes]], method: str, peer: str, proxies: Proxies | None
 ) -> tuple[CallContext, list[str]]:
     """A call that begins, and whatever its metadata has for `authorization`.
 
     Args:
-        metadata: of the call.
+        metadata: of the call, or its headers; the keys in small letters.
         method: with its service.
-        peer: where the connection comes from, as gRPC writes it.
+        peer: where the connection comes from, as in `CallContext`.
         proxies: who is trusted to say where a call comes from; None: nobody.
     """
     request_id = client = ""

@@ -1,4 +1,4 @@
-"""A right that is taken ends: streams that are open when a token is removed, expires or is given to somebody else."""
+"""Revocation: streams that are open when a token is removed, expires or is given to somebody else are ended."""
 
 from __future__ import annotations
 
@@ -173,14 +173,14 @@ def test_a_file_that_cannot_be_used_ends_no_stream(
         assert stream.ask() == "NOT_READY"
 
 
-def test_a_token_that_is_given_to_another_ends_the_old_holder_s_right(file: Path) -> None:
+def test_a_token_that_is_given_to_another_is_revoked_for_the_old_holder(file: Path) -> None:
     file.write_text(entry("alice", "a"))
     tokens = Tokens(file, Allowance(5.0, 64))
-    holder, right = tokens.right(["Bearer a"])
+    holder, credential = tokens.authenticate(["Bearer a"])
     call = CallContext("", "", "", identity=holder.identity)
-    assert right.lost(call) is None
+    assert credential.revoked(call) is None
     file.write_text(entry("bob", "a"))
     tokens.look()
-    lost = right.lost(call)
-    assert lost is not None
-    assert lost.reason is Reason.TOKEN_REFUSED
+    revoked = credential.revoked(call)
+    assert revoked is not None
+    assert revoked.reason is Reason.TOKEN_REFUSED

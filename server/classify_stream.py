@@ -1,0 +1,170 @@
+"""A stream of requests: read while there is room, answered in the order of completion. Any transport's."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Generic, Protocol, TypeVar
+
+import structlog
+
+from glimpse.server.access.call_context import CallContext
+from glimpse.server.access.control import AccessControl
+from glimpse.server.access.revocation import still_authorized
+from glimpse.server.calls import CANCELLED, OK
+from glimpse.server.domain import Caller, Classification, ClassifyRequest
+from glimpse.server.errors import Code, InvalidRequestError, Reason, ServiceError, defect, draining, shown
+from glimpse.server.service import Service
+
+_log = structlog.get_logger(__name__)
+
+Received_contra = TypeVar("Received_contra", contravariant=True)
+Sent_co = TypeVar("Sent_co", covariant=True)
+Received = TypeVar("Received")
+Sent = TypeVar("Sent")
+
+# Characters of the id of a request, which is kept until its answer is taken, in several copies; paths are shorter.
+_LONGEST_ID = 4096
+
+
+class Codec(Protocol[Received_contra, Sent_co]):
+    """Converts the messages of one transport's stream."""
+
+    def request_id(self, message: Received_contra) -> str:
+        """The id by which the caller tells its requests apart."""
+        ...
+
+    def request(self, message: Received_contra, call: CallContext) -> ClassifyRequest:
+        """What is asked for; `call` is noted what it is.
+
+        Raises:
+            ServiceError: expected; the request gets an error.
+        """
+        ...
+
+    def answer(self, request_id: str, answer: Classification, call: CallContext) -> Sent_co:
+        """The message with an answer."""
+        ...
+
+    def refusal(self, request_id: str, error: ServiceError) -> Sent_co:
+        """The message with an error."""
+        ...
+
+
+class ClassifyStream(Generic[Received, Sent]):
+    """One stream."""
+
+    def __init__(
+        self,
+        service: Service,
+        codec: Codec[Received, Sent],
+        call: CallContext,
+        caller: Caller,
+        write: Callable[[Sent], Awaitable[object]],
+    ) -> None:
+        """Answer the requests of `call` by `write`, one at a time; it returns when the next one may be written."""
+        self._service, self._codec, self._call, self._caller = service, codec, call, caller
+        self._write = write
+        self._access: AccessControl = service.access
+        self._window = asyncio.Semaphore(service.stream_window)
+        self._writing = asyncio.Lock()
+        self._in_flight: set[str] = set()
+        self._complete = False  # the client has sent all that it wanted to
+
+    async def run(self, messages: AsyncIterator[Received]) -> None:
+        """Answer all messages, or those that were read before the server drains.
+
+        Raises:
+            ServiceError: expected; the stream as a whole ends with an error.
+        """
+        service = self._service
+        # A task that fails ends the whole group, so a place in the window need not outlive its answer.
+        async with asyncio.TaskGroup() as answers:
+            if not service.draining:
+                reader = answers.create_task(self._read(messages, answers))
+                service.readers.add(reader)
+                reader.add_done_callback(service.readers.discard)
+        if service.draining and not self._complete:
+            raise draining()
+
+    async def _read(self, messages: AsyncIterator[Received], answers: asyncio.TaskGroup) -> None:
+        call, codec, in_flight = self._call, self._codec, self._in_flight
+        incoming = aiter(messages)
+        while True:
+            await self._window.acquire()
+            await self._service.room(self._caller)
+            message = await anext(incoming, None)
+            self._complete = message is None
+            if message is None or not still_authorized(call):
+                return
+            request_id = codec.request_id(message)
+            if len(request_id) > _LONGEST_ID:
+                raise InvalidRequestError(
+                    Reason.MALFORMED_MESSAGE,
+                    f"The id of a request on a stream may have {_LONGEST_ID} characters. Received: "
+                    f"{len(request_id)}. Send a shorter one.",
+                    field="id",
+                )
+            duplicate = request_id in in_flight
+            in_flight.add(request_id)
+            piece = call.piece()
+            answers.create_task(self._answer(message, request_id, piece, duplicate=duplicate))
+            if self._access.rates is not None:
+                await asyncio.sleep(0)  # by then it knows whether it has to wait for its turn
+                await asyncio.sleep(piece.turn - time.monotonic())
+
+    async def _answer(self, message: Received, request_id: str, piece: CallContext, *, duplicate: bool) -> None:
+        call = self._call
+        response = await self._response(message, request_id, piece, duplicate=duplicate)
+        call.model = piece.model
+        call.images += piece.images
+        call.bytes += piece.bytes
+        if not duplicate:
+            # Before it is written: the client may use the id again as soon as it has the answer.
+            self._in_flight.discard(request_id)
+        # Megabytes, which nobody has counted since it was answered, and the client may not read for long.
+        del message
+        # A transport takes one message at a time. Where the client does not read, this waits, the window stays taken
+        # and no more is read: that is the back-pressure.
+        async with self._writing:
+            if still_authorized(call):  # else the stream is being ended
+                await self._write(response)
+        self._window.release()
+
+    async def _response(self, message: Received, request_id: str, piece: CallContext, *, duplicate: bool) -> Sent:
+        """The answer to a request, or its error. Either way it is written down in the audit log."""
+        audit, begun = self._access.audit, time.monotonic()
+        code, reason = CANCELLED, ""  # unless it comes to an end
+        try:
+            try:
+                if duplicate:
+                    raise _duplicate(request_id)  # noqa: TRY301 - one place answers
+                request = self._codec.request(message, piece)
+                answer = await self._service.classify(request, piece, self._caller, bulk=True)
+                response = self._codec.answer(request_id, answer, piece)
+            except ServiceError as error:
+                code, reason = Code(error.code).name, error.reason.value
+                response = self._refusal(request_id, error)
+            except Exception:  # noqa: BLE001 - its defect must not cost the other requests their answers
+                _log.exception("a defect of the service", stream_id=shown(request_id))
+                failed = defect()
+                code, reason = Code(failed.code).name, failed.reason.value
+                response = self._refusal(request_id, failed)
+            else:
+                code = OK
+        finally:
+            if audit is not None:
+                audit.write(piece, code=code, reason=reason, seconds=time.monotonic() - begun, piece=request_id)
+        return response
+
+    def _refusal(self, request_id: str, error: ServiceError) -> Sent:
+        self._service.metrics.request_rejected(error.reason)
+        return self._codec.refusal(request_id, error)
+
+
+def _duplicate(request_id: str) -> InvalidRequestError:
+    return InvalidRequestError(
+        Reason.DUPLICATE_ID,
+        f"A request with the id {shown(request_id)} is in flight on this stream. Use each id once.",
+    )

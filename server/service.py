@@ -1,0 +1,169 @@
+"""The service itself, without a transport: every server in front of it converts messages and calls this one object.
+
+A transport begins and ends each call by `calls`, reads its message in one of the places of this service, converts it to
+the plain values of `server/domain.py`, and has it classified here: within the caller's rate, then by the pipeline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from glimpse.models.decoding.cost import Cost
+from glimpse.server.access.call_context import CallContext
+from glimpse.server.admission import Admission
+from glimpse.server.calls import Calls
+from glimpse.server.domain import Arrival, Caller, Classification, ClassifyRequest, ModelSelector
+from glimpse.server.errors import draining
+from glimpse.server.pipeline import Pipeline
+from glimpse.server.registry import LoadedModel, ModelRegistry
+
+# What comes a little too fast waits for its turn, so that it need not be sent again. A stream is not read on meanwhile,
+# so that it has one such request at a time; unary calls hold their images in memory, and so are few and short.
+_STREAM_PATIENCE = 10.0  # seconds
+_UNARY_PATIENCE = 1.8  # seconds
+_MOST_WAITING = 32 << 20  # bytes of images, of all unary calls that wait
+
+_LOGGED = 128  # characters of a model's name as it is logged
+
+# Work that one image may be worth for a caller's rate: twice what an ordinary JPEG photo of 25 million pixels takes.
+# What costs more counts as several.
+_ONE_IMAGE = 50_000_000
+
+
+class Service:
+    """Classifies images and describes models for callers of any transport. Lives on the event loop."""
+
+    def __init__(
+        self,
+        calls: Calls,
+        admission: Admission,
+        pipeline: Pipeline,
+        registry: ModelRegistry,
+        *,
+        stream_window: int,
+    ) -> None:
+        """Put the service together; one stream works on at most `stream_window` requests at once.
+
+        Args:
+            calls: begins and ends the calls of this service.
+            admission: gives a place to each call and each stream, before anything is read of it.
+            pipeline: classifies what the rate of a caller allows.
+            registry: the models.
+            stream_window: requests of one stream that are worked on at once.
+        """
+        self.calls = calls
+        self.metrics, self.access = calls.metrics, calls.access
+        self.place_for_call, self.place_for_stream = admission.call, admission.stream
+        self.stream_window = stream_window
+        self.bytes_read = 0  # of images of requests that are not answered yet, whether they are admitted or not
+        self.readers: set[asyncio.Task[None]] = set()  # of the open streams, which a drain ends
+        self.draining = False
+        self._pipeline = pipeline
+        self._registry = registry
+        self._waiting_bytes = 0  # of unary calls that wait for their turn
+        self._drains = asyncio.Event()
+
+    def drain(self) -> None:
+        """Read no more from the open streams; they end once what they have sent is answered."""
+        self.draining = True
+        self._drains.set()
+        for reader in self.readers:
+            reader.cancel()
+
+    def model(self, selector: ModelSelector) -> LoadedModel:
+        """A loaded model.
+
+        Raises:
+            ModelNotFoundError, UnavailableError: expected; there is no such model, or none yet.
+        """
+        return self._registry.resolve(selector)
+
+    def check_size(self, call: CallContext, model: str, images: int) -> None:
+        """Note what a request asks for, and check how many images it has, before anything is made of each of them.
+
+        Raises:
+            InvalidRequestError: expected; TOO_MANY_IMAGES.
+        """
+        call.model, call.images = model[:_LOGGED], images
+        self._pipeline.check_number(images)
+
+    async def room(self, caller: Caller) -> None:
+        """Wait until reading another request of a caller's stream is worth its memory."""
+        await self._pipeline.room(caller)
+
+    async def classify(
+        self, request: ClassifyRequest, call: CallContext, caller: Caller, *, bulk: bool = False
+    ) -> Classification:
+        """Classify the images of one request, which `check_size` has been told of, as soon as its caller's rate allows.
+
+        A request takes its images from the caller's rate even where it is refused later: what is wrong with it had to
+        be found out. Only of more images than a request may hold nothing is found out but their number.
+
+        Args:
+            request: what to classify.
+            call: the call, or the part of it that is this request's where it is a stream.
+            caller: who asks, and until when.
+            bulk: wait for room instead of being refused; for streams.
+
+        Raises:
+            ServiceError: expected; the request as a whole gets an error.
+        """
+        call.bytes = size = sum(len(image.data) for image in request.images)
+        self.bytes_read += size
+        try:
+            costs = None
+            if self.access.rates is not None:
+                patience = _STREAM_PATIENCE if bulk else self._patience(call, caller)
+                if (costs := self._pipeline.costs(request)) is not None:
+                    call.counted = sum(map(_counted, costs))
+                if seconds := self.access.take(call, call.images, patience=patience):
+                    await self._turn(call, seconds, bulk=bulk)
+            arrival = Arrival(call.begun, call.complete or call.begun)
+            answer = await self._pipeline.classify(request, caller, costs=costs, bulk=bulk, arrival=arrival)
+        finally:
+            self.bytes_read -= size
+        call.model = answer.model.name
+        return answer
+
+    def replied(self, answer: Classification, call: CallContext, *, piece: str = "") -> None:
+        """The reply to a request has been put together: that was the last stage of its images.
+
+        `piece`: the id of the request where the call is a stream.
+        """
+        self._pipeline.replied(answer)
+        if call.trace is not None:
+            call.trace.images(answer.results, piece=piece)
+
+    def _patience(self, call: CallContext, caller: Caller) -> float:
+        """Seconds that a unary call may wait for its turn."""
+        if self._waiting_bytes + call.bytes > _MOST_WAITING:
+            return 0.0
+        return _UNARY_PATIENCE if caller.deadline is None else min(_UNARY_PATIENCE, caller.deadline - time.monotonic())
+
+    async def _turn(self, call: CallContext, seconds: float, *, bulk: bool) -> None:
+        """Wait for the time at which the caller's rate lets in what has been taken from it.
+
+        Raises:
+            UnavailableError: expected; the server drains before that.
+        """
+        call.turn = time.monotonic() + seconds
+        waiting = 0 if bulk else call.bytes
+        self._waiting_bytes += waiting
+        try:
+            async with asyncio.timeout(seconds):
+                await self._drains.wait()
+        except TimeoutError:
+            return
+        except asyncio.CancelledError:
+            self.access.give_back(call, call.images)
+            raise
+        finally:
+            self._waiting_bytes -= waiting
+        self.access.give_back(call, call.images)
+        raise draining()
+
+
+def _counted(cost: Cost) -> int:
+    """How many images one counts for."""
+    return max(1, -(-cost.work // _ONE_IMAGE))

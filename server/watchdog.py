@@ -1,0 +1,66 @@
+"""The watchdog: looks now and then whether a model or the decoders hang."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from glimpse.server.decoding.pool import DecodePool
+from glimpse.server.decoding.where import Decoding
+from glimpse.server.registry import ModelRegistry
+from glimpse.server.settings import Settings
+
+_log = structlog.get_logger(__name__)
+
+
+class Watchdog:
+    """What it has found is in `trouble`. Lives on the event loop."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        registry: ModelRegistry,
+        decoders: DecodePool,
+        decoding: Decoding,
+        changed: Callable[[], Awaitable[None]],
+    ) -> None:
+        """Watch the models and the decoders; `changed` is awaited when something hangs, and when it no longer does."""
+        self.trouble: str | None = None  # what hangs
+        self._settings = settings
+        self._registry, self._decoders, self._decoding = registry, decoders, decoding
+        self._changed = changed
+        self._overdue = 0  # decoder threads that have been at one image for too long
+
+    async def run(self) -> None:
+        """Look, again and again, for as long as the server lives."""
+        while True:
+            await asyncio.sleep(min(1.0, self._settings.stuck_seconds / 4))
+            try:
+                trouble = self._find()
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is to be seen
+                _log.exception("a defect of the service")
+                # Nobody would notice a model that hangs.
+                trouble = f"The watchdog failed with {type(error).__name__}."
+            before, self.trouble = self.trouble, trouble
+            if (trouble is None) == (before is None):
+                continue
+            if trouble is not None:
+                _log.error("stuck", detail=f"{trouble} Until it comes back, calls are refused and liveness fails.")
+            else:
+                _log.warning("no longer stuck")
+            await self._changed()
+
+    def _find(self) -> str | None:
+        """What hangs; None where nothing does. Logs decoder threads that are late."""
+        seconds, threads = self._decoding.seconds, self._settings.decoders
+        before, self._overdue = self._overdue, self._decoders.overdue(seconds)
+        if self._overdue > before:
+            # The prediction of the file's cost was wrong, or the machine stood still.
+            _log.warning("decoder threads overdue", threads=self._overdue, of=threads, longer_than=seconds)
+        if trouble := next((each for model in self._registry if (each := model.batcher.trouble())), None):
+            return trouble
+        if self._overdue >= threads:
+            return f"Each of the {threads} decoder threads has been at one image for more than {seconds:g} s."
+        return None
