@@ -23,13 +23,14 @@ from glimpse.server.decoding.isolated import memory_for
 from glimpse.server.decoding.pool import DecodePool
 from glimpse.server.decoding.where import Decoding
 from glimpse.server.describe import limits
-from glimpse.server.guard import Guard, Penalty
+from glimpse.server.guard import Guard
 from glimpse.server.health import HEALTH, Health
 from glimpse.server.interceptors import CallInterceptor
 from glimpse.server.interruptible import run_until_stopped
 from glimpse.server.loading import load_model
 from glimpse.server.memory import Memory, keep_trimmed, settle
 from glimpse.server.metrics import Metrics
+from glimpse.server.penalties import Penalty
 from glimpse.server.pipeline import Pipeline
 from glimpse.server.ports import Ports
 from glimpse.server.registry import LoadedModel, ModelRegistry

@@ -16,8 +16,9 @@ from pathlib import Path
 import structlog
 
 from glimpse.server import connections, cores, filters
-from glimpse.server.guard import Guard, Penalty
+from glimpse.server.guard import Guard
 from glimpse.server.metrics import Metrics
+from glimpse.server.penalties import Penalty
 from glimpse.server.sampling import Sampled
 
 _log = structlog.get_logger(__name__)

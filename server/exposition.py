@@ -13,7 +13,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 import structlog
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
-from glimpse.server.guard import counted_address
+from glimpse.server.traffic import counted_address
 
 _log = structlog.get_logger(__name__)
 

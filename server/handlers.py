@@ -77,8 +77,8 @@ class Handlers:
 
         return handle
 
-    def question(self, inner: Handler, parse: Parse | None, calls: UnauthenticatedCalls, *, single: bool) -> Handler:
-        """One message, and one answer or, where it is not `single`, as many as come."""
+    def public_call(self, inner: Handler, parse: Parse | None, calls: UnauthenticatedCalls, *, single: bool) -> Handler:
+        """One message of a method that anybody may call; one answer or, where it is not `single`, as many as come."""
 
         async def handle(_: AsyncIterator[bytes], context: Any) -> None:
             surrounding = self._around(context)
@@ -93,8 +93,8 @@ class Handlers:
 
         return handle
 
-    def conversation(self, inner: Handler, parse: Parse | None, calls: UnauthenticatedCalls) -> Handler:
-        """Messages and answers as they come, of a method that does not classify."""
+    def public_stream(self, inner: Handler, parse: Parse | None, calls: UnauthenticatedCalls) -> Handler:
+        """Messages and answers as they come, of a method that anybody may call."""
         watched = self._access.streams.watched
 
         async def messages(call: CallContext, context: Any) -> AsyncIterator[Any]:

@@ -85,10 +85,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         if gate is not None:
             return grpc.stream_stream_rpc_method_handler(handlers.stream(inner, parse, gate), None, write)
         # A method that anybody may call. Its messages are read as they are, so that their length is known.
-        calls = self._checks if service == HEALTH else access.questions
+        calls = self._checks if service == HEALTH else access.descriptions
         if handler.stream_stream is not None:
-            return grpc.stream_stream_rpc_method_handler(handlers.conversation(inner, parse, calls), None, write)
-        return grpc.stream_stream_rpc_method_handler(handlers.question(inner, parse, calls, single=single), None, write)
+            public = handlers.public_stream(inner, parse, calls)
+        else:
+            public = handlers.public_call(inner, parse, calls, single=single)
+        return grpc.stream_stream_rpc_method_handler(public, None, write)
 
     async def _no_method(self, _: Any, context: Any) -> None:
         """What gRPC answers to a method that does not exist; only here its caller is known."""

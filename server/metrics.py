@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
-from glimpse.server import build, guard
+from glimpse.server import build, penalties
 from glimpse.server.domain import BatchReport, ModelIdentity, Timing
 from glimpse.server.errors import Reason
 from glimpse.server.stages import ModelStages, StageSeconds
@@ -158,7 +158,7 @@ class Metrics:
             ["reason"],
             registry=registry,
         )
-        for closed in guard.REASONS:
+        for closed in penalties.REASONS:
             self._connections_closed.labels(closed)
         self._addresses_blocked = Gauge(
             "glimpse_addresses_blocked",
@@ -299,7 +299,7 @@ class Metrics:
         self._halved.inc()
 
     def connections_closed(self, reason: str, count: int) -> None:
-        """So many connections were closed; `reason` is one of `guard.REASONS`."""
+        """So many connections were closed; `reason` is one of `penalties.REASONS`."""
         self._connections_closed.labels(reason).inc(count)
 
     def addresses_blocked(self, count: int) -> None:

@@ -48,7 +48,7 @@ class Tracing:
         self._propagator = TraceContextTextMapPropagator()
         self._batches: OrderedDict[int, SpanContext] = OrderedDict()
 
-    def call(self, method: str, metadata: Iterable[tuple[str, str | bytes]], peer: str) -> Call | None:
+    def call(self, method: str, metadata: Iterable[tuple[str, str | bytes]], peer: str) -> CallSpan | None:
         """Begin the span of a call; None for health checks and reflection.
 
         Args:
@@ -72,7 +72,7 @@ class Tracing:
                 **({"network.peer.port": port} if port else {}),
             },
         )
-        return Call(self, span)
+        return CallSpan(self, span)
 
     def close(self, seconds: float) -> None:
         """Send what is left to send, for at most so long."""
@@ -136,7 +136,7 @@ class Tracing:
         return made
 
 
-class Call:
+class CallSpan:
     """The span of one call."""
 
     def __init__(self, tracing: Tracing, span: Span) -> None:

@@ -22,7 +22,7 @@ from pathlib import Path
 import structlog
 
 from glimpse.server.access.call_context import CallContext
-from glimpse.server.guard import Penalty
+from glimpse.server.penalties import Penalty
 from glimpse.server.sampling import LeftOut, Sampled
 from glimpse.server.startup import StartupError
 

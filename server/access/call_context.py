@@ -14,8 +14,8 @@ from typing import Any, Protocol
 from glimpse.server.access.rates import Allowance
 from glimpse.server.errors import ServiceError
 from glimpse.server.fair_queue import NO_LANE, Lane
-from glimpse.server.guard import Traffic
-from glimpse.server.tracing import Call
+from glimpse.server.tracing import CallSpan
+from glimpse.server.traffic import Traffic
 
 # A client may name its lane, for instance when many of them share a proxy's connection. Only within its own party.
 LANE_KEY = "glimpse-client"
@@ -48,7 +48,7 @@ class CallContext:
     images: int = 0
     bytes: int = 0  # of the images
     counted: int = 0  # images that they count for; more where some are worth more than one
-    trace: Call | None = None  # its span, where there are traces
+    trace: CallSpan | None = None  # its span, where there are traces
     begun: float = field(default_factory=time.monotonic)
     complete: float = 0.0  # when its message was there, on the same clock; 0: not yet
     refused_by_grpc: bool = False  # its message was above the limit, as far as can be known

@@ -34,7 +34,7 @@ _DELAY = 1.0  # seconds that one above that waits for its refusal
 _MOST_DELAYED = 1024  # of them at once, 25 KB each; more are refused without waiting
 # Reflection and descriptions of models. A client asks for a description once, so the burst is for a fleet that starts
 # behind one address; a tool keeps a stream of reflection open for as long as it describes a service.
-_QUESTIONS = Budget("descriptions", calls=1024, streams=64, streams_each=16, allowance=Allowance(40.0, 500))
+_DESCRIPTIONS = Budget("descriptions", calls=1024, streams=64, streams_each=16, allowance=Allowance(40.0, 500))
 
 
 def _checks(settings: AccessSettings) -> Budget:
@@ -76,8 +76,8 @@ class AccessControl:
         self.unpacking = Unpacking(settings.max_message_bytes)
         self.uploads = Uploads(settings.max_uploads, settings.upload_seconds, self.receiving)
         # Health checks have a budget on each port, so that the port for probes answers whatever comes to the other.
-        self.checks, self.probes, self.questions = (
-            UnauthenticatedCalls(budget) for budget in (_checks(settings), _checks(settings), _QUESTIONS)
+        self.checks, self.probes, self.descriptions = (
+            UnauthenticatedCalls(budget) for budget in (_checks(settings), _checks(settings), _DESCRIPTIONS)
         )
         self.audit = None if settings.audit_log is None else Audit(settings.audit_log)
         self.proxies = Proxies(settings.trusted_proxies) if settings.trusted_proxies else None

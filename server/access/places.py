@@ -28,7 +28,7 @@ class Places:
         self.taken = 0
 
     @contextmanager
-    def held(self, call: CallContext) -> Iterator[None]:
+    def hold(self, call: CallContext) -> Iterator[None]:
         """Hold one while the block runs, in the task that answers the call.
 
         Raises:

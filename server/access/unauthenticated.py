@@ -56,9 +56,9 @@ class UnauthenticatedCalls:
         """Hold a place while the block runs: one of those for calls that stay open, or of the others.
 
         Raises:
-            OverloadedError: expected; see `Places.held`.
+            OverloadedError: expected; see `Places.hold`.
         """
-        return (self.streams if streams else self.calls).held(call)
+        return (self.streams if streams else self.calls).hold(call)
 
     async def receive(self, call: CallContext, read: Callable[[], Awaitable[Any]]) -> Any:
         """Await what `read` reads for a call that has a place: the bytes of a message, or what stands for its absence.

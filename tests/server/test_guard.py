@@ -7,7 +7,9 @@ import ipaddress
 import pytest
 
 from glimpse.server.connections import Connection, Endpoint
-from glimpse.server.guard import Guard, Penalty, Traffic
+from glimpse.server.guard import Guard
+from glimpse.server.penalties import Penalty
+from glimpse.server.traffic import Traffic
 
 FLOODER, NEIGHBOUR = "ipv4:192.0.2.1:4000", "ipv6:%5B2001:db8::1%5D:5000"
 PLACES = 256

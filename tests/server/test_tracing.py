@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 
 from glimpse.server.domain import ImageResult, Timing
 from glimpse.server.errors import InvalidImageError, Reason
-from glimpse.server.tracing import Call, Tracing, start, wanted
+from glimpse.server.tracing import CallSpan, Tracing, start, wanted
 from tests.conftest import ROOT
 from tests.server.otlp import Receiver, over_grpc, over_http
 
@@ -50,7 +50,7 @@ def _nobody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def begin(tracing: Tracing, *metadata: tuple[str, str | bytes]) -> Call:
+def begin(tracing: Tracing, *metadata: tuple[str, str | bytes]) -> CallSpan:
     call = tracing.call(METHOD, metadata, PEER)
     assert call is not None
     return call

@@ -29,7 +29,7 @@ class Crowd:
         return calls
 
     async def _stay(self, call: CallContext) -> None:
-        with self._places.held(call):
+        with self._places.hold(call):
             await self.leave.wait()
 
     async def __aenter__(self) -> Self:
@@ -101,7 +101,7 @@ def test_a_party_of_one_never_ends_its_own_calls() -> None:
     async def scenario() -> None:
         async with Crowd(Places("checks", 3, 3)) as crowd:
             assert ended(await crowd.come("192.0.2.1", 3)) == 0
-            with pytest.raises(OverloadedError) as refused, crowd._places.held(CallContext("", "", "ipv4:192.0.2.1:9")):
+            with pytest.raises(OverloadedError) as refused, crowd._places.hold(CallContext("", "", "ipv4:192.0.2.1:9")):
                 pass
             assert refused.value.retry_after
 
