@@ -165,7 +165,7 @@ class Rig:
     async def _life(self) -> None:
         try:
             stop = asyncio.Event()
-            loop = asyncio.get_running_loop()
+            self.loop = loop = asyncio.get_running_loop()
             self._stop = lambda: loop.call_soon_threadsafe(stop.set)
             self.server = app.Server(self.settings)
             await self.server.run(stop)
