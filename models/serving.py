@@ -1,14 +1,15 @@
-"""From a bundle to the graph that is served: uint8 pixels in, calibrated probabilities out."""
+"""From a bundle to the graph that is served: uint8 pixels in, named outputs out."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from glimpse.models import keras_files, weights
+from glimpse.models import keras_files, outputs, weights
 from glimpse.models.builder import Assembly, assemble
 from glimpse.models.bundle import Bundle
 from glimpse.models.catalogue import find
@@ -53,11 +54,11 @@ def logits(network: keras.Model, pixels: NDArray[np.uint8]) -> NDArray[np.float3
     return np.asarray(network.predict(pixels, batch_size=_BATCH, verbose=0), np.float32)
 
 
-def serving_model(assembly: Assembly, recipe: Recipe, temperature: float) -> keras.Model:
-    """softmax(logits / temperature) (Guo et al., arXiv:1706.04599, section 4.2) as one graph.
+def serving_outputs(assembly: Assembly, recipe: Recipe, temperature: float) -> keras.Model:
+    """Every output of `models.outputs` from one graph, each by a layer of its name, which `output_names` lists.
 
-    It shares the assembly's variables and holds standard Keras layers only, so it can be saved and reloaded in safe
-    mode.
+    The probabilities are softmax(logits / temperature) (Guo et al., arXiv:1706.04599, section 4.2). The graph shares
+    the assembly's variables and holds standard Keras layers only, so it can be saved and reloaded in safe mode.
 
     Args:
         assembly: the network, with its weights loaded.
@@ -65,11 +66,23 @@ def serving_model(assembly: Assembly, recipe: Recipe, temperature: float) -> ker
         temperature: above 1 softens the probabilities, below 1 sharpens them; the ranking stays.
 
     Returns:
-        uint8 ``[N, H, W, 3]`` -> float32 probabilities ``[N, classes]``.
+        uint8 ``[N, H, W, 3]`` -> a list of float32 ``[N, classes]``: probabilities, logits.
     """
     if not temperature > 0:
         raise ValueError(f"The temperature must be positive. Received: {temperature}")
     network = logits_model(assembly, recipe)
-    x = keras.layers.Rescaling(1 / temperature, dtype="float32", name="temperature")(network.output)
-    x = keras.layers.Softmax(dtype="float32", name="probabilities")(x)
-    return keras.Model(network.input, x, name="serving")
+    logits = keras.layers.Identity(dtype="float32", name=outputs.LOGITS)(network.output)
+    x = keras.layers.Rescaling(1 / temperature, dtype="float32", name="temperature")(logits)
+    x = keras.layers.Softmax(dtype="float32", name=outputs.PROBABILITIES)(x)
+    return keras.Model(network.input, [x, logits], name="serving")
+
+
+def serving_model(assembly: Assembly, recipe: Recipe, temperature: float) -> keras.Model:
+    """The same with probabilities as its only output: uint8 ``[N, H, W, 3]`` -> float32 ``[N, classes]``."""
+    model = serving_outputs(assembly, recipe, temperature)
+    return keras.Model(model.input, model.outputs[model.output_names.index(outputs.PROBABILITIES)], name="serving")
+
+
+def by_name(model: keras.Model, values: Any) -> dict[str, Any]:
+    """What a model has given, by the names of its outputs."""
+    return dict(zip(model.output_names, keras.tree.flatten(values), strict=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from glimpse.models.outputs import DEFAULT_OUTPUTS, Outputs
 from glimpse.server.errors import InvalidImageError
 from glimpse.server.fair_queue import Lane
 
@@ -44,6 +45,7 @@ class ClassifyRequest:
     top_k: int | None = None  # None: DEFAULT_TOP_K, or all classes where there are fewer
     min_probability: float = 0.0
     geometry: str = ""  # instead of the model's own; "": that
+    outputs: frozenset[str] = DEFAULT_OUTPUTS  # of the model, by name; probabilities become predictions
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +113,11 @@ class BatchReport:
 
 @dataclass(frozen=True, slots=True)
 class ImageResult:
-    """What became of one image: predictions by falling probability, or the error."""
+    """What became of one image: predictions by falling probability and what else was asked for, or the error."""
 
     timing: Timing
     predictions: tuple[Prediction, ...] = ()
+    outputs: Outputs = field(default_factory=dict)  # besides probabilities, each for this image: float32
     error: InvalidImageError | None = None
 
 

@@ -62,6 +62,7 @@ def load_model(settings: Settings, metrics: Metrics) -> LoadedModel:
         streams=runtime.streams,
         input_shape=bundle.input_shape,
         batch_sizes=batch_sizes,
+        outputs=runtime.outputs,
         capacity=settings.max_images_in_flight,
         observer=metrics.of(bundle.name, bundle.version),
         out_of_memory=runtime.out_of_memory,
@@ -89,6 +90,7 @@ def load_model(settings: Settings, metrics: Metrics) -> LoadedModel:
         agreement=agreement,
         batch_sizes=batch_sizes,
         batcher=batcher,
+        outputs=runtime.outputs,
     )
 
 

@@ -1,7 +1,7 @@
 """The way of a request, from pixels in any form to labels, on one screen.
 
 resolve the model -> check the options -> take permits
--> for each image: decode -> pre-stem -> queue -> compute -> top-k
+-> for each image: decode -> pre-stem -> queue -> compute -> post-processing
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from glimpse.server.errors import (
 )
 from glimpse.server.fair_queue import Ahead
 from glimpse.server.metrics import Metrics, ModelMetrics
+from glimpse.server.postprocessing import DEFAULT_TOP_K, postprocess
 from glimpse.server.registry import LoadedModel, ModelRegistry
-from glimpse.server.topk import DEFAULT_TOP_K, top_k
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,7 @@ class _Job:
     recipe: Recipe
     top_k: int
     min_probability: float
+    outputs: frozenset[str]
     caller: Caller
     metrics: ModelMetrics
 
@@ -208,7 +209,9 @@ class Pipeline:
                 work.metrics.gave_up_decoding(begun - flight.admitted)
                 raise DeadlineExceededError("The deadline passed before the image was decoded. Allow more time.")  # noqa: TRY301
             pixels, ready = self._prepared(flight, work, begun)
-            work.model.batcher.submit(pixels, lane=work.caller.lane, deadline=deadline, future=answer, since=ready)
+            work.model.batcher.submit(
+                pixels, lane=work.caller.lane, deadline=deadline, future=answer, since=ready, outputs=work.outputs
+            )
         except BaseException as error:  # noqa: BLE001 - it is told where the answer is waited for
             if answer.set_running_or_notify_cancel():
                 answer.set_exception(error)
@@ -245,9 +248,9 @@ class Pipeline:
         timing.queue, timing.compute = answer.queue_seconds, answer.compute_seconds
         timing.batch_size, timing.batch = answer.batch_size, answer.batch
         labels = work.model.bundle.labels
-        predictions = top_k(answer.probabilities, labels, k=work.top_k, min_probability=work.min_probability)
+        predictions, others = postprocess(answer.outputs, labels, k=work.top_k, min_probability=work.min_probability)
         self._metrics.image("classified")
-        return ImageResult(timing, predictions)
+        return ImageResult(timing, predictions, others)
 
     def _abandon(self, flight: _Flight, work: _Job) -> None:
         """Count an image of a request that has failed, and stop what can be stopped of its way."""
@@ -314,6 +317,7 @@ class Pipeline:
         Raises:
             ModelNotFoundError, UnavailableError: expected; there is no such model, or none yet.
             InvalidRequestError: expected; an option or the number of images is out of range.
+            ValueError: you should fix your code; the model has no such output.
         """
         model = self._registry.resolve(request.model)
         if not request.images:
@@ -333,8 +337,12 @@ class Pipeline:
                 f"min_probability must be from 0 to 1. Received: {request.min_probability}",
                 field="options.min_probability",
             )
+        if not request.outputs or not request.outputs <= model.outputs:
+            # No caller can name one yet, so that there is no reason for it in the contract.
+            raise ValueError(f"outputs must be some of {sorted(model.outputs)}. Received: {sorted(request.outputs)}")
         metrics = self._metrics.of(model.identity.name, model.identity.version)
-        return _Job(model, self._recipe(request, model), k, request.min_probability, caller, metrics)
+        recipe = self._recipe(request, model)
+        return _Job(model, recipe, k, request.min_probability, request.outputs, caller, metrics)
 
     def _recipe(self, request: ClassifyRequest, model: LoadedModel) -> Recipe:
         """The pre-stem of this request.

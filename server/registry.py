@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from glimpse.models.bundle import Bundle
+from glimpse.models.outputs import DEFAULT_OUTPUTS
 from glimpse.models.spec import NetworkSummary
 from glimpse.server.batching.batcher import Batcher
 from glimpse.server.domain import ModelIdentity, ModelSelector
@@ -27,6 +28,7 @@ class LoadedModel:
     precision: str
     batch_sizes: tuple[int, ...]
     batcher: Batcher
+    outputs: frozenset[str] = DEFAULT_OUTPUTS  # that a request may ask for, by name
     agreement: Agreement | None = None  # of the reduced precision that was considered, with float32
     identity: ModelIdentity = field(init=False)
 

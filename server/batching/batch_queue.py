@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from glimpse.models.outputs import DEFAULT_OUTPUTS, Outputs
 from glimpse.server.fair_queue import FairQueue, Lane
 
 
@@ -15,7 +16,7 @@ from glimpse.server.fair_queue import FairQueue, Lane
 class Answer:
     """One image's share of a batch."""
 
-    probabilities: NDArray[np.float32]  # [classes]
+    outputs: Outputs  # that its slot asked for, by name
     queue_seconds: float
     compute_seconds: float  # of the whole batch
     batch_size: int  # images in the batch, padding not counted
@@ -31,6 +32,7 @@ class Slot:
     deadline: float | None  # None: whenever
     enqueued: float
     future: Future[Answer]
+    outputs: frozenset[str] = DEFAULT_OUTPUTS  # of the network, by name
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from glimpse.models.outputs import DEFAULT_OUTPUTS
 from glimpse.server.batching.batch_queue import Answer, BatchQueue, Slot, Taken
 from glimpse.server.batching.endings import fail, failed, finish, stuck, too_late
 from glimpse.server.batching.estimate import ComputeEstimate
@@ -56,7 +57,7 @@ class Batcher:
     already, gathers the next.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a device is like, beside what the queue may hold
         self,
         compute: Compute,
         *,
@@ -66,6 +67,7 @@ class Batcher:
         observer: Observer,
         alone: Compute | None = None,
         streams: int = 1,
+        outputs: frozenset[str] = DEFAULT_OUTPUTS,
         out_of_memory: Callable[[Exception], bool] = lambda error: isinstance(error, MemoryError),
         stuck_seconds: float = math.inf,
         clock: Callable[[], float] = time.monotonic,
@@ -73,14 +75,15 @@ class Batcher:
         """Make a batcher; `start` sets it to work.
 
         Args:
-            compute: uint8 ``[n, H, W, 3]`` -> float32 probabilities ``[n, classes]``, n one of `batch_sizes`.
-                The buffer is used again as soon as it returns.
+            compute: uint8 ``[n, H, W, 3]`` and names of outputs -> these outputs, float32 ``[n, ...]`` each, n one of
+                `batch_sizes`. The buffer is used again as soon as it returns.
             input_shape: (H, W, 3).
             batch_sizes: sizes the device is warm for, rising; a batch is padded up to the next one.
             capacity: slots that may wait; one more is refused.
             observer: told what happens.
             alone: the same as `compute` for a lone image while nothing else waits or is computed, nor has for a while.
             streams: batches that `compute` may be given at once. Where several are free, they share what waits.
+            outputs: names of all that `compute` can give.
             out_of_memory: whether an error of `compute` says that the batch does not fit; a smaller one is tried then.
             stuck_seconds: a batch that computes for longer hangs.
             clock: seconds, monotonic; deadlines are on it.
@@ -91,6 +94,7 @@ class Batcher:
         self._watch = Watch(stuck_seconds, clock)
         self._streams = streams
         self._input_shape = input_shape
+        self._outputs = outputs
         self._capacity = capacity
         self._observer = observer
         self._clock = clock
@@ -124,6 +128,7 @@ class Batcher:
         deadline: float | None = None,
         future: Future[Answer] | None = None,
         since: float | None = None,
+        outputs: frozenset[str] = DEFAULT_OUTPUTS,
     ) -> Future[Answer]:
         """Queue one image. Cancelling the future takes it out again, unless its batch has been composed.
 
@@ -133,16 +138,19 @@ class Batcher:
             deadline: on the batcher's clock.
             future: that the answer is to end; a fresh one when left out.
             since: when its wait began, on the batcher's clock; now, when left out.
+            outputs: names of those that the answer is to hold.
 
         Raises:
             OverloadedError: expected; the queue is full.
             UnavailableError: the batcher is closed, or the device hangs.
-            ValueError: you should fix your code; the pixels are not the network's input.
+            ValueError: you should fix your code; the pixels are not the network's input, or it has no such output.
         """
         if pixels.shape != self._input_shape or pixels.dtype != np.uint8:
             # Found here, it costs its own request; found while gathering, it would cost a worker.
             raise ValueError(f"pixels must be uint8 {self._input_shape}. Received: {pixels.dtype} {pixels.shape}")
-        slot = Slot(pixels, lane, deadline, self._clock() if since is None else since, future or Future())
+        if not outputs or not outputs <= self._outputs:
+            raise ValueError(f"outputs must be some of {sorted(self._outputs)}. Received: {sorted(outputs)}")
+        slot = Slot(pixels, lane, deadline, self._clock() if since is None else since, future or Future(), outputs)
         with self._changed:
             if self._closed:
                 raise draining()
@@ -286,6 +294,7 @@ class Batcher:
 
     def _run(self, name: str, batch: list[Slot], staging: NDArray[np.uint8]) -> None:
         padded = self._device.padded(len(batch))
+        outputs = frozenset().union(*[slot.outputs for slot in batch])
         for row, slot in enumerate(batch):
             np.copyto(staging[row], slot.pixels)
         with self._changed:
@@ -302,7 +311,7 @@ class Batcher:
         begun = self._clock()
         computed: Computed | None = None
         try:
-            computed = self._device.compute(staging, len(batch), alone=alone)
+            computed = self._device.compute(staging, len(batch), alone=alone, outputs=outputs)
         finally:
             seconds = self._clock() - begun
             with self._changed:
@@ -317,10 +326,12 @@ class Batcher:
             self._observer.halved()
         queued, number = tuple(begun - slot.enqueued for slot in batch), next(_numbers)
         self._observer.batch(BatchReport(len(batch), padded, seconds, queued, ok=computed.ok))
-        for probabilities, slot, waited in zip(computed.rows, batch, queued, strict=True):
-            if probabilities is None:
+        for found, slot, waited in zip(computed.rows, batch, queued, strict=True):
+            if found is None:
                 finish(slot.future, error=failed())
             else:
-                finish(slot.future, answer=Answer(probabilities, waited, seconds, len(batch), number))
+                # Others in the batch may have asked for more.
+                own = found if len(found) == len(slot.outputs) else {name: found[name] for name in slot.outputs}
+                finish(slot.future, answer=Answer(own, waited, seconds, len(batch), number))
         with self._changed:
             self._watch.gave(name)

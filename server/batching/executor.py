@@ -10,9 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from glimpse.models.outputs import DEFAULT_OUTPUTS, Outputs
+
 _log = logging.getLogger(__name__)
 
-Compute = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+# (uint8 [N, H, W, 3], names of outputs) -> those outputs, [N, ...] each
+Compute = Callable[[NDArray[np.uint8], frozenset[str]], Outputs]
 
 # Then one size more is tried. Memory that another process held is free again at some time, so a ceiling for ever would
 # cost throughput until the next start; a try that fails costs one batch computed twice in ten minutes, and no answer.
@@ -23,7 +26,7 @@ _PATIENCE = 600.0  # seconds
 class Computed:
     """What became of a batch."""
 
-    rows: list[NDArray[np.float32] | None]  # probabilities [classes] of each image; None: it failed
+    rows: list[Outputs | None]  # of each image; None: it failed
     pieces: int  # in which it was computed
     halved: bool  # it did not fit into memory
 
@@ -72,18 +75,21 @@ class Executor:
         """The warm size that a batch of `size` is filled up to."""
         return next(allowed for allowed in self._sizes if allowed >= size)
 
-    def compute(self, staging: NDArray[np.uint8], count: int, *, alone: bool) -> Computed:
-        """Compute the first `count` images of `staging`; what lies behind them is padding.
+    def compute(
+        self, staging: NDArray[np.uint8], count: int, *, alone: bool, outputs: frozenset[str] = DEFAULT_OUTPUTS
+    ) -> Computed:
+        """Compute `outputs` of the first `count` images of `staging`; what lies behind them is padding.
 
         Whatever fails, fails the piece that it was in. An image that does not even fit by itself fails alone.
         """
-        rows: list[NDArray[np.float32] | None] = []
+        compute = self._alone if alone else self._compute
+        rows: list[Outputs | None] = []
         # A batch may have been composed before another one lowered the ceiling.
         most, pieces, halved = min(count, self.largest), 0, False
         while len(rows) < count:
             size = min(most, count - len(rows))
             try:
-                rows += self._piece(staging, len(rows), size, self._alone if alone else self._compute)
+                rows += self._piece(staging, len(rows), size, compute, outputs)
                 pieces += 1
             except Exception as error:  # noqa: BLE001 - whatever it is, it fails this piece alone; the worker lives on
                 smaller = self._smaller(self.padded(size)) if self._out_of_memory(error) else None
@@ -97,15 +103,19 @@ class Executor:
         return Computed(rows, pieces, halved)
 
     def _piece(
-        self, staging: NDArray[np.uint8], begin: int, size: int, compute: Compute
-    ) -> list[NDArray[np.float32] | None]:
+        self, staging: NDArray[np.uint8], begin: int, size: int, compute: Compute, outputs: frozenset[str]
+    ) -> list[dict[str, NDArray[np.float32]]]:
         padded = self.padded(size)
         # Near the end there may be no room for padding behind the piece; then images before it are computed again.
         first = min(begin, len(staging) - padded)
-        probabilities = compute(staging[first : first + padded])
-        if len(probabilities) != padded:
-            raise ValueError(f"the model answered {len(probabilities)} of {padded} images")
-        return list(probabilities[begin - first :][:size])
+        found = compute(staging[first : first + padded], outputs)
+        if found.keys() != outputs:
+            raise ValueError(f"the model gave {sorted(found)}, and {sorted(outputs)} were asked for")
+        for name, values in found.items():
+            if len(values) != padded:
+                raise ValueError(f"the model gave {name} for {len(values)} of {padded} images")
+        ours = [values[begin - first :][:size] for values in found.values()]
+        return [dict(zip(found, row, strict=True)) for row in zip(*ours, strict=True)]
 
     def _smaller(self, padded: int) -> int | None:
         """Half of a size that did not fit, remembered; None for the smallest, which cannot be halved."""

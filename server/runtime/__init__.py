@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glimpse.models.messages import lacks_memory, short
+from glimpse.models.outputs import DEFAULT_OUTPUTS, PROBABILITIES, Outputs
 from glimpse.server import cores
 from glimpse.server.runtime.golden_check import Gate
 from glimpse.server.startup import StartupError
@@ -62,6 +63,10 @@ class Runtime(Protocol):
     def streams(self) -> int:
         """Batches that it computes side by side, each from a thread of its own."""
 
+    @property
+    def outputs(self) -> frozenset[str]:
+        """The names of what it computes for each image, see `models.outputs`."""
+
     def batch_sizes(self, largest: int, multiply_adds: int) -> tuple[int, ...]:
         """Sizes to be warmed, rising; a batch is padded up to the next.
 
@@ -70,13 +75,13 @@ class Runtime(Protocol):
             multiply_adds: of the network, for one image.
         """
 
-    def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Probabilities ``[N, classes]`` of uint8 pixels ``[N, H, W, 3]``.
+    def __call__(self, pixels: NDArray[np.uint8], outputs: frozenset[str] = DEFAULT_OUTPUTS) -> Outputs:
+        """The outputs of these names, each float32 ``[N, ...]``, of uint8 pixels ``[N, H, W, 3]``.
 
         The pixels may be overwritten once it has returned, so it must not keep a view of them.
         """
 
-    def alone(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def alone(self, pixels: NDArray[np.uint8], outputs: frozenset[str] = DEFAULT_OUTPUTS) -> Outputs:
         """The same for a batch beside which nothing else is computed: the whole device may work on it."""
 
     def out_of_memory(self, error: Exception) -> bool:
@@ -98,13 +103,13 @@ class OneStream:
         largest = largest or 32
         return (*(1 << i for i in range(largest.bit_length()) if 1 << i < largest), largest)
 
-    def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Probabilities of a batch; each runtime has its own."""
+    def __call__(self, pixels: NDArray[np.uint8], outputs: frozenset[str] = DEFAULT_OUTPUTS) -> Outputs:
+        """The outputs of a batch; each runtime has its own."""
         raise NotImplementedError
 
-    def alone(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def alone(self, pixels: NDArray[np.uint8], outputs: frozenset[str] = DEFAULT_OUTPUTS) -> Outputs:
         """The same."""
-        return self(pixels)
+        return self(pixels, outputs)
 
     def out_of_memory(self, error: Exception) -> bool:
         """Python's own; each runtime adds its framework's."""
@@ -120,11 +125,11 @@ def warm(runtime: Runtime, gate: Gate, batch_sizes: tuple[int, ...]) -> None:
         GoldenError: expected; the runtime does not give the answers that it should.
     """
     check = partial(gate.check, runtime=runtime.name, precision=runtime.precision)
-    check(runtime.alone(gate.batch(1)))
+    check(runtime.alone(gate.batch(1))[PROBABILITIES])
 
     def stream(_: int) -> None:
         for size in batch_sizes:
-            check(runtime(gate.batch(size)))
+            check(runtime(gate.batch(size))[PROBABILITIES])
 
     with ThreadPoolExecutor(runtime.streams) as streams:
         list(streams.map(stream, range(runtime.streams)))

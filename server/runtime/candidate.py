@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from glimpse.models import golden, variations
 from glimpse.models.bundle import BundleError
+from glimpse.models.outputs import PROBABILITIES
 from glimpse.server.runtime import Runtime, agreement, converted_cache, told
 from glimpse.server.runtime.agreement import Agreement
 from glimpse.server.runtime.network import Network
@@ -108,7 +109,7 @@ class Candidate:
 
         def piece(begin: int) -> NDArray[np.float32]:
             rows = np.take(pixels, range(begin, begin + batch), axis=0, mode="wrap")
-            return runtime(rows)[: len(pixels) - begin]
+            return runtime(rows)[PROBABILITIES][: len(pixels) - begin]
 
         with told(f"{self._name} cannot compute this network"):
             try:

@@ -35,11 +35,12 @@ import numpy as np
 from glimpse.models.bundle import Bundle
 from glimpse.models.keras_files import scores
 from glimpse.models.messages import lacks_memory, short
-from glimpse.models.serving import load_bundle, serving_model
+from glimpse.models.outputs import PROBABILITIES
+from glimpse.models.serving import by_name, load_bundle, serving_outputs
 from glimpse.server import logs
 from glimpse.server.runtime import UnsupportedNetworkError, process_limits, told
 from glimpse.server.runtime.golden_check import TOLERANCES
-from glimpse.server.runtime.openvino import answers, convert
+from glimpse.server.runtime.openvino import convert, probabilities
 from glimpse.server.runtime.tensorflow import limit_threads, with_values
 
 
@@ -59,7 +60,7 @@ def _answer(bundle: Bundle, folder: Path) -> dict[str, Any]:
     try:
         assembly = load_bundle(bundle)
         limit_threads()
-        model = serving_model(assembly, bundle.recipe, bundle.temperature)
+        model = serving_outputs(assembly, bundle.recipe, bundle.temperature)
         with told("openvino cannot convert this network"):
             graph = with_values(model)
         converted = convert(graph, folder)
@@ -86,8 +87,10 @@ def _compare(model: keras.Model, bundle: Bundle, converted: Path) -> None:
     pixels = scores.pictures(bundle.recipe)
     # Two at a time: Keras keeps what every operation gives until the last has.
     pairs = (pixels[start : start + 2] for start in range(0, len(pixels), 2))
-    expected = np.concatenate([keras.ops.convert_to_numpy(model(pair, training=False)) for pair in pairs])
-    found = answers(converted, pixels)
+    expected = np.concatenate(
+        [keras.ops.convert_to_numpy(by_name(model, model(pair, training=False))[PROBABILITIES]) for pair in pairs]
+    )
+    found = probabilities(converted, pixels)
     difference = float(np.abs(found - expected).max())
     most = TOLERANCES["bfloat16" if scores.half(model) else "float32"]
     if not difference <= most:  # nor is it where either is no number

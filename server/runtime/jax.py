@@ -9,6 +9,8 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from glimpse.models.outputs import DEFAULT_OUTPUTS, Outputs
+from glimpse.models.serving import by_name
 from glimpse.server.runtime import OneStream
 from glimpse.server.runtime.precision import compute_in
 from glimpse.server.settings.kinds import Precision
@@ -20,7 +22,7 @@ class JaxRuntime(OneStream):
     name = "jax"
 
     def __init__(self, model: keras.Model, precision: Precision = "auto") -> None:
-        """Make `model`, uint8 ``[N, H, W, 3]`` -> float32 probabilities ``[N, classes]``, a compiled function.
+        """Make `model`, uint8 ``[N, H, W, 3]`` -> its named outputs, float32, a compiled function.
 
         Args:
             model: as `models.serving` makes it; bfloat16 is set in its layers.
@@ -39,11 +41,12 @@ class JaxRuntime(OneStream):
             device,
         )
 
-        def forward(state: tuple[list[jax.Array], list[jax.Array]], pixels: jax.Array) -> jax.Array:
+        def forward(state: tuple[list[jax.Array], list[jax.Array]], pixels: jax.Array) -> dict[str, jax.Array]:
             # Else a GPU rounds the factors of every float32 product to 10 bits.
             with jax.default_matmul_precision("float32"):
-                return model.stateless_call(*state, pixels, training=False)[0]
+                return by_name(model, model.stateless_call(*state, pixels, training=False)[0])
 
+        self.outputs = frozenset(model.output_names)
         self._forward = jax.jit(forward)
 
     @classmethod
@@ -59,10 +62,11 @@ class JaxRuntime(OneStream):
         device = jax.devices()[0]
         return super().processor() if device.platform == "cpu" else str(device.device_kind)
 
-    def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Probabilities ``[N, classes]`` of uint8 pixels ``[N, H, W, 3]``."""
+    def __call__(self, pixels: NDArray[np.uint8], outputs: frozenset[str] = DEFAULT_OUTPUTS) -> Outputs:
+        """The outputs of these names of uint8 pixels ``[N, H, W, 3]``."""
         # On a CPU JAX may compute on the caller's own memory; `asarray` waits for the result, so it is free then.
-        return np.asarray(self._forward(self._state, pixels))
+        found = self._forward(self._state, pixels)
+        return {name: np.asarray(found[name]) for name in outputs}
 
     def out_of_memory(self, error: Exception) -> bool:
         """Whether `error` says that the batch does not fit; XLA has one type for all errors."""

@@ -36,15 +36,15 @@ class Network:
         return converted_cache.provide(self.bundle, seconds=self._conversion_seconds)
 
     def serving_model(self) -> keras.Model:
-        """As a Keras model in this process, uint8 ``[N, H, W, 3]`` -> float32 probabilities ``[N, classes]``.
+        """As a Keras model in this process, uint8 ``[N, H, W, 3]`` -> its named outputs, float32.
 
         Raises:
             BundleError: the weights file is missing or not the one that the bundle was made with.
             WeightsError: the weights do not fit the architecture.
         """
-        from glimpse.models.serving import serving_model
+        from glimpse.models.serving import serving_outputs
 
-        return serving_model(self.assembly, self.bundle.recipe, self.bundle.temperature)
+        return serving_outputs(self.assembly, self.bundle.recipe, self.bundle.temperature)
 
     @cached_property
     def assembly(self) -> Assembly:

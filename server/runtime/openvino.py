@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glimpse.models.messages import lacks_memory, short
+from glimpse.models.outputs import DEFAULT_OUTPUTS, PROBABILITIES, Outputs
 from glimpse.server import cores
 from glimpse.server.runtime import told
 from glimpse.server.runtime.converted_cache import GRAPH
@@ -42,10 +43,10 @@ def convert(graph: Any, folder: Path) -> Path:
         MemoryError: there was not enough.
         OSError: the files cannot be written.
     """
-    (answer,) = graph.outputs
     with told("openvino cannot convert this network", _reason):
-        # Named, or every dead end of the graph becomes an output: what a layer computes for training only, for example.
-        converted = openvino.convert_model(graph, output=[answer.name])
+        # Stated, or every dead end of the graph becomes an output: what a layer computes for training only, for
+        # example. They keep the names that they have in the graph's structure.
+        converted = openvino.convert_model(graph, output=[each.name for each in graph.structured_outputs.values()])
     try:
         # Half floats would be the default.
         openvino.save_model(converted, folder / GRAPH, compress_to_fp16=False)
@@ -54,7 +55,7 @@ def convert(graph: Any, folder: Path) -> Path:
     return folder / GRAPH
 
 
-def answers(graph: Path, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+def probabilities(graph: Path, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """What a converted network gives in float32, ``[N, classes]``; for looking at it before it is kept.
 
     Raises:
@@ -63,7 +64,7 @@ def answers(graph: Path, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """
     with told("openvino cannot compute this network", _reason):
         compiled = openvino.Core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-        found: NDArray[np.float32] = compiled(pixels)[0]
+        found: NDArray[np.float32] = compiled(pixels)[PROBABILITIES]
         return found
 
 
@@ -74,7 +75,7 @@ class OpenVINORuntime:
     device = "cpu"
 
     def __init__(self, graph: Path, precision: Precision = "auto") -> None:
-        """Compile a network, uint8 ``[N, H, W, 3]`` -> float32 probabilities ``[N, classes]``.
+        """Compile a network, uint8 ``[N, H, W, 3]`` -> its named outputs, float32.
 
         Args:
             graph: from `convert`. The file beside it stays mapped into memory; it may be unlinked, but not changed.
@@ -106,6 +107,7 @@ class OpenVINORuntime:
             if self.streams > 1:
                 # For a lone image, which all cores answer sooner than one.
                 wide = core.compile_model(network, "CPU", {**options, "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1})
+        self.outputs = frozenset(_indices(narrow))
         self._narrow = _Requests(narrow, self.streams, threads=self.streams)
         self._wide = _Requests(wide, 1, threads=self.streams)
 
@@ -142,13 +144,13 @@ class OpenVINORuntime:
         largest = largest or max(1, min(_LARGEST, math.ceil(_WORTH / max(1, multiply_adds))))
         return (*(size for size in (*range(1, 9), 12, 16, 24, 32, 48, 64, 96, 128) if size < largest), largest)
 
-    def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Probabilities ``[N, classes]`` of uint8 pixels ``[N, H, W, 3]``, on one core."""
-        return self._narrow.infer(pixels)
+    def __call__(self, pixels: NDArray[np.uint8], outputs: frozenset[str] = DEFAULT_OUTPUTS) -> Outputs:
+        """The outputs of these names of uint8 pixels ``[N, H, W, 3]``, on one core."""
+        return self._narrow.infer(pixels, outputs)
 
-    def alone(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def alone(self, pixels: NDArray[np.uint8], outputs: frozenset[str] = DEFAULT_OUTPUTS) -> Outputs:
         """The same, on all cores."""
-        return self._wide.infer(pixels)
+        return self._wide.infer(pixels, outputs)
 
     def out_of_memory(self, error: Exception) -> bool:
         """Whether `error` says that the batch does not fit."""
@@ -162,39 +164,45 @@ class _Requests:
         # With a single thread `infer` does not raise what went wrong, a lack of memory above all, and leaves the answer
         # to the batch before where ours should be. What is waited for does raise it.
         self._alone = threads == 1
+        self._index = _indices(compiled)
         self._free: queue.SimpleQueue[openvino.InferRequest] = queue.SimpleQueue()
         for _ in range(number):
             self._free.put(compiled.create_infer_request())
 
-    def infer(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def infer(self, pixels: NDArray[np.uint8], outputs: frozenset[str]) -> Outputs:
         request = self._free.get()
         try:
             # Shared, not copied; what OpenVINO may not write to, it does not take, though it only reads.
             ours = np.require(pixels, requirements=("C", "W"))
             try:
-                answers = self._run(request, ours)
+                answers = self._run(request, ours, outputs)
             except Exception as error:
                 if lacks_memory(error):
                     raise
                 answers = None
-            if answers is None or len(answers) != len(ours):
+            if answers is None or any(len(each) != len(ours) for each in answers.values()):
                 # A stream on which a batch did not fit into memory fails, or goes on with that one, when the next is as
                 # large as the last that did fit. One image more is another size.
-                answers = self._run(request, np.concatenate([ours, ours[:1]]))[:-1]
+                answers = self._run(request, np.concatenate([ours, ours[:1]]), outputs)
+                answers = {name: each[:-1] for name, each in answers.items()}
             return answers
         finally:
             self._free.put(request)
 
-    def _run(self, request: openvino.InferRequest, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def _run(self, request: openvino.InferRequest, pixels: NDArray[np.uint8], outputs: frozenset[str]) -> Outputs:
         request.set_input_tensor(openvino.Tensor(pixels, shared_memory=True))
         if self._alone:
             request.start_async()
             request.wait()
         else:
             request.infer()
-        # A copy, for the request writes its next answer to the same place.
-        answers: NDArray[np.float32] = request.get_output_tensor().data.copy()
-        return answers
+        # Copies, for the request writes its next answer to the same place.
+        return {name: request.get_output_tensor(self._index[name]).data.copy() for name in outputs}
+
+
+def _indices(compiled: openvino.CompiledModel) -> dict[str, int]:
+    """The places of its outputs by their names."""
+    return {name: index for index, output in enumerate(compiled.outputs) for name in output.get_names()}
 
 
 def _limited() -> bool:

@@ -13,6 +13,8 @@ import tensorflow as tf
 from numpy.typing import NDArray
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
+from glimpse.models.outputs import DEFAULT_OUTPUTS, Outputs
+from glimpse.models.serving import by_name
 from glimpse.server import cores
 from glimpse.server.runtime import OneStream
 from glimpse.server.runtime.precision import compute_in
@@ -25,7 +27,7 @@ class TensorFlowRuntime(OneStream):
     name = "tensorflow"
 
     def __init__(self, model: keras.Model, precision: Precision = "auto") -> None:
-        """Compile `model`, uint8 ``[N, H, W, 3]`` -> float32 probabilities ``[N, classes]``.
+        """Compile `model`, uint8 ``[N, H, W, 3]`` -> its named outputs, float32.
 
         Args:
             model: as `models.serving` makes it; bfloat16 is set in its layers.
@@ -36,6 +38,8 @@ class TensorFlowRuntime(OneStream):
         self.device = "gpu:0" if gpu else "cpu"
         self.precision = self.resolve(precision)
         compute_in(model, self.precision)
+        self.outputs = frozenset(model.output_names)
+        self._index = {name: index for index, name in enumerate(model.output_names)}
         if gpu:
             # Else a GPU rounds the factors of every float32 product to 10 bits.
             tf.config.experimental.enable_tensor_float_32_execution(False)  # noqa: FBT003 - TensorFlow's own signature
@@ -60,11 +64,11 @@ class TensorFlowRuntime(OneStream):
             return super().processor()
         return str(tf.config.experimental.get_device_details(gpu).get("device_name", "gpu"))
 
-    def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Probabilities ``[N, classes]`` of uint8 pixels ``[N, H, W, 3]``."""
+    def __call__(self, pixels: NDArray[np.uint8], outputs: frozenset[str] = DEFAULT_OUTPUTS) -> Outputs:
+        """The outputs of these names of uint8 pixels ``[N, H, W, 3]``."""
         # tf.constant copies, so the staging buffer is free when this returns.
-        (probabilities,) = self._graph(tf.constant(pixels))
-        return probabilities.numpy()
+        found = self._graph(tf.constant(pixels))
+        return {name: found[self._index[name]].numpy() for name in outputs}
 
     def out_of_memory(self, error: Exception) -> bool:
         """Whether `error` says that the batch does not fit."""
@@ -84,17 +88,17 @@ def limit_threads() -> None:
 
 
 def freeze(model: keras.Model) -> Any:
-    """The model's graph with its variables as constants, which its optimiser can fold: pixels -> [probabilities]."""
+    """The model's graph with its variables as constants, which its optimiser can fold: pixels -> its outputs."""
     return convert_variables_to_constants_v2(trace(model))
 
 
 def trace(model: keras.Model) -> Any:
-    """The model's graph: pixels -> [probabilities]."""
+    """The model's graph: pixels -> its outputs, in the order of the model's."""
     return _traceable(model).get_concrete_function()
 
 
 def with_values(model: keras.Model) -> Any:
-    """The model's graph with the variables' values in their place: pixels -> [probabilities].
+    """The model's graph with the variables' values in their place: pixels -> its outputs by name.
 
     A value is found where it is used; who reads a graph with variables looks through all of them for each use of one.
     """
@@ -102,18 +106,22 @@ def with_values(model: keras.Model) -> Any:
     values = [(variable, tf.convert_to_tensor(variable.value)) for variable in model.variables]
 
     with_them = partial(keras.StatelessScope, state_mapping=values)
-    return _traceable(model, with_them).get_concrete_function()
+    return _traceable(model, with_them, named=True).get_concrete_function()
 
 
 def compiled(model: keras.Model) -> Any:
-    """The model by XLA, once for each batch size: pixels -> [probabilities]."""
+    """The model by XLA, once for each batch size: pixels -> its outputs."""
     return _traceable(model, jit_compile=True)
 
 
-def _traceable(model: keras.Model, scope: Callable[[], Any] = contextlib.nullcontext, **options: Any) -> Any:
-    def forward(pixels: Any) -> list[Any]:
+def _traceable(
+    model: keras.Model, scope: Callable[[], Any] = contextlib.nullcontext, *, named: bool = False, **options: Any
+) -> Any:
+    def forward(pixels: Any) -> Any:
         with scope():
-            return [model(pixels, training=False)]
+            found = by_name(model, model(pixels, training=False))
+        # A frozen graph gives up the names, and orders what had some by them.
+        return found if named else [*found.values()]
 
     signature = [tf.TensorSpec(model.input_shape, tf.uint8)]
     return tf.function(forward, input_signature=signature, autograph=False, **options)

@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from glimpse.models.outputs import DEFAULT_OUTPUTS, Outputs
+from glimpse.models.serving import by_name
 from glimpse.server import cores
 from glimpse.server.runtime import OneStream
 from glimpse.server.runtime.precision import compute_in
@@ -23,7 +25,7 @@ class TorchRuntime(OneStream):
     name = "torch"
 
     def __init__(self, model: keras.Model, precision: Precision = "auto") -> None:
-        """Take `model`, uint8 ``[N, H, W, 3]`` -> float32 probabilities ``[N, classes]``.
+        """Take `model`, uint8 ``[N, H, W, 3]`` -> its named outputs, float32.
 
         Args:
             model: as `models.serving` makes it; bfloat16 is set in its layers.
@@ -36,6 +38,7 @@ class TorchRuntime(OneStream):
         compute_in(model, self.precision)
         # Else a GPU rounds the factors of every float32 product to 10 bits.
         torch.backends.cudnn.allow_tf32 = False
+        self.outputs = frozenset(model.output_names)
         self._on = torch.device("cuda" if gpu else "cpu")
         self._model = model
 
@@ -52,11 +55,11 @@ class TorchRuntime(OneStream):
         """What computes; on equal ones the answers are equal."""
         return torch.cuda.get_device_name() if torch.cuda.is_available() else super().processor()
 
-    def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Probabilities ``[N, classes]`` of uint8 pixels ``[N, H, W, 3]``."""
+    def __call__(self, pixels: NDArray[np.uint8], outputs: frozenset[str] = DEFAULT_OUTPUTS) -> Outputs:
+        """The outputs of these names of uint8 pixels ``[N, H, W, 3]``."""
         with torch.inference_mode():
-            probabilities = self._model(torch.from_numpy(pixels).to(self._on), training=False)
-            return probabilities.cpu().numpy()
+            found = by_name(self._model, self._model(torch.from_numpy(pixels).to(self._on), training=False))
+            return {name: found[name].cpu().numpy() for name in outputs}
 
     def out_of_memory(self, error: Exception) -> bool:
         """Whether `error` says that the batch does not fit; on a CPU PyTorch has no type of its own for it."""

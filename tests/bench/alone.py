@@ -18,6 +18,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from glimpse.models.outputs import DEFAULT_OUTPUTS
 from glimpse.server import domain
 from glimpse.server.app import Server
 from glimpse.server.loading import load_model
@@ -78,7 +79,7 @@ class Alone:
             def work(_: int) -> int:
                 done = 0
                 for one in cycle(pixels):
-                    self._compute(one)
+                    self._compute(one, DEFAULT_OUTPUTS)
                     done += batch
                     if time.monotonic() >= end:
                         break
@@ -131,7 +132,7 @@ class Alone:
                     for row in range(batch):
                         staging[row] = waiting.popleft().result().pixels
                     fill(waiting)
-                    self._compute(staging)
+                    self._compute(staging, DEFAULT_OUTPUTS)
                     done += batch
                 # What it began with was prepared before; as much is prepared and left over at the end.
                 for one in waiting:
@@ -148,7 +149,7 @@ class Alone:
             begun = time.monotonic()
             pixels = self._prepare(image, self._model.bundle.recipe).pixels
             decoded = time.monotonic()
-            self._compute_alone(pixels[np.newaxis])
+            self._compute_alone(pixels[np.newaxis], DEFAULT_OUTPUTS)
             decoding.append(decoded - begun)
             computing.append(time.monotonic() - decoded)
         return {"decode": decoding, "compute": computing}

@@ -11,31 +11,36 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from glimpse.models.outputs import DEFAULT_OUTPUTS, PROBABILITIES, Outputs
 from glimpse.server.batching.batch_queue import Answer, Slot
 from glimpse.server.batching.batcher import Batcher
 from glimpse.server.domain import BatchReport
 from glimpse.server.fair_queue import NO_LANE, Lane
 
 SHAPE = (1, 1, 3)
+SECOND = 1000
 WAIT = 30.0  # seconds until a test is called hung; never the measure of a result
 
 
 class FakeModel:
-    """Answers each image with its first pixel's value, when it is let to."""
+    """Answers each image with its first pixel's value, when it is let to; every other output with `SECOND` more."""
 
     def __init__(self, clock: FakeClock) -> None:
         self.clock = clock
         self.answers: int | None = None  # fewer than it was asked for
+        self.asked: list[frozenset[str]] = []  # outputs, a batch each
         self.begun: queue.Queue[NDArray[np.uint8]] = queue.Queue()
         self.go: queue.Queue[float | BaseException] = queue.Queue()  # seconds that the batch takes, or its failure
 
-    def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def __call__(self, pixels: NDArray[np.uint8], outputs: frozenset[str]) -> Outputs:
+        self.asked.append(outputs)
         self.begun.put(pixels.copy())
         outcome = self.go.get(timeout=WAIT)
         if isinstance(outcome, BaseException):
             raise outcome
         self.clock.now += outcome
-        return pixels[: self.answers, 0, 0, :1].astype(np.float32)
+        values = pixels[: self.answers, 0, 0, :1].astype(np.float32)
+        return {name: values + SECOND * (name != PROBABILITIES) for name in outputs}
 
     def values(self) -> list[int]:
         """Wait for the next batch to begin; its images' values, padding included."""
@@ -92,8 +97,15 @@ class Bench:
         )
         self.batcher.start()
 
-    def submit(self, value: int, *, lane: Lane = NO_LANE, deadline: float | None = None) -> Future[Answer]:
-        return self.batcher.submit(np.full(SHAPE, value, np.uint8), lane=lane, deadline=deadline)
+    def submit(
+        self,
+        value: int,
+        *,
+        lane: Lane = NO_LANE,
+        deadline: float | None = None,
+        outputs: frozenset[str] = DEFAULT_OUTPUTS,
+    ) -> Future[Answer]:
+        return self.batcher.submit(np.full(SHAPE, value, np.uint8), lane=lane, deadline=deadline, outputs=outputs)
 
     def burst(self, values: Sequence[int]) -> list[Future[Answer]]:
         """Queue images as if they came in one instant."""
@@ -115,7 +127,7 @@ class Bench:
 
 
 def value(future: Future[Answer]) -> float:
-    return float(future.result(WAIT).probabilities[0])
+    return float(future.result(WAIT).outputs[PROBABILITIES][0])
 
 
 @contextmanager

@@ -28,13 +28,13 @@ class Hanging:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._runtime, name)
 
-    def __call__(self, pixels: Any) -> Any:
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
         _hang("HANG_WHILE", "runtime hangs")
-        return self._runtime(pixels)
+        return self._runtime(*arguments, **options)
 
-    def alone(self, pixels: Any) -> Any:
+    def alone(self, *arguments: Any, **options: Any) -> Any:
         _hang("HANG_WHILE", "runtime hangs")
-        return self._runtime.alone(pixels)
+        return self._runtime.alone(*arguments, **options)
 
 
 def hanging_decoder(*arguments: Any, **options: Any) -> Prepared:

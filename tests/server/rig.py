@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from glimpse.models import sources
 from glimpse.models.decoding.limits import ImageLimits
+from glimpse.models.outputs import Outputs
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.models.spec import NetworkSummary
 from glimpse.server import app, domain, settings
@@ -44,7 +45,7 @@ class HeldNetwork:
         self.errors: list[Exception] = []  # raised in this order, before anything is answered again
         self.batches: list[int] = []  # the sizes of those that were answered
 
-    def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def __call__(self, pixels: NDArray[np.uint8], outputs: frozenset[str]) -> Outputs:
         """The answer, or the next of the errors, when the test lets it."""
         self._computing.release()
         with self._changed:
@@ -53,7 +54,7 @@ class HeldNetwork:
             if self.errors:
                 raise self.errors.pop(0)
             self.batches.append(len(pixels))
-        return np.full((len(pixels), 10), 0.1, np.float32)
+        return {name: np.full((len(pixels), 10), 0.1, np.float32) for name in outputs}
 
     def hold(self) -> None:
         """Answer no batch from now on."""

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from glimpse.models.outputs import DEFAULT_OUTPUTS, LOGITS, PROBABILITIES, Outputs
 from glimpse.server.batching.batch_queue import Slot
 from glimpse.server.batching.batcher import Batcher
 from glimpse.server.errors import DeadlineExceededError, InternalError, OverloadedError, Reason, UnavailableError
 from glimpse.server.fair_queue import NO_LANE, Lane
-from tests.server.fake_executor import SHAPE, WAIT, Bench, Observed, benches, value
+from tests.server.fake_executor import SECOND, SHAPE, WAIT, Bench, Observed, benches, value
 
 
 @pytest.fixture
@@ -191,7 +192,7 @@ def test_an_answer_survives_the_reuse_of_the_staging_buffer(make: Callable[..., 
     bench = make()
     first = bench.occupy()
     bench.release()
-    kept = first.result(WAIT).probabilities
+    kept = first.result(WAIT).outputs[PROBABILITIES]
     for i in range(4):
         again = bench.submit(i)
         bench.release()
@@ -229,8 +230,33 @@ def test_a_batch_that_is_gathered_waits_for_the_device_whatever_wakes_its_worker
     assert [value(future) for future in futures] == [0, 1, 2, 3]
 
 
+BOTH = frozenset({PROBABILITIES, LOGITS})
+
+
+def test_each_answer_of_a_batch_holds_the_outputs_that_it_asked_for(make: Callable[..., Bench]) -> None:
+    bench = make(outputs=BOTH)
+    bench.occupy()
+    asked = [DEFAULT_OUTPUTS, BOTH, frozenset({LOGITS})]
+    futures = [bench.submit(10 + number, outputs=outputs) for number, outputs in enumerate(asked)]
+    for _ in range(2):
+        bench.release()
+    answers = [{name: float(row[0]) for name, row in future.result(WAIT).outputs.items()} for future in futures]
+    assert answers == [{PROBABILITIES: 10}, {PROBABILITIES: 11, LOGITS: 11 + SECOND}, {LOGITS: 12 + SECOND}]
+    assert bench.model.asked == [DEFAULT_OUTPUTS, BOTH], "what nobody asks for is not computed"
+
+
+@pytest.mark.parametrize("outputs", [frozenset(), frozenset({"embedding"}), frozenset({PROBABILITIES, "embedding"})])
+def test_an_output_that_the_network_lacks_costs_its_own_request(
+    make: Callable[..., Bench], outputs: frozenset[str]
+) -> None:
+    bench = make(outputs=BOTH)
+    with pytest.raises(ValueError, match=r"outputs must be some of \['logits', 'probabilities'\]"):
+        bench.submit(1, outputs=outputs)
+    assert bench.batcher.depth() == 0
+
+
 def test_one_that_was_never_started_is_closed_at_once() -> None:
-    def never(_: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def never(*_: Any) -> Outputs:
         raise AssertionError
 
     idle = Batcher(never, input_shape=SHAPE, batch_sizes=(1,), capacity=1, observer=Observed())
@@ -354,12 +380,12 @@ def test_a_worker_that_waits_for_another_to_gather_is_told_when_it_has(make: Cal
     assert {bench.model.values()[0], bench.model.values()[0]} == {7, 8}
 
 
-def counting(sizes: list[int]) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
+def counting(sizes: list[int]) -> Callable[[NDArray[np.uint8], frozenset[str]], Outputs]:
     """The whole device, which answers at once; the sizes of its batches go into `sizes`."""
 
-    def compute_alone(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def compute_alone(pixels: NDArray[np.uint8], outputs: frozenset[str]) -> Outputs:
         sizes.append(len(pixels))
-        return np.zeros((1, 3), np.float32)
+        return {name: np.zeros((1, 3), np.float32) for name in outputs}
 
     return compute_alone
 
@@ -416,10 +442,10 @@ def test_with_several_streams_no_batch_is_taken_before_one_is_free(make: Callabl
 def test_an_image_that_is_not_alone_gets_a_stream_of_its_own(make: Callable[..., Bench]) -> None:
     begun, go = threading.Event(), threading.Event()
 
-    def alone(_: Any) -> Any:
+    def alone(_: Any, outputs: frozenset[str]) -> Outputs:
         begun.set()
         go.wait(WAIT)
-        return np.zeros((1, 3), np.float32)
+        return {name: np.zeros((1, 3), np.float32) for name in outputs}
 
     bench = make(streams=2, alone=alone)
     first = bench.submit(1)

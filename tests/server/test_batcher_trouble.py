@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from glimpse.models.outputs import PROBABILITIES, Outputs
 from glimpse.server.batching.executor import Executor
 from glimpse.server.errors import InternalError, Reason, UnavailableError
 from tests.server.fake_executor import WAIT, Bench, FakeClock, benches, value
@@ -155,11 +156,11 @@ class SmallMemory:
         self.holds = holds
         self.sizes: list[int] = []
 
-    def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def __call__(self, pixels: NDArray[np.uint8], outputs: frozenset[str]) -> Outputs:
         self.sizes.append(len(pixels))
         if len(pixels) > self.holds:
             raise MemoryError
-        return pixels[:, 0, 0, :1].astype(np.float32)
+        return {name: pixels[:, 0, 0, :1].astype(np.float32) for name in outputs}
 
 
 def device(model: Any, sizes: tuple[int, ...], clock: FakeClock | None = None) -> Executor:
@@ -197,32 +198,32 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does_and_all_are_answered(
     assert model.sizes == tried
     assert computed.ok
     assert computed.halved
-    assert [int(row[0]) for row in computed.rows if row is not None] == list(range(count))
+    assert [int(row[PROBABILITIES][0]) for row in computed.rows if row is not None] == list(range(count))
 
 
 def test_an_image_that_does_not_fit_by_itself_fails_alone() -> None:
     class Picky(SmallMemory):
-        def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        def __call__(self, pixels: NDArray[np.uint8], outputs: frozenset[str]) -> Outputs:
             if 2 in pixels[:, 0, 0, 0]:
                 raise MemoryError
-            return super().__call__(pixels)
+            return super().__call__(pixels, outputs)
 
     computed = device(Picky(4), (1, 2, 4)).compute(staging(4), 4, alone=False)
-    assert [None if row is None else int(row[0]) for row in computed.rows] == [0, 1, None, 3]
+    assert [None if row is None else int(row[PROBABILITIES][0]) for row in computed.rows] == [0, 1, None, 3]
     assert (computed.ok, computed.pieces) == (False, 3)
 
 
 def test_another_failure_in_a_piece_fails_that_piece_alone_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     class Broken(SmallMemory):
-        def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-            answers = super().__call__(pixels)
+        def __call__(self, pixels: NDArray[np.uint8], outputs: frozenset[str]) -> Outputs:
+            answers = super().__call__(pixels, outputs)
             if 3 in pixels[:, 0, 0, 0]:
                 raise RuntimeError("a kernel that does not work")
             return answers
 
     model = Broken(2)
     computed = device(model, (1, 2, 4)).compute(staging(4), 4, alone=False)
-    assert [None if row is None else int(row[0]) for row in computed.rows] == [0, 1, None, None]
+    assert [None if row is None else int(row[PROBABILITIES][0]) for row in computed.rows] == [0, 1, None, None]
     assert (computed.ok, computed.pieces) == (False, 2)
     assert model.sizes == [4, 2, 2]
     assert [line.getMessage() for line in caplog.records] == [
@@ -264,11 +265,11 @@ def test_of_a_ceiling_that_was_lowered_twice_only_the_next_size_is_tried_again()
 
 
 def test_a_ceiling_that_another_stream_has_lowered_meanwhile_stays_as_low() -> None:
-    def shared(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def shared(pixels: NDArray[np.uint8], outputs: frozenset[str]) -> Outputs:
         if len(pixels) == 4:
             tight._smaller(2)  # the other stream's batch did not fit either, and it was smaller
             raise MemoryError
-        return pixels[:, 0, 0, :1].astype(np.float32)
+        return {name: pixels[:, 0, 0, :1].astype(np.float32) for name in outputs}
 
     tight = device(shared, (1, 2, 4))
     assert tight.compute(staging(4), 4, alone=False).ok
@@ -283,7 +284,7 @@ def test_a_batch_that_was_composed_before_the_ceiling_came_down_is_computed_in_p
     computed = tight.compute(staging(8), 7, alone=False)
     assert model.sizes == [2, 2, 2, 1]
     assert (computed.ok, computed.pieces, computed.halved) == (True, 4, False)
-    assert [int(row[0]) for row in computed.rows if row is not None] == list(range(7))
+    assert [int(row[PROBABILITIES][0]) for row in computed.rows if row is not None] == list(range(7))
 
 
 def test_after_a_batch_that_did_not_fit_no_larger_one_is_composed(make: Callable[..., Bench]) -> None:

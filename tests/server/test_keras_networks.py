@@ -23,6 +23,7 @@ from keras import layers
 from numpy.typing import NDArray
 from PIL import Image
 
+from glimpse.models import outputs
 from glimpse.models.messages import lacks_memory
 from glimpse.models.sources import Source, resolve
 from glimpse.server.app import Server
@@ -78,7 +79,7 @@ def answers(path: Path, runtime: str) -> NDArray[np.float32]:
     with structlog.testing.capture_logs():
         network = Network(resolve(Source(weights=str(path))))
         made, _ = selection.build((runtime,), network, precision="float32")  # type: ignore[arg-type]  # one of its names
-    return made(PIXELS)
+    return made(PIXELS)[outputs.PROBABILITIES]
 
 
 NETWORKS: dict[str, Callable[[], keras.Model]] = {
@@ -138,7 +139,7 @@ def test_any_failure_of_the_conversion_is_told_by_its_cause_and_falls_to_the_nex
     def fails(*_: Any) -> None:
         raise TypeError("unsupported operand type(s) for *: 'NoneType' and 'NoneType'")
 
-    monkeypatch.setattr(conversion_worker, "serving_model", fails)
+    monkeypatch.setattr(conversion_worker, "serving_outputs", fails)
     path = saved(model(trunk), tmp_path / "own")
     with structlog.testing.capture_logs() as logs:
         assert load(path).runtime == "tensorflow"
@@ -226,6 +227,7 @@ def test_an_exception_in_the_converting_process_does_not_end_it_unheard(tmp_path
         pickle.dump(resolve(Source(weights=str(path))), process.stdin)
         process.stdin.flush()  # it stays open: at its end the process ends, too
         answer = process.stdout.read()
+        process.wait(TIMEOUT)  # before its input ends, or it might end for that
     assert process.returncode == 0
     assert json.loads(answer) == {"error": "failed", "message": "maximum recursion depth exceeded"}
     assert issubclass(converted_cache.ERRORS["failed"], UnsupportedNetworkError)

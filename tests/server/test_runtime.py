@@ -16,8 +16,10 @@ import structlog
 from numpy.typing import NDArray
 from skimage import data
 
+from glimpse.models import bundle as bundles
 from glimpse.models import sources
-from glimpse.models.serving import load_bundle, serving_model
+from glimpse.models.outputs import LOGITS, PROBABILITIES
+from glimpse.models.serving import load_bundle, serving_outputs
 from glimpse.server import cores
 from glimpse.server.runtime import OneStream, Runtime, UnsupportedNetworkError, selection
 from glimpse.server.runtime.network import Network
@@ -29,10 +31,14 @@ from tests.conftest import ROOT
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="both runtimes build on TensorFlow")
 
 
+BOTH = frozenset({PROBABILITIES, LOGITS})
+TEMPERATURE = bundles.read(bundles.EMBEDDED_DEFAULT).temperature
+
+
 @pytest.fixture(scope="module")
 def embedded() -> keras.Model:
     bundle = sources.resolve(sources.Source(weights="cifar10"))
-    return serving_model(load_bundle(bundle), bundle.recipe, bundle.temperature)
+    return serving_outputs(load_bundle(bundle), bundle.recipe, bundle.temperature)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +56,7 @@ def pixels() -> NDArray[np.uint8]:
 
 @pytest.fixture(scope="module")
 def reference(embedded: keras.Model, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    return TensorFlowRuntime(embedded, "float32")(pixels)
+    return TensorFlowRuntime(embedded, "float32")(pixels)[PROBABILITIES]
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +89,7 @@ def test_openvino_in_float32_gives_the_probabilities_of_tensorflow(
 ) -> None:
     assert len(set(reference.argmax(1))) > 4, "the photos must not all be one class"
     for size in (1, 8, 64):
-        found = fast(pixels[:size])
+        found = fast(pixels[:size])[PROBABILITIES]
         assert found.dtype == np.float32
         np.testing.assert_allclose(found, reference[:size], atol=1e-4)
         np.testing.assert_array_equal(found.argmax(1), reference[:size].argmax(1))
@@ -92,7 +98,7 @@ def test_openvino_in_float32_gives_the_probabilities_of_tensorflow(
 def test_xla_gives_the_probabilities_of_the_frozen_graph(
     embedded: keras.Model, pixels: NDArray[np.uint8], reference: NDArray[np.float32]
 ) -> None:
-    (found,) = compiled(embedded)(pixels[:4])
+    found, _ = compiled(embedded)(pixels[:4])
     np.testing.assert_allclose(found.numpy(), reference[:4], atol=1e-4)
 
 
@@ -102,12 +108,28 @@ def test_an_answer_outlives_the_next_batch_and_its_own_pixels(
 ) -> None:
     runtime: Runtime = fast if name == "openvino" else TensorFlowRuntime(embedded, "float32")
     staging = pixels[:4].copy()
-    first = runtime(staging)
-    kept = first.copy()
+    first = runtime(staging, BOTH)
+    kept = {name: values.copy() for name, values in first.items()}
     staging[:] = pixels[4:8]
-    second = runtime(staging)
-    np.testing.assert_array_equal(first, kept)
-    assert not np.array_equal(first, second)
+    second = runtime(staging, BOTH)
+    for output in BOTH:
+        np.testing.assert_array_equal(first[output], kept[output])
+        assert not np.array_equal(first[output], second[output])
+
+
+@pytest.mark.parametrize("name", ["openvino", "tensorflow"])
+def test_logits_are_what_the_probabilities_are_the_softmax_of(
+    name: RuntimeName, fast: OpenVINORuntime, embedded: keras.Model, pixels: NDArray[np.uint8]
+) -> None:
+    runtime: Runtime = fast if name == "openvino" else TensorFlowRuntime(embedded, "float32")
+    assert runtime.outputs == BOTH
+    for compute in (runtime, runtime.alone):
+        found = compute(pixels[:4], BOTH)
+        assert found.keys() == BOTH
+        scaled = np.exp(found[LOGITS] / TEMPERATURE)
+        np.testing.assert_allclose(scaled / scaled.sum(axis=1, keepdims=True), found[PROBABILITIES], atol=1e-5)
+        assert compute(pixels[:4]).keys() == {PROBABILITIES}
+        assert compute(pixels[:4], frozenset({LOGITS})).keys() == {LOGITS}
 
 
 def test_openvino_computes_in_bfloat16_only_where_the_processor_has_it_and_says_so(graph: Path) -> None:
@@ -234,7 +256,7 @@ def test_on_openvino_the_smaller_the_network_the_larger_the_batch(
 def test_all_streams_at_once_and_a_lone_image_give_the_same_answers(graph: Path) -> None:
     runtime = OpenVINORuntime(graph)
     images = np.random.default_rng(1).integers(0, 255, (4 * runtime.streams, 32, 32, 3), np.uint8)
-    expected = np.stack([runtime.alone(image[np.newaxis])[0] for image in images])
+    expected = np.stack([runtime.alone(image[np.newaxis])[PROBABILITIES][0] for image in images])
     with ThreadPoolExecutor(2 * runtime.streams) as callers:
-        found = list(callers.map(lambda image: runtime(image[np.newaxis])[0], images))
+        found = list(callers.map(lambda image: runtime(image[np.newaxis])[PROBABILITIES][0], images))
     np.testing.assert_allclose(np.stack(found), expected, atol=1e-5)

@@ -22,7 +22,7 @@ from skimage import data
 from glimpse.models.builder import assemble
 from glimpse.models.catalogue import find
 from glimpse.models.prestem.recipe import Recipe
-from glimpse.models.serving import logits_model, serving_model
+from glimpse.models.serving import logits_model, serving_outputs
 from glimpse.server.runtime.openvino import OpenVINORuntime, convert
 from glimpse.server.runtime.tensorflow import TensorFlowRuntime, with_values
 from tests.conftest import ROOT, SHARED
@@ -66,7 +66,7 @@ for network, source in json.loads((folder / "sources.json").read_text()).items()
     bundle = sources.resolve(sources.Source(**{**source, **paths}))
     runtime = selection.build(names, Network(bundle), precision=precision).runtime
     pixels = np.load(folder / f"{network}.npy")
-    parts = [runtime(pixels[begin : begin + 32]) for begin in range(0, len(pixels), 32)]
+    parts = [runtime(pixels[begin : begin + 32])["probabilities"] for begin in range(0, len(pixels), 32)]
     np.save(folder / f"{network}-{name}-{precision}.npy", np.concatenate(parts))
     said[network] = [runtime.name, runtime.device, runtime.precision]
 print(json.dumps(said))
@@ -166,9 +166,12 @@ def test_openvino_computes_every_family(name: str, options: dict[str, Any], tmp_
     pixels = np.stack([_resized(photo, height, width) for photo in (data.chelsea(), data.coffee())])
     # Scores of random weights can be of any size. Divided by it, the softmax neither saturates nor levels them.
     spread = float(keras.ops.std(logits_model(assembly, recipe)(pixels, training=False)))
-    model = serving_model(assembly, recipe, spread)
+    model = serving_outputs(assembly, recipe, spread)
     graph = convert(with_values(model), tmp_path)
-    ours, theirs = OpenVINORuntime(graph, "float32")(pixels), TensorFlowRuntime(model, "float32")(pixels)
+    asked = frozenset(model.output_names)
+    found = OpenVINORuntime(graph, "float32")(pixels, asked), TensorFlowRuntime(model, "float32")(pixels, asked)
+    np.testing.assert_allclose(found[0]["logits"] / spread, found[1]["logits"] / spread, rtol=1e-2, atol=1e-3)
+    ours, theirs = (each["probabilities"] for each in found)
     np.testing.assert_allclose(ours, theirs, rtol=1e-2, atol=1e-6)
     assert np.ptp(theirs[0]) > 1e-3, "it says nothing"
 

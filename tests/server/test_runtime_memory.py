@@ -15,20 +15,20 @@ import os, resource, sys
 sys.path[:0] = [".", "src"]
 import numpy as np
 from glimpse.models import sources
-from glimpse.models.serving import load_bundle, serving_model
+from glimpse.models.serving import load_bundle, serving_outputs
 from pathlib import Path
 from glimpse.server.runtime.openvino import OpenVINORuntime, convert
 from glimpse.server.runtime.tensorflow import TensorFlowRuntime, with_values
 
 bundle = sources.resolve(sources.Source(weights="cifar10"))
-model = serving_model(load_bundle(bundle), bundle.recipe, bundle.temperature)
+model = serving_outputs(load_bundle(bundle), bundle.recipe, bundle.temperature)
 if len(sys.argv) > 2:
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 pixels = np.random.default_rng(0).integers(0, 256, (8192, 32, 32, 3), np.uint8)
 graph = convert(with_values(model), Path(sys.argv[1]))
 runtimes = ((OpenVINORuntime(graph, "float32"), 2048, 8), (TensorFlowRuntime(model, "float32"), 8192, 64))
 for runtime, many, room in runtimes:
-    few = runtime(pixels[:2])
+    few = runtime(pixels[:2])["probabilities"]
     mapped = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
     before = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (mapped + (room << 20), before[1]))
@@ -40,7 +40,7 @@ for runtime, many, room in runtimes:
         raise AssertionError(f"{many} images fit into {runtime.name}")
     resource.setrlimit(resource.RLIMIT_AS, before)
     for _ in range(3):
-        np.testing.assert_allclose(runtime(pixels[:2]), few, atol=1e-6)
+        np.testing.assert_allclose(runtime(pixels[:2])["probabilities"], few, atol=1e-6)
     assert not runtime.out_of_memory(ValueError("another defect"))
     print(runtime.name)
 """

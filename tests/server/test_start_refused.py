@@ -176,7 +176,7 @@ def test_memory_that_does_not_suffice_is_told_before_the_weights_are_loaded(monk
 @pytest.mark.parametrize("fails", ["build", "warm"])
 def test_memory_that_ends_while_loading_is_told_the_same(monkeypatch: pytest.MonkeyPatch, fails: str) -> None:
     class Short(TensorFlowRuntime):
-        def __call__(self, pixels: Any) -> Any:
+        def __call__(self, *_: Any, **__: Any) -> Any:
             raise MemoryError
 
     def build(names: Any, network: Network, *, precision: Any, largest: int) -> Built:

@@ -1,4 +1,4 @@
-"""From probabilities to labelled predictions."""
+"""From the outputs of a network to labelled predictions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from glimpse.models.bundle import ClassLabel
-from glimpse.server.topk import top_k
+from glimpse.server.postprocessing import postprocess, top_k
 
 LABELS = [ClassLabel("cat", "n1"), ClassLabel("dog"), ClassLabel("frog")]
 
@@ -45,3 +45,13 @@ def test_any_number_of_many_classes_comes_in_order() -> None:
     for k in (1, 5, 100, 250, 500, 750, 998, 999, 1000):
         found = top_k(probabilities, labels, k=k)
         assert [p.index for p in found] == np.argsort(-probabilities)[:k].tolist()
+
+
+def test_probabilities_become_predictions_and_other_outputs_stay_as_they_are() -> None:
+    probabilities, logits = np.array([0.2, 0.7, 0.1], np.float32), np.array([0.0, 1.25, -0.7], np.float32)
+    options = {"k": 1, "min_probability": 0.0}
+    predictions, others = postprocess({"logits": logits, "probabilities": probabilities}, LABELS, **options)  # type: ignore[arg-type]
+    assert [each.label for each in predictions] == ["dog"]
+    assert others == {"logits": logits}
+    assert postprocess({"logits": logits}, LABELS, **options) == ((), {"logits": logits})  # type: ignore[arg-type]
+    assert postprocess({"probabilities": probabilities}, LABELS, **options) == (predictions, {})  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""From probabilities to labelled predictions."""
+"""From the outputs of a network to what a caller gets of an image: the most probable classes, with their labels."""
 
 from __future__ import annotations
 
@@ -9,10 +9,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glimpse.models.bundle import ClassLabel
+from glimpse.models.outputs import PROBABILITIES, Outputs
 from glimpse.server.domain import Prediction
 
 DEFAULT_TOP_K = 5
 _FEW = 64  # classes, which are sorted sooner than looked through
+
+
+def postprocess(
+    outputs: Outputs, labels: Sequence[ClassLabel], *, k: int, min_probability: float
+) -> tuple[tuple[Prediction, ...], Outputs]:
+    """Predictions of one image, none where no probabilities were asked for, and the other outputs as they are."""
+    others = {name: values for name, values in outputs.items() if name != PROBABILITIES}
+    found = outputs.get(PROBABILITIES)
+    return () if found is None else top_k(found, labels, k=k, min_probability=min_probability), others
 
 
 def top_k(

@@ -1,0 +1,21 @@
+"""Names of a model's outputs: what can be asked of a network for each image.
+
+Every network has the two below. A new one, such as an embedding, is one more layer of that name in
+`models.serving.serving_outputs`; runtimes, batcher and pipeline carry whatever a model has, by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+PROBABILITIES: Final = "probabilities"  # softmax(logits / temperature), [classes]
+LOGITS: Final = "logits"  # what the network gives before temperature and softmax, [classes]
+
+DEFAULT_OUTPUTS: Final = frozenset({PROBABILITIES})  # what is computed unless something else is asked for
+
+# float32 arrays by the names of the outputs: of a batch, with the images first, or of a single image.
+Outputs = Mapping[str, NDArray[np.float32]]

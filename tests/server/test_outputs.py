@@ -1,0 +1,80 @@
+"""A model's named outputs, from the request to its answer, on the shipped model and a real runtime."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from glimpse.models.outputs import DEFAULT_OUTPUTS, LOGITS, PROBABILITIES
+from glimpse.server.admission import Admission, Permits
+from glimpse.server.app import _decoding
+from glimpse.server.decoding.pool import DecodePool
+from glimpse.server.domain import Caller, ClassifyRequest, EncodedImage, ImageResult
+from glimpse.server.fair_queue import NO_LANE
+from glimpse.server.loading import load_model
+from glimpse.server.metrics import Metrics
+from glimpse.server.pipeline import Pipeline
+from glimpse.server.registry import LoadedModel, ModelRegistry
+from glimpse.server.settings import Settings
+
+
+@pytest.fixture(scope="module")
+def model() -> Iterator[LoadedModel]:
+    loaded = load_model(Settings(precision="float32"), Metrics())  # type: ignore[call-arg]  # the others have defaults
+    yield loaded
+    loaded.batcher.close()
+
+
+def classify(model: LoadedModel, *requests: ClassifyRequest) -> list[ImageResult]:
+    """The answers to requests of one image each, all sent at once."""
+
+    async def answers() -> list[ImageResult]:
+        settings, registry = Settings(), ModelRegistry()  # type: ignore[call-arg]  # as above
+        registry.add(model)
+        decoders = DecodePool(1, heavy=1, spare=0)
+        admission = Admission(Permits(64, 1 << 30, 1 << 30), streams=1, retry_after=lambda *_: 0.0)
+        pipeline = Pipeline(
+            registry, admission, decoders, _decoding(settings), Metrics(), max_images=1, geometries=frozenset()
+        )
+        try:
+            found = await asyncio.gather(*(pipeline.classify(request, Caller(NO_LANE)) for request in requests))
+        finally:
+            decoders.close()
+        return [each.results[0] for each in found]
+
+    return asyncio.run(answers())
+
+
+def test_a_request_gets_the_outputs_that_it_names(model: LoadedModel, cat_photo: Path) -> None:
+    """Beside one that names none: that one gets predictions alone, and the same ones."""
+    assert model.outputs == {PROBABILITIES, LOGITS}
+    image = (EncodedImage(cat_photo.read_bytes()),)
+    plain, both, logits = classify(
+        model,
+        ClassifyRequest(image, top_k=10),
+        ClassifyRequest(image, top_k=10, outputs=model.outputs),
+        ClassifyRequest(image, outputs=frozenset({LOGITS})),
+    )
+    assert plain.outputs == {}
+    assert plain.predictions[0].label == "cat"
+    assert both.outputs.keys() == logits.outputs.keys() == {LOGITS}
+    assert logits.predictions == ()
+    np.testing.assert_allclose(both.outputs[LOGITS], logits.outputs[LOGITS], rtol=1e-3, atol=1e-4)
+    scaled = np.exp(both.outputs[LOGITS] / model.bundle.temperature)
+    probabilities = {each.index: each.probability for each in both.predictions}
+    np.testing.assert_allclose([probabilities[i] for i in range(10)], scaled / scaled.sum(), atol=1e-5)
+    np.testing.assert_allclose(
+        [each.probability for each in plain.predictions], [each.probability for each in both.predictions], atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("outputs", [frozenset(), DEFAULT_OUTPUTS | {"embedding"}])
+def test_an_output_that_the_model_lacks_is_refused(
+    model: LoadedModel, cat_photo: Path, outputs: frozenset[str]
+) -> None:
+    with pytest.raises(ValueError, match=r"outputs must be some of \['logits', 'probabilities'\]"):
+        classify(model, ClassifyRequest((EncodedImage(cat_photo.read_bytes()),), outputs=outputs))
