@@ -252,8 +252,8 @@ async def prepare_start(settings: Settings) -> int:
     model.batcher.close()
     if model.runtime == "openvino" and not converted_cache.kept(model.bundle):
         raise ModelLoadError(
-            "The model loads, but its converted network could not be kept, so that a start would convert it again. Set "
-            "GLIMPSE_CACHE to a folder that can be written and has room."
+            "The model loads, but the converted model could not be stored, so that each start would convert it again. "
+            "Set GLIMPSE_CACHE to a writable folder with enough space."
         )
     _log.info("prepared", model=model.identity.name)
     return 0

@@ -7,15 +7,9 @@ from functools import cache
 from importlib import metadata
 
 from glimpse import __version__
+from glimpse.server.runtimes import RUNTIMES
 
 VERSION = __version__
-# By the names that they have here, each with its distributions: TensorFlow has one for CPUs alone.
-_RUNTIMES = {
-    "openvino": ("openvino",),
-    "tensorflow": ("tensorflow", "tensorflow-cpu"),
-    "jax": ("jax",),
-    "torch": ("torch",),
-}
 
 
 @cache
@@ -35,5 +29,5 @@ def information() -> dict[str, str]:
         "version": VERSION,
         "python": platform.python_version(),
         "grpc": version("grpcio"),
-        **{name: version(*distributions) for name, distributions in _RUNTIMES.items()},
+        **{row.name: version(*row.distributions) for row in RUNTIMES.values()},
     }

@@ -102,7 +102,7 @@ class ClassifyStream(Generic[Received, Sent]):
             if len(request_id) > _LONGEST_ID:
                 raise InvalidRequestError(
                     Reason.MALFORMED_MESSAGE,
-                    f"The id of a request on a stream may have {_LONGEST_ID} characters. Received: "
+                    f"The id of a request on a stream may have at most {_LONGEST_ID} characters. Received: "
                     f"{len(request_id)}. Send a shorter one.",
                     field="id",
                 )
@@ -166,5 +166,6 @@ class ClassifyStream(Generic[Received, Sent]):
 def _duplicate(request_id: str) -> InvalidRequestError:
     return InvalidRequestError(
         Reason.DUPLICATE_ID,
-        f"A request with the id {shown(request_id)} is in flight on this stream. Use each id once.",
+        f"A request with the id {shown(request_id)} is already in flight on this stream. Use a different "
+        "id for each request.",
     )

@@ -28,9 +28,9 @@ _MOMENT = 0.1  # seconds
 # A message above the limit is refused when its first bytes are there, with which it says how large it is, and a caller
 # sends them with the call itself. Whoever leaves amid a message has been sending for a while: gRPC shows both alike.
 _AT_ONCE = 0.02  # seconds from the beginning of the call
-_REFUSED_BY_GRPC = "gRPC refused the message by itself: it is above GLIMPSE_MAX_MESSAGE_BYTES."
+_REFUSED_BY_GRPC = "gRPC refused the message because it exceeds GLIMPSE_MAX_MESSAGE_BYTES."
 _FAREWELL = 1.0  # seconds that a caller has to take the word that the server ends the call
-_FLOODED = "Too many calls from here came to nothing: they had no message, were reset, or were refused. Send fewer."
+_FLOODED = "Too many calls from your address had no message, were reset, or were refused. Send fewer of them."
 
 
 class GrpcCall:

@@ -15,8 +15,8 @@ from glimpse.server.registry import LoadedModel
 from glimpse.server.runtime import Runtime, converted_cache, golden_check, memory_budget, selection, told, warm
 from glimpse.server.runtime.agreement import Agreement
 from glimpse.server.runtime.network import Network
+from glimpse.server.runtimes import REFERENCE, RUNTIMES, RuntimeName
 from glimpse.server.settings import Settings
-from glimpse.server.settings.kinds import RuntimeName
 from glimpse.server.startup import GoldenError, MemoryShortError
 
 _LARGEST = 32  # images: what most runtimes take for a batch when left to themselves
@@ -37,11 +37,14 @@ def load_model(settings: Settings, metrics: Metrics) -> LoadedModel:
     bundle = sources.resolve(_source(settings))
     gate = golden_check.gate(bundle, settings.golden)
     rows = (cores.available() + 1) * (settings.max_batch_size or _LARGEST)
-    loaded_by = (
-        f"{runtimes[0]}, converted" if runtimes[0] == "openvino" and converted_cache.kept(bundle) else runtimes[0]
-    )
+    row = RUNTIMES[runtimes[0]]
     memory_budget.check(
-        bundle, loaded_by, rows=rows, images=settings.max_images_in_flight, room=memory_budget.available()
+        bundle,
+        row,
+        converted=row.reads_converted and converted_cache.kept(bundle),
+        rows=rows,
+        images=settings.max_images_in_flight,
+        budget=memory_budget.available(),
     )
     try:
         with contextlib.closing(Network(bundle, conversion_seconds=settings.conversion_seconds)) as network:
@@ -110,11 +113,11 @@ def _warmed(
     try:
         return runtime, agreement, _warm(runtime, gate, largest, multiply_adds)
     except GoldenError as error:
-        if settings.precision != "auto" or runtime.precision == "float32":
+        if settings.precision != "auto" or runtime.precision == REFERENCE:
             raise
-        _log.warning("precision falls back", precision="float32", instead_of=runtime.precision, detail=str(error))
+        _log.warning("precision falls back", precision=REFERENCE, instead_of=runtime.precision, detail=str(error))
     del runtime  # two at a time would take twice the memory
-    runtime, _ = selection.build((name,), network, precision="float32")
+    runtime, _ = selection.build((name,), network, precision=REFERENCE)
     return runtime, agreement, _warm(runtime, gate, largest, multiply_adds)
 
 

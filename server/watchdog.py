@@ -47,7 +47,9 @@ class Watchdog:
             if (trouble is None) == (before is None):
                 continue
             if trouble is not None:
-                _log.error("stuck", detail=f"{trouble} Until it comes back, calls are refused and liveness fails.")
+                _log.error(
+                    "stuck", detail=f"{trouble} Until it recovers, calls are refused and the liveness check fails."
+                )
             else:
                 _log.warning("no longer stuck")
             await self._changed()
@@ -62,5 +64,5 @@ class Watchdog:
         if trouble := next((each for model in self._registry if (each := model.batcher.trouble())), None):
             return trouble
         if self._overdue >= threads:
-            return f"Each of the {threads} decoder threads has been at one image for more than {seconds:g} s."
+            return f"Each of the {threads} decoder threads has worked on one image for more than {seconds:g} s."
         return None

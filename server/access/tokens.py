@@ -99,7 +99,7 @@ class Tokens:
 
     def holder(self, headers: Sequence[str]) -> Holder:
         """Whose token a call shows; see `authenticate`."""
-        return self._holder_of(_digest(headers), "The token is not known here. Ask whoever runs this server for one.")
+        return self._holder_of(_digest(headers), "The token is not valid. Ask the operator of this server for a token.")
 
     def authenticate(self, headers: Sequence[str]) -> tuple[Holder, TokenCredential]:
         """Whose token a call shows, and what says later whether it is still good.
@@ -111,7 +111,7 @@ class Tokens:
             UnauthenticatedError: expected; there is none, or none that is good. Nothing of it is in the message.
         """
         digest = _digest(headers)
-        holder = self._holder_of(digest, "The token is not known here. Ask whoever runs this server for one.")
+        holder = self._holder_of(digest, "The token is not valid. Ask the operator of this server for a token.")
         return holder, TokenCredential(self, digest)
 
     def recheck(self, digest: bytes) -> Holder:
@@ -120,7 +120,7 @@ class Tokens:
         Raises:
             UnauthenticatedError: expected; it has been removed or has expired meanwhile.
         """
-        return self._holder_of(digest, "The token is no longer known here. Ask whoever runs this server for a new one.")
+        return self._holder_of(digest, "The token is no longer valid. Ask the operator of this server for a new one.")
 
     def _holder_of(self, digest: bytes, unknown: str) -> Holder:
         # A look-up, and not a comparison with each: a refused call costs the same however many tokens there are. How
@@ -132,7 +132,7 @@ class Tokens:
         if found.expires is not None and found.expires <= self._clock():
             raise UnauthenticatedError(
                 Reason.TOKEN_REFUSED,
-                f"The token has expired, at {found.expires.isoformat()}. Ask whoever runs this server for a new one.",
+                f"The token expired at {found.expires.isoformat()}. Ask the operator of this server for a new one.",
             )
         return found.holder
 
@@ -140,7 +140,7 @@ class Tokens:
         try:
             entries = _File.model_validate(tomllib.loads(texts.decode(contents[0]))).token
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise CredentialsError(f"{self._file} is no TOML: {_place(error)}.") from None
+            raise CredentialsError(f"{self._file} is not valid TOML: {_place(error)}.") from None
         except ValidationError as error:
             raise CredentialsError(f"{self._file} cannot be used: {_explain(error)}.") from None
         known = {bytes.fromhex(each.sha256): _Known(each.expires, self._holder(each)) for each in entries}
@@ -179,7 +179,7 @@ class TokenCredential:
             return error
         if holder.identity != call.identity:
             return UnauthenticatedError(
-                Reason.TOKEN_REFUSED, "The token has been given to another identity. Call again to be known by it."
+                Reason.TOKEN_REFUSED, "The token now belongs to another identity. Repeat the call to use it."
             )
         call.allowance = holder.allowance
         return None
@@ -193,7 +193,8 @@ def _digest(headers: Sequence[str]) -> bytes:
     """
     if len(headers) != 1 or headers[0][: len(_SCHEME)].lower() != _SCHEME:
         raise UnauthenticatedError(
-            Reason.TOKEN_MISSING, "This server wants a token. Send one `authorization: Bearer <token>`."
+            Reason.TOKEN_MISSING,
+            "This server requires a token. Send it in exactly one header `authorization: Bearer <token>`.",
         )
     return hashlib.sha256(headers[0][len(_SCHEME) :].strip().encode(errors="replace")).digest()
 
@@ -210,7 +211,7 @@ def _explain(error: ValidationError) -> str:
 def _place(error: Exception) -> str:
     """Where it stops being TOML; a decoder's own words could quote the file."""
     _, found, place = str(error).rpartition("(")
-    return place.rstrip(")") if found and place.startswith("at ") else "it is not whole, or not UTF-8"
+    return place.rstrip(")") if found and place.startswith("at ") else "the text is incomplete or not UTF-8"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -220,11 +221,16 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str]) -> int:
     """Make a token: 0, or 2 where the arguments make no sense."""
-    parser = _Parser(prog="python -m glimpse.server.access.tokens", description="Make a token for a caller.")
+    parser = _Parser(
+        prog="python -m glimpse.server.access.tokens", description="Make tokens for callers of the server."
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    about = "Print a new token on the standard error, once, and its entry for the file of tokens."
+    about = (
+        "Make a new token. The token itself is printed once, to standard error; its entry for the token file goes to "
+        "standard output. Example: python -m glimpse.server.access.tokens new alice >> tokens.toml"
+    )
     new = commands.add_parser("new", help="make one", description=about)
-    new.add_argument("name", metavar="NAME", help="of the caller, ASCII without spaces")
+    new.add_argument("name", metavar="NAME", help="name of the caller: ASCII characters without spaces")
     try:
         name: str = parser.parse_args(arguments).name
     except SystemExit as end:  # --help, or what is no such command; argparse has said it
@@ -234,9 +240,9 @@ def main(arguments: Sequence[str]) -> int:
     try:
         _Entry.model_validate(entry)
     except ValidationError as error:
-        print(f"No token for that name: {_explain(error)}.", file=sys.stderr)  # noqa: T201 - the same
+        print(f"The name cannot be used: {_explain(error)}.", file=sys.stderr)  # noqa: T201 - the same
         return 2
-    print(f"# Give it to {name}; it cannot be had again: {token}", file=sys.stderr)  # noqa: T201 - the same
+    print(f"# The token for {name}, which cannot be shown again: {token}", file=sys.stderr)  # noqa: T201 - the same
     # Every character that an identity may have stands for itself between single quotes, but the quote.
     quoted = f"'{name}'" if "'" not in name else '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'
     print(f"[[token]]\nidentity = {quoted}\nsha256 = '{entry['sha256']}'")  # noqa: T201 - the same

@@ -1,7 +1,6 @@
 """Runtimes: what computes a batch. One small interface, one file each.
 
-Beside the interface each class says before anything is built what it would do: `resolve` turns ``auto`` into a
-precision, and `processor` names what computes.
+`server.runtimes` has a row for each, with all that is to be known before its framework is imported.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +18,8 @@ from glimpse.models.messages import lacks_memory, short
 from glimpse.models.outputs import DEFAULT_OUTPUTS, PROBABILITIES, Outputs
 from glimpse.server import cores
 from glimpse.server.runtime.golden_check import Gate
+from glimpse.server.runtimes import Precision
+from glimpse.server.settings.kinds import PrecisionChoice
 from glimpse.server.startup import StartupError
 
 
@@ -86,6 +87,23 @@ class Runtime(Protocol):
 
     def out_of_memory(self, error: Exception) -> bool:
         """Whether `error`, raised by a call, says that the batch does not fit: a smaller one may."""
+
+
+class RuntimeType(Protocol):
+    """A runtime's class: what it says before anything is built."""
+
+    def __call__(self, network: Any, precision: Precision) -> Runtime:
+        """A runtime of a network in the form that it reads: a Keras model, or the file of a converted graph."""
+
+    def resolve(self, precision: PrecisionChoice) -> Precision:
+        """In which precision it computes when `precision` is asked for: ``auto`` is the fastest that the device has.
+
+        Raises:
+            ValueError: expected; the device does not have it.
+        """
+
+    def processor(self) -> str:
+        """What computes; on equal ones the answers are equal."""
 
 
 class OneStream:

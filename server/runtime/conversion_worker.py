@@ -39,9 +39,9 @@ from glimpse.models.outputs import PROBABILITIES
 from glimpse.models.serving import by_name, load_bundle, serving_outputs
 from glimpse.server import logs
 from glimpse.server.runtime import UnsupportedNetworkError, process_limits, told
-from glimpse.server.runtime.golden_check import TOLERANCES
 from glimpse.server.runtime.openvino import convert, probabilities
 from glimpse.server.runtime.tensorflow import limit_threads, with_values
+from glimpse.server.runtimes import PRECISIONS, REFERENCE
 
 
 def main() -> None:
@@ -92,7 +92,7 @@ def _compare(model: keras.Model, bundle: Bundle, converted: Path) -> None:
     )
     found = probabilities(converted, pixels)
     difference = float(np.abs(found - expected).max())
-    most = TOLERANCES["bfloat16" if scores.half(model) else "float32"]
+    most = PRECISIONS["bfloat16" if scores.half(model) else REFERENCE].tolerance
     if not difference <= most:  # nor is it where either is no number
         raise UnsupportedNetworkError(
             "openvino and Keras compute different results for this network: a probability differs by "

@@ -35,7 +35,7 @@ from glimpse.models import bundle as bundles
 from glimpse.models.bundle import Bundle
 from glimpse.models.published import FetchError, cache_folder
 from glimpse.models.spec import NetworkSummary, StageSummary
-from glimpse.server import build, cleanup
+from glimpse.server import build, cleanup, runtimes
 from glimpse.server.runtime import UnsupportedNetworkError
 from glimpse.server.runtime.conversion_process import convert_elsewhere
 
@@ -324,7 +324,8 @@ def identity(bundle: Bundle) -> str:
 def _code() -> str:
     """A hash of our own code that makes a network of a bundle and says how it is kept."""
     whole = hashlib.sha256()
-    for path in sorted([*(_PACKAGE / "models").rglob("*.py"), *Path(__file__).parent.glob("*.py")]):
+    ours = [*(_PACKAGE / "models").rglob("*.py"), *Path(__file__).parent.glob("*.py"), Path(runtimes.__file__)]
+    for path in sorted(ours):
         whole.update(f"{path.relative_to(_PACKAGE)}\n".encode() + path.read_bytes())
     return whole.hexdigest()
 

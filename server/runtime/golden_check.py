@@ -17,14 +17,11 @@ from glimpse.models.prestem.recipe import Recipe
 from glimpse.server import domain
 from glimpse.server.decoding.prepare import prepare
 from glimpse.server.errors import InvalidImageError
+from glimpse.server.runtimes import PRECISIONS
 from glimpse.server.startup import GoldenError
 
 _log = structlog.get_logger(__name__)
 
-# By how much a probability may differ from the recorded one. In float32 the runtimes differ by the order in which they
-# add up: 1e-4 at the most over the library's networks, 1e-7 on the shipped one. bfloat16 keeps 8 bits of each number:
-# 0.056 at the most over 512 pieces of photographs on the shipped network, half of them within 0.004.
-TOLERANCES = {"float32": 1e-3, "bfloat16": 0.1}
 _SUM = 1e-3  # by which the probabilities of a picture may miss 1
 
 _LIMITS = ImageLimits(max_bytes=1 << 24, max_pixels=25_000_000)  # the server's own may be tighter; these are our files
@@ -58,7 +55,9 @@ class Gate:
             number = row % len(self.pictures)
             self._sane(found, f"{self.names[number]} ({where})")
             if self.expected is not None:
-                self._same(found, self.expected[number], f"{self.names[number]} ({where})", TOLERANCES[precision])
+                self._same(
+                    found, self.expected[number], f"{self.names[number]} ({where})", PRECISIONS[precision].tolerance
+                )
         if len(answers) > 1 and np.array_equal(answers[0], answers[1]):
             self._alike(answers[0], where)
 

@@ -13,7 +13,8 @@ from glimpse.models.outputs import DEFAULT_OUTPUTS, Outputs
 from glimpse.models.serving import by_name
 from glimpse.server.runtime import OneStream
 from glimpse.server.runtime.precision import compute_in
-from glimpse.server.settings.kinds import Precision
+from glimpse.server.runtimes import Precision
+from glimpse.server.settings.kinds import PrecisionChoice
 
 
 class JaxRuntime(OneStream):
@@ -21,7 +22,7 @@ class JaxRuntime(OneStream):
 
     name = "jax"
 
-    def __init__(self, model: keras.Model, precision: Precision = "auto") -> None:
+    def __init__(self, model: keras.Model, precision: PrecisionChoice = "auto") -> None:
         """Make `model`, uint8 ``[N, H, W, 3]`` -> its named outputs, float32, a compiled function.
 
         Args:
@@ -50,7 +51,7 @@ class JaxRuntime(OneStream):
         self._forward = jax.jit(forward)
 
     @classmethod
-    def resolve(cls, precision: Precision) -> Precision:
+    def resolve(cls, precision: PrecisionChoice) -> Precision:
         """In which precision it computes when told `precision`: ``auto`` is the fastest that the device has."""
         if precision != "auto":
             return precision

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from glimpse.models.bundle import Bundle
+from glimpse.server.runtimes import RuntimeRow
 from glimpse.server.startup import MemoryShortError
 
 try:
@@ -17,12 +18,6 @@ try:
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
-# Copies of the parameters, as float32, at the peak of loading: the file, Keras' variables, and what the runtime makes
-# of them. Measured on ResNet-50 and VGG16: loading alone 3.8 and 4.5; the conversion for OpenVINO 2.9 and 4.4, and a
-# server with a converted network, which compiles it twice, 1.9 and 2.0; TensorFlow's frozen graph 11.8 on ResNet-50.
-# The lowest counts, and what layers hold between them is left out: a model that would have fitted must not be refused.
-# JAX and PyTorch were not measured; loading is the same for them.
-COPIES = {"openvino, converted": 1.8, "openvino": 2.9, "tensorflow": 4.5, "jax": 3.8, "torch": 3.8}
 _UNLIMITED = 1 << 60  # version 1 of the control groups says "no limit" with a number near 2**63
 
 
@@ -33,46 +28,57 @@ class MemoryBudget(NamedTuple):
     limit: str  # what sets it, for people
 
 
-def check(bundle: Bundle, runtime: str, *, rows: int, images: int, room: MemoryBudget | None) -> None:
+def check(
+    bundle: Bundle, runtime: RuntimeRow, *, converted: bool, rows: int, images: int, budget: MemoryBudget | None
+) -> None:
     """Refuse a model for which there is not enough memory.
 
     Args:
         bundle: what is to be loaded.
-        runtime: by name; with ``, converted`` behind it where the network has been converted before.
+        runtime: that it is loaded with.
+        converted: whether its converted network is in the cache.
         rows: of staging, all workers together.
         images: that may be in flight, decoded.
-        room: from `available`; None: not known.
+        budget: from `available`; None: not known.
 
     Raises:
         MemoryShortError: expected; the message names what it takes and what there is.
     """
+    copies = runtime.copies_converted if converted and runtime.copies_converted is not None else runtime.copies
     try:
-        takes = needed(bundle, runtime, rows=rows, images=images)
+        takes = needed(bundle, copies, rows=rows, images=images)
     except OSError:  # whoever loads it says so better
         return
-    if room is not None and takes > room.free:
+    if budget is not None and takes > budget.free:
         raise MemoryShortError(
-            f"Loading the model {bundle.name} with {runtime} takes about {_mib(takes)} of memory, but "
-            f"{_mib(room.free)} are free ({room.limit}). Allow more memory, serve a smaller model, or lower "
+            f"Loading the model {bundle.name} with {runtime.name} takes about {_mib(takes)} of memory, but "
+            f"{_mib(budget.free)} are free ({budget.limit}). Allow more memory, serve a smaller model, or lower "
             "GLIMPSE_MAX_IMAGES_IN_FLIGHT."
         )
 
 
-def needed(bundle: Bundle, runtime: str, *, rows: int, images: int) -> int:
-    """Bytes that a model takes at the most, from what its weights file holds; the frameworks themselves not counted."""
+def needed(bundle: Bundle, copies: float, *, rows: int, images: int) -> int:
+    """Bytes that a model takes at the most, from what its weights file holds; the frameworks themselves not counted.
+
+    Args:
+        bundle: what is to be loaded.
+        copies: of its parameters, as float32, that are held at once.
+        rows: of staging, all workers together.
+        images: that may be in flight, decoded.
+    """
     stored = bundle.weights_path.stat().st_size
     # Half floats are computed with as float32. Only safetensors tells at its beginning.
     half = b'"dtype":"F16"' in _head(bundle.weights_path) or b'"dtype":"BF16"' in _head(bundle.weights_path)
     height, width, channels = bundle.input_shape
-    return int(stored * (2 if half else 1) * COPIES[runtime]) + (rows + images) * height * width * channels
+    return int(stored * (2 if half else 1) * copies) + (rows + images) * height * width * channels
 
 
 def available(root: Path = Path("/")) -> MemoryBudget | None:
     """The least that any of the limits leaves: the machine's, the container's and the process's own."""
-    return min(_rooms(root), default=None)
+    return min(_budgets(root), default=None)
 
 
-def _rooms(root: Path) -> Iterator[MemoryBudget]:
+def _budgets(root: Path) -> Iterator[MemoryBudget]:
     machine = _fields(root / "proc/meminfo")
     if "MemAvailable" in machine:
         yield MemoryBudget(machine["MemAvailable"] << 10, "the free memory of the machine")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 from glimpse.models.bundle import Bundle
@@ -24,16 +23,24 @@ class Network:
         """Nothing is loaded yet; a conversion may take `conversion_seconds`."""
         self.bundle = bundle
         self._conversion_seconds = conversion_seconds
+        self._converted: Converted | None = None
+        self._assembly: Assembly | None = None
 
     def close(self) -> None:
         """Remove what was converted and could not be kept; a runtime that has it goes on."""
-        if (made := self.__dict__.get("converted")) is not None and not made.kept:
-            cleanup.current().remove(made.folder)
+        if self._converted is not None and not self._converted.kept:
+            cleanup.current().remove(self._converted.folder)
 
-    @cached_property
+    def load(self, *, converted: bool) -> None:
+        """Have it in the form that a runtime reads: `converted`, or as Keras built it. See these for what is raised."""
+        _ = self.converted if converted else self.assembly
+
+    @property
     def converted(self) -> Converted:
         """As files for OpenVINO; see `server.runtime.converted_cache.provide` for what it raises."""
-        return converted_cache.provide(self.bundle, seconds=self._conversion_seconds)
+        if self._converted is None:
+            self._converted = converted_cache.provide(self.bundle, seconds=self._conversion_seconds)
+        return self._converted
 
     def serving_model(self) -> keras.Model:
         """As a Keras model in this process, uint8 ``[N, H, W, 3]`` -> its named outputs, float32.
@@ -46,17 +53,17 @@ class Network:
 
         return serving_outputs(self.assembly, self.bundle.recipe, self.bundle.temperature)
 
-    @cached_property
+    @property
     def assembly(self) -> Assembly:
         """As Keras built it in this process, with its weights; see `serving_model` for what it raises."""
-        # Imported here, so that a runtime that needs no Keras does not wait for it.
-        from glimpse.models.serving import load_bundle
+        if self._assembly is None:
+            # Imported here, so that a runtime that needs no Keras does not wait for it.
+            from glimpse.models.serving import load_bundle
 
-        return load_bundle(self.bundle)
+            self._assembly = load_bundle(self.bundle)
+        return self._assembly
 
     @property
     def summary(self) -> NetworkSummary:
         """What it is, from the form that there is by now."""
-        if "assembly" in self.__dict__:
-            return self.assembly.summary
-        return self.converted.network
+        return self.converted.network if self._assembly is None else self._assembly.summary

@@ -17,7 +17,8 @@ from glimpse.models.outputs import DEFAULT_OUTPUTS, PROBABILITIES, Outputs
 from glimpse.server import cores
 from glimpse.server.runtime import told
 from glimpse.server.runtime.converted_cache import GRAPH
-from glimpse.server.settings.kinds import Precision
+from glimpse.server.runtimes import PRECISIONS, REFERENCE, Precision
+from glimpse.server.settings.kinds import PrecisionChoice
 
 # Merely importing openvino reports to Google Analytics, and so does each conversion, unless the user of the account has
 # opted out. A server tells nobody: without this package openvino reports nothing.
@@ -63,7 +64,9 @@ def probabilities(graph: Path, pixels: NDArray[np.uint8]) -> NDArray[np.float32]
         MemoryError: there was not enough.
     """
     with told("openvino cannot compute this network", _reason):
-        compiled = openvino.Core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        compiled = openvino.Core().compile_model(
+            graph, "CPU", {"INFERENCE_PRECISION_HINT": PRECISIONS[REFERENCE].openvino_hint}
+        )
         found: NDArray[np.float32] = compiled(pixels)[PROBABILITIES]
         return found
 
@@ -74,7 +77,7 @@ class OpenVINORuntime:
     name = "openvino"
     device = "cpu"
 
-    def __init__(self, graph: Path, precision: Precision = "auto") -> None:
+    def __init__(self, graph: Path, precision: PrecisionChoice = "auto") -> None:
         """Compile a network, uint8 ``[N, H, W, 3]`` -> its named outputs, float32.
 
         Args:
@@ -91,7 +94,7 @@ class OpenVINORuntime:
         self.streams = cores.available()
         options = {
             # Left to itself, OpenVINO takes bfloat16 where it can, and tells nobody.
-            "INFERENCE_PRECISION_HINT": "bf16" if self.precision == "bfloat16" else "f32",
+            "INFERENCE_PRECISION_HINT": PRECISIONS[self.precision].openvino_hint,
             "INFERENCE_NUM_THREADS": self.streams,
             # Decoding and gRPC run on the same cores. A thread that is pinned beside them waits; another one moves.
             "ENABLE_CPU_PINNING": False,
@@ -112,7 +115,7 @@ class OpenVINORuntime:
         self._wide = _Requests(wide, 1, threads=self.streams)
 
     @classmethod
-    def resolve(cls, precision: Precision) -> Precision:
+    def resolve(cls, precision: PrecisionChoice) -> Precision:
         """In which precision it computes when told `precision`: ``auto`` is the fastest that the processor has.
 
         Raises:

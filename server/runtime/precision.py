@@ -6,11 +6,13 @@ from collections.abc import Iterator
 
 import keras
 
-from glimpse.server.settings.kinds import Precision
+from glimpse.server.runtimes import PRECISIONS, REFERENCE, Precision
+
+_REDUCED = {row.keras_policy for row in PRECISIONS.values() if row.name != REFERENCE}
 
 
 def compute_in(model: keras.Model, precision: Precision) -> None:
-    """Let the network inside a serving model compute in bfloat16, where `precision` is that, and else no longer.
+    """Let the network inside a serving model compute in `precision`, whatever it was tried in before.
 
     Its weights stay float32 and are rounded as they are used. So do the pre-stem's scaling and the softmax, which
     stand beside the network in the serving model: they cost little, and the probabilities keep their digits.
@@ -18,10 +20,9 @@ def compute_in(model: keras.Model, precision: Precision) -> None:
     for network in model.layers:
         if isinstance(network, keras.Model):
             for layer in _leaves(network):
-                if precision == "bfloat16":
-                    layer.dtype_policy = "mixed_bfloat16"
-                elif layer.dtype_policy.name == "mixed_bfloat16":  # it was tried before
-                    layer.dtype_policy = "float32"
+                # In the reference only what was tried in another before; what else a model's maker chose stays.
+                if precision != REFERENCE or layer.dtype_policy.name in _REDUCED:
+                    layer.dtype_policy = PRECISIONS[precision].keras_policy
 
 
 def _leaves(network: keras.Model) -> Iterator[keras.layers.Layer]:

@@ -2,46 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 from collections.abc import Callable
-from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from pkgutil import resolve_name
+from typing import TypeVar
 
 import structlog
 
 from glimpse.server.runtime import UnsupportedNetworkError
-from glimpse.server.runtime.candidate import Built, Candidate
+from glimpse.server.runtime.builder import BuiltRuntime, RuntimeBuilder
 from glimpse.server.runtime.network import Network
-from glimpse.server.settings.kinds import Precision, RuntimeName
+from glimpse.server.runtimes import RUNTIMES, RuntimeName, RuntimeRow
+from glimpse.server.settings.kinds import PrecisionChoice, RuntimeChoice
 
 T = TypeVar("T")
 _log = structlog.get_logger(__name__)
 
 
-class _Row(NamedTuple):
-    packages: tuple[str, ...]  # that it needs
-    extra: str  # of ours, which installs them
-    backend: str  # of Keras, which builds the network
-
-
-_ROWS = {
-    "tensorflow": _Row(("tensorflow",), "server", "tensorflow"),
-    "openvino": _Row(("openvino", "tensorflow"), "server", "tensorflow"),
-    "jax": _Row(("jax",), "jax", "jax"),
-    "torch": _Row(("torch",), "torch", "torch"),
-}
-# What `auto` takes, best first. On a CPU OpenVINO takes 0.44 to 0.89 of TensorFlow's processor time, by network and
-# batch size; the last two are for an installation without TensorFlow, and of them JAX computes faster but starts
-# slower. OpenVINO has no build for CUDA; there TensorFlow is what our `gpu` installs. No order on GPUs was measured.
-_ON_CPU: tuple[RuntimeName, ...] = ("openvino", "tensorflow", "jax", "torch")
-_ON_GPU: tuple[RuntimeName, ...] = ("tensorflow", "jax", "torch")
-
-
-def choose(wanted: RuntimeName) -> tuple[RuntimeName, ...]:
+def choose(wanted: RuntimeChoice) -> tuple[RuntimeName, ...]:
     """The runtimes to build with, best first, and Keras told of their backend; call it before Keras is imported.
 
     A name stands for itself alone; ``auto`` for what is installed and builds on the same backend as the first.
@@ -50,24 +31,27 @@ def choose(wanted: RuntimeName) -> tuple[RuntimeName, ...]:
         ValueError: it is not installed.
     """
     if wanted == "auto":
-        found = _installed_on_gpu() or tuple(name for name in _ON_CPU if not _missing(name))
+        found = _installed_on_gpu() or tuple(row.name for row in RUNTIMES.values() if not _missing(row))
         if not found:
             raise ValueError("No runtime is installed. Install one with pip install 'glimpse-serve[server]'")
     else:
-        if missing := _missing(wanted):
+        row = RUNTIMES[wanted]
+        if missing := _missing(row):
             raise ValueError(
                 f"The runtime {wanted} needs {' and '.join(missing)}, which is not installed. Install it with pip "
-                f"install 'glimpse-serve[{_ROWS[wanted].extra}]', or set GLIMPSE_RUNTIME to auto."
+                f"install 'glimpse-serve[{row.extra}]', or set GLIMPSE_RUNTIME to auto."
             )
         found = (wanted,)
-    backend = _ROWS[found[0]].backend
+    backend = RUNTIMES[found[0]].backend
     os.environ["KERAS_BACKEND"] = backend
     if "keras" in sys.modules and (loaded := sys.modules["keras"].backend.backend()) != backend:
         raise ValueError(f"The runtime {found[0]} needs Keras on {backend}; this process has loaded it on {loaded}.")
-    return tuple(name for name in found if _ROWS[name].backend == backend)
+    return tuple(name for name in found if RUNTIMES[name].backend == backend)
 
 
-def build(names: tuple[RuntimeName, ...], network: Network, *, precision: Precision, largest: int = 0) -> Built:
+def build(
+    names: tuple[RuntimeName, ...], network: Network, *, precision: PrecisionChoice, largest: int = 0
+) -> BuiltRuntime:
     """The first of the runtimes that can compute the network; a warning says why a better one is passed over.
 
     A reduced precision is compared with float32 first, see `server.runtime.agreement`: ``auto`` takes it only where it
@@ -84,7 +68,7 @@ def build(names: tuple[RuntimeName, ...], network: Network, *, precision: Precis
         MemoryError: there was not enough.
         ValueError, OSError: the precision is not to be had on this device, or the bundle cannot be used.
     """
-    return first(names, lambda name: Candidate(name, network, largest).in_precision(precision))
+    return first(names, lambda name: RuntimeBuilder(RUNTIMES[name], network, largest).build(precision))
 
 
 def first(names: tuple[RuntimeName, ...], attempt: Callable[[RuntimeName], T]) -> T:
@@ -103,29 +87,13 @@ def first(names: tuple[RuntimeName, ...], attempt: Callable[[RuntimeName], T]) -
     raise ValueError("No runtime was named.")
 
 
-def _missing(name: RuntimeName) -> tuple[str, ...]:
-    return tuple(package for package in _ROWS[name].packages if find_spec(package) is None)
+def _missing(row: RuntimeRow) -> tuple[str, ...]:
+    return tuple(package for package in row.packages if find_spec(package) is None)
 
 
 def _installed_on_gpu(driver: Path = Path("/proc/driver/nvidia/version")) -> tuple[RuntimeName, ...]:
-    """Runtimes that see a GPU. Only the framework can tell, so it is asked, where there is a driver for one at all."""
+    """The first runtime that sees a GPU. It is asked only where there is a driver for one, for that takes seconds."""
     if not driver.exists():
         return ()
-    return next(((name,) for name in _ON_GPU if not _missing(name) and _sees_gpu(name)), ())
-
-
-def _sees_gpu(name: RuntimeName) -> bool:
-    if name == "jax":
-        import jax
-
-        return jax.default_backend() == "gpu"
-    if name == "torch":
-        import torch
-
-        return torch.cuda.is_available()
-    with contextlib.suppress(metadata.PackageNotFoundError):
-        metadata.version("tensorflow-cpu")
-        return False  # that build never does, and to ask it would take seconds
-    import tensorflow as tf
-
-    return bool(tf.config.list_physical_devices("GPU"))
+    able = ((row.name, row.gpu_probe) for row in RUNTIMES.values() if row.gpu_probe and not _missing(row))
+    return next(((name,) for name, probe in able if resolve_name(probe)()), ())

@@ -18,7 +18,8 @@ from glimpse.models.serving import by_name
 from glimpse.server import cores
 from glimpse.server.runtime import OneStream
 from glimpse.server.runtime.precision import compute_in
-from glimpse.server.settings.kinds import Precision
+from glimpse.server.runtimes import Precision
+from glimpse.server.settings.kinds import PrecisionChoice
 
 
 class TensorFlowRuntime(OneStream):
@@ -26,7 +27,7 @@ class TensorFlowRuntime(OneStream):
 
     name = "tensorflow"
 
-    def __init__(self, model: keras.Model, precision: Precision = "auto") -> None:
+    def __init__(self, model: keras.Model, precision: PrecisionChoice = "auto") -> None:
         """Compile `model`, uint8 ``[N, H, W, 3]`` -> its named outputs, float32.
 
         Args:
@@ -49,7 +50,7 @@ class TensorFlowRuntime(OneStream):
             self._graph = freeze(model)
 
     @classmethod
-    def resolve(cls, precision: Precision) -> Precision:
+    def resolve(cls, precision: PrecisionChoice) -> Precision:
         """In which precision it computes when told `precision`: ``auto`` is the fastest that the device has."""
         if precision != "auto":
             return precision

@@ -30,8 +30,8 @@ from glimpse.server.settings.kinds import (
     Port,
     Positive,
     PositiveSeconds,
-    Precision,
-    RuntimeName,
+    PrecisionChoice,
+    RuntimeChoice,
     Seconds,
     json_object,
     split,
@@ -121,10 +121,10 @@ class Settings(AccessSettings):
         description="TOML or JSON file with the preprocessing recipe (pre-stem) of a weights file. Without "
         "it, recipe.toml beside the weights file.",
     )
-    runtime: RuntimeName = Field(
+    runtime: RuntimeChoice = Field(
         "auto", description="Inference engine. auto takes the fastest one that is installed for the device."
     )
-    precision: Precision = Field(
+    precision: PrecisionChoice = Field(
         "auto",
         description="Number format in which the network computes. auto takes bfloat16 if the device supports "
         "it and at least 99% of the model's first answers stay the same, else float32.",

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from glimpse.server.runtimes import Precision, RuntimeName
+
 MIB = 1024 * 1024
 _LONGEST = 200  # characters of a value that are shown
 
@@ -14,8 +16,8 @@ Port = Annotated[int, Field(ge=0, le=65535)]
 Positive = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 PositiveSeconds = Annotated[float, Field(gt=0, le=86_400 * 365, allow_inf_nan=False)]
-RuntimeName = Literal["auto", "tensorflow", "openvino", "jax", "torch"]
-Precision = Literal["auto", "float32", "bfloat16"]
+RuntimeChoice = Literal["auto", RuntimeName]
+PrecisionChoice = Literal["auto", Precision]
 
 
 def json_object(value: Any) -> Any:

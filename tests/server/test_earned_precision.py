@@ -23,11 +23,12 @@ from glimpse.models.outputs import PROBABILITIES
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.server.runtime import selection
 from glimpse.server.runtime.agreement import LEAST, REQUIRED
-from glimpse.server.runtime.candidate import Built
+from glimpse.server.runtime.builder import BuiltRuntime
 from glimpse.server.runtime.network import Network
 from glimpse.server.runtime.openvino import OpenVINORuntime
 from glimpse.server.runtime.tensorflow import TensorFlowRuntime
-from glimpse.server.settings.kinds import Precision, RuntimeName
+from glimpse.server.runtimes import Precision, RuntimeName
+from glimpse.server.settings.kinds import PrecisionChoice
 from tests.conftest import RunningServer
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="both runtimes build on TensorFlow")
@@ -44,7 +45,7 @@ def native() -> None:
 def _emulated(monkeypatch: pytest.MonkeyPatch) -> None:
     """TensorFlow computes in bfloat16 without instructions for it; here it would choose it, too."""
 
-    def resolve(precision: Precision) -> Precision:
+    def resolve(precision: PrecisionChoice) -> Precision:
         return "bfloat16" if precision == "auto" else precision
 
     monkeypatch.setattr(TensorFlowRuntime, "resolve", staticmethod(resolve))
@@ -100,7 +101,9 @@ def cache(networks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     return cache
 
 
-def build(path: Path, *names: RuntimeName, precision: Precision = "auto") -> tuple[Built, list[dict[str, Any]]]:
+def build(
+    path: Path, *names: RuntimeName, precision: PrecisionChoice = "auto"
+) -> tuple[BuiltRuntime, list[dict[str, Any]]]:
     with structlog.testing.capture_logs() as logs:
         built = selection.build(names, Network(sources.resolve(sources.Source(weights=str(path)))), precision=precision)
     return built, [dict(line) for line in logs if line["event"] != "network converted"]

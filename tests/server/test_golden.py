@@ -12,8 +12,8 @@ import structlog
 from numpy.typing import NDArray
 
 from glimpse.models import bundle as bundles
-from glimpse.server.runtime import golden_check
-from glimpse.server.runtime.golden_check import TOLERANCES, Gate, gate
+from glimpse.server.runtime.golden_check import Gate, gate
+from glimpse.server.runtimes import PRECISIONS
 from glimpse.server.startup import GoldenError
 
 EMBEDDED = bundles.read(bundles.EMBEDDED_DEFAULT)
@@ -52,7 +52,7 @@ def test_the_recorded_answers_pass_in_every_batch(recorded: Gate, size: int) -> 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_probability_may_differ_by_no_more_than_the_precision_allows(recorded: Gate, precision: str) -> None:
-    tolerance = TOLERANCES[precision]
+    tolerance = PRECISIONS[precision].tolerance
     for share, passes in ((0.99, True), (1.01, False)):
         given = answers(recorded, 2)
         given[1, [0, 8]] += np.array([tolerance, -tolerance], np.float32) * share
@@ -142,7 +142,3 @@ def test_a_golden_picture_that_cannot_be_decoded_is_refused_in_a_sentence(tmp_pa
     next((folder / "golden").glob("*.png")).write_bytes(b"no picture")
     with pytest.raises(GoldenError, match=r"A picture of the golden answers of .* cannot be decoded"):
         gate(bundles.read(folder), "auto")
-
-
-def test_the_tolerances_are_stated_for_every_precision_that_a_runtime_reports() -> None:
-    assert set(golden_check.TOLERANCES) == {"float32", "bfloat16"}

@@ -10,6 +10,7 @@ import pytest
 
 from glimpse.models import bundle as bundles
 from glimpse.server.runtime import memory_budget
+from glimpse.server.runtimes import RUNTIMES
 from glimpse.server.startup import MemoryShortError
 from tests.conftest import RunningServer
 
@@ -87,7 +88,7 @@ def test_version_1_without_a_limit_is_no_limit(tmp_path: Path) -> None:
 
 def test_where_nothing_is_known_nothing_is_refused(tmp_path: Path) -> None:
     assert memory_budget.available(tmp_path) is None
-    memory_budget.check(BUNDLE, "openvino", rows=10**9, images=0, room=None)
+    memory_budget.check(BUNDLE, RUNTIMES["openvino"], converted=False, rows=10**9, images=0, budget=None)
 
 
 def test_this_machine_says_what_it_has() -> None:
@@ -98,20 +99,28 @@ def test_this_machine_says_what_it_has() -> None:
 
 def test_half_floats_are_counted_as_the_float32_that_they_are_computed_in(tmp_path: Path) -> None:
     weights = BUNDLE.weights_path.stat().st_size
-    assert (
-        memory_budget.needed(BUNDLE, "tensorflow", rows=0, images=0) == 2 * weights * memory_budget.COPIES["tensorflow"]
-    )
-    pixels = 32 * 32 * 3
-    more = memory_budget.needed(BUNDLE, "tensorflow", rows=3, images=5) - memory_budget.needed(
-        BUNDLE, "tensorflow", rows=0, images=0
-    )
-    assert more == 8 * pixels
+    alone = memory_budget.needed(BUNDLE, 4.5, rows=0, images=0)
+    assert alone == 2 * weights * 4.5
+    assert memory_budget.needed(BUNDLE, 4.5, rows=3, images=5) - alone == 8 * 32 * 32 * 3
+
+
+def test_a_network_that_is_converted_already_takes_less(tmp_path: Path) -> None:
+    row = RUNTIMES["openvino"]
+    between = memory_budget.MemoryBudget(memory_budget.needed(BUNDLE, 2.0, rows=0, images=0), "what is left of a test")
+    memory_budget.check(BUNDLE, row, converted=True, rows=0, images=0, budget=between)
+    with pytest.raises(MemoryShortError, match="to load with openvino"):
+        memory_budget.check(BUNDLE, row, converted=False, rows=0, images=0, budget=between)
 
 
 def test_a_refusal_names_what_is_needed_and_what_there_is() -> None:
     with pytest.raises(MemoryShortError, match=r"takes about \d+ MiB .* 3 MiB are free \(what is left of a test\)"):
         memory_budget.check(
-            BUNDLE, "openvino", rows=0, images=0, room=memory_budget.MemoryBudget(3 << 20, "what is left of a test")
+            BUNDLE,
+            RUNTIMES["openvino"],
+            converted=False,
+            rows=0,
+            images=0,
+            budget=memory_budget.MemoryBudget(3 << 20, "what is left of a test"),
         )
 
 

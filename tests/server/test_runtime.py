@@ -25,7 +25,7 @@ from glimpse.server.runtime import OneStream, Runtime, UnsupportedNetworkError, 
 from glimpse.server.runtime.network import Network
 from glimpse.server.runtime.openvino import OpenVINORuntime, convert
 from glimpse.server.runtime.tensorflow import TensorFlowRuntime, compiled, with_values
-from glimpse.server.settings.kinds import RuntimeName
+from glimpse.server.runtimes import RuntimeName
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="both runtimes build on TensorFlow")

@@ -1,10 +1,11 @@
-"""A runtime on its way to serving: in the precision that it has been told, or that has earned its place."""
+"""Builds a runtime in the precision that is asked for, or in a reduced one that gives the answers of float32."""
 
 from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, cast
+from pkgutil import resolve_name
+from typing import NamedTuple, cast
 
 import numpy as np
 import structlog
@@ -13,55 +14,62 @@ from numpy.typing import NDArray
 from glimpse.models import golden, variations
 from glimpse.models.bundle import BundleError
 from glimpse.models.outputs import PROBABILITIES
-from glimpse.server.runtime import Runtime, agreement, converted_cache, told
+from glimpse.server.runtime import Runtime, RuntimeType, agreement, converted_cache, told
 from glimpse.server.runtime.agreement import Agreement
 from glimpse.server.runtime.network import Network
-from glimpse.server.settings.kinds import Precision, RuntimeName
+from glimpse.server.runtimes import REFERENCE, Precision, RuntimeRow
+from glimpse.server.settings.kinds import PrecisionChoice
 
 _BATCH = 32  # images at a time in a comparison, at the most
 _log = structlog.get_logger(__name__)
 
 
-class Built(NamedTuple):
+class BuiltRuntime(NamedTuple):
     """A runtime, and how its precision came about."""
 
     runtime: Runtime
     agreement: Agreement | None  # of the reduced precision with float32; None: none was considered
 
 
-class Candidate:
-    """A network with the runtime of a name, in one precision at a time, for two of them take twice the memory."""
+class RuntimeBuilder:
+    """Builds one runtime for one network, in one precision at a time, for two of them take twice the memory."""
 
-    def __init__(self, name: RuntimeName, network: Network, largest: int) -> None:
+    def __init__(self, row: RuntimeRow, network: Network, largest: int) -> None:
         """Nothing is built yet. `largest`: images in the largest batch; 0: what suits the runtime and the network."""
-        self._name, self._network, self._largest = name, network, largest
+        self._row, self._network, self._largest = row, network, largest
         self._built: Runtime | None = None
 
-    def in_precision(self, wanted: Precision) -> Built:
-        """The runtime, ready to compute, in the precision that it has been told or that has earned it."""
-        # In the form that the runtime takes: whatever keeps it from being had comes first.
-        _ = self._network.converted if self._name == "openvino" else self._network.assembly
-        precision = _class(self._name).resolve(wanted)
-        if precision == "float32":
-            return Built(self._runtime("float32"), None)
+    def build(self, wanted: PrecisionChoice) -> BuiltRuntime:
+        """The runtime, in the precision that is asked for; ``auto``: the fastest that gives the answers of float32."""
+        # Whatever keeps the network from being had comes before all that its runtime may lack.
+        self._network.load(converted=self._row.reads_converted)
+        precision = self._type.resolve(wanted)
+        if precision == REFERENCE:
+            return BuiltRuntime(self._runtime(REFERENCE), None)
         found = self._compared(precision)
         if not found.earned:
             if wanted == "auto":
                 _log.warning(
                     "precision falls back",
-                    precision="float32",
+                    precision=REFERENCE,
                     instead_of=precision,
                     agreement=round(found.share, 4),
                     detail=f"{found} Set GLIMPSE_PRECISION={precision} to use it all the same.",
                 )
-                return Built(self._runtime("float32"), found)
+                return BuiltRuntime(self._runtime(REFERENCE), found)
             _log.warning(
                 "precision changes answers",
                 precision=precision,
                 agreement=round(found.share, 4),
                 detail=f"{found} It is used because GLIMPSE_PRECISION is set; auto would use float32.",
             )
-        return Built(self._runtime(precision), found)
+        return BuiltRuntime(self._runtime(precision), found)
+
+    @property
+    def _type(self) -> RuntimeType:
+        """The runtime's class; its module alone loads its framework."""
+        found: RuntimeType = resolve_name(self._row.implementation)
+        return found
 
     def _compared(self, precision: Precision) -> Agreement:
         """How that precision compares with float32: by an earlier start, or else now."""
@@ -69,8 +77,8 @@ class Candidate:
         number = agreement.size(network.summary.multiply_adds)
         follows_from = agreement.facts(
             network=converted_cache.identity(network.bundle),
-            runtime=self._name,
-            processor=_class(self._name).processor(),
+            runtime=self._row.name,
+            processor=self._type.processor(),
             precision=precision,
             pictures=variations.digest(own),
             number=number,
@@ -111,7 +119,7 @@ class Candidate:
             rows = np.take(pixels, range(begin, begin + batch), axis=0, mode="wrap")
             return runtime(rows)[PROBABILITIES][: len(pixels) - begin]
 
-        with told(f"{self._name} cannot compute this network"):
+        with told(f"{self._row.name} cannot compute this network"):
             try:
                 with ThreadPoolExecutor(runtime.streams) as streams:
                     return np.concatenate([*streams.map(piece, range(0, len(pixels), batch))])
@@ -124,27 +132,8 @@ class Candidate:
         """In that precision; what there was in another goes first."""
         if self._built is None or self._built.precision != precision:
             self._built = None
-            make = _class(self._name)
-            form = self._network.converted.graph if self._name == "openvino" else self._network.serving_model()
-            with told(f"{self._name} cannot compute this network"):
+            make = self._type
+            form = self._network.converted.graph if self._row.reads_converted else self._network.serving_model()
+            with told(f"{self._row.name} cannot compute this network"):
                 self._built = make(form, precision)
         return self._built
-
-
-def _class(name: RuntimeName) -> Any:
-    """The class of that name; its file alone loads its framework."""
-    if name == "openvino":
-        from glimpse.server.runtime.openvino import OpenVINORuntime
-
-        return OpenVINORuntime
-    if name == "jax":
-        from glimpse.server.runtime.jax import JaxRuntime
-
-        return JaxRuntime
-    if name == "torch":
-        from glimpse.server.runtime.torch import TorchRuntime
-
-        return TorchRuntime
-    from glimpse.server.runtime.tensorflow import TensorFlowRuntime
-
-    return TensorFlowRuntime

@@ -1,0 +1,30 @@
+"""Whether a framework sees a GPU. Only the framework can tell, so each function imports its own, and none Keras."""
+
+from __future__ import annotations
+
+import contextlib
+from importlib import metadata
+
+
+def tensorflow_sees_gpu() -> bool:
+    """Whether TensorFlow does; its build for CPUs is not asked, which would take seconds."""
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        metadata.version("tensorflow-cpu")
+        return False
+    import tensorflow as tf
+
+    return bool(tf.config.list_physical_devices("GPU"))
+
+
+def jax_sees_gpu() -> bool:
+    """Whether JAX computes on a GPU unless told otherwise."""
+    import jax
+
+    return jax.default_backend() == "gpu"
+
+
+def torch_sees_gpu() -> bool:
+    """Whether PyTorch has a GPU of NVIDIA's, or of AMD's, at hand."""
+    import torch
+
+    return torch.cuda.is_available()
