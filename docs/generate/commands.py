@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from textwrap import dedent
 
 from docs.generate.markdown import code, deeper, table
 from glimpse.client.commands.exits import TABLE
@@ -14,6 +15,10 @@ from glimpse.client.commands.exits import TABLE
 ROOT = Path(__file__).parents[2]
 _TARGET = re.compile(r"^([a-z-]+):.*?## (.*)$", re.MULTILINE)
 _SUBCOMMAND = re.compile(r"^    ([a-z]+)  +\S", re.MULTILINE)
+
+# What typer adds to the name of an argument, and the examples at the end of a command's help.
+_TYPE = re.compile(r"^(\* `[A-Z|]+) <[^>]*>", re.MULTILINE)
+_EXAMPLES = re.compile(r"^Examples:\n((?:  .+\n?)+)", re.MULTILINE)
 
 _ABOUT = """\
 # Command line
@@ -29,6 +34,8 @@ def page() -> str:
     client = _run("typer", "glimpse.client.commands.app", "utils", "docs", "--name", "glimpse")
     codes = TABLE.replace("\b", "").strip()
     client = client.replace("\b", "").replace(codes, "What its exit codes mean: [exit codes](exit-codes.md).")
+    client = _TYPE.sub(r"\1", client).replace("`--help`: Show", "`-h, --help`: Show")
+    client = _EXAMPLES.sub(lambda found: f"**Examples**:\n\n```text\n{dedent(found[1]).strip()}\n```\n", client)
     parts = [
         _ABOUT,
         deeper(client.replace("```console", "```text"), 1),

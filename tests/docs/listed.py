@@ -124,6 +124,7 @@ LISTED = (
     Listed(r"make image\b", "needs a container engine", target),
     Listed(r"\S*python -m glimpse.models\.train\b", "minutes; test_tutorial.py runs it", options),
     Listed(r"\S*python -m glimpse.models describe resnet50\b", "builds a large network; a small one is", options),
+    Listed(r"\S*python -m glimpse.models fetch\b", "needs the network; a fetch from this machine is tested", options),
     Listed(r"ls runs/", "shows what training has made; test_tutorial.py runs it", syntax),
     Listed(r"\S*python -m tests\.bench\b", "minutes, on a machine that does nothing else", syntax),
     Listed(r"docker\b", "needs a container engine, and an image", syntax),

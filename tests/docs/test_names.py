@@ -26,7 +26,7 @@ def text(page: str) -> str:
 @pytest.mark.parametrize("page", PAGES)
 def test_every_variable_is_read_by_the_server_or_the_client(page: str) -> None:
     settings = {name.upper() for name in Settings.model_fields}
-    clients = {name for file in (ROOT / "client").glob("*.py") for name in VARIABLE.findall(file.read_text("utf-8"))}
+    clients = {name for file in (ROOT / "client").rglob("*.py") for name in VARIABLE.findall(file.read_text("utf-8"))}
     assert set(VARIABLE.findall(text(page))) <= settings | clients | {"CACHE"}
 
 
