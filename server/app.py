@@ -12,8 +12,7 @@ import structlog
 from glimpse.models.decoding.cost import HEAVY_WORK
 from glimpse.models.decoding.limits import ImageLimits
 from glimpse.models.messages import short
-from glimpse.server import stopping
-from glimpse.server.access import fields
+from glimpse.server import message_fields, stopping
 from glimpse.server.access.control import AccessControl
 from glimpse.server.admission import Admission, Permits
 from glimpse.server.background import keep_running
@@ -105,7 +104,8 @@ class Server:
         interceptor = CallInterceptor(
             calls,
             gates(self._service),
-            most_fields=max(fields.LEAST, settings.max_images_per_request * fields.EACH_IMAGE),
+            max_message_bytes=settings.max_message_bytes,
+            most_fields=max(message_fields.LEAST, settings.max_images_per_request * message_fields.EACH_IMAGE),
         )
         # The port for probes shares nothing with the calls that it reports on, neither their places nor their turns.
         of_probes = CallInterceptor(Calls(self._metrics, access), {}, checks=access.probes)

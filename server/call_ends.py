@@ -9,7 +9,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from glimpse.server import status
-from glimpse.server.access.unpacking import TooLargeError
+from glimpse.server.decompression import TooLargeError
 from glimpse.server.errors import InvalidRequestError, Reason, ServiceError
 
 

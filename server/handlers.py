@@ -16,13 +16,13 @@ import grpc.aio
 
 from glimpse.server.access.call_context import CallContext
 from glimpse.server.access.control import AccessControl
-from glimpse.server.access.pieces import Pieces
 from glimpse.server.access.unauthenticated import UnauthenticatedCalls
-from glimpse.server.access.unpacking import packed
 from glimpse.server.call_ends import parsed
 from glimpse.server.calls import Method
+from glimpse.server.decompression import Decompressor, decompress_short, is_compressed
 from glimpse.server.fair_queue import Lane
 from glimpse.server.grpc_call import GrpcCall
+from glimpse.server.stream_messages import StreamMessages
 
 Handler = Callable[[Any, Any], Any]
 Gate = Callable[[Lane], AbstractContextManager[None]]
@@ -32,13 +32,13 @@ Parse = Callable[[bytes], Any]
 class Handlers:
     """Makes the handler of one method from the servicer's function for it, `inner`, and the parser of its messages."""
 
-    def __init__(self, method: Method, access: AccessControl) -> None:
+    def __init__(self, method: Method, access: AccessControl, decompressor: Decompressor) -> None:
         """Serve the calls of `method` to whom `access` lets in."""
-        self._method, self._access = method, access
+        self._method, self._access, self._decompressor = method, access, decompressor
 
     def unary(self, inner: Handler, parse: Parse | None, gate: Gate) -> Handler:
         """One message and one answer, of a method that classifies; `gate` gives places to its calls."""
-        receive, unpack = self._access.uploads.receive, self._access.unpacking.unpack
+        receive, decompress = self._access.uploads.receive, self._decompressor.decompress
         send = self._access.unread.send
 
         async def handle(_: AsyncIterator[bytes], context: Any) -> Any:
@@ -54,8 +54,8 @@ class Handlers:
                     call.complete = time.monotonic()
                     if message is not grpc.aio.EOF:
                         call.take(len(message))
-                        if packed(message):
-                            message = await unpack(message)
+                        if is_compressed(message):
+                            message = await decompress(message)
                         request = parsed(message, parse)
                         del message  # the request has its own copy
                         answer = await inner(request, context)
@@ -67,13 +67,13 @@ class Handlers:
 
     def stream(self, inner: Handler, parse: Parse, gate: Gate) -> Handler:
         """Messages and answers as they come, of a method that classifies; `gate` gives places to its calls."""
-        watched, receiving, unpacking = self._access.streams.watched, self._access.receiving, self._access.unpacking
+        watched, receiving, decompressor = self._access.streams.watched, self._access.receiving, self._decompressor
 
         async def handle(_: Any, context: Any) -> Any:
             async with self._around(context) as call:
                 with gate(call.lane), watched(call):
-                    pieces = Pieces(receiving, unpacking, call, read=context.read, parse=parse)
-                    return await inner(pieces, context)
+                    messages = StreamMessages(receiving, decompressor, call, read=context.read, parse=parse)
+                    return await inner(messages, context)
 
         return handle
 
@@ -84,7 +84,7 @@ class Handlers:
             surrounding = self._around(context)
             async with surrounding as call:
                 with calls.place(call, streams=not single):
-                    message = await calls.receive(call, context.read)
+                    message = await calls.receive(call, context.read, decompress_short)
                     if message is grpc.aio.EOF:
                         await surrounding.no_message()
                     answer = await inner(parsed(message, parse), context)
@@ -98,7 +98,7 @@ class Handlers:
         watched = self._access.streams.watched
 
         async def messages(call: CallContext, context: Any) -> AsyncIterator[Any]:
-            while (message := await calls.receive(call, context.read)) is not grpc.aio.EOF:
+            while (message := await calls.receive(call, context.read, decompress_short)) is not grpc.aio.EOF:
                 yield parsed(message, parse)
 
         async def handle(_: AsyncIterator[bytes], context: Any) -> None:

@@ -9,11 +9,12 @@ import grpc
 import grpc.aio
 from google.protobuf import descriptor_pool
 
+from glimpse.server import message_fields
 from glimpse.server.aborting import abort
-from glimpse.server.access import fields
 from glimpse.server.access.call_context import current_call
 from glimpse.server.access.unauthenticated import UnauthenticatedCalls
 from glimpse.server.calls import Calls
+from glimpse.server.decompression import Decompressor
 from glimpse.server.handlers import Gate, Handlers
 from glimpse.server.health import HEALTH
 
@@ -35,7 +36,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         gates: Mapping[str, Gate],
         *,
         checks: UnauthenticatedCalls | None = None,
-        most_fields: int = fields.LEAST,
+        max_message_bytes: int = 16 << 20,
+        most_fields: int = message_fields.LEAST,
     ) -> None:
         """Wrap the methods of one port.
 
@@ -44,12 +46,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             gates: by method, what gives its calls a place before their request is read; those methods classify. All
                 others have a small budget of their own.
             checks: the budget of health checks; None: that of the main port.
+            max_message_bytes: of the largest message, decompressed, to a method with a gate.
             most_fields: bytes of a message to a method with a gate that are not contents of its fields, see
-                `server.access.fields`.
+                `server.message_fields`.
         """
         self._calls, self._gates = calls, gates
         self._checks = calls.access.checks if checks is None else checks
         self._most_fields = most_fields
+        self._decompressor = Decompressor(max_message_bytes)
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}  # by method, of which there are a few
         self._unknown: grpc.RpcMethodHandler[Any, Any] = grpc.stream_unary_rpc_method_handler(self._no_method)
 
@@ -74,12 +78,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         gate, access = self._gates.get(path), self._calls.access
         write = _counted(handler.response_serializer, classifies=gate is not None)
         method = self._calls.method(kind, service, name, classifies=gate is not None, probe=service == HEALTH)
-        handlers = Handlers(method, access)
+        handlers = Handlers(method, access, self._decompressor)
         inner: Any = handler.unary_unary or handler.unary_stream or handler.stream_stream
         parse: Any = handler.request_deserializer
         single = handler.unary_unary is not None
         if gate is not None and parse is not None:
-            parse = fields.bounded(parse, descriptor_pool.Default(), f"{service}.{name}", self._most_fields)
+            parse = message_fields.bounded(parse, descriptor_pool.Default(), f"{service}.{name}", self._most_fields)
         if gate is not None and single:
             return grpc.stream_unary_rpc_method_handler(handlers.unary(inner, parse, gate), None, write)
         if gate is not None:

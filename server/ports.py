@@ -146,7 +146,7 @@ class Ports:
         options = [
             *_limits(settings, shares_port=shares_port),
             *_messages(settings.max_message_bytes),
-            # Compressed messages are unpacked when it is their turn, see server/access/unpacking.py.
+            # Compressed messages are decompressed when it is their turn, see server/decompression.py.
             ("grpc.per_message_decompression", 0),
         ]
         server = grpc.aio.server(interceptors=interceptors, options=options)

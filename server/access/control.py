@@ -19,7 +19,6 @@ from glimpse.server.access.receiving import Receiving
 from glimpse.server.access.revocation import OpenStreams
 from glimpse.server.access.tokens import Tokens
 from glimpse.server.access.unauthenticated import REMEMBERED, Budget, UnauthenticatedCalls
-from glimpse.server.access.unpacking import Unpacking
 from glimpse.server.access.unread import Unread
 from glimpse.server.access.uploads import Uploads
 from glimpse.server.errors import OverloadedError, UnauthenticatedError
@@ -73,7 +72,6 @@ class AccessControl:
         # A token may bring a limit of its own where there is none for the rest.
         self.rates = Rates(usual) if usual.rate or self.tokens is not None else None
         self.receiving = Receiving(settings.max_receiving_bytes, settings.max_message_bytes, settings.upload_seconds)
-        self.unpacking = Unpacking(settings.max_message_bytes)
         self.uploads = Uploads(settings.max_uploads, settings.upload_seconds, self.receiving)
         # Health checks have a budget on each port, so that the port for probes answers whatever comes to the other.
         self.checks, self.probes, self.descriptions = (

@@ -16,7 +16,6 @@ from glimpse.server.access.call_context import CallContext
 from glimpse.server.access.places import Places
 from glimpse.server.access.rates import Allowance, Rates
 from glimpse.server.access.short_messages import ShortMessages
-from glimpse.server.access.unpacking import packed, unpacked
 from glimpse.server.errors import InvalidRequestError, OverloadedError, Reason
 
 # A message of these methods names a service, a symbol or a model.
@@ -60,13 +59,21 @@ class UnauthenticatedCalls:
         """
         return (self.streams if streams else self.calls).hold(call)
 
-    async def receive(self, call: CallContext, read: Callable[[], Awaitable[Any]]) -> Any:
-        """Await what `read` reads for a call that has a place: the bytes of a message, or what stands for its absence.
+    async def receive(
+        self, call: CallContext, read: Callable[[], Awaitable[Any]], decompress: Callable[[bytes, int], bytes]
+    ) -> Any:
+        """Receive a message of a call that has a place.
+
+        Args:
+            call: the call.
+            read: awaited for the bytes of the message, or for what stands for its absence, which is returned.
+            decompress: returns the message as it was before compression, if it is compressed; of a longer one than is
+                given, no more than one byte more.
 
         Raises:
             OverloadedError: expected; RATE_LIMITED.
             InvalidRequestError: expected; the message is longer than one of these can be.
-            DecodeError: expected; it is compressed, and cannot be unpacked.
+            Exception: expected; what `decompress` raises of a message that it cannot decompress.
         """
         try:
             seconds = self._rates.take(call.who, 1, patience=_PATIENCE)
@@ -76,11 +83,11 @@ class UnauthenticatedCalls:
         if seconds:
             await asyncio.sleep(seconds)
         message = await self._messages.receive(call, read)
-        if isinstance(message, bytes):
-            call.take(len(message))
-        if isinstance(message, bytes) and packed(message):
-            message = unpacked(message, MOST_BYTES)
-        if isinstance(message, bytes) and len(message) > MOST_BYTES:
+        if not isinstance(message, bytes):
+            return message
+        call.take(len(message))
+        message = decompress(message, MOST_BYTES)
+        if len(message) > MOST_BYTES:
             raise InvalidRequestError(
                 Reason.MALFORMED_MESSAGE,
                 f"A message of this method may have at most {MOST_BYTES} bytes. Received: {len(message)}.",

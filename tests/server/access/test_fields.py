@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from glimpse.server import servicer
-from glimpse.server.access.fields import EACH_IMAGE, LEAST, Fields, bounded, exceeds
 from glimpse.server.errors import InvalidRequestError, Reason
+from glimpse.server.message_fields import EACH_IMAGE, LEAST, Fields, bounded, exceeds
 from glimpse.v1 import classifier_pb2 as pb
 from tests.server.access.inside import Inside, channel, told
 from tests.server.conftest import TIMEOUT

@@ -13,21 +13,21 @@ from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glimpse.server.access.unpacking import TooLargeError, Unpacking, packed
+from glimpse.server.decompression import Decompressor, TooLargeError, is_compressed
 from glimpse.v1 import classifier_pb2 as pb
 
 _LARGEST = 1 << 20
 
 
 def unpacked(message: bytes) -> bytes:
-    return asyncio.run(Unpacking(_LARGEST).unpack(message))
+    return asyncio.run(Decompressor(_LARGEST).decompress(message))
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, zlib.compress])
 @pytest.mark.parametrize("size", [0, 1, 65_535, 65_536, 65_537, _LARGEST])
 def test_what_was_packed_comes_out_as_it_was(pack: Any, size: int) -> None:
     message = bytes(range(256)) * (size // 256) + bytes(size % 256)
-    assert packed(pack(message))
+    assert is_compressed(pack(message))
     assert unpacked(pack(message)) == message
 
 
@@ -51,7 +51,7 @@ def test_what_is_broken_or_cut_is_no_message(pack: Any, size: int) -> None:
 def test_no_message_of_ours_looks_packed(name: str, data: bytes, images: int) -> None:
     request = pb.ClassifyRequest(images=[pb.Image(encoded=data)] * images, model=pb.ModelSelector(name=name))
     for message in (request, pb.ClassifyStreamRequest(id=name, request=request), pb.DescribeModelRequest()):
-        assert not packed(message.SerializeToString())
+        assert not is_compressed(message.SerializeToString())
 
 
 def test_no_more_than_two_are_unpacked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,8 +71,8 @@ def test_no_more_than_two_are_unpacked_at_once(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(asyncio, "to_thread", counted)
 
     async def all_of_them() -> list[bytes]:
-        unpacking = Unpacking(_LARGEST)
-        return await asyncio.gather(*(unpacking.unpack(gzip.compress(bytes(_LARGEST))) for _ in range(20)))
+        decompressor = Decompressor(_LARGEST)
+        return await asyncio.gather(*(decompressor.decompress(gzip.compress(bytes(_LARGEST))) for _ in range(20)))
 
     assert asyncio.run(all_of_them()) == [bytes(_LARGEST)] * 20
     assert most == 2

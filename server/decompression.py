@@ -1,4 +1,4 @@
-"""Decompressing messages (gzip, deflate) here, few at once, instead of in gRPC.
+"""Decompressing gRPC messages (gzip, deflate) here, few at once, instead of in gRPC.
 
 gRPC decompresses every message as soon as it is complete, so that 64 calls of 16 kB become 64 messages of 16 MiB before
 the server has a say. It can be told to hand them on as they came, but then does not say which are compressed. That can
@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 
 _GZIP = b"\x1f\x8b"
 _DEFLATE = 0x78  # the largest window, which every client takes; with the next byte it is a multiple of 31 (RFC 1950)
-_AT_ONCE = 64 << 10  # bytes that are unpacked without a thread
+_AT_ONCE = 64 << 10  # bytes that are decompressed without a thread
 _THREADS = 2
 
 
@@ -23,29 +23,29 @@ class TooLargeError(Exception):
     """Expected: a compressed message is too large. It is refused as gRPC refuses others, without a reason."""
 
 
-class Unpacking:
-    """Unpacks messages of up to so many bytes. Lives on the event loop."""
+class Decompressor:
+    """Decompresses messages of up to so many bytes. Lives on the event loop."""
 
     def __init__(self, largest: int) -> None:
         """Refuse what would be larger than `largest` bytes, as gRPC refuses what is not compressed."""
         self._largest = largest
         self._turns = asyncio.Semaphore(_THREADS)
 
-    async def unpack(self, message: bytes) -> bytes:
-        """The message; unpacked, if it is compressed. Only to be awaited for what `packed` says so of.
+    async def decompress(self, message: bytes) -> bytes:
+        """The message, decompressed; only to be awaited for one of which `is_compressed` says that it is.
 
         Raises:
-            DecodeError: expected; it cannot be unpacked.
+            DecodeError: expected; it cannot be decompressed.
             TooLargeError: expected.
         """
-        unpacker = _unpacker(message)
+        decompressor = _decompressor(message)
         try:
-            first = unpacker.decompress(message, _AT_ONCE)
-            if unpacker.eof:
+            first = decompressor.decompress(message, _AT_ONCE)
+            if decompressor.eof:
                 return first
             async with self._turns:
                 rest = await asyncio.to_thread(
-                    unpacker.decompress, unpacker.unconsumed_tail, max(1, self._largest + 1 - len(first))
+                    decompressor.decompress, decompressor.unconsumed_tail, max(1, self._largest + 1 - len(first))
                 )
         except zlib.error as error:
             raise DecodeError(f"The compressed message is corrupt: {error}") from error
@@ -53,29 +53,31 @@ class Unpacking:
             raise TooLargeError(
                 f"The decompressed message exceeds GLIMPSE_MAX_MESSAGE_BYTES ({self._largest}). Send smaller messages."
             )
-        if not unpacker.eof:
+        if not decompressor.eof:
             raise DecodeError("The compressed message is truncated.")
         return first + rest
 
 
-def unpacked(message: bytes, largest: int) -> bytes:
-    """A short message that `packed` says is compressed; of one that is longer, one byte more than `largest`.
+def decompress_short(message: bytes, largest: int) -> bytes:
+    """A short message, decompressed if it is compressed; of one that is longer, one byte more than `largest`.
 
     Raises:
-        DecodeError: expected; it cannot be unpacked.
+        DecodeError: expected; it cannot be decompressed.
     """
+    if not is_compressed(message):
+        return message
     try:
-        return _unpacker(message).decompress(message, largest + 1)
+        return _decompressor(message).decompress(message, largest + 1)
     except zlib.error as error:
         raise DecodeError(f"The compressed message is corrupt: {error}") from error
 
 
-def packed(message: bytes) -> bool:
+def is_compressed(message: bytes) -> bool:
     """Whether a message is compressed."""
     if message.startswith(_GZIP):
         return True
     return len(message) > 1 and message[0] == _DEFLATE and int.from_bytes(message[:2], "big") % 31 == 0
 
 
-def _unpacker(message: bytes) -> zlib._Decompress:
+def _decompressor(message: bytes) -> zlib._Decompress:
     return zlib.decompressobj(zlib.MAX_WBITS | (16 if message.startswith(_GZIP) else 0))
