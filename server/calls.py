@@ -124,10 +124,6 @@ class Method:
         if call.suspect:
             await self._access.delay_refusal()
 
-    def leave(self, call: CallContext) -> None:
-        """The caller has been answered; `end` follows."""
-        self._access.leave(call)
-
     def end(self, call: CallContext, code: str, reason: str, details: str | None = None) -> None:
         """End a call that has begun.
 
@@ -137,6 +133,7 @@ class Method:
             reason: of the error, for programs; "": there is none.
             details: of the error, for people.
         """
+        self._access.leave(call)
         seconds, trace = time.monotonic() - call.begun, call.trace
         self._counts.ended(code, seconds, None if trace is None else trace.exemplar)
         self._guard.ended(call.traffic, code, received=call.received, gated=self._classifies, seconds=seconds)

@@ -69,7 +69,6 @@ class GrpcCall:
             if error is not None:
                 await self._failed(error)
         finally:
-            self._method.leave(call)
             # Not context.peer(): where the call is over and gone, gRPC's code would crash the process.
             details = _REFUSED_BY_GRPC if self._refused_by_grpc else self._context.details()
             self._method.end(call, self._code, self._reason, details or None)

@@ -43,7 +43,7 @@ class Service:
         *,
         stream_window: int,
     ) -> None:
-        """Put the service together; one stream works on at most `stream_window` requests at once.
+        """Put the service together.
 
         Args:
             calls: begins and ends the calls of this service.

@@ -77,7 +77,6 @@ class Transport:
             await self._method.refused(call, error)
             raise
         finally:
-            self._method.leave(call)
             self._method.end(call, code, reason)
 
     def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
