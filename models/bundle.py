@@ -12,6 +12,7 @@ Plain data: neither Keras nor gRPC is imported here.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -19,9 +20,9 @@ import re
 import stat
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from glimpse.models import bounded_files, messages
 from glimpse.models.bounded_files import shown
@@ -58,6 +59,16 @@ class ClassLabel:
     class_id: str = ""  # stable id where the data set has one, for example WordNet's "n02123045"
 
 
+class FileVersion(NamedTuple):
+    """What tells a file from another one of its name, and from itself with other contents."""
+
+    device: int
+    inode: int
+    size: int  # bytes
+    modified_ns: int
+    changed_ns: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bundle:
     """A bundle as read from its folder; the weights themselves stay on disk."""
@@ -76,6 +87,8 @@ class Bundle:
     weights_digest: str  # "sha256:" and the hash of that file
     metrics: Mapping[str, float]  # what the model card claims, for example "top1": 0.92
     golden: str = ""  # name of the folder of recorded answers; empty: there are none
+    # Of the weights' files, when they were seen to have that digest; None: they have not been looked at.
+    verified_versions: tuple[FileVersion, ...] | None = dataclasses.field(default=None, compare=False, repr=False)
 
     @property
     def weights_path(self) -> Path:
@@ -83,17 +96,42 @@ class Bundle:
         return self.folder / self.weights_file
 
     def check_digest(self) -> None:
-        """Compare the weights file with the digest that the bundle names.
+        """Compare the weights file with the digest that the bundle names, unless that has been done.
 
         Raises:
             BundleError: the file is missing or is another one.
         """
+        self.verified()
+
+    def verified(self) -> Bundle:
+        """The same bundle, whose weights have been compared with the digest: read again only if they change.
+
+        Whoever it is handed to, in another process, too, need not hash them again.
+
+        Raises:
+            BundleError: the file is missing or is another one.
+        """
+        versions = file_versions(self.weights_path)  # before it is read, or a change meanwhile would be missed
+        if versions and versions == self.verified_versions:
+            return self
         found = digest(self.weights_path)
         if found != self.weights_digest:
             raise BundleError(
                 f"{self.weights_path} is not the file that the bundle was made with. Expected {self.weights_digest}, "
                 f"found {found}. Copy the bundle again."
             )
+        return replace(self, verified_versions=versions)
+
+
+def file_versions(path: Path) -> tuple[FileVersion, ...]:
+    """Those of the files that `digest` reads; empty where they cannot be told."""
+    try:
+        found = [path.stat(), *(beside.stat() for beside in _beside(path))]
+    except OSError:
+        return ()
+    return tuple(
+        FileVersion(each.st_dev, each.st_ino, each.st_size, each.st_mtime_ns, each.st_ctime_ns) for each in found
+    )
 
 
 def digest(path: Path) -> str:
@@ -105,15 +143,19 @@ def digest(path: Path) -> str:
     try:
         with bounded_files.opened(path) as file:
             whole = hashlib.file_digest(file, "sha256")
-        for beside in (path.with_name(path.name + ending) for ending in BESIDE):
-            if beside.is_file():
-                with bounded_files.opened(beside) as file:
-                    whole.update(hashlib.file_digest(file, "sha256").digest())
+        for beside in _beside(path):
+            with bounded_files.opened(beside) as file:
+                whole.update(hashlib.file_digest(file, "sha256").digest())
     except OSError as error:
         raise BundleError(f"{path} cannot be read: {error.strerror or error}. A bundle needs its weights.") from error
     except ValueError as error:
         raise BundleError(f"{path} cannot be read: {error}.") from error
     return "sha256:" + whole.hexdigest()
+
+
+def _beside(path: Path) -> list[Path]:
+    """What an exporter to ONNX has put beside a file."""
+    return [beside for ending in BESIDE if (beside := path.with_name(path.name + ending)).is_file()]
 
 
 def read(folder: Path) -> Bundle:

@@ -126,6 +126,7 @@ def _made(
     recipe: Recipe,
     metrics: Mapping[str, float],
 ) -> Bundle:
+    versions = bundles.file_versions(path)
     digest = bundles.digest(path)
     return Bundle(
         folder=path.parent,
@@ -140,6 +141,7 @@ def _made(
         temperature=1.0,
         weights_file=path.name,
         weights_digest=digest,
+        verified_versions=versions,
         metrics=metrics,
     )
 

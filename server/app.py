@@ -34,6 +34,7 @@ from glimpse.server.pipeline import Pipeline
 from glimpse.server.ports import Ports
 from glimpse.server.registry import LoadedModel, ModelRegistry
 from glimpse.server.runtime import converted_cache
+from glimpse.server.runtimes import RUNTIMES
 from glimpse.server.service import Service
 from glimpse.server.servicer import SERVICE, ImageClassifier, gates
 from glimpse.server.settings import Settings
@@ -250,7 +251,7 @@ async def prepare_start(settings: Settings) -> int:
     if model is None:
         return stopping.exit_code(stop.number, prepares=True)
     model.batcher.close()
-    if model.runtime == "openvino" and not converted_cache.kept(model.bundle):
+    if RUNTIMES[model.runtime].reads_converted and not converted_cache.is_cached(model.bundle):
         raise ModelLoadError(
             "The model loads, but the converted model could not be stored, so that each start would convert it again. "
             "Set GLIMPSE_CACHE to a writable folder with enough space."

@@ -1,4 +1,4 @@
-"""From settings to a model that is ready: bundle, memory budget, weights, runtime, warm-up and gate, batcher."""
+"""From settings to a model that is ready: bundle, memory budget, weights, runtime, warm-up, golden check, batcher."""
 
 from __future__ import annotations
 
@@ -12,7 +12,15 @@ from glimpse.server import cores
 from glimpse.server.batching.batcher import Batcher
 from glimpse.server.metrics import Metrics
 from glimpse.server.registry import LoadedModel
-from glimpse.server.runtime import Runtime, converted_cache, golden_check, memory_budget, selection, told, warm
+from glimpse.server.runtime import (
+    Runtime,
+    converted_cache,
+    errors_as_unsupported,
+    golden_check,
+    memory_budget,
+    selection,
+    warm,
+)
 from glimpse.server.runtime.agreement import Agreement
 from glimpse.server.runtime.network import Network
 from glimpse.server.runtimes import REFERENCE, RUNTIMES, RuntimeName
@@ -35,21 +43,21 @@ def load_model(settings: Settings, metrics: Metrics) -> LoadedModel:
     # Before Keras is imported, which reads once on which backend it is to run.
     runtimes = selection.choose(settings.runtime)
     bundle = sources.resolve(_source(settings))
-    gate = golden_check.gate(bundle, settings.golden)
+    golden = golden_check.load(bundle, settings.golden)
     rows = (cores.available() + 1) * (settings.max_batch_size or _LARGEST)
     row = RUNTIMES[runtimes[0]]
     memory_budget.check(
         bundle,
         row,
-        converted=row.reads_converted and converted_cache.kept(bundle),
+        converted=row.reads_converted and converted_cache.is_cached(bundle),
         rows=rows,
         images=settings.max_images_in_flight,
         budget=memory_budget.available(),
     )
     try:
-        with contextlib.closing(Network(bundle, conversion_seconds=settings.conversion_seconds)) as network:
+        with contextlib.closing(Network(bundle.verified(), conversion_seconds=settings.conversion_seconds)) as network:
             runtime, agreement, batch_sizes = selection.first(
-                runtimes, lambda name: _warmed(name, network, gate, settings)
+                runtimes, lambda name: _warmed(name, network, golden, settings)
             )
             summary = network.summary
     except MemoryError as error:
@@ -98,9 +106,9 @@ def load_model(settings: Settings, metrics: Metrics) -> LoadedModel:
 
 
 def _warmed(
-    name: RuntimeName, network: Network, gate: golden_check.Gate, settings: Settings
+    name: RuntimeName, network: Network, golden: golden_check.GoldenCheck, settings: Settings
 ) -> tuple[Runtime, Agreement | None, tuple[int, ...]]:
-    """A runtime that has passed the gate, how its precision compares, and the batch sizes that it is warm for.
+    """A runtime that has passed the golden check, how its precision compares, and the batch sizes that it is warm for.
 
     Raises:
         GoldenError: expected; it has not passed, and in float32 it would not either.
@@ -111,21 +119,21 @@ def _warmed(
     runtime, agreement = selection.build((name,), network, precision=settings.precision, largest=largest)
     multiply_adds = network.summary.multiply_adds
     try:
-        return runtime, agreement, _warm(runtime, gate, largest, multiply_adds)
+        return runtime, agreement, _warm(runtime, golden, largest, multiply_adds)
     except GoldenError as error:
         if settings.precision != "auto" or runtime.precision == REFERENCE:
             raise
         _log.warning("precision falls back", precision=REFERENCE, instead_of=runtime.precision, detail=str(error))
     del runtime  # two at a time would take twice the memory
     runtime, _ = selection.build((name,), network, precision=REFERENCE)
-    return runtime, agreement, _warm(runtime, gate, largest, multiply_adds)
+    return runtime, agreement, _warm(runtime, golden, largest, multiply_adds)
 
 
-def _warm(runtime: Runtime, gate: golden_check.Gate, largest: int, multiply_adds: int) -> tuple[int, ...]:
+def _warm(runtime: Runtime, golden: golden_check.GoldenCheck, largest: int, multiply_adds: int) -> tuple[int, ...]:
     sizes = runtime.batch_sizes(largest, multiply_adds)
-    with told(f"{runtime.name} cannot compute this network"):
+    with errors_as_unsupported(f"{runtime.name} cannot compute this network"):
         try:
-            warm(runtime, gate, sizes)
+            warm(runtime, golden, sizes)
         except Exception as error:
             if runtime.out_of_memory(error):
                 raise MemoryError(f"A batch of up to {sizes[-1]} images did not fit.") from error

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from glimpse.models.messages import lacks_memory, short
 from glimpse.models.outputs import DEFAULT_OUTPUTS, PROBABILITIES, Outputs
 from glimpse.server import cores
-from glimpse.server.runtime.golden_check import Gate
+from glimpse.server.runtime.golden_check import GoldenCheck
 from glimpse.server.runtimes import Precision
 from glimpse.server.settings.kinds import PrecisionChoice
 from glimpse.server.startup import StartupError
@@ -28,7 +28,7 @@ class UnsupportedNetworkError(ValueError):
 
 
 @contextlib.contextmanager
-def told(what: str, reason: Callable[[Exception], str] = short) -> Iterator[None]:
+def errors_as_unsupported(what: str, reason: Callable[[Exception], str] = short) -> Iterator[None]:
     """Whatever is raised within becomes a `MemoryError`, or an `UnsupportedNetworkError` that says what it was about.
 
     Args:
@@ -134,20 +134,20 @@ class OneStream:
         return isinstance(error, MemoryError)
 
 
-def warm(runtime: Runtime, gate: Gate, batch_sizes: tuple[int, ...]) -> None:
+def warm(runtime: Runtime, golden: GoldenCheck, batch_sizes: tuple[int, ...]) -> None:
     """Run every batch size on every stream, so that no caller pays for a first time (optimising, compiling).
 
-    What comes out is looked at, so that the gate costs no time of its own.
+    What comes out is looked at, so that the golden check costs no time of its own.
 
     Raises:
         GoldenError: expected; the runtime does not give the answers that it should.
     """
-    check = partial(gate.check, runtime=runtime.name, precision=runtime.precision)
-    check(runtime.alone(gate.batch(1))[PROBABILITIES])
+    check = partial(golden.check, runtime=runtime.name, precision=runtime.precision)
+    check(runtime.alone(golden.batch(1))[PROBABILITIES])
 
     def stream(_: int) -> None:
         for size in batch_sizes:
-            check(runtime(gate.batch(size))[PROBABILITIES])
+            check(runtime(golden.batch(size))[PROBABILITIES])
 
     with ThreadPoolExecutor(runtime.streams) as streams:
         list(streams.map(stream, range(runtime.streams)))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from glimpse.models import golden, variations
 from glimpse.models.bundle import BundleError
 from glimpse.models.outputs import PROBABILITIES
-from glimpse.server.runtime import Runtime, RuntimeType, agreement, converted_cache, told
+from glimpse.server.runtime import Runtime, RuntimeType, agreement, converted_cache, errors_as_unsupported
 from glimpse.server.runtime.agreement import Agreement
 from glimpse.server.runtime.network import Network
 from glimpse.server.runtimes import REFERENCE, Precision, RuntimeRow
@@ -119,7 +119,7 @@ class RuntimeBuilder:
             rows = np.take(pixels, range(begin, begin + batch), axis=0, mode="wrap")
             return runtime(rows)[PROBABILITIES][: len(pixels) - begin]
 
-        with told(f"{self._row.name} cannot compute this network"):
+        with errors_as_unsupported(f"{self._row.name} cannot compute this network"):
             try:
                 with ThreadPoolExecutor(runtime.streams) as streams:
                     return np.concatenate([*streams.map(piece, range(0, len(pixels), batch))])
@@ -134,6 +134,6 @@ class RuntimeBuilder:
             self._built = None
             make = self._type
             form = self._network.converted.graph if self._row.reads_converted else self._network.serving_model()
-            with told(f"{self._row.name} cannot compute this network"):
+            with errors_as_unsupported(f"{self._row.name} cannot compute this network"):
                 self._built = make(form, precision)
         return self._built

@@ -38,7 +38,7 @@ from glimpse.models.messages import lacks_memory, short
 from glimpse.models.outputs import PROBABILITIES
 from glimpse.models.serving import by_name, load_bundle, serving_outputs
 from glimpse.server import logs
-from glimpse.server.runtime import UnsupportedNetworkError, process_limits, told
+from glimpse.server.runtime import UnsupportedNetworkError, errors_as_unsupported, process_limits
 from glimpse.server.runtime.openvino import convert, probabilities
 from glimpse.server.runtime.tensorflow import limit_threads, with_values
 from glimpse.server.runtimes import PRECISIONS, REFERENCE
@@ -61,7 +61,7 @@ def _answer(bundle: Bundle, folder: Path) -> dict[str, Any]:
         assembly = load_bundle(bundle)
         limit_threads()
         model = serving_outputs(assembly, bundle.recipe, bundle.temperature)
-        with told("openvino cannot convert this network"):
+        with errors_as_unsupported("openvino cannot convert this network"):
             graph = with_values(model)
         converted = convert(graph, folder)
         if not bundle.architecture:

@@ -80,7 +80,7 @@ class Converted:
 
     folder: Path
     network: NetworkSummary
-    kept: bool  # else whoever asked for it removes the folder
+    cached: bool  # else whoever asked for it removes the folder
 
     @property
     def graph(self) -> Path:
@@ -88,17 +88,17 @@ class Converted:
         return self.folder / GRAPH
 
 
-def kept(bundle: Bundle) -> bool:
-    """Whether the network of a bundle has been kept, or that there can be none."""
-    place = _place()
+def is_cached(bundle: Bundle) -> bool:
+    """Whether the cache holds the network of a bundle, or that there can be none."""
+    place = _cache_folder()
     try:
         return place is not None and (place / identity(bundle) / _SUMMARY).is_file()
     except OSError:  # another user's folder
         return False
 
 
-def provide(bundle: Bundle, *, seconds: float = SECONDS) -> Converted:
-    """The network of a bundle, kept or made now, which takes some ten seconds.
+def get_or_convert(bundle: Bundle, *, seconds: float = SECONDS) -> Converted:
+    """The network of a bundle, from the cache or converted now, which takes some ten seconds.
 
     Args:
         bundle: what is to be converted.
@@ -111,33 +111,34 @@ def provide(bundle: Bundle, *, seconds: float = SECONDS) -> Converted:
         ValueError, OSError: the bundle or its weights cannot be used; the message says why.
         StoppedError: expected; the start was told to end.
     """
-    # Whoever exchanged the weights without telling the bundle should hear of it, kept network or not.
-    bundle.check_digest()
-    key, place = identity(bundle), _place()
+    # Whoever exchanged the weights without telling the bundle should hear of it, cached network or not. What has been
+    # seen here is handed on: the process that converts need not read them for their hash again.
+    bundle = bundle.verified()
+    key, place = identity(bundle), _cache_folder()
     if place is not None:
-        if (found := _used(place / key)) is not None:
+        if (found := _find(place / key)) is not None:
             return found
-        place = _for_keeping(place, bundle)
+        place = _writable_folder(place, bundle)
     if place is None:
         if trouble := _lacks_room(Path(tempfile.gettempdir()), bundle):
             raise OSError(f"The converted model cannot be written to a file. {trouble} {_ADVICE}")
-        return _made(bundle, None, key, seconds)
-    with _alone(place, key, seconds):
+        return _convert(bundle, None, key, seconds)
+    with _locked(place, key, seconds):
         # Another server may have been faster; what it has put there is not to be touched.
         if (found := _read(place / key, warns=False)) is not None:
             return found
         shutil.rmtree(place / key, ignore_errors=True)  # broken, if anything
-        return _made(bundle, place, key, seconds)
+        return _convert(bundle, place, key, seconds)
 
 
-def _used(folder: Path) -> Converted | None:
+def _find(folder: Path) -> Converted | None:
     """What is kept, marked as used today before it is read, so that nobody takes it for forgotten meanwhile."""
     with contextlib.suppress(OSError):  # it may lie in an image that cannot be written, or not be there
         os.utime(folder / _SUMMARY)
     return _read(folder)
 
 
-def _made(bundle: Bundle, place: Path | None, key: str, seconds: float) -> Converted:
+def _convert(bundle: Bundle, place: Path | None, key: str, seconds: float) -> Converted:
     """The network of a bundle, converted now, and kept in `place` where there is one."""
     started = cleanup.current()
     folder = cast("Path", started.make(lambda: Path(tempfile.mkdtemp(prefix=".", dir=place))))
@@ -147,24 +148,24 @@ def _made(bundle: Bundle, place: Path | None, key: str, seconds: float) -> Conve
             network = _converted_elsewhere(bundle, folder, seconds=seconds)
         except _RefusedError as error:
             if place is not None:  # so that the next start need not try it again
-                _keep(folder, {"unsupported": str(error)}, place / key)
+                _store(folder, {"unsupported": str(error)}, place / key)
             raise
         _log.info("network converted", model=bundle.name, seconds=round(time.monotonic() - begun, 2))
         if place is not None:
             files = {name: bundles.digest(folder / name) for name in (GRAPH, _WEIGHTS)}
-            if _keep(folder, {"files": files, "network": asdict(network)}, place / key):
-                return Converted(place / key, network, kept=True)
+            if _store(folder, {"files": files, "network": asdict(network)}, place / key):
+                return Converted(place / key, network, cached=True)
             if (found := _read(place / key)) is not None:  # another server was faster
                 started.remove(folder)
                 return found
-        return Converted(folder, network, kept=False)
+        return Converted(folder, network, cached=False)
     except BaseException:
         started.remove(folder)
         raise
 
 
 @contextlib.contextmanager
-def _alone(place: Path, key: str, seconds: float) -> Iterator[None]:
+def _locked(place: Path, key: str, seconds: float) -> Iterator[None]:
     """Hold the network's lock, so that of several servers one converts and the others take what it keeps.
 
     It is a file beside the network while it is held. Who cannot have it, or waits for longer than a conversion may
@@ -198,7 +199,7 @@ def _alone(place: Path, key: str, seconds: float) -> Iterator[None]:
             lock.release()
 
 
-def _place() -> Path | None:
+def _cache_folder() -> Path | None:
     """The folder of kept networks; None where there is no home folder to look in."""
     try:
         return cache_folder("networks")
@@ -206,7 +207,7 @@ def _place() -> Path | None:
         return None
 
 
-def _for_keeping(place: Path, bundle: Bundle) -> Path | None:
+def _writable_folder(place: Path, bundle: Bundle) -> Path | None:
     """The same folder, where one more can be kept in it; else None, and a temporary one has to do."""
     try:
         cleanup.current().make_folders(place)
@@ -242,7 +243,7 @@ def _read(folder: Path, *, warns: bool = True) -> Converted | None:
         elif damaged := [name for name in (GRAPH, _WEIGHTS) if bundles.digest(folder / name) != values["files"][name]]:
             broken = f"{damaged[0]} has changed since it was stored"
         else:
-            found = Converted(folder, _summary(values["network"]), kept=True)
+            found = Converted(folder, _summary(values["network"]), cached=True)
     except (FileNotFoundError, NotADirectoryError):
         pass
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -254,7 +255,7 @@ def _read(folder: Path, *, warns: bool = True) -> Converted | None:
     return found
 
 
-def _keep(folder: Path, summary: dict[str, Any], target: Path) -> bool:
+def _store(folder: Path, summary: dict[str, Any], target: Path) -> bool:
     """Move what was made to where the next start looks for it, complete or not at all; whether it is there."""
     try:
         (folder / _SUMMARY).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The gate before SERVING: the runtime must give the recorded answers, or at least answers that can be."""
+"""The check before SERVING: the runtime must give the recorded answers, or at least answers that can be."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ _LIMITS = ImageLimits(max_bytes=1 << 24, max_pixels=25_000_000)  # the server's 
 
 
 @dataclass(frozen=True, slots=True)
-class Gate:
+class GoldenCheck:
     """Pictures to warm up with, and what their answers must be. `check` is safe from several threads."""
 
     pictures: NDArray[np.uint8]  # [P, H, W, 3]
     names: tuple[str, ...]  # of the pictures
     expected: NDArray[np.float32] | None  # [P, classes]; None: nothing is recorded
-    open: bool  # nothing is checked
-    own: bool = False  # a network of the user's own, which may answer all pictures alike
-    _told: set[str] = field(default_factory=set, repr=False, compare=False)  # warnings that have been logged
+    disabled: bool  # nothing is checked
+    user_model: bool = False  # a network of the user's own, which may answer all pictures alike
+    _warned: set[str] = field(default_factory=set, repr=False, compare=False)  # warnings that have been logged
 
     def batch(self, size: int) -> NDArray[np.uint8]:
         """A batch of the pictures in turn: ``[size, H, W, 3]``."""
@@ -48,20 +48,20 @@ class Gate:
         Raises:
             GoldenError: expected; they are not what was recorded, or cannot be probabilities.
         """
-        if self.open:
+        if self.disabled:
             return
         where = f"{runtime} in {precision}, in a batch of {len(answers)}"
         for row, found in enumerate(answers):
             number = row % len(self.pictures)
-            self._sane(found, f"{self.names[number]} ({where})")
+            self._check_probabilities(found, f"{self.names[number]} ({where})")
             if self.expected is not None:
-                self._same(
+                self._check_recorded(
                     found, self.expected[number], f"{self.names[number]} ({where})", PRECISIONS[precision].tolerance
                 )
         if len(answers) > 1 and np.array_equal(answers[0], answers[1]):
-            self._alike(answers[0], where)
+            self._check_distinct(answers[0], where)
 
-    def _alike(self, found: NDArray[np.float32], where: str) -> None:
+    def _check_distinct(self, found: NDArray[np.float32], where: str) -> None:
         """Refuse or warn of a model that gives two very different pictures the very same answer.
 
         Weights of zeros make every class equally probable. A network that has not been trained can do that, too, or
@@ -72,20 +72,22 @@ class Gate:
             f"The model gives exactly the same answer for {self.names[0]} and {self.names[1]} ({where}), which are "
             "very different pictures."
         )
-        if not self.own and (found == found[0]).all():
+        if not self.user_model and (found == found[0]).all():
             raise GoldenError(f"{what} {_ADVICE}")
-        if "alike" not in self._told:
-            self._told.add("alike")
+        if "alike" not in self._warned:
+            self._warned.add("alike")
             _log.warning("answers do not depend on the picture", detail=f"{what} Has it been trained?")
 
-    def _sane(self, found: NDArray[np.float32], what: str) -> None:
+    def _check_probabilities(self, found: NDArray[np.float32], what: str) -> None:
         if not np.isfinite(found).all() or (found < 0).any() or abs(float(found.sum()) - 1) > _SUM:
             raise GoldenError(
                 f"The answer for {what} has invalid probabilities: they must be finite, at least 0, and add up to 1. "
                 f"Received: {_shown(found)}, which adds up to {float(found.sum()):.6g}. {_ADVICE}"
             )
 
-    def _same(self, found: NDArray[np.float32], expected: NDArray[np.float32], what: str, tolerance: float) -> None:
+    def _check_recorded(
+        self, found: NDArray[np.float32], expected: NDArray[np.float32], what: str, tolerance: float
+    ) -> None:
         if found.shape != expected.shape:
             raise GoldenError(f"The answer for {what} has {found.shape} values. Expected: {expected.shape}. {_ADVICE}")
         worst = int(np.abs(found - expected).argmax())
@@ -105,8 +107,8 @@ _ADVICE = (
 )
 
 
-def gate(bundle: Bundle, mode: Literal["require", "auto", "off"]) -> Gate:
-    """The gate of a bundle.
+def load(bundle: Bundle, mode: Literal["require", "auto", "off"]) -> GoldenCheck:
+    """The golden check of a bundle.
 
     Args:
         bundle: what is to be served.
@@ -118,7 +120,7 @@ def gate(bundle: Bundle, mode: Literal["require", "auto", "off"]) -> Gate:
     """
     if mode == "off":
         _log.warning("golden answers not checked", model=bundle.name, detail="GLIMPSE_GOLDEN is off.")
-        return Gate(_different(bundle.recipe), ("black", "noise"), None, open=True)
+        return GoldenCheck(_different(bundle.recipe), ("black", "noise"), None, disabled=True)
     try:
         recorded = golden.read(bundle)
     except BundleError as error:
@@ -133,13 +135,15 @@ def gate(bundle: Bundle, mode: Literal["require", "auto", "off"]) -> Gate:
                 f"again: python -m glimpse.models golden {bundle.folder}"
             ) from error
         names = tuple(each.picture.name for each in recorded)
-        return Gate(np.stack(pixels), names, np.stack([each.probabilities for each in recorded]), open=False)
+        return GoldenCheck(np.stack(pixels), names, np.stack([each.probabilities for each in recorded]), disabled=False)
     if mode == "require":
         raise GoldenError(
             f"The model {bundle.name} has no golden answers, and GLIMPSE_GOLDEN is require. Record them in its bundle: "
             "python -m glimpse.models golden FOLDER"
         )
-    return Gate(_different(bundle.recipe), ("black", "noise"), None, open=False, own=not bundle.architecture)
+    return GoldenCheck(
+        _different(bundle.recipe), ("black", "noise"), None, disabled=False, user_model=not bundle.architecture
+    )
 
 
 def _different(recipe: Recipe) -> NDArray[np.uint8]:

@@ -27,8 +27,8 @@ class Network:
         self._assembly: Assembly | None = None
 
     def close(self) -> None:
-        """Remove what was converted and could not be kept; a runtime that has it goes on."""
-        if self._converted is not None and not self._converted.kept:
+        """Remove what was converted and could not be cached; a runtime that has it goes on."""
+        if self._converted is not None and not self._converted.cached:
             cleanup.current().remove(self._converted.folder)
 
     def load(self, *, converted: bool) -> None:
@@ -37,9 +37,9 @@ class Network:
 
     @property
     def converted(self) -> Converted:
-        """As files for OpenVINO; see `server.runtime.converted_cache.provide` for what it raises."""
+        """As files for OpenVINO; see `server.runtime.converted_cache.get_or_convert` for what it raises."""
         if self._converted is None:
-            self._converted = converted_cache.provide(self.bundle, seconds=self._conversion_seconds)
+            self._converted = converted_cache.get_or_convert(self.bundle, seconds=self._conversion_seconds)
         return self._converted
 
     def serving_model(self) -> keras.Model:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from glimpse.models.messages import lacks_memory, short
 from glimpse.models.outputs import DEFAULT_OUTPUTS, PROBABILITIES, Outputs
 from glimpse.server import cores
-from glimpse.server.runtime import told
+from glimpse.server.runtime import errors_as_unsupported
 from glimpse.server.runtime.converted_cache import GRAPH
 from glimpse.server.runtimes import PRECISIONS, REFERENCE, Precision
 from glimpse.server.settings.kinds import PrecisionChoice
@@ -44,7 +44,7 @@ def convert(graph: Any, folder: Path) -> Path:
         MemoryError: there was not enough.
         OSError: the files cannot be written.
     """
-    with told("openvino cannot convert this network", _reason):
+    with errors_as_unsupported("openvino cannot convert this network", _reason):
         # Stated, or every dead end of the graph becomes an output: what a layer computes for training only, for
         # example. They keep the names that they have in the graph's structure.
         converted = openvino.convert_model(graph, output=[each.name for each in graph.structured_outputs.values()])
@@ -63,7 +63,7 @@ def probabilities(graph: Path, pixels: NDArray[np.uint8]) -> NDArray[np.float32]
         UnsupportedNetworkError: OpenVINO cannot compile or compute it.
         MemoryError: there was not enough.
     """
-    with told("openvino cannot compute this network", _reason):
+    with errors_as_unsupported("openvino cannot compute this network", _reason):
         compiled = openvino.Core().compile_model(
             graph, "CPU", {"INFERENCE_PRECISION_HINT": PRECISIONS[REFERENCE].openvino_hint}
         )
@@ -99,7 +99,7 @@ class OpenVINORuntime:
             # Decoding and gRPC run on the same cores. A thread that is pinned beside them waits; another one moves.
             "ENABLE_CPU_PINNING": False,
         }
-        with told("openvino cannot compile this network", _reason):
+        with errors_as_unsupported("openvino cannot compile this network", _reason):
             network = core.read_model(graph)
             # A core for each batch: threads that share one wait for the slowest of them at every layer, and beside
             # decoding and gRPC one of them is always slow.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -64,6 +66,33 @@ def test_a_bundle_comes_back_as_it_was_written(folder: Path) -> None:
 
 def test_labels_are_one_class_a_line_with_the_id_behind_a_tab(folder: Path) -> None:
     assert (folder / "labels.txt").read_text(encoding="utf-8") == "cat\tn02123045\nSchäferhund\n"
+
+
+def test_weights_are_hashed_once_however_often_they_are_checked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In another process, too: a bundle carries what has been seen of its weights."""
+    hashed: list[Path] = []
+    digest = bundle.digest
+
+    def counted(path: Path) -> str:
+        hashed.append(path)
+        return digest(path)
+
+    monkeypatch.setattr(bundle, "digest", counted)
+    found = bundle.read(folder)
+    verified = found.verified()
+    assert verified == found
+    pickle.loads(pickle.dumps(verified)).check_digest()  # noqa: S301 - made here
+    assert verified.verified() is verified
+    assert hashed == [found.weights_path]
+
+
+def test_weights_that_have_changed_since_they_were_checked_are_refused(folder: Path) -> None:
+    verified = bundle.read(folder).verified()
+    before = verified.weights_path.stat()
+    verified.weights_path.write_bytes(b"Weights")  # as long as before
+    os.utime(verified.weights_path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(BundleError, match="is not the file that the bundle was made with"):
+        verified.check_digest()
 
 
 def test_other_weights_are_refused_with_both_digests(folder: Path) -> None:

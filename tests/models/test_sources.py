@@ -136,6 +136,13 @@ def test_a_weights_file_takes_labels_and_recipe_from_beside_it(weights_file: Pat
     assert serving.load_bundle(found).model.output_shape == (None, 3)
 
 
+def test_a_weights_file_is_hashed_once(weights_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For its digest; nobody has to compare it with that."""
+    found = resolve(Source(weights=str(weights_file), architecture="resnet20"))
+    monkeypatch.setattr(bundle, "digest", None)
+    found.check_digest()
+
+
 def test_labels_and_recipe_can_be_named(weights_file: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()

@@ -26,7 +26,7 @@ from glimpse.server import cleanup
 from glimpse.server.child_output import ChildOutput
 from glimpse.server.cleanup import Cleanup, StoppedError
 from glimpse.server.runtime import UnsupportedNetworkError, converted_cache, memory_budget, process_limits
-from glimpse.server.runtime.converted_cache import provide
+from glimpse.server.runtime.converted_cache import get_or_convert
 from tests.conftest import ROOT, RunningServer
 
 BUNDLE = bundles.read(bundles.EMBEDDED_DEFAULT)
@@ -88,7 +88,7 @@ def test_a_conversion_that_hangs_is_ended_in_time_and_told_as_that(
 ) -> None:
     instead(HANGS)
     with pytest.raises(UnsupportedNetworkError, match=r"took more than 0\.5 s\..*GLIMPSE_CONVERSION_SECONDS"):
-        provide(bundle, seconds=0.5)
+        get_or_convert(bundle, seconds=0.5)
     assert list((cache / "networks").iterdir()) == []
 
 
@@ -101,7 +101,7 @@ def test_what_a_conversion_began_ends_with_it(cache: Path, instead: Callable[[st
         "raise SystemExit(3)"
     )
     with pytest.raises(UnsupportedNetworkError, match="exit code 3"):
-        provide(BUNDLE)
+        get_or_convert(BUNDLE)
     assert gone(int(pid.read_text()))
 
 
@@ -112,7 +112,7 @@ def test_a_kill_for_want_of_memory_is_told_as_that(
     monkeypatch.setattr(memory_budget, "killed_for_memory", lambda: next(counts))
     instead("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
     with pytest.raises(MemoryError, match="because memory ran out"):
-        provide(BUNDLE)
+        get_or_convert(BUNDLE)
 
 
 def test_what_it_says_is_logged_in_our_form_and_never_comes_out_unread(
@@ -123,7 +123,7 @@ def test_what_it_says_is_logged_in_our_form_and_never_comes_out_unread(
         f"import sys; print('WARNING: greetings', file=sys.stderr); print({warning!r}, file=sys.stderr); sys.exit(1)"
     )
     with structlog.testing.capture_logs() as logs, pytest.raises(UnsupportedNetworkError, match="greetings"):
-        provide(BUNDLE)
+        get_or_convert(BUNDLE)
     told = {"event": "odd weights", "log_level": "warning", "detail": "of a test", "process_kind": "conversion"}
     assert told in logs
     assert capfd.readouterr() == ("", "")
@@ -143,7 +143,7 @@ def test_what_only_looks_like_a_line_of_our_log_is_heard_as_what_it_is(line: str
 def test_of_what_it_says_no_more_is_told_than_a_person_reads(cache: Path, instead: Callable[[str], None]) -> None:
     instead("import sys; sys.stderr.write('word ' * 1_000_000 + 'end'); sys.exit(1)")
     with pytest.raises(UnsupportedNetworkError) as refused:
-        provide(BUNDLE)
+        get_or_convert(BUNDLE)
     assert str(refused.value).endswith("end")
     assert len(str(refused.value)) < 1000
 
@@ -155,7 +155,7 @@ def test_an_end_from_outside_ends_the_process_and_leaves_nothing(cache: Path, in
     def start() -> None:
         with cleanup.within(started):
             try:
-                provide(BUNDLE)
+                get_or_convert(BUNDLE)
             except StoppedError as error:
                 raised.append(error)
 
@@ -171,7 +171,7 @@ def test_an_end_from_outside_ends_the_process_and_leaves_nothing(cache: Path, in
     assert process.returncode == -signal.SIGKILL
     assert not cache.exists()
     with pytest.raises(StoppedError), cleanup.within(started):
-        provide(BUNDLE)
+        get_or_convert(BUNDLE)
     assert not cache.exists()
 
 
@@ -185,10 +185,10 @@ def test_of_servers_that_start_at_once_one_converts_and_the_others_take_it(
 ) -> None:
     instead(converts(tmp_path / "runs"))
     with ThreadPoolExecutor(4) as servers:
-        found = list(servers.map(lambda _: provide(BUNDLE), range(4)))
+        found = list(servers.map(lambda _: get_or_convert(BUNDLE), range(4)))
     assert (tmp_path / "runs").read_text() == "x"
     assert {each.folder for each in found} == {found[0].folder}
-    assert all(each.kept for each in found)
+    assert all(each.cached for each in found)
     assert list((cache / "networks").iterdir()) == [found[0].folder]
 
 
@@ -197,7 +197,7 @@ def test_what_another_server_put_there_meanwhile_is_not_removed(
 ) -> None:
     """It comes between the first look and the lock."""
     instead(converts(tmp_path / "runs"))
-    kept = provide(BUNDLE).folder
+    kept = get_or_convert(BUNDLE).folder
     aside, looks = kept.rename(tmp_path / "aside"), []
     before = (aside / "network.bin").stat().st_ino
     read = converted_cache._read
@@ -210,7 +210,7 @@ def test_what_another_server_put_there_meanwhile_is_not_removed(
         return looks[-1]
 
     monkeypatch.setattr(converted_cache, "_read", look)
-    assert provide(BUNDLE).folder == kept
+    assert get_or_convert(BUNDLE).folder == kept
     assert (kept / "network.bin").stat().st_ino == before
     assert (tmp_path / "runs").read_text() == "x"
 
@@ -231,7 +231,7 @@ def test_a_network_that_is_used_as_it_is_to_be_removed_stays(
     cache: Path, instead: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     instead(converts(tmp_path / "runs"))
-    kept = provide(BUNDLE).folder
+    kept = get_or_convert(BUNDLE).folder
     month = time.time() - 31 * 24 * 3600
     os.utime(kept / "network.json", (month, month))
     rename = Path.rename
@@ -244,7 +244,7 @@ def test_a_network_that_is_used_as_it_is_to_be_removed_stays(
     monkeypatch.setattr(Path, "rename", slowly)
     converted_cache._tidy(cache / "networks")
     assert list((cache / "networks").iterdir()) == [kept]
-    assert provide(BUNDLE).kept
+    assert get_or_convert(BUNDLE).cached
     assert (tmp_path / "runs").read_text() == "x"
 
 
@@ -255,7 +255,7 @@ def test_a_lock_that_is_never_given_back_does_not_keep_a_server_from_starting(
     place = cache / "networks"
     place.mkdir(parents=True)
     with FileLock(place / f".{converted_cache.identity(BUNDLE)}.lock"):
-        assert provide(BUNDLE, seconds=3).kept
+        assert get_or_convert(BUNDLE, seconds=3).cached
     assert (tmp_path / "runs").read_text() == "x"
 
 
@@ -296,7 +296,7 @@ def test_a_model_that_grows_without_end_is_ended_and_nobody_else_tries_it(
     monkeypatch.setattr(process_limits, "_A_CORE", 0)
     instead("import time; x = [bytearray(b'x') * (1 << 20) for _ in range(400)]; time.sleep(1000)")
     with pytest.raises(ValueError, match=r"took more than \d+ MiB of memory, which is far more") as raised:
-        provide(own, seconds=120)
+        get_or_convert(own, seconds=120)
     assert not isinstance(raised.value, UnsupportedNetworkError)
     assert not list(cache.glob("networks/*"))
 
@@ -306,7 +306,7 @@ def test_a_model_that_never_ends_is_ended_and_no_other_runtime_tries_it(
 ) -> None:
     instead(HANGS)
     with pytest.raises(ValueError, match=r"took more than 1 s\. If you trust the source of the file") as raised:
-        provide(own, seconds=1)
+        get_or_convert(own, seconds=1)
     assert not isinstance(raised.value, UnsupportedNetworkError)
     assert not list(cache.glob("networks/*"))
 

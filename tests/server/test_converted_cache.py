@@ -21,7 +21,7 @@ from glimpse.models import bundle as bundles
 from glimpse.models.bundle import BundleError
 from glimpse.models.outputs import PROBABILITIES
 from glimpse.server.runtime import UnsupportedNetworkError, converted_cache
-from glimpse.server.runtime.converted_cache import provide
+from glimpse.server.runtime.converted_cache import get_or_convert
 from glimpse.server.runtime.network import Network
 from glimpse.server.runtime.openvino import OpenVINORuntime
 from tests.conftest import ROOT, RunningServer
@@ -35,7 +35,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GLIMPSE_CACHE", str(folder))
-        assert provide(BUNDLE).kept
+        assert get_or_convert(BUNDLE).cached
     return folder
 
 
@@ -55,6 +55,7 @@ def conversions(made: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     network = converted_cache._summary(json.loads((source / "network.json").read_text())["network"])
 
     def copy(bundle: bundles.Bundle, folder: Path, *, seconds: float) -> object:
+        assert bundle.verified_versions == bundles.file_versions(bundle.weights_path), "it would be hashed once more"
         folders.append(folder)
         for name, data in kept.items():
             (folder / name).write_bytes(data)
@@ -70,8 +71,8 @@ def only(cache: Path) -> Path:
 
 
 def test_what_is_kept_is_the_network_and_what_is_told_of_it(cache: Path) -> None:
-    found = provide(BUNDLE)
-    assert found.kept
+    found = get_or_convert(BUNDLE)
+    assert found.cached
     assert found.folder == only(cache)
     assert found.network.parameters == 864_802
     assert sum(stage.parameters for stage in found.network.stages) == 864_802
@@ -83,8 +84,8 @@ def test_what_is_kept_is_the_network_and_what_is_told_of_it(cache: Path) -> None
 
 @pytest.mark.usefixtures("cache")
 def test_a_second_start_converts_nothing(conversions: list[Path]) -> None:
-    assert converted_cache.kept(BUNDLE)
-    assert provide(BUNDLE).kept
+    assert converted_cache.is_cached(BUNDLE)
+    assert get_or_convert(BUNDLE).cached
     assert conversions == []
 
 
@@ -103,8 +104,8 @@ def test_a_bundle_that_differs_in_anything_that_matters_gets_a_network_of_its_ow
     cache: Path, conversions: list[Path], other: dict[str, object]
 ) -> None:
     bundle = replace(BUNDLE, **other)  # type: ignore[arg-type]  # fields of a bundle
-    assert not converted_cache.kept(bundle)
-    assert provide(bundle).folder != provide(BUNDLE).folder
+    assert not converted_cache.is_cached(bundle)
+    assert get_or_convert(bundle).folder != get_or_convert(BUNDLE).folder
     assert len(conversions) == 1
     assert len(list((cache / "networks").iterdir())) == 2
 
@@ -114,14 +115,14 @@ def test_other_code_or_another_package_makes_a_network_of_its_own(
     cache: Path, conversions: list[Path], what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(f"glimpse.server.runtime.converted_cache.{what}", lambda *_: "another")
-    provide(BUNDLE)
+    get_or_convert(BUNDLE)
     assert len(conversions) == 1
     assert len(list((cache / "networks").iterdir())) == 2
 
 
 def test_the_name_and_what_the_card_claims_do_not_matter(cache: Path, conversions: list[Path]) -> None:
     again = replace(BUNDLE, name="another", version="2", metrics={"top1": 0.1})
-    assert provide(again).folder == only(cache)
+    assert get_or_convert(again).folder == only(cache)
     assert conversions == []
 
 
@@ -139,17 +140,17 @@ def test_a_damaged_network_is_made_anew(cache: Path, conversions: list[Path], na
     }
     change[damage]()
     with structlog.testing.capture_logs() as logs:
-        found = provide(BUNDLE)
+        found = get_or_convert(BUNDLE)
     assert [line["event"] for line in logs] == ["kept network cannot be used", "network converted"]
-    assert (found.kept, len(conversions)) == (True, 1)
-    assert provide(BUNDLE).folder == only(cache)
+    assert (found.cached, len(conversions)) == (True, 1)
+    assert get_or_convert(BUNDLE).folder == only(cache)
     assert len(conversions) == 1
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"files": {}, "network": {}}', '{"files": [], "network": 3}'])
 def test_a_damaged_description_of_it_is_made_anew(cache: Path, conversions: list[Path], text: str) -> None:
     (only(cache) / "network.json").write_text(text)
-    assert provide(BUNDLE).network.parameters == 864_802
+    assert get_or_convert(BUNDLE).network.parameters == 864_802
     assert len(conversions) == 1
     assert json.loads((only(cache) / "network.json").read_text())["files"]
 
@@ -159,7 +160,7 @@ def test_weights_that_are_not_the_bundles_are_refused_though_the_network_is_kept
     folder = Path(shutil.copytree(BUNDLE.folder, tmp_path / "bundle"))
     (folder / bundles.WEIGHTS).write_bytes(b"another")
     with pytest.raises(BundleError, match="is not the file that the bundle was made with"):
-        provide(bundles.read(folder))
+        get_or_convert(bundles.read(folder))
 
 
 def test_where_nothing_can_be_kept_the_network_is_temporary(
@@ -172,7 +173,7 @@ def test_where_nothing_can_be_kept_the_network_is_temporary(
         graph = network.converted.graph
     assert [line["event"] for line in logs] == ["converted network not kept", "network converted"]
     assert "GLIMPSE_CACHE" in logs[0]["detail"]
-    assert not network.converted.kept
+    assert not network.converted.cached
     assert len(conversions) == 1
     runtime = OpenVINORuntime(graph, "float32")
     network.close()
@@ -183,7 +184,7 @@ def test_where_nothing_can_be_kept_the_network_is_temporary(
 
 def test_a_kept_network_outlives_the_one_who_read_it(cache: Path) -> None:
     network = Network(BUNDLE)
-    assert network.converted.kept
+    assert network.converted.cached
     network.close()
     assert only(cache).is_dir()
     Network(BUNDLE).close()  # nothing was asked of it
@@ -193,8 +194,8 @@ def test_a_folder_that_cannot_be_written_is_read_all_the_same(
     cache: Path, conversions: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "access", lambda path, _: path != cache / "networks")
-    assert provide(BUNDLE).kept
-    assert not provide(replace(BUNDLE, temperature=2.0)).kept
+    assert get_or_convert(BUNDLE).cached
+    assert not get_or_convert(replace(BUNDLE, temperature=2.0)).cached
     assert len(conversions) == 1
     assert only(cache) not in conversions
 
@@ -208,7 +209,7 @@ def test_another_user_s_folder_is_no_reason_not_to_start(cache: Path) -> None:
         "import glimpse.models.published\n"
         "ours = bundle.read(bundle.EMBEDDED_DEFAULT)\n"
         "os.setuid(12345)\n"
-        "print(converted_cache.kept(ours), end='')\n"
+        "print(converted_cache.is_cached(ours), end='')\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "GLIMPSE_CACHE": str(cache)}
     said = []
@@ -233,7 +234,7 @@ def test_with_no_room_anywhere_it_says_so(cache: Path, monkeypatch: pytest.Monke
     usage = shutil.disk_usage(cache)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1 << 20))
     with pytest.raises(OSError, match=r"cannot be written to a file.*1 MiB are free.*GLIMPSE_CACHE"):
-        provide(replace(BUNDLE, temperature=2.0))
+        get_or_convert(replace(BUNDLE, temperature=2.0))
 
 
 def test_a_disk_without_room_keeps_nothing(
@@ -243,7 +244,7 @@ def test_a_disk_without_room_keeps_nothing(
     short = usage._replace(free=1 << 20)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: short if path == cache / "networks" else usage)
     with structlog.testing.capture_logs() as logs:
-        assert not provide(replace(BUNDLE, temperature=2.0)).kept
+        assert not get_or_convert(replace(BUNDLE, temperature=2.0)).cached
     assert "1 MiB are free" in logs[0]["detail"]
     assert len(conversions) == 1
 
@@ -260,7 +261,7 @@ def test_of_two_servers_that_convert_at_once_the_second_takes_what_the_first_kep
         return convert(bundle, into, seconds=seconds)
 
     monkeypatch.setattr(converted_cache, "_converted_elsewhere", slower)
-    assert provide(BUNDLE).folder == folder
+    assert get_or_convert(BUNDLE).folder == folder
     assert not conversions[0].exists()
 
 
@@ -273,8 +274,8 @@ def test_what_was_not_used_for_a_month_goes_and_what_a_killed_server_left(cache:
     month = time.time() - 31 * 24 * 3600
     for path in (unused / "network.json", half, used / "network.json"):
         os.utime(path, (month, month))
-    provide(BUNDLE)  # used today
-    provide(replace(BUNDLE, temperature=2.0))
+    get_or_convert(BUNDLE)  # used today
+    get_or_convert(replace(BUNDLE, temperature=2.0))
     assert used.exists()
     assert fresh.exists()
     assert not unused.exists()
@@ -323,16 +324,16 @@ def test_how_the_conversion_ends_is_how_it_is_told_and_nothing_stays(
     bundle = replace(BUNDLE, labels=many)
     before = only(cache)
     with pytest.raises(raised, match=match):
-        provide(bundle)
+        get_or_convert(bundle)
     refused = "ResizeBicubic" in script  # the one thing that would be no other at the next start
     assert len(list((cache / "networks").iterdir())) == 1 + refused
     assert before.is_dir()
-    assert converted_cache.kept(bundle) == refused
+    assert converted_cache.is_cached(bundle) == refused
     if refused:
         monkeypatch.undo()
         monkeypatch.setenv("GLIMPSE_CACHE", str(cache))
         with pytest.raises(raised, match=match):
-            provide(bundle)
+            get_or_convert(bundle)
 
 
 CONVERSION = """

@@ -147,7 +147,7 @@ def test_any_failure_of_the_conversion_is_told_by_its_cause_and_falls_to_the_nex
     assert line["detail"].endswith("failed: unsupported operand type(s) for *: 'NoneType' and 'NoneType'")
     with pytest.raises(ModelLoadError, match="failed: unsupported operand"):
         load(path, runtime="openvino")
-    assert not converted_cache.kept(resolve(Source(weights=str(path)))), "another time it may not fail"
+    assert not converted_cache.is_cached(resolve(Source(weights=str(path)))), "another time it may not fail"
 
 
 @pytest.mark.parametrize("where", ["__init__", "__call__"])
