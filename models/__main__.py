@@ -190,7 +190,7 @@ def _golden(options: argparse.Namespace) -> None:
 
     bundle = bundles.read(options.bundle)
     network = serving_model(load_bundle(bundle), bundle.recipe, bundle.temperature)
-    chosen = [golden.Picture(path.name, path.read_bytes(), options.source) for path in options.picture or ()]
+    chosen = [golden.SampleImage(path.name, path.read_bytes(), options.source) for path in options.picture or ()]
     recorded = golden.record(
         bundle,
         lambda pixels: network(pixels, training=False),

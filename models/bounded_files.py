@@ -1,11 +1,11 @@
-"""Small files that somebody else may have made: descriptions, labels, recipes, recorded answers, pictures.
+"""Reading small files from untrusted sources: descriptions, labels, recipes, recorded answers, pictures.
 
-Only plain files are read, so that a pipe does not wait and a device does not go on for ever, and only up to a limit.
-What a bundle names lies in its own folder: a link is followed as long as it stays within, which is how Kubernetes
-mounts a ConfigMap (each file is a link into ``..data``, which is a link to a folder beside it).
+Only regular files are read, because a pipe would wait and a device might never end, and only up to a limit of size.
+Files of a bundle must lie in its folder; a symbolic link is followed if it stays within, because Kubernetes mounts a
+ConfigMap like that (each file is a link into ``..data``, which is a link to a folder beside it).
 
-JSON and TOML may be nested too deeply for their readers, have numbers that no float holds, or the same name twice, of
-which readers take different ones. Each of these is a ValueError of one sentence.
+JSON and TOML that is nested too deeply, has numbers that do not fit a float, or has a key twice in an object (of which
+parsers take different ones) is refused with a ValueError.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ from io import BufferedReader
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from glimpse.models import opened as files
-from glimpse.models import texts
+from glimpse.models import regular_files, texts
 
 TEXT_BYTES = 1 << 16  # of a description or a recipe: dozens of times what they have
 LINE = 1_000  # characters of a line of TOML
@@ -30,48 +29,48 @@ DIGITS = 30  # of a whole number: more than 64 bits have
 
 
 def read(path: Path, limit: int) -> bytes:
-    """The bytes of a plain file.
+    """The bytes of a regular file.
 
     Args:
         path: links are followed; see `inside` for those of a folder.
-        limit: bytes that are read at the most.
+        limit: the largest size that is read, in bytes.
 
     Raises:
         OSError: it cannot be opened or read.
-        ValueError: it is no plain file, or has more bytes.
+        ValueError: it is not a regular file, or is larger.
     """
-    with opened(path, holes=True) as file:
+    with open_file(path, holes=True) as file:
         data = file.read(limit + 1)
     if len(data) > limit:
-        raise ValueError(f"it has more than {limit:,} bytes, which is more than such a file may have")
+        raise ValueError(f"it has more than {limit:,} bytes, the largest size of such a file")
     return data
 
 
 @contextmanager
-def opened(path: Path, *, holes: bool = False) -> Iterator[BufferedReader]:
-    """A plain file, to be read; for those whose size is bounded elsewhere. See `models.opened.plain`.
+def open_file(path: Path, *, holes: bool = False) -> Iterator[BufferedReader]:
+    """Open a regular file for reading, without a limit of size. See `models.regular_files.open_file`.
 
     Raises:
         OSError: it cannot be opened.
-        ValueError: it is no plain file.
+        ValueError: it is not a regular file.
     """
     try:
-        file = files.plain(path, holes=holes)
-    except files.NotAFileError as error:
+        file = regular_files.open_file(path, holes=holes)
+    except regular_files.NotARegularFileError as error:
         raise ValueError(f"it {error.reason}") from error
     with file:
         yield file
 
 
 def inside(folder: Path, name: object) -> Path:
-    """Where the file or folder called `name` really lies, which is within `folder`: every link on the way is followed.
+    """The path of an entry of a folder with all symbolic links resolved; it must lie within the folder.
 
     Args:
-        folder: may itself be a link; the operator has named it.
-        name: from a file; a plain name, without any separator of Unix or Windows.
+        folder: may itself be a symbolic link, because the operator has named it.
+        name: from a file; a name without path separators of Unix or Windows.
 
     Raises:
-        ValueError: it is no plain name, or a link leads out of the folder.
+        ValueError: it is not such a name, or a link leads out of the folder.
     """
     if not is_plain_name(name):
         raise ValueError(f"a file of a bundle must lie in its folder. Received: {shown(name)}")
@@ -101,11 +100,11 @@ def is_plain_name(name: object) -> bool:
 
 
 def parse_json(text: str) -> Any:
-    """The value of a JSON text (RFC 8259).
+    """Parse JSON (RFC 8259).
 
     Raises:
-        ValueError: it is none, has a name twice in one object, a number that is not finite or has too many digits, or
-            is nested too deeply.
+        ValueError: the text is not valid JSON, has a key twice in one object or a number that is not finite or has too
+            many digits, or is nested too deeply.
     """
     try:
         value = json.loads(
@@ -118,10 +117,11 @@ def parse_json(text: str) -> Any:
 
 
 def parse_toml(text: str) -> dict[str, Any]:
-    """The tables of a TOML text.
+    """Parse TOML.
 
     Raises:
-        ValueError: it is none, has a line that is too long, a number with too many digits, or is nested too deeply.
+        ValueError: the text is not valid TOML, has a line that is too long or a number with too many digits, or is
+            nested too deeply.
     """
     # The reader takes time and memory with the square of the parts of a dotted key, which stands on one line.
     if max(map(len, text.splitlines()), default=0) > LINE:
@@ -135,17 +135,17 @@ def parse_toml(text: str) -> dict[str, Any]:
 
 
 def read_text(path: Path, limit: int = TEXT_BYTES) -> str:
-    """The text of a plain file, see `read` and `models.texts.decode`.
+    """The text of a regular file, see `read` and `models.texts.decode`.
 
     Raises:
         OSError: it cannot be opened or read.
-        ValueError: it is no plain file, has too many bytes, or is no text.
+        ValueError: it is not a regular file, is too large, or is not text in UTF-8 or UTF-16.
     """
     return texts.decode(read(path, limit))
 
 
 def shown(value: object) -> str:
-    """A value from a file in an error: on one line, and short, whatever it is."""
+    """A value from a file for an error message: on one line, and shortened."""
     return _short.repr(value)
 
 
@@ -180,13 +180,13 @@ def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: set[str] = set()
         for name, _ in pairs:
             if name in seen:
-                raise ValueError(f"{shown(name)} is there twice")
+                raise ValueError(f"the key {shown(name)} appears twice in an object")
             seen.add(name)
     return values
 
 
 def _constant(word: str) -> None:
-    raise ValueError(f"{word} is no number of JSON")
+    raise ValueError(f"{word} is not a number in JSON")
 
 
 def _whole(digits: str) -> int:
@@ -197,5 +197,5 @@ def _whole(digits: str) -> int:
 
 def _finite(digits: str) -> float:
     if not math.isfinite(value := float(digits)):
-        raise ValueError(f"{shown(digits)} is more than a float holds")
+        raise ValueError(f"{shown(digits)} is too large for a float")
     return value

@@ -1,13 +1,13 @@
 """A bundle: the folder in which a trained network travels, with all that is needed to serve it.
 
     model.json           what the network is: architecture, pre-stem recipe, temperature, digest, metrics
-    labels.txt           one class a line, in the order of the network's output: ``label`` or ``label<TAB>class_id``
+    labels.txt           one class a line, in the order of the network's output, see `models.labels`
     weights.safetensors  float32 tensors, each under the path of its Keras variable
-    golden/              pictures with recorded answers, see `models.golden`; optional
+    golden/              pictures with recorded predictions, see `models.golden`; optional
     MODEL_CARD.md        for people, with its pictures beside it
 
-A bundle may come from anybody: a file is read within bounds, and none outside of the folder (`models.bounded_files`).
-Plain data: neither Keras nor gRPC is imported here.
+A bundle may come from an untrusted source: each file is read up to a limit, and no file outside of the folder is read
+(`models.bounded_files`). Neither Keras nor gRPC is imported here.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ import json
 import math
 import re
 import stat
-import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,36 +26,29 @@ from typing import Any, NamedTuple
 from glimpse.models import bounded_files, messages
 from glimpse.models.bounded_files import shown
 from glimpse.models.catalogue import UnknownArchitectureError, find
+from glimpse.models.errors import BundleError
+from glimpse.models.labels import LABELS, ClassLabel, check_labels, read_labels
 from glimpse.models.prestem.recipe import Recipe
+from glimpse.models.suggestions import nearest
+
+__all__ = ["Bundle", "BundleError", "ClassLabel", "check", "digest", "embedded", "read", "read_labels", "write"]
 
 FORMAT = 1
 DESCRIPTION = "model.json"
-LABELS = "labels.txt"
 WEIGHTS = "weights.safetensors"
-# PyTorch's exporter to ONNX puts the tensors into the first, other programs into the second: a file beside the model.
-BESIDE = (".data", "_data")
+# Suffixes of the file beside an ONNX model into which PyTorch (the first) and other exporters put the tensors.
+EXTERNAL_DATA_SUFFIXES = (".data", "_data")
 EMBEDDED = Path(__file__).parent / "bundles"
-DEFAULT = ("se_resnet20", "cifar10")  # architecture and tag of the embedded bundle that is served unless told otherwise
+DEFAULT = ("se_resnet20", "cifar10")  # architecture and tag of the embedded bundle that is served by default
 EMBEDDED_DEFAULT = EMBEDDED / "_".join(DEFAULT)
 
-LABELS_BYTES = 16 << 20  # of the file
-MOST_LABELS = 100_000  # classes; the largest public data set of images has some 22,000
-LONGEST_LABEL = 1_000  # characters of a line of the labels
+# The keys of the description; `options` and `golden` may be left out.
+_KEYS = (
+    *("format", "name", "version", "architecture", "variant", "input_shape", "classes", "labels", "recipe"),
+    *("temperature", "weights", "weights_digest", "metrics", "options", "golden"),
+)
 
-_LINE_END = re.compile(r"\r\n|\r|\n")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-
-
-class BundleError(ValueError):
-    """A bundle cannot be used as it is; the message says which one, why, and what to do."""
-
-
-@dataclass(frozen=True, slots=True)
-class ClassLabel:
-    """One class of a network's output."""
-
-    label: str  # for people: "cat"
-    class_id: str = ""  # stable id where the data set has one, for example WordNet's "n02123045"
 
 
 class FileVersion(NamedTuple):
@@ -96,10 +88,10 @@ class Bundle:
         return self.folder / self.weights_file
 
     def check_digest(self) -> None:
-        """Compare the weights file with the digest that the bundle names, unless that has been done.
+        """Compare the weights file with the digest that ``model.json`` states, unless that has been done.
 
         Raises:
-            BundleError: the file is missing or is another one.
+            BundleError: the file is missing, or its digest is different.
         """
         self.verified()
 
@@ -117,8 +109,8 @@ class Bundle:
         found = digest(self.weights_path)
         if found != self.weights_digest:
             raise BundleError(
-                f"{self.weights_path} is not the file that the bundle was made with. Expected {self.weights_digest}, "
-                f"found {found}. Copy the bundle again."
+                f"{self.weights_path} is not the file that the bundle was made with: its digest is {found}, and "
+                f"{DESCRIPTION} states {self.weights_digest}. Copy the bundle again."
             )
         return replace(self, verified_versions=versions)
 
@@ -135,16 +127,16 @@ def file_versions(path: Path) -> tuple[FileVersion, ...]:
 
 
 def digest(path: Path) -> str:
-    """``sha256:`` and the hexadecimal hash of a file, and of what an exporter to ONNX has put beside it.
+    """``sha256:`` and the hexadecimal hash of a weights file, external data of an ONNX model included.
 
     Raises:
         BundleError: the file cannot be read.
     """
     try:
-        with bounded_files.opened(path) as file:
+        with bounded_files.open_file(path) as file:
             whole = hashlib.file_digest(file, "sha256")
         for beside in _beside(path):
-            with bounded_files.opened(beside) as file:
+            with bounded_files.open_file(beside) as file:
                 whole.update(hashlib.file_digest(file, "sha256").digest())
     except OSError as error:
         raise BundleError(f"{path} cannot be read: {error.strerror or error}. A bundle needs its weights.") from error
@@ -155,17 +147,17 @@ def digest(path: Path) -> str:
 
 def _beside(path: Path) -> list[Path]:
     """What an exporter to ONNX has put beside a file."""
-    return [beside for ending in BESIDE if (beside := path.with_name(path.name + ending)).is_file()]
+    return [beside for ending in EXTERNAL_DATA_SUFFIXES if (beside := path.with_name(path.name + ending)).is_file()]
 
 
 def read(folder: Path) -> Bundle:
-    """Read and check a bundle; the weights' digest is left to `Bundle.check_digest`.
+    """Read and check a bundle. The digest of its weights is not compared here, see `Bundle.check_digest`.
 
     Raises:
-        BundleError: a file is missing or malformed, or the values contradict one another.
+        BundleError: a file is missing or malformed, or its values contradict one another.
     """
     path = folder / DESCRIPTION
-    text = _text(path, within=folder)
+    text = _description(folder)
     try:
         values = bounded_files.parse_json(text)
     except ValueError as error:
@@ -177,11 +169,13 @@ def read(folder: Path) -> Bundle:
             f"{path} has format {shown(values.get('format'))}; this version of Glimpse reads format {FORMAT}. "
             "Export the bundle again, or use the Glimpse that wrote it."
         )
+    if hint := _misspelt(values):
+        raise BundleError(f"{path} has an unknown key.{hint}")
     try:
         bundle = _from_dict(folder, values)
         classes = values["classes"]
     except KeyError as error:
-        raise BundleError(f"{path} lacks {error}. Export the bundle again.") from error
+        raise BundleError(f"{path} lacks the key {error}. Export the bundle again.") from error
     except BundleError:
         raise
     except (TypeError, ValueError, AttributeError) as error:
@@ -192,6 +186,18 @@ def read(folder: Path) -> Bundle:
             f"Received: {len(bundle.labels)} lines"
         )
     return bundle
+
+
+def _misspelt(values: Mapping[str, Any]) -> str:
+    """A sentence, with a leading space, about an unknown key that resembles one which is absent; else empty.
+
+    Other unknown keys are ignored: tools may keep notes of their own in the file.
+    """
+    absent = [key for key in _KEYS if key not in values]
+    for key in values:
+        if key not in _KEYS and (hint := nearest(key, absent)):
+            return f" Received: {shown(key)}.{hint}"
+    return ""
 
 
 def write(
@@ -207,10 +213,10 @@ def write(
     temperature: float,
     metrics: Mapping[str, float],
 ) -> Bundle:
-    """Make a bundle of the `weights.safetensors` that already lies in `folder`, and read it back.
+    """Make a bundle of a folder that holds ``weights.safetensors``: write the labels and the description, and read it.
 
     Raises:
-        BundleError: the weights are missing, or a value cannot be.
+        BundleError: the weights are missing, or a value is not valid.
     """
     check(name, version, labels)
     values = {
@@ -235,40 +241,29 @@ def write(
 
 
 def check(name: str, version: str, labels: Sequence[ClassLabel]) -> None:
-    """Refuse what no bundle can hold; whoever trains one asks before, not after it.
+    """Check what a bundle is about to be written with; training does so before its first epoch.
 
     Raises:
-        BundleError: the name, the version or a label cannot be.
+        BundleError: the name, the version or a label is not valid in a bundle.
     """
     try:
         _check_names({"name": name, "version": version})
     except ValueError as error:
         raise BundleError(f"The bundle's {error}") from None
-    for label in labels:
-        if not label.label.strip() or not all(map(_is_of_one_line, label.label + label.class_id)):
-            raise BundleError(
-                "A label must be one line of text without tabs or other control characters, in valid Unicode. "
-                f"Received: {label.label!r}"
-            )
-        if label.label.startswith("\ufeff"):
-            raise BundleError(f"A label cannot begin with a byte order mark. Received: {label.label!r}")
-
-
-def _is_of_one_line(character: str) -> bool:
-    """Neither a control character nor a separator of lines or paragraphs nor half a character."""
-    return unicodedata.category(character) not in {"Cc", "Zl", "Zp", "Cs"}
+    check_labels(labels)
 
 
 def _check_names(values: Mapping[str, Any]) -> None:
     for field in ("name", "version"):
         if not (isinstance(values[field], str) and len(values[field]) <= 200 and _NAME.fullmatch(values[field])):
             raise ValueError(
-                f"{field} must be letters, digits, '.', '_' and '-', 200 at most. Received: {shown(values[field])}"
+                f"{field} must be 1 to 200 letters, digits, '.', '_' and '-', and begin with a letter or digit. "
+                f"Received: {shown(values[field])}"
             )
 
 
 def embedded(architecture: str) -> tuple[str, ...]:
-    """Tags of the bundles of `architecture` that come with the package, sorted."""
+    """Tags of the bundles of an architecture that are part of the package, sorted."""
     prefix = f"{architecture}_"
     return tuple(sorted(p.parent.name.removeprefix(prefix) for p in EMBEDDED.glob(f"{prefix}*/{DESCRIPTION}")))
 
@@ -283,7 +278,8 @@ def _from_dict(folder: Path, values: dict[str, Any]) -> Bundle:
     recipe = Recipe.from_dict(_of_type(values, "recipe", dict))
     if (recipe.height, recipe.width, 3) != tuple(shape):
         raise ValueError(
-            f"the recipe makes {recipe.height}x{recipe.width}x3 images, which is not input_shape. Received: {shape}"
+            f"input_shape must be the size that the recipe produces, {recipe.height}x{recipe.width}x3. "
+            f"Received: {shown(shape)}"
         )
     temperature = _number(values["temperature"], "temperature")
     if temperature <= 0:
@@ -294,10 +290,10 @@ def _from_dict(folder: Path, values: dict[str, Any]) -> Bundle:
         if architecture:
             find(architecture, variant, options)
     except UnknownArchitectureError as error:
-        raise ValueError(f"{error} It may need a newer Glimpse.") from error
+        raise ValueError(f"{error} The bundle may need a newer version of Glimpse.") from error
     weights = _of_type(values, "weights", str)
-    for name in (weights, *(weights + ending for ending in BESIDE)):
-        _refuse_no_file(bounded_files.inside(folder, name), name)
+    for name in (weights, *(weights + ending for ending in EXTERNAL_DATA_SUFFIXES)):
+        _check_is_file(bounded_files.inside(folder, name), name)
     golden = values.get("golden") or ""
     if golden:
         bounded_files.inside(folder, golden)
@@ -320,9 +316,9 @@ def _from_dict(folder: Path, values: dict[str, Any]) -> Bundle:
 
 
 def _of_type(values: Mapping[str, Any], field: str, kind: type) -> Any:
-    """A value of that type; checked before anything looks at it more closely, such as at its hash."""
+    """The value of a field, once it is known to be of that type."""
     if not isinstance(value := values[field], kind):
-        raise TypeError(f"{field} must be {'text' if kind is str else 'an object'}. Received: {shown(value)}")
+        raise TypeError(f"{field} must be {'a string' if kind is str else 'an object'}. Received: {shown(value)}")
     return value
 
 
@@ -332,63 +328,23 @@ def _number(value: object, what: str) -> float:
     return float(value)
 
 
-def _refuse_no_file(path: Path, name: str) -> None:
-    """Refuse what is there and no plain file; of what is not there, whoever needs it says so."""
+def _check_is_file(path: Path, name: str) -> None:
+    """Refuse a folder, a device or a pipe. A file that does not exist is reported by whoever opens it."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
         return
     if not stat.S_ISREG(mode):
-        raise ValueError(f"{name} of a bundle must be a plain file")
+        raise ValueError(f"{name} of a bundle must be a regular file, not a folder, a device or a pipe")
 
 
-def read_labels(path: Path, *, name: Path | None = None) -> tuple[ClassLabel, ...]:
-    """The classes of a file, one a line: ``label`` or ``label<TAB>class_id``. Blank lines at its end do not count.
-
-    Args:
-        path: of at most `LABELS_BYTES` and `MOST_LABELS` lines.
-        name: what errors call it; None: `path`.
-
-    Raises:
-        BundleError: it cannot be read, or a line is not of that form.
-    """
-    # Not `splitlines`, which breaks at characters that a label may have.
-    lines = _LINE_END.split(_text(path, LABELS_BYTES, name=name))
-    while lines and not lines[-1].strip():
-        del lines[-1]
-    if len(lines) > MOST_LABELS:
-        raise BundleError(f"{name or path} must name at most {MOST_LABELS:,} classes. Received: {len(lines):,} lines")
+def _description(folder: Path) -> str:
+    path = folder / DESCRIPTION
     try:
-        return tuple(_labels(lines))
-    except ValueError as error:
-        raise BundleError(f"{name or path}: {error}") from error
-
-
-def _labels(lines: Iterable[str]) -> Iterable[ClassLabel]:
-    for number, line in enumerate(lines, start=1):
-        label, _, class_id = line.partition("\t")
-        if not line.strip():
-            raise ValueError(
-                f"line {number} of the labels is blank, and every class needs a name. Give it one, or remove the line "
-                "if the network has no such class."
-            )
-        if not label.strip() or "\t" in class_id:
-            raise ValueError(
-                f"line {number} of the labels must be 'label' or 'label<TAB>class_id'. Received: {shown(line)}"
-            )
-        if len(line) > LONGEST_LABEL:
-            raise ValueError(f"line {number} of the labels has more than {LONGEST_LABEL:,} characters")
-        yield ClassLabel(label, class_id)
-
-
-def _text(
-    path: Path, limit: int = bounded_files.TEXT_BYTES, *, within: Path | None = None, name: Path | None = None
-) -> str:
-    try:
-        return bounded_files.read_text(path if within is None else bounded_files.inside(within, path.name), limit)
+        return bounded_files.read_text(bounded_files.inside(folder, DESCRIPTION))
     except OSError as error:
         raise BundleError(
-            f"{name or path} cannot be read: {error.strerror or error}. A bundle needs {DESCRIPTION} and {LABELS}."
+            f"{path} cannot be read: {error.strerror or error}. A bundle needs {DESCRIPTION} and {LABELS}."
         ) from error
     except ValueError as error:
-        raise BundleError(f"{name or path} cannot be read: {error}.") from error
+        raise BundleError(f"{path} cannot be read: {error}.") from error

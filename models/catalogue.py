@@ -62,7 +62,7 @@ _KINDS: dict[str, tuple[Callable[[object], bool], str]] = {
 
 
 class UnknownArchitectureError(ValueError):
-    """The library has no such architecture, variant or option; fix the name."""
+    """The library has no such architecture, variant or option; the message lists similar names."""
 
 
 def architectures() -> dict[str, tuple[str, ...]]:
@@ -89,7 +89,7 @@ def find(name: str, variant: str | None = None, options: Mapping[str, Any] | Non
     if not rows:
         raise UnknownArchitectureError(
             f"No architecture is called {name!r}.{did_you_mean(name, architectures())} "
-            "python -m glimpse.models list shows all."
+            "python -m glimpse.models list shows all architectures."
         )
     for row in rows:
         if variant is None or row.variant == variant:

@@ -1,8 +1,7 @@
-"""`python -m glimpse.models.evaluate`: measure again what a model card claims."""
+"""`python -m glimpse.models.evaluate`: measure a bundle on labelled images, and compare with its model card."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -11,31 +10,32 @@ from typing import TYPE_CHECKING
 
 from glimpse.models import bundle, standard
 from glimpse.models.bundle import Bundle
+from glimpse.models.command_line import Parser
 
 if TYPE_CHECKING:
     from glimpse.models.train.measure import Measurement
 
 
 def evaluate(loaded: Bundle, data: Path, *, skip_unreadable: bool = False) -> Measurement:
-    """Measure a bundle on the ``.../class/image`` files of a folder or zip.
+    """Measure a bundle on the images of a folder or a zip file, in folders named after their classes.
 
     Args:
         loaded: the bundle.
-        data: folder or zip.
-        skip_unreadable: leave out images that cannot be read, and say so on the standard error.
+        data: folder or zip file.
+        skip_unreadable: skip images that cannot be read, and list them on the standard error.
 
     Raises:
         BundleError: the bundle cannot be used.
         ValueError: the images cannot be used.
-        FileNotFoundError: nothing at `data`.
+        FileNotFoundError: `data` does not exist.
     """
     from glimpse.models import serving
-    from glimpse.models.train.data import read, several
+    from glimpse.models.train.data import read, summary
     from glimpse.models.train.measure import measure
 
     images = read(data, loaded.recipe, [label.label for label in loaded.labels], skip_unreadable=skip_unreadable)
     if images.left_out:
-        print(f"{data}: left out: {several(images.left_out)}", file=sys.stderr)
+        print(f"{data}: skipped: {summary(images.left_out)}", file=sys.stderr)
     network = serving.logits_model(serving.load_bundle(loaded), loaded.recipe)
     return measure(serving.logits(network, images.pixels), images.classes, loaded.temperature)
 
@@ -44,20 +44,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command.
 
     Returns:
-        The exit code: 0, or 1 when the bundle or the images are at fault.
+        The exit code: 0, or 1 where the bundle or the images cannot be used.
     """
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m glimpse.models.evaluate",
-        description="Measure again what a model card claims: accuracy, likelihood, calibration, confusion.",
-    )
-    parser.add_argument("--bundle", type=Path, metavar="DIR", help="bundle to measure (default: the embedded one)")
-    parser.add_argument(
-        "--data", type=Path, required=True, metavar="PATH", help="folder or zip of .../class/image files"
+        description="Measure a bundle on labelled images: accuracy, negative log-likelihood, calibration error and "
+        "confusion matrix, as in its model card.",
+        epilog="example: python -m glimpse.models.evaluate --bundle runs/photos/bundle --data test.zip",
     )
     parser.add_argument(
-        "--skip-unreadable", action="store_true", help="leave out images that cannot be read, and name them"
+        "--bundle", type=Path, metavar="DIR", help="folder of the bundle (default: the one that is part of the package)"
     )
-    parser.add_argument("--json", action="store_true", help="one JSON object instead of tables")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        metavar="PATH",
+        help="folder or zip file of images, with one folder for each class: .../CLASS/IMAGE",
+    )
+    parser.add_argument(
+        "--skip-unreadable",
+        action="store_true",
+        help="skip images that cannot be read, and list them (default: refuse to measure)",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     options = parser.parse_args(arguments)
     try:
         loaded = bundle.read(options.bundle or bundle.EMBEDDED_DEFAULT)
@@ -66,7 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"glimpse.models.evaluate: {error}", file=sys.stderr)
         return 1
     except MemoryError:
-        print("glimpse.models.evaluate: memory does not suffice for the images.", file=sys.stderr)
+        print(
+            "glimpse.models.evaluate: there is not enough memory for the images. Give fewer of them.", file=sys.stderr
+        )
         return 1
     print(_as_json(loaded, measurement) if options.json else _as_text(loaded, measurement))
     return 0
@@ -102,7 +114,7 @@ def _as_text(loaded: Bundle, measurement: Measurement) -> str:
         f"NLL                {measurement.nll_uncalibrated:.4f} uncalibrated, {measurement.nll:.4f} calibrated",
         f"calibration error  {before.error:.2%} uncalibrated, {after.error:.2%} calibrated",
         "",
-        "true class (rows) and answer (columns):",
+        "confusion matrix, true class (rows) by predicted class (columns):",
     ]
     names = [label.label for label in loaded.labels]
     counts = measurement.confusion

@@ -1,10 +1,10 @@
-"""Golden answers: a few pictures in a bundle, and the probabilities that its network gave them where it was made.
+"""Golden answers: a few pictures in a bundle, with the probabilities that its network gave when they were recorded.
 
-    golden/answers.json   the answers, and with what they were recorded
+    golden/answers.json   the probabilities, and the software that computed them
     golden/*.png          the pictures
 
-A server computes them again before it serves: on this machine, with its own decoder, runtime and precision. No Keras
-is imported here; whoever records brings the network.
+Before it serves, a server computes the probabilities again, with its own decoder, runtime and precision, and compares
+them. Keras is not imported here: the caller of `record` supplies the network.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ from glimpse.models.prestem import host
 FOLDER = "golden"
 ANSWERS = "answers.json"
 FORMAT = 1
-# Of the most probable class before the next, or the picture is left out: with a narrow one, two precisions that are
-# both right may name different classes. In bfloat16 a probability moves by up to a tenth.
-CLEAR = 0.2
-# Of a bundle, which may come from anybody. Each picture is read and decoded before a server serves.
-MOST_PICTURES = 64
+# By which the most probable class must lead, or the picture is not recorded: with a smaller margin, two precisions that
+# are both right may predict different classes. In bfloat16 a probability changes by up to 0.1.
+MIN_MARGIN = 0.2
+# Limits of a bundle, which may come from an untrusted source: each picture is read and decoded before a server serves.
+MAX_PICTURES = 64
 PICTURE_BYTES = 16 << 20  # of one picture's file
 PICTURES_BYTES = 64 << 20  # of all together
 ANSWERS_BYTES = 16 << 20  # of the recorded answers: eight pictures for 100,000 classes take half of it
-_TO_DO = "Record them anew: python -m glimpse.models golden"
+_RECORD_AGAIN = "Record them again: python -m glimpse.models golden"
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """A picture as a file, and where it comes from."""
+class SampleImage:
+    """An image file, and its source."""
 
     name: str  # of the file: "chelsea.png"
     data: bytes
@@ -52,18 +52,18 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
-class Golden:
+class GoldenAnswer:
     """A picture and its recorded answer."""
 
-    picture: Picture
+    picture: SampleImage
     probabilities: NDArray[np.float32]  # [classes], in the order of the bundle's labels
 
 
-def read(bundle: Bundle) -> tuple[Golden, ...]:
-    """The golden answers of a bundle; none where it names none.
+def read(bundle: Bundle) -> tuple[GoldenAnswer, ...]:
+    """The golden answers of a bundle, an empty tuple if it has none.
 
     Raises:
-        BundleError: they are missing or malformed, or were recorded with other weights or behind another pre-stem.
+        BundleError: they are missing or malformed, or were recorded with other weights or another pre-stem.
     """
     if not bundle.golden:
         return ()
@@ -77,30 +77,32 @@ def read(bundle: Bundle) -> tuple[Golden, ...]:
         name = Path(error.filename or path)
         raise BundleError(f"{name} cannot be read: {error.strerror or error}. Copy the bundle again.") from error
     except KeyError as error:
-        raise BundleError(f"{path} does not hold golden answers: it lacks {error}. {_TO_DO} {bundle.folder}") from error
+        raise BundleError(
+            f"{path} has no valid golden answers: it lacks {error}. {_RECORD_AGAIN} {bundle.folder}"
+        ) from error
     except (AttributeError, TypeError, ValueError) as error:
         raise BundleError(
-            f"{path} does not hold golden answers: {messages.short(error)}. {_TO_DO} {bundle.folder}"
+            f"{path} has no valid golden answers: {messages.short(error)}. {_RECORD_AGAIN} {bundle.folder}"
         ) from error
     for key, expected in _made_with(bundle).items():
         if recorded[key] != expected:
             raise BundleError(
-                f"{path} was recorded with {key} {shown(recorded[key])}; the bundle has {expected}. If the bundle is "
-                f"as it should be: {_TO_DO} {bundle.folder}"
+                f"{path} was recorded with {key} {shown(recorded[key])}, but the bundle has {expected}. If the "
+                f"bundle is correct, record them again: python -m glimpse.models golden {bundle.folder}"
             )
     for each in golden:
         if each.probabilities.shape != (len(bundle.labels),):
             raise BundleError(
-                f"{path} must hold {len(bundle.labels)} probabilities for {each.picture.name}, one a label. Received: "
-                f"{each.probabilities.shape}. {_TO_DO} {bundle.folder}"
+                f"{path} must hold {len(bundle.labels)} probabilities for {each.picture.name}, one for each label. "
+                f"Received: {each.probabilities.shape}. {_RECORD_AGAIN} {bundle.folder}"
             )
     if not golden:
-        raise BundleError(f"{path} holds no picture. {_TO_DO} {bundle.folder}")
+        raise BundleError(f"{path} holds no picture. {_RECORD_AGAIN} {bundle.folder}")
     return golden
 
 
-def pictures(folder: Path) -> tuple[Picture, ...]:
-    """The pictures of a bundle's golden answers, or those of the shipped bundle where it has none."""
+def pictures(folder: Path) -> tuple[SampleImage, ...]:
+    """The pictures of a bundle's golden answers, or those of the embedded bundle where it has none."""
     own = folder / FOLDER
     if not (own / ANSWERS).is_file():
         folder = bundles.EMBEDDED_DEFAULT
@@ -109,7 +111,7 @@ def pictures(folder: Path) -> tuple[Picture, ...]:
         return tuple(each.picture for each in _recorded(own, _values(own)["pictures"]))
     except (KeyError, TypeError, ValueError) as error:
         raise BundleError(
-            f"{own / ANSWERS} does not hold golden answers: {messages.short(error)}. Give pictures, with --picture."
+            f"{own / ANSWERS} has no valid golden answers: {messages.short(error)}. Give pictures with --picture."
         ) from error
 
 
@@ -123,20 +125,20 @@ def _values(folder: Path) -> dict[str, Any]:
 def record(
     bundle: Bundle,
     answer: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
-    candidates: Iterable[Picture],
+    candidates: Iterable[SampleImage],
     *,
     by: str,
 ) -> Bundle:
-    """Write the answers of a network into its bundle's folder, and read that back.
+    """Record the answers of a network in the folder of its bundle, and read the bundle again.
 
     Args:
         bundle: in a folder of its own.
         answer: uint8 ``[N, H, W, 3]`` -> float32 probabilities ``[N, classes]``, computed in float32.
-        candidates: pictures; those without a clear answer are left out.
-        by: what computes: framework, version, precision.
+        candidates: pictures; those whose most probable class leads by less than `MIN_MARGIN` are not recorded.
+        by: the software that computes the answers: framework, version, precision.
 
     Raises:
-        BundleError: a picture cannot be decoded, or none has a clear answer.
+        BundleError: a picture cannot be decoded, or none has a large enough margin.
     """
     kept = []
     for picture in candidates:
@@ -146,17 +148,17 @@ def record(
             raise BundleError(f"The picture {picture.name} cannot be decoded: {error}") from error
         probabilities = np.asarray(answer(pixels[None]), np.float32)[0]
         second, first = np.sort(probabilities)[-2:] if len(probabilities) > 1 else (0.0, 1.0)
-        if first - second >= CLEAR:
-            kept.append(Golden(picture, probabilities))
+        if first - second >= MIN_MARGIN:
+            kept.append(GoldenAnswer(picture, probabilities))
     if not kept:
         raise BundleError(
-            f"The network answers none of the pictures clearly: nowhere is the first class {CLEAR} ahead of the "
-            "second. Give pictures of what it knows, with --picture."
+            "The network is not certain about any of the pictures: the probability of its first class must exceed "
+            f"that of the second by {MIN_MARGIN}. Give pictures of classes that it knows, with --picture."
         )
     folder = bundle.folder / FOLDER
     folder.mkdir(exist_ok=True)
     try:
-        folder = bounded_files.inside(bundle.folder, FOLDER)  # all that is in it goes
+        folder = bounded_files.inside(bundle.folder, FOLDER)  # everything in it is deleted
     except ValueError as error:
         raise BundleError(f"The answers cannot be recorded: {error}.") from error
     for old in folder.iterdir():
@@ -184,7 +186,7 @@ def record(
 
 
 def _made_with(bundle: Bundle) -> dict[str, object]:
-    """All that a recorded answer depends on."""
+    """The values of a bundle that a recorded answer depends on."""
     return {
         "format": FORMAT,
         "weights_digest": bundle.weights_digest,
@@ -193,12 +195,12 @@ def _made_with(bundle: Bundle) -> dict[str, object]:
     }
 
 
-def _recorded(folder: Path, values: object) -> tuple[Golden, ...]:
-    """The pictures of a folder with their answers, as its `ANSWERS` tell."""
+def _recorded(folder: Path, values: object) -> tuple[GoldenAnswer, ...]:
+    """The pictures of a folder with the answers in its `ANSWERS`."""
     if not isinstance(values, list):
         raise TypeError(f"pictures must be a list. Received: {shown(values)}")
-    if len(values) > MOST_PICTURES:
-        raise ValueError(f"it has {len(values):,} pictures, and {MOST_PICTURES} are the most")
+    if len(values) > MAX_PICTURES:
+        raise ValueError(f"it has {len(values):,} pictures; at most {MAX_PICTURES} are allowed")
     golden, total = [], 0
     for value in values:
         if not isinstance(value, dict):
@@ -208,11 +210,11 @@ def _recorded(folder: Path, values: object) -> tuple[Golden, ...]:
     return tuple(golden)
 
 
-def _golden(folder: Path, value: dict[str, object], limit: int) -> Golden:
+def _golden(folder: Path, value: dict[str, object], limit: int) -> GoldenAnswer:
     name, numbers = value["file"], value["probabilities"]
     path = bounded_files.inside(folder, name)
     if not isinstance(numbers, list) or not all(type(each) in {int, float} for each in numbers):
-        raise ValueError(f"the probabilities of {name} are not all numbers")
+        raise ValueError(f"the probabilities of {name} must all be finite numbers")
     with np.errstate(over="ignore"):  # what float32 does not hold is infinite
         probabilities = np.asarray(numbers, np.float32)
     if not np.isfinite(probabilities).all():
@@ -221,11 +223,11 @@ def _golden(folder: Path, value: dict[str, object], limit: int) -> Golden:
         data = bounded_files.read(path, limit)
     except ValueError as error:
         raise ValueError(f"the picture {name} cannot be read: {error}") from error
-    return Golden(Picture(str(name), data, str(value.get("source", ""))[:1000]), probabilities)
+    return GoldenAnswer(SampleImage(str(name), data, str(value.get("source", ""))[:1000]), probabilities)
 
 
 def _lines(values: dict[str, object]) -> str:
-    """As JSON, with each list of numbers in one line: a thousand lines of one number help nobody."""
+    """As JSON, with each list of numbers on one line."""
 
     def one_line(numbers: re.Match[str]) -> str:
         return f"[{' '.join(numbers[0][1:-1].split())}]"

@@ -20,10 +20,10 @@ _BATCH = 500
 
 
 def load_bundle(bundle: Bundle) -> Assembly:
-    """Build the bundle's network and load its weights; a saved model of the user's own is its own network.
+    """Build the network of a bundle and load its weights, or load the whole saved model where the bundle has one.
 
     Raises:
-        BundleError: the weights file is missing or not the one that the bundle was made with.
+        BundleError: the weights file is missing, or its digest is different.
         WeightsError: the weights do not fit the architecture.
     """
     bundle.check_digest()
@@ -37,14 +37,17 @@ def load_bundle(bundle: Bundle) -> Assembly:
 
 
 def logits_model(assembly: Assembly, recipe: Recipe) -> keras.Model:
-    """The network behind its pre-stem's scaling: uint8 ``[N, H, W, 3]`` -> float32 logits ``[N, classes]``.
+    """The network with the pre-stem's scaling in front: uint8 ``[N, H, W, 3]`` -> float32 logits ``[N, classes]``.
 
     Raises:
-        ValueError: the recipe makes images of another size than the network takes.
+        ValueError: the recipe produces images of another size than the network takes.
     """
     shape = (recipe.height, recipe.width, 3)
     if (takes := tuple(assembly.model.input_shape[1:])) != shape:
-        raise ValueError(f"The network takes {takes}, the recipe makes {shape} images.")
+        raise ValueError(
+            f"The network takes images of shape {takes}, but the recipe produces {shape}. Change height and width of "
+            "the recipe."
+        )
     pixels = keras.Input(shape, dtype="uint8", name="pixels")
     return keras.Model(pixels, assembly.model(graph.scale(pixels, recipe)), name="logits")
 

@@ -1,4 +1,4 @@
-"""From what a user names - a tag, a folder or a file - to the bundle that is served."""
+"""Find the model that a user names by a tag, a folder or a file, as a bundle."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from glimpse.models import bounded_files, messages, opened, published
+from glimpse.models import bounded_files, messages, published, regular_files
 from glimpse.models import bundle as bundles
 from glimpse.models.bundle import Bundle, BundleError, ClassLabel, read_labels
 from glimpse.models.catalogue import find
@@ -24,24 +24,26 @@ _HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
-    """What to serve, in a user's words."""
+class ModelSource:
+    """Which model to serve, as the settings of the server give it."""
 
-    weights: str  # tag of shipped or published weights, or the path of a bundle's folder or of a weights file
-    architecture: str = ""  # a row of the library; empty: the bundle's own, or the default one
-    variant: str | None = None  # which form of it; None: the first
-    options: Mapping[str, Any] = field(default_factory=dict)  # of the architecture, in place of the variant's own
-    labels: Path | None = None  # one class a line; None: beside the weights file, or the published ones
-    recipe: Path | None = None  # pre-stem as TOML or JSON; None: beside the weights file, or the published one
+    weights: str  # a tag of embedded or published weights, or the path of a bundle folder or a weights file
+    architecture: str = ""  # name in the library; empty: that of the bundle, or the default one
+    variant: str | None = None  # None: the first of the architecture
+    options: Mapping[str, Any] = field(default_factory=dict)  # of the architecture; replace the variant's values
+    labels: Path | None = (
+        None  # file of one class a line; None: labels.txt in the folder of the weights file, or the published labels
+    )
+    recipe: Path | None = None  # pre-stem, TOML or JSON; None: in the folder of the weights file, or the published one
 
 
-def resolve(source: Source) -> Bundle:
-    """Find what `source` names; published weights are fetched on first use.
+def resolve(source: ModelSource) -> Bundle:
+    """Find the model that `source` names; published weights are downloaded on first use.
 
     Raises:
         UnknownArchitectureError: no such architecture, variant or option.
-        BundleError: nothing of that name, something that cannot be served, or published weights that cannot be fetched;
-            the message says what there is and what to do.
+        BundleError: there is no such model, it cannot be served, or published weights cannot be downloaded; the message
+            says which models there are and what to do.
     """
     path = Path(source.weights).expanduser()
     if source.architecture:
@@ -51,7 +53,7 @@ def resolve(source: Source) -> Bundle:
     if path.is_file():
         return _file(source, path)
     if path.exists() and not path.is_dir():
-        _plain(path).close()  # a named pipe or a device, which is told
+        _open(path).close()  # refuses a named pipe or a device
     architecture = source.architecture or bundles.DEFAULT[0]
     shipped = bundles.embedded(architecture)
     if source.weights in shipped and source.variant is None:
@@ -61,23 +63,23 @@ def resolve(source: Source) -> Bundle:
         known = (*shipped, *tags)
         form = f"{architecture} ({source.variant})" if source.variant else architecture
         raise BundleError(
-            f"{form} has no weights {source.weights!r}, and there is no file and no bundle's folder of that name."
-            f"{did_you_mean(source.weights, known)} Give a tag or a path; python -m glimpse.models list shows all tags."
+            f"{form} has no weights {source.weights!r}, and there is no file or bundle folder of that name."
+            f"{did_you_mean(source.weights, known)} Give a tag or a path; python -m glimpse.models list shows the tags."
         )
     return _published(source, architecture)
 
 
-def _bundle(source: Source, folder: Path) -> Bundle:
+def _bundle(source: ModelSource, folder: Path) -> Bundle:
     bundle = bundles.read(folder)
     if source.architecture and bundle.architecture != source.architecture:
         raise BundleError(
             f"{folder} holds weights of {bundle.architecture}, not of {source.architecture}. "
-            f"Name the model {bundle.architecture}, or leave it out."
+            f"Set GLIMPSE_MODEL to {bundle.architecture}, or do not set it."
         )
     return bundle
 
 
-def _published(source: Source, architecture: str) -> Bundle:
+def _published(source: ModelSource, architecture: str) -> Bundle:
     checkpoint = published.find(architecture, source.variant, source.weights)
     for name, value in source.options.items():
         if checkpoint.options.get(name, value) != value:
@@ -101,8 +103,8 @@ def _published(source: Source, architecture: str) -> Bundle:
     )
 
 
-def _file(source: Source, path: Path) -> Bundle:
-    _plain(path).close()  # before it is read for its hash: a file of holes takes for ever
+def _file(source: ModelSource, path: Path) -> Bundle:
+    _open(path).close()  # before it is read for its hash, which takes very long for a sparse file
     if not source.architecture and not _is_saved_model(path):
         raise BundleError(_without_architecture(path))
     return _made(
@@ -120,7 +122,7 @@ def _made(
     path: Path,
     *,
     name: str,
-    source: Source,
+    source: ModelSource,
     architecture: str,
     labels: tuple[ClassLabel, ...],
     recipe: Recipe,
@@ -147,22 +149,22 @@ def _made(
 
 
 def _without_architecture(path: Path) -> str:
-    """What to do about a file that is not served as it is: its weights are, in an architecture of the library."""
+    """The message for a weights file whose architecture was not given."""
     from glimpse.models import weights  # with Keras, which takes seconds to import
 
     try:
-        likely = weights.told(path)
+        likely = weights.likely_networks(path)
     except (weights.WeightsError, OSError) as error:
-        return f"{path} needs its architecture, GLIMPSE_MODEL, and cannot be read as weights: {error}"
+        return f"{path} needs an architecture, given with GLIMPSE_MODEL, and cannot be read as weights: {error}"
     return (
-        f"{path} needs its architecture: name it with GLIMPSE_MODEL. Only a .keras file, or an .h5 file with a "
-        f"whole model, is served as a network of its own; of all others the weights are read.{likely}"
+        f"{path} needs an architecture: give its name with GLIMPSE_MODEL. Only a .keras file, or an .h5 file with a "
+        f"whole model, contains its own network; other files contain weights only.{likely}"
     )
 
 
 def _is_saved_model(path: Path) -> bool:
-    """Whether a file may hold a whole model of Keras; of an ``.h5`` file whoever reads it will say."""
-    with _plain(path) as file:
+    """Whether a file may contain a whole Keras model; an ``.h5`` file may turn out to have weights only."""
+    with _open(path) as file:
         head = file.read(len(_HDF5))
         if head == _HDF5:
             return not path.name.endswith(".weights.h5")
@@ -172,17 +174,17 @@ def _is_saved_model(path: Path) -> bool:
             with zipfile.ZipFile(file) as archive:
                 return "config.json" in archive.namelist()
         except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError, struct.error):
-            return path.suffix == ".keras"  # damaged, as whoever reads it will say
+            return path.suffix == ".keras"  # damaged, which its reader will report
 
 
-def _plain(path: Path) -> BinaryIO:
+def _open(path: Path) -> BinaryIO:
     try:
-        return opened.plain(path)
+        return regular_files.open_file(path)
     except OSError as error:
         raise BundleError(
             str(error)
-            if isinstance(error, opened.NotAFileError)
-            else f"{path} cannot be read: {error.strerror or error}. Give the path of a file that can be."
+            if isinstance(error, regular_files.NotARegularFileError)
+            else f"{path} cannot be read: {error.strerror or error}. Give the path of a readable file."
         ) from error
 
 
@@ -192,21 +194,22 @@ def _beside(path: Path, what: str, names: tuple[str, ...]) -> Path:
             _refuse_elsewhere(path, what, name)
             return path.parent / name
     raise BundleError(
-        f"{path} needs its {what}: there is no {' or '.join(names)} beside it. Put one there, or name the file "
-        f"with GLIMPSE_{what.upper()}."
+        f"{path} needs its {what}: there is no {' or '.join(names)} in its folder. Create one, or give the path of "
+        f"another file with GLIMPSE_{what.upper()}."
     )
 
 
 def _refuse_elsewhere(path: Path, what: str, name: str) -> None:
-    """Refuse a link beside a weights file that leads out of its folder: whoever made the folder chose what is read.
+    """Refuse a symbolic link in the folder of a weights file that leads out of that folder.
 
-    A file that the operator names may lie anywhere, as the weights file itself may.
+    The folder may come from an untrusted source. A file that the settings name may lie anywhere.
     """
     try:
         bounded_files.inside(path.parent, name)
     except ValueError as error:
         raise BundleError(
-            f"The {what} {path.parent / name} cannot be used: {error}, or name the file with GLIMPSE_{what.upper()}."
+            f"The {what} {path.parent / name} cannot be used: {error}, or give the path of the file with "
+            f"GLIMPSE_{what.upper()}."
         ) from error
 
 
@@ -215,7 +218,7 @@ def _recipe(path: Path) -> Recipe:
         text = bounded_files.read_text(path)
         values = bounded_files.parse_json(text) if path.suffix == ".json" else bounded_files.parse_toml(text)
         if not isinstance(values, dict):
-            raise TypeError(f"it must be an object. Received: {type(values).__name__}")  # noqa: TRY301 - one place says so
+            raise TypeError(f"it must be a JSON object. Received: {type(values).__name__}")  # noqa: TRY301 - one place says so
         return Recipe.from_dict(values)
     except (OSError, ValueError, TypeError) as error:
         raise BundleError(f"The recipe {path} cannot be used: {messages.short(error)}") from error

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
-from glimpse.models.golden import Picture
+from glimpse.models.golden import SampleImage
 from glimpse.models.prestem import host
 from glimpse.models.prestem.recipe import Recipe
 
@@ -29,14 +29,15 @@ _ASPECTS = (3 / 4, 4 / 3)  # width by height of a piece
 _BRIGHTNESS = (0.8, 1.2)
 
 
-def photographs() -> tuple[Picture, ...]:
+def photographs() -> tuple[SampleImage, ...]:
     """The photographs that ship with Glimpse, 256 pixels on the short side."""
     return tuple(
-        Picture(path.name, path.read_bytes(), "models/photographs/README.md") for path in sorted(FOLDER.glob("*.jpg"))
+        SampleImage(path.name, path.read_bytes(), "models/photographs/README.md")
+        for path in sorted(FOLDER.glob("*.jpg"))
     )
 
 
-def digest(own: Iterable[Picture]) -> str:
+def digest(own: Iterable[SampleImage]) -> str:
     """A hash of all files that `series` makes its pictures of."""
     whole = hashlib.sha256()
     for picture in (*own, *photographs()):
@@ -44,7 +45,7 @@ def digest(own: Iterable[Picture]) -> str:
     return whole.hexdigest()
 
 
-def series(own: Iterable[Picture], recipe: Recipe) -> Iterator[NDArray[np.uint8]]:
+def series(own: Iterable[SampleImage], recipe: Recipe) -> Iterator[NDArray[np.uint8]]:
     """Pictures without end, the same ones each time: uint8 ``[recipe.height, recipe.width, 3]``, RGB.
 
     First come the bundle's own as they are. Then pieces are cut, of the bundle's own where these are as large as the
@@ -64,7 +65,7 @@ def series(own: Iterable[Picture], recipe: Recipe) -> Iterator[NDArray[np.uint8]
         yield host.fit(_piece(sources[number % len(sources)], recipe, random), recipe)
 
 
-def _opened(picture: Picture) -> Image.Image:
+def _opened(picture: SampleImage) -> Image.Image:
     with Image.open(io.BytesIO(picture.data)) as image:
         return image.convert("RGB")
 

@@ -141,9 +141,9 @@ def _warm(runtime: Runtime, golden: golden_check.GoldenCheck, largest: int, mult
     return sizes
 
 
-def _source(settings: Settings) -> sources.Source:
+def _source(settings: Settings) -> sources.ModelSource:
     """What to serve, as the settings say it."""
-    return sources.Source(
+    return sources.ModelSource(
         weights=settings.weights,
         architecture=settings.model,
         variant=settings.variant or None,

@@ -1,4 +1,4 @@
-"""From a file of Keras to the network that is served: read, laid flat, and its scores told by looking at them."""
+"""Load a Keras file as the network that is served: read it, flatten it, and determine what its scores are."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def load(path: Path, *, recipe: Recipe, classes: int) -> Assembly:
 
 
 def _check(path: Path, model: keras.Model, recipe: Recipe, classes: int) -> None:
-    """Refuse what is no classifier of single images of the recipe's size."""
+    """Refuse a model that is not a classifier of single images of the recipe's size."""
     if not getattr(model, "inputs", None):
         raise WeightsError(f"{path} must hold a functional or sequential model. Received: {type(model).__name__}")
     takes, gives = ([tuple(x.shape) for x in tensors] for tensors in (model.inputs, model.outputs))
@@ -72,12 +72,15 @@ def _check(path: Path, model: keras.Model, recipe: Recipe, classes: int) -> None
             "[N, H, W, 3]."
         )
     if any(their not in (None, our) for our, their in zip(ours, theirs, strict=True)):
-        raise WeightsError(f"The network takes {theirs}, the recipe makes {ours} images.")
+        raise WeightsError(
+            f"The network in {path} takes images of shape {theirs}, but the recipe produces {ours}. Change height and "
+            "width of the recipe."
+        )
     plain = set(recipe.mean) == {0.0} and set(recipe.std) == {1.0}
     if not keras.backend.is_float_dtype(model.inputs[0].dtype) and not plain:
         raise WeightsError(
-            f"{path} takes whole numbers ({model.inputs[0].dtype}), the recipe scales pixels to mean {recipe.mean} and "
-            f"std {recipe.std}. Leave mean and std out of the recipe."
+            f"{path} takes integers ({model.inputs[0].dtype}), but the recipe scales pixels with mean {recipe.mean} "
+            f"and std {recipe.std}. Remove mean and std from the recipe."
         )
     if gives[0][1:] == (1,):
         raise WeightsError(
@@ -86,7 +89,8 @@ def _check(path: Path, model: keras.Model, recipe: Recipe, classes: int) -> None
         )
     if gives[0][1:] != (classes,):
         raise WeightsError(
-            f"{path} gives {_scores(gives[0][1:])}, and there are {classes} labels. Give one label a class, in order."
+            f"{path} gives {_scores(gives[0][1:])}, but there are {classes} labels. Give one label for each class, "
+            "in order."
         )
 
 
@@ -101,8 +105,9 @@ def _flat(path: Path, model: keras.Model, recipe: Recipe, at_once: int) -> tuple
     alone = _answers(path, model, recipe, pixels[-1:])
     if not _same(alone, expected[-1:], model):
         raise WeightsError(
-            f"{path} gives a picture another answer the second time, or beside other pictures, so that its answers "
-            "mean nothing. Call no layer in it with training=True, and compute nothing over the batch."
+            f"{path} gives a picture different scores when it is computed again or together with other pictures, so "
+            "its predictions are not reproducible. Call no layer in it with training=True, and compute nothing over "
+            "the batch axis."
         )
     try:
         flat = inlined(model, (recipe.height, recipe.width, 3))

@@ -43,8 +43,8 @@ def read(path: Path) -> keras.Model:
     found = saved_model(path)
     if not found.config:
         raise WeightsError(
-            f"{path} holds weights without their network. Name the architecture that they belong to, or give a .keras "
-            "file, which has both."
+            f"{path} contains weights without a network. Give the architecture that they belong to with GLIMPSE_MODEL, "
+            "or a .keras file, which contains both."
         )
     config = bounds.parsed(path, found.config)
     foreign = list(dict.fromkeys(_foreign(config)))
@@ -62,9 +62,9 @@ def read(path: Path) -> keras.Model:
     if foreign:
         more = f" and {len(foreign) - _SHOWN} more" if len(foreign) > _SHOWN else ""
         raise WeightsError(
-            f"{path} cannot be loaded in safe mode, which runs no code of a file: it holds layers with code that is "
-            f"not Keras' own: {', '.join(foreign[:_SHOWN])}{more}. Save one of Keras' own layers, or name the "
-            f"architecture of the library that its weights belong to, with GLIMPSE_MODEL.{_likely(path)}"
+            f"{path} cannot be loaded in safe mode, which runs no code from a file: it has layers that are not part of "
+            f"Keras: {', '.join(foreign[:_SHOWN])}{more}. Save a model of Keras' own layers, or give the architecture "
+            f"of the library that its weights belong to, with GLIMPSE_MODEL.{_likely(path)}"
         )
     raise WeightsError(f"{path} cannot be loaded as a model of Keras in safe mode: {trouble}")
 
@@ -72,7 +72,7 @@ def read(path: Path) -> keras.Model:
 def _likely(path: Path) -> str:
     """A sentence about what its weights may be of; empty where nothing is known."""
     with contextlib.suppress(WeightsError, OSError):
-        return weights.told(path)
+        return weights.likely_networks(path)
     return ""
 
 
@@ -185,7 +185,7 @@ def _set_weights(model: keras.Model, path: Path) -> None:
     if missing:
         more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
         raise WeightsError(
-            f"{path} lacks weights of the layers that it describes, or has them in another shape: "
+            f"{path} lacks weights for layers that it describes, or has them in another shape: "
             f"{', '.join(missing[:_SHOWN])}{more}. Save it again."
         )
 

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from numbers import Real
 from typing import Any, Literal, Self, get_args
 
+from glimpse.models.suggestions import nearest
+
 Geometry = Literal["crop", "squash", "letterbox", "pad"]
 Filter = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 Channels = Literal["RGB", "BGR"]
@@ -120,9 +122,16 @@ class Recipe:
         known = [field.name for field in fields(cls)]
         missing = [field for field in ("height", "width") if field not in values]
         unknown = [field for field in values if field not in known]
-        if missing or unknown:
-            what = f"{' and '.join(missing)} missing" if missing else f"{', '.join(map(repr, unknown))} unknown"
-            raise ValueError(f"Not a pre-stem recipe: {what}. It has {', '.join(known)}. Received: {dict(values)}")
+        if unknown:
+            raise ValueError(
+                f"The recipe has no field {unknown[0]!r}.{nearest(str(unknown[0]), known)} "
+                f"Its fields are {', '.join(known)}. Received: {dict(values)}"
+            )
+        if missing:
+            raise ValueError(
+                f"The recipe must give {' and '.join(missing)}, the size of the network's input in pixels. "
+                f"Received: {dict(values)}"
+            )
         return cls(**values)
 
     @property

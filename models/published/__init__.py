@@ -1,4 +1,4 @@
-"""Published checkpoints: a catalogue of plain data, and the fetch that brings one into the cache.
+"""Published checkpoints: a catalogue, and the download of a checkpoint into the cache.
 
 Neither Keras nor any other framework is imported here.
 """
@@ -8,14 +8,14 @@ from __future__ import annotations
 from glimpse.models.published.cache import abandon, cache_folder, fetch
 from glimpse.models.published.catalogue import DEFAULT_TAG, UnknownCheckpointError, find, listing, tags
 from glimpse.models.published.checkpoint import Checkpoint, Checksum, labels
-from glimpse.models.published.pace import FetchError, Policy
+from glimpse.models.published.transfer_limits import DownloadPolicy, FetchError
 
 __all__ = [
     "DEFAULT_TAG",
     "Checkpoint",
     "Checksum",
+    "DownloadPolicy",
     "FetchError",
-    "Policy",
     "UnknownCheckpointError",
     "abandon",
     "cache_folder",

@@ -1,4 +1,4 @@
-"""The folder of fetched checkpoints: whole files only, each checked whenever it is used.
+"""The cache of downloaded checkpoints: complete files only, whose hash is checked at every use.
 
 resnet50-0676ba61.pth               the file, moved here in one step when it was complete and checked
 resnet50-0676ba61.pth.sha256        its hash when it was first seen, as `sha256sum --check` reads it
@@ -23,10 +23,10 @@ from filelock import FileLock, Timeout
 
 from glimpse.models import bounded_files
 from glimpse.models.published.checkpoint import Checkpoint
-from glimpse.models.published.download import download, forget, forget_useless
-from glimpse.models.published.pace import FetchError, Policy
+from glimpse.models.published.download import discard, discard_unless_resumable, download
 from glimpse.models.published.progress import progress_bar
-from glimpse.models.published.writing import write_whole
+from glimpse.models.published.safe_writing import write_atomically
+from glimpse.models.published.transfer_limits import DownloadPolicy, FetchError
 
 _log = logging.getLogger(__name__)
 
@@ -37,13 +37,13 @@ _guard = threading.Lock()
 
 
 def cache_folder(holding: str = "weights") -> Path:
-    """``GLIMPSE_CACHE``, or else the platform's folder for what can be had again.
+    """``GLIMPSE_CACHE``, or else a folder in the platform's cache folder, for example ``~/.cache/glimpse`` on Linux.
 
     Args:
-        holding: what is looked for in it. Weights lie in ``GLIMPSE_CACHE`` itself, all else in a folder of that name.
+        holding: the kind of contents. Weights are in ``GLIMPSE_CACHE`` itself, others in a subfolder of this name.
 
     Raises:
-        FetchError: there is no home folder to put it in.
+        FetchError: there is no home folder.
     """
     if chosen := os.environ.get("GLIMPSE_CACHE"):
         folder = Path(chosen).expanduser()
@@ -58,7 +58,7 @@ def _of_the_platform() -> Path:
     try:
         home = Path.home()
     except RuntimeError as error:
-        raise FetchError("There is no home folder to keep weights in. Set GLIMPSE_CACHE to a folder.") from error
+        raise FetchError("There is no home folder for the cache. Set GLIMPSE_CACHE to a folder.") from error
     if sys.platform == "darwin":
         return home / "Library" / "Caches"
     if sys.platform == "win32":
@@ -66,30 +66,30 @@ def _of_the_platform() -> Path:
     return home / ".cache"
 
 
-def fetch(checkpoint: Checkpoint, cache: Path | None = None, *, policy: Policy | None = None) -> Path:
+def fetch(checkpoint: Checkpoint, cache: Path | None = None, *, policy: DownloadPolicy | None = None) -> Path:
     """The file of a checkpoint, from the cache or, on first use, from its publisher.
 
-    Its hash is checked on every call: the one that the publisher states, and the SHA-256 that it had when it was first
-    seen here. Any number of processes may ask for it at once; one of them fetches. A file that was put into the cache
-    by hand is as good.
+    Its hash is checked on every call, against the one that the publisher states and the SHA-256 that it had at its
+    first use. If several processes call this at once, one of them downloads. A file may also be copied into the cache
+    by hand.
 
     Args:
         checkpoint: a row of the catalogue.
         cache: the folder; None: `cache_folder()`.
-        policy: patience and limits of the download.
+        policy: time-outs and limits of the download.
 
     Raises:
-        FetchError: it cannot be fetched, or is not what was published; the message names the file, its hash, where
-            it is published and the folder to put it in by hand.
+        FetchError: it cannot be downloaded, or is not what was published; the message names the file, its hash, its URL
+            and the folder to copy it into by hand.
     """
     folder = (cache or cache_folder()).absolute()
     path = folder / checkpoint.file
     try:
         if not path.is_file():  # the common case needs no lock, and so no folder that can be written
             _make(folder)
-            with _alone(path, (policy or Policy()).seconds):
+            with _locked(path, (policy or DownloadPolicy()).seconds):
                 if not path.is_file():  # nobody else has fetched it meanwhile
-                    _bring(checkpoint, path, policy or Policy())
+                    _download(checkpoint, path, policy or DownloadPolicy())
                     return path
         _check(checkpoint, path, name=path)
     except OSError as error:
@@ -101,14 +101,11 @@ def fetch(checkpoint: Checkpoint, cache: Path | None = None, *, policy: Policy |
 
 
 def abandon() -> None:
-    """Leave nothing of what this process is fetching, which is about to end, but what another one can go on with.
-
-    That is the part that has come, where the publisher's server lets it be gone on with.
-    """
+    """Clean up the downloads of this process, which is about to end; those that can be resumed are kept."""
     with _guard:
         for path in _fetching:
             _lock_file(path).unlink(missing_ok=True)
-            forget_useless(_part(path))
+            discard_unless_resumable(_part(path))
         for folder in _folders:
             with suppress(OSError):  # something is in it
                 folder.rmdir()
@@ -129,7 +126,7 @@ def _part(path: Path) -> Path:
 
 
 @contextmanager
-def _alone(path: Path, seconds: float) -> Iterator[None]:
+def _locked(path: Path, seconds: float) -> Iterator[None]:
     """Hold the file's lock; the system releases it if this process dies.
 
     Raises:
@@ -139,7 +136,7 @@ def _alone(path: Path, seconds: float) -> Iterator[None]:
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        _log.info("waiting for another process that is fetching %s", path)
+        _log.info("waiting for another process that is downloading %s", path)
         try:
             lock.acquire(timeout=seconds)
         except Timeout as error:
@@ -157,7 +154,7 @@ def _alone(path: Path, seconds: float) -> Iterator[None]:
         lock.release()
 
 
-def _bring(checkpoint: Checkpoint, path: Path, policy: Policy) -> None:
+def _download(checkpoint: Checkpoint, path: Path, policy: DownloadPolicy) -> None:
     part = _part(path)
     _log.info("fetching %s", checkpoint.url)
     while True:
@@ -170,12 +167,12 @@ def _bring(checkpoint: Checkpoint, path: Path, policy: Policy) -> None:
         try:
             _check(checkpoint, part, name=path)
         except FetchError:
-            forget(part)
+            discard(part)
             if resumed:
                 continue  # its beginning, of an earlier day, may be what is wrong
             raise
         part.replace(path)
-        forget(part)
+        discard(part)
         _log.info("fetched %s", path)
         return
 
@@ -190,7 +187,7 @@ def _check(checkpoint: Checkpoint, found: Path, *, name: Path) -> None:
     origin = str(name) if found == name else f"What {checkpoint.url} sent"
     remedy = f"Delete {name} to fetch it again" if found == name else "It was not kept. Try again on another network"
     hashes = _hashes(found, {"sha256", *([stated.algorithm] if stated else [])})
-    if stated and not stated.fits(hashes[stated.algorithm]):
+    if stated and not stated.matches(hashes[stated.algorithm]):
         raise FetchError(
             f"{origin} is not what {publisher} published: its {stated.algorithm} is {hashes[stated.algorithm]}, "
             f"not {stated}. {remedy}, or {_by_hand(checkpoint, name.parent)}"
@@ -200,14 +197,14 @@ def _check(checkpoint: Checkpoint, found: Path, *, name: Path) -> None:
         _pin(checkpoint, record, hashes["sha256"], name)
     elif pinned != hashes["sha256"]:
         raise FetchError(
-            f"{origin} is not the file that was first seen here: its sha256 is {hashes['sha256']}, not {pinned}. "
+            f"{origin} is not the file that was used first: its sha256 is {hashes['sha256']}, not {pinned}. "
             f"{remedy}. If {publisher} has replaced it and you trust the new one, delete {record} too."
         )
 
 
 def _hashes(path: Path, algorithms: set[str]) -> dict[str, str]:
     digests = {algorithm: hashlib.new(algorithm, usedforsecurity=False) for algorithm in algorithms}
-    with bounded_files.opened(path) as file:
+    with bounded_files.open_file(path) as file:
         while chunk := file.read(1 << 20):
             for digest in digests.values():
                 digest.update(chunk)
@@ -222,28 +219,29 @@ def _pinned(record: Path) -> str | None:
     except ValueError:  # no plain file
         digits = ""
     if not re.fullmatch(r"[0-9a-f]{64}", digits):
-        raise FetchError(f"{record} holds no SHA-256. Delete it if you trust the file beside it.")
+        raise FetchError(f"{record} does not contain a SHA-256. Delete it if you trust the file beside it.")
     return digits
 
 
 def _pin(checkpoint: Checkpoint, record: Path, sha256: str, name: Path) -> None:
     if checkpoint.checksum is None:
         _log.warning(
-            "%s states no hash of %s. This first copy has the sha256 %s; %s records it, and it is checked from now on.",
+            "%s publishes no hash of %s. The first copy has the SHA-256 %s, recorded in %s, and is checked against it "
+            "from now on.",
             checkpoint.publisher,
             name.name,
             sha256,
             record,
         )
     try:
-        write_whole(record, f"{sha256}  {name.name}\n".encode())
+        write_atomically(record, f"{sha256}  {name.name}\n".encode())
     except OSError as error:
-        # A folder that is mounted for reading only serves as well, but whoever fills it keeps watch over it.
+        # A read-only folder is allowed; whoever fills it is responsible for its files.
         _log.warning("%s cannot be written, so the hash of %s is not recorded: %s", record, name.name, error)
 
 
 def _by_hand(checkpoint: Checkpoint, folder: Path) -> str:
     stated = (
-        f"whose {checkpoint.checksum}" if checkpoint.checksum else f"of which {checkpoint.publisher} states no hash"
+        f"whose {checkpoint.checksum}" if checkpoint.checksum else f"for which {checkpoint.publisher} publishes no hash"
     )
-    return f"put {checkpoint.file} ({stated}; from {checkpoint.url}) into {folder}."
+    return f"copy {checkpoint.file} ({stated}; from {checkpoint.url}) into {folder}."

@@ -12,7 +12,7 @@ _ROWS: tuple[Checkpoint, ...] = (*from_keras.ROWS, *from_torchvision.ROWS, *from
 
 
 class UnknownCheckpointError(ValueError):
-    """Nobody has published such weights, or the catalogue does not know of them; fix the name."""
+    """The catalogue has no such weights; the message lists similar names."""
 
 
 def listing() -> tuple[Checkpoint, ...]:

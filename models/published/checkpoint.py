@@ -25,7 +25,7 @@ class Checksum:
     algorithm: Literal["md5", "sha256"]
     digits: str  # hexadecimal and lower case; of a sha256 perhaps only the first, as PyTorch's file names have them
 
-    def fits(self, hexdigest: str) -> bool:
+    def matches(self, hexdigest: str) -> bool:
         """Whether a file of that hash is the one that was published."""
         return hexdigest.startswith(self.digits)
 

@@ -1,7 +1,7 @@
-"""Bringing one large file over HTTP, on networks that stall, truncate and break off.
+"""Downloading one large file over HTTP, with retries and resumption.
 
-The standard library's client is enough: it streams, times out, follows the environment's proxies and trusts the
-system's authorities; which redirects are followed is ours to say in any case.
+The standard library's client is enough: it streams, times out, and uses the environment's proxies and the system's
+certificate authorities; which redirects are followed has to be decided here in any case.
 """
 
 from __future__ import annotations
@@ -26,8 +26,14 @@ from pathlib import Path
 from typing import IO
 
 from glimpse.models import bounded_files
-from glimpse.models.published.pace import FetchError, Pace, Policy, TryAgainError, opener
-from glimpse.models.published.writing import to_add, write_whole
+from glimpse.models.published.safe_writing import open_for_append, write_atomically
+from glimpse.models.published.transfer_limits import (
+    DownloadPolicy,
+    FetchError,
+    RetryableError,
+    TransferLimits,
+    build_opener,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -36,48 +42,50 @@ _RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})  # statuses that anoth
 _LONGEST_ETAG = 1_000  # characters
 _PATIENCE = 60.0  # seconds; a server that asks for more is asked again sooner
 
-Report = Callable[[int, int | None], None]  # is told (bytes that are there, bytes of the whole or None)
+Report = Callable[
+    [int, int | None], None
+]  # called with the bytes that are present and the total, or None where it is not known
 
 
-def download(url: str, part: Path, report: Report, policy: Policy) -> None:
-    """Bring the file at `url` into `part`; what an earlier call has left there is gone on with.
+def download(url: str, part: Path, report: Report, policy: DownloadPolicy) -> None:
+    """Download the file at `url` into `part`, resuming an earlier download that ended early.
 
-    It is gone on with only where the server says by its ETag that it still has the same file; the ETag lies beside it.
+    It is resumed only if the server has an ETag for the file and it is unchanged; the ETag is kept beside `part`.
 
     Raises:
-        FetchError: the file cannot be had, is too large or takes too long, or cannot be written. What has come is kept
-            for another call.
+        FetchError: the file cannot be downloaded, is too large or takes too long, or cannot be written. The part that
+            was received is kept for another call.
     """
     _refuse_insecure(url)
-    failures, pace = 0, Pace(url, policy, _size(part))
+    failures, limits = 0, TransferLimits(url, policy, _size(part))
     while True:
         try:
-            pace.attempt()
-            return _attempt(url, part, report, policy, pace)
-        except TryAgainError as error:
+            limits.attempt()
+            return _attempt(url, part, report, policy, limits)
+        except RetryableError as error:
             # A byte now and then is no progress: what counts is the least rate, with the pauses.
-            failures = 0 if pace.grew(_size(part)) else failures + 1
+            failures = 0 if limits.grew(_size(part)) else failures + 1
             if failures >= policy.attempts:
-                raise FetchError(f"{url} cannot be fetched: {error}.") from error
+                raise FetchError(f"{url} cannot be downloaded: {error}.") from error
             _log.warning("%s: %s; trying again", url, error)
             # Spread, so that many who lost the same server do not come back at the same moment.
             pause = policy.backoff * 2 ** max(failures - 1, 0) * random.uniform(0.5, 1.5)
             time.sleep(max(pause, min(error.wait, _PATIENCE)))
 
 
-def forget(part: Path) -> None:
-    """Delete what a download has left, so that the next begins anew."""
+def discard(part: Path) -> None:
+    """Delete a partial download, so that the next one starts from the beginning."""
     part.unlink(missing_ok=True)
     _etag_file(part).unlink(missing_ok=True)
 
 
-def forget_useless(part: Path) -> None:
-    """Delete what a download has left, unless another can go on with it."""
+def discard_unless_resumable(part: Path) -> None:
+    """Delete a partial download, unless it can be resumed."""
     if not (_read_etag(part) and _size(part)):
-        forget(part)
+        discard(part)
 
 
-def _attempt(url: str, part: Path, report: Report, policy: Policy, pace: Pace) -> None:
+def _attempt(url: str, part: Path, report: Report, policy: DownloadPolicy, limits: TransferLimits) -> None:
     etag = _read_etag(part)
     offset = _size(part) if etag else 0
     headers = {"User-Agent": "glimpse", "Accept-Encoding": "identity"}
@@ -85,7 +93,7 @@ def _attempt(url: str, part: Path, report: Report, policy: Policy, pace: Pace) -
         headers |= {"Range": f"bytes={offset}-", "If-Range": etag}
     request = urllib.request.Request(url, headers=headers)  # noqa: S310 - its scheme has been looked at
     try:
-        response = opener(pace, _Redirects).open(request, timeout=policy.timeout)
+        response = build_opener(limits, _Redirects).open(request, timeout=policy.timeout)
     except urllib.error.HTTPError as error:
         with closing(error):
             raise _refused(url, error, part) from error
@@ -93,7 +101,7 @@ def _attempt(url: str, part: Path, report: Report, policy: Policy, pace: Pace) -
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         if isinstance(reason, ssl.SSLCertVerificationError):
             raise FetchError(f"{url} cannot be trusted: {reason.verify_message}.") from error
-        raise TryAgainError(reason) from error
+        raise RetryableError(reason) from error
     with response:
         _receive(response, part, offset, report, policy)
 
@@ -102,15 +110,17 @@ def _refused(url: str, error: urllib.error.HTTPError, part: Path) -> Exception:
     """What to raise for an answer that is no file."""
     said = f"the server answers {error.code} {error.reason}".strip()
     if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
-        forget(part)  # longer than the file is: not a beginning of it
-        return TryAgainError(said)
+        discard(part)  # longer than the file is: not a beginning of it
+        return RetryableError(said)
     if error.code in _RETRIED:
         wait = error.headers.get("Retry-After", "")
-        return TryAgainError(said, float(wait) if re.fullmatch(r"\d{1,9}", wait) else 0.0)
-    return FetchError(f"{url} cannot be fetched: {said}.")
+        return RetryableError(said, float(wait) if re.fullmatch(r"\d{1,9}", wait) else 0.0)
+    return FetchError(f"{url} cannot be downloaded: {said}.")
 
 
-def _receive(response: http.client.HTTPResponse, part: Path, offset: int, report: Report, policy: Policy) -> None:
+def _receive(
+    response: http.client.HTTPResponse, part: Path, offset: int, report: Report, policy: DownloadPolicy
+) -> None:
     """Write the body behind the first `offset` bytes of `part`, or in their place if it is the whole file."""
     total = _total(response, part, offset)
     from_the_start = response.status != http.client.PARTIAL_CONTENT
@@ -118,16 +128,16 @@ def _receive(response: http.client.HTTPResponse, part: Path, offset: int, report
         offset = 0
     _refuse_misfits(response, part, offset, total, policy)
     if from_the_start:  # and only now: a sign-in page does not cost what has come before it
-        forget(part)
+        discard(part)
         _write_etag(part, response.headers.get("ETag", ""))
     report(offset, total)
     try:
         # Unbuffered: what has been received is what lies there, whenever the process dies.
-        with to_add(part) as file:
+        with open_for_append(part) as file:
             while chunk := _read(response):
                 offset += len(chunk)
                 if offset > policy.limit:
-                    forget(part)
+                    discard(part)
                     raise FetchError(_too_large(response.url, offset, policy))
                 _write(file, chunk)
                 report(offset, total)
@@ -137,7 +147,7 @@ def _receive(response: http.client.HTTPResponse, part: Path, offset: int, report
             raise FetchError(_full(part, os.strerror(error.errno))) from error
         raise
     if total is not None and offset < total:
-        raise TryAgainError(f"the connection ended after {offset} of {total} bytes")
+        raise RetryableError(f"the connection ended after {offset} of {total} bytes")
 
 
 def _read(response: http.client.HTTPResponse) -> bytes:
@@ -145,7 +155,7 @@ def _read(response: http.client.HTTPResponse) -> bytes:
     try:
         return response.read1(_CHUNK)
     except (http.client.HTTPException, OSError) as error:
-        raise TryAgainError(error) from error
+        raise RetryableError(error) from error
 
 
 def _write(file: FileIO, chunk: bytes) -> None:
@@ -159,14 +169,14 @@ def _total(response: http.client.HTTPResponse, part: Path, offset: int) -> int |
     if response.status == http.client.PARTIAL_CONTENT:
         span = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", response.headers.get("Content-Range", ""))
         if not (offset and span and int(span[1]) == offset and int(span[2]) + 1 == int(span[3])):
-            forget(part)
-            raise TryAgainError("the server sends another part of the file than it was asked for")
+            discard(part)
+            raise RetryableError("the server sent another part of the file than was requested")
         return int(span[3])
     return response.length
 
 
 def _refuse_misfits(
-    response: http.client.HTTPResponse, part: Path, offset: int, total: int | None, policy: Policy
+    response: http.client.HTTPResponse, part: Path, offset: int, total: int | None, policy: DownloadPolicy
 ) -> None:
     kind, encoding = response.headers.get_content_type(), response.headers.get("Content-Encoding", "identity")
     expected = response.status in {http.client.OK, http.client.PARTIAL_CONTENT} and total != 0
@@ -176,7 +186,9 @@ def _refuse_misfits(
             "not with the file itself. It may be the sign-in page of a network, or a proxy's."
         )
     if total is None and not response.chunked:
-        raise FetchError(f"{response.url} does not say how long the file is, so that it could end anywhere.")
+        raise FetchError(
+            f"{response.url} does not state the size of the file, so that a truncated download would not be noticed."
+        )
     if (total or 0) > policy.limit:
         raise FetchError(_too_large(response.url, total or 0, policy))
     free = shutil.disk_usage(part.parent).free
@@ -186,12 +198,15 @@ def _refuse_misfits(
         )
 
 
-def _too_large(url: str, size: int, policy: Policy) -> str:
-    return f"{url} has {size} bytes or more, a checkpoint at most {policy.limit}."
+def _too_large(url: str, size: int, policy: DownloadPolicy) -> str:
+    return f"{url} has at least {size} bytes; the limit for a checkpoint is {policy.limit}."
 
 
 def _full(part: Path, reason: str) -> str:
-    return f"There is no room for {part}: {reason}. Make room, or set GLIMPSE_CACHE to a folder on another disk."
+    return (
+        f"There is not enough disk space for {part}: {reason}. Free some, or set GLIMPSE_CACHE to a folder on another "
+        "disk."
+    )
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
@@ -220,7 +235,7 @@ def _refuse_insecure(url: str, after: str = "") -> None:
     if after and local:
         local = urllib.parse.urlsplit(after).scheme == "http"
     if parts.scheme != "https" and not local:
-        raise FetchError(f"{after} leads to {url}, which is not HTTPS." if after else f"{url} is not HTTPS.")
+        raise FetchError(f"{after} redirects to {url}, which is not HTTPS." if after else f"{url} is not HTTPS.")
 
 
 def _is_loopback(host: str) -> bool:
@@ -251,4 +266,4 @@ def _read_etag(part: Path) -> str:
 def _write_etag(part: Path, etag: str) -> None:
     # A weak one (W/"...") does not promise the same bytes.
     if len(etag) <= _LONGEST_ETAG and re.fullmatch(r'"[\x21\x23-\x7e\x80-\xff]*"', etag):
-        write_whole(_etag_file(part), etag.encode("latin-1"))
+        write_atomically(_etag_file(part), etag.encode("latin-1"))

@@ -1,4 +1,4 @@
-"""The model card: for people who want to know what a model is for, how good it is, and how that is known."""
+"""The model card: what a model is intended for, how accurate it is, and how both were determined."""
 
 from __future__ import annotations
 
@@ -19,47 +19,47 @@ RELIABILITY = "reliability.png"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Subject:
-    """What a card is written about."""
+class CardContents:
+    """The values that a model card shows."""
 
     bundle: Bundle
     run: Run
     parameters: int  # all of them, trainable and not
-    epochs_done: int  # behind the weights
-    data: str  # what the images are called
-    note: str  # their provenance and terms; Markdown
-    tested: bool  # measured on test images, which training never saw; else on the held-out ones
+    epochs_done: int  # completed when the weights were saved
+    data: str  # name of the data set
+    note: str  # source and licence of the images; Markdown
+    tested: bool  # whether the metrics are of test images; else they are of the held-out ones
     measurement: Measurement
-    training_note: str = ""  # what the plan does not tell; Markdown
-    dtype: str = "float32"  # of the weights on disk
-    command: tuple[str, ...] = ()  # options of the training that are neither the plan's nor the recipe's
+    training_note: str = ""  # about the training, beyond the plan; Markdown
+    dtype: str = "float32"  # of the weights file
+    command: tuple[str, ...] = ()  # arguments of the training, beside those of the plan and the recipe
     test: str = ""  # path of the test images, as it was given
     left_out: int = 0  # images that could not be read
     backend: str = "tensorflow"  # of Keras
 
 
-def write(subject: Subject) -> str:
+def write(card: CardContents) -> str:
     """The card as Markdown."""
     sections = (_head, _use, _data, _training, _results, _calibration, _again)
-    return "\n\n".join(section(subject) for section in sections) + "\n"
+    return "\n\n".join(section(card) for section in sections) + "\n"
 
 
-def _head(subject: Subject) -> str:
-    bundle = subject.bundle
+def _head(card: CardContents) -> str:
+    bundle = card.bundle
     rows = {
         "version": bundle.version,
         "architecture": f"`{bundle.architecture}`, variant `{bundle.variant}`",
-        "parameters": f"{subject.parameters:,}",
+        "parameters": f"{card.parameters:,}",
         "input": f"{bundle.recipe.height} x {bundle.recipe.width} pixels, RGB",
         "classes": str(len(bundle.labels)),
-        "weights": f"`{bundle.weights_file}`, {subject.dtype}, `{bundle.weights_digest}`",
+        "weights": f"`{bundle.weights_file}`, {card.dtype}, `{bundle.weights_digest}`",
         "pre-stem": f"`{bundle.recipe.digest}`",
     }
     return f"# {bundle.name}\n\n" + _table(("", ""), rows.items())
 
 
-def _use(subject: Subject) -> str:
-    recipe, labels = subject.bundle.recipe, [label.label for label in subject.bundle.labels]
+def _use(card: CardContents) -> str:
+    recipe, labels = card.bundle.recipe, [label.label for label in card.bundle.labels]
     shown = ", ".join(labels[:20]) + (f" and {len(labels) - 20} more" if len(labels) > 20 else "")
     return f"""## Intended use and limits
 
@@ -69,33 +69,33 @@ def _use(subject: Subject) -> str:
   probability is a hint, not a proof, that the picture shows something else.
 - It sees {recipe.height} x {recipe.width} pixels. What is lost when a picture is reduced to that size, it cannot use.
 - It gives one answer for the whole picture. It neither finds nor counts objects.
-- It was measured on pictures like those it was trained on ({subject.data}). On other cameras, crops or
+- It was measured on pictures like those it was trained on ({card.data}). On other cameras, crops or
   styles the accuracy below does not hold, nor does the calibration.
 - Do not use it where a wrong answer can harm someone."""
 
 
-def _data(subject: Subject) -> str:
-    run, measured = subject.run, subject.measurement
+def _data(card: CardContents) -> str:
+    run, measured = card.run, card.measurement
     tested = (
         f"{measured.images:,} test images, which played no part in the training, give the results below."
-        if subject.tested
+        if card.tested
         else "No test images were given: the results below are those on the held-out images."
     )
     used = (
-        f"{subject.data}: {run.images:,} images, of which {run.images - run.hold_out:,} trained the network and "
+        f"{card.data}: {run.images:,} images, of which {run.images - run.hold_out:,} trained the network and "
         f"{run.hold_out:,} (the same share of every class) were held out to watch the training and to fit the "
         f"temperature. {tested}"
     )
-    if subject.left_out:
-        used += f" {subject.left_out:,} more could not be read and were left out."
-    return f"## Data\n\n{_paragraph(used)}\n\n{_paragraph(subject.note)}"
+    if card.left_out:
+        used += f" {card.left_out:,} more could not be read and were left out."
+    return f"## Data\n\n{_paragraph(used)}\n\n{_paragraph(card.note)}"
 
 
-def _training(subject: Subject) -> str:
-    plan, recipe = subject.run.plan, subject.run.recipe
+def _training(card: CardContents) -> str:
+    plan, recipe = card.run.plan, card.run.recipe
     unfinished = (
-        f"\n\n**Provisional**: these weights are from epoch {subject.epochs_done} of {plan.total_epochs}."
-        if subject.epochs_done < plan.total_epochs
+        f"\n\n**Provisional**: these weights are from epoch {card.epochs_done} of {plan.total_epochs}."
+        if card.epochs_done < plan.total_epochs
         else ""
     )
     restart = (
@@ -115,8 +115,8 @@ def _training(subject: Subject) -> str:
         if plan.label_smoothing
         else ""
     )
-    told = f"\n\n{_paragraph(subject.training_note)}" if subject.training_note else ""
-    command = _command(subject)
+    told = f"\n\n{_paragraph(card.training_note)}" if card.training_note else ""
+    command = _command(card)
     return f"""## Training
 
 - **Schedule**: {plan.epochs} epochs in batches of {plan.batch_size}; SGD with Nesterov momentum {plan.momentum:g}; the
@@ -138,18 +138,18 @@ From the folder in which this was trained, with the `python` of its environment:
 ![Loss and accuracy by epoch]({CURVES})"""
 
 
-def _results(subject: Subject) -> str:
-    measured = subject.measurement
+def _results(card: CardContents) -> str:
+    measured = card.measurement
     low, high = measured.top1_interval
     rows = [("top-1 accuracy", f"{measured.top1:.2%} (95% interval {low:.2%} to {high:.2%})")]
     if measured.top5 is not None:
         rows.append(("top-5 accuracy", f"{measured.top5:.2%}"))
     recall = [
         (label.label, f"{share:.1%}")
-        for label, share in zip(subject.bundle.labels, measured.recall, strict=True)
+        for label, share in zip(card.bundle.labels, measured.recall, strict=True)
         if not math.isnan(share)
     ]
-    kind = "test" if subject.tested else "held-out"
+    kind = "test" if card.tested else "held-out"
     return f"""## Results on {measured.images:,} {kind} images
 
 {_table(("", ""), rows)}
@@ -159,8 +159,8 @@ def _results(subject: Subject) -> str:
 ![Confusion matrix]({CONFUSION})"""
 
 
-def _calibration(subject: Subject) -> str:
-    measured = subject.measurement
+def _calibration(card: CardContents) -> str:
+    measured = card.measurement
     before, after = measured.reliability_uncalibrated, measured.reliability
     rows = [
         ("expected calibration error, 15 bins", f"{before.error:.2%}", f"{after.error:.2%}"),
@@ -168,7 +168,7 @@ def _calibration(subject: Subject) -> str:
     ]
     return f"""## Calibration
 
-The logits are divided by the temperature {subject.bundle.temperature:g} before the softmax; it was fitted on the
+The logits are divided by the temperature {card.bundle.temperature:g} before the softmax; it was fitted on the
 held-out images (Guo et al., arXiv:1706.04599). The ranking of the classes stays as it is.
 
 {_table(("", "uncalibrated", "calibrated"), rows)}
@@ -176,26 +176,26 @@ held-out images (Guo et al., arXiv:1706.04599). The ranking of the classes stays
 ![Accuracy over confidence]({RELIABILITY})"""
 
 
-def _again(subject: Subject) -> str:
-    if subject.tested:
-        folder, test = shlex.quote(subject.bundle.folder.as_posix()), shlex.quote(subject.test)
-        command = f"{_python(subject)} -m glimpse.models.evaluate --bundle {folder} --data {test}"
-        if "--skip-unreadable" in subject.command:
+def _again(card: CardContents) -> str:
+    if card.tested:
+        folder, test = shlex.quote(card.bundle.folder.as_posix()), shlex.quote(card.test)
+        command = f"{_python(card)} -m glimpse.models.evaluate --bundle {folder} --data {test}"
+        if "--skip-unreadable" in card.command:
             command += " --skip-unreadable"
         where = "From the folder in which this was trained:"
     else:
-        command = f"{_command(subject)} \\\n    --export-only"
+        command = f"{_command(card)} \\\n    --export-only"
         where = "The held-out images are part of those it was trained with. From the folder in which this was trained:"
     return f"## Measure it again\n\n{where}\n\n```sh\n{command}\n```"
 
 
-def _python(subject: Subject) -> str:
-    return "python" if subject.backend == "tensorflow" else f"KERAS_BACKEND={subject.backend} python"
+def _python(card: CardContents) -> str:
+    return "python" if card.backend == "tensorflow" else f"KERAS_BACKEND={card.backend} python"
 
 
-def _command(subject: Subject) -> str:
-    """The training command that gives this run again, one option a line."""
-    run = subject.run
+def _command(card: CardContents) -> str:
+    """The training command that reproduces this run, one option a line."""
+    run = card.run
     recipe = run.recipe
     options: dict[str, object] = {
         field.name: value for field in fields(Plan) if (value := getattr(run.plan, field.name)) != field.default
@@ -203,14 +203,14 @@ def _command(subject: Subject) -> str:
     options |= {"hold_out": run.hold_out, "size": f"{recipe.height}x{recipe.width}"}
     options |= {"geometry": recipe.geometry, "crop_share": recipe.crop_share, "filter": recipe.filter}
     lines: list[str] = []
-    for word in subject.command:
+    for word in card.command:
         if word.startswith("--"):
             lines.append(word)
         else:
             lines[-1] += f" {shlex.quote(word)}"
     lines += [f"--{name.replace('_', '-')} {shlex.quote(str(value))}" for name, value in options.items()]
     lines += [f"--mean {_exact(recipe.mean)}", f"--std {_exact(recipe.std)}"]
-    return " \\\n    ".join([f"{_python(subject)} -m glimpse.models.train", *lines])
+    return " \\\n    ".join([f"{_python(card)} -m glimpse.models.train", *lines])
 
 
 def _paragraph(text: str) -> str:

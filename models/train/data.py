@@ -1,4 +1,4 @@
-"""Labelled images from a folder or a zip, and the batches that training and evaluation feed on."""
+"""LabelledImages images from a folder or a zip file, and the batches for training."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ _SHOWN = 20  # of the images that cannot be read
 
 
 @dataclass(frozen=True, slots=True)
-class Labelled:
-    """A labelled image set, decoded through the host half of the pre-stem.
+class LabelledImages:
+    """A labelled data set, decoded and resized to the network's input.
 
     Attributes:
         pixels: uint8 ``[N, height, width, 3]``.
         classes: int64 ``[N]``, indices into `labels`.
         labels: class names, sorted.
-        left_out: for each file that could not be read, its name and why.
-        empty: folders without an image, or with none that could be read.
+        left_out: for each file that could not be read, its name and the reason.
+        empty: folders without a readable image.
     """
 
     pixels: NDArray[np.uint8]
@@ -44,34 +44,36 @@ class Labelled:
     def __len__(self) -> int:
         return len(self.classes)
 
-    def select(self, index: NDArray[np.int64]) -> Labelled:
+    def select(self, index: NDArray[np.int64]) -> LabelledImages:
         """The images at `index`, in that order."""
-        return Labelled(self.pixels[index], self.classes[index], self.labels)
+        return LabelledImages(self.pixels[index], self.classes[index], self.labels)
 
 
-def read(path: Path, recipe: Recipe, labels: Sequence[str] | None = None, *, skip_unreadable: bool = False) -> Labelled:
+def read(
+    path: Path, recipe: Recipe, labels: Sequence[str] | None = None, *, skip_unreadable: bool = False
+) -> LabelledImages:
     """Read every ``.../class/image`` file below a folder or inside a zip; the parent folder names the class.
 
-    All images are kept in memory as uint8, which is `height * width * 3` bytes each. Hidden files and folders, and
-    those that systems keep for themselves, are passed over (`models.train.files`).
+    All images are kept in memory as uint8, `height * width * 3` bytes each. Hidden files and folders and those of the
+    operating system are ignored (`models.train.files`).
 
     Args:
         path: folder or zip file.
         recipe: pre-stem that makes each image the network's input.
         labels: class order to use; the sorted folder names when None.
-        skip_unreadable: leave out images that cannot be read or decoded; the result names them.
+        skip_unreadable: skip images that cannot be read or decoded; the result names them.
 
     Raises:
-        FileNotFoundError: nothing at `path`.
-        ValueError: no image in it, images that cannot be read, or a class that `labels` lacks.
+        FileNotFoundError: `path` does not exist.
+        ValueError: there is no image, an image cannot be read, or a class is not one of `labels`.
     """
     names: list[str] = []
     unreadable: list[tuple[str, str]] = []
-    with files.opened(path, SUFFIXES) as found:
+    with files.open_images(path, SUFFIXES) as found:
         if stray := [file.name for file in found if "/" not in file.name]:
-            raise ValueError(f"{path}: {stray[0]} lies in no folder that would name its class. Sort it into one.")
+            raise ValueError(f"{path}: {stray[0]} is not in a folder, whose name would be its class. Move it into one.")
         empty = set(files.without_images(path, found))
-        pixels = _room(path, len(found), recipe)
+        pixels = _allocate(path, len(found), recipe)
         for file in found:
             try:
                 pixels[len(names)] = _decode(file.read(), recipe)
@@ -80,27 +82,28 @@ def read(path: Path, recipe: Recipe, labels: Sequence[str] | None = None, *, ski
             else:
                 names.append(PurePosixPath(file.name).parent.name)
     if unreadable and not skip_unreadable:
-        which, said = "it" if len(unreadable) == 1 else "them", several(unreadable)
-        advice = f"Remove {which} or mend {which}, or leave {which} out: --skip-unreadable"
-        raise ValueError(f"{path}: {said}{chr(10) if chr(10) in said else ' '}{advice}")
+        which, problems = "it" if len(unreadable) == 1 else "them", summary(unreadable)
+        advice = f"Remove or repair {which}, or skip {which} with --skip-unreadable"
+        raise ValueError(f"{path}: {problems}{chr(10) if chr(10) in problems else ' '}{advice}")
     if not names:
-        why = f" {several(unreadable)}" if unreadable else f" Known suffixes: {', '.join(sorted(SUFFIXES))}"
-        raise ValueError(f"{path} holds no class/image files.{why}")
+        why = f" {summary(unreadable)}" if unreadable else f" Supported suffixes: {', '.join(sorted(SUFFIXES))}"
+        raise ValueError(f"{path} has no images in folders named after their classes.{why}")
     known = tuple(labels) if labels is not None else tuple(sorted(set(names)))
     index = {label: i for i, label in enumerate(known)}
     if unknown := sorted(set(names) - index.keys()):
-        raise ValueError(f"{path} holds classes that the model does not have: {', '.join(unknown)}")
+        raise ValueError(f"{path} has classes that the model does not have: {', '.join(unknown)}")
     classes = np.array([index[name] for name in names])
     filled = set(names)
     empty |= {str(folder) for name, _ in unreadable if (folder := PurePosixPath(name).parent).name not in filled}
-    return Labelled(pixels[: len(names)], classes, known, tuple(unreadable), tuple(sorted(empty)))
+    return LabelledImages(pixels[: len(names)], classes, known, tuple(unreadable), tuple(sorted(empty)))
 
 
-def several(unreadable: Sequence[tuple[str, str]]) -> str:
-    """What is wrong with some images, for people: what they share in one line, else each in a line; the first of many.
+def summary(unreadable: Sequence[tuple[str, str]]) -> str:
+    """Why images cannot be read, for people: in one line where all have the same reason, else one line an image.
 
     Args:
-        unreadable: names and reasons, which go on where the name ends.
+        unreadable: the name of each file, and the reason as the rest of a sentence that begins with the name. Only the
+            first ones are listed.
     """
     shown, hidden = unreadable[:_SHOWN], len(unreadable) - _SHOWN
     more = f"and {hidden:,} more" if hidden > 0 else ""
@@ -126,25 +129,27 @@ def _decode(data: bytes, recipe: Recipe) -> NDArray[np.uint8]:
         raise files.UnreadableError(f"cannot be decoded: {str(error).rstrip('.')}") from error
 
 
-def _room(path: Path, count: int, recipe: Recipe) -> NDArray[np.uint8]:
+def _allocate(path: Path, count: int, recipe: Recipe) -> NDArray[np.uint8]:
     try:
         return np.empty((count, recipe.height, recipe.width, 3), np.uint8)
     except MemoryError:
         size = count * recipe.height * recipe.width * 3 / 2**30
         raise ValueError(
-            f"{path}: {count:,} images of {recipe.height} x {recipe.width} pixels need {size:,.0f} GiB of memory, "
-            "which there is not. Give fewer, or a smaller --size."
+            f"{path}: {count:,} images of {recipe.height} x {recipe.width} pixels need {size:,.0f} GiB of memory, and "
+            "there is not as much. Give fewer images, or a smaller --size."
         ) from None
 
 
-def hold_out(images: Labelled, count: int, seed: int) -> tuple[Labelled, Labelled]:
-    """Split off `count` images, the same share of every class, for calibration and for watching the training.
+def hold_out(images: LabelledImages, count: int, seed: int) -> tuple[LabelledImages, LabelledImages]:
+    """Split off `count` images, the same share of every class, for calibration and for monitoring the training.
 
     Returns:
         (the rest, the held-out images); the same split for the same seed.
     """
     if not 0 <= count < len(images):
-        raise ValueError(f"Cannot hold out {count} of {len(images)} images.")
+        raise ValueError(
+            f"--hold-out must be at least 0 and less than the number of images, {len(images)}. Received: {count}"
+        )
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(images))
     # A stable sort by each image's rank within its class walks through the classes in turn.
@@ -156,23 +161,23 @@ def hold_out(images: Labelled, count: int, seed: int) -> tuple[Labelled, Labelle
     return images.select(np.sort(order[count:])), images.select(np.sort(order[:count]))
 
 
-def per_class(images: Labelled) -> list[int]:
+def per_class(images: LabelledImages) -> list[int]:
     """How many images each class has, in the order of the labels."""
     counts: list[int] = np.bincount(images.classes, minlength=len(images.labels)).tolist()
     return counts
 
 
 def statistics(
-    images: Labelled, *, needs_std: bool = True
+    images: LabelledImages, *, needs_std: bool = True
 ) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
     """Mean and standard deviation of red, green and blue over all pixels, 0..255, to one decimal.
 
     Args:
         images: to measure.
-        needs_std: whether the deviation will be used.
+        needs_std: whether the standard deviation will be used.
 
     Raises:
-        ValueError: a channel is the same everywhere, so there is nothing to scale by, though it is needed.
+        ValueError: the standard deviation is needed, and that of a channel is 0.
     """
     # From counts of the 256 values: exact, and without a float copy of the images.
     values = np.arange(256)
@@ -181,7 +186,10 @@ def statistics(
     std = np.sqrt((counts @ values**2) / counts.sum(axis=1) - mean**2)
     r, g, b = (round(float(value), 1) for value in mean)
     if needs_std and not all(std >= 0.05):
-        raise ValueError(f"These images have a channel without contrast. Give --mean and --std. Received: std {std}")
+        raise ValueError(
+            f"All pixels of these images are equal in a colour channel, so that it cannot be scaled to a standard "
+            f"deviation of 1. Give --mean and --std. Received: std {std}"
+        )
     sr, sg, sb = (round(float(value), 1) for value in std)
     return (r, g, b), (sr, sg, sb)
 
@@ -191,7 +199,7 @@ class Batches(keras.utils.PyDataset):
 
     def __init__(
         self,
-        images: Labelled,
+        images: LabelledImages,
         *,
         batch_size: int,
         seed: int,

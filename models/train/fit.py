@@ -1,4 +1,4 @@
-"""The training loop: epochs of Keras' own `fit`, a checkpoint after each, resumable at any of them."""
+"""The training loop: Keras' `fit`, one epoch at a time, with a checkpoint after each to resume from."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from glimpse.models.messages import short
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.models.serving import logits_model
 from glimpse.models.train import fused
-from glimpse.models.train.data import Batches, Labelled
+from glimpse.models.train.data import Batches, LabelledImages
 from glimpse.models.train.plan import Plan
 
 CHECKPOINT = "checkpoint.weights.h5"
@@ -25,18 +25,24 @@ HISTORY = "history.csv"
 
 
 def train(
-    plan: Plan, recipe: Recipe, images: Labelled, held_out: Labelled, folder: Path, *, stop_after: int | None = None
+    plan: Plan,
+    recipe: Recipe,
+    images: LabelledImages,
+    held_out: LabelledImages,
+    folder: Path,
+    *,
+    stop_after: int | None = None,
 ) -> keras.Model:
-    """Train to the end of `plan`, going on from the checkpoint in `folder` where there is one.
+    """Train to the end of `plan`, resuming from the checkpoint in `folder` where there is one.
 
     Args:
-        plan: what to do.
-        recipe: pre-stem that made the images.
+        plan: the plan of the run.
+        recipe: pre-stem with which the images were read.
         images: to train on.
-        held_out: to watch the training by; may be empty.
-        folder: for the checkpoint and the history; made where there is none.
-        stop_after: epochs to do in this call; all that are left when None. Resuming gives what an uninterrupted
-            run would have given.
+        held_out: to monitor the training; may be empty.
+        folder: for the checkpoint and the history; created where it does not exist.
+        stop_after: the number of epochs to train in this call; None: all remaining ones. A resumed run gives the same
+            weights as an uninterrupted one.
 
     Returns:
         The trained model, uint8 pixels ``[N, H, W, 3]`` -> float32 logits.
@@ -44,7 +50,7 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / CHECKPOINT
     keras.utils.set_random_seed(plan.seed)
-    # A checkpoint holds weights and optimizer state; the graph is built anew because a saved one forgets which
+    # A checkpoint holds weights and optimizer state; the graph is built again because a saved one does not keep which
     # variables are exempt from weight decay.
     model = restored(plan, recipe, images, folder) if checkpoint.exists() else compiled(plan, recipe, images)
     done = epochs_done(model, plan, images)
@@ -78,7 +84,7 @@ def train(
 
 
 class _OneEpoch(keras.callbacks.Callback):
-    """Ends a call of `fit` after its first epoch."""
+    """Stops a call of `fit` after its first epoch."""
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:  # noqa: ARG002 - Keras' signature
         self.model.stop_training = True
@@ -94,7 +100,9 @@ def _save(model: keras.Model, checkpoint: Path) -> None:
         fresh.unlink(missing_ok=True)
         named = re.search(r"error message = '([^']+)'", str(error))  # among the rest that h5py says of it
         reason = named[1] if named else " ".join(str(error).split()) or type(error).__name__
-        raise OSError(f"{checkpoint} cannot be written: {reason}. The one of the last epoch is whole.") from error
+        raise OSError(
+            f"{checkpoint} cannot be written: {reason}. The checkpoint of the epoch before is intact."
+        ) from error
 
 
 class Schedule(keras.optimizers.schedules.LearningRateSchedule):
@@ -125,14 +133,14 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
         return {}
 
 
-class Smoothed(keras.losses.Loss):
-    """Cross-entropy of class numbers, each target moved by a share towards all classes alike.
+class SmoothedCrossEntropy(keras.losses.Loss):
+    """Cross-entropy with label smoothing, for class numbers as targets.
 
     Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", arXiv:1512.00567, section 7.
     """
 
     def __init__(self, classes: int, smoothing: float = 0.0) -> None:
-        """Move a share of `smoothing` of every target; 0 is plain cross-entropy."""
+        """Spread a share of `smoothing` of every target over all classes; 0 is plain cross-entropy."""
         super().__init__(name="cross_entropy")
         self._classes, self._smoothing = classes, smoothing
 
@@ -143,11 +151,11 @@ class Smoothed(keras.losses.Loss):
         return keras.losses.categorical_crossentropy(targets, y_pred, from_logits=True, label_smoothing=self._smoothing)
 
 
-def compiled(plan: Plan, recipe: Recipe, images: Labelled) -> keras.Model:
+def compiled(plan: Plan, recipe: Recipe, images: LabelledImages) -> keras.Model:
     """A fresh training graph: uint8 pixels through the pre-stem's scaling and the network to logits.
 
     Raises:
-        ValueError: the network cannot be built for such images, or in that precision.
+        ValueError: the network cannot be built for images of this size, or in this precision.
     """
     policy = keras.config.dtype_policy()
     try:
@@ -176,7 +184,7 @@ def compiled(plan: Plan, recipe: Recipe, images: Labelled) -> keras.Model:
     fused.fuse(model)
     model.compile(
         optimizer=optimizer,
-        loss=Smoothed(len(images.labels), plan.label_smoothing),
+        loss=SmoothedCrossEntropy(len(images.labels), plan.label_smoothing),
         metrics=["accuracy"],
     )
     # At once, so that a checkpoint's optimizer state finds its variables.
@@ -184,11 +192,11 @@ def compiled(plan: Plan, recipe: Recipe, images: Labelled) -> keras.Model:
     return model
 
 
-def restored(plan: Plan, recipe: Recipe, images: Labelled, folder: Path) -> keras.Model:
-    """The training graph with the checkpoint of `folder` in it.
+def restored(plan: Plan, recipe: Recipe, images: LabelledImages, folder: Path) -> keras.Model:
+    """The training graph with the checkpoint of `folder` loaded.
 
     Raises:
-        ValueError: the checkpoint cannot be read, or is of another network.
+        ValueError: the checkpoint cannot be read, or belongs to another network.
     """
     model = compiled(plan, recipe, images)
     try:
@@ -196,14 +204,14 @@ def restored(plan: Plan, recipe: Recipe, images: Labelled, folder: Path) -> kera
     except (OSError, KeyError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise ValueError(
-            f"{folder / CHECKPOINT} cannot be used: {reason}. "
-            "Remove it to train from the beginning, or give another --out."
+            f"{folder / CHECKPOINT} cannot be loaded: {reason}. "
+            "Delete it to train from the beginning, or give another --out."
         ) from error
     return model
 
 
-def epochs_done(model: keras.Model, plan: Plan, images: Labelled) -> int:
-    """How many whole epochs a training graph has seen, by its optimizer's count of steps."""
+def epochs_done(model: keras.Model, plan: Plan, images: LabelledImages) -> int:
+    """The number of epochs completed, by the optimizer's count of steps."""
     return int(model.optimizer.iterations) // math.ceil(len(images) / plan.batch_size)
 
 
@@ -220,7 +228,7 @@ def history(folder: Path, epochs: float = math.inf) -> list[dict[str, float]]:
 
     Args:
         folder: of the run.
-        epochs: how many the checkpoint has seen; a row beyond them is of an epoch that was interrupted.
+        epochs: the number completed in the checkpoint; rows beyond it belong to an interrupted epoch and are dropped.
     """
     if not (folder / HISTORY).exists():
         return []
@@ -233,7 +241,7 @@ def history(folder: Path, epochs: float = math.inf) -> list[dict[str, float]]:
 
 
 def _write(path: Path, rows: list[dict[str, float]]) -> None:
-    """Put a file of these rows in the place of the one that is there, whole or not at all."""
+    """Replace the file by one of these rows, atomically."""
     if not rows:
         path.unlink(missing_ok=True)
         return

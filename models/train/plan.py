@@ -1,4 +1,4 @@
-"""What decides a training run's result, as plain data kept beside its checkpoint."""
+"""The plan of a training run: all values that determine its result, kept beside its checkpoint."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ PLAN = "plan.json"
 LOCK = "run.lock"
 
 
-# How far a run goes may be decided on the way; what is behind it stays as it was.
+# These may be changed when a run is resumed: they affect only the epochs to come.
 _MAY_CHANGE = frozenset(
     f"plan.{name}" for name in ("epochs", "restart_epochs", "restart_learning_rate", "cutout", "cutout_from")
 )
 
 
 class PlanError(ValueError):
-    """The folder holds another run than the one asked for."""
+    """The folder of the run cannot be used; the message says why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Everything that decides a training run's result, beside the images."""
+    """All values that determine the result of a training run, except the images."""
 
     architecture: str
     variant: str | None = None
@@ -53,13 +53,13 @@ class Plan:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "learning_rate", "restart_learning_rate"):
             if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive. Received: {getattr(self, name)}")
+                raise ValueError(f"{name} must be greater than 0. Received: {getattr(self, name)}")
         for name in ("warmup_epochs", "restart_epochs", "cutout_from", "weight_decay", "seed"):
             if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must not be negative. Received: {getattr(self, name)}")
+                raise ValueError(f"{name} must be at least 0. Received: {getattr(self, name)}")
         for name in ("cutout", "label_smoothing", "momentum"):
             if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be in [0, 1). Received: {getattr(self, name)}")
+                raise ValueError(f"{name} must be at least 0 and less than 1. Received: {getattr(self, name)}")
 
     @property
     def total_epochs(self) -> int:
@@ -84,10 +84,10 @@ class Run:
 
 
 def check_writable(folder: Path) -> None:
-    """Refuse a folder of a run that could not be written to at its end.
+    """Check that a run can write into its folder, before hours of training.
 
     Raises:
-        PlanError: it cannot be made, or something in it cannot be written.
+        PlanError: the folder cannot be created, or it or its bundle folder cannot be written to.
     """
     place = folder
     while not place.exists() and place != place.parent:
@@ -96,24 +96,26 @@ def check_writable(folder: Path) -> None:
         if not each.exists():
             continue
         if not each.is_dir():
-            raise PlanError(f"{each} is no folder, so that {folder} cannot be written. Give another --out.")
+            raise PlanError(f"{each} is not a folder, so {folder} cannot be written to. Give another --out.")
         if not os.access(each, os.W_OK | os.X_OK):
-            raise PlanError(f"{each} may not be written to. Give another --out.")
+            raise PlanError(f"{each} cannot be written to: permission denied. Give another --out.")
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Have the folder of a run, which is made where there is none, for this process.
+def exclusive(folder: Path) -> Iterator[None]:
+    """Lock the folder of a run for this process; it is created where it does not exist.
 
     Raises:
-        PlanError: another process has it.
+        PlanError: another process holds the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise PlanError(f"Another run is at work in {folder}. Wait for its end, or give another --out.") from None
+        raise PlanError(
+            f"Another training is running in {folder}. Wait until it ends, or give another --out."
+        ) from None
     try:
         yield
     finally:
@@ -121,16 +123,19 @@ def alone(folder: Path) -> Iterator[None]:
 
 
 def claim(folder: Path, run: Run, *, checkpoint: str, adopt: bool = False) -> None:
-    """Write `run` into `folder`, or check that the one in it is the same but for its length, or has kept nothing.
+    """Write the plan of a run into its folder, after checking it against a plan that is already there.
+
+    The plans may differ in the values that can be changed on resuming, or in any value as long as the earlier run has
+    written neither a checkpoint nor a bundle.
 
     Args:
-        folder: of the run; made where there is none.
-        run: what is about to happen there.
+        folder: of the run; created where it does not exist.
+        run: the run that is about to begin or to be resumed.
         checkpoint: name of the checkpoint file.
-        adopt: take a checkpoint that has no plan beside it for one of this run.
+        adopt: accept a checkpoint that has no plan beside it as one of this run.
 
     Raises:
-        PlanError: the folder belongs to another run; the message names what differs.
+        PlanError: the folder belongs to another run; the message names the values that differ.
     """
     path = folder / PLAN
     new = run.to_dict()
@@ -143,12 +148,14 @@ def claim(folder: Path, run: Run, *, checkpoint: str, adopt: bool = False) -> No
                 if before != after and name not in _MAY_CHANGE
             ]
         except (json.JSONDecodeError, TypeError, AttributeError) as error:
-            raise PlanError(f"{path} is not a plan: {error}. Give another --out.") from error
-        # Of a run that has kept nothing, as of one whose network could not be built, nothing is lost.
+            raise PlanError(f"{path} is not the plan of a run: {error}. Give another --out.") from error
+        # A run that has written neither, for example because its network could not be built, may be replaced.
         if differing and any((folder / kept).exists() for kept in (checkpoint, "bundle")):
-            raise PlanError(f"{folder} holds another run: {'; '.join(differing)}. Give another --out.")
+            raise PlanError(f"{folder} holds a run with another plan: {'; '.join(differing)}. Give another --out.")
     elif (folder / checkpoint).exists() and not adopt:
-        raise PlanError(f"{folder} holds a checkpoint but no {PLAN} that says of what. Give another --out.")
+        raise PlanError(
+            f"{folder} has a checkpoint but no {PLAN}, so it is not known what was trained. Give another --out."
+        )
     folder.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(new, indent=2) + "\n", encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""Weights: reading them from where people have them, and setting a network's by role, never by position.
+"""Weights: reading tensors from files of many formats, and loading them into a network by name.
 
 `load` takes any file that `read` can; `save` writes safetensors with our own names. Keras is loaded with what needs it,
 not before: the process in which files are read does without.
@@ -12,12 +12,12 @@ from glimpse.models.weights.errors import WeightsError, WeightsMismatchError
 from glimpse.models.weights.files import read
 
 if TYPE_CHECKING:
-    from glimpse.models.weights.guess import told
+    from glimpse.models.weights.identification import likely_networks
     from glimpse.models.weights.native import save
     from glimpse.models.weights.transfer import load, transfer
 
-__all__ = ["WeightsError", "WeightsMismatchError", "load", "read", "save", "told", "transfer"]
-_WITH_KERAS = {"told": "guess", "save": "native", "load": "transfer", "transfer": "transfer"}
+__all__ = ["WeightsError", "WeightsMismatchError", "likely_networks", "load", "read", "save", "transfer"]
+_WITH_KERAS = {"likely_networks": "identification", "save": "native", "load": "transfer", "transfer": "transfer"}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""What can be wrong with weights."""
+"""The errors of reading and loading weights."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ _SHOWN, _LENGTH = 2, 110
 
 
 class WeightsError(ValueError):
-    """The file holds no readable weights."""
+    """The file cannot be read as weights."""
 
 
 class WeightsMismatchError(WeightsError):
-    """The file holds weights of another network; the message lists the tensors that do not fit."""
+    """The weights belong to another network; the message lists the tensors that do not fit."""
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class WeightsMismatchError(WeightsError):
         read_as = (
             f", read by its {layout}," if layout == "graph" else f", read with {layout}'s names," if layout else ""
         )
-        advice = hint or "Name the architecture that it was saved from."
+        advice = hint or "Give the architecture that the weights were saved from."
         super().__init__(f"{path}{read_as} does not fit this network. {listed}. {advice}")
 
 

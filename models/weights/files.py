@@ -13,7 +13,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from glimpse.models import opened
+from glimpse.models import regular_files
 from glimpse.models.weights import formats, isolated, safetensors_file
 from glimpse.models.weights.contents import Contents, SavedModel
 from glimpse.models.weights.errors import WeightsError
@@ -49,9 +49,9 @@ def contents(path: Path) -> Contents:
             that needs a package which is missing.
         OSError: the file cannot be opened.
     """
-    with plain(path) as file:
-        if formats.told(file) == "safetensors":
-            return formats.checked(Contents(safetensors_file.read(file, path)), file, path)
+    with open_file(path) as file:
+        if formats.detect(file) == "safetensors":
+            return formats.within_limits(Contents(safetensors_file.read(file, path)), file, path)
         return isolated.contents(file, path)
 
 
@@ -60,18 +60,18 @@ def saved_model(path: Path) -> SavedModel:
 
     Raises and returns as `contents` does.
     """
-    with plain(path) as file:
+    with open_file(path) as file:
         return isolated.saved_model(file, path)
 
 
-def plain(path: Path) -> BinaryIO:
-    """A file for reading, see `models.opened.plain`.
+def open_file(path: Path) -> BinaryIO:
+    """A file for reading, see `models.regular_files.open_file`.
 
     Raises:
         WeightsError: it is no plain file.
         OSError: it cannot be opened.
     """
     try:
-        return opened.plain(path)
-    except opened.NotAFileError as error:
+        return regular_files.open_file(path)
+    except regular_files.NotARegularFileError as error:
         raise WeightsError(str(error)) from error

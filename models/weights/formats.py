@@ -31,7 +31,7 @@ _ZIP = b"PK\x03\x04"
 _DAMAGE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, EOFError, struct.error)
 
 
-def told(file: BinaryIO) -> str:
+def detect(file: BinaryIO) -> str:
     """The format of a file by its first bytes; empty: none that is known. The position of the file is its beginning."""
     file.seek(0)
     head = file.read(_HEAD)
@@ -51,7 +51,7 @@ def told(file: BinaryIO) -> str:
     return "onnx" if head.startswith(onnx_file.FIRST_FIELD) else ""
 
 
-def mapped(file: BinaryIO) -> mmap.mmap:
+def memory_map(file: BinaryIO) -> mmap.mmap:
     """A file as bytes of memory that take none, for the system reads them when they are looked at."""
     return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
@@ -69,7 +69,7 @@ def contents(file: BinaryIO, path: Path, data: mmap.mmap | None = None) -> Conte
         MemoryError: there was not enough.
     """
     try:
-        found = checked(_contents(file, path, data), file, path)
+        found = within_limits(_contents(file, path, data), file, path)
         if found.graph is not None:  # as whoever asked for it will do: where it is read, it harms nobody
             graphs.reduced(found.graph)
     except WeightsError:
@@ -90,7 +90,7 @@ def contents(file: BinaryIO, path: Path, data: mmap.mmap | None = None) -> Conte
 
 
 def _contents(file: BinaryIO, path: Path, data: mmap.mmap | None) -> Contents:
-    form = told(file)
+    form = detect(file)
     if form == "safetensors":
         return Contents(safetensors_file.read(file, path))
     if not form:
@@ -99,7 +99,7 @@ def _contents(file: BinaryIO, path: Path, data: mmap.mmap | None) -> Contents:
             f"{path} is not a safetensors file, nor one of PyTorch, Keras, ONNX or TFLite: it begins with {head!r}. "
             "Save the weights in one of these formats."
         )
-    data = mapped(file) if data is None else data
+    data = memory_map(file) if data is None else data
     if form == "zip":
         return _read_zip(Archive(file, path, memoryview(data)), path)
     if form == "legacy":
@@ -117,11 +117,11 @@ def saved_model(file: BinaryIO, path: Path) -> SavedModel:
     Raises and returns as `contents` does.
     """
     try:
-        form = told(file)
+        form = detect(file)
         if form == "hdf5":
-            return keras_file.old_model(hdf5_file.Hdf5(file, path, memoryview(mapped(file))), path)
+            return keras_file.old_model(hdf5_file.Hdf5(file, path, memoryview(memory_map(file))), path)
         if form == "zip":
-            return keras_file.model(Archive(file, path, memoryview(mapped(file))), path)
+            return keras_file.model(Archive(file, path, memoryview(memory_map(file))), path)
     except WeightsError:
         raise
     except limits.TooLargeError as error:
@@ -131,7 +131,7 @@ def saved_model(file: BinaryIO, path: Path) -> SavedModel:
     raise WeightsError(f"{path} is a damaged .keras file: it is neither a zip file nor one of HDF5. Copy it again.")
 
 
-def checked(found: Contents, file: BinaryIO, path: Path) -> Contents:
+def within_limits(found: Contents, file: BinaryIO, path: Path) -> Contents:
     """The same, once it is known that it has no more tensors, and no larger ones, than a file of its size can mean.
 
     Raises:
@@ -141,14 +141,14 @@ def checked(found: Contents, file: BinaryIO, path: Path) -> Contents:
     names = [name for one in sets for name in one.tensors]
     size = sum(value.nbytes for one in sets for value in one.tensors.values())
     if len(names) > limits.TENSORS:
-        told_ = f"{len(names)} tensors; {limits.TENSORS} are read"
+        excess = f"{len(names)} tensors; {limits.TENSORS} are read"
     elif (longest := max(map(len, names), default=0)) > limits.NAME:
-        told_ = f"a tensor with a name of {longest} characters; {limits.NAME} are read"
+        excess = f"a tensor with a name of {longest} characters; {limits.NAME} are read"
     elif size > limits.decoded(total := os.fstat(file.fileno()).st_size + onnx_file.beside(path)):
-        told_ = f"tensors of {size} bytes together, many times its own {total}"
+        excess = f"tensors of {size} bytes together, many times its own {total}"
     else:
         return found
-    raise WeightsError(f"{path} holds {told_}. No network has such weights: save them again.")
+    raise WeightsError(f"{path} holds {excess}. No network has such weights: save them again.")
 
 
 def _short(error: Exception) -> str:

@@ -1,9 +1,9 @@
-"""Reading a file of weights in a process of its own: the side that starts the process and takes its answer.
+"""Reading a weights file in a separate process: starting the process, and receiving its response.
 
 Files of weights come from anywhere, and their formats are those of whole programs: pickles, HDF5, protobuf. So the
 process that parses them (`models.weights.reader`) may fail without harm to its caller, and may take no more memory and
 computing than a file of that size explains (`models.weights.limits`). It tells where in the file the numbers are
-(`models.weights.answer`), so that nothing is copied that need not be.
+(`models.weights.response`), so that nothing is copied that need not be.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ import tempfile
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-from glimpse.models.weights import answer, limits, onnx_file
+from glimpse.models.weights import limits, onnx_file, response
 from glimpse.models.weights.contents import Contents, SavedModel
 from glimpse.models.weights.errors import WeightsError
 
 _MODULE = "glimpse.models.weights.reader"
 _ROOT = Path(__file__).parents[3]
-_SAID = 4096  # bytes of the last that it says on standard error
+_SAID = 4096  # bytes at the end of its standard error that are read
 _TOLD = 200  # characters of that in a message
 _NO_MEMORY = ("bad_alloc", "MemoryError", "Cannot allocate memory")  # how libraries say it as they abort
 OUT_OF_MEMORY = 3  # the exit code for it
@@ -44,7 +44,7 @@ def contents(file: BinaryIO, path: Path) -> Contents:
     """
     found = _told("weights", file, path)
     if not isinstance(found, Contents):
-        raise _failed(path, "its reader gave another answer")
+        raise _failed(path, "the process that reads it returned something else")
     return found
 
 
@@ -66,15 +66,15 @@ def _told(what: Literal["weights", "model"], file: BinaryIO, path: Path) -> Cont
         _run([what, str(size), str(limits.seconds(size)), os.fspath(path)], file, (out, said), size)
         length = out.seek(0, 2)
         if length > limits.decoded(size) + limits.ANSWER + mmap.PAGESIZE:
-            raise _failed(path, "its reader gave an answer without end")
+            raise _failed(path, "the process that reads it returned more than was allowed")
         if not length:
-            raise _failed(path, "its reader gave no answer")
+            raise _failed(path, "the process that reads it returned nothing")
         # The arrays are parts of it, and keep it for as long as they live.
         view = memoryview(mmap.mmap(out.fileno(), length, access=mmap.ACCESS_READ))
         try:
-            found = answer.read(view, file, own)
-        except answer.MalformedError as error:
-            raise _failed(path, f"its reader gave an answer that is none ({error})") from error
+            found = response.read(view, file, own)
+        except response.MalformedError as error:
+            raise _failed(path, f"the process that reads it returned a malformed response ({error})") from error
     if isinstance(found, str):
         raise WeightsError(found)
     return found

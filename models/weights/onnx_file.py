@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from glimpse.models import opened
-from glimpse.models.bundle import BESIDE
+from glimpse.models import regular_files
+from glimpse.models.bundle import EXTERNAL_DATA_SUFFIXES
 from glimpse.models.weights import graphs, limits
 from glimpse.models.weights.contents import Contents
 from glimpse.models.weights.dtypes import BFLOAT16, numbers, width
@@ -35,9 +35,9 @@ _EXTERNAL = 1  # TensorProto.DataLocation
 def beside(path: Path) -> int:
     """Bytes of the files beside a model in which its exporter may have put the tensors."""
     size = 0
-    for ending in BESIDE:
+    for ending in EXTERNAL_DATA_SUFFIXES:
         try:
-            with opened.plain(path.with_name(path.name + ending)) as file:
+            with regular_files.open_file(path.with_name(path.name + ending)) as file:
                 size += file.seek(0, 2)
         except (OSError, ValueError):
             continue
@@ -121,24 +121,25 @@ class _Beside:
         """
         location = keys.get("location", "")
         place = self.path.parent / location
-        if location not in {self.path.name + ending for ending in BESIDE}:
+        if location not in {self.path.name + ending for ending in EXTERNAL_DATA_SUFFIXES}:
             raise WeightsError(
                 f"{named} is kept in another file, which is not opened: {location[:80]!r}. It must lie beside the "
-                f"model as {self.path.name}{BESIDE[0]}; or save it as one file: onnx.save(onnx.load(path), path)."
+                f"model as {self.path.name}{EXTERNAL_DATA_SUFFIXES[0]}; or save it as one file: "
+                "onnx.save(onnx.load(path), path)."
             )
         try:
             offset, length = int(keys.get("offset", "0")), int(keys.get("length", "-1"))
         except ValueError as error:
             raise WeightsError(f"{named} has a place in {place} that is no number. Export the model again.") from error
         try:
-            with opened.plain(place) as file:
+            with regular_files.open_file(place) as file:
                 size = file.seek(0, 2)
                 self._left = size if self._left is None else self._left
                 length = size - offset if "length" not in keys else length
                 file.seek(min(max(offset, 0), size))
                 fits = 0 <= offset <= size and 0 <= length <= min(size - offset, self._left)
                 data = file.read(length) if fits else None
-        except opened.NotAFileError as error:
+        except regular_files.NotARegularFileError as error:
             raise WeightsError(f"{named} is kept in another file, which is none: {error}") from error
         except (OSError, ValueError) as error:  # ValueError: of a name with a zero in it
             reason = getattr(error, "strerror", None) or error

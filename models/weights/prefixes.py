@@ -25,14 +25,14 @@ _SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
+class NamedTensors:
     """Tensors under names that a layout may know."""
 
     tensors: Tensors
     notes: tuple[str, ...] = ()  # what was done to get them
 
 
-def ways(found: Contents) -> Iterator[Named]:
+def candidates(found: Contents) -> Iterator[NamedTensors]:
     """Every way to name the tensors of a file, the likeliest first."""
     sets = (found, *found.others)
     places = [one.place for one in sets]
@@ -40,7 +40,7 @@ def ways(found: Contents) -> Iterator[Named]:
         notes: tuple[str, ...] = ()
         if len(sets) > 1:
             rest = ", ".join(repr(place or "the file itself") for place in places if place != one.place)
-            kind = ", which are averaged," if averaged(one.place) else ""
+            kind = ", which are averaged," if is_averaged(one.place) else ""
             taken = repr(one.place or "the file itself")
             notes = (f"of the file's sets of tensors those of {taken}{kind} are taken, not {rest}",)
         elif one.place:
@@ -49,26 +49,26 @@ def ways(found: Contents) -> Iterator[Named]:
             yield replace(way, notes=(*notes, *way.notes))
 
 
-def averaged(place: str) -> bool:
+def is_averaged(place: str) -> bool:
     """Whether a name speaks of averaged weights."""
     return any(word in place.lower() for word in _AVERAGED)
 
 
-def _names(tensors: Tensors) -> Iterator[Named]:
-    yield Named(tensors)
+def _names(tensors: Tensors) -> Iterator[NamedTensors]:
+    yield NamedTensors(tensors)
     bare, notes = _without_wrappers(tensors)
     if notes:
-        yield Named(bare, notes)
+        yield NamedTensors(bare, notes)
     for prefix in _prefixes(bare):
         inner = {name.removeprefix(prefix): value for name, value in bare.items() if name.startswith(prefix)}
         outer = {name: value for name, value in bare.items() if not name.startswith(prefix)}
         taken_off = (*notes, f"the names begin with {prefix!r}, which is taken off")
         if not inner.keys() & outer.keys():
-            yield Named({**outer, **inner}, taken_off)
+            yield NamedTensors({**outer, **inner}, taken_off)
         if outer:
             shown = ", ".join(name[:60] for name in list(outer)[:_SHOWN]) + (" ..." if len(outer) > _SHOWN else "")
-            kind = ", which are averaged" if averaged(prefix) else ""
-            yield Named(
+            kind = ", which are averaged" if is_averaged(prefix) else ""
+            yield NamedTensors(
                 inner,
                 (*taken_off, f"only the {len(inner)} tensors under it are taken{kind}; {len(outer)} are left: {shown}"),
             )
@@ -76,13 +76,13 @@ def _names(tensors: Tensors) -> Iterator[Named]:
         yield replace(way, notes=(*notes, *way.notes))
 
 
-def _without_parts(tensors: Tensors) -> Iterator[Named]:
+def _without_parts(tensors: Tensors) -> Iterator[NamedTensors]:
     """The tensors of a network that is kept in a few parts, each in a module of its own: a backbone and a head."""
     parts = list(dict.fromkeys(name.partition(".")[0] for name in tensors))
     bare = {name.partition(".")[2]: value for name, value in tensors.items()}
     if 1 < len(parts) <= _PARTS and len(bare) == len(tensors) and "" not in bare:
         shown = " or ".join(repr(f"{part[:60]}.") for part in parts)
-        yield Named(bare, (f"the names begin with {shown}, which is taken off",))
+        yield NamedTensors(bare, (f"the names begin with {shown}, which is taken off",))
 
 
 def _without_wrappers(tensors: Tensors) -> tuple[Tensors, tuple[str, ...]]:
@@ -114,4 +114,4 @@ def _prefixes(tensors: Tensors) -> list[str]:
         parts = name.split(".")[:-1]
         counts.update(".".join(parts[: depth + 1]) + "." for depth in range(min(len(parts), _DEPTH)))
     often = [prefix for prefix, count in counts.items() if count >= max(2, _SHARE * len(tensors))]
-    return sorted(often, key=lambda prefix: (not averaged(prefix), prefix.count("."), -counts[prefix]))[:_PREFIXES]
+    return sorted(often, key=lambda prefix: (not is_averaged(prefix), prefix.count("."), -counts[prefix]))[:_PREFIXES]

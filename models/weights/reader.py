@@ -3,7 +3,7 @@
 It is run as ``python -m glimpse.models.weights.reader WHAT SIZE SECONDS PATH`` with the file as standard input: WHAT is
 ``weights`` or ``model``, SIZE the bytes of the file and of those beside it, by which its memory is limited, SECONDS the
 computing that it may take. It opens no other file but those that lie beside an ONNX model and are named after it, and
-writes its answer (`models.weights.answer`) to standard output.
+writes its answer (`models.weights.response`) to standard output.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import sys
 from pathlib import Path
 
-from glimpse.models.weights import answer, formats, isolated, limits
+from glimpse.models.weights import formats, isolated, limits, response
 from glimpse.models.weights.errors import WeightsError
 
 _MESSAGE = 2000  # characters of an error
@@ -26,8 +26,8 @@ def main() -> int:
     with open(0, "rb", closefd=False) as file, os.fdopen(os.dup(1), "wb") as out:
         os.dup2(2, 1)  # whatever a library prints
         try:
-            data = formats.mapped(file) if os.fstat(0).st_size else None
-            writer = answer.Writer(out, data, limits.decoded(size))
+            data = formats.memory_map(file) if os.fstat(0).st_size else None
+            writer = response.ResponseWriter(out, data, limits.decoded(size))
             try:
                 if what == "model":
                     writer.model(formats.saved_model(file, path))

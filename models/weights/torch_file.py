@@ -26,7 +26,7 @@ from glimpse.models.weights.contents import Contents
 from glimpse.models.weights.dtypes import BFLOAT16, numbers, width
 from glimpse.models.weights.errors import WeightsError
 from glimpse.models.weights.pickled import Machine, Name, PickleError
-from glimpse.models.weights.prefixes import averaged
+from glimpse.models.weights.prefixes import is_averaged
 
 _DTYPES = {
     "DoubleStorage": "<f8",
@@ -359,7 +359,7 @@ def _named(dictionary: dict[Any, Any]) -> Iterator[tuple[str, _Tensor]]:
 def _rank(place: str, tensors: dict[str, _Tensor]) -> tuple[bool, int]:
     """Where a set of tensors comes in the order of what is wanted: averaged weights, then those under a known name."""
     known = [_PLACES.index(part) for part in place.split(".") if part in _PLACES]
-    return not averaged(place) or _never_averaged(tensors), min(known, default=len(_PLACES))
+    return not is_averaged(place) or _never_averaged(tensors), min(known, default=len(_PLACES))
 
 
 def _never_averaged(tensors: dict[str, _Tensor]) -> bool:

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from glimpse.models.layouts import OWN, Layout, Role
 from glimpse.models.spec import Architecture
-from glimpse.models.weights import guess, prefixes, structure
-from glimpse.models.weights.arrange import arranged, foreground
+from glimpse.models.weights import identification, prefixes, structure
+from glimpse.models.weights.axes import to_keras_order, without_background
 from glimpse.models.weights.contents import Contents, Tensors
 from glimpse.models.weights.errors import WeightsMismatchError
 from glimpse.models.weights.files import contents
@@ -78,7 +78,7 @@ def transfer(
             nearest.unexpected,
             nearest.misshapen,
             nearest.layout,
-            hint=guess.advice(found, model, nearest.misshapen_shapes, row),
+            hint=identification.mismatch_advice(found, model, nearest.misshapen_shapes, row),
         )
     for note in nearest.notes:
         say(note)
@@ -90,7 +90,7 @@ def transfer(
 def _nearest(model: keras.Model, found: Contents, layouts: Mapping[str, Layout]) -> _Fit:
     """The first fit without a fault, else that with the fewest."""
     fits = []
-    for named in prefixes.ways(found):
+    for named in prefixes.candidates(found):
         for name, layout in layouts.items():
             fit = _fit(model, named.tensors, layout)
             fit.layout, fit.notes = name, named.notes
@@ -151,9 +151,9 @@ def _fit(model: keras.Model, tensors: Tensors, layout: Layout) -> _Fit:
                 fit.missing.append(names[0] if names else f"{layer.name}/{variable.name}")
                 continue
             used.add(found)
-            value = arranged(tensors[found], layer, variable, layout.naming.order)
+            value = to_keras_order(tensors[found], layer, variable, layout.naming.order)
             if layout.background and isinstance(layer, keras.layers.Dense):
-                value = foreground(value, tuple(variable.shape))
+                value = without_background(value, tuple(variable.shape))
             fit.place(variable, value, originals[found], tuple(tensors[found].shape))
     unused = re.compile("|".join(f"(?:{pattern})" for pattern in (r".*\.num_batches_tracked", *layout.unused)))
     unexpected = (originals[name] for name in sorted(tensors.keys() - used))
@@ -210,12 +210,12 @@ def _place_kernel(
         along = [1] * kernel.ndim
         along[found.output_axis] = -1
         kernel = kernel * found.scale.reshape(along)
-    value = arranged(kernel, layer, layer.kernel, found.order)
+    value = to_keras_order(kernel, layer, layer.kernel, found.order)
     shift = np.zeros(1, np.float32) if found.shift is None else found.shift
     if shift.size == 1:
         shift = np.broadcast_to(shift, kernel.shape[found.output_axis])
     if background and isinstance(layer, keras.layers.Dense) and value.shape[-1] == layer.kernel.shape[-1] + 1:
-        value, shift = foreground(value, tuple(layer.kernel.shape)), shift[1:]
+        value, shift = without_background(value, tuple(layer.kernel.shape)), shift[1:]
     fit.place(layer.kernel, value, found.name, tuple(kernel.shape))
     normalised = found.layer.norm is not None
     if layer.bias is not None:

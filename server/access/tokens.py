@@ -30,6 +30,7 @@ from typing import Annotated, Any, NoReturn
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from glimpse.models import standard, texts
+from glimpse.models.suggestions import did_you_mean
 from glimpse.server.access.call_context import CallContext
 from glimpse.server.access.rates import Allowance
 from glimpse.server.access.watched_file import WatchedFile
@@ -203,8 +204,13 @@ def _explain(error: ValidationError) -> str:
     """What is wrong and where, without what was received: it may be a token, by mistake in the wrong place."""
     lines = []
     for problem in error.errors(include_input=False, include_url=False, include_context=False):
-        place = ".".join(str(part) for part in problem["loc"])
-        lines.append(f"{place}: {problem['msg']}")
+        *outer, name = problem["loc"]
+        place = ".".join(map(str, problem["loc"]))
+        if problem["type"] == "extra_forbidden":
+            known = (_Entry if outer else _File).model_fields
+            lines.append(f"{place} is not a key of this file.{did_you_mean(str(name), known).rstrip('.')}")
+        else:
+            lines.append(f"{place}: {problem['msg']}")
     return "; ".join(lines)
 
 

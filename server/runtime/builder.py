@@ -101,7 +101,7 @@ class RuntimeBuilder:
         )
         return found
 
-    def _pictures(self) -> tuple[golden.Picture, ...]:
+    def _pictures(self) -> tuple[golden.SampleImage, ...]:
         """The bundle's own; none where they cannot be read, which the gate has told."""
         try:
             return tuple(each.picture for each in golden.read(self._network.bundle))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import sys
 import tomllib
@@ -22,6 +21,7 @@ from pydantic_settings import (
 
 from glimpse.models import texts
 from glimpse.models.prestem.recipe import Geometry
+from glimpse.models.suggestions import nearest
 from glimpse.server import cores
 from glimpse.server.settings import help  # noqa: A004 - nobody asks Python for help here
 from glimpse.server.settings.access import AccessSettings
@@ -324,9 +324,5 @@ def _config_file(arguments: Sequence[str], environment: Mapping[str, str]) -> Pa
 def unknown_variables(environment: Mapping[str, str] = os.environ) -> list[str]:
     """A line for each GLIMPSE_* variable that the server does not know: most likely it is misspelt."""
     known = {_PREFIX + name.upper() for name in Settings.model_fields} | _NOT_OURS
-    lines = []
-    for name in sorted(environment.keys() - known):
-        if name.startswith(_PREFIX):
-            near = difflib.get_close_matches(name, known, n=1)
-            lines.append(f"{name} is not a setting." + (f" Did you mean {near[0]}?" if near else ""))
-    return lines
+    unknown = sorted(name for name in environment.keys() - known if name.startswith(_PREFIX))
+    return [f"{name} is not a setting.{nearest(name, known)}" for name in unknown]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterable
 
 import pydantic
 from pydantic_settings import SettingsError
 
+from glimpse.models.suggestions import nearest
 from glimpse.server.settings import Settings
 
 _FLAG_ERROR = "error parsing CLI: "
@@ -35,7 +34,7 @@ def _problem(place: tuple[int | str, ...], kind: str, message: str, received: ob
     if kind == "extra_forbidden":
         # A file may write names as flags or variables do.
         word = name.lower().replace("-", "_").removeprefix("glimpse_")
-        return f"{name} is not a setting.{near(word, Settings.model_fields)} Received: {received!r}"
+        return f"{name} is not a setting.{nearest(word, Settings.model_fields)} Received: {received!r}"
     what = message.removeprefix("Value error, ")
     if not name:
         return what
@@ -56,13 +55,7 @@ def _settings_error(error: SettingsError) -> str:
     if words[0] == "prepare":
         return "prepare must come before all flags: python -m glimpse.server prepare [flags]"
     flag = words[0].partition("=")[0]
-    return f"{flag} is not a setting.{near(flag, _flags())} `python -m glimpse.server --help` lists all settings."
-
-
-def near(word: str, known: Iterable[str]) -> str:
-    """A sentence, with a leading space, that names what is closest to `word`; empty if nothing is close."""
-    found = difflib.get_close_matches(word, list(known), n=1)
-    return f" Did you mean {found[0]}?" if found else ""
+    return f"{flag} is not a setting.{nearest(flag, _flags())} `python -m glimpse.server --help` lists all settings."
 
 
 def _flags() -> list[str]:

@@ -129,21 +129,24 @@ def test_a_description_that_is_no_json_object_is_refused(folder: Path, text: str
     ("changes", "message"),
     [
         ({"format": 2}, "has format 2; this version of Glimpse reads format 1"),
-        ({"temperature": None}, "lacks 'temperature'"),
+        ({"temperature": None}, "lacks the key 'temperature'"),
         ({"temperature": 0}, "temperature must be positive. Received: 0"),
         ({"temperature": "warm"}, "temperature must be a number. Received: 'warm'"),
         ({"classes": 3}, r"labels\.txt must name the 3 classes of model\.json. Received: 2 lines"),
         ({"labels": "../labels.txt"}, r"must lie in its folder. Received: '\.\./labels\.txt'"),
         ({"weights": "/etc/passwd"}, "must lie in its folder. Received: '/etc/passwd'"),
-        ({"name": "a b"}, "name must be letters, digits"),
-        ({"version": 1}, "version must be letters, digits"),
+        ({"name": "a b"}, "name must be 1 to 200 letters, digits"),
+        ({"version": 1}, "version must be 1 to 200 letters, digits"),
         ({"input_shape": [8, 8]}, "three positive sizes"),
-        ({"input_shape": [16, 8, 3]}, "recipe makes 8x8x3 images, which is not input_shape"),
-        ({"recipe": {"height": 8}}, "Not a pre-stem recipe"),
+        ({"input_shape": [16, 8, 3]}, "input_shape must be the size that the recipe produces, 8x8x3"),
+        ({"recipe": {"height": 8}}, "The recipe must give width"),
         ({"recipe": []}, "cannot be used"),
         ({"metrics": []}, "cannot be used"),
-        ({"architecture": "resnet21"}, "Did you mean resnet20.*newer Glimpse"),
+        ({"architecture": "resnet21"}, "Did you mean resnet20.*newer version of Glimpse"),
         ({"variant": "imagenet"}, "has no variant 'imagenet'"),
+        ({"option": {"stem": "paper"}}, r"unknown key\. Received: 'option'\. Did you mean options\?"),
+        ({"temperature": None, "temprature": 1.5}, r"Received: 'temprature'\. Did you mean temperature\?"),
+        ({"recipe": {"height": 8, "width": 8, "filtre": "bicubic"}}, r"no field 'filtre'\. Did you mean filter\?"),
     ],
 )
 def test_a_description_that_cannot_be_is_refused(
@@ -151,6 +154,10 @@ def test_a_description_that_cannot_be_is_refused(
 ) -> None:
     with pytest.raises(BundleError, match=message):
         bundle.read(edit(**changes))
+
+
+def test_keys_that_resemble_no_known_one_are_ignored(edit: Callable[..., Path]) -> None:
+    assert bundle.read(edit(trained_by="somebody", comment="kept for later")).name == "small"
 
 
 def test_a_link_out_of_the_folder_is_refused(folder: Path, tmp_path: Path) -> None:

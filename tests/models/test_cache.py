@@ -58,7 +58,7 @@ def test_from_then_on_another_file_is_refused_until_the_record_is_deleted(server
     path = fetch(checkpoint(server.url, None), tmp_path)
     path.unlink()
     server.body, server.etag = BODY[::-1], '"second"'
-    with pytest.raises(FetchError, match=r"not the file that was first seen here.*delete .*net.h5.sha256"):
+    with pytest.raises(FetchError, match=r"not the file that was used first.*delete .*net.h5.sha256"):
         fetch(checkpoint(server.url, None), tmp_path)
     assert leftovers(tmp_path) == {"net.h5.sha256"}
     (tmp_path / "net.h5.sha256").unlink()
@@ -100,7 +100,7 @@ def test_a_hash_that_cannot_be_recorded_is_told_and_the_file_serves_all_the_same
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(cache_module, "write_whole", full)
+    monkeypatch.setattr(cache_module, "write_atomically", full)
     (tmp_path / "net.h5").write_bytes(BODY)
     assert fetch(checkpoint("https://unreachable.invalid/net.h5"), tmp_path) == tmp_path / "net.h5"
     assert "the hash of net.h5 is not recorded" in caplog.text

@@ -1,4 +1,4 @@
-"""Labelled images: reading, holding out, augmenting, batching."""
+"""LabelledImages images: reading, holding out, augmenting, batching."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image
 from glimpse.models.decoding.formats import SUFFIXES
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.models.train.augment import augment
-from glimpse.models.train.data import Batches, Labelled, hold_out, read, statistics
+from glimpse.models.train.data import Batches, LabelledImages, hold_out, read, statistics
 from tests.server.files import encoded
 
 from .conftest import zipped
@@ -21,14 +21,14 @@ from .conftest import zipped
 RECIPE = Recipe(height=8, width=8)
 
 
-def labelled(per_class: list[int]) -> Labelled:
+def labelled(per_class: list[int]) -> LabelledImages:
     """Images whose pixels tell their index."""
     classes = np.repeat(np.arange(len(per_class)), per_class)
     pixels = np.broadcast_to(np.arange(len(classes), dtype=np.uint8)[:, None, None, None], (len(classes), 4, 4, 3))
-    return Labelled(pixels, classes, tuple("abcdefgh"[: len(per_class)]))
+    return LabelledImages(pixels, classes, tuple("abcdefgh"[: len(per_class)]))
 
 
-def indices(images: Labelled) -> list[int]:
+def indices(images: LabelledImages) -> list[int]:
     return [int(image[0, 0, 0]) for image in images.pixels]
 
 
@@ -54,7 +54,7 @@ def test_a_class_that_the_model_lacks_is_named(patches: Path) -> None:
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="holds no class/image files"):
+    with pytest.raises(ValueError, match="has no images in folders named after their classes"):
         read(tmp_path, RECIPE)
 
 
@@ -65,7 +65,7 @@ def test_a_missing_path_is_refused(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_zip_is_refused(tmp_path: Path) -> None:
     (tmp_path / "images.zip").write_bytes(b"not a zip")
-    with pytest.raises(ValueError, match="neither a folder nor a whole zip"):
+    with pytest.raises(ValueError, match="neither a folder nor a valid zip"):
         read(tmp_path / "images.zip", RECIPE)
 
 
@@ -78,7 +78,7 @@ def test_a_damaged_image_is_named(tmp_path: Path) -> None:
 
 def test_an_image_outside_of_any_class_is_named(tmp_path: Path) -> None:
     Image.new("RGB", (4, 4)).save(tmp_path / "stray.png")
-    with pytest.raises(ValueError, match=r"stray\.png lies in no folder"):
+    with pytest.raises(ValueError, match=r"stray\.png is not in a folder"):
         read(tmp_path, RECIPE)
 
 
@@ -139,21 +139,21 @@ def test_hold_out_is_decided_by_the_seed() -> None:
 
 @pytest.mark.parametrize("count", [-1, 6])
 def test_hold_out_leaves_something_to_train_on(count: int) -> None:
-    with pytest.raises(ValueError, match=f"Cannot hold out {count} of 6"):
+    with pytest.raises(ValueError, match=f"less than the number of images, 6. Received: {count}"):
         hold_out(labelled([3, 3]), count, 0)
 
 
 def test_statistics_are_those_of_numpy() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (20, 6, 5, 3), np.uint8) // [1, 2, 4]
-    images = Labelled(pixels.astype(np.uint8), np.zeros(20, np.int64), ("a",))
+    images = LabelledImages(pixels.astype(np.uint8), np.zeros(20, np.int64), ("a",))
     mean, std = statistics(images)
     np.testing.assert_allclose(mean, pixels.mean(axis=(0, 1, 2)), atol=0.051)
     np.testing.assert_allclose(std, pixels.std(axis=(0, 1, 2)), atol=0.051)
 
 
 def test_statistics_refuse_a_channel_without_contrast() -> None:
-    images = Labelled(np.zeros((2, 4, 4, 3), np.uint8), np.zeros(2, np.int64), ("a",))
-    with pytest.raises(ValueError, match=r"without contrast. Give --mean and --std"):
+    images = LabelledImages(np.zeros((2, 4, 4, 3), np.uint8), np.zeros(2, np.int64), ("a",))
+    with pytest.raises(ValueError, match=r"equal in a colour channel.* Give --mean and --std"):
         statistics(images)
 
 

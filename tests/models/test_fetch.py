@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from glimpse.models.published import Checksum, FetchError, Policy, fetch
+from glimpse.models.published import Checksum, DownloadPolicy, FetchError, fetch
 from tests.models.web import (
     BODY,
     HALF,
@@ -98,7 +98,7 @@ def test_a_server_that_asks_for_time_is_given_it_within_reason(
     waits: list[float] = []
     monkeypatch.setattr(time, "sleep", waits.append)
     server.script = [status(503, Retry_After="7"), status(503, Retry_After="99999"), status(503, Retry_After="soon")]
-    fetch(checkpoint(server.url), tmp_path, policy=Policy(attempts=4, backoff=0.0))
+    fetch(checkpoint(server.url), tmp_path, policy=DownloadPolicy(attempts=4, backoff=0.0))
     assert waits == [7.0, 60.0, 0.0]
 
 
@@ -107,7 +107,7 @@ def test_the_pauses_between_attempts_grow(server: Server, tmp_path: Path, monkey
     monkeypatch.setattr(time, "sleep", waits.append)
     server.script = [status(500)] * 4
     with pytest.raises(FetchError, match="answers 500"):
-        fetch(checkpoint(server.url), tmp_path, policy=Policy(attempts=4, backoff=8.0))
+        fetch(checkpoint(server.url), tmp_path, policy=DownloadPolicy(attempts=4, backoff=8.0))
     assert len(waits) == 3
     assert all(8 * 2**n * 0.5 <= wait <= 8 * 2**n * 1.5 for n, wait in enumerate(waits))
 
@@ -206,5 +206,5 @@ def test_however_a_download_is_cut_up_the_file_comes_out_whole(
     (cache / "net.h5.part.etag").write_text(server.etag)
     server.requests.clear()
     server.script = [cut(upto, ranges=ranges, replaced=replaced) for upto, ranges, replaced in cuts]
-    policy = Policy(timeout=5.0, attempts=20, backoff=0.0, rate=0.0)
+    policy = DownloadPolicy(timeout=5.0, attempts=20, backoff=0.0, rate=0.0)
     assert fetch(checkpoint(server.url), cache, policy=policy).read_bytes() == BODY

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from glimpse.models.published import Checksum, FetchError, Policy, fetch
-from glimpse.models.published.pace import Pace, TryAgainError
+from glimpse.models.published import Checksum, DownloadPolicy, FetchError, fetch
+from glimpse.models.published.transfer_limits import RetryableError, TransferLimits
 from tests.models.web import BODY, Behaviour, Handler, Server, checkpoint, serving, whole
 
 
@@ -34,9 +34,9 @@ def server() -> Iterator[Server]:
         yield state
 
 
-def policy(clock: Clock, seconds: float = 3600.0) -> Policy:
+def policy(clock: Clock, seconds: float = 3600.0) -> DownloadPolicy:
     """Small enough for the body of the tests, of 10 kB."""
-    return Policy(attempts=3, backoff=0.0, timeout=30.0, rate=100.0, window=60.0, seconds=seconds, clock=clock)
+    return DownloadPolicy(attempts=3, backoff=0.0, timeout=30.0, rate=100.0, window=60.0, seconds=seconds, clock=clock)
 
 
 def drip(handler: Handler, clock: Clock, data: bytes, seconds: float) -> None:
@@ -157,9 +157,7 @@ def test_what_takes_too_long_in_all_ends_and_goes_on_at_the_next_start(
                     return
 
     server.script = [slow]
-    with pytest.raises(
-        FetchError, match=r"has not come within 50 seconds, the most that a download takes\. Start again"
-    ):
+    with pytest.raises(FetchError, match=r"was not downloaded within 50 seconds, the maximum duration\. Start again"):
         fetch(checkpoint(server.url), tmp_path, policy=policy(clock, seconds=50.0))
     kept = (tmp_path / "net.h5.part").stat().st_size
     assert 0 < kept < len(BODY)
@@ -193,22 +191,24 @@ def test_what_is_no_part_of_the_file_is_bounded_too(
     server: Server, tmp_path: Path, clock: Clock, head: bytes, piece: bytes
 ) -> None:
     server.script = [endless(head, piece)] * 100
-    with pytest.raises(FetchError, match="more than a file of the largest size has"):
-        fetch(checkpoint(server.url), tmp_path, policy=Policy(attempts=2, backoff=0.0, limit=1 << 20, clock=clock))
+    with pytest.raises(FetchError, match="more than the maximum size of a file"):
+        fetch(
+            checkpoint(server.url), tmp_path, policy=DownloadPolicy(attempts=2, backoff=0.0, limit=1 << 20, clock=clock)
+        )
     assert len(server.requests) == 2
 
 
 def test_the_body_of_a_redirect_is_not_read(server: Server, tmp_path: Path) -> None:
     head = b"HTTP/1.1 302 Found\r\nLocation: /other\r\nTransfer-Encoding: chunked\r\n\r\n"
     server.script = [endless(head, b"400\r\n" + bytes(1024) + b"\r\n"), whole]
-    assert fetch(checkpoint(server.url), tmp_path, policy=Policy(limit=1 << 20)).read_bytes() == BODY
+    assert fetch(checkpoint(server.url), tmp_path, policy=DownloadPolicy(limit=1 << 20)).read_bytes() == BODY
 
 
 def arrives(rate: float, size: int, *, breaks: float = 0.0, pause: float = 0.0) -> float:
     """How long a file takes that comes at a rate, of whose connections each brings `breaks` bytes at the most."""
     clock = Clock()
-    limits = Policy(clock=clock)
-    pace = Pace("https://example.com/net.h5", limits, 0)
+    limits = DownloadPolicy(clock=clock)
+    pace = TransferLimits("https://example.com/net.h5", limits, 0)
     got, failures = 0.0, 0
     while got < size:
         pace.attempt()
@@ -218,7 +218,7 @@ def arrives(rate: float, size: int, *, breaks: float = 0.0, pause: float = 0.0) 
                 clock.now += 1.0
                 got += rate
                 pace.received(int(rate))
-        except TryAgainError:
+        except RetryableError:
             pass
         if got < size:
             failures = 0 if pace.grew(int(got)) else failures + 1
@@ -238,7 +238,7 @@ def arrives(rate: float, size: int, *, breaks: float = 0.0, pause: float = 0.0) 
     ],
 )
 def test_an_honest_slow_link_is_served_within_the_defaults(rate: float, size: int, more: dict[str, float]) -> None:
-    assert arrives(rate, size, **more) <= Policy().seconds
+    assert arrives(rate, size, **more) <= DownloadPolicy().seconds
 
 
 @pytest.mark.parametrize(
@@ -250,7 +250,7 @@ def test_a_link_below_the_defaults_is_given_up(rate: float, more: dict[str, floa
 
 
 def test_the_whole_time_counts_over_all_attempts(clock: Clock) -> None:
-    pace = Pace("https://example.com/net.h5", policy(clock, seconds=100.0), 0)
+    pace = TransferLimits("https://example.com/net.h5", policy(clock, seconds=100.0), 0)
     for _ in range(10):
         pace.attempt()
         pace.received(10_000)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from glimpse.models.published import FetchError, Policy, fetch
+from glimpse.models.published import DownloadPolicy, FetchError, fetch
 from glimpse.models.published import download as downloads
 from tests.models.web import (
     BODY,
@@ -40,7 +40,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         yield state
 
 
-def refused(server: Server, tmp_path: Path, policy: Policy = QUICK) -> str:
+def refused(server: Server, tmp_path: Path, policy: DownloadPolicy = QUICK) -> str:
     """The message with which a fetch is refused; nothing that could be taken for the file is left."""
     with pytest.raises(FetchError) as error:
         fetch(checkpoint(server.url), tmp_path, policy=policy)
@@ -156,11 +156,11 @@ def test_what_is_not_the_bare_file_is_refused_and_costs_nothing_of_what_came_bef
 
 def test_a_file_of_unknown_length_is_refused_because_it_could_end_anywhere(server: Server, tmp_path: Path) -> None:
     server.script = [answers(BODY)]
-    assert "how long the file is" in refused(server, tmp_path)
+    assert "does not state the size of the file" in refused(server, tmp_path)
 
 
 def test_a_file_that_says_it_is_too_large_is_not_begun(server: Server, tmp_path: Path) -> None:
-    assert "10240 bytes" in refused(server, tmp_path, Policy(limit=len(BODY) - 1))
+    assert "10240 bytes" in refused(server, tmp_path, DownloadPolicy(limit=len(BODY) - 1))
     assert not (tmp_path / "net.h5.part").exists()
 
 
@@ -175,13 +175,13 @@ def test_a_file_that_does_not_say_so_is_stopped_when_it_is_too_large(server: Ser
             endless(handler)
 
     server.script = [until_refused]
-    assert "at most 100000" in refused(server, tmp_path, Policy(limit=100_000))
+    assert "at most 100000" in refused(server, tmp_path, DownloadPolicy(limit=100_000))
     assert leftovers(tmp_path) == set()
 
 
 def test_a_file_that_has_no_room_is_not_begun(server: Server, tmp_path: Path) -> None:
     server.script = [answers(b"", 1 << 60)]
-    message = refused(server, tmp_path, Policy(limit=1 << 62))
+    message = refused(server, tmp_path, DownloadPolicy(limit=1 << 62))
     assert "There is no room" in message
     assert "GLIMPSE_CACHE" in message
 
@@ -191,7 +191,7 @@ def test_a_disk_that_fills_up_meanwhile_is_told(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Path("/dev/full").open("ab", buffering=0) as full:
-        monkeypatch.setattr(downloads, "to_add", lambda _: full)
+        monkeypatch.setattr(downloads, "open_for_append", lambda _: full)
         assert "No space left on device" in refused(server, tmp_path)
 
 

@@ -68,7 +68,7 @@ def zip_of(names: list[str], path: Path) -> Path:
 
 
 def names_in(path: Path) -> list[str]:
-    with files.opened(path, SUFFIXES) as found:
+    with files.open_images(path, SUFFIXES) as found:
         return [file.name for file in found]
 
 
@@ -128,7 +128,7 @@ def test_names_of_other_systems_are_understood(tmp_path: Path) -> None:
 def test_a_name_that_leads_out_of_the_zip_is_refused(name: str, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
         archive.writestr(name, png())
-    with pytest.raises(ValueError, match="leads out of it"):
+    with pytest.raises(ValueError, match="points outside of it"):
         read(tmp_path / "images.zip", RECIPE)
 
 
@@ -150,7 +150,7 @@ def test_an_encrypted_zip_is_told_of(tmp_path: Path) -> None:
     archive = patched(zip_of(["a/1.png", "b/1.png"], tmp_path / "images.zip"), flags=1)
     with pytest.raises(
         ValueError,
-        match=r"2 images cannot be read: a/1\.png, b/1\.png\. Each is encrypted\. Make .* --skip-unreadable$",
+        match=r"2 images cannot be read: a/1\.png, b/1\.png\. Each is encrypted\. Create .* --skip-unreadable$",
     ):
         read(archive, RECIPE)
 
@@ -158,7 +158,7 @@ def test_an_encrypted_zip_is_told_of(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("method", "name"), [(9, "Deflate64"), (97, "method 97")])
 def test_a_packing_that_python_does_not_know_is_told_of(method: int, name: str, tmp_path: Path) -> None:
     archive = patched(zip_of(["a/1.png"], tmp_path / "images.zip"), method=method)
-    with pytest.raises(ValueError, match=rf"a/1\.png is packed in a way .*: {name}\..* plain Deflate"):
+    with pytest.raises(ValueError, match=rf"a/1\.png is compressed with a method .*: {name}\..* Deflate"):
         read(archive, RECIPE)
 
 
@@ -167,7 +167,7 @@ def test_a_damaged_entry_is_told_of(tmp_path: Path) -> None:
     data = bytearray(archive.read_bytes())
     data[data.find(b"IDAT") + 10] ^= 0xFF
     archive.write_bytes(data)
-    with pytest.raises(ValueError, match=r"a/1\.png is damaged in the zip: Bad CRC-32"):
+    with pytest.raises(ValueError, match=r"a/1\.png is damaged in the zip file: Bad CRC-32"):
         read(archive, RECIPE)
 
 
@@ -203,7 +203,7 @@ def test_all_unreadable_images_are_named_but_no_more_than_fit(tmp_path: Path) ->
     lines = str(refused.value).splitlines()
     assert lines[0] == f"{folder}: 30 images cannot be read:"
     assert [line.split()[0] for line in lines[1:21]] == [f"b/bad{number:02}.png" for number in range(20)]
-    assert lines[21:] == ["  and 10 more.", "Remove them or mend them, or leave them out: --skip-unreadable"]
+    assert lines[21:] == ["  and 10 more.", "Remove or repair them, or skip them with --skip-unreadable"]
 
 
 def test_unreadable_images_are_left_out_on_demand(tmp_path: Path) -> None:
@@ -216,12 +216,14 @@ def test_unreadable_images_are_left_out_on_demand(tmp_path: Path) -> None:
     assert found.empty == ("c",)
     for path in folder.rglob("*.png"):
         path.write_bytes(b"")
-    with pytest.raises(ValueError, match=r"holds no class/image files\. 4 images cannot be read"):
+    with pytest.raises(
+        ValueError, match=r"has no images in folders named after their classes\. 4 images cannot be read"
+    ):
         read(folder, RECIPE, skip_unreadable=True)
 
 
 @pytest.mark.parametrize("content", [b"", b"PK", b"PK\x05\x06" + bytes(17), b"PK\x05\x06" + b"\xff" * 18])
 def test_what_is_no_whole_zip_is_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "images.zip").write_bytes(content)
-    with pytest.raises(ValueError, match="neither a folder nor a whole zip"):
+    with pytest.raises(ValueError, match="neither a folder nor a valid zip"):
         read(tmp_path / "images.zip", RECIPE)

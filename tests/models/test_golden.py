@@ -18,10 +18,10 @@ from glimpse.models.bundle import BundleError, ClassLabel
 from glimpse.models.prestem.recipe import Recipe
 
 
-def picture(name: str, red: int) -> golden.Picture:
+def picture(name: str, red: int) -> golden.SampleImage:
     buffer = io.BytesIO()
     Image.new("RGB", (12, 10), (red, 0, 0)).save(buffer, "PNG")
-    return golden.Picture(name, buffer.getvalue(), "made for a test, CC0")
+    return golden.SampleImage(name, buffer.getvalue(), "made for a test, CC0")
 
 
 def answer(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -85,14 +85,14 @@ def test_recording_sees_a_picture_as_the_server_does(made: bundle.Bundle) -> Non
     buffer = io.BytesIO()
     sides.save(buffer, "PNG", exif=exif)
     (kept,) = golden.read(
-        golden.record(made, answer, [golden.Picture("turned.png", buffer.getvalue(), "")], by="a test")
+        golden.record(made, answer, [golden.SampleImage("turned.png", buffer.getvalue(), "")], by="a test")
     )
     np.testing.assert_array_equal(kept.probabilities, [1, 0, 0])
 
 
 def test_a_picture_that_cannot_be_decoded_is_named(made: bundle.Bundle) -> None:
     with pytest.raises(BundleError, match=r"picture notes\.txt cannot be decoded: .* no image"):
-        golden.record(made, answer, [golden.Picture("notes.txt", b"not a picture", "")], by="a test")
+        golden.record(made, answer, [golden.SampleImage("notes.txt", b"not a picture", "")], by="a test")
 
 
 def test_a_picture_without_a_clear_answer_is_left_out(made: bundle.Bundle) -> None:
@@ -101,7 +101,7 @@ def test_a_picture_without_a_clear_answer_is_left_out(made: bundle.Bundle) -> No
 
 
 def test_no_clear_answer_at_all_is_refused_and_nothing_is_written(made: bundle.Bundle) -> None:
-    with pytest.raises(BundleError, match="answers none of the pictures clearly"):
+    with pytest.raises(BundleError, match="is not certain about any of the pictures"):
         golden.record(made, answer, [picture("half.png", 110)], by="a test")
     assert not (made.folder / "golden").exists()
     assert bundle.read(made.folder).golden == ""
@@ -115,15 +115,15 @@ def test_recording_anew_leaves_no_picture_of_the_last_time(recorded: bundle.Bund
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"weights_digest": "sha256:0"}, "recorded with weights_digest 'sha256:0'; the bundle has sha256:"),
+        ({"weights_digest": "sha256:0"}, "recorded with weights_digest 'sha256:0', but the bundle has sha256:"),
         ({"recipe_digest": "sha256:0"}, "recipe_digest"),
-        ({"temperature": 2.0}, "temperature 2.0; the bundle has 1.25"),
+        ({"temperature": 2.0}, "temperature 2.0, but the bundle has 1.25"),
         ({"format": 9}, "format 9"),
         ({"pictures": []}, "holds no picture"),
         ({"pictures": [{"file": "red.png", "probabilities": [0.5, 0.5]}]}, "must hold 3 probabilities for red.png"),
-        ({"pictures": [{"file": "red.png", "probabilities": [0.5, 0.5, float("nan")]}]}, "NaN is no number of JSON"),
-        ({"pictures": [{"file": "red.png", "probabilities": [0.5, 0.5, "0"]}]}, "not all numbers"),
-        ({"pictures": [{"file": "red.png", "probabilities": [0.5, 0.5, 1e200]}]}, "not all numbers"),
+        ({"pictures": [{"file": "red.png", "probabilities": [0.5, 0.5, float("nan")]}]}, "NaN is not a number in JSON"),
+        ({"pictures": [{"file": "red.png", "probabilities": [0.5, 0.5, "0"]}]}, "must all be finite numbers"),
+        ({"pictures": [{"file": "red.png", "probabilities": [0.5, 0.5, 1e200]}]}, "must all be finite numbers"),
         ({"pictures": [{"file": "../model.json", "probabilities": []}]}, "must lie in its folder"),
         ({"pictures": [{"file": "gone.png", "probabilities": [1, 0, 0]}]}, r"gone\.png cannot be read"),
         ({"pictures": [{}]}, "it lacks 'file'"),
@@ -141,7 +141,7 @@ def test_answers_that_do_not_belong_to_the_bundle_say_why(
 def test_a_file_of_answers_that_cannot_be_read_says_so(recorded: bundle.Bundle, text: str) -> None:
     path = recorded.folder / "golden" / "answers.json"
     path.write_bytes(text.encode("utf-8", "surrogateescape"))
-    with pytest.raises(BundleError, match="does not hold golden answers"):
+    with pytest.raises(BundleError, match="has no valid golden answers"):
         golden.read(recorded)
 
 

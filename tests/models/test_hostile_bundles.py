@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from glimpse.models import bounded_files, bundle, golden, sources
+from glimpse.models import bounded_files, bundle, golden, labels, sources
 from glimpse.models.bundle import BundleError, ClassLabel
 from glimpse.models.prestem.recipe import Recipe
 
@@ -215,7 +215,7 @@ def test_a_recipe_made_to_harm_is_refused_in_a_sentence(tmp_path: Path, suffix: 
     (tmp_path / "net.h5").write_bytes(b"\x89HDF\r\n\x1a\n")
     (tmp_path / "labels.txt").write_text("cat\n")
     with pytest.raises(BundleError, match=r"The recipe .* cannot be used") as refused:
-        sources.resolve(sources.Source(weights=str(tmp_path / "net.h5")))
+        sources.resolve(sources.ModelSource(weights=str(tmp_path / "net.h5")))
     assert len(str(refused.value)) < 1000
 
 
@@ -260,7 +260,7 @@ def test_a_description_without_its_number_of_classes_says_so(folder: Path) -> No
     values = json.loads((folder / "model.json").read_text())
     del values["classes"]
     (folder / "model.json").write_text(json.dumps(values))
-    assert "lacks 'classes'" in refusal(folder)
+    assert "lacks the key 'classes'" in refusal(folder)
 
 
 FIELDS = (
@@ -289,7 +289,7 @@ def test_whatever_a_field_holds_it_is_read_or_refused(
 
 
 def test_labels_without_end_are_refused(folder: Path) -> None:
-    (folder / "labels.txt").write_text("a\n" * (bundle.MOST_LABELS + 1))
+    (folder / "labels.txt").write_text("a\n" * (labels.MAX_LABELS + 1))
     assert "at most 100,000 classes" in refusal(folder)
     (folder / "labels.txt").write_text("a" * 5_000)
     assert "line 1 of the labels has more than 1,000 characters" in refusal(folder)
@@ -306,10 +306,10 @@ def test_golden_pictures_are_bounded_in_number_and_bytes(
         one = {"file": picture(folder), "probabilities": [0.9, 0.1]}
         return edit("golden/answers.json", pictures=[one] * number)
 
-    whole(many(golden.MOST_PICTURES))
-    assert "65 pictures, and 64 are the most" in refusal(many(golden.MOST_PICTURES + 1))
+    whole(many(golden.MAX_PICTURES))
+    assert "65 pictures; at most 64 are allowed" in refusal(many(golden.MAX_PICTURES + 1))
     monkeypatch.setattr(golden, "PICTURES_BYTES", 10_000)
-    assert "more than" in refusal(many(golden.MOST_PICTURES))
+    assert "more than" in refusal(many(golden.MAX_PICTURES))
     monkeypatch.setattr(golden, "PICTURE_BYTES", 100)
     assert "more than 100 bytes" in refusal(many(1))
 
@@ -336,12 +336,12 @@ def test_a_link_beside_a_weights_file_is_followed_within_its_folder(tmp_path: Pa
     (folder / "recipe.toml").write_text("height = 8\nwidth = 8\n")
     (folder / name).rename(folder / "inner")
     (folder / name).symlink_to("inner")
-    source = sources.Source(weights=str(folder / "net.h5"))
+    source = sources.ModelSource(weights=str(folder / "net.h5"))
     assert sources.resolve(source).labels == (ClassLabel("cat"),)
     (folder / "inner").rename(tmp_path / "outer")
     (folder / name).unlink()
     (folder / name).symlink_to("../outer")
-    with pytest.raises(BundleError, match=f"must lie in its folder.*or name the file with {setting}"):
+    with pytest.raises(BundleError, match=f"must lie in its folder.*or give the path of the file with {setting}"):
         sources.resolve(source)
     outer = tmp_path / "outer"
     named = replace(source, labels=outer) if name == "labels.txt" else replace(source, recipe=outer)

@@ -108,10 +108,10 @@ def test_a_file_that_takes_more_memory_than_its_size_explains_is_refused(
     [
         ("import os; os.abort()", "reading it ended with SIGABRT"),
         ("import sys; sys.exit(9)", "reading it ended with exit code 9"),
-        ("pass", "its reader gave no answer"),
-        ("import sys; sys.stdout.write('x' * 100)", "an answer that is none"),
-        ("import sys; sys.stdout.buffer.write(b'{}' + bytes([2]) + bytes(7))", "an answer that is none"),
-        ("import sys; sys.stdout.buffer.write(bytes(40 << 20))", "an answer without end"),
+        ("pass", "the process that reads it returned nothing"),
+        ("import sys; sys.stdout.write('x' * 100)", "a malformed response"),
+        ("import sys; sys.stdout.buffer.write(b'{}' + bytes([2]) + bytes(7))", "a malformed response"),
+        ("import sys; sys.stdout.buffer.write(bytes(40 << 20))", "returned more than was allowed"),
         ("import time; time.sleep(60)", r"could not be read within \d+ seconds"),
     ],
     ids=["abort", "exit", "nothing", "no length", "no answer", "endless", "silent"],
@@ -148,7 +148,7 @@ def test_an_answer_that_leads_out_of_the_file_is_refused(
     (tmp_path / "broken.py").write_text(program)
     monkeypatch.setattr(isolated, "_MODULE", "broken")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    with pytest.raises(WeightsError, match="an answer that is none"):
+    with pytest.raises(WeightsError, match="a malformed response"):
         read(torch_zip(tmp_path / "w.pth", {"w": tensor()}))
 
 

@@ -21,7 +21,7 @@ from glimpse.models.builder import Assembly
 from glimpse.models.keras_files import scores
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.models.serving import load_bundle, serving_model
-from glimpse.models.sources import Source, resolve
+from glimpse.models.sources import ModelSource, resolve
 from glimpse.models.weights import WeightsError
 from tests.models import own_makers
 from tests.models.own_makers import CLASSES, IMAGE_LAYERS, PIXELS, PROBABILITIES, SIZE, model, predicted, saved, trunk
@@ -34,12 +34,12 @@ def _seeded() -> None:
 
 
 def loaded(path: Path) -> Assembly:
-    return load_bundle(resolve(Source(weights=str(path))))
+    return load_bundle(resolve(ModelSource(weights=str(path))))
 
 
 def served(path: Path, temperature: float = 1.0) -> NDArray[np.float32]:
     """What is answered for `PIXELS`."""
-    bundle = resolve(Source(weights=str(path)))
+    bundle = resolve(ModelSource(weights=str(path)))
     network = serving_model(load_bundle(bundle), bundle.recipe, temperature)
     return np.asarray(keras.ops.convert_to_numpy(network(PIXELS, training=False)))
 
@@ -144,12 +144,12 @@ def test_logits_between_0_and_1_stay_logits_behind_what_keeps_them_linear(last: 
         (lambda: model(lambda x: trunk(x, 1)), "gives a single score"),
         (lambda: model(lambda x: trunk(x, activation="tanh")), "Received: tanh"),
         (lambda: model(lambda x: layers.Softmax(axis=0)(trunk(x))), "beside other pictures"),
-        (lambda: model(lambda x: trunk(x, 5)), "gives 5 scores, and there are 4 labels"),
+        (lambda: model(lambda x: trunk(x, 5)), "gives 5 scores, but there are 4 labels"),
         (lambda: model(lambda x: [trunk(x), trunk(x)]), "1 inputs .* and 2 outputs"),
         (lambda: keras.Sequential([keras.Input((SIZE, SIZE, 1)), layers.Flatten(), layers.Dense(4)]), r"16, 16, 1\)"),
         (lambda: keras.Sequential([keras.Input((3, SIZE, SIZE)), layers.Flatten(), layers.Dense(4)]), "channels first"),
-        (lambda: keras.Sequential([keras.Input((8, 8, 3)), layers.Flatten(), layers.Dense(4)]), "the recipe makes"),
-        (lambda: model(lambda x: layers.Lambda(lambda y: y * 2)(trunk(x))), "not Keras' own: Lambda"),
+        (lambda: keras.Sequential([keras.Input((8, 8, 3)), layers.Flatten(), layers.Dense(4)]), "the recipe produces"),
+        (lambda: model(lambda x: layers.Lambda(lambda y: y * 2)(trunk(x))), "not part of Keras: Lambda"),
     ],
 )
 # Keras warns of a softmax over a single number.
@@ -181,16 +181,16 @@ class Subclassed(keras.Model):
 def test_layers_with_code_of_their_own_are_named(name: str, tmp_path: Path) -> None:
     path = saved(model(lambda x: trunk(Custom()(layers.Identity()(x)))), tmp_path, name)
     assert refusal(path) == (
-        "FILE cannot be loaded in safe mode, which runs no code of a file: it holds layers with code that is not "
-        "Keras' own: Custom. Save one of Keras' own layers, or name the architecture of the library that its weights "
-        "belong to, with GLIMPSE_MODEL."
+        "FILE cannot be loaded in safe mode, which runs no code from a file: it has layers that are not part of Keras: "
+        "Custom. Save a model of Keras' own layers, or give the architecture of the library that its weights belong "
+        "to, with GLIMPSE_MODEL."
     )
 
 
 def test_a_model_of_somebody_s_own_class_is_named(tmp_path: Path) -> None:
     made = Subclassed()
     made(np.zeros((1, SIZE, SIZE, 3), np.float32))
-    assert "not Keras' own: Subclassed" in refusal(saved(made, tmp_path))
+    assert "not part of Keras: Subclassed" in refusal(saved(made, tmp_path))
 
 
 def test_what_keras_says_at_length_is_shortened(tmp_path: Path) -> None:
@@ -260,7 +260,7 @@ def test_an_input_of_another_dtype_gets_the_pixels_in_it(dtype: str, tmp_path: P
 
 def test_whole_numbers_cannot_be_scaled(tmp_path: Path) -> None:
     path = saved(model(trunk, dtype="uint8"), tmp_path, more="mean = [1, 2, 3]\n")
-    assert "Leave mean and std out of the recipe" in refusal(path)
+    assert "Remove mean and std from the recipe" in refusal(path)
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "float16", "mixed_bfloat16"])
@@ -379,7 +379,7 @@ def test_operations_that_keras_2_kept_as_code_are_refused(name: str, tmp_path: P
         file.attrs["model_config"] = file.attrs["model_config"].replace(
             '"class_name": "Identity"', f'"class_name": "{name}"'
         )
-    assert f"not Keras' own: {name}." in refusal(path)
+    assert f"not part of Keras: {name}." in refusal(path)
 
 
 def test_weights_that_the_older_format_lacks_are_named(tmp_path: Path) -> None:
@@ -387,11 +387,11 @@ def test_weights_that_the_older_format_lacks_are_named(tmp_path: Path) -> None:
     with h5py.File(path, "r+") as file:
         group = file["model_weights/top"]
         group.attrs["weight_names"] = [name for name in group.attrs["weight_names"] if "bias" not in name]
-    assert "lacks weights of the layers that it describes, or has them in another shape: top/bias." in refusal(path)
+    assert "lacks weights for layers that it describes, or has them in another shape: top/bias." in refusal(path)
 
 
 def test_weights_alone_in_the_older_format_are_told_from_a_model(tmp_path: Path) -> None:
     path = saved(model(trunk), tmp_path, "model.h5")
     with h5py.File(path, "r+") as file:
         del file.attrs["model_config"]
-    assert "holds weights without their network. Name the architecture" in refusal(path)
+    assert "contains weights without a network. Give the architecture" in refusal(path)

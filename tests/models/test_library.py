@@ -192,7 +192,7 @@ def _arrays(outputs: Any) -> list[Any]:
 
 
 def test_an_unknown_variant_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(UnknownArchitectureError, match=r"no variant 'imagenet'.*Known: cifar, cifar_wide\."):
+    with pytest.raises(UnknownArchitectureError, match=r"no variant 'imagenet'.*Available: cifar, cifar_wide\."):
         models.build("se_resnet20", variant="imagenet")
 
 

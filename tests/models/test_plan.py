@@ -46,7 +46,7 @@ def test_another_run_is_refused_by_what_differs(tmp_path: Path, other: Run, mess
     claim(tmp_path, RUN, checkpoint=CHECKPOINT)
     (tmp_path / CHECKPOINT).touch()
     before = (tmp_path / "plan.json").read_text()
-    with pytest.raises(PlanError, match=f"holds another run: {message}. Give another --out"):
+    with pytest.raises(PlanError, match=f"holds a run with another plan: {message}. Give another --out"):
         claim(tmp_path, other, checkpoint=CHECKPOINT)
     assert (tmp_path / "plan.json").read_text() == before
 
@@ -61,7 +61,7 @@ def test_a_run_that_has_kept_nothing_gives_way_to_another(tmp_path: Path) -> Non
 
 def test_a_checkpoint_of_nobody_knows_what_is_refused_unless_it_is_adopted(tmp_path: Path) -> None:
     (tmp_path / CHECKPOINT).touch()
-    with pytest.raises(PlanError, match=r"no plan.json that says of what"):
+    with pytest.raises(PlanError, match=r"no plan.json, so it is not known what was trained"):
         claim(tmp_path, RUN, checkpoint=CHECKPOINT)
     claim(tmp_path, RUN, checkpoint=CHECKPOINT, adopt=True)
     claim(tmp_path, RUN, checkpoint=CHECKPOINT)
@@ -70,20 +70,20 @@ def test_a_checkpoint_of_nobody_knows_what_is_refused_unless_it_is_adopted(tmp_p
 @pytest.mark.parametrize("text", ["{", "[]"])
 def test_a_plan_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "plan.json").write_text(text)
-    with pytest.raises(PlanError, match="is not a plan"):
+    with pytest.raises(PlanError, match="is not the plan of a run"):
         claim(tmp_path, RUN, checkpoint=CHECKPOINT)
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"epochs": 0}, "epochs must be positive. Received: 0"),
-        ({"batch_size": -1}, "batch_size must be positive. Received: -1"),
-        ({"learning_rate": 0.0}, "learning_rate must be positive. Received: 0.0"),
-        ({"weight_decay": -1.0}, "weight_decay must not be negative. Received: -1.0"),
-        ({"label_smoothing": 1.0}, r"label_smoothing must be in \[0, 1\). Received: 1.0"),
-        ({"cutout": -0.1}, r"cutout must be in \[0, 1\). Received: -0.1"),
-        ({"momentum": 1.0}, r"momentum must be in \[0, 1\). Received: 1.0"),
+        ({"epochs": 0}, "epochs must be greater than 0. Received: 0"),
+        ({"batch_size": -1}, "batch_size must be greater than 0. Received: -1"),
+        ({"learning_rate": 0.0}, "learning_rate must be greater than 0. Received: 0.0"),
+        ({"weight_decay": -1.0}, "weight_decay must be at least 0. Received: -1.0"),
+        ({"label_smoothing": 1.0}, r"label_smoothing must be at least 0 and less than 1. Received: 1.0"),
+        ({"cutout": -0.1}, r"cutout must be at least 0 and less than 1. Received: -0.1"),
+        ({"momentum": 1.0}, r"momentum must be at least 0 and less than 1. Received: 1.0"),
     ],
 )
 def test_a_plan_refuses_values_that_cannot_be(values: dict[str, Any], message: str) -> None:

@@ -144,7 +144,7 @@ def test_a_recipe_without_the_fields_that_came_later_means_what_it_always_meant(
         ("mean = [1, 2, nan]", "mean must be three numbers"),
         ("mean = [1, 2, '3']", "mean must be three numbers"),
         ("mean = {red = 1, green = 2, blue = 3}", "mean must be three numbers"),
-        ("colour = 'BGR'", "Not a pre-stem recipe: 'colour' unknown. It has height, width, geometry, "),
+        ("colour = 'BGR'", "The recipe has no field 'colour'. Its fields are height, width, geometry, "),
     ],
 )
 def test_a_recipe_file_that_cannot_be_used_is_told_by_its_field(line: str, message: str, tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_a_recipe_file_that_cannot_be_used_is_told_by_its_field(line: str, messa
     ("text", "missing"), [("", "height and width"), ("height = 3", "width"), ("width = 3", "height")]
 )
 def test_a_recipe_has_at_least_the_input_s_size(text: str, missing: str) -> None:
-    with pytest.raises(ValueError, match=f"Not a pre-stem recipe: {missing} missing"):
+    with pytest.raises(ValueError, match=f"The recipe must give {missing}, the size"):
         Recipe.from_dict(tomllib.loads(text))
 
 

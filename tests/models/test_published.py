@@ -137,8 +137,8 @@ def test_an_unknown_name_lists_near_matches(architecture: str, variant: str | No
 
 def test_a_beginning_of_a_hash_fits_the_whole_and_says_that_it_is_one() -> None:
     whole = hashlib.sha256(b"weights").hexdigest()
-    assert Checksum("sha256", whole[:8]).fits(whole)
-    assert not Checksum("sha256", whole[:8]).fits(whole[::-1])
+    assert Checksum("sha256", whole[:8]).matches(whole)
+    assert not Checksum("sha256", whole[:8]).matches(whole[::-1])
     assert str(Checksum("sha256", whole[:8])) == f"sha256 {whole[:8]}..."
     assert str(Checksum("sha256", whole)) == f"sha256 {whole}"
 

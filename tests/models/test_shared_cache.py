@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from glimpse.models.published import FetchError, Policy, fetch
-from glimpse.models.published.writing import write_whole
+from glimpse.models.published import DownloadPolicy, FetchError, fetch
+from glimpse.models.published.safe_writing import write_atomically
 from tests.models.web import BODY, QUICK, Server, checkpoint, serving, truncated
 
 PRECIOUS = b"nothing of this may change\n"
@@ -91,7 +91,7 @@ def test_a_part_that_another_user_has_left_is_not_gone_on_with(server: Server, c
 
 def test_a_record_is_written_whole_with_the_usual_rights(tmp_path: Path, precious: Path) -> None:
     (tmp_path / "record").symlink_to(precious)
-    write_whole(tmp_path / "record", b"new")
+    write_atomically(tmp_path / "record", b"new")
     assert (tmp_path / "record").read_bytes() == b"new"
     assert stat.S_ISREG((tmp_path / "record").lstat().st_mode)
     assert precious.read_bytes() == PRECIOUS
@@ -103,5 +103,5 @@ def test_a_record_is_written_whole_with_the_usual_rights(tmp_path: Path, preciou
 
 def test_a_lock_that_is_never_let_go_is_not_waited_for_without_end(server: Server, cache: Path) -> None:
     with FileLock(cache / "net.h5.lock"), pytest.raises(FetchError, match=r"Another process has held .*net\.h5\.lock"):
-        fetch(checkpoint(server.url), cache, policy=Policy(seconds=0.1))
+        fetch(checkpoint(server.url), cache, policy=DownloadPolicy(seconds=0.1))
     assert server.requests == []

@@ -18,7 +18,7 @@ from glimpse.models import bundle, published, serving, weights
 from glimpse.models.bundle import BundleError, ClassLabel
 from glimpse.models.catalogue import UnknownArchitectureError
 from glimpse.models.prestem.recipe import Recipe
-from glimpse.models.sources import Source, resolve
+from glimpse.models.sources import ModelSource, resolve
 from glimpse.models.weights import WeightsError, WeightsMismatchError
 from tests.models import web
 
@@ -54,28 +54,28 @@ def own_model(path: Path, *last: keras.Layer, features: int = 3) -> Path:
 
 
 def test_the_embedded_weights_are_found_by_their_tag() -> None:
-    assert resolve(Source(weights="cifar10")).folder == bundle.EMBEDDED_DEFAULT
-    assert resolve(Source(weights="cifar10", architecture="se_resnet20")).folder == bundle.EMBEDDED_DEFAULT
+    assert resolve(ModelSource(weights="cifar10")).folder == bundle.EMBEDDED_DEFAULT
+    assert resolve(ModelSource(weights="cifar10", architecture="se_resnet20")).folder == bundle.EMBEDDED_DEFAULT
 
 
 def test_a_bundle_is_found_by_its_folder(tmp_path: Path) -> None:
     folder = shutil.copytree(bundle.EMBEDDED_DEFAULT, tmp_path / "mine")
-    assert resolve(Source(weights=str(folder))).folder == folder
+    assert resolve(ModelSource(weights=str(folder))).folder == folder
 
 
 def test_a_bundle_of_another_architecture_is_refused() -> None:
     with pytest.raises(BundleError, match="holds weights of se_resnet20, not of resnet20"):
-        resolve(Source(weights=str(bundle.EMBEDDED_DEFAULT), architecture="resnet20"))
+        resolve(ModelSource(weights=str(bundle.EMBEDDED_DEFAULT), architecture="resnet20"))
 
 
 @pytest.mark.parametrize(
     ("tag", "answer"),
-    [("cifar100", r"no weights 'cifar100'.*Did you mean cifar10\?"), ("zzz", r"Known: .*cifar10")],
+    [("cifar100", r"no weights 'cifar100'.*Did you mean cifar10\?"), ("zzz", r"Available: .*cifar10")],
     ids=["near", "far"],
 )
 def test_an_unknown_tag_is_answered_with_those_there_are(tag: str, answer: str) -> None:
     with pytest.raises(BundleError, match=answer):
-        resolve(Source(weights=tag, architecture="se_resnet20"))
+        resolve(ModelSource(weights=tag, architecture="se_resnet20"))
 
 
 def test_published_weights_are_fetched_and_serve_with_their_own_labels_and_recipe(
@@ -92,7 +92,7 @@ def test_published_weights_are_fetched_and_serve_with_their_own_labels_and_recip
         row = replace(known, url=f"{server.url}/{known.file}", checksum=None)
         # Where it lies is all that differs from the row: there is no other network here.
         monkeypatch.setattr(published, "find", lambda *_: row)
-        found = resolve(Source(weights="imagenet", architecture="squeezenet1_1"))
+        found = resolve(ModelSource(weights="imagenet", architecture="squeezenet1_1"))
     assert (found.name, found.variant) == ("squeezenet1_1_imagenet", "torchvision")
     assert found.weights_path.parent == tmp_path / "cache"
     assert found.labels[285] == ClassLabel("Egyptian cat", "n02124075")
@@ -113,21 +113,21 @@ def test_weights_that_cannot_be_fetched_are_told_with_the_file_to_bring(
         server.script = [web.status(404)]
         monkeypatch.setattr(published, "find", lambda *_: replace(known, url=f"{server.url}/{known.file}"))
         with pytest.raises(BundleError, match=rf"{known.file}[\s\S]*{tmp_path}"):
-            resolve(Source(weights="imagenet", architecture="resnet50"))
+            resolve(ModelSource(weights="imagenet", architecture="resnet50"))
 
 
 def test_an_option_that_contradicts_published_weights_is_refused() -> None:
     with pytest.raises(BundleError, match=r"published for alpha=0\.5\. Received: alpha=0\.25"):
-        resolve(Source(weights="imagenet_alpha0.5", architecture="mobilenet", options={"alpha": 0.25}))
+        resolve(ModelSource(weights="imagenet_alpha0.5", architecture="mobilenet", options={"alpha": 0.25}))
 
 
 def test_an_unknown_architecture_is_named_before_its_weights() -> None:
     with pytest.raises(UnknownArchitectureError, match="se_resnet2000"):
-        resolve(Source(weights="nothing", architecture="se_resnet2000"))
+        resolve(ModelSource(weights="nothing", architecture="se_resnet2000"))
 
 
 def test_a_weights_file_takes_labels_and_recipe_from_beside_it(weights_file: Path) -> None:
-    found = resolve(Source(weights=str(weights_file), architecture="resnet20"))
+    found = resolve(ModelSource(weights=str(weights_file), architecture="resnet20"))
     assert (found.name, found.architecture, found.variant) == ("photos-of-mine", "resnet20", "cifar")
     assert found.labels == (ClassLabel("cat", "n1"), ClassLabel("dog"), ClassLabel("fox"))
     assert found.recipe == Recipe(height=8, width=8, mean=(120, 121, 122), std=(60, 61, 62), channels="BGR")
@@ -138,7 +138,7 @@ def test_a_weights_file_takes_labels_and_recipe_from_beside_it(weights_file: Pat
 
 def test_a_weights_file_is_hashed_once(weights_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """For its digest; nobody has to compare it with that."""
-    found = resolve(Source(weights=str(weights_file), architecture="resnet20"))
+    found = resolve(ModelSource(weights=str(weights_file), architecture="resnet20"))
     monkeypatch.setattr(bundle, "digest", None)
     found.check_digest()
 
@@ -149,7 +149,7 @@ def test_labels_and_recipe_can_be_named(weights_file: Path, tmp_path: Path) -> N
     (elsewhere / "names").write_text("eins\nzwei\ndrei\n")
     (elsewhere / "mine.json").write_text('{"height": 8, "width": 8, "geometry": "squash"}')
     found = resolve(
-        Source(
+        ModelSource(
             weights=str(weights_file),
             architecture="resnet20",
             labels=elsewhere / "names",
@@ -166,7 +166,7 @@ def test_labels_and_recipe_may_have_a_byte_order_mark(weights_file: Path, encodi
     recipe = weights_file.parent / name
     recipe.write_bytes(text.replace("\n", "\r\n").encode(encoding))
     (weights_file.parent / "labels.txt").write_bytes("cat\tn1\r\ndog\r\nfox\r\n\r\n".encode(encoding))
-    found = resolve(Source(weights=str(weights_file), architecture="resnet20", recipe=recipe))
+    found = resolve(ModelSource(weights=str(weights_file), architecture="resnet20", recipe=recipe))
     assert found.labels == (ClassLabel("cat", "n1"), ClassLabel("dog"), ClassLabel("fox"))
     assert (found.recipe.height, found.recipe.width) == (8, 8)
 
@@ -177,21 +177,21 @@ def test_what_is_missing_beside_a_file_is_named_with_the_setting_that_gives_it(
 ) -> None:
     (weights_file.parent / missing).unlink()
     with pytest.raises(BundleError, match=rf"{missing}.*GLIMPSE_{missing.partition('.')[0].upper()}"):
-        resolve(Source(weights=str(weights_file), architecture="resnet20"))
+        resolve(ModelSource(weights=str(weights_file), architecture="resnet20"))
 
 
 @pytest.mark.parametrize("text", ["height = 8", "height = 8\nwidth = 8\nheigth = 9", "height = ", "[1, 2]"])
 def test_an_impossible_recipe_is_refused_with_its_file(weights_file: Path, text: str) -> None:
     (weights_file.parent / "recipe.toml").write_text(text)
     with pytest.raises(BundleError, match=r"recipe\.toml cannot be used"):
-        resolve(Source(weights=str(weights_file), architecture="resnet20"))
+        resolve(ModelSource(weights=str(weights_file), architecture="resnet20"))
 
 
 @pytest.mark.parametrize(("name", "text"), [("recipe.json", "[" * 50_000), ("recipe.toml", "a = " + "[" * 900)])
 def test_a_recipe_nested_without_end_is_refused(weights_file: Path, name: str, text: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(BundleError, match=r"The recipe .* cannot be used: it is nested more than 32 levels deep"):
-        resolve(Source(weights=str(weights_file), architecture="resnet20", recipe=tmp_path / name))
+        resolve(ModelSource(weights=str(weights_file), architecture="resnet20", recipe=tmp_path / name))
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are POSIX's")
@@ -199,7 +199,7 @@ def test_a_recipe_nested_without_end_is_refused(weights_file: Path, name: str, t
 def test_a_named_pipe_is_no_file_and_nobody_waits_for_it(weights_file: Path, what: str, tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    source = Source(
+    source = ModelSource(
         weights=str(pipe if what == "weights" else weights_file),
         architecture="resnet20",
         recipe=pipe if what == "recipe" else None,
@@ -213,20 +213,20 @@ def test_a_damaged_archive_is_refused_in_a_sentence(name: str, weights_file: Pat
     path = weights_file.with_name(name)
     path.write_bytes(b"PK\x03\x04" + bytes(100))
     with pytest.raises(ValueError, match="is a damaged zip file"):
-        serving.load_bundle(resolve(Source(weights=str(path))))
+        serving.load_bundle(resolve(ModelSource(weights=str(path))))
 
 
 def test_a_file_of_holes_is_refused_before_it_is_read(weights_file: Path) -> None:
     path = weights_file.with_name("large.pth")
     with path.open("wb") as file:
         file.truncate(1 << 40)
-    with pytest.raises(BundleError, match="of which the file system stores a fraction"):
-        resolve(Source(weights=str(path), architecture="resnet20"))
+    with pytest.raises(BundleError, match="the file system stores only a fraction"):
+        resolve(ModelSource(weights=str(path), architecture="resnet20"))
 
 
 def test_weights_without_a_network_ask_for_its_name(weights_file: Path) -> None:
-    with pytest.raises(BundleError, match="needs its architecture: name it with GLIMPSE_MODEL"):
-        resolve(Source(weights=str(weights_file)))
+    with pytest.raises(BundleError, match="needs an architecture: give its name with GLIMPSE_MODEL"):
+        resolve(ModelSource(weights=str(weights_file)))
 
 
 def test_weights_of_another_number_of_classes_list_the_tensors_that_do_not_fit(weights_file: Path) -> None:
@@ -234,7 +234,7 @@ def test_weights_of_another_number_of_classes_list_the_tensors_that_do_not_fit(w
     with pytest.raises(
         WeightsMismatchError, match=r"misshapen: classifier_logits/kernel: \(64, 3\), the network has \(64, 2\)"
     ):
-        serving.load_bundle(resolve(Source(weights=str(weights_file), architecture="resnet20")))
+        serving.load_bundle(resolve(ModelSource(weights=str(weights_file), architecture="resnet20")))
 
 
 @pytest.mark.parametrize(
@@ -249,7 +249,7 @@ def test_weights_of_another_number_of_classes_list_the_tensors_that_do_not_fit(w
 )
 def test_a_keras_file_serves_as_it_is(tmp_path: Path, last: Any) -> None:
     path = own_model(tmp_path / "mine.keras", *last())
-    found = resolve(Source(weights=str(path)))
+    found = resolve(ModelSource(weights=str(path)))
     assembly = serving.load_bundle(found)
     served = serving.serving_model(assembly, found.recipe, found.temperature)
     scores = keras.saving.load_model(path)(PIXELS.astype(np.float32))
@@ -263,16 +263,16 @@ def test_a_keras_file_serves_as_it_is(tmp_path: Path, last: Any) -> None:
 def test_a_keras_file_that_ends_in_something_else_is_refused(tmp_path: Path) -> None:
     path = own_model(tmp_path / "mine.keras", keras.layers.Activation("sigmoid"))
     with pytest.raises(WeightsError, match=r"softmax or in logits\. Received: sigmoid"):
-        serving.load_bundle(resolve(Source(weights=str(path))))
+        serving.load_bundle(resolve(ModelSource(weights=str(path))))
 
 
 def test_a_keras_file_needs_one_label_a_class(tmp_path: Path) -> None:
     path = own_model(tmp_path / "mine.keras", features=4)
-    with pytest.raises(WeightsError, match="gives 4 scores, and there are 3 labels"):
-        serving.load_bundle(resolve(Source(weights=str(path))))
+    with pytest.raises(WeightsError, match="gives 4 scores, but there are 3 labels"):
+        serving.load_bundle(resolve(ModelSource(weights=str(path))))
 
 
 def test_a_keras_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
     path = own_model(tmp_path / "mine.keras", keras.layers.Lambda(lambda x: x * 2))
     with pytest.raises(WeightsError, match="safe mode"):
-        serving.load_bundle(resolve(Source(weights=str(path))))
+        serving.load_bundle(resolve(ModelSource(weights=str(path))))

@@ -21,8 +21,9 @@ from safetensors.numpy import load_file
 from glimpse.models import bundle, evaluate, golden
 from glimpse.models.train import __main__ as command
 from glimpse.models.train import fit
+from glimpse.models.train import options as plan_options
 from glimpse.models.train.data import hold_out, read, statistics
-from glimpse.models.train.plan import Plan, alone
+from glimpse.models.train.plan import Plan, exclusive
 
 from .conftest import write_images
 
@@ -171,7 +172,7 @@ def test_label_smoothing_moves_a_share_of_every_target_to_all_classes(smoothing:
     logits = np.array([[2.0, -1.0, 0.5], [0.0, 0.0, 3.0]], np.float32)
     log = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     targets = np.eye(3)[[0, 1]] * (1 - smoothing) + smoothing / 3
-    loss = fit.Smoothed(3, smoothing)(np.array([0, 1]), logits)
+    loss = fit.SmoothedCrossEntropy(3, smoothing)(np.array([0, 1]), logits)
     assert float(loss) == pytest.approx(-(targets * log).sum(axis=1).mean(), rel=1e-5)
 
 
@@ -187,17 +188,17 @@ def test_another_plan_in_the_same_folder_is_refused(
     [
         (("--architecture", "resnet200"), "Did you mean resnet20"),
         (("--variant", "imagenet"), "has no variant 'imagenet'"),
-        (("--hold-out", "0"), "--hold-out must be positive"),
-        (("--hold-out", "36"), "Cannot hold out 36 of 36"),
-        (("--epochs", "0"), "epochs must be positive"),
+        (("--hold-out", "0"), "--hold-out must be at least 1"),
+        (("--hold-out", "36"), "--hold-out must be at least 0 and less than the number of images, 36. Received: 36"),
+        (("--epochs", "0"), "epochs must be greater than 0"),
         (("--std", "0", "1", "1"), "std must be three positive numbers"),
-        (("--data", "nowhere.zip"), "nowhere.zip is not there"),
-        (("--name", "two words"), "The bundle's name must be letters, digits"),
-        (("--bundle-version", "v 1"), "The bundle's version must be letters, digits"),
+        (("--data", "nowhere.zip"), "nowhere.zip does not exist"),
+        (("--name", "two words"), "The bundle's name must be 1 to 200 letters, digits"),
+        (("--bundle-version", "v 1"), "The bundle's version must be 1 to 200 letters, digits"),
         (("--hold-out", "35"), "All images of the class"),
         (("--mean", "nan", "0", "0"), "mean must be"),
         (("--export-only",), "Train first"),
-        (("--seed", "-1"), "seed must not be negative. Received: -1"),
+        (("--seed", "-1"), "seed must be at least 0. Received: -1"),
     ],
 )
 def test_what_cannot_be_done_is_said_before_any_training(
@@ -240,7 +241,7 @@ def test_the_command_can_express_every_value_of_a_plan() -> None:
         seed=7,
     )
     words = [f"--{name.replace('_', '-')}={getattr(plan, name)}" for name in Plan.__slots__]
-    assert command.plan_of(command.parser().parse_args(["--data", "train.zip", *words])) == plan
+    assert plan_options.plan_of(plan_options.parser().parse_args(["--data", "train.zip", *words])) == plan
 
 
 def test_evaluating_a_bundle_gives_what_its_card_claims(
@@ -375,7 +376,7 @@ def test_the_commands_of_a_card_run_as_they_are_printed(
     given += ["--epochs", "1"]
     given += ["--std", "63.123456789", "64", "65", "--skip-unreadable", "--data-note", "Mine; *really* `mine`."]
     assert command.main(given) == 0
-    assert "left out: red/broken.png cannot be decoded" in capsys.readouterr().err
+    assert "skipped: red/broken.png cannot be decoded" in capsys.readouterr().err
     made = bundle.read(Path("runs of today/one/bundle"))
     assert "1 more could not be read and were left out" in (made.folder / "MODEL_CARD.md").read_text().replace(
         "\n", " "
@@ -426,7 +427,7 @@ def test_one_class_is_nothing_to_tell_apart(tmp_path: Path, capsys: pytest.Captu
     shutil.rmtree(data / "red")
     shutil.rmtree(data / "blue")
     assert command.main(options(data, tmp_path / "run", "--hold-out", "1")) == 1
-    assert "has one class, 'green': there is nothing to tell apart" in capsys.readouterr().err
+    assert "has only one class, 'green'; training needs at least two" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
@@ -438,8 +439,8 @@ def test_folders_without_an_image_are_told_of(tmp_path: Path, capsys: pytest.Cap
     (data / "red" / "1.heic").write_bytes(b"a photo of a telephone")
     assert command.main(options(data, tmp_path / "run", "--hold-out", "1")) == 1
     said = capsys.readouterr().err
-    assert f"{data}: no image that can be read, and so no class: 'blue', 'red'\n" in said
-    assert "has one class, 'green'" in said
+    assert f"{data}: folders without a readable image, which become no class: 'blue', 'red'\n" in said
+    assert "has only one class, 'green'" in said
 
 
 def flat_images(folder: Path) -> Path:
@@ -475,7 +476,7 @@ def test_an_out_that_cannot_be_written_is_refused_before_any_training(
     for out in ("file", "file/run", "run"):
         assert command.main(options(patches, tmp_path / out)) == 1
         said = capsys.readouterr()
-        assert "is no folder, so that" in said.err
+        assert "is not a folder, so" in said.err
         assert said.out == ""
 
 
@@ -485,13 +486,13 @@ def test_an_out_that_may_not_be_written_is_refused_before_any_training(
 ) -> None:
     (tmp_path / "run").mkdir(mode=0o500)
     assert command.main(options(patches, tmp_path / "run")) == 1
-    assert "may not be written to" in capsys.readouterr().err
+    assert "cannot be written to" in capsys.readouterr().err
 
 
 def test_two_runs_do_not_share_a_folder(patches: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with alone(tmp_path):
+    with exclusive(tmp_path):
         assert command.main(options(patches, tmp_path)) == 1
-    assert f"Another run is at work in {tmp_path}" in capsys.readouterr().err
+    assert f"Another training is running in {tmp_path}" in capsys.readouterr().err
     assert not (tmp_path / fit.CHECKPOINT).exists()
 
 
@@ -501,7 +502,7 @@ def test_a_checkpoint_that_is_damaged_is_told_of(
     out = shutil.copytree(run, tmp_path / "damaged")
     (out / fit.CHECKPOINT).write_bytes((out / fit.CHECKPOINT).read_bytes()[:1000])
     assert command.main(options(patches, out, architecture=architecture)) == 1
-    assert f"{out / fit.CHECKPOINT} cannot be used: " in capsys.readouterr().err
+    assert f"{out / fit.CHECKPOINT} cannot be loaded: " in capsys.readouterr().err
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path: Path) -> None:
@@ -539,7 +540,7 @@ def test_ctrl_c_ends_a_run_with_130_and_no_traceback(patches: Path, tmp_path: Pa
     assert running.returncode == 130
     assert "Traceback" not in stderr
     assert stderr.splitlines()[-1] == (
-        "glimpse.models.train: interrupted; the same command goes on from the last epoch that was whole, if one was."
+        "glimpse.models.train: interrupted. Run the same command to resume after the last completed epoch."
     )
 
 
@@ -567,4 +568,4 @@ def test_evaluating_leaves_out_what_cannot_be_read_on_demand(
     assert evaluate.main([*arguments, "--skip-unreadable"]) == 0
     said = capsys.readouterr()
     assert json.loads(said.out)["metrics"]["images"] == 6
-    assert "left out: red/bad.png cannot be decoded" in said.err
+    assert "skipped: red/bad.png cannot be decoded" in said.err

@@ -12,23 +12,23 @@ from PIL import Image
 
 from glimpse.models import bundle as bundles
 from glimpse.models import golden, variations
-from glimpse.models.golden import Picture
+from glimpse.models.golden import SampleImage
 from glimpse.models.prestem import host
 from glimpse.models.prestem.recipe import Recipe
 
 RECIPE = Recipe(height=48, width=64)
 
 
-def picture(name: str, width: int, height: int) -> Picture:
+def picture(name: str, width: int, height: int) -> SampleImage:
     """A smooth one, each its own."""
     across, down = np.meshgrid(np.linspace(0, 200, width), np.linspace(0, 200, height))
     pixels = np.stack([across, down, np.full_like(across, 20 * len(name))], axis=-1).astype(np.uint8)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
-    return Picture(name, file.getvalue(), "made")
+    return SampleImage(name, file.getvalue(), "made")
 
 
-def first(number: int, own: tuple[Picture, ...], recipe: Recipe = RECIPE) -> NDArray[np.uint8]:
+def first(number: int, own: tuple[SampleImage, ...], recipe: Recipe = RECIPE) -> NDArray[np.uint8]:
     return np.stack([*islice(variations.series(own, recipe), number)])
 
 
@@ -43,7 +43,7 @@ def first(number: int, own: tuple[Picture, ...], recipe: Recipe = RECIPE) -> NDA
     ],
 )
 def test_they_have_the_input_s_size_differ_from_one_another_and_are_the_same_each_time(
-    own: tuple[Picture, ...], recipe: Recipe
+    own: tuple[SampleImage, ...], recipe: Recipe
 ) -> None:
     found = first(150, own, recipe)
     assert found.shape == (150, recipe.height, recipe.width, 3)

@@ -15,7 +15,7 @@ from glimpse.models import bundle, weights
 from glimpse.models.builder import assemble
 from glimpse.models.bundle import BundleError
 from glimpse.models.catalogue import find
-from glimpse.models.sources import Source, resolve
+from glimpse.models.sources import ModelSource, resolve
 from glimpse.models.spec import Architecture
 from glimpse.models.weights import WeightsError, WeightsMismatchError, read
 from tests.models.weight_makers import (
@@ -308,21 +308,23 @@ def test_weights_of_another_width_name_the_option_and_its_value(value: float, tm
     with pytest.raises(WeightsMismatchError) as error:
         weights.load(built(row), tmp_path / "w.safetensors", row.layouts(), row=row)
     message = str(error.value).removeprefix(str(tmp_path))
-    assert f'The weights are of alpha={value}: set GLIMPSE_OPTIONS=\'{{"rho": 0.5, "alpha": {value}}}\'.' in message
+    assert f'The weights are for alpha={value}: set GLIMPSE_OPTIONS=\'{{"rho": 0.5, "alpha": {value}}}\'.' in message
     assert len(message) < 400
 
 
 def test_weights_of_other_options_name_the_option_and_its_value(tmp_path: Path) -> None:
     weights.save(built(find("se_resnet20")), tmp_path / "w.safetensors")
     row = find("resnet20")
-    with pytest.raises(WeightsMismatchError, match=r"The weights are of se_ratio=8: set GLIMPSE_OPTIONS|se_resnet20"):
+    with pytest.raises(WeightsMismatchError, match=r"The weights are for se_ratio=8: set GLIMPSE_OPTIONS|se_resnet20"):
         weights.load(built(row), tmp_path / "w.safetensors", row.layouts(), row=row)
 
 
 def test_weights_of_another_number_of_classes_say_so(tmp_path: Path) -> None:
     row = find("mobilenet", None, {"alpha": 0.25})
     weights.save(built(row, classes=7), tmp_path / "w.safetensors")
-    with pytest.raises(WeightsMismatchError, match="The weights are of 7 classes, and 5 are named: give one label"):
+    with pytest.raises(
+        WeightsMismatchError, match=r"The weights are for 7 classes, but 5 labels were given. Give one label"
+    ):
         weights.load(built(row), tmp_path / "w.safetensors", row.layouts(), row=row)
 
 
@@ -335,10 +337,12 @@ def test_a_file_without_an_architecture_is_told_which_it_may_be(form: str, tmp_p
     else:
         weights.save(model, path)
     with pytest.raises(BundleError, match=r"GLIMPSE_MODEL.* it is mobilenet \(keras\) with alpha=0\.25 of 7 classes"):
-        resolve(Source(weights=str(path)))
+        resolve(ModelSource(weights=str(path)))
 
 
 def test_a_file_without_an_architecture_that_cannot_be_read_says_why(tmp_path: Path) -> None:
     (tmp_path / "w.onnx").write_bytes(b"\x08\x07nothing")
-    with pytest.raises(BundleError, match="needs its architecture, GLIMPSE_MODEL, and cannot be read as weights"):
-        resolve(Source(weights=str(tmp_path / "w.onnx")))
+    with pytest.raises(
+        BundleError, match="needs an architecture, given with GLIMPSE_MODEL, and cannot be read as weights"
+    ):
+        resolve(ModelSource(weights=str(tmp_path / "w.onnx")))

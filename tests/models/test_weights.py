@@ -112,7 +112,7 @@ def test_the_serving_graph_comes_back_from_a_file_in_safe_mode(tmp_path: Path) -
 
 
 def test_serving_refuses_a_recipe_of_another_size() -> None:
-    with pytest.raises(ValueError, match="the recipe makes"):
+    with pytest.raises(ValueError, match="the recipe produces"):
         serving.serving_model(small(1), Recipe(height=16, width=16), 1.0)
 
 
@@ -120,3 +120,12 @@ def test_serving_refuses_a_recipe_of_another_size() -> None:
 def test_serving_refuses_a_temperature_that_is_not_positive(temperature: float) -> None:
     with pytest.raises(ValueError, match="must be positive"):
         serving.serving_model(small(1), RECIPE, temperature)
+
+
+def test_what_is_imported_on_first_use_is_of_the_same_package() -> None:
+    """Under another name its errors would be other classes than those that callers catch."""
+    assert {weights.load.__module__, weights.save.__module__, weights.likely_networks.__module__} == {
+        "glimpse.models.weights.transfer",
+        "glimpse.models.weights.native",
+        "glimpse.models.weights.identification",
+    }

@@ -14,12 +14,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from glimpse.models.prestem.recipe import Recipe
-from glimpse.models.published import Checkpoint, Checksum, Policy
+from glimpse.models.published import Checkpoint, Checksum, DownloadPolicy
 
 BODY = bytes(range(256)) * 40  # 10,240 bytes
 HALF = len(BODY) // 2
 MD5 = hashlib.md5(BODY).hexdigest()  # noqa: S324 - what Keras publishes
-QUICK = Policy(timeout=0.3, attempts=3, backoff=0.0, rate=1.0)
+QUICK = DownloadPolicy(timeout=0.3, attempts=3, backoff=0.0, rate=1.0)
 
 Behaviour = Callable[["Handler"], None]
 

@@ -376,7 +376,7 @@ def refused(message: str) -> Iterator[None]:
 
 def parsed(path: Path) -> dict[str, Any]:
     """`read`, but in this process: where a test reads files by the hundred, or looks at the memory that it takes."""
-    with files.plain(path) as file:
+    with files.open_file(path) as file:
         return dict(formats.contents(file, path).tensors)
 
 

@@ -174,7 +174,7 @@ class Rig:
             self._ended.set()
 
     def _load(self, chosen: Settings, metrics: Metrics) -> LoadedModel:
-        bundle = sources.resolve(sources.Source(weights=chosen.weights))
+        bundle = sources.resolve(sources.ModelSource(weights=chosen.weights))
         batcher = Batcher(
             self.network,
             input_shape=bundle.input_shape,

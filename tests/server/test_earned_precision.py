@@ -18,7 +18,7 @@ import structlog
 from glimpse.client import Client
 from glimpse.models import bundle as bundles
 from glimpse.models import sources, variations
-from glimpse.models.golden import Picture
+from glimpse.models.golden import SampleImage
 from glimpse.models.outputs import PROBABILITIES
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.server.runtime import selection
@@ -105,7 +105,9 @@ def build(
     path: Path, *names: RuntimeName, precision: PrecisionChoice = "auto"
 ) -> tuple[BuiltRuntime, list[dict[str, Any]]]:
     with structlog.testing.capture_logs() as logs:
-        built = selection.build(names, Network(sources.resolve(sources.Source(weights=str(path)))), precision=precision)
+        built = selection.build(
+            names, Network(sources.resolve(sources.ModelSource(weights=str(path)))), precision=precision
+        )
     return built, [dict(line) for line in logs if line["event"] != "network converted"]
 
 
@@ -199,7 +201,7 @@ class _SeenError(Exception):
 def test_a_bundle_s_own_pictures_are_what_is_compared_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
-    def series(own: Sequence[Picture], recipe: Recipe) -> Iterator[Any]:
+    def series(own: Sequence[SampleImage], recipe: Recipe) -> Iterator[Any]:
         seen.append(({picture.name for picture in own}, recipe))
         raise _SeenError
 

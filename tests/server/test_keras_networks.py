@@ -25,7 +25,7 @@ from PIL import Image
 
 from glimpse.models import outputs
 from glimpse.models.messages import lacks_memory
-from glimpse.models.sources import Source, resolve
+from glimpse.models.sources import ModelSource, resolve
 from glimpse.server.app import Server
 from glimpse.server.registry import LoadedModel
 from glimpse.server.runtime import UnsupportedNetworkError, conversion_worker, converted_cache, selection
@@ -77,7 +77,7 @@ def load(weights: Path, **settings: Any) -> LoadedModel:
 def answers(path: Path, runtime: str) -> NDArray[np.float32]:
     """What a named runtime gives for `PIXELS`."""
     with structlog.testing.capture_logs():
-        network = Network(resolve(Source(weights=str(path))))
+        network = Network(resolve(ModelSource(weights=str(path))))
         made, _ = selection.build((runtime,), network, precision="float32")  # type: ignore[arg-type]  # one of its names
     return made(PIXELS)[outputs.PROBABILITIES]
 
@@ -147,7 +147,7 @@ def test_any_failure_of_the_conversion_is_told_by_its_cause_and_falls_to_the_nex
     assert line["detail"].endswith("failed: unsupported operand type(s) for *: 'NoneType' and 'NoneType'")
     with pytest.raises(ModelLoadError, match="failed: unsupported operand"):
         load(path, runtime="openvino")
-    assert not converted_cache.is_cached(resolve(Source(weights=str(path)))), "another time it may not fail"
+    assert not converted_cache.is_cached(resolve(ModelSource(weights=str(path)))), "another time it may not fail"
 
 
 @pytest.mark.parametrize("where", ["__init__", "__call__"])
@@ -224,7 +224,7 @@ def test_an_exception_in_the_converting_process_does_not_end_it_unheard(tmp_path
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        pickle.dump(resolve(Source(weights=str(path))), process.stdin)
+        pickle.dump(resolve(ModelSource(weights=str(path))), process.stdin)
         process.stdin.flush()  # it stays open: at its end the process ends, too
         answer = process.stdout.read()
         process.wait(TIMEOUT)  # before its input ends, or it might end for that

@@ -37,7 +37,7 @@ TEMPERATURE = bundles.read(bundles.EMBEDDED_DEFAULT).temperature
 
 @pytest.fixture(scope="module")
 def embedded() -> keras.Model:
-    bundle = sources.resolve(sources.Source(weights="cifar10"))
+    bundle = sources.resolve(sources.ModelSource(weights="cifar10"))
     return serving_outputs(load_bundle(bundle), bundle.recipe, bundle.temperature)
 
 
@@ -81,7 +81,7 @@ def resizing(tmp_path_factory: pytest.TempPathFactory) -> Network:
         keras.Model(inputs, keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(x))).save(path)
     (path.parent / "labels.txt").write_text("a\nb\nc\n")
     (path.parent / "recipe.toml").write_text("height = 8\nwidth = 8\n")
-    return Network(sources.resolve(sources.Source(weights=str(path))))
+    return Network(sources.resolve(sources.ModelSource(weights=str(path))))
 
 
 def test_openvino_in_float32_gives_the_probabilities_of_tensorflow(

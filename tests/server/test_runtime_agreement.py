@@ -63,7 +63,7 @@ from glimpse.server.runtime.network import Network
 said = {}
 for network, source in json.loads((folder / "sources.json").read_text()).items():
     paths = {key: Path(source[key]) for key in ("labels", "recipe") if key in source}
-    bundle = sources.resolve(sources.Source(**{**source, **paths}))
+    bundle = sources.resolve(sources.ModelSource(**{**source, **paths}))
     runtime = selection.build(names, Network(bundle), precision=precision).runtime
     pixels = np.load(folder / f"{network}.npy")
     parts = [runtime(pixels[begin : begin + 32])["probabilities"] for begin in range(0, len(pixels), 32)]

@@ -20,7 +20,7 @@ from pathlib import Path
 from glimpse.server.runtime.openvino import OpenVINORuntime, convert
 from glimpse.server.runtime.tensorflow import TensorFlowRuntime, with_values
 
-bundle = sources.resolve(sources.Source(weights="cifar10"))
+bundle = sources.resolve(sources.ModelSource(weights="cifar10"))
 model = serving_outputs(load_bundle(bundle), bundle.recipe, bundle.temperature)
 if len(sys.argv) > 2:
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})

@@ -152,8 +152,9 @@ def test_a_file_that_broke_leaves_the_old_tokens_and_is_told_once(file: Path, br
     [
         ("", "token: Field required"),
         ("token = []", "at least 1 item"),
-        (entry("alice", "a", "color = 1"), "token.0.color: Extra inputs"),
-        ("tokens = 1\n" + entry("alice", "a"), "tokens: Extra inputs"),
+        (entry("alice", "a", "color = 1"), "token.0.color is not a key of this file. Available: identity, sha256"),
+        ("tokens = 1\n" + entry("alice", "a"), "tokens is not a key of this file. Did you mean token?"),
+        (entry("alice", "a", "images_per_secnd = 1"), "Did you mean images_per_second?"),
         (entry("alice", "a", "expires = 2027-01-01T00:00:00"), "expires: Input should have timezone info"),
         (entry("alice", "a", "images_per_second = -1"), "images_per_second"),
         (entry("alice", "a", "burst = 0"), "burst"),

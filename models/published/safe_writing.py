@@ -13,14 +13,14 @@ from contextlib import suppress
 from io import FileIO
 from pathlib import Path
 
-from glimpse.models.published.pace import FetchError
+from glimpse.models.published.transfer_limits import FetchError
 
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _ADD = os.O_WRONLY | os.O_APPEND | _NO_LINK | getattr(os, "O_NONBLOCK", 0)  # a pipe is not waited for
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK
 
 
-def to_add(path: Path) -> FileIO:
+def open_for_append(path: Path) -> FileIO:
     """A file to add to, unbuffered: one that is new, or that an earlier run of this user has left.
 
     Raises:
@@ -45,7 +45,7 @@ def to_add(path: Path) -> FileIO:
     return file
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes) -> None:
     """Put a file in its place, whole or not at all; a link that is there is replaced, not followed.
 
     Raises:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def arranged(
+def to_keras_order(
     tensor: NDArray[np.generic], layer: keras.Layer, variable: keras.Variable, order: str
 ) -> NDArray[np.generic]:
     """`tensor` with its axes in our order; what cannot be arranged is left as it is, for the caller to see.
@@ -36,7 +36,7 @@ def arranged(
     return _squeezed(value, shape)
 
 
-def foreground(value: NDArray[np.generic], shape: tuple[int, ...]) -> NDArray[np.generic]:
+def without_background(value: NDArray[np.generic], shape: tuple[int, ...]) -> NDArray[np.generic]:
     """A classifier without its first class, where it has one more than the network."""
     return _squeezed(value[..., 1:], shape) if value.ndim and value.shape[-1] == shape[-1] + 1 else value
 

@@ -1,7 +1,7 @@
-"""Limits of a download: its least rate and its longest duration, whatever the publisher's server sends.
+"""Limits of a download: a minimum transfer rate, a maximum duration and a maximum size.
 
-Bytes are counted as they come from the connection, because headers, the framing of chunks and trailers can be as slow,
-or as endless, as the file itself. So a server cannot hold up a start by sending a byte now and then.
+All bytes of a connection are counted, because headers, chunk framing and trailers can be as slow or as long as the file
+itself. So a server cannot delay a start for ever by sending a byte now and then.
 """
 
 from __future__ import annotations
@@ -24,41 +24,41 @@ _MORE = 1 << 20  # bytes of an attempt that are not the file's: headers, and som
 
 
 class FetchError(RuntimeError):
-    """A file cannot be brought here; the message says why, and what to do."""
+    """A file cannot be downloaded; the message says why, and what to do."""
 
 
-class TryAgainError(Exception):
-    """This attempt has failed; another one may do better."""
+class RetryableError(Exception):
+    """An attempt has failed; another one may succeed."""
 
     def __init__(self, reason: object, wait: float = 0.0) -> None:
-        """Begin with the reason, and the seconds for which the server asks."""
+        """`wait` is the number of seconds that the server asks to wait."""
         super().__init__(str(reason) or type(reason).__name__)
         self.wait = wait
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
-    """How patient and how generous a download is.
+class DownloadPolicy:
+    """Time-outs, retries and limits of a download.
 
-    The largest checkpoint of the catalogue, 0.6 GB, comes at 28 kB/s or more within the time; what is slower goes on at
-    the next start.
+    The largest checkpoint of the catalogue, 0.6 GB, is downloaded within the maximum duration at 28 kB/s or more; a
+    slower download is resumed at the next start.
     """
 
     timeout: float = 30.0  # seconds without a byte until a connection counts as stalled
-    attempts: int = 4  # in a row that bring the file no further at the least rate
-    backoff: float = 1.0  # seconds before the second of them; twice as long before each one after it
+    attempts: int = 4  # consecutive attempts without progress at the minimum rate
+    backoff: float = 1.0  # seconds before the second attempt; doubled before each further one
     limit: int = 2 << 30  # bytes of a file; the largest checkpoint of the catalogue has 0.6 GB
-    rate: float = 10_000.0  # bytes a second that a connection brings at the least, over each window of time
+    rate: float = 10_000.0  # minimum rate of a connection over each window, bytes a second
     window: float = 60.0  # seconds
-    seconds: float = 6 * 3600.0  # of a whole download, with all attempts and pauses
+    seconds: float = 6 * 3600.0  # maximum duration of a download, all attempts and pauses included
     clock: Callable[[], float] = time.monotonic
 
 
-class Pace:
-    """The time of one download, over all of its attempts."""
+class TransferLimits:
+    """Enforces the limits of one download over all of its attempts."""
 
-    def __init__(self, url: str, policy: Policy, size: int) -> None:
-        """The time begins, with so many bytes of the file there."""
+    def __init__(self, url: str, policy: DownloadPolicy, size: int) -> None:
+        """Start the clock; `size` is the number of bytes of the file that are present already."""
         self._url = url
         self._policy = policy
         self._ends = policy.clock() + policy.seconds
@@ -67,40 +67,40 @@ class Pace:
         self._received = 0  # bytes of this attempt
 
     def attempt(self) -> None:
-        """An attempt begins.
+        """Begin an attempt.
 
         Raises:
-            FetchError: the whole time is over.
+            FetchError: the maximum duration is exceeded.
         """
         self._refuse_late()
         self._received = 0
         self._window = (self._policy.clock(), 0)
 
     def received(self, count: int) -> None:
-        """So many bytes have come from the connection, of whatever.
+        """Count bytes that were received from the connection.
 
         Raises:
-            FetchError: the whole time is over.
-            TryAgainError: too few of them come in a second, or more than a file of the largest size has.
+            FetchError: the maximum duration is exceeded.
+            RetryableError: the rate is below the minimum, or more was received than the maximum size.
         """
         now = self._refuse_late()
         self._received += count
         if self._received > self._policy.limit + _MORE:
-            raise TryAgainError("the server sends more than a file of the largest size has")
+            raise RetryableError("the server sends more than the maximum size of a file")
         begun, before = self._window
         if now - begun >= self._policy.window:
             rate = (self._received - before) / (now - begun)
             if rate < self._policy.rate:
-                raise TryAgainError(
-                    f"the server sent {rate:,.0f} bytes a second for {now - begun:.0f} seconds, and "
-                    f"{self._policy.rate:,.0f} are the least"
+                raise RetryableError(
+                    f"the server sent {rate:,.0f} bytes a second for {now - begun:.0f} seconds; the minimum is "
+                    f"{self._policy.rate:,.0f}"
                 )
             self._window = (now, self._received)
 
     def grew(self, size: int) -> bool:
-        """Whether a file of this size has grown at the least rate since that was last so, over a second or more.
+        """Whether the file, now of this size, has grown at the minimum rate since the last progress.
 
-        Pauses count: a byte of each of many connections is no progress.
+        Pauses are part of the time: a byte from each of many connections is no progress.
         """
         now, (then, before) = self._policy.clock(), self._progress
         if size <= before or size - before < self._policy.rate * max(1.0, now - then):
@@ -111,39 +111,39 @@ class Pace:
     def _refuse_late(self) -> float:
         if (now := self._policy.clock()) >= self._ends:
             raise FetchError(
-                f"{self._url} has not come within {self._policy.seconds:,.0f} seconds, the most that a download takes. "
-                "Start again to go on with what has come, where the server allows that."
+                f"{self._url} was not downloaded within {self._policy.seconds:,.0f} seconds, the maximum duration. "
+                "Start again to resume the download, if the server supports that."
             )
         return now
 
 
-def opener(pace: Pace, *handlers: type[urllib.request.BaseHandler]) -> urllib.request.OpenerDirector:
-    """What opens addresses and counts what comes from every connection, those to a proxy included."""
-    response = type("_Counted", (_Response,), {"pace": pace})
+def build_opener(limits: TransferLimits, *handlers: type[urllib.request.BaseHandler]) -> urllib.request.OpenerDirector:
+    """An opener of URLs that counts the bytes of every connection, those to a proxy included."""
+    response = type("_Counted", (_Response,), {"limits": limits})
     return urllib.request.build_opener(_Http(response), _Https(response), *handlers)
 
 
 class _Response(http.client.HTTPResponse):
-    pace: Pace
+    limits: TransferLimits
 
     def __init__(self, sock: socket.socket, *arguments: Any, **options: Any) -> None:
         super().__init__(sock, *arguments, **options)
-        self.fp = io.BufferedReader(_Raw(self.fp.detach(), self.pace))
+        self.fp = io.BufferedReader(_Raw(self.fp.detach(), self.limits))
 
 
 class _Raw(io.RawIOBase):
     """A connection's bytes, counted as they come."""
 
-    def __init__(self, connection: io.RawIOBase, pace: Pace) -> None:
+    def __init__(self, connection: io.RawIOBase, limits: TransferLimits) -> None:
         self._connection = connection
-        self._pace = pace
+        self._limits = limits
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: WriteableBuffer, /) -> int | None:
         count: int | None = self._connection.readinto(buffer)
-        self._pace.received(count or 0)
+        self._limits.received(count or 0)
         return count
 
     def fileno(self) -> int:

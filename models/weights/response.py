@@ -1,8 +1,8 @@
-"""What the process that reads a file of weights hands back: plain data, which whoever asked for it checks again.
+"""The response of the process that reads a weights file: its format, and checks of what was received.
 
-First the numbers of arrays that do not lie in the file as they are, one array after the other; then an object of JSON;
-then the length of that, eight bytes, little-endian. An array is told by where it is, ``file`` or ``here``, by its first
-byte there, its number format, its sizes and its steps in bytes. No bytes of the answer are run or looked up by name.
+A response has three parts: the data of arrays that are not stored in the file as they are, one after the other; a JSON
+object; and the length of that object, eight bytes, little-endian. The object describes each array by the place of its
+data, ``file`` or ``here``, and its offset, dtype, shape and strides in bytes. Nothing in a response is executed.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ _KINDS = {"conv", "dense", "affine", "join", "linear", "other", "shape"}
 
 
 class MalformedError(ValueError):
-    """The answer is not one."""
+    """The response is malformed."""
 
 
-# --- on the side of the process that reads
+# --- in the process that reads
 
 
-class Writer:
-    """Writes one answer.
+class ResponseWriter:
+    """Writes one response.
 
     Args:
         out: where to, from its beginning.
@@ -57,7 +57,7 @@ class Writer:
         self._kept: list[Array] = []  # so that no two arrays are ever at one place
 
     def contents(self, found: Contents) -> None:
-        """Answer with what a file holds."""
+        """Respond with the contents of a file."""
         sets = [
             {"place": one.place, "tensors": [[name, self._array(value)] for name, value in one.tensors.items()]}
             for one in (found, *found.others)
@@ -66,12 +66,12 @@ class Writer:
         self._end({"sets": sets, "graph": graph, "arrays": self._arrays})
 
     def model(self, found: SavedModel) -> None:
-        """Answer with what a file says of the model in it."""
+        """Respond with the description of the model in a file."""
         values = {"config": found.config, "old": found.old, "hdf5": found.hdf5, "numbers": found.numbers}
         self._end({"model": values})
 
     def error(self, message: str) -> None:
-        """Answer that the file cannot be read; what has been written before does not count."""
+        """Respond that the file cannot be read; array data that was written before is ignored."""
         self._end({"error": message})
 
     def _end(self, values: dict[str, Any]) -> None:
@@ -123,28 +123,28 @@ class Writer:
         return "here", offset, plain.strides
 
 
-# --- on the side of whoever asked
+# --- in the process that requested it
 
 
-def read(answer: memoryview, file: BinaryIO, size: int) -> Contents | SavedModel | str:
-    """What an answer tells; a text is the error that the file cannot be read for.
+def read(data: memoryview, file: BinaryIO, size: int) -> Contents | SavedModel | str:
+    """Read a response; a string is the reason why the file cannot be read.
 
     Args:
-        answer: all of it.
+        data: the response.
         file: the file that was read, in which arrays may lie.
         size: bytes of that.
 
     Raises:
-        MalformedError: it is no answer, or one that leads out of itself or out of the file.
+        MalformedError: the response is malformed, or refers to data beyond its end or the end of the file.
     """
     try:
-        start, end = _json(answer)
-        values = json.loads(bytes(answer[start:end]))
+        start, end = _json(data)
+        values = json.loads(bytes(data[start:end]))
         if "error" in values:
             return str(values["error"])
         if "model" in values:
             return _model(values["model"])
-        arrays = _arrays(values["arrays"], answer[:start], file, size)
+        arrays = _arrays(values["arrays"], data[:start], file, size)
         return _contents(values, arrays)
     except MalformedError:
         raise
@@ -152,9 +152,9 @@ def read(answer: memoryview, file: BinaryIO, size: int) -> Contents | SavedModel
         raise MalformedError(f"{type(error).__name__}: {error}"[:200]) from error
 
 
-def _json(answer: memoryview) -> tuple[int, int]:
-    (length,) = _LENGTH.unpack(answer[-_LENGTH.size :])
-    end = len(answer) - _LENGTH.size
+def _json(data: memoryview) -> tuple[int, int]:
+    (length,) = _LENGTH.unpack(data[-_LENGTH.size :])
+    end = len(data) - _LENGTH.size
     if not 0 < length <= min(end, limits.ANSWER):
         raise MalformedError(f"{length} of {end} bytes of JSON")
     return end - length, end

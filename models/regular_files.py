@@ -1,7 +1,7 @@
-"""Opening files that a user names: only what is a plain file, and never in a way that waits for somebody else.
+"""Opening files that a user names, if they are regular files.
 
-A named pipe makes whoever opens it wait for its other end, a device such as ``/dev/zero`` never ends, and a file of
-holes claims terabytes that are stored nowhere.
+Opening a named pipe waits for its other end, a device such as ``/dev/zero`` never ends, and a sparse file may claim
+terabytes that are not stored.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ _KINDS = (
 )
 
 
-class NotAFileError(OSError):
-    """There is something of that name which is no plain file; the message is a sentence with the name."""
+class NotARegularFileError(OSError):
+    """The path leads to something other than a regular file; the message is a sentence with the path."""
 
     def __init__(self, path: Path, reason: str) -> None:
-        """`reason`: what it does or is, without its name and a full stop at the end, as in "is a folder"."""
+        """`reason` is the rest of a sentence that begins with the path, without the full stop: "is a folder"."""
         super().__init__(f"{path} {reason}.")
         self.reason = reason
 
 
-def plain(path: Path, *, holes: bool = False) -> BufferedReader:
-    """A file for reading; symbolic links are followed.
+def open_file(path: Path, *, holes: bool = False) -> BufferedReader:
+    """Open a file for reading; symbolic links are followed.
 
     Args:
         path: of the file.
-        holes: whether it may consist of holes, because it is read up to a limit.
+        holes: whether a sparse file is allowed, because it is read only up to a limit.
 
     Raises:
-        NotAFileError: a folder, a named pipe, a socket, a device, a loop of links, or a file that is mostly holes.
+        NotARegularFileError: a folder, a named pipe, a socket, a device, a loop of links, or a mostly sparse file.
         OSError: it cannot be opened.
     """
     # Looked at before it is opened as well: to open a device can be an act of its own.
@@ -63,19 +63,19 @@ def _check(path: Path, descriptor: int, *, holes: bool) -> None:
     if not stat.S_ISREG(found.st_mode):
         raise _refusal(path, _kind(found.st_mode))
     if not holes and _mostly_holes(descriptor, found):
-        raise NotAFileError(
+        raise NotARegularFileError(
             path,
-            f"claims {found.st_size} bytes, of which the file system stores a fraction: the rest are holes. Copy the "
-            "file again, from its source",
+            f"is a sparse file: it claims {found.st_size} bytes, and the file system stores only a fraction of them. "
+            "Copy the file again from its source",
         )
 
 
-def _refusal(path: Path, kind: str) -> NotAFileError:
-    return NotAFileError(path, f"is {kind}, not a file. Give the path of a file")
+def _refusal(path: Path, kind: str) -> NotARegularFileError:
+    return NotARegularFileError(path, f"is {kind}, not a file. Give the path of a file")
 
 
 def _special(path: Path) -> str | None:
-    """What it is, if it is no plain file; None: it is one, or nothing is known."""
+    """What the path leads to, if not to a regular file; None: a regular file, or not known."""
     try:
         mode = path.stat().st_mode
     except RuntimeError:

@@ -1,8 +1,7 @@
-"""Which network weights are of, where they do not fit the one that was named: by the sizes of their kernels.
+"""Identify the network that weights belong to by the sizes of their kernels, for messages about those that do not fit.
 
-`sizes.csv` says for every row of the library, and for the values of its options that change a kernel, how many kernels
-it has and how large they are, as a function of the number of classes. ``python -m
-glimpse.models.weights.guess`` makes it anew.
+`sizes.csv` has the number and the sizes of the kernels of every row of the library, and of its options that change a
+kernel, as a function of the number of classes. It is written by ``python -m glimpse.models.weights.identification``.
 """
 
 from __future__ import annotations
@@ -41,8 +40,8 @@ _VALUES: Mapping[str, tuple[Any, ...]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Sizes:
-    """The kernels of a network of any number of classes."""
+class KernelSizes:
+    """The number and sizes of the kernels of a network, for any number of classes."""
 
     name: str
     variant: str
@@ -54,7 +53,7 @@ class Sizes:
     inputs_squares: int
 
     def classes(self, sizes: list[int]) -> int | None:
-        """Of how many classes a network of this kind is whose kernels have these sizes; None: they are of another."""
+        """The number of classes with which the network has kernels of these sizes; None: it never has."""
         rest = sum(sizes) - self.total
         if len(sizes) != self.count or rest <= 0 or rest % self.inputs:
             return None
@@ -62,21 +61,21 @@ class Sizes:
         same = sum(size * size for size in sizes) == self.squares + self.inputs_squares * classes * classes
         return classes if same and classes <= _MOST_CLASSES else None
 
-    def named(self, classes: int) -> str:
+    def description(self, classes: int) -> str:
         """In words."""
         options = "".join(f" with {option}={value}" for option, value in self.options.items())
         return f"{self.name} ({self.variant}){options} of {classes} classes"
 
 
 @dataclass(frozen=True, slots=True)
-class Guess:
-    """A network that weights may be of."""
+class Candidate:
+    """A network that weights may belong to."""
 
-    sizes: Sizes
+    sizes: KernelSizes
     classes: int
 
     def settings(self, row: Architecture | None) -> str:
-        """What to set for it, where `row` was named."""
+        """The settings that select it, where `row` was selected before."""
         wanted = []
         if row is None or row.name != self.sizes.name:
             wanted.append(f"GLIMPSE_MODEL={self.sizes.name}")
@@ -87,54 +86,59 @@ class Guess:
         return " ".join(wanted)
 
 
-def guesses(found: Contents, row: Architecture | None = None) -> list[Guess]:
-    """The networks whose kernels have just these sizes, the one that was named first."""
+def candidates(found: Contents, row: Architecture | None = None) -> list[Candidate]:
+    """The networks whose kernels have exactly these sizes, those nearest to `row` first."""
     if found.graph is not None and (reduced := graphs.reduced(found.graph)) is not None:
         sizes = [math.prod(shape) for shape in graphs.kernels(reduced.last)]
     else:
         sizes = [value.size for value in found.tensors.values() if value.ndim > 1]
-    hits = [Guess(one, classes) for one in _table() if (classes := one.classes(sizes)) is not None]
+    hits = [Candidate(one, classes) for one in _table() if (classes := one.classes(sizes)) is not None]
 
-    def distance(guess: Guess) -> tuple[bool, bool, int]:
-        one = guess.sizes
+    def distance(candidate: Candidate) -> tuple[bool, bool, int]:
+        one = candidate.sizes
         return (row is None or one.name != row.name, row is None or one.variant != row.variant, len(one.options))
 
     return sorted(hits, key=distance)
 
 
-def told(path: Path) -> str:
-    """A sentence with a leading space about what the weights of a file may be of; empty where nothing is known.
+def likely_networks(path: Path) -> str:
+    """A sentence, with a leading space, about the networks that a file may have weights of; empty where there is none.
 
     Raises:
         WeightsError: the file cannot be read as weights.
         OSError: the file cannot be opened.
     """
-    names = list(dict.fromkeys(guess.sizes.named(guess.classes) for guess in guesses(contents(path))))
+    names = list(
+        dict.fromkeys(candidate.sizes.description(candidate.classes) for candidate in candidates(contents(path)))
+    )
     return f" By the sizes of its kernels it is {' or '.join(names[:_SHOWN])}." if names else ""
 
 
-def advice(
+def mismatch_advice(
     found: Contents, model: keras.Model, misshapen: Mapping[str, tuple[int, ...]], row: Architecture | None
 ) -> str:
-    """What to do about weights that do not fit `model`; empty where nothing is known.
+    """What to do about weights that do not fit `model`; empty where no network is known that they fit.
 
     Args:
-        found: what the file has.
-        model: the network that was named.
-        misshapen: by path of a variable, the shape that the file has for it.
-        row: what the network was built from.
+        found: the contents of the file.
+        model: the network that was selected.
+        misshapen: by the path of a variable, the shape of the tensor in the file.
+        row: the row that the network was built from.
     """
     classes = int(model.outputs[0].shape[-1])
     classifier = {
         variable.path for layer in model.layers if layer.name.endswith("_logits") for variable in layer.weights
     }
     classifier |= {variable.path for variable in _last(model).weights}
-    likely = guesses(found, row)
+    likely = candidates(found, row)
     if misshapen and misshapen.keys() <= classifier:
         theirs = next(iter(misshapen.values()))[-1]
-        return f"The weights are of {theirs} classes, and {classes} are named: give one label a class, in order."
+        return (
+            f"The weights are for {theirs} classes, but {classes} labels were given. Give one label for each class, in "
+            "order."
+        )
     if row is not None and not likely and (value := _alpha(row, misshapen, model)) is not None:
-        return f"The weights are of alpha={value}: set {_set(row, {'alpha': value})}."
+        return f"The weights are for alpha={value}: set {_set(row, {'alpha': value})}."
     if not likely:
         return ""
     best = likely[0]
@@ -143,39 +147,40 @@ def advice(
         changed = {option: value for option, value in _options_of(one).items() if getattr(row, option) != value}
         if changed:
             values = ", ".join(f"{option}={value}" for option, value in changed.items())
-            return f"The weights are of {values}: set {_set(row, changed)}." + _and(best, classes)
-        variants = dict.fromkeys(guess.sizes.variant for guess in likely if guess.sizes.name == row.name)
+            return f"The weights are for {values}: set {_set(row, changed)}." + _and(best, classes)
+        variants = dict.fromkeys(candidate.sizes.variant for candidate in likely if candidate.sizes.name == row.name)
         other = " or ".join(f"GLIMPSE_VARIANT={variant}" for variant in variants if variant != row.variant)
         return (
-            "Its kernels have the sizes of this network's, but are connected or named otherwise: "
+            "Its kernels have the sizes of this network's, but are connected or named differently: "
             + (f"set {other}, or " if other else "")
             + "save it with the publisher's own names."
         )
-    also = list(dict.fromkeys(guess.sizes.named(guess.classes) for guess in likely))[1:_SHOWN]
+    also = list(dict.fromkeys(candidate.sizes.description(candidate.classes) for candidate in likely))[1:_SHOWN]
     others = f" (or {' or '.join(also)})" if also else ""
-    return f"By the sizes of its kernels it is {one.named(best.classes)}{others}: set {best.settings(row)}." + _and(
-        best, classes
+    return (
+        f"By the sizes of its kernels it is {one.description(best.classes)}{others}: set {best.settings(row)}."
+        + _and(best, classes)
     )
 
 
 def _set(row: Architecture, changed: Mapping[str, Any]) -> str:
-    """The setting of a row's options with some of them changed."""
+    """GLIMPSE_OPTIONS for a row with some options changed."""
     own = next(one for one in rows() if (one.name, one.variant) == (row.name, row.variant))
     kept = {option: getattr(row, option) for option in row.OPTIONS if getattr(row, option) != getattr(own, option)}
     return f"GLIMPSE_OPTIONS='{json.dumps({**kept, **changed})}'"
 
 
-def _and(best: Guess, classes: int) -> str:
-    return "" if best.classes == classes else f" They have {best.classes} classes, and {classes} are named."
+def _and(best: Candidate, classes: int) -> str:
+    return "" if best.classes == classes else f" They are for {best.classes} classes, but {classes} labels were given."
 
 
-def _options_of(sizes: Sizes) -> dict[str, Any]:
+def _options_of(sizes: KernelSizes) -> dict[str, Any]:
     """The values of all options that change kernels."""
     row = next(row for row in rows() if (row.name, row.variant) == (sizes.name, sizes.variant))
     return {option: sizes.options.get(option, getattr(row, option)) for option in row.OPTIONS if option in _VALUES}
 
 
-def _is_default(sizes: Sizes) -> bool:
+def _is_default(sizes: KernelSizes) -> bool:
     return next(row for row in rows() if row.name == sizes.name).variant == sizes.variant
 
 
@@ -211,10 +216,10 @@ def _alpha(row: Architecture, misshapen: Mapping[str, tuple[int, ...]], model: k
 
 
 @functools.cache
-def _table() -> tuple[Sizes, ...]:
+def _table() -> tuple[KernelSizes, ...]:
     with SIZES.open(encoding="utf-8", newline="") as file:
         return tuple(
-            Sizes(
+            KernelSizes(
                 line["name"],
                 line["variant"],
                 json.loads(line["options"]),
@@ -224,8 +229,8 @@ def _table() -> tuple[Sizes, ...]:
         )
 
 
-def measured(row: Architecture, options: Mapping[str, Any]) -> Sizes:
-    """What the table says of a row, from the network itself."""
+def measure(row: Architecture, options: Mapping[str, Any]) -> KernelSizes:
+    """The line of the table for a row, computed from the network itself."""
     from glimpse.models.builder import assemble
 
     with keras.StatelessScope():  # in which no variable gets a value
@@ -233,7 +238,7 @@ def measured(row: Architecture, options: Mapping[str, Any]) -> Sizes:
     kernels = [variable for variable in model.weights if len(variable.shape) > 1]
     heads = [math.prod(kernel.shape[:-1]) for kernel in kernels if kernel.shape[-1] == _CLASSES]
     others = [math.prod(kernel.shape) for kernel in kernels if kernel.shape[-1] != _CLASSES]
-    return Sizes(
+    return KernelSizes(
         row.name,
         row.variant,
         dict(options),
@@ -245,8 +250,8 @@ def measured(row: Architecture, options: Mapping[str, Any]) -> Sizes:
     )
 
 
-def candidates(row: Architecture) -> Iterator[dict[str, Any]]:
-    """Options of a row that are in the table: none, and each of the values that are looked for."""
+def option_sets(row: Architecture) -> Iterator[dict[str, Any]]:
+    """The options of a row that have a line in the table: none, and each value of `_VALUES`."""
     yield {}
     for option in row.OPTIONS:
         for value in _VALUES.get(option, ()):
@@ -258,7 +263,7 @@ def candidates(row: Architecture) -> Iterator[dict[str, Any]]:
                 yield {option: value}
 
 
-def write(table: Iterable[Sizes], file: Any) -> None:
+def write(table: Iterable[KernelSizes], file: Any) -> None:
     """Write the table as CSV."""
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(("name", "variant", "options", "count", "total", "squares", "inputs", "inputs_squares"))
@@ -278,13 +283,13 @@ def write(table: Iterable[Sizes], file: Any) -> None:
         file.flush()
 
 
-def _measure_all() -> Iterator[Sizes]:
+def _measure_all() -> Iterator[KernelSizes]:
     """The table, without the options that change nothing."""
     for row in rows():
-        own = measured(row, {})
+        own = measure(row, {})
         yield own
-        for options in candidates(row):
-            if options and replace(found := measured(row, options), options={}) != own:
+        for options in option_sets(row):
+            if options and replace(found := measure(row, options), options={}) != own:
                 yield found
 
 

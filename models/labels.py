@@ -1,0 +1,100 @@
+"""Class labels: the names of a network's outputs, in their order, as a text file of one class a line.
+
+A line is ``label`` or ``label<TAB>class_id``. A file may come from anybody, so its size and its lines are limited.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from glimpse.models import bounded_files
+from glimpse.models.bounded_files import shown
+from glimpse.models.errors import BundleError
+
+LABELS = "labels.txt"
+LABELS_BYTES = 16 << 20  # of the file
+MAX_LABELS = 100_000  # classes; the largest public data set of images has some 22,000
+MAX_LABEL_LENGTH = 1_000  # characters of a line of the labels
+
+_LINE_END = re.compile(r"\r\n|\r|\n")
+
+
+@dataclass(frozen=True, slots=True)
+class ClassLabel:
+    """One class of a network's output."""
+
+    label: str  # for people: "cat"
+    class_id: str = ""  # stable id where the data set has one, for example WordNet's "n02123045"
+
+
+def read_labels(path: Path, *, name: Path | None = None) -> tuple[ClassLabel, ...]:
+    """Read the classes from a file. Blank lines at its end are ignored.
+
+    Args:
+        path: a file of at most `LABELS_BYTES` bytes and `MAX_LABELS` lines.
+        name: the path that error messages show; `path` itself when None.
+
+    Raises:
+        BundleError: the file cannot be read, or a line is neither ``label`` nor ``label<TAB>class_id``.
+    """
+    try:
+        text = bounded_files.read_text(path, LABELS_BYTES)
+    except OSError as error:
+        raise BundleError(
+            f"The labels {name or path} cannot be read: {error.strerror or error}. A model needs a label for each of "
+            "its classes, one a line."
+        ) from error
+    except ValueError as error:
+        raise BundleError(f"The labels {name or path} cannot be read: {error}.") from error
+    # Not `splitlines`, which also breaks at characters that a label may contain.
+    lines = _LINE_END.split(text)
+    while lines and not lines[-1].strip():
+        del lines[-1]
+    if len(lines) > MAX_LABELS:
+        raise BundleError(f"{name or path} must name at most {MAX_LABELS:,} classes. Received: {len(lines):,} lines")
+    try:
+        return tuple(_labels(lines))
+    except ValueError as error:
+        raise BundleError(f"{name or path}: {error}") from error
+
+
+def check_labels(labels: Sequence[ClassLabel]) -> None:
+    """Check that labels would be read back from a file as they were written to it.
+
+    Raises:
+        BundleError: one of them would not.
+    """
+    for label in labels:
+        if not label.label.strip() or not all(map(_is_within_a_line, label.label + label.class_id)):
+            raise BundleError(
+                "A label must be one line of text without tabs or other control characters, in valid Unicode. "
+                f"Received: {label.label!r}"
+            )
+        if label.label.startswith("\ufeff"):
+            raise BundleError(f"A label cannot begin with a byte order mark. Received: {label.label!r}")
+
+
+def _is_within_a_line(character: str) -> bool:
+    """Whether it is neither a control character nor a separator of lines or paragraphs nor a lone surrogate."""
+    return unicodedata.category(character) not in {"Cc", "Zl", "Zp", "Cs"}
+
+
+def _labels(lines: Iterable[str]) -> Iterable[ClassLabel]:
+    for number, line in enumerate(lines, start=1):
+        label, _, class_id = line.partition("\t")
+        if not line.strip():
+            raise ValueError(
+                f"line {number} of the labels is blank, and every class needs a name. Give it one, or remove the line "
+                "if the network has no such class."
+            )
+        if not label.strip() or "\t" in class_id:
+            raise ValueError(
+                f"line {number} of the labels must be 'label' or 'label<TAB>class_id'. Received: {shown(line)}"
+            )
+        if len(line) > MAX_LABEL_LENGTH:
+            raise ValueError(f"line {number} of the labels has more than {MAX_LABEL_LENGTH:,} characters")
+        yield ClassLabel(label, class_id)
