@@ -10,6 +10,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from glimpse.server import control_groups
+
 
 def available(membership: Path = Path("/proc/self/cgroup"), groups: Path = Path("/sys/fs/cgroup")) -> int:
     """Cores for computing, at least 1.
@@ -61,21 +63,13 @@ def _allowed() -> int:
 
 
 def _quotas(membership: Path, groups: Path) -> Iterator[float]:
-    """Cores that each group from the process's own up to the root allows; none where there is no quota."""
-    try:
-        lines = membership.read_text("utf-8").splitlines()
-    except OSError:  # not Linux
-        return
-    own = next((line.removeprefix("0::/") for line in lines if line.startswith("0::/")), None)
-    if own is None:
-        return
-    # In a container the root that is seen is the container's own group, and there the quota is.
-    for group in (groups / own, *(groups / own).parents):
+    """The number of cores that each control group of the process allows; nothing for a group without a quota."""
+    for group, version in control_groups.of_process("cpu", membership, groups):
+        if version != 2:
+            continue
         try:
             quota, period = (group / "cpu.max").read_text("utf-8").split()
         except (OSError, ValueError):  # the root of the machine has no such file
-            quota = "max"
+            continue
         if quota != "max":
             yield int(quota) / int(period)
-        if group == groups:
-            return

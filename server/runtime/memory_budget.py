@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from glimpse.models.bundle import Bundle
+from glimpse.server import control_groups
+from glimpse.server.control_groups import Group
 from glimpse.server.runtimes import RuntimeRow
 from glimpse.server.startup import MemoryShortError
 
@@ -18,6 +20,8 @@ try:
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
+# The files of a control group with its limit and what it uses, by the version of the interface.
+_FILES = {1: ("memory.limit_in_bytes", "memory.usage_in_bytes"), 2: ("memory.max", "memory.current")}
 _UNLIMITED = 1 << 60  # version 1 of the control groups says "no limit" with a number near 2**63
 
 
@@ -86,7 +90,8 @@ def _budgets(root: Path) -> Iterator[MemoryBudget]:
     mapped = _fields(root / "proc/self/status").get("VmSize")
     if soft is not None and mapped is not None:
         yield MemoryBudget(max(0, soft - (mapped << 10)), "within the process's limit of address space")
-    for group, limit, usage in _groups(root):
+    for group, version in _groups(root):
+        limit, usage = _FILES[version]
         maximum, used = _number(group / limit), _number(group / usage)
         if maximum is not None and used is not None and maximum < _UNLIMITED:
             # What it keeps of files goes when somebody needs the memory.
@@ -108,31 +113,13 @@ def killed_for_memory(root: Path = Path("/")) -> int:
 
     The groups that hold this process count those of their own limit, the machine counts all.
     """
-    groups = sum(_fields(group / "memory.events").get("oom_kill", 0) for group, *_ in _groups(root))
-    groups += sum(_fields(group / "memory.oom_control").get("oom_kill", 0) for group, *_ in _groups(root))
+    groups = sum(_fields(group / "memory.events").get("oom_kill", 0) for group, _ in _groups(root))
+    groups += sum(_fields(group / "memory.oom_control").get("oom_kill", 0) for group, _ in _groups(root))
     return groups + _fields(root / "proc/vmstat").get("oom_kill", 0)
 
 
-def _groups(root: Path) -> Iterator[tuple[Path, str, str]]:
-    """Control groups that count the process's memory, from its own up to the root, with their files' names."""
-    try:
-        lines = (root / "proc/self/cgroup").read_text("utf-8").splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, controllers, path = line.split(":", maxsplit=2)
-        if controllers == "":
-            mounted, files = root / "sys/fs/cgroup", ("memory.max", "memory.current")
-        elif "memory" in controllers.split(","):
-            mounted, files = root / "sys/fs/cgroup/memory", ("memory.limit_in_bytes", "memory.usage_in_bytes")
-        else:
-            continue
-        # In a container the root that is seen is the container's own group, and the path may not exist in it.
-        own = mounted / path.lstrip("/")
-        for group in (own, *own.parents):
-            yield group, *files
-            if group == mounted:
-                break
+def _groups(root: Path) -> Iterator[Group]:
+    return control_groups.of_process("memory", root / "proc/self/cgroup", root / "sys/fs/cgroup")
 
 
 def _fields(path: Path) -> dict[str, int]:
