@@ -218,7 +218,7 @@ def _golden(folder: Path, value: dict[str, object], limit: int) -> GoldenAnswer:
     with np.errstate(over="ignore"):  # what float32 does not hold is infinite
         probabilities = np.asarray(numbers, np.float32)
     if not np.isfinite(probabilities).all():
-        raise ValueError(f"the probabilities of {name} are not all numbers")
+        raise ValueError(f"the probabilities of {name} must all be finite numbers")
     try:
         data = bounded_files.read(path, limit)
     except ValueError as error:

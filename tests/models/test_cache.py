@@ -50,7 +50,7 @@ def test_where_no_hash_is_published_the_first_copy_is_recorded_and_the_user_is_t
         fetch(checkpoint(server.url, None), tmp_path)
         fetch(checkpoint(server.url, None), tmp_path)
     (record,) = caplog.records
-    assert "keras states no hash of net.h5" in record.getMessage()
+    assert "keras publishes no hash of net.h5" in record.getMessage()
     assert hashlib.sha256(BODY).hexdigest() in record.getMessage()
 
 
@@ -89,7 +89,7 @@ def test_another_file_put_there_by_hand_is_not(tmp_path: Path) -> None:
 def test_a_record_that_holds_no_hash_is_refused(server: Server, tmp_path: Path) -> None:
     path = fetch(checkpoint(server.url), tmp_path)
     (tmp_path / "net.h5.sha256").write_text("")
-    with pytest.raises(FetchError, match="holds no SHA-256"):
+    with pytest.raises(FetchError, match="does not contain a SHA-256"):
         fetch(checkpoint(server.url), tmp_path)
     assert path.exists()
 

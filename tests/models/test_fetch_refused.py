@@ -66,7 +66,7 @@ def test_a_plain_no_is_not_asked_again(server: Server, tmp_path: Path, code: int
 
 def test_a_server_that_never_gets_further_is_given_up_and_what_came_is_kept(server: Server, tmp_path: Path) -> None:
     server.script = [truncated, truncated, hung_up, hung_up]
-    assert "cannot be fetched" in refused(server, tmp_path)
+    assert "cannot be downloaded" in refused(server, tmp_path)
     assert (tmp_path / "net.h5.part").read_bytes() == BODY[:HALF]
     server.requests.clear()
     assert fetch(checkpoint(server.url), tmp_path).read_bytes() == BODY
@@ -85,7 +85,7 @@ def test_without_a_network_the_error_says_what_to_put_where(tmp_path: Path) -> N
 
 def test_redirects_that_never_end_are_not_followed(server: Server, tmp_path: Path) -> None:
     server.script = [status(302, Location=f"/{n}") for n in range(30)]
-    assert "cannot be fetched" in refused(server, tmp_path)
+    assert "cannot be downloaded" in refused(server, tmp_path)
     assert len(server.requests) <= 6
 
 
@@ -107,7 +107,7 @@ def test_only_https_is_fetched(tmp_path: Path, url: str) -> None:
 
 
 def test_https_never_leads_back_to_this_machine() -> None:
-    with pytest.raises(FetchError, match="leads to http://127"):
+    with pytest.raises(FetchError, match="redirects to http://127"):
         downloads._refuse_insecure("http://127.0.0.1/net.h5", after="https://example.com/net.h5")
 
 
@@ -175,14 +175,14 @@ def test_a_file_that_does_not_say_so_is_stopped_when_it_is_too_large(server: Ser
             endless(handler)
 
     server.script = [until_refused]
-    assert "at most 100000" in refused(server, tmp_path, DownloadPolicy(limit=100_000))
+    assert "the limit for a checkpoint is 100000" in refused(server, tmp_path, DownloadPolicy(limit=100_000))
     assert leftovers(tmp_path) == set()
 
 
 def test_a_file_that_has_no_room_is_not_begun(server: Server, tmp_path: Path) -> None:
     server.script = [answers(b"", 1 << 60)]
     message = refused(server, tmp_path, DownloadPolicy(limit=1 << 62))
-    assert "There is no room" in message
+    assert "There is not enough disk space" in message
     assert "GLIMPSE_CACHE" in message
 
 

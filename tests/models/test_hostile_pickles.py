@@ -78,7 +78,7 @@ def _nested(depth: int) -> Operations:
     [
         (Operations(b"Nr\xff\xff\xff\x7f"), "a NoneType, not a dictionary"),  # a memo of two thousand million entries
         (Operations(b"}" + _nested(64).code + b"Ns"), "a dictionary with a tuple as a key"),
-        ({"w": _nested(100_000)}, "without a tensor that has a name"),
+        ({"w": _nested(100_000)}, "without named tensors"),
         (Operations(b"N0" * 10), "the operation POP"),
         (Operations(b"R"), "a damaged pickle"),
         (Operations(b"(u"), "a damaged pickle"),

@@ -143,7 +143,7 @@ def test_logits_between_0_and_1_stay_logits_behind_what_keeps_them_linear(last: 
         (lambda: model(lambda x: trunk(x, 1, activation="sigmoid")), "gives a single score"),
         (lambda: model(lambda x: trunk(x, 1)), "gives a single score"),
         (lambda: model(lambda x: trunk(x, activation="tanh")), "Received: tanh"),
-        (lambda: model(lambda x: layers.Softmax(axis=0)(trunk(x))), "beside other pictures"),
+        (lambda: model(lambda x: layers.Softmax(axis=0)(trunk(x))), "together with other pictures"),
         (lambda: model(lambda x: trunk(x, 5)), "gives 5 scores, but there are 4 labels"),
         (lambda: model(lambda x: [trunk(x), trunk(x)]), "1 inputs .* and 2 outputs"),
         (lambda: keras.Sequential([keras.Input((SIZE, SIZE, 1)), layers.Flatten(), layers.Dense(4)]), r"16, 16, 1\)"),
