@@ -1,4 +1,4 @@
-"""A saved model of the user's own: a file of Keras with an architecture that the library need not know."""
+"""Whole Keras models: files with a network of their own, which need not be in the library."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What a whole model may claim of the machine before anything of it is built, while it is, and before it computes.
+"""Limits for whole Keras models: of their configuration, of their variables while they are built, and of computation.
 
-A few kilobytes of configuration can ask for layers of terabytes, for a million steps one after the other, or for maps
-as large as a city. So what a configuration names is counted first; while Keras builds it, no variable is made that the
-file has no numbers for; and what each operation gives is looked at before a picture goes through.
+A few kilobytes of configuration can describe layers of terabytes, a million sequential steps or enormous activations.
+So the configuration is counted first; while Keras builds it, no variable is created that the file has no data for; and
+the output of each operation is checked before an image is computed.
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ _ATTENTION = (
     keras.layers.GroupQueryAttention,
     keras.layers.MultiHeadAttention,
 )
-_ADVICE = "Save the model again with Keras, or name an architecture of the library for its weights, with GLIMPSE_MODEL."
+_ADVICE = "Save the model again with Keras, or give an architecture of the library for its weights with GLIMPSE_MODEL."
 
 
 def check_configuration(path: Path, config: Any) -> None:
-    """Refuse a configuration that names more than any network has; nothing is built.
+    """Check a configuration against the limits, before anything is built.
 
     Raises:
-        WeightsError: it does.
+        WeightsError: it exceeds one.
     """
     values = 0
     waiting: list[tuple[Any, int]] = [(config, 0)]
@@ -104,15 +104,15 @@ def _calls_in(value: Any) -> int:
 
 
 @contextlib.contextmanager
-def held_to(path: Path, numbers: int) -> Iterator[None]:
-    """While this holds, Keras makes no more variables than a file has numbers for.
+def limit_variables(path: Path, numbers: int) -> Iterator[None]:
+    """Within this context, Keras creates variables only up to the size of the file's data.
 
     Args:
         path: of the file.
-        numbers: in it.
+        numbers: the number of elements of all variables in it.
 
     Raises:
-        WeightsError: one more was asked for; no memory has been taken for it.
+        WeightsError: a variable exceeds that; no memory was allocated for it.
     """
     left = numbers + _SPARE
     made = keras.Variable.__init__
@@ -151,13 +151,13 @@ class _TooLargeError(WeightsError):
 
 
 def check_computation(path: Path, model: keras.Model, recipe: Recipe) -> int:
-    """Refuse a model that makes more of a picture than any network does; nothing is computed.
+    """Check the size of a model's activations and its multiply-adds against the limits, before anything is computed.
 
     Returns:
-        How many numbers its operations give for one picture, all together.
+        The number of elements of all activations for one image.
 
     Raises:
-        WeightsError: it does.
+        WeightsError: a limit is exceeded.
     """
     most = _A_PIXEL * recipe.height * recipe.width + _BESIDE
     batch = model.inputs[0].shape[0]
@@ -266,10 +266,10 @@ def _calls(model: keras.Model) -> Iterator[tuple[Any, Any, Any, int]]:
 
 
 def parsed(path: Path, text: str) -> Any:
-    """The object that a configuration is, once it is known to be within bounds.
+    """Parse a configuration and check it against the limits.
 
     Raises:
-        WeightsError: it is none, or not within them.
+        WeightsError: it is not JSON, or exceeds a limit.
     """
     try:
         config = json.loads(text)
@@ -280,4 +280,4 @@ def parsed(path: Path, text: str) -> Any:
 
 
 def _refusal(path: Path, what: str) -> WeightsError:
-    return WeightsError(f"{path} describes {what}. No network for pictures has that. {_ADVICE}")
+    return WeightsError(f"{path} describes {what}, which no image classifier needs. {_ADVICE}")

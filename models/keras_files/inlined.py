@@ -1,4 +1,4 @@
-"""A user's network as one flat graph, without what only training needs.
+"""Flattening a network: nested models become one graph, and layers that only training uses are removed.
 
 People nest networks (a classifier around a published one), and put augmentation into them. Of a flat graph the last
 operation is known, and the size of every output; and what does nothing to a picture at inference cannot trouble a
@@ -30,7 +30,7 @@ _TRAINING_ONLY = (
 
 
 class Flat(NamedTuple):
-    """A network without networks within it."""
+    """A network without nested models."""
 
     model: keras.Model  # float32 [N, H, W, 3] -> what the original gives; its layers are the original's own
     multiply_adds: int  # of convolutions and dense layers, for one image
@@ -38,7 +38,7 @@ class Flat(NamedTuple):
 
 
 def inlined(model: keras.Model, shape: tuple[int, int, int]) -> Flat:
-    """The same network, its own layers called anew one after the other.
+    """Flatten a network by calling its layers again, one after the other.
 
     Args:
         model: functional or sequential, with one input and one output.
@@ -70,7 +70,7 @@ class _Walk:
         return output
 
     def call(self, layer: Any, *args: Any, **kwargs: Any) -> Any:
-        """What `layer` gives here; a model is walked through, and what does nothing at inference is left out."""
+        """The output of `layer`; a nested model is flattened, and a layer without effect at inference is skipped."""
         if _plain(args, kwargs):
             (x,) = args
             if _one_to_one(layer):

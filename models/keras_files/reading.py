@@ -1,4 +1,4 @@
-"""Reading whole models from Keras' files: `.keras`, and the `.h5` of older versions, also what Keras 2 wrote.
+"""Reading whole models from Keras' files: `.keras`, and `.h5` of older versions including Keras 2.
 
 Nothing in a file is run: layers with code of their own are refused. What a file claims is counted before Keras builds
 anything, and while it does (`models.keras_files.bounds`). The weights of older files are read by our own readers.
@@ -33,10 +33,10 @@ _OLD_ROLES = {"kernel": "depthwise_kernel"}  # of a depthwise convolution
 
 
 def read(path: Path) -> keras.Model:
-    """The model in a file, in Keras' safe mode.
+    """Load the model in a file, in Keras' safe mode.
 
     Raises:
-        WeightsError: it is no such file, or holds what cannot be built without running its code; one line says what.
+        WeightsError: the file is not a Keras model, or cannot be loaded without running code from it.
         MemoryError: there was not enough.
     """
     # A process of its own looks at the file first: nothing in it is compressed, and its numbers are all there.
@@ -49,7 +49,7 @@ def read(path: Path) -> keras.Model:
     config = bounds.parsed(path, found.config)
     foreign = list(dict.fromkeys(_foreign(config)))
     try:
-        with bounds.held_to(path, found.numbers):
+        with bounds.limit_variables(path, found.numbers):
             if not found.old:
                 return keras.saving.load_model(path, compile=False, safe_mode=True)
             if not foreign:
@@ -103,14 +103,14 @@ def _foreign(config: object) -> Iterator[str]:
 
 def _rebuilt(config: Any, path: Path) -> keras.Model:
     """A model as Keras 2 describes it, with the weights of the file."""
-    _in_todays_words(config)
+    _to_keras_3(config)
     kind = keras.Sequential if config["class_name"] == "Sequential" else keras.Model
     model = kind.from_config(config["config"])
     _set_weights(model, path)
     return model
 
 
-def _in_todays_words(config: object) -> None:
+def _to_keras_3(config: object) -> None:
     """Change what Keras 3 does not understand of a configuration of Keras 2."""
     for layer in _layers(config):
         for key in ("module", "registered_name", "build_config", "compile_config"):

@@ -1,4 +1,4 @@
-"""What the numbers are that a network puts out: logits or probabilities. They are looked at, for several pictures."""
+"""Determining whether the outputs of a network are logits or probabilities, by computing them for several pictures."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _OPERATIONS = {"Sigmoid": "sigmoid", "HardSigmoid": "hard_sigmoid", "Tanh": "tan
 
 
 def pictures(recipe: Recipe) -> NDArray[np.uint8]:
-    """Pictures over the whole range of a network's input: uint8 ``[P, H, W, 3]``."""
+    """Pictures that cover the range of a network's input: uint8 ``[P, H, W, 3]``."""
     shape = (recipe.height, recipe.width, 3)
     rng = np.random.default_rng(0)
     rows, columns = np.mgrid[0 : recipe.height, 0 : recipe.width]
@@ -52,7 +52,7 @@ def pictures(recipe: Recipe) -> NDArray[np.uint8]:
 
 
 def kind(scores: NDArray[np.float32], dtype: str) -> Kind:
-    """What the rows of ``[P, classes]`` are, all of them.
+    """What kind of scores the rows of ``[P, classes]`` are.
 
     Args:
         scores: of several pictures; for one alone logits may add up to 1 by chance.

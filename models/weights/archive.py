@@ -1,4 +1,4 @@
-"""Members of zip files, as PyTorch and Keras write them: stored, not compressed."""
+"""Members of zip files as PyTorch and Keras write them, stored without compression."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _LOCAL_HEADER = 30
 
 
 class Archive:
-    """A zip file whose members lie in it as they are; together they are no larger than the file.
+    """A zip file whose members are stored uncompressed, and together are no larger than the file.
 
     Members are only ever read into memory, so that their names need no checking: none becomes a path on disk.
 
     Args:
         file: the file.
         path: of it, for messages.
-        data: all of it, as bytes, for `view`.
+        data: all bytes of the file, for `view`.
 
     Raises:
-        WeightsError: damaged, encrypted, compressed, or with members that claim more than the file has.
+        WeightsError: the file is damaged, encrypted or compressed, or its members claim to be larger than it is.
     """
 
     def __init__(self, file: BinaryIO, path: Path, data: memoryview | None = None) -> None:
@@ -43,15 +43,17 @@ class Archive:
         for member in members:
             if member.flag_bits & 1 or member.compress_type != zipfile.ZIP_STORED:
                 raise WeightsError(
-                    f"{path} holds {member.filename[:80]!r} compressed or encrypted. PyTorch and Keras store tensors "
-                    "as they are: save the file with them again."
+                    f"{path} contains {member.filename[:80]!r} compressed or encrypted. PyTorch and Keras store "
+                    "tensors uncompressed: save the file again with one of them."
                 )
         # Members may share bytes of the file, which would multiply it in memory.
         if sum(member.file_size for member in members) > size or len(set(self.names)) < len(self.names):
-            raise WeightsError(f"{path} is a damaged zip file: its members are more than the file. Copy it again.")
+            raise WeightsError(
+                f"{path} is a damaged zip file: its members claim to be larger than the file. Copy it again."
+            )
 
     def place(self, name: str) -> tuple[int, int]:
-        """Where in the file a member begins, and its size in bytes."""
+        """The offset of a member in the file, and its size in bytes."""
         try:
             member = self._zip.getinfo(name)
             self.file.seek(member.header_offset)
@@ -63,11 +65,11 @@ class Archive:
         return member.header_offset + _LOCAL_HEADER + sum(struct.unpack("<HH", header[-4:])), member.file_size
 
     def open(self, name: str) -> IO[bytes]:
-        """A member for reading and seeking; its checksum is not compared."""
+        """Open a member for reading and seeking; its checksum is not verified."""
         return io.BufferedReader(Window(self.file, *self.place(name)))
 
     def view(self, name: str) -> memoryview:
-        """All of a member, its checksum compared, as a part of the archive's own bytes."""
+        """The bytes of a member as a view of the archive's data; its checksum is verified."""
         start, size = self.place(name)
         if start + size > len(self.data):
             raise self._unreadable(name, "it ends behind the end of the file")

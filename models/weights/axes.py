@@ -1,4 +1,4 @@
-"""The axes of a tensor in the order of the variable that it is for."""
+"""Transposing a tensor of a file to the order of axes that Keras uses."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 def to_keras_order(
     tensor: NDArray[np.generic], layer: keras.Layer, variable: keras.Variable, order: str
 ) -> NDArray[np.generic]:
-    """`tensor` with its axes in our order; what cannot be arranged is left as it is, for the caller to see.
+    """The tensor with its axes in the order of `variable`; unchanged where its shape does not allow that.
 
-    Its numbers keep their format: many names may share them, and only what is taken is worth a copy.
+    It keeps its dtype: many tensors may share their data, and only those that are used are worth a copy.
     """
     value = tensor
     shape = tuple(variable.shape)
@@ -37,7 +37,7 @@ def to_keras_order(
 
 
 def without_background(value: NDArray[np.generic], shape: tuple[int, ...]) -> NDArray[np.generic]:
-    """A classifier without its first class, where it has one more than the network."""
+    """A classifier's tensor without its first class, where it has one class more than the network."""
     return _squeezed(value[..., 1:], shape) if value.ndim and value.shape[-1] == shape[-1] + 1 else value
 
 

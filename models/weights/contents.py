@@ -1,4 +1,4 @@
-"""What a file of weights holds, once it has been read."""
+"""The contents of a weights file after reading."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ Tensors = Mapping[str, NDArray[np.generic]]
 
 @dataclass(frozen=True, slots=True)
 class SavedModel:
-    """What the file of a whole model of Keras says of it; nothing of that is built or believed yet."""
+    """The description of a model in a Keras file; nothing is built from it or checked against it yet."""
 
     config: str  # JSON; empty: the file holds weights alone
-    old: bool  # in the way of Keras 2
+    old: bool  # in the format of Keras 2
     hdf5: bool  # else a zip file
     numbers: int  # in all of its variables but those of an optimizer
 
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """Named tensors, and where the file has one the graph that they are of."""
+    """Named tensors, and the graph of the network where the file has one."""
 
     tensors: Tensors
     graph: Graph | None = None
-    place: str = ""  # under which name in the file the tensors lie; empty: that of the file itself
-    # Other sets of tensors of the same file, as the weights that were last trained beside averaged ones: in the order
-    # in which they are to be preferred, behind this one.
+    place: str = ""  # key of the tensors in the file, ``a.b``; empty: the top level
+    # Other sets of tensors in the same file, for example the latest weights beside averaged ones, in order of
+    # preference after this one.
     others: tuple[Contents, ...] = ()

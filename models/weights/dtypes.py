@@ -1,4 +1,4 @@
-"""Bytes of a file to arrays of numbers."""
+"""Arrays from the bytes of a file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ BFLOAT16 = "bfloat16"
 
 
 def numbers(data: bytes | memoryview, dtype: str) -> NDArray[np.generic]:
-    """The numbers that `data` holds one after the other, read-only and where possible without a copy.
+    """The numbers in `data`, read-only, without a copy where possible.
 
     Args:
         data: as many bytes as whole numbers need.

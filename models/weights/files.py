@@ -1,8 +1,8 @@
-"""Reading named tensors from a file, whatever its format; none of them can run code.
+"""Reading named tensors from files of several formats, without running code from any of them.
 
-The format is told by how the file begins, not by what it is called. Safetensors, which are made to be read from
-anybody, are read here; all others in a process of their own (`models.weights.isolated`), for which the system limits
-memory and computing.
+The format is detected from the first bytes, not from the file name. Safetensors, which are designed for untrusted
+files, are read in this process; all others in a separate process with limits of memory and CPU time
+(`models.weights.isolated`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Tensors = dict[str, NDArray[np.generic]]
 
 
 def read(path: Path) -> Tensors:
-    """All tensors of a file, by the names they have there; of several sets of them the first of `contents`.
+    """All tensors of a file by name; of a file with several sets of tensors, the preferred one.
 
     Raises and returns as `contents` does.
     """
@@ -30,23 +30,23 @@ def read(path: Path) -> Tensors:
 
 
 def contents(path: Path) -> Contents:
-    """What a file holds: all tensors, by the names they have there, and the graph where there is one.
+    """The contents of a file: all tensors by name, and the graph where the file has one.
 
     - safetensors.
-    - PyTorch's ``.pth`` and ``.pt`` of a state_dict, read without PyTorch and without running what they pickle. Where
-      it lies among others, averaged weights are first.
+    - PyTorch's ``.pth`` and ``.pt`` with a state_dict, read without PyTorch and without executing the pickle. Where
+      the file has several, averaged weights are preferred.
     - Keras' ``.keras`` and ``.weights.h5``, and the older ``.h5`` of Keras Applications: ``<layer>/<role>``, as in
       ``conv1_conv/kernel``, without the ``:0`` of TensorFlow.
-    - ONNX: the initializers, also where PyTorch has put them into a file beside the model.
-    - TFLite: the constant tensors, quantised ones as the numbers that they stand for.
+    - ONNX: the initializers, including those that PyTorch stores in a separate file.
+    - TFLite: the constant tensors; quantised ones are dequantised.
 
-    Of ONNX and TFLite, integers and single numbers are left out: they are arguments of operations, as shapes are.
-    Tensors are read-only where that saves a copy; bfloat16 becomes float32. All together they take at most
-    `models.weights.limits.decoded` bytes, whatever the file claims.
+    Integers and scalars of ONNX and TFLite are not included: they are arguments of operations, such as shapes. Tensors
+    are read-only where that saves a copy; bfloat16 becomes float32. Together they have at most
+    `models.weights.limits.decoded` bytes.
 
     Raises:
-        WeightsError: not a file of a format that is known, a damaged one, one that claims more than it can hold, or one
-            that needs a package which is missing.
+        WeightsError: the format is not supported, the file is damaged, its tensors are too large for its size, or a
+            package that is needed to read it is not installed.
         OSError: the file cannot be opened.
     """
     with open_file(path) as file:
@@ -56,7 +56,7 @@ def contents(path: Path) -> Contents:
 
 
 def saved_model(path: Path) -> SavedModel:
-    """What a file of a whole model of Keras says of it, read as `contents` reads: its configuration and its size.
+    """The configuration and the size of the model in a Keras file, read in a separate process.
 
     Raises and returns as `contents` does.
     """
@@ -65,10 +65,10 @@ def saved_model(path: Path) -> SavedModel:
 
 
 def open_file(path: Path) -> BinaryIO:
-    """A file for reading, see `models.regular_files.open_file`.
+    """Open a file for reading, see `models.regular_files.open_file`.
 
     Raises:
-        WeightsError: it is no plain file.
+        WeightsError: it is not a regular file.
         OSError: it cannot be opened.
     """
     try:

@@ -1,6 +1,6 @@
-"""Which format a file of weights has, and reading it; see `models.weights.files` for what that comes to.
+"""Detecting the format of a weights file, and reading it with the reader of that format.
 
-All but the name of the format is told in a process of its own: this module is what that process runs.
+Except for `detect`, this module runs in a separate process (`models.weights.reader`).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _DAMAGE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, 
 
 
 def detect(file: BinaryIO) -> str:
-    """The format of a file by its first bytes; empty: none that is known. The position of the file is its beginning."""
+    """The format of a file by its first bytes, empty if it is not supported. The file is left at its beginning."""
     file.seek(0)
     head = file.read(_HEAD)
     file.seek(0)
@@ -52,12 +52,12 @@ def detect(file: BinaryIO) -> str:
 
 
 def memory_map(file: BinaryIO) -> mmap.mmap:
-    """A file as bytes of memory that take none, for the system reads them when they are looked at."""
+    """The file mapped into memory: the system reads its bytes when they are accessed."""
     return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def contents(file: BinaryIO, path: Path, data: mmap.mmap | None = None) -> Contents:
-    """What a file holds, read here and now.
+    """Read the contents of a file in this process.
 
     Args:
         file: the file, which is not empty.
@@ -76,15 +76,15 @@ def contents(file: BinaryIO, path: Path, data: mmap.mmap | None = None) -> Conte
         raise
     except graphs.RepeatedError as error:
         raise WeightsError(
-            f"{path} joins its values more often than any network does. Export or convert the model again."
+            f"{path} combines values more often than any known network does. Export or convert the model again."
         ) from error
     except limits.TooLargeError as error:
         raise WeightsError(
-            f"{path} holds {error}, which is more than a network of its size has. Save the weights again."
+            f"{path} contains {error}, more than a file of its size can explain. Save the weights again."
         ) from error
     except _DAMAGE as error:
         raise WeightsError(
-            f"{path} is damaged: {_short(error)}. Copy it again, or save the weights again, as safetensors."
+            f"{path} is damaged: {_short(error)}. Copy it again, or save the weights again as safetensors."
         ) from error
     return found
 
@@ -112,7 +112,7 @@ def _contents(file: BinaryIO, path: Path, data: mmap.mmap | None) -> Contents:
 
 
 def saved_model(file: BinaryIO, path: Path) -> SavedModel:
-    """What a file of a whole model says of it, read here and now.
+    """Read the description of a model in a file, in this process.
 
     Raises and returns as `contents` does.
     """
@@ -132,10 +132,10 @@ def saved_model(file: BinaryIO, path: Path) -> SavedModel:
 
 
 def within_limits(found: Contents, file: BinaryIO, path: Path) -> Contents:
-    """The same, once it is known that it has no more tensors, and no larger ones, than a file of its size can mean.
+    """Check that the number and the size of the tensors are plausible for the size of the file, and return them.
 
     Raises:
-        WeightsError: it has.
+        WeightsError: they are not.
     """
     sets = (found, *found.others)
     names = [name for one in sets for name in one.tensors]

@@ -31,23 +31,23 @@ _JOINED = 1_000_000
 
 
 class RepeatedError(Exception):
-    """A graph uses its constants, or joins its values, more often than any network does."""
+    """A graph uses its constants, or combines its values, more often than any known network does."""
 
 
 class Budget:
-    """How many numbers may be made of a file's constants.
+    """A limit on how many numbers are computed from the constants of a file.
 
-    A network uses each about once; a small file could ask for them without end.
+    A network uses each constant about once; a small hostile file could use them any number of times.
     """
 
     def __init__(self, constants: Iterable[Array]) -> None:
         self._left = _USES * sum(constant.size for constant in constants) + _SPARE
 
     def spend(self, *constants: Array) -> None:
-        """Note that as many numbers are made again.
+        """Count the use of constants.
 
         Raises:
-            RepeatedError: that is too many.
+            RepeatedError: the limit is exceeded.
         """
         self._left -= sum(constant.size for constant in constants)
         if self._left < 0:
@@ -84,7 +84,7 @@ class Graph:
 
 @dataclass(slots=True, eq=False)
 class Unit:
-    """What is left of a graph: weights, or a place where values meet."""
+    """A node of a reduced graph: a layer with weights, or an operation that combines several values."""
 
     kind: str  # "input", "conv", "norm", or what a join is called
     key: tuple[Any, ...] = ()  # what has to be the same in another graph, beside the kind
@@ -98,14 +98,14 @@ class Unit:
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """What an operation hands on, as far as it matters."""
+    """The output of an operation."""
 
     unit: Unit
     linear: bool  # it is what the unit computes, with nothing behind it that is not linear
 
 
 def joined(kind: str, values: Sequence[Value]) -> Value:
-    """Several values in one: concatenations within one count as a part of it, the order of summands does not count."""
+    """Combine several values. Nested concatenations become one; the order of summands and factors does not matter."""
     units = [value.unit for value in values]
     if kind == "concat":
         units = [inner for unit in units for inner in (unit.inputs if unit.kind == "concat" else [unit])]
@@ -116,7 +116,7 @@ def joined(kind: str, values: Sequence[Value]) -> Value:
 
 
 def kernel_key(rows: int, outputs: int | None, stride: tuple[int, int], sides: tuple[int, int]) -> tuple[Any, ...]:
-    """What tells convolutions apart.
+    """The properties by which convolutions are compared.
 
     A dense layer and a convolution over all of the maps are the same, so it is the size that counts, not the shape;
     but a kernel of 1x7 is none of 7x1.
@@ -125,7 +125,7 @@ def kernel_key(rows: int, outputs: int | None, stride: tuple[int, int], sides: t
 
 
 def units(last: Unit) -> list[Unit]:
-    """All that `last` follows from, itself the last; each behind its inputs."""
+    """All units that `last` depends on, and itself, in topological order."""
     found: list[Unit] = []
     seen: set[int] = set()
     waiting: list[tuple[Unit, bool]] = [(last, False)]
@@ -142,14 +142,14 @@ def units(last: Unit) -> list[Unit]:
 
 @dataclass(frozen=True, slots=True)
 class Reduced:
-    """A graph without what holds no weights."""
+    """A graph without the operations that have no weights."""
 
     last: Unit  # the classifier
     scaled: bool = False  # the graph multiplies or shifts its input by itself
 
 
 def reduced(graph: Graph) -> Reduced | None:
-    """The units of a file's graph; None where its answer does not follow from its input.
+    """Reduce the graph of a file to its units; None where its output does not depend on its input.
 
     Raises:
         RepeatedError: its values are joined more often than those of any network.
@@ -211,7 +211,7 @@ def _affine(node: Node, value: Value, *, alone: bool, image: Unit) -> Value:
 def behind(
     scale: Array | None, shift: Array | None, more: Array | None, then: Array | None
 ) -> tuple[Array | None, Array | None]:
-    """Two affine operations, one behind the other, as one."""
+    """The composition of two affine operations."""
     if more is not None:
         scale = more if scale is None else scale * more
         shift = shift if shift is None else shift * more
@@ -232,7 +232,7 @@ def vector(value: Array) -> Array | None:
 
 
 def kernels(last: Unit) -> Iterator[tuple[int, ...]]:
-    """The shape of every kernel, for telling what network it is."""
+    """The shape of every kernel, for identifying the network."""
     for unit in units(last):
         if unit.kind == "conv" and isinstance(unit.source, Node) and unit.source.kernel is not None:
             yield unit.source.kernel.shape

@@ -1,4 +1,4 @@
-"""What of HDF5 the readers of Keras' files use, and nothing that reaches out of the file or beyond its size.
+"""The part of HDF5 that Keras' files need, without features that access other files or exceed the size of the file.
 
 HDF5 can point to other files (external and soft links, external and virtual datasets), load filters from a folder, and
 claim arrays of any size that are not stored. Keras writes none of these, so none is read. The C library sees the file
@@ -52,19 +52,19 @@ class Hdf5:
         yield from sorted(self._index)
 
     def members(self, group: str) -> Mapping[str, Any]:
-        """What is in a group, by name: True for a group, a dictionary for a dataset, None for what is not read."""
+        """The members of a group by name: True for a group, a dictionary for a dataset, None for any other object."""
         if group not in self._index:
             raise WeightsError(f"{self._path} lacks the group {group!r}, which it lists. Copy it again.")
         members: Mapping[str, Any] = self._index[group]["members"]
         return members
 
     def text(self, group: str, attribute: str) -> str | None:
-        """An attribute that is one text, None if the group has none."""
+        """A string attribute of a group, None if the group does not have it."""
         value = self._index[group]["texts"].get(attribute)
         return value if isinstance(value, str) else None
 
     def texts(self, group: str, attribute: str) -> list[str] | None:
-        """A list of names that is an attribute of a group, None if it has none.
+        """An attribute of a group that is a list of strings, None if the group does not have it.
 
         Keras spreads a list too long for one attribute over ``<name>0``, ``<name>1`` and so on.
         """
@@ -80,7 +80,7 @@ class Hdf5:
         return [text for part in lists for text in part if text is not None]
 
     def numbers(self) -> int:
-        """How many numbers all datasets have together.
+        """The number of elements of all datasets together.
 
         Raises:
             WeightsError: one is not stored as it is, or together they claim more than the file holds.
@@ -119,8 +119,8 @@ class Hdf5:
 
     def _not_plain(self, name: str) -> WeightsError:
         return WeightsError(
-            f"{self._path} does not hold the tensor {name[:200]} as it is, but compressed, in parts, behind a "
-            "link or not at all. Save it again with Keras."
+            f"{self._path} stores the tensor {name[:200]} compressed, chunked, behind a link or not at all. "
+            "Save it again with Keras."
         )
 
     def _read(self, offset: int, shape: tuple[int, ...], dtype: str) -> memoryview:

@@ -1,8 +1,8 @@
-"""What lies where in an HDF5 file, which is told by the library behind h5py.
+"""An index of an HDF5 file: names, shapes and offsets, read with h5py.
 
-That is C and not made against hostile files: damaged ones can make it loop for ever, take all memory or crash. So it
-sees them only in a process which has limits and nothing to lose (`models.weights.reader`), and is asked for names,
-shapes and places alone. It follows no link out of the file, opens no other file and reads no dataset.
+The HDF5 library is written in C and not hardened against hostile files, which can make it loop, exhaust the memory or
+crash. So it is used only in a separate process with limits (`models.weights.reader`), follows no link out of the file,
+opens no other file and reads no dataset.
 """
 
 from __future__ import annotations
@@ -69,9 +69,9 @@ class Window(io.RawIOBase):
 
 
 def index(file: IO[bytes]) -> dict[str, Any]:
-    """By path, every group with its texts and its members: groups are True, datasets are told, others are None.
+    """Every group by path, with its string attributes and its members: True for a group, a dictionary for a dataset.
 
-    What an optimizer has kept for the next step of training is left out.
+    Other objects are None. The state of an optimizer is not included.
     """
     import h5py
 

@@ -1,7 +1,6 @@
-"""What reading a file of weights may take, by the size of the file: memory, computing, and what it comes to.
+"""Limits of reading a weights file, by its size: memory, CPU time, and the size of its tensors.
 
-The numbers are for networks: the largest published ones have some thousand tensors. All follow from the file's size,
-whatever the file claims.
+They are chosen for networks: the largest published ones have some thousand tensors.
 """
 
 from __future__ import annotations
@@ -35,29 +34,33 @@ _LIBRARIES = 4 << 30
 
 
 class TooLargeError(ValueError):
-    """A file claims more than it can hold, or more than any network has."""
+    """A file claims more than fits into it, or more than any known network has."""
 
 
 def decoded(size: int) -> int:
-    """Bytes that all tensors of a file of so many bytes may have together."""
+    """The maximum size of all tensors of a file together, in bytes.
+
+    Args:
+        size: of the file, bytes.
+    """
     return TIMES * size + MORE
 
 
 def memory(size: int) -> int:
-    """Bytes of memory that the process which reads a file of so many bytes may take."""
+    """The memory limit of the process that reads a file of `size` bytes, in bytes."""
     return _BASE + TIMES * size
 
 
 def seconds(size: int) -> int:
-    """Seconds of computing for a file of so many bytes."""
+    """The limit of CPU time of the process that reads a file of `size` bytes, in seconds."""
     return SECONDS + size // SIZE
 
 
 def count(shape: Sequence[int]) -> int:
-    """How many numbers an array of a shape has, the shape being a file's claim.
+    """The number of elements of an array whose shape comes from a file.
 
     Raises:
-        TooLargeError: more axes than any network has, or a size that is none.
+        TooLargeError: there are too many axes, or a size is not valid.
     """
     # Before they are multiplied: a million sizes make a number of megabytes.
     if len(shape) > AXES:
@@ -83,7 +86,7 @@ def activations(height: int, width: int, numbers: int) -> int:
 
 
 class Budget:
-    """Bytes that the tensors of a file may still have; several may claim the same part of it.
+    """Counts the bytes of a file's tensors against the limit; several may claim the same part of the file.
 
     Args:
         size: bytes of the file.
@@ -93,10 +96,10 @@ class Budget:
         self._left = decoded(size)
 
     def spend(self, size: int) -> None:
-        """Note that a tensor has so many bytes.
+        """Count a tensor of `size` bytes.
 
         Raises:
-            TooLargeError: together they are more than a file of this size can mean.
+            TooLargeError: the limit is exceeded.
         """
         self._left -= size
         if self._left < 0:
@@ -104,7 +107,7 @@ class Budget:
 
 
 def enforce(size: int, computing: int) -> None:
-    """Have the system end this process when it takes more than a file of so many bytes explains.
+    """Set limits of memory, CPU time and open files for this process, for reading a file of `size` bytes.
 
     macOS ignores the limits of memory, and Windows has none; there the readers' own checks have to do.
     """
@@ -123,7 +126,7 @@ def enforce(size: int, computing: int) -> None:
 
 
 def lower(limits: Mapping[int, int]) -> None:
-    """Set limits of this process, by their numbers in `resource`; none is raised that it already has."""
+    """Lower resource limits of this process, by their numbers in `resource`; an existing lower limit is kept."""
     for what, value in limits.items():
         soft, hard = resource.getrlimit(what)
         known = [one for one in (value, soft, hard) if one != resource.RLIM_INFINITY]

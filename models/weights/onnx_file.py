@@ -1,4 +1,4 @@
-"""ONNX: the initializers of the graph, and the graph as far as it tells which of them is which."""
+"""Reading ONNX files: the initializers, and the graph, by which they can be identified."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _EXTERNAL = 1  # TensorProto.DataLocation
 
 
 def beside(path: Path) -> int:
-    """Bytes of the files beside a model in which its exporter may have put the tensors."""
+    """The size of the files with external data of a model, in bytes."""
     size = 0
     for ending in EXTERNAL_DATA_SUFFIXES:
         try:
@@ -54,7 +54,9 @@ def read(data: memoryview, path: Path) -> Contents:
     try:
         import onnx
     except ImportError as error:
-        raise WeightsError(f"{path} seems to be ONNX, which needs a package: pip install onnx.") from error
+        raise WeightsError(
+            f"{path} seems to be an ONNX file; reading it needs the package onnx: pip install onnx."
+        ) from error
     graph = _graph(onnx.ModelProto(), data, path)
     beside = _Beside(path, len(data))
     # What stands for other numbers is made into them where it is used.
@@ -88,7 +90,7 @@ def read(data: memoryview, path: Path) -> Contents:
 
 
 def _graph(model: Any, data: memoryview, path: Path) -> Any:
-    """The graph of a model, once it is known to be no larger than any network's."""
+    """The graph of a model, checked against the limits."""
     try:
         model.ParseFromString(data)
     except MemoryError:
@@ -105,7 +107,7 @@ def _graph(model: Any, data: memoryview, path: Path) -> Any:
 
 
 class _Beside:
-    """The file beside a model in which its exporter has put the tensors, read in the parts that are asked for."""
+    """The external data of a model: a file beside it, of which only the needed parts are read."""
 
     def __init__(self, path: Path, size: int) -> None:
         self.path = path
@@ -114,10 +116,10 @@ class _Beside:
         self._left: int | None = None  # bytes that tensors may still have: several may claim the same part
 
     def read(self, named: str, keys: Mapping[str, str]) -> bytes:
-        """What a tensor is told to have there.
+        """The external data of a tensor.
 
         Raises:
-            WeightsError: it is told to be in any other file, or not within this one.
+            WeightsError: the model refers to another file, or beyond the end of this one.
         """
         location = keys.get("location", "")
         place = self.path.parent / location

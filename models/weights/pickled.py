@@ -1,4 +1,4 @@
-"""Reading pickles without running them.
+"""Reading pickles without executing them.
 
 A pickle is a program for a stack machine. Python's own `pickle` imports and calls what the program names; even with a
 restricted `find_class` it resizes its memo to an index that the file chooses, and hashes whatever the file makes a key.
@@ -21,12 +21,12 @@ _KEYS = (str, int, float, bool, type(None))  # of dictionaries: hashing a nested
 
 
 class PickleError(ValueError):
-    """Not a pickle, a damaged one, or one that needs more than this machine does."""
+    """The data is not a pickle, is damaged, or uses operations that are not supported."""
 
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """Something that a pickle refers to by module and name; it is never looked up."""
+    """A module and a name that a pickle refers to; it is never imported."""
 
     module: str
     name: str

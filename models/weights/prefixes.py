@@ -1,8 +1,8 @@
-"""What the tensors of a file may be called beside what they are called.
+"""Removing the prefixes that wrappers and training frameworks put in front of the names of tensors.
 
-A network that was compiled, averaged or trained on several devices lies in a wrapper, one that a training framework
-trained in a module of its own: their names have something in front. Averaged weights lie in the same file as those that
-were last trained. Names are looked at as they are first; whatever is taken off them is said.
+A network that was compiled, averaged or trained on several devices is inside a wrapper, one of a training framework
+inside a module. Averaged weights may be in the same file as the latest ones. The names are tried unchanged first; what
+is removed from them is reported as a note.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _SHOWN = 3
 
 @dataclass(frozen=True, slots=True)
 class NamedTensors:
-    """Tensors under names that a layout may know."""
+    """Tensors under names that a layout may match."""
 
     tensors: Tensors
-    notes: tuple[str, ...] = ()  # what was done to get them
+    notes: tuple[str, ...] = ()  # for people: what was changed
 
 
 def candidates(found: Contents) -> Iterator[NamedTensors]:
-    """Every way to name the tensors of a file, the likeliest first."""
+    """The tensors of a file under every set of names they may be known by, the most likely first."""
     sets = (found, *found.others)
     places = [one.place for one in sets]
     for one in sets:
@@ -50,7 +50,7 @@ def candidates(found: Contents) -> Iterator[NamedTensors]:
 
 
 def is_averaged(place: str) -> bool:
-    """Whether a name speaks of averaged weights."""
+    """Whether a key or prefix suggests averaged weights."""
     return any(word in place.lower() for word in _AVERAGED)
 
 

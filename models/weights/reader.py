@@ -1,4 +1,4 @@
-"""The process that takes a file of weights apart: a program of its own, which `models.weights.isolated` runs.
+"""The program that reads a weights file in a separate process; `models.weights.isolated` runs it.
 
 It is run as ``python -m glimpse.models.weights.reader WHAT SIZE SECONDS PATH`` with the file as standard input: WHAT is
 ``weights`` or ``model``, SIZE the bytes of the file and of those beside it, by which its memory is limited, SECONDS the
@@ -19,7 +19,11 @@ _MESSAGE = 2000  # characters of an error
 
 
 def main() -> int:
-    """Answer; 0 when there is an answer, be it an error."""
+    """Read the file and write the response.
+
+    Returns:
+        The exit code: 0 if there is a response, which may be an error.
+    """
     what, size, seconds, name = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
     limits.enforce(size, seconds)
     path = Path(name)
@@ -36,7 +40,7 @@ def main() -> int:
             except WeightsError as error:
                 writer.error(str(error)[:_MESSAGE])
             except limits.TooLargeError as error:
-                writer.error(f"{path} holds {error}, which is more than a network of its size has. Save it again.")
+                writer.error(f"{path} contains {error}, more than a file of its size can explain. Save it again.")
         except MemoryError:
             return isolated.OUT_OF_MEMORY
     return 0

@@ -1,4 +1,4 @@
-"""Safetensors: a header of names and places, then numbers. Made to be read from anybody."""
+"""Reading safetensors: a header of names and offsets, then the data. The format is designed for untrusted files."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Finding a network's weights in a file's graph, where names do not tell: by the place that a tensor has there.
+"""Matching a network's layers with the graph in a file, where names do not identify the tensors.
 
-Both graphs, the file's and the network's own, are reduced to what holds weights and to where values meet. Two of their
-units are the same if the same is in front of them and the same behind them, up to the image and up to the answer; one
-that has no counterpart, or more than one, is an error. Nothing is matched by its number in a list.
+Both graphs, the file's and the network's, are reduced to the layers with weights and the operations that combine
+values. Two units match if everything before them, up to the image, and everything after them, up to the output, is
+equal. A unit with no counterpart, or more than one, is an error. Nothing is matched by its position in a list.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """What a unit of a network is made of."""
+    """The Keras layers that a unit stands for."""
 
     kernel: keras.Layer | None  # a convolution or a dense layer
     norm: keras.layers.BatchNormalization | None  # behind it, or on its own
@@ -36,7 +36,7 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """What a file has for one unit of a network."""
+    """The weights in a file for one unit of a network."""
 
     layer: Layer
     name: str  # of the kernel in the file
@@ -49,7 +49,7 @@ class Weights:
 
 @dataclass(slots=True)
 class Match:
-    """What of a file belongs where."""
+    """The result of matching a network with the graph in a file."""
 
     weights: list[Weights] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)  # layers that the file has nothing for
@@ -59,7 +59,7 @@ class Match:
 
 
 def match(model: keras.Model, graph: Graph) -> Match | None:
-    """Find for every layer of `model` that has weights what the file has for it; None: the graph leads nowhere."""
+    """Find the weights for every layer of `model`; None where the graph's output does not depend on its input."""
     reduced = graphs.reduced(graph)
     if reduced is None:
         return None
@@ -101,7 +101,7 @@ def _weights(layer: Layer, unit: Unit, order: Order) -> Weights:
 
 
 def _labels(*parts: Iterable[Unit]) -> dict[int, int]:
-    """A number for each unit, the same where all that is in front of it and all that is behind it is the same.
+    """A number for each unit, equal for units with equal predecessors and successors.
 
     Args:
         parts: the units of each graph, each behind its inputs.

@@ -1,7 +1,7 @@
-"""TFLite: the constant tensors of a model, and its operations as far as they tell which tensor is which.
+"""Reading TFLite files: the constant tensors of a model, and its graph, by which they can be identified.
 
-A quantised tensor is read as the numbers that it stands for, scale * (q - zero point), with one scale or one for each
-output of a kernel. The file is a FlatBuffer.
+Quantised tensors are dequantised: scale * (q - zero point), with one scale or one for each output of a kernel. The file
+is a FlatBuffer.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def read(data: memoryview, path: Path) -> Contents:
         raise WeightsError(f"{path} is a damaged TFLite file: it points to {error}. Copy it again.") from error
     except RepeatedError as error:
         raise WeightsError(
-            f"{path} uses its tensors more often than any network does. Convert the model again."
+            f"{path} uses its tensors more often than any known network does. Convert the model again."
         ) from error
     if not tensors:
         raise WeightsError(f"{path} is a TFLite file without constant tensors. Convert the model again.")
@@ -94,7 +94,7 @@ def read(data: memoryview, path: Path) -> Contents:
 
 
 def _tensor(table: Table, buffers: list[Table], path: Path, budget: limits.Budget) -> _Tensor:
-    """A tensor, once it is known that there is room for what it becomes."""
+    """Read a tensor, after counting it against the limit."""
     index = table.number(_TENSOR_BUFFER, "<I")
     if index >= len(buffers):
         raise DamagedError(f"buffer {index} of {len(buffers)}")
@@ -130,12 +130,12 @@ def _tensor(table: Table, buffers: list[Table], path: Path, budget: limits.Budge
     budget.spend(limits.count(shape) * (width(dtype) if kind in _FLOATS and dtype != BFLOAT16 else 4))
     value = numbers(content, dtype).reshape(shape)
     if kind not in _FLOATS and quantisation is not None:
-        return _Tensor(name, _meant(value, scale, quantisation, name, path))
+        return _Tensor(name, _dequantised(value, scale, quantisation, name, path))
     return _Tensor(name, value)
 
 
-def _meant(values: Array, scale: Array, quantisation: Table, name: str, path: Path) -> NDArray[np.float32]:
-    """The numbers that quantised ones stand for."""
+def _dequantised(values: Array, scale: Array, quantisation: Table, name: str, path: Path) -> NDArray[np.float32]:
+    """Dequantise a tensor."""
     zero = quantisation.numbers(_QUANTISATION_ZERO, "<i8")
     axis = quantisation.number(_QUANTISATION_AXIS, "<i")
     many = scale.size > 1

@@ -1,4 +1,4 @@
-"""Setting a network's weights from named tensors: each variable has a role, each publisher a name for it.
+"""Loading named tensors into a network: each variable has a role, for which each publisher has a name.
 
 Where a file's names do not fit as they are, `models.weights.prefixes` says what else they may be called; where it has a
 graph, `models.weights.structure` finds the place of each tensor without any name.
@@ -44,15 +44,15 @@ def load(
         model: the network.
         path: a file of any format that `read` knows.
         layouts: of the publishers whose names are understood beside our own.
-        row: what the network was built from, so that an error can say which option would fit.
-        say: called with each sentence about what was taken of the file where there was a choice.
+        row: the row that the network was built from, so that an error can say which option would fit.
+        say: called with a sentence for each choice that was made between tensors of the file.
 
     Returns:
-        The layout in which the file was written, ``"glimpse"`` for our own, `GRAPH` where no names told.
+        The layout of the file, ``"glimpse"`` for our own, `GRAPH` where tensors were identified by the graph.
 
     Raises:
-        WeightsMismatchError: in no layout do names and shapes fit; the message speaks of the nearest one. No weight
-            has been changed.
+        WeightsMismatchError: names and shapes fit in no layout; the message is about the closest one. No weight has
+            been changed.
         WeightsError: the file cannot be read as weights.
         OSError: the file cannot be opened.
     """
@@ -169,12 +169,10 @@ def _fit_by_structure(model: keras.Model, graph: Graph, *, background: bool) -> 
     alike = (f"{name} (several places of the graph are alike)" for name in match.ambiguous)
     fit = _Fit(missing=[*match.missing, *alike], unexpected=match.unexpected)
     by_graph = (
-        "the file's names do not tell which tensor is which, its graph does: each was taken by its place in it, batch "
-        "normalisations as far as they are folded into the convolutions"
+        "the names in the file do not identify its tensors, so they were matched by their positions in its graph; "
+        "batch normalisations are folded into the convolutions"
     )
-    by_itself = (
-        "the file's graph scales its input by itself, before the first convolution; here the recipe has to do that"
-    )
+    by_itself = "the graph in the file scales its input before the first convolution; here the recipe has to do that"
     fit.notes = (by_graph, by_itself) if match.scaled else (by_graph,)
     for found in match.weights:
         _place(fit, found, background=background)

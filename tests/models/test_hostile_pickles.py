@@ -161,7 +161,7 @@ def test_members_that_share_bytes_or_claim_too_many_are_refused(tmp_path: Path) 
     entry = data.rindex(b"PK\x01\x02")
     struct.pack_into("<II", data, entry + 20, 0xFFFFFFF0, 0xFFFFFFF0)
     path.write_bytes(data)
-    with refused("its members are more than the file"):
+    with refused("its members claim to be larger than the file"):
         parsed(path)
 
 
