@@ -1,7 +1,7 @@
-"""Glimpse's model library: blocks, architectures, pre-stem, weights and training.
+"""Glimpse's model library: blocks, architectures, pre-stem (preprocessing), weights and training.
 
-The plain-data half (specifications, recipes, bundles) imports neither Keras nor gRPC, so that tools can
-read it cheaply; `build` and everything that touches a graph load Keras on first use.
+Importing it, and reading specifications, recipes and bundles, loads neither Keras nor gRPC. `build` and all other
+functions that need a network load Keras at their first use.
 """
 
 from __future__ import annotations
@@ -29,20 +29,21 @@ def build(
 
     Args:
         architecture: a name from `architectures()`, for example ``"se_resnet20"``.
-        variant: which published or described form; the architecture's first one when left out.
-        classes: number of classes; the variant's own when left out.
-        input_shape: (height, width, channels); the variant's own when left out.
-        **options: in place of the variant's own values, for example ``alpha=0.5`` of ``"mobilenet"``; which there are,
-            an unknown one tells.
+        variant: the published or described form of it, for example ``"keras"`` or ``"torchvision"``; by default the
+            architecture's first one.
+        classes: number of classes; by default the variant's.
+        input_shape: (height, width, channels); by default the variant's.
+        **options: values that replace those of the variant, for example ``alpha=0.5`` for ``"mobilenet"``. The error
+            about an unknown option lists the valid ones.
 
     Returns:
         A functional `keras.Model` from float32 ``[N, height, width, channels]`` (already scaled by the
-        pre-stem) to float32 logits ``[N, classes]``. There is no softmax: serving applies it behind the
-        calibration temperature. With auxiliary classifiers the output is a list: the logits, then theirs.
+        pre-stem) to float32 logits ``[N, classes]``. It has no softmax, which serving applies to the logits divided by
+        the calibration temperature. With auxiliary classifiers the output is a list: the logits, then theirs.
 
     Raises:
-        UnknownArchitectureError: the name, variant or option is not in the library; the message lists near matches.
-        ValueError: `classes`, `input_shape` or an option's value cannot work.
+        UnknownArchitectureError: there is no such architecture, variant or option; the message lists similar names.
+        ValueError: `classes`, `input_shape` or the value of an option is not valid.
     """
     from glimpse.models.builder import assemble
     from glimpse.models.catalogue import find

@@ -1,4 +1,4 @@
-"""From a row of plain data to a Keras model, and what was built as a list of stages."""
+"""Build the Keras model of an architecture, and the list of its stages."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class Assembly:
     model: keras.Model
     stages: tuple[StageSummary, ...]
     outputs: dict[str, keras.KerasTensor]  # by stage: for comparing two networks stage by stage
-    output: Output = "logits"  # what was taken from the network; `model` gives logits all the same
-    notes: tuple[str, ...] = ()  # what was taken of its weights file where there was a choice
+    output: Output = "logits"  # the network's own output; `model` gives logits in any case
+    notes: tuple[str, ...] = ()  # about choices between tensors of its weights file
 
     @property
     def summary(self) -> NetworkSummary:
-        """What can be told of it without Keras."""
+        """A description of the network that does not need Keras."""
         parameters = self.model.count_params(), trainable_parameters(self.model)
         return NetworkSummary(self.paper, self.stages, *parameters, self.output, self.notes)
 
@@ -91,5 +91,5 @@ def _summaries(model: keras.Model, outputs: list[tuple[Stage, keras.KerasTensor]
 
 
 def trainable_parameters(model: keras.Model) -> int:
-    """Number of scalar weights that training may change."""
+    """The number of trainable scalar weights."""
     return sum(math.prod(variable.shape) for variable in model.trainable_variables)

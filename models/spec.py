@@ -1,4 +1,4 @@
-"""What an architecture is, as plain data. No Keras here: specifications are read by tools that never build a graph."""
+"""The specification of an architecture, as plain data. Keras is not imported here, so that tools read it quickly."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
     from glimpse.models.layouts import Layout
 
-# What is taken from a network; from any of them come logits, that is what a softmax makes the probabilities of.
+# The output of a network. Logits, from which softmax computes the probabilities, can be computed from each of them.
 Output = Literal["logits", "probabilities", "log-probabilities"]
 Activation = Literal["relu", "relu6", "leaky_relu", "silu", "gelu", "tanh"]
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One stretch of a network between two named points, in the vocabulary stem / group / classifier.
+    """One part of a network, named in the vocabulary stem / group / classifier.
 
     Every layer of the stage that owns parameters is named ``<stage name>_...``; the builder checks it, which
     is what lets a description add up to the parameter total.
@@ -28,7 +28,7 @@ class Stage:
     name: str  # "stem", "group1", ..., "classifier"; no underscore
     block: str  # the kind of block it is made of, for example "se_basic"
     repeats: int = 1  # how many such blocks follow one another
-    auxiliary: bool = False  # a side branch with logits of its own, which only training looks at
+    auxiliary: bool = False  # a side branch with logits of its own, which only training uses
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,19 +41,19 @@ class StageSummary:
     output_shape: tuple[int, ...]  # without the batch axis: (height, width, channels) or (classes,)
     parameters: int  # trainable and not
     multiply_adds: int  # of convolutions and dense layers, for one image
-    auxiliary: bool = False  # a side branch that only training looks at
+    auxiliary: bool = False  # a side branch that only training uses
 
 
 @dataclass(frozen=True, slots=True)
 class NetworkSummary:
-    """A network that was built, for people: what stays known of it where the network itself is not at hand."""
+    """A description of a network that was built, which can be kept without the network itself."""
 
     paper: str  # where it is described; empty: a model of the user's own
     stages: tuple[StageSummary, ...]
     parameters: int  # scalar weights
     trainable_parameters: int  # those of them that training may change
-    output: Output = "logits"  # what is taken from it; a model of the user's own may have probabilities alone
-    notes: tuple[str, ...] = ()  # what was taken of its weights file where there was a choice
+    output: Output = "logits"  # its own output; a user's model may give probabilities only
+    notes: tuple[str, ...] = ()  # about choices between tensors of its weights file
 
     @property
     def multiply_adds(self) -> int:
@@ -63,13 +63,13 @@ class NetworkSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Convention:
-    """In what the layers of one publisher differ from another's for the same block.
+    """The details in which publishers' layers differ for the same block.
 
     Blocks take it as one value, so that a paper's network and a checkpoint's are the same code.
     """
 
     batch_norm: bool = True  # behind every convolution
-    bias: bool = False  # in convolutions, although the normalisation's shift stands for it
+    bias: bool = False  # in convolutions, although the normalisation's shift makes it redundant
     scale: bool = True  # the normalisation multiplies (gamma) as well as shifts
     epsilon: float = 1e-3  # added to the variance
     activation: Activation = "relu"

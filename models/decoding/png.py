@@ -55,7 +55,7 @@ def read(data: bytes) -> Header:
             orientation = exif.orientation(data[at + 8 : end - 4])
         _check(kind, colour, met)
         if kind == b"IDAT" and (pieces := pieces - 1) < 0:
-            raise refusals.costly("PNG", "its pixels in pieces of next to nothing")
+            raise refusals.costly("PNG", "its pixels in chunks of almost no bytes")
         if _is_needed(kind, length, colour, met) and (kind != b"tRNS" or _whole(data[at + 4 : end])):
             met.setdefault(kind, length)
         else:
@@ -74,7 +74,7 @@ def _check(kind: bytes, colour: int, met: Container[bytes]) -> None:
     if kind == b"IHDR" and b"IHDR" in met:
         raise refusals.damaged("a PNG with two headers")
     if kind == b"IDAT" and colour == _PALETTE and b"PLTE" not in met:
-        raise refusals.damaged("a PNG without the palette that its pixels are numbers in")
+        raise refusals.damaged("a PNG without the palette that its pixels refer to")
     if kind not in _PIXELS and not kind[0] & 0x20 and kind.isalpha():
         raise refusals.unsupported(f"PNG that needs {kind!r}", "a standard PNG")
 

@@ -19,7 +19,7 @@ class Kind(StrEnum):
 
 
 class RefusedImageError(ValueError):
-    """A file is no picture that is decoded.
+    """A file cannot be decoded, or is refused because of what decoding it would take.
 
     Attributes:
         kind: for programs.
@@ -38,14 +38,14 @@ def damaged(what: str) -> RefusedImageError:
 
 
 def truncated(what: str) -> RefusedImageError:
-    """`what` is a phrase with what is missing."""
+    """The image is truncated; `what` is a phrase that says where."""
     return RefusedImageError(
         Kind.TRUNCATED_IMAGE, f"The data ends before the image is complete ({what}). Send the whole file."
     )
 
 
 def no_memory() -> RefusedImageError:
-    """The picture may be a good one: there was no memory for it."""
+    """There was not enough memory; the image itself may be valid."""
     return RefusedImageError(
         Kind.DECODER_FAILED, "There is not enough memory to decode the image. Send a smaller image, or try again later."
     )
@@ -57,12 +57,12 @@ def costly(name: str, what: str) -> RefusedImageError:
 
 
 def unsupported(name: str, allowed: str) -> RefusedImageError:
-    """A format, or a kind of one, that is refused on purpose."""
+    """A format, or a variant of one, that is not supported."""
     return RefusedImageError(Kind.UNSUPPORTED_FORMAT, f"{name} is not accepted. Send {allowed}.")
 
 
 def no_image(what: str, allowed: str) -> RefusedImageError:
-    """`what` says what was received instead."""
+    """The data is not an image; `what` is a sentence that says what was received."""
     return RefusedImageError(Kind.NOT_AN_IMAGE, f"{what}. Send {allowed}.")
 
 

@@ -1,4 +1,4 @@
-"""The pre-stem recipe: a frozen value that belongs to the weights, because they were trained behind it."""
+"""The pre-stem recipe: how images are preprocessed for a network; it belongs to the weights trained with it."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ Filter = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 Channels = Literal["RGB", "BGR"]
 Smaller = Literal["pad", "resize"]
 
-# A recipe comes with weights, whoever made them: what it asks for must fit in memory.
+# A recipe may come from an untrusted source, with its weights: what it asks for must fit in memory.
 MAX_SIDE = 10_000  # pixels of the network's input
-_LEAST_SHARE = 0.001  # of a side that a crop keeps
+_LEAST_SHARE = 0.001  # smallest share of a side that a crop keeps
 
 _CHOICES = {"geometry": Geometry, "filter": Filter, "smaller": Smaller, "channels": Channels}
-# Fields that came later: left out of the digest where they say what was always so, and so older digests hold.
+# Fields that were added later, with their former behaviour as the default. They are not part of the digest where they
+# have that value, so that older digests remain valid.
 _LATER = {"smaller": "pad", "channels": "RGB", "antialias": True}
 
 
@@ -30,42 +31,39 @@ _LATER = {"smaller": "pad", "channels": "RGB", "antialias": True}
 class Recipe:
     """How an image of any size becomes the network's input.
 
-    An image larger than the input is resized down with antialiasing. A smaller one is padded with `fill` up to the
-    input, because enlarging adds artefacts that the network has not seen; where `smaller` is ``resize`` it is
-    enlarged, because most published networks have seen nothing else. The geometries differ in what they do with an
-    image of another aspect ratio:
+    An image larger than the input is reduced with antialiasing. A smaller one is padded with `fill`, because enlarging
+    adds artefacts that the network was not trained on; with `smaller` ``resize`` it is enlarged, as most published
+    networks were trained. The geometries differ in how they treat an image of another aspect ratio:
 
-    - ``crop``: the short side to ``input / crop_share``, then the centre of the input's size; the edges go. Both are
-      rounded as torchvision's `Resize` and `CenterCrop` round them.
-    - ``squash``: both sides to the input; the aspect ratio goes.
-    - ``letterbox``: the long side to the input, the rest is fill; nothing goes.
-    - ``pad``: as letterbox, but never enlarged, whatever the image: one that exceeds the input is reduced until it
-      fits, then what is missing is fill. It needs `smaller` to be ``pad``, so that a recipe cannot say both.
+    - ``crop``: resize the shorter side to ``input / crop_share``, then crop the centre; the edges are lost. Both steps
+      round as torchvision's `Resize` and `CenterCrop` do.
+    - ``squash``: resize both sides to the input; the aspect ratio is lost.
+    - ``letterbox``: resize the longer side to the input, and pad the other with `fill`; nothing is lost.
+    - ``pad``: as letterbox, but an image is never enlarged: one that exceeds the input is reduced until it fits, and
+      the rest is padded with `fill`. It requires `smaller` to be ``pad``.
 
-    With `antialias` off, reducing does not average: the filter sees only the nearest pixels, 2 x 2 of them for
-    bilinear, 4 x 4 for bicubic and 6 x 6 for lanczos, and details become noise. That is what ``tf.image.resize``,
-    Keras' ``Resizing`` and OpenCV's bilinear filter do unless told otherwise, so that networks have been trained on it.
-    It says nothing of enlarging, nor of ``nearest``, which never averages.
+    With `antialias` off, reducing does not average: the filter uses only the nearest pixels, 2 x 2 for bilinear, 4 x 4
+    for bicubic and 6 x 6 for lanczos, and details become noise. This is the default of ``tf.image.resize``, Keras'
+    ``Resizing`` and OpenCV's bilinear filter, with which many networks were trained. It has no effect on enlarging, and
+    none on ``nearest``, which never averages.
     """
 
     height: int  # of the network's input, pixels
     width: int
     geometry: Geometry = "crop"
-    crop_share: float = 1.0  # of the resized short side that the centre crop keeps; geometry "crop" only
+    crop_share: float = 1.0  # share of the resized shorter side that the centre crop keeps; for geometry "crop" only
     filter: Filter = "bilinear"
-    antialias: bool = True  # whether reducing averages over all pixels
+    antialias: bool = True  # whether reducing an image averages over all of its pixels
     fill: tuple[int, int, int] = (0, 0, 0)  # RGB of padding and letterbox bars
-    smaller: Smaller = "pad"  # what becomes of an image that is smaller than the input
-    channels: Channels = "RGB"  # order in which the network sees them; `mean` and `std` are given in that order
-    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)  # subtracted from 0..255 values in the graph
-    std: tuple[float, float, float] = (1.0, 1.0, 1.0)  # then divided by
+    smaller: Smaller = "pad"  # what is done with an image that is smaller than the input
+    channels: Channels = "RGB"  # order of the channels in the network's input, and of `mean` and `std`
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)  # subtracted from pixel values of 0 to 255
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)  # divides the result
 
     def __post_init__(self) -> None:
         for field in ("height", "width"):
             if not _is_whole(side := getattr(self, field)) or not 1 <= side <= MAX_SIDE:
-                raise ValueError(
-                    f"{field} must be a positive number of pixels. Received: {side!r}; {MAX_SIDE:,} is the largest."
-                )
+                raise ValueError(f"{field} must be a whole number of pixels from 1 to {MAX_SIDE:,}. Received: {side!r}")
         for field, allowed in _CHOICES.items():
             if getattr(self, field) not in get_args(allowed):
                 raise ValueError(
@@ -74,17 +72,15 @@ class Recipe:
         if self.antialias is not True and self.antialias is not False:
             raise ValueError(f"antialias must be true or false. Received: {self.antialias!r}")
         if not _is_number(self.crop_share) or not _LEAST_SHARE <= self.crop_share <= 1:
-            raise ValueError(
-                f"crop_share must be in (0, 1]. Received: {self.crop_share!r}; {_LEAST_SHARE} is the smallest."
-            )
+            raise ValueError(f"crop_share must be a number from {_LEAST_SHARE} to 1. Received: {self.crop_share!r}")
         if not all(_is_whole(value) and 0 <= value <= 255 for value in _three(self.fill, "fill")):
-            raise ValueError(f"fill must be three whole numbers in 0..255. Received: {self.fill!r}")
+            raise ValueError(f"fill must be three whole numbers from 0 to 255. Received: {self.fill!r}")
         if not all(value > 0 for value in _finite(self.std, "std")):
             raise ValueError(f"std must be three positive numbers. Received: {self.std!r}")
         if self.geometry == "pad" and self.smaller != "pad":
             raise ValueError(
-                f"geometry pad enlarges nothing and needs smaller to be pad. Received: smaller {self.smaller!r}. "
-                "The geometry that enlarges is letterbox."
+                f"geometry pad never enlarges an image, so smaller must be pad, too. Received: smaller "
+                f"{self.smaller!r}. Use geometry letterbox to enlarge."
             )
         # One form, so that equal recipes have equal digests: in JSON, 0 and 0.0 are written differently.
         object.__setattr__(self, "crop_share", float(self.crop_share))
@@ -93,7 +89,7 @@ class Recipe:
         object.__setattr__(self, "std", _finite(self.std, "std"))
 
     def with_geometry(self, name: str) -> Self:
-        """The recipe with another geometry, for a request that asks for one; all else stays as the weights want it.
+        """The recipe with another geometry, for a request that asks for one; all other fields are unchanged.
 
         ``pad`` brings `smaller` ``pad`` with it. The others keep `smaller`: whether enlarged pixels are something that
         the network knows is a matter of its weights, not of the request. So ``letterbox`` and ``squash`` of weights
@@ -101,7 +97,7 @@ class Recipe:
         as ``pad``. `crop_share` is kept, too, for ``crop``; 1 takes the whole short side.
 
         Raises:
-            ValueError: there is no such geometry; the message names those there are.
+            ValueError: there is no such geometry; the message lists the valid ones.
         """
         changes: dict[str, Any] = {"geometry": name}
         if name == "pad":
@@ -114,10 +110,10 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The recipe written by `to_dict`, or by a person as TOML or JSON.
+        """Create a recipe from the values of `to_dict`, or of a TOML or JSON file.
 
         Raises:
-            ValueError: a field is missing or unknown, or has a value that cannot be; the message names it.
+            ValueError: a field is missing, unknown or not valid; the message names it.
         """
         known = [field.name for field in fields(cls)]
         missing = [field for field in ("height", "width") if field not in values]

@@ -65,7 +65,7 @@ def test_the_metadata_of_a_png_never_reach_the_decoder() -> None:
     ("data", "what"),
     [
         (inserted(chunk(b"tEXt", b"a\x00b") * 20_000), "more than 16384 chunks"),
-        (inserted(chunk(b"IDAT", b"") * 20_000), "pieces of next to nothing"),
+        (inserted(chunk(b"IDAT", b"") * 20_000), "chunks of almost no bytes"),
         (
             files.gif((1, 1), (0, 0, 1, 1), [0], bytes(12), extensions=b"\x21\xfe" + b"\x01a" * 20_000 + b"\x00"),
             "more than 16384 blocks",
