@@ -1,4 +1,4 @@
-# Everything the project does, by name. `make` alone lists it.
+# Everything that the project can do, by name. `make` alone lists it.
 #
 # One virtual environment, .venv, holds what was asked for so far: the client, the server on top of it, what
 # training needs on top of that, the tools of development on top of all. Their locks agree on every version, so that a
@@ -48,25 +48,22 @@ COMPILE_CLIENT := $(UV) pip compile src/pyproject.toml $(OPTIONS)
 .PHONY: help client serve test test-ci test-all test-parity test-lowest test-image bench load check audit check-deploy docs serve-docs \
   format proto train evaluate image lock clean
 
-help:  ## list what can be made
+help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-client: $(VENV)/.client  ## set up the client alone, without TensorFlow
+client: $(VENV)/.client  ## install the client only, without TensorFlow
 	@echo "The client is ready. Try: client/cli.py classify docs/chelsea.jpg"
 
-serve: $(VENV)/.server  ## set up and start the server; settings come from GLIMPSE_* or ARGS
+serve: $(VENV)/.server  ## install and start the server; settings come from GLIMPSE_* variables or ARGS
 	@exec $(BIN)/python -m glimpse.server $(ARGS)
 
 test: $(VENV)/.dev  ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
 
-test-ci: $(VENV)/.dev  ## run the tests that .ci/run adds to those of `make test`
-	$(BIN)/python -m pytest -m ci $(ARGS)
-
-test-all: $(VENV)/.dev  ## run the tests, slow ones too
+test-all: $(VENV)/.dev  ## run all tests, including the slow ones
 	$(BIN)/python -m pytest -m "" $(ARGS)
 
-test-parity: $(PARITY)/.done  ## compare every network with its reference implementation; installs PyTorch, timm, JAX ...
+test-parity: $(PARITY)/.done  ## compare every network with its reference implementation; installs PyTorch, timm, JAX and others
 	$(PARITY)/bin/python -m pytest -m "" tests/models/parity tests/models/test_backends.py \
 	  tests/models/test_weight_files.py tests/models/test_published.py $(ARGS)
 
@@ -74,16 +71,16 @@ test-lowest: $(LOWEST)/.done  ## run the tests with the oldest versions that pyp
 	@# What writes the stubs' types needs protobuf 6.32; the service runs from 6.31.
 	$(LOWEST)/bin/python -m pytest -m "not slow" --deselect tests/proto/test_stubs.py::test_the_stubs_are_what_the_contract_generates $(ARGS)
 
-test-image: $(VENV)/.dev  ## build the image without an engine and run it; root, Debian's buildah and mmdebstrap
+test-image: $(VENV)/.dev  ## build the container image without an engine and run it; needs root, buildah and mmdebstrap
 	$(BIN)/python -m pytest -m "" -s tests/deploy/test_image.py $(ARGS)
 
-bench: $(VENV)/.dev  ## measure the service beside what it is made of: make bench ARGS="--quick"
+bench: $(VENV)/.dev  ## compare the service with the network and decoding alone: make bench ARGS="--quick"
 	$(BIN)/python -m tests.bench $(ARGS)
 
-load: $(VENV)/.dev  ## press, soak, break or attack the service: make load ARGS="soak"; also chaos, overload, attack
+load: $(VENV)/.dev  ## run a soak, chaos, overload or attack test: make load ARGS="soak"
 	$(BIN)/python -m tests.load $(ARGS)
 
-check: $(VENV)/.dev  ## check style, types, layers, the contract and its stubs
+check: $(VENV)/.dev  ## check style, types, layers, the API and its stubs
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
@@ -92,24 +89,24 @@ check: $(VENV)/.dev  ## check style, types, layers, the contract and its stubs
 	$(BIN)/python -m pytest -q tests/proto/test_stubs.py
 	@$(MAKE) --no-print-directory audit
 
-audit: $(VENV)/.dev $(AUDIT)/bin/pip-audit  ## ask whether what is locked has known vulnerabilities, and of how many: ARGS=--require fails where it cannot
+audit: $(VENV)/.dev $(AUDIT)/bin/pip-audit  ## check the locked packages for known vulnerabilities; ARGS=--require fails if that is not possible
 	$(BIN)/python .ci/audit.py $(AUDIT)/bin/pip-audit locks $(ARGS)
 
-check-deploy: $(VENV)/.dev $(DEPLOY)/.done $(TOOLS)/usr/bin/promtool  ## check Dockerfile, manifests, alerts and dashboard; kubectl renders
+check-deploy: $(VENV)/.dev $(DEPLOY)/.done $(TOOLS)/usr/bin/promtool  ## check the Dockerfile, manifests, alerts and dashboard; needs kubectl
 	$(BIN)/python -m pytest -m "" tests/deploy --ignore tests/deploy/test_image.py $(ARGS)
 
-docs: $(VENV)/.dev $(DOCS)/.done  ## build the documentation site into .cache/site, and check it
+docs: $(VENV)/.dev $(DOCS)/.done  ## build the documentation into .cache/site and check it
 	$(MKDOCS) build --quiet $(ARGS)
 	$(BIN)/python -m pytest -m "" tests/docs/test_site.py
 
-serve-docs: $(VENV)/.dev $(DOCS)/.done  ## show the site while it is written: ARGS="--dev-addr localhost:8000"
+serve-docs: $(VENV)/.dev $(DOCS)/.done  ## show the documentation as a site: ARGS="--dev-addr localhost:8000"
 	$(MKDOCS) serve $(ARGS)
 
-format: $(VENV)/.dev  ## format the code and apply the safe fixes
+format: $(VENV)/.dev  ## format the code and apply safe fixes
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-proto: $(VENV)/.dev  ## make the stubs anew from the .proto
+proto: $(VENV)/.dev  ## generate the stubs from the .proto file
 	$(BIN)/python proto/generate.py proto
 
 train: $(VENV)/.train  ## train a model: make train ARGS="--help"
@@ -122,7 +119,7 @@ image:  ## build the container image: TARGET=cpu or gpu, BUILDER="buildah build 
 	$(BUILDER) --target $(TARGET) --build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse HEAD) \
 	  --tag glimpse:$(TARGET) .
 
-lock: | $(UV)  ## make the locks anew from pyproject.toml; UPGRADE=--upgrade moves every version
+lock: | $(UV)  ## write the locks from pyproject.toml; UPGRADE=--upgrade upgrades every version
 	$(COMPILE) --group build --extra dev -o locks/dev.txt
 	$(COMPILE) --group build --extra server --extra tracing -c locks/dev.txt -o locks/server.txt
 	$(COMPILE) --group build --extra train --extra tracing -c locks/dev.txt -o locks/train.txt

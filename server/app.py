@@ -148,6 +148,7 @@ class Server:
                 port=bound.grpc,
                 metrics_port=bound.metrics,
                 health_port=bound.health,
+                **({} if (path := self._settings.unix_socket) is None else {"unix_socket": str(path)}),
             )
             if await self._load(stop):
                 self._loaded = True

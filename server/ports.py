@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -101,10 +102,12 @@ class Ports:
         settings = self._settings
         metrics = self._open_metrics() if settings.serve_metrics else None
         main = await self._listen_together()
-        self._access.receiving.follow(received=Counters(main).received)
-        self._access.closing.ports.append(main)
-        if self._access.connections is not None:
-            self._access.connections.port = main
+        if settings.unix_socket is not None:
+            self._listen_locally(settings.unix_socket)
+        self._keeper.receiving.follow(received=Counters(main).received)
+        self._keeper.closing.ports.append(main)
+        if self._keeper.connections is not None:
+            self._keeper.connections.port = main
         health = None
         if self._probes is not None and settings.health_port is not None:
             health = self._listen(self._probes, settings.health_port, "GLIMPSE_HEALTH_PORT")
@@ -196,8 +199,21 @@ class Ports:
                 return int(server.add_insecure_port(address))
             return int(server.add_secure_port(address, credentials))
         except RuntimeError as error:
-            what = str(error).partition(";")[0].rstrip(".")  # gRPC goes on with how it could be made to say more
-            raise _port_taken(host, port, what, setting) from error
+            raise _port_taken(host, port, _said(error), setting) from error
+
+    def _listen_locally(self, path: Path) -> None:
+        """Have the first server listen on a Unix socket, too, under the same rules as on the port."""
+        advice = "Remove the file or stop the program that uses it, or choose another GLIMPSE_UNIX_SOCKET."
+        if _answers(path):  # gRPC would take its name away without a word
+            raise PortTakenError(f"Cannot listen on unix:{path}: a program listens there. {advice}")
+        certificates = self._keeper.certificates
+        try:
+            if certificates is None:
+                self._servers[0].add_insecure_port(f"unix:{path}")
+            else:
+                self._servers[0].add_secure_port(f"unix:{path}", certificates.credentials())
+        except RuntimeError as error:
+            raise PortTakenError(f"Cannot listen on unix:{path}: {_said(error)}. {advice}") from error
 
     def _open_metrics(self) -> int:
         host, port = self._settings.host, self._settings.metrics_port
@@ -221,6 +237,26 @@ def _port_taken(host: str, port: int, what: str, setting: str) -> PortTakenError
         f"Cannot listen on {_address(host, port)}: {what}. Stop the program that uses it, choose another {setting}, "
         "or set GLIMPSE_HOST to an address of this machine."
     )
+
+
+def _said(error: RuntimeError) -> str:
+    """What gRPC says, without how it could be made to say more."""
+    return str(error).partition(";")[0].rstrip(".")
+
+
+def _answers(path: Path) -> bool:
+    """Whether a program listens on a Unix socket; one that nobody listens on any more is left behind by a crash."""
+    if not hasattr(socket, "AF_UNIX"):
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(path))
+        except TimeoutError:  # its backlog is full
+            return True
+        except OSError:
+            return False
+    return True
 
 
 def _is_taken(host: str, port: int) -> bool:

@@ -90,6 +90,11 @@ class Settings(AccessSettings):
         description="Address to listen on for gRPC, health checks and metrics. 0.0.0.0 means all IPv4 addresses.",
     )
     port: Port = Field(50051, description="Port of the gRPC service. 0 takes any free port; the log says which.")
+    unix_socket: Path | None = Field(
+        None,
+        description="Path of a Unix domain socket on which the gRPC service listens in addition to host and port. "
+        "Clients call it as unix:PATH; all of them count as one caller unless they have tokens or certificates.",
+    )
     metrics_port: Port = Field(
         9464, description="Port of the Prometheus endpoint /metrics. 0 takes any free port; the log says which."
     )

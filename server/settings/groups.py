@@ -10,6 +10,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "variant",
         "host",
         "port",
+        "unix_socket",
         "metrics_port",
         "runtime",
         "max_batch_size",
