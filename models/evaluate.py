@@ -48,26 +48,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = Parser(
         prog="python -m glimpse.models.evaluate",
-        description="Measure a bundle on labelled images: accuracy, negative log-likelihood, calibration error and "
-        "confusion matrix, as in its model card.",
-        epilog="example: python -m glimpse.models.evaluate --bundle runs/photos/bundle --data test.zip",
+        description="Measure the figures of a model card again: accuracy, calibration and confusion matrix.",
     )
     parser.add_argument(
-        "--bundle", type=Path, metavar="DIR", help="folder of the bundle (default: the one that is part of the package)"
-    )
-    parser.add_argument(
-        "--data",
+        "--bundle",
         type=Path,
-        required=True,
-        metavar="PATH",
-        help="folder or zip file of images, with one folder for each class: .../CLASS/IMAGE",
+        metavar="DIR",
+        help="folder of the bundle to measure (default: the model that ships with Glimpse)",
     )
     parser.add_argument(
-        "--skip-unreadable",
-        action="store_true",
-        help="skip images that cannot be read, and list them (default: refuse to measure)",
+        "--data", type=Path, required=True, metavar="PATH", help="folder or zip file with .../class/image files"
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    parser.add_argument("--skip-unreadable", action="store_true", help="leave out unreadable images, and list them")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     options = parser.parse_args(arguments)
     try:
         loaded = bundle.read(options.bundle or bundle.EMBEDDED_DEFAULT)
@@ -76,9 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"glimpse.models.evaluate: {error}", file=sys.stderr)
         return 1
     except MemoryError:
-        print(
-            "glimpse.models.evaluate: there is not enough memory for the images. Give fewer of them.", file=sys.stderr
-        )
+        print("models.evaluate: there is not enough memory for the images. Use fewer of them.", file=sys.stderr)
         return 1
     print(_as_json(loaded, measurement) if options.json else _as_text(loaded, measurement))
     return 0
