@@ -156,7 +156,7 @@ def test_what_is_not_the_bare_file_is_refused_and_costs_nothing_of_what_came_bef
 
 def test_a_file_of_unknown_length_is_refused_because_it_could_end_anywhere(server: Server, tmp_path: Path) -> None:
     server.script = [answers(BODY)]
-    assert "does not state the size of the file" in refused(server, tmp_path)
+    assert "the length of the file" in refused(server, tmp_path)
 
 
 def test_a_file_that_says_it_is_too_large_is_not_begun(server: Server, tmp_path: Path) -> None:
