@@ -30,7 +30,7 @@ def path() -> Iterator[Path]:
 
 def answered(target: str, *, bearer: str = "") -> str:
     """The label of a grey picture."""
-    metadata = [("authorization", f"Bearer {bearer}")] if bearer else None
+    metadata = (("authorization", f"Bearer {bearer}"),) if bearer else None
     request = pb.ClassifyRequest(images=[pb.Image(raw=pb.RawPixels(height=32, width=32, data=bytes([128]) * 3072))])
     with grpc.insecure_channel(target) as channel:
         return str(
