@@ -40,6 +40,8 @@ def include(page: str) -> str:
             return link[0]
         path, hash_, fragment = target.partition("#")
         file = normpath(PurePosixPath(source).parent / path)
+        if file.startswith("docs/"):
+            pages[file] = file.removeprefix("docs/")
         there = pages.get(f"{file}#{fragment}") or (pages[file] + hash_ + fragment if file in pages else None)
         if there is None:  # a file that the site does not have: its name says where it is
             return link["text"]

@@ -141,6 +141,10 @@ def test_the_glossary_is_short_in_order_and_without_repetition() -> None:
     assert terms == sorted(set(terms))
 
 
+def test_a_file_of_the_repository_may_link_to_a_page_of_the_site() -> None:
+    assert "[glossary](../glossary.md)" in repository.include("explanation/architecture.md")
+
+
 def test_headings_go_down_and_fences_stay() -> None:
     assert markdown.deeper("# A\n```sh\n# B\n```\n## C", 1) == "## A\n```sh\n# B\n```\n### C\n"
 
