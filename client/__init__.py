@@ -11,8 +11,8 @@
     async with AsyncClient("localhost:50051") as client:
         result = await client.classify("cat.jpg", top_k=3)
 
-It needs gRPC and protobuf, and no TensorFlow. The clients load gRPC on first use, so that importing the package is
-cheap.
+It needs gRPC and protobuf, but neither TensorFlow nor NumPy. The clients load gRPC on first use, so importing the
+package costs little.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from glimpse.client.aio_reading import AsyncReader, start
 from glimpse.client.aio_stream import AsyncStream, OpenCall
 from glimpse.client.dispatch import GOODBYE_SECONDS, Dispatch
-from glimpse.client.events import Ended, Event, Line
+from glimpse.client.events import BulkStream, Ended, Event
 from glimpse.client.reading import Failed, InOrder, Reader, ToRequest
 from glimpse.client.results import ImageResult
 
@@ -86,7 +86,7 @@ class AsyncBulk(Generic[K]):
         if self._tasks:
             await asyncio.wait(self._tasks)
 
-    def _open(self) -> Line:
+    def _open(self) -> BulkStream:
         careful = self._last is not None and self._last.end_is_hidden
         self._last = AsyncStream(self._open_stream(), self._events.put_nowait, careful=careful)
         self._keep(self._last.task)

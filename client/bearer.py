@@ -90,7 +90,7 @@ def _checked(text: str, name: str) -> str:
     value = text.strip()
     if not _TOKEN.fullmatch(value):
         raise ValueError(
-            f"The {name} holds no bearer token: one word of letters, digits and -._~+/ that may end in =. "
+            f"The {name} does not hold a bearer token: one word of letters, digits and -._~+/ that may end in =. "
             f"Received: {len(value)} characters{' with others among them' if value else ''}."
         )
     return value

@@ -17,7 +17,7 @@ from typing import TypeVar
 import grpc
 
 from glimpse.client.errors import Code, DeadlineExceededError, GlimpseError
-from glimpse.client.rate_control import Pace
+from glimpse.client.rate_control import RateControl
 from glimpse.client.status import from_rpc_error, pushback
 
 T = TypeVar("T")
@@ -28,18 +28,18 @@ _FIRST_SECONDS = 0.1  # of waiting, where the server does not say how long
 _LONGEST_SECONDS = 1.0
 
 
-class _Turns:
+class _RateGate:
     """Which calls may go, for both clients. Nothing here waits or locks."""
 
     def __init__(self) -> None:
-        self._pace = Pace()
+        self._rate = RateControl()
         self._out: set[int] = set()  # the numbers of the calls on the way
         self._returning = 0  # refused calls that wait until they may come back
         self._numbers = 0
 
     def delay(self, now: float) -> float | None:
         """Seconds until a call that comes now may go; None: when another one has ended."""
-        pace = self._pace
+        pace = self._rate
         if not pace.limited:
             return 0.0
         if self._returning or not pace.room(len(self._out)):
@@ -50,19 +50,19 @@ class _Turns:
         """A call goes out; returns its number."""
         self._numbers += 1
         self._out.add(self._numbers)
-        self._pace.sent(now)
+        self._rate.sent(now)
         return self._numbers
 
     def answered(self, number: int) -> None:
         """It was answered, or ended for another reason than the rate."""
         self._out.remove(number)
-        self._pace.answered()
+        self._rate.answered()
 
     def refused(self, number: int, now: float, retry_after: float) -> None:
         """It was refused for coming too fast."""
         alone = len(self._out) == 1
         self._out.remove(number)
-        self._pace.refused(now, retry_after, alone=alone)
+        self._rate.refused(now, retry_after, alone=alone)
 
     def waits(self) -> None:
         """A refused call begins to wait."""
@@ -110,7 +110,7 @@ class Calls:
     """The lone calls of a client; for all threads."""
 
     def __init__(self) -> None:
-        self._turns = _Turns()
+        self._gate = _RateGate()
         self._changed = Condition()
 
     def run(self, call: Callable[[float], T], target: str, timeout: float) -> T:
@@ -141,23 +141,23 @@ class Calls:
                 time.sleep(seconds)
             finally:
                 with self._changed:
-                    self._turns.returns()
+                    self._gate.returns()
                     self._changed.notify_all()
             with self._changed:
-                number = self._turns.went(time.monotonic())
+                number = self._gate.went(time.monotonic())
 
     def _enter(self, attempts: _Call) -> int:
         with self._changed:
-            while (delay := self._turns.delay(time.monotonic())) != 0.0:
+            while (delay := self._gate.delay(time.monotonic())) != 0.0:
                 left = attempts.left()
                 if not left:
                     raise attempts.too_late()
                 self._changed.wait(left if delay is None else min(delay, left))
-            return self._turns.went(time.monotonic())
+            return self._gate.went(time.monotonic())
 
     def _answered(self, number: int) -> None:
         with self._changed:
-            self._turns.answered(number)
+            self._gate.answered(number)
             self._changed.notify_all()
 
     def _failed(self, number: int, attempts: _Call, error: grpc.RpcError) -> float:
@@ -168,14 +168,14 @@ class Calls:
         """
         with self._changed:
             self._changed.notify_all()
-            return _failed(self._turns, number, attempts, error)
+            return _failed(self._gate, number, attempts, error)
 
 
 class AsyncCalls:
     """The lone calls of a client for asyncio; on one event loop."""
 
     def __init__(self) -> None:
-        self._turns = _Turns()
+        self._gate = _RateGate()
         self._changed = asyncio.Event()
 
     async def run(self, call: Callable[[float], Awaitable[T]], target: str, timeout: float) -> T:  # noqa: ASYNC109 - the call's own
@@ -187,30 +187,30 @@ class AsyncCalls:
                 answer = await call(attempts.left())
             except grpc.RpcError as error:
                 self._wake()
-                seconds = _failed(self._turns, number, attempts, error)
+                seconds = _failed(self._gate, number, attempts, error)
             except BaseException:
-                self._turns.answered(number)
+                self._gate.answered(number)
                 self._wake()
                 raise
             else:
-                self._turns.answered(number)
+                self._gate.answered(number)
                 self._wake()
                 return answer
             try:
                 await asyncio.sleep(seconds)
             finally:
-                self._turns.returns()
+                self._gate.returns()
                 self._wake()
-            number = self._turns.went(time.monotonic())
+            number = self._gate.went(time.monotonic())
 
     async def _enter(self, attempts: _Call) -> int:
-        while (delay := self._turns.delay(time.monotonic())) != 0.0:
+        while (delay := self._gate.delay(time.monotonic())) != 0.0:
             left = attempts.left()
             if not left:
                 raise attempts.too_late()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), left if delay is None else min(delay, left))
-        return self._turns.went(time.monotonic())
+        return self._gate.went(time.monotonic())
 
     def _wake(self) -> None:
         """Let those who wait look again."""
@@ -218,7 +218,7 @@ class AsyncCalls:
         self._changed = asyncio.Event()
 
 
-def _failed(turns: _Turns, number: int, attempts: _Call, error: grpc.RpcError) -> float:
+def _failed(turns: _RateGate, number: int, attempts: _Call, error: grpc.RpcError) -> float:
     """Seconds to wait before the next attempt; the call counts as one that returns until then.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The synchronous client."""
+"""The client for programs without asyncio."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class Client(BaseClient):
         with Client("localhost:50051") as client:
             print(client.classify("cat.jpg").predictions[0].label)
 
-    Calls that the server has no room for are repeated up to 4 times, when the server says, and what it refuses for
-    coming too fast holds back the calls after it; those of a server that goes or dies are repeated on another one.
-    Classification changes nothing, so repeating it is harmless.
+    A call that the server has no room for is repeated up to 4 times, each time when the server says. A call that is
+    refused because calls come too fast also delays the calls after it. Calls that were interrupted because a server
+    shut down or died are repeated on another one. Classification changes nothing, so repeating a call is harmless.
     """
 
     def _prepare(self) -> None:
@@ -48,7 +48,7 @@ class Client(BaseClient):
         self.close()
 
     def close(self) -> None:
-        """Close the connection; calls in flight are cancelled."""
+        """Close the connection. Calls in flight are cancelled."""
         self._channel.close()
 
     def classify(
@@ -68,21 +68,21 @@ class Client(BaseClient):
             image: the path of an image file, or its bytes; or pixels as a NumPy array of uint8 ``[height, width, 3]``
                 in the order red, green, blue; or a Pillow image, which travels as the pixels that a viewer would show
                 (upright, transparency on white). Pixels have to fit into a message, as about 5.5 megapixels do.
-            top_k: how many predictions; 5, or all classes where there are fewer, when left out.
-            min_probability: leave out predictions below it.
-            geometry: how the image is fitted to the network's input, one of those that the server allows
-                (``describe().limits.geometries``); the model's own when empty.
-            model: name of a loaded model; the server's default when empty.
-            version: of that model; its newest when empty.
-            timeout: seconds to wait for the answer, retries included; the client's own when left out.
+            top_k: how many predictions to return; without it 5, or all classes where there are fewer.
+            min_probability: leave out predictions that are less probable than this, 0 to 1.
+            geometry: how to fit the image to the network's input, one of those that the server allows
+                (``describe().limits.geometries``); if empty, the model's own.
+            model: the name of a loaded model; if empty, the server's default model.
+            version: the version of that model; if empty, its newest.
+            timeout: seconds to wait for the answer, retries included; without it, the client's own timeout.
 
         Returns:
-            The predictions by falling probability; never an `error`.
+            The predictions, the most probable first. There is never an `error`.
 
         Raises:
-            ImageRefusedError: the image cannot be classified; expected where images come from outside.
+            ImageRefusedError: the image cannot be classified. Expect this where images come from outside.
             OSError: the file cannot be read.
-            GlimpseError: the call got no answer; see the tree in `client.errors`.
+            GlimpseError: the call failed; `client.errors` shows the tree of errors.
         """
         request = messages.to_requests(top_k, min_probability, geometry, model, version)(image)
 
@@ -111,9 +111,9 @@ class Client(BaseClient):
     ) -> Iterator[tuple[K, ImageResult]]:
         """Classify any number of images over a stream, several at a time.
 
-        `images` is read in a thread of its own, and only as far ahead as `in_flight` allows: memory stays bounded
-        however many there are, and a slow consumer slows the reading down. Where a server goes or dies, its unanswered
-        images are sent to another one.
+        Images are read in a thread of their own, and only as far ahead as `in_flight` allows, so memory stays bounded
+        however many there are, and a slow consumer slows the reading down. If a server shuts down or dies, its
+        unanswered images are sent to another one.
 
             for path, result in client.classify_many((path, path) for path in Path("photos").rglob("*.jpg")): ...
             for number, result in client.classify_many(enumerate(camera)): ...
@@ -121,9 +121,9 @@ class Client(BaseClient):
         Args:
             images: pairs of a key of your own and an image as `classify` takes it.
             top_k, min_probability, geometry, model, version: as for `classify`, for all images.
-            timeout: seconds without any answer after which to give up; the client's own when left out.
-            in_flight: images at a time between being read and being done with, at least 1.
-            ordered: yield in the order of `images`; otherwise as the answers arrive.
+            timeout: seconds without any answer after which to give up; without it, the client's own timeout.
+            in_flight: how many images may be read and not yet be yielded, at least 1.
+            ordered: yield in the order of `images`. Otherwise results are yielded as the answers arrive.
 
         Yields:
             Your key and its result, exactly one for each image. A file that cannot be read and an image that cannot
@@ -131,8 +131,8 @@ class Client(BaseClient):
 
         Raises:
             StreamBrokenError: one stream after the other ended without an answer, and images are unanswered.
-            RequestRefusedError: the options are at fault, so that every image would fail alike.
-            GlimpseError: see the tree in `client.errors`.
+            RequestRefusedError: the options are wrong, so every image would fail in the same way.
+            GlimpseError: the call failed; `client.errors` shows the tree of errors.
             Whatever `images` itself raises.
         """
         bulk: Bulk[K] = Bulk(
@@ -146,16 +146,16 @@ class Client(BaseClient):
         return bulk.run(images)
 
     def describe(self, *, model: str = "", version: str = "", timeout: float | None = None) -> ModelDescription:
-        """What a loaded model is, what it wants and how it runs.
+        """Describe a loaded model: its classes, network, preprocessing, runtime and limits.
 
         Args:
-            model: name of a loaded model; the server's default when empty.
-            version: of that model; its newest when empty.
-            timeout: seconds to wait for the answer; the client's own when left out.
+            model: the name of a loaded model; if empty, the server's default model.
+            version: the version of that model; if empty, its newest.
+            timeout: seconds to wait for the answer; without it, the client's own timeout.
 
         Raises:
             ModelNotFoundError: no loaded model has this name and version.
-            GlimpseError: see the tree in `client.errors`.
+            GlimpseError: the call failed; `client.errors` shows the tree of errors.
         """
         request = messages.to_describe(model, version)
         try:
@@ -170,14 +170,14 @@ class Client(BaseClient):
         return messages.from_description(reply)
 
     def health(self, *, timeout: float | None = None) -> health.Health:
-        """Whether a server lives and takes images; where the target has several, of one of them.
+        """Ask whether a server is alive and takes images. Where the target has several servers, one of them is asked.
 
         Args:
-            timeout: seconds to wait for an answer; the client's own when left out.
+            timeout: seconds to wait for the answer; without it, the client's own timeout.
 
         Raises:
-            UnavailableError: nobody answers. A server that answers and is not serving is no error.
-            GlimpseError: see the tree in `client.errors`.
+            UnavailableError: no server answers. A server that answers and is not serving is not an error.
+            GlimpseError: the call failed; `client.errors` shows the tree of errors.
         """
         # The client's own channel does not call servers that are not serving.
         with self._connection.open(all_servers=True) as all_servers:

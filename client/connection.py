@@ -21,12 +21,15 @@ StrPath = str | os.PathLike[str]
 
 @dataclass(frozen=True, slots=True)
 class TLS:
-    """Encrypt, and check the server's certificate. The files are PEM, and read once, when the client is made."""
+    """Encrypt the connection, and check the server's certificate.
 
-    ca: StrPath | None = None  # authorities to trust; those that gRPC ships with (public ones) when left out
-    certificate: StrPath | None = None  # chain of the client's own, for servers that want one (mutual TLS)
-    key: StrPath | None = None  # of that certificate
-    server_name: str = ""  # that the server's certificate must have, where it is not the target's
+    The files are in PEM format. They are read once, when the client is made.
+    """
+
+    ca: StrPath | None = None  # certificate authorities to trust; without it, the public ones that gRPC ships with
+    certificate: StrPath | None = None  # the client's certificate chain, for servers that ask for one (mutual TLS)
+    key: StrPath | None = None  # the private key of that certificate
+    server_name: str = ""  # the name that the server's certificate must have, if it is not the target's
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +43,13 @@ class Connection:
 
     def __post_init__(self) -> None:
         if self.tls is not None and (self.tls.certificate is None) != (self.tls.key is None):
-            raise ValueError("A client's certificate and its key come together. Received one without the other.")
+            raise ValueError(
+                "A client certificate needs its key, and a key its certificate. Received one without the other."
+            )
         if self.token and not self.tls and not self.allow_plaintext_token and not is_loopback(self.target):
             raise ValueError(
-                f"The {self.token.name} would travel readable for everyone on the way to {self.target}. "
-                "Use TLS (tls=True, --tls), or allow it where the way is safe by other means "
+                f"The {self.token.name} would be sent to {self.target} without encryption. "
+                "Use TLS (tls=True, --tls), or allow it where the network is safe by other means "
                 "(allow_plaintext_token=True, --insecure-token)."
             )
 
@@ -103,7 +108,7 @@ class Connection:
     def options(self, *, all_servers: bool = False, repeat_all: bool = False) -> list[tuple[str, int | str]]:
         """Arguments of such a channel; those of `client.channel.options` that the connection does not know."""
         server_name = self.tls.server_name if self.tls is not None else ""
-        through_proxy = proxy.towards(self.target) is not None
+        through_proxy = proxy.for_target(self.target) is not None
         return channel.options(
             server_name=server_name, all_servers=all_servers, repeat_all=repeat_all, through_proxy=through_proxy
         )
@@ -141,7 +146,7 @@ def _pem(path: StrPath | None, kind: str) -> bytes | None:
         return None
     data = Path(path).read_bytes()
     if not re.search(rb"-----BEGIN [A-Z ]*" + kind.encode() + b"-----", data):
-        raise ValueError(f"{os.fspath(path)} holds no PEM block of a {kind.lower()}.")
+        raise ValueError(f"{os.fspath(path)} does not hold a {kind.lower()} in PEM format.")
     return data
 
 

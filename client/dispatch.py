@@ -22,8 +22,8 @@ from glimpse.client import messages
 from glimpse.client.backoff import Backoff
 from glimpse.client.calls import RATE_LIMITED
 from glimpse.client.errors import Code, DeadlineExceededError, GlimpseError, StreamBrokenError
-from glimpse.client.events import Ended, Event, Line, Reply
-from glimpse.client.rate_control import Pace
+from glimpse.client.events import BulkStream, Ended, Event, Reply
+from glimpse.client.rate_control import RateControl
 from glimpse.client.reading import Exhausted, Job
 from glimpse.client.results import ImageResult
 from glimpse.client.status import from_request_error, from_rpc_error
@@ -53,7 +53,7 @@ GOODBYE_SECONDS = 5.0  # for the server to end the stream, when all answers are 
 class Dispatch(Generic[K]):
     """One run."""
 
-    def __init__(self, open_stream: Callable[[], Line], target: str, *, timeout: float) -> None:
+    def __init__(self, open_stream: Callable[[], BulkStream], target: str, *, timeout: float) -> None:
         """Prepare a run; nothing is opened before there is something to send.
 
         Args:
@@ -62,13 +62,13 @@ class Dispatch(Generic[K]):
             target: for messages.
             timeout: seconds without an answer after which to give up.
         """
-        self.stream: Line | None = None
+        self.stream: BulkStream | None = None
         self._open_stream = open_stream
         self._target = target
         self._timeout = timeout
         self._unanswered: dict[str, Job[Any]] = {}  # by the id on the wire, in the order of their reading
         self._retries: list[tuple[float, str]] = []  # heap of when (time.monotonic) and which id
-        self._pace = Pace()
+        self._rate = RateControl()
         self._held: deque[str] = deque()  # not sent yet on this stream: the server refuses what comes too fast
         self._out: set[str] = set()  # on the way since the pace is limited
         self._out_again: set[str] = set()  # those of them that had been refused before
@@ -166,7 +166,7 @@ class Dispatch(Generic[K]):
 
     def _send_what_is_due(self, now: float) -> list[float]:
         """Send what may be sent by now; the time at which there will be more to send."""
-        pace = self._pace
+        pace = self._rate
         while self._retries and pace.room(len(self._out_again)):
             due = max(self._retries[0][0], pace.next)
             if due > now:
@@ -185,14 +185,14 @@ class Dispatch(Generic[K]):
         self._unanswered[str(job.number)] = job
         if self.stream is None or self._leave_by is not None:
             return  # the next stream begins with it
-        if self._pace.limited:
+        if self._rate.limited:
             self._held.append(str(job.number))
         else:
             self._transmit(str(job.number))
 
     def _transmit(self, request_id: str, *, again: bool = False) -> None:
-        if self._pace.limited:
-            self._pace.sent(time.monotonic())
+        if self._rate.limited:
+            self._rate.sent(time.monotonic())
             self._out.add(request_id)
             if again:
                 self._out_again.add(request_id)
@@ -210,7 +210,7 @@ class Dispatch(Generic[K]):
         for request_id in self._unanswered:
             if request_id in later:
                 continue
-            if self._pace.limited:
+            if self._rate.limited:
                 self._held.append(request_id)
             else:
                 self._transmit(request_id)
@@ -236,7 +236,7 @@ class Dispatch(Generic[K]):
         if message.HasField("response"):
             stream.answered = True
             self._answers += 1
-            self._pace.answered()
+            self._rate.answered()
             job.result = messages.from_response(message.response)[0]
         else:
             job.result = self._refused(job, from_request_error(message.error), alone=alone)
@@ -262,7 +262,7 @@ class Dispatch(Generic[K]):
         if error.retry_after is not None and job.refusals < _MOST_REFUSALS:
             if error.reason == RATE_LIMITED:
                 # Each has a place of its own in the server's line. It is told when that is, and goes then.
-                self._pace.refused(time.monotonic(), error.retry_after, alone=alone)
+                self._rate.refused(time.monotonic(), error.retry_after, alone=alone)
                 delay = error.retry_after
             else:
                 # What was refused together is told the same; a little chance keeps it from coming back together.

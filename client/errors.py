@@ -1,16 +1,16 @@
 """Everything that a call to Glimpse can raise, as one tree.
 
     GlimpseError
-    ├── UnavailableError            UNAVAILABLE          nobody answers at the target, or it is loading or draining
-    ├── StreamBrokenError           any                  streams end, one after the other, with images unanswered
+    ├── UnavailableError            UNAVAILABLE          no server answers at the target, or it loads or shuts down
+    ├── StreamBrokenError           any                  one stream after the other ended, and images are unanswered
     ├── DeadlineExceededError       DEADLINE_EXCEEDED    the answer did not come in time
-    ├── OverloadedError             RESOURCE_EXHAUSTED   come back after `retry_after`
+    ├── OverloadedError             RESOURCE_EXHAUSTED   the server has no room; try again after `retry_after`
     ├── RequestRefusedError         the others           the request is at fault, the same one will fail again
     │   ├── InvalidRequestError     INVALID_ARGUMENT
     │   ├── ModelNotFoundError      NOT_FOUND
     │   └── AccessDeniedError       UNAUTHENTICATED, PERMISSION_DENIED   the token or the client's certificate
     ├── ImageRefusedError           any                  this one image cannot be classified
-    └── ServerFaultError            INTERNAL, UNKNOWN    a defect of the server
+    └── ServerFaultError            INTERNAL, UNKNOWN    an internal error of the server
 
 Nothing here loads gRPC, so that code which only handles errors stays cheap to import.
 """
@@ -43,7 +43,7 @@ class Code(IntEnum):
 
 
 class GlimpseError(Exception):
-    """A call that got no answer.
+    """A call that failed: the base class of all errors of this package.
 
     Attributes:
         code: gRPC status code.
@@ -68,11 +68,11 @@ class GlimpseError(Exception):
 
 
 class UnavailableError(GlimpseError):
-    """Nobody answers at the target, or the server is loading or draining; try later or elsewhere."""
+    """No server answers at the target, or it is loading its model or shutting down. Try later, or another server."""
 
 
 class StreamBrokenError(GlimpseError):
-    """Images stay unanswered though they were sent over several streams; what was yielded before stands."""
+    """Images are unanswered although they were sent over several streams. Earlier results are valid."""
 
 
 class DeadlineExceededError(GlimpseError):
@@ -80,11 +80,11 @@ class DeadlineExceededError(GlimpseError):
 
 
 class OverloadedError(GlimpseError):
-    """The server has no room, or a message is above its limit; with a `retry_after`, come back after it."""
+    """The server has no room, or a message is larger than it allows. Try again after `retry_after`, if set."""
 
 
 class RequestRefusedError(GlimpseError):
-    """The request is at fault, and the same one will be refused again: you should fix your code or your options."""
+    """The request is wrong, and the same one will be refused again. Correct your code or your options."""
 
 
 class InvalidRequestError(RequestRefusedError):
@@ -96,15 +96,15 @@ class ModelNotFoundError(RequestRefusedError):
 
 
 class AccessDeniedError(RequestRefusedError):
-    """The server does not let this caller in: the token is missing, unknown or expired, or not good for this."""
+    """Access denied: the token or the client certificate is missing, unknown, expired, or does not allow this call."""
 
 
 class ImageRefusedError(GlimpseError):
-    """The image cannot be classified; expected wherever images come from outside."""
+    """The image cannot be classified. Expect this error wherever images come from outside."""
 
 
 class ServerFaultError(GlimpseError):
-    """A defect of the server; its log knows more."""
+    """An internal error of the server. Its log says more."""
 
 
 _CLASSES: dict[Code, type[GlimpseError]] = {

@@ -13,7 +13,7 @@ from glimpse.v1 import classifier_pb2 as pb
 K = TypeVar("K")
 
 
-class Line(Protocol):
+class BulkStream(Protocol):
     """One `ClassifyStream`, of either client."""
 
     pending: set[str]  # ids that were sent here and have no reply yet
@@ -33,7 +33,7 @@ class Line(Protocol):
 class Reply:
     """An answer or a refusal arrived."""
 
-    stream: Line
+    stream: BulkStream
     message: pb.ClassifyStreamResponse
 
 
@@ -41,7 +41,7 @@ class Reply:
 class Ended:
     """A stream is over."""
 
-    stream: Line
+    stream: BulkStream
     error: grpc.RpcError | None  # None: with OK
 
 

@@ -24,7 +24,7 @@ class Proxy:
     address: str  # without the user and the password that the variable may hold
 
 
-def towards(target: str, environment: Mapping[str, str] = os.environ) -> Proxy | None:
+def for_target(target: str, environment: Mapping[str, str] = os.environ) -> Proxy | None:
     """The proxy that calls to a target go through; None where they go directly.
 
     A target on this machine is never called through a proxy, which is for the world outside and could not reach it.
@@ -41,9 +41,9 @@ def towards(target: str, environment: Mapping[str, str] = os.environ) -> Proxy |
     return Proxy(name, f"{found.scheme}://{found.netloc.rpartition('@')[2]}")
 
 
-def said(target: str) -> str:
+def explanation(target: str) -> str:
     """A sentence for a call that failed on its way through a proxy; nothing where there is none."""
-    proxy = towards(target)
+    proxy = for_target(target)
     if proxy is None:
         return ""
     return (

@@ -19,7 +19,7 @@ _LONGEST_GAP = 5.0  # seconds
 _ALIKE = 0.1
 
 
-class Pace:
+class RateControl:
     """The pace of one stream, or of one client's calls. All times are of one monotonic clock, in seconds."""
 
     def __init__(self) -> None:

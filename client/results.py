@@ -1,4 +1,4 @@
-"""What comes back, as plain frozen values. No gRPC here: the wire's messages stay behind `client.messages`."""
+"""Results as plain, immutable values. Nothing here loads gRPC: `client.messages` makes them from protobuf messages."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from glimpse.client.errors import Code, ImageRefusedError
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One class and how probable it is."""
+    """One class and its probability."""
 
-    index: int  # of the class in the network's output
+    index: int  # position of the class in the network's output
     label: str  # for people, for example "cat"
     probability: float  # calibrated, 0..1; all classes of an image add up to 1
     class_id: str = ""  # stable id where the data set has one, for example WordNet's "n02123045"
@@ -22,16 +22,16 @@ class ImageError:
     """Why one image could not be classified."""
 
     code: Code
-    reason: str  # for programs: the table in classifier.proto, or a reason of this side (`client.image_input`)
+    reason: str  # for programs: one of the table in classifier.proto, or of the client's own, such as FILE_NOT_FOUND
     message: str  # for people
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Where an image's time went on the server, in seconds; stages that it did not reach are 0.
+    """How long each stage of an image took on the server, in seconds; stages that it did not reach are 0.
 
     The order of the stages is receive, admission, decode wait, decode, pre-stem, queue, compute, reply. They follow one
-    another without a gap: `total_seconds` is what the server took for the call. An older server tells four of them.
+    another without a gap, so `total_seconds` is what the server took for the call. An older server reports only four.
     """
 
     decode_seconds: float  # from bytes to pixels
@@ -41,7 +41,7 @@ class Timing:
     batch_size: int  # images in that batch, this one included
     decode_wait_seconds: float = 0.0  # waiting for a decoder
     receive_seconds: float = 0.0  # from the beginning of the call until its message was there; 0 on a stream
-    admission_seconds: float = 0.0  # until the request was let in
+    admission_seconds: float = 0.0  # waiting for admission: access, rate and room
     reply_seconds: float = 0.0  # from the image's answer until the reply was put together
 
     @property
@@ -54,7 +54,7 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class ModelIdentity:
-    """Exactly which model answered."""
+    """The model that answered."""
 
     name: str
     version: str
@@ -63,16 +63,16 @@ class ModelIdentity:
 
 @dataclass(frozen=True, slots=True)
 class ImageResult:
-    """What became of one image: predictions, or an error."""
+    """The result of one image: predictions, or an error."""
 
-    predictions: tuple[Prediction, ...]  # by falling probability; empty with an error or a high min_probability
+    predictions: tuple[Prediction, ...]  # the most probable first; empty with an error or a high min_probability
     error: ImageError | None = None
     timing: Timing | None = None  # None where the image never reached the server
     model: ModelIdentity | None = None  # None likewise
 
     @classmethod
     def failed(cls, code: Code, reason: str, message: str) -> ImageResult:
-        """The result of an image that got no further than an error."""
+        """A result with an error and no predictions."""
         return cls((), ImageError(code, reason, message))
 
     def raise_for_error(self) -> ImageResult:
@@ -106,7 +106,7 @@ class ClassLabel:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One stretch of the network."""
+    """One stage of the network: blocks of a kind that follow one another."""
 
     name: str  # "stem", "group1", ..., "classifier"
     block: str  # kind of block, for example "se_basic"
@@ -118,7 +118,7 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class PreStem:
-    """How any image becomes the network's input."""
+    """The preprocessing that turns an image into the network's input."""
 
     height: int  # of the network's input, pixels
     width: int

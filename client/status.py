@@ -23,12 +23,12 @@ _DOMAIN = "glimpse"
 # gRPC has UNAVAILABLE for all that keeps it from a server; its message tells which. By a part of that message, for
 # people only: where another release words it otherwise, they read the message itself.
 _CAUSES = {
-    "backend unhealthy": "The server at {target} is not serving: it loads its model, or shuts down",
+    "backend unhealthy": "The server at {target} is not serving: it is loading its model, or shutting down",
     "health check call failed": "The server at {target} does not let this client watch its health",
-    "CERTIFICATE_VERIFY_FAILED": "The certificate of {target} is of no authority that is trusted here",
-    "Hostname Verification Check failed": "The certificate of {target} is for another name",
+    "CERTIFICATE_VERIFY_FAILED": "The certificate of {target} was issued by an authority that is not trusted here",
+    "Hostname Verification Check failed": "The certificate of {target} was issued for another name",
     "WRONG_VERSION_NUMBER": "The server at {target} does not speak TLS",
-    "Socket closed": "The server at {target} closed the connection; it may want TLS, or a client's certificate",
+    "Socket closed": "The server at {target} closed the connection; it may require TLS or a client certificate",
 }
 
 
@@ -91,10 +91,10 @@ def _explain(code: Code, message: str, target: str, service: str) -> str:
     if code is Code.UNAVAILABLE:
         for part, meaning in _CAUSES.items():
             if part in message:
-                return f"{meaning.format(target=target)} ({message}).{proxy.said(target)}"
-        return f"No Glimpse server answers at {target} ({message}).{proxy.said(target)}"
+                return f"{meaning.format(target=target)} ({message}).{proxy.explanation(target)}"
+        return f"No Glimpse server answers at {target} ({message}).{proxy.explanation(target)}"
     if code is Code.UNIMPLEMENTED:
         return f"The server at {target} does not offer {service} ({message})."
     if code is Code.DEADLINE_EXCEEDED:
-        return f"No answer from {target} within the timeout ({message}).{proxy.said(target)}"
+        return f"No answer from {target} within the timeout ({message}).{proxy.explanation(target)}"
     return message

@@ -13,7 +13,7 @@ from glimpse.client.commands import exits
 from glimpse.client.commands.find_images import STDIN, find, why_not_found
 from glimpse.client.commands.output import Output
 from glimpse.client.commands.output_options import OutputOptions, output_options
-from glimpse.client.commands.progress import Shown, progress
+from glimpse.client.commands.progress import Advance, progress
 from glimpse.client.commands.request_options import RequestOptions, request_options
 from glimpse.client.commands.server_options import ServerOptions, server_options
 
@@ -57,17 +57,17 @@ def classify(
     with (
         server.client() as client,
         output.opened(top_k) as answers,
-        progress(lambda: find(images), aside=output.aside) as shown,
+        progress(lambda: find(images), aside=output.aside) as advance,
     ):
         results = client.classify_many(
-            _to_send(images, answers, shown),
+            _to_send(images, answers, advance),
             top_k=top_k,
             min_probability=min_probability,
             **request.arguments(),
         )
         for path, result in results:
             answers.write(path, _explained(path, result))
-            shown(failed=result.error is not None)
+            advance(failed=result.error is not None)
     _say_failed(answers.failed, quiet=output.silent)
 
 
@@ -76,12 +76,12 @@ def _check_stdin(images: list[str]) -> None:
         raise typer.BadParameter("- stands for the standard input, which can be read only once.", param_hint="IMAGE")
 
 
-def _to_send(arguments: list[str], answers: Output, shown: Shown) -> Iterator[tuple[str, ImageInput]]:
+def _to_send(arguments: list[str], answers: Output, advance: Advance) -> Iterator[tuple[str, ImageInput]]:
     from glimpse.client.image_input import MAX_IMAGE_BYTES
 
     for path in find(arguments):
         if answers.has(path):
-            shown(failed=False)
+            advance(failed=False)
             continue
         # One byte above the limit is enough to be refused; the standard input may have no end.
         yield path, sys.stdin.buffer.read(MAX_IMAGE_BYTES + 1) if path == STDIN else path

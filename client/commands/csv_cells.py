@@ -20,7 +20,7 @@ _JOINERS = "\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}"
 _STDIN = "-"  # our own name of the standard input: alone it computes nothing
 
 
-def cell(text: str) -> str:
+def escape_cell(text: str) -> str:
     """What is written for a text. Numbers of our own do not need it, and may be negative."""
     separated = _SEPARATED.search(text) is not None
     controls = not text.isprintable() and any(map(_is_control, text))
@@ -31,7 +31,7 @@ def cell(text: str) -> str:
     return "'" + "".join(_escaped(char) if _is_control(char) else char for char in text)
 
 
-def text_of(cell: str) -> str:
+def unescape_cell(cell: str) -> str:
     """The text for which a cell was written; of one that an older version wrote, what stands there."""
     if not cell.startswith("'"):
         return cell

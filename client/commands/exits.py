@@ -42,7 +42,7 @@ class Exit(IntEnum):
     BROKEN_PIPE = 141
 
 
-# Shown by `--help`; the `\b` keeps it from being wrapped into a paragraph.
+# Advance by `--help`; the `\b` keeps it from being wrapped into a paragraph.
 TABLE = """\b
 Exit codes:
     0  success: everything was answered
@@ -105,7 +105,7 @@ def _code(error: GlimpseError) -> Exit:
 def _explanation(error: GlimpseError, target: str) -> str:
     if isinstance(error, UnavailableError) and not error.reason and error.message.startswith("No Glimpse server"):
         hint = "start one with `make serve`, name another with --target, or wait for it with --wait."
-        return f"No Glimpse server answers at {target}; {hint}{proxy.said(target)}"
+        return f"No Glimpse server answers at {target}; {hint}{proxy.explanation(target)}"
     text = f"Error: {error}"
     if isinstance(error, AccessDeniedError):
         text += " Give a token with --token-file, GLIMPSE_TOKEN_FILE or GLIMPSE_TOKEN."

@@ -97,7 +97,7 @@ class File:
             ValueError: it holds something.
         """
         if self._size:
-            raise ValueError(f"{self._path} is there already; go on with it by --resume, or name another file.")
+            raise ValueError(f"{self._path} exists already. Continue it with --resume, or name another file.")
 
     def resume(self, *, retry_failed: bool) -> None:
         """Go on after the answers that the file holds.
@@ -110,7 +110,7 @@ class File:
             ValueError: it holds something other than such answers; it is left as it was.
         """
         if not self._is_regular or self._form is None:
-            raise ValueError(f"{self._path} cannot be gone on with: it needs to be a file, of JSON Lines or CSV.")
+            raise ValueError(f"{self._path} cannot be continued: --resume needs a regular file with --json or --csv.")
         whole, passing = 0, 0
         with self._path.open("rb") as file:
             for data, record in self._records(file):
@@ -170,7 +170,7 @@ class File:
         try:
             for number, data in enumerate(records.split(file, form)):
                 if number == 0 and not (data.startswith(form.beginning) or form.beginning.startswith(data)):
-                    raise ValueError("it begins differently")  # noqa: TRY301  (one message for all that is wrong)
+                    raise ValueError("it begins with something else")  # noqa: TRY301  (one message for all that is wrong)
                 if not form.is_whole(data):
                     return
                 yield data, None if number == 0 and form.header else form.read(data)
@@ -216,7 +216,7 @@ def open_alone(path: Path) -> BinaryIO:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.close()
-        raise ValueError(f"Another run writes {path}; wait for its end, or name another file.") from None
+        raise ValueError(f"Another run is writing {path}. Wait until it ends, or name another file.") from None
     return file
 
 

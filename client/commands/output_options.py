@@ -15,7 +15,7 @@ import typer
 from glimpse.client.commands.option_groups import explain, option_group, refuse_image_name
 from glimpse.client.commands.output import File, Output, Stdout
 from glimpse.client.commands.records import Csv, Format, JsonLines
-from glimpse.client.commands.thumbnails import wanted
+from glimpse.client.commands.thumbnails import for_stdout
 
 _DEFAULT_TOP_K = 5  # the server's
 
@@ -50,7 +50,7 @@ class OutputOptions:
         """
         form: Format | None = JsonLines() if self.as_json else Csv(top_k or _DEFAULT_TOP_K) if self.as_csv else None
         if self.path is None:
-            yield Stdout(form, wanted() if self.thumbnails and form is None else None)
+            yield Stdout(form, for_stdout() if self.thumbnails and form is None else None)
             return
         with self._file(self.path, form) as file:
             yield file

@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
-class Shown(Protocol):
+class Advance(Protocol):
     """Counts one image that is done, and whether it failed. Threads may share it."""
 
     def __call__(self, *, failed: bool) -> None: ...  # noqa: D102  (the class says it)
 
 
 @contextmanager
-def progress(find: Callable[[], Iterable[str]], *, aside: bool) -> Iterator[Shown]:
+def progress(find: Callable[[], Iterable[str]], *, aside: bool) -> Iterator[Advance]:
     """A bar where stderr is a terminal; nothing at all elsewhere.
 
     The images are counted in a thread beside the work: until that is done, the bar shows what was done without saying
@@ -55,7 +55,7 @@ def progress(find: Callable[[], Iterable[str]], *, aside: bool) -> Iterator[Show
     task = bar.add_task("", total=None, failures="")
     failures = 0
 
-    def shown(*, failed: bool) -> None:
+    def advance(*, failed: bool) -> None:
         nonlocal failures
         failures += failed
         bar.update(task, advance=1, failures=f"{failures:,} failed" if failures else "")
@@ -65,7 +65,7 @@ def progress(find: Callable[[], Iterable[str]], *, aside: bool) -> Iterator[Show
 
     with bar:
         Thread(target=count, name="glimpse-count", daemon=True).start()
-        yield shown
+        yield advance
 
 
 def _nothing(*, failed: bool) -> None:

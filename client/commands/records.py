@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import BinaryIO, Protocol
 
-from glimpse.client.commands.csv_cells import cell, text_of
+from glimpse.client.commands.csv_cells import escape_cell, unescape_cell
 from glimpse.client.errors import Code
 from glimpse.client.results import ImageResult
 
@@ -114,15 +114,19 @@ class Csv:
     def record(self, path: str, result: ImageResult) -> bytes:
         """An answer, with the end of its line."""
         first = result.predictions[: self._top_k]
-        pairs = [field for each in first for field in (cell(each.label), repr(each.probability))]
+        pairs = [field for each in first for field in (escape_cell(each.label), repr(each.probability))]
         error, model = result.error, result.model
         return _csv_line(
             [
-                cell(path),
+                escape_cell(path),
                 *pairs,
                 *[""] * (2 * (self._top_k - len(first))),
-                *(["", "", ""] if error is None else [cell(error.reason), str(int(error.code)), cell(error.message)]),
-                *(["", ""] if model is None else [cell(model.name), cell(model.version)]),
+                *(
+                    ["", "", ""]
+                    if error is None
+                    else [escape_cell(error.reason), str(int(error.code)), escape_cell(error.message)]
+                ),
+                *(["", ""] if model is None else [escape_cell(model.name), escape_cell(model.version)]),
             ]
         )
 
@@ -134,8 +138,8 @@ class Csv:
         except csv.Error as error:
             raise ValueError(str(error)) from error
         answer = dict(zip(self._columns, fields, strict=True))
-        failed = (int(answer["code"]), text_of(answer["error"])) if answer["code"] else None
-        return _record(text_of(answer["path"]), failed)
+        failed = (int(answer["code"]), unescape_cell(answer["error"])) if answer["code"] else None
+        return _record(unescape_cell(answer["path"]), failed)
 
     def is_whole(self, record: bytes) -> bool:
         """Names of files may have line breaks, which stand in quotes."""

@@ -70,7 +70,7 @@ def _body(result: ImageResult) -> RenderableType:
     if result.error is not None:
         return Text(plain(f"{result.error.reason or result.error.code.name}: {result.error.message}"), style="red")
     if not result.predictions:
-        return Text("No class is as probable as asked for.", style="dim")
+        return Text("No class is as probable as --min-probability asks for.", style="dim")
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True, overflow="ellipsis", max_width=32)
     table.add_column(width=_BAR_WIDTH)

@@ -18,7 +18,7 @@ from glimpse.client.commands.find_images import find, why_not_found
 from glimpse.client.commands.option_groups import explain, option_group
 from glimpse.client.commands.placing import Method
 from glimpse.client.commands.plain import plain
-from glimpse.client.commands.progress import Shown, progress
+from glimpse.client.commands.progress import Advance, progress
 from glimpse.client.commands.request_options import RequestOptions, request_options
 from glimpse.client.commands.server_options import ServerOptions, server_options
 
@@ -82,11 +82,11 @@ def sort(
     with (
         server.client() as client,
         Sorter(into, method, min_probability=min_probability, dry_run=dry_run) as sorter,
-        progress(photos, aside=not sys.stdout.isatty()) as shown,
+        progress(photos, aside=not sys.stdout.isatty()) as advance,
     ):
         try:
             answers = client.classify_many(((path, path) for path in photos()), top_k=1, **request.arguments())
-            done = _show((sorter.sort(path, result) for path, result in answers), shown)
+            done = _show((sorter.sort(path, result) for path, result in answers), advance)
         finally:
             if sorter.undo_list:
                 typer.echo(plain(f"To undo this: glimpse unsort {shlex.quote(sorter.undo_list)}"), err=True)
@@ -128,7 +128,7 @@ def _is_empty_folder(path: str) -> bool:
     return Path(path).is_dir() and os.access(path, os.R_OK)
 
 
-def _show(photos: Iterable[Outcome], shown: Shown) -> Counter[str]:
+def _show(photos: Iterable[Outcome], advance: Advance) -> Counter[str]:
     from glimpse.client.commands.render import print_line
 
     done: Counter[str] = Counter()
@@ -138,7 +138,7 @@ def _show(photos: Iterable[Outcome], shown: Shown) -> Counter[str]:
         else:
             print_line(f"{each.source} -> {each.place}" + (f" ({each.why})" if each.why else ""))
         done["failed" if each.failed else "left" if each.place is None else "done"] += 1
-        shown(failed=each.failed)
+        advance(failed=each.failed)
     return done
 
 

@@ -60,7 +60,7 @@ class Sorter:
             while True:
                 place = free_place(source, os.path.join(self._into, name), self._planned)
                 if place is None:
-                    return Outcome(source, None, f"is there already: {why}")
+                    return Outcome(source, None, f"is there already ({why})")
                 try:
                     self._put(source, place)
                 except FileExistsError:  # taken between the look and the deed
@@ -97,7 +97,7 @@ def unsort(undo_list: Path) -> Iterator[Outcome]:
         try:
             yield _take_back(place, source, method)
         except OSError as error:
-            yield Outcome(place, None, f"NOT_TAKEN_BACK: {error.strerror or error}.", failed=True)
+            yield Outcome(place, None, f"NOT_UNDONE: {error.strerror or error}.", failed=True)
     for folder in sorted({os.path.dirname(place) for place, _, _ in _entries(undo_list)}):
         if os.path.isdir(folder) and not os.listdir(folder):
             os.rmdir(folder)

@@ -3,6 +3,9 @@
 Two protocols carry whole files, so that nothing has to be decoded here: kitty's
 (https://sw.kovidgoyal.net/kitty/graphics-protocol/), which takes PNG alone, and iTerm2's
 (https://iterm2.com/documentation-images.html), which takes every format that the server does.
+
+No library is used: those for images in terminals need Pillow, which the client does not have, to decode and encode what
+is sent here as it is, in two escape sequences.
 """
 
 from __future__ import annotations
@@ -92,7 +95,7 @@ class Thumbnails:
         self._say = say
         self._said: set[str] = set()
         if how is None:
-            self._once("This terminal does not say that it can show pictures; kitty, iTerm2 and WezTerm do.")
+            self._once("This terminal does not report that it can show images; kitty, iTerm2 and WezTerm do.")
 
     def of(self, path: str) -> bytes | None:
         """What shows the picture in a file; None where it is not shown."""
@@ -102,11 +105,11 @@ class Thumbnails:
         if data is None:
             return None
         if len(data) > MAX_BYTES:
-            self._once(f"Pictures of more than {MAX_BYTES:,} bytes are not shown.")
+            self._once(f"Images of more than {MAX_BYTES:,} bytes are not shown.")
             return None
         shown = sequence(data, self._how)
         if shown is None and self._how is Protocol.KITTY:
-            self._once("This terminal shows only pictures that are PNG files.")
+            self._once("This terminal shows only PNG files.")
         return shown
 
     def _once(self, message: str) -> None:
@@ -115,7 +118,7 @@ class Thumbnails:
             self._say(message)
 
 
-def wanted() -> Thumbnails | None:
+def for_stdout() -> Thumbnails | None:
     """Of the standard output; None where that is no terminal, and nobody looks at it."""
     if not sys.stdout.isatty():
         return None

@@ -41,19 +41,21 @@ def wait_until_serving(client: Client, *, seconds: float) -> Health | None:
     end = time.monotonic() + seconds
     said = ""
     watch = _Watch(client.target)
+    health: Health | None = None
     while True:
         problem: GlimpseError | None = None
-        health: Health | None = None
         try:
             health = client.health(timeout=max(0.01, min(_LONGEST_CALL, end - time.monotonic())))
-        except (UnavailableError, DeadlineExceededError) as error:
-            problem = error
+        except UnavailableError as error:
+            health, problem = None, error
+        except DeadlineExceededError as error:  # too slow to say something else than before
+            problem = error if health is None else None
         except RequestRefusedError as error:
             if error.code is Code.UNIMPLEMENTED:
                 return None
             raise
         now = time.monotonic()
-        state = watch.state(health, now)
+        state = watch.state(health, problem, now)
         if health is not None and health.serving:
             return health
         if now >= end:
@@ -87,11 +89,12 @@ class _Watch:
         self._answered = False
         self._gone_since: float | None = None
 
-    def state(self, health: Health | None, now: float) -> str:
+    def state(self, health: Health | None, problem: GlimpseError | None, now: float) -> str:
         """What it does now, for people.
 
         Args:
             health: what it says; None: nobody answers.
+            problem: why nobody does.
             now: time.monotonic.
 
         Raises:
@@ -101,7 +104,9 @@ class _Watch:
             self._answered, self._gone_since = True, None
             return "it answers, and is not serving yet (it loads its model, or it is shutting down)"
         if not self._answered:
-            return "nobody answers there yet"
+            # gRPC's own words stand in brackets; a certificate, for example, is worth to be told.
+            why = "" if problem is None else problem.message.partition(" (")[0]
+            return "nobody answers there yet" if not why or why.startswith("No ") else why
         self._gone_since = now if self._gone_since is None else self._gone_since
         if now - self._gone_since >= _GONE_AFTER:
             message = f"The server at {self._target} answered without serving, and is gone now. Its log says why."

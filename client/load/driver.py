@@ -25,7 +25,7 @@ MOST_IN_FLIGHT = 20_000
 
 
 @dataclass(frozen=True, slots=True)
-class Ran:
+class PhaseRun:
     """A phase that is over."""
 
     plan: Plan
@@ -68,7 +68,7 @@ class Driver:
         self._seed = seed
         self._most_in_flight = most_in_flight
 
-    async def run(self) -> Ran:
+    async def run(self) -> PhaseRun:
         """The whole phase, until its last answer."""
         self._loop = asyncio.get_running_loop()
         start, wall, cpu = self._loop.time(), time.perf_counter(), time.process_time()
@@ -89,7 +89,7 @@ class Driver:
             self._tally.close(self._loop.time())
         spent = time.perf_counter() - wall
         share = (time.process_time() - cpu) / spent if spent > 0 else 0.0
-        return Ran(self._plan, self._tally, share, self._stop.is_set())
+        return PhaseRun(self._plan, self._tally, share, self._stop.is_set())
 
     async def _closed(self) -> None:
         # A stream has as many callers as its window holds.

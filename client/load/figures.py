@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from glimpse.client.load.driver import Ran
-from glimpse.client.load.tally import NOT_SENT, STAGES, Moment, Tally
+from glimpse.client.load.driver import PhaseRun
+from glimpse.client.load.tally import NOT_SENT, STAGES, Interval, Tally
 
 _LATE = 0.010  # seconds: p99 of the sending above it is said to be late
 _BUSY = 0.80  # of one core, which is all that an event loop has
@@ -13,7 +13,7 @@ _FEW = 100  # answers, of which 1 % is less than one
 _KEPT = 0.99  # share of the due requests that have to be sent
 
 
-def of(ran: Ran) -> dict[str, Any]:
+def of(ran: PhaseRun) -> dict[str, Any]:
     """All figures of a phase."""
     tally, plan = ran.tally, ran.plan
     seconds = tally.seconds
@@ -58,7 +58,7 @@ def of(ran: Ran) -> dict[str, Any]:
     return figures
 
 
-def stages(moment: Moment) -> dict[str, float]:
+def stages(moment: Interval) -> dict[str, float]:
     """Mean seconds of each stage; nothing where no answer told them."""
     if not moment.staged:
         return {}
@@ -72,22 +72,24 @@ def warnings(figures: dict[str, Any]) -> list[str]:
     is_open = figures["load"]["loop"] == "open"
     if generator["not_sent"]:
         said.append(
-            f"{generator['not_sent']:,} images were due and not sent: the generator did not keep the rate of "
+            f"{generator['not_sent']:,} images were due and not sent: the generator did not keep up with the rate of "
             f"{figures['load']['rate']:g} requests/s, or had too many in flight. They count as errors."
         )
     if is_open and late > _LATE:
         said.append(
-            f"Requests went out late: p99 {late * 1000:.0f} ms after they were due, which their latency has in it."
+            f"Requests were sent late: p99 {late * 1000:.0f} ms after they were due. Their latency includes this delay."
         )
     if generator["cpu_share"] > _BUSY:
         said.append(
-            f"The generator used {generator['cpu_share']:.0%} of a core, which is all it can: it may be the limit. "
-            "Run several, on other machines."
+            f"The generator used {generator['cpu_share']:.0%} of a core, and one is the most it can use: it may be "
+            "the limit rather than the server. Run several generators, on other machines."
         )
     if not figures["latency"]:
         said.append("Not one request was answered.")
     elif figures["answered"] < _FEW:
-        said.append(f"p99 of {figures['answered']} requests is their worst: too few to go by.")
+        said.append(
+            f"p99 of {figures['answered']} requests is little more than the slowest of them: send more requests."
+        )
     return said
 
 

@@ -155,7 +155,7 @@ def _over_time(phases: list[dict[str, Any]]) -> str:
         if phase["load"]["rate"]:
             planned += [(start, phase["load"]["rate"]), (start + phase["seconds"], phase["load"]["rate"])]
         start += phase["seconds"]
-    drawn: list[plots.Line] = [("answered", "one", rates)]
+    drawn: list[plots.BulkStream] = [("answered", "one", rates)]
     key = [("answered", "one")]
     if planned:
         drawn.insert(0, ("due", "plan", planned))

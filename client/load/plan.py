@@ -54,7 +54,7 @@ class Plan:
             else f"{self.callers:,} {'caller' if self.callers == 1 else 'callers'}"
         )
         if self.rate:
-            how += ", steady" if self.steady else ", as independent callers come"
+            how += ", at equal intervals" if self.steady else ", at random intervals"
         parts = [how]
         if self.images_per_call > 1:
             parts.append(f"{self.images_per_call} images a request")

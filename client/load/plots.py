@@ -12,12 +12,12 @@ _STEPS = (0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400, 
 _X, _Y = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
 
 Point = tuple[float, float | None]
-Line = tuple[str, str, Sequence[Point]]  # name, class, points; None breaks the line
+BulkStream = tuple[str, str, Sequence[Point]]  # name, class, points; None breaks the line
 Column = tuple[float, float, Sequence[tuple[str, str, float]]]  # begin, seconds, parts: name, class, value
 Say = Callable[[float], str]
 
 
-def lines(drawn: Sequence[Line], *, longest: float, label: str, say: Say, seams: Sequence[float] = ()) -> str:
+def lines(drawn: Sequence[BulkStream], *, longest: float, label: str, say: Say, seams: Sequence[float] = ()) -> str:
     """Values over seconds, from 0 up.
 
     Args:

@@ -35,7 +35,7 @@ class Answer:
 
 
 @dataclass(slots=True)
-class Moment:
+class Interval:
     """A stretch of the timeline; what ended in it."""
 
     requests: int = 0  # answered
@@ -45,7 +45,7 @@ class Moment:
     stages: list[float] = field(default_factory=lambda: [0.0] * len(STAGES))  # sums over `staged`
     staged: int = 0  # answers that told their stages
 
-    def merge(self, other: Moment) -> None:
+    def merge(self, other: Interval) -> None:
         """Add another one."""
         self.requests += other.requests
         self.images += other.images
@@ -81,11 +81,11 @@ class Tally:
         self.in_flight = 0
         self.most_in_flight = 0
         self.batches = 0
-        self.all = Moment()  # for sums over the whole phase
-        self.in_time = Moment()  # answers between begin and end
-        self.moments: list[Moment] = []
+        self.all = Interval()  # for sums over the whole phase
+        self.in_time = Interval()  # answers between begin and end
+        self.moments: list[Interval] = []
         self.width = 0.5  # seconds of a moment, to begin with
-        self._recent: deque[tuple[int, Moment]] = deque()
+        self._recent: deque[tuple[int, Interval]] = deque()
 
     def counts(self, due: float) -> bool:
         """Whether a request that is due then is counted."""
@@ -115,7 +115,7 @@ class Tally:
         """An answer came, or an error."""
         self.in_flight -= 1
         good, wrong = _judge(request, answer)
-        moment = Moment(requests=not answer.error, images=good, errors=wrong.total())
+        moment = Interval(requests=not answer.error, images=good, errors=wrong.total())
         latency = now - due
         if not answer.error:  # a quick refusal must not make the latency look better
             moment.latency.add(latency)
@@ -143,19 +143,19 @@ class Tally:
         """How long the phase took without its warm-up; once it is closed."""
         return self.end - self.begin
 
-    def recent(self, now: float) -> tuple[Moment, float]:
+    def recent(self, now: float) -> tuple[Interval, float]:
         """What ended in the last seconds, and of how many."""
         self._forget(now)
-        sum_ = Moment()
+        sum_ = Interval()
         for _, moment in self._recent:
             sum_.merge(moment)
         first = self._recent[0][0] if self._recent else math.floor(now)
         return sum_, max(1.0, now - first)
 
-    def _add_recent(self, moment: Moment, now: float) -> None:
+    def _add_recent(self, moment: Interval, now: float) -> None:
         second = math.floor(now)
         if not self._recent or self._recent[-1][0] != second:
-            self._recent.append((second, Moment()))
+            self._recent.append((second, Interval()))
             self._forget(now)
         self._recent[-1][1].merge(moment)
 
@@ -163,7 +163,7 @@ class Tally:
         while self._recent and self._recent[0][0] <= now - _RECENT - 1:
             self._recent.popleft()
 
-    def _moment(self, now: float) -> Moment:
+    def _moment(self, now: float) -> Interval:
         while (now - self.begin) / self.width >= _MOMENTS:
             self.width *= 2
             pairs = [self.moments[at : at + 2] for at in range(0, len(self.moments), 2)]
@@ -173,7 +173,7 @@ class Tally:
             self.moments = [pair[0] for pair in pairs]
         number = int((now - self.begin) / self.width)
         while len(self.moments) <= number:
-            self.moments.append(Moment())
+            self.moments.append(Interval())
         return self.moments[number]
 
 

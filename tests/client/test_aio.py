@@ -298,7 +298,7 @@ async def test_all_calls_go_over_tls_and_show_the_token(tmp_path: Path) -> None:
 
 def test_files_that_are_none_are_refused_when_the_client_is_made(tmp_path: Path) -> None:
     (tmp_path / "ca.pem").write_text("nothing")
-    with pytest.raises(ValueError, match="holds no PEM block of a certificate"):
+    with pytest.raises(ValueError, match="does not hold a certificate in PEM format"):
         AsyncClient("127.0.0.1:1", tls=TLS(ca=tmp_path / "ca.pem"))
     with pytest.raises(FileNotFoundError):
         AsyncClient("127.0.0.1:1", token_file=tmp_path / "token")

@@ -11,7 +11,7 @@ import pytest
 
 from glimpse.client.load import figures, knee
 from glimpse.client.load.calls import Call
-from glimpse.client.load.driver import Driver, Ran
+from glimpse.client.load.driver import Driver, PhaseRun
 from glimpse.client.load.live import Watcher
 from glimpse.client.load.plan import Plan
 from glimpse.client.load.session import holds
@@ -42,7 +42,7 @@ class Device:
         return self._answer
 
 
-def drive(plan: Plan, call: Call, make: Callable[[], Request] = lambda: ONE, **options: Any) -> Ran:
+def drive(plan: Plan, call: Call, make: Callable[[], Request] = lambda: ONE, **options: Any) -> PhaseRun:
     return run(Driver(plan, make, call, **options).run())
 
 
@@ -157,7 +157,7 @@ def test_a_request_that_fails_fails_all_its_images() -> None:
 
 
 def test_a_run_that_is_stopped_keeps_what_it_has() -> None:
-    async def stopped() -> Ran:
+    async def stopped() -> PhaseRun:
         stop = asyncio.Event()
         asyncio.get_running_loop().call_later(4.05, stop.set)
         return await Driver(Plan(rate=10, steady=True, duration=60), lambda: ONE, Device(0.1), stop=stop).run()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -72,7 +73,7 @@ def test_a_file_that_holds_something_is_not_written_over(
     for options in ([], ["--resume"]):
         ended = glimpse("classify", "album", "--json", "-o", "answers", *options, "--target", scripted.target)
         assert ended.returncode == 2
-        assert "answers is" in ended.stderr
+        assert re.search(r"answers (exists already|is not the output)", " ".join(ended.stderr.split()))
         assert (tmp_path / "answers").read_text() == "the work of a night"
 
 
@@ -173,7 +174,7 @@ def test_two_runs_do_not_write_one_file(scripted: ScriptedServer, glimpse: Glimp
     with open_alone(tmp_path / "answers"):
         ended = glimpse("classify", "album", "--json", "-o", "answers", "--resume", "--target", scripted.target)
     assert ended.returncode == 2
-    assert "Another run writes answers" in ended.stderr
+    assert "Another run is writing answers" in ended.stderr
 
 
 def test_a_full_disk_ends_with_its_own_code(scripted: ScriptedServer, glimpse: Glimpse, tmp_path: Path) -> None:

@@ -27,15 +27,15 @@ def on_terminal(command: list[str], folder: Path, *, stdout: int | None) -> str:
         env=environment,
     )
     os.close(theirs)
-    shown = b""
+    advance = b""
     try:
         while data := os.read(ours, 65536):
-            shown += data
+            advance += data
     except OSError:  # Linux says so that the other end is closed
         pass
     os.close(ours)
     running.wait(60)
-    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", advance.decode())
 
 
 @pytest.fixture
@@ -48,9 +48,9 @@ def album(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("options", [["--json"], ["--csv", "-o", "answers"], ["-o", "answers"]], ids=" ".join)
 def test_a_bar_counts_what_is_done_and_what_failed(scripted: ScriptedServer, album: Path, options: list[str]) -> None:
     command = ["classify", ".", *options, "--target", scripted.target]
-    shown = on_terminal(command, album, stdout=subprocess.DEVNULL)
-    assert re.search(r"20/20 .*1 failed", shown)
-    assert shown.endswith("1 image could not be classified.\r\n") == ("-o" in options)
+    advance = on_terminal(command, album, stdout=subprocess.DEVNULL)
+    assert re.search(r"20/20 .*1 failed", advance)
+    assert advance.endswith("1 image could not be classified.\r\n") == ("-o" in options)
 
 
 def test_what_an_earlier_run_has_done_counts(scripted: ScriptedServer, album: Path) -> None:
@@ -67,6 +67,6 @@ def test_sorting_has_one_too(scripted: ScriptedServer, album: Path) -> None:
 
 
 def test_there_is_none_among_answers_on_the_same_terminal(scripted: ScriptedServer, album: Path) -> None:
-    shown = on_terminal(["classify", ".", "--target", scripted.target], album, stdout=None)
-    assert "00.jpg" in shown
-    assert "/20" not in shown
+    advance = on_terminal(["classify", ".", "--target", scripted.target], album, stdout=None)
+    assert "00.jpg" in advance
+    assert "/20" not in advance

@@ -12,7 +12,7 @@ import pytest
 
 from glimpse.client import AsyncClient, Client
 from glimpse.client.errors import UnavailableError
-from glimpse.client.proxy import Proxy, towards
+from glimpse.client.proxy import Proxy, for_target
 from tests.client.conftest import Glimpse
 from tests.client.scripted import ScriptedServer
 
@@ -150,7 +150,7 @@ def test_the_error_of_a_client_names_the_proxy(monkeypatch: pytest.MonkeyPatch) 
     ],
 )
 def test_this_machine_has_many_names(target: str) -> None:
-    assert towards(target, {"http_proxy": SILENT}) is None
+    assert for_target(target, {"http_proxy": SILENT}) is None
 
 
 @pytest.mark.parametrize(
@@ -171,10 +171,10 @@ def test_this_machine_has_many_names(target: str) -> None:
     ],
 )
 def test_the_environment_decides_as_it_does_for_grpc(environment: dict[str, str], expected: Proxy | None) -> None:
-    assert towards("a.glimpse.example:1", environment) == expected
+    assert for_target("a.glimpse.example:1", environment) == expected
 
 
 @pytest.mark.parametrize(("network", "direct"), [("10.0.0.0/8", True), ("10.1.0.0/16", False), ("nonsense/8", False)])
 def test_an_address_is_excepted_by_its_network(network: str, direct: bool) -> None:  # noqa: FBT001 - a parameter of the table
-    found = towards("ipv4:10.0.0.7:1", {"http_proxy": SILENT, "no_proxy": network})
+    found = for_target("ipv4:10.0.0.7:1", {"http_proxy": SILENT, "no_proxy": network})
     assert (found is None) is direct

@@ -130,13 +130,16 @@ def test_a_server_without_health_is_called_all_the_same(glimpse: Glimpse) -> Non
 
 def test_the_only_server_says_what_keeps_it_from_serving(scripted: ScriptedServer, glimpse: Glimpse) -> None:
     scripted.serving(yes=False)
-    with Client(scripted.target) as client, pytest.raises(UnavailableError, match="is not serving: it loads") as caught:
+    with (
+        Client(scripted.target) as client,
+        pytest.raises(UnavailableError, match="is not serving: it is loading") as caught,
+    ):
         client.classify(b"cat")
     assert caught.value.code is Code.UNAVAILABLE
 
     ended = glimpse("describe", "--target", scripted.target)
     assert ended.returncode == 3
-    assert "is not serving: it loads" in ended.stderr
+    assert "is not serving: it is loading" in ended.stderr
 
 
 def test_who_is_told_to_wait_gets_the_answer_of_a_server_that_comes_later(scripted: ScriptedServer) -> None:

@@ -107,8 +107,8 @@ def test_each_word_about_what_is_not_shown_is_said_once(tmp_path: Path) -> None:
         assert shown.of(str(tmp_path / "large.png")) is None
     assert shown.of(str(tmp_path / "largest.png")) is not None
     assert said == [
-        "This terminal shows only pictures that are PNG files.",
-        "Pictures of more than 4,194,304 bytes are not shown.",
+        "This terminal shows only PNG files.",
+        "Images of more than 4,194,304 bytes are not shown.",
     ]
 
 
@@ -208,7 +208,7 @@ def test_a_terminal_that_cannot_is_told_of_once(scripted: ScriptedServer, album:
     command = ["classify", "a.png", "a.png", "--thumbnails", "--target", scripted.target]
     shown, said = on_terminal(command, album, {"TERM": "xterm"})
     assert b"_G" not in shown
-    assert said.count("This terminal does not say that it can show pictures") == 1
+    assert said.count("This terminal does not report that it can show images") == 1
 
 
 def test_a_pipe_gets_none_and_no_word_of_them(scripted: ScriptedServer, album: Path, glimpse: Glimpse) -> None:

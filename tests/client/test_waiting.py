@@ -13,13 +13,14 @@ import grpc
 import pytest
 import typer
 
-from glimpse.client import Client, UnavailableError
+from glimpse.client import Client, Code, UnavailableError
 from glimpse.client.commands import waiting
 from glimpse.client.commands.waiting import wait_until_serving
 from glimpse.client.health import Health, Serving
 from tests.client.conftest import CLI, Glimpse
 from tests.client.scripted import ScriptedServer
 
+NOBODY = UnavailableError(Code.UNAVAILABLE, "", "No Glimpse server answers at host:1 (refused).")
 NOT_READY = Health(Serving.SERVING, Serving.NOT_SERVING)
 
 
@@ -103,15 +104,20 @@ def test_a_server_that_answered_and_is_gone_is_not_waited_for(
     ]
 
 
+def test_a_reason_other_than_that_nobody_listens_is_told() -> None:
+    error = UnavailableError(Code.UNAVAILABLE, "", "The certificate of host:1 was issued for another name (x).")
+    assert waiting._Watch("host:1").state(None, error, 0.0) == "The certificate of host:1 was issued for another name"
+
+
 def test_a_moment_without_an_answer_is_no_end() -> None:
     watch = waiting._Watch("host:1")
-    assert watch.state(None, 0.0) == watch.state(None, 1000.0) == "nobody answers there yet"
-    watch.state(NOT_READY, 1000.0)
-    assert watch.state(None, 1001.0) == "it has gone away"
-    watch.state(NOT_READY, 1004.0)
-    assert watch.state(None, 1007.0) == watch.state(None, 1011.9) == "it has gone away"
+    assert watch.state(None, NOBODY, 0.0) == watch.state(None, NOBODY, 1000.0) == "nobody answers there yet"
+    watch.state(NOT_READY, None, 1000.0)
+    assert watch.state(None, NOBODY, 1001.0) == "it has gone away"
+    watch.state(NOT_READY, None, 1004.0)
+    assert watch.state(None, NOBODY, 1007.0) == watch.state(None, NOBODY, 1011.9) == "it has gone away"
     with pytest.raises(UnavailableError):
-        watch.state(None, 1012.0)
+        watch.state(None, NOBODY, 1012.0)
 
 
 def test_a_server_without_health_is_not_waited_for(glimpse: Glimpse, tmp_path: Path) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from glimpse.client.rate_control import Pace
+from glimpse.client.rate_control import RateControl
 
 
 def test_nothing_is_held_back_before_the_first_refusal() -> None:
-    pace = Pace()
+    pace = RateControl()
     for now in range(1000):
         assert not pace.limited
         assert pace.room(now)
@@ -18,7 +18,7 @@ def test_nothing_is_held_back_before_the_first_refusal() -> None:
 
 
 def test_after_a_refusal_one_is_on_the_way_and_more_with_answers() -> None:
-    pace = Pace()
+    pace = RateControl()
     pace.refused(0.0, 0.2, alone=False)
     assert pace.limited
     assert pace.room(0)
@@ -34,7 +34,7 @@ def test_after_a_refusal_one_is_on_the_way_and_more_with_answers() -> None:
 
 def test_a_server_that_refuses_at_once_shows_how_far_apart_images_have_to_be() -> None:
     """One that has room for another every 0.5 s and tells when."""
-    pace, now, free, sent, refused = Pace(), 0.0, 0.0, 0, 0
+    pace, now, free, sent, refused = RateControl(), 0.0, 0.0, 0, 0
     while sent < 100:
         now = max(now, pace.next)
         pace.sent(now)
@@ -50,7 +50,7 @@ def test_a_server_that_refuses_at_once_shows_how_far_apart_images_have_to_be() -
 
 
 def test_places_in_a_line_show_the_distance_however_far_off_the_line_ends() -> None:
-    pace = Pace()
+    pace = RateControl()
     for place in range(1, 21):
         pace.refused(0.0, 0.2 * place, alone=False)
     pace.sent(0.2)
@@ -58,7 +58,7 @@ def test_places_in_a_line_show_the_distance_however_far_off_the_line_ends() -> N
 
 
 def test_a_turn_far_off_does_not_make_a_client_crawl() -> None:
-    pace = Pace()
+    pace = RateControl()
     pace.refused(0.0, 60.0, alone=True)
     pace.sent(60.0)
     pace.sent(62.0)
