@@ -48,19 +48,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = Parser(
         prog="python -m glimpse.models.evaluate",
-        description="Measure the figures of a model card again: accuracy, calibration and confusion matrix.",
+        description="Measure a bundle on labelled images: accuracy, negative log-likelihood, calibration error and "
+        "confusion matrix, as in its model card.",
+        epilog="example: python -m glimpse.models.evaluate --bundle runs/photos/bundle --data test.zip",
     )
     parser.add_argument(
-        "--bundle",
+        "--bundle", type=Path, metavar="DIR", help="folder of the bundle (default: the one that is part of the package)"
+    )
+    parser.add_argument(
+        "--data",
         type=Path,
-        metavar="DIR",
-        help="folder of the bundle to measure (default: the model that ships with Glimpse)",
+        required=True,
+        metavar="PATH",
+        help="folder or zip file of images, with one folder for each class: .../CLASS/IMAGE",
     )
     parser.add_argument(
-        "--data", type=Path, required=True, metavar="PATH", help="folder or zip file with .../class/image files"
+        "--skip-unreadable",
+        action="store_true",
+        help="skip images that cannot be read, and list them (default: refuse to measure)",
     )
-    parser.add_argument("--skip-unreadable", action="store_true", help="leave out unreadable images, and list them")
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     options = parser.parse_args(arguments)
     try:
         loaded = bundle.read(options.bundle or bundle.EMBEDDED_DEFAULT)
@@ -69,7 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"glimpse.models.evaluate: {error}", file=sys.stderr)
         return 1
     except MemoryError:
-        print("models.evaluate: there is not enough memory for the images. Use fewer of them.", file=sys.stderr)
+        print(
+            "glimpse.models.evaluate: there is not enough memory for the images. Give fewer of them.", file=sys.stderr
+        )
         return 1
     print(_as_json(loaded, measurement) if options.json else _as_text(loaded, measurement))
     return 0

@@ -44,7 +44,10 @@ def logits_model(assembly: Assembly, recipe: Recipe) -> keras.Model:
     """
     shape = (recipe.height, recipe.width, 3)
     if (takes := tuple(assembly.model.input_shape[1:])) != shape:
-        raise ValueError(f"The network takes {takes}, but the recipe makes {shape} images.")
+        raise ValueError(
+            f"The network takes images of shape {takes}, but the recipe produces {shape}. Change height and width of "
+            "the recipe."
+        )
     pixels = keras.Input(shape, dtype="uint8", name="pixels")
     return keras.Model(pixels, assembly.model(graph.scale(pixels, recipe)), name="logits")
 

@@ -183,7 +183,7 @@ def _open(path: Path) -> BinaryIO:
     except OSError as error:
         raise BundleError(
             str(error)
-            if isinstance(error, opened.NotAFileError)
+            if isinstance(error, regular_files.NotARegularFileError)
             else f"{path} cannot be read: {error.strerror or error}. Give the path of a readable file."
         ) from error
 
@@ -194,8 +194,8 @@ def _beside(path: Path, what: str, names: tuple[str, ...]) -> Path:
             _refuse_elsewhere(path, what, name)
             return path.parent / name
     raise BundleError(
-        f"{path} needs its {what}: there is no {' or '.join(names)} beside it. Add one, or name the file with "
-        f"GLIMPSE_{what.upper()}."
+        f"{path} needs its {what}: there is no {' or '.join(names)} in its folder. Create one, or give the path of "
+        f"another file with GLIMPSE_{what.upper()}."
     )
 
 

@@ -104,10 +104,10 @@ class Ports:
         main = await self._listen_together()
         if settings.unix_socket is not None:
             self._listen_locally(settings.unix_socket)
-        self._keeper.receiving.follow(received=Counters(main).received)
-        self._keeper.closing.ports.append(main)
-        if self._keeper.connections is not None:
-            self._keeper.connections.port = main
+        self._access.receiving.follow(received=Counters(main).received)
+        self._access.closing.ports.append(main)
+        if self._access.connections is not None:
+            self._access.connections.port = main
         health = None
         if self._probes is not None and settings.health_port is not None:
             health = self._listen(self._probes, settings.health_port, "GLIMPSE_HEALTH_PORT")
@@ -206,12 +206,12 @@ class Ports:
         advice = "Remove the file or stop the program that uses it, or choose another GLIMPSE_UNIX_SOCKET."
         if _answers(path):  # gRPC would take its name away without a word
             raise PortTakenError(f"Cannot listen on unix:{path}: a program listens there. {advice}")
-        certificates = self._keeper.certificates
+        certificates = self._access.certificates
         try:
             if certificates is None:
                 self._servers[0].add_insecure_port(f"unix:{path}")
             else:
-                self._servers[0].add_secure_port(f"unix:{path}", certificates.credentials())
+                self._servers[0].add_secure_port(f"unix:{path}", grpc_tls.server_credentials(certificates))
         except RuntimeError as error:
             raise PortTakenError(f"Cannot listen on unix:{path}: {_said(error)}. {advice}") from error
 

@@ -37,7 +37,7 @@ _guard = threading.Lock()
 
 
 def cache_folder(holding: str = "weights") -> Path:
-    """``GLIMPSE_CACHE``, or else the platform's folder for caches.
+    """``GLIMPSE_CACHE``, or else a folder in the platform's cache folder, for example ``~/.cache/glimpse`` on Linux.
 
     Args:
         holding: the kind of contents. Weights are in ``GLIMPSE_CACHE`` itself, others in a subfolder of this name.
@@ -58,9 +58,7 @@ def _of_the_platform() -> Path:
     try:
         home = Path.home()
     except RuntimeError as error:
-        raise FetchError(
-            "There is no home folder in which weights could be stored. Set GLIMPSE_CACHE to a folder."
-        ) from error
+        raise FetchError("There is no home folder for the cache. Set GLIMPSE_CACHE to a folder.") from error
     if sys.platform == "darwin":
         return home / "Library" / "Caches"
     if sys.platform == "win32":
@@ -97,7 +95,7 @@ def fetch(checkpoint: Checkpoint, cache: Path | None = None, *, policy: Download
     except OSError as error:
         raise FetchError(
             f"{error.filename or folder} cannot be used: {error.strerror or error}. "
-            f"Set GLIMPSE_CACHE to a folder that is readable and writable, or {_by_hand(checkpoint, folder)}"
+            f"Set GLIMPSE_CACHE to a folder that can be read and written, or {_by_hand(checkpoint, folder)}"
         ) from error
     return path
 
@@ -143,8 +141,8 @@ def _locked(path: Path, seconds: float) -> Iterator[None]:
             lock.acquire(timeout=seconds)
         except Timeout as error:
             raise FetchError(
-                f"Another process has held {_lock_file(path)} for {seconds:,.0f} seconds. End that process, or set "
-                "GLIMPSE_CACHE to a folder of your own."
+                f"Another process has held {_lock_file(path)} for {seconds:,.0f} seconds. End it, or set GLIMPSE_CACHE "
+                "to a folder of your own."
             ) from error
     with _guard:
         _fetching.add(path)
@@ -165,7 +163,7 @@ def _download(checkpoint: Checkpoint, path: Path, policy: DownloadPolicy) -> Non
             with progress_bar(checkpoint.file) as report:
                 download(checkpoint.url, part, report, policy)
         except FetchError as error:
-            raise FetchError(f"{error} To avoid the download, {_by_hand(checkpoint, path.parent)}") from error
+            raise FetchError(f"{error} To do without, {_by_hand(checkpoint, path.parent)}") from error
         try:
             _check(checkpoint, part, name=path)
         except FetchError:
@@ -187,9 +185,7 @@ def _check(checkpoint: Checkpoint, found: Path, *, name: Path) -> None:
     """
     stated, publisher = checkpoint.checksum, checkpoint.publisher
     origin = str(name) if found == name else f"What {checkpoint.url} sent"
-    remedy = (
-        f"Delete {name} to download it again" if found == name else "It was not stored. Try again on another network"
-    )
+    remedy = f"Delete {name} to fetch it again" if found == name else "It was not kept. Try again on another network"
     hashes = _hashes(found, {"sha256", *([stated.algorithm] if stated else [])})
     if stated and not stated.matches(hashes[stated.algorithm]):
         raise FetchError(
@@ -201,7 +197,7 @@ def _check(checkpoint: Checkpoint, found: Path, *, name: Path) -> None:
         _pin(checkpoint, record, hashes["sha256"], name)
     elif pinned != hashes["sha256"]:
         raise FetchError(
-            f"{origin} is not the file that was downloaded first: its sha256 is {hashes['sha256']}, not {pinned}. "
+            f"{origin} is not the file that was used first: its sha256 is {hashes['sha256']}, not {pinned}. "
             f"{remedy}. If {publisher} has replaced it and you trust the new one, delete {record} too."
         )
 

@@ -53,8 +53,7 @@ def find(architecture: str, variant: str | None = None, tag: str = DEFAULT_TAG) 
         )
     if variants := dict.fromkeys(row.variant for row in _ROWS if row.architecture == architecture):
         raise UnknownCheckpointError(
-            f"There are no published weights of {architecture} in the variant "
-            f"{variant!r}.{did_you_mean(variant or '', variants)}"
+            f"Nobody has published weights of {architecture} as {variant!r}.{did_you_mean(variant or '', variants)}"
         )
     known = dict.fromkeys(row.architecture for row in _ROWS)
     raise UnknownCheckpointError(

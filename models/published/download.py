@@ -114,7 +114,7 @@ def _refused(url: str, error: urllib.error.HTTPError, part: Path) -> Exception:
         return RetryableError(said)
     if error.code in _RETRIED:
         wait = error.headers.get("Retry-After", "")
-        return TryAgainError(said, float(wait) if re.fullmatch(r"\d{1,9}", wait) else 0.0)
+        return RetryableError(said, float(wait) if re.fullmatch(r"\d{1,9}", wait) else 0.0)
     return FetchError(f"{url} cannot be downloaded: {said}.")
 
 
@@ -169,8 +169,8 @@ def _total(response: http.client.HTTPResponse, part: Path, offset: int) -> int |
     if response.status == http.client.PARTIAL_CONTENT:
         span = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", response.headers.get("Content-Range", ""))
         if not (offset and span and int(span[1]) == offset and int(span[2]) + 1 == int(span[3])):
-            forget(part)
-            raise TryAgainError("the server sends another part of the file than was requested")
+            discard(part)
+            raise RetryableError("the server sent another part of the file than was requested")
         return int(span[3])
     return response.length
 
@@ -183,12 +183,11 @@ def _refuse_misfits(
     if not expected or kind == "text/html" or encoding != "identity":
         raise FetchError(
             f"{response.url} answers {response.status} with {total or 'no'} bytes of {kind}, encoded as {encoding}, "
-            "instead of the file. It may be the sign-in page of a network or of a proxy."
+            "not with the file itself. It may be the sign-in page of a network, or a proxy's."
         )
     if total is None and not response.chunked:
         raise FetchError(
-            f"{response.url} does not state the length of the file, so that an incomplete download could "
-            "not be noticed."
+            f"{response.url} does not state the size of the file, so that a truncated download would not be noticed."
         )
     if (total or 0) > policy.limit:
         raise FetchError(_too_large(response.url, total or 0, policy))
@@ -199,14 +198,14 @@ def _refuse_misfits(
         )
 
 
-def _too_large(url: str, size: int, policy: Policy) -> str:
-    return f"{url} has at least {size} bytes, but a checkpoint may have at most {policy.limit}."
+def _too_large(url: str, size: int, policy: DownloadPolicy) -> str:
+    return f"{url} has at least {size} bytes; the limit for a checkpoint is {policy.limit}."
 
 
 def _full(part: Path, reason: str) -> str:
     return (
-        f"There is not enough disk space for {part}: {reason}. Free some space, or set GLIMPSE_CACHE to a folder on "
-        "another disk."
+        f"There is not enough disk space for {part}: {reason}. Free some, or set GLIMPSE_CACHE to a folder on another "
+        "disk."
     )
 
 

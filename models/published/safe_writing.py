@@ -69,6 +69,6 @@ def _opened(path: Path, flags: int) -> FileIO:
 
 def _other(path: Path) -> str:
     return (
-        f"{path} is not a regular file of this user, so nothing is written to it. Delete it, or set "
+        f"{path} is not a plain file that this user has left there, so nothing is written to it. Delete it, or set "
         "GLIMPSE_CACHE to a folder that nobody else can write to."
     )

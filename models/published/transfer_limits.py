@@ -86,7 +86,7 @@ class TransferLimits:
         now = self._refuse_late()
         self._received += count
         if self._received > self._policy.limit + _MORE:
-            raise TryAgainError("the server sends more than the largest permitted file")
+            raise RetryableError("the server sends more than the maximum size of a file")
         begun, before = self._window
         if now - begun >= self._policy.window:
             rate = (self._received - before) / (now - begun)
@@ -111,8 +111,8 @@ class TransferLimits:
     def _refuse_late(self) -> float:
         if (now := self._policy.clock()) >= self._ends:
             raise FetchError(
-                f"{self._url} was not complete within {self._policy.seconds:,.0f} seconds, the time limit of a "
-                "download. Start again to continue it, if the server supports that."
+                f"{self._url} was not downloaded within {self._policy.seconds:,.0f} seconds, the maximum duration. "
+                "Start again to resume the download, if the server supports that."
             )
         return now
 

@@ -18,19 +18,8 @@ from glimpse.models.train.options import MAX_HELD_OUT, parser, plan_of, reproduc
 from glimpse.models.train.plan import Run, check_writable, claim, exclusive
 
 if TYPE_CHECKING:
-    from glimpse.models.train.data import Labelled
-    from glimpse.models.train.export import Sets
-
-_DESCRIPTION = """\
-Train an architecture of the library on labelled images, and write a bundle that the server can load.
-
-The images are the files .../class/image of a folder or a zip file. A checkpoint is kept after every epoch; to continue
-an interrupted run, give the same command again. At the end a temperature is fitted to the held-out images, which
-calibrates the probabilities, and OUT/bundle is written: weights, labels, recipe, model card and pictures.
-
-KERAS_BACKEND chooses the framework that trains: tensorflow (the default), jax or torch."""
-
-_MOST_HELD_OUT = 2500  # images; enough for a temperature, and to see the training go wrong
+    from glimpse.models.train.data import LabelledImages
+    from glimpse.models.train.export import DataSplits
 
 _SHOWN = 20  # of the folders without an image
 
@@ -48,11 +37,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"glimpse.models.train: {error}", file=sys.stderr)
         return 1
     except MemoryError:
-        print("models.train: there is not enough memory. Use a smaller --size or --batch-size.", file=sys.stderr)
+        print(
+            "glimpse.models.train: there is not enough memory. Give a smaller --size or --batch-size.", file=sys.stderr
+        )
         return 1
     except KeyboardInterrupt:
         print(
-            "\nmodels.train: interrupted. Give the same command again to continue after the last complete epoch.",
+            "\nglimpse.models.train: interrupted. Run the same command to resume after the last completed epoch.",
             file=sys.stderr,
         )
         return standard.INTERRUPTED
@@ -180,159 +171,6 @@ def _check_classes(path: Path, labels: Sequence[str]) -> None:
             f"{path} has only one class, {labels[0]!r}; training needs at least two. Put the images of each class into "
             "a folder of its name."
         )
-
-
-def _own_options(options: argparse.Namespace) -> tuple[str, ...]:
-    """The options that are neither the plan's nor the recipe's, as words, where they are not what is left out."""
-    words = ["--data", str(options.data)]
-    defaults = vars(parser().parse_args(["--data", "", "--architecture", ""]))
-    for name in ("test", "out", "name", "bundle_version", "data_name", "data_note", "training_note", "weights_dtype"):
-        if (value := getattr(options, name)) != defaults[name]:
-            words += [f"--{name.replace('_', '-')}", str(value)]
-    if options.skip_unreadable:
-        words.append("--skip-unreadable")
-    return tuple(words)
-
-
-def plan_of(options: argparse.Namespace) -> Plan:
-    """The plan that the options express.
-
-    Raises:
-        ValueError: a value cannot be.
-    """
-    return Plan(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Plan)})
-
-
-def parser() -> argparse.ArgumentParser:
-    """The command's options."""
-    result = argparse.ArgumentParser(
-        prog="python -m glimpse.models.train",
-        description=_DESCRIPTION,
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    default = {field.name: field.default for field in dataclasses.fields(Plan)}
-
-    images = result.add_argument_group("images")
-    images.add_argument("--data", type=Path, required=True, metavar="PATH", help="folder or zip file to train on")
-    images.add_argument(
-        "--test", type=Path, metavar="PATH", help="folder or zip file with test images for the model card"
-    )
-    images.add_argument(
-        "--hold-out",
-        type=int,
-        metavar="N",
-        help="number of images of --data kept out of training, for validation and calibration (default: a twentieth, "
-        f"at most {_MOST_HELD_OUT})",
-    )
-    images.add_argument("--skip-unreadable", action="store_true", help="leave out unreadable images, and list them")
-    images.add_argument(
-        "--data-name", metavar="TEXT", help="name of the images on the model card (default: the name of the file)"
-    )
-    images.add_argument(
-        "--data-note",
-        metavar="MARKDOWN",
-        default="Where these images come from and under which terms was not stated.",
-        help="sentence on the model card about the images' origin and licence",
-    )
-
-    network = result.add_argument_group("network")
-    network.add_argument("--architecture", required=True, metavar="NAME", help=f"one of {', '.join(architectures())}")
-    network.add_argument("--variant", help="variant of the architecture (default: the first)")
-
-    stem = result.add_argument_group("preprocessing (pre-stem)")
-    stem.add_argument(
-        "--size",
-        type=_size,
-        metavar="HxW",
-        help="size of the network's input in pixels (default: the architecture's own)",
-    )
-    stem.add_argument(
-        "--geometry",
-        choices=get_args(Geometry),
-        default="crop",
-        help="how images are fitted to the input (default: %(default)s)",
-    )
-    stem.add_argument(
-        "--crop-share",
-        type=float,
-        default=1.0,
-        metavar="S",
-        help="share of the resized short side that a centre crop keeps, 0 to 1 (default: %(default)s)",
-    )
-    stem.add_argument(
-        "--filter", choices=get_args(Filter), default="bilinear", help="resampling filter (default: %(default)s)"
-    )
-    for name, what in (("mean", "mean that is subtracted from the"), ("std", "standard deviation that divides the")):
-        stem.add_argument(
-            f"--{name}",
-            type=float,
-            nargs=3,
-            metavar=("R", "G", "B"),
-            help=f"{what} values 0 to 255, for each channel (default: that of the training images)",
-        )
-
-    schedule = result.add_argument_group("training")
-    for name, kind, text in (
-        ("epochs", int, "passes over the images; may be changed when a run is continued"),
-        ("batch_size", int, "images per training step"),
-        ("learning_rate", float, "highest learning rate, at the end of the warm-up"),
-        ("warmup_epochs", float, "epochs of warm-up, until the highest learning rate"),
-        ("restart_epochs", int, "further epochs after a warm restart of the learning rate; 0 means none"),
-        ("restart_learning_rate", float, "learning rate at the restart, from which it falls to 0 again"),
-        (
-            "cutout",
-            float,
-            "side of the square that augmentation blanks out, as a share of the image's side; 0 means none",
-        ),
-        ("cutout_from", int, "epochs before cutout begins"),
-        ("label_smoothing", float, "share of each target that is spread over all classes; 0 means none"),
-        ("momentum", float, "Nesterov momentum of SGD"),
-        ("weight_decay", float, "decoupled weight decay of the kernels"),
-        ("precision", str, "Keras dtype policy for training, for example mixed_bfloat16"),
-        ("seed", int, "random seed of initialisation, hold-out, order and augmentation"),
-    ):
-        schedule.add_argument(
-            f"--{name.replace('_', '-')}", type=kind, default=default[name], help=f"{text} (default: %(default)s)"
-        )
-
-    schedule.add_argument(
-        "--stop-after",
-        type=int,
-        metavar="N",
-        help="stop after this number of epochs; the same command continues from there",
-    )
-
-    outcome = result.add_argument_group("result")
-    outcome.add_argument("--out", type=Path, metavar="DIR", help="folder of the run (default: runs/ARCHITECTURE)")
-    outcome.add_argument("--name", help="name of the model, by which clients ask for it (default: the name of --out)")
-    outcome.add_argument(
-        "--bundle-version", default="1", metavar="V", help="version of the model (default: %(default)s)"
-    )
-    outcome.add_argument(
-        "--training-note",
-        metavar="MARKDOWN",
-        default="",
-        help="sentence on the model card about the training, for example that its options were changed",
-    )
-    outcome.add_argument(
-        "--weights-dtype",
-        choices=("float32", "float16"),
-        default="float32",
-        help="type of the stored weights; float16 halves the file, and is served as float32 (default: %(default)s)",
-    )
-    outcome.add_argument(
-        "--export-only", action="store_true", help="write the bundle from the checkpoint in --out, without training"
-    )
-    return result
-
-
-def _size(text: str) -> tuple[int, int]:
-    try:
-        height, _, width = text.lower().partition("x")
-        return int(height), int(width or height)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"a size is HEIGHTxWIDTH, for example 32x32. Received: {text!r}") from None
 
 
 if __name__ == "__main__":

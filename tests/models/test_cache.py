@@ -58,7 +58,7 @@ def test_from_then_on_another_file_is_refused_until_the_record_is_deleted(server
     path = fetch(checkpoint(server.url, None), tmp_path)
     path.unlink()
     server.body, server.etag = BODY[::-1], '"second"'
-    with pytest.raises(FetchError, match=r"not the file that was downloaded first.*delete .*net.h5.sha256"):
+    with pytest.raises(FetchError, match=r"not the file that was used first.*delete .*net.h5.sha256"):
         fetch(checkpoint(server.url, None), tmp_path)
     assert leftovers(tmp_path) == {"net.h5.sha256"}
     (tmp_path / "net.h5.sha256").unlink()
@@ -68,7 +68,7 @@ def test_from_then_on_another_file_is_refused_until_the_record_is_deleted(server
 def test_a_file_that_rots_in_the_cache_is_found_out_and_left_to_its_owner(server: Server, tmp_path: Path) -> None:
     path = fetch(checkpoint(server.url, None), tmp_path)
     path.write_bytes(BODY[:-1] + b"x")
-    with pytest.raises(FetchError, match=f"Delete {path} to download it again"):
+    with pytest.raises(FetchError, match=f"Delete {path} to fetch it again"):
         fetch(checkpoint(server.url, None), tmp_path)
     assert path.exists()
 

@@ -157,9 +157,7 @@ def test_what_takes_too_long_in_all_ends_and_goes_on_at_the_next_start(
                     return
 
     server.script = [slow]
-    with pytest.raises(
-        FetchError, match=r"was not complete within 50 seconds, the time limit of a download\. Start again"
-    ):
+    with pytest.raises(FetchError, match=r"was not downloaded within 50 seconds, the maximum duration\. Start again"):
         fetch(checkpoint(server.url), tmp_path, policy=policy(clock, seconds=50.0))
     kept = (tmp_path / "net.h5.part").stat().st_size
     assert 0 < kept < len(BODY)
@@ -193,8 +191,10 @@ def test_what_is_no_part_of_the_file_is_bounded_too(
     server: Server, tmp_path: Path, clock: Clock, head: bytes, piece: bytes
 ) -> None:
     server.script = [endless(head, piece)] * 100
-    with pytest.raises(FetchError, match="more than the largest permitted file"):
-        fetch(checkpoint(server.url), tmp_path, policy=Policy(attempts=2, backoff=0.0, limit=1 << 20, clock=clock))
+    with pytest.raises(FetchError, match="more than the maximum size of a file"):
+        fetch(
+            checkpoint(server.url), tmp_path, policy=DownloadPolicy(attempts=2, backoff=0.0, limit=1 << 20, clock=clock)
+        )
     assert len(server.requests) == 2
 
 

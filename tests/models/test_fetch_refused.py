@@ -148,7 +148,7 @@ def test_what_is_not_the_bare_file_is_refused_and_costs_nothing_of_what_came_bef
     server: Server, tmp_path: Path, answer: Behaviour
 ) -> None:
     server.script = [truncated, answer]
-    assert "instead of the file" in refused(server, tmp_path)
+    assert "not with the file itself" in refused(server, tmp_path)
     assert len(server.requests) == 2
     assert fetch(checkpoint(server.url), tmp_path).read_bytes() == BODY
     assert server.ranges()[2] == f"bytes={HALF}-"
@@ -156,7 +156,7 @@ def test_what_is_not_the_bare_file_is_refused_and_costs_nothing_of_what_came_bef
 
 def test_a_file_of_unknown_length_is_refused_because_it_could_end_anywhere(server: Server, tmp_path: Path) -> None:
     server.script = [answers(BODY)]
-    assert "the length of the file" in refused(server, tmp_path)
+    assert "does not state the size of the file" in refused(server, tmp_path)
 
 
 def test_a_file_that_says_it_is_too_large_is_not_begun(server: Server, tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_a_file_that_does_not_say_so_is_stopped_when_it_is_too_large(server: Ser
 
 def test_a_file_that_has_no_room_is_not_begun(server: Server, tmp_path: Path) -> None:
     server.script = [answers(b"", 1 << 60)]
-    message = refused(server, tmp_path, Policy(limit=1 << 62))
+    message = refused(server, tmp_path, DownloadPolicy(limit=1 << 62))
     assert "There is not enough disk space" in message
     assert "GLIMPSE_CACHE" in message
 

@@ -126,7 +126,7 @@ def test_without_a_variant_the_first_that_is_published_is_meant() -> None:
     ("architecture", "variant", "tag", "message"),
     [
         ("resnet50", "torchvision", "imagenet_v3", "resnet50 .torchvision. has no .*'imagenet_v3'.*imagenet_v2"),
-        ("resnet50", "torchvison", "imagenet", "resnet50 in the variant 'torchvison'. Did you mean torchvision"),
+        ("resnet50", "torchvison", "imagenet", "resnet50 as 'torchvison'. Did you mean torchvision"),
         ("resnet51", None, "imagenet", "'resnet51' are known. Did you mean .*resnet50"),
     ],
 )

@@ -540,7 +540,7 @@ def test_ctrl_c_ends_a_run_with_130_and_no_traceback(patches: Path, tmp_path: Pa
     assert running.returncode == 130
     assert "Traceback" not in stderr
     assert stderr.splitlines()[-1] == (
-        "models.train: interrupted. Give the same command again to continue after the last complete epoch."
+        "glimpse.models.train: interrupted. Run the same command to resume after the last completed epoch."
     )
 
 
