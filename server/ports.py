@@ -43,7 +43,7 @@ class Bound:
 
     grpc: int
     metrics: int | None  # None: not served
-    health: int | None  # the second door for probes; None: there is none
+    health: int | None  # the second port, for probes; None: there is none
 
 
 # Calls: four times what may be in flight by default, and more than one connection leaves behind with a thousand that it

@@ -1,6 +1,6 @@
 """A server inside the test's process, put together as a real one, but with no model: starts at once.
 
-A call that the doors let in is told NOT_READY, by the pipeline behind them.
+A call that access control lets in is told NOT_READY, by the pipeline behind it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A whole server with all its doors, in a process of its own, on a model that answers."""
+"""A whole server with all of its access control, in a process of its own, on a model that answers."""
 
 from __future__ import annotations
 
