@@ -40,6 +40,7 @@ from tests.conftest import ROOT, RunningServer
 from tests.models import own_makers
 from tests.models.own_makers import CLASSES, PIXELS, PROBABILITIES, model, predicted, saved, trunk
 from tests.server.conftest import TIMEOUT
+from tests.variations import mostly_in_ci
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the runtimes build on TensorFlow")
 
@@ -90,7 +91,7 @@ NETWORKS: dict[str, Callable[[], keras.Model]] = {
 
 
 @pytest.mark.usefixtures("in_process")
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", mostly_in_ci(NETWORKS, "nested", "CenterCrop", "tutorial"))
 def test_openvino_and_tensorflow_give_the_answers_of_predict(name: str, tmp_path: Path) -> None:
     made = NETWORKS[name]()
     path, expected = saved(made, tmp_path / "own"), predicted(made)

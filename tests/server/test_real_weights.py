@@ -43,6 +43,7 @@ SERVED = [
             keeps=False,
         ),
         id="mobilenet-tflite",
+        marks=pytest.mark.ci,
     ),
     pytest.param(
         Served(
