@@ -66,25 +66,25 @@ class Bundle:
     """A bundle as read from its folder; the weights themselves stay on disk."""
 
     folder: Path
-    name: str  # what a client asks for: "se_resnet20_cifar10"
+    name: str  # by which clients select the model: "se_resnet20_cifar10"
     version: str
-    architecture: str  # a row of the library: "se_resnet20"; empty: the weights file is a whole saved model
+    architecture: str  # name in the library: "se_resnet20"; empty: the weights file is a whole Keras model
     variant: str
-    options: Mapping[str, Any]  # of the architecture, where they are not the variant's own
+    options: Mapping[str, Any]  # of the architecture, where they differ from the variant's
     input_shape: tuple[int, int, int]  # (height, width, channels)
     labels: tuple[ClassLabel, ...]  # in the order of the network's output
-    recipe: Recipe  # pre-stem that the weights were trained behind
+    recipe: Recipe  # the pre-stem that the weights were trained with
     temperature: float  # divides the logits before the softmax; 1 is uncalibrated
     weights_file: str  # name within the folder
     weights_digest: str  # "sha256:" and the hash of that file
-    metrics: Mapping[str, float]  # what the model card claims, for example "top1": 0.92
-    golden: str = ""  # name of the folder of recorded answers; empty: there are none
+    metrics: Mapping[str, float]  # as stated in the model card, for example "top1": 0.92
+    golden: str = ""  # name of the folder of golden answers; empty: there are none
     # Of the weights' files, when they were seen to have that digest; None: they have not been looked at.
     verified_versions: tuple[FileVersion, ...] | None = dataclasses.field(default=None, compare=False, repr=False)
 
     @property
     def weights_path(self) -> Path:
-        """Where the weights lie."""
+        """The path of the weights file."""
         return self.folder / self.weights_file
 
     def check_digest(self) -> None:
@@ -139,7 +139,9 @@ def digest(path: Path) -> str:
             with bounded_files.open_file(beside) as file:
                 whole.update(hashlib.file_digest(file, "sha256").digest())
     except OSError as error:
-        raise BundleError(f"{path} cannot be read: {error.strerror or error}. A bundle needs its weights.") from error
+        raise BundleError(
+            f"{path} cannot be read: {error.strerror or error}. A bundle needs its weights file."
+        ) from error
     except ValueError as error:
         raise BundleError(f"{path} cannot be read: {error}.") from error
     return "sha256:" + whole.hexdigest()

@@ -1,4 +1,4 @@
-"""How publishers name the tensors of a network, as plain data: tables from our layer names to theirs."""
+"""How publishers name the tensors of a network: rules that map our layer names to theirs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Naming:
     suffixes: Mapping[Role, tuple[str, ...]]
 
     def tensors(self, layer: str, role: Role) -> list[str]:
-        """What the tensor of that role may be called, in order of preference; `layer` is the publisher's name."""
+        """The possible names of the tensor of a role, in order of preference; `layer` is the publisher's name."""
         suffixes = self.suffixes.get(role, ())
         return [suffix.format(layer) if "{" in suffix else layer + suffix for suffix in suffixes]
 
@@ -68,7 +68,7 @@ class Layout:
     background: bool = False
 
     def canonical(self, names: Iterable[str]) -> dict[str, str]:
-        """What the names in a file are compared as -> the names in the file."""
+        """The names in a file by the canonical names under which they are compared."""
         if not self.recounted:
             return {name: name for name in names}
         numbered = re.compile(rf"({'|'.join(self.recounted)})(?:_(\d+))?(/.*)")

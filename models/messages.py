@@ -1,4 +1,4 @@
-"""Errors of other people's code: what went wrong, for a line of a log, and whether it was a lack of memory."""
+"""Errors of libraries: a short message for the log, and whether memory was exhausted."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _PAGES = re.compile(
 # Where in C++ it was thrown, and which operation of a graph it was.
 _PLACES = re.compile(r"(?:Exception from|Check '.*' failed at) \S+:\d*:?|\[\[\{\{.*?\}\}\]\]|\{\{.*?\}\}|\[Op:[^\]]*\]")
 
-# By which an error of any framework says that there was not enough memory.
+# By which errors of frameworks are recognised that mean that there was not enough memory.
 _MEMORY_TYPES = ("ResourceExhaustedError", "OutOfMemoryError")
 _MEMORY_WORDS = ("Failed to allocate", "std::bad_alloc", "RESOURCE_EXHAUSTED")
 
 
 def short(error: BaseException | str) -> str:
-    """One line of at most some 300 characters that says what happened.
+    """The message of an error on one line of at most about 300 characters.
 
     Args:
-        error: what was raised, or its message.
+        error: the exception, or its message.
     """
     kind = "" if isinstance(error, str) else type(error).__name__
     text = str(error).rpartition(_INNERMOST)[2]
@@ -37,6 +37,6 @@ def short(error: BaseException | str) -> str:
 
 
 def lacks_memory(error: BaseException) -> bool:
-    """Whether an error, of whatever framework, says that there was not enough memory."""
+    """Whether an error of any framework means that there was not enough memory."""
     named = isinstance(error, MemoryError) or type(error).__name__ in _MEMORY_TYPES
     return named or any(words in str(error) for words in _MEMORY_WORDS)

@@ -1,7 +1,7 @@
-"""Pictures by the hundred, out of a few photographs: what a reduced precision is compared with float32 on.
+"""Random crops of a few photographs, on which a reduced precision is compared with float32.
 
-A network's first answers are to be compared on pictures like those that it will get. Pieces of photographs of many
-sizes and places are that, in the way in which training varies its pictures; noise and patterns are not.
+The comparison needs many pictures like those that a network will receive. Crops of photographs with random sizes,
+positions, mirroring and brightness, as in the augmentation of training, are realistic; noise and patterns are not.
 
 No framework is imported here.
 """
@@ -24,13 +24,13 @@ from glimpse.models.prestem import host
 from glimpse.models.prestem.recipe import Recipe
 
 FOLDER = Path(__file__).parent / "photographs"
-_SIDES = (0.3, 1.0)  # of a piece, as a share of the photograph's short side
-_ASPECTS = (3 / 4, 4 / 3)  # width by height of a piece
+_SIDES = (0.3, 1.0)  # of a crop, as a share of the photograph's shorter side
+_ASPECTS = (3 / 4, 4 / 3)  # width by height of a crop
 _BRIGHTNESS = (0.8, 1.2)
 
 
 def photographs() -> tuple[SampleImage, ...]:
-    """The photographs that ship with Glimpse, 256 pixels on the short side."""
+    """The photographs that are part of the package, 256 pixels on the shorter side."""
     return tuple(
         SampleImage(path.name, path.read_bytes(), "models/photographs/README.md")
         for path in sorted(FOLDER.glob("*.jpg"))
@@ -38,7 +38,7 @@ def photographs() -> tuple[SampleImage, ...]:
 
 
 def digest(own: Iterable[SampleImage]) -> str:
-    """A hash of all files that `series` makes its pictures of."""
+    """A hash of all files that `series` crops from."""
     whole = hashlib.sha256()
     for picture in (*own, *photographs()):
         whole.update(hashlib.sha256(picture.data).digest())
@@ -46,14 +46,13 @@ def digest(own: Iterable[SampleImage]) -> str:
 
 
 def series(own: Iterable[SampleImage], recipe: Recipe) -> Iterator[NDArray[np.uint8]]:
-    """Pictures without end, the same ones each time: uint8 ``[recipe.height, recipe.width, 3]``, RGB.
+    """An endless, reproducible series of pictures: uint8 ``[recipe.height, recipe.width, 3]``, RGB.
 
-    First come the bundle's own as they are. Then pieces are cut, of the bundle's own where these are as large as the
-    network's input, else of the photographs that ship with Glimpse: larger and smaller ones, mirrored or not, darker
-    and brighter. A piece that is smaller than the input is enlarged.
+    The bundle's own pictures come first, unchanged. Then follow random crops of them if they are at least as large as
+    the network's input, else of the photographs of the package. A crop that is smaller than the input is enlarged.
 
     Args:
-        own: the pictures of a bundle; there may be none.
+        own: the pictures of the bundle's golden answers, which may be none.
         recipe: the bundle's pre-stem.
     """
     opened = [_opened(picture) for picture in own]

@@ -66,6 +66,11 @@ def loaded_by(statement: str) -> set[str]:
             id="the pipeline and the batcher run without gRPC and without Keras",
         ),
         pytest.param(
+            "import glimpse.server.service, glimpse.server.classify_stream",
+            {"tensorflow", "keras", "grpc", "google", "glimpse.v1", "glimpse.client"},
+            id="the service and its streams run without gRPC and protobuf",
+        ),
+        pytest.param(
             "from glimpse.v1 import classifier_pb2",
             {"grpc", "glimpse.client", "glimpse.models", "glimpse.server"},
             id="the messages load without gRPC",

@@ -1,4 +1,4 @@
-"""What a published checkpoint is, as plain data."""
+"""The description of a published checkpoint, as plain data."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _LABELS = Path(__file__).parent / "labels"
 
 @dataclass(frozen=True, slots=True)
 class Checksum:
-    """What a publisher says of a file's hash."""
+    """The hash of a file, or its first digits, as its publisher states it."""
 
     algorithm: Literal["md5", "sha256"]
     digits: str  # hexadecimal and lower case; of a sha256 perhaps only the first, as PyTorch's file names have them
 
     def matches(self, hexdigest: str) -> bool:
-        """Whether a file of that hash is the one that was published."""
+        """Whether a file with this hash is the published one."""
         return hexdigest.startswith(self.digits)
 
     def __str__(self) -> str:
@@ -36,7 +36,7 @@ class Checksum:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """Weights that somebody has published for a network of the library, and all that is needed to serve them.
+    """Published weights for a network of the library, with all that is needed to serve them.
 
     The network is ``models.build(architecture, variant=variant, input_shape=(recipe.height, recipe.width, 3),
     **options)``.
@@ -44,13 +44,13 @@ class Checkpoint:
 
     architecture: str
     variant: str
-    tag: str  # what a user asks for; "imagenet" is the variant's default
-    alias: str = ""  # the publisher's own tag of the default, which is understood too
+    tag: str  # by which users select it; "imagenet" is the variant's default
+    alias: str = ""  # the publisher's own tag of the default, accepted as well
     publisher: Publisher
-    upstream: str  # what the publisher calls it
+    upstream: str  # the publisher's name of it
     url: str
-    file: str  # its name in the cache, where every checkpoint has another one
-    checksum: Checksum | None  # None: the publisher states none
+    file: str  # its name in the cache, unique among all checkpoints
+    checksum: Checksum | None  # None: the publisher does not state one
     label_set: LabelSet = "imagenet1000"
     recipe: Recipe  # the publisher's own preprocessing
     top1: float  # percent of ImageNet's validation images, as published for this recipe's size

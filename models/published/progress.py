@@ -1,4 +1,4 @@
-"""A progress bar on stderr, where a person looks at it."""
+"""A progress bar on the standard error, if that is a terminal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from glimpse.models.published.download import Report
 
 @contextmanager
 def progress_bar(name: str) -> Iterator[Report]:
-    """A function to tell how far a download is; silent where stderr is not a terminal."""
+    """A function that updates a progress bar; it does nothing where the standard error is not a terminal."""
     console = Console(file=sequences(sys.stderr))
     columns = (
         TextColumn("{task.description}"),

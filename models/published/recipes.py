@@ -1,4 +1,4 @@
-"""Publishers' own preprocessing as pre-stem recipes, to the pixel.
+"""The preprocessing of each publisher as a pre-stem recipe, exact to the pixel.
 
 Means and deviations are those of the publisher times 255, because a recipe's pixels are 0..255.
 """

@@ -1,7 +1,7 @@
-"""Writing into a cache that other users may write into as well, such as a folder in ``/tmp``.
+"""Writing into a cache that other users may also write into, such as a folder in ``/tmp``.
 
-No link is followed and no file of somebody else is written: whoever can make files in the folder cannot choose which
-file of ours is written over. What they put there themselves is found out by its hash, or not at all: see SECURITY.md.
+No symbolic link is followed and no file of another user is written, so that nobody can choose which file of this user
+is overwritten. Files that others put there are recognised by their hash at most, see SECURITY.md.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK
 
 
 def open_for_append(path: Path) -> FileIO:
-    """A file to add to, unbuffered: one that is new, or that an earlier run of this user has left.
+    """Open a file for appending, unbuffered: a new one, or one that an earlier run of this user has left.
 
     Raises:
-        FetchError: what is there is a link, no plain file, another user's, or has a second name elsewhere.
+        FetchError: the path is a symbolic link, is not a regular file, belongs to another user or has a second name.
         OSError: it cannot be opened.
     """
     try:
@@ -46,7 +46,7 @@ def open_for_append(path: Path) -> FileIO:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Put a file in its place, whole or not at all; a link that is there is replaced, not followed.
+    """Write a file atomically; a symbolic link at the path is replaced, not followed.
 
     Raises:
         OSError: it cannot be written.
@@ -69,6 +69,6 @@ def _opened(path: Path, flags: int) -> FileIO:
 
 def _other(path: Path) -> str:
     return (
-        f"{path} is not a plain file that this user has left there, so nothing is written to it. Delete it, or set "
+        f"{path} is not a regular file of this user, so it is not written to. Delete it, or set "
         "GLIMPSE_CACHE to a folder that nobody else can write to."
     )

@@ -1,4 +1,4 @@
-"""Training: any architecture of the library on any folder or zip of ``class/image`` files.
+"""Training any architecture of the library on a folder or a zip file of images; the result is a bundle.
 
-`python -m glimpse.models.train --help` is the way in; its output is a bundle that the server loads.
+See `python -m glimpse.models.train --help`.
 """

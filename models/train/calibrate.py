@@ -1,4 +1,4 @@
-"""Calibration: making a probability mean what it says. Guo et al., arXiv:1706.04599."""
+"""Temperature scaling, and the calibration error of probabilities. Guo et al., arXiv:1706.04599."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def fit_temperature(logits: NDArray[np.floating], classes: NDArray[np.int64]) ->
         ValueError: no image.
     """
     if len(classes) == 0:
-        raise ValueError("A temperature can only be fitted on held-out images. Received: none")
+        raise ValueError("A temperature can only be fitted on held-out images. Received: no images")
     low, high = _RANGE
 
     def loss(log_temperature: float) -> float:

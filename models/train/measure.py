@@ -1,4 +1,4 @@
-"""How good a network is on labelled images: the numbers that a model card claims and `models.evaluate` re-measures."""
+"""The metrics of a network on labelled images, for the model card and for `models.evaluate`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures of a training run and of what came out of it, small enough for a repository."""
+"""Plots of a training run and of its results, small enough to commit to a repository."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Through the doors: TLS, a certificate of the client's own, bearer tokens; and what is said to who does not get in."""
+"""Access control from the client: TLS, client certificates, bearer tokens, and what a refused caller is told."""
 
 from __future__ import annotations
 

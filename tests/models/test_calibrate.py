@@ -46,7 +46,7 @@ def test_the_fitted_temperature_closes_the_calibration_gap() -> None:
 
 
 def test_a_temperature_without_images_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"held-out images. Received: none"):
+    with pytest.raises(ValueError, match=r"held-out images. Received: no images"):
         fit_temperature(np.zeros((0, 3)), np.zeros(0, np.int64))
 
 

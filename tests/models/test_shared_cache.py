@@ -65,7 +65,7 @@ def test_a_link_to_what_is_not_there_makes_no_file(server: Server, cache: Path, 
 def test_a_second_name_of_a_file_elsewhere_is_not_added_to(server: Server, cache: Path, precious: Path) -> None:
     (cache / "net.h5.part").hardlink_to(precious)
     (cache / "net.h5.part.etag").write_text(server.etag)
-    with pytest.raises(FetchError, match="not a plain file that this user has left there"):
+    with pytest.raises(FetchError, match="not a regular file of this user"):
         fetch(checkpoint(server.url), cache, policy=QUICK)
     assert precious.read_bytes() == PRECIOUS
 
@@ -84,7 +84,7 @@ def test_a_part_that_another_user_has_left_is_not_gone_on_with(server: Server, c
     (cache / "net.h5.part").write_bytes(BODY[:10])
     (cache / "net.h5.part.etag").write_text(server.etag)
     os.chown(cache / "net.h5.part", 12345, 12345)
-    with pytest.raises(FetchError, match="not a plain file that this user has left there, so nothing is written"):
+    with pytest.raises(FetchError, match="not a regular file of this user, so it is not written"):
         fetch(checkpoint(server.url), cache, policy=QUICK)
     assert (cache / "net.h5.part").read_bytes() == BODY[:10]
 

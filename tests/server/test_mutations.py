@@ -92,7 +92,7 @@ def check(numbers: range) -> None:
     assert results <= {"decoded", *IMAGE_REASONS}
     for form in SUFFIXES:
         of_it = Counter({name: n for name, n in found.outcomes.items() if name.startswith(form)})
-        # Neither are they all refused at the door, nor are they hardly broken.
+        # Neither are they all refused at once, nor are they hardly broken.
         assert 0.1 < of_it[f"{form} decoded"] / of_it.total() < 0.9, of_it
     assert found.largest[0][0] < MOST_MEMORY, found.report()
 
