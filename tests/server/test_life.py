@@ -210,7 +210,7 @@ def test_an_address_of_another_machine_is_told_as_that(start_server: Start, argu
     assert running.exit_code() == 3
     detail = running.wait_for("cannot start")["detail"]
     assert detail.startswith("Cannot listen on 192.0.2.1:")
-    assert "et GLIMPSE_HOST to an address of this machine" in detail
+    assert "GLIMPSE_HOST to an address of this machine" in detail
     assert "GRPC_VERBOSITY" not in detail
 
 
