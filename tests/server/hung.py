@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -13,4 +14,6 @@ if __name__ == "__main__":
     from glimpse.server.runtime import conversion_process
 
     conversion_process._MODULE = "tests.server.hung"
+    # It is begun without the current folder on its path, and the tests are in no package that is installed.
+    os.environ["PYTHONPATH"] = str(Path(__file__).parents[2])
     sys.exit(program.main())
