@@ -36,12 +36,14 @@ from glimpse.server import build, cleanup
 # (precision, uint8 [N, H, W, 3]) -> float32 probabilities [N, classes]
 Answer = Callable[[str, NDArray[np.uint8]], NDArray[np.float32]]
 
-LEAST = 100  # pictures with a clear answer, or the comparison says too little
-REQUIRED = 0.99  # share of them that must keep their first class
-CLEAR = 0.8  # of the first class's probability is the most that the second may have where an answer is clear
-_MOST = 200  # pictures that are compared where the network is small
-_WORTH = 100_000_000_000  # multiply-adds that a comparison may take in each precision before it is content with LEAST
-_ROUNDS = 4  # times so many pictures are looked at, at the most
+MIN_PICTURES = 100  # pictures with a clear answer, or the comparison says too little
+REQUIRED_SHARE = 0.99  # share of them that must keep their first class
+CLEAR_RATIO = 0.8  # of the first class's probability is the most that the second may have where an answer is clear
+_MAX_PICTURES = 200  # pictures that are compared where the network is small
+_MAX_MULTIPLY_ADDS = (
+    100_000_000_000  # multiply-adds that a comparison may take in each precision before it is content with MIN_PICTURES
+)
+_MAX_ROUNDS = 4  # times so many pictures are looked at, at the most
 _MONTH = 30 * 24 * 3600.0
 _PACKAGES = ("jax", "jaxlib", "torch")  # that compute; the others are in the hash of the network
 _log = structlog.get_logger(__name__)
@@ -62,25 +64,25 @@ class Agreement:
         return self.same / self.pictures if self.pictures else 0.0
 
     @property
-    def earned(self) -> bool:
+    def sufficient(self) -> bool:
         """Whether the reduced precision may be taken for float32."""
-        return self.pictures >= LEAST and self.share >= REQUIRED
+        return self.pictures >= MIN_PICTURES and self.share >= REQUIRED_SHARE
 
     def __str__(self) -> str:
-        if self.pictures < LEAST:
+        if self.pictures < MIN_PICTURES:
             return (
                 f"{self.precision} cannot be compared with float32: float32 is decided about {self.pictures} of "
-                f"{self.pictures + self.unclear} pictures, and {LEAST} are needed."
+                f"{self.pictures + self.unclear} pictures, and {MIN_PICTURES} are needed."
             )
         return (
             f"{self.precision} names the same first class as float32 for {self.same} of {self.pictures} pictures, "
-            f"{self.share:.1%}; {REQUIRED:.0%} are required."
+            f"{self.share:.1%}; {REQUIRED_SHARE:.0%} are required."
         )
 
 
 def size(multiply_adds: int) -> int:
     """How many pictures are compared: more where the network is small, and chance should decide less."""
-    return max(LEAST, min(_MOST, _WORTH // max(1, multiply_adds)))
+    return max(MIN_PICTURES, min(_MAX_PICTURES, _MAX_MULTIPLY_ADDS // max(1, multiply_adds)))
 
 
 def measure(answer: Answer, pictures: Iterator[NDArray[np.uint8]], *, precision: str, number: int) -> Agreement:
@@ -96,7 +98,7 @@ def measure(answer: Answer, pictures: Iterator[NDArray[np.uint8]], *, precision:
     kept: list[NDArray[np.uint8]] = []
     first: list[int] = []
     unclear = 0
-    for _ in range(_ROUNDS):
+    for _ in range(_MAX_ROUNDS):
         batch = np.stack([*islice(pictures, number)])
         found = answer("float32", batch)
         clear = _clear(found)
@@ -120,10 +122,10 @@ def _clear(found: NDArray[np.float32]) -> NDArray[np.bool_]:
         return finite
     ranked = np.partition(np.where(finite[:, np.newaxis], found, 0), -2, axis=1)
     second, best = ranked[:, -2], ranked[:, -1]
-    return finite & (best > 0) & (second <= CLEAR * best)
+    return finite & (best > 0) & (second <= CLEAR_RATIO * best)
 
 
-def known(follows_from: Mapping[str, Any]) -> Agreement | None:
+def cached(follows_from: Mapping[str, Any]) -> Agreement | None:
     """What an earlier comparison found; None where there was none, or what is kept of it cannot be used.
 
     Args:
@@ -151,7 +153,7 @@ def known(follows_from: Mapping[str, Any]) -> Agreement | None:
     return found
 
 
-def keep(follows_from: Mapping[str, Any], found: Agreement) -> bool:
+def store(follows_from: Mapping[str, Any], found: Agreement) -> bool:
     """Keep what a comparison found for the starts after it; whether that could be done.
 
     Raises:

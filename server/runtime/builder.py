@@ -47,7 +47,7 @@ class RuntimeBuilder:
         if precision == REFERENCE:
             return BuiltRuntime(self._runtime(REFERENCE), None)
         found = self._compared(precision)
-        if not found.earned:
+        if not found.sufficient:
             if wanted == "auto":
                 _log.warning(
                     "precision falls back",
@@ -83,13 +83,13 @@ class RuntimeBuilder:
             pictures=variations.digest(own),
             number=number,
         )
-        if (found := agreement.known(follows_from)) is not None:
+        if (found := agreement.cached(follows_from)) is not None:
             return found
         _log.info("comparing precisions", model=network.bundle.name, precision=precision, pictures=number)
         begun = time.monotonic()
         series = variations.series(own, network.bundle.recipe)
         found = agreement.measure(self._answer, series, precision=precision, number=number)
-        agreement.keep(follows_from, found)
+        agreement.store(follows_from, found)
         _log.info(
             "precisions compared",
             model=network.bundle.name,

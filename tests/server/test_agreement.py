@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from glimpse.server import cores
 from glimpse.server.cleanup import Cleanup, StoppedError, within
 from glimpse.server.runtime import agreement
-from glimpse.server.runtime.agreement import Agreement, known, measure, size
+from glimpse.server.runtime.agreement import Agreement, cached, measure, size
 
 FACTS = agreement.facts(network="n", runtime="openvino", processor="p", precision="bfloat16", pictures="d", number=200)
 FOUND = Agreement("bfloat16", 199, 200, 12)
@@ -60,14 +60,14 @@ def test_ninety_nine_in_a_hundred_must_keep_their_first_class(lost: int, *, earn
     found = measure(answer, numbered(), precision="bfloat16", number=200)
     assert found == Agreement("bfloat16", 200 - lost, 200, 0)
     assert found.share == (200 - lost) / 200
-    assert found.earned == earned
+    assert found.sufficient == earned
     assert answer.asked == [("float32", 200), ("bfloat16", 200)], "never both at a time"
 
 
 def test_of_a_hundred_pictures_one_may_differ_and_fewer_than_a_hundred_say_too_little() -> None:
-    assert Agreement("bfloat16", 99, 100, 0).earned
-    assert not Agreement("bfloat16", 98, 100, 0).earned
-    assert not Agreement("bfloat16", 99, 99, 300).earned
+    assert Agreement("bfloat16", 99, 100, 0).sufficient
+    assert not Agreement("bfloat16", 98, 100, 0).sufficient
+    assert not Agreement("bfloat16", 99, 99, 300).sufficient
 
 
 def test_pictures_to_which_float32_has_no_clear_answer_are_left_out_and_others_looked_at_in_their_place() -> None:
@@ -84,7 +84,7 @@ def test_a_network_without_a_clear_answer_to_anything_gets_float32_and_the_reaso
     answer = Computes(differs=lambda _: False, clear=lambda _: False)
     found = measure(answer, numbered(), precision="bfloat16", number=100)
     assert found == Agreement("bfloat16", 0, 0, 400)
-    assert (found.earned, found.share) == (False, 0.0)
+    assert (found.sufficient, found.share) == (False, 0.0)
     assert {precision for precision, _ in answer.asked} == {"float32"}
     assert "float32 is decided about 0 of 400 pictures, and 100 are needed" in str(found)
 
@@ -110,9 +110,9 @@ def test_the_smaller_the_network_the_more_pictures(multiply_adds: float, picture
 
 
 def test_what_was_found_is_known_at_the_next_start(cache: Path) -> None:
-    assert known(FACTS) is None
-    assert agreement.keep(FACTS, FOUND)
-    assert known(FACTS) == FOUND
+    assert cached(FACTS) is None
+    assert agreement.store(FACTS, FOUND)
+    assert cached(FACTS) == FOUND
     (path,) = (cache / "agreement").iterdir()
     assert path.stat().st_mode & 0o044 == 0o044, "servers of other users read it"
 
@@ -120,8 +120,8 @@ def test_what_was_found_is_known_at_the_next_start(cache: Path) -> None:
 @pytest.mark.usefixtures("cache")
 @pytest.mark.parametrize("fact", [*FACTS])
 def test_a_comparison_of_something_else_is_not_taken_for_it(fact: str) -> None:
-    agreement.keep(FACTS, FOUND)
-    assert known({**FACTS, fact: "another"}) is None
+    agreement.store(FACTS, FOUND)
+    assert cached({**FACTS, fact: "another"}) is None
 
 
 @pytest.mark.parametrize(
@@ -143,22 +143,22 @@ def test_a_comparison_of_something_else_is_not_taken_for_it(fact: str) -> None:
     ],
 )
 def test_what_is_damaged_or_belongs_to_another_is_told_and_not_used(cache: Path, damage: Any) -> None:
-    agreement.keep(FACTS, FOUND)
+    agreement.store(FACTS, FOUND)
     (path,) = (cache / "agreement").iterdir()
     kept = json.loads(path.read_text())
     path.write_bytes(damage if isinstance(damage, bytes) else json.dumps(damage(kept)).encode())
     with structlog.testing.capture_logs() as logs:
-        assert known(FACTS) is None
+        assert cached(FACTS) is None
     assert [line["event"] for line in logs] == ["kept agreement cannot be used"]
-    assert agreement.keep(FACTS, FOUND)
-    assert known(FACTS) == FOUND
+    assert agreement.store(FACTS, FOUND)
+    assert cached(FACTS) == FOUND
 
 
 def test_where_nothing_can_be_kept_it_says_so_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("GLIMPSE_CACHE", str(tmp_path / "file" / "cache"))
     with structlog.testing.capture_logs() as logs:
-        assert not agreement.keep(FACTS, FOUND)
+        assert not agreement.store(FACTS, FOUND)
     assert [line["event"] for line in logs] == ["agreement not kept"]
     assert "GLIMPSE_CACHE" in logs[0]["detail"]
 
@@ -168,11 +168,11 @@ def test_a_start_that_is_told_to_end_leaves_nothing_half_made_and_keeps_what_is_
 ) -> None:
     told = Cleanup()
     with within(told):
-        assert agreement.keep(FACTS, FOUND)
+        assert agreement.store(FACTS, FOUND)
         told.end()
-        assert known(FACTS) == FOUND
+        assert cached(FACTS) == FOUND
         with pytest.raises(StoppedError):
-            agreement.keep({**FACTS, "network": "other"}, FOUND)
+            agreement.store({**FACTS, "network": "other"}, FOUND)
     assert len(list(cache.rglob("*.json"))) == 1
 
     monkeypatch.setenv("GLIMPSE_CACHE", str(cache / "another"))
@@ -185,21 +185,21 @@ def test_a_start_that_is_told_to_end_leaves_nothing_half_made_and_keeps_what_is_
 
     monkeypatch.setattr(Path, "chmod", told_now)
     with within(meanwhile), pytest.raises(StoppedError):
-        agreement.keep(FACTS, FOUND)
+        agreement.store(FACTS, FOUND)
     assert not (cache / "another").exists()
 
 
 def test_what_no_start_has_used_for_a_month_goes(cache: Path) -> None:
-    agreement.keep(FACTS, FOUND)
+    agreement.store(FACTS, FOUND)
     other = {**FACTS, "network": "other"}
-    agreement.keep(other, FOUND)
+    agreement.store(other, FOUND)
     month = time.time() - 31 * 24 * 3600
     for path in (cache / "agreement").iterdir():
         os.utime(path, (month, month))
-    assert known(FACTS) == FOUND  # used today
-    agreement.keep({**FACTS, "network": "third"}, FOUND)
-    assert known(other) is None
-    assert known(FACTS) == FOUND
+    assert cached(FACTS) == FOUND  # used today
+    agreement.store({**FACTS, "network": "third"}, FOUND)
+    assert cached(other) is None
+    assert cached(FACTS) == FOUND
     assert len(list((cache / "agreement").iterdir())) == 2
 
 

@@ -22,7 +22,7 @@ from glimpse.models.golden import SampleImage
 from glimpse.models.outputs import PROBABILITIES
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.server.runtime import selection
-from glimpse.server.runtime.agreement import LEAST, REQUIRED
+from glimpse.server.runtime.agreement import MIN_PICTURES, REQUIRED_SHARE
 from glimpse.server.runtime.builder import BuiltRuntime
 from glimpse.server.runtime.network import Network
 from glimpse.server.runtime.openvino import OpenVINORuntime
@@ -134,8 +134,8 @@ def test_a_network_that_keeps_its_answers_keeps_bfloat16(weights: dict[str, Path
     built, logs = build(weights["robust"], "tensorflow")
     assert built.runtime.precision == "bfloat16"
     assert built.agreement is not None
-    assert built.agreement.share >= REQUIRED
-    assert built.agreement.pictures >= LEAST
+    assert built.agreement.share >= REQUIRED_SHARE
+    assert built.agreement.pictures >= MIN_PICTURES
     assert [line["event"] for line in logs] == ["comparing precisions", "precisions compared"]
 
 
@@ -178,7 +178,7 @@ def test_bfloat16_that_is_asked_for_is_taken_and_told_of_with_a_warning_where_it
     built, logs = build(weights[name], "tensorflow", precision="bfloat16")
     assert built.runtime.precision == "bfloat16"
     assert built.agreement is not None
-    assert built.agreement.earned == (name == "robust")
+    assert built.agreement.sufficient == (name == "robust")
     warned = [line for line in logs if line["log_level"] == "warning"]
     assert [line["event"] for line in warned] == (["precision changes answers"] if name == "fragile" else [])
     assert all("auto would use float32" in line["detail"] for line in warned)
@@ -226,7 +226,7 @@ def test_openvino_takes_bfloat16_where_the_network_keeps_its_answers(
     built, _ = build(weights[name], "openvino", "tensorflow")
     assert (built.runtime.name, built.runtime.precision) == ("openvino", precision)
     assert built.agreement is not None
-    assert built.agreement.earned == (precision == "bfloat16")
+    assert built.agreement.sufficient == (precision == "bfloat16")
     again, logs = build(weights[name], "openvino", "tensorflow")
     assert (again.runtime.precision, again.agreement) == (precision, built.agreement)
     assert not COMPARED & {line["event"] for line in logs}
@@ -265,7 +265,7 @@ def test_a_server_tells_why_it_computes_in_float32_at_its_first_start_and_the_ne
         assert runtime.precision == "float32"
         assert runtime.agreement.precision == "bfloat16"
         assert runtime.agreement.pictures == 200
-        assert runtime.agreement.top1 < REQUIRED
+        assert runtime.agreement.top1 < REQUIRED_SHARE
         assert fallen["agreement"] == pytest.approx(runtime.agreement.top1, abs=1e-4)
         assert 'precision="float32"' in metrics["glimpse_model_info"]
         assert 'precision="bfloat16"' in metrics["glimpse_precision_agreement"]
@@ -283,8 +283,8 @@ def test_the_shipped_model_keeps_the_precision_that_the_processor_is_fastest_in(
         assert "glimpse_precision_agreement" not in metrics
     else:
         assert runtime.agreement.precision == fastest
-        assert runtime.agreement.top1 >= REQUIRED
-        assert runtime.agreement.pictures >= LEAST
+        assert runtime.agreement.top1 >= REQUIRED_SHARE
+        assert runtime.agreement.pictures >= MIN_PICTURES
     assert f'precision="{fastest}"' in metrics["glimpse_model_info"]
     loaded = server.wait_for("model loaded")
     assert json.dumps(loaded.get("agreement")) == json.dumps(runtime.agreement and runtime.agreement.top1)

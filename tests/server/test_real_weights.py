@@ -12,7 +12,7 @@ from PIL import Image
 from skimage import data
 
 from glimpse.client import Client
-from glimpse.server.runtime.agreement import REQUIRED
+from glimpse.server.runtime.agreement import REQUIRED_SHARE
 from glimpse.server.runtime.openvino import OpenVINORuntime
 from tests.conftest import SHARED, RunningServer
 
@@ -107,7 +107,7 @@ def test_the_service_on_real_weights_knows_a_cat_from_a_coffee(
         assert (runtime.precision, runtime.agreement) == ("float32", None)
         return
     assert runtime.agreement is not None
-    assert (runtime.agreement.top1 >= REQUIRED) == served.keeps
+    assert (runtime.agreement.top1 >= REQUIRED_SHARE) == served.keeps
     assert runtime.precision == (fastest if served.keeps else "float32")
     fallen = [line for line in server.log if line["event"] == "precision falls back"]
     assert [f"{runtime.agreement.top1:.1%}; 99% are required" in line["detail"] for line in fallen] == (
