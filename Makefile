@@ -60,6 +60,9 @@ serve: $(VENV)/.server  ## install and start the server; settings come from GLIM
 test: $(VENV)/.dev  ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
 
+test-ci: $(VENV)/.dev  ## run the tests that .ci/run adds to those of make test
+	$(BIN)/python -m pytest -m ci $(ARGS)
+
 test-all: $(VENV)/.dev  ## run all tests, including the slow ones
 	$(BIN)/python -m pytest -m "" $(ARGS)
 

@@ -15,6 +15,7 @@ from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1.classifier_pb2_grpc import ImageClassifierStub
 from tests.conftest import RunningServer
 from tests.server.conftest import TIMEOUT
+from tests.server.hostile.conftest import eventually
 
 STAGE_COUNT = 'glimpse_stage_seconds_count{{model="se_resnet20_cifar10",stage="{}",version="1"}}'
 
@@ -45,13 +46,17 @@ def test_a_refused_request_is_counted_by_reason_and_code(
     before = scrape()
     with pytest.raises(grpc.RpcError):
         stub.Classify(pb.ClassifyRequest(), timeout=TIMEOUT)
-    more = grown(before, scrape())
-    assert more['glimpse_requests_rejected_total{reason="NO_IMAGES"}'] == 1
-    assert [
-        value
-        for name, value in more.items()
-        if name.startswith("grpc_server_handled_total{") and 'grpc_code="INVALID_ARGUMENT"' in name
-    ] == [1]
+
+    def handled() -> list[float]:
+        return [
+            value
+            for name, value in grown(before, scrape()).items()
+            if name.startswith("grpc_server_handled_total{") and 'grpc_code="INVALID_ARGUMENT"' in name
+        ]
+
+    # A call is counted when it has ended, a moment after its caller has its status.
+    assert eventually(handled, lambda values: bool(values)) == [1]
+    assert grown(before, scrape())['glimpse_requests_rejected_total{reason="NO_IMAGES"}'] == 1
 
 
 def test_an_idle_server_has_nothing_in_flight(scrape: Callable[[], dict[str, float]]) -> None:
