@@ -99,7 +99,7 @@ class AsyncClient(BaseClient):
         Raises:
             ImageRefusedError: the image cannot be classified. Expect this where images come from outside.
             OSError: the file cannot be read.
-            GlimpseError: the call failed; `client.errors` shows the tree of errors.
+            GlimpseError: the call failed; `glimpse.client.errors` shows the tree of errors.
         """
         to_request = messages.to_requests(top_k, min_probability, geometry, model, version)
         request = await off_the_loop(image, lambda: to_request(image))
@@ -149,7 +149,7 @@ class AsyncClient(BaseClient):
         Raises:
             StreamBrokenError: one stream after the other ended without an answer, and images are unanswered.
             RequestRefusedError: the options are wrong, so every image would fail in the same way.
-            GlimpseError: the call failed; `client.errors` shows the tree of errors.
+            GlimpseError: the call failed; `glimpse.client.errors` shows the tree of errors.
             Whatever `images` itself raises.
         """
         bulk: AsyncBulk[K] = AsyncBulk(
@@ -179,7 +179,7 @@ class AsyncClient(BaseClient):
 
         Raises:
             ModelNotFoundError: no loaded model has this name and version.
-            GlimpseError: the call failed; `client.errors` shows the tree of errors.
+            GlimpseError: the call failed; `glimpse.client.errors` shows the tree of errors.
         """
         request = messages.to_describe(model, version)
         return messages.from_description(await self._answer(self._stub().DescribeModel, request, timeout))
@@ -194,7 +194,7 @@ class AsyncClient(BaseClient):
 
         Raises:
             UnavailableError: no server answers. A server that answers and is not serving is not an error.
-            GlimpseError: the call failed; `client.errors` shows the tree of errors.
+            GlimpseError: the call failed; `glimpse.client.errors` shows the tree of errors.
         """
         # The client's own channel does not call servers that are not serving.
         async with self._connection.open_async(self._credentials, all_servers=True) as all_servers:

@@ -82,7 +82,7 @@ class Client(BaseClient):
         Raises:
             ImageRefusedError: the image cannot be classified. Expect this where images come from outside.
             OSError: the file cannot be read.
-            GlimpseError: the call failed; `client.errors` shows the tree of errors.
+            GlimpseError: the call failed; `glimpse.client.errors` shows the tree of errors.
         """
         request = messages.to_requests(top_k, min_probability, geometry, model, version)(image)
 
@@ -132,7 +132,7 @@ class Client(BaseClient):
         Raises:
             StreamBrokenError: one stream after the other ended without an answer, and images are unanswered.
             RequestRefusedError: the options are wrong, so every image would fail in the same way.
-            GlimpseError: the call failed; `client.errors` shows the tree of errors.
+            GlimpseError: the call failed; `glimpse.client.errors` shows the tree of errors.
             Whatever `images` itself raises.
         """
         bulk: Bulk[K] = Bulk(
@@ -155,7 +155,7 @@ class Client(BaseClient):
 
         Raises:
             ModelNotFoundError: no loaded model has this name and version.
-            GlimpseError: the call failed; `client.errors` shows the tree of errors.
+            GlimpseError: the call failed; `glimpse.client.errors` shows the tree of errors.
         """
         request = messages.to_describe(model, version)
         try:
@@ -177,7 +177,7 @@ class Client(BaseClient):
 
         Raises:
             UnavailableError: no server answers. A server that answers and is not serving is not an error.
-            GlimpseError: the call failed; `client.errors` shows the tree of errors.
+            GlimpseError: the call failed; `glimpse.client.errors` shows the tree of errors.
         """
         # The client's own channel does not call servers that are not serving.
         with self._connection.open(all_servers=True) as all_servers:

@@ -1,4 +1,4 @@
-"""The way of a request, from pixels in any form to labels, on one screen.
+"""The way of a request, from pixels in any form to labels, step by step.
 
 resolve the model -> check the options -> take permits
 -> for each image: decode -> pre-stem -> queue -> compute -> post-processing
@@ -198,7 +198,7 @@ class Pipeline:
         await together.all_done
 
     def _prepare_and_queue(self, flight: _Flight, work: _Job) -> None:
-        """Decode, pre-stem, queue; in a decoder thread. Whatever goes wrong is the answer's."""
+        """Decode, pre-stem, queue; in a decoder thread. Any error is set on the answer's future."""
         answer = flight.answer
         if answer.cancelled():
             return
@@ -353,10 +353,14 @@ class Pipeline:
         if not request.geometry:
             return model.bundle.recipe
         if request.geometry not in self._geometries:
-            allowed = ", ".join(sorted(self._geometries)) or "none, because GLIMPSE_ALLOW_GEOMETRIES is not set"
+            allowed = (
+                f"A request may choose one of these geometries: {', '.join(sorted(self._geometries))}."
+                if self._geometries
+                else "Requests cannot choose a geometry, because GLIMPSE_ALLOW_GEOMETRIES is not set on this server."
+            )
             raise InvalidRequestError(
                 Reason.GEOMETRY_NOT_ALLOWED,
-                f"A request may choose one of these geometries: {allowed}. Received: {shown(request.geometry)}",
+                f"{allowed} Received: {shown(request.geometry)}",
                 field="options.geometry",
             )
         return model.bundle.recipe.with_geometry(request.geometry)

@@ -25,7 +25,7 @@ class StartupError(Exception):
 
 
 class PortTakenError(StartupError):
-    """The server cannot listen on the address and port, most often because another program does."""
+    """The server cannot listen on the address and port, most often because another program uses the port."""
 
     exit_code = 3
 
@@ -58,8 +58,9 @@ def exit_codes() -> dict[int, str]:
     """By exit code, what ended the server."""
     causes = {each.exit_code: (each.__doc__ or "").strip() for each in StartupError.__subclasses__()}
     codes = {
-        stopping.STOPPED: "The server was told to stop, and has answered what was in flight. `prepare`: the model is "
-        "prepared.",
+        stopping.STOPPED: "The server was told to stop; calls still in flight after `drain_seconds` were aborted. "
+        "`prepare`: the model is prepared.",
+        StartupError.exit_code: "Another error; the log says which.",
         EXIT_SETTINGS: "The settings are invalid.",
         **causes,
         stopping.exit_code(signal.SIGINT, prepares=True): "`prepare` was stopped by SIGINT before it was done.",

@@ -117,7 +117,7 @@ def facts(description: ModelDescription) -> dict[str, str]:
         "limits": f"{limits.max_images_per_request:,} images per request, {limits.max_images_in_flight:,} in flight; "
         f"{limits.max_image_bytes:,} bytes and {limits.max_image_pixels:,} pixels per image; "
         f"{limits.max_message_bytes:,} bytes per message",
-        "large JPEG": f"up to {limits.max_jpeg_pixels:,} pixels, decoded at 1/2, 1/4 or 1/8 where that leaves "
+        "large JPEG": f"up to {limits.max_jpeg_pixels:,} pixels, decoded at 1/2, 1/4 or 1/8 if that leaves at least "
         f"{limits.jpeg_reducing_gap:.4g} times the target",
         "formats": ", ".join(limits.formats),
         "geometries": ", ".join(limits.geometries) or "the model's own only",
@@ -147,7 +147,7 @@ def _recipe(pre_stem: PreStem) -> str:
         geometry += f" {pre_stem.crop_share:.4g}"
     return (
         f"{geometry} to {pre_stem.height} x {pre_stem.width}, {pre_stem.filter}"
-        f"{'' if pre_stem.antialias else ' without antialiasing'}, smaller ones {pre_stem.smaller}, "
+        f"{'' if pre_stem.antialias else ' without antialiasing'}, smaller images: {pre_stem.smaller}, "
         f"fill {_list(pre_stem.fill)}; {pre_stem.channels} minus {_list(pre_stem.mean)}, "
         f"divided by {_list(pre_stem.std)}"
     )

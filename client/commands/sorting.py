@@ -60,7 +60,7 @@ class Sorter:
             while True:
                 place = free_place(source, os.path.join(self._into, name), self._planned)
                 if place is None:
-                    return Outcome(source, None, f"is there already ({why})")
+                    return Outcome(source, None, f"already there ({why})")
                 try:
                     self._put(source, place)
                 except FileExistsError:  # taken between the look and the deed

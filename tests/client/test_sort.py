@@ -79,7 +79,7 @@ def test_a_dry_run_says_where_photos_would_go_and_touches_nothing(
         "photos/b.jpg -> sorted/dog/b.jpg (dog 75.0%)",
         "photos/deep/a.jpg -> sorted/cat/a-2.jpg (cat  75.0%)",
         "photos/deep/c.jpg -> sorted/cat/c.jpg (cat 75.0%)",
-        "photos/e/a.jpg: is there already (cat 75.0%)",
+        "photos/e/a.jpg: already there (cat 75.0%)",
     ]
     assert ended.stderr == "4 would be moved, 1 left alone, 0 failed.\n"
     assert not (tmp_path / "sorted").exists()

@@ -122,7 +122,6 @@ LISTED = (
     Listed(r"make (test|check|bench)\b", "minutes; and this is one of the tests", target),
     Listed(r"make (train|evaluate)\b", "minutes, and labelled photos; the tests of training train", target),
     Listed(r"make image\b", "needs a container engine", target),
-    Listed(r"\S*python -m glimpse.models\.train\b", "minutes; test_tutorial.py runs it", options),
     Listed(r"\S*python -m glimpse.models describe resnet50\b", "builds a large network; a small one is", options),
     Listed(r"\S*python -m glimpse.models fetch\b", "needs the network; a fetch from this machine is tested", options),
     Listed(r"ls runs/", "shows what training has made; test_tutorial.py runs it", syntax),

@@ -107,7 +107,7 @@ def test_every_architecture_has_its_parameters_and_every_published_tag_a_row() -
 def test_every_exit_code_is_told() -> None:
     assert set(exits.client()) == set(Exit)
     causes = {cause.exit_code for cause in startup.StartupError.__subclasses__()}
-    assert set(startup.exit_codes()) == {0, 2, 130, 143, *causes}
+    assert set(startup.exit_codes()) == {0, 1, 2, 130, 143, *causes}
     assert "| 4 | The model cannot be loaded. |" in exits.page()
 
 

@@ -31,7 +31,10 @@ def test_what_the_tutorial_trains_is_served_and_tells_the_shapes_apart(
                 running.wait_for("serving")
                 folder = folder.asking(running.target)
             else:
-                said = folder.run(command.text)
+                text = command.text
+                if command.words[:2] == ("make", "train"):  # which installs what is installed here, and then runs this
+                    text = ".venv/bin/python -m glimpse.models.train " + command.words[2].removeprefix("ARGS=")
+                said = folder.run(text)
                 if "classify" in command.words:
                     assert_named(said)
     assert "shapes, version 1" in said  # of describe

@@ -63,7 +63,7 @@ def test_a_geometry_that_is_not_allowed_is_refused(allowing: ImageClassifierStub
 def test_only_the_model_s_own_is_allowed_unless_the_server_says_otherwise(stub: ImageClassifierStub) -> None:
     with pytest.raises(grpc.RpcError) as refused:
         stub.Classify(request("letterbox"), timeout=TIMEOUT)
-    assert "none, because GLIMPSE_ALLOW_GEOMETRIES is not set" in rich_status(refused.value)[0].message
+    assert "because GLIMPSE_ALLOW_GEOMETRIES is not set" in rich_status(refused.value)[0].message
     description = stub.DescribeModel(pb.DescribeModelRequest(), timeout=TIMEOUT)
     assert not description.limits.geometries
     recipe = Recipe(height=32, width=32)

@@ -55,7 +55,7 @@ def test_a_refused_request_is_counted_by_reason_and_code(
         ]
 
     # A call is counted when it has ended, a moment after its caller has its status.
-    assert eventually(handled, lambda values: bool(values)) == [1]
+    assert eventually(handled, bool) == [1]
     assert grown(before, scrape())['glimpse_requests_rejected_total{reason="NO_IMAGES"}'] == 1
 
 
