@@ -44,24 +44,18 @@ class Times:
 
     def __init__(self) -> None:
         self._done: deque[tuple[float, int]] = deque()  # seconds, and the cost that was predicted
-        self._seconds, self._costs = 0.0, 0
-        self._sums = 0.0, 1  # both together, for whoever asks from another thread
+        self._sums = 0.0, 0  # of both, replaced as a whole: others read it without a lock
 
     def add(self, seconds: float, cost: int) -> None:
         """One more."""
         self._done.append((seconds, cost))
-        self._seconds += seconds
-        self._costs += cost
-        if len(self._done) > _REMEMBERED:
-            gone = self._done.popleft()
-            self._seconds -= gone[0]
-            self._costs -= gone[1]
-        self._sums = self._seconds, self._costs
+        gone = self._done.popleft() if len(self._done) > _REMEMBERED else (0.0, 0)
+        self._sums = self._sums[0] + seconds - gone[0], self._sums[1] + cost - gone[1]
 
     def expected(self, cost: int) -> float:
         """Seconds for a piece that was predicted to cost so much; 0 before any was done."""
         seconds, costs = self._sums
-        return cost * seconds / costs
+        return cost * seconds / costs if costs else 0.0
 
 
 class DecodePool:
