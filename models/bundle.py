@@ -202,7 +202,7 @@ def _misspelt(values: Mapping[str, Any]) -> str:
     return ""
 
 
-def write(
+def write(  # noqa: PLR0913 - one for each value of the description
     folder: Path,
     *,
     name: str,
@@ -214,8 +214,11 @@ def write(
     recipe: Recipe,
     temperature: float,
     metrics: Mapping[str, float],
+    options: Mapping[str, Any] | None = None,
 ) -> Bundle:
     """Make a bundle of a folder that holds ``weights.safetensors``: write the labels and the description, and read it.
+
+    The description has the key ``options`` only where there are some, so that a bundle without is what it always was.
 
     Raises:
         BundleError: the weights are missing, or a value is not valid.
@@ -235,6 +238,7 @@ def write(
         "weights": WEIGHTS,
         "weights_digest": digest(folder / WEIGHTS),
         "metrics": dict(metrics),
+        **({"options": dict(options)} if options else {}),
     }
     lines = (f"{label.label}\t{label.class_id}" if label.class_id else label.label for label in labels)
     (folder / LABELS).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

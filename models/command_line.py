@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,3 +26,21 @@ class Parser(argparse.ArgumentParser):
             hint = nearest(word, self._option_string_actions)
             self.error(f"there is no option {word}.{hint} --help lists all options")
         return options
+
+
+def architecture_option(text: str) -> tuple[str, Any]:
+    """An option of an architecture: ``alpha=0.5`` -> ("alpha", 0.5).
+
+    The value is JSON, as in GLIMPSE_OPTIONS; what is not JSON is text, so that ``stem=handbook`` needs no quotes. Null
+    may be written none, and true and false in any case.
+    """
+    name, separator, value = text.partition("=")
+    if not separator or not name:
+        raise argparse.ArgumentTypeError(f"an option is NAME=VALUE, for example alpha=0.5. Received: {text!r}")
+    words: dict[str, Any] = {"true": True, "false": False, "none": None}
+    if value.lower() in words:
+        return name, words[value.lower()]
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value

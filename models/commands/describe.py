@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from glimpse.models.catalogue import find
+from glimpse.models.command_line import architecture_option
 from glimpse.models.commands.help import Help, examples
 from glimpse.models.commands.tables import SIZES, show
 from glimpse.models.plain import sequences
@@ -39,7 +40,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     describe.add_argument(
         "--option",
         action="append",
-        type=_option,
+        type=architecture_option,
         metavar="NAME=VALUE",
         help="an option of the architecture, for example alpha=0.5; may be given several times",
     )
@@ -99,19 +100,3 @@ def _sums(assembly: Assembly) -> tuple[str, ...]:
     parameters = sum(stage.parameters for stage in assembly.stages)
     multiply_adds = sum(stage.multiply_adds for stage in assembly.stages)
     return ("total", "", "", "", f"{parameters:,}", f"{multiply_adds:,}")
-
-
-def _option(text: str) -> tuple[str, Any]:
-    """``alpha=0.5`` -> ("alpha", 0.5): true and false, numbers, none, and text for all else."""
-    name, separator, value = text.partition("=")
-    if not separator:
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
-    words: dict[str, Any] = {"true": True, "false": False, "none": None}
-    if value.lower() in words:
-        return name, words[value.lower()]
-    for kind in (int, float):
-        try:
-            return name, kind(value)
-        except ValueError:
-            continue
-    return name, value

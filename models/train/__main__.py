@@ -15,7 +15,7 @@ from glimpse.models.catalogue import find
 from glimpse.models.plain import plain
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.models.train.options import MAX_HELD_OUT, parser, plan_of, reproducing
-from glimpse.models.train.plan import Run, check_writable, claim, exclusive
+from glimpse.models.train.plan import Run, check_writable, claim, earlier, exclusive
 
 if TYPE_CHECKING:
     from glimpse.models.train.data import LabelledImages
@@ -52,9 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> None:
     plan = plan_of(options)
-    row = find(plan.architecture, plan.variant)
+    row = find(plan.architecture, plan.variant, plan.options)
     out: Path = options.out or Path("runs") / plan.architecture
-    height, width = options.size or row.input_shape[:2]
+    height, width = options.size or row.shape[:2]
     recipe = Recipe(
         height=height, width=width, geometry=options.geometry, crop_share=options.crop_share, filter=options.filter
     )
@@ -79,6 +79,11 @@ def _run(options: argparse.Namespace) -> None:
     if options.export_only and not (out / fit.CHECKPOINT).exists():
         raise ValueError(f"{out} has no {fit.CHECKPOINT} to export. Train first, or give another --out.")
     recipe, splits = _read(options, recipe)
+    plan = plan_of(options, images=len(splits.training), begun=earlier(out, checkpoint=fit.CHECKPOINT))
+    print(
+        f"{plan.total_epochs} epochs in batches of {plan.batch_size}, optimizer {plan.optimizer}, "
+        f"learning rate {plan.learning_rate:g}"
+    )
     run = Run(
         plan=plan,
         recipe=recipe,

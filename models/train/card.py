@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shlex
 import textwrap
@@ -46,9 +47,10 @@ def write(card: CardContents) -> str:
 
 def _head(card: CardContents) -> str:
     bundle = card.bundle
+    options = ", ".join(f"{name} {json.dumps(value)}" for name, value in bundle.options.items())
     rows = {
         "version": bundle.version,
-        "architecture": f"`{bundle.architecture}`, variant `{bundle.variant}`",
+        "architecture": f"`{bundle.architecture}`, variant `{bundle.variant}`" + (f", {options}" if options else ""),
         "parameters": f"{card.parameters:,}",
         "input": f"{bundle.recipe.height} x {bundle.recipe.width} pixels, RGB",
         "classes": str(len(bundle.labels)),
@@ -119,7 +121,7 @@ def _training(card: CardContents) -> str:
     command = _command(card)
     return f"""## Training
 
-- **Schedule**: {plan.epochs} epochs in batches of {plan.batch_size}; SGD with Nesterov momentum {plan.momentum:g}; the
+- **Schedule**: {plan.epochs} epochs in batches of {plan.batch_size}; {_optimizer(plan)}; the
   learning rate rises to {plan.learning_rate:g} over {plan.warmup_epochs:g} epochs, then falls to 0 along a
   cosine{restart} (Loshchilov and Hutter, arXiv:1608.03983).
 - **Weight decay**: {plan.weight_decay:g}, decoupled (Loshchilov and Hutter, arXiv:1711.05101), on kernels only.
@@ -136,6 +138,12 @@ From the folder in which this was trained, with the `python` of its environment:
 ```
 
 ![Loss and accuracy by epoch]({CURVES})"""
+
+
+def _optimizer(plan: Plan) -> str:
+    if plan.optimizer == "adam":
+        return f"Adam (Kingma and Ba, arXiv:1412.6980) with beta 1 of {plan.momentum:g}"
+    return f"SGD with Nesterov momentum {plan.momentum:g}"
 
 
 def _results(card: CardContents) -> str:
@@ -197,9 +205,17 @@ def _command(card: CardContents) -> str:
     """The training command that reproduces this run, one option a line."""
     run = card.run
     recipe = run.recipe
+    always = ("batch_size", "optimizer", "learning_rate")  # their defaults depend on more than the command
     options: dict[str, object] = {
-        field.name: value for field in fields(Plan) if (value := getattr(run.plan, field.name)) != field.default
+        field.name: value
+        for field in fields(Plan)
+        if field.name != "options"
+        and ((value := getattr(run.plan, field.name)) != field.default or field.name in always)
     }
+    if run.plan.restart_epochs:
+        options["restart_learning_rate"] = run.plan.restart_learning_rate
+    else:
+        options.pop("restart_learning_rate", None)
     options |= {"hold_out": run.hold_out, "size": f"{recipe.height}x{recipe.width}"}
     options |= {"geometry": recipe.geometry, "crop_share": recipe.crop_share, "filter": recipe.filter}
     lines: list[str] = []
@@ -209,6 +225,7 @@ def _command(card: CardContents) -> str:
         else:
             lines[-1] += f" {shlex.quote(word)}"
     lines += [f"--{name.replace('_', '-')} {shlex.quote(str(value))}" for name, value in options.items()]
+    lines += [f"--option {shlex.quote(f'{name}={json.dumps(value)}')}" for name, value in run.plan.options.items()]
     lines += [f"--mean {_exact(recipe.mean)}", f"--std {_exact(recipe.std)}"]
     return " \\\n    ".join([f"{_python(card)} -m glimpse.models.train", *lines])
 

@@ -152,7 +152,18 @@ class SmoothedCrossEntropy(keras.losses.Loss):
 
 
 def compiled(plan: Plan, recipe: Recipe, images: LabelledImages) -> keras.Model:
-    """A fresh training graph: uint8 pixels through the pre-stem's scaling and the network to logits.
+    """A fresh training graph, ready to be trained.
+
+    Raises:
+        ValueError: the network cannot be built for images of this size, or in this precision.
+    """
+    model = graph(plan, recipe, len(images.labels))
+    prepare(model, plan, classes=len(images.labels), steps=math.ceil(len(images) / plan.batch_size))
+    return model
+
+
+def graph(plan: Plan, recipe: Recipe, classes: int) -> keras.Model:
+    """A fresh training graph, not compiled: uint8 pixels through the pre-stem's scaling and the network to logits.
 
     Raises:
         ValueError: the network cannot be built for images of this size, or in this precision.
@@ -161,11 +172,11 @@ def compiled(plan: Plan, recipe: Recipe, images: LabelledImages) -> keras.Model:
     try:
         keras.config.set_dtype_policy(plan.precision)
         assembly = assemble(
-            find(plan.architecture, plan.variant),
-            classes=len(images.labels),
+            find(plan.architecture, plan.variant, plan.options),
+            classes=classes,
             input_shape=(recipe.height, recipe.width, 3),
         )
-        model = logits_model(assembly, recipe)
+        return logits_model(assembly, recipe)
     except ValueError as error:  # Keras shows a page of its own calls
         raise ValueError(
             f"{plan.architecture} cannot be built for images of {recipe.height} x {recipe.width} pixels in "
@@ -173,23 +184,41 @@ def compiled(plan: Plan, recipe: Recipe, images: LabelledImages) -> keras.Model:
         ) from error
     finally:
         keras.config.set_dtype_policy(policy)
-    optimizer = keras.optimizers.SGD(
-        Schedule(plan, steps=math.ceil(len(images) / plan.batch_size)),
-        momentum=plan.momentum,
-        nesterov=True,
-        weight_decay=plan.weight_decay,
-    )
-    # Shrinking normalisation and biases towards 0 regularises nothing.
-    optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
+
+
+def prepare(model: keras.Model, plan: Plan, *, classes: int, steps: int) -> None:
+    """Compile a training graph with the optimizer and the loss of a plan.
+
+    Args:
+        model: pixels -> logits; its trainable variables must be settled.
+        plan: of the run.
+        classes: their number.
+        steps: batches in an epoch.
+    """
     fused.fuse(model)
     model.compile(
-        optimizer=optimizer,
-        loss=SmoothedCrossEntropy(len(images.labels), plan.label_smoothing),
+        optimizer=optimizer(plan, steps),
+        loss=SmoothedCrossEntropy(classes, plan.label_smoothing),
         metrics=["accuracy"],
     )
     # At once, so that a checkpoint's optimizer state finds its variables.
     model.optimizer.build(model.trainable_variables)
-    return model
+
+
+def optimizer(plan: Plan, steps: int) -> keras.optimizers.Optimizer:
+    """The optimizer of a plan, with the plan's schedule over epochs of `steps` batches.
+
+    Weight decay is decoupled with both optimizers (Loshchilov and Hutter, arXiv:1711.05101), and of kernels only:
+    shrinking normalisation and biases towards 0 regularises nothing.
+    """
+    rate = Schedule(plan, steps=steps)
+    made: keras.optimizers.Optimizer
+    if plan.optimizer == "adam":
+        made = keras.optimizers.Adam(rate, beta_1=plan.momentum, weight_decay=plan.weight_decay)
+    else:
+        made = keras.optimizers.SGD(rate, momentum=plan.momentum, nesterov=True, weight_decay=plan.weight_decay)
+    made.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
+    return made
 
 
 def restored(plan: Plan, recipe: Recipe, images: LabelledImages, folder: Path) -> keras.Model:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
-from glimpse.models.catalogue import architectures
-from glimpse.models.command_line import Parser
+from glimpse.models.catalogue import architectures, find
+from glimpse.models.command_line import Parser, architecture_option
 from glimpse.models.prestem.recipe import Filter, Geometry
-from glimpse.models.train.plan import Plan
+from glimpse.models.train import defaults
+from glimpse.models.train.plan import Optimizer, Plan
 
 MAX_HELD_OUT = 2500  # images held out by default; enough to fit the temperature, and to see a training go wrong
 
@@ -79,6 +81,15 @@ def parser() -> Parser:
     network.add_argument(
         "--variant", help="variant of the architecture; python -m glimpse.models list shows them (default: the first)"
     )
+    network.add_argument(
+        "--option",
+        action="append",
+        type=architecture_option,
+        dest="options",
+        metavar="NAME=VALUE",
+        help="option of the architecture, with a value in JSON, for example alpha=0.5 or auxiliary=true; may be given "
+        "several times (default: the variant's values)",
+    )
 
     stem = result.add_argument_group("pre-stem (preprocessing: how an image becomes the network's input)")
     stem.add_argument(
@@ -111,17 +122,38 @@ def parser() -> Parser:
         )
 
     schedule = result.add_argument_group("training")
+    schedule.add_argument(
+        "--batch-size",
+        type=int,
+        metavar="N",
+        help="images in a batch (default: 128, and less for few images, so that an epoch has at least 32 steps)",
+    )
+    schedule.add_argument(
+        "--optimizer",
+        choices=get_args(Optimizer),
+        help=f"sgd, with Nesterov momentum, or adam (default: by architecture: {_by_optimizer()})",
+    )
+    schedule.add_argument(
+        "--learning-rate",
+        type=float,
+        metavar="RATE",
+        help="peak learning rate, after the warm-up; may be lowered when a run is resumed (default: by architecture: "
+        f"{_rates()}. That of sgd is in proportion to --batch-size where it is less than {defaults.REFERENCE_BATCH})",
+    )
+    schedule.add_argument(
+        "--restart-learning-rate",
+        type=float,
+        metavar="RATE",
+        help="learning rate at the restart, from which it falls to 0 again (default: half of --learning-rate)",
+    )
     for name, kind, text in (
         ("epochs", int, "passes over the training images; may be changed when a run is resumed"),
-        ("batch_size", int, "images in a batch"),
-        ("learning_rate", float, "peak learning rate, after the warm-up"),
         ("warmup_epochs", float, "epochs until the learning rate reaches its peak"),
         ("restart_epochs", int, "further epochs after a warm restart of the learning rate; 0: no restart"),
-        ("restart_learning_rate", float, "learning rate at the restart, from which it falls to 0 again"),
         ("cutout", float, "side of the square that augmentation blanks out, as a share of the image's side; 0: none"),
         ("cutout_from", int, "number of epochs that are trained without cutout first"),
         ("label_smoothing", float, "share of each target that is spread over all classes, 0 to 1; 0: none"),
-        ("momentum", float, "Nesterov momentum of SGD"),
+        ("momentum", float, "momentum of sgd; of adam, the decay of its mean of gradients (beta 1)"),
         ("weight_decay", float, "decoupled weight decay, of kernels only"),
         ("precision", str, "Keras dtype policy of the training, for example mixed_bfloat16"),
         ("seed", int, "random seed of initialisation, hold-out, shuffling and augmentation"),
@@ -167,13 +199,46 @@ def parser() -> Parser:
     return result
 
 
-def plan_of(options: argparse.Namespace) -> Plan:
+def plan_of(options: argparse.Namespace, *, images: int | None = None, begun: Mapping[str, Any] | None = None) -> Plan:
     """The plan that the options describe.
 
+    Args:
+        options: of the command.
+        images: number of images that are trained on, from which the batch size follows; None: not known yet.
+        begun: values of the plan of the run that is resumed: they hold for what the command leaves open, so that a run
+            goes on as it began, also where a default has become another one since.
+
     Raises:
+        UnknownArchitectureError: there is no such architecture, variant or option.
         ValueError: a value is out of range.
     """
-    return Plan(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Plan)})
+    values = {field.name: getattr(options, field.name) for field in dataclasses.fields(Plan)}
+    values["options"] = dict(options.options or ())
+    row = find(options.architecture, options.variant, values["options"])
+    if begun and begun.get("architecture") == options.architecture:
+        for name in ("batch_size", "optimizer", "learning_rate", "restart_learning_rate"):
+            values[name] = begun.get(name) if values[name] is None else values[name]
+    if values["batch_size"] is None:
+        values["batch_size"] = defaults.REFERENCE_BATCH if images is None else defaults.batch_size(images)
+    if values["optimizer"] is None:
+        values["optimizer"] = defaults.of(row).optimizer
+    if values["learning_rate"] is None:
+        values["learning_rate"] = defaults.learning_rate(row, values["optimizer"], values["batch_size"])
+    if values["restart_learning_rate"] is None:
+        values["restart_learning_rate"] = values["learning_rate"] / 2
+    return Plan(**values)
+
+
+def _by_optimizer() -> str:
+    """Which architectures are trained with SGD by default; all others are with Adam."""
+    return f"sgd for {', '.join(defaults.architectures('sgd'))}; adam for all others"
+
+
+def _rates() -> str:
+    """The rates of the optimisers, and the architectures that have another one."""
+    others = "; ".join(f"{rate:g} for {', '.join(names)}" for rate, names in defaults.exceptions().items())
+    usual = f"sgd {defaults.SGD.learning_rate:g}, adam {defaults.ADAM.learning_rate:g}"
+    return f"{usual}; {others}" if others else usual
 
 
 def reproducing(options: argparse.Namespace) -> tuple[str, ...]:

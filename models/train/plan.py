@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from filelock import FileLock, Timeout
 
@@ -18,9 +18,12 @@ PLAN = "plan.json"
 LOCK = "run.lock"
 
 
+Optimizer = Literal["sgd", "adam"]
+
 # These may be changed when a run is resumed: they affect only the epochs to come.
 _MAY_CHANGE = frozenset(
-    f"plan.{name}" for name in ("epochs", "restart_epochs", "restart_learning_rate", "cutout", "cutout_from")
+    f"plan.{name}"
+    for name in ("epochs", "learning_rate", "restart_epochs", "restart_learning_rate", "cutout", "cutout_from")
 )
 
 
@@ -30,12 +33,18 @@ class PlanError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """All values that determine the result of a training run, except the images."""
+    """All values that determine the result of a training run, except the images.
+
+    The defaults here are also what the plan of an older run means by values that it does not have. Those of the
+    command may depend on the architecture and on the number of images, see `models.train.defaults`.
+    """
 
     architecture: str
     variant: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)  # of the architecture, in place of the variant's values
     epochs: int = 40
     batch_size: int = 128
+    optimizer: Optimizer = "sgd"
     learning_rate: float = 0.2  # peak, after the warm-up
     warmup_epochs: float = 2.0
     restart_epochs: int = 0  # more epochs, from a warm restart (Loshchilov and Hutter, arXiv:1608.03983)
@@ -43,7 +52,7 @@ class Plan:
     cutout: float = 0.0  # side of the square that is blanked, as a share of the image's (arXiv:1708.04552); 0: none
     cutout_from: int = 0  # epochs before the first with cutout
     label_smoothing: float = 0.0  # share of every target that goes to all classes alike (arXiv:1512.00567, section 7)
-    momentum: float = 0.9
+    momentum: float = 0.9  # Nesterov momentum of SGD; of Adam, the decay of the mean of gradients (beta_1)
     # Decoupled: applied with the learning rate but outside the momentum, so it is 1 / (1 - momentum) times
     # the papers' coupled 5e-4.
     weight_decay: float = 5e-3
@@ -51,6 +60,8 @@ class Plan:
     seed: int = 20
 
     def __post_init__(self) -> None:
+        if self.optimizer not in get_args(Optimizer):
+            raise ValueError(f"optimizer must be one of {', '.join(get_args(Optimizer))}. Received: {self.optimizer}")
         for name in ("epochs", "batch_size", "learning_rate", "restart_learning_rate"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be greater than 0. Received: {getattr(self, name)}")
@@ -141,7 +152,7 @@ def claim(folder: Path, run: Run, *, checkpoint: str, adopt: bool = False) -> No
     new = run.to_dict()
     if path.exists():
         try:
-            old = json.loads(path.read_text(encoding="utf-8"))
+            old = _completed(json.loads(path.read_text(encoding="utf-8")))
             differing = [
                 f"{name} was {before!r}, now {after!r}"
                 for name, (before, after) in _pairs(old, new).items()
@@ -158,6 +169,26 @@ def claim(folder: Path, run: Run, *, checkpoint: str, adopt: bool = False) -> No
         )
     folder.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(new, indent=2) + "\n", encoding="utf-8")
+
+
+def earlier(folder: Path, *, checkpoint: str) -> dict[str, Any]:
+    """The values of the plan of a run that was begun in a folder and would be resumed; empty where there is none.
+
+    A plan that cannot be read counts as none: `claim` says what is wrong with it.
+    """
+    if not (folder / checkpoint).exists():
+        return {}
+    try:
+        values: dict[str, Any] = _completed(json.loads((folder / PLAN).read_text(encoding="utf-8")))["plan"]
+    except (OSError, ValueError, TypeError, AttributeError, KeyError):
+        return {}
+    return values
+
+
+def _completed(run: dict[str, Any]) -> dict[str, Any]:
+    """A run as it was written, with the values that its plan lacks because it is older than they are."""
+    plan = run.get("plan", {})
+    return {**run, "plan": {**asdict(Plan(architecture=plan.get("architecture", ""))), **plan}}
 
 
 def _pairs(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:

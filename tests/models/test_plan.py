@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import pytest
 
 from glimpse.models.prestem.recipe import Recipe
-from glimpse.models.train.plan import Plan, PlanError, Run, claim
+from glimpse.models.train.options import parser, plan_of
+from glimpse.models.train.plan import Plan, PlanError, Run, claim, earlier
 
 RUN = Run(
     plan=Plan(architecture="resnet20", epochs=3),
@@ -51,6 +53,65 @@ def test_another_run_is_refused_by_what_differs(tmp_path: Path, other: Run, mess
     assert (tmp_path / "plan.json").read_text() == before
 
 
+OLD_PLAN = """{
+  "plan": {"architecture": "vgg16", "variant": null, "epochs": 3, "batch_size": 128, "learning_rate": 0.2,
+    "warmup_epochs": 2.0, "restart_epochs": 0, "restart_learning_rate": 0.1, "cutout": 0.0, "cutout_from": 0,
+    "label_smoothing": 0.0, "momentum": 0.9, "weight_decay": 0.005, "precision": "float32", "seed": 20},
+  "recipe": %s, "images": 30, "hold_out": 3, "labels": ["a", "b"]
+}
+"""  # as written before there were options of architectures and a choice of optimizers
+
+
+def test_a_run_that_began_before_there_was_a_choice_goes_on_with_sgd(tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text(OLD_PLAN % json.dumps(RUN.recipe.to_dict()))
+    (tmp_path / CHECKPOINT).touch()
+    words = ["--data", "x", "--architecture", "vgg16", "--epochs", "3"]
+    fresh = plan_of(parser().parse_args(words), images=27)
+    assert (fresh.optimizer, fresh.batch_size) == ("adam", 8)
+    begun = earlier(tmp_path, checkpoint=CHECKPOINT)
+    resumed = plan_of(parser().parse_args(words), images=27, begun=begun)
+    assert (resumed.optimizer, resumed.learning_rate, resumed.batch_size) == ("sgd", 0.2, 128)
+    claim(tmp_path, replace(RUN, plan=resumed), checkpoint=CHECKPOINT)
+    assert json.loads((tmp_path / "plan.json").read_text())["plan"]["optimizer"] == "sgd"
+
+
+def test_the_plan_of_another_architecture_is_not_gone_on_with(tmp_path: Path) -> None:
+    claim(tmp_path, replace(RUN, plan=replace(RUN.plan, optimizer="adam")), checkpoint=CHECKPOINT)
+    (tmp_path / CHECKPOINT).touch()
+    options = parser().parse_args(["--data", "x", "--architecture", "se_resnet20"])
+    assert plan_of(options, begun=earlier(tmp_path, checkpoint=CHECKPOINT)).optimizer == "sgd"
+
+
+def test_other_options_of_the_architecture_make_another_run(tmp_path: Path) -> None:
+    claim(tmp_path, RUN, checkpoint=CHECKPOINT)
+    (tmp_path / CHECKPOINT).touch()
+    other = replace(RUN, plan=replace(RUN.plan, options={"se_ratio": 4}))
+    with pytest.raises(PlanError, match=r"plan\.options\.se_ratio was None, now 4"):
+        claim(tmp_path, other, checkpoint=CHECKPOINT)
+
+
+def test_a_run_has_nothing_earlier_to_go_on_with_before_its_first_checkpoint(tmp_path: Path) -> None:
+    claim(tmp_path, RUN, checkpoint=CHECKPOINT)
+    assert earlier(tmp_path, checkpoint=CHECKPOINT) == {}
+    (tmp_path / CHECKPOINT).touch()
+    (tmp_path / "plan.json").write_text("[]")
+    assert earlier(tmp_path, checkpoint=CHECKPOINT) == {}
+
+
+@pytest.mark.parametrize(("images", "size"), [(20, 8), (256, 8), (512, 16), (4095, 64), (4096, 128), (60000, 128)])
+def test_the_batch_is_small_enough_for_some_steps_an_epoch(images: int, size: int) -> None:
+    assert plan_of(parser().parse_args(["--data", "x", "--architecture", "resnet20"]), images=images).batch_size == size
+
+
+def test_sgds_rate_is_in_proportion_to_a_small_batch_and_adams_is_not() -> None:
+    def rate(*more: str) -> float:
+        return plan_of(parser().parse_args(["--data", "x", "--architecture", "resnet20", *more])).learning_rate
+
+    assert rate("--batch-size", "32") == pytest.approx(0.05)
+    assert rate("--batch-size", "512") == pytest.approx(0.2)
+    assert rate("--batch-size", "32", "--optimizer", "adam") == pytest.approx(0.001)
+
+
 def test_a_run_that_has_kept_nothing_gives_way_to_another(tmp_path: Path) -> None:
     claim(tmp_path, RUN, checkpoint=CHECKPOINT)
     other = replace(RUN, hold_out=4)
@@ -83,6 +144,7 @@ def test_a_plan_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
         ({"weight_decay": -1.0}, "weight_decay must be at least 0. Received: -1.0"),
         ({"label_smoothing": 1.0}, r"label_smoothing must be at least 0 and less than 1. Received: 1.0"),
         ({"cutout": -0.1}, r"cutout must be at least 0 and less than 1. Received: -0.1"),
+        ({"optimizer": "rmsprop"}, "optimizer must be one of sgd, adam. Received: rmsprop"),
         ({"momentum": 1.0}, r"momentum must be at least 0 and less than 1. Received: 1.0"),
     ],
 )

@@ -150,6 +150,25 @@ def test_a_bundle_is_made_of_a_checkpoint_alone(run: Path, architecture: str, pa
     assert "## Results on 6 held-out images" in (tmp_path / "bundle" / "MODEL_CARD.md").read_text()
 
 
+def test_options_of_an_architecture_are_in_all_that_is_made_with_them(
+    patches: Path, test_patches: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = options(patches, Path("run"), "--test", str(test_patches), architecture="resnet20")
+    given += ["--option", "se_ratio=4", "--option", "projection=forced", "--epochs", "1"]
+    assert command.main(given) == 0
+    made = bundle.read(Path("run/bundle"))
+    assert made.options == {"se_ratio": 4, "projection": "forced"}
+    assert json.loads(Path("run/plan.json").read_text())["plan"]["options"] == made.options
+    card = (made.folder / "MODEL_CARD.md").read_text()
+    assert '`resnet20`, variant `cifar`, se_ratio 4, projection "forced" |' in card
+    training, measuring = commands_of(made.folder / "MODEL_CARD.md")
+    first = training.index("--option")
+    assert training[first : first + 4] == ["--option", "se_ratio=4", "--option", 'projection="forced"']
+    assert run_words(training) == 0
+    assert run_words(measuring) == 0
+
+
 def test_weights_can_be_kept_in_half_the_bytes(run: Path, architecture: str, patches: Path, tmp_path: Path) -> None:
     shutil.copy(run / fit.CHECKPOINT, tmp_path)
     note = ("--training-note", "Stopped *early*.")
@@ -199,6 +218,9 @@ def test_another_plan_in_the_same_folder_is_refused(
         (("--mean", "nan", "0", "0"), "mean must be"),
         (("--export-only",), "Train first"),
         (("--seed", "-1"), "seed must be at least 0. Received: -1"),
+        (("--architecture", "mobilenet", "--option", "alhpa=0.5"), "has no option 'alhpa'. Did you mean alpha?"),
+        (("--architecture", "mobilenet", "--option", "alpha=wide"), "alpha must be a number. Received: 'wide'"),
+        (("--architecture", "mobilenet", "--option", "rho=2"), "rho must be above 0 and at most 1. Received: 2"),
     ],
 )
 def test_what_cannot_be_done_is_said_before_any_training(
@@ -231,16 +253,20 @@ def test_the_command_can_express_every_value_of_a_plan() -> None:
     plan = Plan(
         architecture="se_resnet20",
         variant="cifar",
+        options={"se_ratio": 4, "projection": "forced"},
         epochs=45,
         batch_size=64,
+        optimizer="adam",
         learning_rate=0.1,
+        restart_learning_rate=0.04,
         warmup_epochs=1.5,
         momentum=0.8,
         weight_decay=1e-3,
         precision="mixed_bfloat16",
         seed=7,
     )
-    words = [f"--{name.replace('_', '-')}={getattr(plan, name)}" for name in Plan.__slots__]
+    words = [f"--{name.replace('_', '-')}={getattr(plan, name)}" for name in Plan.__slots__ if name != "options"]
+    words += [f"--option={name}={value}" for name, value in plan.options.items()]
     assert plan_options.plan_of(plan_options.parser().parse_args(["--data", "train.zip", *words])) == plan
 
 

@@ -1,0 +1,79 @@
+"""What the trainer takes where the command does not say: by architecture, and by the number of images.
+
+A rate suits an optimiser and a network. SGD with momentum at a peak rate of 0.2 trains residual networks with batch
+normalisation well; networks without normalisation diverge with it, or their activations die. Adam with Keras' own rate
+trains nearly all others, as it does in the handbook; deep networks without normalisation need a tenth of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from glimpse.models.spec import Architecture
+from glimpse.models.train.plan import Optimizer
+
+REFERENCE_BATCH = 128  # images in a batch for which SGD's rates below are meant
+_MIN_BATCH = 8
+_MIN_STEPS = 32  # in an epoch, while batches are larger than the smallest
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """An optimiser and its peak learning rate."""
+
+    optimizer: Optimizer
+    learning_rate: float  # of SGD for batches of `REFERENCE_BATCH`, of Adam for any
+
+
+SGD = Defaults("sgd", 0.2)
+ADAM = Defaults("adam", 0.001)  # Keras' own rate
+SLOW_ADAM = Defaults("adam", 0.0001)
+
+_BY_ARCHITECTURE: dict[str, Defaults] = {"resnet20": SGD, "se_resnet20": SGD, "resnet18": SGD}
+_BY_VARIANT: dict[tuple[str, str], Defaults] = {}
+
+
+def of(row: Architecture) -> Defaults:
+    """The optimiser and the rate for an architecture."""
+    return _BY_VARIANT.get((row.name, row.variant)) or _BY_ARCHITECTURE.get(row.name, ADAM)
+
+
+def learning_rate(row: Architecture, optimizer: Optimizer, batch_size: int) -> float:
+    """The peak learning rate for an architecture with an optimiser, which need not be the default one.
+
+    That of SGD is in proportion to the batch (Goyal et al., arXiv:1706.02677, section 2.1), but no larger than for
+    `REFERENCE_BATCH` images.
+    """
+    own = of(row)
+    rate = own.learning_rate if own.optimizer == optimizer else {"sgd": SGD, "adam": ADAM}[optimizer].learning_rate
+    if optimizer == "sgd":
+        rate *= min(batch_size / REFERENCE_BATCH, 1.0)
+    return rate
+
+
+def batch_size(images: int) -> int:
+    """Images in a batch: 128, or less where an epoch would have fewer than 32 steps; at least 8."""
+    size = REFERENCE_BATCH
+    while size > _MIN_BATCH and images < size * _MIN_STEPS:
+        size //= 2
+    return size
+
+
+def architectures(optimizer: Optimizer) -> list[str]:
+    """The architectures that are trained with an optimiser, where it is not Adam; a variant of its own in brackets."""
+    named = [name for name, own in _BY_ARCHITECTURE.items() if own.optimizer == optimizer]
+    return named + [_shown(*key) for key, own in _BY_VARIANT.items() if own.optimizer == optimizer]
+
+
+def exceptions() -> dict[float, list[str]]:
+    """By rate, the architectures whose rate is not the usual one of their optimiser."""
+    found: dict[float, list[str]] = {}
+    named = [*_BY_ARCHITECTURE.items(), *((_shown(*key), own) for key, own in _BY_VARIANT.items())]
+    for name, own in named:
+        if own not in (SGD, ADAM):
+            found.setdefault(own.learning_rate, []).append(name)
+    return found
+
+
+def _shown(name: str, variant: str) -> str:
+    return f"{name} ({variant})"
