@@ -78,10 +78,10 @@ test-image: $(VENV)/.dev  ## build the container image without an engine and run
 	$(BIN)/python -m pytest -m "" -s tests/deploy/test_image.py $(ARGS)
 
 bench: $(VENV)/.dev  ## compare the service with the network and decoding alone: make bench ARGS="--quick"
-	$(BIN)/python -m tests.bench $(ARGS)
+	$(BIN)/python -m tools.bench $(ARGS)
 
 load: $(VENV)/.dev  ## run a soak, chaos, overload or attack test: make load ARGS="soak"
-	$(BIN)/python -m tests.load $(ARGS)
+	$(BIN)/python -m tools.load $(ARGS)
 
 check: $(VENV)/.dev  ## check style, types, layers, the API and its stubs
 	$(BIN)/ruff check

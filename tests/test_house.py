@@ -94,7 +94,9 @@ def test_nothing_is_imported_by_the_name_of_its_folder() -> None:
     """A checkout has the folders `client`, `models` and `server` at the top, so that this would work by accident."""
     by_folder = re.compile(r"^\s*(from|import) (client|models|server)\b", re.MULTILINE)
     files = [
-        file for folder in ("client", "models", "server", "tests", "docs") for file in (ROOT / folder).rglob("*.py")
+        file
+        for folder in ("client", "models", "server", "tests", "tools", "docs")
+        for file in (ROOT / folder).rglob("*.py")
     ]
     assert [file for file in files if by_folder.search(file.read_text("utf-8"))] == []
 

@@ -10,8 +10,8 @@ ROOT = Path(__file__).parents[2]
 # By page of the site, the file that it is.
 INCLUDED = {
     "explanation/architecture.md": "ARCHITECTURE.md",
-    "explanation/measured.md": "tests/bench/README.md",
-    "explanation/load.md": "tests/load/README.md",
+    "explanation/measured.md": "tools/bench/README.md",
+    "explanation/load.md": "tools/load/README.md",
     "explanation/security.md": "SECURITY.md",
     "how-to/deploy.md": "deploy/README.md",
     "how-to/typescript.md": "examples/typescript/README.md",

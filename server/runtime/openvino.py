@@ -26,7 +26,7 @@ sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # 
 
 import openvino  # noqa: E402 - not before the line above
 
-_WORTH = 1_000_000_000  # multiply-adds in a batch beyond which a core gains nothing; tests/bench measures it
+_WORTH = 1_000_000_000  # multiply-adds in a batch beyond which a core gains nothing; tools/bench measures it
 _LARGEST = 8
 _WITHOUT_BFLOAT16 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2"}  # oneDNN's names
 

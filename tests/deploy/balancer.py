@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from tests.deploy.tools import DEPLOY, Manifest, parse, tool
-from tests.load.replica import free_ports
+from tools.load.replica import free_ports
 
 CONFIGURATION = DEPLOY / "components" / "gateway" / "envoy.yaml"
 _PATIENCE = 60.0  # seconds

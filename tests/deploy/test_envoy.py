@@ -20,11 +20,11 @@ from glimpse.client.status import from_rpc_error
 from glimpse.v1 import classifier_pb2 as pb
 from tests.deploy.balancer import CONFIGURATION, Balancer
 from tests.deploy.tools import run, tool
-from tests.load import pictures
-from tests.load.callers import BareCaller, Callers, ClientCaller
-from tests.load.ledger import Ending, Ledger
-from tests.load.pictures import Picture, Pictures
-from tests.load.replica import Replica, free_ports
+from tools.load import pictures
+from tools.load.callers import BareCaller, Callers, ClientCaller
+from tools.load.ledger import Ending, Ledger
+from tools.load.pictures import Picture, Pictures
+from tools.load.replica import Replica, free_ports
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 

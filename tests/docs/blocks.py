@@ -15,7 +15,7 @@ PAGES = sorted(
     for path in (
         *(ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md")),
         ROOT / "deploy" / "README.md",
-        ROOT / "tests" / "bench" / "README.md",
+        ROOT / "tools" / "bench" / "README.md",
         *DOCS.rglob("*.md"),
     )
 )

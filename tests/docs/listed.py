@@ -23,7 +23,7 @@ from tests.docs.blocks import ROOT, Command
 
 _FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 # What `make` runs for these, so that the options in ARGS are of it.
-_MODULES = {"train": "glimpse.models.train", "evaluate": "glimpse.models.evaluate", "bench": "tests.bench"}
+_MODULES = {"train": "glimpse.models.train", "evaluate": "glimpse.models.evaluate", "bench": "tools.bench"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,7 @@ LISTED = (
     Listed(r"\S*python -m glimpse.models describe resnet50\b", "builds a large network; a small one is", options),
     Listed(r"\S*python -m glimpse.models fetch\b", "needs the network; a fetch from this machine is tested", options),
     Listed(r"ls runs/", "shows what training has made; test_tutorial.py runs it", syntax),
-    Listed(r"\S*python -m tests\.bench\b", "minutes, on a machine that does nothing else", syntax),
+    Listed(r"\S*python -m tools\.bench\b", "minutes, on a machine that does nothing else", syntax),
     Listed(r"docker\b", "needs a container engine, and an image", syntax),
     Listed(r"kubectl\b", "needs a cluster", syntax),
     Listed(r"client/cli\.py classify --tls", "needs a server with TLS; the tests of the client have one", ours),

@@ -1,0 +1,92 @@
+"""What the figures of the peers rest on: the same pixels, honest counting, and no process left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from glimpse.models.prestem.host import fit
+from glimpse.models.published import recipes
+from tools.bench import photos
+from tools.bench.peers.caller import Load, check, percentile
+from tools.bench.peers.processes import Program
+from tools.bench.peers.servers.work import decode
+
+# A child that leaves its parent's session, as daemons do, takes no SIGTERM, and outlives the parent.
+_DAEMON = """
+import os, signal, sys, time
+if os.fork() == 0:
+    os.setsid()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    end = time.process_time() + 0.2
+    while time.process_time() < end:
+        pass
+    open(sys.argv[1], "w").close()
+    time.sleep(600)
+time.sleep(600)
+"""
+
+
+def test_the_peers_decode_to_the_pixels_that_the_service_feeds_the_same_network(tmp_path: Path) -> None:
+    for data in photos.jpegs(5):
+        file = tmp_path / "photo.jpg"
+        file.write_bytes(data)
+        with Image.open(file) as photo:
+            expected = fit(photo.convert("RGB"), recipes.torch(224, 256))
+        assert np.array_equal(decode(data), expected)
+
+
+def test_a_program_ends_with_all_that_it_started_wherever_that_has_gone(tmp_path: Path) -> None:
+    done = tmp_path / "done"
+    environment = {"PATH": os.environ["PATH"]}
+    command = [sys.executable, "-c", _DAEMON, str(done)]
+    with Program(command, folder=tmp_path, environment=environment, log=tmp_path / "log", grace=0.2) as program:
+        while not done.exists():
+            time.sleep(0.05)
+        pids = set(program.pids())
+        assert len(pids) == 2
+        used = program.cpu_seconds()
+        assert used.keys() == pids
+        assert max(used.values()) >= 0.15, "the daemon's time is counted"
+        assert 0 < program.proportional_bytes() < program.resident_bytes()
+    assert not list(program.pids())
+
+
+def test_calls_that_fail_are_errors_and_no_images() -> None:
+    async def call(request: bytes) -> bytes:
+        await asyncio.sleep(0)
+        if request == b"bad":
+            raise RuntimeError("HTTP 503")
+        return request
+
+    load = Load(call, [b"good", b"bad"])
+    asyncio.run(load.run(callers=1, seconds=0.25))
+    assert load.errors
+    assert set(load.errors) == {"RuntimeError: HTTP 503"}
+    assert abs(len(load.latencies) - len(load.errors)) <= 1
+
+
+def test_an_answer_of_another_photo_is_a_wrong_one() -> None:
+    answers = {b"a": b'[{"classes": [3], "probabilities": [0.9]}]', b"b": b'{"classes": [3], "probabilities": [0.5]}'}
+
+    async def call(request: bytes) -> bytes:
+        return answers[request]
+
+    def wrong(expected: dict[str, tuple[int, float]]) -> int:
+        return asyncio.run(check(call, {"1": b"a", "2": b"b"}, bytes, expected))
+
+    assert wrong({"1": (3, 0.9), "2": (3, 0.5)}) == 0
+    assert wrong({"1": (3, 0.9), "2": (3, 0.9)}) == 1, "the class is right by chance, the probability is not"
+    assert wrong({"1": (4, 0.9), "2": (5, 0.5)}) == 2
+
+
+def test_a_percentile_is_the_smallest_value_that_so_many_do_not_exceed() -> None:
+    values = [float(value) for value in range(1, 101)]
+    assert [percentile(values, share) for share in (0.5, 0.95, 0.99)] == [50, 95, 99]
+    assert percentile([7.0], 0.99) == 7

@@ -1,0 +1,76 @@
+"""The long runs in short: what they count is judged, never how long anything took."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tools.load import __main__ as command
+from tools.load import chaos, overload, soak
+from tools.load.replica import Replica
+from tools.load.report import Report
+
+
+@pytest.fixture(scope="module")
+def replica() -> Iterator[Replica]:
+    with Replica() as running:
+        yield running
+
+
+def broken(report: Report, *but: str) -> list[str]:
+    """The promises that do not hold; `but`: how those begin that speak of times, or of a machine with others on it."""
+    return [f"{promise.text}: {promise.found}" for promise in report.broken if not promise.text.startswith(but)]
+
+
+@pytest.mark.ci
+def test_a_short_soak_ends_as_it_began_and_all_is_counted(replica: Replica) -> None:
+    effort = soak.Effort(requests=1500, stations=1, pause=0, large=False)
+    report = soak.run(soak.Subject(replica.target, replica.metrics, replica.pid), effort)
+    assert broken(report) == []
+    tally = report.data["tally"]
+    assert tally["requests"] == 1500
+    assert len(tally["outcomes"]) > 15  # kinds
+    assert tally["classified"] > 1500  # many requests hold several images
+    assert replica.faults() == []
+
+
+def test_the_command_writes_its_figures_and_fails_by_name(
+    replica: Replica, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    port = replica.event("serving")["metrics_port"]
+    arguments = f"soak --requests 300 --stations 3 --pause 0 --grown -1000 --json {tmp_path / 'found.json'}".split()
+    address = ["--target", replica.target, "--metrics", f"http://127.0.0.1:{port}/metrics"]
+    monkeypatch.setattr("sys.argv", ["load", *arguments, *address])
+    assert command.main() == 1
+    printed = capsys.readouterr()
+    assert "| resident memory grows by at most -1000 MB | **broken** |" in printed.out
+    assert "Broken: resident memory grows by at most -1000 MB." in printed.err
+    found = json.loads((tmp_path / "found.json").read_text("utf-8"))
+    assert found["data"]["tally"]["requests"] == 300
+
+
+@pytest.mark.ci
+def test_a_short_overload_turns_away_by_name_and_leaves_nothing_behind(replica: Replica) -> None:
+    report = overload.run(replica, overload.Effort(seconds=1.0))
+    assert broken(report, "ten times the callers", "an open loop", "memory is flat", "two greedy", "at most") == []
+    assert report.data["open"]["refused"]  # it was an overload
+    assert report.data["open"]["answered"] > 0
+    assert report.data["deadlines"]["hasty"]["answered"] > 0
+
+
+@pytest.mark.ci
+def test_a_short_chaos_is_noticed_by_nobody() -> None:
+    report = chaos.run(chaos.Effort(requests=300, terms=2, kills=1, callers=4), {})
+    assert broken(report, "no drain ran into") == []
+    assert report.data["answered"] >= 300
+    assert report.data["streamed"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_drain_that_is_announced_loses_nothing_for_those_who_never_retry() -> None:
+    effort = chaos.Effort(requests=300, terms=3, kills=0, callers=4, retries=False, until="answering")
+    assert broken(chaos.run(effort, {}), "no drain ran into") == []
