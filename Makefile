@@ -11,6 +11,9 @@ CACHE := .cache
 BIN := $(VENV)/bin
 # Options for what is run: `make serve ARGS="--port 6000"`, `make test ARGS="-k health -x"`.
 ARGS ?=
+# Tests are divided among one process for each core, a file to one of them, so that what the tests of a file share is
+# made once. Each may take 2 GB of memory. `ARGS="-n 0"` runs all in one process.
+PYTEST = $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 LOWEST := $(CACHE)/lowest
 PARITY := $(CACHE)/parity
 # Reference implementations, interpreters and the other backends of Keras. torchvision and timm are installed without
@@ -58,13 +61,13 @@ serve: $(VENV)/.server  ## install and start the server; settings come from GLIM
 	@exec $(BIN)/python -m glimpse.server $(ARGS)
 
 test: $(VENV)/.dev  ## run the tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 test-ci: $(VENV)/.dev  ## run the tests that .ci/run adds to those of make test
-	$(BIN)/python -m pytest -m ci $(ARGS)
+	$(PYTEST) -m ci $(ARGS)
 
 test-all: $(VENV)/.dev  ## run all tests, including the slow ones
-	$(BIN)/python -m pytest -m "" $(ARGS)
+	$(PYTEST) -m "" $(ARGS)
 
 test-parity: $(PARITY)/.done  ## compare every network with its reference implementation; installs PyTorch, timm, JAX and others
 	$(PARITY)/bin/python -m pytest -m "" tests/models/parity tests/models/test_backends.py \

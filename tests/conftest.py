@@ -27,6 +27,13 @@ CACHE = {"GLIMPSE_CACHE": str(ROOT / ".cache" / "tests")}
 os.environ.update(CACHE)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """For `-n auto`: a single file is run here and at once, because processes take a file as a whole."""
+    files = {argument.partition("::")[0] for argument in config.args}
+    return 0 if len(files) == 1 and Path(*files).is_file() else None
+
+
 class RunningServer:
     """A server process, its log, and where it listens."""
 

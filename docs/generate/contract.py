@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +16,6 @@ from google.protobuf.descriptor_pb2 import (
     FileDescriptorSet,
     MethodDescriptorProto,
 )
-from grpc_tools import protoc
 
 from docs.generate.markdown import anchor, code, table
 from glimpse.client.errors import Code as ClientCode
@@ -156,8 +157,10 @@ class _Commented:
     def __init__(self) -> None:
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "descriptor.pb"
-            wanted = ["protoc", f"-I{PROTO}", f"--descriptor_set_out={out}", "--include_source_info", FILE]
-            if protoc.main(wanted) != 0:
+            # In a process of its own: in one that has loaded TensorFlow, which brings its own protobuf, protoc crashes.
+            protoc = [sys.executable, "-m", "grpc_tools.protoc"]
+            wanted = [f"-I{PROTO}", f"--descriptor_set_out={out}", "--include_source_info", FILE]
+            if subprocess.run([*protoc, *wanted], check=False).returncode != 0:
                 raise ValueError(f"protoc cannot read {PROTO / FILE}; it has said why.")
             (self.file,) = FileDescriptorSet.FromString(out.read_bytes()).file
         self._comments = {tuple(each.path): each for each in self.file.source_code_info.location}

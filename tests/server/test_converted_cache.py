@@ -8,6 +8,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -212,9 +213,10 @@ def test_another_user_s_folder_is_no_reason_not_to_start(cache: Path) -> None:
         "print(converted_cache.is_cached(ours), end='')\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "GLIMPSE_CACHE": str(cache)}
+    above = [folder for folder in cache.parents if Path(tempfile.gettempdir()) in folder.parents]
     said = []
     for mode in (0o755, 0o700):
-        for folder in (only(cache), *cache.parents[:3]):
+        for folder in (only(cache), *above):
             folder.chmod(0o755)
         cache.chmod(mode)
         ended = subprocess.run(
