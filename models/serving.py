@@ -29,7 +29,7 @@ def load_bundle(bundle: Bundle) -> Assembly:
     bundle.check_digest()
     if not bundle.architecture:
         return keras_files.load(bundle.weights_path, recipe=bundle.recipe, classes=len(bundle.labels))
-    row = find(bundle.architecture, bundle.variant, bundle.options)
+    row = find(bundle.architecture, bundle.variant, bundle.options).served()
     assembly = assemble(row, classes=len(bundle.labels), input_shape=bundle.input_shape)
     notes: list[str] = []
     weights.load(assembly.model, bundle.weights_path, row.layouts(), row=row, say=notes.append)

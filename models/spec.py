@@ -107,6 +107,10 @@ class Architecture(ABC):
         """
         return self.input_shape
 
+    def served(self) -> Architecture:
+        """The network without what only training uses: auxiliary classifiers, in the families that have them."""
+        return self
+
     def layouts(self) -> Mapping[str, Layout]:
         """By publisher, how checkpoints of this network name their tensors; ours is always known and not listed."""
         return {}

@@ -76,6 +76,10 @@ class GoogLeNet(Architecture):
             pooled_classifier(x, classes, dropout=self.dropout, name="classifier"),
         )
 
+    def served(self) -> GoogLeNet:
+        """The network without auxiliary classifiers."""
+        return replace(self, auxiliary=False)
+
     def layouts(self) -> Mapping[str, Layout]:
         """torchvision's; its file holds the auxiliary classifiers, which serving has no use for."""
         rename = renaming(

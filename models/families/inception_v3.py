@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from glimpse.models.inception_spec import HANDBOOK_V3_STEM, Chain, Conv, Parallel, Pool
@@ -124,6 +124,10 @@ class InceptionV3(Architecture):
             Stage("classifier", "global_average_pooling+dense"),
             pooled_classifier(x, classes, dropout=self.dropout, name="classifier"),
         )
+
+    def served(self) -> InceptionV3:
+        """The network without auxiliary classifiers."""
+        return replace(self, auxiliary=False)
 
     def layouts(self) -> Mapping[str, Layout]:
         """Keras' and torchvision's, whose names timm has, too.

@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
 from glimpse.models.bundle import Bundle
+from glimpse.models.catalogue import find
+from glimpse.models.train.defaults import auxiliary_weight
 from glimpse.models.train.measure import Measurement
 from glimpse.models.train.plan import Plan, Run
 
@@ -117,6 +119,13 @@ def _training(card: CardContents) -> str:
         if plan.label_smoothing
         else ""
     )
+    row = find(plan.architecture, plan.variant, plan.options)
+    beside = (
+        f"\n- **Auxiliary classifiers**: in training, their losses counted {auxiliary_weight(row):g} times; the bundle "
+        "is without them."
+        if row.served() != row
+        else ""
+    )
     told = f"\n\n{_paragraph(card.training_note)}" if card.training_note else ""
     command = _command(card)
     return f"""## Training
@@ -126,7 +135,7 @@ def _training(card: CardContents) -> str:
   cosine{restart} (Loshchilov and Hutter, arXiv:1608.03983).
 - **Weight decay**: {plan.weight_decay:g}, decoupled (Loshchilov and Hutter, arXiv:1711.05101), on kernels only.
 - **Augmentation**: shift by up to an eighth of the image (its own edge, mirrored, comes in) and mirror, as in
-  He et al., arXiv:1512.03385, section 4.2{cutout}.{smoothing}
+  He et al., arXiv:1512.03385, section 4.2{cutout}.{smoothing}{beside}
 - **Pre-stem**: geometry `{recipe.geometry}`, filter `{recipe.filter}`; then minus {_numbers(recipe.mean)}, divided by
   {_numbers(recipe.std)} for red, green, blue in 0..255.
 - **Precision**: {plan.precision}. **Seed**: {plan.seed}.{unfinished}{told}

@@ -59,6 +59,15 @@ def batch_size(images: int) -> int:
     return size
 
 
+def auxiliary_weight(row: Architecture) -> float:
+    """The weight of an auxiliary classifier's loss in training.
+
+    GoogLeNet's is that of its paper (arXiv:1409.4842, section 5). The paper of Inception v3 (arXiv:1512.00567) states
+    none; 0.4 is what TF-Slim and torchvision train it with.
+    """
+    return 0.4 if row.name == "inception_v3" else 0.3
+
+
 def architectures(optimizer: Optimizer) -> list[str]:
     """The architectures that are trained with an optimiser, where it is not Adam; a variant of its own in brackets."""
     named = [name for name, own in _BY_ARCHITECTURE.items() if own.optimizer == optimizer]

@@ -62,7 +62,9 @@ def export(
     """
     target = folder / "bundle"
     target.mkdir(parents=True, exist_ok=True)
-    row = find(run.plan.architecture, run.plan.variant, run.plan.options)
+    trained = find(run.plan.architecture, run.plan.variant, run.plan.options)
+    row = trained.served()
+    options = {name: value for name, value in run.plan.options.items() if getattr(row, name) == getattr(trained, name)}
     weights.save(fit.network(model), target / bundle.WEIGHTS, dtype=metadata.dtype)
     shape = (run.recipe.height, run.recipe.width, 3)
     assembly = assemble(row, classes=len(run.labels), input_shape=shape)
@@ -81,7 +83,7 @@ def export(
         version=metadata.version,
         architecture=row.name,
         variant=row.variant,
-        options=run.plan.options,
+        options=options,
         input_shape=shape,
         labels=[ClassLabel(label) for label in run.labels],
         recipe=run.recipe,

@@ -6,6 +6,7 @@ import contextlib
 import csv
 import math
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from glimpse.models.catalogue import find
 from glimpse.models.messages import short
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.models.serving import logits_model
-from glimpse.models.train import fused
+from glimpse.models.train import auxiliary, defaults, fused, watch
 from glimpse.models.train.data import Batches, LabelledImages
 from glimpse.models.train.plan import Plan
 
@@ -46,6 +47,10 @@ def train(
 
     Returns:
         The trained model, uint8 pixels ``[N, H, W, 3]`` -> float32 logits.
+
+    Raises:
+        DivergedError: the loss or a weight is no longer finite; the checkpoint is that of the epoch before.
+        OSError: the checkpoint cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / CHECKPOINT
@@ -56,6 +61,7 @@ def train(
     done = epochs_done(model, plan, images)
     _write(folder / HISTORY, history(folder, done))
     last = plan.total_epochs if stop_after is None else min(plan.total_epochs, done + stop_after)
+    guess = watch.guessing(images.classes, len(images.labels), plan.label_smoothing) * auxiliary.relative_loss(model)
     for epoch in range(done, last):
         batches = Batches(
             images,
@@ -72,11 +78,14 @@ def train(
             initial_epoch=epoch,
             # All of them, so that what is shown while it runs is the place in the whole; one of them is done.
             epochs=max(plan.total_epochs, epoch + 1),
-            callbacks=[_OneEpoch()],
+            callbacks=[_OneEpoch(), watch.Watch(plan, epoch=epoch, steps=len(batches))],
             # Shuffled already; a second shuffle would only make resuming inexact.
             shuffle=False,
         ).history
         row = {"epoch": float(epoch + 1), **{name: float(values[-1]) for name, values in metrics.items()}}
+        watch.check_weights(model, plan, epoch)
+        if warning := watch.nothing_learned(plan, epoch, row["loss"], guess):
+            print(f"glimpse.models.train: {warning}", file=sys.stderr)  # noqa: T201 - a program's
         # Before the checkpoint: a row too many is cut off on resuming, one too few could not be had again.
         _write(folder / HISTORY, [*history(folder, epoch), row])
         _save(model, checkpoint)
@@ -171,12 +180,9 @@ def graph(plan: Plan, recipe: Recipe, classes: int) -> keras.Model:
     policy = keras.config.dtype_policy()
     try:
         keras.config.set_dtype_policy(plan.precision)
-        assembly = assemble(
-            find(plan.architecture, plan.variant, plan.options),
-            classes=classes,
-            input_shape=(recipe.height, recipe.width, 3),
-        )
-        return logits_model(assembly, recipe)
+        row = find(plan.architecture, plan.variant, plan.options)
+        assembly = assemble(row, classes=classes, input_shape=(recipe.height, recipe.width, 3))
+        return auxiliary.training_graph(logits_model(assembly, recipe), defaults.auxiliary_weight(row))
     except ValueError as error:  # Keras shows a page of its own calls
         raise ValueError(
             f"{plan.architecture} cannot be built for images of {recipe.height} x {recipe.width} pixels in "
@@ -245,11 +251,15 @@ def epochs_done(model: keras.Model, plan: Plan, images: LabelledImages) -> int:
 
 
 def network(model: keras.Model) -> keras.Model:
-    """The plain network inside a training graph, sharing its variables: scaled floats -> logits."""
+    """The plain network inside a training graph, sharing its variables: scaled floats -> logits.
+
+    Auxiliary classifiers are left out.
+    """
     nested = [layer for layer in model.layers if isinstance(layer, keras.Model)]
     if len(nested) != 1:
         raise ValueError(f"A training graph holds one network. Received: {len(nested)} in {model.name}")
-    return nested[0]
+    [found] = nested
+    return keras.Model(found.input, found.output[0], name=found.name) if isinstance(found.output, list) else found
 
 
 def history(folder: Path, epochs: float = math.inf) -> list[dict[str, float]]:
