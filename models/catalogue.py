@@ -9,6 +9,7 @@ from typing import Any
 
 from glimpse.models.families import (
     densenet,
+    efficientnet_lite,
     googlenet,
     handbook,
     inception_v2,
@@ -40,6 +41,7 @@ _ROWS: tuple[Architecture, ...] = (
     *densenet.ROWS,
     *mobilenet.ROWS,
     *mobilenet_v2.ROWS,
+    *efficientnet_lite.ROWS,
     *xception.ROWS,
 )
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from glimpse.models.layouts import KERAS, TORCH, Layout, renaming
 from glimpse.models.spec import Architecture, Convention, Stage
+from glimpse.models.widths import eighths
 
 if TYPE_CHECKING:
     from keras import KerasTensor
@@ -36,41 +37,30 @@ class MobileNetV2(Architecture):
         """Yield every stage with its output; the last one is the logits."""
         from glimpse.models.blocks.convolution import conv_bn
         from glimpse.models.blocks.head import pooled_classifier
+        from glimpse.models.blocks.inverted_residual import inverted_residual
 
-        x = conv_bn(x, _eighths(32 * self.alpha), kernel=3, stride=2, convention=self.convention, name="stem")
+        x = conv_bn(x, eighths(32 * self.alpha), kernel=3, stride=2, convention=self.convention, name="stem")
         yield Stage("stem", "conv3x3"), x
         for group, (expansion, width, blocks, stride) in enumerate(_GROUPS, start=1):
             for block in range(1, blocks + 1):
                 step, name = stride if block == 1 else 1, f"group{group}_block{block}"
-                x = self._inverted_residual(x, _eighths(width * self.alpha), expansion, step, name)
+                x = inverted_residual(
+                    x,
+                    eighths(width * self.alpha),
+                    expansion=expansion,
+                    stride=step,
+                    convention=self.convention,
+                    name=name,
+                )
             yield Stage(f"group{group}", "inverted_residual", blocks), x
-        x = conv_bn(x, _eighths(1280 * max(self.alpha, 1.0)), kernel=1, convention=self.convention, name="group8")
+        x = conv_bn(x, eighths(1280 * max(self.alpha, 1.0)), kernel=1, convention=self.convention, name="group8")
         yield Stage("group8", "conv1x1"), x
         logits = pooled_classifier(x, classes, dropout=self.dropout, name="classifier")
         yield Stage("classifier", "global_average_pooling+dense"), logits
 
-    def _inverted_residual(self, x: KerasTensor, filters: int, expansion: int, stride: int, name: str) -> KerasTensor:
-        """x + f(x) where the shapes agree, else f(x) = linear conv1x1(depthwise3x3(conv1x1(x))) (table 1)."""
-        from keras import layers
-
-        from glimpse.models.blocks.convolution import conv_bn, depthwise_bn
-
-        f, convention = x, self.convention
-        if expansion > 1:
-            f = conv_bn(f, expansion * x.shape[-1], kernel=1, convention=convention, name=f"{name}_expand")
-        f = depthwise_bn(f, kernel=3, stride=stride, convention=convention, name=f"{name}_dw")
-        f = conv_bn(f, filters, kernel=1, activation=False, convention=convention, name=f"{name}_project")
-        return layers.Add(name=f"{name}_add")([x, f]) if stride == 1 and filters == x.shape[-1] else f
-
     def layouts(self) -> Mapping[str, Layout]:
         """Checkpoints of Keras and torchvision."""
         return _LAYOUTS
-
-
-def _eighths(width: float) -> int:
-    """The multiple of 8 nearest to `width`, but not a tenth less: as the paper's own implementation rounds."""
-    rounded = max(8, int(width + 4) // 8 * 8)
-    return rounded if rounded >= 0.9 * width else rounded + 8
 
 
 _BLOCK = r"group(\d)_block(\d)_(expand|dw|project)_(conv|depthwise|bn)"
