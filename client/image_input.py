@@ -54,7 +54,9 @@ def load(image: ImageInput) -> classifier_pb2.Image:
 
     Args:
         image: the path of an image file; or the file's bytes; or pixels, that is anything with the buffer protocol that
-            is uint8 ``[height, width, 3]`` in the order red, green, blue, such as a NumPy array; or a Pillow image.
+            is uint8 ``[height, width, 3]`` in the order red, green, blue, or grey ``[height, width]`` or ``[height,
+            width, 1]``, such as a NumPy array; or a Pillow image. The server converts grey to colour and colour to grey
+            where its model needs that.
 
     Raises:
         OSError: the file cannot be read.
@@ -70,18 +72,19 @@ def load(image: ImageInput) -> classifier_pb2.Image:
         view = memoryview(cast("Buffer", image))
     except TypeError as error:
         raise TypeError(
-            "An image is a path, bytes, an array of uint8 [height, width, 3] or a Pillow image. "
+            "An image is a path, bytes, an array of uint8 [height, width, 3], or a Pillow image. "
             f"Received: {type(image).__name__}; numpy.asarray(image) makes an array of most things."
         ) from error
     shape = view.shape or ()
     if len(shape) == 1 and view.itemsize == 1:
         return classifier_pb2.Image(encoded=_within_limit(view.tobytes()))
-    if len(shape) != 3 or shape[2] != 3 or view.format != "B":
+    channels = 1 if len(shape) == 2 else shape[-1] if len(shape) == 3 else 0
+    if channels not in {1, 3} or view.format != "B":
         raise ValueError(
-            "Pixels are uint8 [height, width, 3] in the order red, green, blue. "
+            "Pixels are uint8 [height, width, 3] in the order red, green, blue, or grey [height, width]. "
             f"Received: shape {list(shape)}, buffer format {view.format!r}."
         )
-    return _raw(shape[1], shape[0], _within_limit(view.tobytes()))
+    return _raw(shape[1], shape[0], _within_limit(view.tobytes()), channels)
 
 
 def is_pillow(image: object) -> bool:
@@ -91,7 +94,7 @@ def is_pillow(image: object) -> bool:
 
 def _from_pillow(image: Any) -> classifier_pb2.Image:
     width, height = image.size
-    if 3 * width * height > MAX_IMAGE_BYTES:
+    if (1 if _is_grey(image) else 3) * width * height > MAX_IMAGE_BYTES:
         raise ImageRefusedError(
             Code.INVALID_ARGUMENT,
             "MESSAGE_TOO_LARGE",
@@ -104,14 +107,14 @@ def _from_pillow(image: Any) -> classifier_pb2.Image:
         image = image.transpose(turn)
     pixels = _as_shown(image)
     width, height = pixels.size
-    return _raw(width, height, pixels.tobytes())
+    return _raw(width, height, pixels.tobytes(), 1 if pixels.mode == "L" else 3)
 
 
 def _as_shown(image: Any) -> Any:
-    """In 8 bits of red, green and blue."""
+    """In 8 bits of red, green and blue, or of grey."""
     if image.mode.startswith("I;16"):
         # Pillow's own conversion would clip at 255.
-        return image.convert("I").point(lambda value: value / 256).convert("L").convert("RGB")
+        return image.convert("I").point(lambda value: value / 256).convert("L")
     if image.mode in {"I", "F"}:
         raise ValueError(
             "A Pillow image of mode I or F does not say which value is white; convert it to L or RGB first. "
@@ -123,11 +126,16 @@ def _as_shown(image: Any) -> Any:
         white.paste((255, 255, 255, 255), (0, 0, *shown.size))
         white.paste(shown, mask=shown)
         return white.convert("RGB")
-    return image.convert("RGB")
+    return image.convert("L" if _is_grey(image) else "RGB")
 
 
-def _raw(width: int, height: int, data: bytes) -> classifier_pb2.Image:
-    return classifier_pb2.Image(raw=classifier_pb2.RawPixels(height=height, width=width, data=data))
+def _is_grey(image: Any) -> bool:
+    """Whether one channel says all that there is to see."""
+    return image.mode.startswith("I;16") or (image.mode in {"1", "L"} and not image.has_transparency_data)
+
+
+def _raw(width: int, height: int, data: bytes, channels: int = 3) -> classifier_pb2.Image:
+    return classifier_pb2.Image(raw=classifier_pb2.RawPixels(height=height, width=width, data=data, channels=channels))
 
 
 def _read(path: str | os.PathLike[str]) -> bytes:

@@ -125,11 +125,11 @@ class PreStem:
     geometry: str  # "crop", "squash", "letterbox" or "pad"
     crop_share: float  # of the resized short side that the centre crop keeps
     filter: str  # "bilinear", ...
-    fill: tuple[int, ...]  # RGB of padding
+    fill: tuple[int, ...]  # RGB of padding; one number for a grey model
     mean: tuple[float, ...]  # subtracted from 0..255 values, in the order of `channels`
     std: tuple[float, ...]  # then divided by
     digest: str  # equal digests mean equal input for the network
-    channels: str  # "RGB" or "BGR": the order in which the network sees them
+    channels: str  # "RGB" or "BGR": the order in which the network sees them; or "GRAY": it sees one, the luma
     smaller: str  # what happens to an image smaller than the input: "pad" or "resize"
     antialias: bool  # whether reducing averages over all pixels
 

@@ -282,9 +282,9 @@ def _from_dict(folder: Path, values: dict[str, Any]) -> Bundle:
             f"input_shape must be three positive sizes (height, width, channels). Received: {shown(shape)}"
         )
     recipe = Recipe.from_dict(_of_type(values, "recipe", dict))
-    if (recipe.height, recipe.width, 3) != tuple(shape):
+    if recipe.shape != tuple(shape):
         raise ValueError(
-            f"input_shape must be the size that the recipe produces, {recipe.height}x{recipe.width}x3. "
+            f"input_shape must be the size that the recipe produces, {'x'.join(map(str, recipe.shape))}. "
             f"Received: {shown(shape)}"
         )
     temperature = _number(values["temperature"], "temperature")

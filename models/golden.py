@@ -133,7 +133,7 @@ def record(
 
     Args:
         bundle: in a folder of its own.
-        answer: uint8 ``[N, H, W, 3]`` -> float32 probabilities ``[N, classes]``, computed in float32.
+        answer: uint8 ``[N, H, W, C]`` -> float32 probabilities ``[N, classes]``, computed in float32.
         candidates: pictures; those whose most probable class leads by less than `MIN_MARGIN` are not recorded.
         by: the software that computes the answers: framework, version, precision.
 

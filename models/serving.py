@@ -14,7 +14,7 @@ from glimpse.models.builder import Assembly, assemble
 from glimpse.models.bundle import Bundle
 from glimpse.models.catalogue import find
 from glimpse.models.prestem import graph
-from glimpse.models.prestem.recipe import Recipe
+from glimpse.models.prestem.recipe import Recipe, change_for
 
 _BATCH = 500
 
@@ -32,28 +32,35 @@ def load_bundle(bundle: Bundle) -> Assembly:
     row = find(bundle.architecture, bundle.variant, bundle.options).served()
     assembly = assemble(row, classes=len(bundle.labels), input_shape=bundle.input_shape)
     notes: list[str] = []
-    weights.load(assembly.model, bundle.weights_path, row.layouts(), row=row, say=notes.append)
+    try:
+        weights.load(assembly.model, bundle.weights_path, row.layouts(), row=row, say=notes.append)
+    except weights.WeightsError as error:
+        if (designed := row.shape[2]) == bundle.recipe.depth:
+            raise
+        change = change_for(bundle.recipe, (None, None, designed))
+        raise weights.WeightsError(
+            f"{error} {row.name} was designed for images of {designed} channel{'s' * (designed > 1)}. {change}"
+        ) from error
     return replace(assembly, notes=tuple(notes))
 
 
 def logits_model(assembly: Assembly, recipe: Recipe) -> keras.Model:
-    """The network with the pre-stem's scaling in front: uint8 ``[N, H, W, 3]`` -> float32 logits ``[N, classes]``.
+    """The network with the pre-stem's scaling in front: uint8 ``[N, H, W, C]`` -> float32 logits ``[N, classes]``.
 
     Raises:
-        ValueError: the recipe produces images of another size than the network takes.
+        ValueError: the recipe produces images of another shape than the network takes.
     """
-    shape = (recipe.height, recipe.width, 3)
-    if (takes := tuple(assembly.model.input_shape[1:])) != shape:
+    if (takes := tuple(assembly.model.input_shape[1:])) != recipe.shape:
         raise ValueError(
-            f"The network takes images of shape {takes}, but the recipe produces {shape}. Change height and width of "
-            "the recipe."
+            f"The network takes images of shape {takes}, but the recipe produces {recipe.shape}. "
+            f"{change_for(recipe, takes)}"
         )
-    pixels = keras.Input(shape, dtype="uint8", name="pixels")
+    pixels = keras.Input(recipe.shape, dtype="uint8", name="pixels")
     return keras.Model(pixels, assembly.model(graph.scale(pixels, recipe)), name="logits")
 
 
 def logits(network: keras.Model, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Logits of all images: uint8 ``[N, H, W, 3]`` -> float32 ``[N, classes]``."""
+    """Logits of all images: uint8 ``[N, H, W, C]`` -> float32 ``[N, classes]``."""
     return np.asarray(network.predict(pixels, batch_size=_BATCH, verbose=0), np.float32)
 
 
@@ -69,7 +76,7 @@ def serving_outputs(assembly: Assembly, recipe: Recipe, temperature: float) -> k
         temperature: above 1 softens the probabilities, below 1 sharpens them; the ranking stays.
 
     Returns:
-        uint8 ``[N, H, W, 3]`` -> a list of float32 ``[N, classes]``: probabilities, logits.
+        uint8 ``[N, H, W, C]`` -> a list of float32 ``[N, classes]``: probabilities, logits.
     """
     if not temperature > 0:
         raise ValueError(f"The temperature must be positive. Received: {temperature}")
@@ -81,7 +88,7 @@ def serving_outputs(assembly: Assembly, recipe: Recipe, temperature: float) -> k
 
 
 def serving_model(assembly: Assembly, recipe: Recipe, temperature: float) -> keras.Model:
-    """The same with probabilities as its only output: uint8 ``[N, H, W, 3]`` -> float32 ``[N, classes]``."""
+    """The same with probabilities as its only output: uint8 ``[N, H, W, C]`` -> float32 ``[N, classes]``."""
     model = serving_outputs(assembly, recipe, temperature)
     return keras.Model(model.input, model.outputs[model.output_names.index(outputs.PROBABILITIES)], name="serving")
 

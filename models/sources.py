@@ -137,7 +137,7 @@ def _made(
         architecture=architecture,
         variant=find(architecture, source.variant).variant if architecture else "",
         options=source.options,
-        input_shape=(recipe.height, recipe.width, 3),
+        input_shape=recipe.shape,
         labels=labels,
         recipe=recipe,
         temperature=1.0,

@@ -18,11 +18,12 @@ class EncodedImage:
 
 @dataclass(frozen=True, slots=True)
 class RawImage:
-    """Decoded RGB pixels, uint8, row by row from the top left."""
+    """Decoded pixels, RGB or grey, uint8, row by row from the top left."""
 
     height: int
     width: int
     data: bytes
+    channels: int = 3  # 3 for RGB, 1 for grey
 
 
 Image = EncodedImage | RawImage

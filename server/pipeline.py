@@ -24,8 +24,9 @@ from glimpse.server import domain
 from glimpse.server.admission import Admission, Permits
 from glimpse.server.batching.batch_queue import Answer
 from glimpse.server.decoding.pool import DecodePool, DecodeTask
+from glimpse.server.decoding.prepare import is_prepared
 from glimpse.server.decoding.where import Decoding
-from glimpse.server.domain import Arrival, Caller, Classification, ClassifyRequest, ImageResult, RawImage, Timing
+from glimpse.server.domain import Arrival, Caller, Classification, ClassifyRequest, ImageResult, Timing
 from glimpse.server.errors import (
     DeadlineExceededError,
     InvalidImageError,
@@ -51,11 +52,6 @@ class _Job:
     outputs: frozenset[str]
     caller: Caller
     metrics: ModelMetrics
-
-    @property
-    def input_size(self) -> tuple[int, int]:
-        """Height and width of the network's input."""
-        return self.recipe.height, self.recipe.width
 
 
 @dataclass(slots=True, eq=False)
@@ -186,8 +182,8 @@ class Pipeline:
         together = _Together(len(flights))
         for flight in flights:
             flight.answer.add_done_callback(together.one_done)
-            if isinstance(flight.image, RawImage) and (flight.image.height, flight.image.width) == work.input_size:
-                self._prepare_and_queue(flight, work)  # nothing to decode or resize: a thread would cost more
+            if is_prepared(flight.image, work.recipe):
+                self._prepare_and_queue(flight, work)  # a thread would cost more
             else:
                 flight.preparing = self._decoders.submit(
                     work.caller.lane,

@@ -129,7 +129,7 @@ def _request(request: pb.ClassifyRequest) -> domain.ClassifyRequest:
 
 def _image(image: pb.Image) -> domain.Image:
     if image.WhichOneof("source") == "raw":
-        return domain.RawImage(image.raw.height, image.raw.width, image.raw.data)
+        return domain.RawImage(image.raw.height, image.raw.width, image.raw.data, image.raw.channels or 3)
     return domain.EncodedImage(image.encoded)
 
 

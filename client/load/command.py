@@ -217,7 +217,7 @@ def _pictures(photos: list[str] | None, described: ModelDescription, seed: int) 
     from glimpse.client.load import images as load_images
 
     if not photos:
-        return load_images.made(described.input.height, described.input.width, seed)
+        return load_images.made(described.input.height, described.input.width, seed, described.input.channels)
     try:
         return load_images.of_files(find(photos))
     except (FileNotFoundError, IsADirectoryError) as error:

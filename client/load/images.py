@@ -51,15 +51,15 @@ def of_files(paths: Iterable[str]) -> Pictures:
     return Pictures(tuple(good), (pb.Image(encoded=half), pb.Image(encoded=_TEXT)), left_out)
 
 
-def made(height: int, width: int, seed: int) -> Pictures:
-    """Raw pixels of that size; raw pixels that are too few and a text are the broken ones."""
+def made(height: int, width: int, seed: int, channels: int = 3) -> Pictures:
+    """Raw pixels of that size, RGB or grey; raw pixels that are too few and a text are the broken ones."""
     generator = random.Random(seed)
-    good = tuple(_raw(height, width, generator.randbytes(height * width * 3)) for _ in range(_MADE))
-    return Pictures(good, (_raw(height, width, b"\0"), pb.Image(encoded=_TEXT)))
+    good = tuple(_raw(height, width, generator.randbytes(height * width * channels), channels) for _ in range(_MADE))
+    return Pictures(good, (_raw(height, width, b"\0", channels), pb.Image(encoded=_TEXT)))
 
 
-def _raw(height: int, width: int, data: bytes) -> pb.Image:
-    return pb.Image(raw=pb.RawPixels(height=height, width=width, data=data))
+def _raw(height: int, width: int, data: bytes, channels: int) -> pb.Image:
+    return pb.Image(raw=pb.RawPixels(height=height, width=width, data=data, channels=channels))
 
 
 class Requests:

@@ -34,7 +34,7 @@ def page() -> str:
                     [
                         code(field.name),
                         _type(kinds[field.name]),
-                        "" if field.default is MISSING else code(_toml(field.default)),
+                        "" if field.default in {MISSING, ()} else code(_toml(field.default)),
                         comments.get(field.name, ""),
                     ]
                     for field in fields(Recipe)
@@ -50,7 +50,7 @@ def _type(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return ", ".join(code(_toml(value)) for value in get_args(kind))
     if get_origin(kind) is tuple:
-        return f"{len(get_args(kind))} of: {_type(get_args(kind)[0])}"
+        return f"list of: {_type(get_args(kind)[0])}"
     return {int: "whole number", float: "number", bool: "true or false"}[kind]
 
 
@@ -60,7 +60,5 @@ def _toml(value: object) -> str:
             return str(value).lower()
         case str():
             return f'"{value}"'
-        case tuple():
-            return str(list(value))
         case _:
             return str(value)

@@ -217,8 +217,7 @@ def _scores(operation: Any, inputs: Any) -> int:
 
 def _walk(model: keras.Model, recipe: Recipe, look: Any) -> None:
     """Call `look` with every operation of a model and what it gives, for pictures of the recipe's size."""
-    shape = (recipe.height, recipe.width, 3)
-    if tuple(model.inputs[0].shape[1:]) == shape and not _open(model):
+    if tuple(model.inputs[0].shape[1:]) == recipe.shape and not _open(model):
         for operation, inputs, outputs, times in _calls(model):
             look(operation, inputs, outputs, times)
         return
@@ -235,7 +234,7 @@ def _walk(model: keras.Model, recipe: Recipe, look: Any) -> None:
         look(operation, (args, kwargs), outputs)
         return outputs
 
-    image = keras.Input(shape, dtype=model.inputs[0].dtype)
+    image = keras.Input(recipe.shape, dtype=model.inputs[0].dtype)
     structure = image if isinstance(model, keras.Sequential) else keras.tree.pack_sequence_as(model.input, [image])
     call(model, structure)
 

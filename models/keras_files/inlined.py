@@ -32,7 +32,7 @@ _TRAINING_ONLY = (
 class Flat(NamedTuple):
     """A network without nested models."""
 
-    model: keras.Model  # float32 [N, H, W, 3] -> what the original gives; its layers are the original's own
+    model: keras.Model  # float32 [N, H, W, C] -> what the original gives; its layers are the original's own
     multiply_adds: int  # of convolutions and dense layers, for one image
     calls: Counter[int]  # by a layer's id, at how many places it is called
 

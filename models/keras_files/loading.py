@@ -16,7 +16,7 @@ from glimpse.models.keras_files.inlined import Flat, inlined
 from glimpse.models.keras_files.reading import read
 from glimpse.models.messages import lacks_memory, short
 from glimpse.models.prestem import graph
-from glimpse.models.prestem.recipe import Recipe
+from glimpse.models.prestem.recipe import Recipe, change_for
 from glimpse.models.spec import Output, StageSummary
 from glimpse.models.weights.errors import WeightsError
 
@@ -30,8 +30,9 @@ def load(path: Path, *, recipe: Recipe, classes: int) -> Assembly:
     """Read a saved model, in Keras' safe mode: no code in it is run.
 
     Args:
-        path: of a ``.keras`` file, or of an ``.h5`` file with a whole model. The model takes one image ``[N, H, W, 3]``
-            behind the recipe's scaling, and gives logits, probabilities or their logarithms, ``[N, classes]``.
+        path: of a ``.keras`` file, or of an ``.h5`` file with a whole model. The model takes images ``[N, H, W, C]``
+            behind the recipe's scaling, grey ones also as ``[N, H, W]``, and gives logits, probabilities or their
+            logarithms, ``[N, classes]``.
         recipe: the pre-stem that the model was trained behind.
         classes: how many labels there are for it.
 
@@ -44,7 +45,7 @@ def load(path: Path, *, recipe: Recipe, classes: int) -> Assembly:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what its author could do better; whoever serves it cannot
-        model = read(path)
+        model = _with_channels(read(path), recipe)
         _check(path, model, recipe, classes)
         made = bounds.check_computation(path, model, recipe)
         flat, expected = _flat(path, model, recipe, _TOGETHER // max(1, made))
@@ -62,19 +63,19 @@ def _check(path: Path, model: keras.Model, recipe: Recipe, classes: int) -> None
     takes, gives = ([tuple(x.shape) for x in tensors] for tensors in (model.inputs, model.outputs))
     if len(takes) != 1 or len(gives) != 1 or len(takes[0]) != 4:
         raise WeightsError(
-            f"{path} must take one batch of images [N, H, W, 3] and give one batch of scores [N, classes]. "
+            f"{path} must take one batch of images {_images(recipe)} and give one batch of scores [N, classes]. "
             f"Received: {len(takes)} inputs {short(str(takes))} and {len(gives)} outputs {short(str(gives))}."
         )
-    ours, theirs = (recipe.height, recipe.width, 3), takes[0][1:]
-    if theirs[0] == 3 and theirs[2] != 3:
+    ours, theirs = recipe.shape, takes[0][1:]
+    if theirs[0] == recipe.depth and theirs[2] not in {1, 3}:
         raise WeightsError(
             f"{path} takes images with the channels first, {theirs}. Build it with data_format='channels_last', "
-            "[N, H, W, 3]."
+            f"{_images(recipe)}."
         )
     if any(their not in (None, our) for our, their in zip(ours, theirs, strict=True)):
         raise WeightsError(
-            f"The network in {path} takes images of shape {theirs}, but the recipe produces {ours}. Change height and "
-            "width of the recipe."
+            f"The network in {path} takes images of shape {theirs}, but the recipe produces {ours}. "
+            f"{change_for(recipe, theirs)}"
         )
     plain = set(recipe.mean) == {0.0} and set(recipe.std) == {1.0}
     if not keras.backend.is_float_dtype(model.inputs[0].dtype) and not plain:
@@ -94,6 +95,20 @@ def _check(path: Path, model: keras.Model, recipe: Recipe, classes: int) -> None
         )
 
 
+def _with_channels(model: keras.Model, recipe: Recipe) -> keras.Model:
+    """A model of grey images ``[N, H, W]`` as one of ``[N, H, W, 1]``; any other as it is."""
+    takes = [tuple(x.shape) for x in getattr(model, "inputs", None) or ()]
+    plain = len(takes) == 1 and len(takes[0]) == 3 and recipe.depth == 1
+    if not plain or any(theirs not in {None, ours} for ours, theirs in zip(recipe.shape, takes[0][1:], strict=False)):
+        return model
+    image = keras.Input(recipe.shape, name="image")
+    return keras.Model(image, model(keras.layers.Reshape(recipe.shape[:2])(image)), name=model.name)
+
+
+def _images(recipe: Recipe) -> str:
+    return f"[N, H, W, {recipe.depth}]"
+
+
 def _scores(shape: tuple[int | None, ...]) -> str:
     return f"{shape[0]} scores" if len(shape) == 1 else f"scores of the shape {shape}"
 
@@ -110,7 +125,7 @@ def _flat(path: Path, model: keras.Model, recipe: Recipe, at_once: int) -> tuple
             "the batch axis."
         )
     try:
-        flat = inlined(model, (recipe.height, recipe.width, 3))
+        flat = inlined(model, recipe.shape)
         if _same(_answers(path, flat.model, recipe, pixels, at_once), expected, model):
             return flat, expected
     except (WeightsError, ValueError, TypeError, AttributeError, NotImplementedError):
@@ -142,7 +157,7 @@ def _up_to_logits(path: Path, flat: Flat, expected: NDArray[np.float32]) -> tupl
 def _answers(
     path: Path, model: keras.Model, recipe: Recipe, pixels: NDArray[np.uint8], at_once: int = 1
 ) -> NDArray[np.float32]:
-    """What a model gives for uint8 ``[P, H, W, 3]``, at least two at once where there are two: ``[P, classes]``."""
+    """What a model gives for uint8 ``[P, H, W, C]``, at least two at once where there are two: ``[P, classes]``."""
     if len(pixels) > (step := max(2, at_once)):
         parts = [pixels[start : start + step] for start in range(0, len(pixels), step)]
         return np.concatenate([_answers(path, model, recipe, part) for part in parts])

@@ -33,18 +33,18 @@ _OPERATIONS = {"Sigmoid": "sigmoid", "HardSigmoid": "hard_sigmoid", "Tanh": "tan
 
 
 def pictures(recipe: Recipe) -> NDArray[np.uint8]:
-    """Pictures that cover the range of a network's input: uint8 ``[P, H, W, 3]``."""
-    shape = (recipe.height, recipe.width, 3)
+    """Pictures that cover the range of a network's input: uint8 ``[P, H, W, C]``."""
     rng = np.random.default_rng(0)
     rows, columns = np.mgrid[0 : recipe.height, 0 : recipe.width]
     # As photographs are: large patches, slow changes, little noise.
-    patches = rng.integers(0, 256, (8, 8, 3))[rows * 8 // recipe.height, columns * 8 // recipe.width]
-    slope = (rows + columns)[..., np.newaxis] * 255 / max(1, recipe.height + recipe.width - 2) * [1.0, 0.6, 0.3]
+    patches = rng.integers(0, 256, (8, 8, recipe.depth))[rows * 8 // recipe.height, columns * 8 // recipe.width]
+    slope = (rows + columns)[..., np.newaxis] * 255 / max(1, recipe.height + recipe.width - 2)
+    slope = slope * [1.0, 0.6, 0.3][: recipe.depth]
     found = [
-        np.zeros(shape),
-        np.full(shape, 255),
-        rng.integers(0, 256, shape),
-        patches * 0.7 + rng.integers(0, 64, shape),
+        np.zeros(recipe.shape),
+        np.full(recipe.shape, 255),
+        rng.integers(0, 256, recipe.shape),
+        patches * 0.7 + rng.integers(0, 64, recipe.shape),
         slope,
         255 - slope,
     ]

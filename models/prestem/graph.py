@@ -8,7 +8,7 @@ from glimpse.models.prestem.recipe import Recipe
 
 
 def scale(pixels: KerasTensor, recipe: Recipe) -> KerasTensor:
-    """(x - mean) / std per channel, in the recipe's order: uint8 RGB ``[N, H, W, 3]`` -> floats ``[N, H, W, 3]``."""
+    """(x - mean) / std per channel, in the recipe's order: uint8 ``[N, H, W, C]`` -> floats of that shape."""
     if recipe.channels == "BGR":
         pixels = ops.flip(pixels, axis=-1)
     return layers.Rescaling(

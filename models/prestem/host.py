@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,18 +27,25 @@ _LONG = 1 << 16  # pixels of a side; photos are shorter
 
 
 def fit(picture: Picture | Image.Image, recipe: Recipe) -> NDArray[np.uint8]:
-    """Resize, crop and pad an RGB picture to the network's input.
+    """Resize, crop and pad a picture to the network's input.
+
+    Args:
+        picture: RGB or grey. What the recipe does not have is made first: the luma of ITU-R BT.601 as Pillow rounds it,
+            or three equal channels, which have that luma again.
+        recipe: how.
 
     Returns:
-        uint8 ``[recipe.height, recipe.width, 3]``, C-contiguous, RGB.
+        uint8 `recipe.shape`, C-contiguous: RGB, or grey in one channel.
     """
     if isinstance(picture, Image.Image):
         picture = Picture.whole(picture)
+    if picture.image.mode != (mode := "L" if recipe.depth == 1 else "RGB"):
+        picture = replace(picture, image=picture.image.convert(mode))
     image = picture.image
     size = resized(picture.size, recipe)
     if not size == picture.size == image.size:
         image = _resized(picture, size, recipe)
-    return np.asarray(_centred(image, recipe), np.uint8)
+    return np.asarray(_centred(image, recipe), np.uint8).reshape(recipe.shape)
 
 
 def may_reduce(recipe: Recipe) -> bool:
@@ -99,7 +107,7 @@ def _centred(image: Image.Image, recipe: Recipe) -> Image.Image:
     left, top = _offset(image.width, width), _offset(image.height, height)
     if image.width >= width and image.height >= height:
         return image.crop((-left, -top, width - left, height - top))
-    canvas = Image.new("RGB", (width, height), recipe.fill)
+    canvas = Image.new(image.mode, (width, height), recipe.fill)
     canvas.paste(image, (left, top))
     return canvas
 

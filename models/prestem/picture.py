@@ -10,7 +10,7 @@ from PIL import Image
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """An upright RGB picture. A decoder may have reduced it; the pre-stem's geometry goes by its whole size."""
+    """An upright RGB or grey picture. A decoder may have reduced it; the pre-stem's geometry goes by its whole size."""
 
     image: Image.Image
     size: tuple[int, int]  # width and height of the whole picture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from numbers import Real
 from typing import Any, Literal, Self, get_args
@@ -14,7 +14,7 @@ from glimpse.models.suggestions import nearest
 
 Geometry = Literal["crop", "squash", "letterbox", "pad"]
 Filter = Literal["nearest", "bilinear", "bicubic", "lanczos"]
-Channels = Literal["RGB", "BGR"]
+Channels = Literal["RGB", "BGR", "GRAY"]
 Smaller = Literal["pad", "resize"]
 
 # A recipe may come from an untrusted source, with its weights: what it asks for must fit in memory.
@@ -25,6 +25,8 @@ _CHOICES = {"geometry": Geometry, "filter": Filter, "smaller": Smaller, "channel
 # Fields that were added later, with their former behaviour as the default. They are not part of the digest where they
 # have that value, so that older digests remain valid.
 _LATER = {"smaller": "pad", "channels": "RGB", "antialias": True}
+
+_DEFAULTS = {"fill": 0, "mean": 0.0, "std": 1.0}  # of every channel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +44,9 @@ class Recipe:
     - ``pad``: as letterbox, but an image is never enlarged: one that exceeds the input is reduced until it fits, and
       the rest is padded with `fill`. It requires `smaller` to be ``pad``.
 
+    With `channels` ``GRAY`` the network sees one channel, the luma of ITU-R Recommendation BT.601 (0.299 red, 0.587
+    green, 0.114 blue), taken before anything is resized; `fill`, `mean` and `std` are then one number each.
+
     With `antialias` off, reducing does not average: the filter uses only the nearest pixels, 2 x 2 for bilinear, 4 x 4
     for bicubic and 6 x 6 for lanczos, and details become noise. This is the default of ``tf.image.resize``, Keras'
     ``Resizing`` and OpenCV's bilinear filter, with which many networks were trained. It has no effect on enlarging, and
@@ -54,11 +59,11 @@ class Recipe:
     crop_share: float = 1.0  # share of the resized shorter side that the centre crop keeps; for geometry "crop" only
     filter: Filter = "bilinear"
     antialias: bool = True  # whether reducing an image averages over all of its pixels
-    fill: tuple[int, int, int] = (0, 0, 0)  # RGB of padding and letterbox bars
+    fill: tuple[int, ...] = ()  # of padding and letterbox bars: red, green, blue, or one grey; all 0 if not given
     smaller: Smaller = "pad"  # what is done with an image that is smaller than the input
-    channels: Channels = "RGB"  # order of the channels in the network's input, and of `mean` and `std`
-    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)  # subtracted from pixel values of 0 to 255
-    std: tuple[float, float, float] = (1.0, 1.0, 1.0)  # divides the result
+    channels: Channels = "RGB"  # of the network's input, in this order, which is also that of `mean` and `std`
+    mean: tuple[float, ...] = ()  # subtracted from pixel values of 0 to 255, one number a channel; all 0 if not given
+    std: tuple[float, ...] = ()  # divides the result, one number a channel; all 1 if not given
 
     def __post_init__(self) -> None:
         for field in ("height", "width"):
@@ -73,10 +78,7 @@ class Recipe:
             raise ValueError(f"antialias must be true or false. Received: {self.antialias!r}")
         if not _is_number(self.crop_share) or not _LEAST_SHARE <= self.crop_share <= 1:
             raise ValueError(f"crop_share must be a number from {_LEAST_SHARE} to 1. Received: {self.crop_share!r}")
-        if not all(_is_whole(value) and 0 <= value <= 255 for value in _three(self.fill, "fill")):
-            raise ValueError(f"fill must be three whole numbers from 0 to 255. Received: {self.fill!r}")
-        if not all(value > 0 for value in _finite(self.std, "std")):
-            raise ValueError(f"std must be three positive numbers. Received: {self.std!r}")
+        self._set_channels()
         if self.geometry == "pad" and self.smaller != "pad":
             raise ValueError(
                 f"geometry pad never enlarges an image, so smaller must be pad, too. Received: smaller "
@@ -84,9 +86,29 @@ class Recipe:
             )
         # One form, so that equal recipes have equal digests: in JSON, 0 and 0.0 are written differently.
         object.__setattr__(self, "crop_share", float(self.crop_share))
+
+    def _set_channels(self) -> None:
+        """Check the fields that have a number for each channel, and bring them into one form."""
+        for field, default in _DEFAULTS.items():
+            if getattr(self, field) == ():
+                object.__setattr__(self, field, (default,) * self.depth)
+        if not all(_is_whole(value) and 0 <= value <= 255 for value in self._each(self.fill, "fill")):
+            raise ValueError(f"fill must be {self._numbers('whole ', ' from 0 to 255')}. Received: {self.fill!r}")
+        if not all(value > 0 for value in self._finite(self.std, "std")):
+            raise ValueError(f"std must be {self._numbers('positive ')}. Received: {self.std!r}")
         object.__setattr__(self, "fill", tuple(self.fill))
-        object.__setattr__(self, "mean", _finite(self.mean, "mean"))
-        object.__setattr__(self, "std", _finite(self.std, "std"))
+        object.__setattr__(self, "mean", self._finite(self.mean, "mean"))
+        object.__setattr__(self, "std", self._finite(self.std, "std"))
+
+    @property
+    def depth(self) -> int:
+        """The number of channels that the network sees: 1 for grey, else 3."""
+        return 1 if self.channels == "GRAY" else 3
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of the network's input for one image."""
+        return self.height, self.width, self.depth
 
     def with_geometry(self, name: str) -> Self:
         """The recipe with another geometry, for a request that asks for one; all other fields are unchanged.
@@ -137,6 +159,31 @@ class Recipe:
         canonical = json.dumps(values, sort_keys=True, separators=(",", ":"))
         return "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()
 
+    def _each(self, values: object, field: str) -> tuple[Any, ...]:
+        """The values of a field, one a channel; from a file they come as a list."""
+        if not isinstance(values, (list, tuple)) or len(values) != self.depth:
+            raise ValueError(f"{field} must be {self._numbers()}. Received: {values!r}")
+        return tuple(values)
+
+    def _finite(self, values: object, field: str) -> tuple[float, ...]:
+        if not all(_is_number(value) and math.isfinite(value) for value in self._each(values, field)):
+            raise ValueError(f"{field} must be {self._numbers()}. Received: {values!r}")
+        return tuple(float(value) for value in self._each(values, field))
+
+    def _numbers(self, kind: str = "", limits: str = "") -> str:
+        """What a field needs that has a number for each channel, for a message."""
+        if self.depth == 1:
+            return f"a list of one {kind}number{limits}, because channels is GRAY"
+        return f"three {kind}numbers{limits}"
+
+
+def change_for(recipe: Recipe, shape: Sequence[int | None]) -> str:
+    """What to change of a recipe for a network that takes images of another shape, (height, width, channels)."""
+    sizes = zip(recipe.shape[:2], shape[:2], strict=True)
+    if shape[2] in {1, 3} and shape[2] != recipe.depth and all(theirs in {None, ours} for ours, theirs in sizes):
+        return f"Set channels of the recipe to {'GRAY' if shape[2] == 1 else 'RGB'}."
+    return "Change height and width of the recipe."
+
 
 def _is_whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
@@ -144,16 +191,3 @@ def _is_whole(value: object) -> bool:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
-
-
-def _three(values: object, field: str) -> tuple[Any, ...]:
-    """The three values of a field, from a file as a list."""
-    if not isinstance(values, (list, tuple)) or len(values) != 3:
-        raise ValueError(f"{field} must be three numbers. Received: {values!r}")
-    return tuple(values)
-
-
-def _finite(values: object, field: str) -> tuple[float, ...]:
-    if not all(_is_number(value) and math.isfinite(value) for value in _three(values, field)):
-        raise ValueError(f"{field} must be three numbers. Received: {values!r}")
-    return tuple(float(value) for value in _three(values, field))

@@ -43,7 +43,7 @@ class Axis:
 
 
 def resize(image: Image.Image, horizontal: Axis, vertical: Axis, name: str) -> Image.Image:
-    """The wanted part of an RGB image, by the filter `name`: bilinear, bicubic or lanczos."""
+    """The wanted part of an RGB or grey image, by the filter `name`: bilinear, bicubic or lanczos."""
     columns, across = horizontal.taps(image.width, name)
     rows, down = vertical.taps(image.height, name)
     left, right = int(columns.min()), int(columns.max()) + 1
@@ -53,13 +53,13 @@ def resize(image: Image.Image, horizontal: Axis, vertical: Axis, name: str) -> I
     bands = []
     for band in np.array_split(np.arange(len(rows)), min(len(rows), height, math.ceil(pixels / _BAND))):
         top, bottom = int(rows[band].min()), int(rows[band].max()) + 1
-        part = np.asarray(image.crop((left, top, right, bottom)))
-        lines = np.zeros((*rows[band].shape, len(columns), 3), np.float32)
+        part = np.asarray(image.crop((left, top, right, bottom))).reshape(bottom - top, right - left, -1)
+        lines = np.zeros((*rows[band].shape, len(columns), part.shape[-1]), np.float32)
         for tap, weight in enumerate(across.T.astype(np.float32)):
             lines += part[rows[band][..., None] - top, columns[:, tap] - left] * weight[:, None]
         values = np.einsum("rtcx,rt->rcx", lines, down[band].astype(np.float32))
         bands.append(np.rint(values).clip(0, 255).astype(np.uint8))
-    return Image.fromarray(np.concatenate(bands))
+    return Image.fromarray(np.concatenate(bands).squeeze(axis=-1) if image.mode == "L" else np.concatenate(bands))
 
 
 def _triangle(x: Floats) -> Floats:

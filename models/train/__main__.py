@@ -56,7 +56,12 @@ def _run(options: argparse.Namespace) -> None:
     out: Path = options.out or Path("runs") / plan.architecture
     height, width = options.size or row.shape[:2]
     recipe = Recipe(
-        height=height, width=width, geometry=options.geometry, crop_share=options.crop_share, filter=options.filter
+        height=height,
+        width=width,
+        geometry=options.geometry,
+        crop_share=options.crop_share,
+        filter=options.filter,
+        channels="GRAY" if (options.channels or row.input_shape[2]) == 1 else "RGB",
     )
     recipe = _scaled(recipe, options.mean, options.std)
     if options.hold_out is not None and not options.hold_out > 0:
@@ -156,11 +161,11 @@ def _report_omissions(path: Path, images: LabelledImages) -> None:
 
 
 def _scaled(recipe: Recipe, mean: Sequence[float] | None, std: Sequence[float] | None) -> Recipe:
-    """The recipe with a scaling of three channels, where it is given."""
+    """The recipe with a scaling, where it is given: a number for each channel."""
     if mean is not None:
-        recipe = dataclasses.replace(recipe, mean=(mean[0], mean[1], mean[2]))
+        recipe = dataclasses.replace(recipe, mean=tuple(mean))
     if std is not None:
-        recipe = dataclasses.replace(recipe, std=(std[0], std[1], std[2]))
+        recipe = dataclasses.replace(recipe, std=tuple(std))
     return recipe
 
 

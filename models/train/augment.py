@@ -7,21 +7,21 @@ from numpy.typing import NDArray
 
 
 def augment(
-    pixels: NDArray[np.uint8], rng: np.random.Generator, fill: tuple[int, int, int] = (0, 0, 0), cutout: float = 0.0
+    pixels: NDArray[np.uint8], rng: np.random.Generator, fill: tuple[int, ...] = (0,), cutout: float = 0.0
 ) -> NDArray[np.uint8]:
     """Shift every image by up to an eighth of its size (4 of 32 pixels) and mirror half of them.
 
     What is shifted in is the image's own edge, mirrored.
 
     Args:
-        pixels: uint8 ``[N, H, W, 3]``; not changed.
+        pixels: uint8 ``[N, H, W, C]``; not changed.
         rng: source of the randomness; the same state gives the same batch.
-        fill: RGB value of what is cut out, the pre-stem's own padding.
+        fill: value of what is cut out, one number a channel or one for all: the pre-stem's own padding.
         cutout: side of a square that is blanked somewhere in every image, as a share of the image's sides, the centre
             anywhere in it (DeVries and Taylor, arXiv:1708.04552); 0 for none.
 
     Returns:
-        uint8 ``[N, H, W, 3]``.
+        uint8 ``[N, H, W, C]``.
     """
     count, height, width, _ = pixels.shape
     dy, dx = height // 8, width // 8

@@ -54,7 +54,8 @@ def _head(card: CardContents) -> str:
         "version": bundle.version,
         "architecture": f"`{bundle.architecture}`, variant `{bundle.variant}`" + (f", {options}" if options else ""),
         "parameters": f"{card.parameters:,}",
-        "input": f"{bundle.recipe.height} x {bundle.recipe.width} pixels, RGB",
+        "input": f"{bundle.recipe.height} x {bundle.recipe.width} pixels, "
+        f"{'grayscale' if bundle.recipe.depth == 1 else 'RGB'}",
         "classes": str(len(bundle.labels)),
         "weights": f"`{bundle.weights_file}`, {card.dtype}, `{bundle.weights_digest}`",
         "pre-stem": f"`{bundle.recipe.digest}`",
@@ -137,7 +138,7 @@ def _training(card: CardContents) -> str:
 - **Augmentation**: shift by up to an eighth of the image (its own edge, mirrored, comes in) and mirror, as in
   He et al., arXiv:1512.03385, section 4.2{cutout}.{smoothing}{beside}
 - **Pre-stem**: geometry `{recipe.geometry}`, filter `{recipe.filter}`; then minus {_numbers(recipe.mean)}, divided by
-  {_numbers(recipe.std)} for red, green, blue in 0..255.
+  {_numbers(recipe.std)} for {"grey" if recipe.depth == 1 else "red, green, blue"} in 0..255.
 - **Precision**: {plan.precision}. **Seed**: {plan.seed}.{unfinished}{told}
 
 From the folder in which this was trained, with the `python` of its environment:
@@ -235,6 +236,8 @@ def _command(card: CardContents) -> str:
             lines[-1] += f" {shlex.quote(word)}"
     lines += [f"--{name.replace('_', '-')} {shlex.quote(str(value))}" for name, value in options.items()]
     lines += [f"--option {shlex.quote(f'{name}={json.dumps(value)}')}" for name, value in run.plan.options.items()]
+    if recipe.depth != find(run.plan.architecture, run.plan.variant).input_shape[2]:
+        lines.append(f"--channels {recipe.depth}")
     lines += [f"--mean {_exact(recipe.mean)}", f"--std {_exact(recipe.std)}"]
     return " \\\n    ".join([f"{_python(card)} -m glimpse.models.train", *lines])
 

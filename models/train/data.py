@@ -28,7 +28,7 @@ class LabelledImages:
     """A labelled data set, decoded and resized to the network's input.
 
     Attributes:
-        pixels: uint8 ``[N, height, width, 3]``.
+        pixels: uint8 ``[N, height, width, channels]``.
         classes: int64 ``[N]``, indices into `labels`.
         labels: class names, sorted.
         left_out: for each file that could not be read, its name and the reason.
@@ -54,8 +54,8 @@ def read(
 ) -> LabelledImages:
     """Read every ``.../class/image`` file below a folder or inside a zip; the parent folder names the class.
 
-    All images are kept in memory as uint8, `height * width * 3` bytes each. Hidden files and folders and those of the
-    operating system are ignored (`models.train.files`).
+    All images are kept in memory as uint8, `height * width * channels` bytes each. Hidden files and folders and those
+    of the operating system are ignored (`models.train.files`).
 
     Args:
         path: folder or zip file.
@@ -131,9 +131,9 @@ def _decode(data: bytes, recipe: Recipe) -> NDArray[np.uint8]:
 
 def _allocate(path: Path, count: int, recipe: Recipe) -> NDArray[np.uint8]:
     try:
-        return np.empty((count, recipe.height, recipe.width, 3), np.uint8)
+        return np.empty((count, *recipe.shape), np.uint8)
     except MemoryError:
-        size = count * recipe.height * recipe.width * 3 / 2**30
+        size = count * math.prod(recipe.shape) / 2**30
         raise ValueError(
             f"{path}: {count:,} images of {recipe.height} x {recipe.width} pixels need {size:,.0f} GiB of memory, and "
             "there is not as much. Give fewer images, or a smaller --size."
@@ -167,10 +167,8 @@ def per_class(images: LabelledImages) -> list[int]:
     return counts
 
 
-def statistics(
-    images: LabelledImages, *, needs_std: bool = True
-) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Mean and standard deviation of red, green and blue over all pixels, 0..255, to one decimal.
+def statistics(images: LabelledImages, *, needs_std: bool = True) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel over all pixels, 0..255, to one decimal.
 
     Args:
         images: to measure.
@@ -181,17 +179,17 @@ def statistics(
     """
     # From counts of the 256 values: exact, and without a float copy of the images.
     values = np.arange(256)
-    counts = np.stack([np.bincount(images.pixels[..., channel].ravel(), minlength=256) for channel in range(3)])
+    counts = np.stack(
+        [np.bincount(images.pixels[..., channel].ravel(), minlength=256) for channel in range(images.pixels.shape[-1])]
+    )
     mean = (counts @ values) / counts.sum(axis=1)
     std = np.sqrt((counts @ values**2) / counts.sum(axis=1) - mean**2)
-    r, g, b = (round(float(value), 1) for value in mean)
     if needs_std and not all(std >= 0.05):
         raise ValueError(
-            f"All pixels of these images are equal in a colour channel, so that it cannot be scaled to a standard "
+            f"All pixels of these images are equal in a channel, so that it cannot be scaled to a standard "
             f"deviation of 1. Give --mean and --std. Received: std {std}"
         )
-    sr, sg, sb = (round(float(value), 1) for value in std)
-    return (r, g, b), (sr, sg, sb)
+    return tuple(round(float(value), 1) for value in mean), tuple(round(float(value), 1) for value in std)
 
 
 class Batches(keras.utils.PyDataset):
@@ -204,7 +202,7 @@ class Batches(keras.utils.PyDataset):
         batch_size: int,
         seed: int,
         epoch: int,
-        fill: tuple[int, int, int],
+        fill: tuple[int, ...],
         cutout: float = 0.0,
     ) -> None:
         super().__init__(workers=1, max_queue_size=16)

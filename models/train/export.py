@@ -66,7 +66,7 @@ def export(
     row = trained.served()
     options = {name: value for name, value in run.plan.options.items() if getattr(row, name) == getattr(trained, name)}
     weights.save(fit.network(model), target / bundle.WEIGHTS, dtype=metadata.dtype)
-    shape = (run.recipe.height, run.recipe.width, 3)
+    shape = run.recipe.shape
     assembly = assemble(row, classes=len(run.labels), input_shape=shape)
     weights.load(assembly.model, target / bundle.WEIGHTS)
     network = serving.logits_model(assembly, run.recipe)

@@ -46,7 +46,7 @@ def train(
             weights as an uninterrupted one.
 
     Returns:
-        The trained model, uint8 pixels ``[N, H, W, 3]`` -> float32 logits.
+        The trained model, uint8 pixels ``[N, H, W, C]`` -> float32 logits.
 
     Raises:
         DivergedError: the loss or a weight is no longer finite; the checkpoint is that of the epoch before.
@@ -181,7 +181,7 @@ def graph(plan: Plan, recipe: Recipe, classes: int) -> keras.Model:
     try:
         keras.config.set_dtype_policy(plan.precision)
         row = find(plan.architecture, plan.variant, plan.options)
-        assembly = assemble(row, classes=classes, input_shape=(recipe.height, recipe.width, 3))
+        assembly = assemble(row, classes=classes, input_shape=recipe.shape)
         return auxiliary.training_graph(logits_model(assembly, recipe), defaults.auxiliary_weight(row))
     except ValueError as error:  # Keras shows a page of its own calls
         raise ValueError(

@@ -112,13 +112,21 @@ def parser() -> Parser:
     stem.add_argument(
         "--filter", choices=get_args(Filter), default="bilinear", help="resampling filter (default: %(default)s)"
     )
+    stem.add_argument(
+        "--channels",
+        type=int,
+        choices=(1, 3),
+        help="channels that the network sees: 3 for colour, 1 for grayscale (default: as many as the variant was "
+        "designed for)",
+    )
     for name, what in (("mean", "subtracted from the pixel values"), ("std", "that the result is divided by")):
         stem.add_argument(
             f"--{name}",
             type=float,
-            nargs=3,
-            metavar=("R", "G", "B"),
-            help=f"numbers {what}, for pixel values of 0 to 255 (default: those of the training images)",
+            nargs="+",
+            metavar="X",
+            help=f"numbers {what}, one for each channel, for pixel values of 0 to 255 (default: those of the training "
+            "images)",
         )
 
     schedule = result.add_argument_group("training")

@@ -27,7 +27,7 @@ class Answer:
 class Slot:
     """One image waiting for the device."""
 
-    pixels: NDArray[np.uint8]  # [H, W, 3]
+    pixels: NDArray[np.uint8]  # [H, W, C]
     lane: Lane
     deadline: float | None  # None: whenever
     enqueued: float

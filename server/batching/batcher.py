@@ -75,9 +75,9 @@ class Batcher:
         """Make a batcher; `start` sets it to work.
 
         Args:
-            compute: uint8 ``[n, H, W, 3]`` and names of outputs -> these outputs, float32 ``[n, ...]`` each, n one of
+            compute: uint8 ``[n, H, W, C]`` and names of outputs -> these outputs, float32 ``[n, ...]`` each, n one of
                 `batch_sizes`. The buffer is used again as soon as it returns.
-            input_shape: (H, W, 3).
+            input_shape: (H, W, C).
             batch_sizes: sizes the device is warm for, rising; a batch is padded up to the next one.
             capacity: slots that may wait; one more is refused.
             observer: told what happens.
@@ -133,7 +133,7 @@ class Batcher:
         """Queue one image. Cancelling the future takes it out again, unless its batch has been composed.
 
         Args:
-            pixels: uint8 ``[H, W, 3]``; not to be changed until the future is done.
+            pixels: uint8 ``[H, W, C]``; not to be changed until the future is done.
             lane: whose turn it uses.
             deadline: on the batcher's clock.
             future: that the answer is to end; a fresh one when left out.

@@ -1,4 +1,4 @@
-"""From an image of a request to an RGB picture: raw pixels as they are, a file through the decoder of training.
+"""From an image of a request to an RGB or grey picture: raw pixels as they are, a file through the decoder of training.
 
 Everything that an image can be is an `InvalidImageError` with its own reason; nothing else leaves this module.
 """
@@ -23,7 +23,7 @@ __all__ = ["FORMATS", "MAX_SIDE", "decode", "no_memory", "raw_pixels"]
 
 
 def decode(image: domain.Image, limits: ImageLimits, target: Target | None = None) -> Picture:
-    """The picture as a viewer shows it: first frame, EXIF orientation applied, on white, RGB.
+    """The picture as a viewer shows it: first frame, EXIF orientation applied, on white, RGB; raw pixels may be grey.
 
     Args:
         image: a file's bytes or raw pixels.
@@ -34,7 +34,8 @@ def decode(image: domain.Image, limits: ImageLimits, target: Target | None = Non
         InvalidImageError: expected; the image is not one, is damaged, is refused or is too large.
     """
     if isinstance(image, domain.RawImage):
-        return Picture.whole(Image.fromarray(raw_pixels(image, limits)))
+        pixels = raw_pixels(image, limits)
+        return Picture.whole(Image.fromarray(pixels.squeeze(axis=-1) if image.channels == 1 else pixels))
     try:
         return files.decode(image.data, limits, target)
     except RefusedImageError as error:
@@ -43,7 +44,7 @@ def decode(image: domain.Image, limits: ImageLimits, target: Target | None = Non
 
 
 def raw_pixels(image: domain.RawImage, limits: ImageLimits) -> NDArray[np.uint8]:
-    """Decoded pixels as they were sent: uint8 ``[height, width, 3]``, read-only.
+    """Decoded pixels as they were sent: uint8 ``[height, width, channels]``, read-only.
 
     Raises:
         InvalidImageError: expected; they are too many, or not as many as their sides say.
@@ -52,15 +53,23 @@ def raw_pixels(image: domain.RawImage, limits: ImageLimits) -> NDArray[np.uint8]
         files.check_pixels(image.width, image.height, limits.max_pixels)
     except RefusedImageError as error:
         raise _refusal(error) from error
-    expected = image.height * image.width * 3
-    if expected == 0 or len(image.data) != expected:
+    if image.channels not in {1, 3}:
         raise InvalidImageError(
             Reason.RAW_PIXELS_MISMATCH,
-            f"Raw pixels need height x width x 3 bytes, with both sides at least 1. Received: {image.height} x "
-            f"{image.width} x 3 = {expected}, with {len(image.data)} bytes.",
+            f"Raw pixels have 3 channels, red, green and blue, or 1, grey. Received: {image.channels} channels.",
+            field="raw.channels",
+        )
+    expected = image.height * image.width * image.channels
+    if expected == 0 or len(image.data) != expected:
+        grey = image.channels == 3 and 3 * len(image.data) == expected > 0
+        raise InvalidImageError(
+            Reason.RAW_PIXELS_MISMATCH,
+            f"Raw pixels need height x width x {image.channels} bytes, with both sides at least 1. Received: "
+            f"{image.height} x {image.width} x {image.channels} = {expected}, with {len(image.data)} bytes."
+            f"{' Set channels to 1 if they are grey.' if grey else ''}",
             field="raw.data",
         )
-    return np.frombuffer(image.data, np.uint8).reshape(image.height, image.width, 3)
+    return np.frombuffer(image.data, np.uint8).reshape(image.height, image.width, image.channels)
 
 
 def no_memory() -> InvalidImageError:

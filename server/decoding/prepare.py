@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,7 @@ from glimpse.server.decoding.decode import decode, no_memory, raw_pixels
 class Prepared:
     """The network's input, and what it took."""
 
-    pixels: NDArray[np.uint8]  # [H, W, 3] of the recipe, RGB
+    pixels: NDArray[np.uint8]  # of the recipe's shape, RGB or grey
     decode_seconds: float
     pre_stem_seconds: float
 
@@ -41,8 +42,8 @@ def prepare(image: domain.Image, recipe: Recipe, limits: ImageLimits) -> Prepare
         InvalidImageError: expected; the image is not one, is damaged, is refused or is too large.
     """
     begun = time.monotonic()
-    if isinstance(image, domain.RawImage) and (image.height, image.width) == (recipe.height, recipe.width):
-        pixels = raw_pixels(image, limits)  # there is nothing to decode or to resize
+    if is_prepared(image, recipe):
+        pixels = raw_pixels(image, limits)
         return Prepared(pixels, time.monotonic() - begun, 0.0)
     picture = decode(image, limits, _target(recipe))
     decoded = time.monotonic()
@@ -51,6 +52,11 @@ def prepare(image: domain.Image, recipe: Recipe, limits: ImageLimits) -> Prepare
     except MemoryError as error:
         raise no_memory() from error
     return Prepared(pixels, decoded - begun, time.monotonic() - decoded)
+
+
+def is_prepared(image: domain.Image, recipe: Recipe) -> TypeGuard[domain.RawImage]:
+    """Whether an image is the network's input as it is: there is nothing to decode, to resize or to convert."""
+    return isinstance(image, domain.RawImage) and (image.height, image.width, image.channels) == recipe.shape
 
 
 def _target(recipe: Recipe) -> Target | None:

@@ -7,6 +7,7 @@ every reply to one recipe has the same length: the server reads no more and wait
 from __future__ import annotations
 
 import json
+import math
 import struct
 from collections.abc import Callable
 from functools import lru_cache
@@ -20,7 +21,8 @@ from glimpse.server.errors import InvalidImageError, Reason, shown
 
 HELLO = b"ready"  # a decoder process's first words
 
-_REQUEST = struct.Struct("<?QQQI")  # raw pixels?, their height and width, bytes of the image, bytes of the recipe
+# Raw pixels?, their height, width and channels, bytes of the image, bytes of the recipe.
+_REQUEST = struct.Struct("<?QQQQI")
 _REPLY = struct.Struct("<BdI")  # refused?, seconds that the pre-stem took, bytes of the body
 _TOLD = ("reason", "field", "message")
 _TEXT = 4096  # bytes of them in JSON, at most
@@ -30,8 +32,8 @@ def request(image: domain.Image, recipe: Recipe) -> bytes:
     """An image and what to make of it."""
     said = _said(recipe)
     raw = isinstance(image, domain.RawImage)
-    height, width = (image.height, image.width) if isinstance(image, domain.RawImage) else (0, 0)
-    return b"".join((_REQUEST.pack(raw, height, width, len(image.data), len(said)), said, image.data))
+    sizes = (image.height, image.width, image.channels) if isinstance(image, domain.RawImage) else (0, 0, 0)
+    return b"".join((_REQUEST.pack(raw, *sizes, len(image.data), len(said)), said, image.data))
 
 
 def read_request(read: Callable[[int], bytes]) -> tuple[domain.Image, Recipe] | None:
@@ -43,16 +45,16 @@ def read_request(read: Callable[[int], bytes]) -> tuple[domain.Image, Recipe] | 
     head = read(_REQUEST.size)
     if len(head) < _REQUEST.size:
         return None
-    raw, height, width, size, said = _REQUEST.unpack(head)
+    raw, height, width, channels, size, said = _REQUEST.unpack(head)
     recipe, data = read(said), read(size) if size else b""
     if len(data) < size:
         return None
-    return domain.RawImage(height, width, data) if raw else domain.EncodedImage(data), _recipe(recipe)
+    return domain.RawImage(height, width, data, channels) if raw else domain.EncodedImage(data), _recipe(recipe)
 
 
 def reply_size(recipe: Recipe) -> int:
     """Bytes of every reply for that recipe."""
-    return _REPLY.size + max(recipe.height * recipe.width * 3, _TEXT)
+    return _REPLY.size + max(math.prod(recipe.shape), _TEXT)
 
 
 def reply(prepared: Prepared, recipe: Recipe) -> bytes:
@@ -93,7 +95,7 @@ def read_reply(frame: memoryview, recipe: Recipe, seconds: float) -> Prepared:
         raise InvalidImageError(Reason(told["reason"]), told["message"], field=told["field"])
     if not 0 <= pre_stem <= seconds:
         raise ValueError(f"The time of the pre-stem must be within {seconds} s. Received: {pre_stem}")
-    pixels = np.frombuffer(body, np.uint8).reshape(recipe.height, recipe.width, 3)
+    pixels = np.frombuffer(body, np.uint8).reshape(recipe.shape)
     return Prepared(pixels, seconds - pre_stem, pre_stem)
 
 

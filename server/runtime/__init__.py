@@ -77,7 +77,7 @@ class Runtime(Protocol):
         """
 
     def __call__(self, pixels: NDArray[np.uint8], outputs: frozenset[str] = DEFAULT_OUTPUTS) -> Outputs:
-        """The outputs of these names, each float32 ``[N, ...]``, of uint8 pixels ``[N, H, W, 3]``.
+        """The outputs of these names, each float32 ``[N, ...]``, of uint8 pixels ``[N, H, W, C]``.
 
         The pixels may be overwritten once it has returned, so it must not keep a view of them.
         """

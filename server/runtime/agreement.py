@@ -91,7 +91,7 @@ def measure(answer: Answer, pictures: Iterator[NDArray[np.uint8]], *, precision:
     Args:
         answer: what computes. It is asked in float32 until that has given enough clear answers, then once in
             `precision`; so it need not hold both at a time.
-        pictures: uint8 ``[H, W, 3]`` each, as many as are asked for.
+        pictures: uint8 ``[H, W, C]`` each, as many as are asked for.
         precision: the reduced one.
         number: pictures with a clear answer that are compared, if there are so many.
     """

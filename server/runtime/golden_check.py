@@ -31,7 +31,7 @@ _LIMITS = ImageLimits(max_bytes=1 << 24, max_pixels=25_000_000)  # the server's 
 class GoldenCheck:
     """Pictures to warm up with, and what their answers must be. `check` is safe from several threads."""
 
-    pictures: NDArray[np.uint8]  # [P, H, W, 3]
+    pictures: NDArray[np.uint8]  # [P, H, W, C]
     names: tuple[str, ...]  # of the pictures
     expected: NDArray[np.float32] | None  # [P, classes]; None: nothing is recorded
     disabled: bool  # nothing is checked
@@ -39,7 +39,7 @@ class GoldenCheck:
     _warned: set[str] = field(default_factory=set, repr=False, compare=False)  # warnings that have been logged
 
     def batch(self, size: int) -> NDArray[np.uint8]:
-        """A batch of the pictures in turn: ``[size, H, W, 3]``."""
+        """A batch of the pictures in turn: ``[size, H, W, C]``."""
         return np.take(self.pictures, range(size), axis=0, mode="wrap")
 
     def check(self, answers: NDArray[np.float32], *, runtime: str, precision: str) -> None:
@@ -148,9 +148,8 @@ def load(bundle: Bundle, mode: Literal["require", "auto", "off"]) -> GoldenCheck
 
 def _different(recipe: Recipe) -> NDArray[np.uint8]:
     """Two pictures that no network can take for the same: a black one, and noise."""
-    shape = (recipe.height, recipe.width, 3)
-    noise = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    return np.stack([np.zeros(shape, np.uint8), noise])
+    noise = np.random.default_rng(0).integers(0, 256, recipe.shape, np.uint8)
+    return np.stack([np.zeros(recipe.shape, np.uint8), noise])
 
 
 def _shown(probabilities: NDArray[np.float32]) -> str:

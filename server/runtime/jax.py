@@ -23,7 +23,7 @@ class JaxRuntime(OneStream):
     name = "jax"
 
     def __init__(self, model: keras.Model, precision: PrecisionChoice = "auto") -> None:
-        """Make `model`, uint8 ``[N, H, W, 3]`` -> its named outputs, float32, a compiled function.
+        """Make `model`, uint8 ``[N, H, W, C]`` -> its named outputs, float32, a compiled function.
 
         Args:
             model: as `models.serving` makes it; bfloat16 is set in its layers.
@@ -64,7 +64,7 @@ class JaxRuntime(OneStream):
         return super().processor() if device.platform == "cpu" else str(device.device_kind)
 
     def __call__(self, pixels: NDArray[np.uint8], outputs: frozenset[str] = DEFAULT_OUTPUTS) -> Outputs:
-        """The outputs of these names of uint8 pixels ``[N, H, W, 3]``."""
+        """The outputs of these names of uint8 pixels ``[N, H, W, C]``."""
         # On a CPU JAX may compute on the caller's own memory; `asarray` waits for the result, so it is free then.
         found = self._forward(self._state, pixels)
         return {name: np.asarray(found[name]) for name in outputs}

@@ -43,7 +43,7 @@ class Network:
         return self._converted
 
     def serving_model(self) -> keras.Model:
-        """As a Keras model in this process, uint8 ``[N, H, W, 3]`` -> its named outputs, float32.
+        """As a Keras model in this process, uint8 ``[N, H, W, C]`` -> its named outputs, float32.
 
         Raises:
             BundleError: the weights file is missing or not the one that the bundle was made with.

@@ -78,7 +78,7 @@ class OpenVINORuntime:
     device = "cpu"
 
     def __init__(self, graph: Path, precision: PrecisionChoice = "auto") -> None:
-        """Compile a network, uint8 ``[N, H, W, 3]`` -> its named outputs, float32.
+        """Compile a network, uint8 ``[N, H, W, C]`` -> its named outputs, float32.
 
         Args:
             graph: from `convert`. The file beside it stays mapped into memory; it may be unlinked, but not changed.
@@ -148,7 +148,7 @@ class OpenVINORuntime:
         return (*(size for size in (*range(1, 9), 12, 16, 24, 32, 48, 64, 96, 128) if size < largest), largest)
 
     def __call__(self, pixels: NDArray[np.uint8], outputs: frozenset[str] = DEFAULT_OUTPUTS) -> Outputs:
-        """The outputs of these names of uint8 pixels ``[N, H, W, 3]``, on one core."""
+        """The outputs of these names of uint8 pixels ``[N, H, W, C]``, on one core."""
         return self._narrow.infer(pixels, outputs)
 
     def alone(self, pixels: NDArray[np.uint8], outputs: frozenset[str] = DEFAULT_OUTPUTS) -> Outputs:

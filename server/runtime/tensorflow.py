@@ -28,7 +28,7 @@ class TensorFlowRuntime(OneStream):
     name = "tensorflow"
 
     def __init__(self, model: keras.Model, precision: PrecisionChoice = "auto") -> None:
-        """Compile `model`, uint8 ``[N, H, W, 3]`` -> its named outputs, float32.
+        """Compile `model`, uint8 ``[N, H, W, C]`` -> its named outputs, float32.
 
         Args:
             model: as `models.serving` makes it; bfloat16 is set in its layers.
@@ -66,7 +66,7 @@ class TensorFlowRuntime(OneStream):
         return str(tf.config.experimental.get_device_details(gpu).get("device_name", "gpu"))
 
     def __call__(self, pixels: NDArray[np.uint8], outputs: frozenset[str] = DEFAULT_OUTPUTS) -> Outputs:
-        """The outputs of these names of uint8 pixels ``[N, H, W, 3]``."""
+        """The outputs of these names of uint8 pixels ``[N, H, W, C]``."""
         # tf.constant copies, so the staging buffer is free when this returns.
         found = self._graph(tf.constant(pixels))
         return {name: found[self._index[name]].numpy() for name in outputs}

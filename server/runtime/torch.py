@@ -26,7 +26,7 @@ class TorchRuntime(OneStream):
     name = "torch"
 
     def __init__(self, model: keras.Model, precision: PrecisionChoice = "auto") -> None:
-        """Take `model`, uint8 ``[N, H, W, 3]`` -> its named outputs, float32.
+        """Take `model`, uint8 ``[N, H, W, C]`` -> its named outputs, float32.
 
         Args:
             model: as `models.serving` makes it; bfloat16 is set in its layers.
@@ -57,7 +57,7 @@ class TorchRuntime(OneStream):
         return torch.cuda.get_device_name() if torch.cuda.is_available() else super().processor()
 
     def __call__(self, pixels: NDArray[np.uint8], outputs: frozenset[str] = DEFAULT_OUTPUTS) -> Outputs:
-        """The outputs of these names of uint8 pixels ``[N, H, W, 3]``."""
+        """The outputs of these names of uint8 pixels ``[N, H, W, C]``."""
         with torch.inference_mode():
             found = by_name(self._model, self._model(torch.from_numpy(pixels).to(self._on), training=False))
             return {name: found[name].cpu().numpy() for name in outputs}

@@ -16,6 +16,7 @@ from glimpse.client import AsyncClient, Client, ImageRefusedError, exif
 from glimpse.client.image_input import MAX_IMAGE_BYTES, is_pillow, load
 from glimpse.models.decoding import exif as servers
 from glimpse.models.prestem.colour import to_rgb
+from glimpse.v1 import classifier_pb2 as pb
 from tests.client.scripted import ScriptedServer
 
 
@@ -58,7 +59,20 @@ def test_a_pillow_image_is_sent_as_the_server_would_show_it(make: Callable[[], I
     expected = np.asarray(to_rgb(make()))
     raw = load(make()).raw
     assert (raw.height, raw.width) == expected.shape[:2]
-    assert raw.data == expected.tobytes()
+    sent = np.frombuffer(raw.data, np.uint8).reshape(raw.height, raw.width, raw.channels)
+    np.testing.assert_array_equal(np.broadcast_to(sent, expected.shape), expected)
+
+
+@pytest.mark.parametrize("kind", ["grey", "bilevel", "16 bits"])
+def test_a_grey_pillow_image_is_sent_in_one_channel(kind: str) -> None:
+    raw = load(IMAGES[kind]()).raw
+    assert (raw.channels, len(raw.data)) == (1, raw.height * raw.width)
+
+
+@pytest.mark.parametrize("shape", [(5, 4), (5, 4, 1)])
+def test_a_grey_array_is_sent_in_one_channel(shape: tuple[int, ...]) -> None:
+    pixels = noise(5, 4).reshape(shape)
+    assert load(pixels).raw == pb.RawPixels(height=5, width=4, channels=1, data=pixels.tobytes())
 
 
 def test_the_image_itself_is_left_as_it_was() -> None:

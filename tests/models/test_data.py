@@ -153,7 +153,7 @@ def test_statistics_are_those_of_numpy() -> None:
 
 def test_statistics_refuse_a_channel_without_contrast() -> None:
     images = LabelledImages(np.zeros((2, 4, 4, 3), np.uint8), np.zeros(2, np.int64), ("a",))
-    with pytest.raises(ValueError, match=r"equal in a colour channel.* Give --mean and --std"):
+    with pytest.raises(ValueError, match=r"equal in a channel.* Give --mean and --std"):
         statistics(images)
 
 

@@ -54,6 +54,8 @@ NUMBERS = st.floats(-1e6, 1e6)
 @st.composite
 def recipes(draw: st.DrawFn) -> Recipe:
     geometry = draw(st.sampled_from(get_args(Geometry)))
+    channels = draw(st.sampled_from(get_args(Channels)))
+    depth = 1 if channels == "GRAY" else 3
     return Recipe(
         height=draw(st.integers(1, 9999)),
         width=draw(st.integers(1, 9999)),
@@ -61,11 +63,11 @@ def recipes(draw: st.DrawFn) -> Recipe:
         crop_share=draw(st.floats(0.01, 1)),
         filter=draw(st.sampled_from(get_args(Filter))),
         antialias=draw(st.booleans()),
-        fill=draw(st.tuples(*[st.integers(0, 255)] * 3)),
+        fill=draw(st.tuples(*[st.integers(0, 255)] * depth)),
         smaller="pad" if geometry == "pad" else draw(st.sampled_from(get_args(Smaller))),
-        channels=draw(st.sampled_from(get_args(Channels))),
-        mean=draw(st.tuples(*[NUMBERS] * 3)),
-        std=draw(st.tuples(*[st.floats(0.001, 1e6)] * 3)),
+        channels=channels,
+        mean=draw(st.tuples(*[NUMBERS] * depth)),
+        std=draw(st.tuples(*[st.floats(0.001, 1e6)] * depth)),
     )
 
 
@@ -127,7 +129,7 @@ def test_a_recipe_without_the_fields_that_came_later_means_what_it_always_meant(
         ("geometry = 'pad'\nsmaller = 'resize'", "geometry pad never enlarges an image, so smaller must be pad"),
         ("filter = 'box'", "filter must be one of nearest, bilinear, bicubic, lanczos. Received: 'box'"),
         ("smaller = 'tile'", "smaller must be one of pad, resize. Received: 'tile'"),
-        ("channels = 'GBR'", "channels must be one of RGB, BGR. Received: 'GBR'"),
+        ("channels = 'GBR'", "channels must be one of RGB, BGR, GRAY. Received: 'GBR'"),
         ("antialias = 'no'", "antialias must be true or false. Received: 'no'"),
         ("antialias = 0", "antialias must be true or false. Received: 0"),
         ("crop_share = 0.0", r"crop_share must be a number from 0.001 to 1. Received: 0.0"),

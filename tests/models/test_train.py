@@ -34,6 +34,7 @@ SMALL = "basic_cnn"  # four layers: what takes a network its seconds is making t
 def options(data: Path, out: Path, *more: str, architecture: str = SMALL) -> list[str]:
     return [
         *("--data", str(data), "--out", str(out), "--architecture", architecture, "--size", "8x8"),
+        *("--channels", "3"),  # the patches differ in colour; `basic_cnn` was designed for grayscale
         *("--hold-out", "6", "--epochs", "2", "--batch-size", "10", "--learning-rate", "0.05", "--name", "patches"),
         *more,
     ]

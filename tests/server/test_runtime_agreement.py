@@ -21,6 +21,7 @@ from skimage import data
 
 from glimpse.models.builder import assemble
 from glimpse.models.catalogue import find
+from glimpse.models.prestem import host
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.models.serving import logits_model, serving_outputs
 from glimpse.server.runtime.openvino import OpenVINORuntime, convert
@@ -141,6 +142,7 @@ def test_a_runtime_agrees_with_tensorflow_in_float32(
     ("name", "options"),
     [
         ("mnist_dnn", {}),
+        ("basic_cnn", {}),
         ("se_resnet20", {}),
         ("squeezenet1_1", {}),
         ("resnet18", {}),
@@ -160,10 +162,15 @@ def test_openvino_computes_every_family(name: str, options: dict[str, Any], tmp_
     keras.utils.set_random_seed(0)
     assembly = assemble(find(name, None, options))
     height, width, channels = assembly.model.input_shape[1:]
-    if channels != 3:
-        pytest.skip(f"{name} takes {channels} channels; the service decodes to RGB")
-    recipe = Recipe(height=height, width=width, mean=(127.5,) * 3, std=(64.0,) * 3)
-    pixels = np.stack([_resized(photo, height, width) for photo in (data.chelsea(), data.coffee())])
+    recipe = Recipe(
+        height=height,
+        width=width,
+        channels="GRAY" if channels == 1 else "RGB",
+        mean=(127.5,) * channels,
+        std=(64.0,) * channels,
+    )
+    photos = [Image.fromarray(_resized(photo, height, width)) for photo in (data.chelsea(), data.coffee())]
+    pixels = np.stack([host.fit(photo, recipe) for photo in photos])
     # Scores of random weights can be of any size. Divided by it, the softmax neither saturates nor levels them.
     spread = float(keras.ops.std(logits_model(assembly, recipe)(pixels, training=False)))
     model = serving_outputs(assembly, recipe, spread)

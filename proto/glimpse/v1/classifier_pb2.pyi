@@ -23,14 +23,16 @@ class Image(_message.Message):
     def __init__(self, encoded: _Optional[bytes] = ..., raw: _Optional[_Union[RawPixels, _Mapping]] = ...) -> None: ...
 
 class RawPixels(_message.Message):
-    __slots__ = ("height", "width", "data")
+    __slots__ = ("height", "width", "data", "channels")
     HEIGHT_FIELD_NUMBER: _ClassVar[int]
     WIDTH_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
+    CHANNELS_FIELD_NUMBER: _ClassVar[int]
     height: int
     width: int
     data: bytes
-    def __init__(self, height: _Optional[int] = ..., width: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
+    channels: int
+    def __init__(self, height: _Optional[int] = ..., width: _Optional[int] = ..., data: _Optional[bytes] = ..., channels: _Optional[int] = ...) -> None: ...
 
 class ClassifyOptions(_message.Message):
     __slots__ = ("top_k", "min_probability", "geometry")

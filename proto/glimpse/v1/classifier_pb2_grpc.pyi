@@ -31,7 +31,7 @@ Reasons, for programs to switch on:
 | `TRUNCATED_IMAGE` | INVALID_ARGUMENT | the data ends before the image is complete |
 | `CORRUPT_IMAGE` | INVALID_ARGUMENT | the data is damaged |
 | `DECODER_FAILED` | INVALID_ARGUMENT | the decoder crashed, or exceeded its limit of time or memory for one image |
-| `RAW_PIXELS_MISMATCH` | INVALID_ARGUMENT | raw data is not height x width x 3 bytes, or a side is 0 |
+| `RAW_PIXELS_MISMATCH` | INVALID_ARGUMENT | raw data is not height x width x channels bytes, a side is 0, or there are not 1 or 3 channels |
 | `TOKEN_MISSING` | UNAUTHENTICATED | the server requires `authorization: Bearer <token>`, and the call has none |
 | `TOKEN_REFUSED` | UNAUTHENTICATED | the token is unknown or has expired, possibly while the stream was open |
 | `RATE_LIMITED` | RESOURCE_EXHAUSTED | the caller exceeds the limit of images or calls per second; retry at the given time |
