@@ -222,3 +222,23 @@ def _recipe(path: Path) -> Recipe:
         return Recipe.from_dict(values)
     except (OSError, ValueError, TypeError) as error:
         raise BundleError(f"The recipe {path} cannot be used: {messages.short(error)}") from error
+
+
+def recipe_beside(path: Path) -> Recipe | None:
+    """The recipe in the folder of a weights file; None where there is none.
+
+    Raises:
+        BundleError: there is one that cannot be used.
+    """
+    if not any((path.parent / name).is_file() for name in RECIPES):
+        return None
+    return _recipe(_beside(path, "recipe", RECIPES))
+
+
+def holds_network(path: Path) -> bool:
+    """Whether a file may hold a whole Keras model; an ``.h5`` file may turn out to have weights only.
+
+    Raises:
+        BundleError: the file cannot be opened.
+    """
+    return _is_saved_model(path)

@@ -26,7 +26,7 @@ _TOGETHER = 1 << 28
 _SAME = {"float16": 3e-2, "bfloat16": 1e-1}
 
 
-def load(path: Path, *, recipe: Recipe, classes: int) -> Assembly:
+def load(path: Path, *, recipe: Recipe, classes: int | None) -> Assembly:
     """Read a saved model, in Keras' safe mode: no code in it is run.
 
     Args:
@@ -34,7 +34,7 @@ def load(path: Path, *, recipe: Recipe, classes: int) -> Assembly:
             behind the recipe's scaling, grey ones also as ``[N, H, W]``, and gives logits, probabilities or their
             logarithms, ``[N, classes]``.
         recipe: the pre-stem that the model was trained behind.
-        classes: how many labels there are for it.
+        classes: how many labels there are for it; None: as many as it has scores.
 
     Returns:
         The network up to its logits, as a single stage.
@@ -51,12 +51,17 @@ def load(path: Path, *, recipe: Recipe, classes: int) -> Assembly:
         flat, expected = _flat(path, model, recipe, _TOGETHER // max(1, made))
     network, kind = _up_to_logits(path, flat, expected)
     stage = StageSummary(
-        "network", type(model).__name__.lower(), 1, (classes,), network.count_params(), flat.multiply_adds
+        "network",
+        type(model).__name__.lower(),
+        1,
+        tuple(network.outputs[0].shape[1:]),
+        network.count_params(),
+        flat.multiply_adds,
     )
     return Assembly("", network, (stage,), {"network": network.outputs[0]}, kind)
 
 
-def _check(path: Path, model: keras.Model, recipe: Recipe, classes: int) -> None:
+def _check(path: Path, model: keras.Model, recipe: Recipe, classes: int | None) -> None:
     """Refuse a model that is not a classifier of single images of the recipe's size."""
     if not getattr(model, "inputs", None):
         raise WeightsError(f"{path} must hold a functional or sequential model. Received: {type(model).__name__}")
@@ -88,10 +93,15 @@ def _check(path: Path, model: keras.Model, recipe: Recipe, classes: int) -> None
             f"{path} gives a single score, as of a sigmoid that says yes or no. Only networks that give one score a "
             "class can be served: end it in a dense layer of two units with a softmax."
         )
+    if classes is None and len(gives[0]) == 2:
+        return
     if gives[0][1:] != (classes,):
+        there = (
+            "and only one score for each class can be used" if classes is None else f"but there are {classes} labels"
+        )
         raise WeightsError(
-            f"{path} gives {_scores(gives[0][1:])}, but there are {classes} labels. Give one label for each class, "
-            "in order."
+            f"{path} gives {_scores(gives[0][1:])}, {there}. "
+            + ("Give a whole classifier." if classes is None else "Give one label for each class, in order.")
         )
 
 

@@ -291,3 +291,7 @@ def _write(path: Path, rows: list[dict[str, float]]) -> None:
         for row in rows:
             writer.writerow({name: f"{value:.6f}" for name, value in row.items()} | {"epoch": int(row["epoch"])})
     fresh.replace(path)
+
+
+# What `models.train.transfer` keeps, in the same way.
+save_checkpoint, write_history = _save, _write

@@ -1,0 +1,165 @@
+"""Finding the network that a training starts from, by a name with a tag, a file or a folder, without loading Keras."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from glimpse.models import bundle as bundles
+from glimpse.models import published, sources
+from glimpse.models.bundle import Bundle
+from glimpse.models.catalogue import architectures, find
+from glimpse.models.prestem.recipe import Recipe
+from glimpse.models.spec import Architecture
+from glimpse.models.suggestions import did_you_mean
+
+RANDOM = "random"  # the tag of weights that nobody has trained
+# Of weights files; what ends in one of them is a path, never the name of an architecture.
+_SUFFIXES = (".keras", ".h5", ".hdf5", ".pth", ".pt", ".bin", ".safetensors", ".onnx", ".tflite")
+
+
+class BaseError(ValueError):
+    """There is no such base, or it cannot be used for transfer learning; the message says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Base:
+    """A network with weights, of which a training keeps all but the classifier."""
+
+    name: str  # for people: "efficientnet_lite0:imagenet", or the path that was given
+    architecture: str  # name in the library; empty: a whole Keras model
+    variant: str
+    options: Mapping[str, Any] = field(default_factory=dict)  # of the architecture
+    recipe: Recipe | None  # None: nobody states how images were prepared for these weights
+    digest: str  # of the weights file; `RANDOM` for random weights
+    licence: str  # of the weights, and where they come from, as a sentence
+    bundle: Bundle | None = None  # what it is loaded from, where it has labels and a recipe of its own
+    file: Path | None = None  # a weights file or a saved Keras model otherwise; both None: random weights
+    note: str = ""  # something that the user should know, as a sentence
+
+    @property
+    def row(self) -> Architecture | None:
+        """The row of the library; None for a whole Keras model."""
+        return find(self.architecture, self.variant, self.options) if self.architecture else None
+
+
+def find_base(text: str, architecture: str = "", variant: str | None = None) -> Base:
+    """The base that a user names.
+
+    Args:
+        text: ``NAME`` or ``NAME:TAG`` with the name of an architecture and the tag of weights that ship with the
+            library or are published, or ``random``; or the path of a bundle folder, of a weights file, which needs
+            `architecture`, or of a file with a whole Keras model.
+        architecture: name in the library; empty: that in `text`, or that of the bundle.
+        variant: of the architecture; None: that of the weights.
+
+    Raises:
+        UnknownArchitectureError: no such architecture or variant.
+        BaseError: no such weights; the message says which there are.
+        BundleError: the weights cannot be downloaded, or the bundle is damaged.
+        OSError: the path cannot be read.
+    """
+    path = Path(text).expanduser()
+    if path.is_dir():
+        return _of_bundle(text, bundles.read(path), architecture)
+    if path.exists():
+        return _of_file(path, architecture, variant)
+    if "/" in text or path.suffix.lower() in _SUFFIXES:
+        raise BaseError(
+            f"--from {text} does not exist. Give a bundle folder, a weights file, or the name of a network."
+        )
+    name, _, tag = text.partition(":")
+    if not tag and name not in architectures() and architecture:
+        name, tag = architecture, name
+    if architecture and name != architecture:
+        raise BaseError(
+            f"--from {text} is a network of its own, so --architecture {architecture} contradicts it. Leave it out."
+        )
+    row = find(name, variant)
+    if tag == RANDOM:
+        return Base(
+            name=f"{name}:{RANDOM}",
+            architecture=name,
+            variant=row.variant,
+            recipe=None,
+            digest=RANDOM,
+            licence="Nobody has trained these weights: they are random, so the features know nothing of pictures.",
+        )
+    return _published(name, variant, tag)
+
+
+def _published(name: str, variant: str | None, tag: str) -> Base:
+    """Weights that ship with the library or are published."""
+    shipped = bundles.embedded(name) if variant is None else ()
+    known = (*shipped, *published.tags(name, variant))
+    if not known:
+        form = f"{name} ({variant})" if variant else name
+        raise BaseError(
+            f"There are no weights of {form} to start from. Give a weights file of it with --from FILE --architecture "
+            f"{name}, or --from {name}:{RANDOM} for random weights."
+        )
+    tag = tag or known[0]
+    if tag not in known:
+        raise BaseError(
+            f"{name} has no weights {tag!r}.{did_you_mean(tag, known)} Known are {', '.join(known)}, and {RANDOM}."
+        )
+    found = sources.resolve(sources.ModelSource(weights=tag, architecture=name, variant=variant))
+    licence = "These weights ship with Glimpse; their model card is beside them."
+    if tag not in shipped:
+        checkpoint = published.find(name, variant, tag)
+        licence = (
+            f"{checkpoint.publisher} publishes these weights as {checkpoint.upstream} under the licence "
+            f"{checkpoint.licence} ({checkpoint.source})."
+        )
+    return _from_bundle(f"{name}:{tag}", found, licence)
+
+
+def _of_bundle(text: str, bundle: Bundle, architecture: str) -> Base:
+    if architecture and architecture != bundle.architecture:
+        raise BaseError(
+            f"{text} holds weights of {bundle.architecture or 'a Keras model'}, not of {architecture}. "
+            "Leave --architecture out."
+        )
+    return _from_bundle(text, bundle, f"The licence of the bundle {bundle.name} {bundle.version} holds.")
+
+
+def _from_bundle(name: str, bundle: Bundle, licence: str) -> Base:
+    return Base(
+        name=name,
+        architecture=bundle.architecture,
+        variant=bundle.variant,
+        options=bundle.options,
+        recipe=bundle.recipe,
+        digest=bundle.weights_digest,
+        licence=licence,
+        bundle=bundle,
+    )
+
+
+def _of_file(path: Path, architecture: str, variant: str | None) -> Base:
+    whole = not architecture
+    if whole and not sources.holds_network(path):
+        raise BaseError(
+            f"{path} holds weights alone: give the name of their network with --architecture. Only a .keras file, or "
+            "an .h5 file with a whole model, has its own network."
+        )
+    row = None if whole else find(architecture, variant)
+    recipe, note = sources.recipe_beside(path), ""
+    if recipe is None and row is not None and (tags := published.tags(row.name, row.variant)):
+        recipe = published.find(row.name, row.variant, tags[0]).recipe
+        note = (
+            f"{path} has no recipe.toml beside it. Images are prepared as for the weights {tags[0]!r} that are "
+            f"published of {row.name} ({row.variant})."
+        )
+    return Base(
+        name=str(path),
+        architecture=row.name if row else "",
+        variant=row.variant if row else "",
+        recipe=recipe,
+        digest=bundles.digest(path),
+        licence="The licence of these weights was not stated.",
+        file=path,
+        note=note,
+    )

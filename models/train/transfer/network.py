@@ -1,0 +1,182 @@
+"""The base with a new head: its weights, all but those of the layer that gives the scores of its classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import keras
+
+from glimpse.models import keras_files, serving
+from glimpse.models.builder import Assembly, assemble
+from glimpse.models.messages import short
+from glimpse.models.prestem.recipe import Recipe
+from glimpse.models.spec import Architecture, StageSummary
+from glimpse.models.train.transfer.base import Base, BaseError
+from glimpse.models.train.transfer.classes import classes_in
+from glimpse.models.weights.files import contents
+from glimpse.models.weights.transfer import transfer
+
+# What may stand between a classifier and the scores, or before it, without weights of its own.
+_DROPOUTS = (keras.layers.Dropout, keras.layers.SpatialDropout2D, keras.layers.GaussianDropout)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Network:
+    """A network with a new head."""
+
+    assembly: Assembly  # the whole of it: scaled floats [N, H, W, C] -> logits [N, classes]
+    head: keras.layers.Layer  # the new layer: dense, or a 1x1 convolution
+    features: keras.KerasTensor  # what the head sees, before dropout
+    stages: tuple[tuple[str, tuple[keras.layers.Layer, ...]], ...]  # all but the classifier, each with its layers
+    classifier: tuple[keras.layers.Layer, ...]  # the layers of the classifier, the head among them
+
+
+def load(base: Base, recipe: Recipe, seed: int) -> Assembly:
+    """The base as it was trained, with its own classes.
+
+    Args:
+        base: where the weights are.
+        recipe: how images are prepared for it, for a base that states none.
+        seed: of random weights.
+
+    Raises:
+        BundleError: the weights file is missing or damaged.
+        WeightsError: the weights cannot be read, or do not fit the network.
+    """
+    if base.bundle is not None:
+        return serving.load_bundle(base.bundle)
+    row = base.row
+    recipe = base.recipe or recipe
+    if row is None:
+        assert base.file is not None  # noqa: S101 - a base without a row is a file
+        return keras_files.load(base.file, recipe=recipe, classes=None)
+    shape = (recipe.height, recipe.width, 3)
+    if base.file is None:
+        keras.utils.set_random_seed(seed)
+        return assemble(row, input_shape=shape)
+    found = contents(base.file)
+    head = _head(_main(assemble(row, input_shape=shape).model))[0]
+    classes = classes_in(found, head.name, row.layouts()) or row.classes
+    assembly = assemble(row, classes=classes, input_shape=shape)
+    transfer(assembly.model, found, row.layouts(), source=base.file, row=row)
+    return assembly
+
+
+def with_new_head(base: Base, old: Assembly, classes: int, recipe: Recipe, seed: int) -> Network:
+    """The network of `old` with its weights and a new head for so many classes.
+
+    Raises:
+        BaseError: it has no head to cut, or cannot be built for images of the recipe's size.
+    """
+    _head(_main(old.model), base.name)  # before anything is built anew
+    keras.utils.set_random_seed(seed)
+    assembly = _of_row(base.row, old, classes, recipe, base.name) if base.row else _of_model(old, classes, base.name)
+    head, _, features = _head(_main(assembly.model), base.name)
+    if base.row is None:
+        everything = tuple(layer for layer in assembly.model.layers if layer is not head)
+        stages: tuple[tuple[str, tuple[keras.layers.Layer, ...]], ...] = (("network", everything),)
+        classifier: tuple[keras.layers.Layer, ...] = (head,)
+    else:
+        names = [stage.name for stage in assembly.stages if not stage.auxiliary]
+        parts = {name: tuple(x for x in assembly.model.layers if x.name.split("_")[0] == name) for name in names}
+        classifier = parts.pop(names[-1])
+        stages = tuple(parts.items())
+    return Network(assembly=assembly, head=head, features=features, stages=stages, classifier=classifier)
+
+
+def _of_row(row: Architecture, old: Assembly, classes: int, recipe: Recipe, name: str) -> Assembly:
+    """The row's network for other classes; what is in `old` beside it (auxiliary classifiers) is left out."""
+    try:
+        assembly = assemble(without_auxiliary(row), classes=classes, input_shape=(recipe.height, recipe.width, 3))
+    except ValueError as error:
+        raise BaseError(
+            f"{name} cannot be built for images of {recipe.height} x {recipe.width} pixels: {short(error)}"
+        ) from error
+    mine = {variable.path for variable in _head(_main(assembly.model), name)[0].weights}
+    found = {variable.path: variable for variable in old.model.weights}
+    for variable in assembly.model.weights:
+        if variable.path in mine:
+            continue
+        value = found[variable.path]
+        if value.shape != variable.shape:
+            raise BaseError(
+                f"{name} can only be used for images of the size that its weights were trained with: {variable.path} "
+                f"is {tuple(value.shape)}, and would be {tuple(variable.shape)} for {recipe.height} x {recipe.width} "
+                "pixels. Leave --size out."
+            )
+        variable.assign(value)
+    return assembly
+
+
+def without_auxiliary(row: Architecture) -> Architecture:
+    """The row without auxiliary classifiers, which have classes of their own."""
+    auxiliary = {field.name: False for field in fields(row) if field.name == "auxiliary"}
+    return replace(row, **auxiliary) if auxiliary else row
+
+
+def _of_model(old: Assembly, classes: int, name: str) -> Assembly:
+    """A model of the user's own with another last layer, up to its logits."""
+    head, tail, _ = _head(_main(old.model), name)
+    config = {**head.get_config(), "name": "new_head"}
+    config["filters" if isinstance(head, keras.layers.Conv2D) else "units"] = classes
+    x = type(head).from_config(config)(head.input)
+    for layer in tail:
+        x = layer(x)
+    model = keras.Model(old.model.inputs, x, name=old.model.name)
+    [stage] = old.stages
+    summary = StageSummary(
+        stage.name, stage.block, stage.repeats, (classes,), model.count_params(), stage.multiply_adds
+    )
+    return Assembly(old.paper, model, (summary,), {stage.name: x}, "logits")
+
+
+def _main(model: keras.Model) -> keras.KerasTensor:
+    return model.outputs[0]  # those of auxiliary classifiers follow
+
+
+def _head(
+    scores: keras.KerasTensor, name: str = ""
+) -> tuple[keras.layers.Layer, list[keras.Operation], keras.KerasTensor]:
+    """The layer that a network's scores come from, what is behind it in order, and what it sees before dropout.
+
+    Raises:
+        BaseError: the last layer with weights is neither a dense layer nor a 1x1 convolution.
+    """
+    tail: list[keras.Operation] = []
+    for operation, inputs in _upwards(scores):
+        if isinstance(operation, keras.layers.Layer) and operation.weights:
+            one = isinstance(operation, keras.layers.Conv2D) and set(operation.kernel_size) == {1}
+            if not (one or isinstance(operation, keras.layers.Dense)):
+                break
+            features = inputs[0]
+            for before, more in _upwards(features):
+                if not isinstance(before, _DROPOUTS):
+                    break
+                features = more[0]
+            return operation, tail[::-1], features
+        if len(inputs) != 1:
+            break
+        tail.append(operation)
+    else:
+        raise BaseError(f"{name} has no head to cut: it has no layer with weights. Give a trained classifier.")
+    kind = type(operation).__name__
+    raise BaseError(
+        f"{name} has no head to cut: its scores come from {operation.name!r} ({kind}), not from a dense layer or a 1x1 "
+        "convolution with a number for each class. Give a whole classifier, saved with its last layer."
+    )
+
+
+def _upwards(tensor: keras.KerasTensor) -> Iterator[tuple[keras.Operation, list[Any]]]:
+    """What made a tensor, with its inputs, and what made the first of these, up to the input of the network."""
+    while True:
+        history = tensor._keras_history  # noqa: SLF001 - Keras has no public way back through a graph
+        operation = history.operation
+        if isinstance(operation, keras.layers.InputLayer):
+            return
+        inputs = list(operation._inbound_nodes[history.node_index].input_tensors)  # noqa: SLF001
+        yield operation, inputs
+        if not inputs:
+            return
+        tensor = inputs[0]

@@ -1,0 +1,160 @@
+"""One phase of a transfer: epochs until the held-out images get no better, each with a checkpoint to go on from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from glimpse.models.train.fit import HISTORY, history, save_checkpoint, write_history
+from glimpse.models.train.transfer.progress import Bar
+
+_EVALUATED = 64  # held-out images at once
+
+Batches = Callable[[int], keras.utils.PyDataset]  # of an epoch, counted from 0
+
+
+def checkpoint_of(name: str) -> str:
+    """The name of the file from which a phase goes on."""
+    return f"{name}.weights.h5"
+
+
+class Phase:
+    """The epochs of a phase and what is kept of them: the latest, to go on from, and the best, which is the result."""
+
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        *,
+        epochs: int,
+        patience: int,
+        steps: int,
+        before: int = 0,
+    ) -> None:
+        """Prepare a phase.
+
+        Args:
+            name: of its files.
+            folder: of the run.
+            epochs: the number of them at most.
+            patience: epochs without a smaller held-out loss after which it ends.
+            steps: of an epoch.
+            before: epochs of earlier phases, which the history counts, too. Where there are some, the weights that
+                the phase begins with are its first best, with the held-out loss of the history's best row so far.
+        """
+        self._name, self._folder = name, folder
+        self._epochs, self._patience, self._steps, self._before = epochs, patience, steps, before
+        self._latest, self._best = folder / checkpoint_of(name), folder / f"{name}.best.weights.h5"
+
+    def run(
+        self,
+        model: keras.Model,
+        batches: Batches,
+        held_out: tuple[NDArray[Any], NDArray[np.int64]],
+        *,
+        class_weight: dict[int, float] | None = None,
+        stop_after: int | None = None,
+    ) -> int:
+        """Train a compiled model, and leave it with the weights of its best epoch.
+
+        Args:
+            model: with its optimizer built.
+            batches: of an epoch, for `fit`.
+            held_out: inputs and class numbers.
+            class_weight: what the loss of an image of each class counts.
+            stop_after: epochs to train in this call; None: all.
+
+        Returns:
+            The number of epochs trained in this call.
+
+        Raises:
+            ValueError: the checkpoint cannot be loaded, or the training diverges.
+            OSError: a checkpoint cannot be written.
+        """
+        done = self._resume(model)
+        # Rows beyond the checkpoint belong to an interrupted epoch.
+        write_history(self._folder / HISTORY, history(self._folder, self._before + done))
+        begun = done
+        with Bar(self._name, self._epochs * self._steps, done * self._steps) as bar:
+            while not self._ended(done) and (stop_after is None or done - begun < stop_after):
+                row = self._epoch(model, batches(done), held_out, class_weight, done, bar)
+                done += 1
+                write_history(self._folder / HISTORY, [*history(self._folder, self._before + done - 1), row])
+                if self._best_epoch(done) == done:
+                    save_checkpoint(model, self._best)
+                save_checkpoint(model, self._latest)
+        if done or self._before:
+            _load(model, self._best)
+        return done - begun
+
+    def _resume(self, model: keras.Model) -> int:
+        """Load the latest checkpoint where there is one; returns the number of epochs that are done."""
+        if self._latest.exists():
+            _load(model, self._latest)
+            return int(model.optimizer.iterations) // self._steps
+        if self._before:
+            save_checkpoint(model, self._best)
+        return 0
+
+    def _epoch(
+        self,
+        model: keras.Model,
+        batches: keras.utils.PyDataset,
+        held_out: tuple[NDArray[Any], NDArray[np.int64]],
+        class_weight: dict[int, float] | None,
+        epoch: int,
+        bar: Bar,
+    ) -> dict[str, float]:
+        found = model.fit(
+            batches,
+            validation_data=held_out,
+            validation_batch_size=_EVALUATED,
+            class_weight=class_weight,
+            shuffle=False,  # shuffled already; a second shuffle would only make resuming inexact
+            verbose=0,
+            callbacks=[_Steps(bar, epoch * self._steps)],
+        ).history
+        row = {name: float(values[-1]) for name, values in found.items()}
+        if not all(math.isfinite(value) for value in row.values()):
+            raise ValueError(
+                f"The training diverges: in epoch {epoch + 1} of {self._name} the loss is {row['loss']}. Give a smaller "
+                "--learning-rate and another --out."
+            )
+        bar.say(
+            f"{self._name}: epoch {epoch + 1} of at most {self._epochs}: loss {row['loss']:.3f}, held-out loss "
+            f"{row['val_loss']:.3f}, held-out accuracy {row['val_accuracy']:.1%}"
+        )
+        return {"epoch": float(self._before + epoch + 1), "thawed": float(self._before > 0), **row}
+
+    def _ended(self, done: int) -> bool:
+        return done >= self._epochs or done - self._best_epoch(done) >= self._patience
+
+    def _best_epoch(self, done: int) -> int:
+        """The epoch of this phase, counted from 1, with the least held-out loss; 0: the weights it began with."""
+        rows = history(self._folder, self._before + done)
+        losses = [min((row["val_loss"] for row in rows[: self._before]), default=math.inf)]
+        losses += [row["val_loss"] for row in rows[self._before :]]
+        return losses.index(min(losses))
+
+
+class _Steps(keras.callbacks.Callback):
+    def __init__(self, bar: Bar, before: int) -> None:
+        super().__init__()
+        self._bar, self._before = bar, before
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:  # noqa: ARG002 - Keras' signature
+        self._bar.update(self._before + batch + 1)
+
+
+def _load(model: keras.Model, path: Path) -> None:
+    try:
+        model.load_weights(path)
+    except (OSError, KeyError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        raise ValueError(f"{path} cannot be loaded: {reason}. Give another --out to begin anew.") from error
