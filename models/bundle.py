@@ -39,8 +39,7 @@ WEIGHTS = "weights.safetensors"
 # Suffixes of the file beside an ONNX model into which PyTorch (the first) and other exporters put the tensors.
 EXTERNAL_DATA_SUFFIXES = (".data", "_data")
 EMBEDDED = Path(__file__).parent / "bundles"
-DEFAULT = ("se_resnet20", "cifar10")  # architecture and tag of the embedded bundle that is served by default
-EMBEDDED_DEFAULT = EMBEDDED / "_".join(DEFAULT)
+EMBEDDED_DEFAULT = EMBEDDED / "se_resnet20_cifar10"
 
 # The keys of the description; `options` and `golden` may be left out.
 _KEYS = (
@@ -79,6 +78,8 @@ class Bundle:
     weights_digest: str  # "sha256:" and the hash of that file
     metrics: Mapping[str, float]  # as stated in the model card, for example "top1": 0.92
     golden: str = ""  # name of the folder of golden answers; empty: there are none
+    # Where answers of published weights are, whose folder is not ours: `golden` is then the name of a file in it.
+    golden_folder: Path | None = None
     # Of the weights' files, when they were seen to have that digest; None: they have not been looked at.
     verified_versions: tuple[FileVersion, ...] | None = dataclasses.field(default=None, compare=False, repr=False)
 

@@ -3,6 +3,9 @@
     golden/answers.json   the probabilities, and the software that computed them
     golden/*.png          the pictures
 
+Published weights, which are in no bundle of ours, have theirs in one file of `models/published/golden`; the pictures
+are those of `models/photographs`.
+
 Before it serves, a server computes the probabilities again, with its own decoder, runtime and precision, and compares
 them. Keras is not imported here: the caller of `record` supplies the network.
 """
@@ -28,6 +31,7 @@ from glimpse.models.decoding.limits import OWN_FILES
 from glimpse.models.decoding.refusals import RefusedImageError
 from glimpse.models.prestem import host
 
+PHOTOGRAPHS = Path(__file__).parent / "photographs"  # 256 pixels on the shorter side
 FOLDER = "golden"
 ANSWERS = "answers.json"
 FORMAT = 1
@@ -69,8 +73,12 @@ def read(bundle: Bundle) -> tuple[GoldenAnswer, ...]:
         return ()
     path = bundle.folder / bundle.golden / ANSWERS
     try:
-        folder = bounded_files.inside(bundle.folder, bundle.golden)
-        values = _values(folder)
+        if bundle.golden_folder is not None:
+            path, folder = bundle.golden_folder / bundle.golden, PHOTOGRAPHS
+            values = _values(path)
+        else:
+            folder = bounded_files.inside(bundle.folder, bundle.golden)
+            values = _values(bounded_files.inside(folder, ANSWERS))
         recorded = {key: values[key] for key in ("format", "weights_digest", "recipe_digest", "temperature")}
         golden = _recorded(folder, values["pictures"])
     except OSError as error:
@@ -108,15 +116,25 @@ def pictures(folder: Path) -> tuple[SampleImage, ...]:
         folder = bundles.EMBEDDED_DEFAULT
     try:
         own = bounded_files.inside(folder, FOLDER)
-        return tuple(each.picture for each in _recorded(own, _values(own)["pictures"]))
+        return tuple(
+            each.picture for each in _recorded(own, _values(bounded_files.inside(own, ANSWERS))["pictures"])
+        )
     except (KeyError, TypeError, ValueError) as error:
         raise BundleError(
             f"{own / ANSWERS} has no valid golden answers: {messages.short(error)}. Give pictures with --picture."
         ) from error
 
 
-def _values(folder: Path) -> dict[str, Any]:
-    values = bounded_files.parse_json(bounded_files.read_text(bounded_files.inside(folder, ANSWERS), ANSWERS_BYTES))
+def photographs() -> tuple[SampleImage, ...]:
+    """The photographs that are part of the package."""
+    return tuple(
+        SampleImage(path.name, path.read_bytes(), "models/photographs/README.md")
+        for path in sorted(PHOTOGRAPHS.glob("*.jpg"))
+    )
+
+
+def _values(path: Path) -> dict[str, Any]:
+    values = bounded_files.parse_json(bounded_files.read_text(path, ANSWERS_BYTES))
     if not isinstance(values, dict):
         raise TypeError(f"an object is expected. Received: {type(values).__name__}")
     return values
@@ -140,6 +158,45 @@ def record(
     Raises:
         BundleError: a picture cannot be decoded, or none has a large enough margin.
     """
+    kept, values = _answers(bundle, answer, candidates, by)
+    folder = bundle.folder / FOLDER
+    folder.mkdir(exist_ok=True)
+    try:
+        folder = bounded_files.inside(bundle.folder, FOLDER)  # everything in it is deleted
+    except ValueError as error:
+        raise BundleError(f"The answers cannot be recorded: {error}.") from error
+    for old in folder.iterdir():
+        old.unlink()
+    for each in kept:
+        (folder / each.picture.name).write_bytes(each.picture.data)
+    (folder / ANSWERS).write_text(_lines(values), encoding="utf-8")
+    description = bundle.folder / bundles.DESCRIPTION
+    described = bounded_files.parse_json(bounded_files.read_text(description))
+    description.write_text(json.dumps({**described, "golden": FOLDER}, indent=2) + "\n", encoding="utf-8")
+    return bundles.read(bundle.folder)
+
+
+def record_published(bundle: Bundle, answer: Callable[[NDArray[np.uint8]], NDArray[np.float32]], *, by: str) -> Path:
+    """Record the answers of published weights to `photographs`, in the file that their row names; its path.
+
+    Args and Raises as of `record`.
+    """
+    if bundle.golden_folder is None:
+        raise BundleError(
+            f"The row of {bundle.name} in models/published names no file of golden answers. Give it a name first."
+        )
+    path = bundle.golden_folder / bundle.golden
+    path.write_text(_lines(_answers(bundle, answer, photographs(), by)[1]), encoding="utf-8")
+    return path
+
+
+def _answers(
+    bundle: Bundle,
+    answer: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
+    candidates: Iterable[SampleImage],
+    by: str,
+) -> tuple[list[GoldenAnswer], dict[str, object]]:
+    """The pictures of which a network is certain, with its answers, and what is to be recorded of them."""
     kept = []
     for picture in candidates:
         try:
@@ -155,17 +212,7 @@ def record(
             "The network is not certain about any of the pictures: the probability of its first class must exceed "
             f"that of the second by {MIN_MARGIN}. Give pictures of classes that it knows, with --picture."
         )
-    folder = bundle.folder / FOLDER
-    folder.mkdir(exist_ok=True)
-    try:
-        folder = bounded_files.inside(bundle.folder, FOLDER)  # everything in it is deleted
-    except ValueError as error:
-        raise BundleError(f"The answers cannot be recorded: {error}.") from error
-    for old in folder.iterdir():
-        old.unlink()
-    for each in kept:
-        (folder / each.picture.name).write_bytes(each.picture.data)
-    values = {
+    values: dict[str, object] = {
         **_made_with(bundle),
         "by": by,
         "pictures": [
@@ -178,11 +225,7 @@ def record(
             for each in kept
         ],
     }
-    (folder / ANSWERS).write_text(_lines(values), encoding="utf-8")
-    description = bundle.folder / bundles.DESCRIPTION
-    described = bounded_files.parse_json(bounded_files.read_text(description))
-    description.write_text(json.dumps({**described, "golden": FOLDER}, indent=2) + "\n", encoding="utf-8")
-    return bundles.read(bundle.folder)
+    return kept, values
 
 
 def _made_with(bundle: Bundle) -> dict[str, object]:

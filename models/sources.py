@@ -17,6 +17,9 @@ from glimpse.models.catalogue import find
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.models.suggestions import did_you_mean
 
+DEFAULT_WEIGHTS = "imagenet"
+# Which architecture a tag means where none is named.
+DEFAULTS: Mapping[str, str] = {DEFAULT_WEIGHTS: "efficientnet_lite0", "cifar10": "se_resnet20"}
 LABELS = ("labels.txt",)
 RECIPES = ("recipe.toml", "recipe.json")
 _ZIP = b"PK\x03\x04"
@@ -28,7 +31,7 @@ class ModelSource:
     """Which model to serve, as the settings of the server give it."""
 
     weights: str  # a tag of embedded or published weights, or the path of a bundle folder or a weights file
-    architecture: str = ""  # name in the library; empty: that of the bundle, or the default one
+    architecture: str = ""  # name in the library; empty: that of the bundle, or the default one for a tag
     variant: str | None = None  # None: the first of the architecture
     options: Mapping[str, Any] = field(default_factory=dict)  # of the architecture; replace the variant's values
     labels: Path | None = (
@@ -54,7 +57,16 @@ def resolve(source: ModelSource) -> Bundle:
         return _file(source, path)
     if path.exists() and not path.is_dir():
         _open(path).close()  # refuses a named pipe or a device
-    architecture = source.architecture or bundles.DEFAULT[0]
+    if source.architecture:
+        architecture = source.architecture
+    elif source.weights in DEFAULTS:
+        architecture = DEFAULTS[source.weights]
+    else:
+        raise BundleError(
+            f"There are no weights {source.weights!r}, and no file or bundle folder of that name."
+            f"{did_you_mean(source.weights, DEFAULTS)} Give one of these tags or a path, or name an architecture with "
+            "GLIMPSE_MODEL; python -m glimpse.models list shows each with its tags."
+        )
     shipped = bundles.embedded(architecture)
     if source.weights in shipped and source.variant is None:
         return bundles.read(bundles.EMBEDDED / f"{architecture}_{source.weights}")
@@ -99,7 +111,13 @@ def _published(source: ModelSource, architecture: str) -> Bundle:
         architecture=architecture,
         labels=read_labels(source.labels) if source.labels else checkpoint.labels,
         recipe=_recipe(source.recipe) if source.recipe else checkpoint.recipe,
-        metrics={"top1": checkpoint.top1 / 100, "top5": checkpoint.top5 / 100},
+        metrics={
+            name: share / 100
+            for name, share in (("top1", checkpoint.top1), ("top5", checkpoint.top5))
+            if share is not None
+        },
+        temperature=checkpoint.temperature,
+        golden=checkpoint.golden,
     )
 
 
@@ -127,6 +145,8 @@ def _made(
     labels: tuple[ClassLabel, ...],
     recipe: Recipe,
     metrics: Mapping[str, float],
+    temperature: float = 1.0,
+    golden: str = "",
 ) -> Bundle:
     versions = bundles.file_versions(path)
     digest = bundles.digest(path)
@@ -140,11 +160,13 @@ def _made(
         input_shape=recipe.shape,
         labels=labels,
         recipe=recipe,
-        temperature=1.0,
+        temperature=temperature,
         weights_file=path.name,
         weights_digest=digest,
         verified_versions=versions,
         metrics=metrics,
+        golden=golden,
+        golden_folder=published.GOLDEN if golden else None,
     )
 
 

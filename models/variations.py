@@ -13,28 +13,18 @@ import io
 import math
 from collections.abc import Iterable, Iterator
 from itertools import count
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
-from glimpse.models.golden import SampleImage
+from glimpse.models.golden import SampleImage, photographs
 from glimpse.models.prestem import host
 from glimpse.models.prestem.recipe import Recipe
 
-FOLDER = Path(__file__).parent / "photographs"
 _SIDES = (0.3, 1.0)  # of a crop, as a share of the photograph's shorter side
 _ASPECTS = (3 / 4, 4 / 3)  # width by height of a crop
 _BRIGHTNESS = (0.8, 1.2)
-
-
-def photographs() -> tuple[SampleImage, ...]:
-    """The photographs that are part of the package, 256 pixels on the shorter side."""
-    return tuple(
-        SampleImage(path.name, path.read_bytes(), "models/photographs/README.md")
-        for path in sorted(FOLDER.glob("*.jpg"))
-    )
 
 
 def digest(own: Iterable[SampleImage]) -> str:

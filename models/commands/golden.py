@@ -5,12 +5,21 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
+from typing import Any
+
+from glimpse.models import published, sources
+from glimpse.models.bundle import Bundle
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to those of the program."""
     golden = commands.add_parser("golden", help="record the answers that a server must give before it serves a bundle")
-    golden.add_argument("bundle", type=Path, help="the bundle's folder")
+    golden.add_argument("bundle", metavar="BUNDLE", help="the bundle's folder, or with --published an architecture")
+    golden.add_argument(
+        "--published",
+        action="store_true",
+        help="record the answers of an architecture's published weights to the shipped photographs, in a clone",
+    )
     golden.add_argument(
         "--picture",
         action="append",
@@ -32,15 +41,28 @@ def _golden(options: argparse.Namespace) -> None:
     from glimpse.models import golden
     from glimpse.models.serving import load_bundle, serving_model
 
-    bundle = bundles.read(options.bundle)
+    bundle = sources.resolve(_published(options.bundle)) if options.published else bundles.read(Path(options.bundle))
     network = serving_model(load_bundle(bundle), bundle.recipe, bundle.temperature)
+    by = f"Keras {keras.__version__} on TensorFlow {tf.__version__} in float32"
+
+    def answer(pixels: Any) -> Any:
+        return network(pixels, training=False)
+
+    if options.published:
+        print(f"Recorded in {golden.record_published(bundle, answer, by=by)}.")
+        _show_answers(bundle)
+        return
     chosen = [golden.SampleImage(path.name, path.read_bytes(), options.source) for path in options.picture or ()]
-    recorded = golden.record(
-        bundle,
-        lambda pixels: network(pixels, training=False),
-        chosen or golden.pictures(bundle.folder),
-        by=f"Keras {keras.__version__} on TensorFlow {tf.__version__} in float32",
-    )
-    for each in golden.read(recorded):
+    _show_answers(golden.record(bundle, answer, chosen or golden.pictures(bundle.folder), by=by))
+
+
+def _published(architecture: str) -> sources.ModelSource:
+    return sources.ModelSource(weights=published.DEFAULT_TAG, architecture=architecture)
+
+
+def _show_answers(bundle: Bundle) -> None:
+    from glimpse.models import golden
+
+    for each in golden.read(bundle):
         first = int(each.probabilities.argmax())
         print(f"{each.picture.name}: {bundle.labels[first].label} {each.probabilities[first]:.4f}")

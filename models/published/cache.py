@@ -22,6 +22,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from glimpse.models import bounded_files
+from glimpse.models.published import packages
 from glimpse.models.published.checkpoint import Checkpoint
 from glimpse.models.published.download import discard, discard_unless_resumable, download
 from glimpse.models.published.progress import progress_bar
@@ -67,7 +68,7 @@ def _of_the_platform() -> Path:
 
 
 def fetch(checkpoint: Checkpoint, cache: Path | None = None, *, policy: DownloadPolicy | None = None) -> Path:
-    """The file of a checkpoint, from the cache or, on first use, from its publisher.
+    """The file of a checkpoint, from the cache or, on first use, from its publisher; or from the package that holds it.
 
     Its hash is checked on every call, against the one that the publisher states and the SHA-256 that it had at its
     first use. If several processes call this at once, one of them downloads. A file may also be copied into the cache
@@ -82,6 +83,8 @@ def fetch(checkpoint: Checkpoint, cache: Path | None = None, *, policy: Download
         FetchError: it cannot be downloaded, or is not what was published; the message names the file, its hash, its URL
             and the folder to copy it into by hand.
     """
+    if checkpoint.package:
+        return packages.locate(checkpoint)
     folder = (cache or cache_folder()).absolute()
     path = folder / checkpoint.file
     try:

