@@ -1,6 +1,10 @@
 """Inception modules and stems as plain data: chains of steps, and chains side by side whose outputs are concatenated.
 
 No Keras here: families state their tables with it, `models.blocks.inception` turns the tables into layers.
+
+The handbook's listings of modules and stems are linear, and its modules put the pool's output first. Built here are
+the papers', with a ReLU behind each convolution and the pool last, unless the tables are asked for with ``pool_first``
+and the layers with the convention `AS_PRINTED`: then they are the listings to the bit.
 """
 
 from __future__ import annotations
@@ -9,6 +13,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from glimpse.models.spec import Convention
+
+# The handbook's listings of modules and stems: biases, nothing normalised, nothing activated.
+AS_PRINTED = Convention(batch_norm=False, bias=True, activation="linear", initializer="glorot_uniform")
+
+StemActivation = Literal["relu", "linear"]
 Size = int | tuple[int, int]  # one number for both directions, or (height, width)
 
 
@@ -37,14 +47,15 @@ Chain: TypeAlias = "tuple[Step, ...]"  # one step after the other; an empty chai
 Parallel: TypeAlias = "Mapping[str, Chain]"  # by name, in the order of their outputs; all of them see the same input
 
 
-def naive(one: int = 64, three: int = 96, five: int = 48) -> Parallel:
+def naive(one: int = 64, three: int = 96, five: int = 48, *, pool_first: bool = False) -> Parallel:
     """The naive module: convolutions of three sizes and a pool, none reduced (arXiv:1409.4842, figure 2a).
 
     The numbers are the filters of each size; the defaults, here and below, are those of the handbook's example, which
-    makes 544,976 parameters of 256 channels. The handbook's listings put the pool's output first, not last as the
-    paper's figures, and leave out the activations.
+    makes 544,976 parameters of 256 channels. The handbook's listings put the pool's output first (`pool_first`), not
+    last as the paper's figures.
     """
-    return {"1x1": (Conv(one),), "3x3": (Conv(three, 3),), "5x5": (Conv(five, 5),), "pool": (Pool("max"),)}
+    branches: Parallel = {"1x1": (Conv(one),), "3x3": (Conv(three, 3),), "5x5": (Conv(five, 5),)}
+    return _with_pool(branches, (Pool("max"),), first=pool_first)
 
 
 def v1(
@@ -54,6 +65,7 @@ def v1(
     pool: int = 64,
     *,
     large: int = 5,
+    pool_first: bool = False,
 ) -> Parallel:
     """The module of GoogLeNet: 1x1 convolutions reduce before the expensive ones (arXiv:1409.4842, figure 2b).
 
@@ -65,13 +77,14 @@ def v1(
         five: the same for the 5x5 branch.
         pool: filters of the projection behind the pool.
         large: side of the largest kernel, where it is not the paper's 5.
+        pool_first: the pool's output before the others', as in the handbook's listing.
     """
-    return {
+    branches: Parallel = {
         "1x1": (Conv(one),),
         "3x3": (Conv(three[0]), Conv(three[1], 3)),
         "5x5": (Conv(five[0]), Conv(five[1], large)),
-        "pool": (Pool("max"), Conv(pool)),
     }
+    return _with_pool(branches, (Pool("max"), Conv(pool)), first=pool_first)
 
 
 def v2(
@@ -81,22 +94,28 @@ def v2(
     pool: int = 64,
     *,
     pooling: Literal["max", "average"] = "max",
+    pool_first: bool = False,
 ) -> Parallel:
     """The module of Inception-v2: two 3x3 convolutions in place of the 5x5 (arXiv:1502.03167, appendix).
 
     The handbook's example makes 169,664 parameters of 256 channels. Its text says that the two cost 33% less than the
     5x5; in its example they have 48,480 parameters for 76,848, 37% less, and at equal widths 18 weights for 25, 28%.
     """
-    return {
+    branches: Parallel = {
         "1x1": (Conv(one),),
         "3x3": (Conv(three[0]), Conv(three[1], 3)),
         "double3x3": (Conv(double[0]), Conv(double[1], 3), Conv(double[1], 3)),
-        "pool": (Pool(pooling), Conv(pool)),
     }
+    return _with_pool(branches, (Pool(pooling), Conv(pool)), first=pool_first)
+
+
+def _with_pool(branches: Parallel, pool: Chain, *, first: bool) -> Parallel:
+    return {"pool": pool, **branches} if first else {**branches, "pool": pool}
 
 
 # The handbook's stems. It prints them for images of 229x229 pixels, where the network and its papers have 299x299;
-# the parameters, 614,896 and 604,864, are the same for both.
+# the parameters, 614,896 and 604,864, are the same for both. Its listings have no activations; the option
+# stem_activation of the two networks says whether ours have.
 HANDBOOK_V3_STEM: Chain = (
     Conv(32, 3, 2),
     Conv(32, 3),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 if TYPE_CHECKING:
@@ -14,7 +14,12 @@ if TYPE_CHECKING:
 
 # The output of a network. Logits, from which softmax computes the probabilities, can be computed from each of them.
 Output = Literal["logits", "probabilities", "log-probabilities"]
-Activation = Literal["relu", "relu6", "leaky_relu", "silu", "gelu", "tanh"]
+Activation = Literal["relu", "relu6", "leaky_relu", "silu", "gelu", "tanh", "linear"]
+# What the last activation of a residual unit applies to: the sum, as in the paper; the transform, in front of its SE
+# block; or one activation to each.
+Activated = Literal["sum", "transform", "both"]
+Initializer = Literal["he_normal", "glorot_uniform"]
+Normalised = Literal["none", "before", "after"]  # where the batch norm of a layer is: before its activation or after
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +78,26 @@ class Convention:
     scale: bool = True  # the normalisation multiplies (gamma) as well as shifts
     epsilon: float = 1e-3  # added to the variance
     activation: Activation = "relu"
+    order: Literal["before", "after"] = "before"  # of the normalisation: before the activation or after it
+    # What the kernels of convolutions are drawn from before training; weights that are loaded replace them. The first
+    # is for layers in front of a ReLU (He et al., arXiv:1502.01852), the second Keras' default (Glorot and Bengio,
+    # AISTATS 2010), which has half of its variance where a layer has as many outputs as inputs. Dense layers have the
+    # second in every convention.
+    initializer: Initializer = "he_normal"
     # "same" pads as TensorFlow does: with an odd total, one more at the bottom and right. "symmetric" pads
     # kernel // 2 on every side, as PyTorch's layers are told to, "after" only at the bottom and right, as Keras'
     # MobileNet does. They differ only where a stride is not 1; "same" and "after" only for sizes that are odd.
     padding: Literal["same", "symmetric", "after"] = "same"
 
+    def normalised(self, where: Normalised) -> Convention:
+        """The same with batch norm there, or nowhere; biases stay where they are."""
+        bias = self.bias or not self.batch_norm
+        return replace(self, batch_norm=where != "none", order="after" if where == "after" else "before", bias=bias)
+
 
 TENSORFLOW = Convention()
 TORCH = Convention(epsilon=1e-5, padding="symmetric")
+PLAIN = Convention(batch_norm=False, bias=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

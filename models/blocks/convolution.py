@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from keras import KerasTensor, layers
+from keras import KerasTensor, initializers, layers
 
 from glimpse.models.spec import TENSORFLOW, Convention
 
@@ -48,7 +48,7 @@ def conv_bn(
         groups=groups,
         padding=border,
         use_bias=convention.bias or not convention.batch_norm,
-        kernel_initializer="he_normal",
+        kernel_initializer=_grouped(int(x.shape[-1]), filters, groups, convention),
         name=f"{name}_conv",
     )(x)
     return norm_act(x, activation=activation, convention=convention, name=name)
@@ -73,7 +73,7 @@ def depthwise_bn(
         strides=stride,
         padding=border,
         use_bias=convention.bias or not convention.batch_norm,
-        depthwise_initializer="he_normal",
+        depthwise_initializer=convention.initializer,
         name=f"{name}_depthwise",
     )(x)
     return norm_act(x, activation=activation, convention=convention, name=name)
@@ -89,22 +89,38 @@ def bn_conv(
     """
     x = norm_act(x, convention=convention, name=name)
     return layers.Conv2D(
-        filters, kernel, padding="same", use_bias=False, kernel_initializer="he_normal", name=f"{name}_conv"
+        filters, kernel, padding="same", use_bias=False, kernel_initializer=convention.initializer, name=f"{name}_conv"
     )(x)
 
 
 def norm_act(x: KerasTensor, *, activation: bool = True, convention: Convention = TENSORFLOW, name: str) -> KerasTensor:
-    """act(BN(x)), either of which may be left out."""
+    """act(BN(x)), either of which may be left out; BN(act(x)) where the convention's order is "after"."""
+    after = convention.order == "after"
+    if activation and after:
+        x = act(x, convention=convention, name=name)
     if convention.batch_norm:
         x = layers.BatchNormalization(epsilon=convention.epsilon, scale=convention.scale, name=f"{name}_bn")(x)
-    return act(x, convention=convention, name=name) if activation else x
+    return act(x, convention=convention, name=name) if activation and not after else x
 
 
 def act(x: KerasTensor, *, convention: Convention = TENSORFLOW, name: str) -> KerasTensor:
-    """The convention's activation; a leaky ReLU has the slope of Keras' own, 0.3."""
+    """The convention's activation; a leaky ReLU has the slope of Keras' own, 0.3. A linear one is `x` itself."""
+    if convention.activation == "linear":
+        return x
     if convention.activation == "leaky_relu":
         return layers.LeakyReLU(negative_slope=0.3, name=f"{name}_act")(x)
     return layers.Activation(convention.activation, name=f"{name}_act")(x)
+
+
+def _grouped(channels: int, filters: int, groups: int, convention: Convention) -> Any:
+    """The initialiser of a kernel; Glorot's of a grouped one as of the separate convolutions that it stands for.
+
+    Keras counts the outputs of all groups, as many as `groups` times what a weight of one group contributes to.
+    """
+    if groups == 1 or convention.initializer != "glorot_uniform":
+        return convention.initializer
+    scale = 2 * channels / (channels + filters)
+    return initializers.VarianceScaling(scale=scale, mode="fan_in", distribution="uniform")
 
 
 def padded(x: KerasTensor, kernel: Size, *, stride: int, padding: str, name: str) -> tuple[KerasTensor, Any]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from keras import KerasTensor, layers
 
 from glimpse.models.blocks.convolution import act, conv_bn, norm_act
 from glimpse.models.blocks.squeeze_excitation import squeeze_excitation
-from glimpse.models.spec import TENSORFLOW, Convention
+from glimpse.models.spec import TENSORFLOW, Activated, Convention
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +51,7 @@ def basic_block(
     *,
     stride: int = 1,
     se_ratio: int | None = None,
-    activated: Literal["sum", "transform", "both"] = "sum",
+    activated: Activated = "sum",
     projection: Projection = BY_SHAPE,
     convention: Convention = TENSORFLOW,
     name: str,
@@ -64,8 +63,7 @@ def basic_block(
         filters: output channels.
         stride: step of the first convolution.
         se_ratio: squeeze ratio of the SE block that recalibrates f(x) before the addition; None leaves it out.
-        activated: what the last activation applies to: the sum, as in the paper; the transform, in front of the SE
-            block; or one activation to each.
+        activated: what the last activation applies to.
         projection: of the shortcut.
         convention: the publisher's habits.
         name: prefix of the layers' names.
@@ -82,7 +80,7 @@ def basic_block(
     return y if activated == "transform" else act(y, convention=convention, name=name)
 
 
-def bottleneck_block(
+def bottleneck_block(  # noqa: PLR0913 - a unit has so many properties, and a group of them would mean nothing
     x: KerasTensor,
     filters: int,
     *,
@@ -91,6 +89,7 @@ def bottleneck_block(
     groups: int = 1,
     factorized: bool = False,
     se_ratio: int | None = None,
+    activated: Activated = "sum",
     projection: Projection = BY_SHAPE,
     convention: Convention = TENSORFLOW,
     name: str,
@@ -99,7 +98,7 @@ def bottleneck_block(
 
     With groups the 3x3 is ResNeXt's aggregated transform (Xie et al., arXiv:1611.05431, figure 3c). Factorized, the
     last 1x1 is split among the groups as well: each convolves what its own 3x3 made, with nothing in between; each
-    group's output is normalised, and their concatenation normalised once more and activated.
+    group's output is normalised, and their concatenation normalised once more and activated, whatever `activated` says.
 
     Args:
         x: ``[N, H, W, C]``.
@@ -109,6 +108,8 @@ def bottleneck_block(
         groups: cardinality.
         factorized: split the last 1x1, too; filters must then be a multiple of groups.
         se_ratio: squeeze ratio of the SE block that recalibrates f(x) before the addition; None leaves it out.
+        activated: what the last activation applies to; the handbook's first listing of this unit, which it does not
+            use, has it on the transform.
         projection: of the shortcut.
         convention: the publisher's habits.
         name: prefix of the layers' names.
@@ -132,7 +133,7 @@ def bottleneck_block(
         filters,
         kernel=1,
         groups=groups if factorized else 1,
-        activation=False,
+        activation=activated != "sum" and not factorized,
         convention=convention,
         name=f"{name}_c",
     )
@@ -143,4 +144,5 @@ def bottleneck_block(
         f = squeeze_excitation(f, ratio=se_ratio, name=f"{name}_se")
     stride = strides[0] * strides[1]
     kept = shortcut(x, filters, stride=stride, projection=projection, convention=convention, name=name)
-    return act(layers.Add(name=f"{name}_add")([kept, f]), convention=convention, name=name)
+    y = layers.Add(name=f"{name}_add")([kept, f])
+    return y if activated == "transform" else act(y, convention=convention, name=name)

@@ -51,7 +51,7 @@ def separable_bn(
     if activation == "before":
         x = act(x, convention=convention, name=f"{name}_in")
     x = layers.DepthwiseConv2D(
-        3, padding="same", use_bias=False, depthwise_initializer="he_normal", name=f"{name}_depthwise"
+        3, padding="same", use_bias=False, depthwise_initializer=convention.initializer, name=f"{name}_depthwise"
     )(x)
     return conv_bn(x, filters, kernel=1, activation=activation == "after", convention=convention, name=name)
 

@@ -157,6 +157,6 @@ ROWS: tuple[DenseNet, ...] = (
         depths=_DEPTHS["densenet121"],
         stem_padding="valid",
         preactivation=False,
-        convention=Convention(bias=True),
+        convention=Convention(bias=True, initializer="glorot_uniform"),
     ),
 )

@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
-from glimpse.models.inception_spec import HANDBOOK_V3_STEM, Chain, Conv, Parallel, Pool
+from glimpse.models.inception_spec import AS_PRINTED, HANDBOOK_V3_STEM, Chain, Conv, Parallel, Pool, StemActivation
 from glimpse.models.layouts import KERAS, TORCH, Layout, renaming
 from glimpse.models.spec import TENSORFLOW, Architecture, Convention, Stage
 
@@ -88,7 +88,7 @@ _STAGES: dict[str, tuple[Parallel, ...]] = {
 class InceptionV3(Architecture):
     """A stem, eleven inception modules, two of which halve the resolution, and up to two classifiers."""
 
-    OPTIONS: ClassVar[tuple[str, ...]] = ("auxiliary", "se_ratio", "stem")
+    OPTIONS: ClassVar[tuple[str, ...]] = ("auxiliary", "se_ratio", "stem", "stem_activation")
 
     convention: Convention = TENSORFLOW
     average: Literal["same", "symmetric"] = "same"  # whether average pools leave the border out or count its zeros
@@ -96,21 +96,26 @@ class InceptionV3(Architecture):
     auxiliary: bool = False  # a second classifier behind the 17x17 maps, for training
     se_ratio: int | None = None  # squeeze: hidden units are channels / ratio; None: no SE block
     stem: Literal["paper", "handbook"] = "paper"
+    # Behind each convolution of the stem: the paper's ReLU, or none ("linear"), as the handbook's listing has it.
+    stem_activation: StemActivation = "relu"
 
     def __post_init__(self) -> None:
         if self.stem not in ("paper", "handbook"):
             raise ValueError(f"The stem of {self.name} is paper or handbook. Received: {self.stem!r}")
+        if self.stem_activation not in get_args(StemActivation):
+            raise ValueError(
+                f"The activation of {self.name}'s stem is one of {get_args(StemActivation)}. "
+                f"Received: {self.stem_activation!r}"
+            )
 
     def stages(self, x: KerasTensor, classes: int) -> Iterator[tuple[Stage, KerasTensor]]:
         """Yield every stage with its output; the auxiliary classifier's are logits of their own."""
         from glimpse.models.blocks.head import pooled_classifier
         from glimpse.models.blocks.inception import chain, group
 
-        if self.stem == "paper":
-            x = chain(x, _STEM, convention=self.convention, name="stem")
-        else:
-            # As in the handbook's listing, which gives nothing of this network but the stem.
-            x = chain(x, HANDBOOK_V3_STEM, convention=Convention(batch_norm=False), name="stem")
+        # The handbook's listing, of nothing of this network but the stem, has biases and no normalisation.
+        table, convention = (_STEM, self.convention) if self.stem == "paper" else (HANDBOOK_V3_STEM, AS_PRINTED)
+        x = chain(x, table, convention=replace(convention, activation=self.stem_activation), name="stem")
         yield Stage("stem", "conv3x3"), x
         block = "inception_v3" if self.se_ratio is None else "se_inception_v3"
         for name, modules in _STAGES.items():

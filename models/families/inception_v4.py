@@ -9,9 +9,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
-from glimpse.models.inception_spec import HANDBOOK_V4_STEM, HANDBOOK_V4_STEM_AS_CODED, Chain, Conv, Parallel, Pool
+from glimpse.models.inception_spec import (
+    AS_PRINTED,
+    HANDBOOK_V4_STEM,
+    HANDBOOK_V4_STEM_AS_CODED,
+    Chain,
+    Conv,
+    Parallel,
+    Pool,
+    StemActivation,
+)
 from glimpse.models.layouts import TORCH, Layout, renaming
 from glimpse.models.spec import TENSORFLOW, Architecture, Convention, Stage
 
@@ -78,17 +87,24 @@ _STAGES: dict[str, tuple[Parallel, ...]] = {
 class InceptionV4(Architecture):
     """A stem that branches, sixteen inception modules, two of which halve the resolution, and a classifier."""
 
-    OPTIONS: ClassVar[tuple[str, ...]] = ("se_ratio", "stem")
+    OPTIONS: ClassVar[tuple[str, ...]] = ("se_ratio", "stem", "stem_activation")
 
     convention: Convention = TENSORFLOW
     dropout: float = 0.2  # before the classifier: the paper keeps 0.8
     se_ratio: int | None = None  # squeeze: hidden units are channels / ratio; None: no SE block
     # The handbook describes a stem of 604,864 parameters; its code loses a branch of it and has 426,400.
     stem: Literal["paper", "handbook", "handbook_as_coded"] = "paper"
+    # Behind each convolution of the stem: the paper's ReLU, or none ("linear"), as the handbook's listing has it.
+    stem_activation: StemActivation = "relu"
 
     def __post_init__(self) -> None:
         if self.stem not in _STEMS:
             raise ValueError(f"The stem of {self.name} is one of {', '.join(_STEMS)}. Received: {self.stem!r}")
+        if self.stem_activation not in get_args(StemActivation):
+            raise ValueError(
+                f"The activation of {self.name}'s stem is one of {get_args(StemActivation)}. "
+                f"Received: {self.stem_activation!r}"
+            )
 
     def stages(self, x: KerasTensor, classes: int) -> Iterator[tuple[Stage, KerasTensor]]:
         """Yield every stage with its output; the last one is the logits."""
@@ -96,7 +112,8 @@ class InceptionV4(Architecture):
         from glimpse.models.blocks.inception import chain, group
 
         # The handbook's listings, of nothing of this network but the stem, have biases and no normalisation.
-        convention = self.convention if self.stem == "paper" else Convention(batch_norm=False)
+        convention = self.convention if self.stem == "paper" else AS_PRINTED
+        convention = replace(convention, activation=self.stem_activation)
         x = chain(x, _STEMS[self.stem], convention=convention, name="stem")
         yield Stage("stem", "conv3x3+branches"), x
         block = "inception_v4" if self.se_ratio is None else "se_inception_v4"

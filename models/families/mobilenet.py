@@ -186,6 +186,6 @@ ROWS: tuple[MobileNet, ...] = (
         classes=1000,
         dropout=0.5,
         stem_padding="after",
-        convention=Convention(bias=True, padding="after"),
+        convention=Convention(bias=True, padding="after", initializer="glorot_uniform"),
     ),
 )

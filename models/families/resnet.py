@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from glimpse.models.families.residual_layouts import LAYOUTS, Publisher
-from glimpse.models.spec import TENSORFLOW, TORCH, Activation, Architecture, Convention, Stage
+from glimpse.models.spec import TENSORFLOW, TORCH, Activated, Activation, Architecture, Convention, Stage
 
 if TYPE_CHECKING:
     from keras import KerasTensor
@@ -30,6 +30,7 @@ class ResNet(Architecture):
     """A stem, groups of residual units of one width each, and a dense layer on the mean over positions."""
 
     OPTIONS: ClassVar[tuple[str, ...]] = (
+        "activated",
         "activation",
         "batch_norm",
         "factorized",
@@ -47,11 +48,11 @@ class ResNet(Architecture):
     divisors: tuple[int, int] = (4, 4)  # of a group's width: what a bottleneck's first 1x1 and its 3x3 have of it
     cardinality: int = 1  # groups of a bottleneck's 3x3
     projection_kernel: int = 1  # of the shortcuts that take strides
-    activated: Literal["sum", "transform", "both"] = "sum"  # what a basic unit's last activation applies to
     dropout: float = 0.0  # share of the classifier's inputs that training leaves out
     convention: Convention = TORCH  # except its batch_norm and activation, which are options
     publisher: Publisher | None = None  # whose checkpoints fit
 
+    activated: Activated = "sum"  # what a unit's last activation applies to: the sum, the transform, or each of them
     activation: Activation = "relu"
     batch_norm: bool = True  # behind every convolution
     factorized: bool = False  # the last 1x1 of a bottleneck is split among the groups as its 3x3 is
@@ -68,7 +69,13 @@ class ResNet(Architecture):
                 f"{self.name}: depths and widths must name the same groups. "
                 f"Received: depths={self.depths}, widths={self.widths}"
             )
-        choices = {"activation": Activation, "projection": Shortcut, "stride_on": StrideOn, "transition": Transition}
+        choices = {
+            "activated": Activated,
+            "activation": Activation,
+            "projection": Shortcut,
+            "stride_on": StrideOn,
+            "transition": Transition,
+        }
         for option, known in choices.items():
             if (value := getattr(self, option)) not in get_args(known):
                 raise ValueError(f"{self.name}: {option} must be one of {get_args(known)}. Received: {value!r}")
@@ -141,12 +148,13 @@ class ResNet(Architecture):
 
         common: dict[str, Any] = {
             "se_ratio": self.se_ratio,
+            "activated": self.activated,
             "projection": Projection(forced=self.projection == "forced", kernel=self.projection_kernel),
             "convention": convention,
             "name": name,
         }
         if self.unit == "basic":
-            return basic_block(x, width, stride=stride, activated=self.activated, **common)
+            return basic_block(x, width, stride=stride, **common)
         return bottleneck_block(
             x,
             width,
@@ -208,7 +216,7 @@ GERON_RESNET34 = replace(
     variant="geron",
     paper=f"{_HE}, as in Geron, Hands-On Machine Learning, chapter 14",
     pool="same",
-    convention=TENSORFLOW,
+    convention=Convention(initializer="glorot_uniform"),
     publisher="geron",
 )
 # Keras Applications' network but for the epsilon, which is Keras' default.
@@ -216,7 +224,7 @@ HANDBOOK_RESNET50 = replace(
     KERAS_RESNET50,
     variant="handbook",
     paper=f"{_HE}, as in the Keras handbook of CNN architectures",
-    convention=Convention(bias=True, padding="symmetric"),
+    convention=Convention(bias=True, padding="symmetric", initializer="glorot_uniform"),
     publisher=None,
 )
 # Text and code disagree. The text wants a convolutional block between groups that reduces the maps by 75%; in the

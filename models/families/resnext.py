@@ -35,7 +35,7 @@ ROWS: tuple[ResNet, ...] = (
         paper=f"{_XIE}, as in the Keras handbook of CNN architectures",
         pool="same",
         transition="conv",
-        convention=Convention(bias=True),
+        convention=Convention(bias=True, initializer="glorot_uniform"),
         publisher=None,
     ),
 )

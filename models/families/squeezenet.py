@@ -12,12 +12,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from glimpse.models.layouts import TORCH, Layout, Naming, renaming
-from glimpse.models.spec import Architecture, Convention, Stage
+from glimpse.models.spec import PLAIN, Architecture, Convention, Stage
 
 if TYPE_CHECKING:
     from keras import KerasTensor
 
-_PLAIN = Convention(batch_norm=False, bias=True)
 # Caffe's own names of the layers, as its converter to ONNX writes them: "fire2/squeeze1x1_w_0".
 _CAFFE = Naming(order="OIHW", suffixes={"kernel": ("_w_0",), "bias": ("_b_0",)})
 
@@ -26,7 +25,7 @@ _CAFFE = Naming(order="OIHW", suffixes={"kernel": ("_w_0",), "bias": ("_b_0",)})
 class SqueezeNet(Architecture):
     """A SqueezeNet: a stem, fire modules in groups with max pooling between them, a classifying 1x1 convolution."""
 
-    OPTIONS: ClassVar[tuple[str, ...]] = ("dropout",)
+    OPTIONS: ClassVar[tuple[str, ...]] = ("bypass", "dropout")
 
     stem_width: int  # channels of the first convolution
     stem_kernel: int  # its size
@@ -35,6 +34,10 @@ class SqueezeNet(Architecture):
     groups: tuple[tuple[int, ...], ...]  # squeeze channels of every fire module; max pooling before each group
     classifier_border: int = 0  # zeros around the maps before the last convolution
     dropout: float = 0.5  # part of the last maps that training drops
+    # Identity links, the paper's simple bypass: fire modules 3, 5, 7 and 9 add their input to their output. It has no
+    # weights; the paper measures 2.9 points of top-1 accuracy more.
+    bypass: bool = False
+    convention: Convention = PLAIN
 
     def stages(self, x: KerasTensor, classes: int) -> Iterator[tuple[Stage, KerasTensor]]:
         """Yield every stage with its output; the last one is the logits."""
@@ -48,7 +51,7 @@ class SqueezeNet(Architecture):
             kernel=self.stem_kernel,
             stride=2,
             padding=self.stem_border,
-            convention=_PLAIN,
+            convention=self.convention,
             name="stem",
         )
         yield Stage("stem", f"conv{self.stem_kernel}x{self.stem_kernel}"), x
@@ -56,9 +59,10 @@ class SqueezeNet(Architecture):
         for group, widths in enumerate(self.groups, start=1):
             x = max_pool(x, border=self.pool_border, name=f"group{group}_pool")
             for width in widths:
-                x = fire(x, width, convention=_PLAIN, name=f"group{group}_fire{number}")
+                name = f"group{group}_fire{number}"
+                x = fire(x, width, bypass=self.bypass, convention=self.convention, name=name)
                 number += 1
-            yield Stage(f"group{group}", "fire", len(widths)), x
+            yield Stage(f"group{group}", "fire_bypass" if self.bypass else "fire", len(widths)), x
         yield Stage("classifier", "conv1x1+global_average_pooling"), self._classifier(x, classes)
 
     def _classifier(self, x: KerasTensor, classes: int) -> KerasTensor:
@@ -71,7 +75,7 @@ class SqueezeNet(Architecture):
             x = layers.Dropout(self.dropout, name="classifier_dropout")(x)
         if self.classifier_border:
             x = layers.ZeroPadding2D(self.classifier_border, name="classifier_pad")(x)
-        x = conv_bn(x, classes, kernel=1, convention=_PLAIN, name="classifier_logits")
+        x = conv_bn(x, classes, kernel=1, convention=self.convention, name="classifier_logits")
         # float32 under every precision policy: a softmax over rounded logits would not be calibrated.
         return layers.GlobalAveragePooling2D(dtype="float32", name="classifier_pool")(x)
 
@@ -135,6 +139,7 @@ ROWS: tuple[SqueezeNet, ...] = (
         paper=f"{_PAPER}; as the handbook builds it, with a padded stem and pooling without partial windows",
         stem_border="same",
         pool_border="valid",
+        convention=replace(PLAIN, initializer="glorot_uniform"),
     ),
     SqueezeNet(
         name="squeezenet1_1",

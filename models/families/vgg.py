@@ -8,17 +8,16 @@ drops half of both hidden layers in training, as the paper does (section 3.1).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, get_args
 
 from glimpse.models.layouts import KERAS, TORCH, Layout, renaming
-from glimpse.models.spec import Architecture, Convention, Stage
+from glimpse.models.spec import PLAIN, Architecture, Convention, Normalised, Stage
 
 if TYPE_CHECKING:
     from keras import KerasTensor
 
 _WIDTHS = (64, 128, 256, 512, 512)  # channels of the five groups
-_PLAIN = Convention(batch_norm=False, bias=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,10 +27,18 @@ class VGG(Architecture):
     The dense layers stand behind the flattened maps, so that a checkpoint fits only the input size it was trained at.
     """
 
-    OPTIONS: ClassVar[tuple[str, ...]] = ("dropout",)
+    OPTIONS: ClassVar[tuple[str, ...]] = ("batch_norm", "dropout")
 
     depths: tuple[int, int, int, int, int]  # convolutions in each group, the stem's among the first
     dropout: float = 0.0  # part of each hidden dense layer that training drops
+    batch_norm: Normalised = "none"  # of every convolution and hidden dense layer
+    convention: Convention = PLAIN
+
+    def __post_init__(self) -> None:
+        if self.batch_norm not in get_args(Normalised):
+            raise ValueError(
+                f"{self.name}: batch_norm must be one of {get_args(Normalised)}. Received: {self.batch_norm!r}"
+            )
 
     @property
     def layers(self) -> int:
@@ -44,15 +51,18 @@ class VGG(Architecture):
         from glimpse.models.blocks.head import flattened_classifier
         from glimpse.models.blocks.pooling import max_pool
 
-        x = conv_bn(x, _WIDTHS[0], kernel=3, convention=_PLAIN, name="stem")
+        convention = self.convention.normalised(self.batch_norm)
+        x = conv_bn(x, _WIDTHS[0], kernel=3, convention=convention, name="stem")
         yield Stage("stem", "conv3x3"), x
         for group, (depth, width) in enumerate(zip(self.depths, _WIDTHS, strict=True), start=1):
             numbers = range(2 if group == 1 else 1, depth + 1)
             for number in numbers:
-                x = conv_bn(x, width, kernel=3, convention=_PLAIN, name=f"group{group}_{number}")
+                x = conv_bn(x, width, kernel=3, convention=convention, name=f"group{group}_{number}")
             x = max_pool(x, size=2, border="valid", name=f"group{group}_pool")
             yield Stage(f"group{group}", "conv3x3", len(numbers)), x
-        logits = flattened_classifier(x, classes, hidden=(4096, 4096), dropout=self.dropout, name="classifier")
+        logits = flattened_classifier(
+            x, classes, hidden=(4096, 4096), dropout=self.dropout, convention=convention, name="classifier"
+        )
         yield Stage("classifier", "flatten+dense", 3), logits
 
     def layouts(self) -> Mapping[str, Layout]:
@@ -102,8 +112,13 @@ def _rows(name: str, depths: tuple[int, int, int, int, int], configuration: str)
             classes=1000,
             depths=depths,
             dropout=dropout,
+            convention=convention,
         )
-        for variant, dropout in (("keras", 0.0), ("torchvision", 0.5), ("handbook", 0.0))
+        for variant, dropout, convention in (
+            ("keras", 0.0, PLAIN),
+            ("torchvision", 0.5, PLAIN),
+            ("handbook", 0.0, replace(PLAIN, initializer="glorot_uniform")),
+        )
     )
 
 

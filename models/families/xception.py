@@ -187,6 +187,6 @@ ROWS: tuple[Xception, ...] = (
         classes=1000,
         preactivation=False,
         exit_width=1556,
-        convention=Convention(bias=True),
+        convention=Convention(bias=True, initializer="glorot_uniform"),
     ),
 )
