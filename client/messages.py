@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from glimpse.client.errors import Code, InvalidRequestError
 from glimpse.client.image_input import load
@@ -168,4 +169,13 @@ def from_description(reply: pb.DescribeModelResponse) -> ModelDescription:
             max_bytes_in_flight=limits.max_bytes_in_flight,
         ),
         output=reply.output,
+        options={name: _json(value) for name, value in reply.options.items()},
     )
+
+
+def _json(text: str) -> Any:
+    """A value in JSON; the text itself where it is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from glimpse.client.errors import Code, ImageRefusedError
 
@@ -189,6 +191,8 @@ class ModelDescription:
     runtime: Runtime
     limits: Limits
     output: str = ""  # what is taken from the network: "logits", "probabilities" or "log-probabilities"; "": not told
+    # Of the architecture, where they differ from the variant's: numbers, booleans, strings, lists or None.
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def multiply_adds(self) -> int:

@@ -50,8 +50,16 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _are_counts(value: object) -> bool:
+    return isinstance(value, list | tuple) and bool(value) and all(map(_is_count, value))
+
+
 def _is_count_or_none(value: object) -> bool:
-    return value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0)
+    return value is None or _is_count(value)
 
 
 # By the annotation of an option's field: whether a value can be one, and what one is. Choices by name are not here:
@@ -59,6 +67,8 @@ def _is_count_or_none(value: object) -> bool:
 _KINDS: dict[str, tuple[Callable[[object], bool], str]] = {
     "bool": (lambda value: isinstance(value, bool), "true or false"),
     "float": (_is_number, "a number"),
+    "int": (_is_count, "a whole number from 1 on"),
+    "tuple[int, ...]": (_are_counts, "a list of whole numbers from 1 on"),
     "int | None": (_is_count_or_none, "a whole number from 1 on, or null"),
 }
 
@@ -112,7 +122,11 @@ def _with(row: Architecture, options: Mapping[str, Any]) -> Architecture:
         fits, wanted = _KINDS.get(kinds[option], (None, ""))
         if fits is not None and not fits(value):
             raise ValueError(f"{row.name}: {option} must be {wanted}. Received: {value!r}")
-    return replace(row, **options) if options else row
+    if not 0 <= options.get("dropout", 0) < 1:
+        raise ValueError(f"{row.name}: dropout must be at least 0 and less than 1. Received: {options['dropout']!r}")
+    # JSON has lists only.
+    values = {option: tuple(value) if isinstance(value, list) else value for option, value in options.items()}
+    return replace(row, **values) if values else row
 
 
 __all__ = ["Architecture", "UnknownArchitectureError", "architectures", "find", "rows"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from glimpse.server.decoding.decode import FORMATS
 from glimpse.server.domain import ModelIdentity
 from glimpse.server.registry import LoadedModel
@@ -45,6 +47,7 @@ def describe(model: LoadedModel, limits: pb.Limits) -> pb.DescribeModelResponse:
         runtime=_runtime(model),
         limits=limits,
         output=network.output,
+        options={name: json.dumps(value) for name, value in bundle.options.items()},
     )
 
 

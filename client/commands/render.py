@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 from rich.bar import Bar
 from rich.console import Console, RenderableType
@@ -103,6 +104,7 @@ def facts(description: ModelDescription) -> dict[str, str]:
         "model": f"{description.model.name}, version {description.model.version}",
         "weights": description.model.weights_digest,
         "architecture": f"{description.architecture} ({description.variant})",
+        **({"options": _options(description.options)} if description.options else {}),
         "paper": description.paper,
         "input": f"{shape.height} x {shape.width} x {shape.channels}",
         "pre-stem": _recipe(description.pre_stem),
@@ -122,6 +124,10 @@ def facts(description: ModelDescription) -> dict[str, str]:
         "formats": ", ".join(limits.formats),
         "geometries": ", ".join(limits.geometries) or "the model's own only",
     }
+
+
+def _options(options: Mapping[str, Any]) -> str:
+    return plain(", ".join(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in options.items()))
 
 
 def _facts_table(description: ModelDescription) -> Table:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from glimpse.models.layouts import KERAS, TORCH, Layout, renaming
 from glimpse.models.spec import TORCH as TORCH_CONVENTION
@@ -26,12 +26,19 @@ class DenseNet(Architecture):
     7,946,408 say: groups of 6, 12, 24 and 16.
     """
 
+    OPTIONS: ClassVar[tuple[str, ...]] = ("compression", "depths", "growth")
+
     depths: tuple[int, ...]  # dense layers of each group
     growth: int = 32  # channels that each of them adds
+    compression: float = 0.5  # part of the channels that is kept between groups; the handbook's `reduce_by`
     stem_width: int = 64  # channels of the stem
     stem_padding: Literal["symmetric", "valid"] = "symmetric"  # of its 7x7 convolution
     preactivation: bool = True  # batch norm and ReLU before each convolution instead of behind it
     convention: Convention
+
+    def __post_init__(self) -> None:
+        if not 0 < self.compression <= 1:
+            raise ValueError(f"compression must be above 0 and at most 1. Received: {self.compression}")
 
     def stages(self, x: KerasTensor, classes: int) -> Iterator[tuple[Stage, KerasTensor]]:
         """Yield every stage with its output; the last one is the logits."""
@@ -54,7 +61,13 @@ class DenseNet(Architecture):
         for group, depth in enumerate(self.depths, start=1):
             if group > 1:
                 name = f"transition{group - 1}"
-                x = transition(x, preactivation=self.preactivation, convention=self.convention, name=name)
+                x = transition(
+                    x,
+                    compression=self.compression,
+                    preactivation=self.preactivation,
+                    convention=self.convention,
+                    name=name,
+                )
                 yield Stage(name, "conv1x1+average_pool"), x
             for layer in range(1, depth + 1):
                 x = dense_layer(

@@ -41,7 +41,7 @@ _AUXILIARY = {2: "auxiliary1", 3: "auxiliary2"}  # behind these groups
 class GoogLeNet(Architecture):
     """A stem, nine inception modules in five groups, and up to three classifiers."""
 
-    OPTIONS: ClassVar[tuple[str, ...]] = ("auxiliary", "se_ratio")
+    OPTIONS: ClassVar[tuple[str, ...]] = ("auxiliary", "dropout", "se_ratio")
 
     convention: Convention
     large: int  # side of the kernels in the modules' 5x5 branch

@@ -24,7 +24,7 @@ _HANDBOOK = Convention(batch_norm=False, bias=True, initializer="glorot_uniform"
 class DenseClassifier(Architecture):
     """Flattened pixels and hidden dense layers. The handbook feeds ``[N, 28, 28]``; here an image has channels."""
 
-    OPTIONS: ClassVar[tuple[str, ...]] = ("batch_norm", "dropout", "ending")
+    OPTIONS: ClassVar[tuple[str, ...]] = ("batch_norm", "dropout", "ending", "hidden")
 
     hidden: tuple[int, ...]  # units of the hidden layers
     # Part of each hidden layer that training drops. The handbook's second form has 0.5, before the ReLU, which is the
@@ -61,7 +61,7 @@ class DenseClassifier(Architecture):
 class ConvolutionalClassifier(Architecture):
     """One strided 3x3 convolution, max pooling, and dense layers on the flattened maps."""
 
-    OPTIONS: ClassVar[tuple[str, ...]] = ("batch_norm",)
+    OPTIONS: ClassVar[tuple[str, ...]] = ("batch_norm", "hidden", "width")
 
     width: int  # channels of the convolution
     hidden: tuple[int, ...]  # units of the hidden dense layers

@@ -88,7 +88,7 @@ _STAGES: dict[str, tuple[Parallel, ...]] = {
 class InceptionV3(Architecture):
     """A stem, eleven inception modules, two of which halve the resolution, and up to two classifiers."""
 
-    OPTIONS: ClassVar[tuple[str, ...]] = ("auxiliary", "se_ratio", "stem", "stem_activation")
+    OPTIONS: ClassVar[tuple[str, ...]] = ("auxiliary", "dropout", "se_ratio", "stem", "stem_activation")
 
     convention: Convention = TENSORFLOW
     average: Literal["same", "symmetric"] = "same"  # whether average pools leave the border out or count its zeros

@@ -87,7 +87,7 @@ _STAGES: dict[str, tuple[Parallel, ...]] = {
 class InceptionV4(Architecture):
     """A stem that branches, sixteen inception modules, two of which halve the resolution, and a classifier."""
 
-    OPTIONS: ClassVar[tuple[str, ...]] = ("se_ratio", "stem", "stem_activation")
+    OPTIONS: ClassVar[tuple[str, ...]] = ("dropout", "se_ratio", "stem", "stem_activation")
 
     convention: Convention = TENSORFLOW
     dropout: float = 0.2  # before the classifier: the paper keeps 0.8

@@ -28,7 +28,7 @@ class MobileNet(Architecture):
     definition says, so 0.25 makes 56x56 images.
     """
 
-    OPTIONS: ClassVar[tuple[str, ...]] = ("alpha", "rho")
+    OPTIONS: ClassVar[tuple[str, ...]] = ("alpha", "dropout", "rho")
 
     alpha: float = 1.0  # width multiplier: part of the channels that every layer keeps
     rho: float = 1.0  # resolution multiplier: part of the input's height and width

@@ -23,7 +23,7 @@ _GROUPS = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3
 class MobileNetV2(Architecture):
     """Inverted residuals: wide inside, where the convolutions are depthwise, and narrow between, without ReLU."""
 
-    OPTIONS: ClassVar[tuple[str, ...]] = ("alpha",)
+    OPTIONS: ClassVar[tuple[str, ...]] = ("alpha", "dropout")
 
     alpha: float = 1.0  # width multiplier; the last convolution is only ever widened
     dropout: float = 0.2  # part of the averaged maps that training drops before the classifier

@@ -33,11 +33,15 @@ class ResNet(Architecture):
         "activated",
         "activation",
         "batch_norm",
+        "cardinality",
+        "depths",
+        "dropout",
         "factorized",
         "projection",
         "se_ratio",
         "stride_on",
         "transition",
+        "widths",
     )
 
     depths: tuple[int, ...]  # units in each group
@@ -81,6 +85,13 @@ class ResNet(Architecture):
                 raise ValueError(f"{self.name}: {option} must be one of {get_args(known)}. Received: {value!r}")
         if self.stride_on == "1x1" and self.unit != "bottleneck":
             raise ValueError(f"{self.name} has no 1x1 convolution that could take the stride. Leave stride_on='3x3'.")
+        if self.cardinality > 1 and self.unit != "bottleneck":
+            raise ValueError(f"{self.name} has no bottlenecks to split into groups. Leave cardinality=1.")
+        if any(width // self.divisors[1] % self.cardinality for width in self.widths if self.unit == "bottleneck"):
+            raise ValueError(
+                f"{self.name}: cardinality must divide the channels of every 3x3 convolution, "
+                f"{[width // self.divisors[1] for width in self.widths]}. Received: {self.cardinality}"
+            )
         if self.factorized and self.cardinality == 1:
             raise ValueError(f"{self.name} has no groups among which to split a 1x1. Leave factorized=False.")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from glimpse.models.layouts import KERAS, TORCH, Layout, renaming
 from glimpse.models.spec import TENSORFLOW, Architecture, Convention, Stage
@@ -28,6 +28,9 @@ class Xception(Architecture):
     and code agree with one another and 1556 is built.
     """
 
+    OPTIONS: ClassVar[tuple[str, ...]] = ("exit_width", "middle")
+
+    middle: int = 8  # blocks of the middle flow
     preactivation: bool = True  # ReLU before each separable convolution of a block instead of behind it
     exit_width: int = 1536  # channels of the exit flow's third separable convolution
     border: Border = "same"  # of max pooling
@@ -58,9 +61,9 @@ class Xception(Architecture):
                 name=f"group1_block{block}",
             )
         yield Stage("group1", "xception_entry", 3), x
-        for block in range(1, 9):
+        for block in range(1, self.middle + 1):
             x = xception_block(x, (728,) * 3, (usual,) * 3, convention=convention, name=f"group2_block{block}")
-        yield Stage("group2", "xception_middle", 8), x
+        yield Stage("group2", "xception_middle", self.middle), x
         x = xception_block(
             x,
             (728, 1024),
@@ -77,7 +80,7 @@ class Xception(Architecture):
 
     def layouts(self) -> Mapping[str, Layout]:
         """Checkpoints of Keras, also by the names that the published file has from Keras 1, and of timm."""
-        return _LAYOUTS if self.preactivation else {}
+        return _LAYOUTS if self.preactivation and self.middle == 8 else {}
 
 
 # How many blocks come before a group's first where the stem's is the first of all: Keras' numbers.

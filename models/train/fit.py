@@ -201,9 +201,10 @@ def prepare(model: keras.Model, plan: Plan, *, classes: int, steps: int) -> None
         classes: their number.
         steps: batches in an epoch.
     """
-    fused.fuse(model)
+    chosen = optimizer(plan, steps)
+    fused.fuse(model, chosen.iterations)
     model.compile(
-        optimizer=optimizer(plan, steps),
+        optimizer=chosen,
         loss=SmoothedCrossEntropy(classes, plan.label_smoothing),
         metrics=["accuracy"],
     )

@@ -185,6 +185,7 @@ DESCRIPTION = pb.DescribeModelResponse(
     ),
     temperature=1.25,
     output="probabilities",
+    options={"alpha": "0.25", "stem": '"handbook"'},
     runtime=pb.Runtime(
         name="tensorflow",
         device="cpu",

@@ -309,6 +309,7 @@ def test_a_description_in_a_pipe_is_neither_padded_nor_wrapped(scripted: Scripte
     lines = glimpse("describe", "--target", scripted.target, COLUMNS="20").stdout.splitlines()
 
     assert "architecture\tplain2 (test)" in lines
+    assert 'options\talpha=0.25, stem="handbook"' in lines or 'options\tstem="handbook", alpha=0.25' in lines
     assert "stem\tconvolution\t1\t8 x 8 x 16\t1,000\t64,000" in lines
     assert lines[-1] == "total\t\t\t\t1,234\t64,200"
     assert [line for line in lines if line.endswith(" ") or "  " in line] == []
@@ -324,4 +325,5 @@ def test_a_description_for_programs_has_all_that_the_wire_holds(scripted: Script
     for part in ("pre_stem", "runtime", "limits", "input", "model"):
         assert set(described[part]) == set(getattr(DESCRIPTION, part).DESCRIPTOR.fields_by_name)
     assert described["limits"]["max_image_pixels"] == 2_000_000
+    assert described["options"] == {"alpha": 0.25, "stem": "handbook"}
     assert described["runtime"]["agreement"] == {"precision": "bfloat16", "top1": 0.9, "pictures": 200, "unclear": 7}

@@ -48,3 +48,26 @@ def test_checkpoints_pass_from_one_to_the_other(tmp_path: Path) -> None:
     plain.load_weights(tmp_path / "checkpoint.weights.h5")
     for ours, theirs in zip(plain.weights, fused.weights, strict=True):
         assert np.array_equal(np.asarray(ours.value), np.asarray(theirs.value))
+
+
+def test_the_moving_statistics_are_right_after_few_steps() -> None:
+    fused = network()
+    optimizer = keras.optimizers.SGD(0.0)
+    fuse(fused, optimizer.iterations)
+    model = keras.Sequential([fused, keras.layers.GlobalAveragePooling2D()])
+    model.compile(optimizer, "mse")
+    paths = [weight.path for weight in fused.weights]
+    model.fit(np.tile(X, (20, 1, 1, 1)), np.zeros((160, 4)), batch_size=8, verbose=0)
+    mean, variance = (np.asarray(weight.value) for weight in fused.non_trainable_weights)
+    assert np.allclose(mean, X.mean(axis=(0, 1, 2)), rtol=0.05)
+    assert np.allclose(variance, X.var(axis=(0, 1, 2)), rtol=0.1)
+    assert [weight.path for weight in fused.weights] == paths
+
+
+def test_a_frozen_normalisation_keeps_its_statistics() -> None:
+    fused = network()
+    fuse(fused)
+    fused.trainable = False
+    before = [np.asarray(weight.value) for weight in fused.weights]
+    fused(X, training=True)
+    assert all(np.array_equal(old, new) for old, new in zip(before, fused.get_weights(), strict=True))

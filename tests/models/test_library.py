@@ -219,6 +219,11 @@ def test_an_unknown_option_is_answered_with_near_ones() -> None:
         ("inception_v3", "auxiliary", None, "true or false"),
         ("resnet20", "se_ratio", 0, "a whole number from 1 on, or null"),
         ("resnet20", "se_ratio", 1.5, "a whole number from 1 on, or null"),
+        ("densenet121", "growth", 0, "a whole number from 1 on"),
+        ("xception", "middle", True, "a whole number from 1 on"),
+        ("densenet121", "depths", 6, "a list of whole numbers from 1 on"),
+        ("basic_cnn", "hidden", [], "a list of whole numbers from 1 on"),
+        ("mnist_dnn", "hidden", [512, 0], "a list of whole numbers from 1 on"),
     ],
 )
 def test_an_option_of_another_type_is_answered_with_what_it_must_be(
@@ -227,6 +232,21 @@ def test_an_option_of_another_type_is_answered_with_what_it_must_be(
     expected = f"{architecture}: {option} must be {wanted}. Received: {value!r}"
     with pytest.raises(ValueError, match=f"^{re.escape(expected)}$"):
         find(architecture, options={option: value})
+
+
+@pytest.mark.parametrize(
+    ("architecture", "options", "message"),
+    [
+        ("mobilenet", {"dropout": 1}, "mobilenet: dropout must be at least 0 and less than 1. Received: 1"),
+        ("densenet121", {"compression": 1.5}, "compression must be above 0 and at most 1. Received: 1.5"),
+        ("resnext50", {"cardinality": 48}, "cardinality must divide the channels of every 3x3 convolution, [128, 256"),
+        ("resnet18", {"cardinality": 2}, "resnet18 has no bottlenecks to split into groups. Leave cardinality=1."),
+        ("resnet18", {"depths": [2, 2]}, "depths and widths must name the same groups"),
+    ],
+)
+def test_an_option_out_of_its_range_is_refused(architecture: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        find(architecture, options=options)
 
 
 def test_every_option_may_be_given_as_it_is_by_itself() -> None:

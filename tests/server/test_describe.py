@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
 import pytest
 
 from glimpse import models
+from glimpse.models import bundle as bundles
+from glimpse.models import weights
+from glimpse.models.prestem.recipe import Recipe
+from glimpse.server.app import Server
+from glimpse.server.describe import describe
+from glimpse.server.registry import LoadedModel
+from glimpse.server.settings import Settings
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1.classifier_pb2_grpc import ImageClassifierStub
 from tests.server.conftest import TIMEOUT
@@ -53,3 +61,38 @@ def test_it_tells_how_the_model_runs_and_what_the_server_accepts(description: pb
     assert list(description.runtime.batch_sizes) == [1, 2, 3, 4, 5, 6, 7, 8]
     assert description.limits.max_images_per_request == 64
     assert list(description.limits.formats) == ["JPEG", "PNG", "WEBP", "GIF", "BMP"]
+
+
+# Keras hands TensorFlow's variables to NumPy, whose `__array__` is older than NumPy 2's `copy`; not ours to mend.
+@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+def test_it_tells_the_options_that_a_bundle_was_trained_with(tmp_path: Path) -> None:
+    options = {"width": 4, "hidden": [5]}
+    recipe = Recipe(height=8, width=8)
+    weights.save(models.build("basic_cnn", classes=2, input_shape=(8, 8, 3), **options), tmp_path / bundles.WEIGHTS)
+    bundles.write(
+        tmp_path,
+        name="small",
+        version="1",
+        architecture="basic_cnn",
+        variant="handbook",
+        options=options,
+        input_shape=(8, 8, 3),
+        labels=[bundles.ClassLabel("cat"), bundles.ClassLabel("dog")],
+        recipe=recipe,
+        temperature=1.0,
+        metrics={},
+    )
+    settings = Settings(weights=str(tmp_path), runtime="tensorflow", precision="float32")
+
+    async def loaded() -> LoadedModel:
+        return Server(settings)._prepare_and_load()
+
+    model = asyncio.run(loaded())
+    assert model.batcher.close(60)
+    told = describe(model, pb.Limits())
+    assert dict(told.options) == {"width": "4", "hidden": "[5]"}
+    assert list(told.stages[0].output_shape)[-1] == 4
+
+
+def test_a_model_without_options_tells_none(description: pb.DescribeModelResponse) -> None:
+    assert not description.options

@@ -163,7 +163,14 @@ class DescribeModelRequest(_message.Message):
     def __init__(self, model: _Optional[_Union[ModelSelector, _Mapping]] = ...) -> None: ...
 
 class DescribeModelResponse(_message.Message):
-    __slots__ = ("model", "architecture", "variant", "paper", "input", "classes", "parameters", "trainable_parameters", "stages", "pre_stem", "temperature", "runtime", "limits", "output")
+    __slots__ = ("model", "architecture", "variant", "paper", "input", "classes", "parameters", "trainable_parameters", "stages", "pre_stem", "temperature", "runtime", "limits", "output", "options")
+    class OptionsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     MODEL_FIELD_NUMBER: _ClassVar[int]
     ARCHITECTURE_FIELD_NUMBER: _ClassVar[int]
     VARIANT_FIELD_NUMBER: _ClassVar[int]
@@ -178,6 +185,7 @@ class DescribeModelResponse(_message.Message):
     RUNTIME_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
     model: ModelIdentity
     architecture: str
     variant: str
@@ -192,7 +200,8 @@ class DescribeModelResponse(_message.Message):
     runtime: Runtime
     limits: Limits
     output: str
-    def __init__(self, model: _Optional[_Union[ModelIdentity, _Mapping]] = ..., architecture: _Optional[str] = ..., variant: _Optional[str] = ..., paper: _Optional[str] = ..., input: _Optional[_Union[InputShape, _Mapping]] = ..., classes: _Optional[_Iterable[_Union[ClassLabel, _Mapping]]] = ..., parameters: _Optional[int] = ..., trainable_parameters: _Optional[int] = ..., stages: _Optional[_Iterable[_Union[Stage, _Mapping]]] = ..., pre_stem: _Optional[_Union[PreStem, _Mapping]] = ..., temperature: _Optional[float] = ..., runtime: _Optional[_Union[Runtime, _Mapping]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., output: _Optional[str] = ...) -> None: ...
+    options: _containers.ScalarMap[str, str]
+    def __init__(self, model: _Optional[_Union[ModelIdentity, _Mapping]] = ..., architecture: _Optional[str] = ..., variant: _Optional[str] = ..., paper: _Optional[str] = ..., input: _Optional[_Union[InputShape, _Mapping]] = ..., classes: _Optional[_Iterable[_Union[ClassLabel, _Mapping]]] = ..., parameters: _Optional[int] = ..., trainable_parameters: _Optional[int] = ..., stages: _Optional[_Iterable[_Union[Stage, _Mapping]]] = ..., pre_stem: _Optional[_Union[PreStem, _Mapping]] = ..., temperature: _Optional[float] = ..., runtime: _Optional[_Union[Runtime, _Mapping]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., output: _Optional[str] = ..., options: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class InputShape(_message.Message):
     __slots__ = ("height", "width", "channels")
