@@ -18,7 +18,8 @@ _ABOUT = """\
 # Architectures
 
 Choose one of these with `GLIMPSE_MODEL` and `GLIMPSE_VARIANT`; the first variant of an architecture is its default. The
-numbers of parameters are those without options. The options below can be changed with `GLIMPSE_OPTIONS`.
+numbers of parameters are those without options. The options below can be changed with `GLIMPSE_OPTIONS`
+in serving and with `--option` in training.
 """
 
 _TAGS = """\

@@ -1,0 +1,76 @@
+"""Every architecture of the library learns with what the trainer takes where the command does not say.
+
+Simple shapes at about the smallest size that a network allows, a few hundred steps. `make test` trains two small
+networks, `make test-all` all of them, in half an hour on two cores.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from glimpse.models import bundle
+from glimpse.models.catalogue import architectures
+from glimpse.models.train import __main__ as command
+
+SHAPES = ("circle", "square", "triangle")
+QUICK = ("basic_cnn", "mnist_dnn")
+# Pixels a side, where it is not 32: the stems of some halve the image too often for that.
+SIZES = {
+    "mnist_dnn": 28,
+    "mobilenet": 64,
+    "mobilenet_v2": 64,
+    "xception": 71,
+    "inception_v3": 75,
+    "inception_v4": 75,
+}
+EPOCHS = 6
+
+
+def draw(shape: str, rng: np.random.Generator) -> Image.Image:
+    """A dark shape somewhere on white, 64 x 64 pixels."""
+    image = Image.new("RGB", (64, 64), "white")
+    side = int(rng.integers(32, 52))
+    left, top = (int(value) for value in rng.integers(1, 64 - side, 2))
+    pen, box = ImageDraw.Draw(image), (left, top, left + side, top + side)
+    if shape == "circle":
+        pen.ellipse(box, fill="navy")
+    elif shape == "square":
+        pen.rectangle(box, fill="navy")
+    else:
+        pen.polygon([(left, top + side), (left + side, top + side), (left + side / 2, top)], fill="navy")
+    return image
+
+
+def write_shapes(folder: Path, *, each: int, seed: int) -> Path:
+    """So many pictures of each shape, as ``folder/shape/number.png``."""
+    rng = np.random.default_rng(seed)
+    for shape in SHAPES:
+        (folder / shape).mkdir(parents=True)
+        for number in range(each):
+            draw(shape, rng).save(folder / shape / f"{number:03}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_shapes(tmp_path_factory.mktemp("shapes") / "train", each=100, seed=1)
+
+
+@pytest.fixture(scope="module")
+def unseen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_shapes(tmp_path_factory.mktemp("shapes") / "unseen", each=30, seed=2)
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(
+    "architecture", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in architectures()]
+)
+def test_it_learns_with_the_trainers_defaults(architecture: str, shapes: Path, unseen: Path, tmp_path: Path) -> None:
+    words = ["--data", str(shapes), "--test", str(unseen), "--architecture", architecture, "--epochs", str(EPOCHS)]
+    words += ["--size", str(SIZES.get(architecture, 32)), "--out", str(tmp_path / "run")]
+    assert command.main(words) == 0
+    assert bundle.read(tmp_path / "run" / "bundle").metrics["top1"] > 0.9
