@@ -24,7 +24,10 @@ ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
 # What servers keep between their starts; a developer's own home stays as it is. For processes that tests start, too.
 CACHE = {"GLIMPSE_CACHE": str(ROOT / ".cache" / "tests")}
-os.environ.update(CACHE)
+# The model that tests mean unless they name one: its network is converted and its answers are computed in a tenth of
+# the time that the default takes. `default_server` has the default.
+SMALL_MODEL = {"GLIMPSE_WEIGHTS": "cifar10"}
+os.environ.update(CACHE | SMALL_MODEL)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -37,13 +40,19 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
 class RunningServer:
     """A server process, its log, and where it listens."""
 
-    def __init__(self, *arguments: str, environment: dict[str, str] | None = None, module: str = "server") -> None:
-        """Start it on free ports; returns at once."""
+    def __init__(
+        self,
+        *arguments: str,
+        environment: dict[str, str] | None = None,
+        module: str = "server",
+        model: dict[str, str] = SMALL_MODEL,
+    ) -> None:
+        """Start it on free ports; returns at once. `model` are the variables that choose one, none for the default."""
         ours = {key: value for key, value in os.environ.items() if not key.startswith("GLIMPSE_")}
         self.process = subprocess.Popen(
             [sys.executable, "-m", module, "--port=0", "--metrics-port=0", "--host=127.0.0.1", *arguments],
             cwd=ROOT,
-            env={**ours, **CACHE, "GLIMPSE_LOG_FORMAT": "json", **(environment or {})},
+            env={**ours, **CACHE, **model, "GLIMPSE_LOG_FORMAT": "json", **(environment or {})},
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -108,10 +117,19 @@ class RunningServer:
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[RunningServer]:
-    """A server on the embedded model, ready; shared, so tests must leave it as they found it."""
-    running = RunningServer()
+    """A server on the CIFAR-10 model, ready; shared, so tests must leave it as they found it."""
+    yield from _serving(RunningServer())
+
+
+@pytest.fixture(scope="session")
+def default_server() -> Iterator[RunningServer]:
+    """A server as it is without settings, ready; shared, so tests must leave it as they found it."""
+    yield from _serving(RunningServer(model={}))
+
+
+def _serving(running: RunningServer) -> Iterator[RunningServer]:
     try:
-        running.wait_for("serving")
+        running.wait_for("serving", seconds=280)
         yield running
     finally:
         running.close()

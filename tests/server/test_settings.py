@@ -26,7 +26,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_documented_defaults() -> None:
     chosen = settings.load([])
-    assert (chosen.port, chosen.metrics_port, chosen.model, chosen.weights) == (50051, 9464, "", "cifar10")
+    assert (chosen.port, chosen.metrics_port, chosen.model, chosen.weights) == (50051, 9464, "", "imagenet")
 
 
 def test_flags_beat_the_environment_which_beats_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
