@@ -10,7 +10,7 @@ from rich.table import Table
 SIZES = ("parameters", "multiply-adds")
 # Columns that a narrow terminal folds; names and numbers stay whole.
 _FOLDS = frozenset({"weights", "block"})
-_NUMBERS = frozenset({"repeats", "top-1", "top-5", *SIZES})
+_NUMBERS = frozenset({"repeats", "top-1", "top-5", "ECE", "images/s", "ms", "batch", *SIZES})
 
 
 def show(

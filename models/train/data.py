@@ -1,4 +1,4 @@
-"""LabelledImages images from a folder or a zip file, and the batches for training."""
+"""Labelled images from a folder or a zip file, and the batches for training."""
 
 from __future__ import annotations
 
@@ -11,16 +11,13 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from glimpse.models.decoding.decode import decode
 from glimpse.models.decoding.formats import SUFFIXES
-from glimpse.models.decoding.limits import OWN_FILES
-from glimpse.models.decoding.refusals import RefusedImageError
-from glimpse.models.prestem import host
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.models.train import files
 from glimpse.models.train.augment import augment
+from glimpse.models.train.reading import network_input, summary
 
-_SHOWN = 20  # of the images that cannot be read
+__all__ = ["Batches", "LabelledImages", "hold_out", "per_class", "read", "statistics", "summary"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +73,7 @@ def read(
         pixels = _allocate(path, len(found), recipe)
         for file in found:
             try:
-                pixels[len(names)] = _decode(file.read(), recipe)
+                pixels[len(names)] = network_input(file.read(), recipe)
             except files.UnreadableError as error:
                 unreadable.append((file.name, str(error)))
             else:
@@ -96,37 +93,6 @@ def read(
     filled = set(names)
     empty |= {str(folder) for name, _ in unreadable if (folder := PurePosixPath(name).parent).name not in filled}
     return LabelledImages(pixels[: len(names)], classes, known, tuple(unreadable), tuple(sorted(empty)))
-
-
-def summary(unreadable: Sequence[tuple[str, str]]) -> str:
-    """Why images cannot be read, for people: in one line where all have the same reason, else one line an image.
-
-    Args:
-        unreadable: the name of each file, and the reason as the rest of a sentence that begins with the name. Only the
-            first ones are listed.
-    """
-    shown, hidden = unreadable[:_SHOWN], len(unreadable) - _SHOWN
-    more = f"and {hidden:,} more" if hidden > 0 else ""
-    if len(unreadable) == 1:
-        return "{} {}.".format(*unreadable[0])
-    head = f"{len(unreadable):,} images cannot be read:"
-    if len({reason for _, reason in unreadable}) == 1:
-        names = ", ".join(name for name, _ in shown)
-        return f"{head} {names}{' ' * bool(more)}{more}. Each {unreadable[0][1]}."
-    lines = [head, *(f"{name} {reason}." for name, reason in shown), *([f"{more}."] if more else [])]
-    return "\n  ".join(lines)
-
-
-def _decode(data: bytes, recipe: Recipe) -> NDArray[np.uint8]:
-    """The network's input of one file.
-
-    Raises:
-        UnreadableError: it cannot be decoded.
-    """
-    try:
-        return host.fit(decode(data, OWN_FILES), recipe)
-    except RefusedImageError as error:
-        raise files.UnreadableError(f"cannot be decoded: {str(error).rstrip('.')}") from error
 
 
 def _allocate(path: Path, count: int, recipe: Recipe) -> NDArray[np.uint8]:

@@ -124,6 +124,11 @@ LISTED = (
     Listed(r"make (train|evaluate)\b", "minutes, and labelled photos; the tests of training train", target),
     Listed(r"make image\b", "needs a container engine", target),
     Listed(r"\S*python -m glimpse.models describe resnet50\b", "builds a large network; a small one is", options),
+    Listed(
+        r"\S*python -m glimpse.models compare .*\bresnet50\b",
+        "needs the network; a comparison of a shipped model is run",
+        options,
+    ),
     Listed(r"\S*python -m glimpse.models fetch\b", "needs the network; a fetch from this machine is tested", options),
     Listed(r"ls runs/", "shows what training has made; test_tutorial.py runs it", syntax),
     Listed(r"\S*python -m tools\.bench\b", "minutes, on a machine that does nothing else", syntax),

@@ -1,0 +1,189 @@
+"""Labelled image files, before any is decoded, and which class of a model each of their classes is.
+
+Two forms are read: a folder or zip file with a folder for each class, and a folder with a ``labels.txt`` that has a
+line for each image, ``FILE CLASS``. There a class may also be an index into the model's classes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from glimpse.models import bounded_files
+from glimpse.models.decoding.formats import SUFFIXES
+from glimpse.models.labels import LABELS, LABELS_BYTES, ClassLabel
+from glimpse.models.train import files
+
+_NAMED = 10  # classes or files in a message
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledFiles:
+    """A data set as it lies on the disk.
+
+    Attributes:
+        path: what the user gave, for messages.
+        images: the folder or zip file that `models.train.files.open_images` opens.
+        files: of each image, the name within `images`, and the name of its class.
+        indexed: the classes are indices into the model's classes, not names.
+    """
+
+    path: Path
+    images: Path
+    files: tuple[tuple[str, str], ...]
+    indexed: bool = False
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of all classes, sorted."""
+        return tuple(sorted({name for _, name in self.files}))
+
+
+def find(path: Path) -> LabelledFiles:
+    """The labelled images of a folder or a zip file.
+
+    Raises:
+        OSError: it does not exist or cannot be read.
+        ValueError: it has no labelled images; the message says what was expected.
+    """
+    if path.is_dir() and (path / LABELS).is_file():
+        return _listed(path)
+    with files.open_images(path, SUFFIXES) as found:
+        names = [file.name for file in found]
+    if stray := [name for name in names if "/" not in name]:
+        raise ValueError(
+            f"{path}: {stray[0]} is not in a folder, whose name would be its class. Move each image into the folder of "
+            f"its class, or write a {LABELS} with a line 'FILE CLASS' for each image."
+        )
+    if not names:
+        raise ValueError(
+            f"{path} has no images in folders named after their classes. Supported suffixes: "
+            f"{', '.join(sorted(SUFFIXES))}"
+        )
+    return LabelledFiles(path, path, tuple((name, PurePosixPath(name).parent.name) for name in names))
+
+
+def _listed(path: Path) -> LabelledFiles:
+    """The images that ``labels.txt`` names, in the folder or in the one zip file in it."""
+    images = _images(path)
+    with files.open_images(images, SUFFIXES) as found:
+        names = [file.name for file in found]
+    by_name: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        by_name[PurePosixPath(name).name].append(name)
+    whole = set(names)
+    labelled: list[tuple[str, str]] = []
+    missing: list[str] = []
+    for number, line in enumerate(_lines(path / LABELS), start=1):
+        # A tab separates where there is one, so that names may have spaces; else the last space does.
+        name, separator, klass = line.partition("\t") if "\t" in line else line.rpartition(" ")
+        name, klass = name.strip(), klass.strip()
+        if not (separator and name and klass):
+            raise ValueError(
+                f"{path / LABELS}: line {number} must be 'FILE CLASS', a file's name and its class, separated by a tab "
+                f"or a space. Received: {bounded_files.shown(line)}"
+            )
+        at = [name] if name in whole else by_name.get(name, [])
+        if len(at) > 1:
+            raise ValueError(
+                f"{path / LABELS}: line {number} names {name}, of which there are several: {_some(at)}. Write its "
+                "folder, too."
+            )
+        if at:
+            labelled.append((at[0], klass))
+        else:
+            missing.append(name)
+    if missing:
+        raise ValueError(f"{path / LABELS} names images that are not in {images}: {_some(missing)}.")
+    if not labelled:
+        raise ValueError(f"{path / LABELS} names no image. Write a line 'FILE CLASS' for each.")
+    if twice := len(labelled) - len({name for name, _ in labelled}):
+        raise ValueError(f"{path / LABELS} names {twice} images more than once. Give each image one line.")
+    return LabelledFiles(path, images, tuple(labelled), indexed=all(re.fullmatch("[0-9]+", at) for _, at in labelled))
+
+
+def _images(path: Path) -> Path:
+    archives = sorted(path.glob("*.zip"))
+    return archives[0] if len(archives) == 1 else path
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        text = bounded_files.read_text(path, LABELS_BYTES)
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read: {error}.") from error
+    return [line for line in text.splitlines() if line.strip()]
+
+
+def indices(data: LabelledFiles, labels: Sequence[ClassLabel], model: str) -> dict[str, int]:
+    """Of each class of the data, its place among the model's classes.
+
+    A class is found by its class id, by its label, or by one of a label's parts between commas; upper and lower case,
+    and underscores and spaces, are the same.
+
+    Args:
+        data: the data set.
+        labels: of the model, in the order of its output.
+        model: its name, for messages.
+
+    Raises:
+        ValueError: the model does not know a class, or several of its classes have that name; the message names them.
+    """
+    if data.indexed:
+        beyond = [name for name in data.classes if int(name) >= len(labels)]
+        if beyond:
+            raise ValueError(
+                f"{data.path} has classes that {model} does not know: {_some(sorted(beyond, key=int))}. Its "
+                f"{len(labels)} classes have the indices 0 to {len(labels) - 1}."
+            )
+        return {name: int(name) for name in data.classes}
+    names = _names(labels)
+    found: dict[str, int] = {}
+    unknown: list[str] = []
+    shared: list[str] = []
+    for name in data.classes:
+        places = next((at for key in (name, _plain(name)) if (at := names.get(key))), set())
+        if not places:
+            unknown.append(name)
+        elif len(places) > 1:
+            shared.append(name)
+        else:
+            found[name] = next(iter(places))
+    if unknown:
+        example = labels[0]
+        either = f"{example.label!r} or {example.class_id!r}" if example.class_id else repr(example.label)
+        raise ValueError(
+            f"{data.path} has classes that {model} does not know: {_some(unknown)}. A class is named by its label or "
+            f"its class id, for example {either}. Rename the folders, or leave them out."
+        )
+    if shared:
+        raise ValueError(
+            f"{data.path} has classes whose name several classes of {model} share: {_some(shared)}. Name them by their "
+            "class id."
+        )
+    return found
+
+
+def _names(labels: Sequence[ClassLabel]) -> dict[str, set[int]]:
+    """By each name that a class may be given, the places of those that have it; the exact ones come first."""
+    exact: dict[str, set[int]] = defaultdict(set)
+    others: dict[str, set[int]] = defaultdict(set)
+    for place, label in enumerate(labels):
+        for name in filter(None, (label.class_id, label.label)):
+            exact[name].add(place)
+        for part in (label.class_id, label.label, *label.label.split(",")):
+            if part.strip():
+                others[_plain(part)].add(place)
+    return {**others, **exact}
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.casefold().replace("_", " ").split())
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more

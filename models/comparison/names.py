@@ -1,0 +1,62 @@
+"""What people call a model on the command line, as a `ModelSource`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from glimpse.models import bundle as bundles
+from glimpse.models import published, sources
+from glimpse.models.bundle import Bundle, BundleError
+from glimpse.models.catalogue import architectures
+from glimpse.models.sources import ModelSource
+from glimpse.models.suggestions import nearest
+
+
+def source(name: str) -> ModelSource:
+    """The model of a name.
+
+    Args:
+        name: ``ARCHITECTURE``, with its default weights; ``ARCHITECTURE:WEIGHTS``; or ``WEIGHTS``. As for a server,
+            weights are a tag, the folder of a bundle, or a weights file.
+
+    Raises:
+        ValueError: the name is empty, or has an empty part.
+    """
+    if not name.strip():
+        raise ValueError("The name of a model is empty. Give an architecture, a bundle's folder or a weights file.")
+    if _exists(name):
+        return ModelSource(weights=name)
+    architecture, colon, weights = name.partition(":")
+    if colon and not (architecture and weights):
+        raise ValueError(f"A model with a colon must be ARCHITECTURE:WEIGHTS. Received: {name!r}")
+    if colon:
+        return ModelSource(weights=weights, architecture=architecture)
+    if name in architectures():
+        shipped = bundles.embedded(name)
+        return ModelSource(weights=shipped[0] if shipped else published.DEFAULT_TAG, architecture=name)
+    return ModelSource(weights=name)
+
+
+def resolve(name: str) -> Bundle:
+    """The bundle of a name; published weights are downloaded on first use.
+
+    Raises:
+        ValueError, OSError: there is no such model, or it cannot be used; the message names it and says why.
+    """
+    asked = source(name)
+    try:
+        return sources.resolve(asked)
+    except BundleError as error:
+        # One word that is neither weights nor a file was most likely meant to be an architecture.
+        if not asked.architecture and (hint := nearest(name, architectures())):
+            raise BundleError(
+                f"There is no model {name!r}: no architecture, tag, bundle folder or weights file has that name.{hint}"
+            ) from error
+        raise BundleError(f"{name}: {error}") from error
+
+
+def _exists(name: str) -> bool:
+    try:
+        return Path(name).expanduser().exists()
+    except (OSError, RuntimeError, ValueError):  # too long; no home folder; a character that no path has
+        return False

@@ -1,0 +1,238 @@
+"""A model loaded as the server loads it, and measured: its answers on labelled images, and its speed.
+
+``python -m glimpse.server.measuring`` is run by `models.comparison.process`. Orders come on standard input and answers
+go to standard output, a JSON object a line; `done` tells of images that are done, until the answer itself comes.
+
+load      weights, architecture: load and warm the model; answers what it is and what computes it
+classify  images, files, skip_unreadable: answers the metrics of the model on these images
+time      seconds: answers images a second while many wait, and the milliseconds of an image alone
+
+The runtime, its precision and the batch size are those that a server would choose here, with the settings of the
+environment; so `GLIMPSE_RUNTIME` and the others apply. When standard input ends, so does this process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import cycle
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from glimpse.models.decoding.formats import SUFFIXES
+from glimpse.models.outputs import LOGITS
+from glimpse.models.train import files
+from glimpse.models.train.measure import measure
+from glimpse.models.train.reading import network_input, summary
+from glimpse.server import cleanup, cores, logs, settings
+from glimpse.server.batching.batch_queue import Answer
+from glimpse.server.loading import load_model
+from glimpse.server.metrics import Metrics
+from glimpse.server.registry import LoadedModel
+from glimpse.server.settings import problems
+from glimpse.server.startup import StartupError
+
+_WAITING = 64  # images that are decoded ahead, and that the speed is measured with
+# Images alone, one after the other, before the first is timed: the batcher has to see that they are.
+_LONELY = 10
+_FEWEST = 3  # times as many images as are in flight, and images alone, that a turn has at least
+
+
+class _Measuring:
+    """Carries out the orders of one comparison, for one model."""
+
+    def __init__(self, answers: TextIO) -> None:
+        self._answers = answers
+        self._model: LoadedModel | None = None
+        self._pixels: list[NDArray[np.uint8]] = []  # some of the images, as the network takes them
+        self._capacity = 0  # images that may be in flight
+        self._ahead = 1  # images that are decoded at a time
+
+    def answer(self, order: dict[str, Any]) -> None:
+        """Carry out one order and write its answer; what is expected to go wrong is an answer, too."""
+        carry_out: dict[str, Callable[..., dict[str, Any]]] = {
+            "load": self._load,
+            "classify": self._classify,
+            "time": self._time,
+        }
+        name = order.pop("order")
+        try:
+            self._say(carry_out[name](**order))
+        except (StartupError, ValueError, OSError) as error:
+            self._say({"error": " ".join(problems.explain(error))})
+        except MemoryError as error:
+            self._say({"error": f"There is not enough memory. {error}".strip()})
+
+    def _load(self, weights: str, architecture: str) -> dict[str, Any]:
+        # What belongs to another model is left out: the settings of the environment are those of a server.
+        chosen = settings.load([]).model_copy(
+            update={
+                "weights": weights,
+                "model": architecture,
+                "variant": "",
+                "options": {},
+                "labels": None,
+                "recipe": None,
+            }
+        )
+        self._model = loaded = load_model(chosen, Metrics())
+        self._capacity = chosen.max_images_in_flight
+        self._ahead = max(1, min(_WAITING, self._capacity // 2))
+        return {
+            "model": loaded.bundle.name,
+            "weights_digest": loaded.bundle.weights_digest,
+            "runtime": loaded.runtime,
+            "device": loaded.device,
+            "precision": loaded.precision,
+            "parameters": loaded.network.parameters,
+            "multiply_adds": loaded.network.multiply_adds,
+            "input_shape": loaded.bundle.input_shape,
+            "batch_size": loaded.batch_sizes[-1],
+        }
+
+    def _classify(self, images: str, files: list[tuple[str, int]], skip_unreadable: bool) -> dict[str, Any]:  # noqa: FBT001 - by name, from JSON
+        """Metrics of the model's logits, as its runtime gives them, and the images that could not be read."""
+        bundle = self._loaded.bundle
+        logits: list[NDArray[np.float32]] = []
+        classes: list[int] = []
+        left_out: list[tuple[str, str]] = []
+        waiting: list[Future[Answer]] = []
+
+        def take() -> None:
+            logits.extend(future.result().outputs[LOGITS] for future in waiting)
+            self._say({"done": len(classes) + len(left_out)})
+
+        for portion in self._decoded(Path(images), files):
+            readable: list[tuple[int, NDArray[np.uint8]]] = []
+            for name, index, found in portion:
+                if isinstance(found, str):
+                    left_out.append((name, found))
+                else:
+                    readable.append((index, found))
+            if left_out and not skip_unreadable:
+                raise ValueError(
+                    f"{images}: {summary(left_out)} Remove or repair what cannot be read, or skip it with "
+                    "--skip-unreadable."
+                )
+            submitted = [self._loaded.batcher.submit(pixels, outputs=frozenset({LOGITS})) for _, pixels in readable]
+            take()  # those of the portion before, which were computed while this one was decoded
+            classes += [index for index, _ in readable]
+            waiting = submitted
+            if len(self._pixels) < self._ahead:
+                self._pixels += [pixels for _, pixels in readable]
+        take()
+        if not logits:
+            raise ValueError(f"{images}: none of the images can be read. {summary(left_out)}")
+        measured = measure(np.stack(logits), np.array(classes), bundle.temperature)
+        return {"metrics": measured.metrics(), "left_out": left_out}
+
+    def _decoded(
+        self, images: Path, wanted: Sequence[tuple[str, int]]
+    ) -> Iterator[list[tuple[str, int, NDArray[np.uint8] | str]]]:
+        """Portions of the images: name, class, and the network's input, or the reason why there is none."""
+        recipe = self._loaded.bundle.recipe
+        with files.open_images(images, SUFFIXES) as found, ThreadPoolExecutor(cores.available()) as threads:
+            by_name = {file.name: file for file in found}
+
+            def decoded(name: str) -> NDArray[np.uint8] | str:
+                try:
+                    return network_input(by_name[name].read(), recipe)
+                except KeyError:
+                    return "has gone since it was found"
+                except files.UnreadableError as error:
+                    return str(error)
+
+            for start in range(0, len(wanted), self._ahead):
+                portion = wanted[start : start + self._ahead]
+                pixels = threads.map(decoded, [name for name, _ in portion])
+                yield [(name, index, each) for (name, index), each in zip(portion, pixels, strict=True)]
+
+    def _time(self, seconds: float) -> dict[str, float]:
+        """One turn: images a second while many wait, then the milliseconds of an image that is alone."""
+        return {"images_per_second": self._rate(seconds), "latency_ms": 1000 * self._latency(seconds)}
+
+    def _rate(self, seconds: float) -> float:
+        """Images a second while as many wait as the batches take; neither the first of them counts nor the last."""
+        batcher = self._loaded.batcher
+        most = min(self._loaded.batch_sizes[-1] * (cores.available() + 1), self._capacity)
+        places = threading.Semaphore(most)
+        ended: list[float] = []
+
+        def done(_: Future[Answer]) -> None:
+            ended.append(time.monotonic())
+            places.release()
+
+        end = time.monotonic() + seconds
+        futures: list[Future[Answer]] = []
+        for pixels in cycle(self._pixels):
+            places.acquire()
+            if len(futures) > _FEWEST * most and time.monotonic() >= end:
+                break
+            futures.append(batcher.submit(pixels))
+            futures[-1].add_done_callback(done)
+        for future in futures:
+            future.result()
+        # While the first and the last batches are computed, some of the device has nothing to do.
+        steady = sorted(ended)[most:-most]
+        return (len(steady) - 1) / (steady[-1] - steady[0])
+
+    def _latency(self, seconds: float) -> float:
+        """Seconds that an image alone takes, the median."""
+        took: list[float] = []
+        end = time.monotonic() + seconds
+        for count, pixels in enumerate(cycle(self._pixels)):
+            begun = time.monotonic()
+            if len(took) >= _FEWEST and begun >= end:
+                break
+            self._loaded.batcher.submit(pixels).result()
+            if count >= _LONELY:
+                took.append(time.monotonic() - begun)
+        return statistics.median(took)
+
+    @property
+    def _loaded(self) -> LoadedModel:
+        if self._model is None:
+            raise ValueError("No model has been loaded.")
+        return self._model
+
+    def _say(self, values: dict[str, Any]) -> None:
+        print(json.dumps(values), file=self._answers, flush=True)
+
+
+def main() -> None:
+    """Answer orders until there are no more."""
+    # Ctrl-C is for the comparison to answer, which then ends this process.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    cores.share_in_long_turns()
+    logs.configure("warning", "text")
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # whatever a library prints
+    orders: queue.SimpleQueue[str] = queue.SimpleQueue()
+    threading.Thread(target=_read, args=(orders,), daemon=True).start()
+    measuring = _Measuring(answers)
+    while True:
+        measuring.answer(json.loads(orders.get()))
+
+
+def _read(orders: queue.SimpleQueue[str]) -> None:
+    """Read orders as they come; at their end the comparison is over, whatever is still going on here."""
+    for line in sys.stdin:
+        orders.put(line)
+    cleanup.current().end()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
