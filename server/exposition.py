@@ -13,7 +13,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 import structlog
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
-from glimpse.server.traffic import counted_address
+from glimpse.server.addresses import counted_address
 
 _log = structlog.get_logger(__name__)
 
@@ -47,7 +47,7 @@ class _Server(socketserver.ThreadingMixIn, WSGIServer):
         super().__init__((host, port), _Handler)
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
-        address = counted_address(client_address[0].partition("%")[0])
+        address = counted_address(client_address[0])
         with self._lock:
             held = [each for _, each in self._open.values()]
             if len(held) >= _AT_ONCE or held.count(address) >= _SHARE:

@@ -23,11 +23,12 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 
+from glimpse.server.addresses import counted_address, counted_network
 from glimpse.server.connection_limits import too_many
 from glimpse.server.connections import Connection, Endpoint, endpoint
 from glimpse.server.filters import Network
 from glimpse.server.penalties import CHEAP, EXCUSED, FORGOTTEN, REFILL, SHORTEST, Account, Penalty, points
-from glimpse.server.traffic import Traffic, counted_address, counted_network
+from glimpse.server.traffic import Traffic
 
 _MESSAGE_SECONDS = 0.1  # in which more than the first window of a message can arrive
 _WINDOW = 64 * 1024  # bytes of a message that HTTP/2 lets a caller send unasked

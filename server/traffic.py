@@ -5,13 +5,10 @@ Calls are recorded by the event loop; the rest is written by the thread of the c
 
 from __future__ import annotations
 
-import functools
-import ipaddress
 import math
 from dataclasses import dataclass
 
 from glimpse.server.connections import Connection, Endpoint
-from glimpse.server.filters import Network
 
 _USELESS_RATIO = 4  # useless calls for each useful one, which a connection may bring
 _OVERHEAD = 2048  # bytes around the answer to a call: its status, and the reason of a refusal
@@ -37,7 +34,7 @@ class Traffic:
     """What came over one connection or, through a trusted proxy, from one address."""
 
     end: Endpoint | None  # None: it cannot be closed, its calls can only be refused
-    address: str  # that it counts for, see `counted_address`
+    address: str  # that it counts for, see `server.addresses`
     number: int  # in the order in which they were first seen
     # Written by the event loop.
     calls: int = 0  # that were taken up
@@ -105,27 +102,3 @@ class Traffic:
         self.useless_bytes += (self.extra - most) / price
         self.extra = float(most)
         return True
-
-
-def counted_address(address: str) -> str:
-    """What an address counts as: IPv4 as itself, IPv6 as its /64, which is what providers give to one customer."""
-    network = counted_network(address)
-    if network is None:
-        return address
-    return str(network.network_address) if network.version == 4 else str(network)
-
-
-@functools.lru_cache(4096)
-def counted_network(address: str) -> Network | None:
-    """What counts as one address: an IPv4 address, the /64 of an IPv6 address; None: it is neither."""
-    try:
-        if "/" in address:
-            return ipaddress.ip_network(address)
-        inside = ipaddress.ip_address(address)
-    except ValueError:
-        return None
-    if isinstance(inside, ipaddress.IPv4Address):
-        return ipaddress.IPv4Network(inside)
-    if inside.ipv4_mapped is not None:
-        return ipaddress.IPv4Network(inside.ipv4_mapped)
-    return ipaddress.IPv6Network((inside, 64), strict=False)

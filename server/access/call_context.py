@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import ipaddress
 import time
 import urllib.parse
 from contextvars import ContextVar
@@ -12,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from glimpse.server.access.rates import Allowance
+from glimpse.server.addresses import counted_address, counted_network
 from glimpse.server.errors import ServiceError
 from glimpse.server.fair_queue import NO_LANE, Lane
 from glimpse.server.tracing import CallSpan
@@ -91,8 +91,8 @@ class CallContext:
 
     @property
     def host(self) -> str:
-        """The machine that the call comes from, as limits count it: see `network`."""
-        return network(self.address) if self.address else host(self.peer)
+        """The machine that the call comes from, as limits count it: see `server.addresses`."""
+        return counted_address(self.address) if self.address else host(self.peer)
 
     def take(self, size: int) -> None:
         """A message of so many bytes has been read."""
@@ -112,26 +112,10 @@ current_call: ContextVar[CallContext] = ContextVar("current_call")
 
 @functools.lru_cache(_HOSTS)
 def host(peer: str) -> str:
-    """The machine behind a peer as gRPC names it, without the port; see `network`."""
+    """The machine behind a peer as gRPC names it, without the port; see `server.addresses`."""
     address, _, port = peer.rpartition(":")
     kind, _, name = address.partition(":")
     if not port.isdecimal() or kind not in {"ipv4", "ipv6"}:
         return peer  # a Unix socket
-    return name if kind == "ipv4" else network(urllib.parse.unquote(name).strip("[]"), name)
-
-
-@functools.lru_cache(_HOSTS)
-def network(address: str, otherwise: str = "") -> str:
-    """What limits count as one machine; `otherwise` where it is no address.
-
-    An IPv6 address counts as its /64: that is what one customer gets, with more addresses than anyone could remember.
-    """
-    try:
-        inside = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return otherwise or address
-    if isinstance(inside, ipaddress.IPv4Address):
-        return str(inside)
-    if inside.ipv4_mapped is not None:
-        return str(inside.ipv4_mapped)
-    return str(ipaddress.IPv6Network((inside, 64), strict=False))
+    inside = urllib.parse.unquote(name).strip("[]")
+    return name if kind == "ipv4" or counted_network(inside) is None else counted_address(inside)
