@@ -143,24 +143,21 @@ class ClassifyStream(Generic[Received, Sent]):
                 request = self._codec.request(message, piece)
                 answer = await self._service.classify(request, piece, self._caller, bulk=True)
                 response = self._codec.answer(request_id, answer, piece)
-            except ServiceError as error:
-                code, reason = Code(error.code).name, error.reason.value
-                response = self._refusal(request_id, error)
-            except Exception:  # noqa: BLE001 - its defect must not cost the other requests their answers
-                _log.exception("a defect of the service", stream_id=shown(request_id))
-                failed = defect()
-                code, reason = Code(failed.code).name, failed.reason.value
-                response = self._refusal(request_id, failed)
+            except Exception as error:  # noqa: BLE001 - its defect must not cost the other requests their answers
+                if isinstance(error, ServiceError):
+                    told = error
+                else:
+                    _log.exception("a defect of the service", stream_id=shown(request_id))
+                    told = defect()
+                code, reason = Code(told.code).name, told.reason.value
+                self._service.metrics.request_rejected(told.reason)
+                response = self._codec.refusal(request_id, told)
             else:
                 code = OK
         finally:
             if audit is not None:
                 audit.write(piece, code=code, reason=reason, seconds=time.monotonic() - begun, piece=request_id)
         return response
-
-    def _refusal(self, request_id: str, error: ServiceError) -> Sent:
-        self._service.metrics.request_rejected(error.reason)
-        return self._codec.refusal(request_id, error)
 
 
 def _duplicate(request_id: str) -> InvalidRequestError:
