@@ -26,7 +26,7 @@ from glimpse.server.guard import Guard
 from glimpse.server.health import HEALTH, Health
 from glimpse.server.interceptors import CallInterceptor
 from glimpse.server.interruptible import run_until_stopped
-from glimpse.server.loading import load_model
+from glimpse.server.loading import LoadOptions, load_model, model_source
 from glimpse.server.memory import Memory, keep_trimmed, settle
 from glimpse.server.metrics import Metrics
 from glimpse.server.penalties import Penalty
@@ -207,7 +207,7 @@ class Server:
         await closing
         self._admission.close()
         for model in self._registry:
-            await asyncio.to_thread(model.batcher.close, 1.0)
+            await asyncio.to_thread(model.close, 1.0)
         self._decoders.close()
         await asyncio.to_thread(self._decoding.close)
         if self._tracing is not None:
@@ -251,7 +251,7 @@ async def prepare_start(settings: Settings) -> int:
     model = await run_until_stopped(stop, partial(_load_model, settings, Metrics()))
     if model is None:
         return stopping.exit_code(stop.number, prepares=True)
-    model.batcher.close()
+    model.close()
     if RUNTIMES[model.runtime].reads_converted and not converted_cache.is_cached(model.bundle):
         raise ModelLoadError(
             "The model loads, but the converted model could not be stored, so that each start would convert it again. "
@@ -263,7 +263,7 @@ async def prepare_start(settings: Settings) -> int:
 
 def _load_model(settings: Settings, metrics: Metrics) -> LoadedModel:
     try:
-        return load_model(settings, metrics)
+        return load_model(model_source(settings), LoadOptions.of(settings), metrics.of)
     except (ValueError, OSError) as error:
         raise ModelLoadError(f"Cannot load the model: {error}") from error
     except StartupError:

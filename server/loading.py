@@ -1,72 +1,108 @@
-"""From settings to a model that is ready: bundle, memory budget, weights, runtime, warm-up, golden check, batcher."""
+"""Loading: from a model's source to a model that answers. Find it, import it, serve it, put a queue in front of it."""
 
 from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
 
 import structlog
 
 from glimpse.models import sources
+from glimpse.models.bundle import Bundle
+from glimpse.models.sources import ModelSource
+from glimpse.models.spec import NetworkSummary
 from glimpse.server import cores
-from glimpse.server.batching.batcher import Batcher
-from glimpse.server.metrics import Metrics
+from glimpse.server.batching.batcher import Batcher, Observer
 from glimpse.server.registry import LoadedModel
-from glimpse.server.runtime import (
-    Runtime,
-    converted_cache,
-    errors_as_unsupported,
-    golden_check,
-    memory_budget,
-    selection,
-    warm,
-)
-from glimpse.server.runtime.agreement import Agreement
-from glimpse.server.runtime.network import Network
-from glimpse.server.runtimes import REFERENCE, RUNTIMES, RuntimeName
+from glimpse.server.runtime import converted_cache, golden_check, memory_budget, selection
+from glimpse.server.runtime.golden_check import GoldenCheck
+from glimpse.server.runtime.importing import import_model
+from glimpse.server.runtime.serving import ServedModel, serve
+from glimpse.server.runtimes import RUNTIMES, RuntimeName
 from glimpse.server.settings import Settings
-from glimpse.server.startup import GoldenError, MemoryShortError
+from glimpse.server.settings.kinds import PrecisionChoice
+from glimpse.server.startup import MemoryShortError
 
 _LARGEST = 32  # images: what most runtimes take for a batch when left to themselves
 _log = structlog.get_logger(__name__)
 
 
-def load_model(settings: Settings, metrics: Metrics) -> LoadedModel:
-    """Load and warm the model of `settings`; takes seconds where a framework has to be imported for it.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadOptions:
+    """How models are loaded, whichever they are; the fields are those of the settings."""
+
+    runtimes: tuple[RuntimeName, ...]  # best first, from `selection.choose`, which tells Keras of their backend
+    precision: PrecisionChoice
+    golden: Literal["require", "auto", "off"]
+    max_batch_size: int  # images; 0: what suits the runtime and the network
+    max_images_in_flight: int
+    conversion_seconds: float
+    stuck_seconds: float
+
+    @classmethod
+    def of(cls, settings: Settings) -> LoadOptions:
+        """Those of a server. To be asked for before Keras is imported.
+
+        Raises:
+            ValueError: the runtime is not installed.
+        """
+        return cls(
+            runtimes=selection.choose(settings.runtime),
+            precision=settings.precision,
+            golden=settings.golden,
+            max_batch_size=settings.max_batch_size,
+            max_images_in_flight=settings.max_images_in_flight,
+            conversion_seconds=settings.conversion_seconds,
+            stuck_seconds=settings.stuck_seconds,
+        )
+
+
+def model_source(settings: Settings) -> ModelSource:
+    """Which model to load, as the settings say it."""
+    return ModelSource(
+        weights=settings.weights,
+        architecture=settings.model,
+        variant=settings.variant or None,
+        options=settings.options,
+        labels=settings.labels,
+        recipe=settings.recipe,
+    )
+
+
+def load_model(source: ModelSource, options: LoadOptions, observe: Callable[[str, str], Observer]) -> LoadedModel:
+    """Load the model of a source until it answers; takes seconds where a framework has to be imported for it.
+
+    Whatever it takes belongs to the model that is returned, and is free once that is closed and dropped. More models
+    may be loaded in the same process, while those before them serve.
+
+    Args:
+        source: the model.
+        options: how it is loaded.
+        observe: gives what is told of its batches, for its name and version.
 
     Raises:
         ValueError, OSError: the bundle, its weights or the runtime cannot be used; the message says why.
         GoldenError: expected; the model does not give the answers here that it should.
         MemoryShortError: expected; there is not enough memory for it.
+        StoppedError: expected; the start was told to end.
     """
     begun = time.monotonic()
-    # Before Keras is imported, which reads once on which backend it is to run.
-    runtimes = selection.choose(settings.runtime)
-    bundle = sources.resolve(_source(settings))
-    golden = golden_check.load(bundle, settings.golden)
-    rows = (cores.available() + 1) * (settings.max_batch_size or _LARGEST)
-    row = RUNTIMES[runtimes[0]]
-    memory_budget.check(
-        bundle,
-        row,
-        converted=row.reads_converted and converted_cache.is_cached(bundle),
-        rows=rows,
-        images=settings.max_images_in_flight,
-        budget=memory_budget.available(),
-    )
+    bundle = sources.resolve(source)
+    golden = golden_check.load(bundle, options.golden)
+    _check_memory(bundle, options)
     try:
-        with contextlib.closing(Network(bundle.verified(), conversion_seconds=settings.conversion_seconds)) as network:
-            runtime, agreement, batch_sizes = selection.first(
-                runtimes, lambda name: _warmed(name, network, golden, settings)
-            )
-            summary = network.summary
+        summary, served = _imported_and_served(bundle.verified(), golden, options)
     except MemoryError as error:
         raise MemoryShortError(
-            f"There is not enough memory to load the model {bundle.name} with {runtimes[0]}. {error} Allow more "
-            "memory, serve a smaller model, or lower GLIMPSE_MAX_BATCH_SIZE."
+            f"There is not enough memory to load the model {bundle.name} with {options.runtimes[0]}. {error} Allow "
+            "more memory, serve a smaller model, or lower GLIMPSE_MAX_BATCH_SIZE."
         ) from error
     for note in summary.notes:
         _log.info("weights file", model=bundle.name, detail=note)
+    runtime, agreement, batch_sizes = served
     batcher = Batcher(
         runtime,
         alone=runtime.alone,
@@ -74,10 +110,10 @@ def load_model(settings: Settings, metrics: Metrics) -> LoadedModel:
         input_shape=bundle.input_shape,
         batch_sizes=batch_sizes,
         outputs=runtime.outputs,
-        capacity=settings.max_images_in_flight,
-        observer=metrics.of(bundle.name, bundle.version),
+        capacity=options.max_images_in_flight,
+        observer=observe(bundle.name, bundle.version),
         out_of_memory=runtime.out_of_memory,
-        stuck_seconds=settings.stuck_seconds,
+        stuck_seconds=options.stuck_seconds,
     )
     batcher.start()
     _log.info(
@@ -105,49 +141,28 @@ def load_model(settings: Settings, metrics: Metrics) -> LoadedModel:
     )
 
 
-def _warmed(
-    name: RuntimeName, network: Network, golden: golden_check.GoldenCheck, settings: Settings
-) -> tuple[Runtime, Agreement | None, tuple[int, ...]]:
-    """A runtime that has passed the golden check, how its precision compares, and the batch sizes that it is warm for.
+def _imported_and_served(
+    bundle: Bundle, golden: GoldenCheck, options: LoadOptions
+) -> tuple[NetworkSummary, ServedModel]:
+    """The first of the runtimes that the model can be imported for and that serves it, and what its network is."""
 
-    Raises:
-        GoldenError: expected; it has not passed, and in float32 it would not either.
-        UnsupportedNetworkError: the runtime cannot compute the network; another one may.
-        MemoryError: a batch did not fit.
-    """
-    largest = settings.max_batch_size
-    runtime, agreement = selection.build((name,), network, precision=settings.precision, largest=largest)
-    multiply_adds = network.summary.multiply_adds
-    try:
-        return runtime, agreement, _warm(runtime, golden, largest, multiply_adds)
-    except GoldenError as error:
-        if settings.precision != "auto" or runtime.precision == REFERENCE:
-            raise
-        _log.warning("precision falls back", precision=REFERENCE, instead_of=runtime.precision, detail=str(error))
-    del runtime  # two at a time would take twice the memory
-    runtime, _ = selection.build((name,), network, precision=REFERENCE)
-    return runtime, agreement, _warm(runtime, golden, largest, multiply_adds)
+    def attempt(name: RuntimeName) -> tuple[NetworkSummary, ServedModel]:
+        model = import_model(bundle, RUNTIMES[name], seconds=options.conversion_seconds)
+        with contextlib.closing(model):
+            served = serve(model, golden, precision=options.precision, largest=options.max_batch_size)
+            return model.summary, served
+
+    return selection.first(options.runtimes, attempt)
 
 
-def _warm(runtime: Runtime, golden: golden_check.GoldenCheck, largest: int, multiply_adds: int) -> tuple[int, ...]:
-    sizes = runtime.batch_sizes(largest, multiply_adds)
-    with errors_as_unsupported(f"{runtime.name} cannot compute this network"):
-        try:
-            warm(runtime, golden, sizes)
-        except Exception as error:
-            if runtime.out_of_memory(error):
-                raise MemoryError(f"A batch of up to {sizes[-1]} images did not fit.") from error
-            raise
-    return sizes
-
-
-def _source(settings: Settings) -> sources.ModelSource:
-    """What to serve, as the settings say it."""
-    return sources.ModelSource(
-        weights=settings.weights,
-        architecture=settings.model,
-        variant=settings.variant or None,
-        options=settings.options,
-        labels=settings.labels,
-        recipe=settings.recipe,
+def _check_memory(bundle: Bundle, options: LoadOptions) -> None:
+    """Refuse a model that cannot fit, before anything of it is loaded."""
+    row = RUNTIMES[options.runtimes[0]]
+    memory_budget.check(
+        bundle,
+        row,
+        converted=row.reads_converted and converted_cache.is_cached(bundle),
+        rows=(cores.available() + 1) * (options.max_batch_size or _LARGEST),
+        images=options.max_images_in_flight,
+        budget=memory_budget.available(),
     )

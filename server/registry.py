@@ -36,6 +36,14 @@ class LoadedModel:
         identity = ModelIdentity(self.bundle.name, self.bundle.version, self.bundle.weights_digest)
         object.__setattr__(self, "identity", identity)
 
+    def close(self, seconds: float | None = None) -> bool:
+        """Compute what is queued and take no more; what the model holds is free once nobody refers to it.
+
+        Returns:
+            Whether that was done within `seconds`; None: however long it takes.
+        """
+        return self.batcher.close(seconds)
+
 
 class ModelRegistry:
     """Models by name and version; the first one added is the default."""

@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from glimpse.models.messages import lacks_memory, short
-from glimpse.models.outputs import DEFAULT_OUTPUTS, PROBABILITIES, Outputs
+from glimpse.models.outputs import DEFAULT_OUTPUTS, Outputs
 from glimpse.server import cores
-from glimpse.server.runtime.golden_check import GoldenCheck
 from glimpse.server.runtimes import Precision
 from glimpse.server.settings.kinds import PrecisionChoice
 from glimpse.server.startup import StartupError
@@ -132,22 +129,3 @@ class OneStream:
     def out_of_memory(self, error: Exception) -> bool:
         """Python's own; each runtime adds its framework's."""
         return isinstance(error, MemoryError)
-
-
-def warm(runtime: Runtime, golden: GoldenCheck, batch_sizes: tuple[int, ...]) -> None:
-    """Run every batch size on every stream, so that no caller pays for a first time (optimising, compiling).
-
-    What comes out is looked at, so that the golden check costs no time of its own.
-
-    Raises:
-        GoldenError: expected; the runtime does not give the answers that it should.
-    """
-    check = partial(golden.check, runtime=runtime.name, precision=runtime.precision)
-    check(runtime.alone(golden.batch(1))[PROBABILITIES])
-
-    def stream(_: int) -> None:
-        for size in batch_sizes:
-            check(runtime(golden.batch(size))[PROBABILITIES])
-
-    with ThreadPoolExecutor(runtime.streams) as streams:
-        list(streams.map(stream, range(runtime.streams)))

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from glimpse.models import golden, variations
 from glimpse.models.bundle import BundleError
 from glimpse.models.outputs import PROBABILITIES
-from glimpse.server.runtime import Runtime, RuntimeType, agreement, converted_cache, errors_as_unsupported
+from glimpse.server.runtime import Runtime, RuntimeType, agreement, errors_as_unsupported
 from glimpse.server.runtime.agreement import Agreement
-from glimpse.server.runtime.network import Network
-from glimpse.server.runtimes import REFERENCE, Precision, RuntimeRow
+from glimpse.server.runtime.converted_key import identity
+from glimpse.server.runtime.importing import ImportedModel
+from glimpse.server.runtimes import REFERENCE, Precision
 from glimpse.server.settings.kinds import PrecisionChoice
 
 _BATCH = 32  # images at a time in a comparison, at the most
@@ -31,18 +32,33 @@ class BuiltRuntime(NamedTuple):
     agreement: Agreement | None  # of the reduced precision with float32; None: none was considered
 
 
-class RuntimeBuilder:
-    """Builds one runtime for one network, in one precision at a time, for two of them take twice the memory."""
+def build(imported: ImportedModel, *, precision: PrecisionChoice, largest: int = 0) -> BuiltRuntime:
+    """The runtime that a model was imported for, in the precision that is asked for.
 
-    def __init__(self, row: RuntimeRow, network: Network, largest: int) -> None:
-        """Nothing is built yet. `largest`: images in the largest batch; 0: what suits the runtime and the network."""
-        self._row, self._network, self._largest = row, network, largest
+    A reduced precision is compared with float32 first, see `server.runtime.agreement`: ``auto`` takes it only where it
+    gives the same answers, and one that is stated is taken with a warning.
+
+    Args:
+        imported: what is to be computed.
+        precision: the one that is stated; ``auto``: the fastest that gives the answers of float32.
+        largest: images in the largest batch; 0: what suits the runtime and the network.
+
+    Raises:
+        UnsupportedNetworkError: the runtime cannot compute the network; another one may.
+        MemoryError: there was not enough.
+        ValueError: the precision is not to be had on this device.
+    """
+    return _Builder(imported, largest).build(precision)
+
+
+class _Builder:
+    """Builds one runtime for one model, in one precision at a time, for two of them take twice the memory."""
+
+    def __init__(self, imported: ImportedModel, largest: int) -> None:
+        self._imported, self._row, self._largest = imported, imported.row, largest
         self._built: Runtime | None = None
 
     def build(self, wanted: PrecisionChoice) -> BuiltRuntime:
-        """The runtime, in the precision that is asked for; ``auto``: the fastest that gives the answers of float32."""
-        # Whatever keeps the network from being had comes before all that its runtime may lack.
-        self._network.load(converted=self._row.reads_converted)
         precision = self._type.resolve(wanted)
         if precision == REFERENCE:
             return BuiltRuntime(self._runtime(REFERENCE), None)
@@ -73,10 +89,10 @@ class RuntimeBuilder:
 
     def _compared(self, precision: Precision) -> Agreement:
         """How that precision compares with float32: by an earlier start, or else now."""
-        own, network = self._pictures(), self._network
-        number = agreement.size(network.summary.multiply_adds)
+        own, bundle = self._pictures(), self._imported.bundle
+        number = agreement.size(self._imported.summary.multiply_adds)
         follows_from = agreement.facts(
-            network=converted_cache.identity(network.bundle),
+            network=identity(bundle),
             runtime=self._row.name,
             processor=self._type.processor(),
             precision=precision,
@@ -85,14 +101,14 @@ class RuntimeBuilder:
         )
         if (found := agreement.cached(follows_from)) is not None:
             return found
-        _log.info("comparing precisions", model=network.bundle.name, precision=precision, pictures=number)
+        _log.info("comparing precisions", model=bundle.name, precision=precision, pictures=number)
         begun = time.monotonic()
-        series = variations.series(own, network.bundle.recipe)
+        series = variations.series(own, bundle.recipe)
         found = agreement.measure(self._answer, series, precision=precision, number=number)
         agreement.store(follows_from, found)
         _log.info(
             "precisions compared",
-            model=network.bundle.name,
+            model=bundle.name,
             precision=precision,
             agreement=round(found.share, 4),
             pictures=found.pictures,
@@ -104,14 +120,14 @@ class RuntimeBuilder:
     def _pictures(self) -> tuple[golden.SampleImage, ...]:
         """The bundle's own; none where they cannot be read, which the gate has told."""
         try:
-            return tuple(each.picture for each in golden.read(self._network.bundle))
+            return tuple(each.picture for each in golden.read(self._imported.bundle))
         except BundleError:
             return ()
 
     def _answer(self, precision: str, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Probabilities of any number of pictures, in batches, on all streams."""
         runtime = self._runtime(cast("Precision", precision))
-        sizes = runtime.batch_sizes(self._largest, self._network.summary.multiply_adds)
+        sizes = runtime.batch_sizes(self._largest, self._imported.summary.multiply_adds)
         # One that serving warms anyway, for some runtimes compile each of them anew.
         batch = max(size for size in sizes if size <= max(_BATCH, sizes[0]))
 
@@ -133,7 +149,7 @@ class RuntimeBuilder:
         if self._built is None or self._built.precision != precision:
             self._built = None
             make = self._type
-            form = self._network.converted.graph if self._row.reads_converted else self._network.serving_model()
+            form = self._imported.form()
             with errors_as_unsupported(f"{self._row.name} cannot compute this network"):
                 self._built = make(form, precision)
         return self._built

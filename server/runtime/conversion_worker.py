@@ -7,7 +7,7 @@ process, and the server itself never loads them.
 
 On standard input comes the bundle, pickled, and nothing after it: when that input ends, the server has gone, and so
 does this process. The last line of standard output is a JSON object: ``network``, what was converted; or ``error``, one
-of `server.runtime.converted_cache.ERRORS`, and ``message``. Standard error is read by the server.
+of `server.runtime.conversion.ERRORS`, and ``message``. Standard error is read by the server.
 """
 
 from __future__ import annotations

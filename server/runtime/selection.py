@@ -13,10 +13,8 @@ from typing import TypeVar
 import structlog
 
 from glimpse.server.runtime import UnsupportedNetworkError
-from glimpse.server.runtime.builder import BuiltRuntime, RuntimeBuilder
-from glimpse.server.runtime.network import Network
 from glimpse.server.runtimes import RUNTIMES, RuntimeName, RuntimeRow
-from glimpse.server.settings.kinds import PrecisionChoice, RuntimeChoice
+from glimpse.server.settings.kinds import RuntimeChoice
 
 T = TypeVar("T")
 _log = structlog.get_logger(__name__)
@@ -47,28 +45,6 @@ def choose(wanted: RuntimeChoice) -> tuple[RuntimeName, ...]:
     if "keras" in sys.modules and (loaded := sys.modules["keras"].backend.backend()) != backend:
         raise ValueError(f"The runtime {found[0]} needs Keras on {backend}; this process has loaded it on {loaded}.")
     return tuple(name for name in found if RUNTIMES[name].backend == backend)
-
-
-def build(
-    names: tuple[RuntimeName, ...], network: Network, *, precision: PrecisionChoice, largest: int = 0
-) -> BuiltRuntime:
-    """The first of the runtimes that can compute the network; a warning says why a better one is passed over.
-
-    A reduced precision is compared with float32 first, see `server.runtime.agreement`: ``auto`` takes it only where it
-    gives the same answers, and one that is stated is taken with a warning.
-
-    Args:
-        names: from `choose`.
-        network: what is to be computed.
-        precision: the one that is stated, or ``auto``.
-        largest: images in the largest batch; 0: what suits the runtime and the network.
-
-    Raises:
-        UnsupportedNetworkError: none of them can.
-        MemoryError: there was not enough.
-        ValueError, OSError: the precision is not to be had on this device, or the bundle cannot be used.
-    """
-    return first(names, lambda name: RuntimeBuilder(RUNTIMES[name], network, largest).build(precision))
 
 
 def first(names: tuple[RuntimeName, ...], attempt: Callable[[RuntimeName], T]) -> T:

@@ -16,7 +16,7 @@ import structlog
 from glimpse.server import __main__
 from glimpse.server.decoding import where
 from glimpse.server.decoding.prepare import Prepared, prepare
-from glimpse.server.runtime import selection
+from glimpse.server.runtime import builder
 
 
 class Hanging:
@@ -52,12 +52,12 @@ def _hang(variable: str, event: str) -> None:
 
 
 if __name__ == "__main__":
-    build = selection.build
+    build = builder.build
 
     def built(*arguments: Any, **options: Any) -> Any:
         found = build(*arguments, **options)
         return found._replace(runtime=Hanging(found.runtime))
 
-    selection.build = built
+    builder.build = built
     where.prepare = hanging_decoder  # type: ignore[attr-defined]
     sys.exit(__main__.main())

@@ -21,15 +21,15 @@ from glimpse.models import sources
 from glimpse.models.decoding.limits import ImageLimits
 from glimpse.models.outputs import Outputs
 from glimpse.models.prestem.recipe import Recipe
+from glimpse.models.sources import ModelSource
 from glimpse.models.spec import NetworkSummary
 from glimpse.server import app, domain, settings
-from glimpse.server.batching.batcher import Batcher
+from glimpse.server.batching.batcher import Batcher, Observer
 from glimpse.server.decoding import where
 from glimpse.server.decoding.prepare import Prepared, prepare
 from glimpse.server.fair_queue import Lane
-from glimpse.server.metrics import Metrics
+from glimpse.server.loading import LoadOptions
 from glimpse.server.registry import LoadedModel
-from glimpse.server.settings import Settings
 
 LONG = 60.0  # seconds; until something is called hung
 SIZE = 32  # rows and columns of the shipped model's input
@@ -173,14 +173,14 @@ class Rig:
         finally:
             self._ended.set()
 
-    def _load(self, chosen: Settings, metrics: Metrics) -> LoadedModel:
-        bundle = sources.resolve(sources.ModelSource(weights=chosen.weights))
+    def _load(self, source: ModelSource, options: LoadOptions, observe: Callable[[str, str], Observer]) -> LoadedModel:
+        bundle = sources.resolve(source)
         batcher = Batcher(
             self.network,
             input_shape=bundle.input_shape,
             batch_sizes=self._batch_sizes,
-            capacity=chosen.max_images_in_flight,
-            observer=metrics.of(bundle.name, bundle.version),
+            capacity=options.max_images_in_flight,
+            observer=observe(bundle.name, bundle.version),
         )
         batcher.start()
         return LoadedModel(

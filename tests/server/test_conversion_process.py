@@ -25,8 +25,14 @@ from glimpse.models.spec import NetworkSummary
 from glimpse.server import cleanup
 from glimpse.server.child_output import ChildOutput
 from glimpse.server.cleanup import Cleanup, StoppedError
-from glimpse.server.runtime import UnsupportedNetworkError, converted_cache, memory_budget, process_limits
-from glimpse.server.runtime.converted_cache import get_or_convert
+from glimpse.server.runtime import (
+    UnsupportedNetworkError,
+    converted_cache,
+    converted_key,
+    memory_budget,
+    process_limits,
+)
+from glimpse.server.runtime.conversion import get_or_convert
 from tests.conftest import ROOT, RunningServer
 
 BUNDLE = bundles.read(bundles.EMBEDDED_DEFAULT)
@@ -200,7 +206,7 @@ def test_what_another_server_put_there_meanwhile_is_not_removed(
     kept = get_or_convert(BUNDLE).folder
     aside, looks = kept.rename(tmp_path / "aside"), []
     before = (aside / "network.bin").stat().st_ino
-    read = converted_cache._read
+    read = converted_cache.read
 
     def look(folder: Path, **options: bool) -> object:
         looks.append(read(folder, **options))
@@ -209,7 +215,7 @@ def test_what_another_server_put_there_meanwhile_is_not_removed(
             aside.rename(kept)
         return looks[-1]
 
-    monkeypatch.setattr(converted_cache, "_read", look)
+    monkeypatch.setattr(converted_cache, "read", look)
     assert get_or_convert(BUNDLE).folder == kept
     assert (kept / "network.bin").stat().st_ino == before
     assert (tmp_path / "runs").read_text() == "x"
@@ -254,7 +260,7 @@ def test_a_lock_that_is_never_given_back_does_not_keep_a_server_from_starting(
     instead(converts(tmp_path / "runs"))
     place = cache / "networks"
     place.mkdir(parents=True)
-    with FileLock(place / f".{converted_cache.identity(BUNDLE)}.lock"):
+    with FileLock(place / f".{converted_key.identity(BUNDLE)}.lock"):
         assert get_or_convert(BUNDLE, seconds=3).cached
     assert (tmp_path / "runs").read_text() == "x"
 

@@ -21,10 +21,11 @@ import structlog
 from glimpse.models import bundle as bundles
 from glimpse.models.bundle import BundleError
 from glimpse.models.outputs import PROBABILITIES
-from glimpse.server.runtime import UnsupportedNetworkError, converted_cache
-from glimpse.server.runtime.converted_cache import get_or_convert
-from glimpse.server.runtime.network import Network
+from glimpse.server.runtime import UnsupportedNetworkError, conversion, converted_cache
+from glimpse.server.runtime.conversion import get_or_convert
+from glimpse.server.runtime.importing import import_model
 from glimpse.server.runtime.openvino import OpenVINORuntime
+from glimpse.server.runtimes import RUNTIMES
 from tests.conftest import ROOT, RunningServer
 
 BUNDLE = bundles.read(bundles.EMBEDDED_DEFAULT)
@@ -53,7 +54,7 @@ def conversions(made: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     folders: list[Path] = []
     source = only(made)
     kept = {name: (source / name).read_bytes() for name in ("network.xml", "network.bin")}
-    network = converted_cache._summary(json.loads((source / "network.json").read_text())["network"])
+    network = converted_cache.read_summary(json.loads((source / "network.json").read_text())["network"])
 
     def copy(bundle: bundles.Bundle, folder: Path, *, seconds: float) -> object:
         assert bundle.verified_versions == bundles.file_versions(bundle.weights_path), "it would be hashed once more"
@@ -62,7 +63,7 @@ def conversions(made: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
             (folder / name).write_bytes(data)
         return network
 
-    monkeypatch.setattr(converted_cache, "_converted_elsewhere", copy)
+    monkeypatch.setattr(conversion, "_convert_elsewhere", copy)
     return folders
 
 
@@ -75,10 +76,10 @@ def test_what_is_kept_is_the_network_and_what_is_told_of_it(cache: Path) -> None
     found = get_or_convert(BUNDLE)
     assert found.cached
     assert found.folder == only(cache)
-    assert found.network.parameters == 864_802
-    assert sum(stage.parameters for stage in found.network.stages) == 864_802
-    assert found.network.stages[0].output_shape == (32, 32, 16)
-    assert found.network.multiply_adds == 105_133_536
+    assert found.summary.parameters == 864_802
+    assert sum(stage.parameters for stage in found.summary.stages) == 864_802
+    assert found.summary.stages[0].output_shape == (32, 32, 16)
+    assert found.summary.multiply_adds == 105_133_536
     probabilities = OpenVINORuntime(found.graph, "float32")(np.zeros((2, 32, 32, 3), np.uint8))[PROBABILITIES]
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
 
@@ -115,7 +116,7 @@ def test_a_bundle_that_differs_in_anything_that_matters_gets_a_network_of_its_ow
 def test_other_code_or_another_package_makes_a_network_of_its_own(
     cache: Path, conversions: list[Path], what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(f"glimpse.server.runtime.converted_cache.{what}", lambda *_: "another")
+    monkeypatch.setattr(f"glimpse.server.runtime.converted_key.{what}", lambda *_: "another")
     get_or_convert(BUNDLE)
     assert len(conversions) == 1
     assert len(list((cache / "networks").iterdir())) == 2
@@ -151,7 +152,7 @@ def test_a_damaged_network_is_made_anew(cache: Path, conversions: list[Path], na
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"files": {}, "network": {}}', '{"files": [], "network": 3}'])
 def test_a_damaged_description_of_it_is_made_anew(cache: Path, conversions: list[Path], text: str) -> None:
     (only(cache) / "network.json").write_text(text)
-    assert get_or_convert(BUNDLE).network.parameters == 864_802
+    assert get_or_convert(BUNDLE).summary.parameters == 864_802
     assert len(conversions) == 1
     assert json.loads((only(cache) / "network.json").read_text())["files"]
 
@@ -169,26 +170,26 @@ def test_where_nothing_can_be_kept_the_network_is_temporary(
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("GLIMPSE_CACHE", str(tmp_path / "file" / "cache"))
-    network = Network(BUNDLE)
     with structlog.testing.capture_logs() as logs:
-        graph = network.converted.graph
+        imported = import_model(BUNDLE, RUNTIMES["openvino"])
     assert [line["event"] for line in logs] == ["converted network not kept", "network converted"]
     assert "GLIMPSE_CACHE" in logs[0]["detail"]
-    assert not network.converted.cached
     assert len(conversions) == 1
+    graph = imported.form()
+    assert isinstance(graph, Path)
+    assert graph.parent == imported.temporary
     runtime = OpenVINORuntime(graph, "float32")
-    network.close()
+    imported.close()
     assert not graph.parent.exists()
     found = runtime(np.zeros((1, 32, 32, 3), np.uint8))
     assert found[PROBABILITIES].shape == (1, 10), "it goes on without its files"
 
 
 def test_a_kept_network_outlives_the_one_who_read_it(cache: Path) -> None:
-    network = Network(BUNDLE)
-    assert network.converted.cached
-    network.close()
+    imported = import_model(BUNDLE, RUNTIMES["openvino"])
+    assert imported.temporary is None
+    imported.close()
     assert only(cache).is_dir()
-    Network(BUNDLE).close()  # nothing was asked of it
 
 
 def test_a_folder_that_cannot_be_written_is_read_all_the_same(
@@ -256,13 +257,13 @@ def test_of_two_servers_that_convert_at_once_the_second_takes_what_the_first_kep
 ) -> None:
     folder = only(cache)
     aside = folder.rename(cache / "aside")
-    convert = converted_cache._converted_elsewhere
+    convert = conversion._convert_elsewhere
 
     def slower(bundle: bundles.Bundle, into: Path, *, seconds: float) -> object:
         aside.rename(folder)
         return convert(bundle, into, seconds=seconds)
 
-    monkeypatch.setattr(converted_cache, "_converted_elsewhere", slower)
+    monkeypatch.setattr(conversion, "_convert_elsewhere", slower)
     assert get_or_convert(BUNDLE).folder == folder
     assert not conversions[0].exists()
 

@@ -21,15 +21,14 @@ from glimpse.models import sources, variations
 from glimpse.models.golden import SampleImage
 from glimpse.models.outputs import PROBABILITIES
 from glimpse.models.prestem.recipe import Recipe
-from glimpse.server.runtime import selection
 from glimpse.server.runtime.agreement import MIN_PICTURES, REQUIRED_SHARE
 from glimpse.server.runtime.builder import BuiltRuntime
-from glimpse.server.runtime.network import Network
 from glimpse.server.runtime.openvino import OpenVINORuntime
 from glimpse.server.runtime.tensorflow import TensorFlowRuntime
 from glimpse.server.runtimes import Precision, RuntimeName
 from glimpse.server.settings.kinds import PrecisionChoice
 from tests.conftest import RunningServer
+from tests.server import building
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="both runtimes build on TensorFlow")
 COMPARED = {"comparing precisions", "precisions compared"}
@@ -105,9 +104,7 @@ def build(
     path: Path, *names: RuntimeName, precision: PrecisionChoice = "auto"
 ) -> tuple[BuiltRuntime, list[dict[str, Any]]]:
     with structlog.testing.capture_logs() as logs:
-        built = selection.build(
-            names, Network(sources.resolve(sources.ModelSource(weights=str(path)))), precision=precision
-        )
+        built = building.build(sources.resolve(sources.ModelSource(weights=str(path))), *names, precision=precision)
     return built, [dict(line) for line in logs if line["event"] != "network converted"]
 
 
@@ -211,7 +208,7 @@ def test_a_bundle_s_own_pictures_are_what_is_compared_on(tmp_path: Path, monkeyp
     (folder / "golden" / "chelsea.png").unlink()  # that they cannot be read is for the gate to say
     for bundle in (shipped, bundles.read(folder)):
         with pytest.raises(_SeenError):
-            selection.build(("tensorflow",), Network(bundle), precision="auto")
+            building.build(bundle, "tensorflow")
     own = {"astronaut.png", "chelsea.png", "coffee.png", "rocket.png"}
     assert seen == [(own, shipped.recipe), (set(), shipped.recipe)]
 

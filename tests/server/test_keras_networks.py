@@ -28,8 +28,7 @@ from glimpse.models.messages import lacks_memory
 from glimpse.models.sources import ModelSource, resolve
 from glimpse.server.app import Server
 from glimpse.server.registry import LoadedModel
-from glimpse.server.runtime import UnsupportedNetworkError, conversion_worker, converted_cache, selection
-from glimpse.server.runtime.network import Network
+from glimpse.server.runtime import UnsupportedNetworkError, builder, conversion, conversion_worker, converted_cache
 from glimpse.server.runtime.openvino import OpenVINORuntime
 from glimpse.server.runtime.tensorflow import TensorFlowRuntime
 from glimpse.server.settings import Settings
@@ -39,6 +38,7 @@ from glimpse.v1.classifier_pb2_grpc import ImageClassifierStub
 from tests.conftest import ROOT, RunningServer
 from tests.models import own_makers
 from tests.models.own_makers import CLASSES, PIXELS, PROBABILITIES, model, predicted, saved, trunk
+from tests.server.building import build
 from tests.server.conftest import TIMEOUT
 from tests.variations import mostly_in_ci
 
@@ -58,10 +58,10 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     def convert(bundle: Any, folder: Path, *, seconds: float) -> Any:
         answer = json.loads(json.dumps(conversion_worker._answer(bundle, folder)))
         if "error" in answer:
-            raise converted_cache.ERRORS[answer["error"]](answer["message"])
-        return converted_cache._summary(answer["network"])
+            raise conversion.ERRORS[answer["error"]](answer["message"])
+        return converted_cache.read_summary(answer["network"])
 
-    monkeypatch.setattr(converted_cache, "_converted_elsewhere", convert)
+    monkeypatch.setattr(conversion, "_convert_elsewhere", convert)
 
 
 def load(weights: Path, **settings: Any) -> LoadedModel:
@@ -78,8 +78,8 @@ def load(weights: Path, **settings: Any) -> LoadedModel:
 def answers(path: Path, runtime: str) -> NDArray[np.float32]:
     """What a named runtime gives for `PIXELS`."""
     with structlog.testing.capture_logs():
-        network = Network(resolve(ModelSource(weights=str(path))))
-        made, _ = selection.build((runtime,), network, precision="float32")  # type: ignore[arg-type]  # one of its names
+        bundle = resolve(ModelSource(weights=str(path)))
+        made, _ = build(bundle, runtime, precision="float32")  # type: ignore[arg-type]  # one of its names
     return made(PIXELS)[outputs.PROBABILITIES]
 
 
@@ -202,7 +202,7 @@ def test_what_nobody_thought_of_ends_with_the_code_of_a_model_that_cannot_be_loa
     def fails(*_: Any, **__: Any) -> None:
         raise KeyError("surprise")
 
-    monkeypatch.setattr(selection, "build", fails)
+    monkeypatch.setattr(builder, "build", fails)
     with pytest.raises(ModelLoadError, match="Cannot load the model: KeyError: 'surprise'"):
         load(saved(model(trunk), tmp_path / "own"))
 
@@ -231,4 +231,4 @@ def test_an_exception_in_the_converting_process_does_not_end_it_unheard(tmp_path
         process.wait(TIMEOUT)  # before its input ends, or it might end for that
     assert process.returncode == 0
     assert json.loads(answer) == {"error": "failed", "message": "maximum recursion depth exceeded"}
-    assert issubclass(converted_cache.ERRORS["failed"], UnsupportedNetworkError)
+    assert issubclass(conversion.ERRORS["failed"], UnsupportedNetworkError)

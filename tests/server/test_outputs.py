@@ -15,7 +15,7 @@ from glimpse.server.app import _decoding
 from glimpse.server.decoding.pool import DecodePool
 from glimpse.server.domain import Caller, ClassifyRequest, EncodedImage, ImageResult
 from glimpse.server.fair_queue import NO_LANE
-from glimpse.server.loading import load_model
+from glimpse.server.loading import LoadOptions, load_model, model_source
 from glimpse.server.metrics import Metrics
 from glimpse.server.pipeline import Pipeline
 from glimpse.server.registry import LoadedModel, ModelRegistry
@@ -24,9 +24,10 @@ from glimpse.server.settings import Settings
 
 @pytest.fixture(scope="module")
 def model() -> Iterator[LoadedModel]:
-    loaded = load_model(Settings(precision="float32"), Metrics())  # type: ignore[call-arg]  # the others have defaults
+    settings = Settings(precision="float32")  # type: ignore[call-arg]  # the others have defaults
+    loaded = load_model(model_source(settings), LoadOptions.of(settings), Metrics().of)
     yield loaded
-    loaded.batcher.close()
+    loaded.close()
 
 
 def classify(model: LoadedModel, *requests: ClassifyRequest) -> list[ImageResult]:

@@ -18,15 +18,16 @@ from skimage import data
 
 from glimpse.models import bundle as bundles
 from glimpse.models import sources
+from glimpse.models.bundle import Bundle
 from glimpse.models.outputs import LOGITS, PROBABILITIES
 from glimpse.models.serving import load_bundle, serving_outputs
 from glimpse.server import cores
 from glimpse.server.runtime import OneStream, Runtime, UnsupportedNetworkError, selection
-from glimpse.server.runtime.network import Network
 from glimpse.server.runtime.openvino import OpenVINORuntime, convert
 from glimpse.server.runtime.tensorflow import TensorFlowRuntime, compiled, with_values
 from glimpse.server.runtimes import RuntimeName
 from tests.conftest import ROOT
+from tests.server.building import build
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="both runtimes build on TensorFlow")
 
@@ -70,7 +71,7 @@ def graph(embedded: keras.Model, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 @pytest.fixture(scope="module")
-def resizing(tmp_path_factory: pytest.TempPathFactory) -> Network:
+def resizing(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A network of a user's own with an operation that OpenVINO lacks."""
     inputs = keras.Input((8, 8, 3))
     x = keras.layers.Resizing(4, 4, interpolation="bicubic")(inputs)
@@ -81,7 +82,7 @@ def resizing(tmp_path_factory: pytest.TempPathFactory) -> Network:
         keras.Model(inputs, keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(x))).save(path)
     (path.parent / "labels.txt").write_text("a\nb\nc\n")
     (path.parent / "recipe.toml").write_text("height = 8\nwidth = 8\n")
-    return Network(sources.resolve(sources.ModelSource(weights=str(path))))
+    return sources.resolve(sources.ModelSource(weights=str(path)))
 
 
 def test_openvino_in_float32_gives_the_probabilities_of_tensorflow(
@@ -149,18 +150,18 @@ def test_auto_is_openvino_on_a_machine_without_a_gpu() -> None:
     assert selection.choose("auto") == ("openvino", "tensorflow")
 
 
-def test_a_network_that_openvino_lacks_falls_to_tensorflow_with_a_warning(resizing: Network) -> None:
+def test_a_network_that_openvino_lacks_falls_to_tensorflow_with_a_warning(resizing: Bundle) -> None:
     with structlog.testing.capture_logs() as logs:
-        runtime = selection.build(("openvino", "tensorflow"), resizing, precision="auto").runtime
+        runtime = build(resizing, "openvino", "tensorflow").runtime
     assert runtime.name == "tensorflow"
     (warning,) = logs
     assert (warning["log_level"], warning["runtime"], warning["instead_of"]) == ("warning", "tensorflow", "openvino")
     assert "ResizeBicubic" in warning["detail"]
 
 
-def test_a_network_that_openvino_lacks_is_refused_where_openvino_was_named(resizing: Network) -> None:
+def test_a_network_that_openvino_lacks_is_refused_where_openvino_was_named(resizing: Bundle) -> None:
     with pytest.raises(UnsupportedNetworkError, match="ResizeBicubic"):
-        selection.build(("openvino",), resizing, precision="auto")
+        build(resizing, "openvino")
 
 
 def test_a_runtime_that_is_not_installed_is_refused_with_what_to_install() -> None:

@@ -60,12 +60,12 @@ from glimpse.server.runtime import selection
 folder, name, precision = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 names = selection.choose(name)
 from glimpse.models import sources
-from glimpse.server.runtime.network import Network
+from tests.server.building import build
 said = {}
 for network, source in json.loads((folder / "sources.json").read_text()).items():
     paths = {key: Path(source[key]) for key in ("labels", "recipe") if key in source}
     bundle = sources.resolve(sources.ModelSource(**{**source, **paths}))
-    runtime = selection.build(names, Network(bundle), precision=precision).runtime
+    runtime = build(bundle, *names, precision=precision).runtime
     pixels = np.load(folder / f"{network}.npy")
     parts = [runtime(pixels[begin : begin + 32])["probabilities"] for begin in range(0, len(pixels), 32)]
     np.save(folder / f"{network}-{name}-{precision}.npy", np.concatenate(parts))

@@ -23,10 +23,10 @@ import structlog
 from glimpse.models import bundle as bundles
 from glimpse.server.app import Server
 from glimpse.server.registry import LoadedModel
-from glimpse.server.runtime import memory_budget, selection
+from glimpse.server.runtime import builder, memory_budget
 from glimpse.server.runtime.agreement import Agreement
 from glimpse.server.runtime.builder import BuiltRuntime
-from glimpse.server.runtime.network import Network
+from glimpse.server.runtime.importing import ImportedModel
 from glimpse.server.runtime.tensorflow import TensorFlowRuntime
 from glimpse.server.runtimes import PRECISIONS
 from glimpse.server.settings import Settings
@@ -142,17 +142,17 @@ def test_weights_of_zeros_are_refused_though_nothing_is_recorded(folder: Path, r
 def test_bfloat16_that_does_not_give_the_answers_falls_back_to_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
 
-    def build(names: Any, network: Network, *, precision: str, largest: int = 0) -> BuiltRuntime:
+    def build(imported: ImportedModel, *, precision: str, largest: int = 0) -> BuiltRuntime:
         """What a device with bfloat16 takes for `auto`, where it keeps the answers."""
         made.append("bfloat16" if precision == "auto" else precision)
-        runtime = TensorFlowRuntime(network.serving_model(), made[-1])  # type: ignore[arg-type]
+        runtime = TensorFlowRuntime(imported.form(), made[-1])  # type: ignore[arg-type]
         return BuiltRuntime(runtime, Agreement("bfloat16", 100, 100, 0) if made[-1] == "bfloat16" else None)
 
-    monkeypatch.setattr(selection, "build", build)
+    monkeypatch.setattr(builder, "build", build)
     # What bfloat16 really gives is within the tolerance; so the tolerance is made too tight for it.
     monkeypatch.setitem(PRECISIONS, "bfloat16", replace(PRECISIONS["bfloat16"], tolerance=1e-6))
     with structlog.testing.capture_logs() as logs:
-        model = load(bundles.EMBEDDED_DEFAULT, max_batch_size=2)
+        model = load(bundles.EMBEDDED_DEFAULT, runtime="tensorflow", max_batch_size=2)
     assert made == ["bfloat16", "float32"]
     assert model.precision == "float32"
     assert model.agreement == Agreement("bfloat16", 100, 100, 0), "what was found is told all the same"
@@ -160,7 +160,7 @@ def test_bfloat16_that_does_not_give_the_answers_falls_back_to_float32(monkeypat
     assert "tensorflow in bfloat16" in line["detail"]
     made.clear()
     with pytest.raises(GoldenError, match="tensorflow in bfloat16"):
-        load(bundles.EMBEDDED_DEFAULT, max_batch_size=2, precision="bfloat16")
+        load(bundles.EMBEDDED_DEFAULT, runtime="tensorflow", max_batch_size=2, precision="bfloat16")
 
 
 def test_bfloat16_gives_the_recorded_answers_within_its_tolerance() -> None:
@@ -181,14 +181,14 @@ def test_memory_that_ends_while_loading_is_told_the_same(monkeypatch: pytest.Mon
         def __call__(self, *_: Any, **__: Any) -> Any:
             raise MemoryError
 
-    def build(names: Any, network: Network, *, precision: Any, largest: int) -> BuiltRuntime:
+    def build(imported: ImportedModel, *, precision: Any, largest: int) -> BuiltRuntime:
         if fails == "build":
             raise MemoryError
-        return BuiltRuntime(Short(network.serving_model(), precision), None)
+        return BuiltRuntime(Short(imported.form(), precision), None)
 
-    monkeypatch.setattr(selection, "build", build)
+    monkeypatch.setattr(builder, "build", build)
     with pytest.raises(MemoryShortError, match="not enough memory to load the model se_resnet20_cifar10"):
-        load(bundles.EMBEDDED_DEFAULT)
+        load(bundles.EMBEDDED_DEFAULT, runtime="tensorflow")
 
 
 @pytest.mark.parametrize(

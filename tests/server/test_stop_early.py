@@ -18,7 +18,7 @@ import pytest
 from filelock import FileLock
 
 from glimpse.models import bundle as bundles
-from glimpse.server.runtime import converted_cache
+from glimpse.server.runtime import converted_key
 from tests.conftest import ROOT, RunningServer
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="it looks at processes through /proc")
@@ -161,7 +161,7 @@ def test_a_signal_to_every_process_at_once_is_the_servers_to_answer(start_server
 def test_a_server_that_waits_for_another_ones_conversion_leaves_it_alone(start_server: Start, tmp_path: Path) -> None:
     place = tmp_path / "cache" / "networks"
     place.mkdir(parents=True)
-    key = converted_cache.identity(BUNDLE)
+    key = converted_key.identity(BUNDLE)
     (place / ".made by the other").mkdir()
     with FileLock(place / f".{key}.lock"):
         running = start_server(environment={"GLIMPSE_CACHE": str(tmp_path / "cache")})

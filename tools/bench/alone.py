@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from glimpse.models.outputs import DEFAULT_OUTPUTS
 from glimpse.server import domain
 from glimpse.server.app import Server
-from glimpse.server.loading import load_model
+from glimpse.server.loading import LoadOptions, load_model, model_source
 from glimpse.server.metrics import Metrics
 from glimpse.server.settings import Settings
 from tools.bench import machine, photos
@@ -36,7 +36,7 @@ class Alone:
     def __init__(self) -> None:
         """Load the model that the environment names."""
         self._settings = Settings()  # type: ignore[call-arg]  # from the environment
-        self._model = load_model(self._settings, Metrics())
+        self._model = load_model(model_source(self._settings), LoadOptions.of(self._settings), Metrics().of)
         device = self._model.batcher._device
         self._compute, self._compute_alone = device._compute, device._alone
         self._streams = self._model.batcher._streams

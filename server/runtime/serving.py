@@ -1,0 +1,83 @@
+"""Serve: from an imported model to a runtime that has computed every batch size and given the recorded answers."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import NamedTuple
+
+import structlog
+
+from glimpse.models.outputs import PROBABILITIES
+from glimpse.server.runtime import Runtime, builder, errors_as_unsupported
+from glimpse.server.runtime.agreement import Agreement
+from glimpse.server.runtime.golden_check import GoldenCheck
+from glimpse.server.runtime.importing import ImportedModel
+from glimpse.server.runtimes import REFERENCE
+from glimpse.server.settings.kinds import PrecisionChoice
+from glimpse.server.startup import GoldenError
+
+_log = structlog.get_logger(__name__)
+
+
+class ServedModel(NamedTuple):
+    """A runtime that is ready for its first caller."""
+
+    runtime: Runtime
+    agreement: Agreement | None  # of the reduced precision with float32; None: none was considered
+    batch_sizes: tuple[int, ...]  # that it is warm for, rising
+
+
+def serve(imported: ImportedModel, golden: GoldenCheck, *, precision: PrecisionChoice, largest: int = 0) -> ServedModel:
+    """Build the runtime of an imported model, warm it, and compare its answers with the recorded ones.
+
+    Args:
+        imported: what is to be computed.
+        golden: of its bundle.
+        precision: the one that is stated; ``auto``: the fastest that gives the answers of float32, and the recorded.
+        largest: images in the largest batch; 0: what suits the runtime and the network.
+
+    Raises:
+        GoldenError: expected; its answers are not the recorded ones, and in float32 they would not be either.
+        UnsupportedNetworkError: the runtime cannot compute the network; another one may.
+        MemoryError: there was not enough.
+        ValueError: the precision is not to be had on this device.
+    """
+    runtime, agreement = builder.build(imported, precision=precision, largest=largest)
+    multiply_adds = imported.summary.multiply_adds
+    try:
+        return ServedModel(runtime, agreement, _warm(runtime, golden, largest, multiply_adds))
+    except GoldenError as error:
+        if precision != "auto" or runtime.precision == REFERENCE:
+            raise
+        _log.warning("precision falls back", precision=REFERENCE, instead_of=runtime.precision, detail=str(error))
+    del runtime  # two at a time would take twice the memory
+    runtime, _ = builder.build(imported, precision=REFERENCE)
+    return ServedModel(runtime, agreement, _warm(runtime, golden, largest, multiply_adds))
+
+
+def _warm(runtime: Runtime, golden: GoldenCheck, largest: int, multiply_adds: int) -> tuple[int, ...]:
+    """Run every batch size on every stream, so that no caller pays for a first time (optimising, compiling).
+
+    What comes out is looked at, so that the golden check costs no time of its own.
+
+    Returns:
+        The batch sizes.
+    """
+    sizes = runtime.batch_sizes(largest, multiply_adds)
+    check = partial(golden.check, runtime=runtime.name, precision=runtime.precision)
+
+    def stream(_: int) -> None:
+        for size in sizes:
+            check(runtime(golden.batch(size))[PROBABILITIES])
+
+    with errors_as_unsupported(f"{runtime.name} cannot compute this network"):
+        try:
+            check(runtime.alone(golden.batch(1))[PROBABILITIES])
+            with ThreadPoolExecutor(runtime.streams) as streams:
+                list(streams.map(stream, range(runtime.streams)))
+        except Exception as error:
+            if runtime.out_of_memory(error):
+                raise MemoryError(f"A batch of up to {sizes[-1]} images did not fit.") from error
+            raise
+    return sizes
