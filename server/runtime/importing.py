@@ -1,12 +1,12 @@
 """Import: from a bundle, in whatever format its weights are, to the one thing that a runtime is built from.
 
 What a weights file may do to whoever reads it ends here: parsers of foreign formats run in processes of their own
-(`models.weights.isolated`, `server.runtime.conversion_worker`), and nothing that comes after reads the file again. Only a
-whole Keras model is read in the server, in safe mode, where the runtime is one that reads Keras models.
+(`models.weights.isolated`, `server.runtime.conversion_worker`), and nothing that comes after reads the file again.
+Only a whole Keras model is read in the server, in safe mode, where the runtime is one that reads Keras models.
 
 What is imported is kept between starts where that saves time. A conversion takes seconds, so its result is kept
-(`server.runtime.converted_cache`). A Keras model is built from any weights file as fast as from safetensors with our own
-names, so no second copy of the weights is kept for it.
+(`server.runtime.converted_cache`). A Keras model is built from any weights file as fast as from safetensors with our
+own names, so no second copy of the weights is kept for it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class ImportedModel:
     bundle: Bundle  # whose weights were seen to have their digest
     summary: NetworkSummary
     row: RuntimeRow  # of the runtime that it was imported for
-    # What that runtime reads: the file of a converted graph; or a Keras model, uint8 ``[N, H, W, 3]`` -> its named
+    # What that runtime reads: the file of a converted graph; or a Keras model, uint8 ``[N, H, W, C]`` -> its named
     # outputs, float32, which is made anew each time but shares its layers with the others.
     form: Callable[[], Path | keras.Model]
     temporary: Path | None = None  # a folder that nobody needs once it is closed
