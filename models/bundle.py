@@ -216,8 +216,9 @@ def write(  # noqa: PLR0913 - one for each value of the description
     temperature: float,
     metrics: Mapping[str, float],
     options: Mapping[str, Any] | None = None,
+    weights: str = WEIGHTS,
 ) -> Bundle:
-    """Make a bundle of a folder that holds ``weights.safetensors``: write the labels and the description, and read it.
+    """Make a bundle of a folder that holds its weights file: write the labels and the description, and read it.
 
     The description has the key ``options`` only where there are some, so that a bundle without is what it always was.
 
@@ -236,8 +237,8 @@ def write(  # noqa: PLR0913 - one for each value of the description
         "labels": LABELS,
         "recipe": recipe.to_dict(),
         "temperature": temperature,
-        "weights": WEIGHTS,
-        "weights_digest": digest(folder / WEIGHTS),
+        "weights": weights,
+        "weights_digest": digest(folder / weights),
         "metrics": dict(metrics),
         **({"options": dict(options)} if options else {}),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -13,10 +14,12 @@ from glimpse.models import keras_files, outputs, weights
 from glimpse.models.builder import Assembly, assemble
 from glimpse.models.bundle import Bundle
 from glimpse.models.catalogue import find
+from glimpse.models.compiling import jit_compile
 from glimpse.models.prestem import graph
 from glimpse.models.prestem.recipe import Recipe, change_for
 
-_BATCH = 500
+_BATCH, _LEAST_BATCH = 500, 8
+_PIXELS = 1 << 22  # in a batch: 83 images of 224 x 224, whose maps take a gigabyte
 
 
 def load_bundle(bundle: Bundle) -> Assembly:
@@ -61,7 +64,9 @@ def logits_model(assembly: Assembly, recipe: Recipe) -> keras.Model:
 
 def logits(network: keras.Model, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Logits of all images: uint8 ``[N, H, W, C]`` -> float32 ``[N, classes]``."""
-    return np.asarray(network.predict(pixels, batch_size=_BATCH, verbose=0), np.float32)
+    network.jit_compile = jit_compile()
+    batch = max(_LEAST_BATCH, min(_BATCH, _PIXELS // math.prod(pixels.shape[1:3])))
+    return np.asarray(network.predict(pixels, batch_size=batch, verbose=0), np.float32)
 
 
 def serving_outputs(assembly: Assembly, recipe: Recipe, temperature: float) -> keras.Model:

@@ -14,14 +14,14 @@ from glimpse.models import bundle, standard
 from glimpse.models.catalogue import find
 from glimpse.models.plain import plain
 from glimpse.models.prestem.recipe import Recipe
+from glimpse.models.train.checks import check_classes, check_hold_out, check_paths, report_omissions
 from glimpse.models.train.options import MAX_HELD_OUT, parser, plan_of, reproducing
 from glimpse.models.train.plan import Run, check_writable, claim, earlier, exclusive
+from glimpse.models.train.transfer import command as transfer_command
+from glimpse.models.train.transfer import options as transfer_options
 
 if TYPE_CHECKING:
-    from glimpse.models.train.data import LabelledImages
     from glimpse.models.train.export import DataSplits
-
-_SHOWN = 20  # of the folders without an image
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,7 +32,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = parser().parse_args(arguments)
     try:
-        _run(options)
+        if options.base is not None:
+            transfer_command.run(options, transfer_options.given(parser(), arguments))
+        else:
+            transfer_options.check_without(options)
+            _run(options)
     except (ValueError, OSError) as error:
         print(f"glimpse.models.train: {error}", file=sys.stderr)
         return 1
@@ -64,19 +68,13 @@ def _run(options: argparse.Namespace) -> None:
         channels="GRAY" if (options.channels or row.input_shape[2]) == 1 else "RGB",
     )
     recipe = _scaled(recipe, options.mean, options.std)
-    if options.hold_out is not None and not options.hold_out > 0:
-        raise ValueError(
-            f"--hold-out must be at least 1, because the temperature is fitted on these images. "
-            f"Received: {options.hold_out}"
-        )
+    check_hold_out(options.hold_out)
 
     name = options.name or out.resolve().name
     # What the export would refuse has to be refused before hours of training.
     bundle.check(name, options.bundle_version, ())
     check_writable(out)
-    for path in (options.data, options.test):
-        if path is not None and not path.exists():
-            raise FileNotFoundError(f"{path} does not exist. Give a folder or a zip file.")
+    check_paths(options.data, options.test)
 
     # Only now: Keras takes seconds to load, and a wrong option should say so at once.
     from glimpse.models.train import fit
@@ -126,8 +124,8 @@ def _read(options: argparse.Namespace, recipe: Recipe) -> tuple[Recipe, DataSpli
     from glimpse.models.train.export import DataSplits
 
     everything = data.read(options.data, recipe, skip_unreadable=options.skip_unreadable)
-    _report_omissions(options.data, everything)
-    _check_classes(options.data, everything.labels)
+    report_omissions(options.data, everything)
+    check_classes(options.data, everything.labels)
     count = min(MAX_HELD_OUT, math.ceil(len(everything) / 20)) if options.hold_out is None else options.hold_out
     training, held_out = data.hold_out(everything, count, options.seed)
     for label, count in zip(training.labels, data.per_class(training), strict=True):
@@ -142,22 +140,12 @@ def _read(options: argparse.Namespace, recipe: Recipe) -> tuple[Recipe, DataSpli
     test = None
     if options.test:
         test = data.read(options.test, recipe, training.labels, skip_unreadable=options.skip_unreadable)
-        _report_omissions(options.test, test)
+        report_omissions(options.test, test)
     print(
         f"{len(training)} training, {len(held_out)} held-out and {len(test) if test else 0} test images "
         f"of {len(training.labels)} classes; mean {recipe.mean}, std {recipe.std}"
     )
     return recipe, DataSplits(training=training, held_out=held_out, test=test, left_out=everything.left_out)
-
-
-def _report_omissions(path: Path, images: LabelledImages) -> None:
-    from glimpse.models.train import data
-
-    if images.left_out:
-        print(f"{path}: skipped: {data.summary(images.left_out)}", file=sys.stderr)
-    if images.empty:
-        names = ", ".join(map(repr, images.empty[:_SHOWN])) + (", ..." if len(images.empty) > _SHOWN else "")
-        print(f"{path}: folders without a readable image, which become no class: {names}", file=sys.stderr)
 
 
 def _scaled(recipe: Recipe, mean: Sequence[float] | None, std: Sequence[float] | None) -> Recipe:
@@ -167,20 +155,6 @@ def _scaled(recipe: Recipe, mean: Sequence[float] | None, std: Sequence[float] |
     if std is not None:
         recipe = dataclasses.replace(recipe, std=tuple(std))
     return recipe
-
-
-def _check_classes(path: Path, labels: Sequence[str]) -> None:
-    """Refuse labels that are not valid in a bundle, and a single class.
-
-    Raises:
-        ValueError: the classes cannot be trained on.
-    """
-    bundle.check("classes", "1", [bundle.ClassLabel(label) for label in labels])
-    if len(labels) < 2:
-        raise ValueError(
-            f"{path} has only one class, {labels[0]!r}; training needs at least two. Put the images of each class into "
-            "a folder of its name."
-        )
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shlex
-import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
@@ -14,6 +13,9 @@ from glimpse.models.catalogue import find
 from glimpse.models.train.defaults import auxiliary_weight
 from glimpse.models.train.measure import Measurement
 from glimpse.models.train.plan import Plan, Run
+from glimpse.models.train.text import numbers, paragraph
+from glimpse.models.train.transfer import card as transfer_card
+from glimpse.models.train.transfer.plan import TransferRun
 
 CARD = "MODEL_CARD.md"
 CURVES = "curves.png"
@@ -26,7 +28,7 @@ class CardContents:
     """The values that a model card shows."""
 
     bundle: Bundle
-    run: Run
+    run: Run | TransferRun
     parameters: int  # all of them, trainable and not
     epochs_done: int  # completed when the weights were saved
     data: str  # name of the data set
@@ -39,6 +41,8 @@ class CardContents:
     test: str = ""  # path of the test images, as it was given
     left_out: int = 0  # images that could not be read
     backend: str = "tensorflow"  # of Keras
+    provisional: bool = False  # the training was stopped before its end
+    base_note: str = ""  # of a transfer: where the weights of its base come from
 
 
 def write(card: CardContents) -> str:
@@ -52,7 +56,7 @@ def _head(card: CardContents) -> str:
     options = ", ".join(f"{name} {json.dumps(value)}" for name, value in bundle.options.items())
     rows = {
         "version": bundle.version,
-        "architecture": f"`{bundle.architecture}`, variant `{bundle.variant}`" + (f", {options}" if options else ""),
+        "architecture": f"{_architecture(bundle)}, {options}" if options else _architecture(bundle),
         "parameters": f"{card.parameters:,}",
         "input": f"{bundle.recipe.height} x {bundle.recipe.width} pixels, "
         f"{'grayscale' if bundle.recipe.depth == 1 else 'RGB'}",
@@ -63,12 +67,18 @@ def _head(card: CardContents) -> str:
     return f"# {bundle.name}\n\n" + _table(("", ""), rows.items())
 
 
+def _architecture(bundle: Bundle) -> str:
+    if not bundle.architecture:
+        return "a Keras model"
+    return f"`{bundle.architecture}`, variant `{bundle.variant}`"
+
+
 def _use(card: CardContents) -> str:
     recipe, labels = card.bundle.recipe, [label.label for label in card.bundle.labels]
     shown = ", ".join(labels[:20]) + (f" and {len(labels) - 20} more" if len(labels) > 20 else "")
     return f"""## Intended use and limits
 
-{_paragraph(f"It sorts pictures that show one object into {len(labels)} classes: {shown}.")}
+{paragraph(f"It sorts pictures that show one object into {len(labels)} classes: {shown}.")}
 
 - Any picture gets one of these answers, also a picture of something else: it has no class for "none of them". A low
   probability is a hint, not a proof, that the picture shows something else.
@@ -93,14 +103,17 @@ def _data(card: CardContents) -> str:
     )
     if card.left_out:
         used += f" {card.left_out:,} more could not be read and were left out."
-    return f"## Data\n\n{_paragraph(used)}\n\n{_paragraph(card.note)}"
+    return f"## Data\n\n{paragraph(used)}\n\n{paragraph(card.note)}"
 
 
 def _training(card: CardContents) -> str:
-    plan, recipe = card.run.plan, card.run.recipe
+    run = card.run
+    if isinstance(run, TransferRun):
+        return transfer_card.training(card, run, _command(card))
+    plan, recipe = run.plan, run.recipe
     unfinished = (
         f"\n\n**Provisional**: these weights are from epoch {card.epochs_done} of {plan.total_epochs}."
-        if card.epochs_done < plan.total_epochs
+        if card.provisional
         else ""
     )
     restart = (
@@ -127,7 +140,7 @@ def _training(card: CardContents) -> str:
         if row.served() != row
         else ""
     )
-    told = f"\n\n{_paragraph(card.training_note)}" if card.training_note else ""
+    told = f"\n\n{paragraph(card.training_note)}" if card.training_note else ""
     command = _command(card)
     return f"""## Training
 
@@ -137,8 +150,8 @@ def _training(card: CardContents) -> str:
 - **Weight decay**: {plan.weight_decay:g}, decoupled (Loshchilov and Hutter, arXiv:1711.05101), on kernels only.
 - **Augmentation**: shift by up to an eighth of the image (its own edge, mirrored, comes in) and mirror, as in
   He et al., arXiv:1512.03385, section 4.2{cutout}.{smoothing}{beside}
-- **Pre-stem**: geometry `{recipe.geometry}`, filter `{recipe.filter}`; then minus {_numbers(recipe.mean)}, divided by
-  {_numbers(recipe.std)} for {"grey" if recipe.depth == 1 else "red, green, blue"} in 0..255.
+- **Pre-stem**: geometry `{recipe.geometry}`, filter `{recipe.filter}`; then minus {numbers(recipe.mean)}, divided by
+  {numbers(recipe.std)} for {"grey" if recipe.depth == 1 else "red, green, blue"} in 0..255.
 - **Precision**: {plan.precision}. **Seed**: {plan.seed}.{unfinished}{told}
 
 From the folder in which this was trained, with the `python` of its environment:
@@ -214,6 +227,8 @@ def _python(card: CardContents) -> str:
 def _command(card: CardContents) -> str:
     """The training command that reproduces this run, one option a line."""
     run = card.run
+    if isinstance(run, TransferRun):
+        return _lines(card, card.command, [f"--hold-out {run.hold_out}"])
     recipe = run.recipe
     always = ("batch_size", "optimizer", "learning_rate")  # their defaults depend on more than the command
     options: dict[str, object] = {
@@ -228,26 +243,23 @@ def _command(card: CardContents) -> str:
         options.pop("restart_learning_rate", None)
     options |= {"hold_out": run.hold_out, "size": f"{recipe.height}x{recipe.width}"}
     options |= {"geometry": recipe.geometry, "crop_share": recipe.crop_share, "filter": recipe.filter}
-    lines: list[str] = []
-    for word in card.command:
-        if word.startswith("--"):
-            lines.append(word)
-        else:
-            lines[-1] += f" {shlex.quote(word)}"
-    lines += [f"--{name.replace('_', '-')} {shlex.quote(str(value))}" for name, value in options.items()]
+    lines = [f"--{name.replace('_', '-')} {shlex.quote(str(value))}" for name, value in options.items()]
     lines += [f"--option {shlex.quote(f'{name}={json.dumps(value)}')}" for name, value in run.plan.options.items()]
     if recipe.depth != find(run.plan.architecture, run.plan.variant).input_shape[2]:
         lines.append(f"--channels {recipe.depth}")
     lines += [f"--mean {_exact(recipe.mean)}", f"--std {_exact(recipe.std)}"]
-    return " \\\n    ".join([f"{_python(card)} -m glimpse.models.train", *lines])
+    return _lines(card, card.command, lines)
 
 
-def _paragraph(text: str) -> str:
-    return textwrap.fill(text, width=120, break_long_words=False, break_on_hyphens=False)
-
-
-def _numbers(values: tuple[float, ...]) -> str:
-    return " ".join(f"{value:g}" for value in values)
+def _lines(card: CardContents, words: Iterable[str], more: Iterable[str]) -> str:
+    """The command with one option a line: its words, which are quoted, and what is ready."""
+    lines: list[str] = []
+    for word in words:
+        if word.startswith("--"):
+            lines.append(word)
+        else:
+            lines[-1] += f" {shlex.quote(word)}"
+    return " \\\n    ".join([f"{_python(card)} -m glimpse.models.train", *lines, *more])
 
 
 def _exact(values: tuple[float, ...]) -> str:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import keras
 
 from glimpse.models import bundle, golden, serving, weights
-from glimpse.models.builder import assemble
+from glimpse.models.builder import Assembly, assemble
 from glimpse.models.bundle import Bundle, ClassLabel
 from glimpse.models.catalogue import find
 from glimpse.models.plain import plain
@@ -17,6 +18,7 @@ from glimpse.models.train import calibrate, card, fit, plots
 from glimpse.models.train.data import LabelledImages
 from glimpse.models.train.measure import Measurement, measure
 from glimpse.models.train.plan import Run
+from glimpse.models.train.transfer.plan import TransferRun
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +33,7 @@ class Metadata:
     dtype: Literal["float32", "float16"] = "float32"  # of the weights file; the server computes with float32
     command: tuple[str, ...] = ()  # arguments that reproduce this bundle, beside those of the plan and the recipe
     test: str = ""  # path of the test images, as it was given
+    base_note: str = ""  # of a transfer: where the weights of its base come from; Markdown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,11 +69,51 @@ def export(
     row = trained.served()
     options = {name: value for name, value in run.plan.options.items() if getattr(row, name) == getattr(trained, name)}
     weights.save(fit.network(model), target / bundle.WEIGHTS, dtype=metadata.dtype)
-    shape = run.recipe.shape
-    assembly = assemble(row, classes=len(run.labels), input_shape=shape)
+    assembly = assemble(row, classes=len(run.labels), input_shape=run.recipe.shape)
     weights.load(assembly.model, target / bundle.WEIGHTS)
-    network = serving.logits_model(assembly, run.recipe)
+    epochs_done = fit.epochs_done(model, run.plan, splits.training)
+    trained_network = Trained(
+        assembly=assembly,
+        architecture=row.name,
+        variant=row.variant,
+        options=options,
+        epochs=epochs_done,
+        provisional=epochs_done < run.plan.total_epochs,
+        history=fit.history(folder, epochs_done),
+    )
+    return finish(trained_network, run, splits, metadata, target)
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """A network in float32 with the weights that its bundle has, and how far it was trained."""
+
+    assembly: Assembly
+    architecture: str  # name in the library; empty: the weights file is a whole Keras model
+    variant: str
+    options: Mapping[str, Any]  # of the architecture
+    weights_file: str = bundle.WEIGHTS  # in the folder of the bundle
+    epochs: int  # that were trained
+    provisional: bool  # it was stopped before the end of its plan
+    history: list[dict[str, float]]  # a row for each epoch
+
+
+def finish(
+    trained: Trained, run: Run | TransferRun, splits: DataSplits, metadata: Metadata, target: Path
+) -> tuple[Bundle, Measurement]:
+    """Calibrate and measure a network whose weights are in the folder of its bundle, and write all else there.
+
+    Args:
+        trained: the network.
+        run: its plan, recipe and labels.
+        splits: labelled images.
+        metadata: name, version, data set.
+        target: the folder of the bundle, with the weights.
+
+    Raises:
+        ValueError: there are no held-out images, on which the temperature is fitted.
+    """
+    network = serving.logits_model(trained.assembly, run.recipe)
     held_out = serving.logits(network, splits.held_out.pixels)
     temperature = round(calibrate.fit_temperature(held_out, splits.held_out.classes), 4)
     judged = splits.held_out if splits.test is None else splits.test
@@ -81,27 +124,27 @@ def export(
         target,
         name=metadata.name,
         version=metadata.version,
-        architecture=row.name,
-        variant=row.variant,
-        options=options,
-        input_shape=shape,
+        architecture=trained.architecture,
+        variant=trained.variant,
+        options=trained.options,
+        weights=trained.weights_file,
+        input_shape=run.recipe.shape,
         labels=[ClassLabel(label) for label in run.labels],
         recipe=run.recipe,
         temperature=temperature,
         metrics={name: round(value, 6) for name, value in measurement.metrics().items()},
     )
-    written = _with_golden_answers(written, serving.serving_model(assembly, run.recipe, temperature))
-    epochs_done = fit.epochs_done(model, run.plan, splits.training)
-    history = fit.history(folder, epochs_done)
-    plots.curves(history, target / card.CURVES)
+    written = _with_golden_answers(written, serving.serving_model(trained.assembly, run.recipe, temperature))
+    plots.curves(trained.history, target / card.CURVES)
     plots.confusion(measurement.confusion, run.labels, target / card.CONFUSION)
     plots.reliability(measurement.reliability_uncalibrated, measurement.reliability, target / card.RELIABILITY)
     text = card.write(
         card.CardContents(
             bundle=written,
             run=run,
-            parameters=assembly.model.count_params(),
-            epochs_done=epochs_done,
+            parameters=trained.assembly.model.count_params(),
+            epochs_done=trained.epochs,
+            provisional=trained.provisional,
             command=metadata.command,
             test=metadata.test,
             left_out=len(splits.left_out),
@@ -112,6 +155,7 @@ def export(
             training_note=metadata.training_note,
             dtype=metadata.dtype,
             measurement=measurement,
+            base_note=metadata.base_note,
         )
     )
     # The card shows file names, which need not be valid text.

@@ -13,6 +13,7 @@ from glimpse.models.command_line import Parser, architecture_option
 from glimpse.models.prestem.recipe import Filter, Geometry
 from glimpse.models.train import defaults
 from glimpse.models.train.plan import Optimizer, Plan
+from glimpse.models.train.transfer import options as transfer_options
 
 MAX_HELD_OUT = 2500  # images held out by default; enough to fit the temperature, and to see a training go wrong
 
@@ -28,14 +29,15 @@ The backend of Keras is chosen by an environment variable: KERAS_BACKEND=tensorf
 _EXAMPLE = """\
 examples:
   python -m glimpse.models.train --data train.zip --test test.zip --architecture se_resnet20
-  python -m glimpse.models.train --data photos/ --architecture mobilenet --size 224 --epochs 60 --out runs/photos"""
+  python -m glimpse.models.train --data photos/ --architecture mobilenet --size 224 --epochs 60 --out runs/photos
+  python -m glimpse.models.train --data photos/ --from efficientnet_lite0 --thaw 2 --out runs/photos"""
 
 
 def parser() -> Parser:
     """The command's options."""
     result = Parser(
         prog="python -m glimpse.models.train",
-        usage="%(prog)s --data PATH --architecture NAME [options]",
+        usage="%(prog)s --data PATH (--architecture NAME | --from BASE) [options]",
         description=_DESCRIPTION,
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -76,7 +78,9 @@ def parser() -> Parser:
 
     network = result.add_argument_group("network")
     network.add_argument(
-        "--architecture", required=True, metavar="NAME", help=f"network to train: one of {', '.join(architectures())}"
+        "--architecture",
+        metavar="NAME",
+        help=f"network to train: one of {', '.join(architectures())} (default: that of --from)",
     )
     network.add_argument(
         "--variant", help="variant of the architecture; python -m glimpse.models list shows them (default: the first)"
@@ -128,6 +132,8 @@ def parser() -> Parser:
             help=f"numbers {what}, one for each channel, for pixel values of 0 to 255 (default: those of the training "
             "images)",
         )
+
+    transfer_options.add(result)
 
     schedule = result.add_argument_group("training")
     schedule.add_argument(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 from filelock import FileLock, Timeout
 
 from glimpse.models.prestem.recipe import Recipe
+from glimpse.models.train.transfer.plan import TransferRun
 
 PLAN = "plan.json"
 LOCK = "run.lock"
@@ -133,7 +134,14 @@ def exclusive(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def claim(folder: Path, run: Run, *, checkpoint: str, adopt: bool = False) -> None:
+def claim(
+    folder: Path,
+    run: Run | TransferRun,
+    *,
+    checkpoint: str,
+    adopt: bool = False,
+    may_change: Collection[str] = _MAY_CHANGE,
+) -> None:
     """Write the plan of a run into its folder, after checking it against a plan that is already there.
 
     The plans may differ in the values that can be changed on resuming, or in any value as long as the earlier run has
@@ -144,6 +152,7 @@ def claim(folder: Path, run: Run, *, checkpoint: str, adopt: bool = False) -> No
         run: the run that is about to begin or to be resumed.
         checkpoint: name of the checkpoint file.
         adopt: accept a checkpoint that has no plan beside it as one of this run.
+        may_change: names of values in which the plans may differ.
 
     Raises:
         PlanError: the folder belongs to another run; the message names the values that differ.
@@ -152,11 +161,12 @@ def claim(folder: Path, run: Run, *, checkpoint: str, adopt: bool = False) -> No
     new = run.to_dict()
     if path.exists():
         try:
-            old = _completed(json.loads(path.read_text(encoding="utf-8")))
+            old = json.loads(path.read_text(encoding="utf-8"))
+            old = _completed(old) if isinstance(run, Run) else old
             differing = [
                 f"{name} was {before!r}, now {after!r}"
                 for name, (before, after) in _pairs(old, new).items()
-                if before != after and name not in _MAY_CHANGE
+                if before != after and name not in may_change
             ]
         except (json.JSONDecodeError, TypeError, AttributeError) as error:
             raise PlanError(f"{path} is not the plan of a run: {error}. Give another --out.") from error

@@ -45,7 +45,9 @@ class Base:
         return find(self.architecture, self.variant, self.options) if self.architecture else None
 
 
-def find_base(text: str, architecture: str = "", variant: str | None = None) -> Base:
+def find_base(
+    text: str, architecture: str = "", variant: str | None = None, options: Mapping[str, Any] | None = None
+) -> Base:
     """The base that a user names.
 
     Args:
@@ -54,6 +56,7 @@ def find_base(text: str, architecture: str = "", variant: str | None = None) -> 
             `architecture`, or of a file with a whole Keras model.
         architecture: name in the library; empty: that in `text`, or that of the bundle.
         variant: of the architecture; None: that of the weights.
+        options: of the architecture, for random weights and for a weights file.
 
     Raises:
         UnknownArchitectureError: no such architecture or variant.
@@ -61,11 +64,11 @@ def find_base(text: str, architecture: str = "", variant: str | None = None) -> 
         BundleError: the weights cannot be downloaded, or the bundle is damaged.
         OSError: the path cannot be read.
     """
-    path = Path(text).expanduser()
+    path, options = Path(text).expanduser(), options or {}
     if path.is_dir():
-        return _of_bundle(text, bundles.read(path), architecture)
+        return _of_bundle(text, bundles.read(path), architecture, options)
     if path.exists():
-        return _of_file(path, architecture, variant)
+        return _of_file(path, architecture, variant, options)
     if "/" in text or path.suffix.lower() in _SUFFIXES:
         raise BaseError(
             f"--from {text} does not exist. Give a bundle folder, a weights file, or the name of a network."
@@ -77,20 +80,21 @@ def find_base(text: str, architecture: str = "", variant: str | None = None) -> 
         raise BaseError(
             f"--from {text} is a network of its own, so --architecture {architecture} contradicts it. Leave it out."
         )
-    row = find(name, variant)
+    row = find(name, variant, options)
     if tag == RANDOM:
         return Base(
             name=f"{name}:{RANDOM}",
             architecture=name,
             variant=row.variant,
+            options=options,
             recipe=None,
             digest=RANDOM,
             licence="Nobody has trained these weights: they are random, so the features know nothing of pictures.",
         )
-    return _published(name, variant, tag)
+    return _published(name, variant, tag, options)
 
 
-def _published(name: str, variant: str | None, tag: str) -> Base:
+def _published(name: str, variant: str | None, tag: str, options: Mapping[str, Any]) -> Base:
     """Weights that ship with the library or are published."""
     shipped = bundles.embedded(name) if variant is None else ()
     known = (*shipped, *published.tags(name, variant))
@@ -105,7 +109,7 @@ def _published(name: str, variant: str | None, tag: str) -> Base:
         raise BaseError(
             f"{name} has no weights {tag!r}.{did_you_mean(tag, known)} Known are {', '.join(known)}, and {RANDOM}."
         )
-    found = sources.resolve(sources.ModelSource(weights=tag, architecture=name, variant=variant))
+    found = sources.resolve(sources.ModelSource(weights=tag, architecture=name, variant=variant, options=options))
     licence = "These weights ship with Glimpse; their model card is beside them."
     if tag not in shipped:
         checkpoint = published.find(name, variant, tag)
@@ -116,12 +120,14 @@ def _published(name: str, variant: str | None, tag: str) -> Base:
     return _from_bundle(f"{name}:{tag}", found, licence)
 
 
-def _of_bundle(text: str, bundle: Bundle, architecture: str) -> Base:
+def _of_bundle(text: str, bundle: Bundle, architecture: str, options: Mapping[str, Any]) -> Base:
     if architecture and architecture != bundle.architecture:
         raise BaseError(
             f"{text} holds weights of {bundle.architecture or 'a Keras model'}, not of {architecture}. "
             "Leave --architecture out."
         )
+    if options:
+        raise BaseError(f"The options of the network are those of the bundle {text}. Leave --option out.")
     return _from_bundle(text, bundle, f"The licence of the bundle {bundle.name} {bundle.version} holds.")
 
 
@@ -138,14 +144,14 @@ def _from_bundle(name: str, bundle: Bundle, licence: str) -> Base:
     )
 
 
-def _of_file(path: Path, architecture: str, variant: str | None) -> Base:
+def _of_file(path: Path, architecture: str, variant: str | None, options: Mapping[str, Any]) -> Base:
     whole = not architecture
     if whole and not sources.holds_network(path):
         raise BaseError(
             f"{path} holds weights alone: give the name of their network with --architecture. Only a .keras file, or "
             "an .h5 file with a whole model, has its own network."
         )
-    row = None if whole else find(architecture, variant)
+    row = None if whole else find(architecture, variant, options)
     recipe, note = sources.recipe_beside(path), ""
     if recipe is None and row is not None and (tags := published.tags(row.name, row.variant)):
         recipe = published.find(row.name, row.variant, tags[0]).recipe
@@ -157,6 +163,7 @@ def _of_file(path: Path, architecture: str, variant: str | None) -> Base:
         name=str(path),
         architecture=row.name if row else "",
         variant=row.variant if row else "",
+        options=options,
         recipe=recipe,
         digest=bundles.digest(path),
         licence="The licence of these weights was not stated.",

@@ -13,9 +13,11 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from glimpse.models.compiling import jit_compile
 from glimpse.models.prestem import graph
 from glimpse.models.prestem.recipe import Recipe
-from glimpse.models.train.transfer.compiling import jit_compile
+from glimpse.models.train.transfer.network import Network
+from glimpse.models.train.transfer.progress import Bar
 
 FOLDER = "features"
 BATCH = 32  # images; more are no faster on a CPU
@@ -24,7 +26,7 @@ _DTYPE = np.float16  # a feature is rounded by less than a two-thousandth; only 
 _LARGEST = float(np.finfo(_DTYPE).max)
 _KEPT_EVERY = 8  # batches
 
-Report = Callable[[int, int], None]  # done, of all
+Report = Callable[[int], None]  # views that are done
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,30 @@ class Features:
     def take(self, index: NDArray[np.int64], view: NDArray[np.int64] | int = 0) -> NDArray[np.float32]:
         """Features of the images at `index`, each of one view: float32 ``[len(index), ...]``."""
         return np.asarray(self.values[view, index], np.float32)
+
+
+def of_run(
+    network: Network, pixels: NDArray[np.uint8], recipe: Recipe, folder: Path, *, parts: tuple[object, ...]
+) -> Features:
+    """Features of all images of a run, with a bar; what the run has kept of them is taken.
+
+    Args:
+        network: whose features they are.
+        pixels: uint8 ``[N, H, W, C]``.
+        recipe: of the images.
+        folder: of the run.
+        parts: what the weights of the network depend on.
+    """
+    model = extractor(network.assembly.model, network.features, recipe)
+    key = key_of(pixels, *parts, recipe.digest, network.features.name)
+    with Bar("features", VIEWS * len(pixels)) as bar:
+        found = compute(model, pixels, folder, key=key, report=bar.update)
+        bar.say(f"features: {len(pixels):,} images in {VIEWS} views, {_megabytes(found)} MB in {folder / FOLDER}")
+    return found
+
+
+def _megabytes(features: Features) -> str:
+    return f"{features.values.nbytes / 1e6:,.0f}"
 
 
 def extractor(network: keras.Model, features: keras.KerasTensor, recipe: Recipe) -> keras.Model:
@@ -66,7 +92,7 @@ def compute(
         folder: of the run.
         key: names everything that the features depend on; those of another key are replaced.
         views: 1: images as they are; 2: mirrored, too.
-        report: called with the number of views that are done, and of all.
+        report: called with the number of views that are done.
 
     Raises:
         ValueError: a feature is too large, or not a number.
@@ -80,7 +106,7 @@ def compute(
     done = _done(state, wanted) if values.exists() else 0
     kept = np.lib.format.open_memmap(values, mode="r+" if done else "w+", dtype=_DTYPE, shape=shape)
     total = views * len(pixels)
-    report(done, total)
+    report(done)
     for number, start in enumerate(range(done, total, BATCH), start=1):
         places = np.arange(start, min(start + BATCH, total))
         view, index = np.divmod(places, len(pixels))
@@ -88,7 +114,7 @@ def compute(
         batch[view == 1] = batch[view == 1, :, ::-1]
         kept[view, index] = _checked(model, batch)
         end = start + len(places)
-        report(end, total)
+        report(end)
         if number % _KEPT_EVERY == 0 or end == total:
             kept.flush()
             _write(state, {**wanted, "done": end})
@@ -99,7 +125,7 @@ def key_of(pixels: NDArray[np.uint8], *parts: Any) -> str:
     """A digest of the images, and of whatever else features depend on."""
     found = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode())
     for start in range(0, len(pixels), 64):
-        found.update(np.ascontiguousarray(pixels[start : start + 64]))
+        found.update(pixels[start : start + 64].tobytes())
     return f"sha256:{found.hexdigest()}"
 
 

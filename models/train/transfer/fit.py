@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from glimpse.models.compiling import jit_compile
 from glimpse.models.prestem import graph
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.models.train.data import Batches, LabelledImages
-from glimpse.models.train.fit import SmoothedCrossEntropy
-from glimpse.models.train.transfer.compiling import jit_compile
+from glimpse.models.train.fit import SmoothedCrossEntropy, history
 from glimpse.models.train.transfer.features import Features
 from glimpse.models.train.transfer.network import Network
-from glimpse.models.train.transfer.phase import Phase
+from glimpse.models.train.transfer.phase import Data, Outcome, Phase, checkpoint_of
 from glimpse.models.train.transfer.plan import TransferPlan
+
+HEAD_CHECKPOINT = checkpoint_of("head")
 
 
 class FeatureBatches(keras.utils.PyDataset):
@@ -51,52 +53,81 @@ class FeatureBatches(keras.utils.PyDataset):
         return self._features.take(self._index[part], self._views[part]), self._classes[part]
 
 
+def head_phase(plan: TransferPlan, folder: Path, images: int) -> Phase:
+    """The phase in which the head alone is trained, on so many images."""
+    return Phase("head", folder, epochs=plan.epochs, patience=plan.patience, steps=_steps(images, plan))
+
+
+def thawed_phase(plan: TransferPlan, folder: Path, images: int) -> Phase:
+    """The phase in which the last stages are trained, too."""
+    before = sum(not row["thawed"] for row in history(folder))
+    return Phase(
+        "thawed",
+        folder,
+        epochs=plan.thaw_epochs,
+        patience=plan.patience,
+        steps=_steps(images, plan),
+        before=before,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Which images train, and which are held out."""
+
+    training: NDArray[np.int64]  # their places, in order
+    held_out: NDArray[np.int64]
+
+
 def train_head(
     plan: TransferPlan,
     network: Network,
-    features: Features,
-    training: tuple[NDArray[np.int64], NDArray[np.int64]],
-    held_out: tuple[NDArray[np.int64], NDArray[np.int64]],
-    folder: Path,
+    features: Callable[[], Features],
     *,
+    images: LabelledImages,
+    split: Split,
+    folder: Path,
     stop_after: int | None = None,
-) -> int:
+) -> Outcome:
     """Train the new head on features, to the end of its phase or until the held-out images get no better.
 
     Args:
         plan: of the run.
         network: whose head is changed; all else stays as it is.
-        features: of all images.
-        training: places of images among the features, and their class numbers.
-        held_out: the same of the held-out ones, which decide when it ends and which epoch is kept.
+        features: computes those of all images; called where there is an epoch to train.
+        images: all of them.
+        split: which of them train; the others decide when the phase ends and which epoch is kept.
         folder: of the run, for the checkpoint and the history.
         stop_after: epochs to train in this call; None: all.
-
-    Returns:
-        The number of epochs that were trained in this call.
     """
     model = keras.Model(network.features, network.assembly.model.outputs[0], name="head")
-    _compile(model, plan, plan.learning_rate, classes=model.output_shape[-1])
-    validation = features.take(held_out[0]), held_out[1]
-    phase = Phase("head", folder, epochs=plan.epochs, patience=plan.patience, steps=_steps(training[0], plan))
+    _compile(model, plan, plan.learning_rate)
+    classes = images.classes[split.training]
 
-    def batches(epoch: int) -> keras.utils.PyDataset:
-        return FeatureBatches(features, *training, batch_size=plan.batch_size, seed=plan.seed, epoch=epoch)
+    def prepare() -> Data:
+        found = features()
 
-    return phase.run(model, batches, validation, class_weight=weights_of(training[1], plan), stop_after=stop_after)
+        def batches(epoch: int) -> keras.utils.PyDataset:
+            return FeatureBatches(
+                found, split.training, classes, batch_size=plan.batch_size, seed=plan.seed, epoch=epoch
+            )
+
+        return Data(batches, (found.take(split.held_out), images.classes[split.held_out]))
+
+    phase = head_phase(plan, folder, len(classes))
+    return phase.run(model, prepare, class_weight=weights_of(classes, plan), stop_after=stop_after)
 
 
 def train_thawed(
     plan: TransferPlan,
     network: Network,
     recipe: Recipe,
-    training: LabelledImages,
-    held_out: LabelledImages,
-    folder: Path,
     *,
-    done: int,
+    images: LabelledImages,
+    split: Split,
+    folder: Path,
     stop_after: int | None = None,
-) -> int:
+) -> Outcome:
     """Train the last stages and the head from pixels, shifted and mirrored, with a tenth of the rate.
 
     Batch normalisations keep their statistics, scales and shifts: those of small batches would be worse.
@@ -105,33 +136,28 @@ def train_thawed(
         plan: of the run.
         network: whose last `plan.thaw` stages and classifier are changed.
         recipe: of the images.
-        training: images to train on.
-        held_out: decide when it ends and which epoch is kept.
+        images: all of them.
+        split: which of them train; the others decide when the phase ends and which epoch is kept.
         folder: of the run.
-        done: epochs of the phase before.
         stop_after: epochs to train in this call; None: all.
-
-    Returns:
-        The number of epochs that were trained in this call.
     """
     thaw(network, plan.thaw)
     pixels = keras.Input(network.assembly.model.input_shape[1:], dtype="uint8", name="pixels")
     scores = network.assembly.model(graph.scale(pixels, recipe))
     model = keras.Model(pixels, scores, name="thawed")
-    _compile(model, plan, plan.learning_rate * plan.thawed_rate, classes=model.output_shape[-1])
-    steps = _steps(training.classes, plan)
-    phase = Phase("thawed", folder, epochs=plan.thaw_epochs, patience=plan.patience, steps=steps, before=done)
+    _compile(model, plan, plan.learning_rate * plan.thawed_rate)
 
-    def batches(epoch: int) -> keras.utils.PyDataset:
-        return Batches(training, batch_size=plan.batch_size, seed=plan.seed, epoch=epoch, fill=recipe.fill)
+    def prepare() -> Data:
+        training, held_out = images.select(split.training), images.select(split.held_out)
 
-    return phase.run(
-        model,
-        batches,
-        (held_out.pixels, held_out.classes),
-        class_weight=weights_of(training.classes, plan),
-        stop_after=stop_after,
-    )
+        def batches(epoch: int) -> keras.utils.PyDataset:
+            return Batches(training, batch_size=plan.batch_size, seed=plan.seed, epoch=epoch, fill=recipe.fill)
+
+        return Data(batches, (held_out.pixels, held_out.classes))
+
+    phase = thawed_phase(plan, folder, len(split.training))
+    weights = weights_of(images.classes[split.training], plan)
+    return phase.run(model, prepare, class_weight=weights, stop_after=stop_after)
 
 
 def thaw(network: Network, stages: int) -> None:
@@ -150,13 +176,13 @@ def weights_of(classes: NDArray[np.int64], plan: TransferPlan) -> dict[int, floa
     return {number: len(classes) / (len(counts) * int(count)) for number, count in enumerate(counts)}
 
 
-def _compile(model: keras.Model, plan: TransferPlan, rate: float, classes: int) -> None:
+def _compile(model: keras.Model, plan: TransferPlan, rate: float) -> None:
     optimizer = keras.optimizers.AdamW(rate, weight_decay=plan.weight_decay)
     # Shrinking normalisation and biases towards 0 regularises nothing.
     optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
     model.compile(
         optimizer=optimizer,
-        loss=SmoothedCrossEntropy(classes, plan.label_smoothing),
+        loss=SmoothedCrossEntropy(model.output_shape[-1], plan.label_smoothing),
         metrics=["accuracy"],
         jit_compile=jit_compile(),
     )
@@ -164,5 +190,5 @@ def _compile(model: keras.Model, plan: TransferPlan, rate: float, classes: int) 
     model.optimizer.build(model.trainable_variables)
 
 
-def _steps(images: Sequence[Any] | NDArray[np.int64], plan: TransferPlan) -> int:
-    return math.ceil(len(images) / plan.batch_size)
+def _steps(images: int, plan: TransferPlan) -> int:
+    return math.ceil(images / plan.batch_size)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -52,7 +52,7 @@ def load(base: Base, recipe: Recipe, seed: int) -> Assembly:
     if row is None:
         assert base.file is not None  # noqa: S101 - a base without a row is a file
         return keras_files.load(base.file, recipe=recipe, classes=None)
-    shape = (recipe.height, recipe.width, 3)
+    shape = recipe.shape
     if base.file is None:
         keras.utils.set_random_seed(seed)
         return assemble(row, input_shape=shape)
@@ -64,13 +64,28 @@ def load(base: Base, recipe: Recipe, seed: int) -> Assembly:
     return assembly
 
 
+def check(old: Assembly, base: Base, thaw: int) -> None:
+    """Refuse a base whose head cannot be cut off, and more thawed stages than it has.
+
+    Raises:
+        BaseError: the message says what is missing.
+    """
+    _head(_main(old.model), base.name)
+    stages = [stage.name for stage in old.stages if not stage.auxiliary]
+    count = len(stages) - bool(base.architecture)  # the classifier is trained in any case
+    if thaw > count:
+        raise BaseError(
+            f"--thaw must be at most {count}, the number of stages of {base.name} before its classifier "
+            f"({', '.join(stages[:count])}). Received: {thaw}"
+        )
+
+
 def with_new_head(base: Base, old: Assembly, classes: int, recipe: Recipe, seed: int) -> Network:
     """The network of `old` with its weights and a new head for so many classes.
 
     Raises:
         BaseError: it has no head to cut, or cannot be built for images of the recipe's size.
     """
-    _head(_main(old.model), base.name)  # before anything is built anew
     keras.utils.set_random_seed(seed)
     assembly = _of_row(base.row, old, classes, recipe, base.name) if base.row else _of_model(old, classes, base.name)
     head, _, features = _head(_main(assembly.model), base.name)
@@ -89,7 +104,7 @@ def with_new_head(base: Base, old: Assembly, classes: int, recipe: Recipe, seed:
 def _of_row(row: Architecture, old: Assembly, classes: int, recipe: Recipe, name: str) -> Assembly:
     """The row's network for other classes; what is in `old` beside it (auxiliary classifiers) is left out."""
     try:
-        assembly = assemble(without_auxiliary(row), classes=classes, input_shape=(recipe.height, recipe.width, 3))
+        assembly = assemble(row.served(), classes=classes, input_shape=recipe.shape)
     except ValueError as error:
         raise BaseError(
             f"{name} cannot be built for images of {recipe.height} x {recipe.width} pixels: {short(error)}"
@@ -108,12 +123,6 @@ def _of_row(row: Architecture, old: Assembly, classes: int, recipe: Recipe, name
             )
         variable.assign(value)
     return assembly
-
-
-def without_auxiliary(row: Architecture) -> Architecture:
-    """The row without auxiliary classifiers, which have classes of their own."""
-    auxiliary = {field.name: False for field in fields(row) if field.name == "auxiliary"}
-    return replace(row, **auxiliary) if auxiliary else row
 
 
 def _of_model(old: Assembly, classes: int, name: str) -> Assembly:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,25 @@ from glimpse.models.train.transfer.progress import Bar
 
 _EVALUATED = 64  # held-out images at once
 
-Batches = Callable[[int], keras.utils.PyDataset]  # of an epoch, counted from 0
+Inputs = tuple[NDArray[Any], NDArray[np.int64]]  # and class numbers
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """What a phase trains with; made only where there is an epoch to train."""
+
+    batches: Callable[[int], keras.utils.PyDataset]  # of an epoch, counted from 0
+    held_out: Inputs
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How far a phase has come."""
+
+    epochs: int  # done, in earlier calls, too
+    trained: int  # of them in this call
+    best: int  # the one whose weights are kept, counted from 1; 0: those that the phase began with
+    ended: bool  # there is no further epoch to train
 
 
 def checkpoint_of(name: str) -> str:
@@ -52,46 +71,49 @@ class Phase:
         self._epochs, self._patience, self._steps, self._before = epochs, patience, steps, before
         self._latest, self._best = folder / checkpoint_of(name), folder / f"{name}.best.weights.h5"
 
+    @property
+    def begun(self) -> bool:
+        """Whether there is a checkpoint to go on from."""
+        return self._latest.exists()
+
     def run(
         self,
         model: keras.Model,
-        batches: Batches,
-        held_out: tuple[NDArray[Any], NDArray[np.int64]],
+        prepare: Callable[[], Data],
         *,
         class_weight: dict[int, float] | None = None,
         stop_after: int | None = None,
-    ) -> int:
+    ) -> Outcome:
         """Train a compiled model, and leave it with the weights of its best epoch.
 
         Args:
             model: with its optimizer built.
-            batches: of an epoch, for `fit`.
-            held_out: inputs and class numbers.
+            prepare: makes what it is trained with; called where there is an epoch to train.
             class_weight: what the loss of an image of each class counts.
             stop_after: epochs to train in this call; None: all.
-
-        Returns:
-            The number of epochs trained in this call.
 
         Raises:
             ValueError: the checkpoint cannot be loaded, or the training diverges.
             OSError: a checkpoint cannot be written.
         """
-        done = self._resume(model)
-        # Rows beyond the checkpoint belong to an interrupted epoch.
-        write_history(self._folder / HISTORY, history(self._folder, self._before + done))
-        begun = done
-        with Bar(self._name, self._epochs * self._steps, done * self._steps) as bar:
-            while not self._ended(done) and (stop_after is None or done - begun < stop_after):
-                row = self._epoch(model, batches(done), held_out, class_weight, done, bar)
-                done += 1
-                write_history(self._folder / HISTORY, [*history(self._folder, self._before + done - 1), row])
-                if self._best_epoch(done) == done:
-                    save_checkpoint(model, self._best)
-                save_checkpoint(model, self._latest)
-        if done or self._before:
+        done = begun = self._resume(model)
+        limit = self._epochs if stop_after is None else min(self._epochs, done + stop_after)
+        if done < limit and not self._ended(done):
+            # Rows beyond the checkpoint belong to an interrupted epoch.
+            write_history(self._folder / HISTORY, history(self._folder, self._before + done))
+            data = prepare()
+            with Bar(f"{self._name}, at most {self._epochs} epochs", self._epochs * self._steps) as bar:
+                bar.update(done * self._steps)
+                while done < limit and not self._ended(done):
+                    row = self._epoch(model, data, class_weight, epoch=done, bar=bar)
+                    done += 1
+                    write_history(self._folder / HISTORY, [*history(self._folder, self._before + done - 1), row])
+                    if self._best_epoch(done) == done:
+                        save_checkpoint(model, self._best)
+                    save_checkpoint(model, self._latest)
+        if self._best.exists():
             _load(model, self._best)
-        return done - begun
+        return Outcome(done, done - begun, self._best_epoch(done), ended=self._ended(done))
 
     def _resume(self, model: keras.Model) -> int:
         """Load the latest checkpoint where there is one; returns the number of epochs that are done."""
@@ -103,17 +125,11 @@ class Phase:
         return 0
 
     def _epoch(
-        self,
-        model: keras.Model,
-        batches: keras.utils.PyDataset,
-        held_out: tuple[NDArray[Any], NDArray[np.int64]],
-        class_weight: dict[int, float] | None,
-        epoch: int,
-        bar: Bar,
+        self, model: keras.Model, data: Data, class_weight: dict[int, float] | None, *, epoch: int, bar: Bar
     ) -> dict[str, float]:
         found = model.fit(
-            batches,
-            validation_data=held_out,
+            data.batches(epoch),
+            validation_data=data.held_out,
             validation_batch_size=_EVALUATED,
             class_weight=class_weight,
             shuffle=False,  # shuffled already; a second shuffle would only make resuming inexact
@@ -123,8 +139,8 @@ class Phase:
         row = {name: float(values[-1]) for name, values in found.items()}
         if not all(math.isfinite(value) for value in row.values()):
             raise ValueError(
-                f"The training diverges: in epoch {epoch + 1} of {self._name} the loss is {row['loss']}. Give a smaller "
-                "--learning-rate and another --out."
+                f"The training diverges: in epoch {epoch + 1} of {self._name} the loss is {row['loss']}. "
+                "Give a smaller --learning-rate and another --out."
             )
         bar.say(
             f"{self._name}: epoch {epoch + 1} of at most {self._epochs}: loss {row['loss']:.3f}, held-out loss "

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
+
+from glimpse.models.prestem.recipe import Recipe
 
 ClassWeights = Literal["balanced", "none"]
 
@@ -47,3 +50,19 @@ class TransferPlan:
             raise ValueError(
                 f"class_weights must be one of {', '.join(get_args(ClassWeights))}. Received: {self.class_weights!r}"
             )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransferRun:
+    """A plan together with the images that it is for."""
+
+    plan: TransferPlan
+    recipe: Recipe
+    images: int  # all of them, the held-out ones included
+    hold_out: int  # how many of them are kept out of the training
+    labels: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The run as JSON gives it back: lists for tuples."""
+        values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return values

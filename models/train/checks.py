@@ -1,0 +1,65 @@
+"""What is checked of labelled images, and said of them, before any training."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from glimpse.models import bundle
+
+if TYPE_CHECKING:
+    from glimpse.models.train.data import LabelledImages
+
+_SHOWN = 20  # of the folders without an image
+
+
+def report_omissions(path: Path, images: LabelledImages) -> None:
+    """Say which images were skipped, and which folders became no class."""
+    from glimpse.models.train import data
+
+    if images.left_out:
+        print(f"{path}: skipped: {data.summary(images.left_out)}", file=sys.stderr)  # noqa: T201 - a program's
+    if images.empty:
+        names = ", ".join(map(repr, images.empty[:_SHOWN])) + (", ..." if len(images.empty) > _SHOWN else "")
+        print(  # noqa: T201 - a program's
+            f"{path}: folders without a readable image, which become no class: {names}", file=sys.stderr
+        )
+
+
+def check_classes(path: Path, labels: Sequence[str]) -> None:
+    """Refuse labels that are not valid in a bundle, and a single class.
+
+    Raises:
+        ValueError: the classes cannot be trained on.
+    """
+    bundle.check("classes", "1", [bundle.ClassLabel(label) for label in labels])
+    if len(labels) < 2:
+        raise ValueError(
+            f"{path} has only one class, {labels[0]!r}; training needs at least two. Put the images of each class into "
+            "a folder of its name."
+        )
+
+
+def check_hold_out(count: int | None) -> None:
+    """Refuse to hold no image out.
+
+    Raises:
+        ValueError: `count` is not positive.
+    """
+    if count is not None and not count > 0:
+        raise ValueError(
+            f"--hold-out must be at least 1, because the temperature is fitted on these images. Received: {count}"
+        )
+
+
+def check_paths(*paths: Path | None) -> None:
+    """Refuse folders and zip files that do not exist.
+
+    Raises:
+        FileNotFoundError: there is none of that name.
+    """
+    for path in paths:
+        if path is not None and not path.exists():
+            raise FileNotFoundError(f"{path} does not exist. Give a folder or a zip file.")

@@ -1,0 +1,177 @@
+"""What `python -m glimpse.models.train --from BASE` does: check, read, compute features, train, thaw, export."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+import sys
+from collections.abc import Collection
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from glimpse.models import bundle
+from glimpse.models.plain import plain
+from glimpse.models.prestem.recipe import Recipe
+from glimpse.models.train.checks import check_classes, check_hold_out, check_paths, report_omissions
+from glimpse.models.train.plan import check_writable, claim, exclusive
+from glimpse.models.train.transfer.base import RANDOM, Base, BaseError, find_base
+from glimpse.models.train.transfer.options import plan_of, reproducing
+from glimpse.models.train.transfer.plan import MAY_CHANGE, THAW, TransferRun
+
+if TYPE_CHECKING:
+    from glimpse.models.train.data import LabelledImages
+    from glimpse.models.train.transfer.fit import Split
+    from glimpse.models.train.transfer.network import Network
+    from glimpse.models.train.transfer.phase import Outcome
+
+_HELD_OUT = (10, 2500)  # one of so many images, at most so many
+_RECIPE = ("geometry", "crop_share", "filter")
+
+
+def run(options: argparse.Namespace, given: Collection[str]) -> None:
+    """Run the command.
+
+    Args:
+        options: of the command.
+        given: the names of those that were given; the others have defaults of another training.
+
+    Raises:
+        ValueError: the base, the images or an option cannot be used.
+        OSError: a file cannot be read or written.
+    """
+    base = find_base(options.base, options.architecture or "", options.variant, dict(options.options or ()))
+    plan = plan_of(options, given, base)
+    out: Path = options.out or Path("runs") / (base.architecture or Path(base.name).stem)
+    check_hold_out(options.hold_out)
+    name = options.name or out.resolve().name
+    # What the export would refuse has to be refused before any work.
+    bundle.check(name, options.bundle_version, ())
+    check_writable(out)
+    check_paths(options.data, options.test)
+    recipe = _recipe(base, options, given)
+    if base.note:
+        print(plain(base.note), file=sys.stderr)
+
+    # Only now: Keras takes seconds to load, and a wrong option should say so at once.
+    from glimpse.models.train import data
+    from glimpse.models.train.export import DataSplits, Metadata
+    from glimpse.models.train.transfer import export, fit, network
+    from glimpse.models.train.transfer.split import split
+
+    head, thawed = fit.head_phase(plan, out, 1), fit.thawed_phase(plan, out, 1)
+    if options.export_only and not head.begun:
+        raise ValueError(f"{out} has no training to export. Train first, or give another --out.")
+    old = network.load(base, recipe, plan.seed)
+    network.check(old, base, plan.thaw)
+    images = data.read(options.data, recipe, skip_unreadable=options.skip_unreadable)
+    report_omissions(options.data, images)
+    check_classes(options.data, images.labels)
+    parts = split(images.classes, images.labels, _held_out(options, images), plan.seed)
+    recipe = _measured(recipe, base, images, parts, given)
+    test = None
+    if options.test:
+        test = data.read(options.test, recipe, images.labels, skip_unreadable=options.skip_unreadable)
+        report_omissions(options.test, test)
+    print(
+        plain(
+            f"{len(parts.training):,} training, {len(parts.held_out):,} held-out and {len(test) if test else 0:,} test "
+            f"images of {len(images.labels)} classes, {recipe.height} x {recipe.width} pixels; base {base.name}"
+        )
+    )
+    new = network.with_new_head(base, old, len(images.labels), recipe, plan.seed)
+    made = TransferRun(plan=plan, recipe=recipe, images=len(images), hold_out=len(parts.held_out), labels=images.labels)
+    with exclusive(out):
+        changeable = MAY_CHANGE if thawed.begun else MAY_CHANGE | {THAW}
+        claim(out, made, checkpoint=fit.HEAD_CHECKPOINT, may_change=changeable)
+        stop_after = 0 if options.export_only else options.stop_after
+        outcome = _train(made, new, images, parts, out=out, stop_after=stop_after)
+        metadata = Metadata(
+            name=name,
+            version=options.bundle_version,
+            data=options.data_name or options.data.stem,
+            note=options.data_note,
+            training_note=options.training_note,
+            dtype=options.weights_dtype,
+            command=reproducing(options, given),
+            test=str(options.test or ""),
+        )
+        splits = DataSplits(
+            training=images.select(parts.training[:0]),
+            held_out=images.select(parts.held_out),
+            test=test,
+            left_out=images.left_out,
+        )
+        written, measurement = export.export(new, made, base, outcome, splits=splits, metadata=metadata, folder=out)
+    low, high = measurement.top1_interval
+    print(
+        plain(
+            f"{written.name} {written.version}: top-1 {measurement.top1:.2%} ({low:.2%} to {high:.2%}) in "
+            f"{written.folder}"
+        )
+    )
+
+
+def _train(
+    made: TransferRun, new: Network, images: LabelledImages, parts: Split, *, out: Path, stop_after: int | None
+) -> tuple[Outcome, Outcome | None]:
+    """Both phases, as far as they are to go; the second one is None where nothing is thawed yet."""
+    from glimpse.models.train.transfer import features, fit
+
+    plan, recipe = made.plan, made.recipe
+    computed = partial(features.of_run, new, images.pixels, recipe, out, parts=(plan.base_digest, plan.seed))
+    # A head that has been trained further would not be the one that the thawed stages were trained with.
+    begun = fit.thawed_phase(plan, out, len(parts.training)).begun
+    head = fit.train_head(
+        plan, new, computed, images=images, split=parts, folder=out, stop_after=0 if begun else stop_after
+    )
+    if not plan.thaw or not (head.ended or begun):
+        return head, None
+    left = None if stop_after is None else stop_after - head.trained
+    thawed = fit.train_thawed(plan, new, recipe, images=images, split=parts, folder=out, stop_after=left)
+    return head, thawed
+
+
+def _recipe(base: Base, options: argparse.Namespace, given: Collection[str]) -> Recipe:
+    """The base's recipe, with what the command says in place of its values.
+
+    Raises:
+        BaseError: nobody states how images were prepared for these weights.
+    """
+    changes = {name: getattr(options, name) for name in (*_RECIPE, "mean", "std") if name in given}
+    changes |= {name: tuple(changes[name]) for name in ("mean", "std") if name in changes}
+    if "size" in given:
+        changes["height"], changes["width"] = options.size
+    if base.recipe is not None:
+        return dataclasses.replace(base.recipe, **changes)
+    if base.digest != RANDOM and not {"mean", "std"} <= changes.keys():
+        raise BaseError(
+            f"It is not known how images were prepared for {base.name}: there is no recipe.toml beside it. Write one, "
+            "or give --mean, --std and --size."
+        )
+    if base.row is not None:
+        height, width = base.row.shape[:2]
+        changes = {"height": height, "width": width, "smaller": "resize", **changes}
+    elif "size" not in given:
+        raise BaseError(f"Which size of images does {base.name} take? Give --size, or write a recipe.toml beside it.")
+    return Recipe(**changes)
+
+
+def _measured(recipe: Recipe, base: Base, images: LabelledImages, parts: Split, given: Collection[str]) -> Recipe:
+    """The recipe; for random weights with the scaling of the training images, where none was given."""
+    if base.digest != RANDOM or {"mean", "std"} <= set(given):
+        return recipe
+    from glimpse.models.train import data
+
+    mean, std = data.statistics(images.select(parts.training), needs_std="std" not in given)
+    return dataclasses.replace(
+        recipe, mean=recipe.mean if "mean" in given else mean, std=recipe.std if "std" in given else std
+    )
+
+
+def _held_out(options: argparse.Namespace, images: LabelledImages) -> int:
+    if options.hold_out is not None:
+        return int(options.hold_out)
+    share, most = _HELD_OUT
+    return max(len(images.labels), min(most, math.ceil(len(images) / share)))
