@@ -17,6 +17,7 @@ from glimpse.client.commands.placing import Method, folder_name, free_place, put
 from glimpse.client.commands.sorting import Sorter, unsort
 from tests.client.conftest import CLI, Glimpse
 from tests.client.scripted import ScriptedServer
+from tests.variations import mostly_in_ci
 
 
 def write(folder: Path, contents: dict[str, str]) -> None:
@@ -38,7 +39,7 @@ PHOTOS = {"a.jpg": "cat", "b.jpg": "dog", "deep/a.jpg": "cat ", "deep/c.jpg": "c
 SORTED = {"cat/a.jpg": "cat", "dog/b.jpg": "dog", "cat/a-2.jpg": "cat ", "cat/c.jpg": "cat"}
 
 
-@pytest.mark.parametrize("option", [None, "--link", "--symlink", "--move"])
+@pytest.mark.parametrize("option", mostly_in_ci([None, "--link", "--symlink", "--move"], None, "--move"))
 def test_photos_go_into_the_folder_of_their_label_and_back(
     scripted: ScriptedServer, glimpse: Glimpse, tmp_path: Path, option: str | None
 ) -> None:
@@ -197,7 +198,7 @@ def test_what_a_copy_that_was_killed_left_behind_is_no_photo(tmp_path: Path) -> 
     assert tree(tmp_path / "sorted") == {"cat/a.jpg": "cat"}
 
 
-@pytest.mark.parametrize("option", ["--move", "--link"])
+@pytest.mark.parametrize("option", mostly_in_ci(["--move", "--link"], "--move"))
 def test_a_run_that_is_killed_loses_nothing_and_can_be_started_again_or_taken_back(
     scripted: ScriptedServer, glimpse: Glimpse, tmp_path: Path, option: str
 ) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glimpse.models.published import Checksum, DownloadPolicy, FetchError, fetch
@@ -32,6 +32,7 @@ from tests.models.web import (
     whole,
     without_ranges,
 )
+from tests.variations import mostly_in_ci
 
 
 @pytest.fixture
@@ -185,14 +186,12 @@ def test_a_few_redirects_are_followed_and_keep_the_range(server: Server, tmp_pat
     assert server.ranges()[1:] == [f"bytes={HALF}-"] * 3
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    cuts=st.lists(st.tuples(st.integers(0, len(BODY)), st.booleans(), st.booleans()), max_size=6),
-    start=st.integers(0, len(BODY) + 5),
-)
+@pytest.mark.parametrize("examples", mostly_in_ci([10, 40], 10))
 def test_however_a_download_is_cut_up_the_file_comes_out_whole(
-    server: Server, tmp_path_factory: pytest.TempPathFactory, cuts: list[tuple[int, bool, bool]], start: int
+    server: Server, tmp_path_factory: pytest.TempPathFactory, examples: int
 ) -> None:
+    policy = DownloadPolicy(timeout=5.0, attempts=20, backoff=0.0, rate=0.0)
+
     def cut(upto: int, *, ranges: bool, replaced: bool) -> Behaviour:
         def behave(handler: Handler) -> None:
             if replaced:
@@ -201,10 +200,17 @@ def test_however_a_download_is_cut_up_the_file_comes_out_whole(
 
         return behave
 
-    cache = tmp_path_factory.mktemp("cache")
-    (cache / "net.h5.part").write_bytes(BODY[:start])
-    (cache / "net.h5.part.etag").write_text(server.etag)
-    server.requests.clear()
-    server.script = [cut(upto, ranges=ranges, replaced=replaced) for upto, ranges, replaced in cuts]
-    policy = DownloadPolicy(timeout=5.0, attempts=20, backoff=0.0, rate=0.0)
-    assert fetch(checkpoint(server.url), cache, policy=policy).read_bytes() == BODY
+    @settings(max_examples=examples)
+    @given(
+        cuts=st.lists(st.tuples(st.integers(0, len(BODY)), st.booleans(), st.booleans()), max_size=6),
+        start=st.integers(0, len(BODY) + 5),
+    )
+    def comes_out_whole(cuts: list[tuple[int, bool, bool]], start: int) -> None:
+        cache = tmp_path_factory.mktemp("cache")
+        (cache / "net.h5.part").write_bytes(BODY[:start])
+        (cache / "net.h5.part.etag").write_text(server.etag)
+        server.requests.clear()
+        server.script = [cut(upto, ranges=ranges, replaced=replaced) for upto, ranges, replaced in cuts]
+        assert fetch(checkpoint(server.url), cache, policy=policy).read_bytes() == BODY
+
+    comes_out_whole()

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -274,18 +274,19 @@ values_of_chance = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@pytest.fixture
+def shipped(tmp_path: Path) -> Path:
+    """A copy of the embedded bundle."""
+    return Path(shutil.copytree(bundle.EMBEDDED_DEFAULT, tmp_path / "shipped"))
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(field=st.sampled_from(FIELDS), value=values_of_chance)
-def test_whatever_a_field_holds_it_is_read_or_refused(
-    tmp_path_factory: pytest.TempPathFactory, field: str, value: Any
-) -> None:
-    place = tmp_path_factory.mktemp("bundle")
-    shutil.copytree(bundle.EMBEDDED_DEFAULT, place / "b")
-    path = place / "b" / "model.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
+def test_whatever_a_field_holds_it_is_read_or_refused(shipped: Path, field: str, value: Any) -> None:
+    values = json.loads((bundle.EMBEDDED_DEFAULT / "model.json").read_text())
+    (shipped / "model.json").write_text(json.dumps(values | {field: value}))
     with contextlib.suppress(BundleError):
-        bundle.read(place / "b")
-    shutil.rmtree(place)
+        bundle.read(shipped)
 
 
 def test_labels_without_end_are_refused(folder: Path) -> None:

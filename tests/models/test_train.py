@@ -352,6 +352,7 @@ def epochs_in(folder: Path) -> list[str]:
     return [line.partition(",")[0] for line in (folder / fit.HISTORY).read_text().splitlines()]
 
 
+@pytest.mark.ci  # as one that is interrupted goes on; how the history ends is tested below as well
 def test_a_run_that_is_killed_before_its_checkpoint_has_each_epoch_once(
     architecture: str, patches: Path, tmp_path: Path
 ) -> None:

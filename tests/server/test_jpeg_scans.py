@@ -17,6 +17,7 @@ from tests.server.hostile.bytewise import BYTEWISE
 from tests.server.hostile.jpeg_lies import jpeg_lie
 from tests.server.hostile.libjpeg import Reader
 from tests.server.hostile.seeds import seeds
+from tests.variations import mostly_in_ci
 
 needs_libjpeg = pytest.mark.skipif(libjpeg.library() is None, reason="Pillow has no libjpeg of its own here")
 JPEGS = [data for name, data in seeds().items() if name.startswith("JPEG")]
@@ -111,10 +112,14 @@ def assembled(draw: st.DrawFn) -> bytes:
 
 
 @needs_libjpeg
-@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
-@given(data=assembled())
-def test_no_arrangement_of_segments_has_scans_that_we_do_not_count(reader: Reader, data: bytes) -> None:
-    check(reader, data)
+@pytest.mark.parametrize("examples", mostly_in_ci([150, 500], 150))
+def test_no_arrangement_of_segments_has_scans_that_we_do_not_count(reader: Reader, examples: int) -> None:
+    @settings(max_examples=examples, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+    @given(assembled())
+    def arranged(data: bytes) -> None:
+        check(reader, data)
+
+    arranged()
 
 
 @needs_libjpeg

@@ -44,11 +44,22 @@ def workers() -> Iterator[Workers]:
         yield running
 
 
+class _Servers(dict[str, Running]):
+    """A server for each kind of access, started when a scenario of that kind is played for the first time."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        super().__init__()
+        self._stack = stack
+
+    def __missing__(self, access: str) -> Running:
+        scenario = next(each for each in _PLAYED if each.access == access)
+        return self.setdefault(access, self._stack.enter_context(serving(scenario, {})))
+
+
 @pytest.fixture(scope="module")
 def servers(workers: Workers) -> Iterator[dict[str, Running]]:
-    of = {scenario.access: scenario for scenario in _PLAYED}
     with ExitStack() as stack:
-        yield {access: stack.enter_context(serving(scenario, {})) for access, scenario in of.items()}
+        yield _Servers(stack)
 
 
 def _name(value: object) -> str:
