@@ -80,6 +80,7 @@ class Bundle:
     golden: str = ""  # name of the folder of golden answers; empty: there are none
     # Where answers of published weights are, whose folder is not ours: `golden` is then the name of a file in it.
     golden_folder: Path | None = None
+    random: bool = False  # its weights are random numbers, see `models.random_weights`: its answers mean nothing
     # Of the weights' files, when they were seen to have that digest; None: they have not been looked at.
     verified_versions: tuple[FileVersion, ...] | None = dataclasses.field(default=None, compare=False, repr=False)
 

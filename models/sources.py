@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from glimpse.models import bounded_files, messages, published, regular_files
+from glimpse.models import bounded_files, messages, published, random_weights, regular_files
 from glimpse.models import bundle as bundles
 from glimpse.models.bundle import Bundle, BundleError, ClassLabel, read_labels
 from glimpse.models.catalogue import find
@@ -30,7 +30,8 @@ _HDF5 = b"\x89HDF\r\n\x1a\n"
 class ModelSource:
     """Which model to serve, as the settings of the server give it."""
 
-    weights: str  # a tag of embedded or published weights, or the path of a bundle folder or a weights file
+    # A tag of shipped or published weights, "random", or the path of a bundle folder or a weights file.
+    weights: str
     architecture: str = ""  # name in the library; empty: that of the bundle, or the default one for a tag
     variant: str | None = None  # None: the first of the architecture
     options: Mapping[str, Any] = field(default_factory=dict)  # of the architecture; replace the variant's values
@@ -57,6 +58,8 @@ def resolve(source: ModelSource) -> Bundle:
         return _file(source, path)
     if path.exists() and not path.is_dir():
         _open(path).close()  # refuses a named pipe or a device
+    if (seed := random_weights.seed(source.weights)) is not None:
+        return _random(source, source.architecture or DEFAULTS[DEFAULT_WEIGHTS], seed)
     if source.architecture:
         architecture = source.architecture
     elif source.weights in DEFAULTS:
@@ -64,8 +67,8 @@ def resolve(source: ModelSource) -> Bundle:
     else:
         raise BundleError(
             f"There are no weights {source.weights!r}, and no file or bundle folder of that name."
-            f"{did_you_mean(source.weights, DEFAULTS)} Give one of these tags or a path, or name an architecture with "
-            "GLIMPSE_MODEL; python -m glimpse.models list shows each with its tags."
+            f"{did_you_mean(source.weights, (*DEFAULTS, random_weights.TAG))} Give one of these tags or a path, or "
+            "name an architecture with GLIMPSE_MODEL; python -m glimpse.models list shows each with its tags."
         )
     shipped = bundles.embedded(architecture)
     if source.weights in shipped and source.variant is None:
@@ -76,7 +79,8 @@ def resolve(source: ModelSource) -> Bundle:
         form = f"{architecture} ({source.variant})" if source.variant else architecture
         raise BundleError(
             f"{form} has no weights {source.weights!r}, and there is no file or bundle folder of that name."
-            f"{did_you_mean(source.weights, known)} Give a tag or a path; python -m glimpse.models list shows the tags."
+            f"{did_you_mean(source.weights, known)} Give a tag or a path; python -m glimpse.models list shows the "
+            f"tags. The tag {random_weights.TAG} serves it untrained, with random weights."
         )
     return _published(source, architecture)
 
@@ -119,6 +123,25 @@ def _published(source: ModelSource, architecture: str) -> Bundle:
         temperature=checkpoint.temperature,
         golden=checkpoint.golden,
     )
+
+
+def _random(source: ModelSource, architecture: str, seed: int) -> Bundle:
+    # Auxiliary classifiers are for training only: there is nothing of them to be served.
+    options = {option: value for option, value in source.options.items() if option != "auxiliary"}
+    row = find(architecture, source.variant, options)
+    recipe = _recipe(source.recipe) if source.recipe else random_weights.recipe(row)
+    labels = read_labels(source.labels) if source.labels else random_weights.labels(row)
+    path = random_weights.file(row, options, classes=len(labels), input_shape=recipe.shape, number=seed)
+    made = _made(
+        path,
+        name=random_weights.name(row, seed),
+        source=replace(source, options=options),
+        architecture=architecture,
+        labels=labels,
+        recipe=recipe,
+        metrics={},
+    )
+    return replace(made, random=True)
 
 
 def _file(source: ModelSource, path: Path) -> Bundle:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from glimpse.models import random_weights
 from glimpse.models.catalogue import find
 from glimpse.models.command_line import architecture_option
 from glimpse.models.commands.help import Help, examples
@@ -62,12 +64,20 @@ def _describe(options: argparse.Namespace) -> None:
         print(f"{row.name} ({row.variant}) {row.paper}")
         show(console, _STAGE_COLUMNS, list(map(_stage_line, assembly.stages)), footer=_sums(assembly))
         print(f"{trainable:,} of the parameters are trainable.")
+        print(f"To serve it untrained, with random weights: {_served_untrained(row, options)}")
     if options.svg:
         from glimpse.models.drawing import draw
 
         drawing = draw(f"{row.name} ({row.variant})", row.paper, tuple(assembly.model.input_shape[1:]), assembly.stages)
         options.svg.write_text(drawing, encoding="utf-8")
         print(f"Drawn in {options.svg}.", file=sys.stderr if options.json else sys.stdout)
+
+
+def _served_untrained(row: Architecture, options: argparse.Namespace) -> str:
+    words = [f"GLIMPSE_MODEL={row.name}", f"GLIMPSE_VARIANT={row.variant}", f"GLIMPSE_WEIGHTS={random_weights.TAG}"]
+    if options.option:
+        words.append(f"GLIMPSE_OPTIONS={shlex.quote(json.dumps(dict(options.option)))}")
+    return " ".join([*words, "make serve"])
 
 
 def _description(row: Architecture, assembly: Assembly, trainable: int) -> dict[str, Any]:

@@ -35,7 +35,7 @@ class GoldenCheck:
     names: tuple[str, ...]  # of the pictures
     expected: NDArray[np.float32] | None  # [P, classes]; None: nothing is recorded
     disabled: bool  # nothing is checked
-    user_model: bool = False  # a network of the user's own, which may answer all pictures alike
+    user_model: bool = False  # a network of the user's own or with random weights, which may answer all alike
     _warned: set[str] = field(default_factory=set, repr=False, compare=False)  # warnings that have been logged
 
     def batch(self, size: int) -> NDArray[np.uint8]:
@@ -118,6 +118,13 @@ def load(bundle: Bundle, mode: Literal["require", "auto", "off"]) -> GoldenCheck
     Raises:
         GoldenError: expected; answers are required and missing, or do not belong to the bundle.
     """
+    if bundle.random:
+        _log.warning(
+            "random weights",
+            model=bundle.name,
+            detail="The model has not been trained: its answers mean nothing. Its speed and memory are those of a "
+            "trained one.",
+        )
     if mode == "off":
         _log.warning("golden answers not checked", model=bundle.name, detail="GLIMPSE_GOLDEN is off.")
         return GoldenCheck(_different(bundle.recipe), ("black", "noise"), None, disabled=True)
@@ -142,7 +149,11 @@ def load(bundle: Bundle, mode: Literal["require", "auto", "off"]) -> GoldenCheck
             "python -m glimpse.models golden FOLDER"
         )
     return GoldenCheck(
-        _different(bundle.recipe), ("black", "noise"), None, disabled=False, user_model=not bundle.architecture
+        _different(bundle.recipe),
+        ("black", "noise"),
+        None,
+        disabled=False,
+        user_model=not bundle.architecture or bundle.random,
     )
 
 
