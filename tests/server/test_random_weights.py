@@ -17,6 +17,7 @@ from glimpse.models.spec import Architecture
 from glimpse.server.app import Server
 from glimpse.server.describe import describe, limits
 from glimpse.server.settings import Settings
+from glimpse.server.settings import load as load_settings
 from tests.conftest import RunningServer
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
@@ -48,7 +49,7 @@ def test_every_architecture_can_be_loaded_and_described(row: Architecture) -> No
     async def load() -> None:
         model = Server(Settings(**chosen))._prepare_and_load()
         try:
-            reply = describe(model, limits(Settings()))
+            reply = describe(model, limits(load_settings([])))
             assert sum(stage.parameters for stage in reply.stages) == reply.parameters > 0
             assert tuple(model.bundle.input_shape) == row.shape
             assert reply.model.name == f"{row.name}_random"
