@@ -125,7 +125,9 @@ def _with(row: Architecture, options: Mapping[str, Any]) -> Architecture:
     if not 0 <= options.get("dropout", 0) < 1:
         raise ValueError(f"{row.name}: dropout must be at least 0 and less than 1. Received: {options['dropout']!r}")
     # JSON has lists only.
-    values = {option: tuple(value) if isinstance(value, list) else value for option, value in options.items()}
+    values: dict[str, Any] = {
+        option: tuple(value) if isinstance(value, list) else value for option, value in options.items()
+    }
     return replace(row, **values) if values else row
 
 

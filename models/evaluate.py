@@ -89,6 +89,9 @@ def _as_json(loaded: Bundle, measurement: Measurement) -> str:
         {
             "name": loaded.name,
             "version": loaded.version,
+            "architecture": loaded.architecture,
+            "variant": loaded.variant,
+            "options": dict(loaded.options),
             "weights_digest": loaded.weights_digest,
             "temperature": loaded.temperature,
             "metrics": measurement.metrics(),
@@ -100,10 +103,16 @@ def _as_json(loaded: Bundle, measurement: Measurement) -> str:
     )
 
 
+def _network(loaded: Bundle) -> str:
+    options = "".join(f", {name} {json.dumps(value)}" for name, value in loaded.options.items())
+    return f"{loaded.architecture} ({loaded.variant}){options}"
+
+
 def _as_text(loaded: Bundle, measurement: Measurement) -> str:
     low, high = measurement.top1_interval
     lines = [
         f"{loaded.name} {loaded.version} ({loaded.weights_digest})",
+        *([f"architecture       {_network(loaded)}"] if loaded.architecture else []),
         f"images             {measurement.images}",
         f"top-1              {measurement.top1:.2%}, 95% interval {low:.2%} to {high:.2%}",
     ]

@@ -245,7 +245,7 @@ def plan_of(options: argparse.Namespace, *, images: int | None = None, begun: Ma
 
 def _by_optimizer() -> str:
     """Which architectures are trained with SGD by default; all others are with Adam."""
-    return f"sgd for {', '.join(defaults.architectures('sgd'))}; adam for all others"
+    return f"sgd for {', '.join(defaults.architectures('sgd'))} with batch normalisation; adam for all others"
 
 
 def _rates() -> str:

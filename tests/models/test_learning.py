@@ -65,12 +65,20 @@ def unseen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_shapes(tmp_path_factory.mktemp("shapes") / "unseen", each=30, seed=2)
 
 
+# Variants beside the first of each architecture whose layers are of another kind, above all without normalisation.
+OTHERS = (("resnet34", "handbook"), ("squeezenet1_0", "handbook"), ("googlenet", "paper"))
+ALL = (*((name, variants[0]) for name, variants in architectures().items()), *OTHERS)
+
+
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
-    "architecture", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in architectures()]
+    ("architecture", "variant"),
+    [pytest.param(*each, marks=() if each[0] in QUICK else pytest.mark.slow, id="-".join(each)) for each in ALL],
 )
-def test_it_learns_with_the_trainers_defaults(architecture: str, shapes: Path, unseen: Path, tmp_path: Path) -> None:
-    words = ["--data", str(shapes), "--test", str(unseen), "--architecture", architecture, "--epochs", str(EPOCHS)]
-    words += ["--size", str(SIZES.get(architecture, 32)), "--out", str(tmp_path / "run")]
+def test_it_learns_with_the_trainers_defaults(
+    architecture: str, variant: str, shapes: Path, unseen: Path, tmp_path: Path
+) -> None:
+    words = ["--data", str(shapes), "--test", str(unseen), "--architecture", architecture, "--variant", variant]
+    words += ["--epochs", str(EPOCHS), "--size", str(SIZES.get(architecture, 32)), "--out", str(tmp_path / "run")]
     assert command.main(words) == 0
     assert bundle.read(tmp_path / "run" / "bundle").metrics["top1"] > 0.9

@@ -152,7 +152,11 @@ def test_a_bundle_is_made_of_a_checkpoint_alone(run: Path, architecture: str, pa
 
 
 def test_options_of_an_architecture_are_in_all_that_is_made_with_them(
-    patches: Path, test_patches: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    patches: Path,
+    test_patches: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     given = options(patches, Path("run"), "--test", str(test_patches), architecture="resnet20")
@@ -164,10 +168,12 @@ def test_options_of_an_architecture_are_in_all_that_is_made_with_them(
     card = (made.folder / "MODEL_CARD.md").read_text()
     assert '`resnet20`, variant `cifar`, se_ratio 4, projection "forced" |' in card
     training, measuring = commands_of(made.folder / "MODEL_CARD.md")
+    capsys.readouterr()
+    assert run_words(measuring) == 0
+    assert 'architecture       resnet20 (cifar), se_ratio 4, projection "forced"' in capsys.readouterr().out
     first = training.index("--option")
     assert training[first : first + 4] == ["--option", "se_ratio=4", "--option", 'projection="forced"']
     assert run_words(training) == 0
-    assert run_words(measuring) == 0
 
 
 def test_weights_can_be_kept_in_half_the_bytes(run: Path, architecture: str, patches: Path, tmp_path: Path) -> None:

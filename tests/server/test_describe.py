@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -66,7 +67,7 @@ def test_it_tells_how_the_model_runs_and_what_the_server_accepts(description: pb
 # Keras hands TensorFlow's variables to NumPy, whose `__array__` is older than NumPy 2's `copy`; not ours to mend.
 @pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 def test_it_tells_the_options_that_a_bundle_was_trained_with(tmp_path: Path) -> None:
-    options = {"width": 4, "hidden": [5]}
+    options: dict[str, Any] = {"width": 4, "hidden": [5]}
     recipe = Recipe(height=8, width=8)
     weights.save(models.build("basic_cnn", classes=2, input_shape=(8, 8, 3), **options), tmp_path / bundles.WEIGHTS)
     bundles.write(
@@ -82,10 +83,10 @@ def test_it_tells_the_options_that_a_bundle_was_trained_with(tmp_path: Path) -> 
         temperature=1.0,
         metrics={},
     )
-    settings = Settings(weights=str(tmp_path), runtime="tensorflow", precision="float32")
+    settings: dict[str, Any] = {"weights": str(tmp_path), "runtime": "tensorflow", "precision": "float32"}
 
     async def loaded() -> LoadedModel:
-        return Server(settings)._prepare_and_load()
+        return Server(Settings(**settings))._prepare_and_load()
 
     model = asyncio.run(loaded())
     assert model.batcher.close(60)
