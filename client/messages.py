@@ -125,7 +125,7 @@ def from_description(reply: pb.DescribeModelResponse) -> ModelDescription:
         variant=reply.variant,
         paper=reply.paper,
         input=InputShape(reply.input.height, reply.input.width, reply.input.channels),
-        classes=tuple(ClassLabel(c.index, c.label, c.class_id) for c in reply.classes),
+        classes=tuple(ClassLabel(c.index, c.label, c.class_id, tuple(c.synonyms)) for c in reply.classes),
         parameters=reply.parameters,
         trainable_parameters=reply.trainable_parameters,
         stages=tuple(

@@ -103,7 +103,8 @@ class ClassLabel:
 
     index: int
     label: str
-    class_id: str = ""
+    class_id: str = ""  # stable id where the data set has one, for example WordNet's "n02123045"
+    synonyms: tuple[str, ...] = ()  # other names of the class
 
 
 @dataclass(frozen=True, slots=True)

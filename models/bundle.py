@@ -27,7 +27,7 @@ from glimpse.models import bounded_files, messages
 from glimpse.models.bounded_files import shown
 from glimpse.models.catalogue import UnknownArchitectureError, find
 from glimpse.models.errors import BundleError
-from glimpse.models.labels import LABELS, ClassLabel, check_labels, read_labels
+from glimpse.models.labels import LABELS, ClassLabel, check_labels, line_of, read_labels
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.models.suggestions import nearest
 
@@ -243,8 +243,7 @@ def write(  # noqa: PLR0913 - one for each value of the description
         "metrics": dict(metrics),
         **({"options": dict(options)} if options else {}),
     }
-    lines = (f"{label.label}\t{label.class_id}" if label.class_id else label.label for label in labels)
-    (folder / LABELS).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    (folder / LABELS).write_text("".join(f"{line_of(label)}\n" for label in labels), encoding="utf-8")
     (folder / DESCRIPTION).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     return read(folder)
 

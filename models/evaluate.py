@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from glimpse.models import bundle, standard
 from glimpse.models.bundle import Bundle
 from glimpse.models.command_line import Parser
+from glimpse.models.labels import indices
 
 if TYPE_CHECKING:
     from glimpse.models.train.measure import Measurement
@@ -33,7 +34,13 @@ def evaluate(loaded: Bundle, data: Path, *, skip_unreadable: bool = False) -> Me
     from glimpse.models.train.data import read, summary
     from glimpse.models.train.measure import measure
 
-    images = read(data, loaded.recipe, [label.label for label in loaded.labels], skip_unreadable=skip_unreadable)
+    images = read(
+        data,
+        loaded.recipe,
+        [label.label for label in loaded.labels],
+        indices=indices(loaded.labels),
+        skip_unreadable=skip_unreadable,
+    )
     if images.left_out:
         print(f"{data}: skipped: {summary(images.left_out)}", file=sys.stderr)
     network = serving.logits_model(serving.load_bundle(loaded), loaded.recipe)
@@ -49,11 +56,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser(
         prog="python -m glimpse.models.evaluate",
         description="Measure a bundle on labelled images: accuracy, negative log-likelihood, calibration error and "
-        "confusion matrix, as in its model card.",
+        "confusion matrix, as in its model card. A folder may be named by the label of its class, by its id or by "
+        "a synonym.",
         epilog="example: python -m glimpse.models.evaluate --bundle runs/photos/bundle --data test.zip",
     )
     parser.add_argument(
-        "--bundle", type=Path, metavar="DIR", help="folder of the bundle (default: the one that is part of the package)"
+        "--bundle", type=Path, metavar="DIR", help="folder of the bundle (default: the CIFAR-10 model, which is part of the package)"
     )
     parser.add_argument(
         "--data",

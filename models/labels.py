@@ -1,13 +1,13 @@
 """Class labels: the names of a network's outputs, in their order, as a text file of one class a line.
 
-A line is ``label`` or ``label<TAB>class_id``. A file may come from anybody, so its size and its lines are limited.
+A line is ``label``, ``label<TAB>class_id`` or ``label<TAB>class_id<TAB>synonym, synonym``. A file may come from anybody, so its size and its lines are limited.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +29,7 @@ class ClassLabel:
 
     label: str  # for people: "cat"
     class_id: str = ""  # stable id where the data set has one, for example WordNet's "n02123045"
+    synonyms: tuple[str, ...] = ()  # other names of the class
 
 
 def read_labels(path: Path, *, name: Path | None = None) -> tuple[ClassLabel, ...]:
@@ -39,7 +40,7 @@ def read_labels(path: Path, *, name: Path | None = None) -> tuple[ClassLabel, ..
         name: the path that error messages show; `path` itself when None.
 
     Raises:
-        BundleError: the file cannot be read, or a line is neither ``label`` nor ``label<TAB>class_id``.
+        BundleError: the file cannot be read, or a line is not one of a class.
     """
     try:
         text = bounded_files.read_text(path, LABELS_BYTES)
@@ -62,6 +63,29 @@ def read_labels(path: Path, *, name: Path | None = None) -> tuple[ClassLabel, ..
         raise BundleError(f"{name or path}: {error}") from error
 
 
+def line_of(label: ClassLabel) -> str:
+    """The line of a class in a file, without its end."""
+    return "\t".join((label.label, label.class_id, ", ".join(label.synonyms))).rstrip("\t")
+
+
+def indices(labels: Sequence[ClassLabel]) -> dict[str, int]:
+    """The index of a class by each of its names: label, class id, the label with underscores, and synonyms.
+
+    A name that several classes have is that of the first, and a label comes before a synonym of another class.
+    """
+    found: dict[str, int] = {}
+    ways: tuple[Callable[[ClassLabel], Iterable[str]], ...] = (
+        lambda each: (each.label, each.class_id),
+        lambda each: (each.label.replace(" ", "_"),),
+        lambda each: (*each.synonyms, *(name.replace(" ", "_") for name in each.synonyms)),
+    )
+    for names in ways:
+        for index, each in enumerate(labels):
+            for name in filter(None, names(each)):
+                found.setdefault(name, index)
+    return found
+
+
 def check_labels(labels: Sequence[ClassLabel]) -> None:
     """Check that labels would be read back from a file as they were written to it.
 
@@ -69,10 +93,14 @@ def check_labels(labels: Sequence[ClassLabel]) -> None:
         BundleError: one of them would not.
     """
     for label in labels:
-        if not label.label.strip() or not all(map(_is_within_a_line, label.label + label.class_id)):
+        if not label.label.strip() or not all(map(_is_within_a_line, "".join((label.label, label.class_id, *label.synonyms)))):
             raise BundleError(
                 "A label must be one line of text without tabs or other control characters, in valid Unicode. "
                 f"Received: {label.label!r}"
+            )
+        if any("," in synonym or not synonym.strip() for synonym in label.synonyms):
+            raise BundleError(
+                f"A synonym must be a text without commas, which separate them. Received: {label.synonyms!r}"
             )
         if label.label.startswith("\ufeff"):
             raise BundleError(f"A label cannot begin with a byte order mark. Received: {label.label!r}")
@@ -85,16 +113,17 @@ def _is_within_a_line(character: str) -> bool:
 
 def _labels(lines: Iterable[str]) -> Iterable[ClassLabel]:
     for number, line in enumerate(lines, start=1):
-        label, _, class_id = line.partition("\t")
+        label, class_id, synonyms, *more = (*line.split("\t"), *[""] * (2 - line.count("\t")))
         if not line.strip():
             raise ValueError(
                 f"line {number} of the labels is blank, and every class needs a name. Give it one, or remove the line "
                 "if the network has no such class."
             )
-        if not label.strip() or "\t" in class_id:
+        if not label.strip() or more:
             raise ValueError(
-                f"line {number} of the labels must be 'label' or 'label<TAB>class_id'. Received: {shown(line)}"
+                f"line {number} of the labels must be 'label', 'label<TAB>class_id' or "
+                f"'label<TAB>class_id<TAB>synonym, synonym'. Received: {shown(line)}"
             )
         if len(line) > MAX_LABEL_LENGTH:
             raise ValueError(f"line {number} of the labels has more than {MAX_LABEL_LENGTH:,} characters")
-        yield ClassLabel(label, class_id)
+        yield ClassLabel(label, class_id, tuple(filter(None, map(str.strip, synonyms.split(",")))))

@@ -27,7 +27,8 @@ def describe(model: LoadedModel, limits: pb.Limits) -> pb.DescribeModelResponse:
         paper=network.paper,
         input=pb.InputShape(height=height, width=width, channels=channels),
         classes=[
-            pb.ClassLabel(index=i, label=label.label, class_id=label.class_id) for i, label in enumerate(bundle.labels)
+            pb.ClassLabel(index=i, label=label.label, class_id=label.class_id, synonyms=label.synonyms)
+            for i, label in enumerate(bundle.labels)
         ],
         parameters=network.parameters,
         trainable_parameters=network.trainable_parameters,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -47,7 +47,12 @@ class LabelledImages:
 
 
 def read(
-    path: Path, recipe: Recipe, labels: Sequence[str] | None = None, *, skip_unreadable: bool = False
+    path: Path,
+    recipe: Recipe,
+    labels: Sequence[str] | None = None,
+    *,
+    indices: Mapping[str, int] | None = None,
+    skip_unreadable: bool = False,
 ) -> LabelledImages:
     """Read every ``.../class/image`` file below a folder or inside a zip; the parent folder names the class.
 
@@ -58,6 +63,7 @@ def read(
         path: folder or zip file.
         recipe: pre-stem that makes each image the network's input.
         labels: class order to use; the sorted folder names when None.
+        indices: the index of a class by each name that its folder may have; by its label alone when None.
         skip_unreadable: skip images that cannot be read or decoded; the result names them.
 
     Raises:
@@ -86,7 +92,7 @@ def read(
         why = f" {summary(unreadable)}" if unreadable else f" Supported suffixes: {', '.join(sorted(SUFFIXES))}"
         raise ValueError(f"{path} has no images in folders named after their classes.{why}")
     known = tuple(labels) if labels is not None else tuple(sorted(set(names)))
-    index = {label: i for i, label in enumerate(known)}
+    index = {label: i for i, label in enumerate(known)} if indices is None else indices
     if unknown := sorted(set(names) - index.keys()):
         raise ValueError(f"{path} has classes that the model does not have: {', '.join(unknown)}")
     classes = np.array([index[name] for name in names])

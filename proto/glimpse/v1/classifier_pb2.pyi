@@ -214,14 +214,16 @@ class InputShape(_message.Message):
     def __init__(self, height: _Optional[int] = ..., width: _Optional[int] = ..., channels: _Optional[int] = ...) -> None: ...
 
 class ClassLabel(_message.Message):
-    __slots__ = ("index", "label", "class_id")
+    __slots__ = ("index", "label", "class_id", "synonyms")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     LABEL_FIELD_NUMBER: _ClassVar[int]
     CLASS_ID_FIELD_NUMBER: _ClassVar[int]
+    SYNONYMS_FIELD_NUMBER: _ClassVar[int]
     index: int
     label: str
     class_id: str
-    def __init__(self, index: _Optional[int] = ..., label: _Optional[str] = ..., class_id: _Optional[str] = ...) -> None: ...
+    synonyms: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, index: _Optional[int] = ..., label: _Optional[str] = ..., class_id: _Optional[str] = ..., synonyms: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Stage(_message.Message):
     __slots__ = ("name", "block", "repeats", "output_shape", "parameters", "multiply_adds")
