@@ -96,6 +96,6 @@ COPY --from=app /bundles /app/glimpse/models/bundles
 COPY --from=app /app /app
 HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 CMD ["python", "/app/deploy/probe.py"]
 USER 10001:10001
-# Converts the default network for OpenVINO, so that a container serves it after two seconds; it must give its recorded
-# answers here already.
+# Converts the default network, whose weights are one of the packages, for OpenVINO, so that a container serves it after
+# two seconds; it must give its recorded answers here already.
 RUN python -m glimpse.server prepare

@@ -61,7 +61,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog="example: python -m glimpse.models.evaluate --bundle runs/photos/bundle --data test.zip",
     )
     parser.add_argument(
-        "--bundle", type=Path, metavar="DIR", help="folder of the bundle (default: the CIFAR-10 model, which is part of the package)"
+        "--bundle",
+        type=Path,
+        metavar="DIR",
+        help="folder of the bundle (default: the CIFAR-10 model, which is part of the package)",
     )
     parser.add_argument(
         "--data",

@@ -71,14 +71,9 @@ def read(bundle: Bundle) -> tuple[GoldenAnswer, ...]:
     """
     if not bundle.golden:
         return ()
-    path = bundle.folder / bundle.golden / ANSWERS
+    path = bundle.golden_folder / bundle.golden if bundle.golden_folder else bundle.folder / bundle.golden / ANSWERS
     try:
-        if bundle.golden_folder is not None:
-            path, folder = bundle.golden_folder / bundle.golden, PHOTOGRAPHS
-            values = _values(path)
-        else:
-            folder = bounded_files.inside(bundle.folder, bundle.golden)
-            values = _values(bounded_files.inside(folder, ANSWERS))
+        folder, values = _found(bundle)
         recorded = {key: values[key] for key in ("format", "weights_digest", "recipe_digest", "temperature")}
         golden = _recorded(folder, values["pictures"])
     except OSError as error:
@@ -109,6 +104,14 @@ def read(bundle: Bundle) -> tuple[GoldenAnswer, ...]:
     return golden
 
 
+def _found(bundle: Bundle) -> tuple[Path, dict[str, Any]]:
+    """The folder of a bundle's pictures, and what is recorded of them."""
+    if bundle.golden_folder is not None:
+        return PHOTOGRAPHS, _values(bundle.golden_folder / bundle.golden)
+    folder = bounded_files.inside(bundle.folder, bundle.golden)
+    return folder, _values(bounded_files.inside(folder, ANSWERS))
+
+
 def pictures(folder: Path) -> tuple[SampleImage, ...]:
     """The pictures of a bundle's golden answers, or those of the embedded bundle where it has none."""
     own = folder / FOLDER
@@ -116,9 +119,7 @@ def pictures(folder: Path) -> tuple[SampleImage, ...]:
         folder = bundles.EMBEDDED_DEFAULT
     try:
         own = bounded_files.inside(folder, FOLDER)
-        return tuple(
-            each.picture for each in _recorded(own, _values(bounded_files.inside(own, ANSWERS))["pictures"])
-        )
+        return tuple(each.picture for each in _recorded(own, _values(bounded_files.inside(own, ANSWERS))["pictures"]))
     except (KeyError, TypeError, ValueError) as error:
         raise BundleError(
             f"{own / ANSWERS} has no valid golden answers: {messages.short(error)}. Give pictures with --picture."

@@ -1,6 +1,7 @@
 """Class labels: the names of a network's outputs, in their order, as a text file of one class a line.
 
-A line is ``label``, ``label<TAB>class_id`` or ``label<TAB>class_id<TAB>synonym, synonym``. A file may come from anybody, so its size and its lines are limited.
+A line is ``label``, ``label<TAB>class_id`` or ``label<TAB>class_id<TAB>synonym, synonym``. A file may come from
+anybody, so its size and its lines are limited.
 """
 
 from __future__ import annotations
@@ -93,7 +94,9 @@ def check_labels(labels: Sequence[ClassLabel]) -> None:
         BundleError: one of them would not.
     """
     for label in labels:
-        if not label.label.strip() or not all(map(_is_within_a_line, "".join((label.label, label.class_id, *label.synonyms)))):
+        if not label.label.strip() or not all(
+            map(_is_within_a_line, "".join((label.label, label.class_id, *label.synonyms)))
+        ):
             raise BundleError(
                 "A label must be one line of text without tabs or other control characters, in valid Unicode. "
                 f"Received: {label.label!r}"

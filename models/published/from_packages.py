@@ -42,7 +42,14 @@ def _row(number: int, size: int, sha256: str, top1: float, *, temperature: float
 
 
 ROWS = (
-    _row(0, 224, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db", 75.1, temperature=0.8, golden="efficientnet_lite0.json"),
+    _row(
+        0,
+        224,
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        75.1,
+        temperature=0.8,
+        golden="efficientnet_lite0.json",
+    ),
     _row(1, 240, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850", 76.7, temperature=0.66),
     _row(2, 260, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d", 77.6, temperature=0.67),
 )

@@ -93,7 +93,9 @@ def emptied(path: Path) -> None:
 def test_a_damaged_package_is_refused_with_the_command_that_mends_it(installed: Path, damage: object) -> None:
     assert callable(damage)
     damage(installed)
-    with pytest.raises(FetchError, match=r"is not what was published: its sha256 is [\s\S]*--force-reinstall --no-deps"):
+    with pytest.raises(
+        FetchError, match=r"is not what was published: its sha256 is [\s\S]*--force-reinstall --no-deps"
+    ):
         published.fetch(OURS)
 
 
