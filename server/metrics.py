@@ -104,9 +104,14 @@ class Metrics:
             ["reason"],
             registry=registry,
         )
+        self._requests_answered = Counter(
+            "glimpse_requests_answered",
+            "Requests for classification that were answered; each request of a stream counts.",
+            registry=registry,
+        )
         self._rejected = Counter(
             "glimpse_requests_rejected",
-            "Requests that were refused as a whole, by reason.",
+            "Requests that were refused as a whole, by reason; each request of a stream counts.",
             ["reason"],
             registry=registry,
         )
@@ -276,6 +281,10 @@ class Metrics:
         self.image("refused")
         self._refused.labels(reason.value).inc()
 
+    def request_answered(self) -> None:
+        """A request got its answer; images in it may have got errors."""
+        self._requests_answered.inc()
+
     def request_rejected(self, reason: Reason) -> None:
         """A request got an error as a whole."""
         self._rejected.labels(reason.value).inc()
@@ -325,7 +334,8 @@ class ModelMetrics:
         self._stages.observe((("decode_wait", waited),))
 
     def answered(self, timings: Sequence[Timing]) -> None:
-        """The reply with these images has been put together."""
+        """The reply to a request with these images has been put together."""
+        self._metrics.request_answered()
         times: list[tuple[str, float]] = []
         for timing in timings:
             times += ("receive", timing.receive), ("admission", timing.admission), ("reply", timing.reply)

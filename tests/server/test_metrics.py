@@ -59,6 +59,22 @@ def test_a_refused_request_is_counted_by_reason_and_code(
     assert grown(before, scrape())['glimpse_requests_rejected_total{reason="NO_IMAGES"}'] == 1
 
 
+def test_each_request_of_a_stream_is_counted_as_answered_or_refused(
+    stub: ImageClassifierStub, picture: Callable[[int], pb.Image], scrape: Callable[[], dict[str, float]]
+) -> None:
+    """The call of a stream is counted once, however many requests it brings."""
+    before = scrape()
+    requests = [
+        *(pb.ClassifyStreamRequest(id=str(i), request=pb.ClassifyRequest(images=[picture(i)])) for i in range(2)),
+        pb.ClassifyStreamRequest(id="empty", request=pb.ClassifyRequest()),
+    ]
+    assert len(list(stub.ClassifyStream(iter(requests), timeout=TIMEOUT))) == 3
+    stub.Classify(pb.ClassifyRequest(images=[picture(1)]), timeout=TIMEOUT)
+    more = grown(before, scrape())
+    assert more["glimpse_requests_answered_total"] == 3
+    assert more['glimpse_requests_rejected_total{reason="NO_IMAGES"}'] == 1
+
+
 def test_an_idle_server_has_nothing_in_flight(scrape: Callable[[], dict[str, float]]) -> None:
     now = scrape()
     assert (now["glimpse_images_in_flight"], now["glimpse_queue_depth"], now["glimpse_ready"]) == (0, 0, 1)
