@@ -134,7 +134,9 @@ LISTED = (
     Listed(r"\S*python -m tools\.bench\b", "minutes, on a machine that does nothing else", syntax),
     Listed(r"docker\b", "needs a container engine, and an image", syntax),
     Listed(r"kubectl\b", "needs a cluster", syntax),
-    Listed(r"client/cli\.py classify --tls", "needs a server with TLS; the tests of the client have one", ours),
+    Listed(
+        r"client/cli\.py (classify|describe) --tls", "needs a server with TLS; the tests of the client have one", ours
+    ),
     Listed(r"openssl\b", "openssl is not installed", syntax, unless=has("openssl")),
     Listed(r"grpcurl\b", "grpcurl is not installed", syntax, unless=has("grpcurl")),
     Listed(r"curl\b", "curl is not installed", syntax, unless=has("curl")),
