@@ -37,7 +37,7 @@ from glimpse.models.train.measure import measure
 from glimpse.models.train.reading import network_input, summary
 from glimpse.server import cleanup, cores, logs, settings
 from glimpse.server.batching.batch_queue import Answer
-from glimpse.server.loading import load_model
+from glimpse.server.loading import LoadOptions, load_model, model_source
 from glimpse.server.metrics import Metrics
 from glimpse.server.registry import LoadedModel
 from glimpse.server.settings import problems
@@ -86,7 +86,7 @@ class _Measuring:
                 "recipe": None,
             }
         )
-        self._model = loaded = load_model(chosen, Metrics())
+        self._model = loaded = load_model(model_source(chosen), LoadOptions.of(chosen), Metrics().of)
         self._capacity = chosen.max_images_in_flight
         self._ahead = max(1, min(_WAITING, self._capacity // 2))
         return {

@@ -30,7 +30,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help="list the architectures with their variants, sizes and published weights",
         description="List every architecture with its variants, parameters, multiply-adds for one image, and published "
         "weights with their accuracy on ImageNet. GLIMPSE_WEIGHTS=random serves any of them untrained. A terminal of "
-        "fewer than 112 columns leaves out parameters and multiply-adds. In a file or a pipe, columns are separated by tabs and no line is wrapped.",
+        "fewer than 112 columns leaves out parameters and multiply-adds. In a file or a pipe, columns are separated by "
+        "tabs and no line is wrapped.",
         epilog=examples("list", "list resnet", "list 'se_*' --json"),
         formatter_class=Help,
     )
