@@ -59,7 +59,7 @@ def figures(result: Values) -> list[Figure]:
 
 
 def _goal(kind: str, photos: bool) -> float | None:  # noqa: FBT001 - local
-    # Of the embedded default the RPC is the cost; it has figures of its own.
+    # Of the embedded network the RPC is the cost; it has figures of its own.
     return {"jpeg": 0.95, "raw": 0.97}[kind] if photos else None
 
 

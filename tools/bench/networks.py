@@ -1,7 +1,7 @@
 """The networks of the benchmark, as bundles that the service can load.
 
 Their weights are random, from a fixed seed: what a network costs does not depend on what it knows. Only the embedded
-one is the trained one.
+one and the default are trained.
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ class Network:
     """One network: what the service is told to load."""
 
     name: str
-    architecture: str = ""  # empty: the embedded default
+    architecture: str = ""  # of one with random weights
     variant: str = ""
     photos: bool = True  # fed with photos; else with pixels of its own size
+    tag: str = ""  # of trained weights, in the place of an architecture
 
     def environment(self) -> dict[str, str]:
         """`GLIMPSE_*` variables with which the service loads it; makes the bundle first if it is not there yet."""
-        if not self.architecture:
-            return {}
+        if self.tag:
+            return {"GLIMPSE_WEIGHTS": self.tag}
         folder = FOLDER / self.name
         try:
             bundle.read(folder).check_digest()
@@ -45,7 +46,8 @@ class Network:
 NETWORKS = {
     network.name: network
     for network in (
-        Network("embedded", photos=False),
+        Network("embedded", photos=False, tag="cifar10"),
+        Network("default", tag="imagenet"),
         Network("mobilenet", "mobilenet", "keras"),
         Network("resnet50", "resnet50", "torchvision"),
     )
