@@ -1,4 +1,4 @@
-"""The second tutorial as its reader follows it: draw, train, serve, ask."""
+"""The tutorials that train, as their reader follows them: draw, train, serve, ask."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from tests.docs.running import assert_said, clone
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
-def test_what_the_tutorial_trains_is_served_and_tells_the_shapes_apart(
-    tmp_path: Path, cat_photo: Path, start_server: Callable[..., RunningServer]
+@pytest.mark.parametrize(("page", "name"), [("own-model", "shapes"), ("in-minutes", "few")])
+def test_what_a_tutorial_trains_is_served_and_tells_the_shapes_apart(
+    page: str, name: str, tmp_path: Path, cat_photo: Path, start_server: Callable[..., RunningServer]
 ) -> None:
     folder = clone(tmp_path, cat_photo, target="nobody:1", metrics_url="")
     said = ""
-    for block in blocks("docs/tutorials/own-model.md"):
+    for block in blocks(f"docs/tutorials/{page}.md"):
         if block.language == "python":
             said = folder.python(block)
         elif block.language == "text":
@@ -37,7 +38,7 @@ def test_what_the_tutorial_trains_is_served_and_tells_the_shapes_apart(
                 said = folder.run(text)
                 if "classify" in command.words:
                     assert_named(said)
-    assert "shapes, version 1" in said  # of describe
+    assert f"{name}, version 1" in said  # of describe
 
 
 def assert_named(said: str) -> None:

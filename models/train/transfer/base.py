@@ -114,8 +114,8 @@ def _published(name: str, variant: str | None, tag: str, options: Mapping[str, A
     if tag not in shipped:
         checkpoint = published.find(name, variant, tag)
         licence = (
-            f"{checkpoint.publisher} publishes these weights as {checkpoint.upstream} under the licence "
-            f"{checkpoint.licence} ({checkpoint.source})."
+            f"These weights are published as {checkpoint.upstream} ({checkpoint.package or checkpoint.publisher}) "
+            f"under the licence {checkpoint.licence}: {checkpoint.source}."
         )
     return _from_bundle(f"{name}:{tag}", found, licence)
 

@@ -22,8 +22,9 @@ def training(card: CardContents, run: TransferRun, command: str) -> str:
         "epochs.\n"
     )
     if plan.thaw:
+        last = "the last stage" if plan.thaw == 1 else f"the last {plan.thaw} stages"
         phases += (
-            f"- **Thawed**: then the last {plan.thaw} stages before the classifier with it, learning rate "
+            f"- **Thawed**: then {last} before the classifier with it, learning rate "
             f"{plan.learning_rate * plan.thawed_rate:g}, at most {plan.thaw_epochs} epochs, on images "
             "shifted by up\n  to an eighth and mirrored. Batch normalisations kept their statistics, scales and "
             "shifts.\n"

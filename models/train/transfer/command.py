@@ -18,7 +18,7 @@ from glimpse.models.train.checks import check_classes, check_hold_out, check_pat
 from glimpse.models.train.plan import check_writable, claim, exclusive
 from glimpse.models.train.transfer.base import RANDOM, Base, BaseError, find_base
 from glimpse.models.train.transfer.options import plan_of, reproducing
-from glimpse.models.train.transfer.plan import MAY_CHANGE, THAW, TransferRun
+from glimpse.models.train.transfer.plan import MAY_CHANGE, THAW, TransferRun, batch_size
 
 if TYPE_CHECKING:
     from glimpse.models.train.data import LabelledImages
@@ -69,6 +69,8 @@ def run(options: argparse.Namespace, given: Collection[str]) -> None:
     report_omissions(options.data, images)
     check_classes(options.data, images.labels)
     parts = split(images.classes, images.labels, _held_out(options, images), plan.seed)
+    if "batch_size" not in given:
+        plan = dataclasses.replace(plan, batch_size=batch_size(len(parts.training)))
     recipe = _measured(recipe, base, images, parts, given)
     test = None
     if options.test:

@@ -13,7 +13,8 @@ from glimpse.models.train.transfer.plan import ClassWeights, TransferPlan
 _DESCRIPTION = """\
 A pretrained network with a new classifier. First the new classifier is trained on what the frozen network makes of the
 images, which is computed once and kept in OUT/features; then, with --thaw, the last stages of the network with it. The
-preprocessing is that of the base. With --from, other defaults hold: {defaults}; --hold-out is a tenth of the images."""
+preprocessing is that of the base. With --from, other defaults hold: {defaults}; --hold-out
+is a tenth of the images, and batches are smaller for fewer than 512."""
 
 _ONLY_HERE = ("thaw", "thaw_epochs", "patience", "class_weights")
 _OF_THE_PLAN = ("epochs", "batch_size", "learning_rate", "label_smoothing", "weight_decay", "seed")

@@ -13,6 +13,7 @@ ClassWeights = Literal["balanced", "none"]
 
 # The phases are trained with the rest of a plan; these say only how long, so that a run may go on with others.
 MAY_CHANGE = frozenset({"plan.epochs", "plan.thaw_epochs", "plan.patience"})
+_MIN_BATCH, _MIN_STEPS = 8, 16
 THAW = "plan.thaw"  # as well, as long as nothing has been thawed
 
 
@@ -29,7 +30,7 @@ class TransferPlan:
     thaw: int = 0  # stages before the classifier that are trained after the head; 0: the head alone
     thaw_epochs: int = 12  # with them, at most
     patience: int = 4  # epochs in which the held-out loss gets no better before a phase ends
-    batch_size: int = 32
+    batch_size: int = 32  # of the command by default less for few images, see `batch_size`
     learning_rate: float = 1e-3  # of the head alone
     thawed_rate: float = 0.1  # share of it for the thawed stages and the head together
     class_weights: ClassWeights = "balanced"  # the loss counts every class the same, however many images it has
@@ -50,6 +51,14 @@ class TransferPlan:
             raise ValueError(
                 f"class_weights must be one of {', '.join(get_args(ClassWeights))}. Received: {self.class_weights!r}"
             )
+
+
+def batch_size(images: int) -> int:
+    """Images in a batch by default: 32, or less where an epoch would have fewer than 16 steps; at least 8."""
+    size = 32
+    while size > _MIN_BATCH and images < size * _MIN_STEPS:
+        size //= 2
+    return size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,408 @@
+"""`python -m glimpse.models.train --from BASE`, end to end on images that take seconds."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from glimpse.models import bundle, evaluate, weights
+from glimpse.models.builder import assemble
+from glimpse.models.catalogue import find
+from glimpse.models.train import __main__ as command
+from glimpse.models.train import fit
+from glimpse.models.train.transfer import phase
+from glimpse.models.train.transfer.export import WHOLE
+from tests.conftest import SHARED
+
+from .conftest import write_images
+from .test_train import commands_of, run_words
+
+RANDOM = ("--from", "basic_cnn:random", "--size", "8x8")  # four layers
+PRETRAINED = "se_resnet20:cifar10"
+
+
+def options(data: Path, out: Path, *more: str) -> list[str]:
+    return ["--data", str(data), "--out", str(out), "--name", "patches", "--epochs", "3", "--thaw-epochs", "2", *more]
+
+
+@pytest.fixture(scope="module")
+def thawed(patches: Path, test_patches: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of both phases."""
+    out = tmp_path_factory.mktemp("transfers") / "thawed"
+    assert command.main(options(patches, out, *RANDOM, "--thaw", "1", "--test", str(test_patches))) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def pretrained(patches: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of a head on the embedded network."""
+    out = tmp_path_factory.mktemp("transfers") / "pretrained"
+    more = ("--from", PRETRAINED, "--epochs", "40", "--learning-rate", "0.02")
+    assert command.main(options(patches, out, *more)) == 0
+    return out
+
+
+def test_only_the_head_differs_from_the_base(pretrained: Path) -> None:
+    base, made = bundle.read(bundle.EMBEDDED / "se_resnet20_cifar10"), bundle.read(pretrained / "bundle")
+    before, after = (load_file(each.weights_path) for each in (base, made))
+    changed = {name for name in after if before[name].shape != after[name].shape or (before[name] != after[name]).any()}
+    assert changed == {"classifier_logits/kernel", "classifier_logits/bias"}
+    assert before.keys() == after.keys()
+
+
+def test_the_recipe_and_the_options_of_the_base_belong_to_the_result(pretrained: Path) -> None:
+    base, made = bundle.read(bundle.EMBEDDED / "se_resnet20_cifar10"), bundle.read(pretrained / "bundle")
+    assert made.recipe == base.recipe
+    assert (made.architecture, made.variant, made.options) == (base.architecture, base.variant, base.options)
+    assert [label.label for label in made.labels] == ["blue", "green", "red"]
+
+
+def test_a_head_on_frozen_features_learns(pretrained: Path) -> None:
+    rows = fit.history(pretrained)
+    assert rows[-1]["accuracy"] > 0.8
+    assert min(row["val_loss"] for row in rows) < 0.7 * rows[0]["val_loss"]
+
+
+def test_the_bundle_measures_as_its_card_says(
+    thawed: Path, test_patches: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate.main(["--bundle", str(thawed / "bundle"), "--data", str(test_patches), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["metrics"] == pytest.approx(found["claimed"], abs=1e-5)
+
+
+def test_the_card_names_the_base(pretrained: Path, thawed: Path) -> None:
+    card = (pretrained / "bundle" / "MODEL_CARD.md").read_text().replace("\n", " ")
+    digest = bundle.read(bundle.EMBEDDED / "se_resnet20_cifar10").weights_digest
+    assert f"transfer learning from **{PRETRAINED}**, weights `{digest}`" in card
+    assert "These weights ship with Glimpse" in card
+    assert "Thawed" not in card
+    assert "Nobody has trained these weights" in (thawed / "bundle" / "MODEL_CARD.md").read_text().replace("\n", " ")
+
+
+def test_the_history_has_the_epochs_of_both_phases(thawed: Path) -> None:
+    rows = fit.history(thawed)
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4, 5]
+    assert [row["thawed"] for row in rows] == [0, 0, 0, 1, 1]
+
+
+def test_an_interrupted_run_goes_on_to_the_same_weights(
+    thawed: Path, patches: Path, test_patches: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "interrupted"
+    given = options(patches, out, *RANDOM, "--thaw", "1", "--test", str(test_patches))
+    for epochs in ("2", "2"):  # the first ends within the head's phase, the second within the other
+        assert command.main([*given, "--stop-after", epochs]) == 0
+        assert "**Provisional**" in (out / "bundle" / "MODEL_CARD.md").read_text()
+    assert command.main(given) == 0
+    assert "**Provisional**" not in (out / "bundle" / "MODEL_CARD.md").read_text()
+    whole, resumed = (load_file(folder / "bundle" / bundle.WEIGHTS) for folder in (thawed, out))
+    for name, tensor in whole.items():
+        np.testing.assert_allclose(resumed[name], tensor, rtol=1e-3, atol=1e-5, err_msg=name)
+    assert [row["epoch"] for row in fit.history(out)] == [1, 2, 3, 4, 5]
+
+
+def test_a_run_that_ends_before_a_checkpoint_is_kept_has_each_epoch_once(
+    thawed: Path, patches: Path, test_patches: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "killed"
+    given = options(patches, out, *RANDOM, "--thaw", "1", "--test", str(test_patches))
+    save = fit.save_checkpoint
+
+    def interrupted(model: keras.Model, checkpoint: Path) -> None:
+        if len(fit.history(out)) == 2 and "best" not in checkpoint.name:
+            raise KeyboardInterrupt
+        save(model, checkpoint)
+
+    monkeypatch.setattr(phase, "save_checkpoint", interrupted)
+    assert command.main(given) == 130
+    monkeypatch.undo()
+    assert command.main(given) == 0
+    assert [row["epoch"] for row in fit.history(out)] == [1, 2, 3, 4, 5]
+    for name, tensor in load_file(thawed / "bundle" / bundle.WEIGHTS).items():
+        found = load_file(out / "bundle" / bundle.WEIGHTS)[name]
+        np.testing.assert_allclose(found, tensor, rtol=1e-3, atol=1e-5, err_msg=name)
+
+
+def test_a_finished_head_may_be_thawed_in_the_same_folder(
+    thawed: Path, patches: Path, test_patches: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "later"
+    given = options(patches, out, *RANDOM, "--test", str(test_patches))
+    assert command.main(given) == 0
+    capsys.readouterr()
+    assert command.main([*given, "--thaw", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "features:" not in said
+    assert re.findall(r"^(\w+): epoch (\d)", said, re.MULTILINE) == [("thawed", "1"), ("thawed", "2")]
+    whole, later = (load_file(folder / "bundle" / bundle.WEIGHTS) for folder in (thawed, out))
+    for name, tensor in whole.items():
+        np.testing.assert_allclose(later[name], tensor, rtol=1e-3, atol=1e-5, err_msg=name)
+    assert command.main(given) == 1
+    assert "plan.thaw was 1, now 0. Give another --out" in capsys.readouterr().err
+
+
+def test_a_phase_ends_when_the_held_out_loss_no_longer_falls(
+    patches: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    more = (*RANDOM, "--epochs", "60", "--patience", "2", "--learning-rate", "0.05")
+    assert command.main(options(patches, out, *more)) == 0
+    losses = [row["val_loss"] for row in fit.history(out)]
+    assert len(losses) < 60
+    assert losses.index(min(losses)) == len(losses) - 3
+    # What is kept is the best epoch, not the last one: its loss, calibrated at temperature 1, is the least.
+    made = bundle.read(out / "bundle")
+    assert made.metrics["nll_uncalibrated"] == pytest.approx(min(losses), rel=1e-2)
+
+
+def test_the_commands_of_a_card_run_as_they_are_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_images(Path("my photos"), each=6, seed=1)
+    write_images(Path("it's a test $HOME"), each=2, seed=2)
+    given = options(Path("my photos"), Path("runs of today/one"), *RANDOM, "--test", "it's a test $HOME")
+    given += ["--mean", "127.5", "127.5", "127.5", "--std", "63.123456789", "64", "65", "--class-weights", "none"]
+    given += ["--data-note", "Mine; *really* `mine`."]
+    assert command.main(given) == 0
+    made = bundle.read(Path("runs of today/one/bundle"))
+    capsys.readouterr()
+    training, measuring = commands_of(made.folder / "MODEL_CARD.md")
+    assert run_words([*measuring, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["metrics"] == pytest.approx(found["claimed"], abs=1e-5)
+    assert run_words(training) == 0
+    again = bundle.read(made.folder)
+    assert (again.weights_digest, again.recipe, again.name) == (made.weights_digest, made.recipe, made.name)
+    assert commands_of(made.folder / "MODEL_CARD.md") == [training, measuring]
+
+
+def test_without_test_images_the_card_measures_the_held_out_ones_again(
+    pretrained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = bundle.read(pretrained / "bundle")
+    _, measuring = commands_of(pretrained / "bundle" / "MODEL_CARD.md")
+    assert measuring[-1] == "--export-only"
+    assert run_words(measuring) == 0
+    assert "epoch" not in capsys.readouterr().out
+    assert bundle.read(pretrained / "bundle").metrics == before.metrics
+
+
+def keras_model(path: Path, *, classifier: bool = True) -> Path:
+    """A small model as a user saves it, with its recipe beside it."""
+    keras.utils.set_random_seed(3)
+    image = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(8, 3, activation="relu", name="first")(image)
+    x = keras.layers.BatchNormalization(name="norm")(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    if classifier:
+        x = keras.layers.Dense(7, activation="softmax", name="answer")(keras.layers.Dropout(0.2)(x))
+    keras.Model(image, x).save(path)
+    (path.parent / "recipe.toml").write_text(
+        "height = 8\nwidth = 8\nmean = [127.5, 127.5, 127.5]\nstd = [60, 60, 60]\n"
+    )
+    return path
+
+
+def test_a_keras_file_is_a_base_and_the_result_a_whole_model(
+    patches: Path, test_patches: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = keras_model(tmp_path / "base.keras")
+    out = tmp_path / "run"
+    given = options(patches, out, "--from", str(path), "--test", str(test_patches), "--learning-rate", "0.02")
+    assert command.main([*given, "--thaw", "1"]) == 0
+    made = bundle.read(out / "bundle")
+    assert (made.architecture, made.weights_file, made.recipe.std) == ("", WHOLE, (60, 60, 60))
+    before, after = keras.models.load_model(path), keras.models.load_model(made.weights_path)
+    assert after.output_shape == (None, 3)
+    assert (np.asarray(before.get_layer("first").kernel) != np.asarray(after.get_layer("first").kernel)).any()
+    for variable, same in zip(before.get_layer("norm").weights, after.get_layer("norm").weights, strict=True):
+        np.testing.assert_array_equal(variable, same)
+    capsys.readouterr()
+    assert evaluate.main(["--bundle", str(made.folder), "--data", str(test_patches), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["metrics"] == pytest.approx(found["claimed"], abs=1e-5)
+
+
+def weights_file(path: Path, *, classes: int = 7) -> Path:
+    """Random weights of a small network, as we save them."""
+    row = find("basic_cnn")
+    weights.save(assemble(row, classes=classes, input_shape=(8, 8, 3)).model, path)
+    return path
+
+
+def test_a_weights_file_says_itself_how_many_classes_it_has(patches: Path, tmp_path: Path) -> None:
+    path = weights_file(tmp_path / "base.safetensors")
+    scaling = ("--size", "8x8", "--mean", "127", "127", "127", "--std", "60", "60", "60")
+    assert (
+        command.main(options(patches, tmp_path / "run", "--from", str(path), "--architecture", "basic_cnn", *scaling))
+        == 0
+    )
+    before, after = load_file(path), load_file(tmp_path / "run" / "bundle" / bundle.WEIGHTS)
+    np.testing.assert_array_equal(before["stem_conv/kernel"], after["stem_conv/kernel"])
+    assert before["classifier_logits/bias"].shape == (7,)
+    assert after["classifier_logits/bias"].shape == (3,)
+
+
+def test_a_bundle_that_was_trained_here_is_a_base(thawed: Path, patches: Path, tmp_path: Path) -> None:
+    assert command.main(options(patches, tmp_path / "run", "--from", str(thawed / "bundle"))) == 0
+    before, after = (load_file(folder / "bundle" / bundle.WEIGHTS) for folder in (thawed, tmp_path / "run"))
+    np.testing.assert_array_equal(before["stem_conv/kernel"], after["stem_conv/kernel"])
+
+
+@pytest.mark.ci
+def test_thawing_changes_the_last_stages_and_no_batch_normalisation(patches: Path, tmp_path: Path) -> None:
+    assert command.main(options(patches, tmp_path / "run", "--from", PRETRAINED, "--thaw", "1", "--patience", "9")) == 0
+    before = load_file(bundle.EMBEDDED / "se_resnet20_cifar10" / bundle.WEIGHTS)
+    after = load_file(tmp_path / "run" / "bundle" / bundle.WEIGHTS)
+    changed = {name for name in after if before[name].shape != after[name].shape or (before[name] != after[name]).any()}
+    assert {name.split("_")[0] for name in changed} == {"group3", "classifier"}
+    assert not [name for name in changed if "_bn/" in name]
+    assert {name for name in before if name.startswith("group3_") and "_bn/" not in name} <= changed
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--from", "nosuch"), "No architecture is called 'nosuch'"),
+        (("--from", "se_resnet20:cifar"), "has no weights 'cifar'. Did you mean cifar10"),
+        (("--from", "resnet20"), "There are no weights of resnet20 to start from"),
+        (("--from", "a/b.keras"), "--from a/b.keras does not exist"),
+        (("--from", PRETRAINED, "--architecture", "resnet20"), "--architecture resnet20 contradicts it"),
+        (("--from", PRETRAINED, "--thaw", "5"), "--thaw must be at most 4"),
+        (("--from", PRETRAINED, "--thaw", "-1"), "thaw must be at least 0"),
+        (("--from", PRETRAINED, "--momentum", "0.9"), "--momentum has no effect with --from"),
+        (("--from", PRETRAINED, "--hold-out", "2"), "--hold-out must be at least 3 and at most 33 here"),
+        (("--from", PRETRAINED, "--hold-out", "0"), "--hold-out must be at least 1"),
+        (("--from", PRETRAINED, "--data", "nowhere.zip"), "nowhere.zip does not exist"),
+        (("--from", PRETRAINED, "--export-only"), "Train first"),
+        (("--architecture", "resnet20", "--patience", "3"), "--patience has an effect only together with --from"),
+        ((), "Give --architecture NAME, or --from BASE"),
+    ],
+)
+def test_what_cannot_be_done_is_said_before_any_training(
+    patches: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: tuple[str, ...], message: str
+) -> None:
+    assert command.main(["--data", str(patches), "--out", str(tmp_path / "run"), *more]) == 1
+    said = capsys.readouterr()
+    assert message in said.err
+    assert "epoch" not in said.out
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_base_without_a_head_is_refused(patches: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = keras_model(tmp_path / "base.keras", classifier=False)
+    assert command.main(options(patches, tmp_path / "run", "--from", str(path))) == 1
+    said = capsys.readouterr().err
+    assert "has no head to cut: its scores come from 'norm' (BatchNormalization)" in said
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("kind", ["keras", "weights"])
+def test_a_damaged_base_is_refused(
+    patches: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    more: tuple[str, ...] = ()
+    if kind == "keras":
+        path = keras_model(tmp_path / "base.keras")
+    else:
+        path = weights_file(tmp_path / "base.safetensors")
+        more = ("--architecture", "basic_cnn", "--size", "8x8", "--mean", "1", "1", "1", "--std", "1", "1", "1")
+    path.write_bytes(path.read_bytes()[:-200])
+    assert command.main(options(patches, tmp_path / "run", "--from", str(path), *more)) == 1
+    assert path.name in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_bundle_whose_weights_were_changed_is_refused(
+    thawed: Path, patches: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(thawed / "bundle", tmp_path / "bundle")
+    content = bytearray((folder / bundle.WEIGHTS).read_bytes())
+    content[-1] ^= 1
+    (folder / bundle.WEIGHTS).write_bytes(bytes(content))
+    assert command.main(options(patches, tmp_path / "run", "--from", str(folder))) == 1
+    assert "sha256" in capsys.readouterr().err
+
+
+def test_weights_alone_need_their_network_and_their_preprocessing(
+    patches: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = weights_file(tmp_path / "base.safetensors")
+    given = options(patches, tmp_path / "run", "--from", str(path))
+    assert command.main(given) == 1
+    assert "give the name of their network with --architecture" in capsys.readouterr().err
+    assert command.main([*given, "--architecture", "basic_cnn"]) == 1
+    assert "It is not known how images were prepared" in capsys.readouterr().err
+
+
+def test_a_class_with_one_image_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write_images(tmp_path / "data", each=6, seed=1)
+    for file in sorted((data / "red").iterdir())[1:]:
+        file.unlink()
+    assert command.main(options(data, tmp_path / "run", *RANDOM)) == 1
+    assert "The class 'red' has only 1 image, but needs two" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_class_is_nothing_to_tell_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write_images(tmp_path / "data", each=6, seed=1)
+    shutil.rmtree(data / "red")
+    shutil.rmtree(data / "blue")
+    assert command.main(options(data, tmp_path / "run", *RANDOM)) == 1
+    assert "has only one class, 'green'" in capsys.readouterr().err
+
+
+def test_test_images_of_other_classes_are_refused(
+    patches: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    test = write_images(tmp_path / "test", each=2, seed=1)
+    (test / "red").rename(test / "pink")
+    assert command.main(options(patches, tmp_path / "run", *RANDOM, "--test", str(test))) == 1
+    said = capsys.readouterr()
+    assert "has classes that the model does not have: pink" in said.err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "given",
+    [
+        pytest.param(("--from", "xception:random", "--size", "71x71"), id="xception at random weights"),
+        pytest.param(
+            (
+                *("--from", str(SHARED / "weights" / "mobilenet_v1_0.25_224_imagenet.tflite")),
+                *("--architecture", "mobilenet", "--option", "alpha=0.25"),
+            ),
+            id="mobilenet from tflite",
+        ),
+        pytest.param(
+            ("--from", str(SHARED / "weights" / "squeezenet1_1_imagenet_fp16.onnx"), "--architecture", "squeezenet1_1"),
+            id="squeezenet from onnx, whose head is a convolution",
+        ),
+        pytest.param(("--from", "efficientnet_lite0", "--thaw", "2"), id="efficientnet_lite0"),
+    ],
+)
+def test_large_networks_are_bases(
+    given: tuple[str, ...], patches: Path, test_patches: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if "/" in given[1] and not Path(given[1]).exists():
+        pytest.skip("ImageNet weights are not at hand: ../shared/weights is missing")
+    out = tmp_path / "run"
+    assert command.main(options(patches, out, *given, "--epochs", "20", "--test", str(test_patches))) == 0
+    made = bundle.read(out / "bundle")
+    assert made.options == ({"alpha": 0.25} if "mobilenet" in made.architecture else {})
+    if "random" not in given[1]:
+        assert made.metrics["top1"] > 0.8
+    capsys.readouterr()
+    assert evaluate.main(["--bundle", str(made.folder), "--data", str(test_patches), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["metrics"] == pytest.approx(found["claimed"], abs=1e-4)

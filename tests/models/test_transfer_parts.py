@@ -1,0 +1,180 @@
+"""The parts of a transfer: features, the hold-out, class weights, cutting a head, the plan."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from glimpse.models.builder import assemble
+from glimpse.models.catalogue import find
+from glimpse.models.prestem.recipe import Recipe
+from glimpse.models.train.transfer import features, fit, network
+from glimpse.models.train.transfer.base import find_base
+from glimpse.models.train.transfer.plan import TransferPlan, batch_size
+from glimpse.models.train.transfer.split import split
+
+RECIPE = Recipe(height=8, width=8, mean=(127.0,) * 3, std=(60.0,) * 3)
+PLAN: dict[str, Any] = {"base": "b", "base_digest": "random", "architecture": "basic_cnn", "variant": "handbook"}
+
+
+@pytest.fixture(scope="module")
+def pixels() -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 256, (70, 8, 8, 3)).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def transferred() -> network.Network:
+    base = find_base("basic_cnn:random")
+    return network.with_new_head(base, network.load(base, RECIPE, 1), 3, RECIPE, 1)
+
+
+@pytest.fixture(scope="module")
+def extractor(transferred: network.Network) -> keras.Model:
+    return features.extractor(transferred.assembly.model, transferred.features, RECIPE)
+
+
+def test_features_are_what_the_head_sees_of_each_view(
+    extractor: keras.Model, transferred: network.Network, pixels: np.ndarray, tmp_path: Path
+) -> None:
+    found = features.compute(extractor, pixels, tmp_path, key="k", report=lambda done: None)
+    scaled = (pixels.astype(np.float32) - 127) / 60
+    expected = transferred.assembly.model.predict(scaled, verbose=0)
+    for view, whole in ((0, scaled), (1, scaled[:, :, ::-1])):
+        head = keras.Model(transferred.features, transferred.assembly.model.outputs[0])
+        expected = transferred.assembly.model.predict(whole, verbose=0)
+        np.testing.assert_allclose(head.predict(found.take(np.arange(70), view), verbose=0), expected, atol=2e-2)
+    assert np.abs(found.take(np.arange(70), 0) - found.take(np.arange(70), 1)).max() > 0.1
+
+
+def test_features_that_were_interrupted_go_on_where_they_were_kept(
+    extractor: keras.Model, pixels: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features, "BATCH", 4)
+    whole = features.compute(extractor, pixels, tmp_path / "whole", key="k", report=lambda done: None)
+
+    def interrupt(done: int) -> None:
+        if done >= 100:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        features.compute(extractor, pixels, tmp_path / "run", key="k", report=interrupt)
+    seen: list[int] = []
+    found = features.compute(extractor, pixels, tmp_path / "run", key="k", report=seen.append)
+    assert seen[0] == 96  # kept every eight batches
+    np.testing.assert_array_equal(found.values, whole.values)
+    seen.clear()
+    features.compute(extractor, pixels, tmp_path / "run", key="k", report=seen.append)
+    assert seen == [140]
+    features.compute(extractor, pixels, tmp_path / "run", key="another", report=seen.append)
+    assert seen[1] == 0
+
+
+def test_the_key_of_features_depends_on_the_images_and_all_parts(pixels: np.ndarray) -> None:
+    other = pixels.copy()
+    other[69, 7, 7, 2] ^= 1
+    keys = {features.key_of(pixels, "a"), features.key_of(pixels, "b"), features.key_of(other, "a")}
+    assert len(keys) == 3
+    assert features.key_of(pixels.copy(), "a") in keys
+
+
+def test_features_that_are_not_finite_are_refused(
+    transferred: network.Network, pixels: np.ndarray, tmp_path: Path
+) -> None:
+    recipe = Recipe(height=8, width=8, std=(1e-30,) * 3)
+    model = features.extractor(transferred.assembly.model, transferred.features, recipe)
+    with pytest.raises(ValueError, match="not finite or too large"):
+        features.compute(model, pixels, tmp_path, key="k", report=lambda done: None)
+
+
+@pytest.mark.parametrize("count", [3, 4, 20, 61, 103])
+def test_every_class_is_held_out_by_its_share_and_never_whole(count: int) -> None:
+    classes = np.repeat([0, 1, 2], [100, 4, 2])
+    parts = split(classes, ("many", "few", "two"), count, seed=5)
+    held = np.bincount(classes[parts.held_out], minlength=3)
+    assert held.sum() == count
+    assert (held >= 1).all()
+    assert (held < [100, 4, 2]).all()
+    np.testing.assert_array_equal(np.sort(np.concatenate([parts.training, parts.held_out])), np.arange(106))
+
+
+def test_the_same_seed_holds_out_the_same_images() -> None:
+    classes = np.repeat([0, 1], [30, 50])
+    first, again, other = (split(classes, ("a", "b"), 8, seed=seed).held_out for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+    assert np.bincount(classes[first]).tolist() == [3, 5]
+
+
+@pytest.mark.parametrize(("count", "message"), [(1, "at least 2"), (7, "at most 6 here")])
+def test_a_hold_out_that_leaves_a_class_without_images_is_refused(count: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        split(np.repeat([0, 1], [4, 4]), ("a", "b"), count, seed=1)
+
+
+def test_balanced_class_weights_let_all_classes_count_the_same() -> None:
+    classes = np.repeat([0, 1, 2], [10, 1, 4])
+    found = fit.weights_of(classes, TransferPlan(**PLAN))
+    assert found is not None
+    assert [found[number] * count for number, count in enumerate((10, 1, 4))] == pytest.approx([5, 5, 5])
+    assert fit.weights_of(classes, TransferPlan(**PLAN, class_weights="none")) is None
+
+
+@pytest.mark.parametrize(("images", "size"), [(100_000, 32), (512, 32), (511, 16), (255, 8), (3, 8)])
+def test_few_images_come_in_small_batches(images: int, size: int) -> None:
+    assert batch_size(images) == size
+
+
+@pytest.mark.parametrize("values", [{"epochs": 0}, {"thaw": -1}, {"patience": 0}, {"class_weights": "some"}])
+def test_a_plan_refuses_values_that_cannot_be(values: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(values))):
+        TransferPlan(**PLAN, **values)
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "features_shape"),
+    [
+        pytest.param("squeezenet1_1", "classifier_logits_conv", (None, None, 512), id="a 1x1 convolution"),
+        pytest.param("mobilenet_v2", "classifier_logits", (1280,), id="behind dropout"),
+        pytest.param(
+            "vgg11", "classifier_logits", (4096,), id="the last of three dense layers", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            "googlenet", "classifier_logits", (1024,), id="beside auxiliary classifiers", marks=pytest.mark.ci
+        ),
+    ],
+)
+def test_the_head_is_the_layer_that_gives_the_scores(
+    name: str, head: str, features_shape: tuple[int | None, ...]
+) -> None:
+    recipe = Recipe(height=64, width=64)
+    base = find_base(f"{name}:random", options={"auxiliary": True} if name == "googlenet" else None)
+    found = network.with_new_head(base, network.load(base, recipe, 1), 5, recipe, 1)
+    assert found.head.name == head
+    assert found.assembly.model.output_shape == (None, 5)
+    shape = found.features.shape[1:]
+    assert len(shape) == len(features_shape)
+    assert shape[-1] == features_shape[-1]
+    assert "classifier" not in dict(found.stages)
+
+
+def test_a_thawed_stage_trains_without_its_batch_normalisation() -> None:
+    recipe = Recipe(height=32, width=32)
+    base = find_base("resnet20:random")
+    found = network.with_new_head(base, network.load(base, recipe, 1), 5, recipe, 1)
+    fit.thaw(found, 1)
+    trained = {variable.path.split("/")[0] for variable in found.assembly.model.trainable_variables}
+    assert {name.split("_")[0] for name in trained} == {"group3", "classifier"}
+    assert not [name for name in trained if name.endswith("_bn")]
+    fit.thaw(found, 0)
+    assert [v.path.split("/")[0] for v in found.assembly.model.trainable_variables] == ["classifier_logits"] * 2
+
+
+def test_a_size_that_the_weights_do_not_fit_is_refused() -> None:
+    base = find_base("basic_cnn:random")
+    old = assemble(find("basic_cnn"), classes=4, input_shape=(8, 8, 3))
+    with pytest.raises(ValueError, match="only be used for images of the size that its weights were trained with"):
+        network.with_new_head(base, old, 3, Recipe(height=16, width=16), 1)
