@@ -72,7 +72,9 @@ app.command(
 )(sort.sort)
 app.command(
     cls=Command,
-    epilog=examples("glimpse unsort sorted/", "glimpse unsort sorted/undo-20261126-120000.jsonl"),
+    epilog=examples(
+        "glimpse unsort sorted/", "glimpse unsort sorted/ --last", "glimpse unsort sorted/undo-20261126-120000.jsonl"
+    ),
 )(sort.unsort)
 app.command(
     cls=Command,

@@ -105,18 +105,27 @@ def unsort(
             help="The FOLDER that `glimpse sort --into FOLDER` filled, or one of the undo lists in it.",
         ),
     ],
+    *,
+    last: Annotated[
+        bool, typer.Option("--last", help="Of several runs of `glimpse sort`, undo the last one not undone yet.")
+    ] = False,
+    every: Annotated[bool, typer.Option("--all", help="Undo all runs of `glimpse sort`, the last one first.")] = False,
 ) -> None:
     """Undo what `glimpse sort` did.
 
     Copies and links are removed, and moved photos go back. A file that was changed since then stays where it is. No
     server is asked.
     """
-    from glimpse.client.commands.sorting import find_undo_list
+    from glimpse.client.commands.sorting import find_undo_lists
     from glimpse.client.commands.sorting import unsort as undo
 
+    if last and every:
+        raise typer.BadParameter("Give one of --last and --all, not both.", param_hint="--last")
+    done: Counter[str] = Counter()
     with exits.by_cause(""):
         try:
-            done = _show(undo(find_undo_list(undo_list)), lambda **_: None)
+            for each in find_undo_lists(undo_list, every=every, last=last):
+                done += _show(undo(each), lambda **_: None)
         except BrokenPipeError:
             raise
         except (OSError, ValueError) as error:

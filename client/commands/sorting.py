@@ -103,21 +103,41 @@ def unsort(undo_list: Path) -> Iterator[Outcome]:
             os.rmdir(folder)
 
 
-def find_undo_list(path: Path) -> Path:
-    """The list that is meant: a file itself, or the only list in a folder.
+def find_undo_lists(path: Path, *, every: bool = False, last: bool = False) -> list[Path]:
+    """The lists that are meant, in the order in which they are to be undone: the newest first.
+
+    Args:
+        path: a list itself, or the folder that has lists.
+        every: all lists of a folder.
+        last: the newest list of a folder of which anything is still there.
 
     Raises:
-        ValueError: a folder has none, or has several, so that one of them is to be named.
+        ValueError: a folder has no list, or has several without a word about which; or a file is none.
     """
     if not path.is_dir():
-        return path
-    lists = sorted(path.glob("undo-*.jsonl"))
+        return [path]
+    lists = sorted(path.glob("undo-*.jsonl"), key=_age, reverse=True)
     if not lists:
         raise ValueError(f"{path} has no undo list of `glimpse sort`, a file named undo-*.jsonl.")
-    if len(lists) > 1:
-        names = ", ".join(each.name for each in lists)
-        raise ValueError(f"{path} has {len(lists)} undo lists ({names}). Name the one to undo, the newest first.")
-    return lists[0]
+    if last:
+        return [next((each for each in lists if _has_any_left(each)), lists[0])]
+    if len(lists) > 1 and not every:
+        names = ", ".join(str(each) for each in lists)
+        raise ValueError(
+            f"{path} has {len(lists)} undo lists, one for each run of `glimpse sort`, the newest first: {names}. Name "
+            "the one to undo, or give --last to undo the newest, or --all to undo them all."
+        )
+    return lists
+
+
+def _age(undo_list: Path) -> tuple[str, int, str]:
+    """By which lists are in the order of their runs: their second, and their number within it, which 1 lacks."""
+    name = undo_list.stem
+    return name[: len("undo-20261126-120000")], len(name), name
+
+
+def _has_any_left(undo_list: Path) -> bool:
+    return any(os.path.lexists(place) for place, _, _ in _entries(undo_list))
 
 
 def _entries(undo_list: Path) -> list[tuple[str, str, Method]]:

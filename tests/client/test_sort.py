@@ -248,8 +248,27 @@ def test_the_folder_that_was_sorted_into_names_its_only_list(
     assert glimpse(*sort).returncode == 0
     ended = glimpse("unsort", "sorted")
     assert ended.returncode == 2
-    assert "has 2 undo lists (undo-" in " ".join(ended.stderr.split())
+    assert "has 2 undo lists, one for each run of `glimpse sort`" in (said := " ".join(ended.stderr.split()))
+    assert "give --last" in said
     (tmp_path / "empty").mkdir()
     ended = glimpse("unsort", "empty")
     assert ended.returncode == 2
     assert "empty has no undo list of `glimpse sort`" in " ".join(ended.stderr.split())
+
+
+def test_the_last_run_or_all_runs_are_undone_when_asked(
+    scripted: ScriptedServer, glimpse: Glimpse, tmp_path: Path
+) -> None:
+    """`--last` given twice undoes the last two runs, not one of them twice."""
+    write(tmp_path, {"a.jpg": "cat", "b.jpg": "cat", "c.jpg": "cat"})
+    for name in ("a.jpg", "b.jpg", "c.jpg"):
+        assert glimpse("sort", name, "--into", "sorted", "--target", scripted.target).returncode == 0
+    sorted_into = tmp_path / "sorted" / "cat"
+    assert glimpse("unsort", "sorted", "--last").stderr == "1 undone, 0 left alone, 0 failed.\n"
+    assert {path.name for path in sorted_into.iterdir()} == {"a.jpg", "b.jpg"}
+    assert glimpse("unsort", "sorted", "--last").returncode == 0
+    assert {path.name for path in sorted_into.iterdir()} == {"a.jpg"}
+    ended = glimpse("unsort", "sorted", "--all")
+    assert (ended.returncode, ended.stderr) == (0, "1 undone, 2 left alone, 0 failed.\n")
+    assert not sorted_into.exists()
+    assert glimpse("unsort", "sorted", "--all", "--last").returncode == 2
