@@ -17,6 +17,7 @@ package costs little.
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from glimpse.client.connection import TLS
@@ -46,6 +47,7 @@ from glimpse.client.results import (
 if TYPE_CHECKING:
     from glimpse.client.aio import AsyncClient
     from glimpse.client.client import Client
+    from glimpse.client.health import Health, Serving
 
 __all__ = [
     "TLS",
@@ -55,6 +57,7 @@ __all__ = [
     "Code",
     "DeadlineExceededError",
     "GlimpseError",
+    "Health",
     "ImageError",
     "ImageRefusedError",
     "ImageResult",
@@ -66,19 +69,23 @@ __all__ = [
     "Prediction",
     "RequestRefusedError",
     "ServerFaultError",
+    "Serving",
     "StreamBrokenError",
     "Timing",
     "UnavailableError",
 ]
 
 
+# Each of these loads gRPC, so it is loaded when it is first used.
+_LATER = {
+    "AsyncClient": "glimpse.client.aio",
+    "Client": "glimpse.client.client",
+    "Health": "glimpse.client.health",
+    "Serving": "glimpse.client.health",
+}
+
+
 def __getattr__(name: str) -> Any:
-    if name == "Client":
-        from glimpse.client.client import Client
-
-        return Client
-    if name == "AsyncClient":
-        from glimpse.client.aio import AsyncClient
-
-        return AsyncClient
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_LATER[name]), name)
