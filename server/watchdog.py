@@ -47,9 +47,7 @@ class Watchdog:
             if (trouble is None) == (before is None):
                 continue
             if trouble is not None:
-                _log.error(
-                    "stuck", detail=f"{trouble} Until it recovers, calls are refused and the liveness check fails."
-                )
+                _log.error("stuck", detail=trouble)
             else:
                 _log.warning("no longer stuck")
             await self._changed()
@@ -62,7 +60,10 @@ class Watchdog:
             # The prediction of the file's cost was wrong, or the machine stood still.
             _log.warning("decoder threads overdue", threads=self._overdue, of=threads, longer_than=seconds)
         if trouble := next((each for model in self._registry if (each := model.batcher.trouble())), None):
-            return trouble
+            return f"{trouble} Until it recovers, calls are refused, and the health checks fail."
         if self._overdue >= threads:
-            return f"Each of the {threads} decoder threads has worked on one image for more than {seconds:g} s."
+            return (
+                f"Each of the {threads} decoder threads has worked on one image for more than {seconds:g} s. Until one "
+                "of them is done, other images wait for a decoder, and the health checks fail."
+            )
         return None
