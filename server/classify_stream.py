@@ -108,18 +108,18 @@ class ClassifyStream(Generic[Received, Sent]):
                 )
             duplicate = request_id in in_flight
             in_flight.add(request_id)
-            piece = call.piece()
-            answers.create_task(self._answer(message, request_id, piece, duplicate=duplicate))
+            part = call.of_request()
+            answers.create_task(self._answer(message, request_id, part, duplicate=duplicate))
             if self._access.rates is not None:
                 await asyncio.sleep(0)  # by then it knows whether it has to wait for its turn
-                await asyncio.sleep(piece.turn - time.monotonic())
+                await asyncio.sleep(part.turn - time.monotonic())
 
-    async def _answer(self, message: Received, request_id: str, piece: CallContext, *, duplicate: bool) -> None:
+    async def _answer(self, message: Received, request_id: str, part: CallContext, *, duplicate: bool) -> None:
         call = self._call
-        response = await self._response(message, request_id, piece, duplicate=duplicate)
-        call.model = piece.model
-        call.images += piece.images
-        call.bytes += piece.bytes
+        response = await self._response(message, request_id, part, duplicate=duplicate)
+        call.model = part.model
+        call.images += part.images
+        call.bytes += part.bytes
         if not duplicate:
             # Before it is written: the client may use the id again as soon as it has the answer.
             self._in_flight.discard(request_id)
@@ -132,7 +132,7 @@ class ClassifyStream(Generic[Received, Sent]):
                 await self._write(response)
         self._window.release()
 
-    async def _response(self, message: Received, request_id: str, piece: CallContext, *, duplicate: bool) -> Sent:
+    async def _response(self, message: Received, request_id: str, part: CallContext, *, duplicate: bool) -> Sent:
         """The answer to a request, or its error. Either way it is written down in the audit log."""
         audit, begun = self._access.audit, time.monotonic()
         code, reason = CANCELLED, ""  # unless it comes to an end
@@ -140,9 +140,9 @@ class ClassifyStream(Generic[Received, Sent]):
             try:
                 if duplicate:
                     raise _duplicate(request_id)  # noqa: TRY301 - one place answers
-                request = self._codec.request(message, piece)
-                answer = await self._service.classify(request, piece, self._caller, bulk=True)
-                response = self._codec.answer(request_id, answer, piece)
+                request = self._codec.request(message, part)
+                answer = await self._service.classify(request, part, self._caller, bulk=True)
+                response = self._codec.answer(request_id, answer, part)
             except Exception as error:  # noqa: BLE001 - its defect must not cost the other requests their answers
                 if isinstance(error, ServiceError):
                     told = error
@@ -156,7 +156,7 @@ class ClassifyStream(Generic[Received, Sent]):
                 code = OK
         finally:
             if audit is not None:
-                audit.write(piece, code=code, reason=reason, seconds=time.monotonic() - begun, piece=request_id)
+                audit.write(part, code=code, reason=reason, seconds=time.monotonic() - begun, stream_id=request_id)
         return response
 
 

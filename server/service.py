@@ -126,14 +126,14 @@ class Service:
         call.model = answer.model.name
         return answer
 
-    def replied(self, answer: Classification, call: CallContext, *, piece: str = "") -> None:
+    def replied(self, answer: Classification, call: CallContext, *, stream_id: str = "") -> None:
         """The reply to a request has been put together: that was the last stage of its images.
 
-        `piece`: the id of the request where the call is a stream.
+        `stream_id`: the id of the request where the call is a stream.
         """
         self._pipeline.replied(answer)
         if call.trace is not None:
-            call.trace.images(answer.results, piece=piece)
+            call.trace.images(answer.results, stream_id=stream_id)
 
     def _patience(self, call: CallContext, caller: Caller) -> float:
         """Seconds that a unary call may wait for its turn."""

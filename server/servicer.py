@@ -77,11 +77,11 @@ class _Codec:
         self._service.check_size(call, request.model.name, len(request.images))
         return _request(request)
 
-    def replied(self, answer: Classification, call: CallContext, *, piece: str = "") -> pb.ClassifyResponse:
-        """The reply to a request; `piece` is its id where it came on a stream."""
+    def replied(self, answer: Classification, call: CallContext, *, stream_id: str = "") -> pb.ClassifyResponse:
+        """The reply to a request; `stream_id` is its id where it came on a stream."""
         response = _response(answer)
         # What this took is part of the last stage, which the reply tells, too.
-        self._service.replied(answer, call, piece=piece)
+        self._service.replied(answer, call, stream_id=stream_id)
         for sent, result in zip(response.results, answer.results, strict=True):
             sent.timing.reply_seconds = result.timing.reply
         return response
@@ -93,7 +93,7 @@ class _Codec:
         return self.asked(message.request, call)
 
     def answer(self, request_id: str, answer: Classification, call: CallContext) -> pb.ClassifyStreamResponse:
-        return pb.ClassifyStreamResponse(id=request_id, response=self.replied(answer, call, piece=request_id))
+        return pb.ClassifyStreamResponse(id=request_id, response=self.replied(answer, call, stream_id=request_id))
 
     def refusal(self, request_id: str, error: ServiceError) -> pb.ClassifyStreamResponse:
         return pb.ClassifyStreamResponse(

@@ -80,7 +80,7 @@ class Tracing:
         closing.start()
         closing.join(seconds)
 
-    def images(self, span: Span, results: Sequence[ImageResult], piece: str) -> None:
+    def images(self, span: Span, results: Sequence[ImageResult], stream_id: str) -> None:
         """Spans for the stages of the images of a call, below its `span`."""
         from opentelemetry.trace import Link, set_span_in_context
 
@@ -96,7 +96,7 @@ class Tracing:
             )
             made.end(at(begin + seconds))
 
-        of_request: dict[str, Any] = {"glimpse.stream_id": piece[:_SHOWN]} if piece else {}
+        of_request: dict[str, Any] = {"glimpse.stream_id": stream_id[:_SHOWN]} if stream_id else {}
         for index, result in enumerate(results):
             timing, error = result.timing, result.error
             which = {"glimpse.image": index, **of_request}
@@ -107,12 +107,12 @@ class Tracing:
                     stage(name, begin, seconds, of_request, ())
                 begin += seconds
             if timing.decode_wait:
-                stage("decode-wait", begin, timing.decode_wait, which, ())
+                stage("decode_wait", begin, timing.decode_wait, which, ())
             begin += timing.decode_wait
             stage("decode", begin, timing.decode, decoding, ())
             begin += timing.decode
             if error is None:
-                stage("pre-stem", begin, timing.pre_stem, which, ())
+                stage("pre_stem", begin, timing.pre_stem, which, ())
                 begin += timing.pre_stem
                 stage("queue", begin, timing.queue, which, ())
                 begin += timing.queue
@@ -148,10 +148,10 @@ class CallSpan:
         # For a metric's sample: only what is kept somewhere can be looked up.
         self.exemplar = {"trace_id": self.trace_id} if context.trace_flags.sampled else None
 
-    def images(self, results: Sequence[ImageResult], *, piece: str = "") -> None:
-        """A request of the call is answered; `piece` is its id where the call is a stream."""
+    def images(self, results: Sequence[ImageResult], *, stream_id: str = "") -> None:
+        """A request of the call is answered; `stream_id` is its id where the call is a stream."""
         if self._span.is_recording():
-            self._tracing.images(self._span, results, piece)
+            self._tracing.images(self._span, results, stream_id)
 
     def end(self, code: str, *, reason: str = "", **attributes: str | int) -> None:
         """The call has ended with that gRPC status; the attributes get the prefix `glimpse.`."""

@@ -58,8 +58,8 @@ class Audit:
         self._full = False
         self._sampled = Sampled(self._tell_left_out)
 
-    def write(self, call: CallContext, *, code: str, reason: str, seconds: float, piece: str | None = None) -> None:
-        """Write down how a call ended, or a `piece` of a stream."""
+    def write(self, call: CallContext, *, code: str, reason: str, seconds: float, stream_id: str | None = None) -> None:
+        """Write down how a call ended, or one request of a stream."""
         left_out: int | None = 0
         if not (call.identity or code in _LET_IN or (code in _LEFT and call.images)):
             left_out = self._sampled.left_out(call.who, code, reason)
@@ -72,7 +72,7 @@ class Audit:
             "peer": call.peer,
             **({"address": call.address} if call.address else {}),
             "method": call.method,
-            **({} if piece is None else {"piece": piece}),
+            **({} if stream_id is None else {"piece": stream_id}),
             "model": call.model,
             "images": call.images,
             "bytes": call.bytes,

@@ -33,7 +33,7 @@ class Credential(Protocol):
 
 @dataclass(slots=True)
 class CallContext:
-    """A call from its first to its last byte. Filled in on the way; a piece of a stream gets a copy of its own."""
+    """A call from its first to its last byte. Filled in on the way; each request of a stream gets a copy of its own."""
 
     request_id: str
     method: str  # with its service: glimpse.v1.ImageClassifier/Classify
@@ -99,12 +99,12 @@ class CallContext:
         self.received += size + 5
         self.traffic.bytes += size + 5
 
-    def piece(self) -> CallContext:
+    def of_request(self) -> CallContext:
         """The same caller with one request of a stream, of which nothing is known yet."""
-        piece = CallContext(self.request_id, self.method, self.peer, self.client, self.identity, self.allowance)
-        piece.address, piece.trace = self.address, self.trace
-        piece.complete = piece.begun  # of a stream, the message is there when it is read
-        return piece
+        part = CallContext(self.request_id, self.method, self.peer, self.client, self.identity, self.allowance)
+        part.address, part.trace = self.address, self.trace
+        part.complete = part.begun  # of a stream, the message is there when it is read
+        return part
 
 
 current_call: ContextVar[CallContext] = ContextVar("current_call")

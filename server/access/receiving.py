@@ -49,7 +49,7 @@ class Receiving:
     def __init__(self, most: int, largest: int, seconds: float) -> None:
         """Let unfinished messages hold `most` bytes together; none is larger than `largest`.
 
-        A piece of a stream may take `seconds` from its first bytes on; a stream may be silent for as long as it likes.
+        A request of a stream may take `seconds` from its first bytes on; a stream may be silent as long as it likes.
         """
         self._most, self._largest, self._seconds = most, largest, seconds
         self._few = most // largest  # messages that fit, however large they are

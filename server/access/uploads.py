@@ -17,8 +17,8 @@ T = TypeVar("T")
 class Uploads:
     """Turns at receiving a message. Lives on the event loop.
 
-    It is for calls of one message. A stream may rightly be silent for hours, so its pieces take no turn, and their time
-    begins with their first bytes: see `Receiving.read`. What all of them hold of memory is bounded there, too.
+    It is for calls of one message. A stream may rightly be silent for hours, so its requests take no turn, and their
+    time begins with their first bytes: see `Receiving.read`. What all of them hold of memory is bounded there, too.
     """
 
     def __init__(self, at_once: int, seconds: float, receiving: Receiving) -> None:

@@ -219,7 +219,7 @@ def test_each_stage_of_each_image_is_a_span_below_the_call_one_after_the_other(
     assert parent.context is not None
     for index in range(2):
         at = None
-        for name, seconds in (("decode", 0.5), ("pre-stem", 0.25), ("queue", 1.0), ("compute", 2.0)):
+        for name, seconds in (("decode", 0.5), ("pre_stem", 0.25), ("queue", 1.0), ("compute", 2.0)):
             span = named(made, name)[index]
             assert span.attributes is not None
             assert span.parent is not None
@@ -239,7 +239,7 @@ def test_the_images_of_a_batch_are_linked_to_its_one_span_whoever_sent_them(
 ) -> None:
     first, second = begin(tracing), begin(tracing)
     first.images([result(batch=7), result(batch=8, size=1)])
-    second.images([result(batch=7)], piece="a")
+    second.images([result(batch=7)], stream_id="a")
     batches = {each.attributes["glimpse.batch"]: each for each in named(made, "batch") if each.attributes}
     assert batches.keys() == {7, 8}
     assert [each.attributes["glimpse.batch_size"] for each in batches.values() if each.attributes] == [2, 1]
@@ -269,7 +269,7 @@ def test_an_image_that_cannot_be_read_has_a_span_for_its_decoding_that_says_why(
 
 
 def test_a_long_id_of_a_piece_is_cut(tracing: Tracing, made: InMemorySpanExporter) -> None:
-    begin(tracing).images([result()], piece="x" * 100_000)
+    begin(tracing).images([result()], stream_id="x" * 100_000)
     (span,) = named(made, "queue")
     assert span.attributes is not None
     assert len(str(span.attributes["glimpse.stream_id"])) < 100
@@ -297,7 +297,7 @@ def test_a_real_receiver_gets_what_was_made_by_the_time_of_closing(
         call.end("OK")
         tracing.close(60)
     assert sorted(each.name for each in receiver.spans) == sorted(
-        ["decode", "pre-stem", "queue", "compute", "batch", METHOD]
+        ["decode", "pre_stem", "queue", "compute", "batch", METHOD]
     )
     assert {each.trace_id.hex() for each in receiver.spans} == {TRACE}
     (resource,) = receiver.resources

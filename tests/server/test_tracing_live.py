@@ -60,15 +60,15 @@ def names(receiver: Receiver, trace: str) -> list[str]:
 
 def test_a_call_and_the_stages_of_its_images_are_one_trace(seen: tuple[RunningServer, Receiver, str]) -> None:
     _, receiver, _ = seen
-    stages = ["admission"] + ["compute"] * 2 + ["decode"] * 3 + ["decode-wait"] * 3
-    last = ["pre-stem"] * 2 + ["queue"] * 2 + ["receive"] + ["reply"] * 3
+    stages = ["admission"] + ["compute"] * 2 + ["decode"] * 3 + ["decode_wait"] * 3
+    last = ["pre_stem"] * 2 + ["queue"] * 2 + ["receive"] + ["reply"] * 3
     assert names(receiver, GOOD) == [*stages, f"{SERVICE}/Classify", *last]
 
 
 def test_the_pieces_of_a_stream_are_in_its_trace(seen: tuple[RunningServer, Receiver, str]) -> None:
     _, receiver, _ = seen
     stages = [name for name in names(receiver, STREAM) if "/" not in name]
-    all_of_them = ("admission", "compute", "decode", "decode-wait", "pre-stem", "queue", "reply")  # receiving is not
+    all_of_them = ("admission", "compute", "decode", "decode_wait", "pre_stem", "queue", "reply")  # receiving is not
     assert stages == [name for name in all_of_them for _ in range(3)]
     ids = {
         pair.value.string_value
@@ -92,7 +92,7 @@ def test_the_stages_lie_within_their_call(seen: tuple[RunningServer, Receiver, s
     (parent,) = [each for each in receiver.spans if each.name == f"{SERVICE}/Classify" and each.trace_id.hex() == GOOD]
     slack = 1_000_000  # ns; two clocks are read one after the other
     stages = [each for each in receiver.spans if each.parent_span_id == parent.span_id]
-    assert {"decode", "pre-stem", "queue", "compute"} <= {each.name for each in stages}
+    assert {"decode", "pre_stem", "queue", "compute"} <= {each.name for each in stages}
     for each in stages:
         assert parent.start_time_unix_nano - slack <= each.start_time_unix_nano <= each.end_time_unix_nano
         assert each.end_time_unix_nano <= parent.end_time_unix_nano + slack

@@ -106,7 +106,7 @@ def test_a_file_that_was_renamed_away_is_begun_anew(tmp_path: Path, call: CallCo
 
 def test_a_caller_cannot_forge_a_line(tmp_path: Path, call: CallContext) -> None:
     audit = Audit(tmp_path / "audit.jsonl")
-    audit.write(call, code="OK", reason="", seconds=1, piece='x"}\n{"identity": "root"}\r\u2028')
+    audit.write(call, code="OK", reason="", seconds=1, stream_id='x"}\n{"identity": "root"}\r\u2028')
     audit.close()
     assert len(lines(tmp_path / "audit.jsonl", 1)) == 1
     assert (tmp_path / "audit.jsonl").read_text().isascii()

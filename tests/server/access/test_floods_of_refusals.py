@@ -89,7 +89,7 @@ def test_what_was_let_in_has_its_line_each_time(tmp_path: Path) -> None:
         audit.write(stranger, code="CANCELLED", reason="", seconds=0.1)
         audit.write(stranger, code="INTERNAL", reason="INTERNAL", seconds=0.1)
         audit.write(alice, code="RESOURCE_EXHAUSTED", reason="RATE_LIMITED", seconds=0.1)
-        audit.write(stranger, code="OK", reason="", seconds=0.1, piece="p")
+        audit.write(stranger, code="OK", reason="", seconds=0.1, stream_id="p")
     audit.close()
     assert len(lines_of(tmp_path / "audit.jsonl")) == 500
 

@@ -79,7 +79,7 @@ def test_limits_count_for_the_forwarded_address_and_an_ipv6_one_by_its_64() -> N
     header = [("x-forwarded-for", "198.51.100.1"), ("x-forwarded-for", "2001:db8:2:3:4::9")]
     call, _ = read_metadata(header, "method", "ipv4:10.0.0.1:4000", PROXIES)
     assert (call.address, call.host) == ("2001:db8:2:3:4::9", "2001:db8:2:3::/64")
-    assert call.piece().host == call.host
+    assert call.of_request().host == call.host
 
 
 @pytest.mark.parametrize("name", ["a" * 129, "two\nlines", "bell\a", "ümlaut", "", b"\xff\xfe"])
