@@ -28,7 +28,7 @@ _LATEST = 5.0
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Waiter:
-    """A piece of a stream that waits for its permits."""
+    """A request of a stream that waits for its permits."""
 
     load: Permits
     lane: Lane
@@ -82,9 +82,9 @@ class Admission:
         self._most_of_one = capacity.part(7, 8)  # what a party may hold with all its streams and lone requests
         self._kept_for_newcomers = capacity.part(1, 16)
         self._waiting: FairQueue[_Waiter] = FairQueue()
-        # Pieces of parties that have their share of what streams may hold, by party: they stand in nobody's way.
+        # Requests of parties that have their share of what streams may hold, by party: they stand in nobody's way.
         self._beyond: dict[str, FairQueue[_Waiter]] = {}
-        self._waits: Counter[Lane] = Counter()  # pieces that wait, of either
+        self._waits: Counter[Lane] = Counter()  # requests that wait, of either
         self._readers: dict[Lane, list[asyncio.Future[None]]] = {}
         self._closed = False
 
@@ -140,7 +140,7 @@ class Admission:
             self._read_on(lane)
 
     async def room(self, lane: Lane = NO_LANE) -> None:
-        """Wait until no piece of a lane's streams waits for permits: before that, reading another only fills memory."""
+        """Wait until no request of a lane's streams waits for permits: before, reading another only fills memory."""
         while self._waits[lane] and not self._closed:
             reader: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._readers.setdefault(lane, []).append(reader)
@@ -168,7 +168,7 @@ class Admission:
         Args:
             load: what comes. Images and bytes above `bulk_capacity` would wait for ever; of more work than that, so
                 much is held, so that whatever the limits of a request allow can be let in when nothing else is there.
-            wait: wait for room, in turn by lane (a piece of a stream); else refuse at once.
+            wait: wait for room, in turn by lane (a request of a stream); else refuse at once.
             lane: whose permits they are.
 
         Raises:
@@ -195,8 +195,8 @@ class Admission:
             return
         reserved = NO_PERMITS
         if len(self._waiting):
-            # The first piece that waits would wait for ever if it had to compete with lone requests. But whoever has
-            # nothing yet need not wait for a piece of somebody who has much.
+            # The first request that waits would wait for ever if it had to compete with lone requests. But whoever has
+            # nothing yet need not wait for a request of somebody who has much.
             reserved = self._reserved()
             if not self._all.of(lane).images and load.within(self._kept_for_newcomers):
                 reserved = NO_PERMITS
@@ -244,7 +244,7 @@ class Admission:
         return OverloadedError(reason, message, retry_after=backlog + self._retry_after(missing))
 
     def _reserved(self) -> Permits:
-        """Room that lone requests leave free for the first of the waiting pieces, which would else wait for ever."""
+        """Room that lone requests leave free for the first of the waiting requests, which would else wait for ever."""
         head = self._waiting.first().load
         return head if self._bulk.held.plus(head).within(self.bulk_capacity) else NO_PERMITS
 
@@ -278,7 +278,7 @@ class Admission:
                 reader.set_result(None)
 
     def _grant(self) -> None:
-        """Give waiting pieces their permits, in turn, as long as the first of them fits."""
+        """Give waiting requests their permits, in turn, as long as the first of them fits."""
         while True:
             while len(self._waiting):
                 waiter = self._waiting.first()
@@ -296,7 +296,7 @@ class Admission:
                 return
 
     def _may_go(self, load: Permits, lane: Lane) -> bool:
-        """Whether a piece may have its permits although it has just come: nobody waits, of its party either."""
+        """Whether a request may have its permits although it has just come: nobody waits, of its party either."""
         if self._bulk.plenty(load) and self._all.plenty(load):
             return lane.who not in self._beyond
         return (
@@ -307,7 +307,7 @@ class Admission:
         )
 
     def _beyond_share(self, load: Permits, lane: Lane) -> bool:
-        """Whether a piece is beyond its party's share of what streams may hold, or of all with its lone requests."""
+        """Whether a request is beyond its party's share of what streams may hold, or of all with its lone requests."""
         return self._more_than_one_may(self._all.of(lane), load) or self._bulk.beyond(load, lane)
 
     def _more_than_one_may(self, own: Held, load: Permits) -> bool:
@@ -315,7 +315,7 @@ class Admission:
         return own.images > 0 and not own.plus(load).within(self._most_of_one)
 
     def _within_again(self) -> bool:
-        """Have the next piece of each party that is within its share again wait for its turn; whether there is one."""
+        """Have each party's next request that is within its share again wait for its turn; whether there is one."""
         found = False
         for who, turns in list(self._beyond.items()):
             while len(turns):

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import structlog
 
-from glimpse.models.decoding.cost import HEAVY_WORK
+from glimpse.models.decoding.cost import EXPENSIVE_WORK
 from glimpse.models.decoding.limits import ImageLimits
 from glimpse.models.messages import short
 from glimpse.server import message_fields, stopping
@@ -67,7 +67,7 @@ class Server:
         access = AccessControl(settings)
         self._decoding = _decoding(settings)
         self._decoders = DecodePool(
-            settings.decoders, heavy=self._decoding.heavy_workers, spare=int(settings.decode_in == "threads")
+            settings.decoders, expensive=self._decoding.expensive_workers, spare=int(settings.decode_in == "threads")
         )
         self._metrics.follow(
             in_flight=lambda: self._admission.in_flight,
@@ -114,7 +114,7 @@ class Server:
         self._receiving = access.receiving
         self._receiving.follow(
             memory=self._memory,
-            # Whole, but not admitted: the pieces of streams wait for that.
+            # Whole, but not admitted: the requests of streams wait for that.
             besides=lambda: max(0, self._service.bytes_read - self._admission.bytes_in_flight),
         )
         self._ports = Ports(
@@ -230,7 +230,7 @@ class Server:
     def _seconds_to_answer(self, load: Permits) -> float:
         """How long so many images take: decoding and computing overlap, so the slower of the two says."""
         computing = max((model.batcher.seconds_to_compute(load.images) for model in self._registry), default=1.0)
-        return max(computing, self._decoders.expected(load.work, heavy=load.work > load.images * HEAVY_WORK))
+        return max(computing, self._decoders.expected(load.work, expensive=load.work > load.images * EXPENSIVE_WORK))
 
 
 async def serve(settings: Settings) -> None:

@@ -71,7 +71,7 @@ class Prediction:
 class Arrival:
     """When a request came, on the clock of `time.monotonic`."""
 
-    begun: float  # the call; a piece of a stream begins when its message is there
+    begun: float  # the call; a request of a stream begins when its message is there
     complete: float  # when the message was there
 
 

@@ -304,7 +304,7 @@ class Metrics:
         self._dropped.labels("cancelled").inc(count)
 
     def halved(self) -> None:
-        """A batch was computed in pieces, for want of memory."""
+        """A batch was computed in parts, for want of memory."""
         self._halved.inc()
 
     def connections_closed(self, reason: str, count: int) -> None:
@@ -359,5 +359,5 @@ class ModelMetrics:
         self._metrics.cancelled(count)
 
     def halved(self) -> None:
-        """A batch was computed in pieces, for want of memory."""
+        """A batch was computed in parts, for want of memory."""
         self._metrics.halved()

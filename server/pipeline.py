@@ -170,7 +170,7 @@ class Pipeline:
         self._metrics.of(answer.model.name, answer.model.version).answered(timings)
 
     async def room(self, caller: Caller) -> None:
-        """Wait until reading another piece of a caller's stream is worth its memory."""
+        """Wait until reading another request of a caller's stream is worth its memory."""
         await self._admission.room(caller.lane)
 
     async def _answers(self, flights: Sequence[_Flight], work: _Job) -> None:
@@ -189,7 +189,7 @@ class Pipeline:
                     work.caller.lane,
                     partial(self._prepare_and_queue, flight, work),
                     flight.cost.work,
-                    heavy=flight.cost.heavy,
+                    expensive=flight.cost.expensive,
                 )
         await together.all_done
 
@@ -221,7 +221,7 @@ class Pipeline:
         timing = flight.timing
         timing.decode_wait = begun - flight.admitted
         try:
-            prepared = self._decoding(flight.image, work.recipe, heavy=flight.cost.heavy)
+            prepared = self._decoding(flight.image, work.recipe, expensive=flight.cost.expensive)
         except InvalidImageError:
             timing.decode = time.monotonic() - begun
             work.metrics.prepared(timing, fitted=False)
@@ -280,10 +280,10 @@ class Pipeline:
         deadline, lane, batcher = work.caller.deadline, work.caller.lane, work.model.batcher
         if deadline is None:
             return
-        heavy = sum([cost.work for cost in costs if cost.heavy])
-        ordinary = sum([cost.work for cost in costs if not cost.heavy])
+        expensive = sum([cost.work for cost in costs if cost.expensive])
+        ordinary = sum([cost.work for cost in costs if not cost.expensive])
         left = deadline - time.monotonic()
-        if not heavy:  # nearly always, even all that waits leaves time enough; whose turn comes before takes longer
+        if not expensive:  # nearly always, even all that waits leaves time enough; whose turn comes before takes longer
             waiting, images = self._decoders.waiting(), batcher.depth()
             if not (waiting.items + images) or left >= max(
                 self._decoders.expected(waiting.work + ordinary),
@@ -291,14 +291,14 @@ class Pipeline:
             ):
                 return
         decoding, queued = self._decoders.ahead(lane), batcher.ahead(lane)
-        before_heavy = self._decoders.ahead(lane, heavy=True) if heavy else Ahead(0, 0)
-        before = decoding.items + queued + before_heavy.items
+        before_expensive = self._decoders.ahead(lane, expensive=True) if expensive else Ahead(0, 0)
+        before = decoding.items + queued + before_expensive.items
         if not before:
             return
         expected = max(
             self._decoders.expected(decoding.work + ordinary) if ordinary else 0.0,
-            self._decoders.expected(before_heavy.work + heavy, heavy=True) if heavy else 0.0,
-            batcher.seconds_to_compute(before - before_heavy.items + len(costs)),
+            self._decoders.expected(before_expensive.work + expensive, expensive=True) if expensive else 0.0,
+            batcher.seconds_to_compute(before - before_expensive.items + len(costs)),
         )
         if expected > left:
             raise DeadlineExceededError(

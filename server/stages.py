@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 # In the order in which an image goes through them. They follow one another without a gap, so that their sum is the
-# time from the beginning of a call (of a stream: of a piece) to its reply.
+# time from the beginning of a call (of a stream: of a request) to its reply.
 STAGES = ("receive", "admission", "decode_wait", "decode", "pre_stem", "queue", "compute", "reply")
 
 

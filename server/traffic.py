@@ -44,7 +44,7 @@ class Traffic:
     useful: int = 0
     useless: float = 0.0  # points
     excused: float = 0.0  # those of them for what honest callers of an overloaded server meet, too: no room, no time
-    served: bool = False  # whether an answer to a classification was sent, be it to a piece of a stream that goes on
+    served: bool = False  # whether an answer to a classification was sent, be it to a request of a stream that goes on
     # Written by the monitor's thread.
     refused: bool = False  # each further call is refused at once
     useless_bytes: float = 0.0  # points, too

@@ -28,8 +28,8 @@ turning by EXIF's orientation         1.6             0
 A prediction may be too high. It is too low by no more than `MULTIPLE`, and by what looking through the pieces of a file
 takes, of which there may be 16,384: 20 ms there. Two kinds of file that no encoder writes are dearer, because nothing
 in their first bytes tells them: a PNG whose pixels come between blocks of deflate that hold nothing, as long as its
-rows without compression (8 times, 0.8 s at the most where it is not heavy), and a lossless WebP, or an alpha channel,
-with thousands of tables of codes (25 times, 0.1 s where it is not heavy).
+rows without compression (8 times, 0.8 s at the most where it is not expensive), and a lossless WebP, or an alpha
+channel, with thousands of tables of codes (25 times, 0.1 s where it is not expensive).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from glimpse.models.decoding.limits import ImageLimits
 # A file's decoding takes no more than so many times what was predicted for it.
 MULTIPLE = 3
 # Work from which a file must not run beside others' small images: an eighth of a second where a pixel takes 7.5 ns.
-HEAVY_WORK = 16_000_000
+EXPENSIVE_WORK = 16_000_000
 
 _UNIT = 7.5  # nanoseconds
 _LEAST = 10_000  # of work: whatever an image is, there is a header to read and a picture to hand over
@@ -68,7 +68,7 @@ class Cost(NamedTuple):
     pixels: int  # width x height that the header tells; 0 where it cannot be told
     work: int  # in pixels of an ordinary baseline JPEG
     memory: int  # bytes at the peak, all copies counted
-    heavy: bool  # whether it must not run in an ordinary decoder thread beside others' small images
+    expensive: bool  # whether it must not run in an ordinary decoder thread beside others' small images
 
 
 class _UnknownError(Exception):
@@ -93,7 +93,7 @@ def predict(data: bytes, limits: ImageLimits, target: Target | None = None) -> C
         return _predicted(data, limits, target)
     except _UnknownError:
         most = limits.max_pixels
-        return _cost(0, most * (_WEBP_LOSSLESS + _RESIZE + _TURN), 24 * most + len(data))._replace(heavy=True)
+        return _cost(0, most * (_WEBP_LOSSLESS + _RESIZE + _TURN), 24 * most + len(data))._replace(expensive=True)
     except (IndexError, ValueError, struct.error):
         return _refused(0, data)  # it ends in its header, or holds no picture
 
@@ -120,12 +120,12 @@ def _predicted(data: bytes, limits: ImageLimits, target: Target | None) -> Cost:
 
 def _cost(area: int, nanoseconds: float, memory: float) -> Cost:
     work = max(_LEAST, int(nanoseconds / _UNIT))
-    return Cost(area, work, int(memory), work > HEAVY_WORK)
+    return Cost(area, work, int(memory), work > EXPENSIVE_WORK)
 
 
 def _refused(area: int, data: bytes) -> Cost:
     """Of what is refused before it is decoded; at most a copy of it is made."""
-    return Cost(area, _LEAST, len(data), heavy=False)
+    return Cost(area, _LEAST, len(data), expensive=False)
 
 
 def _too_large(width: int, height: int, most: int) -> bool:
@@ -298,7 +298,7 @@ def _webp(data: bytes, limits: ImageLimits) -> Cost:
         kind, length = _CHUNK.unpack_from(data, at)
         if kind == b"VP8L":
             found = _cost(area, area * (_WEBP_LOSSLESS + each) + 8 * len(data), area * 24 + len(data))
-            return found._replace(heavy=True) if many and len(data) > _TABLES * _TABLE_BYTES else found
+            return found._replace(expensive=True) if many and len(data) > _TABLES * _TABLE_BYTES else found
         if kind == b"VP8 ":
             coded = min(length, len(data))
             break
@@ -306,4 +306,4 @@ def _webp(data: bytes, limits: ImageLimits) -> Cost:
     # A lossy one, or one that is not found. The rest of the file may be an alpha channel, whose bytes are cheaper.
     nanoseconds = area * (8 + 8 + each) + 45 * coded + 8 * (len(data) - coded)
     found = _cost(area, nanoseconds, area * 22 + len(data))
-    return found._replace(heavy=True) if many and len(data) - coded > _TABLES * _TABLE_BYTES else found
+    return found._replace(expensive=True) if many and len(data) - coded > _TABLES * _TABLE_BYTES else found

@@ -52,7 +52,7 @@ def _read(data: bytes) -> Header:
             if label == _CONTROL:
                 control = data[begun:at]
         if blocks > MAX_BLOCKS:
-            raise refusals.costly("GIF", f"more than {MAX_BLOCKS} blocks before its first frame")
+            raise refusals.too_expensive("GIF", f"more than {MAX_BLOCKS} blocks before its first frame")
     left, top, across, down, flags = struct.unpack_from("<HHHHB", data, at + 1)
     if at + 10 + palette(flags) >= len(data):
         raise IndexError

@@ -89,14 +89,14 @@ def read(data: bytes) -> Header:
         if code == _START_OF_SCAN:
             break
     else:
-        raise refusals.costly("JPEG", f"more than {MAX_SEGMENTS} segments")
+        raise refusals.too_expensive("JPEG", f"more than {MAX_SEGMENTS} segments")
     size, components = _frame(frame)
     # A picture in one scan is decoded row by row; any other is gathered in memory first, and every scan touches it all.
     streamed = frame is not None and frame[0] in _SEQUENTIAL and data[start + 4 : start + 5] == bytes((components,))
     end, scans = _end(data, at)
     if data.find(_FILL, at, end) >= 0:
         # Pillow takes a run of FFs, which may come to its end at any moment, up again with each 64 kB that it reads.
-        raise refusals.costly("JPEG", f"more than {MAX_FILL} bytes of padding within its picture")
+        raise refusals.too_expensive("JPEG", f"more than {MAX_FILL} bytes of padding within its picture")
     bare = _joined(data, [*kept, (at, len(data))])
     return Header("JPEG", size, bare, orientation or 1, reducible=True, streamed=streamed, scans=scans)
 
@@ -169,9 +169,9 @@ def _end(data: bytes, at: int) -> tuple[int, int]:
         segments += 1
         scans += code == _START_OF_SCAN
         if scans > MAX_SCANS:
-            raise refusals.costly("JPEG", f"more than {MAX_SCANS} scans")
+            raise refusals.too_expensive("JPEG", f"more than {MAX_SCANS} scans")
         if segments > MAX_SEGMENTS:
-            raise refusals.costly("JPEG", f"more than {MAX_SEGMENTS} segments")
+            raise refusals.too_expensive("JPEG", f"more than {MAX_SEGMENTS} segments")
         at = match.end()
         at += max(int.from_bytes(data[at : at + 2]), 2)
     return len(data), scans

@@ -55,7 +55,7 @@ def read(data: bytes) -> Header:
             orientation = exif.orientation(data[at + 8 : end - 4])
         _check(kind, colour, met)
         if kind == b"IDAT" and (pieces := pieces - 1) < 0:
-            raise refusals.costly("PNG", "its pixels in chunks of almost no bytes")
+            raise refusals.too_expensive("PNG", "its pixels in chunks of almost no bytes")
         if _is_needed(kind, length, colour, met) and (kind != b"tRNS" or _whole(data[at + 4 : end])):
             met.setdefault(kind, length)
         else:
@@ -63,7 +63,7 @@ def read(data: bytes) -> Header:
             since = end
         at = end
     else:
-        raise refusals.costly("PNG", f"more than {MAX_CHUNKS} chunks")
+        raise refusals.too_expensive("PNG", f"more than {MAX_CHUNKS} chunks")
     kept.append(data[since:at])
     bare = b"".join(kept) if len(kept) > 1 else data
     return Header("PNG", size, bare, orientation or 1, cut=b"IEND" not in met)

@@ -51,7 +51,7 @@ def no_memory() -> RefusedImageError:
     )
 
 
-def costly(name: str, what: str) -> RefusedImageError:
+def too_expensive(name: str, what: str) -> RefusedImageError:
     """`what` is more than any encoder writes, and would keep a decoder busy."""
     return RefusedImageError(Kind.CORRUPT_IMAGE, f"The {name} file has {what}. Save it again.")
 

@@ -39,7 +39,7 @@ def read(data: bytes) -> Header:
             orientation = exif.orientation(data[at + 8 : at + 8 + length])
         at += 8 + length + length % 2
     else:
-        raise refusals.costly("WebP", f"more than {MAX_CHUNKS} chunks")
+        raise refusals.too_expensive("WebP", f"more than {MAX_CHUNKS} chunks")
     return Header("WEBP", size, data, orientation or 1, cut=cut)
 
 

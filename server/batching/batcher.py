@@ -46,7 +46,7 @@ class Observer(Protocol):
         """Images were found cancelled in the queue."""
 
     def halved(self) -> None:
-        """A batch did not fit into the device's memory and was computed in pieces."""
+        """A batch did not fit into the device's memory and was computed in parts."""
 
 
 class Batcher:
@@ -317,7 +317,7 @@ class Batcher:
             with self._changed:
                 self._computing -= 1
                 self._watch.ended(name)
-                if computed is not None and computed.ok and computed.pieces == 1:
+                if computed is not None and computed.ok and computed.parts == 1:
                     self._estimate.add(padded, seconds)
                 # Else it would wake workers for nothing, on cores that are to hand out the answer.
                 if self._staged or len(self._queue) or self._closed:

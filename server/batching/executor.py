@@ -27,7 +27,7 @@ class Computed:
     """What became of a batch."""
 
     rows: list[Outputs | None]  # of each image; None: it failed
-    pieces: int  # in which it was computed
+    parts: int  # in which it was computed
     halved: bool  # it did not fit into memory
 
     @property
@@ -80,33 +80,33 @@ class Executor:
     ) -> Computed:
         """Compute `outputs` of the first `count` images of `staging`; what lies behind them is padding.
 
-        Whatever fails, fails the piece that it was in. An image that does not even fit by itself fails alone.
+        Whatever fails, fails the part that it was in. An image that does not even fit by itself fails alone.
         """
         compute = self._alone if alone else self._compute
         rows: list[Outputs | None] = []
         # A batch may have been composed before another one lowered the ceiling.
-        most, pieces, halved = min(count, self.largest), 0, False
+        most, parts, halved = min(count, self.largest), 0, False
         while len(rows) < count:
             size = min(most, count - len(rows))
             try:
                 rows += self._piece(staging, len(rows), size, compute, outputs)
-                pieces += 1
-            except Exception as error:  # noqa: BLE001 - whatever it is, it fails this piece alone; the worker lives on
+                parts += 1
+            except Exception as error:  # noqa: BLE001 - whatever it is, it fails this part alone; the worker lives on
                 smaller = self._smaller(self.padded(size)) if self._out_of_memory(error) else None
                 if smaller is None:
                     _log.exception("a batch of %d images failed", size)
                     rows += [None] * size
-                    pieces += 1
+                    parts += 1
                 else:
                     _log.warning("a batch of %d images does not fit into memory; %d at once from now on", size, smaller)
                     most, halved = smaller, True
-        return Computed(rows, pieces, halved)
+        return Computed(rows, parts, halved)
 
     def _piece(
         self, staging: NDArray[np.uint8], begin: int, size: int, compute: Compute, outputs: frozenset[str]
     ) -> list[dict[str, NDArray[np.float32]]]:
         padded = self.padded(size)
-        # Near the end there may be no room for padding behind the piece; then images before it are computed again.
+        # Near the end there may be no room for padding behind the part; then images before it are computed again.
         first = min(begin, len(staging) - padded)
         found = compute(staging[first : first + padded], outputs)
         if found.keys() != outputs:

@@ -1,7 +1,7 @@
 """The decoder threads: work from many callers, in turn by party and by lane.
 
-Heavy work has threads of its own, half as many: however much of it there is, small images find a thread. And there may
-be a thread more for parties of which nothing is being worked on: who keeps all the others busy does not have that one.
+Expensive work has threads of its own, half as many: however much of it there is, small images find a thread. And there
+may be a thread more for parties of which nothing is being worked on: who keeps all the others busy does not have it.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class DecodePool:
         self,
         threads: int,
         *,
-        heavy: int = 0,
+        expensive: int = 0,
         spare: int = 0,
         clock: Callable[[], float] = time.monotonic,
         name: str = "decode",
@@ -77,12 +77,12 @@ class DecodePool:
 
         Args:
             threads: pieces of work that run side by side.
-            heavy: pieces of heavy work that run beside those, in threads of their own; 0: heavy work is as any other.
+            expensive: pieces of expensive work that run beside those, in threads of their own; 0: it is as any other.
             spare: threads more, for work of parties of which nothing is being worked on.
             clock: seconds, monotonic.
             name: what the threads are called, a number behind it.
         """
-        self._heavy = DecodePool(heavy, clock=clock, name=f"{name}-heavy") if heavy else None
+        self._expensive = DecodePool(expensive, clock=clock, name=f"{name}-expensive") if expensive else None
         self._clock = clock
         self._turns: FairQueue[DecodeTask] = FairQueue()
         self._look_through = _SHELLS
@@ -102,20 +102,20 @@ class DecodePool:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, lane: Lane, do: Callable[[], None], cost: int = 1, *, heavy: bool = False) -> DecodeTask:
+    def submit(self, lane: Lane, do: Callable[[], None], cost: int = 1, *, expensive: bool = False) -> DecodeTask:
         """Queue one piece of work, which must not raise, in `lane`.
 
         Args:
             lane: whose turn it uses.
             do: the work.
             cost: what it was predicted to cost; in pixels of an ordinary JPEG photo.
-            heavy: whether it has to wait for a thread for heavy work.
+            expensive: whether it has to wait for a thread for expensive work.
 
         Raises:
             RuntimeError: the pool is closed.
         """
-        if heavy and self._heavy is not None:
-            return self._heavy.submit(lane, do, cost)
+        if expensive and self._expensive is not None:
+            return self._expensive.submit(lane, do, cost)
         work = DecodeTask(do, lane.who, cost)
         with self._changed:
             if self._closed:
@@ -133,39 +133,39 @@ class DecodePool:
 
     def depth(self) -> int:
         """How many pieces of work wait for a thread."""
-        heavy = self._heavy.depth() if self._heavy is not None else 0
+        expensive = self._expensive.depth() if self._expensive is not None else 0
         with self._changed:
             self._turns.discard(DecodeTask.cancelled)
-            return heavy + len(self._turns)
+            return expensive + len(self._turns)
 
     def overdue(self, seconds: float) -> int:
-        """How many threads, of those for work that is not heavy, have been at one piece of it for longer than that."""
+        """How many threads, without those for expensive work, have been at one piece of work for longer."""
         with self._changed:
             now = self._clock()
             return sum(now - begun > seconds for begun, _ in self._begun.values())
 
     def waiting(self) -> Ahead:
-        """What waits for a thread, of work that is not heavy: at least what `ahead` finds, for less."""
+        """What waits for a thread, of work that is not expensive: at least what `ahead` finds, for less."""
         return self._turns.all()
 
-    def ahead(self, lane: Lane, *, heavy: bool = False) -> Ahead:
+    def ahead(self, lane: Lane, *, expensive: bool = False) -> Ahead:
         """What is begun before a piece of work that comes in `lane` now, if no others come."""
-        if heavy and self._heavy is not None:
-            return self._heavy.ahead(lane)
+        if expensive and self._expensive is not None:
+            return self._expensive.ahead(lane)
         with self._changed:
             return self._turns.ahead(lane)
 
-    def expected(self, cost: int, *, heavy: bool = False) -> float:
+    def expected(self, cost: int, *, expensive: bool = False) -> float:
         """Seconds for work that was predicted to cost so much, all its threads together, by the latest."""
-        if heavy and self._heavy is not None:
-            return self._heavy.expected(cost)
+        if expensive and self._expensive is not None:
+            return self._expensive.expected(cost)
         # Without the lock: it is an estimate, asked for at every call.
         return self._times.expected(cost) / self._usual
 
     def close(self) -> None:
         """Drop what has not begun. What has begun goes on; nobody waits for it."""
-        if self._heavy is not None:
-            self._heavy.close()
+        if self._expensive is not None:
+            self._expensive.close()
         with self._changed:
             self._closed = True
             while len(self._turns):

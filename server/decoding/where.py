@@ -1,7 +1,7 @@
-"""Where an image is decoded: an ordinary one in the thread that asks, or in a process; a costly one in a process.
+"""Where an image is decoded: an ordinary one in the thread that asks, or in a process; an expensive one in a process.
 
 A thread cannot be stopped. What decoding takes is predicted from a file's header (`models.decoding.cost`): up to
-`HEAVY_WORK` it is little, whatever the prediction is wrong by. What is above it, or cannot be told, is decoded in a
+`EXPENSIVE_WORK` it is little, whatever the prediction is wrong by. What is above it, or cannot be told, is decoded in a
 process that is ended when it takes too long.
 """
 
@@ -39,13 +39,15 @@ class Decoding:
         self._limits = limits
         # That an ordinary image may take in a decoder thread, the start of a process counted.
         self.seconds = seconds + (START_SECONDS if in_processes else 0.0)
-        self.heavy_workers = max(1, workers // 2)
-        self._ordinary = self._heavy = None
+        self.expensive_workers = max(1, workers // 2)
+        self._ordinary = self._expensive = None
         if in_processes:
             self._ordinary = Isolated(limits, workers=workers, memory_bytes=memory_bytes, seconds=seconds)
         if in_processes or isolated.possible():
             # Each is started when it is first needed: most servers never need them.
-            self._heavy = Isolated(limits, workers=self.heavy_workers, memory_bytes=memory_bytes, seconds=seconds)
+            self._expensive = Isolated(
+                limits, workers=self.expensive_workers, memory_bytes=memory_bytes, seconds=seconds
+            )
 
     @property
     def restarts(self) -> int:
@@ -60,20 +62,20 @@ class Decoding:
         """
         if self._ordinary is not None:
             self._ordinary.start()
-        elif self._heavy is None:
-            _log.warning("no decoder processes on this system: costly images are decoded without a limit on time")
+        elif self._expensive is None:
+            _log.warning("no decoder processes on this system: expensive images are decoded without a limit on time")
 
     def cost(self, image: domain.Image, recipe: Recipe) -> Cost:
         """What decoding and resizing an image is going to cost; told in microseconds, and never raises."""
         return cost(image, recipe, self._limits)
 
-    def __call__(self, image: domain.Image, recipe: Recipe, *, heavy: bool = False) -> Prepared:
+    def __call__(self, image: domain.Image, recipe: Recipe, *, expensive: bool = False) -> Prepared:
         """From bytes to the network's input. May be called from any number of threads.
 
         Args:
             image: what to decode.
             recipe: what to make of it.
-            heavy: what `cost` said of it.
+            expensive: what `cost` said of it.
 
         Raises:
             InvalidImageError: expected; the image is not one, is damaged, is refused, is too large, or ended its
@@ -81,7 +83,7 @@ class Decoding:
             UnavailableError: expected; `close` has been called.
             InternalError: no decoder process can be started; the log says why.
         """
-        pool = self._heavy if heavy else self._ordinary
+        pool = self._expensive if expensive else self._ordinary
         return prepare(image, recipe, self._limits) if pool is None else pool(image, recipe)
 
     def close(self) -> None:
@@ -90,4 +92,4 @@ class Decoding:
             pool.close()
 
     def _pools(self) -> list[Isolated]:
-        return [pool for pool in (self._ordinary, self._heavy) if pool is not None]
+        return [pool for pool in (self._ordinary, self._expensive) if pool is not None]

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from glimpse.models.decoding import formats, gif, png
-from glimpse.models.decoding.cost import HEAVY_WORK, MULTIPLE, Cost, pixels, predict
+from glimpse.models.decoding.cost import EXPENSIVE_WORK, MULTIPLE, Cost, pixels, predict
 from glimpse.models.decoding.decode import decode
 from glimpse.models.decoding.header import Header
 from glimpse.models.decoding.limits import ImageLimits
@@ -53,7 +53,7 @@ def read(data: bytes) -> Header | None:
 
 
 def uncertain(cost: Cost) -> bool:
-    return cost.pixels == 0 and cost.heavy
+    return cost.pixels == 0 and cost.expensive
 
 
 @pytest.mark.parametrize("name", seeds())
@@ -62,10 +62,10 @@ def test_what_encoders_write_is_told_by_its_first_bytes(name: str) -> None:
     header = read(data)
     found = predict(data, LIMITS, TARGET)
     if header is None:
-        assert (found.work, found.heavy) == (LEAST, False)
+        assert (found.work, found.expensive) == (LEAST, False)
     else:
         width, height = header.size
-        assert (found.pixels, found.heavy) == (width * height, False)
+        assert (found.pixels, found.expensive) == (width * height, False)
 
 
 @pytest.mark.parametrize("count", [3000, pytest.param(60_000, marks=pytest.mark.slow)])
@@ -137,34 +137,34 @@ ALL = LIMITS.max_pixels
         (WEBP, 25_000_000),
         (bombs.zeros(5000, 5000, 16, 6), 25_000_000),
         (scan_bombs.refined(5000, 5000, 32), 75_000_000),
-        (bombs.apart(bombs.jpeg(5000, 5000, subsampling=0)), HEAVY_WORK),
+        (bombs.apart(bombs.jpeg(5000, 5000, subsampling=0)), EXPENSIVE_WORK),
     ],
     ids=["a WebP of 36 bytes", "a PNG of 16 bits", "a JPEG of 32 scans", "a JPEG with a scan for each component"],
 )
-def test_a_small_file_of_many_pixels_costs_what_they_do_and_is_heavy(data: bytes, least: int) -> None:
+def test_a_small_file_of_many_pixels_costs_what_they_do_and_is_expensive(data: bytes, least: int) -> None:
     found = predict(data, LIMITS, TARGET)
     assert found.pixels == ALL
     assert found.work >= least
-    assert found.heavy
+    assert found.expensive
 
 
-def test_a_phone_s_photo_is_not_heavy_where_it_is_decoded_reduced() -> None:
+def test_a_phone_s_photo_is_not_expensive_where_it_is_decoded_reduced() -> None:
     photo = bombs.jpeg(4000, 6000)
     photo = photo[:-2] + bytes(8_000_000) + photo[-2:]
-    assert not predict(photo, LIMITS, TARGET).heavy
-    assert predict(photo, LIMITS).heavy
+    assert not predict(photo, LIMITS, TARGET).expensive
+    assert predict(photo, LIMITS).expensive
     assert predict(photo, LIMITS, TARGET).work < predict(photo, LIMITS).work
     # One of 96 million pixels may be decoded at a reduced scale alone.
     large = bombs.jpeg(8000, 12_000)
     assert predict(large, LIMITS).work == LEAST
-    assert LEAST < predict(large, LIMITS, TARGET).work < HEAVY_WORK
+    assert LEAST < predict(large, LIMITS, TARGET).work < EXPENSIVE_WORK
 
 
 def test_what_is_refused_costs_next_to_nothing() -> None:
     files = [make() for name, (make, why) in bombs.REFUSED_BOMBS.items() if why == bombs.PIXELS]
     for data in (*files, b"", b"no image", bytes(LIMITS.max_bytes + 1), b"II*\x00" + bytes(99)):
         found = predict(data, LIMITS, TARGET)
-        assert (found.work, found.heavy) == (LEAST, False)
+        assert (found.work, found.expensive) == (LEAST, False)
 
 
 @pytest.mark.parametrize(
@@ -286,7 +286,7 @@ def test_a_png_that_is_longer_than_its_rows_pays_for_what_that_may_be() -> None:
     """Blocks of nothing are read at a twentieth of the speed of pixels."""
     whole = png_of_nothing(8, 1 << 20) + chunk(b"IEND", b"")
     assert decode(whole, LIMITS).size == (8, 8)
-    assert predict(png_of_nothing(8, 4 << 20), LIMITS).heavy
+    assert predict(png_of_nothing(8, 4 << 20), LIMITS).expensive
     assert predict(png_of_nothing(8, 1 << 20), LIMITS).work > 5 * (1 << 20)
     metadata = png_of_nothing(8, 0) + chunk(b"tEXt", bytes(50_000))
     assert predict(metadata, LIMITS).work < 100_000
@@ -294,12 +294,12 @@ def test_a_png_that_is_longer_than_its_rows_pays_for_what_that_may_be() -> None:
 
 def test_a_lossless_webp_that_may_have_thousands_of_tables_is_left_to_a_process() -> None:
     photo = picture(600, 600, noise=0.5)
-    assert predict(saved(photo, "WEBP", lossless=True), LIMITS).heavy
-    assert not predict(saved(photo, "WEBP"), LIMITS).heavy
-    assert not predict(saved(picture(300, 300, noise=0.5), "WEBP", lossless=True), LIMITS).heavy
-    assert not predict(saved(Image.new("RGB", (600, 600)), "WEBP", lossless=True), LIMITS).heavy
+    assert predict(saved(photo, "WEBP", lossless=True), LIMITS).expensive
+    assert not predict(saved(photo, "WEBP"), LIMITS).expensive
+    assert not predict(saved(picture(300, 300, noise=0.5), "WEBP", lossless=True), LIMITS).expensive
+    assert not predict(saved(Image.new("RGB", (600, 600)), "WEBP", lossless=True), LIMITS).expensive
     photo.putalpha(picture(600, 600, "L", noise=0.5))
-    assert predict(saved(photo, "WEBP"), LIMITS).heavy, "an alpha channel is packed as a lossless picture is"
+    assert predict(saved(photo, "WEBP"), LIMITS).expensive, "an alpha channel is packed as a lossless picture is"
 
 
 def test_a_line_of_pixels_costs_its_blocks() -> None:

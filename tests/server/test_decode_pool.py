@@ -268,7 +268,7 @@ def test_the_spare_thread_takes_a_party_s_next_when_its_last_is_done() -> None:
 
 def test_a_party_that_sends_expensive_images_has_no_more_of_the_threads(held: Held) -> None:
     order: list[str] = []
-    works = [held.pool.submit(Lane("heavy"), lambda: order.append("h"), 10) for _ in range(3)]
+    works = [held.pool.submit(Lane("expensive"), lambda: order.append("h"), 10) for _ in range(3)]
     works += [held.pool.submit(Lane("light"), lambda: order.append("l")) for _ in range(30)]
     held.let_go()
     for work in works:
@@ -276,24 +276,24 @@ def test_a_party_that_sends_expensive_images_has_no_more_of_the_threads(held: He
     assert "".join(order) == ("h" + "l" * 10) * 3
 
 
-def test_heavy_work_is_expected_to_take_as_long_as_heavy_work_did(held: Held) -> None:
-    pool = DecodePool(2, heavy=1, clock=lambda: held.now)
+def test_expensive_work_is_expected_to_take_as_long_as_expensive_work_did(held: Held) -> None:
+    pool = DecodePool(2, expensive=1, clock=lambda: held.now)
     try:
-        for heavy, seconds in ((False, 1.0), (True, 64.0)):
+        for expensive, seconds in ((False, 1.0), (True, 64.0)):
 
             def work(seconds: float = seconds) -> None:
                 held.now += seconds
 
-            pool.submit(Lane("a"), work, 16, heavy=heavy).result(LONG)
-        while pool.expected(16, heavy=True) != 64.0:
+            pool.submit(Lane("a"), work, 16, expensive=expensive).result(LONG)
+        while pool.expected(16, expensive=True) != 64.0:
             threading.Event().wait(0.001)
         assert pool.expected(16) == 0.5  # two threads
     finally:
         pool.close()
 
 
-def test_heavy_work_never_takes_a_thread_from_small_work() -> None:
-    pool, go = DecodePool(2, heavy=1), threading.Event()
+def test_expensive_work_never_takes_a_thread_from_small_work() -> None:
+    pool, go = DecodePool(2, expensive=1), threading.Event()
     begun = threading.Semaphore(0)
 
     def hold() -> None:
@@ -301,9 +301,9 @@ def test_heavy_work_never_takes_a_thread_from_small_work() -> None:
         assert go.wait(LONG)
 
     try:
-        heavy = [pool.submit(Lane(str(number)), hold, heavy=True) for number in range(20)]
+        expensive = [pool.submit(Lane(str(number)), hold, expensive=True) for number in range(20)]
         assert begun.acquire(timeout=LONG)
-        # Both threads for small work are free, however much heavy work waits.
+        # Both threads for small work are free, however much expensive work waits.
         meet = threading.Barrier(2)
 
         def together() -> None:
@@ -312,27 +312,27 @@ def test_heavy_work_never_takes_a_thread_from_small_work() -> None:
         small = [pool.submit(Lane("small"), together) for _ in range(2)]
         for work in small:
             work.result(LONG)
-        assert not begun.acquire(blocking=False)  # and a second heavy piece has not begun
+        assert not begun.acquire(blocking=False)  # and a second expensive piece has not begun
         assert pool.depth() == 19
         assert pool.ahead(Lane("small")) == (0, 0)
     finally:
         go.set()
-    for work in heavy:
+    for work in expensive:
         work.result(LONG)
     pool.close()
 
 
-def test_heavy_work_takes_turns_by_lane_and_is_dropped_with_the_rest() -> None:
-    pool, go, begun, done = DecodePool(1, heavy=1), threading.Event(), threading.Event(), list[str]()
+def test_expensive_work_takes_turns_by_lane_and_is_dropped_with_the_rest() -> None:
+    pool, go, begun, done = DecodePool(1, expensive=1), threading.Event(), threading.Event(), list[str]()
 
     def hold() -> None:
         begun.set()
         assert go.wait(LONG)
 
-    plug = pool.submit(Lane("plug"), hold, heavy=True)
+    plug = pool.submit(Lane("plug"), hold, expensive=True)
     assert begun.wait(LONG)
     for name in ("b1", "b2", "lone"):
-        last = pool.submit(Lane(name[0]), partial(done.append, name), heavy=True)
+        last = pool.submit(Lane(name[0]), partial(done.append, name), expensive=True)
     go.set()
     last.result(LONG)
     plug.result(LONG)
@@ -341,14 +341,14 @@ def test_heavy_work_takes_turns_by_lane_and_is_dropped_with_the_rest() -> None:
     assert done == ["b1", "lone", "b2"]
     pool.close()
     with pytest.raises(RuntimeError, match="stopped"):
-        pool.submit(Lane("a"), lambda: None, heavy=True)
+        pool.submit(Lane("a"), lambda: None, expensive=True)
 
 
-def test_without_threads_of_its_own_heavy_work_is_as_any_other(held: Held) -> None:
-    work = held.pool.submit(Lane("a"), lambda: held.done.append("heavy"), heavy=True)
+def test_without_threads_of_its_own_expensive_work_is_as_any_other(held: Held) -> None:
+    work = held.pool.submit(Lane("a"), lambda: held.done.append("expensive"), expensive=True)
     held.let_go()
     work.result(LONG)
-    assert held.done == ["heavy"]
+    assert held.done == ["expensive"]
 
 
 def test_a_thread_that_is_at_one_piece_for_too_long_is_told(held: Held) -> None:
@@ -364,16 +364,16 @@ def test_a_thread_that_is_at_one_piece_for_too_long_is_told(held: Held) -> None:
         threading.Event().wait(0.001)
 
 
-def test_heavy_work_that_takes_long_is_no_thread_overdue() -> None:
+def test_expensive_work_that_takes_long_is_no_thread_overdue() -> None:
     """It is in a process, which has a limit of its own."""
     now, go, begun = 0.0, threading.Event(), threading.Event()
-    pool = DecodePool(1, heavy=1, clock=lambda: now)
+    pool = DecodePool(1, expensive=1, clock=lambda: now)
 
     def hold() -> None:
         begun.set()
         assert go.wait(LONG)
 
-    work = pool.submit(Lane("a"), hold, heavy=True)
+    work = pool.submit(Lane("a"), hold, expensive=True)
     assert begun.wait(LONG)
     now = 1000.0
     assert pool.overdue(10.0) == 0

@@ -63,27 +63,27 @@ def decoders() -> set[int]:
 
 
 @needs_proc
-def test_processes_are_started_for_costly_images_alone() -> None:
+def test_processes_are_started_for_expensive_images_alone() -> None:
     before = decoders()
     with decoding() as made:
-        assert not made.cost(SMALL, RECIPE).heavy
+        assert not made.cost(SMALL, RECIPE).expensive
         assert np.array_equal(made(SMALL, RECIPE).pixels, prepare(SMALL, RECIPE, LIMITS).pixels)
         assert decoders() == before
-        assert made.cost(WEBP, RECIPE).heavy
-        assert np.array_equal(made(WEBP, RECIPE, heavy=True).pixels, prepare(WEBP, RECIPE, LIMITS).pixels)
+        assert made.cost(WEBP, RECIPE).expensive
+        assert np.array_equal(made(WEBP, RECIPE, expensive=True).pixels, prepare(WEBP, RECIPE, LIMITS).pixels)
         assert len(decoders() - before) == 1
     assert decoders() <= before
 
 
 @needs_proc
-@pytest.mark.parametrize(("workers", "heavy"), [(1, 1), (2, 1), (3, 1), (4, 2)])
-def test_costly_images_have_half_as_many_decoders(workers: int, heavy: int) -> None:
+@pytest.mark.parametrize(("workers", "expensive"), [(1, 1), (2, 1), (3, 1), (4, 2)])
+def test_expensive_images_have_half_as_many_decoders(workers: int, expensive: int) -> None:
     before = decoders()
     with decoding(workers=workers) as made:
-        assert made.heavy_workers == heavy
+        assert made.expensive_workers == expensive
         assert decoders() <= before
     with decoding(workers=workers, in_processes=True) as made:
-        assert made.heavy_workers == heavy
+        assert made.expensive_workers == expensive
         assert len(decoders() - before) == workers
 
 
@@ -92,20 +92,20 @@ def test_costly_images_have_half_as_many_decoders(workers: int, heavy: int) -> N
 def test_a_costly_image_is_given_up_in_time_in_every_mode(image: EncodedImage, *, in_processes: bool) -> None:
     """It takes a second or so; the limit is a twentieth of one."""
     with decoding(in_processes=in_processes, seconds=0.05) as made, structlog.testing.capture_logs() as logs:
-        assert made.cost(image, RECIPE).heavy
+        assert made.cost(image, RECIPE).expensive
         with pytest.raises(InvalidImageError) as refused:
-            made(image, RECIPE, heavy=True)
+            made(image, RECIPE, expensive=True)
         assert refused.value.reason is Reason.DECODER_FAILED
         assert "more than 0.05 s" in refused.value.message
         assert made.restarts == 1
     assert [line["event"] for line in logs] == ["decoder process replaced"]
 
 
-def test_without_processes_costly_images_are_decoded_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_processes_expensive_images_are_decoded_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on Windows, which has none; it says so, because nothing can end a thread."""
     monkeypatch.setattr(isolated, "possible", lambda: False)
     with structlog.testing.capture_logs() as logs, decoding() as made:
-        assert np.array_equal(made(WEBP, RECIPE, heavy=True).pixels, prepare(WEBP, RECIPE, LIMITS).pixels)
+        assert np.array_equal(made(WEBP, RECIPE, expensive=True).pixels, prepare(WEBP, RECIPE, LIMITS).pixels)
         assert made.restarts == 0
     assert "without a limit on time" in logs[0]["event"]
     with pytest.raises(RuntimeError, match="GLIMPSE_DECODE_IN"), decoding(in_processes=True):
@@ -114,8 +114,8 @@ def test_without_processes_costly_images_are_decoded_where_they_are(monkeypatch:
 
 def test_raw_pixels_are_costly_where_they_are_many() -> None:
     with decoding() as made:
-        assert not made.cost(RawImage(2000, 2000, b""), RECIPE).heavy
-        assert made.cost(RawImage(30_000, 30_000, b""), RECIPE).heavy
+        assert not made.cost(RawImage(2000, 2000, b""), RECIPE).expensive
+        assert made.cost(RawImage(30_000, 30_000, b""), RECIPE).expensive
 
 
 LACKING = """
@@ -214,6 +214,8 @@ def test_hanging_decoder_threads_are_told_and_end_liveness_if_all_do(
         second = stub.Classify.future(photo, timeout=TIMEOUT)
         detail = running.wait_for("stuck", seconds=TIMEOUT)["detail"]
         assert "Each of the 2 decoder threads has worked on one image for more than 0.5 s" in detail
+        assert "other images wait for a decoder, and the health checks fail" in detail
+        assert "refused" not in detail
         assert eventually(lambda: metrics_of(running)["glimpse_ready"], lambda ready: ready == 0) == 0
         assert metrics_of(running)["glimpse_decoders_overdue"] == 2
         hang.unlink()
