@@ -145,6 +145,7 @@ def from_description(reply: pb.DescribeModelResponse) -> ModelDescription:
             channels=pre_stem.channels,
             smaller=pre_stem.smaller,
             antialias=pre_stem.antialias,
+            padding=pre_stem.padding or "fill",  # of which a server from before it knows nothing else
         ),
         temperature=reply.temperature,
         runtime=Runtime(

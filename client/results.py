@@ -135,6 +135,7 @@ class PreStem:
     channels: str  # "RGB" or "BGR": the order in which the network sees them; or "GRAY": it sees one, the luma
     smaller: str  # what happens to an image smaller than the input: "pad" or "resize"
     antialias: bool  # whether reducing averages over all pixels
+    padding: str = "fill"  # "fill": pixels of that value; "zero": 0 in the network's input, behind the scaling
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,6 +69,7 @@ def recipe(row: Architecture) -> Recipe:
         channels="GRAY" if channels == 1 else "RGB",
         mean=(_MIDDLE,) * channels,
         std=(_MIDDLE,) * channels,
+        padding=row.padding,
     )
 
 

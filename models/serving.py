@@ -58,7 +58,7 @@ def logits_model(assembly: Assembly, recipe: Recipe) -> keras.Model:
             f"The network takes images of shape {takes}, but the recipe produces {recipe.shape}. "
             f"{change_for(recipe, takes)}"
         )
-    pixels = keras.Input(recipe.shape, dtype="uint8", name="pixels")
+    pixels = keras.Input(recipe.pixels_shape, dtype="uint8", name="pixels")
     return keras.Model(pixels, assembly.model(graph.scale(pixels, recipe)), name="logits")
 
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from glimpse.models.layouts import Layout
 
+Padding = Literal["fill", "zero"]  # see `models.prestem.recipe`
 # The output of a network. Logits, from which softmax computes the probabilities, can be computed from each of them.
 Output = Literal["logits", "probabilities", "log-probabilities"]
 Activation = Literal["relu", "relu6", "leaky_relu", "silu", "gelu", "tanh", "linear"]
@@ -123,6 +124,14 @@ class Architecture(ABC):
         `input_shape`, except in families with an option that scales it, as MobileNet's resolution multiplier.
         """
         return self.input_shape
+
+    @property
+    def padding(self) -> Padding:
+        """How images that are smaller than the input are padded in training, unless its caller says otherwise.
+
+        The handbook adds zeros to the network's input.
+        """
+        return "zero" if self.variant == "handbook" else "fill"
 
     def served(self) -> Architecture:
         """The network without what only training uses: auxiliary classifiers, in the families that have them."""

@@ -36,7 +36,7 @@ def digest(own: Iterable[SampleImage]) -> str:
 
 
 def series(own: Iterable[SampleImage], recipe: Recipe) -> Iterator[NDArray[np.uint8]]:
-    """An endless, reproducible series of pictures: uint8 `recipe.shape`.
+    """An endless, reproducible series of pictures: uint8 `recipe.pixels_shape`.
 
     The bundle's own pictures come first, unchanged. Then follow random crops of them if they are at least as large as
     the network's input, else of the photographs of the package. A crop that is smaller than the input is enlarged.

@@ -107,7 +107,7 @@ def load_model(source: ModelSource, options: LoadOptions, observe: Callable[[str
         runtime,
         alone=runtime.alone,
         streams=runtime.streams,
-        input_shape=bundle.input_shape,
+        input_shape=bundle.recipe.pixels_shape,
         batch_sizes=batch_sizes,
         outputs=runtime.outputs,
         capacity=options.max_images_in_flight,

@@ -151,10 +151,11 @@ def _recipe(pre_stem: PreStem) -> str:
     geometry = pre_stem.geometry
     if geometry == "crop" and pre_stem.crop_share < 1:
         geometry += f" {pre_stem.crop_share:.4g}"
+    padding = "padding 0 behind the scaling" if pre_stem.padding == "zero" else f"fill {_list(pre_stem.fill)}"
     return (
         f"{geometry} to {pre_stem.height} x {pre_stem.width}, {pre_stem.filter}"
         f"{'' if pre_stem.antialias else ' without antialiasing'}, smaller images: {pre_stem.smaller}, "
-        f"fill {_list(pre_stem.fill)}; {pre_stem.channels} minus {_list(pre_stem.mean)}, "
+        f"{padding}; {pre_stem.channels} minus {_list(pre_stem.mean)}, "
         f"divided by {_list(pre_stem.std)}"
     )
 

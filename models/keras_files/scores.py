@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glimpse.models.keras_files.inlined import Flat
+from glimpse.models.prestem import host
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.models.spec import Output
 
@@ -33,7 +34,7 @@ _OPERATIONS = {"Sigmoid": "sigmoid", "HardSigmoid": "hard_sigmoid", "Tanh": "tan
 
 
 def pictures(recipe: Recipe) -> NDArray[np.uint8]:
-    """Pictures that cover the range of a network's input: uint8 ``[P, H, W, C]``."""
+    """Pictures that cover the range of a network's input: uint8 ``[P, *recipe.pixels_shape]``."""
     rng = np.random.default_rng(0)
     rows, columns = np.mgrid[0 : recipe.height, 0 : recipe.width]
     # As photographs are: large patches, slow changes, little noise.
@@ -48,7 +49,7 @@ def pictures(recipe: Recipe) -> NDArray[np.uint8]:
         slope,
         255 - slope,
     ]
-    return np.stack(found).clip(0, 255).astype(np.uint8)
+    return host.whole(np.stack(found).clip(0, 255).astype(np.uint8), recipe)
 
 
 def kind(scores: NDArray[np.float32], dtype: str) -> Kind:

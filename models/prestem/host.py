@@ -35,7 +35,7 @@ def fit(picture: Picture | Image.Image, recipe: Recipe) -> NDArray[np.uint8]:
         recipe: how.
 
     Returns:
-        uint8 `recipe.shape`, C-contiguous: RGB, or grey in one channel.
+        uint8 `recipe.pixels_shape`, C-contiguous: RGB, or grey in one channel; with the mask, where the recipe has one.
     """
     if isinstance(picture, Image.Image):
         picture = Picture.whole(picture)
@@ -45,7 +45,22 @@ def fit(picture: Picture | Image.Image, recipe: Recipe) -> NDArray[np.uint8]:
     size = resized(picture.size, recipe)
     if not size == picture.size == image.size:
         image = _resized(picture, size, recipe)
-    return np.asarray(_centred(image, recipe), np.uint8).reshape(recipe.shape)
+    pixels = np.asarray(_centred(image, recipe), np.uint8).reshape(recipe.shape)
+    return _masked(pixels, image.size) if recipe.masked else pixels
+
+
+def whole(pixels: NDArray[np.uint8], recipe: Recipe) -> NDArray[np.uint8]:
+    """Pixels ``[..., H, W, C]`` of the network's size as `fit` would return them: nothing of them is padding."""
+    return _masked(pixels, (recipe.width, recipe.height)) if recipe.masked else pixels
+
+
+def _masked(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Pixels with one more channel: 1 in their centre of that width and height, 0 around it."""
+    mask = np.zeros((*pixels.shape[:-1], 1), np.uint8)
+    height, width = pixels.shape[-3:-1]
+    left, top = max(0, _offset(size[0], width)), max(0, _offset(size[1], height))
+    mask[..., top : top + size[1], left : left + size[0], :] = 1
+    return np.concatenate([pixels, mask], axis=-1)
 
 
 def may_reduce(recipe: Recipe) -> bool:

@@ -16,15 +16,16 @@ Geometry = Literal["crop", "squash", "letterbox", "pad"]
 Filter = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 Channels = Literal["RGB", "BGR", "GRAY"]
 Smaller = Literal["pad", "resize"]
+Padding = Literal["fill", "zero"]
 
 # A recipe may come from an untrusted source, with its weights: what it asks for must fit in memory.
 MAX_SIDE = 10_000  # pixels of the network's input
 _LEAST_SHARE = 0.001  # smallest share of a side that a crop keeps
 
-_CHOICES = {"geometry": Geometry, "filter": Filter, "smaller": Smaller, "channels": Channels}
+_CHOICES = {"geometry": Geometry, "filter": Filter, "smaller": Smaller, "channels": Channels, "padding": Padding}
 # Fields that were added later, with their former behaviour as the default. They are not part of the digest where they
 # have that value, so that older digests remain valid.
-_LATER = {"smaller": "pad", "channels": "RGB", "antialias": True}
+_LATER = {"smaller": "pad", "channels": "RGB", "antialias": True, "padding": "fill"}
 
 _DEFAULTS = {"fill": 0, "mean": 0.0, "std": 1.0}  # of every channel
 
@@ -44,6 +45,10 @@ class Recipe:
     - ``pad``: as letterbox, but an image is never enlarged: one that exceeds the input is reduced until it fits, and
       the rest is padded with `fill`. It requires `smaller` to be ``pad``.
 
+    With `padding` ``fill``, padding is pixels, which are scaled as all others are: black ones become -mean / std. With
+    ``zero`` it is exactly 0 in the network's input, behind the scaling, as layers of a network pad; `fill` is then not
+    used.
+
     With `channels` ``GRAY`` the network sees one channel, the luma of ITU-R Recommendation BT.601 (0.299 red, 0.587
     green, 0.114 blue), taken before anything is resized; `fill`, `mean` and `std` are then one number each.
 
@@ -60,6 +65,7 @@ class Recipe:
     filter: Filter = "bilinear"
     antialias: bool = True  # whether reducing an image averages over all of its pixels
     fill: tuple[int, ...] = ()  # of padding and letterbox bars: red, green, blue, or one grey; all 0 if not given
+    padding: Padding = "fill"  # whether padding has the pixels of `fill` or is 0 in the network's input
     smaller: Smaller = "pad"  # what is done with an image that is smaller than the input
     channels: Channels = "RGB"  # of the network's input, in this order, which is also that of `mean` and `std`
     mean: tuple[float, ...] = ()  # subtracted from pixel values of 0 to 255, one number a channel; all 0 if not given
@@ -96,6 +102,11 @@ class Recipe:
             raise ValueError(f"fill must be {self._numbers('whole ', ' from 0 to 255')}. Received: {self.fill!r}")
         if not all(value > 0 for value in self._finite(self.std, "std")):
             raise ValueError(f"std must be {self._numbers('positive ')}. Received: {self.std!r}")
+        if self.padding == "zero" and any(self.fill):
+            raise ValueError(
+                "With padding zero, fill has no effect and must be left out. Use padding fill to pad with these "
+                f"pixels. Received: fill {self.fill!r}"
+            )
         object.__setattr__(self, "fill", tuple(self.fill))
         object.__setattr__(self, "mean", self._finite(self.mean, "mean"))
         object.__setattr__(self, "std", self._finite(self.std, "std"))
@@ -109,6 +120,21 @@ class Recipe:
     def shape(self) -> tuple[int, int, int]:
         """(height, width, channels) of the network's input for one image."""
         return self.height, self.width, self.depth
+
+    @property
+    def masked(self) -> bool:
+        """Whether pixels travel with one more channel, which is 1, and 0 where they are padding."""
+        return self.padding == "zero"
+
+    @property
+    def pixels_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of the uint8 pixels that the host half makes and the graph half takes."""
+        return self.height, self.width, self.depth + self.masked
+
+    @property
+    def blank(self) -> tuple[int, ...]:
+        """One pixel of padding, as the host half makes it."""
+        return (*self.fill, 0) if self.masked else self.fill
 
     def with_geometry(self, name: str) -> Self:
         """The recipe with another geometry, for a request that asks for one; all other fields are unchanged.

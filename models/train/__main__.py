@@ -66,6 +66,7 @@ def _run(options: argparse.Namespace) -> None:
         crop_share=options.crop_share,
         filter=options.filter,
         channels="GRAY" if (options.channels or row.input_shape[2]) == 1 else "RGB",
+        padding=options.padding or row.padding,
     )
     recipe = _scaled(recipe, options.mean, options.std)
     check_hold_out(options.hold_out)

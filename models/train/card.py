@@ -245,8 +245,11 @@ def _command(card: CardContents) -> str:
     options |= {"geometry": recipe.geometry, "crop_share": recipe.crop_share, "filter": recipe.filter}
     lines = [f"--{name.replace('_', '-')} {shlex.quote(str(value))}" for name, value in options.items()]
     lines += [f"--option {shlex.quote(f'{name}={json.dumps(value)}')}" for name, value in run.plan.options.items()]
-    if recipe.depth != find(run.plan.architecture, run.plan.variant).input_shape[2]:
+    row = find(run.plan.architecture, run.plan.variant)
+    if recipe.depth != row.input_shape[2]:
         lines.append(f"--channels {recipe.depth}")
+    if recipe.padding != row.padding:
+        lines.append(f"--padding {recipe.padding}")
     lines += [f"--mean {_exact(recipe.mean)}", f"--std {_exact(recipe.std)}"]
     return _lines(card, card.command, lines)
 

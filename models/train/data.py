@@ -25,7 +25,7 @@ class LabelledImages:
     """A labelled data set, decoded and resized to the network's input.
 
     Attributes:
-        pixels: uint8 ``[N, height, width, channels]``.
+        pixels: uint8 ``[N, *recipe.pixels_shape]``.
         classes: int64 ``[N]``, indices into `labels`.
         labels: class names, sorted.
         left_out: for each file that could not be read, its name and the reason.
@@ -103,9 +103,9 @@ def read(
 
 def _allocate(path: Path, count: int, recipe: Recipe) -> NDArray[np.uint8]:
     try:
-        return np.empty((count, *recipe.shape), np.uint8)
+        return np.empty((count, *recipe.pixels_shape), np.uint8)
     except MemoryError:
-        size = count * math.prod(recipe.shape) / 2**30
+        size = count * math.prod(recipe.pixels_shape) / 2**30
         raise ValueError(
             f"{path}: {count:,} images of {recipe.height} x {recipe.width} pixels need {size:,.0f} GiB of memory, and "
             "there is not as much. Give fewer images, or a smaller --size."
@@ -142,6 +142,8 @@ def per_class(images: LabelledImages) -> list[int]:
 def statistics(images: LabelledImages, *, needs_std: bool = True) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel over all pixels, 0..255, to one decimal.
 
+    Where there is a mask (`Recipe.masked`), padding is left out.
+
     Args:
         images: to measure.
         needs_std: whether the standard deviation will be used.
@@ -151,8 +153,11 @@ def statistics(images: LabelledImages, *, needs_std: bool = True) -> tuple[tuple
     """
     # From counts of the 256 values: exact, and without a float copy of the images.
     values = np.arange(256)
+    channels = np.moveaxis(images.pixels, -1, 0)
+    # Of 2 or 4 channels, the last is the mask.
+    seen = channels[-1] == 1 if len(channels) % 2 == 0 else np.bool_(True)  # noqa: FBT003 - a mask of one value
     counts = np.stack(
-        [np.bincount(images.pixels[..., channel].ravel(), minlength=256) for channel in range(images.pixels.shape[-1])]
+        [np.bincount(each[seen].ravel(), minlength=256) for each in channels[: len(channels) - (seen.ndim > 0)]]
     )
     mean = (counts @ values) / counts.sum(axis=1)
     std = np.sqrt((counts @ values**2) / counts.sum(axis=1) - mean**2)

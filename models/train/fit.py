@@ -68,7 +68,7 @@ def train(
             batch_size=plan.batch_size,
             seed=plan.seed,
             epoch=epoch,
-            fill=recipe.fill,
+            fill=recipe.blank,
             cutout=plan.cutout if epoch >= plan.cutout_from else 0.0,
         )
         metrics = model.fit(

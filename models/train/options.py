@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 from glimpse.models.catalogue import architectures, find
 from glimpse.models.command_line import Parser, architecture_option
-from glimpse.models.prestem.recipe import Filter, Geometry
+from glimpse.models.prestem.recipe import Filter, Geometry, Padding
 from glimpse.models.train import defaults
 from glimpse.models.train.plan import Optimizer, Plan
 from glimpse.models.train.transfer import options as transfer_options
@@ -122,6 +122,13 @@ def parser() -> Parser:
         choices=(1, 3),
         help="channels that the network sees: 3 for colour, 1 for grayscale (default: as many as the variant was "
         "designed for)",
+    )
+    stem.add_argument(
+        "--padding",
+        choices=get_args(Padding),
+        help="what is added around images that are smaller than the input: black pixels, which are scaled as others "
+        "are (fill), or 0 in the network's input, behind the scaling (zero) (default: zero for the variant handbook, "
+        "else fill)",
     )
     for name, what in (("mean", "subtracted from the pixel values"), ("std", "that the result is divided by")):
         stem.add_argument(

@@ -92,6 +92,8 @@ class Run:
     def to_dict(self) -> dict[str, Any]:
         """The run as JSON gives it back: lists for tuples."""
         values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        if self.recipe.padding == "fill":
+            del values["recipe"]["padding"]  # it came later, and runs of before are to be resumed
         return values
 
 

@@ -23,7 +23,7 @@ from glimpse.server.decoding.decode import decode, no_memory, raw_pixels
 class Prepared:
     """The network's input, and what it took."""
 
-    pixels: NDArray[np.uint8]  # of the recipe's shape, RGB or grey
+    pixels: NDArray[np.uint8]  # of the recipe's `pixels_shape`, RGB or grey
     decode_seconds: float
     pre_stem_seconds: float
 
@@ -56,7 +56,7 @@ def prepare(image: domain.Image, recipe: Recipe, limits: ImageLimits) -> Prepare
 
 def is_prepared(image: domain.Image, recipe: Recipe) -> TypeGuard[domain.RawImage]:
     """Whether an image is the network's input as it is: there is nothing to decode, to resize or to convert."""
-    return isinstance(image, domain.RawImage) and (image.height, image.width, image.channels) == recipe.shape
+    return isinstance(image, domain.RawImage) and (image.height, image.width, image.channels) == recipe.pixels_shape
 
 
 def _target(recipe: Recipe) -> Target | None:

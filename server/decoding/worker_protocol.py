@@ -54,7 +54,7 @@ def read_request(read: Callable[[int], bytes]) -> tuple[domain.Image, Recipe] | 
 
 def reply_size(recipe: Recipe) -> int:
     """Bytes of every reply for that recipe."""
-    return _REPLY.size + max(math.prod(recipe.shape), _TEXT)
+    return _REPLY.size + max(math.prod(recipe.pixels_shape), _TEXT)
 
 
 def reply(prepared: Prepared, recipe: Recipe) -> bytes:
@@ -95,7 +95,7 @@ def read_reply(frame: memoryview, recipe: Recipe, seconds: float) -> Prepared:
         raise InvalidImageError(Reason(told["reason"]), told["message"], field=told["field"])
     if not 0 <= pre_stem <= seconds:
         raise ValueError(f"The time of the pre-stem must be within {seconds} s. Received: {pre_stem}")
-    pixels = np.frombuffer(body, np.uint8).reshape(recipe.shape)
+    pixels = np.frombuffer(body, np.uint8).reshape(recipe.pixels_shape)
     return Prepared(pixels, seconds - pre_stem, pre_stem)
 
 

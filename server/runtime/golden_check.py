@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from glimpse.models import golden
 from glimpse.models.bundle import Bundle, BundleError
 from glimpse.models.decoding.limits import ImageLimits
+from glimpse.models.prestem import host
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.server import domain
 from glimpse.server.decoding.prepare import prepare
@@ -160,7 +161,7 @@ def load(bundle: Bundle, mode: Literal["require", "auto", "off"]) -> GoldenCheck
 def _different(recipe: Recipe) -> NDArray[np.uint8]:
     """Two pictures that no network can take for the same: a black one, and noise."""
     noise = np.random.default_rng(0).integers(0, 256, recipe.shape, np.uint8)
-    return np.stack([np.zeros(recipe.shape, np.uint8), noise])
+    return host.whole(np.stack([np.zeros(recipe.shape, np.uint8), noise]), recipe)
 
 
 def _shown(probabilities: NDArray[np.float32]) -> str:

@@ -5,6 +5,7 @@ Linux only; elsewhere nothing is known, and nothing refused.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -73,8 +74,8 @@ def needed(bundle: Bundle, copies: float, *, rows: int, images: int) -> int:
     stored = bundle.weights_path.stat().st_size
     # Half floats are computed with as float32. Only safetensors tells at its beginning.
     half = b'"dtype":"F16"' in _head(bundle.weights_path) or b'"dtype":"BF16"' in _head(bundle.weights_path)
-    height, width, channels = bundle.input_shape
-    return int(stored * (2 if half else 1) * copies) + (rows + images) * height * width * channels
+    picture = math.prod(bundle.recipe.pixels_shape)
+    return int(stored * (2 if half else 1) * copies) + (rows + images) * picture
 
 
 def available(root: Path = Path("/")) -> MemoryBudget | None:

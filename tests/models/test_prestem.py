@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from glimpse.models import sources
 from glimpse.models.bundle import BundleError
 from glimpse.models.prestem import graph
-from glimpse.models.prestem.recipe import Channels, Filter, Geometry, Recipe, Smaller
+from glimpse.models.prestem.recipe import Channels, Filter, Geometry, Padding, Recipe, Smaller
 
 # --- recipe
 
@@ -37,6 +37,7 @@ def test_recipes_have_equal_digests_exactly_when_they_are_equal() -> None:
         {"crop_share": 0.9},
         {"filter": "lanczos"},
         {"antialias": False},
+        {"padding": "zero"},
         {"fill": (1, 0, 0)},
         {"smaller": "resize"},
         {"channels": "BGR"},
@@ -56,6 +57,7 @@ def recipes(draw: st.DrawFn) -> Recipe:
     geometry = draw(st.sampled_from(get_args(Geometry)))
     channels = draw(st.sampled_from(get_args(Channels)))
     depth = 1 if channels == "GRAY" else 3
+    padding = draw(st.sampled_from(get_args(Padding)))
     return Recipe(
         height=draw(st.integers(1, 9999)),
         width=draw(st.integers(1, 9999)),
@@ -63,7 +65,8 @@ def recipes(draw: st.DrawFn) -> Recipe:
         crop_share=draw(st.floats(0.01, 1)),
         filter=draw(st.sampled_from(get_args(Filter))),
         antialias=draw(st.booleans()),
-        fill=draw(st.tuples(*[st.integers(0, 255)] * depth)),
+        fill=draw(st.tuples(*[st.integers(0, 255 if padding == "fill" else 0)] * depth)),
+        padding=padding,
         smaller="pad" if geometry == "pad" else draw(st.sampled_from(get_args(Smaller))),
         channels=channels,
         mean=draw(st.tuples(*[NUMBERS] * depth)),
@@ -86,6 +89,7 @@ crop_share = 1
 filter = "bicubic"
 antialias = false
 fill = [1, 2, 3]
+padding = "fill"
 smaller = "resize"
 channels = "BGR"
 mean = [1.5, 2, 3]
@@ -113,7 +117,7 @@ def test_every_field_can_be_written_as_toml() -> None:
 def test_a_recipe_without_the_fields_that_came_later_means_what_it_always_meant() -> None:
     recipe = Recipe(height=32, width=32, fill=(1, 2, 3))
     values = recipe.to_dict()
-    del values["smaller"], values["channels"], values["antialias"]
+    del values["smaller"], values["channels"], values["antialias"], values["padding"]
     assert Recipe.from_dict(values) == recipe
 
 
@@ -127,6 +131,8 @@ def test_a_recipe_without_the_fields_that_came_later_means_what_it_always_meant(
         ("geometry = 'stretch'", "geometry must be one of crop, squash, letterbox, pad. Received: 'stretch'"),
         ("geometry = ['crop']", r"geometry must be one of .* Received: \['crop'\]"),
         ("geometry = 'pad'\nsmaller = 'resize'", "geometry pad never enlarges an image, so smaller must be pad"),
+        ("padding = 'none'", "padding must be one of fill, zero. Received: 'none'"),
+        ("padding = 'zero'\nfill = [0, 0, 1]", "With padding zero, fill has no effect and must be left out"),
         ("filter = 'box'", "filter must be one of nearest, bilinear, bicubic, lanczos. Received: 'box'"),
         ("smaller = 'tile'", "smaller must be one of pad, resize. Received: 'tile'"),
         ("channels = 'GBR'", "channels must be one of RGB, BGR, GRAY. Received: 'GBR'"),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import grpc
 import keras
@@ -19,9 +21,12 @@ from glimpse.client.load import images
 from glimpse.models import weights
 from glimpse.models.builder import assemble
 from glimpse.models.catalogue import find
+from glimpse.models.decoding.limits import ImageLimits
 from glimpse.models.prestem import host
-from glimpse.models.prestem.recipe import Recipe
+from glimpse.models.prestem.recipe import Padding, Recipe
 from glimpse.models.serving import serving_model
+from glimpse.server import domain
+from glimpse.server.decoding.prepare import prepare
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1.classifier_pb2_grpc import ImageClassifierStub
 from tests.conftest import RunningServer
@@ -38,15 +43,17 @@ MEAN, STD = 33.3, 78.6
 class Grey:
     """A server of a network with random weights, and the network itself."""
 
-    def __init__(self, name: str, folder: Path, start: Callable[..., RunningServer]) -> None:
+    def __init__(self, name: str, padding: Padding, folder: Path, start: Callable[..., RunningServer]) -> None:
         keras.utils.set_random_seed(0)
         assembly = assemble(find(name))
         height, width, _ = assembly.model.input_shape[1:]
-        self.recipe = Recipe(height=height, width=width, channels="GRAY", mean=(MEAN,), std=(STD,))
+        self.recipe = Recipe(
+            height=height, width=width, channels="GRAY", mean=(MEAN,), std=(STD,), geometry="pad", padding=padding
+        )
         weights.save(assembly.model, folder / "weights.safetensors")
         self.classes = assembly.model.output_shape[-1]
         (folder / "labels.txt").write_text("".join(f"class {number}\n" for number in range(self.classes)))
-        text = f'height = {height}\nwidth = {width}\nchannels = "GRAY"\nmean = [{MEAN}]\nstd = [{STD}]\n'
+        text = "".join(f"{field} = {json.dumps(value)}\n" for field, value in self.recipe.to_dict().items())
         (folder / "recipe.toml").write_text(text)
         self.network = serving_model(assembly, self.recipe, 1.0)
         environment = {"GLIMPSE_MODEL": name, "GLIMPSE_WEIGHTS": str(folder / "weights.safetensors")}
@@ -63,9 +70,10 @@ class Grey:
         return found
 
 
-@pytest.fixture(params=["mnist_dnn", pytest.param("basic_cnn", marks=pytest.mark.ci)])
+@pytest.fixture(params=[("mnist_dnn", "zero"), pytest.param(("basic_cnn", "fill"), marks=pytest.mark.ci)], ids=str)
 def grey(request: pytest.FixtureRequest, tmp_path: Path, start_server: Callable[..., RunningServer]) -> Grey:
-    return Grey(request.param, tmp_path, start_server)
+    name, padding = request.param
+    return Grey(name, padding, tmp_path, start_server)
 
 
 def noise(*shape: int) -> Image.Image:
@@ -80,7 +88,7 @@ def png(image: Image.Image) -> bytes:
 
 def test_a_network_of_one_channel_is_served_as_described(grey: Grey) -> None:
     """Its parameters are the handbook's, and its answers Keras', for colour and grey, for files and raw pixels."""
-    colour = noise(90, 70, 3)
+    colour = noise(300, 300, 3)
     luma = colour.convert("L")
     ready = Image.fromarray(grey.pixels(colour)[0, ..., 0])
     with Client(grey.server.target) as client:
@@ -88,7 +96,12 @@ def test_a_network_of_one_channel_is_served_as_described(grey: Grey) -> None:
         assert description.parameters == PARAMETERS[description.architecture]
         assert (description.input.channels, description.pre_stem.channels) == (1, "GRAY")
         assert (description.pre_stem.mean, description.pre_stem.std) == ((MEAN,), (STD,))
+        assert description.pre_stem.padding == grey.recipe.padding
         assert facts(description)["input"].endswith("x 1")
+        # Smaller than the input, so that it is padded.
+        result = client.classify(noise(12, 10), top_k=grey.classes).raise_for_error()
+        found = [each.probability for each in sorted(result.predictions, key=lambda each: each.index)]
+        np.testing.assert_allclose(found, grey.expected(noise(12, 10)), atol=1e-5)
         for image in (
             *(png(colour), png(luma), colour, luma, np.asarray(colour), np.asarray(luma)),
             *(np.asarray(luma)[..., np.newaxis], np.asarray(ready), np.asarray(ready.convert("RGB"))),
@@ -104,6 +117,19 @@ def test_a_network_of_one_channel_is_served_as_described(grey: Grey) -> None:
         good, bad = stub.Classify(pb.ClassifyRequest(images=[made.good[0], made.broken[0]]), timeout=TIMEOUT).results
         assert good.predictions
         assert bad.error.reason == "RAW_PIXELS_MISMATCH"
+
+
+@pytest.mark.parametrize("padding", get_args(Padding))
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_pixels_of_the_inputs_size_are_prepared_as_a_file_is(padding: Padding, mode: str) -> None:
+    """With and without a short way, and with the mask of a recipe that pads with zero."""
+    recipe = Recipe(height=24, width=20, channels="GRAY", padding=padding)
+    image = noise(24, 20, 3).convert(mode)
+    limits = ImageLimits(max_bytes=1 << 20, max_pixels=1 << 20)
+    raw = domain.RawImage(24, 20, image.tobytes(), len(image.getbands()))
+    found = prepare(raw, recipe, limits).pixels
+    assert found.shape == recipe.pixels_shape
+    np.testing.assert_array_equal(found, prepare(domain.EncodedImage(png(image)), recipe, limits).pixels)
 
 
 def grey_raw(height: int, width: int, data: bytes, channels: int = 1) -> pb.Image:

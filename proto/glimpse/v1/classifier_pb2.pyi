@@ -242,7 +242,7 @@ class Stage(_message.Message):
     def __init__(self, name: _Optional[str] = ..., block: _Optional[str] = ..., repeats: _Optional[int] = ..., output_shape: _Optional[_Iterable[int]] = ..., parameters: _Optional[int] = ..., multiply_adds: _Optional[int] = ...) -> None: ...
 
 class PreStem(_message.Message):
-    __slots__ = ("height", "width", "geometry", "crop_share", "filter", "fill", "mean", "std", "digest", "channels", "smaller", "antialias")
+    __slots__ = ("height", "width", "geometry", "crop_share", "filter", "fill", "mean", "std", "digest", "channels", "smaller", "antialias", "padding")
     HEIGHT_FIELD_NUMBER: _ClassVar[int]
     WIDTH_FIELD_NUMBER: _ClassVar[int]
     GEOMETRY_FIELD_NUMBER: _ClassVar[int]
@@ -255,6 +255,7 @@ class PreStem(_message.Message):
     CHANNELS_FIELD_NUMBER: _ClassVar[int]
     SMALLER_FIELD_NUMBER: _ClassVar[int]
     ANTIALIAS_FIELD_NUMBER: _ClassVar[int]
+    PADDING_FIELD_NUMBER: _ClassVar[int]
     height: int
     width: int
     geometry: str
@@ -267,7 +268,8 @@ class PreStem(_message.Message):
     channels: str
     smaller: str
     antialias: bool
-    def __init__(self, height: _Optional[int] = ..., width: _Optional[int] = ..., geometry: _Optional[str] = ..., crop_share: _Optional[float] = ..., filter: _Optional[str] = ..., fill: _Optional[_Iterable[int]] = ..., mean: _Optional[_Iterable[float]] = ..., std: _Optional[_Iterable[float]] = ..., digest: _Optional[str] = ..., channels: _Optional[str] = ..., smaller: _Optional[str] = ..., antialias: bool = ...) -> None: ...
+    padding: str
+    def __init__(self, height: _Optional[int] = ..., width: _Optional[int] = ..., geometry: _Optional[str] = ..., crop_share: _Optional[float] = ..., filter: _Optional[str] = ..., fill: _Optional[_Iterable[int]] = ..., mean: _Optional[_Iterable[float]] = ..., std: _Optional[_Iterable[float]] = ..., digest: _Optional[str] = ..., channels: _Optional[str] = ..., smaller: _Optional[str] = ..., antialias: bool = ..., padding: _Optional[str] = ...) -> None: ...
 
 class Runtime(_message.Message):
     __slots__ = ("name", "device", "precision", "batch_sizes", "agreement")
