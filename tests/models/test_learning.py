@@ -17,7 +17,7 @@ from glimpse.models.train import __main__ as command
 
 SHAPES = ("circle", "square", "triangle")
 QUICK = ("basic_cnn", "mnist_dnn")
-# Pixels a side. Where the image is halved five times, its maps are one pixel at 32, and a batch normalisation has no more
+# Pixels a side. Where an image is halved five times, maps are one pixel at 32, and a batch normalisation has no more
 # numbers than there are images in the batch; at 64 it has four times as many.
 SMALL = {
     "mnist_dnn": 28,
