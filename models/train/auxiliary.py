@@ -42,10 +42,6 @@ class WithAuxiliary(keras.Model):
         metrics: dict[str, Any] = super().compute_metrics(x, y, y_pred[0], sample_weight)
         return metrics
 
-    def predict_step(self, data: Any) -> Any:
-        """The first logits."""
-        return super().predict_step(data)[0]
-
 
 def training_graph(model: keras.Model, weight: float) -> keras.Model:
     """The same graph, with the same variables, trained with the losses of its auxiliary classifiers if it has any.

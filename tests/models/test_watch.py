@@ -57,7 +57,7 @@ def test_a_run_that_diverges_later_goes_on_from_its_checkpoint(
 def test_what_the_last_batch_of_an_epoch_breaks_is_found_in_the_weights() -> None:
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, name="last")])
     watch.check_weights(model, PLAN, 4)
-    model.layers[0].bias.assign([0.0, math.inf])
+    model.layers[0].bias.assign(np.array([0.0, math.inf], np.float32))
     with pytest.raises(watch.DivergedError, match=r"after epoch 5, .*last/bias holds numbers that are infinite or not"):
         watch.check_weights(model, PLAN, 4)
 
