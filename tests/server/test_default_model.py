@@ -28,6 +28,7 @@ def test_without_settings_a_server_names_a_cat_and_a_coffee(default_server: Runn
     with Client(default_server.target) as client:
         cat = client.classify(tmp_path / "chelsea.jpg").predictions
         coffee = client.classify(tmp_path / "coffee.jpg")
+    assert coffee.model is not None
     assert coffee.model.name == "efficientnet_lite0_imagenet"
     assert (coffee.predictions[0].label, coffee.predictions[0].class_id) == ("espresso", "n07920052")
     assert cat[0].index in CATS
