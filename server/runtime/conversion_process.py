@@ -15,11 +15,14 @@ import time
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
+import structlog
+
 from glimpse.models.bundle import Bundle
 from glimpse.server import cleanup
 from glimpse.server.child_output import ChildOutput
 from glimpse.server.runtime import UnsupportedNetworkError, memory_budget, process_limits
 
+_log = structlog.get_logger(__name__)
 _MODULE = "glimpse.server.runtime.conversion_worker"
 _ROOT = Path(__file__).parents[3]
 _ANSWER = 64 << 20  # bytes; that of the largest network has some hundred kilobytes
@@ -44,6 +47,9 @@ def convert_elsewhere(bundle: Bundle, folder: Path, *, seconds: float) -> dict[s
         ValueError: it is a user's own model which takes more memory or time than a network of its size.
         StoppedError: expected; the start was told to end.
     """
+    _log.info(
+        "converting network", model=bundle.name, detail="This takes some ten seconds, or minutes where cores are busy."
+    )
     # Keras writes its configuration where it finds none, and a user's own would be in no key.
     configuration = folder / "keras"
     ended = _run(bundle, folder, configuration, seconds)

@@ -387,6 +387,7 @@ def test_a_start_that_was_prepared_converts_nothing(start_server: Callable[..., 
     assert [event for event in events if event not in {"comparing precisions", "precisions compared"}] == [
         "starting",
         "settings",
+        "converting network",
         "network converted",
         "model loaded",
         "prepared",
