@@ -68,6 +68,7 @@ def through_the_command_line(target: str, images: dict[Path, int], out: Path) ->
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_it_knows_four_of_five_of_imagenet_s_validation_images(
     default_server: RunningServer, validation: dict[Path, int], tmp_path: Path
 ) -> None:
@@ -80,6 +81,7 @@ def test_it_knows_four_of_five_of_imagenet_s_validation_images(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_its_accuracy_is_that_of_pytorch_with_the_same_weights(
     default_server: RunningServer, validation: dict[Path, int], tmp_path: Path
 ) -> None:
