@@ -406,3 +406,20 @@ def test_large_networks_are_bases(
     assert evaluate.main(["--bundle", str(made.folder), "--data", str(test_patches), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["metrics"] == pytest.approx(found["claimed"], abs=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_flowers_are_told_apart_by_frozen_features_and_better_by_thawed_stages(tmp_path: Path) -> None:
+    """Most of what is in these photos is in 32 x 32 pixels: they were enlarged from that."""
+    data = SHARED / "data" / "flowers" / "flowers.zip"
+    if not data.exists():
+        pytest.skip("The flowers are not at hand: ../shared/data/flowers is missing")
+    out = tmp_path / "flowers"
+    given = ["--data", str(data), "--from", "efficientnet_lite0", "--size", "128x128", "--out", str(out)]
+    assert command.main(given) == 0
+    assert bundle.read(out / "bundle").metrics["top1"] > 0.7
+    frozen = min(row["val_loss"] for row in fit.history(out))
+    assert command.main([*given, "--thaw", "3", "--thaw-epochs", "4"]) == 0
+    assert min(row["val_loss"] for row in fit.history(out)) < 0.95 * frozen
+    assert bundle.read(out / "bundle").metrics["top1"] > 0.75

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +73,29 @@ def test_features_that_were_interrupted_go_on_where_they_were_kept(
     assert seen == [140]
     features.compute(extractor, pixels, tmp_path / "run", key="another", report=seen.append)
     assert seen[1] == 0
+
+
+def test_a_file_of_features_that_was_cut_off_is_computed_anew(
+    extractor: keras.Model, pixels: np.ndarray, tmp_path: Path
+) -> None:
+    whole = np.array(features.compute(extractor, pixels, tmp_path, key="k", report=lambda done: None).values)
+    file = tmp_path / features.FOLDER / "values.npy"
+    content = file.read_bytes()
+    file.unlink()
+    file.write_bytes(content[:-100])
+    found = features.compute(extractor, pixels, tmp_path, key="k", report=lambda done: None)
+    np.testing.assert_array_equal(found.values, whole)
+
+
+def test_features_for_which_there_is_no_room_are_told_of_before_any_is_computed(
+    extractor: keras.Model, pixels: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match=r"cannot be written: No space left on device. The features take 0 MB"):
+        features.compute(extractor, pixels, tmp_path, key="k", report=lambda done: None)
 
 
 def test_the_key_of_features_depends_on_the_images_and_all_parts(pixels: np.ndarray) -> None:

@@ -96,7 +96,11 @@ def find_base(
 
 def _published(name: str, variant: str | None, tag: str, options: Mapping[str, Any]) -> Base:
     """Weights that ship with the library or are published."""
-    shipped = bundles.embedded(name) if variant is None else ()
+    shipped = [
+        tag
+        for tag in bundles.embedded(name)
+        if variant in (None, bundles.read(bundles.EMBEDDED / f"{name}_{tag}").variant)
+    ]
     known = (*shipped, *published.tags(name, variant))
     if not known:
         form = f"{name} ({variant})" if variant else name
@@ -109,7 +113,11 @@ def _published(name: str, variant: str | None, tag: str, options: Mapping[str, A
         raise BaseError(
             f"{name} has no weights {tag!r}.{did_you_mean(tag, known)} Known are {', '.join(known)}, and {RANDOM}."
         )
-    found = sources.resolve(sources.ModelSource(weights=tag, architecture=name, variant=variant, options=options))
+    found = sources.resolve(
+        sources.ModelSource(
+            weights=tag, architecture=name, variant=None if tag in shipped else variant, options=options
+        )
+    )
     licence = "These weights ship with Glimpse; their model card is beside them."
     if tag not in shipped:
         checkpoint = published.find(name, variant, tag)

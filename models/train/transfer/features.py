@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,8 +106,7 @@ def compute(
     values, state = place / "values.npy", place / "state.json"
     shape = (views, len(pixels), *model.output_shape[1:])
     wanted = {"key": key, "shape": list(shape)}
-    done = _done(state, wanted) if values.exists() else 0
-    kept = np.lib.format.open_memmap(values, mode="r+" if done else "w+", dtype=_DTYPE, shape=shape)
+    done, kept = _kept(values, state, wanted)
     total = views * len(pixels)
     report(done)
     for number, start in enumerate(range(done, total, BATCH), start=1):
@@ -137,6 +139,31 @@ def _checked(model: keras.Model, batch: NDArray[np.uint8]) -> NDArray[np.float16
             "is the scaling of the recipe theirs?"
         )
     return found.astype(_DTYPE)
+
+
+def _kept(values: Path, state: Path, wanted: dict[str, Any]) -> tuple[int, np.memmap[Any, np.dtype[np.float16]]]:
+    """How many views are in the file, and the file, open to be written; a new one where there is none of this run."""
+    if done := _done(state, wanted):
+        with contextlib.suppress(OSError, ValueError):  # removed or damaged: computed anew
+            size = values.stat().st_size
+            kept = np.lib.format.open_memmap(values, mode="r+")
+            if size == kept.offset + kept.nbytes:  # else it was cut off, and mapping it has added zeros
+                return done, kept
+    state.unlink(missing_ok=True)
+    try:
+        kept = np.lib.format.open_memmap(values, mode="w+", dtype=_DTYPE, shape=tuple(wanted["shape"]))
+        if hasattr(os, "posix_fallocate"):
+            # A mapped file that finds the disk full later ends the process with a signal.
+            with values.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, values.stat().st_size)
+    except OSError as error:
+        size = 2 * math.prod(wanted["shape"]) / 1e6
+        values.unlink(missing_ok=True)
+        raise OSError(
+            f"{values} cannot be written: {error.strerror or error}. The features take {size:,.0f} MB. Make room, or "
+            "give another --out."
+        ) from error
+    return 0, kept
 
 
 def _done(state: Path, wanted: dict[str, Any]) -> int:

@@ -57,7 +57,7 @@ def load(base: Base, recipe: Recipe, seed: int) -> Assembly:
         keras.utils.set_random_seed(seed)
         return assemble(row, input_shape=shape)
     found = contents(base.file)
-    head = _head(_main(assemble(row, input_shape=shape).model))[0]
+    head = _cut(_main(assemble(row, input_shape=shape).model)).head
     classes = classes_in(found, head.name, row.layouts()) or row.classes
     assembly = assemble(row, classes=classes, input_shape=shape)
     transfer(assembly.model, found, row.layouts(), source=base.file, row=row)
@@ -70,7 +70,7 @@ def check(old: Assembly, base: Base, thaw: int) -> None:
     Raises:
         BaseError: the message says what is missing.
     """
-    _head(_main(old.model), base.name)
+    _cut(_main(old.model), base.name)
     stages = [stage.name for stage in old.stages if not stage.auxiliary]
     count = len(stages) - bool(base.architecture)  # the classifier is trained in any case
     if thaw > count:
@@ -88,7 +88,8 @@ def with_new_head(base: Base, old: Assembly, classes: int, recipe: Recipe, seed:
     """
     keras.utils.set_random_seed(seed)
     assembly = _of_row(base.row, old, classes, recipe, base.name) if base.row else _of_model(old, classes, base.name)
-    head, _, features = _head(_main(assembly.model), base.name)
+    cut = _cut(_main(assembly.model), base.name)
+    head, features = cut.head, cut.features
     if base.row is None:
         everything = tuple(layer for layer in assembly.model.layers if layer is not head)
         stages: tuple[tuple[str, tuple[keras.layers.Layer, ...]], ...] = (("network", everything),)
@@ -109,7 +110,7 @@ def _of_row(row: Architecture, old: Assembly, classes: int, recipe: Recipe, name
         raise BaseError(
             f"{name} cannot be built for images of {recipe.height} x {recipe.width} pixels: {short(error)}"
         ) from error
-    mine = {variable.path for variable in _head(_main(assembly.model), name)[0].weights}
+    mine = {variable.path for variable in _cut(_main(assembly.model), name).head.weights}
     found = {variable.path: variable for variable in old.model.weights}
     for variable in assembly.model.weights:
         if variable.path in mine:
@@ -127,11 +128,12 @@ def _of_row(row: Architecture, old: Assembly, classes: int, recipe: Recipe, name
 
 def _of_model(old: Assembly, classes: int, name: str) -> Assembly:
     """A model of the user's own with another last layer, up to its logits."""
-    head, tail, _ = _head(_main(old.model), name)
+    cut = _cut(_main(old.model), name)
+    head = cut.head
     config = {**head.get_config(), "name": "new_head"}
     config["filters" if isinstance(head, keras.layers.Conv2D) else "units"] = classes
-    x = type(head).from_config(config)(head.input)
-    for layer in tail:
+    x = type(head).from_config(config)(cut.seen)
+    for layer in cut.tail:
         x = layer(x)
     model = keras.Model(old.model.inputs, x, name=old.model.name)
     [stage] = old.stages
@@ -145,10 +147,18 @@ def _main(model: keras.Model) -> keras.KerasTensor:
     return model.outputs[0]  # those of auxiliary classifiers follow
 
 
-def _head(
-    scores: keras.KerasTensor, name: str = ""
-) -> tuple[keras.layers.Layer, list[keras.Operation], keras.KerasTensor]:
-    """The layer that a network's scores come from, what is behind it in order, and what it sees before dropout.
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """Where a network is cut."""
+
+    head: keras.layers.Layer  # the layer that the scores come from
+    tail: tuple[keras.Operation, ...]  # what is behind it, in order; without weights
+    seen: keras.KerasTensor  # what it sees
+    features: keras.KerasTensor  # the same before dropout
+
+
+def _cut(scores: keras.KerasTensor, name: str = "") -> _Cut:
+    """Find the layer that a network's scores come from.
 
     Raises:
         BaseError: the last layer with weights is neither a dense layer nor a 1x1 convolution.
@@ -164,7 +174,7 @@ def _head(
                 if not isinstance(before, _DROPOUTS):
                     break
                 features = more[0]
-            return operation, tail[::-1], features
+            return _Cut(operation, tuple(tail[::-1]), inputs[0], features)
         if len(inputs) != 1:
             break
         tail.append(operation)

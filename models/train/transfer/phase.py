@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from glimpse.models.train.fit import HISTORY, history, save_checkpoint, write_history
 from glimpse.models.train.transfer.progress import Bar
+from glimpse.models.train.watch import DivergedError
 
 _EVALUATED = 64  # held-out images at once
 
@@ -93,7 +94,8 @@ class Phase:
             stop_after: epochs to train in this call; None: all.
 
         Raises:
-            ValueError: the checkpoint cannot be loaded, or the training diverges.
+            DivergedError: the loss is no longer a finite number.
+            ValueError: the checkpoint cannot be loaded.
             OSError: a checkpoint cannot be written.
         """
         done = begun = self._resume(model)
@@ -137,11 +139,7 @@ class Phase:
             callbacks=[_Steps(bar, epoch * self._steps)],
         ).history
         row = {name: float(values[-1]) for name, values in found.items()}
-        if not all(math.isfinite(value) for value in row.values()):
-            raise ValueError(
-                f"The training diverges: in epoch {epoch + 1} of {self._name} the loss is {row['loss']}. "
-                "Give a smaller --learning-rate and another --out."
-            )
+        _check_finite(row["val_loss"])
         bar.say(
             f"{self._name}: epoch {epoch + 1} of at most {self._epochs}: loss {row['loss']:.3f}, held-out loss "
             f"{row['val_loss']:.3f}, held-out accuracy {row['val_accuracy']:.1%}"
@@ -159,13 +157,21 @@ class Phase:
         return losses.index(min(losses))
 
 
+def _check_finite(loss: float) -> None:
+    if not math.isfinite(loss):
+        raise DivergedError(
+            f"The training diverged: the loss became {loss:g}. Give a smaller --learning-rate, and another --out."
+        )
+
+
 class _Steps(keras.callbacks.Callback):
     def __init__(self, bar: Bar, before: int) -> None:
         super().__init__()
         self._bar, self._before = bar, before
 
-    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:  # noqa: ARG002 - Keras' signature
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         self._bar.update(self._before + batch + 1)
+        _check_finite((logs or {}).get("loss", 0.0))
 
 
 def _load(model: keras.Model, path: Path) -> None:
