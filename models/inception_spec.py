@@ -9,7 +9,7 @@ and the layers with the convention `AS_PRINTED`: then they are the listings to t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -45,6 +45,20 @@ class Pool:
 Step: TypeAlias = "Conv | Pool | Parallel"
 Chain: TypeAlias = "tuple[Step, ...]"  # one step after the other; an empty chain is its input
 Parallel: TypeAlias = "Mapping[str, Chain]"  # by name, in the order of their outputs; all of them see the same input
+
+
+def convolutions(steps: Chain, name: str) -> Iterator[str]:
+    """The names of a chain's convolutions as `models.blocks.inception.chain` makes and calls them, in their order.
+
+    A chain of a module alone is the module itself.
+    """
+    for number, step in enumerate(steps, start=1):
+        place = name if len(steps) == 1 else f"{name}_{number}"
+        if isinstance(step, Mapping):
+            for branch, inner in step.items():
+                yield from convolutions(inner, f"{place}_{branch}")
+        elif isinstance(step, Conv):
+            yield place
 
 
 def naive(one: int = 64, three: int = 96, five: int = 48, *, pool_first: bool = False) -> Parallel:

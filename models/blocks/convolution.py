@@ -40,18 +40,45 @@ def conv_bn(
     Returns:
         ``[N, ceil(H / stride), ceil(W / stride), filters]``, with ``"valid"`` a kernel less.
     """
+    x = convolved(
+        x,
+        filters,
+        kernel=kernel,
+        stride=stride,
+        groups=groups,
+        padding=padding,
+        bias=convention.bias or not convention.batch_norm,
+        convention=convention,
+        name=name,
+    )
+    return norm_act(x, activation=activation, convention=convention, name=name)
+
+
+def convolved(
+    x: KerasTensor,
+    filters: int,
+    *,
+    kernel: Size,
+    stride: int = 1,
+    groups: int = 1,
+    padding: Literal["same", "symmetric", "after", "valid"] | None = None,
+    bias: bool,
+    convention: Convention = TENSORFLOW,
+    name: str,
+) -> KerasTensor:
+    """conv(x) alone, with or without a bias; the other arguments and the return value as of `conv_bn`."""
+    channels = int(x.shape[-1])
     x, border = padded(x, kernel, stride=stride, padding=padding or convention.padding, name=name)
-    x = layers.Conv2D(
+    return layers.Conv2D(
         filters,
         kernel,
         strides=stride,
         groups=groups,
         padding=border,
-        use_bias=convention.bias or not convention.batch_norm,
-        kernel_initializer=_grouped(int(x.shape[-1]), filters, groups, convention),
+        use_bias=bias,
+        kernel_initializer=_grouped(channels, filters, groups, convention),
         name=f"{name}_conv",
     )(x)
-    return norm_act(x, activation=activation, convention=convention, name=name)
 
 
 def depthwise_bn(
@@ -88,9 +115,7 @@ def bn_conv(
     convolution, so this one has none.
     """
     x = norm_act(x, convention=convention, name=name)
-    return layers.Conv2D(
-        filters, kernel, padding="same", use_bias=False, kernel_initializer=convention.initializer, name=f"{name}_conv"
-    )(x)
+    return convolved(x, filters, kernel=kernel, padding="same", bias=False, convention=convention, name=name)
 
 
 def norm_act(x: KerasTensor, *, activation: bool = True, convention: Convention = TENSORFLOW, name: str) -> KerasTensor:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 
 from keras import KerasTensor, layers
 
-from glimpse.models.blocks.convolution import conv_bn
+from glimpse.models.blocks.convolution import act, conv_bn, convolved
 from glimpse.models.blocks.pooling import Border, average_pool, max_pool
 from glimpse.models.blocks.squeeze_excitation import squeeze_excitation
 from glimpse.models.inception_spec import Chain, Parallel, Pool, Step
@@ -91,6 +91,36 @@ def _step(x: KerasTensor, step: Step, convention: Convention, average: Border, n
         convention=convention,
         name=name,
     )
+
+
+def residual_inception(
+    x: KerasTensor,
+    branches: Parallel,
+    *,
+    scale: float,
+    activation: bool = True,
+    convention: Convention = TENSORFLOW,
+    name: str,
+) -> KerasTensor:
+    """act(x + scale * conv1x1(concatenate(branch(x)))) (Szegedy et al., arXiv:1602.07261, figures 16 to 19).
+
+    Args:
+        x: ``[N, H, W, C]``.
+        branches: the module, whose maps are as large as x.
+        scale: of the transform, so that many units in a row train (section 3.3).
+        activation: False for a linear output.
+        convention: the publisher's habits; the 1x1 convolution behind the branches is linear and has a bias.
+        name: prefix of the layers' names; the 1x1 convolution is ``_up``.
+
+    Returns:
+        ``[N, H, W, C]``.
+    """
+    f = inception(x, branches, convention=convention, name=name)
+    f = convolved(f, int(x.shape[-1]), kernel=1, bias=True, convention=convention, name=f"{name}_up")
+    if scale != 1:
+        f = layers.Rescaling(scale, name=f"{name}_scale")(f)
+    y = layers.Add(name=f"{name}_add")([x, f])
+    return act(y, convention=convention, name=name) if activation else y
 
 
 def multiplied(x: KerasTensor, *, kernel: int, stride: int, multiplier: int, name: str) -> KerasTensor:

@@ -28,6 +28,8 @@ class _Family:
 
 _VGG = _Family(mode="caffe", licence="CC-BY-4.0")  # Oxford's Visual Geometry Group
 _RESNET = _Family(mode="caffe", licence="MIT", folder="resnet")  # Kaiming He
+# Google's, ported from TensorFlow-Slim.
+_RESNET_V2 = _Family(mode="tf", licence="Apache-2.0", folder="resnet")
 _DENSENET = _Family(mode="torch", licence="BSD-3-Clause", folder="densenet")  # its authors
 # Facebook. `keras.applications` has lost its constructor; its source still has the file's hash.
 _RESNEXT = _Family(mode="torch", licence="BSD-3-Clause", folder="resnet")
@@ -67,6 +69,12 @@ def _row(
     )
 
 
+def _resnet_v2(layers: int, md5: str, accuracy: tuple[float, float]) -> Checkpoint:
+    """A ResNet with pre-activation, in whose file's name the version is written together with the number."""
+    file = f"resnet{layers}v2_weights_tf_dim_ordering_tf_kernels.h5"
+    return _row(f"resnet{layers}_v2", _RESNET_V2, f"ResNet{layers}V2", md5, accuracy=accuracy, file=file)
+
+
 def _narrow(alpha: float, file: str, accuracy: tuple[float, float]) -> Checkpoint:
     """MobileNet with a fraction of its channels."""
     return _row(
@@ -89,6 +97,9 @@ ROWS = (
     _row("resnet50", _RESNET, "ResNet50", "2cb95161c43110f7111970584f804107", accuracy=(74.9, 92.1)),
     _row("resnet101", _RESNET, "ResNet101", "f1aeb4b969a6efcfb50fad2f0c20cfc5", accuracy=(76.4, 92.8)),
     _row("resnet152", _RESNET, "ResNet152", "100835be76be38e30d865e96f2aaae62", accuracy=(76.6, 93.1)),
+    _resnet_v2(50, "3ef43a0b657b3be2300d5770ece849e0", (76.0, 93.0)),
+    _resnet_v2(101, "6343647c601c52e1368623803854d971", (77.2, 93.8)),
+    _resnet_v2(152, "a49b44d1979771252814e80f8ec446f9", (78.0, 94.2)),
     _row(
         "resnext50",
         _RESNEXT,
@@ -101,6 +112,13 @@ ROWS = (
     _row("densenet169", _DENSENET, "DenseNet169", "d699b8f76981ab1b30698df4c175e90b", accuracy=(76.2, 93.2)),
     _row("densenet201", _DENSENET, "DenseNet201", "1ceb130c1ea1b78c3bf6114dbdfd8807", accuracy=(77.3, 93.6)),
     _row("inception_v3", _INCEPTION, "InceptionV3", "9a0d58056eeedaa3f26cb7ebd46da564", accuracy=(77.9, 93.7)),
+    _row(
+        "inception_resnet_v2",
+        _INCEPTION,
+        "InceptionResNetV2",
+        "e693bd0210a403b3192acc6073ad2e96",
+        accuracy=(80.3, 95.3),
+    ),
     _row("xception", _XCEPTION, "Xception", "0a58e3b7378bc2990ea3b43d5981f1f6", accuracy=(79.0, 94.5)),
     _row("mobilenet", _MOBILENET, "MobileNet", None, accuracy=(70.4, 89.5), file="mobilenet_1_0_224_tf.h5"),
     _narrow(0.75, "mobilenet_7_5_224_tf.h5", (68.41, 88.24)),

@@ -41,6 +41,7 @@ _NETWORKS = {
     "seresnext50_32x4d": ("se_resnext50", "timm", "racm_in1k"),
     "legacy_senet154": ("senet154", "timm", "in1k"),
     "inception_v4": ("inception_v4", "timm", "tf_in1k"),
+    "inception_resnet_v2": ("inception_resnet_v2", "timm", "tf_in1k"),
     "legacy_xception": ("xception", "timm", "tf_in1k"),
     "mobilenetv1_100": ("mobilenet", "timm", "ra4_e3600_r224_in1k"),
 }
@@ -182,6 +183,7 @@ ROWS = (
     _row("seresnext50_32x4d.racm_in1k", _WEIGHTS + "seresnext50_32x4d_racm-a304a460.pth", 81.268, 95.624, _BICUBIC),
     _row("legacy_senet154.in1k", _WEIGHTS + "legacy_senet154-e9eb9fe6.pth", 81.32, 95.502, _BILINEAR),
     _row("inception_v4.tf_in1k", _HUB, 80.144, 94.982, _TENSORFLOW),
+    _row("inception_resnet_v2.tf_in1k", _HUB, 80.462, 95.308, _recipe(299, 0.8975, half=True)),
     _row(
         "legacy_xception.tf_in1k", _CADENE + "xception-43020ad28.pth", 79.058, 94.396, _recipe(299, 0.8975, half=True)
     ),

@@ -75,6 +75,35 @@ CASES = [
             "classifier": "last_linear",
         },
     ),
+    Case(
+        architecture="inception_resnet_v2",
+        variant="keras",
+        reference="keras:InceptionResNetV2",
+        stages={
+            "stem": "mixed_5b",
+            "group1": "block35_10_ac",
+            "reduction1": "mixed_6a",
+            "group2": "block17_20_ac",
+            "reduction2": "mixed_7a",
+            "group4": "conv_7b_ac",
+            "classifier": "predictions",
+        },
+    ),
+    Case(
+        architecture="inception_resnet_v2",
+        variant="timm",
+        reference="timm:inception_resnet_v2",
+        stages={
+            "stem": "mixed_5b",
+            "group1": "repeat",
+            "reduction1": "mixed_6a",
+            "group2": "repeat_1",
+            "reduction2": "mixed_7a",
+            "group3": "block8",
+            "group4": "conv2d_7b",
+            "classifier": "classif",
+        },
+    ),
 ]
 
 

@@ -30,6 +30,28 @@ CASES = [
         Case(architecture=name, variant="torchvision", reference=f"torchvision:{name}", stages=_TORCHVISION)
         for name in ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
     ),
+    *(
+        Case(
+            architecture=f"resnet{layers}_v2",
+            variant="keras",
+            reference=f"keras:ResNet{layers}V2",
+            stages=_keras(*depths),
+        )
+        for layers, depths in ((50, (3, 4, 6, 3)), (101, (3, 4, 23, 3)), (152, (3, 8, 36, 3)))
+    ),
+    *(
+        Case(
+            architecture=f"resnet{layers}_v2",
+            variant="paper",
+            reference=f"timm:resnetv2_{layers}",
+            stages={
+                "stem": "stem.pool",
+                **{f"group{group}": f"stages.{group - 1}" for group in range(1, 5)},
+                "classifier": "head",
+            },
+        )
+        for layers in (50, 101)
+    ),
     Case(
         architecture="resnext50",
         variant="torchvision",
