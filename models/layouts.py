@@ -59,6 +59,9 @@ class Layout:
 
     naming: Naming
     rename: Callable[[str], str]  # name of our layer -> the publisher's, for example "layer1.0.conv1"
+    # In its place, names of all our layers that have weights at once -> the publisher's: for names that depend on the
+    # other layers. A layer may be several of theirs, whose tensors then follow one another along the last axis.
+    names: Callable[[Iterable[str]], Mapping[str, tuple[str, ...]]] | None = None
     # Patterns (of a full match) of names in the file that serving has no use for, as auxiliary classifiers.
     unused: tuple[str, ...] = ()
     # Keras numbers layers that were given no name ("conv2d_17") over all that a process builds. Those of the classes
@@ -66,6 +69,10 @@ class Layout:
     recounted: tuple[str, ...] = ()
     # A classifier with one class more than ours has one for "nothing" first, which is left out.
     background: bool = False
+
+    def theirs(self, layers: Iterable[str]) -> Mapping[str, tuple[str, ...]]:
+        """By the name of each of our layers with weights, the publisher's layers that it stands for, most often one."""
+        return self.names(layers) if self.names else {layer: (self.rename(layer),) for layer in layers}
 
     def canonical(self, names: Iterable[str]) -> dict[str, str]:
         """The names in a file by the canonical names under which they are compared."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from glimpse.models.families import creation
 from glimpse.models.layouts import KERAS, TORCH, Layout, renaming
 from glimpse.models.spec import TORCH as TORCH_CONVENTION
 from glimpse.models.spec import Architecture, Convention, Stage
@@ -83,8 +84,8 @@ class DenseNet(Architecture):
         yield Stage("classifier", "global_average_pooling+dense"), pooled_classifier(x, classes, name="classifier")
 
     def layouts(self) -> Mapping[str, Layout]:
-        """Checkpoints of Keras, with the names of 2018 too, and of torchvision (timm's are the same)."""
-        return _LAYOUTS if self.preactivation else {}
+        """Checkpoints of Keras, with the names of 2018 too, and of torchvision (timm's are the same); handbook's."""
+        return _LAYOUTS if self.preactivation else {creation.NAME: creation.layout()}
 
 
 def _keras_layer(match: re.Match[str]) -> str:

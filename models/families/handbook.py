@@ -7,15 +7,19 @@ served as probabilities. `ending` has both ways.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
+from glimpse.models.families import creation
 from glimpse.models.spec import Architecture, Convention, Normalised, Stage
 
 if TYPE_CHECKING:
     from keras import KerasTensor
 
+    from glimpse.models.layouts import Layout
+
+_PROGRAM = {creation.NAME: creation.layout()}
 Ending = Literal["softmax", "sigmoid"]
 _HANDBOOK = Convention(batch_norm=False, bias=True, initializer="glorot_uniform")
 
@@ -56,6 +60,10 @@ class DenseClassifier(Architecture):
             x = layers.Activation("log_sigmoid", dtype="float32", name="classifier_log_sigmoid")(x)
         yield Stage("classifier", "dense" if self.ending == "softmax" else "dense+log_sigmoid"), x
 
+    def layouts(self) -> Mapping[str, Layout]:
+        """The handbook's."""
+        return _PROGRAM
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConvolutionalClassifier(Architecture):
@@ -83,6 +91,10 @@ class ConvolutionalClassifier(Architecture):
         yield Stage("stem", "conv3x3+max_pool"), x
         logits = flattened_classifier(x, classes, hidden=self.hidden, convention=convention, name="classifier")
         yield Stage("classifier", "flatten+dense", len(self.hidden) + 1), logits
+
+    def layouts(self) -> Mapping[str, Layout]:
+        """The handbook's."""
+        return _PROGRAM
 
 
 def _check(row: Architecture, option: str, known: tuple[str, ...]) -> None:

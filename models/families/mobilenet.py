@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from glimpse.models.families import creation
 from glimpse.models.layouts import KERAS, TORCH, Layout, Naming, renaming
 from glimpse.models.spec import Architecture, Convention, Stage
 
@@ -82,8 +83,9 @@ class MobileNet(Architecture):
         yield Stage("classifier", "global_average_pooling+dense"), logits
 
     def layouts(self) -> Mapping[str, Layout]:
-        """Checkpoints of Keras and of timm, and TensorFlow's as TFLite files."""
-        return _LAYOUTS
+        """Checkpoints of Keras and of timm, TensorFlow's as TFLite files, and those of the handbook's program."""
+        program = {creation.NAME: creation.layout(classifier="conv2d")} if self.variant == "handbook" else {}
+        return {**program, **_LAYOUTS}
 
 
 def _number(match: re.Match[str]) -> int:

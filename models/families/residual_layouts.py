@@ -6,9 +6,10 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Literal
 
+from glimpse.models.families import creation
 from glimpse.models.layouts import KERAS, TORCH, Layout, Naming, Replacement, renaming
 
-Publisher = Literal["geron", "keras", "keras_resnext", "torchvision", "timm", "timm_legacy"]
+Publisher = Literal["geron", "handbook", "keras", "keras_resnext", "torchvision", "timm", "timm_legacy"]
 
 _UNIT = r"group(\d)_block(\d+)"
 _POSITION = {"a": 1, "b": 2, "c": 3}  # of a convolution in its unit
@@ -111,6 +112,7 @@ LAYOUTS: Mapping[Publisher, Mapping[str, Layout]] = {
         "the book": Layout(naming=KERAS, rename=_geron_by_place, recounted=_GERON_RECOUNTED),
         "the book, .h5": Layout(naming=KERAS, rename=_geron_by_number, recounted=_GERON_RECOUNTED),
     },
+    "handbook": {creation.NAME: creation.layout(projection="first")},
     "keras": {"keras": Layout(naming=KERAS, rename=_keras)},
     # A grouped convolution is written as a depthwise one, each channel with as many outputs as its group has, and a
     # fixed 1x1 convolution of zeros and ones, "gconv", that adds up those of a group.
@@ -127,3 +129,9 @@ LAYOUTS: Mapping[Publisher, Mapping[str, Layout]] = {
     "timm": {"timm": Layout(naming=TORCH, rename=_torch)},
     "timm_legacy": {"timm": Layout(naming=TORCH, rename=_timm_legacy)},
 }
+
+
+def handbook_resnext(groups: int, *, factorized: bool) -> Mapping[str, Layout]:
+    """The handbook's program for ResNeXt: so many convolutions of slices for each of our grouped ones."""
+    grouped = r".*_(?:b_conv|c_conv|c_bn)" if factorized else r".*_b_conv"
+    return {creation.NAME: creation.layout(groups=groups, grouped=grouped)}

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
-from glimpse.models.families.residual_layouts import LAYOUTS, Publisher
+from glimpse.models.families.residual_layouts import LAYOUTS, Publisher, handbook_resnext
 from glimpse.models.spec import TENSORFLOW, TORCH, Activated, Activation, Architecture, Convention, Stage
 
 if TYPE_CHECKING:
@@ -109,6 +109,8 @@ class ResNet(Architecture):
 
     def layouts(self) -> Mapping[str, Layout]:
         """The names of the publisher whose checkpoints fit."""
+        if self.publisher == "handbook" and self.cardinality > 1:
+            return handbook_resnext(self.cardinality, factorized=self.factorized)
         return LAYOUTS[self.publisher] if self.publisher else {}
 
     def stages(self, x: KerasTensor, classes: int) -> Iterator[tuple[Stage, KerasTensor]]:
@@ -236,7 +238,7 @@ HANDBOOK_RESNET50 = replace(
     variant="handbook",
     paper=f"{_HE}, as in the Keras handbook of CNN architectures",
     convention=Convention(bias=True, padding="symmetric", initializer="glorot_uniform"),
-    publisher=None,
+    publisher="handbook",
 )
 # Text and code disagree. The text wants a convolutional block between groups that reduces the maps by 75%; in the
 # code, which the published parameter counts and shapes are of and which is built here, both of its convolutions have
@@ -252,7 +254,7 @@ _HANDBOOK_RESNET34 = replace(
     activated="transform",
     transition="strided_pair",
     batch_norm=False,
-    publisher=None,
+    publisher="handbook",
 )
 
 ROWS: tuple[ResNet, ...] = (

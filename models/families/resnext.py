@@ -36,6 +36,6 @@ ROWS: tuple[ResNet, ...] = (
         pool="same",
         transition="conv",
         convention=Convention(bias=True, initializer="glorot_uniform"),
-        publisher=None,
+        publisher="handbook",
     ),
 )

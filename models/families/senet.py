@@ -53,6 +53,7 @@ ROWS: tuple[ResNet, ...] = (
         name="se_resnet50",
         paper=f"{_HU}, on the ResNet-50 of the Keras handbook of CNN architectures",
         se_ratio=_RATIO,
+        publisher=None,
     ),
     _LEGACY_SE_RESNET50,
     replace(RESNEXT50, name="se_resnext50", variant="timm", paper=_HU, se_ratio=_RATIO, publisher="timm"),

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from glimpse.models.families import creation
 from glimpse.models.layouts import TORCH, Layout, Naming, renaming
 from glimpse.models.spec import PLAIN, Architecture, Convention, Stage
 
@@ -80,9 +81,10 @@ class SqueezeNet(Architecture):
         return layers.GlobalAveragePooling2D(dtype="float32", name="classifier_pool")(x)
 
     def layouts(self) -> Mapping[str, Layout]:
-        """torchvision, which numbers the layers, and Caffe's names, which the authors gave them."""
+        """torchvision, which numbers the layers, and Caffe's names, which the authors gave them; the handbook's."""
         parts = {"squeeze": "squeeze1x1"}
         return {
+            **({creation.NAME: creation.layout()} if self.variant == "handbook" else {}),
             "torchvision": Layout(
                 naming=TORCH,
                 rename=renaming(

@@ -11,12 +11,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, get_args
 
+from glimpse.models.families import creation
 from glimpse.models.layouts import KERAS, TORCH, Layout, renaming
 from glimpse.models.spec import PLAIN, Architecture, Convention, Normalised, Stage
 
 if TYPE_CHECKING:
     from keras import KerasTensor
 
+_PROGRAM = {creation.NAME: creation.layout()}
 _WIDTHS = (64, 128, 256, 512, 512)  # channels of the five groups
 
 
@@ -66,12 +68,13 @@ class VGG(Architecture):
         yield Stage("classifier", "flatten+dense", 3), logits
 
     def layouts(self) -> Mapping[str, Layout]:
-        """Keras Applications, torchvision, and timm, which writes the dense layers as convolutions."""
+        """Keras Applications, torchvision, and timm, which writes the dense layers as convolutions; the handbook's."""
         features = (
             ("stem_conv", "features.0"),
             (r"group(\d)_(\d)_conv", lambda match: f"features.{self._position(int(match[1]), int(match[2]))}"),
         )
         return {
+            **(_PROGRAM if self.variant == "handbook" else {}),
             "keras": Layout(
                 naming=KERAS,
                 rename=renaming(

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from glimpse.models.families import creation
 from glimpse.models.layouts import KERAS, TORCH, Layout, renaming
 from glimpse.models.spec import TENSORFLOW, Architecture, Convention, Stage
 from glimpse.models.spec import TORCH as TORCH_CONVENTION
@@ -79,8 +80,10 @@ class Xception(Architecture):
         yield Stage("classifier", "global_average_pooling+dense"), pooled_classifier(x, classes, name="classifier")
 
     def layouts(self) -> Mapping[str, Layout]:
-        """Checkpoints of Keras, also by the names that the published file has from Keras 1, and of timm."""
-        return _LAYOUTS if self.preactivation and self.middle == 8 else {}
+        """Checkpoints of Keras, also by the names that the published file has from Keras 1, and of timm; handbook's."""
+        if not self.preactivation:
+            return {creation.NAME: creation.layout(separable=True)}
+        return _LAYOUTS if self.middle == 8 else {}
 
 
 # How many blocks come before a group's first where the stem's is the first of all: Keras' numbers.

@@ -136,29 +136,42 @@ def _fit(model: keras.Model, tensors: Tensors, layout: Layout) -> _Fit:
     fit, used = _Fit(), set()
     originals = layout.canonical(tensors)
     tensors = {name: tensors[original] for name, original in originals.items()}
+    theirs = layout.theirs(layer.name for layer in model.layers if layer.weights)
     for layer in model.layers:
-        theirs = layout.rename(layer.name)
-        if (folded := _folded(layer, tensors, layout)) is not None:
+        if (folded := _folded(layer, tensors, layout, theirs)) is not None:
             name, values = folded
             used.add(name)
             for variable in layer.weights:
                 fit.place(variable, values[variable.name], name)
             continue
         for variable in layer.weights:
-            names = layout.naming.tensors(theirs, _role(layer, variable))
-            found = next((name for name in names if name in tensors), None)
-            if found is None:
-                fit.missing.append(names[0] if names else f"{layer.name}/{variable.name}")
+            parts = []
+            for part in theirs[layer.name]:
+                names = layout.naming.tensors(part, _role(layer, variable))
+                found = next((name for name in names if name in tensors), None)
+                if found is None:
+                    fit.missing.append(names[0] if names else f"{layer.name}/{variable.name}")
+                    continue
+                used.add(found)
+                parts.append(found)
+            if len(parts) < len(theirs[layer.name]):
                 continue
-            used.add(found)
-            value = to_keras_order(tensors[found], layer, variable, layout.naming.order)
+            tensor = _joined([tensors[part] for part in parts])
+            value = to_keras_order(tensor, layer, variable, layout.naming.order)
             if layout.background and isinstance(layer, keras.layers.Dense):
                 value = without_background(value, tuple(variable.shape))
-            fit.place(variable, value, originals[found], tuple(tensors[found].shape))
+            fit.place(variable, value, originals[parts[0]], tuple(tensor.shape))
     unused = re.compile("|".join(f"(?:{pattern})" for pattern in (r".*\.num_batches_tracked", *layout.unused)))
     unexpected = (originals[name] for name in sorted(tensors.keys() - used))
     fit.unexpected.extend(name for name in unexpected if not unused.fullmatch(name))
     return fit
+
+
+def _joined(parts: list[NDArray[np.generic]]) -> NDArray[np.generic]:
+    """The parts of a grouped layer as one; the first of them where they do not belong together."""
+    if len(parts) == 1 or len({(part.ndim, part.shape[:-1]) for part in parts}) > 1 or not parts[0].ndim:
+        return parts[0]
+    return np.concatenate(parts, axis=-1)
 
 
 def _fit_by_structure(model: keras.Model, graph: Graph, *, background: bool) -> _Fit:
@@ -231,7 +244,9 @@ def _identity(norm: keras.layers.BatchNormalization) -> dict[str, NDArray[np.flo
     return {"moving_mean": zeros, "moving_variance": ones - np.float32(norm.epsilon)}
 
 
-def _folded(layer: keras.Layer, tensors: Tensors, layout: Layout) -> tuple[str, dict[str, NDArray[np.generic]]] | None:
+def _folded(
+    layer: keras.Layer, tensors: Tensors, layout: Layout, theirs: Mapping[str, tuple[str, ...]]
+) -> tuple[str, dict[str, NDArray[np.generic]]] | None:
     """Values that make a normalisation add the bias into which a converter has folded it, and that bias's name.
 
     None where the file has the normalisation itself, or has no such bias.
@@ -239,13 +254,13 @@ def _folded(layer: keras.Layer, tensors: Tensors, layout: Layout) -> tuple[str, 
     if not isinstance(layer, keras.layers.BatchNormalization):
         return None
     convolution = layer.input._keras_history.operation  # noqa: SLF001 - Keras has no public way back through a graph
-    theirs, naming = layout.rename(layer.name), layout.naming
+    own, naming = theirs[layer.name], layout.naming
     statistics: tuple[Role, ...] = ("moving_mean", "moving_variance")
-    if any(name in tensors for role in statistics for name in naming.tensors(theirs, role)):
+    if len(own) > 1 or any(name in tensors for role in statistics for name in naming.tensors(own[0], role)):
         return None
     if not isinstance(convolution, keras.layers.Conv2D | keras.layers.DepthwiseConv2D) or convolution.use_bias:
         return None
-    names = naming.tensors(layout.rename(convolution.name), "bias")
+    names = naming.tensors(theirs[convolution.name][0], "bias")
     name = next((name for name in names if name in tensors), None)
     if name is None:
         return None
