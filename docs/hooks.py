@@ -1,5 +1,7 @@
 """Called by mkdocs: puts the generated pages among the others, and tables of settings where a page asks for them.
 
+A page's links to files elsewhere in the repository, which work in a clone, lead to the pages that the site has of them.
+
 The pages are made by the project's own Python, which has what the code needs; the one that runs this has mkdocs. The
 variable DOCS_PYTHON names another than that of .venv.
 """
@@ -8,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import posixpath
 import re
 import subprocess
 from pathlib import Path
@@ -20,6 +23,7 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
 _SETTINGS = re.compile(r"<!-- settings: (?P<names>[a-z_ ]+) -->")
+_LINK = re.compile(r"(?P<text>\[[^\]]+\])\((?P<path>[^)\s#:]+)(?P<fragment>#[^)\s]*)?\)")
 _made: dict[str, Any] = {}
 
 
@@ -47,7 +51,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
-    """Put a table in the place of `<!-- settings: name name -->`.
+    """Put a table in the place of `<!-- settings: name name -->`, and links to pages in the place of those to files.
 
     Raises:
         PluginError: there is no such setting.
@@ -62,4 +66,12 @@ def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
             lines += [row] if lines else [head, rule, row]
         return "\n".join(lines)
 
-    return _SETTINGS.sub(table, markdown)
+    here = posixpath.dirname(page.file.src_uri)
+
+    def relink(link: re.Match[str]) -> str:
+        there = _made["files"].get(posixpath.normpath(posixpath.join("docs", here, link["path"])))
+        if there is None:
+            return link[0]
+        return f"{link['text']}({posixpath.relpath(there, here or '.')}{link['fragment'] or ''})"
+
+    return _LINK.sub(relink, _SETTINGS.sub(table, markdown))

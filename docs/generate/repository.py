@@ -19,6 +19,10 @@ INCLUDED = {
     "contributing.md": "CONTRIBUTING.md",
     "changelog.md": "CHANGELOG.md",
 }
+# By a file that a page of ours may link to, so that the link works in a clone, too: where the site has it.
+PAGE_OF = {file: page for page, file in INCLUDED.items()} | {
+    "proto/glimpse/v1/classifier.proto": "proto/classifier.proto",
+}
 # Where files went that are not pages of their own.
 _ELSEWHERE = {
     "README.md": "index.md",
