@@ -166,7 +166,7 @@ def test_a_stem_as_printed_has_the_weights_of_the_activated_one() -> None:
 
 def test_with_the_sigmoid_ending_the_probabilities_are_sigmoids_divided_by_their_sum() -> None:
     model = randomised(models.build("mnist_dnn", ending="sigmoid"))
-    pixels = image(28, 28, 1) / 50
+    pixels = image(28, 28, 1) / np.float32(50)
     sigmoids = 1 / (1 + np.exp(-run(model, pixels, "classifier_logits").astype(np.float64)))
     logits = run(model, pixels)
     np.testing.assert_allclose(np.exp(logits), sigmoids, rtol=1e-4)
