@@ -58,7 +58,7 @@ def exit_codes() -> dict[int, str]:
     """By exit code, what ended the server."""
     causes = {each.exit_code: (each.__doc__ or "").strip() for each in StartupError.__subclasses__()}
     codes = {
-        stopping.STOPPED: "The server was told to stop; calls still in flight after `drain_seconds` were aborted. "
+        stopping.STOPPED: "The server was told to stop; calls still in flight after --drain-seconds were aborted. "
         "`prepare`: the model is prepared.",
         StartupError.exit_code: "Another error; the log says which.",
         EXIT_SETTINGS: "The settings are invalid.",

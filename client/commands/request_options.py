@@ -43,7 +43,7 @@ def _request_options(
         typer.Option(
             metavar="NAME",
             help="Fit images to the network's input in another way than the model's own: crop, squash, letterbox or "
-            "pad. The server has to allow it.",
+            "pad. The server has to allow it with --allow-geometries.",
         ),
     ] = "",
     model: Model = "",

@@ -162,7 +162,7 @@ class Settings(AccessSettings):
         ge=0,
         description="Maximum of the estimated work of decoding all images in flight, in pixels of an "
         "ordinary JPEG photo. Above that, requests are refused with QUEUE_FULL. 0 means four "
-        "pixels for each byte of max_bytes_in_flight.",
+        "pixels for each byte of --max-bytes-in-flight.",
     )
     max_images_per_request: Positive = Field(64, description="Maximum number of images in one request.")
     max_image_bytes: Positive = Field(12 * MIB, description="Maximum size of one encoded image, in bytes.")

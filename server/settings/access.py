@@ -17,7 +17,7 @@ class AccessSettings(BaseSettings):
     tls_certificate: Path | None = Field(
         None,
         description="PEM file with the server's certificate chain. With it, the gRPC port accepts TLS alone. "
-        "It needs tls_key.",
+        "It needs --tls-key.",
     )
     tls_key: Path | None = Field(None, description="PEM file with the private key of that certificate.")
     tls_client_ca: Path | None = Field(
@@ -68,7 +68,7 @@ class AccessSettings(BaseSettings):
         0,
         ge=0,
         description="Maximum number of connections of one address, where an IPv6 /64 counts as one address. "
-        "Connections above that are closed. 0 means three quarters of max_connections.",
+        "Connections above that are closed. 0 means three quarters of --max-connections.",
     )
     flood_guard: bool = Field(
         default=True,
