@@ -135,7 +135,10 @@ def _is_grey(image: Any) -> bool:
 
 
 def _raw(width: int, height: int, data: bytes, channels: int = 3) -> classifier_pb2.Image:
-    return classifier_pb2.Image(raw=classifier_pb2.RawPixels(height=height, width=width, data=data, channels=channels))
+    raw = classifier_pb2.RawPixels(height=height, width=width, data=data)
+    if channels != 3:  # which is what it means where nothing is said
+        raw.channels = channels
+    return classifier_pb2.Image(raw=raw)
 
 
 def _read(path: str | os.PathLike[str]) -> bytes:

@@ -98,7 +98,7 @@ def test_an_array_is_sent_as_raw_pixels_row_by_row_however_it_lies_in_memory(scr
         pytest.param(np.zeros((4, 4, 3), np.float32), id="floats"),
         pytest.param(np.zeros((4, 4, 3), np.int8), id="signed"),
         pytest.param(np.zeros((4, 4, 4), np.uint8), id="with an alpha channel"),
-        pytest.param(np.zeros((4, 4), np.uint8), id="grey"),
+        pytest.param(np.zeros((4, 4, 2), np.uint8), id="grey with an alpha channel"),
         pytest.param(np.zeros((1, 4, 4, 3), np.uint8), id="a batch"),
         pytest.param(np.zeros(4, np.float32), id="a row of floats"),
     ],
