@@ -30,7 +30,7 @@ def test_the_losses_of_auxiliary_classifiers_count_with_their_weight() -> None:
     model = training_graph(graph("main", "first", "second"), 0.3)
     model.compile(keras.optimizers.SGD(0.0), SmoothedCrossEntropy(3), metrics=["accuracy"])
     x, y = np.random.default_rng(1).normal(size=(8, 4)).astype(np.float32), np.arange(8) % 3
-    logits = [np.asarray(each) for each in model(x)]
+    logits = [keras.ops.convert_to_numpy(each) for each in model(x)]
     main, first, second = (float(SmoothedCrossEntropy(3)(y, each)) for each in logits)
     trained = model.fit(x, y, batch_size=8, verbose=0).history
     assert trained["loss"][0] == pytest.approx(main + 0.3 * first + 0.3 * second, rel=1e-5)

@@ -30,8 +30,8 @@ SMALL = {
     "vgg16": 32,
     "vgg19": 32,
     "xception": 71,
-    "inception_v3": 75,
-    "inception_v4": 75,  # the smallest that their stems take
+    "inception_v3": 107,
+    "inception_v4": 107,
 }
 SIZE = 64  # of all others
 # Passes over the 300 pictures, where they are not 6; those of small networks take seconds.
