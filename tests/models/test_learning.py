@@ -19,7 +19,7 @@ SHAPES = ("circle", "square", "triangle")
 QUICK = ("basic_cnn", "mnist_dnn")
 # Pixels a side. Where an image is halved five times, maps are one pixel at 32, and a batch normalisation has no more
 # numbers than there are images in the batch; at 64 it has four times as many.
-SMALL = {
+SIZES = {
     "mnist_dnn": 28,
     "basic_cnn": 32,
     "resnet20": 32,
@@ -86,7 +86,7 @@ ALL = (*((name, variants[0]) for name, variants in architectures().items()), *OT
 def test_it_learns_with_the_trainers_defaults(
     architecture: str, variant: str, shapes: Path, unseen: Path, tmp_path: Path
 ) -> None:
-    size, epochs = SMALL.get(architecture, SIZE), EPOCHS.get(architecture, 6)
+    size, epochs = SIZES.get(architecture, SIZE), EPOCHS.get(architecture, 6)
     words = ["--data", str(shapes), "--test", str(unseen), "--architecture", architecture, "--variant", variant]
     words += ["--epochs", str(epochs), "--size", str(size), "--out", str(tmp_path / "run")]
     assert command.main(words) == 0
