@@ -203,3 +203,9 @@ def test_a_size_that_the_weights_do_not_fit_is_refused() -> None:
     old = assemble(find("basic_cnn"), classes=4, input_shape=(8, 8, 3))
     with pytest.raises(ValueError, match="only be used for images of the size that its weights were trained with"):
         network.with_new_head(base, old, 3, Recipe(height=16, width=16), 1)
+
+
+@pytest.mark.parametrize(("images", "said"), [(1, "only 1 image,"), (0, "only 0 images,")])
+def test_a_class_needs_two_images(images: int, said: str) -> None:
+    with pytest.raises(ValueError, match=f"The class 'b' has {said} but needs two"):
+        split(np.repeat([0, 1], [4, images]), ("a", "b"), 2, seed=1)

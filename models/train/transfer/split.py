@@ -23,7 +23,7 @@ def split(classes: NDArray[np.int64], labels: Sequence[str], count: int, seed: i
         ValueError: a class has one image alone, or `count` is too small or too large.
     """
     of_class = np.bincount(classes, minlength=len(labels))
-    for label, images in zip(labels, of_class, strict=True):
+    for label, images in zip(labels, of_class.tolist(), strict=True):
         if images < 2:
             raise ValueError(
                 f"The class {label!r} has only {images} image{'s' * (images != 1)}, but needs two: one to train with "
