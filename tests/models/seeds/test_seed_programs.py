@@ -16,6 +16,7 @@ from glimpse.models.builder import assemble, trainable_parameters
 from glimpse.models.catalogue import find
 from tests.models.seeds import cut
 from tests.models.seeds.programs import FOLDER, PROGRAMS, Program
+from tests.models.seeds.snippets import SNIPPETS, Snippet
 
 pytestmark = [
     pytest.mark.slow,
@@ -105,6 +106,32 @@ def test_a_program_and_its_row_give_equal_logits(
         assert weights.load(ours, path, row.layouts(), row=row) != "glimpse"
         check(expected, _answers(ours, pixels))
         path.unlink()
+
+
+@pytest.mark.parametrize("odd", [False, True], ids=["its size", "odd size"])
+@pytest.mark.parametrize("snippet", SNIPPETS, ids=lambda snippet: snippet.name)
+def test_a_snippet_and_its_block_give_equal_maps(
+    snippet: Snippet,
+    odd: bool,  # noqa: FBT001
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With the weights of one copied to the other in the order of their creation."""
+    keras.utils.clear_session()
+    image = keras.Input(snippet.odd if odd else snippet.shape)
+    with cut.recorded(monkeypatch) as made:
+        text = cut.source(snippet.file, snippet.lines, snippet.repairs)
+        names = {"x": image, **dict.fromkeys(snippet.inputs, image)}
+        variables = cut.run(f"{text}\nx = {snippet.call or 'x'}", **names)
+        theirs = keras.Model(image, variables["x"])
+    in_order = cut.of(theirs, made)
+    with cut.recorded(monkeypatch) as made:
+        ours = keras.Model(image, snippet.ours(image))
+    assert (ours.count_params(), trainable_parameters(ours)) == (theirs.count_params(), trainable_parameters(theirs))
+    cut.randomise(in_order)
+    for variable, value in zip(cut.of(ours, made), in_order, strict=True):
+        variable.assign(value)
+    pixels = np.random.default_rng(1).normal(0, 1, (2, *image.shape[1:])).astype(np.float32)
+    check(_answers(theirs, pixels), _answers(ours, pixels))
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.name)
