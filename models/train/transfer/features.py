@@ -57,7 +57,7 @@ def of_run(
 
     Args:
         network: whose features they are.
-        pixels: uint8 ``[N, H, W, C]``.
+        pixels: uint8 ``[N, *recipe.pixels_shape]``.
         recipe: of the images.
         folder: of the run.
         parts: what the weights of the network depend on.
@@ -75,8 +75,8 @@ def _megabytes(features: Features) -> str:
 
 
 def extractor(network: keras.Model, features: keras.KerasTensor, recipe: Recipe) -> keras.Model:
-    """uint8 pixels ``[N, H, W, C]`` -> features ``[N, ...]``, in inference mode."""
-    pixels = keras.Input(network.input_shape[1:], dtype="uint8", name="pixels")
+    """uint8 pixels ``[N, *recipe.pixels_shape]`` -> features ``[N, ...]``, in inference mode."""
+    pixels = keras.Input(recipe.pixels_shape, dtype="uint8", name="pixels")
     frozen = keras.Model(network.inputs, features)
     scaled = graph.scale(pixels, recipe)
     model = keras.Model(pixels, frozen(scaled, training=False), name="features")

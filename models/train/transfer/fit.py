@@ -142,7 +142,7 @@ def train_thawed(
         stop_after: epochs to train in this call; None: all.
     """
     thaw(network, plan.thaw)
-    pixels = keras.Input(network.assembly.model.input_shape[1:], dtype="uint8", name="pixels")
+    pixels = keras.Input(recipe.pixels_shape, dtype="uint8", name="pixels")
     scores = network.assembly.model(graph.scale(pixels, recipe))
     model = keras.Model(pixels, scores, name="thawed")
     _compile(model, plan, plan.learning_rate * plan.thawed_rate)
@@ -151,7 +151,7 @@ def train_thawed(
         training, held_out = images.select(split.training), images.select(split.held_out)
 
         def batches(epoch: int) -> keras.utils.PyDataset:
-            return Batches(training, batch_size=plan.batch_size, seed=plan.seed, epoch=epoch, fill=recipe.fill)
+            return Batches(training, batch_size=plan.batch_size, seed=plan.seed, epoch=epoch, fill=recipe.blank)
 
         return Data(batches, (held_out.pixels, held_out.classes))
 
