@@ -42,9 +42,9 @@ _BY_ARCHITECTURE: dict[str, Defaults] = {
 
 
 def of(row: Architecture) -> Defaults:
-    """The optimiser and the rate for an architecture; residual networks without batch normalisation take Adam."""
+    """The optimiser and the rate for an architecture; without batch normalisation, SGD gives way to Adam."""
     own = _BY_ARCHITECTURE.get(row.name, ADAM)
-    return own if own.optimizer == "adam" or getattr(row, "batch_norm", True) else ADAM
+    return own if own.optimizer == "adam" or getattr(row, "batch_norm", True) else SLOWER_ADAM
 
 
 def learning_rate(row: Architecture, optimizer: Optimizer, batch_size: int) -> float:

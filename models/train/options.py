@@ -258,8 +258,9 @@ def _by_optimizer() -> str:
 def _rates() -> str:
     """The rates of the optimisers, and the architectures that have another one."""
     others = "; ".join(f"{rate:g} for {', '.join(names)}" for rate, names in defaults.exceptions().items())
+    others += f"; {defaults.SLOWER_ADAM.learning_rate:g} for residual networks without batch normalisation"
     usual = f"sgd {defaults.SGD.learning_rate:g}, adam {defaults.ADAM.learning_rate:g}"
-    return f"{usual}; {others}" if others else usual
+    return f"{usual}; {others}"
 
 
 def reproducing(options: argparse.Namespace) -> tuple[str, ...]:

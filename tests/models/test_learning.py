@@ -35,7 +35,7 @@ SIZES = {
 }
 SIZE = 64  # of all others
 # Passes over the 300 pictures, where they are not 6; those of small networks take seconds.
-EPOCHS = {"mnist_dnn": 12, "basic_cnn": 12, "squeezenet1_0": 12, "squeezenet1_1": 12}
+EPOCHS = {"mnist_dnn": 12, "basic_cnn": 12, "squeezenet1_0": 12, "squeezenet1_1": 12, "resnet34-handbook": 12}
 
 
 def draw(shape: str, rng: np.random.Generator) -> Image.Image:
@@ -86,7 +86,7 @@ ALL = (*((name, variants[0]) for name, variants in architectures().items()), *OT
 def test_it_learns_with_the_trainers_defaults(
     architecture: str, variant: str, shapes: Path, unseen: Path, tmp_path: Path
 ) -> None:
-    size, epochs = SIZES.get(architecture, SIZE), EPOCHS.get(architecture, 6)
+    size, epochs = SIZES.get(architecture, SIZE), EPOCHS.get(f"{architecture}-{variant}", EPOCHS.get(architecture, 6))
     words = ["--data", str(shapes), "--test", str(unseen), "--architecture", architecture, "--variant", variant]
     words += ["--epochs", str(epochs), "--size", str(size), "--out", str(tmp_path / "run")]
     assert command.main(words) == 0
