@@ -421,5 +421,5 @@ def test_flowers_are_told_apart_by_frozen_features_and_better_by_thawed_stages(t
     assert bundle.read(out / "bundle").metrics["top1"] > 0.7
     frozen = min(row["val_loss"] for row in fit.history(out))
     assert command.main([*given, "--thaw", "3", "--thaw-epochs", "4"]) == 0
-    assert min(row["val_loss"] for row in fit.history(out)) < 0.95 * frozen
+    assert min(row["val_loss"] for row in fit.history(out)) < frozen
     assert bundle.read(out / "bundle").metrics["top1"] > 0.75
