@@ -101,6 +101,15 @@ def test_nothing_is_imported_by_the_name_of_its_folder() -> None:
     assert [file for file in files if by_folder.search(file.read_text("utf-8"))] == []
 
 
+def test_no_test_s_name_is_longer_than_70_characters() -> None:
+    """What does not fit into such a name stands in the docstring of the test."""
+    definition = re.compile(r"^\s*(?:async )?def test_(\w+)", re.MULTILINE)
+    files = (ROOT / "tests").rglob("*.py")
+    names = {name for file in files for name in definition.findall(file.read_text("utf-8"))}
+    assert "no_test_s_name_is_longer_than_70_characters" in names
+    assert [name for name in names if len(name) > 70] == []
+
+
 def test_the_package_names_all_that_the_client_has_to_offer() -> None:
     assert {*glimpse.__all__} == {*client.__all__, "__version__"}
     assert all(getattr(glimpse, name) is getattr(client, name) for name in client.__all__)

@@ -117,9 +117,10 @@ def test_files_that_are_none_are_said_so_before_anything_is_called(
         Client(tls=TLS(authority.ca, mine.certificate))
 
 
-def test_a_token_file_is_read_again_when_it_changes_and_a_good_token_outlives_a_bad_moment(
+def test_a_token_file_is_read_again_and_a_good_token_outlives_a_bad_moment(
     scripted: ScriptedServer, tmp_path: Path
 ) -> None:
+    """A token file is read again when it changes, and a good token outlives a bad moment of the file."""
     file = tmp_path / "token"
     file.write_text("first\n")
     with Client(scripted.target, token_file=file) as client:
@@ -137,7 +138,7 @@ def test_a_token_file_is_read_again_when_it_changes_and_a_good_token_outlives_a_
     assert scripted.tokens == [f"Bearer {token}" for token in tokens]
 
 
-def test_a_token_that_is_renewed_in_the_middle_of_bulk_work_is_shown_by_the_next_stream(
+def test_a_token_that_is_renewed_during_bulk_work_is_shown_by_the_next_stream(
     scripted: ScriptedServer, tmp_path: Path
 ) -> None:
     file = tmp_path / "token"
@@ -214,7 +215,7 @@ def test_the_environment_gives_a_token_where_no_argument_does(tmp_path: Path) ->
         ("", False),
     ],
 )
-def test_a_token_goes_over_a_plain_connection_only_where_it_stays_on_this_machine(target: str, here: bool) -> None:  # noqa: FBT001 - a parameter of the table
+def test_a_token_goes_over_a_plain_connection_only_if_it_stays_on_this_machine(target: str, here: bool) -> None:  # noqa: FBT001 - a parameter of the table
     assert is_loopback(target) is here
     token = Token(value="secret")
     assert Connection(target, tls=TLS(), token=token).metadata() == ()

@@ -250,9 +250,10 @@ async def test_a_client_that_never_called_can_be_closed(nowhere: str) -> None:
 
 
 @on_a_loop
-async def test_a_server_that_does_not_serve_can_be_asked_though_nothing_else_is_called_there(
+async def test_a_server_that_does_not_serve_can_be_asked_for_its_health_alone(
     scripted: ScriptedServer,
 ) -> None:
+    """A server that does not serve can be asked for its health, though nothing else is called there."""
     scripted.serving(yes=False)
     async with AsyncClient(scripted.target) as client:
         assert await client.health() == Health(Serving.SERVING, Serving.NOT_SERVING)

@@ -108,9 +108,10 @@ async def test_the_images_of_a_server_that_dies_are_answered_by_another(
 
 
 @on_a_loop
-async def test_a_server_that_takes_no_more_images_answers_what_it_has_and_the_rest_go_elsewhere(
+async def test_a_server_that_drains_answers_what_it_has_and_the_rest_go_elsewhere(
     scripted: ScriptedServer,
 ) -> None:
+    """A server that takes no more images answers what it has, and the rest go elsewhere."""
     sent: Counter[str] = Counter()
 
     def drains(requests: Requests, _: Context) -> Responses:
@@ -167,9 +168,11 @@ async def test_a_server_that_has_no_room_for_a_stream_is_asked_again_when_it_say
 
 
 @on_a_loop
-async def test_streams_without_a_single_answer_end_the_run_and_it_says_how_many_images_are_unanswered(
+async def test_streams_without_an_answer_end_the_run_which_says_how_many_are_missing(
     scripted: ScriptedServer,
 ) -> None:
+    """Streams without a single answer end the run, and it says how many images are unanswered."""
+
     def stream(requests: Requests, context: Context) -> Responses:
         request = next(requests)
         if len(scripted.tokens) == 1:
@@ -186,7 +189,7 @@ async def test_streams_without_a_single_answer_end_the_run_and_it_says_how_many_
 
 
 @on_a_loop
-async def test_a_server_that_never_answered_anything_is_given_up_soon_and_with_its_own_words(
+async def test_a_server_that_never_answered_is_given_up_soon_and_with_its_own_words(
     scripted: ScriptedServer,
 ) -> None:
     scripted.stream = lambda requests, _: (refusal(each, Code.UNAVAILABLE, "DRAINING") for each in requests)

@@ -175,9 +175,10 @@ async def test_nobody_at_the_target_is_said_so(nowhere: str) -> None:
 
 
 @on_a_loop
-async def test_options_that_the_server_refuses_end_the_run_instead_of_failing_every_image(
+async def test_options_that_are_refused_end_the_run_instead_of_failing_every_image(
     scripted: ScriptedServer,
 ) -> None:
+    """Options that the server refuses end the run, instead of failing every image."""
     scripted.stream = lambda requests, _: (
         refusal(request, Code.INVALID_ARGUMENT, "TOP_K_OUT_OF_RANGE") for request in requests
     )

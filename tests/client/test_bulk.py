@@ -151,7 +151,8 @@ def test_an_answer_to_what_was_never_asked_breaks_the_stream(scripted: ScriptedS
         list(client.classify_many([("a", b"cat")]))
 
 
-def test_options_that_the_server_refuses_end_the_run_instead_of_failing_every_image(scripted: ScriptedServer) -> None:
+def test_options_that_are_refused_end_the_run_instead_of_failing_every_image(scripted: ScriptedServer) -> None:
+    """Options that the server refuses end the run, instead of failing every image."""
     scripted.stream = lambda requests, _: (
         refusal(request, Code.INVALID_ARGUMENT, "TOP_K_OUT_OF_RANGE") for request in requests
     )
@@ -245,7 +246,8 @@ def test_what_the_callers_iterable_raises_reaches_the_caller(scripted: ScriptedS
         list(client.classify_many(images()))
 
 
-def test_a_finished_run_ends_the_stream_in_peace_and_an_abandoned_one_cancels_it(scripted: ScriptedServer) -> None:
+def test_a_finished_run_ends_its_stream_well_and_an_abandoned_one_cancels_it(scripted: ScriptedServer) -> None:
+    """A finished run ends the stream in peace, by closing its side, and an abandoned one cancels it."""
     ends: list[str] = []
     ended = threading.Event()
 

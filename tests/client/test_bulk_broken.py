@@ -114,7 +114,7 @@ def test_the_images_of_a_server_that_dies_are_answered_by_another(
     assert sorted(answered) == list(range(40))
 
 
-def test_a_server_that_takes_no_more_images_answers_what_it_has_and_the_rest_go_elsewhere(
+def test_a_server_that_drains_answers_what_it_has_and_the_rest_go_elsewhere(
     scripted: ScriptedServer, other: ScriptedServer
 ) -> None:
     """As a server that drains: refusals overtake the answers to what it had taken before."""
@@ -229,9 +229,11 @@ def test_no_more_images_are_held_than_asked_for_however_many_streams_break(scrip
     assert max(held) == 3
 
 
-def test_streams_without_a_single_answer_end_the_run_and_it_says_how_many_images_are_unanswered(
+def test_streams_without_an_answer_end_the_run_which_says_how_many_are_missing(
     scripted: ScriptedServer,
 ) -> None:
+    """Streams without a single answer end the run, and it says how many images are unanswered."""
+
     def stream(requests: Requests, context: Context) -> Responses:
         request = next(requests)
         if len(scripted.tokens) == 1:
@@ -255,7 +257,7 @@ def test_streams_that_end_without_a_word_are_no_quiet_success(scripted: Scripted
         list(client.classify_many(enumerate([b"cat", b"dog", b"cow"])))
 
 
-def test_a_server_that_never_answered_anything_is_given_up_soon_and_with_its_own_words(
+def test_a_server_that_never_answered_is_given_up_soon_and_with_its_own_words(
     scripted: ScriptedServer,
 ) -> None:
     def stream(requests: Requests, context: Context) -> Responses:

@@ -188,9 +188,10 @@ def test_damaged_details_cost_the_details_and_not_the_error(scripted: ScriptedSe
         client.classify(b"cat")
 
 
-def test_a_top_k_that_no_message_can_hold_is_the_same_error_as_one_that_the_server_refuses(
+def test_a_top_k_that_no_message_can_hold_fails_as_one_that_the_server_refuses(
     scripted: ScriptedServer,
 ) -> None:
+    """A `top_k` that no message can hold is the same error as one that the server refuses."""
     with Client(scripted.target) as client, pytest.raises(InvalidRequestError) as caught:
         client.classify(b"cat", top_k=-1)
     assert caught.value.reason == "TOP_K_OUT_OF_RANGE"
@@ -199,9 +200,11 @@ def test_a_top_k_that_no_message_can_hold_is_the_same_error_as_one_that_the_serv
 @pytest.mark.parametrize(
     "status", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.CANCELLED]
 )
-def test_a_call_without_room_is_repeated_when_the_server_says_even_for_a_large_photo(
+def test_a_call_without_room_is_repeated_when_told_even_for_a_large_photo(
     scripted: ScriptedServer, status: grpc.StatusCode
 ) -> None:
+    """A call for which there is no room is repeated when the server says, even for a large photo."""
+
     def classify(request: pb.ClassifyRequest, context: Context) -> pb.ClassifyResponse:
         if len(scripted.requests) < 3:
             abort(context, status, "QUEUE_FULL", pushback_ms=1)

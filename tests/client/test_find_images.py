@@ -54,7 +54,8 @@ def test_arguments_lead_to_images(arguments: list[str], found: list[str]) -> Non
     assert list(find(arguments)) == found
 
 
-def test_a_folder_is_searched_for_all_that_the_server_decodes_and_training_reads() -> None:
+def test_a_folder_is_searched_for_what_the_server_decodes_and_training_reads() -> None:
+    """A folder is searched for all that the server decodes and training reads, and for nothing else."""
     assert set(images.SUFFIXES) == formats.SUFFIXES
     assert len(images.SUFFIXES) == len(formats.SUFFIXES)
 
@@ -68,9 +69,10 @@ def test_every_suffix_is_found_in_a_folder_in_any_case(tmp_path: Path, suffix: s
     assert list(find(["all"])) == [f"all/a{suffix}", f"all/b{suffix.upper()}"]
 
 
-def test_what_would_be_waited_for_is_no_image_of_a_folder_and_a_broken_link_is_left_to_its_reader(
+def test_a_pipe_is_no_image_of_a_folder_and_a_broken_link_is_left_to_its_reader(
     tmp_path: Path,
 ) -> None:
+    """What would be waited for is no image of a folder, and a broken link is left to whoever reads it."""
     os.mkfifo(tmp_path / "deep" / "pipe.jpg")
     (tmp_path / "deep" / "gone.jpg").symlink_to("nowhere")
     (tmp_path / "deep" / "link.jpg").symlink_to("../b.jpg")

@@ -48,9 +48,10 @@ def test_a_server_that_serves_says_so(scripted: ScriptedServer, glimpse: Glimpse
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "live   SERVING\nready  SERVING\n", "")
 
 
-def test_a_server_that_does_not_serve_can_be_asked_though_nothing_else_is_called_there(
+def test_a_server_that_does_not_serve_can_be_asked_for_its_health_alone(
     scripted: ScriptedServer, glimpse: Glimpse
 ) -> None:
+    """A server that does not serve can be asked for its health, though nothing else is called there."""
     scripted.serving(yes=False)
     with Client(scripted.target) as client:
         assert client.health() == Health(Serving.SERVING, Serving.NOT_SERVING)

@@ -42,7 +42,7 @@ def interrupted(command: list[str], file: Path, moments: random.Random, count: i
 
 
 @pytest.mark.parametrize("count", [600, pytest.param(10_000, marks=pytest.mark.slow)])
-def test_a_run_that_is_interrupted_at_random_moments_answers_each_file_exactly_once(
+def test_a_run_interrupted_at_random_moments_answers_each_file_exactly_once(
     scripted: ScriptedServer, tmp_path: Path, count: int
 ) -> None:
     paths = album(tmp_path / "album", count)

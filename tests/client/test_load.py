@@ -208,9 +208,11 @@ def test_a_missed_threshold_has_an_exit_code_of_its_own(
     ],
     ids=["no threshold", "a threshold on what was answered", "as many as may", "one too many"],
 )
-def test_a_run_whose_images_fail_ends_well_only_where_a_threshold_on_errors_allows_it(
+def test_a_run_whose_images_fail_ends_well_only_where_a_threshold_allows_it(
     scripted: ScriptedServer, glimpse: Glimpse, flags: tuple[str, ...], code: int, said: str
 ) -> None:
+    """A run whose images fail ends well only where a threshold on errors allows it."""
+
     def full(request: pb.ClassifyRequest, context: Context) -> pb.ClassifyResponse:
         if len(scripted.requests) > 2:
             abort(context, grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL", pushback_ms=-1)

@@ -87,7 +87,8 @@ class Callers:
             self.failures.append(error)
 
 
-def test_a_server_that_says_it_is_not_serving_gets_no_more_calls_and_is_found_again(scripted: ScriptedServer) -> None:
+def test_a_server_that_says_not_serving_gets_no_more_calls_and_is_found_again(scripted: ScriptedServer) -> None:
+    """A server that says that it is not serving gets no more calls, and is found again when it serves."""
     with ScriptedServer() as other, Client(f"ipv4:{scripted.target},{other.target}") as client:
         reached(client, scripted)
         scripted.serving(yes=False)

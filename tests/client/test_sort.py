@@ -87,9 +87,10 @@ def test_a_dry_run_says_where_photos_would_go_and_touches_nothing(
     assert tree(tmp_path / "photos") == PHOTOS | {"e/a.jpg": "cat"}
 
 
-def test_what_is_less_probable_than_asked_for_goes_to_unsure_and_what_fails_stays(
+def test_what_is_not_probable_enough_goes_to_unsure_and_what_fails_stays(
     scripted: ScriptedServer, glimpse: Glimpse, tmp_path: Path
 ) -> None:
+    """What is less probable than asked for goes to the folder `unsure`, and what fails stays where it is."""
     write(tmp_path / "photos", {"a.jpg": "cat", "b.jpg": "bad bytes"})
     command = ["sort", "photos", "gone.jpg", "--into", "sorted", "--target", scripted.target]
     ended = glimpse(*command, "--min-probability", "0.8")
@@ -199,7 +200,7 @@ def test_what_a_copy_that_was_killed_left_behind_is_no_photo(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("option", mostly_in_ci(["--move", "--link"], "--move"))
-def test_a_run_that_is_killed_loses_nothing_and_can_be_started_again_or_taken_back(
+def test_a_killed_run_loses_nothing_and_can_be_started_again_or_taken_back(
     scripted: ScriptedServer, glimpse: Glimpse, tmp_path: Path, option: str
 ) -> None:
     photos = {f"{number:03}.jpg": f"label {number % 7}" for number in range(300)}

@@ -119,9 +119,10 @@ def test_a_clone_that_is_not_set_up_says_what_to_run(clone: Path, bare: dict[str
     assert f"there is no {clone / '.venv'}; run `make serve` or `make client`" in ended.stderr
 
 
-def test_an_environment_that_lacks_packages_says_so_instead_of_starting_itself_for_ever(
+def test_an_environment_that_lacks_packages_says_so_and_does_not_start_itself(
     clone: Path, bare: dict[str, str]
 ) -> None:
+    """An environment that lacks packages says so, instead of starting itself for ever."""
     python_of(clone / ".venv", packages=False)
     ended = subprocess.run(
         [clone / "client" / "cli.py", "--help"], capture_output=True, text=True, env=bare, check=False

@@ -167,9 +167,10 @@ def album(tmp_path: Path, scripted: ScriptedServer) -> Path:
 
 
 @pytest.mark.parametrize(("terminal", "how"), [(KITTY, Protocol.KITTY), (ITERM2, Protocol.ITERM2)])
-def test_a_picture_stands_between_its_name_and_its_classes_and_a_refused_one_is_not_opened(
+def test_a_picture_stands_between_name_and_classes_and_no_refused_one_is_opened(
     scripted: ScriptedServer, album: Path, terminal: dict[str, str], how: Protocol
 ) -> None:
+    """A picture stands between its name and its classes, and a refused one is not opened."""
     shown, said = on_terminal(["classify", ".", "--thumbnails", "--target", scripted.target], album, terminal)
     picture = sequence((album / "a.png").read_bytes(), how)
     assert picture is not None

@@ -60,7 +60,7 @@ def test_each_alert_fires_when_it_should_and_only_then(folder: Path) -> None:
     assert test.returncode == 0, test.stdout + test.stderr
 
 
-def test_no_alert_is_without_a_case_in_which_it_fires_and_one_in_which_it_is_silent(
+def test_every_alert_has_a_case_in_which_it_fires_and_one_in_which_it_is_silent(
     rules: list[dict[str, Any]],
 ) -> None:
     (cases,) = parse(CASES.read_text())

@@ -149,9 +149,7 @@ def test_calls_over_one_connection_spread_evenly_over_the_replicas(fleet: Fleet,
     assert [count for count in counts if not 0.9 * share <= count <= 1.1 * share] == [], counts
 
 
-def test_replicas_are_restarted_one_by_one_and_no_call_fails_with_or_without_retries(
-    fleet: Fleet, sent: Pictures
-) -> None:
+def test_replicas_restart_one_by_one_and_no_call_fails_with_or_without_retries(fleet: Fleet, sent: Pictures) -> None:
     target, ledger, begun = fleet.envoy.target, Ledger(), time.monotonic()
     kinds = {"with the shipped client": ClientCaller, "bare": BareCaller, "bare streams": StreamCaller}
     groups = [

@@ -187,7 +187,8 @@ def test_a_full_replica_is_told_to_the_caller_with_the_hint_and_not_asked_again(
     assert len(pair.told.seen) == 1
 
 
-def test_a_replica_that_says_not_serving_gets_no_calls_and_is_called_again_when_it_serves(pair: Pair) -> None:
+def test_a_replica_that_says_not_serving_gets_no_calls_until_it_serves_again(pair: Pair) -> None:
+    """A replica that says that it is not serving gets no calls, and is called again when it serves."""
     pair.serve(1)
     for _ in range(4):
         pair.stub.Classify(_REQUEST, timeout=_TIMEOUT)

@@ -115,7 +115,7 @@ def test_a_rollout_never_has_fewer_replicas_than_asked_for(overlay: str) -> None
     assert strategy == {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}}
 
 
-def test_the_kubelet_asks_the_server_by_the_names_and_the_port_that_it_answers_to(overlay: str) -> None:
+def test_the_kubelet_asks_the_server_by_the_names_and_port_that_it_answers_to(overlay: str) -> None:
     container = server(overlay)
     port = Settings.model_fields["port"].default
     metrics = Settings.model_fields["metrics_port"].default
@@ -161,7 +161,7 @@ def test_every_container_may_do_no_more_than_it_must(overlay: str) -> None:
         assert container["resources"]["requests"]["memory"] == container["resources"]["limits"]["memory"]
 
 
-def test_an_eviction_waits_for_the_others_but_not_for_a_replica_that_is_not_ready(overlay: str) -> None:
+def test_an_eviction_waits_for_others_but_not_for_a_replica_that_is_not_ready(overlay: str) -> None:
     budget = one(overlay, "PodDisruptionBudget")["spec"]
     assert (budget["maxUnavailable"], budget["unhealthyPodEvictionPolicy"]) == (1, "AlwaysAllow")
 

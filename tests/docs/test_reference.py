@@ -76,7 +76,8 @@ def test_reasons_that_the_contract_and_the_server_do_not_share_are_refused() -> 
         contract.reasons("| `NO_IMAGES` | INVALID_ARGUMENT | the request holds no image |\n")
 
 
-def test_every_method_message_and_field_of_the_contract_is_there_with_its_comment() -> None:
+def test_every_method_message_and_field_of_the_contract_is_there_and_explained() -> None:
+    """Every method, message and field of the contract is on the page, with its comment."""
     page = contract.page()
     file = classifier_pb2.DESCRIPTOR
     for service in file.services_by_name.values():
@@ -126,7 +127,7 @@ def test_the_page_of_commands_has_every_option_and_target() -> None:
     assert "\b" not in page
 
 
-def test_a_file_of_the_repository_keeps_its_links_where_the_site_has_their_targets() -> None:
+def test_a_file_of_the_repository_keeps_links_where_the_site_has_their_targets() -> None:
     page = repository.include("how-to/deploy.md")
     assert "(../reference/settings.md)" in page
     assert "[`prometheus-adapter-values.yaml`]" not in page

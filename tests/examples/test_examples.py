@@ -43,7 +43,7 @@ def test_files_get_the_answers_that_the_python_client_gets(
     assert (ended.trouble, ended.code) == ("", 0)
 
 
-def test_a_folder_over_a_stream_gets_every_answer_and_a_broken_photo_fails_alone(
+def test_a_folder_over_a_stream_gets_all_answers_and_a_broken_photo_fails_alone(
     example: Example, server: RunningServer, cat_photo: Path, folder: Path
 ) -> None:
     ended = example.classify(server.target, folder)

@@ -111,7 +111,8 @@ def test_the_book_s_own_file_goes_into_the_library_s_network(book: keras.Model, 
     np.testing.assert_allclose(ours(tmp_path / name), expected, atol=1e-5)
 
 
-def test_without_a_name_for_it_it_is_told_by_its_kernels_where_its_weights_belong(tmp_path: Path) -> None:
+def test_without_a_name_for_a_network_its_kernels_tell_where_its_weights_belong(tmp_path: Path) -> None:
+    """Without a name for a network, it is told by the sizes of its kernels where its weights belong."""
     made = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Conv2D(64, 7, 2, padding="same", use_bias=False)])
     for group, width in enumerate((64, 128, 256, 512)):
         for unit in range(DEPTHS[group]):

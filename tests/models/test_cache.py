@@ -43,9 +43,10 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 # --- hashes: stated, first seen, put there by hand
 
 
-def test_where_no_hash_is_published_the_first_copy_is_recorded_and_the_user_is_told(
+def test_without_a_published_hash_the_first_copy_is_recorded_and_users_are_told(
     server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Where no hash is published, that of the first copy is recorded, and the user is told."""
     with caplog.at_level(logging.WARNING):
         fetch(checkpoint(server.url, None), tmp_path)
         fetch(checkpoint(server.url, None), tmp_path)
@@ -94,7 +95,7 @@ def test_a_record_that_holds_no_hash_is_refused(server: Server, tmp_path: Path) 
     assert path.exists()
 
 
-def test_a_hash_that_cannot_be_recorded_is_told_and_the_file_serves_all_the_same(
+def test_a_hash_that_cannot_be_recorded_is_told_and_the_file_serves_anyway(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:

@@ -55,7 +55,8 @@ def test_log_softmax_survives_logits_that_overflow() -> None:
     np.testing.assert_allclose(values, [[0, -1e5]])
 
 
-def test_negative_log_likelihood_of_certainty_about_nothing_is_log_of_the_number_of_classes() -> None:
+def test_equal_logits_have_the_log_of_their_number_as_negative_log_likelihood() -> None:
+    """The negative log-likelihood of certainty about nothing is the logarithm of the number of classes."""
     assert negative_log_likelihood(np.zeros((4, 10)), np.arange(4)) == pytest.approx(math.log(10))
 
 

@@ -70,7 +70,7 @@ def test_identity_links_are_around_the_modules_of_the_paper_and_have_no_weights(
 
 
 @pytest.mark.parametrize("activated", ["sum", "transform", "both"])
-def test_the_last_activation_of_a_bottleneck_is_on_the_sum_the_transform_or_both(activated: Activated) -> None:
+def test_a_bottleneck_s_last_activation_is_on_the_sum_the_transform_or_both(activated: Activated) -> None:
     x = keras.Input((6, 6, 16))
     unit = bottleneck_block(x, 16, widths=(4, 4), activated=activated, convention=PLAIN, name="unit")
     model = randomised(keras.Model(x, unit))
@@ -164,7 +164,8 @@ def test_a_stem_as_printed_has_the_weights_of_the_activated_one() -> None:
     assert paths(inception_spec.AS_PRINTED) == paths(Convention(batch_norm=False))
 
 
-def test_with_the_sigmoid_ending_the_probabilities_are_sigmoids_divided_by_their_sum() -> None:
+def test_with_the_sigmoid_ending_probabilities_are_sigmoids_over_their_sum() -> None:
+    """With the sigmoid ending, the probabilities are sigmoids divided by their sum."""
     model = randomised(models.build("mnist_dnn", ending="sigmoid"))
     pixels = image(28, 28, 1) / np.float32(50)
     sigmoids = 1 / (1 + np.exp(-run(model, pixels, "classifier_logits").astype(np.float64)))
@@ -198,7 +199,7 @@ def _small_for(row: Any) -> tuple[int, int, int]:
     return (75, 75, 3) if row.name.startswith(("inception", "xception", "densenet")) else _small(row.shape)
 
 
-def test_a_grouped_kernel_is_drawn_as_the_separate_convolutions_that_it_stands_for() -> None:
+def test_a_grouped_kernel_is_drawn_as_the_separate_convolutions_it_stands_for() -> None:
     glorot = Convention(initializer="glorot_uniform")
     x = keras.Input((4, 4, 64))
     grouped = keras.Model(x, conv_bn(x, 64, kernel=3, groups=16, convention=glorot, name="one"))

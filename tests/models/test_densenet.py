@@ -39,7 +39,7 @@ def test_batch_norm_stands_before_a_convolution_or_behind_it(*, preactivation: b
 
 
 @pytest.mark.skipif(not FACTS.is_file(), reason=f"the traces are in {FACTS}, which is not there")
-def test_every_resolution_ends_with_the_channels_that_the_handbooks_code_has_there() -> None:
+def test_every_resolution_ends_with_the_channels_the_handbooks_code_has_there() -> None:
     traced = json.loads(FACTS.read_text())["seed"]["handbook_densenet121"]["spatial_stages_hwc_last"]
     last: dict[tuple[int, int], list[int]] = {}
     for layer in assemble(find("densenet121", "handbook")).model.layers:

@@ -144,9 +144,10 @@ def test_a_certificate_that_nobody_vouches_for_is_not_asked_again(tmp_path: Path
         status(204),
     ],
 )
-def test_what_is_not_the_bare_file_is_refused_and_costs_nothing_of_what_came_before(
+def test_what_is_not_the_bare_file_is_refused_and_loses_nothing_that_had_come(
     server: Server, tmp_path: Path, answer: Behaviour
 ) -> None:
+    """What is not the bare file is refused, and costs nothing of what came before."""
     server.script = [truncated, answer]
     assert "not with the file itself" in refused(server, tmp_path)
     assert len(server.requests) == 2

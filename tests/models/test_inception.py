@@ -49,7 +49,7 @@ def test_a_module_has_the_parameters_that_the_handbook_prints(
     assert model.output_shape == (None, 28, 28, channels)
 
 
-def test_an_se_block_on_a_module_has_a_sixteenth_of_its_channels_as_hidden_units() -> None:
+def test_a_module_s_se_block_has_a_sixteenth_of_its_channels_as_hidden_units() -> None:
     model = module(inception_spec.v1(), se_ratio=16)
 
     assert model.get_layer("group1_se_reduce").units == 17
@@ -107,7 +107,7 @@ def test_an_average_pool_without_a_meaning_for_its_border_is_refused() -> None:
 
 # As the papers' authors counted: the Caffe model of GoogLeNet, with and without its auxiliary classifiers.
 @pytest.mark.parametrize(("auxiliary", "parameters"), [(False, 6_998_552), (True, 13_378_280)])
-def test_googlenet_as_its_paper_has_it_has_the_parameters_of_the_published_network(
+def test_googlenet_as_in_its_paper_has_the_parameters_of_the_published_network(
     auxiliary: bool,  # noqa: FBT001
     parameters: int,
 ) -> None:
@@ -149,7 +149,8 @@ def test_the_stages_of_inception_v2_have_the_shapes_of_its_papers_table() -> Non
     }
 
 
-def test_auxiliary_classifiers_answer_after_the_main_one_and_survive_a_safe_reload(tmp_path: Path) -> None:
+def test_auxiliary_classifiers_answer_after_the_main_one_and_survive_reloading(tmp_path: Path) -> None:
+    """The auxiliary classifiers answer after the main one, and survive a reload in Keras' safe mode."""
     model = models.build("googlenet", classes=5, input_shape=(64, 64, 3), auxiliary=True)
     model.save(tmp_path / "model.keras")
     pixels = np.random.default_rng(0).random((2, 64, 64, 3), np.float32)

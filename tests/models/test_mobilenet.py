@@ -78,7 +78,7 @@ def test_real_weights_tell_a_cat_from_a_coffee_with_and_without_the_background(i
 
 
 @real
-def test_real_weights_of_another_width_are_refused_by_the_shapes_of_their_biases() -> None:
+def test_real_weights_of_another_width_are_refused_by_the_shape_of_their_biases() -> None:
     row = find("mobilenet", "tensorflow", {"alpha": 0.5})
     with pytest.raises(WeightsMismatchError) as error:
         weights.load(assemble(row).model, REAL, row.layouts())

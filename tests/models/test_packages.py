@@ -32,7 +32,8 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 OURS = replace(LITE0, package="a-model-of-ours")
 
 
-def test_the_default_is_efficientnet_lite0_with_its_labels_recipe_and_temperature() -> None:
+def test_the_default_is_efficientnet_lite0_with_labels_recipe_and_temperature() -> None:
+    """The default is EfficientNet-Lite0 with its own labels, recipe and temperature."""
     found = resolve(ModelSource(weights=DEFAULT_WEIGHTS))
     assert (found.name, found.version, found.variant) == ("efficientnet_lite0_imagenet", "57934424", "tensorflow")
     assert found.weights_digest == f"sha256:{LITE0.checksum.digits}" if LITE0.checksum else ""

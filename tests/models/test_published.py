@@ -60,7 +60,8 @@ def difference(checkpoint: Checkpoint, expected: Callable[[Image.Image], Any]) -
 
 
 @pytest.mark.parametrize("checkpoint", ALL, ids=name)
-def test_a_checkpoint_s_network_is_in_the_library_and_takes_what_its_recipe_makes(checkpoint: Checkpoint) -> None:
+def test_a_checkpoint_s_network_is_in_the_library_and_takes_its_recipe_s_output(checkpoint: Checkpoint) -> None:
+    """A checkpoint's network is in the library, and takes what the checkpoint's recipe makes."""
     row = find_architecture(checkpoint.architecture, checkpoint.variant, checkpoint.options)
     assert row.classes == len(checkpoint.labels)
     assert row.input_shape[2] == 3
@@ -106,7 +107,8 @@ def test_a_row_is_well_formed(checkpoint: Checkpoint) -> None:
         assert checkpoint.checksum
 
 
-def test_the_default_comes_first_among_the_tags_and_goes_by_its_publisher_s_name_too() -> None:
+def test_the_default_is_the_first_tag_and_goes_by_its_publisher_s_name_too() -> None:
+    """The default comes first among the tags, and goes by its publisher's name, too."""
     assert published.tags("resnet50", "torchvision")[:3] == ("imagenet", "imagenet_v1", "imagenet_v2")
     assert published.tags("se_resnet50", "timm")[:3] == ("imagenet", "a1_in1k", "a2_in1k")
     assert published.find("se_resnet50", "timm", "a1_in1k") is published.find("se_resnet50", "timm")

@@ -71,13 +71,14 @@ def test_the_depth_in_a_name_is_the_depth_of_its_row(row: ResNet) -> None:
         (64, 256, 1, Projection(forced=True), 757_504),
     ],
 )
-def test_a_basic_unit_with_biases_has_the_parameters_of_the_question_and_answer_page(
+def test_a_basic_unit_with_biases_has_the_question_page_s_parameters(
     channels: int,
     filters: int,
     stride: int,
     projection: Projection,
     parameters: int,
 ) -> None:
+    """A basic unit with biases has the parameters of the question and answer page."""
     x = keras.Input((8, 8, channels))
     y = basic_block(
         x,
@@ -122,7 +123,7 @@ def test_an_se_block_weighs_the_transform_before_it_is_added_to_the_shortcut(uni
     np.testing.assert_allclose(run(model, pixels), np.maximum(pixels, 0), atol=1e-6)
 
 
-def test_the_last_activation_of_a_basic_unit_is_on_the_sum_the_transform_or_both() -> None:
+def test_a_basic_unit_s_last_activation_is_on_the_sum_the_transform_or_both() -> None:
     pixels = image(6, 8)
     outputs = {}
     for activated in ("sum", "transform", "both"):

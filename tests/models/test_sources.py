@@ -78,9 +78,10 @@ def test_an_unknown_tag_is_answered_with_those_there_are(tag: str, answer: str) 
         resolve(ModelSource(weights=tag, architecture="se_resnet20"))
 
 
-def test_published_weights_are_fetched_and_serve_with_their_own_labels_and_recipe(
+def test_published_weights_are_fetched_and_serve_with_their_labels_and_recipe(
     weights_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Published weights are fetched and serve with labels and a recipe of their own."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("GLIMPSE_CACHE", str(tmp_path / "cache"))
     keras.utils.set_random_seed(3)

@@ -245,9 +245,10 @@ def test_what_cannot_be_done_is_said_before_any_training(
         (("--precision", "float33"), f"{SMALL} cannot be built for images of 8 x 8 pixels in float33: "),
     ],
 )
-def test_a_network_that_cannot_be_built_is_told_in_a_line_and_keeps_no_other_run_away(
+def test_a_network_that_cannot_be_built_is_told_and_keeps_no_other_run_away(
     patches: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: tuple[str, ...], message: str
 ) -> None:
+    """A network that cannot be built is told in a line, and keeps no other run away from the folder."""
     out = tmp_path / "run"
     for _ in range(2):
         assert command.main(options(patches, out, *more)) == 1

@@ -42,9 +42,10 @@ def first(number: int, own: tuple[SampleImage, ...], recipe: Recipe = RECIPE) ->
         ((picture("a", 20, 20),), RECIPE),
     ],
 )
-def test_they_have_the_input_s_size_differ_from_one_another_and_are_the_same_each_time(
+def test_they_have_the_input_s_size_and_differ_and_are_the_same_each_time(
     own: tuple[SampleImage, ...], recipe: Recipe
 ) -> None:
+    """They have the input's size, differ from one another, and are the same each time."""
     found = first(150, own, recipe)
     assert found.shape == (150, recipe.height, recipe.width, 3)
     assert found.dtype == np.uint8
@@ -59,7 +60,8 @@ def test_a_bundle_s_own_come_first_as_they_are() -> None:
     np.testing.assert_array_equal(first(2, own)[1], expected)
 
 
-def test_pieces_are_cut_of_a_bundle_s_own_where_they_are_large_enough_and_else_of_the_photographs() -> None:
+def test_pieces_are_cut_of_a_bundle_s_own_pictures_if_they_are_large_enough() -> None:
+    """Pieces are cut of a bundle's own pictures where they are large enough, and else of the photographs."""
     small, large = picture("abc", 63, 80), picture("a", 64, 48)
     of_photographs = first(20, ())
     np.testing.assert_array_equal(first(21, (small,))[1:], of_photographs)

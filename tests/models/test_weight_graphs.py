@@ -81,9 +81,10 @@ def test_an_onnx_file_without_names_and_batch_norm_is_understood_by_its_graph(na
 
 @pytest.mark.slow
 @pytest.mark.parametrize("network", _SLOW.values(), ids=_SLOW.keys())
-def test_a_large_onnx_file_without_names_and_batch_norm_is_understood_by_its_graph(
+def test_a_large_onnx_file_without_names_and_batch_norm_is_read_by_its_graph(
     network: tuple[str, str | None, dict[str, Any]], tmp_path: Path
 ) -> None:
+    """A large ONNX file without names and batch normalisation is understood by its graph."""
     _check(network, tmp_path)
 
 
@@ -140,7 +141,7 @@ def _with_tensors_beside(folder: Path, name: str = "m.onnx") -> tuple[keras.Mode
     return model, path
 
 
-def test_tensors_that_pytorch_puts_beside_a_model_are_read_and_part_of_its_digest(tmp_path: Path) -> None:
+def test_tensors_that_pytorch_puts_beside_a_model_are_read_and_in_its_digest(tmp_path: Path) -> None:
     model, path = _with_tensors_beside(tmp_path)
     ours = built(find("resnet20"))
     weights.load(ours, path)
@@ -270,9 +271,10 @@ def test_quantised_tensors_with_another_number_of_scales_are_refused(tmp_path: P
     ids=["mobilenet", "se_resnet20", "squeezenet"],
 )
 @pytest.mark.filterwarnings("ignore")  # of the converter and the interpreter, which are not ours
-def test_what_tensorflow_s_converter_makes_of_a_network_answers_as_its_interpreter(
+def test_what_tensorflow_s_converter_makes_answers_as_its_interpreter(
     network: tuple[str, str | None, dict[str, Any]], bounds: Mapping[str, float], tmp_path: Path
 ) -> None:
+    """What TensorFlow's converter makes of a network answers as TensorFlow's interpreter does."""
     tf: Any = pytest.importorskip("tensorflow", reason="the converter and the interpreter are TensorFlow's")
     row = find(*network)
     reference = disturbed(built(row))

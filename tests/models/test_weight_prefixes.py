@@ -156,7 +156,7 @@ _DEEPER: dict[str, tuple[Callable[[State], Any], str]] = {
 
 
 @pytest.mark.parametrize(("change", "message"), _DEEPER.values(), ids=_DEEPER.keys())
-def test_a_state_dict_within_a_checkpoint_is_found_and_averaged_weights_are_preferred(
+def test_a_checkpoint_s_state_dict_is_found_and_averaged_weights_are_preferred(
     change: Callable[[State], Any], message: str, network: Assembly, state: State, tmp_path: Path
 ) -> None:
     expected = plain(network, state, tmp_path)

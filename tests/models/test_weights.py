@@ -93,7 +93,8 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
         weights.load(small(1).model, tmp_path / "w.safetensors")
 
 
-def test_serving_is_the_softmax_of_the_scaled_network_s_logits_over_the_temperature() -> None:
+def test_serving_is_the_softmax_of_the_network_s_logits_over_the_temperature() -> None:
+    """Serving is the softmax of the logits, of the network on scaled pixels, over the temperature."""
     assembly = small(1)
     scaled = (PIXELS.astype(np.float32) - np.array(RECIPE.mean, np.float32)) / np.array(RECIPE.std, np.float32)
     logits = np.asarray(assembly.model(scaled), np.float64) / 1.6

@@ -18,14 +18,16 @@ from glimpse.models.families.xception import Xception
 from glimpse.models.layouts import KERAS, Layout, renaming
 
 
-def test_with_the_papers_exit_flow_the_handbooks_network_would_be_smaller_than_it_prints() -> None:
+def test_the_handbooks_network_with_the_papers_exit_is_smaller_than_it_prints() -> None:
+    """With the paper's exit flow, the handbook's network would be smaller than the handbook prints."""
     row = find("xception", "handbook")
     assert isinstance(row, Xception)
     assert assemble(replace(row, exit_width=1536)).model.count_params() == 22_937_744
 
 
 @pytest.mark.parametrize(("height", "width"), [(6, 6), (7, 7), (6, 7)])
-def test_centred_pooling_takes_the_largest_of_a_window_around_every_second_position(height: int, width: int) -> None:
+def test_centred_pooling_takes_the_largest_value_around_every_second_position(height: int, width: int) -> None:
+    """Centred pooling takes the largest value of a window around every second position."""
     pixels = -1 - np.random.default_rng(0).random((2, height, width, 3), np.float32)  # zeros at the border would win
     x = keras.Input(pixels.shape[1:])
     out = keras.ops.convert_to_numpy(keras.Model(x, max_pool(x, border="centred", name="p"))(pixels))

@@ -41,7 +41,7 @@ def test_permits_come_back_when_the_work_fails() -> None:
     run(scenario)
 
 
-def test_work_that_goes_on_in_a_thread_keeps_its_permit_though_its_caller_has_gone() -> None:
+def test_work_that_goes_on_in_a_thread_keeps_its_permit_though_its_caller_left() -> None:
     async def scenario(gate: Admission) -> None:
         work: Future[None] = Future()
         async with gate.admit(Permits(1), wait=False):
@@ -69,7 +69,9 @@ def test_bytes_are_bounded_as_images_are() -> None:
 
 
 @pytest.mark.parametrize("kind", ["call", "stream"])
-def test_there_are_no_more_calls_than_images_may_be_in_flight_nor_more_streams_than_are_allowed(kind: str) -> None:
+def test_there_are_no_more_calls_or_streams_than_are_allowed(kind: str) -> None:
+    """There are no more calls than images may be in flight, nor more streams than are allowed."""
+
     async def scenario(gate: Admission) -> None:
         enter = getattr(gate, kind)
         with contextlib.ExitStack() as calls:
@@ -153,7 +155,7 @@ def test_a_party_s_calls_and_streams_leave_places_for_others_too(kind: str) -> N
     run(scenario)
 
 
-def test_those_who_are_refused_are_told_to_come_back_one_after_the_other_as_fast_as_work_is_done() -> None:
+def test_the_refused_are_told_to_come_back_one_by_one_as_fast_as_work_is_done() -> None:
     now = 100.0
 
     async def scenario(gate: Admission) -> None:
@@ -182,7 +184,7 @@ def test_those_who_are_refused_are_told_to_come_back_one_after_the_other_as_fast
 
 @pytest.mark.parametrize("kind", ["call", "stream"])
 @pytest.mark.parametrize("lane", ["greedy", "another"])
-def test_calls_and_streams_that_are_refused_are_told_to_come_back_one_after_the_other_too(kind: str, lane: str) -> None:
+def test_refused_calls_and_streams_are_told_to_come_back_one_by_one_too(kind: str, lane: str) -> None:
     async def scenario(gate: Admission) -> None:
         enter = getattr(gate, kind)
         with contextlib.ExitStack() as calls:
@@ -201,7 +203,9 @@ def test_calls_and_streams_that_are_refused_are_told_to_come_back_one_after_the_
     run(scenario)
 
 
-def test_a_call_is_refused_before_its_message_is_read_where_there_is_no_room_for_one_more_image() -> None:
+def test_a_call_without_room_for_an_image_is_refused_before_its_message_is_read() -> None:
+    """A call is refused before its message is read where there is no room for one more image."""
+
     async def scenario(gate: Admission) -> None:
         with gate.call(Lane("first")):
             inside = Holder(gate, 7, lane="first")

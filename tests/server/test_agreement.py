@@ -64,13 +64,15 @@ def test_ninety_nine_in_a_hundred_must_keep_their_first_class(lost: int, *, earn
     assert answer.asked == [("float32", 200), ("bfloat16", 200)], "never both at a time"
 
 
-def test_of_a_hundred_pictures_one_may_differ_and_fewer_than_a_hundred_say_too_little() -> None:
+def test_of_100_pictures_one_may_differ_and_fewer_than_100_say_too_little() -> None:
     assert Agreement("bfloat16", 99, 100, 0).sufficient
     assert not Agreement("bfloat16", 98, 100, 0).sufficient
     assert not Agreement("bfloat16", 99, 99, 300).sufficient
 
 
-def test_pictures_to_which_float32_has_no_clear_answer_are_left_out_and_others_looked_at_in_their_place() -> None:
+def test_pictures_without_a_clear_answer_in_float32_are_replaced_by_others() -> None:
+    """Pictures to which float32 has no clear answer are left out, and others looked at in their place."""
+
     def every_third(number: int) -> bool:
         return number % 3 == 0
 
@@ -80,7 +82,7 @@ def test_pictures_to_which_float32_has_no_clear_answer_are_left_out_and_others_l
     assert answer.asked == [("float32", 120), ("float32", 120), ("bfloat16", 120)]
 
 
-def test_a_network_without_a_clear_answer_to_anything_gets_float32_and_the_reason() -> None:
+def test_a_network_without_any_clear_answer_gets_float32_and_the_reason() -> None:
     answer = Computes(differs=lambda _: False, clear=lambda _: False)
     found = measure(answer, numbered(), precision="bfloat16", number=100)
     assert found == Agreement("bfloat16", 0, 0, 400)
@@ -163,7 +165,7 @@ def test_where_nothing_can_be_kept_it_says_so_and_goes_on(tmp_path: Path, monkey
     assert "GLIMPSE_CACHE" in logs[0]["detail"]
 
 
-def test_a_start_that_is_told_to_end_leaves_nothing_half_made_and_keeps_what_is_whole(
+def test_a_start_told_to_end_leaves_nothing_half_made_and_keeps_what_is_whole(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told = Cleanup()

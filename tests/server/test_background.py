@@ -23,7 +23,8 @@ from glimpse.server.settings import Settings
 from tests.server.conftest import TIMEOUT
 
 
-def test_a_task_that_fails_is_logged_with_its_traceback_and_begun_again_later_and_later() -> None:
+def test_a_failed_task_is_logged_with_its_traceback_and_begun_again_ever_later() -> None:
+    """A task that fails is logged with its traceback, and begun again later and later."""
     pauses: list[float] = []
     begun: list[int] = []
 

@@ -83,7 +83,7 @@ def test_dead_slots_do_not_use_up_the_batch() -> None:
     assert len(queue) == 0
 
 
-def test_those_who_cancelled_are_counted_as_cancelled_though_they_are_late_as_well() -> None:
+def test_those_who_cancelled_are_counted_as_cancelled_though_they_are_late_too() -> None:
     gone = [slot(deadline=1.0) for _ in range(2)]
     for each in gone:
         each.future.cancel()

@@ -212,7 +212,7 @@ def test_closing_answers_what_is_queued_and_refuses_what_comes_later(make: Calla
         bench.submit(2)
 
 
-def test_a_batch_that_is_gathered_waits_for_the_device_whatever_wakes_its_worker(make: Callable[..., Bench]) -> None:
+def test_a_gathered_batch_waits_for_the_device_whatever_wakes_its_worker(make: Callable[..., Bench]) -> None:
     bench = make()
     bench.occupy()
     futures = [bench.submit(i) for i in range(4)]

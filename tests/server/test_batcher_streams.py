@@ -98,7 +98,7 @@ def test_the_whole_device_works_on_an_image_that_is_alone(make: Callable[..., Be
     assert alone == [1, 1]
 
 
-def test_an_image_gets_the_whole_device_only_when_none_has_had_company_for_a_while(make: Callable[..., Bench]) -> None:
+def test_an_image_gets_the_whole_device_only_if_none_had_company_for_a_while(make: Callable[..., Bench]) -> None:
     wide: list[int] = []
     bench = make(streams=2, alone=counting(wide))
     bench.submit(1).result(WAIT)

@@ -233,7 +233,7 @@ def test_another_failure_in_a_piece_fails_that_piece_alone_and_is_logged(caplog:
     assert "a kernel that does not work" in caplog.text
 
 
-def test_the_lower_ceiling_is_remembered_and_after_ten_minutes_one_size_more_is_tried() -> None:
+def test_the_lower_ceiling_is_kept_and_after_ten_minutes_one_size_more_is_tried() -> None:
     clock = FakeClock()
     model = SmallMemory(2)
     tight = device(model, (1, 2, 4, 8), clock)
@@ -276,7 +276,7 @@ def test_a_ceiling_that_another_stream_has_lowered_meanwhile_stays_as_low() -> N
     assert tight.largest == 1
 
 
-def test_a_batch_that_was_composed_before_the_ceiling_came_down_is_computed_in_pieces() -> None:
+def test_a_batch_composed_before_the_ceiling_came_down_is_computed_in_pieces() -> None:
     model = SmallMemory(2)
     tight = device(model, (1, 2, 4, 8))
     tight.compute(staging(8), 4, alone=False)

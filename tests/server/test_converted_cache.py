@@ -102,7 +102,7 @@ def test_a_second_start_converts_nothing(conversions: list[Path]) -> None:
     ],
     ids=lambda other: next(iter(other)),
 )
-def test_a_bundle_that_differs_in_anything_that_matters_gets_a_network_of_its_own(
+def test_a_bundle_that_differs_in_anything_that_matters_gets_its_own_network(
     cache: Path, conversions: list[Path], other: dict[str, object]
 ) -> None:
     bundle = replace(BUNDLE, **other)  # type: ignore[arg-type]  # fields of a bundle
@@ -158,7 +158,7 @@ def test_a_damaged_description_of_it_is_made_anew(cache: Path, conversions: list
 
 
 @pytest.mark.usefixtures("cache")
-def test_weights_that_are_not_the_bundles_are_refused_though_the_network_is_kept(tmp_path: Path) -> None:
+def test_weights_other_than_the_bundles_are_refused_though_the_network_is_kept(tmp_path: Path) -> None:
     folder = Path(shutil.copytree(BUNDLE.folder, tmp_path / "bundle"))
     (folder / bundles.WEIGHTS).write_bytes(b"another")
     with pytest.raises(BundleError, match="is not the file that the bundle was made with"):
@@ -252,7 +252,7 @@ def test_a_disk_without_room_keeps_nothing(
     assert len(conversions) == 1
 
 
-def test_of_two_servers_that_convert_at_once_the_second_takes_what_the_first_kept(
+def test_of_two_servers_converting_at_once_the_second_takes_what_the_first_kept(
     cache: Path, conversions: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = only(cache)

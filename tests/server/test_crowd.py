@@ -13,9 +13,10 @@ from tests.conftest import RunningServer
 from tests.server.conftest import TIMEOUT, metrics_of
 
 
-def test_of_200_callers_every_good_image_gets_its_answer_and_every_bad_one_its_error(
+def test_of_200_callers_good_images_get_their_answers_and_bad_ones_their_errors(
     start_server: Callable[..., RunningServer], picture: Callable[[int], pb.Image]
 ) -> None:
+    """Of 200 callers, every good image gets its answer, and every bad one its error."""
     server = start_server()  # of its own: it counts every batch
     server.wait_for("serving")
 

@@ -63,7 +63,9 @@ def test_a_bulk_caller_s_images_do_not_stand_before_a_lone_one(held: Held) -> No
     assert held.done == ["b1", "lone", "b2", "b3", "b4"]
 
 
-def test_what_is_cancelled_before_its_turn_never_runs_and_lets_go_of_its_image_at_once(held: Held) -> None:
+def test_what_is_cancelled_before_its_turn_never_runs_and_lets_go_of_its_image(held: Held) -> None:
+    """What is cancelled before its turn never runs, and lets go of its image at once."""
+
     class Image:
         pass
 

@@ -109,7 +109,7 @@ def build(
 
 
 @pytest.mark.usefixtures("_emulated", "cache")
-def test_a_network_that_breaks_in_bfloat16_gets_float32_from_auto_and_the_reason(weights: dict[str, Path]) -> None:
+def test_a_network_broken_by_bfloat16_gets_float32_from_auto_and_the_reason(weights: dict[str, Path]) -> None:
     built, logs = build(weights["fragile"], "tensorflow")
     assert built.runtime.precision == "float32"
     assert built.agreement is not None
@@ -169,9 +169,10 @@ def test_another_processor_compares_anew(weights: dict[str, Path], monkeypatch: 
 
 @pytest.mark.usefixtures("cache")
 @pytest.mark.parametrize("name", ["robust", "fragile"])
-def test_bfloat16_that_is_asked_for_is_taken_and_told_of_with_a_warning_where_it_changes_answers(
+def test_bfloat16_that_is_asked_for_is_taken_with_a_warning_if_answers_change(
     weights: dict[str, Path], name: str
 ) -> None:
+    """The bfloat16 that is asked for is taken, and told of with a warning where it changes answers."""
     built, logs = build(weights[name], "tensorflow", precision="bfloat16")
     assert built.runtime.precision == "bfloat16"
     assert built.agreement is not None
@@ -249,7 +250,7 @@ def test_what_was_compared_with_fewer_instructions_counts_with_these_alone(
 
 
 @pytest.mark.usefixtures("native")
-def test_a_server_tells_why_it_computes_in_float32_at_its_first_start_and_the_next(
+def test_a_server_tells_why_it_computes_in_float32_at_its_first_and_next_start(
     weights: dict[str, Path], cache: Path, start_server: Callable[..., RunningServer]
 ) -> None:
     for events in (COMPARED, set()):

@@ -274,7 +274,8 @@ def test_a_request_gives_back_all_that_it_held_and_harms_no_neighbour(
     rig.wait_until(lambda: not any(rig.held().values()))
 
 
-def test_a_drain_answers_what_is_in_flight_and_tells_a_stream_that_goes_on_to_go_elsewhere() -> None:
+def test_a_drain_answers_what_is_in_flight_and_tells_streams_to_go_elsewhere() -> None:
+    """A drain answers what is in flight, and tells a stream that goes on to go elsewhere."""
     with pytest.MonkeyPatch.context() as patch:
         rig = Rig(patch, "--drain-seconds=60")
         try:

@@ -43,9 +43,10 @@ def test_a_scrape_is_answered(exposed: Exposition) -> None:
     assert "answer 42.0" in scraped(exposed)
 
 
-def test_who_only_connects_is_sent_away_and_takes_no_more_than_the_places_there_are(
+def test_who_only_connects_is_sent_away_and_takes_only_the_places_there_are(
     exposed: Exposition, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Who only connects is sent away, and takes no more than the places that there are."""
     monkeypatch.setattr(exposition, "_SECONDS", 0.5)
     before = threading.active_count()
     with contextlib.ExitStack() as silent:

@@ -78,7 +78,8 @@ def test_a_refusal_names_the_picture_what_was_expected_what_came_and_what_to_do(
         assert part in str(refused.value)
 
 
-def test_another_first_class_is_refused_though_every_probability_is_within_the_tolerance() -> None:
+def test_another_first_class_is_refused_though_all_is_within_the_tolerance() -> None:
+    """Another first class is refused, though every probability is within the tolerance."""
     close = GoldenCheck(
         np.zeros((1, 2, 2, 3), np.uint8), ("a.png",), np.array([[0.51, 0.49]], np.float32), disabled=False
     )

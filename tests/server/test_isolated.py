@@ -147,7 +147,7 @@ def test_a_process_that_dies_costs_its_own_image_alone(make: Make, number: signa
     assert np.array_equal(pool(PNG, RECIPE).pixels, prepare(PNG, RECIPE, LIMITS).pixels)
 
 
-def test_what_a_process_said_before_it_died_is_in_the_log_and_not_told_to_callers(
+def test_what_a_process_said_before_dying_is_in_the_log_and_not_told_to_callers(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("glimpse.server.decoding.process._MODULE", "tests.server.crashing_decoder")
@@ -213,7 +213,8 @@ def test_signals_that_are_for_the_server_do_not_end_its_processes(make: Make) ->
     assert pool.pids == [pid]
 
 
-def test_a_process_has_nothing_of_the_server_but_its_connection_and_no_framework(make: Make) -> None:
+def test_a_process_has_only_a_connection_of_the_server_and_no_framework(make: Make) -> None:
+    """A process has nothing of the server but its connection, and no framework."""
     with socket.create_server(("127.0.0.1", 0)) as port:
         port.set_inheritable(True)
         (pid,) = make().pids

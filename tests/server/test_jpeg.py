@@ -96,7 +96,7 @@ def test_segments_without_end_are_refused() -> None:
 
 
 @pytest.mark.parametrize("junk", [b"\xff" * 2000, b"\x00" * 2000, b"\xff\x00" * 1000, b"\xff" * 12_000_000])
-def test_what_stands_between_segments_never_reaches_the_decoder_however_long_it_is(junk: bytes) -> None:
+def test_what_stands_between_segments_never_reaches_the_decoder_however_long(junk: bytes) -> None:
     data = encoded()
     tables = data.index(b"\xff\xdb")
     assert jpeg.read(data[:tables] + junk + data[tables:]).data == data

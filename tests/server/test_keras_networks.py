@@ -134,7 +134,7 @@ def test_what_openvino_computes_otherwise_goes_to_tensorflow(tmp_path: Path) -> 
 
 
 @pytest.mark.usefixtures("in_process")
-def test_any_failure_of_the_conversion_is_told_by_its_cause_and_falls_to_the_next(
+def test_any_failed_conversion_is_told_by_its_cause_and_the_next_runtime_serves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*_: Any) -> None:
@@ -196,9 +196,11 @@ def test_only_a_lack_of_memory_is_called_one(tmp_path: Path, monkeypatch: pytest
         load(saved(model(trunk), tmp_path / "own"), runtime="tensorflow")
 
 
-def test_what_nobody_thought_of_ends_with_the_code_of_a_model_that_cannot_be_loaded(
+def test_what_nobody_thought_of_ends_as_a_model_that_cannot_be_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """What nobody thought of ends with the code of a model that cannot be loaded."""
+
     def fails(*_: Any, **__: Any) -> None:
         raise KeyError("surprise")
 

@@ -129,9 +129,7 @@ def test_an_open_stream_is_answered_and_then_told_that_the_server_drains(start_s
     assert running.exit_code() == 0
 
 
-def test_a_stream_that_was_answered_to_its_end_ends_well_though_the_server_drains(
-    start_server: Start, picture: Picture
-) -> None:
+def test_a_stream_answered_to_its_end_ends_well_though_the_server_drains(start_server: Start, picture: Picture) -> None:
     running = start_server("--drain-announce-seconds=0.5")
     running.wait_for("serving")
     images = [picture(seed) for seed in range(64)]

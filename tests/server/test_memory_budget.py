@@ -36,7 +36,8 @@ def test_without_any_limit_it_is_what_the_machine_has_left(tmp_path: Path) -> No
     assert free(system(tmp_path)) == 8 * GIB
 
 
-def test_a_container_of_version_2_allows_its_limit_less_what_is_used_but_for_the_files_it_keeps(tmp_path: Path) -> None:
+def test_a_container_of_version_2_allows_its_limit_less_what_must_stay(tmp_path: Path) -> None:
+    """A container of version 2 allows its limit less what is used, but for the files that it keeps."""
     root = system(
         tmp_path,
         proc__self__cgroup="0::/\n",
@@ -124,9 +125,10 @@ def test_a_refusal_names_what_is_needed_and_what_there_is() -> None:
         )
 
 
-def test_a_server_without_memory_for_its_model_says_so_with_an_exit_code_of_its_own(
+def test_a_server_without_memory_for_its_model_says_so_with_its_own_exit_code(
     start_server: Callable[..., RunningServer],
 ) -> None:
+    """A server without memory for its model says so with an exit code that stands for nothing else."""
     # Images in flight that would take 18 GB, in a process that may have 8: room for the framework, not for them.
     running = start_server("--max-images-in-flight=6000000")
     resource.prlimit(running.process.pid, resource.RLIMIT_AS, (8 * GIB, 8 * GIB))

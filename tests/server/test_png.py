@@ -109,6 +109,6 @@ def test_a_transparent_colour_of_another_length_is_left_out(colour: int, length:
 
 
 @pytest.mark.parametrize("length", [0, 3])
-def test_transparency_of_more_colours_than_the_palette_has_or_of_none_is_left_out(length: int) -> None:
+def test_transparency_of_more_colours_than_the_palette_or_of_none_is_left_out(length: int) -> None:
     start = head(8, 3) + chunk(b"PLTE", bytes(6))
     assert png.read(start + chunk(b"tRNS", bytes(length)) + IDAT + END).data == start + IDAT + END

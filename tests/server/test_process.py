@@ -24,9 +24,10 @@ def test_the_threads_of_a_server_take_turns_at_ticks(server: RunningServer) -> N
 
 
 @pytest.mark.parametrize("limit", ["AVX2", "SSE41"])
-def test_where_the_environment_limits_the_instructions_a_server_computes_with_the_others(
+def test_a_server_computes_without_the_instructions_its_environment_rules_out(
     start_server: Callable[..., RunningServer], limit: str
 ) -> None:
+    """Where the environment limits the instructions, a server computes with the others."""
     running = start_server("--runtime=openvino", environment={"ONEDNN_MAX_CPU_ISA": limit})
     running.wait_for("serving")
     assert running.wait_for("model loaded")["precision"] == "float32"

@@ -133,7 +133,7 @@ def test_logits_are_what_the_probabilities_are_the_softmax_of(
         assert compute(pixels[:4], frozenset({LOGITS})).keys() == {LOGITS}
 
 
-def test_openvino_computes_in_bfloat16_only_where_the_processor_has_it_and_says_so(graph: Path) -> None:
+def test_openvino_computes_in_bfloat16_only_if_the_processor_can_and_says_so(graph: Path) -> None:
     import openvino  # its reports are off by now
 
     if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):

@@ -69,7 +69,7 @@ def callers() -> Iterator[ThreadPoolExecutor]:
         yield pool
 
 
-def test_an_image_that_waits_for_a_decoder_says_so_and_is_counted_while_it_waits(
+def test_an_image_waiting_for_a_decoder_says_so_and_is_counted_while_it_waits(
     rig: Rig, callers: ThreadPoolExecutor
 ) -> None:
     rig.network.let()
@@ -216,7 +216,8 @@ def test_a_histogram_of_stages_counts_as_the_library_s_would() -> None:
     assert told["reply"] == ([0, 0, 0], 0.0)
 
 
-def test_the_stages_are_there_at_0_before_the_first_image_and_only_those_of_loaded_models(rig: Rig) -> None:
+def test_before_any_image_only_the_stages_of_loaded_models_are_there_at_0(rig: Rig) -> None:
+    """The stages are there at 0 before the first image, and only those of loaded models."""
     series = [
         (sample.labels["model"], sample.labels["version"], sample.labels["stage"], sample.value)
         for family in rig.server._metrics.registry.collect()

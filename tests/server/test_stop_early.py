@@ -171,9 +171,8 @@ def test_a_server_that_waits_for_another_ones_conversion_leaves_it_alone(start_s
         assert {path.name for path in place.iterdir()} == {f".{key}.lock", ".made by the other"}
 
 
-def test_a_server_that_fetches_from_somebody_who_does_not_answer_ends_all_the_same(
-    start_server: Start, tmp_path: Path
-) -> None:
+def test_a_server_that_fetches_from_somebody_silent_ends_all_the_same(start_server: Start, tmp_path: Path) -> None:
+    """A server that fetches from somebody who does not answer ends all the same."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         proxy = f"http://127.0.0.1:{silent.getsockname()[1]}"
         running = start_server(

@@ -52,7 +52,8 @@ def test_a_batch_that_is_back_does_not_hang_however_long_its_answers_take() -> N
     assert hands.trouble() is None
 
 
-def test_a_batch_that_waits_for_the_device_does_not_hang_but_is_lost_where_another_does() -> None:
+def test_a_batch_that_waits_does_not_hang_but_is_lost_where_another_hangs() -> None:
+    """A batch that waits for the device does not hang, but is lost where another does."""
     hands, clock = watch(stuck_seconds=0.5)
     computing, waiting = batch(1), batch(2)
     hands.took("batcher-0", computing)

@@ -46,7 +46,8 @@ def test_without_antialiasing_it_is_tensorflow_s_resize_rounded(name: Filter, ph
 
 @pytest.mark.parametrize("photo", PHOTOS)
 @pytest.mark.parametrize("name", METHODS)
-def test_with_antialiasing_it_is_pillow_s_and_tensorflow_s_but_for_what_overshoots(name: Filter, photo: str) -> None:
+def test_with_antialiasing_it_is_pillow_s_and_tensorflow_s_but_for_overshoot(name: Filter, photo: str) -> None:
+    """With antialiasing, resizing is Pillow's, and TensorFlow's but for what overshoots."""
     pixels = np.asarray(photos()[photo])
     theirs = tf.image.resize(pixels, (160, 201), method=METHODS[name], antialias=True).numpy().clip(0, 255)
     ours = host.fit(photos()[photo], squash(name))
@@ -76,7 +77,8 @@ def test_squash_is_load_img(name: Filter, photo: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(host.fit(photos()[photo], squash(name)), np.asarray(loaded))
 
 
-def test_crop_is_load_img_that_keeps_the_aspect_ratio_where_no_side_has_a_fraction(tmp_path: Path) -> None:
+def test_crop_is_load_img_with_the_aspect_ratio_kept_if_no_side_has_a_fraction(tmp_path: Path) -> None:
+    """The crop is `load_img` that keeps the aspect ratio, where no side has a fraction of a pixel."""
     photos()["coffee 600x400"].save(tmp_path / "photo.png")
     loaded = keras.utils.load_img(
         tmp_path / "photo.png", target_size=(200, 200), interpolation="bilinear", keep_aspect_ratio=True

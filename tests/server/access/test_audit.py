@@ -148,9 +148,8 @@ def test_a_folder_that_went_away_is_told_once_and_lines_come_again_with_it(tmp_p
     assert [line["event"] for line in logged] == ["audit lines are lost"]
 
 
-def test_while_the_disk_hangs_calls_go_on_and_no_more_lines_wait_than_there_is_room_for(
-    tmp_path: Path, call: CallContext
-) -> None:
+def test_while_the_disk_hangs_calls_go_on_and_only_so_many_lines_wait(tmp_path: Path, call: CallContext) -> None:
+    """While the disk hangs, calls go on, and no more lines wait than there is room for."""
     audit = Audit(tmp_path / "audit.jsonl")
     answers = threading.Event()
     audit._handler.addFilter(lambda _: answers.wait(TIMEOUT))

@@ -268,7 +268,7 @@ def test_a_resumed_session_does_not_bring_an_old_authority_back(mutual: Mutual, 
     until(refused)
 
 
-def test_an_authority_that_goes_while_no_file_can_be_opened_ends_its_connections_later(
+def test_an_authority_gone_while_no_file_can_be_opened_ends_connections_later(
     mutual: Mutual, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever fills the process's table of files does not keep what an authority that has gone had let in."""
@@ -292,7 +292,7 @@ def test_an_authority_that_goes_while_no_file_can_be_opened_ends_its_connections
         until(lambda: accepted(mutual.port) == [])
 
 
-def test_a_look_that_returns_after_another_found_the_connection_gone_is_no_error() -> None:
+def test_a_look_that_ends_after_another_found_the_connection_gone_is_no_error() -> None:
     asyncio.run(_closed_by_two())
 
 

@@ -126,9 +126,10 @@ def test_who_never_sends_their_messages_cannot_take_the_turns_of_others(inside: 
     assert "INTERNAL" not in {line.get("code") for line in logged}
 
 
-def test_connections_above_the_limit_are_closed_and_those_before_and_after_are_answered(
+def test_connections_above_the_limit_are_closed_and_all_others_are_answered(
     inside: Start, alice: Callable[[Inside], str]
 ) -> None:
+    """Connections above the limit are closed, and those before and after are answered."""
     running = inside(max_connections=8)
     assert alice(running) == IN
     host, _, port = running.target.rpartition(":")

@@ -102,7 +102,7 @@ def test_the_log_says_nothing_of_a_token_and_the_audit_log_is_whole_at_the_end(g
 
 
 @pytest.mark.parametrize("setting", ["tls", "tokens"])
-def test_credentials_that_cannot_be_used_are_told_with_an_exit_code_of_their_own(
+def test_credentials_that_cannot_be_used_are_told_with_their_own_exit_code(
     start_server: Callable[..., RunningServer], authority: Authority, tmp_path: Path, setting: str
 ) -> None:
     certificate, _ = authority.server().write(tmp_path)

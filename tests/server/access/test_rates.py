@@ -189,7 +189,8 @@ def test_a_caller_is_forgotten_once_the_bucket_is_full_again(clock: Clock) -> No
     assert len(rates) <= 6
 
 
-def test_however_many_callers_come_no_more_are_remembered_than_there_is_memory_for(clock: Clock) -> None:
+def test_no_more_callers_are_remembered_than_there_is_memory_for(clock: Clock) -> None:
+    """However many callers come, no more are remembered than there is memory for."""
     rates = Rates(Allowance(1.0, 10), remembered=50, clock=clock)
     for number in range(1000):
         rates.take(f"caller {number}", 10)

@@ -53,7 +53,7 @@ def name_of(target: str) -> str:
     return str(subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)[0].value)
 
 
-def test_a_port_with_tls_answers_those_alone_who_speak_it_and_trust_its_authority(
+def test_a_tls_port_answers_only_those_who_speak_tls_and_trust_its_authority(
     inside: Start, authority: Authority, pair: Pair, tmp_path: Path
 ) -> None:
     certificate, key = pair.write(tmp_path)
@@ -67,9 +67,10 @@ def test_a_port_with_tls_answers_those_alone_who_speak_it_and_trust_its_authorit
         assert classify(known) == IN
 
 
-def test_with_mutual_tls_a_caller_needs_a_certificate_of_the_authority_that_is_still_good(
+def test_with_mutual_tls_a_caller_needs_a_valid_certificate_of_the_authority(
     inside: Start, authority: Authority, pair: Pair, tmp_path: Path
 ) -> None:
+    """With mutual TLS, a caller needs a certificate of the authority that is still good."""
     certificate, key = pair.write(tmp_path)
     ca = tmp_path / "ca.crt"
     ca.write_bytes(authority.pem)
@@ -131,7 +132,7 @@ def test_a_new_certificate_is_shown_to_new_connections_and_old_ones_go_on(
             assert classify(old) == IN
 
 
-def test_certificates_that_kubernetes_swaps_by_a_link_are_seen_though_they_are_older(
+def test_certificates_that_kubernetes_swaps_by_a_link_are_seen_though_older(
     inside: Start, authority: Authority, tmp_path: Path
 ) -> None:
     for number in (1, 2):

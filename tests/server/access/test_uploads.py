@@ -315,7 +315,8 @@ async def test_a_caller_s_messages_come_in_their_order_and_never_more_than_its_s
 
 
 @runs
-async def test_who_leaves_the_line_is_forgotten_at_once_and_those_behind_keep_their_places() -> None:
+async def test_who_leaves_the_line_is_forgotten_and_those_behind_keep_their_places() -> None:
+    """Who leaves the line is forgotten at once, and those behind keep their places."""
     uploads = uploads_of(1, 30)
     senders = {name: Sender() for name in ("holder", "leaves", "stays")}
     calls = {name: asyncio.create_task(uploads.receive("a", _PEER, each.read)) for name, each in senders.items()}

@@ -106,7 +106,7 @@ def test_a_message_is_unpacked_or_refused(attacked: Attacked, name: str) -> None
 
 
 @needs_proc
-def test_a_message_that_unpacks_to_more_than_is_allowed_is_refused_before_it_has(attacked: Attacked) -> None:
+def test_a_message_that_unpacks_to_more_than_allowed_is_refused_before_it_has(attacked: Attacked) -> None:
     forget_peak(attacked.pid)
     before = resident(attacked.pid)
     zeros = bytes(256 * MIB)  # 256 kB on their way

@@ -38,7 +38,8 @@ def test_percentiles_are_values_that_occurred_and_never_lie_below_the_share() ->
     assert loads.percentiles([]) == {}
 
 
-def test_the_rate_of_answers_that_come_in_batches_does_not_depend_on_where_the_window_cuts_them() -> None:
+def test_the_rate_of_batched_answers_does_not_depend_on_where_they_are_cut() -> None:
+    """The rate of answers that come in batches does not depend on where the window cuts them."""
     finished = [(0.5 * batch, 1) for batch in range(100) for _ in range(32)]  # 64 images a second
     for begin in (3.0, 3.1, 3.4, 3.5):
         for end in (30.0, 30.2, 30.49):

@@ -76,7 +76,7 @@ def test_throughput_without_the_generator_says_the_same() -> None:
     assert figure("throughput without the generator, share of the limit").value == pytest.approx(20 / 21)
 
 
-def test_a_service_that_computed_in_small_batches_is_compared_with_small_batches() -> None:
+def test_a_service_that_used_small_batches_is_compared_with_small_batches() -> None:
     slow = copy.deepcopy(RESULT)
     for one in slow["networks"][0]["kinds"]["jpeg"]["saturated"]:
         one["service"] = {**LOAD, "batches": {"1": 1000}}

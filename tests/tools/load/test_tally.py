@@ -79,7 +79,8 @@ def test_a_rejection_that_the_server_did_not_count_is_found(tally: Tally) -> Non
     assert broken(tally, **after, **{"glimpse_requests_rejected_total,reason=NO_IMAGES": 1.0}) == set()
 
 
-def test_an_oversized_message_may_be_one_without_a_message_to_the_server_and_nothing_else(tally: Tally) -> None:
+def test_only_an_oversized_message_may_be_no_message_to_the_server(tally: Tally) -> None:
+    """An oversized message may be one without a message to the server, and nothing else may."""
     after = counted(classified=3, refused=1) | {
         TRUNCATED: 1.0,
         "glimpse_requests_rejected_total,reason=MALFORMED_MESSAGE": 1.0,
@@ -133,7 +134,8 @@ def test_an_answer_is_right_when_each_image_has_its_label_or_its_refusal() -> No
     assert compare([cat], wanted).name == "WRONG"
 
 
-def test_growth_is_from_the_first_samples_to_the_last_whatever_peaks_lie_between() -> None:
+def test_growth_is_from_the_first_samples_to_the_last_whatever_lies_between() -> None:
+    """Growth is from the first samples to the last, whatever peaks lie between."""
     rss = [100, 102, 104, 900, 109, 110, 111]
     assert samples.growth([Sample(i, value, 1, 1) for i, value in enumerate(rss)]) == 8
     with pytest.raises(ValueError, match="two samples or more"):
