@@ -56,7 +56,9 @@ def resolve(name: str) -> Bundle:
 
 
 def _exists(name: str) -> bool:
+    """Whether it is a path of something to serve: any other folder may happen to be called as an architecture is."""
     try:
-        return Path(name).expanduser().exists()
+        path = Path(name).expanduser()
+        return (path / bundles.DESCRIPTION).is_file() if path.is_dir() else path.exists()
     except (OSError, RuntimeError, ValueError):  # too long; no home folder; a character that no path has
         return False

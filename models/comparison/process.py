@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any, Self
 
 _MODULE = "glimpse.server.measuring"
-_ROOT = Path(__file__).parents[2]
+_ROOT = Path(__file__).parents[3]  # the folder that holds the package
 _SAID = 4096  # bytes at the end of its standard error that are read
 _TOLD = 600  # characters of that in a message
 _END_SECONDS = 5.0  # that it has to end by itself

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
@@ -18,7 +20,7 @@ from glimpse.models.__main__ import main
 from glimpse.models.bundle import ClassLabel
 from glimpse.models.comparison import compare, labelled, names, plot, report
 from glimpse.models.comparison.labelled import LabelledFiles, indices
-from glimpse.models.comparison.process import MeasuringError, MeasuringProcess
+from glimpse.models.comparison.process import _ROOT, MeasuringError, MeasuringProcess
 from glimpse.models.evaluate import evaluate
 
 ANIMALS = (
@@ -137,6 +139,21 @@ def test_a_process_that_ends_is_told_with_what_it_said() -> None:
         process.ask("nonsense")
 
 
+def test_the_process_finds_the_package_and_not_its_parts_at_the_top() -> None:
+    """Its path is the folder that holds the package: a folder further in would make `client` importable, too."""
+    said = subprocess.run(
+        [
+            *(sys.executable, "-P", "-S", "-c"),
+            "import importlib.util as u; print([bool(u.find_spec(n)) for n in ('glimpse', 'client', 'models')])",
+        ],
+        env={"PYTHONPATH": str(_ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert said.strip() == "[True, False, False]"
+
+
 @pytest.mark.parametrize(
     ("name", "place"),
     [
@@ -207,11 +224,20 @@ def test_data_without_labelled_images_is_refused(make: Callable[[Path], object],
 
 
 def test_a_name_means_what_the_settings_of_a_server_would(tmp_path: Path) -> None:
-    (tmp_path / "resnet50:odd").mkdir()
+    shutil.copytree(bundles.EMBEDDED_DEFAULT, tmp_path / "resnet50:odd")
     assert names.source("resnet50").weights == "imagenet"
     assert names.source("se_resnet20").weights == "cifar10"
     assert (names.source("vgg16:a/b.pth").architecture, names.source("vgg16:a/b.pth").weights) == ("vgg16", "a/b.pth")
     assert names.source(str(tmp_path / "resnet50:odd")).weights == str(tmp_path / "resnet50:odd")
+
+
+def test_a_folder_that_is_no_bundle_hides_no_architecture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for a server: somebody may keep images or results in a folder called ``resnet50``."""
+    monkeypatch.chdir(tmp_path)
+    Path("resnet50").mkdir()
+    assert (names.source("resnet50").architecture, names.source("resnet50").weights) == ("resnet50", "imagenet")
+    shutil.copytree(bundles.EMBEDDED_DEFAULT, "vgg16")
+    assert (names.source("vgg16").architecture, names.source("vgg16").weights) == ("", "vgg16")
 
 
 def test_models_take_turns_and_none_always_comes_first() -> None:
