@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from glimpse.models import bundle, standard
@@ -31,14 +31,20 @@ def evaluate(loaded: Bundle, data: Path, *, skip_unreadable: bool = False) -> Me
         FileNotFoundError: `data` does not exist.
     """
     from glimpse.models import serving
+    from glimpse.models.decoding.formats import SUFFIXES
+    from glimpse.models.train import files
     from glimpse.models.train.data import read, summary
     from glimpse.models.train.measure import measure
 
+    with files.open_images(data, SUFFIXES) as found:
+        # What is in no folder is refused in reading.
+        names = [PurePosixPath(file.name).parent.name for file in found if "/" in file.name]
+    index = indices(names, loaded.labels, data=data, model=loaded.name)  # before any image is decoded
     images = read(
         data,
         loaded.recipe,
         [label.label for label in loaded.labels],
-        indices=indices(loaded.labels),
+        indices=index,
         skip_unreadable=skip_unreadable,
     )
     if images.left_out:

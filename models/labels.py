@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ LABELS_BYTES = 16 << 20  # of the file
 MAX_LABELS = 100_000  # classes; the largest public data set of images has some 22,000
 MAX_LABEL_LENGTH = 1_000  # characters of a line of the labels
 
+_NAMED = 10  # names in a message
 _LINE_END = re.compile(r"\r\n|\r|\n")
 
 
@@ -69,22 +71,75 @@ def line_of(label: ClassLabel) -> str:
     return "\t".join((label.label, label.class_id, ", ".join(label.synonyms))).rstrip("\t")
 
 
-def indices(labels: Sequence[ClassLabel]) -> dict[str, int]:
-    """The index of a class by each of its names: label, class id, the label with underscores, and synonyms.
+def indices(names: Iterable[str], labels: Sequence[ClassLabel], *, data: object, model: str) -> dict[str, int]:
+    """The index of the class that each name means.
 
-    A name that several classes have is that of the first, and a label comes before a synonym of another class.
+    A name may be a class's id, its label, one of the label's parts between commas, or a synonym. Upper and lower case,
+    and underscores and spaces, are the same, unless they tell two classes apart. A label comes before another class's
+    synonym.
+
+    Args:
+        names: of classes, for example those of folders of images.
+        labels: of the model, in the order of its output.
+        data: where the names are from, for messages.
+        model: its name, for messages.
+
+    Raises:
+        ValueError: the model does not know a class, or several of its classes have that name; the message names them.
     """
+    tables = _by_name(labels)
     found: dict[str, int] = {}
-    ways: tuple[Callable[[ClassLabel], Iterable[str]], ...] = (
-        lambda each: (each.label, each.class_id),
-        lambda each: (each.label.replace(" ", "_"),),
-        lambda each: (*each.synonyms, *(name.replace(" ", "_") for name in each.synonyms)),
-    )
-    for names in ways:
-        for index, each in enumerate(labels):
-            for name in filter(None, names(each)):
-                found.setdefault(name, index)
+    unknown: list[str] = []
+    shared: list[str] = []
+    for name in sorted(set(names)):
+        keys = (name, _plain(name))
+        places = next((at for table in tables for key in keys if (at := table.get(key))), set())
+        if not places:
+            unknown.append(name)
+        elif len(places) > 1:
+            shared.append(f"{name} ({', '.join(_shown(labels[place]) for place in sorted(places)[:_NAMED])})")
+        else:
+            found[name] = next(iter(places))
+    if unknown:
+        example = labels[0]
+        either = f"{example.label!r} or {example.class_id!r}" if example.class_id else repr(example.label)
+        raise ValueError(
+            f"{data} has classes that {model} does not know: {some(unknown)}. A class is named by its label, a synonym "
+            f"or its class id, for example {either}. Rename the folders, or leave them out."
+        )
+    if shared:
+        raise ValueError(
+            f"{data} has classes whose name several classes of {model} share: {some(shared)}. Name each by its class "
+            "id, or leave it out."
+        )
     return found
+
+
+def some(names: Sequence[str]) -> str:
+    """The first ten names, and how many more there are, for a message."""
+    more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
+
+
+def _by_name(labels: Sequence[ClassLabel]) -> tuple[dict[str, set[int]], ...]:
+    """The places of the classes that have a name: as it is written, then in any way, then as a synonym."""
+    exact, others, synonyms = (defaultdict[str, set[int]](set) for _ in range(3))
+    for place, each in enumerate(labels):
+        for name in filter(None, (each.class_id, each.label)):
+            exact[name].add(place)
+            others[_plain(name)].add(place)
+        for name in (*each.label.split(","), *each.synonyms):
+            if plain := _plain(name):
+                synonyms[plain].add(place)
+    return exact, others, synonyms
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.casefold().replace("_", " ").split())
+
+
+def _shown(label: ClassLabel) -> str:
+    return f"{label.class_id} {label.label}" if label.class_id else label.label
 
 
 def check_labels(labels: Sequence[ClassLabel]) -> None:

@@ -13,12 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from glimpse.models import bounded_files
+from glimpse.models import labels as classes
 from glimpse.models.decoding.formats import SUFFIXES
-from glimpse.models.labels import LABELS, LABELS_BYTES, ClassLabel
+from glimpse.models.labels import LABELS, LABELS_BYTES, ClassLabel, some
 from glimpse.models.train import files
-
-_NAMED = 10  # classes or files in a message
-
 
 @dataclass(frozen=True, slots=True)
 class LabelledFiles:
@@ -89,7 +87,7 @@ def _listed(path: Path) -> LabelledFiles:
         at = [name] if name in whole else by_name.get(name, [])
         if len(at) > 1:
             raise ValueError(
-                f"{path / LABELS}: line {number} names {name}, of which there are several: {_some(at)}. Write its "
+                f"{path / LABELS}: line {number} names {name}, of which there are several: {some(at)}. Write its "
                 "folder, too."
             )
         if at:
@@ -97,7 +95,7 @@ def _listed(path: Path) -> LabelledFiles:
         else:
             missing.append(name)
     if missing:
-        raise ValueError(f"{path / LABELS} names images that are not in {images}: {_some(missing)}.")
+        raise ValueError(f"{path / LABELS} names images that are not in {images}: {some(missing)}.")
     if not labelled:
         raise ValueError(f"{path / LABELS} names no image. Write a line 'FILE CLASS' for each.")
     if twice := len(labelled) - len({name for name, _ in labelled}):
@@ -121,9 +119,6 @@ def _lines(path: Path) -> list[str]:
 def indices(data: LabelledFiles, labels: Sequence[ClassLabel], model: str) -> dict[str, int]:
     """Of each class of the data, its place among the model's classes.
 
-    A class is found by its class id, by its label, or by one of a label's parts between commas; upper and lower case,
-    and underscores and spaces, are the same.
-
     Args:
         data: the data set.
         labels: of the model, in the order of its output.
@@ -136,54 +131,8 @@ def indices(data: LabelledFiles, labels: Sequence[ClassLabel], model: str) -> di
         beyond = [name for name in data.classes if int(name) >= len(labels)]
         if beyond:
             raise ValueError(
-                f"{data.path} has classes that {model} does not know: {_some(sorted(beyond, key=int))}. Its "
+                f"{data.path} has classes that {model} does not know: {some(sorted(beyond, key=int))}. Its "
                 f"{len(labels)} classes have the indices 0 to {len(labels) - 1}."
             )
         return {name: int(name) for name in data.classes}
-    names = _names(labels)
-    found: dict[str, int] = {}
-    unknown: list[str] = []
-    shared: list[str] = []
-    for name in data.classes:
-        places = next((at for key in (name, _plain(name)) if (at := names.get(key))), set())
-        if not places:
-            unknown.append(name)
-        elif len(places) > 1:
-            shared.append(name)
-        else:
-            found[name] = next(iter(places))
-    if unknown:
-        example = labels[0]
-        either = f"{example.label!r} or {example.class_id!r}" if example.class_id else repr(example.label)
-        raise ValueError(
-            f"{data.path} has classes that {model} does not know: {_some(unknown)}. A class is named by its label or "
-            f"its class id, for example {either}. Rename the folders, or leave them out."
-        )
-    if shared:
-        raise ValueError(
-            f"{data.path} has classes whose name several classes of {model} share: {_some(shared)}. Name them by their "
-            "class id."
-        )
-    return found
-
-
-def _names(labels: Sequence[ClassLabel]) -> dict[str, set[int]]:
-    """By each name that a class may be given, the places of those that have it; the exact ones come first."""
-    exact: dict[str, set[int]] = defaultdict(set)
-    others: dict[str, set[int]] = defaultdict(set)
-    for place, label in enumerate(labels):
-        for name in filter(None, (label.class_id, label.label)):
-            exact[name].add(place)
-        for part in (label.class_id, label.label, *label.label.split(",")):
-            if part.strip():
-                others[_plain(part)].add(place)
-    return {**others, **exact}
-
-
-def _plain(name: str) -> str:
-    return " ".join(name.casefold().replace("_", " ").split())
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
+    return classes.indices(data.classes, labels, data=data.path, model=model)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from glimpse.models.evaluate import evaluate
 
 ANIMALS = (
     ClassLabel("tabby, tabby cat", "n02123045"),
-    ClassLabel("great_white_shark", "n01484850"),
+    ClassLabel("great_white_shark", "n01484850", ("man-eater",)),
     ClassLabel("crane", "n02012849"),
     ClassLabel("crane", "n03126707"),
 )
@@ -162,6 +163,7 @@ def test_the_process_finds_the_package_and_not_its_parts_at_the_top() -> None:
         ("Tabby Cat", 0),
         ("great white shark", 1),
         ("Great_White_Shark", 1),
+        ("Man-Eater", 1),
         ("n03126707", 3),
     ],
 )
@@ -172,8 +174,17 @@ def test_a_class_is_found_by_its_id_label_or_synonym(name: str, place: int) -> N
 
 def test_a_label_that_several_classes_have_is_refused() -> None:
     data = LabelledFiles(Path("data"), Path("data"), (("crane/1.png", "crane"),))
-    with pytest.raises(ValueError, match=r"several classes of model share: crane. Name them by their class id"):
+    with pytest.raises(ValueError, match=r"share: crane \(n02012849 crane, n03126707 crane\)\. Name each by its class id"):
         indices(data, ANIMALS, "model")
+
+
+def test_an_evaluation_refuses_a_folder_that_may_be_two_classes(folders: Path) -> None:
+    """It finds classes as a comparison does, and before it decodes an image."""
+    loaded = bundles.read(bundles.EMBEDDED_DEFAULT)
+    twins = (ClassLabel("tabby", "n1", ("cat",)), ClassLabel("tiger cat", "n2", ("cat",)), *loaded.labels[2:])
+    (folders / "ship" / "2.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"share: cat \(n1 tabby, n2 tiger cat\)"):
+        evaluate(replace(loaded, labels=tuple(each for each in twins if each.label != "cat")), folders)
 
 
 def test_an_index_beyond_the_classes_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pytest
@@ -44,24 +45,47 @@ def test_a_synonym_that_could_not_be_read_back_is_refused(synonym: str) -> None:
         check_labels([ClassLabel("cat", "", (synonym,))])
 
 
+def found(names: Iterable[str], labels: Sequence[ClassLabel]) -> dict[str, int]:
+    return indices(names, labels, data="photos", model="net")
+
+
 @pytest.mark.parametrize(
-    "name", ["great white shark", "great_white_shark", "n01484850", "white shark", "white_shark", "man-eater"]
+    "name",
+    [
+        *("great white shark", "great_white_shark", "n01484850", "white shark", "white_shark", "man-eater"),
+        *("Great White Shark", "N01484850", "MAN-EATER"),
+    ],
 )
 def test_a_class_is_found_by_each_of_its_names(name: str) -> None:
-    assert indices(KNOWN)[name] == 1
+    assert found([name], KNOWN) == {name: 1}
 
 
 def test_a_label_comes_before_another_class_s_synonym() -> None:
-    found = indices([ClassLabel("hen", "n1", ("cock", "bird")), ClassLabel("cock", "n2", ("bird",))])
-    assert found == {"hen": 0, "n1": 0, "cock": 1, "n2": 1, "bird": 0}
+    labels = [ClassLabel("hen", "n1", ("cock",)), ClassLabel("cock", "n2"), ClassLabel("Cock", "n3")]
+    assert found(["hen", "cock", "Cock", "n1"], labels) == {"hen": 0, "cock": 1, "Cock": 2, "n1": 0}
+
+
+@pytest.mark.parametrize("name", ["panda", "panther", "crane", "Crane", "maillot"])
+def test_a_name_of_several_classes_is_refused_with_all_of_them(name: str) -> None:
+    """To count them as the first class would give a wrong accuracy without a word."""
+    labels = published.labels("imagenet1000")
+    with pytest.raises(ValueError, match=rf"photos has .* several classes of net share: {name} \(n\d+ .*, n\d+ ") as told:
+        found(["tabby", name], labels)
+    assert "Name each by its class id, or leave it out." in str(told.value)
+
+
+def test_a_name_of_no_class_is_refused_with_an_example() -> None:
+    with pytest.raises(ValueError, match=r"photos has classes that net does not know: emu, yak\. .*'cat'"):
+        found(["yak", "emu", "cat"], KNOWN)
 
 
 def test_every_imagenet_class_is_found_by_the_names_that_keras_gives_it() -> None:
     labels = published.labels("imagenet1000")
-    found = indices(labels)
     for index, label in enumerate(labels):
-        assert found[label.class_id] == index
-        # "crane" and "maillot" are two classes each.
-        assert found[label.label.replace(" ", "_")] == index or label.label in {"crane", "maillot"}
+        assert found([label.class_id], labels) == {label.class_id: index}
+    # "crane" and "maillot" are two classes each.
+    names = {label.label.replace(" ", "_"): index for index, label in enumerate(labels)}
+    del names["crane"], names["maillot"]
+    assert found(names, labels) == names
     assert labels[2].synonyms == ("white shark", "man-eater", "man-eating shark", "Carcharodon carcharias")
-    assert found["tabby_cat"] == 281
+    assert found(["tabby_cat"], labels) == {"tabby_cat": 281}
