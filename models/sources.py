@@ -22,6 +22,9 @@ DEFAULT_WEIGHTS = "imagenet"
 DEFAULTS: Mapping[str, str] = {DEFAULT_WEIGHTS: "efficientnet_lite0", "cifar10": "se_resnet20"}
 LABELS = ("labels.txt",)
 RECIPES = ("recipe.toml", "recipe.json")
+# Options without influence on what a trained network answers: of training, and for the size of its input, which is the
+# recipe's.
+_WITHOUT_INFLUENCE = frozenset({"auxiliary", "dropout", "rho"})
 _ZIP = b"PK\x03\x04"
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 
@@ -70,9 +73,12 @@ def resolve(source: ModelSource) -> Bundle:
             f"{did_you_mean(source.weights, (*DEFAULTS, random_weights.TAG))} Give one of these tags or a path, or "
             "name an architecture with GLIMPSE_MODEL; python -m glimpse.models list shows each with its tags."
         )
+    find(architecture, source.variant, source.options)
     shipped = bundles.embedded(architecture)
-    if source.weights in shipped and source.variant is None:
-        return bundles.read(bundles.EMBEDDED / f"{architecture}_{source.weights}")
+    if source.weights in shipped:
+        bundle = bundles.read(bundles.EMBEDDED / f"{architecture}_{source.weights}")
+        if source.variant in {None, bundle.variant}:
+            return _as_it_is(source, bundle)
     tags = published.tags(architecture, source.variant)
     if source.weights not in tags:
         known = (*shipped, *tags)
@@ -92,36 +98,90 @@ def _bundle(source: ModelSource, folder: Path) -> Bundle:
             f"{folder} holds weights of {bundle.architecture}, not of {source.architecture}. "
             f"Set GLIMPSE_MODEL to {bundle.architecture}, or do not set it."
         )
+    return _as_it_is(source, bundle)
+
+
+def _as_it_is(source: ModelSource, bundle: Bundle) -> Bundle:
+    """A bundle that the settings do not contradict: it has its network, its labels and its recipe.
+
+    Raises:
+        BundleError: they do.
+    """
+    for setting, path in (("GLIMPSE_LABELS", source.labels), ("GLIMPSE_RECIPE", source.recipe)):
+        if path is not None:
+            raise BundleError(
+                f"{setting} is for weights files and for published and random weights, but the bundle {bundle.folder} "
+                f"has its own. Received: {path}. Leave {setting} out, or give the weights file in the bundle instead "
+                "of the bundle."
+            )
+    if not bundle.architecture and source.options:
+        raise BundleError(
+            f"GLIMPSE_OPTIONS is for architectures of the library, but the bundle {bundle.folder} holds a whole Keras "
+            "model. Leave it out."
+        )
+    if bundle.architecture:
+        what = f"The weights of the bundle {bundle.folder} are"
+        if source.variant not in {None, bundle.variant}:
+            raise BundleError(
+                f"{what} for the variant {bundle.variant}. Received: {source.variant}. Leave GLIMPSE_VARIANT out."
+            )
+        _refuse_other_network(what, source, bundle.architecture, bundle.variant, bundle.options, "Leave the option out")
     return bundle
+
+
+def _refuse_other_network(
+    what: str, source: ModelSource, architecture: str, variant: str, options: Mapping[str, Any], advice: str
+) -> None:
+    """Refuse options that make another network of the architecture than weights are of.
+
+    Args:
+        what: whose weights, as the beginning of a sentence.
+        source: which has the options that the user gave.
+        architecture: of the weights.
+        variant: of the weights.
+        options: of the weights.
+        advice: what to do, as a sentence without its end.
+
+    Raises:
+        BundleError: they do.
+        ValueError: an option's value cannot be.
+    """
+    trained = find(architecture, variant, options)
+    wanted = find(architecture, variant, {**options, **source.options})
+    for name in source.options.keys() - _WITHOUT_INFLUENCE:
+        if (own := getattr(trained, name)) != (other := getattr(wanted, name)):
+            raise BundleError(f"{what} for {name}={own}. Received: {name}={other}. {advice}.")
 
 
 def _published(source: ModelSource, architecture: str) -> Bundle:
     checkpoint = published.find(architecture, source.variant, source.weights)
-    for name, value in source.options.items():
-        if checkpoint.options.get(name, value) != value:
-            raise BundleError(
-                f"{architecture}'s weights {source.weights!r} were published for {name}={checkpoint.options[name]}. "
-                f"Received: {name}={value}. Leave the option out, or give another tag."
-            )
+    what = f"{architecture}'s weights {source.weights!r} were published"
+    others = [tag for tag in published.tags(architecture, source.variant) if tag != source.weights]
+    advice = "Leave the option out" + (f", or give another tag: {', '.join(others)}" if others else "")
+    _refuse_other_network(what, source, architecture, checkpoint.variant, checkpoint.options, advice)
     source = replace(source, variant=checkpoint.variant, options={**checkpoint.options, **source.options})
     try:
         path = published.fetch(checkpoint)
     except published.FetchError as error:
         raise BundleError(str(error)) from error
+    labels = read_labels(source.labels) if source.labels else checkpoint.labels
+    recipe = _recipe(source.recipe) if source.recipe else checkpoint.recipe
+    # Answers were recorded to the pictures that the published recipe makes, a probability for each published class.
+    recorded = recipe.digest == checkpoint.recipe.digest and len(labels) == len(checkpoint.labels)
     return _made(
         path,
         name=f"{architecture}_{source.weights}",
         source=source,
         architecture=architecture,
-        labels=read_labels(source.labels) if source.labels else checkpoint.labels,
-        recipe=_recipe(source.recipe) if source.recipe else checkpoint.recipe,
+        labels=labels,
+        recipe=recipe,
         metrics={
             name: share / 100
             for name, share in (("top1", checkpoint.top1), ("top5", checkpoint.top5))
             if share is not None
         },
         temperature=checkpoint.temperature,
-        golden=checkpoint.golden,
+        golden=checkpoint.golden if recorded else "",
     )
 
 
@@ -148,6 +208,11 @@ def _file(source: ModelSource, path: Path) -> Bundle:
     _open(path).close()  # before it is read for its hash, which takes very long for a sparse file
     if not source.architecture and not _is_saved_model(path):
         raise BundleError(_without_architecture(path))
+    if not source.architecture and source.options:
+        raise BundleError(
+            f"GLIMPSE_OPTIONS is for architectures of the library, but GLIMPSE_MODEL does not say of which {path} are "
+            "the weights. Name it, or leave the options out for a whole Keras model."
+        )
     return _made(
         path,
         name=re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("-._") or "model",

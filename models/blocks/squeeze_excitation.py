@@ -8,7 +8,7 @@ from keras import KerasTensor, layers
 def squeeze_excitation(x: KerasTensor, *, ratio: int, name: str) -> KerasTensor:
     """x * sigmoid(W2 relu(W1 mean(x))): recalibrate every channel by what the whole map holds.
 
-    Three layers, as described by the paper and by the seeds: global average pooling (squeeze), a hidden dense
+    Three layers, as described by the paper and by the handbook: global average pooling (squeeze), a hidden dense
     layer of channels / ratio units with ReLU, a dense layer with sigmoid (excitation).
 
     Args:

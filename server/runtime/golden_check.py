@@ -145,6 +145,11 @@ def load(bundle: Bundle, mode: Literal["require", "auto", "off"]) -> GoldenCheck
         names = tuple(each.picture.name for each in recorded)
         return GoldenCheck(np.stack(pixels), names, np.stack([each.probabilities for each in recorded]), disabled=False)
     if mode == "require":
+        if bundle.random:
+            raise GoldenError(
+                f"The model {bundle.name} has random weights, for which no answers are recorded, and GLIMPSE_GOLDEN is "
+                "require. Set GLIMPSE_GOLDEN to auto, or serve trained weights."
+            )
         raise GoldenError(
             f"The model {bundle.name} has no golden answers, and GLIMPSE_GOLDEN is require. Record them in its bundle: "
             "python -m glimpse.models golden FOLDER"

@@ -118,6 +118,19 @@ def test_the_default_s_answers_are_recorded_for_pictures_that_ship() -> None:
     }.items()
 
 
+def test_answers_are_recorded_for_the_published_recipe_and_no_other(tmp_path: Path) -> None:
+    """With another one the network sees other pictures, and a server would refuse to start."""
+    recipe, labels = tmp_path / "recipe.toml", tmp_path / "labels.txt"
+    recipe.write_text("height = 240\nwidth = 240\nmean = [127, 127, 127]\nstd = [128, 128, 128]\n")
+    found = resolve(ModelSource(weights=DEFAULT_WEIGHTS, recipe=recipe))
+    assert found.input_shape == (240, 240, 3)
+    assert golden.read(found) == ()
+    labels.write_text("".join(f"class {number}\n" for number in range(1000)))
+    assert len(golden.read(resolve(ModelSource(weights=DEFAULT_WEIGHTS, labels=labels)))) > 0
+    labels.write_text("cat\ndog\n")
+    assert golden.read(resolve(ModelSource(weights=DEFAULT_WEIGHTS, labels=labels))) == ()
+
+
 def test_recorded_answers_of_other_weights_are_refused() -> None:
     bundle = replace(resolve(ModelSource(weights="imagenet")), weights_digest="sha256:other")
     with pytest.raises(BundleError, match="was recorded with weights_digest"):

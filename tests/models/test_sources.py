@@ -122,6 +122,50 @@ def test_an_option_that_contradicts_published_weights_is_refused() -> None:
         resolve(ModelSource(weights="imagenet_alpha0.5", architecture="mobilenet", options={"alpha": 0.25}))
 
 
+@pytest.mark.parametrize(
+    ("tag", "architecture", "options", "answer"),
+    [
+        ("imagenet", "mobilenet", {"alpha": 0.25}, r"for alpha=1\.0\. .* another tag: .*imagenet_alpha0\.25"),
+        ("imagenet", "resnet50", {"activation": "silu"}, "published for activation=relu. Received: activation=silu"),
+        ("imagenet", "", {"bogus": 1}, r"efficientnet_lite0 \(tensorflow\) has no option 'bogus'"),
+        ("cifar10", "", {"bogus": 1}, r"se_resnet20 \(\w+\) has no option 'bogus'"),
+        ("cifar10", "", {"se_ratio": 3}, "for se_ratio=8. Received: se_ratio=3. Leave the option out"),
+        (str(bundle.EMBEDDED_DEFAULT), "", {"se_ratio": 3}, "for se_ratio=8. Received: se_ratio=3"),
+    ],
+)
+def test_options_that_would_make_another_network_are_refused(
+    tag: str, architecture: str, options: dict[str, Any], answer: str
+) -> None:
+    """Some have no weights of their own, so that nothing else would tell: the answers would just be wrong."""
+    with pytest.raises(ValueError, match=answer):
+        resolve(ModelSource(weights=tag, architecture=architecture, options=options))
+
+
+@pytest.mark.parametrize("options", [{"dropout": 0.5}, {"se_ratio": 8}, {"depths": [3, 3, 3]}])
+def test_options_that_change_nothing_are_taken_for_a_bundle(options: dict[str, Any]) -> None:
+    assert resolve(ModelSource(weights="cifar10", options=options)).folder == bundle.EMBEDDED_DEFAULT
+
+
+def test_the_shipped_weights_may_be_named_with_their_variant() -> None:
+    assert resolve(ModelSource(weights="cifar10", variant="cifar_wide")).folder == bundle.EMBEDDED_DEFAULT
+    with pytest.raises(BundleError, match="are for the variant cifar_wide. Received: cifar. Leave GLIMPSE_VARIANT out"):
+        resolve(ModelSource(weights=str(bundle.EMBEDDED_DEFAULT), variant="cifar"))
+
+
+@pytest.mark.parametrize("setting", ["labels", "recipe"])
+@pytest.mark.parametrize("model", ["cifar10", str(bundle.EMBEDDED_DEFAULT)], ids=["tag", "folder"])
+def test_a_bundle_s_own_labels_and_recipe_are_not_replaced(model: str, setting: str, tmp_path: Path) -> None:
+    """They were ignored, so whoever set one was served something else than was asked for."""
+    with pytest.raises(BundleError, match=rf"GLIMPSE_{setting.upper()} is for weights files .* has its own"):
+        resolve(ModelSource(weights=model, **{setting: tmp_path / "mine"}))  # type: ignore[arg-type]
+
+
+def test_options_of_a_file_without_an_architecture_are_refused(tmp_path: Path) -> None:
+    path = own_model(tmp_path / "mine.keras")
+    with pytest.raises(BundleError, match="GLIMPSE_MODEL does not say"):
+        resolve(ModelSource(weights=str(path), options={"alpha": 0.5}))
+
+
 def test_an_unknown_architecture_is_named_before_its_weights() -> None:
     with pytest.raises(UnknownArchitectureError, match="se_resnet2000"):
         resolve(ModelSource(weights="nothing", architecture="se_resnet2000"))

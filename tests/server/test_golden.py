@@ -123,6 +123,12 @@ def test_answers_that_are_required_and_missing_are_refused(bare: bundles.Bundle)
         load(bare, "require")
 
 
+def test_answers_of_random_weights_cannot_be_required(bare: bundles.Bundle) -> None:
+    """Nothing can be recorded for them, so the message says what to set instead."""
+    with pytest.raises(GoldenError, match=r"random weights, for which no answers .* Set GLIMPSE_GOLDEN to auto"):
+        load(replace(bare, random=True), "require")
+
+
 def test_off_checks_nothing_and_warns(bare: bundles.Bundle) -> None:
     for bundle in (EMBEDDED, bare):
         with structlog.testing.capture_logs() as logs:
