@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
+from itertools import pairwise
 from typing import Any
 
+from glimpse.models.bounded_files import shown
 from glimpse.models.families import (
     densenet,
     efficientnet_lite,
@@ -77,6 +79,15 @@ _KINDS: dict[str, tuple[Callable[[object], bool], str]] = {
 }
 
 
+# Bounds of what options may ask for, far beyond every published network. A bundle may come from anybody, and its
+# network is built in the server.
+_MOST_COUNT = 65_536  # of a whole number, such as channels or units of a layer
+_MOST_COUNTS = 1_000  # numbers in a list
+_MOST_BLOCKS = 2_000  # of all groups together; the deepest published network has some 600
+_MOST_SCALE = 10  # of a multiplier, such as MobileNet's alpha
+_MOST_HIDDEN_WEIGHTS = 1 << 28  # between hidden layers, all together: 1 GiB in float32
+
+
 class UnknownArchitectureError(ValueError):
     """The library has no such architecture, variant or option; the message lists similar names."""
 
@@ -115,6 +126,26 @@ def find(name: str, variant: str | None = None, options: Mapping[str, Any] | Non
     )
 
 
+def _excess(option: str, value: object) -> str:
+    """What an option's value, of the right kind, must be and is not, behind "must"; empty where it is in bounds."""
+    if isinstance(value, float | int) and not isinstance(value, bool):
+        most = _MOST_SCALE if option in {"alpha", "rho"} else _MOST_BLOCKS if option == "middle" else _MOST_COUNT
+        return f"be at most {most:,}. Received: {shown(value)}" if value > most else ""
+    return _excess_of_list(option, value) if isinstance(value, list | tuple) else ""
+
+
+def _excess_of_list(option: str, value: Sequence[int]) -> str:
+    if len(value) > _MOST_COUNTS:
+        return f"have at most {_MOST_COUNTS:,} numbers. Received: {len(value):,} of them"
+    if max(value) > _MOST_COUNT:
+        return f"have numbers of at most {_MOST_COUNT:,}. Received: {shown(max(value))}"
+    if option == "depths" and sum(value) > _MOST_BLOCKS:
+        return f"add up to at most {_MOST_BLOCKS:,} blocks. Received: {sum(value):,}"
+    if option == "hidden" and (count := sum(a * b for a, b in pairwise(value))) > _MOST_HIDDEN_WEIGHTS:
+        return f"have at most {_MOST_HIDDEN_WEIGHTS:,} weights between its layers. Received: {count:,}"
+    return ""
+
+
 def _with(row: Architecture, options: Mapping[str, Any]) -> Architecture:
     for option in options:
         if option not in row.OPTIONS:
@@ -126,6 +157,8 @@ def _with(row: Architecture, options: Mapping[str, Any]) -> Architecture:
         fits, wanted = _KINDS.get(kinds[option], (None, ""))
         if fits is not None and not fits(value):
             raise ValueError(f"{row.name}: {option} must be {wanted}. Received: {value!r}")
+        if excess := _excess(option, value):
+            raise ValueError(f"{row.name}: {option} must {excess}")
     if not 0 <= options.get("dropout", 0) < 1:
         raise ValueError(f"{row.name}: dropout must be at least 0 and less than 1. Received: {options['dropout']!r}")
     # JSON has lists only.

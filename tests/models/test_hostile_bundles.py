@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from glimpse.models import bounded_files, bundle, golden, labels, sources
+from glimpse.models import bounded_files, bundle, catalogue, golden, labels, sources
 from glimpse.models.bundle import BundleError, ClassLabel
 from glimpse.models.prestem.recipe import Recipe
 
@@ -254,6 +254,32 @@ def test_a_value_of_a_wrong_kind_is_refused_in_a_sentence(edit: Callable[..., Pa
         assert bundle.read(edit(**changes)).temperature == 1e29  # odd, and a number
         return
     refusal(edit(**changes))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "options", "message"),
+    [
+        ("mnist_dnn", {"hidden": [10**6, 10**6]}, "numbers of at most 65,536. Received: 1000000"),
+        ("mnist_dnn", {"hidden": [65_536] * 3}, "at most 268,435,456 weights between its layers"),
+        ("mnist_dnn", {"hidden": [1] * 1001}, "at most 1,000 numbers. Received: 1,001"),
+        ("resnet20", {"depths": [10**6, 1, 1]}, "numbers of at most 65,536. Received: 1000000"),
+        ("resnet20", {"depths": [1999, 1, 1]}, "add up to at most 2,000 blocks. Received: 2,001"),
+        ("densenet121", {"growth": 10**6}, "be at most 65,536. Received: 1000000"),
+        ("xception", {"middle": 2001}, "be at most 2,000. Received: 2001"),
+        ("mobilenet", {"alpha": 1e9}, "be at most 10. Received: 1000000000.0"),
+        ("mobilenet", {"rho": 10.5}, "be at most 10. Received: 10.5"),
+        ("basic_cnn", {"width": 10**29}, "be at most 65,536. Received: 1000"),
+    ],
+    ids=str,
+)
+def test_options_that_would_make_a_giant_are_refused(
+    edit: Callable[..., Path], architecture: str, options: dict[str, Any], message: str
+) -> None:
+    """Where the runtime reads Keras models, the network is built in the server, which has no limits of its own."""
+    variant = catalogue.find(architecture).variant
+    said = refusal(edit(architecture=architecture, variant=variant, options=options))
+    assert message in said
+    assert len(said) < 1000
 
 
 def test_a_description_without_its_number_of_classes_says_so(folder: Path) -> None:
