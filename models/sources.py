@@ -15,6 +15,7 @@ from glimpse.models import bundle as bundles
 from glimpse.models.bundle import Bundle, BundleError, ClassLabel, read_labels
 from glimpse.models.catalogue import find
 from glimpse.models.prestem.recipe import Recipe
+from glimpse.models.spec import Architecture
 from glimpse.models.suggestions import did_you_mean
 
 DEFAULT_WEIGHTS = "imagenet"
@@ -63,11 +64,13 @@ def resolve(source: ModelSource) -> Bundle:
         _open(path).close()  # refuses a named pipe or a device
     if (seed := random_weights.seed(source.weights)) is not None:
         return _random(source, source.architecture or DEFAULTS[DEFAULT_WEIGHTS], seed)
-    if source.architecture:
-        architecture = source.architecture
-    elif source.weights in DEFAULTS:
-        architecture = DEFAULTS[source.weights]
-    else:
+    return _tagged(source)
+
+
+def _tagged(source: ModelSource) -> Bundle:
+    """The model of a tag, shipped or published."""
+    architecture = source.architecture or DEFAULTS.get(source.weights)
+    if architecture is None:
         raise BundleError(
             f"There are no weights {source.weights!r}, and no file or bundle folder of that name."
             f"{did_you_mean(source.weights, (*DEFAULTS, random_weights.TAG))} Give one of these tags or a path, or "
@@ -125,29 +128,28 @@ def _as_it_is(source: ModelSource, bundle: Bundle) -> Bundle:
             raise BundleError(
                 f"{what} for the variant {bundle.variant}. Received: {source.variant}. Leave GLIMPSE_VARIANT out."
             )
-        _refuse_other_network(what, source, bundle.architecture, bundle.variant, bundle.options, "Leave the option out")
+        trained = find(bundle.architecture, bundle.variant, bundle.options)
+        _refuse_other_network(what, source, trained, bundle.options, "Leave the option out")
     return bundle
 
 
 def _refuse_other_network(
-    what: str, source: ModelSource, architecture: str, variant: str, options: Mapping[str, Any], advice: str
+    what: str, source: ModelSource, trained: Architecture, options: Mapping[str, Any], advice: str
 ) -> None:
     """Refuse options that make another network of the architecture than weights are of.
 
     Args:
         what: whose weights, as the beginning of a sentence.
         source: which has the options that the user gave.
-        architecture: of the weights.
-        variant: of the weights.
-        options: of the weights.
+        trained: the row that the weights are of.
+        options: those that it was found with.
         advice: what to do, as a sentence without its end.
 
     Raises:
         BundleError: they do.
         ValueError: an option's value cannot be.
     """
-    trained = find(architecture, variant, options)
-    wanted = find(architecture, variant, {**options, **source.options})
+    wanted = find(trained.name, trained.variant, {**options, **source.options})
     for name in source.options.keys() - _WITHOUT_INFLUENCE:
         if (own := getattr(trained, name)) != (other := getattr(wanted, name)):
             raise BundleError(f"{what} for {name}={own}. Received: {name}={other}. {advice}.")
@@ -158,7 +160,8 @@ def _published(source: ModelSource, architecture: str) -> Bundle:
     what = f"{architecture}'s weights {source.weights!r} were published"
     others = [tag for tag in published.tags(architecture, source.variant) if tag != source.weights]
     advice = "Leave the option out" + (f", or give another tag: {', '.join(others)}" if others else "")
-    _refuse_other_network(what, source, architecture, checkpoint.variant, checkpoint.options, advice)
+    trained = find(architecture, checkpoint.variant, checkpoint.options)
+    _refuse_other_network(what, source, trained, checkpoint.options, advice)
     source = replace(source, variant=checkpoint.variant, options={**checkpoint.options, **source.options})
     try:
         path = published.fetch(checkpoint)

@@ -18,6 +18,7 @@ from glimpse.models.decoding.formats import SUFFIXES
 from glimpse.models.labels import LABELS, LABELS_BYTES, ClassLabel, some
 from glimpse.models.train import files
 
+
 @dataclass(frozen=True, slots=True)
 class LabelledFiles:
     """A data set as it lies on the disk.

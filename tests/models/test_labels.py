@@ -69,7 +69,7 @@ def test_a_label_comes_before_another_class_s_synonym() -> None:
 def test_a_name_of_several_classes_is_refused_with_all_of_them(name: str) -> None:
     """To count them as the first class would give a wrong accuracy without a word."""
     labels = published.labels("imagenet1000")
-    with pytest.raises(ValueError, match=rf"photos has .* several classes of net share: {name} \(n\d+ .*, n\d+ ") as told:
+    with pytest.raises(ValueError, match=rf"several classes of net share: {name} \(n\d+ .*, n\d+ ") as told:
         found(["tabby", name], labels)
     assert "Name each by its class id, or leave it out." in str(told.value)
 
