@@ -68,7 +68,7 @@ class Client(BaseClient):
             image: the path of an image file, or its bytes; or pixels as a NumPy array of uint8 ``[height, width, 3]``
                 in the order red, green, blue, or grey ``[height, width]``; or a Pillow image, which travels as the
                 pixels that a viewer would show (upright, transparency on white). Pixels have to fit into a message, as
-                about 5.5 megapixels do, and three times as many in grey.
+                about 5.5 megapixels do, and three times as many of a grey array.
             top_k: how many predictions to return; without it 5, or all classes where there are fewer.
             min_probability: leave out predictions that are less probable than this, 0 to 1.
             geometry: how to fit the image to the network's input, one of those that the server allows

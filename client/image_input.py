@@ -56,7 +56,8 @@ def load(image: ImageInput) -> classifier_pb2.Image:
         image: the path of an image file; or the file's bytes; or pixels, that is anything with the buffer protocol that
             is uint8 ``[height, width, 3]`` in the order red, green, blue, or grey ``[height, width]`` or ``[height,
             width, 1]``, such as a NumPy array; or a Pillow image. The server converts grey to colour and colour to grey
-            where its model needs that.
+            where its model needs that. Only a grey array travels in one channel, which older servers refuse; a grey
+            Pillow image travels in red, green and blue.
 
     Raises:
         OSError: the file cannot be read.
@@ -94,7 +95,7 @@ def is_pillow(image: object) -> bool:
 
 def _from_pillow(image: Any) -> classifier_pb2.Image:
     width, height = image.size
-    if (1 if _is_grey(image) else 3) * width * height > MAX_IMAGE_BYTES:
+    if 3 * width * height > MAX_IMAGE_BYTES:
         raise ImageRefusedError(
             Code.INVALID_ARGUMENT,
             "MESSAGE_TOO_LARGE",
@@ -107,14 +108,17 @@ def _from_pillow(image: Any) -> classifier_pb2.Image:
         image = image.transpose(turn)
     pixels = _as_shown(image)
     width, height = pixels.size
-    return _raw(width, height, pixels.tobytes(), 1 if pixels.mode == "L" else 3)
+    return _raw(width, height, pixels.tobytes())
 
 
 def _as_shown(image: Any) -> Any:
-    """In 8 bits of red, green and blue, or of grey."""
+    """In 8 bits of red, green and blue.
+
+    Grey, too, although one channel would be a third of it: every server reads these, also older ones.
+    """
     if image.mode.startswith("I;16"):
         # Pillow's own conversion would clip at 255.
-        return image.convert("I").point(lambda value: value / 256).convert("L")
+        return image.convert("I").point(lambda value: value / 256).convert("L").convert("RGB")
     if image.mode in {"I", "F"}:
         raise ValueError(
             "A Pillow image of mode I or F does not say which value is white; convert it to L or RGB first. "
@@ -126,12 +130,7 @@ def _as_shown(image: Any) -> Any:
         white.paste((255, 255, 255, 255), (0, 0, *shown.size))
         white.paste(shown, mask=shown)
         return white.convert("RGB")
-    return image.convert("L" if _is_grey(image) else "RGB")
-
-
-def _is_grey(image: Any) -> bool:
-    """Whether one channel says all that there is to see."""
-    return image.mode.startswith("I;16") or (image.mode in {"1", "L"} and not image.has_transparency_data)
+    return image.convert("RGB")
 
 
 def _raw(width: int, height: int, data: bytes, channels: int = 3) -> classifier_pb2.Image:
