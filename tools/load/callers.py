@@ -8,10 +8,9 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import grpc
-import numpy as np
 
 from glimpse.client import Client, GlimpseError
 from glimpse.client.results import ImageResult
@@ -19,7 +18,7 @@ from glimpse.client.status import from_rpc_error
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1 import classifier_pb2_grpc
 from tools.load.ledger import Failure, Ledger, Slow
-from tools.load.pictures import Picture, Pictures
+from tools.load.pictures import Picture, Pictures, source
 from tools.load.wire import SERVICE
 
 _TIMEOUT = 60.0  # seconds
@@ -62,11 +61,11 @@ class ClientCaller:
 
     def one(self, picture: Picture) -> str:
         """The label of an image."""
-        return _label(self._client.classify(_source(picture), top_k=1))
+        return _label(self._client.classify(source(picture.image), top_k=1))
 
     def many(self, pictures: list[Picture], answered: Callable[[Picture, str], None]) -> None:
         """The labels of several over one stream."""
-        images = ((picture, _source(picture)) for picture in pictures)
+        images = ((picture, source(picture.image)) for picture in pictures)
         for picture, result in self._client.classify_many(images, top_k=1):
             if result.error is not None:
                 raise GlimpseError(result.error.code, result.error.reason, result.error.message)
@@ -101,14 +100,6 @@ class BareCaller:
     def close(self) -> None:
         """Close it."""
         self._channel.close()
-
-
-def _source(picture: Picture) -> Any:
-    """The image as the client takes it."""
-    raw = picture.image.raw
-    if picture.image.WhichOneof("source") == "raw":
-        return np.frombuffer(raw.data, np.uint8).reshape(raw.height, raw.width, 3)
-    return picture.image.encoded
 
 
 def _label(result: ImageResult) -> str:

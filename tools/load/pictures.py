@@ -6,6 +6,7 @@ import io
 import random
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -64,14 +65,18 @@ def learn(client: Client, *, large: bool = True) -> Pictures:
     )
 
 
+def source(image: pb.Image) -> Any:
+    """The image as the client takes it: an array ``[height, width, channels]``, or the bytes of a file."""
+    raw = image.raw
+    if image.WhichOneof("source") == "raw":
+        return np.frombuffer(raw.data, np.uint8).reshape(raw.height, raw.width, raw.channels or 3)
+    return image.encoded
+
+
 def _sure(client: Client, images: list[pb.Image]) -> list[Picture]:
     found = []
     for image in images:
-        if image.WhichOneof("source") == "raw":
-            raw = np.frombuffer(image.raw.data, np.uint8).reshape(image.raw.height, image.raw.width, 3)
-            result = client.classify(raw, top_k=2)
-        else:
-            result = client.classify(image.encoded, top_k=2)
+        result = client.classify(source(image), top_k=2)
         first, second = result.predictions
         if first.probability - second.probability >= _MARGIN:
             found.append(Picture(image, first.label))
