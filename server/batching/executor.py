@@ -14,7 +14,7 @@ from glimpse.models.outputs import DEFAULT_OUTPUTS, Outputs
 
 _log = logging.getLogger(__name__)
 
-# (uint8 [N, H, W, 3], names of outputs) -> those outputs, [N, ...] each
+# (uint8 [N, H, W, C], names of outputs) -> those outputs, [N, ...] each
 Compute = Callable[[NDArray[np.uint8], frozenset[str]], Outputs]
 
 # Then one size more is tried. Memory that another process held is free again at some time, so a ceiling for ever would

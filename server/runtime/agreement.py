@@ -33,7 +33,7 @@ from glimpse.models import bounded_files
 from glimpse.models.published import FetchError, cache_folder
 from glimpse.server import build, cleanup
 
-# (precision, uint8 [N, H, W, 3]) -> float32 probabilities [N, classes]
+# (precision, uint8 [N, H, W, C]) -> float32 probabilities [N, classes]
 Answer = Callable[[str, NDArray[np.uint8]], NDArray[np.float32]]
 
 MIN_PICTURES = 100  # pictures with a clear answer, or the comparison says too little
