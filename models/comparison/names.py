@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from glimpse.models import bundle as bundles
-from glimpse.models import published, sources
+from glimpse.models import published, random_weights, sources
 from glimpse.models.bundle import Bundle, BundleError
 from glimpse.models.catalogue import architectures
 from glimpse.models.sources import ModelSource
@@ -24,7 +24,7 @@ def source(name: str) -> ModelSource:
     """
     if not name.strip():
         raise ValueError("The name of a model is empty. Give an architecture, a bundle's folder or a weights file.")
-    if _exists(name):
+    if _exists(name) or random_weights.seed(name) is not None:
         return ModelSource(weights=name)
     architecture, colon, weights = name.partition(":")
     if colon and not (architecture and weights):

@@ -241,6 +241,11 @@ def test_a_name_means_what_the_settings_of_a_server_would(tmp_path: Path) -> Non
     assert names.source("resnet50").weights == "imagenet"
     assert names.source("se_resnet20").weights == "cifar10"
     assert (names.source("vgg16:a/b.pth").architecture, names.source("vgg16:a/b.pth").weights) == ("vgg16", "a/b.pth")
+    assert (names.source("vgg16:random:7").architecture, names.source("vgg16:random:7").weights) == (
+        "vgg16",
+        "random:7",
+    )
+    assert (names.source("random:7").architecture, names.source("random:7").weights) == ("", "random:7")
     assert names.source(str(tmp_path / "resnet50:odd")).weights == str(tmp_path / "resnet50:odd")
 
 
