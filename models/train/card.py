@@ -96,9 +96,11 @@ def _data(card: CardContents) -> str:
         if card.tested
         else "No test images were given: the results below are those on the held-out images."
     )
+    equal = isinstance(run, Run) and run.hold_out_rule == "equal"
+    share = "as many of every class, while it has some" if equal else "the same share of every class"
     used = (
         f"{card.data}: {run.images:,} images, of which {run.images - run.hold_out:,} trained the network and "
-        f"{run.hold_out:,} (the same share of every class) were held out to watch the training and to fit the "
+        f"{run.hold_out:,} ({share}) were held out to watch the training and to fit the "
         f"temperature. {tested}"
     )
     if card.left_out:
@@ -197,10 +199,12 @@ def _calibration(card: CardContents) -> str:
         ("expected calibration error, 15 bins", f"{before.error:.2%}", f"{after.error:.2%}"),
         ("mean negative log likelihood, nats", f"{measured.nll_uncalibrated:.4f}", f"{measured.nll:.4f}"),
     ]
+    held_out = card.run.hold_out
     return f"""## Calibration
 
 The logits are divided by the temperature {card.bundle.temperature:g} before the softmax; it was fitted on the
-held-out images (Guo et al., arXiv:1706.04599). The ranking of the classes stays as it is.
+held-out images (Guo et al., arXiv:1706.04599), whose true classes have the target {held_out + 1:,}/{held_out + 2:,} in
+place of 1 (Platt, 1999). The ranking of the classes stays as it is.
 
 {_table(("", "uncalibrated", "calibrated"), rows)}
 

@@ -13,6 +13,7 @@ from glimpse.models.train.calibrate import (
     log_softmax,
     negative_log_likelihood,
     reliability,
+    smoothed_loss,
 )
 from glimpse.models.train.measure import measure, wilson
 
@@ -33,8 +34,27 @@ def test_a_known_temperature_is_found_again(temperature: float) -> None:
 def test_no_temperature_nearby_is_likelier_than_the_fitted_one() -> None:
     logits, classes = sampled(1.7, 500)
     fitted = fit_temperature(logits, classes)
-    least = negative_log_likelihood(logits, classes, fitted)
-    assert all(negative_log_likelihood(logits, classes, fitted * f) > least for f in (0.9, 0.99, 1.01, 1.1))
+    least = smoothed_loss(logits, classes, fitted)
+    assert all(smoothed_loss(logits, classes, fitted * f) > least for f in (0.9, 0.99, 1.01, 1.1))
+    plain = negative_log_likelihood(logits, classes, fitted)
+    assert all(negative_log_likelihood(logits, classes, fitted * f) > plain for f in (0.9, 1.1))
+
+
+@pytest.mark.parametrize("classes", [2, 3, 50])
+def test_a_dozen_images_that_are_all_right_are_no_certainty(classes: int) -> None:
+    true = np.arange(12) % classes
+    logits = np.random.default_rng(3).normal(0, 1, (12, classes)) + 9 * np.eye(classes)[true]
+    assert (logits.argmax(axis=1) == true).all()
+    probabilities = np.exp(log_softmax(logits, fit_temperature(logits, true)))
+    assert probabilities.max(axis=1).mean() == pytest.approx(13 / 14, abs=0.04)
+
+
+def test_thousands_of_images_get_the_temperature_of_the_plain_likelihood() -> None:
+    logits, classes = sampled(1.7, 5000)
+    fitted = fit_temperature(logits, classes)
+    assert negative_log_likelihood(logits, classes, fitted) < min(
+        negative_log_likelihood(logits, classes, fitted * f) for f in (0.99, 1.01)
+    )
 
 
 def test_the_fitted_temperature_closes_the_calibration_gap() -> None:
