@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import math
 import sys
 from collections.abc import Sequence
@@ -15,8 +14,8 @@ from glimpse.models.catalogue import find
 from glimpse.models.plain import plain
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.models.train.checks import check_classes, check_hold_out, check_paths, report_omissions
-from glimpse.models.train.options import MAX_HELD_OUT, parser, plan_of, reproducing
-from glimpse.models.train.plan import Run, check_writable, claim, earlier, exclusive
+from glimpse.models.train.options import MAX_HELD_OUT, parser, plan_of, recipe_of, reproducing, scaled
+from glimpse.models.train.plan import CHECKPOINT, HoldOut, Run, check_kind, check_writable, claim, earlier, exclusive
 from glimpse.models.train.transfer import command as transfer_command
 from glimpse.models.train.transfer import options as transfer_options
 
@@ -56,34 +55,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> None:
     plan = plan_of(options)
-    row = find(plan.architecture, plan.variant, plan.options)
     out: Path = options.out or Path("runs") / plan.architecture
-    height, width = options.size or row.shape[:2]
-    recipe = Recipe(
-        height=height,
-        width=width,
-        geometry=options.geometry,
-        crop_share=options.crop_share,
-        filter=options.filter,
-        channels="GRAY" if (options.channels or row.input_shape[2]) == 1 else "RGB",
-        padding=options.padding or row.padding,
-    )
-    recipe = _scaled(recipe, options.mean, options.std)
+    begun = earlier(out, checkpoint=CHECKPOINT)
+    recipe = recipe_of(options, find(plan.architecture, plan.variant, plan.options), begun)
     check_hold_out(options.hold_out)
 
     name = options.name or out.resolve().name
     # What the export would refuse has to be refused before hours of training.
     bundle.check(name, options.bundle_version, ())
     check_writable(out)
+    check_kind(out, transfer=False)
     check_paths(options.data, options.test)
 
     # Only now: Keras takes seconds to load, and a wrong option should say so at once.
     from glimpse.models.train import fit
 
-    if options.export_only and not (out / fit.CHECKPOINT).exists():
-        raise ValueError(f"{out} has no {fit.CHECKPOINT} to export. Train first, or give another --out.")
-    recipe, splits = _read(options, recipe)
-    plan = plan_of(options, images=len(splits.training), begun=earlier(out, checkpoint=fit.CHECKPOINT))
+    if options.export_only and not (out / CHECKPOINT).exists():
+        raise ValueError(f"{out} has no {CHECKPOINT} to export. Train first, or give another --out.")
+    # A run goes on with the images that it began with.
+    rule: HoldOut = begun.get("hold_out_rule", "equal") if begun else "share"
+    recipe, splits = _read(options, recipe, rule)
+    plan = plan_of(options, images=len(splits.training), begun=begun)
     print(
         f"{plan.total_epochs} epochs in batches of {plan.batch_size}, optimizer {plan.optimizer}, "
         f"learning rate {plan.learning_rate:g}"
@@ -94,9 +86,10 @@ def _run(options: argparse.Namespace) -> None:
         images=len(splits.training) + len(splits.held_out),
         hold_out=len(splits.held_out),
         labels=splits.training.labels,
+        hold_out_rule=rule,
     )
     with exclusive(out):
-        claim(out, run, checkpoint=fit.CHECKPOINT, adopt=options.export_only)
+        claim(out, run, checkpoint=CHECKPOINT, adopt=options.export_only)
         if options.export_only:
             model = fit.restored(plan, recipe, splits.training, out)
         else:
@@ -119,7 +112,7 @@ def _run(options: argparse.Namespace) -> None:
     print(plain(f"{made.name} {made.version}: top-1 {measurement.top1:.2%} ({low:.2%} to {high:.2%}) in {made.folder}"))
 
 
-def _read(options: argparse.Namespace, recipe: Recipe) -> tuple[Recipe, DataSplits]:
+def _read(options: argparse.Namespace, recipe: Recipe, rule: HoldOut) -> tuple[Recipe, DataSplits]:
     """The labelled images, and the recipe with the scaling that was given or else measured on the training images."""
     from glimpse.models.train import data
     from glimpse.models.train.export import DataSplits
@@ -128,7 +121,7 @@ def _read(options: argparse.Namespace, recipe: Recipe) -> tuple[Recipe, DataSpli
     report_omissions(options.data, everything)
     check_classes(options.data, everything.labels)
     count = min(MAX_HELD_OUT, math.ceil(len(everything) / 20)) if options.hold_out is None else options.hold_out
-    training, held_out = data.hold_out(everything, count, options.seed)
+    training, held_out = data.hold_out(everything, count, options.seed, rule)
     for label, count in zip(training.labels, data.per_class(training), strict=True):
         if not count:
             raise ValueError(
@@ -137,7 +130,7 @@ def _read(options: argparse.Namespace, recipe: Recipe) -> tuple[Recipe, DataSpli
             )
     if options.mean is None or options.std is None:
         mean, std = data.statistics(training, needs_std=options.std is None)
-        recipe = _scaled(recipe, options.mean or mean, options.std or std)
+        recipe = scaled(recipe, options.mean or mean, options.std or std)
     test = None
     if options.test:
         test = data.read(options.test, recipe, training.labels, skip_unreadable=options.skip_unreadable)
@@ -147,15 +140,6 @@ def _read(options: argparse.Namespace, recipe: Recipe) -> tuple[Recipe, DataSpli
         f"of {len(training.labels)} classes; mean {recipe.mean}, std {recipe.std}"
     )
     return recipe, DataSplits(training=training, held_out=held_out, test=test, left_out=everything.left_out)
-
-
-def _scaled(recipe: Recipe, mean: Sequence[float] | None, std: Sequence[float] | None) -> Recipe:
-    """The recipe with a scaling, where it is given: a number for each channel."""
-    if mean is not None:
-        recipe = dataclasses.replace(recipe, mean=tuple(mean))
-    if std is not None:
-        recipe = dataclasses.replace(recipe, std=tuple(std))
-    return recipe
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from glimpse.models.decoding.formats import SUFFIXES
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.models.train import files
 from glimpse.models.train.augment import augment
+from glimpse.models.train.plan import HoldOut
 from glimpse.models.train.reading import network_input, summary
 
 __all__ = ["Batches", "LabelledImages", "hold_out", "per_class", "read", "statistics", "summary"]
@@ -112,11 +113,20 @@ def _allocate(path: Path, count: int, recipe: Recipe) -> NDArray[np.uint8]:
         ) from None
 
 
-def hold_out(images: LabelledImages, count: int, seed: int) -> tuple[LabelledImages, LabelledImages]:
-    """Split off `count` images, the same share of every class, for calibration and for monitoring the training.
+def hold_out(
+    images: LabelledImages, count: int, seed: int, rule: HoldOut = "share"
+) -> tuple[LabelledImages, LabelledImages]:
+    """Split off `count` images for calibration and for monitoring the training.
+
+    Args:
+        images: all of them.
+        count: how many are held out.
+        seed: the same seed holds out the same images.
+        rule: ``share``: the same share of every class, and its last image only when no class has another one;
+            ``equal``: as many of every class, while it has some.
 
     Returns:
-        (the rest, the held-out images); the same split for the same seed.
+        (the rest, the held-out images).
     """
     if not 0 <= count < len(images):
         raise ValueError(
@@ -124,12 +134,15 @@ def hold_out(images: LabelledImages, count: int, seed: int) -> tuple[LabelledIma
         )
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(images))
-    # A stable sort by each image's rank within its class walks through the classes in turn.
-    rank = np.empty(len(images), np.int64)
+    # A stable sort by each image's place within its class walks through the classes in turn.
+    place = np.empty(len(images), np.float64)
     for label in range(len(images.labels)):
         members = order[images.classes[order] == label]
-        rank[members] = np.arange(len(members))
-    order = order[np.argsort(rank[order], kind="stable")]
+        place[members] = np.arange(len(members))
+        if rule == "share" and len(members):
+            place[members] = (place[members] + 0.5) / len(members)
+            place[members[-1]] = 1.0
+    order = order[np.argsort(place[order], kind="stable")]
     return images.select(np.sort(order[count:])), images.select(np.sort(order[:count]))
 
 

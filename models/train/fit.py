@@ -19,9 +19,8 @@ from glimpse.models.prestem.recipe import Recipe
 from glimpse.models.serving import logits_model
 from glimpse.models.train import auxiliary, defaults, fused, watch
 from glimpse.models.train.data import Batches, LabelledImages
-from glimpse.models.train.plan import Plan
+from glimpse.models.train.plan import CHECKPOINT, Plan
 
-CHECKPOINT = "checkpoint.weights.h5"
 HISTORY = "history.csv"
 
 

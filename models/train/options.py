@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 from glimpse.models.catalogue import architectures, find
 from glimpse.models.command_line import Parser, architecture_option
-from glimpse.models.prestem.recipe import Filter, Geometry, Padding
+from glimpse.models.prestem.recipe import Filter, Geometry, Padding, Recipe
+from glimpse.models.spec import Architecture
 from glimpse.models.train import defaults
 from glimpse.models.train.plan import Optimizer, Plan
 from glimpse.models.train.transfer import options as transfer_options
@@ -226,8 +227,8 @@ def plan_of(options: argparse.Namespace, *, images: int | None = None, begun: Ma
     Args:
         options: of the command.
         images: number of images that are trained on, from which the batch size follows; None: not known yet.
-        begun: values of the plan of the run that is resumed: they hold for what the command leaves open, so that a run
-            goes on as it began, also where a default has become another one since.
+        begun: the run that is resumed, see `models.train.plan.earlier`: its plan holds for what the command leaves
+            open, so that a run goes on as it began, also where a default has become another one since.
 
     Raises:
         UnknownArchitectureError: there is no such architecture, variant or option.
@@ -236,9 +237,9 @@ def plan_of(options: argparse.Namespace, *, images: int | None = None, begun: Ma
     values = {field.name: getattr(options, field.name) for field in dataclasses.fields(Plan)}
     values["options"] = dict(options.options or ())
     row = find(options.architecture, options.variant, values["options"])
-    if begun and begun.get("architecture") == options.architecture:
-        for name in ("batch_size", "optimizer", "learning_rate", "restart_learning_rate"):
-            values[name] = begun.get(name) if values[name] is None else values[name]
+    for name, value in _of_architecture(begun, options).get("plan", {}).items():
+        if name in ("batch_size", "optimizer", "learning_rate", "restart_learning_rate") and values[name] is None:
+            values[name] = value
     if values["batch_size"] is None:
         values["batch_size"] = defaults.REFERENCE_BATCH if images is None else defaults.batch_size(images)
     if values["optimizer"] is None:
@@ -248,6 +249,51 @@ def plan_of(options: argparse.Namespace, *, images: int | None = None, begun: Ma
     if values["restart_learning_rate"] is None:
         values["restart_learning_rate"] = values["learning_rate"] / 2
     return Plan(**values)
+
+
+def recipe_of(options: argparse.Namespace, row: Architecture, begun: Mapping[str, Any] | None = None) -> Recipe:
+    """The pre-stem that the options describe, but for the scaling, where it is not given.
+
+    Args:
+        options: of the command.
+        row: the architecture, which was designed for a size, for channels and for a padding.
+        begun: the run that is resumed, see `models.train.plan.earlier`: channels and padding of its recipe hold where
+            the command leaves them open.
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+    resumed = _of_architecture(begun, options).get("recipe", {})
+    channels = resumed.get("channels", "GRAY" if row.input_shape[2] == 1 else "RGB")
+    if options.channels is not None:
+        channels = "GRAY" if options.channels == 1 else "RGB"
+    # A run has no padding in its recipe where it is fill.
+    padding = options.padding or (resumed.get("padding", "fill") if resumed else row.padding)
+    height, width = options.size or row.shape[:2]
+    recipe = Recipe(
+        height=height,
+        width=width,
+        geometry=options.geometry,
+        crop_share=options.crop_share,
+        filter=options.filter,
+        channels=channels,
+        padding=padding,
+    )
+    return scaled(recipe, options.mean, options.std)
+
+
+def scaled(recipe: Recipe, mean: Sequence[float] | None, std: Sequence[float] | None) -> Recipe:
+    """The recipe with a scaling, where it is given: a number for each channel."""
+    if mean is not None:
+        recipe = dataclasses.replace(recipe, mean=tuple(mean))
+    if std is not None:
+        recipe = dataclasses.replace(recipe, std=tuple(std))
+    return recipe
+
+
+def _of_architecture(begun: Mapping[str, Any] | None, options: argparse.Namespace) -> Mapping[str, Any]:
+    """The run that is resumed; empty where it is one of another architecture, and so cannot be resumed."""
+    return begun if begun and begun["plan"].get("architecture") == options.architecture else {}
 
 
 def _by_optimizer() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Collection, Iterator, Mapping
@@ -13,13 +14,16 @@ from typing import Any, Literal, get_args
 from filelock import FileLock, Timeout
 
 from glimpse.models.prestem.recipe import Recipe
-from glimpse.models.train.transfer.plan import TransferRun
+from glimpse.models.train.transfer.plan import HEAD_CHECKPOINT, TransferRun
 
 PLAN = "plan.json"
 LOCK = "run.lock"
+CHECKPOINT = "checkpoint.weights.h5"  # of a run from scratch
+_BUNDLE = "bundle"
 
 
 Optimizer = Literal["sgd", "adam"]
+HoldOut = Literal["equal", "share"]
 
 # These may be changed when a run is resumed: they affect only the epochs to come.
 _MAY_CHANGE = frozenset(
@@ -88,10 +92,13 @@ class Run:
     images: int  # all of them, the held-out ones included
     hold_out: int  # how many of them are kept out of the training
     labels: tuple[str, ...]
+    hold_out_rule: HoldOut = "equal"  # of each class as many images, as in older runs, or the same share of them
 
     def to_dict(self) -> dict[str, Any]:
         """The run as JSON gives it back: lists for tuples."""
         values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        if self.hold_out_rule == "equal":
+            del values["hold_out_rule"]  # it came later, too
         if self.recipe.padding == "fill":
             del values["recipe"]["padding"]  # it came later, and runs of before are to be resumed
         return values
@@ -106,13 +113,36 @@ def check_writable(folder: Path) -> None:
     place = folder
     while not place.exists() and place != place.parent:
         place = place.parent
-    for each in (place, folder / "bundle"):
+    for each in (place, folder / _BUNDLE):
         if not each.exists():
             continue
         if not each.is_dir():
             raise PlanError(f"{each} is not a folder, so {folder} cannot be written to. Give another --out.")
         if not os.access(each, os.W_OK | os.X_OK):
             raise PlanError(f"{each} cannot be written to: permission denied. Give another --out.")
+
+
+def check_kind(folder: Path, *, transfer: bool) -> None:
+    """Refuse a folder that holds a run of the other kind, before anything is written there.
+
+    As `claim` does, it lets a run be replaced that has written neither a checkpoint nor a bundle.
+
+    Args:
+        folder: of the run that is about to begin or to be resumed.
+        transfer: whether that is a transfer, not a run from scratch.
+
+    Raises:
+        PlanError: the folder holds the other.
+    """
+    theirs = CHECKPOINT if transfer else HEAD_CHECKPOINT
+    found = (folder / theirs).exists()
+    if not found and (folder / _BUNDLE).exists():
+        # The plan of a transfer names its base; one that cannot be read is refused by `claim`.
+        with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+            found = ("base" in json.loads((folder / PLAN).read_text(encoding="utf-8")).get("plan", {})) != transfer
+    if found:
+        kind, other = ("from scratch", "a transfer") if transfer else ("with --from", "a run from scratch")
+        raise PlanError(f"{folder} holds a run {kind}, and this is {other}. Give another --out.")
 
 
 @contextmanager
@@ -173,7 +203,7 @@ def claim(
         except (json.JSONDecodeError, TypeError, AttributeError) as error:
             raise PlanError(f"{path} is not the plan of a run: {error}. Give another --out.") from error
         # A run that has written neither, for example because its network could not be built, may be replaced.
-        if differing and any((folder / kept).exists() for kept in (checkpoint, "bundle")):
+        if differing and any((folder / kept).exists() for kept in (checkpoint, _BUNDLE)):
             raise PlanError(f"{folder} holds a run with another plan: {'; '.join(differing)}. Give another --out.")
     elif (folder / checkpoint).exists() and not adopt:
         raise PlanError(
@@ -184,22 +214,25 @@ def claim(
 
 
 def earlier(folder: Path, *, checkpoint: str) -> dict[str, Any]:
-    """The values of the plan of a run that was begun in a folder and would be resumed; empty where there is none.
+    """The run that was begun in a folder and would be resumed, as `Run.to_dict` gives it; empty where there is none.
 
-    A plan that cannot be read counts as none: `claim` says what is wrong with it.
+    Values that it lacks because it is older than they are have their defaults in `plan`, and are not there elsewhere. A
+    plan that cannot be read counts as none: `claim` says what is wrong with it.
     """
     if not (folder / checkpoint).exists():
         return {}
     try:
-        values: dict[str, Any] = _completed(json.loads((folder / PLAN).read_text(encoding="utf-8")))["plan"]
+        run: dict[str, Any] = _completed(json.loads((folder / PLAN).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, AttributeError, KeyError):
         return {}
-    return values
+    return run if isinstance(run.get("recipe"), dict) else {}
 
 
 def _completed(run: dict[str, Any]) -> dict[str, Any]:
-    """A run as it was written, with the values that its plan lacks because it is older than they are."""
-    plan = run.get("plan", {})
+    """A run as `Run.to_dict` gives it now, with the values that its plan lacks because it is older than they are."""
+    plan, recipe = run.get("plan", {}), run.get("recipe")
+    if isinstance(recipe, dict) and recipe.get("padding") == "fill":
+        run = {**run, "recipe": {name: value for name, value in recipe.items() if name != "padding"}}
     return {**run, "plan": {**asdict(Plan(architecture=plan.get("architecture", ""))), **plan}}
 
 

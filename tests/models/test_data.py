@@ -131,6 +131,20 @@ def test_hold_out_takes_the_same_share_of_every_class() -> None:
     assert sorted(indices(rest) + indices(held_out)) == list(range(80))
 
 
+@pytest.mark.parametrize(("count", "held"), [(11, [10, 1, 0]), (22, [20, 2, 0]), (108, [99, 9, 0])])
+def test_hold_out_takes_its_share_of_a_small_class_and_never_all_of_it(count: int, held: list[int]) -> None:
+    images = labelled([100, 10, 1])
+    rest, held_out = hold_out(images, count, seed=1)
+    assert np.bincount(held_out.classes, minlength=3).tolist() == held
+    assert sorted(indices(rest) + indices(held_out)) == list(range(111))
+
+
+def test_hold_out_of_an_older_run_takes_as_many_of_every_class() -> None:
+    assert np.bincount(hold_out(labelled([100, 10, 4]), 18, 1, "equal")[1].classes).tolist() == [7, 7, 4]
+    same = labelled([20, 20])
+    assert indices(hold_out(same, 9, 1, "equal")[1]) == indices(hold_out(same, 9, 1)[1])
+
+
 def test_hold_out_is_decided_by_the_seed() -> None:
     images = labelled([30, 30])
     splits = [indices(hold_out(images, 10, seed)[1]) for seed in (1, 1, 2)]

@@ -9,9 +9,12 @@ from typing import Any
 
 import pytest
 
+from glimpse.models.catalogue import find
 from glimpse.models.prestem.recipe import Recipe
-from glimpse.models.train.options import parser, plan_of
-from glimpse.models.train.plan import Plan, PlanError, Run, claim, earlier
+from glimpse.models.train import plan as plans
+from glimpse.models.train.options import parser, plan_of, recipe_of
+from glimpse.models.train.plan import Plan, PlanError, Run, check_kind, claim, earlier
+from glimpse.models.train.transfer.plan import HEAD_CHECKPOINT, TransferPlan, TransferRun
 
 RUN = Run(
     plan=Plan(architecture="resnet20", epochs=3),
@@ -73,6 +76,57 @@ def test_a_run_that_began_before_there_was_a_choice_goes_on_with_sgd(tmp_path: P
     assert (resumed.optimizer, resumed.learning_rate, resumed.batch_size) == ("sgd", 0.2, 128)
     claim(tmp_path, replace(RUN, plan=resumed), checkpoint=CHECKPOINT)
     assert json.loads((tmp_path / "plan.json").read_text())["plan"]["optimizer"] == "sgd"
+
+
+OLD_RECIPE = """{"height": 28, "width": 28, "geometry": "crop", "crop_share": 1.0, "filter": "bilinear",
+  "antialias": true, "smaller": "pad", "channels": "RGB", "fill": [0, 0, 0], "mean": [0.0, 0.0, 0.0],
+  "std": [1.0, 1.0, 1.0]}"""  # as written before there was a choice of paddings
+
+
+def test_a_run_goes_on_in_colour_and_with_the_padding_that_it_began_with(tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text(OLD_PLAN.replace("vgg16", "basic_cnn") % OLD_RECIPE)
+    words = ["--data", "x", "--architecture", "basic_cnn", "--epochs", "3", "--size", "28"]
+    options, row = parser().parse_args(words), find("basic_cnn")
+    fresh = recipe_of(options, row, earlier(tmp_path, checkpoint=CHECKPOINT))
+    assert (fresh.channels, fresh.padding) == ("GRAY", "zero")
+    (tmp_path / CHECKPOINT).touch()
+    begun = earlier(tmp_path, checkpoint=CHECKPOINT)
+    resumed = recipe_of(options, row, begun)
+    assert (resumed.channels, resumed.padding) == ("RGB", "fill")
+    claim(tmp_path, replace(RUN, plan=plan_of(options, begun=begun), recipe=resumed), checkpoint=CHECKPOINT)
+    grey = recipe_of(parser().parse_args([*words, "--channels", "1", "--padding", "zero"]), row, begun)
+    assert (grey.channels, grey.padding) == ("GRAY", "zero")
+    other = recipe_of(parser().parse_args(["--data", "x", "--architecture", "mnist_dnn"]), find("mnist_dnn"), begun)
+    assert other.channels == "GRAY"
+
+
+TRANSFER = TransferRun(
+    plan=TransferPlan(base="b", base_digest="random", architecture="basic_cnn", variant="handbook"),
+    recipe=RUN.recipe,
+    images=30,
+    hold_out=3,
+    labels=("a", "b"),
+)
+
+
+@pytest.mark.parametrize(
+    ("begun", "kept", "message"),
+    [
+        (RUN, plans.CHECKPOINT, "holds a run from scratch, and this is a transfer"),
+        (TRANSFER, HEAD_CHECKPOINT, "holds a run with --from, and this is a run from scratch"),
+    ],
+)
+@pytest.mark.parametrize("of_it", ["checkpoint", "bundle"])
+def test_a_folder_with_a_run_of_the_other_kind_is_refused(
+    tmp_path: Path, begun: Run | TransferRun, kept: str, message: str, of_it: str
+) -> None:
+    transfer = begun is RUN  # what comes then
+    claim(tmp_path, begun, checkpoint=kept)
+    check_kind(tmp_path, transfer=transfer)  # nothing is lost yet
+    (tmp_path / (kept if of_it == "checkpoint" else "bundle")).mkdir()
+    with pytest.raises(PlanError, match=f"{message}. Give another --out"):
+        check_kind(tmp_path, transfer=transfer)
+    check_kind(tmp_path, transfer=not transfer)
 
 
 def test_the_plan_of_another_architecture_is_not_gone_on_with(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from glimpse.models.train import __main__ as command
 from glimpse.models.train import fit
 from glimpse.models.train import options as plan_options
 from glimpse.models.train.data import hold_out, read, statistics
-from glimpse.models.train.plan import Plan, exclusive
+from glimpse.models.train.plan import CHECKPOINT, Plan, exclusive
 
 from .conftest import write_images
 
@@ -102,7 +102,7 @@ def test_the_card_says_what_was_done_and_found(run: Path, architecture: str) -> 
     for part in (
         "# patches",
         "3 classes: blue, green, red",
-        "36 images, of which 30 trained the network and 6",
+        "36 images, of which 30 trained the network and 6 (the same share of every class)",
         "Made *here*.",
         "2 epochs in batches of 10",
         "--hold-out 6",
@@ -143,8 +143,23 @@ def test_a_finished_run_trains_no_further(run: Path, architecture: str, patches:
     assert bundle.read(out / "bundle").weights_digest == before
 
 
+def test_an_older_run_goes_on_with_the_images_that_it_held_out(
+    run: Path, architecture: str, patches: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = shutil.copytree(run, tmp_path / "old")
+    plan = json.loads((out / "plan.json").read_text())
+    assert plan.pop("hold_out_rule") == "share"
+    (out / "plan.json").write_text(json.dumps(plan))
+    assert command.main(options(patches, out, architecture=architecture)) == 0
+    assert "6 (as many of every class" in (out / "bundle" / "MODEL_CARD.md").read_text().replace("\n", " ")
+    capsys.readouterr()
+    assert command.main(["--data", str(patches), "--from", f"{SMALL}:random", "--out", str(out)]) == 1
+    assert "holds a run from scratch, and this is a transfer. Give another --out" in capsys.readouterr().err
+    assert json.loads((out / "plan.json").read_text()) == plan
+
+
 def test_a_bundle_is_made_of_a_checkpoint_alone(run: Path, architecture: str, patches: Path, tmp_path: Path) -> None:
-    shutil.copy(run / fit.CHECKPOINT, tmp_path)
+    shutil.copy(run / CHECKPOINT, tmp_path)
     assert command.main(options(patches, tmp_path, "--export-only", architecture=architecture)) == 0
     assert bundle.read(tmp_path / "bundle").weights_digest == bundle.read(run / "bundle").weights_digest
     # Without test images the held-out ones are measured, and the card says so.
@@ -177,7 +192,7 @@ def test_options_of_an_architecture_are_in_all_that_is_made_with_them(
 
 
 def test_weights_can_be_kept_in_half_the_bytes(run: Path, architecture: str, patches: Path, tmp_path: Path) -> None:
-    shutil.copy(run / fit.CHECKPOINT, tmp_path)
+    shutil.copy(run / CHECKPOINT, tmp_path)
     note = ("--training-note", "Stopped *early*.")
     assert (
         command.main(
@@ -432,7 +447,7 @@ def test_the_commands_of_a_card_run_as_they_are_printed(
 def test_without_test_images_the_card_measures_the_held_out_ones_again(
     run: Path, architecture: str, patches: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.copy(run / fit.CHECKPOINT, tmp_path)
+    shutil.copy(run / CHECKPOINT, tmp_path)
     assert command.main(options(patches, tmp_path, "--export-only", architecture=architecture)) == 0
     said = capsys.readouterr().out.splitlines()[-1]
     _, measuring = commands_of(tmp_path / "bundle" / "MODEL_CARD.md")
@@ -528,20 +543,20 @@ def test_two_runs_do_not_share_a_folder(patches: Path, tmp_path: Path, capsys: p
     with exclusive(tmp_path):
         assert command.main(options(patches, tmp_path)) == 1
     assert f"Another training is running in {tmp_path}" in capsys.readouterr().err
-    assert not (tmp_path / fit.CHECKPOINT).exists()
+    assert not (tmp_path / CHECKPOINT).exists()
 
 
 def test_a_checkpoint_that_is_damaged_is_told_of(
     run: Path, architecture: str, patches: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = shutil.copytree(run, tmp_path / "damaged")
-    (out / fit.CHECKPOINT).write_bytes((out / fit.CHECKPOINT).read_bytes()[:1000])
+    (out / CHECKPOINT).write_bytes((out / CHECKPOINT).read_bytes()[:1000])
     assert command.main(options(patches, out, architecture=architecture)) == 1
-    assert f"{out / fit.CHECKPOINT} cannot be loaded: " in capsys.readouterr().err
+    assert f"{out / CHECKPOINT} cannot be loaded: " in capsys.readouterr().err
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path: Path) -> None:
-    checkpoint = tmp_path / fit.CHECKPOINT
+    checkpoint = tmp_path / CHECKPOINT
     checkpoint.write_bytes(b"the last one")
     model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(5000)])
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -551,7 +566,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path: Path) -> None:
             fit._save(model, checkpoint)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert [file.name for file in tmp_path.iterdir()] == [fit.CHECKPOINT]
+    assert [file.name for file in tmp_path.iterdir()] == [CHECKPOINT]
     assert checkpoint.read_bytes() == b"the last one"
 
 

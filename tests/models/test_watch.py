@@ -13,7 +13,7 @@ import pytest
 from glimpse.models import bundle
 from glimpse.models.train import __main__ as command
 from glimpse.models.train import fit, watch
-from glimpse.models.train.plan import Plan
+from glimpse.models.train.plan import CHECKPOINT, Plan
 
 PLAN = Plan(architecture="basic_cnn", epochs=10, warmup_epochs=2.0)
 
@@ -33,7 +33,7 @@ def test_a_run_that_diverges_ends_with_that_batch_and_gives_way_to_another(
     said = capsys.readouterr().err
     assert re.search(r"The training diverged: in epoch 1, at batch [23] of 3, the loss became (nan|inf)\. ", said)
     assert "Give a lower --learning-rate, for example 1e+29 instead of 1e+30, or --optimizer adam.\n" in said
-    assert not (out / fit.CHECKPOINT).exists()
+    assert not (out / CHECKPOINT).exists()
     assert command.main(options(patches, out, "0.01", "--epochs", "1")) == 0
 
 
@@ -42,12 +42,12 @@ def test_a_run_that_diverges_later_goes_on_from_its_checkpoint(
 ) -> None:
     out = tmp_path / "run"
     assert command.main(options(patches, out, "0.01", "--epochs", "3", "--stop-after", "1")) == 0
-    before = (out / fit.CHECKPOINT).read_bytes()
+    before = (out / CHECKPOINT).read_bytes()
     assert command.main(options(patches, out, "1e30", "--epochs", "3")) == 1
     said = capsys.readouterr().err
     assert "The training diverged: in epoch 2, " in said
     assert "The checkpoint of epoch 1 is kept, and the run goes on from it." in said
-    assert (out / fit.CHECKPOINT).read_bytes() == before
+    assert (out / CHECKPOINT).read_bytes() == before
     assert [row["epoch"] for row in fit.history(out)] == [1]
     assert command.main(options(patches, out, "0.001", "--epochs", "3")) == 0
     assert [row["epoch"] for row in fit.history(out)] == [1, 2, 3]

@@ -15,10 +15,10 @@ from glimpse.models import bundle
 from glimpse.models.plain import plain
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.models.train.checks import check_classes, check_hold_out, check_paths, report_omissions
-from glimpse.models.train.plan import check_writable, claim, exclusive
+from glimpse.models.train.plan import check_kind, check_writable, claim, exclusive
 from glimpse.models.train.transfer.base import RANDOM, Base, BaseError, find_base
 from glimpse.models.train.transfer.options import plan_of, reproducing
-from glimpse.models.train.transfer.plan import MAY_CHANGE, THAW, TransferRun, batch_size
+from glimpse.models.train.transfer.plan import HEAD_CHECKPOINT, MAY_CHANGE, THAW, TransferRun, batch_size
 
 if TYPE_CHECKING:
     from glimpse.models.train.data import LabelledImages
@@ -49,6 +49,7 @@ def run(options: argparse.Namespace, given: Collection[str]) -> None:
     # What the export would refuse has to be refused before any work.
     bundle.check(name, options.bundle_version, ())
     check_writable(out)
+    check_kind(out, transfer=True)
     check_paths(options.data, options.test)
     recipe = _recipe(base, options, given)
     if base.note:
@@ -86,7 +87,7 @@ def run(options: argparse.Namespace, given: Collection[str]) -> None:
     made = TransferRun(plan=plan, recipe=recipe, images=len(images), hold_out=len(parts.held_out), labels=images.labels)
     with exclusive(out):
         changeable = MAY_CHANGE if thawed.begun else MAY_CHANGE | {THAW}
-        claim(out, made, checkpoint=fit.HEAD_CHECKPOINT, may_change=changeable)
+        claim(out, made, checkpoint=HEAD_CHECKPOINT, may_change=changeable)
         stop_after = 0 if options.export_only else options.stop_after
         outcome = _train(made, new, images, parts, out=out, stop_after=stop_after)
         metadata = Metadata(

@@ -18,10 +18,8 @@ from glimpse.models.train.data import Batches, LabelledImages
 from glimpse.models.train.fit import SmoothedCrossEntropy, history
 from glimpse.models.train.transfer.features import Features
 from glimpse.models.train.transfer.network import Network
-from glimpse.models.train.transfer.phase import Data, Outcome, Phase, checkpoint_of
+from glimpse.models.train.transfer.phase import Data, Outcome, Phase
 from glimpse.models.train.transfer.plan import TransferPlan
-
-HEAD_CHECKPOINT = checkpoint_of("head")
 
 
 class FeatureBatches(keras.utils.PyDataset):
@@ -60,7 +58,8 @@ def head_phase(plan: TransferPlan, folder: Path, images: int) -> Phase:
 
 def thawed_phase(plan: TransferPlan, folder: Path, images: int) -> Phase:
     """The phase in which the last stages are trained, too."""
-    before = sum(not row["thawed"] for row in history(folder))
+    # An interrupted run from scratch, which this one replaces, has left rows without it.
+    before = sum(row.get("thawed") == 0 for row in history(folder))
     return Phase(
         "thawed",
         folder,

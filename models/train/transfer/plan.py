@@ -9,6 +9,8 @@ from typing import Any, Literal, get_args
 
 from glimpse.models.prestem.recipe import Recipe
 
+HEAD_CHECKPOINT = "head.weights.h5"  # which every transfer has after its first epoch
+
 ClassWeights = Literal["balanced", "none"]
 
 # The phases are trained with the rest of a plan; these say only how long, so that a run may go on with others.
