@@ -18,7 +18,7 @@ _SHOWN = 20  # of the images that cannot be read
 
 
 def network_input(data: bytes, recipe: Recipe) -> NDArray[np.uint8]:
-    """The network's input of the bytes of one image file: uint8 ``[height, width, 3]``.
+    """The network's input of the bytes of one image file: uint8 ``[*recipe.pixels_shape]``.
 
     Raises:
         UnreadableError: it cannot be decoded.

@@ -11,5 +11,5 @@ def paragraph(text: str) -> str:
 
 
 def numbers(values: tuple[float, ...]) -> str:
-    """Three numbers, short."""
+    """Numbers, one for each channel, short."""
     return " ".join(f"{value:g}" for value in values)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import keras
@@ -17,14 +18,16 @@ from glimpse.models.builder import assemble
 from glimpse.models.catalogue import find
 from glimpse.models.train import __main__ as command
 from glimpse.models.train import fit
-from glimpse.models.train.transfer import phase
+from glimpse.models.train.transfer import network, phase
+from glimpse.models.train.transfer.base import find_base
 from glimpse.models.train.transfer.export import WHOLE
 from tests.conftest import SHARED
 
 from .conftest import write_images
 from .test_train import commands_of, run_words
 
-RANDOM = ("--from", "basic_cnn:random", "--size", "8x8")  # four layers
+# Four layers; the patches differ in colour, and `basic_cnn` was designed for grayscale.
+RANDOM = ("--from", "basic_cnn:random", "--size", "8x8", "--channels", "3")
 PRETRAINED = "se_resnet20:cifar10"
 
 
@@ -149,6 +152,24 @@ def test_a_finished_head_may_be_thawed_in_the_same_folder(
     assert "plan.thaw was 1, now 0. Give another --out" in capsys.readouterr().err
 
 
+def test_a_run_from_scratch_leaves_the_folder_of_a_transfer_alone(
+    thawed: Path, patches: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (thawed / "plan.json").read_text()
+    given = ["--data", str(patches), "--architecture", "basic_cnn", "--size", "8x8", "--out", str(thawed)]
+    assert command.main(given) == 1
+    assert "holds a run with --from, and this is a run from scratch" in capsys.readouterr().err
+    assert (thawed / "plan.json").read_text() == before
+
+
+def test_what_an_interrupted_run_from_scratch_has_left_gives_way(patches: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / fit.HISTORY).write_text("epoch,loss,accuracy\n1,0.5,0.5\n")
+    assert command.main(options(patches, out, *RANDOM, "--epochs", "1")) == 0
+    assert [row["thawed"] for row in fit.history(out)] == [0]
+
+
 def test_a_phase_ends_when_the_held_out_loss_no_longer_falls(
     patches: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -196,15 +217,19 @@ def test_without_test_images_the_card_measures_the_held_out_ones_again(
     assert bundle.read(pretrained / "bundle").metrics == before.metrics
 
 
-def keras_model(path: Path, *, classifier: bool = True) -> Path:
-    """A small model as a user saves it, with its recipe beside it."""
+Tail = Callable[[keras.KerasTensor], keras.KerasTensor]
+
+
+def keras_model(path: Path, *, classifier: bool = True, tail: Tail | None = None) -> Path:
+    """A small model as a user saves it, with its recipe beside it; `tail` is what ends it in place of a softmax."""
     keras.utils.set_random_seed(3)
     image = keras.Input((8, 8, 3))
     x = keras.layers.Conv2D(8, 3, activation="relu", name="first")(image)
     x = keras.layers.BatchNormalization(name="norm")(x)
     x = keras.layers.GlobalAveragePooling2D()(x)
     if classifier:
-        x = keras.layers.Dense(7, activation="softmax", name="answer")(keras.layers.Dropout(0.2)(x))
+        x = keras.layers.Dropout(0.2)(x)
+        x = keras.layers.Dense(7, activation="softmax", name="answer")(x) if tail is None else tail(x)
     keras.Model(image, x).save(path)
     (path.parent / "recipe.toml").write_text(
         "height = 8\nwidth = 8\nmean = [127.5, 127.5, 127.5]\nstd = [60, 60, 60]\n"
@@ -232,6 +257,90 @@ def test_a_keras_file_is_a_base_and_the_result_a_whole_model(
     assert found["metrics"] == pytest.approx(found["claimed"], abs=1e-5)
 
 
+def percentages(x: keras.KerasTensor) -> keras.KerasTensor:
+    """A layer with a softmax within, and another behind it."""
+    return keras.layers.Rescaling(100.0)(keras.layers.Dense(7, activation="softmax")(x))
+
+
+def of_a_convolution(x: keras.KerasTensor) -> keras.KerasTensor:
+    """As MobileNet's classifier, whose convolution keeps the places."""
+    x = keras.layers.Conv2D(7, 1)(keras.layers.Reshape((1, 1, 8))(x))
+    return keras.layers.Softmax()(keras.layers.Reshape((7,))(x))
+
+
+@pytest.mark.parametrize(
+    "tail",
+    [
+        pytest.param(lambda x: keras.ops.softmax(keras.layers.Dense(7)(x)), id="an operation"),
+        pytest.param(percentages, id="percentages"),
+        pytest.param(lambda x: keras.layers.Dense(7)(x) / 2.0, id="a division"),
+        pytest.param(lambda x: keras.layers.Reshape((7,))(keras.layers.Dense(7)(x)), id="a reshaping"),
+        pytest.param(of_a_convolution, id="a convolution"),
+    ],
+)
+def test_what_is_behind_the_head_of_a_keras_file_does_not_matter(tail: Tail, tmp_path: Path) -> None:
+    base = find_base(str(keras_model(tmp_path / "base.keras", tail=tail)))
+    assert base.recipe is not None
+    old = network.load(base, base.recipe)
+    network.check(old, base, 1)
+    new = network.with_new_head(base, old, 3, base.recipe, 1)
+    new.assembly.model.save(tmp_path / "new.keras")
+    pictures = np.random.default_rng(1).normal(0, 1, (5, 8, 8, 3)).astype(np.float32)
+    found = new.assembly.model.predict(pictures, verbose=0)
+    seen = keras.Model(new.assembly.model.inputs, new.features).predict(pictures, verbose=0).reshape(5, 8)
+    kernel, bias = (np.asarray(each) for each in new.head.weights)
+    np.testing.assert_allclose(found, seen @ kernel.reshape(8, 3) + bias, rtol=1e-4, atol=1e-5)
+
+
+def test_a_head_that_cannot_be_renewed_is_refused_before_images_are_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = keras_model(
+        tmp_path / "base.keras",
+        tail=lambda x: keras.ops.mean(keras.layers.Dense(7)(keras.layers.Reshape((2, 4))(x)), axis=1),
+    )
+    data = write_images(tmp_path / "data", each=2, seed=1)
+    (data / "red" / "broken.png").write_bytes(b"no picture")
+    assert command.main(options(data, tmp_path / "run", "--from", str(path))) == 1
+    said = capsys.readouterr().err
+    assert "base.keras cannot be given a new head in place of" in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_half_the_bytes_are_refused_for_a_whole_keras_model(
+    patches: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = keras_model(tmp_path / "base.keras")
+    assert command.main(options(patches, tmp_path / "run", "--from", str(path), "--weights-dtype", "float16")) == 1
+    assert "--weights-dtype float16 has no effect on a whole Keras model" in capsys.readouterr().err
+
+
+def test_a_grey_network_is_begun_with_grey_images(patches: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert command.main(options(patches, out, "--from", "basic_cnn:random", "--size", "8x8", "--epochs", "1")) == 0
+    made = bundle.read(out / "bundle")
+    assert (made.input_shape, made.recipe.padding) == ((8, 8, 1), "zero")
+    card = (out / "bundle" / "MODEL_CARD.md").read_text()
+    assert re.search(r"divided by [\d.]+, for grey in 0\.\.255", card)
+
+
+def test_the_command_of_a_card_has_the_options_of_the_architecture(patches: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    given = options(patches, out, "--from", "resnet20:random:7", "--size", "8x8", "--option", 'projection="forced"')
+    given += ["--option", "se_ratio=4", "--epochs", "1", "--padding", "zero"]
+    assert command.main(given) == 0
+    made = bundle.read(out / "bundle")
+    assert made.options == {"projection": "forced", "se_ratio": 4}
+    training, _ = commands_of(out / "bundle" / "MODEL_CARD.md")
+    assert [training[i + 1] for i, word in enumerate(training) if word == "--option"] == [
+        'projection="forced"',
+        "se_ratio=4",
+    ]
+    assert training[training.index("--padding") + 1] == "zero"
+    assert run_words(training) == 0
+
+
 def weights_file(path: Path, *, classes: int = 7) -> Path:
     """Random weights of a small network, as we save them."""
     row = find("basic_cnn")
@@ -241,7 +350,7 @@ def weights_file(path: Path, *, classes: int = 7) -> Path:
 
 def test_a_weights_file_says_itself_how_many_classes_it_has(patches: Path, tmp_path: Path) -> None:
     path = weights_file(tmp_path / "base.safetensors")
-    scaling = ("--size", "8x8", "--mean", "127", "127", "127", "--std", "60", "60", "60")
+    scaling = ("--channels", "3", "--size", "8x8", "--mean", "127", "127", "127", "--std", "60", "60", "60")
     assert (
         command.main(options(patches, tmp_path / "run", "--from", str(path), "--architecture", "basic_cnn", *scaling))
         == 0
@@ -279,6 +388,9 @@ def test_thawing_changes_the_last_stages_and_no_batch_normalisation(patches: Pat
         (("--from", PRETRAINED, "--architecture", "resnet20"), "--architecture resnet20 contradicts it"),
         (("--from", PRETRAINED, "--thaw", "5"), "--thaw must be at most 4"),
         (("--from", PRETRAINED, "--thaw", "-1"), "thaw must be at least 0"),
+        (("--from", PRETRAINED, "--channels", "1"), "--channels has no effect with --from se_resnet20:cifar10"),
+        (("--from", PRETRAINED, "--padding", "zero"), "--padding has no effect with --from se_resnet20:cifar10"),
+        (("--from", PRETRAINED, "--option", "dropout=0.5"), "those of the weights 'cifar10'. Leave --option out"),
         (("--from", PRETRAINED, "--momentum", "0.9"), "--momentum has no effect with --from"),
         (("--from", PRETRAINED, "--hold-out", "2"), "--hold-out must be at least 3 and at most 33 here"),
         (("--from", PRETRAINED, "--hold-out", "0"), "--hold-out must be at least 1"),
@@ -315,7 +427,22 @@ def test_a_damaged_base_is_refused(
         path = keras_model(tmp_path / "base.keras")
     else:
         path = weights_file(tmp_path / "base.safetensors")
-        more = ("--architecture", "basic_cnn", "--size", "8x8", "--mean", "1", "1", "1", "--std", "1", "1", "1")
+        more = (
+            "--architecture",
+            "basic_cnn",
+            "--channels",
+            "3",
+            "--size",
+            "8x8",
+            "--mean",
+            "1",
+            "1",
+            "1",
+            "--std",
+            "1",
+            "1",
+            "1",
+        )
     path.write_bytes(path.read_bytes()[:-200])
     assert command.main(options(patches, tmp_path / "run", "--from", str(path), *more)) == 1
     assert path.name in capsys.readouterr().err

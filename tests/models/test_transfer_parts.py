@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import keras
 import numpy as np
 import pytest
 
+from glimpse.models import bundle
 from glimpse.models.builder import assemble
 from glimpse.models.catalogue import find
 from glimpse.models.prestem.recipe import Recipe
@@ -31,7 +33,7 @@ def pixels() -> np.ndarray:
 @pytest.fixture(scope="module")
 def transferred() -> network.Network:
     base = find_base("basic_cnn:random")
-    return network.with_new_head(base, network.load(base, RECIPE, 1), 3, RECIPE, 1)
+    return network.with_new_head(base, network.load(base, RECIPE), 3, RECIPE, 1)
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +117,44 @@ def test_features_that_are_not_finite_are_refused(
         features.compute(model, pixels, tmp_path, key="k", report=lambda done: None)
 
 
+def test_a_folder_named_as_an_architecture_is_not_taken_for_a_bundle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("se_resnet20").mkdir()
+    assert find_base("se_resnet20").name == "se_resnet20:cifar10"
+    Path("photos").mkdir()
+    with pytest.raises(ValueError, match=r"photos/model\.json cannot be read"):
+        find_base("photos")
+    shutil.copytree(bundle.EMBEDDED / "se_resnet20_cifar10", "se_resnet20", dirs_exist_ok=True)
+    assert find_base("se_resnet20").name == "se_resnet20"
+
+
+def test_random_weights_are_those_of_the_seed_in_their_tag() -> None:
+    bases = [find_base(f"basic_cnn:{tag}") for tag in ("random", "random:0", "random:7")]
+    bases.append(find_base("random:7", "basic_cnn"))
+    assert [base.seed for base in bases] == [0, 0, 7, 7]
+    zero, same, seven, also = (np.asarray(network.load(base, RECIPE).model.weights[0]) for base in bases)
+    np.testing.assert_array_equal(zero, same)
+    np.testing.assert_array_equal(seven, also)
+    assert (zero != seven).any()
+    with pytest.raises(ValueError, match="There are no weights of basic_cnn"):
+        find_base("basic_cnn:random:x")
+
+
+@pytest.mark.parametrize("other", [{"architecture": "mnist_dnn"}, {"variant": "x"}, {"options": {"a": 1}}])
+def test_features_of_random_bases_are_told_apart(
+    transferred: network.Network, pixels: np.ndarray, tmp_path: Path, other: dict[str, Any]
+) -> None:
+    first = features.of_run(transferred, pixels, RECIPE, tmp_path, parts=features.parts_of(TransferPlan(**PLAN)))
+    assert first.values.shape[1] == 70
+    state = tmp_path / features.FOLDER / "state.json"
+    before = state.read_text()
+    plan = TransferPlan(**{**PLAN, **other})
+    features.of_run(transferred, pixels, RECIPE, tmp_path, parts=features.parts_of(plan))
+    assert state.read_text() != before
+
+
 @pytest.mark.parametrize("count", [3, 4, 20, 61, 103])
 def test_every_class_is_held_out_by_its_share_and_never_whole(count: int) -> None:
     classes = np.repeat([0, 1, 2], [100, 4, 2])
@@ -177,7 +217,7 @@ def test_the_head_is_the_layer_that_gives_the_scores(
 ) -> None:
     recipe = Recipe(height=64, width=64)
     base = find_base(f"{name}:random", options={"auxiliary": True} if name == "googlenet" else None)
-    found = network.with_new_head(base, network.load(base, recipe, 1), 5, recipe, 1)
+    found = network.with_new_head(base, network.load(base, recipe), 5, recipe, 1)
     assert found.head.name == head
     assert found.assembly.model.output_shape == (None, 5)
     shape = found.features.shape[1:]
@@ -189,7 +229,7 @@ def test_the_head_is_the_layer_that_gives_the_scores(
 def test_a_thawed_stage_trains_without_its_batch_normalisation() -> None:
     recipe = Recipe(height=32, width=32)
     base = find_base("resnet20:random")
-    found = network.with_new_head(base, network.load(base, recipe, 1), 5, recipe, 1)
+    found = network.with_new_head(base, network.load(base, recipe), 5, recipe, 1)
     fit.thaw(found, 1)
     trained = {variable.path.split("/")[0] for variable in found.assembly.model.trainable_variables}
     assert {name.split("_")[0] for name in trained} == {"group3", "classifier"}

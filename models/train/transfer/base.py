@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from glimpse.models import bundle as bundles
-from glimpse.models import published, sources
+from glimpse.models import published, random_weights, sources
 from glimpse.models.bundle import Bundle
 from glimpse.models.catalogue import architectures, find
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.models.spec import Architecture
 from glimpse.models.suggestions import did_you_mean
 
-RANDOM = "random"  # the tag of weights that nobody has trained
+RANDOM = random_weights.TAG  # of weights that nobody has trained
 # Of weights files; what ends in one of them is a path, never the name of an architecture.
 _SUFFIXES = (".keras", ".h5", ".hdf5", ".pth", ".pt", ".bin", ".safetensors", ".onnx", ".tflite")
 
@@ -33,10 +33,11 @@ class Base:
     variant: str
     options: Mapping[str, Any] = field(default_factory=dict)  # of the architecture
     recipe: Recipe | None  # None: nobody states how images were prepared for these weights
-    digest: str  # of the weights file; `RANDOM` for random weights
+    digest: str  # of the weights file; the tag of random weights
     licence: str  # of the weights, and where they come from, as a sentence
     bundle: Bundle | None = None  # what it is loaded from, where it has labels and a recipe of its own
     file: Path | None = None  # a weights file or a saved Keras model otherwise; both None: random weights
+    seed: int | None = None  # of random weights; None: they are not random
     note: str = ""  # something that the user should know, as a sentence
 
     @property
@@ -52,8 +53,8 @@ def find_base(
 
     Args:
         text: ``NAME`` or ``NAME:TAG`` with the name of an architecture and the tag of weights that ship with the
-            library or are published, or ``random``; or the path of a bundle folder, of a weights file, which needs
-            `architecture`, or of a file with a whole Keras model.
+            library or are published, or ``random`` or ``random:SEED``; or the path of a bundle folder, of a weights
+            file, which needs `architecture`, or of a file with a whole Keras model.
         architecture: name in the library; empty: that in `text`, or that of the bundle.
         variant: of the architecture; None: that of the weights.
         options: of the architecture, for random weights and for a weights file.
@@ -65,30 +66,32 @@ def find_base(
         OSError: the path cannot be read.
     """
     path, options = Path(text).expanduser(), options or {}
-    if path.is_dir():
+    # A folder that only has the name of an architecture is not meant.
+    if (path / bundles.DESCRIPTION).is_file() or (path.is_dir() and text not in architectures()):
         return _of_bundle(text, bundles.read(path), architecture, options)
-    if path.exists():
+    if path.exists() and not path.is_dir():
         return _of_file(path, architecture, variant, options)
     if "/" in text or path.suffix.lower() in _SUFFIXES:
         raise BaseError(
             f"--from {text} does not exist. Give a bundle folder, a weights file, or the name of a network."
         )
     name, _, tag = text.partition(":")
-    if not tag and name not in architectures() and architecture:
-        name, tag = architecture, name
+    if architecture and name not in architectures() and (not tag or random_weights.seed(text) is not None):
+        name, tag = architecture, text
     if architecture and name != architecture:
         raise BaseError(
             f"--from {text} is a network of its own, so --architecture {architecture} contradicts it. Leave it out."
         )
     row = find(name, variant, options)
-    if tag == RANDOM:
+    if (seed := random_weights.seed(tag)) is not None:
         return Base(
-            name=f"{name}:{RANDOM}",
+            name=f"{name}:{tag}",
             architecture=name,
             variant=row.variant,
             options=options,
             recipe=None,
-            digest=RANDOM,
+            digest=tag,
+            seed=seed,
             licence="Nobody has trained these weights: they are random, so the features know nothing of pictures.",
         )
     return _published(name, variant, tag, options)
@@ -113,6 +116,8 @@ def _published(name: str, variant: str | None, tag: str, options: Mapping[str, A
         raise BaseError(
             f"{name} has no weights {tag!r}.{did_you_mean(tag, known)} Known are {', '.join(known)}, and {RANDOM}."
         )
+    if tag in shipped and options:
+        raise BaseError(f"The options of the network are those of the weights {tag!r}. Leave --option out.")
     found = sources.resolve(
         sources.ModelSource(
             weights=tag, architecture=name, variant=None if tag in shipped else variant, options=options

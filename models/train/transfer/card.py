@@ -39,6 +39,7 @@ def training(card: CardContents, run: TransferRun, command: str) -> str:
         f"\n\n**Provisional**: the training was stopped after epoch {card.epochs_done}." if card.provisional else ""
     )
     told = f"\n\n{paragraph(card.training_note)}" if card.training_note else ""
+    order = "for grey in 0..255" if recipe.depth == 1 else f"in the order {recipe.channels}"
     digest = f", weights `{plan.base_digest}`" if plan.base_digest.startswith("sha256:") else ""
     return f"""## Training
 
@@ -49,7 +50,7 @@ def training(card: CardContents, run: TransferRun, command: str) -> str:
   test images are not. {card.epochs_done} epochs were trained.
 - **Batches** of {plan.batch_size}; {weights}. Weight decay {plan.weight_decay:g}, on kernels only.{smoothing}
 - **Pre-stem**: that of the base: geometry `{recipe.geometry}`, filter `{recipe.filter}`; then minus
-  {numbers(recipe.mean)}, divided by {numbers(recipe.std)}, in the order {recipe.channels}.
+  {numbers(recipe.mean)}, divided by {numbers(recipe.std)}, {order}.
 - **Seed**: {plan.seed}.{provisional}{told}
 
 From the folder in which this was trained, with the `python` of its environment:

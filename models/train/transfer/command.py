@@ -16,7 +16,7 @@ from glimpse.models.plain import plain
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.models.train.checks import check_classes, check_hold_out, check_paths, report_omissions
 from glimpse.models.train.plan import check_kind, check_writable, claim, exclusive
-from glimpse.models.train.transfer.base import RANDOM, Base, BaseError, find_base
+from glimpse.models.train.transfer.base import Base, BaseError, find_base
 from glimpse.models.train.transfer.options import plan_of, reproducing
 from glimpse.models.train.transfer.plan import HEAD_CHECKPOINT, MAY_CHANGE, THAW, TransferRun, batch_size
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _HELD_OUT = (10, 2500)  # one of so many images, at most so many
 _RECIPE = ("geometry", "crop_share", "filter")
+_OF_THE_WEIGHTS = ("channels", "padding")  # for others, the first layers would have to be trained again
 
 
 def run(options: argparse.Namespace, given: Collection[str]) -> None:
@@ -43,6 +44,11 @@ def run(options: argparse.Namespace, given: Collection[str]) -> None:
     """
     base = find_base(options.base, options.architecture or "", options.variant, dict(options.options or ()))
     plan = plan_of(options, given, base)
+    if not base.architecture and options.weights_dtype != "float32":
+        raise BaseError(
+            f"--weights-dtype {options.weights_dtype} has no effect on a whole Keras model, which is saved as it is. "
+            "Leave it out."
+        )
     out: Path = options.out or Path("runs") / (base.architecture or Path(base.name).stem)
     check_hold_out(options.hold_out)
     name = options.name or out.resolve().name
@@ -64,7 +70,7 @@ def run(options: argparse.Namespace, given: Collection[str]) -> None:
     head, thawed = fit.head_phase(plan, out, 1), fit.thawed_phase(plan, out, 1)
     if options.export_only and not head.begun:
         raise ValueError(f"{out} has no training to export. Train first, or give another --out.")
-    old = network.load(base, recipe, plan.seed)
+    old = network.load(base, recipe)
     network.check(old, base, plan.thaw)
     images = data.read(options.data, recipe, skip_unreadable=options.skip_unreadable)
     report_omissions(options.data, images)
@@ -123,7 +129,7 @@ def _train(
     from glimpse.models.train.transfer import features, fit
 
     plan, recipe = made.plan, made.recipe
-    computed = partial(features.of_run, new, images.pixels, recipe, out, parts=(plan.base_digest, plan.seed))
+    computed = partial(features.of_run, new, images.pixels, recipe, out, parts=features.parts_of(plan))
     # A head that has been trained further would not be the one that the thawed stages were trained with.
     begun = fit.thawed_phase(plan, out, len(parts.training)).begun
     head = fit.train_head(
@@ -140,22 +146,34 @@ def _recipe(base: Base, options: argparse.Namespace, given: Collection[str]) -> 
     """The base's recipe, with what the command says in place of its values.
 
     Raises:
-        BaseError: nobody states how images were prepared for these weights.
+        BaseError: nobody states how images were prepared for these weights, or an option contradicts what is stated.
     """
+    for name in _OF_THE_WEIGHTS:
+        if base.recipe is not None and name in given:
+            raise BaseError(
+                f"--{name} has no effect with --from {base.name}, whose weights were trained with channels "
+                f"{base.recipe.channels} and padding {base.recipe.padding}. Leave it out."
+            )
     changes = {name: getattr(options, name) for name in (*_RECIPE, "mean", "std") if name in given}
     changes |= {name: tuple(changes[name]) for name in ("mean", "std") if name in changes}
     if "size" in given:
         changes["height"], changes["width"] = options.size
     if base.recipe is not None:
         return dataclasses.replace(base.recipe, **changes)
-    if base.digest != RANDOM and not {"mean", "std"} <= changes.keys():
+    if "channels" in given:
+        changes["channels"] = "GRAY" if options.channels == 1 else "RGB"
+    if "padding" in given:
+        changes["padding"] = options.padding
+    if base.seed is None and not {"mean", "std"} <= changes.keys():
         raise BaseError(
             f"It is not known how images were prepared for {base.name}: there is no recipe.toml beside it. Write one, "
             "or give --mean, --std and --size."
         )
     if base.row is not None:
-        height, width = base.row.shape[:2]
-        changes = {"height": height, "width": width, "smaller": "resize", **changes}
+        height, width, depth = base.row.shape
+        channels = "GRAY" if depth == 1 else "RGB"
+        own = {"height": height, "width": width, "channels": channels, "padding": base.row.padding}
+        changes = {**own, "smaller": "resize", **changes}
     elif "size" not in given:
         raise BaseError(f"Which size of images does {base.name} take? Give --size, or write a recipe.toml beside it.")
     return Recipe(**changes)
@@ -163,7 +181,7 @@ def _recipe(base: Base, options: argparse.Namespace, given: Collection[str]) -> 
 
 def _measured(recipe: Recipe, base: Base, images: LabelledImages, parts: Split, given: Collection[str]) -> Recipe:
     """The recipe; for random weights with the scaling of the training images, where none was given."""
-    if base.digest != RANDOM or {"mean", "std"} <= set(given):
+    if base.seed is None or {"mean", "std"} <= set(given):
         return recipe
     from glimpse.models.train import data
 

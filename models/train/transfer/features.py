@@ -20,6 +20,7 @@ from glimpse.models.compiling import jit_compile
 from glimpse.models.prestem import graph
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.models.train.transfer.network import Network
+from glimpse.models.train.transfer.plan import TransferPlan
 from glimpse.models.train.transfer.progress import Bar
 
 FOLDER = "features"
@@ -60,7 +61,7 @@ def of_run(
         pixels: uint8 ``[N, *recipe.pixels_shape]``.
         recipe: of the images.
         folder: of the run.
-        parts: what the weights of the network depend on.
+        parts: what the weights of the network depend on, see `parts_of`.
     """
     model = extractor(network.assembly.model, network.features, recipe)
     key = key_of(pixels, *parts, recipe.digest, network.features.name)
@@ -68,6 +69,11 @@ def of_run(
         found = compute(model, pixels, folder, key=key, report=bar.update)
         bar.say(f"features: {len(pixels):,} images in {VIEWS} views, {_megabytes(found)} MB in {folder / FOLDER}")
     return found
+
+
+def parts_of(plan: TransferPlan) -> tuple[object, ...]:
+    """What the weights of a network depend on; of random ones, the digest is the same for every architecture."""
+    return plan.base_digest, plan.architecture, plan.variant, dict(plan.options)
 
 
 def _megabytes(features: Features) -> str:

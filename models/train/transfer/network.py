@@ -20,6 +20,11 @@ from glimpse.models.weights.transfer import transfer
 
 # What may stand between a classifier and the scores, or before it, without weights of its own.
 _DROPOUTS = (keras.layers.Dropout, keras.layers.SpatialDropout2D, keras.layers.GaussianDropout)
+# What is kept of the layers behind a user's own head. All else makes other numbers of the logits, such as percentages.
+_KEPT = (
+    *_DROPOUTS,
+    *(keras.layers.Flatten, keras.layers.GlobalAveragePooling2D, keras.layers.GlobalMaxPooling2D),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,13 +38,12 @@ class Network:
     classifier: tuple[keras.layers.Layer, ...]  # the layers of the classifier, the head among them
 
 
-def load(base: Base, recipe: Recipe, seed: int) -> Assembly:
+def load(base: Base, recipe: Recipe) -> Assembly:
     """The base as it was trained, with its own classes.
 
     Args:
         base: where the weights are.
         recipe: how images are prepared for it, for a base that states none.
-        seed: of random weights.
 
     Raises:
         BundleError: the weights file is missing or damaged.
@@ -54,7 +58,7 @@ def load(base: Base, recipe: Recipe, seed: int) -> Assembly:
         return keras_files.load(base.file, recipe=recipe, classes=None)
     shape = recipe.shape
     if base.file is None:
-        keras.utils.set_random_seed(seed)
+        keras.utils.set_random_seed(base.seed or 0)
         return assemble(row, input_shape=shape)
     found = contents(base.file)
     head = _cut(_main(assemble(row, input_shape=shape).model)).head
@@ -70,7 +74,10 @@ def check(old: Assembly, base: Base, thaw: int) -> None:
     Raises:
         BaseError: the message says what is missing.
     """
-    _cut(_main(old.model), base.name)
+    if base.row is None:
+        _of_model(old, 2, base.name)  # whether a head of other classes fits is not seen before it is there
+    else:
+        _cut(_main(old.model), base.name)
     stages = [stage.name for stage in old.stages if not stage.auxiliary]
     count = len(stages) - bool(base.architecture)  # the classifier is trained in any case
     if thaw > count:
@@ -127,20 +134,39 @@ def _of_row(row: Architecture, old: Assembly, classes: int, recipe: Recipe, name
 
 
 def _of_model(old: Assembly, classes: int, name: str) -> Assembly:
-    """A model of the user's own with another last layer, up to its logits."""
+    """A model of the user's own with another last layer, up to its logits.
+
+    Raises:
+        BaseError: it has no head to cut, or none for so many classes can take its place.
+    """
     cut = _cut(_main(old.model), name)
-    head = cut.head
-    config = {**head.get_config(), "name": "new_head"}
-    config["filters" if isinstance(head, keras.layers.Conv2D) else "units"] = classes
-    x = type(head).from_config(config)(cut.seen)
-    for layer in cut.tail:
-        x = layer(x)
+    try:
+        x = _new_head(cut, classes)
+    except (TypeError, ValueError) as error:
+        raise BaseError(f"{name} cannot be given a new head in place of {cut.head.name!r}: {short(error)}") from error
+    if x.shape[1:] != (classes,):
+        raise BaseError(
+            f"{name} cannot be given a new head in place of {cut.head.name!r}: its scores would have the shape "
+            f"{x.shape[1:]}, not one number for each class. Put a global pooling behind that layer, and save it again."
+        )
     model = keras.Model(old.model.inputs, x, name=old.model.name)
     [stage] = old.stages
     summary = StageSummary(
         stage.name, stage.block, stage.repeats, (classes,), model.count_params(), stage.multiply_adds
     )
     return Assembly(old.paper, model, (summary,), {stage.name: x}, "logits")
+
+
+def _new_head(cut: _Cut, classes: int) -> keras.KerasTensor:
+    """The logits of a layer like the head for so many classes, and of what is kept of the tail behind it."""
+    head = cut.head
+    config = {**head.get_config(), "name": "new_head", "activation": "linear"}
+    config["filters" if isinstance(head, keras.layers.Conv2D) else "units"] = classes
+    x = type(head).from_config(config)(cut.seen)
+    for layer in cut.tail:
+        x = layer(x) if isinstance(layer, _KEPT) else x
+    # A convolution may have had its scores put in a row by an operation that is not kept.
+    return x if len(x.shape) == 2 else keras.layers.Flatten()(x)
 
 
 def _main(model: keras.Model) -> keras.KerasTensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 from collections.abc import Collection, Sequence
 from typing import get_args
 
@@ -13,7 +14,7 @@ from glimpse.models.train.transfer.plan import ClassWeights, TransferPlan
 _DESCRIPTION = """\
 A pretrained network with a new classifier. First the new classifier is trained on what the frozen network makes of the
 images, which is computed once and kept in OUT/features; then, with --thaw, the last stages of the network with it. The
-preprocessing is that of the base. With --from, other defaults hold: {defaults}; --hold-out
+preprocessing is that of the base, where that is known. With --from, other defaults hold: {defaults}; --hold-out
 is a tenth of the images, and batches are smaller for fewer than 512."""
 
 _ONLY_HERE = ("thaw", "thaw_epochs", "patience", "class_weights")
@@ -38,7 +39,8 @@ def add(parser: argparse.ArgumentParser) -> None:
         dest="base",
         metavar="BASE",
         help="network to start from: the name of an architecture with weights, NAME or NAME:TAG as python -m "
-        "glimpse.models list shows them, or NAME:random; the folder of a bundle; a .keras file; or a weights file, "
+        "glimpse.models list shows them, or NAME:random for random weights, NAME:random:7 for those of another seed "
+        "than 0; the folder of a bundle; a .keras file; or a weights file, "
         "with the name of its network in --architecture (default: train from scratch)",
     )
     group.add_argument(
@@ -131,4 +133,6 @@ def reproducing(options: argparse.Namespace, names: Collection[str]) -> tuple[st
             words += [flag, "x".join(map(str, value))]
         else:
             words += [flag, *map(str, value)] if isinstance(value, list) else [flag, str(value)]
+    for option, value in options.options or ():
+        words += ["--option", f"{option}={json.dumps(value)}"]
     return tuple(words)
