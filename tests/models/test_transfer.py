@@ -176,12 +176,12 @@ def test_a_phase_ends_when_the_held_out_loss_no_longer_falls(
     out = tmp_path / "run"
     more = (*RANDOM, "--epochs", "60", "--patience", "2", "--learning-rate", "0.05")
     assert command.main(options(patches, out, *more)) == 0
-    losses = [row["val_loss"] for row in fit.history(out)]
+    losses = [row["val_calibrated"] for row in fit.history(out)]
     assert len(losses) < 60
     assert losses.index(min(losses)) == len(losses) - 3
-    # What is kept is the best epoch, not the last one: its loss, calibrated at temperature 1, is the least.
+    # What is kept is the best epoch, not the last one: its calibrated loss is the least.
     made = bundle.read(out / "bundle")
-    assert made.metrics["nll_uncalibrated"] == pytest.approx(min(losses), rel=1e-2)
+    assert made.metrics["nll"] == pytest.approx(min(losses), rel=1e-2)
 
 
 def test_the_commands_of_a_card_run_as_they_are_printed(

@@ -16,9 +16,11 @@ from glimpse.models import bundle
 from glimpse.models.builder import assemble
 from glimpse.models.catalogue import find
 from glimpse.models.prestem.recipe import Recipe
+from glimpse.models.train.fit import HISTORY, SmoothedCrossEntropy
 from glimpse.models.train.transfer import features, fit, network
 from glimpse.models.train.transfer.base import find_base
-from glimpse.models.train.transfer.plan import TransferPlan, batch_size
+from glimpse.models.train.transfer.phase import Data, Phase
+from glimpse.models.train.transfer.plan import HEAD_CHECKPOINT, TransferPlan, batch_size
 from glimpse.models.train.transfer.split import split
 
 RECIPE = Recipe(height=8, width=8, mean=(127.0,) * 3, std=(60.0,) * 3)
@@ -236,6 +238,29 @@ def test_a_thawed_stage_trains_without_its_batch_normalisation() -> None:
     assert not [name for name in trained if name.endswith("_bn")]
     fit.thaw(found, 0)
     assert [v.path.split("/")[0] for v in found.assembly.model.trainable_variables] == ["classifier_logits"] * 2
+
+
+@pytest.mark.parametrize(
+    ("rows", "best"),
+    [
+        pytest.param("epoch,thawed,val_loss,val_calibrated\n1,0,0.5,0.50\n2,0,0.6,0.40\n3,0,0.7,0.45", 2, id="new"),
+        pytest.param("epoch,thawed,val_loss\n1,0,0.5\n2,0,0.6\n3,0,0.7", 1, id="begun without it"),
+    ],
+)
+def test_the_epoch_that_is_kept_is_the_best_after_calibration(tmp_path: Path, rows: str, best: int) -> None:
+    image = keras.Input((2,))
+    model = keras.Model(image, keras.layers.Dense(2)(image))
+    model.compile(optimizer=keras.optimizers.AdamW(0.1), loss=SmoothedCrossEntropy(2))
+    for _ in range(3):
+        model.train_on_batch(np.eye(2, dtype=np.float32), np.array([0, 1]))
+    model.save_weights(tmp_path / HEAD_CHECKPOINT)
+    (tmp_path / HISTORY).write_text(rows)
+
+    def nothing() -> Data:
+        raise AssertionError("there is no epoch to train")
+
+    outcome = Phase("head", tmp_path, epochs=3, patience=3, steps=1).run(model, nothing)
+    assert (outcome.epochs, outcome.best, outcome.ended) == (3, best, True)
 
 
 def test_a_size_that_the_weights_do_not_fit_is_refused() -> None:

@@ -45,9 +45,9 @@ def training(card: CardContents, run: TransferRun, command: str) -> str:
 
 {paragraph(f"This is transfer learning from **{plan.base}**{digest}. {card.base_note}")}
 
-{phases}- **Early stopping**: a phase ended when the loss on the held-out images had not fallen for {plan.patience}
-  epochs, and the weights with the least were kept. So results on the held-out images are slightly too good; those on
-  test images are not. {card.epochs_done} epochs were trained.
+{phases}- **Early stopping**: a phase ended when the loss on the held-out images, with a temperature fitted on them, had
+  not fallen for {plan.patience} epochs, and the weights with the least were kept. So results on the held-out images are
+  slightly too good; those on test images are not. {card.epochs_done} epochs were trained.
 - **Batches** of {plan.batch_size}; {weights}. Weight decay {plan.weight_decay:g}, on kernels only.{smoothing}
 - **Pre-stem**: that of the base: geometry `{recipe.geometry}`, filter `{recipe.filter}`; then minus
   {numbers(recipe.mean)}, divided by {numbers(recipe.std)}, {order}.

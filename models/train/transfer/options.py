@@ -54,7 +54,10 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     for name, text in (
         ("thaw_epochs", "epochs with thawed stages, at most"),
-        ("patience", "end when the loss on the held-out images has not fallen for so many epochs"),
+        (
+            "patience",
+            "end when the loss on the held-out images, once calibrated, has not fallen for so many epochs",
+        ),
     ):
         group.add_argument(
             f"--{name.replace('_', '-')}",

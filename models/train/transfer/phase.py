@@ -12,11 +12,13 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from glimpse.models.train.calibrate import fit_temperature, negative_log_likelihood
 from glimpse.models.train.fit import HISTORY, history, save_checkpoint, write_history
 from glimpse.models.train.transfer.progress import Bar
 from glimpse.models.train.watch import DivergedError
 
 _EVALUATED = 64  # held-out images at once
+_CALIBRATED = "val_calibrated"  # column of the history: mean negative log likelihood with the temperature fitted
 
 Inputs = tuple[NDArray[Any], NDArray[np.int64]]  # and class numbers
 
@@ -45,7 +47,11 @@ def checkpoint_of(name: str) -> str:
 
 
 class Phase:
-    """The epochs of a phase and what is kept of them: the latest, to go on from, and the best, which is the result."""
+    """The epochs of a phase and what is kept of them: the latest, to go on from, and the best, which is the result.
+
+    The best is that with the least held-out loss once a temperature has been fitted on the same images, as the bundle
+    has one: that of the plain loss may be an early one, before the network became too sure of its answers.
+    """
 
     def __init__(
         self,
@@ -63,10 +69,10 @@ class Phase:
             name: of its files.
             folder: of the run.
             epochs: the number of them at most.
-            patience: epochs without a smaller held-out loss after which it ends.
+            patience: epochs without a smaller calibrated held-out loss after which it ends.
             steps: of an epoch.
             before: epochs of earlier phases, which the history counts, too. Where there are some, the weights that
-                the phase begins with are its first best, with the held-out loss of the history's best row so far.
+                the phase begins with are its first best, with the loss of the history's best row so far.
         """
         self._name, self._folder = name, folder
         self._epochs, self._patience, self._steps, self._before = epochs, patience, steps, before
@@ -131,18 +137,15 @@ class Phase:
     ) -> dict[str, float]:
         found = model.fit(
             data.batches(epoch),
-            validation_data=data.held_out,
-            validation_batch_size=_EVALUATED,
             class_weight=class_weight,
             shuffle=False,  # shuffled already; a second shuffle would only make resuming inexact
             verbose=0,
             callbacks=[_Steps(bar, epoch * self._steps)],
         ).history
-        row = {name: float(values[-1]) for name, values in found.items()}
-        _check_finite(row["val_loss"])
+        row = {name: float(values[-1]) for name, values in found.items()} | _judged(model, *data.held_out)
         bar.say(
             f"{self._name}: epoch {epoch + 1} of at most {self._epochs}: loss {row['loss']:.3f}, held-out loss "
-            f"{row['val_loss']:.3f}, held-out accuracy {row['val_accuracy']:.1%}"
+            f"{row['val_loss']:.3f}, calibrated {row[_CALIBRATED]:.3f}, held-out accuracy {row['val_accuracy']:.1%}"
         )
         return {"epoch": float(self._before + epoch + 1), "thawed": float(self._before > 0), **row}
 
@@ -150,11 +153,25 @@ class Phase:
         return done >= self._epochs or done - self._best_epoch(done) >= self._patience
 
     def _best_epoch(self, done: int) -> int:
-        """The epoch of this phase, counted from 1, with the least held-out loss; 0: the weights it began with."""
+        """The epoch of this phase, counted from 1, with the least calibrated held-out loss; 0: what it began with."""
         rows = history(self._folder, self._before + done)
-        losses = [min((row["val_loss"] for row in rows[: self._before]), default=math.inf)]
-        losses += [row["val_loss"] for row in rows[self._before :]]
+        # A run that was begun without it goes on by the plain loss.
+        judge = _CALIBRATED if all(_CALIBRATED in row for row in rows) else "val_loss"
+        losses = [min((row[judge] for row in rows[: self._before]), default=math.inf)]
+        losses += [row[judge] for row in rows[self._before :]]
         return losses.index(min(losses))
+
+
+def _judged(model: keras.Model, inputs: NDArray[Any], classes: NDArray[np.int64]) -> dict[str, float]:
+    """Loss, accuracy and calibrated loss of held-out images."""
+    logits = model.predict(inputs, batch_size=_EVALUATED, verbose=0)
+    loss = float(model.loss(classes, logits))
+    _check_finite(loss)
+    return {
+        "val_accuracy": float((logits.argmax(axis=1) == classes).mean()),
+        "val_loss": loss,
+        _CALIBRATED: negative_log_likelihood(logits, classes, fit_temperature(logits, classes)),
+    }
 
 
 def _check_finite(loss: float) -> None:

@@ -31,7 +31,7 @@ class TransferPlan:
     epochs: int = 60  # of the head, at most
     thaw: int = 0  # stages before the classifier that are trained after the head; 0: the head alone
     thaw_epochs: int = 12  # with them, at most
-    patience: int = 4  # epochs in which the held-out loss gets no better before a phase ends
+    patience: int = 4  # epochs in which the calibrated held-out loss gets no better before a phase ends
     batch_size: int = 32  # of the command by default less for few images, see `batch_size`
     learning_rate: float = 1e-3  # of the head alone
     thawed_rate: float = 0.1  # share of it for the thawed stages and the head together
