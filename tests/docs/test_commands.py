@@ -23,8 +23,8 @@ WITH_BLOCKS = [page for page in PAGES if any(block.language in RUN | READ for bl
 
 
 @pytest.fixture
-def folder(tmp_path: Path, cat_photo: Path, default_server: RunningServer) -> Folder:
-    return clone(tmp_path, cat_photo, target=default_server.target, metrics_url=default_server.metrics_url)
+def folder(tmp_path: Path, default_server: RunningServer) -> Folder:
+    return clone(tmp_path, target=default_server.target, metrics_url=default_server.metrics_url)
 
 
 @pytest.mark.parametrize("page", WITH_BLOCKS)

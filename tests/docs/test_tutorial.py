@@ -16,9 +16,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 @pytest.mark.parametrize(("page", "name"), [("own-model", "shapes"), ("in-minutes", "few")])
 def test_what_a_tutorial_trains_is_served_and_tells_the_shapes_apart(
-    page: str, name: str, tmp_path: Path, cat_photo: Path, start_server: Callable[..., RunningServer]
+    page: str, name: str, tmp_path: Path, start_server: Callable[..., RunningServer]
 ) -> None:
-    folder = clone(tmp_path, cat_photo, target="nobody:1", metrics_url="")
+    folder = clone(tmp_path, target="nobody:1", metrics_url="")
     said = ""
     for block in blocks(f"docs/tutorials/{page}.md"):
         if block.language == "python":
