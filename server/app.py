@@ -158,7 +158,8 @@ class Server:
                 await stop.wait()
         finally:
             trimming.cancel()
-            await self._drain(announce)
+            # Of a server that could not start, the reason is the last that is logged, and not that nothing is drained.
+            await self._drain(announce, say=_log.info if stop.is_set() else _log.debug)
             watching.cancel()
             self._ports.close()
 
@@ -191,12 +192,12 @@ class Server:
         self._metrics.ready(ready=ready)
         await self._health.tell(alive=alive, ready=ready)
 
-    async def _drain(self, announce: float) -> None:
+    async def _drain(self, announce: float, say: Callable[..., object]) -> None:
         """NOT_SERVING -> keep serving for `announce` seconds -> take no new calls -> finish those that are there.
 
         Admission stays open until the last call has ended: one that is here when the ports close is as good as any.
         """
-        _log.info("draining", in_flight=self._admission.in_flight)
+        say("draining", in_flight=self._admission.in_flight)
         self._draining = True
         await self._tell()
         await asyncio.sleep(announce)
@@ -212,7 +213,7 @@ class Server:
         await asyncio.to_thread(self._decoding.close)
         if self._tracing is not None:
             await asyncio.to_thread(self._tracing.close, _TRACES_SECONDS)
-        _log.info("stopped", in_flight=self._admission.in_flight)
+        say("stopped", in_flight=self._admission.in_flight)
 
     def _in_use(self) -> int:
         """Bytes that images in flight may take: the files, twice as gRPC's message, and some of an ordinary size."""

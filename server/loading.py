@@ -125,7 +125,7 @@ def load_model(source: ModelSource, options: LoadOptions, observe: Callable[[str
         device=runtime.device,
         precision=runtime.precision,
         **({"agreement": round(agreement.share, 4)} if agreement is not None else {}),
-        output=summary.output,
+        network_output=summary.output,
         seconds=round(time.monotonic() - begun, 2),
     )
     return LoadedModel(

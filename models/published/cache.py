@@ -29,6 +29,7 @@ from glimpse.models.published.progress import progress_bar
 from glimpse.models.published.safe_writing import write_atomically
 from glimpse.models.published.transfer_limits import DownloadPolicy, FetchError
 
+# A structured log, such as the server's, shows `extra` in place of the sentence: fixed words as `event`, and fields.
 _log = logging.getLogger(__name__)
 
 # What this process is fetching now, and the folders that it has made for that, the inner ones first.
@@ -145,7 +146,11 @@ def _locked(path: Path, seconds: float) -> Iterator[None]:
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        _log.info("waiting for another process that is downloading %s", path)
+        _log.info(
+            "waiting for another process that is downloading %s",
+            path,
+            extra={"event": "waiting for another download", "file": str(path)},
+        )
         try:
             lock.acquire(timeout=seconds)
         except Timeout as error:
@@ -165,7 +170,7 @@ def _locked(path: Path, seconds: float) -> Iterator[None]:
 
 def _download(checkpoint: Checkpoint, path: Path, policy: DownloadPolicy) -> None:
     part = _part(path)
-    _log.info("fetching %s", checkpoint.url)
+    _log.info("fetching %s", checkpoint.url, extra={"event": "fetching weights", "url": checkpoint.url})
     while True:
         resumed = part.exists()
         try:
@@ -182,7 +187,7 @@ def _download(checkpoint: Checkpoint, path: Path, policy: DownloadPolicy) -> Non
             raise
         part.replace(path)
         discard(part)
-        _log.info("fetched %s", path)
+        _log.info("fetched %s", path, extra={"event": "weights fetched", "file": str(path)})
         return
 
 
@@ -241,12 +246,26 @@ def _pin(checkpoint: Checkpoint, record: Path, sha256: str, name: Path) -> None:
             name.name,
             sha256,
             record,
+            extra={
+                "event": "no published hash",
+                "publisher": checkpoint.publisher,
+                "file": name.name,
+                "sha256": sha256,
+                "record": str(record),
+                "detail": "The SHA-256 of the first copy is recorded, and the file is checked against it from now on.",
+            },
         )
     try:
         write_atomically(record, f"{sha256}  {name.name}\n".encode())
     except OSError as error:
         # A read-only folder is allowed; whoever fills it is responsible for its files.
-        _log.warning("%s cannot be written, so the hash of %s is not recorded: %s", record, name.name, error)
+        _log.warning(
+            "%s cannot be written, so the hash of %s is not recorded: %s",
+            record,
+            name.name,
+            error,
+            extra={"event": "hash not recorded", "file": name.name, "record": str(record), "detail": str(error)},
+        )
 
 
 def _by_hand(checkpoint: Checkpoint, folder: Path) -> str:

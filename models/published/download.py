@@ -67,7 +67,12 @@ def download(url: str, part: Path, report: Report, policy: DownloadPolicy) -> No
             failures = 0 if limits.grew(_size(part)) else failures + 1
             if failures >= policy.attempts:
                 raise FetchError(f"{url} cannot be downloaded: {error}.") from error
-            _log.warning("%s: %s; trying again", url, error)
+            _log.warning(
+                "%s: %s; trying again",
+                url,
+                error,
+                extra={"event": "download interrupted, trying again", "url": url, "detail": str(error)},
+            )
             # Spread, so that many who lost the same server do not come back at the same moment.
             pause = policy.backoff * 2 ** max(failures - 1, 0) * random.uniform(0.5, 1.5)
             time.sleep(max(pause, min(error.wait, _PATIENCE)))

@@ -101,7 +101,13 @@ class _Builder:
         )
         if (found := agreement.cached(follows_from)) is not None:
             return found
-        _log.info("comparing precisions", model=bundle.name, precision=precision, pictures=number)
+        _log.info(
+            "comparing precisions",
+            model=bundle.name,
+            precision=precision,
+            pictures=number,
+            detail="This takes some seconds, or a minute with large networks or where cores are busy.",
+        )
         begun = time.monotonic()
         series = variations.series(own, bundle.recipe)
         found = agreement.measure(self._answer, series, precision=precision, number=number)
@@ -112,7 +118,7 @@ class _Builder:
             precision=precision,
             agreement=round(found.share, 4),
             pictures=found.pictures,
-            unclear=found.unclear,
+            undecided=found.unclear,
             seconds=round(time.monotonic() - begun, 2),
         )
         return found

@@ -53,6 +53,7 @@ def test_without_a_published_hash_the_first_copy_is_recorded_and_users_are_told(
     (record,) = caplog.records
     assert "keras publishes no hash of net.h5" in record.getMessage()
     assert hashlib.sha256(BODY).hexdigest() in record.getMessage()
+    assert vars(record)["event"] == "no published hash", "what a structured log calls it"
 
 
 def test_from_then_on_another_file_is_refused_until_the_record_is_deleted(server: Server, tmp_path: Path) -> None:

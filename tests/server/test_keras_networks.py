@@ -104,7 +104,7 @@ def test_a_served_network_tells_what_it_puts_out(start_server: Callable[..., Run
     path = saved(made, tmp_path / "own")
     server = start_server(f"--weights={path}", "--precision=float32")
     server.wait_for("serving")
-    assert next(line for line in server.log if line["event"] == "model loaded")["output"] == "probabilities"
+    assert next(line for line in server.log if line["event"] == "model loaded")["network_output"] == "probabilities"
     picture = io.BytesIO()
     Image.fromarray(PIXELS[0]).save(picture, "PNG")
     with grpc.insecure_channel(server.target) as channel:

@@ -200,6 +200,7 @@ def test_a_port_that_is_taken_is_told_with_an_exit_code_of_its_own(start_server:
         running = start_server(f"{flag}={taken.getsockname()[1]}")
         assert running.exit_code() == 3
     assert "Cannot listen on" in running.wait_for("cannot start")["detail"]
+    assert [line["event"] for line in running.log] == ["starting", "settings", "cannot start"]
 
 
 @pytest.mark.parametrize("arguments", [(), ("--no-serve-metrics",)])
@@ -216,6 +217,7 @@ def test_weights_that_do_not_exist_are_told_with_an_exit_code_of_their_own(start
     running = start_server("--weights=nowhere")
     assert running.exit_code() == 4
     assert "cifar10" in running.wait_for("cannot start")["detail"]
+    assert [line["event"] for line in running.log][-2:] == ["listening", "cannot start"]
 
 
 def test_weights_of_another_architecture_are_refused(start_server: Start) -> None:

@@ -185,6 +185,7 @@ def test_a_server_that_fetches_from_somebody_silent_ends_all_the_same(start_serv
         with connection:
             running.terminate()
             assert running.exit_code(seconds=SECONDS) == 0
+    assert running.wait_for("fetching weights")["url"].startswith("https://")
     assert not (tmp_path / "cache").exists()
 
 
