@@ -52,7 +52,9 @@ def find_packages() -> None:
     if not os.access(python, os.X_OK):
         lacking = f"{sys.executable} lacks {', '.join(missing)}, and there is no {home}"
         _give_up(f"{lacking}; run `make serve` or `make client` in {ROOT} first.")
-    os.execv(python, [str(python), str(FILE), *sys.argv[1:]])  # noqa: S606  (no shell is the point)
+    # By the path that was typed, where that is this file: hints and examples show it.
+    called = sys.argv[0] if Path(sys.argv[0]).resolve() == FILE else str(FILE)
+    os.execv(python, [str(python), called, *sys.argv[1:]])  # noqa: S606  (no shell is the point)
 
 
 def _missing() -> list[str]:

@@ -13,6 +13,7 @@ from glimpse.client.commands import exits
 from glimpse.client.commands.find_images import STDIN, find, why_not_found
 from glimpse.client.commands.output import Output
 from glimpse.client.commands.output_options import OutputOptions, output_options
+from glimpse.client.commands.plain import plain
 from glimpse.client.commands.progress import Advance, progress
 from glimpse.client.commands.request_options import RequestOptions, request_options
 from glimpse.client.commands.server_options import ServerOptions, server_options
@@ -68,6 +69,8 @@ def classify(
         for path, result in results:
             answers.write(path, _explained(path, result))
             advance(failed=result.error is not None)
+    if said := answers.summary:
+        typer.echo(plain(said), err=True)
     _say_failed(answers.failed, quiet=output.silent)
 
 

@@ -8,8 +8,11 @@ import glob
 import heapq
 import os
 import re
+import shlex
 import stat
 from collections.abc import Callable, Iterable, Iterator
+
+from glimpse.client.commands.program import called
 
 STDIN = "-"
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
@@ -63,7 +66,8 @@ def why_not_found(argument: str) -> str:
     if os.path.isdir(argument):
         return f"There is no image with one of these suffixes in {argument}: {', '.join(sorted(SUFFIXES))}."
     if _URL.match(argument):
-        return f"This is a URL, and only files are read. Download it first: curl -s {argument} | glimpse classify -"
+        command = called(f"curl -s {shlex.quote(argument)} | glimpse classify -")
+        return f"This is a URL, and only files are read. Download it first: {command}"
     if glob.has_magic(argument):
         return f"No file matches the pattern {argument}."
     return f"There is no file {argument}."

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from typer.core import TyperCommand
 
+from glimpse.client.commands.program import called
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -48,9 +50,9 @@ def placeholder(parameter: Any, name: str) -> str:
 
 
 def examples(*lines: str) -> str:
-    """An epilog of a command's help, with its lines as they are."""
+    """An epilog of a command's help, with its lines as they are, but for the name by which the program was called."""
     # The character at the beginning keeps it from being wrapped into a paragraph.
-    return "\n".join(("\b", "Examples:", *(f"  {line}" for line in lines)))
+    return "\n".join(("\b", "Examples:", *(f"  {called(line)}" for line in lines)))
 
 
 def _panel(parameter: Any) -> str:

@@ -23,6 +23,10 @@ class Output(Protocol):
 
     failed: int  # images without a class, those of earlier runs included
 
+    @property
+    def summary(self) -> str:
+        """What was written where, for people; empty where they see it themselves."""
+
     def has(self, path: str) -> bool:
         """Whether an earlier run has answered it."""
 
@@ -40,6 +44,11 @@ class Stdout:
         self._thumbnails = thumbnails
         if form is not None:
             sys.stdout.buffer.write(form.header)
+
+    @property
+    def summary(self) -> str:
+        """It is in front of whoever looks."""
+        return ""
 
     def has(self, path: str) -> bool:  # noqa: ARG002  (the protocol's)
         """Nothing has been answered before."""
@@ -73,6 +82,7 @@ class File:
             ValueError: another run writes it.
         """
         self.failed = 0
+        self._written = 0  # answers of this run
         self._path = path
         self._form = form
         self._answered: set[bytes] = set()
@@ -127,6 +137,16 @@ class File:
         if passing:
             self._take_out_passing()
 
+    @property
+    def summary(self) -> str:
+        """How many answers this run wrote, and how many there are."""
+        earlier, path = len(self._answered), self._path
+        if earlier and not self._written:
+            return f"{path} has the answers already; nothing was left to do. It holds {_answers(earlier)}."
+        if earlier:
+            return f"{_answers(self._written)} added to {path}, which now holds {_answers(earlier + self._written)}."
+        return f"{_answers(self._written)} written to {path}."
+
     def has(self, path: str) -> bool:
         """Whether an earlier run has answered it."""
         return bool(self._answered) and _digest(path) in self._answered
@@ -156,6 +176,7 @@ class File:
                     os.ftruncate(self._file.fileno(), self._size)
             raise OutputError(f"{self._path} cannot be written: {error.strerror}.") from error
         self._size += len(data)
+        self._written += 1
 
     def _records(self, file: BinaryIO) -> Iterator[tuple[bytes, records.Record | None]]:
         """Each whole record, as it stands there and as it is meant; None for the header.
@@ -170,15 +191,18 @@ class File:
         try:
             for number, data in enumerate(records.split(file, form)):
                 if number == 0 and not (data.startswith(form.beginning) or form.beginning.startswith(data)):
-                    raise ValueError("it begins with something else")  # noqa: TRY301  (one message for all that is wrong)
+                    if form.header and data.startswith(b"path,label_1,"):
+                        raise ValueError("it has other columns")  # noqa: TRY301  (one message for all that is wrong)
+                    raise ValueError("it begins with something else")  # noqa: TRY301  (as above)
                 if not form.is_whole(data):
                     return
                 yield data, None if number == 0 and form.header else form.read(data)
                 end += len(data)
         except ValueError as error:
             raise ValueError(
-                f"{self._path} is not the output of this command with these options ({error}, after {end:,} bytes); "
-                "it was left as it is. Name another file."
+                f"{self._path} is not the output of this command with these options: {error}"
+                f"{f', after {end:,} bytes' if end else ''}. It was left as it is. Use the same options as in the run "
+                "that wrote it, such as --top-k and --csv or --json, or name another file."
             ) from error
 
     def _take_out_passing(self) -> None:
@@ -218,6 +242,10 @@ def open_alone(path: Path) -> BinaryIO:
         file.close()
         raise ValueError(f"Another run is writing {path}. Wait until it ends, or name another file.") from None
     return file
+
+
+def _answers(number: int) -> str:
+    return f"{number:,} {'answer' if number == 1 else 'answers'}"
 
 
 def _write(file: BinaryIO, data: bytes) -> None:

@@ -98,15 +98,16 @@ class JsonLines:
 
 
 class Csv:
-    """One line an image: its first classes side by side, as many as were asked for.
+    """One line an image: its first classes side by side, as many as were asked for, their ids behind all else.
 
     Text is escaped as `client.commands.csv_cells` says.
     """
 
     def __init__(self, top_k: int) -> None:
-        """A format with `top_k` pairs of label and probability; those that an image lacks stay empty."""
+        """A format with label, probability and id of `top_k` classes; what an image or a class lacks stays empty."""
         pairs = [f"{name}_{rank}" for rank in range(1, top_k + 1) for name in ("label", "probability")]
-        self._columns = ["path", *pairs, "error", "code", "message", "model", "version"]
+        ids = [f"class_id_{rank}" for rank in range(1, top_k + 1)]
+        self._columns = ["path", *pairs, "error", "code", "message", "model", "version", *ids]
         self._top_k = top_k
         self.header = _csv_line(self._columns)
         self.beginning = self.header
@@ -127,6 +128,8 @@ class Csv:
                     else [escape_cell(error.reason), str(int(error.code)), escape_cell(error.message)]
                 ),
                 *(["", ""] if model is None else [escape_cell(model.name), escape_cell(model.version)]),
+                *(escape_cell(each.class_id) for each in first),
+                *[""] * (self._top_k - len(first)),
             ]
         )
 

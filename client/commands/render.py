@@ -115,11 +115,11 @@ def facts(description: ModelDescription) -> dict[str, str]:
         "parameters": f"{description.parameters:,}, of which {description.trainable_parameters:,} trainable",
         "multiply-adds": f"{description.multiply_adds:,} for one image",
         "runtime": f"{runtime.name} on {runtime.device}, {runtime.precision}{_agreement(runtime)}",
-        "batch sizes": _list(runtime.batch_sizes),
+        "batch sizes": f"{', '.join(map(str, runtime.batch_sizes))} images (the server's --max-batch-size limits them)",
         "limits": f"{limits.max_images_per_request:,} images per request, {limits.max_images_in_flight:,} in flight; "
-        f"{limits.max_image_bytes:,} bytes and {limits.max_image_pixels:,} pixels per image; "
-        f"{limits.max_message_bytes:,} bytes per message",
-        "large JPEG": f"up to {limits.max_jpeg_pixels:,} pixels, decoded at 1/2, 1/4 or 1/8 if that leaves at least "
+        f"{_mebibytes(limits.max_image_bytes)} and {_megapixels(limits.max_image_pixels)} per image; "
+        f"{_mebibytes(limits.max_message_bytes)} per message",
+        "large JPEG": f"up to {_megapixels(limits.max_jpeg_pixels)}, decoded at 1/2, 1/4 or 1/8 if that leaves at least "
         f"{limits.jpeg_reducing_gap:.4g} times the target",
         "formats": ", ".join(limits.formats),
         "geometries": ", ".join(limits.geometries) or "the model's own only",
@@ -143,8 +143,16 @@ def _agreement(runtime: Runtime) -> str:
     """How the reduced precision that was considered compares with float32."""
     if (found := runtime.agreement) is None:
         return ""
-    compared = f"{found.precision} names the class of float32 on {found.top1:.1%} of {found.pictures:,} pictures"
-    return f" ({compared})"
+    compared = f"same first class as float32 on {found.top1:.1%} of {found.pictures:,} test pictures"
+    return f" ({compared})" if found.precision == runtime.precision else f" ({found.precision}: {compared})"
+
+
+def _mebibytes(size: int) -> str:
+    return f"{size / (1 << 20):,.4g} MiB"
+
+
+def _megapixels(pixels: int) -> str:
+    return f"{pixels / 1e6:,.4g} megapixels"
 
 
 def _recipe(pre_stem: PreStem) -> str:

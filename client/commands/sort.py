@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,6 +18,7 @@ from glimpse.client.commands.find_images import find, why_not_found
 from glimpse.client.commands.option_groups import explain, option_group
 from glimpse.client.commands.placing import Method
 from glimpse.client.commands.plain import plain
+from glimpse.client.commands.program import called
 from glimpse.client.commands.progress import Advance, progress
 from glimpse.client.commands.request_options import RequestOptions, request_options
 from glimpse.client.commands.server_options import ServerOptions, server_options
@@ -71,7 +72,7 @@ def sort(
 
     No file is overwritten: where a name is taken, the photo gets a number behind its name. A photo that is there
     already is left alone, so an interrupted run can be started again. FOLDER gets a list of what was done, by which
-    `glimpse unsort FOLDER` undoes it.
+    `unsort FOLDER` undoes it.
     """
     from glimpse.client.commands.sorting import Sorter
 
@@ -89,7 +90,8 @@ def sort(
             done = _show((sorter.sort(path, result) for path, result in answers), advance)
         finally:
             if sorter.undo_list:
-                typer.echo(plain(f"To undo this: glimpse unsort {shlex.quote(sorter.undo_list)}"), err=True)
+                undo = called(f"glimpse unsort {shlex.quote(sorter.undo_list)}")
+                typer.echo(plain(f"To undo this: {undo}"), err=True)
     if not done:
         for source in sources:
             if _is_empty_folder(source):
@@ -102,34 +104,46 @@ def unsort(
         Path,
         typer.Argument(
             metavar="FOLDER|LIST",
-            help="The FOLDER that `glimpse sort --into FOLDER` filled, or one of the undo lists in it.",
+            help="The FOLDER that `sort --into FOLDER` filled, or one of the undo lists in it.",
         ),
     ],
     *,
     last: Annotated[
-        bool, typer.Option("--last", help="Of several runs of `glimpse sort`, undo the last one not undone yet.")
+        bool, typer.Option("--last", help="Of several runs of `sort`, undo the last one not undone yet.")
     ] = False,
-    every: Annotated[bool, typer.Option("--all", help="Undo all runs of `glimpse sort`, the last one first.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Undo all runs of `sort`, the last one first.")] = False,
 ) -> None:
-    """Undo what `glimpse sort` did.
+    """Undo what `sort` did.
 
     Copies and links are removed, and moved photos go back. A file that was changed since then stays where it is. No
     server is asked.
     """
-    from glimpse.client.commands.sorting import find_undo_lists
+    from glimpse.client.commands.sorting import find_undo_lists, has_any_left
     from glimpse.client.commands.sorting import unsort as undo
 
     if last and every:
         raise typer.BadParameter("Give one of --last and --all, not both.", param_hint="--last")
     done: Counter[str] = Counter()
+    kept: list[Path] = []
     with exits.by_cause(""):
         try:
-            for each in find_undo_lists(undo_list, every=every, last=last):
-                done += _show(undo(each), lambda **_: None)
+            lists = find_undo_lists(undo_list, every=every, last=last)
+            for each in lists:
+                if has_any_left(each):
+                    kept.append(each)
+                    done += _show(undo(each), lambda **_: None)
+                else:
+                    deque(undo(each), maxlen=0)  # removes folders that are empty, and no photo
         except BrokenPipeError:
             raise
         except (OSError, ValueError) as error:
             raise typer.BadParameter(explain(error), param_hint="FOLDER|LIST") from error
+    if not kept:
+        runs = "This run has" if len(lists) == 1 else "All runs have"
+        typer.echo(f"{runs} been undone already: none of the photos is where it was put.", err=True)
+        return
+    for each in kept if not done["failed"] else []:
+        typer.echo(plain(f"The list {each} is kept. It is of no more use and may be deleted."), err=True)
     _sum_up(done, "undone")
 
 

@@ -118,13 +118,13 @@ def find_undo_lists(path: Path, *, every: bool = False, last: bool = False) -> l
         return [path]
     lists = sorted(path.glob("undo-*.jsonl"), key=_age, reverse=True)
     if not lists:
-        raise ValueError(f"{path} has no undo list of `glimpse sort`, a file named undo-*.jsonl.")
+        raise ValueError(f"{path} has no undo list of `sort`, a file named undo-*.jsonl.")
     if last:
-        return [next((each for each in lists if _has_any_left(each)), lists[0])]
+        return [next((each for each in lists if has_any_left(each)), lists[0])]
     if len(lists) > 1 and not every:
         names = ", ".join(str(each) for each in lists)
         raise ValueError(
-            f"{path} has {len(lists)} undo lists, one for each run of `glimpse sort`, the newest first: {names}. Name "
+            f"{path} has {len(lists)} undo lists, one for each run of `sort`, the newest first: {names}. Name "
             "the one to undo, or give --last to undo the newest, or --all to undo them all."
         )
     return lists
@@ -136,7 +136,13 @@ def _age(undo_list: Path) -> tuple[str, int, str]:
     return name[: len("undo-20261126-120000")], len(name), name
 
 
-def _has_any_left(undo_list: Path) -> bool:
+def has_any_left(undo_list: Path) -> bool:
+    """Whether any photo of a list is still where it was put; else that run has been undone.
+
+    Raises:
+        OSError: the list cannot be read.
+        ValueError: it is no such list.
+    """
     return any(os.path.lexists(place) for place, _, _ in _entries(undo_list))
 
 
@@ -146,9 +152,9 @@ def _entries(undo_list: Path) -> list[tuple[str, str, Method]]:
         entries = [json.loads(line) for line in lines]
         return [(str(each["place"]), str(each["source"]), Method(each["how"])) for each in entries]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{undo_list} is not an undo list of `glimpse sort`: {error}") from error
+        raise ValueError(f"{undo_list} is not an undo list of `sort`: {error}") from error
     except RecursionError:
-        raise ValueError(f"{undo_list} is not an undo list of `glimpse sort`: it is nested too deeply") from None
+        raise ValueError(f"{undo_list} is not an undo list of `sort`: it is nested too deeply") from None
 
 
 def _take_back(place: str, source: str, method: Method) -> Outcome:

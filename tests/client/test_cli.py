@@ -300,7 +300,7 @@ def test_a_description_for_people_has_stages_that_add_up(scripted: ScriptedServe
     assert ["stem", "convolution", "1", "8", "x", "8", "x", "16", "1,000", "64,000"] in lines
     assert ["total", "1,234", "64,200"] in lines
     said = " ".join(ended.stdout.split())
-    assert "tensorflow on cpu, float32 (bfloat16 names the class of float32 on 90.0% of 200 pictures)" in said
+    assert "tensorflow on cpu, float32 (bfloat16: same first class as float32 on 90.0% of 200 test pictures)" in said
     for shown in ("parameters", "8 x 8 x 3", "crop 0.875", "bicubic", "2: cat, dog", "tensorflow on cpu", "JPEG, PNG"):
         assert shown in ended.stdout
 

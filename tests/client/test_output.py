@@ -34,11 +34,11 @@ def test_csv_has_a_line_for_each_image_with_its_classes_side_by_side(
     header, first, second = csv.reader(io.StringIO(ended.stdout, newline=""))
     assert header == [
         *("path", "label_1", "probability_1", "label_2", "probability_2", "label_3", "probability_3"),
-        *("error", "code", "message", "model", "version"),
+        *("error", "code", "message", "model", "version", "class_id_1", "class_id_2", "class_id_3"),
     ]
     assert first == [
         """'./a "strange",\\x0aname.jpg""",  # as `client.commands.csv_cells` has it
-        *("cat", "0.75", "other", "0.25", "", "", "", "", "", "scripted", "7"),
+        *("cat", "0.75", "other", "0.25", "", "", "", "", "", "scripted", "7", "n0", "", ""),
     ]
     assert second[1:7] == [""] * 6
     assert second[7:10] == ["NOT_AN_IMAGE", "3", "bad one is no image."]
@@ -60,7 +60,7 @@ def test_a_file_gets_what_the_standard_output_would(scripted: ScriptedServer, gl
     for options in (["--json"], ["--csv"], []):
         ended = glimpse("classify", "album", *options, "--target", scripted.target)
         into = glimpse("classify", "album", *options, "-o", "answers", "--target", scripted.target)
-        assert (into.returncode, into.stdout, into.stderr) == (0, "", "")
+        assert (into.returncode, into.stdout, into.stderr) == (0, "", "5 answers written to answers.\n")
         assert (tmp_path / "answers").read_text() == ended.stdout
         (tmp_path / "answers").unlink()
 
@@ -130,10 +130,29 @@ def test_a_file_of_something_else_is_left_as_it_is(tmp_path: Path, form: Format,
 def test_a_finished_file_asks_the_server_nothing(scripted: ScriptedServer, glimpse: Glimpse, tmp_path: Path) -> None:
     album(tmp_path / "album", 3)
     command = ["classify", "album", "--json", "-o", "answers", "--target", scripted.target]
-    assert glimpse(*command, "--resume").returncode == 0, "there is nothing to go on with, and that is no mistake"
+    ended = glimpse(*command, "--resume")
+    assert ended.returncode == 0, "there is nothing to go on with, and that is no mistake"
+    assert ended.stderr == "3 answers written to answers.\n"
     calls = len(scripted.tokens)
-    assert glimpse(*command, "--resume").returncode == 0
+    ended = glimpse(*command, "--resume")
+    assert ended.returncode == 0
+    assert ended.stderr == "answers has the answers already; nothing was left to do. It holds 3 answers.\n"
     assert len(scripted.tokens) == calls
+    (tmp_path / "album" / "later.jpg").write_text("cat")
+    assert glimpse(*command, "--resume").stderr == "1 answer added to answers, which now holds 4 answers.\n"
+
+
+def test_a_table_with_another_number_of_classes_is_refused_with_what_to_do(
+    scripted: ScriptedServer, glimpse: Glimpse, tmp_path: Path
+) -> None:
+    (tmp_path / "cat.jpg").write_text("cat")
+    command = ["classify", "cat.jpg", "--csv", "-o", "answers.csv", "--target", scripted.target]
+    assert glimpse(*command).returncode == 0
+    ended = glimpse(*command, "--resume", "--top-k", "2")
+    said = " ".join(ended.stderr.split())
+    assert ended.returncode == 2
+    assert "answers.csv is not the output of this command with these options: it has other columns." in said
+    assert "Use the same options as in the run that wrote it" in said
 
 
 def test_what_failed_for_a_passing_reason_is_tried_again_when_asked_for(

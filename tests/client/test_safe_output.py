@@ -195,13 +195,12 @@ def test_a_run_goes_on_behind_files_of_strange_names(tmp_path: Path, form: Csv |
         assert file.failed == 0
 
 
-def test_answers_of_an_older_version_are_gone_on_with(tmp_path: Path) -> None:
-    """It wrote every text as it was."""
+def test_answers_whose_texts_were_written_as_they_were_are_gone_on_with(tmp_path: Path) -> None:
     form, answers = Csv(1), tmp_path / "answers"
     lines = io.StringIO()
     writer = csv.writer(lines, lineterminator="\n")
     for name in ("=a.jpg", "b\nc.jpg", "plain.jpg"):
-        writer.writerow([name, "cat", "0.5", "", "", "", "m", "1"])
+        writer.writerow([name, "cat", "0.5", "", "", "", "m", "1", ""])
     answers.write_bytes(form.header + lines.getvalue().encode())
     with File(answers, form) as file:
         file.resume(retry_failed=False)

@@ -111,6 +111,19 @@ def test_the_file_runs_through_a_link(clone: Path, bare: dict[str, str], tmp_pat
     assert ended.stdout.startswith("glimpse ")
 
 
+def test_examples_show_the_name_that_the_program_was_called_by(clone: Path, bare: dict[str, str]) -> None:
+    """Also where the file has started the interpreter of `.venv` in its own place."""
+    python_of(clone / ".venv", packages=True)
+    for called, folder in (("client/cli.py", clone), ("./cli.py", clone / "client")):
+        ended = subprocess.run(
+            [called, "health", "--help"], capture_output=True, text=True, env=bare, cwd=folder, check=False
+        )
+        assert ended.returncode == 0, ended.stderr
+        wanted = f"    {called} health --wait --timeout 120 && {called} classify photo.jpg\n"
+        assert wanted in ended.stdout
+        assert "glimpse health" not in ended.stdout
+
+
 def test_a_clone_that_is_not_set_up_says_what_to_run(clone: Path, bare: dict[str, str]) -> None:
     ended = subprocess.run(
         [clone / "client" / "cli.py", "--help"], capture_output=True, text=True, env=bare, check=False
