@@ -84,14 +84,26 @@ def _tagged(source: ModelSource) -> Bundle:
             return _as_it_is(source, bundle)
     tags = published.tags(architecture, source.variant)
     if source.weights not in tags:
-        known = (*shipped, *tags)
-        form = f"{architecture} ({source.variant})" if source.variant else architecture
-        raise BundleError(
-            f"{form} has no weights {source.weights!r}, and there is no file or bundle folder of that name."
-            f"{did_you_mean(source.weights, known)} Give a tag or a path; python -m glimpse.models list shows the "
-            f"tags. The tag {random_weights.TAG} serves it untrained, with random weights."
-        )
+        raise BundleError(_no_weights(source, architecture, (*shipped, *tags)))
     return _published(source, architecture)
+
+
+def _no_weights(source: ModelSource, architecture: str, known: tuple[str, ...]) -> str:
+    """The message for a tag that is none of `known`."""
+    form = f"{architecture} ({source.variant})" if source.variant else architecture
+    untrained = f"The tag {random_weights.TAG} serves it untrained, with random weights."
+    if other := published.elsewhere(architecture, source.variant, source.weights):
+        return other
+    if not known:
+        return (
+            f"Nobody has published weights of {form} that Glimpse knows, and there is no file or bundle folder "
+            f"{source.weights!r}. Give a file or a bundle in GLIMPSE_WEIGHTS. {untrained}"
+        )
+    return (
+        f"{form} has no weights {source.weights!r}, and there is no file or bundle folder of that name."
+        f"{did_you_mean(source.weights, known)} Give a tag or a path; python -m glimpse.models list shows the "
+        f"tags. {untrained}"
+    )
 
 
 def _bundle(source: ModelSource, folder: Path) -> Bundle:

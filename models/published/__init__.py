@@ -8,7 +8,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from glimpse.models.published.cache import abandon, cache_folder, fetch
-from glimpse.models.published.catalogue import DEFAULT_TAG, UnknownCheckpointError, find, listing, tags
+from glimpse.models.published.catalogue import (
+    DEFAULT_TAG,
+    UnknownCheckpointError,
+    elsewhere,
+    find,
+    listing,
+    tags,
+)
 from glimpse.models.published.checkpoint import Checkpoint, Checksum, labels
 from glimpse.models.published.transfer_limits import DownloadPolicy, FetchError
 
@@ -24,6 +31,7 @@ __all__ = [
     "UnknownCheckpointError",
     "abandon",
     "cache_folder",
+    "elsewhere",
     "fetch",
     "find",
     "labels",

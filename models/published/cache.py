@@ -177,7 +177,7 @@ def _download(checkpoint: Checkpoint, path: Path, policy: DownloadPolicy) -> Non
             with progress_bar(checkpoint.file) as report:
                 download(checkpoint.url, part, report, policy)
         except FetchError as error:
-            raise FetchError(f"{error} To do without, {_by_hand(checkpoint, path.parent)}") from error
+            raise FetchError(f"{error} If this machine has no network: {_by_hand(checkpoint, path.parent)}") from error
         try:
             _check(checkpoint, part, name=path)
         except FetchError:
@@ -269,7 +269,10 @@ def _pin(checkpoint: Checkpoint, record: Path, sha256: str, name: Path) -> None:
 
 
 def _by_hand(checkpoint: Checkpoint, folder: Path) -> str:
-    stated = (
-        f"whose {checkpoint.checksum}" if checkpoint.checksum else f"for which {checkpoint.publisher} publishes no hash"
-    )
-    return f"copy {checkpoint.file} ({stated}; from {checkpoint.url}) into {folder}."
+    stated = checkpoint.checksum
+    if stated is None:
+        told = f"{checkpoint.publisher} publishes no hash of it"
+    else:
+        name = {"md5": "MD5", "sha256": "SHA-256"}[stated.algorithm]
+        told = f"its {name} {'is' if stated.whole else 'begins with'} {stated.digits}"
+    return f"download {checkpoint.url} elsewhere ({told}) and copy it to {folder / checkpoint.file}."

@@ -29,9 +29,13 @@ class Checksum:
         """Whether a file with this hash is the published one."""
         return hexdigest.startswith(self.digits)
 
+    @property
+    def whole(self) -> bool:
+        """Whether the publisher states all digits, not the first ones only."""
+        return len(self.digits) == hashlib.new(self.algorithm, usedforsecurity=False).digest_size * 2
+
     def __str__(self) -> str:
-        size = hashlib.new(self.algorithm, usedforsecurity=False).digest_size * 2
-        return f"{self.algorithm} {self.digits}{'...' if len(self.digits) < size else ''}"
+        return f"{self.algorithm} {self.digits}{'' if self.whole else '...'}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -79,7 +79,7 @@ def test_without_a_network_the_error_says_what_to_put_where(tmp_path: Path) -> N
         url = f"http://127.0.0.1:{closed.getsockname()[1]}/net.h5"
         with pytest.raises(FetchError) as error:
             fetch(checkpoint(url), tmp_path, policy=QUICK)
-    for fact in ("net.h5", f"md5 {MD5}", url, str(tmp_path)):
+    for fact in ("net.h5", f"MD5 is {MD5}", url, str(tmp_path)):
         assert fact in str(error.value)
 
 

@@ -130,6 +130,19 @@ def test_without_a_variant_the_first_that_is_published_is_meant() -> None:
     assert published.find("inception_v4").variant == "timm"
 
 
+def test_a_tag_that_the_first_variant_lacks_is_found_in_another() -> None:
+    assert published.find("resnet50", None, "imagenet_v2").variant == "torchvision"
+    assert published.tags("resnet50")[:4] == ("imagenet", "imagenet_v1", "imagenet_v2", "a1_in1k")
+    assert published.tags("resnet50", "keras") == ("imagenet",)
+
+
+@given(st.sampled_from(ALL))
+def test_every_checkpoint_has_a_name_that_needs_no_variant(checkpoint: Checkpoint) -> None:
+    """So that `compare` and `--from` can name all of them as ARCHITECTURE:TAG."""
+    names = filter(None, (checkpoint.tag, checkpoint.alias))
+    assert checkpoint in [published.find(checkpoint.architecture, None, name) for name in names]
+
+
 @pytest.mark.parametrize(
     ("architecture", "variant", "tag", "message"),
     [
