@@ -34,7 +34,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "ECE are measured with the same runtime and precision. All models stay in memory until the end.",
         epilog=examples(
             "compare --data test.zip cifar10 runs/mine/bundle",
-            "compare --data imagenet-val mobilenet_v2 resnet50 resnet50:imagenet_v2 --plot models.png",
+            "compare --data imagenet-val mobilenet_v2 resnet50:imagenet_v2 --plot models.png",
         ),
         formatter_class=Help,
     )
@@ -43,7 +43,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         nargs="+",
         metavar="NAME",
         help="a model: an architecture with its default weights (resnet50), with others (resnet50:imagenet_v2, "
-        "resnet50:weights/mine.safetensors), a bundle's folder, or weights as GLIMPSE_WEIGHTS takes them",
+        "resnet50:weights/mine.safetensors), a bundle's folder, or weights as GLIMPSE_WEIGHTS takes them. The variant "
+        "is the first one that has weights of that name; the table says which",
     )
     command.add_argument(
         "--data",

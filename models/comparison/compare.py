@@ -27,6 +27,7 @@ class Result:
 
     Attributes:
         name: as the user gave it.
+        variant: of its architecture; empty: a whole Keras model.
         model: name of the bundle.
         weights_digest: of the weights.
         runtime: which computed, with its `device` and `precision`.
@@ -42,6 +43,7 @@ class Result:
     """
 
     name: str
+    variant: str
     model: str
     weights_digest: str
     runtime: str
@@ -113,6 +115,7 @@ def compare(
     return [
         Result(
             name=name,
+            variant=order["variant"],
             images=int(answer["metrics"]["images"]),
             left_out=tuple((file, reason) for file, reason in answer["left_out"]),
             metrics=answer["metrics"],
@@ -120,23 +123,30 @@ def compare(
             latency_ms=tuple(turn["latency_ms"] for turn in speed),
             **{**facts, "input_shape": tuple(facts["input_shape"])},
         )
-        for name, facts, answer, speed in zip(models, loaded, answers, speeds, strict=True)
+        for name, order, facts, answer, speed in zip(models, orders, loaded, answers, speeds, strict=True)
     ]
 
 
 def _orders(models: Sequence[str], data: LabelledFiles) -> list[dict[str, Any]]:
     """What each process is told; all that can be wrong with the names of models and classes is found here."""
-    orders, troubles = [], []
+    # Published weights last: what they are is known without them, and a wrong name is to be told before a download.
+    published = {name: found for name in models if (found := names.checkpoint(name))}
+    bundles = {name: names.resolve(name) for name in models if name not in published}
+    indices, troubles = {}, []
     for name in models:
-        source = names.source(name)
-        bundle = names.resolve(name)
         try:
-            index = labelled.indices(data, bundle.labels, name)
+            indices[name] = labelled.indices(data, (published.get(name) or bundles[name]).labels, name)
         except ValueError as error:
             troubles.append(str(error))
-            continue
+    if troubles:
+        raise ValueError("\n  ".join(troubles))
+    bundles |= {name: names.resolve(name) for name in published}
+    orders = []
+    for name in models:
+        source, index = names.source(name), indices[name]
         orders.append(
             {
+                "variant": bundles[name].variant,
                 "model": {"weights": source.weights, "architecture": source.architecture},
                 "data": {
                     "images": str(data.images.absolute()),
@@ -144,8 +154,6 @@ def _orders(models: Sequence[str], data: LabelledFiles) -> list[dict[str, Any]]:
                 },
             }
         )
-    if troubles:
-        raise ValueError("\n  ".join(troubles))
     return orders
 
 

@@ -8,6 +8,7 @@ from glimpse.models import bundle as bundles
 from glimpse.models import published, random_weights, sources
 from glimpse.models.bundle import Bundle, BundleError
 from glimpse.models.catalogue import architectures
+from glimpse.models.published import Checkpoint
 from glimpse.models.sources import ModelSource
 from glimpse.models.suggestions import nearest
 
@@ -35,6 +36,22 @@ def source(name: str) -> ModelSource:
         shipped = bundles.embedded(name)
         return ModelSource(weights=shipped[0] if shipped else published.DEFAULT_TAG, architecture=name)
     return ModelSource(weights=name)
+
+
+def checkpoint(name: str) -> Checkpoint | None:
+    """The published weights that a name stands for; None where it is something else, or nothing.
+
+    Raises:
+        ValueError: as for `source`.
+    """
+    asked = source(name)
+    architecture = asked.architecture or sources.DEFAULTS.get(asked.weights, "")
+    if _exists(asked.weights) or asked.weights in bundles.embedded(architecture):
+        return None
+    try:
+        return published.find(architecture, None, asked.weights)
+    except published.UnknownCheckpointError:
+        return None
 
 
 def resolve(name: str) -> Bundle:

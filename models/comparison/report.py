@@ -9,7 +9,7 @@ from typing import Any
 from glimpse.models.comparison.compare import Result
 
 COLUMNS = (
-    *("model", "top-1", "95% interval", "top-5", "ECE", "multiply-adds", "parameters"),
+    *("model", "variant", "top-1", "95% interval", "top-5", "ECE", "multiply-adds", "parameters"),
     *("images/s", "ms", "batch", "runtime"),
 )
 
@@ -19,6 +19,7 @@ def row(result: Result) -> tuple[str, ...]:
     metrics = result.metrics
     return (
         result.name,
+        result.variant,
         _percent(metrics["top1"]),
         f"{_percent(metrics['top1_low'])} to {_percent(metrics['top1_high'])}",
         _percent(metrics["top5"]) if "top5" in metrics else "",

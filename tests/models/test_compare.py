@@ -104,6 +104,8 @@ def test_a_list_of_files_and_indices_is_read_and_a_bad_file_skipped(
         (["cifar10", "cifar10"], "named more than once: cifar10"),
         (["resnet51"], "There is no model 'resnet51'.*Did you mean resnet50?"),
         (["resnet50:v9"], "resnet50 has no weights 'v9'"),
+        (["resnet50", "nosuch"], "nosuch: There are no weights 'nosuch'"),
+        (["resnet50:imagenet_v2"], "has classes that resnet50:imagenet_v2 does not know: cat"),
         ([":imagenet"], "must be ARCHITECTURE:WEIGHTS"),
         ([""], "name of a model is empty"),
         (["cifar10", "--plot", "models.gif"], "ends in .pdf, .png, .svg. Received: models.gif"),
@@ -117,7 +119,14 @@ def test_what_cannot_be_compared_is_said_before_anything_is_loaded(
     out, err = capsys.readouterr()
     assert not out
     assert "loading" not in err
+    assert "fetching" not in err
     assert re.search(message, err)
+
+
+def test_the_table_says_which_variant_was_measured(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", "--data", str(folders), *QUICK, "cifar10"]) == 0
+    head, line = (each.split("\t") for each in capsys.readouterr().out.splitlines())
+    assert dict(zip(head, line, strict=True))["variant"] == bundles.read(bundles.EMBEDDED_DEFAULT).variant
 
 
 def test_classes_that_a_model_does_not_know_are_named(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -265,6 +274,7 @@ def test_models_take_turns_and_none_always_comes_first() -> None:
 def test_the_table_shows_medians() -> None:
     result = compare.Result(
         name="mine",
+        variant="keras",
         model="mine",
         weights_digest="sha256:0",
         runtime="openvino",
