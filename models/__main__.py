@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 
@@ -19,7 +18,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0, or 1 when the request cannot be met.
     """
     options = _parser().parse_args(arguments)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's start-up messages are not ours
     try:
         options.run(options)
     except (ValueError, OSError, published.FetchError) as error:

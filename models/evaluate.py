@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from glimpse.models import bundle, standard
+from glimpse.models import bundle, quiet, standard
 from glimpse.models.bundle import Bundle
 from glimpse.models.command_line import Parser
 from glimpse.models.labels import indices
@@ -88,9 +88,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         loaded = bundle.read(options.bundle or bundle.EMBEDDED_DEFAULT)
+        quiet.load_keras()
         measurement = evaluate(loaded, options.data, skip_unreadable=options.skip_unreadable)
     except (ValueError, OSError) as error:
-        print(f"glimpse.models.evaluate: {error}", file=sys.stderr)
+        print(f"glimpse.models.evaluate: {error}{_which(options.bundle, error)}", file=sys.stderr)
         return 1
     except MemoryError:
         print(
@@ -99,6 +100,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     print(_as_json(loaded, measurement) if options.json else _as_text(loaded, measurement))
     return 0
+
+
+def _which(folder: Path | None, error: Exception) -> str:
+    """What to say behind an error of images that do not fit the default bundle, which the user may not have meant."""
+    if folder is not None or not isinstance(error, ValueError) or isinstance(error, bundle.BundleError):
+        return ""
+    return f" The model is {bundle.read(bundle.EMBEDDED_DEFAULT).name}, the default. Name yours with --bundle."
 
 
 def _as_json(loaded: Bundle, measurement: Measurement) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from glimpse.models import random_weights
+from glimpse.models import quiet, random_weights
 from glimpse.models.catalogue import find
 from glimpse.models.command_line import architecture_option
 from glimpse.models.commands.help import Help, examples
@@ -52,9 +52,10 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def _describe(options: argparse.Namespace) -> None:
+    row = find(options.name, options.variant, dict(options.option or ()))
+    quiet.load_keras()  # only now, because it takes seconds
     from glimpse.models.builder import assemble, trainable_parameters
 
-    row = find(options.name, options.variant, dict(options.option or ()))
     assembly = assemble(row, classes=options.classes)
     trainable = trainable_parameters(assembly.model)
     if options.json:

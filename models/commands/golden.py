@@ -7,13 +7,27 @@ import os
 from pathlib import Path
 from typing import Any
 
-from glimpse.models import published, sources
+from glimpse.models import bundle as bundles
+from glimpse.models import published, quiet, sources
 from glimpse.models.bundle import Bundle
+from glimpse.models.commands.help import Help, examples
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to those of the program."""
-    golden = commands.add_parser("golden", help="record the answers that a server must give before it serves a bundle")
+    golden = commands.add_parser(
+        "golden",
+        help="record the answers that a server must give before it serves a bundle",
+        description="Compute what a bundle's model answers to a few pictures, with Keras on TensorFlow in float32, and "
+        "record it in the bundle. A server computes the same pictures when it starts, with its own runtime and "
+        "precision, and does not serve the bundle if the answers differ. Training records them by itself; a bundle "
+        "that you have made in another way has none before.",
+        epilog=examples(
+            "golden runs/mine/bundle",
+            "golden runs/mine/bundle --picture cat.jpg --picture dog.jpg --source 'my photos'",
+        ),
+        formatter_class=Help,
+    )
     golden.add_argument("bundle", metavar="BUNDLE", help="the bundle's folder, or with --published an architecture")
     golden.add_argument(
         "--published",
@@ -34,14 +48,14 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def _golden(options: argparse.Namespace) -> None:
     # The reference that other runtimes and precisions are compared with.
     os.environ["KERAS_BACKEND"] = "tensorflow"
+    bundle = sources.resolve(_published(options.bundle)) if options.published else bundles.read(Path(options.bundle))
+    quiet.load_keras()
     import keras
     import tensorflow as tf
 
-    from glimpse.models import bundle as bundles
     from glimpse.models import golden
     from glimpse.models.serving import load_bundle, serving_model
 
-    bundle = sources.resolve(_published(options.bundle)) if options.published else bundles.read(Path(options.bundle))
     network = serving_model(load_bundle(bundle), bundle.recipe, bundle.temperature)
     by = f"Keras {keras.__version__} on TensorFlow {tf.__version__} in float32"
 

@@ -9,7 +9,7 @@ class Help(argparse.HelpFormatter):
     """Wraps all paragraphs but the examples at the end."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
-        if text.startswith("examples:"):
+        if text.startswith(("examples:", "variants:")):
             return text
         return super()._fill_text(text, width, indent)
 

@@ -22,6 +22,19 @@ from glimpse.models.suggestions import did_you_mean
 
 _WIDE = 112  # columns of a terminal, from which on a row of the list with its sizes stands on one line
 
+# What the names of the variants mean.
+_VARIANTS = """\
+variants:
+  keras          as Keras' own applications build it
+  torchvision    as torchvision builds it
+  timm           as timm, the library of PyTorch image models, builds it
+  tensorflow     as its authors published it for TensorFlow
+  paper          as its paper describes it; nobody has published weights of just this form
+  caffe          as its authors published it for Caffe
+  cifar          as its paper describes it for the small images of CIFAR-10; cifar_wide has more channels
+  handbook       as Andrew Ferlitsch's handbook "Learning Keras: Computer Vision Models" (2019) builds it
+  geron          as Aurélien Géron's book "Hands-On Machine Learning", chapter 14, builds it"""
+
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to those of the program."""
@@ -29,10 +42,12 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "list",
         help="list the architectures with their variants, sizes and published weights",
         description="List every architecture with its variants, parameters, multiply-adds for one image, and published "
-        "weights with their accuracy on ImageNet. GLIMPSE_WEIGHTS=random serves any of them untrained. A terminal of "
+        "weights with their accuracy on ImageNet. Tags are those of torchvision and timm; imagenet is a variant's "
+        "default. On a terminal, * marks the weights that an architecture stands for alone: the first in the list, not "
+        "the best. GLIMPSE_WEIGHTS=random serves any of them untrained. A terminal of "
         "fewer than 112 columns leaves out parameters and multiply-adds. In a file or a pipe, columns are separated by "
         "tabs and no line is wrapped.",
-        epilog=examples("list", "list resnet", "list 'se_*' --json"),
+        epilog=_VARIANTS + "\n\n" + examples("list", "list resnet", "list 'se_*' --json"),
         formatter_class=Help,
     )
     listing.add_argument(
@@ -53,7 +68,7 @@ def _list(options: argparse.Namespace) -> None:
         return
     console = Console(file=sequences(sys.stdout))
     columns = ("architecture", "variant", "input", *SIZES, "weights", "top-1", "top-5")
-    lines = [line for row, tags in chosen for line in _lines(row, tags)]
+    lines = [line for row, tags in chosen for line in _lines(row, tags, mark=console.is_terminal)]
     # A table that folds is not one: the numbers of a narrow terminal are those that people choose by.
     left_out = SIZES if console.is_terminal and console.width < _WIDE else ()
     show(console, columns, lines, left_out=left_out)
@@ -79,13 +94,14 @@ def _matching(pattern: str) -> list[tuple[Architecture, tuple[str, ...]]]:
     return found
 
 
-def _lines(row: Architecture, tags: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+def _lines(row: Architecture, tags: tuple[str, ...], *, mark: bool) -> Iterator[tuple[str, ...]]:
     counted = size(row)
     sizes = (f"{counted.parameters:,}", f"{counted.multiply_adds:,}") if counted else ("", "")
     head = row.name, row.variant, " x ".join(map(str, row.input_shape)), *sizes
     for tag in tags:
         checkpoint = published.find(row.name, row.variant, tag)
-        yield *head, tag, percent(checkpoint.top1), percent(checkpoint.top5)
+        star = " *" if mark and tag == published.DEFAULT_TAG and checkpoint is published.find(row.name) else ""
+        yield *head, tag + star, percent(checkpoint.top1), percent(checkpoint.top5)
     if not tags:
         yield *head, "", "", ""
 

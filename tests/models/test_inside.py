@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
+import shlex
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from glimpse.models import sizes
-from glimpse.models.__main__ import main
+from glimpse.models import published, sizes
+from glimpse.models.__main__ import _parser, main
 from glimpse.models.builder import assemble
 from glimpse.models.catalogue import architectures, find, rows
+from glimpse.models.commands.list import _lines
+from glimpse.models.comparison import names
 from glimpse.models.drawing import draw
 from glimpse.models.published import catalogue
 from glimpse.models.spec import StageSummary
@@ -193,6 +197,49 @@ def test_fetch_brings_weights_into_the_cache_and_prints_their_path(
     assert Path(first).read_bytes() == BODY
 
 
+def _examples() -> list[str]:
+    """The examples in the help of all commands, without what they begin with."""
+    commands = next(action for action in _parser()._actions if isinstance(action, argparse._SubParsersAction))
+    texts = [command.epilog or "" for command in commands.choices.values()]
+    return [line for text in texts for line in re.findall("^  python -m glimpse.models (.+)$", text, re.MULTILINE)]
+
+
+@pytest.mark.parametrize("example", _examples())
+def test_an_example_in_the_help_names_what_there_is(example: str) -> None:
+    """It is understood, and its architectures, options and weights are found; nothing is downloaded or built."""
+    options = _parser().parse_args(shlex.split(example))
+    match example.partition(" ")[0]:
+        case "fetch":
+            tag = options.weights or published.DEFAULT_TAG
+            assert tag in published.tags(options.name, options.variant)
+        case "describe":
+            assert find(options.name, options.variant, dict(options.option or ())).name == options.name
+        case "list":
+            assert main(shlex.split(example)) == 0
+        case "compare":
+            for name in options.names:
+                assert names.checkpoint(name) or name == "cifar10" or name.startswith("runs/")
+        case "golden":
+            assert options.bundle.startswith("runs/")
+
+
+def test_the_list_marks_what_an_architecture_stands_for(capsys: pytest.CaptureFixture[str]) -> None:
+    """On a terminal alone: a program that reads the list gets the tags as they are."""
+    marked = {
+        name: [
+            cells[-3]
+            for row in rows()
+            if row.name == name
+            for cells in _lines(row, published.tags(name, row.variant), mark=True)
+        ]
+        for name in ("resnet50", "resnet18")
+    }
+    assert [tag for tag in marked["resnet50"] if tag.endswith("*")] == ["imagenet *"]
+    assert marked["resnet50"][0] == "imagenet *"
+    assert main(["list", "resnet50"]) == 0
+    assert "*" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "answer"),
     [
@@ -201,8 +248,13 @@ def test_fetch_brings_weights_into_the_cache_and_prints_their_path(
         (["describe", "se_resnet20", "--classes", "0"], "classes must be at least 1"),
         (["describe", "se_resnet20", "--svg", "/nowhere/x.svg"], "/nowhere/x.svg"),
         (["list", "resnet51"], "Nothing in the library matches 'resnet51'. Did you mean resnet50"),
-        (["fetch", "resnet51"], "No published weights of 'resnet51' are known. Did you mean resnet50"),
-        (["fetch", "resnet50", "--weights", "v9"], "resnet50 (keras) has no published weights 'v9'."),
+        (["fetch", "resnet51"], "No architecture is called 'resnet51'. Did you mean resnet50"),
+        (["fetch", "mnist_dnn"], "mnist_dnn has no published weights. Train it, or serve it untrained with"),
+        (["fetch", "resnet50", "--weights", "v9"], "resnet50 has no published weights 'v9'."),
+        (
+            ["fetch", "resnet50", "--variant", "keras", "--weights", "imagenet_v2"],
+            "no weights 'imagenet_v2'; its variant torchvision has: set GLIMPSE_VARIANT=torchvision (--variant t",
+        ),
         (["fetch"], "Name an architecture, or set GLIMPSE_MODEL."),
     ],
 )
