@@ -119,8 +119,8 @@ def facts(description: ModelDescription) -> dict[str, str]:
         "limits": f"{limits.max_images_per_request:,} images per request, {limits.max_images_in_flight:,} in flight; "
         f"{_mebibytes(limits.max_image_bytes)} and {_megapixels(limits.max_image_pixels)} per image; "
         f"{_mebibytes(limits.max_message_bytes)} per message",
-        "large JPEG": f"up to {_megapixels(limits.max_jpeg_pixels)}, decoded at 1/2, 1/4 or 1/8 if that leaves at least "
-        f"{limits.jpeg_reducing_gap:.4g} times the target",
+        "large JPEG": f"up to {_megapixels(limits.max_jpeg_pixels)}, decoded at 1/2, 1/4 or 1/8 if that leaves at "
+        f"least {limits.jpeg_reducing_gap:.4g} times the target",
         "formats": ", ".join(limits.formats),
         "geometries": ", ".join(limits.geometries) or "the model's own only",
     }

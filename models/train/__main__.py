@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from glimpse.models import bundle, standard
+from glimpse.models import bundle, quiet, standard
 from glimpse.models.catalogue import find
-from glimpse.models.plain import plain
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.models.train.checks import check_classes, check_hold_out, check_paths, report_omissions
 from glimpse.models.train.options import MAX_HELD_OUT, parser, plan_of, recipe_of, reproducing, scaled
@@ -68,6 +67,7 @@ def _run(options: argparse.Namespace) -> None:
     check_paths(options.data, options.test)
 
     # Only now: Keras takes seconds to load, and a wrong option should say so at once.
+    quiet.load_keras()
     from glimpse.models.train import fit
 
     if options.export_only and not (out / CHECKPOINT).exists():
@@ -95,7 +95,7 @@ def _run(options: argparse.Namespace) -> None:
         else:
             model = fit.train(plan, recipe, splits.training, splits.held_out, out, stop_after=options.stop_after)
 
-        from glimpse.models.train.export import Metadata, export
+        from glimpse.models.train.export import Metadata, export, told
 
         metadata = Metadata(
             name=name,
@@ -108,8 +108,7 @@ def _run(options: argparse.Namespace) -> None:
             test=str(options.test or ""),
         )
         made, measurement = export(model, run, splits, metadata, out)
-    low, high = measurement.top1_interval
-    print(plain(f"{made.name} {made.version}: top-1 {measurement.top1:.2%} ({low:.2%} to {high:.2%}) in {made.folder}"))
+    print(told(made, measurement, splits.test))
 
 
 def _read(options: argparse.Namespace, recipe: Recipe, rule: HoldOut) -> tuple[Recipe, DataSplits]:

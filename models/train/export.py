@@ -84,6 +84,16 @@ def export(
     return finish(trained_network, run, splits, metadata, target)
 
 
+def told(made: Bundle, measurement: Measurement, test: LabelledImages | None) -> str:
+    """The last line that a training prints: how accurate the bundle is on which images, and where it is."""
+    low, high = measurement.top1_interval
+    return plain(
+        f"{made.name}, version {made.version}: top-1 {measurement.top1:.1%} on {measurement.images:,} "
+        f"{'held-out' if test is None else 'test'} images (95% interval {low:.0%} to {high:.0%}); the bundle is in "
+        f"{made.folder}"
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trained:
     """A network in float32 with the weights that its bundle has, and how far it was trained."""

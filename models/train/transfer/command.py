@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from glimpse.models import bundle
+from glimpse.models import bundle, quiet
 from glimpse.models.plain import plain
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.models.train.checks import check_classes, check_hold_out, check_paths, report_omissions
@@ -58,12 +58,13 @@ def run(options: argparse.Namespace, given: Collection[str]) -> None:
     check_kind(out, transfer=True)
     check_paths(options.data, options.test)
     recipe = _recipe(base, options, given)
-    if base.note:
-        print(plain(base.note), file=sys.stderr)
+    for note in filter(None, (base.note, _differing(base, recipe))):
+        print(plain(note), file=sys.stderr)
 
     # Only now: Keras takes seconds to load, and a wrong option should say so at once.
+    quiet.load_keras()
     from glimpse.models.train import data
-    from glimpse.models.train.export import DataSplits, Metadata
+    from glimpse.models.train.export import DataSplits, Metadata, told
     from glimpse.models.train.transfer import export, fit, network
     from glimpse.models.train.transfer.split import split
 
@@ -113,20 +114,15 @@ def run(options: argparse.Namespace, given: Collection[str]) -> None:
             left_out=images.left_out,
         )
         written, measurement = export.export(new, made, base, outcome, splits=splits, metadata=metadata, folder=out)
-    low, high = measurement.top1_interval
-    print(
-        plain(
-            f"{written.name} {written.version}: top-1 {measurement.top1:.2%} ({low:.2%} to {high:.2%}) in "
-            f"{written.folder}"
-        )
-    )
+    print(told(written, measurement, test))
 
 
 def _train(
     made: TransferRun, new: Network, images: LabelledImages, parts: Split, *, out: Path, stop_after: int | None
 ) -> tuple[Outcome, Outcome | None]:
     """Both phases, as far as they are to go; the second one is None where nothing is thawed yet."""
-    from glimpse.models.train.transfer import features, fit
+    from glimpse.models.train.fit import history
+    from glimpse.models.train.transfer import export, features, fit
 
     plan, recipe = made.plan, made.recipe
     computed = partial(features.of_run, new, images.pixels, recipe, out, parts=features.parts_of(plan))
@@ -139,6 +135,8 @@ def _train(
         return head, None
     left = None if stop_after is None else stop_after - head.trained
     thawed = fit.train_thawed(plan, new, recipe, images=images, split=parts, folder=out, stop_after=left)
+    if note := export.rejected((head, thawed), history(out)):
+        print(note)
     return head, thawed
 
 
@@ -177,6 +175,22 @@ def _recipe(base: Base, options: argparse.Namespace, given: Collection[str]) -> 
     elif "size" not in given:
         raise BaseError(f"Which size of images does {base.name} take? Give --size, or write a recipe.toml beside it.")
     return Recipe(**changes)
+
+
+def _differing(base: Base, recipe: Recipe) -> str:
+    """What to say where images are prepared in another way than for the base; empty where they are not."""
+    if base.recipe is None:
+        return ""
+    changed = [
+        f"{name} {_shown(getattr(recipe, name))} (the base's: {_shown(own)})"
+        for name in ("height", "width", *_RECIPE, "mean", "std")
+        if (own := getattr(base.recipe, name)) != getattr(recipe, name)
+    ]
+    return f"The preprocessing is the base's, except {', '.join(changed)}." if changed else ""
+
+
+def _shown(value: object) -> str:
+    return " ".join(f"{each:g}" for each in value) if isinstance(value, tuple) else f"{value}"
 
 
 def _measured(recipe: Recipe, base: Base, images: LabelledImages, parts: Split, given: Collection[str]) -> Recipe:

@@ -14,7 +14,8 @@ from glimpse.models.train.transfer.plan import ClassWeights, TransferPlan
 _DESCRIPTION = """\
 A pretrained network with a new classifier. First the new classifier is trained on what the frozen network makes of the
 images, which is computed once and kept in OUT/features; then, with --thaw, the last stages of the network with it. The
-preprocessing is that of the base, where that is known. With --from, other defaults hold: {defaults}; --hold-out
+preprocessing is the base's, except what --size, --geometry, --crop-share, --filter, --mean and --std change. With
+--from, other defaults hold: {defaults}; --hold-out
 is a tenth of the images, and batches are smaller for fewer than 512."""
 
 _ONLY_HERE = ("thaw", "thaw_epochs", "patience", "class_weights")
@@ -39,9 +40,9 @@ def add(parser: argparse.ArgumentParser) -> None:
         dest="base",
         metavar="BASE",
         help="network to start from: the name of an architecture with weights, NAME or NAME:TAG as python -m "
-        "glimpse.models list shows them, or NAME:random for random weights, NAME:random:7 for those of another seed "
-        "than 0; the folder of a bundle; a .keras file; or a weights file, "
-        "with the name of its network in --architecture (default: train from scratch)",
+        "glimpse.models list shows them, for example resnet50:imagenet_v2; NAME:random for random weights, "
+        "NAME:random:7 for those of another seed than 0; the folder of a bundle; a .keras file; or a weights file, with "
+        "the name of its network in --architecture (default: train from scratch)",
     )
     group.add_argument(
         "--thaw",
