@@ -123,6 +123,8 @@ class File:
             raise ValueError(f"{self._path} cannot be continued: --resume needs a regular file with --json or --csv.")
         whole, passing = 0, 0
         with self._path.open("rb") as file:
+            self._form = self._form.of_file(file.readline(records.LONGEST))
+            file.seek(0)
             for data, record in self._records(file):
                 whole += len(data)
                 if record is None:

@@ -11,9 +11,9 @@ from typing import BinaryIO, Protocol
 
 from glimpse.client.commands.csv_cells import escape_cell, unescape_cell
 from glimpse.client.errors import Code
-from glimpse.client.results import ImageResult
+from glimpse.client.results import ImageResult, Prediction
 
-_LONGEST = 16 * 1024 * 1024  # bytes of a line; a file with longer ones is none of ours, and must not fill the memory
+LONGEST = 16 * 1024 * 1024  # bytes of a line; a file with longer ones is none of ours, and must not fill the memory
 # What may go well another time. The rest is about the image itself.
 _PASSING_CODES = frozenset(
     {
@@ -49,6 +49,9 @@ class Format(Protocol):
     def beginning(self) -> bytes:
         """What the output begins with at the least, header or first record."""
 
+    def of_file(self, first_line: bytes) -> Format:
+        """The form to go on in with a file that begins so: this one, or that of an older version."""
+
     def record(self, path: str, result: ImageResult) -> bytes:
         """An answer, with the end of its line."""
 
@@ -68,6 +71,10 @@ class JsonLines:
 
     header = b""
     beginning = b'{"path": "'
+
+    def of_file(self, first_line: bytes) -> Format:  # noqa: ARG002  (the protocol's)
+        """There has been no other."""
+        return self
 
     def record(self, path: str, result: ImageResult) -> bytes:
         """An answer, with the end of its line."""
@@ -103,14 +110,25 @@ class Csv:
     Text is escaped as `client.commands.csv_cells` says.
     """
 
-    def __init__(self, top_k: int) -> None:
-        """A format with label, probability and id of `top_k` classes; what an image or a class lacks stays empty."""
+    def __init__(self, top_k: int, *, ids: bool = True) -> None:
+        """A format with label, probability and id of `top_k` classes; what an image or a class lacks stays empty.
+
+        Args:
+            top_k: classes of an image.
+            ids: with the classes' ids, which older versions did not write.
+        """
         pairs = [f"{name}_{rank}" for rank in range(1, top_k + 1) for name in ("label", "probability")]
-        ids = [f"class_id_{rank}" for rank in range(1, top_k + 1)]
-        self._columns = ["path", *pairs, "error", "code", "message", "model", "version", *ids]
+        columns = [f"class_id_{rank}" for rank in range(1, top_k + 1)] if ids else []
+        self._columns = ["path", *pairs, "error", "code", "message", "model", "version", *columns]
+        self._ids = ids
         self._top_k = top_k
         self.header = _csv_line(self._columns)
         self.beginning = self.header
+
+    def of_file(self, first_line: bytes) -> Format:
+        """Without ids where the file has none."""
+        older = Csv(self._top_k, ids=False) if self._ids else self
+        return older if first_line == older.header else self
 
     def record(self, path: str, result: ImageResult) -> bytes:
         """An answer, with the end of its line."""
@@ -128,8 +146,7 @@ class Csv:
                     else [escape_cell(error.reason), str(int(error.code)), escape_cell(error.message)]
                 ),
                 *(["", ""] if model is None else [escape_cell(model.name), escape_cell(model.version)]),
-                *(escape_cell(each.class_id) for each in first),
-                *[""] * (self._top_k - len(first)),
+                *([*map(_id, first), *[""] * (self._top_k - len(first))] if self._ids else []),
             ]
         )
 
@@ -156,9 +173,9 @@ def split(file: BinaryIO, form: Format) -> Iterator[bytes]:
         ValueError: one is longer than any of ours.
     """
     record = b""
-    while line := file.readline(_LONGEST):
+    while line := file.readline(LONGEST):
         record += line
-        if len(record) >= _LONGEST:
+        if len(record) >= LONGEST:
             raise ValueError("its lines are too long")
         if form.is_whole(record):
             yield record
@@ -172,6 +189,10 @@ def _record(path: object, error: tuple[object, object] | None) -> Record:
         raise TypeError("a path")
     passing = error is not None and (error[0] in _PASSING_CODES or error[1] in _PASSING_REASONS)
     return Record(path, error is not None, passing)
+
+
+def _id(prediction: Prediction) -> str:
+    return escape_cell(prediction.class_id)
 
 
 def _csv_line(fields: list[str]) -> bytes:

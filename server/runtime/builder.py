@@ -106,7 +106,7 @@ class _Builder:
             model=bundle.name,
             precision=precision,
             pictures=number,
-            detail="This takes some seconds, or a minute with large networks or where cores are busy.",
+            detail="This takes up to half a minute, or minutes with a large network or where cores are busy.",
         )
         begun = time.monotonic()
         series = variations.series(own, bundle.recipe)

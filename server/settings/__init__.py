@@ -150,19 +150,19 @@ class Settings(AccessSettings):
     max_images_in_flight: Positive = Field(
         256,
         description="Maximum number of images in the server at the same time, from arrival to answer. Above "
-        "that, requests are refused with QUEUE_FULL.",
+        "that, requests are refused with RESOURCE_EXHAUSTED, reason QUEUE_FULL.",
     )
     max_bytes_in_flight: Positive = Field(
         256 * MIB,
         description="Maximum of the encoded bytes of all images in flight. Above that, requests are refused "
-        "with QUEUE_FULL.",
+        "with RESOURCE_EXHAUSTED, reason QUEUE_FULL.",
     )
     max_pixels_in_flight: int = Field(
         0,
         ge=0,
         description="Maximum of the estimated work of decoding all images in flight, in pixels of an "
-        "ordinary JPEG photo. Above that, requests are refused with QUEUE_FULL. 0 means four "
-        "pixels for each byte of --max-bytes-in-flight.",
+        "ordinary JPEG photo. Above that, requests are refused with RESOURCE_EXHAUSTED, reason "
+        "QUEUE_FULL. 0 means four pixels for each byte of --max-bytes-in-flight.",
     )
     max_images_per_request: Positive = Field(64, description="Maximum number of images in one request.")
     max_image_bytes: Positive = Field(12 * MIB, description="Maximum size of one encoded image, in bytes.")
@@ -188,7 +188,7 @@ class Settings(AccessSettings):
     max_streams: Positive = Field(
         64,
         description="Maximum number of streams open at the same time. Above that, new streams are refused "
-        "with QUEUE_FULL.",
+        "with RESOURCE_EXHAUSTED, reason QUEUE_FULL.",
     )
     stream_window: Positive = Field(
         64, description="Maximum number of requests of one stream that are processed at the same time."

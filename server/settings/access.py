@@ -90,7 +90,7 @@ class AccessSettings(BaseSettings):
         256 * MIB,
         description="Maximum of the bytes of all messages that are being received. Above that, callers wait "
         "before they can send their next message, and the largest messages are refused with "
-        "QUEUE_FULL.",
+        "RESOURCE_EXHAUSTED, reason QUEUE_FULL.",
     )
     upload_seconds: PositiveSeconds = Field(
         30.0,

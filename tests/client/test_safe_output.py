@@ -195,16 +195,21 @@ def test_a_run_goes_on_behind_files_of_strange_names(tmp_path: Path, form: Csv |
         assert file.failed == 0
 
 
-def test_answers_whose_texts_were_written_as_they_were_are_gone_on_with(tmp_path: Path) -> None:
+def test_answers_of_an_older_version_are_gone_on_with_in_its_columns(tmp_path: Path) -> None:
+    """It wrote every text as it was, and no ids."""
     form, answers = Csv(1), tmp_path / "answers"
     lines = io.StringIO()
     writer = csv.writer(lines, lineterminator="\n")
     for name in ("=a.jpg", "b\nc.jpg", "plain.jpg"):
-        writer.writerow([name, "cat", "0.5", "", "", "", "m", "1", ""])
-    answers.write_bytes(form.header + lines.getvalue().encode())
+        writer.writerow([name, "cat", "0.5", "", "", "", "m", "1"])
+    header = b"path,label_1,probability_1,error,code,message,model,version\n"
+    answers.write_bytes(header + lines.getvalue().encode())
     with File(answers, form) as file:
         file.resume(retry_failed=False)
         assert [file.has(name) for name in ("=a.jpg", "b\nc.jpg", "plain.jpg", "new.jpg")] == [True, True, True, False]
+        file.write("new.jpg", result("cat"))
+    *_, last = csv.reader(io.StringIO(answers.read_text(), newline=""))
+    assert len(last) == len(header.split(b","))
 
 
 M = TypeVar("M", bound=Message)
