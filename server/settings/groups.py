@@ -71,8 +71,9 @@ GROUPS: dict[str, tuple[str, ...]] = {
 # Read from the environment alone, by the parts that need them.
 VARIABLES: dict[str, str] = {
     "GLIMPSE_CACHE": "Folder for downloaded weights, converted models and comparisons of precisions. Downloaded "
-    "weights lie in the folder itself, the others in subfolders. Without it, all are in subfolders of ~/.cache/glimpse, "
-    "downloaded weights in ~/.cache/glimpse/weights. Only those who run the server should be able to write to it.",
+    "weights lie in the folder itself, the others in subfolders. Without it, all are in subfolders of "
+    "~/.cache/glimpse, downloaded weights in ~/.cache/glimpse/weights. Only those who run the server should be able "
+    "to write to it.",
     "OTEL_*": "OpenTelemetry's own variables: traces are exported if OTEL_EXPORTER_OTLP_ENDPOINT or "
     "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT is set.",
 }
