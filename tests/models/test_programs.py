@@ -57,5 +57,13 @@ def test_messages_that_cannot_be_written_are_left_out() -> None:
     assert (ended.returncode, ended.stdout, ended.stderr) == (1, "", "")
 
 
+@pytest.mark.ci
+def test_what_tensorflow_says_at_its_start_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL", raising=False)
+    described = shell("python -m glimpse.models describe se_resnet20")
+    assert "total" in described.stdout
+    assert not described.stderr
+
+
 def test_client_and_library_end_with_the_same_codes() -> None:
     assert (standard.CANNOT_WRITE, standard.BROKEN_PIPE) == (clients.CANNOT_WRITE, clients.BROKEN_PIPE)

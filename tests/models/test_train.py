@@ -311,6 +311,14 @@ def test_evaluating_shows_a_table_for_people(run: Path, test_patches: Path, caps
     assert [sum(map(int, line.split()[1:])) for line in lines[-3:]] == [4, 4, 4]
 
 
+def test_evaluating_other_images_names_the_default_model(
+    test_patches: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever forgets --bundle is told which model was taken."""
+    assert evaluate.main(["--data", str(test_patches)]) == 1
+    assert "The model is cifar10, the default. Name yours with --bundle." in capsys.readouterr().err
+
+
 def test_evaluating_what_is_no_bundle_says_so(
     tmp_path: Path, test_patches: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

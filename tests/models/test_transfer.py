@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -18,9 +19,10 @@ from glimpse.models.builder import assemble
 from glimpse.models.catalogue import find
 from glimpse.models.train import __main__ as command
 from glimpse.models.train import fit
-from glimpse.models.train.transfer import network, phase
+from glimpse.models.train.transfer import export, network, phase
 from glimpse.models.train.transfer.base import find_base
 from glimpse.models.train.transfer.export import WHOLE
+from glimpse.models.train.transfer.phase import Outcome
 from tests.conftest import SHARED
 
 from .conftest import write_images
@@ -376,6 +378,26 @@ def test_thawing_changes_the_last_stages_and_no_batch_normalisation(patches: Pat
     assert {name.split("_")[0] for name in changed} == {"group3", "classifier"}
     assert not [name for name in changed if "_bn/" in name]
     assert {name for name in before if name.startswith("group3_") and "_bn/" not in name} <= changed
+
+
+def test_what_differs_from_the_preprocessing_of_the_base_is_said(
+    patches: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before any training: this run is refused, because too few images would be held out."""
+    refused = ("--from", PRETRAINED, "--hold-out", "2")
+    assert command.main(["--data", str(patches), "--out", str(tmp_path / "run"), *refused, "--geometry", "squash"]) == 1
+    assert "The preprocessing is the base's, except geometry squash (the base's: " in capsys.readouterr().err
+    assert command.main(["--data", str(patches), "--out", str(tmp_path / "run"), *refused]) == 1
+    assert "The preprocessing is" not in capsys.readouterr().err
+
+
+def test_thawing_that_brings_nothing_is_said_with_the_loss_of_the_head() -> None:
+    history = [{"val_loss": loss} for loss in (0.9, 0.697, 0.7, 0.85, 0.883)]
+    head = Outcome(epochs=3, trained=3, best=2, ended=True)
+    kept = Outcome(epochs=2, trained=2, best=0, ended=True)
+    assert "did not fall below 0.697: the weights of the head alone are kept" in export.rejected((head, kept), history)
+    assert not export.rejected((head, replace(kept, best=1)), history)
+    assert not export.rejected((head, None), history)
 
 
 @pytest.mark.parametrize(
