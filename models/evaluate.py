@@ -91,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         quiet.load_keras()
         measurement = evaluate(loaded, options.data, skip_unreadable=options.skip_unreadable)
     except (ValueError, OSError) as error:
-        print(f"glimpse.models.evaluate: {error}{_which(options.bundle, error)}", file=sys.stderr)
+        print(f"glimpse.models.evaluate: {_told(error, options.bundle)}", file=sys.stderr)
         return 1
     except MemoryError:
         print(
@@ -102,11 +102,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _which(folder: Path | None, error: Exception) -> str:
-    """What to say behind an error of images that do not fit the default bundle, which the user may not have meant."""
+def _told(error: Exception, folder: Path | None) -> str:
+    """An error; one of images that do not fit the default bundle says so, which the user may not have meant."""
     if folder is not None or not isinstance(error, ValueError) or isinstance(error, bundle.BundleError):
-        return ""
-    return f" The model is {bundle.read(bundle.EMBEDDED_DEFAULT).name}, the default. Name yours with --bundle."
+        return str(error)
+    name = bundle.read(bundle.EMBEDDED_DEFAULT).name
+    return f"{str(error).rstrip('.')}. The model is {name}, the default. Name yours with --bundle."
 
 
 def _as_json(loaded: Bundle, measurement: Measurement) -> str:
