@@ -121,7 +121,6 @@ def _train(
     made: TransferRun, new: Network, images: LabelledImages, parts: Split, *, out: Path, stop_after: int | None
 ) -> tuple[Outcome, Outcome | None]:
     """Both phases, as far as they are to go; the second one is None where nothing is thawed yet."""
-    from glimpse.models.train.fit import history
     from glimpse.models.train.transfer import export, features, fit
 
     plan, recipe = made.plan, made.recipe
@@ -135,7 +134,7 @@ def _train(
         return head, None
     left = None if stop_after is None else stop_after - head.trained
     thawed = fit.train_thawed(plan, new, recipe, images=images, split=parts, folder=out, stop_after=left)
-    if note := export.rejected((head, thawed), history(out)):
+    if note := export.rejected((head, thawed)):
         print(note)
     return head, thawed
 

@@ -56,24 +56,22 @@ def export(
         provisional=not (thawed.ended if thawed else head.ended and not run.plan.thaw),
         history=fit.history(folder, epochs),
     )
-    notes = " ".join(filter(None, (metadata.training_note, rejected(outcome, trained.history))))
+    notes = " ".join(filter(None, (metadata.training_note, rejected(outcome))))
     return finish(
         trained, run, splits, dataclasses.replace(metadata, base_note=base.licence, training_note=notes), target
     )
 
 
-def rejected(outcome: tuple[Outcome, Outcome | None], history: list[dict[str, float]]) -> str:
+def rejected(outcome: tuple[Outcome, Outcome | None]) -> str:
     """What to say where no epoch with thawed stages was better than the head alone; empty elsewhere.
 
     Args:
         outcome: of the two phases; the second is None where nothing was thawed.
-        history: of the run, a row for each epoch.
     """
-    head, thawed = outcome
+    _, thawed = outcome
     if thawed is None or thawed.best or not thawed.epochs:
         return ""
-    least = min(row["val_loss"] for row in history[: head.epochs])
-    return f"Thawed, the held-out loss did not fall below {least:.3f}: the weights of the head alone are kept."
+    return "No epoch with thawed stages was better on the held-out images than the head alone, whose weights are kept."
 
 
 def _of_row(network: Network, run: TransferRun, base: Base, metadata: Metadata, target: Path) -> Assembly:
