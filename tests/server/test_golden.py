@@ -103,6 +103,11 @@ def test_the_same_answer_to_very_different_pictures_is_refused(bare: bundles.Bun
         check(found, np.array([[0.5, 0.5], [0.5, 0.5]], np.float32))
 
 
+def test_one_recorded_picture_fills_a_batch_with_the_same_answer() -> None:
+    one = GoldenCheck(np.zeros((1, 2, 2, 3), np.uint8), ("a.png",), np.array([[0.2, 0.8]], np.float32), disabled=False)
+    check(one, np.array([[0.2, 0.8], [0.2, 0.8]], np.float32))
+
+
 @pytest.mark.parametrize(
     ("architecture", "row"), [("resnet18", [0.4, 0.6]), ("", [0.5, 0.5])], ids=["prefers a class", "network of its own"]
 )

@@ -41,8 +41,8 @@ def add(parser: argparse.ArgumentParser) -> None:
         metavar="BASE",
         help="network to start from: the name of an architecture with weights, NAME or NAME:TAG as python -m "
         "glimpse.models list shows them, for example resnet50:imagenet_v2; NAME:random for random weights, "
-        "NAME:random:7 for those of another seed than 0; the folder of a bundle; a .keras file; or a weights file, with "
-        "the name of its network in --architecture (default: train from scratch)",
+        "NAME:random:7 for those of another seed than 0; the folder of a bundle; a .keras file; or a weights file, "
+        "with the name of its network in --architecture (default: train from scratch)",
     )
     group.add_argument(
         "--thaw",
