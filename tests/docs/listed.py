@@ -119,7 +119,11 @@ LISTED = (
         r"make serve\b", "installs packages, and serves until it is stopped; the shared server stands for it", server
     ),
     Listed(r"\S*python -m glimpse.server(\s|$)", "serves until it is stopped; the shared server stands for it", server),
-    Listed(r"pip install\b", "installs packages; the tests of the wheels build and install both", syntax),
+    Listed(
+        r"(\.venv/bin/python -m )?pip install\b",
+        "installs packages; the tests of the wheels build and install both",
+        syntax,
+    ),
     Listed(r"make (test|check|bench)\b", "minutes; and this is one of the tests", target),
     Listed(r"make (train|evaluate)\b", "minutes, and labelled photos; the tests of training train", target),
     Listed(r"make image\b", "needs a container engine", target),
