@@ -316,7 +316,7 @@ def test_evaluating_other_images_names_the_default_model(
 ) -> None:
     """Whoever forgets --bundle is told which model was taken."""
     assert evaluate.main(["--data", str(test_patches)]) == 1
-    assert "red. The model is se_resnet20_cifar10, the default. Name yours with --bundle." in capsys.readouterr().err
+    assert ". The model is se_resnet20_cifar10, the default. Name yours with --bundle." in capsys.readouterr().err
 
 
 def test_evaluating_what_is_no_bundle_says_so(
