@@ -110,11 +110,15 @@ def test_a_message_that_unpacks_to_more_than_allowed_is_refused_before_it_has(at
     forget_peak(attacked.pid)
     before = resident(attacked.pid)
     zeros = bytes(256 * MIB)  # 256 kB on their way
+    codes: list[grpc.StatusCode] = []
     with grpc.insecure_channel(attacked.target) as channel:
         send: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(CLASSIFY)
-        with pytest.raises(grpc.RpcError) as refused:
-            send(zeros, timeout=TIMEOUT, compression=grpc.Compression.Gzip)
-    assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        # After the attacks before, the server may close a connection as part of a flood; then another one is made.
+        while len(codes) < 5 and codes[-1:] in ([], [grpc.StatusCode.UNAVAILABLE]):
+            with pytest.raises(grpc.RpcError) as refused:
+                send(zeros, timeout=TIMEOUT, compression=grpc.Compression.Gzip, wait_for_ready=True)
+            codes.append(refused.value.code())
+    assert codes[-1] is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert peak(attacked.pid) - before < 100 * MIB
 
 
