@@ -26,6 +26,7 @@ from typing import IO, Any, cast
 
 from glimpse.models import published
 from glimpse.models.bundle import ClassLabel
+from glimpse.models.child_environment import child_environment
 from glimpse.models.errors import BundleError
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.models.published import FetchError, cache_folder
@@ -37,7 +38,6 @@ _PACKAGES = ("keras", "tensorflow")  # that draw the numbers
 _MONTH = 30 * 24 * 3600.0
 _MIDDLE = 127.5  # of pixel values
 _FOLDER = Path(__file__).parent
-_ROOT = _FOLDER.parents[1]
 
 
 def seed(tag: str) -> int | None:
@@ -140,10 +140,9 @@ def _tidy(folder: Path) -> None:
 
 def _made_elsewhere(orders: dict[str, Any]) -> None:
     environment = {
-        **os.environ,
+        **child_environment(),
         "KERAS_BACKEND": "tensorflow",  # another one would draw other numbers
         "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3"),
-        "PYTHONPATH": os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH")))),
     }
     with subprocess.Popen(  # noqa: S603 - this very interpreter, with a module of ours
         [sys.executable, "-P", "-m", __name__, json.dumps(orders)],

@@ -14,12 +14,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from glimpse.models.child_environment import child_environment
+
 _MODULE = "glimpse.server.measuring"
-_ROOT = Path(__file__).parents[3]  # the folder that holds the package
 _SAID = 4096  # bytes at the end of its standard error that are read
 _TOLD = 600  # characters of that in a message
 _END_SECONDS = 5.0  # that it has to end by itself
@@ -47,10 +47,7 @@ class MeasuringProcess:
             stderr=self._said,
             text=True,
             encoding="utf-8",
-            env={
-                **os.environ,
-                "PYTHONPATH": os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH")))),
-            },
+            env=child_environment(),
         )
 
     def __enter__(self) -> Self:

@@ -58,7 +58,7 @@ def train(
     # variables are exempt from weight decay.
     model = restored(plan, recipe, images, folder) if checkpoint.exists() else compiled(plan, recipe, images)
     done = epochs_done(model, plan, images)
-    _write(folder / HISTORY, history(folder, done))
+    write_history(folder / HISTORY, history(folder, done))
     last = plan.total_epochs if stop_after is None else min(plan.total_epochs, done + stop_after)
     guess = watch.guessing(images.classes, len(images.labels), plan.label_smoothing) * auxiliary.relative_loss(model)
     for epoch in range(done, last):
@@ -86,8 +86,8 @@ def train(
         if warning := watch.nothing_learned(plan, epoch, row["loss"], guess):
             print(f"glimpse.models.train: {warning}", file=sys.stderr)  # noqa: T201 - a program's
         # Before the checkpoint: a row too many is cut off on resuming, one too few could not be had again.
-        _write(folder / HISTORY, [*history(folder, epoch), row])
-        _save(model, checkpoint)
+        write_history(folder / HISTORY, [*history(folder, epoch), row])
+        save_checkpoint(model, checkpoint)
     return model
 
 
@@ -98,7 +98,12 @@ class _OneEpoch(keras.callbacks.Callback):
         self.model.stop_training = True
 
 
-def _save(model: keras.Model, checkpoint: Path) -> None:
+def save_checkpoint(model: keras.Model, checkpoint: Path) -> None:
+    """Write the weights of a model, or leave the file as it was.
+
+    Raises:
+        OSError: it cannot be written; the message says why.
+    """
     # Saved beside and moved over, so that an interrupted save leaves the older checkpoint whole.
     fresh = checkpoint.with_name(f"fresh.{checkpoint.name}")
     try:
@@ -279,7 +284,8 @@ def history(folder: Path, epochs: float = math.inf) -> list[dict[str, float]]:
     return [rows[epoch] for epoch in sorted(rows) if epoch <= epochs]
 
 
-def _write(path: Path, rows: list[dict[str, float]]) -> None:
+def write_history(path: Path, rows: list[dict[str, float]]) -> None:
+    """Write the rows of a run's history in place of those that are there."""
     """Replace the file by one of these rows, atomically."""
     if not rows:
         path.unlink(missing_ok=True)
@@ -291,7 +297,3 @@ def _write(path: Path, rows: list[dict[str, float]]) -> None:
         for row in rows:
             writer.writerow({name: f"{value:.6f}" for name, value in row.items()} | {"epoch": int(row["epoch"])})
     fresh.replace(path)
-
-
-# What `models.train.transfer` keeps, in the same way.
-save_checkpoint, write_history = _save, _write

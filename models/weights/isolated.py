@@ -18,12 +18,12 @@ import tempfile
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
+from glimpse.models.child_environment import child_environment
 from glimpse.models.weights import limits, onnx_file, response
 from glimpse.models.weights.contents import Contents, SavedModel
 from glimpse.models.weights.errors import WeightsError
 
 _MODULE = "glimpse.models.weights.reader"
-_ROOT = Path(__file__).parents[3]
 _SAID = 4096  # bytes at the end of its standard error that are read
 _TOLD = 200  # characters of that in a message
 _NO_MEMORY = ("bad_alloc", "MemoryError", "Cannot allocate memory")  # how libraries say it as they abort
@@ -114,8 +114,7 @@ def _run(arguments: list[str], file: BinaryIO, outputs: tuple[BinaryIO, BinaryIO
 
 def _environment() -> dict[str, str]:
     return {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH")))),
+        **child_environment(),
         # Threads that are never used take memory, which is limited.
         "OPENBLAS_NUM_THREADS": "1",
         "OMP_NUM_THREADS": "1",

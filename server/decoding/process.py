@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import socket
 import struct
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import IO, cast
 
+from glimpse.models.child_environment import child_environment
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.server import domain
 from glimpse.server.child_output import ChildOutput
@@ -21,7 +20,6 @@ from glimpse.server.decoding.prepare import Prepared
 from glimpse.server.decoding.worker import Orders
 
 _MODULE = "glimpse.server.decoding.worker"
-_ROOT = Path(__file__).parents[3]  # the folder of our packages, wherever they are installed
 START_SECONDS = 60.0  # until a process that has not said hello is taken for one that never will
 _DEATH_SECONDS = 5.0  # for the kernel to take a process down
 _LAST_SECONDS = 0.2  # between the end of a connection and that of its process
@@ -58,8 +56,7 @@ class DecoderProcess:
                 pass_fds=(orders.lifeline,),
                 process_group=0,  # out of reach of a terminal's Ctrl+C from its first moment on
                 env={
-                    **os.environ,
-                    "PYTHONPATH": os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH")))),
+                    **child_environment(),
                     "OPENBLAS_NUM_THREADS": "1",  # NumPy would start threads that nobody uses, with their stacks
                 },
             )

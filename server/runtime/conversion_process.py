@@ -18,13 +18,13 @@ from typing import IO, Any, NamedTuple, cast
 import structlog
 
 from glimpse.models.bundle import Bundle
+from glimpse.models.child_environment import child_environment
 from glimpse.server import cleanup
 from glimpse.server.child_output import ChildOutput
 from glimpse.server.runtime import UnsupportedNetworkError, memory_budget, process_limits
 
 _log = structlog.get_logger(__name__)
 _MODULE = "glimpse.server.runtime.conversion_worker"
-_ROOT = Path(__file__).parents[3]
 _ANSWER = 64 << 20  # bytes; that of the largest network has some hundred kilobytes
 _REST_SECONDS = 5.0  # to read what a process that has ended has left in the pipe
 _NO_MEMORY = ("std::bad_alloc", "MemoryError", "Cannot allocate memory")  # how libraries say it as they abort
@@ -109,11 +109,10 @@ def _begun(folder: Path, configuration: Path, seconds: float) -> cleanup.Process
         stderr=subprocess.PIPE,
         process_group=0,  # a terminal's Ctrl+C is the server's to answer; the process ends with it
         env={
-            **os.environ,
+            **child_environment(),
             "KERAS_BACKEND": "tensorflow",
             "KERAS_HOME": str(configuration),
             "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3"),
-            "PYTHONPATH": os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH")))),
         },
     )
 
