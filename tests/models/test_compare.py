@@ -19,9 +19,10 @@ from PIL import Image
 from glimpse.models import bundle as bundles
 from glimpse.models.__main__ import main
 from glimpse.models.bundle import ClassLabel
+from glimpse.models.child_environment import child_environment
 from glimpse.models.comparison import compare, labelled, names, plot, report
 from glimpse.models.comparison.labelled import LabelledFiles, indices
-from glimpse.models.comparison.process import _ROOT, MeasuringError, MeasuringProcess
+from glimpse.models.comparison.process import MeasuringError, MeasuringProcess
 from glimpse.models.evaluate import evaluate
 
 ANIMALS = (
@@ -156,7 +157,7 @@ def test_the_process_finds_the_package_and_not_its_parts_at_the_top() -> None:
             *(sys.executable, "-P", "-S", "-c"),
             "from importlib.util import find_spec as f; print(*map(bool, map(f, ('glimpse', 'client', 'models'))))",
         ],
-        env={"PYTHONPATH": str(_ROOT)},
+        env=child_environment(),
         capture_output=True,
         text=True,
         check=True,

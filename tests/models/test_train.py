@@ -571,7 +571,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
     try:
         with pytest.raises(OSError, match=r"checkpoint\.weights\.h5 cannot be written: File too large"):
-            fit._save(model, checkpoint)
+            fit.save_checkpoint(model, checkpoint)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert [file.name for file in tmp_path.iterdir()] == [CHECKPOINT]
