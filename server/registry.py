@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from glimpse.models.bundle import Bundle
 from glimpse.models.outputs import DEFAULT_OUTPUTS
 from glimpse.models.spec import NetworkSummary
-from glimpse.server.batching.batcher import Batcher
+from glimpse.server.batching.model_queue import ModelQueue
 from glimpse.server.domain import ModelIdentity, ModelSelector
 from glimpse.server.errors import ModelNotFoundError, Reason, UnavailableError, shown
 from glimpse.server.runtime.agreement import Agreement
@@ -19,7 +19,7 @@ _LOADING_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model that is ready to answer: what it is, and the batcher in front of it."""
+    """A model that is ready to answer: what it is, and the queue in front of it."""
 
     bundle: Bundle
     network: NetworkSummary
@@ -27,7 +27,7 @@ class LoadedModel:
     device: str
     precision: str
     batch_sizes: tuple[int, ...]
-    batcher: Batcher
+    batcher: ModelQueue
     outputs: frozenset[str] = DEFAULT_OUTPUTS  # that a request may ask for, by name
     agreement: Agreement | None = None  # of the reduced precision that was considered, with float32
     identity: ModelIdentity = field(init=False)

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from glimpse.models.outputs import DEFAULT_OUTPUTS
 from glimpse.server import domain
 from glimpse.server.app import Server
+from glimpse.server.batching.batcher import Batcher
 from glimpse.server.loading import LoadOptions, load_model, model_source
 from glimpse.server.metrics import Metrics
 from glimpse.server.settings import Settings
@@ -37,9 +38,11 @@ class Alone:
         """Load the model that the environment names."""
         self._settings = Settings()  # type: ignore[call-arg]  # from the environment
         self._model = load_model(model_source(self._settings), LoadOptions.of(self._settings), Metrics().of)
-        device = self._model.batcher._device
+        batcher = self._model.batcher
+        assert isinstance(batcher, Batcher)
+        device = batcher._device
         self._compute, self._compute_alone = device._compute, device._alone
-        self._streams = self._model.batcher._streams
+        self._streams = batcher._streams
         self._prepare = asyncio.run(self._taken_from_a_server())
         self._pool = ThreadPoolExecutor(self._settings.decoders)
         self._images: list[domain.Image] = []
