@@ -8,10 +8,13 @@ from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.metrics_core import Metric
 
 from docs.generate.markdown import anchor, code, table
+from glimpse.server import metrics_merge
 from glimpse.server.metrics import Metrics
 from glimpse.server.stages import StageSeconds
 
 _HEADER = ("name", "type", "labels", "meaning")
+
+_RULES = {"min": "the least of all processes", "max": "the greatest of all processes"}
 
 _ABOUT = """\
 # Metrics
@@ -25,6 +28,11 @@ The stages of an image follow one another without a gap: `receive` (until the me
 (preprocessing), `queue` (waiting for the device), `compute` (inference), `reply` (waiting for the other images of the
 request, and making the reply). For answered calls, the stages add up to `grpc_server_handling_seconds`,
 once for each image of a call.
+
+A server of several processes has one `/metrics`, at its supervisor. Counters and histograms are sums over all its
+processes, and keep what a process counted that has ended. What a process counted after the last scrape before it was
+killed is lost. Gauges are sums, too, over the processes that run, but for those listed here. A process that does not
+answer within a second counts with its last values.
 """
 
 
@@ -32,6 +40,8 @@ def page() -> str:
     """Every series of /metrics."""
     metrics = Metrics()
     instruments = [each for each in vars(metrics).values() if isinstance(each, MetricWrapperBase)]
+    # Of the supervisor, where there is one.
+    instruments += [metrics_merge.processes_gauge(metrics.registry), metrics_merge.restarts_counter(metrics.registry)]
     labels = {family.name: tuple(each._labelnames) for each in instruments for family in each.describe()}  # noqa: SLF001 - there is no public way to the names of labels that have no values yet
     labels[StageSeconds.name] = StageSeconds.labels
     metrics.of("", "")  # the stages of a model are there from when it is
@@ -46,6 +56,10 @@ def page() -> str:
             "## Of the process and of Python\n",
             "These come from Prometheus' Python library; those that a platform does not provide are left out.\n",
             table(_HEADER, [_cells(family, ()) for family in others]),
+            "## Gauges of several processes that are not sums\n",
+            table(
+                ("name", "value"), [[code(name), _RULES[rule]] for name, rule in sorted(metrics_merge.GAUGES.items())]
+            ),
         ]
     )
 
