@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
-from glimpse.server import build, penalties
+from glimpse.server import build, metrics_merge, penalties
 from glimpse.server.domain import BatchReport, ModelIdentity, Timing
 from glimpse.server.errors import Reason
 from glimpse.server.stages import ModelStages, StageSeconds
@@ -178,7 +178,7 @@ class Metrics:
             list(information),
             registry=registry,
         ).labels(**information).set(1)
-        self._ready = Gauge("glimpse_ready", "1 while the server is SERVING, else 0.", registry=registry)
+        self._ready = metrics_merge.ready_gauge(registry)
         self._model = Gauge(
             "glimpse_model_info",
             "Loaded models, as labels; the value is always 1.",

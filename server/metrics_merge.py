@@ -210,7 +210,7 @@ class MergedMetrics(Collector):
     def _readiness(self, merged: list[Metric]) -> Metric:
         found = next((each for each in merged if each.name == READY), None)
         if found is None:  # no worker has answered yet
-            found = ready_gauge(CollectorRegistry()).collect()[0]
+            (found,) = ready_gauge(CollectorRegistry()).collect()
         if self._ready is not None:
             found.samples = [sample._replace(value=float(self._ready())) for sample in found.samples]
         return found

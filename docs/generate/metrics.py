@@ -14,7 +14,7 @@ from glimpse.server.stages import StageSeconds
 
 _HEADER = ("name", "type", "labels", "meaning")
 
-_RULES = {"min": "the least of all processes", "max": "the greatest of all processes"}
+_RULES: dict[metrics_merge.Rule, str] = {"min": "the least of all processes", "max": "the greatest of all processes"}
 
 _ABOUT = """\
 # Metrics
@@ -57,11 +57,13 @@ def page() -> str:
             "These come from Prometheus' Python library; those that a platform does not provide are left out.\n",
             table(_HEADER, [_cells(family, ()) for family in others]),
             "## Gauges of several processes that are not sums\n",
-            table(
-                ("name", "value"), [[code(name), _RULES[rule]] for name, rule in sorted(metrics_merge.GAUGES.items())]
-            ),
+            table(("value", "gauges"), [_ruled(rule) for rule in _RULES]),
         ]
     )
+
+
+def _ruled(rule: metrics_merge.Rule) -> list[str]:
+    return [_RULES[rule], ", ".join(code(name) for name, each in sorted(metrics_merge.GAUGES.items()) if each == rule)]
 
 
 def _cells(family: Metric, labels: tuple[str, ...]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import shutil
 import subprocess
 import urllib.request
@@ -178,7 +179,7 @@ def test_a_server_is_ready_if_all_workers_are_or_as_it_is_told() -> None:
     async def scenario() -> None:
         workers, engine = [Metrics(), Metrics()], Metrics()
         for told, expected in ((None, (0, 0, 1)), (True, (1, 1, 1)), (False, (0, 0, 0))):
-            merged = MergedMetrics(ready=None if told is None else lambda told=told: told)
+            merged = MergedMetrics(ready=None if told is None else functools.partial(bool, told))
             assert (await now(merged))["glimpse_ready"] == expected[0]
             for number, each in enumerate(workers):
                 merged.began("worker", str(number), asked(each.registry))
