@@ -29,5 +29,5 @@ def information() -> dict[str, str]:
         "version": VERSION,
         "python": platform.python_version(),
         "grpc": version("grpcio"),
-        **{row.name: version(*row.distributions) for row in RUNTIMES.values()},
+        **{row.name: version(*row.distributions) for row in RUNTIMES.values() if not row.simulated},
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,7 +17,7 @@ from glimpse.models.spec import NetworkSummary
 from glimpse.server import cores
 from glimpse.server.batching.batcher import Batcher, Observer
 from glimpse.server.registry import LoadedModel
-from glimpse.server.runtime import converted_cache, golden_check, memory_budget, selection
+from glimpse.server.runtime import converted_cache, golden_check, memory_budget, selection, simulated
 from glimpse.server.runtime.golden_check import GoldenCheck
 from glimpse.server.runtime.importing import import_model
 from glimpse.server.runtime.serving import ServedModel, serve
@@ -40,6 +40,7 @@ class LoadOptions:
     max_batch_size: int  # images; 0: what suits the runtime and the network
     max_images_in_flight: int
     conversion_seconds: float
+    simulated_seconds: Mapping[int, float]  # by batch size; empty: those of an H100
     stuck_seconds: float
 
     @classmethod
@@ -56,6 +57,7 @@ class LoadOptions:
             max_batch_size=settings.max_batch_size,
             max_images_in_flight=settings.max_images_in_flight,
             conversion_seconds=settings.conversion_seconds,
+            simulated_seconds=settings.simulated_seconds,
             stuck_seconds=settings.stuck_seconds,
         )
 
@@ -91,7 +93,11 @@ def load_model(source: ModelSource, options: LoadOptions, observe: Callable[[str
     """
     begun = time.monotonic()
     bundle = sources.resolve(source)
-    golden = golden_check.load(bundle, options.golden)
+    if RUNTIMES[options.runtimes[0]].simulated:
+        bundle = simulated.renamed(bundle)
+        golden = golden_check.of_simulated(bundle, options.golden)
+    else:
+        golden = golden_check.load(bundle, options.golden)
     _check_memory(bundle, options)
     try:
         summary, served = _imported_and_served(bundle.verified(), golden, options)
@@ -147,7 +153,12 @@ def _imported_and_served(
     """The first of the runtimes that the model can be imported for and that serves it, and what its network is."""
 
     def attempt(name: RuntimeName) -> tuple[NetworkSummary, ServedModel]:
-        model = import_model(bundle, RUNTIMES[name], seconds=options.conversion_seconds)
+        model = import_model(
+            bundle,
+            RUNTIMES[name],
+            seconds=options.conversion_seconds,
+            simulated_seconds=options.simulated_seconds,
+        )
         with contextlib.closing(model):
             served = serve(model, golden, precision=options.precision, largest=options.max_batch_size)
             return model.summary, served

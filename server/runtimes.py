@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-RuntimeName = Literal["tensorflow", "openvino", "jax", "torch"]
+RuntimeName = Literal["tensorflow", "openvino", "jax", "torch", "simulated"]
 Precision = Literal["float32", "bfloat16"]
 
 
@@ -22,7 +22,7 @@ class RuntimeRow:
     packages: tuple[str, ...]  # that must be importable
     distributions: tuple[str, ...]  # under which it is published; the first that is installed has its version
     extra: str  # of ours, which installs them
-    backend: str  # of Keras, which builds the network
+    backend: str | None  # of Keras, which builds the network; None: it computes no network, and is chosen by name alone
     # Memory at the peak of loading, in copies of the parameters as float32: the file, Keras' variables, and what the
     # runtime makes of them.
     copies: float
@@ -30,8 +30,13 @@ class RuntimeRow:
     gpu_probe: str | None = None  # ``module:function``, which says whether it sees a GPU; None: it has no build for one
 
     @property
+    def simulated(self) -> bool:
+        """Whether it takes the time of a device without computing anything: its answers mean nothing."""
+        return self.backend is None
+
+    @property
     def reads_converted(self) -> bool:
-        """Whether it reads a converted network from files; else it is given a Keras model."""
+        """Whether it reads a converted network from files; else it is given a Keras model, or nothing if simulated."""
         return self.copies_converted is not None
 
 
@@ -96,6 +101,15 @@ RUNTIMES: dict[str, RuntimeRow] = {
             backend="torch",
             copies=3.8,
             gpu_probe="glimpse.server.runtime.gpus:torch_sees_gpu",
+        ),
+        RuntimeRow(
+            name="simulated",
+            implementation="glimpse.server.runtime.simulated:SimulatedRuntime",
+            packages=(),
+            distributions=(),
+            extra="server",
+            backend=None,
+            copies=0.0,
         ),
     )
 }

@@ -164,6 +164,30 @@ def load(bundle: Bundle, mode: Literal["require", "auto", "off"]) -> GoldenCheck
     )
 
 
+def of_simulated(bundle: Bundle, mode: Literal["require", "auto", "off"]) -> GoldenCheck:
+    """The golden check of a bundle on a simulated device: none, and a warning that says why.
+
+    Args:
+        bundle: whose name and labels are served.
+        mode: ``require`` refuses a simulated device.
+
+    Raises:
+        GoldenError: expected; answers are required.
+    """
+    if mode == "require":
+        raise GoldenError(
+            "GLIMPSE_GOLDEN is require, and a simulated device computes no answers. Set another GLIMPSE_RUNTIME to "
+            "serve the model, or GLIMPSE_GOLDEN to auto to measure with the simulated device."
+        )
+    _log.warning(
+        "simulated device",
+        model=bundle.name,
+        detail="Nothing is computed: every image gets the same made-up answer, after the time that a device would "
+        "take, and the golden answers are not checked. It is for benchmarks of the server alone.",
+    )
+    return GoldenCheck(_different(bundle.recipe), ("black", "noise"), None, disabled=True)
+
+
 def _different(recipe: Recipe) -> NDArray[np.uint8]:
     """Two pictures that no network can take for the same: a black one, and noise."""
     noise = np.random.default_rng(0).integers(0, 256, recipe.shape, np.uint8)

@@ -11,7 +11,7 @@ own names, so no second copy of the weights is kept for it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from glimpse.models.bundle import Bundle
 from glimpse.models.spec import NetworkSummary
 from glimpse.server import cleanup
 from glimpse.server.runtime import conversion
+from glimpse.server.runtime.simulated import SimulatedDevice
 from glimpse.server.runtimes import RuntimeRow
 
 if TYPE_CHECKING:
@@ -35,8 +36,8 @@ class ImportedModel:
     summary: NetworkSummary
     row: RuntimeRow  # of the runtime that it was imported for
     # What that runtime reads: the file of a converted graph; or a Keras model, uint8 ``[N, H, W, C]`` -> its named
-    # outputs, float32, which is made anew each time but shares its layers with the others.
-    form: Callable[[], Path | keras.Model]
+    # outputs, float32, which is made anew each time but shares its layers with the others; or what is to be simulated.
+    form: Callable[[], Path | keras.Model | SimulatedDevice]
     temporary: Path | None = None  # a folder that nobody needs once it is closed
 
     def close(self) -> None:
@@ -45,13 +46,20 @@ class ImportedModel:
             cleanup.current().remove(self.temporary)
 
 
-def import_model(bundle: Bundle, row: RuntimeRow, *, seconds: float = conversion.SECONDS) -> ImportedModel:
+def import_model(
+    bundle: Bundle,
+    row: RuntimeRow,
+    *,
+    seconds: float = conversion.SECONDS,
+    simulated_seconds: Mapping[int, float] | None = None,
+) -> ImportedModel:
     """Import the model of a bundle for a runtime.
 
     Args:
         bundle: the model, as `models.sources` finds it.
         row: of the runtime. One that reads converted networks loads no framework here.
         seconds: that a conversion may take.
+        simulated_seconds: that a simulated device takes for a batch, by its size; None: those of an H100.
 
     Raises:
         UnsupportedNetworkError: it cannot be had in the form that the runtime reads; another runtime may read another.
@@ -60,6 +68,10 @@ def import_model(bundle: Bundle, row: RuntimeRow, *, seconds: float = conversion
         StoppedError: expected; the start was told to end.
     """
     bundle = bundle.verified()
+    if row.simulated:
+        device = SimulatedDevice.of(len(bundle.labels), simulated_seconds)
+        summary = NetworkSummary(paper="", stages=(), parameters=0, trainable_parameters=0)
+        return ImportedModel(bundle, summary, row, lambda: device)
     if row.reads_converted:
         network = conversion.get_or_convert(bundle, seconds=seconds)
         temporary = None if network.cached else network.folder

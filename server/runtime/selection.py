@@ -29,7 +29,9 @@ def choose(wanted: RuntimeChoice) -> tuple[RuntimeName, ...]:
         ValueError: it is not installed.
     """
     if wanted == "auto":
-        found = _installed_on_gpu() or tuple(row.name for row in RUNTIMES.values() if not _missing(row))
+        found = _installed_on_gpu() or tuple(
+            row.name for row in RUNTIMES.values() if not row.simulated and not _missing(row)
+        )
         if not found:
             raise ValueError("No runtime is installed. Install one with pip install 'glimpse-serve[server]'")
     else:
@@ -41,6 +43,8 @@ def choose(wanted: RuntimeChoice) -> tuple[RuntimeName, ...]:
             )
         found = (wanted,)
     backend = RUNTIMES[found[0]].backend
+    if backend is None:  # it reads no Keras model
+        return found
     os.environ["KERAS_BACKEND"] = backend
     if "keras" in sys.modules and (loaded := sys.modules["keras"].backend.backend()) != backend:
         raise ValueError(f"The runtime {found[0]} needs Keras on {backend}; this process has loaded it on {loaded}.")

@@ -129,7 +129,9 @@ class Settings(AccessSettings):
         "it, recipe.toml beside the weights file.",
     )
     runtime: RuntimeChoice = Field(
-        "auto", description="Inference engine. auto takes the fastest one that is installed for the device."
+        "auto",
+        description="Inference engine. auto takes the fastest one that is installed for the device; simulated computes "
+        "nothing, and is for benchmarks of the server.",
     )
     precision: PrecisionChoice = Field(
         "auto",
@@ -140,6 +142,16 @@ class Settings(AccessSettings):
         600.0,
         description="Time limit for converting a model for OpenVINO, in seconds. If it is exceeded, runtime "
         "auto takes another runtime, and runtime openvino ends the server with exit code 4.",
+    )
+    simulated_seconds: Annotated[
+        dict[Annotated[int, Field(ge=1, le=1024)], Annotated[float, Field(gt=0, le=3600)]],
+        NoDecode,
+        BeforeValidator(json_object),
+    ] = Field(
+        {},
+        description="With runtime simulated: seconds that the device takes for a batch, by the number of images, as a "
+        'JSON object: {"1": 0.002, "64": 0.005}. Empty means those of an H100 with ResNet-50. The simulated device '
+        "computes nothing and is for benchmarks of the server.",
     )
     max_batch_size: int = Field(
         0,

@@ -18,7 +18,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "config",
     ),
     "Model": ("options", "labels", "recipe", "golden"),
-    "Inference": ("precision", "conversion_seconds", "stuck_seconds"),
+    "Inference": ("precision", "conversion_seconds", "simulated_seconds", "stuck_seconds"),
     "Limits of the work in flight": (
         "max_images_in_flight",
         "max_bytes_in_flight",
