@@ -1,0 +1,64 @@
+"""What there is to know of a loaded model besides its queue: what a worker is told by the engine that has loaded it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+
+from glimpse.models.bundle import Bundle
+from glimpse.models.spec import NetworkSummary
+from glimpse.server.batching.model_queue import ModelQueue
+from glimpse.server.engine.arena import Layout
+from glimpse.server.registry import LoadedModel
+from glimpse.server.runtime.agreement import Agreement
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """A model without its queue; can be pickled. The fields are those of `LoadedModel`."""
+
+    bundle: Bundle
+    network: NetworkSummary
+    runtime: str
+    device: str
+    precision: str
+    batch_sizes: tuple[int, ...]
+    output_shapes: dict[str, tuple[int, ...]]  # of each output, by name: the shape for one image, float32
+    agreement: Agreement | None = None
+
+    @classmethod
+    def of(cls, model: LoadedModel) -> Self:
+        """Those of a model that has been loaded in this process. It computes one image to see what comes out."""
+        black = np.zeros(model.bundle.recipe.pixels_shape, np.uint8)
+        answer = model.batcher.submit(black, outputs=model.outputs).result()
+        return cls(
+            bundle=model.bundle,
+            network=model.network,
+            runtime=model.runtime,
+            device=model.device,
+            precision=model.precision,
+            batch_sizes=model.batch_sizes,
+            output_shapes={name: values.shape for name, values in answer.outputs.items()},
+            agreement=model.agreement,
+        )
+
+    @property
+    def layout(self) -> Layout:
+        """Of the memory that a worker and an engine with this model share."""
+        return Layout.of(self.bundle.recipe.pixels_shape, self.output_shapes, self.batch_sizes)
+
+    def loaded(self, queue: ModelQueue) -> LoadedModel:
+        """The model, with the queue that leads to where it is computed."""
+        return LoadedModel(
+            bundle=self.bundle,
+            network=self.network,
+            runtime=self.runtime,
+            device=self.device,
+            precision=self.precision,
+            batch_sizes=self.batch_sizes,
+            batcher=queue,
+            outputs=frozenset(self.output_shapes),
+            agreement=self.agreement,
+        )

@@ -1,0 +1,174 @@
+"""`python -m glimpse.server.engine_process --control FD`: a process that computes for all workers of a server.
+
+It is begun by the supervisor, which tells it everything over the control channel; where that ends, so does this
+process, at once. Linux only. What it is told (`do`), and what it says (`did`):
+
+settings  + [pickled `Settings`], first of all: load the model
+          -> loaded + [pickled `ModelFacts`], or failed with `exit`, the code of `startup`, and `detail`, for people
+connect   + [stream socket whose other end a worker has], `worker`: its number; after `loaded`
+ping      -> pong, with the same `number`
+metrics   -> metrics, with the same `number` + [pickled list of Prometheus' metrics]
+end       end at once
+          -> trouble, with `detail`: what keeps the device from answering; null: nothing does any more
+
+Signals do not end it, because Ctrl+C reaches every process of a terminal, and a worker that drains needs its engine.
+"""
+
+from __future__ import annotations
+
+import signal
+
+if __name__ == "__main__":  # before the imports below, which take a while
+    for _number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(_number, signal.SIG_IGN)
+
+import argparse
+import logging
+import os
+import pickle
+import socket
+import sys
+import threading
+import time
+
+import structlog
+
+from glimpse.models.messages import short
+from glimpse.server import cleanup, cores, logs, standard_error, stopping
+from glimpse.server.control_channel import ControlChannel, Message, memory_file, read_memory_file
+from glimpse.server.engine.host import Gathering, Host
+from glimpse.server.engine.model_facts import ModelFacts
+from glimpse.server.loading import LoadOptions, load_model, model_source
+from glimpse.server.memory import settle
+from glimpse.server.metrics import Metrics
+from glimpse.server.registry import LoadedModel
+from glimpse.server.settings import Settings
+from glimpse.server.startup import ModelLoadError, StartupError
+
+_log = structlog.get_logger(__name__)
+
+
+class _Engine:
+    """The life of the process. What is told is read by one thread, and nothing that it does takes long."""
+
+    def __init__(self, channel: ControlChannel) -> None:
+        self._channel = channel
+        self._metrics = Metrics()
+        self._gathering = Gathering()
+        self._host: Host | None = None
+        self._captured: standard_error.Captured | None = None
+
+    def run(self) -> None:
+        """Do what is told, until the channel ends."""
+        try:
+            self._obey()
+        except Exception:  # noqa: BLE001 - the supervisor begins another engine
+            _log.exception("the engine ends, because of a defect")
+
+    def _obey(self) -> None:
+        while (message := self._channel.receive()) is not None:
+            do = message.body.get("do")
+            if do == "end":
+                break
+            if do == "settings":
+                self._begin(pickle.loads(read_memory_file(message.files[0])))  # noqa: S301 - from our supervisor
+            elif do == "connect":
+                self._connect(message)
+            elif do == "ping":
+                self._channel.send({"did": "pong", "number": message.body["number"]})
+            elif do == "metrics":
+                collected = pickle.dumps(list(self._metrics.registry.collect()))
+                self._say({"did": "metrics", "number": message.body["number"]}, collected)
+            else:
+                message.close()
+                _log.error("unknown order", order=str(do))
+
+    def end(self) -> None:
+        """Leave nothing of what was begun, and end."""
+        cleanup.current().end()
+        if self._captured is not None:
+            self._captured.close()
+        logging.shutdown()
+        stopping.end_children()
+        os._exit(0)
+
+    def _begin(self, settings: Settings) -> None:
+        if settings.log_format == "json" or (settings.log_format == "auto" and not sys.stderr.isatty()):
+            self._captured = standard_error.Captured()
+        logs.configure(settings.log_level, settings.log_format)
+        threading.Thread(target=self._load, args=(settings,), name="loading", daemon=True).start()
+
+    def _load(self, settings: Settings) -> None:
+        """Load the model and say what became of it; then look now and then whether the device hangs."""
+        try:
+            model = self._loaded(settings)
+            facts = ModelFacts.of(model)
+        except StartupError as error:
+            self._channel.send({"did": "failed", "exit": error.exit_code, "detail": str(error)})
+            return
+        except Exception as error:  # noqa: BLE001 - the supervisor has to be told, whatever it is
+            _log.exception("the engine cannot start")
+            detail = f"Cannot load the model: {short(error)}"
+            self._channel.send({"did": "failed", "exit": StartupError.exit_code, "detail": detail})
+            return
+        # From here on: neither the image that shows the outputs nor anything before counts.
+        self._gathering.observe(self._metrics.of(model.identity.name, model.identity.version))
+        self._host = Host(model.batcher, facts.layout, self._gathering)
+        self._host.start()
+        settle()
+        self._say({"did": "loaded"}, pickle.dumps(facts))
+        self._watch(model, self._host, min(1.0, settings.stuck_seconds / 4))
+
+    def _loaded(self, settings: Settings) -> LoadedModel:
+        try:
+            return load_model(model_source(settings), LoadOptions.of(settings), lambda *_: self._gathering)
+        except (ValueError, OSError) as error:
+            raise ModelLoadError(f"Cannot load the model: {error}") from error
+        except StartupError:
+            raise
+        except Exception as error:
+            _log.debug("model not loaded", exc_info=True)
+            raise ModelLoadError(f"Cannot load the model: {short(error)}") from error
+
+    def _watch(self, model: LoadedModel, host: Host, seconds: float) -> None:
+        before: str | None = None
+        while True:
+            time.sleep(seconds)
+            trouble = model.batcher.trouble()
+            if (trouble is None) == (before is None):
+                continue
+            before = trouble
+            host.stuck(stuck=trouble is not None)
+            self._channel.send({"did": "trouble", "detail": trouble})
+
+    def _connect(self, message: Message) -> None:
+        if self._host is None or len(message.files) != 1:
+            message.close()
+            _log.error("a worker came before the model was loaded", worker=message.body.get("worker"))
+            return
+        self._host.add(socket.socket(fileno=message.files[0]))
+
+    def _say(self, body: dict[str, object], content: bytes) -> None:
+        file = memory_file("glimpse-message", content)
+        try:
+            self._channel.send(body, [file])
+        finally:
+            os.close(file)
+
+
+def main() -> None:
+    """Run an engine until its supervisor ends it, or ends."""
+    parser = argparse.ArgumentParser(prog="python -m glimpse.server.engine_process")
+    parser.add_argument("--control", type=int, required=True, help="descriptor of the control channel")
+    control = parser.parse_args().control
+    os.set_inheritable(control, False)  # noqa: FBT003 - its only argument
+    # TensorFlow's start-up chatter is not ours.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    cores.share_in_long_turns()
+    engine = _Engine(ControlChannel.inherited(control))
+    engine.run()
+    engine.end()
+
+
+if __name__ == "__main__":
+    main()
