@@ -152,6 +152,16 @@ class AccessControl:
         if self.rates is not None:
             self.rates.give_back(call.who, images, call.allowance, worth=call.counted)
 
+    def all_rates(self) -> dict[str, Rates]:
+        """All buckets of callers, by name: what the processes of one server share."""
+        rates = {
+            "checks": self.checks.rates,
+            "descriptions": self.descriptions.rates,
+            "probes": self.probes.rates,
+            "refused": self._refused,
+        }
+        return rates if self.rates is None else {"images": self.rates, **rates}
+
     @property
     def stale(self) -> bool:
         """Whether a file of certificates or tokens has changed into something that cannot be used."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from glimpse.server.errors import InvalidRequestError, OverloadedError, Reason
@@ -18,6 +18,7 @@ _REMEMBERED = 100_000  # callers; some 20 MB
 _EXACT = 1e-6  # seconds; below is what the clock and the divisions round off
 # The end of the line, for hints: those who gave up meanwhile keep their places in it, so it must not be long.
 _LATEST = 60.0  # seconds
+_DEEPEST = 3600.0  # seconds until a bucket is full, at most, whatever others say was spent
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,7 @@ class Rates:
         self._remembered = remembered
         self._clock = clock
         self._buckets: OrderedDict[str, _Bucket] = OrderedDict()  # by last call, the longest ago first
+        self._spent: dict[str, float] | None = None  # seconds of each caller's rate, since they were last told
 
     def __len__(self) -> int:
         """Callers that are remembered."""
@@ -116,6 +118,8 @@ class Rates:
         if images:
             self._buckets[who] = _Bucket(full_at, full_at if bucket is None or fresh else max(full_at, bucket.promised))
             self._buckets.move_to_end(who)
+            if self._spent is not None:
+                self._count(who, takes)
         self._forget(now)
         return missing if missing > _EXACT else 0.0
 
@@ -124,7 +128,50 @@ class Rates:
         allowed = allowance or self._usual
         bucket = self._buckets.get(who)
         if bucket is not None and allowed.rate > 0:
-            bucket.full_at -= max(images, min(worth, allowed.burst)) / allowed.rate
+            seconds = max(images, min(worth, allowed.burst)) / allowed.rate
+            bucket.full_at -= seconds
+            if self._spent is not None:
+                self._count(who, -seconds)
+
+    def share(self) -> None:
+        """Keep an account of what is spent from now on, for `spent`: other processes serve the same callers."""
+        self._spent = self._spent or {}
+
+    def spent(self) -> dict[str, float]:
+        """What each caller has spent since this was last asked, in seconds of its rate.
+
+        That is images divided by images a second, so that whoever is told need not know the caller's rate. Negative:
+        more was given back than was spent.
+        """
+        if not self._spent:
+            return {}
+        told, self._spent = self._spent, {}
+        return told
+
+    def unsaid(self, spent: Mapping[str, float]) -> None:
+        """Take back what `spent` returned and nobody could be told: it is told the next time."""
+        for who, seconds in spent.items():
+            self._count(who, seconds)
+
+    def charge(self, who: str, seconds: float) -> None:
+        """Take what a caller has spent elsewhere, in seconds of its rate; the bucket may go into debt.
+
+        Other processes spend beforehand at most a burst each, and what their rate brings until they are told. So the
+        debt ends by itself; as a precaution it is no deeper than an hour.
+        """
+        now, bucket = self._clock(), self._buckets.get(who)
+        if bucket is None or bucket.full_at <= now:
+            if seconds <= 0:  # to a full bucket nothing can be given back
+                return
+            bucket = self._buckets[who] = _Bucket(now, now)
+        bucket.full_at = min(bucket.full_at + seconds, now + _DEEPEST)
+        bucket.promised = max(bucket.promised, bucket.full_at)
+        self._buckets.move_to_end(who)
+        self._forget(now)
+
+    def _count(self, who: str, seconds: float) -> None:
+        if self._spent is not None and (who in self._spent or len(self._spent) < self._remembered):
+            self._spent[who] = self._spent.get(who, 0.0) + seconds
 
     def _forget(self, now: float) -> None:
         """Drop full buckets, two at most for each that is added, so that no single call pays for all."""

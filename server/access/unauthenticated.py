@@ -49,7 +49,7 @@ class UnauthenticatedCalls:
         self.calls = Places(budget.what, budget.calls, budget.calls)
         self.streams = Places(f"streams of {budget.what}", budget.streams, budget.streams_each)
         self._messages = ShortMessages(_AT_ONCE, _SECONDS, _SECONDS_IF_OTHERS_WAIT)
-        self._rates = Rates(budget.allowance, what=budget.what, remembered=REMEMBERED)
+        self.rates = Rates(budget.allowance, what=budget.what, remembered=REMEMBERED)
 
     def place(self, call: CallContext, *, streams: bool) -> AbstractContextManager[None]:
         """Hold a place while the block runs: one of those for calls that stay open, or of the others.
@@ -76,7 +76,7 @@ class UnauthenticatedCalls:
             Exception: expected; what `decompress` raises of a message that it cannot decompress.
         """
         try:
-            seconds = self._rates.take(call.who, 1, patience=_PATIENCE)
+            seconds = self.rates.take(call.who, 1, patience=_PATIENCE)
         except OverloadedError:
             await asyncio.sleep(_PATIENCE)
             raise

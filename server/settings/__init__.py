@@ -23,7 +23,7 @@ from glimpse.models import texts
 from glimpse.models.prestem.recipe import Geometry
 from glimpse.models.suggestions import nearest
 from glimpse.server import cores
-from glimpse.server.settings import help  # noqa: A004 - nobody asks Python for help here
+from glimpse.server.settings import division, help  # noqa: A004 - nobody asks Python for help here
 from glimpse.server.settings.access import AccessSettings
 from glimpse.server.settings.kinds import (
     MIB,
@@ -162,19 +162,21 @@ class Settings(AccessSettings):
     max_images_in_flight: Positive = Field(
         256,
         description="Maximum number of images in the server at the same time, from arrival to answer. Above "
-        "that, requests are refused with RESOURCE_EXHAUSTED, reason QUEUE_FULL.",
+        "that, requests are refused with RESOURCE_EXHAUSTED, reason QUEUE_FULL. Several workers have equal parts, "
+        "each at least four thirds of --max-images-per-request.",
     )
     max_bytes_in_flight: Positive = Field(
         256 * MIB,
         description="Maximum of the encoded bytes of all images in flight. Above that, requests are refused "
-        "with RESOURCE_EXHAUSTED, reason QUEUE_FULL.",
+        "with RESOURCE_EXHAUSTED, reason QUEUE_FULL. Several workers have equal parts, each at least four thirds of "
+        "--max-message-bytes.",
     )
     max_pixels_in_flight: int = Field(
         0,
         ge=0,
         description="Maximum of the estimated work of decoding all images in flight, in pixels of an "
         "ordinary JPEG photo. Above that, requests are refused with RESOURCE_EXHAUSTED, reason "
-        "QUEUE_FULL. 0 means four pixels for each byte of --max-bytes-in-flight.",
+        "QUEUE_FULL. 0 means four pixels for each byte of --max-bytes-in-flight. Several workers have equal parts.",
     )
     max_images_per_request: Positive = Field(64, description="Maximum number of images in one request.")
     max_image_bytes: Positive = Field(12 * MIB, description="Maximum size of one encoded image, in bytes.")
@@ -200,13 +202,15 @@ class Settings(AccessSettings):
     max_streams: Positive = Field(
         64,
         description="Maximum number of streams open at the same time. Above that, new streams are refused "
-        "with RESOURCE_EXHAUSTED, reason QUEUE_FULL.",
+        "with RESOURCE_EXHAUSTED, reason QUEUE_FULL. Several workers have equal parts, each at least 8.",
     )
     stream_window: Positive = Field(
         64, description="Maximum number of requests of one stream that are processed at the same time."
     )
     decode_threads: int = Field(
-        0, ge=0, description="Number of threads that decode images. 0 means one for each CPU core."
+        0,
+        ge=0,
+        description="Number of threads that decode images, in all workers together. 0 means one for each CPU core.",
     )
     decode_in: Literal["threads", "processes"] = Field(
         "threads",
@@ -282,6 +286,10 @@ class Settings(AccessSettings):
     def decoders(self) -> int:
         """Number of decoder threads."""
         return self.decode_threads or cores.available()
+
+    def for_worker(self, workers: int) -> Settings:
+        """What one of so many workers has of these settings: limits of the whole server are divided among them."""
+        return Settings.model_construct(None, **{**dict(self), **division.parts(self, workers)})
 
     @classmethod
     def settings_customise_sources(

@@ -38,9 +38,14 @@ class AccessSettings(BaseSettings):
         ge=0,
         allow_inf_nan=False,
         description="Maximum number of images per second of each caller. 0 means no limit. The token file "
-        "can give a caller another limit.",
+        "can give a caller another limit. It holds for all workers together: they tell each other every 0.1 seconds.",
     )
-    rate_burst: Positive = Field(64, description="Images that a caller may send at once before the rate limit applies.")
+    rate_burst: Positive = Field(
+        64,
+        description="Images that a caller may send at once before the rate limit applies. Where a "
+        "caller sends to several workers at the same moment, each may accept so many, once: the caller then waits "
+        "until its rate has made up for it.",
+    )
     audit_log: Path | None = Field(
         None,
         description="File to which one line is appended for each call, without its images. Without it, there "
@@ -62,13 +67,17 @@ class AccessSettings(BaseSettings):
     )
     serve_metrics: bool = Field(default=True, description="Answer /metrics on the metrics port.")
     max_connections: Positive = Field(
-        1000, description="Maximum number of connections open at the same time. Connections above that are closed."
+        1000,
+        description="Maximum number of connections open at the same time. Connections above that are closed. "
+        "Each of several workers may have an equal part plus three times its square root, because the kernel "
+        "distributes connections at random.",
     )
     max_connections_per_address: int = Field(
         0,
         ge=0,
         description="Maximum number of connections of one address, where an IPv6 /64 counts as one address. "
-        "Connections above that are closed. 0 means three quarters of --max-connections.",
+        "Connections above that are closed. 0 means three quarters of --max-connections. "
+        "Several workers divide it in the same way.",
     )
     flood_guard: bool = Field(
         default=True,
@@ -83,14 +92,14 @@ class AccessSettings(BaseSettings):
     max_uploads: Positive = Field(
         64,
         description="Maximum number of messages that are received at the same time. Further messages wait "
-        "for their turn, except the first few of a caller.",
+        "for their turn, except the first few of a caller. Several workers have equal parts, each at least 8.",
     )
     max_message_bytes: Positive = Field(16 * MIB, description="Maximum size of one gRPC message, in bytes.")
     max_receiving_bytes: Positive = Field(
         256 * MIB,
         description="Maximum of the bytes of all messages that are being received. Above that, callers wait "
         "before they can send their next message, and the largest messages are refused with "
-        "RESOURCE_EXHAUSTED, reason QUEUE_FULL.",
+        "RESOURCE_EXHAUSTED, reason QUEUE_FULL. Several workers have equal parts, each at least --max-message-bytes.",
     )
     upload_seconds: PositiveSeconds = Field(
         30.0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -12,8 +13,8 @@ import pytest
 from pydantic import ValidationError
 
 from glimpse.server import settings, startup
+from glimpse.server.settings import division, problems
 from glimpse.server.settings import help as help_page
-from glimpse.server.settings import problems
 
 ROOT = Path(__file__).parents[2]
 
@@ -281,3 +282,49 @@ def test_a_config_file_that_is_nested_too_deeply_is_told_in_a_sentence(tmp_path:
     (tmp_path / "deep.toml").write_text("port = " + "[" * 50_000)
     with pytest.raises(ValueError, match=r"The config file .*deep\.toml is nested too deeply\."):
         settings.load([f"--config={tmp_path / 'deep.toml'}"])
+
+
+SOME = ["--max-images-in-flight", "10", "--max-images-per-request", "3", "--max-connections", "3", "--max-streams", "2"]
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], SOME, ["--max-bytes-in-flight", "23000000", "--max-message-bytes", "16777217"]]
+)
+@pytest.mark.parametrize("workers", [1, 2, 3, 16])
+def test_a_worker_has_a_part_that_any_valid_request_fits_into(arguments: list[str], workers: int) -> None:
+    whole = settings.load(arguments)
+    part = whole.for_worker(workers)
+    # Validated again: no setting contradicts another one, and none is out of its bounds.
+    assert settings.Settings.model_validate(part.model_dump()) == part
+    for name in division.parts(whole, workers):
+        assert 1 <= getattr(part, name) <= (getattr(whole, name) or getattr(whole, DERIVED[name]))
+    assert workers * part.max_images_in_flight >= whole.max_images_in_flight
+    assert workers * part.max_connections >= whole.max_connections
+
+
+DERIVED = {
+    "decode_threads": "decoders",
+    "max_connections_per_address": "connections_per_address",
+    "max_pixels_in_flight": "work_in_flight",
+}
+
+
+def test_limits_of_workers_add_up_to_those_of_the_server() -> None:
+    whole = settings.load(
+        ["--max-images-in-flight", "4096", "--decode-threads", "16", "--max-receiving-bytes", "1000000000"]
+    )
+    part = whole.for_worker(8)
+    assert (part.max_images_in_flight, part.decoders, part.max_receiving_bytes) == (512, 2, 125_000_000)
+    assert part.work_in_flight == whole.work_in_flight // 8
+    assert (part.max_connections, part.connections_per_address) == (159, 123)
+    assert (part.max_images_per_request, part.port) == (whole.max_images_per_request, whole.port)
+
+
+def test_the_settings_of_a_worker_can_be_handed_to_a_process() -> None:
+    part = settings.load(["--port", "7"]).for_worker(2)
+    assert pickle.loads(pickle.dumps(part)) == part  # noqa: S301 - our own
+
+
+def test_one_worker_has_the_whole() -> None:
+    whole = settings.load(["--max-streams", "5"])
+    assert whole.for_worker(1).model_dump() == whole.model_dump()
