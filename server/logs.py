@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import sys
 import warnings
+from collections.abc import Mapping
 from typing import Literal, TextIO
 
 import structlog
@@ -44,9 +46,41 @@ def _plain(text: str) -> str:
     return "".join(shown).replace("\n", "\n    ")
 
 
-def configure(level: str, form: Literal["auto", "json", "text"]) -> None:
-    """Send all logging, the libraries' too, to stderr in one form. Stdout stays free."""
+class _WholeLines(logging.StreamHandler[TextIO]):
+    """Writes each record by one system call, so that the lines of several processes do not mix.
+
+    In a file, a line is always whole. So is one of up to 4096 bytes (PIPE_BUF) in a pipe; the kernel may put another
+    process's line into a longer one, but only while the pipe is full because its reader is late.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record, or report that it cannot be written, as the standard library does."""
+        try:
+            text = self.format(record) + self.terminator
+            self.flush()
+            left = memoryview(text.encode(errors="backslashreplace"))
+            while left:  # more than once only where a disk is full or a signal came
+                left = left[os.write(self.stream.fileno(), left) :]
+        except Exception:  # noqa: BLE001 - logging breaks nothing
+            self.handleError(record)
+
+
+def configure(level: str, form: Literal["auto", "json", "text"], *, process: Mapping[str, int] | None = None) -> None:
+    """Send all logging, the libraries' too, to stderr in one form. Stdout stays free.
+
+    Args:
+        level: the least severe that is logged.
+        form: "auto" is text on a terminal, else JSON.
+        process: fields of every line, such as {"worker": 2}, where several processes write to the same stderr; their
+            lines do not mix then.
+    """
+    fields = dict(process or {})
+
+    def of_process(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        return {**event, **fields}
+
     shared: list[structlog.typing.Processor] = [
+        *([of_process] if fields else []),
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -72,7 +106,7 @@ def configure(level: str, form: Literal["auto", "json", "text"]) -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(stream)
+    handler = (_WholeLines if fields else logging.StreamHandler)(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,

@@ -4,6 +4,8 @@ Nothing of an image is in it, and nothing of a token. Health checks are not: the
 and there would be more of them than of all else. Nor are connections that never became a call. A connection has a line
 where it was closed because its caller's certificate may no longer be good, or because of a flood.
 
+All workers of a server append to the same file, whole lines each, and each opens it anew where it was renamed away.
+
 What was let in has its line each time. Of those who were refused before they had shown who they are, the first few of
 each address and reason have one, then one a second, with how many were left out: else strangers would fill the disk.
 """
@@ -152,7 +154,10 @@ class _File(logging.handlers.WatchedFileHandler):
             self.reopenIfNeeded()
             if self.stream is None:
                 self.stream = self._open()
-            print(self.format(record), file=self.stream, flush=True)
+            # By one call, to a file that is open to append: so the lines of several processes do not mix.
+            left = memoryview(f"{self.format(record)}\n".encode())
+            while left:  # more than once only where a disk becomes full
+                left = left[os.write(self.stream.fileno(), left) :]
         except OSError as error:
             if not self._failed:
                 _log.warning("audit lines are lost", detail=f"{self.baseFilename}: {error.strerror}")
