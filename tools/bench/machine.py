@@ -81,6 +81,19 @@ def threads(pid: int) -> dict[int, tuple[str, float]]:
     return found
 
 
+def tree(pid: int) -> list[int]:
+    """A process and its living descendants."""
+    return [pid, *(each for child in _children(pid) for each in tree(child))]
+
+
+def command(pid: int) -> list[str]:
+    """The words of a process's command line; none of one that has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8", errors="replace").split("\0")[:-1]
+    except OSError:
+        return []
+
+
 def description() -> dict[str, str]:
     """What a reader has to know to judge the figures."""
     memory = os.sysconf("SC_PHYS_PAGES") * _PAGE

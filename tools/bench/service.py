@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -28,8 +28,16 @@ class ServiceError(RuntimeError):
 class Service:
     """A running service."""
 
-    def __init__(self, environment: Mapping[str, str], *arguments: str, root: Path = ROOT) -> None:
+    def __init__(
+        self, environment: Mapping[str, str], *arguments: str, root: Path = ROOT, packages: Sequence[Path] = ()
+    ) -> None:
         """Start it, from the checkout at `root`, and wait until it serves.
+
+        Args:
+            environment: variables on top of ours.
+            arguments: flags.
+            root: the checkout.
+            packages: folders in which Python is to look for modules before all others.
 
         Raises:
             ServiceError: it ended, or did not serve in time.
@@ -41,13 +49,17 @@ class Service:
         self._lines: list[str] = []
         self._serving = threading.Event()
         begun = time.monotonic()
+        # Where a checkout of before has no `glimpse.server`, its folders are packages of their own.
+        module = "glimpse.server" if (root / "src" / "glimpse" / "server").exists() else "server"
+        # What we were given comes last: it may hold packages that the service needs, too.
+        path = [*packages, root, root / "src", root / "proto", *filter(None, [inherited.get("PYTHONPATH")])]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "server", "--host=127.0.0.1", "--port=0", "--metrics-port=0", *arguments],
+            [sys.executable, "-m", module, "--host=127.0.0.1", "--port=0", "--metrics-port=0", *arguments],
             cwd=root,
             # Else a package that is installed from one checkout would be imported in another, too.
             env={
                 **inherited,
-                "PYTHONPATH": f"{root}{os.pathsep}{root / 'src'}{os.pathsep}{root / 'proto'}",
+                "PYTHONPATH": os.pathsep.join(map(str, path)),
                 "GLIMPSE_LOG_FORMAT": "json",
                 **environment,
             },
