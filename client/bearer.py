@@ -7,6 +7,7 @@ import re
 import threading
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from glimpse.client import texts
 
@@ -47,12 +48,20 @@ class Token:
                     pass
         return (("authorization", f"Bearer {self._value}"),)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For another process, which has its own lock and reads the file by itself."""
+        return _again, ("" if self._path is not None else self._value, self._path, self.name)
+
     def _read(self, path: Path) -> str:
         # Before the reading: what changes meanwhile is read again.
         signature = _signature(path)
         value = _checked(texts.decode(path.read_bytes()), f"{self.name} ({path})")
         self._seen = signature
         return value
+
+
+def _again(value: str, file: Path | None, name: str) -> Token:
+    return Token(value=value, file=file, name=name)
 
 
 def find(

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -132,13 +134,29 @@ def _run(
     from glimpse.client.load.session import Session
 
     started = report.now()
-    with watching(quiet=reports.quiet) as watch:
+    with watching(quiet=reports.quiet) as watch, ExitStack() as stack:
 
         def done(figures: dict[str, Any]) -> None:
             watch.end()
             if not goals.find_knee:
                 typer.echo(text_report.phase(figures))
 
+        stack.enter_context(by_load_processes())
+        processes = None
+        if traffic.processes > 1:
+            from glimpse.client.load.processes import Processes, Share
+
+            share = Share(
+                connection=server.connection(),
+                pictures=pictures.serialized(),
+                connections=traffic.connections,
+                retries=traffic.retries,
+                model=model,
+                version=version,
+                seed=traffic.seed,
+                processes=traffic.processes,
+            )
+            processes = stack.enter_context(Processes(traffic.processes, share))
         session = Session(
             connection=server.connection(),
             pictures=pictures,
@@ -149,6 +167,7 @@ def _run(
             seed=traffic.seed,
             watch=watch,
             done=done,
+            processes=processes,
         )
         if goals.slo is None:
             phases, rate = session.phases(plans), None
@@ -160,7 +179,43 @@ def _run(
     return report.with_knee(whole, rate, slo=goals.slo / 1000, max_errors=goals.max_errors)
 
 
+@contextmanager
+def by_load_processes() -> Iterator[None]:
+    """Turn the failure of a process of callers into a message on stderr and an exit code.
+
+    Raises:
+        typer.Exit: in place of a LoadProcessError.
+    """
+    from glimpse.client.load.processes import LoadProcessError
+
+    try:
+        yield
+    except LoadProcessError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(exits.Exit.IMAGES_FAILED) from error
+
+
 def _plans(
+    arrivals: ArrivalOptions, traffic: TrafficOptions, goals: ThresholdOptions, server: ServerOptions
+) -> list[Plan]:
+    """The phases that the options ask for, seen to be divisible among the processes.
+
+    Raises:
+        typer.BadParameter: they cannot be used as they are.
+    """
+    plans = _whole_plans(arrivals, traffic, goals, server)
+    if traffic.processes > 1:
+        from glimpse.client.load.processes import shares
+
+        try:
+            for plan in plans:
+                shares(plan, traffic.processes)
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint="--processes") from error
+    return plans
+
+
+def _whole_plans(
     arrivals: ArrivalOptions, traffic: TrafficOptions, goals: ThresholdOptions, server: ServerOptions
 ) -> list[Plan]:
     """The phases that the options ask for.

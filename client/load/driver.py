@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from glimpse.client.load import pacing
+from glimpse.client.load import idle, pacing
 from glimpse.client.load.plan import Plan
 from glimpse.client.load.tally import Request, Tally
 
@@ -25,12 +25,26 @@ MOST_IN_FLIGHT = 20_000
 
 
 @dataclass(frozen=True, slots=True)
+class Usage:
+    """What one process of callers has used in a phase, its warm-up included."""
+
+    cpu_seconds: float
+    seconds: float  # how long the phase took
+    busy: float | None = None  # share of it in which the event loop did not wait, 0..1; None: not known
+
+    @property
+    def cpu_share(self) -> float:
+        """CPU time, of one core."""
+        return self.cpu_seconds / self.seconds if self.seconds > 0 else 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class PhaseRun:
     """A phase that is over."""
 
     plan: Plan
     tally: Tally
-    cpu_share: float  # of this process, of one core, over the whole phase
+    usages: tuple[Usage, ...]  # of each process that sent it
     stopped: bool = False  # before its end
 
 
@@ -72,6 +86,7 @@ class Driver:
         """The whole phase, until its last answer."""
         self._loop = asyncio.get_running_loop()
         start, wall, cpu = self._loop.time(), time.perf_counter(), time.process_time()
+        waited = idle.seconds(self._loop)
         begin = start + self._plan.warm_up
         self._tally = Tally(begin, begin + self._plan.duration)
         self._watch(self._tally)
@@ -88,8 +103,11 @@ class Driver:
         if self._stop.is_set() or self._all_sent():
             self._tally.close(self._loop.time())
         spent = time.perf_counter() - wall
-        share = (time.process_time() - cpu) / spent if spent > 0 else 0.0
-        return PhaseRun(self._plan, self._tally, share, self._stop.is_set())
+        busy, waited_now = None, idle.seconds(self._loop)
+        if waited is not None and waited_now is not None and spent > 0:
+            busy = min(1.0, max(0.0, 1 - (waited_now - waited) / spent))
+        usage = Usage(time.process_time() - cpu, spent, busy)
+        return PhaseRun(self._plan, self._tally, (usage,), self._stop.is_set())
 
     async def _closed(self) -> None:
         # A stream has as many callers as its window holds.

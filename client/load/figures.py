@@ -9,6 +9,7 @@ from glimpse.client.load.tally import NOT_SENT, STAGES, Interval, Tally
 
 _LATE = 0.010  # seconds: p99 of the sending above it is said to be late
 _BUSY = 0.80  # of one core, which is all that an event loop has
+_LIMIT = 0.90  # of the time: an event loop that waits for less has no time left
 _FEW = 100  # answers, of which 1 % is less than one
 _KEPT = 0.99  # share of the due requests that have to be sent
 
@@ -46,7 +47,15 @@ def of(ran: PhaseRun) -> dict[str, Any]:
         "stages": stages(tally.all),
         "batch": tally.batches / tally.all.staged if tally.all.staged else 0.0,
         "generator": {
-            "cpu_share": ran.cpu_share,
+            "processes": len(ran.usages),
+            "cpu_seconds": sum(usage.cpu_seconds for usage in ran.usages),
+            # Of the busiest process, of one core and of the time; the others are `each`.
+            "cpu_share": max(usage.cpu_share for usage in ran.usages),
+            "busy": max((usage.busy for usage in ran.usages if usage.busy is not None), default=None),
+            "each": [
+                {"cpu_seconds": usage.cpu_seconds, "cpu_share": usage.cpu_share, "busy": usage.busy}
+                for usage in ran.usages
+            ],
             "late": tally.late.figures(),
             "most_in_flight": tally.most_in_flight,
             "not_sent": tally.errors[NOT_SENT],
@@ -79,10 +88,16 @@ def warnings(figures: dict[str, Any]) -> list[str]:
         said.append(
             f"Requests were sent late: p99 {late * 1000:.0f} ms after they were due. Their latency includes this delay."
         )
-    if generator["cpu_share"] > _BUSY:
+    if (generator["busy"] or 0.0) > _LIMIT:
+        whose = "its event loop" if generator["processes"] == 1 else "the event loop of its busiest process"
+        said.append(
+            f"The generator was the limit, not the server: {whose} was busy for {generator['busy']:.0%} of the time. "
+            f"Use more than --processes {generator['processes']}, or other machines."
+        )
+    elif generator["cpu_share"] > _BUSY:
         said.append(
             f"The generator used {generator['cpu_share']:.0%} of a core, and one is the most it can use: it may be "
-            "the limit rather than the server. Run several generators, on other machines."
+            "the limit rather than the server. Use more --processes, or other machines."
         )
     if not figures["latency"]:
         said.append("Not one request was answered.")

@@ -208,11 +208,14 @@ def _phase(phase: dict[str, Any], *, opened: bool) -> str:
     parts.append(_errors(phase))
     generator, late = phase["generator"], phase["generator"]["late"]
     row = (
+        f"{generator['processes']}",
+        f"{generator['cpu_seconds']:.2f} s",
         f"{generator['cpu_share']:.0%}",
+        "-" if generator["busy"] is None else f"{generator['busy']:.0%}",
         *(milliseconds(late.get(n)) for n in ("p50", "p99", "max")),
         f"{generator['most_in_flight']:,}",
     )
-    head = ("of a core", "late p50", "late p99", "late max", "most in flight")
+    head = ("processes", "CPU", "of a core", "busy", "late p50", "late p99", "late max", "most in flight")
     parts += ["<h3>The generator itself</h3>", _table(head, [row])]
     return f"<details{' open' if opened else ''}><summary>{escape(phase['name'])}</summary>{''.join(parts)}</details>"
 

@@ -28,6 +28,12 @@ class Pictures:
         """Of a good one on the wire."""
         return sum(image.ByteSize() for image in self.good) / len(self.good)
 
+    def serialized(self) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
+        """Good and broken ones as bytes, for another process."""
+        return tuple(each.SerializeToString() for each in self.good), tuple(
+            each.SerializeToString() for each in self.broken
+        )
+
 
 def of_files(paths: Iterable[str]) -> Pictures:
     """The photos, up to 256 MiB of them; half a photo and a text are the broken ones.

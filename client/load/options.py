@@ -48,6 +48,7 @@ class TrafficOptions:
     window: int
     retries: bool
     connections: int
+    processes: int
     seed: int
 
 
@@ -221,6 +222,17 @@ def _traffic_options(
             rich_help_panel=_REQUESTS,
         ),
     ] = 4,
+    processes: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=1,
+            max=256,
+            help="How many processes send; callers, rates, requests and connections are divided among them. One "
+            "process uses one core at most.",
+            rich_help_panel=_REQUESTS,
+        ),
+    ] = 1,
     seed: Annotated[
         int,
         typer.Option(
@@ -234,7 +246,7 @@ def _traffic_options(
         raise typer.BadParameter(
             "It works without --stream only; nothing is repeated on a stream.", param_hint="--retries"
         )
-    return TrafficOptions(images_per_call, bad, stream, window, retries, connections, seed)
+    return TrafficOptions(images_per_call, bad, stream, window, retries, connections, processes, seed)
 
 
 def _threshold_options(

@@ -9,17 +9,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from glimpse.client.load import figures, knee
-from glimpse.client.load.calls import Call, Streams, Unary, open_channels
-from glimpse.client.load.driver import MOST_IN_FLIGHT, Driver
-from glimpse.client.load.images import Pictures, Requests
+from glimpse.client.load import figures, idle, knee
+from glimpse.client.load.images import Pictures
 from glimpse.client.load.plan import Plan
+from glimpse.client.load.sender import Sender
 from glimpse.client.load.tally import Tally
 
 if TYPE_CHECKING:
     from glimpse.client.connection import Connection
+    from glimpse.client.load.processes import Processes
 
-_MOST_BYTES = 512 * 1024 * 1024  # in flight: gRPC copies what it sends
 Watch = Callable[[Plan, Tally], None]
 
 
@@ -35,11 +34,12 @@ class Session:
     version: str = ""
     seed: int = 0
     watch: Watch = field(default=lambda *_: None)
+    processes: Processes | None = None  # that send; None: this one does
     done: Callable[[dict[str, Any]], None] = field(default=lambda _: None)  # gets a phase's figures when it is over
 
     def phases(self, plans: list[Plan]) -> list[dict[str, Any]]:
         """Run them one after the other; returns their figures, fewer where the run was interrupted."""
-        return asyncio.run(self._phases(plans))
+        return idle.run(self._phases(plans))
 
     def find_knee(self, plan: Plan, *, slo: float, max_errors: float) -> tuple[list[dict[str, Any]], float | None]:
         """Try rates; returns the trials' figures and the highest rate that held.
@@ -49,7 +49,7 @@ class Session:
             slo: seconds that p99 may take.
             max_errors: share of the images that may fail.
         """
-        return asyncio.run(self._find_knee(plan, slo, max_errors))
+        return idle.run(self._find_knee(plan, slo, max_errors))
 
     async def _phases(self, plans: list[Plan]) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []
@@ -77,37 +77,20 @@ class Session:
                     return trials, end.value
 
     async def _run(self, plan: Plan, stop: asyncio.Event) -> dict[str, Any]:
-        channels = open_channels(self.connection, self.connections, retries=self.retries)
-        requests = Requests(
-            self.pictures,
-            images=plan.images_per_call,
-            bad=plan.bad,
-            stream=plan.stream,
-            seed=self.seed,
-            model=self.model,
-            version=self.version,
-        )
-        call: Call
-        async with contextlib.AsyncExitStack() as stack:
-            for channel in channels:
-                stack.push_async_callback(channel.close)
-            if plan.stream:
-                streams = plan.callers if not plan.rate else self.connections
-                call = sent = Streams(channels, self.connection.metadata, streams=streams, window=plan.window)
-                stack.push_async_callback(sent.close)
-            else:
-                call = Unary(channels, self.connection.metadata)
-            each = max(1.0, self.pictures.mean_bytes * plan.images_per_call)
-            driver = Driver(
-                plan,
-                requests.make,
-                call,
-                stop=stop,
-                watch=lambda tally: self.watch(plan, tally),
+        if self.processes is not None:
+            ran = await self.processes.run(plan, stop)
+        else:
+            sender = Sender(
+                connection=self.connection,
+                pictures=self.pictures,
+                connections=self.connections,
+                retries=self.retries,
+                model=self.model,
+                version=self.version,
                 seed=self.seed,
-                most_in_flight=max(64, min(MOST_IN_FLIGHT, int(_MOST_BYTES / each))),
+                watch=self.watch,
             )
-            ran = await driver.run()
+            ran = await sender.run(plan, stop)
         found = figures.of(ran)
         self.done(found)
         return found

@@ -134,6 +134,24 @@ class Tally:
             self.all.merge(moment)
             self.batches += answer.batch
 
+    def merge(self, other: Tally) -> None:
+        """Add what became of another process's requests, of the same phase and on the same clock.
+
+        The most in flight are those of both at their own worst moments, which is an upper bound.
+        """
+        self.begin, self.end = min(self.begin, other.begin), max(self.end, other.end)
+        for name in ("requests", "images", "classified", "expected", "in_flight", "most_in_flight", "batches"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.errors.update(other.errors)
+        self.latency.merge(other.latency)
+        self.late.merge(other.late)
+        self.all.merge(other.all)
+        self.in_time.merge(other.in_time)
+        while self.width < other.width:
+            self._widen()
+        for number, moment in enumerate(other.moments):
+            self._at(int(number * other.width / self.width)).merge(moment)
+
     def close(self, now: float) -> None:
         """Nothing more comes, though `end` may not have come: it was stopped, or all requests have their answers."""
         self.end = min(self.end, max(now, self.begin))
@@ -165,13 +183,18 @@ class Tally:
 
     def _moment(self, now: float) -> Interval:
         while (now - self.begin) / self.width >= _MOMENTS:
-            self.width *= 2
-            pairs = [self.moments[at : at + 2] for at in range(0, len(self.moments), 2)]
-            for first, *second in pairs:
-                for other in second:
-                    first.merge(other)
-            self.moments = [pair[0] for pair in pairs]
-        number = int((now - self.begin) / self.width)
+            self._widen()
+        return self._at(int((now - self.begin) / self.width))
+
+    def _widen(self) -> None:
+        self.width *= 2
+        pairs = [self.moments[at : at + 2] for at in range(0, len(self.moments), 2)]
+        for first, *second in pairs:
+            for other in second:
+                first.merge(other)
+        self.moments = [pair[0] for pair in pairs]
+
+    def _at(self, number: int) -> Interval:
         while len(self.moments) <= number:
             self.moments.append(Interval())
         return self.moments[number]

@@ -35,8 +35,10 @@ def _lines(figures: dict[str, Any]) -> Iterator[str]:
         yield f"  expected   {figures['refused_as_expected']:,} broken images were refused, as they should be"
     late = generator["late"]
     sent = f", sent late by p50 {milliseconds(late['p50'])} p99 {milliseconds(late['p99'])}" if late else ""
+    busy = "" if generator["busy"] is None else f", event loop busy {generator['busy']:.0%}"
+    several = f"{generator['processes']} processes, the busiest " if generator["processes"] > 1 else ""
     yield (
-        f"  generator  {generator['cpu_share']:.0%} of a core"
+        f"  generator  {several}{generator['cpu_share']:.0%} of a core{busy}, {generator['cpu_seconds']:.2f} s of CPU"
         f"{sent if figures['load']['loop'] == 'open' else ''}, {generator['most_in_flight']:,} in flight at most"
     )
     for warning in figures["warnings"]:

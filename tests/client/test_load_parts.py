@@ -13,7 +13,7 @@ import pytest
 
 from glimpse.client.load import figures, knee, pacing, plots, scenario
 from glimpse.client.load import text_report as text
-from glimpse.client.load.driver import PhaseRun
+from glimpse.client.load.driver import PhaseRun, Usage
 from glimpse.client.load.histogram import Histogram
 from glimpse.client.load.html_report import page
 from glimpse.client.load.images import Pictures, Requests, made, of_files
@@ -252,7 +252,7 @@ def report(*plans: Plan) -> dict[str, Any]:
                 images=("",), stages=(0.001, 0.001, 0.002, 0.01, 0.002, 0.003, 0.02, 0.001), batch=3
             )
             tally.done(request, answer, due, due + 0.05 + number / 500)
-        phases.append(figures.of(PhaseRun(plan, tally, cpu_share=0.1)))
+        phases.append(figures.of(PhaseRun(plan, tally, (Usage(0.1, 1.0, 0.2),))))
     model = {"name": "m", "version": "1", "runtime": "r", "device": "cpu"}
     return {"target": "a<b", "started": "now", "images": "photos", "model": model, "phases": phases, "knee": None}
 
@@ -307,7 +307,7 @@ def test_the_page_is_whole_and_asks_nobody_for_anything(plans: tuple[Plan, ...])
 def test_the_page_of_a_run_without_one_answer_is_a_page() -> None:
     plan = Plan(rate=1, duration=1)
     empty = report(plan)
-    empty["phases"] = [figures.of(PhaseRun(plan, Tally(0.0, 0.0), cpu_share=0.0, stopped=True))]
+    empty["phases"] = [figures.of(PhaseRun(plan, Tally(0.0, 0.0), (Usage(0.0, 0.0),), stopped=True))]
     assert Page(page(empty)).open == []
     assert "Not one request was answered" in text.phase(empty["phases"][0])
 
