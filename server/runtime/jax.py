@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 from typing import Any
 
 import jax
@@ -10,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glimpse.models.outputs import DEFAULT_OUTPUTS, Outputs
+from glimpse.models.published import FetchError, cache_folder
 from glimpse.models.serving import by_name
+from glimpse.server import cores
 from glimpse.server.runtime import OneStream
 from glimpse.server.runtime.precision import compute_in
 from glimpse.server.runtimes import Precision
@@ -29,7 +33,10 @@ class JaxRuntime(OneStream):
             model: as `models.serving` makes it; bfloat16 is set in its layers.
             precision: ``auto`` is bfloat16 on a GPU that multiplies in it and on a TPU, float32 elsewhere.
         """
+        keep_compiled()
         device = jax.devices()[0]
+        # On a GPU one batch is copied while another computes; a CPU has no engine for copies beside its cores.
+        self.streams = 2 if device.platform == "gpu" else 1
         self.device = "cpu" if device.platform == "cpu" else f"{device.platform}:{device.id}"
         self.precision = self.resolve(precision)
         compute_in(model, self.precision)
@@ -67,12 +74,33 @@ class JaxRuntime(OneStream):
         """The outputs of these names of uint8 pixels ``[N, H, W, C]``."""
         # On a CPU JAX may compute on the caller's own memory; `asarray` waits for the result, so it is free then.
         found = self._forward(self._state, pixels)
+        for name in outputs:
+            found[name].copy_to_host_async()
         return {name: np.asarray(found[name]) for name in outputs}
 
     def out_of_memory(self, error: Exception) -> bool:
         """Whether `error` says that the batch does not fit; XLA has one type for all errors."""
         exhausted = isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
         return exhausted or super().out_of_memory(error)
+
+
+def keep_compiled() -> None:
+    """Keep what XLA compiles in GLIMPSE_CACHE, so that the starts after the first compile nothing.
+
+    A folder that the user has named (JAX_COMPILATION_CACHE_DIR) stays; without a folder nothing is kept. Entries are
+    found by a hash of the program, of its options and of the versions of JAX and XLA.
+    """
+    if jax.config.jax_compilation_cache_dir:
+        return
+    with contextlib.suppress(FetchError, OSError):
+        # What was compiled for one processor may use instructions that another one lacks.
+        processor = hashlib.sha256(cores.processor().encode()).hexdigest()[:16]
+        folder = cache_folder() / "jax" / processor
+        folder.mkdir(parents=True, exist_ok=True)
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        # Else only what took a second to compile is kept, and the small programs of a start add up to several.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def _multiplies_bfloat16(device: Any) -> bool:

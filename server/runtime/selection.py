@@ -17,6 +17,13 @@ from glimpse.server.runtimes import RUNTIMES, RuntimeName, RuntimeRow
 from glimpse.server.settings.kinds import RuntimeChoice
 
 T = TypeVar("T")
+# With any of these the user says how JAX is to take memory of a GPU.
+_JAX_MEMORY = (
+    "XLA_PYTHON_CLIENT_PREALLOCATE",
+    "XLA_PYTHON_CLIENT_MEM_FRACTION",
+    "XLA_CLIENT_MEM_FRACTION",
+    "XLA_PYTHON_CLIENT_ALLOCATOR",
+)
 _log = structlog.get_logger(__name__)
 
 
@@ -28,6 +35,7 @@ def choose(wanted: RuntimeChoice) -> tuple[RuntimeName, ...]:
     Raises:
         ValueError: it is not installed.
     """
+    _take_gpu_memory_as_needed()
     if wanted == "auto":
         found = _installed_on_gpu() or tuple(
             row.name for row in RUNTIMES.values() if not row.simulated and not _missing(row)
@@ -65,6 +73,17 @@ def first(names: tuple[RuntimeName, ...], attempt: Callable[[RuntimeName], T]) -
                 raise
             _log.warning("slower runtime", runtime=following, instead_of=name, detail=str(error))
     raise ValueError("No runtime was named.")
+
+
+def _take_gpu_memory_as_needed() -> None:
+    """Have JAX and TensorFlow take memory of a GPU as they need it, unless the user has said how much they take.
+
+    Else JAX takes three quarters of it at the first touch and TensorFlow nearly all, and every other process on the
+    same GPU runs out of memory. They read this when they first touch the GPU.
+    """
+    if not any(name in os.environ for name in _JAX_MEMORY):
+        os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 
 
 def _missing(row: RuntimeRow) -> tuple[str, ...]:

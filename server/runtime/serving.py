@@ -9,8 +9,10 @@ from typing import NamedTuple
 import structlog
 
 from glimpse.models.outputs import PROBABILITIES
+from glimpse.server import gpus
 from glimpse.server.runtime import Runtime, builder, errors_as_unsupported
 from glimpse.server.runtime.agreement import Agreement
+from glimpse.server.runtime.batch_rates import useful_sizes
 from glimpse.server.runtime.golden_check import GoldenCheck
 from glimpse.server.runtime.importing import ImportedModel
 from glimpse.server.runtimes import REFERENCE
@@ -59,7 +61,8 @@ def serve(imported: ImportedModel, golden: GoldenCheck, *, precision: PrecisionC
 def _warm(runtime: Runtime, golden: GoldenCheck, largest: int, multiply_adds: int) -> tuple[int, ...]:
     """Run every batch size on every stream, so that no caller pays for a first time (optimising, compiling).
 
-    What comes out is looked at, so that the golden check costs no time of its own.
+    What comes out is looked at, so that the golden check costs no time of its own. On a GPU the sizes are those that
+    their measured rates recommend, see `server.runtime.batch_rates`.
 
     Returns:
         The batch sizes.
@@ -74,10 +77,28 @@ def _warm(runtime: Runtime, golden: GoldenCheck, largest: int, multiply_adds: in
     with errors_as_unsupported(f"{runtime.name} cannot compute this network"):
         try:
             check(runtime.alone(golden.batch(1))[PROBABILITIES])
+            if runtime.device.startswith("gpu"):
+                sizes = useful_sizes(
+                    lambda size: runtime(golden.batch(size)),
+                    sizes,
+                    may_grow=not largest,
+                    out_of_memory=runtime.out_of_memory,
+                )
+                _log.info("batch sizes measured", sizes=sizes, device=runtime.device)
             with ThreadPoolExecutor(runtime.streams) as streams:
                 list(streams.map(stream, range(runtime.streams)))
         except Exception as error:
             if runtime.out_of_memory(error):
-                raise MemoryError(f"A batch of up to {sizes[-1]} images did not fit.") from error
+                raise MemoryError(
+                    f"A batch of up to {sizes[-1]} images did not fit into the memory of {whose_memory(runtime.device)}"
+                ) from error
             raise
     return sizes
+
+
+def whose_memory(device: str) -> str:
+    """Whose memory a runtime computes in, for the end of a sentence; of a GPU also what it has, if it can be asked."""
+    if not device.startswith("gpu"):
+        return "this machine or container."
+    memory = gpus.memory()
+    return "the GPU, not of the machine." + (f" {memory}" if memory is not None else "")

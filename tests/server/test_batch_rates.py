@@ -1,0 +1,76 @@
+"""Batch sizes by measured rates: a device whose seconds for each batch size are stated, and a clock that it moves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from glimpse.server.runtime.batch_rates import useful_sizes
+from glimpse.server.runtime.serving import whose_memory
+
+SIZES = (1, 2, 4, 8, 16, 32)
+
+
+class Device:
+    """Takes the stated seconds for each batch size, and a minute more for its first of a size."""
+
+    def __init__(self, seconds: Callable[[int], float], room: int = 1024) -> None:
+        self.now, self.seconds, self.room, self.compiled = 0.0, seconds, room, set[int]()
+
+    def compute(self, size: int) -> None:
+        if size > self.room:
+            raise MemoryError(size)
+        if size not in self.compiled:
+            self.compiled.add(size)
+            self.now += 60  # compiling must not count
+        self.now += self.seconds(size)
+
+    def sizes(self, *, may_grow: bool = True) -> tuple[int, ...]:
+        return useful_sizes(
+            self.compute,
+            SIZES,
+            may_grow=may_grow,
+            out_of_memory=lambda error: isinstance(error, MemoryError),
+            clock=lambda: self.now,
+        )
+
+
+def test_the_largest_batch_grows_while_the_rate_does() -> None:
+    assert Device(lambda size: 0.010 + 0.0001 * size).sizes()[-1] == 256
+
+
+def test_a_doubled_batch_that_gains_nothing_is_tried_once_and_left_out() -> None:
+    device = Device(lambda size: 0.0001 * max(size, 64))
+    assert device.sizes()[-1] == 64
+    assert max(device.compiled) == 128
+
+
+def test_a_size_that_takes_as_long_as_the_next_one_is_left_out() -> None:
+    assert Device(lambda size: 0.010 if size <= 4 else 0.0025 * size).sizes() == (4,)
+    assert Device(lambda size: 0.010 if size <= 4 else 0.010 + 0.0005 * size).sizes() == (4, 8, 16, 32, 64, 128, 256)
+
+
+def test_the_largest_is_lowered_where_large_batches_gain_nothing() -> None:
+    assert Device(lambda size: 0.001 * max(size, 8)).sizes() == (8,)
+
+
+def test_a_stated_largest_stays_and_nothing_beyond_it_is_tried() -> None:
+    growing, flat = Device(lambda size: 0.010 + 0.0001 * size), Device(lambda size: 0.001 * max(size, 8))
+    assert growing.sizes(may_grow=False)[-1] == 32
+    assert flat.sizes(may_grow=False) == (8, 16, 32)
+    assert max(growing.compiled | flat.compiled) == 32
+
+
+def test_a_batch_that_does_not_fit_ends_the_growth() -> None:
+    assert Device(lambda size: 0.010 + 0.0001 * size, room=100).sizes()[-1] == 64
+
+
+def test_a_stated_size_that_does_not_fit_is_told() -> None:
+    with pytest.raises(MemoryError):
+        Device(lambda size: 0.01, room=16).sizes()
+
+
+def test_the_message_about_memory_tells_whose_it_is() -> None:
+    assert "machine or container" in whose_memory("cpu")
+    assert whose_memory("gpu:0").startswith("the GPU, not of the machine.")

@@ -1,0 +1,77 @@
+"""The JAX runtime: what it compiles is kept for the next start, and memory of a GPU is taken as it is needed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from glimpse.server.runtime import selection
+from tests.conftest import ROOT
+
+# Counts, with JAX's own events, the programs that were found and those that were not.
+SCRIPT = """
+import collections, json, os
+from glimpse.server.runtime import selection
+selection.choose("jax")
+import jax
+events = collections.Counter()
+jax.monitoring.register_event_listener(lambda event, **_: events.update([event.rpartition("/")[2]]))
+from tests.server.building import build
+from glimpse.models import sources
+import numpy as np
+runtime = build(sources.resolve(sources.ModelSource(weights="cifar10")), "jax", precision="float32").runtime
+answers = [runtime(np.full((size, 32, 32, 3), 7, np.uint8)) for size in (1, 2)]
+highest = float(answers[0]["probabilities"].max())
+print(json.dumps([events["cache_hits"], events["cache_misses"], runtime.streams, highest]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("jax") is None, reason="JAX is not installed")
+def test_the_second_start_compiles_nothing(tmp_path: Path) -> None:
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("JAX_COMPILATION")},
+        "PYTHONPATH": f"{ROOT}:{ROOT / 'src'}",
+        "GLIMPSE_CACHE": str(tmp_path),
+        "JAX_PLATFORMS": "cpu",
+    }
+    starts = [
+        json.loads(
+            subprocess.run(
+                [sys.executable, "-c", SCRIPT], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+            ).stdout
+        )
+        for _ in range(2)
+    ]
+    (_, compiled, streams, first), (found, missed, _, second) = starts
+    assert compiled >= 2, "a program for each batch size"
+    assert (missed, found >= compiled) == (0, True)
+    assert first == second
+    assert streams == 1, "a CPU computes one batch at a time"
+    assert list((tmp_path / "jax").iterdir()), "the programs are below GLIMPSE_CACHE"
+
+
+def test_memory_of_a_gpu_is_taken_as_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*selection._JAX_MEMORY, "TF_FORCE_GPU_ALLOW_GROWTH"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    selection._take_gpu_memory_as_needed()
+    assert os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false"
+    assert os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] == "true"
+
+
+@pytest.mark.parametrize("name", ["XLA_PYTHON_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_ALLOCATOR"])
+def test_what_the_user_says_of_the_memory_of_a_gpu_stays(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for each in selection._JAX_MEMORY:
+        monkeypatch.delenv(each, raising=False)
+    monkeypatch.setenv(name, "0.5")
+    monkeypatch.setenv("TF_FORCE_GPU_ALLOW_GROWTH", "false")
+    selection._take_gpu_memory_as_needed()
+    assert "XLA_PYTHON_CLIENT_PREALLOCATE" not in os.environ
+    assert (os.environ[name], os.environ["TF_FORCE_GPU_ALLOW_GROWTH"]) == ("0.5", "false")
