@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.client.fork_server import CLI, ForkServer, inherits
 from tests.client.scripted import ScriptedServer
 
 ROOT = Path(__file__).parents[2]
-CLI = ROOT / "client" / "cli.py"
 
 Glimpse = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -41,20 +41,32 @@ def scripted() -> Iterator[ScriptedServer]:
         yield running
 
 
+@pytest.fixture(scope="session")
+def fork_server() -> Iterator[ForkServer]:
+    """Runs commands in processes that need not import anything."""
+    running = ForkServer()
+    yield running
+    running.close()
+
+
 @pytest.fixture
-def glimpse(tmp_path: Path) -> Glimpse:
+def glimpse(tmp_path: Path, fork_server: ForkServer) -> Glimpse:
     """Run `client/cli.py` in an empty folder, as a shell would."""
 
     def run(*arguments: str | Path, stdin: bytes = b"", **environment: str) -> subprocess.CompletedProcess[str]:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("GLIMPSE_", "PYTHON"))}
-        ended = subprocess.run(
-            [sys.executable, CLI, *arguments],
-            input=stdin,
-            capture_output=True,
-            cwd=tmp_path,
-            env={**inherited, "COLUMNS": "100", "XDG_CONFIG_HOME": str(tmp_path / "config"), **environment},
-            check=False,
-        )
+        whole = {**inherited, "COLUMNS": "100", "XDG_CONFIG_HOME": str(tmp_path / "config"), **environment}
+        if inherits(environment):
+            ended = fork_server.run([*map(str, arguments)], cwd=tmp_path, environment=whole, stdin=stdin)
+        else:
+            ended = subprocess.run(
+                [sys.executable, CLI, *arguments],
+                input=stdin,
+                capture_output=True,
+                cwd=tmp_path,
+                env=whole,
+                check=False,
+            )
         return subprocess.CompletedProcess(ended.args, ended.returncode, ended.stdout.decode(), ended.stderr.decode())
 
     return run

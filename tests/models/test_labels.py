@@ -81,8 +81,10 @@ def test_a_name_of_no_class_is_refused_with_an_example() -> None:
 
 def test_every_imagenet_class_is_found_by_the_names_that_keras_gives_it() -> None:
     labels = published.labels("imagenet1000")
-    for index, label in enumerate(labels):
-        assert found([label.class_id], labels) == {label.class_id: index}
+    assert found([label.class_id for label in labels], labels) == {
+        label.class_id: index for index, label in enumerate(labels)
+    }
+    assert found([labels[281].class_id], labels) == {labels[281].class_id: 281}
     # "crane" and "maillot" are two classes each.
     names = {label.label.replace(" ", "_"): index for index, label in enumerate(labels)}
     del names["crane"], names["maillot"]
