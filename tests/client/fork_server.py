@@ -96,14 +96,14 @@ def _serve(requests: socket.socket) -> None:
     signal.set_wakeup_fd(waker)
     running: dict[int, int] = {}  # where the exit status goes, by process
     while True:
-        ready, _, _ = select.select([requests, woken], [], [])
+        ready, _, _ = select.select([requests.fileno(), woken], [], [])
         if woken in ready:
             os.read(woken, 1024)
             while running and (ended := os.waitpid(-1, os.WNOHANG))[0]:
                 told = running.pop(ended[0])
                 os.write(told, str(os.waitstatus_to_exitcode(ended[1])).encode())
                 os.close(told)
-        if requests not in ready:
+        if requests.fileno() not in ready:
             continue
         content, descriptors, _, _ = socket.recv_fds(requests, _LARGEST, 4)
         if not content:
