@@ -30,6 +30,7 @@ from glimpse.server.filters import Network
 from glimpse.server.penalties import CHEAP, EXCUSED, FORGOTTEN, REFILL, SHORTEST, Account, Penalty, points
 from glimpse.server.traffic import Traffic
 
+_LEAST_ALLOWANCE = 64  # points, of one of many workers
 _MESSAGE_SECONDS = 0.1  # in which more than the first window of a message can arrive
 _WINDOW = 64 * 1024  # bytes of a message that HTTP/2 lets a caller send unasked
 _LEAST_PART = 0.05  # of all points that were spent of late: who has more is part of a flood
@@ -52,23 +53,28 @@ class Guard:
         message_bytes: int = 16 * 1024 * 1024,
         header_bytes: int = 16 * 1024,
         proxies: Iterable[Network] = (),
+        workers: int = 1,
     ) -> None:
         """Nothing is recorded yet.
 
         Args:
-            allowance: penalty points that an address may spend at once.
+            allowance: penalty points that an address may spend at once, at all workers together.
             most: connections that all may hold.
             share: connections that one address may hold.
             message_bytes: of the largest message.
             header_bytes: of the largest headers of a call.
             proxies: whose connections carry many callers: they are never closed.
+            workers: that serve the same port. Each counts what comes to it and blocks by itself, so each has a part
+                of the allowance; a flood over many connections comes to all of them.
         """
         self.share = share
         self.points = 0.0  # penalty points of all calls so far
         self.refuses = False  # whether anybody's calls are refused at once
         self.unexplained = False  # whether a look has found bytes that belong to no call
         self.wake: Callable[[], object] = int  # called when many points were spent since the last time
-        self._most_connections, self._allowance = most, allowance
+        self._most_connections = most
+        # Not less than an honest caller spends whose only connection leads here.
+        self._allowance = min(allowance, max(_LEAST_ALLOWANCE, -(-allowance // workers)))
         self._message_bytes, self._header_bytes = message_bytes, header_bytes
         self._proxies = tuple(proxies)
         self._peers: dict[str, Traffic] = {}

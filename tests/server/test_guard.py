@@ -257,3 +257,14 @@ def test_callers_whose_connections_end_with_an_authority_are_not_a_flood() -> No
 
 
 # What gRPC handles by itself.
+
+
+@pytest.mark.parametrize(("workers", "part"), [(2, PLACES // 2), (3, 86), (100, 64)])
+def test_each_of_several_workers_has_a_part_of_the_allowance(workers: int, part: int) -> None:
+    """But no less than what an honest caller may need whose connection leads to this one."""
+    scene = Scene(workers=workers)
+    scene.calls(FLOODER, "INVALID_ARGUMENT", part - 1)
+    assert scene.evaluate() == []
+    scene = Scene(workers=workers)
+    scene.calls(FLOODER, "INVALID_ARGUMENT", part + 2)
+    assert [each.address for each in scene.evaluate()] == ["192.0.2.1"]
