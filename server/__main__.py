@@ -15,10 +15,9 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Callable
 
 from glimpse.models import standard
-from glimpse.server import build, cores, logs, settings, standard_error
+from glimpse.server import build, cores, event_loops, logs, settings, standard_error
 from glimpse.server.settings import problems
 from glimpse.server.startup import EXIT_SETTINGS, StartupError
 
@@ -56,7 +55,7 @@ def main() -> int:
 
     import structlog
 
-    from glimpse.server import app
+    from glimpse.server.supervisor import plan, supervisor
 
     log = structlog.get_logger("server")
     log.info("starting", **build.information())
@@ -65,11 +64,18 @@ def main() -> int:
     log.info("settings", **chosen.model_dump(mode="json"))
     code = 0
     try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            if only_prepare:
-                code = runner.run(app.prepare_start(chosen))
+        wanted = plan.planned(chosen)
+        with asyncio.Runner(loop_factory=event_loops.factory()) as runner:
+            if wanted.workers > 1 and not only_prepare:
+                stderr = None if captured is None else captured.descriptor
+                runner.run(supervisor.supervise(chosen, wanted, stderr=stderr))
             else:
-                runner.run(app.serve(chosen))
+                from glimpse.server import app  # gRPC, which a supervisor does not need
+
+                if only_prepare:
+                    code = runner.run(app.prepare_start(chosen))
+                else:
+                    runner.run(app.serve(chosen))
     except StartupError as error:
         log.error("cannot start", detail=str(error))  # noqa: TRY400 - expected; a traceback would hide the message
         code = error.exit_code
@@ -81,15 +87,6 @@ def main() -> int:
     # Python would wait for every decoder thread, and one of them may be deep in a hostile file for minutes. Whatever
     # is worth waiting for has been waited for in the drain.
     os._exit(code)
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop's where there is one, which there is not for Windows: a call costs the event loop a tenth less with it."""
-    try:
-        from uvloop import new_event_loop
-    except ImportError:
-        return None
-    return new_event_loop
 
 
 def _explain(error: Exception) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import structlog
+from prometheus_client import CollectorRegistry
 
 from glimpse.models.decoding.cost import EXPENSIVE_WORK
 from glimpse.models.decoding.limits import ImageLimits
@@ -31,7 +33,7 @@ from glimpse.server.memory import Memory, keep_trimmed, settle
 from glimpse.server.metrics import Metrics
 from glimpse.server.penalties import Penalty
 from glimpse.server.pipeline import Pipeline
-from glimpse.server.ports import Ports
+from glimpse.server.ports import Bound, Ports, SharedPorts
 from glimpse.server.registry import LoadedModel, ModelRegistry
 from glimpse.server.runtime import converted_cache
 from glimpse.server.runtimes import RUNTIMES
@@ -53,12 +55,41 @@ _ALLOWANCE = 256  # useless calls that an address may send at once: as many as h
 _TRACES_SECONDS = 3.0  # that the last traces may take to be sent; a collector may be gone
 
 
-class Server:
-    """One server: `run` is its whole life."""
+class Provider(Protocol):
+    """Where a worker's model comes from: an engine, of which the supervisor tells."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Put the parts together; nothing listens yet. Needs a running event loop."""
+    async def model(self, stop: asyncio.Event) -> LoadedModel | None:
+        """The model, once an engine has loaded it; None: the server is told to stop before."""
+
+    def available(self) -> bool:
+        """Whether an engine answers now."""
+
+    def trouble(self) -> str | None:
+        """What keeps the engines from answering, for people; None: nothing does."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerPart:
+    """What makes a server one worker of several: its ports are shared, its model is computed by an engine."""
+
+    ports: SharedPorts
+    provider: Provider
+    listening: Callable[[Bound], object]  # called once it listens
+    changed: Callable[[bool, bool, str | None], object]  # told: alive, ready, what hangs
+
+
+class Server:
+    """One server, or one worker of several: `run` is its whole life."""
+
+    def __init__(self, settings: Settings, worker: WorkerPart | None = None) -> None:
+        """Put the parts together; nothing listens yet. Needs a running event loop.
+
+        `worker`: None for a server of one process, which loads its model itself.
+        """
         self._settings = settings
+        self._worker = worker
+        # Of several workers nobody wants to read the same lines; the supervisor writes them for the server.
+        self._say: Callable[..., object] = _log.info if worker is None else _log.debug
         self._metrics = Metrics()
         self._registry = ModelRegistry()
         capacity = Permits(settings.max_images_in_flight, settings.max_bytes_in_flight, settings.work_in_flight)
@@ -90,7 +121,7 @@ class Server:
         )
         self._health = Health(SERVICE, HEALTH)
         self._loaded = self._draining = False
-        self._watchdog = Watchdog(settings, self._registry, self._decoders, self._decoding, self._tell)
+        self._watchdog = Watchdog(settings, self._registry, self._decoders, self._decoding, self.tell)
         self._tracing = start_tracing()
         guard = Guard(
             allowance=max(_ALLOWANCE, settings.max_images_in_flight),
@@ -126,7 +157,9 @@ class Server:
             of_probes=[of_probes],
             access=access,
             monitor=(ConnectionMonitor(guard, self._metrics, _penalty_log(access)) if settings.flood_guard else None),
+            shared=None if worker is None else worker.ports,
         )
+        self._access = access
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set, then drain.
@@ -142,7 +175,7 @@ class Server:
         watching = keep_running("watchdog", self._watchdog.run)
         try:
             bound = await self._ports.open()
-            _log.info(
+            self._say(
                 "listening",
                 host=self._settings.host,
                 port=bound.grpc,
@@ -150,22 +183,24 @@ class Server:
                 health_port=bound.health,
                 **({} if (path := self._settings.unix_socket) is None else {"unix_socket": str(path)}),
             )
+            if self._worker is not None:
+                self._worker.listening(bound)
             if await self._load(stop):
                 self._loaded = True
-                await self._tell()
-                _log.info("serving", port=bound.grpc, metrics_port=bound.metrics)
+                await self.tell()
+                self._say("serving", port=bound.grpc, metrics_port=bound.metrics)
                 announce = self._settings.drain_announce_seconds
                 await stop.wait()
         finally:
             trimming.cancel()
             # Of a server that could not start, the reason is the last that is logged, and not that nothing is drained.
-            await self._drain(announce, say=_log.info if stop.is_set() else _log.debug)
+            await self._drain(announce, say=self._say if stop.is_set() else _log.debug)
             watching.cancel()
             self._ports.close()
 
     async def _load(self, stop: asyncio.Event) -> bool:
         """Load the model beside the event loop; False when told to stop meanwhile, of which nothing is left then."""
-        model = await run_until_stopped(stop, self._prepare_and_load)
+        model = await self._model(stop)
         if model is None:
             return False
         settle()
@@ -178,17 +213,54 @@ class Server:
             self._metrics.precision_compared(model.identity, found.precision, found.share)
         return True
 
+    async def _model(self, stop: asyncio.Event) -> LoadedModel | None:
+        if self._worker is None:
+            return await run_until_stopped(stop, self._prepare_and_load)
+        self._start_decoding()
+        return await self._worker.provider.model(stop)
+
     def _prepare_and_load(self) -> LoadedModel:
+        self._start_decoding()
+        return _load_model(self._settings, self._metrics)
+
+    def _start_decoding(self) -> None:
         try:
             self._decoding.start()
         except RuntimeError as error:
             raise StartupError(str(error)) from error
-        return _load_model(self._settings, self._metrics)
 
-    async def _tell(self) -> None:
-        """Say to health checks and to metrics how it is."""
-        alive = self._loaded and self._watchdog.trouble is None
-        ready = alive and not self._draining
+    def replace_model(self, model: LoadedModel) -> None:
+        """Serve another model from now on, which an engine has loaded that replaces another."""
+        self._registry.replace(model)
+        self._metrics.model_loaded(model.identity, model.runtime, model.precision)
+
+    @property
+    def metrics(self) -> CollectorRegistry:
+        """What is counted in this process."""
+        return self._metrics.registry
+
+    @property
+    def access(self) -> AccessControl:
+        """The access control of this process."""
+        return self._access
+
+    @property
+    def in_flight(self) -> int:
+        """Images between arrival and answer."""
+        return self._admission.in_flight
+
+    async def tell(self) -> None:
+        """Say to health checks and to metrics how it is; to be called when something has changed that they depend on."""
+        trouble = self._watchdog.trouble
+        if self._worker is None:
+            alive = self._loaded and trouble is None
+            ready = alive and not self._draining
+        else:
+            # What hangs is replaced by the supervisor, not by whoever asks for the liveness of the whole server.
+            alive = self._loaded
+            ready = alive and trouble is None and self._worker.provider.available() and not self._draining
+            own = None if self._worker.provider.trouble() else trouble
+            self._worker.changed(alive, ready, own)
         self._metrics.ready(ready=ready)
         await self._health.tell(alive=alive, ready=ready)
 
@@ -199,7 +271,7 @@ class Server:
         """
         say("draining", in_flight=self._admission.in_flight)
         self._draining = True
-        await self._tell()
+        await self.tell()
         await asyncio.sleep(announce)
         closing = asyncio.create_task(self._ports.drain(self._settings.drain_seconds))
         await asyncio.sleep(0)  # the ports close before the streams are ended, or those would come again

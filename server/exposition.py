@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 import socketserver
 import threading
@@ -14,6 +15,7 @@ import structlog
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
 from glimpse.server.addresses import counted_address
+from glimpse.server.startup import PortTakenError
 
 _log = structlog.get_logger(__name__)
 
@@ -102,3 +104,18 @@ class Exposition:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+def exposed(host: str, port: int, registry: CollectorRegistry) -> Exposition:
+    """Answer scrapes there.
+
+    Raises:
+        PortTakenError: expected; the message says what to do.
+    """
+    try:
+        return Exposition(host, port, registry)
+    except OSError as error:
+        advice = "Stop the program that uses it, or choose another GLIMPSE_METRICS_PORT."
+        if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+            advice = "Set GLIMPSE_HOST to an address of this machine."
+        raise PortTakenError(f"Cannot listen on {host}:{port}: {error.strerror}. {advice}") from error

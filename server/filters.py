@@ -24,6 +24,7 @@ _ATTACH, _DETACH, _CHOOSE = 26, 27, 51
 # Instructions of linux/bpf_common.h.
 _LOAD_WORD, _LOAD_BYTE, _AND, _JUMP, _IF_EQUAL, _RETURN = 0x20, 0x30, 0x54, 0x05, 0x15, 0x06
 _KEEP, _XOR_KEPT, _TIMES, _SHIFT_RIGHT, _RETURN_RESULT = 0x07, 0xAC, 0x24, 0x74, 0x16
+_LOAD_HALF, _STORE, _LOAD_STORED, _PLUS_KEPT = 0x28, 0x02, 0x60, 0x0C
 _MIX = 0x9E37_79B1  # odd, and half of its bits are set: all bits of a product with it depend on those below
 _PACKET = 0x1_0000_0000 - 0x10_0000  # SKF_NET_OFF: where the header of IP begins, in 32 bits
 _DROP, _TAKE = 0, 0xFFFF_FFFF
@@ -57,18 +58,36 @@ def drop_new(port: int, networks: Iterable[Network]) -> bool:
     return done
 
 
-def spread(port: int, sockets: int) -> bool:
+def spread(port: int, sockets: int, *, workers: int = 1, secret: int | None = None) -> bool:
     """Have all connections of one address (IPv6: of a /64) come to one of the sockets that share `port`.
+
+    With several workers they come to one socket of each worker, by the port that a connection comes from: the sockets
+    of a worker are neighbours, so that the socket is ``(port's hash mod workers) * sockets + (address's hash mod
+    sockets)``. Where a number is beyond the last socket, as while workers are started, the kernel takes any.
 
     Args:
         port: on which this process listens, with `sockets` sockets for each address that it listens on.
-        sockets: how many, 65,536 at most.
+        sockets: how many each worker has; all workers together 65,536 at most.
+        workers: processes that listen on the port, each with as many sockets.
+        secret: an odd number of 32 bits, the same for all workers; None: one of its own.
 
     Returns:
         Whether the kernel does so; else it spreads connections by their ports, too.
     """
-    mix = secrets.randbits(32) | 1  # so that nobody can choose an address that shares a socket with a given other one
-    program: list[_Instruction] = [
+    program = _spreading(sockets, workers, secrets.randbits(32) | 1 if secret is None else secret)
+    done = False
+    for each in connections.listening(port):
+        try:
+            _attach(each, _CHOOSE, program)
+        except OSError:  # no such filters, as in some sandboxes
+            return False
+        done = True
+    return done
+
+
+def _spreading(sockets: int, workers: int, mix: int) -> list[_Instruction]:
+    """The program that chooses a socket. `mix` is secret, so that nobody can choose an address that shares a socket."""
+    address: list[_Instruction] = [
         (_LOAD_BYTE, 0, 0, _PACKET),
         (_AND, 0, 0, 0xF0),
         (_IF_EQUAL, 0, 6, 0x60),  # version 6 of IP
@@ -85,20 +104,31 @@ def spread(port: int, sockets: int) -> bool:
         (_KEEP, 0, 0, 0),
         (_SHIFT_RIGHT, 0, 0, 16),
         (_XOR_KEPT, 0, 0, 0),
-        (_TIMES, 0, 0, _MIX),
+        *_scaled(sockets),
+    ]
+    if workers == 1:
+        return [*address, (_RETURN_RESULT, 0, 0, 0)]
+    return [
+        *address,
+        (_STORE, 0, 0, 0),
+        # The packet begins behind the header of IP, where that of TCP has the sender's port.
+        (_LOAD_HALF, 0, 0, 0),
+        (_TIMES, 0, 0, mix),
+        (_KEEP, 0, 0, 0),
         (_SHIFT_RIGHT, 0, 0, 16),
+        (_XOR_KEPT, 0, 0, 0),
+        *_scaled(workers),
         (_TIMES, 0, 0, sockets),
-        (_SHIFT_RIGHT, 0, 0, 16),
+        (_KEEP, 0, 0, 0),
+        (_LOAD_STORED, 0, 0, 0),
+        (_PLUS_KEPT, 0, 0, 0),
         (_RETURN_RESULT, 0, 0, 0),
     ]
-    done = False
-    for each in connections.listening(port):
-        try:
-            _attach(each, _CHOOSE, program)
-        except OSError:  # no such filters, as in some sandboxes
-            return False
-        done = True
-    return done
+
+
+def _scaled(numbers: int) -> list[_Instruction]:
+    """Mix what is loaded and make it one of 0 to `numbers` - 1, each as likely."""
+    return [(_TIMES, 0, 0, _MIX), (_SHIFT_RIGHT, 0, 0, 16), (_TIMES, 0, 0, numbers), (_SHIFT_RIGHT, 0, 0, 16)]
 
 
 def _program(networks: list[Network]) -> list[_Instruction]:

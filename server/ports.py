@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import importlib
 import math
 import socket
@@ -27,14 +26,25 @@ from glimpse.server.access.unauthenticated import MOST_BYTES
 from glimpse.server.background import keep_running
 from glimpse.server.connection_monitor import ConnectionMonitor
 from glimpse.server.connections import Counters
-from glimpse.server.exposition import Exposition
+from glimpse.server.exposition import exposed
 from glimpse.server.health import HEALTH, Health
+from glimpse.server.port_reservation import address, is_taken, port_taken
 from glimpse.server.servicer import SERVICE, ImageClassifier
 from glimpse.server.settings import Settings
 from glimpse.server.startup import PortTakenError
 from glimpse.v1 import classifier_pb2_grpc
 
 _log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class SharedPorts:
+    """Ports that the supervisor holds for several workers, and what they have to agree on."""
+
+    grpc: int
+    health: int | None  # the second port, for probes; None: there is none
+    workers: int
+    secret: int  # of `filters.spread`
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +83,15 @@ class Ports:
         of_probes: Sequence[grpc.aio.ServerInterceptor],
         access: AccessControl,
         monitor: ConnectionMonitor | None = None,
+        shared: SharedPorts | None = None,
     ) -> None:
         """Put the servers together; nothing listens yet. Needs a running event loop.
 
-        `interceptors` are those of the main port, `of_probes` those of the port for health checks alone.
+        `interceptors` are those of the main port, `of_probes` those of the port for health checks alone. `shared`: the
+        ports are those of several processes, whose supervisor serves /metrics; None: they are this process's alone.
         """
         self._settings = settings
+        self._shared = shared
         self._metrics = metrics
         self._access = access
         self._monitor = monitor
@@ -86,10 +99,11 @@ class Ports:
         self._freshness: asyncio.Task[None] | None = None
         # gRPC counts the connections of each server alone; those of all are counted by the connection monitor.
         queues = 1 if monitor is None else _QUEUES
-        self._servers = [self._server(classifier, health, interceptors, shares_port=queues > 1) for _ in range(queues)]
+        shares_port = queues > 1 or shared is not None
+        self._servers = [self._server(classifier, health, interceptors, shares_port=shares_port) for _ in range(queues)]
         self._probes: grpc.aio.Server | None = None
         if settings.health_port is not None:
-            options = [*_limits(settings), *_messages(MOST_BYTES)]
+            options = [*_limits(settings, shares_port=shared is not None), *_messages(MOST_BYTES)]
             self._probes = grpc.aio.server(interceptors=of_probes, options=options)
             health_pb2_grpc.add_HealthServicer_to_server(health, self._probes)
 
@@ -100,7 +114,8 @@ class Ports:
             PortTakenError: expected; the message says what to do.
         """
         settings = self._settings
-        metrics = self._open_metrics() if settings.serve_metrics else None
+        shared = self._shared
+        metrics = self._open_metrics() if settings.serve_metrics and shared is None else None
         main = await self._listen_together()
         if settings.unix_socket is not None:
             self._listen_locally(settings.unix_socket)
@@ -110,12 +125,15 @@ class Ports:
             self._access.connections.port = main
         health = None
         if self._probes is not None and settings.health_port is not None:
-            health = self._listen(self._probes, settings.health_port, "GLIMPSE_HEALTH_PORT")
+            port = settings.health_port if shared is None or shared.health is None else shared.health
+            health = self._listen(self._probes, port, "GLIMPSE_HEALTH_PORT")
             self._access.closing.ports.append(health)
             await self._probes.start()
         for server in self._servers:
             await server.start()
-        if len(self._servers) > 1:
+        if shared is not None:
+            filters.spread(main, len(self._servers), workers=shared.workers, secret=shared.secret)
+        elif len(self._servers) > 1:
             filters.spread(main, len(self._servers))
         if self._monitor is not None:
             self._monitor.start(main)
@@ -166,12 +184,14 @@ class Ports:
         """Have all servers listen on one port, which no other process has."""
         port = self._settings.port
         _allow_files(len(self._servers) * self._settings.max_connections)
+        if self._shared is not None:  # the supervisor has looked
+            return self._listen_on(self._shared.grpc)
         if len(self._servers) == 1 or not port:  # a free port is nobody else's
             return self._listen_on(port)
         async with port_lock.held(port):
-            if _is_taken(self._settings.host, port):
+            if is_taken(self._settings.host, port):
                 # What shares a port with its own kind would share it with another process, too, without a word.
-                raise _port_taken(self._settings.host, port, "The address is in use", "GLIMPSE_PORT")
+                raise port_taken(self._settings.host, port, "The address is in use", "GLIMPSE_PORT")
             return self._listen_on(port)
 
     def _listen_on(self, port: int) -> int:
@@ -193,13 +213,13 @@ class Ports:
         self, server: grpc.aio.Server, port: int, setting: str, credentials: grpc.ServerCredentials | None = None
     ) -> int:
         host = self._settings.host
-        address = _address(host, port)
+        shown = address(host, port)
         try:
             if credentials is None:
-                return int(server.add_insecure_port(address))
-            return int(server.add_secure_port(address, credentials))
+                return int(server.add_insecure_port(shown))
+            return int(server.add_secure_port(shown, credentials))
         except RuntimeError as error:
-            raise _port_taken(host, port, _said(error), setting) from error
+            raise port_taken(host, port, _said(error), setting) from error
 
     def _listen_locally(self, path: Path) -> None:
         """Have the first server listen on a Unix socket, too, under the same rules as on the port."""
@@ -216,27 +236,9 @@ class Ports:
             raise PortTakenError(f"Cannot listen on unix:{path}: {_said(error)}. {advice}") from error
 
     def _open_metrics(self) -> int:
-        host, port = self._settings.host, self._settings.metrics_port
-        try:
-            exposition = Exposition(host, port, self._metrics)
-        except OSError as error:
-            advice = "Stop the program that uses it, or choose another GLIMPSE_METRICS_PORT."
-            if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
-                advice = "Set GLIMPSE_HOST to an address of this machine."
-            raise PortTakenError(f"Cannot listen on {host}:{port}: {error.strerror}. {advice}") from error
+        exposition = exposed(self._settings.host, self._settings.metrics_port, self._metrics)
         self._opened.callback(exposition.close)
         return exposition.port
-
-
-def _address(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _port_taken(host: str, port: int, what: str, setting: str) -> PortTakenError:
-    return PortTakenError(
-        f"Cannot listen on {_address(host, port)}: {what}. Stop the program that uses it, choose another {setting}, "
-        "or set GLIMPSE_HOST to an address of this machine."
-    )
 
 
 def _said(error: RuntimeError) -> str:
@@ -257,20 +259,6 @@ def _answers(path: Path) -> bool:
         except OSError:
             return False
     return True
-
-
-def _is_taken(host: str, port: int) -> bool:
-    """Whether another socket listens there; what else may be wrong with the address, gRPC finds out."""
-    with contextlib.suppress(OSError):
-        for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
-            with socket.socket(family, kind, protocol) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that have ended are no matter
-                try:
-                    probe.bind(address)
-                except OSError as error:
-                    if error.errno == errno.EADDRINUSE:
-                        return True
-    return False
 
 
 def _allow_files(connections: int) -> None:

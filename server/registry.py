@@ -58,6 +58,10 @@ class ModelRegistry:
         self._models.setdefault(model.identity.name, []).append(model)
         self._all = tuple(each for versions in self._models.values() for each in versions)
 
+    def replace(self, model: LoadedModel) -> None:
+        """Make a model answer in place of all that are there."""
+        self._models, self._all = {model.identity.name: [model]}, (model,)
+
     def __iter__(self) -> Iterator[LoadedModel]:
         """All of them; may be called from any thread."""
         return iter(self._all)

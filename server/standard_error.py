@@ -91,6 +91,11 @@ class Captured:
         self._reader.start()
         atexit.register(self.close)
 
+    @property
+    def descriptor(self) -> int:
+        """Where standard error led before: for processes that write log lines themselves."""
+        return self._real
+
     def close(self) -> None:
         """Log what is left and let descriptor 2 be what it was. Does nothing a second time."""
         if self._closed:

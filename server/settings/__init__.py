@@ -227,6 +227,22 @@ class Settings(AccessSettings):
     decode_seconds: float = Field(
         10.0, gt=0, le=3600, description="Maximum time that one image may take in a decoder process, in seconds."
     )
+    workers: int = Field(
+        0,
+        ge=0,
+        le=64,
+        description="Number of worker processes, which take calls and decode images and share the port. 1 means one "
+        "process with everything in it. With 2 or more, the model is in an engine process that all workers feed (Linux "
+        "only). 0 means one process, unless there is a GPU (one worker less than CPU cores, 2 to 16) or at least 16 CPU "
+        "cores (one worker for 8).",
+    )
+    engines: int = Field(
+        0,
+        ge=0,
+        le=16,
+        description="Number of engine processes with several workers; each loads the model on a device of its own. 0 "
+        "means one for each visible GPU, or one if there is none.",
+    )
     drain_announce_seconds: Seconds = Field(
         0.0,
         description="Time after SIGTERM during which the server goes on accepting calls while its health "

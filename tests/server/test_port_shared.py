@@ -40,14 +40,14 @@ def free_port() -> int:
 
 def test_of_servers_that_start_at_the_same_moment_one_has_the_port(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where each has looked before any of them has bound it, if it could."""
-    taken = ports._is_taken
+    taken = ports.is_taken
 
     def slowly(host: str, port: int) -> bool:
         found = taken(host, port)
         time.sleep(0.2)
         return found
 
-    monkeypatch.setattr(ports, "_is_taken", slowly)
+    monkeypatch.setattr(ports, "is_taken", slowly)
     port, loops = free_port(), [Loop() for _ in range(3)]
     started: list[Inside] = []
     refused: list[str] = []

@@ -1,0 +1,91 @@
+"""A port of this server alone: whether another program has it, and how it is held for processes that are to share it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import ipaddress
+import socket
+
+from glimpse.server.startup import PortTakenError
+
+
+def address(host: str, port: int) -> str:
+    """Host and port as gRPC and people write them."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def port_taken(host: str, port: int, what: str, setting: str) -> PortTakenError:
+    """The error of a start that cannot listen there."""
+    return PortTakenError(
+        f"Cannot listen on {address(host, port)}: {what}. Stop the program that uses it, choose another {setting}, "
+        "or set GLIMPSE_HOST to an address of this machine."
+    )
+
+
+def is_taken(host: str, port: int) -> bool:
+    """Whether another socket listens there; what else may be wrong with the address, gRPC finds out."""
+    with contextlib.suppress(OSError):
+        for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that have ended are no matter
+                try:
+                    probe.bind(address)
+                except OSError as error:
+                    if error.errno == errno.EADDRINUSE:
+                        return True
+    return False
+
+
+def reserve(host: str, port: int, setting: str) -> tuple[list[socket.socket], int]:
+    """Bind a port for processes of this user to share, without listening on it.
+
+    The kernel gives no connection to a socket that does not listen, and the port to no other program while it is open.
+
+    Args:
+        host: address to bind.
+        port: 0 takes a free one.
+        setting: that the port comes from, for the error.
+
+    Returns:
+        The sockets, which hold the port until they are closed, and its number.
+
+    Raises:
+        PortTakenError: expected; the message says what to do.
+    """
+    held: list[socket.socket] = []
+    with contextlib.ExitStack() as undo:
+        try:
+            for family, place in _places(host):
+                each = undo.enter_context(socket.socket(family, socket.SOCK_STREAM))
+                _bind(each, place, port)
+                port = int(each.getsockname()[1])
+                held.append(each)
+        except OSError as error:
+            raise port_taken(host, port, str(error.strerror or error), setting) from error
+        undo.pop_all()
+    return held, port
+
+
+def _places(host: str) -> list[tuple[socket.AddressFamily, str]]:
+    """The addresses to bind. For all addresses of IPv4, gRPC binds those of IPv6, too, where there are any."""
+    with contextlib.suppress(ValueError):
+        if ipaddress.ip_address(host).is_unspecified and socket.has_dualstack_ipv6():
+            return [(socket.AF_INET6, "::")]
+    found = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys((family, str(place[0])) for family, _, _, _, place in found))
+
+
+def _bind(each: socket.socket, place: str, port: int) -> None:
+    each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    if each.family == socket.AF_INET6 and place == "::":
+        each.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    try:
+        each.bind((place, port))
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        # Connections of a former server that have ended but are remembered. Not set at once: others who look whether
+        # the port is taken would not see a socket that has it and does not listen.
+        each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        each.bind((place, port))

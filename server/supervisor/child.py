@@ -1,0 +1,190 @@
+"""One process of the server with its control channel: begun, told, asked, watched, and ended."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from prometheus_client.metrics_core import Metric
+
+from glimpse.models.child_environment import child_environment
+from glimpse.server.control_channel import ControlChannel, Message, read_memory_file
+from glimpse.server.metrics_merge import Kind, loaded
+
+
+class ChildEndedError(Exception):
+    """Expected: the process has ended before it did what was waited for."""
+
+
+class ChildFailedError(Exception):
+    """Expected: the process says that it cannot start; `exit_code` and the message say why."""
+
+    def __init__(self, exit_code: int, detail: str) -> None:
+        super().__init__(detail)
+        self.exit_code = exit_code
+
+
+class Child:
+    """A worker or an engine. Lives on the event loop."""
+
+    def __init__(
+        self,
+        kind: Kind,
+        number: int,
+        *,
+        stderr: int | None,
+        heard: Callable[[Child, Message], None],
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """Begin the process; returns at once.
+
+        Args:
+            kind: what it is.
+            number: from 1, among those of its kind.
+            stderr: descriptor for its standard error; None: that of this process.
+            heard: called with what it says and nobody waits for.
+            environment: variables besides those of this process.
+
+        Raises:
+            OSError: the system has no room for another process.
+        """
+        self.kind, self.number = kind, number
+        self.begun = time.monotonic()
+        self.in_flight = 0  # images, as it said last
+        self.ready = False  # of a worker, as it said last
+        self.hung = False  # it was killed because it did not answer
+        self._heard_last = self.begun
+        self._heard = heard
+        self._numbers = itertools.count(1)
+        self._awaited: dict[tuple[str, int | None], asyncio.Future[Message]] = {}
+        loop = asyncio.get_running_loop()
+        self.ended: asyncio.Future[int] = loop.create_future()  # its exit code
+        self._channel, theirs = ControlChannel.pair()
+        with theirs:
+            try:
+                self._process = subprocess.Popen(  # noqa: S603 - this very interpreter, with a module of ours
+                    [
+                        *(sys.executable, "-P", "-m", f"glimpse.server.{kind}_process"),
+                        *("--control", str(theirs.fileno())),
+                    ],
+                    stdin=subprocess.DEVNULL,
+                    stderr=stderr,
+                    pass_fds=(theirs.fileno(),),
+                    start_new_session=True,  # out of reach of a terminal's Ctrl+C
+                    env={**child_environment(), **(environment or {})},
+                )
+            except OSError:
+                self._channel.close()
+                raise
+        self.name = f"{kind} {number}, pid {self._process.pid}"
+        self._reading = asyncio.create_task(self._read(), name=f"what {self.name} says")
+        threading.Thread(target=self._wait, args=(loop,), name=self.name, daemon=True).start()
+
+    @property
+    def pid(self) -> int:
+        """Its number in the system."""
+        return self._process.pid
+
+    @property
+    def silent(self) -> float:
+        """Seconds since it has said anything."""
+        return time.monotonic() - self._heard_last
+
+    def send(self, body: dict[str, Any], files: Sequence[int] = ()) -> bool:
+        """Tell it something; whether that could be sent."""
+        return not self.ended.done() and self._channel.send(body, files)
+
+    async def told(self, did: str, number: int | None = None) -> Message:
+        """What it says next of this kind. To be called before it can say it.
+
+        Raises:
+            ChildEndedError: expected; it has ended.
+            ChildFailedError: expected; it cannot start.
+        """
+        if self.ended.done():
+            raise ChildEndedError(f"The {self.name}, has ended.")
+        key = did, number
+        future = self._awaited.setdefault(key, asyncio.get_running_loop().create_future())
+        return await asyncio.shield(future)
+
+    async def metrics(self) -> list[Metric]:
+        """Its metrics, as it says.
+
+        Raises:
+            ChildEndedError: expected; it has ended.
+        """
+        number = next(self._numbers)
+        self.send({"do": "metrics", "number": number})
+        try:
+            answer = await self.told("metrics", number)
+        finally:
+            self._awaited.pop(("metrics", number), None)
+        content = read_memory_file(answer.files[0])
+        return loaded(content) if content else []
+
+    def ping(self) -> None:
+        """Ask for a sign of life."""
+        self.send({"do": "ping", "number": next(self._numbers)})
+
+    def awake(self) -> None:
+        """Count the silence from now on."""
+        self._heard_last = time.monotonic()
+
+    def kill(self) -> None:
+        """End it at once, with all that is in its session's group."""
+        with contextlib.suppress(OSError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+    async def end(self, seconds: float) -> None:
+        """Wait so long for its end, then end it."""
+        await asyncio.wait([self.ended], timeout=seconds)
+        self.kill()
+        await self.ended
+
+    async def _read(self) -> None:
+        while (message := await self._channel.received()) is not None:
+            self._heard_last = time.monotonic()
+            did, number = message.body.get("did"), message.body.get("number")
+            if did == "pong":
+                self.in_flight = int(message.body.get("in_flight", 0))
+            elif did == "failed":
+                self._fail(ChildFailedError(message.body["exit"], message.body["detail"]))
+            elif (future := self._awaited.pop((str(did), number), None)) is not None:
+                future.set_result(message)
+            else:
+                self._heard(self, message)
+
+    def _wait(self, loop: asyncio.AbstractEventLoop) -> None:
+        code = self._process.wait()
+        with contextlib.suppress(RuntimeError):  # the loop has closed
+            loop.call_soon_threadsafe(self._over, code)
+
+    def _over(self, code: int) -> None:
+        """It has ended; what it began and left behind ends, too. What it said is read first."""
+        self.kill()
+        self.ended.set_result(code)
+
+        def close(_: object) -> None:
+            self._fail(ChildEndedError(f"The {self.name}, has ended with exit code {code}."))
+            self._channel.close()
+
+        # Where another process holds the other end, reading would not end by itself.
+        timer = asyncio.get_running_loop().call_later(1.0, self._reading.cancel)
+        self._reading.add_done_callback(lambda _: timer.cancel())
+        self._reading.add_done_callback(close)
+
+    def _fail(self, error: Exception) -> None:
+        awaited, self._awaited = self._awaited, {}
+        for future in awaited.values():
+            if not future.done():
+                future.set_exception(error)
+                future.exception()  # looked at: perhaps nobody waits any more
