@@ -250,7 +250,7 @@ class Server:
         return self._admission.in_flight
 
     async def tell(self) -> None:
-        """Say to health checks and to metrics how it is; to be called when something has changed that they depend on."""
+        """Say to health checks and to metrics how it is; for whoever changes something that they depend on."""
         trouble = self._watchdog.trouble
         if self._worker is None:
             alive = self._loaded and trouble is None

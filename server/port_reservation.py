@@ -1,4 +1,4 @@
-"""A port of this server alone: whether another program has it, and how it is held for processes that are to share it."""
+"""A port of this server alone: whether another program has it, and how it is held for the processes that share it."""
 
 from __future__ import annotations
 

@@ -153,7 +153,7 @@ class _Worker:
         except StartupError as error:
             self._failed(error.exit_code, str(error))
             self._stop.set()
-        except Exception:
+        except Exception:  # noqa: BLE001 - whatever it is, it is to be seen
             _log.exception("a defect of the service")
 
     def _do(self, message: Message) -> None:
@@ -239,7 +239,7 @@ def main() -> None:
     try:
         with asyncio.Runner(loop_factory=event_loops.factory()) as runner:
             code = runner.run(_life(channel, settings, first.body["workers"]))
-    except Exception:
+    except Exception:  # noqa: BLE001 - the supervisor begins another worker
         _log.exception("a worker ends, because of a defect")
     if captured is not None:
         captured.close()

@@ -61,6 +61,7 @@ class Child:
         self.begun = time.monotonic()
         self.in_flight = 0  # images, as it said last
         self.ready = False  # of a worker, as it said last
+        self.listens = False  # it has been started, and is asked for signs of life
         self.hung = False  # it was killed because it did not answer
         self._heard_last = self.begun
         self._heard = heard

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 import grpc
 import pytest
 
-from glimpse.server import connections, port_lock, ports
+from glimpse.server import connections, port_lock, port_reservation, ports
 from glimpse.server.startup import PortTakenError
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1.classifier_pb2_grpc import ImageClassifierStub
@@ -40,7 +40,7 @@ def free_port() -> int:
 
 def test_of_servers_that_start_at_the_same_moment_one_has_the_port(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where each has looked before any of them has bound it, if it could."""
-    taken = ports.is_taken
+    taken = port_reservation.is_taken
 
     def slowly(host: str, port: int) -> bool:
         found = taken(host, port)

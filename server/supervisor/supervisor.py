@@ -1,0 +1,350 @@
+"""The life of a server of several processes: reserve the ports, start engines and workers, watch, replace, drain.
+
+From outside it is what a server of one process is: the same log events, exit codes, ports, signals and /metrics.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import pickle
+import secrets
+import socket
+import time
+from collections.abc import Coroutine
+from contextlib import ExitStack
+from typing import Any
+
+import structlog
+
+from glimpse.server import port_lock, port_reservation
+from glimpse.server.access.shared_rates import relayed
+from glimpse.server.control_channel import Message, memory_file
+from glimpse.server.exposition import exposed
+from glimpse.server.metrics_merge import Kind, MergedMetrics
+from glimpse.server.settings import Settings
+from glimpse.server.startup import StartupError
+from glimpse.server.stop_signals import stop_on_signals
+from glimpse.server.supervisor.backoff import Backoff
+from glimpse.server.supervisor.child import Child, ChildEndedError, ChildFailedError
+from glimpse.server.supervisor.plan import Plan, check_memory, device_of
+
+_log = structlog.get_logger(__name__)
+
+_START_SECONDS = 120.0  # until a process that has not begun to listen is taken for one that never will
+_END_SECONDS = 5.0  # for a process to end that has nothing left to do
+_LATE_SECONDS = 10.0  # that a drain may take longer than it is given, before it is ended
+
+
+class Supervisor:
+    """One server: `run` is its whole life."""
+
+    def __init__(self, settings: Settings, plan: Plan, stderr: int | None = None) -> None:
+        """Nothing is started yet. Needs a running event loop.
+
+        Args:
+            settings: those of the server, which its processes are handed.
+            plan: the processes.
+            stderr: descriptor for their logs; None: this process's standard error.
+        """
+        self._settings, self._plan, self._stderr = settings, plan, stderr
+        self._workers: dict[int, Child] = {}  # by number; those that run
+        self._engines: dict[int, Child] = {}
+        self._facts: dict[int, int] = {}  # by engine: a descriptor of what is known of its model
+        self._listening = asyncio.Lock()  # one worker at a time, so that its sockets are neighbours
+        self._first: set[tuple[Kind, int]] = set()  # what has been started well once
+        self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._all_listen, self._all_ready = asyncio.Event(), asyncio.Event()
+        self._ports: dict[str, Any] = {}
+        self._metrics_port: int | None = None
+        self._ending = self._told_serving = False
+        self._metrics = MergedMetrics(ready=self._ready)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until `stop` is set, then drain.
+
+        Raises:
+            StartupError: expected; the message says what to do.
+        """
+        check_memory(self._plan)
+        with ExitStack() as opened:
+            await self._open(opened)
+            self._keeping = [
+                *(asyncio.create_task(self._keep("engine", each + 1)) for each in range(self._plan.engines)),
+                *(asyncio.create_task(self._keep("worker", each + 1)) for each in range(self._plan.workers)),
+            ]
+            pinging = asyncio.create_task(self._watch())
+            try:
+                await self._serve(stop)
+            finally:
+                self._ending = True
+                await self._drain(_log.info if stop.is_set() else _log.debug)
+                pinging.cancel()
+                for each in self._facts.values():
+                    os.close(each)
+
+    async def _open(self, opened: ExitStack) -> None:
+        """Take the ports for this server alone."""
+        settings = self._settings
+        if settings.serve_metrics:
+            exposition = exposed(settings.host, settings.metrics_port, self._metrics.registry)
+            opened.callback(exposition.close)
+            self._metrics_port = exposition.port
+        self._ports = {
+            "port": await _reserved(settings.host, settings.port, "GLIMPSE_PORT", opened),
+            "health_port": None,
+            "secret": secrets.randbits(32) | 1,
+        }
+        if settings.health_port is not None:
+            self._ports["health_port"] = await _reserved(
+                settings.host, settings.health_port, "GLIMPSE_HEALTH_PORT", opened
+            )
+
+    async def _serve(self, stop: asyncio.Event) -> None:
+        if not await self._until(stop, self._all_listen):
+            return
+        path = self._settings.unix_socket
+        _log.info(
+            "listening",
+            host=self._settings.host,
+            port=self._ports["port"],
+            metrics_port=self._metrics_port,
+            health_port=self._ports["health_port"],
+            workers=self._plan.workers,
+            engines=self._plan.engines,
+            **({} if path is None else {"unix_socket": str(path)}),
+        )
+        if not await self._until(stop, self._all_ready):
+            return
+        _log.info("serving", port=self._ports["port"], metrics_port=self._metrics_port)
+        self._told_serving = True
+        await stop.wait()
+
+    async def _until(self, stop: asyncio.Event, event: asyncio.Event) -> bool:
+        """Wait for an event; False where the server is told to stop before.
+
+        Raises:
+            StartupError: expected; a process cannot start.
+        """
+        waits: list[asyncio.Future[Any]] = [asyncio.create_task(each.wait()) for each in (stop, event)]
+        await asyncio.wait([*waits, self._failed], return_when=asyncio.FIRST_COMPLETED)
+        for each in waits:
+            each.cancel()
+        if stop.is_set():
+            return False
+        if self._failed.done():
+            await self._failed
+        return True
+
+    async def _keep(self, kind: Kind, number: int) -> None:
+        """Have this process run for as long as the server does."""
+        backoff = Backoff()
+        while not self._ending:
+            begun = time.monotonic()
+            child = None
+            detail = ""
+            try:
+                child = self._begin(kind, number)
+                await asyncio.wait_for(self._bring_up(child), _START_SECONDS)
+                self._first.add((kind, number))
+                await child.ended
+            except ChildFailedError as error:
+                detail = str(error)
+                self._refuse_start(kind, number, error.exit_code, detail)
+            except (ChildEndedError, OSError) as error:
+                detail = str(error)
+                self._refuse_start(kind, number, 1, detail)
+            except TimeoutError:
+                detail = f"It has not been started within {_START_SECONDS:g} s."
+                if child is not None:
+                    child.hung = True
+            pause = backoff.pause(time.monotonic() - begun)
+            if child is not None:
+                await self._over(child, detail, pause)
+            if not self._ending:
+                await asyncio.sleep(pause)
+
+    def _begin(self, kind: Kind, number: int) -> Child:
+        environment = {}
+        if kind == "engine" and self._plan.gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = device_of(number)
+        child = Child(kind, number, stderr=self._stderr, heard=self._hear, environment=environment)
+        (self._workers if kind == "worker" else self._engines)[number] = child
+        self._metrics.began(kind, child.name, child.metrics)
+        settings = self._settings_of(kind, number)
+        file = memory_file("glimpse-settings", pickle.dumps(settings))
+        try:
+            child.send({"do": "settings", kind: number, "workers": self._plan.workers}, [file])
+        finally:
+            os.close(file)
+        return child
+
+    def _settings_of(self, kind: Kind, number: int) -> Settings:
+        """What a process is handed: a worker its part of all limits, an engine the whole."""
+        settings = self._settings.for_worker(self._plan.workers if kind == "worker" else 1)
+        # A Unix socket is one process's; the other workers get no calls from there.
+        return settings.model_copy(update={"unix_socket": None}) if kind == "worker" and number > 1 else settings
+
+    async def _bring_up(self, child: Child) -> None:
+        if child.kind == "engine":
+            await self._bring_up_engine(child)
+        else:
+            await self._bring_up_worker(child)
+        child.awake()
+
+    async def _bring_up_worker(self, child: Child) -> None:
+        await child.told("started")
+        async with self._listening:
+            child.send({"do": "listen", **self._ports})
+            await child.told("listening")
+        child.listens = True
+        for number, engine in self._engines.items():
+            self._join(child, engine, number)
+        if all(each.listens for each in self._workers.values()) and len(self._workers) == self._plan.workers:
+            self._all_listen.set()
+
+    async def _bring_up_engine(self, child: Child) -> None:
+        message = await child.told("loaded")
+        if (before := self._facts.get(child.number)) is not None:
+            os.close(before)
+        (self._facts[child.number],) = message.files
+        child.listens = True
+        for worker in self._workers.values():
+            self._join(worker, child, child.number)
+
+    def _join(self, worker: Child, engine: Child, number: int) -> None:
+        """Give a worker a connection to an engine, where both are there."""
+        if not worker.listens or not engine.listens:
+            return
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        with ours, theirs:
+            engine.send({"do": "connect", "worker": worker.number}, [ours.fileno()])
+            worker.send({"do": "engine", "number": number}, [theirs.fileno(), self._facts[number]])
+
+    def _refuse_start(self, kind: Kind, number: int, code: int, detail: str) -> None:
+        """End the server where a process cannot be started that never was; later it is tried again."""
+        if self._ending or self._failed.done() or (kind, number) in self._first:
+            return
+        self._failed.set_exception(_startup_error(code, detail))
+
+    async def _over(self, child: Child, detail: str, pause: float) -> None:
+        """A process has ended, or is of no use."""
+        child.kill()
+        code = await child.ended
+        children = self._workers if child.kind == "worker" else self._engines
+        if children.get(child.number) is child:
+            del children[child.number]
+        replaced = not self._ending and not self._failed.done()
+        self._metrics.ended(child.name, restart=("hung" if child.hung else "ended") if replaced else None)
+        if replaced:
+            _log.error(
+                "a process is replaced",
+                process_kind=child.kind,
+                number=child.number,
+                pid=child.pid,
+                exit_code=code,
+                hung=child.hung,
+                again_in_seconds=pause,
+                **({"detail": detail} if detail else {}),
+            )
+
+    async def _watch(self) -> None:
+        """Ask all processes for signs of life, and kill what gives none."""
+        seconds = self._settings.stuck_seconds
+        while True:
+            await asyncio.sleep(min(1.0, seconds / 4))
+            for child in [*self._workers.values(), *self._engines.values()]:
+                if not child.listens:
+                    continue
+                if child.silent > seconds:
+                    self._hangs(child, f"It has not answered for {seconds:g} s.")
+                else:
+                    child.ping()
+
+    def _hangs(self, child: Child, detail: str) -> None:
+        if not child.hung:
+            child.hung = True
+            _log.error("stuck", process_kind=child.kind, number=child.number, pid=child.pid, detail=detail)
+            child.kill()
+
+    def _hear(self, child: Child, message: Message) -> None:
+        """Something that a process says by itself."""
+        body = message.body
+        message.close()
+        match body.get("did", body.get("do")):
+            case "state":
+                child.ready = bool(body["ready"])
+                if child.ready and self._ready():
+                    self._all_ready.set()
+                if body["trouble"] and not self._ending:
+                    self._hangs(child, body["trouble"])
+            case "trouble":
+                if body["detail"] and not self._ending:
+                    self._hangs(child, body["detail"])
+            case "spent":
+                relayed(body, child.number, {number: each.send for number, each in self._workers.items()})
+            case other:
+                _log.debug("a process says what nobody waits for", process_kind=child.kind, said=other)
+
+    def _ready(self) -> bool:
+        """Whether the server answers."""
+        workers = self._workers.values()
+        return not self._ending and len(workers) == self._plan.workers and all(each.ready for each in workers)
+
+    async def _drain(self, say: Any) -> None:
+        """Have all workers finish what is there, then end the engines."""
+        say("draining", in_flight=self._in_flight())
+        for worker in self._workers.values():
+            worker.send({"do": "drain"})
+        settings = self._settings
+        given = settings.drain_announce_seconds + settings.drain_seconds if self._told_serving else 0.0
+        await _all(each.end(given + _LATE_SECONDS) for each in [*self._workers.values()])
+        for engine in self._engines.values():
+            engine.send({"do": "end"})
+        await _all(each.end(_END_SECONDS) for each in [*self._engines.values()])
+        for each in self._keeping:
+            each.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.gather(*self._keeping, return_exceptions=True)
+        # Some may have been begun meanwhile.
+        await _all(each.end(0.0) for each in [*self._workers.values(), *self._engines.values()])
+        say("stopped", in_flight=self._in_flight())
+
+    def _in_flight(self) -> int:
+        return sum(each.in_flight for each in self._workers.values())
+
+
+async def supervise(settings: Settings, plan: Plan, *, stderr: int | None = None) -> None:
+    """Run a server of several processes until SIGTERM or SIGINT, then drain it; a second signal ends it at once.
+
+    Raises:
+        StartupError: expected; the message says what to do.
+    """
+    await Supervisor(settings, plan, stderr).run(stop_on_signals())
+
+
+async def _reserved(host: str, port: int, setting: str, opened: ExitStack) -> int:
+    """Hold a port until `opened` is closed.
+
+    Raises:
+        PortTakenError: expected; the message says what to do.
+    """
+    async with port_lock.held(port) if port else contextlib.nullcontext():
+        if port and port_reservation.is_taken(host, port):
+            raise port_reservation.port_taken(host, port, "The address is in use", setting)
+        held, number = port_reservation.reserve(host, port, setting)
+        for each in held:
+            opened.enter_context(each)
+        return number
+
+
+async def _all(ending: Any) -> None:
+    todo: list[Coroutine[Any, Any, None]] = list(ending)
+    await asyncio.gather(*todo)
+
+
+def _startup_error(code: int, detail: str) -> StartupError:
+    """The error of this process that another one ended with."""
+    kinds = {each.exit_code: each for each in StartupError.__subclasses__()}
+    return kinds.get(code, StartupError)(detail)
