@@ -198,23 +198,24 @@ def _load(side: Side, callers: Sequence[Worker], number: int, seconds: float) ->
     }
 
 
-def _samples(folder: Path) -> dict[int, Counter[str]]:
+def _samples(folder: Path) -> dict[int, dict[str, float]]:
+    """CPU seconds of event loops by part so far, by process."""
     found = {}
     for file in folder.glob("*.json"):
         try:
-            found[int(file.stem)] = Counter(json.loads(file.read_text(encoding="utf-8")))
+            found[int(file.stem)] = dict(json.loads(file.read_text(encoding="utf-8")))
         except ValueError:  # it is being written
             continue
     return found
 
 
-def _shares(part: str, before: Counter[str] | None, after: Counter[str] | None) -> dict[str, float]:
+def _shares(part: str, before: Mapping[str, float] | None, after: Mapping[str, float] | None) -> dict[str, float]:
     """How the CPU time of a part is shared out: that of an event loop by what its samples found it doing."""
     if part != "event loop" or after is None:
         return {part: 1.0}
-    new = after - (before or Counter())
-    new.pop("", None)
-    return {name: count / new.total() for name, count in new.items()} if new else {part: 1.0}
+    new = {name: seconds - (before or {}).get(name, 0.0) for name, seconds in after.items()}
+    total = sum(new.values())
+    return {name: seconds / total for name, seconds in new.items()} if total else {part: 1.0}
 
 
 def make_bundle(folder: Path) -> Path:

@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +48,7 @@ def test_threads_have_their_names_and_the_event_loop_is_sampled(tmp_path: Path) 
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "batcher-1"
     [file] = tmp_path.iterdir()
-    assert json.loads(file.read_text())["gRPC and event loop"] >= 50
+    assert 0.5 < json.loads(file.read_text())["gRPC and event loop"] < 1.5
 
 
 def test_what_a_thread_does_is_the_file_and_function_that_it_is_in(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,7 +71,6 @@ def test_what_a_thread_does_is_the_file_and_function_that_it_is_in(monkeypatch: 
     assert during("access/control.py") == "receive"
     assert during("servicer.py", "to_response") == during("postprocessing.py") == "answer"
     assert during("app.py", "_run_once") == "gRPC and event loop"
-    assert during("app.py", "select") == ""
 
 
 def test_cpu_time_is_that_of_the_threads_since_then() -> None:
@@ -85,7 +83,7 @@ def test_cpu_time_is_that_of_the_threads_since_then() -> None:
 
 
 def test_an_event_loops_time_is_shared_out_by_its_samples() -> None:
-    before, after = Counter({"receive": 10, "": 5}), Counter({"receive": 40, "answer": 10, "": 500})
+    before, after = {"receive": 1.0}, {"receive": 4.0, "answer": 1.0}
     assert path._shares("event loop", before, after) == {"receive": 0.75, "answer": 0.25}
     assert path._shares("event loop", before, None) == {"event loop": 1.0}
     assert path._shares("decode", before, after) == {"decode": 1.0}
