@@ -37,7 +37,13 @@ _MANY_CORES = 16
 # Name, kind of the images, images a request, callers a process.
 LOADS = (("raw", "raw", 1, 48), ("raw, 32 a call", "raw", 32, 6), ("JPEG", "jpeg", 1, 32))
 # Beginnings of the names of threads; the main thread has the event loop.
-_THREADS = {"decode": "decode", "batcher": "compose", "grpc": "gRPC and event loop", "event_eng": "gRPC and event loop"}
+_THREADS = {
+    "decode": "decode",
+    "batcher": "compose",
+    "workers": "hand over",  # the engine's, which reads what workers hand over
+    "grpc": "gRPC and event loop",
+    "event_eng": "gRPC and event loop",
+}
 
 
 class PathError(RuntimeError):
