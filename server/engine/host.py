@@ -230,13 +230,13 @@ class _Worker:
             )
         with self._lock:
             self.flights.pop(flight.ticket, None)
-            if self.gone or self.arena is None:
-                return
-            if record[0] == records.ANSWER:
-                for name, values in answer.outputs.items():
-                    self.arena.outputs[name][flight.slot] = values
-            self._busy[flight.slot] = 0
-            self._out += record
+            if not self.gone and self.arena is not None:
+                if record[0] == records.ANSWER:
+                    for name, values in answer.outputs.items():
+                        self.arena.outputs[name][flight.slot] = values
+                self._busy[flight.slot] = 0
+                self._out += record
+        # Also of one that has gone: others in the batch wait until all of it has been told.
         self.host.gathering.answered(self)
 
     def send(self) -> None:
