@@ -55,8 +55,6 @@ def main() -> int:
 
     import structlog
 
-    from glimpse.server.supervisor import plan, supervisor
-
     log = structlog.get_logger("server")
     log.info("starting", **build.information())
     for line in settings.unknown_variables():
@@ -64,18 +62,7 @@ def main() -> int:
     log.info("settings", **chosen.model_dump(mode="json"))
     code = 0
     try:
-        wanted = plan.planned(chosen)
-        with asyncio.Runner(loop_factory=event_loops.factory()) as runner:
-            if wanted.workers > 1 and not only_prepare:
-                stderr = None if captured is None else captured.descriptor
-                runner.run(supervisor.supervise(chosen, wanted, stderr=stderr))
-            else:
-                from glimpse.server import app  # gRPC, which a supervisor does not need
-
-                if only_prepare:
-                    code = runner.run(app.prepare_start(chosen))
-                else:
-                    runner.run(app.serve(chosen))
+        code = _run(chosen, None if captured is None else captured.descriptor, only_prepare=only_prepare)
     except StartupError as error:
         log.error("cannot start", detail=str(error))  # noqa: TRY400 - expected; a traceback would hide the message
         code = error.exit_code
@@ -87,6 +74,27 @@ def main() -> int:
     # Python would wait for every decoder thread, and one of them may be deep in a hostile file for minutes. Whatever
     # is worth waiting for has been waited for in the drain.
     os._exit(code)
+
+
+def _run(chosen: settings.Settings, stderr: int | None, *, only_prepare: bool) -> int:
+    """Run what is asked for, and return the exit code. `stderr`: descriptor for the logs of other processes.
+
+    Raises:
+        StartupError: expected; the message says what to do.
+    """
+    from glimpse.server.supervisor import plan, supervisor
+
+    processes = None if only_prepare else plan.planned(chosen)
+    with asyncio.Runner(loop_factory=event_loops.factory()) as runner:
+        if processes is not None and processes.workers > 1:
+            runner.run(supervisor.supervise(chosen, processes, stderr=stderr))
+            return 0
+        from glimpse.server import app  # and gRPC, which a supervisor does not need
+
+        if only_prepare:
+            return runner.run(app.prepare_start(chosen))
+        runner.run(app.serve(chosen))
+        return 0
 
 
 def _explain(error: Exception) -> str:

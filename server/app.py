@@ -64,9 +64,6 @@ class Provider(Protocol):
     def available(self) -> bool:
         """Whether an engine answers now."""
 
-    def trouble(self) -> str | None:
-        """What keeps the engines from answering, for people; None: nothing does."""
-
 
 @dataclass(frozen=True, slots=True)
 class WorkerPart:
@@ -121,7 +118,9 @@ class Server:
         )
         self._health = Health(SERVICE, HEALTH)
         self._loaded = self._draining = False
-        self._watchdog = Watchdog(settings, self._registry, self._decoders, self._decoding, self.tell)
+        # An engine that hangs is the supervisor's business.
+        watched = self._registry if worker is None else ModelRegistry()
+        self._watchdog = Watchdog(settings, watched, self._decoders, self._decoding, self.tell)
         self._tracing = start_tracing()
         guard = Guard(
             allowance=max(_ALLOWANCE, settings.max_images_in_flight),
@@ -259,8 +258,7 @@ class Server:
             # What hangs is replaced by the supervisor, not by whoever asks for the liveness of the whole server.
             alive = self._loaded
             ready = alive and trouble is None and self._worker.provider.available() and not self._draining
-            own = None if self._worker.provider.trouble() else trouble
-            self._worker.changed(alive, ready, own)
+            self._worker.changed(alive, ready, trouble)
         self._metrics.ready(ready=ready)
         await self._health.tell(alive=alive, ready=ready)
 

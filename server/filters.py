@@ -24,7 +24,7 @@ _ATTACH, _DETACH, _CHOOSE = 26, 27, 51
 # Instructions of linux/bpf_common.h.
 _LOAD_WORD, _LOAD_BYTE, _AND, _JUMP, _IF_EQUAL, _RETURN = 0x20, 0x30, 0x54, 0x05, 0x15, 0x06
 _KEEP, _XOR_KEPT, _TIMES, _SHIFT_RIGHT, _RETURN_RESULT = 0x07, 0xAC, 0x24, 0x74, 0x16
-_LOAD_HALF, _STORE, _LOAD_STORED, _PLUS_KEPT = 0x28, 0x02, 0x60, 0x0C
+_LOAD_NUMBER, _LOAD_HALF_BEYOND_KEPT, _SHIFT_LEFT, _STORE, _LOAD_STORED, _PLUS_KEPT = 0x00, 0x48, 0x64, 0x02, 0x60, 0x0C
 _MIX = 0x9E37_79B1  # odd, and half of its bits are set: all bits of a product with it depend on those below
 _PACKET = 0x1_0000_0000 - 0x10_0000  # SKF_NET_OFF: where the header of IP begins, in 32 bits
 _DROP, _TAKE = 0, 0xFFFF_FFFF
@@ -111,8 +111,18 @@ def _spreading(sockets: int, workers: int, mix: int) -> list[_Instruction]:
     return [
         *address,
         (_STORE, 0, 0, 0),
-        # The packet begins behind the header of IP, where that of TCP has the sender's port.
-        (_LOAD_HALF, 0, 0, 0),
+        # Where the header of TCP begins, which has the sender's port first: behind that of IP, whose length version 4
+        # says in words of 32 bits, and which in version 6 has 40 bytes.
+        (_LOAD_BYTE, 0, 0, _PACKET),
+        (_AND, 0, 0, 0xF0),
+        (_IF_EQUAL, 0, 2, 0x60),
+        (_LOAD_NUMBER, 0, 0, 40),
+        (_JUMP, 0, 0, 3),
+        (_LOAD_BYTE, 0, 0, _PACKET),
+        (_AND, 0, 0, 0x0F),
+        (_SHIFT_LEFT, 0, 0, 2),
+        (_KEEP, 0, 0, 0),
+        (_LOAD_HALF_BEYOND_KEPT, 0, 0, _PACKET),
         (_TIMES, 0, 0, mix),
         (_KEEP, 0, 0, 0),
         (_SHIFT_RIGHT, 0, 0, 16),

@@ -75,11 +75,7 @@ class _Engines:
 
     def available(self) -> bool:
         """Whether an engine answers."""
-        return self._queue is not None and self._queue.connected
-
-    def trouble(self) -> str | None:
-        """What keeps it from answering."""
-        return None if self._queue is None else self._queue.trouble()
+        return self._queue is not None and self._queue.trouble() is None
 
     def take(self, connected: socket.socket, facts: ModelFacts) -> LoadedModel | None:
         """Use an engine from now on; the model to serve in place of the one before, if it is another one.

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import multiprocessing
 import select
 import socket
 import sys
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import pytest
 
@@ -16,6 +18,7 @@ from glimpse.server import filters
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the kernel's filters are Linux' own")
 _SOON = 0.3  # seconds, after which a connection on the loopback that has not come does not come
 _LONG = 10.0
+SECRET = 0x1234_5679
 
 
 def listen(port: int = 0) -> socket.socket:
@@ -106,6 +109,49 @@ def test_nobody_chooses_an_address_that_shares_another_s_socket(sockets: list[so
     """Not even one with the same lowest bits."""
     took = taken_by(sockets, [f"127.{network}.0.1" for network in range(0, 256, 8)])
     assert len(set.union(*took.values())) > 1
+
+
+def elsewhere(port: int, number: int, ready: Any, end: Any) -> None:
+    """In another process: the sockets of another worker, on the same port."""
+    with contextlib.ExitStack() as opened:
+        listening = [opened.enter_context(listen(port)) for _ in range(number)]
+        assert filters.spread(port, number, workers=2, secret=SECRET)
+        ready.set()
+        end.wait(_LONG)
+        taken, _, _ = select.select(listening, [], [], 0)
+        for each in taken:
+            each.accept()[0].close()
+
+
+@pytest.mark.parametrize("source", ["127.0.0.3", "::1"])
+def test_two_processes_share_the_connections_of_an_address(source: str) -> None:
+    """Within a process they come to one socket; which process it is depends on the port that they come from."""
+    context = multiprocessing.get_context("spawn")
+    ready, end = context.Event(), context.Event()
+    with contextlib.ExitStack() as opened:
+        mine = [opened.enter_context(listen())]
+        port = mine[0].getsockname()[1]
+        mine += [opened.enter_context(listen(port)) for _ in range(3)]
+        other = context.Process(target=elsewhere, args=(port, 4, ready, end))
+        other.start()
+        try:
+            assert ready.wait(_LONG)
+            assert filters.spread(port, 4, workers=2, secret=SECRET)
+            for _ in range(64):
+                connection = opened.enter_context(socket.socket(socket.AF_INET6 if ":" in source else socket.AF_INET))
+                connection.bind((source, 0))
+                connection.connect(("::1" if ":" in source else "127.0.0.1", port))
+            took = [0] * len(mine)
+            while taken := select.select(mine, [], [], _SOON)[0]:
+                for each in taken:
+                    opened.enter_context(each.accept()[0])
+                    took[mine.index(each)] += 1
+            assert sorted(took)[:3] == [0, 0, 0], took
+            assert 8 < sum(took) < 56, "each process has about half of them"
+        finally:
+            end.set()
+            other.join(_LONG)
+    assert other.exitcode == 0
 
 
 def test_where_nothing_listens_nothing_is_promised() -> None:

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import grpc
 import numpy as np
@@ -79,7 +79,9 @@ def connections_of(pid: int, port: int) -> int:
             continue
         if name.startswith("socket:["):
             sockets.add(name[8:-1])
-    rows = [line.split() for table in ("tcp", "tcp6") for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]]
+    rows = [
+        line.split() for table in ("tcp", "tcp6") for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]
+    ]
     return sum(row[3] == "01" and row[9] in sockets and int(row[1].rpartition(":")[2], 16) == port for row in rows)
 
 
@@ -117,12 +119,12 @@ def request() -> pb.ClassifyRequest:
 def test_two_workers_answer_on_one_port_and_both_are_called(server_of_two: RunningServer) -> None:
     port = int(server_of_two.target.rpartition(":")[2])
     with grpc.insecure_channel(server_of_two.target) as through:
-        expected = ImageClassifierStub(through).Classify(request(), timeout=TIMEOUT).results[0].classification
+        expected = ImageClassifierStub(through).Classify(request(), timeout=TIMEOUT).results[0].predictions
     opened = [channel(server_of_two.target) for _ in range(32)]
     try:
         for each in opened:
             found = ImageClassifierStub(each.__enter__()).Classify(request(), timeout=TIMEOUT).results[0]
-            assert found.classification.labels == expected.labels
+            assert found.predictions == expected
         shares = [connections_of(pid, port) for pid in of(server_of_two, "worker")]
         assert len(shares) == 2
         assert min(shares) > 0, shares
@@ -157,7 +159,7 @@ class Callers:
         self._target = target
         self._threads = [threading.Thread(target=self._call) for _ in range(number)]
 
-    def __enter__(self) -> Callers:
+    def __enter__(self) -> Self:
         for each in self._threads:
             each.start()
         self.more()
@@ -178,7 +180,7 @@ class Callers:
         with Client(self._target) as client:
             while not self._stop.is_set():
                 try:
-                    client.classify_pixels(pixels, timeout=TIMEOUT)
+                    client.classify(pixels, timeout=TIMEOUT)
                     self.answered += 1
                 except Exception as error:  # noqa: BLE001 - whatever it is, it is to be seen
                     self.lost.append(repr(error))
@@ -239,7 +241,6 @@ def test_a_drain_loses_no_call_and_leaves_no_process(start_server: Callable[...,
     running.wait_for("serving")
     pids = [each.pid for each in processes(running)]
     assert len(pids) == 3
-    lost: list[grpc.RpcError] = []
     opened = [channel(running.target) for _ in range(8)]
     calls = [
         ImageClassifierStub(each.__enter__()).Classify.future(request(), timeout=TIMEOUT, wait_for_ready=True)
@@ -247,9 +248,7 @@ def test_a_drain_loses_no_call_and_leaves_no_process(start_server: Callable[...,
     ]
     until(lambda: all(call.running() or call.done() for call in calls))
     running.terminate()
-    for call in calls:
-        if call.exception() is not None:
-            lost.append(call.exception())
+    lost = [error for call in calls if (error := call.exception()) is not None]
     for each in opened:
         each.__exit__(None, None, None)
     assert running.exit_code() == 0
