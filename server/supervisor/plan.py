@@ -18,7 +18,8 @@ from glimpse.server.runtimes import RUNTIMES, RuntimeRow
 from glimpse.server.settings import Settings
 from glimpse.server.startup import MemoryShortError, StartupError
 
-WORKER_BYTES = 120 << 20  # private memory of a worker that has nothing to do
+# Resident in a worker that has nothing to do, of which a third is shared with others; images in flight come on top.
+WORKER_BYTES = 84 << 20
 _MANY = 16  # cores, from which on one process does not use them
 _EACH = 8  # cores a worker, where the workers share them with a network that computes
 _MOST = 16  # workers that are started where nobody says how many

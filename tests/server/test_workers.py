@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -19,6 +20,7 @@ from grpc_health.v1 import health_pb2
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from glimpse.client import Client
+from glimpse.server.supervisor.plan import WORKER_BYTES
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1.classifier_pb2_grpc import ImageClassifierStub
 from tests.conftest import RunningServer
@@ -69,12 +71,21 @@ def until(true: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
+def in_memory(pids: list[int]) -> list[str]:
+    """The files in memory that these processes hold."""
+    found = []
+    for pid in pids:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            found += [name for each in Path(f"/proc/{pid}/fd").iterdir() if "/memfd:" in (name := str(each.readlink()))]
+    return found
+
+
 def connections_of(pid: int, port: int) -> int:
     """Connections to a port that a process has accepted."""
     sockets = set()
     for file in Path(f"/proc/{pid}/fd").iterdir():
         try:
-            name = os.readlink(file)
+            name = str(file.readlink())
         except FileNotFoundError:
             continue
         if name.startswith("socket:["):
@@ -133,6 +144,13 @@ def test_two_workers_answer_on_one_port_and_both_are_called(server_of_two: Runni
             each.__exit__(None, None, None)
 
 
+def test_a_worker_s_memory_is_what_starts_are_checked_for(server_of_two: RunningServer) -> None:
+    """So much is resident where nothing was decoded; what messages take comes on top."""
+    for pid in of(server_of_two, "worker"):
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        assert WORKER_BYTES / 2 < pages * os.sysconf("SC_PAGE_SIZE") < 2 * WORKER_BYTES
+
+
 def test_health_on_the_second_port_is_that_of_the_server(server_of_two: RunningServer) -> None:
     port = server_of_two.wait_for("listening")["health_port"]
     for target in (server_of_two.target, f"127.0.0.1:{port}"):
@@ -153,10 +171,10 @@ def test_metrics_are_those_of_all_processes(server_of_two: RunningServer) -> Non
 class Callers:
     """Callers that go on through the shipped client, until told to stop; what they could not have answered is kept."""
 
-    def __init__(self, target: str, number: int = 4) -> None:
+    def __init__(self, target: str, number: int = 4, *, wait: bool = False) -> None:
         self.answered, self.lost = 0, list[str]()
         self._stop = threading.Event()
-        self._target = target
+        self._target, self._wait = target, wait
         self._threads = [threading.Thread(target=self._call) for _ in range(number)]
 
     def __enter__(self) -> Self:
@@ -177,7 +195,7 @@ class Callers:
 
     def _call(self) -> None:
         pixels = np.zeros((32, 32, 3), np.uint8)
-        with Client(self._target) as client:
+        with Client(self._target, wait_for_ready=self._wait) as client:
             while not self._stop.is_set():
                 try:
                     client.classify(pixels, timeout=TIMEOUT)
@@ -196,6 +214,7 @@ def test_a_worker_that_is_killed_is_replaced_and_no_caller_notices(server_of_two
     assert metrics_of(server_of_two)['glimpse_process_restarts_total{cause="ended",kind="worker"}'] >= 1
 
 
+@pytest.mark.ci
 def test_a_worker_that_is_told_to_end_drains_and_is_replaced(server_of_two: RunningServer) -> None:
     before = of(server_of_two, "worker")
     with Callers(server_of_two.target) as callers:
@@ -205,11 +224,12 @@ def test_a_worker_that_is_told_to_end_drains_and_is_replaced(server_of_two: Runn
     assert callers.lost == []
 
 
+@pytest.mark.ci
 def test_an_engine_that_is_killed_is_replaced_and_no_caller_notices(server_of_two: RunningServer) -> None:
-    """Meanwhile the server lives, but is not ready."""
+    """Meanwhile the server lives, but is not ready, and callers wait for that."""
     workers, engines = of(server_of_two, "worker"), of(server_of_two, "engine")
     told = set[str]()
-    with Callers(server_of_two.target) as callers:
+    with Callers(server_of_two.target, wait=True) as callers:
         os.kill(min(engines), signal.SIGKILL)
 
         def replaced() -> bool:
@@ -224,6 +244,7 @@ def test_an_engine_that_is_killed_is_replaced_and_no_caller_notices(server_of_tw
     assert of(server_of_two, "worker") == workers
 
 
+@pytest.mark.ci
 def test_a_worker_that_hangs_is_killed_and_replaced(start_server: Callable[..., RunningServer]) -> None:
     running = start_server("--workers=2", "--stuck-seconds=2")
     running.wait_for("serving")
@@ -241,6 +262,7 @@ def test_a_drain_loses_no_call_and_leaves_no_process(start_server: Callable[...,
     running.wait_for("serving")
     pids = [each.pid for each in processes(running)]
     assert len(pids) == 3
+    assert in_memory(pids), "pixels are in one"
     opened = [channel(running.target) for _ in range(8)]
     calls = [
         ImageClassifierStub(each.__enter__()).Classify.future(request(), timeout=TIMEOUT, wait_for_ready=True)
@@ -255,9 +277,11 @@ def test_a_drain_loses_no_call_and_leaves_no_process(start_server: Callable[...,
     assert lost == []
     assert [line["event"] for line in running.log][-3:] == ["signal", "draining", "stopped"]
     assert running.stray == []
+    assert not in_memory(pids), "files in memory go with the processes"
     until(lambda: all(gone(pid) for pid in pids))
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_no_process_is_left_of_a_supervisor_that_ends_at_once(
     start_server: Callable[..., RunningServer], number: signal.Signals
@@ -274,6 +298,7 @@ def test_no_process_is_left_of_a_supervisor_that_ends_at_once(
     until(lambda: all(gone(pid) for pid in pids))
 
 
+@pytest.mark.ci
 def test_a_port_that_is_taken_ends_the_start_of_several_workers(start_server: Callable[..., RunningServer]) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -284,6 +309,7 @@ def test_a_port_that_is_taken_ends_the_start_of_several_workers(start_server: Ca
     assert f"Cannot listen on 127.0.0.1:{port}: The address is in use." in running.wait_for("cannot start")["detail"]
 
 
+@pytest.mark.ci
 def test_a_model_that_cannot_be_loaded_ends_the_start_of_several_workers(
     start_server: Callable[..., RunningServer], tmp_path: Path
 ) -> None:
@@ -293,8 +319,27 @@ def test_a_model_that_cannot_be_loaded_ends_the_start_of_several_workers(
     assert processes(running) == []
 
 
+@pytest.mark.ci
 def test_another_server_does_not_get_the_port_of_several_workers(
     server_of_two: RunningServer, start_server: Callable[..., RunningServer]
 ) -> None:
     port = server_of_two.target.rpartition(":")[2]
     assert start_server(f"--port={port}").exit_code() == 3
+
+
+@pytest.mark.ci
+def test_only_one_of_several_workers_listens_on_a_unix_socket(
+    start_server: Callable[..., RunningServer], tmp_path: Path
+) -> None:
+    """Its replacement does, too."""
+    path = tmp_path / "socket"
+    running = start_server("--workers=2", f"--unix-socket={path}")
+    running.wait_for("serving")
+    before = of(running, "worker")
+    with channel(f"unix:{path}") as through:
+        assert ImageClassifierStub(through).Classify(request(), timeout=TIMEOUT).results
+    for pid in before:
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: len(of(running, "worker") - before) == 2 and ready(running))
+    with channel(f"unix:{path}") as through:
+        assert ImageClassifierStub(through).Classify(request(), timeout=TIMEOUT, wait_for_ready=True).results

@@ -1,0 +1,90 @@
+"""How many processes a server has, and how long it waits to start one again."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from glimpse.server.runtime.memory_budget import MemoryBudget
+from glimpse.server.settings import Settings
+from glimpse.server.startup import MemoryShortError, StartupError
+from glimpse.server.supervisor import plan
+from glimpse.server.supervisor.backoff import Backoff
+from glimpse.server.supervisor.plan import Plan
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="several processes share a port on Linux only")
+
+
+@linux
+@pytest.mark.parametrize(
+    ("chosen", "cpus", "gpus", "workers", "engines"),
+    [
+        pytest.param({}, 2, 0, 1, 1, id="few cores: one process"),
+        pytest.param({}, 15, 0, 1, 1, id="not many cores: one process"),
+        pytest.param({}, 16, 0, 2, 1, id="many cores: a worker for eight"),
+        pytest.param({}, 256, 0, 16, 1, id="no more than sixteen workers"),
+        pytest.param({}, 2, 1, 2, 1, id="a GPU: two workers at least"),
+        pytest.param({}, 16, 1, 15, 1, id="a GPU: a core is left to the engine"),
+        pytest.param({}, 64, 8, 16, 8, id="an engine for each GPU"),
+        pytest.param({"engines": 2}, 64, 8, 16, 2, id="as many engines as are asked for"),
+        pytest.param({"workers": 1}, 64, 1, 1, 1, id="one worker is one process"),
+        pytest.param({"workers": 3}, 2, 0, 3, 1, id="as many workers as are asked for"),
+    ],
+)
+def test_the_number_of_processes_follows_settings_and_machine(
+    chosen: dict[str, Any], cpus: int, gpus: int, workers: int, engines: int
+) -> None:
+    found = plan.planned(Settings(**chosen), cpus=cpus, gpus=gpus)
+    assert (found.workers, found.engines) == (workers, engines)
+
+
+def test_several_workers_are_refused_where_they_cannot_share_a_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with pytest.raises(StartupError, match="GLIMPSE_WORKERS is 2, but several processes can share a port on Linux"):
+        plan.planned(Settings(workers=2), cpus=4, gpus=0)
+    assert plan.planned(Settings(), cpus=64, gpus=1).workers == 1
+
+
+def test_several_engines_are_refused_where_there_is_one_process() -> None:
+    with pytest.raises(StartupError, match="GLIMPSE_ENGINES is 2, but there is one worker"):
+        plan.planned(Settings(workers=1, engines=2), cpus=4, gpus=0)
+
+
+def test_more_workers_than_memory_are_refused_with_the_figures() -> None:
+    budget = MemoryBudget(500 << 20, "within the container's memory limit")
+    plan.check_memory(Plan(5, 1, gpus=False), budget)
+    with pytest.raises(MemoryShortError) as refused:
+        plan.check_memory(Plan(6, 1, gpus=False), budget)
+    assert str(refused.value) == (
+        "6 workers take about 504 MiB of memory, 84 MiB each, but 500 MiB are free (within the container's memory "
+        "limit). Allow more memory, or lower GLIMPSE_WORKERS."
+    )
+
+
+@pytest.mark.parametrize(
+    ("visible", "number", "devices"),
+    [
+        (None, 3, ["0", "1", "2"]),
+        ("2,0", 2, ["2", "0"]),
+        ("1,-1,0", 1, ["1"]),
+        ("", 0, []),
+        ("GPU-4f0c", 1, ["GPU-4f0c"]),
+    ],
+)
+def test_gpus_are_those_that_the_environment_shows(
+    tmp_path: Path, visible: str | None, number: int, devices: list[str]
+) -> None:
+    for name in ("nvidia0", "nvidia1", "nvidia2", "nvidiactl", "nvidia-uvm"):
+        (tmp_path / name).touch()
+    assert plan.visible_gpus(tmp_path, visible) == number
+    assert [plan.device_of(engine + 1, visible) for engine in range(number)] == devices
+
+
+def test_a_process_that_dies_young_is_waited_for_longer_each_time() -> None:
+    backoff = Backoff()
+    pauses = [backoff.pause(lived=1.0) for _ in range(9)]
+    assert pauses == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0, 10.0]
+    assert backoff.pause(lived=60.0) == 0.1
