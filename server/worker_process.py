@@ -3,8 +3,8 @@
 It is begun by the supervisor, which tells it everything over the control channel (`server/control_channel.py`); where
 that ends, so does this process, at once. Linux only. What it is told (`do`), and what it says (`did`):
 
-settings  + [pickled `Settings`], `worker`, its number from 1, and `workers`, how many there are; first of all
-          -> started
+settings  + [pickled `Settings`], `worker`, its number from 1, `workers` and `engines`, how many there are; first of
+          all -> started
 listen    `port`, `health_port` and `secret`, see `ports.SharedPorts` -> listening, with `port` and `health_port`
 engine    `number`, from 1, + [stream socket whose other end the engine has, pickled `ModelFacts`]; again whenever the
           engine has been replaced
@@ -41,8 +41,10 @@ import structlog
 from glimpse.server import app, cores, event_loops, logs, standard_error, stopping
 from glimpse.server.access.shared_rates import SharedRates
 from glimpse.server.background import keep_running
+from glimpse.server.batching.model_queue import ModelQueue
 from glimpse.server.control_channel import ControlChannel, Message, memory_file, read_memory_file
 from glimpse.server.engine.model_facts import ModelFacts
+from glimpse.server.engine.queue_set import QueueSet
 from glimpse.server.engine.remote_queue import RemoteQueue
 from glimpse.server.metrics_merge import dumped
 from glimpse.server.ports import Bound, SharedPorts
@@ -56,10 +58,17 @@ _log = structlog.get_logger(__name__)
 class _Engines:
     """The worker's ends of the engines' queues, as the supervisor hands them over; a `Provider`."""
 
-    def __init__(self, slots: int, changed: Callable[[], object]) -> None:
-        """None yet. `slots`: images that may be in flight; `changed` is called when an engine comes or goes."""
-        self._slots, self._changed = slots, changed
-        self._queue: RemoteQueue | None = None
+    def __init__(self, engines: int, slots: int, changed: Callable[[], object]) -> None:
+        """None yet.
+
+        Args:
+            engines: how many there are to be.
+            slots: images that may be in flight to each of them.
+            changed: called when an engine comes or goes.
+        """
+        self._engines, self._slots, self._changed = engines, slots, changed
+        self._queues: list[RemoteQueue] = []  # one for each engine, from the first engine on
+        self._queue: ModelQueue | None = None  # all of them
         self._facts: ModelFacts | None = None
         self._there = asyncio.Event()
 
@@ -77,15 +86,17 @@ class _Engines:
         """Whether an engine answers."""
         return self._queue is not None and self._queue.trouble() is None
 
-    def take(self, connected: socket.socket, facts: ModelFacts) -> LoadedModel | None:
-        """Use an engine from now on; the model to serve in place of the one before, if it is another one.
+    def take(self, number: int, connected: socket.socket, facts: ModelFacts) -> LoadedModel | None:
+        """Use the engine of this number, from 1, from now on; returns the model to serve instead, if it is another one.
 
         Raises:
             MemoryShortError: expected; there is no room for the images in flight.
         """
         if self._queue is None:
-            self._queue = RemoteQueue(facts, slots=self._slots, lost=self._changed)
-        self._queue.connect(connected, facts)
+            for _ in range(self._engines):
+                self._queues.append(RemoteQueue(facts, slots=self._slots, lost=self._changed))
+            self._queue = self._queues[0] if self._engines == 1 else QueueSet(self._queues)
+        self._queues[number - 1].connect(connected, facts)
         before, self._facts = self._facts, facts
         self._there.set()
         self._changed()
@@ -105,14 +116,14 @@ class _Worker:
         self._rates: SharedRates | None = None
         self._telling: set[asyncio.Task[None]] = set()
 
-    async def run(self, settings: Settings, workers: int) -> None:
+    async def run(self, settings: Settings, workers: int, engines: int) -> None:
         """Serve until told to drain.
 
         Raises:
             StartupError: expected; the message says what to do.
         """
         self._loop.add_signal_handler(signal.SIGTERM, self._stop.set)
-        self._engines = _Engines(settings.max_images_in_flight, self._changed)
+        self._engines = _Engines(engines, settings.max_images_in_flight, self._changed)
         threading.Thread(target=self._read, name="supervisor", daemon=True).start()
         self._channel.send({"did": "started"})
         order = await self._first(self._listen)
@@ -176,7 +187,11 @@ class _Worker:
         connected, facts = message.files
         given = socket.socket(fileno=connected)
         known: ModelFacts = pickle.loads(read_memory_file(facts))  # noqa: S301 - from our supervisor
-        if self._engines is not None and (other := self._engines.take(given, known)) and self._server is not None:
+        if (
+            self._engines is not None
+            and (other := self._engines.take(message.body["number"], given, known))
+            and self._server is not None
+        ):
             self._server.replace_model(other)
 
     def _say_metrics(self, number: int) -> None:
@@ -204,9 +219,9 @@ class _Worker:
         self._channel.send({"did": "failed", "exit": code, "detail": detail})
 
 
-async def _life(channel: ControlChannel, settings: Settings, workers: int) -> int:
+async def _life(channel: ControlChannel, settings: Settings, workers: int, engines: int) -> int:
     try:
-        await _Worker(channel).run(settings, workers)
+        await _Worker(channel).run(settings, workers, engines)
     except StartupError as error:
         channel.send({"did": "failed", "exit": error.exit_code, "detail": str(error)})
         return error.exit_code
@@ -234,7 +249,7 @@ def main() -> None:
     code = 1
     try:
         with asyncio.Runner(loop_factory=event_loops.factory()) as runner:
-            code = runner.run(_life(channel, settings, first.body["workers"]))
+            code = runner.run(_life(channel, settings, first.body["workers"], first.body["engines"]))
     except Exception:  # noqa: BLE001 - the supervisor begins another worker
         _log.exception("a worker ends, because of a defect")
     if captured is not None:

@@ -152,16 +152,23 @@ class Supervisor:
             except ChildFailedError as error:
                 detail = str(error)
                 self._refuse_start(kind, number, error.exit_code, detail)
+            except TimeoutError:
+                detail = f"The {kind} has not been started within {_START_SECONDS:g} s."
+                self._refuse_start(kind, number, 1, detail)
+                if child is not None:
+                    child.hung = True
             except (ChildEndedError, OSError) as error:
                 detail = str(error)
                 self._refuse_start(kind, number, 1, detail)
-            except TimeoutError:
-                detail = f"It has not been started within {_START_SECONDS:g} s."
-                if child is not None:
-                    child.hung = True
+            except Exception as error:  # noqa: BLE001 - whatever it is, the process is begun again
+                _log.exception("a defect of the service")
+                detail = str(error)
+                self._refuse_start(kind, number, 1, detail)
             pause = backoff.pause(time.monotonic() - begun)
             if child is not None:
                 await self._over(child, detail, pause)
+            else:
+                _log.error("a process cannot be started", process_kind=kind, number=number, detail=detail)
             if not self._ending:
                 await asyncio.sleep(pause)
 
@@ -175,7 +182,8 @@ class Supervisor:
         settings = self._settings_of(kind, number)
         file = memory_file("glimpse-settings", pickle.dumps(settings))
         try:
-            child.send({"do": "settings", kind: number, "workers": self._plan.workers}, [file])
+            numbers = {kind: number, "workers": self._plan.workers, "engines": self._plan.engines}
+            child.send({"do": "settings", **numbers}, [file])
         finally:
             os.close(file)
         return child

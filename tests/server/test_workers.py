@@ -343,3 +343,19 @@ def test_only_one_of_several_workers_listens_on_a_unix_socket(
     until(lambda: len(of(running, "worker") - before) == 2 and ready(running))
     with channel(f"unix:{path}") as through:
         assert ImageClassifierStub(through).Classify(request(), timeout=TIMEOUT, wait_for_ready=True).results
+
+
+@pytest.mark.ci
+def test_of_two_engines_one_may_end_while_the_other_answers(start_server: Callable[..., RunningServer]) -> None:
+    """The server stays ready, and no caller has to wait for the other one."""
+    running = start_server("--workers=2", "--engines=2")
+    running.wait_for("serving")
+    until(lambda: [line["event"] for line in running.log].count("model loaded") == 2)
+    before = of(running, "engine")
+    with Callers(running.target) as callers:
+        os.kill(min(before), signal.SIGKILL)
+        until(lambda: len(of(running, "engine") - before) == 1)
+        until(lambda: [line["event"] for line in running.log].count("model loaded") == 3)
+        assert ready(running)
+        callers.more()
+    assert callers.lost == []

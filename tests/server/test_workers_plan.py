@@ -18,6 +18,10 @@ from glimpse.server.supervisor.plan import Plan
 linux = pytest.mark.skipif(sys.platform != "linux", reason="several processes share a port on Linux only")
 
 
+def settings(**chosen: Any) -> Settings:
+    return Settings(**chosen)
+
+
 @linux
 @pytest.mark.parametrize(
     ("chosen", "cpus", "gpus", "workers", "engines"),
@@ -37,20 +41,20 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="several processes sh
 def test_the_number_of_processes_follows_settings_and_machine(
     chosen: dict[str, Any], cpus: int, gpus: int, workers: int, engines: int
 ) -> None:
-    found = plan.planned(Settings(**chosen), cpus=cpus, gpus=gpus)
+    found = plan.planned(settings(**chosen), cpus=cpus, gpus=gpus)
     assert (found.workers, found.engines) == (workers, engines)
 
 
 def test_several_workers_are_refused_where_they_cannot_share_a_port(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     with pytest.raises(StartupError, match="GLIMPSE_WORKERS is 2, but several processes can share a port on Linux"):
-        plan.planned(Settings(workers=2), cpus=4, gpus=0)
-    assert plan.planned(Settings(), cpus=64, gpus=1).workers == 1
+        plan.planned(settings(workers=2), cpus=4, gpus=0)
+    assert plan.planned(settings(), cpus=64, gpus=1).workers == 1
 
 
 def test_several_engines_are_refused_where_there_is_one_process() -> None:
     with pytest.raises(StartupError, match="GLIMPSE_ENGINES is 2, but there is one worker"):
-        plan.planned(Settings(workers=1, engines=2), cpus=4, gpus=0)
+        plan.planned(settings(workers=1, engines=2), cpus=4, gpus=0)
 
 
 def test_more_workers_than_memory_are_refused_with_the_figures() -> None:
