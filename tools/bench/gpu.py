@@ -1,130 +1,299 @@
 """`python -m tools.bench.gpu`: what the service keeps of the rate of a GPU, for raw pixels and for JPEG files.
 
-Run it where there is one, with JAX, PyTorch or TensorFlow built for it. The device alone is the service's own runtime
-object, given batches of uint8 pixels from the host's memory, at its best batch size. The load comes from several
-processes, for one of Python's cannot keep a GPU busy. JPEG files are bound by whichever is slower, the cores that
-decode or the device; both are told.
+Run it where there is one, with JAX, PyTorch or TensorFlow built for it. This process imports none of them, so it takes
+nothing of the card; each part runs in processes of its own, and the device alone has ended before the service starts,
+so that no two of them share the card's memory. What is compiled is kept in GLIMPSE_CACHE: the start of the service is a
+warm start. A part that fails or takes too long is recorded, and the others go on.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
-import statistics
+import os
+import signal
+import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from glimpse.server import gpus
 from tools.bench import machine
 from tools.bench.networks import NETWORKS
 from tools.bench.service import Service
-from tools.bench.worker import Worker
+from tools.bench.worker import ROOT, Worker
 
 _RUNTIMES = ("jax", "torch", "tensorflow")
+_PLAIN = ("resnet50",)  # of which there is a plain PyTorch, see `tools.bench.plain_torch`
 _BATCHES = 4  # that callers keep in flight together, so that one is always ready when another ends
+_TOGETHER = 32  # images in a large call
 _HEADS = (
     "network, runtime",
     "device",
     "precision",
     "batch",
     "device alone",
-    "service, raw",
-    "of it",
+    "plain PyTorch",
+    "raw, single",
+    "of the device",
+    "raw, 32 a call",
+    "of the device",
     "decode alone",
-    "service, JPEG",
-    "of the slower",
+    "JPEG",
+    "of decoding",
+    "warm start",
 )
 _QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3"}
 
 
+class _Run:
+    """One run of the benchmark: what was found, what failed, and the time that is left."""
+
+    def __init__(self, chosen: argparse.Namespace) -> None:
+        self.chosen = chosen
+        self.failed: dict[str, str] = {}
+        self._end = time.monotonic() + chosen.budget
+
+    def part(self, name: str, do: Callable[[], Any]) -> Any:
+        """What `do` returns; None where it failed or took too long, which is recorded."""
+        seconds = min(self.chosen.part, self._end - time.monotonic())
+        _say(name)
+        if seconds <= 0:
+            self.failed[name] = "left out: the time of the whole run is over"
+            return None
+        begun = time.monotonic()
+        try:
+            with _at_most(seconds):
+                return do()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the other parts are worth their time
+            self.failed[name] = f"{type(error).__name__}: {error}"[-2000:]
+            _say(f"{name} failed after {time.monotonic() - begun:.0f} s: {self.failed[name][:300]}")
+            return None
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure every runtime that is installed; 1 where none of them computes on a GPU."""
+    """Measure every runtime that is installed; 1 where nothing could be measured."""
     parser = argparse.ArgumentParser(prog="python -m tools.bench.gpu", description=__doc__)
-    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=["mobilenet", "resnet50"])
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=["resnet50"])
     parser.add_argument("--runtimes", nargs="+", choices=_RUNTIMES, help="default: those that are installed")
     # Random weights may not earn a reduced precision, which `auto` asks of them.
     parser.add_argument("--precision", choices=("bfloat16", "float32", "auto"), default="bfloat16")
-    parser.add_argument("--batch", type=int, default=128, help="the largest batch")
-    parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--batch", type=int, default=0, help="the largest batch; 0: by measured rates, up to 256")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement")
+    parser.add_argument("--budget", type=float, default=345.0, help="seconds for all of it")
+    parser.add_argument("--part", type=float, default=120.0, help="seconds for each part")
     parser.add_argument("--generators", type=int, default=max(1, machine.cores() // 4), help="processes of callers")
+    parser.add_argument("--decoders", type=int, default=machine.cores(), help="processes that decode alone")
     parser.add_argument("--any-device", action="store_true", help="also without a GPU, to try this script")
+    parser.add_argument("--quick", action="store_true", help="tiny and on any device: only whether it works")
     parser.add_argument("--json", type=Path, help="write what was measured here")
     chosen = parser.parse_args(arguments)
+    if chosen.quick:
+        chosen.any_device, chosen.batch, chosen.seconds = True, min(chosen.batch or 2, 2), min(chosen.seconds, 0.5)
+        chosen.generators, chosen.decoders = 1, min(chosen.decoders, 2)
 
-    runtimes = chosen.runtimes or [name for name in _RUNTIMES if find_spec(name) is not None]
-    found = [
-        one for name in chosen.networks for runtime in runtimes if (one := _measure(name, runtime, chosen)) is not None
-    ]
-    if chosen.json:
-        chosen.json.write_text(json.dumps({"machine": machine.description(), "found": found}, indent=1) + "\n")
-    if not found:
-        print("No runtime computes on a GPU here, so there is nothing to measure.", file=sys.stderr)
+    cards = gpus.visible()
+    if not cards and not chosen.any_device:
+        print("There is no GPU here, so there is nothing to measure. --any-device measures the CPU.", file=sys.stderr)
         return 1
-    print(table(found))
-    return 0
+    begun, run = time.monotonic(), _Run(chosen)
+    runtimes = chosen.runtimes or [name for name in _RUNTIMES if find_spec(name) is not None]
+    result: dict[str, Any] = {"machine": machine.description(), "gpus": cards, "failed": run.failed}
+    result["decode"] = run.part("decoding alone", lambda: _decode(chosen))
+    result["found"] = found = []
+    for name in chosen.networks:
+        if run.part(f"{name}: bundle", partial(_make, name)) is None:
+            continue
+        plain = None
+        if find_spec("torch") is not None and name in _PLAIN:
+            plain = run.part(f"{name}: plain PyTorch", partial(_plain, name, chosen))
+        for runtime in runtimes:
+            one: dict[str, Any] = {"network": name, "runtime": runtime, "plain": plain}
+            _measure(one, run)
+            found.append(one)
+            result["seconds"] = time.monotonic() - begun
+            if chosen.json:  # whatever becomes of the rest, this is kept
+                chosen.json.write_text(json.dumps(result, indent=1) + "\n")
+    print(table(result))
+    return 0 if any(one.get("device_alone") for one in found) else 1
 
 
-def table(found: Sequence[dict[str, Any]]) -> str:
-    """What was found, in Markdown; rates in images a second, medians of the rounds."""
+def table(result: dict[str, Any]) -> str:
+    """What was found, in Markdown; rates in images a second. What failed is listed below it."""
     lines = [f"| {' | '.join(_HEADS)} |", "|---|---|---|" + "---:|" * (len(_HEADS) - 3)]
-    for one in found:
-        alone, decode = statistics.median(one["compute"]), statistics.median(one["decode"])
-        raw, jpeg = statistics.median(one["raw"]), statistics.median(one["jpeg"])
-        lines.append(
-            f"| {one['network']}, {one['runtime']} | {one['device']} | {one['precision']} | {one['batch']} "
-            f"| {alone:.0f} | {raw:.0f} | {raw / alone:.1%} | {decode:.0f} | {jpeg:.0f} "
-            f"| {jpeg / min(alone, decode):.1%} |"
+    decode = result.get("decode")
+    for one in result["found"]:
+        alone, plain = _best(one.get("device_alone")), _best((one.get("plain") or {}).get("rates"))
+        rates = [one.get(kind) for kind in ("raw", "large", "jpeg")]
+        warm = one.get("warm_start")
+        cells = (
+            f"{one['network']}, {one['runtime']}",
+            one.get("device", "-"),
+            one.get("precision", "-"),
+            str(one.get("batch", "-")),
+            *(_number(value) for value in (alone, plain)),
+            *(_number(rates[0]), _share(rates[0], alone), _number(rates[1]), _share(rates[1], alone)),
+            *(_number(decode), _number(rates[2]), _share(rates[2], decode)),
+            "-" if warm is None else f"{warm:.1f} s",
         )
-    return "\n".join(lines)
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", *(f"- {name}: {reason.splitlines()[0]}" for name, reason in result.get("failed", {}).items())]
+    return "\n".join(lines).rstrip()
 
 
-def _measure(name: str, runtime: str, chosen: argparse.Namespace) -> dict[str, Any] | None:
-    """One network on one runtime; None where that does not compute on a GPU."""
-    network = NETWORKS[name]
+def _measure(one: dict[str, Any], run: _Run) -> None:
+    """One network on one runtime; what is found goes into `one` as it is found."""
+    chosen, name = run.chosen, f"{one['network']}, {one['runtime']}"
     environment = {
         **_QUIET,
-        **network.environment(),
-        "GLIMPSE_RUNTIME": runtime,
+        **_cache(),
+        **NETWORKS[one["network"]].environment(),
+        "GLIMPSE_RUNTIME": one["runtime"],
         "GLIMPSE_PRECISION": chosen.precision,
         "GLIMPSE_MAX_BATCH_SIZE": str(chosen.batch),
-        # What is in flight is what the callers below keep there, twice over.
-        "GLIMPSE_MAX_IMAGES_IN_FLIGHT": str(2 * _BATCHES * chosen.batch),
     }
+    run.part(f"{name}: device alone", lambda: _alone(one, environment, chosen))
+    if not one.get("device_alone"):
+        return
+    # What is in flight is what the callers below keep there, twice over.
+    in_flight = 2 * _BATCHES * max(one["batch"], _TOGETHER)
+    environment |= {"GLIMPSE_MAX_IMAGES_IN_FLIGHT": str(in_flight), "GLIMPSE_MAX_BYTES_IN_FLIGHT": str(1 << 30)}
     with ExitStack() as stack:
-        alone = stack.enter_context(Worker("tools.bench.alone", environment))
-        made = alone.do("describe")
-        if made["device"] == "cpu" and not chosen.any_device:
-            _say(f"{name}, {runtime}: computes on the CPU here; left out")
-            return None
-        callers = [stack.enter_context(Worker("tools.bench.caller")) for _ in range(chosen.generators)]
-        service = stack.enter_context(Service(environment))
+        service = run.part(f"{name}: start", lambda: stack.enter_context(_started(environment)))
+        if service is None:
+            return
+        one["warm_start"] = service.start_seconds
+        for kind, images, each in (("raw", "raw", 1), ("large", "raw", _TOGETHER), ("jpeg", "jpeg", 1)):
+            one[kind] = run.part(
+                f"{name}: service, {kind}",
+                partial(_load, service, one, images, each, chosen),
+            )
+
+
+def _alone(one: dict[str, Any], environment: dict[str, str], chosen: argparse.Namespace) -> None:
+    with Worker("tools.bench.alone", environment) as alone:
+        begun = time.monotonic()
+        one |= alone.do("describe")
+        one["first_start"] = time.monotonic() - begun
+        if one["device"] == "cpu" and not chosen.any_device:
+            raise RuntimeError(f"{one['runtime']} computes on the CPU here: is it built for the GPU?")
         alone.do("images", kind="raw")
-        rates = {size: _rate(alone.do("compute", batch=size, seconds=1.0)) for size in made["batch_sizes"]}
+        seconds = chosen.seconds / 4
+        rates = {size: _rate(alone.do("compute", batch=size, seconds=seconds)) for size in one["batch_sizes"]}
         best = max(rates, key=lambda size: rates[size])
-        found: dict[str, Any] = {**made, "network": name, "batch": best, "sizes": rates}
-        found |= {key: [] for key in ("compute", "decode", "raw", "jpeg")}
-        height, width, _ = made["input_shape"]
-        for number in range(chosen.rounds):
-            _say(f"{name}, {runtime}: round {number + 1} of {chosen.rounds}")
-            for kind in ("raw", "jpeg"):
-                alone.do("images", kind=kind)
-                if kind == "raw":
-                    found["compute"].append(_rate(alone.do("compute", batch=best, seconds=chosen.seconds)))
-                else:
-                    found["decode"].append(_rate(alone.do("decode", seconds=chosen.seconds)))
-                for caller in callers:
-                    caller.do("connect", target=service.target, pid=service.pid)
-                    caller.do("prepare", kind=kind, height=height, width=width)
-                each = -(-_BATCHES * chosen.batch // len(callers))
-                for caller in callers:
-                    caller.begin("closed", callers=each, seconds=chosen.seconds)
-                found[kind].append(sum(caller.end()["rate"] for caller in callers))
-    return found
+        rates[best] = _rate(alone.do("compute", batch=best, seconds=chosen.seconds))
+        one["batch"], one["device_alone"] = best, rates
+
+
+def _plain(network: str, chosen: argparse.Namespace) -> dict[str, Any]:
+    sizes = (chosen.batch,) if chosen.quick else (32, 128, 256)
+    with Worker("tools.bench.plain_torch") as plain:
+        made = plain.do("describe", network=network, precision=chosen.precision)
+        seconds = chosen.seconds / 2
+        return {**made, "rates": {size: _rate(plain.do("compute", batch=size, seconds=seconds)) for size in sizes}}
+
+
+def _decode(chosen: argparse.Namespace) -> float:
+    """Images a second that as many processes decode as there are cores."""
+    with ExitStack() as stack:
+        decoders = [stack.enter_context(Worker("tools.bench.decoder")) for _ in range(chosen.decoders)]
+        for decoder in decoders:
+            decoder.begin("ready")
+        for decoder in decoders:
+            decoder.end()
+        for decoder in decoders:
+            decoder.begin("decode", seconds=chosen.seconds)
+        return sum(_rate(decoder.end()) for decoder in decoders)
+
+
+def _started(environment: dict[str, str]) -> Service:
+    """The service, once it serves; where that takes too long, it is ended."""
+    service = Service.__new__(Service)
+    try:
+        Service.__init__(service, environment)
+    except TimeoutError:
+        service.close()
+        raise
+    return service
+
+
+def _load(service: Service, one: dict[str, Any], images: str, each: int, chosen: argparse.Namespace) -> float:
+    """Images a second that the service answers."""
+    height, width, _ = one["input_shape"]
+    with ExitStack() as stack:
+        callers = [stack.enter_context(Worker("tools.bench.caller")) for _ in range(chosen.generators)]
+        for caller in callers:
+            caller.begin("connect", target=service.target, pid=service.pid)
+        for caller in callers:
+            caller.end()
+            caller.begin("prepare", kind=images, height=height, width=width, each=each)
+        for caller in callers:
+            caller.end()
+        together = max(len(callers), -(-_BATCHES * one["batch"] // each))
+        for caller in callers:
+            caller.begin("closed", callers=-(-together // len(callers)), seconds=chosen.seconds)
+        found = [caller.end() for caller in callers]
+    if errors := [caller["errors"] for caller in found if caller["errors"]]:
+        raise RuntimeError(f"calls failed: {errors}")
+    # A caller's rate counts what it gets an answer to, an image each.
+    return sum(float(caller["rate"]) for caller in found)
+
+
+def _make(network: str) -> bool:
+    """Make the bundle of a network in a process of its own, on the CPU: Keras takes memory of a card that it sees."""
+    hidden = {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu", **_QUIET}
+    code = f"from tools.bench.networks import NETWORKS; NETWORKS[{network!r}].environment()"
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, **hidden},
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    if ended.returncode:
+        raise RuntimeError(f"the bundle could not be made: {ended.stderr[-1000:]}")
+    return True
+
+
+def _cache() -> dict[str, str]:
+    """Where all parts keep what they compile."""
+    folder = os.environ.get("GLIMPSE_CACHE") or str(ROOT / ".cache" / "bench" / "gpu")
+    return {"GLIMPSE_CACHE": folder}
+
+
+@contextlib.contextmanager
+def _at_most(seconds: float) -> Iterator[None]:
+    """Raise TimeoutError in the main thread once the time is over; the processes of the part then end with it."""
+
+    def over(*_: object) -> None:
+        raise TimeoutError(f"took more than {seconds:.0f} s")
+
+    before = signal.signal(signal.SIGALRM, over)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _best(rates: dict[Any, float] | None) -> float | None:
+    return max(rates.values()) if rates else None
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0f}"
+
+
+def _share(value: float | None, of: float | None) -> str:
+    return "-" if value is None or not of else f"{value / of:.1%}"
 
 
 def _rate(measured: dict[str, float]) -> float:

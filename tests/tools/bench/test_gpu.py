@@ -1,31 +1,99 @@
-"""The GPU benchmark's table, and that it claims nothing where there is no GPU."""
+"""The GPU benchmark: its table, its parts where there is no GPU, and that its own process touches none."""
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+import time
+from argparse import Namespace
+from pathlib import Path
+
 import pytest
 
+from glimpse.server import gpus
+from tests.conftest import ROOT
 from tools.bench import gpu
 
 
-def test_the_table_holds_medians_and_the_shares_of_what_bounds_each() -> None:
+def test_the_table_holds_the_best_rates_and_the_shares_of_what_bounds_each() -> None:
     found = {
-        "network": "mobilenet",
+        "network": "resnet50",
         "runtime": "jax",
         "device": "gpu:0",
         "precision": "bfloat16",
         "batch": 64,
-        "compute": [900.0, 1000.0, 1100.0],
-        "decode": [500.0, 400.0, 600.0],
-        "raw": [950.0, 990.0, 910.0],
-        "jpeg": [450.0, 475.0, 425.0],
+        "device_alone": {"32": 900.0, "64": 1000.0},
+        "plain": {"rates": {"128": 1100.0}},
+        "raw": 600.0,
+        "large": 850.0,
+        "jpeg": 325.0,
+        "warm_start": 9.26,
     }
-    _, _, row = gpu.table([found]).splitlines()
-    assert row == "| mobilenet, jax | gpu:0 | bfloat16 | 64 | 1000 | 950 | 95.0% | 500 | 450 | 90.0% |"
+    _, _, row = gpu.table({"decode": 500.0, "found": [found], "failed": {}}).splitlines()
+    cells = ("resnet50, jax", "gpu:0", "bfloat16", "64", "1000", "1100", "600", "60.0%", "850", "85.0%")
+    cells += ("500", "325", "65.0%", "9.3 s")
+    assert row == f"| {' | '.join(cells)} |"
+
+
+def test_the_table_tells_what_failed_and_leaves_its_cells_open() -> None:
+    result = {"decode": None, "found": [{"network": "resnet50", "runtime": "torch"}], "failed": {"start": "E: no\nlog"}}
+    _, _, row, _, failure = gpu.table(result).splitlines()
+    assert set(row.split("|")[2:-1]) == {" - "}
+    assert failure == "- start: E: no"
+
+
+def test_a_part_that_fails_or_takes_too_long_is_recorded_and_ends() -> None:
+    run = gpu._Run(Namespace(budget=60.0, part=0.1))
+    assert run.part("endless", lambda: time.sleep(60)) is None
+    assert run.part("broken", lambda: 1 // 0) is None
+    assert run.part("good", lambda: 7) == 7
+    assert run.failed.keys() == {"endless", "broken"}
+    assert run.failed["endless"].startswith("TimeoutError")
+    over = gpu._Run(Namespace(budget=0.0, part=1.0))
+    assert over.part("late", lambda: 7) is None
+    assert "left out" in over.failed["late"]
+
+
+def test_where_there_is_no_gpu_nothing_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    if gpus.visible():
+        pytest.skip("there is a GPU")
+    assert gpu.main([]) == 1
+    assert "nothing to measure" in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_where_no_runtime_computes_on_a_gpu_nothing_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
-    """It loads the runtime to find out."""
-    if gpu.main(["--runtimes", "tensorflow", "--networks", "embedded", "--rounds", "0"]) == 0:
-        pytest.skip("there is a GPU")
-    assert "nothing to measure" in capsys.readouterr().err
+def test_all_of_it_runs_on_a_cpu_and_its_own_process_imports_no_framework(tmp_path: Path) -> None:
+    script = (
+        "import sys; from tools.bench import gpu; code = gpu.main(sys.argv[1:]); "
+        "print(sorted({'keras', 'jax', 'torch', 'tensorflow'} & sys.modules.keys())); sys.exit(code)"
+    )
+    to = tmp_path / "found.json"
+    told = (
+        "--quick",
+        "--networks",
+        "embedded",
+        "--runtimes",
+        "tensorflow",
+        "--precision",
+        "float32",
+        "--json",
+        str(to),
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script, *told],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'src'}", "GLIMPSE_CACHE": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.splitlines()[-1] == "[]"
+    result = json.loads(to.read_text())
+    (found,) = result["found"]
+    assert result["failed"] == {}
+    assert result["decode"] > 0
+    assert min(found[part] for part in ("raw", "large", "jpeg", "warm_start")) > 0
+    assert found["device_alone"].keys() == {"1", "2"}
