@@ -21,6 +21,8 @@ CARD = "MODEL_CARD.md"
 CURVES = "curves.png"
 CONFUSION = "confusion.png"
 RELIABILITY = "reliability.png"
+PLOTS = (CURVES, CONFUSION, RELIABILITY)
+_HISTORY = ("Loss and accuracy by epoch", CURVES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +45,7 @@ class CardContents:
     backend: str = "tensorflow"  # of Keras
     provisional: bool = False  # the training was stopped before its end
     base_note: str = ""  # of a transfer: where the weights of its base come from
+    plotted: bool = True  # the plots are beside the card
 
 
 def write(card: CardContents) -> str:
@@ -111,7 +114,7 @@ def _data(card: CardContents) -> str:
 def _training(card: CardContents) -> str:
     run = card.run
     if isinstance(run, TransferRun):
-        return transfer_card.training(card, run, _command(card))
+        return transfer_card.training(card, run, _command(card)) + _plot(card, *_HISTORY)
     plan, recipe = run.plan, run.recipe
     unfinished = (
         f"\n\n**Provisional**: these weights are from epoch {card.epochs_done} of {plan.total_epochs}."
@@ -160,9 +163,7 @@ From the folder in which this was trained, with the `python` of its environment:
 
 ```sh
 {command}
-```
-
-![Loss and accuracy by epoch]({CURVES})"""
+```{_plot(card, *_HISTORY)}"""
 
 
 def _optimizer(plan: Plan) -> str:
@@ -187,9 +188,7 @@ def _results(card: CardContents) -> str:
 
 {_table(("", ""), rows)}
 
-{_table(("class", "recall"), recall)}
-
-![Confusion matrix]({CONFUSION})"""
+{_table(("class", "recall"), recall)}{_plot(card, "Confusion matrix", CONFUSION)}"""
 
 
 def _calibration(card: CardContents) -> str:
@@ -206,9 +205,7 @@ The logits are divided by the temperature {card.bundle.temperature:g} before the
 held-out images (Guo et al., arXiv:1706.04599), whose true classes have the target {held_out + 1:,}/{held_out + 2:,} in
 place of 1 (Platt, 1999). The ranking of the classes stays as it is.
 
-{_table(("", "uncalibrated", "calibrated"), rows)}
-
-![Accuracy over confidence]({RELIABILITY})"""
+{_table(("", "uncalibrated", "calibrated"), rows)}{_plot(card, "Accuracy over confidence", RELIABILITY)}"""
 
 
 def _again(card: CardContents) -> str:
@@ -271,6 +268,11 @@ def _lines(card: CardContents, words: Iterable[str], more: Iterable[str]) -> str
 
 def _exact(values: tuple[float, ...]) -> str:
     return " ".join(map(str, values))
+
+
+def _plot(card: CardContents, title: str, name: str) -> str:
+    """A paragraph with a plot; empty where none was drawn."""
+    return f"\n\n![{title}]({name})" if card.plotted else ""
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:

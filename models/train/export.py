@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -145,9 +145,7 @@ def finish(
         metrics={name: round(value, 6) for name, value in measurement.metrics().items()},
     )
     written = _with_golden_answers(written, serving.serving_model(trained.assembly, run.recipe, temperature))
-    plots.curves(trained.history, target / card.CURVES)
-    plots.confusion(measurement.confusion, run.labels, target / card.CONFUSION)
-    plots.reliability(measurement.reliability_uncalibrated, measurement.reliability, target / card.RELIABILITY)
+    plotted = _plotted(trained.history, measurement, run.labels, target)
     text = card.write(
         card.CardContents(
             bundle=written,
@@ -166,11 +164,28 @@ def finish(
             dtype=metadata.dtype,
             measurement=measurement,
             base_note=metadata.base_note,
+            plotted=plotted,
         )
     )
     # The card shows file names, which need not be valid text.
     (target / card.CARD).write_text(text, encoding="utf-8", errors="replace")
     return written, measurement
+
+
+def _plotted(history: list[dict[str, float]], measurement: Measurement, labels: Sequence[str], target: Path) -> bool:
+    """Draw the plots of a bundle into its folder; False where there is no matplotlib, which is said."""
+    if not plots.available():
+        for name in card.PLOTS:
+            (target / name).unlink(missing_ok=True)  # of an earlier export, with other numbers
+        print(  # noqa: T201 - a program's
+            "The bundle has no plots, because matplotlib is not installed. To add them: pip install matplotlib, then "
+            "run the same command with --export-only."
+        )
+        return False
+    plots.curves(history, target / card.CURVES)
+    plots.confusion(measurement.confusion, labels, target / card.CONFUSION)
+    plots.reliability(measurement.reliability_uncalibrated, measurement.reliability, target / card.RELIABILITY)
+    return True
 
 
 def _with_golden_answers(written: Bundle, network: keras.Model) -> Bundle:

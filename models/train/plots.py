@@ -1,27 +1,35 @@
-"""Plots of a training run and of its results, small enough to commit to a repository."""
+"""Plots of a training run and of its results, small enough to commit to a repository.
+
+They are drawn with matplotlib, which a training does without: it is imported where something is drawn.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from glimpse.models.train.calibrate import BINS, Reliability
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 _DPI = 80
 _ANNOTATED = 20  # classes up to which a confusion matrix carries its numbers
 
-mpl.use("agg")
-mpl.rcParams["text.parse_math"] = False  # a class may be called "$5"
+
+def available() -> bool:
+    """Whether matplotlib is installed, without which nothing can be drawn."""
+    return find_spec("matplotlib") is not None
 
 
 def curves(history: Sequence[dict[str, float]], path: Path) -> None:
     """Loss and accuracy by epoch, as `models.train.fit.history` reads them."""
-    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    figure = _figure(8, 3.2)
     epochs = [row["epoch"] for row in history]
     for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
         axes.plot(epochs, [row[name] for row in history], label="training, augmented")
@@ -37,7 +45,7 @@ def curves(history: Sequence[dict[str, float]], path: Path) -> None:
 def confusion(counts: NDArray[np.int64], labels: Sequence[str], path: Path) -> None:
     """Confusion matrix ``[true class, answer]``, coloured by the share of the true class."""
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    figure = Figure(figsize=(6.4, 5.6), layout="constrained")
+    figure = _figure(6.4, 5.6)
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, ax=axes, label="share of the true class")
@@ -54,7 +62,7 @@ def confusion(counts: NDArray[np.int64], labels: Sequence[str], path: Path) -> N
 
 def reliability(before: Reliability, after: Reliability, path: Path) -> None:
     """Accuracy over confidence at temperature 1 and at the fitted one; on the diagonal both are equal."""
-    figure = Figure(figsize=(8, 3.6), layout="constrained")
+    figure = _figure(8, 3.6)
     edges = np.arange(BINS) / BINS
     for axes, data, title in zip(
         figure.subplots(1, 2, sharey=True), (before, after), ("uncalibrated", "calibrated"), strict=True
@@ -68,6 +76,16 @@ def reliability(before: Reliability, after: Reliability, path: Path) -> None:
     figure.axes[0].set_ylabel("accuracy")
     figure.axes[0].legend(loc="upper left")
     _save(figure, path)
+
+
+def _figure(width: float, height: float) -> Figure:
+    """An empty figure of that size in inches."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    mpl.use("agg")
+    mpl.rcParams["text.parse_math"] = False  # a class may be called "$5"
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def _save(figure: Figure, path: Path) -> None:

@@ -34,8 +34,9 @@ SIZES = {
     "inception_v4": 107,
 }
 SIZE = 64  # of all others
-# Passes over the 300 pictures, where they are not 6; those of small networks take seconds.
+# At most so many passes over the 300 pictures, where they are not 6; those of small networks take seconds.
 EPOCHS = {"mnist_dnn": 12, "basic_cnn": 12, "squeezenet1_0": 12, "squeezenet1_1": 12, "resnet34-handbook": 12}
+ENOUGH = 0.9  # top-1 on pictures that were not trained on; three classes give 0.33 to one that guesses
 
 
 def draw(shape: str, rng: np.random.Generator) -> Image.Image:
@@ -88,6 +89,12 @@ def test_it_learns_with_the_trainers_defaults(
 ) -> None:
     size, epochs = SIZES.get(architecture, SIZE), EPOCHS.get(f"{architecture}-{variant}", EPOCHS.get(architecture, 6))
     words = ["--data", str(shapes), "--test", str(unseen), "--architecture", architecture, "--variant", variant]
-    words += ["--epochs", str(epochs), "--size", str(size), "--out", str(tmp_path / "run")]
-    assert command.main(words) == 0
-    assert bundle.read(tmp_path / "run" / "bundle").metrics["top1"] > 0.9
+    words += ["--size", str(size), "--out", str(tmp_path / "run")]
+    top1 = 0.0
+    # Half of them do for most networks; the rest of a run goes on from there.
+    for passes in (epochs // 2, epochs):
+        assert command.main([*words, "--epochs", str(passes)]) == 0
+        top1 = bundle.read(tmp_path / "run" / "bundle").metrics["top1"]
+        if top1 > ENOUGH:
+            break
+    assert top1 > ENOUGH

@@ -166,6 +166,28 @@ def test_a_bundle_is_made_of_a_checkpoint_alone(run: Path, architecture: str, pa
     assert "## Results on 6 held-out images" in (tmp_path / "bundle" / "MODEL_CARD.md").read_text()
 
 
+def test_without_matplotlib_a_bundle_is_made_without_plots(
+    run: Path,
+    architecture: str,
+    patches: Path,
+    tmp_path: Path,
+    *,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Those of an earlier export go, because they show other numbers; the card has no pictures that are not there."""
+    out = shutil.copytree(run, tmp_path / "again")
+    assert "![" in (out / "bundle" / "MODEL_CARD.md").read_text()
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "matplotlib", None)
+        assert command.main(options(patches, out, "--export-only", architecture=architecture)) == 0
+    assert "no plots, because matplotlib is not installed. To add them: pip install" in capsys.readouterr().out
+    assert not list((out / "bundle").glob("*.png"))
+    assert "![" not in (out / "bundle" / "MODEL_CARD.md").read_text()
+    assert command.main(options(patches, out, "--export-only", architecture=architecture)) == 0
+    assert len(list((out / "bundle").glob("*.png"))) == 3
+
+
 def test_options_of_an_architecture_are_in_all_that_is_made_with_them(
     patches: Path,
     test_patches: Path,

@@ -10,8 +10,6 @@ from glimpse.models.train.transfer.plan import TransferRun
 if TYPE_CHECKING:
     from glimpse.models.train.card import CardContents
 
-_CURVES = "curves.png"
-
 
 def training(card: CardContents, run: TransferRun, command: str) -> str:
     """The section as Markdown; `command` is that which reproduces the run."""
@@ -57,6 +55,4 @@ From the folder in which this was trained, with the `python` of its environment:
 
 ```sh
 {command}
-```
-
-![Loss and accuracy by epoch]({_CURVES})"""
+```"""
