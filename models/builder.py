@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import keras
 
+from glimpse.models import network_limits
 from glimpse.models.complexity import multiply_adds
 from glimpse.models.spec import Architecture, NetworkSummary, Output, Stage, StageSummary
 
@@ -35,6 +36,7 @@ def assemble(
     *,
     classes: int | None = None,
     input_shape: tuple[int, ...] | None = None,
+    most_parameters: int = network_limits.MOST_PARAMETERS,
 ) -> Assembly:
     """Build `architecture` and summarise its stages.
 
@@ -42,8 +44,10 @@ def assemble(
         architecture: the row.
         classes: number of classes, the row's own when None.
         input_shape: (height, width, channels), the row's `shape` when None.
+        most_parameters: scalar weights that it may have.
 
     Raises:
+        GiantNetworkError: it would have more weights, or take more multiply-adds than `models.network_limits` allows.
         ValueError: a size is not positive.
     """
     classes = architecture.classes if classes is None else classes
@@ -54,15 +58,16 @@ def assemble(
         raise ValueError(f"input_shape must be three positive sizes (height, width, channels). Received: {shape}")
 
     image = keras.Input(shape, name="image")
-    outputs = list(architecture.stages(image, classes))
+    with network_limits.parameters_of(architecture.name, most_parameters):
+        outputs = list(architecture.stages(image, classes))
     main = [output for stage, output in outputs if not stage.auxiliary][-1]
     auxiliary = [output for stage, output in outputs if stage.auxiliary]
     model = keras.Model(
         image, [main, *auxiliary] if auxiliary else main, name=f"{architecture.name}_{architecture.variant}"
     )
-    return Assembly(
-        architecture.paper, model, _summaries(model, outputs), {stage.name: output for stage, output in outputs}
-    )
+    summaries = _summaries(model, outputs)
+    network_limits.check_multiply_adds(architecture.name, sum(stage.multiply_adds for stage in summaries))
+    return Assembly(architecture.paper, model, summaries, {stage.name: output for stage, output in outputs})
 
 
 def _summaries(model: keras.Model, outputs: list[tuple[Stage, keras.KerasTensor]]) -> tuple[StageSummary, ...]:

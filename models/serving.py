@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -15,6 +16,8 @@ from glimpse.models.builder import Assembly, assemble
 from glimpse.models.bundle import Bundle
 from glimpse.models.catalogue import find
 from glimpse.models.compiling import jit_compile
+from glimpse.models.errors import BundleError
+from glimpse.models.network_limits import MOST_PARAMETERS, GiantNetworkError
 from glimpse.models.prestem import graph
 from glimpse.models.prestem.recipe import Recipe, change_for
 
@@ -26,14 +29,25 @@ def load_bundle(bundle: Bundle) -> Assembly:
     """Build the network of a bundle and load its weights, or load the whole saved model where the bundle has one.
 
     Raises:
-        BundleError: the weights file is missing, or its digest is different.
+        BundleError: the weights file is missing, its digest is different, or the description is that of a network with
+            more weights than it can hold.
         WeightsError: the weights do not fit the architecture.
     """
     bundle.check_digest()
     if not bundle.architecture:
         return keras_files.load(bundle.weights_path, recipe=bundle.recipe, classes=len(bundle.labels))
     row = find(bundle.architecture, bundle.variant, bundle.options).served()
-    assembly = assemble(row, classes=len(bundle.labels), input_shape=bundle.input_shape)
+    try:
+        assembly = assemble(
+            row,
+            classes=len(bundle.labels),
+            input_shape=bundle.input_shape,
+            most_parameters=min(MOST_PARAMETERS, _weights_of(bundle.weights_path)),
+        )
+    except GiantNetworkError as error:
+        raise BundleError(
+            f"{bundle.folder} describes a network that is too large, also for its weights file: {error}"
+        ) from error
     notes: list[str] = []
     try:
         weights.load(assembly.model, bundle.weights_path, row.layouts(), row=row, say=notes.append)
@@ -45,6 +59,14 @@ def load_bundle(bundle: Bundle) -> Assembly:
             f"{error} {row.name} was designed for images of {designed} channel{'s' * (designed > 1)}. {change}"
         ) from error
     return replace(assembly, notes=tuple(notes))
+
+
+def _weights_of(path: Path) -> int:
+    """The most scalar weights that a network can have whose numbers are in a file, or in others beside it.
+
+    Files of 8-bit numbers have a byte for each, and converted ones may lack those of normalisations.
+    """
+    return 2 * sum(file.stat().st_size for file in path.parent.iterdir() if file.is_file()) + (1 << 20)
 
 
 def logits_model(assembly: Assembly, recipe: Recipe) -> keras.Model:

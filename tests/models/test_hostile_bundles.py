@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from glimpse.models import bounded_files, bundle, catalogue, golden, labels, sources
+from glimpse.models import bounded_files, bundle, catalogue, golden, labels, serving, sources
 from glimpse.models.bundle import BundleError, ClassLabel
 from glimpse.models.prestem.recipe import Recipe
 
@@ -280,6 +280,13 @@ def test_options_that_would_make_a_giant_are_refused(
     said = refusal(edit(architecture=architecture, variant=variant, options=options))
     assert message in said
     assert len(said) < 1000
+
+
+def test_a_network_that_its_weights_file_cannot_hold_is_refused_early(edit: Callable[..., Path]) -> None:
+    """It has 100 million weights, of which none is made: the file has seven bytes."""
+    widths = {"widths": [512, 1024, 2048]}
+    with pytest.raises(BundleError, match=r"too large, also for its weights file: resnet20 would have more than 1,0"):
+        serving.load_bundle(bundle.read(edit(options=widths)))
 
 
 def test_a_description_without_its_number_of_classes_says_so(folder: Path) -> None:

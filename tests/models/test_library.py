@@ -18,6 +18,7 @@ from glimpse import models
 from glimpse.models.builder import assemble, trainable_parameters
 from glimpse.models.catalogue import UnknownArchitectureError, find, rows
 from glimpse.models.families.resnet import ResNet
+from glimpse.models.network_limits import GiantNetworkError
 
 FACTS = Path(__file__).parents[3] / "shared/facts/architectures.json"
 EVERY = [(row.name, row.variant) for row in rows()]
@@ -247,6 +248,24 @@ def test_an_option_of_another_type_is_answered_with_what_it_must_be(
 def test_an_option_out_of_its_range_is_refused(architecture: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         find(architecture, options=options)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "options", "shape", "message"),
+    [
+        ("densenet121", {"growth": 60_000}, None, "densenet121 would have more than 1,073,741,824 weights: "),
+        ("resnet50", {"widths": [65_536] * 4}, None, "resnet50 would have more than 1,073,741,824 weights: "),
+        ("basic_cnn", {}, (60_000, 60_000, 1), "basic_cnn would have more than 1,073,741,824 weights: "),
+        ("squeezenet1_1", {}, (100_000, 100_000, 3), "multiply-adds for one image, and at most 10,000,000,000,000 are"),
+    ],
+)
+def test_what_together_makes_a_giant_is_refused_before_its_memory_is_taken(
+    architecture: str, options: dict[str, Any], shape: tuple[int, ...] | None, message: str
+) -> None:
+    """Each of the options and sizes is in bounds by itself; the memory of the weights would end the test."""
+    with pytest.raises(GiantNetworkError, match=re.escape(message)):
+        assemble(find(architecture, options=options), input_shape=shape)
+    assert assemble(find("mnist_dnn")).model.count_params() == 669_706
 
 
 def test_every_option_may_be_given_as_it_is_by_itself() -> None:
