@@ -27,7 +27,11 @@ def folder(tmp_path: Path, default_server: RunningServer) -> Folder:
     return clone(tmp_path, target=default_server.target, metrics_url=default_server.metrics_url)
 
 
-@pytest.mark.parametrize("page", WITH_BLOCKS)
+# A page whose commands take longest, measuring several models; the commands themselves have tests of their own.
+_LONG = ("docs/how-to/choose.md",)
+
+
+@pytest.mark.parametrize("page", [pytest.param(each, marks=[pytest.mark.ci] * (each in _LONG)) for each in WITH_BLOCKS])
 def test_what_a_page_shows_works(page: str, folder: Folder) -> None:
     output: str | None = None  # of the block before; None: it was not run
     for block in blocks(page):

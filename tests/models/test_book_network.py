@@ -103,6 +103,7 @@ def pictures() -> NDArray[np.float32]:
 
 @pytest.mark.parametrize("name", ["model.keras", "model.weights.h5", "model.h5"])
 # Keras writes its older format with a warning that it is one.
+@pytest.mark.ci
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_the_book_s_own_file_goes_into_the_library_s_network(book: keras.Model, name: str, tmp_path: Path) -> None:
     (book.save_weights if name == "model.weights.h5" else book.save)(tmp_path / name)

@@ -183,6 +183,7 @@ def test_with_the_sigmoid_ending_probabilities_are_sigmoids_over_their_sum() -> 
 _SEEDS = [row for row in rows() if row.variant in {"handbook", "geron"}]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("row", _SEEDS, ids=[f"{row.name}-{row.variant}" for row in _SEEDS])
 def test_kernels_of_the_handbooks_and_the_books_rows_are_drawn_as_theirs(row: Any) -> None:
     """Glorot's uniform: where they name none it is Keras' default. The modules behind a stem are not theirs."""

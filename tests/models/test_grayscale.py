@@ -200,6 +200,7 @@ def test_a_network_for_one_channel_is_trained_in_grayscale(
     assert "images             36" in capsys.readouterr().out
 
 
+@pytest.mark.ci
 def test_any_network_can_be_trained_in_grayscale(patches: Path, tmp_path: Path) -> None:
     more = ("--channels", "1", "--size", "8x8", "--mean", "100", "--std", "50")
     assert train.main(options(patches, tmp_path, *more, architecture="resnet20")) == 0

@@ -74,6 +74,7 @@ def test_a_temperature_softens_probabilities_through_their_logarithm(tmp_path: P
     np.testing.assert_allclose(served(saved(made, tmp_path), temperature=2.5), expected, atol=1e-5)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("make", "output"),
     [
@@ -341,6 +342,7 @@ def as_keras_2(path: Path) -> None:
         file.attrs["model_config"] = json.dumps(config)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("old", [False, True])
 @pytest.mark.parametrize("nested", [False, True])
 def test_a_whole_model_in_the_older_format_serves(*, old: bool, nested: bool, tmp_path: Path) -> None:

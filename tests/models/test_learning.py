@@ -82,7 +82,10 @@ ALL = (*((name, variants[0]) for name, variants in architectures().items()), *OT
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
     ("architecture", "variant"),
-    [pytest.param(*each, marks=() if each[0] in QUICK else pytest.mark.slow, id="-".join(each)) for each in ALL],
+    [
+        pytest.param(*each, marks=pytest.mark.ci if each[0] in QUICK else pytest.mark.slow, id="-".join(each))
+        for each in ALL
+    ],
 )
 def test_it_learns_with_the_trainers_defaults(
     architecture: str, variant: str, shapes: Path, unseen: Path, tmp_path: Path

@@ -118,6 +118,7 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: py
         found()
 
 
+@pytest.mark.ci
 def test_what_nobody_used_for_a_month_is_removed(digits: Bundle, cache: Path) -> None:
     assert digits.weights_path.is_file()
     old = cache / "random" / "old.safetensors"

@@ -188,6 +188,7 @@ def test_without_matplotlib_a_bundle_is_made_without_plots(
     assert len(list((out / "bundle").glob("*.png"))) == 3
 
 
+@pytest.mark.ci
 def test_options_of_an_architecture_are_in_all_that_is_made_with_them(
     patches: Path,
     test_patches: Path,

@@ -98,6 +98,7 @@ def test_the_history_has_the_epochs_of_both_phases(thawed: Path) -> None:
     assert [row["thawed"] for row in rows] == [0, 0, 0, 1, 1]
 
 
+@pytest.mark.ci
 def test_an_interrupted_run_goes_on_to_the_same_weights(
     thawed: Path, patches: Path, test_patches: Path, tmp_path: Path
 ) -> None:
@@ -114,6 +115,7 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(
     assert [row["epoch"] for row in fit.history(out)] == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.ci
 def test_a_run_that_ends_before_a_checkpoint_is_kept_has_each_epoch_once(
     thawed: Path, patches: Path, test_patches: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -208,6 +210,7 @@ def test_the_commands_of_a_card_run_as_they_are_printed(
     assert commands_of(made.folder / "MODEL_CARD.md") == [training, measuring]
 
 
+@pytest.mark.ci
 def test_without_test_images_the_card_measures_the_held_out_ones_again(
     pretrained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -239,6 +242,7 @@ def keras_model(path: Path, *, classifier: bool = True, tail: Tail | None = None
     return path
 
 
+@pytest.mark.ci
 def test_a_keras_file_is_a_base_and_the_result_a_whole_model(
     patches: Path, test_patches: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -327,6 +331,7 @@ def test_a_grey_network_is_begun_with_grey_images(patches: Path, tmp_path: Path)
     assert re.search(r"divided by [\d.]+, for grey in 0\.\.255", card)
 
 
+@pytest.mark.ci
 def test_the_command_of_a_card_has_the_options_of_the_architecture(patches: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     given = options(patches, out, "--from", "resnet20:random:7", "--size", "8x8", "--option", 'projection="forced"')

@@ -37,6 +37,7 @@ def test_a_run_that_diverges_ends_with_that_batch_and_gives_way_to_another(
     assert command.main(options(patches, out, "0.01", "--epochs", "1")) == 0
 
 
+@pytest.mark.ci
 def test_a_run_that_diverges_later_goes_on_from_its_checkpoint(
     patches: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -309,6 +309,7 @@ def test_what_tensorflow_s_converter_makes_answers_as_its_interpreter(
 # --- which network it is
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("value", [0.5, 0.6], ids=["published", "one's own"])
 def test_weights_of_another_width_name_the_option_and_its_value(value: float, tmp_path: Path) -> None:
     weights.save(built(find("mobilenet", None, {"alpha": value})), tmp_path / "w.safetensors")

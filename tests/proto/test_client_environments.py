@@ -86,6 +86,7 @@ def probe(python: Path, folder: Path, *arguments: str | Path) -> dict[str, Any]:
     return answer
 
 
+@pytest.mark.ci
 def test_the_client_loads_without_a_warning_and_without_a_framework(
     client_only: tuple[Path, str], tmp_path: Path
 ) -> None:
@@ -141,6 +142,7 @@ def test_the_servers_wheel_holds_the_server_and_the_models_and_no_more(server_wh
     assert packed.isdisjoint(names(wheel)), "A file of both would be lost when one of them is uninstalled."
 
 
+@pytest.mark.ci
 def test_in_an_environment_with_both_wheels_the_server_starts(wheel: Path, server_wheel: Path, tmp_path: Path) -> None:
     python = venv_with_packages_of_this_one(tmp_path)
     run(python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", wheel, server_wheel)

@@ -351,6 +351,7 @@ conversion_worker.main()
 """
 
 
+@pytest.mark.ci
 def test_the_process_that_converts_ends_when_the_server_does(tmp_path: Path) -> None:
     script = CONVERSION.format(folder=str(tmp_path))
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
@@ -379,6 +380,7 @@ def prepare(*flags: str, **environment: str) -> subprocess.CompletedProcess[str]
     )
 
 
+@pytest.mark.ci
 def test_a_start_that_was_prepared_converts_nothing(start_server: Callable[..., RunningServer], tmp_path: Path) -> None:
     ended = prepare("--max-batch-size=2", GLIMPSE_CACHE=str(tmp_path), GLIMPSE_LOG_FORMAT="json")
     assert ended.returncode == 0, ended.stderr
@@ -411,6 +413,7 @@ def test_what_a_start_would_be_refused_for_is_told_when_it_is_prepared(tmp_path:
     assert "Cannot load the model" in ended.stderr
 
 
+@pytest.mark.ci
 def test_a_server_loads_no_framework_whether_it_converts_or_not(
     start_server: Callable[..., RunningServer], tmp_path: Path
 ) -> None:

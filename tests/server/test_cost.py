@@ -256,6 +256,7 @@ COSTLY: dict[str, Callable[[], bytes]] = {
 }
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", COSTLY)
 def test_no_file_takes_more_than_a_multiple_of_what_was_predicted(name: str) -> None:
     """CPU time beside that of an ordinary photo, measured here and now; a machine that others use may take thrice."""

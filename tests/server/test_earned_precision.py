@@ -182,6 +182,7 @@ def test_bfloat16_that_is_asked_for_is_taken_with_a_warning_if_answers_change(
     assert all("auto would use float32" in line["detail"] for line in warned)
 
 
+@pytest.mark.ci
 @pytest.mark.usefixtures("cache")
 def test_float32_that_is_asked_for_or_all_there_is_is_compared_with_nothing(weights: dict[str, Path]) -> None:
     for built, logs in (
@@ -250,6 +251,7 @@ def test_what_was_compared_with_fewer_instructions_counts_with_these_alone(
     assert OpenVINORuntime.processor() != whole
 
 
+@pytest.mark.ci
 @pytest.mark.usefixtures("native")
 def test_a_server_tells_why_it_computes_in_float32_at_its_first_and_next_start(
     weights: dict[str, Path], cache: Path, start_server: Callable[..., RunningServer]

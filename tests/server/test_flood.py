@@ -42,6 +42,7 @@ def told(call: Any) -> str:
     return f"{call.code().name} {rich_status(call)[1].reason} {hint}"
 
 
+@pytest.mark.ci
 def test_whoever_sends_as_fast_as_a_connection_takes_it_is_refused_by_name(
     start_server: Callable[..., RunningServer],
 ) -> None:

@@ -86,6 +86,7 @@ def png(image: Image.Image) -> bytes:
     return file.getvalue()
 
 
+@pytest.mark.ci
 def test_a_network_of_one_channel_is_served_as_described(grey: Grey) -> None:
     """Its parameters are the handbook's, and its answers Keras', for colour and grey, for files and raw pixels."""
     colour = noise(300, 300, 3)

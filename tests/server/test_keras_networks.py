@@ -99,6 +99,7 @@ def test_openvino_and_tensorflow_give_the_answers_of_predict(name: str, tmp_path
     np.testing.assert_allclose(answers(path, "tensorflow"), expected, atol=1e-5)
 
 
+@pytest.mark.ci
 def test_a_served_network_tells_what_it_puts_out(start_server: Callable[..., RunningServer], tmp_path: Path) -> None:
     made = PROBABILITIES["average"]()
     path = saved(made, tmp_path / "own")
@@ -196,6 +197,7 @@ def test_only_a_lack_of_memory_is_called_one(tmp_path: Path, monkeypatch: pytest
         load(saved(model(trunk), tmp_path / "own"), runtime="tensorflow")
 
 
+@pytest.mark.ci
 def test_what_nobody_thought_of_ends_as_a_model_that_cannot_be_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,6 +222,7 @@ conversion_worker.main()
 """
 
 
+@pytest.mark.ci
 def test_an_exception_in_the_converting_process_does_not_end_it_unheard(tmp_path: Path) -> None:
     path = saved(model(trunk), tmp_path / "own")
     command = [sys.executable, "-c", CONVERSION.format(folder=str(tmp_path))]

@@ -23,6 +23,7 @@ from tests.conftest import RunningServer
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 
 
+@pytest.mark.ci
 def test_random_weights_are_served_and_say_so(start_server: Callable[..., RunningServer]) -> None:
     """Such a MobileNet gives a black picture and noise the same answer, for which trained weights are refused."""
     chosen = {"GLIMPSE_MODEL": "mobilenet", "GLIMPSE_OPTIONS": json.dumps({"alpha": 0.25}), "GLIMPSE_WEIGHTS": "random"}

@@ -139,6 +139,7 @@ def test_weights_of_zeros_are_refused_though_nothing_is_recorded(folder: Path, r
         load(folder, runtime=runtime)
 
 
+@pytest.mark.ci
 def test_bfloat16_that_does_not_give_the_answers_falls_back_to_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
 
@@ -163,6 +164,7 @@ def test_bfloat16_that_does_not_give_the_answers_falls_back_to_float32(monkeypat
         load(bundles.EMBEDDED_DEFAULT, runtime="tensorflow", max_batch_size=2, precision="bfloat16")
 
 
+@pytest.mark.ci
 def test_bfloat16_gives_the_recorded_answers_within_its_tolerance() -> None:
     assert load(bundles.EMBEDDED_DEFAULT, runtime="tensorflow", precision="bfloat16").precision == "bfloat16"
 

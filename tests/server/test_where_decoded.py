@@ -167,6 +167,7 @@ def test_a_lack_of_memory_is_told_as_that_and_not_as_a_damaged_file() -> None:
     assert len(told) == 4
 
 
+@pytest.mark.ci
 def test_a_small_image_is_answered_while_costly_ones_are_decoded(
     start_server: Callable[..., RunningServer], cat_photo: Path
 ) -> None:

@@ -37,6 +37,7 @@ def test_a_short_soak_ends_as_it_began_and_all_is_counted(replica: Replica) -> N
     assert replica.faults() == []
 
 
+@pytest.mark.ci
 def test_the_command_writes_its_figures_and_fails_by_name(
     replica: Replica, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -138,6 +138,7 @@ def test_numbers_are_scaled_and_nothing_else_is() -> None:
     assert attack.scaled(0.03) == {"at_once": 3, "names": 0, "pause": 0.5, "connections": 1, "sent": "photo"}
 
 
+@pytest.mark.ci
 def test_the_command_writes_what_it_found_and_fails_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -160,6 +161,7 @@ def test_the_command_writes_what_it_found_and_fails_by_name(
     assert table.count("0 of 1 held") == 2
 
 
+@pytest.mark.ci
 def test_a_scenario_that_there_is_not_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["load", "attack", "--only", "nothing-of-the-kind"])
     with pytest.raises(SystemExit) as ended:
