@@ -222,6 +222,7 @@ class Batcher:
             while (batch := self._take(name)) is not None:
                 if batch:
                     self._run(name, batch, staging)
+                    batch.clear()  # else its pixels would be kept until this thread has another
         except BaseException as error:  # noqa: BLE001 - a thread that died unseen would be missed by its callers alone
             _log.critical("a thread of the batcher has died", exc_info=True)
             with self._changed:
