@@ -32,7 +32,7 @@ from glimpse.server.supervisor.plan import Plan, check_memory, device_of
 
 _log = structlog.get_logger(__name__)
 
-_START_SECONDS = 120.0  # until a process that has not begun to listen is taken for one that never will
+_START_SECONDS = 120.0  # until a worker that has not begun to listen is taken for one that never will
 _END_SECONDS = 5.0  # for a process to end that has nothing left to do
 _LATE_SECONDS = 10.0  # that a drain may take longer than it is given, before it is ended
 
@@ -146,7 +146,8 @@ class Supervisor:
             detail = ""
             try:
                 child = self._begin(kind, number)
-                await asyncio.wait_for(self._bring_up(child), _START_SECONDS)
+                # Loading has limits of its own.
+                await asyncio.wait_for(self._bring_up(child), None if kind == "engine" else _START_SECONDS)
                 self._first.add((kind, number))
                 await child.ended
             except ChildFailedError as error:
