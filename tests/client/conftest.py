@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.client import fork_server
+from tests.client.fork_server import CLI as COMMAND
 from tests.client.fork_server import ForkServer, inherits
 from tests.client.scripted import ScriptedServer
 
 ROOT = Path(__file__).parents[2]
-CLI = fork_server.CLI
+CLI = COMMAND  # for the tests, which take it from here
 
 Glimpse = Callable[..., "subprocess.CompletedProcess[str]"]
 
