@@ -69,6 +69,7 @@ def test_a_file_that_may_shrink_or_has_another_size_is_refused() -> None:
 
 
 def test_the_memory_is_free_when_nobody_uses_an_array_of_it() -> None:
+    gc.collect()  # those of other tests
     before = open_arenas()
     arena = Arena.make(LAYOUT, 4)
     kept = arena.pixels[2]
