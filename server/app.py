@@ -129,6 +129,7 @@ class Server:
             message_bytes=settings.max_message_bytes,
             header_bytes=settings.max_metadata_bytes,
             proxies=settings.trusted_proxies,
+            workers=1 if worker is None else worker.ports.workers,
         )
         calls = Calls(self._metrics, access, self._tracing, guard=guard, log_calls=settings.log_calls)
         self._service = Service(calls, self._admission, pipeline, self._registry, stream_window=settings.stream_window)

@@ -243,7 +243,7 @@ def main() -> None:
     captured = None
     if settings.log_format == "json" or (settings.log_format == "auto" and not sys.stderr.isatty()):
         captured = standard_error.Captured()
-    logs.configure(settings.log_level, settings.log_format)
+    logs.configure(settings.log_level, settings.log_format, process={"worker": first.body["worker"]})
     # gRPC would write a line that is no log line for every header that is none.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     code = 1
