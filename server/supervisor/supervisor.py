@@ -262,10 +262,14 @@ class Supervisor:
         """Ask all processes for signs of life, and kill what gives none."""
         seconds = self._settings.stuck_seconds
         while True:
+            before = time.monotonic()
             await asyncio.sleep(min(1.0, seconds / 4))
+            stood = time.monotonic() - before > seconds / 2  # this process, and so perhaps the machine
             for child in [*self._workers.values(), *self._engines.values()]:
                 if not child.listens:
                     continue
+                if stood:
+                    child.awake()
                 if child.silent > seconds:
                     self._hangs(child, f"It has not answered for {seconds:g} s.")
                 else:

@@ -252,6 +252,12 @@ def test_a_worker_that_hangs_is_killed_and_replaced(start_server: Callable[..., 
     os.kill(min(before), signal.SIGSTOP)
     until(lambda: len(of(running, "worker") - before) == 1 and ready(running))
     assert running.wait_for("a process is replaced")["hung"]
+    # Who stood still itself cannot tell who hangs.
+    before = {each.pid for each in processes(running)}
+    for number in (signal.SIGSTOP, signal.SIGCONT):
+        running.terminate(number)
+        time.sleep(3)
+    assert {each.pid for each in processes(running)} == before
     running.terminate()
     assert running.exit_code() == 0
 
