@@ -39,11 +39,16 @@ _BY_ARCHITECTURE: dict[str, Defaults] = {
     # Sixteen layers and more without normalisation: at larger rates their ReLUs die.
     **dict.fromkeys(("vgg16", "vgg19"), SLOWEST_ADAM),
 }
+# Of variants that need another rate than the architecture, by its name and theirs.
+_BY_VARIANT: dict[tuple[str, str], Defaults] = {
+    # Kernels drawn by Glorot's uniform: at 0.0003 the ReLU in front of its logits dies in the first epoch.
+    ("squeezenet1_0", "handbook"): SLOWEST_ADAM,
+}
 
 
 def of(row: Architecture) -> Defaults:
     """The optimiser and the rate for an architecture; without batch normalisation, SGD gives way to Adam."""
-    own = _BY_ARCHITECTURE.get(row.name, ADAM)
+    own = _BY_VARIANT.get((row.name, row.variant)) or _BY_ARCHITECTURE.get(row.name, ADAM)
     return own if own.optimizer == "adam" or getattr(row, "batch_norm", True) else SLOWER_ADAM
 
 
@@ -83,9 +88,10 @@ def architectures(optimizer: Optimizer) -> list[str]:
 
 
 def exceptions() -> dict[float, list[str]]:
-    """By rate, the architectures whose rate is not the usual one of their optimiser."""
+    """By rate, the architectures whose rate is not the usual one of their optimiser, some with a variant."""
     found: dict[float, list[str]] = {}
-    for name, own in _BY_ARCHITECTURE.items():
+    variants = {f"{name} ({variant})": own for (name, variant), own in _BY_VARIANT.items()}
+    for name, own in (_BY_ARCHITECTURE | variants).items():
         if own not in (SGD, ADAM):
             found.setdefault(own.learning_rate, []).append(name)
     return found
