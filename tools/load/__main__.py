@@ -38,6 +38,10 @@ def main() -> int:
     two.add_argument("--requests", type=int, default=chaos.Effort.requests)
     two.add_argument("--terms", type=int, default=chaos.Effort.terms, help="SIGTERMs")
     two.add_argument("--kills", type=int, default=chaos.Effort.kills, help="SIGKILLs")
+    two.add_argument(
+        "--worker-kills", type=int, help="SIGKILLs of single workers; default: 50 where --workers is 2 or more"
+    )
+    two.add_argument("--engine-kills", type=int, help="SIGKILLs of engines; default: 10 where --workers is 2 or more")
     two.add_argument("--callers", type=int, default=chaos.Effort.callers)
     two.add_argument("--seed", type=int, default=chaos.Effort.seed)
     two.add_argument(
@@ -64,6 +68,7 @@ def main() -> int:
     four = _attack_parser(runs)
     for each in (one, two, three, four):
         each.add_argument("--json", type=Path, help="write figures, promises and raw data here")
+        each.add_argument("--workers", type=int, help="processes that take calls; default: as the server decides")
         each.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the server")
     chosen = parser.parse_args()
     if chosen.run == "soak" and bool(chosen.target) != bool(chosen.metrics):
@@ -112,6 +117,8 @@ def _attack_parser(runs: Any) -> argparse.ArgumentParser:
 
 def _environment(chosen: argparse.Namespace) -> dict[str, str]:
     environment = NETWORKS[getattr(chosen, "model", "embedded")].environment()
+    if chosen.workers is not None:
+        environment["GLIMPSE_WORKERS"] = str(chosen.workers)
     for setting in chosen.set:
         name, _, value = setting.partition("=")
         environment[f"GLIMPSE_{name.upper().replace('-', '_').removeprefix('GLIMPSE_')}"] = value
@@ -136,12 +143,20 @@ def _chaos(chosen: argparse.Namespace) -> Report:
         requests=chosen.requests,
         terms=chosen.terms,
         kills=0 if chosen.no_retries else chosen.kills,
+        worker_kills=_part_kills(chosen, chosen.worker_kills, 50),
+        engine_kills=_part_kills(chosen, chosen.engine_kills, 10),
         callers=chosen.callers,
         seed=chosen.seed,
         retries=not chosen.no_retries,
         until=chosen.until or ("answering" if chosen.no_retries else "serving"),
     )
     return chaos.run(effort, _environment(chosen))
+
+
+def _part_kills(chosen: argparse.Namespace, given: int | None, usual: int) -> int:
+    """SIGKILLs of single processes of a server that has several."""
+    several = (chosen.workers or 1) > 1 and not chosen.no_retries
+    return (usual if given is None else given) if several else 0
 
 
 def _overload(chosen: argparse.Namespace) -> Report:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Literal, NamedTuple, Self
 
 from glimpse.client import Client
 from tools.bench import loads
 from tools.bench.service import ServiceError
-from tools.load import pictures
+from tools.load import parts, pictures
 from tools.load.callers import BareCaller, Callers, ClientCaller
 from tools.load.ledger import Ending, Ledger
+from tools.load.parts import Kind
 from tools.load.replica import Replica, free_ports
 from tools.load.report import Report, Ticker, counts
 
@@ -36,16 +38,34 @@ class Effort:
     requests: int = 100_000
     terms: int = 50
     kills: int = 10
+    worker_kills: int = 0  # of single workers, of servers that have several
+    engine_kills: int = 0
     callers: int = 20
     seed: int = 1
     retries: bool = True  # the shipped client; else a bare channel that balances by health
     until: Literal["serving", "answering"] = "serving"
 
 
+class Strike(NamedTuple):
+    """One signal, to a whole replica or to one of its processes."""
+
+    signal: signal.Signals
+    kind: Kind | None = None  # None: the replica
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return self.signal.name + {"worker": " of a worker", "engine": " of an engine", None: ""}[self.kind]
+
+
 def run(effort: Effort, environment: Mapping[str, str]) -> Report:
     """End two replicas under their callers until all requests are answered and all signals are sent."""
     kind = "with the shipped client" if effort.retries else "by health alone, without retries"
-    report = Report(f"Chaos {kind}: {effort.terms} SIGTERMs, {effort.kills} SIGKILLs")
+    of_parts = f", {effort.worker_kills} of workers and {effort.engine_kills} of engines"
+    report = Report(
+        f"Chaos {kind}: {effort.terms} SIGTERMs, {effort.kills} SIGKILLs"
+        + (of_parts if effort.worker_kills or effort.engine_kills else "")
+    )
     if not effort.retries:
         environment = {_ANNOUNCE: "1", **environment}
     ledger = Ledger()
@@ -76,7 +96,7 @@ def run(effort: Effort, environment: Mapping[str, str]) -> Report:
             # What callers met until then is worth telling all the same.
             stuck, seconds = str(error), time.monotonic() - begun
             ended = callers.stop()
-    _judge(ledger, pair.endings, effort, report)
+    _judge(ledger, pair, effort, report)
     report.promise("every replica ends when it is told to, and its successor starts", not stuck, stuck)
     limit = float(environment.get(_DRAIN, "30")) + float(environment.get(_ANNOUNCE, "0"))
     cut = [e for e in pair.endings if e.exited is not None and e.exited - (e.draining or e.exited) >= limit]
@@ -89,8 +109,13 @@ def run(effort: Effort, environment: Mapping[str, str]) -> Report:
         "requests a second": f"{ledger.requests / seconds:.0f}",
         "latency of single calls": ", ".join(f"{name} {1e3 * value:.0f} ms" for name, value in latency.items()),
         "images in flight in a replica when its signal came": " ".join(str(each.in_flight) for each in pair.endings),
-        "from signal to exit, seconds": " ".join(f"{(e.exited or e.sent) - e.sent:.2f}" for e in pair.endings),
     }
+    for name in {strike.name: None for strike in order(effort)}:
+        struck = [each for each in pair.endings if each.signal == name]
+        report.figures |= {
+            f"from {name} to exit, seconds": " ".join(f"{(e.exited or e.sent) - e.sent:.2f}" for e in struck),
+            f"from {name} to serving again, seconds": " ".join(f"{(e.serving or e.sent) - e.sent:.2f}" for e in struck),
+        }
     report.data |= ledger.as_data(pair.endings) | {"seconds": seconds, "latency": latency}
     return report
 
@@ -105,6 +130,8 @@ class Pair:
         self._stack = ExitStack()
         self.replicas: list[Replica] = []
         self.endings: list[Ending] = []
+        self.last_faults: list[str] = []  # of those that were ended for good
+        self._killed: set[int] = set()  # single processes of replicas
         self.begun = 0.0  # time.monotonic at the start of the run
         self.target = "ipv4:" + ",".join(f"127.0.0.1:{port}" for port in self._ports)
 
@@ -136,11 +163,42 @@ class Pair:
         ending.code = old.exit_code(_PATIENCE)
         ending.exited = self._now()
         ending.draining = next((at - self.begun for at, event in old.events if event["event"] == "draining"), None)
-        ending.faults = old.faults()
+        ending.faults = old.faults(self._killed)
         old.close()
         self.replicas[which] = Replica(port=self._ports[which], environment=self._environment)
         ending.serving = self._now()
         return ending
+
+    def strike_part(self, which: int, strike: Strike, kind: Kind, generator: random.Random) -> Ending:
+        """Signal a process of a replica that has something in flight, and wait until it is replaced."""
+        replica = self.replicas[which]
+        in_flight = self._busy(replica)
+        before = parts.of(replica.pid, kind)
+        victim = generator.choice(sorted(before))
+        ending = Ending(which, strike.name, self._now(), in_flight)
+        self._killed.add(victim)
+        os.kill(victim, strike.signal)
+        self.endings.append(ending)
+        self._until(lambda: parts.gone(victim), f"The {kind} does not end.")
+        ending.exited = self._now()
+        self._until(
+            lambda: len(parts.of(replica.pid, kind) - {victim}) == len(before) and self._is_ready(replica),
+            f"The {kind} is not replaced.",
+        )
+        ending.serving = self._now()
+        return ending
+
+    def _is_ready(self, replica: Replica) -> bool:
+        if not replica.alive():
+            raise ServiceError(f"The server has ended with its process. Its log: {replica.events[-5:]}")
+        return replica.metrics()["glimpse_ready"] == 1
+
+    def _until(self, true: Callable[[], bool], else_detail: str) -> None:
+        end = time.monotonic() + _PATIENCE
+        while not true():
+            if time.monotonic() >= end:
+                raise ServiceError(else_detail)
+            time.sleep(0.02)
 
     def wait_until_answering(self, which: int) -> None:
         """Wait until callers have come back to a replica."""
@@ -153,7 +211,9 @@ class Pair:
     def end(self, which: int) -> int:
         """End a replica for good; its exit code."""
         self.replicas[which].signal(signal.SIGTERM)
-        return self.replicas[which].exit_code(_PATIENCE)
+        code = self.replicas[which].exit_code(_PATIENCE)
+        self.last_faults += self.replicas[which].faults(self._killed)
+        return code
 
     def _busy(self, replica: Replica) -> int:
         """Images in flight in it, as soon as there are any."""
@@ -166,34 +226,40 @@ class Pair:
         return time.monotonic() - self.begun
 
 
-def order(effort: Effort) -> list[signal.Signals]:
+def order(effort: Effort) -> list[Strike]:
     """The signals, well mixed."""
-    signals = [signal.SIGTERM] * effort.terms + [signal.SIGKILL] * effort.kills
-    random.Random(effort.seed).shuffle(signals)
-    return signals
+    strikes = [Strike(signal.SIGTERM)] * effort.terms + [Strike(signal.SIGKILL)] * effort.kills
+    strikes += [Strike(signal.SIGKILL, "worker")] * effort.worker_kills
+    strikes += [Strike(signal.SIGKILL, "engine")] * effort.engine_kills
+    random.Random(effort.seed).shuffle(strikes)
+    return strikes
 
 
 def _end_them(pair: Pair, effort: Effort, ledger: Ledger, ticker: Ticker) -> None:
     """Send the signals, to one replica and the other in turn, spread over the requests."""
-    signals = order(effort)
-    for turn, number in enumerate(signals):
+    strikes, generator = order(effort), random.Random(effort.seed)
+    for turn, strike in enumerate(strikes):
         # Where the machine is fast, not all of them in the first tenth of the requests.
-        due = effort.requests * turn // len(signals)
+        due = effort.requests * turn // len(strikes)
         end = time.monotonic() + _PATIENCE
         while ledger.requests < due and time.monotonic() < end:
             time.sleep(0.05)
-        ending = pair.strike(turn % 2, number)
+        if strike.kind is None:
+            ending = pair.strike(turn % 2, strike.signal)
+        else:
+            ending = pair.strike_part(turn % 2, strike, strike.kind, generator)
         if effort.until == "answering":
             pair.wait_until_answering(turn % 2)
-        took = (ending.exited or ending.sent) - ending.sent
+        took, back = ((at or ending.sent) - ending.sent for at in (ending.exited, ending.serving))
         ticker.at(ledger.requests)
         ticker.tell(
-            f"{turn + 1} of {len(signals)}: {number.name} to {turn % 2} with {ending.in_flight} in flight, "
-            f"exit {ending.code} after {took:.2f} s; failed so far: {len(ledger.failures)}"
+            f"{turn + 1} of {len(strikes)}: {strike.name} to {turn % 2} with {ending.in_flight} in flight, "
+            f"exit {ending.code} after {took:.2f} s, serves after {back:.2f} s; failed so far: {len(ledger.failures)}"
         )
 
 
-def _judge(ledger: Ledger, endings: list[Ending], effort: Effort, report: Report) -> None:
+def _judge(ledger: Ledger, pair: Pair, effort: Effort, report: Report) -> None:
+    endings = pair.endings
     data = ledger.as_data(endings)
     told = data["failures"]
     report.promise(
@@ -217,7 +283,14 @@ def _judge(ledger: Ledger, endings: list[Ending], effort: Effort, report: Report
     for name, wanted, code in (("SIGTERM", effort.terms, 0), ("SIGKILL", effort.kills, -signal.SIGKILL)):
         codes = Counter(str(each.code) for each in endings if each.signal == name)
         report.promise(f"every {name} ends with {code}", codes == Counter({str(code): wanted}), dict(codes))
+    for strike, wanted in (
+        (Strike(signal.SIGKILL, "worker"), effort.worker_kills),
+        (Strike(signal.SIGKILL, "engine"), effort.engine_kills),
+    ):
+        if wanted:
+            replaced = sum(each.signal == strike.name and each.serving is not None for each in endings)
+            report.promise(f"after every {strike.name} it is replaced", replaced == wanted, f"{replaced} of {wanted}")
     idle = [each for each in endings if not each.in_flight]
     report.promise("every signal came while images were in flight", not idle, f"{len(idle)} did not" if idle else "")
-    faults = [fault for each in endings for fault in each.faults]
+    faults = [fault for each in endings for fault in each.faults] + pair.last_faults
     report.promise("no replica logs a defect", not faults, "; ".join(faults[:3]))

@@ -7,7 +7,7 @@ import random
 import signal
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,17 +75,20 @@ class Replica(Service):
         """
         return self._events[name]
 
-    def defects(self) -> list[str]:
-        """What it logged as an error."""
+    def defects(self, killed: Collection[int] = ()) -> list[str]:
+        """What it logged as an error, but that it replaced those of its processes that were `killed`."""
         return [
             f"{event['event']}: {event.get('detail', '')}{event.get('exception', '')}"
             for _, event in list(self.events)
             if event.get("level") in {"error", "critical"}
+            and not (event["event"] == "a process is replaced" and event["pid"] in killed and not event["hung"])
         ]
 
-    def faults(self) -> list[str]:
-        """What it logged as an error, and what it printed besides its log."""
-        return self.defects() + [line.strip() for line in self._lines if not line.startswith("{") and line.strip()]
+    def faults(self, killed: Collection[int] = ()) -> list[str]:
+        """What it logged as an error, as `defects` has it, and what it printed besides its log."""
+        return self.defects(killed) + [
+            line.strip() for line in self._lines if not line.startswith("{") and line.strip()
+        ]
 
 
 def free_ports(count: int, seed: int | None = None) -> list[int]:

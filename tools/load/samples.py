@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from tools.bench import machine
+
 _POOL = "event_engine"
 _COMPARED = 3  # samples at either end
 
@@ -22,6 +24,8 @@ class Sample:
     fds: int
     threads: int  # but for those of gRPC's pool; 0: not known
     pool: int = 0  # threads of gRPC's pool, which takes more when all are busy and lets them go when it likes
+    shared: int = 0  # bytes of `rss` that processes can share: files in memory and in /dev/shm
+    processes: int = 1
 
 
 def of_process(pid: int, requests: int = 0) -> Sample:
@@ -40,6 +44,28 @@ def of_process(pid: int, requests: int = 0) -> Sample:
         fds=sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir()),
         threads=len(names) - names.count(_POOL),
         pool=names.count(_POOL),
+        shared=int(fields["RssShmem"].split()[0]) * 1024,
+    )
+
+
+def of_tree(pid: int, requests: int = 0) -> Sample:
+    """The sums over a process and its descendants; memory that two of them share counts twice.
+
+    Raises:
+        OSError: expected; there is no such process, or it is not ours.
+    """
+    found = [of_process(pid)]
+    for each in machine.tree(pid)[1:]:
+        with contextlib.suppress(OSError, KeyError):  # it has just ended
+            found.append(of_process(each))
+    return Sample(
+        requests,
+        rss=sum(one.rss for one in found),
+        fds=sum(one.fds for one in found),
+        threads=sum(one.threads for one in found),
+        pool=sum(one.pool for one in found),
+        shared=sum(one.shared for one in found),
+        processes=len(found),
     )
 
 

@@ -156,7 +156,7 @@ class _Soak:
     def _look(self, into: list[Sample]) -> None:
         pid = self._subject.pid
         into.append(
-            samples.of_process(pid, self.tally.requests)
+            samples.of_tree(pid, self.tally.requests)
             if pid is not None
             else samples.of_metrics(self._subject.metrics(), self.tally.requests)
         )
@@ -179,7 +179,16 @@ def _machine(stations: list[Sample], effort: Effort, report: Report) -> None:
     report.figures["resident memory, MB"] = " ".join(f"{sample.rss / 1e6:.0f}" for sample in warm)
     report.figures["threads of gRPC's pool"] = " ".join(str(one.pool) for one in warm)
     half = len(warm) // 2
-    for name, values in (("open files", [one.fds for one in warm]), ("threads", [one.threads for one in warm])):
+    for name, values in (
+        ("open files", [one.fds for one in warm]),
+        ("threads", [one.threads for one in warm]),
+        ("processes", [one.processes for one in warm]),
+        ("shared memory, MB,", [round(one.shared / 1e6) for one in warm]),
+    ):
         report.figures[name] = " ".join(map(str, values))
         # Pools fill up to their size and no further, so the second half decides.
-        report.promise(f"{name} do not grow", max(values[half:]) <= max(values[:half]), f"{values[0]} to {values[-1]}")
+        report.promise(
+            f"{name} of all processes do not grow",
+            max(values[half:]) <= max(values[:half]),
+            f"{values[0]} to {values[-1]}",
+        )
