@@ -43,14 +43,15 @@ KINDS: tuple[Kind, ...] = ("worker", "engine")
 CAUSES: tuple[Cause, ...] = ("ended", "hung")
 READY = "glimpse_ready"
 
-# What a gauge of several processes is. All others are added up: what is in flight or queued, limits, which are divided
-# among the workers, memory and open files.
+# What a gauge of several processes is. All others are added up: what is in flight, limits, which are divided among the
+# workers, memory and open files.
 GAUGES: dict[str, Rule] = {
     "glimpse_addresses_blocked": "max",  # each worker blocks what floods it
     "glimpse_build_info": "max",
     "glimpse_credentials_stale": "max",
     "glimpse_model_info": "max",
     "glimpse_precision_agreement": "max",
+    "glimpse_queue_depth": "max",  # each worker tells what waits in front of the devices, of all workers
     READY: "min",  # of the workers alone
     "process_start_time_seconds": "min",
     "python_info": "max",

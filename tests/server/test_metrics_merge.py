@@ -83,7 +83,10 @@ def test_the_latest_exemplar_of_a_bucket_is_kept() -> None:
         assert bucket.exemplar.labels == {"trace_id": "late"}
 
 
-@pytest.mark.parametrize(("name", "merged"), [("held", 5), ("glimpse_ready", 2), ("glimpse_addresses_blocked", 3)])
+@pytest.mark.parametrize(
+    ("name", "merged"),
+    [("held", 5), ("glimpse_ready", 2), ("glimpse_addresses_blocked", 3), ("glimpse_queue_depth", 3)],
+)
 def test_a_gauge_is_merged_by_its_rule(name: str, merged: float) -> None:
     registries = [CollectorRegistry(), CollectorRegistry()]
     for registry, value in zip(registries, (2, 3), strict=True):
