@@ -122,14 +122,16 @@ class Server:
         watched = self._registry if worker is None else ModelRegistry()
         self._watchdog = Watchdog(settings, watched, self._decoders, self._decoding, self.tell)
         self._tracing = start_tracing()
+        workers = 1 if worker is None else worker.ports.workers
         guard = Guard(
-            allowance=max(_ALLOWANCE, settings.max_images_in_flight),
+            # Of the server: a worker is handed its part of the images alone.
+            allowance=max(_ALLOWANCE, workers * settings.max_images_in_flight),
             most=settings.max_connections,
             share=settings.connections_per_address,
             message_bytes=settings.max_message_bytes,
             header_bytes=settings.max_metadata_bytes,
             proxies=settings.trusted_proxies,
-            workers=1 if worker is None else worker.ports.workers,
+            workers=workers,
         )
         calls = Calls(self._metrics, access, self._tracing, guard=guard, log_calls=settings.log_calls)
         self._service = Service(calls, self._admission, pipeline, self._registry, stream_window=settings.stream_window)
