@@ -71,7 +71,8 @@ class _Engine:
             if do == "end":
                 break
             if do == "settings":
-                self._begin(pickle.loads(read_memory_file(message.files[0])))  # noqa: S301 - from our supervisor
+                settings = pickle.loads(read_memory_file(message.files[0]))  # noqa: S301 - from our supervisor
+                self._begin(settings, message.body["engine"])
             elif do == "connect":
                 self._connect(message)
             elif do == "ping":
@@ -92,10 +93,10 @@ class _Engine:
         stopping.end_children()
         os._exit(0)
 
-    def _begin(self, settings: Settings) -> None:
+    def _begin(self, settings: Settings, number: int) -> None:
         if settings.log_format == "json" or (settings.log_format == "auto" and not sys.stderr.isatty()):
             self._captured = standard_error.Captured()
-        logs.configure(settings.log_level, settings.log_format)
+        logs.configure(settings.log_level, settings.log_format, process={"engine": number})
         threading.Thread(target=self._load, args=(settings,), name="loading", daemon=True).start()
 
     def _load(self, settings: Settings) -> None:
