@@ -85,6 +85,7 @@ def test_pings_metrics_and_signals_while_it_serves(engine: EngineProcess) -> Non
     assert engine.process.wait(WAIT) == 0
 
 
+@pytest.mark.ci
 def test_killing_it_fails_what_is_in_flight_and_another_one_goes_on(engine: EngineProcess) -> None:
     facts = engine.facts()
 
@@ -135,6 +136,7 @@ asyncio.run(work())
 """
 
 
+@pytest.mark.ci
 def test_a_worker_that_is_killed_leaves_nothing_and_disturbs_nobody(engine: EngineProcess) -> None:
     facts = engine.facts()
 
@@ -178,12 +180,14 @@ def _killed_while_it_works(engine: EngineProcess, facts: ModelFacts) -> None:
             worker.kill()
 
 
+@pytest.mark.ci
 def test_it_ends_at_once_when_its_supervisor_does(engine: EngineProcess) -> None:
     """Even while it is loading."""
     engine.channel.close()
     assert engine.process.wait(WAIT) == 0
 
 
+@pytest.mark.ci
 def test_a_model_that_cannot_be_loaded_is_told_with_its_exit_code() -> None:
     with EngineProcess(plain_settings("--weights=/nowhere/at/all")) as engine:
         said = engine.said().body
@@ -191,6 +195,7 @@ def test_a_model_that_cannot_be_loaded_is_told_with_its_exit_code() -> None:
         assert "/nowhere/at/all" in said["detail"]
 
 
+@pytest.mark.ci
 def test_a_worker_that_comes_too_early_is_sent_away(engine: EngineProcess) -> None:
     with engine.connect() as early:
         early.settimeout(WAIT)
