@@ -136,12 +136,13 @@ def _serving(running: RunningServer) -> Iterator[RunningServer]:
 
 
 @pytest.fixture
-def start_server() -> Iterator[Callable[..., RunningServer]]:
-    """Start servers of a test's own; they are ended with it."""
+def start_server(request: pytest.FixtureRequest) -> Iterator[Callable[..., RunningServer]]:
+    """Start servers of a test's own; they are ended with it. Its parameter, if any: their workers."""
+    workers = {"GLIMPSE_WORKERS": str(request.param)} if hasattr(request, "param") else {}
     started: list[RunningServer] = []
 
     def start(*arguments: str, environment: dict[str, str] | None = None, module: str = "server") -> RunningServer:
-        started.append(RunningServer(*arguments, environment=environment, module=module))
+        started.append(RunningServer(*arguments, environment={**workers, **(environment or {})}, module=module))
         return started[-1]
 
     yield start

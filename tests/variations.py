@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from typing import Any
 
 import pytest
+
+# For a fixture of a server, which makes it one of so many workers: what holds for one process holds for several.
+ONE_PROCESS_AND_TWO_WORKERS = [
+    pytest.param(1, id="one process"),
+    pytest.param(
+        2,
+        id="two workers",
+        marks=[
+            pytest.mark.ci,
+            pytest.mark.skipif(sys.platform != "linux", reason="several processes share a port on Linux only"),
+        ],
+    ),
+]
+# For a test that starts servers of its own: each with that many workers.
+with_two_workers_too = pytest.mark.parametrize("start_server", ONE_PROCESS_AND_TWO_WORKERS, indirect=True)
 
 
 def mostly_in_ci(values: Iterable[Any], *by_default: Any) -> list[Any]:

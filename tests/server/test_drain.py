@@ -13,11 +13,13 @@ from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1.classifier_pb2_grpc import ImageClassifierStub
 from tests.conftest import RunningServer
 from tests.server.conftest import TIMEOUT
+from tests.variations import with_two_workers_too
 
 CALLERS = 20
 CALLS = 15  # of each, before the signal and after the end
 
 
+@with_two_workers_too
 def test_of_two_servers_one_may_go_and_no_call_is_lost_without_any_retry(
     server: RunningServer, start_server: Callable[..., RunningServer], picture: Callable[[int], pb.Image]
 ) -> None:

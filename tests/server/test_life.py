@@ -19,6 +19,7 @@ from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1.classifier_pb2_grpc import ImageClassifierStub
 from tests.conftest import RunningServer
 from tests.server.conftest import TIMEOUT, metrics_of, rich_status
+from tests.variations import with_two_workers_too
 
 SERVICE = "glimpse.v1.ImageClassifier"
 BUNDLE = Path(__file__).parents[2] / "models" / "bundles" / "se_resnet20_cifar10"
@@ -27,6 +28,7 @@ Picture = Callable[[int], pb.Image]
 Status = health_pb2.HealthCheckResponse.ServingStatus
 
 
+@with_two_workers_too
 def test_readiness_ends_with_the_drain_and_liveness_with_the_process(start_server: Start) -> None:
     running = start_server("--drain-announce-seconds=1")
     watched: dict[str, list[str]] = {"": [], SERVICE: []}
@@ -61,6 +63,7 @@ def test_health_of_an_unknown_service_is_not_found(server: RunningServer) -> Non
     assert refused.value.code() is grpc.StatusCode.NOT_FOUND
 
 
+@with_two_workers_too
 def test_until_it_is_ready_a_call_is_told_to_come_back(start_server: Start, picture: Picture) -> None:
     running = start_server()
     with grpc.insecure_channel(running.target) as channel:
@@ -95,6 +98,7 @@ def test_a_signal_finishes_what_is_in_flight_and_exits_0(
     assert running.wait_for("stopped")["in_flight"] == 0
 
 
+@with_two_workers_too
 def test_while_draining_is_announced_the_server_goes_on_serving(start_server: Start, picture: Picture) -> None:
     running = start_server("--drain-announce-seconds=2")
     running.wait_for("serving")
@@ -106,6 +110,7 @@ def test_while_draining_is_announced_the_server_goes_on_serving(start_server: St
     assert running.exit_code() == 0
 
 
+@with_two_workers_too
 def test_an_open_stream_is_answered_and_then_told_that_the_server_drains(start_server: Start, picture: Picture) -> None:
     running = start_server()
     running.wait_for("serving")
@@ -129,6 +134,7 @@ def test_an_open_stream_is_answered_and_then_told_that_the_server_drains(start_s
     assert running.exit_code() == 0
 
 
+@with_two_workers_too
 def test_a_stream_answered_to_its_end_ends_well_though_the_server_drains(start_server: Start, picture: Picture) -> None:
     running = start_server("--drain-announce-seconds=0.5")
     running.wait_for("serving")

@@ -20,6 +20,7 @@ from filelock import FileLock
 from glimpse.models import bundle as bundles
 from glimpse.server.runtime import converted_key
 from tests.conftest import ROOT, RunningServer
+from tools.bench import machine
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="it looks at processes through /proc")
 
@@ -82,31 +83,39 @@ def stopped_after(seconds: float, folder: Path, *arguments: str) -> dict[str, ob
     try:
         wait_until(listens_to(running.process.pid))
         time.sleep(seconds)
-        (conversion,) = children(running.process.pid, "glimpse.server.runtime.conversion_worker") or [0]
+        begun = machine.tree(running.process.pid)[1:]
         running.terminate()
         code = running.exit_code(seconds=SECONDS)
         events = [line["event"] for line in running.log]
         lasting = left(folder, converted_by_then="network converted" in events)
-        return {"code": code, "left": lasting, "goes on": signals(conversion, "SigCgt"), "said": running.stray}
+        return {
+            "code": code,
+            "left": lasting,
+            "goes on": [pid for pid in begun if is_there(pid)],
+            "said": running.stray,
+        }
     finally:
         running.close()
 
 
-WELL = {"code": 0, "left": [], "goes on": 0, "said": []}
+WELL = {"code": 0, "left": [], "goes on": [], "said": []}
 
 
 @pytest.mark.parametrize(
-    "moments",
+    ("workers", "moments"),
     [
-        pytest.param((0.0, 1.0), id="two"),
-        pytest.param((0.1, 0.3, 0.6, 1.5, 2.0, 2.7, 3.5, 4.5), id="eight more", marks=pytest.mark.ci),
+        pytest.param(1, (0.0, 1.0), id="two"),
+        pytest.param(1, (0.1, 0.3, 0.6, 1.5, 2.0, 2.7, 3.5, 4.5), id="eight more", marks=pytest.mark.ci),
+        pytest.param(2, (0.0, 0.3, 0.8, 1.4, 2.0, 2.8), id="of two workers", marks=pytest.mark.ci),
     ],
 )
 def test_at_some_moments_of_its_start_a_server_obeys_and_leaves_nothing(
-    tmp_path: Path, moments: tuple[float, ...]
+    tmp_path: Path, workers: int, moments: tuple[float, ...]
 ) -> None:
     with ThreadPoolExecutor(2) as servers:
-        ends = servers.map(lambda moment: stopped_after(moment, tmp_path / f"{moment:g}"), moments)
+        ends = servers.map(
+            lambda moment: stopped_after(moment, tmp_path / f"{moment:g}", f"--workers={workers}"), moments
+        )
         found = dict(zip(moments, ends, strict=True))
     assert found == dict.fromkeys(moments, WELL)
 

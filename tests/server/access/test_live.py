@@ -17,6 +17,7 @@ from tests.conftest import RunningServer
 from tests.server.access.authority import Authority
 from tests.server.access.inside import bearer, channel, entry, healthy, replace, told, until
 from tests.server.conftest import TIMEOUT, metrics_of
+from tests.variations import ONE_PROCESS_AND_TWO_WORKERS
 
 Picture = Callable[[int], pb.Image]
 
@@ -24,11 +25,12 @@ Picture = Callable[[int], pb.Image]
 class Guarded:
     """A server with TLS, tokens, a rate, an audit log and a port for probes."""
 
-    def __init__(self, folder: Path, authority: Authority) -> None:
+    def __init__(self, folder: Path, authority: Authority, workers: int) -> None:
         certificate, key = authority.server().write(folder)
         self.tokens, self.audit = folder / "tokens.toml", folder / "audit.jsonl"
         self.tokens.write_text(entry("alice", "a") + entry("mallory", "m", "images_per_second = 0.001", "burst = 2"))
         self.running = RunningServer(
+            f"--workers={workers}",
             f"--tls-certificate={certificate}",
             f"--tls-key={key}",
             f"--tokens={self.tokens}",
@@ -39,9 +41,11 @@ class Guarded:
         self.credentials = grpc.ssl_channel_credentials(authority.pem)
 
 
-@pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> Iterator[Guarded]:
-    made = Guarded(tmp_path_factory.mktemp("guarded"), authority)
+@pytest.fixture(scope="module", params=ONE_PROCESS_AND_TWO_WORKERS)
+def guarded(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, authority: Authority
+) -> Iterator[Guarded]:
+    made = Guarded(tmp_path_factory.mktemp("guarded"), authority, request.param)
     try:
         made.running.wait_for("serving")
         yield made

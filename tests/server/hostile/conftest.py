@@ -17,6 +17,7 @@ from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1.classifier_pb2_grpc import ImageClassifierStub
 from tests.conftest import RunningServer
 from tests.server.conftest import TIMEOUT, metrics_of
+from tools.load import samples
 
 T = TypeVar("T")
 GAUGES = ("glimpse_images_in_flight", "glimpse_image_bytes_in_flight", "glimpse_queue_depth")
@@ -77,11 +78,11 @@ class Attacked:
             raise
 
     def _held(self) -> tuple[int, int]:
-        """Open files and threads."""
-        process = Path(f"/proc/{self.pid}")
-        if not process.exists():
+        """Open files and threads, of all of its processes."""
+        if not Path(f"/proc/{self.pid}").exists():
             return 0, 0  # not Linux: nothing to compare
-        return len(list((process / "fd").iterdir())), len(list((process / "task").iterdir()))
+        found = samples.of_tree(self.pid)
+        return found.fds, found.threads + found.pool
 
 
 def eventually(look: Callable[[], T], good: Callable[[T], bool]) -> T:
@@ -93,9 +94,9 @@ def eventually(look: Callable[[], T], good: Callable[[T], bool]) -> T:
 
 
 @pytest.fixture(scope="session")
-def attacked(picture: Callable[[int], pb.Image]) -> Iterator[Attacked]:
-    """A server with all that it has by default, and one caller who means well."""
-    running = RunningServer()
+def attacked(request: pytest.FixtureRequest, picture: Callable[[int], pb.Image]) -> Iterator[Attacked]:
+    """A server with all that it has by default, and one caller who means well. Its parameter, if any: its workers."""
+    running = RunningServer(f"--workers={getattr(request, 'param', 1)}")
     try:
         running.wait_for("serving")
         yield Attacked(running, pb.ClassifyRequest(images=[picture(1)]))

@@ -17,6 +17,7 @@ from tests.conftest import RunningServer
 from tests.server.conftest import TIMEOUT
 from tests.server.hostile.conftest import Attacked
 from tests.server.hostile.wire import CHECK, CLASSIFY, DESCRIBE, REFLECTION, STREAM, WATCH
+from tests.variations import ONE_PROCESS_AND_TWO_WORKERS
 
 Send = Callable[[str, bytes], str]
 METHODS = [CLASSIFY, STREAM, DESCRIBE, CHECK, WATCH, REFLECTION]
@@ -176,6 +177,7 @@ def fuzz(send: Send, good: bytes, examples: int) -> None:
     mutated()
 
 
+@pytest.mark.parametrize("attacked", ONE_PROCESS_AND_TWO_WORKERS, indirect=True)
 def test_messages_of_chance_get_an_answer_or_a_refusal(attacked: Attacked, send: Send) -> None:
     fuzz(send, attacked.body, 200)
 
@@ -186,6 +188,7 @@ def test_30_000_messages_of_chance_get_an_answer_or_a_refusal(attacked: Attacked
     fuzz(send, attacked.body, 15_000)
 
 
+@pytest.mark.parametrize("attacked", ONE_PROCESS_AND_TWO_WORKERS, indirect=True)
 def test_nothing_of_a_message_reaches_the_log_as_a_line_of_its_own(attacked: Attacked, send: Send) -> None:
     running: RunningServer = attacked.running
     for path in METHODS:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import signal
+from collections import Counter
 
 from glimpse.client import Code
 from tools.load import chaos
@@ -43,8 +43,13 @@ def test_the_slowest_calls_are_kept() -> None:
 
 
 def test_all_signals_are_sent_in_an_order_that_a_seed_gives() -> None:
-    effort = chaos.Effort(terms=5, kills=2)
-    assert sorted(chaos.order(effort)) == [signal.SIGKILL] * 2 + [signal.SIGTERM] * 5
+    effort = chaos.Effort(terms=5, kills=2, worker_kills=3, engine_kills=1)
+    assert Counter(strike.name for strike in chaos.order(effort)) == {
+        "SIGTERM": 5,
+        "SIGKILL": 2,
+        "SIGKILL of a worker": 3,
+        "SIGKILL of an engine": 1,
+    }
     assert chaos.order(effort) == chaos.order(effort)
 
 

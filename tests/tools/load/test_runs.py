@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.variations import ONE_PROCESS_AND_TWO_WORKERS
 from tools.load import __main__ as command
 from tools.load import chaos, overload, soak
 from tools.load.replica import Replica
@@ -15,8 +17,9 @@ from tools.load.report import Report
 
 
 @pytest.fixture(scope="module")
-def replica() -> Iterator[Replica]:
-    with Replica() as running:
+def replica(request: pytest.FixtureRequest) -> Iterator[Replica]:
+    """Its parameter, if any: its workers."""
+    with Replica(environment={"GLIMPSE_WORKERS": str(getattr(request, "param", 1))}) as running:
         yield running
 
 
@@ -26,6 +29,7 @@ def broken(report: Report, *but: str) -> list[str]:
 
 
 @pytest.mark.ci
+@pytest.mark.parametrize("replica", ONE_PROCESS_AND_TWO_WORKERS, indirect=True)
 def test_a_short_soak_ends_as_it_began_and_all_is_counted(replica: Replica) -> None:
     effort = soak.Effort(requests=1500, stations=1, pause=0, large=False)
     report = soak.run(soak.Subject(replica.target, replica.metrics, replica.pid), effort)
@@ -54,6 +58,7 @@ def test_the_command_writes_its_figures_and_fails_by_name(
 
 
 @pytest.mark.ci
+@pytest.mark.parametrize("replica", ONE_PROCESS_AND_TWO_WORKERS, indirect=True)
 def test_a_short_overload_turns_away_by_name_and_leaves_nothing_behind(replica: Replica) -> None:
     report = overload.run(replica, overload.Effort(seconds=1.0))
     assert broken(report, "ten times the callers", "an open loop", "memory is flat", "two greedy", "at most") == []
@@ -68,6 +73,20 @@ def test_a_short_chaos_is_noticed_by_nobody() -> None:
     assert broken(report, "no drain ran into") == []
     assert report.data["answered"] >= 300
     assert report.data["streamed"] > 0
+
+
+@pytest.mark.ci
+@pytest.mark.skipif(sys.platform != "linux", reason="several processes share a port on Linux only")
+def test_a_short_chaos_among_the_processes_of_servers_is_noticed_by_nobody() -> None:
+    effort = chaos.Effort(requests=300, terms=1, kills=1, worker_kills=1, engine_kills=1, callers=4)
+    report = chaos.run(effort, {"GLIMPSE_WORKERS": "2"})
+    assert broken(report, "no drain ran into") == []
+    assert {ending["signal"] for ending in report.data["endings"]} == {
+        "SIGTERM",
+        "SIGKILL",
+        "SIGKILL of a worker",
+        "SIGKILL of an engine",
+    }
 
 
 @pytest.mark.slow

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from glimpse.v1 import classifier_pb2 as pb
-from tools.load import kinds, samples
+from tools.load import kinds, parts, samples
 from tools.load.kinds import BURST
 from tools.load.pictures import Picture
 from tools.load.report import Report
@@ -153,3 +155,16 @@ def test_a_sample_counts_the_files_and_threads_of_a_process(tmp_path: Path) -> N
         assert samples.of_process(os.getpid()).fds == before.fds + 1
     assert before.rss > 1_000_000
     assert before.threads >= 1
+
+
+def test_a_sample_of_a_tree_holds_the_children_and_their_files_too() -> None:
+    before = samples.of_tree(os.getpid())
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        alone = samples.of_process(child.pid)
+        after = samples.of_tree(os.getpid())
+        assert parts.gone(child.pid) is False
+        child.communicate(b"\n", timeout=60)
+    assert after.processes == before.processes + 1
+    assert after.fds >= before.fds + alone.fds
+    assert after.threads > before.threads
+    assert parts.gone(child.pid)
