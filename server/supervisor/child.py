@@ -63,6 +63,7 @@ class Child:
         self.ready = False  # of a worker, as it said last
         self.listens = False  # it has been started, and is asked for signs of life
         self.hung = False  # it was killed because it did not answer
+        self.failure: ChildFailedError | None = None  # why it cannot go on, as it said
         self._heard_last = self.begun
         self._heard = heard
         self._numbers = itertools.count(1)
@@ -111,6 +112,8 @@ class Child:
             ChildEndedError: expected; it has ended.
             ChildFailedError: expected; it cannot start.
         """
+        if self.failure is not None:
+            raise self.failure
         if self.ended.done():
             raise ChildEndedError(f"The {self.name}, has ended.")
         key = did, number
@@ -158,7 +161,8 @@ class Child:
             if did == "pong":
                 self.in_flight = int(message.body.get("in_flight", 0))
             elif did == "failed":
-                self._fail(ChildFailedError(message.body["exit"], message.body["detail"]))
+                self.failure = ChildFailedError(message.body["exit"], message.body["detail"])
+                self._fail(self.failure)
             elif (future := self._awaited.pop((str(did), number), None)) is not None:
                 future.set_result(message)
             else:

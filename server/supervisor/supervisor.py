@@ -149,9 +149,14 @@ class Supervisor:
                 # Loading has limits of its own.
                 await asyncio.wait_for(self._bring_up(child), None if kind == "engine" else _START_SECONDS)
                 self._first.add((kind, number))
+                self._look_whether_ready()
                 await child.ended
+                if child.failure is not None:
+                    raise child.failure
             except ChildFailedError as error:
                 detail = str(error)
+                if not self._told_serving:  # it would fail again, also where it was begun well
+                    self._first.discard((kind, number))
                 self._refuse_start(kind, number, error.exit_code, detail)
             except TimeoutError:
                 detail = f"The {kind} has not been started within {_START_SECONDS:g} s."
@@ -288,8 +293,7 @@ class Supervisor:
         match body.get("did", body.get("do")):
             case "state":
                 child.ready = bool(body["ready"])
-                if child.ready and self._ready():
-                    self._all_ready.set()
+                self._look_whether_ready()
                 if body["trouble"] and not self._ending:
                     self._hangs(child, body["trouble"])
             case "trouble":
@@ -299,6 +303,12 @@ class Supervisor:
                 relayed(body, child.number, {number: each.send for number, each in self._workers.items()})
             case other:
                 _log.debug("a process says what nobody waits for", process_kind=child.kind, said=other)
+
+    def _look_whether_ready(self) -> None:
+        """The start is over when the server answers and each of its engines has loaded the model."""
+        loaded = sum(kind == "engine" for kind, _ in self._first)
+        if loaded == self._plan.engines and self._ready():
+            self._all_ready.set()
 
     def _ready(self) -> bool:
         """Whether the server answers."""

@@ -365,3 +365,12 @@ def test_of_two_engines_one_may_end_while_the_other_answers(start_server: Callab
         assert ready(running)
         callers.more()
     assert callers.lost == []
+
+
+def test_images_that_memory_has_no_room_for_end_the_start(start_server: Callable[..., RunningServer]) -> None:
+    """A worker finds out once it listens and knows the model; it would not do better a second time."""
+    running = start_server("--workers=2", "--max-images-in-flight=1000000000")
+    assert running.exit_code() == 6
+    last = running.log[-1]
+    assert last["event"] == "cannot start"
+    assert "GLIMPSE_MAX_IMAGES_IN_FLIGHT" in last["detail"]
