@@ -182,12 +182,13 @@ class Supervisor:
         environment = {}
         if kind == "engine" and self._plan.gpus:
             environment["CUDA_VISIBLE_DEVICES"] = device_of(number)
-        child = Child(kind, number, stderr=self._stderr, heard=self._hear, environment=environment)
-        (self._workers if kind == "worker" else self._engines)[number] = child
-        self._metrics.began(kind, child.name, child.metrics)
         settings = self._settings_of(kind, number)
+        # First: where there is no room for it, no process is begun that nobody knows of.
         file = memory_file("glimpse-settings", pickle.dumps(settings))
         try:
+            child = Child(kind, number, stderr=self._stderr, heard=self._hear, environment=environment)
+            (self._workers if kind == "worker" else self._engines)[number] = child
+            self._metrics.began(kind, child.name, child.metrics)
             numbers = {kind: number, "workers": self._plan.workers, "engines": self._plan.engines}
             child.send({"do": "settings", **numbers}, [file])
         finally:
