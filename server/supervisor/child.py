@@ -135,6 +135,17 @@ class Child:
         content = read_memory_file(answer.files[0])
         return loaded(content) if content else []
 
+    async def gone(self) -> None:
+        """Wait until it has ended and all that it said has been read.
+
+        Raises:
+            ChildFailedError: expected; it ended because it could not go on.
+        """
+        await self.ended
+        await asyncio.wait([self._reading])
+        if self.failure is not None:
+            raise self.failure
+
     def ping(self) -> None:
         """Ask for a sign of life."""
         self.send({"do": "ping", "number": next(self._numbers)})

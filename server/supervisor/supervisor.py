@@ -150,14 +150,10 @@ class Supervisor:
                 await asyncio.wait_for(self._bring_up(child), None if kind == "engine" else _START_SECONDS)
                 self._first.add((kind, number))
                 self._look_whether_ready()
-                await child.ended
-                if child.failure is not None:
-                    raise child.failure
+                await child.gone()
             except ChildFailedError as error:
                 detail = str(error)
-                if not self._told_serving:  # it would fail again, also where it was begun well
-                    self._first.discard((kind, number))
-                self._refuse_start(kind, number, error.exit_code, detail)
+                self._refuse_start(kind, number, error.exit_code, detail, again=True)
             except TimeoutError:
                 detail = f"The {kind} has not been started within {_START_SECONDS:g} s."
                 self._refuse_start(kind, number, 1, detail)
@@ -237,11 +233,14 @@ class Supervisor:
             engine.send({"do": "connect", "worker": worker.number}, [ours.fileno()])
             worker.send({"do": "engine", "number": number}, [theirs.fileno(), self._facts[number]])
 
-    def _refuse_start(self, kind: Kind, number: int, code: int, detail: str) -> None:
-        """End the server where a process cannot be started that never was; later it is tried again."""
-        if self._ending or self._failed.done() or (kind, number) in self._first:
-            return
-        self._failed.set_exception(_startup_error(code, detail))
+    def _refuse_start(self, kind: Kind, number: int, code: int, detail: str, *, again: bool = False) -> None:
+        """End the server where a process cannot be started that never was; later it is tried again.
+
+        `again`: it would fail again, so that until the server has served it does not matter that it was started once.
+        """
+        started = (kind, number) in self._first and (self._told_serving or not again)
+        if not self._ending and not self._failed.done() and not started:
+            self._failed.set_exception(_startup_error(code, detail))
 
     async def _over(self, child: Child, detail: str, pause: float) -> None:
         """A process has ended, or is of no use."""
