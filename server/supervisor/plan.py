@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib import metadata
 from importlib.util import find_spec
-from pathlib import Path
 from typing import NamedTuple
 
-from glimpse.server import cores
+from glimpse.server import cores, gpus
 from glimpse.server.runtime import memory_budget
 from glimpse.server.runtime.memory_budget import MemoryBudget
 from glimpse.server.runtimes import RUNTIMES, RuntimeRow
@@ -30,22 +27,23 @@ class Plan(NamedTuple):
 
     workers: int  # 1: one process with everything in it
     engines: int
-    gpus: bool  # an engine for each GPU, so that each is shown its own alone
+    gpus: tuple[str, ...] = ()  # as CUDA_VISIBLE_DEVICES names them; each engine is shown one of them alone
 
 
-def planned(settings: Settings, *, cpus: int | None = None, gpus: int | None = None) -> Plan:
+def planned(settings: Settings, *, cpus: int | None = None, devices: Sequence[str] | None = None) -> Plan:
     """How many processes these settings mean on this machine.
 
     Args:
         settings: those of the server.
         cpus: cores; None: those that this process may use.
-        gpus: that a runtime may use; None: those that are found.
+        devices: GPUs that a runtime may use; None: those that are found.
 
     Raises:
         StartupError: expected; several processes are asked for, and that cannot be.
     """
-    gpus = (visible_gpus() if _computes_on_gpu(settings) else 0) if gpus is None else gpus
-    workers = settings.workers or _workers(cpus or cores.available(), gpus)
+    if devices is None:
+        devices = gpus.visible() if settings.workers != 1 and _computes_on_gpu(settings) else ()
+    workers = settings.workers or _workers(cpus or cores.available(), len(devices))
     if workers > 1 and sys.platform != "linux":
         raise StartupError(
             f"GLIMPSE_WORKERS is {workers}, but several processes can share a port on Linux only. Set it to 1."
@@ -55,7 +53,7 @@ def planned(settings: Settings, *, cpus: int | None = None, gpus: int | None = N
             f"GLIMPSE_ENGINES is {settings.engines}, but there is one worker, and so one process with everything in "
             "it. Set GLIMPSE_WORKERS to 2 or more, or GLIMPSE_ENGINES to 0."
         )
-    return Plan(workers, settings.engines or max(1, gpus), gpus > 0)
+    return Plan(workers, settings.engines or max(1, len(devices)), tuple(devices))
 
 
 def check_memory(plan: Plan, budget: MemoryBudget | None = None) -> None:
@@ -77,26 +75,9 @@ def check_memory(plan: Plan, budget: MemoryBudget | None = None) -> None:
         )
 
 
-def visible_gpus(devices: Path = Path("/dev"), visible: str | None = os.environ.get("CUDA_VISIBLE_DEVICES")) -> int:
-    """NVIDIA devices that a framework would see, without asking one, which takes seconds."""
-    found = sum(1 for each in devices.glob("nvidia*") if re.fullmatch(r"nvidia\d+", each.name))
-    return found if visible is None else min(found, len(_chosen(visible)))
-
-
-def device_of(engine: int, visible: str | None = os.environ.get("CUDA_VISIBLE_DEVICES")) -> str:
+def device_of(engine: int, gpus: Sequence[str]) -> str:
     """The GPU of an engine, from 1 on, as CUDA_VISIBLE_DEVICES names it."""
-    names = None if visible is None else _chosen(visible)
-    return str(engine - 1) if names is None else names[(engine - 1) % len(names)]
-
-
-def _chosen(visible: str) -> list[str]:
-    """The devices of CUDA_VISIBLE_DEVICES, which ends at the first that is none."""
-    names = []
-    for name in (each.strip() for each in visible.split(",")):
-        if not name or name.startswith("-"):
-            break
-        names.append(name)
-    return names
+    return gpus[(engine - 1) % len(gpus)]
 
 
 def _workers(cpus: int, gpus: int) -> int:

@@ -177,7 +177,7 @@ class Supervisor:
     def _begin(self, kind: Kind, number: int) -> Child:
         environment = {}
         if kind == "engine" and self._plan.gpus:
-            environment["CUDA_VISIBLE_DEVICES"] = device_of(number)
+            environment["CUDA_VISIBLE_DEVICES"] = device_of(number, self._plan.gpus)
         settings = self._settings_of(kind, number)
         # First: where there is no room for it, no process is begun that nobody knows of.
         file = memory_file("glimpse-settings", pickle.dumps(settings))

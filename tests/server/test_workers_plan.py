@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -41,50 +40,38 @@ def settings(**chosen: Any) -> Settings:
 def test_the_number_of_processes_follows_settings_and_machine(
     chosen: dict[str, Any], cpus: int, gpus: int, workers: int, engines: int
 ) -> None:
-    found = plan.planned(settings(**chosen), cpus=cpus, gpus=gpus)
+    found = plan.planned(settings(**chosen), cpus=cpus, devices=[str(each) for each in range(gpus)])
     assert (found.workers, found.engines) == (workers, engines)
 
 
 def test_several_workers_are_refused_where_they_cannot_share_a_port(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     with pytest.raises(StartupError, match="GLIMPSE_WORKERS is 2, but several processes can share a port on Linux"):
-        plan.planned(settings(workers=2), cpus=4, gpus=0)
-    assert plan.planned(settings(), cpus=64, gpus=1).workers == 1
+        plan.planned(settings(workers=2), cpus=4, devices=())
+    assert plan.planned(settings(), cpus=64, devices=["0"]).workers == 1
 
 
 def test_several_engines_are_refused_where_there_is_one_process() -> None:
     with pytest.raises(StartupError, match="GLIMPSE_ENGINES is 2, but there is one worker"):
-        plan.planned(settings(workers=1, engines=2), cpus=4, gpus=0)
+        plan.planned(settings(workers=1, engines=2), cpus=4, devices=())
 
 
 def test_more_workers_than_memory_are_refused_with_the_figures() -> None:
     budget = MemoryBudget(500 << 20, "within the container's memory limit")
-    plan.check_memory(Plan(5, 1, gpus=False), budget)
+    plan.check_memory(Plan(5, 1), budget)
     with pytest.raises(MemoryShortError) as refused:
-        plan.check_memory(Plan(6, 1, gpus=False), budget)
+        plan.check_memory(Plan(6, 1), budget)
     assert str(refused.value) == (
         "6 workers take about 504 MiB of memory, 84 MiB each, but 500 MiB are free (within the container's memory "
         "limit). Allow more memory, or lower GLIMPSE_WORKERS."
     )
 
 
-@pytest.mark.parametrize(
-    ("visible", "number", "devices"),
-    [
-        (None, 3, ["0", "1", "2"]),
-        ("2,0", 2, ["2", "0"]),
-        ("1,-1,0", 1, ["1"]),
-        ("", 0, []),
-        ("GPU-4f0c", 1, ["GPU-4f0c"]),
-    ],
-)
-def test_gpus_are_those_that_the_environment_shows(
-    tmp_path: Path, visible: str | None, number: int, devices: list[str]
-) -> None:
-    for name in ("nvidia0", "nvidia1", "nvidia2", "nvidiactl", "nvidia-uvm"):
-        (tmp_path / name).touch()
-    assert plan.visible_gpus(tmp_path, visible) == number
-    assert [plan.device_of(engine + 1, visible) for engine in range(number)] == devices
+@linux
+def test_each_engine_has_a_gpu_of_its_own_by_the_name_that_cuda_knows() -> None:
+    found = plan.planned(settings(), cpus=16, devices=["GPU-4f0c", "MIG-91ab", "2"])
+    assert [plan.device_of(engine + 1, found.gpus) for engine in range(found.engines)] == ["GPU-4f0c", "MIG-91ab", "2"]
+    assert plan.device_of(4, found.gpus) == "GPU-4f0c"  # more engines than GPUs share them
 
 
 def test_a_process_that_dies_young_is_waited_for_longer_each_time() -> None:
