@@ -209,7 +209,8 @@ class Server:
         if (trimming := self._memory.trim()) is not None:
             await trimming
         self._memory.settled()
-        self._registry.add(model)
+        if not any(self._registry):  # else another engine has told of its model meanwhile
+            self._registry.add(model)
         self._metrics.model_loaded(model.identity, model.runtime, model.precision)
         if (found := model.agreement) is not None:
             self._metrics.precision_compared(model.identity, found.precision, found.share)
