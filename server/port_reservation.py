@@ -9,6 +9,9 @@ import socket
 
 from glimpse.server.startup import PortTakenError
 
+# Of a name such as localhost, gRPC listens on those addresses that this machine has.
+_NOT_HERE = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
+
 
 def address(host: str, port: int) -> str:
     """Host and port as gRPC and people write them."""
@@ -56,11 +59,19 @@ def reserve(host: str, port: int, setting: str) -> tuple[list[socket.socket], in
     held: list[socket.socket] = []
     with contextlib.ExitStack() as undo:
         try:
+            missing: OSError | None = None
             for family, place in _places(host):
-                each = undo.enter_context(socket.socket(family, socket.SOCK_STREAM))
-                _bind(each, place, port)
+                try:
+                    each = undo.enter_context(_bound(family, place, port))
+                except OSError as error:
+                    if error.errno not in _NOT_HERE:
+                        raise
+                    missing = error
+                    continue
                 port = int(each.getsockname()[1])
                 held.append(each)
+            if missing is not None and not held:
+                raise missing
         except OSError as error:
             raise port_taken(host, port, str(error.strerror or error), setting) from error
         undo.pop_all()
@@ -74,6 +85,14 @@ def _places(host: str) -> list[tuple[socket.AddressFamily, str]]:
             return [(socket.AF_INET6, "::")]
     found = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)
     return list(dict.fromkeys((family, str(place[0])) for family, _, _, _, place in found))
+
+
+def _bound(family: socket.AddressFamily, place: str, port: int) -> socket.socket:
+    with contextlib.ExitStack() as undo:
+        each = undo.enter_context(socket.socket(family, socket.SOCK_STREAM))
+        _bind(each, place, port)
+        undo.pop_all()
+    return each
 
 
 def _bind(each: socket.socket, place: str, port: int) -> None:

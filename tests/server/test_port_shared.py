@@ -144,3 +144,19 @@ def test_no_socket_listens_while_a_drain_waits_for_the_last_answers(rig: Rig) ->
             socket.create_connection(("127.0.0.1", port), TIMEOUT).close()
         rig.network.let()
         assert last.result().results
+
+
+def of_both(host: str, *_: object, **__: object) -> list[tuple[object, ...]]:
+    """What a name resolves to of which the machine has one address only; 192.0.2.1 is for documentation (RFC 5737)."""
+    places = {"both": ("192.0.2.1", "127.0.0.1"), "none": ("192.0.2.1",)}[host]
+    return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (place, 0)) for place in places]
+
+
+def test_of_a_name_the_addresses_are_held_that_the_machine_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As localhost in a container without IPv6."""
+    monkeypatch.setattr(socket, "getaddrinfo", of_both)
+    held, port = port_reservation.reserve("both", 0, "GLIMPSE_PORT")
+    with ExitStack() as opened:
+        assert [opened.enter_context(each).getsockname() for each in held] == [("127.0.0.1", port)]
+    with pytest.raises(PortTakenError, match="Cannot listen on none:0"):
+        port_reservation.reserve("none", 0, "GLIMPSE_PORT")
