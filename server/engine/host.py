@@ -7,6 +7,7 @@ not wake for each that comes, but when a batch ends, or a thousand times a secon
 from __future__ import annotations
 
 import array
+import contextlib
 import logging
 import math
 import os
@@ -14,8 +15,8 @@ import selectors
 import socket
 import threading
 import time
-from concurrent.futures import Future
-from typing import Any
+from concurrent.futures import Future, InvalidStateError
+from enum import Enum
 
 from glimpse.server.batching.batch_queue import Answer
 from glimpse.server.batching.batcher import Observer
@@ -29,7 +30,8 @@ from glimpse.server.fair_queue import Lane
 _log = logging.getLogger(__name__)
 
 _READ = 256 << 10  # bytes at once
-_SLICES = 0.0002, 0.0008  # seconds that the reader sleeps while images wait for the device
+_MOMENT = 0.0002  # seconds, in which the batcher takes what waits for a device that is free
+_SLICE = 0.001  # seconds that the reader sleeps while images wait for the device
 _LOOK = 0.5  # seconds, after which the reader looks whether anything was left behind
 _PUBLISH = 0.01  # seconds that published times may be old
 _UNREAD = 4  # times as many bytes as the answers of all slots take, after which a worker does not read
@@ -105,12 +107,58 @@ class Gathering:
             waiting.clear()
 
 
-class _Flight(Future[Answer]):
-    """One image of a worker."""
+class _Stage(Enum):
+    """How far an image has come."""
 
-    def __init__(self, ticket: int, slot: int, lane: Lane, outputs: frozenset[str]) -> None:
-        super().__init__()
-        self.ticket, self.slot, self.lane, self.outputs = ticket, slot, lane, outputs
+    WAITS = 0
+    COMPUTED = 1  # it can be cancelled no more
+    ENDED = 2
+    CANCELLED = 3
+
+
+class _Flight(Future[Answer]):
+    """One image of a worker, as the future that the batcher ends.
+
+    No thread waits for it: its end is a record for the worker. So it needs no condition of its own, which a plain
+    future takes at each question and which costs more to make than all else of an image here; its stage changes with
+    the worker's lock. It is only to be asked and told what is defined here.
+    """
+
+    def __init__(self, worker: _Worker, ticket: int, slot: int, lane: Lane) -> None:  # no `super`: see above
+        self.worker, self.ticket, self.slot, self.lane = worker, ticket, slot, lane
+        self.stage = _Stage.WAITS
+
+    def cancel(self) -> bool:
+        """Take it back, unless it is being computed."""
+        if self.stage is _Stage.WAITS and self.worker.ended(self, _Stage.CANCELLED):
+            return True
+        return self.stage is _Stage.CANCELLED
+
+    def cancelled(self) -> bool:
+        """Whether it was taken back."""
+        return self.stage is _Stage.CANCELLED
+
+    def running(self) -> bool:
+        """Whether it is being computed."""
+        return self.stage is _Stage.COMPUTED
+
+    def done(self) -> bool:
+        """Whether it has ended, in whichever way."""
+        return self.stage is _Stage.ENDED or self.stage is _Stage.CANCELLED
+
+    def set_running_or_notify_cancel(self) -> bool:
+        """It is going to be computed, unless it was taken back."""
+        return self.worker.computes(self)
+
+    def set_result(self, result: Answer) -> None:
+        """Tell the worker its answer."""
+        if not self.worker.ended(self, _Stage.ENDED, answer=result):
+            raise InvalidStateError
+
+    def set_exception(self, exception: BaseException | None) -> None:
+        """Tell the worker of an error instead."""
+        if not self.worker.ended(self, _Stage.ENDED, error=exception):
+            raise InvalidStateError
 
 
 class _Worker:
@@ -119,6 +167,7 @@ class _Worker:
     def __init__(self, host: Host, connected: socket.socket) -> None:
         self.host, self.socket = host, connected
         self.flights: dict[int, _Flight] = {}
+        self.parties: dict[str, int] = {}  # images in flight by party
         self.arena: Arena | None = None
         self.gone = False
         self._lock = threading.Lock()
@@ -180,7 +229,7 @@ class _Worker:
 
     def _take(self, found: list[records.Record]) -> None:
         for record in found:
-            if isinstance(record, Submit):
+            if type(record) is Submit:
                 self._submit(record)
             elif isinstance(record, Cancel):
                 flight = self.flights.get(record.ticket)
@@ -189,7 +238,7 @@ class _Worker:
             elif isinstance(record, LaneNamed):
                 self._lanes[record.number] = record.lane
             else:
-                raise ValueError(f"a worker does not say {type(record).__name__}")  # noqa: TRY004 - it is no type of ours
+                raise ValueError(f"a worker does not say {type(record).__name__}")
 
     def _submit(self, record: Submit) -> None:
         slot, number, mask, ticket, deadline, since = record
@@ -202,8 +251,10 @@ class _Worker:
             names = [name for name, _ in self.arena.layout.outputs]
             outputs = self._masks[mask] = frozenset(name for i, name in enumerate(names) if mask >> i & 1)
         self._busy[slot], self._last = 1, ticket
-        flight = self.flights[ticket] = _Flight(ticket, slot, lane, outputs)
-        flight.add_done_callback(self._done)
+        flight = _Flight(self, ticket, slot, lane)
+        with self._lock:
+            self.flights[ticket] = flight
+            self.parties[lane.who] = self.parties.get(lane.who, 0) + 1
         try:
             self.host.queue.submit(
                 self.arena.pixels[slot],
@@ -217,27 +268,43 @@ class _Worker:
             if flight.set_running_or_notify_cancel():
                 flight.set_exception(error)
 
-    def _done(self, flight: Any) -> None:
-        """An image has ended, in whichever way."""
-        if flight.cancelled():
-            record = records.refusal(flight.ticket, None)
-        elif (error := flight.exception()) is not None:
-            record = records.refusal(flight.ticket, error)
-        else:
-            answer = flight.result()
-            record = records.answer(
-                flight.ticket, answer.batch_size, answer.batch, answer.queue_seconds, answer.compute_seconds
-            )
+    def computes(self, flight: _Flight) -> bool:
+        """Whether an image may be computed, which can be cancelled no more then."""
         with self._lock:
+            if flight.stage is _Stage.WAITS:
+                flight.stage = _Stage.COMPUTED
+            return flight.stage is _Stage.COMPUTED
+
+    def ended(
+        self, flight: _Flight, stage: _Stage, *, answer: Answer | None = None, error: BaseException | None = None
+    ) -> bool:
+        """An image has ended: with an answer, an error, or neither; False: it had ended before.
+
+        One that is being computed cannot be cancelled any more.
+        """
+        with self._lock:
+            if flight.stage is not (_Stage.WAITS if stage is _Stage.CANCELLED else _Stage.COMPUTED):
+                return False
+            flight.stage = stage
             self.flights.pop(flight.ticket, None)
+            who = flight.lane.who
+            if self.parties[who] == 1:
+                del self.parties[who]
+            else:
+                self.parties[who] -= 1
             if not self.gone and self.arena is not None:
-                if record[0] == records.ANSWER:
+                if answer is None:
+                    self._out += records.refusal(flight.ticket, error)
+                else:
                     for name, values in answer.outputs.items():
                         self.arena.outputs[name][flight.slot] = values
+                    self._out += records.answer(
+                        flight.ticket, answer.batch_size, answer.batch, answer.queue_seconds, answer.compute_seconds
+                    )
                 self._busy[flight.slot] = 0
-                self._out += record
         # Also of one that has gone: others in the batch wait until all of it has been told.
         self.host.gathering.answered(self)
+        return True
 
     def send(self) -> None:
         """Send what there is, or have the reader do so when the worker reads."""
@@ -274,7 +341,6 @@ class _Worker:
             flights = list(self.flights.values())
         for flight in flights:
             flight.cancel()  # what is being computed ends by itself
-        self.flights.clear()
         self.socket.close()
         self.arena = None
 
@@ -293,7 +359,9 @@ class Host:
         self._selector.register(self._wake_read, selectors.EVENT_READ)
         self._workers: dict[int, _Worker] = {}  # by descriptor; the reader's
         self._coming: list[socket.socket] = []
-        self._napping, self._ended = False, threading.Event()
+        self._napping = self._busy = False
+        self._ended = threading.Lock()  # held, until a batch ends
+        self._ended.acquire()
         self._closed = False
         self._stuck = False
         self._seconds: tuple[float, ...] = ()
@@ -336,8 +404,10 @@ class Host:
 
     def batch_ended(self) -> None:
         """The device has computed a batch: the reader may bring more. Called before the answers are given out."""
+        self._busy = False
         if self._napping:
-            self._ended.set()
+            with contextlib.suppress(RuntimeError):  # another batch has ended as well
+                self._ended.release()
         self._publish()
 
     def _read(self) -> None:
@@ -409,15 +479,17 @@ class Host:
 
     def _nap(self) -> None:
         """Where images wait already, those that come meanwhile cannot be computed before the batch has ended."""
-        for seconds in _SLICES:
-            self._ended.clear()
-            self._napping = True
-            waits = self.queue.depth() > 0
-            if waits and not self._closed:
-                waits = not self._ended.wait(seconds)
-            self._napping = False
-            if not waits:
-                return
+        if not self.queue.depth() or self._closed:
+            self._busy = False
+            return
+        self._ended.acquire(blocking=False)  # of a batch before
+        self._napping = True
+        # What still waits a moment later waits for the device; until a batch ends that stays so.
+        if self._busy or not self._ended.acquire(timeout=_MOMENT):
+            self._busy = self.queue.depth() > 0
+            if self._busy:
+                self._ended.acquire(timeout=_SLICE)
+        self._napping = False
 
     def _publish(self) -> None:
         """Tell all workers how the queue is."""
@@ -427,9 +499,8 @@ class Host:
             self._seconds = tuple(self.queue.seconds_to_compute(size) for size in self.layout.batch_sizes)
         workers = list(self._workers.values())
         waiting = self.queue.depth()
-        parties = 0
-        if waiting:
-            parties = len({flight.lane.who for worker in workers for flight in list(worker.flights.values())})
+        # One call of C: other threads change what it goes through.
+        parties = len(set().union(*[worker.parties for worker in workers])) if waiting else 0
         state = QueueState(waiting, parties, self._stuck, self._seconds)
         for worker in workers:
             arena = worker.arena
