@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, Self
 
 from glimpse.client import Client
-from tools.bench import loads
+from tools.bench import loads, machine
 from tools.bench.service import ServiceError
 from tools.load import parts, pictures
 from tools.load.callers import BareCaller, Callers, ClientCaller
@@ -131,6 +131,7 @@ class Pair:
         self.replicas: list[Replica] = []
         self.endings: list[Ending] = []
         self.last_faults: list[str] = []  # of those that were ended for good
+        self.left: list[str] = []  # processes of replicas that went on without them
         self._killed: set[int] = set()  # single processes of replicas
         self.begun = 0.0  # time.monotonic at the start of the run
         self.target = "ipv4:" + ",".join(f"127.0.0.1:{port}" for port in self._ports)
@@ -157,6 +158,7 @@ class Pair:
         """Signal a replica while it has something in flight, wait for its end and start its successor."""
         old = self.replicas[which]
         in_flight = self._busy(old)
+        begun = machine.tree(old.pid)
         ending = Ending(which, number.name, self._now(), in_flight)
         old.signal(number)
         self.endings.append(ending)
@@ -165,6 +167,7 @@ class Pair:
         ending.draining = next((at - self.begun for at, event in old.events if event["event"] == "draining"), None)
         ending.faults = old.faults(self._killed)
         old.close()
+        self._note_left(begun)
         self.replicas[which] = Replica(port=self._ports[which], environment=self._environment)
         ending.serving = self._now()
         return ending
@@ -188,6 +191,13 @@ class Pair:
         ending.serving = self._now()
         return ending
 
+    def _note_left(self, pids: list[int]) -> None:
+        """Note which of an ended replica's processes do not end with it."""
+        try:
+            self._until(lambda: all(map(parts.gone, pids)), "")
+        except ServiceError:
+            self.left += [" ".join(machine.command(pid)) for pid in pids if not parts.gone(pid)]
+
     def _is_ready(self, replica: Replica) -> bool:
         if not replica.alive():
             raise ServiceError(f"The server has ended with its process. Its log: {replica.events[-5:]}")
@@ -210,8 +220,10 @@ class Pair:
 
     def end(self, which: int) -> int:
         """End a replica for good; its exit code."""
+        begun = machine.tree(self.replicas[which].pid)
         self.replicas[which].signal(signal.SIGTERM)
         code = self.replicas[which].exit_code(_PATIENCE)
+        self._note_left(begun)
         self.last_faults += self.replicas[which].faults(self._killed)
         return code
 
@@ -293,4 +305,5 @@ def _judge(ledger: Ledger, pair: Pair, effort: Effort, report: Report) -> None:
     idle = [each for each in endings if not each.in_flight]
     report.promise("every signal came while images were in flight", not idle, f"{len(idle)} did not" if idle else "")
     faults = [fault for each in endings for fault in each.faults] + pair.last_faults
+    report.promise("no process is left of a replica that has ended", not pair.left, "; ".join(pair.left[:3]))
     report.promise("no replica logs a defect", not faults, "; ".join(faults[:3]))
