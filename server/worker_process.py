@@ -10,7 +10,7 @@ engine    `number`, from 1, + [stream socket whose other end the engine has, pic
           engine has been replaced
 drain     take no more calls, finish those that are there, and end
 ping      -> pong, with the same `number`, and `in_flight`, images
-metrics   -> metrics, with the same `number` + [pickled list of Prometheus' metrics]
+metrics   -> metrics, with the same `number` + [pickled list of Prometheus' metrics]; at the end unasked, with number 0
           -> state, whenever it has changed: `alive`, `ready`, `trouble`
           -> failed, with `exit`, the code of `startup`, and `detail`, for people
 
@@ -138,6 +138,7 @@ class _Worker:
             await server.run(self._stop)
         finally:
             sharing.cancel()
+            self._say_metrics(0)  # what was counted since the supervisor asked last
 
     async def _first(self, awaited: asyncio.Future[dict[str, Any]]) -> dict[str, Any] | None:
         """What the future holds once it is there; None: told to stop before."""

@@ -132,8 +132,7 @@ class Child:
             answer = await self.told("metrics", number)
         finally:
             self._awaited.pop(("metrics", number), None)
-        content = read_memory_file(answer.files[0])
-        return loaded(content) if content else []
+        return metrics_in(answer)
 
     async def gone(self) -> None:
         """Wait until it has ended and all that it said has been read.
@@ -204,3 +203,9 @@ class Child:
             if not future.done():
                 future.set_exception(error)
                 future.exception()  # looked at: perhaps nobody waits any more
+
+
+def metrics_in(message: Message) -> list[Metric]:
+    """The metrics that a process sent; closes their file."""
+    content = read_memory_file(message.files[0])
+    return loaded(content) if content else []

@@ -27,7 +27,7 @@ from glimpse.server.settings import Settings
 from glimpse.server.startup import StartupError
 from glimpse.server.stop_signals import stop_on_signals
 from glimpse.server.supervisor.backoff import Backoff
-from glimpse.server.supervisor.child import Child, ChildEndedError, ChildFailedError
+from glimpse.server.supervisor.child import Child, ChildEndedError, ChildFailedError, metrics_in
 from glimpse.server.supervisor.plan import Plan, check_memory, device_of
 
 _log = structlog.get_logger(__name__)
@@ -289,6 +289,9 @@ class Supervisor:
     def _hear(self, child: Child, message: Message) -> None:
         """Something that a process says by itself."""
         body = message.body
+        if body.get("did") == "metrics":  # on its way out, or later than a scrape waits
+            self._metrics.took(child.name, metrics_in(message))
+            return
         message.close()
         match body.get("did", body.get("do")):
             case "state":

@@ -224,6 +224,20 @@ def test_a_worker_that_is_told_to_end_drains_and_is_replaced(server_of_two: Runn
     assert callers.lost == []
 
 
+def test_what_a_worker_counted_before_it_drained_is_not_lost(server_of_two: RunningServer) -> None:
+    """Nobody asks for its metrics between the calls and its end."""
+    before, workers = metrics_of(server_of_two), of(server_of_two, "worker")
+    for _ in range(8):
+        with channel(server_of_two.target) as through:
+            ImageClassifierStub(through).Classify(request(), timeout=TIMEOUT)
+    for pid in workers:
+        os.kill(pid, signal.SIGTERM)
+    until(lambda: all(gone(pid) for pid in workers))
+    until(lambda: ready(server_of_two))
+    name = "glimpse_requests_answered_total"
+    assert metrics_of(server_of_two)[name] - before[name] == 8
+
+
 @pytest.mark.ci
 def test_an_engine_that_is_killed_is_replaced_and_no_caller_notices(server_of_two: RunningServer) -> None:
     """Meanwhile the server lives, but is not ready, and callers wait for that."""
