@@ -33,6 +33,8 @@ _RUNTIMES = ("jax", "torch", "tensorflow")
 _PLAIN = ("resnet50",)  # of which there is a plain PyTorch, see `tools.bench.plain_torch`
 _BATCHES = 4  # that callers keep in flight together, so that one is always ready when another ends
 _TOGETHER = 32  # images in a large call
+_MOST_WORKERS = 16  # that the service starts by itself
+_CONNECTIONS = 8  # for each core: the kernel chooses a worker for each at random, and all are to have about as many
 _HEADS = (
     "network, runtime",
     "device",
@@ -161,8 +163,9 @@ def _measure(one: dict[str, Any], run: _Run) -> None:
     run.part(f"{name}: device alone", lambda: _alone(one, environment, chosen))
     if not one.get("device_alone"):
         return
-    # What is in flight is what the callers below keep there, twice over.
-    in_flight = 2 * _BATCHES * max(one["batch"], _TOGETHER)
+    # What is in flight is what the callers below keep there, twice over, also where each worker has a part of the limit
+    # and the kernel leads many connections to one of them.
+    in_flight = 2 * _BATCHES * max(one["batch"], _TOGETHER) * min(_MOST_WORKERS, machine.cores())
     environment |= {"GLIMPSE_MAX_IMAGES_IN_FLIGHT": str(in_flight), "GLIMPSE_MAX_BYTES_IN_FLIGHT": str(1 << 30)}
     with ExitStack() as stack:
         service = run.part(f"{name}: start", lambda: stack.enter_context(_started(environment)))
@@ -228,8 +231,9 @@ def _load(service: Service, one: dict[str, Any], images: str, each: int, chosen:
     height, width, _ = one["input_shape"]
     with ExitStack() as stack:
         callers = [stack.enter_context(Worker("tools.bench.caller")) for _ in range(chosen.generators)]
+        connections = max(4, _CONNECTIONS * machine.cores() // len(callers))
         for caller in callers:
-            caller.begin("connect", target=service.target, pid=service.pid)
+            caller.begin("connect", target=service.target, pid=service.pid, connections=connections)
         for caller in callers:
             caller.end()
             caller.begin("prepare", kind=images, height=height, width=width, each=each)
