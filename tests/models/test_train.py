@@ -390,12 +390,12 @@ def test_a_finished_run_may_be_lengthened_by_a_restart(
 _KILLED = """
 import os, signal, sys
 from glimpse.models.train import __main__, fit
-save = fit._save
+save = fit.save_checkpoint
 def killed(model, checkpoint):
     if len(fit.history(checkpoint.parent)) == 2:
         os.kill(os.getpid(), signal.SIGKILL)
     save(model, checkpoint)
-fit._save = killed
+fit.save_checkpoint = killed
 __main__.main(sys.argv[1:])
 """
 
