@@ -9,7 +9,9 @@ from tools.bench import machine
 from tools.load.report import Report, counts
 
 _FULL = frozenset({"QUEUE_FULL", "SHARE_FULL"})
-_FLOODED = frozenset({"CANCELLED"})
+# By gRPC, beyond what the event loop can even refuse (server/ports.py), and by the flood guard, which closes the
+# connections of an address that has used up its allowance while the server is overloaded (server/guard.py).
+_FLOODED = frozenset({"CANCELLED", "UNAVAILABLE"})
 _LATE = frozenset({"DEADLINE_EXCEEDED"})
 _GROWN = 1.05  # last third of the overload against the middle one
 _WASTED = 0.02  # of the computed images, too late for their callers
@@ -62,7 +64,6 @@ def judge(found: Mapping[str, Any], report: Report, *, each: int, least: float) 
         f"{offered:.0f} images/s of {poured['asked']:.0f} asked for: {offered / most['rate']:.1f} times the maximum"
     )
     allowed = dict.fromkeys(named, _FULL) | {"deadlines around the wait": _FULL | _LATE, "the maximum": _FULL}
-    # Beyond what the event loop can even refuse, gRPC ends calls at once: server/ports.py.
     allowed["open loop"] = _FULL | _FLOODED
     strange = {
         f"{name}: {reason}": number
