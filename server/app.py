@@ -13,7 +13,6 @@ from prometheus_client import CollectorRegistry
 
 from glimpse.models.decoding.cost import EXPENSIVE_WORK
 from glimpse.models.decoding.limits import ImageLimits
-from glimpse.models.messages import short
 from glimpse.server import message_fields, stopping
 from glimpse.server.access.control import AccessControl
 from glimpse.server.admission import Admission, Permits
@@ -28,7 +27,7 @@ from glimpse.server.guard import Guard
 from glimpse.server.health import HEALTH, Health
 from glimpse.server.interceptors import CallInterceptor
 from glimpse.server.interruptible import run_until_stopped
-from glimpse.server.loading import LoadOptions, load_model, model_source
+from glimpse.server.loading import load_configured
 from glimpse.server.memory import Memory, keep_trimmed, settle
 from glimpse.server.metrics import Metrics
 from glimpse.server.penalties import Penalty
@@ -224,7 +223,7 @@ class Server:
 
     def _prepare_and_load(self) -> LoadedModel:
         self._start_decoding()
-        return _load_model(self._settings, self._metrics)
+        return load_configured(self._settings, self._metrics.of)
 
     def _start_decoding(self) -> None:
         try:
@@ -323,7 +322,7 @@ async def prepare_start(settings: Settings) -> int:
         StartupError: expected; such a start would fail, or there is no place to keep anything.
     """
     stop = stop_on_signals()
-    model = await run_until_stopped(stop, partial(_load_model, settings, Metrics()))
+    model = await run_until_stopped(stop, partial(load_configured, settings, Metrics().of))
     if model is None:
         return stopping.exit_code(stop.number, prepares=True)
     model.close()
@@ -334,18 +333,6 @@ async def prepare_start(settings: Settings) -> int:
         )
     _log.info("prepared", model=model.identity.name)
     return 0
-
-
-def _load_model(settings: Settings, metrics: Metrics) -> LoadedModel:
-    try:
-        return load_model(model_source(settings), LoadOptions.of(settings), metrics.of)
-    except (ValueError, OSError) as error:
-        raise ModelLoadError(f"Cannot load the model: {error}") from error
-    except StartupError:
-        raise
-    except Exception as error:
-        _log.debug("model not loaded", exc_info=True)
-        raise ModelLoadError(f"Cannot load the model: {short(error)}") from error
 
 
 def _penalty_log(access: AccessControl) -> Callable[[Penalty, int], None] | None:

@@ -27,23 +27,22 @@ import logging
 import os
 import pickle
 import socket
-import sys
 import threading
 import time
 
 import structlog
 
 from glimpse.models.messages import short
-from glimpse.server import cleanup, cores, logs, standard_error, stopping
+from glimpse.server import cleanup, cores, standard_error, stopping
 from glimpse.server.control_channel import ControlChannel, Message, memory_file, read_memory_file
 from glimpse.server.engine.host import Gathering, Host
 from glimpse.server.engine.model_facts import ModelFacts
-from glimpse.server.loading import LoadOptions, load_model, model_source
+from glimpse.server.loading import load_configured
 from glimpse.server.memory import settle
 from glimpse.server.metrics import Metrics
 from glimpse.server.registry import LoadedModel
 from glimpse.server.settings import Settings
-from glimpse.server.startup import ModelLoadError, StartupError
+from glimpse.server.startup import StartupError
 
 _log = structlog.get_logger(__name__)
 
@@ -94,15 +93,13 @@ class _Engine:
         os._exit(0)
 
     def _begin(self, settings: Settings, number: int) -> None:
-        if settings.log_format == "json" or (settings.log_format == "auto" and not sys.stderr.isatty()):
-            self._captured = standard_error.Captured()
-        logs.configure(settings.log_level, settings.log_format, process={"engine": number})
+        self._captured = standard_error.configure_log(settings.log_level, settings.log_format, {"engine": number})
         threading.Thread(target=self._load, args=(settings,), name="loading", daemon=True).start()
 
     def _load(self, settings: Settings) -> None:
         """Load the model and say what became of it; then look now and then whether the device hangs."""
         try:
-            model = self._loaded(settings)
+            model = load_configured(settings, lambda *_: self._gathering)
             facts = ModelFacts.of(model)
         except StartupError as error:
             self._channel.send({"did": "failed", "exit": error.exit_code, "detail": str(error)})
@@ -119,17 +116,6 @@ class _Engine:
         settle()
         self._say({"did": "loaded"}, pickle.dumps(facts))
         self._watch(model, self._host, min(1.0, settings.stuck_seconds / 4))
-
-    def _loaded(self, settings: Settings) -> LoadedModel:
-        try:
-            return load_model(model_source(settings), LoadOptions.of(settings), lambda *_: self._gathering)
-        except (ValueError, OSError) as error:
-            raise ModelLoadError(f"Cannot load the model: {error}") from error
-        except StartupError:
-            raise
-        except Exception as error:
-            _log.debug("model not loaded", exc_info=True)
-            raise ModelLoadError(f"Cannot load the model: {short(error)}") from error
 
     def _watch(self, model: LoadedModel, host: Host, seconds: float) -> None:
         before: str | None = None

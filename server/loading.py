@@ -12,6 +12,7 @@ import structlog
 
 from glimpse.models import sources
 from glimpse.models.bundle import Bundle
+from glimpse.models.messages import short
 from glimpse.models.sources import ModelSource
 from glimpse.models.spec import NetworkSummary
 from glimpse.server import cores
@@ -24,7 +25,7 @@ from glimpse.server.runtime.serving import ServedModel, serve
 from glimpse.server.runtimes import RUNTIMES, RuntimeName
 from glimpse.server.settings import Settings
 from glimpse.server.settings.kinds import PrecisionChoice
-from glimpse.server.startup import MemoryShortError
+from glimpse.server.startup import MemoryShortError, ModelLoadError, StartupError
 
 _LARGEST = 32  # images: what most runtimes take for a batch when left to themselves
 _log = structlog.get_logger(__name__)
@@ -72,6 +73,23 @@ def model_source(settings: Settings) -> ModelSource:
         labels=settings.labels,
         recipe=settings.recipe,
     )
+
+
+def load_configured(settings: Settings, observe: Callable[[str, str], Observer]) -> LoadedModel:
+    """Load the model of the settings, see `load_model`.
+
+    Raises:
+        StartupError: expected; the message says what to do.
+    """
+    try:
+        return load_model(model_source(settings), LoadOptions.of(settings), observe)
+    except (ValueError, OSError) as error:
+        raise ModelLoadError(f"Cannot load the model: {error}") from error
+    except StartupError:
+        raise
+    except Exception as error:
+        _log.debug("model not loaded", exc_info=True)
+        raise ModelLoadError(f"Cannot load the model: {short(error)}") from error
 
 
 def load_model(source: ModelSource, options: LoadOptions, observe: Callable[[str, str], Observer]) -> LoadedModel:

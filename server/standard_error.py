@@ -19,6 +19,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Literal
 
 from glimpse.server import logs
 
@@ -148,3 +149,17 @@ class Captured:
             )
 
         sys.excepthook, threading.excepthook, sys.unraisablehook = uncaught, in_thread, unraisable
+
+
+def configure_log(level: str, form: Literal["auto", "json", "text"], process: Mapping[str, int]) -> Captured | None:
+    """Begin the log of one of several processes of a server; captures standard error where the log is JSON.
+
+    Args:
+        level, form, process: see `logs.configure`.
+
+    Returns:
+        What has to be closed at the end; None: standard error is not captured.
+    """
+    captured = Captured() if form == "json" or (form == "auto" and not sys.stderr.isatty()) else None
+    logs.configure(level, form, process=process)
+    return captured

@@ -31,14 +31,13 @@ import logging
 import os
 import pickle
 import socket
-import sys
 import threading
 from collections.abc import Callable
 from typing import Any
 
 import structlog
 
-from glimpse.server import app, cores, event_loops, logs, standard_error, stopping
+from glimpse.server import app, cores, event_loops, standard_error, stopping
 from glimpse.server.access.shared_rates import SharedRates
 from glimpse.server.background import keep_running
 from glimpse.server.batching.model_queue import ModelQueue
@@ -241,10 +240,7 @@ def main() -> None:
     if first is None:
         os._exit(1)
     settings: Settings = pickle.loads(read_memory_file(first.files[0]))  # noqa: S301 - from our supervisor
-    captured = None
-    if settings.log_format == "json" or (settings.log_format == "auto" and not sys.stderr.isatty()):
-        captured = standard_error.Captured()
-    logs.configure(settings.log_level, settings.log_format, process={"worker": first.body["worker"]})
+    captured = standard_error.configure_log(settings.log_level, settings.log_format, {"worker": first.body["worker"]})
     # gRPC would write a line that is no log line for every header that is none.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     code = 1

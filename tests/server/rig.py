@@ -23,7 +23,7 @@ from glimpse.models.outputs import Outputs
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.models.sources import ModelSource
 from glimpse.models.spec import NetworkSummary
-from glimpse.server import app, domain, settings
+from glimpse.server import app, domain, loading, settings
 from glimpse.server.batching.batcher import Batcher, Observer
 from glimpse.server.decoding import where
 from glimpse.server.decoding.prepare import Prepared, prepare
@@ -113,7 +113,7 @@ class Rig:
         self.other_target = f"[::1]:{port}"  # whoever calls here comes from another address, and so is another party
         own = ["--host=::", f"--port={port}", "--metrics-port=0"]
         self.settings = settings.load([*own, *arguments])
-        patch.setattr(app, "load_model", self._load)
+        patch.setattr(loading, "load_model", self._load)
         patch.setattr(where, "prepare", self._decode)
         self._thread = threading.Thread(target=asyncio.run, args=(self._life(),), name="rig")
         self._thread.start()

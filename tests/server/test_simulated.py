@@ -93,9 +93,9 @@ def test_choosing_it_leaves_keras_alone(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_simulated_model_is_loaded_without_a_framework() -> None:
     load = (
-        "import sys; from glimpse.server.app import _load_model; from glimpse.server.metrics import Metrics; "
+        "import sys; from glimpse.server.loading import load_configured; from glimpse.server.metrics import Metrics; "
         "from glimpse.server.settings import load; "
-        "_load_model(load(['--runtime=simulated', '--weights=cifar10']), Metrics()).close(); "
+        "load_configured(load(['--runtime=simulated', '--weights=cifar10']), Metrics().of).close(); "
         "print(sorted({'keras', 'tensorflow', 'openvino', 'jax', 'torch'} & set(sys.modules)))"
     )
     done = subprocess.run(
