@@ -16,7 +16,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from importlib.util import find_spec
@@ -26,6 +27,7 @@ from typing import Any
 from glimpse.server import gpus
 from tools.bench import machine
 from tools.bench.networks import NETWORKS
+from tools.bench.path import Usage
 from tools.bench.service import Service
 from tools.bench.worker import ROOT, Worker
 
@@ -92,6 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--part", type=float, default=120.0, help="seconds for each part")
     parser.add_argument("--generators", type=int, default=max(1, machine.cores() // 4), help="processes of callers")
     parser.add_argument("--decoders", type=int, default=machine.cores(), help="processes that decode alone")
+    parser.add_argument("--workers", nargs="+", type=int, default=[0], help="worker processes to try, each in turn")
+    parser.add_argument("--alone", nargs="*", default=[], choices=_RUNTIMES, help="of these, measure no service")
     parser.add_argument("--any-device", action="store_true", help="also without a GPU, to try this script")
     parser.add_argument("--quick", action="store_true", help="tiny and on any device: only whether it works")
     parser.add_argument("--json", type=Path, help="write what was measured here")
@@ -132,19 +136,20 @@ def table(result: dict[str, Any]) -> str:
     decode = result.get("decode")
     for one in result["found"]:
         alone, plain = _best(one.get("device_alone")), _best((one.get("plain") or {}).get("rates"))
-        rates = [one.get(kind) for kind in ("raw", "large", "jpeg")]
-        warm = one.get("warm_start")
-        cells = (
-            f"{one['network']}, {one['runtime']}",
-            one.get("device", "-"),
-            one.get("precision", "-"),
-            str(one.get("batch", "-")),
-            *(_number(value) for value in (alone, plain)),
-            *(_number(rates[0]), _share(rates[0], alone), _number(rates[1]), _share(rates[1], alone)),
-            *(_number(decode), _number(rates[2]), _share(rates[2], decode)),
-            "-" if warm is None else f"{warm:.1f} s",
-        )
-        lines.append(f"| {' | '.join(cells)} |")
+        for workers, service in (one.get("services") or {0: {}}).items():
+            rates = [(service.get(kind) or {}).get("rate") for kind in ("raw", "large", "jpeg")]
+            warm = service.get("warm_start")
+            cells = (
+                f"{one['network']}, {one['runtime']}" + (f", {workers} workers" if workers else ""),
+                one.get("device", "-"),
+                one.get("precision", "-"),
+                str(one.get("batch", "-")),
+                *(_number(value) for value in (alone, plain)),
+                *(_number(rates[0]), _share(rates[0], alone), _number(rates[1]), _share(rates[1], alone)),
+                *(_number(decode), _number(rates[2]), _share(rates[2], decode)),
+                "-" if warm is None else f"{warm:.1f} s",
+            )
+            lines.append(f"| {' | '.join(cells)} |")
     lines += ["", *(f"- {name}: {reason.splitlines()[0]}" for name, reason in result.get("failed", {}).items())]
     return "\n".join(lines).rstrip()
 
@@ -161,8 +166,18 @@ def _measure(one: dict[str, Any], run: _Run) -> None:
         "GLIMPSE_MAX_BATCH_SIZE": str(chosen.batch),
     }
     run.part(f"{name}: device alone", lambda: _alone(one, environment, chosen))
-    if not one.get("device_alone"):
+    if not one.get("device_alone") or one["runtime"] in chosen.alone:
         return
+    services = one["services"] = {}
+    for workers in chosen.workers:
+        found = services[workers] = {}
+        _serve(found, one, environment | {"GLIMPSE_WORKERS": str(workers)}, run)
+
+
+def _serve(found: dict[str, Any], one: dict[str, Any], environment: dict[str, str], run: _Run) -> None:
+    """The service with one number of workers under each load; what is measured goes into `found`."""
+    workers = environment["GLIMPSE_WORKERS"]
+    name = f"{one['network']}, {one['runtime']}" + ("" if workers == "0" else f", {workers} workers")
     # What is in flight is what the callers below keep there, twice over, also where each worker has a part of the limit
     # and the kernel leads many connections to one of them.
     in_flight = 2 * _BATCHES * max(one["batch"], _TOGETHER) * min(_MOST_WORKERS, machine.cores())
@@ -171,11 +186,11 @@ def _measure(one: dict[str, Any], run: _Run) -> None:
         service = run.part(f"{name}: start", lambda: stack.enter_context(_started(environment)))
         if service is None:
             return
-        one["warm_start"] = service.start_seconds
+        found["warm_start"] = service.start_seconds
         for kind, images, each in (("raw", "raw", 1), ("large", "raw", _TOGETHER), ("jpeg", "jpeg", 1)):
-            one[kind] = run.part(
+            found[kind] = run.part(
                 f"{name}: service, {kind}",
-                partial(_load, service, one, images, each, chosen),
+                partial(_load, service, one, images, each, run.chosen),
             )
 
 
@@ -226,8 +241,8 @@ def _started(environment: dict[str, str]) -> Service:
     return service
 
 
-def _load(service: Service, one: dict[str, Any], images: str, each: int, chosen: argparse.Namespace) -> float:
-    """Images a second that the service answers."""
+def _load(service: Service, one: dict[str, Any], images: str, each: int, chosen: argparse.Namespace) -> dict[str, Any]:
+    """Images a second that the service answers, and where the time went."""
     height, width, _ = one["input_shape"]
     with ExitStack() as stack:
         callers = [stack.enter_context(Worker("tools.bench.caller")) for _ in range(chosen.generators)]
@@ -240,13 +255,45 @@ def _load(service: Service, one: dict[str, Any], images: str, each: int, chosen:
         for caller in callers:
             caller.end()
         together = max(len(callers), -(-_BATCHES * one["batch"] // each))
+        before, told, begun = Usage.of(service.pid), service.metrics(), time.monotonic()
         for caller in callers:
             caller.begin("closed", callers=-(-together // len(callers)), seconds=chosen.seconds)
         found = [caller.end() for caller in callers]
+        spent, wall = Usage.of(service.pid).since(before), time.monotonic() - begun
+        usage = _usage(spent, (told, service.metrics()), found, wall)
     if errors := [caller["errors"] for caller in found if caller["errors"]]:
         raise RuntimeError(f"calls failed: {errors}")
     # A caller's rate counts what it gets an answer to, an image each.
-    return sum(float(caller["rate"]) for caller in found)
+    return {"rate": sum(float(caller["rate"]) for caller in found), **usage}
+
+
+def _usage(
+    spent: Mapping[tuple[int, str, str], float],
+    metrics: tuple[Mapping[str, float], Mapping[str, float]],
+    found: Sequence[dict[str, Any]],
+    wall: float,
+) -> dict[str, Any]:
+    """Where the time of a load went: CPU microseconds an image by process and part, cores in use, images a batch."""
+    images = sum(one["images"] for one in found)
+    parts: dict[str, float] = defaultdict(float)
+    busiest: dict[str, float] = defaultdict(float)
+    cores: dict[int, float] = defaultdict(float)
+    for (pid, kind, part), seconds in spent.items():
+        parts[f"{kind}: {part}"] += 1e6 * seconds / images
+        cores[pid] += seconds / wall
+        busiest[kind] = max(busiest[kind], cores[pid])
+    before, after = metrics
+    sums = {name: after[name] - before.get(name, 0.0) for name in after if name.startswith("glimpse_batch_size_")}
+    batches = sums.get("glimpse_batch_size_count", 0.0)
+    return {
+        "cpu_us": {name: round(value, 1) for name, value in sorted(parts.items()) if value >= 0.1},
+        "generator_cpu_us": round(1e6 * sum(one["generator_cpu"] for one in found) / images, 1),
+        "generator_cores": [round(one["generator_cpu"] / one["seconds"], 2) for one in found],
+        "busiest_cores": {kind: round(value, 2) for kind, value in busiest.items()},
+        "service_cores": round(sum(spent.values()) / wall, 2),
+        "images_per_batch": round(sums["glimpse_batch_size_sum"] / batches, 1) if batches else None,
+        "latency": found[0]["latency"],
+    }
 
 
 def _make(network: str) -> bool:
