@@ -20,6 +20,7 @@ from glimpse.models.errors import BundleError
 from glimpse.models.network_limits import MOST_PARAMETERS, GiantNetworkError
 from glimpse.models.prestem import graph
 from glimpse.models.prestem.recipe import Recipe, change_for
+from glimpse.models.weights_to_come import weights_to_come
 
 _BATCH, _LEAST_BATCH = 500, 8
 _PIXELS = 1 << 22  # in a batch: 83 images of 224 x 224, whose maps take a gigabyte
@@ -38,12 +39,13 @@ def load_bundle(bundle: Bundle) -> Assembly:
         return keras_files.load(bundle.weights_path, recipe=bundle.recipe, classes=len(bundle.labels))
     row = find(bundle.architecture, bundle.variant, bundle.options).served()
     try:
-        assembly = assemble(
-            row,
-            classes=len(bundle.labels),
-            input_shape=bundle.input_shape,
-            most_parameters=min(MOST_PARAMETERS, _weights_of(bundle.weights_path)),
-        )
+        with weights_to_come():
+            assembly = assemble(
+                row,
+                classes=len(bundle.labels),
+                input_shape=bundle.input_shape,
+                most_parameters=min(MOST_PARAMETERS, _weights_of(bundle.weights_path)),
+            )
     except GiantNetworkError as error:
         raise BundleError(
             f"{bundle.folder} describes a network that is too large, also for its weights file: {error}"
