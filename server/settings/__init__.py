@@ -233,8 +233,8 @@ class Settings(AccessSettings):
         le=64,
         description="Number of worker processes, which take calls and decode images and share the port. 1 means one "
         "process with everything in it. With 2 or more, the model is in an engine process that all workers feed (Linux "
-        "only). 0 means one process, unless there is a GPU (one worker less than CPU cores, 2 to 16) or at least 16 "
-        "CPU cores (one worker for 8).",
+        "only). 0 means one process, unless there is a GPU (5 workers for 8 CPU cores, 2 to 16) or at least 16 CPU "
+        "cores (1 worker for 8).",
     )
     engines: int = Field(
         0,

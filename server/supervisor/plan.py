@@ -20,6 +20,9 @@ WORKER_BYTES = 84 << 20
 _MANY = 16  # cores, from which on one process does not use them
 _EACH = 8  # cores a worker, where the workers share them with a network that computes
 _MOST = 16  # workers that are started where nobody says how many
+# Workers for each core beside a GPU. An engine keeps one to two cores busy, and more workers than have cores to run on
+# slow one another down: on 16 cores ten took in 20% more calls than fifteen.
+_BESIDE_GPU = 5 / 8
 
 
 class Plan(NamedTuple):
@@ -84,7 +87,7 @@ def _workers(cpus: int, gpus: int) -> int:
     if sys.platform != "linux":
         return 1
     if gpus:
-        return max(2, min(_MOST, cpus - 1))
+        return max(2, min(_MOST, int(cpus * _BESIDE_GPU)))
     return min(_MOST, max(1, cpus // _EACH)) if cpus >= _MANY else 1
 
 

@@ -30,7 +30,7 @@ def settings(**chosen: Any) -> Settings:
         pytest.param({}, 16, 0, 2, 1, id="many cores: a worker for eight"),
         pytest.param({}, 256, 0, 16, 1, id="no more than sixteen workers"),
         pytest.param({}, 2, 1, 2, 1, id="a GPU: two workers at least"),
-        pytest.param({}, 16, 1, 15, 1, id="a GPU: a core is left to the engine"),
+        pytest.param({}, 16, 1, 10, 1, id="a GPU: cores are left to the engine"),
         pytest.param({}, 64, 8, 16, 8, id="an engine for each GPU"),
         pytest.param({"engines": 2}, 64, 8, 16, 2, id="as many engines as are asked for"),
         pytest.param({"workers": 1}, 64, 1, 1, 1, id="one worker is one process"),

@@ -187,6 +187,7 @@ def _serve(found: dict[str, Any], one: dict[str, Any], environment: dict[str, st
         if service is None:
             return
         found["warm_start"] = service.start_seconds
+        found["start"] = service.log  # when each step of the start was done
         for kind, images, each in (("raw", "raw", 1), ("large", "raw", _TOGETHER), ("jpeg", "jpeg", 1)):
             found[kind] = run.part(
                 f"{name}: service, {kind}",

@@ -87,6 +87,12 @@ class Service:
                     self._serving.set()
 
     @property
+    def log(self) -> list[tuple[str, str]]:
+        """The time and the event of each line of its log so far."""
+        events = [json.loads(line) for line in list(self._lines) if line.startswith("{")]
+        return [(str(event.get("timestamp", "")), str(event["event"])) for event in events]
+
+    @property
     def pid(self) -> int:
         """Its process."""
         return self._process.pid
