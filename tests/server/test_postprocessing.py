@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -45,6 +46,16 @@ def test_any_number_of_many_classes_comes_in_order() -> None:
     for k in (1, 5, 100, 250, 500, 750, 998, 999, 1000):
         found = top_k(probabilities, labels, k=k)
         assert [p.index for p in found] == np.argsort(-probabilities)[:k].tolist()
+
+
+@pytest.mark.parametrize("distinct", [1, 3, 100_000])
+def test_of_thousands_of_classes_the_most_probable_come_first(distinct: int) -> None:
+    """With hardly any equals, with many, and with nothing but equals."""
+    probabilities = np.random.default_rng(7).integers(0, distinct, 5000).astype(np.float32) / np.float32(distinct)
+    labels = [ClassLabel(str(i)) for i in range(5000)]
+    for k in (1, 5, 70, 79, 500, 4999):
+        found = [p.index for p in top_k(probabilities, labels, k=k)]
+        assert found == np.argsort(-probabilities, kind="stable")[:k].tolist()
 
 
 def test_probabilities_become_predictions_and_other_outputs_stay_as_they_are() -> None:
