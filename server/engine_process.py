@@ -35,7 +35,8 @@ import structlog
 from glimpse.models.messages import short
 from glimpse.server import cleanup, cores, standard_error, stopping
 from glimpse.server.control_channel import ControlChannel, Message, memory_file, read_memory_file
-from glimpse.server.engine.host import Gathering, Host
+from glimpse.server.engine.host import Host
+from glimpse.server.engine.late_observer import LateObserver
 from glimpse.server.engine.model_facts import ModelFacts
 from glimpse.server.loading import load_configured
 from glimpse.server.memory import settle
@@ -53,7 +54,7 @@ class _Engine:
     def __init__(self, channel: ControlChannel) -> None:
         self._channel = channel
         self._metrics = Metrics()
-        self._gathering = Gathering()
+        self._observer = LateObserver()
         self._host: Host | None = None
         self._captured: standard_error.Captured | None = None
 
@@ -99,7 +100,7 @@ class _Engine:
     def _load(self, settings: Settings) -> None:
         """Load the model and say what became of it; then look now and then whether the device hangs."""
         try:
-            model = load_configured(settings, lambda *_: self._gathering)
+            model = load_configured(settings, lambda *_: self._observer)
             facts = ModelFacts.of(model)
         except StartupError as error:
             self._channel.send({"did": "failed", "exit": error.exit_code, "detail": str(error)})
@@ -110,8 +111,8 @@ class _Engine:
             self._channel.send({"did": "failed", "exit": StartupError.exit_code, "detail": detail})
             return
         # From here on: neither the image that shows the outputs nor anything before counts.
-        self._gathering.observe(self._metrics.of(model.identity.name, model.identity.version))
-        self._host = Host(model.batcher, facts.layout, self._gathering)
+        self._observer.observe(self._metrics.of(model.identity.name, model.identity.version))
+        self._host = Host(model.batcher, facts.layout)
         self._host.start()
         settle()
         self._say({"did": "loaded"}, pickle.dumps(facts))

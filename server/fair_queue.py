@@ -134,6 +134,10 @@ class FairQueue(Generic[T]):
         """Parties that have something waiting, or have just had more than others."""
         return len(self._parties)
 
+    def waiting_parties(self) -> int:
+        """Parties that have something waiting."""
+        return sum([party.size > 0 for party in self._parties.values()]) if self._length else 0
+
     def all(self) -> Ahead:
         """Everything that waits: at least what `ahead` finds, for less."""
         return Ahead(self._length, self._work)

@@ -7,21 +7,22 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from glimpse.models.outputs import DEFAULT_OUTPUTS
-from glimpse.server.batching.batch_queue import Answer, BatchQueue, Slot, Taken
-from glimpse.server.batching.endings import fail, failed, finish, stuck, too_late
+from glimpse.server.batching.batch_queue import BatchQueue, Taken
+from glimpse.server.batching.endings import fail, failed, stuck, too_late
 from glimpse.server.batching.estimate import ComputeEstimate
 from glimpse.server.batching.executor import Compute, Computed, Executor
+from glimpse.server.batching.waiting import Answer, Slot, Waiting
 from glimpse.server.batching.watch import Watch
 from glimpse.server.domain import BatchReport
-from glimpse.server.errors import OverloadedError, Reason, draining
+from glimpse.server.errors import OverloadedError, Reason, ServiceError, draining
 from glimpse.server.fair_queue import NO_LANE, Lane
 
 _log = logging.getLogger(__name__)
@@ -29,6 +30,7 @@ _numbers = itertools.count(1)  # of batches, in the whole process
 # Batches in a row without company, after which a lone image gets the whole device. That answers it sooner, but costs
 # more of the device than one stream: where others come meanwhile, all of them wait for it.
 _LONELY = 8
+_FEW = 8  # images, of which a thread that gives answers composes the next batch sooner than another one wakes
 # So many times as long as a batch of equal parts may one take that is filled up with the images of those who have more.
 _LONGER = 2.0
 
@@ -47,6 +49,61 @@ class Observer(Protocol):
 
     def halved(self) -> None:
         """A batch did not fit into the device's memory and was computed in parts."""
+
+
+class Given(NamedTuple):
+    """A batch whose images are to get their answers."""
+
+    images: Sequence[Waiting]
+    computed: Computed
+    queue_seconds: Sequence[float]  # one an image
+    compute_seconds: float
+    number: int  # of all batches that the process computes
+
+
+class Feed(Protocol):
+    """Where images come from and answers go to. Called by the batcher's threads, without a lock."""
+
+    def pull(self) -> None:
+        """Put into the queue what has come; asked before a batch is composed."""
+
+    def idle(self) -> None:
+        """A thread has pulled, and there is nothing to compose: it waits until it is told of something by `put`."""
+
+    def gather(self, batch: list[Waiting], staging: NDArray[np.uint8]) -> None:
+        """Copy the pixels of a batch into the first rows of `staging`; may bring the batch into another order."""
+
+    def give(self, given: Given) -> None:
+        """End the images of a batch."""
+
+
+class OneByOne:
+    """The feed where images come one by one."""
+
+    def pull(self) -> None:
+        """They are in the queue when they come."""
+
+    def idle(self) -> None:
+        """Whoever brings one tells a thread."""
+
+    def gather(self, batch: list[Waiting], staging: NDArray[np.uint8]) -> None:
+        """Copy image by image."""
+        for row, slot in enumerate(batch):
+            assert isinstance(slot, Slot)  # noqa: S101 - no others come from `submit`
+            np.copyto(staging[row], slot.pixels)
+
+    def give(self, given: Given) -> None:
+        """End one future after the other."""
+        _, computed, queue_seconds, seconds, number = given
+        size = len(given.images)
+        for found, slot, waited in zip(computed.rows, given.images, queue_seconds, strict=True):
+            assert isinstance(slot, Slot)  # noqa: S101 - as above
+            if found is None:
+                slot.refuse(failed())
+            else:
+                # Others in the batch may have asked for more.
+                own = found if len(found) == len(slot.outputs) else {name: found[name] for name in slot.outputs}
+                slot.answer(Answer(own, waited, seconds, size, number))
 
 
 class Batcher:
@@ -100,6 +157,8 @@ class Batcher:
         self._clock = clock
         self._estimate = ComputeEstimate()
         self._queue = BatchQueue()
+        self._feed: Feed = OneByOne()
+        self._fed = False  # by whoever is asked before a batch is composed
         self._changed = threading.Condition()
         self._computing = 0  # batches that are on the device
         self._staged = False  # a batch has been taken and waits for a stream
@@ -159,16 +218,57 @@ class Batcher:
             if len(self._queue) >= self._capacity:
                 self._observer.cancelled(self._queue.purge())
             if len(self._queue) >= self._capacity:
-                raise OverloadedError(
-                    Reason.QUEUE_FULL,
-                    f"{len(self._queue)} images are in the queue, which holds at most {self._capacity}. Try again "
-                    "later.",
-                    retry_after=self._expected(len(self._queue)),
-                )
+                raise self._full()
             self._queue.put(slot)
             if self._may_compose():  # else it would wake a worker only to find that out
                 self._changed.notify()
         return slot.future
+
+    def feed_from(self, feed: Feed) -> None:
+        """Ask `feed` for images from now on, before each batch, and let it give all answers; then `submit` is not used."""
+        with self._changed:
+            self._feed, self._fed = feed, True
+
+    def put(self, images: Sequence[Waiting]) -> None:
+        """Queue many images that are what the network takes; those that cannot be queued are refused one by one."""
+        refused: list[tuple[Waiting, ServiceError]] = []
+        queue = self._queue
+        with self._changed:
+            trouble = self._watch.trouble()
+            room = self._capacity - len(queue)
+            for image in images:
+                if self._closed:
+                    refused.append((image, draining()))
+                elif trouble is not None:
+                    refused.append((image, stuck(trouble)))
+                else:
+                    if room <= 0:
+                        self._observer.cancelled(queue.purge())
+                        room = self._capacity - len(queue)
+                    if room <= 0:
+                        refused.append((image, self._full()))
+                    else:
+                        queue.put(image)
+                        room -= 1
+            if self._may_compose():
+                self._changed.notify()
+        for image, error in refused:
+            image.refuse(error)
+
+    @property
+    def busy(self) -> bool:
+        """Whether the device computes as many batches as it can."""
+        return self._computing >= self._streams
+
+    @property
+    def gathers_ahead(self) -> bool:
+        """Whether a full batch is gathered while the one before it computes."""
+        return self._streams == 1
+
+    def parties(self) -> int:
+        """Callers whose images wait."""
+        with self._changed:
+            return self._queue.parties()
 
     def depth(self) -> int:
         """Images waiting."""
@@ -216,6 +316,13 @@ class Batcher:
                 worker.join(None if end is None else max(0.0, end - time.monotonic()))
         return not any(worker.is_alive() for worker in self._workers)
 
+    def _full(self) -> OverloadedError:
+        return OverloadedError(
+            Reason.QUEUE_FULL,
+            f"{len(self._queue)} images are in the queue, which holds at most {self._capacity}. Try again later.",
+            retry_after=self._expected(len(self._queue)),
+        )
+
     def _work(self, staging: NDArray[np.uint8]) -> None:
         name = threading.current_thread().name
         try:
@@ -231,11 +338,15 @@ class Batcher:
             fail(held, failed)
             self.trouble()
 
-    def _take(self, name: str) -> list[Slot] | None:
+    def _take(self, name: str) -> list[Waiting] | None:
         """Wait until a batch may be composed, and compose it; None when closed and empty.
 
         A composed batch has `_staged` set; `_run` clears it when the device is its own.
         """
+        if self._fed:
+            self._feed.pull()
+            if not self.busy and not self._may_compose():  # a guess without the lock: the feed looks by itself
+                self._feed.idle()
         with self._changed:
             while not self._may_compose():
                 if self._closed and not len(self._queue):
@@ -256,7 +367,7 @@ class Batcher:
     def _tell(self, taken: Taken, now: float, expected: float) -> None:
         """Tell those that were left out of a batch."""
         for slot in taken.expired:
-            finish(slot.future, error=too_late(now - slot.enqueued, expected))
+            slot.refuse(too_late(now - slot.enqueued, expected))
         if taken.expired:
             self._observer.expired(len(taken.expired))
         if taken.cancelled:
@@ -271,6 +382,14 @@ class Batcher:
         # the one before it computes. Where another stream computes meanwhile that gains nothing, and whoever has the
         # next turn would wait for one batch more.
         return self._streams == 1 and len(self._queue) >= self._device.largest
+
+    def _has_others_compose(self) -> bool:
+        """Whether a thread that is about to give answers is to wake others for what waits.
+
+        Where it is fed it composes the next batch by itself, unless the answers take longer than waking another.
+        """
+        waiting = len(self._queue)
+        return waiting > _FEW if self._fed else waiting > 0
 
     def _expected(self, images: int) -> float:
         return self._estimate.seconds_to_compute(images, self._device.largest) / self._streams
@@ -293,11 +412,10 @@ class Batcher:
         sizes = self._device.sizes(even, limit)
         return next((size for size in sizes if self._estimate.seconds(size) <= most), even)
 
-    def _run(self, name: str, batch: list[Slot], staging: NDArray[np.uint8]) -> None:
+    def _run(self, name: str, batch: list[Waiting], staging: NDArray[np.uint8]) -> None:
         padded = self._device.padded(len(batch))
         outputs = frozenset().union(*[slot.outputs for slot in batch])
-        for row, slot in enumerate(batch):
-            np.copyto(staging[row], slot.pixels)
+        self._feed.gather(batch, staging)
         with self._changed:
             while self._computing == self._streams:
                 self._changed.wait()
@@ -318,21 +436,17 @@ class Batcher:
             with self._changed:
                 self._computing -= 1
                 self._watch.ended(name)
-                if computed is not None and computed.ok and computed.parts == 1:
+                if computed is not None and computed.ok and len(computed.parts) == 1:
                     self._estimate.add(padded, seconds)
                 # Else it would wake workers for nothing, on cores that are to hand out the answer.
-                if self._staged or len(self._queue) or self._closed:
+                if self._staged or self._closed or self._has_others_compose():
                     self._changed.notify_all()
         if computed.halved:
             self._observer.halved()
         queued, number = tuple(begun - slot.enqueued for slot in batch), next(_numbers)
         self._observer.batch(BatchReport(len(batch), padded, seconds, queued, ok=computed.ok))
-        for found, slot, waited in zip(computed.rows, batch, queued, strict=True):
-            if found is None:
-                finish(slot.future, error=failed())
-            else:
-                # Others in the batch may have asked for more.
-                own = found if len(found) == len(slot.outputs) else {name: found[name] for name in slot.outputs}
-                finish(slot.future, answer=Answer(own, waited, seconds, len(batch), number))
+        if self._fed and len(batch) > _FEW:
+            self._feed.pull()  # so that another thread composes from it, while this one gives the answers
+        self._feed.give(Given(batch, computed, queued, seconds, number))
         with self._changed:
             self._watch.gave(name)

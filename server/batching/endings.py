@@ -1,34 +1,17 @@
-"""How the wait for an answer ends: the one place where futures of images are done."""
+"""How the wait for an answer ends where there is none."""
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, InvalidStateError
 
-from glimpse.server.batching.batch_queue import Answer, Slot
+from glimpse.server.batching.waiting import Waiting
 from glimpse.server.errors import DeadlineExceededError, InternalError, Reason, ServiceError, UnavailableError
 
 
-def finish(future: Future[Answer], *, answer: Answer | None = None, error: ServiceError | None = None) -> None:
-    """End a future.
-
-    Does nothing where it has ended already, so that nobody's cancellation can hang a neighbour.
-    """
-    if future.done() or (not future.running() and not future.set_running_or_notify_cancel()):
-        return
-    # A batch that comes back just as it is given up may end it at the same time.
-    with contextlib.suppress(InvalidStateError):
-        if answer is not None:
-            future.set_result(answer)
-        else:
-            future.set_exception(error)
-
-
-def fail(slots: Iterable[Slot], error: Callable[[], ServiceError]) -> None:
+def fail(slots: Iterable[Waiting], error: Callable[[], ServiceError]) -> None:
     """End each of them with an error of its own: a raised one keeps the frames that it passed through."""
     for slot in slots:
-        finish(slot.future, error=error())
+        slot.refuse(error())
 
 
 def failed() -> InternalError:

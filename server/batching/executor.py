@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,18 +23,36 @@ Compute = Callable[[NDArray[np.uint8], frozenset[str]], Outputs]
 _PATIENCE = 600.0  # seconds
 
 
+class Part(NamedTuple):
+    """What became of some images of a batch, one after the other."""
+
+    begin: int  # row of the first one in the batch
+    size: int  # images
+    outputs: Outputs | None  # by name, ``[size, ...]`` each; None: they failed
+
+
 @dataclass(frozen=True, slots=True)
 class Computed:
     """What became of a batch."""
 
-    rows: list[Outputs | None]  # of each image; None: it failed
-    parts: int  # in which it was computed
+    parts: list[Part]  # in which it was computed
     halved: bool  # it did not fit into memory
 
     @property
     def ok(self) -> bool:
         """Whether every image has an answer."""
-        return all(row is not None for row in self.rows)
+        return all([part.outputs is not None for part in self.parts])
+
+    @property
+    def rows(self) -> list[Outputs | None]:
+        """The outputs of each image; None: it failed."""
+        found: list[Outputs | None] = []
+        for _, size, outputs in self.parts:
+            if outputs is None:
+                found += [None] * size
+            else:
+                found += [dict(zip(outputs, row, strict=True)) for row in zip(*outputs.values(), strict=True)]
+        return found
 
 
 class Executor:
@@ -83,28 +102,28 @@ class Executor:
         Whatever fails, fails the part that it was in. An image that does not even fit by itself fails alone.
         """
         compute = self._alone if alone else self._compute
-        rows: list[Outputs | None] = []
+        parts: list[Part] = []
         # A batch may have been composed before another one lowered the ceiling.
-        most, parts, halved = min(count, self.largest), 0, False
-        while len(rows) < count:
-            size = min(most, count - len(rows))
+        most, done, halved = min(count, self.largest), 0, False
+        while done < count:
+            size = min(most, count - done)
             try:
-                rows += self._piece(staging, len(rows), size, compute, outputs)
-                parts += 1
+                parts.append(Part(done, size, self._piece(staging, done, size, compute, outputs)))
+                done += size
             except Exception as error:  # noqa: BLE001 - whatever it is, it fails this part alone; the worker lives on
                 smaller = self._smaller(self.padded(size)) if self._out_of_memory(error) else None
                 if smaller is None:
                     _log.exception("a batch of %d images failed", size)
-                    rows += [None] * size
-                    parts += 1
+                    parts.append(Part(done, size, None))
+                    done += size
                 else:
                     _log.warning("a batch of %d images does not fit into memory; %d at once from now on", size, smaller)
                     most, halved = smaller, True
-        return Computed(rows, parts, halved)
+        return Computed(parts, halved)
 
     def _piece(
         self, staging: NDArray[np.uint8], begin: int, size: int, compute: Compute, outputs: frozenset[str]
-    ) -> list[dict[str, NDArray[np.float32]]]:
+    ) -> Outputs:
         padded = self.padded(size)
         # Near the end there may be no room for padding behind the part; then images before it are computed again.
         first = min(begin, len(staging) - padded)
@@ -114,8 +133,7 @@ class Executor:
         for name, values in found.items():
             if len(values) != padded:
                 raise ValueError(f"the model gave {name} for {len(values)} of {padded} images")
-        ours = [values[begin - first :][:size] for values in found.values()]
-        return [dict(zip(found, row, strict=True)) for row in zip(*ours, strict=True)]
+        return {name: values[begin - first :][:size] for name, values in found.items()}
 
     def _smaller(self, padded: int) -> int | None:
         """Half of a size that did not fit, remembered; None for the smallest, which cannot be halved."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from glimpse.server.batching.batch_queue import Slot
+from glimpse.server.batching.waiting import Waiting
 
 
 @dataclass(slots=True)
 class _Hand:
-    batch: list[Slot]
+    batch: list[Waiting]
     begun: float | None = None  # on the device since; None: waits for it
 
 
@@ -24,7 +24,7 @@ class Watch:
         self._hands: dict[str, _Hand] = {}
         self._died: str | None = None
 
-    def took(self, worker: str, batch: list[Slot]) -> None:
+    def took(self, worker: str, batch: list[Waiting]) -> None:
         """A worker has a batch in hand."""
         self._hands[worker] = _Hand(batch)
 
@@ -40,7 +40,7 @@ class Watch:
         """Its batch is answered."""
         self._hands.pop(worker, None)
 
-    def died(self, worker: str, error: BaseException) -> list[Slot]:
+    def died(self, worker: str, error: BaseException) -> list[Waiting]:
         """A worker has ended that should not; returns what it had in hand."""
         self._died = f"The thread {worker} of the batcher has died of {type(error).__name__}."
         hand = self._hands.pop(worker, None)
@@ -56,7 +56,7 @@ class Watch:
         seconds, hand = max(hung, key=lambda each: each[0])
         return f"A batch of {len(hand.batch)} images has been computing for {seconds:.0f} s."
 
-    def lost(self) -> list[Slot]:
+    def lost(self) -> list[Waiting]:
         """What is in hands that hang, or that wait for the device while another hangs."""
         return [
             slot

@@ -13,9 +13,9 @@ import mmap
 import os
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,12 +45,12 @@ class Layout:
 
     @cached_property
     def slot_bytes(self) -> int:
-        """Bytes of a slot, its outputs first."""
-        return _aligned(self.pixels_offset + math.prod(self.pixels_shape))
+        """Bytes of a slot: its outputs and its pixels."""
+        return self.outputs_bytes + math.prod(self.pixels_shape)
 
     @cached_property
-    def pixels_offset(self) -> int:
-        """Where in a slot the pixels begin."""
+    def outputs_bytes(self) -> int:
+        """Bytes of the outputs of a slot."""
         return sum(_aligned(4 * math.prod(shape)) for _, shape in self.outputs)
 
     @cached_property
@@ -60,17 +60,20 @@ class Layout:
 
     def size(self, slots: int) -> int:
         """Bytes of an arena with so many slots."""
-        return self.state_bytes + slots * self.slot_bytes
+        return self.pixels_offset(slots) + slots * math.prod(self.pixels_shape)
+
+    def pixels_offset(self, slots: int) -> int:
+        """Where the pixels of all slots begin, behind the outputs of all."""
+        return self.state_bytes + -(-slots * self.outputs_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
-@dataclass(frozen=True, slots=True)
-class QueueState:
+class QueueState(NamedTuple):
     """What an engine tells all workers of its queue."""
 
     waiting: int = 0  # images of all workers
     parties: int = 0  # that they belong to
     stuck: bool = False  # the device does not respond
-    seconds: tuple[float, ...] = field(default=())  # for so many images as each batch size has, by batch size
+    seconds: tuple[float, ...] = ()  # for so many images as each batch size has, by batch size
 
 
 class Arena:
@@ -91,15 +94,15 @@ class Arena:
         if seals & _SEALS != _SEALS or found != size:
             raise ValueError(f"an arena of {slots} slots has {size} bytes, sealed. Received: {found}, seals {seals:#x}")
         self._memory = memory = mmap.mmap(file, size)
-        stride, offset = layout.slot_bytes, layout.state_bytes
-        shape = layout.pixels_shape
+        # Without gaps, so that NumPy gathers those of many slots with one call.
         self.pixels: NDArray[np.uint8] = np.ndarray(  # [slots, H, W, C]
-            (slots, *shape), np.uint8, memory, offset + layout.pixels_offset, _strides(np.uint8, shape, stride)
+            (slots, *layout.pixels_shape), np.uint8, memory, layout.pixels_offset(slots)
         )
+        stride, offset = layout.outputs_bytes, layout.state_bytes
         self.outputs: dict[str, NDArray[np.float32]] = {}  # [slots, ...] each
         for name, shape in layout.outputs:
             self.outputs[name] = np.ndarray(
-                (slots, *shape), np.float32, memory, offset, _strides(np.float32, shape, stride)
+                (slots, *shape), np.float32, memory, offset, (stride, *np.empty(shape, np.float32).strides)
             )
             offset += _aligned(4 * math.prod(shape))
         self._times = struct.Struct(f"={len(layout.batch_sizes)}d")
@@ -134,10 +137,10 @@ class Arena:
 
     def publish(self, state: QueueState) -> None:
         """Write the state of the queue; by the engine. Whoever reads meanwhile may find some of it older."""
-        head = state.waiting, state.parties, int(state.stuck), len(state.seconds)
-        _STATE.pack_into(self._memory, 0, *head)
-        if state.seconds:
-            self._times.pack_into(self._memory, _STATE.size, *state.seconds)
+        waiting, parties, stuck, seconds = state
+        _STATE.pack_into(self._memory, 0, waiting, parties, stuck, len(seconds))
+        if seconds:
+            self._times.pack_into(self._memory, _STATE.size, *seconds)
 
     def state(self) -> QueueState:
         """What the engine has published last."""
@@ -154,11 +157,6 @@ class Arena:
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
-
-
-def _strides(kind: type, shape: tuple[int, ...], stride: int) -> tuple[int, ...]:
-    """Those of an array over all slots, [slots, *shape]."""
-    return (stride, *np.empty(shape, kind).strides)
 
 
 def _aligned(size: int) -> int:

@@ -1,367 +1,63 @@
-"""The engine's end: one thread reads what all workers say and feeds the batcher; who computes sends the answers.
+"""The engine's end: feeds the batcher with the images of all workers, a batch at a time, and gives the answers.
 
-The answers of a batch go to each worker with one write, and while images wait for the device, the reading thread does
-not wake for each that comes, but when a batch ends, or a thousand times a second.
+While the device is busy nobody reads what workers say: the thread that has computed a batch reads it all before it
+composes the next one, and sends the answers of its batch with one write to each worker. A thread of the host's own reads
+while the device is free, so that an image that comes then is computed at once.
 """
 
 from __future__ import annotations
 
-import array
 import contextlib
 import logging
-import math
 import os
-import selectors
+import select
 import socket
 import threading
 import time
-from concurrent.futures import Future, InvalidStateError
-from enum import Enum
+from itertools import groupby
+from operator import attrgetter
+from typing import cast
 
-from glimpse.server.batching.batch_queue import Answer
-from glimpse.server.batching.batcher import Observer
-from glimpse.server.batching.model_queue import ModelQueue
-from glimpse.server.domain import BatchReport
-from glimpse.server.engine import records
-from glimpse.server.engine.arena import Arena, Layout, QueueState
-from glimpse.server.engine.records import Cancel, Hello, Inbox, LaneNamed, Submit
-from glimpse.server.fair_queue import Lane
+import numpy as np
+from numpy.typing import NDArray
+
+from glimpse.server.batching.batcher import Batcher, Given
+from glimpse.server.batching.endings import failed
+from glimpse.server.batching.waiting import Waiting
+from glimpse.server.engine.arena import Layout, QueueState
+from glimpse.server.engine.connection import Connection
+from glimpse.server.engine.flight import Flight
 
 _log = logging.getLogger(__name__)
 
-_READ = 256 << 10  # bytes at once
 _MOMENT = 0.0002  # seconds, in which the batcher takes what waits for a device that is free
-_SLICE = 0.001  # seconds that the reader sleeps while images wait for the device
+_SLICE = 0.01  # seconds that the reader sleeps while the device is busy
+_SHORT_SLICE = 0.001  # the same where what comes meanwhile may fill a batch that can be gathered at once
 _LOOK = 0.5  # seconds, after which the reader looks whether anything was left behind
 _PUBLISH = 0.01  # seconds that published times may be old
-_UNREAD = 4  # times as many bytes as the answers of all slots take, after which a worker does not read
 
-
-class Gathering:
-    """The observer of an engine's batcher, which knows when the last image of a batch has its answer.
-
-    The batcher tells it of a batch just before it ends the batch's futures, in the same thread. So the answers are
-    collected until there have been as many as the batch has images.
-    """
-
-    def __init__(self) -> None:
-        """Observe nothing until `observe` says for whom."""
-        self._inner: Observer | None = None
-        self._local = threading.local()
-        self.host: Host | None = None
-
-    def observe(self, inner: Observer) -> None:
-        """Tell that one of everything from now on."""
-        self._inner = inner
-
-    def batch(self, report: BatchReport) -> None:
-        """A batch ended, whose answers are given out by this thread next."""
-        if self._inner is not None:
-            self._inner.batch(report)
-        self.send()  # of a batch before whose futures somebody else had ended
-        self._local.left = report.size
-        if self.host is not None:
-            self.host.batch_ended()
-
-    def expired(self, count: int) -> None:
-        """Images were given up because of their deadline."""
-        if self._inner is not None:
-            self._inner.expired(count)
-
-    def cancelled(self, count: int) -> None:
-        """Images were found cancelled in the queue."""
-        if self._inner is not None:
-            self._inner.cancelled(count)
-
-    def halved(self) -> None:
-        """A batch was computed in parts."""
-        if self._inner is not None:
-            self._inner.halved()
-
-    def hold(self) -> None:
-        """Collect in this thread until `send`."""
-        self._local.left = math.inf
-
-    def answered(self, worker: _Worker) -> None:
-        """There is something to send to a worker: now, or with the rest of the batch."""
-        local = self._local
-        left = getattr(local, "left", 0)
-        if left <= 0:
-            worker.send()
-            return
-        waiting = getattr(local, "workers", None)
-        if waiting is None:
-            waiting = local.workers = set()
-        waiting.add(worker)
-        local.left = left - 1
-        if left == 1:
-            self.send()
-
-    def send(self) -> None:
-        """Send what this thread has collected."""
-        self._local.left = 0
-        waiting: set[_Worker] | None = getattr(self._local, "workers", None)
-        if waiting:
-            for worker in waiting:
-                worker.send()
-            waiting.clear()
-
-
-class _Stage(Enum):
-    """How far an image has come."""
-
-    WAITS = 0
-    COMPUTED = 1  # it can be cancelled no more
-    ENDED = 2
-    CANCELLED = 3
-
-
-class _Flight(Future[Answer]):
-    """One image of a worker, as the future that the batcher ends.
-
-    No thread waits for it: its end is a record for the worker. So it needs no condition of its own, which a plain
-    future takes at each question and which costs more to make than all else of an image here; its stage changes with
-    the worker's lock. It is only to be asked and told what is defined here.
-    """
-
-    def __init__(self, worker: _Worker, ticket: int, slot: int, lane: Lane) -> None:  # no `super`: see above
-        self.worker, self.ticket, self.slot, self.lane = worker, ticket, slot, lane
-        self.stage = _Stage.WAITS
-
-    def cancel(self) -> bool:
-        """Take it back, unless it is being computed."""
-        if self.stage is _Stage.WAITS and self.worker.ended(self, _Stage.CANCELLED):
-            return True
-        return self.stage is _Stage.CANCELLED
-
-    def cancelled(self) -> bool:
-        """Whether it was taken back."""
-        return self.stage is _Stage.CANCELLED
-
-    def running(self) -> bool:
-        """Whether it is being computed."""
-        return self.stage is _Stage.COMPUTED
-
-    def done(self) -> bool:
-        """Whether it has ended, in whichever way."""
-        return self.stage is _Stage.ENDED or self.stage is _Stage.CANCELLED
-
-    def set_running_or_notify_cancel(self) -> bool:
-        """It is going to be computed, unless it was taken back."""
-        return self.worker.computes(self)
-
-    def set_result(self, result: Answer) -> None:
-        """Tell the worker its answer."""
-        if not self.worker.ended(self, _Stage.ENDED, answer=result):
-            raise InvalidStateError
-
-    def set_exception(self, exception: BaseException | None) -> None:
-        """Tell the worker of an error instead."""
-        if not self.worker.ended(self, _Stage.ENDED, error=exception):
-            raise InvalidStateError
-
-
-class _Worker:
-    """One connection. Read by one thread; answers come from several."""
-
-    def __init__(self, host: Host, connected: socket.socket) -> None:
-        self.host, self.socket = host, connected
-        self.flights: dict[int, _Flight] = {}
-        self.parties: dict[str, int] = {}  # images in flight by party
-        self.arena: Arena | None = None
-        self.gone = False
-        self._lock = threading.Lock()
-        self._out = bytearray()
-        self._awaits_room = False
-        self._inbox = Inbox()
-        self._lanes: dict[int, Lane] = {}
-        self._masks: dict[int, frozenset[str]] = {}
-        self._busy = bytearray()  # 1 for each slot that is ours
-        self._last = 0  # ticket
-
-    def read(self) -> bool:
-        """Take what has come; False: the worker has gone.
-
-        Raises:
-            ValueError: it says what cannot be.
-            OSError: its memory cannot be mapped.
-        """
-        if self.arena is None:
-            return self._greet()
-        try:
-            data = self.socket.recv(_READ)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-        self._take(self._inbox.take(data))
-        return bool(data)
-
-    def _greet(self) -> bool:
-        space = socket.CMSG_SPACE(array.array("i").itemsize)
-        try:
-            data, ancillary, _, _ = self.socket.recvmsg(_READ, space, socket.MSG_CMSG_CLOEXEC)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-        files = array.array("i")
-        for level, kind, content in ancillary:
-            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-                files.frombytes(content[: len(content) - len(content) % files.itemsize])
-        try:
-            found = self._inbox.take(data)
-            first = found[0] if found else None
-            layout = self.host.layout
-            if not data:
-                return False
-            if not isinstance(first, Hello) or first.version != records.VERSION or len(files) != 1:
-                raise ValueError("a worker has to begin with its memory")
-            if first.slot_bytes != layout.slot_bytes:
-                raise ValueError(f"a slot has {layout.slot_bytes} bytes. Received: {first.slot_bytes}")
-            self.arena = Arena(files[0], layout, first.slots)
-        finally:
-            for file in files:  # mapped, it is needed no more
-                os.close(file)
-        self._busy = bytearray(first.slots)
-        self._take(found[1:])
-        return True
-
-    def _take(self, found: list[records.Record]) -> None:
-        for record in found:
-            if type(record) is Submit:
-                self._submit(record)
-            elif isinstance(record, Cancel):
-                flight = self.flights.get(record.ticket)
-                if flight is not None:
-                    flight.cancel()
-            elif isinstance(record, LaneNamed):
-                self._lanes[record.number] = record.lane
-            else:
-                raise ValueError(f"a worker does not say {type(record).__name__}")
-
-    def _submit(self, record: Submit) -> None:
-        slot, number, mask, ticket, deadline, since = record
-        lane = self._lanes.get(number)
-        if slot >= len(self._busy) or self._busy[slot] or ticket <= self._last or lane is None:
-            raise ValueError(f"an image needs a slot that is free, a lane, and a new ticket. Received: {record}")
-        assert self.arena is not None  # noqa: S101 - there are slots
-        outputs = self._masks.get(mask)
-        if outputs is None:
-            names = [name for name, _ in self.arena.layout.outputs]
-            outputs = self._masks[mask] = frozenset(name for i, name in enumerate(names) if mask >> i & 1)
-        self._busy[slot], self._last = 1, ticket
-        flight = _Flight(self, ticket, slot, lane)
-        with self._lock:
-            self.flights[ticket] = flight
-            self.parties[lane.who] = self.parties.get(lane.who, 0) + 1
-        try:
-            self.host.queue.submit(
-                self.arena.pixels[slot],
-                lane=lane,
-                deadline=None if deadline == math.inf else deadline,
-                future=flight,
-                since=since,
-                outputs=outputs,
-            )
-        except Exception as error:  # noqa: BLE001 - it is told to whoever waits for the image
-            if flight.set_running_or_notify_cancel():
-                flight.set_exception(error)
-
-    def computes(self, flight: _Flight) -> bool:
-        """Whether an image may be computed, which can be cancelled no more then."""
-        with self._lock:
-            if flight.stage is _Stage.WAITS:
-                flight.stage = _Stage.COMPUTED
-            return flight.stage is _Stage.COMPUTED
-
-    def ended(
-        self, flight: _Flight, stage: _Stage, *, answer: Answer | None = None, error: BaseException | None = None
-    ) -> bool:
-        """An image has ended: with an answer, an error, or neither; False: it had ended before.
-
-        One that is being computed cannot be cancelled any more.
-        """
-        with self._lock:
-            if flight.stage is not (_Stage.WAITS if stage is _Stage.CANCELLED else _Stage.COMPUTED):
-                return False
-            flight.stage = stage
-            self.flights.pop(flight.ticket, None)
-            who = flight.lane.who
-            if self.parties[who] == 1:
-                del self.parties[who]
-            else:
-                self.parties[who] -= 1
-            if not self.gone and self.arena is not None:
-                if answer is None:
-                    self._out += records.refusal(flight.ticket, error)
-                else:
-                    for name, values in answer.outputs.items():
-                        self.arena.outputs[name][flight.slot] = values
-                    self._out += records.answer(
-                        flight.ticket, answer.batch_size, answer.batch, answer.queue_seconds, answer.compute_seconds
-                    )
-                self._busy[flight.slot] = 0
-        # Also of one that has gone: others in the batch wait until all of it has been told.
-        self.host.gathering.answered(self)
-        return True
-
-    def send(self) -> None:
-        """Send what there is, or have the reader do so when the worker reads."""
-        with self._lock:
-            if self.gone or not self._out:
-                return
-            try:
-                sent = self.socket.send(self._out, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-            except BlockingIOError:
-                sent = 0
-            except OSError:  # gone, which the reader finds
-                return
-            del self._out[:sent]
-            full = bool(self._out)
-            if full == self._awaits_room:
-                return
-            self._awaits_room = full
-        self.host.wake()
-
-    @property
-    def events(self) -> int:
-        """What the reader is to wait for."""
-        return selectors.EVENT_READ | (selectors.EVENT_WRITE if self._awaits_room else 0)
-
-    @property
-    def unread(self) -> bool:
-        """Whether so much waits to be sent as no worker leaves that reads."""
-        return len(self._out) > _UNREAD * records.ANSWER_BYTES * max(1024, len(self._busy))
-
-    def drop(self) -> None:
-        """Give it up: nothing that waits is of use any more."""
-        with self._lock:
-            self.gone = True
-            flights = list(self.flights.values())
-        for flight in flights:
-            flight.cancel()  # what is being computed ends by itself
-        self.socket.close()
-        self.arena = None
+_connection = attrgetter("connection")
+_number = attrgetter("connection.number")
 
 
 class Host:
-    """Serves the queue of a model to workers."""
+    """Serves the queue of a model to workers; the `Feed` of its batcher."""
 
-    def __init__(self, queue: ModelQueue, layout: Layout, gathering: Gathering) -> None:
-        """Serve `queue`, whose observer is `gathering`; begins with `start`."""
-        self.queue, self.layout, self.gathering = queue, layout, gathering
-        gathering.host = self
-        self._selector = selectors.DefaultSelector()
+    def __init__(self, queue: Batcher, layout: Layout) -> None:
+        """Serve `queue`, which is told; begins with `start`."""
+        self.queue, self.layout = queue, layout
+        self._epoll = select.epoll()
         self._wake_read, self._wake_write = socket.socketpair()
         for each in (self._wake_read, self._wake_write):
             each.settimeout(0.0)
-        self._selector.register(self._wake_read, selectors.EVENT_READ)
-        self._workers: dict[int, _Worker] = {}  # by descriptor; the reader's
+        self._epoll.register(self._wake_read, select.EPOLLIN)
+        self._reading = threading.Lock()  # of what follows, and of what workers say
+        self._connections: dict[int, Connection] = {}  # by descriptor
+        self._numbers = 0  # of connections so far
         self._coming: list[socket.socket] = []
-        self._napping = self._busy = False
-        self._ended = threading.Lock()  # held, until a batch ends
-        self._ended.acquire()
+        self._napping = self._full = False
+        self._rested = threading.Lock()  # held, until the reader is to wake
+        self._rested.acquire()
         self._closed = False
         self._stuck = False
         self._seconds: tuple[float, ...] = ()
@@ -370,6 +66,7 @@ class Host:
 
     def start(self) -> None:
         """Begin to read."""
+        self.queue.feed_from(self)
         self._thread.start()
 
     def add(self, connected: socket.socket) -> None:
@@ -381,13 +78,12 @@ class Host:
     def stuck(self, *, stuck: bool) -> None:
         """Tell the workers whether the device responds."""
         self._stuck = stuck
-        self._published = 0.0
-        self.wake()
+        self._publish()
 
     @property
     def workers(self) -> int:
         """Connections that are open."""
-        return len(self._workers)
+        return len(self._connections)
 
     def close(self) -> None:
         """End all connections."""
@@ -397,112 +93,163 @@ class Host:
 
     def wake(self) -> None:
         """Have the reader look at everything."""
-        try:
+        with contextlib.suppress(OSError):  # it has been woken often enough, or is closed
             self._wake_write.send(b"\0")
-        except OSError:  # it has been woken often enough, or is closed
-            return
+        self._end_nap()
 
-    def batch_ended(self) -> None:
-        """The device has computed a batch: the reader may bring more. Called before the answers are given out."""
-        self._busy = False
-        if self._napping:
-            with contextlib.suppress(RuntimeError):  # another batch has ended as well
-                self._ended.release()
+    def pull(self) -> None:
+        """Put into the queue what workers have said by now; in a thread of the batcher."""
+        if not self._reading.acquire(blocking=False):  # somebody is at it
+            return
+        try:
+            if not self._closed:
+                self._hear()
+        finally:
+            self._reading.release()
+
+    def idle(self) -> None:
+        """The device has nothing to do: from now on the reader is the one who reads."""
+        self._publish()
+        self._end_nap()
+
+    def gather(self, batch: list[Waiting], staging: NDArray[np.uint8]) -> None:
+        """Copy the pixels of a batch from the arenas, those of each worker at once."""
+        flights = cast("list[Flight]", batch)  # all of them are from `pull`
+        flights.sort(key=_number)
+        begin = 0
+        for connection, group in groupby(flights, _connection):
+            images = list(group)
+            connection.gather(images, staging[begin : begin + len(images)])
+            begin += len(images)
+        self._full = begin == len(staging)
         self._publish()
 
+    def give(self, given: Given) -> None:
+        """Give the images of a batch their answers: outputs into the arenas, and one write to each worker."""
+        size = len(given.images)
+        for begin, images, outputs in given.computed.parts:
+            flights = cast("list[Flight]", given.images[begin : begin + images])
+            if outputs is None:
+                for flight in flights:
+                    flight.refuse(failed())
+                continue
+            first = 0
+            for connection, group in groupby(flights, _connection):
+                theirs = list(group)
+                last = first + len(theirs)
+                connection.answer(
+                    theirs,
+                    {name: values[first:last] for name, values in outputs.items()},
+                    given.queue_seconds[begin + first : begin + last],
+                    batch_size=size,
+                    batch=given.number,
+                    compute_seconds=given.compute_seconds,
+                )
+                first = last
+
     def _read(self) -> None:
+        """The life of the reader."""
         try:
             while not self._closed:
-                self._pass()
+                ready = self._epoll.poll(_LOOK, 1)
+                with self._reading:
+                    self._hear(look=not ready)
+                self._publish()
                 self._nap()
         except BaseException:  # noqa: BLE001 - unseen, the workers would wait for ever
             _log.critical("the thread that reads what workers say has died", exc_info=True)
             os._exit(1)
         finally:
-            for worker in list(self._workers.values()):
-                self._drop(worker)
-            self._selector.close()
-            self._wake_read.close()
-            self._wake_write.close()
+            with self._reading:
+                for connection in list(self._connections.values()):
+                    self._drop(connection)
+                self._epoll.close()
+                self._wake_read.close()
+                self._wake_write.close()
 
-    def _pass(self) -> None:
-        """Take all that has come from all workers."""
-        ready = self._selector.select(_LOOK)
-        self.gathering.hold()
-        look = not ready
-        for key, events in ready:
-            worker = key.data
-            if worker is None:
+    def _hear(self, *, look: bool = False) -> None:
+        """With the lock: take all that has come from all workers."""
+        images: list[Flight] = []
+        heard: list[Connection] = []
+        for file, events in self._epoll.poll(0):
+            connection = self._connections.get(file)
+            if connection is None:
                 look = True
-                try:
+                with contextlib.suppress(BlockingIOError):
                     self._wake_read.recv(4096)
-                except BlockingIOError:
-                    continue
                 continue
-            if events & selectors.EVENT_WRITE:
-                worker.send()
+            if events & select.EPOLLOUT:
+                connection.send()
                 look = True
-            if events & selectors.EVENT_READ:
-                self._hear(worker)
-        self.gathering.send()
+            if events & ~select.EPOLLOUT:
+                connection.held = True
+                heard.append(connection)
+                self._hear_one(connection, images)
+        if images:
+            self.queue.put(images)
+        for connection in heard:
+            connection.held = False
+            connection.send()
         if look:
             self._look()
-        self._publish()
 
-    def _hear(self, worker: _Worker) -> None:
+    def _hear_one(self, connection: Connection, images: list[Flight]) -> None:
         try:
-            there = worker.read()
+            there = connection.read(images)
         except Exception:  # noqa: BLE001 - whatever it is, the other workers are served
             _log.exception("a worker cannot be served; its connection is given up")
             there = False
         if not there:
-            self._drop(worker)
+            self._drop(connection)
 
     def _look(self) -> None:
-        """Take new workers, wait for room where that is waited for, and leave no answer behind."""
+        """With the lock: take new workers, wait for room where that is waited for, and leave no answer behind."""
         while self._coming:
             connected = self._coming.pop(0)
-            worker = self._workers[connected.fileno()] = _Worker(self, connected)
-            self._selector.register(connected, selectors.EVENT_READ, worker)
-        for worker in list(self._workers.values()):
-            worker.send()
-            if worker.unread:
+            self._numbers += 1
+            connection = Connection(self._numbers, self.layout, connected, self.wake)
+            self._connections[connected.fileno()] = connection
+            self._epoll.register(connected, select.EPOLLIN)
+        for connection in list(self._connections.values()):
+            connection.send()
+            if connection.unread:
                 _log.error("a worker does not read its answers; its connection is given up")
-                self._drop(worker)
+                self._drop(connection)
             else:
-                self._selector.modify(worker.socket, worker.events, worker)
+                self._epoll.modify(connection.socket, connection.events)
 
-    def _drop(self, worker: _Worker) -> None:
-        self._workers.pop(worker.socket.fileno(), None)
-        self._selector.unregister(worker.socket)
-        worker.drop()
+    def _drop(self, connection: Connection) -> None:
+        file = connection.socket.fileno()
+        if self._connections.pop(file, None) is not None:
+            self._epoll.unregister(file)
+            connection.drop()
 
     def _nap(self) -> None:
-        """Where images wait already, those that come meanwhile cannot be computed before the batch has ended."""
-        if not self.queue.depth() or self._closed:
-            self._busy = False
-            return
-        self._ended.acquire(blocking=False)  # of a batch before
+        """What comes while the device is busy is read by the thread that is done with it first."""
+        self._rested.acquire(blocking=False)  # of a nap before
         self._napping = True
-        # What still waits a moment later waits for the device; until a batch ends that stays so.
-        if self._busy or not self._ended.acquire(timeout=_MOMENT):
-            self._busy = self.queue.depth() > 0
-            if self._busy:
-                self._ended.acquire(timeout=_SLICE)
+        busy = self.queue.busy
+        if not busy and self.queue.depth() and not self._closed:  # the batcher takes it in a moment
+            self._rested.acquire(timeout=_MOMENT)
+            busy = self.queue.busy
+        if busy and not self._closed:
+            self._rested.acquire(timeout=_SHORT_SLICE if self._full and self.queue.gathers_ahead else _SLICE)
         self._napping = False
+
+    def _end_nap(self) -> None:
+        if self._napping:
+            with contextlib.suppress(RuntimeError):  # another one has ended it
+                self._rested.release()
 
     def _publish(self) -> None:
         """Tell all workers how the queue is."""
         now = time.monotonic()
         if now - self._published > _PUBLISH:
             self._published = now
-            self._seconds = tuple(self.queue.seconds_to_compute(size) for size in self.layout.batch_sizes)
-        workers = list(self._workers.values())
+            self._seconds = tuple([self.queue.seconds_to_compute(size) for size in self.layout.batch_sizes])
         waiting = self.queue.depth()
-        # One call of C: other threads change what it goes through.
-        parties = len(set().union(*[worker.parties for worker in workers])) if waiting else 0
-        state = QueueState(waiting, parties, self._stuck, self._seconds)
-        for worker in workers:
-            arena = worker.arena
+        state = QueueState(waiting, self.queue.parties() if waiting else 0, self._stuck, self._seconds)
+        for connection in list(self._connections.values()):
+            arena = connection.arena
             if arena is not None:
                 arena.publish(state)

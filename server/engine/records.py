@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from glimpse.server.errors import (
@@ -134,6 +134,15 @@ def cancel(ticket: int) -> bytes:
     return _cancel.pack(_CANCEL, 0, 0, 0, ticket)
 
 
+def answers(
+    tickets: Iterable[int], batch_size: int, batch: int, queue_seconds: Iterable[float], compute_seconds: float
+) -> bytes:
+    """Images of one batch whose outputs are in their slots."""
+    pack = _answer.pack
+    found = zip(tickets, queue_seconds, strict=True)
+    return b"".join([pack(ANSWER, 0, 0, batch_size, each, batch, queued, compute_seconds) for each, queued in found])
+
+
 def answer(ticket: int, batch_size: int, batch: int, queue_seconds: float, compute_seconds: float) -> bytes:
     """An image whose outputs are in its slot."""
     return _answer.pack(ANSWER, 0, 0, batch_size, ticket, batch, queue_seconds, compute_seconds)
@@ -184,12 +193,11 @@ def parse(data: memoryview) -> tuple[list[Record], int]:
         text = after = begin + head.size
         if after > end:
             break
-        fields = head.unpack_from(data, begin)
         plain = _PLAIN.get(kind)
         if plain is not None:
-            found.append(tuple.__new__(plain, fields[_PLAIN_FIELDS:]))  # its own `__new__` takes twice as long
-            begin = after
+            begin += _take_plain(found, plain, head, data[begin:])
             continue
+        fields = head.unpack_from(data, begin)
         if kind in _TEXTS:
             after += _TEXTS[kind](fields)
             if after > end:
@@ -197,6 +205,19 @@ def parse(data: memoryview) -> tuple[list[Record], int]:
         found.append(_MADE[kind](fields, data[text:after]))
         begin = after
     return found, begin
+
+
+def _take_plain(found: list[Record], plain: type[Submit | Answered], head: struct.Struct, data: memoryview) -> int:
+    """Append all whole records of one kind that follow one another at the beginning; returns how many bytes they take.
+
+    Hundreds of them may come at once: this takes a third of the time of looking at one after the other.
+    """
+    kinds = bytes(data[:: head.size])
+    alike = len(kinds) - len(kinds.lstrip(kinds[:1]))
+    used = min(alike, len(data) // head.size) * head.size
+    new = tuple.__new__  # a record's own `__new__` takes twice as long
+    found += [new(plain, fields[_PLAIN_FIELDS:]) for fields in head.iter_unpack(data[:used])]
+    return used
 
 
 def _text(data: memoryview) -> str:

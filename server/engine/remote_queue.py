@@ -20,8 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glimpse.models.outputs import DEFAULT_OUTPUTS
-from glimpse.server.batching.batch_queue import Answer
-from glimpse.server.batching.endings import finish
+from glimpse.server.batching.waiting import Answer, finish
 from glimpse.server.engine import records
 from glimpse.server.engine.arena import Arena
 from glimpse.server.engine.model_facts import ModelFacts

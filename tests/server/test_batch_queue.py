@@ -99,6 +99,10 @@ class JustCancelled(Future[Answer]):
         self.cancel()
         return before
 
+    def set_running_or_notify_cancel(self) -> bool:
+        self.cancel()
+        return super().set_running_or_notify_cancel()
+
 
 def test_a_slot_that_is_cancelled_while_it_is_taken_is_not_computed() -> None:
     gone = [Slot(PIXELS, Lane("a"), None, 0.0, JustCancelled()) for _ in range(2)]

@@ -24,7 +24,8 @@ from glimpse.server import settings
 from glimpse.server.batching.batch_queue import Answer
 from glimpse.server.batching.batcher import Batcher
 from glimpse.server.control_channel import ControlChannel, Message, memory_file, read_memory_file
-from glimpse.server.engine.host import Gathering, Host
+from glimpse.server.engine.host import Host
+from glimpse.server.engine.late_observer import LateObserver
 from glimpse.server.engine.model_facts import ModelFacts
 from glimpse.server.engine.remote_queue import RemoteQueue
 from glimpse.server.settings import Settings
@@ -124,7 +125,7 @@ class Bench:
 
     def __init__(self, *, capacity: int = 64, slots: int = 64, sizes: tuple[int, ...] = (1, 2, 4)) -> None:
         bundle = sources.resolve(sources.ModelSource(weights="cifar10"))
-        self.network, gathering = HeldNetwork(), Gathering()
+        self.network = HeldNetwork()
         self.facts = ModelFacts(
             bundle=bundle,
             network=NetworkSummary("", (), 0, 0),
@@ -140,11 +141,11 @@ class Bench:
             input_shape=bundle.recipe.pixels_shape,
             batch_sizes=sizes,
             capacity=capacity,
-            observer=gathering,
+            observer=LateObserver(),
             outputs=frozenset({LOGITS, PROBABILITIES}),
         )
         self.batcher.start()
-        self.host = Host(self.batcher, self.facts.layout, gathering)
+        self.host = Host(self.batcher, self.facts.layout)
         self.host.start()
         self.queues: list[RemoteQueue] = []
 
