@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from glimpse.models.outputs import DEFAULT_OUTPUTS, Outputs
 from glimpse.server.errors import InvalidImageError
@@ -101,8 +102,7 @@ class Timing:
         self.reply = max(0.0, now - self.begun - before - self.compute)
 
 
-@dataclass(frozen=True, slots=True)
-class BatchReport:
+class BatchReport(NamedTuple):
     """One batch that was computed, or failed."""
 
     size: int  # images

@@ -207,8 +207,7 @@ class Metrics:
         )
         # Looked up once: finding a label's instrument costs more than counting with it.
         self._outcomes = {outcome: self._images.labels(outcome) for outcome in OUTCOMES}
-        for outcome in ("computed", "failed"):
-            self._batches.labels(outcome)
+        self._batches_of = {ok: self._batches.labels("computed" if ok else "failed") for ok in (True, False)}
         # The first refusal of its kind would else make a series that begins at 1, in which no increase can be seen.
         for reason in Reason:
             self._refused.labels(reason.value)
@@ -291,7 +290,7 @@ class Metrics:
 
     def batch(self, report: BatchReport) -> None:
         """A batch ended."""
-        self._batches.labels("computed" if report.ok else "failed").inc()
+        self._batches_of[report.ok].inc()
         self._batch_size.observe(report.size)
         self._padding.inc(report.padded_size - report.size)
 

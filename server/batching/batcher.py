@@ -64,8 +64,8 @@ class Given(NamedTuple):
 class Feed(Protocol):
     """Where images come from and answers go to. Called by the batcher's threads, without a lock."""
 
-    def pull(self) -> None:
-        """Put into the queue what has come; asked before a batch is composed."""
+    def pull(self, *, wake: bool) -> None:
+        """`Batcher.put` what has come; asked before a batch is composed."""
 
     def idle(self) -> None:
         """A thread has pulled, and there is nothing to compose: it waits until it is told of something by `put`."""
@@ -80,7 +80,7 @@ class Feed(Protocol):
 class OneByOne:
     """The feed where images come one by one."""
 
-    def pull(self) -> None:
+    def pull(self, *, wake: bool) -> None:
         """They are in the queue when they come."""
 
     def idle(self) -> None:
@@ -229,8 +229,11 @@ class Batcher:
         with self._changed:
             self._feed, self._fed = feed, True
 
-    def put(self, images: Sequence[Waiting]) -> None:
-        """Queue many images that are what the network takes; those that cannot be queued are refused one by one."""
+    def put(self, images: Sequence[Waiting], *, wake: bool = True) -> None:
+        """Queue many images that are what the network takes; those that cannot be queued are refused one by one.
+
+        `wake`: have a thread compose a batch of them, where one may; else whoever calls composes it.
+        """
         refused: list[tuple[Waiting, ServiceError]] = []
         queue = self._queue
         with self._changed:
@@ -250,7 +253,7 @@ class Batcher:
                     else:
                         queue.put(image)
                         room -= 1
-            if self._may_compose():
+            if wake and self._may_compose():
                 self._changed.notify()
         for image, error in refused:
             image.refuse(error)
@@ -344,7 +347,7 @@ class Batcher:
         A composed batch has `_staged` set; `_run` clears it when the device is its own.
         """
         if self._fed:
-            self._feed.pull()
+            self._feed.pull(wake=False)
             if not self.busy and not self._may_compose():  # a guess without the lock: the feed looks by itself
                 self._feed.idle()
         with self._changed:
@@ -425,8 +428,8 @@ class Batcher:
             self._computing += 1
             self._staged = False
             self._watch.began(name)
-            if len(self._queue):
-                self._changed.notify_all()  # for another stream that is free
+            if self._may_compose():
+                self._changed.notify_all()  # for another stream that is free, or to gather the next batch
         begun = self._clock()
         computed: Computed | None = None
         try:
@@ -446,7 +449,7 @@ class Batcher:
         queued, number = tuple(begun - slot.enqueued for slot in batch), next(_numbers)
         self._observer.batch(BatchReport(len(batch), padded, seconds, queued, ok=computed.ok))
         if self._fed and len(batch) > _FEW:
-            self._feed.pull()  # so that another thread composes from it, while this one gives the answers
+            self._feed.pull(wake=True)  # so that another thread composes from it, while this one gives the answers
         self._feed.give(Given(batch, computed, queued, seconds, number))
         with self._changed:
             self._watch.gave(name)

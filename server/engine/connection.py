@@ -21,6 +21,7 @@ from glimpse.server.engine.records import Cancel, Hello, Inbox, LaneNamed, Recor
 from glimpse.server.fair_queue import Lane
 
 _READ = 256 << 10  # bytes at once
+_NO_WAIT = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)  # joined once: enumerations take a while for it
 _UNREAD = 4  # times as many bytes as the answers of all slots take, after which a worker does not read
 _FEW = 3  # images, whose pixels are copied one by one sooner than all at once
 
@@ -196,7 +197,7 @@ class Connection:
             if self.gone or not self._out:
                 return
             try:
-                sent = self.socket.send(self._out, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+                sent = self.socket.send(self._out, _NO_WAIT)
             except BlockingIOError:
                 sent = 0
             except OSError:  # gone, which the reader finds

@@ -97,13 +97,13 @@ class Host:
             self._wake_write.send(b"\0")
         self._end_nap()
 
-    def pull(self) -> None:
+    def pull(self, *, wake: bool) -> None:
         """Put into the queue what workers have said by now; in a thread of the batcher."""
         if not self._reading.acquire(blocking=False):  # somebody is at it
             return
         try:
             if not self._closed:
-                self._hear()
+                self._hear(wake=wake)
         finally:
             self._reading.release()
 
@@ -167,8 +167,8 @@ class Host:
                 self._wake_read.close()
                 self._wake_write.close()
 
-    def _hear(self, *, look: bool = False) -> None:
-        """With the lock: take all that has come from all workers."""
+    def _hear(self, *, look: bool = False, wake: bool = True) -> None:
+        """With the lock: take all that has come from all workers; `wake` a thread of the batcher for it."""
         images: list[Flight] = []
         heard: list[Connection] = []
         for file, events in self._epoll.poll(0):
@@ -186,7 +186,7 @@ class Host:
                 heard.append(connection)
                 self._hear_one(connection, images)
         if images:
-            self.queue.put(images)
+            self.queue.put(images, wake=wake)
         for connection in heard:
             connection.held = False
             connection.send()

@@ -31,6 +31,7 @@ from glimpse.server.fair_queue import NO_LANE, Lane
 _log = logging.getLogger(__name__)
 
 _READ = 256 << 10  # bytes at once: the answers of a large batch
+_NO_WAIT = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)  # joined once: enumerations take a while for it
 _MOST_LANES = 4096  # that have numbers; the oldest gives way to a new one
 _REPLACED_SECONDS = 2.0  # until coming back may help: most of a start is the framework's import
 
@@ -339,7 +340,7 @@ class RemoteQueue:
         data = self._out[0] if len(self._out) == 1 else b"".join(self._out)
         self._out.clear()
         try:
-            sent = self._socket.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            sent = self._socket.send(data, _NO_WAIT)
         except BlockingIOError:
             sent = 0
         except OSError:  # the engine is gone, which reading tells

@@ -79,7 +79,8 @@ class SimulatedRuntime(OneStream):
         self._simulated = simulated
         logits = -_STEP * np.minimum(np.arange(simulated.classes, dtype=np.float32), np.float32(_CLEAR))
         probabilities = np.exp(logits)
-        self._answers = {LOGITS: logits, PROBABILITIES: probabilities / probabilities.sum()}
+        self._answer = {LOGITS: logits, PROBABILITIES: probabilities / probabilities.sum()}
+        self._answers: dict[int, Outputs] = {}  # by batch size: making them anew would take a core
 
     @classmethod
     def resolve(cls, precision: PrecisionChoice) -> Precision:
@@ -104,7 +105,13 @@ class SimulatedRuntime(OneStream):
     def __call__(self, pixels: NDArray[np.uint8], outputs: frozenset[str] = DEFAULT_OUTPUTS) -> Outputs:
         """The outputs of these names, each ``[N, classes]``, when the time of a batch of ``[N, H, W, C]`` is over."""
         time.sleep(self._simulated.batch_seconds(len(pixels)))
-        return {name: np.tile(self._answers[name], (len(pixels), 1)) for name in outputs}
+        answers = self._answers.get(len(pixels))
+        if answers is None:
+            answers = {name: np.tile(values, (len(pixels), 1)) for name, values in self._answer.items()}
+            for values in answers.values():
+                values.setflags(write=False)
+            self._answers[len(pixels)] = answers
+        return {name: answers[name] for name in outputs}
 
 
 def renamed(bundle: Bundle) -> Bundle:

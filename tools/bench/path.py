@@ -27,7 +27,7 @@ from glimpse.models.published import recipes
 from tools.bench import machine
 from tools.bench.networks import FOLDER
 from tools.bench.service import Service
-from tools.bench.worker import Worker
+from tools.bench.worker import ROOT, Worker
 
 INSIDE = Path(__file__).parent / "inside"
 _SIZE = 224
@@ -104,6 +104,7 @@ def thread_part(name: str, *, main: bool) -> str:
 class Side:
     """The service with so many workers, and what was measured of it, round by round, by load."""
 
+    name: str
     workers: int
     service: Service
     samples: Path
@@ -121,6 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=4.0, help="of each load in a round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--generators", type=int, default=max(1, machine.cores() // 2), help="processes of callers")
+    parser.add_argument("--before", type=Path, help="a checkout whose one process is the first row")
     parser.add_argument("--parts", action="store_true", help="sample the event loops, which costs about 2%%")
     parser.add_argument("--json", type=Path, help="write what was measured here")
     chosen = parser.parse_args(arguments)
@@ -143,23 +145,25 @@ def measure(chosen: argparse.Namespace) -> dict[str, Any]:
         samples = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         callers = [stack.enter_context(Worker("tools.bench.caller")) for _ in range(chosen.generators)]
         sides = []
-        for workers in chosen.workers:
-            folder = samples / str(workers)
+        wanted = [("1 before", 1, chosen.before.resolve())] if chosen.before else []
+        wanted += [(str(workers), workers, ROOT) for workers in chosen.workers]
+        for name, workers, root in wanted:
+            folder = samples / name
             folder.mkdir()
             own = {**environment, "GLIMPSE_WORKERS": str(workers)}
             own |= {"BENCH_SAMPLES": str(folder)} if chosen.parts else {}
-            service = stack.enter_context(Service(own, packages=(INSIDE,)))
+            service = stack.enter_context(Service(own, root=root, packages=(INSIDE,)))
             found = sum(kind(machine.command(pid)) == "worker" for pid in machine.tree(service.pid))
             if found != (workers if workers > 1 else 0):
                 raise PathError(f"The service was to have {workers} workers and has {found} worker processes.")
-            sides.append(Side(workers, service, folder))
+            sides.append(Side(name, workers, service, folder))
         loads = [load for load in LOADS if not chosen.loads or load[0] in chosen.loads]
         for name, images, each, number in loads:
             for caller in callers:
                 caller.do("prepare", kind=images, height=_SIZE, width=_SIZE, each=each)
             for turn in range(chosen.rounds + 1):
                 for side in sides if turn % 2 else reversed(sides):
-                    _say(f"{name}, {side.workers} workers: round {turn} of {chosen.rounds}")
+                    _say(f"{name}, {side.name} workers: round {turn} of {chosen.rounds}")
                     found_now = _load(side, callers, number, chosen.seconds if turn else 1.0)
                     if turn:  # the first is only to warm up
                         side.rounds.setdefault(name, []).append(found_now)
@@ -167,7 +171,7 @@ def measure(chosen: argparse.Namespace) -> dict[str, Any]:
             "machine": machine.description(),
             "date": time.strftime("%Y-%m-%d"),
             "cores": machine.cores(),
-            "sides": [{"workers": side.workers, "loads": side.rounds} for side in sides],
+            "sides": [{"name": side.name, "workers": side.workers, "loads": side.rounds} for side in sides],
         }
 
 
@@ -265,7 +269,7 @@ def _processes(result: dict[str, Any], name: str) -> list[str]:
         ratios = np.divide(cpus, base)
         of_kinds = " | ".join(_us([one["processes"].get(kind, 0.0) for one in rounds]) for kind in kinds)
         lines.append(
-            f"| {side['workers']} | {np.median([one['rate'] for one in rounds]):.0f} | {_us(cpus)} | {of_kinds} "
+            f"| {side['name']} | {np.median([one['rate'] for one in rounds]):.0f} | {_us(cpus)} | {of_kinds} "
             f"| {np.median(ratios):.3f} | {min(ratios):.3f} to {max(ratios):.3f} "
             f"| {_us([one['generator_cpu'] for one in rounds])} "
             f"| {np.median([one['service_cores'] for one in rounds]):.2f} "
@@ -280,7 +284,7 @@ def _parts(result: dict[str, Any], name: str) -> list[str]:
     for side in result["sides"]:
         rounds = side["loads"][name]
         shown = " | ".join(_us([one["parts"].get(part, 0.0) for one in rounds]) for part in parts)
-        lines.append(f"| {side['workers']} | {shown} |")
+        lines.append(f"| {side['name']} | {shown} |")
     return lines
 
 
