@@ -58,8 +58,7 @@ class Caller:
     deadline: float | None = None  # on the clock of `time.monotonic`; None: no deadline
 
 
-@dataclass(frozen=True, slots=True)
-class Prediction:
+class Prediction(NamedTuple):
     """One class and its calibrated probability."""
 
     index: int

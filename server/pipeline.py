@@ -370,7 +370,7 @@ class _Together:
     """Wakes the event loop once: when all images of a request are done, or as soon as one has failed the request."""
 
     def __init__(self, images: int) -> None:
-        self._loop = asyncio.get_running_loop()
+        self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
         self.all_done: asyncio.Future[None] = self._loop.create_future()
         self._left = images
         self._lock = threading.Lock()
@@ -382,7 +382,11 @@ class _Together:
         with self._lock:
             self._left -= 1
             last = self._left == 0
-        if last or failed is not None:
+        if not last and failed is None:
+            return
+        if threading.get_ident() == self._thread:  # where an engine has computed: no message to the loop is needed
+            self._wake(failed)
+        else:
             with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits any more
                 self._loop.call_soon_threadsafe(self._wake, failed)
 

@@ -108,7 +108,9 @@ class Connection:
                 slot, number, mask, ticket, deadline, since = record
                 lane, outputs = lanes.get(number), self._masks.get(mask) or self._outputs(mask)
                 if slot >= len(busy) or busy[slot] or ticket <= self._last or lane is None:
-                    raise ValueError(f"an image needs a slot that is free, a lane, and a new ticket. Received: {record}")
+                    raise ValueError(
+                        f"an image needs a slot that is free, a lane, and a new ticket. Received: {record}"
+                    )
                 busy[slot], self._last = 1, ticket
                 until = None if deadline == math.inf else deadline
                 waiting[ticket] = flight = Flight(self, ticket, slot, lane, until, since, outputs)

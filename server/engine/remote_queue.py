@@ -68,14 +68,14 @@ class _Flight:
 
     def answered(self, record: Answered) -> None:
         """The outputs are in the slot, which is free again."""
-        if self.future.done():
-            self.memory.free.append(self.slot)
+        found, slot, future = self.memory.arena.outputs, self.slot, self.future
+        if not future.set_running_or_notify_cancel():
+            self.memory.free.append(slot)
             return
-        arena, slot = self.memory.arena, self.slot
-        outputs = {name: arena.outputs[name][slot].copy() for name in self.outputs}
+        outputs = {name: found[name][slot].copy() for name in self.outputs}
         self.memory.free.append(slot)
         size, _, batch, queued, computed = record
-        finish(self.future, answer=Answer(outputs, queued, computed, size, batch))
+        future.set_result(Answer(outputs, queued, computed, size, batch))
 
     def refused(self, record: Refused) -> None:
         """There are no outputs, and the slot is free again."""

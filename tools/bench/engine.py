@@ -223,7 +223,9 @@ def _lines(sides: Sequence[Side], rates: Sequence[float]) -> list[str]:
         for side in sides:
             rounds = side.rounds[rate]
             against = np.median(np.divide(_all(rounds, "cpu"), _all(sides[0].rounds[rate], "cpu")))
-            parts = [np.median([1e6 * one["parts"].get(part, 0.0) for one in rounds]) for part in ("compose", "hand over")]
+            parts = [
+                np.median([1e6 * one["parts"].get(part, 0.0) for one in rounds]) for part in ("compose", "hand over")
+            ]
             lines.append(
                 f"| {rate:.0f} | {side.name} | {np.median(_all(rounds, 'rate')):.0f} "
                 f"| {np.median(_all(rounds, 'batch')):.1f} | {1e6 * np.median(_all(rounds, 'cpu')):.0f} "

@@ -104,8 +104,9 @@ def measured(cpu: float, engine: float = 0.0) -> dict[str, Any]:
 def test_ratios_are_of_the_same_round_and_the_target_is_judged() -> None:
     """A round in which the machine was half as fast for all does not change them."""
     sides = [
-        {"workers": 1, "loads": {"raw": [measured(0.001), measured(0.002), measured(0.001)]}},
+        {"name": "1", "workers": 1, "loads": {"raw": [measured(0.001), measured(0.002), measured(0.001)]}},
         {
+            "name": "2",
             "workers": 2,
             "loads": {"raw": [measured(0.0011, 0.0002), measured(0.0022, 0.0004), measured(0.0011, 0.0002)]},
         },
