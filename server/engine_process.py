@@ -34,6 +34,7 @@ import structlog
 
 from glimpse.models.messages import short
 from glimpse.server import cleanup, cores, standard_error, stopping
+from glimpse.server.batching.batcher import Batcher
 from glimpse.server.control_channel import ControlChannel, Message, memory_file, read_memory_file
 from glimpse.server.engine.host import Host
 from glimpse.server.engine.late_observer import LateObserver
@@ -112,6 +113,7 @@ class _Engine:
             return
         # From here on: neither the image that shows the outputs nor anything before counts.
         self._observer.observe(self._metrics.of(model.identity.name, model.identity.version))
+        assert isinstance(model.batcher, Batcher)  # noqa: S101 - its device is in this process
         self._host = Host(model.batcher, facts.layout)
         self._host.start()
         settle()

@@ -64,4 +64,5 @@ def _contenders(probabilities: NDArray[np.float32], k: int) -> NDArray[np.float3
     if len(probabilities) < max(_MANY, _BLOCK * k):
         return probabilities
     maxima = np.maximum.reduceat(probabilities, np.arange(0, len(probabilities), _BLOCK))
-    return probabilities[probabilities >= np.sort(maxima)[-k]]
+    found: NDArray[np.float32] = probabilities[probabilities >= np.sort(maxima)[-k]]
+    return found

@@ -70,8 +70,8 @@ class Feed(Protocol):
     def idle(self) -> None:
         """A thread has pulled, and there is nothing to compose: it waits until it is told of something by `put`."""
 
-    def gather(self, batch: list[Waiting], staging: NDArray[np.uint8]) -> None:
-        """Copy the pixels of a batch into the first rows of `staging`; may bring the batch into another order."""
+    def gather(self, batch: Sequence[Waiting], staging: NDArray[np.uint8]) -> Sequence[Waiting]:
+        """Copy the pixels of a batch into the first rows of `staging`; returns the images in the order of the rows."""
 
     def give(self, given: Given) -> None:
         """End the images of a batch."""
@@ -86,11 +86,12 @@ class OneByOne:
     def idle(self) -> None:
         """Whoever brings one tells a thread."""
 
-    def gather(self, batch: list[Waiting], staging: NDArray[np.uint8]) -> None:
+    def gather(self, batch: Sequence[Waiting], staging: NDArray[np.uint8]) -> Sequence[Waiting]:
         """Copy image by image."""
         for row, slot in enumerate(batch):
             assert isinstance(slot, Slot)  # noqa: S101 - no others come from `submit`
             np.copyto(staging[row], slot.pixels)
+        return batch
 
     def give(self, given: Given) -> None:
         """End one future after the other."""
@@ -225,7 +226,10 @@ class Batcher:
         return slot.future
 
     def feed_from(self, feed: Feed) -> None:
-        """Ask `feed` for images from now on, before each batch, and let it give all answers; then `submit` is not used."""
+        """Ask `feed` for images from now on, before each batch, and let it give all answers.
+
+        From then on images come by `put` alone, not by `submit`.
+        """
         with self._changed:
             self._feed, self._fed = feed, True
 
@@ -415,10 +419,10 @@ class Batcher:
         sizes = self._device.sizes(even, limit)
         return next((size for size in sizes if self._estimate.seconds(size) <= most), even)
 
-    def _run(self, name: str, batch: list[Waiting], staging: NDArray[np.uint8]) -> None:
-        padded = self._device.padded(len(batch))
-        outputs = frozenset().union(*[slot.outputs for slot in batch])
-        self._feed.gather(batch, staging)
+    def _run(self, name: str, composed: Sequence[Waiting], staging: NDArray[np.uint8]) -> None:
+        padded = self._device.padded(len(composed))
+        outputs = frozenset().union(*[slot.outputs for slot in composed])
+        batch = self._feed.gather(composed, staging)
         with self._changed:
             while self._computing == self._streams:
                 self._changed.wait()

@@ -41,7 +41,7 @@ class Computed:
     @property
     def ok(self) -> bool:
         """Whether every image has an answer."""
-        return all([part.outputs is not None for part in self.parts])
+        return all(part.outputs is not None for part in self.parts)
 
     @property
     def rows(self) -> list[Outputs | None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from glimpse.server.batching.waiting import Waiting
@@ -10,7 +10,7 @@ from glimpse.server.batching.waiting import Waiting
 
 @dataclass(slots=True)
 class _Hand:
-    batch: list[Waiting]
+    batch: Sequence[Waiting]
     begun: float | None = None  # on the device since; None: waits for it
 
 
@@ -24,7 +24,7 @@ class Watch:
         self._hands: dict[str, _Hand] = {}
         self._died: str | None = None
 
-    def took(self, worker: str, batch: list[Waiting]) -> None:
+    def took(self, worker: str, batch: Sequence[Waiting]) -> None:
         """A worker has a batch in hand."""
         self._hands[worker] = _Hand(batch)
 
@@ -44,7 +44,7 @@ class Watch:
         """A worker has ended that should not; returns what it had in hand."""
         self._died = f"The thread {worker} of the batcher has died of {type(error).__name__}."
         hand = self._hands.pop(worker, None)
-        return [] if hand is None else hand.batch
+        return [] if hand is None else list(hand.batch)
 
     def trouble(self) -> str | None:
         """What hangs, for people; None: nothing does."""

@@ -1,7 +1,7 @@
-"""The engine's end: feeds the batcher with the images of all workers, a batch at a time, and gives the answers.
+"""The engine's end: feeds the batcher with the images of all workers, and gives the answers, a batch at a time.
 
 While the device is busy nobody reads what workers say: the thread that has computed a batch reads it all before it
-composes the next one, and sends the answers of its batch with one write to each worker. A thread of the host's own reads
+composes the next one, and sends the answers of its batch with one write to each worker. A thread of the host reads
 while the device is free, so that an image that comes then is computed at once.
 """
 
@@ -14,6 +14,7 @@ import select
 import socket
 import threading
 import time
+from collections.abc import Sequence
 from itertools import groupby
 from operator import attrgetter
 from typing import cast
@@ -112,10 +113,9 @@ class Host:
         self._publish()
         self._end_nap()
 
-    def gather(self, batch: list[Waiting], staging: NDArray[np.uint8]) -> None:
+    def gather(self, batch: Sequence[Waiting], staging: NDArray[np.uint8]) -> Sequence[Waiting]:
         """Copy the pixels of a batch from the arenas, those of each worker at once."""
-        flights = cast("list[Flight]", batch)  # all of them are from `pull`
-        flights.sort(key=_number)
+        flights = sorted(cast("Sequence[Flight]", batch), key=_number)  # all of them are from `pull`
         begin = 0
         for connection, group in groupby(flights, _connection):
             images = list(group)
@@ -123,12 +123,13 @@ class Host:
             begin += len(images)
         self._full = begin == len(staging)
         self._publish()
+        return flights
 
     def give(self, given: Given) -> None:
         """Give the images of a batch their answers: outputs into the arenas, and one write to each worker."""
         size = len(given.images)
         for begin, images, outputs in given.computed.parts:
-            flights = cast("list[Flight]", given.images[begin : begin + images])
+            flights = cast("Sequence[Flight]", given.images[begin : begin + images])
             if outputs is None:
                 for flight in flights:
                     flight.refuse(failed())

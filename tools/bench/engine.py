@@ -1,9 +1,9 @@
 """`python -m tools.bench.engine`: what the engine process alone costs for each image, fed as workers feed it.
 
-One process plays all workers: it copies pixels into their slots and sends the records of `server/engine/records.py` at a
-stated rate, as calls of one image come, a few in each write. The device is the simulated one. CPU time is the kernel's
-count for each thread of the engine; that of the feeder is not counted. With two folders the engines of two checkouts are
-fed in turns of a moment, so that their ratio is of the same minute of the machine.
+One process plays all workers: it copies pixels into their slots and sends the records of `server/engine/records.py`
+at a stated rate, as calls of one image come, a few in each write. The device is the simulated one. CPU time is the
+kernel's count for each thread of the engine; that of the feeder is not counted. With two folders the engines of two
+checkouts are fed in turns of a moment, so that their ratio is of the same minute of the machine.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from tools.bench.worker import ROOT
 
 _TICK = 0.0003  # seconds between two looks of the feeder: about what an event loop's turn takes
 _PARTIES = 4
+_PARTS = ("compose", "hand over")  # of the engine, by the names that `path` gives them
 _PATIENCE = 60.0  # seconds
 
 
@@ -61,7 +62,8 @@ class Engine:
         self._channel.send({"do": "settings", "engine": 1}, [file])
         os.close(file)
         message = self._channel.receive()
-        assert message is not None and message.body == {"did": "loaded"}, message
+        assert message is not None
+        assert message.body == {"did": "loaded"}, message
         self.facts: ModelFacts = pickle.loads(read_memory_file(message.files[0]))  # noqa: S301 - from our own process
 
     def connect(self) -> socket.socket:
@@ -215,22 +217,16 @@ def _round(side: Side, rate: float, seconds: float) -> dict[str, Any]:
 
 
 def _lines(sides: Sequence[Side], rates: Sequence[float]) -> list[str]:
-    lines = [
-        "| rate asked for | engine | images/s | images a batch | CPU us/image | compose | hand over | against the first |",
-        "|---:|---|---:|---:|---:|---:|---:|---:|",
-    ]
+    heads = ["rate asked for", "engine", "images/s", "images a batch", "CPU us/image", *_PARTS, "against the first"]
+    lines = [f"| {' | '.join(heads)} |", "|---:|---|" + "---:|" * (len(heads) - 2)]
     for rate in rates:
         for side in sides:
             rounds = side.rounds[rate]
             against = np.median(np.divide(_all(rounds, "cpu"), _all(sides[0].rounds[rate], "cpu")))
-            parts = [
-                np.median([1e6 * one["parts"].get(part, 0.0) for one in rounds]) for part in ("compose", "hand over")
-            ]
-            lines.append(
-                f"| {rate:.0f} | {side.name} | {np.median(_all(rounds, 'rate')):.0f} "
-                f"| {np.median(_all(rounds, 'batch')):.1f} | {1e6 * np.median(_all(rounds, 'cpu')):.0f} "
-                f"| {parts[0]:.0f} | {parts[1]:.0f} | {against:.3f} |"
-            )
+            parts = [f"{np.median([1e6 * one['parts'].get(part, 0.0) for one in rounds]):.0f}" for part in _PARTS]
+            cells = [f"{rate:.0f}", side.name, f"{np.median(_all(rounds, 'rate')):.0f}"]
+            cells += [f"{np.median(_all(rounds, 'batch')):.1f}", f"{1e6 * np.median(_all(rounds, 'cpu')):.0f}", *parts]
+            lines.append(f"| {' | '.join(cells)} | {against:.3f} |")
     return lines
 
 
