@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import array
 import asyncio
 import bisect
 import contextlib
 import itertools
-import logging
 import socket
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import NamedTuple
 
@@ -23,15 +20,13 @@ from glimpse.models.outputs import DEFAULT_OUTPUTS
 from glimpse.server.batching.waiting import Answer, finish
 from glimpse.server.engine import records
 from glimpse.server.engine.arena import Arena
+from glimpse.server.engine.lane_counts import LaneCounts
+from glimpse.server.engine.link import Link
 from glimpse.server.engine.model_facts import ModelFacts
-from glimpse.server.engine.records import Answered, Inbox, Refused
+from glimpse.server.engine.records import Answered, Record, Refused
 from glimpse.server.errors import OverloadedError, Reason, UnavailableError, draining
 from glimpse.server.fair_queue import NO_LANE, Lane
 
-_log = logging.getLogger(__name__)
-
-_READ = 256 << 10  # bytes at once: the answers of a large batch
-_NO_WAIT = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)  # joined once: enumerations take a while for it
 _MOST_LANES = 4096  # that have numbers; the oldest gives way to a new one
 _REPLACED_SECONDS = 2.0  # until coming back may help: most of a start is the framework's import
 
@@ -87,8 +82,8 @@ class _Flight:
 class RemoteQueue:
     """A `ModelQueue` whose batcher is in another process; one for each engine. `submit` may be called by any thread.
 
-    Pixels are copied into shared memory by whoever submits them. Of what the event loop submits the engine is told
-    once a turn; other threads tell it at once. Answers come on the event loop, as many in one turn as have come.
+    Pixels are copied into shared memory by whoever submits them. Answers come on the event loop, as many in one turn as
+    have come.
     """
 
     def __init__(self, facts: ModelFacts, *, slots: int, lost: Callable[[], object] = lambda: None) -> None:
@@ -102,18 +97,16 @@ class RemoteQueue:
         Raises:
             MemoryShortError: expected; there is not enough memory for so many images.
         """
-        self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
+        self._loop = asyncio.get_running_loop()
         self._slots, self._when_lost = slots, lost
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
+        self._link = Link(self._lock, heard=self._answered, lost=self._lost)
         self._tickets = itertools.count(1)
         self._flights: dict[int, _Flight] = {}
+        self._counts = LaneCounts()  # of these
         self._lanes: dict[Lane, int] = {}  # their numbers in this connection
-        self._by_lane: dict[str, Counter[str]] = {}  # images in flight, by party and then by the lane's name
-        self._out: list[bytes] = []  # records that are not sent yet
-        self._scheduled = self._blocked = self._closed = False
-        self._socket: socket.socket | None = None
-        self._inbox = Inbox()
+        self._closed = False
         self._take_facts(facts)
 
     def _take_facts(self, facts: ModelFacts) -> None:
@@ -139,15 +132,8 @@ class RemoteQueue:
             self._take_facts(facts)
         arena = self._memory.arena
         arena.clear()
-        connected.settimeout(0.0)
-        rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [arena.file]))
-        with contextlib.suppress(OSError):  # the engine is gone already, which reading will tell
-            connected.sendmsg([records.hello(arena.slots, arena.layout.slot_bytes)], [rights], socket.MSG_NOSIGNAL)
-        with self._lock:
-            self._socket, self._inbox, self._blocked = connected, Inbox(), False
-            self._lanes.clear()
-            self._out.clear()
-        self._loop.add_reader(connected, self._readable)
+        self._lanes.clear()
+        self._link.open(connected, records.hello(arena.slots, arena.layout.slot_bytes), arena.file)
 
     def submit(
         self,
@@ -187,9 +173,8 @@ class RemoteQueue:
                 ticket = next(self._tickets)
                 flight = _Flight(self, ticket, memory, slot, lane, outputs, future)
                 self._flights[ticket] = flight
-                self._count(lane)
-                self._out.append(records.submit(slot, number, mask, ticket, deadline, began))
-                self._send_soon()
+                self._counts.add(lane)
+                self._link.say(records.submit(slot, number, mask, ticket, deadline, began))
         except BaseException:
             memory.free.append(slot)
             raise
@@ -199,7 +184,7 @@ class RemoteQueue:
     @property
     def connected(self) -> bool:
         """Whether there is an engine."""
-        return self._socket is not None
+        return self._link.connected
 
     @property
     def outstanding(self) -> int:
@@ -211,27 +196,10 @@ class RemoteQueue:
         return self._memory.arena.state().waiting
 
     def ahead(self, lane: Lane) -> int:
-        """How many images are computed before one that comes in `lane` now: a hopeful estimate.
-
-        Exact for the images of this worker. Of those of others only their number is known, and of how many parties
-        they are: each of these is taken to have no more turns than the caller has.
-        """
-        with self._lock:
-            own = self._by_lane.get(lane.who)
-            turns = ours = 0
-            if own is not None:
-                mine = own[lane.name]
-                turns = mine + sum(min(count, mine + 1) for name, count in own.items() if name != lane.name)
-            before = turns
-            for who, lanes in self._by_lane.items():
-                size = lanes.total()
-                ours += size
-                if who != lane.who:
-                    before += min(size, turns + 1)
-            parties = len(self._by_lane)
+        """How many images are computed before one that comes in `lane` now: a hopeful estimate."""
         state = self._memory.arena.state()
-        others = min(max(0, state.waiting - ours), max(0, state.parties - parties) * (turns + 1))
-        return before + others
+        with self._lock:
+            return self._counts.ahead(lane, state)
 
     def seconds_to_compute(self, images: int) -> float:
         """How long the device needs for that many images, from the times that the engine has published."""
@@ -245,7 +213,7 @@ class RemoteQueue:
 
     def trouble(self) -> str | None:
         """What keeps the engine from answering, for people; None: nothing does."""
-        if self._socket is None:
+        if not self._link.connected:
             return "The process that computes has ended and is being replaced."
         return "The device of the process that computes does not respond." if self._memory.arena.state().stuck else None
 
@@ -257,10 +225,10 @@ class RemoteQueue:
         """
         with self._lock:
             self._closed = True
-            if threading.get_ident() != self._thread:
+            if not self._link.on_loop:
                 self._changed.wait_for(lambda: not self._flights, timeout)
             done = not self._flights
-        if threading.get_ident() == self._thread:
+        if self._link.on_loop:
             self._end()
         else:
             with contextlib.suppress(RuntimeError):  # the loop has closed before, and its readers with it
@@ -270,7 +238,7 @@ class RemoteQueue:
     def _check_open(self, memory: _Memory) -> None:
         if self._closed:
             raise draining()
-        if self._socket is None or memory is not self._memory:  # that of an engine with another model
+        if not self._link.connected or memory is not self._memory:  # that of an engine with another model
             raise _replaced()
 
     def _full(self) -> OverloadedError:
@@ -287,107 +255,25 @@ class RemoteQueue:
         return mask
 
     def _number(self, lane: Lane) -> int:
-        """A number for a lane that has none, of which the engine is told."""
+        """With the lock: a number for a lane that has none, of which the engine is told."""
         number = len(self._lanes)
         if number == _MOST_LANES:  # what has been sent with the oldest one's number still means that lane
             number = self._lanes.pop(next(iter(self._lanes)))
         self._lanes[lane] = number
-        self._out.append(records.lane(number, lane))
+        self._link.say_before(records.lane(number, lane))
         return number
-
-    def _count(self, lane: Lane) -> None:
-        lanes = self._by_lane.get(lane.who)
-        if lanes is None:
-            lanes = self._by_lane[lane.who] = Counter()
-        lanes[lane.name] += 1
-
-    def _forget(self, flight: _Flight) -> None:
-        who, name = flight.lane
-        lanes = self._by_lane[who]
-        if lanes[name] > 1:
-            lanes[name] -= 1
-            return
-        del lanes[name]
-        if not lanes:
-            del self._by_lane[who]
 
     def _cancel(self, ticket: int) -> None:
         with self._lock:
-            if ticket in self._flights and self._socket is not None:
-                self._out.append(records.cancel(ticket))
-                self._send_soon()
+            if ticket in self._flights and self._link.connected:
+                self._link.say(records.cancel(ticket))
 
-    def _send_soon(self) -> None:
-        """With the lock: at the end of the event loop's turn, where that is who asks, else now."""
-        if self._blocked:
-            return
-        if threading.get_ident() != self._thread:
-            self._send()
-        elif not self._scheduled:
-            self._scheduled = True
-            self._loop.call_soon(self._flush)
-
-    def _flush(self) -> None:
-        with self._lock:
-            self._scheduled = False
-            if not self._blocked:
-                self._send()
-
-    def _send(self) -> None:
-        """With the lock: send what there is; what does not fit waits until the socket takes it."""
-        if not self._out or self._socket is None:
-            return
-        data = self._out[0] if len(self._out) == 1 else b"".join(self._out)
-        self._out.clear()
-        try:
-            sent = self._socket.send(data, _NO_WAIT)
-        except BlockingIOError:
-            sent = 0
-        except OSError:  # the engine is gone, which reading tells
-            return
-        if sent < len(data):
-            self._out.append(data[sent:])
-            if not self._blocked:
-                self._blocked = True
-                self._loop.call_soon_threadsafe(self._await_room, self._socket)
-
-    def _await_room(self, connected: socket.socket) -> None:
-        if connected is self._socket:
-            self._loop.add_writer(connected, self._writable)
-
-    def _writable(self) -> None:
-        with self._lock:
-            self._send()
-            if not self._out and self._socket is not None:
-                self._blocked = False
-                self._loop.remove_writer(self._socket)
-
-    def _readable(self) -> None:
-        if self._socket is None:
-            return
-        try:
-            data = self._socket.recv(_READ)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        try:
-            found = self._inbox.take(data)
-        except ValueError:
-            _log.exception("the engine says what cannot be; the connection to it is given up")
-            data = b""
-        if data:
-            self._answered(found)
-        else:
-            self._end()
-            self._when_lost()
-
-    def _answered(self, found: list[records.Record]) -> None:
+    def _answered(self, found: Sequence[Record]) -> None:
         ended: list[tuple[_Flight, Answered | Refused]] = []
         with self._lock:
             for record in found:
                 if isinstance(record, Answered | Refused) and (flight := self._flights.pop(record.ticket, None)):
-                    self._forget(flight)
+                    self._counts.remove(flight.lane)
                     ended.append((flight, record))
             if self._closed and not self._flights:
                 self._changed.notify_all()
@@ -397,20 +283,19 @@ class RemoteQueue:
             else:
                 flight.refused(record)
 
+    def _lost(self) -> None:
+        self._end()
+        self._when_lost()
+
     def _end(self) -> None:
         """End the connection, on the event loop; what is in flight is refused."""
         with self._lock:
-            connected, self._socket = self._socket, None
+            connected = self._link.disconnect()
             lost = list(self._flights.values())
             self._flights.clear()
-            self._by_lane.clear()
-            self._out.clear()
-            self._blocked = False
+            self._counts.clear()
             self._changed.notify_all()
-        if connected is not None:
-            self._loop.remove_reader(connected)
-            self._loop.remove_writer(connected)
-            connected.close()
+        self._link.close(connected)
         for flight in lost:
             # The engine may still read from the slot, but it writes nothing for a connection that has ended.
             flight.memory.free.append(flight.slot)

@@ -186,8 +186,8 @@ def test_a_part_of_a_batch_that_fails_fails_alone() -> None:
 def test_outputs_that_a_model_lacks_end_the_connection(mask: int) -> None:
     async def scene(bench: Bench) -> None:
         queue = bench.worker()
-        assert queue._socket is not None
-        queue._socket.send(records.lane(0, Lane("a")) + records.submit(0, 0, mask, 1, None, 0.0))
+        assert queue._link._socket is not None
+        queue._link._socket.send(records.lane(0, Lane("a")) + records.submit(0, 0, mask, 1, None, 0.0))
         await until(lambda: not queue.connected)
 
     run(scene)

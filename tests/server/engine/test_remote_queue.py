@@ -7,6 +7,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import CancelledError, Future
 
 import numpy as np
@@ -232,13 +233,13 @@ def test_the_answers_of_a_batch_come_with_one_write_a_worker() -> None:
         futures = [queue.submit(bench.image(i)) for i in range(3)]
         await until(lambda: bench.batcher.depth() == 3)
         taken: list[int] = []
-        real = queue._answered
+        real = queue._link._heard
 
-        def answered(found: list[records.Record]) -> None:
+        def answered(found: Sequence[records.Record]) -> None:
             taken.append(len(found))
             real(found)
 
-        queue._answered = answered  # type: ignore[method-assign]
+        queue._link._heard = answered
         bench.let()
         await asyncio.wrap_future(first)
         bench.let()
@@ -297,8 +298,8 @@ def test_an_engine_that_ends_fails_what_is_in_flight_with_a_hint() -> None:
 def test_a_worker_that_says_nonsense_loses_its_own_connection_only() -> None:
     async def scene(bench: Bench) -> None:
         good, bad = bench.worker(), bench.worker()
-        assert bad._socket is not None
-        bad._socket.send(bytes([99] * 40))
+        assert bad._link._socket is not None
+        bad._link._socket.send(bytes([99] * 40))
         await until(lambda: not bad.connected)
         bench.let()
         assert await value(good.submit(bench.image(4))) == 4
@@ -314,8 +315,8 @@ def test_a_worker_that_says_nonsense_loses_its_own_connection_only() -> None:
 def test_an_image_that_cannot_be_ends_the_connection(slot: int, lane: int, ticket: int) -> None:
     async def scene(bench: Bench) -> None:
         queue = bench.worker()
-        assert queue._socket is not None
-        queue._socket.send(records.lane(0, Lane("a")) + records.submit(slot, lane, 1, ticket, None, 0.0))
+        assert queue._link._socket is not None
+        queue._link._socket.send(records.lane(0, Lane("a")) + records.submit(slot, lane, 1, ticket, None, 0.0))
         await until(lambda: not queue.connected)
 
     run(scene)
@@ -354,7 +355,7 @@ def test_a_worker_that_does_not_read_stops_nobody() -> None:
         futures = [slow.submit(bench.image(i)) for i in range(63)]  # with the next one, all that the batcher takes
         assert await value(other.submit(bench.image(77))) == 77
         await until(lambda: bench.batcher.depth() == 0)
-        slow._loop.add_reader(ours, slow._readable)
+        slow._loop.add_reader(ours, slow._link._readable)
         assert [await value(each) for each in futures] == list(range(63))
 
     run(scene)
@@ -373,7 +374,7 @@ def test_an_engine_that_does_not_read_makes_no_worker_wait() -> None:
         futures = [await asyncio.to_thread(queue.submit, bench.image(i), lane=lane) for i in range(32)]
         futures += [queue.submit(bench.image(i), lane=Lane(f"{i}" * 300)) for i in range(32, 64)]
         await asyncio.sleep(0)
-        assert queue._blocked
+        assert queue._link.blocked
         bench.let(1000)
         bench.host.add(theirs)
         assert [await value(each) for each in futures] == list(range(64))
