@@ -12,18 +12,23 @@ class ComputeEstimate:
 
     def __init__(self) -> None:
         self._seconds: dict[int, deque[float]] = {}
-        self._expected: dict[int, float] = {}  # by size, until the next is added; it is asked for at every call
+        self._shortest: dict[int, float] = {}  # of these
+        self._expected: dict[int, float] = {}  # by size, until a shortest one changes; it is asked for at every call
 
     def add(self, size: int, seconds: float) -> None:
         """A batch of `size` (padding included) took `seconds`."""
-        self._seconds.setdefault(size, deque(maxlen=_WINDOW)).append(seconds)
-        self._expected.clear()
+        times = self._seconds.setdefault(size, deque(maxlen=_WINDOW))
+        times.append(seconds)
+        shortest = min(times)
+        if shortest != self._shortest.get(size):
+            self._shortest[size] = shortest
+            self._expected.clear()
 
     def seconds(self, size: int) -> float:
         """Expected seconds for one batch of `size`; 0 where nothing as small was measured."""
         expected = self._expected.get(size)
         if expected is None:
-            measured = [min(times) for known, times in self._seconds.items() if known <= size]
+            measured = [shortest for known, shortest in self._shortest.items() if known <= size]
             expected = self._expected[size] = max(measured, default=0.0)
         return expected
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -80,6 +81,8 @@ class Executor:
     @property
     def largest(self) -> int:
         """Images in the largest batch that may be composed: less than the largest warm size after it did not fit."""
+        if self._ceiling == self._sizes[-1]:  # nearly always, and asked for several times a batch
+            return self._ceiling
         with self._lock:
             if self._ceiling < self._sizes[-1] and self._clock() - self._since >= _PATIENCE:
                 self._ceiling = self.padded(self._ceiling + 1)
@@ -92,7 +95,7 @@ class Executor:
 
     def padded(self, size: int) -> int:
         """The warm size that a batch of `size` is filled up to."""
-        return next(allowed for allowed in self._sizes if allowed >= size)
+        return self._sizes[bisect_left(self._sizes, size)]
 
     def compute(
         self, staging: NDArray[np.uint8], count: int, *, alone: bool, outputs: frozenset[str] = DEFAULT_OUTPUTS

@@ -35,7 +35,7 @@ _MOMENT = 0.0002  # seconds, in which the batcher takes what waits for a device 
 _SLICE = 0.01  # seconds that the reader sleeps while the device is busy
 _SHORT_SLICE = 0.001  # the same where what comes meanwhile may fill a batch that can be gathered at once
 _LOOK = 0.5  # seconds, after which the reader looks whether anything was left behind
-_PUBLISH = 0.01  # seconds that published times may be old
+_PUBLISH = 0.05  # seconds that published times may be old
 
 _connection = attrgetter("connection")
 _number = attrgetter("connection.number")
