@@ -55,6 +55,15 @@ def share_in_long_turns() -> None:
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
+def take_turns_at_once() -> None:
+    """Have the threads of this process run as soon as there is something to do (SCHED_OTHER, which all begin with).
+
+    For whoever feeds a device: it costs little of a core, and while it waits for one the device waits, too.
+    """
+    with contextlib.suppress(AttributeError, OSError):
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+
 def _allowed() -> int:
     """Cores that the scheduler gives this process."""
     if sys.platform == "linux" and hasattr(os, "sched_getaffinity"):

@@ -154,7 +154,10 @@ def main() -> None:
     os.set_inheritable(control, False)  # noqa: FBT003 - its only argument
     # TensorFlow's start-up chatter is not ours.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    cores.share_in_long_turns()
+    if os.environ.get("CUDA_VISIBLE_DEVICES"):  # a GPU that the supervisor has found
+        cores.take_turns_at_once()
+    else:
+        cores.share_in_long_turns()
     engine = _Engine(ControlChannel.inherited(control))
     engine.run()
     engine.end()
