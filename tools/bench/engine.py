@@ -19,7 +19,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -136,6 +136,11 @@ class Connection:
         """Images that are not answered."""
         return len(self._slots)
 
+    def close(self) -> None:
+        """End it."""
+        self._socket.close()
+        self._arena.close()
+
 
 @dataclass
 class Side:
@@ -167,7 +172,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         plain = Settings.model_construct(**dict(loaded))
         for folder in chosen.folders:
             engine = stack.enter_context(Engine(folder.resolve(), plain))
-            sides.append(Side(str(folder), engine, [Connection(engine, 128) for _ in range(chosen.workers)]))
+            connections = [stack.enter_context(closing(Connection(engine, 128))) for _ in range(chosen.workers)]
+            sides.append(Side(str(folder), engine, connections))
         for turn in range(chosen.rounds + 1):
             for rate in chosen.rates:
                 for side in sides if turn % 2 else reversed(sides):
