@@ -17,8 +17,8 @@ from glimpse.client.aio_stream import OpenCall, cancelled_from_outside
 from glimpse.client.base import BaseClient
 from glimpse.client.calls import AsyncCalls
 from glimpse.client.errors import Code, GlimpseError
+from glimpse.client.reachability import Reachability
 from glimpse.client.results import ImageResult, ModelDescription
-from glimpse.client.status import from_rpc_error
 from glimpse.v1 import classifier_pb2_grpc
 
 if TYPE_CHECKING:
@@ -47,7 +47,8 @@ class AsyncClient(BaseClient):
         self._channel: grpc.aio.Channel | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
-        self._calls = AsyncCalls()
+        self._reachability = Reachability()
+        self._calls = AsyncCalls(self._reachability)
         self._runs: WeakSet[AsyncBulk[Any]] = WeakSet()
 
     async def __aenter__(self) -> Self:
@@ -104,10 +105,7 @@ class AsyncClient(BaseClient):
         """
         to_request = messages.to_requests(top_k, min_probability, geometry, model, version)
         request = await off_the_loop(image, lambda: to_request(image))
-        method = self._stub().Classify
-        response = await self._calls.run(
-            lambda seconds: self._attempt(method, request, seconds), self.target, self._seconds(timeout)
-        )
+        response = await self._answer(self._stub().Classify, request, timeout)
         return messages.from_response(response)[0].raise_for_error()
 
     def classify_many(
@@ -159,6 +157,7 @@ class AsyncClient(BaseClient):
             messages.to_requests(top_k, min_probability, geometry, model, version),
             in_flight=in_flight,
             ordered=ordered,
+            reachability=self._reachability,
             timeout=self._seconds(timeout),
         )
         self._runs.add(bulk)
@@ -208,10 +207,9 @@ class AsyncClient(BaseClient):
             )
 
     async def _answer(self, method: Any, request: Any, timeout: float | None) -> Any:  # noqa: ASYNC109  (as above)
-        try:
-            return await self._attempt(method, request, self._seconds(timeout))
-        except grpc.RpcError as error:
-            raise from_rpc_error(error, self.target) from error
+        return await self._calls.run(
+            lambda seconds: self._attempt(method, request, seconds), self.target, self._seconds(timeout)
+        )
 
     async def _attempt(self, method: Any, request: Any, seconds: float) -> Any:
         metadata = await self._metadata()

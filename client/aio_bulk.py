@@ -16,6 +16,7 @@ from glimpse.client.aio_reading import AsyncReader, start
 from glimpse.client.aio_stream import AsyncStream, OpenCall
 from glimpse.client.dispatch import GOODBYE_SECONDS, Dispatch
 from glimpse.client.events import BulkStream, Ended, Event
+from glimpse.client.reachability import Reachability
 from glimpse.client.reading import Failed, InOrder, Reader, ToRequest
 from glimpse.client.results import ImageResult
 
@@ -36,6 +37,7 @@ class AsyncBulk(Generic[K]):
         *,
         in_flight: int,
         ordered: bool,
+        reachability: Reachability,
         timeout: float,
     ) -> None:
         """Prepare a run; the arguments are those of `client.bulk.Bulk`.
@@ -49,7 +51,7 @@ class AsyncBulk(Generic[K]):
         self._in_flight = in_flight
         self._ordered = ordered
         self._events: asyncio.Queue[Event[K]] = asyncio.Queue()
-        self._dispatch: Dispatch[K] = Dispatch(self._open, target, timeout=timeout)
+        self._dispatch: Dispatch[K] = Dispatch(self._open, target, reachability=reachability, timeout=timeout)
         self._reader: Reader[K] | AsyncReader[K] | None = None
         self._last: AsyncStream | None = None
         self._tasks: set[asyncio.Task[None]] = set()

@@ -15,8 +15,10 @@ _FRUITLESS = 10
 class Backoff:
     """Delays that double from one fruitless stream to the next, for one run."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, known: bool = False) -> None:
+        """Nothing has been opened yet; `known`: the target is right, as a server there has answered other calls."""
         self.ever_answered = False  # whether any stream of the run gave an answer
+        self._known = known
         self._fruitless = 0
 
     def broke(self, *, answered: bool) -> None:
@@ -33,7 +35,7 @@ class Backoff:
         Args:
             at_least: seconds that the server asked for.
         """
-        if self._fruitless >= (_FRUITLESS if self.ever_answered else _FRUITLESS_AT_FIRST):
+        if self._fruitless >= (_FRUITLESS if self.ever_answered or self._known else _FRUITLESS_AT_FIRST):
             return None
         # By chance a little more or less: clients whose streams broke together must not come back together.
         seconds = min(_LONGEST_SECONDS, _FIRST_SECONDS * 2.0 ** max(0, self._fruitless - 1))

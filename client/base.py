@@ -32,8 +32,9 @@ class BaseClient:
                 used: ``GLIMPSE_TOKEN`` or ``GLIMPSE_TOKEN_FILE``.
             token_file: a file that holds the token; it is read again whenever it changes.
             allow_plaintext_token: show the token on a connection without TLS to another machine, too.
-            wait_for_ready: wait for a server that is not there or not serving yet, for as long as the timeout; without
-                it, such calls fail after 1.5 seconds.
+            wait_for_ready: wait for a server that is not there or not serving yet, for as long as the timeout. Without
+                it, such calls fail after 1.5 seconds; but once a server has answered this client, one that has gone, or
+                that is not serving, gets 20 seconds to come back.
 
         Raises:
             OSError: a file of the certificates or of the token cannot be read.

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from glimpse.client.dispatch import GOODBYE_SECONDS, Dispatch
 from glimpse.client.events import Ended, Event
+from glimpse.client.reachability import Reachability
 from glimpse.client.reading import Job, Reader, in_order
 from glimpse.client.results import ImageResult
 from glimpse.client.stream import OpenStream, Stream
@@ -37,6 +38,7 @@ class Bulk(Generic[K]):
         *,
         in_flight: int,
         ordered: bool,
+        reachability: Reachability,
         timeout: float,
     ) -> None:
         """Prepare a run; nothing is opened before there is something to send.
@@ -47,12 +49,15 @@ class Bulk(Generic[K]):
             to_request: loads an image and wraps it up; its OSError and ImageRefusedError fail that image alone.
             in_flight: images that may hold a permit, at least 1.
             ordered: whether to yield in the order of the images.
+            reachability: what the client knows of its servers.
             timeout: seconds without an answer after which to give up.
         """
         self._ordered = ordered
         self._events: SimpleQueue[Event[K]] = SimpleQueue()
         self._reader: Reader[K] = Reader(to_request, self._events.put, window=in_flight)
-        self._dispatch: Dispatch[K] = Dispatch(lambda: Stream(open_stream, self._events.put), target, timeout=timeout)
+        self._dispatch: Dispatch[K] = Dispatch(
+            lambda: Stream(open_stream, self._events.put), target, reachability=reachability, timeout=timeout
+        )
 
     def run(self, images: Iterable[tuple[K, ImageInput]]) -> Iterator[tuple[K, ImageResult]]:
         """Yield each image's key and result; see `Client.classify_many`."""

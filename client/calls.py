@@ -1,7 +1,9 @@
 """Lone calls that a server has no room for: repeated when it says, and no faster than its rate allows.
 
-gRPC repeats by itself what is UNAVAILABLE. What is RESOURCE_EXHAUSTED is repeated here, where the hint of one call can
-hold back the others of the same client: else each of them would be sent, refused and sent again.
+gRPC repeats by itself what is UNAVAILABLE, for 1.5 seconds. Where a server has answered the client before, such calls
+are repeated here for longer: it may be restarting, or be the only one and not serving for the moment. What is
+RESOURCE_EXHAUSTED is repeated here, where the hint of one call can hold back the others of the same client: else each
+of them would be sent, refused and sent again.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import grpc
 
 from glimpse.client.errors import Code, DeadlineExceededError, GlimpseError
 from glimpse.client.rate_control import RateControl
+from glimpse.client.reachability import RETURN_SECONDS, Reachability
 from glimpse.client.status import from_rpc_error, pushback
 
 T = TypeVar("T")
@@ -76,10 +79,12 @@ class _RateGate:
 class _Call:
     """One call's attempts."""
 
-    def __init__(self, target: str, timeout: float) -> None:
+    def __init__(self, target: str, timeout: float, reachability: Reachability) -> None:
         self.end = time.monotonic() + timeout
         self.target = target
+        self._reachability = reachability
         self._attempts = 0
+        self._give_up: float | None = None  # time.monotonic, from which on no server is waited for
 
     def left(self) -> float:
         """Seconds."""
@@ -89,12 +94,23 @@ class _Call:
         """Seconds after which to make another attempt; None: there is to be no other."""
         self._attempts += 1
         told = pushback(error)
-        if failed.code is not Code.RESOURCE_EXHAUSTED or self._attempts >= _ATTEMPTS or (told or 0.0) < 0.0:
+        if failed.reason and failed.code is not Code.UNAVAILABLE:
+            self._reachability.answered()
+        if not self._worthwhile(failed.code) or (told or 0.0) < 0.0:
             return None
         seconds = failed.retry_after if told is None else told
         if seconds is None:
             seconds = min(_LONGEST_SECONDS, _FIRST_SECONDS * 2.0 ** (self._attempts - 1)) * random.uniform(0.8, 1.2)
         return seconds if seconds < self.left() else None
+
+    def _worthwhile(self, code: Code) -> bool:
+        """Whether another attempt may do better."""
+        if code is not Code.UNAVAILABLE:
+            return code is Code.RESOURCE_EXHAUSTED and self._attempts < _ATTEMPTS
+        now = time.monotonic()
+        if self._give_up is None:
+            self._give_up = now + RETURN_SECONDS
+        return now < min(self._give_up, self._reachability.expected_until(now))
 
     def too_late(self) -> DeadlineExceededError:
         """The error of a call that could not even be sent in time."""
@@ -109,8 +125,9 @@ class _Call:
 class Calls:
     """The lone calls of a client; for all threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, reachability: Reachability) -> None:
         self._gate = _RateGate()
+        self._reachability = reachability
         self._changed = Condition()
 
     def run(self, call: Callable[[float], T], target: str, timeout: float) -> T:
@@ -124,7 +141,7 @@ class Calls:
         Raises:
             GlimpseError: it got no answer.
         """
-        attempts = _Call(target, timeout)
+        attempts = _Call(target, timeout, self._reachability)
         number = self._enter(attempts)
         while True:
             try:
@@ -135,6 +152,7 @@ class Calls:
                 self._answered(number)
                 raise
             else:
+                self._reachability.answered()
                 self._answered(number)
                 return answer
             try:
@@ -174,13 +192,14 @@ class Calls:
 class AsyncCalls:
     """The lone calls of a client for asyncio; on one event loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, reachability: Reachability) -> None:
         self._gate = _RateGate()
+        self._reachability = reachability
         self._changed = asyncio.Event()
 
     async def run(self, call: Callable[[float], Awaitable[T]], target: str, timeout: float) -> T:  # noqa: ASYNC109 - the call's own
         """What a call answers; as `Calls.run`."""
-        attempts = _Call(target, timeout)
+        attempts = _Call(target, timeout, self._reachability)
         number = await self._enter(attempts)
         while True:
             try:
@@ -193,6 +212,7 @@ class AsyncCalls:
                 self._wake()
                 raise
             else:
+                self._reachability.answered()
                 self._gate.answered(number)
                 self._wake()
                 return answer

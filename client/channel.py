@@ -16,13 +16,13 @@ MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 _RETRIES: dict[str, Any] = {
     "maxAttempts": 5,  # gRPC allows no more
     # Calls that a dying server takes with it are repeated after 0.1 seconds on another one; where nobody
-    # answers at all, it takes 1.5 seconds to say so.
+    # answers at all, it takes 1.5 seconds to say so. One that has answered before is given longer, by `client.calls`.
     "initialBackoff": "0.1s",
     "maxBackoff": "1s",
     "backoffMultiplier": 2,
     # A full queue is RESOURCE_EXHAUSTED. The server says with `grpc-retry-pushback-ms` when to come back,
-    # and gRPC waits for as long as that instead of the backoff above. `Classify` has a policy without it:
-    # `client.calls` repeats those, for the hint of one call has to hold back the others.
+    # and gRPC waits for as long as that instead of the backoff above. Lone calls have a policy without
+    # it: `client.calls` repeats those, for the hint of one call has to hold back the others.
     # A server that shuts down ends calls that it has not come round to with CANCELLED. Of a call that the
     # caller cancelled nothing is left to be repeated.
     "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED", "CANCELLED"],
@@ -46,8 +46,8 @@ _SERVICE_CONFIG: dict[str, Any] = {
 }
 
 
-_CLASSIFY: dict[str, Any] = {
-    "name": [{"service": SERVICE, "method": "Classify"}],
+_CALLS: dict[str, Any] = {
+    "name": [{"service": SERVICE, "method": "Classify"}, {"service": SERVICE, "method": "DescribeModel"}],
     "retryPolicy": {**_RETRIES, "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"]},
 }
 
@@ -58,12 +58,12 @@ def options(
     """Channel arguments for `grpc.insecure_channel` and its kin.
 
     Args:
-        repeat_all: whether gRPC repeats calls of `Classify` that the server has no room for, too.
+        repeat_all: whether gRPC repeats lone calls that the server has no room for, too.
         server_name: that the certificate must have; the target's own when empty.
         all_servers: whether to call servers that are not serving, too.
         through_proxy: whether to go through the proxy that the environment names, where it names one.
     """
-    methods = [*_SERVICE_CONFIG["methodConfig"], *([] if repeat_all else [_CLASSIFY])]
+    methods = [*_SERVICE_CONFIG["methodConfig"], *([] if repeat_all else [_CALLS])]
     chosen: list[tuple[str, int | str]] = [
         ("grpc.service_config", json.dumps({**_SERVICE_CONFIG, "methodConfig": methods})),
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),

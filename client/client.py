@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-import grpc
-
 from glimpse.client import health, messages
 from glimpse.client.base import BaseClient
 from glimpse.client.bulk import Bulk
 from glimpse.client.calls import Calls
+from glimpse.client.reachability import Reachability
 from glimpse.client.results import ImageResult, ModelDescription
-from glimpse.client.status import from_rpc_error
 from glimpse.v1 import classifier_pb2, classifier_pb2_grpc
 
 if TYPE_CHECKING:
@@ -36,7 +34,8 @@ class Client(BaseClient):
 
     def _prepare(self) -> None:
         self._channel = self._connection.open()
-        self._calls = Calls()
+        self._reachability = Reachability()
+        self._calls = Calls(self._reachability)
         self._stub = classifier_pb2_grpc.ImageClassifierStub(self._channel)
 
     def __enter__(self) -> Self:
@@ -86,15 +85,7 @@ class Client(BaseClient):
             GlimpseError: the call failed; `glimpse.client.errors` shows the tree of errors.
         """
         request = messages.to_requests(top_k, min_probability, geometry, model, version)(image)
-
-        def attempt(seconds: float) -> classifier_pb2.ClassifyResponse:
-            metadata = self._connection.metadata()
-            answer: classifier_pb2.ClassifyResponse = self._stub.Classify(
-                request, timeout=seconds, metadata=metadata, wait_for_ready=self._wait
-            )
-            return answer
-
-        response = self._calls.run(attempt, self.target, self._seconds(timeout))
+        response = self._answer(self._stub.Classify, request, timeout)
         return messages.from_response(response)[0].raise_for_error()
 
     def classify_many(
@@ -142,6 +133,7 @@ class Client(BaseClient):
             messages.to_requests(top_k, min_probability, geometry, model, version),
             in_flight=in_flight,
             ordered=ordered,
+            reachability=self._reachability,
             timeout=self._seconds(timeout),
         )
         return bulk.run(images)
@@ -159,15 +151,7 @@ class Client(BaseClient):
             GlimpseError: the call failed; `glimpse.client.errors` shows the tree of errors.
         """
         request = messages.to_describe(model, version)
-        try:
-            reply = self._stub.DescribeModel(
-                request,
-                timeout=self._seconds(timeout),
-                metadata=self._connection.metadata(),
-                wait_for_ready=self._wait,
-            )
-        except grpc.RpcError as error:
-            raise from_rpc_error(error, self.target) from error
+        reply = self._answer(self._stub.DescribeModel, request, timeout)
         return messages.from_description(reply)
 
     def health(self, *, timeout: float | None = None) -> health.Health:
@@ -189,6 +173,19 @@ class Client(BaseClient):
                 metadata=self._connection.metadata(),
                 wait_for_ready=self._wait,
             )
+
+    def _answer(self, method: Any, request: Any, timeout: float | None) -> Any:
+        """What a method answers; repeated where that may help.
+
+        Raises:
+            GlimpseError: it got no answer.
+        """
+
+        def attempt(seconds: float) -> Any:
+            metadata = self._connection.metadata()
+            return method(request, timeout=seconds, metadata=metadata, wait_for_ready=self._wait)
+
+        return self._calls.run(attempt, self.target, self._seconds(timeout))
 
     def _open_stream(self, requests: Iterator[classifier_pb2.ClassifyStreamRequest]) -> Any:
         return self._stub.ClassifyStream(requests, metadata=self._connection.metadata(), wait_for_ready=self._wait)

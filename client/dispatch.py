@@ -24,6 +24,7 @@ from glimpse.client.calls import RATE_LIMITED
 from glimpse.client.errors import Code, DeadlineExceededError, GlimpseError, StreamBrokenError
 from glimpse.client.events import BulkStream, Ended, Event, Reply
 from glimpse.client.rate_control import RateControl
+from glimpse.client.reachability import Reachability
 from glimpse.client.reading import Exhausted, Job
 from glimpse.client.results import ImageResult
 from glimpse.client.status import from_request_error, from_rpc_error
@@ -53,13 +54,16 @@ GOODBYE_SECONDS = 5.0  # for the server to end the stream, when all answers are 
 class Dispatch(Generic[K]):
     """One run."""
 
-    def __init__(self, open_stream: Callable[[], BulkStream], target: str, *, timeout: float) -> None:
+    def __init__(
+        self, open_stream: Callable[[], BulkStream], target: str, *, reachability: Reachability, timeout: float
+    ) -> None:
         """Prepare a run; nothing is opened before there is something to send.
 
         Args:
             open_stream: starts a call, each time on a server that can take it; a ValueError says that the client is
                 closed.
             target: for messages.
+            reachability: what the client knows of its servers.
             timeout: seconds without an answer after which to give up.
         """
         self.stream: BulkStream | None = None
@@ -76,7 +80,8 @@ class Dispatch(Generic[K]):
         self._answers = 0
         self._finished = 0
         self._total: int | None = None  # images; None: more may come
-        self._backoff = Backoff()
+        self._reachability = reachability
+        self._backoff = Backoff(known=reachability.expected(time.monotonic()))
         self._leave_by: float | None = None  # time.monotonic; set while the stream gets no more images
         self._leaving_for: GlimpseError | None = None  # why
         self._reopen_at: float | None = 0.0  # time.monotonic; None while there is a stream
@@ -235,6 +240,7 @@ class Dispatch(Generic[K]):
         self._out_again.discard(message.id)
         if message.HasField("response"):
             stream.answered = True
+            self._reachability.answered()
             self._answers += 1
             self._rate.answered()
             job.result = messages.from_response(message.response)[0]
