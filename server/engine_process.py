@@ -4,6 +4,7 @@ It is begun by the supervisor, which tells it everything over the control channe
 process, at once. Linux only. What it is told (`do`), and what it says (`did`):
 
 settings  + [pickled `Settings`], first of all: load the model
+          -> loading, at the beginning of each step: `step`, for people, and `limited`, see `server.progress`
           -> loaded + [pickled `ModelFacts`], or failed with `exit`, the code of `startup`, and `detail`, for people
 connect   + [stream socket whose other end a worker has], `worker`: its number; after `loaded`
 ping      -> pong, with the same `number`
@@ -101,7 +102,7 @@ class _Engine:
     def _load(self, settings: Settings) -> None:
         """Load the model and say what became of it; then look now and then whether the device hangs."""
         try:
-            model = load_configured(settings, lambda *_: self._observer)
+            model = load_configured(settings, lambda *_: self._observer, progress=self._progress)
             facts = ModelFacts.of(model)
         except StartupError as error:
             self._channel.send({"did": "failed", "exit": error.exit_code, "detail": str(error)})
@@ -119,6 +120,9 @@ class _Engine:
         settle()
         self._say({"did": "loaded"}, pickle.dumps(facts))
         self._watch(model, self._host, min(1.0, settings.stuck_seconds / 4))
+
+    def _progress(self, step: str, *, limited: bool = True) -> None:
+        self._channel.send({"did": "loading", "step": step, "limited": limited})
 
     def _watch(self, model: LoadedModel, host: Host, seconds: float) -> None:
         before: str | None = None

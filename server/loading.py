@@ -17,6 +17,7 @@ from glimpse.models.sources import ModelSource
 from glimpse.models.spec import NetworkSummary
 from glimpse.server import cores
 from glimpse.server.batching.batcher import Batcher, Observer
+from glimpse.server.progress import Progress, untold
 from glimpse.server.registry import LoadedModel
 from glimpse.server.runtime import converted_cache, golden_check, memory_budget, selection, simulated
 from glimpse.server.runtime.golden_check import GoldenCheck
@@ -75,14 +76,16 @@ def model_source(settings: Settings) -> ModelSource:
     )
 
 
-def load_configured(settings: Settings, observe: Callable[[str, str], Observer]) -> LoadedModel:
+def load_configured(
+    settings: Settings, observe: Callable[[str, str], Observer], *, progress: Progress = untold
+) -> LoadedModel:
     """Load the model of the settings, see `load_model`.
 
     Raises:
         StartupError: expected; the message says what to do.
     """
     try:
-        return load_model(model_source(settings), LoadOptions.of(settings), observe)
+        return load_model(model_source(settings), LoadOptions.of(settings), observe, progress=progress)
     except (ValueError, OSError) as error:
         raise ModelLoadError(f"Cannot load the model: {error}") from error
     except StartupError:
@@ -92,7 +95,13 @@ def load_configured(settings: Settings, observe: Callable[[str, str], Observer])
         raise ModelLoadError(f"Cannot load the model: {short(error)}") from error
 
 
-def load_model(source: ModelSource, options: LoadOptions, observe: Callable[[str, str], Observer]) -> LoadedModel:
+def load_model(
+    source: ModelSource,
+    options: LoadOptions,
+    observe: Callable[[str, str], Observer],
+    *,
+    progress: Progress = untold,
+) -> LoadedModel:
     """Load the model of a source until it answers; takes seconds where a framework has to be imported for it.
 
     Whatever it takes belongs to the model that is returned, and is free once that is closed and dropped. More models
@@ -102,6 +111,7 @@ def load_model(source: ModelSource, options: LoadOptions, observe: Callable[[str
         source: the model.
         options: how it is loaded.
         observe: gives what is told of its batches, for its name and version.
+        progress: is told what is being done.
 
     Raises:
         ValueError, OSError: the bundle, its weights or the runtime cannot be used; the message says why.
@@ -110,6 +120,7 @@ def load_model(source: ModelSource, options: LoadOptions, observe: Callable[[str
         StoppedError: expected; the start was told to end.
     """
     begun = time.monotonic()
+    progress("find the weights", limited=False)  # a download has limits of its own
     bundle = sources.resolve(source)
     if RUNTIMES[options.runtimes[0]].simulated:
         bundle = simulated.renamed(bundle)
@@ -118,7 +129,7 @@ def load_model(source: ModelSource, options: LoadOptions, observe: Callable[[str
         golden = golden_check.load(bundle, options.golden)
     _check_memory(bundle, options)
     try:
-        summary, served = _imported_and_served(bundle.verified(), golden, options)
+        summary, served = _imported_and_served(bundle.verified(), golden, options, progress)
     except MemoryError as error:
         raise MemoryShortError(
             f"There is not enough memory to load the model {bundle.name} with {options.runtimes[0]}. {error} Allow "
@@ -166,19 +177,23 @@ def load_model(source: ModelSource, options: LoadOptions, observe: Callable[[str
 
 
 def _imported_and_served(
-    bundle: Bundle, golden: GoldenCheck, options: LoadOptions
+    bundle: Bundle, golden: GoldenCheck, options: LoadOptions, progress: Progress
 ) -> tuple[NetworkSummary, ServedModel]:
     """The first of the runtimes that the model can be imported for and that serves it, and what its network is."""
 
     def attempt(name: RuntimeName) -> tuple[NetworkSummary, ServedModel]:
+        row = RUNTIMES[name]
+        progress(f"read the network for {name}", limited=not row.reads_converted)  # a conversion has a limit of its own
         model = import_model(
             bundle,
-            RUNTIMES[name],
+            row,
             seconds=options.conversion_seconds,
             simulated_seconds=options.simulated_seconds,
         )
         with contextlib.closing(model):
-            served = serve(model, golden, precision=options.precision, largest=options.max_batch_size)
+            served = serve(
+                model, golden, precision=options.precision, largest=options.max_batch_size, progress=progress
+            )
             return model.summary, served
 
     return selection.first(options.runtimes, attempt)

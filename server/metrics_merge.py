@@ -4,6 +4,7 @@ For the supervisor, on its event loop:
 
     metrics = MergedMetrics()                                # in the thread of the running event loop
     metrics.began("worker", "worker 2, pid 4711", ask)       # `ask` is awaited for the process's metrics at each scrape
+    await metrics.keep_asking()                              # for as long as the server lives
     metrics.ended("worker 2, pid 4711", restart="ended")     # counters go on from its last values; gauges forget it
     Exposition(host, port, metrics.registry)                 # serves them
 
@@ -11,8 +12,9 @@ For a child process: `dumped(registry)` is what it answers, and `loaded` is what
 `ask` may be `async def ask(): return loaded(read_memory_file(...))`.
 
 Counters and histograms are sums over all processes that have ever been, so that they never fall; of the exemplars of a
-bucket, the latest is kept. A process that ends between two scrapes takes along what it counted since the last time it
-answered: `took` hands in what it says on its way out. Gauges are merged by `GAUGES`, over the processes that are.
+bucket, the latest is kept. A process that is killed takes along what it counted since it answered last, so that all are
+asked each second (`keep_asking`); `took` hands in what one that ends by itself says on its way out. Gauges are merged
+by `GAUGES`, over the processes that are.
 """
 
 from __future__ import annotations
@@ -57,6 +59,7 @@ GAUGES: dict[str, Rule] = {
     "python_info": "max",
 }
 _ADDS_UP = frozenset({"counter", "histogram", "summary"})
+_POLL_SECONDS = 1.0  # between two times that all processes are asked, so that no more is lost with one of them
 _ANSWER_SECONDS = 1.0  # for a process to answer; a scraper waits for ten by default
 _LOOP_SECONDS = 1.0  # more for the event loop, which may have other things to do
 
@@ -170,6 +173,12 @@ class MergedMetrics(Collector):
             self._restarts.labels(process.kind, restart).inc()
         self._retired = merge([self._retired, [each for each in process.last if each.type in _ADDS_UP]])
 
+    async def keep_asking(self, every: float = _POLL_SECONDS) -> None:
+        """Ask all processes, again and again; what was counted since the last answer is lost where one is killed."""
+        while True:
+            await asyncio.sleep(every)
+            await self._ask_all()
+
     async def gather(self) -> None:
         """Ask all processes at once. Who comes while they are being asked waits for the same answers."""
         if self._gathering is None or self._gathering.done():
@@ -191,9 +200,12 @@ class MergedMetrics(Collector):
         yield from self._merged
 
     async def _gather(self) -> None:
-        await asyncio.gather(*(self._ask(name, each) for name, each in self._processes.items()))
+        await self._ask_all()
         # Here, on the loop, where no process ends meanwhile.
         self._merged = self._merge()
+
+    async def _ask_all(self) -> None:
+        await asyncio.gather(*(self._ask(name, each) for name, each in self._processes.items()))
 
     async def _ask(self, name: str, process: _Process) -> None:
         try:

@@ -30,9 +30,9 @@ request, and making the reply). For answered calls, the stages add up to `grpc_s
 once for each image of a call.
 
 A server of several processes has one `/metrics`, at its supervisor. Counters and histograms are sums over all its
-processes, and keep what a process counted that has ended. What a process counted after the last scrape before it was
-killed is lost. Gauges are sums, too, over the processes that run, but for those listed here. A process that does not
-answer within a second counts with its last values.
+processes, and keep what a process counted that has ended. The supervisor asks each process once a second, so that of
+one that is killed no more is lost than what it counted since then. Gauges are sums, too, over the processes that run,
+but for those listed here. A process that does not answer within a second counts with its last values.
 """
 
 

@@ -10,6 +10,7 @@ import structlog
 
 from glimpse.models.outputs import PROBABILITIES
 from glimpse.server import gpus
+from glimpse.server.progress import Progress, untold
 from glimpse.server.runtime import Runtime, builder, errors_as_unsupported
 from glimpse.server.runtime.agreement import Agreement
 from glimpse.server.runtime.batch_rates import useful_sizes
@@ -30,7 +31,14 @@ class ServedModel(NamedTuple):
     batch_sizes: tuple[int, ...]  # that it is warm for, rising
 
 
-def serve(imported: ImportedModel, golden: GoldenCheck, *, precision: PrecisionChoice, largest: int = 0) -> ServedModel:
+def serve(
+    imported: ImportedModel,
+    golden: GoldenCheck,
+    *,
+    precision: PrecisionChoice,
+    largest: int = 0,
+    progress: Progress = untold,
+) -> ServedModel:
     """Build the runtime of an imported model, warm it, and compare its answers with the recorded ones.
 
     Args:
@@ -38,6 +46,7 @@ def serve(imported: ImportedModel, golden: GoldenCheck, *, precision: PrecisionC
         golden: of its bundle.
         precision: the one that is stated; ``auto``: the fastest that gives the answers of float32, and the recorded.
         largest: images in the largest batch; 0: what suits the runtime and the network.
+        progress: is told what is being done.
 
     Raises:
         GoldenError: expected; its answers are not the recorded ones, and in float32 they would not be either.
@@ -45,20 +54,24 @@ def serve(imported: ImportedModel, golden: GoldenCheck, *, precision: PrecisionC
         MemoryError: there was not enough.
         ValueError: the precision is not to be had on this device.
     """
+    progress(f"build the network with {imported.row.name}")
     runtime, agreement = builder.build(imported, precision=precision, largest=largest)
     multiply_adds = imported.summary.multiply_adds
     try:
-        return ServedModel(runtime, agreement, _warm(runtime, golden, largest, multiply_adds))
+        return ServedModel(runtime, agreement, _warm(runtime, golden, largest, multiply_adds, progress))
     except GoldenError as error:
         if precision != "auto" or runtime.precision == REFERENCE:
             raise
         _log.warning("precision falls back", precision=REFERENCE, instead_of=runtime.precision, detail=str(error))
     del runtime  # two at a time would take twice the memory
+    progress(f"build the network with {imported.row.name}, in {REFERENCE}")
     runtime, _ = builder.build(imported, precision=REFERENCE)
-    return ServedModel(runtime, agreement, _warm(runtime, golden, largest, multiply_adds))
+    return ServedModel(runtime, agreement, _warm(runtime, golden, largest, multiply_adds, progress))
 
 
-def _warm(runtime: Runtime, golden: GoldenCheck, largest: int, multiply_adds: int) -> tuple[int, ...]:
+def _warm(
+    runtime: Runtime, golden: GoldenCheck, largest: int, multiply_adds: int, progress: Progress
+) -> tuple[int, ...]:
     """Run every batch size on every stream, so that no caller pays for a first time (optimising, compiling).
 
     What comes out is looked at, so that the golden check costs no time of its own. On a GPU the sizes are those that
@@ -74,14 +87,21 @@ def _warm(runtime: Runtime, golden: GoldenCheck, largest: int, multiply_adds: in
 
     def stream(_: int) -> None:
         for size in sizes:
+            progress(f"compute batches of {size} images")
             check(runtime(batch(size))[PROBABILITIES])
 
     with errors_as_unsupported(f"{runtime.name} cannot compute this network"):
         try:
+            progress("compute the first image")
             check(runtime.alone(batch(1))[PROBABILITIES])
             if runtime.device.startswith("gpu"):
+
+                def compute(size: int) -> object:
+                    progress(f"measure batches of {size} images")
+                    return runtime(batch(size))
+
                 sizes = useful_sizes(
-                    lambda size: runtime(batch(size)),
+                    compute,
                     sizes,
                     may_grow=not largest,
                     out_of_memory=runtime.out_of_memory,

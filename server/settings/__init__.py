@@ -243,6 +243,12 @@ class Settings(AccessSettings):
         description="Number of engine processes with several workers; each loads the model on a device of its own. 0 "
         "means one for each visible GPU, or one if there is none.",
     )
+    load_step_seconds: PositiveSeconds = Field(
+        600.0,
+        description="Time that an engine process may take for one step of loading the model, in seconds, such as the "
+        "first batch of one size. If it is exceeded, the engine is killed and started again; at the start of the "
+        "server, the server ends. Downloads and conversions have limits of their own.",
+    )
     drain_announce_seconds: Seconds = Field(
         0.0,
         description="Time after SIGTERM during which the server goes on accepting calls while its health "

@@ -19,7 +19,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "Model": ("options", "labels", "recipe", "golden"),
     "Inference": ("precision", "conversion_seconds", "simulated_seconds", "stuck_seconds"),
-    "Processes": ("workers", "engines"),
+    "Processes": ("workers", "engines", "load_step_seconds"),
     "Limits of the work in flight": (
         "max_images_in_flight",
         "max_bytes_in_flight",

@@ -14,11 +14,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import structlog
 from prometheus_client.metrics_core import Metric
 
 from glimpse.models.child_environment import child_environment
 from glimpse.server.control_channel import ControlChannel, Message, read_memory_file
 from glimpse.server.metrics_merge import Kind, loaded
+
+_log = structlog.get_logger(__name__)
 
 
 class ChildEndedError(Exception):
@@ -62,7 +65,10 @@ class Child:
         self.in_flight = 0  # images, as it said last
         self.ready = False  # of a worker, as it said last
         self.listens = False  # it has been started, and is asked for signs of life
-        self.hung = False  # it was killed because it did not answer
+        self.step = "start"  # of loading, as an engine said last; what it does
+        self.step_limited = True  # whether that may be taken to hang where it takes very long
+        self._step_begun = self.begun
+        self.hung = ""  # why it was killed: what hangs, for people
         self.failure: ChildFailedError | None = None  # why it cannot go on, as it said
         self._heard_last = self.begun
         self._heard = heard
@@ -100,6 +106,11 @@ class Child:
     def silent(self) -> float:
         """Seconds since it has said anything."""
         return time.monotonic() - self._heard_last
+
+    @property
+    def at_step(self) -> float:
+        """Seconds since it began the step of loading that it is at."""
+        return time.monotonic() - self._step_begun
 
     def send(self, body: dict[str, Any], files: Sequence[int] = ()) -> bool:
         """Tell it something; whether that could be sent."""
@@ -150,8 +161,8 @@ class Child:
         self.send({"do": "ping", "number": next(self._numbers)})
 
     def awake(self) -> None:
-        """Count the silence from now on."""
-        self._heard_last = time.monotonic()
+        """Count the silence, and the time of a step, from now on."""
+        self._heard_last = self._step_begun = time.monotonic()
 
     def kill(self) -> None:
         """End it at once, with all that is in its session's group."""
@@ -170,6 +181,10 @@ class Child:
             did, number = message.body.get("did"), message.body.get("number")
             if did == "pong":
                 self.in_flight = int(message.body.get("in_flight", 0))
+            elif did == "loading":
+                self.step, self.step_limited = str(message.body["step"]), bool(message.body["limited"])
+                self._step_begun = self._heard_last
+                _log.debug("loading", engine=self.number, step=self.step)
             elif did == "failed":
                 self.failure = ChildFailedError(message.body["exit"], message.body["detail"])
                 self._fail(self.failure)

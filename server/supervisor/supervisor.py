@@ -7,12 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import pickle
-import secrets
-import socket
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from contextlib import ExitStack
 from typing import Any
 
@@ -20,7 +16,8 @@ import structlog
 
 from glimpse.server import port_lock, port_reservation
 from glimpse.server.access.shared_rates import relayed
-from glimpse.server.control_channel import Message, memory_file
+from glimpse.server.background import keep_running
+from glimpse.server.control_channel import Message
 from glimpse.server.exposition import exposed
 from glimpse.server.metrics_merge import Kind, MergedMetrics
 from glimpse.server.settings import Settings
@@ -28,7 +25,9 @@ from glimpse.server.startup import StartupError
 from glimpse.server.stop_signals import stop_on_signals
 from glimpse.server.supervisor.backoff import Backoff
 from glimpse.server.supervisor.child import Child, ChildEndedError, ChildFailedError, metrics_in
-from glimpse.server.supervisor.plan import Plan, check_memory, device_of
+from glimpse.server.supervisor.plan import Plan, check_memory
+from glimpse.server.supervisor.processes import Processes, SharedPorts
+from glimpse.server.supervisor.watch import Watch
 
 _log = structlog.get_logger(__name__)
 
@@ -48,15 +47,12 @@ class Supervisor:
             plan: the processes.
             stderr: descriptor for their logs; None: this process's standard error.
         """
-        self._settings, self._plan, self._stderr = settings, plan, stderr
-        self._workers: dict[int, Child] = {}  # by number; those that run
-        self._engines: dict[int, Child] = {}
-        self._facts: dict[int, int] = {}  # by engine: a descriptor of what is known of its model
-        self._listening = asyncio.Lock()  # one worker at a time, so that its sockets are neighbours
+        self._settings, self._plan = settings, plan
+        self._processes = Processes(settings, plan, stderr=stderr, heard=self._hear)
+        self._watch = Watch(settings, self._processes)
         self._first: set[tuple[Kind, int]] = set()  # what has been started well once
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._all_listen, self._all_ready = asyncio.Event(), asyncio.Event()
-        self._ports: dict[str, Any] = {}
+        self._all_ready = asyncio.Event()
         self._metrics_port: int | None = None
         self._ending = self._told_serving = False
         self._metrics = MergedMetrics(ready=self._ready)
@@ -74,15 +70,18 @@ class Supervisor:
                 *(asyncio.create_task(self._keep("engine", each + 1)) for each in range(self._plan.engines)),
                 *(asyncio.create_task(self._keep("worker", each + 1)) for each in range(self._plan.workers)),
             ]
-            pinging = asyncio.create_task(self._watch())
+            beside = [
+                keep_running("watch over processes", self._watch.run),
+                keep_running("metrics of processes", self._metrics.keep_asking),
+            ]
             try:
                 await self._serve(stop)
             finally:
                 self._ending = True
                 await self._drain(_log.info if stop.is_set() else _log.debug)
-                pinging.cancel()
-                for each in self._facts.values():
-                    os.close(each)
+                for each in beside:
+                    each.cancel()
+                self._processes.close()
 
     async def _open(self, opened: ExitStack) -> None:
         """Take the ports for this server alone."""
@@ -91,33 +90,29 @@ class Supervisor:
             exposition = exposed(settings.host, settings.metrics_port, self._metrics.registry)
             opened.callback(exposition.close)
             self._metrics_port = exposition.port
-        self._ports = {
-            "port": await _reserved(settings.host, settings.port, "GLIMPSE_PORT", opened),
-            "health_port": None,
-            "secret": secrets.randbits(32) | 1,
-        }
+        port = await _reserved(settings.host, settings.port, "GLIMPSE_PORT", opened)
+        health = None
         if settings.health_port is not None:
-            self._ports["health_port"] = await _reserved(
-                settings.host, settings.health_port, "GLIMPSE_HEALTH_PORT", opened
-            )
+            health = await _reserved(settings.host, settings.health_port, "GLIMPSE_HEALTH_PORT", opened)
+        self._processes.ports = SharedPorts(port, health)
 
     async def _serve(self, stop: asyncio.Event) -> None:
-        if not await self._until(stop, self._all_listen):
+        if not await self._until(stop, self._processes.all_listen):
             return
-        path = self._settings.unix_socket
+        path, ports = self._settings.unix_socket, self._processes.ports
         _log.info(
             "listening",
             host=self._settings.host,
-            port=self._ports["port"],
+            port=ports.port,
             metrics_port=self._metrics_port,
-            health_port=self._ports["health_port"],
+            health_port=ports.health_port,
             workers=self._plan.workers,
             engines=self._plan.engines,
             **({} if path is None else {"unix_socket": str(path)}),
         )
         if not await self._until(stop, self._all_ready):
             return
-        _log.info("serving", port=self._ports["port"], metrics_port=self._metrics_port)
+        _log.info("serving", port=ports.port, metrics_port=self._metrics_port)
         self._told_serving = True
         await stop.wait()
 
@@ -145,9 +140,11 @@ class Supervisor:
             child = None
             detail = ""
             try:
-                child = self._begin(kind, number)
-                # Loading has limits of its own.
-                await asyncio.wait_for(self._bring_up(child), None if kind == "engine" else _START_SECONDS)
+                child = self._processes.begin(kind, number)
+                self._metrics.began(kind, child.name, child.metrics)
+                # The steps of loading have limits of their own, see `Watch`.
+                limit = None if kind == "engine" else _START_SECONDS
+                await asyncio.wait_for(self._processes.bring_up(child), limit)
                 self._first.add((kind, number))
                 self._look_whether_ready()
                 await child.gone()
@@ -158,9 +155,9 @@ class Supervisor:
                 detail = f"The {kind} has not been started within {_START_SECONDS:g} s."
                 self._refuse_start(kind, number, 1, detail)
                 if child is not None:
-                    child.hung = True
+                    child.hung = detail
             except (ChildEndedError, OSError) as error:
-                detail = str(error)
+                detail = (child.hung if child is not None else "") or str(error)
                 self._refuse_start(kind, number, 1, detail)
             except Exception as error:  # noqa: BLE001 - whatever it is, the process is begun again
                 _log.exception("a defect of the service")
@@ -173,65 +170,6 @@ class Supervisor:
                 _log.error("a process cannot be started", process_kind=kind, number=number, detail=detail)
             if not self._ending:
                 await asyncio.sleep(pause)
-
-    def _begin(self, kind: Kind, number: int) -> Child:
-        environment = {}
-        if kind == "engine" and self._plan.gpus:
-            environment["CUDA_VISIBLE_DEVICES"] = device_of(number, self._plan.gpus)
-        settings = self._settings_of(kind, number)
-        # First: where there is no room for it, no process is begun that nobody knows of.
-        file = memory_file("glimpse-settings", pickle.dumps(settings))
-        try:
-            child = Child(kind, number, stderr=self._stderr, heard=self._hear, environment=environment)
-            (self._workers if kind == "worker" else self._engines)[number] = child
-            self._metrics.began(kind, child.name, child.metrics)
-            numbers = {kind: number, "workers": self._plan.workers, "engines": self._plan.engines}
-            child.send({"do": "settings", **numbers}, [file])
-        finally:
-            os.close(file)
-        return child
-
-    def _settings_of(self, kind: Kind, number: int) -> Settings:
-        """What a process is handed: a worker its part of all limits, an engine the whole."""
-        settings = self._settings.for_worker(self._plan.workers if kind == "worker" else 1)
-        # A Unix socket is one process's; the other workers get no calls from there.
-        return settings.model_copy(update={"unix_socket": None}) if kind == "worker" and number > 1 else settings
-
-    async def _bring_up(self, child: Child) -> None:
-        if child.kind == "engine":
-            await self._bring_up_engine(child)
-        else:
-            await self._bring_up_worker(child)
-        child.awake()
-
-    async def _bring_up_worker(self, child: Child) -> None:
-        await child.told("started")
-        async with self._listening:
-            child.send({"do": "listen", **self._ports})
-            await child.told("listening")
-        child.listens = True
-        for number, engine in self._engines.items():
-            self._join(child, engine, number)
-        if all(each.listens for each in self._workers.values()) and len(self._workers) == self._plan.workers:
-            self._all_listen.set()
-
-    async def _bring_up_engine(self, child: Child) -> None:
-        message = await child.told("loaded")
-        if (before := self._facts.get(child.number)) is not None:
-            os.close(before)
-        (self._facts[child.number],) = message.files
-        child.listens = True
-        for worker in self._workers.values():
-            self._join(worker, child, child.number)
-
-    def _join(self, worker: Child, engine: Child, number: int) -> None:
-        """Give a worker a connection to an engine, where both are there."""
-        if not worker.listens or not engine.listens:
-            return
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        with ours, theirs:
-            engine.send({"do": "connect", "worker": worker.number}, [ours.fileno()])
-            worker.send({"do": "engine", "number": number}, [theirs.fileno(), self._facts[number]])
 
     def _refuse_start(self, kind: Kind, number: int, code: int, detail: str, *, again: bool = False) -> None:
         """End the server where a process cannot be started that never was; later it is tried again.
@@ -246,9 +184,7 @@ class Supervisor:
         """A process has ended, or is of no use."""
         child.kill()
         code = await child.ended
-        children = self._workers if child.kind == "worker" else self._engines
-        if children.get(child.number) is child:
-            del children[child.number]
+        self._processes.forget(child)
         replaced = not self._ending and not self._failed.done()
         self._metrics.ended(child.name, restart=("hung" if child.hung else "ended") if replaced else None)
         if replaced:
@@ -258,38 +194,15 @@ class Supervisor:
                 number=child.number,
                 pid=child.pid,
                 exit_code=code,
-                hung=child.hung,
+                hung=bool(child.hung),
                 again_in_seconds=pause,
                 **({"detail": detail} if detail else {}),
             )
 
-    async def _watch(self) -> None:
-        """Ask all processes for signs of life, and kill what gives none."""
-        seconds = self._settings.stuck_seconds
-        while True:
-            before = time.monotonic()
-            await asyncio.sleep(min(1.0, seconds / 4))
-            stood = time.monotonic() - before > seconds / 2  # this process, and so perhaps the machine
-            for child in [*self._workers.values(), *self._engines.values()]:
-                if not child.listens:
-                    continue
-                if stood:
-                    child.awake()
-                if child.silent > seconds:
-                    self._hangs(child, f"It has not answered for {seconds:g} s.")
-                else:
-                    child.ping()
-
-    def _hangs(self, child: Child, detail: str) -> None:
-        if not child.hung:
-            child.hung = True
-            _log.error("stuck", process_kind=child.kind, number=child.number, pid=child.pid, detail=detail)
-            child.kill()
-
     def _hear(self, child: Child, message: Message) -> None:
         """Something that a process says by itself."""
         body = message.body
-        if body.get("did") == "metrics":  # on its way out, or later than a scrape waits
+        if body.get("did") == "metrics":  # on its way out, or later than it was waited for
             self._metrics.took(child.name, metrics_in(message))
             return
         message.close()
@@ -298,12 +211,12 @@ class Supervisor:
                 child.ready = bool(body["ready"])
                 self._look_whether_ready()
                 if body["trouble"] and not self._ending:
-                    self._hangs(child, body["trouble"])
+                    self._watch.hangs(child, body["trouble"])
             case "trouble":
                 if body["detail"] and not self._ending:
-                    self._hangs(child, body["detail"])
+                    self._watch.hangs(child, body["detail"])
             case "spent":
-                relayed(body, child.number, {number: each.send for number, each in self._workers.items()})
+                relayed(body, child.number, {number: each.send for number, each in self._processes.workers.items()})
             case other:
                 _log.debug("a process says what nobody waits for", process_kind=child.kind, said=other)
 
@@ -315,30 +228,27 @@ class Supervisor:
 
     def _ready(self) -> bool:
         """Whether the server answers."""
-        workers = self._workers.values()
-        return not self._ending and len(workers) == self._plan.workers and all(each.ready for each in workers)
+        return not self._ending and self._processes.ready
 
     async def _drain(self, say: Any) -> None:
         """Have all workers finish what is there, then end the engines."""
-        say("draining", in_flight=self._in_flight())
-        for worker in self._workers.values():
+        processes = self._processes
+        say("draining", in_flight=processes.in_flight)
+        for worker in processes.workers.values():
             worker.send({"do": "drain"})
         settings = self._settings
         given = settings.drain_announce_seconds + settings.drain_seconds if self._told_serving else 0.0
-        await _all(each.end(given + _LATE_SECONDS) for each in [*self._workers.values()])
-        for engine in self._engines.values():
+        await _all(each.end(given + _LATE_SECONDS) for each in [*processes.workers.values()])
+        for engine in processes.engines.values():
             engine.send({"do": "end"})
-        await _all(each.end(_END_SECONDS) for each in [*self._engines.values()])
+        await _all(each.end(_END_SECONDS) for each in [*processes.engines.values()])
         for each in self._keeping:
             each.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.gather(*self._keeping, return_exceptions=True)
         # Some may have been begun meanwhile.
-        await _all(each.end(0.0) for each in [*self._workers.values(), *self._engines.values()])
-        say("stopped", in_flight=self._in_flight())
-
-    def _in_flight(self) -> int:
-        return sum(each.in_flight for each in self._workers.values())
+        await _all(each.end(0.0) for each in processes.all)
+        say("stopped", in_flight=processes.in_flight)
 
 
 async def supervise(settings: Settings, plan: Plan, *, stderr: int | None = None) -> None:
@@ -365,9 +275,8 @@ async def _reserved(host: str, port: int, setting: str, opened: ExitStack) -> in
         return number
 
 
-async def _all(ending: Any) -> None:
-    todo: list[Coroutine[Any, Any, None]] = list(ending)
-    await asyncio.gather(*todo)
+async def _all(ending: Iterable[Coroutine[Any, Any, None]]) -> None:
+    await asyncio.gather(*ending)
 
 
 def _startup_error(code: int, detail: str) -> StartupError:

@@ -72,9 +72,7 @@ async def test_no_call_of_asyncio_fails_while_the_only_server_is_away(scripted: 
 
 
 @pytest.mark.ci
-def test_a_server_that_does_not_come_back_is_said_so(
-    scripted: ScriptedServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_server_that_does_not_come_back_is_said_so(scripted: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("glimpse.client.reachability.RETURN_SECONDS", 0.5)
     with Client(scripted.target) as client:
         client.classify(b"cat")

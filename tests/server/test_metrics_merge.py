@@ -128,6 +128,30 @@ def test_the_last_words_of_a_process_are_counted() -> None:
     asyncio.run(scenario())
 
 
+def test_what_was_counted_before_nobody_asked_is_kept_of_a_process_that_is_killed() -> None:
+    """No scrape asks for it: it is asked for again and again."""
+
+    async def scenario() -> None:
+        merged, counts = MergedMetrics(), 3
+        questions: asyncio.Queue[None] = asyncio.Queue()
+
+        async def ask() -> list[Metric]:
+            questions.put_nowait(None)
+            return sent(counting(counts))
+
+        merged.began("worker", "worker 1", ask)
+        asking = asyncio.create_task(merged.keep_asking(every=0.0))
+        await questions.get()
+        counts = 10
+        for _ in range(3):  # when it is asked again, the answer before has been taken
+            await questions.get()
+        asking.cancel()
+        merged.ended("worker 1", restart="ended")
+        assert (await now(merged))["seen_total"] == 10
+
+    asyncio.run(scenario())
+
+
 def test_who_does_not_answer_in_time_counts_with_the_last_values() -> None:
     async def scenario() -> None:
         hangs = False

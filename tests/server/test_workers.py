@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import itertools
 import os
 import signal
 import socket
@@ -19,7 +21,7 @@ import pytest
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
-from glimpse.client import Client
+from glimpse.client import AsyncClient, Client
 from glimpse.server.supervisor.plan import WORKER_BYTES
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1.classifier_pb2_grpc import ImageClassifierStub
@@ -29,6 +31,7 @@ from tests.server.conftest import TIMEOUT, metrics_of
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="several processes share a port on Linux only")
 SERVICE = "glimpse.v1.ImageClassifier"
+PIXELS = np.zeros((32, 32, 3), np.uint8)
 
 
 class Process(NamedTuple):
@@ -169,13 +172,17 @@ def test_metrics_are_those_of_all_processes(server_of_two: RunningServer) -> Non
 
 
 class Callers:
-    """Callers that go on through the shipped client, until told to stop; what they could not have answered is kept."""
+    """Callers that go on through the shipped clients, until told to stop; what they could not have answered is kept.
 
-    def __init__(self, target: str, number: int = 4, *, wait: bool = False) -> None:
+    In threads: calls, and one run over a stream after the other. On an event loop: calls.
+    """
+
+    def __init__(self, target: str, number: int = 4) -> None:
         self.answered, self.lost = 0, list[str]()
         self._stop = threading.Event()
-        self._target, self._wait = target, wait
-        self._threads = [threading.Thread(target=self._call) for _ in range(number)]
+        self._target = target
+        ways = [*[self._call] * number, self._in_bulk, self._on_a_loop]
+        self._threads = [threading.Thread(target=each) for each in ways]
 
     def __enter__(self) -> Self:
         for each in self._threads:
@@ -194,14 +201,38 @@ class Callers:
         until(lambda: self.answered >= wanted or bool(self.lost))
 
     def _call(self) -> None:
-        pixels = np.zeros((32, 32, 3), np.uint8)
-        with Client(self._target, wait_for_ready=self._wait) as client:
+        with Client(self._target) as client:
             while not self._stop.is_set():
                 try:
-                    client.classify(pixels, timeout=TIMEOUT)
+                    client.classify(PIXELS, timeout=TIMEOUT)
                     self.answered += 1
                 except Exception as error:  # noqa: BLE001 - whatever it is, it is to be seen
                     self.lost.append(repr(error))
+
+    def _in_bulk(self) -> None:
+        with Client(self._target) as client:
+            while not self._stop.is_set():
+                try:
+                    results = client.classify_many(zip(range(20), itertools.repeat(PIXELS)), timeout=TIMEOUT)
+                    self.lost += [repr(each.error) for _, each in results if each.error is not None]
+                    self.answered += 20
+                except Exception as error:  # noqa: BLE001 - as above
+                    self.lost.append(repr(error))
+
+    def _on_a_loop(self) -> None:
+        async def call(client: AsyncClient) -> None:
+            while not self._stop.is_set():
+                try:
+                    await client.classify(PIXELS, timeout=TIMEOUT)
+                    self.answered += 1
+                except Exception as error:  # noqa: BLE001 - as above
+                    self.lost.append(repr(error))
+
+        async def all_calls() -> None:
+            async with AsyncClient(self._target) as client:
+                await asyncio.gather(*(call(client) for _ in range(2)))
+
+        asyncio.run(all_calls())
 
 
 def test_a_worker_that_is_killed_is_replaced_and_no_caller_notices(server_of_two: RunningServer) -> None:
@@ -240,10 +271,10 @@ def test_what_a_worker_counted_before_it_drained_is_not_lost(server_of_two: Runn
 
 @pytest.mark.ci
 def test_an_engine_that_is_killed_is_replaced_and_no_caller_notices(server_of_two: RunningServer) -> None:
-    """Meanwhile the server lives, but is not ready, and callers wait for that."""
+    """Meanwhile the only server lives, but is not ready, and the client waits for that."""
     workers, engines = of(server_of_two, "worker"), of(server_of_two, "engine")
     told = set[str]()
-    with Callers(server_of_two.target, wait=True) as callers:
+    with Callers(server_of_two.target) as callers:
         os.kill(min(engines), signal.SIGKILL)
 
         def replaced() -> bool:
@@ -259,13 +290,21 @@ def test_an_engine_that_is_killed_is_replaced_and_no_caller_notices(server_of_tw
 
 
 @pytest.mark.ci
-def test_a_worker_that_hangs_is_killed_and_replaced(start_server: Callable[..., RunningServer]) -> None:
+def test_a_process_that_hangs_is_killed_and_replaced(start_server: Callable[..., RunningServer]) -> None:
+    """A worker, then an engine; of the engine no caller notices it."""
     running = start_server("--workers=2", "--stuck-seconds=2")
     running.wait_for("serving")
     before = of(running, "worker")
     os.kill(min(before), signal.SIGSTOP)
     until(lambda: len(of(running, "worker") - before) == 1 and ready(running))
     assert running.wait_for("a process is replaced")["hung"]
+    before = of(running, "engine")
+    with Callers(running.target) as callers:
+        os.kill(min(before), signal.SIGSTOP)
+        until(lambda: len(of(running, "engine") - before) == 1 and ready(running))
+        callers.more()
+    assert callers.lost == []
+    assert metrics_of(running)['glimpse_process_restarts_total{cause="hung",kind="engine"}'] == 1
     # Who stood still itself cannot tell who hangs.
     before = {each.pid for each in processes(running)}
     for number in (signal.SIGSTOP, signal.SIGCONT):
@@ -274,6 +313,67 @@ def test_a_worker_that_hangs_is_killed_and_replaced(start_server: Callable[..., 
     assert {each.pid for each in processes(running)} == before
     running.terminate()
     assert running.exit_code() == 0
+
+
+@pytest.mark.ci
+def test_an_engine_that_hangs_while_it_loads_is_killed_and_replaced(
+    start_server: Callable[..., RunningServer],
+) -> None:
+    """It hangs as one does whose driver does: nothing is loaded, and it says nothing. Callers do not notice."""
+    running = start_server("--workers=2", "--load-step-seconds=12")
+    running.wait_for("serving")
+    first = of(running, "engine")
+    with Callers(running.target) as callers:
+        os.kill(min(first), signal.SIGKILL)
+        until(lambda: len(of(running, "engine") - first) == 1)
+        second = of(running, "engine") - first
+        os.kill(min(second), signal.SIGSTOP)
+        until(lambda: len(of(running, "engine") - first - second) == 1 and ready(running))
+        callers.more()
+    assert callers.lost == []
+    stuck = running.wait_for("stuck")
+    assert (stuck["process_kind"], stuck["pid"]) == ("engine", min(second))
+    assert "at one step for 12 s: " in stuck["detail"]
+    assert "GLIMPSE_LOAD_STEP_SECONDS" in stuck["detail"]
+
+
+@pytest.mark.ci
+def test_a_device_that_hangs_at_the_first_batch_ends_the_start(start_server: Callable[..., RunningServer]) -> None:
+    """Replacing the engine would only hang again, and nothing has been served yet."""
+    running = start_server(
+        "--workers=2", "--runtime=simulated", '--simulated-seconds={"1": 3600}', "--load-step-seconds=12"
+    )
+    assert running.exit_code() == 1
+    assert "at one step for 12 s: compute the first image." in running.wait_for("cannot start")["detail"]
+
+
+def files_of(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+@pytest.mark.parametrize("rounds", [pytest.param(2, marks=pytest.mark.ci), pytest.param(17, marks=pytest.mark.slow)])
+def test_a_supervisor_keeps_nothing_of_processes_that_it_has_replaced(
+    start_server: Callable[..., RunningServer], rounds: int
+) -> None:
+    """Three a round. Its open files and threads are what they were; its memory is a matter of the soak."""
+    running = start_server("--workers=2", "--metrics-port=0")
+    running.wait_for("serving")
+    pid = running.process.pid
+
+    def all_replaced(before: set[int]) -> bool:
+        now = {each.pid for each in processes(running)}
+        return len(now) == 3 and not now & before and ready(running)
+
+    counts = list[tuple[int, int]]()
+    for _ in range(rounds + 1):
+        counts.append((files_of(pid), len(list(Path(f"/proc/{pid}/task").iterdir()))))
+        before = {each.pid for each in processes(running)}
+        for each in before:
+            os.kill(each, signal.SIGKILL)
+        until(lambda before=before: all_replaced(before))  # type: ignore[misc]
+    # A scrape that is under way has a socket and a thread.
+    until(lambda: files_of(pid) <= counts[0][0])
+    until(lambda: len(list(Path(f"/proc/{pid}/task").iterdir())) <= counts[0][1])
 
 
 def test_a_drain_loses_no_call_and_leaves_no_process(start_server: Callable[..., RunningServer]) -> None:
@@ -303,19 +403,25 @@ def test_a_drain_loses_no_call_and_leaves_no_process(start_server: Callable[...,
 
 @pytest.mark.ci
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_no_process_is_left_of_a_supervisor_that_ends_at_once(
+def test_nothing_is_left_of_a_supervisor_that_ends_at_once(
     start_server: Callable[..., RunningServer], number: signal.Signals
 ) -> None:
-    """Killed, or told a second time while it drains."""
+    """Killed, or told a second time while it drains: no process, no memory; and the port is free."""
     running = start_server("--workers=2", "--drain-announce-seconds=60")
     running.wait_for("serving")
     pids = [each.pid for each in processes(running)]
+    assert in_memory(pids)
     running.terminate(number)
     if number == signal.SIGTERM:
         running.wait_for("draining")
         running.terminate(number)
     assert running.exit_code() == -number
     until(lambda: all(gone(pid) for pid in pids))
+    assert not in_memory(pids)
+    port = running.target.rpartition(":")[2]
+    again = start_server("--workers=2", f"--port={port}")
+    again.wait_for("serving")
+    assert again.target.rpartition(":")[2] == port
 
 
 @pytest.mark.ci

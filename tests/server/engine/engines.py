@@ -51,6 +51,7 @@ class EngineProcess:
             start_new_session=True,
         )
         theirs.close()
+        self.steps: list[str] = []  # of loading
         self.tell({"do": "settings", "engine": 1}, pickle.dumps(chosen))
 
     def tell(self, body: dict[str, Any], content: bytes) -> None:
@@ -59,9 +60,12 @@ class EngineProcess:
         os.close(file)
 
     def said(self) -> Message:
-        message = self.channel.receive()
-        assert message is not None, "the engine has ended"
-        return message
+        """What it says next; `steps` holds what it said of loading before."""
+        while (message := self.channel.receive()) is not None:
+            if message.body["did"] != "loading":
+                return message
+            self.steps.append(message.body["step"])
+        raise AssertionError("the engine has ended")
 
     def facts(self) -> ModelFacts:
         """Those that it tells when it has loaded."""

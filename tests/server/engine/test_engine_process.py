@@ -85,6 +85,13 @@ def test_pings_metrics_and_signals_while_it_serves(engine: EngineProcess) -> Non
     assert engine.process.wait(WAIT) == 0
 
 
+def test_it_says_each_step_of_loading(engine: EngineProcess) -> None:
+    """Among them each size of batches: whoever watches it sees where it hangs."""
+    sizes = engine.facts().batch_sizes
+    assert engine.steps[0] == "find the weights"
+    assert {f"compute batches of {size} images" for size in sizes} <= set(engine.steps)
+
+
 @pytest.mark.ci
 def test_killing_it_fails_what_is_in_flight_and_another_one_goes_on(engine: EngineProcess) -> None:
     facts = engine.facts()

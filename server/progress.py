@@ -1,0 +1,21 @@
+"""What is being done to load a model, told as it begins, so that whoever watches notices where it hangs."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """Called at the beginning of each step of loading."""
+
+    def __call__(self, step: str, *, limited: bool = True) -> object:
+        """A step begins, and the one before is done.
+
+        Args:
+            step: what it is, for people, such as "compute batches of 8 images".
+            limited: whether it may be taken to hang where it takes very long; False: it has a time limit of its own.
+        """
+
+
+def untold(step: str, *, limited: bool = True) -> None:
+    """Tell nobody."""

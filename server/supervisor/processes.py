@@ -1,0 +1,152 @@
+"""The workers and engines of one server: begun, brought up, joined with each other, and forgotten when they end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pickle
+import secrets
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from glimpse.server.control_channel import Message, memory_file
+from glimpse.server.metrics_merge import Kind
+from glimpse.server.settings import Settings
+from glimpse.server.supervisor.child import Child
+from glimpse.server.supervisor.plan import Plan, device_of
+
+
+@dataclass(slots=True)
+class SharedPorts:
+    """The ports on which all workers listen."""
+
+    port: int
+    health_port: int | None
+    # Mixed into the choice of a worker for a connection; odd, see `server.filters`.
+    secret: int = field(default_factory=lambda: secrets.randbits(32) | 1)
+
+
+class Processes:
+    """Those that run, by number. Lives on the event loop."""
+
+    def __init__(
+        self, settings: Settings, plan: Plan, *, stderr: int | None, heard: Callable[[Child, Message], None]
+    ) -> None:
+        """None runs yet.
+
+        Args:
+            settings: of the server; its processes are handed their part of it.
+            plan: how many there are to be.
+            stderr: descriptor for their logs; None: this process's standard error.
+            heard: called with what one says and nobody waits for.
+        """
+        self.ports = SharedPorts(0, None)  # to be set before a worker is brought up
+        self.workers: dict[int, Child] = {}
+        self.engines: dict[int, Child] = {}
+        self.all_listen = asyncio.Event()
+        self._settings, self._plan, self._stderr, self._heard = settings, plan, stderr, heard
+        self._facts: dict[int, int] = {}  # by engine: a descriptor of what is known of its model
+        self._listening = asyncio.Lock()  # one worker at a time, so that its sockets are neighbours
+
+    @property
+    def all(self) -> list[Child]:
+        """Workers, then engines."""
+        return [*self.workers.values(), *self.engines.values()]
+
+    @property
+    def in_flight(self) -> int:
+        """Images, as the workers have said last."""
+        return sum(each.in_flight for each in self.workers.values())
+
+    @property
+    def ready(self) -> bool:
+        """Whether all workers are there and answer."""
+        return len(self.workers) == self._plan.workers and all(each.ready for each in self.workers.values())
+
+    def begin(self, kind: Kind, number: int) -> Child:
+        """Begin a process and hand it its settings.
+
+        Raises:
+            OSError: the system has no room for it.
+        """
+        environment = {}
+        if kind == "engine" and self._plan.gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = device_of(number, self._plan.gpus)
+        settings = self._settings_of(kind, number)
+        # First: where there is no room for it, no process is begun that nobody knows of.
+        file = memory_file("glimpse-settings", pickle.dumps(settings))
+        try:
+            child = Child(kind, number, stderr=self._stderr, heard=self._heard, environment=environment)
+            (self.workers if kind == "worker" else self.engines)[number] = child
+            numbers = {kind: number, "workers": self._plan.workers, "engines": self._plan.engines}
+            child.send({"do": "settings", **numbers}, [file])
+        finally:
+            os.close(file)
+        return child
+
+    async def bring_up(self, child: Child) -> None:
+        """Wait until a worker listens or an engine has loaded the model, and join it with the others.
+
+        Raises:
+            ChildEndedError: expected; it has ended.
+            ChildFailedError: expected; it cannot start.
+        """
+        if child.kind == "engine":
+            await self._bring_up_engine(child)
+        else:
+            await self._bring_up_worker(child)
+        child.awake()
+
+    def forget(self, child: Child) -> None:
+        """It has ended."""
+        children = self.workers if child.kind == "worker" else self.engines
+        if children.get(child.number) is child:
+            del children[child.number]
+
+    def close(self) -> None:
+        """Close what is kept of their models."""
+        for each in self._facts.values():
+            os.close(each)
+        self._facts.clear()
+
+    def _settings_of(self, kind: Kind, number: int) -> Settings:
+        """What a process is handed: a worker its part of all limits, an engine the whole."""
+        settings = self._settings.for_worker(self._plan.workers if kind == "worker" else 1)
+        # A Unix socket is one process's; the other workers get no calls from there.
+        return settings.model_copy(update={"unix_socket": None}) if kind == "worker" and number > 1 else settings
+
+    async def _bring_up_worker(self, child: Child) -> None:
+        await child.told("started")
+        ports: dict[str, Any] = {
+            "port": self.ports.port,
+            "health_port": self.ports.health_port,
+            "secret": self.ports.secret,
+        }
+        async with self._listening:
+            child.send({"do": "listen", **ports})
+            await child.told("listening")
+        child.listens = True
+        for number, engine in self.engines.items():
+            self._join(child, engine, number)
+        if len(self.workers) == self._plan.workers and all(each.listens for each in self.workers.values()):
+            self.all_listen.set()
+
+    async def _bring_up_engine(self, child: Child) -> None:
+        message = await child.told("loaded")
+        if (before := self._facts.get(child.number)) is not None:
+            os.close(before)
+        (self._facts[child.number],) = message.files
+        child.listens = True
+        for worker in self.workers.values():
+            self._join(worker, child, child.number)
+
+    def _join(self, worker: Child, engine: Child, number: int) -> None:
+        """Give a worker a connection to an engine, where both are there."""
+        if not worker.listens or not engine.listens:
+            return
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        with ours, theirs:
+            engine.send({"do": "connect", "worker": worker.number}, [ours.fileno()])
+            worker.send({"do": "engine", "number": number}, [theirs.fileno(), self._facts[number]])
