@@ -128,7 +128,7 @@ def test_the_last_words_of_a_process_are_counted() -> None:
     asyncio.run(scenario())
 
 
-def test_what_was_counted_before_nobody_asked_is_kept_of_a_process_that_is_killed() -> None:
+def test_what_a_killed_process_counted_since_the_last_scrape_is_kept() -> None:
     """No scrape asks for it: it is asked for again and again."""
 
     async def scenario() -> None:
