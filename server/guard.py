@@ -31,6 +31,7 @@ from glimpse.server.penalties import CHEAP, EXCUSED, FORGOTTEN, REFILL, SHORTEST
 from glimpse.server.traffic import Traffic
 
 _LEAST_ALLOWANCE = 64  # points, of one of many workers
+_LEAST_REFILL = REFILL / 4  # points a second, likewise
 _MESSAGE_SECONDS = 0.1  # in which more than the first window of a message can arrive
 _WINDOW = 64 * 1024  # bytes of a message that HTTP/2 lets a caller send unasked
 _LEAST_PART = 0.05  # of all points that were spent of late: who has more is part of a flood
@@ -65,7 +66,7 @@ class Guard:
             header_bytes: of the largest headers of a call.
             proxies: whose connections carry many callers: they are never closed.
             workers: that serve the same port. Each counts what comes to it and blocks by itself, so each has a part
-                of the allowance; a flood over many connections comes to all of them.
+                of the allowance and of its refill; a flood over many connections comes to all of them.
         """
         self.share = share
         self.points = 0.0  # penalty points of all calls so far
@@ -75,6 +76,7 @@ class Guard:
         self._most_connections = most
         # Not less than an honest caller spends whose only connection leads here.
         self._allowance = min(allowance, max(_LEAST_ALLOWANCE, -(-allowance // workers)))
+        self._refill = max(_LEAST_REFILL, REFILL / workers)
         self._message_bytes, self._header_bytes = message_bytes, header_bytes
         self._proxies = tuple(proxies)
         self._peers: dict[str, Traffic] = {}
@@ -197,7 +199,7 @@ class Guard:
         for name in sorted(useless, key=lambda each: -self._accounts[each].recent):
             account = self._accounts[name]
             # Honest callers, too, are refused or late while others flood: what refills meanwhile is no part of it.
-            part = account.recent - min(account.excused, REFILL * _ADDRESS_DECAY)
+            part = account.recent - min(account.excused, self._refill * _ADDRESS_DECAY)
             large = much and (part > _LEAST_PART * total or (rest > little and part > _LEAST_POINTS))
             rest -= account.recent
             if account.left < 0 or large:
@@ -261,7 +263,7 @@ class Guard:
     def _account(self, name: str, now: float) -> Account:
         account = self._accounts.get(name)
         if account is None:
-            account = self._accounts[name] = Account(float(self._allowance), now)
+            account = self._accounts[name] = Account(float(self._allowance), now, self._refill)
         return account
 
     def _forget(self, now: float, there: set[Endpoint]) -> None:

@@ -48,6 +48,7 @@ class Account:
 
     left: float  # points that it may still spend
     at: float  # when they were counted
+    refill: float = REFILL  # points a second that it gets back
     recent: float = 0.0  # of late
     excused: float = 0.0  # the part of it that is excused
     blocks: int = 0  # recent ones, which make the next one longer
@@ -59,12 +60,12 @@ class Account:
 
     def most(self, allowance: int) -> float:
         """What the address may save up, of an `allowance`: less, the more often it was blocked recently."""
-        return max(REFILL, allowance / (1 << self.blocks))
+        return max(self.refill, allowance / (1 << self.blocks))
 
     def count(self, now: float, allowance: int, *, gained: float, spent: float, excused: float) -> None:
         """Count the points since the last time; `excused`: the part of what was `spent` that is."""
         most = self.most(allowance)
-        gained += REFILL * (now - self.at)
+        gained += self.refill * (now - self.at)
         self.left = max(-most, min(most, self.left + gained) - spent)
         self.at = now
         self.recent += spent

@@ -70,10 +70,9 @@ class Supervisor:
                 *(asyncio.create_task(self._keep("engine", each + 1)) for each in range(self._plan.engines)),
                 *(asyncio.create_task(self._keep("worker", each + 1)) for each in range(self._plan.workers)),
             ]
-            beside = [
-                keep_running("watch over processes", self._watch.run),
-                keep_running("metrics of processes", self._metrics.keep_asking),
-            ]
+            beside = [keep_running("watch over processes", self._watch.run)]
+            if self._settings.serve_metrics:
+                beside.append(keep_running("metrics of processes", self._metrics.keep_asking))
             try:
                 await self._serve(stop)
             finally:

@@ -259,6 +259,18 @@ def test_callers_whose_connections_end_with_an_authority_are_not_a_flood() -> No
 # What gRPC handles by itself.
 
 
+@pytest.mark.parametrize(("workers", "refill"), [(1, 30.0), (2, 15.0), (100, 7.5)])
+def test_each_of_several_workers_gives_back_a_part_of_the_points(workers: int, refill: float) -> None:
+    """So a flood that is spread over all of them gets no more back than from a server of one process."""
+    for share, blocked in ((0.8, False), (1.5, True)):
+        scene = Scene(workers=workers)
+        penalties = []
+        for _ in range(60):
+            scene.calls(FLOODER, "INVALID_ARGUMENT", int(share * refill))
+            penalties += scene.evaluate(1.0)
+        assert bool(penalties) is blocked
+
+
 @pytest.mark.parametrize(("workers", "part"), [(2, PLACES // 2), (3, 86), (100, 64)])
 def test_each_of_several_workers_has_a_part_of_the_allowance(workers: int, part: int) -> None:
     """But no less than what an honest caller may need whose connection leads to this one."""
