@@ -129,7 +129,16 @@ class Child:
             raise ChildEndedError(f"The {self.name}, has ended.")
         key = did, number
         future = self._awaited.setdefault(key, asyncio.get_running_loop().create_future())
-        return await asyncio.shield(future)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            # What comes later is heard as what nobody waits for; and so is what came just now, whose files would
+            # stay open else.
+            if self._awaited.get(key) is future:
+                del self._awaited[key]
+            if future.done() and not future.cancelled() and future.exception() is None:
+                self._heard(self, future.result())
+            raise
 
     async def metrics(self) -> list[Metric]:
         """Its metrics, as it says.
@@ -139,11 +148,7 @@ class Child:
         """
         number = next(self._numbers)
         self.send({"do": "metrics", "number": number})
-        try:
-            answer = await self.told("metrics", number)
-        finally:
-            self._awaited.pop(("metrics", number), None)
-        return metrics_in(answer)
+        return metrics_in(await self.told("metrics", number))
 
     async def gone(self) -> None:
         """Wait until it has ended and all that it said has been read.

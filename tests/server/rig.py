@@ -173,7 +173,9 @@ class Rig:
         finally:
             self._ended.set()
 
-    def _load(self, source: ModelSource, options: LoadOptions, observe: Callable[[str, str], Observer]) -> LoadedModel:
+    def _load(
+        self, source: ModelSource, options: LoadOptions, observe: Callable[[str, str], Observer], **_: object
+    ) -> LoadedModel:
         bundle = sources.resolve(source)
         batcher = Batcher(
             self.network,

@@ -1,0 +1,48 @@
+"""What a process says to its supervisor, where that no longer waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from glimpse.server.control_channel import Message
+from glimpse.server.supervisor.child import Child, metrics_in
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
+
+
+def open_messages() -> int:
+    """Files in memory, sent by other processes, that this one has open."""
+    names = [os.readlink(each) for each in Path("/proc/self/fd").iterdir() if each.is_symlink()]  # noqa: PTH115
+    return sum("memfd:glimpse" in name for name in names)
+
+
+@pytest.mark.parametrize("at", ["before the answer", "as the answer comes"])
+def test_an_answer_that_comes_too_late_is_heard_and_leaves_no_open_file(at: str) -> None:
+    """A busy machine may be late at any moment: before the answer is read, and between that and its use."""
+
+    async def scenario() -> None:
+        heard: asyncio.Queue[Message] = asyncio.Queue()
+        child = Child("engine", 1, stderr=None, heard=lambda _, message: heard.put_nowait(message))
+        try:
+            asking = asyncio.create_task(child.metrics())
+            await asyncio.sleep(0)
+            if at == "before the answer":
+                asking.cancel()
+            else:
+                (awaited,) = child._awaited.values()
+                awaited.add_done_callback(lambda _: asking.cancel())
+            await asyncio.wait([asking])
+            assert asking.cancelled()
+            assert metrics_in(await asyncio.wait_for(heard.get(), 60))
+            assert open_messages() == 0
+            assert child._awaited == {}
+        finally:
+            child.kill()
+            await child.ended
+
+    asyncio.run(scenario())
