@@ -153,6 +153,7 @@ class _Soak:
     def _flood(self, wire: Wire, calls: int) -> None:
         for outcome in kinds.burst(wire, calls, _BURST_IMAGES, self._random):
             self.tally.add(kinds.BURST, outcome)
+        self.wait_until_quiet()  # what its last answers held is given back a moment after them
 
     def _look(self, into: list[Sample]) -> None:
         pid = self._subject.pid
