@@ -206,7 +206,7 @@ def prepare(model: keras.Model, plan: Plan, *, classes: int, steps: int) -> None
         steps: batches in an epoch.
     """
     chosen = optimizer(plan, steps)
-    fused.fuse(model, chosen.iterations)
+    fused.fuse(model, chosen.iterations, total=steps * plan.total_epochs)
     model.compile(
         optimizer=chosen,
         loss=SmoothedCrossEntropy(classes, plan.label_smoothing),

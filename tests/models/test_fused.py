@@ -15,15 +15,17 @@ pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason=
 X = np.random.default_rng(5).normal(3, 2, (8, 6, 6, 4)).astype(np.float32)
 
 
-def network() -> keras.Model:
+def network(*, scale: bool = True, center: bool = True) -> keras.Model:
     image = keras.Input((6, 6, 4))
-    inner = keras.Model(image, keras.layers.BatchNormalization(name="stem_bn")(image))
+    norm = keras.layers.BatchNormalization(scale=scale, center=center, name="stem_bn")
+    inner = keras.Model(image, norm(image))
     outer = keras.Input((6, 6, 4))
     return keras.Model(outer, inner(outer))
 
 
-def test_a_training_step_gives_the_same_output_and_the_same_mean() -> None:
-    plain, fused = network(), network()
+@pytest.mark.parametrize(("scale", "center"), [(True, True), (False, True), (True, False), (False, False)])
+def test_a_training_step_gives_the_same_output_and_the_same_mean(*, scale: bool, center: bool) -> None:
+    plain, fused = network(scale=scale, center=center), network(scale=scale, center=center)
     fuse(fused)
     assert np.allclose(plain(X, training=True), fused(X, training=True), atol=1e-5)
     mean, variance = (np.asarray(weight.value) for weight in plain.non_trainable_weights)
@@ -50,8 +52,9 @@ def test_checkpoints_pass_from_one_to_the_other(tmp_path: Path) -> None:
         assert np.array_equal(np.asarray(ours.value), np.asarray(theirs.value))
 
 
-def test_the_moving_statistics_are_right_after_few_steps() -> None:
-    fused = network()
+@pytest.mark.parametrize("scale", [True, False])
+def test_the_moving_statistics_are_right_after_few_steps(*, scale: bool) -> None:
+    fused = network(scale=scale)
     optimizer = keras.optimizers.SGD(0.0)
     fuse(fused, optimizer.iterations)
     model = keras.Sequential([fused, keras.layers.GlobalAveragePooling2D()])
@@ -71,3 +74,26 @@ def test_a_frozen_normalisation_keeps_its_statistics() -> None:
     before = [np.asarray(weight.value) for weight in fused.weights]
     fused(X, training=True)
     assert all(np.array_equal(old, new) for old, new in zip(before, fused.get_weights(), strict=True))
+
+
+def dense() -> keras.Model:
+    """There is no fused kernel for ``[N, C]``, and none on other backends."""
+    features = keras.Input((4,))
+    return keras.Model(features, keras.layers.BatchNormalization()(features))
+
+
+@pytest.mark.parametrize(("total", "expected"), [(20, 0.7), (890, 0.99), (10_000, 0.99)])
+def test_without_the_kernel_the_momentum_suits_the_run(total: int, expected: float) -> None:
+    model = dense()
+    fuse(model, total=total)
+    assert model.layers[1].momentum == pytest.approx(expected)
+
+
+def test_without_the_kernel_the_statistics_are_right_after_few_steps() -> None:
+    model, x = dense(), X[:, 0, 0]
+    fuse(model, total=20)
+    model.compile("sgd", "mse")
+    model.fit(np.tile(x, (20, 1)), np.zeros((160, 4)), batch_size=8, shuffle=False, verbose=0)
+    mean, variance = (np.asarray(weight.value) for weight in model.non_trainable_weights)
+    assert np.allclose(mean, x.mean(axis=0), rtol=0.05)
+    assert np.allclose(variance, x.var(axis=0), rtol=0.05)
