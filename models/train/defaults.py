@@ -36,6 +36,8 @@ _BY_ARCHITECTURE: dict[str, Defaults] = {
     **dict.fromkeys(("resnet20", "se_resnet20", "resnet18", "resnet34", "se_resnet34"), SGD),
     # Their logits stand behind a ReLU: if it dies, all classes are equally likely for good. At 0.001, 1.0 does that.
     **dict.fromkeys(("squeezenet1_0", "squeezenet1_1"), SLOWER_ADAM),
+    # GoogLeNet without normalisation; the gates behind its modules begin at one half. At 0.001 it learns nothing.
+    "se_inception": SLOWER_ADAM,
     # Sixteen layers and more without normalisation: at larger rates their ReLUs die.
     **dict.fromkeys(("vgg16", "vgg19"), SLOWEST_ADAM),
 }

@@ -35,7 +35,9 @@ SIZES = {
 }
 SIZE = 64  # of all others
 # At most so many passes over the 300 pictures, where they are not 6; those of small networks take seconds.
-EPOCHS = {"mnist_dnn": 12, "basic_cnn": 12, "squeezenet1_0": 12, "squeezenet1_1": 12, "resnet34-handbook": 12}
+EPOCHS = dict.fromkeys(
+    ("mnist_dnn", "basic_cnn", "squeezenet1_0", "squeezenet1_1", "se_inception", "resnet34-handbook"), 12
+)
 ENOUGH = 0.9  # top-1 on pictures that were not trained on; three classes give 0.33 to one that guesses
 
 
