@@ -27,6 +27,8 @@ class GiantNetworkError(ValueError):
 def parameters_of(name: str, most: int) -> Iterator[None]:
     """Refuse to make a variable with which the layers built inside have more than `most` scalar weights.
 
+    Layers that other threads build meanwhile, such as those of a model that is loaded beside this one, do not count.
+
     Args:
         name: of the network, for the message.
         most: scalar weights, trainable and not.
@@ -36,10 +38,12 @@ def parameters_of(name: str, most: int) -> Iterator[None]:
     """
     with _changing:
         original = keras.layers.Layer.add_weight
-        count = 0
+        count, thread = 0, threading.get_ident()
 
         def add_weight(self: keras.layers.Layer, shape: Any = None, *args: Any, **values: Any) -> Any:
             nonlocal count
+            if threading.get_ident() != thread:
+                return original(self, shape, *args, **values)
             sizes = () if shape is None else (shape,) if isinstance(shape, int) else tuple(shape)
             count += math.prod(size for size in sizes if size)
             if count > most:
@@ -49,7 +53,8 @@ def parameters_of(name: str, most: int) -> Iterator[None]:
                 )
             return original(self, shape, *args, **values)
 
-        # Keras has no hook in front of a variable; every layer makes its own with this method.
+        # Keras has no hook in front of a variable, and every layer makes its own with this method. A StatelessScope, in
+        # which variables have shapes and no values, would make the values later, also those of a refused network.
         keras.layers.Layer.add_weight = add_weight
         try:
             yield

@@ -6,6 +6,7 @@ import csv
 import itertools
 import json
 import re
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 from glimpse import models
+from glimpse.models import network_limits
 from glimpse.models.builder import assemble, trainable_parameters
 from glimpse.models.catalogue import UnknownArchitectureError, find, rows
 from glimpse.models.families.resnet import ResNet
@@ -266,6 +268,20 @@ def test_what_together_makes_a_giant_is_refused_before_its_memory_is_taken(
     with pytest.raises(GiantNetworkError, match=re.escape(message)):
         assemble(find(architecture, options=options), input_shape=shape)
     assert assemble(find("mnist_dnn")).model.count_params() == 669_706
+
+
+def test_what_another_thread_builds_meanwhile_does_not_count() -> None:
+    """A server loads models side by side, and the limit of a bundle is twice the size of its weights file."""
+    with network_limits.parameters_of("small", 100):
+        beside = threading.Thread(target=keras.layers.Dense(100).build, args=((None, 100),))
+        beside.start()
+        beside.join()
+        small = keras.layers.Dense(9)
+        small.build((None, 10))
+        with pytest.raises(GiantNetworkError, match="more than 100 weights: 109 with its layer one_more"):
+            keras.layers.Dense(1, name="one_more").build((None, 10))
+    assert small.count_params() == 99
+    keras.layers.Dense(100).build((None, 100))
 
 
 def test_every_option_may_be_given_as_it_is_by_itself() -> None:
