@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 
 from glimpse import models
+from glimpse.models import bundle
+from tests.models.test_learning import write_shapes
 
 # Each family once, with every kind of layer: grouped, depthwise, separable, dense behind maps, parallel, recalibrated.
 NETWORKS: list[tuple[str, dict[str, Any]]] = [
@@ -74,3 +76,16 @@ def test_a_saved_network_answers_the_same_on_another_backend(backend: str, saved
         with np.load(f"{path}.{backend}.npz") as theirs:
             for mine, name in zip(ours, theirs.files, strict=True):
                 np.testing.assert_allclose(theirs[name], mine, atol=1e-4 * np.abs(mine).max(), err_msg=path.name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_a_short_training_learns_on_another_backend(backend: str, tmp_path: Path) -> None:
+    """With Keras' own momentum, the moving statistics of so few steps answer all pictures alike."""
+    if importlib.util.find_spec(backend) is None:
+        pytest.skip(f"{backend} is not installed: see CONTRIBUTING.md, make test-parity")
+    words = ["--data", write_shapes(tmp_path / "train", each=100, seed=1), "--architecture", "resnet20"]
+    words += ["--test", write_shapes(tmp_path / "unseen", each=30, seed=2), "--size", 32, "--epochs", 3]
+    command = [sys.executable, "-m", "glimpse.models.train", *map(str, words), "--out", str(tmp_path / "run")]
+    subprocess.run(command, env={**os.environ, "KERAS_BACKEND": backend}, check=True)
+    assert bundle.read(tmp_path / "run/bundle").metrics["top1"] > 0.9
