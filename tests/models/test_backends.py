@@ -78,6 +78,28 @@ def test_a_saved_network_answers_the_same_on_another_backend(backend: str, saved
                 np.testing.assert_allclose(theirs[name], mine, atol=1e-4 * np.abs(mine).max(), err_msg=path.name)
 
 
+_COMPILED = """
+import sys
+import keras
+import numpy as np
+from glimpse.models import serving
+image = keras.Input((4, 4, 3), dtype="uint8")
+network = keras.Model(image, keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1.0)(image)))
+assert np.allclose(serving.logits(network, np.full((3, 4, 4, 3), 7, np.uint8)), 7)
+sys.exit(network.jit_compile is not (sys.argv[1] == "True"))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("backend", "compiled"), [("tensorflow", False), ("jax", True), ("torch", False)])
+def test_logits_are_compiled_only_where_that_pays(backend: str, *, compiled: bool) -> None:
+    """PyTorch's compiler takes longer than the logits of a data set, and fails at some of Keras' operations."""
+    if importlib.util.find_spec(backend) is None:
+        pytest.skip(f"{backend} is not installed: see CONTRIBUTING.md, make test-parity")
+    environment = {**os.environ, "KERAS_BACKEND": backend, "CUDA_VISIBLE_DEVICES": ""}
+    subprocess.run([sys.executable, "-c", _COMPILED, str(compiled)], env=environment, check=True)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_a_short_training_learns_on_another_backend(backend: str, tmp_path: Path) -> None:

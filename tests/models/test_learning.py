@@ -32,6 +32,7 @@ SIZES = {
     "xception": 71,
     "inception_v3": 107,
     "inception_v4": 107,
+    "inception_resnet_v2": 107,
 }
 SIZE = 64  # of all others
 # At most so many passes over the 300 pictures, where they are not 6; those of small networks take seconds.
