@@ -231,8 +231,11 @@ class Host:
         self._napping = True
         busy = self.queue.busy
         if not busy and self.queue.depth() and not self._closed:  # the batcher takes it in a moment
-            self._rested.acquire(timeout=_MOMENT)
-            busy = self.queue.busy
+            if self.queue.gathers_ahead:
+                busy = True  # its one stream is, then
+            else:
+                self._rested.acquire(timeout=_MOMENT)
+                busy = self.queue.busy
         if busy and not self._closed:
             self._rested.acquire(timeout=_SHORT_SLICE if self._full and self.queue.gathers_ahead else _SLICE)
         self._napping = False
