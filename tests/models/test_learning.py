@@ -39,6 +39,9 @@ SIZE = 64  # of all others
 EPOCHS = dict.fromkeys(
     ("mnist_dnn", "basic_cnn", "squeezenet1_0", "squeezenet1_1", "se_inception", "resnet34-handbook"), 12
 )
+# Trained to the end at once: it sorts the last two shapes at the rate of the first half, which is 0 at the end of a
+# shorter run.
+AT_ONCE = ("se_inception",)
 ENOUGH = 0.9  # top-1 on pictures that were not trained on; three classes give 0.33 to one that guesses
 
 
@@ -98,7 +101,7 @@ def test_it_learns_with_the_trainers_defaults(
     words += ["--size", str(size), "--out", str(tmp_path / "run")]
     top1 = 0.0
     # Half of them do for most networks; the rest of a run goes on from there.
-    for passes in (epochs // 2, epochs):
+    for passes in (epochs,) if architecture in AT_ONCE else (epochs // 2, epochs):
         assert command.main([*words, "--epochs", str(passes)]) == 0
         top1 = bundle.read(tmp_path / "run" / "bundle").metrics["top1"]
         if top1 > ENOUGH:
