@@ -38,6 +38,8 @@ DESCRIPTION = "model.json"
 WEIGHTS = "weights.safetensors"
 # Suffixes of the file beside an ONNX model into which PyTorch (the first) and other exporters put the tensors.
 EXTERNAL_DATA_SUFFIXES = (".data", "_data")
+_SAVED_MODEL, _VARIABLES = "saved_model.pb", "variables"
+_IR, _IR_WEIGHTS = ".xml", ".bin"
 EMBEDDED = Path(__file__).parent / "bundles"
 EMBEDDED_DEFAULT = EMBEDDED / "se_resnet20_cifar10"
 
@@ -67,7 +69,9 @@ class Bundle:
     folder: Path
     name: str  # by which clients select the model: "se_resnet20_cifar10"
     version: str
-    architecture: str  # name in the library: "se_resnet20"; empty: the weights file is a whole Keras model
+    architecture: (
+        str  # name in the library: "se_resnet20"; empty: the weights file is a whole network of the user's own
+    )
     variant: str
     options: Mapping[str, Any]  # of the architecture, where they differ from the variant's
     input_shape: tuple[int, int, int]  # (height, width, channels)
@@ -80,6 +84,8 @@ class Bundle:
     golden: str = ""  # name of the folder of golden answers; empty: there are none
     # Where answers of published weights are, whose folder is not ours: `golden` is then the name of a file in it.
     golden_folder: Path | None = None
+    # The format of `models.foreign` in which the weights file is a graph of another framework; empty: it is none.
+    graph: str = ""
     random: bool = False  # its weights are random numbers, see `models.random_weights`: its answers mean nothing
     # Of the weights' files, when they were seen to have that digest; None: they have not been looked at.
     verified_versions: tuple[FileVersion, ...] | None = dataclasses.field(default=None, compare=False, repr=False)
@@ -88,6 +94,15 @@ class Bundle:
     def weights_path(self) -> Path:
         """The path of the weights file."""
         return self.folder / self.weights_file
+
+    @property
+    def weights_bytes(self) -> int:
+        """The size of the weights file and of what belongs to it.
+
+        Raises:
+            OSError: one of them cannot be looked at.
+        """
+        return sum(path.stat().st_size for path in (self.weights_path, *_beside(self.weights_path)))
 
     def check_digest(self) -> None:
         """Compare the weights file with the digest that ``model.json`` states, unless that has been done.
@@ -129,7 +144,7 @@ def file_versions(path: Path) -> tuple[FileVersion, ...]:
 
 
 def digest(path: Path) -> str:
-    """``sha256:`` and the hexadecimal hash of a weights file, external data of an ONNX model included.
+    """``sha256:`` and the hexadecimal hash of a weights file, with those of the files that belong to it.
 
     Raises:
         BundleError: the file cannot be read.
@@ -150,8 +165,15 @@ def digest(path: Path) -> str:
 
 
 def _beside(path: Path) -> list[Path]:
-    """What an exporter to ONNX has put beside a file."""
-    return [beside for ending in EXTERNAL_DATA_SUFFIXES if (beside := path.with_name(path.name + ending)).is_file()]
+    """What exporters have put beside a file: the tensors of ONNX, of an IR, or of a SavedModel."""
+    if path.name == _SAVED_MODEL:
+        variables = path.parent / _VARIABLES
+        found = sorted(variables.iterdir()) if variables.is_dir() else []
+    elif path.suffix == _IR:
+        found = [path.with_suffix(_IR_WEIGHTS)]
+    else:
+        found = [path.with_name(path.name + ending) for ending in EXTERNAL_DATA_SUFFIXES]
+    return [each for each in found if each.is_file()]
 
 
 def read(folder: Path) -> Bundle:

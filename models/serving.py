@@ -35,6 +35,11 @@ def load_bundle(bundle: Bundle) -> Assembly:
         WeightsError: the weights do not fit the architecture.
     """
     bundle.check_digest()
+    if bundle.graph:
+        raise BundleError(
+            f"{bundle.weights_path} is a graph of another framework, which Keras cannot load: only the server computes "
+            "it, with GLIMPSE_RUNTIME=openvino. To use its weights in a network of the library, name the architecture."
+        )
     if not bundle.architecture:
         return keras_files.load(bundle.weights_path, recipe=bundle.recipe, classes=len(bundle.labels))
     row = find(bundle.architecture, bundle.variant, bundle.options).served()

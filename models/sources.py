@@ -10,10 +10,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from glimpse.models import bounded_files, messages, published, random_weights, regular_files
+from glimpse.models import beside, foreign, published, random_weights, regular_files
 from glimpse.models import bundle as bundles
 from glimpse.models.bundle import Bundle, BundleError, ClassLabel, read_labels
 from glimpse.models.catalogue import find
+from glimpse.models.golden import ANSWERS, FOLDER
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.models.spec import Architecture
 from glimpse.models.suggestions import did_you_mean
@@ -21,11 +22,10 @@ from glimpse.models.suggestions import did_you_mean
 DEFAULT_WEIGHTS = "imagenet"
 # Which architecture a tag means where none is named.
 DEFAULTS: Mapping[str, str] = {DEFAULT_WEIGHTS: "efficientnet_lite0", "cifar10": "se_resnet20"}
-LABELS = ("labels.txt",)
-RECIPES = ("recipe.toml", "recipe.json")
 # Options without influence on what a trained network answers: of training, and for the size of its input, which is the
 # recipe's.
 _WITHOUT_INFLUENCE = frozenset({"auxiliary", "dropout", "rho"})
+_LONGEST_NAME = 200  # characters, which is what a bundle allows
 _ZIP = b"PK\x03\x04"
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 
@@ -34,7 +34,7 @@ _HDF5 = b"\x89HDF\r\n\x1a\n"
 class ModelSource:
     """Which model to serve, as the settings of the server give it."""
 
-    # A tag of shipped or published weights, "random", or the path of a bundle folder or a weights file.
+    # A tag of shipped or published weights, "random", or the path of a bundle folder, a weights file or a graph.
     weights: str
     architecture: str = ""  # name in the library; empty: that of the bundle, or the default one for a tag
     variant: str | None = None  # None: the first of the architecture
@@ -58,6 +58,8 @@ def resolve(source: ModelSource) -> Bundle:
         find(source.architecture, source.variant, source.options)
     if (path / bundles.DESCRIPTION).is_file():
         return _bundle(source, path)
+    if not source.architecture and (graph := foreign.find(path)) is not None:
+        return _graph(source, graph)
     if path.is_file():
         return _file(source, path)
     if path.exists() and not path.is_dir():
@@ -180,7 +182,7 @@ def _published(source: ModelSource, architecture: str) -> Bundle:
     except published.FetchError as error:
         raise BundleError(str(error)) from error
     labels = read_labels(source.labels) if source.labels else checkpoint.labels
-    recipe = _recipe(source.recipe) if source.recipe else checkpoint.recipe
+    recipe = beside.read_recipe(source.recipe) if source.recipe else checkpoint.recipe
     # Answers were recorded to the pictures that the published recipe makes, a probability for each published class.
     recorded = recipe.digest == checkpoint.recipe.digest and len(labels) == len(checkpoint.labels)
     return _made(
@@ -204,7 +206,7 @@ def _random(source: ModelSource, architecture: str, seed: int) -> Bundle:
     # Auxiliary classifiers are for training only: there is nothing of them to be served.
     options = {option: value for option, value in source.options.items() if option != "auxiliary"}
     row = find(architecture, source.variant, options)
-    recipe = _recipe(source.recipe) if source.recipe else random_weights.recipe(row)
+    recipe = beside.read_recipe(source.recipe) if source.recipe else random_weights.recipe(row)
     labels = read_labels(source.labels) if source.labels else random_weights.labels(row)
     path = random_weights.file(row, options, classes=len(labels), input_shape=recipe.shape, number=seed)
     made = _made(
@@ -230,13 +232,41 @@ def _file(source: ModelSource, path: Path) -> Bundle:
         )
     return _made(
         path,
-        name=re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("-._") or "model",
+        name=_name(path.stem),
         source=source,
         architecture=source.architecture,
-        labels=read_labels(source.labels or _beside(path, "labels", LABELS)),
-        recipe=_recipe(source.recipe or _beside(path, "recipe", RECIPES)),
+        labels=read_labels(source.labels or beside.needed(path, "labels", beside.LABELS)),
+        recipe=beside.read_recipe(source.recipe or beside.needed(path, "recipe", beside.RECIPES)),
         metrics={},
     )
+
+
+def _graph(source: ModelSource, graph: foreign.GraphFile) -> Bundle:
+    """A graph of another framework, which is served as it is."""
+    for setting, value in (("GLIMPSE_OPTIONS", source.options), ("GLIMPSE_VARIANT", source.variant)):
+        if value:
+            raise BundleError(
+                f"{setting} is for architectures of the library, but {graph.path} is served as the graph that it is. "
+                "Leave it out; or name the architecture with GLIMPSE_MODEL, to read the file's weights into that."
+            )
+    labels = read_labels(source.labels) if source.labels else None
+    found = foreign.details(graph, labels, beside.read_recipe(source.recipe) if source.recipe else None)
+    made = _made(
+        graph.path,
+        name=_name(graph.name),
+        source=source,
+        architecture="",
+        labels=found.labels,
+        recipe=found.recipe,
+        metrics={},
+    )
+    golden = FOLDER if (graph.path.parent / FOLDER / ANSWERS).is_file() else ""
+    return replace(made, graph=graph.format.name, golden=golden)
+
+
+def _name(text: str) -> str:
+    """A name for a model that has none but its file's."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")[:_LONGEST_NAME] or "model"
 
 
 def _made(
@@ -311,53 +341,6 @@ def _open(path: Path) -> BinaryIO:
             if isinstance(error, regular_files.NotARegularFileError)
             else f"{path} cannot be read: {error.strerror or error}. Give the path of a readable file."
         ) from error
-
-
-def _beside(path: Path, what: str, names: tuple[str, ...]) -> Path:
-    for name in names:
-        if (path.parent / name).is_file():
-            _refuse_elsewhere(path, what, name)
-            return path.parent / name
-    raise BundleError(
-        f"{path} needs its {what}: there is no {' or '.join(names)} in its folder. Create one, or give the path of "
-        f"another file with GLIMPSE_{what.upper()}."
-    )
-
-
-def _refuse_elsewhere(path: Path, what: str, name: str) -> None:
-    """Refuse a symbolic link in the folder of a weights file that leads out of that folder.
-
-    The folder may come from an untrusted source. A file that the settings name may lie anywhere.
-    """
-    try:
-        bounded_files.inside(path.parent, name)
-    except ValueError as error:
-        raise BundleError(
-            f"The {what} {path.parent / name} cannot be used: {error}, or give the path of the file with "
-            f"GLIMPSE_{what.upper()}."
-        ) from error
-
-
-def _recipe(path: Path) -> Recipe:
-    try:
-        text = bounded_files.read_text(path)
-        values = bounded_files.parse_json(text) if path.suffix == ".json" else bounded_files.parse_toml(text)
-        if not isinstance(values, dict):
-            raise TypeError(f"it must be a JSON object. Received: {type(values).__name__}")  # noqa: TRY301 - one place says so
-        return Recipe.from_dict(values)
-    except (OSError, ValueError, TypeError) as error:
-        raise BundleError(f"The recipe {path} cannot be used: {messages.short(error)}") from error
-
-
-def recipe_beside(path: Path) -> Recipe | None:
-    """The recipe in the folder of a weights file; None where there is none.
-
-    Raises:
-        BundleError: there is one that cannot be used.
-    """
-    if not any((path.parent / name).is_file() for name in RECIPES):
-        return None
-    return _recipe(_beside(path, "recipe", RECIPES))
 
 
 def holds_network(path: Path) -> bool:

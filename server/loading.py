@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import structlog
@@ -122,6 +122,7 @@ def load_model(
     begun = time.monotonic()
     progress("find the weights", limited=False)  # a download has limits of its own
     bundle = sources.resolve(source)
+    options = replace(options, runtimes=selection.able(options.runtimes, bundle))
     if RUNTIMES[options.runtimes[0]].simulated:
         bundle = simulated.renamed(bundle)
         golden = golden_check.of_simulated(bundle, options.golden)

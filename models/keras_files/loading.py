@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from glimpse.models import score_kinds
 from glimpse.models.builder import Assembly
 from glimpse.models.keras_files import bounds, scores
 from glimpse.models.keras_files.inlined import Flat, inlined
@@ -124,8 +125,8 @@ def _scores(shape: tuple[int | None, ...]) -> str:
 
 
 def _flat(path: Path, model: keras.Model, recipe: Recipe, at_once: int) -> tuple[Flat, NDArray[np.float32]]:
-    """The model without models within it, and what it gives for `scores.pictures`, so many of them at once."""
-    pixels = scores.pictures(recipe)
+    """The model without models within it, and what it gives for `score_kinds.pictures`, so many of them at once."""
+    pixels = score_kinds.pictures(recipe)
     expected = _answers(path, model, recipe, pixels, at_once)
     alone = _answers(path, model, recipe, pixels[-1:])
     if not _same(alone, expected[-1:], model):
@@ -146,7 +147,7 @@ def _flat(path: Path, model: keras.Model, recipe: Recipe, at_once: int) -> tuple
 def _up_to_logits(path: Path, flat: Flat, expected: NDArray[np.float32]) -> tuple[keras.Model, Output]:
     """The network up to its logits, and what its own output is."""
     model, last = flat.model, scores.activation(flat.model)
-    kind = scores.kind(expected, model.outputs[0].dtype)
+    kind = score_kinds.kind(expected, model.outputs[0].dtype)
     if (logits := scores.without_softmax(flat)) is not None:
         return logits, "logits"
     # A linear layer's numbers are between 0 and 1 by chance.

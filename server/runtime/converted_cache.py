@@ -88,7 +88,7 @@ def can_keep(place: Path, bundle: Bundle) -> bool:
 
 def lacks_room(place: Path, bundle: Bundle) -> str:
     """Why a network cannot be written there; empty: it can, as far as can be told."""
-    free, takes = shutil.disk_usage(place).free, 3 * bundle.weights_path.stat().st_size
+    free, takes = shutil.disk_usage(place).free, 3 * bundle.weights_bytes
     if os.access(place, os.W_OK | os.X_OK) and free >= takes:
         return ""
     return f"{place} is not writable or is full: {free >> 20} MiB are free, and {takes >> 20} MiB may be needed."

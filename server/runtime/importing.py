@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from glimpse.models.bundle import Bundle
 from glimpse.models.spec import NetworkSummary
 from glimpse.server import cleanup
-from glimpse.server.runtime import conversion
+from glimpse.server.runtime import UnsupportedNetworkError, conversion
 from glimpse.server.runtime.simulated import SimulatedDevice
 from glimpse.server.runtimes import RuntimeRow
 
@@ -72,6 +72,8 @@ def import_model(
         device = SimulatedDevice.of(len(bundle.labels), simulated_seconds)
         summary = NetworkSummary(paper="", stages=(), parameters=0, trainable_parameters=0)
         return ImportedModel(bundle, summary, row, lambda: device)
+    if bundle.graph and not row.reads_converted:
+        raise UnsupportedNetworkError(f"{row.name} cannot compute a graph of another framework; openvino can")
     if row.reads_converted:
         network = conversion.get_or_convert(bundle, seconds=seconds)
         temporary = None if network.cached else network.folder

@@ -71,7 +71,7 @@ def needed(bundle: Bundle, copies: float, *, rows: int, images: int) -> int:
         rows: of staging, all workers together.
         images: that may be in flight, decoded.
     """
-    stored = bundle.weights_path.stat().st_size
+    stored = bundle.weights_bytes
     # Half floats are computed with as float32. Only safetensors tells at its beginning.
     half = b'"dtype":"F16"' in _head(bundle.weights_path) or b'"dtype":"BF16"' in _head(bundle.weights_path)
     picture = math.prod(bundle.recipe.pixels_shape)

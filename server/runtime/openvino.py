@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import queue
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,9 @@ from glimpse.models.outputs import DEFAULT_OUTPUTS, PROBABILITIES, Outputs
 from glimpse.server import cores
 from glimpse.server.runtime import errors_as_unsupported
 from glimpse.server.runtime.converted_cache import GRAPH
+from glimpse.server.runtime.openvino_library import openvino
 from glimpse.server.runtimes import PRECISIONS, REFERENCE, Precision
 from glimpse.server.settings.kinds import PrecisionChoice
-
-# Merely importing openvino reports to Google Analytics, and so does each conversion, unless the user of the account has
-# opted out. A server tells nobody: without this package openvino reports nothing.
-sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # None is Python's word for "not there"
-
-import openvino  # noqa: E402 - not before the line above
 
 _WORTH = 1_000_000_000  # multiply-adds in a batch beyond which a core gains nothing; tools/bench measures it
 _LARGEST = 8
@@ -48,12 +44,50 @@ def convert(graph: Any, folder: Path) -> Path:
         # Stated, or every dead end of the graph becomes an output: what a layer computes for training only, for
         # example. They keep the names that they have in the graph's structure.
         converted = openvino.convert_model(graph, output=[each.name for each in graph.structured_outputs.values()])
+    return write(converted, folder)
+
+
+def write(model: openvino.Model, folder: Path) -> Path:
+    """Write a serving model as the two files that the runtime reads; the first's path.
+
+    Raises:
+        OSError: the files cannot be written.
+    """
     try:
         # Half floats would be the default.
-        openvino.save_model(converted, folder / GRAPH, compress_to_fp16=False)
+        openvino.save_model(model, folder / GRAPH, compress_to_fp16=False)
     except RuntimeError as error:  # it does not say which
         raise OSError(f"the converted network cannot be written to {folder}. Is there room? {error}") from error
     return folder / GRAPH
+
+
+def errors_of_openvino(what: str) -> contextlib.AbstractContextManager[None]:
+    """Whatever OpenVINO raises becomes an `UnsupportedNetworkError` that begins with `what`, or a `MemoryError`."""
+    return errors_as_unsupported(what, _reason)
+
+
+def compiled(model: openvino.Model | Path) -> Callable[[NDArray[np.uint8]], dict[str, NDArray[np.float32]]]:
+    """What a serving model, or a file of one, gives in float32 for a batch, by the names of its outputs.
+
+    Args:
+        model: uint8 ``[N, H, W, C]`` -> float32 ``[N, classes]`` each.
+
+    Raises:
+        UnsupportedNetworkError: OpenVINO cannot compile it, or, when what is returned is called, compute it.
+        MemoryError: there was not enough.
+    """
+    what = "openvino cannot compute this network"
+    with errors_of_openvino(what):
+        hint = {"INFERENCE_PRECISION_HINT": PRECISIONS[REFERENCE].openvino_hint}
+        made = openvino.Core().compile_model(model, "CPU", hint)
+    places = _indices(made)
+
+    def answer(pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+        with errors_of_openvino(what):
+            found = made(pixels)
+            return {name: np.array(found[place], np.float32) for name, place in places.items()}
+
+    return answer
 
 
 def probabilities(graph: Path, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -63,12 +97,7 @@ def probabilities(graph: Path, pixels: NDArray[np.uint8]) -> NDArray[np.float32]
         UnsupportedNetworkError: OpenVINO cannot compile or compute it.
         MemoryError: there was not enough.
     """
-    with errors_as_unsupported("openvino cannot compute this network", _reason):
-        compiled = openvino.Core().compile_model(
-            graph, "CPU", {"INFERENCE_PRECISION_HINT": PRECISIONS[REFERENCE].openvino_hint}
-        )
-        found: NDArray[np.float32] = compiled(pixels)[PROBABILITIES]
-        return found
+    return compiled(graph)(pixels)[PROBABILITIES]
 
 
 class OpenVINORuntime:
@@ -111,6 +140,9 @@ class OpenVINORuntime:
                 # For a lone image, which all cores answer sooner than one.
                 wide = core.compile_model(network, "CPU", {**options, "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1})
         self.outputs = frozenset(_indices(narrow))
+        batch = network.inputs[0].partial_shape[0]
+        # Of a graph of another framework, where it is part of the graph.
+        self._batch = int(batch.get_length()) if batch.is_static else None
         self._narrow = _Requests(narrow, self.streams, threads=self.streams)
         self._wide = _Requests(wide, 1, threads=self.streams)
 
@@ -143,7 +175,10 @@ class OpenVINORuntime:
 
         What a batch saves a core is the cost of getting from one layer to the next; once a layer's arithmetic outweighs
         it, more images only take longer, and fall out of the cache. So the smaller the network, the larger the batch.
+        A graph that takes batches of one size only gets that.
         """
+        if self._batch is not None:
+            return (self._batch,)
         largest = largest or max(1, min(_LARGEST, math.ceil(_WORTH / max(1, multiply_adds))))
         return (*(size for size in (*range(1, 9), 12, 16, 24, 32, 48, 64, 96, 128) if size < largest), largest)
 

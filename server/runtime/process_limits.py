@@ -42,7 +42,7 @@ def memory(bundle: Bundle) -> int | None:
     if bundle.architecture:
         return None
     height, width, _ = bundle.input_shape
-    stored = bundle.weights_path.stat().st_size
+    stored = bundle.weights_bytes
     made = limits.activations(height, width, stored // 2)
     return _FRAMEWORKS + _A_CORE * cores.available() + _TIMES * stored + _ACTIVATIONS * made
 

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import structlog
 
+from glimpse.models.bundle import Bundle
 from glimpse.server.runtime import UnsupportedNetworkError
 from glimpse.server.runtimes import RUNTIMES, RuntimeName, RuntimeRow
 from glimpse.server.settings.kinds import RuntimeChoice
@@ -57,6 +58,25 @@ def choose(wanted: RuntimeChoice) -> tuple[RuntimeName, ...]:
     if "keras" in sys.modules and (loaded := sys.modules["keras"].backend.backend()) != backend:
         raise ValueError(f"The runtime {found[0]} needs Keras on {backend}; this process has loaded it on {loaded}.")
     return tuple(name for name in found if RUNTIMES[name].backend == backend)
+
+
+def able(names: tuple[RuntimeName, ...], bundle: Bundle) -> tuple[RuntimeName, ...]:
+    """Those of the runtimes that can compute a model: all of them, but for a graph of another framework.
+
+    Raises:
+        ValueError: none of them can; the message says what to do.
+    """
+    if not bundle.graph:
+        return names
+    found = tuple(name for name in names if RUNTIMES[name].reads_converted or RUNTIMES[name].simulated)
+    if not found:
+        wanted = next(name for name, row in RUNTIMES.items() if row.reads_converted)
+        raise ValueError(
+            f"{bundle.weights_path} is a graph of another framework, which the runtime {wanted} computes, on CPUs "
+            f"alone. Received: {', '.join(names)}. Set GLIMPSE_RUNTIME={wanted} (pip install {wanted}); to compute on "
+            "a GPU, name an architecture of the library with GLIMPSE_MODEL, if the graph is one."
+        )
+    return found
 
 
 def first(names: tuple[RuntimeName, ...], attempt: Callable[[RuntimeName], T]) -> T:

@@ -17,8 +17,8 @@ import pytest
 from keras import layers, ops
 from numpy.typing import NDArray
 
+from glimpse.models import score_kinds
 from glimpse.models.builder import Assembly
-from glimpse.models.keras_files import scores
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.models.serving import load_bundle, serving_model
 from glimpse.models.sources import ModelSource, resolve
@@ -284,7 +284,7 @@ def test_a_fixed_batch_and_inputs_and_outputs_with_names_do_not_matter(tmp_path:
 
 
 def test_the_pictures_that_are_looked_at_span_the_range_of_pixels() -> None:
-    found = scores.pictures(Recipe(height=9, width=7))
+    found = score_kinds.pictures(Recipe(height=9, width=7))
     assert found.shape == (6, 9, 7, 3)
     assert (found[0].max(), found[1].min()) == (0, 255)
     assert len({picture.tobytes() for picture in found}) == len(found)

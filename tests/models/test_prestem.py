@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glimpse.models import sources
+from glimpse.models import beside
 from glimpse.models.bundle import BundleError
 from glimpse.models.prestem import graph
 from glimpse.models.prestem.recipe import Channels, Filter, Geometry, Padding, Recipe, Smaller
@@ -161,7 +161,7 @@ def test_a_recipe_file_that_cannot_be_used_is_told_by_its_field(line: str, messa
     path = tmp_path / "recipe.toml"
     path.write_text(rest + line)
     with pytest.raises(BundleError, match=message) as refused:
-        sources._recipe(path)
+        beside.read_recipe(path)
     assert str(path) in str(refused.value)
 
 

@@ -28,7 +28,14 @@ from glimpse.models.messages import lacks_memory
 from glimpse.models.sources import ModelSource, resolve
 from glimpse.server.app import Server
 from glimpse.server.registry import LoadedModel
-from glimpse.server.runtime import UnsupportedNetworkError, builder, conversion, conversion_worker, converted_cache
+from glimpse.server.runtime import (
+    UnsupportedNetworkError,
+    builder,
+    conversion,
+    conversion_worker,
+    converted_cache,
+    keras_conversion,
+)
 from glimpse.server.runtime.openvino import OpenVINORuntime
 from glimpse.server.runtime.tensorflow import TensorFlowRuntime
 from glimpse.server.settings import Settings
@@ -141,7 +148,7 @@ def test_any_failed_conversion_is_told_by_its_cause_and_the_next_runtime_serves(
     def fails(*_: Any) -> None:
         raise TypeError("unsupported operand type(s) for *: 'NoneType' and 'NoneType'")
 
-    monkeypatch.setattr(conversion_worker, "serving_outputs", fails)
+    monkeypatch.setattr(keras_conversion, "serving_outputs", fails)
     path = saved(model(trunk), tmp_path / "own")
     with structlog.testing.capture_logs() as logs:
         assert load(path).runtime == "tensorflow"
@@ -214,10 +221,10 @@ def test_what_nobody_thought_of_ends_as_a_model_that_cannot_be_loaded(
 CONVERSION = """
 import sys
 sys.argv[1:] = [{folder!r}, "600"]
-from glimpse.server.runtime import conversion_worker
+from glimpse.server.runtime import conversion_worker, keras_conversion
 def fails(bundle):
     raise RecursionError("maximum recursion depth exceeded")
-conversion_worker.load_bundle = fails
+keras_conversion.load_bundle = fails
 conversion_worker.main()
 """
 

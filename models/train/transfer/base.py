@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from glimpse.models import beside, published, random_weights, sources
 from glimpse.models import bundle as bundles
-from glimpse.models import published, random_weights, sources
 from glimpse.models.bundle import Bundle
 from glimpse.models.catalogue import architectures, find
 from glimpse.models.prestem.recipe import Recipe
@@ -165,7 +165,7 @@ def _of_file(path: Path, architecture: str, variant: str | None, options: Mappin
             "an .h5 file with a whole model, has its own network."
         )
     row = None if whole else find(architecture, variant, options)
-    recipe, note = sources.recipe_beside(path), ""
+    recipe, note = beside.recipe_of(path), ""
     if recipe is None and row is not None and (tags := published.tags(row.name, row.variant)):
         recipe = published.find(row.name, row.variant, tags[0]).recipe
         note = (
