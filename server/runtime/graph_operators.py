@@ -111,8 +111,9 @@ def _used_by(node: Any, constant: frozenset[str], present: frozenset[str], depth
         if user.get_name() not in constant:
             ranges = user.get_type_name() == _QUANTISATION and place > 0
             return "" if ranges else str(user.get_type_name())
-        # Behind the first place are scales and zero points of quantised weights, and shapes.
-        if place == 0 and depth < _STEPS and (found := _used_by(user, constant, present, depth + 1)):
+        # What is smaller than what it is applied to is a scale or a zero point of quantised weights, or a shape.
+        whole = place == 0 or _size(node.output(0)) > _size(user.input_value(0))
+        if whole and depth < _STEPS and (found := _used_by(user, constant, present, depth + 1)):
             return found
     return ""
 
@@ -122,6 +123,10 @@ def _numbers(node: Any) -> int:
         return 0
     count = math.prod(node.get_output_shape(0))
     return count if count > 1 else 0
+
+
+def _size(port: Any) -> int:
+    return math.prod(_side(side) for side in port.get_partial_shape())
 
 
 def _product(port: Any, start: int) -> int:
