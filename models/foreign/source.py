@@ -55,6 +55,8 @@ def find(path: Path) -> GraphFile | None:
         if path.is_dir():
             return _in_folder(path)
         row = formats.detect(path)
+    except GraphError:
+        raise
     except (OSError, ValueError):
         return None  # whoever opens it next says so
     return None if row is None else _file(path, row, path.parent)

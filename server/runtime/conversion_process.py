@@ -55,7 +55,7 @@ def convert_elsewhere(bundle: Bundle, folder: Path, *, seconds: float) -> dict[s
     ended = _run(bundle, folder, configuration, seconds)
     shutil.rmtree(configuration, ignore_errors=True)
     if ended.code != 0:
-        raise _failure(ended, seconds, own=not bundle.architecture)
+        raise _failure(ended, seconds, bundle)
     answer = _answer(ended.answer)
     if answer is None:
         heard = ended.answer[-200:].decode(errors="replace").strip()
@@ -152,16 +152,16 @@ def _answer(written: bytes) -> dict[str, Any] | None:
     return answer if isinstance(answer, dict) and ("network" in answer or "error" in answer) else None
 
 
-def _failure(ended: _Ended, seconds: float, *, own: bool) -> Exception:
+def _failure(ended: _Ended, seconds: float, bundle: Bundle) -> Exception:
     """What to raise for a process that ended otherwise than it should.
 
     Args:
         ended: how it did.
         seconds: that it had.
-        own: it was given a whole model of a user's own, which no other runtime is to try in the server itself.
+        bundle: what it was given. A whole model of a user's own no other runtime is to try in the server itself.
     """
     who, told = "The process that converts the model for openvino", _told(ended.said)
-    if own and (too_much := _too_much(ended, seconds)):
+    if not bundle.architecture and (too_much := _too_much(ended, seconds, graph=bool(bundle.graph))):
         return ValueError(f"{who} was ended because it took more than {too_much}{told}")
     if ended.code is None:
         return UnsupportedNetworkError(
@@ -179,14 +179,14 @@ def _failure(ended: _Ended, seconds: float, *, own: bool) -> Exception:
     return UnsupportedNetworkError(f"{who} {how}.{told}")
 
 
-def _too_much(ended: _Ended, seconds: float) -> str:
+def _too_much(ended: _Ended, seconds: float, *, graph: bool) -> str:
     """Of what a process took too much, and what to do about it; empty: of nothing."""
     trusted = "If you trust the source of the file,"
     if ended.allowed is not None:
-        return (
-            f"{ended.allowed >> 20} MiB of memory, which is far more than a model of its size needs. {trusted} set "
-            "GLIMPSE_RUNTIME=tensorflow, which needs no conversion."
-        )
+        taken = f"{ended.allowed >> 20} MiB of memory, which is far more than a model of its size needs."
+        if graph:
+            return f"{taken} Export the network again, for images of the size that the recipe gives."
+        return f"{taken} {trusted} set GLIMPSE_RUNTIME=tensorflow, which needs no conversion."
     if ended.code is None:
         return f"{seconds:g} s. {trusted} allow more time with GLIMPSE_CONVERSION_SECONDS."
     return ""

@@ -33,7 +33,7 @@ def onnx_model(
     sides: list[Any] = [size or "height", size or "width"]
     shape = [batch or "batch", depth, *sides] if channels_first else [batch or "batch", *sides, depth]
     floats = _ELEMENTS["float16" if dtype == "float16" else "float32"]
-    weights = {
+    weights: dict[str, Any] = {
         "kernel": rng.normal(0, 0.4, (6, depth, 3, 3)),
         "shift": rng.normal(0, 0.2, 6),
         "dense": rng.normal(0, 6.0, (6, classes)),
@@ -76,7 +76,7 @@ def onnx_model(
 
 def reference(model: Any, images: NDArray[Any]) -> NDArray[np.float32]:
     """What a graph gives, by ONNX's own evaluator, one image at a time."""
-    evaluator = ReferenceEvaluator(model)
+    evaluator: Any = ReferenceEvaluator(model)
     return np.concatenate(
         [np.asarray(evaluator.run(None, {"image": image[np.newaxis]})[0]) for image in images]
     ).astype(np.float32)

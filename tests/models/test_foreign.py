@@ -1,0 +1,519 @@
+"""What is read of graphs of other frameworks and of what lies beside them; damaged files give plain errors."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import struct
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper
+
+from glimpse.models import bundle as bundles
+from glimpse.models import foreign, golden
+from glimpse.models.bundle import BundleError
+from glimpse.models.foreign import GraphError, configs, formats
+from glimpse.models.foreign.facts import Quantisation, TensorFacts
+from glimpse.models.foreign.names import labels_of
+from glimpse.models.foreign.protobuf import Counter, Message
+from glimpse.models.labels import ClassLabel
+from glimpse.models.sources import ModelSource, resolve
+from tests.models.graph_makers import CLASSES, RECIPE, SIZE, details, onnx_model, saved
+from tests.models.tflite_maker import tflite
+
+NAMES = ["cat", "dog", "cow", "hen"]
+
+
+def found(path: Path, **settings: Any) -> bundles.Bundle:
+    return resolve(ModelSource(weights=str(path), **settings))
+
+
+def labels(path: Path) -> list[str]:
+    return [each.label for each in found(path).labels]
+
+
+# A graph on disk.
+
+
+def test_a_folder_with_one_graph_is_served_as_that_graph(tmp_path: Path) -> None:
+    path = saved(onnx_model(), tmp_path / "models", name="birds v2.onnx")
+    bundle = found(tmp_path / "models")
+    assert (bundle.name, bundle.graph, bundle.weights_path) == ("birds-v2", "onnx", path)
+    assert found(path) == bundle
+    assert bundle.version == bundle.weights_digest.removeprefix("sha256:")[:8]
+
+
+def test_a_folder_with_several_graphs_names_them(tmp_path: Path) -> None:
+    saved(onnx_model(), tmp_path, name="a.onnx")
+    saved(onnx_model(), tmp_path, name="b.onnx")
+    with pytest.raises(BundleError, match=r"several graphs.*a\.onnx, b\.onnx\. Give the path of one"):
+        found(tmp_path)
+
+
+def test_a_graph_whose_architecture_is_named_gives_its_weights_to_it(tmp_path: Path) -> None:
+    path = saved(onnx_model(), tmp_path)
+    bundle = found(path, architecture="squeezenet1_1")
+    assert (bundle.architecture, bundle.graph) == ("squeezenet1_1", "")
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"), [({"options": {"alpha": 0.5}}, "GLIMPSE_OPTIONS"), ({"variant": "timm"}, "GLIMPSE_VARIANT")]
+)
+def test_settings_of_the_library_are_refused_for_a_graph(settings: dict[str, Any], named: str, tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=f"{named} is for architectures of the library"):
+        found(saved(onnx_model(), tmp_path), **settings)
+
+
+def test_a_folder_that_a_link_leads_out_of_is_refused(tmp_path: Path) -> None:
+    path = saved(onnx_model(), tmp_path / "elsewhere")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "model.onnx").symlink_to(path)
+    with pytest.raises(BundleError, match="leads out of its folder"):
+        found(tmp_path / "mine")
+
+
+def test_golden_answers_beside_a_graph_belong_to_it(tmp_path: Path) -> None:
+    path = saved(onnx_model(), tmp_path)
+    assert found(path).golden == ""
+    (tmp_path / golden.FOLDER).mkdir()
+    (tmp_path / golden.FOLDER / golden.ANSWERS).write_text("{}")
+    assert found(path).golden == golden.FOLDER
+    with pytest.raises(BundleError, match="has no valid golden answers"):
+        golden.read(found(path))
+
+
+# Labels and recipe.
+
+
+def test_settings_come_before_files_and_files_before_metadata(tmp_path: Path) -> None:
+    said = {"labels": json.dumps(NAMES), "recipe": json.dumps({"mean": [1.0] * 3})}
+    path = saved(onnx_model(metadata=said), tmp_path, labels=None, recipe=None)
+    assert labels(path) == NAMES
+    assert (found(path).recipe.mean, found(path).recipe.shape) == ((1.0, 1.0, 1.0), (SIZE, SIZE, 3))
+    details(tmp_path)
+    assert labels(path)[0] == "class 0"
+    assert found(path).recipe.mean == (127.5,) * 3
+    (tmp_path / "mine.txt").write_text("one\ntwo\nthree\nfour\n")
+    (tmp_path / "mine.json").write_text(json.dumps({"height": SIZE, "width": SIZE}))
+    bundle = found(path, labels=tmp_path / "mine.txt", recipe=tmp_path / "mine.json")
+    assert (bundle.labels[0].label, bundle.recipe.mean) == ("one", (0.0,) * 3)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '["cat", "dog", "cow", "hen"]',
+        '{"0": "cat", "1": "dog", "2": "cow", "3": "hen"}',
+        "{0: 'cat', 1: \"dog\", 2: 'cow', 3: 'hen'}",
+        "['cat', 'dog', 'cow', 'hen',]",
+        "cat\ndog\ncow\nhen\n",
+        "cat,dog, cow ,hen",
+    ],
+)
+@pytest.mark.parametrize("key", ["labels", "names", "Classes"])
+def test_labels_in_the_metadata_of_onnx_are_read_in_any_form(key: str, text: str, tmp_path: Path) -> None:
+    assert labels(saved(onnx_model(metadata={key: text}), tmp_path, labels=None)) == NAMES
+
+
+@pytest.mark.parametrize(
+    "text", ["{0: 'cat', 2: 'dog'}", "{0: cat}", "[1, 2]", "[[]]", "['a', 'b", "{" * 5000, "[-" * 5000]
+)
+def test_labels_in_metadata_that_are_none_are_refused(text: str, tmp_path: Path) -> None:
+    with pytest.raises(GraphError, match="has labels in its metadata"):
+        found(saved(onnx_model(metadata={"names": text}), tmp_path, labels=None))
+
+
+def test_the_image_metadata_of_onnx_give_a_recipe(tmp_path: Path) -> None:
+    said = {"Image.BitmapPixelFormat": "Bgr8", "Image.NominalPixelRange": "Normalized_1_1"}
+    recipe = found(saved(onnx_model(metadata=said), tmp_path, recipe=None)).recipe
+    assert (recipe.channels, recipe.mean, recipe.std) == ("BGR", (127.5,) * 3, (127.5,) * 3)
+    assert recipe.shape == (SIZE, SIZE, 3)
+
+
+def test_a_graph_without_a_recipe_is_told_what_one_looks_like(tmp_path: Path) -> None:
+    with pytest.raises(BundleError) as error:
+        found(saved(onnx_model(), tmp_path, recipe=None))
+    example = str(error.value).partition("for example ")[2].partition("}")[0] + "}"
+    assert (json.loads(example)["height"], json.loads(example)["width"]) == (SIZE, SIZE)
+    (tmp_path / "recipe.json").write_text(example)  # and it works
+    assert found(tmp_path).recipe.height == SIZE
+    with pytest.raises(BundleError, match="takes images of any size; give the one that it was trained with"):
+        found(saved(onnx_model(size=None), tmp_path / "any", recipe=None))
+
+
+def test_a_graph_without_labels_is_told_how_many_it_needs(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=f"needs its labels.*one line for each of its {CLASSES} classes"):
+        found(saved(onnx_model(), tmp_path, labels=None))
+
+
+VIT = {
+    "image_processor_type": "ViTImageProcessor",
+    "do_resize": True,
+    "size": {"height": 224, "width": 224},
+    "resample": 2,
+    "do_rescale": True,
+    "rescale_factor": 1 / 255,
+    "do_normalize": True,
+    "image_mean": [0.5, 0.5, 0.5],
+    "image_std": [0.5, 0.5, 0.5],
+}
+IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+CENTRE = {"size": {"shortest_edge": 256}, "do_center_crop": True, "crop_size": {"height": 224, "width": 224}}
+CONVNEXT = {"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 224}, "crop_pct": 0.875}
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        pytest.param(VIT, {"geometry": "squash", "mean": [127.5] * 3, "std": [127.5] * 3}, id="both sides"),
+        pytest.param({**VIT, "size": 224}, {"geometry": "squash", "height": 224, "width": 224}, id="an older version"),
+        pytest.param({**VIT, **CENTRE}, {"geometry": "crop", "crop_share": 0.875}, id="the centre"),
+        pytest.param({**VIT, **CONVNEXT}, {"geometry": "crop", "crop_share": 0.875}, id="a share of its own"),
+        pytest.param({**VIT, **IMAGENET}, {"mean": [123.675, 116.28, 103.53]}, id="other means"),
+        pytest.param({**VIT, "do_normalize": False}, {"mean": [0.0] * 3, "std": [255.0] * 3}, id="not normalised"),
+        pytest.param({**VIT, "do_rescale": False}, {"mean": [0.5] * 3, "std": [0.5] * 3}, id="not rescaled"),
+        pytest.param({**VIT, "resample": 3}, {"filter": "bicubic"}, id="another filter"),
+    ],
+)
+def test_an_image_processor_of_hugging_face_gives_a_recipe(
+    values: dict[str, Any], expected: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(values))
+    recipe = configs.recipe(tmp_path)
+    assert {name: recipe[name] for name in expected} == expected
+    assert (recipe["height"], recipe["width"], recipe["smaller"]) == (224, 224, "resize")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({**VIT, "do_center_crop": True, "crop_size": 200}, "resizes both sides, and then crops"),
+        ({**VIT, "resample": 5}, "resizes with the filter 5"),
+        ({**VIT, "size": {"longest_edge": 224}}, "has the size"),
+        ({**VIT, "size": "large"}, "a size in pixels is expected"),
+        ({**VIT, "image_mean": [0.5] * 2}, "a mean and a std for each channel"),
+    ],
+)
+def test_a_configuration_that_no_recipe_can_say_is_refused(
+    values: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    path = saved(onnx_model(), tmp_path, recipe=None)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(values))
+    with pytest.raises(GraphError, match=message):
+        found(path)
+    details(tmp_path)  # and a recipe of one's own comes before it
+    assert found(path).recipe.mean == (127.5,) * 3
+
+
+def test_the_labels_of_hugging_face_are_those_of_its_configuration(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"id2label": {"1": "dog", "0": "cat, pussy"}}))
+    assert configs.labels(tmp_path) == (ClassLabel("cat", "", ("pussy",)), ClassLabel("dog"))
+
+
+TIMM = {
+    "architecture": "efficientnet_b0",
+    "num_classes": 1000,
+    "pretrained_cfg": {
+        "tag": "ra_in1k",
+        "input_size": [3, 224, 224],
+        "interpolation": "bicubic",
+        "crop_pct": 0.9,
+        "crop_mode": "center",
+        "mean": [0.485, 0.456, 0.406],
+        "std": [0.229, 0.224, 0.225],
+    },
+}
+
+
+def test_a_configuration_of_timm_gives_recipe_and_labels(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(TIMM))
+    recipe = configs.recipe(tmp_path)
+    assert recipe["crop_share"] == 224 / 248, "timm rounds 224 / 0.9 down"
+    assert (recipe["filter"], recipe["mean"]) == ("bicubic", [123.675, 116.28, 103.53])
+    assert configs.labels(tmp_path)[:2] == (
+        ClassLabel("tench", "n01440764", ("Tinca tinca",)),
+        ClassLabel("goldfish", "n01443537", ("Carassius auratus",)),
+    )
+    own = {
+        **TIMM,
+        "num_classes": 2,
+        "label_names": ["n1", "n2"],
+        "label_descriptions": {"n1": "cat, puss", "n2": "dog"},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(own))
+    assert configs.labels(tmp_path) == (ClassLabel("cat", "n1", ("puss",)), ClassLabel("dog", "n2"))
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+        lambda x: st.lists(x) | st.dictionaries(st.text(), x),
+    )
+)
+@settings(max_examples=40)
+def test_whatever_metadata_hold_is_labels_or_refused(values: Any) -> None:
+    with contextlib.suppress(ValueError, BundleError):
+        assert all(each.label for each in labels_of(values))
+
+
+@given(st.data())
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_configurations_hold_is_read_or_refused(tmp_path: Path, data: st.DataObject) -> None:
+    plain = st.none() | st.booleans() | st.integers(-9, 999) | st.floats(allow_nan=False) | st.text(max_size=5)
+    values: Any = st.recursive(plain, lambda x: st.lists(x, max_size=4) | st.dictionaries(st.text(max_size=5), x))
+    base: Mapping[str, Any] = data.draw(st.sampled_from([VIT, {**VIT, **CENTRE}, TIMM["pretrained_cfg"]]))
+    changed = {**base, data.draw(st.sampled_from(sorted(base))): data.draw(values)}
+    whole = changed if "tag" not in base else {**TIMM, "pretrained_cfg": changed}
+    name = "config.json" if "tag" in base else "preprocessor_config.json"
+    (tmp_path / name).write_text(json.dumps(whole))
+    try:
+        configs.recipe(tmp_path)
+        configs.labels(tmp_path)
+    except GraphError:
+        pass
+
+
+# What the files say.
+
+
+def test_onnx_tells_its_inputs_without_its_weights(tmp_path: Path) -> None:
+    model = onnx_model(batch=1)
+    model.graph.input.append(helper.make_tensor_value_info("kernel", TensorProto.FLOAT, [6, 3, 3, 3]))
+    path = saved(model, tmp_path)
+    facts = formats.read(formats.BY_NAME["onnx"], path)
+    assert facts.inputs == (TensorFacts(name="image", shape=(1, 3, SIZE, SIZE), dtype="float32"),)
+    assert facts.outputs == (TensorFacts(name="answer", shape=(1, CLASSES), dtype="float32"),)
+    assert facts.producer == "tests"
+
+
+def external(folder: Path, location: str) -> Path:
+    """A graph whose kernel is kept in another file."""
+    model = onnx_model()
+    (kernel,) = (each for each in model.graph.initializer if each.name == "kernel")
+    data = kernel.raw_data
+    kernel.ClearField("raw_data")
+    kernel.data_location = TensorProto.EXTERNAL
+    for key, value in {"location": location, "offset": "0", "length": str(len(data))}.items():
+        kernel.external_data.add(key=key, value=value)
+    path = saved(model, folder)
+    (folder / "model.onnx.data").write_bytes(data)
+    return path
+
+
+def test_external_data_of_onnx_count_for_the_digest(tmp_path: Path) -> None:
+    path = external(tmp_path, "model.onnx.data")
+    before = found(path)
+    assert before.weights_bytes == path.stat().st_size + (tmp_path / "model.onnx.data").stat().st_size
+    (tmp_path / "model.onnx.data").write_bytes(bytes(6 * 3 * 9 * 4))
+    assert found(path).weights_digest != before.weights_digest
+    with pytest.raises(BundleError, match="is not the file"):
+        before.verified()
+
+
+@pytest.mark.parametrize("location", ["../secret", "/etc/passwd", "model.onnx.data/../../x", "other.bin", ""])
+def test_external_data_of_onnx_stay_in_its_folder(location: str, tmp_path: Path) -> None:
+    with pytest.raises(GraphError, match="kept in another file, which is not opened"):
+        found(external(tmp_path, location))
+
+
+def test_external_data_behind_a_link_or_missing_are_refused(tmp_path: Path) -> None:
+    path = external(tmp_path / "mine", "model.onnx.data")
+    (tmp_path / "mine" / "model.onnx.data").rename(tmp_path / "elsewhere")
+    with pytest.raises(GraphError, match="which is not in its folder"):
+        found(path)
+    (tmp_path / "mine" / "model.onnx.data").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(GraphError, match="cp -rL"):
+        found(path)
+
+
+def ir(*, layers: str = "", head: str = "") -> str:
+    """An IR of one input and one output."""
+    port = "<port id='0' precision='FP32'>{}</port>"
+    image = port.format(f"<dim>-1</dim><dim>3</dim><dim>{SIZE}</dim><dim>{SIZE}</dim>")
+    scores = port.format(f"<dim>-1</dim><dim>{CLASSES}</dim>")
+    return f"""<?xml version='1.0'?>{head}<net name='x' version='11'><layers>
+    <layer id='0' name='image' type='Parameter' version='opset1'><data element_type='f32'/>
+    <output>{image}</output></layer>
+    {layers}<layer id='9' name='out' type='Result' version='opset1'><input>{scores}</input></layer></layers></net>"""
+
+
+def test_an_ir_tells_its_input_and_output(tmp_path: Path) -> None:
+    (tmp_path / "m.xml").write_text(ir())
+    with pytest.raises(GraphError, match=r"needs its weights, m\.bin"):
+        formats.read(formats.BY_NAME["openvino"], tmp_path / "m.xml")
+    (tmp_path / "m.bin").write_bytes(b"")
+    facts = formats.read(formats.BY_NAME["openvino"], tmp_path / "m.xml")
+    assert facts.inputs == (TensorFacts(name="image", shape=(None, 3, SIZE, SIZE), dtype="float32"),)
+    assert facts.outputs == (TensorFacts(name="out", shape=(None, CLASSES), dtype="float32"),)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (ir(head="<!DOCTYPE net [<!ENTITY a 'aaaa'>]>"), "declares a document type"),
+        (ir().replace("</net>", ""), "is no XML"),
+        ("<annotation/>", "begins with the element 'annotation'"),
+        (ir(layers="<a>" * 100 + "</a>" * 100), "levels"),
+        (
+            ir(layers="<layer id='1' name='s' type='Sharpen' version='extension'/>"),
+            r"custom operators.*extension\.Sharpen",
+        ),
+    ],
+)
+def test_an_ir_that_is_none_is_refused(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "m.xml").write_text(text)
+    (tmp_path / "m.bin").write_bytes(b"")
+    details(tmp_path)
+    with pytest.raises(GraphError, match=message):
+        found(tmp_path / "m.xml")
+
+
+def field(number: int, value: bytes | int) -> bytes:
+    """A field of a message: a number below 128, or bytes."""
+    if isinstance(value, int):
+        return bytes([number << 3, value])
+    size = len(value)
+    return bytes([number << 3 | 2, *([size] if size < 128 else [size & 127 | 128, size >> 7])]) + value
+
+
+def saved_model(signature: str = "serving_default", inputs: int = 1) -> bytes:
+    """A SavedModel's file with a signature and no graph."""
+
+    def tensor(sides: list[int]) -> bytes:
+        shape = b"".join(field(2, field(1, side) if side else b"") for side in sides)
+        return field(2, 1) + field(3, shape)
+
+    def entry(name: str, value: bytes) -> bytes:
+        return field(1, name.encode()) + field(2, value)
+
+    takes = b"".join(field(1, entry(f"image{n}", tensor([0, SIZE, SIZE, 3]))) for n in range(inputs))
+    given = takes + field(2, entry("scores", tensor([0, CLASSES])))
+    meta = field(1, field(5, b"2.21.0")) + field(5, entry(signature, given))
+    return field(1, 1) + field(2, meta)
+
+
+def test_a_saved_model_tells_its_signature(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "saved_model.pb").write_bytes(saved_model())
+    details(tmp_path)
+    facts = formats.read(formats.BY_NAME["savedmodel"], tmp_path / "mine" / "saved_model.pb")
+    assert facts.inputs == (TensorFacts(name="image0", shape=(None, SIZE, SIZE, 3), dtype="float32"),)
+    assert facts.outputs == (TensorFacts(name="scores", shape=(None, CLASSES), dtype="float32"),)
+    assert facts.producer == "TensorFlow 2.21.0"
+    # Labels and recipe may lie in the folder that is named, or in that of the model.
+    assert found(tmp_path).name == "mine"
+    details(tmp_path / "mine")
+    assert found(tmp_path / "mine").graph == "savedmodel"
+
+
+def test_the_variables_of_a_saved_model_count_for_its_digest(tmp_path: Path) -> None:
+    (tmp_path / "variables").mkdir()
+    (tmp_path / "saved_model.pb").write_bytes(saved_model())
+    details(tmp_path)
+    before = found(tmp_path)
+    (tmp_path / "variables" / "variables.index").write_bytes(b"1")
+    assert found(tmp_path).weights_digest != before.weights_digest
+    (tmp_path / "variables" / "variables.data-00000-of-00001").symlink_to("/etc/hostname")
+    with pytest.raises(GraphError, match="a link which leads out of it"):
+        found(tmp_path)
+
+
+def test_a_saved_model_without_the_signature_names_those_it_has(tmp_path: Path) -> None:
+    details(tmp_path)
+    (tmp_path / "saved_model.pb").write_bytes(saved_model("train"))
+    with pytest.raises(GraphError, match=r"signature serving_default.*Received: train"):
+        found(tmp_path)
+    (tmp_path / "saved_model.pb").write_bytes(saved_model(inputs=2))
+    with pytest.raises(GraphError, match=r"must have one input.*'image0'.*'image1'"):
+        found(tmp_path)
+
+
+def test_a_tflite_file_tells_its_quantisation_labels_and_scaling(tmp_path: Path) -> None:
+    files = {"names.txt": "\n".join(NAMES), "labels.txt": "not these"}
+    (tmp_path / "m.tflite").write_bytes(tflite(files=files, described=True))
+    facts = formats.read(formats.BY_NAME["tflite"], tmp_path / "m.tflite")
+    quantised = Quantisation(scale=1 / 128, zero_point=128)
+    assert facts.inputs == (TensorFacts(name="image", shape=(1, SIZE, SIZE, 3), dtype="uint8", quantisation=quantised),)
+    assert facts.producer == "made by hand"
+    bundle = found(tmp_path / "m.tflite")
+    assert [each.label for each in bundle.labels] == NAMES
+    recipe = bundle.recipe
+    assert (recipe.mean, recipe.std, recipe.geometry) == ((100.0,) * 3, (50.0,) * 3, "squash")
+
+
+def test_an_associated_file_called_labels_needs_no_metadata(tmp_path: Path) -> None:
+    details(tmp_path, labels=None)
+    (tmp_path / "m.tflite").write_bytes(tflite(files={"labels.txt": "\n".join(NAMES)}))
+    assert labels(tmp_path / "m.tflite") == NAMES
+
+
+def test_a_custom_operator_of_tflite_is_named(tmp_path: Path) -> None:
+    details(tmp_path)
+    (tmp_path / "m.tflite").write_bytes(tflite(custom="Sharpen"))
+    with pytest.raises(GraphError, match=r"custom operators.*: Sharpen\."):
+        found(tmp_path / "m.tflite")
+
+
+# Damaged files.
+
+SEEDS: dict[str, tuple[str, Callable[[], bytes]]] = {
+    "onnx": ("m.onnx", lambda: onnx_model(metadata={"names": "['a', 'b']"}).SerializeToString()),
+    "tflite": ("m.tflite", lambda: tflite(custom="X", files={"labels.txt": "a\nb\n"}, described=True)),
+    "savedmodel": ("saved_model.pb", saved_model),
+    "openvino": ("m.xml", lambda: ir().encode()),
+}
+
+
+@pytest.mark.parametrize("name", SEEDS)
+@given(data=st.data())
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_damaged_graph_is_read_or_refused(name: str, data: st.DataObject, tmp_path: Path) -> None:
+    file, make = SEEDS[name]
+    whole = bytearray(make())
+    for _ in range(data.draw(st.integers(1, 6))):
+        place = data.draw(st.integers(0, len(whole) - 1))
+        whole[place : place + data.draw(st.integers(0, 4))] = data.draw(st.binary(max_size=6))
+        if not whole:
+            whole = bytearray(b"\0")
+    (tmp_path / "m.bin").write_bytes(b"")
+    (tmp_path / file).write_bytes(bytes(whole[: data.draw(st.integers(0, len(whole)))]) or b"")
+    with contextlib.suppress(GraphError):
+        formats.read(formats.BY_NAME[name], tmp_path / file)
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_message_or_refused(data: bytes) -> None:
+    counter = Counter(50)
+    try:
+        for _, value in Message(memoryview(data), counter):
+            if not isinstance(value, int):
+                list(Message(value, counter))
+    except ValueError:
+        pass
+
+
+def test_a_file_of_too_many_fields_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Counter.__init__, "__defaults__", (1000,))
+    details(tmp_path)
+    (tmp_path / "m.onnx").write_bytes(b"\x08\x08" + field(7, b"") * 2000)
+    with pytest.raises(GraphError, match="is damaged: as ONNX it has more than"):
+        found(tmp_path / "m.onnx")
+
+
+def test_a_file_that_is_cut_short_is_damaged_and_an_empty_one_no_graph(tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").write_bytes(b"")
+    assert foreign.find(tmp_path / "m.onnx") is None
+    (tmp_path / "m.onnx").write_bytes(struct.pack("<Q", 8) + b"{}      ")  # safetensors begin like this
+    assert foreign.find(tmp_path / "m.onnx") is None
+    onnx.save(onnx_model(), tmp_path / "whole.onnx")
+    cut = (tmp_path / "whole.onnx").read_bytes()[:100]
+    (tmp_path / "m.onnx").write_bytes(cut)
+    details(tmp_path, recipe=RECIPE)
+    with pytest.raises(BundleError, match=r"m\.onnx is damaged: as ONNX it .* Copy it again"):
+        found(tmp_path / "m.onnx")
