@@ -114,7 +114,8 @@ class Settings(AccessSettings):
     weights: str = Field(
         "imagenet",
         description="Weights to serve: a tag of published weights (imagenet) or shipped weights (cifar10), "
-        "the folder of a bundle, or a weights file. Without an architecture, imagenet is that of "
+        "the folder of a bundle, a weights file, or a graph of another framework (ONNX, TFLite, SavedModel, OpenVINO "
+        "IR), which is served as it is. Without an architecture, imagenet is that of "
         "efficientnet_lite0 and cifar10 that of se_resnet20. random serves any architecture untrained, for "
         "benchmarks and demonstrations; random:7 takes another seed than 0.",
     )
