@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +151,7 @@ def record(
     """Record the answers of a network in the folder of its bundle, and read the bundle again.
 
     Args:
-        bundle: in a folder of its own.
+        bundle: in a folder of its own; or a graph of another framework, beside which they are written.
         answer: uint8 ``[N, H, W, C]`` -> float32 probabilities ``[N, classes]``, computed in float32.
         candidates: pictures; those whose most probable class leads by less than `MIN_MARGIN` are not recorded.
         by: the software that computes the answers: framework, version, precision.
@@ -171,6 +171,8 @@ def record(
     for each in kept:
         (folder / each.picture.name).write_bytes(each.picture.data)
     (folder / ANSWERS).write_text(_lines(values), encoding="utf-8")
+    if bundle.graph:  # which has no description: the folder beside it is found by its name
+        return replace(bundle, golden=FOLDER)
     description = bundle.folder / bundles.DESCRIPTION
     described = bounded_files.parse_json(bounded_files.read_text(description))
     description.write_text(json.dumps({**described, "golden": FOLDER}, indent=2) + "\n", encoding="utf-8")

@@ -41,8 +41,8 @@ _NAME = 1_000  # bytes
 _GRAPHS = 100  # graphs within graphs, all together
 _DEPTH = 8
 _METADATA = 1_000  # entries
-# Domains of operators that are documented with ONNX or ONNX Runtime. Which of them OpenVINO has, it says itself.
-_STANDARD = frozenset({"", "ai.onnx", "com.microsoft"})
+# Domains of operators that ONNX, ONNX Runtime or OpenVINO documents. Which of them OpenVINO has, it says itself.
+_STANDARD = frozenset({"", "ai.onnx", "com.microsoft", "org.openvinotoolkit"})
 
 # An entry of a list or dict as Python writes it: 'name' or 0: "name".
 _ENTRY = re.compile(

@@ -24,6 +24,7 @@ from glimpse.models.prestem.recipe import Recipe, change_for
 
 # What most networks for photos were trained with, for a message.
 _EXAMPLE = {"crop_share": 0.875, "smaller": "resize", "mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375]}
+_HUB = "onnx"
 _LOOKED_AT = 10_000  # entries of a folder
 
 
@@ -128,7 +129,11 @@ def details(graph: GraphFile, labels: tuple[ClassLabel, ...] | None, recipe: Rec
 
 
 def _folders(graph: GraphFile) -> tuple[Path, ...]:
-    return tuple(dict.fromkeys((graph.folder, graph.path.parent)))
+    """Where labels, recipe and configurations may lie, in the order in which they are looked for."""
+    own = graph.path.parent
+    # Repositories of the Hugging Face Hub have the graph in a folder of its own, and what belongs to it above.
+    above = (own.parent,) if own.name == _HUB else ()
+    return tuple(dict.fromkeys((graph.folder, own, *above)))
 
 
 def _labels(graph: GraphFile, facts: GraphFacts) -> tuple[ClassLabel, ...] | None:

@@ -216,6 +216,14 @@ def test_the_labels_of_hugging_face_are_those_of_its_configuration(tmp_path: Pat
     assert configs.labels(tmp_path) == (ClassLabel("cat", "", ("pussy",)), ClassLabel("dog"))
 
 
+def test_a_repository_of_hugging_face_has_what_belongs_to_a_graph_above_it(tmp_path: Path) -> None:
+    path = saved(onnx_model(size=None), tmp_path / "onnx", labels=None, recipe=None)
+    (tmp_path / "config.json").write_text(json.dumps({"id2label": dict(enumerate(NAMES))}))
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({**VIT, "size": {"height": 20, "width": 24}}))
+    assert labels(path) == NAMES
+    assert found(path).recipe.shape == (20, 24, 3)
+
+
 TIMM = {
     "architecture": "efficientnet_b0",
     "num_classes": 1000,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
 import json
 import warnings
 from collections.abc import Callable
@@ -13,9 +15,10 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
+from PIL import Image
 
 from glimpse.client import Client
-from glimpse.models import score_kinds
+from glimpse.models import golden, score_kinds
 from glimpse.models.bundle import Bundle, BundleError
 from glimpse.models.foreign import GraphError
 from glimpse.models.outputs import LOGITS, PROBABILITIES
@@ -23,11 +26,15 @@ from glimpse.models.prestem.recipe import Recipe
 from glimpse.models.serving import load_bundle
 from glimpse.models.sources import ModelSource, resolve
 from glimpse.models.spec import NetworkSummary
+from glimpse.server.app import Server
+from glimpse.server.registry import LoadedModel
 from glimpse.server.runtime import UnsupportedNetworkError, selection
 from glimpse.server.runtime.graph_conversion import convert_graph
 from glimpse.server.runtime.importing import import_model
 from glimpse.server.runtime.openvino import OpenVINORuntime, compiled
 from glimpse.server.runtimes import RUNTIMES
+from glimpse.server.settings import Settings
+from glimpse.server.startup import GoldenError
 from tests.conftest import RunningServer
 from tests.models.graph_makers import CLASSES, RECIPE, SIZE, details, keras_model, onnx_model, reference, saved
 from tests.variations import with_two_workers_too
@@ -306,6 +313,55 @@ def test_a_graph_in_a_folder_is_served_and_described(
     assert not [line for line in server.log if "Keras" in json.dumps(line) or line["event"] == "slower runtime"]
 
 
+def load(weights: Path, **settings: Any) -> str:
+    """Load a model as a server does; returns the runtime that serves it."""
+
+    async def prepared() -> LoadedModel:
+        return Server(Settings(weights=str(weights), precision="float32", **settings))._prepare_and_load()
+
+    found = asyncio.run(prepared())
+    assert found.batcher.close(60)
+    return found.runtime
+
+
+@pytest.mark.ci
+def test_answers_that_were_recorded_beside_a_graph_must_come_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GLIMPSE_CACHE", str(tmp_path / "cache"))
+    model = onnx_model()
+    path = saved(model, tmp_path / "mine")
+    with pytest.raises(GoldenError, match="has no golden answers"):
+        load(path, golden="require")
+
+    bundle = resolve(ModelSource(weights=str(path)))
+    pictures = [golden.SampleImage(f"{n}.png", png(each), "made here") for n, each in enumerate(colours())]
+    recorded = golden.record(
+        bundle, lambda pixels: reference(model, scaled(pixels, bundle.recipe)), pictures, by="ONNX's own evaluator"
+    )
+    assert recorded == resolve(ModelSource(weights=str(path)))
+    assert load(path, golden="require") == "openvino"
+
+    file = path.parent / golden.FOLDER / golden.ANSWERS
+    values = json.loads(file.read_text())
+    for each in values["pictures"]:
+        each["probabilities"].reverse()
+    file.write_text(json.dumps(values))
+    with pytest.raises(GoldenError, match="differs from the recorded one"):
+        load(path)
+
+
+def colours() -> list[NDArray[np.uint8]]:
+    """Pictures of one colour each."""
+    return [np.full((SIZE, SIZE, 3), colour, np.uint8) for colour in ((250, 10, 10), (10, 250, 10), (10, 10, 250))]
+
+
+def png(pixels: NDArray[np.uint8]) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
 def of_keras(model: Any, found: Converted) -> Array:
     images = scaled(found.pictures(), found.bundle.recipe, channels_first=False)
     return np.asarray(model(images, training=False))
@@ -369,6 +425,44 @@ def test_a_tflite_file_answers_as_in_keras(
     (tmp_path / "mine.tflite").write_bytes(tflite(model, dtype))
     found = convert(tmp_path / "mine.tflite")
     np.testing.assert_allclose(found.probabilities(), of_keras(model, found), rtol=0, atol=allowed)
+
+
+def looping(values: Any) -> Any:
+    import tensorflow as tf
+
+    (halved,) = tf.while_loop(lambda each: tf.reduce_max(each) > 1, lambda each: [each / 2], [values])
+    return halved
+
+
+def of_python(values: Any) -> Any:
+    import tensorflow as tf
+
+    return tf.ensure_shape(tf.numpy_function(lambda each: each * 2, [values], tf.float32), [None, CLASSES])
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize(
+    ("end", "error", "message"),
+    [
+        pytest.param(looping, GraphError, "has control flow.*Loop", id="a loop"),
+        pytest.param(of_python, UnsupportedNetworkError, "openvino cannot read.*PyFunc", id="a function of Python"),
+    ],
+)
+def test_a_saved_model_that_is_a_program_is_refused_by_name(
+    end: Callable[[Any], Any], error: type[Exception], message: str, convert: Callable[..., Converted], tmp_path: Path
+) -> None:
+    import tensorflow as tf
+
+    module = tf.Module()
+    module.kernel = tf.Variable(np.ones((SIZE * SIZE * 3, CLASSES), np.float32))
+    spec = tf.TensorSpec([None, SIZE, SIZE, 3], tf.float32, name="image")
+    module.answer = tf.function(
+        lambda image: {"scores": end(tf.reshape(image, [-1, SIZE * SIZE * 3]) @ module.kernel)}, input_signature=[spec]
+    )
+    tf.saved_model.save(module, str(tmp_path / "mine"), signatures=module.answer)
+    details(tmp_path / "mine")
+    with pytest.raises(error, match=message):
+        convert(tmp_path / "mine")
 
 
 @pytest.mark.ci
