@@ -22,6 +22,8 @@ from glimpse.models.suggestions import did_you_mean
 DEFAULT_WEIGHTS = "imagenet"
 # Which architecture a tag means where none is named.
 DEFAULTS: Mapping[str, str] = {DEFAULT_WEIGHTS: "efficientnet_lite0", "cifar10": "se_resnet20"}
+# Names of what may lie beside weights.
+LABELS, RECIPES = beside.LABELS, beside.RECIPES
 # Options without influence on what a trained network answers: of training, and for the size of its input, which is the
 # recipe's.
 _WITHOUT_INFLUENCE = frozenset({"auxiliary", "dropout", "rho"})
@@ -235,8 +237,8 @@ def _file(source: ModelSource, path: Path) -> Bundle:
         name=_name(path.stem),
         source=source,
         architecture=source.architecture,
-        labels=read_labels(source.labels or beside.needed(path, "labels", beside.LABELS)),
-        recipe=beside.read_recipe(source.recipe or beside.needed(path, "recipe", beside.RECIPES)),
+        labels=read_labels(source.labels or beside.needed(path, "labels", LABELS)),
+        recipe=beside.read_recipe(source.recipe or beside.needed(path, "recipe", RECIPES)),
         metrics={},
     )
 

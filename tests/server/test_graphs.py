@@ -37,7 +37,7 @@ from glimpse.server.settings import Settings
 from glimpse.server.startup import GoldenError
 from tests.conftest import RunningServer
 from tests.models.graph_makers import CLASSES, RECIPE, SIZE, details, keras_model, onnx_model, reference, saved
-from tests.variations import with_two_workers_too
+from tests.variations import mostly_in_ci, with_two_workers_too
 
 Array = NDArray[np.float32]
 _PROBABILITY = 1e-5  # largest difference in float32
@@ -97,7 +97,9 @@ VARIATIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("name", VARIATIONS)
+@pytest.mark.parametrize(
+    "name", mostly_in_ci(VARIATIONS, "channels first", "channels last", "pixels as they are", "logits")
+)
 def test_a_graph_answers_as_its_format_says(name: str, convert: Callable[..., Converted], tmp_path: Path) -> None:
     arguments, recipe = VARIATIONS[name]
     model = onnx_model(**arguments)
