@@ -11,8 +11,8 @@ CACHE := .cache
 BIN := $(VENV)/bin
 # Options for what is run: `make serve ARGS="--port 6000"`, `make test ARGS="-k health -x"`.
 ARGS ?=
-# Tests are divided among one process for each core, a file to one of them, so that what the tests of a file share is
-# made once. Each may take 2 GB of memory. `ARGS="-n 0"` runs all in one process.
+# Tests are divided among one process more than there are cores, at most four (tests/conftest.py), a file to one of them,
+# so that what the tests of a file share is made once. Each may take 2 GB of memory. `ARGS="-n 0"` runs all in one process.
 PYTEST = $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 LOWEST := $(CACHE)/lowest
 PARITY := $(CACHE)/parity

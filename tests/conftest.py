@@ -30,11 +30,29 @@ SMALL_MODEL = {"GLIMPSE_WEIGHTS": "cifar10"}
 os.environ.update(CACHE | SMALL_MODEL)
 
 
+# Else each of the hundreds of processes that tests start would compile our sources again, where containers forbid it.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+_WORKER_BYTES = 2 << 30  # of memory that a process of tests and the servers that it starts may take
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """For `-n auto`: a single file is run here and at once, because processes take a file as a whole."""
+    """For `-n auto`: one more process than there are cores, while memory lasts.
+
+    Tests wait for servers to start, drain and time out; another one's tests compute meanwhile. A single file is run in
+    this process and at once, because the others take a file as a whole.
+    """
     files = {argument.partition("::")[0] for argument in config.args}
-    return 0 if len(files) == 1 and Path(*files).is_file() else None
+    if len(files) == 1 and Path(*files).is_file():
+        return 0
+    from glimpse.server import cores
+    from glimpse.server.runtime import memory_budget
+
+    memory = memory_budget.available()
+    processes = cores.available() + 1
+    return processes if memory is None else max(1, min(processes, memory.free // _WORKER_BYTES))
 
 
 class RunningServer:
