@@ -17,7 +17,7 @@ from tests.conftest import RunningServer
 from tests.server.conftest import TIMEOUT
 from tests.server.hostile.conftest import Attacked
 from tests.server.hostile.wire import CHECK, CLASSIFY, DESCRIBE, REFLECTION, STREAM, WATCH
-from tests.variations import ONE_PROCESS_AND_TWO_WORKERS
+from tests.variations import ONE_PROCESS_AND_TWO_WORKERS, mostly_in_ci
 
 Send = Callable[[str, bytes], str]
 METHODS = [CLASSIFY, STREAM, DESCRIBE, CHECK, WATCH, REFLECTION]
@@ -178,8 +178,9 @@ def fuzz(send: Send, good: bytes, examples: int) -> None:
 
 
 @pytest.mark.parametrize("attacked", ONE_PROCESS_AND_TWO_WORKERS, indirect=True)
-def test_messages_of_chance_get_an_answer_or_a_refusal(attacked: Attacked, send: Send) -> None:
-    fuzz(send, attacked.body, 200)
+@pytest.mark.parametrize("examples", mostly_in_ci([80, 200], 80))  # each some 20 ms, twice
+def test_messages_of_chance_get_an_answer_or_a_refusal(attacked: Attacked, send: Send, examples: int) -> None:
+    fuzz(send, attacked.body, examples)
 
 
 @pytest.mark.slow
