@@ -3,20 +3,23 @@
 The format is detected from the first bytes, not from the file name. Safetensors, which are designed for untrusted
 files, are read in this process; all others in a separate process with limits of memory and CPU time
 (`models.weights.isolated`).
+
+The readers are loaded with the first file: a server whose network is in its cache reads none.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from glimpse.models import regular_files
-from glimpse.models.weights import formats, isolated, safetensors_file
-from glimpse.models.weights.contents import Contents, SavedModel
 from glimpse.models.weights.errors import WeightsError
+
+if TYPE_CHECKING:
+    from glimpse.models.weights.contents import Contents, SavedModel
 
 Tensors = dict[str, NDArray[np.generic]]
 
@@ -49,6 +52,9 @@ def contents(path: Path) -> Contents:
             package that is needed to read it is not installed.
         OSError: the file cannot be opened.
     """
+    from glimpse.models.weights import formats, isolated, safetensors_file
+    from glimpse.models.weights.contents import Contents
+
     with open_file(path) as file:
         if formats.detect(file) == "safetensors":
             return formats.within_limits(Contents(safetensors_file.read(file, path)), file, path)
@@ -60,6 +66,8 @@ def saved_model(path: Path) -> SavedModel:
 
     Raises and returns as `contents` does.
     """
+    from glimpse.models.weights import isolated
+
     with open_file(path) as file:
         return isolated.saved_model(file, path)
 
