@@ -12,8 +12,8 @@ from glimpse.server import stopping
 
 if stopping.is_program(__name__):
     stopping.obey_at_once()  # before the imports below, which take most of a second
-    # Nearly all that they make stays: to look through it for garbage takes a tenth of a start's CPU time. Once the model
-    # is loaded, `memory.settle` has Python look more often.
+    # Nearly all that they make stays: looking through it for garbage takes a tenth of a start's CPU time. Once the
+    # model is loaded, `memory.settle` has Python look more often.
     gc.set_threshold(100_000, *gc.get_threshold()[1:])
 
 import asyncio
