@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import structlog
@@ -43,6 +43,7 @@ class LoadOptions:
     conversion_seconds: float
     simulated_seconds: Mapping[int, float]  # by batch size; empty: those of an H100
     stuck_seconds: float
+    geometries: frozenset[str] | None = None  # that a request may choose; None: those of the server
 
     @classmethod
     def of(cls, settings: Settings) -> LoadOptions:
@@ -81,8 +82,17 @@ def load_configured(settings: Settings, observe: Callable[[str, str], Observer])
     Raises:
         StartupError: expected; the message says what to do.
     """
+    return explained(lambda: load_model(model_source(settings), LoadOptions.of(settings), observe))
+
+
+def explained(load: Callable[[], LoadedModel]) -> LoadedModel:
+    """What `load` returns.
+
+    Raises:
+        StartupError: expected; in place of whatever it raises. The message says what to do.
+    """
     try:
-        return load_model(model_source(settings), LoadOptions.of(settings), observe)
+        return load()
     except (ValueError, OSError) as error:
         raise ModelLoadError(f"Cannot load the model: {error}") from error
     except StartupError:
@@ -92,7 +102,14 @@ def load_configured(settings: Settings, observe: Callable[[str, str], Observer])
         raise ModelLoadError(f"Cannot load the model: {short(error)}") from error
 
 
-def load_model(source: ModelSource, options: LoadOptions, observe: Callable[[str, str], Observer]) -> LoadedModel:
+def load_model(
+    source: ModelSource,
+    options: LoadOptions,
+    observe: Callable[[str, str], Observer],
+    *,
+    named: tuple[str, str] | None = None,
+    warming: Callable[[], object] = lambda: None,
+) -> LoadedModel:
     """Load the model of a source until it answers; takes seconds where a framework has to be imported for it.
 
     Whatever it takes belongs to the model that is returned, and is free once that is closed and dropped. More models
@@ -102,6 +119,8 @@ def load_model(source: ModelSource, options: LoadOptions, observe: Callable[[str
         source: the model.
         options: how it is loaded.
         observe: gives what is told of its batches, for its name and version.
+        named: its name and version in a repository; None: those of its bundle.
+        warming: called once it is built, before it computes its first batch.
 
     Raises:
         ValueError, OSError: the bundle, its weights or the runtime cannot be used; the message says why.
@@ -111,6 +130,8 @@ def load_model(source: ModelSource, options: LoadOptions, observe: Callable[[str
     """
     begun = time.monotonic()
     bundle = sources.resolve(source)
+    if named is not None:
+        bundle = replace(bundle, name=named[0], version=named[1])
     if RUNTIMES[options.runtimes[0]].simulated:
         bundle = simulated.renamed(bundle)
         golden = golden_check.of_simulated(bundle, options.golden)
@@ -118,7 +139,7 @@ def load_model(source: ModelSource, options: LoadOptions, observe: Callable[[str
         golden = golden_check.load(bundle, options.golden)
     _check_memory(bundle, options)
     try:
-        summary, served = _imported_and_served(bundle.verified(), golden, options)
+        summary, served = _imported_and_served(bundle.verified(), golden, options, warming)
     except MemoryError as error:
         raise MemoryShortError(
             f"There is not enough memory to load the model {bundle.name} with {options.runtimes[0]}. {error} Allow "
@@ -158,6 +179,7 @@ def load_model(source: ModelSource, options: LoadOptions, observe: Callable[[str
         runtime=runtime.name,
         device=runtime.device,
         precision=runtime.precision,
+        geometries=options.geometries,
         agreement=agreement,
         batch_sizes=batch_sizes,
         batcher=batcher,
@@ -166,7 +188,7 @@ def load_model(source: ModelSource, options: LoadOptions, observe: Callable[[str
 
 
 def _imported_and_served(
-    bundle: Bundle, golden: GoldenCheck, options: LoadOptions
+    bundle: Bundle, golden: GoldenCheck, options: LoadOptions, warming: Callable[[], object]
 ) -> tuple[NetworkSummary, ServedModel]:
     """The first of the runtimes that the model can be imported for and that serves it, and what its network is."""
 
@@ -178,7 +200,7 @@ def _imported_and_served(
             simulated_seconds=options.simulated_seconds,
         )
         with contextlib.closing(model):
-            served = serve(model, golden, precision=options.precision, largest=options.max_batch_size)
+            served = serve(model, golden, precision=options.precision, largest=options.max_batch_size, warming=warming)
             return model.summary, served
 
     return selection.first(options.runtimes, attempt)
