@@ -224,23 +224,32 @@ class Repository:
             before, entry.asked = entry.asked, True
             try:
                 await self._until_ready(entry)
-            finally:
+                kept = await self._set_alias(name, alias, entry.version)
+            except BaseException:
                 entry.asked = before
-            version = entry.version
-        if name not in self._models:
-            raise _not_found(name, "", sorted(self._models))
-        model = self._models[name]
-        if version:
-            model.aliases[alias] = version
+                raise
+            entry.asked = before or None  # by its alias it is asked for
         else:
-            model.aliases.pop(alias, None)
-        kept = await asyncio.to_thread(self._keep, model)
-        self._registry.alias(name, model.aliases)
+            kept = await self._set_alias(name, alias, "")
+        self._wake.set()  # other versions may be wanted by now
+        return kept
+
+    async def _set_alias(self, name: str, alias: str, version: str) -> bool:
+        # Not while a look goes on, which may have read the aliases that are changed here.
+        async with self._busy:
+            if name not in self._models:
+                raise _not_found(name, "", sorted(self._models))
+            model = self._models[name]
+            if version:
+                model.aliases[alias] = version
+            else:
+                model.aliases.pop(alias, None)
+            self._registry.alias(name, model.aliases)
+            kept = await asyncio.to_thread(self._keep, model)
+            self._retire_what_is_not_wanted()
+            self._tell()
         _log.info("alias", model=name, alias=alias, version=version or None, kept=kept)
-        self._retire_what_is_not_wanted()
-        self._tell()
         await self._changed()
-        self._wake.set()  # another version may be wanted by now
         return kept
 
     def _keep(self, model: _Model) -> bool:
