@@ -130,12 +130,11 @@ def load_model(
     """
     begun = time.monotonic()
     bundle = sources.resolve(source)
-    if named is not None:
-        bundle = replace(bundle, name=named[0], version=named[1])
     if RUNTIMES[options.runtimes[0]].simulated:
-        bundle = simulated.renamed(bundle)
+        bundle = _named(simulated.renamed(bundle), named)
         golden = golden_check.of_simulated(bundle, options.golden)
     else:
+        bundle = _named(bundle, named)
         golden = golden_check.load(bundle, options.golden)
     _check_memory(bundle, options)
     try:
@@ -185,6 +184,10 @@ def load_model(
         batcher=batcher,
         outputs=runtime.outputs,
     )
+
+
+def _named(bundle: Bundle, named: tuple[str, str] | None) -> Bundle:
+    return bundle if named is None else replace(bundle, name=named[0], version=named[1])
 
 
 def _imported_and_served(

@@ -169,6 +169,7 @@ class Repository:
             ModelNotFoundError: expected; it is not in the repository.
             FailedPreconditionError: expected; it cannot be loaded.
         """
+        await self._look_now()
         entry = await self._find(name, version)
         entry.asked = True
         status = await self._until_ready(entry)
@@ -186,6 +187,7 @@ class Repository:
             ModelNotFoundError: expected; there is no such model or version.
             FailedPreconditionError: expected; the version is the stable one.
         """
+        name = self._registry.name(name)
         entries = [await self._find(name, version)] if version else self._of(name)
         if not entries:
             raise _not_found(name, "", sorted(self._models))
@@ -289,7 +291,6 @@ class Repository:
 
     def _of(self, name: str) -> list[_Version]:
         """All versions of a model, the oldest first."""
-        name = self._registry.name(name)
         return sorted((each for each in self._versions.values() if each.name == name), key=_number)
 
     async def _until_ready(self, entry: _Version) -> ModelStatus:
@@ -300,6 +301,7 @@ class Repository:
         """
         if entry.failed:  # once more, though nothing has changed
             entry.stamp, entry.failed = None, ""
+            await self._look_now()
         elif entry.loaded is None:
             entry.stamp = None
         while True:
