@@ -284,7 +284,8 @@ class ModelRegistry:
             found.setdefault((status.name, status.version), status)
         for model in self._retiring:
             key = model.identity.name, model.identity.version
-            found.setdefault(key, ModelStatus(*key, ModelState.RETIRING))
+            if key not in found or found[key].state is ModelState.UNLOADED:
+                found[key] = ModelStatus(*key, ModelState.RETIRING)
         named = (replace(each, aliases=self._aliases_of(each.name, each.version)) for each in found.values())
         self._statuses = tuple(sorted(named, key=lambda each: (each.name, by_number(each.version))))
 
