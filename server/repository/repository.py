@@ -108,6 +108,7 @@ class Repository:
         self._began = False  # all that was found first has been loaded, or has failed
         self._retiring: set[asyncio.Task[None]] = set()
         self._busy = asyncio.Lock()
+        self._told_names: dict[str, bool] = {}
         self._there: set[str] = set()  # models that the last look has found
         self._looks: set[asyncio.Task[bool]] = set()
         self._trouble = ""  # why the repository cannot be read
@@ -338,6 +339,9 @@ class Repository:
                 await self._load(entry)
             self._retire_what_is_not_wanted()
             self._tell()
+            if self.names() != self._told_names:
+                self._told_names = self.names()
+                await self._changed()
         return any(self._waits(each) for each in self._versions.values())
 
     async def _scan(self) -> None:

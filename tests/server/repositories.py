@@ -15,7 +15,7 @@ from typing import Self
 
 import grpc
 
-from glimpse.models.bundle import EMBEDDED_DEFAULT
+from glimpse.models import bundle
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1.classifier_pb2_grpc import ImageClassifierStub, ModelRepositoryStub
 from tests.conftest import RunningServer
@@ -31,7 +31,7 @@ def add(root: Path, version: int | str, name: str = "cifar", *, complete: bool =
     folder = root / name / str(version)
     folder.parent.mkdir(parents=True, exist_ok=True)
     copy = folder.with_name(f".{folder.name}") if complete else folder
-    shutil.copytree(EMBEDDED_DEFAULT, copy)
+    shutil.copytree(bundle.EMBEDDED_DEFAULT, copy)
     if complete:
         copy.rename(folder)
     return folder
@@ -51,14 +51,18 @@ def distort(folder: Path) -> None:
     values = json.loads(description.read_text())
     values["recipe"]["channels"] = "BGR"
     description.write_text(json.dumps(values))
+    recorded = folder / "golden" / "answers.json"
+    values = json.loads(recorded.read_text())
+    values["recipe_digest"] = bundle.read(folder).recipe.digest
+    recorded.write_text(json.dumps(values))
 
 
-def serving_from(
-    start: Callable[..., RunningServer], root: Path, environment: dict[str, str] | None = None, **more: str
-) -> RunningServer:
-    """A server of a repository, of which anybody may manage the models."""
+def serving_from(start: Callable[..., RunningServer], root: Path, **more: str) -> RunningServer:
+    """A server of a repository, of which anybody may manage the models unless `more`, of its environment, says who."""
     ours = {"GLIMPSE_MODELS": str(root), "GLIMPSE_MODELS_POLL": "0.2", "GLIMPSE_ADMIN": "*"}
-    return start(environment={**ours, **(environment or {}), **more}, model={})
+    server = start(environment={**ours, **more}, model={})
+    server.wait_for("serving")
+    return server
 
 
 @contextmanager
