@@ -17,6 +17,7 @@ from glimpse.models.sources import ModelSource
 from glimpse.models.spec import NetworkSummary
 from glimpse.server import cores
 from glimpse.server.batching.batcher import Batcher, Observer
+from glimpse.server.batching.device import SharedDevice
 from glimpse.server.registry import LoadedModel
 from glimpse.server.runtime import converted_cache, golden_check, memory_budget, selection, simulated
 from glimpse.server.runtime.golden_check import GoldenCheck
@@ -44,6 +45,8 @@ class LoadOptions:
     simulated_seconds: Mapping[int, float]  # by batch size; empty: those of an H100
     stuck_seconds: float
     geometries: frozenset[str] | None = None  # that a request may choose; None: those of the server
+    weight: float = 1.0  # that the model's time on the device is in proportion to, while others wait
+    device: SharedDevice | None = None  # on which other models compute, too; None: it is the model's alone
 
     @classmethod
     def of(cls, settings: Settings) -> LoadOptions:
@@ -158,6 +161,7 @@ def load_model(
         observer=observe(bundle.name, bundle.version),
         out_of_memory=runtime.out_of_memory,
         stuck_seconds=options.stuck_seconds,
+        share=None if options.device is None else options.device.share(options.weight, runtime.streams),
     )
     batcher.start()
     _log.info(

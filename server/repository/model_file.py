@@ -13,6 +13,7 @@ from glimpse.models import bounded_files
 from glimpse.models.prestem.recipe import Geometry
 from glimpse.models.sources import ModelSource
 from glimpse.models.suggestions import did_you_mean
+from glimpse.server.batching.device import SharedDevice
 from glimpse.server.loading import LoadOptions
 from glimpse.server.settings import Settings
 from glimpse.server.settings.kinds import PrecisionChoice, RuntimeChoice
@@ -30,6 +31,7 @@ class ModelFile(BaseModel):
     golden: Literal["require", "auto", "off"] | None = None
     max_batch_size: Annotated[int, Field(ge=0, le=1024)] | None = None
     allow_geometries: frozenset[Geometry] | None = None
+    weight: Annotated[float, Field(gt=0, le=1000)] = 1.0  # its time on the device is in proportion to, under load
     keep: Annotated[int, Field(ge=1, le=100)] = 1  # of the newest versions, how many answer
     required: bool = True  # the server is ready only once this model is
     default: bool = False  # answers requests that name no model
@@ -38,15 +40,16 @@ class ModelFile(BaseModel):
     variant: str = ""
     options: dict[str, Any] = {}
 
-    def load_options(self, settings: Settings) -> LoadOptions:
-        """How this model is loaded by a server with these settings.
+    def load_options(self, settings: Settings, device: SharedDevice) -> LoadOptions:
+        """How this model is loaded by a server with these settings, whose models share a device.
 
         Raises:
             ValueError: the runtime is not installed.
         """
         own = {name: getattr(self, name) for name in ("runtime", "precision", "golden", "max_batch_size")}
         update = {name: value for name, value in own.items() if value is not None}
-        return replace(LoadOptions.of(settings.model_copy(update=update)), geometries=self.allow_geometries)
+        options = LoadOptions.of(settings.model_copy(update=update))
+        return replace(options, geometries=self.allow_geometries, weight=self.weight, device=device)
 
     def source(self, weights: str, labels: Path | None = None, recipe: Path | None = None) -> ModelSource:
         """The model of a bundle, a weights file or a tag."""

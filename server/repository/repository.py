@@ -18,7 +18,9 @@ from pathlib import Path
 import structlog
 
 from glimpse.models.sources import ModelSource
+from glimpse.server import cores
 from glimpse.server.batching.batcher import Observer
+from glimpse.server.batching.device import SharedDevice
 from glimpse.server.errors import FailedPreconditionError, ModelNotFoundError, Reason, draining, shown
 from glimpse.server.interruptible import run_until_stopped
 from glimpse.server.loading import explained, load_model
@@ -98,6 +100,7 @@ class Repository:
         """
         self._root, self._settings, self._registry = root, settings, registry
         self._observe, self._changed, self._loaded, self._closed = observe, changed, loaded, closed
+        self._device = SharedDevice(cores.available())
         self._poll = settings.models_poll
         self._still_seconds = min(_STILL_SECONDS, self._poll or _STILL_SECONDS)
         self._stop = asyncio.Event()
@@ -489,7 +492,7 @@ class Repository:
 
     def _load_now(self, entry: _Version, warming: Callable[[], object]) -> LoadedModel:
         """In a thread of its own."""
-        options = entry.model.file.load_options(self._settings)
+        options = entry.model.file.load_options(self._settings, self._device)
         return load_model(_source(entry), options, self._observe, named=entry.key, warming=warming)
 
     def _newer(self, name: str, version: str) -> list[str]:

@@ -96,6 +96,7 @@ class Callers:
     def __init__(self, target: str, request: pb.ClassifyRequest, *, single: int, streams: int) -> None:
         self.answers: Counter[str] = Counter()  # by version
         self.failed: list[str] = []
+        self.seconds = 0.0  # that the device computed for the answers, as the replies say
         self._request = request
         self._stop = threading.Event()
         self._lock = threading.Lock()
@@ -155,6 +156,7 @@ class Callers:
             self._fail(str(answer))
         with self._lock:
             self.answers[answer.model.version] += 1
+            self.seconds += sum(each.timing.compute_seconds / each.timing.batch_size for each in answer.results)
 
     def _fail(self, why: str) -> None:
         with self._lock:

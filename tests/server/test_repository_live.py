@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import queue
 import shutil
@@ -316,10 +317,10 @@ def test_models_are_managed_by_nobody_unless_the_settings_say_who(
 
 @linux
 @pytest.mark.ci
-def test_forty_swaps_under_load_cost_no_memory_threads_or_files(
+def test_twenty_swaps_under_load_cost_no_memory_threads_or_files(
     tmp_path: Path, start_server: Callable[..., RunningServer], picture: Callable[[int], pb.Image]
 ) -> None:
-    _swap_under_load(tmp_path, start_server, asked(picture), swaps=40)
+    _swap_under_load(tmp_path, start_server, asked(picture), swaps=20)
 
 
 @linux
@@ -354,3 +355,33 @@ def _swap_under_load(
     assert memory[-1] - memory[9] <= 20 << 20
     assert max(running[10:]) <= max(running[:10]) + 2  # asyncio's own threads come when they are first needed
     assert max(opened[10:]) <= max(opened[:10]) + 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_three_models_under_load_have_their_weights_shares_of_the_device(
+    tmp_path: Path, start_server: Callable[..., RunningServer], picture: Callable[[int], pb.Image]
+) -> None:
+    models = {"small": ("cifar10", "", 1), "middle": ("random", "squeezenet1_1", 1), "large": ("random", "resnet18", 2)}
+    listing = tmp_path / "models.toml"
+    listing.write_text(
+        "".join(
+            f'[{name}]\nweights = "{weights}"\narchitecture = "{architecture}"\nweight = {weight}\n'
+            "max_batch_size = 2\nprecision = 'float32'\n"
+            for name, (weights, architecture, weight) in models.items()
+        )
+    )
+    server = serving_from(start_server, listing)
+    with contextlib.ExitStack() as stack:
+        callers = [
+            stack.enter_context(Callers(server.target, asked(picture, name), single=0, streams=6)) for name in models
+        ]
+        callers[-1].answered(40)  # all are busy by then
+        before = [each.seconds for each in callers]
+        callers[-1].answered(600)
+        had = [each.seconds - earlier for each, earlier in zip(callers, before, strict=True)]
+    assert [each.failed for each in callers] == [[], [], []]
+    weights = [weight for *_, weight in models.values()]
+    wanted = [sum(had) * weight / sum(weights) for weight in weights]
+    sys.stdout.write(f"seconds of the device: {dict(zip(models, had, strict=True))}\n")
+    assert had == pytest.approx(wanted, rel=0.1)
