@@ -244,6 +244,9 @@ class Server:
             self._metrics.precision_compared(model.identity, found.precision, found.share)
 
     def _of_models(self, root: Path) -> Repository:
+        self._metrics.follow_models(
+            lambda: [(each.name, each.version, each.state.value) for each in self._registry.models()]
+        )
         return Repository(
             root,
             self._settings,

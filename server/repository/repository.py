@@ -29,7 +29,7 @@ from glimpse.server.repository import aliases
 from glimpse.server.repository.model_file import ListedModel
 from glimpse.server.repository.scan import FoundModel, FoundVersion, Stamp, scan, weights_in
 from glimpse.server.settings import Settings
-from glimpse.server.startup import StartupError
+from glimpse.server.startup import ModelLoadError, StartupError
 
 _log = structlog.get_logger(__name__)
 
@@ -126,7 +126,11 @@ class Repository:
         return {name: self._registry.ready(name) for name in self._models}
 
     async def start(self, stop: asyncio.Event) -> bool:
-        """Load what is there; False when told to stop meanwhile. A version that fails does not end it."""
+        """Load what is there; False when told to stop meanwhile. A version that fails does not end it.
+
+        Raises:
+            ModelLoadError: expected; the repository cannot be read.
+        """
         self._stop = stop
         if await self._look(first=True):  # something was copied a moment ago
             with contextlib.suppress(TimeoutError):
@@ -347,19 +351,34 @@ class Repository:
                 await self._changed()
         return any(self._waits(each) for each in self._versions.values())
 
-    async def _scan(self) -> None:
-        """Find what is there. Where nothing can be read, all stays as it is."""
+    async def _read(self) -> dict[str, FoundModel] | None:
+        """What is there, by name of the model; None: nothing can be read.
+
+        Raises:
+            ModelLoadError: expected; nothing can be read at the start.
+        """
         try:
             found = await asyncio.to_thread(scan, self._root)
         except (OSError, ValueError) as error:
+            if not self._began and not self._models:
+                raise ModelLoadError(
+                    f"The models of GLIMPSE_MODELS cannot be read: {error}. Give a folder of models or a TOML file."
+                ) from error
             self._say_trouble(f"{self._root} cannot be read: {error}. What is loaded goes on serving.")
-            return
+            return None
         if not found and self._models:
             self._say_trouble(f"{self._root} is empty. What is loaded goes on serving.")
-            return
+            return None
         if self._trouble:
             _log.info("repository can be read again")
         self._trouble = ""
+        return found
+
+    async def _scan(self) -> None:
+        """Find what is there. Where nothing can be read, all stays as it was."""
+        found = await self._read()
+        if found is None:
+            return
         self._there = set(found)
         seen = set()
         for name, model in found.items():

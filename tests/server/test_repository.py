@@ -22,6 +22,7 @@ from glimpse.server.registry import LoadedModel, ModelRegistry
 from glimpse.server.repository import repository as module
 from glimpse.server.repository.repository import Repository
 from glimpse.server.settings import Settings
+from glimpse.server.startup import ModelLoadError
 from tests.server.repositories import add, damage
 
 LONG = 60.0  # seconds; until something is called hung
@@ -546,6 +547,15 @@ def test_a_model_of_a_list_is_loaded_by_its_tag(tmp_path: Path) -> None:
             assert made.answers() == "small/4"
             assert not await made.repository.set_alias("small", "stable", "4")  # there is no folder to keep it in
             assert made.answers("small", "stable") == "small/4"
+
+    run(do)
+
+
+def test_a_repository_that_is_not_there_at_the_start_is_an_error(tmp_path: Path) -> None:
+    async def do() -> None:
+        made = Scene(tmp_path / "no")
+        with pytest.raises(ModelLoadError, match=r"The models of GLIMPSE_MODELS cannot be read: .*No such file"):
+            await made.repository.start(made.stop)
 
     run(do)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import queue
 import shutil
 import signal
@@ -123,6 +124,7 @@ def test_a_version_that_is_copied_into_the_repository_answers(
     assert answer.weights_digest == json.loads((folder / "model.json").read_text())["weights_digest"]
     loaded = [name for name in metrics_of(serving) if name.startswith("glimpse_model_info{") and '"copied"' in name]
     assert ['version="2"' in name for name in loaded] == [True]
+    assert metrics_of(serving)['glimpse_model_state{model="copied",state="ready",version="2"}'] == 1
 
 
 @pytest.mark.parametrize(
@@ -313,6 +315,33 @@ def test_models_are_managed_by_nobody_unless_the_settings_say_who(
         loaded = models.Load(pb.ModelRepositoryLoadRequest(name="cifar"), timeout=TIMEOUT, metadata=bearer)
         assert loaded.model.version == "2"
     assert ours.process.poll() is None
+
+
+@pytest.mark.ci
+def test_all_models_of_a_repository_are_prepared(tmp_path: Path) -> None:
+    add(tmp_path, 1)
+    add(tmp_path, 1, "other")
+
+    def prepared() -> subprocess.CompletedProcess[str]:
+        ours = {name: value for name, value in os.environ.items() if name != "GLIMPSE_WEIGHTS"}
+        return subprocess.run(
+            [sys.executable, "-m", "glimpse.server", "prepare"],
+            cwd=ROOT,
+            env={**ours, "GLIMPSE_MODELS": str(tmp_path), "GLIMPSE_LOG_FORMAT": "json"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    ended = prepared()
+    assert ended.returncode == 0, ended.stderr
+    lines = [json.loads(line) for line in ended.stderr.splitlines()]
+    assert [line["model"] for line in lines if line["event"] == "prepared"] == ["cifar", "other"]
+    damage(tmp_path / "other" / "1")
+    ended = prepared()
+    assert ended.returncode == 4
+    assert "Not all models" in ended.stderr
+    assert "other 1: " in ended.stderr
 
 
 @linux
