@@ -29,6 +29,7 @@ from tests.server.repositories import (
     damage,
     distort,
     files,
+    persistent,
     repository_of,
     resident,
     serving_from,
@@ -86,8 +87,10 @@ def asked(picture: Callable[[int], pb.Image], name: str = "", version: str = "")
 
 def swap(models: ModelRepositoryStub, name: str, version: int) -> None:
     """Have one of the versions 1 and 2 take the place of the other, which is unloaded."""
-    models.SetAlias(pb.ModelRepositorySetAliasRequest(name=name, alias="stable", version=str(version)), timeout=TIMEOUT)
-    models.Unload(pb.ModelRepositoryUnloadRequest(name=name, version=str(3 - version)), timeout=TIMEOUT)
+    promote = pb.ModelRepositorySetAliasRequest(name=name, alias="stable", version=str(version))
+    persistent(lambda: models.SetAlias(promote, timeout=TIMEOUT))
+    other = pb.ModelRepositoryUnloadRequest(name=name, version=str(3 - version))
+    persistent(lambda: models.Unload(other, timeout=TIMEOUT))
 
 
 def test_no_call_fails_while_versions_take_turns(
