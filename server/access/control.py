@@ -71,6 +71,13 @@ class AccessControl:
                 detail="Anybody who can read the network traffic can read the tokens. Set GLIMPSE_TLS_CERTIFICATE and "
                 "GLIMPSE_TLS_KEY, or use a proxy on this machine that ends TLS.",
             )
+        mutual = self.certificates is not None and self.certificates.mutual
+        if self._admin and ANYBODY not in self._admin and self.tokens is None and not mutual:
+            _log.warning(
+                "nobody may manage models",
+                detail="GLIMPSE_ADMIN names identities, but without GLIMPSE_TOKENS and GLIMPSE_TLS_CLIENT_CA callers "
+                "have none.",
+            )
         # A token may bring a limit of its own where there is none for the rest.
         self.rates = Rates(usual) if usual.rate or self.tokens is not None else None
         self.receiving = Receiving(settings.max_receiving_bytes, settings.max_message_bytes, settings.upload_seconds)
@@ -84,7 +91,6 @@ class AccessControl:
         self.streams = OpenStreams()
         self.closing = Closing()
         self.unread = Unread(self.closing)
-        mutual = self.certificates is not None and self.certificates.mutual
         self.connections = CertifiedConnections(settings.upload_seconds, self.audit) if mutual else None
         self._delayed = 0
         self._refused = Rates(_FAILURES, what="calls without a good token", remembered=REMEMBERED)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import RunningServer
 from tests.docs.blocks import blocks, commands
 from tests.docs.running import assert_said, clone
@@ -12,6 +14,7 @@ from tests.docs.running import assert_said, clone
 PAGE = "docs/how-to/roll-out.md"
 
 
+@pytest.mark.ci
 def test_a_version_is_rolled_out_and_back_by_the_commands_of_the_page(
     tmp_path: Path, start_server: Callable[..., RunningServer]
 ) -> None:

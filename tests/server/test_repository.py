@@ -551,6 +551,45 @@ def test_a_model_of_a_list_is_loaded_by_its_tag(tmp_path: Path) -> None:
     run(do)
 
 
+def test_without_polling_only_a_signal_makes_the_server_look(tmp_path: Path) -> None:
+    add(tmp_path, 1)
+
+    async def do() -> None:
+        async with scene(tmp_path) as made:
+            looking = asyncio.create_task(made.repository.run())
+            folder = add(tmp_path, 2)
+            weights = next(folder.glob("*.safetensors"))
+            whole = weights.read_bytes()
+            damage(folder)
+            await asyncio.sleep(0.2)
+            assert made.states() == {"cifar/1": "ready"}
+            made.repository.look()  # as SIGHUP does
+            await _until(lambda: made.states().get("cifar/2") == "failed")
+            weights.write_bytes(whole)
+            made.repository.look()
+            await _until(lambda: made.answers() == "cifar/2")
+            made.stop.set()
+            await asyncio.wait_for(looking, LONG)
+
+    run(do)
+
+
+def test_a_repository_is_looked_at_again_and_again(tmp_path: Path) -> None:
+    add(tmp_path, 1)
+
+    async def do() -> None:
+        async with scene(tmp_path, models_poll=0.02) as made:
+            looking = asyncio.create_task(made.repository.run())
+            add(tmp_path, 2)
+            await _until(lambda: made.answers() == "cifar/2")
+            add(tmp_path, 3)
+            await _until(lambda: made.answers() == "cifar/3")
+            made.stop.set()
+            await asyncio.wait_for(looking, LONG)
+
+    run(do)
+
+
 def test_a_repository_that_is_not_there_at_the_start_is_an_error(tmp_path: Path) -> None:
     async def do() -> None:
         made = Scene(tmp_path / "no")

@@ -233,6 +233,7 @@ def test_what_is_asked_of_the_models_is_in_the_audit_log(root: Path, models: Mod
     assert (line["model"], line["code"], line["reason"]) == ("base", "NOT_FOUND", "MODEL_NOT_FOUND")
 
 
+@pytest.mark.ci
 def test_the_command_line_lists_loads_and_promotes(root: Path, serving: RunningServer) -> None:
     def glimpse(*words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -263,6 +264,7 @@ def test_the_command_line_lists_loads_and_promotes(root: Path, serving: RunningS
     )
 
 
+@pytest.mark.ci
 def test_a_stop_while_a_model_is_loaded_leaves_nothing(
     tmp_path: Path, start_server: Callable[..., RunningServer]
 ) -> None:
@@ -275,6 +277,7 @@ def test_a_stop_while_a_model_is_loaded_leaves_nothing(
     assert not any(each.is_file() for each in cache.rglob("*")) if cache.exists() else True
 
 
+@pytest.mark.ci
 def test_models_are_managed_by_nobody_unless_the_settings_say_who(
     server: RunningServer, tmp_path: Path, start_server: Callable[..., RunningServer]
 ) -> None:
