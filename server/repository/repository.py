@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -26,51 +24,15 @@ from glimpse.server.interruptible import run_until_stopped
 from glimpse.server.loading import explained, load_model
 from glimpse.server.registry import LATEST, STABLE, LoadedModel, ModelRegistry, ModelState, ModelStatus, by_number
 from glimpse.server.repository import aliases
+from glimpse.server.repository.known import Known, KnownModel, KnownVersion
 from glimpse.server.repository.model_file import ListedModel
-from glimpse.server.repository.scan import FoundModel, FoundVersion, Stamp, scan, weights_in
+from glimpse.server.repository.scan import FoundModel, scan, weights_in
 from glimpse.server.settings import Settings
 from glimpse.server.startup import ModelLoadError, StartupError
 
 _log = structlog.get_logger(__name__)
 
-# Files are complete where two looks so far apart find the same, or where nothing of them has changed for so long.
-_STILL_SECONDS = 2.0
-_OLD_SECONDS = 10.0
-_GONE = 2  # looks in a row that do not find a version, until it counts as removed
-
-
-@dataclass(slots=True)
-class _Version:
-    """One version, as far as it is known."""
-
-    name: str
-    version: str
-    found: FoundVersion
-    model: FoundModel
-    loaded: LoadedModel | None = None
-    stamp: Stamp | None = None  # of what is loaded, or could not be
-    failed: str = ""  # why that could not be loaded
-    asked: bool | None = None  # True: to be loaded, False: not to be, whatever its number; None: nobody has said
-    seen: tuple[Stamp, float] = ((), 0.0)  # the files as they were found first, and when
-    missed: int = 0  # looks in a row that have not found it
-
-    @property
-    def key(self) -> tuple[str, str]:
-        return self.name, self.version
-
-    @property
-    def problem(self) -> str:
-        """Why it cannot be loaded as it lies there."""
-        return self.model.problem or self.found.problem
-
-
-@dataclass(slots=True)
-class _Model:
-    """What is known of a name."""
-
-    found: FoundModel
-    aliases: dict[str, str] = field(default_factory=dict)  # in force
-    read: dict[str, str] | None = None  # as they were read last; None: not yet
+_STILL_SECONDS = 2.0  # files are complete where two looks so far apart find the same
 
 
 class Repository:
@@ -102,17 +64,14 @@ class Repository:
         self._observe, self._changed, self._loaded, self._closed = observe, changed, loaded, closed
         self._device = SharedDevice(cores.available())
         self._poll = settings.models_poll
-        self._still_seconds = min(_STILL_SECONDS, self._poll or _STILL_SECONDS)
+        self._known = Known(min(_STILL_SECONDS, self._poll or _STILL_SECONDS))
         self._stop = asyncio.Event()
         self._wake = asyncio.Event()
-        self._versions: dict[tuple[str, str], _Version] = {}
-        self._models: dict[str, _Model] = {}
         self._needed: set[str] = set()  # required models, without which the server is not ready
         self._began = False  # all that was found first has been loaded, or has failed
         self._retiring: set[asyncio.Task[None]] = set()
         self._busy = asyncio.Lock()
         self._told_names: dict[str, bool] = {}
-        self._there: set[str] = set()  # models that the last look has found
         self._looks: set[asyncio.Task[bool]] = set()
         self._trouble = ""  # why the repository cannot be read
 
@@ -123,7 +82,7 @@ class Repository:
 
     def names(self) -> dict[str, bool]:
         """Every model by name, and whether it answers."""
-        return {name: self._registry.ready(name) for name in self._models}
+        return {name: self._registry.ready(name) for name in self._known.models}
 
     async def start(self, stop: asyncio.Event) -> bool:
         """Load what is there; False when told to stop meanwhile. A version that fails does not end it.
@@ -134,12 +93,12 @@ class Repository:
         self._stop = stop
         if await self._look(first=True):  # something was copied a moment ago
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), self._still_seconds)
+                await asyncio.wait_for(stop.wait(), self._known.still_seconds)
             await self._look(first=True)
         if stop.is_set():
             return False
         self._began = True
-        if not self._models:
+        if not self._known.models:
             _log.warning("no models", detail=f"There is none in {self._root} yet. It is looked at again and again.")
         for name in sorted(self._needed):
             if not self._registry.ready(name):
@@ -151,7 +110,7 @@ class Repository:
         """Look again and again, for as long as the server lives."""
         unsettled = False
         while not self._stop.is_set():
-            seconds = self._still_seconds if unsettled else self._poll or None
+            seconds = self._known.still_seconds if unsettled else self._poll or None
             waits = [asyncio.create_task(each.wait()) for each in (self._wake, self._stop)]
             await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
             for each in waits:
@@ -163,7 +122,7 @@ class Repository:
     def look(self, *, again: bool = True) -> None:
         """Have the repository looked at now. `again`: also try what has failed before."""
         if again:
-            for each in self._versions.values():
+            for each in self._known.versions.values():
                 if each.failed:
                     each.stamp, each.failed = None, ""
         self._wake.set()
@@ -181,7 +140,7 @@ class Repository:
         entry = await self._find(name, version)
         entry.asked = True
         status = await self._until_ready(entry)
-        if self._newest(entry.name)[-1:] == [entry.version]:
+        if self._known.newest(entry.name)[-1:] == [entry.version]:
             entry.asked = None  # it stays as the newest does: until there is a newer one
         return status
 
@@ -196,10 +155,10 @@ class Repository:
             FailedPreconditionError: expected; the version is the stable one.
         """
         name = self._registry.name(name)
-        entries = [await self._find(name, version)] if version else self._of(name)
+        entries = [await self._find(name, version)] if version else self._known.of(name)
         if not entries:
-            raise _not_found(name, "", sorted(self._models))
-        if version and self._models[entries[0].name].aliases.get(STABLE) == entries[0].version:
+            raise _not_found(name, "", sorted(self._known.models))
+        if version and self._known.models[entries[0].name].aliases.get(STABLE) == entries[0].version:
             raise FailedPreconditionError(
                 Reason.MODEL_NOT_LOADED,
                 f"{entries[0].name} {entries[0].version} is {STABLE}, and answers requests that name no version. Make "
@@ -247,9 +206,9 @@ class Repository:
     async def _set_alias(self, name: str, alias: str, version: str) -> bool:
         # Not while a look goes on, which may have read the aliases that are changed here.
         async with self._busy:
-            if name not in self._models:
-                raise _not_found(name, "", sorted(self._models))
-            model = self._models[name]
+            if name not in self._known.models:
+                raise _not_found(name, "", sorted(self._known.models))
+            model = self._known.models[name]
             if version:
                 model.aliases[alias] = version
             else:
@@ -262,7 +221,7 @@ class Repository:
         await self._changed()
         return kept
 
-    def _keep(self, model: _Model) -> bool:
+    def _keep(self, model: KnownModel) -> bool:
         """Write the aliases of a model where they outlive the server, if that can be."""
         if model.found.folder is None:
             return False
@@ -276,17 +235,17 @@ class Repository:
         model.read = dict(model.aliases)
         return True
 
-    async def _find(self, name: str, version: str) -> _Version:
+    async def _find(self, name: str, version: str) -> KnownVersion:
         """A version by its number or alias, as it lies in the repository now.
 
         Raises:
             ModelNotFoundError: expected; there is none.
         """
         name = self._registry.name(name)
-        aliased = self._models[name].aliases.get(version, version) if name in self._models else version
-        if (name, aliased) not in self._versions:
+        aliased = self._known.models[name].aliases.get(version, version) if name in self._known.models else version
+        if (name, aliased) not in self._known.versions:
             await self._look_now()
-        ours = self._of(name)
+        ours = self._known.of(name)
         if aliased in {"", LATEST}:
             usable = [each for each in ours if not each.problem] or ours
             if usable:
@@ -294,14 +253,10 @@ class Repository:
         for each in ours:
             if each.version == aliased:
                 return each
-        known = sorted(self._models) if name not in self._models else [each.version for each in ours]
-        raise _not_found(name, version if name in self._models else "", known)
+        known = sorted(self._known.models) if name not in self._known.models else [each.version for each in ours]
+        raise _not_found(name, version if name in self._known.models else "", known)
 
-    def _of(self, name: str) -> list[_Version]:
-        """All versions of a model, the oldest first."""
-        return sorted((each for each in self._versions.values() if each.name == name), key=_number)
-
-    async def _until_ready(self, entry: _Version) -> ModelStatus:
+    async def _until_ready(self, entry: KnownVersion) -> ModelStatus:
         """Wait until a version is ready.
 
         Raises:
@@ -321,10 +276,10 @@ class Repository:
                 return ModelStatus(entry.name, entry.version, ModelState.READY, model=entry.loaded)
             if self._stop.is_set():
                 raise draining()
-            if self._versions.get(entry.key) is not entry:
+            if self._known.versions.get(entry.key) is not entry:
                 raise _not_found(entry.name, entry.version, [])
-            if not self._still(entry):
-                await asyncio.sleep(self._still_seconds)
+            if not self._known.still(entry):
+                await asyncio.sleep(self._known.still_seconds)
             await self._look_now()
 
     async def _look_now(self) -> None:
@@ -340,7 +295,7 @@ class Repository:
         async with self._busy:
             await self._scan()
             if first:
-                self._needed = {name for name, model in self._models.items() if model.found.file.required}
+                self._needed = {name for name, model in self._known.models.items() if model.found.file.required}
             self._tell()
             while not self._stop.is_set() and (entry := self._next()) is not None:
                 await self._load(entry)
@@ -349,7 +304,7 @@ class Repository:
             if self.names() != self._told_names:
                 self._told_names = self.names()
                 await self._changed()
-        return any(self._waits(each) for each in self._versions.values())
+        return any(self._known.waits(each) for each in self._known.versions.values())
 
     async def _read(self) -> dict[str, FoundModel] | None:
         """What is there, by name of the model; None: nothing can be read.
@@ -360,13 +315,13 @@ class Repository:
         try:
             found = await asyncio.to_thread(scan, self._root)
         except (OSError, ValueError) as error:
-            if not self._began and not self._models:
+            if not self._began and not self._known.models:
                 raise ModelLoadError(
                     f"The models of GLIMPSE_MODELS cannot be read: {error}. Give a folder of models or a TOML file."
                 ) from error
             self._say_trouble(f"{self._root} cannot be read: {error}. What is loaded goes on serving.")
             return None
-        if not found and self._models:
+        if not found and self._known.models:
             self._say_trouble(f"{self._root} is empty. What is loaded goes on serving.")
             return None
         if self._trouble:
@@ -379,91 +334,23 @@ class Repository:
         found = await self._read()
         if found is None:
             return
-        self._there = set(found)
-        seen = set()
-        for name, model in found.items():
-            known = self._models.setdefault(name, _Model(model))
-            if model.problem:  # what cannot be read stays as it was
-                model = replace(model, file=known.found.file, aliases=known.read or {})  # noqa: PLW2901
-            known.found = model
-            if known.read != model.aliases:  # somebody has written them
-                known.read, known.aliases = dict(model.aliases), dict(model.aliases)
-            self._registry.alias(name, known.aliases)
-            for version in model.versions:
-                seen.add((name, version.version))
-                self._see(model, version)
-        for key in self._versions.keys() - seen:
-            if key[0] not in found or not found[key[0]].problem:
-                self._versions[key].missed += 1
-        self._registry.set_default(self._default())
-
-    def _see(self, model: FoundModel, version: FoundVersion) -> None:
-        key = model.name, version.version
-        entry = self._versions.get(key)
-        if entry is None:
-            entry = self._versions[key] = _Version(*key, version, model)
-        entry.found, entry.model, entry.missed = version, model, 0
-        if entry.seen[0] != version.stamp:
-            entry.seen = version.stamp, time.monotonic()
-            if entry.asked is False and entry.stamp not in {None, version.stamp}:
-                entry.asked = None  # other files than those that were unloaded
+        self._known.take(found)
+        for name, model in self._known.models.items():
+            self._registry.alias(name, model.aliases)
+        self._registry.set_default(self._known.default())
 
     def _say_trouble(self, text: str) -> None:
         if text != self._trouble:
             _log.error("repository cannot be read", detail=text)
         self._trouble = text
 
-    def _default(self) -> str | None:
-        """The model that says that it is the default one; else the first by name."""
-        names = sorted(self._models)
-        return next((name for name in names if self._models[name].found.file.default), next(iter(names), None))
-
-    def _still(self, entry: _Version) -> bool:
-        """Whether the files of a version are complete, as far as can be told."""
-        if entry.found.incomplete:
-            return False
-        if entry.found.path is None:
-            return True
-        return (
-            time.monotonic() - entry.seen[1] >= self._still_seconds or time.time() - entry.found.changed >= _OLD_SECONDS
-        )
-
-    def _waits(self, entry: _Version) -> bool:
-        """Whether a version is to be looked at again soon."""
-        return not (entry.problem or entry.missed or entry.asked is False or entry.stamp == entry.found.stamp) and (
-            not self._still(entry)
-        )
-
-    def _wanted(self, name: str) -> set[str]:
-        """The versions of a model that are to answer, of those that can be loaded or are."""
-        asked = {each.version for each in self._of(name) if each.asked and self._usable(each)}
-        return {*self._newest(name), *asked, *self._aliased(name)}
-
-    def _newest(self, name: str) -> list[str]:
-        """Those that are to answer because they are the newest."""
-        usable = [each.version for each in self._of(name) if each.asked is not False and self._usable(each)]
-        return usable[-self._models[name].found.file.keep :]
-
-    def _aliased(self, name: str) -> set[str]:
-        return {
-            version
-            for version in self._models[name].aliases.values()
-            if (each := self._versions.get((name, version))) is None or each.asked is not False
-        }
-
-    def _usable(self, entry: _Version) -> bool:
-        if entry.loaded is not None:
-            return True
-        tried = entry.failed and entry.stamp == entry.found.stamp
-        return not (entry.problem or tried or entry.missed or entry.asked is False) and self._still(entry)
-
-    def _next(self) -> _Version | None:
+    def _next(self) -> KnownVersion | None:
         """The version that is to be loaded next: models without an answer first, then the newest version."""
         waiting = [
             each
-            for name in self._models
-            for version in self._wanted(name)
-            if (each := self._versions.get((name, version))) is not None and self._loadable(each)
+            for name in self._known.models
+            for version in self._known.wanted(name)
+            if (each := self._known.versions.get((name, version))) is not None and self._known.loadable(each)
         ]
         return min(
             waiting,
@@ -471,13 +358,7 @@ class Repository:
             default=None,
         )
 
-    def _loadable(self, entry: _Version) -> bool:
-        """Whether a version is to be loaded that is wanted: it is not, or its files have changed since."""
-        if entry.problem or entry.missed or entry.asked is False or not self._still(entry):
-            return False
-        return entry.stamp != entry.found.stamp or (entry.loaded is None and not entry.failed)
-
-    async def _load(self, entry: _Version) -> None:
+    async def _load(self, entry: KnownVersion) -> None:
         """Load a version and let it answer; where it fails, all stays as it was."""
         name, version = entry.key
         stamp, before = entry.found.stamp, entry.loaded
@@ -499,7 +380,7 @@ class Repository:
             return
         entry.stamp, entry.failed, entry.loaded = stamp, "", model
         self._loaded(model)
-        self._registry.put(model, newer=tuple(self._newer(name, version)))
+        self._registry.put(model, newer=tuple(self._known.newer(name, version)))
         _log.info("model ready", model=name, version=version, weights_digest=model.identity.weights_digest)
         if entry.model.file.required and self._began:
             self._needed.add(name)
@@ -509,38 +390,24 @@ class Repository:
         self._tell()
         await self._changed()
 
-    def _load_now(self, entry: _Version, warming: Callable[[], object]) -> LoadedModel:
+    def _load_now(self, entry: KnownVersion, warming: Callable[[], object]) -> LoadedModel:
         """In a thread of its own."""
         options = entry.model.file.load_options(self._settings, self._device)
         return load_model(_source(entry), options, self._observe, named=entry.key, warming=warming)
 
-    def _newer(self, name: str, version: str) -> list[str]:
-        return [each.version for each in self._of(name) if by_number(each.version) > by_number(version)]
-
     def _retire_what_is_not_wanted(self) -> None:
         """Let go of versions whose place others have taken, that are unloaded, or that have been removed."""
-        for name, model in self._models.items():
-            there = [each for each in self._of(name) if each.missed < _GONE]
-            ready = [each for each in there if each.loaded is not None and each.asked is not False]
-            kept = {each.version for each in ready[-model.found.file.keep :]} | self._aliased(name)
-            kept |= {each.version for each in ready if each.asked}
-            # Until another one can take its place, the last that answers goes on, unless all of the model is to go.
-            comes = any(self._loadable(each) for each in there if each.version in self._wanted(name))
-            for each in self._of(name):
-                if each.version in kept and each in there:
-                    continue
-                if ready or not there or (each.asked is False and not comes):
-                    self._let_go(each)
-        for entry in [each for each in self._versions.values() if each.missed >= _GONE and each.loaded is None]:
-            del self._versions[entry.key]
-            self._registry.forget(*entry.key)
-        for name in [each for each in self._models if each not in self._there and not self._of(each)]:
-            del self._models[name]
+        for entry in self._known.superseded():
+            self._let_go(entry)
+        versions, names = self._known.drop_gone()
+        for key in versions:
+            self._registry.forget(*key)
+        for name in names:
             self._needed.discard(name)
             self._registry.alias(name, {})
             self._registry.forget(name, "")
 
-    def _let_go(self, entry: _Version) -> None:
+    def _let_go(self, entry: KnownVersion) -> None:
         model, entry.loaded = entry.loaded, None
         if model is None:
             return
@@ -564,7 +431,7 @@ class Repository:
 
     def _tell(self) -> None:
         """Tell the registry of all versions that do not answer."""
-        for entry in self._versions.values():
+        for entry in self._known.versions.values():
             if entry.loaded is not None:
                 if entry.failed:  # to load it again, with other files
                     self._tell_state(entry, ModelState.FAILED, entry.failed)
@@ -573,22 +440,24 @@ class Repository:
                 continue
             if why := entry.problem or (entry.failed if entry.stamp == entry.found.stamp else ""):
                 self._tell_state(entry, ModelState.FAILED, why)
-            elif entry.asked is False or (self._still(entry) and entry.version not in self._wanted(entry.name)):
+            elif entry.asked is False or (
+                self._known.still(entry) and entry.version not in self._known.wanted(entry.name)
+            ):
                 self._tell_state(entry, ModelState.UNLOADED)
             else:
-                why = "" if self._still(entry) else entry.found.incomplete or "Its files may still be copied."
+                why = "" if self._known.still(entry) else entry.found.incomplete or "Its files may still be copied."
                 self._tell_state(entry, ModelState.WAITING, why)
-        for name, model in self._models.items():
+        for name, model in self._known.models.items():
             if model.found.problem and not model.found.versions:
                 self._registry.tell(ModelStatus(name, "", ModelState.FAILED, model.found.problem))
             else:
                 self._registry.forget(name, "")
 
-    def _tell_state(self, entry: _Version, state: ModelState, reason: str = "") -> None:
+    def _tell_state(self, entry: KnownVersion, state: ModelState, reason: str = "") -> None:
         self._registry.tell(ModelStatus(entry.name, entry.version, state, reason))
 
 
-def _source(entry: _Version) -> ModelSource:
+def _source(entry: KnownVersion) -> ModelSource:
     """Where the weights of a version are.
 
     Raises:
@@ -600,10 +469,6 @@ def _source(entry: _Version) -> ModelSource:
     if isinstance(file, ListedModel) and file.weights is not None:
         return file.source(file.weights, file.labels, file.recipe)
     raise ValueError(f"{entry.name} has neither a folder nor weights.")
-
-
-def _number(entry: _Version) -> tuple[int, str]:
-    return by_number(entry.version)
 
 
 def _not_found(name: str, version: str, known: list[str]) -> ModelNotFoundError:

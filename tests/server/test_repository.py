@@ -19,7 +19,7 @@ from glimpse.server.errors import FailedPreconditionError, ModelNotFoundError, R
 from glimpse.server.loading import load_model
 from glimpse.server.metrics import Metrics
 from glimpse.server.registry import LoadedModel, ModelRegistry
-from glimpse.server.repository import repository as module
+from glimpse.server.repository import known
 from glimpse.server.repository.repository import Repository
 from glimpse.server.settings import Settings
 from glimpse.server.startup import ModelLoadError
@@ -92,7 +92,7 @@ async def scene(root: Path, **chosen: Any) -> AsyncIterator[Scene]:
 @pytest.fixture(autouse=True)
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever lies there is complete, unless a test says otherwise."""
-    monkeypatch.setattr(module, "_OLD_SECONDS", 0.0)
+    monkeypatch.setattr(known, "_OLD_SECONDS", 0.0)
     monkeypatch.delenv("GLIMPSE_WEIGHTS", raising=False)
 
 
@@ -241,12 +241,12 @@ def test_other_files_of_a_version_that_answers_are_loaded_beside_it(tmp_path: Pa
 
 def test_files_that_change_from_look_to_look_are_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     add(tmp_path, 1)
-    monkeypatch.setattr(module, "_OLD_SECONDS", 0.0)
+    monkeypatch.setattr(known, "_OLD_SECONDS", 0.0)
 
     async def do() -> None:
         async with scene(tmp_path) as made:
-            monkeypatch.setattr(module, "_OLD_SECONDS", 3600.0)
-            made.repository._still_seconds = 0.3
+            monkeypatch.setattr(known, "_OLD_SECONDS", 3600.0)
+            made.repository._known.still_seconds = 0.3
             folder = add(tmp_path, 2, complete=False)
             for number in range(4):
                 (folder / "more.md").write_text("x" * (number + 1))
@@ -317,6 +317,24 @@ def test_the_last_version_goes_on_though_its_folder_is_gone(tmp_path: Path) -> N
             add(tmp_path, 3)
             await made.look()
             assert made.states() == {"cifar/2": "failed", "cifar/3": "ready", "other/1": "ready"}
+
+    run(do)
+
+
+def test_the_stable_version_goes_on_though_its_folder_is_gone(tmp_path: Path) -> None:
+    add(tmp_path, 1)
+    add(tmp_path, 2)
+    (tmp_path / "cifar" / "aliases.toml").write_text("stable = 1\n")
+
+    async def do() -> None:
+        async with scene(tmp_path) as made:
+            shutil.rmtree(tmp_path / "cifar" / "1")
+            for _ in range(3):
+                await made.look()
+            assert made.answers() == "cifar/1"
+            await made.repository.set_alias("cifar", "stable", "2")
+            await made.look()
+            assert made.states() == {"cifar/2": "ready"}
 
     run(do)
 
