@@ -5,6 +5,8 @@
     ├── InvalidImageError       INVALID_ARGUMENT    one image; its neighbours are answered
     ├── ModelNotFoundError      NOT_FOUND
     ├── UnauthenticatedError    UNAUTHENTICATED     no token, or none that is known
+    ├── PermissionDeniedError   PERMISSION_DENIED   the caller is known, and may not do that
+    ├── FailedPreconditionError FAILED_PRECONDITION a model cannot be loaded
     ├── OverloadedError         RESOURCE_EXHAUSTED  come back after `retry_after`
     ├── UnavailableError        UNAVAILABLE         loading, draining or stuck
     ├── DeadlineExceededError   DEADLINE_EXCEEDED
@@ -24,7 +26,9 @@ class Code(IntEnum):
     INVALID_ARGUMENT = 3
     DEADLINE_EXCEEDED = 4
     NOT_FOUND = 5
+    PERMISSION_DENIED = 7
     RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
     INTERNAL = 13
     UNAVAILABLE = 14
     UNAUTHENTICATED = 16
@@ -41,6 +45,7 @@ class Reason(StrEnum):
     GEOMETRY_NOT_ALLOWED = "GEOMETRY_NOT_ALLOWED"
     DUPLICATE_ID = "DUPLICATE_ID"
     MODEL_NOT_FOUND = "MODEL_NOT_FOUND"
+    MODEL_NOT_LOADED = "MODEL_NOT_LOADED"
     EMPTY_IMAGE = "EMPTY_IMAGE"
     IMAGE_BYTES_EXCEEDED = "IMAGE_BYTES_EXCEEDED"
     IMAGE_PIXELS_EXCEEDED = "IMAGE_PIXELS_EXCEEDED"
@@ -52,6 +57,7 @@ class Reason(StrEnum):
     RAW_PIXELS_MISMATCH = "RAW_PIXELS_MISMATCH"
     TOKEN_MISSING = "TOKEN_MISSING"  # noqa: S105 - the name of a reason
     TOKEN_REFUSED = "TOKEN_REFUSED"  # noqa: S105 - the same
+    NOT_PERMITTED = "NOT_PERMITTED"
     RATE_LIMITED = "RATE_LIMITED"
     QUEUE_FULL = "QUEUE_FULL"
     SHARE_FULL = "SHARE_FULL"
@@ -114,6 +120,18 @@ class UnauthenticatedError(ServiceError):
     """The caller has not shown who they are."""
 
     code = Code.UNAUTHENTICATED
+
+
+class PermissionDeniedError(ServiceError):
+    """The caller may not do what the call asks for."""
+
+    code = Code.PERMISSION_DENIED
+
+
+class FailedPreconditionError(ServiceError):
+    """The server cannot do what the call asks for, as things stand with it."""
+
+    code = Code.FAILED_PRECONDITION
 
 
 class OverloadedError(ServiceError):

@@ -17,6 +17,7 @@ from glimpse.models.sources import ModelSource
 from glimpse.models.spec import NetworkSummary
 from glimpse.server import cores
 from glimpse.server.batching.batcher import Batcher, Observer
+from glimpse.server.batching.device import SharedDevice
 from glimpse.server.progress import Progress, untold
 from glimpse.server.registry import LoadedModel
 from glimpse.server.runtime import converted_cache, golden_check, memory_budget, selection, simulated
@@ -44,6 +45,9 @@ class LoadOptions:
     conversion_seconds: float
     simulated_seconds: Mapping[int, float]  # by batch size; empty: those of an H100
     stuck_seconds: float
+    geometries: frozenset[str] | None = None  # that a request may choose; None: those of the server
+    weight: float = 1.0  # that the model's time on the device is in proportion to, while others wait
+    device: SharedDevice | None = None  # on which other models compute, too; None: it is the model's alone
 
     @classmethod
     def of(cls, settings: Settings) -> LoadOptions:
@@ -84,8 +88,19 @@ def load_configured(
     Raises:
         StartupError: expected; the message says what to do.
     """
+    return explained(
+        lambda: load_model(model_source(settings), LoadOptions.of(settings), observe, progress=progress)
+    )
+
+
+def explained(load: Callable[[], LoadedModel]) -> LoadedModel:
+    """What `load` returns.
+
+    Raises:
+        StartupError: expected; in place of whatever it raises. The message says what to do.
+    """
     try:
-        return load_model(model_source(settings), LoadOptions.of(settings), observe, progress=progress)
+        return load()
     except (ValueError, OSError) as error:
         raise ModelLoadError(f"Cannot load the model: {error}") from error
     except StartupError:
@@ -101,6 +116,8 @@ def load_model(
     observe: Callable[[str, str], Observer],
     *,
     progress: Progress = untold,
+    named: tuple[str, str] | None = None,
+    warming: Callable[[], object] = lambda: None,
 ) -> LoadedModel:
     """Load the model of a source until it answers; takes seconds where a framework has to be imported for it.
 
@@ -112,6 +129,8 @@ def load_model(
         options: how it is loaded.
         observe: gives what is told of its batches, for its name and version.
         progress: is told what is being done.
+        named: its name and version in a repository; None: those of its bundle.
+        warming: called once it is built, before it computes its first batch.
 
     Raises:
         ValueError, OSError: the bundle, its weights or the runtime cannot be used; the message says why.
@@ -124,13 +143,14 @@ def load_model(
     bundle = sources.resolve(source)
     options = replace(options, runtimes=selection.able(options.runtimes, bundle))
     if RUNTIMES[options.runtimes[0]].simulated:
-        bundle = simulated.renamed(bundle)
+        bundle = _named(simulated.renamed(bundle), named)
         golden = golden_check.of_simulated(bundle, options.golden)
     else:
+        bundle = _named(bundle, named)
         golden = golden_check.load(bundle, options.golden)
     _check_memory(bundle, options)
     try:
-        summary, served = _imported_and_served(bundle.verified(), golden, options, progress)
+        summary, served = _imported_and_served(bundle.verified(), golden, options, progress, warming)
     except MemoryError as error:
         raise MemoryShortError(
             f"There is not enough memory to load the model {bundle.name} with {options.runtimes[0]}. {error} Allow "
@@ -150,6 +170,7 @@ def load_model(
         observer=observe(bundle.name, bundle.version),
         out_of_memory=runtime.out_of_memory,
         stuck_seconds=options.stuck_seconds,
+        share=None if options.device is None else options.device.share(options.weight, runtime.streams),
     )
     batcher.start()
     _log.info(
@@ -170,6 +191,7 @@ def load_model(
         runtime=runtime.name,
         device=runtime.device,
         precision=runtime.precision,
+        geometries=options.geometries,
         agreement=agreement,
         batch_sizes=batch_sizes,
         batcher=batcher,
@@ -177,8 +199,12 @@ def load_model(
     )
 
 
+def _named(bundle: Bundle, named: tuple[str, str] | None) -> Bundle:
+    return bundle if named is None else replace(bundle, name=named[0], version=named[1])
+
+
 def _imported_and_served(
-    bundle: Bundle, golden: GoldenCheck, options: LoadOptions, progress: Progress
+    bundle: Bundle, golden: GoldenCheck, options: LoadOptions, progress: Progress, warming: Callable[[], object]
 ) -> tuple[NetworkSummary, ServedModel]:
     """The first of the runtimes that the model can be imported for and that serves it, and what its network is."""
 
@@ -193,7 +219,12 @@ def _imported_and_served(
         )
         with contextlib.closing(model):
             served = serve(
-                model, golden, precision=options.precision, largest=options.max_batch_size, progress=progress
+                model,
+                golden,
+                precision=options.precision,
+                largest=options.max_batch_size,
+                progress=progress,
+                warming=warming,
             )
             return model.summary, served
 

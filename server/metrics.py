@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import CounterMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from glimpse.server import build, metrics_merge, penalties
@@ -34,6 +35,27 @@ class _Followed(Collector):
 
     def collect(self) -> Iterator[CounterMetricFamily]:
         yield CounterMetricFamily(self._name, self._text, value=self._count())
+
+
+class _States(Collector):
+    """Every version of every model of a repository with its state."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._states: Callable[[], Iterable[tuple[str, str, str]]] = tuple
+        registry.register(self)
+
+    def set_function(self, states: Callable[[], Iterable[tuple[str, str, str]]]) -> None:
+        self._states = states
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        family = GaugeMetricFamily(
+            "glimpse_model_state",
+            "Versions of models in the repository with their state, as labels; the value is always 1.",
+            labels=["model", "version", "state"],
+        )
+        for labels in self._states():
+            family.add_metric(labels, 1)
+        yield family
 
 
 class RpcMetrics:
@@ -185,6 +207,7 @@ class Metrics:
             ["model", "version", "weights_digest", "runtime", "precision"],
             registry=registry,
         )
+        self._states = _States(registry)
         self._agreement = Gauge(
             "glimpse_precision_agreement",
             "Share of pictures for which the reduced precision names the same first class as float32, from 0 to 1, "
@@ -245,6 +268,10 @@ class Metrics:
         self._decoders_overdue.set_function(decoders_overdue)
         self._credentials_stale.set_function(credentials_stale)
 
+    def follow_models(self, states: Callable[[], Iterable[tuple[str, str, str]]]) -> None:
+        """Read name, version and state of each model of a repository at each scrape."""
+        self._states.set_function(states)
+
     def limits(self, *, images: int, size: int, work: int) -> None:
         """So many images, so many bytes of them, and so much work of decoding may be in flight."""
         self._most_in_flight.set(images)
@@ -258,6 +285,11 @@ class Metrics:
     def model_loaded(self, identity: ModelIdentity, runtime: str, precision: str) -> None:
         """A model answers from now on."""
         self._model.labels(identity.name, identity.version, identity.weights_digest, runtime, precision).set(1)
+
+    def model_closed(self, identity: ModelIdentity, runtime: str, precision: str) -> None:
+        """A model answers no more."""
+        with contextlib.suppress(KeyError):  # two of one version, of which the files were replaced
+            self._model.remove(identity.name, identity.version, identity.weights_digest, runtime, precision)
 
     def precision_compared(self, identity: ModelIdentity, precision: str, agreement: float) -> None:
         """So large a share of pictures has the first class of float32 in that reduced precision, served or not."""

@@ -52,6 +52,7 @@ GAUGES: dict[str, Rule] = {
     "glimpse_build_info": "max",
     "glimpse_credentials_stale": "max",
     "glimpse_model_info": "max",
+    "glimpse_model_state": "max",
     "glimpse_precision_agreement": "max",
     "glimpse_queue_depth": "max",  # each worker tells what waits in front of the devices, of all workers
     READY: "min",  # of the workers alone

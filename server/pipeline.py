@@ -146,19 +146,21 @@ class Pipeline:
             len(costs), sum([len(image.data) for image in request.images]), sum([cost.work for cost in costs])
         )
         self._check_in_time(costs, work)
-        async with self._admission.admit(load, wait=bulk, lane=caller.lane):
-            admitted = time.monotonic()
-            flights = [
-                _Flight(image, cost, _timing(arrival, admitted), admitted)
-                for image, cost in zip(request.images, costs, strict=True)
-            ]
-            try:
-                await self._answers(flights, work)
-            except BaseException:
-                for flight in flights:
-                    self._abandon(flight, work)
-                raise
-            results = tuple(self._result(flight, work) for flight in flights)
+        # From here on the request is this version's, whatever becomes the usual one meanwhile.
+        with work.model.uses:
+            async with self._admission.admit(load, wait=bulk, lane=caller.lane):
+                admitted = time.monotonic()
+                flights = [
+                    _Flight(image, cost, _timing(arrival, admitted), admitted)
+                    for image, cost in zip(request.images, costs, strict=True)
+                ]
+                try:
+                    await self._answers(flights, work)
+                except BaseException:
+                    for flight in flights:
+                        self._abandon(flight, work)
+                    raise
+                results = tuple(self._result(flight, work) for flight in flights)
         return Classification(work.model.identity, results)
 
     def replied(self, answer: Classification) -> None:
@@ -348,10 +350,11 @@ class Pipeline:
         """
         if not request.geometry:
             return model.bundle.recipe
-        if request.geometry not in self._geometries:
+        geometries = self._geometries if model.geometries is None else model.geometries
+        if request.geometry not in geometries:
             allowed = (
-                f"A request may choose one of these geometries: {', '.join(sorted(self._geometries))}."
-                if self._geometries
+                f"A request may choose one of these geometries: {', '.join(sorted(geometries))}."
+                if geometries
                 else "Requests cannot choose a geometry, because GLIMPSE_ALLOW_GEOMETRIES is not set on this server."
             )
             raise InvalidRequestError(

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from glimpse.models.prestem.recipe import Recipe
+from glimpse.server.repository.model_file import ListedModel, ModelFile
 from glimpse.server.settings import Settings
 from tests.conftest import RunningServer
 from tests.docs.blocks import PAGES, Block, Command, blocks, commands
@@ -69,6 +70,10 @@ def read(block: Block, folder: Path) -> None:
     values = tomllib.loads(block.text)
     if block.title.endswith("recipe.toml"):
         Recipe.from_dict(values)
+    elif block.title.endswith("model.toml"):
+        ModelFile.model_validate(values)
+    elif block.title.endswith("models.toml"):
+        assert all(map(ListedModel.model_validate, values.values()))
     else:
         Settings(**values)
     (folder / block.title).parent.mkdir(exist_ok=True)
@@ -95,7 +100,9 @@ def test_the_list_has_no_entry_that_no_page_needs(entry: Listed) -> None:
 def test_most_commands_of_our_own_programs_are_run() -> None:
     ours = [command for command in all_commands() if command.words[0] == "client/cli.py"]
     assert len(ours) > 5
-    assert not [command.text for command in ours if listed(command) and not re.search(r"jq|--tls", command.text)]
+    # Those for a repository of models have a server of their own, in test_roll_out.py.
+    elsewhere = re.compile(r"jq|--tls|cli\.py models|--model cifar")
+    assert not [command.text for command in ours if listed(command) and not elsewhere.search(command.text)]
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,7 @@ def test_while_the_watchdog_fails_liveness_does_and_then_it_watches_on() -> None
         server._loaded = True
         changed = asyncio.Event()
 
-        async def tell(*, alive: bool, ready: bool) -> None:
+        async def tell(*, alive: bool, ready: bool, models: object = None) -> None:
             told.append((alive, server._watchdog.trouble))
             changed.set()
 
@@ -164,6 +164,7 @@ def test_models_may_be_added_while_a_scrape_goes_through_them() -> None:
         def __init__(self, name: str) -> None:
             self.identity = self
             self.name = name
+            self.version = ""
 
     for name in ("a", "b"):
         registry.add(_Model(name))  # type: ignore[arg-type]

@@ -328,3 +328,20 @@ def test_the_settings_of_a_worker_can_be_handed_to_a_process() -> None:
 def test_one_worker_has_the_whole() -> None:
     whole = settings.load(["--max-streams", "5"])
     assert whole.for_worker(1).model_dump() == whole.model_dump()
+
+
+def test_one_model_and_a_repository_of_models_cannot_both_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GLIMPSE_WEIGHTS", raising=False)
+    assert settings.load(["--models", "repository"]).models == Path("repository")
+    with pytest.raises(ValueError, match=r"models names all models, so that weights, model cannot be set as well"):
+        settings.load(["--models", "repository", "--weights", "cifar10", "--model", "se_resnet20"])
+
+
+def test_other_names_of_models_are_words_between_commas() -> None:
+    assert settings.load(["--model-aliases", "photos=resnet50, usual"]).model_aliases == {
+        "photos": "resnet50",
+        "usual": "",
+    }
+    with pytest.raises(ValueError, match="must be names with commas between"):
+        settings.load(["--model-aliases", "=resnet50"])
+    assert settings.load(["--admin", "ci,operator"]).admin == {"ci", "operator"}

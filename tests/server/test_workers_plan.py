@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -49,6 +50,14 @@ def test_several_workers_are_refused_where_they_cannot_share_a_port(monkeypatch:
     with pytest.raises(StartupError, match="GLIMPSE_WORKERS is 2, but several processes can share a port on Linux"):
         plan.planned(settings(workers=2), cpus=4, devices=())
     assert plan.planned(settings(), cpus=64, devices=["0"]).workers == 1
+
+
+def test_a_repository_of_models_is_served_by_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GLIMPSE_WEIGHTS", raising=False)
+    chosen = settings(models=Path("repository"))
+    assert plan.planned(chosen, cpus=64, devices=["0", "1"]).workers == 1
+    with pytest.raises(ValueError, match=r"models needs one process: .* Received: 2"):
+        settings(models=Path("repository"), workers=2)
 
 
 def test_several_engines_are_refused_where_there_is_one_process() -> None:
