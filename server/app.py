@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -43,6 +43,9 @@ from glimpse.server.startup import ModelLoadError, StartupError
 from glimpse.server.stop_signals import stop_on_signals
 from glimpse.server.tracing import start as start_tracing
 from glimpse.server.watchdog import Watchdog
+
+if TYPE_CHECKING:
+    from glimpse.server.http.port import HttpPort
 
 _log = structlog.get_logger(__name__)
 
@@ -117,6 +120,7 @@ class Server:
         )
         self._health = Health(SERVICE, HEALTH)
         self._loaded = self._draining = False
+        self._alive_and_ready = False, False
         # An engine that hangs is the supervisor's business.
         watched = self._registry if worker is None else ModelRegistry()
         self._watchdog = Watchdog(settings, watched, self._decoders, self._decoding, self.tell)
@@ -157,10 +161,21 @@ class Server:
             self._metrics.registry,
             of_probes=[of_probes],
             access=access,
+            http=self._http_port(guard),
             monitor=(ConnectionMonitor(guard, self._metrics, _penalty_log(access)) if settings.flood_guard else None),
             shared=None if worker is None else worker.ports,
         )
         self._access = access
+
+    def _http_port(self, guard: Guard) -> HttpPort | None:
+        """The port of HTTP/JSON; None: it is not wanted, and what serves it is not loaded."""
+        if self._settings.http_port is None:
+            return None
+        from glimpse.server.http.port import HttpPort
+        from glimpse.server.http.routes import Routes
+
+        routes = Routes(self._service, self._settings, lambda: self._alive_and_ready)
+        return HttpPort(routes, self._settings, self._service.access, guard)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set, then drain.
@@ -182,6 +197,7 @@ class Server:
                 port=bound.grpc,
                 metrics_port=bound.metrics,
                 health_port=bound.health,
+                http_port=bound.http,
                 **({} if (path := self._settings.unix_socket) is None else {"unix_socket": str(path)}),
             )
             if self._worker is not None:
@@ -262,6 +278,7 @@ class Server:
             alive = self._loaded
             ready = alive and trouble is None and self._worker.provider.available() and not self._draining
             self._worker.changed(alive, ready, trouble)
+        self._alive_and_ready = alive, ready
         self._metrics.ready(ready=ready)
         await self._health.tell(alive=alive, ready=ready)
 

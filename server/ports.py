@@ -8,11 +8,11 @@ import importlib
 import math
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
@@ -22,6 +22,7 @@ from grpc_health.v1 import health_pb2_grpc
 
 from glimpse.server import filters, grpc_tls, port_lock, reflection
 from glimpse.server.access.control import AccessControl
+from glimpse.server.access.receiving import Received
 from glimpse.server.access.unauthenticated import MOST_BYTES
 from glimpse.server.background import keep_running
 from glimpse.server.connection_monitor import ConnectionMonitor
@@ -34,6 +35,9 @@ from glimpse.server.settings import Settings
 from glimpse.server.startup import PortTakenError
 from glimpse.v1 import classifier_pb2_grpc
 
+if TYPE_CHECKING:  # loaded only where the port is wanted
+    from glimpse.server.http.port import HttpPort
+
 _log = structlog.get_logger(__name__)
 
 
@@ -45,6 +49,7 @@ class SharedPorts:
     health: int | None  # the second port, for probes; None: there is none
     workers: int
     secret: int  # of `filters.spread`
+    http: int | None = None  # None: there is none
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +59,7 @@ class Bound:
     grpc: int
     metrics: int | None  # None: not served
     health: int | None  # the second port, for probes; None: there is none
+    http: int | None = None  # None: there is none
 
 
 # Calls: four times what may be in flight by default, and more than one connection leaves behind with a thousand that it
@@ -83,18 +89,21 @@ class Ports:
         of_probes: Sequence[grpc.aio.ServerInterceptor],
         access: AccessControl,
         monitor: ConnectionMonitor | None = None,
+        http: HttpPort | None = None,
         shared: SharedPorts | None = None,
     ) -> None:
         """Put the servers together; nothing listens yet. Needs a running event loop.
 
         `interceptors` are those of the main port, `of_probes` those of the port for health checks alone. `shared`: the
         ports are those of several processes, whose supervisor serves /metrics; None: they are this process's alone.
+        `http`: the port of HTTP/JSON, where there is one.
         """
         self._settings = settings
         self._shared = shared
         self._metrics = metrics
         self._access = access
         self._monitor = monitor
+        self._http = http
         self._opened = ExitStack()
         self._freshness: asyncio.Task[None] | None = None
         # gRPC counts the connections of each server alone; those of all are counted by the connection monitor.
@@ -119,10 +128,11 @@ class Ports:
         main = await self._listen_together()
         if settings.unix_socket is not None:
             self._listen_locally(settings.unix_socket)
-        self._access.receiving.follow(received=Counters(main).received)
+        http = self._open_http()
+        self._access.receiving.follow(received=self._received(Counters(main)))
         self._access.closing.ports.append(main)
         if self._access.connections is not None:
-            self._access.connections.port = main
+            self._access.connections.ports = [main] if http is None else [main, http]
         health = None
         if self._probes is not None and settings.health_port is not None:
             port = settings.health_port if shared is None or shared.health is None else shared.health
@@ -138,11 +148,12 @@ class Ports:
         if self._monitor is not None:
             self._monitor.start(main)
         self._freshness = keep_running("credentials", self._access.keep_fresh)
-        return Bound(main, metrics, health)
+        return Bound(main, metrics, health, http)
 
     async def drain(self, seconds: float) -> None:
         """Take no more calls; give those in flight so long to end. Probes are answered until they have."""
-        await asyncio.gather(*(server.stop(seconds) for server in self._servers))
+        ending = [server.stop(seconds) for server in self._servers]
+        await asyncio.gather(*ending, *([] if self._http is None else [self._http.drain(seconds)]))
         if self._probes is not None:
             await self._probes.stop(0)
         if self._freshness is not None:
@@ -151,6 +162,8 @@ class Ports:
     def close(self) -> None:
         """Stop answering /metrics, and write what is left to write, after everything else has ended."""
         self._opened.close()
+        if self._http is not None:
+            self._http.close()
         if self._monitor is not None:
             self._monitor.stop()
         self._access.close()
@@ -234,6 +247,25 @@ class Ports:
                 self._servers[0].add_secure_port(f"unix:{path}", grpc_tls.server_credentials(certificates))
         except RuntimeError as error:
             raise PortTakenError(f"Cannot listen on unix:{path}: {_said(error)}. {advice}") from error
+
+    def _open_http(self) -> int | None:
+        """Listen for HTTP, where that is wanted; returns the port."""
+        if self._http is None or self._settings.http_port is None:
+            return None
+        shared = None if self._shared is None else self._shared.http
+        return self._http.open(self._settings.http_port if shared is None else shared, shared=shared is not None)
+
+    def _received(self, counters: Counters) -> Received:
+        """Tells how many bytes the connections of all ports have received."""
+        http = self._http
+        if http is None:
+            return counters.received
+
+        def received(peers: Iterable[str]) -> dict[str, int]:
+            found = http.received(peers)
+            return found | counters.received(each for each in peers if each not in found)
+
+        return received
 
     def _open_metrics(self) -> int:
         exposition = exposed(self._settings.host, self._settings.metrics_port, self._metrics)

@@ -79,6 +79,10 @@ class Service:
         """
         return self._registry.resolve(selector)
 
+    def models(self) -> tuple[LoadedModel, ...]:
+        """All models that answer."""
+        return tuple(self._registry)
+
     def check_size(self, call: CallContext, model: str, images: int) -> None:
         """Note what a request asks for, and check how many images it has, before anything is made of each of them.
 

@@ -94,12 +94,16 @@ class Supervisor:
         self._ports = {
             "port": await _reserved(settings.host, settings.port, "GLIMPSE_PORT", opened),
             "health_port": None,
+            "http_port": None,
             "secret": secrets.randbits(32) | 1,
         }
         if settings.health_port is not None:
             self._ports["health_port"] = await _reserved(
                 settings.host, settings.health_port, "GLIMPSE_HEALTH_PORT", opened
             )
+
+        if settings.http_port is not None:
+            self._ports["http_port"] = await _reserved(settings.host, settings.http_port, "GLIMPSE_HTTP_PORT", opened)
 
     async def _serve(self, stop: asyncio.Event) -> None:
         if not await self._until(stop, self._all_listen):
@@ -111,6 +115,7 @@ class Supervisor:
             port=self._ports["port"],
             metrics_port=self._metrics_port,
             health_port=self._ports["health_port"],
+            http_port=self._ports["http_port"],
             workers=self._plan.workers,
             engines=self._plan.engines,
             **({} if path is None else {"unix_socket": str(path)}),
