@@ -33,7 +33,7 @@ def files() -> dict[str, Work]:
     paths = {
         "/": "index.html",
         "/docs": "docs.html",
-        **{f"/page/{each.name}": each.name for each in sorted(_FOLDER.iterdir()) if each.suffix != ".html"},
+        **{f"/page/{each.name}": each.name for each in sorted(_FOLDER.iterdir()) if each.suffix in _TYPES},
     }
     return {path: _answer(name) for path, name in paths.items()}
 
