@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.conftest import RunningServer
+from tests.server.access.conftest import inside, loop
 from tests.server.http.asking import port_of
 from tests.server.rig import Rig
 
@@ -58,3 +59,5 @@ def http_server() -> Iterator[RunningServer]:
 def http_port(http_server: RunningServer) -> int:
     """Its HTTP port."""
     return int(http_server.wait_for("listening")["http_port"])
+
+__all__ = ["inside", "loop"]  # fixtures
