@@ -146,19 +146,21 @@ class Pipeline:
             len(costs), sum([len(image.data) for image in request.images]), sum([cost.work for cost in costs])
         )
         self._check_in_time(costs, work)
-        async with self._admission.admit(load, wait=bulk, lane=caller.lane):
-            admitted = time.monotonic()
-            flights = [
-                _Flight(image, cost, _timing(arrival, admitted), admitted)
-                for image, cost in zip(request.images, costs, strict=True)
-            ]
-            try:
-                await self._answers(flights, work)
-            except BaseException:
-                for flight in flights:
-                    self._abandon(flight, work)
-                raise
-            results = tuple(self._result(flight, work) for flight in flights)
+        # From here on the request is this version's, whatever becomes the usual one meanwhile.
+        with work.model.uses:
+            async with self._admission.admit(load, wait=bulk, lane=caller.lane):
+                admitted = time.monotonic()
+                flights = [
+                    _Flight(image, cost, _timing(arrival, admitted), admitted)
+                    for image, cost in zip(request.images, costs, strict=True)
+                ]
+                try:
+                    await self._answers(flights, work)
+                except BaseException:
+                    for flight in flights:
+                        self._abandon(flight, work)
+                    raise
+                results = tuple(self._result(flight, work) for flight in flights)
         return Classification(work.model.identity, results)
 
     def replied(self, answer: Classification) -> None:

@@ -16,7 +16,7 @@ from glimpse.server.calls import Calls
 from glimpse.server.domain import Arrival, Caller, Classification, ClassifyRequest, ModelSelector
 from glimpse.server.errors import draining
 from glimpse.server.pipeline import Pipeline
-from glimpse.server.registry import LoadedModel, ModelRegistry
+from glimpse.server.registry import LoadedModel, ModelRegistry, ModelStatus
 
 # What comes a little too fast waits for its turn, so that it need not be sent again. A stream is not read on meanwhile,
 # so that it has one such request at a time; unary calls hold their images in memory, and so are few and short.
@@ -78,6 +78,10 @@ class Service:
             ModelNotFoundError, UnavailableError: expected; there is no such model, or none yet.
         """
         return self._registry.resolve(selector)
+
+    def models(self) -> tuple[ModelStatus, ...]:
+        """Every version of every model with its state, by name; of each name the oldest first."""
+        return self._registry.models()
 
     def check_size(self, call: CallContext, model: str, images: int) -> None:
         """Note what a request asks for, and check how many images it has, before anything is made of each of them.
