@@ -36,6 +36,7 @@ DESCRIPTOR = POOL.AddSerializedFile(
 globals().update(
     {{name: message_factory.GetMessageClass(kind) for name, kind in DESCRIPTOR.message_types_by_name.items()}}
 )
+globals().update({{value.name: value.number for kind in DESCRIPTOR.enum_types_by_name.values() for value in kind.values}})
 '''
 _A_LINE = 80  # bytes of the serialized file
 

@@ -30,6 +30,8 @@ from glimpse.server.interruptible import run_until_stopped
 from glimpse.server.loading import load_configured
 from glimpse.server.memory import Memory, keep_trimmed, settle
 from glimpse.server.metrics import Metrics
+from glimpse.server.open_inference import servicer as open_inference
+from glimpse.server.open_inference.servicer import OpenInference
 from glimpse.server.penalties import Penalty
 from glimpse.server.pipeline import Pipeline
 from glimpse.server.ports import Bound, Ports, SharedPorts
@@ -115,7 +117,8 @@ class Server:
             max_images=settings.max_images_per_request,
             geometries=settings.allow_geometries,
         )
-        self._health = Health(SERVICE, HEALTH)
+        services = (SERVICE, open_inference.SERVICE) if settings.open_inference else (SERVICE,)
+        self._health = Health(*services, HEALTH)
         self._loaded = self._draining = False
         # An engine that hangs is the supervisor's business.
         watched = self._registry if worker is None else ModelRegistry()
@@ -136,9 +139,11 @@ class Server:
         self._service = Service(calls, self._admission, pipeline, self._registry, stream_window=settings.stream_window)
         interceptor = CallInterceptor(
             calls,
-            gates(self._service),
+            {**gates(self._service), **open_inference.gates(self._service)},
             max_message_bytes=settings.max_message_bytes,
             most_fields=max(message_fields.LEAST, settings.max_images_per_request * message_fields.EACH_IMAGE),
+            probes=open_inference.PROBES,
+            pools={open_inference.SERVICE: open_inference.POOL},
         )
         # The port for probes shares nothing with the calls that it reports on, neither their places nor their turns.
         of_probes = CallInterceptor(Calls(self._metrics, access), {}, checks=access.probes)
@@ -159,6 +164,11 @@ class Server:
             access=access,
             monitor=(ConnectionMonitor(guard, self._metrics, _penalty_log(access)) if settings.flood_guard else None),
             shared=None if worker is None else worker.ports,
+            open_inference=(
+                OpenInference(self._service, max_images=settings.max_images_per_request)
+                if settings.open_inference
+                else None
+            ),
         )
         self._access = access
 
@@ -263,6 +273,8 @@ class Server:
             ready = alive and trouble is None and self._worker.provider.available() and not self._draining
             self._worker.changed(alive, ready, trouble)
         self._metrics.ready(ready=ready)
+        # A process that loads its model lives; the liveness of health checks begins with serving.
+        self._service.alive, self._service.ready = alive or not self._loaded, ready
         await self._health.tell(alive=alive, ready=ready)
 
     async def _drain(self, announce: float, say: Callable[..., object]) -> None:

@@ -64,7 +64,7 @@ def bounded(
             raise InvalidRequestError(
                 Reason.MALFORMED_MESSAGE,
                 f"The message has too many fields: more than {most} of its {len(message)} bytes are neither image nor "
-                "text. Send fewer images in a message, and only fields of glimpse/v1/classifier.proto.",
+                "text. Send fewer images in a message, and only fields that its .proto has.",
             )
         return parse(message)
 

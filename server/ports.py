@@ -28,6 +28,8 @@ from glimpse.server.connection_monitor import ConnectionMonitor
 from glimpse.server.connections import Counters
 from glimpse.server.exposition import exposed
 from glimpse.server.health import HEALTH, Health
+from glimpse.server.open_inference import servicer as open_inference
+from glimpse.server.open_inference.servicer import OpenInference
 from glimpse.server.port_reservation import address, is_taken, port_taken
 from glimpse.server.servicer import SERVICE, ImageClassifier
 from glimpse.server.settings import Settings
@@ -84,13 +86,16 @@ class Ports:
         access: AccessControl,
         monitor: ConnectionMonitor | None = None,
         shared: SharedPorts | None = None,
+        open_inference: OpenInference | None = None,
     ) -> None:
         """Put the servers together; nothing listens yet. Needs a running event loop.
 
         `interceptors` are those of the main port, `of_probes` those of the port for health checks alone. `shared`: the
         ports are those of several processes, whose supervisor serves /metrics; None: they are this process's alone.
+        `open_inference`: answers the Open Inference Protocol; None: nobody does.
         """
         self._settings = settings
+        self._open_inference = open_inference
         self._shared = shared
         self._metrics = metrics
         self._access = access
@@ -176,8 +181,13 @@ class Ports:
         if settings.serve_health:
             health_pb2_grpc.add_HealthServicer_to_server(health, server)
             services.append(HEALTH)
+        pools = []
+        if self._open_inference is not None:
+            self._open_inference.add_to(server)
+            services.append(open_inference.SERVICE)
+            pools.append(open_inference.POOL)
         if settings.serve_reflection:
-            reflection.add_to(server, services)
+            reflection.add_to(server, services, *pools)
         return server
 
     async def _listen_together(self) -> int:

@@ -64,6 +64,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "max_connection_age_seconds",
     ),
     "Decoding": ("decode_threads", "decode_in", "decode_memory_bytes", "decode_seconds"),
+    "Protocols": ("open_inference",),
     "Health, reflection and metrics": ("health_port", "serve_health", "serve_reflection", "serve_metrics"),
     "Shutdown": ("drain_announce_seconds", "drain_seconds"),
     "Logging": ("log_format", "log_calls"),
