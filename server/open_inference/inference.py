@@ -126,8 +126,7 @@ def _images(request: InferRequest, face: Face, check_number: Callable[[int], obj
     parameters.check_not_shared(tensor.parameters, where)
     number = tensors.check(tensor, face.input, where, pixels=face.pixels)
     check_number(number)
-    contents = f"{where}.contents" if tensor.raw is None else "raw_input_contents[0]"
-    return (tensors.pictures if face.pixels else tensors.photos)(tensor, number, contents)
+    return (tensors.pictures if face.pixels else tensors.photos)(tensor, number)
 
 
 def _output(wanted: _Wanted, rows: list[NDArray[np.float32]], request: Asked, answer: Classification) -> OutputTensor:

@@ -19,6 +19,7 @@ class InputTensor:
     # Row by row, as the protocol's raw representation; or the elements themselves, of a tensor of BYTES or of numbers.
     raw: bytes | None = None
     elements: Sequence[bytes] | Sequence[int] = ()
+    contents: str = "raw_input_contents[0]"  # where they are in the message
     parameters: Parameters = field(default_factory=dict)
 
 

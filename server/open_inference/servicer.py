@@ -18,6 +18,7 @@ from glimpse.server.open_inference import descriptions, faces, inference
 from glimpse.server.open_inference import open_inference_pb2 as pb
 from glimpse.server.open_inference.inference import Asked
 from glimpse.server.open_inference.messages import InferRequest, InferResponse, InputTensor, Parameters, RequestedOutput
+from glimpse.server.open_inference.packed import small_numbers
 from glimpse.server.service import Service
 
 SERVICE_DESCRIPTOR = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
@@ -243,24 +244,30 @@ def _plain(message: pb.ModelInferRequest) -> InferRequest:
 
 
 _NOTHING = InputTensor("", "", ())
+_NO_ELEMENTS: Sequence[bytes] = ()
 
 
 def _tensor(message: pb.ModelInferRequest.InferInputTensor, raw: bytes | None) -> InputTensor:
-    elements: Sequence[bytes] | Sequence[int] = ()
-    if message.HasField("contents") and (present := message.contents.ListFields()):
+    where, contents, elements = f"{_RAW}[0]", message.contents, _NO_ELEMENTS
+    if message.HasField("contents") and (present := contents.ListFields()):
+        where = "inputs[0].contents"
         if raw is not None:
-            raise _wrong(
-                f"Where {_RAW} is used, no input may have contents. Send one of the two.", "inputs[0].contents"
-            )
+            raise _wrong(f"Where {_RAW} is used, no input may have contents. Send one of the two.", where)
         wanted = _BYTES if message.datatype == faces.BYTES else _NUMBERS
         for field, _ in present:
             if field.name != wanted:
                 raise _wrong(
                     f"The contents of a tensor of {message.datatype[:16]} must be in {wanted}. Received: {field.name}.",
-                    f"inputs[0].contents.{field.name}",
+                    f"{where}.{field.name}",
                 )
-        elements = message.contents.bytes_contents if wanted == _BYTES else message.contents.uint_contents
-    return InputTensor(message.name, message.datatype, tuple(message.shape), raw, elements, _values(message.parameters))
+        where = f"{where}.{wanted}"
+        if wanted == _BYTES:
+            elements = contents.bytes_contents
+        else:
+            raw = small_numbers(contents.SerializeToString(), where)
+    return InputTensor(
+        message.name, message.datatype, tuple(message.shape), raw, elements, where, _values(message.parameters)
+    )
 
 
 def _values(parameters: Mapping[str, pb.InferParameter]) -> Parameters:

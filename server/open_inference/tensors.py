@@ -50,22 +50,22 @@ def check(tensor: InputTensor, wanted: TensorMetadata, where: str, *, pixels: bo
     return shape[0] if shape else 1
 
 
-def photos(tensor: InputTensor, images: int, where: str) -> tuple[Image, ...]:
+def photos(tensor: InputTensor, images: int) -> tuple[Image, ...]:
     """The image files of a tensor that has been checked.
 
     Raises:
         InvalidRequestError: expected; INVALID_TENSOR: the contents are not those of so many elements.
     """
     if tensor.raw is not None:
-        files: Iterable[bytes] = _split(tensor.raw, images, where)
+        files: Iterable[bytes] = _split(tensor.raw, images, tensor.contents)
     elif len(tensor.elements) == images:
         files = [each if isinstance(each, bytes) else b"" for each in tensor.elements]
     else:
-        raise _count(images, len(tensor.elements), "elements", where)
+        raise _count(images, len(tensor.elements), "elements", tensor.contents)
     return tuple([EncodedImage(file) for file in files])
 
 
-def pictures(tensor: InputTensor, images: int, where: str) -> tuple[Image, ...]:
+def pictures(tensor: InputTensor, images: int) -> tuple[Image, ...]:
     """The pixels of a tensor that has been checked.
 
     Raises:
@@ -75,9 +75,9 @@ def pictures(tensor: InputTensor, images: int, where: str) -> tuple[Image, ...]:
     size = height * width * channels
     data = tensor.raw
     if data is None:
-        data = _from_numbers(tensor.elements, images * size, where)
+        data = _from_numbers(tensor.elements, images * size, tensor.contents)
     if len(data) != images * size:
-        raise _count(images * size, len(data), "bytes", where)
+        raise _count(images * size, len(data), "bytes", tensor.contents)
     return tuple([RawImage(height, width, data[n * size : (n + 1) * size], channels) for n in range(images)])
 
 
