@@ -30,6 +30,8 @@ from glimpse.server.interruptible import run_until_stopped
 from glimpse.server.loading import load_configured
 from glimpse.server.memory import Memory, keep_trimmed, settle
 from glimpse.server.metrics import Metrics
+from glimpse.server.open_inference import servicer as open_inference
+from glimpse.server.open_inference.servicer import OpenInference
 from glimpse.server.penalties import Penalty
 from glimpse.server.pipeline import Pipeline
 from glimpse.server.ports import Bound, Ports, SharedPorts
@@ -118,9 +120,9 @@ class Server:
             max_images=settings.max_images_per_request,
             geometries=settings.allow_geometries,
         )
-        self._health = Health(SERVICE, HEALTH)
+        services = (SERVICE, open_inference.SERVICE) if settings.open_inference else (SERVICE,)
+        self._health = Health(*services, HEALTH)
         self._loaded = self._draining = False
-        self._alive_and_ready = False, False
         # An engine that hangs is the supervisor's business.
         watched = self._registry if worker is None else ModelRegistry()
         self._watchdog = Watchdog(settings, watched, self._decoders, self._decoding, self.tell)
@@ -140,9 +142,11 @@ class Server:
         self._service = Service(calls, self._admission, pipeline, self._registry, stream_window=settings.stream_window)
         interceptor = CallInterceptor(
             calls,
-            gates(self._service),
+            {**gates(self._service), **open_inference.gates(self._service)},
             max_message_bytes=settings.max_message_bytes,
             most_fields=max(message_fields.LEAST, settings.max_images_per_request * message_fields.EACH_IMAGE),
+            probes=open_inference.PROBES,
+            pools={open_inference.SERVICE: open_inference.POOL},
         )
         # The port for probes shares nothing with the calls that it reports on, neither their places nor their turns.
         of_probes = CallInterceptor(Calls(self._metrics, access), {}, checks=access.probes)
@@ -161,10 +165,15 @@ class Server:
             self._metrics.registry,
             of_probes=[of_probes],
             access=access,
-            http=self._http_port(guard),
             monitor=(ConnectionMonitor(guard, self._metrics, _penalty_log(access)) if settings.flood_guard else None),
             shared=None if worker is None else worker.ports,
+            open_inference=(
+                OpenInference(self._service, max_images=settings.max_images_per_request)
+                if settings.open_inference
+                else None
+            ),
         )
+        self._ports.http = self._http_port(guard)
         self._access = access
 
     def _http_port(self, guard: Guard) -> HttpPort | None:
@@ -174,7 +183,7 @@ class Server:
         from glimpse.server.http.port import HttpPort
         from glimpse.server.http.routes import Routes
 
-        routes = Routes(self._service, self._settings, lambda: self._alive_and_ready)
+        routes = Routes(self._service, self._settings)
         return HttpPort(routes, self._settings, self._service.access, guard)
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -278,8 +287,9 @@ class Server:
             alive = self._loaded
             ready = alive and trouble is None and self._worker.provider.available() and not self._draining
             self._worker.changed(alive, ready, trouble)
-        self._alive_and_ready = alive, ready
         self._metrics.ready(ready=ready)
+        # A process that loads its model lives; the liveness of health checks begins with serving.
+        self._service.alive, self._service.ready = alive or not self._loaded, ready
         await self._health.tell(alive=alive, ready=ready)
 
     async def _drain(self, announce: float, say: Callable[..., object]) -> None:

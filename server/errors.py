@@ -4,6 +4,7 @@
     ├── InvalidRequestError     INVALID_ARGUMENT    the request as a whole
     ├── InvalidImageError       INVALID_ARGUMENT    one image; its neighbours are answered
     ├── ModelNotFoundError      NOT_FOUND
+    ├── NotSupportedError       UNIMPLEMENTED       this server does not do that
     ├── UnauthenticatedError    UNAUTHENTICATED     no token, or none that is known
     ├── OverloadedError         RESOURCE_EXHAUSTED  come back after `retry_after`
     ├── UnavailableError        UNAVAILABLE         loading, draining or stuck
@@ -25,6 +26,7 @@ class Code(IntEnum):
     DEADLINE_EXCEEDED = 4
     NOT_FOUND = 5
     RESOURCE_EXHAUSTED = 8
+    UNIMPLEMENTED = 12
     INTERNAL = 13
     UNAVAILABLE = 14
     UNAUTHENTICATED = 16
@@ -40,6 +42,9 @@ class Reason(StrEnum):
     MIN_PROBABILITY_OUT_OF_RANGE = "MIN_PROBABILITY_OUT_OF_RANGE"
     GEOMETRY_NOT_ALLOWED = "GEOMETRY_NOT_ALLOWED"
     DUPLICATE_ID = "DUPLICATE_ID"
+    INVALID_TENSOR = "INVALID_TENSOR"
+    INVALID_PARAMETER = "INVALID_PARAMETER"
+    NOT_SUPPORTED = "NOT_SUPPORTED"
     MODEL_NOT_FOUND = "MODEL_NOT_FOUND"
     EMPTY_IMAGE = "EMPTY_IMAGE"
     IMAGE_BYTES_EXCEEDED = "IMAGE_BYTES_EXCEEDED"
@@ -108,6 +113,15 @@ class ModelNotFoundError(ServiceError):
     """No loaded model has the name and version asked for."""
 
     code = Code.NOT_FOUND
+
+
+class NotSupportedError(ServiceError):
+    """The method belongs to the protocol, but this server does not do what it asks for."""
+
+    code = Code.UNIMPLEMENTED
+
+    def __init__(self, message: str) -> None:
+        super().__init__(Reason.NOT_SUPPORTED, message)
 
 
 class UnauthenticatedError(ServiceError):

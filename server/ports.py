@@ -29,6 +29,8 @@ from glimpse.server.connection_monitor import ConnectionMonitor
 from glimpse.server.connections import Counters
 from glimpse.server.exposition import exposed
 from glimpse.server.health import HEALTH, Health
+from glimpse.server.open_inference import servicer as open_inference
+from glimpse.server.open_inference.servicer import OpenInference
 from glimpse.server.port_reservation import address, is_taken, port_taken
 from glimpse.server.servicer import SERVICE, ImageClassifier
 from glimpse.server.settings import Settings
@@ -89,21 +91,22 @@ class Ports:
         of_probes: Sequence[grpc.aio.ServerInterceptor],
         access: AccessControl,
         monitor: ConnectionMonitor | None = None,
-        http: HttpPort | None = None,
         shared: SharedPorts | None = None,
+        open_inference: OpenInference | None = None,
     ) -> None:
         """Put the servers together; nothing listens yet. Needs a running event loop.
 
         `interceptors` are those of the main port, `of_probes` those of the port for health checks alone. `shared`: the
         ports are those of several processes, whose supervisor serves /metrics; None: they are this process's alone.
-        `http`: the port of HTTP/JSON, where there is one.
+        `open_inference`: answers the Open Inference Protocol; None: nobody does.
         """
         self._settings = settings
+        self._open_inference = open_inference
         self._shared = shared
         self._metrics = metrics
         self._access = access
         self._monitor = monitor
-        self._http = http
+        self.http: HttpPort | None = None  # of HTTP/JSON; to be set before the ports are opened
         self._opened = ExitStack()
         self._freshness: asyncio.Task[None] | None = None
         # gRPC counts the connections of each server alone; those of all are counted by the connection monitor.
@@ -153,7 +156,7 @@ class Ports:
     async def drain(self, seconds: float) -> None:
         """Take no more calls; give those in flight so long to end. Probes are answered until they have."""
         ending = [server.stop(seconds) for server in self._servers]
-        await asyncio.gather(*ending, *([] if self._http is None else [self._http.drain(seconds)]))
+        await asyncio.gather(*ending, *([] if self.http is None else [self.http.drain(seconds)]))
         if self._probes is not None:
             await self._probes.stop(0)
         if self._freshness is not None:
@@ -162,8 +165,8 @@ class Ports:
     def close(self) -> None:
         """Stop answering /metrics, and write what is left to write, after everything else has ended."""
         self._opened.close()
-        if self._http is not None:
-            self._http.close()
+        if self.http is not None:
+            self.http.close()
         if self._monitor is not None:
             self._monitor.stop()
         self._access.close()
@@ -189,8 +192,13 @@ class Ports:
         if settings.serve_health:
             health_pb2_grpc.add_HealthServicer_to_server(health, server)
             services.append(HEALTH)
+        pools = []
+        if self._open_inference is not None:
+            self._open_inference.add_to(server)
+            services.append(open_inference.SERVICE)
+            pools.append(open_inference.POOL)
         if settings.serve_reflection:
-            reflection.add_to(server, services)
+            reflection.add_to(server, services, *pools)
         return server
 
     async def _listen_together(self) -> int:
@@ -250,14 +258,14 @@ class Ports:
 
     def _open_http(self) -> int | None:
         """Listen for HTTP, where that is wanted; returns the port."""
-        if self._http is None or self._settings.http_port is None:
+        if self.http is None or self._settings.http_port is None:
             return None
         shared = None if self._shared is None else self._shared.http
-        return self._http.open(self._settings.http_port if shared is None else shared, shared=shared is not None)
+        return self.http.open(self._settings.http_port if shared is None else shared, shared=shared is not None)
 
     def _received(self, counters: Counters) -> Received:
         """Tells how many bytes the connections of all ports have received."""
-        http = self._http
+        http = self.http
         if http is None:
             return counters.received
 

@@ -1,9 +1,11 @@
-"""The loaded models, and which of them a request means."""
+"""The models of a server, which of them a request means, and what each of them is doing."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import asyncio
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
 
 from glimpse.models.bundle import Bundle
 from glimpse.models.outputs import DEFAULT_OUTPUTS
@@ -15,6 +17,47 @@ from glimpse.server.runtime.agreement import Agreement
 
 # Most of a start is the framework's import, a few seconds.
 _LOADING_SECONDS = 2.0
+STABLE, LATEST = "stable", "latest"  # aliases of versions that have a meaning of their own
+
+
+class ModelState(StrEnum):
+    """What a version of a model is doing, from the first to the last."""
+
+    WAITING = "waiting"  # until its files are complete, or until another model is loaded
+    LOADING = "loading"
+    WARMING = "warming"  # computes every batch size, and its answers are compared with the recorded ones
+    READY = "ready"  # answers requests
+    RETIRING = "retiring"  # answers what it has begun, and gets no more
+    UNLOADED = "unloaded"  # is there to be loaded, and not asked for
+    FAILED = "failed"  # cannot be loaded; the reason is beside it
+
+
+class Uses:
+    """Counts the requests that have begun with a model, so that it is closed after the last of them.
+
+    Lives on the event loop; not for other threads.
+    """
+
+    __slots__ = ("_idle", "_number")
+
+    def __init__(self) -> None:
+        """None yet."""
+        self._number = 0
+        self._idle: asyncio.Event | None = None
+
+    def __enter__(self) -> None:
+        self._number += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._number -= 1
+        if not self._number and self._idle is not None:
+            self._idle.set()
+
+    async def ended(self) -> None:
+        """Wait until no request uses the model; to be asked once none can begin to."""
+        while self._number:
+            self._idle = asyncio.Event()
+            await self._idle.wait()
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +73,7 @@ class LoadedModel:
     batcher: ModelQueue
     outputs: frozenset[str] = DEFAULT_OUTPUTS  # that a request may ask for, by name
     agreement: Agreement | None = None  # of the reduced precision that was considered, with float32
+    uses: Uses = field(default_factory=Uses, repr=False, compare=False)  # by requests
     identity: ModelIdentity = field(init=False)
 
     def __post_init__(self) -> None:
@@ -45,26 +89,135 @@ class LoadedModel:
         return self.batcher.close(seconds)
 
 
-class ModelRegistry:
-    """Models by name and version; the first one added is the default."""
+@dataclass(frozen=True, slots=True)
+class ModelStatus:
+    """One version of a model, as those who manage models see it."""
 
-    def __init__(self) -> None:
-        self._models: dict[str, list[LoadedModel]] = {}
+    name: str
+    version: str  # as a selector takes it
+    state: ModelState
+    reason: str = ""  # for people: why it has failed, or what it waits for
+    aliases: tuple[str, ...] = ()  # of this version
+    model: LoadedModel | None = None  # while it is ready
+
+
+class ModelRegistry:
+    """Models by name and version; the first one added is the default, unless another is named.
+
+    Changed on the event loop alone.
+    """
+
+    def __init__(self, names: Mapping[str, str] | None = None) -> None:
+        """Make one without models.
+
+        `names`: other names of models, each with the model's own; "" stands for the default model.
+        """
+        self._names = dict(names or {})
+        self._models: dict[str, dict[str, LoadedModel]] = {}  # those that answer, the newest version last
+        self._others: dict[tuple[str, str], ModelStatus] = {}  # those that do not
+        self._aliases: dict[str, dict[str, str]] = {}  # by name of the model: alias -> version
+        self._retiring: tuple[LoadedModel, ...] = ()
+        self._default: str | None = None
         # Replaced as a whole: a scrape looks at it from a thread of its own.
         self._all: tuple[LoadedModel, ...] = ()
 
     def add(self, model: LoadedModel) -> None:
-        """Make a model answer requests; among versions of one name the one added last is the newest."""
-        self._models.setdefault(model.identity.name, []).append(model)
-        self._all = tuple(each for versions in self._models.values() for each in versions)
+        """Make a model answer requests; among versions of one name the one added last is the newest.
+
+        One of the same name and version that answered until now is no longer to be found.
+        """
+        name, version = model.identity.name, model.identity.version
+        self._models.setdefault(name, {})[version] = model
+        self._others.pop((name, version), None)
+        self._changed()
+
+    def put(self, model: LoadedModel, newer: tuple[str, ...] = ()) -> LoadedModel | None:
+        """Make a model answer requests in the place of the one of its name and version, which is returned.
+
+        `newer`: versions that are newer than this one, in any order.
+        """
+        name, version = model.identity.name, model.identity.version
+        versions = self._models.get(name, {})
+        before = versions.pop(version, None)
+        older = {each: model for each, model in versions.items() if each not in newer}
+        self._models[name] = {**older, version: model, **{e: m for e, m in versions.items() if e in newer}}
+        self._others.pop((name, version), None)
+        self._changed()
+        return before
+
+    def take(self, name: str, version: str) -> LoadedModel | None:
+        """Have a version get no more requests; returned where it has answered until now."""
+        versions = self._models.get(name, {})
+        model = versions.pop(version, None)
+        if not versions:
+            self._models.pop(name, None)
+        self._changed()
+        return model
 
     def replace(self, model: LoadedModel) -> None:
         """Make a model answer in place of all that are there."""
-        self._models, self._all = {model.identity.name: [model]}, (model,)
+        self._models = {model.identity.name: {model.identity.version: model}}
+        self._changed()
+
+    async def retire(self, model: LoadedModel) -> None:
+        """Close a model that gets no more requests, after it has answered those that began with it."""
+        self._retiring = (*self._retiring, model)
+        self._changed()
+        try:
+            await model.uses.ended()
+            await asyncio.to_thread(model.close)
+        finally:
+            self._retiring = tuple(each for each in self._retiring if each is not model)
+            self._changed()
+
+    def tell(self, status: ModelStatus) -> None:
+        """Say what a version is doing that does not answer."""
+        self._others[status.name, status.version] = status
+
+    def forget(self, name: str, version: str) -> None:
+        """There is no such version that does not answer."""
+        self._others.pop((name, version), None)
+
+    def alias(self, name: str, aliases: Mapping[str, str]) -> None:
+        """Give versions of a model other names: alias -> version. They replace those that it had."""
+        self._aliases[name] = dict(aliases)
+
+    def set_default(self, name: str | None) -> None:
+        """Name the default model; None: the first one."""
+        self._default = name
 
     def __iter__(self) -> Iterator[LoadedModel]:
-        """All of them; may be called from any thread."""
+        """All that are loaded, also those that retire; may be called from any thread."""
         return iter(self._all)
+
+    def models(self) -> tuple[ModelStatus, ...]:
+        """Every version of every model with its state, by name; of each name the oldest first."""
+        found = [
+            ModelStatus(name, version, ModelState.READY, aliases=self._aliases_of(name, version), model=model)
+            for name, versions in self._models.items()
+            for version, model in versions.items()
+        ]
+        found += [
+            replace(each, aliases=self._aliases_of(each.name, each.version))
+            for each in self._others.values()
+            if each.version not in self._models.get(each.name, {})
+        ]
+        known = {(each.name, each.version) for each in found}
+        for model in self._retiring:
+            key = model.identity.name, model.identity.version
+            if key not in known:
+                found.append(ModelStatus(*key, ModelState.RETIRING))
+                known.add(key)
+        return tuple(sorted(found, key=lambda each: (each.name, by_number(each.version))))
+
+    def ready(self, name: str) -> bool:
+        """Whether a request that names this model and no version gets an answer."""
+        return self._usual(name) is not None
+
+    @property
+    def default(self) -> str:
+        """Name of the default model; empty: there is none yet."""
+        return self._default or next(iter(self._models), "")
 
     def resolve(self, selector: ModelSelector) -> LoadedModel:
         """The model that a request means.
@@ -73,24 +226,67 @@ class ModelRegistry:
             ModelNotFoundError: expected; no such name or version.
             UnavailableError: expected; nothing is loaded yet.
         """
-        if not self._models:
-            raise UnavailableError(
-                Reason.NOT_READY, "The model is still loading. Try again later.", retry_after=_LOADING_SECONDS
-            )
-        name = selector.name or next(iter(self._models))
+        if not self._models and not self._others:
+            raise _loading()
+        name = self.name(selector.name)
         versions = self._models.get(name)
         if versions is None:
-            raise ModelNotFoundError(
-                Reason.MODEL_NOT_FOUND,
-                f"No model {shown(name)} is loaded. Loaded: {', '.join(self._models)}.",
-                field="model.name",
-            )
-        for model in reversed(versions):
-            if selector.version in ("", model.identity.version):
-                return model
-        known = ", ".join(model.identity.version for model in versions)
+            raise self._not_loaded(name, selector.name)
+        version = self._aliases.get(name, {}).get(selector.version, selector.version)
+        # A version may be called like an alias of another one.
+        model = versions.get(selector.version) or versions.get(version)
+        if model is None and selector.version in {"", LATEST}:
+            model = self._usual(name) if not selector.version else versions[next(reversed(versions))]
+            if model is None:
+                raise _loading()
+        if model is not None:
+            return model
         raise ModelNotFoundError(
             Reason.MODEL_NOT_FOUND,
-            f"Model {name} has no version {shown(selector.version)}. Loaded: {known}.",
+            f"Model {name} has no version {shown(selector.version)}. Loaded: {', '.join(versions)}.",
             field="model.version",
         )
+
+    def name(self, name: str) -> str:
+        """The model's own name, where it is asked for by another one or by none."""
+        if name and name not in self._models:
+            name = self._names.get(name, name)
+        return name or self.default
+
+    def _usual(self, name: str) -> LoadedModel | None:
+        """The version that is meant where none is named; None: it is not loaded."""
+        versions = self._models.get(name)
+        if not versions:
+            return None
+        stable = self._aliases.get(name, {}).get(STABLE)
+        # Where that cannot answer, a newer one that nobody has called stable must not answer in its place.
+        return versions[next(reversed(versions))] if stable is None else versions.get(stable)
+
+    def _not_loaded(self, name: str, asked: str) -> ModelNotFoundError | UnavailableError:
+        states = {each.state for each in self._others.values() if each.name == name}
+        if states & {ModelState.WAITING, ModelState.LOADING, ModelState.WARMING}:
+            return _loading()
+        known = f"Loaded: {', '.join(self._models)}." if self._models else "None is loaded."
+        return ModelNotFoundError(
+            Reason.MODEL_NOT_FOUND, f"No model {shown(asked or name)} is loaded. {known}", field="model.name"
+        )
+
+    def _aliases_of(self, name: str, version: str) -> tuple[str, ...]:
+        ours = [alias for alias, of in self._aliases.get(name, {}).items() if of == version]
+        newest = next(reversed(self._models.get(name, {})), None)
+        return tuple(sorted([*ours, LATEST] if newest == version else ours))
+
+    def _changed(self) -> None:
+        answering = [model for versions in self._models.values() for model in versions.values()]
+        self._all = (*answering, *self._retiring)
+
+
+def by_number(version: str) -> tuple[int, str]:
+    """What versions are sorted by, the oldest first: those that are numbers by their number."""
+    return (int(version) if version.isdecimal() and len(version) < 20 else -1), version
+
+
+def _loading() -> UnavailableError:
+    return UnavailableError(
+        Reason.NOT_READY, "The model is still loading. Try again later.", retry_after=_LOADING_SECONDS
+    )

@@ -109,7 +109,7 @@ class RemoteQueue:
         self._tickets = itertools.count(1)
         self._flights: dict[int, _Flight] = {}
         self._lanes: dict[Lane, int] = {}  # their numbers in this connection
-        self._by_lane: dict[str, Counter[str]] = {}  # images in flight, by party and then by the lane's name
+        self._by_lane: dict[str, Counter[Lane]] = {}  # images in flight, by party and then by lane
         self._out: list[bytes] = []  # records that are not sent yet
         self._scheduled = self._blocked = self._closed = False
         self._socket: socket.socket | None = None
@@ -220,8 +220,12 @@ class RemoteQueue:
             own = self._by_lane.get(lane.who)
             turns = ours = 0
             if own is not None:
-                mine = own[lane.name]
-                turns = mine + sum(min(count, mine + 1) for name, count in own.items() if name != lane.name)
+                turns = mine = own[lane]
+                for each, count in own.items():
+                    if each.priority < lane.priority:
+                        turns += count
+                    elif each.priority == lane.priority and each != lane:
+                        turns += min(count, mine + 1)
             before = turns
             for who, lanes in self._by_lane.items():
                 size = lanes.total()
@@ -299,17 +303,17 @@ class RemoteQueue:
         lanes = self._by_lane.get(lane.who)
         if lanes is None:
             lanes = self._by_lane[lane.who] = Counter()
-        lanes[lane.name] += 1
+        lanes[lane] += 1
 
     def _forget(self, flight: _Flight) -> None:
-        who, name = flight.lane
-        lanes = self._by_lane[who]
-        if lanes[name] > 1:
-            lanes[name] -= 1
+        lane = flight.lane
+        lanes = self._by_lane[lane.who]
+        if lanes[lane] > 1:
+            lanes[lane] -= 1
             return
-        del lanes[name]
+        del lanes[lane]
         if not lanes:
-            del self._by_lane[who]
+            del self._by_lane[lane.who]
 
     def _cancel(self, ticket: int) -> None:
         with self._lock:

@@ -18,7 +18,12 @@ def json_response(content: object, headers: Mapping[str, str] | None = None) -> 
 
     A float32 is written with the digits of the float64 that equals it, so that whoever reads it gets the same bits.
     """
-    return Response(json.dumps(content, ensure_ascii=False, separators=(",", ":")), 200, headers, JSON)
+    return Response(json_bytes(content), 200, headers, JSON)
+
+
+def json_bytes(content: object) -> bytes:
+    """JSON, as short as it can be."""
+    return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def classification(answer: Classification) -> dict[str, Any]:

@@ -36,7 +36,7 @@ class Classify:
         del files
         answer = await self._service.classify(request, call, asked.caller)
         if len(answer.results) == 1 and (error := answer.results[0].error) is not None:
-            self._service.replied(answer, call)
+            self._service.failed(answer, call)
             raise error
         self._service.replied(answer, call)
         return answers.json_response(answers.classification(answer))

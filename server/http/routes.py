@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from google.protobuf.message import Message
 from starlette.middleware.cors import CORSMiddleware
@@ -13,12 +13,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from glimpse.server.access.call_metadata import REQUEST_ID_KEY
 from glimpse.server.describe import describe, limits
 from glimpse.server.domain import ModelSelector
-from glimpse.server.http import answers, openapi, page, problems, tensors
+from glimpse.server.http import answers, openapi, page, problems
 from glimpse.server.http.classify import Classify
 from glimpse.server.http.connection import Connection
 from glimpse.server.http.endpoint import TIMEOUT_KEY, Asked, Endpoint, Work
 from glimpse.server.http.v1 import V1
-from glimpse.server.http.v2 import V2
+from glimpse.server.http.v2 import HEADER_LENGTH, V2
 from glimpse.server.service import Service
 from glimpse.server.settings import Settings
 
@@ -31,11 +31,11 @@ _VERSION = "/versions/{version}"
 class Routes:
     """The ASGI application."""
 
-    def __init__(self, service: Service, settings: Settings, state: Callable[[], tuple[bool, bool]]) -> None:
-        """Answer for `service`; `state` says whether the server is alive, and ready."""
+    def __init__(self, service: Service, settings: Settings) -> None:
+        """Answer for `service`."""
         self._service, self._settings = service, settings
         self._limits = limits(settings)
-        v1, v2, classify = V1(service), V2(service, state), Classify(service)
+        v1, v2, classify = V1(service), V2(service), Classify(service)
         both = ("", _VERSION)
         routes = [
             self._posts("/classify", "Classify", classify),
@@ -43,12 +43,15 @@ class Routes:
             self._tells("/v1/models", "Models", v1.models),
             *(self._posts(f"/v1{_MODEL}{each}:predict", "Predict", v1.predict) for each in both),
             *(self._tells(f"/v1{_MODEL}{each}", "Model", v1.model) for each in both),
-            self._tells("/v2", "ServerMetadata", v2.server),
-            *(self._posts(f"/v2{_MODEL}{each}/infer", "ModelInfer", v2.infer) for each in both),
-            *(self._tells(f"/v2{_MODEL}{each}", "ModelMetadata", v2.model) for each in both),
-            *(self._tells(f"/v2{_MODEL}{each}/ready", "ModelReady", v2.model_ready) for each in both),
             self._shows("/openapi.json", "Page", self._api),
         ]
+        if settings.open_inference:
+            routes += [
+                self._tells("/v2", "ServerMetadata", v2.server),
+                *(self._posts(f"/v2{_MODEL}{each}/infer", "ModelInfer", v2.infer) for each in both),
+                *(self._tells(f"/v2{_MODEL}{each}", "ModelMetadata", v2.model) for each in both),
+                *(self._tells(f"/v2{_MODEL}{each}/ready", "ModelReady", v2.model_ready) for each in both),
+            ]
         if settings.serve_health:
             routes += [
                 self._shows("/v2/health/live", "ServerLive", v2.live, health=True),
@@ -64,8 +67,8 @@ class Routes:
                 router,
                 allow_origins=settings.http_origins,
                 allow_methods=["GET", "POST"],
-                allow_headers=["authorization", "content-type", tensors.HEADER_LENGTH, TIMEOUT_KEY, REQUEST_ID_KEY],
-                expose_headers=[tensors.HEADER_LENGTH, REQUEST_ID_KEY, "retry-after"],
+                allow_headers=["authorization", "content-type", HEADER_LENGTH, TIMEOUT_KEY, REQUEST_ID_KEY],
+                expose_headers=[HEADER_LENGTH, REQUEST_ID_KEY, "retry-after"],
             )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

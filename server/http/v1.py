@@ -10,8 +10,8 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from glimpse.server.domain import EncodedImage, ImageResult, ModelSelector
-from glimpse.server.errors import InvalidRequestError, Reason
+from glimpse.server.domain import EncodedImage, ModelSelector
+from glimpse.server.errors import InvalidImageError
 from glimpse.server.http import answers, json_body, options
 from glimpse.server.http.endpoint import Asked
 from glimpse.server.http.problems import malformed
@@ -33,7 +33,7 @@ class V1:
 
     async def models(self, asked: Asked) -> Response:  # noqa: ARG002 - as every answer has it
         """The names of the models."""
-        return answers.json_response({"models": sorted({each.identity.name for each in self._service.models()})})
+        return answers.json_response({"models": sorted({each.name for each in self._service.models() if each.model})})
 
     async def model(self, asked: Asked) -> Response:
         """Whether a model answers: as KServe tells it, and as TensorFlow Serving does."""
@@ -54,24 +54,21 @@ class V1:
         images = tuple(EncodedImage(_image(each, index)) for index, each in enumerate(instances))
         del instances, content
         answer = await self._service.classify(chosen.request(images, named), asked.call, asked.caller)
-        self._service.replied(answer, asked.call)
         for index, each in enumerate(answer.results):
-            refuse(each, f"instances[{index}]", alone=len(answer.results) == 1)
+            if each.error is not None:
+                self._service.failed(answer, asked.call)
+                raise _of_request(each.error, index, len(answer.results))
+        self._service.replied(answer, asked.call)
         return answers.json_response({"predictions": [answers.result(each) for each in answer.results]})
 
 
 _OK = {"error_code": "OK", "error_message": ""}
 
 
-def refuse(result: ImageResult, where: str, *, alone: bool) -> None:
-    """Fail a request for an image in it, in a protocol that has no place for the error of one.
-
-    Raises:
-        InvalidRequestError: expected; with the image's reason.
-    """
-    if (error := result.error) is not None:
-        message = error.message if alone else f"{where}: {error.message}"
-        raise InvalidRequestError(Reason(error.reason), message, field=where)
+def _of_request(error: InvalidImageError, index: int, images: int) -> InvalidImageError:
+    """The error of an image as that of its request, in a protocol that has no place for it."""
+    which = f"Image {index + 1} of {images}: " if images > 1 else ""
+    return InvalidImageError(error.reason, f"{which}{error.message}", field=f"instances[{index}]")
 
 
 def _image(instance: Any, index: int) -> bytes:

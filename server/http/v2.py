@@ -1,63 +1,51 @@
-"""`/v2`: the Open Inference Protocol over HTTP, with Triton's extensions for binary tensors and for classification.
+"""`/v2`: the Open Inference Protocol over HTTP, with Triton's extension for binary tensors.
 
-Each model has two names: its own takes image files as BYTES, and `NAME.pixels` takes UINT8 pixels of the network's
-size. Both answer the probabilities of all classes, or the most probable ones as `"probability:index:label"`.
+Open Inference Protocol, the REST API; Triton's binary tensor data extension. What a request means, and what is
+answered, is the same as over gRPC, and comes from `server/open_inference`. JSON has no bytes, so that image files in it
+are in base64; over the binary extension they are as they are.
 """
 
 from __future__ import annotations
 
 import json
-import sys
-from array import array
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
+from starlette.requests import Request
 from starlette.responses import Response
 
 from glimpse import __version__
-from glimpse.server.domain import Caller, Classification, ModelSelector
 from glimpse.server.errors import UnavailableError, shown
-from glimpse.server.http import answers, json_body, options, tensors
+from glimpse.server.http import answers, json_body
 from glimpse.server.http.endpoint import Asked
 from glimpse.server.http.problems import JSON, malformed
-from glimpse.server.http.v1 import refuse, selector
-from glimpse.server.registry import LoadedModel
+from glimpse.server.open_inference import faces, inference
+from glimpse.server.open_inference.faces import BYTES, Face
+from glimpse.server.open_inference.messages import (
+    InferRequest,
+    InferResponse,
+    InputTensor,
+    OutputTensor,
+    Parameters,
+    RequestedOutput,
+    TensorMetadata,
+)
 from glimpse.server.service import Service
 
-PIXELS = ".pixels"  # behind a model's name: it takes pixels
-INPUT, OUTPUT = "image", "probabilities"
+HEADER_LENGTH = "inference-header-content-length"
 _EXTENSIONS = ("binary_tensor_data", "classification", "parameters")
-_MICROSECONDS = 1e6
-
-
-@dataclass(frozen=True, slots=True)
-class _Face:
-    """A model by one of its two names."""
-
-    model: LoadedModel
-    name: str
-    pixels: bool
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        return self.model.bundle.input_shape
-
-
-@dataclass(frozen=True, slots=True)
-class _Wanted:
-    """What is asked of the output."""
-
-    top: int | None  # classes, for the classification extension; None: all probabilities
-    binary: bool
+_DIMENSIONS = 8  # of a shape
+_LENGTH = 4  # bytes in front of each element of BYTES, the lowest first
+_SIZE, _BINARY, _ALL_BINARY = "binary_data_size", "binary_data", "binary_data_output"
 
 
 class V2:
     """Its answers."""
 
-    def __init__(self, service: Service, state: Callable[[], tuple[bool, bool]]) -> None:
-        """Have `service` classify; `state` says whether the server is alive, and ready."""
-        self._service, self._state = service, state
+    def __init__(self, service: Service) -> None:
+        """Have `service` classify."""
+        self._service = service
 
     async def server(self, asked: Asked) -> Response:  # noqa: ARG002 - as every answer has it
         """What the server is."""
@@ -65,166 +53,225 @@ class V2:
 
     async def live(self, asked: Asked) -> Response:  # noqa: ARG002 - the same
         """Whether the process is of use: 200, or 503 where only another one can help."""
-        return _yes_or_no("live", self._state()[0])
+        return _yes_or_no({"live": self._service.alive})
 
     async def ready(self, asked: Asked) -> Response:  # noqa: ARG002 - the same
         """Whether requests are answered: 200, or 503."""
-        return _yes_or_no("ready", self._state()[1])
+        return _yes_or_no({"ready": self._service.ready})
 
     async def model_ready(self, asked: Asked) -> Response:
         """Whether a model answers: 200, 503, or 404 where there is none of that name."""
+        name, version = _named(asked.request)
         try:
-            face = self._face(asked)
+            ready = faces.is_ready(self._service, name, version)
         except UnavailableError:
-            return _yes_or_no("ready", yes=False)
-        return _yes_or_no("ready", self._state()[1], name=face.name)
+            ready = False
+        return _yes_or_no({"name": name, "ready": ready})
 
     async def model(self, asked: Asked) -> Response:
         """Inputs and outputs of a model."""
-        face = self._face(asked)
+        face = faces.find(self._service, *_named(asked.request))
         name = face.model.identity.name
-        versions = [each.identity.version for each in self._service.models() if each.identity.name == name]
-        shape = [-1, *face.shape] if face.pixels else [-1]
         return answers.json_response(
             {
                 "name": face.name,
-                "versions": versions,
-                "platform": "glimpse",
-                "inputs": [{"name": INPUT, "datatype": _datatype(face), "shape": shape}],
-                "outputs": [{"name": OUTPUT, "datatype": "FP32", "shape": [-1, len(face.model.bundle.labels)]}],
+                "versions": [each.version for each in self._service.models() if each.name == name and each.model],
+                "platform": f"glimpse_{face.model.runtime}",
+                "inputs": [_metadata(face.input)],
+                "outputs": [_metadata(face.output)],
             }
         )
 
     async def infer(self, asked: Asked) -> Response:
         """Classify the images of a request; one that cannot be classified fails it."""
         call = asked.call
-        content, binary = tensors.split(asked.body, asked.request.headers.get(tensors.HEADER_LENGTH))
+        name, version = _named(asked.request)
+        face = faces.find(self._service, name, version, field="model_name")
+        content, binary = _split(asked.body, asked.request.headers.get(HEADER_LENGTH))
         asked.body = b""
-        named = selector(asked.request)
-        face = self._face(asked)
-        request_id = json_body.string(content.get("id", ""), "id")
-        parameters = json_body.mapping(content.get("parameters", {}), "parameters")
-        wanted = _wanted(content, parameters)
-        given = tensors.inputs(content, binary)
+        outputs = json_body.objects(content.get("outputs", []), "outputs")
+        wants_binary = _wants_binary(content, outputs)
+        given = _request(content, binary, outputs, face, version)
         del content, binary
-        images = self._images(given, face, asked)
+        request = inference.asked(given, self._service, call)
         del given
-        chosen = options.of_parameters(parameters, "parameters")
-        classes = len(face.model.bundle.labels)
-        # k above the number of classes is no error of the extension.
-        top = classes if wanted.top is None else min(wanted.top, classes)
-        chosen = replace(chosen, top_k=top, min_probability=0.0)
-        request = chosen.request(tuple(images), ModelSelector(face.model.identity.name, named.version))
-        answer = await self._service.classify(request, call, _caller(asked.caller, parameters, call.begun))
+        answer = await self._service.classify(request, call, asked.caller)
+        response = inference.answered(request, answer, self._service, call)
         self._service.replied(answer, call)
-        for index, each in enumerate(answer.results):
-            refuse(each, f"image {index}", alone=len(answer.results) == 1)
-        return _response(request_id, face, answer, wanted, classes)
-
-    def _images(self, given: list[tensors.Input], face: _Face, asked: Asked) -> list[Any]:
-        if len(given) != 1 or given[0].name != INPUT or given[0].datatype != _datatype(face):
-            received = ", ".join(f"{each.name[:80]} of {each.datatype[:80]}" for each in given[:4]) or "none"
-            raise malformed(
-                f"{face.name} takes one input, {INPUT} of {_datatype(face)}. Received: {shown(received)}.",
-                field="inputs",
-            )
-        (one,) = given
-        number = one.shape[0] if one.shape and (len(one.shape) != 3 or not face.pixels) else 1
-        self._service.check_size(asked.call, face.name, number)
-        return tensors.pixels(one, *face.shape) if face.pixels else tensors.encoded(tensors.files(one))
-
-    def _face(self, asked: Asked) -> _Face:
-        named = selector(asked.request)
-        pixels = named.name.endswith(PIXELS)
-        model = self._service.model(replace(named, name=named.name.removesuffix(PIXELS)))
-        return _Face(model, model.identity.name + (PIXELS if pixels else ""), pixels)
+        return _response(response, wants_binary)
 
 
-def _wanted(content: dict[str, Any], parameters: dict[str, Any]) -> _Wanted:
-    """What is asked of the output.
+def _named(request: Request) -> tuple[str, str]:
+    """The model that a path names, and its version."""
+    found = request.path_params
+    return found.get("model", ""), found.get("version", "")
+
+
+def _metadata(tensor: TensorMetadata) -> dict[str, Any]:
+    return {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape}
+
+
+def _split(body: bytes, length: str | None) -> tuple[dict[str, Any], bytes]:
+    """The JSON of a request, and the binary tensors behind it.
 
     Raises:
-        InvalidRequestError: expected; there is no such output, or what is asked of it is not of its type.
+        InvalidRequestError: expected; the header says what cannot be, or there is no JSON.
     """
-    binary = _flag(parameters.get("binary_data_output", False), "parameters.binary_data_output")
-    outputs = json_body.objects(content.get("outputs", []), "outputs")
-    if not outputs:
-        return _Wanted(None, binary)
-    if len(outputs) != 1 or outputs[0].get("name") != OUTPUT:
-        raise malformed(f"The only output is {OUTPUT}.", field="outputs")
-    where = "outputs[0].parameters"
-    asked = json_body.mapping(outputs[0].get("parameters", {}), where)
-    top = asked.get("classification")
-    if top is not None and json_body.integer(top, f"{where}.classification") < 1:
-        raise malformed(f"{where}.classification must be at least 1. Received: {shown(str(top)[:80])}.", field=where)
-    return _Wanted(top, _flag(asked.get("binary_data", binary), f"{where}.binary_data"))
+    if length is None:
+        return json_body.parsed(body), b""
+    if not (length.isdecimal() and len(length) < 12 and int(length) <= len(body)):
+        raise malformed(f"{HEADER_LENGTH} must be the number of bytes of the JSON. Received: {shown(length)}.")
+    return json_body.parsed(body[: int(length)]), body[int(length) :]
 
 
-def _flag(value: object, field: str) -> bool:
+def _request(
+    content: dict[str, Any], binary: bytes, outputs: list[dict[str, Any]], face: Face, version: str
+) -> InferRequest:
+    """A request as plain values.
+
+    Raises:
+        InvalidRequestError: expected; it is none.
+    """
+    given = json_body.objects(content.get("inputs"), "inputs")
+    inputs = list[InputTensor]()
+    for number, each in enumerate(given):
+        tensor, binary = _input(each, binary, f"inputs[{number}]")
+        inputs.append(tensor)
+    if binary:
+        raise malformed(f"The body has {len(binary)} bytes behind its tensors.")
+    return InferRequest(
+        model_name=face.name,
+        model_version=version,
+        id=json_body.string(content.get("id", ""), "id"),
+        parameters=_parameters(content, ""),
+        inputs=inputs,
+        outputs=[
+            RequestedOutput(
+                json_body.string(each.get("name"), f"outputs[{number}].name"), _parameters(each, f"outputs[{number}].")
+            )
+            for number, each in enumerate(outputs)
+        ],
+    )
+
+
+def _input(content: dict[str, Any], binary: bytes, where: str) -> tuple[InputTensor, bytes]:
+    """One input, and what it leaves of the binary tensors.
+
+    Raises:
+        InvalidRequestError: expected; it is none.
+    """
+    name = json_body.string(content.get("name"), f"{where}.name")
+    datatype = json_body.string(content.get("datatype"), f"{where}.datatype")
+    parameters = _parameters(content, f"{where}.")
+    shape = _shape(content.get("shape"), f"{where}.shape")
+    if _SIZE not in parameters:
+        elements = _elements(content.get("data"), datatype, f"{where}.data")
+        return InputTensor(name, datatype, shape, None, elements, f"{where}.data", parameters), binary
+    if "data" in content:
+        raise malformed(f"{where} has both data and {_SIZE}. Send one of them.", field=where)
+    size = json_body.integer(parameters[_SIZE], f"{where}.parameters.{_SIZE}")
+    if not 0 <= size <= len(binary):
+        raise malformed(
+            f"{where} should have {size} bytes of binary data, but {len(binary)} are left of the body.", field=where
+        )
+    return InputTensor(name, datatype, shape, binary[:size], (), where, parameters), binary[size:]
+
+
+def _shape(content: object, where: str) -> tuple[int, ...]:
+    if not isinstance(content, list) or len(content) > _DIMENSIONS:
+        raise malformed(f"{where} must be an array of at most {_DIMENSIONS} numbers.", field=where)
+    return tuple(json_body.integer(each, where) for each in content)
+
+
+def _elements(content: object, datatype: str, where: str) -> Sequence[bytes] | Sequence[int]:
+    """The elements of a tensor in JSON, whose arrays may be nested.
+
+    Raises:
+        InvalidRequestError: expected; they are none of that type.
+    """
+    if not isinstance(content, list):
+        raise malformed(f"{where} must be an array.", field=where)
+    try:
+        flat = list(_flat(content))
+    except RecursionError:
+        raise malformed(f"{where} is nested too deeply.", field=where) from None
+    if datatype == BYTES:
+        return [json_body.image(each, f"{where}[{number}]") for number, each in enumerate(flat)]
+    for each in flat:
+        if not isinstance(each, int) or isinstance(each, bool):
+            raise malformed(f"{where} must be whole numbers, or base64 for BYTES.", field=where)
+    return flat
+
+
+def _flat(content: list[Any]) -> Iterator[Any]:
+    for each in content:
+        if isinstance(each, list):
+            yield from _flat(each)
+        else:
+            yield each
+
+
+def _parameters(content: dict[str, Any], where: str) -> Parameters:
+    """The parameters of a request, or of a part of it; what is of no type that they may have becomes None.
+
+    Raises:
+        InvalidRequestError: expected; they are no object.
+    """
+    found = json_body.mapping(content.get("parameters", {}), f"{where}parameters")
+    return {name: value if isinstance(value, bool | int | float | str) else None for name, value in found.items()}
+
+
+def _wants_binary(content: dict[str, Any], outputs: list[dict[str, Any]]) -> dict[str, bool]:
+    """By the name of an output, whether it is wanted in binary; "" is for those that are not named.
+
+    Raises:
+        InvalidRequestError: expected; a parameter is neither true nor false.
+    """
+    usual = _flag(_parameters(content, ""), _ALL_BINARY, default=False)
+    named = {str(each.get("name")): _flag(_parameters(each, "outputs."), _BINARY, default=usual) for each in outputs}
+    return {"": usual, **named}
+
+
+def _flag(parameters: Parameters, name: str, *, default: bool) -> bool:
+    value = parameters.get(name, default)
     if not isinstance(value, bool):
-        raise malformed(f"{field} must be true or false.", field=field)
+        raise malformed(f"{name} must be true or false.", field=f"parameters.{name}")
     return value
 
 
-def _caller(caller: Caller, parameters: dict[str, Any], begun: float) -> Caller:
-    """The caller, with the deadline that Triton's parameter `timeout` sets, in microseconds.
-
-    Raises:
-        InvalidRequestError: expected; it is no number.
-    """
-    if (timeout := parameters.get("timeout")) is None:
-        return caller
-    microseconds = json_body.integer(timeout, "parameters.timeout")
-    if microseconds <= 0:  # Triton's: none
-        return caller
-    deadline = begun + min(microseconds, 10**12) / _MICROSECONDS
-    return replace(caller, deadline=deadline if caller.deadline is None else min(deadline, caller.deadline))
-
-
-def _datatype(face: _Face) -> str:
-    return "UINT8" if face.pixels else "BYTES"
-
-
-def _response(request_id: str, face: _Face, answer: Classification, wanted: _Wanted, classes: int) -> Response:
-    number = len(answer.results)
-    if wanted.top is None:
-        values = array("f", bytes(4 * number * classes))
-        for row, result in enumerate(answer.results):
-            for each in result.predictions:
-                values[row * classes + each.index] = each.probability
-        datatype, shape = "FP32", [number, classes]
-        data: list[Any] = [] if wanted.binary else values.tolist()
-        raw = _little_endian(values) if wanted.binary else b""
-    else:
-        texts = [
-            f"{each.probability:.6f}:{each.index}:{each.label}"
-            for result in answer.results
-            for each in result.predictions
-        ]
-        datatype, shape = "BYTES", [number, len(texts) // max(1, number)]
-        data = [] if wanted.binary else texts
-        raw = tensors.joined([each.encode() for each in texts]) if wanted.binary else b""
-    output: dict[str, Any] = {"name": OUTPUT, "datatype": datatype, "shape": shape}
-    if wanted.binary:
-        output["parameters"] = {"binary_data_size": len(raw)}
-    else:
-        output["data"] = data
-    content: dict[str, Any] = {"model_name": face.name, "model_version": answer.model.version, "outputs": [output]}
-    if request_id:
-        content["id"] = request_id
-    if not wanted.binary:
+def _response(response: InferResponse, binary: dict[str, bool]) -> Response:
+    outputs, raw = list[dict[str, Any]](), list[bytes]()
+    for each in response.outputs:
+        told: dict[str, Any] = {"name": each.name, "datatype": each.datatype, "shape": each.shape}
+        if binary.get(each.name, binary[""]):
+            told["parameters"] = {_SIZE: len(each.raw)}
+            raw.append(each.raw)
+        else:
+            told["data"] = _values(each)
+        outputs.append(told)
+    content = {"model_name": response.model_name, "model_version": response.model_version, "outputs": outputs}
+    if response.id:
+        content["id"] = response.id
+    if not raw:
         return answers.json_response(content)
-    head = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
-    headers = {tensors.HEADER_LENGTH: str(len(head))}
-    return Response(head + raw, 200, headers, "application/octet-stream")
+    head = answers.json_bytes(content)
+    headers = {HEADER_LENGTH: str(len(head))}
+    return Response(b"".join([head, *raw]), 200, headers, "application/octet-stream")
 
 
-def _little_endian(values: array[float]) -> bytes:
-    if sys.byteorder == "big":
-        values.byteswap()
-    return values.tobytes()
+def _values(output: OutputTensor) -> list[Any]:
+    """The values of an output for JSON: numbers, or texts of a tensor of BYTES."""
+    if output.datatype != BYTES:
+        numbers: list[Any] = np.frombuffer(output.raw, "<f4").tolist()
+        return numbers
+    texts, at, raw = list[str](), 0, output.raw
+    while at < len(raw):
+        end = at + _LENGTH + int.from_bytes(raw[at : at + _LENGTH], "little")
+        texts.append(raw[at + _LENGTH : end].decode("utf-8", "replace"))
+        at = end
+    return texts
 
 
-def _yes_or_no(what: str, yes: bool, *, name: str = "") -> Response:  # noqa: FBT001 - it is what is answered
-    content: dict[str, object] = {**({"name": name} if name else {}), what: yes}
+def _yes_or_no(content: dict[str, Any]) -> Response:
+    *_, yes = content.values()
     return Response(json.dumps(content), 200 if yes else 503, None, JSON)

@@ -104,6 +104,11 @@ class Settings(AccessSettings):
     metrics_port: Port = Field(
         9464, description="Port of the Prometheus endpoint /metrics. 0 takes any free port; the log says which."
     )
+    open_inference: bool = Field(
+        default=True,
+        description="Answer the Open Inference Protocol (inference.GRPCInferenceService) on the gRPC port, for clients "
+        "of Triton and KServe. The same access control and limits hold for it.",
+    )
     model: str = Field(
         "",
         description="Architecture to serve, such as resnet50; `python -m glimpse.models list` shows all. "

@@ -66,6 +66,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "max_connection_age_seconds",
     ),
     "Decoding": ("decode_threads", "decode_in", "decode_memory_bytes", "decode_seconds"),
+    "Protocols": ("open_inference",),
     "Health, pages, reflection and metrics": (
         "health_port",
         "serve_health",

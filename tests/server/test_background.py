@@ -164,6 +164,7 @@ def test_models_may_be_added_while_a_scrape_goes_through_them() -> None:
         def __init__(self, name: str) -> None:
             self.identity = self
             self.name = name
+            self.version = ""
 
     for name in ("a", "b"):
         registry.add(_Model(name))  # type: ignore[arg-type]

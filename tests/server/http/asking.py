@@ -45,7 +45,7 @@ class Answer:
 
 def port_of(rig: Rig) -> int:
     """The HTTP port of a server in the test's own process."""
-    http_port = rig.server._ports._http
+    http_port = rig.server._ports.http
     assert http_port is not None
     return int(http_port._sockets[0].getsockname()[1])
 
@@ -131,7 +131,7 @@ def binary(*files: bytes, **more: object) -> tuple[bytes, dict[str, str]]:
 def pixels(number: int = 1) -> dict[str, object]:
     """An input of pixels, all grey, in JSON."""
     row = [[128] * 3] * SIZE
-    return {"name": "image", "shape": [number, SIZE, SIZE, 3], "datatype": "UINT8", "data": [[row] * SIZE] * number}
+    return {"name": "pixels", "shape": [number, SIZE, SIZE, 3], "datatype": "UINT8", "data": [[row] * SIZE] * number}
 
 
 def form(*fields: tuple[str, bytes, str], boundary: str = "xyz") -> tuple[bytes, dict[str, str]]:

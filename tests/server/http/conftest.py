@@ -60,4 +60,5 @@ def http_port(http_server: RunningServer) -> int:
     """Its HTTP port."""
     return int(http_server.wait_for("listening")["http_port"])
 
+
 __all__ = ["inside", "loop"]  # fixtures

@@ -88,7 +88,9 @@ def test_what_is_no_http_is_refused_and_closed(port: int, sent: bytes) -> None:
 )
 def test_a_body_of_two_lengths_smuggles_no_second_request(port: int, head: bytes) -> None:
     with connected(port) as connection:
-        connection.sendall(b"POST /classify HTTP/1.1\r\nHost: a\r\nConnection: close\r\n" + head + b"\r\n0\r\n\r\n" + GET)
+        connection.sendall(
+            b"POST /classify HTTP/1.1\r\nHost: a\r\nConnection: close\r\n" + head + b"\r\n0\r\n\r\n" + GET
+        )
         answer = until_closed(connection)
     assert answer.count(b"HTTP/1.1 ") <= 1
     assert b'{"live"' not in answer
@@ -104,7 +106,7 @@ def test_more_connections_than_allowed_are_closed_at_once(start_rig: Start) -> N
         with connected(port) as third:
             assert until_closed(third) == b""
     with connected(port) as again:
-        rig.wait_until(lambda: rig.server._ports._http is not None and rig.server._ports._http._open <= 1)
+        rig.wait_until(lambda: rig.server._ports.http is not None and rig.server._ports.http._open <= 1)
         again.sendall(GET)
         until = again.recv(100)
         assert until == b"" or until.startswith(b"HTTP/1.1 200")
@@ -117,7 +119,7 @@ def test_an_answer_that_is_not_taken_closes_the_connection(start_rig: Start) -> 
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.settimeout(TIMEOUT)
         connection.connect(("127.0.0.1", port))
-        http_port = rig.server._ports._http
+        http_port = rig.server._ports.http
         assert http_port is not None
         rig.wait_until(lambda: http_port._open == 1)
         sending = threading.Thread(target=_send_many, args=(connection,))

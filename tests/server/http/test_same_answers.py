@@ -72,5 +72,3 @@ def test_calls_over_http_are_in_the_metrics_of_the_server(running: RunningServer
     for _ in range(8):  # of several workers, the kernel chooses one for each connection
         assert ask(port, "/classify", cat_photo.read_bytes()).status == 200
     assert metrics_of(running)[name] == before + 8
-
-

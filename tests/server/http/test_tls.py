@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import ssl
 from collections.abc import Callable
@@ -54,7 +53,9 @@ def authority() -> Authority:
     return Authority()
 
 
-def test_a_tls_port_answers_those_who_speak_tls_and_trust_it(inside: Start, authority: Authority, tmp_path: Path) -> None:
+def test_a_tls_port_answers_those_who_speak_tls_and_trust_it(
+    inside: Start, authority: Authority, tmp_path: Path
+) -> None:
     certificate, key = authority.server().write(tmp_path)
     port = port_of(inside(http_port=0, tls_certificate=certificate, tls_key=key))
     assert told(port, trusting(authority, tmp_path)) == "NOT_READY"
@@ -81,7 +82,7 @@ def test_a_new_certificate_is_shown_to_new_connections(inside: Start, authority:
     after = authority.server("after")
     for path, content in ((certificate, after.certificate), (key, after.key)):
         path.with_suffix(".new").write_bytes(content)
-        os.replace(path.with_suffix(".new"), path)
+        path.with_suffix(".new").replace(path)
     until(lambda: name_of(port, context) == "after")
 
 
@@ -89,9 +90,7 @@ def test_with_mutual_tls_the_certificate_names_the_caller(inside: Start, authori
     certificate, key = authority.server().write(tmp_path)
     ca, audit = tmp_path / "ca.crt", tmp_path / "audit.jsonl"
     ca.write_bytes(authority.pem)
-    port = port_of(
-        inside(http_port=0, tls_certificate=certificate, tls_key=key, tls_client_ca=ca, audit_log=audit)
-    )
+    port = port_of(inside(http_port=0, tls_certificate=certificate, tls_key=key, tls_client_ca=ca, audit_log=audit))
     shown = authority.client("plain", hosts=("a.example.org",), uri="spiffe://a/b")
     assert told(port, trusting(authority, tmp_path / "a", shown)) == "NOT_READY"
     assert told(port, trusting(authority, tmp_path / "b", authority.client("plain"))) == "NOT_READY"
@@ -110,9 +109,7 @@ def test_connections_end_when_their_authority_is_trusted_no_more(
     certificate, key = authority.server().write(tmp_path)
     ca = tmp_path / "ca.crt"
     ca.write_bytes(authority.pem)
-    port = port_of(
-        inside(http_port=0, tls_certificate=certificate, tls_key=key, tls_client_ca=ca, reload_seconds=0.05)
-    )
+    port = port_of(inside(http_port=0, tls_certificate=certificate, tls_key=key, tls_client_ca=ca, reload_seconds=0.05))
     context = trusting(authority, tmp_path / "a", authority.client("plain"))
     with (
         socket.create_connection(("127.0.0.1", port), TIMEOUT) as plain,
@@ -121,8 +118,6 @@ def test_connections_end_when_their_authority_is_trusted_no_more(
         connection.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: a\r\n\r\n")
         assert connection.recv(100).startswith(b"HTTP/1.1 ")
         (tmp_path / "ca.new").write_bytes(Authority("another").pem)
-        os.replace(tmp_path / "ca.new", ca)
+        (tmp_path / "ca.new").replace(ca)
         while connection.recv(1000):
             pass
-
-
