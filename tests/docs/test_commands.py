@@ -24,7 +24,9 @@ WITH_BLOCKS = [page for page in PAGES if any(block.language in RUN | READ for bl
 
 @pytest.fixture
 def folder(tmp_path: Path, default_server: RunningServer) -> Folder:
-    return clone(tmp_path, target=default_server.target, metrics_url=default_server.metrics_url)
+    return clone(
+        tmp_path, target=default_server.target, metrics_url=default_server.metrics_url, http=default_server.http
+    )
 
 
 # A page whose commands take longest, measuring several models; the commands themselves have tests of their own.

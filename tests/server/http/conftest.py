@@ -45,20 +45,9 @@ def port(rig: Rig) -> int:
 
 
 @pytest.fixture(scope="session")
-def http_server() -> Iterator[RunningServer]:
-    """A real server with an HTTP port, ready; shared, so tests must leave it as they found it."""
-    running = RunningServer("--http-port=0")
-    try:
-        running.wait_for("serving", seconds=280)
-        yield running
-    finally:
-        running.close()
-
-
-@pytest.fixture(scope="session")
-def http_port(http_server: RunningServer) -> int:
-    """Its HTTP port."""
-    return int(http_server.wait_for("listening")["http_port"])
+def http_port(server: RunningServer) -> int:
+    """The HTTP port of the shared server, whose network is a real one."""
+    return int(server.http.rpartition(":")[2])
 
 
 __all__ = ["inside", "loop"]  # fixtures

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import struct
+from typing import Any
 
 import numpy as np
-from google.protobuf.descriptor import Descriptor
 
 from glimpse.server.errors import Reason
 from glimpse.v1 import classifier_pb2 as pb
@@ -28,7 +28,7 @@ from tests.server.rig import SIZE
 LABELS = 10
 
 
-def names(message: Descriptor) -> set[str]:
+def names(message: Any) -> set[str]:
     return {field.name for field in message.fields}
 
 

@@ -188,6 +188,7 @@ def test_a_port_that_is_taken_is_told_by_its_name(inside: Callable[..., Inside])
             inside(http_port=taken.getsockname()[1])
 
 
+@pytest.mark.ci
 def test_without_the_setting_there_is_no_port_and_nothing_is_loaded() -> None:
     script = "import sys, glimpse.server.app; print([each for each in sys.modules if each in {'uvicorn', 'starlette'}])"
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, check=True).stdout == b"[]\n"

@@ -30,8 +30,8 @@ TENSOR, PARAMETER = (400, "INVALID_TENSOR"), (400, "INVALID_PARAMETER")
 
 def tensor(**changed: object) -> dict[str, Any]:
     """A request of version 2, whose input is changed."""
-    (given,) = inference(picture())["inputs"]  # type: ignore[misc]
-    return {"inputs": [{**given, **changed}]}  # type: ignore[dict-item]
+    content: dict[str, Any] = inference(picture())
+    return {"inputs": [{**content["inputs"][0], **changed}]}
 
 
 def test_nothing_is_held_after_all_of_them(rig: Rig, port: int) -> None:

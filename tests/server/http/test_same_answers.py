@@ -20,10 +20,10 @@ CLASSES = 10
 
 
 @pytest.fixture(scope="module", params=ONE_PROCESS_AND_TWO_WORKERS)
-def running(request: pytest.FixtureRequest, http_server: RunningServer) -> Iterator[RunningServer]:
+def running(request: pytest.FixtureRequest, server: RunningServer) -> Iterator[RunningServer]:
     """A server with an HTTP port, of one process or of several."""
     if request.param == 1:
-        yield http_server
+        yield server
         return
     started = RunningServer("--http-port=0", f"--workers={request.param}")
     try:
@@ -47,7 +47,7 @@ def of_results(results: list[dict[str, list[dict[str, float]]]]) -> list[int]:
 
 def test_all_protocols_give_the_same_bits(running: RunningServer, cat_photo: Path) -> None:
     photo = cat_photo.read_bytes()
-    port = int(running.wait_for("listening")["http_port"])
+    port = int(running.http.rpartition(":")[2])
     with grpc.insecure_channel(running.target) as channel:
         request = pb.ClassifyRequest(images=[pb.Image(encoded=photo)], options=pb.ClassifyOptions(top_k=CLASSES))
         answer = ImageClassifierStub(channel).Classify(request, timeout=TIMEOUT)
@@ -66,7 +66,7 @@ def test_all_protocols_give_the_same_bits(running: RunningServer, cat_photo: Pat
 
 
 def test_calls_over_http_are_in_the_metrics_of_the_server(running: RunningServer, cat_photo: Path) -> None:
-    port = int(running.wait_for("listening")["http_port"])
+    port = int(running.http.rpartition(":")[2])
     name = 'grpc_server_handled_total{grpc_code="OK",grpc_method="Classify",grpc_service="http",grpc_type="unary"}'
     before = metrics_of(running).get(name, 0.0)
     for _ in range(8):  # of several workers, the kernel chooses one for each connection
