@@ -6,6 +6,8 @@
     ├── ModelNotFoundError      NOT_FOUND
     ├── NotSupportedError       UNIMPLEMENTED       this server does not do that
     ├── UnauthenticatedError    UNAUTHENTICATED     no token, or none that is known
+    ├── PermissionDeniedError   PERMISSION_DENIED   the caller is known, and may not do that
+    ├── FailedPreconditionError FAILED_PRECONDITION a model cannot be loaded
     ├── OverloadedError         RESOURCE_EXHAUSTED  come back after `retry_after`
     ├── UnavailableError        UNAVAILABLE         loading, draining or stuck
     ├── DeadlineExceededError   DEADLINE_EXCEEDED
@@ -25,7 +27,9 @@ class Code(IntEnum):
     INVALID_ARGUMENT = 3
     DEADLINE_EXCEEDED = 4
     NOT_FOUND = 5
+    PERMISSION_DENIED = 7
     RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
     UNIMPLEMENTED = 12
     INTERNAL = 13
     UNAVAILABLE = 14
@@ -46,6 +50,7 @@ class Reason(StrEnum):
     INVALID_PARAMETER = "INVALID_PARAMETER"
     NOT_SUPPORTED = "NOT_SUPPORTED"
     MODEL_NOT_FOUND = "MODEL_NOT_FOUND"
+    MODEL_NOT_LOADED = "MODEL_NOT_LOADED"
     EMPTY_IMAGE = "EMPTY_IMAGE"
     IMAGE_BYTES_EXCEEDED = "IMAGE_BYTES_EXCEEDED"
     IMAGE_PIXELS_EXCEEDED = "IMAGE_PIXELS_EXCEEDED"
@@ -57,6 +62,7 @@ class Reason(StrEnum):
     RAW_PIXELS_MISMATCH = "RAW_PIXELS_MISMATCH"
     TOKEN_MISSING = "TOKEN_MISSING"  # noqa: S105 - the name of a reason
     TOKEN_REFUSED = "TOKEN_REFUSED"  # noqa: S105 - the same
+    NOT_PERMITTED = "NOT_PERMITTED"
     RATE_LIMITED = "RATE_LIMITED"
     QUEUE_FULL = "QUEUE_FULL"
     SHARE_FULL = "SHARE_FULL"
@@ -128,6 +134,18 @@ class UnauthenticatedError(ServiceError):
     """The caller has not shown who they are."""
 
     code = Code.UNAUTHENTICATED
+
+
+class PermissionDeniedError(ServiceError):
+    """The caller may not do what the call asks for."""
+
+    code = Code.PERMISSION_DENIED
+
+
+class FailedPreconditionError(ServiceError):
+    """The server cannot do what the call asks for, as things stand with it."""
+
+    code = Code.FAILED_PRECONDITION
 
 
 class OverloadedError(ServiceError):

@@ -139,6 +139,11 @@ LISTED = (
     Listed(r"docker\b", "needs a container engine, and an image", syntax),
     Listed(r"kubectl\b", "needs a cluster", syntax),
     Listed(
+        r"client/cli\.py (models|classify --model cifar)\b",
+        "needs a server with a repository of models; test_roll_out.py runs it with one",
+        ours,
+    ),
+    Listed(
         r"client/cli\.py (classify|describe) --tls", "needs a server with TLS; the tests of the client have one", ours
     ),
     Listed(r"openssl\b", "openssl is not installed", syntax, unless=has("openssl")),
