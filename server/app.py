@@ -38,7 +38,7 @@ from glimpse.server.open_inference import servicer as open_inference
 from glimpse.server.open_inference.servicer import OpenInference
 from glimpse.server.penalties import Penalty
 from glimpse.server.pipeline import Pipeline
-from glimpse.server.ports import Bound, Ports, SharedPorts
+from glimpse.server.ports import Bound, Ports, Servicers, SharedPorts
 from glimpse.server.registry import LoadedModel, ModelRegistry
 from glimpse.server.repository.management import ModelManagement
 from glimpse.server.repository.repository import Repository
@@ -166,22 +166,26 @@ class Server:
             # Whole, but not admitted: the requests of streams wait for that.
             besides=lambda: max(0, self._service.bytes_read - self._admission.bytes_in_flight),
         )
+        infer = (
+            OpenInference(self._service, max_images=settings.max_images_per_request)
+            if settings.open_inference
+            else None
+        )
+        management = ModelManagement(access, self._registry, self._repository)
         self._ports = Ports(
             settings,
-            ImageClassifier(self._service, limits(settings)),
-            self._health,
+            Servicers(
+                ImageClassifier(self._service, limits(settings)),
+                ModelRepositoryServicer(management),
+                self._health,
+                infer,
+            ),
             [interceptor],
             self._metrics.registry,
-            repository=ModelRepositoryServicer(ModelManagement(access, self._registry, self._repository)),
             of_probes=[of_probes],
             access=access,
             monitor=(ConnectionMonitor(guard, self._metrics, _penalty_log(access)) if settings.flood_guard else None),
             shared=None if worker is None else worker.ports,
-            open_inference=(
-                OpenInference(self._service, max_images=settings.max_images_per_request)
-                if settings.open_inference
-                else None
-            ),
         )
         self._ports.http = self._http_port(guard)
         self._access = access

@@ -78,32 +78,38 @@ _OTHER_FILES = 1024
 _QUEUES = 64 if sys.platform == "linux" else 1
 
 
+@dataclass(frozen=True, slots=True)
+class Servicers:
+    """What answers the methods of each service."""
+
+    classifier: ImageClassifier
+    repository: ModelRepositoryServicer
+    health: Health
+    open_inference: OpenInference | None = None  # None: nobody answers that protocol
+
+
 class Ports:
     """The ports of one server: gRPC, health checks for probes that speak no TLS, and metrics."""
 
     def __init__(
         self,
         settings: Settings,
-        classifier: ImageClassifier,
-        health: Health,
+        servicers: Servicers,
         interceptors: Sequence[grpc.aio.ServerInterceptor],
         metrics: prometheus_client.CollectorRegistry,
         *,
-        repository: ModelRepositoryServicer,
         of_probes: Sequence[grpc.aio.ServerInterceptor],
         access: AccessControl,
         monitor: ConnectionMonitor | None = None,
         shared: SharedPorts | None = None,
-        open_inference: OpenInference | None = None,
     ) -> None:
         """Put the servers together; nothing listens yet. Needs a running event loop.
 
         `interceptors` are those of the main port, `of_probes` those of the port for health checks alone. `shared`: the
         ports are those of several processes, whose supervisor serves /metrics; None: they are this process's alone.
-        `open_inference`: answers the Open Inference Protocol; None: nobody does.
         """
         self._settings = settings
-        self._open_inference = open_inference
+        self._servicers = servicers
         self._shared = shared
         self._metrics = metrics
         self._access = access
@@ -114,15 +120,12 @@ class Ports:
         # gRPC counts the connections of each server alone; those of all are counted by the connection monitor.
         queues = 1 if monitor is None else _QUEUES
         shares_port = queues > 1 or shared is not None
-        self._servers = [
-            self._server(classifier, health, interceptors, repository=repository, shares_port=shares_port)
-            for _ in range(queues)
-        ]
+        self._servers = [self._server(interceptors, shares_port=shares_port) for _ in range(queues)]
         self._probes: grpc.aio.Server | None = None
         if settings.health_port is not None:
             options = [*_limits(settings, shares_port=shared is not None), *_messages(MOST_BYTES)]
             self._probes = grpc.aio.server(interceptors=of_probes, options=options)
-            health_pb2_grpc.add_HealthServicer_to_server(health, self._probes)
+            health_pb2_grpc.add_HealthServicer_to_server(servicers.health, self._probes)
 
     async def open(self) -> Bound:
         """Listen. Health answers NOT_SERVING and everything else NOT_READY until the model is loaded.
@@ -176,16 +179,8 @@ class Ports:
             self._monitor.stop()
         self._access.close()
 
-    def _server(
-        self,
-        classifier: ImageClassifier,
-        health: Health,
-        interceptors: Sequence[grpc.aio.ServerInterceptor],
-        *,
-        repository: ModelRepositoryServicer,
-        shares_port: bool,
-    ) -> grpc.aio.Server:
-        settings = self._settings
+    def _server(self, interceptors: Sequence[grpc.aio.ServerInterceptor], *, shares_port: bool) -> grpc.aio.Server:
+        settings, servicers = self._settings, self._servicers
         options = [
             *_limits(settings, shares_port=shares_port),
             *_messages(settings.max_message_bytes),
@@ -193,15 +188,15 @@ class Ports:
             ("grpc.per_message_decompression", 0),
         ]
         server = grpc.aio.server(interceptors=interceptors, options=options)
-        classifier_pb2_grpc.add_ImageClassifierServicer_to_server(classifier, server)
-        classifier_pb2_grpc.add_ModelRepositoryServicer_to_server(repository, server)
+        classifier_pb2_grpc.add_ImageClassifierServicer_to_server(servicers.classifier, server)
+        classifier_pb2_grpc.add_ModelRepositoryServicer_to_server(servicers.repository, server)
         services = [SERVICE, REPOSITORY_SERVICE]
         if settings.serve_health:
-            health_pb2_grpc.add_HealthServicer_to_server(health, server)
+            health_pb2_grpc.add_HealthServicer_to_server(servicers.health, server)
             services.append(HEALTH)
         pools = []
-        if self._open_inference is not None:
-            self._open_inference.add_to(server)
+        if servicers.open_inference is not None:
+            servicers.open_inference.add_to(server)
             services.append(open_inference.SERVICE)
             pools.append(open_inference.POOL)
         if settings.serve_reflection:
