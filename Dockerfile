@@ -76,7 +76,7 @@ ENV PATH="/opt/glimpse/bin:${PATH}" \
     HOME=/tmp \
     GLIMPSE_CACHE=/var/cache/glimpse
 WORKDIR /app
-EXPOSE 50051 9464 8080
+EXPOSE 50051 9464
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["python", "-m", "glimpse.server"]
 
