@@ -61,7 +61,12 @@ def ways(kind: str, model: str) -> dict[str, Send]:
 
 def _sender(method: str, requests: Sequence[bytes]) -> Send:
     """Calls a method with messages as they are, so that callers cost the same."""
-    return lambda channel, number: channel.unary_unary(method)(requests[number % len(requests)], timeout=_TIMEOUT)
+
+    def send(channel: grpc.Channel, number: int) -> object:
+        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(method)
+        return call(requests[number % len(requests)], timeout=_TIMEOUT)
+
+    return send
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import grpc
 import pytest
@@ -124,7 +125,8 @@ def test_a_client_made_from_reflection_knows_the_protocol(caller: OpenInferenceC
     for data in files.file_descriptor_response.file_descriptor_proto:
         pool.Add(descriptor_pb2.FileDescriptorProto.FromString(data))
     method = pool.FindServiceByName(SERVICE).FindMethodByName("ModelInfer")
-    assert message_factory.GetMessageClass(method.input_type)(model_name="x")
+    request: Any = message_factory.GetMessageClass(method.input_type)
+    assert request(model_name="x").model_name == "x"
 
 
 def test_health_checks_know_the_service(server: RunningServer) -> None:

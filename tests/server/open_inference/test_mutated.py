@@ -129,7 +129,9 @@ def test_a_mutated_request_is_answered_or_refused_for_a_reason(
     ends: Counter[str] = Counter()
     before, good = wrong(server, scrape), numbers(caller.infer(photos(file(1))))
     with grpc.insecure_channel(server.target) as channel:
-        infer = channel.unary_unary(f"/{SERVICE}/ModelInfer", None, pb.ModelInferResponse.FromString)
+        infer: grpc.UnaryUnaryMultiCallable[bytes, pb.ModelInferResponse] = channel.unary_unary(
+            f"/{SERVICE}/ModelInfer", None, pb.ModelInferResponse.FromString
+        )
 
         @settings(max_examples=requests, deadline=None, suppress_health_check=list(HealthCheck), database=None)
         @given(mutated(file(1)))

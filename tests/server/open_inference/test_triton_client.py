@@ -28,7 +28,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def told(server: RunningServer, photo: Path) -> dict[str, Any]:
-    command = [sys.executable, PROGRAM, server.target, MODEL, photo, "32"]
+    command = [sys.executable, str(PROGRAM), server.target, MODEL, str(photo), "32"]
     run = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
     assert run.returncode == 0, run.stderr
     found: dict[str, Any] = json.loads(run.stdout)
