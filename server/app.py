@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 import structlog
@@ -36,13 +40,16 @@ from glimpse.server.penalties import Penalty
 from glimpse.server.pipeline import Pipeline
 from glimpse.server.ports import Bound, Ports, SharedPorts
 from glimpse.server.registry import LoadedModel, ModelRegistry
+from glimpse.server.repository.management import ModelManagement
+from glimpse.server.repository.repository import Repository
+from glimpse.server.repository_servicer import ModelRepositoryServicer
 from glimpse.server.runtime import converted_cache
 from glimpse.server.runtimes import RUNTIMES
 from glimpse.server.service import Service
 from glimpse.server.servicer import SERVICE, ImageClassifier, gates
 from glimpse.server.settings import Settings
 from glimpse.server.startup import ModelLoadError, StartupError
-from glimpse.server.stop_signals import stop_on_signals
+from glimpse.server.stop_signals import StopEvent, stop_on_signals
 from glimpse.server.tracing import start as start_tracing
 from glimpse.server.watchdog import Watchdog
 
@@ -53,6 +60,7 @@ T = TypeVar("T")
 # Of an ordinary photo. What a larger one takes makes nobody's upload end who has not begun to fill the budget.
 _DECODING_BYTES = 32 << 20
 _ALLOWANCE = 256  # useless calls that an address may send at once: as many as have places by default
+_LOOKING_SECONDS = 5.0  # that a model which is being loaded may take to be given up
 _TRACES_SECONDS = 3.0  # that the last traces may take to be sent; a collector may be gone
 
 
@@ -89,7 +97,8 @@ class Server:
         # Of several workers nobody wants to read the same lines; the supervisor writes them for the server.
         self._say: Callable[..., object] = _log.info if worker is None else _log.debug
         self._metrics = Metrics()
-        self._registry = ModelRegistry()
+        self._registry = ModelRegistry(settings.model_aliases)
+        self._repository = None if settings.models is None else self._of_models(settings.models)
         capacity = Permits(settings.max_images_in_flight, settings.max_bytes_in_flight, settings.work_in_flight)
         self._admission = Admission(capacity, streams=settings.max_streams, retry_after=self._seconds_to_answer)
         self._metrics.limits(images=capacity.images, size=capacity.bytes, work=capacity.work)
@@ -154,18 +163,20 @@ class Server:
             # Whole, but not admitted: the requests of streams wait for that.
             besides=lambda: max(0, self._service.bytes_read - self._admission.bytes_in_flight),
         )
+        management = ModelManagement(access, self._registry, self._repository)
         self._ports = Ports(
             settings,
             ImageClassifier(self._service, limits(settings)),
             self._health,
             [interceptor],
             self._metrics.registry,
+            repository=ModelRepositoryServicer(management),
             of_probes=[of_probes],
             access=access,
             monitor=(ConnectionMonitor(guard, self._metrics, _penalty_log(access)) if settings.flood_guard else None),
             shared=None if worker is None else worker.ports,
             open_inference=(
-                OpenInference(self._service, max_images=settings.max_images_per_request)
+                OpenInference(self._service, management, max_images=settings.max_images_per_request)
                 if settings.open_inference
                 else None
             ),
@@ -184,6 +195,7 @@ class Server:
             lambda: keep_trimmed(self._memory, lambda: self._receiving.held, self._idle),
         )
         watching = keep_running("watchdog", self._watchdog.run)
+        looking: asyncio.Task[None] | None = None
         try:
             bound = await self._ports.open()
             self._say(
@@ -198,6 +210,8 @@ class Server:
                 self._worker.listening(bound)
             if await self._load(stop):
                 self._loaded = True
+                if self._repository is not None:
+                    looking = keep_running("model repository", self._repository.run)
                 await self.tell()
                 self._say("serving", port=bound.grpc, metrics_port=bound.metrics)
                 announce = self._settings.drain_announce_seconds
@@ -207,23 +221,61 @@ class Server:
             # Of a server that could not start, the reason is the last that is logged, and not that nothing is drained.
             await self._drain(announce, say=self._say if stop.is_set() else _log.debug)
             watching.cancel()
+            if looking is not None:  # it ends by itself, and removes what it has begun
+                await asyncio.wait((looking,), timeout=_LOOKING_SECONDS)
+                looking.cancel()
             self._ports.close()
 
     async def _load(self, stop: asyncio.Event) -> bool:
         """Load the model beside the event loop; False when told to stop meanwhile, of which nothing is left then."""
+        if self._repository is not None:
+            self._start_decoding()
+            going_on = await self._repository.start(stop)
+            await self._settle()
+            return going_on
         model = await self._model(stop)
         if model is None:
             return False
+        await self._settle()
+        if not any(self._registry):  # else another engine has told of its model meanwhile
+            self._registry.add(model)
+        self._tell_loaded(model)
+        return True
+
+    async def _settle(self) -> None:
+        """Give back what loading or closing a model has left behind."""
         settle()
         if (trimming := self._memory.trim()) is not None:
             await trimming
         self._memory.settled()
-        if not any(self._registry):  # else another engine has told of its model meanwhile
-            self._registry.add(model)
+
+    def _tell_loaded(self, model: LoadedModel) -> None:
         self._metrics.model_loaded(model.identity, model.runtime, model.precision)
         if (found := model.agreement) is not None:
             self._metrics.precision_compared(model.identity, found.precision, found.share)
-        return True
+
+    def _of_models(self, root: Path) -> Repository:
+        return Repository(
+            root,
+            self._settings,
+            self._registry,
+            self._metrics.of,
+            changed=self.tell,
+            loaded=self._tell_loaded,
+            closed=self._model_closed,
+        )
+
+    async def _model_closed(self, model: LoadedModel) -> None:
+        self._metrics.model_closed(model.identity, model.runtime, model.precision)
+        del model
+        # What was there when the server had loaded its first models is looked at for garbage, too.
+        gc.unfreeze()
+        await self._settle()
+
+    def look_at_models(self) -> None:
+        """Look at the repository of models now, and try again what could not be loaded; for SIGHUP."""
+        if self._repository is not None:
+            self._repository.look()
 
     async def _model(self, stop: asyncio.Event) -> LoadedModel | None:
         if self._worker is None:
@@ -266,7 +318,7 @@ class Server:
         trouble = self._watchdog.trouble
         if self._worker is None:
             alive = self._loaded and trouble is None
-            ready = alive and not self._draining
+            ready = alive and not self._draining and (self._repository is None or self._repository.ready)
         else:
             # What hangs is replaced by the supervisor, not by whoever asks for the liveness of the whole server.
             alive = self._loaded
@@ -275,7 +327,10 @@ class Server:
         self._metrics.ready(ready=ready)
         # A process that loads its model lives; the liveness of health checks begins with serving.
         self._service.alive, self._service.ready = alive or not self._loaded, ready
-        await self._health.tell(alive=alive, ready=ready)
+        names = {} if self._repository is None else self._repository.names()
+        serves = alive and not self._draining
+        models = {f"{SERVICE}/{name}": serves and of_model for name, of_model in names.items()}
+        await self._health.tell(alive=alive, ready=ready, models=models)
 
     async def _drain(self, announce: float, say: Callable[..., object]) -> None:
         """NOT_SERVING -> keep serving for `announce` seconds -> take no new calls -> finish those that are there.
@@ -321,7 +376,11 @@ class Server:
 
 async def serve(settings: Settings) -> None:
     """Run a server until SIGTERM or SIGINT, then drain it; a second signal ends it at once."""
-    await Server(settings).run(stop_on_signals())
+    server = Server(settings)
+    with contextlib.suppress(AttributeError, NotImplementedError):  # Windows
+        if settings.models is not None:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, server.look_at_models)
+    await server.run(stop_on_signals())
 
 
 async def prepare_start(settings: Settings) -> int:
@@ -334,6 +393,8 @@ async def prepare_start(settings: Settings) -> int:
         StartupError: expected; such a start would fail, or there is no place to keep anything.
     """
     stop = stop_on_signals()
+    if settings.models is not None:
+        return await _prepare_models(settings, settings.models, stop)
     model = await run_until_stopped(stop, partial(load_configured, settings, Metrics().of))
     if model is None:
         return stopping.exit_code(stop.number, prepares=True)
@@ -344,6 +405,24 @@ async def prepare_start(settings: Settings) -> int:
             "Set GLIMPSE_CACHE to a writable folder with enough space."
         )
     _log.info("prepared", model=model.identity.name)
+    return 0
+
+
+async def _prepare_models(settings: Settings, root: Path, stop: StopEvent) -> int:
+    async def nothing(*_: object) -> None:
+        pass
+
+    registry = ModelRegistry()
+    repository = Repository(
+        root, settings, registry, Metrics().of, changed=nothing, loaded=lambda _: None, closed=nothing
+    )
+    if not await repository.start(stop):
+        return stopping.exit_code(stop.number, prepares=True)
+    if failed := [f"{each.name} {each.version}: {each.reason}" for each in registry.models() if each.reason]:
+        raise ModelLoadError(f"Not all models of {root} can be loaded. {' '.join(failed)}")
+    for model in registry:
+        model.close()
+        _log.info("prepared", model=model.identity.name, version=model.identity.version)
     return 0
 
 

@@ -45,8 +45,8 @@ def describe(model: LoadedModel, limits: pb.Limits) -> pb.DescribeModelResponse:
         ],
         pre_stem=pb.PreStem(**recipe.to_dict(), digest=recipe.digest),
         temperature=bundle.temperature,
-        runtime=_runtime(model),
-        limits=limits,
+        runtime=runtime(model),
+        limits=limits if model.geometries is None else _with_geometries(limits, model.geometries),
         output=network.output,
         options={name: json.dumps(value) for name, value in bundle.options.items()},
     )
@@ -68,13 +68,19 @@ def limits(settings: Settings) -> pb.Limits:
     )
 
 
-def _runtime(model: LoadedModel) -> pb.Runtime:
-    runtime = pb.Runtime(
-        name=model.runtime, device=model.device, precision=model.precision, batch_sizes=model.batch_sizes
-    )
+def _with_geometries(limits: pb.Limits, geometries: frozenset[str]) -> pb.Limits:
+    own = pb.Limits()
+    own.CopyFrom(limits)
+    own.geometries[:] = sorted(geometries)
+    return own
+
+
+def runtime(model: LoadedModel) -> pb.Runtime:
+    """How a model runs."""
+    told = pb.Runtime(name=model.runtime, device=model.device, precision=model.precision, batch_sizes=model.batch_sizes)
     if (found := model.agreement) is not None:
-        runtime.agreement.precision = found.precision
-        runtime.agreement.top1 = found.share
-        runtime.agreement.pictures = found.pictures
-        runtime.agreement.unclear = found.unclear
-    return runtime
+        told.agreement.precision = found.precision
+        told.agreement.top1 = found.share
+        told.agreement.pictures = found.pictures
+        told.agreement.unclear = found.unclear
+    return told

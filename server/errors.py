@@ -4,8 +4,9 @@
     ├── InvalidRequestError     INVALID_ARGUMENT    the request as a whole
     ├── InvalidImageError       INVALID_ARGUMENT    one image; its neighbours are answered
     ├── ModelNotFoundError      NOT_FOUND
-    ├── NotSupportedError       UNIMPLEMENTED       this server does not do that
     ├── UnauthenticatedError    UNAUTHENTICATED     no token, or none that is known
+    ├── PermissionDeniedError   PERMISSION_DENIED   the caller is known, and may not do that
+    ├── FailedPreconditionError FAILED_PRECONDITION a model cannot be loaded
     ├── OverloadedError         RESOURCE_EXHAUSTED  come back after `retry_after`
     ├── UnavailableError        UNAVAILABLE         loading, draining or stuck
     ├── DeadlineExceededError   DEADLINE_EXCEEDED
@@ -25,8 +26,9 @@ class Code(IntEnum):
     INVALID_ARGUMENT = 3
     DEADLINE_EXCEEDED = 4
     NOT_FOUND = 5
+    PERMISSION_DENIED = 7
     RESOURCE_EXHAUSTED = 8
-    UNIMPLEMENTED = 12
+    FAILED_PRECONDITION = 9
     INTERNAL = 13
     UNAVAILABLE = 14
     UNAUTHENTICATED = 16
@@ -44,8 +46,8 @@ class Reason(StrEnum):
     DUPLICATE_ID = "DUPLICATE_ID"
     INVALID_TENSOR = "INVALID_TENSOR"
     INVALID_PARAMETER = "INVALID_PARAMETER"
-    NOT_SUPPORTED = "NOT_SUPPORTED"
     MODEL_NOT_FOUND = "MODEL_NOT_FOUND"
+    MODEL_NOT_LOADED = "MODEL_NOT_LOADED"
     EMPTY_IMAGE = "EMPTY_IMAGE"
     IMAGE_BYTES_EXCEEDED = "IMAGE_BYTES_EXCEEDED"
     IMAGE_PIXELS_EXCEEDED = "IMAGE_PIXELS_EXCEEDED"
@@ -57,6 +59,7 @@ class Reason(StrEnum):
     RAW_PIXELS_MISMATCH = "RAW_PIXELS_MISMATCH"
     TOKEN_MISSING = "TOKEN_MISSING"  # noqa: S105 - the name of a reason
     TOKEN_REFUSED = "TOKEN_REFUSED"  # noqa: S105 - the same
+    NOT_PERMITTED = "NOT_PERMITTED"
     RATE_LIMITED = "RATE_LIMITED"
     QUEUE_FULL = "QUEUE_FULL"
     SHARE_FULL = "SHARE_FULL"
@@ -115,19 +118,22 @@ class ModelNotFoundError(ServiceError):
     code = Code.NOT_FOUND
 
 
-class NotSupportedError(ServiceError):
-    """The method belongs to the protocol, but this server does not do what it asks for."""
-
-    code = Code.UNIMPLEMENTED
-
-    def __init__(self, message: str) -> None:
-        super().__init__(Reason.NOT_SUPPORTED, message)
-
-
 class UnauthenticatedError(ServiceError):
     """The caller has not shown who they are."""
 
     code = Code.UNAUTHENTICATED
+
+
+class PermissionDeniedError(ServiceError):
+    """The caller may not do what the call asks for."""
+
+    code = Code.PERMISSION_DENIED
+
+
+class FailedPreconditionError(ServiceError):
+    """The server cannot do what the call asks for, as things stand with it."""
+
+    code = Code.FAILED_PRECONDITION
 
 
 class OverloadedError(ServiceError):

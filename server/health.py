@@ -1,7 +1,8 @@
 """`grpc.health.v1`: Check and Watch over what the server is: alive, and ready.
 
 The empty name is liveness: NOT_SERVING means that only another process can help. The name of a service is readiness:
-NOT_SERVING means that calls should go elsewhere for now.
+NOT_SERVING means that calls should go elsewhere for now. The name of the service with that of a model behind it,
+`glimpse.v1.ImageClassifier/NAME`, is the readiness of this model alone.
 
 grpcio-health-checking brings the messages. Its own asyncio servicer is not used: it starts as SERVING
 and forgets all watchers of a service when one of them leaves.
@@ -10,6 +11,7 @@ and forgets all watchers of a service when one of them leaves.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 import grpc
@@ -31,14 +33,24 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # the libra
     def __init__(self, *services: str) -> None:
         """Answer for `""` and for `services`, by full name."""
         self._status = dict.fromkeys(("", *services), _NOT_SERVING)
+        self._models: set[str] = set()  # names that stand for one model each
         self._closed = False
         self._changed = asyncio.Condition()
 
-    async def tell(self, *, alive: bool, ready: bool) -> None:
-        """Change the status of `""` and of the services, and tell the watchers."""
+    async def tell(self, *, alive: bool, ready: bool, models: Mapping[str, bool] | None = None) -> None:
+        """Change the status of `""` and of the services, and tell the watchers.
+
+        `models`: names that stand for one model each, and whether that is ready; they replace those that were told.
+        """
+        models = models or {}
         async with self._changed:
+            for gone in self._models - models.keys():
+                del self._status[gone]
+            self._models = set(models)
             for name in self._status:
                 self._status[name] = _SERVING if (ready if name else alive) else _NOT_SERVING
+            for name, is_ready in models.items():
+                self._status[name] = _SERVING if is_ready else _NOT_SERVING
             self._changed.notify_all()
 
     async def close(self) -> None:

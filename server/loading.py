@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import structlog
@@ -17,6 +17,7 @@ from glimpse.models.sources import ModelSource
 from glimpse.models.spec import NetworkSummary
 from glimpse.server import cores
 from glimpse.server.batching.batcher import Batcher, Observer
+from glimpse.server.batching.device import SharedDevice
 from glimpse.server.registry import LoadedModel
 from glimpse.server.runtime import converted_cache, golden_check, memory_budget, selection, simulated
 from glimpse.server.runtime.golden_check import GoldenCheck
@@ -43,6 +44,9 @@ class LoadOptions:
     conversion_seconds: float
     simulated_seconds: Mapping[int, float]  # by batch size; empty: those of an H100
     stuck_seconds: float
+    geometries: frozenset[str] | None = None  # that a request may choose; None: those of the server
+    weight: float = 1.0  # that the model's time on the device is in proportion to, while others wait
+    device: SharedDevice | None = None  # on which other models compute, too; None: it is the model's alone
 
     @classmethod
     def of(cls, settings: Settings) -> LoadOptions:
@@ -81,8 +85,17 @@ def load_configured(settings: Settings, observe: Callable[[str, str], Observer])
     Raises:
         StartupError: expected; the message says what to do.
     """
+    return explained(lambda: load_model(model_source(settings), LoadOptions.of(settings), observe))
+
+
+def explained(load: Callable[[], LoadedModel]) -> LoadedModel:
+    """What `load` returns.
+
+    Raises:
+        StartupError: expected; in place of whatever it raises. The message says what to do.
+    """
     try:
-        return load_model(model_source(settings), LoadOptions.of(settings), observe)
+        return load()
     except (ValueError, OSError) as error:
         raise ModelLoadError(f"Cannot load the model: {error}") from error
     except StartupError:
@@ -92,7 +105,14 @@ def load_configured(settings: Settings, observe: Callable[[str, str], Observer])
         raise ModelLoadError(f"Cannot load the model: {short(error)}") from error
 
 
-def load_model(source: ModelSource, options: LoadOptions, observe: Callable[[str, str], Observer]) -> LoadedModel:
+def load_model(
+    source: ModelSource,
+    options: LoadOptions,
+    observe: Callable[[str, str], Observer],
+    *,
+    named: tuple[str, str] | None = None,
+    warming: Callable[[], object] = lambda: None,
+) -> LoadedModel:
     """Load the model of a source until it answers; takes seconds where a framework has to be imported for it.
 
     Whatever it takes belongs to the model that is returned, and is free once that is closed and dropped. More models
@@ -102,6 +122,8 @@ def load_model(source: ModelSource, options: LoadOptions, observe: Callable[[str
         source: the model.
         options: how it is loaded.
         observe: gives what is told of its batches, for its name and version.
+        named: its name and version in a repository; None: those of its bundle.
+        warming: called once it is built, before it computes its first batch.
 
     Raises:
         ValueError, OSError: the bundle, its weights or the runtime cannot be used; the message says why.
@@ -112,13 +134,14 @@ def load_model(source: ModelSource, options: LoadOptions, observe: Callable[[str
     begun = time.monotonic()
     bundle = sources.resolve(source)
     if RUNTIMES[options.runtimes[0]].simulated:
-        bundle = simulated.renamed(bundle)
+        bundle = _named(simulated.renamed(bundle), named)
         golden = golden_check.of_simulated(bundle, options.golden)
     else:
+        bundle = _named(bundle, named)
         golden = golden_check.load(bundle, options.golden)
     _check_memory(bundle, options)
     try:
-        summary, served = _imported_and_served(bundle.verified(), golden, options)
+        summary, served = _imported_and_served(bundle.verified(), golden, options, warming)
     except MemoryError as error:
         raise MemoryShortError(
             f"There is not enough memory to load the model {bundle.name} with {options.runtimes[0]}. {error} Allow "
@@ -138,6 +161,7 @@ def load_model(source: ModelSource, options: LoadOptions, observe: Callable[[str
         observer=observe(bundle.name, bundle.version),
         out_of_memory=runtime.out_of_memory,
         stuck_seconds=options.stuck_seconds,
+        share=None if options.device is None else options.device.share(options.weight, runtime.streams),
     )
     batcher.start()
     _log.info(
@@ -158,6 +182,7 @@ def load_model(source: ModelSource, options: LoadOptions, observe: Callable[[str
         runtime=runtime.name,
         device=runtime.device,
         precision=runtime.precision,
+        geometries=options.geometries,
         agreement=agreement,
         batch_sizes=batch_sizes,
         batcher=batcher,
@@ -165,8 +190,12 @@ def load_model(source: ModelSource, options: LoadOptions, observe: Callable[[str
     )
 
 
+def _named(bundle: Bundle, named: tuple[str, str] | None) -> Bundle:
+    return bundle if named is None else replace(bundle, name=named[0], version=named[1])
+
+
 def _imported_and_served(
-    bundle: Bundle, golden: GoldenCheck, options: LoadOptions
+    bundle: Bundle, golden: GoldenCheck, options: LoadOptions, warming: Callable[[], object]
 ) -> tuple[NetworkSummary, ServedModel]:
     """The first of the runtimes that the model can be imported for and that serves it, and what its network is."""
 
@@ -178,7 +207,7 @@ def _imported_and_served(
             simulated_seconds=options.simulated_seconds,
         )
         with contextlib.closing(model):
-            served = serve(model, golden, precision=options.precision, largest=options.max_batch_size)
+            served = serve(model, golden, precision=options.precision, largest=options.max_batch_size, warming=warming)
             return model.summary, served
 
     return selection.first(options.runtimes, attempt)

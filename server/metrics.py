@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence
 
@@ -259,6 +260,11 @@ class Metrics:
     def model_loaded(self, identity: ModelIdentity, runtime: str, precision: str) -> None:
         """A model answers from now on."""
         self._model.labels(identity.name, identity.version, identity.weights_digest, runtime, precision).set(1)
+
+    def model_closed(self, identity: ModelIdentity, runtime: str, precision: str) -> None:
+        """A model answers no more."""
+        with contextlib.suppress(KeyError):  # two of one version, of which the files were replaced
+            self._model.remove(identity.name, identity.version, identity.weights_digest, runtime, precision)
 
     def precision_compared(self, identity: ModelIdentity, precision: str, agreement: float) -> None:
         """So large a share of pictures has the first class of float32 in that reduced precision, served or not."""

@@ -353,10 +353,11 @@ class Pipeline:
         """
         if not request.geometry:
             return model.bundle.recipe
-        if request.geometry not in self._geometries:
+        geometries = self._geometries if model.geometries is None else model.geometries
+        if request.geometry not in geometries:
             allowed = (
-                f"A request may choose one of these geometries: {', '.join(sorted(self._geometries))}."
-                if self._geometries
+                f"A request may choose one of these geometries: {', '.join(sorted(geometries))}."
+                if geometries
                 else "Requests cannot choose a geometry, because GLIMPSE_ALLOW_GEOMETRIES is not set on this server."
             )
             raise InvalidRequestError(

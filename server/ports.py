@@ -31,6 +31,7 @@ from glimpse.server.health import HEALTH, Health
 from glimpse.server.open_inference import servicer as open_inference
 from glimpse.server.open_inference.servicer import OpenInference
 from glimpse.server.port_reservation import address, is_taken, port_taken
+from glimpse.server.repository_servicer import REPOSITORY_SERVICE, ModelRepositoryServicer
 from glimpse.server.servicer import SERVICE, ImageClassifier
 from glimpse.server.settings import Settings
 from glimpse.server.startup import PortTakenError
@@ -74,7 +75,7 @@ _QUEUES = 64 if sys.platform == "linux" else 1
 class Ports:
     """The ports of one server: gRPC, health checks for probes that speak no TLS, and metrics."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what listens, and all that answers
         self,
         settings: Settings,
         classifier: ImageClassifier,
@@ -82,6 +83,7 @@ class Ports:
         interceptors: Sequence[grpc.aio.ServerInterceptor],
         metrics: prometheus_client.CollectorRegistry,
         *,
+        repository: ModelRepositoryServicer,
         of_probes: Sequence[grpc.aio.ServerInterceptor],
         access: AccessControl,
         monitor: ConnectionMonitor | None = None,
@@ -105,7 +107,10 @@ class Ports:
         # gRPC counts the connections of each server alone; those of all are counted by the connection monitor.
         queues = 1 if monitor is None else _QUEUES
         shares_port = queues > 1 or shared is not None
-        self._servers = [self._server(classifier, health, interceptors, shares_port=shares_port) for _ in range(queues)]
+        self._servers = [
+            self._server(classifier, health, interceptors, repository=repository, shares_port=shares_port)
+            for _ in range(queues)
+        ]
         self._probes: grpc.aio.Server | None = None
         if settings.health_port is not None:
             options = [*_limits(settings, shares_port=shared is not None), *_messages(MOST_BYTES)]
@@ -166,6 +171,7 @@ class Ports:
         health: Health,
         interceptors: Sequence[grpc.aio.ServerInterceptor],
         *,
+        repository: ModelRepositoryServicer,
         shares_port: bool,
     ) -> grpc.aio.Server:
         settings = self._settings
@@ -177,7 +183,8 @@ class Ports:
         ]
         server = grpc.aio.server(interceptors=interceptors, options=options)
         classifier_pb2_grpc.add_ImageClassifierServicer_to_server(classifier, server)
-        services = [SERVICE]
+        classifier_pb2_grpc.add_ModelRepositoryServicer_to_server(repository, server)
+        services = [SERVICE, REPOSITORY_SERVICE]
         if settings.serve_health:
             health_pb2_grpc.add_HealthServicer_to_server(health, server)
             services.append(HEALTH)

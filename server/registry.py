@@ -17,6 +17,7 @@ from glimpse.server.runtime.agreement import Agreement
 
 # Most of a start is the framework's import, a few seconds.
 _LOADING_SECONDS = 2.0
+_DIGITS = 18  # of a version that is a number
 STABLE, LATEST = "stable", "latest"  # aliases of versions that have a meaning of their own
 
 
@@ -28,7 +29,7 @@ class ModelState(StrEnum):
     WARMING = "warming"  # computes every batch size, and its answers are compared with the recorded ones
     READY = "ready"  # answers requests
     RETIRING = "retiring"  # answers what it has begun, and gets no more
-    UNLOADED = "unloaded"  # is there to be loaded, and not asked for
+    UNLOADED = "unloaded"  # is in the repository, and not to answer
     FAILED = "failed"  # cannot be loaded; the reason is beside it
 
 
@@ -72,6 +73,7 @@ class LoadedModel:
     batch_sizes: tuple[int, ...]
     batcher: ModelQueue
     outputs: frozenset[str] = DEFAULT_OUTPUTS  # that a request may ask for, by name
+    geometries: frozenset[str] | None = None  # that a request may choose; None: those of the server
     agreement: Agreement | None = None  # of the reduced precision that was considered, with float32
     uses: Uses = field(default_factory=Uses, repr=False, compare=False)  # by requests
     identity: ModelIdentity = field(init=False)
@@ -96,7 +98,8 @@ class ModelStatus:
     name: str
     version: str  # as a selector takes it
     state: ModelState
-    reason: str = ""  # for people: why it has failed, or what it waits for
+    # For people: why it has failed, or what it waits for; of one that is ready, why its new files cannot be loaded.
+    reason: str = ""
     aliases: tuple[str, ...] = ()  # of this version
     model: LoadedModel | None = None  # while it is ready
 
@@ -120,6 +123,7 @@ class ModelRegistry:
         self._default: str | None = None
         # Replaced as a whole: a scrape looks at it from a thread of its own.
         self._all: tuple[LoadedModel, ...] = ()
+        self._statuses: tuple[ModelStatus, ...] = ()
 
     def add(self, model: LoadedModel) -> None:
         """Make a model answer requests; among versions of one name the one added last is the newest.
@@ -173,14 +177,17 @@ class ModelRegistry:
     def tell(self, status: ModelStatus) -> None:
         """Say what a version is doing that does not answer."""
         self._others[status.name, status.version] = status
+        self._changed()
 
     def forget(self, name: str, version: str) -> None:
         """There is no such version that does not answer."""
         self._others.pop((name, version), None)
+        self._changed()
 
     def alias(self, name: str, aliases: Mapping[str, str]) -> None:
         """Give versions of a model other names: alias -> version. They replace those that it had."""
         self._aliases[name] = dict(aliases)
+        self._changed()
 
     def set_default(self, name: str | None) -> None:
         """Name the default model; None: the first one."""
@@ -191,28 +198,12 @@ class ModelRegistry:
         return iter(self._all)
 
     def models(self) -> tuple[ModelStatus, ...]:
-        """Every version of every model with its state, by name; of each name the oldest first."""
-        found = [
-            ModelStatus(name, version, ModelState.READY, aliases=self._aliases_of(name, version), model=model)
-            for name, versions in self._models.items()
-            for version, model in versions.items()
-        ]
-        found += [
-            replace(each, aliases=self._aliases_of(each.name, each.version))
-            for each in self._others.values()
-            if each.version not in self._models.get(each.name, {})
-        ]
-        known = {(each.name, each.version) for each in found}
-        for model in self._retiring:
-            key = model.identity.name, model.identity.version
-            if key not in known:
-                found.append(ModelStatus(*key, ModelState.RETIRING))
-                known.add(key)
-        return tuple(sorted(found, key=lambda each: (each.name, by_number(each.version))))
+        """Every version of every model with its state, by name; of each name the oldest first. For any thread."""
+        return self._statuses
 
     def ready(self, name: str) -> bool:
         """Whether a request that names this model and no version gets an answer."""
-        return self._usual(name) is not None
+        return self.usual(name) is not None
 
     @property
     def default(self) -> str:
@@ -236,7 +227,7 @@ class ModelRegistry:
         # A version may be called like an alias of another one.
         model = versions.get(selector.version) or versions.get(version)
         if model is None and selector.version in {"", LATEST}:
-            model = self._usual(name) if not selector.version else versions[next(reversed(versions))]
+            model = self.usual(name) if not selector.version else versions[next(reversed(versions))]
             if model is None:
                 raise _loading()
         if model is not None:
@@ -253,7 +244,7 @@ class ModelRegistry:
             name = self._names.get(name, name)
         return name or self.default
 
-    def _usual(self, name: str) -> LoadedModel | None:
+    def usual(self, name: str) -> LoadedModel | None:
         """The version that is meant where none is named; None: it is not loaded."""
         versions = self._models.get(name)
         if not versions:
@@ -271,6 +262,11 @@ class ModelRegistry:
             Reason.MODEL_NOT_FOUND, f"No model {shown(asked or name)} is loaded. {known}", field="model.name"
         )
 
+    def _reason(self, name: str, version: str) -> str:
+        """Why a version that answers could not be loaded again, with other files; empty: nobody has tried."""
+        other = self._others.get((name, version))
+        return "" if other is None or other.state is not ModelState.FAILED else other.reason
+
     def _aliases_of(self, name: str, version: str) -> tuple[str, ...]:
         ours = [alias for alias, of in self._aliases.get(name, {}).items() if of == version]
         newest = next(reversed(self._models.get(name, {})), None)
@@ -279,11 +275,24 @@ class ModelRegistry:
     def _changed(self) -> None:
         answering = [model for versions in self._models.values() for model in versions.values()]
         self._all = (*answering, *self._retiring)
+        found = {
+            (name, version): ModelStatus(name, version, ModelState.READY, self._reason(name, version), model=model)
+            for name, versions in self._models.items()
+            for version, model in versions.items()
+        }
+        for status in self._others.values():
+            found.setdefault((status.name, status.version), status)
+        for model in self._retiring:
+            key = model.identity.name, model.identity.version
+            if key not in found or found[key].state is ModelState.UNLOADED:
+                found[key] = ModelStatus(*key, ModelState.RETIRING)
+        named = (replace(each, aliases=self._aliases_of(each.name, each.version)) for each in found.values())
+        self._statuses = tuple(sorted(named, key=lambda each: (each.name, by_number(each.version))))
 
 
 def by_number(version: str) -> tuple[int, str]:
     """What versions are sorted by, the oldest first: those that are numbers by their number."""
-    return (int(version) if version.isdecimal() and len(version) < 20 else -1), version
+    return int(version) if version.isdecimal() and len(version) <= _DIGITS else -1, version
 
 
 def _loading() -> UnavailableError:

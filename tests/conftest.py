@@ -141,8 +141,14 @@ def start_server(request: pytest.FixtureRequest) -> Iterator[Callable[..., Runni
     workers = {"GLIMPSE_WORKERS": str(request.param)} if hasattr(request, "param") else {}
     started: list[RunningServer] = []
 
-    def start(*arguments: str, environment: dict[str, str] | None = None, module: str = "server") -> RunningServer:
-        started.append(RunningServer(*arguments, environment={**workers, **(environment or {})}, module=module))
+    def start(
+        *arguments: str,
+        environment: dict[str, str] | None = None,
+        module: str = "server",
+        model: dict[str, str] = SMALL_MODEL,
+    ) -> RunningServer:
+        environment = {**workers, **(environment or {})}
+        started.append(RunningServer(*arguments, environment=environment, module=module, model=model))
         return started[-1]
 
     yield start

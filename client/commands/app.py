@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from glimpse import __version__
-from glimpse.client.commands import classify, config, describe, exits, sort
+from glimpse.client.commands import classify, config, describe, exits, models, sort
 from glimpse.client.commands.help import Command, examples
 from glimpse.client.commands.option_groups import explain
 from glimpse.client.commands.server_options import option_kinds
@@ -92,3 +92,13 @@ app.command(
     cls=Command,
     epilog=examples("glimpse health", "glimpse health --wait --timeout 120 && glimpse classify photo.jpg"),
 )(describe.health)
+app.command(
+    cls=Command,
+    epilog=examples(
+        "glimpse models list",
+        "glimpse models load flowers",
+        "glimpse models promote flowers 3",
+        "glimpse models alias flowers canary 4",
+        "glimpse models unload flowers 4",
+    ),
+)(models.models)

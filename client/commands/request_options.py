@@ -13,7 +13,10 @@ Model = Annotated[
     str, typer.Option(metavar="NAME", help="Use this loaded model. Without it, the server's default model answers.")
 ]
 ModelVersion = Annotated[
-    str, typer.Option(metavar="VERSION", help="Use this version of the model. Without it, the newest one answers.")
+    str,
+    typer.Option(
+        metavar="VERSION", help="Use this version of the model. Without it, the stable or the newest one answers."
+    ),
 ]
 
 

@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -20,7 +20,9 @@ from glimpse.client.commands.option_groups import explain, option_group
 if TYPE_CHECKING:
     from glimpse.client.client import Client
     from glimpse.client.connection import TLS, Connection
+    from glimpse.client.repository import ModelRepository
 
+T = TypeVar("T")
 PANEL = "Server and connection"
 
 
@@ -57,6 +59,19 @@ class ServerOptions:
                 require_serving(client, seconds=self.timeout)
             yield client
 
+    @contextmanager
+    def repository(self) -> Iterator[ModelRepository]:
+        """What manages the server's models; for whatever ends the command in its block, see `client`.
+
+        Raises:
+            typer.BadParameter: the options cannot be used as they are.
+            typer.Exit: in place of what `exits.by_cause` knows.
+        """
+        from glimpse.client.repository import ModelRepository
+
+        with exits.by_cause(self.target), self._made(ModelRepository, wait_for_ready=self.wait) as repository:
+            yield repository
+
     def connection(self) -> Connection:
         """The same without a client, for whoever calls in another way.
 
@@ -79,13 +94,17 @@ class ServerOptions:
     def _connected(self) -> Client:
         from glimpse.client.client import Client
 
+        return self._made(Client)
+
+    def _made(self, kind: Callable[..., T], *, wait_for_ready: bool = False) -> T:
         try:
-            return Client(
+            return kind(
                 self.target,
                 timeout=self.timeout,
                 tls=self._named_tls() or self.tls,
                 token_file=self.token_file,
                 allow_plaintext_token=self.insecure_token,
+                wait_for_ready=wait_for_ready,
             )
         except (OSError, ValueError) as error:
             raise typer.BadParameter(explain(error)) from error

@@ -76,6 +76,7 @@ class Audit:
             "method": call.method,
             **({} if stream_id is None else {"piece": stream_id}),
             "model": call.model,
+            **({"detail": call.detail} if call.detail else {}),
             "images": call.images,
             "bytes": call.bytes,
             "code": code,

@@ -45,6 +45,7 @@ class CallContext:
     token: Credential | None = None  # by which the caller was let in; None: there is none
     connection: Credential | None = None  # with the certificate that the caller has shown; None: none is asked for
     model: str = ""
+    detail: str = ""  # what it asks for besides, where it manages models
     images: int = 0
     bytes: int = 0  # of the images
     counted: int = 0  # images that they count for; more where some are worth more than one

@@ -21,7 +21,7 @@ from glimpse.server.access.tokens import Tokens
 from glimpse.server.access.unauthenticated import REMEMBERED, Budget, UnauthenticatedCalls
 from glimpse.server.access.unread import Unread
 from glimpse.server.access.uploads import Uploads
-from glimpse.server.errors import OverloadedError, UnauthenticatedError
+from glimpse.server.errors import OverloadedError, PermissionDeniedError, Reason, UnauthenticatedError, shown
 from glimpse.server.settings.access import AccessSettings
 
 _log = structlog.get_logger(__name__)
@@ -29,6 +29,7 @@ _log = structlog.get_logger(__name__)
 # Calls a second of one address that show no good token, and at once: a client that was given a wrong one fails once,
 # not in a loop, and a whole fleet of them can still see why.
 _FAILURES = Allowance(20.0, 200)
+ANYBODY = "*"  # in GLIMPSE_ADMIN
 _DELAY = 1.0  # seconds that one above that waits for its refusal
 _MOST_DELAYED = 1024  # of them at once, 25 KB each; more are refused without waiting
 # Reflection and descriptions of models. A client asks for a description once, so the burst is for a fleet that starts
@@ -58,6 +59,7 @@ class AccessControl:
             StartupError: expected; the audit log cannot be opened.
         """
         self._reload_seconds = settings.reload_seconds
+        self._admin = settings.admin
         usual = Allowance(settings.rate_limit, settings.rate_burst)
         self.certificates: Certificates | None = None
         if settings.tls_certificate is not None and settings.tls_key is not None:
@@ -122,6 +124,20 @@ class AccessControl:
             shown = certificate()
             call.identity = call.identity or shown.identity
             self.connections.enter(call, shown)
+
+    def check_admin(self, call: CallContext) -> None:
+        """Refuse a caller who may not manage models.
+
+        Raises:
+            PermissionDeniedError: expected; GLIMPSE_ADMIN does not name the caller's identity.
+        """
+        if ANYBODY in self._admin or (call.identity and call.identity in self._admin):
+            return
+        who = f"{shown(call.identity)} is not among them" if call.identity else "you have shown no identity"
+        raise PermissionDeniedError(
+            Reason.NOT_PERMITTED,
+            f"Only callers whom GLIMPSE_ADMIN of this server names may manage models, and {who}. Ask the operator.",
+        )
 
     async def delay_refusal(self) -> None:
         """Let a suspect wait for the refusal: one who tries again as soon as it is there is slowed down by that."""

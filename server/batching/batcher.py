@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from glimpse.models.outputs import DEFAULT_OUTPUTS
 from glimpse.server.batching.batch_queue import Answer, BatchQueue, Slot, Taken
+from glimpse.server.batching.device import ALONE, DeviceShare, Turn
 from glimpse.server.batching.endings import fail, failed, finish, stuck, too_late
 from glimpse.server.batching.estimate import ComputeEstimate
 from glimpse.server.batching.executor import Compute, Computed, Executor
@@ -70,6 +71,7 @@ class Batcher:
         outputs: frozenset[str] = DEFAULT_OUTPUTS,
         out_of_memory: Callable[[Exception], bool] = lambda error: isinstance(error, MemoryError),
         stuck_seconds: float = math.inf,
+        share: DeviceShare | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Make a batcher; `start` sets it to work.
@@ -86,6 +88,7 @@ class Batcher:
             outputs: names of all that `compute` can give.
             out_of_memory: whether an error of `compute` says that the batch does not fit; a smaller one is tried then.
             stuck_seconds: a batch that computes for longer hangs.
+            share: of the device, where other models compute on it, too; None: it is this batcher's alone.
             clock: seconds, monotonic; deadlines are on it.
         """
         self._device = Executor(
@@ -93,6 +96,7 @@ class Batcher:
         )
         self._watch = Watch(stuck_seconds, clock)
         self._streams = streams
+        self._share_of_device = share
         self._input_shape = input_shape
         self._outputs = outputs
         self._capacity = capacity
@@ -214,15 +218,21 @@ class Batcher:
         for worker in self._workers:
             if worker.ident is not None:
                 worker.join(None if end is None else max(0.0, end - time.monotonic()))
+        if self._share_of_device is not None:
+            self._share_of_device.leave()
         return not any(worker.is_alive() for worker in self._workers)
 
     def _work(self, staging: NDArray[np.uint8]) -> None:
         name = threading.current_thread().name
         try:
-            while (batch := self._take(name)) is not None:
-                if batch:
-                    self._run(name, batch, staging)
-                    batch.clear()  # else its pixels would be kept until this thread has another
+            while (taken := self._take(name)) is not None:
+                batch, turn = taken
+                try:
+                    if batch:
+                        self._run(name, batch, staging, turn)
+                        batch.clear()  # else its pixels would be kept until this thread has another
+                finally:
+                    turn.end()
         except BaseException as error:  # noqa: BLE001 - a thread that died unseen would be missed by its callers alone
             _log.critical("a thread of the batcher has died", exc_info=True)
             with self._changed:
@@ -231,16 +241,25 @@ class Batcher:
             fail(held, failed)
             self.trouble()
 
-    def _take(self, name: str) -> list[Slot] | None:
+    def _take(self, name: str) -> tuple[list[Slot], Turn] | None:
         """Wait until a batch may be composed, and compose it; None when closed and empty.
 
-        A composed batch has `_staged` set; `_run` clears it when the device is its own.
+        A composed batch has `_staged` set; `_run` clears it when the device is its own. Where other models share the
+        device, the batch is composed when its turn has come, of what has gathered by then.
         """
+        turn = ALONE if self._share_of_device is None else self._share_of_device.turn()
         with self._changed:
             while not self._may_compose():
                 if self._closed and not len(self._queue):
                     return None
                 self._changed.wait()
+            if turn is not ALONE and self._computing < self._streams:
+                self._staged = True  # the others need not wait for a turn, too
+                self._changed.release()
+                try:
+                    turn.begin()
+                finally:
+                    self._changed.acquire()
             now = self._clock()
             limit = self._fair(self._share(len(self._queue)))
             expected = self._estimate.seconds(self._device.padded(min(len(self._queue), limit)))
@@ -251,7 +270,7 @@ class Batcher:
             if self._closed and not len(self._queue):
                 self._changed.notify_all()  # the other workers may be waiting for the end
         self._tell(taken, now, expected)
-        return taken.batch
+        return taken.batch, turn
 
     def _tell(self, taken: Taken, now: float, expected: float) -> None:
         """Tell those that were left out of a batch."""
@@ -293,7 +312,7 @@ class Batcher:
         sizes = self._device.sizes(even, limit)
         return next((size for size in sizes if self._estimate.seconds(size) <= most), even)
 
-    def _run(self, name: str, batch: list[Slot], staging: NDArray[np.uint8]) -> None:
+    def _run(self, name: str, batch: list[Slot], staging: NDArray[np.uint8], turn: Turn) -> None:
         padded = self._device.padded(len(batch))
         outputs = frozenset().union(*[slot.outputs for slot in batch])
         for row, slot in enumerate(batch):
@@ -309,12 +328,15 @@ class Batcher:
             self._watch.began(name)
             if len(self._queue):
                 self._changed.notify_all()  # for another stream that is free
+        turn.begin()
+        alone = alone and turn.whole()
         begun = self._clock()
         computed: Computed | None = None
         try:
             computed = self._device.compute(staging, len(batch), alone=alone, outputs=outputs)
         finally:
             seconds = self._clock() - begun
+            turn.end()
             with self._changed:
                 self._computing -= 1
                 self._watch.ended(name)

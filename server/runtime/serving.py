@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple
@@ -30,7 +31,14 @@ class ServedModel(NamedTuple):
     batch_sizes: tuple[int, ...]  # that it is warm for, rising
 
 
-def serve(imported: ImportedModel, golden: GoldenCheck, *, precision: PrecisionChoice, largest: int = 0) -> ServedModel:
+def serve(
+    imported: ImportedModel,
+    golden: GoldenCheck,
+    *,
+    precision: PrecisionChoice,
+    largest: int = 0,
+    warming: Callable[[], object] = lambda: None,
+) -> ServedModel:
     """Build the runtime of an imported model, warm it, and compare its answers with the recorded ones.
 
     Args:
@@ -38,6 +46,7 @@ def serve(imported: ImportedModel, golden: GoldenCheck, *, precision: PrecisionC
         golden: of its bundle.
         precision: the one that is stated; ``auto``: the fastest that gives the answers of float32, and the recorded.
         largest: images in the largest batch; 0: what suits the runtime and the network.
+        warming: called once it is built, before it computes its first batch.
 
     Raises:
         GoldenError: expected; its answers are not the recorded ones, and in float32 they would not be either.
@@ -47,6 +56,7 @@ def serve(imported: ImportedModel, golden: GoldenCheck, *, precision: PrecisionC
     """
     runtime, agreement = builder.build(imported, precision=precision, largest=largest)
     multiply_adds = imported.summary.multiply_adds
+    warming()
     try:
         return ServedModel(runtime, agreement, _warm(runtime, golden, largest, multiply_adds))
     except GoldenError as error:

@@ -34,6 +34,7 @@ from glimpse.server.settings.kinds import (
     RuntimeChoice,
     Seconds,
     json_object,
+    pairs,
     split,
 )
 
@@ -132,6 +133,23 @@ class Settings(AccessSettings):
         None,
         description="TOML or JSON file with the preprocessing recipe (pre-stem) of a weights file. Without "
         "it, recipe.toml beside the weights file.",
+    )
+    models: Path | None = Field(
+        None,
+        description="Folder of models, each in NAME/VERSION/ with a positive integer as its version, or TOML file of "
+        "models. The models are served together, and looked at again while they serve: new versions are loaded, and "
+        "replace older ones once they have computed their first batches and their recorded answers. It takes the place "
+        "of --weights, and needs one process (--workers 0 or 1). Empty means the one model of --weights.",
+    )
+    models_poll: Seconds = Field(
+        10.0,
+        description="Interval at which the models of --models are looked at, in seconds. 0 means only on SIGHUP and "
+        "when a caller who may manage models asks for it.",
+    )
+    model_aliases: Annotated[dict[str, str], NoDecode, BeforeValidator(pairs)] = Field(
+        {},
+        description="Other names by which models can be called, with commas between: photos=resnet50,default. A name "
+        "alone, without the name of a model behind it, is one of the default model.",
     )
     runtime: RuntimeChoice = Field(
         "auto",
@@ -280,6 +298,18 @@ class Settings(AccessSettings):
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
+        if self.models is not None:
+            one = ("weights", "model", "variant", "options", "labels", "recipe")
+            if set_too := [name for name in one if name in self.model_fields_set]:
+                raise ValueError(
+                    f"models names all models, so that {', '.join(set_too)} cannot be set as well. Leave one of the "
+                    "two out; model.toml in the folder of a model says what a weights file needs."
+                )
+            if self.workers > 1:
+                raise ValueError(
+                    "models needs one process: several workers serve the one model of weights. "
+                    f"Set workers to 1, or leave it out. Received: {self.workers}"
+                )
         if self.max_images_per_request > self.max_images_in_flight * 3 // 4:
             raise ValueError(
                 "max_images_per_request must be at most three quarters of max_images_in_flight, or a request of a "

@@ -30,6 +30,12 @@ class AccessSettings(BaseSettings):
         description="TOML file with the hashes of callers' tokens. With it, classification needs a bearer "
         "token. `python -m glimpse.server.access.tokens new NAME` makes an entry.",
     )
+    admin: Annotated[frozenset[str], NoDecode, BeforeValidator(split)] = Field(
+        frozenset(),
+        description="Identities of the callers who may manage models, with commas between, as their tokens or client "
+        "certificates name them. * means everybody who may call, which is safe only where nobody else reaches the "
+        "port. Empty means nobody.",
+    )
     reload_seconds: PositiveSeconds = Field(
         5.0, description="Interval at which the certificate and token files are checked for changes, in seconds."
     )

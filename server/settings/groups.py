@@ -18,6 +18,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "config",
     ),
     "Model": ("options", "labels", "recipe", "golden"),
+    "Several models": ("models", "models_poll", "model_aliases"),
     "Inference": ("precision", "conversion_seconds", "simulated_seconds", "stuck_seconds"),
     "Processes": ("workers", "engines"),
     "Limits of the work in flight": (
@@ -43,6 +44,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "tls_key",
         "tls_client_ca",
         "tokens",
+        "admin",
         "reload_seconds",
         "rate_limit",
         "rate_burst",

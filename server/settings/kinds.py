@@ -61,3 +61,17 @@ def _joined(value: str) -> dict[str, Any] | None:
 def split(value: Any) -> Any:
     """Read a list from a flag or a variable, where it is words with commas between."""
     return [word.strip() for word in value.split(",") if word.strip()] if isinstance(value, str) else value
+
+
+def pairs(value: Any) -> Any:
+    """Read names with values from a flag or a variable, where they are ``name=value`` with commas between.
+
+    Raises:
+        ValueError: a name is empty.
+    """
+    if not isinstance(value, str):
+        return value
+    found = [word.partition("=")[::2] for word in split(value)]
+    if not all(name.strip() for name, _ in found):
+        raise ValueError(f"must be names with commas between, such as photos=resnet50. Received: {_shown(value)}")
+    return {name.strip(): other.strip() for name, other in found}

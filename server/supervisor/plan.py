@@ -41,9 +41,10 @@ def planned(settings: Settings, *, cpus: int | None = None, devices: Sequence[st
     Raises:
         StartupError: expected; several processes are asked for, and that cannot be.
     """
+    one = settings.workers == 1 or settings.models is not None  # an engine holds one model
     if devices is None:
-        devices = gpus.visible() if settings.workers != 1 and _computes_on_gpu(settings) else ()
-    workers = settings.workers or _workers(cpus or cores.available(), len(devices))
+        devices = () if one or not _computes_on_gpu(settings) else gpus.visible()
+    workers = 1 if one else settings.workers or _workers(cpus or cores.available(), len(devices))
     if workers > 1 and sys.platform != "linux":
         raise StartupError(
             f"GLIMPSE_WORKERS is {workers}, but several processes can share a port on Linux only. Set it to 1."

@@ -140,6 +140,11 @@ LISTED = (
     Listed(r"perf_analyzer\b", "comes with Triton, and measures for a minute", syntax),
     Listed(r"kubectl\b", "needs a cluster", syntax),
     Listed(
+        r"client/cli\.py (models|classify --model cifar)\b",
+        "needs a server with a repository of models; test_roll_out.py runs it with one",
+        ours,
+    ),
+    Listed(
         r"client/cli\.py (classify|describe) --tls", "needs a server with TLS; the tests of the client have one", ours
     ),
     Listed(r"openssl\b", "openssl is not installed", syntax, unless=has("openssl")),

@@ -97,7 +97,7 @@ def test_while_the_watchdog_fails_liveness_does_and_then_it_watches_on() -> None
         server._loaded = True
         changed = asyncio.Event()
 
-        async def tell(*, alive: bool, ready: bool) -> None:
+        async def tell(*, alive: bool, ready: bool, models: object = None) -> None:
             told.append((alive, server._watchdog.trouble))
             changed.set()
 

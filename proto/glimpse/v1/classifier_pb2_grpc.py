@@ -189,3 +189,218 @@ class ImageClassifier(object):
             timeout,
             metadata,
             _registered_method=True)
+
+
+class ModelRepositoryStub(object):
+    """Manages the models of a server that serves a repository of them (GLIMPSE_MODELS). Only callers that GLIMPSE_ADMIN names
+    may call it; others get `NOT_PERMITTED`.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.List = channel.unary_unary(
+                '/glimpse.v1.ModelRepository/List',
+                request_serializer=glimpse_dot_v1_dot_classifier__pb2.ModelRepositoryListRequest.SerializeToString,
+                response_deserializer=glimpse_dot_v1_dot_classifier__pb2.ModelRepositoryListResponse.FromString,
+                _registered_method=True)
+        self.Load = channel.unary_unary(
+                '/glimpse.v1.ModelRepository/Load',
+                request_serializer=glimpse_dot_v1_dot_classifier__pb2.ModelRepositoryLoadRequest.SerializeToString,
+                response_deserializer=glimpse_dot_v1_dot_classifier__pb2.ModelRepositoryLoadResponse.FromString,
+                _registered_method=True)
+        self.Unload = channel.unary_unary(
+                '/glimpse.v1.ModelRepository/Unload',
+                request_serializer=glimpse_dot_v1_dot_classifier__pb2.ModelRepositoryUnloadRequest.SerializeToString,
+                response_deserializer=glimpse_dot_v1_dot_classifier__pb2.ModelRepositoryUnloadResponse.FromString,
+                _registered_method=True)
+        self.SetAlias = channel.unary_unary(
+                '/glimpse.v1.ModelRepository/SetAlias',
+                request_serializer=glimpse_dot_v1_dot_classifier__pb2.ModelRepositorySetAliasRequest.SerializeToString,
+                response_deserializer=glimpse_dot_v1_dot_classifier__pb2.ModelRepositorySetAliasResponse.FromString,
+                _registered_method=True)
+
+
+class ModelRepositoryServicer(object):
+    """Manages the models of a server that serves a repository of them (GLIMPSE_MODELS). Only callers that GLIMPSE_ADMIN names
+    may call it; others get `NOT_PERMITTED`.
+    """
+
+    def List(self, request, context):
+        """Lists every version of every model with its state.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Load(self, request, context):
+        """Looks at the repository and loads a version; answers once it is ready, that is, once it has computed its first batches
+        and given its recorded answers. The newest version stays until a newer one is ready, an older one until it is
+        unloaded. If the caller leaves, loading goes on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Unload(self, request, context):
+        """Unloads a version, or all versions of a model. It gets no more requests, and what it has begun is answered. It stays
+        unloaded until `Load`, or until its files change.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetAlias(self, request, context):
+        """Gives a version another name, such as `stable` or `canary`. A version that is not loaded is loaded first. Requests
+        without a version go to the version called `stable`, if there is one, so that this promotes a version or rolls back.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_ModelRepositoryServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'List': grpc.unary_unary_rpc_method_handler(
+                    servicer.List,
+                    request_deserializer=glimpse_dot_v1_dot_classifier__pb2.ModelRepositoryListRequest.FromString,
+                    response_serializer=glimpse_dot_v1_dot_classifier__pb2.ModelRepositoryListResponse.SerializeToString,
+            ),
+            'Load': grpc.unary_unary_rpc_method_handler(
+                    servicer.Load,
+                    request_deserializer=glimpse_dot_v1_dot_classifier__pb2.ModelRepositoryLoadRequest.FromString,
+                    response_serializer=glimpse_dot_v1_dot_classifier__pb2.ModelRepositoryLoadResponse.SerializeToString,
+            ),
+            'Unload': grpc.unary_unary_rpc_method_handler(
+                    servicer.Unload,
+                    request_deserializer=glimpse_dot_v1_dot_classifier__pb2.ModelRepositoryUnloadRequest.FromString,
+                    response_serializer=glimpse_dot_v1_dot_classifier__pb2.ModelRepositoryUnloadResponse.SerializeToString,
+            ),
+            'SetAlias': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetAlias,
+                    request_deserializer=glimpse_dot_v1_dot_classifier__pb2.ModelRepositorySetAliasRequest.FromString,
+                    response_serializer=glimpse_dot_v1_dot_classifier__pb2.ModelRepositorySetAliasResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'glimpse.v1.ModelRepository', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('glimpse.v1.ModelRepository', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class ModelRepository(object):
+    """Manages the models of a server that serves a repository of them (GLIMPSE_MODELS). Only callers that GLIMPSE_ADMIN names
+    may call it; others get `NOT_PERMITTED`.
+    """
+
+    @staticmethod
+    def List(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/glimpse.v1.ModelRepository/List',
+            glimpse_dot_v1_dot_classifier__pb2.ModelRepositoryListRequest.SerializeToString,
+            glimpse_dot_v1_dot_classifier__pb2.ModelRepositoryListResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Load(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/glimpse.v1.ModelRepository/Load',
+            glimpse_dot_v1_dot_classifier__pb2.ModelRepositoryLoadRequest.SerializeToString,
+            glimpse_dot_v1_dot_classifier__pb2.ModelRepositoryLoadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Unload(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/glimpse.v1.ModelRepository/Unload',
+            glimpse_dot_v1_dot_classifier__pb2.ModelRepositoryUnloadRequest.SerializeToString,
+            glimpse_dot_v1_dot_classifier__pb2.ModelRepositoryUnloadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetAlias(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/glimpse.v1.ModelRepository/SetAlias',
+            glimpse_dot_v1_dot_classifier__pb2.ModelRepositorySetAliasRequest.SerializeToString,
+            glimpse_dot_v1_dot_classifier__pb2.ModelRepositorySetAliasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

@@ -24,8 +24,8 @@ Reasons, for programs to switch on:
 | `DUPLICATE_ID` | INVALID_ARGUMENT | the stream already has a request of this id in flight |
 | `INVALID_TENSOR` | INVALID_ARGUMENT | Open Inference Protocol: the name, type, shape or contents of a tensor do not fit the model |
 | `INVALID_PARAMETER` | INVALID_ARGUMENT | Open Inference Protocol: a parameter has another type than it must have |
-| `NOT_SUPPORTED` | UNIMPLEMENTED | Open Inference Protocol: this server does not do what the method asks for |
 | `MODEL_NOT_FOUND` | NOT_FOUND | no loaded model has this name and version |
+| `MODEL_NOT_LOADED` | FAILED_PRECONDITION | the model cannot be loaded or unloaded; the message says why |
 | `EMPTY_IMAGE` | INVALID_ARGUMENT | the image has no bytes, or no source is set |
 | `IMAGE_BYTES_EXCEEDED` | INVALID_ARGUMENT | the encoded image exceeds `Limits.max_image_bytes` |
 | `IMAGE_PIXELS_EXCEEDED` | INVALID_ARGUMENT | width x height exceeds `Limits.max_image_pixels` or `max_jpeg_pixels` |
@@ -37,6 +37,7 @@ Reasons, for programs to switch on:
 | `RAW_PIXELS_MISMATCH` | INVALID_ARGUMENT | raw data is not height x width x channels bytes, a side is 0, or there are not 1 or 3 channels |
 | `TOKEN_MISSING` | UNAUTHENTICATED | the server requires `authorization: Bearer <token>`, and the call has none |
 | `TOKEN_REFUSED` | UNAUTHENTICATED | the token is unknown or has expired, possibly while the stream was open |
+| `NOT_PERMITTED` | PERMISSION_DENIED | the caller may not manage models; see GLIMPSE_ADMIN |
 | `RATE_LIMITED` | RESOURCE_EXHAUSTED | the caller exceeds the limit of images or calls per second; retry at the given time |
 | `QUEUE_FULL` | RESOURCE_EXHAUSTED | the server holds too many images or calls; retry at the given time |
 | `SHARE_FULL` | RESOURCE_EXHAUSTED | the caller holds too many images or calls; retry at the given time |
@@ -138,3 +139,97 @@ class ImageClassifierServicer(metaclass=_abc_1.ABCMeta):
         """Describes a loaded model: its network, its preprocessing, its runtime and the server's limits."""
 
 def add_ImageClassifierServicer_to_server(servicer: ImageClassifierServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class ModelRepositoryStub:
+    """Manages the models of a server that serves a repository of them (GLIMPSE_MODELS). Only callers that GLIMPSE_ADMIN names
+    may call it; others get `NOT_PERMITTED`.
+    """
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> ModelRepositoryAsyncStub: ...
+    List: _grpc.UnaryUnaryMultiCallable[_classifier_pb2.ModelRepositoryListRequest, _classifier_pb2.ModelRepositoryListResponse]
+    """Lists every version of every model with its state."""
+    Load: _grpc.UnaryUnaryMultiCallable[_classifier_pb2.ModelRepositoryLoadRequest, _classifier_pb2.ModelRepositoryLoadResponse]
+    """Looks at the repository and loads a version; answers once it is ready, that is, once it has computed its first batches
+    and given its recorded answers. The newest version stays until a newer one is ready, an older one until it is
+    unloaded. If the caller leaves, loading goes on.
+    """
+    Unload: _grpc.UnaryUnaryMultiCallable[_classifier_pb2.ModelRepositoryUnloadRequest, _classifier_pb2.ModelRepositoryUnloadResponse]
+    """Unloads a version, or all versions of a model. It gets no more requests, and what it has begun is answered. It stays
+    unloaded until `Load`, or until its files change.
+    """
+    SetAlias: _grpc.UnaryUnaryMultiCallable[_classifier_pb2.ModelRepositorySetAliasRequest, _classifier_pb2.ModelRepositorySetAliasResponse]
+    """Gives a version another name, such as `stable` or `canary`. A version that is not loaded is loaded first. Requests
+    without a version go to the version called `stable`, if there is one, so that this promotes a version or rolls back.
+    """
+
+@_typing.type_check_only
+class ModelRepositoryAsyncStub(ModelRepositoryStub):
+    """Manages the models of a server that serves a repository of them (GLIMPSE_MODELS). Only callers that GLIMPSE_ADMIN names
+    may call it; others get `NOT_PERMITTED`.
+    """
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    List: _aio.UnaryUnaryMultiCallable[_classifier_pb2.ModelRepositoryListRequest, _classifier_pb2.ModelRepositoryListResponse]  # type: ignore[assignment]
+    """Lists every version of every model with its state."""
+    Load: _aio.UnaryUnaryMultiCallable[_classifier_pb2.ModelRepositoryLoadRequest, _classifier_pb2.ModelRepositoryLoadResponse]  # type: ignore[assignment]
+    """Looks at the repository and loads a version; answers once it is ready, that is, once it has computed its first batches
+    and given its recorded answers. The newest version stays until a newer one is ready, an older one until it is
+    unloaded. If the caller leaves, loading goes on.
+    """
+    Unload: _aio.UnaryUnaryMultiCallable[_classifier_pb2.ModelRepositoryUnloadRequest, _classifier_pb2.ModelRepositoryUnloadResponse]  # type: ignore[assignment]
+    """Unloads a version, or all versions of a model. It gets no more requests, and what it has begun is answered. It stays
+    unloaded until `Load`, or until its files change.
+    """
+    SetAlias: _aio.UnaryUnaryMultiCallable[_classifier_pb2.ModelRepositorySetAliasRequest, _classifier_pb2.ModelRepositorySetAliasResponse]  # type: ignore[assignment]
+    """Gives a version another name, such as `stable` or `canary`. A version that is not loaded is loaded first. Requests
+    without a version go to the version called `stable`, if there is one, so that this promotes a version or rolls back.
+    """
+
+class ModelRepositoryServicer(metaclass=_abc_1.ABCMeta):
+    """Manages the models of a server that serves a repository of them (GLIMPSE_MODELS). Only callers that GLIMPSE_ADMIN names
+    may call it; others get `NOT_PERMITTED`.
+    """
+
+    @_abc_1.abstractmethod
+    def List(
+        self,
+        request: _classifier_pb2.ModelRepositoryListRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_classifier_pb2.ModelRepositoryListResponse, _abc.Awaitable[_classifier_pb2.ModelRepositoryListResponse]]:
+        """Lists every version of every model with its state."""
+
+    @_abc_1.abstractmethod
+    def Load(
+        self,
+        request: _classifier_pb2.ModelRepositoryLoadRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_classifier_pb2.ModelRepositoryLoadResponse, _abc.Awaitable[_classifier_pb2.ModelRepositoryLoadResponse]]:
+        """Looks at the repository and loads a version; answers once it is ready, that is, once it has computed its first batches
+        and given its recorded answers. The newest version stays until a newer one is ready, an older one until it is
+        unloaded. If the caller leaves, loading goes on.
+        """
+
+    @_abc_1.abstractmethod
+    def Unload(
+        self,
+        request: _classifier_pb2.ModelRepositoryUnloadRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_classifier_pb2.ModelRepositoryUnloadResponse, _abc.Awaitable[_classifier_pb2.ModelRepositoryUnloadResponse]]:
+        """Unloads a version, or all versions of a model. It gets no more requests, and what it has begun is answered. It stays
+        unloaded until `Load`, or until its files change.
+        """
+
+    @_abc_1.abstractmethod
+    def SetAlias(
+        self,
+        request: _classifier_pb2.ModelRepositorySetAliasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_classifier_pb2.ModelRepositorySetAliasResponse, _abc.Awaitable[_classifier_pb2.ModelRepositorySetAliasResponse]]:
+        """Gives a version another name, such as `stable` or `canary`. A version that is not loaded is loaded first. Requests
+        without a version go to the version called `stable`, if there is one, so that this promotes a version or rolls back.
+        """
+
+def add_ModelRepositoryServicer_to_server(servicer: ModelRepositoryServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

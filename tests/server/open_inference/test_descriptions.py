@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -20,6 +21,7 @@ from glimpse.server.open_inference.servicer import SERVICE
 from tests.conftest import ROOT, RunningServer
 from tests.server.conftest import TIMEOUT, metrics_of, rich_status
 from tests.server.open_inference.caller import MODEL, PIXELS, OpenInferenceCaller, photos
+from tests.server.repositories import add, serving_from
 from tests.variations import with_two_workers_too
 
 
@@ -72,11 +74,37 @@ def test_the_index_has_each_model_under_both_names(caller: OpenInferenceCaller) 
 
 
 @pytest.mark.parametrize("method", ["RepositoryModelLoad", "RepositoryModelUnload"])
-def test_nobody_may_load_models_where_the_server_has_no_repository(caller: OpenInferenceCaller, method: str) -> None:
+def test_nobody_may_load_models_unless_the_server_names_them(caller: OpenInferenceCaller, method: str) -> None:
     with pytest.raises(grpc.RpcError) as refused:
         caller.call(method, getattr(pb, f"{method}Request")(model_name=MODEL))
-    assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
-    assert rich_status(refused.value)[1].reason == "NOT_SUPPORTED"
+    assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
+    assert rich_status(refused.value)[1].reason == "NOT_PERMITTED"
+
+
+def test_who_may_manage_models_unloads_and_loads_one(
+    start_server: Callable[..., RunningServer], file: Callable[[int], bytes], tmp_path: Path
+) -> None:
+    """Triton's file and KServe's name the model in different fields."""
+    add(tmp_path, 1)
+    running = serving_from(start_server, tmp_path)
+    with grpc.insecure_channel(running.target) as channel:
+        caller = OpenInferenceCaller(channel)
+
+        def index(*, ready: bool) -> list[str]:
+            found = caller.call("RepositoryIndex", pb.RepositoryIndexRequest(ready=ready)).models
+            return [f"{each.name} {each.version} {each.state}" for each in found]
+
+        assert index(ready=True) == ["cifar 1 READY", "cifar.pixels 1 READY"]
+        caller.call("RepositoryModelUnload", pb.RepositoryModelUnloadRequest(model_name="cifar"))
+        assert index(ready=True) == []
+        assert index(ready=False) == ["cifar 1 UNAVAILABLE", "cifar.pixels 1 UNAVAILABLE"]
+        assert not caller.call("ModelReady", pb.ModelReadyRequest(name="cifar.pixels")).ready
+        with pytest.raises(grpc.RpcError) as refused:
+            caller.infer(photos(file(1), model_name="cifar"))
+        assert refused.value.code() is grpc.StatusCode.NOT_FOUND
+        caller.call("RepositoryModelLoad", pb.RepositoryModelLoadRequest(repository_name="cifar"))
+        assert caller.call("ModelReady", pb.ModelReadyRequest(name="cifar")).ready
+        assert caller.infer(photos(file(1), model_name="cifar")).model_version == "1"
 
 
 @with_two_workers_too

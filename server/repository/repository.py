@@ -1,0 +1,594 @@
+"""The life of the models of a repository: loading, warming, ready, retiring; or failed, and why.
+
+Models are loaded one after the other, beside those that serve: at no time is there more than one that is not ready yet.
+A version is ready once it has computed every batch size and its answers are the recorded ones. Only then does it get
+requests, and only then is the one retired whose place it takes: that one answers what has begun with it, and is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+import structlog
+
+from glimpse.models.sources import ModelSource
+from glimpse.server import cores
+from glimpse.server.batching.batcher import Observer
+from glimpse.server.batching.device import SharedDevice
+from glimpse.server.errors import FailedPreconditionError, ModelNotFoundError, Reason, draining, shown
+from glimpse.server.interruptible import run_until_stopped
+from glimpse.server.loading import explained, load_model
+from glimpse.server.registry import LATEST, STABLE, LoadedModel, ModelRegistry, ModelState, ModelStatus, by_number
+from glimpse.server.repository import aliases
+from glimpse.server.repository.model_file import ListedModel
+from glimpse.server.repository.scan import FoundModel, FoundVersion, Stamp, scan, weights_in
+from glimpse.server.settings import Settings
+from glimpse.server.startup import StartupError
+
+_log = structlog.get_logger(__name__)
+
+# Files are complete where two looks so far apart find the same, or where nothing of them has changed for so long.
+_STILL_SECONDS = 2.0
+_OLD_SECONDS = 10.0
+_GONE = 2  # looks in a row that do not find a version, until it counts as removed
+
+
+@dataclass(slots=True)
+class _Version:
+    """One version, as far as it is known."""
+
+    name: str
+    version: str
+    found: FoundVersion
+    model: FoundModel
+    loaded: LoadedModel | None = None
+    stamp: Stamp | None = None  # of what is loaded, or could not be
+    failed: str = ""  # why that could not be loaded
+    asked: bool | None = None  # True: to be loaded, False: not to be, whatever its number; None: nobody has said
+    seen: tuple[Stamp, float] = ((), 0.0)  # the files as they were found first, and when
+    missed: int = 0  # looks in a row that have not found it
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.name, self.version
+
+    @property
+    def problem(self) -> str:
+        """Why it cannot be loaded as it lies there."""
+        return self.model.problem or self.found.problem
+
+
+@dataclass(slots=True)
+class _Model:
+    """What is known of a name."""
+
+    found: FoundModel
+    aliases: dict[str, str] = field(default_factory=dict)  # in force
+    read: dict[str, str] | None = None  # as they were read last; None: not yet
+
+
+class Repository:
+    """The models of a repository, of which those that are ready are in a registry. Lives on the event loop."""
+
+    def __init__(
+        self,
+        root: Path,
+        settings: Settings,
+        registry: ModelRegistry,
+        observe: Callable[[str, str], Observer],
+        *,
+        changed: Callable[[], Awaitable[None]],
+        loaded: Callable[[LoadedModel], object],
+        closed: Callable[[LoadedModel], Awaitable[None]],
+    ) -> None:
+        """Nothing is loaded yet.
+
+        Args:
+            root: the folder, or the TOML file.
+            settings: of the server, for what a model's own do not say.
+            registry: of the models that answer.
+            observe: gives what is told of a model's batches, for its name and version.
+            changed: awaited when a model has begun or ceased to be ready.
+            loaded: called when a model is about to answer.
+            closed: awaited when a model is closed, and what it held is free.
+        """
+        self._root, self._settings, self._registry = root, settings, registry
+        self._observe, self._changed, self._loaded, self._closed = observe, changed, loaded, closed
+        self._device = SharedDevice(cores.available())
+        self._poll = settings.models_poll
+        self._still_seconds = min(_STILL_SECONDS, self._poll or _STILL_SECONDS)
+        self._stop = asyncio.Event()
+        self._wake = asyncio.Event()
+        self._versions: dict[tuple[str, str], _Version] = {}
+        self._models: dict[str, _Model] = {}
+        self._needed: set[str] = set()  # required models, without which the server is not ready
+        self._began = False  # all that was found first has been loaded, or has failed
+        self._retiring: set[asyncio.Task[None]] = set()
+        self._busy = asyncio.Lock()
+        self._told_names: dict[str, bool] = {}
+        self._there: set[str] = set()  # models that the last look has found
+        self._looks: set[asyncio.Task[bool]] = set()
+        self._trouble = ""  # why the repository cannot be read
+
+    @property
+    def ready(self) -> bool:
+        """Whether every required model answers, of those that were found first or have answered since."""
+        return self._began and any(self._registry) and all(map(self._registry.ready, self._needed))
+
+    def names(self) -> dict[str, bool]:
+        """Every model by name, and whether it answers."""
+        return {name: self._registry.ready(name) for name in self._models}
+
+    async def start(self, stop: asyncio.Event) -> bool:
+        """Load what is there; False when told to stop meanwhile. A version that fails does not end it."""
+        self._stop = stop
+        if await self._look(first=True):  # something was copied a moment ago
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), self._still_seconds)
+            await self._look(first=True)
+        if stop.is_set():
+            return False
+        self._began = True
+        if not self._models:
+            _log.warning("no models", detail=f"There is none in {self._root} yet. It is looked at again and again.")
+        for name in sorted(self._needed):
+            if not self._registry.ready(name):
+                _log.error("not ready", detail=f"The required model {name} is not ready, so that the server is not.")
+        await self._changed()
+        return True
+
+    async def run(self) -> None:
+        """Look again and again, for as long as the server lives."""
+        unsettled = False
+        while not self._stop.is_set():
+            seconds = self._still_seconds if unsettled else self._poll or None
+            waits = [asyncio.create_task(each.wait()) for each in (self._wake, self._stop)]
+            await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            for each in waits:
+                each.cancel()
+            self._wake.clear()
+            if not self._stop.is_set():
+                unsettled = await self._look()
+
+    def look(self, *, again: bool = True) -> None:
+        """Have the repository looked at now. `again`: also try what has failed before."""
+        if again:
+            for each in self._versions.values():
+                if each.failed:
+                    each.stamp, each.failed = None, ""
+        self._wake.set()
+
+    async def load(self, name: str, version: str = "") -> ModelStatus:
+        """Load a version, and wait until it is ready. An older one than the newest stays until it is unloaded.
+
+        `version`: its number or alias; empty: the newest that is there.
+
+        Raises:
+            ModelNotFoundError: expected; it is not in the repository.
+            FailedPreconditionError: expected; it cannot be loaded.
+        """
+        await self._look_now()
+        entry = await self._find(name, version)
+        entry.asked = True
+        status = await self._until_ready(entry)
+        if self._newest(entry.name)[-1:] == [entry.version]:
+            entry.asked = None  # it stays as the newest does: until there is a newer one
+        return status
+
+    async def unload(self, name: str, version: str = "") -> None:
+        """Have a version, or all of a model, answer no more; what has begun with it is answered.
+
+        Where an older version is there to take its place, that is loaded before. It stays unloaded until it is asked
+        for by `load`, or its files change.
+
+        Raises:
+            ModelNotFoundError: expected; there is no such model or version.
+            FailedPreconditionError: expected; the version is the stable one.
+        """
+        name = self._registry.name(name)
+        entries = [await self._find(name, version)] if version else self._of(name)
+        if not entries:
+            raise _not_found(name, "", sorted(self._models))
+        if version and self._models[entries[0].name].aliases.get(STABLE) == entries[0].version:
+            raise FailedPreconditionError(
+                Reason.MODEL_NOT_LOADED,
+                f"{entries[0].name} {entries[0].version} is {STABLE}, and answers requests that name no version. Make "
+                f"another version {STABLE}, or unload the model as a whole.",
+                field="version",
+            )
+        for each in entries:
+            each.asked, each.failed = False, ""
+            each.stamp = each.stamp or each.found.stamp
+        await self._look_now()
+        await self._changed()
+
+    async def set_alias(self, name: str, alias: str, version: str) -> bool:
+        """Give a version of a model another name, once it is ready; one that is not loaded is loaded for it.
+
+        `version`: its number or another alias; empty: the alias is removed.
+
+        Returns:
+            Whether it was written to the repository, and so outlives the server.
+
+        Raises:
+            ModelNotFoundError: expected; there is no such model or version.
+            FailedPreconditionError: expected; the version cannot be loaded, or this cannot be an alias.
+        """
+        try:
+            aliases.check(alias)
+        except ValueError as error:
+            raise FailedPreconditionError(Reason.MODEL_NOT_LOADED, str(error), field="alias") from None
+        name = self._registry.name(name)
+        if version:
+            entry = await self._find(name, version)
+            before, entry.asked = entry.asked, True
+            try:
+                await self._until_ready(entry)
+                kept = await self._set_alias(name, alias, entry.version)
+            except BaseException:
+                entry.asked = before
+                raise
+            entry.asked = before or None  # by its alias it is asked for
+        else:
+            kept = await self._set_alias(name, alias, "")
+        self._wake.set()  # other versions may be wanted by now
+        return kept
+
+    async def _set_alias(self, name: str, alias: str, version: str) -> bool:
+        # Not while a look goes on, which may have read the aliases that are changed here.
+        async with self._busy:
+            if name not in self._models:
+                raise _not_found(name, "", sorted(self._models))
+            model = self._models[name]
+            if version:
+                model.aliases[alias] = version
+            else:
+                model.aliases.pop(alias, None)
+            self._registry.alias(name, model.aliases)
+            kept = await asyncio.to_thread(self._keep, model)
+            self._retire_what_is_not_wanted()
+            self._tell()
+        _log.info("alias", model=name, alias=alias, version=version or None, kept=kept)
+        await self._changed()
+        return kept
+
+    def _keep(self, model: _Model) -> bool:
+        """Write the aliases of a model where they outlive the server, if that can be."""
+        if model.found.folder is None:
+            return False
+        try:
+            aliases.write(model.found.folder, model.aliases)
+        except OSError as error:
+            _log.warning(
+                "alias not kept", model=model.found.name, detail=f"{model.found.folder}: {error.strerror or error}"
+            )
+            return False
+        model.read = dict(model.aliases)
+        return True
+
+    async def _find(self, name: str, version: str) -> _Version:
+        """A version by its number or alias, as it lies in the repository now.
+
+        Raises:
+            ModelNotFoundError: expected; there is none.
+        """
+        name = self._registry.name(name)
+        aliased = self._models[name].aliases.get(version, version) if name in self._models else version
+        if (name, aliased) not in self._versions:
+            await self._look_now()
+        ours = self._of(name)
+        if aliased in {"", LATEST}:
+            usable = [each for each in ours if not each.problem] or ours
+            if usable:
+                return usable[-1]
+        for each in ours:
+            if each.version == aliased:
+                return each
+        known = sorted(self._models) if name not in self._models else [each.version for each in ours]
+        raise _not_found(name, version if name in self._models else "", known)
+
+    def _of(self, name: str) -> list[_Version]:
+        """All versions of a model, the oldest first."""
+        return sorted((each for each in self._versions.values() if each.name == name), key=_number)
+
+    async def _until_ready(self, entry: _Version) -> ModelStatus:
+        """Wait until a version is ready.
+
+        Raises:
+            FailedPreconditionError: expected; it cannot be.
+        """
+        if entry.failed:  # once more, though nothing has changed
+            entry.stamp, entry.failed = None, ""
+            await self._look_now()
+        elif entry.loaded is None:
+            entry.stamp = None
+        while True:
+            if why := entry.problem or entry.failed:
+                raise FailedPreconditionError(
+                    Reason.MODEL_NOT_LOADED, f"{entry.name} {entry.version} cannot be loaded: {why}"
+                )
+            if entry.loaded is not None:
+                return ModelStatus(entry.name, entry.version, ModelState.READY, model=entry.loaded)
+            if self._stop.is_set():
+                raise draining()
+            if self._versions.get(entry.key) is not entry:
+                raise _not_found(entry.name, entry.version, [])
+            if not self._still(entry):
+                await asyncio.sleep(self._still_seconds)
+            await self._look_now()
+
+    async def _look_now(self) -> None:
+        """Have the repository looked at, and wait until all has been done that this leads to."""
+        # What it has begun goes on where the caller leaves.
+        looking = asyncio.create_task(self._look())
+        self._looks.add(looking)
+        looking.add_done_callback(self._looks.discard)
+        await asyncio.shield(looking)
+
+    async def _look(self, *, first: bool = False) -> bool:
+        """Look at the repository, and do what follows; whether some files may not be complete yet."""
+        async with self._busy:
+            await self._scan()
+            if first:
+                self._needed = {name for name, model in self._models.items() if model.found.file.required}
+            self._tell()
+            while not self._stop.is_set() and (entry := self._next()) is not None:
+                await self._load(entry)
+            self._retire_what_is_not_wanted()
+            self._tell()
+            if self.names() != self._told_names:
+                self._told_names = self.names()
+                await self._changed()
+        return any(self._waits(each) for each in self._versions.values())
+
+    async def _scan(self) -> None:
+        """Find what is there. Where nothing can be read, all stays as it is."""
+        try:
+            found = await asyncio.to_thread(scan, self._root)
+        except (OSError, ValueError) as error:
+            self._say_trouble(f"{self._root} cannot be read: {error}. What is loaded goes on serving.")
+            return
+        if not found and self._models:
+            self._say_trouble(f"{self._root} is empty. What is loaded goes on serving.")
+            return
+        if self._trouble:
+            _log.info("repository can be read again")
+        self._trouble = ""
+        self._there = set(found)
+        seen = set()
+        for name, model in found.items():
+            known = self._models.setdefault(name, _Model(model))
+            if model.problem:  # what cannot be read stays as it was
+                model = replace(model, file=known.found.file, aliases=known.read or {})  # noqa: PLW2901
+            known.found = model
+            if known.read != model.aliases:  # somebody has written them
+                known.read, known.aliases = dict(model.aliases), dict(model.aliases)
+            self._registry.alias(name, known.aliases)
+            for version in model.versions:
+                seen.add((name, version.version))
+                self._see(model, version)
+        for key in self._versions.keys() - seen:
+            if key[0] not in found or not found[key[0]].problem:
+                self._versions[key].missed += 1
+        self._registry.set_default(self._default())
+
+    def _see(self, model: FoundModel, version: FoundVersion) -> None:
+        key = model.name, version.version
+        entry = self._versions.get(key)
+        if entry is None:
+            entry = self._versions[key] = _Version(*key, version, model)
+        entry.found, entry.model, entry.missed = version, model, 0
+        if entry.seen[0] != version.stamp:
+            entry.seen = version.stamp, time.monotonic()
+            if entry.asked is False and entry.stamp not in {None, version.stamp}:
+                entry.asked = None  # other files than those that were unloaded
+
+    def _say_trouble(self, text: str) -> None:
+        if text != self._trouble:
+            _log.error("repository cannot be read", detail=text)
+        self._trouble = text
+
+    def _default(self) -> str | None:
+        """The model that says that it is the default one; else the first by name."""
+        names = sorted(self._models)
+        return next((name for name in names if self._models[name].found.file.default), next(iter(names), None))
+
+    def _still(self, entry: _Version) -> bool:
+        """Whether the files of a version are complete, as far as can be told."""
+        if entry.found.incomplete:
+            return False
+        if entry.found.path is None:
+            return True
+        return (
+            time.monotonic() - entry.seen[1] >= self._still_seconds or time.time() - entry.found.changed >= _OLD_SECONDS
+        )
+
+    def _waits(self, entry: _Version) -> bool:
+        """Whether a version is to be looked at again soon."""
+        return not (entry.problem or entry.missed or entry.asked is False or entry.stamp == entry.found.stamp) and (
+            not self._still(entry)
+        )
+
+    def _wanted(self, name: str) -> set[str]:
+        """The versions of a model that are to answer, of those that can be loaded or are."""
+        asked = {each.version for each in self._of(name) if each.asked and self._usable(each)}
+        return {*self._newest(name), *asked, *self._aliased(name)}
+
+    def _newest(self, name: str) -> list[str]:
+        """Those that are to answer because they are the newest."""
+        usable = [each.version for each in self._of(name) if each.asked is not False and self._usable(each)]
+        return usable[-self._models[name].found.file.keep :]
+
+    def _aliased(self, name: str) -> set[str]:
+        return {
+            version
+            for version in self._models[name].aliases.values()
+            if (each := self._versions.get((name, version))) is None or each.asked is not False
+        }
+
+    def _usable(self, entry: _Version) -> bool:
+        if entry.loaded is not None:
+            return True
+        tried = entry.failed and entry.stamp == entry.found.stamp
+        return not (entry.problem or tried or entry.missed or entry.asked is False) and self._still(entry)
+
+    def _next(self) -> _Version | None:
+        """The version that is to be loaded next: models without an answer first, then the newest version."""
+        waiting = [
+            each
+            for name in self._models
+            for version in self._wanted(name)
+            if (each := self._versions.get((name, version))) is not None and self._loadable(each)
+        ]
+        return min(
+            waiting,
+            key=lambda each: (self._registry.ready(each.name), each.name, -by_number(each.version)[0]),
+            default=None,
+        )
+
+    def _loadable(self, entry: _Version) -> bool:
+        """Whether a version is to be loaded that is wanted: it is not, or its files have changed since."""
+        if entry.problem or entry.missed or entry.asked is False or not self._still(entry):
+            return False
+        return entry.stamp != entry.found.stamp or (entry.loaded is None and not entry.failed)
+
+    async def _load(self, entry: _Version) -> None:
+        """Load a version and let it answer; where it fails, all stays as it was."""
+        name, version = entry.key
+        stamp, before = entry.found.stamp, entry.loaded
+        self._tell_state(entry, ModelState.LOADING)
+        _log.info("loading", model=name, version=version)
+        loop = asyncio.get_running_loop()
+
+        def warming() -> None:
+            loop.call_soon_threadsafe(self._tell_state, entry, ModelState.WARMING)
+
+        try:
+            model = await run_until_stopped(self._stop, partial(explained, partial(self._load_now, entry, warming)))
+        except StartupError as error:
+            entry.stamp, entry.failed = stamp, str(error)
+            _log.error("model failed", model=name, version=version, detail=str(error))
+            self._tell()
+            return
+        if model is None:
+            return
+        entry.stamp, entry.failed, entry.loaded = stamp, "", model
+        self._loaded(model)
+        self._registry.put(model, newer=tuple(self._newer(name, version)))
+        _log.info("model ready", model=name, version=version, weights_digest=model.identity.weights_digest)
+        if entry.model.file.required and self._began:
+            self._needed.add(name)
+        if before is not None:
+            self._retire(before)
+        self._retire_what_is_not_wanted()
+        self._tell()
+        await self._changed()
+
+    def _load_now(self, entry: _Version, warming: Callable[[], object]) -> LoadedModel:
+        """In a thread of its own."""
+        options = entry.model.file.load_options(self._settings, self._device)
+        return load_model(_source(entry), options, self._observe, named=entry.key, warming=warming)
+
+    def _newer(self, name: str, version: str) -> list[str]:
+        return [each.version for each in self._of(name) if by_number(each.version) > by_number(version)]
+
+    def _retire_what_is_not_wanted(self) -> None:
+        """Let go of versions whose place others have taken, that are unloaded, or that have been removed."""
+        for name, model in self._models.items():
+            there = [each for each in self._of(name) if each.missed < _GONE]
+            ready = [each for each in there if each.loaded is not None and each.asked is not False]
+            kept = {each.version for each in ready[-model.found.file.keep :]} | self._aliased(name)
+            kept |= {each.version for each in ready if each.asked}
+            # Until another one can take its place, the last that answers goes on, unless all of the model is to go.
+            comes = any(self._loadable(each) for each in there if each.version in self._wanted(name))
+            for each in self._of(name):
+                if each.version in kept and each in there:
+                    continue
+                if ready or not there or (each.asked is False and not comes):
+                    self._let_go(each)
+        for entry in [each for each in self._versions.values() if each.missed >= _GONE and each.loaded is None]:
+            del self._versions[entry.key]
+            self._registry.forget(*entry.key)
+        for name in [each for each in self._models if each not in self._there and not self._of(each)]:
+            del self._models[name]
+            self._needed.discard(name)
+            self._registry.alias(name, {})
+            self._registry.forget(name, "")
+
+    def _let_go(self, entry: _Version) -> None:
+        model, entry.loaded = entry.loaded, None
+        if model is None:
+            return
+        if entry.asked:
+            entry.asked = None
+        self._registry.take(*entry.key)
+        self._retire(model)
+
+    def _retire(self, model: LoadedModel) -> None:
+        task = asyncio.create_task(self._close(model), name="retiring")
+        self._retiring.add(task)
+        task.add_done_callback(self._retiring.discard)
+
+    async def _close(self, model: LoadedModel) -> None:
+        identity = model.identity
+        _log.info("retiring", model=identity.name, version=identity.version)
+        await self._registry.retire(model)
+        await self._closed(model)
+        _log.info("model gone", model=identity.name, version=identity.version)
+        await self._changed()
+
+    def _tell(self) -> None:
+        """Tell the registry of all versions that do not answer."""
+        for entry in self._versions.values():
+            if entry.loaded is not None:
+                if entry.failed:  # to load it again, with other files
+                    self._tell_state(entry, ModelState.FAILED, entry.failed)
+                else:
+                    self._registry.forget(*entry.key)
+                continue
+            if why := entry.problem or (entry.failed if entry.stamp == entry.found.stamp else ""):
+                self._tell_state(entry, ModelState.FAILED, why)
+            elif entry.asked is False or (self._still(entry) and entry.version not in self._wanted(entry.name)):
+                self._tell_state(entry, ModelState.UNLOADED)
+            else:
+                why = "" if self._still(entry) else entry.found.incomplete or "Its files may still be copied."
+                self._tell_state(entry, ModelState.WAITING, why)
+        for name, model in self._models.items():
+            if model.found.problem and not model.found.versions:
+                self._registry.tell(ModelStatus(name, "", ModelState.FAILED, model.found.problem))
+            else:
+                self._registry.forget(name, "")
+
+    def _tell_state(self, entry: _Version, state: ModelState, reason: str = "") -> None:
+        self._registry.tell(ModelStatus(entry.name, entry.version, state, reason))
+
+
+def _source(entry: _Version) -> ModelSource:
+    """Where the weights of a version are.
+
+    Raises:
+        ValueError: that cannot be told.
+    """
+    file = entry.model.file
+    if entry.found.path is not None:
+        return file.source(str(weights_in(entry.found.path)))
+    if isinstance(file, ListedModel) and file.weights is not None:
+        return file.source(file.weights, file.labels, file.recipe)
+    raise ValueError(f"{entry.name} has neither a folder nor weights.")
+
+
+def _number(entry: _Version) -> tuple[int, str]:
+    return by_number(entry.version)
+
+
+def _not_found(name: str, version: str, known: list[str]) -> ModelNotFoundError:
+    what = f"There is no model {shown(name)}" if not version else f"Model {name} has no version {shown(version)}"
+    there = f" There are: {', '.join(known)}." if known else ""
+    field = "version" if version else "name"
+    return ModelNotFoundError(Reason.MODEL_NOT_FOUND, f"{what} in the repository.{there}", field=field)

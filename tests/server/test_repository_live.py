@@ -1,0 +1,387 @@
+"""A server whose models change while it serves: real calls, real networks."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import queue
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2
+from grpc_health.v1.health_pb2_grpc import HealthStub
+
+from glimpse.v1 import classifier_pb2 as pb
+from glimpse.v1.classifier_pb2_grpc import ImageClassifierStub, ModelRepositoryStub
+from tests.conftest import ROOT, RunningServer
+from tests.server.conftest import TIMEOUT, metrics_of, rich_status
+from tests.server.repositories import (
+    Callers,
+    add,
+    damage,
+    distort,
+    files,
+    repository_of,
+    resident,
+    serving_from,
+    states,
+    threads,
+    wait_for,
+)
+
+SERVICE = "glimpse.v1.ImageClassifier"
+linux = pytest.mark.skipif(sys.platform != "linux", reason="/proc tells of memory, threads and files on Linux only")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("repository")
+    add(folder, 1, "base")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def serving(root: Path) -> Iterator[RunningServer]:
+    """A server with one model; each test brings models of its own, which the others do not know."""
+    server = RunningServer(
+        environment={
+            "GLIMPSE_MODELS": str(root),
+            "GLIMPSE_MODELS_POLL": "0.2",
+            "GLIMPSE_MODEL_ALIASES": "isvc=base",
+            "GLIMPSE_ADMIN": "*",
+            "GLIMPSE_AUDIT_LOG": str(root.parent / "audit.jsonl"),
+        },
+        model={},
+    )
+    try:
+        server.wait_for("serving")
+        yield server
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def models(serving: RunningServer) -> Iterator[ModelRepositoryStub]:
+    with repository_of(serving) as stub:
+        yield stub
+
+
+@pytest.fixture
+def stub(serving: RunningServer) -> Iterator[ImageClassifierStub]:
+    with grpc.insecure_channel(serving.target) as channel:
+        yield ImageClassifierStub(channel)
+
+
+def asked(picture: Callable[[int], pb.Image], name: str = "", version: str = "") -> pb.ClassifyRequest:
+    return pb.ClassifyRequest(images=[picture(0)], model=pb.ModelSelector(name=name, version=version))
+
+
+def swap(models: ModelRepositoryStub, name: str, version: int) -> None:
+    """Have one of the versions 1 and 2 take the place of the other, which is unloaded."""
+    models.SetAlias(pb.ModelRepositorySetAliasRequest(name=name, alias="stable", version=str(version)), timeout=TIMEOUT)
+    models.Unload(pb.ModelRepositoryUnloadRequest(name=name, version=str(3 - version)), timeout=TIMEOUT)
+
+
+def test_no_call_fails_while_versions_take_turns(
+    root: Path, serving: RunningServer, models: ModelRepositoryStub, picture: Callable[[int], pb.Image]
+) -> None:
+    for version in (1, 2):
+        add(root, version, "turns")
+    wait_for(models, {"turns/2": "ready"})
+    with Callers(serving.target, asked(picture, "turns"), single=3, streams=3) as callers:
+        for version in (1, 2, 1):
+            callers.answered(20)
+            swap(models, "turns", version)
+            callers.answered(20)
+    assert callers.failed == []
+    assert set(callers.answers) == {"1", "2"}
+    wait_for(models, {"turns/1": "ready", "turns/2": "unloaded"})
+
+
+def test_a_version_that_is_copied_into_the_repository_answers(
+    root: Path,
+    models: ModelRepositoryStub,
+    stub: ImageClassifierStub,
+    serving: RunningServer,
+    picture: Callable[[int], pb.Image],
+) -> None:
+    add(root, 1, "copied")
+    wait_for(models, {"copied/1": "ready"})
+    assert stub.Classify(asked(picture, "copied"), timeout=TIMEOUT).model.version == "1"
+    folder = add(root, 2, "copied", complete=False)
+    wait_for(models, {"copied/2": "ready", "copied/1": "unloaded"})
+    answer = stub.Classify(asked(picture, "copied"), timeout=TIMEOUT).model
+    described = stub.DescribeModel(pb.DescribeModelRequest(model=pb.ModelSelector(name="copied")), timeout=TIMEOUT)
+    assert (answer.name, answer.version) == (described.model.name, described.model.version) == ("copied", "2")
+    assert answer.weights_digest == json.loads((folder / "model.json").read_text())["weights_digest"]
+    loaded = [name for name in metrics_of(serving) if name.startswith("glimpse_model_info{") and '"copied"' in name]
+    assert ['version="2"' in name for name in loaded] == [True]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        pytest.param(damage, "is not the file that the bundle was made with", id="damaged"),
+        pytest.param(distort, "differs from the recorded one", id="other answers than the recorded ones"),
+    ],
+)
+def test_a_version_that_is_wrong_disturbs_nobody(  # noqa: PLR0917 - fixtures, by name
+    root: Path,
+    serving: RunningServer,
+    models: ModelRepositoryStub,
+    picture: Callable[[int], pb.Image],
+    spoil: Callable[[Path], None],
+    said: str,
+) -> None:
+    name = f"wrong-{spoil.__name__}"
+    add(root, 1, name)
+    wait_for(models, {f"{name}/1": "ready"})
+    with Callers(serving.target, asked(picture, name), single=2, streams=1) as callers:
+        copy = add(root, ".2", name)
+        spoil(copy)
+        copy.rename(copy.with_name("2"))
+        wait_for(models, {f"{name}/2": "failed", f"{name}/1": "ready"})
+        callers.answered(10)
+    assert (callers.failed, set(callers.answers)) == ([], {"1"})
+    listed = models.List(pb.ModelRepositoryListRequest(), timeout=TIMEOUT).models
+    assert said in next(each.reason for each in listed if (each.name, each.version) == (name, "2"))
+    with pytest.raises(grpc.RpcError) as refused:
+        models.SetAlias(pb.ModelRepositorySetAliasRequest(name=name, alias="stable", version="2"), timeout=TIMEOUT)
+    assert rich_status(refused.value)[1].reason == "MODEL_NOT_LOADED"
+
+
+def test_a_stream_outlives_the_version_that_it_began_with(
+    root: Path, models: ModelRepositoryStub, stub: ImageClassifierStub, picture: Callable[[int], pb.Image]
+) -> None:
+    add(root, 1, "streamed")
+    add(root, 2, "streamed")
+    (root / "streamed" / "model.toml").write_text("keep = 2\n")
+    wait_for(models, {"streamed/1": "ready", "streamed/2": "ready"})
+    waiting: queue.SimpleQueue[pb.ClassifyStreamRequest | None] = queue.SimpleQueue()
+    answers = stub.ClassifyStream(iter(waiting.get, None), timeout=TIMEOUT)
+
+    def ask(number: int, version: str = "") -> pb.ClassifyStreamResponse:
+        waiting.put(pb.ClassifyStreamRequest(id=str(number), request=asked(picture, "streamed", version)))
+        return next(answers)
+
+    assert ask(1).response.model.version == "2"
+    models.Unload(pb.ModelRepositoryUnloadRequest(name="streamed", version="2"), timeout=TIMEOUT)
+    wait_for(models, {"streamed/2": "unloaded"})  # an open stream does not keep it
+    assert ask(2).response.model.version == "1"
+    assert ask(3, "2").error.reason == "MODEL_NOT_FOUND"
+    models.Unload(pb.ModelRepositoryUnloadRequest(name="streamed"), timeout=TIMEOUT)
+    assert ask(4).error.reason == "MODEL_NOT_FOUND"
+    models.Load(pb.ModelRepositoryLoadRequest(name="streamed", version="1"), timeout=TIMEOUT)
+    assert ask(5).response.model.version == "1"
+    waiting.put(None)
+    assert list(answers) == []
+
+
+def test_each_model_has_a_name_of_its_own_in_health(
+    root: Path, serving: RunningServer, models: ModelRepositoryStub
+) -> None:
+    add(root, 1, "well")
+    wait_for(models, {"well/1": "ready"})
+    with grpc.insecure_channel(serving.target) as channel:
+        health = HealthStub(channel)
+
+        def status(service: str) -> int:
+            found: int = health.Check(health_pb2.HealthCheckRequest(service=service), timeout=TIMEOUT).status
+            return found
+
+        assert status(f"{SERVICE}/well") == status(SERVICE) == health_pb2.HealthCheckResponse.SERVING
+        watch = health.Watch(health_pb2.HealthCheckRequest(service=f"{SERVICE}/well"), timeout=TIMEOUT)
+        assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+        models.Unload(pb.ModelRepositoryUnloadRequest(name="well"), timeout=TIMEOUT)
+        assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        assert status(SERVICE) == health_pb2.HealthCheckResponse.NOT_SERVING  # it is required
+        shutil.rmtree(root / "well")
+        assert next(watch).status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+        watch.cancel()
+        assert status(SERVICE) == health_pb2.HealthCheckResponse.SERVING
+
+
+def test_a_model_answers_by_another_name_and_says_its_own(
+    stub: ImageClassifierStub, picture: Callable[[int], pb.Image]
+) -> None:
+    answer = stub.Classify(asked(picture, "isvc"), timeout=TIMEOUT)
+    assert (answer.model.name, answer.model.version) == ("base", "1")
+
+
+def test_what_is_asked_of_the_models_is_in_the_audit_log(root: Path, models: ModelRepositoryStub) -> None:
+    with pytest.raises(grpc.RpcError):
+        models.SetAlias(pb.ModelRepositorySetAliasRequest(name="base", alias="stable", version="77"), timeout=TIMEOUT)
+
+    end, audit = time.monotonic() + TIMEOUT, root.parent / "audit.jsonl"
+    while '"stable = 77"' not in audit.read_text():  # it is written beside the call
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    (line,) = [line for line in map(json.loads, audit.read_text().splitlines()) if line.get("detail") == "stable = 77"]
+    assert line["method"] == "glimpse.v1.ModelRepository/SetAlias"
+    assert (line["model"], line["code"], line["reason"]) == ("base", "NOT_FOUND", "MODEL_NOT_FOUND")
+
+
+def test_the_command_line_lists_loads_and_promotes(root: Path, serving: RunningServer) -> None:
+    def glimpse(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "client/cli.py", "models", *words, "--target", serving.target],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    for version in (1, 2):
+        add(root, version, "spoken")
+    assert glimpse("load", "spoken").stdout == "spoken 2 is ready.\n"
+    assert glimpse("promote", "spoken", "1").stdout == "stable of spoken is version 1.\n"
+    listed = json.loads(glimpse("list", "--json").stdout)["models"]
+    ours = [each for each in listed if each["name"] == "spoken"]
+    assert [(each["version"], each["state"], each["aliases"], each["answers_by_default"]) for each in ours] == [
+        ("1", "ready", ["stable"], True),
+        ("2", "ready", ["latest"], False),
+    ]
+    assert "spoken" in glimpse("list").stdout
+    assert glimpse("alias", "spoken", "stable").stdout == "spoken has no alias stable any more.\n"
+    assert glimpse("unload", "spoken").stdout == "Unloaded spoken.\n"
+    refused = glimpse("load", "spoken", "3")
+    assert (refused.returncode, refused.stderr) == (
+        4,
+        "Error: Model spoken has no version '3' in the repository. There are: 1, 2. [MODEL_NOT_FOUND]\n",
+    )
+
+
+def test_a_stop_while_a_model_is_loaded_leaves_nothing(
+    tmp_path: Path, start_server: Callable[..., RunningServer]
+) -> None:
+    add(tmp_path / "root", 1)
+    cache = tmp_path / "cache"  # in which nothing is converted yet
+    server = start_server(environment={"GLIMPSE_MODELS": str(tmp_path / "root"), "GLIMPSE_CACHE": str(cache)}, model={})
+    server.wait_for("converting network")
+    server.terminate()
+    assert server.exit_code() == 0
+    assert not any(each.is_file() for each in cache.rglob("*")) if cache.exists() else True
+
+
+def test_models_are_managed_by_nobody_unless_the_settings_say_who(
+    server: RunningServer, tmp_path: Path, start_server: Callable[..., RunningServer]
+) -> None:
+    # What a server of one model answers, without any setting.
+    with repository_of(server) as models, pytest.raises(grpc.RpcError) as refused:
+        models.List(pb.ModelRepositoryListRequest(), timeout=TIMEOUT)
+    status, info = rich_status(refused.value)
+    assert (status.code, info.reason) == (grpc.StatusCode.PERMISSION_DENIED.value[0], "NOT_PERMITTED")
+    tokens = tmp_path / "tokens.toml"
+    shown = {}
+    for name in ("operator", "caller"):
+        made = subprocess.run(
+            [sys.executable, "-m", "glimpse.server.access.tokens", "new", name],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        shown[name] = made.stderr.strip().rpartition(" ")[2]
+        with tokens.open("a") as file:
+            file.write(made.stdout)
+    add(tmp_path / "root", 1)
+    ours = serving_from(start_server, tmp_path / "root", GLIMPSE_ADMIN="operator", GLIMPSE_TOKENS=str(tokens))
+    with repository_of(ours) as models:
+
+        def listed(**metadata: str) -> pb.ModelRepositoryListResponse:
+            return models.List(pb.ModelRepositoryListRequest(), timeout=TIMEOUT, metadata=tuple(metadata.items()))
+
+        assert [each.name for each in listed(authorization=f"Bearer {shown['operator']}").models] == ["cifar"]
+        for metadata, code in (
+            ({"authorization": f"Bearer {shown['caller']}"}, grpc.StatusCode.PERMISSION_DENIED),
+            ({}, grpc.StatusCode.UNAUTHENTICATED),
+        ):
+            with pytest.raises(grpc.RpcError) as refused:
+                listed(**metadata)
+            assert refused.value.code() is code
+        # Without polling a signal does: here it comes before the next look would.
+        add(tmp_path / "root", 2)
+        ours.terminate(signal.SIGHUP)
+        bearer = (("authorization", f"Bearer {shown['operator']}"),)
+        loaded = models.Load(pb.ModelRepositoryLoadRequest(name="cifar"), timeout=TIMEOUT, metadata=bearer)
+        assert loaded.model.version == "2"
+    assert ours.process.poll() is None
+
+
+@linux
+@pytest.mark.ci
+def test_twenty_swaps_under_load_cost_no_memory_threads_or_files(
+    tmp_path: Path, start_server: Callable[..., RunningServer], picture: Callable[[int], pb.Image]
+) -> None:
+    _swap_under_load(tmp_path, start_server, asked(picture), swaps=20)
+
+
+@linux
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_two_hundred_swaps_under_load_cost_no_memory_threads_or_files(
+    tmp_path: Path, start_server: Callable[..., RunningServer], picture: Callable[[int], pb.Image]
+) -> None:
+    _swap_under_load(tmp_path, start_server, asked(picture), swaps=200)
+
+
+def _swap_under_load(
+    root: Path, start: Callable[..., RunningServer], request: pb.ClassifyRequest, *, swaps: int
+) -> None:
+    """Swap two versions under 20 callers: memory within 20 MB of that after the tenth swap, threads and files alike."""
+    for version in (1, 2):
+        add(root, version)
+    server = serving_from(start, root, GLIMPSE_MODELS_POLL="0")
+    measured = []
+    with repository_of(server) as models, Callers(server.target, request, single=10, streams=10) as callers:
+        for number in range(swaps):
+            swap(models, "cifar", 1 + number % 2)
+            callers.answered(5)
+            ready = states(models)
+            assert ready[f"cifar/{1 + number % 2}"] == "ready"
+            wait_for(models, {f"cifar/{2 - number % 2}": "unloaded"})
+            measured.append((resident(server), threads(server), files(server)))
+    assert callers.failed == []
+    assert set(callers.answers) == {"1", "2"}
+    memory, running, opened = zip(*measured, strict=True)
+    sys.stdout.write(f"swaps: {swaps}, answers: {dict(callers.answers)}, memory: {[each >> 20 for each in memory]}\n")
+    assert memory[-1] - memory[9] <= 20 << 20
+    assert max(running[10:]) <= max(running[:10]) + 2  # asyncio's own threads come when they are first needed
+    assert max(opened[10:]) <= max(opened[:10]) + 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_three_models_under_load_have_their_weights_shares_of_the_device(
+    tmp_path: Path, start_server: Callable[..., RunningServer], picture: Callable[[int], pb.Image]
+) -> None:
+    models = {"small": ("cifar10", "", 1), "middle": ("random", "squeezenet1_1", 1), "large": ("random", "resnet18", 2)}
+    listing = tmp_path / "models.toml"
+    listing.write_text(
+        "".join(
+            f'[{name}]\nweights = "{weights}"\narchitecture = "{architecture}"\nweight = {weight}\n'
+            "max_batch_size = 2\nprecision = 'float32'\n"
+            for name, (weights, architecture, weight) in models.items()
+        )
+    )
+    server = serving_from(start_server, listing)
+    with contextlib.ExitStack() as stack:
+        callers = [
+            stack.enter_context(Callers(server.target, asked(picture, name), single=0, streams=6)) for name in models
+        ]
+        callers[-1].answered(40)  # all are busy by then
+        before = [each.seconds for each in callers]
+        callers[-1].answered(600)
+        had = [each.seconds - earlier for each, earlier in zip(callers, before, strict=True)]
+    assert [each.failed for each in callers] == [[], [], []]
+    weights = [weight for *_, weight in models.values()]
+    wanted = [sum(had) * weight / sum(weights) for weight in weights]
+    sys.stdout.write(f"seconds of the device: {dict(zip(models, had, strict=True))}\n")
+    assert had == pytest.approx(wanted, rel=0.1)

@@ -1,0 +1,188 @@
+"""What is found in a repository of models, and what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from glimpse.server.repository import aliases
+from glimpse.server.repository.model_file import ModelFile
+from glimpse.server.repository.scan import scan, weights_in
+from tests.server.repositories import add
+
+
+def test_versions_are_found_by_their_numbers_the_oldest_first(tmp_path: Path) -> None:
+    for version in (10, 9, 2):
+        add(tmp_path, version)
+    found = scan(tmp_path)["cifar"]
+    assert [(each.version, each.problem, each.incomplete) for each in found.versions] == [
+        ("2", "", ""),
+        ("9", "", ""),
+        ("10", "", ""),
+    ]
+    assert found.file == ModelFile()
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("01", "01 has the same number as 1, which is another version."),
+        ("07", "07 must be written as 7, without zeros in front."),
+        ("0", "'0' is not a version: a version is a positive integer"),
+        ("v2", "'v2' is not a version"),
+        ("-1", "'-1' is not a version"),
+        ("1.5", "'1.5' is not a version"),
+    ],
+)
+def test_a_folder_that_is_no_version_is_told_why(tmp_path: Path, name: str, said: str) -> None:
+    add(tmp_path, 1)
+    add(tmp_path, name)
+    problems = {each.version: each.problem for each in scan(tmp_path)["cifar"].versions}
+    assert said in problems[name]
+    assert problems["1"] == ""  # it goes on as it was
+
+
+@pytest.mark.parametrize("name", ["a..b", "-a", "a b", "ä", "a" * 201])
+def test_a_name_that_no_model_can_have_is_told_why(tmp_path: Path, name: str) -> None:
+    add(tmp_path, 1, name)
+    found = scan(tmp_path)[name]
+    assert found.versions == ()
+    assert "cannot be the name of a model" in found.problem
+
+
+def test_hidden_folders_are_passed_over(tmp_path: Path) -> None:
+    add(tmp_path, 1)
+    add(tmp_path, ".2")
+    add(tmp_path, 1, ".hidden")
+    assert {name: len(model.versions) for name, model in scan(tmp_path).items()} == {"cifar": 1}
+
+
+@pytest.mark.parametrize("file", ["weights.safetensors.part", ".weights.safetensors.Ab3Xyz", "weights.tmp"])
+def test_a_version_with_a_file_half_copied_is_not_complete(tmp_path: Path, file: str) -> None:
+    folder = add(tmp_path, 1)
+    (folder / file).write_bytes(b"half")
+    (version,) = scan(tmp_path)["cifar"].versions
+    assert version.incomplete == f"{file} is still being copied."
+
+
+def test_an_empty_version_is_not_complete(tmp_path: Path) -> None:
+    (tmp_path / "cifar" / "1").mkdir(parents=True)
+    (version,) = scan(tmp_path)["cifar"].versions
+    assert version.incomplete == "Its folder is empty."
+
+
+def test_a_link_out_of_the_repository_is_refused_and_one_within_is_not(tmp_path: Path) -> None:
+    root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
+    add(root, 1)
+    add(elsewhere, 2)
+    (root / "cifar" / "2").symlink_to(elsewhere / "cifar" / "2")
+    (root / "cifar" / "3").symlink_to("1")
+    (root / "other").symlink_to(elsewhere / "cifar")
+    found = scan(root)
+    problems = {each.version: each.problem for each in found["cifar"].versions}
+    assert "leads out of the repository" in problems["2"]
+    assert problems["1"] == problems["3"] == ""
+    assert "leads out of the repository" in found["other"].problem
+
+
+def test_a_repository_may_be_a_link_itself(tmp_path: Path) -> None:
+    add(tmp_path / "there", 1)
+    (tmp_path / "here").symlink_to("there")
+    (version,) = scan(tmp_path / "here")["cifar"].versions
+    assert version.problem == ""
+
+
+def test_a_change_of_any_file_or_setting_changes_the_stamp(tmp_path: Path) -> None:
+    folder = add(tmp_path, 1)
+
+    def stamp() -> object:
+        return scan(tmp_path)["cifar"].versions[0].stamp
+
+    first = stamp()
+    assert stamp() == first
+    (folder / "labels.txt").write_text((folder / "labels.txt").read_text() + "\n")
+    second = stamp()
+    assert second != first
+    (tmp_path / "cifar" / "model.toml").write_text("max_batch_size = 2\n")
+    third = stamp()
+    assert third != second
+    (tmp_path / "cifar" / "model.toml").write_text("max_batch_size = 2\nkeep = 3\n")  # not of how it is loaded
+    assert stamp() == third
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("runtme = 'auto'", "runtme is not a key of this file. Did you mean runtime"),
+        ("keep = 0", "keep: Input should be greater than or equal to 1"),
+        ("keep = ", "model.toml cannot be used"),
+    ],
+)
+def test_settings_that_cannot_be_are_a_problem_of_the_model(tmp_path: Path, text: str, said: str) -> None:
+    add(tmp_path, 1)
+    (tmp_path / "cifar" / "model.toml").write_text(text)
+    assert said in scan(tmp_path)["cifar"].problem
+
+
+def test_aliases_are_read_and_written(tmp_path: Path) -> None:
+    add(tmp_path, 1)
+    aliases.write(tmp_path / "cifar", {"stable": "1", "canary": "12"})
+    assert scan(tmp_path)["cifar"].aliases == {"stable": "1", "canary": "12"}
+    assert sorted(each.name for each in (tmp_path / "cifar").iterdir()) == ["1", "aliases.toml"]
+
+
+@pytest.mark.parametrize("text", ["latest = 1", "Stable = 1", "stable = 'one'", "stable = 0", '"2" = 1'])
+def test_aliases_that_cannot_be_are_a_problem_of_the_model(tmp_path: Path, text: str) -> None:
+    add(tmp_path, 1)
+    (tmp_path / "cifar" / "aliases.toml").write_text(text)
+    assert "aliases.toml cannot be used" in scan(tmp_path)["cifar"].problem
+
+
+def test_the_weights_of_a_version_are_a_bundle_or_its_only_weights_file(tmp_path: Path) -> None:
+    bundle = add(tmp_path, 1)
+    assert weights_in(bundle) == bundle
+    inner = tmp_path / "inner"
+    shutil.copytree(bundle, inner / "my_bundle")
+    assert weights_in(inner) == inner / "my_bundle"
+    single = tmp_path / "single"
+    single.mkdir()
+    for name in ("net.onnx", "net.onnx.data", "labels.txt", "recipe.toml", "README.md"):
+        (single / name).write_bytes(b"x")
+    assert weights_in(single) == single / "net.onnx"
+    (single / "other.onnx").write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"has 2 files that could be weights: net\.onnx, other\.onnx"):
+        weights_in(single)
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(ValueError, match="no weights file"):
+        weights_in(tmp_path / "nothing")
+
+
+def test_a_list_of_models_names_folders_and_weights(tmp_path: Path) -> None:
+    add(tmp_path / "there", 3)
+    listing = tmp_path / "models.toml"
+    listing.write_text(
+        '[photos]\npath = "there/cifar"\nkeep = 2\n[small]\nweights = "cifar10"\nversion = 5\n'
+        '[neither]\nkeep = 1\n["a..b"]\nweights = "cifar10"\n'
+    )
+    found = scan(listing)
+    assert [each.version for each in found["photos"].versions] == ["3"]
+    assert (found["photos"].file.keep, found["photos"].folder) == (2, tmp_path / "there" / "cifar")
+    assert [(each.version, each.path) for each in found["small"].versions] == [("5", None)]
+    assert "needs either path, a folder of versions, or weights" in found["neither"].problem
+    assert "cannot be the name of a model" in found["a..b"].problem
+
+
+def test_a_repository_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        scan(tmp_path / "gone")
+    listing = tmp_path / "models.toml"
+    listing.write_text("[photos")
+    with pytest.raises(ValueError, match="table declaration"):
+        scan(listing)
+
+
+def test_the_description_of_the_small_model_is_that_of_a_bundle(tmp_path: Path) -> None:
+    assert json.loads((add(tmp_path, 1) / "model.json").read_text())["name"] == "se_resnet20_cifar10"

@@ -1,0 +1,206 @@
+"""Several models on one device: each has its share, and none waits long for a turn."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from glimpse.models.outputs import PROBABILITIES, Outputs
+from glimpse.server.batching.batch_queue import Answer
+from glimpse.server.batching.batcher import Batcher
+from glimpse.server.batching.device import DeviceShare, SharedDevice, Turn
+from glimpse.server.domain import BatchReport
+
+LONG = 60.0  # seconds; until something is called hung
+
+
+class Computing(threading.Thread):
+    """Computes batches of one model without a pause, each of some seconds, until so much has been computed by all."""
+
+    def __init__(self, share: DeviceShare, seconds: float, over: Callable[[], bool]) -> None:
+        super().__init__(daemon=True)
+        self._share, self._seconds, self._over = share, seconds, over
+        self.had = 0.0
+
+    def run(self) -> None:
+        while not self._over():
+            turn = self._share.turn()
+            turn.begin()
+            begun = time.monotonic()
+            time.sleep(self._seconds)
+            self.had += time.monotonic() - begun
+            turn.end()
+
+
+@pytest.mark.parametrize("weights", [(1.0, 1.0, 1.0), (1.0, 2.0, 5.0)])
+def test_each_of_three_models_has_its_weight_s_share_within_a_tenth(weights: tuple[float, ...]) -> None:
+    device = SharedDevice(2)
+    threads: list[Computing] = []
+
+    def over() -> bool:
+        return sum(each.had for each in threads) > 3.0
+
+    for weight, seconds in zip(weights, (0.001, 0.004, 0.016), strict=True):
+        share = device.share(weight, batches=2)
+        threads += [Computing(share, seconds, over) for _ in range(2)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join(LONG)
+    had = [threads[i].had + threads[i + 1].had for i in (0, 2, 4)]
+    wanted = [sum(had) * weight / sum(weights) for weight in weights]
+    assert had == pytest.approx(wanted, rel=0.1)
+
+
+def test_a_lone_caller_waits_for_the_next_batch_of_another_model_to_end() -> None:
+    device = SharedDevice(2)
+    large, small = device.share(batches=2), device.share(batches=2)
+
+    def waiting(share: DeviceShare) -> tuple[Turn, threading.Thread]:
+        turn = share.turn()
+        thread = threading.Thread(target=turn.begin, daemon=True)
+        thread.start()
+        while not share.waiting:
+            time.sleep(0.001)
+        return turn, thread
+
+    computing = [large.turn(), large.turn()]
+    for each in computing:
+        each.begin()
+    for _ in range(30):
+        later, of_large = waiting(large)  # who comes first does not matter
+        turn, of_small = waiting(small)
+        time.sleep(0.001)
+        computing.pop(0).end()
+        of_small.join(LONG)
+        assert not of_small.is_alive()
+        assert of_large.is_alive()
+        turn.end()
+        of_large.join(LONG)
+        computing.append(later)
+
+
+def test_a_model_that_had_nothing_to_do_has_no_claim_to_that_time() -> None:
+    now = 0.0
+    device = SharedDevice(1, clock=lambda: now)
+    first, second = device.share(), device.share()
+
+    def compute(share: DeviceShare) -> None:
+        nonlocal now
+        turn = share.turn()
+        turn.begin()
+        now += 1.0
+        turn.end()
+
+    for _ in range(100):
+        compute(first)
+    compute(second)
+    assert second.had == pytest.approx(first.had, abs=1.0)
+
+
+def test_a_lone_image_has_the_whole_device_only_where_nobody_else_computes() -> None:
+    device = SharedDevice(4)
+    one, other = device.share(batches=4), device.share(batches=4)
+    turn, busy = one.turn(), other.turn()
+    busy.begin()
+    turn.begin()
+    assert not turn.whole()
+    turn.end()
+    busy.end()
+    turn.begin()
+    assert turn.whole()
+    waits = threading.Thread(target=busy.begin, daemon=True)
+    waits.start()
+    waits.join(0.05)
+    assert waits.is_alive()  # it has all of it
+    turn.end()
+    waits.join(LONG)
+    assert not waits.is_alive()
+    busy.end()
+
+
+def test_a_batch_that_takes_the_whole_device_is_not_passed_by_small_ones() -> None:
+    device = SharedDevice(2)
+    small, whole = device.share(batches=2), device.share(batches=1)
+    first = small.turn()
+    first.begin()
+    waits = threading.Thread(target=whole.turn().begin, daemon=True)
+    waits.start()
+    while not whole.waiting:
+        time.sleep(0.001)
+    second = small.turn()
+    passes = threading.Thread(target=second.begin, daemon=True)
+    passes.start()
+    passes.join(0.05)
+    assert passes.is_alive()
+    assert waits.is_alive()
+    first.end()
+    waits.join(LONG)
+    assert not waits.is_alive()
+    assert passes.is_alive()
+
+
+class Seconds:
+    """Adds up what a batcher computes."""
+
+    def __init__(self) -> None:
+        self.computed = 0.0
+        self._lock = threading.Lock()
+
+    def batch(self, report: BatchReport) -> None:
+        assert report.ok
+        with self._lock:
+            self.computed += report.compute_seconds
+
+    def expired(self, count: int) -> None: ...
+
+    def cancelled(self, count: int) -> None: ...
+
+    def halved(self) -> None: ...
+
+
+def test_batchers_of_one_device_share_it_by_weight_and_answer_all() -> None:
+    device = SharedDevice(2)
+
+    def computing(seconds: float) -> Callable[[NDArray[np.uint8], frozenset[str]], Outputs]:
+        def compute(pixels: NDArray[np.uint8], _: frozenset[str]) -> Outputs:
+            time.sleep(seconds)
+            return {PROBABILITIES: np.full((len(pixels), 2), 0.5, np.float32)}
+
+        return compute
+
+    told, batchers = [], []
+    for weight, seconds in ((1.0, 0.002), (3.0, 0.012)):
+        told.append(Seconds())
+        batchers.append(
+            Batcher(
+                computing(seconds),
+                input_shape=(1, 1, 3),
+                batch_sizes=(1, 2),
+                capacity=10_000,
+                observer=told[-1],
+                streams=2,
+                share=device.share(weight, batches=2),
+            )
+        )
+    pixels = np.zeros((1, 1, 3), np.uint8)
+    futures: list[list[Future[Answer]]] = [[each.submit(pixels) for _ in range(1000)] for each in batchers]
+    for each in batchers:
+        each.start()
+    futures[1][300].result(LONG)  # both are busy until then
+    first, second = (each.computed for each in told)
+    assert second / first == pytest.approx(3.0, rel=0.15)
+    for future in futures[0]:
+        future.result(LONG)
+    for future in futures[1]:
+        future.cancel()
+    for each in batchers:
+        assert each.close(LONG)
+    assert device._shares == []
+    assert device._free == 2
