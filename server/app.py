@@ -166,12 +166,12 @@ class Server:
             # Whole, but not admitted: the requests of streams wait for that.
             besides=lambda: max(0, self._service.bytes_read - self._admission.bytes_in_flight),
         )
+        management = ModelManagement(access, self._registry, self._repository)
         infer = (
-            OpenInference(self._service, max_images=settings.max_images_per_request)
+            OpenInference(self._service, management, max_images=settings.max_images_per_request)
             if settings.open_inference
             else None
         )
-        management = ModelManagement(access, self._registry, self._repository)
         self._ports = Ports(
             settings,
             Servicers(

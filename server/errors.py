@@ -4,7 +4,6 @@
     ├── InvalidRequestError     INVALID_ARGUMENT    the request as a whole
     ├── InvalidImageError       INVALID_ARGUMENT    one image; its neighbours are answered
     ├── ModelNotFoundError      NOT_FOUND
-    ├── NotSupportedError       UNIMPLEMENTED       this server does not do that
     ├── UnauthenticatedError    UNAUTHENTICATED     no token, or none that is known
     ├── PermissionDeniedError   PERMISSION_DENIED   the caller is known, and may not do that
     ├── FailedPreconditionError FAILED_PRECONDITION a model cannot be loaded
@@ -30,7 +29,6 @@ class Code(IntEnum):
     PERMISSION_DENIED = 7
     RESOURCE_EXHAUSTED = 8
     FAILED_PRECONDITION = 9
-    UNIMPLEMENTED = 12
     INTERNAL = 13
     UNAVAILABLE = 14
     UNAUTHENTICATED = 16
@@ -48,7 +46,6 @@ class Reason(StrEnum):
     DUPLICATE_ID = "DUPLICATE_ID"
     INVALID_TENSOR = "INVALID_TENSOR"
     INVALID_PARAMETER = "INVALID_PARAMETER"
-    NOT_SUPPORTED = "NOT_SUPPORTED"
     MODEL_NOT_FOUND = "MODEL_NOT_FOUND"
     MODEL_NOT_LOADED = "MODEL_NOT_LOADED"
     EMPTY_IMAGE = "EMPTY_IMAGE"
@@ -119,15 +116,6 @@ class ModelNotFoundError(ServiceError):
     """No loaded model has the name and version asked for."""
 
     code = Code.NOT_FOUND
-
-
-class NotSupportedError(ServiceError):
-    """The method belongs to the protocol, but this server does not do what it asks for."""
-
-    code = Code.UNIMPLEMENTED
-
-    def __init__(self, message: str) -> None:
-        super().__init__(Reason.NOT_SUPPORTED, message)
 
 
 class UnauthenticatedError(ServiceError):

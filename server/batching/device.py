@@ -91,7 +91,9 @@ class SharedDevice:
             self._free -= share.units
             # As long as the last one: else a second batch would be taken before the first is counted.
             share.had += share.last
-            self._now = max(self._now, min(each.had for each in self._shares if each.active))
+            share.guessed.append(share.last)
+            # Who comes now begins where the others were before the batches that are being computed.
+            self._now = max(self._now, min(each.counted for each in self._shares if each.active))
             self._changed.notify_all()
             return self._clock()
 
@@ -108,7 +110,7 @@ class SharedDevice:
         """A batch has been computed that began at `begun`, with so many units more than usual."""
         with self._changed:
             seconds = (self._clock() - begun) * (share.units + more) / share.weight
-            share.had += seconds - share.last
+            share.had += seconds - share.guessed.pop()
             share.last = seconds
             share.computing -= 1
             self._free += share.units + more
@@ -126,6 +128,7 @@ class DeviceShare:
         self.weight, self.units = weight, units
         self.had = 0.0  # seconds that it has had, of each unit and for its weight
         self.last = 0.0  # of them for the last batch
+        self.guessed: list[float] = []  # of them for each batch that is being computed
         self.waiting = self.computing = 0  # batches
         self._device = device
 
@@ -133,6 +136,11 @@ class DeviceShare:
     def active(self) -> bool:
         """Whether it computes or waits."""
         return bool(self.waiting or self.computing)
+
+    @property
+    def counted(self) -> float:
+        """Seconds that it has had, without the batches that are being computed."""
+        return self.had - sum(self.guessed)
 
     def turn(self) -> Turn:
         """For the next batch."""

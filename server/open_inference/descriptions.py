@@ -13,7 +13,14 @@ from glimpse.server.registry import ModelState, ModelStatus
 from glimpse.server.service import Service
 
 # By the names that Triton gives them. perf_analyzer asks for statistics where they are among these.
-EXTENSIONS = ("classification", "model_configuration", "parameters", "schedule_policy", "statistics")
+EXTENSIONS = (
+    "classification",
+    "model_configuration",
+    "model_repository",
+    "parameters",
+    "schedule_policy",
+    "statistics",
+)
 _TYPES = {BYTES: pb.TYPE_STRING, UINT8: pb.TYPE_UINT8, FP32: pb.TYPE_FP32}
 _NANOSECONDS = 1e9
 # What is loaded, is being loaded, is being unloaded, or none of these.

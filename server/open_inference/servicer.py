@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -12,13 +12,14 @@ import grpc.aio
 from glimpse.server.access.call_context import CallContext, current_call
 from glimpse.server.classify_stream import ClassifyStream
 from glimpse.server.domain import Caller, Classification
-from glimpse.server.errors import InvalidRequestError, NotSupportedError, Reason, ServiceError
+from glimpse.server.errors import InvalidRequestError, Reason, ServiceError
 from glimpse.server.handlers import Gate
 from glimpse.server.open_inference import descriptions, faces, inference
 from glimpse.server.open_inference import open_inference_pb2 as pb
 from glimpse.server.open_inference.inference import Asked
 from glimpse.server.open_inference.messages import InferRequest, InferResponse, InputTensor, Parameters, RequestedOutput
 from glimpse.server.open_inference.packed import small_numbers
+from glimpse.server.repository.management import ModelManagement
 from glimpse.server.service import Service
 
 SERVICE_DESCRIPTOR = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
@@ -36,52 +37,14 @@ def gates(service: Service) -> Mapping[str, Gate]:
     return {f"/{SERVICE}/ModelInfer": service.place_for_call, f"/{SERVICE}/ModelStreamInfer": service.place_for_stream}
 
 
-class Repository(Protocol):
-    """Loads and unloads models for callers."""
-
-    async def load(self, name: str) -> None:
-        """Have a model, which is in the repository, answer requests.
-
-        Raises:
-            ServiceError: expected; it is not loaded.
-        """
-
-    async def unload(self, name: str) -> None:
-        """Have a model answer no more requests.
-
-        Raises:
-            ServiceError: expected; it is not unloaded.
-        """
-
-
-class NoRepository:
-    """The models of this server are those that it has begun with."""
-
-    async def load(self, name: str) -> None:  # noqa: ARG002 - the protocol's
-        """Refuse to.
-
-        Raises:
-            NotSupportedError: always.
-        """
-        raise _not_supported()
-
-    async def unload(self, name: str) -> None:  # noqa: ARG002 - the same
-        """Refuse to.
-
-        Raises:
-            NotSupportedError: always.
-        """
-        raise _not_supported()
-
-
 class OpenInference:
     """`inference.GRPCInferenceService`."""
 
-    def __init__(self, service: Service, *, max_images: int, repository: Repository | None = None) -> None:
-        """Serve `service`, whose requests may have `max_images`; models are loaded by `repository`."""
+    def __init__(self, service: Service, management: ModelManagement, *, max_images: int) -> None:
+        """Serve `service`, whose requests may have `max_images`; models are loaded and unloaded by `management`."""
         self._service = service
         self._max_images = max_images
-        self._repository = NoRepository() if repository is None else repository
+        self._management = management
         self._codec = _Codec(service)
 
     def add_to(self, server: grpc.aio.Server) -> None:
@@ -132,15 +95,15 @@ class OpenInference:
     async def RepositoryModelLoad(  # noqa: N802
         self, request: pb.RepositoryModelLoadRequest, _: Context
     ) -> pb.RepositoryModelLoadResponse:
-        """Load a model, where this server does that."""
-        await self._repository.load(_named(request))
+        """Load the newest version of a model, for callers who may."""
+        await self._management.load(current_call.get(), _named(request), "")
         return pb.RepositoryModelLoadResponse()
 
     async def RepositoryModelUnload(  # noqa: N802
         self, request: pb.RepositoryModelUnloadRequest, _: Context
     ) -> pb.RepositoryModelUnloadResponse:
-        """Unload a model, where this server does that."""
-        await self._repository.unload(_named(request))
+        """Unload all versions of a model, for callers who may."""
+        await self._management.unload(current_call.get(), _named(request), "")
         return pb.RepositoryModelUnloadResponse()
 
     async def ModelInfer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:  # noqa: N802
@@ -213,11 +176,7 @@ def _caller(call: CallContext, context: Context) -> Caller:
 
 def _named(request: pb.RepositoryModelLoadRequest | pb.RepositoryModelUnloadRequest) -> str:
     """The model that a request names; KServe's file has it where Triton's has the repository."""
-    return request.model_name or request.repository_name
-
-
-def _not_supported() -> NotSupportedError:
-    return NotSupportedError("This server does not load or unload models for callers.")
+    return (request.model_name or request.repository_name).removesuffix(faces.SUFFIX)
 
 
 def _plain(message: pb.ModelInferRequest) -> InferRequest:

@@ -58,7 +58,7 @@ class Folder:
                 **ours,
                 "GLIMPSE_TARGET": self.target,
                 "PATH": f"{self.path / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}",
-                "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}",
+                "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]),
                 "COLUMNS": "80",
             },
             capture_output=True,

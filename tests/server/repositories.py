@@ -59,7 +59,7 @@ def serving_from(start: Callable[..., RunningServer], root: Path, **more: str) -
     """A server of a repository, of which anybody may manage the models unless `more`, of its environment, says who."""
     ours = {"GLIMPSE_MODELS": str(root), "GLIMPSE_MODELS_POLL": "0.2", "GLIMPSE_ADMIN": "*"}
     server = start(environment={**ours, **more}, model={})
-    server.wait_for("serving")
+    server.wait_for("serving", seconds=900)
     return server
 
 

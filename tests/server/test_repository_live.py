@@ -378,7 +378,7 @@ def test_three_models_under_load_have_their_weights_shares_of_the_device(
         ]
         callers[-1].answered(40)  # all are busy by then
         before = [each.seconds for each in callers]
-        callers[-1].answered(600)
+        callers[-1].answered(200)
         had = [each.seconds - earlier for each, earlier in zip(callers, before, strict=True)]
     assert [each.failed for each in callers] == [[], [], []]
     weights = [weight for *_, weight in models.values()]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from glimpse.models.outputs import PROBABILITIES, Outputs
 from glimpse.server.batching.batch_queue import Answer
 from glimpse.server.batching.batcher import Batcher
-from glimpse.server.batching.device import DeviceShare, SharedDevice
+from glimpse.server.batching.device import DeviceShare, SharedDevice, Turn
 from glimpse.server.domain import BatchReport
 
 LONG = 60.0  # seconds; until something is called hung
@@ -58,37 +58,32 @@ def test_each_of_three_models_has_its_weight_s_share_within_a_tenth(weights: tup
     assert had == pytest.approx(wanted, rel=0.1)
 
 
-def test_a_lone_caller_waits_for_two_batches_of_another_model_at_most() -> None:
+def test_a_lone_caller_waits_for_the_next_batch_of_another_model_to_end() -> None:
     device = SharedDevice(2)
     large, small = device.share(batches=2), device.share(batches=2)
-    begun, ended = 0, threading.Event()
-    lock = threading.Lock()
 
-    def busy() -> None:
-        nonlocal begun
-        while not ended.is_set():
-            turn = large.turn()
-            turn.begin()
-            with lock:
-                begun += 1
-            time.sleep(0.005)
-            turn.end()
+    def waiting(share: DeviceShare) -> tuple[Turn, threading.Thread]:
+        turn = share.turn()
+        thread = threading.Thread(target=turn.begin, daemon=True)
+        thread.start()
+        while not share.waiting:
+            time.sleep(0.001)
+        return turn, thread
 
-    threads = [threading.Thread(target=busy, daemon=True) for _ in range(3)]
-    for each in threads:
-        each.start()
-    waited = []
+    computing = [large.turn(), large.turn()]
+    for each in computing:
+        each.begin()
     for _ in range(30):
-        turn = small.turn()
-        before = begun
-        turn.begin()
-        waited.append(begun - before)
+        later, of_large = waiting(large)  # who comes first does not matter
+        turn, of_small = waiting(small)
+        time.sleep(0.001)
+        computing.pop(0).end()
+        of_small.join(LONG)
+        assert not of_small.is_alive()
+        assert of_large.is_alive()
         turn.end()
-        time.sleep(0.003)
-    ended.set()
-    for each in threads:
-        each.join(LONG)
-    assert max(waited) <= 2
+        of_large.join(LONG)
+        computing.append(later)
 
 
 def test_a_model_that_had_nothing_to_do_has_no_claim_to_that_time() -> None:

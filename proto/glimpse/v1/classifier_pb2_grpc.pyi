@@ -24,7 +24,6 @@ Reasons, for programs to switch on:
 | `DUPLICATE_ID` | INVALID_ARGUMENT | the stream already has a request of this id in flight |
 | `INVALID_TENSOR` | INVALID_ARGUMENT | Open Inference Protocol: the name, type, shape or contents of a tensor do not fit the model |
 | `INVALID_PARAMETER` | INVALID_ARGUMENT | Open Inference Protocol: a parameter has another type than it must have |
-| `NOT_SUPPORTED` | UNIMPLEMENTED | Open Inference Protocol: this server does not do what the method asks for |
 | `MODEL_NOT_FOUND` | NOT_FOUND | no loaded model has this name and version |
 | `MODEL_NOT_LOADED` | FAILED_PRECONDITION | the model cannot be loaded or unloaded; the message says why |
 | `EMPTY_IMAGE` | INVALID_ARGUMENT | the image has no bytes, or no source is set |

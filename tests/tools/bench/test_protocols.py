@@ -1,24 +1,27 @@
-"""The comparison of protocols: what it sends is answered by each of them, and its ratios are within turns."""
+"""What a photo costs by each protocol: measured against the service, and told."""
 
 from __future__ import annotations
+
+import sys
 
 import pytest
 
 from tools.bench import protocols
 
 
-def test_ratios_are_those_within_a_turn_with_grpc() -> None:
-    found = {protocols.FIRST: [(1e-3, 2e-3), (2e-3, 2e-3)], "other": [(2e-3, 3e-3), (2e-3, 5e-3)]}
-    text = protocols.table(found)
-    assert text.splitlines()[2:] == [
-        f"| {protocols.FIRST} | 1500 | 2.00 | 1.00 |",
-        "| other | 2000 | 4.00 | 1.50 |",
+@pytest.mark.ci
+@pytest.mark.skipif(sys.platform != "linux", reason="CPU time of threads is read from /proc")
+def test_each_protocol_is_measured_with_each_kind_of_images(capsys: pytest.CaptureFixture[str]) -> None:
+    assert protocols.main(["--rounds", "1", "--calls", "8"]) == 0
+    rows = [line.split("|")[1:3] for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    grpc, web = (protocols.CLASSIFY, protocols.OPEN_INFERENCE), (protocols.HTTP_BINARY, protocols.HTTP_JSON)
+    assert [(kind.strip(), name.strip()) for kind, name in rows[1:]] == [
+        *(("jpeg", name) for name in (*grpc, protocols.HTTP_FILE, *web)),
+        *(("raw", name) for name in (*grpc, *web)),
     ]
 
 
-@pytest.mark.ci
-def test_every_protocol_answers_the_same_photo() -> None:
-    environment = {"GLIMPSE_WEIGHTS": "cifar10", "GLIMPSE_PRECISION": "float32"}
-    found = protocols.run(protocols.PHOTO.read_bytes(), turns=2, seconds=0.05, environment=environment)
-    assert len(found) == 5
-    assert all(cpu >= 0 and clock > 0 for turns in found.values() for cpu, clock in turns)
+def test_a_ratio_is_of_the_same_round() -> None:
+    cpu = {"jpeg": {protocols.CLASSIFY: [1e-3, 2e-3, 4e-3], protocols.OPEN_INFERENCE: [1.1e-3, 2.2e-3, 4.4e-3]}}
+    told = protocols.table({"machine": {}, "model": "simulated", "cpu": cpu})
+    assert "| jpeg | Open Inference Protocol | 2200 | 1.100 | 1.100 to 1.100 |" in told
