@@ -8,7 +8,8 @@ are in base64; over the binary extension they are as they are.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -165,8 +166,8 @@ def _input(content: dict[str, Any], binary: bytes, where: str) -> tuple[InputTen
     parameters = _parameters(content, f"{where}.")
     shape = _shape(content.get("shape"), f"{where}.shape")
     if _SIZE not in parameters:
-        elements = _elements(content.get("data"), datatype, f"{where}.data")
-        return InputTensor(name, datatype, shape, None, elements, f"{where}.data", parameters), binary
+        raw, elements = _values_of(content.get("data"), datatype, f"{where}.data")
+        return InputTensor(name, datatype, shape, raw, elements, f"{where}.data", parameters), binary
     if "data" in content:
         raise malformed(f"{where} has both data and {_SIZE}. Send one of them.", field=where)
     size = json_body.integer(parameters[_SIZE], f"{where}.parameters.{_SIZE}")
@@ -183,32 +184,41 @@ def _shape(content: object, where: str) -> tuple[int, ...]:
     return tuple(json_body.integer(each, where) for each in content)
 
 
-def _elements(content: object, datatype: str, where: str) -> Sequence[bytes] | Sequence[int]:
-    """The elements of a tensor in JSON, whose arrays may be nested.
+def _values_of(content: object, datatype: str, where: str) -> tuple[bytes | None, Sequence[bytes] | Sequence[int]]:
+    """The values of a tensor in JSON, whose arrays may be nested: as they are in the raw representation, or one by one.
+
+    An image of pixels is 150,000 numbers, so that nothing here looks at each of them in Python.
 
     Raises:
         InvalidRequestError: expected; they are none of that type.
     """
+    flat = _flat(content, where)
+    if datatype == BYTES:
+        return None, [json_body.image(each, f"{where}[{number}]") for number, each in enumerate(flat)]
+    if not set(map(type, flat)) <= {int}:  # true and false are no numbers
+        raise malformed(f"{where} must be whole numbers, or base64 for BYTES.", field=where)
+    try:
+        return bytes(flat), ()
+    except (ValueError, OverflowError):  # some are no bytes; which types there are is known elsewhere
+        return None, flat
+
+
+def _flat(content: object, where: str) -> list[Any]:
+    """The elements of nested arrays, row by row.
+
+    Raises:
+        InvalidRequestError: expected; they are no arrays, or not of one depth.
+    """
     if not isinstance(content, list):
         raise malformed(f"{where} must be an array.", field=where)
-    try:
-        flat = list(_flat(content))
-    except RecursionError:
-        raise malformed(f"{where} is nested too deeply.", field=where) from None
-    if datatype == BYTES:
-        return [json_body.image(each, f"{where}[{number}]") for number, each in enumerate(flat)]
-    for each in flat:
-        if not isinstance(each, int) or isinstance(each, bool):
-            raise malformed(f"{where} must be whole numbers, or base64 for BYTES.", field=where)
-    return flat
-
-
-def _flat(content: list[Any]) -> Iterator[Any]:
-    for each in content:
-        if isinstance(each, list):
-            yield from _flat(each)
-        else:
-            yield each
+    for _ in range(_DIMENSIONS):
+        kinds = set(map(type, content))
+        if list not in kinds:
+            return content
+        if kinds != {list}:
+            break
+        content = list(chain.from_iterable(content))
+    raise malformed(f"{where} must be arrays of one depth, at most {_DIMENSIONS}.", field=where)
 
 
 def _parameters(content: dict[str, Any], where: str) -> Parameters:
