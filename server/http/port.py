@@ -26,6 +26,7 @@ from glimpse.server.guard import Guard
 from glimpse.server.http.connection import Connection, peer_of
 from glimpse.server.port_reservation import reserve
 from glimpse.server.settings import Settings
+from glimpse.server.startup import StartupError
 
 _log = structlog.get_logger(__name__)
 
@@ -77,14 +78,17 @@ class HttpPort:
         `shared`: the supervisor has reserved the port, and other workers listen on it, too.
 
         Raises:
-            PortTakenError: expected; the message says what to do.
+            PortTakenError, StartupError: expected; the message says what to do.
         """
         held, port = reserve(self._settings.host, port, "GLIMPSE_HTTP_PORT", shared=shared)
         loop = asyncio.get_running_loop()
         for each in held:
             each.settimeout(0)
             each.listen(_BACKLOG)
-            loop.add_reader(each.fileno(), self._accept, each)
+            try:
+                loop.add_reader(each.fileno(), self._accept, each)
+            except NotImplementedError:  # Windows
+                raise StartupError("GLIMPSE_HTTP_PORT does not work on this system. Leave it unset.") from None
         self._sockets = held
         self._sweeping = keep_running("HTTP connections", self._sweep)
         return port
@@ -114,12 +118,6 @@ class HttpPort:
             task.cancel()
         if self._sweeping is not None:
             self._sweeping.cancel()
-
-    def end_idle(self) -> None:
-        """Close connections on which nothing is answered, so that callers connect again."""
-        for each in self._connections():
-            if each.idle:
-                each.shutdown()
 
     def _connections(self) -> list[Connection]:
         return [each for each in self._state.connections if isinstance(each, Connection)]
