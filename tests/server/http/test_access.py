@@ -8,7 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from glimpse.server import app
+from glimpse.server.tracing import Tracing
 from tests.server.access.inside import Inside
 from tests.server.http.asking import V1, V2, ask, connected, instances, picture, port_of, post, until_closed
 from tests.server.rig import Rig
@@ -69,6 +74,27 @@ def test_calls_are_audited_and_counted_as_those_of_grpc(start_rig: Start, tokens
     assert rig.gauge("grpc_server_handled_total", grpc_code="OK", **labels) == 1
     assert rig.gauge("grpc_server_handled_total", grpc_code="UNAUTHENTICATED", **labels) == 1
     assert rig.gauge("glimpse_requests_rejected_total", reason="TOKEN_MISSING") == 1
+
+
+def test_a_photo_is_traced_in_the_trace_of_its_caller_and_probes_are_not(
+    start_rig: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = InMemorySpanExporter()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(made))
+    monkeypatch.setattr(app, "start_tracing", lambda: Tracing(provider))
+    port = port_of(start_rig())
+    trace = "0af7651916cd43dd8448eb211c80319c"
+    ask(port, "/classify", picture(), {"traceparent": f"00-{trace}-b7ad6b7169203331-01"})
+    ask(port, "/v2/health/live")
+    ask(port, "/")
+    spans = {each.name: each for each in made.get_finished_spans()}
+    assert {name for name in spans if name.startswith("http/")} == {"http/Classify"}
+    assert {f"{each.context.trace_id:032x}" for each in spans.values() if each.context} == {trace}
+    assert {"decode", "pre_stem", "queue", "compute"} <= spans.keys()
+    attributes = spans["http/Classify"].attributes
+    assert attributes is not None
+    assert (attributes["rpc.system.name"], attributes["network.peer.address"]) == ("http", "127.0.0.1")
 
 
 def test_a_caller_is_held_to_the_rate_over_both_protocols_together(start_rig: Start) -> None:
