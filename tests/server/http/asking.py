@@ -66,9 +66,21 @@ def ask(
         else http.client.HTTPSConnection("localhost", port, timeout=TIMEOUT, context=tls)
     )
     with contextlib.closing(made) as connection:
-        connection.request(verb or ("GET" if body is None else "POST"), path, body, dict(headers or {}))
-        with connection.getresponse() as response:
-            return Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
+        return asked(connection, path, body, headers, verb=verb)
+
+
+def asked(
+    connection: http.client.HTTPConnection,
+    path: str,
+    body: bytes | None = None,
+    headers: Mapping[str, str] | None = None,
+    *,
+    verb: str | None = None,
+) -> Answer:
+    """One request on a connection that may carry others, too."""
+    connection.request(verb or ("GET" if body is None else "POST"), path, body, dict(headers or {}))
+    with connection.getresponse() as response:
+        return Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
 
 
 def post(port: int, path: str, content: object, headers: Mapping[str, str] | None = None) -> Answer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import http.client
 import json
 from collections.abc import Iterator
 from random import Random
@@ -15,12 +16,14 @@ from hypothesis import strategies as st
 from glimpse.server.errors import InvalidRequestError
 from glimpse.server.http import form as forms
 from glimpse.server.http import json_body
+from tests.server.conftest import TIMEOUT
 from tests.server.http.asking import (
     V1,
     V2,
     V2_PIXELS,
     Answer,
     ask,
+    asked,
     base64_of,
     binary,
     form,
@@ -90,7 +93,8 @@ def is_told(answer: Answer) -> bool:
 
 @pytest.mark.parametrize("number", mostly_in_ci([150, 10_000], 150))
 def test_a_broken_request_is_answered_or_refused_by_name(rig: Rig, port: int, number: int) -> None:
-    found = [ask(port, *each) for each in mutants(number, seed=number)]
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT)) as connection:
+        found = [asked(connection, *each) for each in mutants(number, seed=number)]
     wrong = [each for each in found if not is_told(each)]
     assert not wrong, wrong[:3]
     assert {each.status for each in found} >= {200, 400}
