@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -34,9 +34,11 @@ from glimpse.server.interruptible import run_until_stopped
 from glimpse.server.loading import load_configured
 from glimpse.server.memory import Memory, keep_trimmed, settle
 from glimpse.server.metrics import Metrics
+from glimpse.server.open_inference import servicer as open_inference
+from glimpse.server.open_inference.servicer import OpenInference
 from glimpse.server.penalties import Penalty
 from glimpse.server.pipeline import Pipeline
-from glimpse.server.ports import Bound, Ports, SharedPorts
+from glimpse.server.ports import Bound, Ports, Servicers, SharedPorts
 from glimpse.server.registry import LoadedModel, ModelRegistry
 from glimpse.server.repository.management import ModelManagement
 from glimpse.server.repository.repository import Repository
@@ -50,6 +52,9 @@ from glimpse.server.startup import ModelLoadError, StartupError
 from glimpse.server.stop_signals import StopEvent, stop_on_signals
 from glimpse.server.tracing import start as start_tracing
 from glimpse.server.watchdog import Watchdog
+
+if TYPE_CHECKING:
+    from glimpse.server.http.port import HttpPort
 
 _log = structlog.get_logger(__name__)
 
@@ -124,7 +129,8 @@ class Server:
             max_images=settings.max_images_per_request,
             geometries=settings.allow_geometries,
         )
-        self._health = Health(SERVICE, HEALTH)
+        services = (SERVICE, open_inference.SERVICE) if settings.open_inference else (SERVICE,)
+        self._health = Health(*services, HEALTH)
         self._loaded = self._draining = False
         # An engine that hangs is the supervisor's business.
         watched = self._registry if worker is None else ModelRegistry()
@@ -145,9 +151,11 @@ class Server:
         self._service = Service(calls, self._admission, pipeline, self._registry, stream_window=settings.stream_window)
         interceptor = CallInterceptor(
             calls,
-            gates(self._service),
+            {**gates(self._service), **open_inference.gates(self._service)},
             max_message_bytes=settings.max_message_bytes,
             most_fields=max(message_fields.LEAST, settings.max_images_per_request * message_fields.EACH_IMAGE),
+            probes=open_inference.PROBES,
+            pools={open_inference.SERVICE: open_inference.POOL},
         )
         # The port for probes shares nothing with the calls that it reports on, neither their places nor their turns.
         of_probes = CallInterceptor(Calls(self._metrics, access), {}, checks=access.probes)
@@ -158,19 +166,39 @@ class Server:
             # Whole, but not admitted: the requests of streams wait for that.
             besides=lambda: max(0, self._service.bytes_read - self._admission.bytes_in_flight),
         )
+        management = ModelManagement(access, self._registry, self._repository)
+        infer = (
+            OpenInference(self._service, management, max_images=settings.max_images_per_request)
+            if settings.open_inference
+            else None
+        )
         self._ports = Ports(
             settings,
-            ImageClassifier(self._service, limits(settings)),
-            self._health,
+            Servicers(
+                ImageClassifier(self._service, limits(settings)),
+                ModelRepositoryServicer(management),
+                self._health,
+                infer,
+            ),
             [interceptor],
             self._metrics.registry,
-            repository=ModelRepositoryServicer(ModelManagement(access, self._registry, self._repository)),
             of_probes=[of_probes],
             access=access,
             monitor=(ConnectionMonitor(guard, self._metrics, _penalty_log(access)) if settings.flood_guard else None),
             shared=None if worker is None else worker.ports,
         )
+        self._ports.http = self._http_port(guard)
         self._access = access
+
+    def _http_port(self, guard: Guard) -> HttpPort | None:
+        """The port of HTTP/JSON; None: it is not wanted, and what serves it is not loaded."""
+        if self._settings.http_port is None:
+            return None
+        from glimpse.server.http.port import HttpPort
+        from glimpse.server.http.routes import Routes
+
+        routes = Routes(self._service, self._settings)
+        return HttpPort(routes, self._settings, self._service.access, guard)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set, then drain.
@@ -193,6 +221,7 @@ class Server:
                 port=bound.grpc,
                 metrics_port=bound.metrics,
                 health_port=bound.health,
+                http_port=bound.http,
                 **({} if (path := self._settings.unix_socket) is None else {"unix_socket": str(path)}),
             )
             if self._worker is not None:
@@ -317,6 +346,8 @@ class Server:
             ready = alive and trouble is None and self._worker.provider.available() and not self._draining
             self._worker.changed(alive, ready, trouble)
         self._metrics.ready(ready=ready)
+        # A process that loads its model lives; the liveness of health checks begins with serving.
+        self._service.alive, self._service.ready = alive or not self._loaded, ready
         names = {} if self._repository is None else self._repository.names()
         serves = alive and not self._draining
         models = {f"{SERVICE}/{name}": serves and of_model for name, of_model in names.items()}

@@ -28,7 +28,7 @@ def parsed(message: bytes, parse: Callable[[bytes], Any] | None) -> Any:
 def malformed(what: str) -> InvalidRequestError:
     """What a caller is told whose bytes are no message."""
     return InvalidRequestError(
-        Reason.MALFORMED_MESSAGE, f"{what} Send one message, as glimpse/v1/classifier.proto defines it."
+        Reason.MALFORMED_MESSAGE, f"{what} Send one message, as the .proto of the method defines it."
     )
 
 

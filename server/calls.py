@@ -66,7 +66,7 @@ class Calls:
             service: its full name.
             name: of the method.
             classifies: whether it classifies images.
-            probe: whether it is a health check: anybody may call it, and it is neither logged nor audited.
+            probe: whether it is a health check: anybody may call it, and it is neither traced, logged nor audited.
         """
         return Method(self, kind, service, name, classifies=classifies, probe=probe)
 
@@ -86,7 +86,8 @@ class Method:
         self._classifies, self._probe = classifies, probe
         self._counts = calls.metrics.rpc(kind, service, name)
         self._metrics, self._access, self._guard = calls.metrics, calls.access, calls.guard
-        self._tracing, self._sampled, self._log_calls = calls.tracing, calls.sampled, calls.log_calls
+        self._tracing = None if probe else calls.tracing
+        self._sampled, self._log_calls = calls.sampled, calls.log_calls
 
     def read(self, metadata: Metadata, peer: str) -> tuple[CallContext, list[str]]:
         """What is known of a call before it begins, and whatever its metadata has for `authorization`."""

@@ -20,6 +20,7 @@ from glimpse.server.service import Service
 _log = structlog.get_logger(__name__)
 
 Received_contra = TypeVar("Received_contra", contravariant=True)
+Asked = TypeVar("Asked", bound=ClassifyRequest)
 Sent_co = TypeVar("Sent_co", covariant=True)
 Received = TypeVar("Received")
 Sent = TypeVar("Sent")
@@ -28,14 +29,21 @@ Sent = TypeVar("Sent")
 _LONGEST_ID = 4096
 
 
-class Codec(Protocol[Received_contra, Sent_co]):
+_Turn = tuple[
+    asyncio.Event | None, asyncio.Event
+]  # set when the one before is over, None: there is none; and when it is
+
+
+class Codec(Protocol[Received_contra, Asked, Sent_co]):
     """Converts the messages of one transport's stream."""
+
+    in_order: bool  # answers are in the order of the requests, so that ids need not tell these apart; else as they come
 
     def request_id(self, message: Received_contra) -> str:
         """The id by which the caller tells its requests apart."""
         ...
 
-    def request(self, message: Received_contra, call: CallContext) -> ClassifyRequest:
+    def request(self, message: Received_contra, call: CallContext) -> Asked:
         """What is asked for; `call` is noted what it is.
 
         Raises:
@@ -43,8 +51,12 @@ class Codec(Protocol[Received_contra, Sent_co]):
         """
         ...
 
-    def answer(self, request_id: str, answer: Classification, call: CallContext) -> Sent_co:
-        """The message with an answer."""
+    def answer(self, request_id: str, request: Asked, answer: Classification, call: CallContext) -> Sent_co:
+        """The message with the answer to what `request` returned.
+
+        Raises:
+            ServiceError: expected; the request gets an error instead.
+        """
         ...
 
     def refusal(self, request_id: str, error: ServiceError) -> Sent_co:
@@ -52,13 +64,13 @@ class Codec(Protocol[Received_contra, Sent_co]):
         ...
 
 
-class ClassifyStream(Generic[Received, Sent]):
+class ClassifyStream(Generic[Received, Asked, Sent]):
     """One stream."""
 
     def __init__(
         self,
         service: Service,
-        codec: Codec[Received, Sent],
+        codec: Codec[Received, Asked, Sent],
         call: CallContext,
         caller: Caller,
         write: Callable[[Sent], Awaitable[object]],
@@ -70,6 +82,7 @@ class ClassifyStream(Generic[Received, Sent]):
         self._window = asyncio.Semaphore(service.stream_window)
         self._writing = asyncio.Lock()
         self._in_flight: set[str] = set()
+        self._last: asyncio.Event | None = None  # set when the answer to the last request has been written
         self._complete = False  # the client has sent all that it wanted to
 
     async def run(self, messages: AsyncIterator[Received]) -> None:
@@ -106,15 +119,23 @@ class ClassifyStream(Generic[Received, Sent]):
                     f"{len(request_id)}. Send a shorter one.",
                     field="id",
                 )
-            duplicate = request_id in in_flight
+            duplicate = not codec.in_order and request_id in in_flight
             in_flight.add(request_id)
             part = call.of_request()
-            answers.create_task(self._answer(message, request_id, part, duplicate=duplicate))
+            turn = self._next_turn() if codec.in_order else None
+            answers.create_task(self._answer(message, request_id, part, duplicate=duplicate, turn=turn))
             if self._access.rates is not None:
                 await asyncio.sleep(0)  # by then it knows whether it has to wait for its turn
                 await asyncio.sleep(part.turn - time.monotonic())
 
-    async def _answer(self, message: Received, request_id: str, part: CallContext, *, duplicate: bool) -> None:
+    def _next_turn(self) -> _Turn:
+        """The turn of a request that has just been read, after all before it."""
+        before, self._last = self._last, asyncio.Event()
+        return before, self._last
+
+    async def _answer(
+        self, message: Received, request_id: str, part: CallContext, *, duplicate: bool, turn: _Turn | None
+    ) -> None:
         call = self._call
         response = await self._response(message, request_id, part, duplicate=duplicate)
         call.model = part.model
@@ -127,9 +148,13 @@ class ClassifyStream(Generic[Received, Sent]):
         del message
         # A transport takes one message at a time. Where the client does not read, this waits, the window stays taken
         # and no more is read: that is the back-pressure.
+        if turn is not None and turn[0] is not None:
+            await turn[0].wait()
         async with self._writing:
             if still_authorized(call):  # else the stream is being ended
                 await self._write(response)
+        if turn is not None:
+            turn[1].set()
         self._window.release()
 
     async def _response(self, message: Received, request_id: str, part: CallContext, *, duplicate: bool) -> Sent:
@@ -142,7 +167,7 @@ class ClassifyStream(Generic[Received, Sent]):
                     raise _duplicate(request_id)  # noqa: TRY301 - one place answers
                 request = self._codec.request(message, part)
                 answer = await self._service.classify(request, part, self._caller, bulk=True)
-                response = self._codec.answer(request_id, answer, part)
+                response = self._codec.answer(request_id, request, answer, part)
             except Exception as error:  # noqa: BLE001 - its defect must not cost the other requests their answers
                 if isinstance(error, ServiceError):
                     told = error

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from glimpse.models.labels import ClassLabel
 from glimpse.models.outputs import DEFAULT_OUTPUTS, Outputs
 from glimpse.server.errors import InvalidImageError
-from glimpse.server.fair_queue import Lane
+from glimpse.server.fair_queue import USUAL_PRIORITY, Lane
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,9 @@ class ClassifyRequest:
     min_probability: float = 0.0
     geometry: str = ""  # instead of the model's own; "": that
     outputs: frozenset[str] = DEFAULT_OUTPUTS  # of the model, by name; probabilities become predictions
+    ranked: bool = True  # else probabilities stay as they are, of all classes
+    priority: int = USUAL_PRIORITY  # among the caller's own requests
+    timeout: float | None = None  # seconds from its beginning, besides the deadline of its call
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +122,7 @@ class ImageResult:
 
     timing: Timing
     predictions: tuple[Prediction, ...] = ()
-    outputs: Outputs = field(default_factory=dict)  # besides probabilities, each for this image: float32
+    outputs: Outputs = field(default_factory=dict)  # that have not become predictions, each for this image: float32
     error: InvalidImageError | None = None
 
 
@@ -137,3 +141,4 @@ class Classification:
 
     model: ModelIdentity
     results: tuple[ImageResult, ...]
+    labels: tuple[ClassLabel, ...] = ()  # of the model's classes, in the order of their index

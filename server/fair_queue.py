@@ -1,6 +1,7 @@
 """Whose turn it is: parties take turns by the work that they bring, and within a party its lanes take turns.
 
-Plain data: no threads, no clock. A lane is first in, first out, and the lanes of one party are taken round robin.
+Plain data: no threads, no clock. A lane is first in, first out, and the lanes of one party are taken round robin, those
+of a higher priority before all others of that party.
 Between parties it is start-time fair queueing (Goyal, Vin and Cheng, "Start-time fair queueing", 1996): a party's next
 item is tagged with the work that the party had been given before, and the smallest tag is next. Where all items are
 worth the same, that is round robin as well. A party that comes anew begins at the tag of the item taken last, so that
@@ -13,9 +14,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Container
 from heapq import heappop, heappush, heapreplace
-from typing import Generic, NamedTuple, TypeVar
+from operator import itemgetter
+from typing import Final, Generic, NamedTuple, TypeVar
 
 T = TypeVar("T")
+
+PRIORITIES, USUAL_PRIORITY = 9, 5  # the lowest priority, of which 1 is the highest, and that of most requests
+_PRIORITY: Final = itemgetter(0)
 
 
 class Lane(NamedTuple):
@@ -23,6 +28,7 @@ class Lane(NamedTuple):
 
     who: str  # the party that limits count for: who a caller has proved to be, else the address
     name: str = ""  # divides that party's own share: what the caller calls itself, else its connection
+    priority: int = USUAL_PRIORITY  # among that party's own lanes, from 1, which is first
 
 
 class Ahead(NamedTuple):
@@ -39,20 +45,32 @@ NO_LANE = Lane("")  # of callers that need not be told apart
 class _Party(Generic[T]):
     """What waits of one party."""
 
-    __slots__ = ("lanes", "number", "size", "start", "who", "work")
+    __slots__ = ("lanes", "number", "size", "start", "unusual", "who", "work")
 
     def __init__(self, who: str, start: int, number: int) -> None:
         self.who = who
-        self.lanes: dict[str, deque[tuple[T, int]]] = {}  # the lane whose turn it is stands first; none is empty
+        # By priority and name. Of those of one priority, the lane whose turn it is stands first; none is empty.
+        self.lanes: dict[tuple[int, str], deque[tuple[T, int]]] = {}
         self.size = self.work = 0
+        self.unusual = 0  # items of another priority than the usual one
         self.start, self.number = start, number  # the tag of its next item; who comes first of equal tags
 
-    def ahead(self, name: str) -> Ahead:
-        """What is taken before an item that is put into the lane `name` now; all items taken as alike."""
+    def turn(self) -> tuple[int, str]:
+        """The lane whose turn it is; there must be one."""
+        return min(self.lanes, key=_PRIORITY) if self.unusual else next(iter(self.lanes))
+
+    def ahead(self, lane: Lane) -> Ahead:
+        """What is taken before an item that is put into `lane` now; all items taken as alike."""
         if not self.size:
             return _NOTHING
-        own = len(self.lanes.get(name, ()))
-        items = own + sum(min(len(waiting), own + 1) for each, waiting in self.lanes.items() if each != name)
+        _, name, priority = lane
+        ours = priority, name
+        items = own = len(self.lanes.get(ours, ()))
+        for each, waiting in self.lanes.items():
+            if each[0] < priority:
+                items += len(waiting)
+            elif each[0] == priority and each != ours:
+                items += min(len(waiting), own + 1)
         return Ahead(items, items * self.work // self.size)
 
 
@@ -73,24 +91,27 @@ class FairQueue(Generic[T]):
 
     def put(self, lane: Lane, item: T, work: int = 1) -> None:
         """Append to a lane; `work` is what its turn costs, at least 1, in a unit that is the same for all items."""
-        who, name = lane
+        who, name, priority = lane
         party = self._parties.get(who)
         if party is None:
             self._count += 1
             party = self._parties[who] = _Party(who, self._now, self._count)
             heappush(self._heap, (self._now, self._count, party))
-        waiting = party.lanes.get(name)
+        key = priority, name
+        waiting = party.lanes.get(key)
         if waiting is None:
-            waiting = party.lanes[name] = deque()
+            waiting = party.lanes[key] = deque()
         waiting.append((item, work))
         party.size += 1
+        party.unusual += priority != USUAL_PRIORITY
         party.work += work
         self._length += 1
         self._work += work
 
     def first(self) -> T:
         """The item whose turn it is; it stays where it is. There must be one."""
-        return next(iter(self._next().lanes.values()))[0][0]
+        party = self._next()
+        return party.lanes[party.turn()][0][0]
 
     def take(self) -> T:
         """Remove the item whose turn it is. There must be one."""
@@ -158,7 +179,7 @@ class FairQueue(Generic[T]):
         start, number, items, work = self._now, self._count + 1, 0, 0
         if party is not None:
             start, number = party.start, party.number
-            items, work = party.ahead(lane.name)
+            items, work = party.ahead(lane)
         tag = start + work
         for other in self._parties.values():
             if other is party or not other.size or other.start > tag:
@@ -178,12 +199,13 @@ class FairQueue(Generic[T]):
         self._length = self._work = 0
         for party in self._parties.values():
             kept = {
-                name: left
-                for name, waiting in party.lanes.items()
+                lane: left
+                for lane, waiting in party.lanes.items()
                 if (left := deque(each for each in waiting if not unwanted(each[0])))
             }
             party.lanes = kept
             party.size = sum(map(len, kept.values()))
+            party.unusual = sum(len(each) for (priority, _), each in kept.items() if priority != USUAL_PRIORITY)
             party.work = sum(work for waiting in kept.values() for _, work in waiting)
             self._length += party.size
             self._work += party.work
@@ -194,15 +216,16 @@ class FairQueue(Generic[T]):
     def _of(self, party: _Party[T]) -> tuple[T, int]:
         """Remove the item of a party whose turn it is; the next lane of the party has its next turn."""
         lanes = party.lanes
-        name = next(iter(lanes))
-        waiting = lanes[name]
+        lane = party.turn()
+        waiting = lanes[lane]
         taken = waiting.popleft()
         if not waiting:
-            del lanes[name]
+            del lanes[lane]
         elif len(lanes) > 1:
-            del lanes[name]
-            lanes[name] = waiting  # it stands last now
+            del lanes[lane]
+            lanes[lane] = waiting  # it stands last now
         party.size -= 1
+        party.unusual -= lane[0] != USUAL_PRIORITY
         party.work -= taken[1]
         self._length -= 1
         self._work -= taken[1]

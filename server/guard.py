@@ -137,6 +137,11 @@ class Guard:
                 self._next_wake = self.points + 64
                 self.wake()
 
+    def blocks(self, address: str, now: float) -> bool:
+        """Whether no new connections from an address (see `counted_address`) are accepted for now."""
+        account = self._accounts.get(address)
+        return account is not None and now < account.blocked_until
+
     # For the monitor's thread.
 
     def look(self, now: float, found: Iterable[Connection], *, block: bool = False) -> list[Penalty]:

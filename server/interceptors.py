@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any
 
 import grpc
 import grpc.aio
 from google.protobuf import descriptor_pool
+from google.protobuf.descriptor_pool import DescriptorPool
 
 from glimpse.server import message_fields
 from glimpse.server.aborting import abort
@@ -38,6 +39,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         checks: UnauthenticatedCalls | None = None,
         max_message_bytes: int = 16 << 20,
         most_fields: int = message_fields.LEAST,
+        probes: Collection[str] = (),
+        pools: Mapping[str, DescriptorPool] | None = None,
     ) -> None:
         """Wrap the methods of one port.
 
@@ -49,10 +52,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             max_message_bytes: of the largest message, decompressed, to a method with a gate.
             most_fields: bytes of a message to a method with a gate that are not contents of its fields, see
                 `server.message_fields`.
+            probes: methods that are health checks, besides those of grpc.health.v1.
+            pools: by service, the pool of its messages, where that is not the default one.
         """
         self._calls, self._gates = calls, gates
         self._checks = calls.access.checks if checks is None else checks
         self._most_fields = most_fields
+        self._probes, self._pools = probes, pools or {}
         self._decompressor = Decompressor(max_message_bytes)
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}  # by method, of which there are a few
         self._unknown: grpc.RpcMethodHandler[Any, Any] = grpc.stream_unary_rpc_method_handler(self._no_method)
@@ -77,19 +83,21 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         kind = _KINDS[handler.request_streaming, handler.response_streaming]
         gate, access = self._gates.get(path), self._calls.access
         write = _counted(handler.response_serializer, classifies=gate is not None)
-        method = self._calls.method(kind, service, name, classifies=gate is not None, probe=service == HEALTH)
+        probe = service == HEALTH or path in self._probes
+        method = self._calls.method(kind, service, name, classifies=gate is not None, probe=probe)
         handlers = Handlers(method, access, self._decompressor)
         inner: Any = handler.unary_unary or handler.unary_stream or handler.stream_stream
         parse: Any = handler.request_deserializer
         single = handler.unary_unary is not None
         if gate is not None and parse is not None:
-            parse = message_fields.bounded(parse, descriptor_pool.Default(), f"{service}.{name}", self._most_fields)
+            pool = self._pools.get(service) or descriptor_pool.Default()
+            parse = message_fields.bounded(parse, pool, f"{service}.{name}", self._most_fields)
         if gate is not None and single:
             return grpc.stream_unary_rpc_method_handler(handlers.unary(inner, parse, gate), None, write)
         if gate is not None:
             return grpc.stream_stream_rpc_method_handler(handlers.stream(inner, parse, gate), None, write)
         # A method that anybody may call. Its messages are read as they are, so that their length is known.
-        calls = self._checks if service == HEALTH else access.descriptions
+        calls = self._checks if probe else access.descriptions
         if handler.stream_stream is not None:
             public = handlers.public_stream(inner, parse, calls)
         else:

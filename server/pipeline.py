@@ -50,6 +50,7 @@ class _Job:
     top_k: int
     min_probability: float
     outputs: frozenset[str]
+    ranked: bool
     caller: Caller
     metrics: ModelMetrics
 
@@ -161,7 +162,7 @@ class Pipeline:
                         self._abandon(flight, work)
                     raise
                 results = tuple(self._result(flight, work) for flight in flights)
-        return Classification(work.model.identity, results)
+        return Classification(work.model.identity, results, work.model.bundle.labels)
 
     def replied(self, answer: Classification) -> None:
         """The reply to a request has been put together: that was the last stage of its images."""
@@ -245,9 +246,11 @@ class Pipeline:
             return ImageResult(timing, error=error)
         timing.queue, timing.compute = answer.queue_seconds, answer.compute_seconds
         timing.batch_size, timing.batch = answer.batch_size, answer.batch
+        self._metrics.image("classified")
+        if not work.ranked:
+            return ImageResult(timing, outputs=answer.outputs)
         labels = work.model.bundle.labels
         predictions, others = postprocess(answer.outputs, labels, k=work.top_k, min_probability=work.min_probability)
-        self._metrics.image("classified")
         return ImageResult(timing, predictions, others)
 
     def _abandon(self, flight: _Flight, work: _Job) -> None:
@@ -336,11 +339,11 @@ class Pipeline:
                 field="options.min_probability",
             )
         if not request.outputs or not request.outputs <= model.outputs:
-            # No caller can name one yet, so that there is no reason for it in the contract.
+            # Who lets callers name them has looked: there is no reason for it in the contract.
             raise ValueError(f"outputs must be some of {sorted(model.outputs)}. Received: {sorted(request.outputs)}")
         metrics = self._metrics.of(model.identity.name, model.identity.version)
         recipe = self._recipe(request, model)
-        return _Job(model, recipe, k, request.min_probability, request.outputs, caller, metrics)
+        return _Job(model, recipe, k, request.min_probability, request.outputs, request.ranked, caller, metrics)
 
     def _recipe(self, request: ClassifyRequest, model: LoadedModel) -> Recipe:
         """The pre-stem of this request.

@@ -40,8 +40,8 @@ def is_taken(host: str, port: int) -> bool:
     return False
 
 
-def reserve(host: str, port: int, setting: str) -> tuple[list[socket.socket], int]:
-    """Bind a port for processes of this user to share, without listening on it.
+def reserve(host: str, port: int, setting: str, *, shared: bool = True) -> tuple[list[socket.socket], int]:
+    """Bind a port, for processes of this user to share unless it is not `shared`, without listening on it.
 
     The kernel gives no connection to a socket that does not listen, and the port to no other program while it is open.
 
@@ -49,6 +49,7 @@ def reserve(host: str, port: int, setting: str) -> tuple[list[socket.socket], in
         host: address to bind.
         port: 0 takes a free one.
         setting: that the port comes from, for the error.
+        shared: whether other processes of this user may bind it, too.
 
     Returns:
         The sockets, which hold the port until they are closed, and its number.
@@ -62,7 +63,7 @@ def reserve(host: str, port: int, setting: str) -> tuple[list[socket.socket], in
             missing: OSError | None = None
             for family, place in _places(host):
                 try:
-                    each = undo.enter_context(_bound(family, place, port))
+                    each = undo.enter_context(_bound(family, place, port, shared=shared))
                 except OSError as error:
                     if error.errno not in _NOT_HERE:
                         raise
@@ -87,16 +88,17 @@ def _places(host: str) -> list[tuple[socket.AddressFamily, str]]:
     return list(dict.fromkeys((family, str(place[0])) for family, _, _, _, place in found))
 
 
-def _bound(family: socket.AddressFamily, place: str, port: int) -> socket.socket:
+def _bound(family: socket.AddressFamily, place: str, port: int, *, shared: bool) -> socket.socket:
     with contextlib.ExitStack() as undo:
         each = undo.enter_context(socket.socket(family, socket.SOCK_STREAM))
-        _bind(each, place, port)
+        _bind(each, place, port, shared=shared)
         undo.pop_all()
     return each
 
 
-def _bind(each: socket.socket, place: str, port: int) -> None:
-    each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+def _bind(each: socket.socket, place: str, port: int, *, shared: bool) -> None:
+    if shared:
+        each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     if each.family == socket.AF_INET6 and place == "::":
         each.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
     try:

@@ -8,11 +8,11 @@ import importlib
 import math
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
@@ -22,18 +22,24 @@ from grpc_health.v1 import health_pb2_grpc
 
 from glimpse.server import filters, grpc_tls, port_lock, reflection
 from glimpse.server.access.control import AccessControl
+from glimpse.server.access.receiving import Received
 from glimpse.server.access.unauthenticated import MOST_BYTES
 from glimpse.server.background import keep_running
 from glimpse.server.connection_monitor import ConnectionMonitor
 from glimpse.server.connections import Counters
 from glimpse.server.exposition import exposed
 from glimpse.server.health import HEALTH, Health
+from glimpse.server.open_inference import servicer as open_inference
+from glimpse.server.open_inference.servicer import OpenInference
 from glimpse.server.port_reservation import address, is_taken, port_taken
 from glimpse.server.repository_servicer import REPOSITORY_SERVICE, ModelRepositoryServicer
 from glimpse.server.servicer import SERVICE, ImageClassifier
 from glimpse.server.settings import Settings
 from glimpse.server.startup import PortTakenError
 from glimpse.v1 import classifier_pb2_grpc
+
+if TYPE_CHECKING:  # loaded only where the port is wanted
+    from glimpse.server.http.port import HttpPort
 
 _log = structlog.get_logger(__name__)
 
@@ -46,6 +52,7 @@ class SharedPorts:
     health: int | None  # the second port, for probes; None: there is none
     workers: int
     secret: int  # of `filters.spread`
+    http: int | None = None  # None: there is none
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +62,7 @@ class Bound:
     grpc: int
     metrics: int | None  # None: not served
     health: int | None  # the second port, for probes; None: there is none
+    http: int | None = None  # None: there is none
 
 
 # Calls: four times what may be in flight by default, and more than one connection leaves behind with a thousand that it
@@ -70,18 +78,26 @@ _OTHER_FILES = 1024
 _QUEUES = 64 if sys.platform == "linux" else 1
 
 
+@dataclass(frozen=True, slots=True)
+class Servicers:
+    """What answers the methods of each service."""
+
+    classifier: ImageClassifier
+    repository: ModelRepositoryServicer
+    health: Health
+    open_inference: OpenInference | None = None  # None: nobody answers that protocol
+
+
 class Ports:
     """The ports of one server: gRPC, health checks for probes that speak no TLS, and metrics."""
 
     def __init__(
         self,
         settings: Settings,
-        classifier: ImageClassifier,
-        health: Health,
+        servicers: Servicers,
         interceptors: Sequence[grpc.aio.ServerInterceptor],
         metrics: prometheus_client.CollectorRegistry,
         *,
-        repository: ModelRepositoryServicer,
         of_probes: Sequence[grpc.aio.ServerInterceptor],
         access: AccessControl,
         monitor: ConnectionMonitor | None = None,
@@ -93,24 +109,23 @@ class Ports:
         ports are those of several processes, whose supervisor serves /metrics; None: they are this process's alone.
         """
         self._settings = settings
+        self._servicers = servicers
         self._shared = shared
         self._metrics = metrics
         self._access = access
         self._monitor = monitor
+        self.http: HttpPort | None = None  # of HTTP/JSON; to be set before the ports are opened
         self._opened = ExitStack()
         self._freshness: asyncio.Task[None] | None = None
         # gRPC counts the connections of each server alone; those of all are counted by the connection monitor.
         queues = 1 if monitor is None else _QUEUES
         shares_port = queues > 1 or shared is not None
-        self._servers = [
-            self._server(classifier, health, interceptors, repository=repository, shares_port=shares_port)
-            for _ in range(queues)
-        ]
+        self._servers = [self._server(interceptors, shares_port=shares_port) for _ in range(queues)]
         self._probes: grpc.aio.Server | None = None
         if settings.health_port is not None:
             options = [*_limits(settings, shares_port=shared is not None), *_messages(MOST_BYTES)]
             self._probes = grpc.aio.server(interceptors=of_probes, options=options)
-            health_pb2_grpc.add_HealthServicer_to_server(health, self._probes)
+            health_pb2_grpc.add_HealthServicer_to_server(servicers.health, self._probes)
 
     async def open(self) -> Bound:
         """Listen. Health answers NOT_SERVING and everything else NOT_READY until the model is loaded.
@@ -124,10 +139,11 @@ class Ports:
         main = await self._listen_together()
         if settings.unix_socket is not None:
             self._listen_locally(settings.unix_socket)
-        self._access.receiving.follow(received=Counters(main).received)
+        http = self._open_http()
+        self._access.receiving.follow(received=self._received(Counters(main)))
         self._access.closing.ports.append(main)
         if self._access.connections is not None:
-            self._access.connections.port = main
+            self._access.connections.ports = [main] if http is None else [main, http]
         health = None
         if self._probes is not None and settings.health_port is not None:
             port = settings.health_port if shared is None or shared.health is None else shared.health
@@ -143,11 +159,12 @@ class Ports:
         if self._monitor is not None:
             self._monitor.start(main)
         self._freshness = keep_running("credentials", self._access.keep_fresh)
-        return Bound(main, metrics, health)
+        return Bound(main, metrics, health, http)
 
     async def drain(self, seconds: float) -> None:
         """Take no more calls; give those in flight so long to end. Probes are answered until they have."""
-        await asyncio.gather(*(server.stop(seconds) for server in self._servers))
+        ending = [server.stop(seconds) for server in self._servers]
+        await asyncio.gather(*ending, *([] if self.http is None else [self.http.drain(seconds)]))
         if self._probes is not None:
             await self._probes.stop(0)
         if self._freshness is not None:
@@ -156,20 +173,14 @@ class Ports:
     def close(self) -> None:
         """Stop answering /metrics, and write what is left to write, after everything else has ended."""
         self._opened.close()
+        if self.http is not None:
+            self.http.close()
         if self._monitor is not None:
             self._monitor.stop()
         self._access.close()
 
-    def _server(
-        self,
-        classifier: ImageClassifier,
-        health: Health,
-        interceptors: Sequence[grpc.aio.ServerInterceptor],
-        *,
-        repository: ModelRepositoryServicer,
-        shares_port: bool,
-    ) -> grpc.aio.Server:
-        settings = self._settings
+    def _server(self, interceptors: Sequence[grpc.aio.ServerInterceptor], *, shares_port: bool) -> grpc.aio.Server:
+        settings, servicers = self._settings, self._servicers
         options = [
             *_limits(settings, shares_port=shares_port),
             *_messages(settings.max_message_bytes),
@@ -177,14 +188,19 @@ class Ports:
             ("grpc.per_message_decompression", 0),
         ]
         server = grpc.aio.server(interceptors=interceptors, options=options)
-        classifier_pb2_grpc.add_ImageClassifierServicer_to_server(classifier, server)
-        classifier_pb2_grpc.add_ModelRepositoryServicer_to_server(repository, server)
+        classifier_pb2_grpc.add_ImageClassifierServicer_to_server(servicers.classifier, server)
+        classifier_pb2_grpc.add_ModelRepositoryServicer_to_server(servicers.repository, server)
         services = [SERVICE, REPOSITORY_SERVICE]
         if settings.serve_health:
-            health_pb2_grpc.add_HealthServicer_to_server(health, server)
+            health_pb2_grpc.add_HealthServicer_to_server(servicers.health, server)
             services.append(HEALTH)
+        pools = []
+        if servicers.open_inference is not None:
+            servicers.open_inference.add_to(server)
+            services.append(open_inference.SERVICE)
+            pools.append(open_inference.POOL)
         if settings.serve_reflection:
-            reflection.add_to(server, services)
+            reflection.add_to(server, services, *pools)
         return server
 
     async def _listen_together(self) -> int:
@@ -241,6 +257,25 @@ class Ports:
                 self._servers[0].add_secure_port(f"unix:{path}", grpc_tls.server_credentials(certificates))
         except RuntimeError as error:
             raise PortTakenError(f"Cannot listen on unix:{path}: {_said(error)}. {advice}") from error
+
+    def _open_http(self) -> int | None:
+        """Listen for HTTP, where that is wanted; returns the port."""
+        if self.http is None or self._settings.http_port is None:
+            return None
+        shared = None if self._shared is None else self._shared.http
+        return self.http.open(self._settings.http_port if shared is None else shared, shared=shared is not None)
+
+    def _received(self, counters: Counters) -> Received:
+        """Tells how many bytes the connections of all ports have received."""
+        http = self.http
+        if http is None:
+            return counters.received
+
+        def received(peers: Iterable[str]) -> dict[str, int]:
+            found = http.received(peers)
+            return found | counters.received(each for each in peers if each not in found)
+
+        return received
 
     def _open_metrics(self) -> int:
         exposition = exposed(self._settings.host, self._settings.metrics_port, self._metrics)

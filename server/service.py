@@ -7,6 +7,7 @@ the plain values of `server/domain.py`, and has it classified here: within the c
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 
 from glimpse.models.decoding.cost import Cost
@@ -14,7 +15,8 @@ from glimpse.server.access.call_context import CallContext
 from glimpse.server.admission import Admission
 from glimpse.server.calls import Calls
 from glimpse.server.domain import Arrival, Caller, Classification, ClassifyRequest, ModelSelector
-from glimpse.server.errors import draining
+from glimpse.server.errors import ServiceError, draining
+from glimpse.server.model_statistics import ModelStatistics
 from glimpse.server.pipeline import Pipeline
 from glimpse.server.registry import LoadedModel, ModelRegistry, ModelStatus
 
@@ -59,6 +61,8 @@ class Service:
         self.bytes_read = 0  # of images of requests that are not answered yet, whether they are admitted or not
         self.readers: set[asyncio.Task[None]] = set()  # of the open streams, which a drain ends
         self.draining = False
+        self.alive, self.ready = True, False  # whether another process could help, and whether it takes requests
+        self.statistics = ModelStatistics()
         self._pipeline = pipeline
         self._registry = registry
         self._waiting_bytes = 0  # of unary calls that wait for their turn
@@ -124,7 +128,12 @@ class Service:
                 if seconds := self.access.take(call, call.images, patience=patience):
                     await self._turn(call, seconds, bulk=bulk)
             arrival = Arrival(call.begun, call.complete or call.begun)
+            if request.timeout is not None or request.priority != caller.lane.priority:
+                caller = _asked_by(request, call, caller)
             answer = await self._pipeline.classify(request, caller, costs=costs, bulk=bulk, arrival=arrival)
+        except ServiceError:
+            self._failed(request.model, call)
+            raise
         finally:
             self.bytes_read -= size
         call.model = answer.model.name
@@ -136,8 +145,19 @@ class Service:
         `stream_id`: the id of the request where the call is a stream.
         """
         self._pipeline.replied(answer)
+        self.statistics.answered(
+            answer.model, time.monotonic() - call.begun, [result.timing for result in answer.results]
+        )
         if call.trace is not None:
             call.trace.images(answer.results, stream_id=stream_id)
+
+    def failed(self, answer: Classification, call: CallContext) -> None:
+        """A request that has been classified gets an error all the same, because of what is wrong with an image."""
+        self.statistics.failed(answer.model, time.monotonic() - call.begun)
+
+    def _failed(self, selector: ModelSelector, call: CallContext) -> None:
+        with contextlib.suppress(ServiceError):  # no such model: there is nothing that it could count for
+            self.statistics.failed(self.model(selector).identity, time.monotonic() - call.begun)
 
     def _patience(self, call: CallContext, caller: Caller) -> float:
         """Seconds that a unary call may wait for its turn."""
@@ -166,6 +186,15 @@ class Service:
             self._waiting_bytes -= waiting
         self.access.give_back(call, call.images)
         raise draining()
+
+
+def _asked_by(request: ClassifyRequest, call: CallContext, caller: Caller) -> Caller:
+    """The caller as this request has it: with its priority, and until its time is over where that is sooner."""
+    deadline = caller.deadline
+    if request.timeout is not None:
+        own = call.begun + request.timeout
+        deadline = own if deadline is None else min(own, deadline)
+    return Caller(caller.lane._replace(priority=request.priority), deadline)
 
 
 def _counted(cost: Cost) -> int:

@@ -65,6 +65,8 @@ class ImageClassifier(classifier_pb2_grpc.ImageClassifierServicer):
 class _Codec:
     """Converts the messages of calls and of streams."""
 
+    in_order = False
+
     def __init__(self, service: Service) -> None:
         self._service = service
 
@@ -92,7 +94,13 @@ class _Codec:
     def request(self, message: pb.ClassifyStreamRequest, call: CallContext) -> domain.ClassifyRequest:
         return self.asked(message.request, call)
 
-    def answer(self, request_id: str, answer: Classification, call: CallContext) -> pb.ClassifyStreamResponse:
+    def answer(
+        self,
+        request_id: str,
+        request: domain.ClassifyRequest,  # noqa: ARG002 - the protocol's
+        answer: Classification,
+        call: CallContext,
+    ) -> pb.ClassifyStreamResponse:
         return pb.ClassifyStreamResponse(id=request_id, response=self.replied(answer, call, stream_id=request_id))
 
     def refusal(self, request_id: str, error: ServiceError) -> pb.ClassifyStreamResponse:

@@ -29,6 +29,7 @@ _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT
 _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 # Of probes and tools, not of callers.
 _UNSEEN = "grpc."
+_HTTP = "http/"  # in front of the methods that are called over HTTP
 # What the semantic conventions call an error of a server; the others are the caller's.
 _ERRORS = {"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"}
 _BATCHES = 256  # whose spans are remembered; all images of a batch are answered at about the same time
@@ -66,7 +67,7 @@ class Tracing:
             context=self._propagator.extract({key: value for key, value in metadata if isinstance(value, str)}),
             kind=SpanKind.SERVER,
             attributes={
-                "rpc.system.name": "grpc",
+                "rpc.system.name": "http" if method.startswith(_HTTP) else "grpc",
                 "rpc.method": method,
                 "network.peer.address": address,
                 **({"network.peer.port": port} if port else {}),

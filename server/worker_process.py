@@ -128,7 +128,7 @@ class _Worker:
         order = await self._first(self._listen)
         if order is None:
             return
-        ports = SharedPorts(order["port"], order["health_port"], workers, order["secret"])
+        ports = SharedPorts(order["port"], order["health_port"], workers, order["secret"], order["http_port"])
         part = app.WorkerPart(ports, self._engines, self._listening, self._state)
         self._server = server = app.Server(settings, part)
         self._rates = SharedRates(server.access.all_rates(), self._channel.send)

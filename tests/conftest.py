@@ -113,6 +113,11 @@ class RunningServer:
         """Where Prometheus would scrape."""
         return f"http://127.0.0.1:{self.wait_for('listening')['metrics_port']}/metrics"
 
+    @property
+    def http(self) -> str:
+        """Where HTTP/JSON is answered: host:port."""
+        return f"127.0.0.1:{self.wait_for('listening')['http_port']}"
+
     def terminate(self, number: signal.Signals = signal.SIGTERM) -> None:
         """Send a signal; does not wait."""
         self.process.send_signal(number)
@@ -135,14 +140,14 @@ class RunningServer:
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[RunningServer]:
-    """A server on the CIFAR-10 model, ready; shared, so tests must leave it as they found it."""
-    yield from _serving(RunningServer())
+    """A server on the CIFAR-10 model with HTTP, too, ready; shared, so tests must leave it as they found it."""
+    yield from _serving(RunningServer("--http-port=0"))
 
 
 @pytest.fixture(scope="session")
 def default_server() -> Iterator[RunningServer]:
-    """A server as it is without settings, ready; shared, so tests must leave it as they found it."""
-    yield from _serving(RunningServer(model={}))
+    """A server as it is without settings but for HTTP, ready; shared, so tests must leave it as they found it."""
+    yield from _serving(RunningServer("--http-port=0", model={}))
 
 
 def _serving(running: RunningServer) -> Iterator[RunningServer]:

@@ -21,6 +21,7 @@ class KeyFiles:
     key: bytes = field(repr=False)
     authorities: bytes | None  # None: callers need no certificate
     trusted: frozenset[Hashable]  # the same authorities, as far as it matters whether they are the same
+    context: ssl.SSLContext = field(repr=False, compare=False)  # the same, for Python's own TLS
 
 
 class Certificates:
@@ -63,6 +64,7 @@ class Certificates:
     def _check(self, contents: Sequence[bytes]) -> KeyFiles:
         certificate, key, *authorities = contents
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
         try:
             # A password that is never right: without one, a key that has one would be asked for on the terminal.
             context.load_cert_chain(self._certificate, self._key, password="")
@@ -76,7 +78,7 @@ class Certificates:
         if not same:
             raise CredentialsError(f"{self._certificate} or {self._key} changed while they were read.")
         if not authorities:
-            return KeyFiles(certificate, key, None, frozenset())
+            return KeyFiles(certificate, key, None, frozenset(), context)
         try:
             context.load_verify_locations(cadata=authorities[0].decode("ascii", "replace"))
         except (ssl.SSLError, ValueError) as error:
@@ -84,7 +86,8 @@ class Certificates:
                 f"{self._authorities} cannot be used as certificate authorities of callers: {_why(error)}. Provide "
                 "their certificates as PEM."
             ) from None
-        return KeyFiles(certificate, key, authorities[0], _trusted(authorities[0]))
+        context.verify_mode = ssl.CERT_REQUIRED
+        return KeyFiles(certificate, key, authorities[0], _trusted(authorities[0]), context)
 
 
 def expires(pem: bytes) -> float:

@@ -70,7 +70,7 @@ class CertifiedConnections:
 
     def __init__(self, patience: float, audit: Audit | None, *, clock: Callable[[], float] = time.time) -> None:
         """Give lone calls on a connection that is to end `patience` seconds to end before it; tell `audit` of it."""
-        self.port = 0  # that the connections were accepted on; 0: not yet known
+        self.ports: list[int] = []  # that the connections were accepted on; none: not yet known
         self._patience = patience
         self._audit = audit
         self._clock = clock
@@ -126,7 +126,7 @@ class CertifiedConnections:
         """
         self._distrusts = self._distrusts or distrusts  # also where they could not be found the last time
         if self._distrusts:
-            found = await asyncio.to_thread(connections.accepted, self.port)
+            found = [each for port in self.ports for each in await asyncio.to_thread(connections.accepted, port)]
             why = "the authorities of callers' certificates have changed"
             for each in found:
                 self._end(each.peer, why)
@@ -148,7 +148,9 @@ class CertifiedConnections:
             return
         busy, now = {connections.endpoint(peer) for peer in self._busy}, time.monotonic()
         due = {peer for peer, ending in self._ending.items() if peer not in busy or ending.until <= now}
-        found = await asyncio.to_thread(connections.close_all, self.port, due)
+        found = set[Endpoint]()
+        for port in self.ports:
+            found |= await asyncio.to_thread(connections.close_all, port, due)
         for peer in due:
             ending = self._ending.get(peer)  # None: another look beside this one found it gone
             if peer not in found:

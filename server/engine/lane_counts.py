@@ -13,25 +13,24 @@ class LaneCounts:
 
     def __init__(self) -> None:
         """None yet."""
-        self._lanes: dict[str, Counter[str]] = {}  # by party, and then by the lane's name
+        self._lanes: dict[str, Counter[Lane]] = {}  # by party, and then by lane
 
     def add(self, lane: Lane) -> None:
         """One more of that lane."""
         lanes = self._lanes.get(lane.who)
         if lanes is None:
             lanes = self._lanes[lane.who] = Counter()
-        lanes[lane.name] += 1
+        lanes[lane] += 1
 
     def remove(self, lane: Lane) -> None:
         """One less; there must be one."""
-        who, name = lane
-        lanes = self._lanes[who]
-        if lanes[name] > 1:
-            lanes[name] -= 1
+        lanes = self._lanes[lane.who]
+        if lanes[lane] > 1:
+            lanes[lane] -= 1
             return
-        del lanes[name]
+        del lanes[lane]
         if not lanes:
-            del self._lanes[who]
+            del self._lanes[lane.who]
 
     def clear(self) -> None:
         """None of any lane."""
@@ -46,8 +45,12 @@ class LaneCounts:
         own = self._lanes.get(lane.who)
         turns = ours = 0
         if own is not None:
-            mine = own[lane.name]
-            turns = mine + sum(min(count, mine + 1) for name, count in own.items() if name != lane.name)
+            turns = mine = own[lane]
+            for each, count in own.items():
+                if each.priority < lane.priority:
+                    turns += count
+                elif each.priority == lane.priority and each != lane:
+                    turns += min(count, mine + 1)
         before = turns
         for who, lanes in self._lanes.items():
             size = lanes.total()

@@ -36,7 +36,7 @@ MOST_OUTPUTS = 32  # of a model: bits of the mask
 
 _HELLO, _LANE, _SUBMIT, _CANCEL, ANSWER, _REFUSAL = range(1, 7)
 _hello = struct.Struct("=BBHIQ")  # kind, version, -, slots, bytes of a slot
-_lane = struct.Struct("=BBHIHH")  # kind, -, -, number, bytes of the party, bytes of the name
+_lane = struct.Struct("=BBHIHH")  # kind, -, priority, number, bytes of the party, bytes of the name
 _submit = struct.Struct("=BBHIIIQdd")  # kind, -, -, slot, lane, outputs, ticket, deadline, since
 _cancel = struct.Struct("=BBHIQ")  # kind, -, -, slot, ticket
 _answer = struct.Struct("=BBHIQQdd")  # kind, -, -, images in the batch, ticket, batch, queued, computed
@@ -120,8 +120,8 @@ def hello(slots: int, slot_bytes: int) -> bytes:
 
 def lane(number: int, named: Lane) -> bytes:
     """A number for a lane; too long a text is cut."""
-    who, name = (text.encode("utf-8", "surrogatepass")[:_LONGEST] for text in named)
-    return _lane.pack(_LANE, 0, 0, number, len(who), len(name)) + who + name
+    who, name = (text.encode("utf-8", "surrogatepass")[:_LONGEST] for text in (named.who, named.name))
+    return _lane.pack(_LANE, 0, named.priority, number, len(who), len(name)) + who + name
 
 
 def submit(slot: int, lane: int, outputs: int, ticket: int, deadline: float | None, since: float) -> bytes:  # noqa: PLR0917 - the fields of the record
@@ -168,7 +168,9 @@ _TEXTS: dict[int, Callable[[_Fields], int]] = {
 }
 _MADE: dict[int, Callable[[_Fields, memoryview], Record]] = {
     _HELLO: lambda fields, _: Hello(fields[1], fields[3], fields[4]),
-    _LANE: lambda fields, text: LaneNamed(fields[3], Lane(_text(text[: fields[4]]), _text(text[fields[4] :]))),
+    _LANE: lambda fields, text: LaneNamed(
+        fields[3], Lane(_text(text[: fields[4]]), _text(text[fields[4] :]), fields[2])
+    ),
     _CANCEL: lambda fields, _: Cancel(fields[4]),
     _REFUSAL: lambda fields, text: Refused(fields[5], _error(fields[1], fields[2], fields[6], text)),
 }

@@ -88,7 +88,7 @@ class Settings(AccessSettings):
     )
     host: str = Field(
         "0.0.0.0",  # noqa: S104 - a server in a container is reached from outside
-        description="Address to listen on for gRPC, health checks and metrics. 0.0.0.0 means all IPv4 addresses.",
+        description="Address to listen on for gRPC, HTTP, health checks and metrics. 0.0.0.0 means all IPv4 addresses.",
     )
     port: Port = Field(50051, description="Port of the gRPC service. 0 takes any free port; the log says which.")
     unix_socket: Path | None = Field(
@@ -96,8 +96,19 @@ class Settings(AccessSettings):
         description="Path of a Unix domain socket on which the gRPC service listens in addition to host and port. "
         "Clients call it as unix:PATH; all of them count as one caller unless they have tokens or certificates.",
     )
+    http_port: Port | None = Field(
+        None,
+        description="Port of HTTP/JSON: the Open Inference Protocol (/v2), /v1/models/NAME:predict, /classify, and a "
+        "page in the browser. It has the same access control and limits as the gRPC port. 0 takes any free port; the "
+        "log says which. Without it, there is none.",
+    )
     metrics_port: Port = Field(
         9464, description="Port of the Prometheus endpoint /metrics. 0 takes any free port; the log says which."
+    )
+    open_inference: bool = Field(
+        default=True,
+        description="Answer the Open Inference Protocol (inference.GRPCInferenceService) on the gRPC port, for clients "
+        "of Triton and KServe. The same access control and limits hold for it.",
     )
     model: str = Field(
         "",

@@ -62,12 +62,20 @@ class AccessSettings(BaseSettings):
         description="Port of a second gRPC server, without TLS, that answers health checks alone, for probes "
         "that do not speak TLS. Without it, there is none.",
     )
+    http_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(split)] = Field(
+        (),
+        description="Origins of web pages that may call the HTTP port from a browser, with commas between, such as "
+        "https://example.org; * means any. Empty means only the server's own page.",
+    )
     trusted_proxies: Annotated[tuple[IPvAnyNetwork, ...], NoDecode, BeforeValidator(split)] = Field(
         (),
         description="Addresses or networks of proxies whose x-forwarded-for header names the caller, with "
         "commas between. Empty means that the header is ignored.",
     )
     serve_health: bool = Field(default=True, description="Answer health checks (grpc.health.v1) on the gRPC port.")
+    serve_page: bool = Field(
+        default=True, description="Answer / and /docs on the HTTP port: a page to try a photo, and one about the API."
+    )
     serve_reflection: bool = Field(
         default=True, description="Answer gRPC server reflection, which tools such as grpcurl use."
     )

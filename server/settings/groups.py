@@ -11,6 +11,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "host",
         "port",
         "unix_socket",
+        "http_port",
         "metrics_port",
         "runtime",
         "max_batch_size",
@@ -50,6 +51,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "rate_burst",
         "audit_log",
         "trusted_proxies",
+        "http_origins",
     ),
     "Connections": (
         "max_connections",
@@ -66,7 +68,14 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "max_connection_age_seconds",
     ),
     "Decoding": ("decode_threads", "decode_in", "decode_memory_bytes", "decode_seconds"),
-    "Health, reflection and metrics": ("health_port", "serve_health", "serve_reflection", "serve_metrics"),
+    "Protocols": ("open_inference",),
+    "Health, pages, reflection and metrics": (
+        "health_port",
+        "serve_health",
+        "serve_page",
+        "serve_reflection",
+        "serve_metrics",
+    ),
     "Shutdown": ("drain_announce_seconds", "drain_seconds"),
     "Logging": ("log_format", "log_calls"),
 }

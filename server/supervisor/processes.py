@@ -24,6 +24,7 @@ class SharedPorts:
 
     port: int
     health_port: int | None
+    http_port: int | None
     # Mixed into the choice of a worker for a connection; odd, see `server.filters`.
     secret: int = field(default_factory=lambda: secrets.randbits(32) | 1)
 
@@ -42,7 +43,7 @@ class Processes:
             stderr: descriptor for their logs; None: this process's standard error.
             heard: called with what one says and nobody waits for.
         """
-        self.ports = SharedPorts(0, None)  # to be set before a worker is brought up
+        self.ports = SharedPorts(0, None, None)  # to be set before a worker is brought up
         self.workers: dict[int, Child] = {}
         self.engines: dict[int, Child] = {}
         self.all_listen = asyncio.Event()
@@ -122,6 +123,7 @@ class Processes:
         ports: dict[str, Any] = {
             "port": self.ports.port,
             "health_port": self.ports.health_port,
+            "http_port": self.ports.http_port,
             "secret": self.ports.secret,
         }
         async with self._listening:

@@ -90,10 +90,12 @@ class Supervisor:
             opened.callback(exposition.close)
             self._metrics_port = exposition.port
         port = await _reserved(settings.host, settings.port, "GLIMPSE_PORT", opened)
-        health = None
+        health = http = None
         if settings.health_port is not None:
             health = await _reserved(settings.host, settings.health_port, "GLIMPSE_HEALTH_PORT", opened)
-        self._processes.ports = SharedPorts(port, health)
+        if settings.http_port is not None:
+            http = await _reserved(settings.host, settings.http_port, "GLIMPSE_HTTP_PORT", opened)
+        self._processes.ports = SharedPorts(port, health, http)
 
     async def _serve(self, stop: asyncio.Event) -> None:
         if not await self._until(stop, self._processes.all_listen):
@@ -105,6 +107,7 @@ class Supervisor:
             port=ports.port,
             metrics_port=self._metrics_port,
             health_port=ports.health_port,
+            http_port=ports.http_port,
             workers=self._plan.workers,
             engines=self._plan.engines,
             **({} if path is None else {"unix_socket": str(path)}),

@@ -19,6 +19,7 @@ pytestmark = pytest.mark.slow
 # Kubernetes does not know them; their operators do.
 CUSTOM = {"GRPCRoute", "PrometheusRule", "ScaledObject", "ServiceMonitor"}
 GUARDED = {"secure"}  # with TLS and tokens
+WEB = {"http"}  # with HTTP/JSON
 RUNBOOK = (DEPLOY / "README.md").read_text()
 
 _VALIDATE = """
@@ -123,6 +124,8 @@ def test_the_kubelet_asks_the_server_by_the_names_and_port_that_it_answers_to(ov
     asked = port
     if overlay in GUARDED:  # the kubelet speaks no TLS
         ports["health"] = asked = int(variables(overlay)["GLIMPSE_HEALTH_PORT"])
+    if overlay in WEB:
+        ports["http"] = int(variables(overlay)["GLIMPSE_HTTP_PORT"])
     assert {each["name"]: each["containerPort"] for each in container["ports"]} == ports
     assert container["startupProbe"]["grpc"] == {"port": asked, "service": SERVICE}
     assert container["readinessProbe"]["grpc"] == {"port": asked, "service": SERVICE}
@@ -195,8 +198,10 @@ def policies(overlay: str) -> list[dict[str, Any]]:
 def test_callers_reach_the_grpc_port_and_prometheus_that_of_the_metrics(overlay: str) -> None:
     """Every installation has the policy; who may call is said by labels, which the runbook tells."""
     client = {"matchLabels": {"glimpse-client": "true"}}
+    callers = [{"namespaceSelector": client}, {"podSelector": client}]
     assert reached(overlay) == {
-        "grpc": [{"namespaceSelector": client}, {"podSelector": client}],
+        "grpc": callers,
+        **({"http": callers} if overlay in WEB else {}),
         "metrics": [
             {
                 "namespaceSelector": {"matchLabels": {"glimpse-metrics": "true"}},
@@ -228,7 +233,7 @@ def test_the_metrics_are_on_a_service_of_their_own(overlay: str) -> None:
     services = {each["metadata"]["name"]: each for each in manifests(overlay) if each["kind"] == "Service"}
     named = {name: [port["name"] for port in each["spec"]["ports"]] for name, each in services.items()}
     assert named.pop("glimpse-metrics") == ["metrics"]
-    assert {name for ports in named.values() for name in ports} == {"grpc"}
+    assert {name for ports in named.values() for name in ports} == ({"grpc", "http"} if overlay in WEB else {"grpc"})
     assert services["glimpse-metrics"]["spec"]["publishNotReadyAddresses"] is True
 
 

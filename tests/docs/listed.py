@@ -137,6 +137,7 @@ LISTED = (
     Listed(r"ls runs/", "shows what training has made; test_tutorial.py runs it", syntax),
     Listed(r"\S*python -m tools\.bench\b", "minutes, on a machine that does nothing else", syntax),
     Listed(r"docker\b", "needs a container engine, and an image", syntax),
+    Listed(r"perf_analyzer\b", "comes with Triton, and measures for a minute", syntax),
     Listed(r"kubectl\b", "needs a cluster", syntax),
     Listed(
         r"client/cli\.py (models|classify --model cifar)\b",

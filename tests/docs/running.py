@@ -27,6 +27,7 @@ class Folder:
     path: Path
     target: str  # host:port
     metrics: str  # host:port
+    http: str = ""  # host:port; "": there is none
 
     def run(self, text: str) -> str:
         """Run a script of bash; returns stdout. Fails with what it said when a command does."""
@@ -45,6 +46,7 @@ class Folder:
     def _here(self, text: str) -> str:
         """The same with this server's address, and with the one file that comes from the network."""
         text = text.replace("localhost:50051", self.target).replace("localhost:9464", self.metrics)
+        text = text.replace("localhost:8080", self.http or "localhost:8080")
         return text.replace("https://example.org/cat.jpg", (self.path / "photo.jpg").as_uri())
 
     def _run(self, *command: str) -> str:
@@ -56,7 +58,7 @@ class Folder:
                 **ours,
                 "GLIMPSE_TARGET": self.target,
                 "PATH": f"{self.path / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}",
-                "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}",
+                "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]),
                 "COLUMNS": "80",
             },
             capture_output=True,
@@ -68,7 +70,7 @@ class Folder:
         return ended.stdout
 
 
-def clone(path: Path, *, target: str, metrics_url: str) -> Folder:
+def clone(path: Path, *, target: str, metrics_url: str, http: str = "") -> Folder:
     """Links to what the repository has, this Python as its `.venv`, and the photos that the pages speak of."""
     for entry in ROOT.iterdir():
         if not entry.name.startswith(".") and entry.name not in _NOT_NEEDED:
@@ -79,7 +81,7 @@ def clone(path: Path, *, target: str, metrics_url: str) -> Folder:
         shutil.copy(_PHOTO, path / name)
     (path / "scans").mkdir()
     Image.open(_PHOTO).save(path / "scans" / "one.png")
-    return Folder(path, target, re.sub(r"^https?://|/metrics$", "", metrics_url))
+    return Folder(path, target, re.sub(r"^https?://|/metrics$", "", metrics_url), http)
 
 
 def assert_said(block: Block, output: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import tomllib
 from pathlib import Path
@@ -25,14 +26,27 @@ WITH_BLOCKS = [page for page in PAGES if any(block.language in RUN | READ for bl
 
 @pytest.fixture
 def folder(tmp_path: Path, default_server: RunningServer) -> Folder:
-    return clone(tmp_path, target=default_server.target, metrics_url=default_server.metrics_url)
+    return clone(
+        tmp_path, target=default_server.target, metrics_url=default_server.metrics_url, http=default_server.http
+    )
 
 
 # A page whose commands take longest, measuring several models; the commands themselves have tests of their own.
 _LONG = ("docs/how-to/choose.md",)
+# Pages whose programs need a package that the server and our client do without.
+_NEED = {"docs/how-to/open-inference.md": "tritonclient"}
 
 
-@pytest.mark.parametrize("page", [pytest.param(each, marks=[pytest.mark.ci] * (each in _LONG)) for each in WITH_BLOCKS])
+def marks(page: str) -> list[pytest.MarkDecorator]:
+    needed = _NEED.get(page)
+    found = [pytest.mark.ci] if page in _LONG else []
+    if needed is not None:
+        missing = importlib.util.find_spec(needed) is None
+        found.append(pytest.mark.skipif(missing, reason=f"{needed} is not installed; `make test` installs it"))
+    return found
+
+
+@pytest.mark.parametrize("page", [pytest.param(each, marks=marks(each)) for each in WITH_BLOCKS])
 def test_what_a_page_shows_works(page: str, folder: Folder) -> None:
     output: str | None = None  # of the block before; None: it was not run
     for block in blocks(page):

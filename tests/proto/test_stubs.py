@@ -11,11 +11,16 @@ from glimpse.server.errors import Code, Reason
 from glimpse.v1 import classifier_pb2 as pb
 
 PROTO = Path(__file__).parents[2] / "proto"
+OPEN_INFERENCE = PROTO.parent / "server" / "open_inference"
 CONTRACT = PROTO / "glimpse" / "v1" / "classifier.proto"
 
 
 def stubs(folder: Path) -> dict[str, str]:
     return {path.name: path.read_text() for path in (folder / "glimpse" / "v1").glob("*_pb2*.py*")}
+
+
+def messages(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in folder.glob("*_pb2*.py*")}
 
 
 def documented_reasons() -> dict[str, str]:
@@ -24,9 +29,9 @@ def documented_reasons() -> dict[str, str]:
 
 
 def test_the_stubs_are_what_the_contract_generates(tmp_path: Path) -> None:
-    subprocess.run([sys.executable, PROTO / "generate.py", tmp_path], check=True)
+    subprocess.run([sys.executable, PROTO / "generate.py", tmp_path, tmp_path / "server"], check=True)
 
-    fresh = stubs(tmp_path)
+    fresh, fresh_messages = stubs(tmp_path), messages(tmp_path / "server")
 
     assert sorted(fresh) == [
         "classifier_pb2.py",
@@ -35,6 +40,8 @@ def test_the_stubs_are_what_the_contract_generates(tmp_path: Path) -> None:
         "classifier_pb2_grpc.pyi",
     ]
     assert stubs(PROTO) == fresh, "The stubs are not those of classifier.proto; run `make proto`."
+    assert sorted(fresh_messages) == ["open_inference_pb2.py", "open_inference_pb2.pyi"]
+    assert messages(OPEN_INFERENCE) == fresh_messages, "They are not those of open_inference.proto; run `make proto`."
 
 
 def test_the_stubs_load_on_the_oldest_protobuf_that_tensorflow_takes() -> None:

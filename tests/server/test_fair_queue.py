@@ -24,6 +24,10 @@ def drained(turns: FairQueue[str]) -> list[str]:
     return [turns.take() for _ in range(len(turns))]
 
 
+def drained_items(turns: FairQueue[tuple[str, str, int, int]]) -> list[tuple[str, str, int, int]]:
+    return [turns.take() for _ in range(len(turns))]
+
+
 def test_parties_are_taken_in_turn_and_each_lane_in_its_own_order() -> None:
     assert drained(turns_of("a1", "a2", "a3", "b1", "c1", "c2")) == ["a1", "b1", "c1", "a2", "c2", "a3"]
 
@@ -35,6 +39,35 @@ def test_a_party_with_many_names_has_no_more_turns_than_one_with_one() -> None:
 
 def test_two_parties_may_use_the_same_name_and_have_turns_of_their_own() -> None:
     assert drained(turns_of("ax1", "ax2", "bx1")) == ["ax1", "bx1", "ax2"]
+
+
+def test_of_one_party_a_higher_priority_is_taken_first() -> None:
+    """It has no more turns than any other party because of that."""
+    turns = turns_of("ax1", "ay1", "ax2", "b1", "b2", "b3", "b4", "b5")
+    turns.put(Lane("a", "x", 9), "ax9")
+    turns.put(Lane("a", "z", 1), "az1")
+    turns.put(Lane("a", "x", 1), "ax0")
+    turns.put(Lane("a", "z", 1), "az2")
+    assert turns.first() == "az1"
+    expected = ["az1", "b1", "ax0", "b2", "az2", "b3", "ax1", "b4", "ay1", "b5", "ax2", "ax9"]
+    assert drained(turns) == expected
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from("xy"), st.sampled_from([1, 5, 9])), max_size=30))
+def test_with_priorities_nothing_is_lost_and_newcomers_are_foretold(items: list[tuple[str, str, int]]) -> None:
+    turns: FairQueue[tuple[str, str, int, int]] = FairQueue()
+    for number, (who, name, priority) in enumerate(items):
+        turns.put(Lane(who, name, priority), (who, name, priority, number))
+    turns.discard(lambda item: item[3] % 7 == 6)
+    newcomer = Lane("a", "x", 5)
+    expected = turns.ahead(newcomer).items
+    turns.put(newcomer, ("new", "", 0, -1))
+    order = drained_items(turns)
+    assert sorted(item[3] for item in order) == sorted([-1, *[n for n in range(len(items)) if n % 7 != 6]])
+    assert abs(next(place for place, item in enumerate(order) if item[0] == "new") - expected) <= 1
+    for party in "ab":
+        priorities = [item[2] for item in order if item[0] == party]
+        assert priorities == sorted(priorities)
 
 
 def test_what_is_first_stays_until_it_is_taken() -> None:

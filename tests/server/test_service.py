@@ -86,6 +86,8 @@ class Transport:
 class Tuples:
     """The codec of a stream whose messages are tuples."""
 
+    in_order = False
+
     def request_id(self, message: tuple[str, Image]) -> str:
         return message[0]
 
@@ -93,7 +95,9 @@ class Tuples:
         call.images = 1
         return ClassifyRequest((message[1],))
 
-    def answer(self, request_id: str, answer: Classification, call: CallContext) -> tuple[str, int | Reason]:
+    def answer(
+        self, request_id: str, request: ClassifyRequest, answer: Classification, call: CallContext
+    ) -> tuple[str, int | Reason]:
         assert call.model == answer.model.name
         return request_id, len(answer.results[0].predictions)
 

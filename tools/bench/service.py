@@ -103,6 +103,11 @@ class Service:
         return f"127.0.0.1:{self._events['serving']['port']}"
 
     @property
+    def http_port(self) -> int:
+        """Where HTTP/JSON is answered, if GLIMPSE_HTTP_PORT asks for it."""
+        return int(self._events["listening"]["http_port"])
+
+    @property
     def loaded(self) -> dict[str, Any]:
         """What it said of the model it loaded."""
         return self._events["model loaded"]

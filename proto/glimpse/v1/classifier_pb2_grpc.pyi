@@ -22,6 +22,8 @@ Reasons, for programs to switch on:
 | `MIN_PROBABILITY_OUT_OF_RANGE` | INVALID_ARGUMENT | `min_probability` is not from 0 to 1 |
 | `GEOMETRY_NOT_ALLOWED` | INVALID_ARGUMENT | the geometry is unknown, or not one of `Limits.geometries` |
 | `DUPLICATE_ID` | INVALID_ARGUMENT | the stream already has a request of this id in flight |
+| `INVALID_TENSOR` | INVALID_ARGUMENT | Open Inference Protocol: the name, type, shape or contents of a tensor do not fit the model |
+| `INVALID_PARAMETER` | INVALID_ARGUMENT | Open Inference Protocol: a parameter has another type than it must have |
 | `MODEL_NOT_FOUND` | NOT_FOUND | no loaded model has this name and version |
 | `MODEL_NOT_LOADED` | FAILED_PRECONDITION | the model cannot be loaded or unloaded; the message says why |
 | `EMPTY_IMAGE` | INVALID_ARGUMENT | the image has no bytes, or no source is set |

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from glimpse.server import servicer
 from glimpse.server.errors import InvalidRequestError, Reason
 from glimpse.server.message_fields import EACH_IMAGE, LEAST, Fields, bounded, exceeds
+from glimpse.server.open_inference import open_inference_pb2
 from glimpse.v1 import classifier_pb2 as pb
 from tests.server.access.inside import Inside, channel, told
 from tests.server.conftest import TIMEOUT
@@ -178,3 +179,19 @@ def refused_for(call: Callable[[], object]) -> str:
     with pytest.raises(grpc.RpcError) as refused:
         call()
     return told(refused.value)
+
+
+def test_of_packed_numbers_half_a_megabyte_may_come() -> None:
+    """Parsed, they are eight times as large; of bytes as many may come as a message holds."""
+    kind = open_inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods_by_name["ModelInfer"]
+    fields = Fields(kind.input_type)
+    request = open_inference_pb2.ModelInferRequest(raw_input_contents=[bytes(8 << 20)])
+    assert not exceeds(request.SerializeToString(), fields, LEAST)
+    for contents in ("uint_contents", "int64_contents", "bool_contents"):
+        for numbers, refused in ((400_000, False), (600_000, True)):
+            request = open_inference_pb2.ModelInferRequest()
+            getattr(request.inputs.add().contents, contents).extend([1] * numbers)
+            assert exceeds(request.SerializeToString(), fields, LEAST) == refused
+    request = open_inference_pb2.ModelInferRequest()
+    request.inputs.add().contents.fp32_contents.extend([1.0] * 600_000)
+    assert not exceeds(request.SerializeToString(), fields, LEAST), "these stay as large as they are"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from glimpse.server.engine import records
 from glimpse.server.engine.records import Answered, Cancel, Hello, Inbox, LaneNamed, Record, Refused, Submit
 from glimpse.server.errors import DeadlineExceededError, InternalError, OverloadedError, Reason, UnavailableError
-from glimpse.server.fair_queue import Lane
+from glimpse.server.fair_queue import PRIORITIES, Lane
 
 small, tickets = st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1)
 seconds = st.floats(0, 1e9)
@@ -36,7 +36,7 @@ def sent(record: Record) -> bytes:
 
 any_record = st.one_of(
     st.builds(Hello, st.just(records.VERSION), small, tickets),
-    st.builds(LaneNamed, small, st.builds(Lane, texts, texts)),
+    st.builds(LaneNamed, small, st.builds(Lane, texts, texts, st.integers(1, PRIORITIES))),
     st.builds(Submit, small, small, small, tickets, seconds | st.just(math.inf), seconds),
     st.builds(Cancel, tickets),
     st.builds(Answered, small, tickets, tickets, seconds, seconds),

@@ -1,0 +1,78 @@
+"""From the service's answers to JSON: the messages of `glimpse.v1`, field by field, with their names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from google.protobuf.message import Message
+from starlette.responses import Response
+
+from glimpse.server.domain import Classification, ImageResult, ModelIdentity
+from glimpse.server.http.problems import JSON
+
+
+def json_response(content: object, headers: Mapping[str, str] | None = None) -> Response:
+    """A response in JSON.
+
+    A float32 is written with the digits of the float64 that equals it, so that whoever reads it gets the same bits.
+    """
+    return Response(json_bytes(content), 200, headers, JSON)
+
+
+def json_bytes(content: object) -> bytes:
+    """JSON, as short as it can be."""
+    return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def classification(answer: Classification) -> dict[str, Any]:
+    """A `ClassifyResponse`."""
+    return {"model": identity(answer.model), "results": [result(each) for each in answer.results]}
+
+
+def identity(model: ModelIdentity) -> dict[str, Any]:
+    """A `ModelIdentity`."""
+    return {"name": model.name, "version": model.version, "weights_digest": model.weights_digest}
+
+
+def result(each: ImageResult) -> dict[str, Any]:
+    """An `ImageResult`; `error` is there only where the image could not be classified."""
+    timing = each.timing
+    told: dict[str, Any] = {
+        "predictions": [
+            {"index": p.index, "label": p.label, "class_id": p.class_id, "probability": p.probability}
+            for p in each.predictions
+        ],
+        "timing": {
+            "receive_seconds": timing.receive,
+            "admission_seconds": timing.admission,
+            "decode_wait_seconds": timing.decode_wait,
+            "decode_seconds": timing.decode,
+            "pre_stem_seconds": timing.pre_stem,
+            "queue_seconds": timing.queue,
+            "compute_seconds": timing.compute,
+            "reply_seconds": timing.reply,
+            "batch_size": timing.batch_size,
+        },
+    }
+    if (error := each.error) is not None:
+        told["error"] = {"code": int(error.code), "reason": error.reason.value, "message": error.message}
+    return told
+
+
+def message(content: Message) -> dict[str, Any]:
+    """A protobuf message, with all its fields, by the names of the contract; 64-bit numbers stay numbers."""
+    told: dict[str, Any] = {}
+    for field in content.DESCRIPTOR.fields:
+        value = getattr(content, field.name)
+        kind = field.message_type
+        if kind is None:
+            told[field.name] = list(value) if field.is_repeated else value
+        elif kind.GetOptions().map_entry:
+            told[field.name] = dict(value)
+        elif field.is_repeated:
+            told[field.name] = [message(each) for each in value]
+        elif content.HasField(field.name):
+            told[field.name] = message(value)
+    return told

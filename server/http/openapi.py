@@ -1,0 +1,191 @@
+"""The OpenAPI document of the HTTP port: what each path takes and answers, for generators of clients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from glimpse import __version__
+from glimpse.server.http.endpoint import TIMEOUT_KEY
+
+_TEXT, _WHOLE, _NUMBER, _YES = {"type": "string"}, {"type": "integer"}, {"type": "number"}, {"type": "boolean"}
+_FILE = {"type": "string", "format": "binary"}
+_BASE64 = {"type": "string", "contentEncoding": "base64"}
+_STAGES = ("receive", "admission", "decode_wait", "decode", "pre_stem", "queue", "compute", "reply")
+_REFUSALS = {
+    "400": "The request, or its only photo, is invalid.",
+    "401": "A token is missing or unknown.",
+    "404": "There is no such model.",
+    "408": "The body took too long to arrive.",
+    "413": "The body is too large.",
+    "415": "The body is compressed.",
+    "429": "The server or the caller's share is full, or the caller's rate is exceeded. See Retry-After.",
+    "503": "The server is loading, draining or stuck.",
+    "504": "The deadline passed.",
+}
+
+
+def _object(required: tuple[str, ...] = (), **properties: Any) -> dict[str, Any]:
+    made: dict[str, Any] = {"type": "object", "properties": properties}
+    return made | {"required": list(required)} if required else made
+
+
+def _array(items: Any) -> dict[str, Any]:
+    return {"type": "array", "items": items}
+
+
+def _of(name: str) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _json(schema: Any) -> dict[str, Any]:
+    return {"application/json": {"schema": schema}}
+
+
+_TIMING = {"type": "object", "properties": {**{f"{stage}_seconds": _NUMBER for stage in _STAGES}, "batch_size": _WHOLE}}
+_SCHEMAS: dict[str, Any] = {
+    "Prediction": _object(
+        ("index", "label", "probability"), index=_WHOLE, label=_TEXT, class_id=_TEXT, probability=_NUMBER
+    ),
+    "Result": _object(
+        ("predictions", "timing"),
+        predictions=_array(_of("Prediction")),
+        timing=_TIMING,
+        error=_object(code=_WHOLE, reason=_TEXT, message=_TEXT),
+    ),
+    "Classification": _object(
+        ("model", "results"),
+        model=_object(name=_TEXT, version=_TEXT, weights_digest=_TEXT),
+        results=_array(_of("Result")),
+    ),
+    "Problem": _object(
+        ("error", "reason", "code"),
+        error={"type": "string", "description": "For people: what was wrong, what was received, what to do."},
+        reason={"type": "string", "description": "For programs, as in the ErrorInfo of gRPC: NOT_AN_IMAGE."},
+        code={"type": "string", "description": "Name of the gRPC status: INVALID_ARGUMENT."},
+        field=_TEXT,
+        retry_after_seconds=_NUMBER,
+    ),
+    "Options": _object(top_k=_WHOLE, min_probability=_NUMBER, geometry=_TEXT),
+    "PredictRequest": _object(
+        ("instances",), instances=_array(_object(("b64",), b64=_BASE64)), parameters=_of("Options")
+    ),
+    "Tensor": _object(
+        ("name", "datatype", "shape"),
+        name=_TEXT,
+        datatype=_TEXT,
+        shape=_array(_WHOLE),
+        parameters=_object(binary_data_size=_WHOLE),
+        data={"type": "array", "items": {}},
+    ),
+    "InferRequest": _object(
+        ("inputs",),
+        id=_TEXT,
+        inputs=_array(_of("Tensor")),
+        outputs=_array(_object(("name",), name=_TEXT, parameters=_object(classification=_WHOLE, binary_data=_YES))),
+        parameters=_object(binary_data_output=_YES, timeout=_WHOLE, geometry=_TEXT),
+    ),
+    "InferResponse": _object(
+        ("model_name", "outputs"), id=_TEXT, model_name=_TEXT, model_version=_TEXT, outputs=_array(_of("Tensor"))
+    ),
+}
+_QUERY = [
+    {"name": name, "in": "query", "schema": schema}
+    for name, schema in (
+        ("model", _TEXT),
+        ("version", _TEXT),
+        ("top_k", _WHOLE),
+        ("min_probability", _NUMBER),
+        ("geometry", _TEXT),
+    )
+]
+_MODEL = {"name": "model", "in": "path", "required": True, "schema": _TEXT}
+_TIMEOUT = {
+    "name": TIMEOUT_KEY,
+    "in": "header",
+    "schema": _NUMBER,
+    "description": "Seconds after which the answer is of no use.",
+}
+
+
+def _answers(schema: Any, *refusals: str) -> dict[str, Any]:
+    refused = {each: {"description": _REFUSALS[each], "content": _json(_of("Problem"))} for each in refusals}
+    return {"200": {"description": "OK", "content": _json(schema)}, **refused}
+
+
+def _get(summary: str, schema: Any, *refusals: str, parameters: Any = ()) -> dict[str, Any]:
+    return {"get": {"summary": summary, "parameters": list(parameters), "responses": _answers(schema, *refusals)}}
+
+
+def _post(summary: str, content: Any, schema: Any, parameters: Any = ()) -> dict[str, Any]:
+    return {
+        "post": {
+            "summary": summary,
+            "parameters": [*parameters, _TIMEOUT],
+            "requestBody": {"required": True, "content": content},
+            "responses": _answers(schema, *_REFUSALS),
+        }
+    }
+
+
+def document(*, tokens: bool) -> dict[str, Any]:
+    """The document; `tokens`: whether the server asks for one."""
+    photos = {
+        "image/*": {"schema": _FILE},
+        "multipart/form-data": {"schema": _object(("image",), image=_array(_FILE), top_k=_WHOLE, model=_TEXT)},
+    }
+    named = _object(name=_TEXT, ready=_YES)
+    made: dict[str, Any] = {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Glimpse",
+            "version": __version__,
+            "summary": "Photos in, ranked and calibrated labels out.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "paths": {
+            "/classify": _post(
+                "Classify a photo that is the body, or the photos of a form.", photos, _of("Classification"), _QUERY
+            ),
+            "/describe": _get(
+                "A model's classes, network, preprocessing, runtime and limits.",
+                {"type": "object"},
+                "401",
+                "404",
+                "503",
+                parameters=_QUERY[:2],
+            ),
+            "/v1/models": _get("The names of the models.", _object(models=_array(_TEXT)), "401"),
+            "/v1/models/{model}": _get("Whether a model answers.", named, "401", "404", "503", parameters=[_MODEL]),
+            "/v1/models/{model}:predict": _post(
+                "Classify photos in base64, as TensorFlow Serving and KServe's version 1 have it.",
+                _json(_of("PredictRequest")),
+                _object(predictions=_array(_of("Result"))),
+                [_MODEL],
+            ),
+            "/v2": _get("What the server is.", _object(name=_TEXT, version=_TEXT, extensions=_array(_TEXT)), "401"),
+            "/v2/health/live": _get("Whether the process is of use.", _object(live=_YES), "503"),
+            "/v2/health/ready": _get("Whether requests are answered.", _object(ready=_YES), "503"),
+            "/v2/models/{model}": _get(
+                "Inputs and outputs of a model.",
+                _object(name=_TEXT, platform=_TEXT, inputs=_array(_of("Tensor")), outputs=_array(_of("Tensor"))),
+                "401",
+                "404",
+                "503",
+                parameters=[_MODEL],
+            ),
+            "/v2/models/{model}/ready": _get(
+                "Whether a model answers.", named, "401", "404", "503", parameters=[_MODEL]
+            ),
+            "/v2/models/{model}/infer": _post(
+                "Classify by the Open Inference Protocol: NAME takes files as BYTES, NAME.pixels pixels as UINT8.",
+                {**_json(_of("InferRequest")), "application/octet-stream": {"schema": _FILE}},
+                _of("InferResponse"),
+                [_MODEL],
+            ),
+        },
+        "components": {"schemas": _SCHEMAS},
+    }
+    if tokens:
+        made["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+        made["security"] = [{"token": []}]
+    return made

@@ -1,0 +1,134 @@
+"""Which path is answered by what: all endpoints of the HTTP port, put together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from google.protobuf.message import Message
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
+from starlette.routing import Route, Router
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from glimpse.server.access.call_metadata import REQUEST_ID_KEY
+from glimpse.server.describe import describe, limits
+from glimpse.server.domain import ModelSelector
+from glimpse.server.http import answers, openapi, page, problems
+from glimpse.server.http.classify import Classify
+from glimpse.server.http.connection import Connection
+from glimpse.server.http.endpoint import TIMEOUT_KEY, Asked, Endpoint, Work
+from glimpse.server.http.v1 import V1
+from glimpse.server.http.v2 import HEADER_LENGTH, V2
+from glimpse.server.service import Service
+from glimpse.server.settings import Settings
+
+# As the metrics and the audit log name it, where gRPC has the full name of a service.
+SERVICE = "http"
+_MODEL = "/models/{model}"
+_VERSION = "/versions/{version}"
+
+
+class Routes:
+    """The ASGI application."""
+
+    def __init__(self, service: Service, settings: Settings) -> None:
+        """Answer for `service`."""
+        self._service, self._settings = service, settings
+        self._limits = limits(settings)
+        v1, v2, classify = V1(service), V2(service), Classify(service)
+        both = ("", _VERSION)
+        routes = [
+            self._posts("/classify", "Classify", classify),
+            self._tells("/describe", "DescribeModel", self._describe),
+            self._tells("/v1/models", "Models", v1.models),
+            *(self._posts(f"/v1{_MODEL}{each}:predict", "Predict", v1.predict) for each in both),
+            *(self._tells(f"/v1{_MODEL}{each}", "Model", v1.model) for each in both),
+            self._shows("/openapi.json", "Page", self._api),
+        ]
+        if settings.open_inference:
+            routes += [
+                self._tells("/v2", "ServerMetadata", v2.server),
+                *(self._posts(f"/v2{_MODEL}{each}/infer", "ModelInfer", v2.infer) for each in both),
+                *(self._tells(f"/v2{_MODEL}{each}", "ModelMetadata", v2.model) for each in both),
+                *(self._tells(f"/v2{_MODEL}{each}/ready", "ModelReady", v2.model_ready) for each in both),
+            ]
+        if settings.serve_health:
+            routes += [
+                self._shows("/v2/health/live", "ServerLive", v2.live, health=True),
+                self._shows("/v2/health/ready", "ServerReady", v2.ready, health=True),
+            ]
+        if settings.serve_page:
+            routes += [self._shows(path, "Page", answer) for path, answer in page.files().items()]
+        self._known = ", ".join(dict.fromkeys(route.path for route in routes if "{version}" not in route.path))
+        router = Router(routes, redirect_slashes=False, default=self._no_such_path)
+        self._app: ASGIApp = router
+        if settings.http_origins:
+            self._app = CORSMiddleware(
+                router,
+                allow_origins=settings.http_origins,
+                allow_methods=["GET", "POST"],
+                allow_headers=["authorization", "content-type", HEADER_LENGTH, TIMEOUT_KEY, REQUEST_ID_KEY],
+                expose_headers=[HEADER_LENGTH, REQUEST_ID_KEY, "retry-after"],
+            )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        await self._app(scope, receive, send)
+
+    def _posts(self, path: str, name: str, work: Work) -> Route:
+        """What classifies."""
+        method = self._service.calls.method("unary", SERVICE, name, classifies=True)
+        endpoint = Endpoint(
+            method,
+            self._service.access,
+            work,
+            gate=self._service.place_for_call,
+            most=self._settings.max_message_bytes,
+        )
+        return Route(path, _Only("POST", endpoint))
+
+    def _tells(self, path: str, name: str, work: Work) -> Route:
+        """What tells of models, to those who may classify."""
+        access = self._service.access
+        method = self._service.calls.method("unary", SERVICE, name)
+        return Route(path, _Only("GET", Endpoint(method, access, work, public=access.descriptions)))
+
+    def _shows(self, path: str, name: str, work: Work, *, health: bool = False) -> Route:
+        """What anybody may see: it says nothing of models."""
+        access = self._service.access
+        method = self._service.calls.method("unary", SERVICE, name, probe=True)
+        budget = access.checks if health else access.descriptions
+        return Route(path, _Only("GET", Endpoint(method, access, work, public=budget)))
+
+    async def _describe(self, asked: Asked) -> Response:
+        """What `DescribeModel` tells, as JSON."""
+        query = asked.request.query_params
+        model = self._service.model(ModelSelector(query.get("model", ""), query.get("version", "")))
+        told: Message = describe(model, self._limits)
+        return answers.json_response(answers.message(told))
+
+    async def _api(self, asked: Asked) -> Response:  # noqa: ARG002 - as every answer has it
+        return answers.json_response(openapi.document(tokens=self._settings.tokens is not None), page.SECURITY)
+
+    async def _no_such_path(self, scope: Scope, receive: Receive, send: Send) -> None:
+        connection: Connection = scope["state"]["connection"]
+        headers = [(key.decode("latin-1"), value.decode("latin-1")) for key, value in scope["headers"]]
+        self._service.calls.unknown_method(headers, connection.peer)
+        path = str(scope["path"])
+        shown = ascii(path if len(path) <= 80 else path[:80] + "...")
+        await problems.no_such_path(shown, f"Known: {self._known}.")(scope, receive, send)
+
+
+class _Only:
+    """An endpoint that has one method of HTTP; HEAD is GET without the body."""
+
+    def __init__(self, verb: str, endpoint: Endpoint) -> None:
+        self._verbs: Sequence[str] = ("GET", "HEAD") if verb == "GET" else (verb,)
+        self._endpoint = endpoint
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["method"] in self._verbs:
+            await self._endpoint(scope, receive, send)
+            return
+        await problems.wrong_verb(ascii(scope["method"][:20]), self._verbs)(scope, receive, send)

@@ -1,0 +1,287 @@
+"""`/v2`: the Open Inference Protocol over HTTP, with Triton's extension for binary tensors.
+
+Open Inference Protocol, the REST API; Triton's binary tensor data extension. What a request means, and what is
+answered, is the same as over gRPC, and comes from `server/open_inference`. JSON has no bytes, so that image files in it
+are in base64; over the binary extension they are as they are.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from starlette.requests import Request
+from starlette.responses import Response
+
+from glimpse import __version__
+from glimpse.server.errors import UnavailableError, shown
+from glimpse.server.http import answers, json_body
+from glimpse.server.http.endpoint import Asked
+from glimpse.server.http.problems import JSON, malformed
+from glimpse.server.open_inference import faces, inference
+from glimpse.server.open_inference.faces import BYTES, Face
+from glimpse.server.open_inference.messages import (
+    InferRequest,
+    InferResponse,
+    InputTensor,
+    OutputTensor,
+    Parameters,
+    RequestedOutput,
+    TensorMetadata,
+)
+from glimpse.server.service import Service
+
+HEADER_LENGTH = "inference-header-content-length"
+_EXTENSIONS = ("binary_tensor_data", "classification", "parameters")
+_DIMENSIONS = 8  # of a shape
+_LENGTH = 4  # bytes in front of each element of BYTES, the lowest first
+_SIZE, _BINARY, _ALL_BINARY = "binary_data_size", "binary_data", "binary_data_output"
+
+
+class V2:
+    """Its answers."""
+
+    def __init__(self, service: Service) -> None:
+        """Have `service` classify."""
+        self._service = service
+
+    async def server(self, asked: Asked) -> Response:  # noqa: ARG002 - as every answer has it
+        """What the server is."""
+        return answers.json_response({"name": "glimpse", "version": __version__, "extensions": _EXTENSIONS})
+
+    async def live(self, asked: Asked) -> Response:  # noqa: ARG002 - the same
+        """Whether the process is of use: 200, or 503 where only another one can help."""
+        return _yes_or_no({"live": self._service.alive})
+
+    async def ready(self, asked: Asked) -> Response:  # noqa: ARG002 - the same
+        """Whether requests are answered: 200, or 503."""
+        return _yes_or_no({"ready": self._service.ready})
+
+    async def model_ready(self, asked: Asked) -> Response:
+        """Whether a model answers: 200, 503, or 404 where there is none of that name."""
+        name, version = _named(asked.request)
+        try:
+            ready = faces.is_ready(self._service, name, version)
+        except UnavailableError:
+            ready = False
+        return _yes_or_no({"name": name, "ready": ready})
+
+    async def model(self, asked: Asked) -> Response:
+        """Inputs and outputs of a model."""
+        face = faces.find(self._service, *_named(asked.request))
+        name = face.model.identity.name
+        return answers.json_response(
+            {
+                "name": face.name,
+                "versions": [each.version for each in self._service.models() if each.name == name and each.model],
+                "platform": f"glimpse_{face.model.runtime}",
+                "inputs": [_metadata(face.input)],
+                "outputs": [_metadata(face.output)],
+            }
+        )
+
+    async def infer(self, asked: Asked) -> Response:
+        """Classify the images of a request; one that cannot be classified fails it."""
+        call = asked.call
+        name, version = _named(asked.request)
+        face = faces.find(self._service, name, version, field="model_name")
+        content, binary = _split(asked.body, asked.request.headers.get(HEADER_LENGTH))
+        asked.body = b""
+        outputs = json_body.objects(content.get("outputs", []), "outputs")
+        wants_binary = _wants_binary(content, outputs)
+        given = _request(content, binary, outputs, face, version)
+        del content, binary
+        request = inference.asked(given, self._service, call)
+        del given
+        answer = await self._service.classify(request, call, asked.caller)
+        response = inference.answered(request, answer, self._service, call)
+        self._service.replied(answer, call)
+        return _response(response, wants_binary)
+
+
+def _named(request: Request) -> tuple[str, str]:
+    """The model that a path names, and its version."""
+    found = request.path_params
+    return found.get("model", ""), found.get("version", "")
+
+
+def _metadata(tensor: TensorMetadata) -> dict[str, Any]:
+    return {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape}
+
+
+def _split(body: bytes, length: str | None) -> tuple[dict[str, Any], bytes]:
+    """The JSON of a request, and the binary tensors behind it.
+
+    Raises:
+        InvalidRequestError: expected; the header says what cannot be, or there is no JSON.
+    """
+    if length is None:
+        return json_body.parsed(body), b""
+    if not (length.isdecimal() and len(length) < 12 and int(length) <= len(body)):
+        raise malformed(f"{HEADER_LENGTH} must be the number of bytes of the JSON. Received: {shown(length)}.")
+    return json_body.parsed(body[: int(length)]), body[int(length) :]
+
+
+def _request(
+    content: dict[str, Any], binary: bytes, outputs: list[dict[str, Any]], face: Face, version: str
+) -> InferRequest:
+    """A request as plain values.
+
+    Raises:
+        InvalidRequestError: expected; it is none.
+    """
+    given = json_body.objects(content.get("inputs"), "inputs")
+    inputs = list[InputTensor]()
+    for number, each in enumerate(given):
+        tensor, binary = _input(each, binary, f"inputs[{number}]")
+        inputs.append(tensor)
+    if binary:
+        raise malformed(f"The body has {len(binary)} bytes behind its tensors.")
+    return InferRequest(
+        model_name=face.name,
+        model_version=version,
+        id=json_body.string(content.get("id", ""), "id"),
+        parameters=_parameters(content, ""),
+        inputs=inputs,
+        outputs=[
+            RequestedOutput(
+                json_body.string(each.get("name"), f"outputs[{number}].name"), _parameters(each, f"outputs[{number}].")
+            )
+            for number, each in enumerate(outputs)
+        ],
+    )
+
+
+def _input(content: dict[str, Any], binary: bytes, where: str) -> tuple[InputTensor, bytes]:
+    """One input, and what it leaves of the binary tensors.
+
+    Raises:
+        InvalidRequestError: expected; it is none.
+    """
+    name = json_body.string(content.get("name"), f"{where}.name")
+    datatype = json_body.string(content.get("datatype"), f"{where}.datatype")
+    parameters = _parameters(content, f"{where}.")
+    shape = _shape(content.get("shape"), f"{where}.shape")
+    if _SIZE not in parameters:
+        raw, elements = _values_of(content.get("data"), datatype, f"{where}.data")
+        return InputTensor(name, datatype, shape, raw, elements, f"{where}.data", parameters), binary
+    if "data" in content:
+        raise malformed(f"{where} has both data and {_SIZE}. Send one of them.", field=where)
+    size = json_body.integer(parameters[_SIZE], f"{where}.parameters.{_SIZE}")
+    if not 0 <= size <= len(binary):
+        raise malformed(
+            f"{where} should have {size} bytes of binary data, but {len(binary)} are left of the body.", field=where
+        )
+    return InputTensor(name, datatype, shape, binary[:size], (), where, parameters), binary[size:]
+
+
+def _shape(content: object, where: str) -> tuple[int, ...]:
+    if not isinstance(content, list) or len(content) > _DIMENSIONS:
+        raise malformed(f"{where} must be an array of at most {_DIMENSIONS} numbers.", field=where)
+    return tuple(json_body.integer(each, where) for each in content)
+
+
+def _values_of(content: object, datatype: str, where: str) -> tuple[bytes | None, Sequence[bytes] | Sequence[int]]:
+    """The values of a tensor in JSON, whose arrays may be nested: as they are in the raw representation, or one by one.
+
+    An image of pixels is 150,000 numbers, so that nothing here looks at each of them in Python.
+
+    Raises:
+        InvalidRequestError: expected; they are none of that type.
+    """
+    flat = _flat(content, where)
+    if datatype == BYTES:
+        return None, [json_body.image(each, f"{where}[{number}]") for number, each in enumerate(flat)]
+    if not set(map(type, flat)) <= {int}:  # true and false are no numbers
+        raise malformed(f"{where} must be whole numbers, or base64 for BYTES.", field=where)
+    try:
+        return bytes(flat), ()
+    except (ValueError, OverflowError):  # some are no bytes; which types there are is known elsewhere
+        return None, flat
+
+
+def _flat(content: object, where: str) -> list[Any]:
+    """The elements of nested arrays, row by row.
+
+    Raises:
+        InvalidRequestError: expected; they are no arrays, or not of one depth.
+    """
+    if not isinstance(content, list):
+        raise malformed(f"{where} must be an array.", field=where)
+    for _ in range(_DIMENSIONS):
+        kinds = set(map(type, content))
+        if list not in kinds:
+            return content
+        if kinds != {list}:
+            break
+        content = list(chain.from_iterable(content))
+    raise malformed(f"{where} must be arrays of one depth, at most {_DIMENSIONS}.", field=where)
+
+
+def _parameters(content: dict[str, Any], where: str) -> Parameters:
+    """The parameters of a request, or of a part of it; what is of no type that they may have becomes None.
+
+    Raises:
+        InvalidRequestError: expected; they are no object.
+    """
+    found = json_body.mapping(content.get("parameters", {}), f"{where}parameters")
+    return {name: value if isinstance(value, bool | int | float | str) else None for name, value in found.items()}
+
+
+def _wants_binary(content: dict[str, Any], outputs: list[dict[str, Any]]) -> dict[str, bool]:
+    """By the name of an output, whether it is wanted in binary; "" is for those that are not named.
+
+    Raises:
+        InvalidRequestError: expected; a parameter is neither true nor false.
+    """
+    usual = _flag(_parameters(content, ""), _ALL_BINARY, default=False)
+    named = {str(each.get("name")): _flag(_parameters(each, "outputs."), _BINARY, default=usual) for each in outputs}
+    return {"": usual, **named}
+
+
+def _flag(parameters: Parameters, name: str, *, default: bool) -> bool:
+    value = parameters.get(name, default)
+    if not isinstance(value, bool):
+        raise malformed(f"{name} must be true or false.", field=f"parameters.{name}")
+    return value
+
+
+def _response(response: InferResponse, binary: dict[str, bool]) -> Response:
+    outputs, raw = list[dict[str, Any]](), list[bytes]()
+    for each in response.outputs:
+        told: dict[str, Any] = {"name": each.name, "datatype": each.datatype, "shape": each.shape}
+        if binary.get(each.name, binary[""]):
+            told["parameters"] = {_SIZE: len(each.raw)}
+            raw.append(each.raw)
+        else:
+            told["data"] = _values(each)
+        outputs.append(told)
+    content = {"model_name": response.model_name, "model_version": response.model_version, "outputs": outputs}
+    if response.id:
+        content["id"] = response.id
+    if not raw:
+        return answers.json_response(content)
+    head = answers.json_bytes(content)
+    headers = {HEADER_LENGTH: str(len(head))}
+    return Response(b"".join([head, *raw]), 200, headers, "application/octet-stream")
+
+
+def _values(output: OutputTensor) -> list[Any]:
+    """The values of an output for JSON: numbers, or texts of a tensor of BYTES."""
+    if output.datatype != BYTES:
+        numbers: list[Any] = np.frombuffer(output.raw, "<f4").tolist()
+        return numbers
+    texts, at, raw = list[str](), 0, output.raw
+    while at < len(raw):
+        end = at + _LENGTH + int.from_bytes(raw[at : at + _LENGTH], "little")
+        texts.append(raw[at + _LENGTH : end].decode("utf-8", "replace"))
+        at = end
+    return texts
+
+
+def _yes_or_no(content: dict[str, Any]) -> Response:
+    *_, yes = content.values()
+    return Response(json.dumps(content), 200 if yes else 503, None, JSON)

@@ -1,0 +1,1 @@
+"""The Open Inference Protocol, version 2: the models of this server for the clients of Triton, KServe and others."""

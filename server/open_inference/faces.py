@@ -1,0 +1,82 @@
+"""The two names under which each model is served: NAME takes photos as they are, NAME.pixels takes pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from glimpse.models.outputs import PROBABILITIES
+from glimpse.server.domain import ModelSelector
+from glimpse.server.errors import ModelNotFoundError, UnavailableError
+from glimpse.server.open_inference.messages import TensorMetadata
+from glimpse.server.registry import LoadedModel
+from glimpse.server.service import Service
+
+SUFFIX: Final = ".pixels"
+IMAGE, PIXELS = "image", "pixels"  # the input of each face
+BYTES, UINT8, FP32 = "BYTES", "UINT8", "FP32"
+
+
+@dataclass(frozen=True, slots=True)
+class Face:
+    """A model under one of its names."""
+
+    name: str  # as it was asked for
+    model: LoadedModel
+    pixels: bool  # whether it takes pixels
+
+    @property
+    def input(self) -> TensorMetadata:
+        """The only input. Photos have no size of their own; pixels may have another one than the network's."""
+        if self.pixels:
+            return TensorMetadata(PIXELS, UINT8, (-1, *self.model.bundle.input_shape))
+        return TensorMetadata(IMAGE, BYTES, (-1, 1))
+
+    @property
+    def output(self) -> TensorMetadata:
+        """The output that is returned unless others are asked for.
+
+        It is the only one that is advertised: Triton's image clients take no model with several.
+        """
+        return TensorMetadata(PROBABILITIES, FP32, (-1, len(self.model.bundle.labels)))
+
+
+def find(service: Service, name: str, version: str, *, field: str = "name") -> Face:
+    """A loaded model by one of its names; an empty one is that of the default model.
+
+    Args:
+        service: has the models.
+        name: of the model, with or without the suffix.
+        version: of the model; empty means the usual one.
+        field: of the message, which has the name.
+
+    Raises:
+        ModelNotFoundError, UnavailableError: expected; there is no such model, or none yet.
+    """
+    own = name.removesuffix(SUFFIX)
+    try:
+        model = service.model(ModelSelector(own, version))
+    except ModelNotFoundError as error:
+        prefix = field.removesuffix("name")
+        error.field = f"{prefix}version" if error.field.endswith("version") else field
+        raise
+    pixels = own != name
+    return Face(name if own else model.identity.name + SUFFIX * pixels, model, pixels)
+
+
+def is_ready(service: Service, name: str, version: str) -> bool:
+    """Whether a model takes requests.
+
+    Raises:
+        ModelNotFoundError: expected; there is no such model, loaded or not.
+    """
+    try:
+        find(service, name, version)
+    except UnavailableError:
+        return False
+    except ModelNotFoundError:
+        own = name.removesuffix(SUFFIX)
+        if any(each.name == own and version in {"", each.version} for each in service.models()):
+            return False
+        raise
+    return service.ready

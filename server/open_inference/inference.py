@@ -1,0 +1,147 @@
+"""One request of the Open Inference Protocol: to what the service classifies, and from its answer to a response.
+
+Of an answer the protocol knows tensors alone: an image that cannot be classified has no place in them, so that its
+error becomes that of the whole request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from glimpse.models.outputs import PROBABILITIES
+from glimpse.server.access.call_context import CallContext
+from glimpse.server.domain import Classification, ClassifyRequest, Image, ModelSelector
+from glimpse.server.errors import InvalidImageError, InvalidRequestError, Reason, shown
+from glimpse.server.open_inference import faces, parameters, tensors
+from glimpse.server.open_inference.faces import BYTES, FP32, Face
+from glimpse.server.open_inference.messages import InferRequest, InferResponse, OutputTensor
+from glimpse.server.service import Service
+
+_LONGEST_ID = 4096  # characters, as on streams
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """An output to be returned."""
+
+    name: str
+    classes: int  # told as the highest of so many classes; 0: as numbers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked(ClassifyRequest):
+    """What is asked for, and what its answer is to be like."""
+
+    id: str
+    face: str  # the name by which the model was asked for
+    wanted: tuple[_Wanted, ...]
+
+
+def asked(request: InferRequest, service: Service, call: CallContext) -> Asked:
+    """What a request asks for; `call` is noted what it is.
+
+    Raises:
+        ModelNotFoundError, UnavailableError: expected; there is no such model, or none yet.
+        InvalidRequestError: expected; TOO_MANY_IMAGES, INVALID_TENSOR, INVALID_PARAMETER, MALFORMED_MESSAGE.
+    """
+    service.check_size(call, request.model_name, 0)
+    if len(request.id) > _LONGEST_ID:
+        raise InvalidRequestError(
+            Reason.MALFORMED_MESSAGE,
+            f"The id of a request may have at most {_LONGEST_ID} characters. Received: {len(request.id)}. "
+            "Send a shorter one.",
+            field="id",
+        )
+    options = parameters.options(request.parameters)
+    face = faces.find(service, request.model_name, request.model_version, field="model_name")
+    wanted = _wanted(request, face, options.top_k)
+    images = _images(request, face, lambda number: service.check_size(call, request.model_name, number))
+    return Asked(
+        images=images,
+        model=ModelSelector(face.model.identity.name, face.model.identity.version),
+        top_k=options.top_k,
+        min_probability=options.min_probability,
+        geometry=options.geometry,
+        outputs=frozenset([each.name for each in wanted]),
+        ranked=False,
+        priority=options.priority,
+        timeout=options.timeout,
+        id=request.id,
+        face=face.name,
+        wanted=wanted,
+    )
+
+
+def answered(request: Asked, answer: Classification, service: Service, call: CallContext) -> InferResponse:
+    """The response to a request.
+
+    Raises:
+        InvalidImageError: expected; an image could not be classified.
+    """
+    results = answer.results
+    for number, result in enumerate(results):
+        if result.error is not None:
+            service.failed(answer, call)
+            raise _of_request(result.error, number, len(results))
+    outputs = [
+        _output(each, [result.outputs[each.name] for result in results], request, answer) for each in request.wanted
+    ]
+    return InferResponse(request.face, answer.model.version, request.id, tuple(outputs))
+
+
+def _wanted(request: InferRequest, face: Face, top_k: int | None) -> tuple[_Wanted, ...]:
+    if not request.outputs:
+        return (_Wanted(PROBABILITIES, top_k or 0),)
+    found: dict[str, _Wanted] = {}
+    for number, each in enumerate(request.outputs):
+        where, name = f"outputs[{number}]", each.name
+        if name not in face.model.outputs or name in found:
+            problem = "is asked for twice" if name in found else "is none of this model's"
+            raise InvalidRequestError(
+                Reason.INVALID_TENSOR,
+                f"The output {shown(name)} {problem}. Ask for each of these at most once: "
+                f"{', '.join(sorted(face.model.outputs))}.",
+                field=f"{where}.name",
+            )
+        classes = parameters.classes(each.parameters, where)
+        if not classes and name == PROBABILITIES:
+            classes = top_k or 0
+        found[name] = _Wanted(name, classes)
+    return tuple(found.values())
+
+
+def _images(request: InferRequest, face: Face, check_number: Callable[[int], object]) -> tuple[Image, ...]:
+    if len(request.inputs) != 1:
+        raise InvalidRequestError(
+            Reason.INVALID_TENSOR,
+            f"A request has one input, {face.input.name}. Received: {len(request.inputs)}.",
+            field="inputs",
+        )
+    (tensor,) = request.inputs
+    where = "inputs[0]"
+    parameters.check_not_shared(tensor.parameters, where)
+    number = tensors.check(tensor, face.input, where, pixels=face.pixels)
+    check_number(number)
+    return (tensors.pictures if face.pixels else tensors.photos)(tensor, number)
+
+
+def _output(wanted: _Wanted, rows: list[NDArray[np.float32]], request: Asked, answer: Classification) -> OutputTensor:
+    least = request.min_probability if wanted.name == PROBABILITIES else 0.0
+    if wanted.classes:
+        k = min(wanted.classes, len(answer.labels))
+        bound = {"least": least} if least else {}
+        texts = [text for row in rows for text in tensors.told(row, answer.labels, k, **bound)]
+        return OutputTensor(wanted.name, BYTES, (len(rows), k), tensors.joined(texts))
+    if least:
+        rows = [np.where(row >= least, row, np.float32(0)) for row in rows]
+    return OutputTensor(wanted.name, FP32, (len(rows), *rows[0].shape), tensors.numbers(rows))
+
+
+def _of_request(error: InvalidImageError, number: int, images: int) -> InvalidImageError:
+    """The error of an image as that of its request."""
+    which = f"Image {number + 1} of {images}: " if images > 1 else ""
+    return InvalidImageError(error.reason, f"{which}{error.message}", field=f"inputs[0][{number}]")

@@ -1,0 +1,72 @@
+"""A request and its response of the Open Inference Protocol as plain values, for any transport of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+# A parameter's value; None: it has none, or none of these types.
+Parameters = Mapping[str, bool | int | float | str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class InputTensor:
+    """One input."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    # Row by row, as the protocol's raw representation; or the elements themselves, of a tensor of BYTES or of numbers.
+    raw: bytes | None = None
+    elements: Sequence[bytes] | Sequence[int] = ()
+    contents: str = "raw_input_contents[0]"  # where they are in the message
+    parameters: Parameters = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class RequestedOutput:
+    """An output that is asked for."""
+
+    name: str
+    parameters: Parameters = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class InferRequest:
+    """A request; inputs are converted when it is their turn, so that it is known before how many there are."""
+
+    model_name: str
+    model_version: str
+    id: str
+    parameters: Parameters
+    inputs: Sequence[InputTensor]
+    outputs: Sequence[RequestedOutput] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class OutputTensor:
+    """One output, always in the protocol's raw representation."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    raw: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class InferResponse:
+    """The answer to a request."""
+
+    model_name: str
+    model_version: str
+    id: str
+    outputs: tuple[OutputTensor, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorMetadata:
+    """What a tensor of a model is like."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]  # with the batch in front; -1: any number
