@@ -131,6 +131,8 @@ def _run(
 ) -> dict[str, Any]:
     from glimpse.client.load import report, text_report
     from glimpse.client.load.live import watching
+    from glimpse.client.load.processes import Processes, Share
+    from glimpse.client.load.sender import Sender
     from glimpse.client.load.session import Session
 
     started = report.now()
@@ -142,10 +144,8 @@ def _run(
                 typer.echo(text_report.phase(figures))
 
         stack.enter_context(by_load_processes())
-        processes = None
+        sender: Sender | Processes
         if traffic.processes > 1:
-            from glimpse.client.load.processes import Processes, Share
-
             share = Share(
                 connection=server.connection(),
                 pictures=pictures.serialized(),
@@ -156,19 +156,19 @@ def _run(
                 seed=traffic.seed,
                 processes=traffic.processes,
             )
-            processes = stack.enter_context(Processes(traffic.processes, share))
-        session = Session(
-            connection=server.connection(),
-            pictures=pictures,
-            connections=traffic.connections,
-            retries=traffic.retries,
-            model=model,
-            version=version,
-            seed=traffic.seed,
-            watch=watch,
-            done=done,
-            processes=processes,
-        )
+            sender = stack.enter_context(Processes(traffic.processes, share))
+        else:
+            sender = Sender(
+                connection=server.connection(),
+                pictures=pictures,
+                connections=traffic.connections,
+                retries=traffic.retries,
+                model=model,
+                version=version,
+                seed=traffic.seed,
+                watch=watch,
+            )
+        session = Session(sender=sender, done=done)
         if goals.slo is None:
             phases, rate = session.phases(plans), None
         else:

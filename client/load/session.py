@@ -10,31 +10,18 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from glimpse.client.load import figures, idle, knee
-from glimpse.client.load.images import Pictures
 from glimpse.client.load.plan import Plan
-from glimpse.client.load.sender import Sender
-from glimpse.client.load.tally import Tally
 
 if TYPE_CHECKING:
-    from glimpse.client.connection import Connection
     from glimpse.client.load.processes import Processes
-
-Watch = Callable[[Plan, Tally], None]
+    from glimpse.client.load.sender import Sender
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
-    """What all phases share."""
+    """What sends all phases, and who is told of each."""
 
-    connection: Connection
-    pictures: Pictures
-    connections: int = 1
-    retries: bool = False  # the shipped policy; otherwise each request is sent once
-    model: str = ""
-    version: str = ""
-    seed: int = 0
-    watch: Watch = field(default=lambda *_: None)
-    processes: Processes | None = None  # that send; None: this one does
+    sender: Sender | Processes
     done: Callable[[dict[str, Any]], None] = field(default=lambda _: None)  # gets a phase's figures when it is over
 
     def phases(self, plans: list[Plan]) -> list[dict[str, Any]]:
@@ -77,21 +64,7 @@ class Session:
                     return trials, end.value
 
     async def _run(self, plan: Plan, stop: asyncio.Event) -> dict[str, Any]:
-        if self.processes is not None:
-            ran = await self.processes.run(plan, stop)
-        else:
-            sender = Sender(
-                connection=self.connection,
-                pictures=self.pictures,
-                connections=self.connections,
-                retries=self.retries,
-                model=self.model,
-                version=self.version,
-                seed=self.seed,
-                watch=self.watch,
-            )
-            ran = await sender.run(plan, stop)
-        found = figures.of(ran)
+        found = figures.of(await self.sender.run(plan, stop))
         self.done(found)
         return found
 
