@@ -88,9 +88,7 @@ def load_configured(
     Raises:
         StartupError: expected; the message says what to do.
     """
-    return explained(
-        lambda: load_model(model_source(settings), LoadOptions.of(settings), observe, progress=progress)
-    )
+    return explained(lambda: load_model(model_source(settings), LoadOptions.of(settings), observe, progress=progress))
 
 
 def explained(load: Callable[[], LoadedModel]) -> LoadedModel:

@@ -71,6 +71,12 @@ def loaded_by(statement: str) -> set[str]:
             id="the service and its streams run without gRPC and protobuf",
         ),
         pytest.param(
+            "import glimpse.server.app, glimpse.server.runtime.openvino\n"
+            "assert {'openvino.tools.ovc', 'glimpse.models.weights.formats'}.isdisjoint(sys.modules)",
+            {"tensorflow", "keras"},
+            id="a server whose network is in its cache loads no converter",
+        ),
+        pytest.param(
             "from glimpse.v1 import classifier_pb2",
             {"grpc", "glimpse.client", "glimpse.models", "glimpse.server"},
             id="the messages load without gRPC",

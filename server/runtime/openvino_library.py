@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 # Merely importing openvino reports to Google Analytics, and so does each conversion, unless the user of the account has
 # opted out. A server tells nobody: without this package openvino reports nothing.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # None is Python's word for "not there"
 
-import openvino  # noqa: E402 - not before the line above
+# OpenVINO's converter takes two thirds of the time of its import, and a server whose network is in its cache converts
+# nothing. It is loaded by the first conversion.
+_CONVERTER = "openvino.tools.ovc"
+_skipped = sys.modules.setdefault(_CONVERTER, None) is None  # type: ignore[arg-type]
+
+import openvino  # noqa: E402 - not before the lines above
 from openvino import opset13 as ops  # noqa: E402
+
+if _skipped:
+    del sys.modules[_CONVERTER]
+
+    def _convert_model(*arguments: Any, **options: Any) -> Any:
+        """`openvino.convert_model`, for whoever uses OpenVINO in this process."""
+        from openvino.tools.ovc import convert_model
+
+        return convert_model(*arguments, **options)
+
+    openvino.convert_model = _convert_model
 
 __all__ = ["openvino", "ops"]
