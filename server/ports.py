@@ -36,6 +36,7 @@ from glimpse.server.repository_servicer import REPOSITORY_SERVICE, ModelReposito
 from glimpse.server.servicer import SERVICE, ImageClassifier
 from glimpse.server.settings import Settings
 from glimpse.server.startup import PortTakenError
+from glimpse.server.traffic import AHEAD
 from glimpse.v1 import classifier_pb2_grpc
 
 if TYPE_CHECKING:  # loaded only where the port is wanted
@@ -68,9 +69,6 @@ class Bound:
 # Calls: four times what may be in flight by default, and more than one connection leaves behind with a thousand that it
 # resets at once; refused within about a second.
 _PENDING = 1024
-_AHEAD = 256 << 10  # bytes of each call that may come before they are read
-
-
 _OTHER_FILES = 1024
 # Servers that share the port, on Linux: each has a queue of calls of its own, and the kernel gives all connections of
 # an address to one of them (`server/filters.py`). The event loop takes a call from each queue in turn, so that what one
@@ -331,7 +329,7 @@ def _limits(settings: Settings, *, shares_port: bool = False) -> list[tuple[str,
         # 4000 calls. A message that is read is granted whole in any case, so nobody's uploads become slower.
         ("grpc.http2.bdp_probe", 0),
         # Instead, so much of what is not read yet. With HTTP/2's own 64 kB, a stream of photos waits for its grants.
-        ("grpc.http2.lookahead_bytes", _AHEAD),
+        ("grpc.http2.lookahead_bytes", AHEAD),
         ("grpc.max_allowed_incoming_connections", settings.max_connections),
         ("grpc.max_concurrent_streams", settings.max_calls_per_connection),
         # Else gRPC counts a call as open until it has been freed, a few turns of the event loop after its caller has

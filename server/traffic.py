@@ -16,9 +16,10 @@ _OVERHEAD = 2048  # bytes around the answer to a call: its status, and the reaso
 _HANDSHAKE_BYTES = 16 * 1024
 # A connection that is sent more than one byte for so many of its own, beside answers, exchanges control frames.
 _CONTROL_RATIO = 30
-# Of a connection none of whose calls was taken up yet: who sends messages is granted windows, of 13 bytes for some tens
-# of kilobytes. Who is sent less than that has sent calls without a message, and has reset them since.
-_FIRST_BYTES, _OPENING, _GRANT = 128 * 1024, 64, 16 * 1024
+AHEAD = 256 << 10  # bytes of each call, and of a connection, that may come before they are read
+# Of a connection none of whose calls was taken up yet: who sends messages is granted so much again and again, by a frame
+# of 13 bytes. Who is sent less than that has sent calls without a message, and has reset them since.
+_FIRST_BYTES, _OPENING, _GRANT = 128 * 1024, 48, 13
 _CONTROL_BYTES = 32 * 1024  # bytes beside its calls that such a connection may send
 # Of either that cost a point: thirty pings, each of which costs gRPC a good part of what a call does.
 _CONTROL_BYTES_A_POINT = 500
@@ -87,7 +88,7 @@ class Traffic:
         self.flow = inward, outward
         if (outward - _HANDSHAKE_BYTES) * _CONTROL_RATIO > inward:
             most, price, forgotten = _CONTROL_BYTES, _CONTROL_BYTES_A_POINT, _CONTROL_BYTES_FORGOTTEN
-        elif not self.calls and connection.sent < _OPENING + connection.received // _GRANT:
+        elif not self.calls and connection.sent < _OPENING + _GRANT * (connection.received // AHEAD):
             most, price, forgotten = _FIRST_BYTES, _CONTROL_BYTES_A_POINT, _CONTROL_BYTES_FORGOTTEN
         else:  # before its first call is taken up, too: a client that is back sends what has waited for that at once
             most, price, forgotten = (
