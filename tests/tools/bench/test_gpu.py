@@ -26,15 +26,17 @@ def test_the_table_holds_the_best_rates_and_the_shares_of_what_bounds_each() -> 
         "batch": 64,
         "device_alone": {"32": 900.0, "64": 1000.0},
         "plain": {"rates": {"128": 1100.0}},
-        "raw": 600.0,
-        "large": 850.0,
-        "jpeg": 325.0,
-        "warm_start": 9.26,
+        "services": {
+            0: {"raw": {"rate": 600.0}, "large": {"rate": 850.0}, "jpeg": {"rate": 325.0}, "warm_start": 9.26},
+            10: {"raw": {"rate": 700.0}, "large": None},
+        },
     }
-    _, _, row = gpu.table({"decode": 500.0, "found": [found], "failed": {}}).splitlines()
+    _, _, row, other = gpu.table({"decode": 500.0, "found": [found], "failed": {}}).splitlines()
     cells = ["resnet50, jax", "gpu:0", "bfloat16", "64", "1000", "1100", "600", "60.0%", "850", "85.0%"]
     cells += ["500", "325", "65.0%", "9.3 s"]
     assert row == f"| {' | '.join(cells)} |"
+    cells[0], cells[6:10], cells[11:] = "resnet50, jax, 10 workers", ["700", "70.0%", "-", "-"], ["-", "-", "-"]
+    assert other == f"| {' | '.join(cells)} |"
 
 
 def test_the_table_tells_what_failed_and_leaves_its_cells_open() -> None:
