@@ -17,8 +17,8 @@ _HANDSHAKE_BYTES = 16 * 1024
 # A connection that is sent more than one byte for so many of its own, beside answers, exchanges control frames.
 _CONTROL_RATIO = 30
 AHEAD = 256 << 10  # bytes of each call, and of a connection, that may come before they are read
-# Of a connection none of whose calls was taken up yet: who sends messages is granted so much again and again, by a frame
-# of 13 bytes. Who is sent less than that has sent calls without a message, and has reset them since.
+# Of a connection none of whose calls was taken up yet: who sends messages is granted so much again and again, each time
+# by 13 bytes. Who is sent less than that has sent calls without a message, and has reset them since.
 _FIRST_BYTES, _OPENING, _GRANT = 128 * 1024, 48, 13
 _CONTROL_BYTES = 32 * 1024  # bytes beside its calls that such a connection may send
 # Of either that cost a point: thirty pings, each of which costs gRPC a good part of what a call does.
