@@ -2,7 +2,8 @@
 
 uvicorn waits for the head of a request as long as it takes, and reads on while nobody has asked for the body. Here a
 head has `handshake_seconds`, and so has what comes of a body after its response; of a body, so much is read at once
-as one read of the socket returns, and the next only when whoever answers asks for it.
+as one read of the socket returns, and the next only when whoever answers asks for it. A chunked body may not be in
+crumbs, each of which would cost the event loop as much as a whole read.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from glimpse.server.access.peer_certificate import PeerCertificate
+from glimpse.server.http import problems
 
 # Names of RFC 4514 for what Python calls by long names; others stay as they are.
 _SHORT = {
@@ -32,6 +34,44 @@ _SHORT = {
     "streetAddress": "STREET",
     "userId": "UID",
 }
+
+_FEW = 64  # pieces of a body that one read of the socket may have, however small they are
+_PIECE = 64  # bytes that all others have on average
+_USUAL_HEAD = 16 << 10  # bytes
+_NO_HTTP = "This is no request, or its head is larger than GLIMPSE_MAX_METADATA_BYTES allows. Send HTTP/1.1."
+_CRUMBS = f"The chunks of the body are too small. Send chunks of at least {_PIECE} bytes, or a Content-Length."
+
+
+class _Parser(h11.Connection):
+    """h11 makes an event of each chunk of a body, which takes some 4 microseconds, also for a chunk of one byte.
+
+    All events of a read are handled before anything else has its turn, and before it is known who calls.
+    """
+
+    def __init__(self, most: int) -> None:
+        """Read requests, whose heads may have `most` bytes."""
+        super().__init__(h11.SERVER, most)
+        self.crumbs = False  # whether the body came in chunks that are too small
+        self._pieces = 0  # that may still come before the next read
+
+    def receive_data(self, data: bytes) -> None:
+        """One read of the socket."""
+        self._pieces = _FEW + len(data) // _PIECE
+        super().receive_data(data)
+
+    def next_event(self) -> Any:
+        """The next event of what was received.
+
+        Raises:
+            RemoteProtocolError: expected; the other end speaks no HTTP, or sends a body in crumbs.
+        """
+        event = super().next_event()
+        if isinstance(event, h11.Data):
+            self._pieces -= 1
+            if self._pieces < 0:
+                self.crumbs = True
+                raise h11.RemoteProtocolError(_CRUMBS)
+        return event
 
 
 class Connection(H11Protocol):
@@ -50,6 +90,7 @@ class Connection(H11Protocol):
             lost: called once the connection is over.
         """
         super().__init__(config, state, {"connection": self})
+        self.conn: _Parser = _Parser(config.h11_max_incomplete_event_size or _USUAL_HEAD)
         self.peer = peer_of(address)  # as gRPC writes it
         self.received = 0  # bytes
         self.unsent_since: float | None = None  # since when its other end does not take what was sent
@@ -79,6 +120,19 @@ class Connection(H11Protocol):
         """A response has been written; the next request may be here already."""
         super().on_response_complete()
         self._look()
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's, whose text does not say what to do
+        """Refuse what is no request, and close the connection."""
+        if self.conn.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:  # a response has begun
+            self.transport.abort()
+            return
+        refusal = problems.response(problems.malformed(_CRUMBS if self.conn.crumbs else _NO_HTTP))
+        head = h11.Response(
+            status_code=400, headers=[*refusal.raw_headers, (b"connection", b"close")], reason=b"Bad Request"
+        )
+        for event in (head, h11.Data(data=bytes(refusal.body)), h11.EndOfMessage()):
+            self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
 
     @property
     def idle(self) -> bool:

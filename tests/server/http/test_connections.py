@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -75,6 +78,45 @@ def test_what_is_no_http_is_refused_and_closed(port: int, sent: bytes) -> None:
         connection.sendall(sent)
         answer = until_closed(connection)
     assert answer == b"" or answer.startswith(b"HTTP/1.1 400 ")
+    if answer:
+        assert json.loads(answer.partition(b"\r\n\r\n")[2])["reason"] == "MALFORMED_MESSAGE"
+
+
+def test_a_body_in_chunks_of_a_byte_is_refused_soon(port: int) -> None:
+    head = b"POST /classify HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with connected(port) as connection:
+        connection.sendall(head + b"1\r\na\r\n" * 200)
+        answer = until_closed(connection)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"chunks of the body are too small" in answer
+
+
+def test_a_refused_body_in_chunks_of_a_byte_is_not_read_on(start_rig: Start, tmp_path: Path) -> None:
+    tokens = tmp_path / "tokens.toml"
+    tokens.write_text(f'[[token]]\nidentity = "a"\nsha256 = "{"0" * 64}"\n', "utf-8")
+    rig = start_rig(f"--tokens={tokens}")
+    head = b"POST /classify HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with connected(port_of(rig)) as connection:
+        connection.sendall(head)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 401 ")
+        with contextlib.suppress(OSError):  # closed meanwhile
+            connection.sendall(b"1\r\na\r\n" * 200)
+        assert b"HTTP/1.1" not in until_closed(connection)
+
+
+@pytest.mark.parametrize("size", [7, 300])
+def test_a_body_in_chunks_that_come_one_by_one_is_read(port: int, size: int) -> None:
+    photo = picture(size=(8, 8))
+    with connected(port) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.sendall(
+            b"POST /classify HTTP/1.1\r\nHost: a\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )
+        for at in range(0, len(photo), size):
+            piece = photo[at : at + size]
+            connection.sendall(b"%x\r\n" % len(piece) + piece + b"\r\n")
+        connection.sendall(b"0\r\n\r\n")
+        assert until_closed(connection).startswith(b"HTTP/1.1 200 ")
 
 
 @pytest.mark.parametrize(
