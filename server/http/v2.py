@@ -24,6 +24,7 @@ from glimpse.server.http.problems import JSON, malformed
 from glimpse.server.open_inference import faces, inference
 from glimpse.server.open_inference.faces import BYTES, Face
 from glimpse.server.open_inference.messages import (
+    NO_TENSOR,
     InferRequest,
     InferResponse,
     InputTensor,
@@ -134,12 +135,8 @@ def _request(
         InvalidRequestError: expected; it is none.
     """
     given = json_body.objects(content.get("inputs"), "inputs")
-    inputs = list[InputTensor]()
-    for number, each in enumerate(given):
-        tensor, binary = _input(each, binary, f"inputs[{number}]")
-        inputs.append(tensor)
-    if binary:
-        raise malformed(f"The body has {len(binary)} bytes behind its tensors.")
+    # One is all that a model takes: others are counted, not converted.
+    inputs = [_input(given[0], binary, "inputs[0]")] if len(given) == 1 else [NO_TENSOR] * len(given)
     return InferRequest(
         model_name=face.name,
         model_version=version,
@@ -155,8 +152,8 @@ def _request(
     )
 
 
-def _input(content: dict[str, Any], binary: bytes, where: str) -> tuple[InputTensor, bytes]:
-    """One input, and what it leaves of the binary tensors.
+def _input(content: dict[str, Any], binary: bytes, where: str) -> InputTensor:
+    """The only input of a request, whose binary tensor is all of `binary`.
 
     Raises:
         InvalidRequestError: expected; it is none.
@@ -166,8 +163,10 @@ def _input(content: dict[str, Any], binary: bytes, where: str) -> tuple[InputTen
     parameters = _parameters(content, f"{where}.")
     shape = _shape(content.get("shape"), f"{where}.shape")
     if _SIZE not in parameters:
+        if binary:
+            raise malformed(f"The body has {len(binary)} bytes behind its tensors.")
         raw, elements = _values_of(content.get("data"), datatype, f"{where}.data")
-        return InputTensor(name, datatype, shape, raw, elements, f"{where}.data", parameters), binary
+        return InputTensor(name, datatype, shape, raw, elements, f"{where}.data", parameters)
     if "data" in content:
         raise malformed(f"{where} has both data and {_SIZE}. Send one of them.", field=where)
     size = json_body.integer(parameters[_SIZE], f"{where}.parameters.{_SIZE}")
@@ -175,7 +174,9 @@ def _input(content: dict[str, Any], binary: bytes, where: str) -> tuple[InputTen
         raise malformed(
             f"{where} should have {size} bytes of binary data, but {len(binary)} are left of the body.", field=where
         )
-    return InputTensor(name, datatype, shape, binary[:size], (), where, parameters), binary[size:]
+    if size < len(binary):
+        raise malformed(f"The body has {len(binary) - size} bytes behind its tensors.")
+    return InputTensor(name, datatype, shape, binary, (), where, parameters)
 
 
 def _shape(content: object, where: str) -> tuple[int, ...]:

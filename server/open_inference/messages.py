@@ -23,6 +23,10 @@ class InputTensor:
     parameters: Parameters = field(default_factory=dict)
 
 
+# In place of each input of a request that has not exactly one: those are counted, and then refused.
+NO_TENSOR = InputTensor("", "", ())
+
+
 @dataclass(frozen=True, slots=True)
 class RequestedOutput:
     """An output that is asked for."""

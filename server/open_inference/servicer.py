@@ -17,7 +17,14 @@ from glimpse.server.handlers import Gate
 from glimpse.server.open_inference import descriptions, faces, inference
 from glimpse.server.open_inference import open_inference_pb2 as pb
 from glimpse.server.open_inference.inference import Asked
-from glimpse.server.open_inference.messages import InferRequest, InferResponse, InputTensor, Parameters, RequestedOutput
+from glimpse.server.open_inference.messages import (
+    NO_TENSOR,
+    InferRequest,
+    InferResponse,
+    InputTensor,
+    Parameters,
+    RequestedOutput,
+)
 from glimpse.server.open_inference.packed import small_numbers
 from glimpse.server.repository.management import ModelManagement
 from glimpse.server.service import Service
@@ -197,12 +204,11 @@ def _plain(message: pb.ModelInferRequest) -> InferRequest:
         # One is all that a model takes: others are counted, not converted.
         inputs=[_tensor(each, raw[0] if raw else None) for each in inputs]
         if len(inputs) == 1
-        else [_NOTHING] * len(inputs),
+        else [NO_TENSOR] * len(inputs),
         outputs=[RequestedOutput(each.name, _values(each.parameters)) for each in message.outputs],
     )
 
 
-_NOTHING = InputTensor("", "", ())
 _NO_ELEMENTS: Sequence[bytes] = ()
 
 

@@ -110,6 +110,14 @@ def test_an_input_of_version_2_that_is_none_is_refused(port: int, changed: dict[
     assert (answer.status, answer.reason) in {BAD, TENSOR, (400, "TOO_MANY_IMAGES")}
 
 
+def test_many_inputs_are_counted_and_none_is_read(port: int) -> None:
+    wrong = {"name": 1, "parameters": {"binary_data_size": -1}}
+    head = json.dumps({"inputs": [wrong] * 50_000}).encode()
+    answer = ask(port, V2, head + bytes(100_000), {"Inference-Header-Content-Length": str(len(head))})
+    assert (answer.status, answer.reason, answer.json["field"]) == (*TENSOR, "inputs")
+    assert "50000" in answer.json["error"]
+
+
 @pytest.mark.parametrize(
     "more",
     [
