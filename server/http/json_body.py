@@ -15,6 +15,7 @@ from glimpse.server.http.problems import malformed
 # Each bracket, brace and comma may become an object of some 60 bytes, so that a body of megabytes of them would become
 # hundreds. So many are enough for an image of 224 x 224 pixels as numbers, three for each pixel.
 MOST_VALUES = 400_000
+INT64 = -(1 << 63), (1 << 63) - 1  # the lowest and the highest number; those of JSON have no bounds
 
 
 def parsed(body: bytes, *, most: int = MOST_VALUES) -> dict[str, Any]:
@@ -92,6 +93,10 @@ def string(value: object, field: str) -> str:
     """
     if not isinstance(value, str):
         raise malformed(f"{field} must be a string. Received: {_kind(value)}.", field=field)
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # JSON may have half of a pair of surrogates, which no answer could repeat
+        raise malformed(f"{field} has a character that Unicode does not have.", field=field) from None
     return value
 
 

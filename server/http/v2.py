@@ -182,7 +182,11 @@ def _input(content: dict[str, Any], binary: bytes, where: str) -> InputTensor:
 def _shape(content: object, where: str) -> tuple[int, ...]:
     if not isinstance(content, list) or len(content) > _DIMENSIONS:
         raise malformed(f"{where} must be an array of at most {_DIMENSIONS} numbers.", field=where)
-    return tuple(json_body.integer(each, where) for each in content)
+    shape = tuple(json_body.integer(each, where) for each in content)
+    least, most = json_body.INT64
+    if not all(least <= side <= most for side in shape):
+        raise malformed(f"{where} must be numbers of 64 bits.", field=where)
+    return shape
 
 
 def _values_of(content: object, datatype: str, where: str) -> tuple[bytes | None, Sequence[bytes] | Sequence[int]]:
@@ -229,7 +233,14 @@ def _parameters(content: dict[str, Any], where: str) -> Parameters:
         InvalidRequestError: expected; they are no object.
     """
     found = json_body.mapping(content.get("parameters", {}), f"{where}parameters")
-    return {name: value if isinstance(value, bool | int | float | str) else None for name, value in found.items()}
+    return {name: _parameter(value) for name, value in found.items()}
+
+
+def _parameter(value: object) -> bool | int | float | str | None:
+    """A parameter's value; over gRPC, a whole number has 64 bits, with or without a sign."""
+    if isinstance(value, int) and not json_body.INT64[0] <= value < 1 << 64:
+        return None
+    return value if isinstance(value, bool | int | float | str) else None
 
 
 def _wants_binary(content: dict[str, Any], outputs: list[dict[str, Any]]) -> dict[str, bool]:

@@ -97,7 +97,13 @@ def _text(parameters: Parameters, name: str) -> str:
 
 
 def _wrong(name: str, wanted: str, value: object, where: str) -> InvalidRequestError:
-    received = "nothing" if value is None else shown(value) if isinstance(value, str) else repr(value)
+    received = (
+        "no value of a type that parameters have"
+        if value is None
+        else shown(value)
+        if isinstance(value, str)
+        else repr(value)
+    )
     return InvalidRequestError(
         Reason.INVALID_PARAMETER,
         f"The parameter {name} must be {wanted}. Received: {received}.",

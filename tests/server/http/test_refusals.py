@@ -94,6 +94,7 @@ def test_a_bad_request_is_refused_by_name(port: int, path: str, body: bytes, exp
         {"shape": [True]},
         {"shape": 1},
         {"shape": [10**30]},
+        {"shape": [2, 10**4000]},
         {"shape": [1] * 1000},
         {"data": "text"},
         {"data": [1]},
@@ -102,7 +103,7 @@ def test_a_bad_request_is_refused_by_name(port: int, path: str, body: bytes, exp
         {"parameters": []},
         {"parameters": {"binary_data_size": 4}},
     ],
-    ids=str,
+    ids=lambda value: str(value)[:60],
 )
 def test_an_input_of_version_2_that_is_none_is_refused(port: int, changed: dict[str, object]) -> None:
     answer = post(port, V2, tensor(**changed))
@@ -122,6 +123,13 @@ def test_many_inputs_are_counted_and_none_is_read(port: int) -> None:
     "more",
     [
         {"id": 1},
+        {"id": "\ud800"},
+        {"parameters": {"min_probability": 10**400}},
+        {"parameters": {"timeout": 10**400}},
+        {"parameters": {"top_k": 2**64}},
+        {"parameters": {"priority": -(2**63) - 1}},
+        {"outputs": [{"name": "\udfff"}]},
+        {"outputs": [{"name": "probabilities", "parameters": {"classification": 10**400}}]},
         {"parameters": 1},
         {"parameters": {"timeout": "soon"}},
         {"parameters": {"binary_data_output": 1}},
@@ -136,7 +144,7 @@ def test_many_inputs_are_counted_and_none_is_read(port: int) -> None:
         {"outputs": [{"name": "probabilities", "parameters": {"classification": 1.5}}]},
         {"outputs": [{"name": "probabilities", "parameters": {"binary_data": "no"}}]},
     ],
-    ids=str,
+    ids=lambda value: ascii(value)[:60],
 )
 def test_parameters_and_outputs_of_a_wrong_type_are_refused(port: int, more: dict[str, object]) -> None:
     answer = post(port, V2, inference(picture(), **more))
@@ -144,7 +152,18 @@ def test_parameters_and_outputs_of_a_wrong_type_are_refused(port: int, more: dic
 
 
 @pytest.mark.parametrize(
-    "more", [{"top_k": "5"}, {"top_k": 1.5}, {"top_k": True}, {"min_probability": "0"}, {"geometry": 1}, []], ids=str
+    "more",
+    [
+        {"top_k": "5"},
+        {"top_k": 1.5},
+        {"top_k": True},
+        {"min_probability": "0"},
+        {"geometry": 1},
+        {"geometry": "\ud800"},
+        {"min_probability": 10**400},
+        [],
+    ],
+    ids=ascii,
 )
 def test_options_of_version_1_of_a_wrong_type_are_refused(port: int, more: object) -> None:
     answer = post(port, V1, instances(picture(), parameters=more))
@@ -194,6 +213,9 @@ def test_a_size_of_binary_data_that_cannot_be_is_refused(port: int, size: float)
         ({"name": "image"}, "INVALID_TENSOR"),
         ({"datatype": "FP32"}, "INVALID_TENSOR"),
         ({"data": [256] * 3 * SIZE * SIZE}, "INVALID_TENSOR"),
+        ({"data": [10**400] * 3 * SIZE * SIZE}, "INVALID_TENSOR"),
+        ({"shape": [1, 10**1500, 10**1500, 3]}, "MALFORMED_MESSAGE"),
+        ({"shape": [1, 2**62, 2**62, 3]}, "INVALID_TENSOR"),
         ({"data": [0.5] * 3 * SIZE * SIZE}, "MALFORMED_MESSAGE"),
         ({"data": [True] * 3 * SIZE * SIZE}, "MALFORMED_MESSAGE"),
         ({"data": None}, "MALFORMED_MESSAGE"),
@@ -235,6 +257,10 @@ def test_a_compressed_body_is_refused_before_it_is_read(port: int, encoding: str
 def test_a_deadline_that_is_none_is_refused(port: int, seconds: str) -> None:
     answer = ask(port, "/classify", picture(), {"glimpse-timeout": seconds})
     assert (answer.status, answer.reason, answer.json["field"]) == (400, "MALFORMED_MESSAGE", "glimpse-timeout")
+
+
+def test_parameters_of_others_are_passed_over_whatever_they_are(port: int) -> None:
+    assert post(port, V2, inference(picture(), parameters={"theirs": 10**400, "more": "\ud800"})).status == 200
 
 
 def test_too_many_images_are_refused_before_any_is_looked_at(port: int) -> None:
