@@ -34,7 +34,8 @@ SERVICE = SERVICE_DESCRIPTOR.full_name
 POOL = pb.DESCRIPTOR.pool
 # Health checks: anybody may call them, as those of grpc.health.v1.
 PROBES = frozenset({f"/{SERVICE}/ServerLive", f"/{SERVICE}/ServerReady"})
-_RAW, _BYTES, _NUMBERS = "raw_input_contents", "bytes_contents", "uint_contents"
+_RAW = "raw_input_contents"
+_CONTENTS = {faces.BYTES: "bytes_contents", faces.UINT8: "uint_contents"}  # of a tensor of each type
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -218,15 +219,17 @@ def _tensor(message: pb.ModelInferRequest.InferInputTensor, raw: bytes | None) -
         where = "inputs[0].contents"
         if raw is not None:
             raise _wrong(f"Where {_RAW} is used, no input may have contents. Send one of the two.", where)
-        wanted = _BYTES if message.datatype == faces.BYTES else _NUMBERS
+        wanted = _CONTENTS.get(message.datatype)
+        if wanted is None:  # no model takes it, which is told by its name
+            return InputTensor(message.name, message.datatype, tuple(message.shape), None, (), where)
         for field, _ in present:
             if field.name != wanted:
                 raise _wrong(
-                    f"The contents of a tensor of {message.datatype[:16]} must be in {wanted}. Received: {field.name}.",
+                    f"The contents of a tensor of {message.datatype} must be in {wanted}. Received: {field.name}.",
                     f"{where}.{field.name}",
                 )
         where = f"{where}.{wanted}"
-        if wanted == _BYTES:
+        if message.datatype == faces.BYTES:
             elements = contents.bytes_contents
         else:
             raw = small_numbers(contents.SerializeToString(), where)

@@ -168,6 +168,11 @@ OF_PIXELS: dict[str, tuple[Change, str, str]] = {
     "type of photos": (with_input(datatype="BYTES"), "INVALID_TENSOR", "inputs[0].datatype"),
     "name of photos": (with_input(name="image"), "INVALID_TENSOR", "inputs[0].name"),
     "floats": (with_input(datatype="FP32"), "INVALID_TENSOR", "inputs[0].datatype"),
+    "floats as contents": (
+        lambda r: (with_input(datatype="FP32")(r), with_contents("fp32_contents", 0.5)(r)),
+        "INVALID_TENSOR",
+        "inputs[0].datatype",
+    ),
     "no batch": (with_input(shape=[32, 32, 3]), "INVALID_TENSOR", "inputs[0].shape"),
     "NCHW": (with_input(shape=[1, 3, 32, 32]), "INVALID_TENSOR", "inputs[0].shape"),
     "four channels": (with_input(shape=[1, 32, 24, 4]), "INVALID_TENSOR", "inputs[0].shape"),
