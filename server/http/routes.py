@@ -11,6 +11,7 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from glimpse.server.access.call_metadata import REQUEST_ID_KEY
+from glimpse.server.calls import Calls
 from glimpse.server.describe import describe, limits
 from glimpse.server.domain import ModelSelector
 from glimpse.server.http import answers, openapi, page, problems
@@ -73,6 +74,8 @@ class Routes:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
+        if scope["method"] == "OPTIONS":
+            _count_unknown(self._service.calls, scope)
         await self._app(scope, receive, send)
 
     def _posts(self, path: str, name: str, work: Work) -> Route:
@@ -85,20 +88,21 @@ class Routes:
             gate=self._service.place_for_call,
             most=self._settings.max_message_bytes,
         )
-        return Route(path, _Only("POST", endpoint))
+        return Route(path, _Only("POST", endpoint, self._service.calls))
 
     def _tells(self, path: str, name: str, work: Work) -> Route:
         """What tells of models, to those who may classify."""
         access = self._service.access
         method = self._service.calls.method("unary", SERVICE, name)
-        return Route(path, _Only("GET", Endpoint(method, access, work, public=access.descriptions)))
+        endpoint = Endpoint(method, access, work, public=access.descriptions)
+        return Route(path, _Only("GET", endpoint, self._service.calls))
 
     def _shows(self, path: str, name: str, work: Work, *, health: bool = False) -> Route:
         """What anybody may see: it says nothing of models."""
         access = self._service.access
         method = self._service.calls.method("unary", SERVICE, name, probe=True)
         budget = access.checks if health else access.descriptions
-        return Route(path, _Only("GET", Endpoint(method, access, work, public=budget)))
+        return Route(path, _Only("GET", Endpoint(method, access, work, public=budget), self._service.calls))
 
     async def _describe(self, asked: Asked) -> Response:
         """What `DescribeModel` tells, as JSON."""
@@ -111,9 +115,8 @@ class Routes:
         return answers.json_response(openapi.document(tokens=self._settings.tokens is not None), page.SECURITY)
 
     async def _no_such_path(self, scope: Scope, receive: Receive, send: Send) -> None:
-        connection: Connection = scope["state"]["connection"]
-        headers = [(key.decode("latin-1"), value.decode("latin-1")) for key, value in scope["headers"]]
-        self._service.calls.unknown_method(headers, connection.peer)
+        if scope["method"] != "OPTIONS":  # else it has been counted
+            _count_unknown(self._service.calls, scope)
         path = str(scope["path"])
         shown = ascii(path if len(path) <= 80 else path[:80] + "...")
         await problems.no_such_path(shown, f"Known: {self._known}.")(scope, receive, send)
@@ -122,13 +125,22 @@ class Routes:
 class _Only:
     """An endpoint that has one method of HTTP; HEAD is GET without the body."""
 
-    def __init__(self, verb: str, endpoint: Endpoint) -> None:
+    def __init__(self, verb: str, endpoint: Endpoint, calls: Calls) -> None:
         self._verbs: Sequence[str] = ("GET", "HEAD") if verb == "GET" else (verb,)
-        self._endpoint = endpoint
+        self._endpoint, self._calls = endpoint, calls
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["method"] in self._verbs:
             await self._endpoint(scope, receive, send)
             return
+        if scope["method"] != "OPTIONS":
+            _count_unknown(self._calls, scope)
         await problems.wrong_verb(ascii(scope["method"][:20]), self._verbs)(scope, receive, send)
+
+
+def _count_unknown(calls: Calls, scope: Scope) -> None:
+    """Tell the guard of a request that no method takes: they cost little, but a flood of them is one, too."""
+    connection: Connection = scope["state"]["connection"]
+    headers = [(key.decode("latin-1"), value.decode("latin-1")) for key, value in scope["headers"]]
+    calls.unknown_method(headers, connection.peer)

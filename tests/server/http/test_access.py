@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from glimpse.server import app
+from glimpse.server import app, penalties
 from glimpse.server.tracing import Tracing
 from tests.server.access.inside import Inside
 from tests.server.http.asking import V1, V2, ask, connected, instances, picture, port_of, post, until_closed
@@ -95,6 +95,19 @@ def test_a_photo_is_traced_in_the_trace_of_its_caller_and_probes_are_not(
     attributes = spans["http/Classify"].attributes
     assert attributes is not None
     assert (attributes["rpc.system.name"], attributes["network.peer.address"]) == ("http", "127.0.0.1")
+
+
+@pytest.mark.parametrize("more", [[], ["--http-origins=https://example.org"]], ids=["no origins", "origins"])
+def test_what_no_method_takes_costs_points_once(start_rig: Start, more: list[str]) -> None:
+    rig = start_rig(*more)
+    http_port, port = rig.server._ports.http, port_of(rig)
+    assert http_port is not None
+    guard, cost = http_port._guard, penalties.points("UNIMPLEMENTED", received=0, gated=False, seconds=0.0)
+    headers = {"Origin": "https://example.org", "Access-Control-Request-Method": "POST"}
+    for verb, path in (("GET", "/classify"), ("DELETE", "/v2"), ("OPTIONS", "/v2"), ("OPTIONS", "/a"), ("GET", "/a")):
+        before = guard.points
+        ask(port, path, None, headers, verb=verb)
+        assert guard.points == before + cost > before
 
 
 def test_a_caller_is_held_to_the_rate_over_both_protocols_together(start_rig: Start) -> None:
