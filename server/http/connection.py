@@ -9,6 +9,7 @@ crumbs, each of which would cost the event loop as much as a whole read.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import ipaddress
 import ssl
 from collections.abc import Callable
@@ -109,6 +110,13 @@ class Connection(H11Protocol):
         self._look()
         if self._busy() and self.cycle.more_body:
             self.flow.pause_reading()  # until whoever answers asks for more
+
+    def handle_events(self) -> None:
+        """Begin what was received, in a context of its own.
+
+        Else a request has that of the one before on its connection, with what that one bound for its log lines.
+        """
+        contextvars.Context().run(super().handle_events)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It is over."""

@@ -13,7 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import structlog
+from starlette.responses import Response
 
+from glimpse.server.http import answers
+from glimpse.server.http.v2 import V2
 from glimpse.server.startup import PortTakenError
 from tests.server.access.inside import Inside
 from tests.server.conftest import TIMEOUT
@@ -66,6 +70,29 @@ def test_a_connection_carries_many_requests_also_sent_at_once(rig: Rig, port: in
             came += connection.recv(65536)
         connection.sendall(GET)
         assert b"200 OK" in read_answer(connection)
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_request_knows_nothing_of_the_one_before(
+    start_rig: Start, monkeypatch: pytest.MonkeyPatch, *, at_once: bool
+) -> None:
+    known = list[dict[str, object]]()
+
+    async def live(self: V2, asked: object) -> Response:
+        known.append(structlog.contextvars.get_contextvars())
+        structlog.contextvars.bind_contextvars(left_behind=True)
+        return answers.json_response({"live": True})
+
+    monkeypatch.setattr(V2, "live", live)
+    rig = start_rig()
+    with connected(port_of(rig)) as connection:
+        connection.sendall(GET * (2 if at_once else 1))
+        read_answer(connection)
+        if not at_once:
+            connection.sendall(GET)
+        rig.wait_until(lambda: len(known) == 2)
+    assert "rpc" in known[1]
+    assert "left_behind" not in known[1]
 
 
 @pytest.mark.parametrize(
