@@ -94,6 +94,7 @@ class Connection(H11Protocol):
         self.conn: _Parser = _Parser(config.h11_max_incomplete_event_size or _USUAL_HEAD)
         self.peer = peer_of(address)  # as gRPC writes it
         self.received = 0  # bytes
+        self.unsent = 0  # bytes that were not sent yet when the port last looked
         self.unsent_since: float | None = None  # since when its other end does not take what was sent
         self._patience, self._lost = patience, lost
         self._head: asyncio.TimerHandle | None = None

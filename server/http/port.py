@@ -225,9 +225,11 @@ class HttpPort:
             self._state.default_headers[:] = [(b"date", formatdate(usegmt=True).encode("ascii"))]
             now = time.monotonic()
             for each in self._connections():
-                if not each.transport.get_write_buffer_size() and not each.transport.is_closing():
+                unsent = each.transport.get_write_buffer_size()
+                moved, each.unsent = unsent < each.unsent, unsent
+                if not unsent and not each.transport.is_closing():
                     each.unsent_since = None
-                elif each.unsent_since is None:
+                elif each.unsent_since is None or moved:
                     each.unsent_since = now
                 elif now - each.unsent_since > self._settings.upload_seconds:
                     each.transport.abort()

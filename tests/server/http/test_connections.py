@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import structlog
 from starlette.responses import Response
 
 from glimpse.server.http import answers
+from glimpse.server.http import port as http_port_module
 from glimpse.server.http.v2 import V2
 from glimpse.server.startup import PortTakenError
 from tests.server.access.inside import Inside
@@ -195,6 +197,28 @@ def test_an_answer_that_is_not_taken_closes_the_connection(start_rig: Start) -> 
         sending.start()
         rig.wait_until(lambda: http_port._open == 0)
         sending.join(TIMEOUT)
+
+
+@pytest.mark.ci
+def test_an_answer_that_is_taken_slowly_arrives_whole(start_rig: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = 24 << 20
+
+    async def live(self: V2, asked: object) -> Response:
+        return Response(bytes(size))
+
+    monkeypatch.setattr(V2, "live", live)
+    monkeypatch.setattr(http_port_module, "_SWEEP", 0.05)
+    rig = start_rig("--upload-seconds=0.5")
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        connection.settimeout(TIMEOUT)
+        connection.connect(("127.0.0.1", port_of(rig)))
+        connection.sendall(GET)
+        came = 0
+        while came < size and (piece := connection.recv(1 << 18)):
+            came += len(piece)
+            time.sleep(0.01)
+    assert came >= size
 
 
 def _send_many(connection: socket.socket) -> None:
