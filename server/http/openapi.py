@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from glimpse import __version__
@@ -14,11 +15,13 @@ _STAGES = ("receive", "admission", "decode_wait", "decode", "pre_stem", "queue",
 _REFUSALS = {
     "400": "The request, or its only photo, is invalid.",
     "401": "A token is missing or unknown.",
+    "403": "The caller may not do that.",
     "404": "There is no such model.",
     "408": "The body took too long to arrive.",
     "413": "The body is too large.",
     "415": "The body is compressed.",
     "429": "The server or the caller's share is full, or the caller's rate is exceeded. See Retry-After.",
+    "500": "A defect of the server.",
     "503": "The server is loading, draining or stuck.",
     "504": "The deadline passed.",
 }
@@ -127,8 +130,8 @@ def _post(summary: str, content: Any, schema: Any, parameters: Any = ()) -> dict
     }
 
 
-def document(*, tokens: bool) -> dict[str, Any]:
-    """The document; `tokens`: whether the server asks for one."""
+def document(*, tokens: bool, served: Collection[str]) -> dict[str, Any]:
+    """The document; `tokens`: whether the server asks for one, `served`: the paths that it answers."""
     photos = {
         "image/*": {"schema": _FILE},
         "multipart/form-data": {"schema": _object(("image",), image=_array(_FILE), top_k=_WHOLE, model=_TEXT)},
@@ -167,7 +170,13 @@ def document(*, tokens: bool) -> dict[str, Any]:
             "/v2/health/ready": _get("Whether requests are answered.", _object(ready=_YES), "503"),
             "/v2/models/{model}": _get(
                 "Inputs and outputs of a model.",
-                _object(name=_TEXT, platform=_TEXT, inputs=_array(_of("Tensor")), outputs=_array(_of("Tensor"))),
+                _object(
+                    name=_TEXT,
+                    versions=_array(_TEXT),
+                    platform=_TEXT,
+                    inputs=_array(_of("Tensor")),
+                    outputs=_array(_of("Tensor")),
+                ),
                 "401",
                 "404",
                 "503",
@@ -185,6 +194,9 @@ def document(*, tokens: bool) -> dict[str, Any]:
         },
         "components": {"schemas": _SCHEMAS},
     }
+    for path in tuple(made["paths"]):
+        if path not in served:
+            del made["paths"][path]
     if tokens:
         made["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
         made["security"] = [{"token": []}]

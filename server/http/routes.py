@@ -60,6 +60,7 @@ class Routes:
             ]
         if settings.serve_page:
             routes += [self._shows(path, "Page", answer) for path, answer in page.files().items()]
+        self._paths = {route.path for route in routes}
         self._known = ", ".join(dict.fromkeys(route.path for route in routes if "{version}" not in route.path))
         router = Router(routes, redirect_slashes=False, default=self._no_such_path)
         self._app: ASGIApp = router
@@ -112,7 +113,9 @@ class Routes:
         return answers.json_response(answers.message(told))
 
     async def _api(self, asked: Asked) -> Response:  # noqa: ARG002 - as every answer has it
-        return answers.json_response(openapi.document(tokens=self._settings.tokens is not None), page.SECURITY)
+        return answers.json_response(
+            openapi.document(tokens=self._settings.tokens is not None, served=self._paths), page.SECURITY
+        )
 
     async def _no_such_path(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] != "OPTIONS":  # else it has been counted

@@ -65,6 +65,13 @@ def test_without_health_checks_there_are_none_over_http_either(start_rig: Start)
     assert ask(port, "/v2").status == 200
 
 
+def test_the_document_lists_what_is_served(start_rig: Start, port: int) -> None:
+    assert {"/classify", "/v2", "/v2/health/live"} <= ask(port, "/openapi.json").json["paths"].keys()
+    less = ask(port_of(start_rig("--no-serve-health", "--no-open-inference")), "/openapi.json").json["paths"]
+    assert "/classify" in less
+    assert not [path for path in less if path.startswith("/v2")]
+
+
 def test_pages_of_others_may_not_read_answers_unless_they_are_named(start_rig: Start, port: int) -> None:
     headers = {"Origin": ORIGIN, "Access-Control-Request-Method": "POST"}
     closed = ask(port, V1, headers=headers, verb="OPTIONS")
