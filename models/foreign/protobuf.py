@@ -109,17 +109,6 @@ def text_of(value: Value, most: int) -> str:
         raise DamagedGraphError("has a text that is not UTF-8") from error
 
 
-def integers(value: Value) -> Iterator[int]:
-    """Repeated varints: one alone, or several that are packed."""
-    if isinstance(value, int):
-        yield value
-        return
-    position = 0
-    while position < len(value):
-        number, position = _varint(value, position)
-        yield number
-
-
 def _varint(data: memoryview, position: int) -> tuple[int, int]:
     """A varint, and the position behind it."""
     value = 0
