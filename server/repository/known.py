@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from glimpse.server.registry import LoadedModel, by_number
+from glimpse.server.registry import STABLE, LoadedModel, by_number
 from glimpse.server.repository.scan import FoundModel, FoundVersion, Stamp
 
 # Files are complete where nothing of them has changed for so long, or where two looks a while apart find the same.
@@ -45,7 +45,8 @@ class KnownModel:
     """What is known of a name."""
 
     found: FoundModel
-    aliases: dict[str, str] = field(default_factory=dict)  # in force
+    aliases: dict[str, str] = field(default_factory=dict)  # as they are to be
+    in_force: dict[str, str] = field(default_factory=dict)  # as callers are answered; see `Known.put_in_force`
     read: dict[str, str] | None = None  # as they were read last; None: not yet
 
 
@@ -99,6 +100,27 @@ class Known:
         """The model that says that it is the default one; else the first by name."""
         names = sorted(self.models)
         return next((name for name in names if self.models[name].found.file.default), next(iter(names), None))
+
+    def put_in_force(self, name: str, usual: str) -> dict[str, str]:
+        """The aliases of a model by which callers are answered, from now on: alias -> version.
+
+        An alias keeps the version that it had for as long as the one that it is to name is not ready. One that becomes
+        `stable` where nothing was has its place taken by `usual` for so long.
+
+        `usual`: the version that answers requests which name none; empty: there is none.
+        """
+        model = self.models[name]
+        before = {STABLE: usual, **model.in_force}
+        model.in_force = {
+            alias: former if not self._answers(name, version) and self._answers(name, former) else version
+            for alias, version in model.aliases.items()
+            for former in (before.get(alias, ""),)
+        }
+        return model.in_force
+
+    def _answers(self, name: str, version: str) -> bool:
+        entry = self.versions.get((name, version))
+        return entry is not None and entry.loaded is not None and entry.asked is not False
 
     def still(self, entry: KnownVersion) -> bool:
         """Whether the files of a version are complete, as far as can be told."""
@@ -160,7 +182,8 @@ class Known:
         newest = {each.version for each in ready[-model.found.file.keep :]}
         # What an alias names goes on, although its folder is gone, as long as there is anything of the model.
         aliased = self.aliased(name) if there else set()
-        kept = newest | aliased | {each.version for each in ready if each.asked}
+        in_force = {version for version in model.in_force.values() if there and self._answers(name, version)}
+        kept = newest | aliased | in_force | {each.version for each in ready if each.asked}
         # Until another one can take its place, the last that answers goes on, unless all of the model is to go.
         comes = any(self.loadable(each) for each in there if each.version in self.wanted(name))
         return [

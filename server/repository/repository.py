@@ -158,7 +158,8 @@ class Repository:
         entries = [await self._find(name, version)] if version else self._known.of(name)
         if not entries:
             raise _not_found(name, "", sorted(self._known.models))
-        if version and self._known.models[entries[0].name].aliases.get(STABLE) == entries[0].version:
+        model = self._known.models[entries[0].name]
+        if version and entries[0].version in {model.aliases.get(STABLE), model.in_force.get(STABLE)}:
             raise FailedPreconditionError(
                 Reason.MODEL_NOT_LOADED,
                 f"{entries[0].name} {entries[0].version} is {STABLE}, and answers requests that name no version. Make "
@@ -213,7 +214,7 @@ class Repository:
                 model.aliases[alias] = version
             else:
                 model.aliases.pop(alias, None)
-            self._registry.alias(name, model.aliases)
+            self._put_in_force(name)
             kept = await asyncio.to_thread(self._keep, model)
             self._retire_what_is_not_wanted()
             self._tell()
@@ -299,6 +300,8 @@ class Repository:
             self._tell()
             while not self._stop.is_set() and (entry := self._next()) is not None:
                 await self._load(entry)
+            for name in self._known.models:
+                self._put_in_force(name)
             self._retire_what_is_not_wanted()
             self._tell()
             if self.names() != self._told_names:
@@ -335,9 +338,14 @@ class Repository:
         if found is None:
             return
         self._known.take(found)
-        for name, model in self._known.models.items():
-            self._registry.alias(name, model.aliases)
+        for name in self._known.models:
+            self._put_in_force(name)
         self._registry.set_default(self._known.default())
+
+    def _put_in_force(self, name: str) -> None:
+        """Have callers answered by the aliases of a model, but for those whose version is not ready yet."""
+        usual = self._registry.usual(name)
+        self._registry.alias(name, self._known.put_in_force(name, "" if usual is None else usual.identity.version))
 
     def _say_trouble(self, text: str) -> None:
         if text != self._trouble:
@@ -381,6 +389,7 @@ class Repository:
         entry.stamp, entry.failed, entry.loaded = stamp, "", model
         self._loaded(model)
         self._registry.put(model, newer=tuple(self._known.newer(name, version)))
+        self._put_in_force(name)
         _log.info("model ready", model=name, version=version, weights_digest=model.identity.weights_digest)
         if entry.model.file.required and self._began:
             self._needed.add(name)

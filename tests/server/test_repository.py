@@ -378,6 +378,56 @@ def test_an_alias_that_somebody_writes_into_the_repository_holds(tmp_path: Path)
     run(do)
 
 
+@pytest.mark.parametrize("before", ["stable = 2\n", ""])
+def test_an_alias_changed_by_file_holds_once_its_version_is_ready(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str
+) -> None:
+    """Until then the version answers that has answered so far, whether it was called stable or not."""
+    add(tmp_path, 1)
+    add(tmp_path, 2)
+    (tmp_path / "cifar" / "aliases.toml").write_text(before)
+    begun, go_on = threading.Event(), threading.Event()
+
+    def held(*arguments: Any, **named: Any) -> LoadedModel:
+        begun.set()
+        assert go_on.wait(LONG)
+        return load_model(*arguments, **named)
+
+    async def do() -> None:
+        async with scene(tmp_path) as made:
+            monkeypatch.setattr("glimpse.server.repository.repository.load_model", held)
+            (tmp_path / "cifar" / "aliases.toml").write_text("stable = 1\n")
+            looking = asyncio.create_task(made.look())
+            await asyncio.to_thread(begun.wait, LONG)
+            assert made.states()["cifar/1"] == "loading"
+            assert made.answers() == made.answers("cifar", "stable") == "cifar/2"
+            assert made.repository.ready
+            go_on.set()
+            await looking
+            assert made.answers() == made.answers("cifar", "stable") == "cifar/1"
+
+    run(do)
+
+
+def test_an_alias_of_a_version_that_fails_stays_with_the_one_before(tmp_path: Path) -> None:
+    damage(add(tmp_path, 1))
+    add(tmp_path, 2)
+    (tmp_path / "cifar" / "aliases.toml").write_text("stable = 2\n")
+
+    async def do() -> None:
+        async with scene(tmp_path) as made:
+            add(tmp_path, 3)
+            (tmp_path / "cifar" / "aliases.toml").write_text("stable = 1\n")
+            for _ in range(2):
+                await made.look()
+                assert made.states() == {"cifar/1": "failed", "cifar/2": "ready", "cifar/3": "ready"}
+                assert made.answers() == "cifar/2"
+            with pytest.raises(FailedPreconditionError, match="cifar 2 is stable"):
+                await made.repository.unload("cifar", "2")
+
+    run(do)
+
+
 def test_no_newer_version_answers_for_a_stable_one_that_fails(tmp_path: Path) -> None:
     damage(add(tmp_path, 1))
     add(tmp_path, 2)
