@@ -97,9 +97,11 @@ class Known:
                 entry.asked = None  # other files than those that were unloaded
 
     def default(self) -> str | None:
-        """The model that says that it is the default one; else the first by name."""
+        """The model that says that it is the default one; else the first by name of those that answer, or of all."""
         names = sorted(self.models)
-        return next((name for name in names if self.models[name].found.file.default), next(iter(names), None))
+        answering = {each.name for each in self.versions.values() if each.loaded is not None}
+        chosen = [name for name in names if self.models[name].found.file.default]
+        return next(iter([*chosen, *(name for name in names if name in answering), *names]), None)
 
     def put_in_force(self, name: str, usual: str) -> dict[str, str]:
         """The aliases of a model by which callers are answered, from now on: alias -> version.

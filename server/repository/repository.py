@@ -296,12 +296,14 @@ class Repository:
         async with self._busy:
             await self._scan()
             if first:
-                self._needed = {name for name, model in self._known.models.items() if model.found.file.required}
+                found = [model.found for model in self._known.models.values()]
+                self._needed = {each.name for each in found if each.file.required and not each.stray}
             self._tell()
             while not self._stop.is_set() and (entry := self._next()) is not None:
                 await self._load(entry)
             for name in self._known.models:
                 self._put_in_force(name)
+            self._registry.set_default(self._known.default())
             self._retire_what_is_not_wanted()
             self._tell()
             if self.names() != self._told_names:
@@ -390,6 +392,8 @@ class Repository:
         self._loaded(model)
         self._registry.put(model, newer=tuple(self._known.newer(name, version)))
         self._put_in_force(name)
+        if self._began:  # else it is a matter of time which of them is there
+            self._registry.set_default(self._known.default())
         _log.info("model ready", model=name, version=version, weights_digest=model.identity.weights_digest)
         if entry.model.file.required and self._began:
             self._needed.add(name)

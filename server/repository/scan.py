@@ -59,6 +59,7 @@ class FoundModel:
     aliases: dict[str, str] = field(default_factory=dict)
     problem: str = ""  # why none of its versions can be loaded
     folder: Path | None = None  # with the folders of its versions
+    stray: bool = False  # a folder that nobody can have meant as a model, such as lost+found
 
 
 def scan(root: Path) -> dict[str, FoundModel]:
@@ -148,7 +149,7 @@ def _stamp_of_list(listed: ListedModel) -> Stamp:
 def _model(folder: Path, inside: Path, name: str = "") -> FoundModel:
     name = name or folder.name
     if not _NAME.fullmatch(name) or ".." in name:
-        return FoundModel(name, (), problem=_no_name(name))
+        return FoundModel(name, (), problem=_no_name(name), stray=True)
     if not folder.resolve().is_relative_to(inside):
         return FoundModel(name, (), problem=f"{folder} leads out of the repository. Copy the model into it.")
     names = sorted(each.name for each in _entries(folder) if each.is_dir())

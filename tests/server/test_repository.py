@@ -558,6 +558,35 @@ def test_models_that_are_not_required_do_not_hold_up_the_server(tmp_path: Path) 
     run(do)
 
 
+def test_folders_that_are_no_models_do_not_hold_up_the_server(tmp_path: Path) -> None:
+    add(tmp_path, 1)
+    (tmp_path / "lost+found").mkdir()  # of every ext4 volume
+
+    async def do() -> None:
+        async with scene(tmp_path) as made:
+            assert made.repository.ready
+            assert "cannot be the name of a model" in made.reason("", "lost+found")
+
+    run(do)
+
+
+def test_a_model_that_cannot_be_loaded_takes_no_requests_from_others(tmp_path: Path) -> None:
+    """It would be the default one by its name."""
+    add(tmp_path, 1)
+
+    async def do() -> None:
+        async with scene(tmp_path) as made:
+            damage(add(tmp_path, 1, "aaa"))
+            await made.look()
+            assert made.states() == {"aaa/1": "failed", "cifar/1": "ready"}
+            assert made.answers() == "cifar/1"
+            add(tmp_path, 2, "aaa")
+            await made.look()
+            assert made.answers() == "aaa/2"
+
+    run(do)
+
+
 def test_the_default_model_is_the_one_that_says_so(tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         add(tmp_path, 1, name)
