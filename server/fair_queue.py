@@ -66,11 +66,14 @@ class _Party(Generic[T]):
         _, name, priority = lane
         ours = priority, name
         items = own = len(self.lanes.get(ours, ()))
+        turns = own + 1  # before it, of another lane of its priority: one fewer of those behind its own lane
         for each, waiting in self.lanes.items():
             if each[0] < priority:
                 items += len(waiting)
-            elif each[0] == priority and each != ours:
-                items += min(len(waiting), own + 1)
+            elif each == ours:
+                turns = own
+            elif each[0] == priority:
+                items += min(len(waiting), turns)
         return Ahead(items, items * self.work // self.size)
 
 
@@ -171,7 +174,7 @@ class FairQueue(Generic[T]):
     def ahead(self, lane: Lane) -> Ahead:
         """What is taken before an item that is put into `lane` now, if no others come.
 
-        Exact to one item of each other party where all items are worth the same; else an estimate.
+        Exact where all items are worth the same; else an estimate.
         """
         if not self._length:
             return _NOTHING
