@@ -139,6 +139,7 @@ LISTED = (
     Listed(r"docker\b", "needs a container engine, and an image", syntax),
     Listed(r"perf_analyzer\b", "comes with Triton, and measures for a minute", syntax),
     Listed(r"kubectl\b", "needs a cluster", syntax),
+    Listed(r"curl .*http://[\w-]+\.default:", "asks a Service in a cluster", syntax),
     Listed(
         r"client/cli\.py (models|classify --model cifar)\b",
         "needs a server with a repository of models; test_roll_out.py runs it with one",
