@@ -131,13 +131,17 @@ class AccessControl:
             call.identity = call.identity or shown.identity
             self.connections.enter(call, shown)
 
+    def is_admin(self, call: CallContext) -> bool:
+        """Whether a caller may manage models: GLIMPSE_ADMIN names its identity, or anybody."""
+        return ANYBODY in self._admin or bool(call.identity and call.identity in self._admin)
+
     def check_admin(self, call: CallContext) -> None:
         """Refuse a caller who may not manage models.
 
         Raises:
             PermissionDeniedError: expected; GLIMPSE_ADMIN does not name the caller's identity.
         """
-        if ANYBODY in self._admin or (call.identity and call.identity in self._admin):
+        if self.is_admin(call):
             return
         who = f"{shown(call.identity)} is not among them" if call.identity else "you have shown no identity"
         raise PermissionDeniedError(

@@ -80,15 +80,23 @@ def configuration(face: Face, max_images: int) -> pb.ModelConfigResponse:
     return pb.ModelConfigResponse(config=config)
 
 
-def index(models: tuple[ModelStatus, ...], *, ready: bool) -> pb.RepositoryIndexResponse:
-    """All models under both names; `ready`: only those that answer."""
+def index(models: tuple[ModelStatus, ...], *, ready: bool, managed: bool) -> pb.RepositoryIndexResponse:
+    """The models under both names.
+
+    Args:
+        models: every version of every model.
+        ready: only those that answer.
+        managed: for a caller who may manage models. Others are told of those that answer alone, and no reasons: what
+            else is in the repository, and the paths in its errors, are the operator's.
+    """
     answer = pb.RepositoryIndexResponse()
     for each in models:
         state = _STATES.get(each.state, "UNAVAILABLE")
-        if ready and state != "READY":
+        if (ready or not managed) and state != "READY":
             continue
+        reason = each.reason if managed else ""
         for suffix in ("", faces.SUFFIX):
-            answer.models.add(name=each.name + suffix, version=each.version, state=state, reason=each.reason)
+            answer.models.add(name=each.name + suffix, version=each.version, state=state, reason=reason)
     return answer
 
 

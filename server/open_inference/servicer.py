@@ -97,8 +97,9 @@ class OpenInference:
         )
 
     async def RepositoryIndex(self, request: pb.RepositoryIndexRequest, _: Context) -> pb.RepositoryIndexResponse:  # noqa: N802
-        """All models with their states."""
-        return descriptions.index(self._service.models(), ready=request.ready)
+        """All models with their states; for callers who may not manage models, those that answer."""
+        managed = self._management.allowed(current_call.get())
+        return descriptions.index(self._service.models(), ready=request.ready, managed=managed)
 
     async def RepositoryModelLoad(  # noqa: N802
         self, request: pb.RepositoryModelLoadRequest, _: Context

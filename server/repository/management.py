@@ -27,6 +27,10 @@ class ModelManagement:
         self._access.check_admin(call)
         return self._registry.models()
 
+    def allowed(self, call: CallContext) -> bool:
+        """Whether the caller may manage models."""
+        return self._access.is_admin(call)
+
     @property
     def default(self) -> str:
         """The model that answers requests which name none; empty: there is none yet."""

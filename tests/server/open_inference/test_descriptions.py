@@ -16,8 +16,10 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 from grpc_reflection.v1alpha import reflection_pb2
 
 from glimpse import __version__
+from glimpse.server.open_inference import descriptions
 from glimpse.server.open_inference import open_inference_pb2 as pb
 from glimpse.server.open_inference.servicer import SERVICE
+from glimpse.server.registry import ModelState, ModelStatus
 from tests.conftest import ROOT, RunningServer
 from tests.server.conftest import TIMEOUT, metrics_of, rich_status
 from tests.server.open_inference.caller import MODEL, PIXELS, OpenInferenceCaller, photos
@@ -79,6 +81,20 @@ def test_nobody_may_load_models_unless_the_server_names_them(caller: OpenInferen
         caller.call(method, getattr(pb, f"{method}Request")(model_name=MODEL))
     assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
     assert rich_status(refused.value)[1].reason == "NOT_PERMITTED"
+
+
+@pytest.mark.parametrize("ready", [True, False])
+def test_the_index_shows_what_does_not_answer_to_managers_alone(*, ready: bool) -> None:
+    """As `ModelRepositoryService.List`, which refuses others; a reason may name a path of the server."""
+    why = "/srv/models/cifar/2: damaged"
+    models = (ModelStatus("cifar", "1", ModelState.READY, why), ModelStatus("cifar", "2", ModelState.FAILED, why))
+
+    def index(*, managed: bool) -> set[tuple[str, str, str]]:
+        found = descriptions.index(models, ready=ready, managed=managed).models
+        return {(each.version, each.state, each.reason) for each in found}
+
+    assert index(managed=False) == {("1", "READY", "")}
+    assert index(managed=True) == {("1", "READY", why)} | (set() if ready else {("2", "UNAVAILABLE", why)})
 
 
 def test_who_may_manage_models_unloads_and_loads_one(
