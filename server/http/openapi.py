@@ -102,6 +102,7 @@ _QUERY = [
     )
 ]
 _MODEL = {"name": "model", "in": "path", "required": True, "schema": _TEXT}
+_VERSION = _MODEL | {"name": "version"}
 _TIMEOUT = {
     "name": TIMEOUT_KEY,
     "in": "header",
@@ -194,6 +195,11 @@ def document(*, tokens: bool, served: Collection[str]) -> dict[str, Any]:
         },
         "components": {"schemas": _SCHEMAS},
     }
+    for path, answered in tuple(made["paths"].items()):
+        if "{model}" in path:
+            made["paths"][path.replace("{model}", "{model}/versions/{version}")] = {
+                verb: each | {"parameters": [*each["parameters"], _VERSION]} for verb, each in answered.items()
+            }
     for path in tuple(made["paths"]):
         if path not in served:
             del made["paths"][path]

@@ -66,7 +66,9 @@ def test_without_health_checks_there_are_none_over_http_either(start_rig: Start)
 
 
 def test_the_document_lists_what_is_served(start_rig: Start, port: int) -> None:
-    assert {"/classify", "/v2", "/v2/health/live"} <= ask(port, "/openapi.json").json["paths"].keys()
+    assert {"/classify", "/v2", "/v2/health/live", "/v2/models/{model}/versions/{version}/infer"} <= ask(
+        port, "/openapi.json"
+    ).json["paths"].keys()
     less = ask(port_of(start_rig("--no-serve-health", "--no-open-inference")), "/openapi.json").json["paths"]
     assert "/classify" in less
     assert not [path for path in less if path.startswith("/v2")]
