@@ -108,7 +108,8 @@ class Settings(AccessSettings):
     open_inference: bool = Field(
         default=True,
         description="Answer the Open Inference Protocol (inference.GRPCInferenceService) on the gRPC port, for clients "
-        "of Triton and KServe. The same access control and limits hold for it.",
+        "of Triton and KServe, and under /v2 on the HTTP port. The same access control and limits hold for it. "
+        "ServerLive and ServerReady belong to it over gRPC; /v2/health over HTTP follows GLIMPSE_SERVE_HEALTH.",
     )
     model: str = Field(
         "",

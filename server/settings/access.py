@@ -72,7 +72,10 @@ class AccessSettings(BaseSettings):
         description="Addresses or networks of proxies whose x-forwarded-for header names the caller, with "
         "commas between. Empty means that the header is ignored.",
     )
-    serve_health: bool = Field(default=True, description="Answer health checks (grpc.health.v1) on the gRPC port.")
+    serve_health: bool = Field(
+        default=True,
+        description="Answer health checks: grpc.health.v1 on the gRPC port, /v2/health on the HTTP port.",
+    )
     serve_page: bool = Field(
         default=True, description="Answer / and /docs on the HTTP port: a page to try a photo, and one about the API."
     )
