@@ -19,6 +19,7 @@ from glimpse.server.access.control import AccessControl
 from glimpse.server.access.peer_certificate import PeerCertificate
 from glimpse.server.call_ends import cannot_send, content_refused, ended_by_peer, malformed, only, status_of
 from glimpse.server.calls import CANCELLED, OK, Method
+from glimpse.server.domain import Caller
 from glimpse.server.errors import ServiceError, defect
 from glimpse.server.grpc_tls import peer_certificate
 
@@ -145,3 +146,9 @@ class GrpcCall:
         self._access.unread.send(self._call)
         trailers = (*(self._context.trailing_metadata() or ()), *status.trailers(error))
         await abort(self._context, status.code(error), error.message, error, trailers=trailers)
+
+
+def caller_of(call: CallContext, context: grpc.aio.ServicerContext[Any, Any]) -> Caller:
+    """Whose call it is, and until when its answer is of use."""
+    remaining = context.time_remaining()
+    return Caller(lane=call.lane, deadline=None if remaining is None else time.monotonic() + remaining)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -12,8 +11,9 @@ from glimpse.server import domain
 from glimpse.server.access.call_context import CallContext, current_call
 from glimpse.server.classify_stream import ClassifyStream
 from glimpse.server.describe import describe, identity
-from glimpse.server.domain import Caller, Classification, ImageResult
+from glimpse.server.domain import Classification, ImageResult
 from glimpse.server.errors import ServiceError
+from glimpse.server.grpc_call import caller_of
 from glimpse.server.handlers import Gate
 from glimpse.server.service import Service
 from glimpse.v1 import classifier_pb2 as pb
@@ -42,7 +42,7 @@ class ImageClassifier(classifier_pb2_grpc.ImageClassifierServicer):
         """Classify 1..N images."""
         call = current_call.get()
         asked = self._codec.asked(request, call)
-        answer = await self._service.classify(asked, call, _caller(call, context))
+        answer = await self._service.classify(asked, call, caller_of(call, context))
         return self._codec.replied(answer, call)
 
     async def DescribeModel(  # noqa: N802 - the contract's name
@@ -59,7 +59,7 @@ class ImageClassifier(classifier_pb2_grpc.ImageClassifierServicer):
     ) -> None:
         """Classify without end: read while there is room, answer in the order of completion."""
         call = current_call.get()
-        await ClassifyStream(self._service, self._codec, call, _caller(call, context), context.write).run(requests)
+        await ClassifyStream(self._service, self._codec, call, caller_of(call, context), context.write).run(requests)
 
 
 class _Codec:
@@ -113,11 +113,6 @@ class _Codec:
                 retry_after_seconds=error.retry_after or 0.0,
             ),
         )
-
-
-def _caller(call: CallContext, context: Context) -> Caller:
-    remaining = context.time_remaining()
-    return Caller(lane=call.lane, deadline=None if remaining is None else time.monotonic() + remaining)
 
 
 def _selector(model: pb.ModelSelector) -> domain.ModelSelector:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,8 +10,9 @@ import grpc.aio
 
 from glimpse.server.access.call_context import CallContext, current_call
 from glimpse.server.classify_stream import ClassifyStream
-from glimpse.server.domain import Caller, Classification
+from glimpse.server.domain import Classification
 from glimpse.server.errors import InvalidRequestError, Reason, ServiceError
+from glimpse.server.grpc_call import caller_of
 from glimpse.server.handlers import Gate
 from glimpse.server.open_inference import descriptions, faces, inference
 from glimpse.server.open_inference import open_inference_pb2 as pb
@@ -119,13 +119,13 @@ class OpenInference:
         """Classify the photos, or the pixels, of one request."""
         call = current_call.get()
         asked = self._codec.request(request, call)
-        answer = await self._service.classify(asked, call, _caller(call, context))
+        answer = await self._service.classify(asked, call, caller_of(call, context))
         return self._codec.response(asked, answer, call)
 
     async def ModelStreamInfer(self, requests: AsyncIterator[pb.ModelInferRequest], context: Context) -> None:  # noqa: N802
         """Classify without end: read while there is room, answer in the order of the requests."""
         call = current_call.get()
-        await ClassifyStream(self._service, self._codec, call, _caller(call, context), context.write).run(requests)
+        await ClassifyStream(self._service, self._codec, call, caller_of(call, context), context.write).run(requests)
 
     def _face(self, name: str, version: str) -> faces.Face:
         return faces.find(self._service, name, version)
@@ -176,11 +176,6 @@ def _handler(method: Any, answer: Callable[..., Any]) -> grpc.RpcMethodHandler[A
     )
     handler: grpc.RpcMethodHandler[Any, Any] = make(answer, received.FromString, sent.SerializeToString)
     return handler
-
-
-def _caller(call: CallContext, context: Context) -> Caller:
-    remaining = context.time_remaining()
-    return Caller(lane=call.lane, deadline=None if remaining is None else time.monotonic() + remaining)
 
 
 def _named(request: pb.RepositoryModelLoadRequest | pb.RepositoryModelUnloadRequest) -> str:
