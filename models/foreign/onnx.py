@@ -7,6 +7,7 @@ the keys of ONNX's MetadataProps.md (``Image.BitmapPixelFormat``, ``Image.Nomina
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -33,13 +34,15 @@ _MODEL_PRODUCER, _MODEL_GRAPH, _MODEL_METADATA, _MODEL_FUNCTIONS = 2, 7, 14, 25
 _GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_INPUT, _GRAPH_OUTPUT, _GRAPH_SPARSE = 1, 5, 11, 12, 15
 _NODE_TYPE, _NODE_ATTRIBUTE, _NODE_DOMAIN = 4, 5, 7
 _ATTRIBUTE_TENSOR, _ATTRIBUTE_GRAPH, _ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS = 5, 6, 10, 11
+_ATTRIBUTE_SPARSE = frozenset({22, 23})
 _TENSOR_NAME, _TENSOR_EXTERNAL = 8, 13
-_FUNCTION_NAME, _FUNCTION_NODE, _FUNCTION_DOMAIN = 1, 7, 10
+_FUNCTION_NAME, _FUNCTION_NODE, _FUNCTION_DOMAIN, _FUNCTION_ATTRIBUTE = 1, 7, 10, 11
 _KEY, _VALUE = 1, 2
 _DTYPES = {1: "float32", 2: "uint8", 3: "int8", 5: "int16", 6: "int32", 7: "int64", 10: "float16", 11: "float64"}
 _NAME = 1_000  # bytes
 _GRAPHS = 100  # graphs within graphs, all together
 _DEPTH = 8
+_SPARSE = "has a sparse tensor, which is not read"
 _METADATA = 1_000  # entries
 # Domains of operators that ONNX, ONNX Runtime or OpenVINO documents. Which of them OpenVINO has, it says itself.
 _STANDARD = frozenset({"", "ai.onnx", "com.microsoft", "org.openvinotoolkit"})
@@ -68,7 +71,10 @@ def read(data: memoryview, path: Path) -> GraphFacts:
     """
     counter = Counter()
     model = Message(data, counter)
-    graph = model.message(_MODEL_GRAPH)
+    graphs = list(itertools.islice(model.messages(_MODEL_GRAPH), 2))
+    if len(graphs) > 1:  # other readers merge them, so that what is checked would not be what is computed
+        raise DamagedGraphError("has two graphs in the place of one")
+    graph = graphs[0] if graphs else model.message(_MODEL_GRAPH)
     found: dict[int, list[TensorFacts]] = {_GRAPH_INPUT: [], _GRAPH_OUTPUT: []}
     initializers: set[str] = set()
     custom: set[str] = set()
@@ -87,6 +93,7 @@ def read(data: memoryview, path: Path) -> GraphFacts:
     walk.graph(graph, 0)
     for function in model.messages(_MODEL_FUNCTIONS):
         walk.nodes(function, _FUNCTION_NODE, 0)
+        walk.attributes(function, _FUNCTION_ATTRIBUTE)
     metadata = _metadata(model)
     return GraphFacts(
         # Before its fourth version a graph lists its weights among the inputs, too.
@@ -116,7 +123,7 @@ class _Walk:
             elif number == _GRAPH_SPARSE:
                 for _, part in graph.inner(value):
                     if not isinstance(part, int):
-                        raise DamagedGraphError("has a sparse tensor, which is not read")
+                        raise DamagedGraphError(_SPARSE)
         self.nodes(graph, _GRAPH_NODE, depth)
 
     def nodes(self, message: Message, field: int, depth: int) -> None:
@@ -132,12 +139,19 @@ class _Walk:
             if domain not in _STANDARD and (domain, kind) not in self._own:
                 self._custom.add(f"{domain[:80]}.{kind[:80]}")
 
+    def attributes(self, message: Message, field: int) -> None:
+        """The attributes in a field of a function, which have default values."""
+        for attribute in message.messages(field):
+            self._attribute(attribute, 0)
+
     def _attribute(self, attribute: Message, depth: int) -> None:
         for number, value in attribute:
             if number in {_ATTRIBUTE_TENSOR, _ATTRIBUTE_TENSORS}:
                 self._tensor(attribute.inner(value))
             elif number in {_ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS}:
                 self.graph(attribute.inner(value), depth + 1)
+            elif number in _ATTRIBUTE_SPARSE:
+                raise DamagedGraphError(_SPARSE)
 
     def _tensor(self, tensor: Message) -> None:
         """Refuse a tensor that is kept in another file than those that are named after the graph."""
@@ -146,9 +160,19 @@ class _Walk:
             if number == _TENSOR_NAME:
                 name = text_of(value, _NAME)
             elif number == _TENSOR_EXTERNAL:
-                entry = tensor.inner(value)
-                if entry.text(_KEY, _NAME) == "location":
-                    self._check(name, entry.text(_VALUE, MAX_TEXT))
+                key, text = self._entry(tensor.inner(value))
+                if key == "location":
+                    self._check(name, text)
+
+    def _entry(self, entry: Message) -> tuple[str, str]:
+        """Key and value of an entry. Of repeated ones, readers take different ones, so there must be one of each."""
+        found: dict[int, str] = {}
+        for number, value in entry:
+            if number in {_KEY, _VALUE}:
+                if number in found:
+                    raise DamagedGraphError("has a key or a value twice in an entry of external data")
+                found[number] = text_of(value, MAX_TEXT)
+        return found.get(_KEY, ""), found.get(_VALUE, "")
 
     def _check(self, name: str, location: str) -> None:
         if location not in {self._path.name + ending for ending in EXTERNAL_DATA_SUFFIXES}:

@@ -12,6 +12,7 @@ from glimpse.models.foreign.facts import DamagedGraphError
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _LONGEST = 10  # bytes of a varint
+_LARGEST = (1 << 29) - 1  # number of a field, by the specification of Protocol Buffers
 FIELDS = 3_000_000  # that are visited in a file; the largest published graphs have some hundred thousand
 
 Value = int | memoryview
@@ -43,8 +44,8 @@ class Message:
                 raise DamagedGraphError(f"has more than {FIELDS:,} fields")
             key, position = _varint(data, position)
             number, kind = key >> 3, key & 7
-            if number == 0:
-                raise DamagedGraphError("has a field with the number 0")
+            if not 0 < number <= _LARGEST:  # readers drop the upper bits of a larger one: another field
+                raise DamagedGraphError(f"has a field with the number {number}, where 1 to {_LARGEST:,} are possible")
             if kind == _VARINT:
                 value, position = _varint(data, position)
                 yield number, value

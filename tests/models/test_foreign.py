@@ -330,6 +330,69 @@ def test_external_data_of_onnx_stay_in_its_folder(location: str, tmp_path: Path)
         found(external(tmp_path, location))
 
 
+def long_field(number: int, value: bytes) -> bytes:
+    """A field of bytes, with a number and a length of any size."""
+
+    def varint(rest: int) -> bytes:
+        return (b"" if rest < 128 else bytes([rest & 127 | 128])) + (bytes([rest]) if rest < 128 else varint(rest >> 7))
+
+    return varint(number << 3 | 2) + varint(len(value)) + value
+
+
+def disguised(how: str) -> bytes:
+    """A graph whose kernel is kept in `evil.bin`, in a place or a way that readers of Protocol Buffers differ on."""
+    model = onnx_model()
+    (kernel,) = (each for each in model.graph.initializer if each.name == "kernel")
+    kernel.ClearField("raw_data")
+    kernel.data_location = TensorProto.EXTERNAL
+    bare = kernel.SerializeToString()
+    model.graph.initializer.remove(kernel)
+    key, value = field(1, b"location"), field(2, b"evil.bin")
+    entry, number = key + value, 13
+    match how:
+        case "two values":
+            entry = key + field(2, b"model.onnx.data") + value
+        case "two keys":
+            entry = field(1, b"checksum") + key + value
+        case "a large number":
+            number += 1 << 29
+    tensor = bare + long_field(number, entry)
+    graph = model.graph.SerializeToString()
+    if how == "two graphs":
+        model.ClearField("graph")
+        return bytes(model.SerializeToString() + long_field(7, long_field(5, tensor)) + long_field(7, graph))
+    if how == "a sparse attribute":
+        sparse = long_field(5, long_field(1, b"sparse_value") + long_field(22, long_field(1, tensor)))
+        return bytes(model.SerializeToString() + long_field(25, field(1, b"f") + long_field(7, sparse)))
+    if how == "a function's default":
+        default = long_field(11, field(1, b"value") + long_field(5, tensor))
+        return bytes(model.SerializeToString() + long_field(25, field(1, b"f") + default))
+    model.ClearField("graph")
+    return bytes(model.SerializeToString() + long_field(7, graph + long_field(5, tensor)))
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("in the open", "kept in another file, which is not opened"),
+        ("two values", "a key or a value twice"),
+        ("two keys", "a key or a value twice"),
+        ("a large number", "a field with the number 536870925"),
+        ("two graphs", "has two graphs"),
+        ("a sparse attribute", "has a sparse tensor"),
+        ("a function's default", "kept in another file, which is not opened"),
+    ],
+)
+def test_external_data_of_onnx_are_found_in_every_disguise(how: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(disguised(how))
+    details(tmp_path)
+    (tmp_path / "model.onnx.data").write_bytes(bytes(6 * 3 * 9 * 4))
+    (tmp_path / "evil.bin").write_bytes(bytes(6 * 3 * 9 * 4))
+    with pytest.raises(GraphError, match=message):
+        found(path)
+
+
 def test_external_data_behind_a_link_or_missing_are_refused(tmp_path: Path) -> None:
     path = external(tmp_path / "mine", "model.onnx.data")
     (tmp_path / "mine" / "model.onnx.data").rename(tmp_path / "elsewhere")
@@ -509,7 +572,7 @@ def test_any_bytes_are_a_message_or_refused(data: bytes) -> None:
 def test_a_file_of_too_many_fields_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Counter.__init__, "__defaults__", (1000,))
     details(tmp_path)
-    (tmp_path / "m.onnx").write_bytes(b"\x08\x08" + field(7, b"") * 2000)
+    (tmp_path / "m.onnx").write_bytes(b"\x08\x08" + long_field(7, field(1, b"") * 2000))
     with pytest.raises(GraphError, match="is damaged: as ONNX it has more than"):
         found(tmp_path / "m.onnx")
 
