@@ -51,7 +51,7 @@ def read(data: memoryview, path: Path) -> GraphFacts:
     try:
         for start in range(0, max(1, len(data)), _PIECE):
             parser.Parse(bytes(data[start : start + _PIECE]), start + _PIECE >= len(data))
-    except (expat.ExpatError, ValueError) as error:
+    except (expat.ExpatError, LookupError, ValueError) as error:
         if isinstance(error, DamagedGraphError):
             raise
         raise DamagedGraphError(f"is no XML: {error}") from error

@@ -429,6 +429,7 @@ def test_an_ir_tells_its_input_and_output(tmp_path: Path) -> None:
     [
         (ir(head="<!DOCTYPE net [<!ENTITY a 'aaaa'>]>"), "declares a document type"),
         (ir().replace("</net>", ""), "is no XML"),
+        (ir().replace("?>", " encoding='martian'?>"), "is no XML"),
         ("<annotation/>", "begins with the element 'annotation'"),
         (ir(layers="<a>" * 100 + "</a>" * 100), "levels"),
         (
