@@ -51,7 +51,9 @@ _MEAN, _STD = 0, 1
 _CONTENT_KIND, _CONTENT_PROPERTIES, _IMAGE, _COLOUR, _GRAY = 0, 1, 2, 0, 2
 _FILE_NAME, _FILE_KIND, _AXIS_LABELS = 0, 2, 2
 _ZIPPED = 100  # associated files
-_ARCHIVE_END = (1 << 16) + 22  # bytes in which the end of an archive begins, with its comment
+_DIRECTORY = 1 << 20  # bytes of the archive's directory; a file in it takes about 100
+_END_SIZE = 22  # bytes of the record that ends an archive, without its comment
+_ARCHIVE_END = (1 << 16) + _END_SIZE  # bytes in which the end of an archive begins, with its comment
 _LABEL_FILES = ("labels.txt", "label.txt", "labelmap.txt")  # where no metadata says which it is
 
 
@@ -188,14 +190,18 @@ def _labels(given: Table | None, data: memoryview, path: Path) -> tuple[ClassLab
 def _associated(data: memoryview, names: list[str], path: Path) -> bytes:
     """The first of the associated files of these names; empty where there is none."""
     # An archive ends with its directory, which is looked for from the end.
-    if bytes(data[-_ARCHIVE_END:]).rfind(b"PK\x05\x06") < 0:
+    found_at = bytes(data[-_ARCHIVE_END:]).rfind(b"PK\x05\x06")
+    if found_at < 0:
         return b""
+    _check_directory(data, max(0, len(data) - _ARCHIVE_END) + found_at)
     try:
         with bounded_files.open_file(path) as model, zipfile.ZipFile(model) as archive:
             entries = {entry.filename: entry for entry in archive.infolist()[:_ZIPPED]}
             found = next((entries[name] for name in names if name in entries), None)
             if found is None:
                 return b""
+            if found.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
+                raise ValueError(f"{found.filename[:80]} is compressed in another way than stored or deflated")
             with archive.open(found) as file:
                 text = file.read(MAX_TEXT + 1)
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, OSError) as error:
@@ -203,6 +209,26 @@ def _associated(data: memoryview, names: list[str], path: Path) -> bytes:
     if len(text) > MAX_TEXT:
         raise ValueError(f"{found.filename[:80]} has more than {MAX_TEXT:,} bytes")
     return text
+
+
+def _check_directory(data: memoryview, end: int) -> None:
+    """Refuse a directory of an archive that would take much memory, before zipfile reads the whole of it.
+
+    Args:
+        data: of the file.
+        end: where the record begins that ends the archive (section 4.3.16 of PKWARE's APPNOTE).
+
+    Raises:
+        ValueError: the record is cut short, or the directory is larger than 1 MiB.
+    """
+    if len(data) - end < _END_SIZE:
+        raise ValueError("the archive of associated files is damaged: its end is cut short")
+    # The record of a ZIP64 archive has sizes of its own, which zipfile takes in place of these.
+    large = bytes(data[max(0, end - 20) : max(0, end - 16)]) == b"PK\x06\x07"
+    if large or int.from_bytes(data[end + 12 : end + 16], "little") > _DIRECTORY:
+        raise ValueError(
+            f"the archive of associated files has a directory of more than {_DIRECTORY:,} bytes, or is ZIP64"
+        )
 
 
 def _text(table: Table, field: int) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import struct
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -523,6 +525,38 @@ def test_an_associated_file_called_labels_needs_no_metadata(tmp_path: Path) -> N
     details(tmp_path, labels=None)
     (tmp_path / "m.tflite").write_bytes(tflite(files={"labels.txt": "\n".join(NAMES)}))
     assert labels(tmp_path / "m.tflite") == NAMES
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_associated_files_of_other_compressions_are_refused(method: int, tmp_path: Path) -> None:
+    details(tmp_path, labels=None)
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w", method) as whole:
+        whole.writestr("labels.txt", "a\nb\n" * 100)
+    (tmp_path / "m.tflite").write_bytes(tflite() + archive.getvalue())
+    with pytest.raises(GraphError, match="in another way than stored or deflated"):
+        found(tmp_path / "m.tflite")
+
+
+@pytest.mark.parametrize("large", [False, True], ids=["plain", "ZIP64"])
+def test_a_large_directory_of_associated_files_is_not_read(large: bool, tmp_path: Path) -> None:  # noqa: FBT001
+    """A record of ZIP64 in front of the last one has sizes of its own, which Python's zipfile takes."""
+    details(tmp_path, labels=None)
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as whole:
+        for number in range(20):
+            whole.writestr(f"{number:02}" + "x" * 60_000, "")
+    parts = archive.getvalue()
+    if large:
+        start, end = len(parts) - 22, parts[-22:]
+        size, offset = struct.unpack("<II", end[12:20])
+        record = struct.pack("<4sQHHIIQQQQ", b"PK\x06\x06", 44, 45, 45, 0, 0, 20, 20, size, offset)
+        locator = struct.pack("<4sIQI", b"PK\x06\x07", 0, start, 1)
+        parts = parts[:-22] + record + locator + end[:12] + bytes(8) + end[20:]
+        assert len(zipfile.ZipFile(io.BytesIO(parts)).infolist()) == 20
+    (tmp_path / "m.tflite").write_bytes(tflite() + parts)
+    with pytest.raises(GraphError, match="has a directory of more than 1,048,576 bytes"):
+        found(tmp_path / "m.tflite")
 
 
 def test_a_custom_operator_of_tflite_is_named(tmp_path: Path) -> None:
