@@ -19,7 +19,7 @@ from glimpse.models.sources import ModelSource
 from glimpse.server import cores
 from glimpse.server.batching.batcher import Observer
 from glimpse.server.batching.device import SharedDevice
-from glimpse.server.errors import FailedPreconditionError, ModelNotFoundError, Reason, draining, shown
+from glimpse.server.errors import FailedPreconditionError, ModelNotFoundError, Reason, ServiceError, draining, shown
 from glimpse.server.interruptible import run_until_stopped
 from glimpse.server.loading import explained, load_model
 from glimpse.server.registry import LATEST, STABLE, LoadedModel, ModelRegistry, ModelState, ModelStatus, by_number
@@ -33,6 +33,7 @@ from glimpse.server.startup import ModelLoadError, StartupError
 _log = structlog.get_logger(__name__)
 
 _STILL_SECONDS = 2.0  # files are complete where two looks so far apart find the same
+_AGAIN_SECONDS = 0.2  # until the next look for a version that is waited for, and that the last one has not loaded
 
 
 class Repository:
@@ -134,12 +135,21 @@ class Repository:
 
         Raises:
             ModelNotFoundError: expected; it is not in the repository.
-            FailedPreconditionError: expected; it cannot be loaded.
+            FailedPreconditionError: expected; it cannot be loaded, or is unloaded meanwhile.
         """
-        await self._look_now()
-        entry = await self._find(name, version)
-        entry.asked = True
-        status = await self._until_ready(entry)
+        entry = self._known.versions.get((self._registry.name(name), version))
+        if entry is None:
+            await self._look_now()
+            entry = await self._find(name, version)
+            before, entry.asked = entry.asked, True
+        else:  # asked for before the look, so that whoever unloads it meanwhile is the last to ask
+            before, entry.asked = entry.asked, True
+            await self._look_now()
+        try:
+            status = await self._until_ready(entry)
+        except ServiceError:
+            entry.asked = entry.asked and before
+            raise
         if self._known.newest(entry.name)[-1:] == [entry.version]:
             entry.asked = None  # it stays as the newest does: until there is a newer one
         return status
@@ -196,7 +206,7 @@ class Repository:
                 await self._until_ready(entry)
                 kept = await self._set_alias(name, alias, entry.version)
             except BaseException:
-                entry.asked = before
+                entry.asked = entry.asked and before
                 raise
             entry.asked = before or None  # by its alias it is asked for
         else:
@@ -279,9 +289,15 @@ class Repository:
                 raise draining()
             if self._known.versions.get(entry.key) is not entry:
                 raise _not_found(entry.name, entry.version, [])
+            if entry.asked is False:
+                raise FailedPreconditionError(
+                    Reason.MODEL_NOT_LOADED, f"{entry.name} {entry.version} has been unloaded meanwhile."
+                )
             if not self._known.still(entry):
                 await asyncio.sleep(self._known.still_seconds)
             await self._look_now()
+            if entry.loaded is None and not entry.failed:
+                await asyncio.sleep(_AGAIN_SECONDS)
 
     async def _look_now(self) -> None:
         """Have the repository looked at, and wait until all has been done that this leads to."""

@@ -492,6 +492,54 @@ def test_a_version_is_loaded_and_unloaded_by_hand(tmp_path: Path) -> None:
     run(do)
 
 
+@pytest.mark.parametrize("version", ["", "1"])
+def test_whoever_loads_a_version_that_another_unloads_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    add(tmp_path, 1)
+    begun, go_on = threading.Event(), threading.Event()
+
+    def held(*arguments: Any, **named: Any) -> LoadedModel:
+        begun.set()
+        assert go_on.wait(LONG)
+        return load_model(*arguments, **named)
+
+    async def do() -> None:
+        async with scene(tmp_path) as made:
+            await made.repository.unload("cifar")
+            monkeypatch.setattr("glimpse.server.repository.repository.load_model", held)
+            loading = asyncio.create_task(made.repository.load("cifar", version))
+            await asyncio.to_thread(begun.wait, LONG)
+            unloading = asyncio.create_task(made.repository.unload("cifar"))
+            await asyncio.sleep(0)
+            go_on.set()
+            with pytest.raises(FailedPreconditionError, match=r"cifar 1 has been unloaded meanwhile\."):
+                await asyncio.wait_for(loading, LONG)
+            await unloading
+            await made.settled()
+            assert made.states() == {"cifar/1": "unloaded"}
+
+    run(do)
+
+
+def test_a_load_that_has_failed_is_not_asked_for_any_more(tmp_path: Path) -> None:
+    folder = add(tmp_path, 1)
+    add(tmp_path, 2)
+    weights = next(folder.glob("*.safetensors"))
+    whole = weights.read_bytes()
+    damage(folder)
+
+    async def do() -> None:
+        async with scene(tmp_path) as made:
+            with pytest.raises(FailedPreconditionError):
+                await made.repository.load("cifar", "1")
+            weights.write_bytes(whole)
+            await made.look()
+            assert made.states() == {"cifar/1": "unloaded", "cifar/2": "ready"}
+
+    run(do)
+
+
 def test_the_stable_version_is_not_unloaded_by_itself(tmp_path: Path) -> None:
     add(tmp_path, 1)
     add(tmp_path, 2)
