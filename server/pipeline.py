@@ -317,8 +317,9 @@ class Pipeline:
 
         Raises:
             ModelNotFoundError, UnavailableError: expected; there is no such model, or none yet.
-            InvalidRequestError: expected; an option or the number of images is out of range.
-            ValueError: you should fix your code; the model has no such output.
+            InvalidRequestError: expected; an option or the number of images is out of range, or the model lacks an
+                output: whoever lets callers name them has looked, but another version may answer by now.
+            ValueError: you should fix your code; no output is asked for.
         """
         model = self._registry.resolve(request.model)
         if not request.images:
@@ -338,9 +339,11 @@ class Pipeline:
                 f"min_probability must be from 0 to 1. Received: {request.min_probability}",
                 field="options.min_probability",
             )
-        if not request.outputs or not request.outputs <= model.outputs:
-            # Who lets callers name them has looked: there is no reason for it in the contract.
-            raise ValueError(f"outputs must be some of {sorted(model.outputs)}. Received: {sorted(request.outputs)}")
+        known = f"outputs must be some of {sorted(model.outputs)}. Received: {sorted(request.outputs)}"
+        if not request.outputs:
+            raise ValueError(known)
+        if not request.outputs <= model.outputs:
+            raise InvalidRequestError(Reason.INVALID_TENSOR, known, field="outputs")
         metrics = self._metrics.of(model.identity.name, model.identity.version)
         recipe = self._recipe(request, model)
         return _Job(model, recipe, k, request.min_probability, request.outputs, request.ranked, caller, metrics)

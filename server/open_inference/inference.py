@@ -62,7 +62,8 @@ def asked(request: InferRequest, service: Service, call: CallContext) -> Asked:
     images = _images(request, face, lambda number: service.check_size(call, request.model_name, number))
     return Asked(
         images=images,
-        model=ModelSelector(face.model.identity.name, face.model.identity.version),
+        # The version is chosen once the caller's rate lets the request in: until then another one may take its place.
+        model=ModelSelector(face.model.identity.name, request.model_version),
         top_k=options.top_k,
         min_probability=options.min_probability,
         geometry=options.geometry,

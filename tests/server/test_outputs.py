@@ -14,6 +14,7 @@ from glimpse.server.admission import Admission, Permits
 from glimpse.server.app import _decoding
 from glimpse.server.decoding.pool import DecodePool
 from glimpse.server.domain import Caller, ClassifyRequest, EncodedImage, ImageResult
+from glimpse.server.errors import InvalidRequestError
 from glimpse.server.fair_queue import NO_LANE
 from glimpse.server.loading import LoadOptions, load_model, model_source
 from glimpse.server.metrics import Metrics
@@ -73,9 +74,11 @@ def test_a_request_gets_the_outputs_that_it_names(model: LoadedModel, cat_photo:
     )
 
 
-@pytest.mark.parametrize("outputs", [frozenset(), DEFAULT_OUTPUTS | {"embedding"}])
+@pytest.mark.parametrize(
+    ("outputs", "error"), [(frozenset(), ValueError), (DEFAULT_OUTPUTS | {"embedding"}, InvalidRequestError)]
+)
 def test_an_output_that_the_model_lacks_is_refused(
-    model: LoadedModel, cat_photo: Path, outputs: frozenset[str]
+    model: LoadedModel, cat_photo: Path, outputs: frozenset[str], error: type[Exception]
 ) -> None:
-    with pytest.raises(ValueError, match=r"outputs must be some of \['logits', 'probabilities'\]"):
+    with pytest.raises(error, match=r"outputs must be some of \['logits', 'probabilities'\]"):
         classify(model, ClassifyRequest((EncodedImage(cat_photo.read_bytes()),), outputs=outputs))

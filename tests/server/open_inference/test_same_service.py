@@ -7,6 +7,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,24 @@ def test_callers_are_held_to_their_rate_and_to_the_number_of_images(start: Calla
             caller.infer(pixels(ARRAY))
         assert reason(refused) == "RATE_LIMITED"
         assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+@pytest.mark.parametrize("asked", ["", "latest"])
+def test_a_version_that_is_not_named_is_chosen_after_the_wait_for_a_rate(start: Callable[..., Rig], asked: str) -> None:
+    """Else a swap during the wait fails the request: the version that it was read with is gone."""
+    rig = start("--rate-limit=100")
+    registry, access = rig.server._registry, rig.server._access
+    (before,) = registry
+    take = access.take
+
+    def swap(*args: Any, **options: Any) -> float:
+        registry.put(replace(before, bundle=replace(before.bundle, version="next")))
+        registry.take(MODEL, before.identity.version)
+        return take(*args, **options)
+
+    with pytest.MonkeyPatch.context() as patch, grpc.insecure_channel(rig.target) as channel:
+        patch.setattr(access, "take", swap)
+        assert OpenInferenceCaller(channel).infer(pixels(ARRAY, model_version=asked)).model_version == "next"
 
 
 def test_a_timeout_of_a_request_ends_it_before_its_call_does(start: Callable[..., Rig]) -> None:
