@@ -23,7 +23,7 @@ from glimpse.server.registry import ModelState, ModelStatus
 from tests.conftest import ROOT, RunningServer
 from tests.server.conftest import TIMEOUT, metrics_of, rich_status
 from tests.server.open_inference.caller import MODEL, PIXELS, OpenInferenceCaller, photos
-from tests.server.repositories import add, serving_from
+from tests.server.repositories import add, repository_of, serving_from, wait_for
 from tests.variations import with_two_workers_too
 
 
@@ -113,6 +113,9 @@ def test_who_may_manage_models_unloads_and_loads_one(
         assert index(ready=True) == ["cifar 1 READY", "cifar.pixels 1 READY"]
         caller.call("RepositoryModelUnload", pb.RepositoryModelUnloadRequest(model_name="cifar"))
         assert index(ready=True) == []
+        # Unload does not wait for the requests that have begun, nor for the memory.
+        with repository_of(running) as models:
+            wait_for(models, {"cifar/1": "unloaded"})
         assert index(ready=False) == ["cifar 1 UNAVAILABLE", "cifar.pixels 1 UNAVAILABLE"]
         assert not caller.call("ModelReady", pb.ModelReadyRequest(name="cifar.pixels")).ready
         with pytest.raises(grpc.RpcError) as refused:
