@@ -83,6 +83,10 @@ class Service:
         """
         return self._registry.resolve(selector)
 
+    def name(self, name: str) -> str:
+        """The model's own name, where it is asked for by another one or by none."""
+        return self._registry.name(name)
+
     def models(self) -> tuple[ModelStatus, ...]:
         """Every version of every model with its state, by name; of each name the oldest first."""
         return self._registry.models()

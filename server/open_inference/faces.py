@@ -75,8 +75,8 @@ def is_ready(service: Service, name: str, version: str) -> bool:
     except UnavailableError:
         return False
     except ModelNotFoundError:
-        own = name.removesuffix(SUFFIX)
-        if any(each.name == own and version in {"", each.version} for each in service.models()):
+        own = service.name(name.removesuffix(SUFFIX))
+        if any(each.name == own and version in {"", each.version, *each.aliases} for each in service.models()):
             return False
         raise
     return service.ready

@@ -102,7 +102,7 @@ def test_who_may_manage_models_unloads_and_loads_one(
 ) -> None:
     """Triton's file and KServe's name the model in different fields."""
     add(tmp_path, 1)
-    running = serving_from(start_server, tmp_path)
+    running = serving_from(start_server, tmp_path, GLIMPSE_MODEL_ALIASES="photos=cifar")
     with grpc.insecure_channel(running.target) as channel:
         caller = OpenInferenceCaller(channel)
 
@@ -117,7 +117,8 @@ def test_who_may_manage_models_unloads_and_loads_one(
         with repository_of(running) as models:
             wait_for(models, {"cifar/1": "unloaded"})
         assert index(ready=False) == ["cifar 1 UNAVAILABLE", "cifar.pixels 1 UNAVAILABLE"]
-        assert not caller.call("ModelReady", pb.ModelReadyRequest(name="cifar.pixels")).ready
+        for name in ("cifar", "cifar.pixels", "photos", "photos.pixels"):
+            assert not caller.call("ModelReady", pb.ModelReadyRequest(name=name)).ready, name
         with pytest.raises(grpc.RpcError) as refused:
             caller.infer(photos(file(1), model_name="cifar"))
         assert refused.value.code() is grpc.StatusCode.NOT_FOUND
