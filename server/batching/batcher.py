@@ -325,9 +325,10 @@ class Batcher:
         for worker in self._workers:
             if worker.ident is not None:
                 worker.join(None if end is None else max(0.0, end - time.monotonic()))
-        if self._share_of_device is not None:
+        ended = not any(worker.is_alive() for worker in self._workers)
+        if ended and self._share_of_device is not None:
             self._share_of_device.leave()
-        return not any(worker.is_alive() for worker in self._workers)
+        return ended
 
     def _full(self) -> OverloadedError:
         return OverloadedError(
@@ -442,6 +443,8 @@ class Batcher:
         padded = self._device.padded(len(composed))
         outputs = frozenset().union(*[slot.outputs for slot in composed])
         batch = self._feed.gather(composed, staging)
+        # Before a stream is waited for: who waits for his turn only when the batch before has ended is behind all others.
+        turn.begin()
         with self._changed:
             while self._computing == self._streams:
                 self._changed.wait()
@@ -453,7 +456,6 @@ class Batcher:
             self._watch.began(name)
             if self._may_compose():
                 self._changed.notify_all()  # for another stream that is free, or to gather the next batch
-        turn.begin()
         alone = alone and turn.whole()
         begun = self._clock()
         computed: Computed | None = None

@@ -172,8 +172,9 @@ class Seconds:
     def halved(self) -> None: ...
 
 
-def test_batchers_of_one_device_share_it_by_weight_and_answer_all() -> None:
-    device = SharedDevice(2)
+@pytest.mark.parametrize("streams", [1, 2])
+def test_batchers_of_one_device_share_it_by_weight_and_answer_all(streams: int) -> None:
+    device = SharedDevice(streams)
 
     def computing(seconds: float) -> Callable[[NDArray[np.uint8], frozenset[str]], Outputs]:
         def compute(pixels: NDArray[np.uint8], _: frozenset[str]) -> Outputs:
@@ -192,8 +193,8 @@ def test_batchers_of_one_device_share_it_by_weight_and_answer_all() -> None:
                 batch_sizes=(1, 2),
                 capacity=10_000,
                 observer=told[-1],
-                streams=2,
-                share=device.share(weight, batches=2),
+                streams=streams,
+                share=device.share(weight, batches=streams),
             )
         )
     pixels = np.zeros((1, 1, 3), np.uint8)
@@ -210,4 +211,4 @@ def test_batchers_of_one_device_share_it_by_weight_and_answer_all() -> None:
     for each in batchers:
         assert each.close(LONG)
     assert device._shares == []
-    assert device._free == 2
+    assert device._free == streams
