@@ -160,7 +160,7 @@ class Known:
 
     def _usable(self, entry: KnownVersion) -> bool:
         if entry.loaded is not None:
-            return True
+            return entry.missed < _GONE
         tried = entry.failed and entry.stamp == entry.found.stamp
         return not (entry.problem or tried or entry.missed or entry.asked is False) and self.still(entry)
 

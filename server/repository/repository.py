@@ -454,7 +454,9 @@ class Repository:
         identity = model.identity
         _log.info("retiring", model=identity.name, version=identity.version)
         await self._registry.retire(model)
-        await self._closed(model)
+        closing = self._closed(model)
+        del model  # else what it holds would not be free when memory is settled
+        await closing
         _log.info("model gone", model=identity.name, version=identity.version)
         await self._changed()
 

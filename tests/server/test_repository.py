@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import shutil
 import threading
 import time
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -317,6 +319,42 @@ def test_the_last_version_goes_on_though_its_folder_is_gone(tmp_path: Path) -> N
             add(tmp_path, 3)
             await made.look()
             assert made.states() == {"cifar/2": "failed", "cifar/3": "ready", "other/1": "ready"}
+
+    run(do)
+
+
+def test_the_version_before_comes_back_where_the_newest_is_removed(tmp_path: Path) -> None:
+    add(tmp_path, 1)
+    add(tmp_path, 2)
+
+    async def do() -> None:
+        async with scene(tmp_path) as made:
+            shutil.rmtree(tmp_path / "cifar" / "2")
+            for _ in range(3):
+                await made.look()
+            assert made.states() == {"cifar/1": "ready"}
+
+    run(do)
+
+
+def test_what_a_model_held_is_free_when_memory_is_settled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add(tmp_path, 1)
+    free = []
+
+    async def closed(_: Scene, model: LoadedModel) -> None:
+        batcher = weakref.ref(model.batcher)
+        del model
+        gc.collect()
+        free.append(batcher() is None)
+
+    monkeypatch.setattr(Scene, "_closed", closed)
+
+    async def do() -> None:
+        async with scene(tmp_path) as made:
+            add(tmp_path, 2)
+            await made.look()
+            await _until(lambda: bool(free))
+            assert free == [True]
 
     run(do)
 
