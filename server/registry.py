@@ -17,6 +17,7 @@ from glimpse.server.runtime.agreement import Agreement
 
 # Most of a start is the framework's import, a few seconds.
 _LOADING_SECONDS = 2.0
+_CLOSING_SECONDS = 1.0  # of each wait for the batches of a model that retires
 _DIGITS = 18  # of a version that is a number
 STABLE, LATEST = "stable", "latest"  # aliases of versions that have a meaning of their own
 
@@ -169,7 +170,9 @@ class ModelRegistry:
         self._changed()
         try:
             await model.uses.ended()
-            await asyncio.to_thread(model.close)
+            # In parts: a model that hangs must not keep the process from ending.
+            while not await asyncio.to_thread(model.close, _CLOSING_SECONDS):
+                pass
         finally:
             self._retiring = tuple(each for each in self._retiring if each is not model)
             self._changed()
