@@ -59,8 +59,9 @@ class Watchdog:
         if self._overdue > before:
             # The prediction of the file's cost was wrong, or the machine stood still.
             _log.warning("decoder threads overdue", threads=self._overdue, of=threads, longer_than=seconds)
-        if trouble := next((each for model in self._registry if (each := model.batcher.trouble())), None):
-            return f"{trouble} Until it recovers, calls are refused, and the health checks fail."
+        # All are asked: that is what ends the calls that wait for a model which hangs.
+        if troubles := [each for model in self._registry if (each := model.batcher.trouble())]:
+            return f"{troubles[0]} Until it recovers, calls are refused, and the health checks fail."
         if self._overdue >= threads:
             return (
                 f"Each of the {threads} decoder threads has worked on one image for more than {seconds:g} s. Until one "
