@@ -443,7 +443,7 @@ class Batcher:
         padded = self._device.padded(len(composed))
         outputs = frozenset().union(*[slot.outputs for slot in composed])
         batch = self._feed.gather(composed, staging)
-        # Before a stream is waited for: who waits for his turn only when the batch before has ended is behind all others.
+        # Before a stream is waited for: whoever asks for a turn once the batch before has ended comes after all others.
         turn.begin()
         with self._changed:
             while self._computing == self._streams:

@@ -279,25 +279,29 @@ class Repository:
         elif entry.loaded is None:
             entry.stamp = None
         while True:
-            if why := entry.problem or entry.failed:
-                raise FailedPreconditionError(
-                    Reason.MODEL_NOT_LOADED, f"{entry.name} {entry.version} cannot be loaded: {why}"
-                )
-            if entry.loaded is not None:
+            if entry.loaded is not None and not (entry.problem or entry.failed):
                 return ModelStatus(entry.name, entry.version, ModelState.READY, model=entry.loaded)
-            if self._stop.is_set():
-                raise draining()
-            if self._known.versions.get(entry.key) is not entry:
-                raise _not_found(entry.name, entry.version, [])
-            if entry.asked is False:
-                raise FailedPreconditionError(
-                    Reason.MODEL_NOT_LOADED, f"{entry.name} {entry.version} has been unloaded meanwhile."
-                )
+            self._check_awaited(entry)
             if not self._known.still(entry):
                 await asyncio.sleep(self._known.still_seconds)
             await self._look_now()
             if entry.loaded is None and not entry.failed:
                 await asyncio.sleep(_AGAIN_SECONDS)
+
+    def _check_awaited(self, entry: KnownVersion) -> None:
+        """Raise where it makes no sense to wait for a version any longer."""
+        if why := entry.problem or entry.failed:
+            raise FailedPreconditionError(
+                Reason.MODEL_NOT_LOADED, f"{entry.name} {entry.version} cannot be loaded: {why}"
+            )
+        if self._stop.is_set():
+            raise draining()
+        if self._known.versions.get(entry.key) is not entry:
+            raise _not_found(entry.name, entry.version, [])
+        if entry.asked is False:
+            raise FailedPreconditionError(
+                Reason.MODEL_NOT_LOADED, f"{entry.name} {entry.version} has been unloaded meanwhile."
+            )
 
     async def _look_now(self) -> None:
         """Have the repository looked at, and wait until all has been done that this leads to."""
