@@ -62,6 +62,8 @@ class Engine:
         self._channel.send({"do": "settings", "engine": 1}, [file])
         os.close(file)
         message = self._channel.receive()
+        while message is not None and message.body.get("did") == "loading":  # what it is at
+            message = self._channel.receive()
         assert message is not None
         assert message.body == {"did": "loaded"}, message
         self.facts: ModelFacts = pickle.loads(read_memory_file(message.files[0]))  # noqa: S301 - from our own process
