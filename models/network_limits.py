@@ -7,16 +7,16 @@ billions of weights is refused with a sentence and does not end the process.
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import keras
 
+from glimpse.models.each_weight import each_weight
+
 MOST_PARAMETERS = 1 << 30  # 4 GiB in float32; the largest published network of the library has 144 million
 MOST_MULTIPLY_ADDS = 10**13  # for one image; the largest published network has 2 * 10**10 at its own size
-_changing = threading.RLock()
 
 
 class GiantNetworkError(ValueError):
@@ -36,30 +36,21 @@ def parameters_of(name: str, most: int) -> Iterator[None]:
     Raises:
         GiantNetworkError: there would be more; raised in the layer that is one too many.
     """
-    with _changing:
-        original = keras.layers.Layer.add_weight
-        count, thread = 0, threading.get_ident()
+    count = 0
 
-        def add_weight(self: keras.layers.Layer, shape: Any = None, *args: Any, **values: Any) -> Any:
-            nonlocal count
-            if threading.get_ident() != thread:
-                return original(self, shape, *args, **values)
-            sizes = () if shape is None else (shape,) if isinstance(shape, int) else tuple(shape)
-            count += math.prod(size for size in sizes if size)
-            if count > most:
-                raise GiantNetworkError(
-                    f"{name} would have more than {most:,} weights: {count:,} with its layer {self.name}, and there "
-                    "may be more layers. Give it smaller options, such as fewer or narrower blocks, or smaller images."
-                )
-            return original(self, shape, *args, **values)
+    def counted(layer: keras.layers.Layer, shape: Any, initializer: Any) -> Any:
+        nonlocal count
+        sizes = () if shape is None else (shape,) if isinstance(shape, int) else tuple(shape)
+        count += math.prod(size for size in sizes if size)
+        if count > most:
+            raise GiantNetworkError(
+                f"{name} would have more than {most:,} weights: {count:,} with its layer {layer.name}, and there may "
+                "be more layers. Give it smaller options, such as fewer or narrower blocks, or smaller images."
+            )
+        return initializer
 
-        # Keras has no hook in front of a variable, and every layer makes its own with this method. A StatelessScope, in
-        # which variables have shapes and no values, would make the values later, also those of a refused network.
-        keras.layers.Layer.add_weight = add_weight
-        try:
-            yield
-        finally:
-            keras.layers.Layer.add_weight = original
+    with each_weight(counted):
+        yield
 
 
 def check_multiply_adds(name: str, count: int) -> None:

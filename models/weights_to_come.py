@@ -5,7 +5,6 @@ Drawing them costs more than reading the right ones: on a GPU, JAX compiles a pr
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +12,8 @@ from typing import Any
 import keras
 import numpy as np
 from numpy.typing import NDArray
+
+from glimpse.models.each_weight import each_weight
 
 _ZEROS = (  # what begins like these begins with zeros instead
     keras.initializers.Orthogonal,
@@ -22,7 +23,6 @@ _ZEROS = (  # what begins like these begins with zeros instead
     keras.initializers.VarianceScaling,  # of which Glorot's and He's are kinds
     keras.initializers.Zeros,
 )
-_changing = threading.RLock()
 
 
 @contextmanager
@@ -31,25 +31,15 @@ def weights_to_come() -> Iterator[None]:
 
     Weights that begin with zeros or ones still do, for a file need not hold those of every normalisation.
     """
-    with _changing:
-        original = keras.layers.Layer.add_weight
+    with each_weight(_begins):
+        yield
 
-        def add_weight(
-            self: keras.layers.Layer, shape: Any = None, initializer: Any = None, *args: Any, **values: Any
-        ) -> Any:
-            chosen = keras.initializers.get(initializer)
-            if chosen is None or isinstance(chosen, _ZEROS):
-                initializer = _in_memory(np.zeros)
-            elif isinstance(chosen, keras.initializers.Ones):
-                initializer = _in_memory(np.ones)
-            return original(self, shape, initializer, *args, **values)
 
-        # Keras has no hook in front of a variable; every layer makes its own with this method.
-        keras.layers.Layer.add_weight = add_weight
-        try:
-            yield
-        finally:
-            keras.layers.Layer.add_weight = original
+def _begins(layer: keras.layers.Layer, shape: Any, initializer: Any) -> Any:  # noqa: ARG001 - how hooks are called
+    chosen = keras.initializers.get(initializer)
+    if chosen is None or isinstance(chosen, _ZEROS):
+        return _in_memory(np.zeros)
+    return _in_memory(np.ones) if isinstance(chosen, keras.initializers.Ones) else initializer
 
 
 def _in_memory(fill: Callable[..., NDArray[Any]]) -> Callable[..., NDArray[Any]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import keras
 import numpy as np
 
@@ -35,4 +37,13 @@ def test_networks_that_are_built_later_begin_at_random() -> None:
         keras.layers.Dense(2).build((None, 3))
     layer = keras.layers.Dense(2)
     layer.build((None, 3))
+    assert np.any(np.asarray(layer.kernel))
+
+
+def test_networks_that_another_thread_builds_meanwhile_begin_at_random() -> None:
+    layer = keras.layers.Dense(2)
+    with weights_to_come():
+        building = threading.Thread(target=layer.build, args=((None, 3),))
+        building.start()
+        building.join()
     assert np.any(np.asarray(layer.kernel))
