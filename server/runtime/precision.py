@@ -19,15 +19,19 @@ def compute_in(model: keras.Model, precision: Precision) -> None:
     """
     for network in model.layers:
         if isinstance(network, keras.Model):
-            for layer in _leaves(network):
+            for layer in all_layers(network):
+                if isinstance(layer, keras.Model):
+                    continue
                 # In the reference only what was tried in another before; what else a model's maker chose stays.
                 if precision != REFERENCE or layer.dtype_policy.name in _REDUCED:
                     layer.dtype_policy = PRECISIONS[precision].keras_policy
 
 
-def _leaves(network: keras.Model) -> Iterator[keras.layers.Layer]:
-    for layer in network.layers:
+def all_layers(model: keras.Model) -> Iterator[keras.layers.Layer]:
+    """A model and all layers of it and of the models within it."""
+    yield model
+    for layer in model.layers:
         if isinstance(layer, keras.Model):
-            yield from _leaves(layer)
+            yield from all_layers(layer)
         else:
             yield layer

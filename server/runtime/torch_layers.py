@@ -16,6 +16,8 @@ from typing import Any
 import keras
 import torch
 
+from glimpse.server.runtime.precision import all_layers
+
 _CONVOLUTIONS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
 
 
@@ -34,7 +36,7 @@ def for_inference(model: keras.Model) -> Iterator[int]:
 
     folded = _foldable(model)
     try:
-        for normalisation in _all(model):
+        for normalisation in all_layers(model):
             if not _plain(normalisation):
                 continue
             scale, offset = _scale_and_offset(normalisation)
@@ -49,20 +51,10 @@ def for_inference(model: keras.Model) -> Iterator[int]:
             del layer.call
 
 
-def _all(model: keras.Model) -> Iterator[keras.layers.Layer]:
-    """A model and all layers of it and of the models within it."""
-    yield model
-    for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            yield from _all(layer)
-        else:
-            yield layer
-
-
 def _foldable(model: keras.Model) -> dict[int, Any]:
     """The convolutions that nothing but a batch normalisation behind them reads, by the id of that normalisation."""
     found: dict[int, Any] = {}
-    for network in _all(model):
+    for network in all_layers(model):
         by_depth = getattr(network, "_nodes_by_depth", {})  # of a functional model
         if not by_depth:
             continue
