@@ -256,7 +256,7 @@ class Server:
             return False
         await self._settle()
         if not any(self._registry):  # else another engine has told of its model meanwhile
-            self._registry.add(model)
+            self._registry.put(model)
         self._tell_loaded(model)
         return True
 

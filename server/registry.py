@@ -126,16 +126,6 @@ class ModelRegistry:
         self._all: tuple[LoadedModel, ...] = ()
         self._statuses: tuple[ModelStatus, ...] = ()
 
-    def add(self, model: LoadedModel) -> None:
-        """Make a model answer requests; among versions of one name the one added last is the newest.
-
-        One of the same name and version that answered until now is no longer to be found.
-        """
-        name, version = model.identity.name, model.identity.version
-        self._models.setdefault(name, {})[version] = model
-        self._others.pop((name, version), None)
-        self._changed()
-
     def put(self, model: LoadedModel, newer: tuple[str, ...] = ()) -> LoadedModel | None:
         """Make a model answer requests in the place of the one of its name and version, which is returned.
 

@@ -167,10 +167,10 @@ def test_models_may_be_added_while_a_scrape_goes_through_them() -> None:
             self.version = ""
 
     for name in ("a", "b"):
-        registry.add(_Model(name))  # type: ignore[arg-type]
+        registry.put(_Model(name))  # type: ignore[arg-type]
     names = []
     for model in registry:
-        registry.add(_Model(f"{model.identity.name}'"))  # type: ignore[arg-type]
+        registry.put(_Model(f"{model.identity.name}'"))  # type: ignore[arg-type]
         names.append(model.identity.name)
     assert names == ["a", "b"]
     assert [model.identity.name for model in registry] == ["a", "b", "a'", "b'"]

@@ -36,7 +36,7 @@ def classify(model: LoadedModel, *requests: ClassifyRequest) -> list[ImageResult
 
     async def answers() -> list[ImageResult]:
         settings, registry = Settings(), ModelRegistry()  # type: ignore[call-arg]  # as above
-        registry.add(model)
+        registry.put(model)
         decoders = DecodePool(1, expensive=1, spare=0)
         admission = Admission(Permits(64, 1 << 30, 1 << 30), streams=1, retry_after=lambda *_: 0.0)
         pipeline = Pipeline(
