@@ -111,6 +111,17 @@ class InvalidImageError(ServiceError):
 
     code = Code.INVALID_ARGUMENT
 
+    def of_request(self, field: str, number: int, images: int) -> InvalidImageError:
+        """The same as the error of its whole request, in a protocol that has no place for the error of one image.
+
+        Args:
+            field: of the request, which held the image.
+            number: of the image, from 0.
+            images: how many the request had.
+        """
+        which = f"Image {number + 1} of {images}: " if images > 1 else ""
+        return InvalidImageError(self.reason, f"{which}{self.message}", field=field)
+
 
 class ModelNotFoundError(ServiceError):
     """No loaded model has the name and version asked for."""

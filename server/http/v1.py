@@ -11,7 +11,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from glimpse.server.domain import EncodedImage, ModelSelector
-from glimpse.server.errors import InvalidImageError
 from glimpse.server.http import answers, json_body, options
 from glimpse.server.http.endpoint import Asked
 from glimpse.server.http.problems import malformed
@@ -57,18 +56,12 @@ class V1:
         for index, each in enumerate(answer.results):
             if each.error is not None:
                 self._service.failed(answer, asked.call)
-                raise _of_request(each.error, index, len(answer.results))
+                raise each.error.of_request(f"instances[{index}]", index, len(answer.results))
         self._service.replied(answer, asked.call)
         return answers.json_response({"predictions": [answers.result(each) for each in answer.results]})
 
 
 _OK = {"error_code": "OK", "error_message": ""}
-
-
-def _of_request(error: InvalidImageError, index: int, images: int) -> InvalidImageError:
-    """The error of an image as that of its request, in a protocol that has no place for it."""
-    which = f"Image {index + 1} of {images}: " if images > 1 else ""
-    return InvalidImageError(error.reason, f"{which}{error.message}", field=f"instances[{index}]")
 
 
 def _image(instance: Any, index: int) -> bytes:

@@ -21,7 +21,7 @@ from glimpse.server.errors import UnavailableError, shown
 from glimpse.server.http import answers, json_body
 from glimpse.server.http.endpoint import Asked
 from glimpse.server.http.problems import JSON, malformed
-from glimpse.server.open_inference import faces, inference
+from glimpse.server.open_inference import faces, inference, tensors
 from glimpse.server.open_inference.faces import BYTES, Face
 from glimpse.server.open_inference.messages import (
     NO_TENSOR,
@@ -38,7 +38,6 @@ from glimpse.server.service import Service
 HEADER_LENGTH = "inference-header-content-length"
 _EXTENSIONS = ("binary_tensor_data", "classification", "parameters")
 _DIMENSIONS = 8  # of a shape
-_LENGTH = 4  # bytes in front of each element of BYTES, the lowest first
 _SIZE, _BINARY, _ALL_BINARY = "binary_data_size", "binary_data", "binary_data_output"
 
 
@@ -73,12 +72,11 @@ class V2:
     async def model(self, asked: Asked) -> Response:
         """Inputs and outputs of a model."""
         face = faces.find(self._service, *_named(asked.request))
-        name = face.model.identity.name
         return answers.json_response(
             {
                 "name": face.name,
-                "versions": [each.version for each in self._service.models() if each.name == name and each.model],
-                "platform": f"glimpse_{face.model.runtime}",
+                "versions": face.versions(self._service),
+                "platform": face.platform,
                 "inputs": [_metadata(face.input)],
                 "outputs": [_metadata(face.output)],
             }
@@ -286,12 +284,7 @@ def _values(output: OutputTensor) -> list[Any]:
     if output.datatype != BYTES:
         numbers: list[Any] = np.frombuffer(output.raw, "<f4").tolist()
         return numbers
-    texts, at, raw = list[str](), 0, output.raw
-    while at < len(raw):
-        end = at + _LENGTH + int.from_bytes(raw[at : at + _LENGTH], "little")
-        texts.append(raw[at + _LENGTH : end].decode("utf-8", "replace"))
-        at = end
-    return texts
+    return [each.decode("utf-8", "replace") for each in tensors.elements(output.raw)]
 
 
 def _yes_or_no(content: dict[str, Any]) -> Response:

@@ -40,15 +40,10 @@ def server() -> pb.ServerMetadataResponse:
 
 def metadata(face: Face, service: Service) -> pb.ModelMetadataResponse:
     """The tensors of a model, and its versions that answer."""
-    versions = [
-        each.version
-        for each in service.models()
-        if each.name == face.model.identity.name and each.state is ModelState.READY
-    ]
     return pb.ModelMetadataResponse(
         name=face.name,
-        versions=versions,
-        platform=_platform(face),
+        versions=face.versions(service),
+        platform=face.platform,
         inputs=[_tensor(face.input)],
         outputs=[_tensor(face.output)],
     )
@@ -59,7 +54,7 @@ def configuration(face: Face, max_images: int) -> pb.ModelConfigResponse:
     taken, returned = face.input, face.output
     config = pb.ModelConfig(
         name=face.name,
-        platform=_platform(face),
+        platform=face.platform,
         backend="glimpse",
         version_policy=pb.ModelVersionPolicy(latest=pb.ModelVersionPolicy.Latest(num_versions=1)),
         max_batch_size=max_images,
@@ -132,7 +127,3 @@ def _duration(total: Total) -> pb.StatisticDuration:
 
 def _tensor(tensor: TensorMetadata) -> pb.ModelMetadataResponse.TensorMetadata:
     return pb.ModelMetadataResponse.TensorMetadata(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
-
-
-def _platform(face: Face) -> str:
-    return f"glimpse_{face.model.runtime}"

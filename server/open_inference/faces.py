@@ -9,7 +9,7 @@ from glimpse.models.outputs import PROBABILITIES
 from glimpse.server.domain import ModelSelector
 from glimpse.server.errors import ModelNotFoundError, UnavailableError
 from glimpse.server.open_inference.messages import TensorMetadata
-from glimpse.server.registry import LoadedModel
+from glimpse.server.registry import LoadedModel, ModelState
 from glimpse.server.service import Service
 
 SUFFIX: Final = ".pixels"
@@ -24,6 +24,16 @@ class Face:
     name: str  # as it was asked for
     model: LoadedModel
     pixels: bool  # whether it takes pixels
+
+    @property
+    def platform(self) -> str:
+        """What computes it."""
+        return f"glimpse_{self.model.runtime}"
+
+    def versions(self, service: Service) -> list[str]:
+        """The versions of the model that answer."""
+        name = self.model.identity.name
+        return [each.version for each in service.models() if each.name == name and each.state is ModelState.READY]
 
     @property
     def input(self) -> TensorMetadata:

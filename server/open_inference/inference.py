@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from glimpse.models.outputs import PROBABILITIES
 from glimpse.server.access.call_context import CallContext
 from glimpse.server.domain import Classification, ClassifyRequest, Image, ModelSelector
-from glimpse.server.errors import InvalidImageError, InvalidRequestError, Reason, shown
+from glimpse.server.errors import InvalidRequestError, Reason, shown
 from glimpse.server.open_inference import faces, parameters, tensors
 from glimpse.server.open_inference.faces import BYTES, FP32, Face
 from glimpse.server.open_inference.messages import InferRequest, InferResponse, OutputTensor
@@ -87,7 +87,7 @@ def answered(request: Asked, answer: Classification, service: Service, call: Cal
     for number, result in enumerate(results):
         if result.error is not None:
             service.failed(answer, call)
-            raise _of_request(result.error, number, len(results))
+            raise result.error.of_request(f"inputs[0][{number}]", number, len(results))
     outputs = [
         _output(each, [result.outputs[each.name] for result in results], request, answer) for each in request.wanted
     ]
@@ -140,9 +140,3 @@ def _output(wanted: _Wanted, rows: list[NDArray[np.float32]], request: Asked, an
     if least:
         rows = [np.where(row >= least, row, np.float32(0)) for row in rows]
     return OutputTensor(wanted.name, FP32, (len(rows), *rows[0].shape), tensors.numbers(rows))
-
-
-def _of_request(error: InvalidImageError, number: int, images: int) -> InvalidImageError:
-    """The error of an image as that of its request."""
-    which = f"Image {number + 1} of {images}: " if images > 1 else ""
-    return InvalidImageError(error.reason, f"{which}{error.message}", field=f"inputs[0][{number}]")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import struct
+import sys
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -107,11 +108,11 @@ def told(values: NDArray[np.float32], labels: Sequence[ClassLabel], k: int, *, l
     return texts + [b""] * (k - len(texts))
 
 
-def _split(raw: bytes, images: int, where: str) -> list[bytes]:
-    """The elements of a tensor of BYTES."""
+def elements(raw: bytes, most: int = sys.maxsize) -> list[bytes]:
+    """The whole elements at the beginning of a tensor of BYTES in the raw representation, at most so many."""
     found: list[bytes] = []
     at, end = 0, len(raw)
-    while at < end and len(found) < images:
+    while at < end and len(found) < most:
         begins = at + _LENGTH.size
         if begins > end:
             break
@@ -120,7 +121,13 @@ def _split(raw: bytes, images: int, where: str) -> list[bytes]:
         if at > end:
             break
         found.append(raw[begins:at])
-    if at != end or len(found) != images:
+    return found
+
+
+def _split(raw: bytes, images: int, where: str) -> list[bytes]:
+    """The elements of a tensor of BYTES, which must be so many."""
+    found, end = elements(raw, images), len(raw)
+    if len(found) != images or sum(map(len, found)) + _LENGTH.size * len(found) != end:
         raise _wrong(
             f"The raw contents of the input must be {images} elements, each behind its length as four bytes, the least "
             f"significant one first. Received: {end} bytes, in which {len(found)} whole elements were found.",
