@@ -32,7 +32,7 @@ from glimpse.server.runtime import UnsupportedNetworkError
 from glimpse.server.runtime.graph_input import Graph, feed, input_shape, integers, prepared
 from glimpse.server.runtime.graph_operators import control_flow, operators
 from glimpse.server.runtime.openvino import compiled, errors_of_openvino, write
-from glimpse.server.runtime.openvino_library import openvino, ops
+from glimpse.server.runtime.openvino_library import core, openvino, ops
 
 _RAW = "raw"  # what the graph gives, before anything is made of it
 _SAME = 1e-3  # of the largest score, by which that of a picture may differ beside others
@@ -91,7 +91,7 @@ def _read(graph: Graph) -> Any:
     """The graph as a model of OpenVINO, each time anew: reshaping changes it, also where it fails."""
     file = graph.path.parent if graph.format.name == "savedmodel" else graph.path
     with errors_of_openvino(f"openvino cannot read {file} as {graph.format.title}"):
-        model = openvino.Core().read_model(file)
+        model = core().read_model(file)
     if found := control_flow(model):
         raise GraphError(
             f"{graph.path} has control flow, which depends on what is computed: {', '.join(found[:5])}. Export the "

@@ -18,7 +18,7 @@ from glimpse.models.outputs import DEFAULT_OUTPUTS, PROBABILITIES, Outputs
 from glimpse.server import cores
 from glimpse.server.runtime import errors_as_unsupported
 from glimpse.server.runtime.converted_cache import GRAPH
-from glimpse.server.runtime.openvino_library import openvino
+from glimpse.server.runtime.openvino_library import core, openvino
 from glimpse.server.runtimes import PRECISIONS, REFERENCE, Precision
 from glimpse.server.settings.kinds import PrecisionChoice
 
@@ -79,7 +79,7 @@ def compiled(model: openvino.Model | Path) -> Callable[[NDArray[np.uint8]], dict
     what = "openvino cannot compute this network"
     with errors_of_openvino(what):
         hint = {"INFERENCE_PRECISION_HINT": PRECISIONS[REFERENCE].openvino_hint}
-        made = openvino.Core().compile_model(model, "CPU", hint)
+        made = core().compile_model(model, "CPU", hint)
     places = _indices(made)
 
     def answer(pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
@@ -118,7 +118,6 @@ class OpenVINORuntime:
             UnsupportedNetworkError: OpenVINO cannot compile the network.
             MemoryError: there was not enough.
         """
-        core = openvino.Core()
         self.precision = self.resolve(precision)
         self.streams = cores.available()
         options = {
@@ -129,16 +128,18 @@ class OpenVINORuntime:
             "ENABLE_CPU_PINNING": False,
         }
         with errors_as_unsupported("openvino cannot compile this network", _reason):
-            network = core.read_model(graph)
+            network = core().read_model(graph)
             # A core for each batch: threads that share one wait for the slowest of them at every layer, and beside
             # decoding and gRPC one of them is always slow.
-            narrow = core.compile_model(
+            narrow = core().compile_model(
                 network, "CPU", {**options, "PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": self.streams}
             )
             wide = narrow
             if self.streams > 1:
                 # For a lone image, which all cores answer sooner than one.
-                wide = core.compile_model(network, "CPU", {**options, "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1})
+                wide = core().compile_model(
+                    network, "CPU", {**options, "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
+                )
         self.outputs = frozenset(_indices(narrow))
         batch = network.inputs[0].partial_shape[0]
         # Of a graph of another framework, where it is part of the graph.
@@ -153,13 +154,12 @@ class OpenVINORuntime:
         Raises:
             ValueError: bfloat16 is asked for, and the processor does not have it.
         """
-        core = openvino.Core()
-        has_bfloat16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") and not _limited()
+        has_bfloat16 = "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES") and not _limited()
         if precision == "auto":
             return "bfloat16" if has_bfloat16 else "float32"
         if precision == "bfloat16" and not has_bfloat16:
             raise ValueError(
-                f"This processor ({core.get_property('CPU', 'FULL_DEVICE_NAME').strip()}) cannot compute in bfloat16 "
+                f"This processor ({core().get_property('CPU', 'FULL_DEVICE_NAME').strip()}) cannot compute in bfloat16 "
                 "with openvino. Set GLIMPSE_PRECISION to auto or float32."
             )
         return precision
@@ -167,7 +167,7 @@ class OpenVINORuntime:
     @classmethod
     def processor(cls) -> str:
         """What computes; on equal ones the answers are equal. oneDNN may be told to use fewer instructions."""
-        capabilities = sorted(openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+        capabilities = sorted(core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
         return " ".join([cores.processor(), *capabilities, _limit()])
 
     def batch_sizes(self, largest: int, multiply_adds: int) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from typing import Any
 
@@ -28,4 +29,16 @@ if _skipped:
 
     openvino.convert_model = _convert_model
 
-__all__ = ["openvino", "ops"]
+
+@functools.cache
+def core() -> openvino.Core:
+    """The one of this process, which lives as long as the process does. Its methods may be called from any thread.
+
+    Each `openvino.Core` replaces the stack on which the thread that makes it handles signals, and puts back the one it
+    found when it goes. Of two that go in the order in which they came, the second puts back a stack that the first has
+    freed, and the next signal, SIGTERM for example, ends the process with a segmentation fault (OpenVINO 2026.1).
+    """
+    return openvino.Core()
+
+
+__all__ = ["core", "openvino", "ops"]

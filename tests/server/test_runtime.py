@@ -22,7 +22,7 @@ from glimpse.models.bundle import Bundle
 from glimpse.models.outputs import LOGITS, PROBABILITIES
 from glimpse.models.serving import load_bundle, serving_outputs
 from glimpse.server import cores
-from glimpse.server.runtime import OneStream, Runtime, UnsupportedNetworkError, selection
+from glimpse.server.runtime import OneStream, Runtime, UnsupportedNetworkError, openvino_library, selection
 from glimpse.server.runtime.openvino import OpenVINORuntime, convert
 from glimpse.server.runtime.tensorflow import TensorFlowRuntime, compiled, with_values
 from glimpse.server.runtimes import RuntimeName
@@ -134,14 +134,40 @@ def test_logits_are_what_the_probabilities_are_the_softmax_of(
 
 
 def test_openvino_computes_in_bfloat16_only_if_the_processor_can_and_says_so(graph: Path) -> None:
-    import openvino  # its reports are off by now
-
-    if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    if "BF16" in openvino_library.core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         assert OpenVINORuntime(graph, "auto").precision == "bfloat16"
     else:
         assert OpenVINORuntime(graph, "auto").precision == "float32"
         with pytest.raises(ValueError, match="cannot compute in bfloat16"):
             OpenVINORuntime(graph, "bfloat16")
+
+
+_TWO_GO = """
+import gc, signal
+import numpy as np
+from glimpse.server.runtime import openvino as runtime
+from glimpse.server.runtime.openvino_library import openvino, ops
+
+def network():
+    pixels = ops.parameter([-1, 4], np.float32)
+    return openvino.Model([ops.relu(pixels)], [pixels])
+
+received = []
+signal.signal(signal.SIGUSR1, lambda number, _: received.append(number))
+first, second = runtime.compiled(network()), runtime.compiled(network())
+del first
+gc.collect()
+del second
+gc.collect()
+signal.raise_signal(signal.SIGUSR1)
+assert received == [signal.SIGUSR1]
+"""
+
+
+def test_signals_are_handled_after_two_networks_have_gone_as_they_came() -> None:
+    """Each `openvino.Core` brings a stack for signals; of two, the last to go would put back the one freed before."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    assert subprocess.run([sys.executable, "-c", _TWO_GO], env=environment, check=False).returncode == 0
 
 
 def test_auto_is_openvino_on_a_machine_without_a_gpu() -> None:
