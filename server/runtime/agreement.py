@@ -13,29 +13,20 @@ Nothing here knows of a runtime: it is given as a function of precision and pixe
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import json
-import os
-import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import islice
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-import structlog
 from numpy.typing import NDArray
 
-from glimpse.models import bounded_files
-from glimpse.models.published import FetchError, cache_folder
-from glimpse.server import build, cleanup
+from glimpse.server.runtime import kept_measurements
 
 # (precision, uint8 [N, H, W, C]) -> float32 probabilities [N, classes]
 Answer = Callable[[str, NDArray[np.uint8]], NDArray[np.float32]]
 
+KIND = "agreement"  # of measurement
 MIN_PICTURES = 100  # pictures with a clear answer, or the comparison says too little
 REQUIRED_SHARE = 0.99  # share of them that must keep their first class
 CLEAR_RATIO = 0.8  # of the first class's probability is the most that the second may have where an answer is clear
@@ -44,9 +35,6 @@ _MAX_MULTIPLY_ADDS = (
     100_000_000_000  # multiply-adds that a comparison may take in each precision before it is content with MIN_PICTURES
 )
 _MAX_ROUNDS = 4  # times so many pictures are looked at, at the most
-_MONTH = 30 * 24 * 3600.0
-_PACKAGES = ("jax", "jaxlib", "torch")  # that compute; the others are in the hash of the network
-_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,26 +119,17 @@ def cached(follows_from: Mapping[str, Any]) -> Agreement | None:
     Args:
         follows_from: all that the comparison depends on, JSON-ready; see `facts`.
     """
-    if (path := _path(follows_from)) is None:
-        return None
-    try:
-        values = bounded_files.parse_json(bounded_files.read_text(path))
-        if values["follows_from"] != dict(follows_from):
-            raise ValueError("it belongs to something else")  # noqa: TRY301 - one place says what becomes of such a file
-        found = Agreement(**values["agreement"])
+
+    def parsed(values: Any) -> Agreement:
+        found = Agreement(**values)
         counted = (found.same, found.pictures, found.unclear)
         if not all(type(each) is int for each in counted) or not 0 <= found.same <= found.pictures or found.unclear < 0:
-            raise ValueError(f"{counted} cannot be")  # noqa: TRY301
+            raise ValueError(f"{counted} cannot be")
         if found.precision != follows_from["precision"]:
-            raise ValueError(f"it belongs to {found.precision}")  # noqa: TRY301
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        _log.warning("kept agreement cannot be used", file=str(path), detail=str(error))
-        return None
-    with contextlib.suppress(OSError):  # it may lie in an image that cannot be written
-        os.utime(path)  # used today
-    return found
+            raise ValueError(f"it belongs to {found.precision}")
+        return found
+
+    return kept_measurements.read(KIND, follows_from, parsed)
 
 
 def store(follows_from: Mapping[str, Any], found: Agreement) -> bool:
@@ -159,29 +138,7 @@ def store(follows_from: Mapping[str, Any], found: Agreement) -> bool:
     Raises:
         StoppedError: expected; the start was told to end, and nothing is left of this.
     """
-    if (path := _path(follows_from)) is None:
-        return False
-    text = json.dumps({"follows_from": dict(follows_from), "agreement": asdict(found)}, indent=2) + "\n"
-    started = cleanup.current()
-    try:
-        started.make_folders(path.parent)
-        _tidy(path.parent)
-        # Written beside it and renamed: a reader sees all of it or nothing.
-        file = cast("Path", started.make(lambda: _empty(path.parent)))
-        try:
-            file.write_text(text, encoding="utf-8")
-            file.chmod(0o644)  # for servers of other users, too
-            started.settle(file, lambda: file.replace(path))
-        except BaseException:
-            started.remove(file)
-            raise
-    except OSError as error:
-        _log.info(
-            "agreement not kept",
-            detail=f"{error}. Every start will repeat the comparison. Set GLIMPSE_CACHE to another folder.",
-        )
-        return False
-    return True
+    return kept_measurements.store(KIND, follows_from, asdict(found))
 
 
 def facts(*, network: str, runtime: str, processor: str, precision: str, pictures: str, number: int) -> dict[str, Any]:
@@ -196,35 +153,7 @@ def facts(*, network: str, runtime: str, processor: str, precision: str, picture
         number: pictures that are compared.
     """
     return {
-        "network": network,
-        "runtime": runtime,
-        "packages": {name: found for name in _PACKAGES if (found := build.version(name))},
-        "processor": processor,
-        "precision": precision,
+        **kept_measurements.facts(network=network, runtime=runtime, processor=processor, precision=precision),
         "pictures": pictures,
         "number": number,
     }
-
-
-def _path(follows_from: Mapping[str, Any]) -> Path | None:
-    """Where it is kept; None where there is no home folder to look in."""
-    key = hashlib.sha256(json.dumps(dict(follows_from), sort_keys=True).encode()).hexdigest()[:32]
-    try:
-        return cache_folder("agreement") / f"{key}.json"
-    except FetchError:
-        return None
-
-
-def _empty(folder: Path) -> Path:
-    handle, name = tempfile.mkstemp(dir=folder, prefix=".")
-    os.close(handle)
-    return Path(name)
-
-
-def _tidy(folder: Path) -> None:
-    """Remove what nobody has used for a month."""
-    now = time.time()
-    for path in list(folder.iterdir()):
-        with contextlib.suppress(OSError):
-            if now - path.stat().st_mtime > _MONTH:
-                path.unlink()

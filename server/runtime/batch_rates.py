@@ -6,10 +6,14 @@ How much a larger batch gains depends on the network, the GPU and the runtime, s
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import structlog
 
+from glimpse.server.runtime import kept_measurements
+
+KIND = "batch_sizes"  # of measurement
 LARGEST = 256  # images; beyond that a batch takes longer than it gains on every GPU that was measured
 _GAIN = 1.05  # times the rate of the size before it that a larger one must reach
 _RUNS = 3  # of each size, of which the fastest counts: whatever else happens only makes one slower
@@ -59,6 +63,51 @@ def useful_sizes(
         if seconds[kept[-1]] > _GAIN * seconds[size]:
             kept.append(size)
     return tuple(reversed(kept))
+
+
+def useful_sizes_kept(
+    compute: Callable[[int], object],
+    sizes: Sequence[int],
+    *,
+    may_grow: bool,
+    out_of_memory: Callable[[Exception], bool],
+    follows_from: Mapping[str, Any],
+    clock: Callable[[], float] = time.monotonic,
+) -> tuple[int, ...]:
+    """What `useful_sizes` has found at an earlier start and kept, if the largest still fits into memory; else now.
+
+    Args:
+        compute: as for `useful_sizes`, as are `sizes`, `may_grow` and `out_of_memory`.
+        sizes: see there.
+        may_grow: see there.
+        out_of_memory: see there.
+        follows_from: what the rates depend on, besides these; see `kept_measurements.facts`.
+        clock: seconds, monotonic.
+
+    Raises:
+        Exception: whatever `compute` raises.
+    """
+    follows_from = {**follows_from, "sizes": [*sizes], "may_grow": may_grow}
+
+    def parsed(found: Any) -> tuple[int, ...]:
+        if not all(type(each) is int and 1 <= each <= max(LARGEST, sizes[-1]) for each in found):
+            raise ValueError(f"batch sizes are whole numbers from 1 to {max(LARGEST, sizes[-1])}. Received: {found}")
+        if not found or found != sorted(set(found)):
+            raise ValueError(f"batch sizes rise. Received: {found}")
+        return tuple(found)
+
+    if (kept := kept_measurements.read(KIND, follows_from, parsed)) is not None:
+        try:
+            compute(kept[-1])
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            _log.info("batch size does not fit any more", size=kept[-1], detail="The batch sizes are measured again.")
+        else:
+            return kept
+    found = useful_sizes(compute, sizes, may_grow=may_grow, out_of_memory=out_of_memory, clock=clock)
+    kept_measurements.store(KIND, follows_from, found)
+    return found
 
 
 def _gains(seconds: dict[int, float], size: int) -> bool:

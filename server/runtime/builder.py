@@ -18,7 +18,7 @@ from glimpse.server.runtime import Runtime, RuntimeType, agreement, errors_as_un
 from glimpse.server.runtime.agreement import Agreement
 from glimpse.server.runtime.converted_key import identity
 from glimpse.server.runtime.importing import ImportedModel
-from glimpse.server.runtimes import REFERENCE, Precision
+from glimpse.server.runtimes import REFERENCE, Precision, RuntimeRow
 from glimpse.server.settings.kinds import PrecisionChoice
 
 _BATCH = 32  # images at a time in a comparison, at the most
@@ -49,6 +49,12 @@ def build(imported: ImportedModel, *, precision: PrecisionChoice, largest: int =
         ValueError: the precision is not to be had on this device.
     """
     return _Builder(imported, largest).build(precision)
+
+
+def implementation(row: RuntimeRow) -> RuntimeType:
+    """The class of a runtime; its module alone loads its framework."""
+    found: RuntimeType = resolve_name(row.implementation)
+    return found
 
 
 class _Builder:
@@ -83,9 +89,7 @@ class _Builder:
 
     @property
     def _type(self) -> RuntimeType:
-        """The runtime's class; its module alone loads its framework."""
-        found: RuntimeType = resolve_name(self._row.implementation)
-        return found
+        return implementation(self._row)
 
     def _compared(self, precision: Precision) -> Agreement:
         """How that precision compares with float32: by an earlier start, or else now."""

@@ -12,9 +12,9 @@ import structlog
 from glimpse.models.outputs import PROBABILITIES
 from glimpse.server import gpus
 from glimpse.server.progress import Progress, untold
-from glimpse.server.runtime import Runtime, builder, errors_as_unsupported
+from glimpse.server.runtime import Runtime, batch_rates, builder, errors_as_unsupported, kept_measurements
 from glimpse.server.runtime.agreement import Agreement
-from glimpse.server.runtime.batch_rates import useful_sizes
+from glimpse.server.runtime.converted_key import identity
 from glimpse.server.runtime.golden_check import GoldenCheck
 from glimpse.server.runtime.importing import ImportedModel
 from glimpse.server.runtimes import REFERENCE
@@ -59,10 +59,9 @@ def serve(
     """
     progress(f"build the network with {imported.row.name}")
     runtime, agreement = builder.build(imported, precision=precision, largest=largest)
-    multiply_adds = imported.summary.multiply_adds
     warming()
     try:
-        return ServedModel(runtime, agreement, _warm(runtime, golden, largest, multiply_adds, progress))
+        return ServedModel(runtime, agreement, _warm(runtime, imported, golden, largest, progress))
     except GoldenError as error:
         if precision != "auto" or runtime.precision == REFERENCE:
             raise
@@ -70,24 +69,29 @@ def serve(
     del runtime  # two at a time would take twice the memory
     progress(f"build the network with {imported.row.name}, in {REFERENCE}")
     runtime, _ = builder.build(imported, precision=REFERENCE)
-    return ServedModel(runtime, agreement, _warm(runtime, golden, largest, multiply_adds, progress))
+    return ServedModel(runtime, agreement, _warm(runtime, imported, golden, largest, progress))
 
 
 def _warm(
-    runtime: Runtime, golden: GoldenCheck, largest: int, multiply_adds: int, progress: Progress
+    runtime: Runtime, imported: ImportedModel, golden: GoldenCheck, largest: int, progress: Progress
 ) -> tuple[int, ...]:
     """Run every batch size on every stream, so that no caller pays for a first time (optimising, compiling).
 
     What comes out is looked at, so that the golden check costs no time of its own. On a GPU the sizes are those that
-    their measured rates recommend, see `server.runtime.batch_rates`.
+    their measured rates recommend, see `server.runtime.batch_rates`: at the first start, which keeps them for the
+    others.
 
     Returns:
         The batch sizes.
     """
-    sizes = runtime.batch_sizes(largest, multiply_adds)
+    sizes = runtime.batch_sizes(largest, imported.summary.multiply_adds)
     check = partial(golden.check, runtime=runtime.name, precision=runtime.precision)
     # Each is put together once: for a fast GPU that takes as long as computing it, and it is the device that is timed.
     batch = cache(golden.batch)
+
+    def compute(size: int) -> object:
+        progress(f"measure batches of {size} images")
+        return runtime(batch(size))
 
     def stream(_: int) -> None:
         for size in sizes:
@@ -99,16 +103,17 @@ def _warm(
             progress("compute the first image")
             check(runtime.alone(batch(1))[PROBABILITIES])
             if runtime.device.startswith("gpu"):
-
-                def compute(size: int) -> object:
-                    progress(f"measure batches of {size} images")
-                    return runtime(batch(size))
-
-                sizes = useful_sizes(
+                sizes = batch_rates.useful_sizes_kept(
                     compute,
                     sizes,
                     may_grow=not largest,
                     out_of_memory=runtime.out_of_memory,
+                    follows_from=kept_measurements.facts(
+                        network=identity(imported.bundle),
+                        runtime=runtime.name,
+                        processor=builder.implementation(imported.row).processor(),
+                        precision=runtime.precision,
+                    ),
                 )
                 _log.info("batch sizes measured", sizes=sizes, device=runtime.device)
             with ThreadPoolExecutor(runtime.streams) as streams:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from glimpse.server.runtime.batch_rates import useful_sizes
+from glimpse.server.runtime import kept_measurements
+from glimpse.server.runtime.batch_rates import useful_sizes, useful_sizes_kept
 from glimpse.server.runtime.serving import whose_memory
 
 SIZES = (1, 2, 4, 8, 16, 32)
@@ -74,3 +77,57 @@ def test_a_stated_size_that_does_not_fit_is_told() -> None:
 def test_the_message_about_memory_tells_whose_it_is() -> None:
     assert "machine or container" in whose_memory("cpu")
     assert whose_memory("gpu:0").startswith("the GPU, not of the machine.")
+
+
+FACTS = kept_measurements.facts(network="n", runtime="jax", processor="p", precision="bfloat16")
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("GLIMPSE_CACHE", str(tmp_path))
+    return tmp_path / "batch_sizes"
+
+
+def kept(device: Device, facts: dict[str, object] = FACTS, *, may_grow: bool = True) -> tuple[int, ...]:
+    return useful_sizes_kept(
+        device.compute,
+        SIZES,
+        may_grow=may_grow,
+        out_of_memory=lambda error: isinstance(error, MemoryError),
+        follows_from=facts,
+        clock=lambda: device.now,
+    )
+
+
+def test_a_later_start_takes_the_sizes_of_the_first_and_computes_one(cache: Path) -> None:
+    found = kept(Device(lambda size: 0.010 + 0.0001 * size))
+    assert len([*cache.iterdir()]) == 1
+    later = Device(lambda size: 1.0 * size)
+    assert kept(later) == found
+    assert later.compiled == {found[-1]}
+
+
+@pytest.mark.parametrize("fact", ["network", "runtime", "processor", "precision"])
+def test_sizes_of_something_else_are_not_taken(cache: Path, fact: str) -> None:
+    kept(Device(lambda size: 0.010 + 0.0001 * size))
+    other = Device(lambda size: 0.010 + 0.0001 * size)
+    kept(other, {**FACTS, fact: "other"})
+    kept(Device(lambda size: 0.010 + 0.0001 * size), may_grow=False)
+    assert len(other.compiled) > 1
+    assert len([*cache.iterdir()]) == 3
+
+
+def test_kept_sizes_that_do_not_fit_any_more_are_measured_again(cache: Path) -> None:
+    assert kept(Device(lambda size: 0.010 + 0.0001 * size))[-1] == 256
+    assert kept(Device(lambda size: 0.010 + 0.0001 * size, room=100))[-1] == 64
+    assert len([*cache.iterdir()]) == 1
+    assert kept(Device(lambda size: 0.010 + 0.0001 * size))[-1] == 64
+
+
+@pytest.mark.parametrize("sizes", [[], [0, 1], [2, 1], [1, 1], [1, 512], [1.0], ["1"], [True], 7, None])
+def test_damaged_sizes_are_measured_again(cache: Path, sizes: object) -> None:
+    found = kept(Device(lambda size: 0.010 + 0.0001 * size))
+    (path,) = cache.iterdir()
+    path.write_text(json.dumps({**json.loads(path.read_text()), "batch_sizes": sizes}))
+    assert kept(Device(lambda size: 0.010 + 0.0001 * size)) == found
+    assert json.loads(path.read_text())["batch_sizes"] == [*found]
