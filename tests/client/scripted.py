@@ -98,7 +98,7 @@ class ScriptedServer(classifier_pb2_grpc.ImageClassifierServicer):
         self.stream: Stream = lambda requests, _: map(stream_response, requests)
         self.describe: Callable[[pb.DescribeModelRequest, Context], pb.DescribeModelResponse] = lambda *_: DESCRIPTION
         self._server = grpc.server(
-            ThreadPoolExecutor(16),
+            ThreadPoolExecutor(32),  # each call takes one until it ends, one that watches health as well
             options=[
                 ("grpc.so_reuseport", 0),
                 ("grpc.max_receive_message_length", 16 * 1024 * 1024),
@@ -107,7 +107,10 @@ class ScriptedServer(classifier_pb2_grpc.ImageClassifierServicer):
             ],
         )
         classifier_pb2_grpc.add_ImageClassifierServicer_to_server(self, self._server)
-        self.health = HealthServicer()
+        # Blocking: otherwise a watcher's connection that ends while its first status is sent can stop the whole server.
+        # The library sends under a lock that the end of a call needs as well, in the one thread that could tell it
+        # that the status has been sent.
+        self.health = HealthServicer(experimental_non_blocking=False)
         self.serving(yes=True)
         if offers_health:
             health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)
