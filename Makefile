@@ -13,8 +13,9 @@ BIN := $(VENV)/bin
 ARGS ?=
 # Tests are divided among one process more than there are cores, at most four (tests/conftest.py), a file to one of them,
 # so that what the tests of a file share is made once. Each may take 2 GB of memory. `ARGS="-n 0"` runs all in one process.
+# Files are begun in the order of their recorded seconds (tests/durations.py), not of their number of tests.
 # One that dies is not replaced: pytest-xdist would wait for ever for the file that it had.
-PYTEST = $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --max-worker-restart 0
+PYTEST = $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 LOWEST := $(CACHE)/lowest
 PARITY := $(CACHE)/parity
 # Reference implementations, interpreters and the other backends of Keras. torchvision and timm are installed without

@@ -1,7 +1,9 @@
-"""Real servers for tests: `python -m glimpse.server` in a process of its own, on free ports."""
+"""Real servers for tests: what `python -m server` runs, in a process of its own, on free ports."""
 
 from __future__ import annotations
 
+import functools
+import gc
 import json
 import os
 import signal
@@ -15,6 +17,9 @@ from typing import Any
 
 import hypothesis
 import pytest
+
+from tests.durations import first_the_longest
+from tests.fork_server import Forked, ForkServer, inherits
 
 # A machine that stands still for a moment must fail no test.
 hypothesis.settings.register_profile("without a clock", deadline=None)
@@ -55,6 +60,25 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     return processes if memory is None else max(1, min(processes, memory.free // _WORKER_BYTES))
 
 
+@functools.cache
+def _forks() -> ForkServer:
+    """Starts servers of this process' tests; it ends with this process."""
+    return ForkServer("server")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where several processes share the tests: the longest files first, so that no process is left alone with one."""
+    if hasattr(config, "workerinput"):
+        items[:] = first_the_longest(items)
+
+
+def pytest_collection_finish() -> None:
+    """Leave out of later collections of garbage what the tests' modules hold: it stays to the end."""
+    gc.collect()
+    gc.freeze()
+
+
 class RunningServer:
     """A server process, its log, and where it listens."""
 
@@ -64,16 +88,30 @@ class RunningServer:
         environment: dict[str, str] | None = None,
         module: str = "server",
         model: dict[str, str] = SMALL_MODEL,
+        forked: bool = True,
     ) -> None:
-        """Start it on free ports; returns at once. `model` are the variables that choose one, none for the default."""
+        """Start it on free ports; returns at once.
+
+        Args:
+            arguments: its options, beside those for its ports.
+            environment: variables of its own, beside this process' without those of Glimpse.
+            module: what ``python -m`` runs.
+            model: the variables that choose one; none for the default.
+            forked: from a process that has imported what a server does, where that makes no difference to this one.
+        """
         ours = {key: value for key, value in os.environ.items() if not key.startswith("GLIMPSE_")}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", module, "--port=0", "--metrics-port=0", "--host=127.0.0.1", *arguments],
-            cwd=ROOT,
-            env={**ours, **CACHE, **model, "GLIMPSE_LOG_FORMAT": "json", **(environment or {})},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        environment = environment or {}
+        whole = {**ours, **CACHE, **model, "GLIMPSE_LOG_FORMAT": "json", **environment}
+        options = ["--port=0", "--metrics-port=0", "--host=127.0.0.1", *arguments]
+        self.process: subprocess.Popen[bytes] | Forked
+        read, write = os.pipe()
+        if forked and module == "server" and sys.platform == "linux" and inherits(environment):
+            self.process = _forks().start(options, [0, 1, write], cwd=ROOT, environment=whole)
+        else:
+            command = [sys.executable, "-m", module, *options]
+            self.process = subprocess.Popen(command, cwd=ROOT, env=whole, stderr=write)
+        os.close(write)
+        self._stderr = open(read, encoding="utf-8")  # noqa: SIM115 - closed by `close`
         self.log: list[dict[str, Any]] = []
         self.stray: list[str] = []  # lines on stderr that are not log lines
         self._changed = threading.Condition()
@@ -81,8 +119,7 @@ class RunningServer:
         self._reader.start()
 
     def _read(self) -> None:
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
+        for line in self._stderr:
             with self._changed:
                 if line.startswith("{"):
                     self.log.append(json.loads(line))
@@ -134,8 +171,7 @@ class RunningServer:
             self.process.kill()
         self.process.wait()
         self._reader.join()
-        assert self.process.stderr is not None
-        self.process.stderr.close()
+        self._stderr.close()
 
 
 @pytest.fixture(scope="session")

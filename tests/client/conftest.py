@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.client.fork_server import CLI as COMMAND
-from tests.client.fork_server import ForkServer, inherits
 from tests.client.scripted import ScriptedServer
+from tests.fork_server import CLI as COMMAND
+from tests.fork_server import ForkServer, inherits
 
 ROOT = Path(__file__).parents[2]
 CLI = COMMAND  # for the tests, which take it from here
@@ -46,7 +46,7 @@ def scripted() -> Iterator[ScriptedServer]:
 @pytest.fixture(scope="session")
 def fork_server() -> Iterator[ForkServer]:
     """Runs commands in processes that need not import anything."""
-    running = ForkServer()
+    running = ForkServer("client")
     yield running
     running.close()
 
