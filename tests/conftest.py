@@ -111,7 +111,7 @@ class RunningServer:
             command = [sys.executable, "-m", module, *options]
             self.process = subprocess.Popen(command, cwd=ROOT, env=whole, stderr=write)
         os.close(write)
-        self._stderr = open(read, encoding="utf-8")  # noqa: SIM115 - closed by `close`
+        self._stderr = open(read, encoding="utf-8")  # noqa: PTH123, SIM115 - a descriptor, closed by `close`
         self.log: list[dict[str, Any]] = []
         self.stray: list[str] = []  # lines on stderr that are not log lines
         self._changed = threading.Condition()

@@ -1,8 +1,8 @@
 """How long tests take, from a report of pytest: which files `make test` begins first, and which tests are the slowest.
 
 A file is run by one process. If a long one were begun last, the other processes would wait for it, so that files are
-begun in the order of their seconds (`first_the_longest`, which tests/conftest.py calls). Renew the record after a change
-that made tests faster or slower, on a machine that does nothing else:
+begun in the order of their seconds (`first_the_longest`, which tests/conftest.py calls). Renew the record after a
+change that made tests faster or slower, on a machine that does nothing else:
 
     make test ARGS="--junitxml=.cache/tests.xml"
     .venv/bin/python -m tests.durations .cache/tests.xml
@@ -37,7 +37,7 @@ def recorded() -> dict[str, float]:
 
 
 def first_the_longest(items: Sequence[pytest.Item]) -> list[pytest.Item]:
-    """The same tests, those of a file together, the files that take longest first; files of equal length as they were."""
+    """The same tests, those of a file together, the files that take longest first, the others as they were."""
     seconds = recorded()
     return sorted(items, key=lambda item: -seconds.get(item.nodeid.partition("::")[0], 0.0))
 

@@ -95,7 +95,11 @@ class ForkServer:
     """A process that forks one for each command."""
 
     def __init__(self, program: str) -> None:
-        """Start it, with this process' environment but for variables of Glimpse and Python. `program`: see `PROGRAMS`."""
+        """Start it, with this process' environment but for variables of Glimpse and Python.
+
+        Args:
+            program: one of `PROGRAMS`.
+        """
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(

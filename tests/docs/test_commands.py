@@ -31,8 +31,18 @@ def folder(tmp_path: Path, default_server: RunningServer) -> Folder:
     )
 
 
-# A page whose commands take longest, measuring several models; the commands themselves have tests of their own.
-_LONG = ("docs/how-to/choose.md",)
+# Pages whose commands take seconds, building wheels, measuring, converting or training; those commands have tests of
+# their own. .ci/run runs these pages.
+_LONG = {
+    "CONTRIBUTING.md",
+    "docs/how-to/choose.md",
+    "docs/how-to/folders.md",
+    "docs/how-to/graphs.md",
+    "docs/how-to/load.md",
+    "docs/how-to/published-weights.md",
+    "docs/how-to/python.md",
+    "docs/tutorials/own-model.md",
+}
 # Pages whose programs need a package that the server and our client do without.
 _NEED = {"docs/how-to/open-inference.md": "tritonclient"}
 

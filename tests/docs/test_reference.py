@@ -118,6 +118,7 @@ def test_every_field_of_a_recipe_is_told() -> None:
     assert '| `smaller` | `"pad"`, `"resize"` | `"pad"` |' in page
 
 
+@pytest.mark.ci
 def test_the_page_of_commands_has_every_option_and_target() -> None:
     page = commands.page()
     for wanted in ("`--top-k K`", "### `glimpse describe`", "--architecture NAME", "`make serve`", "`make docs`"):

@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from glimpse.models import bounded_files, bundle, catalogue, golden, labels, serving, sources
 from glimpse.models.bundle import BundleError, ClassLabel
 from glimpse.models.prestem.recipe import Recipe
+from tests.variations import mostly_in_ci
 
 SECRET = "nobody-s-business"  # noqa: S105 - of a test
 
@@ -313,13 +314,18 @@ def shipped(tmp_path: Path) -> Path:
     return Path(shutil.copytree(bundle.EMBEDDED_DEFAULT, tmp_path / "shipped"))
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(field=st.sampled_from(FIELDS), value=values_of_chance)
-def test_whatever_a_field_holds_it_is_read_or_refused(shipped: Path, field: str, value: Any) -> None:
+@pytest.mark.parametrize("examples", mostly_in_ci([60, 200], 60))
+def test_whatever_a_field_holds_it_is_read_or_refused(shipped: Path, examples: int) -> None:
     values = json.loads((bundle.EMBEDDED_DEFAULT / "model.json").read_text())
-    (shipped / "model.json").write_text(json.dumps(values | {field: value}))
-    with contextlib.suppress(BundleError):
-        bundle.read(shipped)
+
+    @settings(max_examples=examples, deadline=None)
+    @given(field=st.sampled_from(FIELDS), value=values_of_chance)
+    def held(field: str, value: Any) -> None:
+        (shipped / "model.json").write_text(json.dumps(values | {field: value}))
+        with contextlib.suppress(BundleError):
+            bundle.read(shipped)
+
+    held()
 
 
 def test_labels_without_end_are_refused(folder: Path) -> None:

@@ -145,6 +145,7 @@ def test_training_pads_the_handbooks_networks_with_zero(patches: Path, tmp_path:
     assert "--padding" not in card
 
 
+@pytest.mark.ci
 def test_training_pads_with_pixels_where_it_is_told_to(patches: Path, tmp_path: Path) -> None:
     assert train.main(options(patches, tmp_path, "--padding", "fill")) == 0
     assert bundle.read(tmp_path / "bundle").recipe.padding == "fill"

@@ -19,6 +19,7 @@ from glimpse.models import bundle
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1.classifier_pb2_grpc import ImageClassifierStub, ModelRepositoryStub
 from tests.conftest import RunningServer
+from tools.load import samples
 
 T = TypeVar("T")
 TIMEOUT = 120.0  # seconds; until a call is called hung, never the measure of a result
@@ -182,8 +183,8 @@ def resident(server: RunningServer) -> int:
 
 
 def threads(server: RunningServer) -> int:
-    """Threads of the server's process."""
-    return len(list(Path(f"/proc/{server.process.pid}/task").iterdir()))
+    """Threads of the server's process, but for those of gRPC's pool, which grows and shrinks with the load."""
+    return samples.of_process(server.process.pid).threads
 
 
 def files(server: RunningServer) -> int:

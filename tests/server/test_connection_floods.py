@@ -213,7 +213,7 @@ def test_a_block_is_in_both_logs_and_ends(start_server: Callable[..., RunningSer
 
 
 def test_one_address_cannot_take_all_connections(start_server: Callable[..., RunningServer]) -> None:
-    """One address in 64 shares the neighbour's queue, whose connections are all taken for a moment: then another tries."""
+    """One address in 64 shares the neighbour's queue, whose connections are taken for a moment: then another tries."""
     running = start_server("--host=::", "--max-connections=40")
     running.wait_for("serving")
     assert any(_neighbour_of_connections(running, f"127.0.0.{host}") == "OK" for host in (2, 3, 4))
@@ -260,6 +260,7 @@ def test_whoever_gives_up_a_thousand_calls_is_not_closed(busy: RunningServer) ->
         assert eventually(lambda: ended(ImageClassifierStub(channel)), lambda end: end == "OK") == "OK"
 
 
+@pytest.mark.ci
 def test_a_fleet_that_is_refused_and_comes_back_is_not_closed(busy: RunningServer) -> None:
     def call_on(_: int) -> set[str]:
         seen = set()
@@ -274,6 +275,7 @@ def test_a_fleet_that_is_refused_and_comes_back_is_not_closed(busy: RunningServe
     assert seen <= {"OK", "RESOURCE_EXHAUSTED"}
 
 
+@pytest.mark.ci
 def test_five_hundred_connections_of_an_address_are_all_answered(busy: RunningServer) -> None:
     with ExitStack() as stack:
         channels = [

@@ -28,6 +28,7 @@ from glimpse.server.domain import EncodedImage, RawImage
 from tests.server.hostile import bombs, libraries, scan_bombs
 from tests.server.hostile.mutants import mutant
 from tests.server.hostile.seeds import chunk, picture, saved, seeds
+from tests.variations import mostly_in_ci
 
 LIMITS = ImageLimits(max_bytes=12 << 20, max_pixels=25_000_000, max_jpeg_pixels=100_000_000, reducing_gap=2.0)
 RECIPE = Recipe(height=224, width=224, geometry="crop")
@@ -68,7 +69,7 @@ def test_what_encoders_write_is_told_by_its_first_bytes(name: str) -> None:
         assert (found.pixels, found.expensive) == (width * height, False)
 
 
-@pytest.mark.parametrize("count", [3000, pytest.param(60_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [*mostly_in_ci([1000, 3000], 1000), pytest.param(60_000, marks=pytest.mark.slow)])
 def test_the_prediction_and_the_decoder_read_the_same_size(count: int) -> None:
     """Or the prediction says that it cannot tell, and counts the most there is."""
     rng, told = Random(count), 0

@@ -15,7 +15,7 @@ from tests.conftest import RunningServer
 from tests.server.conftest import TIMEOUT
 from tests.variations import with_two_workers_too
 
-CALLERS = 20
+CALLERS = 10
 CALLS = 15  # of each, before the signal and after the end
 
 

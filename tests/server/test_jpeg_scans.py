@@ -123,7 +123,7 @@ def test_no_arrangement_of_segments_has_scans_that_we_do_not_count(reader: Reade
 
 
 @needs_libjpeg
-@pytest.mark.parametrize("count", [600, pytest.param(20_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [*mostly_in_ci([150, 600], 150), pytest.param(20_000, marks=pytest.mark.slow)])
 def test_no_broken_file_has_scans_that_we_do_not_count(reader: Reader, count: int) -> None:
     rng, known = Random(count), 0
     for _ in range(count):

@@ -64,16 +64,20 @@ def test_every_file_is_a_picture_before_it_is_broken(recipe: Recipe, limits: Ima
 
 # As the server does.
 @pytest.mark.filterwarnings(r"ignore:::PIL\.")
-@settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.randoms(use_true_random=False))
-def test_a_broken_file_is_decoded_or_refused_for_a_reason(rng: Random) -> None:
-    broken = mutant(rng)
-    result = outcome(broken)
-    assert result == "decoded" or result in IMAGE_REASONS, broken
+@pytest.mark.parametrize("examples", mostly_in_ci([150, 500], 150))
+def test_a_broken_file_is_decoded_or_refused_for_a_reason(examples: int) -> None:
+    @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(st.randoms(use_true_random=False))
+    def broken_somehow(rng: Random) -> None:
+        broken = mutant(rng)
+        result = outcome(broken)
+        assert result == "decoded" or result in IMAGE_REASONS, broken
+
+    broken_somehow()
 
 
 @needs_proc
-@pytest.mark.parametrize("number", mostly_in_ci([1000, 3000], 1000))
+@pytest.mark.parametrize("number", mostly_in_ci([300, 1000, 3000], 300))
 def test_broken_files_are_decoded_or_refused_within_bounds(number: int) -> None:
     check(range(number))
 
@@ -100,7 +104,7 @@ def check(numbers: range) -> None:
 
 
 @pytest.mark.filterwarnings(r"ignore:::PIL\.")
-@pytest.mark.parametrize("every", [7, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [*mostly_in_ci([29, 7], 29), pytest.param(1, marks=pytest.mark.slow)])
 def test_a_file_that_ends_anywhere_is_refused_or_shows_the_whole_picture(every: int) -> None:
     recipe, shown = Recipe(height=32, width=32, smaller="resize"), 0
     for name, data in seeds().items():
@@ -169,7 +173,7 @@ def check_idle(server: RunningServer, scrape: Scrape) -> None:
 
 @needs_proc
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("images", [1500, pytest.param(30_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("images", [*mostly_in_ci([400, 1500], 400), pytest.param(30_000, marks=pytest.mark.slow)])
 def test_broken_files_do_not_harm_their_neighbours_or_the_server(
     stub: ImageClassifierStub,
     server: RunningServer,

@@ -255,6 +255,7 @@ def test_a_worker_that_is_told_to_end_drains_and_is_replaced(server_of_two: Runn
     assert callers.lost == []
 
 
+@pytest.mark.ci
 def test_what_a_worker_counted_before_it_drained_is_not_lost(server_of_two: RunningServer) -> None:
     """Nobody asks for its metrics between the calls and its end."""
     before, workers = metrics_of(server_of_two), of(server_of_two, "worker")
@@ -376,6 +377,7 @@ def test_a_supervisor_keeps_nothing_of_processes_that_it_has_replaced(
     until(lambda: len(list(Path(f"/proc/{pid}/task").iterdir())) <= counts[0][1])
 
 
+@pytest.mark.ci
 def test_a_drain_loses_no_call_and_leaves_no_process(start_server: Callable[..., RunningServer]) -> None:
     """Callers who watch health go to another server meanwhile; here each has one call in flight."""
     running = start_server("--workers=2", "--drain-announce-seconds=0.5")

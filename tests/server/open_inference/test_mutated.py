@@ -17,6 +17,7 @@ from glimpse.server.open_inference.servicer import SERVICE
 from tests.conftest import RunningServer
 from tests.server.conftest import TIMEOUT, rich_status
 from tests.server.open_inference.caller import MODEL, PIXELS, OpenInferenceCaller, numbers, photos, pixels, typed
+from tests.variations import mostly_in_ci
 
 # What a caller may be told; anything else is a defect.
 EXPECTED = {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND}
@@ -118,7 +119,7 @@ def reason_of(error: grpc.RpcError) -> str:
 
 
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("requests", [300, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("requests", [*mostly_in_ci([100, 300], 100), pytest.param(10_000, marks=pytest.mark.slow)])
 def test_a_mutated_request_is_answered_or_refused_for_a_reason(
     server: RunningServer,
     caller: OpenInferenceCaller,

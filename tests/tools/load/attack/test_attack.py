@@ -31,8 +31,8 @@ Running = tuple[Replica, Path]
 
 _EFFORT = Effort(seconds=0.3, after=0.0, patience=20.0, scale=0.03, control=False)
 _PLAYED = [*costly.SCENARIOS, *floods.SCENARIOS]
-# One of each kind by default: an attack that is heavy, one of many calls and one of many connections.
-_QUICK = {"heavy-images", "unknown-methods", "connection-storm"}
+# By default one of many calls and one of many connections; those that are heavy take seconds of processor time.
+_QUICK = {"unknown-methods", "connection-storm"}
 _FIRST = [pytest.param(scenario, 0, marks=() if scenario.name in _QUICK else pytest.mark.ci) for scenario in _PLAYED]
 _OTHERS = [(scenario, number) for scenario in _PLAYED for number in range(1, len(scenario.attacks))]
 _hosts = itertools.count(10)
