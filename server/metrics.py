@@ -16,6 +16,7 @@ from glimpse.server import build, metrics_merge, penalties
 from glimpse.server.domain import BatchReport, ModelIdentity, Timing
 from glimpse.server.errors import Reason
 from glimpse.server.model_memory import ModelMemory
+from glimpse.server.rollout_metrics import RolloutMetrics
 from glimpse.server.stages import ModelStages, StageSeconds
 
 OUTCOMES = ("classified", "refused", "expired", "cancelled", "failed")
@@ -79,6 +80,25 @@ class RpcMetrics:
         self._seconds.observe(seconds, exemplar)
 
 
+def _registry() -> CollectorRegistry:
+    """A registry that tells of the process, of Python, and of the versions of what computes."""
+    # The `_created` series are OpenMetrics' business; in the text format they are nameless gauges.
+    prometheus_client.disable_created_metrics()
+    registry = CollectorRegistry()
+    prometheus_client.ProcessCollector(registry=registry)
+    prometheus_client.PlatformCollector(registry=registry)
+    prometheus_client.GCCollector(registry=registry)
+    information = build.information()
+    Gauge(
+        "glimpse_build_info",
+        "Versions of Glimpse, Python, gRPC and the runtimes, as labels; the value is always 1. An empty label "
+        "means that it is not installed.",
+        list(information),
+        registry=registry,
+    ).labels(**information).set(1)
+    return registry
+
+
 class Metrics:
     """All instruments on one registry, so that two servers in a process do not share their numbers."""
 
@@ -87,13 +107,7 @@ class Metrics:
 
         `clock`: seconds, monotonic.
         """
-        # The `_created` series are OpenMetrics' business; in the text format they are nameless gauges.
-        prometheus_client.disable_created_metrics()
-        self.registry = registry = CollectorRegistry()
-        prometheus_client.ProcessCollector(registry=registry)
-        prometheus_client.PlatformCollector(registry=registry)
-        prometheus_client.GCCollector(registry=registry)
-
+        self.registry = registry = _registry()
         rpc = ["grpc_type", "grpc_service", "grpc_method"]
         self._rpc_started = Counter("grpc_server_started", "RPCs started on the server.", rpc, registry=registry)
         self._rpc_handled = Counter(
@@ -202,14 +216,6 @@ class Metrics:
             "Addresses from which no new connections are accepted at present, because of a flood.",
             registry=registry,
         )
-        information = build.information()
-        Gauge(
-            "glimpse_build_info",
-            "Versions of Glimpse, Python, gRPC and the runtimes, as labels; the value is always 1. An empty label "
-            "means that it is not installed.",
-            list(information),
-            registry=registry,
-        ).labels(**information).set(1)
         self._ready = metrics_merge.ready_gauge(registry)
         self._model = Gauge(
             "glimpse_model_info",
@@ -219,6 +225,7 @@ class Metrics:
         )
         self._states = _States(registry)
         self.memory = ModelMemory(registry)
+        self.rollouts = RolloutMetrics(registry, _SECONDS)
         self._agreement = Gauge(
             "glimpse_precision_agreement",
             "Share of pictures for which the reduced precision names the same first class as float32, from 0 to 1, "

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,8 @@ from glimpse.server.registry import LATEST, STABLE, LoadedModel, ModelRegistry, 
 from glimpse.server.repository import aliases
 from glimpse.server.repository.known import Known, KnownModel, KnownVersion
 from glimpse.server.repository.model_file import ListedModel
+from glimpse.server.repository.rolling import Rolling
+from glimpse.server.repository.rollout import Rollouts
 from glimpse.server.repository.scan import FoundModel, scan, weights_in
 from glimpse.server.repository.sleeping import Loading, Sleepers
 from glimpse.server.settings import Settings
@@ -57,6 +59,7 @@ class Repository:
         changed: Callable[[], Awaitable[None]],
         loaded: Callable[[LoadedModel], object],
         closed: Callable[[LoadedModel], Awaitable[None]],
+        rollouts: Rollouts,
         freed: Callable[[], Awaitable[None]] = nothing,
         woken: Callable[[ModelIdentity, str], object] = lambda _model, _outcome: None,
     ) -> None:
@@ -70,6 +73,7 @@ class Repository:
             changed: awaited when a model has begun or ceased to be ready.
             loaded: called when a model is about to answer.
             closed: awaited when a model is closed, and what it held is free.
+            rollouts: of new versions, whose terms lie in the repository, too.
             freed: awaited when a model has fallen asleep, likewise.
             woken: told how an attempt to wake a model has ended, see `Sleepers`.
         """
@@ -80,7 +84,8 @@ class Repository:
             registry, settings.models_memory_bytes, lambda: self._stop, changed=changed, freed=freed, woken=woken
         )
         self._poll = settings.models_poll
-        self._known = Known(min(_STILL_SECONDS, self._poll or _STILL_SECONDS))
+        self._known = Known(min(_STILL_SECONDS, self._poll or _STILL_SECONDS), rollouts.versions)
+        self.rolling = Rolling(rollouts, registry)
         self._stop = asyncio.Event()
         self._wake = asyncio.Event()
         self._needed: set[str] = set()  # required models, without which the server is not ready
@@ -103,6 +108,10 @@ class Repository:
     def names(self) -> dict[str, bool]:
         """Every model by name, and whether it answers."""
         return {name: self._registry.ready(name) and not self.sleepers.broken(name) for name in self._known.models}
+
+    def aliases(self, name: str) -> Mapping[str, str]:
+        """The aliases of a model, as they are to be: alias -> version."""
+        return self._known.models[name].aliases if name in self._known.models else {}
 
     async def start(self, stop: asyncio.Event) -> bool:
         """Load what is there; False when told to stop meanwhile. A version that fails does not end it.
@@ -345,6 +354,7 @@ class Repository:
             for name in self._known.models:
                 self._put_in_force(name)
             self._registry.set_default(self._known.default())
+            await self.rolling.settle()
             self._retire_what_is_not_wanted()
             self._tell()
             if self.names() != self._told_names:
@@ -381,6 +391,7 @@ class Repository:
         if found is None:
             return
         self._known.take(found)
+        await self.rolling.look({name: each.found.folder for name, each in self._known.models.items()})
         for name in self._known.models:
             self._put_in_force(name)
         self._registry.set_default(self._known.default())
