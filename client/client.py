@@ -59,6 +59,8 @@ class Client(BaseClient):
         geometry: str = "",
         model: str = "",
         version: str = "",
+        novelty: bool | None = None,
+        require_known: bool = False,
         timeout: float | None = None,
     ) -> ImageResult:
         """Classify one image.
@@ -74,6 +76,9 @@ class Client(BaseClient):
                 (``describe().limits.geometries``); if empty, the model's own.
             model: the name of a loaded model; if empty, the server's default model.
             version: the version of that model; if empty, its newest.
+            novelty: tell whether the image shows any of the model's classes (``ImageResult.novelty``); without it, as
+                the server does by default.
+            require_known: no predictions if the image shows none of them; implies `novelty`.
             timeout: seconds to wait for the answer, retries included; without it, the client's own timeout.
 
         Returns:
@@ -84,11 +89,13 @@ class Client(BaseClient):
             OSError: the file cannot be read.
             GlimpseError: the call failed; `glimpse.client.errors` shows the tree of errors.
         """
-        request = messages.to_requests(top_k, min_probability, geometry, model, version)(image)
+        request = messages.to_requests(
+            top_k, min_probability, geometry, model, version, novelty=novelty, require_known=require_known
+        )(image)
         response = self._answer(self._stub.Classify, request, timeout)
         return messages.from_response(response)[0].raise_for_error()
 
-    def classify_many(
+    def classify_many(  # noqa: PLR0913 - one for each option of a request
         self,
         images: Iterable[tuple[K, ImageInput]],
         *,
@@ -97,6 +104,8 @@ class Client(BaseClient):
         geometry: str = "",
         model: str = "",
         version: str = "",
+        novelty: bool | None = None,
+        require_known: bool = False,
         timeout: float | None = None,
         in_flight: int = 32,
         ordered: bool = False,
@@ -112,7 +121,7 @@ class Client(BaseClient):
 
         Args:
             images: pairs of a key of your own and an image as `classify` takes it.
-            top_k, min_probability, geometry, model, version: as for `classify`, for all images.
+            top_k, min_probability, geometry, model, version, novelty, require_known: as for `classify`, for all images.
             timeout: seconds without any answer after which to give up; without it, the client's own timeout.
             in_flight: how many images may be read and not yet be yielded, at least 1.
             ordered: yield in the order of `images`. Otherwise results are yielded as the answers arrive.
@@ -130,7 +139,9 @@ class Client(BaseClient):
         bulk: Bulk[K] = Bulk(
             self._open_stream,
             self.target,
-            messages.to_requests(top_k, min_probability, geometry, model, version),
+            messages.to_requests(
+                top_k, min_probability, geometry, model, version, novelty=novelty, require_known=require_known
+            ),
             in_flight=in_flight,
             ordered=ordered,
             reachability=self._reachability,

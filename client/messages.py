@@ -17,6 +17,8 @@ from glimpse.client.results import (
     Limits,
     ModelDescription,
     ModelIdentity,
+    Novelty,
+    NoveltyThreshold,
     Prediction,
     PreStem,
     Runtime,
@@ -41,7 +43,14 @@ def to_describe(model: str, version: str) -> pb.DescribeModelRequest:
     return pb.DescribeModelRequest(model=to_selector(model, version))
 
 
-def to_options(top_k: int | None, min_probability: float, geometry: str) -> pb.ClassifyOptions:
+def to_options(
+    top_k: int | None,
+    min_probability: float,
+    geometry: str,
+    *,
+    novelty: bool | None = None,
+    require_known: bool = False,
+) -> pb.ClassifyOptions:
     """What to return of each image; what is in range is for the server to say.
 
     Raises:
@@ -54,18 +63,31 @@ def to_options(top_k: int | None, min_probability: float, geometry: str) -> pb.C
             f"top_k must be 1..number of classes. Received: {top_k}.",
             field="options.top_k",
         )
-    return pb.ClassifyOptions(top_k=top_k, min_probability=min_probability, geometry=geometry)
+    options = pb.ClassifyOptions(
+        top_k=top_k, min_probability=min_probability, geometry=geometry, require_known=require_known
+    )
+    if novelty is not None:
+        options.novelty = novelty
+    return options
 
 
 def to_requests(
-    top_k: int | None, min_probability: float, geometry: str, model: str, version: str
+    top_k: int | None,
+    min_probability: float,
+    geometry: str,
+    model: str,
+    version: str,
+    *,
+    novelty: bool | None = None,
+    require_known: bool = False,
 ) -> Callable[[ImageInput], pb.ClassifyRequest]:
     """A function that turns an image into a request; it raises what `client.image_input.load` raises.
 
     Raises:
         InvalidRequestError: as `to_options`.
     """
-    selector, options = to_selector(model, version), to_options(top_k, min_probability, geometry)
+    selector = to_selector(model, version)
+    options = to_options(top_k, min_probability, geometry, novelty=novelty, require_known=require_known)
 
     def to_request(image: ImageInput) -> pb.ClassifyRequest:
         return pb.ClassifyRequest(model=selector, images=[load(image)], options=options)
@@ -100,6 +122,9 @@ def _result(result: pb.ImageResult, model: ModelIdentity) -> ImageResult:
             timing.reply_seconds,
         ),
         model=model,
+        novelty=Novelty(result.novelty.score, result.novelty.threshold, result.novelty.known)
+        if result.HasField("novelty")
+        else None,
     )
 
 
@@ -171,6 +196,11 @@ def from_description(reply: pb.DescribeModelResponse) -> ModelDescription:
         ),
         output=reply.output,
         options={name: _json(value) for name, value in reply.options.items()},
+        novelty=NoveltyThreshold(
+            reply.novelty.score, reply.novelty.threshold, reply.novelty.known_share, reply.novelty.images
+        )
+        if reply.HasField("novelty")
+        else None,
     )
 
 

@@ -64,6 +64,15 @@ class ModelIdentity:
 
 
 @dataclass(frozen=True, slots=True)
+class Novelty:
+    """Whether an image shows any of the model's classes."""
+
+    score: float  # how unlike the classes the image is; scores of different models cannot be compared
+    threshold: float  # above which an image is unknown
+    known: bool  # the score is at most the threshold
+
+
+@dataclass(frozen=True, slots=True)
 class ImageResult:
     """The result of one image: predictions, or an error."""
 
@@ -71,6 +80,7 @@ class ImageResult:
     error: ImageError | None = None
     timing: Timing | None = None  # None where the image never reached the server
     model: ModelIdentity | None = None  # None likewise
+    novelty: Novelty | None = None  # None where it was not asked for
 
     @classmethod
     def failed(cls, code: Code, reason: str, message: str) -> ImageResult:
@@ -176,6 +186,16 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class NoveltyThreshold:
+    """When an image is unknown to a model."""
+
+    score: str  # how it is computed: "energy", "max_logit", "max_probability", "entropy" or "generalised_entropy"
+    threshold: float  # images with a higher score are unknown
+    known_share: float  # of images of the model's classes, 0 to 1, that are below it
+    images: int  # on which it was fitted
+
+
+@dataclass(frozen=True, slots=True)
 class ModelDescription:
     """A model as it is loaded."""
 
@@ -195,6 +215,7 @@ class ModelDescription:
     output: str = ""  # what is taken from the network: "logits", "probabilities" or "log-probabilities"; "": not told
     # Of the architecture, where they differ from the variant's: numbers, booleans, strings, lists or None.
     options: Mapping[str, Any] = field(default_factory=dict)
+    novelty: NoveltyThreshold | None = None  # None: the model has no threshold, and novelty cannot be asked for
 
     @property
     def multiply_adds(self) -> int:

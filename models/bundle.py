@@ -1,6 +1,7 @@
 """A bundle: the folder in which a trained network travels, with all that is needed to serve it.
 
-    model.json           what the network is: architecture, pre-stem recipe, temperature, digest, metrics
+    model.json           what the network is: architecture, pre-stem recipe, temperature, digest, metrics, and, where it
+                         is fitted, from when on an image is unknown (`models.novelty`)
     labels.txt           one class a line, in the order of the network's output, see `models.labels`
     weights.safetensors  float32 tensors, each under the path of its Keras variable
     golden/              pictures with recorded predictions, see `models.golden`; optional
@@ -28,6 +29,7 @@ from glimpse.models.bounded_files import shown
 from glimpse.models.catalogue import UnknownArchitectureError, find
 from glimpse.models.errors import BundleError
 from glimpse.models.labels import LABELS, ClassLabel, check_labels, line_of, read_labels
+from glimpse.models.novelty import NoveltyThreshold
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.models.suggestions import nearest
 
@@ -43,10 +45,10 @@ _IR, _IR_WEIGHTS = ".xml", ".bin"
 EMBEDDED = Path(__file__).parent / "bundles"
 EMBEDDED_DEFAULT = EMBEDDED / "se_resnet20_cifar10"
 
-# The keys of the description; `options` and `golden` may be left out.
+# The keys of the description; `options`, `golden` and `novelty` may be left out.
 _KEYS = (
     *("format", "name", "version", "architecture", "variant", "input_shape", "classes", "labels", "recipe"),
-    *("temperature", "weights", "weights_digest", "metrics", "options", "golden"),
+    *("temperature", "weights", "weights_digest", "metrics", "options", "golden", "novelty"),
 )
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -86,6 +88,8 @@ class Bundle:
     golden_folder: Path | None = None
     # The format of `models.foreign` in which the weights file is a graph of another framework; empty: it is none.
     graph: str = ""
+    # From which score on an image is unknown to the model; None: none has been fitted.
+    novelty: NoveltyThreshold | None = None
     random: bool = False  # its weights are random numbers, see `models.random_weights`: its answers mean nothing
     # Of the weights' files, when they were seen to have that digest; None: they have not been looked at.
     verified_versions: tuple[FileVersion, ...] | None = dataclasses.field(default=None, compare=False, repr=False)
@@ -240,10 +244,12 @@ def write(  # noqa: PLR0913 - one for each value of the description
     metrics: Mapping[str, float],
     options: Mapping[str, Any] | None = None,
     weights: str = WEIGHTS,
+    novelty: NoveltyThreshold | None = None,
 ) -> Bundle:
     """Make a bundle of a folder that holds its weights file: write the labels and the description, and read it.
 
-    The description has the key ``options`` only where there are some, so that a bundle without is what it always was.
+    The description has the keys ``options`` and ``novelty`` only where there are some, so that a bundle without is
+    what it always was.
 
     Raises:
         BundleError: the weights are missing, or a value is not valid.
@@ -264,6 +270,7 @@ def write(  # noqa: PLR0913 - one for each value of the description
         "weights_digest": digest(folder / weights),
         "metrics": dict(metrics),
         **({"options": dict(options)} if options else {}),
+        **({"novelty": novelty.to_dict()} if novelty else {}),
     }
     (folder / LABELS).write_text("".join(f"{line_of(label)}\n" for label in labels), encoding="utf-8")
     (folder / DESCRIPTION).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
@@ -342,6 +349,7 @@ def _from_dict(folder: Path, values: dict[str, Any]) -> Bundle:
         weights_digest=_of_type(values, "weights_digest", str),
         metrics={k: _number(v, f"the metric {shown(k)}") for k, v in _of_type(values, "metrics", dict).items()},
         golden=golden,
+        novelty=NoveltyThreshold.from_dict(_of_type(values, "novelty", dict)) if "novelty" in values else None,
     )
 
 

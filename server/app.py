@@ -132,6 +132,7 @@ class Server:
             self._metrics,
             max_images=settings.max_images_per_request,
             geometries=settings.allow_geometries,
+            novelty=settings.novelty,
         )
         services = (SERVICE, open_inference.SERVICE) if settings.open_inference else (SERVICE,)
         self._health = Health(*services, HEALTH)

@@ -20,6 +20,7 @@ def describe(model: LoadedModel, limits: pb.Limits) -> pb.DescribeModelResponse:
     """Everything that `DescribeModel` tells of `model`."""
     bundle, recipe, network = model.bundle, model.bundle.recipe, model.network
     height, width, channels = bundle.input_shape
+    novelty = bundle.novelty
     return pb.DescribeModelResponse(
         model=identity(model.identity),
         architecture=bundle.architecture,
@@ -49,6 +50,7 @@ def describe(model: LoadedModel, limits: pb.Limits) -> pb.DescribeModelResponse:
         limits=limits if model.geometries is None else _with_geometries(limits, model.geometries),
         output=network.output,
         options={name: json.dumps(value) for name, value in bundle.options.items()},
+        novelty=None if novelty is None else pb.NoveltyThreshold(**novelty.to_dict()),
     )
 
 

@@ -52,6 +52,8 @@ class ClassifyRequest:
     ranked: bool = True  # else probabilities stay as they are, of all classes
     priority: int = USUAL_PRIORITY  # among the caller's own requests
     timeout: float | None = None  # seconds from its beginning, besides the deadline of its call
+    novelty: bool | None = None  # tell of each image whether it shows any of the classes; None: as the server's default
+    require_known: bool = False  # no predictions of images that show none of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +119,19 @@ class BatchReport(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Novelty:
+    """Whether an image shows any of the model's classes: its score is at most the threshold."""
+
+    score: float
+    threshold: float
+
+    @property
+    def known(self) -> bool:
+        """Whether it does."""
+        return self.score <= self.threshold
+
+
+@dataclass(frozen=True, slots=True)
 class ImageResult:
     """What became of one image: predictions by falling probability and what else was asked for, or the error."""
 
@@ -124,6 +139,7 @@ class ImageResult:
     predictions: tuple[Prediction, ...] = ()
     outputs: Outputs = field(default_factory=dict)  # that have not become predictions, each for this image: float32
     error: InvalidImageError | None = None
+    novelty: Novelty | None = None  # None: not asked for
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glimpse.models.decoding.cost import Cost
+from glimpse.models.novelty import NoveltyThreshold
+from glimpse.models.outputs import LOGITS
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.server import domain
 from glimpse.server.admission import Admission, Permits
@@ -37,6 +39,7 @@ from glimpse.server.errors import (
 )
 from glimpse.server.fair_queue import Ahead
 from glimpse.server.metrics import Metrics, ModelMetrics
+from glimpse.server.novelty import threshold, told_novelty
 from glimpse.server.postprocessing import DEFAULT_TOP_K, postprocess
 from glimpse.server.registry import LoadedModel, ModelRegistry
 
@@ -53,6 +56,8 @@ class _Job:
     ranked: bool
     caller: Caller
     metrics: ModelMetrics
+    novelty: NoveltyThreshold | None  # None: not asked for
+    require_known: bool
 
 
 @dataclass(slots=True, eq=False)
@@ -80,10 +85,12 @@ class Pipeline:
         *,
         max_images: int,
         geometries: frozenset[str],
+        novelty: bool = False,
     ) -> None:
         """Put the stages together; `decoders` runs `decoding` beside the event loop.
 
-        A request may hold `max_images` and ask for one of `geometries`.
+        A request may hold `max_images` and ask for one of `geometries`. `novelty`: tell of each image whether it shows
+        any of the classes, unless a request says otherwise.
         """
         self._registry = registry
         self._admission = admission
@@ -92,6 +99,7 @@ class Pipeline:
         self._metrics = metrics
         self._max_images = max_images
         self._geometries = geometries
+        self._novelty = novelty
 
     def check_number(self, images: int) -> None:
         """To be asked before anything is made of each image of a request.
@@ -164,6 +172,14 @@ class Pipeline:
                         self._abandon(flight, work)
                     raise
                 results = tuple(self._result(flight, work) for flight in flights)
+                if work.novelty is not None:
+                    results = told_novelty(
+                        results,
+                        [_logits(flight) for flight in flights],
+                        work.novelty,
+                        logits_wanted=LOGITS in request.outputs,
+                        require_known=work.require_known,
+                    )
         return Classification(work.model.identity, results, work.model.bundle.labels)
 
     def replied(self, answer: Classification) -> None:
@@ -348,7 +364,12 @@ class Pipeline:
             raise InvalidRequestError(Reason.INVALID_TENSOR, known, field="outputs")
         metrics = self._metrics.of(model.identity.name, model.identity.version)
         recipe = self._recipe(request, model)
-        return _Job(model, recipe, k, request.min_probability, request.outputs, request.ranked, caller, metrics)
+        novelty = threshold(request, model.bundle, default=self._novelty)
+        outputs = request.outputs if novelty is None else request.outputs | {LOGITS}
+        return _Job(
+            *(model, recipe, k, request.min_probability, outputs, request.ranked, caller, metrics),
+            *(novelty, request.require_known),
+        )
 
     def _recipe(self, request: ClassifyRequest, model: LoadedModel) -> Recipe:
         """The pre-stem of this request.
@@ -371,6 +392,11 @@ class Pipeline:
                 field="options.geometry",
             )
         return model.bundle.recipe.with_geometry(request.geometry)
+
+
+def _logits(flight: _Flight) -> NDArray[np.float32] | None:
+    """Those of an image that was classified."""
+    return None if flight.answer.exception() else flight.answer.result().outputs[LOGITS]
 
 
 def _timing(arrival: Arrival, admitted: float) -> Timing:

@@ -127,6 +127,8 @@ def _request(request: pb.ClassifyRequest) -> domain.ClassifyRequest:
         top_k=options.top_k if options.HasField("top_k") else None,
         min_probability=options.min_probability,
         geometry=options.geometry,
+        novelty=options.novelty if options.HasField("novelty") else None,
+        require_known=options.require_known,
     )
 
 
@@ -142,7 +144,7 @@ def _response(answer: Classification) -> pb.ClassifyResponse:
 
 def _result(result: ImageResult) -> pb.ImageResult:
     error = result.error
-    timing = result.timing
+    timing, novelty = result.timing, result.novelty
     return pb.ImageResult(
         predictions=[
             pb.Prediction(index=p.index, label=p.label, class_id=p.class_id, probability=p.probability)
@@ -161,4 +163,7 @@ def _result(result: ImageResult) -> pb.ImageResult:
             receive_seconds=timing.receive,
             admission_seconds=timing.admission,
         ),
+        novelty=None
+        if novelty is None
+        else pb.Novelty(score=novelty.score, threshold=novelty.threshold, known=novelty.known),
     )

@@ -48,6 +48,21 @@ def classify(
     min_probability: Annotated[
         float, typer.Option(metavar="P", help="Leave out classes that are less probable than this, 0 to 1.")
     ] = 0.0,
+    novelty: Annotated[
+        bool | None,
+        typer.Option(
+            "--novelty/--no-novelty",
+            help="Tell of each image whether it shows any of the model's classes. Without it, as the server does by "
+            "default.",
+            show_default=False,
+        ),
+    ] = None,
+    require_known: Annotated[  # noqa: FBT002
+        bool,
+        typer.Option(
+            "--require-known", help="Show no classes of an image that shows none of the model's; implies --novelty."
+        ),
+    ] = False,
 ) -> None:
     """Print the most probable classes of each image.
 
@@ -64,6 +79,8 @@ def classify(
             _to_send(images, answers, advance),
             top_k=top_k,
             min_probability=min_probability,
+            novelty=novelty,
+            require_known=require_known,
             **request.arguments(),
         )
         for path, result in results:

@@ -88,6 +88,8 @@ class JsonLines:
             "error": None if result.error is None else asdict(result.error),
             "model": None if result.model is None else asdict(result.model),
         }
+        if result.novelty is not None:
+            answer["novelty"] = asdict(result.novelty)
         return json.dumps(answer).encode() + b"\n"
 
     def read(self, record: bytes) -> Record:

@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any, Literal
 
 from rich.bar import Bar
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -70,6 +70,9 @@ def _block(path: str, result: ImageResult) -> tuple[RenderableType, RenderableTy
 def _body(result: ImageResult) -> RenderableType:
     if result.error is not None:
         return Text(plain(f"{result.error.reason or result.error.code.name}: {result.error.message}"), style="red")
+    unknown = result.novelty is not None and not result.novelty.known
+    if unknown and not result.predictions:
+        return _none_of_these(result)
     if not result.predictions:
         return Text("No class is as probable as --min-probability asks for.", style="dim")
     table = Table.grid(padding=(0, 2))
@@ -79,7 +82,13 @@ def _body(result: ImageResult) -> RenderableType:
     for prediction in result.predictions:
         bar = Bar(1.0, 0.0, prediction.probability, width=_BAR_WIDTH, color="cyan")
         table.add_row(Text(plain(prediction.label)), bar, f"{prediction.probability:.1%}")
-    return table
+    return Group(_none_of_these(result), table) if unknown else table
+
+
+def _none_of_these(result: ImageResult) -> Text:
+    found = result.novelty
+    assert found is not None  # noqa: S101 - asked by whoever calls
+    return Text(f"none of these (novelty {found.score:.3g}, threshold {found.threshold:.3g})", style="yellow")
 
 
 def print_description(description: ModelDescription) -> None:
@@ -112,6 +121,7 @@ def facts(description: ModelDescription) -> dict[str, str]:
         "classes": f"{len(description.classes)}: {labels}" + (f" and {hidden} more" if hidden > 0 else ""),
         **({"output": description.output} if description.output else {}),
         "temperature": f"{description.temperature:.4g}",
+        "novelty": _novelty(description),
         "parameters": f"{description.parameters:,}, of which {description.trainable_parameters:,} trainable",
         "multiply-adds": f"{description.multiply_adds:,} for one image",
         "runtime": f"{runtime.name} on {runtime.device}, {runtime.precision}{_agreement(runtime)}",
@@ -124,6 +134,15 @@ def facts(description: ModelDescription) -> dict[str, str]:
         "formats": ", ".join(limits.formats),
         "geometries": ", ".join(limits.geometries) or "the model's own only",
     }
+
+
+def _novelty(description: ModelDescription) -> str:
+    if (found := description.novelty) is None:
+        return "no threshold"
+    return (
+        f"unknown above {found.threshold:.4g} ({found.score.replace('_', ' ')}); {found.known_share:.0%} of images "
+        "of its classes are below"
+    )
 
 
 def _options(options: Mapping[str, Any]) -> str:

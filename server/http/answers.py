@@ -56,6 +56,8 @@ def result(each: ImageResult) -> dict[str, Any]:
             "batch_size": timing.batch_size,
         },
     }
+    if (novelty := each.novelty) is not None:
+        told["novelty"] = {"score": novelty.score, "threshold": novelty.threshold, "known": novelty.known}
     if (error := each.error) is not None:
         told["error"] = {"code": int(error.code), "reason": error.reason.value, "message": error.message}
     return told

@@ -85,6 +85,17 @@ def number(value: object, field: str) -> float:
     return found
 
 
+def boolean(value: object, field: str) -> bool:
+    """True or false.
+
+    Raises:
+        InvalidRequestError: expected; it is neither.
+    """
+    if not isinstance(value, bool):
+        raise malformed(f"{field} must be true or false. Received: {_kind(value)}.", field=field)
+    return value
+
+
 def string(value: object, field: str) -> str:
     """A text.
 

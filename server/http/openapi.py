@@ -54,6 +54,7 @@ _SCHEMAS: dict[str, Any] = {
         predictions=_array(_of("Prediction")),
         timing=_TIMING,
         error=_object(code=_WHOLE, reason=_TEXT, message=_TEXT),
+        novelty=_object(("score", "threshold", "known"), score=_NUMBER, threshold=_NUMBER, known=_YES),
     ),
     "Classification": _object(
         ("model", "results"),
@@ -68,7 +69,7 @@ _SCHEMAS: dict[str, Any] = {
         field=_TEXT,
         retry_after_seconds=_NUMBER,
     ),
-    "Options": _object(top_k=_WHOLE, min_probability=_NUMBER, geometry=_TEXT),
+    "Options": _object(top_k=_WHOLE, min_probability=_NUMBER, geometry=_TEXT, novelty=_YES, require_known=_YES),
     "PredictRequest": _object(
         ("instances",), instances=_array(_object(("b64",), b64=_BASE64)), parameters=_of("Options")
     ),
@@ -99,6 +100,8 @@ _QUERY = [
         ("top_k", _WHOLE),
         ("min_probability", _NUMBER),
         ("geometry", _TEXT),
+        ("novelty", _YES),
+        ("require_known", _YES),
     )
 ]
 _MODEL = {"name": "model", "in": "path", "required": True, "schema": _TEXT}

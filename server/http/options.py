@@ -11,7 +11,9 @@ from glimpse.server.errors import shown
 from glimpse.server.http import json_body
 from glimpse.server.http.problems import malformed
 
-NAMES = ("top_k", "min_probability", "geometry")
+NAMES = ("top_k", "min_probability", "geometry", "novelty", "require_known")
+
+_BOOLEANS = {None: None, "true": True, "false": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,10 +23,20 @@ class Options:
     top_k: int | None = None
     min_probability: float = 0.0
     geometry: str = ""
+    novelty: bool | None = None
+    require_known: bool = False
 
     def request(self, images: tuple[Image, ...], model: ModelSelector) -> ClassifyRequest:
         """The request for these images."""
-        return ClassifyRequest(images, model, self.top_k, self.min_probability, self.geometry)
+        return ClassifyRequest(
+            images,
+            model,
+            self.top_k,
+            self.min_probability,
+            self.geometry,
+            novelty=self.novelty,
+            require_known=self.require_known,
+        )
 
 
 def of_parameters(parameters: Mapping[str, Any], where: str) -> Options:
@@ -33,11 +45,13 @@ def of_parameters(parameters: Mapping[str, Any], where: str) -> Options:
     Raises:
         InvalidRequestError: expected; one has a wrong type.
     """
-    top_k, least, geometry = (parameters.get(name) for name in NAMES)
+    top_k, least, geometry, novelty, require_known = (parameters.get(name) for name in NAMES)
     return Options(
         None if top_k is None else json_body.integer(top_k, f"{where}.top_k"),
         0.0 if least is None else json_body.number(least, f"{where}.min_probability"),
         "" if geometry is None else json_body.string(geometry, f"{where}.geometry"),
+        None if novelty is None else json_body.boolean(novelty, f"{where}.novelty"),
+        require_known is not None and json_body.boolean(require_known, f"{where}.require_known"),
     )
 
 
@@ -53,7 +67,16 @@ def of_texts(texts: Mapping[str, str]) -> Options:
             None if top_k is None else int(top_k[:20]),
             0.0 if least is None else json_body.number(float(least), "min_probability"),
             texts.get("geometry", ""),
+            _boolean(texts, "novelty"),
+            _boolean(texts, "require_known") or False,
         )
     except ValueError:
         received = f"top_k={shown(str(top_k))}, min_probability={shown(str(least))}"
         raise malformed(f"top_k must be a whole number, min_probability a number. Received: {received}.") from None
+
+
+def _boolean(texts: Mapping[str, str], name: str) -> bool | None:
+    found = texts.get(name)
+    if found not in _BOOLEANS:
+        raise malformed(f"{name} must be true or false. Received: {shown(str(found))}.", field=name)
+    return _BOOLEANS[found]

@@ -135,7 +135,13 @@ function show(card, result, milliseconds) {
     }
     return make("li", {}, bar, label, make("span", { className: "share" }, percent(each.probability)));
   });
+  const { novelty } = result;
+  const unknown =
+    novelty && !novelty.known
+      ? [make("p", { className: "problem" }, `None of these (novelty ${novelty.score.toPrecision(3)}, threshold ${novelty.threshold.toPrecision(3)}).`)]
+      : [];
   card.text.querySelector(".wait").replaceWith(
+    ...unknown,
     make("ol", { className: "labels", ariaLabel: "Labels, the most probable first" }, ...labels),
     times(result.timing, milliseconds),
   );

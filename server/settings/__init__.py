@@ -237,6 +237,11 @@ class Settings(AccessSettings):
         description="Geometries that a request may choose in place of the model's own, with commas between: "
         "letterbox,pad. Empty means that requests cannot choose.",
     )
+    novelty: bool = Field(
+        default=False,
+        description="Tell of each image whether it shows any of the model's classes, unless a request says otherwise. "
+        "Applies to models that have a threshold of novelty; python -m glimpse.models calibrate fits one.",
+    )
     max_streams: Positive = Field(
         64,
         description="Maximum number of streams open at the same time. Above that, new streams are refused "

@@ -66,14 +66,18 @@ class RawPixels(_message.Message):
     def __init__(self, height: _Optional[int] = ..., width: _Optional[int] = ..., data: _Optional[bytes] = ..., channels: _Optional[int] = ...) -> None: ...
 
 class ClassifyOptions(_message.Message):
-    __slots__ = ("top_k", "min_probability", "geometry")
+    __slots__ = ("top_k", "min_probability", "geometry", "novelty", "require_known")
     TOP_K_FIELD_NUMBER: _ClassVar[int]
     MIN_PROBABILITY_FIELD_NUMBER: _ClassVar[int]
     GEOMETRY_FIELD_NUMBER: _ClassVar[int]
+    NOVELTY_FIELD_NUMBER: _ClassVar[int]
+    REQUIRE_KNOWN_FIELD_NUMBER: _ClassVar[int]
     top_k: int
     min_probability: float
     geometry: str
-    def __init__(self, top_k: _Optional[int] = ..., min_probability: _Optional[float] = ..., geometry: _Optional[str] = ...) -> None: ...
+    novelty: bool
+    require_known: bool
+    def __init__(self, top_k: _Optional[int] = ..., min_probability: _Optional[float] = ..., geometry: _Optional[str] = ..., novelty: bool = ..., require_known: bool = ...) -> None: ...
 
 class ClassifyRequest(_message.Message):
     __slots__ = ("model", "images", "options")
@@ -104,14 +108,26 @@ class ModelIdentity(_message.Message):
     def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., weights_digest: _Optional[str] = ...) -> None: ...
 
 class ImageResult(_message.Message):
-    __slots__ = ("predictions", "error", "timing")
+    __slots__ = ("predictions", "error", "timing", "novelty")
     PREDICTIONS_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     TIMING_FIELD_NUMBER: _ClassVar[int]
+    NOVELTY_FIELD_NUMBER: _ClassVar[int]
     predictions: _containers.RepeatedCompositeFieldContainer[Prediction]
     error: ImageError
     timing: Timing
-    def __init__(self, predictions: _Optional[_Iterable[_Union[Prediction, _Mapping]]] = ..., error: _Optional[_Union[ImageError, _Mapping]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ...) -> None: ...
+    novelty: Novelty
+    def __init__(self, predictions: _Optional[_Iterable[_Union[Prediction, _Mapping]]] = ..., error: _Optional[_Union[ImageError, _Mapping]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., novelty: _Optional[_Union[Novelty, _Mapping]] = ...) -> None: ...
+
+class Novelty(_message.Message):
+    __slots__ = ("score", "threshold", "known")
+    SCORE_FIELD_NUMBER: _ClassVar[int]
+    THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    KNOWN_FIELD_NUMBER: _ClassVar[int]
+    score: float
+    threshold: float
+    known: bool
+    def __init__(self, score: _Optional[float] = ..., threshold: _Optional[float] = ..., known: bool = ...) -> None: ...
 
 class Prediction(_message.Message):
     __slots__ = ("index", "label", "class_id", "probability")
@@ -194,7 +210,7 @@ class DescribeModelRequest(_message.Message):
     def __init__(self, model: _Optional[_Union[ModelSelector, _Mapping]] = ...) -> None: ...
 
 class DescribeModelResponse(_message.Message):
-    __slots__ = ("model", "architecture", "variant", "paper", "input", "classes", "parameters", "trainable_parameters", "stages", "pre_stem", "temperature", "runtime", "limits", "output", "options")
+    __slots__ = ("model", "architecture", "variant", "paper", "input", "classes", "parameters", "trainable_parameters", "stages", "pre_stem", "temperature", "runtime", "limits", "output", "options", "novelty")
     class OptionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -217,6 +233,7 @@ class DescribeModelResponse(_message.Message):
     LIMITS_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    NOVELTY_FIELD_NUMBER: _ClassVar[int]
     model: ModelIdentity
     architecture: str
     variant: str
@@ -232,7 +249,20 @@ class DescribeModelResponse(_message.Message):
     limits: Limits
     output: str
     options: _containers.ScalarMap[str, str]
-    def __init__(self, model: _Optional[_Union[ModelIdentity, _Mapping]] = ..., architecture: _Optional[str] = ..., variant: _Optional[str] = ..., paper: _Optional[str] = ..., input: _Optional[_Union[InputShape, _Mapping]] = ..., classes: _Optional[_Iterable[_Union[ClassLabel, _Mapping]]] = ..., parameters: _Optional[int] = ..., trainable_parameters: _Optional[int] = ..., stages: _Optional[_Iterable[_Union[Stage, _Mapping]]] = ..., pre_stem: _Optional[_Union[PreStem, _Mapping]] = ..., temperature: _Optional[float] = ..., runtime: _Optional[_Union[Runtime, _Mapping]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., output: _Optional[str] = ..., options: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    novelty: NoveltyThreshold
+    def __init__(self, model: _Optional[_Union[ModelIdentity, _Mapping]] = ..., architecture: _Optional[str] = ..., variant: _Optional[str] = ..., paper: _Optional[str] = ..., input: _Optional[_Union[InputShape, _Mapping]] = ..., classes: _Optional[_Iterable[_Union[ClassLabel, _Mapping]]] = ..., parameters: _Optional[int] = ..., trainable_parameters: _Optional[int] = ..., stages: _Optional[_Iterable[_Union[Stage, _Mapping]]] = ..., pre_stem: _Optional[_Union[PreStem, _Mapping]] = ..., temperature: _Optional[float] = ..., runtime: _Optional[_Union[Runtime, _Mapping]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., output: _Optional[str] = ..., options: _Optional[_Mapping[str, str]] = ..., novelty: _Optional[_Union[NoveltyThreshold, _Mapping]] = ...) -> None: ...
+
+class NoveltyThreshold(_message.Message):
+    __slots__ = ("score", "threshold", "known_share", "images")
+    SCORE_FIELD_NUMBER: _ClassVar[int]
+    THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    KNOWN_SHARE_FIELD_NUMBER: _ClassVar[int]
+    IMAGES_FIELD_NUMBER: _ClassVar[int]
+    score: str
+    threshold: float
+    known_share: float
+    images: int
+    def __init__(self, score: _Optional[str] = ..., threshold: _Optional[float] = ..., known_share: _Optional[float] = ..., images: _Optional[int] = ...) -> None: ...
 
 class InputShape(_message.Message):
     __slots__ = ("height", "width", "channels")
