@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from glimpse.models import published, standard
-from glimpse.models.commands import compare, describe, fetch, golden
+from glimpse.models.commands import calibrate, compare, describe, fetch, golden
 from glimpse.models.commands import list as listing
 
 
@@ -34,7 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    for command in (listing, describe, compare, fetch, golden):
+    for command in (listing, describe, compare, calibrate, fetch, golden):
         command.add(commands)
     return parser
 

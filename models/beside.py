@@ -1,4 +1,4 @@
-"""Labels and recipes that lie in the folder of a weights file or a graph.
+"""Labels, recipes and calibrations that lie in the folder of a weights file or a graph.
 
 The folder may come from an untrusted source, so a symbolic link in it that leads out of it is refused. A file that the
 settings name may lie anywhere.
@@ -6,14 +6,28 @@ settings name may lie anywhere.
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
 from pathlib import Path
 
 from glimpse.models import bounded_files, messages
+from glimpse.models.drift import Reference
 from glimpse.models.errors import BundleError
+from glimpse.models.novelty import NoveltyThreshold
 from glimpse.models.prestem.recipe import Recipe
 
 LABELS = ("labels.txt",)
 RECIPES = ("recipe.toml", "recipe.json")
+CALIBRATION = ".calibration.json"  # behind the whole name of the weights file
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What `python -m glimpse.models calibrate` fits."""
+
+    temperature: float = 1.0
+    novelty: NoveltyThreshold | None = None
+    drift: Reference | None = None
 
 
 def find(folder: Path, what: str, names: tuple[str, ...]) -> Path | None:
@@ -79,3 +93,65 @@ def recipe_of(path: Path) -> Recipe | None:
     """
     found = find(path.parent, "recipe", RECIPES)
     return None if found is None else read_recipe(found)
+
+
+def calibration_path(weights: Path) -> Path:
+    """Where the calibration of a weights file or a graph is: ``model.onnx.calibration.json``."""
+    return weights.with_name(weights.name + CALIBRATION)
+
+
+def calibration_of(weights: Path, digest: str, classes: int) -> Calibration:
+    """The calibration beside a weights file or a graph; where there is none, that of uncalibrated weights.
+
+    Args:
+        weights: the file.
+        digest: of the weights, which the calibration states.
+        classes: of the model.
+
+    Raises:
+        BundleError: there is one that cannot be used, or that is of other weights.
+    """
+    path = calibration_path(weights)
+    if find(path.parent, "calibration", (path.name,)) is None:
+        return Calibration()
+    try:
+        values = bounded_files.parse_json(bounded_files.read_text(path))
+        if not isinstance(values, dict):
+            raise TypeError(f"it must be a JSON object. Received: {type(values).__name__}")  # noqa: TRY301 - one place says so
+        stated = values["weights_digest"]
+        temperature = float(values["temperature"])
+        if not 0 < temperature < 1e6:
+            raise ValueError(f"the temperature must be positive. Received: {temperature}")  # noqa: TRY301 - the same
+        found = Calibration(
+            temperature,
+            NoveltyThreshold.from_dict(values["novelty"]) if "novelty" in values else None,
+            Reference.from_dict(values["drift"], classes) if "drift" in values else None,
+        )
+    except KeyError as error:
+        raise BundleError(f"The calibration {path} cannot be used: it lacks {error}. {_AGAIN}") from error
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise BundleError(f"The calibration {path} cannot be used: {messages.short(error)}. {_AGAIN}") from error
+    if stated != digest:
+        raise BundleError(
+            f"The calibration {path} is of other weights: it states {bounded_files.shown(stated)}, and those of "
+            f"{weights.name} are {digest}. {_AGAIN}"
+        )
+    return found
+
+
+_AGAIN = "Calibrate again with python -m glimpse.models calibrate, or remove the file."
+
+
+def write_calibration(path: Path, found: Calibration, digest: str) -> None:
+    """Write what `calibration_of` reads.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    values = {
+        "weights_digest": digest,
+        "temperature": found.temperature,
+        **({} if found.novelty is None else {"novelty": found.novelty.to_dict()}),
+        **({} if found.drift is None else {"drift": found.drift.to_dict()}),
+    }
+    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

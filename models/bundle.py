@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 from glimpse.models import bounded_files, messages
 from glimpse.models.bounded_files import shown
 from glimpse.models.catalogue import UnknownArchitectureError, find
+from glimpse.models.drift import Reference
 from glimpse.models.errors import BundleError
 from glimpse.models.labels import LABELS, ClassLabel, check_labels, line_of, read_labels
 from glimpse.models.novelty import NoveltyThreshold
@@ -45,10 +46,10 @@ _IR, _IR_WEIGHTS = ".xml", ".bin"
 EMBEDDED = Path(__file__).parent / "bundles"
 EMBEDDED_DEFAULT = EMBEDDED / "se_resnet20_cifar10"
 
-# The keys of the description; `options`, `golden` and `novelty` may be left out.
+# The keys of the description; `options`, `golden`, `novelty` and `drift` may be left out.
 _KEYS = (
     *("format", "name", "version", "architecture", "variant", "input_shape", "classes", "labels", "recipe"),
-    *("temperature", "weights", "weights_digest", "metrics", "options", "golden", "novelty"),
+    *("temperature", "weights", "weights_digest", "metrics", "options", "golden", "novelty", "drift"),
 )
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -90,6 +91,7 @@ class Bundle:
     graph: str = ""
     # From which score on an image is unknown to the model; None: none has been fitted.
     novelty: NoveltyThreshold | None = None
+    drift: Reference | None = None  # with which a server compares what it sees; None: there is none
     random: bool = False  # its weights are random numbers, see `models.random_weights`: its answers mean nothing
     # Of the weights' files, when they were seen to have that digest; None: they have not been looked at.
     verified_versions: tuple[FileVersion, ...] | None = dataclasses.field(default=None, compare=False, repr=False)
@@ -245,11 +247,12 @@ def write(  # noqa: PLR0913 - one for each value of the description
     options: Mapping[str, Any] | None = None,
     weights: str = WEIGHTS,
     novelty: NoveltyThreshold | None = None,
+    drift: Reference | None = None,
 ) -> Bundle:
     """Make a bundle of a folder that holds its weights file: write the labels and the description, and read it.
 
-    The description has the keys ``options`` and ``novelty`` only where there are some, so that a bundle without is
-    what it always was.
+    The description has the keys ``options``, ``novelty`` and ``drift`` only where there are some, so that a bundle
+    without is what it always was.
 
     Raises:
         BundleError: the weights are missing, or a value is not valid.
@@ -271,6 +274,7 @@ def write(  # noqa: PLR0913 - one for each value of the description
         "metrics": dict(metrics),
         **({"options": dict(options)} if options else {}),
         **({"novelty": novelty.to_dict()} if novelty else {}),
+        **({"drift": drift.to_dict()} if drift else {}),
     }
     (folder / LABELS).write_text("".join(f"{line_of(label)}\n" for label in labels), encoding="utf-8")
     (folder / DESCRIPTION).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
@@ -334,6 +338,7 @@ def _from_dict(folder: Path, values: dict[str, Any]) -> Bundle:
     golden = values.get("golden") or ""
     if golden:
         bounded_files.inside(folder, golden)
+    labels = read_labels(bounded_files.inside(folder, values["labels"]), name=folder / values["labels"])
     return Bundle(
         folder=folder,
         name=values["name"],
@@ -342,7 +347,7 @@ def _from_dict(folder: Path, values: dict[str, Any]) -> Bundle:
         variant=variant,
         options=options,
         input_shape=(shape[0], shape[1], shape[2]),
-        labels=read_labels(bounded_files.inside(folder, values["labels"]), name=folder / values["labels"]),
+        labels=labels,
         recipe=recipe,
         temperature=temperature,
         weights_file=weights,
@@ -350,6 +355,7 @@ def _from_dict(folder: Path, values: dict[str, Any]) -> Bundle:
         metrics={k: _number(v, f"the metric {shown(k)}") for k, v in _of_type(values, "metrics", dict).items()},
         golden=golden,
         novelty=NoveltyThreshold.from_dict(_of_type(values, "novelty", dict)) if "novelty" in values else None,
+        drift=Reference.from_dict(_of_type(values, "drift", dict), len(labels)) if "drift" in values else None,
     )
 
 

@@ -193,6 +193,30 @@ def record_published(bundle: Bundle, answer: Callable[[NDArray[np.uint8]], NDArr
     return path
 
 
+def rescale(folder: Path, bundle: Bundle, temperature: float) -> None:
+    """Make the answers in a folder those of another temperature: the same network's, as no weight has changed.
+
+    Softmax(logits / T') is softmax(logits / T) to the power of T / T', divided by the sum.
+
+    Args:
+        folder: of the bundle whose answers are changed.
+        bundle: as it was, with the temperature that they were recorded at.
+        temperature: the other one.
+
+    Raises:
+        BundleError: they are damaged.
+    """
+    if not bundle.golden:
+        return
+    read(bundle)  # refuses what is damaged
+    path = bounded_files.inside(bounded_files.inside(folder, bundle.golden), ANSWERS)
+    values = _values(path)
+    for each in values["pictures"]:
+        powers = np.asarray(each["probabilities"], np.float64) ** (bundle.temperature / temperature)
+        each["probabilities"] = [float(f"{p:.7g}") for p in powers / powers.sum()]
+    path.write_text(_lines({**values, "temperature": temperature}), encoding="utf-8")
+
+
 def _answers(
     bundle: Bundle,
     answer: Callable[[NDArray[np.uint8]], NDArray[np.float32]],

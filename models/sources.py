@@ -15,6 +15,7 @@ from glimpse.models import bundle as bundles
 from glimpse.models.bundle import Bundle, BundleError, ClassLabel, read_labels
 from glimpse.models.catalogue import find
 from glimpse.models.golden import ANSWERS, FOLDER
+from glimpse.models.novelty import NoveltyThreshold
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.models.spec import Architecture
 from glimpse.models.suggestions import did_you_mean
@@ -201,6 +202,8 @@ def _published(source: ModelSource, architecture: str) -> Bundle:
         },
         temperature=checkpoint.temperature,
         golden=checkpoint.golden if recorded else "",
+        # Both follow from what the published recipe makes of pictures, and from the published classes.
+        novelty=checkpoint.novelty if recorded else None,
     )
 
 
@@ -232,7 +235,7 @@ def _file(source: ModelSource, path: Path) -> Bundle:
             f"GLIMPSE_OPTIONS is for architectures of the library, but GLIMPSE_MODEL does not say of which {path} are "
             "the weights. Name it, or leave the options out for a whole Keras model."
         )
-    return _made(
+    made = _made(
         path,
         name=_name(path.stem),
         source=source,
@@ -241,6 +244,7 @@ def _file(source: ModelSource, path: Path) -> Bundle:
         recipe=beside.read_recipe(source.recipe or beside.needed(path, "recipe", RECIPES)),
         metrics={},
     )
+    return _calibrated(made)
 
 
 def _graph(source: ModelSource, graph: foreign.GraphFile) -> Bundle:
@@ -263,7 +267,13 @@ def _graph(source: ModelSource, graph: foreign.GraphFile) -> Bundle:
         metrics={},
     )
     golden = FOLDER if (graph.path.parent / FOLDER / ANSWERS).is_file() else ""
-    return replace(made, graph=graph.format.name, golden=golden)
+    return replace(_calibrated(made), graph=graph.format.name, golden=golden)
+
+
+def _calibrated(made: Bundle) -> Bundle:
+    """A weights file or a graph with the calibration that lies beside it, if there is one."""
+    found = beside.calibration_of(made.weights_path, made.weights_digest, len(made.labels))
+    return replace(made, temperature=found.temperature, novelty=found.novelty, drift=found.drift)
 
 
 def _name(text: str) -> str:
@@ -282,6 +292,7 @@ def _made(
     metrics: Mapping[str, float],
     temperature: float = 1.0,
     golden: str = "",
+    novelty: NoveltyThreshold | None = None,
 ) -> Bundle:
     versions = bundles.file_versions(path)
     digest = bundles.digest(path)
@@ -302,6 +313,7 @@ def _made(
         metrics=metrics,
         golden=golden,
         golden_folder=published.GOLDEN if golden else None,
+        novelty=novelty,
     )
 
 

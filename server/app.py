@@ -27,6 +27,7 @@ from glimpse.server.decoding.isolated import memory_for
 from glimpse.server.decoding.pool import DecodePool
 from glimpse.server.decoding.where import Decoding
 from glimpse.server.describe import limits
+from glimpse.server.drift import Drift
 from glimpse.server.guard import Guard
 from glimpse.server.health import HEALTH, Health
 from glimpse.server.interceptors import CallInterceptor
@@ -124,6 +125,8 @@ class Server:
             decoder_restarts=lambda: self._decoding.restarts,
             credentials_stale=lambda: access.stale,
         )
+        drift = Drift(window=settings.drift_window_seconds, on=settings.drift)
+        self._metrics.registry.register(drift)
         pipeline = Pipeline(
             self._registry,
             self._admission,
@@ -133,6 +136,7 @@ class Server:
             max_images=settings.max_images_per_request,
             geometries=settings.allow_geometries,
             novelty=settings.novelty,
+            drift=drift,
         )
         services = (SERVICE, open_inference.SERVICE) if settings.open_inference else (SERVICE,)
         self._health = Health(*services, HEALTH)

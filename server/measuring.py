@@ -5,6 +5,7 @@ go to standard output, a JSON object a line; `done` tells of images that are don
 
 load      weights, architecture: load and warm the model; answers what it is and what computes it
 classify  images, files, skip_unreadable: answers the metrics of the model on these images
+logits    the same, into: writes logits, classes and figures of the images to a file; answers what was left out
 time      seconds: answers images a second while many wait, and the milliseconds of an image alone
 
 The runtime, its precision and the batch size are those that a server would choose here, with the settings of the
@@ -23,14 +24,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from itertools import cycle
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from glimpse.models.decoding.cost import predict
 from glimpse.models.decoding.formats import SUFFIXES
+from glimpse.models.decoding.limits import OWN_FILES
+from glimpse.models.drift import OF_IMAGES, ImageFigures, image_figures
 from glimpse.models.outputs import LOGITS
 from glimpse.models.train import files
 from glimpse.models.train.measure import measure
@@ -49,6 +54,33 @@ _LONELY = 10
 _FEWEST = 3  # times as many images as are in flight, and images alone, that a turn has at least
 
 
+class _Picture(NamedTuple):
+    """An image that could be decoded."""
+
+    pixels: NDArray[np.uint8]  # as the network takes them
+    size: int  # width x height of the image as it came
+
+
+@dataclass(slots=True)
+class _Computed:
+    """What a model gives for images."""
+
+    indices: list[int] = field(default_factory=list)  # of the classes
+    left_out: list[tuple[str, str]] = field(default_factory=list)  # name and reason of what could not be read
+    figures: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in OF_IMAGES})
+    logits: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0), np.float32))
+
+    @property
+    def classes(self) -> NDArray[np.int64]:
+        """``[N]``, of the images that could be read."""
+        return np.array(self.indices)
+
+    def add_figures(self, found: ImageFigures, size: int) -> None:
+        """Keep those of one image."""
+        for name, value in (*found._asdict().items(), ("size", float(size))):
+            self.figures[name].append(value)
+
+
 class _Measuring:
     """Carries out the orders of one comparison, for one model."""
 
@@ -64,6 +96,7 @@ class _Measuring:
         carry_out: dict[str, Callable[..., dict[str, Any]]] = {
             "load": self._load,
             "classify": self._classify,
+            "logits": self._logits,
             "time": self._time,
         }
         name = order.pop("order")
@@ -103,51 +136,75 @@ class _Measuring:
 
     def _classify(self, images: str, files: list[tuple[str, int]], skip_unreadable: bool) -> dict[str, Any]:  # noqa: FBT001 - by name, from JSON
         """Metrics of the model's logits, as its runtime gives them, and the images that could not be read."""
-        bundle = self._loaded.bundle
+        found = self._computed(Path(images), files, skip_unreadable=skip_unreadable)
+        measured = measure(found.logits, found.classes, self._loaded.bundle.temperature)
+        return {"metrics": measured.metrics(), "left_out": found.left_out}
+
+    def _logits(
+        self,
+        images: str,
+        files: list[tuple[str, int]],
+        skip_unreadable: bool,  # noqa: FBT001 - by name, from JSON
+        into: str,
+    ) -> dict[str, Any]:
+        """Write the logits, the classes, and the figures of the images to a file of NumPy's."""
+        found = self._computed(Path(images), files, skip_unreadable=skip_unreadable, figures=True)
+        figures = {name: np.array(values) for name, values in found.figures.items()}
+        np.savez(into, logits=found.logits, classes=found.classes, **figures)  # type: ignore[arg-type]  # see numpy#24143
+        return {"left_out": found.left_out, "temperature": self._loaded.bundle.temperature}
+
+    def _computed(
+        self, images: Path, files: list[tuple[str, int]], *, skip_unreadable: bool, figures: bool = False
+    ) -> _Computed:
         logits: list[NDArray[np.float32]] = []
-        classes: list[int] = []
-        left_out: list[tuple[str, str]] = []
+        computed = _Computed()
         waiting: list[Future[Answer]] = []
+        depth = self._loaded.bundle.recipe.depth
 
         def take() -> None:
             logits.extend(future.result().outputs[LOGITS] for future in waiting)
-            self._say({"done": len(classes) + len(left_out)})
+            self._say({"done": len(computed.indices) + len(computed.left_out)})
 
-        for portion in self._decoded(Path(images), files):
-            readable: list[tuple[int, NDArray[np.uint8]]] = []
+        for portion in self._decoded(images, files):
+            readable: list[NDArray[np.uint8]] = []
+            indices: list[int] = []
             for name, index, found in portion:
                 if isinstance(found, str):
-                    left_out.append((name, found))
+                    computed.left_out.append((name, found))
                 else:
-                    readable.append((index, found))
-            if left_out and not skip_unreadable:
+                    readable.append(found.pixels)
+                    indices.append(index)
+                    if figures:
+                        computed.add_figures(image_figures(found.pixels, depth), found.size)
+            if computed.left_out and not skip_unreadable:
                 raise ValueError(
-                    f"{images}: {summary(left_out)} Remove or repair what cannot be read, or skip it with "
+                    f"{images}: {summary(computed.left_out)} Remove or repair what cannot be read, or skip it with "
                     "--skip-unreadable."
                 )
-            submitted = [self._loaded.batcher.submit(pixels, outputs=frozenset({LOGITS})) for _, pixels in readable]
+            submitted = [self._loaded.batcher.submit(pixels, outputs=frozenset({LOGITS})) for pixels in readable]
             take()  # those of the portion before, which were computed while this one was decoded
-            classes += [index for index, _ in readable]
+            computed.indices += indices
             waiting = submitted
             if len(self._pixels) < self._ahead:
-                self._pixels += [pixels for _, pixels in readable]
+                self._pixels += readable
         take()
         if not logits:
-            raise ValueError(f"{images}: none of the images can be read. {summary(left_out)}")
-        measured = measure(np.stack(logits), np.array(classes), bundle.temperature)
-        return {"metrics": measured.metrics(), "left_out": left_out}
+            raise ValueError(f"{images}: none of the images can be read. {summary(computed.left_out)}")
+        computed.logits = np.stack(logits)
+        return computed
 
     def _decoded(
         self, images: Path, wanted: Sequence[tuple[str, int]]
-    ) -> Iterator[list[tuple[str, int, NDArray[np.uint8] | str]]]:
+    ) -> Iterator[list[tuple[str, int, _Picture | str]]]:
         """Portions of the images: name, class, and the network's input, or the reason why there is none."""
         recipe = self._loaded.bundle.recipe
         with files.open_images(images, SUFFIXES) as found, ThreadPoolExecutor(cores.available()) as threads:
             by_name = {file.name: file for file in found}
 
-            def decoded(name: str) -> NDArray[np.uint8] | str:
+            def decoded(name: str) -> _Picture | str:
                 try:
-                    return network_input(by_name[name].read(), recipe)
+                    data = by_name[name].read()
+                    return _Picture(network_input(data, recipe), predict(data, OWN_FILES).pixels)
                 except KeyError:
                     return "has gone since it was found"
                 except files.UnreadableError as error:

@@ -51,6 +51,7 @@ GAUGES: dict[str, Rule] = {
     "glimpse_addresses_blocked": "max",  # each worker blocks what floods it
     "glimpse_build_info": "max",
     "glimpse_credentials_stale": "max",
+    "glimpse_drift_stability_index": "max",  # each worker compares what it sees
     "glimpse_model_info": "max",
     "glimpse_model_state": "max",
     "glimpse_precision_agreement": "max",

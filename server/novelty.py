@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from glimpse.models import novelty
 from glimpse.models.bundle import Bundle
 from glimpse.models.novelty import NoveltyThreshold
-from glimpse.models.outputs import LOGITS
 from glimpse.server.domain import ClassifyRequest, ImageResult, Novelty
 from glimpse.server.errors import InvalidRequestError, Reason
 
@@ -46,7 +45,6 @@ def told_novelty(
     logits: Sequence[NDArray[np.float32] | None],
     fitted: NoveltyThreshold,
     *,
-    logits_wanted: bool,
     require_known: bool,
 ) -> tuple[ImageResult, ...]:
     """The results of a request with the verdict on each image, computed for all of them at once.
@@ -55,7 +53,6 @@ def told_novelty(
         results: of its images.
         logits: of each of them, ``[classes]``; None: it could not be classified.
         fitted: what they are judged by.
-        logits_wanted: whether the request asks for the logits themselves, too; else they are taken out.
         require_known: no predictions of images that are unknown.
     """
     found = [each for each in logits if each is not None]
@@ -65,8 +62,7 @@ def told_novelty(
 
     def judged(result: ImageResult) -> ImageResult:
         verdict = Novelty(next(scores), fitted.threshold)
-        outputs = result.outputs if logits_wanted else {k: v for k, v in result.outputs.items() if k != LOGITS}
         predictions = result.predictions if verdict.known or not require_known else ()
-        return replace(result, predictions=predictions, outputs=outputs, novelty=verdict)
+        return replace(result, predictions=predictions, novelty=verdict)
 
     return tuple(result if each is None else judged(result) for result, each in zip(results, logits, strict=True))

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glimpse.models.decoding.cost import Cost
+from glimpse.models.drift import ImageFigures, image_figures
 from glimpse.models.novelty import NoveltyThreshold
 from glimpse.models.outputs import LOGITS
 from glimpse.models.prestem.recipe import Recipe
@@ -29,6 +30,7 @@ from glimpse.server.decoding.pool import DecodePool, DecodeTask
 from glimpse.server.decoding.prepare import is_prepared
 from glimpse.server.decoding.where import Decoding
 from glimpse.server.domain import Arrival, Caller, Classification, ClassifyRequest, ImageResult, Timing
+from glimpse.server.drift import Drift, ModelDrift, Seen
 from glimpse.server.errors import (
     DeadlineExceededError,
     InvalidImageError,
@@ -57,6 +59,8 @@ class _Job:
     caller: Caller
     metrics: ModelMetrics
     novelty: NoveltyThreshold | None  # None: not asked for
+    asked: frozenset[str]  # of the outputs, those that the request names
+    drift: ModelDrift | None  # None: nothing is counted
     require_known: bool
 
 
@@ -69,6 +73,7 @@ class _Flight:
     timing: Timing
     admitted: float  # on the clock of `time.monotonic`
     answer: Future[Answer] = field(default_factory=Future)
+    figures: ImageFigures | None = None  # of the network's input, where drift is counted
     preparing: DecodeTask | None = None  # in a decoder thread; None: done on the event loop
 
 
@@ -86,11 +91,12 @@ class Pipeline:
         max_images: int,
         geometries: frozenset[str],
         novelty: bool = False,
+        drift: Drift | None = None,
     ) -> None:
         """Put the stages together; `decoders` runs `decoding` beside the event loop.
 
         A request may hold `max_images` and ask for one of `geometries`. `novelty`: tell of each image whether it shows
-        any of the classes, unless a request says otherwise.
+        any of the classes, unless a request says otherwise. `drift` counts what is seen of images and answers.
         """
         self._registry = registry
         self._admission = admission
@@ -100,6 +106,7 @@ class Pipeline:
         self._max_images = max_images
         self._geometries = geometries
         self._novelty = novelty
+        self._drift = Drift(window=1.0, on=False) if drift is None else drift
 
     def check_number(self, images: int) -> None:
         """To be asked before anything is made of each image of a request.
@@ -172,12 +179,13 @@ class Pipeline:
                         self._abandon(flight, work)
                     raise
                 results = tuple(self._result(flight, work) for flight in flights)
+                if work.drift is not None:
+                    work.drift.add([seen for flight in flights if (seen := _seen(flight)) is not None])
                 if work.novelty is not None:
                     results = told_novelty(
                         results,
                         [_logits(flight) for flight in flights],
                         work.novelty,
-                        logits_wanted=LOGITS in request.outputs,
                         require_known=work.require_known,
                     )
         return Classification(work.model.identity, results, work.model.bundle.labels)
@@ -247,6 +255,8 @@ class Pipeline:
             timing.decode = time.monotonic() - begun
             work.metrics.prepared(timing, fitted=False)
             raise
+        if work.drift is not None:
+            flight.figures = image_figures(prepared.pixels, work.recipe.depth)
         ready = time.monotonic()
         # All that this thread was busy with the image: also with handing it to a process and waiting for that.
         timing.decode, timing.pre_stem = ready - begun - prepared.pre_stem_seconds, prepared.pre_stem_seconds
@@ -265,10 +275,13 @@ class Pipeline:
         timing.queue, timing.compute = answer.queue_seconds, answer.compute_seconds
         timing.batch_size, timing.batch = answer.batch_size, answer.batch
         self._metrics.image("classified")
+        outputs = answer.outputs
+        if work.outputs != work.asked:
+            outputs = {name: values for name, values in outputs.items() if name in work.asked}
         if not work.ranked:
-            return ImageResult(timing, outputs=answer.outputs)
+            return ImageResult(timing, outputs=outputs)
         labels = work.model.bundle.labels
-        predictions, others = postprocess(answer.outputs, labels, k=work.top_k, min_probability=work.min_probability)
+        predictions, others = postprocess(outputs, labels, k=work.top_k, min_probability=work.min_probability)
         return ImageResult(timing, predictions, others)
 
     def _abandon(self, flight: _Flight, work: _Job) -> None:
@@ -366,9 +379,12 @@ class Pipeline:
         recipe = self._recipe(request, model)
         novelty = threshold(request, model.bundle, default=self._novelty)
         outputs = request.outputs if novelty is None else request.outputs | {LOGITS}
+        drift = self._drift.of(model.bundle)
+        if drift is not None:
+            outputs |= drift.needs
         return _Job(
             *(model, recipe, k, request.min_probability, outputs, request.ranked, caller, metrics),
-            *(novelty, request.require_known),
+            *(novelty, request.outputs, drift, request.require_known),
         )
 
     def _recipe(self, request: ClassifyRequest, model: LoadedModel) -> Recipe:
@@ -392,6 +408,13 @@ class Pipeline:
                 field="options.geometry",
             )
         return model.bundle.recipe.with_geometry(request.geometry)
+
+
+def _seen(flight: _Flight) -> Seen | None:
+    """What is counted of an image that was classified."""
+    if flight.figures is None or flight.answer.exception():
+        return None
+    return Seen(flight.figures, flight.cost.pixels, flight.answer.result().outputs)
 
 
 def _logits(flight: _Flight) -> NDArray[np.float32] | None:

@@ -5,16 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from glimpse.models.commands.help import Help, examples
 from glimpse.models.commands.log import logged
+from glimpse.models.commands.shown import Shown
 from glimpse.models.commands.tables import show
 from glimpse.models.comparison import labelled, plot, report
 from glimpse.models.comparison.compare import compare
@@ -91,7 +89,7 @@ def _compare(options: argparse.Namespace) -> None:
     if twice := sorted({name for name in options.names if options.names.count(name) > 1}):
         raise ValueError(f"A model is named more than once: {', '.join(twice)}. Name each model once.")
     data = labelled.find(options.data)
-    with logged(), _Shown() as shown:
+    with logged(), Shown() as shown:
         results = compare(
             options.names,
             data,
@@ -109,33 +107,6 @@ def _compare(options: argparse.Namespace) -> None:
     if options.plot:
         plot.draw(results, options.plot)
         print(f"Drawn in {options.plot}.", file=sys.stderr if options.json else sys.stdout)
-
-
-class _Shown:
-    """What is going on, on the standard error: bars on a terminal, else a line for each step."""
-
-    def __init__(self) -> None:
-        console = Console(file=sequences(sys.stderr))
-        columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
-        self._bars = Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal)
-
-    def __enter__(self) -> Self:
-        self._bars.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bars.stop()
-
-    @contextmanager
-    def step(self, text: str, total: int) -> Iterator[Callable[[int], None]]:
-        """Something with `total` parts begins; 0: nobody knows how many."""
-        if self._bars.disable:
-            print(f"{text} ...", file=sys.stderr)
-        task = self._bars.add_task(text, total=total or None)
-        try:
-            yield lambda done: self._bars.update(task, completed=done)
-        finally:
-            self._bars.remove_task(task)
 
 
 def _positive(kind: type[int | float]) -> Callable[[str], float]:

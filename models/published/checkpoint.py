@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from glimpse.models.bundle import ClassLabel, read_labels
+from glimpse.models.novelty import NoveltyThreshold
 from glimpse.models.prestem.recipe import Recipe
 
 Publisher = Literal["keras", "torchvision", "timm", "pypi"]
@@ -63,6 +64,7 @@ class Checkpoint:
     source: str  # where top1 and top5 are published
     licence: str  # of the weights, by its SPDX name, as the publisher states it
     temperature: float = 1.0  # divides the logits before the softmax, where it has been fitted; 1 is uncalibrated
+    novelty: NoveltyThreshold | None = None  # from when on an image is unknown, where that has been fitted
     golden: str = ""  # file of recorded answers in `models/published/golden`; empty: there are none
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)  # of the architecture, for `models.build`
 

@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import keras
+import numpy as np
+from numpy.typing import NDArray
 
-from glimpse.models import bundle, golden, serving, weights
+from glimpse.models import bundle, drift, golden, serving, weights
 from glimpse.models.builder import Assembly, assemble
 from glimpse.models.bundle import Bundle, ClassLabel
+from glimpse.models.calibration.fitting import fit_novelty, reference
 from glimpse.models.catalogue import find
+from glimpse.models.novelty import FEWEST_IMAGES, NoveltyThreshold
 from glimpse.models.plain import plain
 from glimpse.models.train import calibrate, card, fit, plots
 from glimpse.models.train.data import LabelledImages
@@ -126,6 +130,8 @@ def finish(
     network = serving.logits_model(trained.assembly, run.recipe)
     held_out = serving.logits(network, splits.held_out.pixels)
     temperature = round(calibrate.fit_temperature(held_out, splits.held_out.classes), 4)
+    # Of a few held-out images it would say little: the bundle is without, and `calibrate` can fit one later.
+    threshold = fit_novelty(held_out, {}) if len(held_out) >= FEWEST_IMAGES else None
     judged = splits.held_out if splits.test is None else splits.test
     scores = held_out if splits.test is None else serving.logits(network, splits.test.pixels)
     measurement = measure(scores, judged.classes, temperature)
@@ -143,6 +149,8 @@ def finish(
         recipe=run.recipe,
         temperature=temperature,
         metrics={name: round(value, 6) for name, value in measurement.metrics().items()},
+        novelty=threshold,
+        drift=_reference(held_out, splits.held_out, temperature, threshold, run.recipe.depth),
     )
     written = _with_golden_answers(written, serving.serving_model(trained.assembly, run.recipe, temperature))
     plotted = _plotted(trained.history, measurement, run.labels, target)
@@ -170,6 +178,21 @@ def finish(
     # The card shows file names, which need not be valid text.
     (target / card.CARD).write_text(text, encoding="utf-8", errors="replace")
     return written, measurement
+
+
+def _reference(
+    logits: NDArray[np.float32],
+    images: LabelledImages,
+    temperature: float,
+    threshold: NoveltyThreshold | None,
+    depth: int,
+) -> drift.Reference | None:
+    """The reference of drift of the held-out images; None where they are too few. How large they came is not known."""
+    if len(images) < drift.FEWEST_IMAGES:
+        return None
+    seen = [drift.image_figures(pixels, depth) for pixels in images.pixels]
+    figures = {name: np.array([getattr(each, name) for each in seen]) for name in drift.ImageFigures._fields}
+    return reference(logits, figures, temperature, threshold)
 
 
 def _plotted(history: list[dict[str, float]], measurement: Measurement, labels: Sequence[str], target: Path) -> bool:

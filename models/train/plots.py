@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _DPI = 80
+# What says when and by which version a picture was written.
+_WITHOUT = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
 _ANNOTATED = 20  # classes up to which a confusion matrix carries its numbers
 
 
@@ -60,13 +62,13 @@ def confusion(counts: NDArray[np.int64], labels: Sequence[str], path: Path) -> N
     _save(figure, path)
 
 
-def reliability(before: Reliability, after: Reliability, path: Path) -> None:
-    """Accuracy over confidence at temperature 1 and at the fitted one; on the diagonal both are equal."""
+def reliability(
+    before: Reliability, after: Reliability, path: Path, *, titles: tuple[str, str] = ("uncalibrated", "calibrated")
+) -> None:
+    """Accuracy over confidence at the temperature before and at the fitted one; on the diagonal both are equal."""
     figure = _figure(8, 3.6)
     edges = np.arange(BINS) / BINS
-    for axes, data, title in zip(
-        figure.subplots(1, 2, sharey=True), (before, after), ("uncalibrated", "calibrated"), strict=True
-    ):
+    for axes, data, title in zip(figure.subplots(1, 2, sharey=True), (before, after), titles, strict=True):
         axes.bar(edges, np.nan_to_num(data.accuracy), 1 / BINS, align="edge", edgecolor="white", label="accuracy")
         axes.plot(data.confidence, data.accuracy, "k.", label="at its mean confidence")
         axes.plot([0, 1], [0, 1], "k--", linewidth=1)
@@ -90,4 +92,5 @@ def _figure(width: float, height: float) -> Figure:
 
 def _save(figure: Figure, path: Path) -> None:
     # Without the writer's version in it, equal data gives an equal file.
-    figure.savefig(path, dpi=_DPI, format="png", metadata={"Software": None})
+    kind = path.suffix.lower().removeprefix(".") or "png"
+    figure.savefig(path, dpi=_DPI, format=kind, metadata=_WITHOUT.get(kind))

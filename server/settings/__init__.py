@@ -242,6 +242,17 @@ class Settings(AccessSettings):
         description="Tell of each image whether it shows any of the model's classes, unless a request says otherwise. "
         "Applies to models that have a threshold of novelty; python -m glimpse.models calibrate fits one.",
     )
+    drift: bool = Field(
+        default=False,
+        description="Count first answers by class, and brightness, sharpness, colour and size of images, as metrics, "
+        "and compare them with the model's reference, so that an alert can tell of drift.",
+    )
+    drift_window_seconds: float = Field(
+        3600.0,
+        ge=60,
+        le=7 * 86400,
+        description="The time whose images are compared with the model's reference of drift, in seconds.",
+    )
     max_streams: Positive = Field(
         64,
         description="Maximum number of streams open at the same time. Above that, new streams are refused "

@@ -77,6 +77,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "serve_metrics",
     ),
     "Shutdown": ("drain_announce_seconds", "drain_seconds"),
+    "Drift": ("drift", "drift_window_seconds"),
     "Logging": ("log_format", "log_calls"),
 }
 

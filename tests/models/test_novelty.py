@@ -7,8 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.special import logsumexp, softmax  # type: ignore[import-untyped]
-from scipy.stats import entropy, mannwhitneyu  # type: ignore[import-untyped]
 
 from glimpse.models import bundle, novelty
 from glimpse.models.bundle import BundleError
@@ -21,14 +19,15 @@ FITTED = NoveltyThreshold(score="entropy", threshold=1.5, known_share=0.95, imag
 
 
 def test_scores_are_those_of_their_papers() -> None:
-    """Against SciPy."""
-    probabilities = softmax(LOGITS.astype(np.float64), axis=1)
+    """Written down plainly: numbers of this size need no care."""
+    powers = np.exp(LOGITS.astype(np.float64))
+    probabilities = powers / powers.sum(axis=1, keepdims=True)
     top = np.sort(probabilities, axis=1)[:, -100:]
     expected = {
-        "energy": -logsumexp(LOGITS.astype(np.float64), axis=1),
+        "energy": -np.log(powers.sum(axis=1)),
         "max_logit": -LOGITS.max(axis=1),
         "max_probability": 1 - probabilities.max(axis=1),
-        "entropy": entropy(probabilities, axis=1),
+        "entropy": -(probabilities * np.log(probabilities)).sum(axis=1),
         "generalised_entropy": (top**0.1 * (1 - top) ** 0.1).sum(axis=1),
     }
     assert expected.keys() == novelty.SCORES.keys()
@@ -65,8 +64,8 @@ def test_a_threshold_of_too_few_images_is_refused() -> None:
 def test_the_auroc_is_the_statistic_of_mann_and_whitney() -> None:
     """With many equal scores, of which each counts half."""
     known, foreign = RNG.integers(0, 20, 80).astype(float), RNG.integers(8, 28, 60).astype(float)
-    expected = mannwhitneyu(foreign, known).statistic / (80 * 60)
-    assert novelty.auroc(known, foreign) == pytest.approx(expected)
+    pairs = np.sign(foreign[:, np.newaxis] - known)
+    assert novelty.auroc(known, foreign) == pytest.approx((pairs.mean() + 1) / 2)
     assert novelty.auroc(np.zeros(3), np.ones(4)) == 1
     with pytest.raises(ValueError, match="needs known images and foreign ones"):
         novelty.auroc(known, foreign[:0])

@@ -1,0 +1,199 @@
+"""Temperature and threshold of novelty, fitted on one half of labelled images and measured on the other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from glimpse.models import drift, novelty
+from glimpse.models.novelty import NoveltyThreshold
+from glimpse.models.train.calibrate import fit_temperature, log_softmax, reliability
+from glimpse.models.train.measure import Measurement, measure
+
+FEWEST = 2 * novelty.FEWEST_IMAGES  # images, of which half are fitted on
+_SEED = 0  # of the halves: the same images are fitted on each time
+_DRAWS = 200  # of true classes, to learn what chance alone makes of the calibration error
+_DIGITS = 4  # of temperature and threshold, as they are written
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Detection:
+    """How well a score tells the images of one foreign set from known ones that it was not fitted on."""
+
+    images: int
+    auroc: float
+    caught: float  # share of the foreign images above the threshold, 0..1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """What was fitted, and what it does to images that it was not fitted on.
+
+    Attributes:
+        temperature: fitted.
+        threshold: of novelty, fitted, with the score that was chosen.
+        fitted_on: images.
+        before: the measurement at the temperature that the model had before, on the other images.
+        after: at the fitted one.
+        chance: the expected calibration error that perfectly calibrated probabilities would show on as many images.
+        rejected: the share of known images, of those not fitted on, above the threshold.
+        foreign: by the name of the foreign set, what the chosen score does.
+        aurocs: by the name of each score, the AUROC of each foreign set.
+    """
+
+    temperature: float
+    threshold: NoveltyThreshold
+    fitted_on: int
+    before: Measurement
+    after: Measurement
+    chance: float
+    rejected: float
+    foreign: Mapping[str, Detection]
+    aurocs: Mapping[str, Mapping[str, float]]
+
+
+def fit_novelty(
+    known: NDArray[np.floating], foreign: Mapping[str, NDArray[np.floating]], score: str = ""
+) -> NoveltyThreshold:
+    """The threshold that 95% of known images pass.
+
+    Args:
+        known: ``[N, classes]``, logits of images that the network was not trained on.
+        foreign: ``[M, classes]`` of images that show none of the classes, by the name of their set; may be empty.
+        score: one of `models.novelty.SCORES`; empty: the one with the highest mean AUROC of the sets, or the default
+            one where there are none.
+
+    Raises:
+        ValueError: there are too few images.
+    """
+    if not score:
+        score = best_score(aurocs(known, foreign)) if foreign else novelty.DEFAULT_SCORE
+    scores = novelty.score(score, known)
+    threshold = novelty.fit_threshold(scores)
+    return NoveltyThreshold(score=score, threshold=_rounded_up(threshold), images=len(known))
+
+
+def best_score(found: Mapping[str, Mapping[str, float]]) -> str:
+    """The score with the highest mean over the foreign sets."""
+    return max(found, key=lambda name: sum(found[name].values()))
+
+
+def aurocs(known: NDArray[np.floating], foreign: Mapping[str, NDArray[np.floating]]) -> dict[str, dict[str, float]]:
+    """By the name of each score, the AUROC of each foreign set, from logits ``[N, classes]``."""
+    return {
+        name: {
+            which: novelty.auroc(novelty.score(name, known), novelty.score(name, logits))
+            for which, logits in foreign.items()
+        }
+        for name in novelty.SCORES
+    }
+
+
+def calibrate(
+    logits: NDArray[np.float32],
+    classes: NDArray[np.int64],
+    foreign: Mapping[str, NDArray[np.float32]],
+    *,
+    before: float = 1.0,
+    score: str = "",
+    keep: bool = False,
+) -> Calibration:
+    """Fit on a random half of the images, the same each time, and measure on the other half.
+
+    Args:
+        logits: ``[N, classes]`` of images that the network was not trained on.
+        classes: ``[N]``, the true ones.
+        foreign: ``[M, classes]`` of images that show none of the classes, by the name of their set.
+        before: the temperature that the model has.
+        score: of novelty; empty: the one that tells the foreign images best.
+        keep: the temperature stays as it is.
+
+    Raises:
+        ValueError: there are too few images.
+    """
+    if len(logits) < FEWEST:
+        raise ValueError(
+            f"Calibrating needs at least {FEWEST} images, of which one half is fitted on and the other measured; some "
+            f"hundreds make it reliable. Received: {len(logits)}"
+        )
+    order = np.random.default_rng(_SEED).permutation(len(logits))
+    half = len(logits) // 2
+    fitted, held = order[:half], order[half:]
+    temperature = before if keep else round(fit_temperature(logits[fitted], classes[fitted]), _DIGITS)
+    # The score is chosen with every other foreign image, and measured with those between them.
+    judged = {name: each[1::2] if len(each) > 1 else each for name, each in foreign.items()}
+    threshold = fit_novelty(logits[fitted], {name: each[::2] for name, each in foreign.items()}, score)
+    known = novelty.score(threshold.score, logits[held])
+    return Calibration(
+        temperature=temperature,
+        threshold=threshold,
+        fitted_on=half,
+        before=measure(logits[held], classes[held], before),
+        after=measure(logits[held], classes[held], temperature),
+        chance=error_by_chance(np.exp(log_softmax(logits[held], temperature))),
+        rejected=float((known > threshold.threshold).mean()),
+        foreign={
+            name: _detected(known, novelty.score(threshold.score, each), threshold.threshold)
+            for name, each in judged.items()
+        },
+        aurocs=aurocs(logits[held], judged),
+    )
+
+
+def _detected(known: NDArray[np.float64], foreign: NDArray[np.float64], threshold: float) -> Detection:
+    return Detection(
+        images=len(foreign),
+        auroc=novelty.auroc(known, foreign),
+        caught=float((foreign > threshold).mean()),
+    )
+
+
+def error_by_chance(probabilities: NDArray[np.floating]) -> float:
+    """The expected calibration error that these probabilities would show on average if they were exactly right.
+
+    Each bin holds few images, whose share of right answers differs from the probability by chance, and the error adds
+    the differences up: of 325 images it is some 4.5% without any fault (Kumar et al., arXiv:1909.10155, section 4).
+    True classes are drawn from the probabilities themselves.
+
+    Args:
+        probabilities: ``[N, classes]``.
+    """
+    # Whether the first answer is right is all that counts, and it is so with its own probability.
+    top = np.asarray(probabilities.max(axis=1), np.float64)
+    rng = np.random.default_rng(_SEED)
+    first_alone = np.stack([top, np.zeros(len(top))], axis=1)
+    return float(
+        np.mean([reliability(first_alone, (rng.random(len(top)) >= top).astype(np.int64)).error for _ in range(_DRAWS)])
+    )
+
+
+def _rounded_up(threshold: float) -> float:
+    """With few digits, and not below what it was, so that the image that it was taken from still passes."""
+    scale = 10**_DIGITS
+    return float(np.ceil(threshold * scale) / scale)
+
+
+def reference(
+    logits: NDArray[np.floating],
+    figures: Mapping[str, NDArray[np.floating]],
+    temperature: float,
+    threshold: NoveltyThreshold | None,
+) -> drift.Reference:
+    """The reference of drift of N images and of the answers to them.
+
+    Args:
+        logits: ``[N, classes]``.
+        figures: ``[N]``, of the images, by the names of `models.drift.OF_IMAGES`.
+        temperature: of the answers.
+        threshold: whose score is among the figures; None: none is.
+
+    Raises:
+        ValueError: there are too few images.
+    """
+    answers = drift.answer_figures(np.exp(log_softmax(logits, temperature)))
+    scores = {} if threshold is None else {"novelty": novelty.score(threshold.score, logits)}
+    given = {"top_probability": answers.top_probability, "margin": answers.margin, "entropy": answers.entropy}
+    return drift.Reference.of(answers.first, {**figures, **given, **scores})

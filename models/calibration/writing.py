@@ -1,0 +1,125 @@
+"""Keeping a calibration: a bundle of the weights, or a file beside weights that are served as they are."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from glimpse.models import beside, bounded_files, golden
+from glimpse.models import bundle as bundles
+from glimpse.models.bundle import Bundle
+from glimpse.models.drift import Reference
+from glimpse.models.novelty import NoveltyThreshold
+
+CARD = "MODEL_CARD.md"
+_MARK = "<!-- written by glimpse.models calibrate -->"
+_OF_A_TEMPERATURE = frozenset({"nll", "ece"})  # metrics that another temperature changes
+
+
+def check(bundle: Bundle, out: Path | None) -> Path:
+    """Where the calibration of a model is to be written; to be asked before anything is computed.
+
+    Args:
+        bundle: the model.
+        out: the folder of a bundle to be made; None: the file beside the weights of a graph, or the bundle itself.
+
+    Raises:
+        ValueError: it cannot be written there; the message says what to do.
+    """
+    if out is None:
+        if bundle.graph:
+            return beside.calibration_path(bundle.weights_path)
+        if (bundle.folder / bundles.DESCRIPTION).is_file() and not bundle.folder.is_relative_to(bundles.EMBEDDED):
+            return bundle.folder / bundles.DESCRIPTION
+        raise ValueError(
+            f"{bundle.name} has no folder of yours into which its calibration could be written. Give one with --out: a "
+            "bundle with these weights is made there."
+        )
+    if bundle.graph:
+        raise ValueError(
+            f"{bundle.weights_path} is a graph of another framework, of which no bundle is made: leave --out away, and "
+            f"the calibration is written beside it, into {beside.calibration_path(bundle.weights_path).name}."
+        )
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"--out must name a folder that is empty or does not exist. Received: {out}")
+    return out
+
+
+def write(
+    bundle: Bundle, out: Path | None, *, temperature: float, novelty: NoveltyThreshold, drift: Reference | None
+) -> Path:
+    """Write what was fitted; returns where, as `check` says.
+
+    What was measured with another temperature is left out of the bundle's metrics, and recorded answers of a bundle
+    are scaled to the new one, which changes their probabilities and nothing else.
+
+    Raises:
+        ValueError: as `check`.
+        OSError: it cannot be written.
+    """
+    target = check(bundle, out)
+    if bundle.graph:
+        beside.write_calibration(target, beside.Calibration(temperature, novelty, drift), bundle.weights_digest)
+        return target
+    if out is None:
+        _change(bundle.folder, bundle, temperature, novelty, drift)
+        return bundle.folder
+    if (bundle.folder / bundles.DESCRIPTION).is_file():
+        shutil.copytree(bundle.folder, out, dirs_exist_ok=True)
+        _change(out, bundle, temperature, novelty, drift)
+        return out
+    out.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(bundle.weights_path, out / bundle.weights_file)
+    for ending in bundles.EXTERNAL_DATA_SUFFIXES:
+        if (found := bundle.weights_path.with_name(bundle.weights_file + ending)).is_file():
+            shutil.copyfile(found, out / found.name)
+    bundles.write(
+        out,
+        name=bundle.name,
+        version=bundle.version,
+        architecture=bundle.architecture,
+        variant=bundle.variant,
+        options=bundle.options,
+        input_shape=bundle.input_shape,
+        labels=bundle.labels,
+        recipe=bundle.recipe,
+        temperature=temperature,
+        metrics=_kept(bundle.metrics),
+        weights=bundle.weights_file,
+        novelty=novelty,
+        drift=drift,
+    )
+    return out
+
+
+def write_card(folder: Path, name: str, section: str) -> None:
+    """Put a section about the calibration at the end of a bundle's card, in the place of an earlier one.
+
+    Args:
+        folder: of the bundle.
+        name: of the model, for a card that does not exist yet.
+        section: Markdown.
+    """
+    path = folder / CARD
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else f"# {name}\n"
+    before = text.split(_MARK, 1)[0].rstrip()
+    path.write_text(f"{before}\n\n{_MARK}\n{section.rstrip()}\n", encoding="utf-8", errors="replace")
+
+
+def _change(
+    folder: Path, bundle: Bundle, temperature: float, novelty: NoveltyThreshold, drift: Reference | None
+) -> None:
+    path = bounded_files.inside(folder, bundles.DESCRIPTION)
+    values = bounded_files.parse_json(bounded_files.read_text(path))
+    values |= {"temperature": temperature, "novelty": novelty.to_dict()}
+    values |= {} if drift is None else {"drift": drift.to_dict()}
+    if temperature != bundle.temperature:
+        values["metrics"] = _kept(bundle.metrics)
+        golden.rescale(folder, bundle, temperature)
+    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+def _kept(metrics: Mapping[str, float]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if name not in _OF_A_TEMPERATURE}
