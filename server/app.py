@@ -103,7 +103,7 @@ class Server:
         self._worker = worker
         # Of several workers nobody wants to read the same lines; the supervisor writes them for the server.
         self._say: Callable[..., object] = _log.info if worker is None else _log.debug
-        self._metrics = Metrics()
+        self._metrics = Metrics(drift=Drift(window=settings.drift_window_seconds, on=settings.drift))
         self._registry = ModelRegistry(settings.model_aliases)
         self._rollouts = Rollouts(self._metrics.rollouts)
         self._repository = None if settings.models is None else self._of_models(settings.models)
@@ -125,8 +125,6 @@ class Server:
             decoder_restarts=lambda: self._decoding.restarts,
             credentials_stale=lambda: access.stale,
         )
-        drift = Drift(window=settings.drift_window_seconds, on=settings.drift)
-        self._metrics.registry.register(drift)
         pipeline = Pipeline(
             self._registry,
             self._admission,
@@ -136,7 +134,6 @@ class Server:
             max_images=settings.max_images_per_request,
             geometries=settings.allow_geometries,
             novelty=settings.novelty,
-            drift=drift,
         )
         services = (SERVICE, open_inference.SERVICE) if settings.open_inference else (SERVICE,)
         self._health = Health(*services, HEALTH)

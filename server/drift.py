@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from glimpse.models import drift, novelty
 from glimpse.models.bundle import Bundle
@@ -208,10 +209,10 @@ class _Families:
         yield from (self.classes, self.known, *self.histograms.values(), self.window, self.index)
 
 
-class Drift:
+class Drift(Collector):
     """What is seen of every model of a server; a collector of metrics."""
 
-    def __init__(self, *, window: float, on: bool = True, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, *, window: float = 3600.0, on: bool = True, clock: Callable[[], float] = time.monotonic) -> None:
         """Begin with nothing seen.
 
         Args:

@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 
 from glimpse.server import build, metrics_merge, penalties
 from glimpse.server.domain import BatchReport, ModelIdentity, Timing
+from glimpse.server.drift import Drift
 from glimpse.server.errors import Reason
 from glimpse.server.model_memory import ModelMemory
 from glimpse.server.rollout_metrics import RolloutMetrics
@@ -102,10 +103,10 @@ def _registry() -> CollectorRegistry:
 class Metrics:
     """All instruments on one registry, so that two servers in a process do not share their numbers."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, drift: Drift | None = None) -> None:
         """Make the instruments; every known label value is there from the start, at 0.
 
-        `clock`: seconds, monotonic.
+        `clock`: seconds, monotonic. `drift`: what is seen of images and answers; None: nothing is counted of them.
         """
         self.registry = registry = _registry()
         rpc = ["grpc_type", "grpc_service", "grpc_method"]
@@ -226,6 +227,8 @@ class Metrics:
         self._states = _States(registry)
         self.memory = ModelMemory(registry)
         self.rollouts = RolloutMetrics(registry, _SECONDS)
+        self.drift = Drift(on=False) if drift is None else drift
+        registry.register(self.drift)
         self._agreement = Gauge(
             "glimpse_precision_agreement",
             "Share of pictures for which the reduced precision names the same first class as float32, from 0 to 1, "

@@ -30,7 +30,7 @@ from glimpse.server.decoding.pool import DecodePool, DecodeTask
 from glimpse.server.decoding.prepare import is_prepared
 from glimpse.server.decoding.where import Decoding
 from glimpse.server.domain import Arrival, Caller, Classification, ClassifyRequest, ImageResult, Timing
-from glimpse.server.drift import Drift, ModelDrift, Seen
+from glimpse.server.drift import ModelDrift, Seen
 from glimpse.server.errors import (
     DeadlineExceededError,
     InvalidImageError,
@@ -91,12 +91,11 @@ class Pipeline:
         max_images: int,
         geometries: frozenset[str],
         novelty: bool = False,
-        drift: Drift | None = None,
     ) -> None:
         """Put the stages together; `decoders` runs `decoding` beside the event loop.
 
         A request may hold `max_images` and ask for one of `geometries`. `novelty`: tell of each image whether it shows
-        any of the classes, unless a request says otherwise. `drift` counts what is seen of images and answers.
+        any of the classes, unless a request says otherwise.
         """
         self._registry = registry
         self._admission = admission
@@ -106,7 +105,6 @@ class Pipeline:
         self._max_images = max_images
         self._geometries = geometries
         self._novelty = novelty
-        self._drift = Drift(window=1.0, on=False) if drift is None else drift
 
     def check_number(self, images: int) -> None:
         """To be asked before anything is made of each image of a request.
@@ -379,7 +377,7 @@ class Pipeline:
         recipe = self._recipe(request, model)
         novelty = threshold(request, model.bundle, default=self._novelty)
         outputs = request.outputs if novelty is None else request.outputs | {LOGITS}
-        drift = self._drift.of(model.bundle)
+        drift = self._metrics.drift.of(model.bundle)
         if drift is not None:
             outputs |= drift.needs
         return _Job(

