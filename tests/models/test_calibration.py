@@ -1,0 +1,301 @@
+"""`python -m glimpse.models calibrate`: temperature and threshold of any weights, fitted on one half of the images."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skimage.data
+from PIL import Image
+
+from glimpse.models import bundle as bundles
+from glimpse.models import golden, novelty, sources
+from glimpse.models.__main__ import main
+from glimpse.models.bundle import BundleError
+from glimpse.models.calibration import computing, fitting
+from glimpse.models.calibration.fitting import calibrate, error_by_chance
+from glimpse.models.sources import ModelSource
+from glimpse.models.train.calibrate import fit_temperature
+
+RNG = np.random.default_rng(11)
+
+
+def scores(number: int, temperature: float) -> tuple[np.ndarray, np.ndarray]:
+    """Logits that are that many times too sure, of 20 classes, and true classes drawn from what they should say."""
+    logits = RNG.normal(0, 2, (number, 20)).astype(np.float32)
+    powers = np.exp(logits)
+    drawn = (powers.cumsum(axis=1) / powers.sum(axis=1, keepdims=True) < RNG.random((number, 1))).sum(axis=1)
+    return logits * np.float32(temperature), drawn
+
+
+def test_the_temperature_is_found_and_measured_on_the_other_half() -> None:
+    logits, classes = scores(4000, temperature=2.5)
+    found = calibrate(logits, classes, {})
+    assert found.temperature == pytest.approx(2.5, rel=0.08)
+    assert found.fitted_on == found.after.images == 2000
+    assert found.after.nll < found.before.nll
+    assert found.after.reliability.error < 0.03 < found.before.reliability.error
+    assert found.after.top1 == found.before.top1
+    assert calibrate(logits, classes, {}, before=1.7, keep=True).temperature == 1.7
+
+
+def test_half_of_the_known_images_says_how_many_are_rejected() -> None:
+    logits, classes = scores(4000, temperature=1.0)
+    found = calibrate(logits, classes, {})
+    assert found.threshold.score == novelty.DEFAULT_SCORE
+    assert found.threshold.images == 2000
+    assert 0.03 < found.rejected < 0.07
+    assert found.foreign == {}
+
+
+def test_the_score_that_tells_the_foreign_images_best_is_chosen() -> None:
+    """Foreign images whose highest logit is as that of known ones: only the others tell them."""
+    logits, classes = scores(2000, temperature=1.0)
+    foreign = logits[:1000].copy()
+    foreign[:, :5] = foreign.max(axis=1, keepdims=True)
+    found = calibrate(logits, classes, {"many at once": foreign})
+    aurocs = {name: each["many at once"] for name, each in found.aurocs.items()}
+    assert aurocs[found.threshold.score] == max(aurocs.values()) > 0.9
+    assert aurocs["max_logit"] < 0.6
+    assert found.foreign["many at once"].images == 500
+    assert found.foreign["many at once"].auroc == pytest.approx(aurocs[found.threshold.score])
+    assert found.foreign["many at once"].caught > 0.5
+    assert calibrate(logits, classes, {"many at once": foreign}, score="energy").threshold.score == "energy"
+
+
+def test_chance_alone_makes_a_calibration_error_of_few_images() -> None:
+    """The error of probabilities that are exactly right: large of few images, nearly none of many."""
+    few, many = (error_by_chance(RNG.dirichlet(np.ones(10), number)) for number in (200, 50_000))
+    assert many < 0.01 < 0.03 < few
+
+
+def test_the_reference_of_drift_has_images_and_answers() -> None:
+    logits, _ = scores(300, temperature=1.0)
+    made = fitting.reference(logits, {"size": np.full(300, 9.0)}, 1.0, fitting.fit_novelty(logits, {}))
+    assert made.bins.keys() == {"size", "top_probability", "margin", "entropy", "novelty"}
+    assert made.images == 300
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A hundred and twenty pieces of photographs, in folders of three of CIFAR-10's classes."""
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for name, photo in {"cat": skimage.data.chelsea(), "airplane": skimage.data.rocket()}.items():
+        image = Image.fromarray(photo)
+        (folder / name).mkdir()
+        for number in range(60):
+            side = int(rng.integers(120, 280))
+            left, top = int(rng.integers(image.width - side)), int(rng.integers(image.height - side))
+            image.resize((48, 48), box=(left, top, left + side, top + side)).save(folder / name / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Noise, and some in a folder that is named like one of CIFAR-10's classes."""
+    folder = tmp_path_factory.mktemp("noise")
+    for number in range(20):
+        path = folder / ("dog" if number < 5 else "static") / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(RNG.integers(0, 256, (32, 32, 3), np.uint8)).save(path)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLIMPSE_PRECISION", "float32")
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    """A bundle of the user's own, without a threshold."""
+    folder = tmp_path / "mine"
+    shutil.copytree(bundles.EMBEDDED_DEFAULT, folder)
+    path = folder / bundles.DESCRIPTION
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps({key: value for key, value in values.items() if key not in {"novelty", "drift"}}))
+    return folder
+
+
+def test_a_bundle_is_calibrated_where_it_lies(
+    mine: Path, photos: Path, foreign: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a diagram; its card gets a section, one however often it is done; its recorded answers stay true."""
+    before = bundles.read(mine)
+    recorded = golden.read(before)
+    drawn = tmp_path / "reliability.svg"
+    arguments = ["calibrate", "--data", str(photos), "--foreign", str(foreign), "--plot", str(drawn), str(mine)]
+    assert main(arguments) == 0
+    out, err = capsys.readouterr()
+    assert "fitted on 60 images, measured on 60 others" in out
+    assert re.search(r"calibration error \(ECE\) +\d+\.\d\d% +\d+\.\d\d%", out)
+    assert "left out, because they are classes of the model: dog" in err
+    assert drawn.read_text().startswith("<?xml")
+
+    after = bundles.read(mine)
+    logits = computed_logits(mine, photos)
+    half = np.random.default_rng(0).permutation(len(logits[0]))[:60]
+    assert after.temperature == pytest.approx(fit_temperature(logits[0][half], logits[1][half]), abs=1e-3)
+    assert after.temperature != before.temperature
+    assert after.novelty is not None
+    assert after.drift is not None
+    assert after.drift.bins.keys() == {
+        *("brightness", "sharpness", "colour", "size"),
+        *("top_probability", "margin", "entropy", "novelty"),
+    }
+    assert "ece" not in after.metrics
+    assert after.metrics["top1"] == before.metrics["top1"]
+    for old, new in zip(recorded, golden.read(after), strict=True):
+        powers = old.probabilities.astype(np.float64) ** (before.temperature / after.temperature)
+        np.testing.assert_allclose(new.probabilities, powers / powers.sum(), rtol=1e-4, atol=1e-7)
+
+    assert main(["calibrate", "--data", str(photos), "--keep-temperature", str(mine)]) == 0
+    assert bundles.read(mine).temperature == after.temperature
+    card = (mine / "MODEL_CARD.md").read_text()
+    assert card.startswith("# se_resnet20_cifar10")
+    assert (
+        card.count("## Calibrated on photos")
+        == card.count(f"Calibrated on {photos.name}")
+        == card.count("## Calibrated")
+    )
+
+
+def computed_logits(model: Path, photos: Path) -> tuple[np.ndarray, np.ndarray]:
+    """As Keras gives them, in the order of the command."""
+    from glimpse.models import serving
+    from glimpse.models.comparison import labelled
+    from glimpse.models.train.reading import network_input
+
+    bundle = bundles.read(model)
+    data = labelled.find(photos)
+    index = labelled.indices(data, bundle.labels, "")
+    pixels = np.stack([network_input((photos / file).read_bytes(), bundle.recipe) for file, _ in data.files])
+    network = serving.logits_model(serving.load_bundle(bundle), bundle.recipe)
+    return serving.logits(network, pixels), np.array([index[name] for _, name in data.files])
+
+
+def test_a_bundle_is_made_of_weights_that_are_in_none(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the shipped bundle a copy is made; the shipped one stays as it is."""
+    out = tmp_path / "made"
+    assert main(["calibrate", "--data", str(photos), "--out", str(out), "--json", "cifar10"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    made = bundles.read(out)
+    made.check_digest()
+    assert made.temperature == told["temperature"] != bundles.read(bundles.EMBEDDED_DEFAULT).temperature
+    assert made.novelty is not None
+    assert made.novelty.to_dict() == {key: told["novelty"][key] for key in made.novelty.to_dict()}
+    assert golden.read(made)
+
+
+def test_a_weights_file_becomes_a_bundle_that_computes_the_same(photos: Path, tmp_path: Path) -> None:
+    """It lies beside its labels and its recipe, and is calibrated by the file beside it or in the bundle."""
+    shipped = bundles.read(bundles.EMBEDDED_DEFAULT)
+    weights = tmp_path / "mine.safetensors"
+    shutil.copy(shipped.weights_path, weights)
+    shutil.copy(shipped.folder / "labels.txt", tmp_path)
+    (tmp_path / "recipe.json").write_text(json.dumps(shipped.recipe.to_dict()))
+    out = tmp_path / "made"
+    assert (
+        main(["calibrate", "--data", str(photos), "--out", str(out), f"se_resnet20:{weights}"]) == 1
+    )  # another variant
+    assert not out.exists()
+
+
+def test_a_calibration_beside_a_file_is_read_with_it_and_only_with_it(tmp_path: Path) -> None:
+    from glimpse.models import beside
+
+    shipped = bundles.read(bundles.EMBEDDED_DEFAULT)
+    weights = tmp_path / "mine.safetensors"
+    shutil.copy(shipped.weights_path, weights)
+    shutil.copy(shipped.folder / "labels.txt", tmp_path)
+    (tmp_path / "recipe.json").write_text(json.dumps(shipped.recipe.to_dict()))
+    source = ModelSource(weights=str(weights), architecture="se_resnet20", variant="cifar_wide")
+    assert sources.resolve(source).temperature == 1
+
+    path = beside.calibration_path(weights)
+    assert path.name == "mine.safetensors.calibration.json"
+    beside.write_calibration(path, beside.Calibration(1.5, shipped.novelty, shipped.drift), shipped.weights_digest)
+    found = sources.resolve(source)
+    assert (found.temperature, found.novelty, found.drift) == (1.5, shipped.novelty, shipped.drift)
+
+    beside.write_calibration(path, beside.Calibration(1.5), "sha256:other")
+    with pytest.raises(BundleError, match="is of other weights"):
+        sources.resolve(source)
+    for damaged in ("", "[]", "{}", '{"weights_digest": "x", "temperature": -1}'):
+        path.write_text(damaged)
+        with pytest.raises(BundleError, match="cannot be used"):
+            sources.resolve(source)
+
+
+@pytest.mark.parametrize(
+    ("change", "arguments", "message"),
+    [
+        (lambda data: (data / "tulip").mkdir() or picture(data / "tulip" / "1.png"), [], "does not know: tulip"),
+        (
+            lambda data: [each.unlink() for each in sorted(data.rglob("*.png"))[1:]],
+            [],
+            "has 1 images. Calibrating needs",
+        ),
+        (lambda data: None, ["--out", "{data}"], "--out must name a folder that is empty"),
+        (
+            lambda data: None,
+            ["--foreign", "{data}"],
+            "has no images but those of the model's own classes: airplane, cat",
+        ),
+        (lambda data: None, ["--foreign", "nowhere"], "nowhere does not exist"),
+        (lambda data: None, ["--plot", "diagram.gif"], "ends in .pdf, .png, .svg"),
+        (lambda data: None, [], "cifar10 has no folder of yours"),
+    ],
+)
+def test_what_cannot_be_calibrated_is_said_before_anything_is_loaded(  # noqa: PLR0917
+    change: Callable[[Path], object],
+    arguments: list[str],
+    message: str,
+    photos: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(photos, data)
+    change(data)
+    given = [each.format(data=data) for each in arguments]
+    out = [] if "no folder" in message or "--out" in given else ["--out", str(tmp_path / "made")]
+    assert main(["calibrate", "--data", str(data), *given, *out, "cifar10"]) == 1
+    err = capsys.readouterr().err
+    assert message in err
+    assert "loading" not in err
+    assert not (tmp_path / "made").exists()
+
+
+def picture(path: Path) -> None:
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(path)
+
+
+def test_an_image_that_cannot_be_read_is_named_and_may_be_skipped(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a zip file."""
+    archive = tmp_path / "photos.zip"
+    with zipfile.ZipFile(archive, "w") as made:
+        for path in sorted(photos.rglob("*.png")):
+            made.write(path, path.relative_to(photos))
+        made.writestr("cat/broken.png", b"no image")
+    assert main(["calibrate", "--data", str(archive), "--dry-run", "cifar10"]) == 1
+    assert "cat/broken.png cannot be decoded" in capsys.readouterr().err
+    assert main(["calibrate", "--data", str(archive), "--dry-run", "--skip-unreadable", "cifar10"]) == 0
+    assert "skipped: cat/broken.png" in capsys.readouterr().err
+
+
+def test_folders_of_the_models_own_classes_are_not_foreign(foreign: Path) -> None:
+    found = computing.find_foreign(foreign, bundles.read(bundles.EMBEDDED_DEFAULT).labels)
+    assert found.known == ("dog",)
+    assert len(found.files) == 15
