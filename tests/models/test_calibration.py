@@ -22,6 +22,7 @@ from glimpse.models.calibration import computing, fitting
 from glimpse.models.calibration.fitting import calibrate, error_by_chance
 from glimpse.models.sources import ModelSource
 from glimpse.models.train.calibrate import fit_temperature
+from tests.models.graph_makers import details, onnx_model, saved
 
 RNG = np.random.default_rng(11)
 
@@ -40,7 +41,7 @@ def test_the_temperature_is_found_and_measured_on_the_other_half() -> None:
     assert found.temperature == pytest.approx(2.5, rel=0.08)
     assert found.fitted_on == found.after.images == 2000
     assert found.after.nll < found.before.nll
-    assert found.after.reliability.error < 0.03 < found.before.reliability.error
+    assert found.after.reliability.error < 2 * found.chance < found.before.reliability.error
     assert found.after.top1 == found.before.top1
     assert calibrate(logits, classes, {}, before=1.7, keep=True).temperature == 1.7
 
@@ -72,7 +73,8 @@ def test_the_score_that_tells_the_foreign_images_best_is_chosen() -> None:
 def test_chance_alone_makes_a_calibration_error_of_few_images() -> None:
     """The error of probabilities that are exactly right: large of few images, nearly none of many."""
     few, many = (error_by_chance(RNG.dirichlet(np.ones(10), number)) for number in (200, 50_000))
-    assert many < 0.01 < 0.03 < few
+    assert many < 0.01
+    assert few > 0.03
 
 
 def test_the_reference_of_drift_has_images_and_answers() -> None:
@@ -124,6 +126,7 @@ def mine(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.ci
 def test_a_bundle_is_calibrated_where_it_lies(
     mine: Path, photos: Path, foreign: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -160,11 +163,7 @@ def test_a_bundle_is_calibrated_where_it_lies(
     assert bundles.read(mine).temperature == after.temperature
     card = (mine / "MODEL_CARD.md").read_text()
     assert card.startswith("# se_resnet20_cifar10")
-    assert (
-        card.count("## Calibrated on photos")
-        == card.count(f"Calibrated on {photos.name}")
-        == card.count("## Calibrated")
-    )
+    assert card.count("## Calibrated") == card.count(f"## Calibrated on {photos.name}") == 1
 
 
 def computed_logits(model: Path, photos: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -196,18 +195,46 @@ def test_a_bundle_is_made_of_weights_that_are_in_none(
     assert golden.read(made)
 
 
-def test_a_weights_file_becomes_a_bundle_that_computes_the_same(photos: Path, tmp_path: Path) -> None:
-    """It lies beside its labels and its recipe, and is calibrated by the file beside it or in the bundle."""
-    shipped = bundles.read(bundles.EMBEDDED_DEFAULT)
-    weights = tmp_path / "mine.safetensors"
-    shutil.copy(shipped.weights_path, weights)
-    shutil.copy(shipped.folder / "labels.txt", tmp_path)
-    (tmp_path / "recipe.json").write_text(json.dumps(shipped.recipe.to_dict()))
+@pytest.mark.ci
+def test_a_bundle_is_made_of_weights_and_computes_the_same(photos: Path, tmp_path: Path) -> None:
+    """Of random weights, which are in a file and in no bundle; their classes are named by what the command is told."""
+    untrained = sources.resolve(ModelSource(weights="random", architecture="se_resnet20"))
+    data = tmp_path / "data"
+    for label, folder in zip(untrained.labels[:2], sorted(photos.iterdir()), strict=True):
+        shutil.copytree(folder, data / label.label)
     out = tmp_path / "made"
-    assert (
-        main(["calibrate", "--data", str(photos), "--out", str(out), f"se_resnet20:{weights}"]) == 1
-    )  # another variant
-    assert not out.exists()
+    assert main(["calibrate", "--data", str(data), "--out", str(out), "se_resnet20:random"]) == 0
+    made = bundles.read(out)
+    made.check_digest()
+    assert made.weights_digest == untrained.weights_digest
+    assert (made.labels, made.recipe, made.architecture) == (untrained.labels, untrained.recipe, "se_resnet20")
+    assert made.novelty is not None
+    assert sources.resolve(ModelSource(weights=str(out))).temperature == made.temperature
+    again, _ = computed_logits(out, data)
+    scored = novelty.score(made.novelty.score, again)
+    assert (scored <= made.novelty.threshold + 1e-3).mean() > 0.8
+
+
+@pytest.mark.ci
+def test_a_graph_is_calibrated_by_a_file_beside_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No bundle is made of it; the server computes its probabilities with the temperature from then on."""
+    graph = saved(onnx_model(), tmp_path / "graph")
+    details(graph.parent)
+    labels = sources.resolve(ModelSource(weights=str(graph))).labels
+    for number in range(120):
+        path = tmp_path / "data" / labels[number % len(labels)].label / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(RNG.integers(0, 256, (16, 16, 3), np.uint8)).save(path)
+    arguments = ["calibrate", "--data", str(tmp_path / "data"), str(graph)]
+    assert main([*arguments, "--out", str(tmp_path / "made")]) == 1
+    assert "leave --out away" in capsys.readouterr().err
+    assert main(arguments) == 0, capsys.readouterr().err
+    found = sources.resolve(ModelSource(weights=str(graph)))
+    assert found.temperature != 1
+    assert found.novelty is not None
+    assert found.drift is not None
+    assert f"temperature {' ' * 16}" in (out := capsys.readouterr().out)
+    assert f"{graph.name}.calibration.json" in out
 
 
 def test_a_calibration_beside_a_file_is_read_with_it_and_only_with_it(tmp_path: Path) -> None:
@@ -239,7 +266,7 @@ def test_a_calibration_beside_a_file_is_read_with_it_and_only_with_it(tmp_path: 
 @pytest.mark.parametrize(
     ("change", "arguments", "message"),
     [
-        (lambda data: (data / "tulip").mkdir() or picture(data / "tulip" / "1.png"), [], "does not know: tulip"),
+        (lambda data: (data / "cat").rename(data / "tulip"), [], "does not know: tulip"),
         (
             lambda data: [each.unlink() for each in sorted(data.rglob("*.png"))[1:]],
             [],
@@ -276,10 +303,7 @@ def test_what_cannot_be_calibrated_is_said_before_anything_is_loaded(  # noqa: P
     assert not (tmp_path / "made").exists()
 
 
-def picture(path: Path) -> None:
-    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(path)
-
-
+@pytest.mark.ci
 def test_an_image_that_cannot_be_read_is_named_and_may_be_skipped(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
