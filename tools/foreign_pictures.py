@@ -1,8 +1,8 @@
 """Make pictures that show nothing a classifier of objects knows: `python -m tools.foreign_pictures FOLDER`.
 
 Textures, drawings and noise, and pieces of the photographs that come with scikit-image, each kind in a folder of its
-own, for `python -m glimpse.models calibrate --foreign`. The pictures are the same each time, so that the shares of foreign
-images in the model cards can be measured again.
+own, for `python -m glimpse.models calibrate --foreign`. The pictures are the same each time, so that the shares of
+foreign images in the model cards can be measured again.
 """
 
 from __future__ import annotations

@@ -50,8 +50,8 @@ class CardContents:
 
 def write(card: CardContents) -> str:
     """The card as Markdown."""
-    sections = (_head, _use, _data, _training, _results, _calibration, _again)
-    return "\n\n".join(section(card) for section in sections) + "\n"
+    sections = (_head, _use, _data, _training, _results, _calibration, _novelty, _again)
+    return "\n\n".join(filter(None, (section(card) for section in sections))) + "\n"
 
 
 def _head(card: CardContents) -> str:
@@ -206,6 +206,19 @@ held-out images (Guo et al., arXiv:1706.04599), whose true classes have the targ
 place of 1 (Platt, 1999). The ranking of the classes stays as it is.
 
 {_table(("", "uncalibrated", "calibrated"), rows)}{_plot(card, "Accuracy over confidence", RELIABILITY)}"""
+
+
+def _novelty(card: CardContents) -> str:
+    found = card.bundle.novelty
+    if found is None:
+        return ""
+    text = (
+        f"An image is unknown, and shows none of these classes, if its {found.score.replace('_', ' ')} is above "
+        f"{found.threshold:g} (`models/novelty.py` has the formula). That was fitted on the held-out images, of which "
+        f"{found.known_share:.0%} pass. How many pictures of other things it catches was not measured: "
+        "`python -m glimpse.models calibrate --foreign` does so."
+    )
+    return f"## Images of none of the classes\n\n{paragraph(text)}"
 
 
 def _again(card: CardContents) -> str:

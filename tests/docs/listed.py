@@ -133,6 +133,9 @@ LISTED = (
         "needs the network; a comparison of a shipped model is run",
         options,
     ),
+    Listed(
+        r"\S*python -m glimpse.models calibrate\b", "minutes, and labelled photos; tests calibrate with theirs", options
+    ),
     Listed(r"\S*python -m glimpse.models fetch\b", "needs the network; a fetch from this machine is tested", options),
     Listed(r"ls runs/", "shows what training has made; test_tutorial.py runs it", syntax),
     Listed(r"\S*python -m tools\.bench\b", "minutes, on a machine that does nothing else", syntax),
