@@ -59,6 +59,7 @@ def loaded_by(statement: str) -> set[str]:
             "import glimpse.models.builder",
             {"grpc", "glimpse.v1", "glimpse.client", "glimpse.server"},
             id="building a model loads no gRPC of ours",
+            marks=pytest.mark.ci,  # it loads TensorFlow
         ),
         pytest.param(
             "import glimpse.server.pipeline, glimpse.server.batching",

@@ -29,6 +29,7 @@ from glimpse.server.runtimes import Precision, RuntimeName
 from glimpse.server.settings.kinds import PrecisionChoice
 from tests.conftest import RunningServer
 from tests.server import building
+from tests.variations import mostly_in_ci
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="both runtimes build on TensorFlow")
 COMPARED = {"comparing precisions", "precisions compared"}
@@ -137,7 +138,7 @@ def test_a_network_that_keeps_its_answers_keeps_bfloat16(weights: dict[str, Path
 
 
 @pytest.mark.usefixtures("_emulated", "cache")
-@pytest.mark.parametrize("name", ["robust", "fragile"])
+@pytest.mark.parametrize("name", mostly_in_ci(["robust", "fragile"], "fragile"))
 def test_the_next_start_compares_nothing_and_comes_to_the_same(weights: dict[str, Path], name: str) -> None:
     before, _ = build(weights[name], "tensorflow")
     after, logs = build(weights[name], "tensorflow")
@@ -168,7 +169,7 @@ def test_another_processor_compares_anew(weights: dict[str, Path], monkeypatch: 
 
 
 @pytest.mark.usefixtures("cache")
-@pytest.mark.parametrize("name", ["robust", "fragile"])
+@pytest.mark.parametrize("name", mostly_in_ci(["robust", "fragile"], "fragile"))
 def test_bfloat16_that_is_asked_for_is_taken_with_a_warning_if_answers_change(
     weights: dict[str, Path], name: str
 ) -> None:

@@ -19,7 +19,7 @@ from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1.classifier_pb2_grpc import ImageClassifierStub
 from tests.conftest import RunningServer
 from tests.server.conftest import TIMEOUT, metrics_of, rich_status
-from tests.variations import with_two_workers_too
+from tests.variations import mostly_in_ci, with_two_workers_too
 
 SERVICE = "glimpse.v1.ImageClassifier"
 BUNDLE = Path(__file__).parents[2] / "models" / "bundles" / "se_resnet20_cifar10"
@@ -75,7 +75,7 @@ def test_until_it_is_ready_a_call_is_told_to_come_back(start_server: Start, pict
         assert "grpc-retry-pushback-ms" in {key for key, _ in refused.value.trailing_metadata()}
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", mostly_in_ci([signal.SIGTERM, signal.SIGINT], signal.SIGTERM))
 def test_a_signal_finishes_what_is_in_flight_and_exits_0(
     start_server: Start, picture: Picture, number: signal.Signals, tmp_path: Path
 ) -> None:

@@ -96,6 +96,7 @@ def test_openvino_in_float32_gives_the_probabilities_of_tensorflow(
         np.testing.assert_array_equal(found.argmax(1), reference[:size].argmax(1))
 
 
+@pytest.mark.ci
 def test_xla_gives_the_probabilities_of_the_frozen_graph(
     embedded: keras.Model, pixels: NDArray[np.uint8], reference: NDArray[np.float32]
 ) -> None:

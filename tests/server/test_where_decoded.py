@@ -32,6 +32,7 @@ from tests.server.hostile.conftest import eventually
 from tests.server.hostile.memory import needs_proc, processes
 from tests.server.hostile.seeds import picture, saved
 from tests.server.test_isolated_server import decoders_of
+from tests.variations import mostly_in_ci
 
 LIMITS = ImageLimits(max_bytes=12 << 20, max_pixels=25_000_000, max_jpeg_pixels=100_000_000, reducing_gap=2.0)
 RECIPE = Recipe(height=224, width=224, geometry="crop")
@@ -76,7 +77,7 @@ def test_processes_are_started_for_expensive_images_alone() -> None:
 
 
 @needs_proc
-@pytest.mark.parametrize(("workers", "expensive"), [(1, 1), (2, 1), (3, 1), (4, 2)])
+@pytest.mark.parametrize(("workers", "expensive"), mostly_in_ci([(1, 1), (2, 1), (3, 1), (4, 2)], (1, 1), (4, 2)))
 def test_expensive_images_have_half_as_many_decoders(workers: int, expensive: int) -> None:
     before = decoders()
     with decoding(workers=workers) as made:

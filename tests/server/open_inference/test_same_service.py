@@ -164,7 +164,7 @@ def test_what_has_priority_is_computed_before_what_its_caller_sent_earlier(start
 
 
 def test_a_server_that_drains_is_not_ready_and_answers_what_it_has(start: Callable[..., Rig]) -> None:
-    rig = start("--drain-announce-seconds=30", batch_sizes=(1,))
+    rig = start("--drain-announce-seconds=8", batch_sizes=(1,))
     rig.network.hold()
     with grpc.insecure_channel(rig.target) as channel, ThreadPoolExecutor() as pool:
         caller = OpenInferenceCaller(channel)
