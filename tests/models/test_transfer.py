@@ -75,6 +75,7 @@ def test_a_head_on_frozen_features_learns(pretrained: Path) -> None:
     assert min(row["val_loss"] for row in rows) < 0.7 * rows[0]["val_loss"]
 
 
+@pytest.mark.ci
 def test_the_bundle_measures_as_its_card_says(
     thawed: Path, test_patches: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from glimpse.server.memory import settle
 from tests.conftest import RunningServer
+from tests.variations import mostly_in_ci
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no SCHED_BATCH")
@@ -23,7 +24,7 @@ def test_the_threads_of_a_server_take_turns_at_ticks(server: RunningServer) -> N
     assert {os.sched_getscheduler(thread) for thread in threads} == {os.SCHED_BATCH}
 
 
-@pytest.mark.parametrize("limit", ["AVX2", "SSE41"])
+@pytest.mark.parametrize("limit", mostly_in_ci(["AVX2", "SSE41"], "AVX2"))
 def test_a_server_computes_without_the_instructions_its_environment_rules_out(
     start_server: Callable[..., RunningServer], limit: str
 ) -> None:

@@ -93,6 +93,7 @@ def swap(models: ModelRepositoryStub, name: str, version: int) -> None:
     persistent(lambda: models.Unload(other, timeout=TIMEOUT))
 
 
+@pytest.mark.ci
 def test_no_call_fails_while_versions_take_turns(
     root: Path, serving: RunningServer, models: ModelRepositoryStub, picture: Callable[[int], pb.Image]
 ) -> None:

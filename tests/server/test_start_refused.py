@@ -130,6 +130,7 @@ def test_weights_that_load_well_but_answer_otherwise_are_refused(folder: Path, r
     assert any(line["event"] == "golden answers not checked" for line in logs)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_weights_of_zeros_are_refused_though_nothing_is_recorded(folder: Path, runtime: str) -> None:
     change_weights(folder, lambda tensors: {name: np.zeros_like(value) for name, value in tensors.items()})
