@@ -24,7 +24,7 @@ from glimpse.v1 import classifier_pb2_grpc
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from glimpse.client.image_input import ImageInput
+    from glimpse.client.image_values import ImageInput
 
 K = TypeVar("K")
 

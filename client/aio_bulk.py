@@ -21,7 +21,7 @@ from glimpse.client.reading import Failed, InOrder, Reader, ToRequest
 from glimpse.client.results import ImageResult
 
 if TYPE_CHECKING:
-    from glimpse.client.image_input import ImageInput
+    from glimpse.client.image_values import ImageInput
 
 K = TypeVar("K")
 

@@ -9,11 +9,11 @@ from collections.abc import AsyncIterable, Callable, Iterable
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from glimpse.client.aio_stream import cancelled_from_outside
-from glimpse.client.image_input import is_pillow
+from glimpse.client.image_values import is_pillow
 from glimpse.client.reading import Exhausted, Failed, Job, Reader, ToRequest, load_job
 
 if TYPE_CHECKING:
-    from glimpse.client.image_input import ImageInput
+    from glimpse.client.image_values import ImageInput
 
 K = TypeVar("K")
 

@@ -22,7 +22,7 @@ from glimpse.client.stream import OpenStream, Stream
 from glimpse.v1 import classifier_pb2 as pb
 
 if TYPE_CHECKING:
-    from glimpse.client.image_input import ImageInput
+    from glimpse.client.image_values import ImageInput
 
 K = TypeVar("K")
 

@@ -26,7 +26,7 @@ from glimpse.client.results import (
 from glimpse.v1 import classifier_pb2 as pb
 
 if TYPE_CHECKING:
-    from glimpse.client.image_input import ImageInput
+    from glimpse.client.image_values import ImageInput
 
 _UINT32_MAX = 2**32 - 1
 

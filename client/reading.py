@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from threading import Semaphore, Thread
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from glimpse.client.errors import Code, ImageRefusedError
+from glimpse.client.errors import ImageRefusedError
+from glimpse.client.image_values import unreadable
 from glimpse.client.results import ImageResult
 from glimpse.v1 import classifier_pb2 as pb
 
 if TYPE_CHECKING:
-    from glimpse.client.image_input import ImageInput
+    from glimpse.client.image_values import ImageInput
 
 K = TypeVar("K")
 
@@ -116,14 +117,8 @@ def load_job(to_request: ToRequest, number: int, key: K, image: ImageInput) -> J
     """
     try:
         return Job(number, key, to_request(image))
-    except FileNotFoundError:
-        result = ImageResult.failed(Code.NOT_FOUND, "FILE_NOT_FOUND", "There is no such file.")
-    except IsADirectoryError:
-        message = "A folder cannot be classified, only the image files in it."
-        result = ImageResult.failed(Code.INVALID_ARGUMENT, "NOT_A_FILE", message)
     except OSError as error:
-        message = f"The file cannot be read: {error.strerror or error}."
-        result = ImageResult.failed(Code.INVALID_ARGUMENT, "FILE_UNREADABLE", message)
+        result = unreadable(error)
     except ImageRefusedError as error:
         result = ImageResult.failed(error.code, error.reason, error.message)
     return Job(number, key, result=result)

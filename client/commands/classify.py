@@ -19,7 +19,7 @@ from glimpse.client.commands.request_options import RequestOptions, request_opti
 from glimpse.client.commands.server_options import ServerOptions, server_options
 
 if TYPE_CHECKING:
-    from glimpse.client.image_input import ImageInput
+    from glimpse.client.image_values import ImageInput
     from glimpse.client.results import ImageResult
 
 

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from glimpse.client import AsyncClient, Client, ImageRefusedError, exif
-from glimpse.client.image_input import MAX_IMAGE_BYTES, is_pillow, load
+from glimpse.client.image_input import MAX_IMAGE_BYTES, load
+from glimpse.client.image_values import is_pillow
 from glimpse.models.decoding import exif as servers
 from glimpse.models.prestem.colour import to_rgb
 from glimpse.v1 import classifier_pb2 as pb
