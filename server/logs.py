@@ -121,3 +121,22 @@ def configure(level: str, form: Literal["auto", "json", "text"], *, process: Map
     # Pillow warns with text from the file, which is a stranger's: neither to be logged nor kept in Python's registry
     # of warnings shown. What is wrong with a file is told to whoever sent it.
     warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+def leave_to_program() -> None:
+    """Hand our events to Python's logging, under the names of our modules, for a program that is not the server.
+
+    It hears warnings unless it says otherwise: `logging.getLogger("glimpse").setLevel("INFO")`. Where the program has
+    configured structlog, its configuration stays.
+    """
+    if structlog.is_configured():
+        return
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            structlog.processors.format_exc_info,
+            structlog.processors.KeyValueRenderer(key_order=["event"]),
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+    )

@@ -25,7 +25,14 @@ class Decoding:
     """`prepare`, where it belongs."""
 
     def __init__(
-        self, limits: ImageLimits, *, in_processes: bool, workers: int, memory_bytes: int, seconds: float
+        self,
+        limits: ImageLimits,
+        *,
+        in_processes: bool,
+        workers: int,
+        memory_bytes: int,
+        seconds: float,
+        expensive_in_processes: bool = True,
     ) -> None:
         """Nothing is started yet.
 
@@ -35,6 +42,7 @@ class Decoding:
             workers: ordinary images that are decoded side by side.
             memory_bytes: that decoding one image in a process may take.
             seconds: that decoding one image in a process may take.
+            expensive_in_processes: whether expensive images are decoded in processes, where the system can.
         """
         self._limits = limits
         # That an ordinary image may take in a decoder thread, the start of a process counted.
@@ -43,7 +51,7 @@ class Decoding:
         self._ordinary = self._expensive = None
         if in_processes:
             self._ordinary = Isolated(limits, workers=workers, memory_bytes=memory_bytes, seconds=seconds)
-        if in_processes or isolated.possible():
+        if in_processes or (expensive_in_processes and isolated.possible()):
             # Each is started when it is first needed: most servers never need them.
             self._expensive = Isolated(
                 limits, workers=self.expensive_workers, memory_bytes=memory_bytes, seconds=seconds

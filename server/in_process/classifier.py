@@ -1,0 +1,247 @@
+"""`Classifier`: images in, ranked labels out, in the caller's own process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import weakref
+from collections.abc import Generator, Iterable, Iterator
+from typing import TYPE_CHECKING, NoReturn, Self, TypeVar, Unpack, get_args, overload
+
+from glimpse.client.results import ImageResult, ModelDescription
+from glimpse.models.prestem.recipe import Geometry
+from glimpse.server import cores, logs
+from glimpse.server.in_process.bulk import Bulk
+from glimpse.server.in_process.given import MoreSettings, limits_of, settings_of
+from glimpse.server.in_process.pipeline_thread import PipelineThread
+from glimpse.server.in_process.values import InputLimits, Options, to_image, to_result
+from glimpse.server.settings import Settings
+from glimpse.server.settings.kinds import PrecisionChoice, RuntimeChoice
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from glimpse.client.image_values import ImageInput
+
+K = TypeVar("K")
+
+_GEOMETRIES: frozenset[str] = frozenset(get_args(Geometry))
+_AHEAD = 2  # times as many images as all cores compute at once are read ahead, so that no batch waits for its images
+
+
+class Classifier:
+    """A model in this process. Safe to share between threads; close it, or use it as a context manager.
+
+        with Classifier.load("imagenet") as classifier:
+            print(classifier.classify("cat.jpg").predictions[0].label)
+
+    It decodes, resizes, computes and ranks with the same code as the server, in threads of its own, and so gives the
+    same answers; an event loop of the caller is left alone. Results and errors are those of `glimpse.Client`. Load one
+    in each process: it cannot be pickled, nor used in a fork of the process that loaded it.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        """Load the model of the settings of a server; `load` takes the few that matter here."""
+        logs.leave_to_program()
+        self._settings = settings
+        limits = limits_of(settings)
+        self._limits = InputLimits(limits)
+        self._pipeline = PipelineThread(settings, limits)
+        # Without a wait: garbage is collected in any thread, also in one that would wait for itself.
+        self._dropped = weakref.finalize(self, _close_beside, self._pipeline)
+        self._dropped.atexit = False
+
+    @classmethod
+    def load(
+        cls,
+        source: str | os.PathLike[str] = "imagenet",
+        *,
+        model: str = "",
+        variant: str = "",
+        labels: str | os.PathLike[str] | None = None,
+        recipe: str | os.PathLike[str] | None = None,
+        runtime: RuntimeChoice = "auto",
+        precision: PrecisionChoice = "auto",
+        **settings: Unpack[MoreSettings],
+    ) -> Self:
+        """Load a model until it answers, which takes a second, and longer where it is converted for the first time.
+
+        Variables of the environment that configure a server do not apply, except for ``GLIMPSE_CACHE``.
+
+        Args:
+            source: the same as the server's setting ``weights``: a tag of published or shipped weights (``imagenet``,
+                ``cifar10``), the folder of a bundle, a weights file, or a graph of another framework (ONNX, TFLite,
+                SavedModel, OpenVINO IR).
+            model: the architecture; if empty, the one that the weights belong to.
+            variant: of the architecture; if empty, its first one.
+            labels: file with the class names of a weights file; without it, labels.txt beside the weights.
+            recipe: file with the preprocessing of a weights file; without it, recipe.toml beside the weights.
+            runtime: what computes, one of the server's runtimes; ``auto`` takes the fastest one that is installed.
+            precision: the number format in which the network computes; ``auto`` takes bfloat16 where that keeps the
+                answers, else float32.
+            settings: more settings of the server, by their names: ``options``, ``golden``, ``conversion_seconds``,
+                ``max_batch_size``, ``max_image_bytes``, ``max_image_pixels``, ``max_jpeg_pixels``,
+                ``jpeg_reducing_gap``, ``decode_threads``, ``decode_in`` (``processes`` isolates decoding in processes
+                with limits of memory and time; without it no image is decoded outside of this process),
+                ``decode_memory_bytes``, ``decode_seconds``, ``stuck_seconds``.
+
+        Raises:
+            glimpse.server.startup.StartupError: the model cannot be loaded; the message says why and what to do.
+            ValueError, TypeError: an argument is invalid.
+        """
+        given = {
+            **settings,
+            "weights": os.fspath(source),
+            "model": model,
+            "variant": variant,
+            "labels": labels,
+            "recipe": recipe,
+            "runtime": runtime,
+            "precision": precision,
+        }
+        return cls(settings_of(given, _GEOMETRIES))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Wait for what is being classified, and let go of the model. May be called more than once."""
+        self._dropped.detach()
+        self._pipeline.close()
+
+    @overload
+    def classify(
+        self, image: list[ImageInput], *, top_k: int | None = ..., min_probability: float = ..., geometry: str = ...
+    ) -> list[ImageResult]: ...
+
+    @overload
+    def classify(
+        self, image: ImageInput, *, top_k: int | None = ..., min_probability: float = ..., geometry: str = ...
+    ) -> ImageResult: ...
+
+    def classify(
+        self,
+        image: ImageInput | list[ImageInput],
+        *,
+        top_k: int | None = None,
+        min_probability: float = 0.0,
+        geometry: str = "",
+    ) -> ImageResult | list[ImageResult]:
+        """Classify one image, or a list of images in batches.
+
+        Args:
+            image: the path of an image file, or its bytes; or pixels as a NumPy array of uint8 ``[height, width, 3]``
+                in the order red, green, blue, or grey ``[height, width]``; or a Pillow image, of which the pixels are
+                taken that a viewer would show (upright, transparency on white). Or a list of these.
+            top_k: how many predictions to return; without it 5, or all classes where there are fewer.
+            min_probability: leave out predictions that are less probable than this, 0 to 1.
+            geometry: how to fit the image to the network's input: ``crop``, ``squash``, ``letterbox`` or ``pad``; if
+                empty, the model's own.
+
+        Returns:
+            The result of the image, which never has an `error`; or one result for each image of a list, in the same
+            order, with an `error` where a file cannot be read or an image cannot be classified.
+
+        Raises:
+            ImageRefusedError: the image, if it is a single one, cannot be classified.
+            OSError: the file of a single image cannot be read.
+            InvalidRequestError: an option is out of range.
+            GlimpseError: anything else; `glimpse.client.errors` shows the tree of errors.
+            TypeError, ValueError: it is no image of any kind.
+        """
+        options = Options(top_k, min_probability, geometry)
+        if isinstance(image, list):
+            return list(_results(self._run(((None, each) for each in image), options, None)))
+        future = self._pipeline.submit(options.request(to_image(image, self._limits)))
+        return to_result(self._pipeline.wait(future)).raise_for_error()
+
+    def classify_all(
+        self,
+        images: Iterable[ImageInput],
+        *,
+        top_k: int | None = None,
+        min_probability: float = 0.0,
+        geometry: str = "",
+        in_flight: int | None = None,
+    ) -> Iterator[ImageResult]:
+        """Classify any number of images in batches, as you iterate over the results.
+
+        Images are taken from the iterable in your thread, and only as far ahead as `in_flight` allows, so that memory
+        stays bounded however many there are. Files are read in threads.
+
+            for result in classifier.classify_all(Path("photos").rglob("*.jpg")): ...
+
+        Args:
+            images: images as `classify` takes them.
+            top_k, min_probability, geometry: as for `classify`, for all images.
+            in_flight: how many images may be taken and not yet be yielded, at least 1; without it, as many as keep all
+                cores busy.
+
+        Yields:
+            One result for each image, in the same order, with an `error` where a file cannot be read or an image cannot
+            be classified.
+
+        Raises:
+            InvalidRequestError: an option is out of range.
+            GlimpseError, TypeError, ValueError: as for `classify`.
+            Whatever `images` itself raises.
+        """
+        options = Options(top_k, min_probability, geometry)
+        return _results(self._run(((None, image) for image in images), options, in_flight))
+
+    def classify_many(
+        self,
+        images: Iterable[tuple[K, ImageInput]],
+        *,
+        top_k: int | None = None,
+        min_probability: float = 0.0,
+        geometry: str = "",
+        in_flight: int | None = None,
+    ) -> Iterator[tuple[K, ImageResult]]:
+        """The same as `classify_all` for pairs of a key of your own and an image, as `Client.classify_many` takes them.
+
+            for path, result in classifier.classify_many((path, path) for path in Path("photos").rglob("*.jpg")): ...
+
+        Yields:
+            Your key and its result, in the order of `images`.
+
+        Raises:
+            GlimpseError, TypeError, ValueError: as for `classify_all`.
+        """
+        return self._run(images, Options(top_k, min_probability, geometry), in_flight)
+
+    def describe(self) -> ModelDescription:
+        """Describe the model: its classes, network, preprocessing, runtime and limits, as `Client.describe` does."""
+        from glimpse.client import messages
+        from glimpse.server.describe import describe, limits
+
+        return messages.from_description(describe(self._pipeline.model, limits(self._settings)))
+
+    def _run(
+        self, images: Iterable[tuple[K, ImageInput]], options: Options, in_flight: int | None
+    ) -> Generator[tuple[K, ImageResult], None, None]:
+        if in_flight is None:
+            in_flight = _AHEAD * self._pipeline.model.batch_sizes[-1] * (cores.available() + 1)
+        return Bulk(self._pipeline, self._limits, options, in_flight).run(images)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "A Classifier cannot be pickled: its model belongs to this process. Call Classifier.load() in each process "
+            "that classifies, with the same arguments."
+        )
+
+
+def _results(pairs: Generator[tuple[K, ImageResult], None, None]) -> Iterator[ImageResult]:
+    with contextlib.closing(pairs):
+        for _, result in pairs:
+            yield result
+
+
+def _close_beside(pipeline: PipelineThread) -> None:
+    threading.Thread(target=pipeline.close, name="glimpse-classifier-close", daemon=True).start()

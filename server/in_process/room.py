@@ -1,0 +1,30 @@
+"""Bounds what is in memory between being read and being answered."""
+
+from __future__ import annotations
+
+import threading
+
+
+class Room:
+    """Images, and bytes of them, that may be in flight. For all threads."""
+
+    def __init__(self, images: int, size: int) -> None:
+        """Room for so many images of so many bytes together; one image always has room where there is no other."""
+        self._most_images, self._most_bytes = images, size
+        self._images = self._bytes = 0
+        self._changed = threading.Condition()
+
+    def take(self, size: int) -> None:
+        """Wait until there is room for an image of so many bytes."""
+        with self._changed:
+            while self._images and (self._images >= self._most_images or self._bytes + size > self._most_bytes):
+                self._changed.wait()
+            self._images += 1
+            self._bytes += size
+
+    def give_back(self, size: int) -> None:
+        """An image of so many bytes is done with."""
+        with self._changed:
+            self._images -= 1
+            self._bytes -= size
+            self._changed.notify_all()

@@ -1,0 +1,118 @@
+"""Between the client's values, which a classifier takes and gives, and those of the pipeline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from glimpse.client import errors, image_values, results
+from glimpse.client.image_values import Encoded
+from glimpse.models.decoding.decode import check_pixels
+from glimpse.models.decoding.limits import ImageLimits
+from glimpse.models.decoding.refusals import Kind, RefusedImageError
+from glimpse.server import domain
+from glimpse.server.domain import Classification
+from glimpse.server.errors import ServiceError
+
+if TYPE_CHECKING:
+    from glimpse.client.image_values import ImageInput
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What to return of an image."""
+
+    top_k: int | None
+    min_probability: float
+    geometry: str
+
+    def request(self, image: domain.Image) -> domain.ClassifyRequest:
+        """The request for an image."""
+        return domain.ClassifyRequest(
+            (image,), top_k=self.top_k, min_probability=self.min_probability, geometry=self.geometry
+        )
+
+
+class InputLimits:
+    """What an image may have: the service's limits, checked before a file is read whole or an array is copied."""
+
+    def __init__(self, limits: ImageLimits) -> None:
+        self._limits = limits
+        self.file_bytes = limits.max_bytes
+
+    def check_file(self, size: int) -> None:
+        """Refuse what is larger than an encoded image may be.
+
+        Raises:
+            ImageRefusedError: expected; IMAGE_BYTES_EXCEEDED.
+        """
+        most = self._limits.max_bytes
+        if size > most:
+            raise errors.ImageRefusedError(
+                errors.Code.INVALID_ARGUMENT,
+                Kind.IMAGE_BYTES_EXCEEDED,
+                f"An encoded image may have at most {most} bytes. Received: more. Make it smaller, or raise "
+                "max_image_bytes.",
+            )
+
+    def check_pixels(self, width: int, height: int, channels: int) -> None:  # noqa: ARG002 - the protocol's
+        """Refuse more pixels than a picture may have.
+
+        Raises:
+            ImageRefusedError: expected; IMAGE_PIXELS_EXCEEDED.
+        """
+        try:
+            check_pixels(width, height, self._limits.max_pixels)
+        except RefusedImageError as error:
+            raise errors.ImageRefusedError(errors.Code.INVALID_ARGUMENT, error.kind, error.message) from error
+
+
+def to_image(image: ImageInput, limits: InputLimits) -> domain.Image:
+    """The image as a request of the pipeline holds it.
+
+    Raises:
+        OSError: the file cannot be read.
+        ImageRefusedError: expected; it is above the limits.
+        TypeError, ValueError: it is no image, see `image_values.read`.
+    """
+    value = image_values.read(image, limits)
+    if isinstance(value, Encoded):
+        return domain.EncodedImage(value.data)
+    return domain.RawImage(value.height, value.width, value.data, value.channels)
+
+
+def to_result(answer: Classification) -> results.ImageResult:
+    """The result of a request's only image, as the client gives it."""
+    (result,) = answer.results
+    timing = result.timing
+    error = result.error
+    return results.ImageResult(
+        predictions=tuple(
+            [results.Prediction(each.index, each.label, each.probability, each.class_id) for each in result.predictions]
+        ),
+        error=(
+            None
+            if error is None
+            else results.ImageError(errors.Code(int(error.code)), error.reason.value, error.message)
+        ),
+        timing=results.Timing(
+            decode_seconds=timing.decode,
+            pre_stem_seconds=timing.pre_stem,
+            queue_seconds=timing.queue,
+            compute_seconds=timing.compute,
+            batch_size=timing.batch_size,
+            decode_wait_seconds=timing.decode_wait,
+            receive_seconds=timing.receive,
+            admission_seconds=timing.admission,
+            reply_seconds=timing.reply,
+        ),
+        model=results.ModelIdentity(answer.model.name, answer.model.version, answer.model.weights_digest),
+    )
+
+
+def to_error(error: ServiceError) -> errors.GlimpseError:
+    """What the client raises where the service refuses a request."""
+    code = errors.Code(int(error.code))
+    return errors.of_code(code)(
+        code, error.reason.value, error.message, field=error.field, retry_after=error.retry_after
+    )
