@@ -16,7 +16,8 @@ Without a server, in the same process:
         result = classifier.classify("cat.jpg", top_k=3)
 
 ``glimpse.client`` is the client and the command line, ``glimpse.v1`` the gRPC stubs; both are installed by
-``glimpse-client``. ``glimpse-serve`` adds ``glimpse.server`` and ``glimpse.models``, the server and the block library, with `Classifier`.
+``glimpse-client``. ``glimpse-serve`` adds ``glimpse.server`` and ``glimpse.models``: the server, `Classifier`, and the
+block library.
 What is named here is loaded when it is first used, so that importing this package costs nothing.
 """
 
