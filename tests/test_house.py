@@ -71,6 +71,11 @@ def loaded_by(statement: str) -> set[str]:
             id="the service and its streams run without gRPC and protobuf",
         ),
         pytest.param(
+            "from glimpse import Classifier",
+            {"tensorflow", "keras", "grpc", "google", "glimpse.v1"},
+            id="a classifier of one's own needs neither gRPC nor protobuf nor Keras",
+        ),
+        pytest.param(
             "import glimpse.server.app, glimpse.server.runtime.openvino\n"
             "assert {'openvino.tools.ovc', 'glimpse.models.weights.formats'}.isdisjoint(sys.modules)",
             {"tensorflow", "keras"},

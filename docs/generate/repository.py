@@ -16,6 +16,8 @@ INCLUDED = {
     "how-to/deploy.md": "deploy/README.md",
     "how-to/typescript.md": "examples/typescript/README.md",
     "how-to/ruby.md": "examples/ruby/README.md",
+    "how-to/ray.md": "examples/ray/README.md",
+    "how-to/spark.md": "examples/spark/README.md",
     "contributing.md": "CONTRIBUTING.md",
     "changelog.md": "CHANGELOG.md",
 }

@@ -25,6 +25,12 @@ seen: dict[str, object] = {
     "frameworks": [name for name in ("tensorflow", "keras", "torch", "jax", "numpy", "PIL") if find_spec(name)],
     "round_trip": pb.ClassifyRequest.FromString(request.SerializeToString()) == request,
 }
+try:
+    from glimpse import Classifier
+except ImportError as error:
+    seen["classifier"] = str(error)
+else:
+    seen["classifier"] = Classifier.__module__
 if len(sys.argv) > 1:
     target, photo = sys.argv[1:]
     with client.Client(target) as caller:

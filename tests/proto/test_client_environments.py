@@ -112,6 +112,17 @@ def test_the_client_classifies(client_only: tuple[Path, str], server: Server, tm
     assert probabilities == sorted(probabilities, reverse=True)
 
 
+def test_where_the_server_is_missing_the_classifier_says_what_to_install(
+    client_only: tuple[Path, str], tmp_path: Path
+) -> None:
+    python, _ = client_only
+    seen = probe(python, tmp_path)
+    assert 'pip install "glimpse-serve[server]"' in seen["classifier"]
+    assert "glimpse.server is not installed" in seen["classifier"]
+    # What every name of the package stands for is there all the same.
+    run(python, "-I", "-W", "error", "-c", "from glimpse import *; Client", cwd=tmp_path)
+
+
 def test_the_console_script_is_there(client_only: tuple[Path, str], tmp_path: Path) -> None:
     python, _ = client_only
 
@@ -147,7 +158,8 @@ def test_in_an_environment_with_both_wheels_the_server_starts(wheel: Path, serve
     python = venv_with_packages_of_this_one(tmp_path)
     run(python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", wheel, server_wheel)
     script = (
-        "import glimpse.server, glimpse.models; print(glimpse.server.__file__, len(glimpse.models.architectures()))"
+        "import glimpse.server, glimpse.models; print(glimpse.server.__file__, len(glimpse.models.architectures()));"
+        "from glimpse import Classifier"
     )
     file, architectures = run(python, "-I", "-c", script, cwd=tmp_path).split()
     assert Path(file).is_relative_to(tmp_path)
