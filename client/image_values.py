@@ -104,7 +104,7 @@ def read(image: ImageInput, limits: Limits) -> Encoded | Pixels:
     shape = view.shape or ()
     if len(shape) == 1 and view.itemsize == 1:
         limits.check_file(view.nbytes)
-        return Encoded(view.tobytes())
+        return Encoded(image if isinstance(image, bytes) else view.tobytes())
     channels = 1 if len(shape) == 2 else shape[-1] if len(shape) == 3 else 0
     if channels not in {1, 3} or view.format != "B":
         raise ValueError(
