@@ -86,6 +86,8 @@ class Bundle:
     golden_folder: Path | None = None
     # The format of `models.foreign` in which the weights file is a graph of another framework; empty: it is none.
     graph: str = ""
+    # Of such a graph: the output or node that is the embedding; empty: what its last layer with weights reads.
+    embedding: str = ""
     random: bool = False  # its weights are random numbers, see `models.random_weights`: its answers mean nothing
     # Of the weights' files, when they were seen to have that digest; None: they have not been looked at.
     verified_versions: tuple[FileVersion, ...] | None = dataclasses.field(default=None, compare=False, repr=False)

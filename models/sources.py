@@ -253,6 +253,7 @@ def _graph(source: ModelSource, graph: foreign.GraphFile) -> Bundle:
             )
     labels = read_labels(source.labels) if source.labels else None
     found = foreign.details(graph, labels, beside.read_recipe(source.recipe) if source.recipe else None)
+    embedding = beside.read_embedding(source.recipe) if source.recipe else found.embedding
     made = _made(
         graph.path,
         name=_name(graph.name),
@@ -263,7 +264,7 @@ def _graph(source: ModelSource, graph: foreign.GraphFile) -> Bundle:
         metrics={},
     )
     golden = FOLDER if (graph.path.parent / FOLDER / ANSWERS).is_file() else ""
-    return replace(made, graph=graph.format.name, golden=golden)
+    return replace(made, graph=graph.format.name, golden=golden, embedding=embedding)
 
 
 def _name(text: str) -> str:

@@ -40,6 +40,8 @@ from glimpse.server.metrics import Metrics, ModelMetrics
 from glimpse.server.postprocessing import DEFAULT_TOP_K, postprocess
 from glimpse.server.registry import LoadedModel, ModelRegistry
 
+_NAMED = 5  # outputs that a message repeats
+
 
 @dataclass(frozen=True, slots=True)
 class _Job:
@@ -339,14 +341,27 @@ class Pipeline:
                 f"min_probability must be from 0 to 1. Received: {request.min_probability}",
                 field="options.min_probability",
             )
-        known = f"outputs must be some of {sorted(model.outputs)}. Received: {sorted(request.outputs)}"
-        if not request.outputs:
-            raise ValueError(known)
-        if not request.outputs <= model.outputs:
-            raise InvalidRequestError(Reason.INVALID_TENSOR, known, field="outputs")
+        self._check_outputs(request, model)
         metrics = self._metrics.of(model.identity.name, model.identity.version)
         recipe = self._recipe(request, model)
         return _Job(model, recipe, k, request.min_probability, request.outputs, request.ranked, caller, metrics)
+
+    def _check_outputs(self, request: ClassifyRequest, model: LoadedModel) -> None:
+        """Look whether the model has the outputs that are asked for.
+
+        Raises:
+            InvalidRequestError: expected; it lacks one.
+            ValueError: you should fix your code; no output is asked for.
+        """
+        if request.outputs and request.outputs <= model.outputs:
+            return
+        received = ", ".join(map(shown, sorted(request.outputs - model.outputs)[:_NAMED])) or "none"
+        told = f"outputs must be some of {', '.join(sorted(model.outputs))}. Received: {received}"
+        if not request.outputs:
+            raise ValueError(told)
+        if request.ranked:
+            raise InvalidRequestError(Reason.UNKNOWN_OUTPUT, told, field="options.outputs")
+        raise InvalidRequestError(Reason.INVALID_TENSOR, told, field="outputs")
 
     def _recipe(self, request: ClassifyRequest, model: LoadedModel) -> Recipe:
         """The pre-stem of this request.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from glimpse.models.bundle import Bundle
-from glimpse.models.outputs import DEFAULT_OUTPUTS
+from glimpse.models.outputs import DEFAULT_OUTPUTS, EMBEDDING
 from glimpse.models.spec import NetworkSummary
 from glimpse.server.batching.model_queue import ModelQueue
 from glimpse.server.domain import ModelIdentity, ModelSelector
@@ -82,6 +82,11 @@ class LoadedModel:
     def __post_init__(self) -> None:
         identity = ModelIdentity(self.bundle.name, self.bundle.version, self.bundle.weights_digest)
         object.__setattr__(self, "identity", identity)
+
+    def output_sizes(self) -> dict[str, int]:
+        """How many numbers each output has for an image, by name."""
+        classes = len(self.bundle.labels)
+        return {name: self.network.embedding if name == EMBEDDING else classes for name in sorted(self.outputs)}
 
     def close(self, seconds: float | None = None) -> bool:
         """Compute what is queued and take no more; what the model holds is free once nobody refers to it.

@@ -56,6 +56,8 @@ def result(each: ImageResult) -> dict[str, Any]:
             "batch_size": timing.batch_size,
         },
     }
+    # By the names of their fields in the contract.
+    told |= {name: values.tolist() for name, values in each.outputs.items()}
     if (error := each.error) is not None:
         told["error"] = {"code": int(error.code), "reason": error.reason.value, "message": error.message}
     return told

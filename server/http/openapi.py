@@ -53,6 +53,8 @@ _SCHEMAS: dict[str, Any] = {
         ("predictions", "timing"),
         predictions=_array(_of("Prediction")),
         timing=_TIMING,
+        logits=_array(_NUMBER),
+        embedding=_array(_NUMBER),
         error=_object(code=_WHOLE, reason=_TEXT, message=_TEXT),
     ),
     "Classification": _object(
@@ -68,7 +70,7 @@ _SCHEMAS: dict[str, Any] = {
         field=_TEXT,
         retry_after_seconds=_NUMBER,
     ),
-    "Options": _object(top_k=_WHOLE, min_probability=_NUMBER, geometry=_TEXT),
+    "Options": _object(top_k=_WHOLE, min_probability=_NUMBER, geometry=_TEXT, outputs=_array(_TEXT)),
     "PredictRequest": _object(
         ("instances",), instances=_array(_object(("b64",), b64=_BASE64)), parameters=_of("Options")
     ),
@@ -99,6 +101,7 @@ _QUERY = [
         ("top_k", _WHOLE),
         ("min_probability", _NUMBER),
         ("geometry", _TEXT),
+        ("outputs", {"type": "string", "description": "logits, embedding, or both with a comma between them."}),
     )
 ]
 _MODEL = {"name": "model", "in": "path", "required": True, "schema": _TEXT}
