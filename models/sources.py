@@ -15,6 +15,7 @@ from glimpse.models import bundle as bundles
 from glimpse.models.bundle import Bundle, BundleError, ClassLabel, read_labels
 from glimpse.models.catalogue import find
 from glimpse.models.golden import ANSWERS, FOLDER
+from glimpse.models.groups import groups_of
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.models.spec import Architecture
 from glimpse.models.suggestions import did_you_mean
@@ -295,6 +296,7 @@ def _made(
         options=source.options,
         input_shape=recipe.shape,
         labels=labels,
+        groups=groups_of(path.parent, labels),
         recipe=recipe,
         temperature=temperature,
         weights_file=path.name,

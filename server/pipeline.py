@@ -19,10 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glimpse.models.decoding.cost import Cost
+from glimpse.models.outputs import LOGITS, PROBABILITIES
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.server import domain
 from glimpse.server.admission import Admission, Permits
 from glimpse.server.batching.batch_queue import Answer
+from glimpse.server.class_choice import Chosen
 from glimpse.server.decoding.pool import DecodePool, DecodeTask
 from glimpse.server.decoding.prepare import is_prepared
 from glimpse.server.decoding.where import Decoding
@@ -41,6 +43,7 @@ from glimpse.server.postprocessing import DEFAULT_TOP_K, postprocess
 from glimpse.server.registry import LoadedModel, ModelRegistry
 
 _NAMED = 5  # outputs that a message repeats
+_OF_A_CHOICE = frozenset({PROBABILITIES, LOGITS})  # of which the probabilities among some classes are made
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +54,11 @@ class _Job:
     recipe: Recipe
     top_k: int
     min_probability: float
-    outputs: frozenset[str]
+    outputs: frozenset[str]  # that are computed
+    wanted: frozenset[str]  # those of them that are returned
     ranked: bool
+    chosen: Chosen | None  # the classes that may answer; None: all
+    roll_up: float
     caller: Caller
     metrics: ModelMetrics
 
@@ -249,11 +255,23 @@ class Pipeline:
         timing.queue, timing.compute = answer.queue_seconds, answer.compute_seconds
         timing.batch_size, timing.batch = answer.batch_size, answer.batch
         self._metrics.image("classified")
+        outputs, outside = answer.outputs, None
+        if work.chosen is not None:
+            among, outside = work.chosen.probabilities(outputs)
+            outputs = {name: among if name == PROBABILITIES else outputs[name] for name in work.wanted}
         if not work.ranked:
-            return ImageResult(timing, outputs=answer.outputs)
-        labels = work.model.bundle.labels
-        predictions, others = postprocess(answer.outputs, labels, k=work.top_k, min_probability=work.min_probability)
-        return ImageResult(timing, predictions, others)
+            return ImageResult(timing, outputs=outputs, outside=outside)
+        model = work.model
+        predictions, others = postprocess(
+            outputs,
+            model.bundle.labels,
+            k=work.top_k,
+            min_probability=work.min_probability,
+            chosen=work.chosen,
+            groups=model.classes.groups if work.roll_up else (),
+            roll_up=work.roll_up,
+        )
+        return ImageResult(timing, predictions, others, outside=outside)
 
     def _abandon(self, flight: _Flight, work: _Job) -> None:
         """Count an image of a request that has failed, and stop what can be stopped of its way."""
@@ -341,10 +359,30 @@ class Pipeline:
                 f"min_probability must be from 0 to 1. Received: {request.min_probability}",
                 field="options.min_probability",
             )
+        if not 0 <= request.roll_up <= 1:
+            raise InvalidRequestError(
+                Reason.ROLL_UP_OUT_OF_RANGE,
+                f"roll_up must be from 0 to 1. Received: {request.roll_up}",
+                field="options.roll_up",
+            )
         self._check_outputs(request, model)
+        chosen = None if request.classes is None else model.classes.chosen(request.classes)
+        outputs = request.outputs if chosen is None else request.outputs | _OF_A_CHOICE
         metrics = self._metrics.of(model.identity.name, model.identity.version)
         recipe = self._recipe(request, model)
-        return _Job(model, recipe, k, request.min_probability, request.outputs, request.ranked, caller, metrics)
+        return _Job(
+            model=model,
+            recipe=recipe,
+            top_k=k,
+            min_probability=request.min_probability,
+            outputs=outputs,
+            wanted=request.outputs,
+            ranked=request.ranked,
+            chosen=chosen,
+            roll_up=request.roll_up,
+            caller=caller,
+            metrics=metrics,
+        )
 
     def _check_outputs(self, request: ClassifyRequest, model: LoadedModel) -> None:
         """Look whether the model has the outputs that are asked for.

@@ -144,7 +144,14 @@ def _request(request: pb.ClassifyRequest) -> Asked:
         geometry=options.geometry,
         outputs=DEFAULT_OUTPUTS.union(options.outputs) if options.outputs else DEFAULT_OUTPUTS,
         half=options.embedding_type == pb.EMBEDDING_TYPE_FLOAT16,
+        classes=_choice(options.classes) if options.HasField("classes") else None,
+        roll_up=options.roll_up,
     )
+
+
+def _choice(classes: pb.ClassChoice) -> domain.ClassChoice | None:
+    allow, deny = tuple(classes.allow), tuple(classes.deny)
+    return domain.ClassChoice(allow, deny) if allow or deny else None
 
 
 def _image(image: pb.Image) -> domain.Image:
@@ -158,6 +165,8 @@ def _response(answer: Classification, *, half: bool) -> pb.ClassifyResponse:
     for sent, result in zip(response.results, answer.results, strict=True):
         if result.outputs:
             _add_outputs(sent, result, half=half)
+        if result.outside is not None:
+            sent.probability_outside = result.outside
     return response
 
 
@@ -179,7 +188,9 @@ def _result(result: ImageResult) -> pb.ImageResult:
     timing = result.timing
     return pb.ImageResult(
         predictions=[
-            pb.Prediction(index=p.index, label=p.label, class_id=p.class_id, probability=p.probability)
+            pb.Prediction(
+                index=p.index, label=p.label, class_id=p.class_id, probability=p.probability, is_group=p.is_group
+            )
             for p in result.predictions
         ],
         error=None

@@ -72,7 +72,7 @@ def test_a_client_gets_the_outputs_that_it_asks_for(
             EMBEDDING: CIFAR10,
         }
         plain = client.classify(cat_photo)
-        assert plain.logits is plain.embedding is plain.probability_outside is None
+        assert (plain.logits, plain.embedding, plain.probability_outside) == (None, None, None)
         found = client.classify(cat_photo, outputs=["embedding", "logits"], top_k=10)
         assert found.embedding is not None
         assert found.logits is not None
@@ -81,11 +81,11 @@ def test_a_client_gets_the_outputs_that_it_asks_for(
         assert [each.index for each in found.predictions] == order.tolist()
         halved = client.classify(cat_photo, outputs=["embedding"], embedding_type="float16")
         assert halved.logits is None
-        np.testing.assert_allclose(halved.embedding, found.embedding, rtol=2e-3, atol=1e-6)
+        np.testing.assert_allclose(np.asarray(halved.embedding), np.asarray(found.embedding), rtol=2e-3, atol=1e-6)
         streamed = dict(client.classify_many(((name, cat_photo) for name in "abc"), outputs=["embedding"]))
         assert set(streamed) == set("abc")
         for each in streamed.values():
-            np.testing.assert_allclose(each.embedding, found.embedding, atol=1e-5)
+            np.testing.assert_allclose(np.asarray(each.embedding), np.asarray(found.embedding), atol=1e-5)
         assert [each.label for each in plain.predictions] == [each.label for each in found.predictions[:5]]
 
 
@@ -107,12 +107,12 @@ def test_every_protocol_gives_the_same_embedding(server: RunningServer, cat_phot
     with urllib.request.urlopen(by_query) as response:  # noqa: S310 - our own server
         (told,) = json.load(response)["results"]
     assert len(told["logits"]) == 10
-    np.testing.assert_allclose(told["embedding"], expected, atol=1e-4)
+    np.testing.assert_allclose(told["embedding"], np.asarray(expected), atol=1e-4)
     with grpc.insecure_channel(server.target) as channel:
         request = photos(photo)
         request.outputs.add(name=EMBEDDING)
         answer = OpenInferenceCaller(channel).infer(request)
-        np.testing.assert_allclose(numbers(answer), [expected], atol=1e-4)
+        np.testing.assert_allclose(numbers(answer), np.asarray(expected)[np.newaxis], atol=1e-4)
         request.outputs[0].parameters["classification"].int64_param = 3
         with pytest.raises(grpc.RpcError, match="embedding has no classes"):
             OpenInferenceCaller(channel).infer(request)
