@@ -28,7 +28,7 @@ from glimpse.server.class_choice import Chosen
 from glimpse.server.decoding.pool import DecodePool, DecodeTask
 from glimpse.server.decoding.prepare import is_prepared
 from glimpse.server.decoding.where import Decoding
-from glimpse.server.domain import Arrival, Caller, Classification, ClassifyRequest, ImageResult, Timing
+from glimpse.server.domain import Arrival, Caller, ClassChoice, Classification, ClassifyRequest, ImageResult, Timing
 from glimpse.server.errors import (
     DeadlineExceededError,
     InvalidImageError,
@@ -88,10 +88,12 @@ class Pipeline:
         *,
         max_images: int,
         geometries: frozenset[str],
+        classes: ClassChoice | None = None,
     ) -> None:
         """Put the stages together; `decoders` runs `decoding` beside the event loop.
 
-        A request may hold `max_images` and ask for one of `geometries`.
+        A request may hold `max_images` and ask for one of `geometries`. One that does not choose which classes may
+        answer gets `classes`; None: all.
         """
         self._registry = registry
         self._admission = admission
@@ -100,6 +102,7 @@ class Pipeline:
         self._metrics = metrics
         self._max_images = max_images
         self._geometries = geometries
+        self._classes = classes
 
     def check_number(self, images: int) -> None:
         """To be asked before anything is made of each image of a request.
@@ -366,7 +369,8 @@ class Pipeline:
                 field="options.roll_up",
             )
         self._check_outputs(request, model)
-        chosen = None if request.classes is None else model.classes.chosen(request.classes)
+        choice = request.classes or self._classes
+        chosen = None if choice is None else model.classes.chosen(choice)
         outputs = request.outputs if chosen is None else request.outputs | _OF_A_CHOICE
         metrics = self._metrics.of(model.identity.name, model.identity.version)
         recipe = self._recipe(request, model)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
 
+import grpc
 import numpy as np
 import pytest
 from PIL import Image
@@ -20,6 +21,7 @@ from glimpse.models.outputs import PROBABILITIES
 from glimpse.server.class_choice import Group
 from glimpse.server.postprocessing import postprocess, rolled_up
 from tests.conftest import RunningServer
+from tests.server.open_inference.caller import OpenInferenceCaller, numbers, photos
 from tests.variations import with_two_workers_too
 
 ANIMALS = ["bird", "cat", "deer", "dog", "frog", "horse"]
@@ -58,6 +60,28 @@ def test_allowed_classes_get_exactly_the_softmax_over_them(
         assert "cat" not in {each.label for each in without_cat.predictions}
         assert without_cat.probability_outside == pytest.approx(every.predictions[0].probability, abs=1e-3)
         assert without_cat.logits is None
+
+
+@with_two_workers_too
+def test_a_server_may_choose_for_requests_that_do_not(
+    start_server: Callable[..., RunningServer], cat_photo: Path
+) -> None:
+    """Over every protocol; a request's own choice comes first."""
+    server = start_server("--allow-classes=cat, dog, horse", "--deny-classes=horse")
+    server.wait_for("serving")
+    with Client(server.target) as client:
+        assert {each.label for each in client.classify(cat_photo).predictions} == {"cat", "dog"}
+        assert [each.label for each in client.classify(cat_photo, allow=["frog"]).predictions] == ["frog"]
+    with grpc.insecure_channel(server.target) as channel:
+        (probabilities,) = numbers(OpenInferenceCaller(channel).infer(photos(cat_photo.read_bytes())))
+    assert np.flatnonzero(probabilities).tolist() == [3, 5]
+    assert probabilities.sum() == pytest.approx(1, abs=1e-6)
+
+
+def test_a_server_whose_model_lacks_its_classes_does_not_start(start_server: Callable[..., RunningServer]) -> None:
+    server = start_server("--allow-classes=cat,hrse")
+    assert server.exit_code() == 4
+    assert any("Did you mean horse? Check GLIMPSE_ALLOW_CLASSES" in str(line) for line in server.log)
 
 
 def test_an_unknown_class_is_refused_with_a_similar_one(server: RunningServer, cat_photo: Path) -> None:
