@@ -27,6 +27,7 @@ from glimpse.models import bounded_files, messages
 from glimpse.models.bounded_files import shown
 from glimpse.models.catalogue import UnknownArchitectureError, find
 from glimpse.models.errors import BundleError
+from glimpse.models.groups import ClassGroup, groups_of
 from glimpse.models.labels import LABELS, ClassLabel, check_labels, line_of, read_labels
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.models.suggestions import nearest
@@ -86,6 +87,9 @@ class Bundle:
     golden_folder: Path | None = None
     # The format of `models.foreign` in which the weights file is a graph of another framework; empty: it is none.
     graph: str = ""
+    # Of such a graph: the output or node that is the embedding; empty: what its last layer with weights reads.
+    embedding: str = ""
+    groups: tuple[ClassGroup, ...] = ()  # of its classes, by name
     random: bool = False  # its weights are random numbers, see `models.random_weights`: its answers mean nothing
     # Of the weights' files, when they were seen to have that digest; None: they have not been looked at.
     verified_versions: tuple[FileVersion, ...] | None = dataclasses.field(default=None, compare=False, repr=False)
@@ -327,6 +331,7 @@ def _from_dict(folder: Path, values: dict[str, Any]) -> Bundle:
     golden = values.get("golden") or ""
     if golden:
         bounded_files.inside(folder, golden)
+    labels = read_labels(bounded_files.inside(folder, values["labels"]), name=folder / values["labels"])
     return Bundle(
         folder=folder,
         name=values["name"],
@@ -335,7 +340,8 @@ def _from_dict(folder: Path, values: dict[str, Any]) -> Bundle:
         variant=variant,
         options=options,
         input_shape=(shape[0], shape[1], shape[2]),
-        labels=read_labels(bounded_files.inside(folder, values["labels"]), name=folder / values["labels"]),
+        labels=labels,
+        groups=groups_of(folder, labels),
         recipe=recipe,
         temperature=temperature,
         weights_file=weights,

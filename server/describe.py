@@ -49,6 +49,8 @@ def describe(model: LoadedModel, limits: pb.Limits) -> pb.DescribeModelResponse:
         limits=limits if model.geometries is None else _with_geometries(limits, model.geometries),
         output=network.output,
         options={name: json.dumps(value) for name, value in bundle.options.items()},
+        outputs=[pb.OutputDescription(name=name, size=size) for name, size in model.output_sizes().items()],
+        groups=[pb.ClassGroup(name=group.name, classes=group.classes) for group in bundle.groups],
     )
 
 

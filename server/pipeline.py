@@ -19,14 +19,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glimpse.models.decoding.cost import Cost
+from glimpse.models.outputs import LOGITS, PROBABILITIES
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.server import domain
 from glimpse.server.admission import Admission, Permits
 from glimpse.server.batching.batch_queue import Answer
+from glimpse.server.class_choice import Chosen
 from glimpse.server.decoding.pool import DecodePool, DecodeTask
 from glimpse.server.decoding.prepare import is_prepared
 from glimpse.server.decoding.where import Decoding
-from glimpse.server.domain import Arrival, Caller, Classification, ClassifyRequest, ImageResult, Timing
+from glimpse.server.domain import Arrival, Caller, ClassChoice, Classification, ClassifyRequest, ImageResult, Timing
 from glimpse.server.errors import (
     DeadlineExceededError,
     InvalidImageError,
@@ -40,6 +42,9 @@ from glimpse.server.metrics import Metrics, ModelMetrics
 from glimpse.server.postprocessing import DEFAULT_TOP_K, postprocess
 from glimpse.server.registry import LoadedModel, ModelRegistry
 
+_NAMED = 5  # outputs that a message repeats
+_OF_A_CHOICE = frozenset({PROBABILITIES, LOGITS})  # of which the probabilities among some classes are made
+
 
 @dataclass(frozen=True, slots=True)
 class _Job:
@@ -49,8 +54,11 @@ class _Job:
     recipe: Recipe
     top_k: int
     min_probability: float
-    outputs: frozenset[str]
+    outputs: frozenset[str]  # that are computed
+    wanted: frozenset[str]  # those of them that are returned
     ranked: bool
+    chosen: Chosen | None  # the classes that may answer; None: all
+    roll_up: float
     caller: Caller
     metrics: ModelMetrics
 
@@ -80,10 +88,12 @@ class Pipeline:
         *,
         max_images: int,
         geometries: frozenset[str],
+        classes: ClassChoice | None = None,
     ) -> None:
         """Put the stages together; `decoders` runs `decoding` beside the event loop.
 
-        A request may hold `max_images` and ask for one of `geometries`.
+        A request may hold `max_images` and ask for one of `geometries`. One that does not choose which classes may
+        answer gets `classes`; None: all.
         """
         self._registry = registry
         self._admission = admission
@@ -92,6 +102,7 @@ class Pipeline:
         self._metrics = metrics
         self._max_images = max_images
         self._geometries = geometries
+        self._classes = classes
 
     def check_number(self, images: int) -> None:
         """To be asked before anything is made of each image of a request.
@@ -247,11 +258,23 @@ class Pipeline:
         timing.queue, timing.compute = answer.queue_seconds, answer.compute_seconds
         timing.batch_size, timing.batch = answer.batch_size, answer.batch
         self._metrics.image("classified")
+        outputs, outside = answer.outputs, None
+        if work.chosen is not None:
+            among, outside = work.chosen.probabilities(outputs)
+            outputs = {name: among if name == PROBABILITIES else outputs[name] for name in work.wanted}
         if not work.ranked:
-            return ImageResult(timing, outputs=answer.outputs)
-        labels = work.model.bundle.labels
-        predictions, others = postprocess(answer.outputs, labels, k=work.top_k, min_probability=work.min_probability)
-        return ImageResult(timing, predictions, others)
+            return ImageResult(timing, outputs=outputs, outside=outside)
+        model = work.model
+        predictions, others = postprocess(
+            outputs,
+            model.bundle.labels,
+            k=work.top_k,
+            min_probability=work.min_probability,
+            chosen=work.chosen,
+            groups=model.classes.groups if work.roll_up else (),
+            roll_up=work.roll_up,
+        )
+        return ImageResult(timing, predictions, others, outside=outside)
 
     def _abandon(self, flight: _Flight, work: _Job) -> None:
         """Count an image of a request that has failed, and stop what can be stopped of its way."""
@@ -339,14 +362,48 @@ class Pipeline:
                 f"min_probability must be from 0 to 1. Received: {request.min_probability}",
                 field="options.min_probability",
             )
-        known = f"outputs must be some of {sorted(model.outputs)}. Received: {sorted(request.outputs)}"
-        if not request.outputs:
-            raise ValueError(known)
-        if not request.outputs <= model.outputs:
-            raise InvalidRequestError(Reason.INVALID_TENSOR, known, field="outputs")
+        if not 0 <= request.roll_up <= 1:
+            raise InvalidRequestError(
+                Reason.ROLL_UP_OUT_OF_RANGE,
+                f"roll_up must be from 0 to 1. Received: {request.roll_up}",
+                field="options.roll_up",
+            )
+        self._check_outputs(request, model)
+        choice = request.classes or self._classes
+        chosen = None if choice is None else model.classes.chosen(choice)
+        outputs = request.outputs if chosen is None else request.outputs | _OF_A_CHOICE
         metrics = self._metrics.of(model.identity.name, model.identity.version)
         recipe = self._recipe(request, model)
-        return _Job(model, recipe, k, request.min_probability, request.outputs, request.ranked, caller, metrics)
+        return _Job(
+            model=model,
+            recipe=recipe,
+            top_k=k,
+            min_probability=request.min_probability,
+            outputs=outputs,
+            wanted=request.outputs,
+            ranked=request.ranked,
+            chosen=chosen,
+            roll_up=request.roll_up,
+            caller=caller,
+            metrics=metrics,
+        )
+
+    def _check_outputs(self, request: ClassifyRequest, model: LoadedModel) -> None:
+        """Look whether the model has the outputs that are asked for.
+
+        Raises:
+            InvalidRequestError: expected; it lacks one.
+            ValueError: you should fix your code; no output is asked for.
+        """
+        if request.outputs and request.outputs <= model.outputs:
+            return
+        received = ", ".join(map(shown, sorted(request.outputs - model.outputs)[:_NAMED])) or "none"
+        told = f"outputs must be some of {', '.join(sorted(model.outputs))}. Received: {received}"
+        if not request.outputs:
+            raise ValueError(told)
+        if request.ranked:
+            raise InvalidRequestError(Reason.UNKNOWN_OUTPUT, told, field="options.outputs")
+        raise InvalidRequestError(Reason.INVALID_TENSOR, told, field="outputs")
 
     def _recipe(self, request: ClassifyRequest, model: LoadedModel) -> Recipe:
         """The pre-stem of this request.

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from glimpse.server.domain import ClassifyRequest, Image, ModelSelector
+from glimpse.models.outputs import DEFAULT_OUTPUTS
+from glimpse.server.domain import ClassChoice, ClassifyRequest, Image, ModelSelector
 from glimpse.server.errors import shown
 from glimpse.server.http import json_body
 from glimpse.server.http.problems import malformed
 
-NAMES = ("top_k", "min_probability", "geometry")
+NAMES = ("top_k", "min_probability", "geometry", "outputs", "allow", "deny", "roll_up")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,10 +22,23 @@ class Options:
     top_k: int | None = None
     min_probability: float = 0.0
     geometry: str = ""
+    outputs: frozenset[str] = DEFAULT_OUTPUTS
+    allow: tuple[str, ...] = ()
+    deny: tuple[str, ...] = ()
+    roll_up: float = 0.0
 
     def request(self, images: tuple[Image, ...], model: ModelSelector) -> ClassifyRequest:
         """The request for these images."""
-        return ClassifyRequest(images, model, self.top_k, self.min_probability, self.geometry)
+        return ClassifyRequest(
+            images,
+            model,
+            self.top_k,
+            self.min_probability,
+            self.geometry,
+            self.outputs,
+            classes=ClassChoice(self.allow, self.deny) if self.allow or self.deny else None,
+            roll_up=self.roll_up,
+        )
 
 
 def of_parameters(parameters: Mapping[str, Any], where: str) -> Options:
@@ -33,11 +47,21 @@ def of_parameters(parameters: Mapping[str, Any], where: str) -> Options:
     Raises:
         InvalidRequestError: expected; one has a wrong type.
     """
-    top_k, least, geometry = (parameters.get(name) for name in NAMES)
+    top_k, least, geometry, roll_up = (
+        parameters.get(name) for name in ("top_k", "min_probability", "geometry", "roll_up")
+    )
+    outputs, allow, deny = (
+        [] if (given := parameters.get(name)) is None else json_body.strings(given, f"{where}.{name}")
+        for name in ("outputs", "allow", "deny")
+    )
     return Options(
         None if top_k is None else json_body.integer(top_k, f"{where}.top_k"),
         0.0 if least is None else json_body.number(least, f"{where}.min_probability"),
         "" if geometry is None else json_body.string(geometry, f"{where}.geometry"),
+        DEFAULT_OUTPUTS.union(outputs),
+        tuple(allow),
+        tuple(deny),
+        0.0 if roll_up is None else json_body.number(roll_up, f"{where}.roll_up"),
     )
 
 
@@ -47,13 +71,24 @@ def of_texts(texts: Mapping[str, str]) -> Options:
     Raises:
         InvalidRequestError: expected; one is no number.
     """
-    top_k, least = texts.get("top_k"), texts.get("min_probability")
+    top_k, least, roll_up = (texts.get(name) for name in ("top_k", "min_probability", "roll_up"))
     try:
         return Options(
             None if top_k is None else int(top_k[:20]),
             0.0 if least is None else json_body.number(float(least), "min_probability"),
             texts.get("geometry", ""),
+            DEFAULT_OUTPUTS.union(_listed(texts.get("outputs", ""))),
+            _listed(texts.get("allow", "")),
+            _listed(texts.get("deny", "")),
+            0.0 if roll_up is None else json_body.number(float(roll_up), "roll_up"),
         )
     except ValueError:
-        received = f"top_k={shown(str(top_k))}, min_probability={shown(str(least))}"
-        raise malformed(f"top_k must be a whole number, min_probability a number. Received: {received}.") from None
+        received = f"top_k={shown(str(top_k))}, min_probability={shown(str(least))}, roll_up={shown(str(roll_up))}"
+        raise malformed(
+            f"top_k must be a whole number, min_probability and roll_up numbers. Received: {received}."
+        ) from None
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    """The names in a text with commas between them."""
+    return tuple(filter(None, map(str.strip, text.split(","))))
