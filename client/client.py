@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from glimpse.client import health, messages
@@ -50,13 +50,18 @@ class Client(BaseClient):
         """Close the connection. Calls in flight are cancelled."""
         self._channel.close()
 
-    def classify(
+    def classify(  # noqa: PLR0913 - one for each option
         self,
         image: ImageInput,
         *,
         top_k: int | None = None,
         min_probability: float = 0.0,
         geometry: str = "",
+        outputs: Sequence[str] = (),
+        embedding_type: str = "float32",
+        allow: Sequence[str] = (),
+        deny: Sequence[str] = (),
+        roll_up: float = 0.0,
         model: str = "",
         version: str = "",
         novelty: bool | None = None,
@@ -74,6 +79,16 @@ class Client(BaseClient):
             min_probability: leave out predictions that are less probable than this, 0 to 1.
             geometry: how to fit the image to the network's input, one of those that the server allows
                 (``describe().limits.geometries``); if empty, the model's own.
+            outputs: what to return besides predictions: ``"embedding"``, ``"logits"`` or both, as far as the model has
+                them (`ModelDescription.outputs`).
+            embedding_type: the numbers in which embeddings travel: ``"float32"``, or ``"float16"``, which takes half
+                the bytes.
+            allow: the classes that may answer, each by its label, a synonym, its class id, its index, or a group's name
+                (`ModelDescription.groups`); if empty, all, or those of the server's default. Their probabilities add
+                up to 1.
+            deny: classes that may not answer, named likewise.
+            roll_up: answer with a group of classes if no class alone is at least this probable and the group's
+                classes together are, 0 to 1; 0 means never.
             model: the name of a loaded model; if empty, the server's default model.
             version: the version of that model; if empty, its newest.
             novelty: tell whether the image shows any of the model's classes (``ImageResult.novelty``); without it, as
@@ -89,9 +104,21 @@ class Client(BaseClient):
             OSError: the file cannot be read.
             GlimpseError: the call failed; `glimpse.client.errors` shows the tree of errors.
         """
-        request = messages.to_requests(
-            top_k, min_probability, geometry, model, version, novelty=novelty, require_known=require_known
-        )(image)
+        asked = messages.Options(
+            top_k=top_k,
+            min_probability=min_probability,
+            geometry=geometry,
+            outputs=outputs,
+            embedding_type=embedding_type,
+            allow=allow,
+            deny=deny,
+            roll_up=roll_up,
+            novelty=novelty,
+            require_known=require_known,
+            model=model,
+            version=version,
+        )
+        request = messages.to_requests(asked)(image)
         response = self._answer(self._stub.Classify, request, timeout)
         return messages.from_response(response)[0].raise_for_error()
 
@@ -102,6 +129,11 @@ class Client(BaseClient):
         top_k: int | None = None,
         min_probability: float = 0.0,
         geometry: str = "",
+        outputs: Sequence[str] = (),
+        embedding_type: str = "float32",
+        allow: Sequence[str] = (),
+        deny: Sequence[str] = (),
+        roll_up: float = 0.0,
         model: str = "",
         version: str = "",
         novelty: bool | None = None,
@@ -121,7 +153,8 @@ class Client(BaseClient):
 
         Args:
             images: pairs of a key of your own and an image as `classify` takes it.
-            top_k, min_probability, geometry, model, version, novelty, require_known: as for `classify`, for all images.
+            top_k, min_probability, geometry, outputs, embedding_type, allow, deny, roll_up, novelty, require_known,
+                model, version: as for `classify`, for all images.
             timeout: seconds without any answer after which to give up; without it, the client's own timeout.
             in_flight: how many images may be read and not yet be yielded, at least 1.
             ordered: yield in the order of `images`. Otherwise results are yielded as the answers arrive.
@@ -136,12 +169,24 @@ class Client(BaseClient):
             GlimpseError: the call failed; `glimpse.client.errors` shows the tree of errors.
             Whatever `images` itself raises.
         """
+        asked = messages.Options(
+            top_k=top_k,
+            min_probability=min_probability,
+            geometry=geometry,
+            outputs=outputs,
+            embedding_type=embedding_type,
+            allow=allow,
+            deny=deny,
+            roll_up=roll_up,
+            novelty=novelty,
+            require_known=require_known,
+            model=model,
+            version=version,
+        )
         bulk: Bulk[K] = Bulk(
             self._open_stream,
             self.target,
-            messages.to_requests(
-                top_k, min_probability, geometry, model, version, novelty=novelty, require_known=require_known
-            ),
+            messages.to_requests(asked),
             in_flight=in_flight,
             ordered=ordered,
             reachability=self._reachability,

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import struct
+from array import array
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from glimpse.client.errors import Code, InvalidRequestError
 from glimpse.client.image_input import load
 from glimpse.client.results import (
     Agreement,
+    ClassGroup,
     ClassLabel,
     ImageError,
     ImageResult,
@@ -19,6 +23,7 @@ from glimpse.client.results import (
     ModelIdentity,
     Novelty,
     NoveltyThreshold,
+    OutputDescription,
     Prediction,
     PreStem,
     Runtime,
@@ -31,6 +36,7 @@ if TYPE_CHECKING:
     from glimpse.client.image_values import ImageInput
 
 _UINT32_MAX = 2**32 - 1
+_EMBEDDING_TYPES = {"float32": pb.EMBEDDING_TYPE_FLOAT32, "float16": pb.EMBEDDING_TYPE_FLOAT16}
 
 
 def to_selector(model: str, version: str) -> pb.ModelSelector:
@@ -43,19 +49,33 @@ def to_describe(model: str, version: str) -> pb.DescribeModelRequest:
     return pb.DescribeModelRequest(model=to_selector(model, version))
 
 
-def to_options(
-    top_k: int | None,
-    min_probability: float,
-    geometry: str,
-    *,
-    novelty: bool | None = None,
-    require_known: bool = False,
-) -> pb.ClassifyOptions:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What is asked for besides the image; `Client.classify` describes each."""
+
+    top_k: int | None = None
+    min_probability: float = 0.0
+    geometry: str = ""
+    outputs: Sequence[str] = ()
+    embedding_type: str = "float32"
+    allow: Sequence[str] = ()
+    deny: Sequence[str] = ()
+    roll_up: float = 0.0
+    novelty: bool | None = None
+    require_known: bool = False
+    model: str = ""
+    version: str = ""
+
+
+def to_options(asked: Options) -> pb.ClassifyOptions:
     """What to return of each image; what is in range is for the server to say.
 
     Raises:
         InvalidRequestError: `top_k` is a number that the message cannot hold.
+        ValueError: there is no such type of embeddings.
+        TypeError: a text stands where a list of texts should.
     """
+    top_k = asked.top_k
     if top_k is not None and not 0 <= top_k <= _UINT32_MAX:
         raise InvalidRequestError(
             Code.INVALID_ARGUMENT,
@@ -63,31 +83,34 @@ def to_options(
             f"top_k must be 1..number of classes. Received: {top_k}.",
             field="options.top_k",
         )
+    if asked.embedding_type not in _EMBEDDING_TYPES:
+        raise ValueError(f"embedding_type must be float32 or float16. Received: {asked.embedding_type!r}")
+    for name in ("outputs", "allow", "deny"):
+        if isinstance(value := getattr(asked, name), str):  # whose letters would be names
+            raise TypeError(f"{name} must be a list of names, such as [{value!r}]. Received: {value!r}")
     options = pb.ClassifyOptions(
-        top_k=top_k, min_probability=min_probability, geometry=geometry, require_known=require_known
+        top_k=top_k,
+        min_probability=asked.min_probability,
+        geometry=asked.geometry,
+        outputs=asked.outputs,
+        # Unset unless it matters: a request that asks for nothing new is what it always was.
+        embedding_type=_EMBEDDING_TYPES[asked.embedding_type] if asked.embedding_type != "float32" else None,
+        classes=pb.ClassChoice(allow=asked.allow, deny=asked.deny) if asked.allow or asked.deny else None,
+        roll_up=asked.roll_up,
+        require_known=asked.require_known,
     )
-    if novelty is not None:
-        options.novelty = novelty
+    if asked.novelty is not None:
+        options.novelty = asked.novelty
     return options
 
 
-def to_requests(
-    top_k: int | None,
-    min_probability: float,
-    geometry: str,
-    model: str,
-    version: str,
-    *,
-    novelty: bool | None = None,
-    require_known: bool = False,
-) -> Callable[[ImageInput], pb.ClassifyRequest]:
+def to_requests(asked: Options) -> Callable[[ImageInput], pb.ClassifyRequest]:
     """A function that turns an image into a request; it raises what `client.image_input.load` raises.
 
     Raises:
-        InvalidRequestError: as `to_options`.
+        InvalidRequestError, ValueError, TypeError: as `to_options`.
     """
-    selector = to_selector(model, version)
-    options = to_options(top_k, min_probability, geometry, novelty=novelty, require_known=require_known)
+    selector, options = to_selector(asked.model, asked.version), to_options(asked)
 
     def to_request(image: ImageInput) -> pb.ClassifyRequest:
         return pb.ClassifyRequest(model=selector, images=[load(image)], options=options)
@@ -108,7 +131,9 @@ def _identity(model: pb.ModelIdentity) -> ModelIdentity:
 def _result(result: pb.ImageResult, model: ModelIdentity) -> ImageResult:
     timing = result.timing
     return ImageResult(
-        predictions=tuple(Prediction(p.index, p.label, p.probability, p.class_id) for p in result.predictions),
+        predictions=tuple(
+            Prediction(p.index, p.label, p.probability, p.class_id, p.is_group) for p in result.predictions
+        ),
         error=_error(result.error) if result.HasField("error") else None,
         timing=Timing(
             timing.decode_seconds,
@@ -122,10 +147,20 @@ def _result(result: pb.ImageResult, model: ModelIdentity) -> ImageResult:
             timing.reply_seconds,
         ),
         model=model,
+        logits=array("f", result.logits) if result.logits else None,
+        embedding=_embedding(result),
+        probability_outside=result.probability_outside if result.HasField("probability_outside") else None,
         novelty=Novelty(result.novelty.score, result.novelty.threshold, result.novelty.known)
         if result.HasField("novelty")
         else None,
     )
+
+
+def _embedding(result: pb.ImageResult) -> array[float] | None:
+    if result.embedding_float16:
+        halves = result.embedding_float16
+        return array("f", struct.unpack(f"<{len(halves) // 2}e", halves))
+    return array("f", result.embedding) if result.embedding else None
 
 
 def _error(error: pb.ImageError) -> ImageError:
@@ -196,6 +231,8 @@ def from_description(reply: pb.DescribeModelResponse) -> ModelDescription:
         ),
         output=reply.output,
         options={name: _json(value) for name, value in reply.options.items()},
+        outputs=tuple(OutputDescription(each.name, each.size) for each in reply.outputs),
+        groups=tuple(ClassGroup(each.name, tuple(each.classes)) for each in reply.groups),
         novelty=NoveltyThreshold(
             reply.novelty.score, reply.novelty.threshold, reply.novelty.known_share, reply.novelty.images
         )

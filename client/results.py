@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,8 +16,9 @@ class Prediction:
 
     index: int  # position of the class in the network's output
     label: str  # for people, for example "cat"
-    probability: float  # calibrated, 0..1; all classes of an image add up to 1
+    probability: float  # calibrated, 0..1; all classes of an image that may answer add up to 1
     class_id: str = ""  # stable id where the data set has one, for example WordNet's "n02123045"
+    is_group: bool = False  # a group of classes, by its name; the index is that of its most probable class
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,11 @@ class ImageResult:
     timing: Timing | None = None  # None where the image never reached the server
     model: ModelIdentity | None = None  # None likewise
     novelty: Novelty | None = None  # None where it was not asked for
+    # What was asked for besides predictions: 32-bit floats, which NumPy takes without a copy (`np.asarray`); else None.
+    logits: array[float] | None = field(default=None, hash=False)  # of all classes, in the order of their index
+    embedding: array[float] | None = field(default=None, hash=False)  # the features in front of the last layer
+    # Where only some classes may answer: what all others have together of the probability without that choice.
+    probability_outside: float | None = None
 
     @classmethod
     def failed(cls, code: Code, reason: str, message: str) -> ImageResult:
@@ -115,6 +122,22 @@ class ClassLabel:
     label: str
     class_id: str = ""  # stable id where the data set has one, for example WordNet's "n02123045"
     synonyms: tuple[str, ...] = ()  # other names of the class
+
+
+@dataclass(frozen=True, slots=True)
+class ClassGroup:
+    """A named group of classes."""
+
+    name: str  # for example "dog"
+    classes: tuple[int, ...]  # indices of its classes, rising
+
+
+@dataclass(frozen=True, slots=True)
+class OutputDescription:
+    """One output of a model."""
+
+    name: str  # "probabilities", "logits" or "embedding"
+    size: int  # numbers for one image
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +239,8 @@ class ModelDescription:
     # Of the architecture, where they differ from the variant's: numbers, booleans, strings, lists or None.
     options: Mapping[str, Any] = field(default_factory=dict)
     novelty: NoveltyThreshold | None = None  # None: the model has no threshold, and novelty cannot be asked for
+    outputs: tuple[OutputDescription, ...] = ()  # that `classify` may be asked for; an older server tells none
+    groups: tuple[ClassGroup, ...] = ()  # by whose names classes may be allowed, denied or rolled up
 
     @property
     def multiply_adds(self) -> int:

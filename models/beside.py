@@ -14,6 +14,7 @@ from glimpse.models import bounded_files, messages
 from glimpse.models.drift import Reference
 from glimpse.models.errors import BundleError
 from glimpse.models.novelty import NoveltyThreshold
+from glimpse.models.outputs import EMBEDDING
 from glimpse.models.prestem.recipe import Recipe
 
 LABELS = ("labels.txt",)
@@ -75,12 +76,28 @@ def read_recipe(path: Path) -> Recipe:
     Raises:
         BundleError: the file cannot be read, or a field is not valid.
     """
+    return _read(path)[0]
+
+
+def read_embedding(path: Path) -> str:
+    """The output or node of a graph that a recipe's file names as its ``embedding``; empty: it names none.
+
+    Raises:
+        BundleError: as `read_recipe`.
+    """
+    return _read(path)[1]
+
+
+def _read(path: Path) -> tuple[Recipe, str]:
     try:
         text = bounded_files.read_text(path)
         values = bounded_files.parse_json(text) if path.suffix == ".json" else bounded_files.parse_toml(text)
         if not isinstance(values, dict):
             raise TypeError(f"it must be a JSON object. Received: {type(values).__name__}")  # noqa: TRY301 - one place says so
-        return Recipe.from_dict(values)
+        named = values.get(EMBEDDING, "")
+        if not isinstance(named, str):
+            raise TypeError(f"{EMBEDDING} must be the name of an output or node. Received: {named!r}")  # noqa: TRY301 - the same
+        return Recipe.from_dict({name: value for name, value in values.items() if name != EMBEDDING}), named
     except (OSError, ValueError, TypeError) as error:
         raise BundleError(f"The recipe {path} cannot be used: {messages.short(error)}") from error
 

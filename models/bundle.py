@@ -29,6 +29,7 @@ from glimpse.models.bounded_files import shown
 from glimpse.models.catalogue import UnknownArchitectureError, find
 from glimpse.models.drift import Reference
 from glimpse.models.errors import BundleError
+from glimpse.models.groups import ClassGroup, groups_of
 from glimpse.models.labels import LABELS, ClassLabel, check_labels, line_of, read_labels
 from glimpse.models.novelty import NoveltyThreshold
 from glimpse.models.prestem.recipe import Recipe
@@ -92,6 +93,9 @@ class Bundle:
     # From which score on an image is unknown to the model; None: none has been fitted.
     novelty: NoveltyThreshold | None = None
     drift: Reference | None = None  # with which a server compares what it sees; None: there is none
+    # Of such a graph: the output or node that is the embedding; empty: what its last layer with weights reads.
+    embedding: str = ""
+    groups: tuple[ClassGroup, ...] = ()  # of its classes, by name
     random: bool = False  # its weights are random numbers, see `models.random_weights`: its answers mean nothing
     # Of the weights' files, when they were seen to have that digest; None: they have not been looked at.
     verified_versions: tuple[FileVersion, ...] | None = dataclasses.field(default=None, compare=False, repr=False)
@@ -348,6 +352,7 @@ def _from_dict(folder: Path, values: dict[str, Any]) -> Bundle:
         options=options,
         input_shape=(shape[0], shape[1], shape[2]),
         labels=labels,
+        groups=groups_of(folder, labels),
         recipe=recipe,
         temperature=temperature,
         weights_file=weights,

@@ -87,12 +87,12 @@ def indices(names: Iterable[str], labels: Sequence[ClassLabel], *, data: object,
     Raises:
         ValueError: the model does not know a class, or several of its classes have that name; the message names them.
     """
-    tables = _by_name(labels)
+    tables = by_name(labels)
     found: dict[str, int] = {}
     unknown: list[str] = []
     shared: list[str] = []
     for name in sorted(set(names)):
-        keys = (name, _plain(name))
+        keys = (name, plain(name))
         places = next((at for table in tables for key in keys if (at := table.get(key))), set())
         if not places:
             unknown.append(name)
@@ -121,20 +121,21 @@ def some(names: Sequence[str]) -> str:
     return ", ".join(names[:_NAMED]) + more
 
 
-def _by_name(labels: Sequence[ClassLabel]) -> tuple[dict[str, set[int]], ...]:
+def by_name(labels: Sequence[ClassLabel]) -> tuple[dict[str, set[int]], ...]:
     """The places of the classes that have a name: as it is written, then in any way, then as a synonym."""
     exact, others, synonyms = (defaultdict[str, set[int]](set) for _ in range(3))
     for place, each in enumerate(labels):
         for name in filter(None, (each.class_id, each.label)):
             exact[name].add(place)
-            others[_plain(name)].add(place)
+            others[plain(name)].add(place)
         for name in (*each.label.split(","), *each.synonyms):
-            if plain := _plain(name):
-                synonyms[plain].add(place)
+            if key := plain(name):
+                synonyms[key].add(place)
     return exact, others, synonyms
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
+    """A name as it is compared with others: without upper case and underscores, and with single spaces."""
     return " ".join(name.casefold().replace("_", " ").split())
 
 

@@ -1,7 +1,7 @@
 """Names of a model's outputs: what can be asked of a network for each image.
 
-Every network has the two below. A new one, such as an embedding, is one more layer of that name in
-`models.serving.serving_outputs`; runtimes, batcher and pipeline carry whatever a model has, by name.
+Every network has the first two below. A new one is one more layer of that name in `models.serving.serving_outputs`;
+runtimes, batcher and pipeline carry whatever a model has, by name.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 PROBABILITIES: Final = "probabilities"  # softmax(logits / temperature), [classes]
 LOGITS: Final = "logits"  # what the network gives before temperature and softmax, [classes]
+# The features that the last layer makes the logits of, [D], see `models.features`; most networks have it.
+EMBEDDING: Final = "embedding"
 
 DEFAULT_OUTPUTS: Final = frozenset({PROBABILITIES})  # what is computed unless something else is asked for
 

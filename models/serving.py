@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from glimpse.models import keras_files, outputs, weights
+from glimpse.models import features, keras_files, outputs, weights
 from glimpse.models.builder import Assembly, assemble
 from glimpse.models.bundle import Bundle
 from glimpse.models.catalogue import find
@@ -82,13 +82,23 @@ def logits_model(assembly: Assembly, recipe: Recipe) -> keras.Model:
     Raises:
         ValueError: the recipe produces images of another shape than the network takes.
     """
+    pixels, scaled = _scaled_pixels(assembly, recipe)
+    return keras.Model(pixels, assembly.model(scaled), name="logits")
+
+
+def _scaled_pixels(assembly: Assembly, recipe: Recipe) -> tuple[keras.KerasTensor, keras.KerasTensor]:
+    """uint8 ``[N, H, W, C]``, and the network's input that the pre-stem's scaling makes of it.
+
+    Raises:
+        ValueError: the recipe produces images of another shape than the network takes.
+    """
     if (takes := tuple(assembly.model.input_shape[1:])) != recipe.shape:
         raise ValueError(
             f"The network takes images of shape {takes}, but the recipe produces {recipe.shape}. "
             f"{change_for(recipe, takes)}"
         )
     pixels = keras.Input(recipe.pixels_shape, dtype="uint8", name="pixels")
-    return keras.Model(pixels, assembly.model(graph.scale(pixels, recipe)), name="logits")
+    return pixels, graph.scale(pixels, recipe)
 
 
 def logits(network: keras.Model, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -110,15 +120,19 @@ def serving_outputs(assembly: Assembly, recipe: Recipe, temperature: float) -> k
         temperature: above 1 softens the probabilities, below 1 sharpens them; the ranking stays.
 
     Returns:
-        uint8 ``[N, H, W, C]`` -> a list of float32 ``[N, classes]``: probabilities, logits.
+        uint8 ``[N, H, W, C]`` -> a list of float32 arrays: probabilities and logits ``[N, classes]``, and embedding
+        ``[N, D]`` where the network has one (`models.features`).
     """
     if not temperature > 0:
         raise ValueError(f"The temperature must be positive. Received: {temperature}")
-    network = logits_model(assembly, recipe)
-    logits = keras.layers.Identity(dtype="float32", name=outputs.LOGITS)(network.output)
+    pixels, scaled = _scaled_pixels(assembly, recipe)
+    network = features.with_embedding(assembly.model)
+    given = [assembly.model(scaled)] if network is None else network(scaled)
+    logits = keras.layers.Identity(dtype="float32", name=outputs.LOGITS)(given[0])
+    embedding = [keras.layers.Identity(dtype="float32", name=outputs.EMBEDDING)(each) for each in given[1:]]
     x = keras.layers.Rescaling(1 / temperature, dtype="float32", name="temperature")(logits)
     x = keras.layers.Softmax(dtype="float32", name=outputs.PROBABILITIES)(x)
-    return keras.Model(network.input, [x, logits], name="serving")
+    return keras.Model(pixels, [x, logits, *embedding], name="serving")
 
 
 def serving_model(assembly: Assembly, recipe: Recipe, temperature: float) -> keras.Model:

@@ -15,6 +15,7 @@ from glimpse.models import bundle as bundles
 from glimpse.models.bundle import Bundle, BundleError, ClassLabel, read_labels
 from glimpse.models.catalogue import find
 from glimpse.models.golden import ANSWERS, FOLDER
+from glimpse.models.groups import groups_of
 from glimpse.models.novelty import NoveltyThreshold
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.models.spec import Architecture
@@ -257,6 +258,7 @@ def _graph(source: ModelSource, graph: foreign.GraphFile) -> Bundle:
             )
     labels = read_labels(source.labels) if source.labels else None
     found = foreign.details(graph, labels, beside.read_recipe(source.recipe) if source.recipe else None)
+    embedding = beside.read_embedding(source.recipe) if source.recipe else found.embedding
     made = _made(
         graph.path,
         name=_name(graph.name),
@@ -267,7 +269,7 @@ def _graph(source: ModelSource, graph: foreign.GraphFile) -> Bundle:
         metrics={},
     )
     golden = FOLDER if (graph.path.parent / FOLDER / ANSWERS).is_file() else ""
-    return replace(_calibrated(made), graph=graph.format.name, golden=golden)
+    return replace(_calibrated(made), graph=graph.format.name, golden=golden, embedding=embedding)
 
 
 def _calibrated(made: Bundle) -> Bundle:
@@ -305,6 +307,7 @@ def _made(
         options=source.options,
         input_shape=recipe.shape,
         labels=labels,
+        groups=groups_of(path.parent, labels),
         recipe=recipe,
         temperature=temperature,
         weights_file=path.name,

@@ -60,6 +60,7 @@ class NetworkSummary:
     trainable_parameters: int  # those of them that training may change
     output: Output = "logits"  # its own output; a user's model may give probabilities only
     notes: tuple[str, ...] = ()  # about choices between tensors of its weights file
+    embedding: int = 0  # numbers in the embedding of an image; 0: it has none
 
     @property
     def multiply_adds(self) -> int:

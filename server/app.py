@@ -32,7 +32,7 @@ from glimpse.server.guard import Guard
 from glimpse.server.health import HEALTH, Health
 from glimpse.server.interceptors import CallInterceptor
 from glimpse.server.interruptible import run_until_stopped
-from glimpse.server.loading import load_configured
+from glimpse.server.loading import default_choice, load_configured
 from glimpse.server.memory import Memory, keep_trimmed, settle
 from glimpse.server.metrics import Metrics
 from glimpse.server.open_inference import servicer as open_inference
@@ -134,6 +134,7 @@ class Server:
             max_images=settings.max_images_per_request,
             geometries=settings.allow_geometries,
             novelty=settings.novelty,
+            classes=default_choice(settings),
         )
         services = (SERVICE, open_inference.SERVICE) if settings.open_inference else (SERVICE,)
         self._health = Health(*services, HEALTH)

@@ -51,6 +51,8 @@ def describe(model: LoadedModel, limits: pb.Limits) -> pb.DescribeModelResponse:
         output=network.output,
         options={name: json.dumps(value) for name, value in bundle.options.items()},
         novelty=None if novelty is None else pb.NoveltyThreshold(**novelty.to_dict()),
+        outputs=[pb.OutputDescription(name=name, size=size) for name, size in model.output_sizes().items()],
+        groups=[pb.ClassGroup(name=group.name, classes=group.classes) for group in bundle.groups],
     )
 
 

@@ -40,6 +40,14 @@ class ModelSelector:
 
 
 @dataclass(frozen=True, slots=True)
+class ClassChoice:
+    """Names of the classes that may answer, and of those that may not; see `models.class_names`."""
+
+    allow: tuple[str, ...] = ()  # empty: all
+    deny: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ClassifyRequest:
     """Images to classify and what to return of each."""
 
@@ -54,6 +62,10 @@ class ClassifyRequest:
     timeout: float | None = None  # seconds from its beginning, besides the deadline of its call
     novelty: bool | None = None  # tell of each image whether it shows any of the classes; None: as the server's default
     require_known: bool = False  # no predictions of images that show none of them
+    classes: ClassChoice | None = None  # which may answer; None: all
+    roll_up: float = (
+        0.0  # the probability from which on an answer is certain enough not to become a group; 0: none does
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +78,13 @@ class Caller:
 
 @dataclass(slots=True)  # not frozen, which takes three times as long to make: there are several for each image
 class Prediction:
-    """One class and its calibrated probability."""
+    """One class and its calibrated probability, or a group of classes and theirs together."""
 
-    index: int
+    index: int  # of a group, that of its most probable class
     label: str
     class_id: str
     probability: float
+    is_group: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +153,7 @@ class ImageResult:
     outputs: Outputs = field(default_factory=dict)  # that have not become predictions, each for this image: float32
     error: InvalidImageError | None = None
     novelty: Novelty | None = None  # None: not asked for
+    outside: float | None = None  # probability of the classes that may not answer; None: all may
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,9 @@ from glimpse.server.batching.batcher import Batcher, Observer
 from glimpse.server.batching.device import SharedDevice
 from glimpse.server.batching.model_queue import ModelQueue
 from glimpse.server.batching.sleep_queue import SleepQueue
+from glimpse.server.class_choice import Classes
+from glimpse.server.domain import ClassChoice
+from glimpse.server.errors import InvalidRequestError
 from glimpse.server.progress import Progress, untold
 from glimpse.server.registry import LoadedModel
 from glimpse.server.runtime import converted_cache, golden_check, memory_budget, selection, simulated
@@ -51,6 +54,7 @@ class LoadOptions:
     simulated_seconds: Mapping[int, float]  # by batch size; empty: those of an H100
     stuck_seconds: float
     auto: bool = False  # nobody has named a runtime
+    classes: ClassChoice | None = None  # that answer requests which do not choose; None: all
     geometries: frozenset[str] | None = None  # that a request may choose; None: those of the server
     weight: float = 1.0  # that the model's time on the device is in proportion to, while others wait
     device: SharedDevice | None = None  # on which other models compute, too; None: it is the model's alone
@@ -76,6 +80,7 @@ class LoadOptions:
             simulated_seconds=settings.simulated_seconds,
             stuck_seconds=settings.stuck_seconds,
             auto=settings.runtime == "auto",
+            classes=default_choice(settings),
         )
 
 
@@ -158,6 +163,7 @@ def load_model(
         bundle = _named(bundle, named)
         golden = golden_check.load(bundle, options.golden)
     _check_memory(bundle, options)
+    _check_classes(bundle, options)
     try:
         bundle = bundle.verified()
         summary, served = _imported_and_served(bundle, golden, options, progress, warming)
@@ -275,6 +281,26 @@ def _imported_and_served(
             return model.summary, served
 
     return selection.first(options.runtimes, attempt)
+
+
+def default_choice(settings: Settings) -> ClassChoice | None:
+    """The classes that answer requests which do not choose; None: all."""
+    allow, deny = settings.allow_classes, settings.deny_classes
+    return ClassChoice(allow, deny) if allow or deny else None
+
+
+def _check_classes(bundle: Bundle, options: LoadOptions) -> None:
+    """Refuse a model that lacks the classes of the settings, before its first request does.
+
+    Raises:
+        ValueError: it lacks one; the message names it.
+    """
+    if options.classes is None:
+        return
+    try:
+        Classes(bundle).chosen(options.classes)
+    except InvalidRequestError as error:
+        raise ValueError(f"{error.message} Check GLIMPSE_ALLOW_CLASSES and GLIMPSE_DENY_CLASSES.") from None
 
 
 def _check_memory(bundle: Bundle, options: LoadOptions) -> None:

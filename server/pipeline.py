@@ -21,15 +21,16 @@ from numpy.typing import NDArray
 from glimpse.models.decoding.cost import Cost
 from glimpse.models.drift import ImageFigures, image_figures
 from glimpse.models.novelty import NoveltyThreshold
-from glimpse.models.outputs import LOGITS
+from glimpse.models.outputs import LOGITS, PROBABILITIES
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.server import domain
 from glimpse.server.admission import Admission, Permits
 from glimpse.server.batching.batch_queue import Answer
+from glimpse.server.class_choice import Chosen
 from glimpse.server.decoding.pool import DecodePool, DecodeTask
 from glimpse.server.decoding.prepare import is_prepared
 from glimpse.server.decoding.where import Decoding
-from glimpse.server.domain import Arrival, Caller, Classification, ClassifyRequest, ImageResult, Timing
+from glimpse.server.domain import Arrival, Caller, ClassChoice, Classification, ClassifyRequest, ImageResult, Timing
 from glimpse.server.drift import ModelDrift, Seen
 from glimpse.server.errors import (
     DeadlineExceededError,
@@ -45,6 +46,9 @@ from glimpse.server.novelty import threshold, told_novelty
 from glimpse.server.postprocessing import DEFAULT_TOP_K, postprocess
 from glimpse.server.registry import LoadedModel, ModelRegistry
 
+_NAMED = 5  # outputs that a message repeats
+_OF_A_CHOICE = frozenset({PROBABILITIES, LOGITS})  # of which the probabilities among some classes are made
+
 
 @dataclass(frozen=True, slots=True)
 class _Job:
@@ -54,12 +58,14 @@ class _Job:
     recipe: Recipe
     top_k: int
     min_probability: float
-    outputs: frozenset[str]
+    outputs: frozenset[str]  # that are computed
+    wanted: frozenset[str]  # those of them that are returned
     ranked: bool
+    chosen: Chosen | None  # the classes that may answer; None: all
+    roll_up: float
     caller: Caller
     metrics: ModelMetrics
     novelty: NoveltyThreshold | None  # None: not asked for
-    asked: frozenset[str]  # of the outputs, those that the request names
     drift: ModelDrift | None  # None: nothing is counted
     require_known: bool
 
@@ -90,12 +96,14 @@ class Pipeline:
         *,
         max_images: int,
         geometries: frozenset[str],
+        classes: ClassChoice | None = None,
         novelty: bool = False,
     ) -> None:
         """Put the stages together; `decoders` runs `decoding` beside the event loop.
 
-        A request may hold `max_images` and ask for one of `geometries`. `novelty`: tell of each image whether it shows
-        any of the classes, unless a request says otherwise.
+        A request may hold `max_images` and ask for one of `geometries`. One that does not choose which classes may
+        answer gets `classes`; None: all. `novelty`: tell of each image whether it shows any of the classes, unless a
+        request says otherwise.
         """
         self._registry = registry
         self._admission = admission
@@ -104,7 +112,7 @@ class Pipeline:
         self._metrics = metrics
         self._max_images = max_images
         self._geometries = geometries
-        self._novelty = novelty
+        self._classes, self._novelty = classes, novelty
 
     def check_number(self, images: int) -> None:
         """To be asked before anything is made of each image of a request.
@@ -273,14 +281,25 @@ class Pipeline:
         timing.queue, timing.compute = answer.queue_seconds, answer.compute_seconds
         timing.batch_size, timing.batch = answer.batch_size, answer.batch
         self._metrics.image("classified")
-        outputs = answer.outputs
-        if work.outputs != work.asked:
-            outputs = {name: values for name, values in outputs.items() if name in work.asked}
+        outputs, outside = answer.outputs, None
+        if work.chosen is not None:
+            among, outside = work.chosen.probabilities(outputs)
+            outputs = {name: among if name == PROBABILITIES else outputs[name] for name in work.wanted}
+        elif work.outputs != work.wanted:
+            outputs = {name: values for name, values in outputs.items() if name in work.wanted}
         if not work.ranked:
-            return ImageResult(timing, outputs=outputs)
-        labels = work.model.bundle.labels
-        predictions, others = postprocess(outputs, labels, k=work.top_k, min_probability=work.min_probability)
-        return ImageResult(timing, predictions, others)
+            return ImageResult(timing, outputs=outputs, outside=outside)
+        model = work.model
+        predictions, others = postprocess(
+            outputs,
+            model.bundle.labels,
+            k=work.top_k,
+            min_probability=work.min_probability,
+            chosen=work.chosen,
+            groups=model.classes.groups if work.roll_up else (),
+            roll_up=work.roll_up,
+        )
+        return ImageResult(timing, predictions, others, outside=outside)
 
     def _abandon(self, flight: _Flight, work: _Job) -> None:
         """Count an image of a request that has failed, and stop what can be stopped of its way."""
@@ -368,22 +387,57 @@ class Pipeline:
                 f"min_probability must be from 0 to 1. Received: {request.min_probability}",
                 field="options.min_probability",
             )
-        known = f"outputs must be some of {sorted(model.outputs)}. Received: {sorted(request.outputs)}"
-        if not request.outputs:
-            raise ValueError(known)
-        if not request.outputs <= model.outputs:
-            raise InvalidRequestError(Reason.INVALID_TENSOR, known, field="outputs")
+        if not 0 <= request.roll_up <= 1:
+            raise InvalidRequestError(
+                Reason.ROLL_UP_OUT_OF_RANGE,
+                f"roll_up must be from 0 to 1. Received: {request.roll_up}",
+                field="options.roll_up",
+            )
+        self._check_outputs(request, model)
+        choice = request.classes or self._classes
+        chosen = None if choice is None else model.classes.chosen(choice)
+        outputs = request.outputs if chosen is None else request.outputs | _OF_A_CHOICE
         metrics = self._metrics.of(model.identity.name, model.identity.version)
         recipe = self._recipe(request, model)
         novelty = threshold(request, model.bundle, default=self._novelty)
-        outputs = request.outputs if novelty is None else request.outputs | {LOGITS}
+        if novelty is not None:
+            outputs |= {LOGITS}
         drift = self._metrics.drift.of(model.bundle)
         if drift is not None:
             outputs |= drift.needs
         return _Job(
-            *(model, recipe, k, request.min_probability, outputs, request.ranked, caller, metrics),
-            *(novelty, request.outputs, drift, request.require_known),
+            model=model,
+            recipe=recipe,
+            top_k=k,
+            min_probability=request.min_probability,
+            outputs=outputs,
+            wanted=request.outputs,
+            ranked=request.ranked,
+            chosen=chosen,
+            roll_up=request.roll_up,
+            caller=caller,
+            metrics=metrics,
+            novelty=novelty,
+            drift=drift,
+            require_known=request.require_known,
         )
+
+    def _check_outputs(self, request: ClassifyRequest, model: LoadedModel) -> None:
+        """Look whether the model has the outputs that are asked for.
+
+        Raises:
+            InvalidRequestError: expected; it lacks one.
+            ValueError: you should fix your code; no output is asked for.
+        """
+        if request.outputs and request.outputs <= model.outputs:
+            return
+        received = ", ".join(map(shown, sorted(request.outputs - model.outputs)[:_NAMED])) or "none"
+        told = f"outputs must be some of {', '.join(sorted(model.outputs))}. Received: {received}"
+        if not request.outputs:
+            raise ValueError(told)
+        if request.ranked:
+            raise InvalidRequestError(Reason.UNKNOWN_OUTPUT, told, field="options.outputs")
+        raise InvalidRequestError(Reason.INVALID_TENSOR, told, field="outputs")
 
     def _recipe(self, request: ClassifyRequest, model: LoadedModel) -> Recipe:
         """The pre-stem of this request.

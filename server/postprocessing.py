@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from glimpse.models.bundle import ClassLabel
 from glimpse.models.outputs import PROBABILITIES, Outputs
+from glimpse.server.class_choice import Chosen, Group
 from glimpse.server.domain import Prediction
 
 DEFAULT_TOP_K = 5
@@ -19,12 +20,52 @@ _BLOCK = 64  # classes
 
 
 def postprocess(
-    outputs: Outputs, labels: Sequence[ClassLabel], *, k: int, min_probability: float
+    outputs: Outputs,
+    labels: Sequence[ClassLabel],
+    *,
+    k: int,
+    min_probability: float,
+    chosen: Chosen | None = None,
+    groups: Sequence[Group] = (),
+    roll_up: float = 0.0,
 ) -> tuple[tuple[Prediction, ...], Outputs]:
-    """Predictions of one image, none where no probabilities were asked for, and the other outputs as they are."""
+    """Predictions of one image, none where no probabilities were asked for, and the other outputs as they are.
+
+    Args:
+        outputs: of the network, by name.
+        labels: one a class.
+        k: the most predictions.
+        min_probability: leave out predictions below it.
+        chosen: the classes that may answer; None: all. The probabilities of others are 0.
+        groups: that the answer may be rolled up to, the smallest first.
+        roll_up: the probability that a class or else a group must have to be the answer; 0: any will do.
+    """
     others = {name: values for name, values in outputs.items() if name != PROBABILITIES}
     found = outputs.get(PROBABILITIES)
-    return () if found is None else top_k(found, labels, k=k, min_probability=min_probability), others
+    if found is None:
+        return (), others
+    places = None if chosen is None else chosen.classes
+    if places is None:
+        predictions = top_k(found, labels, k=k, min_probability=min_probability)
+    else:
+        allowed = [labels[place] for place in places]
+        predictions = top_k(found[places], allowed, k=min(k, len(places)), min_probability=min_probability)
+        for each in predictions:
+            each.index = int(places[each.index])
+    if groups and (group := rolled_up(found, groups, roll_up)) is not None and group.probability >= min_probability:
+        predictions = (group, *predictions)[:k]
+    return predictions, others
+
+
+def rolled_up(probabilities: NDArray[np.float32], groups: Sequence[Group], least: float) -> Prediction | None:
+    """The first of the groups that is at least so probable, where no class is; else None."""
+    if probabilities.max() >= least:
+        return None
+    for group in groups:
+        theirs = probabilities[group.classes]
+        if (together := float(theirs.sum(dtype=np.float64))) >= least:
+            return Prediction(int(group.classes[theirs.argmax()]), group.name, "", min(1.0, together), is_group=True)
+    return None
 
 
 def top_k(

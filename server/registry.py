@@ -9,9 +9,10 @@ from enum import StrEnum
 from typing import Protocol
 
 from glimpse.models.bundle import Bundle
-from glimpse.models.outputs import DEFAULT_OUTPUTS
+from glimpse.models.outputs import DEFAULT_OUTPUTS, EMBEDDING
 from glimpse.models.spec import NetworkSummary
 from glimpse.server.batching.model_queue import ModelQueue
+from glimpse.server.class_choice import Classes
 from glimpse.server.domain import ModelIdentity, ModelSelector
 from glimpse.server.errors import ModelNotFoundError, Reason, UnavailableError, shown
 from glimpse.server.runtime.agreement import Agreement
@@ -109,10 +110,17 @@ class LoadedModel:
     uses: Uses = field(default_factory=Uses, repr=False, compare=False)  # by requests
     sleep: Sleep | None = field(default=None, repr=False, compare=False)  # None: it is always awake
     identity: ModelIdentity = field(init=False)
+    classes: Classes = field(init=False, repr=False, compare=False)  # by name
 
     def __post_init__(self) -> None:
         identity = ModelIdentity(self.bundle.name, self.bundle.version, self.bundle.weights_digest)
         object.__setattr__(self, "identity", identity)
+        object.__setattr__(self, "classes", Classes(self.bundle))
+
+    def output_sizes(self) -> dict[str, int]:
+        """How many numbers each output has for an image, by name."""
+        classes = len(self.bundle.labels)
+        return {name: self.network.embedding if name == EMBEDDING else classes for name in sorted(self.outputs)}
 
     @property
     def asleep(self) -> bool:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import grpc.aio
+import numpy as np
 
+from glimpse.models.outputs import DEFAULT_OUTPUTS, EMBEDDING, LOGITS
 from glimpse.server import domain
 from glimpse.server.access.call_context import CallContext, current_call
 from glimpse.server.classify_stream import ClassifyStream
@@ -22,6 +25,15 @@ from glimpse.v1 import classifier_pb2_grpc
 SERVICE = pb.DESCRIPTOR.services_by_name["ImageClassifier"].full_name
 
 Context = grpc.aio.ServicerContext[Any, Any]
+
+_HALF = np.finfo(np.float16)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked(domain.ClassifyRequest):
+    """What is asked for, and in which numbers its answer is to be."""
+
+    half: bool = False  # embeddings in 16 bits
 
 
 def gates(service: Service) -> Mapping[str, Gate]:
@@ -43,7 +55,7 @@ class ImageClassifier(classifier_pb2_grpc.ImageClassifierServicer):
         call = current_call.get()
         asked = self._codec.asked(request, call)
         answer = await self._service.classify(asked, call, caller_of(call, context))
-        return self._codec.replied(answer, call)
+        return self._codec.replied(asked, answer, call)
 
     async def DescribeModel(  # noqa: N802 - the contract's name
         self,
@@ -70,7 +82,7 @@ class _Codec:
     def __init__(self, service: Service) -> None:
         self._service = service
 
-    def asked(self, request: pb.ClassifyRequest, call: CallContext) -> domain.ClassifyRequest:
+    def asked(self, request: pb.ClassifyRequest, call: CallContext) -> Asked:
         """What a request asks for.
 
         Raises:
@@ -79,9 +91,11 @@ class _Codec:
         self._service.check_size(call, request.model.name, len(request.images))
         return _request(request)
 
-    def replied(self, answer: Classification, call: CallContext, *, stream_id: str = "") -> pb.ClassifyResponse:
+    def replied(
+        self, asked: Asked, answer: Classification, call: CallContext, *, stream_id: str = ""
+    ) -> pb.ClassifyResponse:
         """The reply to a request; `stream_id` is its id where it came on a stream."""
-        response = _response(answer)
+        response = _response(answer, half=asked.half)
         # What this took is part of the last stage, which the reply tells, too.
         self._service.replied(answer, call, stream_id=stream_id)
         for sent, result in zip(response.results, answer.results, strict=True):
@@ -91,17 +105,18 @@ class _Codec:
     def request_id(self, message: pb.ClassifyStreamRequest) -> str:
         return message.id
 
-    def request(self, message: pb.ClassifyStreamRequest, call: CallContext) -> domain.ClassifyRequest:
+    def request(self, message: pb.ClassifyStreamRequest, call: CallContext) -> Asked:
         return self.asked(message.request, call)
 
     def answer(
         self,
         request_id: str,
-        request: domain.ClassifyRequest,  # noqa: ARG002 - the protocol's
+        request: Asked,
         answer: Classification,
         call: CallContext,
     ) -> pb.ClassifyStreamResponse:
-        return pb.ClassifyStreamResponse(id=request_id, response=self.replied(answer, call, stream_id=request_id))
+        response = self.replied(request, answer, call, stream_id=request_id)
+        return pb.ClassifyStreamResponse(id=request_id, response=response)
 
     def refusal(self, request_id: str, error: ServiceError) -> pb.ClassifyStreamResponse:
         return pb.ClassifyStreamResponse(
@@ -119,9 +134,9 @@ def _selector(model: pb.ModelSelector) -> domain.ModelSelector:
     return domain.ModelSelector(model.name, model.version)
 
 
-def _request(request: pb.ClassifyRequest) -> domain.ClassifyRequest:
+def _request(request: pb.ClassifyRequest) -> Asked:
     options = request.options
-    return domain.ClassifyRequest(
+    return Asked(
         images=tuple(_image(image) for image in request.images),
         model=_selector(request.model),
         top_k=options.top_k if options.HasField("top_k") else None,
@@ -129,7 +144,16 @@ def _request(request: pb.ClassifyRequest) -> domain.ClassifyRequest:
         geometry=options.geometry,
         novelty=options.novelty if options.HasField("novelty") else None,
         require_known=options.require_known,
+        outputs=DEFAULT_OUTPUTS.union(options.outputs) if options.outputs else DEFAULT_OUTPUTS,
+        half=options.embedding_type == pb.EMBEDDING_TYPE_FLOAT16,
+        classes=_choice(options.classes) if options.HasField("classes") else None,
+        roll_up=options.roll_up,
     )
+
+
+def _choice(classes: pb.ClassChoice) -> domain.ClassChoice | None:
+    allow, deny = tuple(classes.allow), tuple(classes.deny)
+    return domain.ClassChoice(allow, deny) if allow or deny else None
 
 
 def _image(image: pb.Image) -> domain.Image:
@@ -138,8 +162,27 @@ def _image(image: pb.Image) -> domain.Image:
     return domain.EncodedImage(image.encoded)
 
 
-def _response(answer: Classification) -> pb.ClassifyResponse:
-    return pb.ClassifyResponse(model=identity(answer.model), results=[_result(result) for result in answer.results])
+def _response(answer: Classification, *, half: bool) -> pb.ClassifyResponse:
+    response = pb.ClassifyResponse(model=identity(answer.model), results=[_result(result) for result in answer.results])
+    for sent, result in zip(response.results, answer.results, strict=True):
+        if result.outputs:
+            _add_outputs(sent, result, half=half)
+        if result.outside is not None:
+            sent.probability_outside = result.outside
+    return response
+
+
+def _add_outputs(sent: pb.ImageResult, result: ImageResult, *, half: bool) -> None:
+    """What was asked for besides predictions."""
+    if (logits := result.outputs.get(LOGITS)) is not None:
+        sent.logits.extend(logits.tolist())
+    if (embedding := result.outputs.get(EMBEDDING)) is None:
+        return
+    if half:
+        # A number that has no place in 16 bits becomes the largest that has: an infinity would spoil every distance.
+        sent.embedding_float16 = embedding.clip(_HALF.min, _HALF.max).astype("<f2").tobytes()
+    else:
+        sent.embedding.extend(embedding.tolist())
 
 
 def _result(result: ImageResult) -> pb.ImageResult:
@@ -147,7 +190,9 @@ def _result(result: ImageResult) -> pb.ImageResult:
     timing, novelty = result.timing, result.novelty
     return pb.ImageResult(
         predictions=[
-            pb.Prediction(index=p.index, label=p.label, class_id=p.class_id, probability=p.probability)
+            pb.Prediction(
+                index=p.index, label=p.label, class_id=p.class_id, probability=p.probability, is_group=p.is_group
+            )
             for p in result.predictions
         ],
         error=None

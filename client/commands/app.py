@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from glimpse import __version__
-from glimpse.client.commands import classify, config, describe, exits, models, sort
+from glimpse.client.commands import classify, config, describe, embed, exits, models, sort
 from glimpse.client.commands.help import Command, examples
 from glimpse.client.commands.option_groups import explain
 from glimpse.client.commands.server_options import option_kinds
@@ -59,9 +59,18 @@ app.command(
         "glimpse classify holiday/ 'scans/*.png'",
         "glimpse classify --json --top-k 1 holiday/ > answers.jsonl",
         "glimpse classify --csv -o answers.csv --resume holiday/",
+        "glimpse classify --only cat,dog --roll-up 0.8 photo.jpg",
         "curl -s https://example.org/cat.jpg | glimpse classify -",
     ),
 )(classify.classify)
+app.command(
+    cls=Command,
+    epilog=examples("glimpse embed holiday/ -o vectors.npy", "glimpse embed holiday/ -o vectors.jsonl --resume"),
+)(embed.embed)
+app.command(
+    cls=Command,
+    epilog=examples("glimpse similar photo.jpg holiday/", "glimpse similar photo.jpg holiday/ --threshold 0.95"),
+)(embed.similar)
 app.command(
     cls=Command,
     epilog=examples(

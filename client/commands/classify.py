@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from glimpse.client.commands import exits
+from glimpse.client.commands.class_options import ClassOptions, class_options
 from glimpse.client.commands.find_images import STDIN, find, why_not_found
 from glimpse.client.commands.output import Output
 from glimpse.client.commands.output_options import OutputOptions, output_options
@@ -25,9 +26,11 @@ if TYPE_CHECKING:
 
 @server_options
 @request_options
+@class_options
 @output_options
 def classify(
     output: OutputOptions,
+    classes: ClassOptions,
     request: RequestOptions,
     server: ServerOptions,
     images: Annotated[
@@ -69,34 +72,41 @@ def classify(
     Answers come in the order of the images. An image that cannot be read or classified is reported in its place, and
     the others are classified all the same. Folders may be of any size: only the images in flight are in memory.
     """
-    _check_stdin(images)
+    check_stdin(images)
     with (
         server.client() as client,
         output.opened(top_k) as answers,
         progress(lambda: find(images), aside=output.aside) as advance,
     ):
         results = client.classify_many(
-            _to_send(images, answers, advance),
+            to_send(images, answers, advance),
             top_k=top_k,
             min_probability=min_probability,
             novelty=novelty,
             require_known=require_known,
+            **classes.arguments(),
             **request.arguments(),
         )
         for path, result in results:
-            answers.write(path, _explained(path, result))
+            answers.write(path, explained(path, result))
             advance(failed=result.error is not None)
     if said := answers.summary:
         typer.echo(plain(said), err=True)
-    _say_failed(answers.failed, quiet=output.silent)
+    say_failed(answers.failed, quiet=output.silent)
 
 
-def _check_stdin(images: list[str]) -> None:
+def check_stdin(images: list[str]) -> None:
+    """Refuse to read the standard input twice.
+
+    Raises:
+        typer.BadParameter: it is named twice.
+    """
     if images.count(STDIN) > 1:
         raise typer.BadParameter("- stands for the standard input, which can be read only once.", param_hint="IMAGE")
 
 
-def _to_send(arguments: list[str], answers: Output, advance: Advance) -> Iterator[tuple[str, ImageInput]]:
+def to_send(arguments: list[str], answers: Output, advance: Advance) -> Iterator[tuple[str, ImageInput]]:
+    """The images that the arguments name and an earlier run has not answered, by their paths."""
     from glimpse.client.image_input import MAX_IMAGE_BYTES
 
     for path in find(arguments):
@@ -107,7 +117,7 @@ def _to_send(arguments: list[str], answers: Output, advance: Advance) -> Iterato
         yield path, sys.stdin.buffer.read(MAX_IMAGE_BYTES + 1) if path == STDIN else path
 
 
-def _explained(path: str, result: ImageResult) -> ImageResult:
+def explained(path: str, result: ImageResult) -> ImageResult:
     """`result`, or what is known better of an argument that led to no image."""
     if result.error is None:
         return result
@@ -118,7 +128,12 @@ def _explained(path: str, result: ImageResult) -> ImageResult:
     return result
 
 
-def _say_failed(failed: int, *, quiet: bool) -> None:
+def say_failed(failed: int, *, quiet: bool) -> None:
+    """End with an exit code of its own where images failed, and say how many unless it is to be quiet.
+
+    Raises:
+        typer.Exit: some failed.
+    """
     if not failed:
         return
     if not quiet:

@@ -133,7 +133,7 @@ class File:
                     passing += 1
                 else:
                     self.failed += record.failed
-                    self._answered.add(_digest(record.path))
+                    self._answered.add(digest_of(record.path))
         os.ftruncate(self._file.fileno(), whole)
         self._size = whole
         if passing:
@@ -151,7 +151,7 @@ class File:
 
     def has(self, path: str) -> bool:
         """Whether an earlier run has answered it."""
-        return bool(self._answered) and _digest(path) in self._answered
+        return bool(self._answered) and digest_of(path) in self._answered
 
     def write(self, path: str, result: ImageResult) -> None:
         """Add one answer.
@@ -169,7 +169,7 @@ class File:
             if not self._size:
                 data = self._form.header + data
         try:
-            _write(self._file, data)
+            write_whole(self._file, data)
         except BrokenPipeError:
             raise
         except OSError as error:
@@ -216,7 +216,7 @@ class File:
         with self._path.open("rb") as file:
             for data, record in self._records(file):
                 if record is None or not record.passing:
-                    _write(new, data)
+                    write_whole(new, data)
         os.fsync(new.fileno())
         shutil.copymode(place, partial)
         partial.replace(place)
@@ -250,12 +250,13 @@ def _answers(number: int) -> str:
     return f"{number:,} {'answer' if number == 1 else 'answers'}"
 
 
-def _write(file: BinaryIO, data: bytes) -> None:
+def write_whole(file: BinaryIO, data: bytes) -> None:
+    """Write all of it, to a file that may take less at a time."""
     while data:
         data = data[file.write(data) :]
 
 
-def _digest(path: str) -> bytes:
+def digest_of(path: str) -> bytes:
     """16 bytes for a path of any length: a file that is gone on with may hold millions."""
     from hashlib import blake2b  # loads OpenSSL
 

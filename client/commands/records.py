@@ -5,9 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
 from glimpse.client.commands.csv_cells import escape_cell, unescape_cell
 from glimpse.client.errors import Code
@@ -78,11 +78,12 @@ class JsonLines:
 
     def record(self, path: str, result: ImageResult) -> bytes:
         """An answer, with the end of its line."""
-        answer = {
+        answer: dict[str, Any] = {
             "path": path,
             "predictions": [
                 {"label": each.label, "index": each.index, "probability": each.probability}
                 | ({"class_id": each.class_id} if each.class_id else {})
+                | ({"is_group": True} if each.is_group else {})
                 for each in result.predictions
             ],
             "error": None if result.error is None else asdict(result.error),
@@ -90,6 +91,8 @@ class JsonLines:
         }
         if result.novelty is not None:
             answer["novelty"] = asdict(result.novelty)
+        if result.probability_outside is not None:
+            answer["probability_outside"] = result.probability_outside
         return json.dumps(answer).encode() + b"\n"
 
     def read(self, record: bytes) -> Record:
@@ -97,13 +100,27 @@ class JsonLines:
         try:
             answer = json.loads(record)
             path, error = answer["path"], answer["error"]
-            return _record(path, None if error is None else (error["code"], error["reason"]))
+            return record_of(path, error)
         except (KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"lacks {error}") from error
 
     def is_whole(self, record: bytes) -> bool:
         """JSON has no line breaks of its own."""
         return record.endswith(b"\n")
+
+
+class EmbeddingLines(JsonLines):
+    """One JSON object an image and line, with its embedding."""
+
+    def record(self, path: str, result: ImageResult) -> bytes:
+        """An answer, with the end of its line."""
+        answer = {
+            "path": path,
+            "embedding": None if result.embedding is None else result.embedding.tolist(),
+            "error": None if result.error is None else asdict(result.error),
+            "model": None if result.model is None else asdict(result.model),
+        }
+        return json.dumps(answer).encode() + b"\n"
 
 
 class Csv:
@@ -160,8 +177,8 @@ class Csv:
         except csv.Error as error:
             raise ValueError(str(error)) from error
         answer = dict(zip(self._columns, fields, strict=True))
-        failed = (int(answer["code"]), unescape_cell(answer["error"])) if answer["code"] else None
-        return _record(unescape_cell(answer["path"]), failed)
+        failed = {"code": int(answer["code"]), "reason": unescape_cell(answer["error"])} if answer["code"] else None
+        return record_of(unescape_cell(answer["path"]), failed)
 
     def is_whole(self, record: bytes) -> bool:
         """Names of files may have line breaks, which stand in quotes."""
@@ -186,10 +203,11 @@ def split(file: BinaryIO, form: Format) -> Iterator[bytes]:
         yield record
 
 
-def _record(path: object, error: tuple[object, object] | None) -> Record:
+def record_of(path: object, error: Mapping[str, Any] | None) -> Record:
+    """What resuming needs to know of an answer; `error` has at least its code and its reason."""
     if not isinstance(path, str):
         raise TypeError("a path")
-    passing = error is not None and (error[0] in _PASSING_CODES or error[1] in _PASSING_REASONS)
+    passing = error is not None and (error["code"] in _PASSING_CODES or error["reason"] in _PASSING_REASONS)
     return Record(path, error is not None, passing)
 
 

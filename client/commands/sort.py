@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from glimpse.client.commands import exits
+from glimpse.client.commands.class_options import ClassOptions, class_options
 from glimpse.client.commands.find_images import find, why_not_found
 from glimpse.client.commands.option_groups import explain, option_group
 from glimpse.client.commands.placing import Method
@@ -39,9 +40,11 @@ def _method(
 
 @server_options
 @request_options
+@class_options
 @option_group(_method)
 def sort(
     method: Method,
+    classes: ClassOptions,
     request: RequestOptions,
     server: ServerOptions,
     sources: Annotated[
@@ -86,7 +89,9 @@ def sort(
         progress(photos, aside=not sys.stdout.isatty()) as advance,
     ):
         try:
-            answers = client.classify_many(((path, path) for path in photos()), top_k=1, **request.arguments())
+            answers = client.classify_many(
+                ((path, path) for path in photos()), top_k=1, **classes.arguments(), **request.arguments()
+            )
             done = _show((sorter.sort(path, result) for path, result in answers), advance)
         finally:
             if sorter.undo_list:

@@ -44,6 +44,7 @@ class Details:
 
     labels: tuple[ClassLabel, ...]
     recipe: Recipe
+    embedding: str  # the output or node that the recipe's file names; empty: none
 
 
 def find(path: Path) -> GraphFile | None:
@@ -120,12 +121,13 @@ def details(graph: GraphFile, labels: tuple[ClassLabel, ...] | None, recipe: Rec
     facts = formats.read(graph.format, graph.path)
     refuse_custom(facts, graph.path)
     takes = image_input(facts, graph.path, channels_first=graph.format.channels_first)
+    embedding = "" if recipe else _embedding(graph)
     recipe = recipe or _recipe(graph, facts, takes)
     _check_size(graph, takes, recipe)
     found = labels or _labels(graph, facts)
     if found is None:
         raise BundleError(_without_labels(graph, facts))
-    return Details(labels=found, recipe=recipe)
+    return Details(labels=found, recipe=recipe, embedding=embedding)
 
 
 def _folders(graph: GraphFile) -> tuple[Path, ...]:
@@ -143,6 +145,14 @@ def _labels(graph: GraphFile, facts: GraphFacts) -> tuple[ClassLabel, ...] | Non
     if facts.labels:
         return facts.labels
     return next((found for folder in _folders(graph) if (found := configs.labels(folder))), None)
+
+
+def _embedding(graph: GraphFile) -> str:
+    """The output or node that a recipe's file beside the graph names as the embedding; empty: none."""
+    for folder in _folders(graph):
+        if (path := beside.find(folder, "recipe", beside.RECIPES)) is not None:
+            return beside.read_embedding(path)
+    return ""
 
 
 def _recipe(graph: GraphFile, facts: GraphFacts, takes: ImageInput) -> Recipe:

@@ -42,6 +42,7 @@ def result(each: ImageResult) -> dict[str, Any]:
     told: dict[str, Any] = {
         "predictions": [
             {"index": p.index, "label": p.label, "class_id": p.class_id, "probability": p.probability}
+            | ({"is_group": True} if p.is_group else {})
             for p in each.predictions
         ],
         "timing": {
@@ -58,6 +59,10 @@ def result(each: ImageResult) -> dict[str, Any]:
     }
     if (novelty := each.novelty) is not None:
         told["novelty"] = {"score": novelty.score, "threshold": novelty.threshold, "known": novelty.known}
+    # By the names of their fields in the contract.
+    told |= {name: values.tolist() for name, values in each.outputs.items()}
+    if each.outside is not None:
+        told["probability_outside"] = each.outside
     if (error := each.error) is not None:
         told["error"] = {"code": int(error.code), "reason": error.reason.value, "message": error.message}
     return told

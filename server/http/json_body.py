@@ -111,6 +111,17 @@ def string(value: object, field: str) -> str:
     return value
 
 
+def strings(value: object, field: str) -> list[str]:
+    """An array of texts.
+
+    Raises:
+        InvalidRequestError: expected; it is none.
+    """
+    if not isinstance(value, list):
+        raise malformed(f"{field} must be an array of strings. Received: {_kind(value)}.", field=field)
+    return [string(each, f"{field}[{number}]") for number, each in enumerate(value)]
+
+
 def objects(value: object, field: str) -> list[dict[str, Any]]:
     """An array of objects.
 

@@ -47,12 +47,15 @@ def _json(schema: Any) -> dict[str, Any]:
 _TIMING = {"type": "object", "properties": {**{f"{stage}_seconds": _NUMBER for stage in _STAGES}, "batch_size": _WHOLE}}
 _SCHEMAS: dict[str, Any] = {
     "Prediction": _object(
-        ("index", "label", "probability"), index=_WHOLE, label=_TEXT, class_id=_TEXT, probability=_NUMBER
+        ("index", "label", "probability"), index=_WHOLE, label=_TEXT, class_id=_TEXT, probability=_NUMBER, is_group=_YES
     ),
     "Result": _object(
         ("predictions", "timing"),
         predictions=_array(_of("Prediction")),
         timing=_TIMING,
+        logits=_array(_NUMBER),
+        embedding=_array(_NUMBER),
+        probability_outside=_NUMBER,
         error=_object(code=_WHOLE, reason=_TEXT, message=_TEXT),
         novelty=_object(("score", "threshold", "known"), score=_NUMBER, threshold=_NUMBER, known=_YES),
     ),
@@ -69,7 +72,17 @@ _SCHEMAS: dict[str, Any] = {
         field=_TEXT,
         retry_after_seconds=_NUMBER,
     ),
-    "Options": _object(top_k=_WHOLE, min_probability=_NUMBER, geometry=_TEXT, novelty=_YES, require_known=_YES),
+    "Options": _object(
+        top_k=_WHOLE,
+        min_probability=_NUMBER,
+        geometry=_TEXT,
+        outputs=_array(_TEXT),
+        allow=_array(_TEXT),
+        deny=_array(_TEXT),
+        roll_up=_NUMBER,
+        novelty=_YES,
+        require_known=_YES,
+    ),
     "PredictRequest": _object(
         ("instances",), instances=_array(_object(("b64",), b64=_BASE64)), parameters=_of("Options")
     ),
@@ -100,6 +113,10 @@ _QUERY = [
         ("top_k", _WHOLE),
         ("min_probability", _NUMBER),
         ("geometry", _TEXT),
+        ("outputs", {"type": "string", "description": "logits, embedding, or both with a comma between them."}),
+        ("allow", {"type": "string", "description": "Classes that may answer, with commas between them."}),
+        ("deny", {"type": "string", "description": "Classes that may not."}),
+        ("roll_up", _NUMBER),
         ("novelty", _YES),
         ("require_known", _YES),
     )

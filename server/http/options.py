@@ -6,12 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from glimpse.server.domain import ClassifyRequest, Image, ModelSelector
+from glimpse.models.outputs import DEFAULT_OUTPUTS
+from glimpse.server.domain import ClassChoice, ClassifyRequest, Image, ModelSelector
 from glimpse.server.errors import shown
 from glimpse.server.http import json_body
 from glimpse.server.http.problems import malformed
 
-NAMES = ("top_k", "min_probability", "geometry", "novelty", "require_known")
+NAMES = (
+    *("top_k", "min_probability", "geometry", "outputs", "allow", "deny", "roll_up"),
+    *("novelty", "require_known"),
+)
 
 _BOOLEANS = {None: None, "true": True, "false": False}
 
@@ -23,6 +27,10 @@ class Options:
     top_k: int | None = None
     min_probability: float = 0.0
     geometry: str = ""
+    outputs: frozenset[str] = DEFAULT_OUTPUTS
+    allow: tuple[str, ...] = ()
+    deny: tuple[str, ...] = ()
+    roll_up: float = 0.0
     novelty: bool | None = None
     require_known: bool = False
 
@@ -34,6 +42,9 @@ class Options:
             self.top_k,
             self.min_probability,
             self.geometry,
+            self.outputs,
+            classes=ClassChoice(self.allow, self.deny) if self.allow or self.deny else None,
+            roll_up=self.roll_up,
             novelty=self.novelty,
             require_known=self.require_known,
         )
@@ -45,11 +56,21 @@ def of_parameters(parameters: Mapping[str, Any], where: str) -> Options:
     Raises:
         InvalidRequestError: expected; one has a wrong type.
     """
-    top_k, least, geometry, novelty, require_known = (parameters.get(name) for name in NAMES)
+    top_k, least, geometry, roll_up, novelty, require_known = (
+        parameters.get(name) for name in ("top_k", "min_probability", "geometry", "roll_up", "novelty", "require_known")
+    )
+    outputs, allow, deny = (
+        [] if (given := parameters.get(name)) is None else json_body.strings(given, f"{where}.{name}")
+        for name in ("outputs", "allow", "deny")
+    )
     return Options(
         None if top_k is None else json_body.integer(top_k, f"{where}.top_k"),
         0.0 if least is None else json_body.number(least, f"{where}.min_probability"),
         "" if geometry is None else json_body.string(geometry, f"{where}.geometry"),
+        DEFAULT_OUTPUTS.union(outputs),
+        tuple(allow),
+        tuple(deny),
+        0.0 if roll_up is None else json_body.number(roll_up, f"{where}.roll_up"),
         None if novelty is None else json_body.boolean(novelty, f"{where}.novelty"),
         require_known is not None and json_body.boolean(require_known, f"{where}.require_known"),
     )
@@ -61,18 +82,24 @@ def of_texts(texts: Mapping[str, str]) -> Options:
     Raises:
         InvalidRequestError: expected; one is no number.
     """
-    top_k, least = texts.get("top_k"), texts.get("min_probability")
+    top_k, least, roll_up = (texts.get(name) for name in ("top_k", "min_probability", "roll_up"))
     try:
         return Options(
             None if top_k is None else int(top_k[:20]),
             0.0 if least is None else json_body.number(float(least), "min_probability"),
             texts.get("geometry", ""),
+            DEFAULT_OUTPUTS.union(_listed(texts.get("outputs", ""))),
+            _listed(texts.get("allow", "")),
+            _listed(texts.get("deny", "")),
+            0.0 if roll_up is None else json_body.number(float(roll_up), "roll_up"),
             _boolean(texts, "novelty"),
             _boolean(texts, "require_known") or False,
         )
     except ValueError:
-        received = f"top_k={shown(str(top_k))}, min_probability={shown(str(least))}"
-        raise malformed(f"top_k must be a whole number, min_probability a number. Received: {received}.") from None
+        received = f"top_k={shown(str(top_k))}, min_probability={shown(str(least))}, roll_up={shown(str(roll_up))}"
+        raise malformed(
+            f"top_k must be a whole number, min_probability and roll_up numbers. Received: {received}."
+        ) from None
 
 
 def _boolean(texts: Mapping[str, str], name: str) -> bool | None:
@@ -80,3 +107,8 @@ def _boolean(texts: Mapping[str, str], name: str) -> bool | None:
     if found not in _BOOLEANS:
         raise malformed(f"{name} must be true or false. Received: {shown(str(found))}.", field=name)
     return _BOOLEANS[found]
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    """The names in a text with commas between them."""
+    return tuple(filter(None, map(str.strip, text.split(","))))

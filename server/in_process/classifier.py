@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import threading
 import weakref
 from collections.abc import Generator, Iterable, Iterator
@@ -13,11 +14,12 @@ from glimpse.client.results import ImageResult, ModelDescription
 from glimpse.models.prestem.recipe import Geometry
 from glimpse.server import cores, logs
 from glimpse.server.in_process.bulk import Bulk
-from glimpse.server.in_process.given import MoreSettings, limits_of, settings_of
+from glimpse.server.in_process.given import ARGUMENTS, MoreSettings, limits_of, settings_of
 from glimpse.server.in_process.pipeline_thread import PipelineThread
 from glimpse.server.in_process.values import InputLimits, Options, to_image, to_result
 from glimpse.server.settings import Settings
 from glimpse.server.settings.kinds import PrecisionChoice, RuntimeChoice
+from glimpse.server.startup import StartupError
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 K = TypeVar("K")
 
 _GEOMETRIES: frozenset[str] = frozenset(get_args(Geometry))
+_VARIABLE = re.compile(rf"GLIMPSE_({'|'.join(name.upper() for name in ARGUMENTS)})\b")
 _AHEAD = 2  # times as many images as all cores compute at once are read ahead, so that no batch waits for its images
 
 
@@ -100,7 +103,12 @@ class Classifier:
             "runtime": runtime,
             "precision": precision,
         }
-        return cls(settings_of(given, _GEOMETRIES))
+        try:
+            return cls(settings_of(given, _GEOMETRIES))
+        except StartupError as error:
+            if named := _VARIABLE.search(str(error)):
+                error.add_note(f"Here, {named[0]} is an argument: Classifier.load({named[1].lower()}=...).")
+            raise
 
     def __enter__(self) -> Self:
         return self

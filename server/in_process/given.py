@@ -12,8 +12,6 @@ from glimpse.models.decoding.limits import ImageLimits
 from glimpse.models.suggestions import nearest
 from glimpse.server.settings import Settings, problems
 
-_ONE_MODEL = ("weights", "model", "variant", "labels", "recipe", "runtime", "precision")
-
 
 class MoreSettings(TypedDict, total=False):
     """Settings of the server that a classifier takes as well, by the same names and with the same defaults."""
@@ -31,6 +29,10 @@ class MoreSettings(TypedDict, total=False):
     decode_memory_bytes: int
     decode_seconds: float
     stuck_seconds: float
+
+
+# All that `Classifier.load` takes, but for the weights.
+ARGUMENTS = ("model", "variant", "labels", "recipe", "runtime", "precision", *MoreSettings.__annotations__)
 
 
 class _Given(Settings):
@@ -53,16 +55,17 @@ def settings_of(values: Mapping[str, Any], geometries: frozenset[str]) -> Settin
     """The settings with these values; all limits of what is in flight leave room for the largest image.
 
     Args:
-        values: those of `MoreSettings`, and of the model.
+        values: those of `ARGUMENTS`, and `weights`.
         geometries: that may be asked for.
 
     Raises:
         TypeError: there is no such setting.
         ValueError: a value is invalid; the message says which.
     """
-    known = (*_ONE_MODEL, *MoreSettings.__annotations__)
-    for name in values.keys() - set(known):
-        raise TypeError(f"Classifier.load() has no argument {name!r}.{nearest(name, known)} It has: {', '.join(known)}")
+    for name in values.keys() - {"weights", *ARGUMENTS}:
+        raise TypeError(
+            f"Classifier.load() has no argument {name!r}.{nearest(name, ARGUMENTS)} It has: {', '.join(ARGUMENTS)}"
+        )
     try:
         first = _Given(**(dict(values) | _raised(values)))
         image = max(first.max_image_bytes, 3 * first.max_image_pixels)

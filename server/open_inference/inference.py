@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from glimpse.models.outputs import PROBABILITIES
+from glimpse.models.outputs import EMBEDDING, PROBABILITIES
 from glimpse.server.access.call_context import CallContext
 from glimpse.server.domain import Classification, ClassifyRequest, Image, ModelSelector
 from glimpse.server.errors import InvalidRequestError, Reason, shown
@@ -109,6 +109,12 @@ def _wanted(request: InferRequest, face: Face, top_k: int | None) -> tuple[_Want
                 field=f"{where}.name",
             )
         classes = parameters.classes(each.parameters, where)
+        if classes and name == EMBEDDING:
+            raise InvalidRequestError(
+                Reason.INVALID_PARAMETER,
+                "The output embedding has no classes. Ask for it without the parameter classification.",
+                field=f"{where}.parameters.classification",
+            )
         if not classes and name == PROBABILITIES:
             classes = top_k or 0
         found[name] = _Wanted(name, classes)

@@ -21,7 +21,7 @@ def identity(bundle: Bundle) -> str:
         "code": _code(),
         "packages": {name: build.version(name) for name in _PACKAGES},
         "weights": bundle.weights_digest,
-        "network": [bundle.architecture, bundle.variant, dict(bundle.options), bundle.graph],
+        "network": [bundle.architecture, bundle.variant, dict(bundle.options), bundle.graph, bundle.embedding],
         "input_shape": bundle.input_shape,
         "classes": len(bundle.labels),
         "recipe": bundle.recipe.digest,

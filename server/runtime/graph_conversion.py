@@ -26,9 +26,10 @@ from glimpse.models.foreign.facts import (
     image_input,
     refuse_custom,
 )
-from glimpse.models.outputs import LOGITS, PROBABILITIES
+from glimpse.models.outputs import EMBEDDING, LOGITS, PROBABILITIES
 from glimpse.models.spec import NetworkSummary, Output
 from glimpse.server.runtime import UnsupportedNetworkError
+from glimpse.server.runtime.graph_embedding import embedding
 from glimpse.server.runtime.graph_input import Graph, feed, input_shape, integers, prepared
 from glimpse.server.runtime.graph_operators import control_flow, operators
 from glimpse.server.runtime.openvino import compiled, errors_of_openvino, write
@@ -55,6 +56,7 @@ class _Scored(NamedTuple):
     logits: Any | None  # float32 [N, classes], in front of a softmax at its end; None: there is none
     last: str  # the kind of the operator that computes the scores
     rounded: bool  # the scores are rounded to steps of a quantisation
+    embedding: Any | None = None  # float32 [N, D], see `graph_embedding`; None: there is none
 
 
 def convert_graph(bundle: Bundle, folder: Path) -> NetworkSummary:
@@ -72,7 +74,7 @@ def convert_graph(bundle: Bundle, folder: Path) -> NetworkSummary:
     facts = formats.read(row, path)
     refuse_custom(facts, path)
     takes = image_input(facts, path, channels_first=row.channels_first)
-    graph = Graph(path, row, facts, takes, bundle.recipe, len(bundle.labels))
+    graph = Graph(path, row, facts, takes, bundle.recipe, len(bundle.labels), bundle.embedding)
     stages = _stages(graph)
     scored, kind = _scored(graph)
     model = _serving(scored, kind, bundle.temperature)
@@ -84,6 +86,7 @@ def convert_graph(bundle: Bundle, folder: Path) -> NetworkSummary:
         trainable_parameters=0,  # a graph does not tell what was trained
         output=kind,
         notes=(_note(graph, scored),),
+        embedding=0 if scored.embedding is None else scored.embedding.get_output_partial_shape(0)[1].get_length(),
     )
 
 
@@ -220,6 +223,7 @@ def _ends(graph: Graph, model: Any, batch: int) -> _Scored | None:
         logits=None if softmax is None else _rows(_floats(softmax.input_value(0), None), graph.classes),
         last=last,
         rounded=rounded or quantised is not None,
+        embedding=embedding(graph, model, source),
     )
 
 
@@ -297,7 +301,7 @@ def _rows(value: Any, classes: int) -> Any:
 
 
 def _serving(scored: _Scored, kind: Output, temperature: float) -> Any:
-    """uint8 ``[N, H, W, C]`` -> probabilities and logits, float32 ``[N, classes]``."""
+    """uint8 ``[N, H, W, C]`` -> probabilities and logits, float32 ``[N, classes]``, and the embedding if any."""
     if scored.logits is not None:
         logits = scored.logits
     elif kind == "probabilities":
@@ -305,7 +309,8 @@ def _serving(scored: _Scored, kind: Output, temperature: float) -> Any:
     else:
         logits = scored.raw
     warm = logits if temperature == 1 else ops.multiply(logits, ops.constant(np.float32(1 / temperature)))
-    return _model({PROBABILITIES: ops.softmax(warm, 1), LOGITS: logits}, scored.pixels)
+    features = {} if scored.embedding is None else {EMBEDDING: scored.embedding}
+    return _model({PROBABILITIES: ops.softmax(warm, 1), LOGITS: logits, **features}, scored.pixels)
 
 
 def _model(outputs: dict[str, Any], pixels: Any) -> Any:

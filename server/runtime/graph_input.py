@@ -29,6 +29,7 @@ class Graph(NamedTuple):
     takes: ImageInput
     recipe: Recipe
     classes: int
+    embedding: str = ""  # the node whose output is the embedding; empty: what the last layer with weights reads
 
 
 def input_shape(graph: Graph, batch: int) -> openvino.PartialShape:

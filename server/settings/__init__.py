@@ -253,6 +253,14 @@ class Settings(AccessSettings):
         le=7 * 86400,
         description="The time whose images are compared with the model's reference of drift, in seconds.",
     )
+    allow_classes: Annotated[tuple[str, ...], NoDecode, BeforeValidator(split)] = Field(
+        (),
+        description="Classes that may answer requests which do not choose themselves, with commas between: labels, "
+        "class ids, indices or names of groups, such as cat,dog. Their probabilities add up to 1. Empty means all.",
+    )
+    deny_classes: Annotated[tuple[str, ...], NoDecode, BeforeValidator(split)] = Field(
+        (), description="Classes that may not answer such requests, named likewise."
+    )
     max_streams: Positive = Field(
         64,
         description="Maximum number of streams open at the same time. Above that, new streams are refused "

@@ -39,6 +39,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "max_jpeg_pixels",
         "jpeg_reducing_gap",
         "allow_geometries",
+        "allow_classes",
+        "deny_classes",
     ),
     "Access control": (
         "tls_certificate",

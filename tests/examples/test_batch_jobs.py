@@ -15,7 +15,7 @@ import pytest
 from glimpse import Classifier
 from tests.conftest import ROOT
 
-_PATIENCE = 280  # seconds; until a job is called hung
+_PATIENCE = 560  # seconds; until a job is called hung
 _NEEDED = {"ray": ("ray", "pandas", "pyarrow"), "spark": ("pyspark", "pandas", "pyarrow")}
 
 
@@ -69,6 +69,7 @@ def run(engine: str, *arguments: str | Path) -> list[dict[str, Any]]:
     return rows
 
 
+@pytest.mark.timeout(2 * _PATIENCE)
 def test_all_photos_get_a_row_and_those_that_fail_an_error(
     engine: str, photos: Path, cat_photo: Path, tmp_path: Path
 ) -> None:

@@ -74,11 +74,11 @@ def onnx_model(
     return model
 
 
-def reference(model: Any, images: NDArray[Any]) -> NDArray[np.float32]:
-    """What a graph gives, by ONNX's own evaluator, one image at a time."""
+def reference(model: Any, images: NDArray[Any], output: str = "answer") -> NDArray[np.float32]:
+    """What a graph or a node within gives, by ONNX's own evaluator, one image at a time."""
     evaluator: Any = ReferenceEvaluator(model)
     return np.concatenate(
-        [np.asarray(evaluator.run(None, {"image": image[np.newaxis]})[0]) for image in images]
+        [np.asarray(evaluator.run([output], {"image": image[np.newaxis]})[0]) for image in images]
     ).astype(np.float32)
 
 

@@ -22,7 +22,7 @@ from glimpse.client import Client
 from glimpse.models import golden, score_kinds
 from glimpse.models.bundle import Bundle, BundleError
 from glimpse.models.foreign import GraphError
-from glimpse.models.outputs import LOGITS, PROBABILITIES
+from glimpse.models.outputs import EMBEDDING, LOGITS, PROBABILITIES
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.models.serving import load_bundle
 from glimpse.models.sources import ModelSource, resolve
@@ -114,6 +114,27 @@ def test_a_graph_answers_as_its_format_says(name: str, convert: Callable[..., Co
     np.testing.assert_allclose(found.probabilities(), expected, rtol=0, atol=_PROBABILITY)
     together = found.answer(found.pictures())[PROBABILITIES]
     np.testing.assert_allclose(together, expected, rtol=0, atol=_PROBABILITY)
+
+
+@pytest.mark.parametrize("named", ["", "pooled", "maps"])
+def test_a_graphs_embedding_is_found_or_named(named: str, convert: Callable[..., Converted], tmp_path: Path) -> None:
+    """What its last layer reads, or the node that the recipe's file names: of maps, their means."""
+    model = onnx_model()
+    recipe = {**RECIPE, "embedding": named} if named else RECIPE
+    found = convert(saved(model, tmp_path / "graph", recipe=recipe))
+    images = scaled(found.pictures(), found.bundle.recipe)
+    expected = reference(model, images, named or "features")
+    if named == "maps":
+        expected = expected.mean(axis=(2, 3))
+    assert found.summary.embedding == 6
+    computed = found.answer(found.pictures())[EMBEDDING]
+    np.testing.assert_allclose(computed, expected.reshape(-1, 6), rtol=0, atol=1e-5)
+
+
+def test_an_embedding_that_a_graph_lacks_is_refused_by_name(convert: Callable[..., Converted], tmp_path: Path) -> None:
+    path = saved(onnx_model(), tmp_path / "graph", recipe={**RECIPE, "embedding": "poled"})
+    with pytest.raises(GraphError, match=r"has no output or node 'poled'.* Did you mean pooled?"):
+        convert(path)
 
 
 def test_half_floats_are_computed_as_float32(convert: Callable[..., Converted], tmp_path: Path) -> None:

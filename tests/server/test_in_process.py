@@ -24,6 +24,8 @@ from glimpse import Classifier, Client, ImageRefusedError, ImageResult, InvalidR
 from glimpse.server.in_process.room import Room
 from glimpse.server.startup import ModelLoadError
 from tests.conftest import ROOT, RunningServer
+from tests.models.graph_makers import CLASSES, SIZE, details, onnx_model, reference, saved
+from tests.variations import mostly_in_ci
 
 SMALL = 32  # sides of the network's input
 
@@ -54,7 +56,7 @@ def unthreaded(result: ImageResult) -> dict[str, Any]:
     return {each.name: getattr(result, each.name) for each in fields(result) if each.name != "timing"}
 
 
-@pytest.mark.parametrize("geometry", ["", "letterbox"])
+@pytest.mark.parametrize("geometry", mostly_in_ci(["", "letterbox"], ""))
 def test_each_way_of_giving_an_image_gets_the_server_s_bits(
     classifier: Classifier, start_server: Any, client: Client, cat_photo: Path, geometry: str
 ) -> None:
@@ -261,6 +263,7 @@ def test_limits_hold_before_an_image_is_read_or_copied(tmp_path: Path) -> None:
         assert strict.classify(np.zeros((30, 30, 3), np.uint8)).predictions
 
 
+@pytest.mark.ci
 def test_a_limit_above_that_of_a_server_s_messages_can_be_set() -> None:
     with Classifier.load("cifar10", max_image_bytes=300 << 20, max_image_pixels=200_000_000) as large:
         with pytest.raises(ImageRefusedError) as caught:
@@ -312,6 +315,28 @@ def test_what_cannot_be_loaded_is_told(arguments: dict[str, Any], error: type[Ex
         Classifier.load(**{"source": "cifar10", **arguments})
 
 
+def test_a_bundle_s_folder_is_loaded_and_gives_the_same_bits(classifier: Classifier, cat_photo: Path) -> None:
+    with Classifier.load(ROOT / "models" / "bundles" / "se_resnet20_cifar10") as own:
+        assert bits(own.classify(cat_photo)) == bits(classifier.classify(cat_photo))
+
+
+def test_a_graph_is_loaded_with_labels_and_recipe_from_elsewhere(tmp_path: Path) -> None:
+    file = saved(onnx_model(), tmp_path / "graph", labels=None, recipe=None)
+    details(tmp_path)
+    with pytest.raises(ModelLoadError, match="needs a recipe") as caught:
+        Classifier.load(file)
+    assert any("Classifier.load(recipe=...)" in note for note in caught.value.__notes__)
+    image = pixels(3, SIZE)
+    with Classifier.load(
+        file, labels=tmp_path / "labels.txt", recipe=str(tmp_path / "recipe.toml"), precision="float32"
+    ) as own:
+        found = own.classify(image, top_k=CLASSES).predictions
+    scaled = ((image.astype(np.float32) - 127.5) / 127.5).transpose(2, 0, 1)[np.newaxis]
+    wanted = reference(onnx_model(), scaled)[0]
+    assert {each.index: each.probability for each in found} == pytest.approx(dict(enumerate(wanted)), abs=1e-5)
+    assert found[0].label == f"class {wanted.argmax()}"
+
+
 def test_it_is_not_pickled_and_says_what_to_do(classifier: Classifier) -> None:
     with pytest.raises(TypeError, match=r"Call Classifier\.load\(\) in each process"):
         pickle.dumps(classifier)
@@ -349,6 +374,7 @@ assert not subprocess.run(["ps", "--ppid", str(__import__("os").getpid()), "-o",
 """
 
 
+@pytest.mark.ci
 def test_a_program_stays_quiet_and_ends_without_a_close() -> None:
     """A model that is converted already needs neither gRPC nor a framework, nor another process."""
     ended = subprocess.run(
@@ -363,6 +389,7 @@ def test_a_program_stays_quiet_and_ends_without_a_close() -> None:
     assert (ended.stdout, ended.stderr, ended.returncode) == ("cat\n", "", 0)
 
 
+@pytest.mark.ci
 def test_images_are_decoded_in_processes_where_that_is_wanted(cat_photo: Path, classifier: Classifier) -> None:
     with Classifier.load("cifar10", decode_in="processes", decode_threads=1) as isolating:
         assert bits(isolating.classify(cat_photo)) == bits(classifier.classify(cat_photo))

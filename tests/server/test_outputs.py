@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from glimpse.models.outputs import DEFAULT_OUTPUTS, LOGITS, PROBABILITIES
+from glimpse.models.outputs import DEFAULT_OUTPUTS, EMBEDDING, LOGITS, PROBABILITIES
 from glimpse.server.admission import Admission, Permits
 from glimpse.server.app import _decoding
 from glimpse.server.decoding.pool import DecodePool
@@ -53,7 +53,7 @@ def classify(model: LoadedModel, *requests: ClassifyRequest) -> list[ImageResult
 
 def test_a_request_gets_the_outputs_that_it_names(model: LoadedModel, cat_photo: Path) -> None:
     """Beside one that names none: that one gets predictions alone, and the same ones."""
-    assert model.outputs == {PROBABILITIES, LOGITS}
+    assert model.outputs == {PROBABILITIES, LOGITS, EMBEDDING}
     image = (EncodedImage(cat_photo.read_bytes()),)
     plain, both, logits = classify(
         model,
@@ -63,7 +63,8 @@ def test_a_request_gets_the_outputs_that_it_names(model: LoadedModel, cat_photo:
     )
     assert plain.outputs == {}
     assert plain.predictions[0].label == "cat"
-    assert both.outputs.keys() == logits.outputs.keys() == {LOGITS}
+    assert both.outputs.keys() == {LOGITS, EMBEDDING}
+    assert logits.outputs.keys() == {LOGITS}
     assert logits.predictions == ()
     np.testing.assert_allclose(both.outputs[LOGITS], logits.outputs[LOGITS], rtol=1e-3, atol=1e-4)
     scaled = np.exp(both.outputs[LOGITS] / model.bundle.temperature)
@@ -75,10 +76,12 @@ def test_a_request_gets_the_outputs_that_it_names(model: LoadedModel, cat_photo:
 
 
 @pytest.mark.parametrize(
-    ("outputs", "error"), [(frozenset(), ValueError), (DEFAULT_OUTPUTS | {"embedding"}, InvalidRequestError)]
+    ("outputs", "error"), [(frozenset(), ValueError), (DEFAULT_OUTPUTS | {"attention"}, InvalidRequestError)]
 )
 def test_an_output_that_the_model_lacks_is_refused(
     model: LoadedModel, cat_photo: Path, outputs: frozenset[str], error: type[Exception]
 ) -> None:
-    with pytest.raises(error, match=r"outputs must be some of \['logits', 'probabilities'\]"):
+    with pytest.raises(
+        error, match=r"outputs must be some of embedding, logits, probabilities. Received: (none|'attention')"
+    ):
         classify(model, ClassifyRequest((EncodedImage(cat_photo.read_bytes()),), outputs=outputs))

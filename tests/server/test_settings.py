@@ -105,6 +105,7 @@ def test_a_value_that_cannot_be_is_refused(flag: str) -> None:
 
 def test_words_between_commas_are_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.load(["--allow-geometries=squash, letterbox"]).allow_geometries == {"squash", "letterbox"}
+    assert settings.load(["--allow-classes=big cat, n02123045"]).allow_classes == ("big cat", "n02123045")
     monkeypatch.setenv("GLIMPSE_ALLOW_GEOMETRIES", "crop,pad")
     assert settings.load([]).allow_geometries == {"crop", "pad"}
 

@@ -7,6 +7,12 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class EmbeddingType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    EMBEDDING_TYPE_UNSPECIFIED: _ClassVar[EmbeddingType]
+    EMBEDDING_TYPE_FLOAT32: _ClassVar[EmbeddingType]
+    EMBEDDING_TYPE_FLOAT16: _ClassVar[EmbeddingType]
+
 class ModelState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     MODEL_STATE_UNSPECIFIED: _ClassVar[ModelState]
@@ -24,6 +30,9 @@ class RolloutKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ROLLOUT_KIND_UNSPECIFIED: _ClassVar[RolloutKind]
     ROLLOUT_KIND_CANARY: _ClassVar[RolloutKind]
     ROLLOUT_KIND_SHADOW: _ClassVar[RolloutKind]
+EMBEDDING_TYPE_UNSPECIFIED: EmbeddingType
+EMBEDDING_TYPE_FLOAT32: EmbeddingType
+EMBEDDING_TYPE_FLOAT16: EmbeddingType
 MODEL_STATE_UNSPECIFIED: ModelState
 MODEL_STATE_WAITING: ModelState
 MODEL_STATE_LOADING: ModelState
@@ -66,18 +75,34 @@ class RawPixels(_message.Message):
     def __init__(self, height: _Optional[int] = ..., width: _Optional[int] = ..., data: _Optional[bytes] = ..., channels: _Optional[int] = ...) -> None: ...
 
 class ClassifyOptions(_message.Message):
-    __slots__ = ("top_k", "min_probability", "geometry", "novelty", "require_known")
+    __slots__ = ("top_k", "min_probability", "geometry", "outputs", "embedding_type", "classes", "roll_up", "novelty", "require_known")
     TOP_K_FIELD_NUMBER: _ClassVar[int]
     MIN_PROBABILITY_FIELD_NUMBER: _ClassVar[int]
     GEOMETRY_FIELD_NUMBER: _ClassVar[int]
+    OUTPUTS_FIELD_NUMBER: _ClassVar[int]
+    EMBEDDING_TYPE_FIELD_NUMBER: _ClassVar[int]
+    CLASSES_FIELD_NUMBER: _ClassVar[int]
+    ROLL_UP_FIELD_NUMBER: _ClassVar[int]
     NOVELTY_FIELD_NUMBER: _ClassVar[int]
     REQUIRE_KNOWN_FIELD_NUMBER: _ClassVar[int]
     top_k: int
     min_probability: float
     geometry: str
+    outputs: _containers.RepeatedScalarFieldContainer[str]
+    embedding_type: EmbeddingType
+    classes: ClassChoice
+    roll_up: float
     novelty: bool
     require_known: bool
-    def __init__(self, top_k: _Optional[int] = ..., min_probability: _Optional[float] = ..., geometry: _Optional[str] = ..., novelty: bool = ..., require_known: bool = ...) -> None: ...
+    def __init__(self, top_k: _Optional[int] = ..., min_probability: _Optional[float] = ..., geometry: _Optional[str] = ..., outputs: _Optional[_Iterable[str]] = ..., embedding_type: _Optional[_Union[EmbeddingType, str]] = ..., classes: _Optional[_Union[ClassChoice, _Mapping]] = ..., roll_up: _Optional[float] = ..., novelty: bool = ..., require_known: bool = ...) -> None: ...
+
+class ClassChoice(_message.Message):
+    __slots__ = ("allow", "deny")
+    ALLOW_FIELD_NUMBER: _ClassVar[int]
+    DENY_FIELD_NUMBER: _ClassVar[int]
+    allow: _containers.RepeatedScalarFieldContainer[str]
+    deny: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, allow: _Optional[_Iterable[str]] = ..., deny: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ClassifyRequest(_message.Message):
     __slots__ = ("model", "images", "options")
@@ -108,16 +133,24 @@ class ModelIdentity(_message.Message):
     def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., weights_digest: _Optional[str] = ...) -> None: ...
 
 class ImageResult(_message.Message):
-    __slots__ = ("predictions", "error", "timing", "novelty")
+    __slots__ = ("predictions", "error", "timing", "logits", "embedding", "embedding_float16", "probability_outside", "novelty")
     PREDICTIONS_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     TIMING_FIELD_NUMBER: _ClassVar[int]
+    LOGITS_FIELD_NUMBER: _ClassVar[int]
+    EMBEDDING_FIELD_NUMBER: _ClassVar[int]
+    EMBEDDING_FLOAT16_FIELD_NUMBER: _ClassVar[int]
+    PROBABILITY_OUTSIDE_FIELD_NUMBER: _ClassVar[int]
     NOVELTY_FIELD_NUMBER: _ClassVar[int]
     predictions: _containers.RepeatedCompositeFieldContainer[Prediction]
     error: ImageError
     timing: Timing
+    logits: _containers.RepeatedScalarFieldContainer[float]
+    embedding: _containers.RepeatedScalarFieldContainer[float]
+    embedding_float16: bytes
+    probability_outside: float
     novelty: Novelty
-    def __init__(self, predictions: _Optional[_Iterable[_Union[Prediction, _Mapping]]] = ..., error: _Optional[_Union[ImageError, _Mapping]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., novelty: _Optional[_Union[Novelty, _Mapping]] = ...) -> None: ...
+    def __init__(self, predictions: _Optional[_Iterable[_Union[Prediction, _Mapping]]] = ..., error: _Optional[_Union[ImageError, _Mapping]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., logits: _Optional[_Iterable[float]] = ..., embedding: _Optional[_Iterable[float]] = ..., embedding_float16: _Optional[bytes] = ..., probability_outside: _Optional[float] = ..., novelty: _Optional[_Union[Novelty, _Mapping]] = ...) -> None: ...
 
 class Novelty(_message.Message):
     __slots__ = ("score", "threshold", "known")
@@ -130,16 +163,18 @@ class Novelty(_message.Message):
     def __init__(self, score: _Optional[float] = ..., threshold: _Optional[float] = ..., known: bool = ...) -> None: ...
 
 class Prediction(_message.Message):
-    __slots__ = ("index", "label", "class_id", "probability")
+    __slots__ = ("index", "label", "class_id", "probability", "is_group")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     LABEL_FIELD_NUMBER: _ClassVar[int]
     CLASS_ID_FIELD_NUMBER: _ClassVar[int]
     PROBABILITY_FIELD_NUMBER: _ClassVar[int]
+    IS_GROUP_FIELD_NUMBER: _ClassVar[int]
     index: int
     label: str
     class_id: str
     probability: float
-    def __init__(self, index: _Optional[int] = ..., label: _Optional[str] = ..., class_id: _Optional[str] = ..., probability: _Optional[float] = ...) -> None: ...
+    is_group: bool
+    def __init__(self, index: _Optional[int] = ..., label: _Optional[str] = ..., class_id: _Optional[str] = ..., probability: _Optional[float] = ..., is_group: bool = ...) -> None: ...
 
 class ImageError(_message.Message):
     __slots__ = ("code", "reason", "message")
@@ -210,7 +245,7 @@ class DescribeModelRequest(_message.Message):
     def __init__(self, model: _Optional[_Union[ModelSelector, _Mapping]] = ...) -> None: ...
 
 class DescribeModelResponse(_message.Message):
-    __slots__ = ("model", "architecture", "variant", "paper", "input", "classes", "parameters", "trainable_parameters", "stages", "pre_stem", "temperature", "runtime", "limits", "output", "options", "novelty")
+    __slots__ = ("model", "architecture", "variant", "paper", "input", "classes", "parameters", "trainable_parameters", "stages", "pre_stem", "temperature", "runtime", "limits", "output", "options", "outputs", "groups", "novelty")
     class OptionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -233,6 +268,8 @@ class DescribeModelResponse(_message.Message):
     LIMITS_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    OUTPUTS_FIELD_NUMBER: _ClassVar[int]
+    GROUPS_FIELD_NUMBER: _ClassVar[int]
     NOVELTY_FIELD_NUMBER: _ClassVar[int]
     model: ModelIdentity
     architecture: str
@@ -249,8 +286,26 @@ class DescribeModelResponse(_message.Message):
     limits: Limits
     output: str
     options: _containers.ScalarMap[str, str]
+    outputs: _containers.RepeatedCompositeFieldContainer[OutputDescription]
+    groups: _containers.RepeatedCompositeFieldContainer[ClassGroup]
     novelty: NoveltyThreshold
-    def __init__(self, model: _Optional[_Union[ModelIdentity, _Mapping]] = ..., architecture: _Optional[str] = ..., variant: _Optional[str] = ..., paper: _Optional[str] = ..., input: _Optional[_Union[InputShape, _Mapping]] = ..., classes: _Optional[_Iterable[_Union[ClassLabel, _Mapping]]] = ..., parameters: _Optional[int] = ..., trainable_parameters: _Optional[int] = ..., stages: _Optional[_Iterable[_Union[Stage, _Mapping]]] = ..., pre_stem: _Optional[_Union[PreStem, _Mapping]] = ..., temperature: _Optional[float] = ..., runtime: _Optional[_Union[Runtime, _Mapping]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., output: _Optional[str] = ..., options: _Optional[_Mapping[str, str]] = ..., novelty: _Optional[_Union[NoveltyThreshold, _Mapping]] = ...) -> None: ...
+    def __init__(self, model: _Optional[_Union[ModelIdentity, _Mapping]] = ..., architecture: _Optional[str] = ..., variant: _Optional[str] = ..., paper: _Optional[str] = ..., input: _Optional[_Union[InputShape, _Mapping]] = ..., classes: _Optional[_Iterable[_Union[ClassLabel, _Mapping]]] = ..., parameters: _Optional[int] = ..., trainable_parameters: _Optional[int] = ..., stages: _Optional[_Iterable[_Union[Stage, _Mapping]]] = ..., pre_stem: _Optional[_Union[PreStem, _Mapping]] = ..., temperature: _Optional[float] = ..., runtime: _Optional[_Union[Runtime, _Mapping]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., output: _Optional[str] = ..., options: _Optional[_Mapping[str, str]] = ..., outputs: _Optional[_Iterable[_Union[OutputDescription, _Mapping]]] = ..., groups: _Optional[_Iterable[_Union[ClassGroup, _Mapping]]] = ..., novelty: _Optional[_Union[NoveltyThreshold, _Mapping]] = ...) -> None: ...
+
+class OutputDescription(_message.Message):
+    __slots__ = ("name", "size")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    size: int
+    def __init__(self, name: _Optional[str] = ..., size: _Optional[int] = ...) -> None: ...
+
+class ClassGroup(_message.Message):
+    __slots__ = ("name", "classes")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    CLASSES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    classes: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, name: _Optional[str] = ..., classes: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class NoveltyThreshold(_message.Message):
     __slots__ = ("score", "threshold", "known_share", "images")

@@ -1,4 +1,4 @@
-"""The same photo gets the same probabilities over every protocol, to the last bit, from real servers."""
+"""The same photo gets the same probabilities over every protocol and without one, to the last bit."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import grpc
 import numpy as np
 import pytest
 
+from glimpse import Classifier
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1.classifier_pb2_grpc import ImageClassifierStub
 from tests.conftest import RunningServer
@@ -45,13 +46,16 @@ def of_results(results: list[dict[str, list[dict[str, float]]]]) -> list[int]:
     return bits({int(each["index"]): each["probability"] for each in result["predictions"]})
 
 
-def test_all_protocols_give_the_same_bits(running: RunningServer, cat_photo: Path) -> None:
+def test_all_protocols_and_a_classifier_give_the_same_bits(running: RunningServer, cat_photo: Path) -> None:
     photo = cat_photo.read_bytes()
     port = int(running.http.rpartition(":")[2])
     with grpc.insecure_channel(running.target) as channel:
         request = pb.ClassifyRequest(images=[pb.Image(encoded=photo)], options=pb.ClassifyOptions(top_k=CLASSES))
         answer = ImageClassifierStub(channel).Classify(request, timeout=TIMEOUT)
     wanted = bits({each.index: each.probability for each in answer.results[0].predictions})
+    with Classifier.load("cifar10") as classifier:
+        alone = classifier.classify(photo, top_k=CLASSES)
+    assert bits({each.index: each.probability for each in alone.predictions}) == wanted
     body, headers = form(("image", photo, "photo.jpg"), ("top_k", str(CLASSES).encode(), ""))
     assert of_results(ask(port, f"/classify?top_k={CLASSES}", photo).json["results"]) == wanted
     assert of_results(ask(port, "/classify", body, headers).json["results"]) == wanted

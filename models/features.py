@@ -1,0 +1,60 @@
+"""Where a network's embedding is: the numbers for an image that the last layer makes the class scores of.
+
+The embedding is the input of the last layer with weights for the classes, a dense layer or a convolution:
+
+- behind global average pooling (most networks here), the mean of each feature map;
+- behind hidden dense layers (VGG and others), what the last of them gives;
+- of a convolution whose scores are averaged over the positions (SqueezeNet), the mean of its input over the positions;
+- of a dense layer that reads a flattened map, that map, flattened.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+_WITH_WEIGHTS = (keras.layers.Dense, keras.layers.Conv2D)
+_POOLED = {4: keras.layers.GlobalAveragePooling2D, 3: keras.layers.GlobalAveragePooling1D}
+_STEPS = 32  # back from the scores, at the most: an activation, a pooling and a change of shape are three
+
+
+def classifier_input(model: keras.Model) -> keras.KerasTensor | None:
+    """What the last layer with weights reads, ``[N, D]``, ``[N, T, D]`` or ``[N, H, W, D]``; None: it is not found.
+
+    Args:
+        model: a functional network whose first output is its scores, ``[N, classes]``.
+    """
+    tensor = model.outputs[0]
+    for _ in range(_STEPS):
+        history = getattr(tensor, "_keras_history", None)  # Keras has no public way back through a graph
+        if history is None or isinstance(history.operation, keras.layers.InputLayer | keras.Model):
+            return None
+        node = history.operation._inbound_nodes[history.node_index]  # noqa: SLF001 - the same
+        if len(node.input_tensors) != 1:
+            return None
+        (before,) = node.input_tensors
+        if isinstance(history.operation, _WITH_WEIGHTS):
+            known = len(before.shape) in {2, *_POOLED} and before.shape[-1] is not None
+            return before if known else None
+        tensor = before
+    return None
+
+
+def size(model: keras.Model) -> int:
+    """How many numbers the embedding of an image has; 0: none is found."""
+    found = classifier_input(model)
+    return 0 if found is None else int(found.shape[-1])
+
+
+def with_embedding(model: keras.Model) -> keras.Model | None:
+    """The same network with two outputs, scores ``[N, classes]`` and embedding ``[N, D]``; None: none is found.
+
+    It shares the layers of `model`.
+    """
+    found: Any = classifier_input(model)
+    if found is None:
+        return None
+    if len(found.shape) in _POOLED:
+        found = _POOLED[len(found.shape)](name="embedding_pool")(found)
+    return keras.Model(model.inputs, [model.outputs[0], found], name=model.name)

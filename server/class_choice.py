@@ -1,0 +1,79 @@
+"""Which classes of a model may answer a request, and what their answers are then.
+
+The probabilities are softmax(logits / temperature) over the allowed classes alone, which is the model's probability of
+each, given that it is one of them. What the model gives all other classes together is told beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from glimpse.models.bundle import Bundle
+from glimpse.models.class_names import ClassNames, UnknownClassError
+from glimpse.models.outputs import LOGITS, PROBABILITIES
+from glimpse.server.domain import ClassChoice
+from glimpse.server.errors import InvalidRequestError, Reason
+
+_KEPT = 64  # choices of a model that are remembered: callers ask for the same ones again
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The classes of a model that may answer."""
+
+    classes: NDArray[np.intp]  # indices, rising
+    temperature: float  # of the model
+
+    def probabilities(self, outputs: Mapping[str, NDArray[np.float32]]) -> tuple[NDArray[np.float32], float]:
+        """The probabilities among the chosen classes, float32 ``[classes]`` with 0 for the others; and what these have.
+
+        Args:
+            outputs: the logits and the probabilities of an image.
+        """
+        scores = outputs[LOGITS][self.classes].astype(np.float64) / self.temperature
+        raised = np.exp(scores - scores.max())
+        every = outputs[PROBABILITIES]
+        found = np.zeros_like(every)
+        found[self.classes] = raised / raised.sum()
+        return found, max(0.0, 1.0 - float(every[self.classes].sum(dtype=np.float64)))
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A group of classes that an answer may be rolled up to."""
+
+    name: str
+    classes: NDArray[np.intp]  # indices, rising
+
+
+class Classes:
+    """The classes of a loaded model, by name."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        """Take them from the model's bundle."""
+        self._temperature = bundle.temperature
+        self._names = ClassNames(bundle.labels, {group.name: group.classes for group in bundle.groups})
+        # The smallest first: an answer is rolled up no farther than necessary.
+        ordered = sorted(bundle.groups, key=lambda group: len(group.classes))
+        self.groups = tuple(Group(group.name, np.array(group.classes, np.intp)) for group in ordered)
+        self._chosen = lru_cache(_KEPT)(self._choose)
+
+    def chosen(self, choice: ClassChoice) -> Chosen:
+        """The classes that a request chooses.
+
+        Raises:
+            InvalidRequestError: expected; UNKNOWN_CLASS.
+        """
+        try:
+            return self._chosen(choice)
+        except UnknownClassError as error:
+            raise InvalidRequestError(Reason.UNKNOWN_CLASS, str(error), field="options.classes") from None
+
+    def _choose(self, choice: ClassChoice) -> Chosen:
+        found = self._names.choose(choice.allow, choice.deny)
+        return Chosen(np.array(found, np.intp), self._temperature)
