@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from glimpse.models.groups import GROUPS, groups_of
 from glimpse.models.prestem.recipe import Recipe
+from glimpse.models.published import labels
 from glimpse.server.repository.model_file import ListedModel, ModelFile
 from glimpse.server.settings import Settings
 from tests.conftest import RunningServer
@@ -88,10 +90,12 @@ def read(block: Block, folder: Path) -> None:
         ModelFile.model_validate(values)
     elif block.title.endswith("models.toml"):
         assert all(map(ListedModel.model_validate, values.values()))
-    else:
+    elif not block.title.endswith(GROUPS):
         Settings(**values)
     (folder / block.title).parent.mkdir(exist_ok=True)
     (folder / block.title).write_text(block.text, encoding="utf-8")
+    if block.title.endswith(GROUPS):  # of ImageNet's classes
+        assert [each.name for each in groups_of((folder / block.title).parent, labels("imagenet1000"))] == [*values]
 
 
 @pytest.mark.parametrize("page", PAGES)
