@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from glimpse.models.groups import GROUPS, groups_of
 from glimpse.models.prestem.recipe import Recipe
+from glimpse.models.published import labels
 from glimpse.server.repository import rollout_file
 from glimpse.server.repository.model_file import ListedModel, ModelFile
 from glimpse.server.settings import Settings
@@ -103,6 +105,8 @@ def read(block: Block, folder: Path) -> None:
         ModelFile.model_validate(values)
     elif block.title.endswith("models.toml"):
         assert all(map(ListedModel.model_validate, values.values()))
+    elif block.title.endswith(GROUPS):  # of ImageNet's classes
+        assert [each.name for each in groups_of((folder / block.title).parent, labels("imagenet1000"))] == [*values]
     else:
         Settings(**values)
 
