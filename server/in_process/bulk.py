@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from glimpse.client.errors import ImageRefusedError
 from glimpse.client.image_values import unreadable
 from glimpse.client.results import ImageResult
-from glimpse.server.domain import Classification
+from glimpse.server.domain import Classification, ClassifyRequest, Image
 from glimpse.server.in_process.pipeline_thread import PipelineThread
-from glimpse.server.in_process.values import InputLimits, Options, to_image, to_result
+from glimpse.server.in_process.values import InputLimits, to_image, to_result
 
 if TYPE_CHECKING:
     from glimpse.client.image_values import ImageInput
@@ -49,13 +49,19 @@ class _Taken(NamedTuple, Generic[K]):
 class Bulk:
     """One run; `run` once."""
 
-    def __init__(self, pipeline: PipelineThread, limits: InputLimits, options: Options, in_flight: int) -> None:
+    def __init__(
+        self,
+        pipeline: PipelineThread,
+        limits: InputLimits,
+        to_request: Callable[[Image], ClassifyRequest],
+        in_flight: int,
+    ) -> None:
         """Prepare a run.
 
         Args:
             pipeline: classifies.
             limits: of an image.
-            options: of all images.
+            to_request: makes the request for an image.
             in_flight: images that may be taken and not yet be yielded.
 
         Raises:
@@ -65,7 +71,7 @@ class Bulk:
             raise ValueError(f"in_flight must be at least 1. Received: {in_flight}")
         self._pipeline = pipeline
         self._limits = limits
-        self._options = options
+        self._to_request = to_request
         self._in_flight = in_flight
         self._readers: ThreadPoolExecutor | None = None  # most callers with bytes or pixels need none
 
@@ -107,7 +113,7 @@ class Bulk:
 
     def _submit(self, image: ImageInput) -> _Submitted:
         try:
-            return self._pipeline.submit(self._options.request(to_image(image, self._limits)))
+            return self._pipeline.submit(self._to_request(to_image(image, self._limits)))
         except ImageRefusedError as error:
             return ImageResult.failed(error.code, error.reason, error.message)
         except OSError as error:

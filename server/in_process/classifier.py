@@ -7,16 +7,17 @@ import os
 import re
 import threading
 import weakref
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import TYPE_CHECKING, NoReturn, Self, TypeVar, Unpack, get_args, overload
 
 from glimpse.client.results import ImageResult, ModelDescription
 from glimpse.models.prestem.recipe import Geometry
 from glimpse.server import cores, logs
+from glimpse.server.domain import ClassifyRequest, Image
 from glimpse.server.in_process.bulk import Bulk
 from glimpse.server.in_process.given import ARGUMENTS, MoreSettings, limits_of, settings_of
 from glimpse.server.in_process.pipeline_thread import PipelineThread
-from glimpse.server.in_process.values import InputLimits, Options, to_image, to_result
+from glimpse.server.in_process.values import InputLimits, Options, to_image, to_request, to_result
 from glimpse.server.settings import Settings
 from glimpse.server.settings.kinds import PrecisionChoice, RuntimeChoice
 from glimpse.server.startup import StartupError
@@ -124,22 +125,13 @@ class Classifier:
         self._pipeline.close()
 
     @overload
-    def classify(
-        self, image: list[ImageInput], *, top_k: int | None = ..., min_probability: float = ..., geometry: str = ...
-    ) -> list[ImageResult]: ...
+    def classify(self, image: list[ImageInput], **options: Unpack[Options]) -> list[ImageResult]: ...
 
     @overload
-    def classify(
-        self, image: ImageInput, *, top_k: int | None = ..., min_probability: float = ..., geometry: str = ...
-    ) -> ImageResult: ...
+    def classify(self, image: ImageInput, **options: Unpack[Options]) -> ImageResult: ...
 
     def classify(
-        self,
-        image: ImageInput | list[ImageInput],
-        *,
-        top_k: int | None = None,
-        min_probability: float = 0.0,
-        geometry: str = "",
+        self, image: ImageInput | list[ImageInput], **options: Unpack[Options]
     ) -> ImageResult | list[ImageResult]:
         """Classify one image, or a list of images in batches.
 
@@ -147,10 +139,14 @@ class Classifier:
             image: the path of an image file, or its bytes; or pixels as a NumPy array of uint8 ``[height, width, 3]``
                 in the order red, green, blue, or grey ``[height, width]``; or a Pillow image, of which the pixels are
                 taken that a viewer would show (upright, transparency on white). Or a list of these.
-            top_k: how many predictions to return; without it 5, or all classes where there are fewer.
-            min_probability: leave out predictions that are less probable than this, 0 to 1.
-            geometry: how to fit the image to the network's input: ``crop``, ``squash``, ``letterbox`` or ``pad``; if
-                empty, the model's own.
+            options: what to return of each image, all optional and the same as those of `Client.classify`:
+                ``top_k``: how many predictions; without it 5, or all classes where there are fewer.
+                ``min_probability``: leave out predictions that are less probable than this, 0 to 1.
+                ``geometry``: how to fit the image to the network's input: ``crop``, ``squash``, ``letterbox`` or
+                ``pad``; if empty, the model's own.
+                ``outputs``: what to return besides predictions: ``"embedding"``, ``"logits"`` or both, in a list.
+                ``allow`` and ``deny``: lists of the classes that may and that may not answer.
+                ``roll_up``: answer with a group of classes if no class alone is at least this probable.
 
         Returns:
             The result of the image, which never has an `error`; or one result for each image of a list, in the same
@@ -161,22 +157,16 @@ class Classifier:
             OSError: the file of a single image cannot be read.
             InvalidRequestError: an option is out of range.
             GlimpseError: anything else; `glimpse.client.errors` shows the tree of errors.
-            TypeError, ValueError: it is no image of any kind.
+            TypeError, ValueError: it is no image of any kind, or there is no such option.
         """
-        options = Options(top_k, min_probability, geometry)
+        request = to_request(options)
         if isinstance(image, list):
-            return list(_results(self._run(((None, each) for each in image), options, None)))
-        future = self._pipeline.submit(options.request(to_image(image, self._limits)))
+            return list(_results(self._run(((None, each) for each in image), request, None)))
+        future = self._pipeline.submit(request(to_image(image, self._limits)))
         return to_result(self._pipeline.wait(future)).raise_for_error()
 
     def classify_all(
-        self,
-        images: Iterable[ImageInput],
-        *,
-        top_k: int | None = None,
-        min_probability: float = 0.0,
-        geometry: str = "",
-        in_flight: int | None = None,
+        self, images: Iterable[ImageInput], *, in_flight: int | None = None, **options: Unpack[Options]
     ) -> Iterator[ImageResult]:
         """Classify any number of images in batches, as you iterate over the results.
 
@@ -187,9 +177,9 @@ class Classifier:
 
         Args:
             images: images as `classify` takes them.
-            top_k, min_probability, geometry: as for `classify`, for all images.
             in_flight: how many images may be taken and not yet be yielded, at least 1; without it, as many as keep all
                 cores busy.
+            options: as for `classify`, for all images.
 
         Yields:
             One result for each image, in the same order, with an `error` where a file cannot be read or an image cannot
@@ -200,17 +190,10 @@ class Classifier:
             GlimpseError, TypeError, ValueError: as for `classify`.
             Whatever `images` itself raises.
         """
-        options = Options(top_k, min_probability, geometry)
-        return _results(self._run(((None, image) for image in images), options, in_flight))
+        return _results(self._run(((None, image) for image in images), to_request(options), in_flight))
 
     def classify_many(
-        self,
-        images: Iterable[tuple[K, ImageInput]],
-        *,
-        top_k: int | None = None,
-        min_probability: float = 0.0,
-        geometry: str = "",
-        in_flight: int | None = None,
+        self, images: Iterable[tuple[K, ImageInput]], *, in_flight: int | None = None, **options: Unpack[Options]
     ) -> Iterator[tuple[K, ImageResult]]:
         """The same as `classify_all` for pairs of a key of your own and an image, as `Client.classify_many` takes them.
 
@@ -222,7 +205,7 @@ class Classifier:
         Raises:
             GlimpseError, TypeError, ValueError: as for `classify_all`.
         """
-        return self._run(images, Options(top_k, min_probability, geometry), in_flight)
+        return self._run(images, to_request(options), in_flight)
 
     def describe(self) -> ModelDescription:
         """Describe the model: its classes, network, preprocessing, runtime and limits, as `Client.describe` does."""
@@ -232,11 +215,14 @@ class Classifier:
         return messages.from_description(describe(self._pipeline.model, limits(self._settings)))
 
     def _run(
-        self, images: Iterable[tuple[K, ImageInput]], options: Options, in_flight: int | None
+        self,
+        images: Iterable[tuple[K, ImageInput]],
+        request: Callable[[Image], ClassifyRequest],
+        in_flight: int | None,
     ) -> Generator[tuple[K, ImageResult], None, None]:
         if in_flight is None:
             in_flight = _AHEAD * self._pipeline.model.batch_sizes[-1] * (cores.available() + 1)
-        return Bulk(self._pipeline, self._limits, options, in_flight).run(images)
+        return Bulk(self._pipeline, self._limits, request, in_flight).run(images)
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from array import array
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
 
 from glimpse.client import errors, image_values, results
 from glimpse.client.image_values import Encoded
 from glimpse.models.decoding.decode import check_pixels
 from glimpse.models.decoding.limits import ImageLimits
 from glimpse.models.decoding.refusals import Kind, RefusedImageError
+from glimpse.models.outputs import DEFAULT_OUTPUTS, EMBEDDING, LOGITS
 from glimpse.server import domain
 from glimpse.server.domain import Classification
 from glimpse.server.errors import ServiceError
@@ -18,19 +24,40 @@ if TYPE_CHECKING:
     from glimpse.client.image_values import ImageInput
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What to return of an image."""
+class Options(TypedDict, total=False):
+    """What to return of an image; `Classifier.classify` describes each."""
 
     top_k: int | None
     min_probability: float
     geometry: str
+    outputs: Sequence[str]
+    allow: Sequence[str]
+    deny: Sequence[str]
+    roll_up: float
 
-    def request(self, image: domain.Image) -> domain.ClassifyRequest:
-        """The request for an image."""
-        return domain.ClassifyRequest(
-            (image,), top_k=self.top_k, min_probability=self.min_probability, geometry=self.geometry
-        )
+
+def to_request(options: Options) -> Callable[[domain.Image], domain.ClassifyRequest]:
+    """A function that makes the request for an image.
+
+    Raises:
+        TypeError: there is no such option, or a text stands where a list of texts should.
+    """
+    if unknown := options.keys() - Options.__annotations__.keys():
+        raise TypeError(f"There is no option {min(unknown)!r}. There are: {', '.join(Options.__annotations__)}")
+    for name in ("outputs", "allow", "deny"):
+        if isinstance(value := options.get(name), str):  # whose letters would be names
+            raise TypeError(f"{name} must be a list of names, such as [{value!r}]. Received: {value!r}")
+    allow, deny = tuple(options.get("allow", ())), tuple(options.get("deny", ()))
+    blank = domain.ClassifyRequest(
+        (),
+        top_k=options.get("top_k"),
+        min_probability=options.get("min_probability", 0.0),
+        geometry=options.get("geometry", ""),
+        outputs=DEFAULT_OUTPUTS.union(options.get("outputs", ())),
+        classes=domain.ClassChoice(allow, deny) if allow or deny else None,
+        roll_up=options.get("roll_up", 0.0),
+    )
+    return lambda image: replace(blank, images=(image,))
 
 
 class InputLimits:
@@ -88,7 +115,10 @@ def to_result(answer: Classification) -> results.ImageResult:
     error = result.error
     return results.ImageResult(
         predictions=tuple(
-            [results.Prediction(each.index, each.label, each.probability, each.class_id) for each in result.predictions]
+            [
+                results.Prediction(each.index, each.label, each.probability, each.class_id, each.is_group)
+                for each in result.predictions
+            ]
         ),
         error=(
             None
@@ -107,7 +137,15 @@ def to_result(answer: Classification) -> results.ImageResult:
             reply_seconds=timing.reply,
         ),
         model=results.ModelIdentity(answer.model.name, answer.model.version, answer.model.weights_digest),
+        logits=_floats(result.outputs.get(LOGITS)),
+        embedding=_floats(result.outputs.get(EMBEDDING)),
+        # In 32 bits, as it travels from a server.
+        probability_outside=None if result.outside is None else float(np.float32(result.outside)),
     )
+
+
+def _floats(values: NDArray[np.float32] | None) -> array[float] | None:
+    return None if values is None else array("f", values.tobytes())
 
 
 def to_error(error: ServiceError) -> errors.GlimpseError:

@@ -112,7 +112,17 @@ def test_a_bad_image_has_the_server_s_error_alone_and_in_a_list(classifier: Clas
     assert results[0].predictions
 
 
-@pytest.mark.parametrize("options", [{"top_k": 0}, {"top_k": 11}, {"min_probability": 1.5}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"top_k": 0},
+        {"top_k": 11},
+        {"min_probability": 1.5},
+        {"roll_up": 2.0},
+        {"allow": ["lion"]},
+        {"outputs": ["maps"]},
+    ],
+)
 def test_an_option_out_of_range_has_the_server_s_error(
     classifier: Classifier, client: Client, options: dict[str, Any]
 ) -> None:
@@ -126,6 +136,25 @@ def test_an_option_out_of_range_has_the_server_s_error(
         with pytest.raises(InvalidRequestError) as found:
             ask()
         assert (found.value.reason, found.value.field) == (wanted.value.reason, wanted.value.field)
+
+
+def test_embeddings_logits_and_chosen_classes_are_the_server_s(
+    classifier: Classifier, client: Client, cat_photo: Path
+) -> None:
+    asked: dict[str, Any] = {"outputs": ["embedding", "logits"], "allow": ["dog", "cat", "ship"], "deny": ["ship"]}
+    found, wanted = classifier.classify(cat_photo, **asked), client.classify(cat_photo, **asked)
+    assert unthreaded(found) == unthreaded(wanted)
+    assert found.embedding is not None
+    assert [each.label for each in found.predictions] == ["cat", "dog"]
+    (listed,) = classifier.classify([cat_photo], **asked)
+    assert listed.logits == found.logits
+
+
+def test_an_option_that_there_is_not_is_told_with_those_that_there_are(classifier: Classifier) -> None:
+    with pytest.raises(TypeError, match=r"no option 'topk'\. There are: top_k, "):
+        classifier.classify(pixels(1), topk=3)  # type: ignore[call-overload]
+    with pytest.raises(TypeError, match=r"allow must be a list of names, such as \['cat'\]"):
+        classifier.classify_all([pixels(1)], allow="cat")
 
 
 def test_an_unknown_geometry_is_refused_with_those_that_there_are(classifier: Classifier) -> None:
