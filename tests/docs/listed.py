@@ -139,6 +139,7 @@ LISTED = (
     Listed(r"docker\b", "needs a container engine, and an image", syntax),
     Listed(r"perf_analyzer\b", "comes with Triton, and measures for a minute", syntax),
     Listed(r"kubectl\b", "needs a cluster", syntax),
+    Listed(r"helm\b", "needs a cluster; tests/deploy/test_helm.py renders the chart", syntax),
     Listed(r"curl .*http://[\w-]+\.default:", "asks a Service in a cluster", syntax),
     Listed(
         r"client/cli\.py (models|classify --model cifar)\b",
