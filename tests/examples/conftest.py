@@ -20,6 +20,7 @@ from tests.server.access.inside import entry
 _BUILT = ROOT / ".cache" / "examples"
 _CONTRACT = "proto/glimpse/v1/classifier.proto"
 _PATIENCE = 280  # seconds; until a program is called hung
+_GO_SOURCES = Path("/usr/share/gocode")
 # The only token that `guarded` knows.
 ALICE = "a"
 
@@ -60,11 +61,15 @@ class Example:
 
 @pytest.fixture(
     scope="session",
-    params=[pytest.param("typescript", marks=pytest.mark.slow), "ruby"],  # npm installs its packages
+    params=[
+        pytest.param("typescript", marks=pytest.mark.slow),  # npm installs its packages
+        "ruby",
+        pytest.param("go", marks=pytest.mark.slow),  # gRPC is compiled
+    ],
 )
 def example(request: pytest.FixtureRequest) -> Example:
     """Each example, built."""
-    return _typescript() if request.param == "typescript" else _ruby()
+    return {"typescript": _typescript, "ruby": _ruby, "go": _go}[request.param]()
 
 
 @dataclass(frozen=True)
@@ -113,6 +118,47 @@ def _ruby() -> Example:
     return Example(folder, ("ruby", "classify.rb"))
 
 
+def _go() -> Example:
+    """Built without modules, for which Go would have to download them: from the sources that Debian has."""
+    _needs(
+        *("go", "protoc", "protoc-gen-go", "protoc-gen-go-grpc"),
+        package="Debian's golang-go, protobuf-compiler, protoc-gen-go and protoc-gen-go-grpc",
+    )
+    if not (_GO_SOURCES / "src" / "google.golang.org" / "grpc").exists():
+        pytest.skip("gRPC for Go is not installed; it comes with Debian's golang-google-grpc-dev")
+    folder = _copied("go")
+    protobuf = _go_protobuf()
+    both = [f"--go{kind}_{option}" for kind in ("", "-grpc") for option in ("out=.", "opt=module=glimpse")]
+    _run(folder, "protoc", "-I", "../../proto", *both, "glimpse/v1/classifier.proto")
+    # Packages are found as GOPATH/src/NAME.
+    (folder / "path" / "src").mkdir(parents=True, exist_ok=True)
+    own = folder / "path" / "src" / "glimpse"
+    if not own.is_symlink():
+        own.symlink_to(folder)
+    path = os.pathsep.join(map(str, (folder / "path", protobuf, _GO_SOURCES)))
+    chosen = {"GO111MODULE": "off", "GOPATH": path, "GOCACHE": str(folder / "path" / "cache"), "GOFLAGS": ""}
+    _run(own, "go", "vet", ".", **chosen)
+    _run(own, "go", "build", "-o", "classify", ".", **chosen)
+    return Example(folder, ("./classify",))
+
+
+def _go_protobuf() -> Path:
+    """The protobuf for Go that today's generated code needs; Debian's gRPC asks for an older one in the same place."""
+    package = "golang-github-golang-protobuf-1-5-dev"
+    folder = _BUILT / "go-protobuf"
+    sources = folder / "usr" / "share" / "gocode"
+    if not sources.exists():
+        _needs("apt-get", "dpkg", package=f"Debian, whose {package} is needed")
+        folder.mkdir(parents=True, exist_ok=True)
+        command = ["apt-get", "download", package]
+        ended = subprocess.run(command, cwd=folder, capture_output=True, check=False)
+        found = next(folder.glob(f"{package}_*.deb"), None)
+        if ended.returncode or found is None:
+            pytest.skip(f"Debian's {package} could not be downloaded")
+        _run(folder, "dpkg", "-x", found.name, ".")
+    return sources
+
+
 def _needs(*programs: str, package: str) -> None:
     missing = [program for program in programs if shutil.which(program) is None]
     if missing:
@@ -122,13 +168,17 @@ def _needs(*programs: str, package: str) -> None:
 def _copied(name: str) -> Path:
     """The sources of an example and the contract, as they lie in the repository, outside of its tree."""
     folder = _BUILT / "examples" / name
-    generated = shutil.ignore_patterns("node_modules", "dist", "generated", "lib")
+    generated = shutil.ignore_patterns("node_modules", "dist", "generated", "lib", "v1", "go.sum")
     shutil.copytree(ROOT / "examples" / name, folder, ignore=generated, dirs_exist_ok=True)
     (_BUILT / _CONTRACT).parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(ROOT / _CONTRACT, _BUILT / _CONTRACT)
     return folder
 
 
-def _run(folder: Path, *command: str) -> None:
-    ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=_PATIENCE)
+def _run(folder: Path, *command: str, **environment: str) -> None:
+    # A shell's PWD is where Go believes to be, beyond links.
+    chosen = {**os.environ, "PWD": str(folder), **environment}
+    ended = subprocess.run(
+        command, cwd=folder, env=chosen, capture_output=True, text=True, check=False, timeout=_PATIENCE
+    )
     assert ended.returncode == 0, f"{' '.join(command)}:\n{ended.stdout}{ended.stderr}"

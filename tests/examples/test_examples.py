@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
+from google.protobuf import duration_pb2
+from google.rpc import error_details_pb2
 
 from glimpse.client import Client
+from glimpse.client.errors import Code
+from glimpse.v1 import classifier_pb2 as pb
+from tests.client.scripted import Context, ScriptedServer, abort, refusal, response, stream_response
 from tests.conftest import RunningServer
 from tests.examples.conftest import ALICE, Example, Guarded
 
@@ -66,6 +73,52 @@ def test_a_refused_request_is_told_with_its_reason_and_a_token_over_tls_gets_in(
     let_in = example.classify(guarded.target, cat_photo, GLIMPSE_TLS_CA=ca, GLIMPSE_TOKEN=ALICE)
     assert [answer["predictions"][0]["label"] for answer in let_in.answers.values()] == ["cat"], let_in.trouble
     assert let_in.code == 0
+
+
+def test_a_full_server_is_asked_again_when_it_says_so(example: Example, tmp_path: Path) -> None:
+    """And each call has a deadline."""
+    asked: list[float] = []
+
+    def refuse_once(request: pb.ClassifyRequest, context: Context) -> pb.ClassifyResponse:
+        asked.append(float(context.time_remaining()))
+        if len(asked) == 1:
+            hint = error_details_pb2.RetryInfo(retry_delay=duration_pb2.Duration(nanos=50_000_000))
+            abort(context, grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL", hint, pushback_ms=50)
+        return response(request)
+
+    photo = tmp_path / "photo.jpg"
+    photo.write_text("a cat")
+    with ScriptedServer() as scripted:
+        scripted.classify = refuse_once
+        ended = example.classify(scripted.target, photo)
+    assert (ended.code, ended.trouble) == (0, "")
+    assert ended.answers[str(photo)]["predictions"][0]["label"] == "a cat"
+    assert len(asked) == 2
+    assert all(0 < seconds < 61 for seconds in asked), asked
+
+
+def test_a_stream_that_breaks_is_begun_again_for_what_has_no_answer(example: Example, tmp_path: Path) -> None:
+    for name in "abcd":
+        (tmp_path / f"{name}.jpg").write_text(name)
+    streams: list[list[str]] = []
+
+    def break_once(requests: Iterator[pb.ClassifyStreamRequest], context: Context) -> Iterator[Any]:
+        streams.append([])
+        for request in requests:
+            streams[-1].append(request.id)
+            if len(streams) == 1 and len(streams[0]) == 3:
+                abort(context, grpc.StatusCode.UNAVAILABLE, "DRAINING")
+            full = len(streams) == 2 and streams[-1].count(request.id) == 1 and request.id.endswith("d.jpg")
+            yield refusal(request, Code.RESOURCE_EXHAUSTED, "QUEUE_FULL", 0.05) if full else stream_response(request)
+
+    with ScriptedServer() as scripted:
+        scripted.stream = break_once
+        ended = example.classify(scripted.target, tmp_path)
+    assert (ended.code, ended.trouble) == (0, "")
+    labels = {Path(path).name: answer["predictions"][0]["label"] for path, answer in ended.answers.items()}
+    assert labels == {f"{name}.jpg": name for name in "abcd"}
+    assert len(streams) == 2
+    assert streams[1].count(str(tmp_path / "d.jpg")) == 2
 
 
 def test_where_nobody_answers_that_is_told(example: Example, cat_photo: Path) -> None:

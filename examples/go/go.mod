@@ -1,0 +1,3 @@
+module glimpse
+
+go 1.19
