@@ -20,11 +20,21 @@ _PATIENCE = 60.0  # seconds
 class Balancer:
     """A running Envoy."""
 
-    def __init__(self, replicas: Sequence[int], folder: Path) -> None:
-        """Start it in front of those ports of the loopback; its files go to `folder`."""
-        self.port, self._admin = free_ports(2)
+    def __init__(
+        self, replicas: Sequence[int], folder: Path, *, http: Sequence[int] = (), origins: Sequence[str] = ()
+    ) -> None:
+        """Start it in front of those ports of the loopback; its files go to `folder`.
+
+        Args:
+            replicas: their ports for gRPC.
+            folder: of the files.
+            http: their ports for HTTP/JSON.
+            origins: whose pages may call.
+        """
+        self.port, self.web, self._admin = free_ports(3)
         path = folder / "envoy.json"
-        path.write_text(json.dumps(_placed(self.port, self._admin, replicas)), encoding="ascii")
+        placed = _placed((self.port, self.web, self._admin), replicas, http, origins)
+        path.write_text(json.dumps(placed), encoding="ascii")
         self._log = folder / "envoy.log"
         # One worker thread, for two cores are shared with three replicas.
         command = [tool("envoy"), "-c", str(path), "--concurrency", "1", "--disable-hot-restart", "--log-level", "warn"]
@@ -41,23 +51,24 @@ class Balancer:
         """What it had to complain of."""
         return self._log.read_text(encoding="utf-8")
 
-    def healthy(self) -> set[int]:
-        """The ports of the replicas to which it sends calls."""
-        (cluster,) = self._ask("/clusters?format=json")["cluster_statuses"]
+    def healthy(self, cluster_name: str = "glimpse") -> set[int]:
+        """The ports of the replicas to which it sends calls, or for `glimpse_http` requests."""
+        clusters = self._ask("/clusters?format=json")["cluster_statuses"]
+        (cluster,) = [each for each in clusters if each["name"] == cluster_name]
         return {
             host["address"]["socket_address"]["port_value"]
             for host in cluster.get("host_statuses", [])
             if host["health_status"] == {"eds_health_status": "HEALTHY"}
         }
 
-    def wait_until_healthy(self, replicas: set[int]) -> None:
+    def wait_until_healthy(self, replicas: set[int], cluster: str = "glimpse") -> None:
         """Wait until it sends calls to exactly those."""
         end = time.monotonic() + _PATIENCE
         seen: object = "no answer"
         while time.monotonic() < end:
             assert self._process.poll() is None, f"Envoy has ended:\n{self.log}"
             try:
-                seen = self.healthy()
+                seen = self.healthy(cluster)
             except OSError as error:
                 seen = error  # it does not listen yet
             if seen == replicas:
@@ -93,15 +104,27 @@ class Balancer:
         self.close()
 
 
-def _placed(port: int, admin: int, replicas: Sequence[int]) -> Manifest:
+def _placed(
+    own: tuple[int, int, int], replicas: Sequence[int], http: Sequence[int], origins: Sequence[str]
+) -> Manifest:
     """The configuration as it is, with other ports, and an endpoint for each replica in place of the Service's name."""
     (configuration,) = parse(CONFIGURATION.read_text(encoding="utf-8"))
+    port, web, admin = own
     configuration["admin"]["address"] = _address(admin)
-    (listener,) = configuration["static_resources"]["listeners"]
-    (cluster,) = configuration["static_resources"]["clusters"]
-    listener["address"] = _address(port)
-    (endpoints,) = cluster["load_assignment"]["endpoints"]
-    endpoints["lb_endpoints"] = [{"endpoint": {"address": _address(each)}} for each in replicas]
+    resources = configuration["static_resources"]
+    listeners = {each["name"]: each for each in resources["listeners"]}
+    clusters = {each["name"]: each for each in resources["clusters"]}
+    listeners["grpc"]["address"] = _address(port)
+    listeners["web"]["address"] = _address(web)
+    for name, ports in (("glimpse", replicas), ("glimpse_http", http)):
+        (endpoints,) = clusters[name]["load_assignment"]["endpoints"]
+        endpoints["lb_endpoints"] = [{"endpoint": {"address": _address(each)}} for each in ports]
+    (chain,) = listeners["web"]["filter_chains"]
+    (host,) = chain["filters"][0]["typed_config"]["route_config"]["virtual_hosts"]
+    for route in host["routes"]:
+        if "typed_per_filter_config" in route:
+            (policy,) = route["typed_per_filter_config"].values()
+            policy["allow_origin_string_match"] = [{"exact": each} for each in origins]
     return configuration
 
 

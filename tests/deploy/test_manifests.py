@@ -11,15 +11,16 @@ import pytest
 
 from glimpse.client.channel import SERVICE
 from glimpse.models.__main__ import _parser
+from glimpse.server.open_inference import servicer as open_inference
 from glimpse.server.settings import Settings, unknown_variables
 from tests.deploy.tools import DEPLOY, OVERLAYS, manifests, one, parse, pod, rendered, run, server, tool
 
 pytestmark = pytest.mark.slow
 
 # Kubernetes does not know them; their operators do.
-CUSTOM = {"GRPCRoute", "PrometheusRule", "ScaledObject", "ServiceMonitor"}
+CUSTOM = {"GRPCRoute", "HTTPRoute", "PrometheusRule", "ScaledObject", "ServiceMonitor"}
 GUARDED = {"secure"}  # with TLS and tokens
-WEB = {"http"}  # with HTTP/JSON
+WEB = {"gateway-http", "http"}  # with HTTP/JSON
 RUNBOOK = (DEPLOY / "README.md").read_text()
 
 _VALIDATE = """
@@ -287,12 +288,42 @@ def test_a_replica_has_a_device_of_its_own() -> None:
     assert resources["requests"]["nvidia.com/gpu"] == resources["limits"]["nvidia.com/gpu"] == "1"
 
 
-def test_the_gateway_leads_to_a_service_that_there_is() -> None:
-    (rule,) = one("gateway", "GRPCRoute")["spec"]["rules"]
-    (backend,) = rule["backendRefs"]
-    services = {each["metadata"]["name"]: each["spec"] for each in manifests("gateway") if each["kind"] == "Service"}
-    assert backend["port"] in {each["port"] for each in services[backend["name"]]["ports"]}
-    assert {"service": SERVICE} in [each["method"] for each in rule["matches"]]
+@pytest.mark.parametrize(("overlay", "kind"), [("gateway", "GRPCRoute"), ("gateway-http", "HTTPRoute")])
+def test_the_gateway_leads_to_a_service_that_there_is(overlay: str, kind: str) -> None:
+    services = {each["metadata"]["name"]: each["spec"] for each in manifests(overlay) if each["kind"] == "Service"}
+    for rule in one(overlay, kind)["spec"]["rules"]:
+        (backend,) = rule["backendRefs"]
+        assert backend["port"] in {each["port"] for each in services[backend["name"]]["ports"]}
+        assert len(rule["matches"]) <= 8, "older versions of the Gateway API allow no more"
+
+
+def test_the_gateway_leads_to_methods_that_there_are_and_to_no_management() -> None:
+    matches = [match for rule in one("gateway", "GRPCRoute")["spec"]["rules"] for match in rule["matches"]]
+    assert {"service": SERVICE} in [each["method"] for each in matches]
+    assert "glimpse.v1.ModelRepository" not in {each["method"]["service"] for each in matches}
+    offered = set(open_inference.POOL.FindServiceByName(open_inference.SERVICE).methods_by_name)
+    routed = {each["method"]["method"] for each in matches if each["method"]["service"] == open_inference.SERVICE}
+    assert routed < offered
+    assert {each for each in routed if each.startswith("Repository")} == set()
+    assert "ModelInfer" in routed
+
+
+def test_envoy_leads_to_the_same_methods_as_the_gateway() -> None:
+    (envoy,) = parse((DEPLOY / "components" / "gateway" / "envoy.yaml").read_text("utf-8"))
+    listeners = {each["name"]: each for each in envoy["static_resources"]["listeners"]}
+
+    def matches(name: str) -> list[dict[str, Any]]:
+        (chain,) = listeners[name]["filter_chains"]
+        (host,) = chain["filters"][0]["typed_config"]["route_config"]["virtual_hosts"]
+        return [route["match"] for route in host["routes"]]
+
+    grpc = {match.get("path") or match["prefix"] for match in matches("grpc")}
+    asked = [match["method"] for rule in one("gateway", "GRPCRoute")["spec"]["rules"] for match in rule["matches"]]
+    assert grpc == {f"/{each['service']}/{each.get('method', '')}" for each in asked}
+    (rule,) = one("gateway-http", "HTTPRoute")["spec"]["rules"]
+    exact = {each["path"]["value"] for each in rule["matches"]}
+    web = {(match.get("path") or match["prefix"]).rstrip("/") for match in matches("web")}
+    assert {path for path in web if "glimpse.v1" not in path} == exact
 
 
 def test_the_weights_are_fetched_by_the_image_that_serves_them() -> None:

@@ -69,7 +69,7 @@ class Example:
 )
 def example(request: pytest.FixtureRequest) -> Example:
     """Each example, built."""
-    return {"typescript": _typescript, "ruby": _ruby, "go": _go}[request.param]()
+    return {"typescript": lambda: node_example("typescript"), "ruby": _ruby, "go": _go}[request.param]()
 
 
 @dataclass(frozen=True)
@@ -98,9 +98,10 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
         running.close()
 
 
-def _typescript() -> Example:
+def node_example(name: str) -> Example:
+    """An example for Node.js, with its packages."""
     _needs("node", "npm", package="Node.js 20 or later")
-    folder = _copied("typescript")
+    folder = _copied(name)
     lock, installed = folder / "package-lock.json", folder / "node_modules" / ".lock"
     if not installed.exists() or installed.read_bytes() != lock.read_bytes():
         _run(folder, "npm", "ci")
