@@ -58,6 +58,8 @@ class Routes:
                 self._shows("/v2/health/live", "ServerLive", v2.live, health=True),
                 self._shows("/v2/health/ready", "ServerReady", v2.ready, health=True),
             ]
+            if not settings.serve_page:
+                routes.append(self._shows("/", "ServerLive", v1.live, health=True))
         if settings.serve_page:
             routes += [self._shows(path, "Page", answer) for path, answer in page.files().items()]
         self._paths = {route.path for route in routes}

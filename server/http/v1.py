@@ -13,7 +13,7 @@ from starlette.responses import Response
 from glimpse.server.domain import EncodedImage, ModelSelector
 from glimpse.server.http import answers, json_body, options
 from glimpse.server.http.endpoint import Asked
-from glimpse.server.http.problems import malformed
+from glimpse.server.http.problems import JSON, malformed
 from glimpse.server.service import Service
 
 
@@ -29,6 +29,11 @@ class V1:
     def __init__(self, service: Service) -> None:
         """Have `service` classify."""
         self._service = service
+
+    async def live(self, asked: Asked) -> Response:  # noqa: ARG002 - as every answer has it
+        """Whether the process is of use: 200, or 503 where only another one can help."""
+        alive = self._service.alive
+        return Response(answers.json_bytes({"status": "alive" if alive else "dead"}), 200 if alive else 503, None, JSON)
 
     async def models(self, asked: Asked) -> Response:  # noqa: ARG002 - as every answer has it
         """The names of the models."""

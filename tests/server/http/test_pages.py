@@ -53,15 +53,17 @@ def test_what_has_not_changed_is_not_sent_again(port: int) -> None:
 
 def test_without_the_pages_the_rest_is_answered(start_rig: Start) -> None:
     port = port_of(start_rig("--no-serve-page"))
-    for path in ("/", "/docs", "/page/page.js"):
+    for path in ("/docs", "/page/page.js"):
         assert ask(port, path).status == 404
+    assert ask(port, "/").json == {"status": "alive"}, "what KServe's version 1 asks for"
     assert ask(port, "/openapi.json").status == 200
     assert ask(port, "/classify", picture()).status == 200
 
 
 def test_without_health_checks_there_are_none_over_http_either(start_rig: Start) -> None:
-    port = port_of(start_rig("--no-serve-health"))
+    port = port_of(start_rig("--no-serve-health", "--no-serve-page"))
     assert ask(port, "/v2/health/live").status == 404
+    assert ask(port, "/").status == 404
     assert ask(port, "/v2").status == 200
 
 
