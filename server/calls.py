@@ -70,10 +70,10 @@ class Calls:
         """
         return Method(self, kind, service, name, classifies=classifies, probe=probe)
 
-    def unknown_method(self, metadata: Metadata, peer: str) -> None:
-        """A call has come, and been refused, for a method that does not exist."""
+    def unknown_method(self, metadata: Metadata, peer: str, port: int = 0) -> None:
+        """A call has come, and been refused, for a method that does not exist; `port` as in `CallContext`."""
         call, _ = read_metadata(metadata, "", peer, self.access.proxies)
-        traffic = self.guard.began(call.peer, call.address)
+        traffic = self.guard.began(call.peer, call.address, port)
         self.guard.ended(traffic, "UNIMPLEMENTED", received=0, gated=False, seconds=0.0)
 
 
@@ -89,17 +89,22 @@ class Method:
         self._tracing = None if probe else calls.tracing
         self._sampled, self._log_calls = calls.sampled, calls.log_calls
 
-    def read(self, metadata: Metadata, peer: str) -> tuple[CallContext, list[str]]:
-        """What is known of a call before it begins, and whatever its metadata has for `authorization`."""
-        return read_metadata(metadata, self._name, peer, self._access.proxies)
+    def read(self, metadata: Metadata, peer: str, port: int = 0) -> tuple[CallContext, list[str]]:
+        """What is known of a call before it begins, and whatever its metadata has for `authorization`.
+
+        `peer` and `port` as in `CallContext`.
+        """
+        call, authorization = read_metadata(metadata, self._name, peer, self._access.proxies)
+        call.port = port
+        return call, authorization
 
     def floods(self, call: CallContext) -> bool:
         """Whether a call is one of a flood: it is to be refused before anything is read, counted, traced or logged."""
-        return self._guard.refuses and self._guard.refused(call.peer, call.address) is not None
+        return self._guard.refuses and self._guard.refused(call.peer, call.address, call.port) is not None
 
     def begin(self, call: CallContext, metadata: Metadata) -> None:
         """Begin a call; `end` has to follow."""
-        call.traffic = self._guard.began(call.peer, call.address)
+        call.traffic = self._guard.began(call.peer, call.address, call.port)
         current_call.set(call)
         structlog.contextvars.bind_contextvars(request_id=call.request_id, rpc=call.method)
         if self._tracing is not None:

@@ -50,15 +50,18 @@ class ConnectionMonitor:
         self._wake = threading.Event()
         self._stopped = False
         self._thread: threading.Thread | None = None
-        self._port = 0
+        self._ports: tuple[int, ...] = ()
         self._points = 0.0
         self._alert = self._next_look = 0.0
         self._blocked: list[filters.Network] = []
         self._by_kernel = True
 
-    def start(self, port: int) -> None:
-        """Monitor the connections to `port`. To be called in the thread of the event loop that answers them."""
-        self._port = port
+    def start(self, *ports: int) -> None:
+        """Monitor the connections to these ports of this process, of which the first is that for gRPC.
+
+        To be called in the thread of the event loop that answers them.
+        """
+        self._ports = ports
         self._load = Load(asyncio.get_running_loop())
         self._guard.wake = self._wake.set
         self._thread = threading.Thread(target=self._run, name="connections", daemon=True)
@@ -94,7 +97,7 @@ class ConnectionMonitor:
         due = now >= self._next_look
         looks = (busy and due) or (overloaded and spent > 0) or now < self._alert or bool(self._blocked) or crowded
         if looks:
-            found = connections.accepted(self._port)
+            found = connections.accepted(*self._ports)
             penalties += guard.look(now, found, block=not self._by_kernel)
             self._next_look = now + max(_SELDOM, _EFFORT * (time.monotonic() - now))
         if spent or guard.unexplained or (overloaded and looks):
@@ -109,7 +112,9 @@ class ConnectionMonitor:
             self._block(guard.blocked(now))
 
     def _apply(self, penalty: Penalty) -> None:
-        count = len(connections.close_all(self._port, set(penalty.connections))) if penalty.connections else 0
+        first, *others = self._ports
+        ends = set(penalty.connections)
+        count = len(connections.close_all(first, ends, *others)) if ends else 0
         self._metrics.connections_closed(penalty.reason, count)
         if penalty.reason == "blocked" or (penalty.reason == "share" and not penalty.connections):
             return  # the block has been logged already, or nothing was closed
@@ -129,7 +134,8 @@ class ConnectionMonitor:
     def _block(self, networks: list[filters.Network]) -> None:
         if networks != self._blocked:
             # More than fit into one filter are closed as they come.
-            self._by_kernel = filters.drop_new(self._port, networks) and len(networks) <= filters.MOST
+            dropped = [filters.drop_new(port, networks) for port in self._ports]
+            self._by_kernel = all(dropped) and len(networks) <= filters.MOST
             self._blocked = networks
             self._metrics.addresses_blocked(len(networks))
 

@@ -32,6 +32,7 @@ class Endpoint(NamedTuple):
 
     address: str  # an IPv4 address that was mapped into IPv6 is written as IPv4
     port: int
+    own: int = 0  # the port of this process that it is connected to, where that is not the first one: that for HTTP
 
 
 class Connection(NamedTuple):
@@ -43,27 +44,29 @@ class Connection(NamedTuple):
 
 
 @functools.lru_cache(4096)
-def endpoint(peer: str) -> Endpoint | None:
+def endpoint(peer: str, own: int = 0) -> Endpoint | None:
     """The end of a connection that gRPC calls `peer`: `ipv4:192.0.2.1:40000` or `ipv6:%5B2001:db8::1%5D:40000`.
 
-    None for anything else, such as a Unix socket.
+    None for anything else, such as a Unix socket. `own`: as in `Endpoint`.
     """
     kind, _, rest = peer.partition(":")
     address, _, port = urllib.parse.unquote(rest).rpartition(":")
     if kind not in {"ipv4", "ipv6"} or not port.isdecimal():
         return None
     with contextlib.suppress(ValueError):
-        return Endpoint(_plain(address.strip("[]")), int(port))
+        return Endpoint(_plain(address.strip("[]")), int(port), own)
     return None
 
 
-def accepted(port: int) -> list[Connection]:
-    """All connections that were accepted on `port`. Takes some 10 microseconds for each open file of the process.
+def accepted(port: int, *others: int) -> list[Connection]:
+    """All connections that were accepted on `port`, and on other ports of this process.
+
+    Takes some 10 microseconds for each open file of the process.
 
     Raises:
         OSError: the process cannot open any more files.
     """
-    return [_counted(peer, each) for peer, each, _ in _connected(port)]
+    return [_counted(peer, each) for peer, each, _ in _connected(port, *others)]
 
 
 def close(port: int, peer: Endpoint) -> bool:
@@ -74,10 +77,13 @@ def close(port: int, peer: Endpoint) -> bool:
     return bool(close_all(port, {peer}))
 
 
-def close_all(port: int, peers: Collection[Endpoint]) -> set[Endpoint]:
-    """Close all connections from `peers` that were accepted on `port`, as `close` does; returns those there were."""
+def close_all(port: int, peers: Collection[Endpoint], *others: int) -> set[Endpoint]:
+    """Close all connections from `peers` that were accepted on `port`, as `close` does; returns those there were.
+
+    `others`: further ports of this process, to which `peers` may be connected as `Endpoint.own` says.
+    """
     closed = set[Endpoint]()
-    for found, each, _ in _connected(port):
+    for found, each, _ in _connected(port, *others):
         if found in peers:
             with contextlib.suppress(OSError):  # it has ended meanwhile
                 each.shutdown(socket.SHUT_RDWR)
@@ -157,7 +163,7 @@ def _duplicate(descriptor: int) -> socket.socket:
 
 def listening(port: int) -> Iterator[socket.socket]:
     """The TCP sockets that listen on `port`, each open until the next is asked for."""
-    for each, _ in _sockets(port):
+    for each, _, _ in _sockets(port):
         with contextlib.suppress(OSError):
             if each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
                 yield each
@@ -170,18 +176,23 @@ def open_files() -> int:
     return 0
 
 
-def _connected(port: int) -> Iterator[tuple[Endpoint, socket.socket, int]]:
-    """The connected TCP sockets whose own end is `port`, each open until the next is asked for, and its descriptor."""
-    for each, descriptor in _sockets(port):
+def _connected(port: int, *others: int) -> Iterator[tuple[Endpoint, socket.socket, int]]:
+    """The connected TCP sockets whose own end is `port` or one of `others`, each open until the next is asked for.
+
+    With what is at their other end before, and their descriptor behind them.
+    """
+    for each, descriptor, own in _sockets(port, *others):
         try:
             peer = each.getpeername()
         except OSError:  # it listens, or has ended
             continue
-        yield Endpoint(_plain(peer[0]), peer[1]), each, descriptor
+        yield Endpoint(_plain(peer[0]), peer[1], 0 if own == port else own), each, descriptor
 
 
-def _sockets(port: int) -> Iterator[tuple[socket.socket, int]]:
-    """The TCP sockets whose own end is `port`, each open until the next is asked for, and its descriptor.
+def _sockets(port: int, *others: int) -> Iterator[tuple[socket.socket, int, int]]:
+    """The TCP sockets whose own end is `port` or one of `others`, each open until the next is asked for.
+
+    With their descriptor and that port behind them.
 
     Raises:
         OSError: the process cannot open any more files, without which all connections would seem to have ended.
@@ -205,8 +216,8 @@ def _sockets(port: int) -> Iterator[tuple[socket.socket, int]]:
                 own = copy.getsockname()
             except OSError:  # no socket
                 continue
-            if _is_address(own) and own[1] == port:
-                yield copy, descriptor
+            if _is_address(own) and (own[1] == port or own[1] in others):
+                yield copy, descriptor, int(own[1])
 
 
 def _refuse_exhaustion(error: OSError) -> None:

@@ -79,7 +79,7 @@ class Guard:
         self._refill = max(_LEAST_REFILL, REFILL / workers)
         self._message_bytes, self._header_bytes = message_bytes, header_bytes
         self._proxies = tuple(proxies)
-        self._peers: dict[str, Traffic] = {}
+        self._peers: dict[tuple[str, int], Traffic] = {}
         self._ends: dict[Endpoint, Traffic] = {}
         self._accounts: dict[str, Account] = {}
         self._numbers = 0
@@ -92,23 +92,29 @@ class Guard:
 
     # For the event loop.
 
-    def began(self, peer: str, forwarded: str = "") -> Traffic:
+    def began(self, peer: str, forwarded: str = "", port: int = 0) -> Traffic:
         """A call has been taken up by the server.
 
         Args:
             peer: the connection's other end, as gRPC writes it.
             forwarded: the address that a trusted proxy says the call comes from; "": it comes from the peer itself.
+            port: of this process, where it is not that for gRPC.
         """
-        traffic = self._peers.get(forwarded or peer)
+        traffic = self._peers.get((forwarded or peer, port))
         if traffic is None:
-            traffic = self._first(peer, forwarded)
+            traffic = self._first(peer, forwarded, port)
         traffic.calls += 1
         return traffic
 
-    def refused(self, peer: str, forwarded: str = "") -> Traffic | None:
+    def refused(self, peer: str, forwarded: str = "", port: int = 0) -> Traffic | None:
         """Whether further calls are refused at once; to be asked while the guard `refuses` anybody."""
-        traffic = self._peers.get(forwarded or peer) or self._first(peer, forwarded)
+        traffic = self._peers.get((forwarded or peer, port)) or self._first(peer, forwarded, port)
         return traffic if traffic.refused else None
+
+    def malformed(self, peer: str, port: int) -> None:
+        """What came over a connection to another port than that for gRPC is none of its protocol; it is closed."""
+        traffic = self.began(peer, "", port)
+        self.ended(traffic, "INVALID_ARGUMENT", received=0, gated=False, seconds=0.0)
 
     def ended(self, traffic: Traffic, code: str, *, received: int, gated: bool, seconds: float) -> None:
         """A call has ended.
@@ -162,7 +168,8 @@ class Guard:
             self.unexplained |= traffic.charge_bytes(
                 connection, seconds, message_bytes=self._message_bytes, header_bytes=self._header_bytes
             )
-            held[traffic.address].append(traffic)
+            if not connection.peer.own:  # other ports bound their connections when they accept them
+                held[traffic.address].append(traffic)
             account = self._accounts.get(traffic.address)
             blocked = (
                 block and account is not None and now < account.blocked_until and connection.peer not in account.kept
@@ -237,11 +244,11 @@ class Guard:
         """What came over all connections; of one that is known by both names, twice. Copied: others may add to it."""
         return [*tuple(self._peers.values()), *tuple(self._ends.values())]
 
-    def _first(self, peer: str, forwarded: str) -> Traffic:
+    def _first(self, peer: str, forwarded: str, port: int) -> Traffic:
         if len(self) >= 2 * _MOST:  # nobody looks at them: not on Linux, or at the port for probes
             self._peers.clear()
             self._ends.clear()
-        end = None if forwarded else endpoint(peer)
+        end = None if forwarded else endpoint(peer, port)
         if end is None or self._is_proxy(end.address):
             name = counted_address(forwarded) if forwarded else peer if end is None else end.address
             traffic = self._traffic(None, name)
@@ -251,7 +258,7 @@ class Guard:
                 traffic.refused = self._last < account.blocked_until
         else:
             traffic = self._known(end)
-        self._peers[forwarded or peer] = traffic
+        self._peers[forwarded or peer, port] = traffic
         return traffic
 
     def _known(self, end: Endpoint) -> Traffic:

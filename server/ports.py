@@ -155,7 +155,7 @@ class Ports:
         elif len(self._servers) > 1:
             filters.spread(main, len(self._servers))
         if self._monitor is not None:
-            self._monitor.start(main)
+            self._monitor.start(main, *([] if http is None else [http]))
         self._freshness = keep_running("credentials", self._access.keep_fresh)
         return Bound(main, metrics, health, http)
 

@@ -86,7 +86,10 @@ class Traffic:
         inward = self.flow[0] * decay + came
         outward = self.flow[1] * decay + went - (self.answered - answered) - _OVERHEAD * begun
         self.flow = inward, outward
-        if (outward - _HANDSHAKE_BYTES) * _CONTROL_RATIO > inward:
+        http = self.end is not None and self.end.own
+        if http:  # it has no control frames, and nothing keeps a caller from sending a whole request at once
+            most, price, forgotten = _OTHER_BYTES + message_bytes, _BYTES_A_POINT, _OTHER_BYTES_FORGOTTEN
+        elif (outward - _HANDSHAKE_BYTES) * _CONTROL_RATIO > inward:
             most, price, forgotten = _CONTROL_BYTES, _CONTROL_BYTES_A_POINT, _CONTROL_BYTES_FORGOTTEN
         elif not self.calls and connection.sent < _OPENING + _GRANT * (connection.received // AHEAD):
             most, price, forgotten = _FIRST_BYTES, _CONTROL_BYTES_A_POINT, _CONTROL_BYTES_FORGOTTEN

@@ -58,6 +58,7 @@ class CallContext:
     task: asyncio.Task[Any] | None = None  # that answers it, where the server may have to end it
     ended: ServiceError | None = None  # why the server ended it before its time
     traffic: Traffic = _NONE  # of the connection that it came over
+    port: int = 0  # that it came to, where that is not the one for gRPC
     received: int = 0  # bytes of its messages, with the five before each
     # Its lane, and the identity that it was found for; the address is known before anybody asks.
     _lane: tuple[Lane, str | None] = field(default=(NO_LANE, None), repr=False, compare=False)

@@ -79,24 +79,32 @@ class Connection(H11Protocol):
     """A connection that was accepted."""
 
     def __init__(
-        self, config: Config, state: ServerState, *, address: tuple[Any, ...], patience: float, lost: Callable[[], None]
+        self,
+        config: Config,
+        state: ServerState,
+        *,
+        ends: tuple[tuple[Any, ...], int],
+        patience: float,
+        malformed: Callable[[], None],
+        lost: Callable[[], None],
     ) -> None:
         """Made for each connection by the port.
 
         Args:
             config: of uvicorn.
             state: of uvicorn, shared by all connections.
-            address: the other end, as the socket names it.
+            ends: the other end, as the socket names it, and the port of this process.
             patience: seconds that the head of a request may take.
+            malformed: called when what came is no request.
             lost: called once the connection is over.
         """
         super().__init__(config, state, {"connection": self})
         self.conn: _Parser = _Parser(config.h11_max_incomplete_event_size or _USUAL_HEAD)
-        self.peer = peer_of(address)  # as gRPC writes it
+        self.peer, self.port = peer_of(ends[0]), ends[1]  # the former as gRPC writes it
         self.received = 0  # bytes
         self.unsent = 0  # bytes that were not sent yet when the port last looked
         self.unsent_since: float | None = None  # since when its other end does not take what was sent
-        self._patience, self._lost = patience, lost
+        self._patience, self._malformed, self._lost = patience, malformed, lost
         self._head: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -132,6 +140,7 @@ class Connection(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's, whose text does not say what to do
         """Refuse what is no request, and close the connection."""
+        self._malformed()
         if self.conn.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:  # a response has begun
             self.transport.abort()
             return

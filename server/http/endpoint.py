@@ -73,7 +73,7 @@ class Endpoint:
         """Answer one request."""
         connection: Connection = scope["state"]["connection"]
         headers = [(key.decode("latin-1"), value.decode("latin-1")) for key, value in scope["headers"]]
-        call, authorization = self.method.read(headers, connection.peer)
+        call, authorization = self.method.read(headers, connection.peer, connection.port)
         if self.method.floods(call):
             refusal = OverloadedError(Reason.RATE_LIMITED, _FLOODED, retry_after=_RETRY)
             await problems.response(refusal)(scope, receive, send)

@@ -44,7 +44,7 @@ class HttpPort:
     def __init__(self, app: ASGIApp, settings: Settings, access: AccessControl, guard: Guard) -> None:
         """Serve `app`, an ASGI application that does not fail; nothing listens yet.
 
-        `guard` says from which addresses no connections are accepted for now.
+        `guard` says from which addresses no connections are accepted for now, and is told of what is no HTTP.
         """
         self._settings, self._access, self._guard = settings, access, guard
         # It logs nothing of what callers do; whoever answers writes our log.
@@ -66,6 +66,7 @@ class HttpPort:
         self._config.load()
         self._state = ServerState()
         self._sockets: list[socket.socket] = []
+        self._port = 0
         self._open = 0  # connections, from the moment in which they are accepted
         self._of = Counter[str]()  # the same, by address
         self._accepting: set[asyncio.Task[None]] = set()
@@ -89,7 +90,7 @@ class HttpPort:
                 loop.add_reader(each.fileno(), self._accept, each)
             except NotImplementedError:  # Windows
                 raise StartupError("GLIMPSE_HTTP_PORT does not work on this system. Leave it unset.") from None
-        self._sockets = held
+        self._sockets, self._port = held, port
         self._sweeping = keep_running("HTTP connections", self._sweep)
         return port
 
@@ -191,7 +192,13 @@ class HttpPort:
         with contextlib.suppress(OSError):
             accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         make = partial(
-            Connection, self._config, self._state, address=address, patience=settings.handshake_seconds, lost=lost
+            Connection,
+            self._config,
+            self._state,
+            ends=(address, self._port),
+            patience=settings.handshake_seconds,
+            malformed=lambda: self._guard.malformed(peer, self._port),
+            lost=lost,
         )
         tls = None if self._access.certificates is None else self._access.certificates.latest.context
         try:

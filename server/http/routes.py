@@ -148,4 +148,4 @@ def _count_unknown(calls: Calls, scope: Scope) -> None:
     """Tell the guard of a request that no method takes: they cost little, but a flood of them is one, too."""
     connection: Connection = scope["state"]["connection"]
     headers = [(key.decode("latin-1"), value.decode("latin-1")) for key, value in scope["headers"]]
-    calls.unknown_method(headers, connection.peer)
+    calls.unknown_method(headers, connection.peer, connection.port)

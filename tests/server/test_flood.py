@@ -76,8 +76,8 @@ class _Refusing(Guard):
         super().__init__()
         self.refuses = True
 
-    def refused(self, peer: str, forwarded: str = "") -> Traffic:
-        return self.began(peer, forwarded)
+    def refused(self, peer: str, forwarded: str = "", port: int = 0) -> Traffic:
+        return self.began(peer, forwarded, port)
 
 
 @pytest.mark.parametrize("flooded", [False, True])
