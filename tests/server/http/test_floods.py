@@ -28,12 +28,10 @@ _MOST = 60  # connections that the server allows, of an address three quarters
 _REQUEST = b"GET /nothing HTTP/1.1\r\nHost: a\r\n\r\n"
 _HEAD = b"POST /classify HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n"
 _TWO_LENGTHS = b"POST /classify HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n"
-_NO_PHOTO = b"POST /classify HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"
 FLOODS = {
     "no HTTP": b"\x16\x03\x01 no HTTP\r\n\r\n",
     "bodies of two lengths": _TWO_LENGTHS,
     "paths that there are not": _REQUEST * 4000,
-    "requests without a photo": _NO_PHOTO * 4000,
 }
 
 
