@@ -73,7 +73,7 @@ def test_connections_over_http_are_none_of_those_over_grpc() -> None:
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_INFO"), reason="the kernel tells of connections on Linux alone")
-def test_connections_to_two_ports_are_found_and_closed_by_the_port_that_they_are_to() -> None:
+def test_connections_to_two_ports_are_told_apart_and_closed() -> None:
     with socket.create_server(("127.0.0.1", 0)) as first, socket.create_server(("127.0.0.1", 0)) as second:
         ports = [each.getsockname()[1] for each in (first, second)]
         with socket.create_connection(("127.0.0.1", ports[0])) as one, socket.socket() as other:
