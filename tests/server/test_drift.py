@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+import grpc
 import numpy as np
 import pytest
 import skimage.data
@@ -22,6 +23,11 @@ from glimpse.server.loading import LoadOptions, load_model, model_source
 from glimpse.server.metrics import Metrics
 from glimpse.server.registry import LoadedModel
 from glimpse.server.settings import Settings
+from glimpse.v1 import classifier_pb2 as pb
+from glimpse.v1.classifier_pb2_grpc import ImageClassifierStub
+from tests.conftest import RunningServer
+from tests.server.conftest import TIMEOUT, metrics_of
+from tests.variations import ONE_PROCESS_AND_TWO_WORKERS
 
 Pixels = NDArray[np.uint8]
 ALARM = 0.25  # of the alerts' rules
@@ -207,3 +213,34 @@ def test_models_that_come_and_go_are_forgotten(bundle: Bundle) -> None:
         watched.of(replace(bundle, version=str(version)))
     windows = [m for m in watched.collect() if m.name == "glimpse_drift_window_images"]
     assert len(windows[0].samples) == 32
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("workers", ONE_PROCESS_AND_TWO_WORKERS)
+def test_a_server_counts_what_it_answers_and_returns_nothing_more(workers: int) -> None:
+    """Of several workers the counts are added up. Images that are refused are not counted; logits are not returned."""
+    running = RunningServer("--drift", "--novelty", f"--workers={workers}", "--http-port=0")
+    try:
+        running.wait_for("serving", seconds=280)
+        photos = [pb.Image(raw=pb.RawPixels(height=32, width=32, data=each.tobytes())) for each in crops(480, seed=4)]
+        for start in range(0, len(photos), 12):
+            # Each connection may be another worker's.
+            with grpc.insecure_channel(running.target, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+                request = pb.ClassifyRequest(images=[*photos[start : start + 12], pb.Image(encoded=b"none")])
+                answer = ImageClassifierStub(channel).Classify(request, timeout=TIMEOUT)
+            assert all(each.novelty.threshold for each in answer.results[:-1])
+            assert not answer.results[-1].HasField("novelty")
+        metrics = metrics_of(running)
+        of = 'model="se_resnet20_cifar10",version="1"'
+        answers = {name: value for name, value in metrics.items() if name.startswith("glimpse_answers_total{")}
+        assert sum(answers.values()) == 480
+        assert len(answers) == 11
+        assert metrics[f"glimpse_drift_window_images{{{of}}}"] == 480
+        assert metrics[f"glimpse_image_pixels_count{{{of}}}"] == 480
+        verdicts = {v: metrics[f'glimpse_images_novelty_total{{{of},verdict="{v}"}}'] for v in ("known", "unknown")}
+        assert sum(verdicts.values()) == 480
+        # Pieces of three photographs are nothing like CIFAR-10.
+        index = {name: value for name, value in metrics.items() if name.startswith("glimpse_drift_stability_index{")}
+        assert max(index.values()) > ALARM
+    finally:
+        running.close()
