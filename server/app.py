@@ -288,6 +288,9 @@ class Server:
 
     async def _model_closed(self, model: LoadedModel) -> None:
         self._metrics.model_closed(model.identity, model.runtime, model.precision)
+        key = model.identity.name, model.identity.version
+        if key not in {(each.identity.name, each.identity.version) for each in self._registry}:
+            self._service.statistics.forget(*key)
         del model
         # What was there when the server had loaded its first models is looked at for garbage, too.
         gc.unfreeze()
