@@ -423,7 +423,7 @@ async def prepare_start(settings: Settings) -> int:
     if model is None:
         return stopping.exit_code(stop.number, prepares=True)
     model.close()
-    if RUNTIMES[model.runtime].reads_converted and not converted_cache.is_cached(model.bundle):
+    if not _is_kept(model):
         raise ModelLoadError(
             "The model loads, but the converted model could not be stored, so that each start would convert it again. "
             "Set GLIMPSE_CACHE to a writable folder with enough space."
@@ -446,8 +446,19 @@ async def _prepare_models(settings: Settings, root: Path, stop: StopEvent) -> in
         raise ModelLoadError(f"Not all models of {root} can be loaded. {' '.join(failed)}")
     for model in registry:
         model.close()
+    if lacking := [f"{each.identity.name} {each.identity.version}" for each in registry if not _is_kept(each)]:
+        raise ModelLoadError(
+            f"The models load, but the converted models of {', '.join(lacking)} could not be stored, so that each start "
+            "would convert them again. Set GLIMPSE_CACHE to a writable folder with enough space."
+        )
+    for model in registry:
         _log.info("prepared", model=model.identity.name, version=model.identity.version)
     return 0
+
+
+def _is_kept(model: LoadedModel) -> bool:
+    """Whether a later start finds what this one has converted, where its runtime needs that."""
+    return not RUNTIMES[model.runtime].reads_converted or converted_cache.is_cached(model.bundle)
 
 
 def _penalty_log(access: AccessControl) -> Callable[[Penalty, int], None] | None:

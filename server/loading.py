@@ -45,6 +45,7 @@ class LoadOptions:
     conversion_seconds: float
     simulated_seconds: Mapping[int, float]  # by batch size; empty: those of an H100
     stuck_seconds: float
+    auto: bool = False  # nobody has named a runtime
     geometries: frozenset[str] | None = None  # that a request may choose; None: those of the server
     weight: float = 1.0  # that the model's time on the device is in proportion to, while others wait
     device: SharedDevice | None = None  # on which other models compute, too; None: it is the model's alone
@@ -65,6 +66,7 @@ class LoadOptions:
             conversion_seconds=settings.conversion_seconds,
             simulated_seconds=settings.simulated_seconds,
             stuck_seconds=settings.stuck_seconds,
+            auto=settings.runtime == "auto",
         )
 
 
@@ -139,7 +141,7 @@ def load_model(
     begun = time.monotonic()
     progress("find the weights", limited=False)  # a download has limits of its own
     bundle = sources.resolve(source)
-    options = replace(options, runtimes=selection.able(options.runtimes, bundle))
+    options = replace(options, runtimes=selection.able(options.runtimes, bundle, auto=options.auto))
     if RUNTIMES[options.runtimes[0]].simulated:
         bundle = _named(simulated.renamed(bundle), named)
         golden = golden_check.of_simulated(bundle, options.golden)
