@@ -41,7 +41,7 @@ from glimpse.server.pipeline import Pipeline
 from glimpse.server.ports import Bound, Ports, Servicers, SharedPorts
 from glimpse.server.registry import LoadedModel, ModelRegistry
 from glimpse.server.repository.management import ModelManagement
-from glimpse.server.repository.repository import Repository
+from glimpse.server.repository.repository import Repository, nothing
 from glimpse.server.repository_servicer import ModelRepositoryServicer
 from glimpse.server.runtime import converted_cache
 from glimpse.server.runtimes import RUNTIMES
@@ -213,6 +213,7 @@ class Server:
         )
         watching = keep_running("watchdog", self._watchdog.run)
         looking: asyncio.Task[None] | None = None
+        sleeping: asyncio.Task[None] | None = None
         try:
             bound = await self._ports.open()
             self._say(
@@ -230,6 +231,7 @@ class Server:
                 self._loaded = True
                 if self._repository is not None:
                     looking = keep_running("model repository", self._repository.run)
+                    sleeping = keep_running("sleeping models", self._repository.sleepers.run)
                 await self.tell()
                 self._say("serving", port=bound.grpc, metrics_port=bound.metrics)
                 announce = self._settings.drain_announce_seconds
@@ -239,6 +241,8 @@ class Server:
             # Of a server that could not start, the reason is the last that is logged, and not that nothing is drained.
             await self._drain(announce, say=self._say if stop.is_set() else _log.debug)
             watching.cancel()
+            if sleeping is not None:
+                sleeping.cancel()
             if looking is not None:  # it ends by itself, and removes what it has begun
                 await asyncio.wait((looking,), timeout=_LOOKING_SECONDS)
                 looking.cancel()
@@ -276,7 +280,7 @@ class Server:
         self._metrics.follow_models(
             lambda: [(each.name, each.version, each.state.value) for each in self._registry.models()]
         )
-        return Repository(
+        repository = Repository(
             root,
             self._settings,
             self._registry,
@@ -284,7 +288,14 @@ class Server:
             changed=self.tell,
             loaded=self._tell_loaded,
             closed=self._model_closed,
+            freed=self._freed,
+            woken=self._metrics.memory.woken,
         )
+        self._metrics.memory.follow(
+            lambda: [(each.identity, size) for each, size in repository.sleepers.taken()],
+            self._settings.models_memory_bytes,
+        )
+        return repository
 
     async def _model_closed(self, model: LoadedModel) -> None:
         self._metrics.model_closed(model.identity, model.runtime, model.precision)
@@ -292,6 +303,9 @@ class Server:
         if key not in {(each.identity.name, each.identity.version) for each in self._registry}:
             self._service.statistics.forget(*key)
         del model
+        await self._freed()
+
+    async def _freed(self) -> None:
         # What was there when the server had loaded its first models is looked at for garbage, too.
         gc.unfreeze()
         await self._settle()
@@ -433,9 +447,6 @@ async def prepare_start(settings: Settings) -> int:
 
 
 async def _prepare_models(settings: Settings, root: Path, stop: StopEvent) -> int:
-    async def nothing(*_: object) -> None:
-        pass
-
     registry = ModelRegistry()
     repository = Repository(
         root, settings, registry, Metrics().of, changed=nothing, loaded=lambda _: None, closed=nothing
@@ -448,8 +459,8 @@ async def _prepare_models(settings: Settings, root: Path, stop: StopEvent) -> in
         model.close()
     if lacking := [f"{each.identity.name} {each.identity.version}" for each in registry if not _is_kept(each)]:
         raise ModelLoadError(
-            f"The models load, but the converted models of {', '.join(lacking)} could not be stored, so that each start "
-            "would convert them again. Set GLIMPSE_CACHE to a writable folder with enough space."
+            f"The models load, but the converted models of {', '.join(lacking)} could not be stored, so that each "
+            "start would convert them again. Set GLIMPSE_CACHE to a writable folder with enough space."
         )
     for model in registry:
         _log.info("prepared", model=model.identity.name, version=model.identity.version)

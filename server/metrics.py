@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 from glimpse.server import build, metrics_merge, penalties
 from glimpse.server.domain import BatchReport, ModelIdentity, Timing
 from glimpse.server.errors import Reason
+from glimpse.server.model_memory import ModelMemory
 from glimpse.server.stages import ModelStages, StageSeconds
 
 OUTCOMES = ("classified", "refused", "expired", "cancelled", "failed")
@@ -109,10 +110,9 @@ class Metrics:
             registry=registry,
         )
 
-        self._clock = clock
-        self._gone: dict[tuple[str, str], float] = {}  # versions that answer no more, and since when
+        self._clock, self._gone = clock, dict[tuple[str, str], float]()  # versions that answer no more, and since when
         self._loaded = Multiset[tuple[str, ...]]()  # labels of the models that are loaded
-        self._precisions: dict[tuple[str, str], set[str]] = {}  # in which versions were compared with float32
+        self._precisions: dict[tuple[str, str], set[str]] = {}  # in which versions were compared
         self._stages = StageSeconds(_SECONDS, registry)
         self._models: dict[tuple[str, str], ModelMetrics] = {}
         self._batch_size = Histogram(
@@ -218,6 +218,7 @@ class Metrics:
             registry=registry,
         )
         self._states = _States(registry)
+        self.memory = ModelMemory(registry)
         self._agreement = Gauge(
             "glimpse_precision_agreement",
             "Share of pictures for which the reduced precision names the same first class as float32, from 0 to 1, "

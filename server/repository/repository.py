@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from glimpse.models.sources import ModelSource
 from glimpse.server import cores
 from glimpse.server.batching.batcher import Observer
 from glimpse.server.batching.device import SharedDevice
+from glimpse.server.domain import ModelIdentity
 from glimpse.server.errors import FailedPreconditionError, ModelNotFoundError, Reason, ServiceError, draining, shown
 from glimpse.server.interruptible import run_until_stopped
 from glimpse.server.loading import explained, load_model
@@ -27,6 +29,7 @@ from glimpse.server.repository import aliases
 from glimpse.server.repository.known import Known, KnownModel, KnownVersion
 from glimpse.server.repository.model_file import ListedModel
 from glimpse.server.repository.scan import FoundModel, scan, weights_in
+from glimpse.server.repository.sleeping import Loading, Sleepers
 from glimpse.server.settings import Settings
 from glimpse.server.startup import ModelLoadError, StartupError
 
@@ -34,6 +37,10 @@ _log = structlog.get_logger(__name__)
 
 _STILL_SECONDS = 2.0  # files are complete where two looks so far apart find the same
 _AGAIN_SECONDS = 0.2  # until the next look for a version that is waited for, and that the last one has not loaded
+
+
+async def nothing(*_: object) -> None:
+    """Where nobody is to be told."""
 
 
 class Repository:
@@ -49,6 +56,8 @@ class Repository:
         changed: Callable[[], Awaitable[None]],
         loaded: Callable[[LoadedModel], object],
         closed: Callable[[LoadedModel], Awaitable[None]],
+        freed: Callable[[], Awaitable[None]] = nothing,
+        woken: Callable[[ModelIdentity, str], object] = lambda _model, _outcome: None,
     ) -> None:
         """Nothing is loaded yet.
 
@@ -60,10 +69,15 @@ class Repository:
             changed: awaited when a model has begun or ceased to be ready.
             loaded: called when a model is about to answer.
             closed: awaited when a model is closed, and what it held is free.
+            freed: awaited when a model has fallen asleep, likewise.
+            woken: told how an attempt to wake a model has ended, see `Sleepers`.
         """
         self._root, self._settings, self._registry = root, settings, registry
         self._observe, self._changed, self._loaded, self._closed = observe, changed, loaded, closed
         self._device = SharedDevice(cores.available())
+        self.sleepers = Sleepers(
+            registry, settings.models_memory_bytes, lambda: self._stop, changed=changed, freed=freed, woken=woken
+        )
         self._poll = settings.models_poll
         self._known = Known(min(_STILL_SECONDS, self._poll or _STILL_SECONDS))
         self._stop = asyncio.Event()
@@ -83,7 +97,7 @@ class Repository:
 
     def names(self) -> dict[str, bool]:
         """Every model by name, and whether it answers."""
-        return {name: self._registry.ready(name) for name in self._known.models}
+        return {name: self._registry.ready(name) and not self.sleepers.broken(name) for name in self._known.models}
 
     async def start(self, stop: asyncio.Event) -> bool:
         """Load what is there; False when told to stop meanwhile. A version that fails does not end it.
@@ -150,6 +164,8 @@ class Repository:
         except ServiceError:
             entry.asked = entry.asked and before
             raise
+        if status.model is not None and status.model.sleep is not None:
+            await status.model.sleep.wake(None)
         if self._known.newest(entry.name)[-1:] == [entry.version]:
             entry.asked = None  # it stays as the newest does: until there is a newer one
         return status
@@ -400,7 +416,11 @@ class Repository:
             loop.call_soon_threadsafe(self._tell_state, entry, ModelState.WARMING)
 
         try:
-            model = await run_until_stopped(self._stop, partial(explained, partial(self._load_now, entry, warming)))
+            with self.sleepers.loading() as loading:
+                load = partial(explained, partial(self._load_now, entry, warming, loading))
+                model = await run_until_stopped(self._stop, load)
+                if model is not None:
+                    model = await loading.done(model, lambda: entry.model.file)
         except StartupError as error:
             entry.stamp, entry.failed = stamp, str(error)
             _log.error("model failed", model=name, version=version, detail=str(error))
@@ -423,9 +443,10 @@ class Repository:
         self._tell()
         await self._changed()
 
-    def _load_now(self, entry: KnownVersion, warming: Callable[[], object]) -> LoadedModel:
+    def _load_now(self, entry: KnownVersion, warming: Callable[[], object], loading: Loading) -> LoadedModel:
         """In a thread of its own."""
         options = entry.model.file.load_options(self._settings, self._device)
+        options = replace(options, sleeps=True, room=loading.room)
         return load_model(_source(entry), options, self._observe, named=entry.key, warming=warming)
 
     def _retire_what_is_not_wanted(self) -> None:
@@ -458,6 +479,7 @@ class Repository:
         identity = model.identity
         _log.info("retiring", model=identity.name, version=identity.version)
         await self._registry.retire(model)
+        self.sleepers.forget(model)
         closing = self._closed(model)
         del model  # else what it holds would not be free when memory is settled
         await closing

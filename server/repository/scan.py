@@ -136,7 +136,7 @@ def _listed(name: str, listed: ListedModel | str) -> FoundModel:
 
 def _said(file: ModelFile) -> Stamp:
     """What the settings of a model say of how it is loaded, as part of a stamp: after a change it is loaded again."""
-    return ((file.model_dump_json(exclude={"keep", "required", "default"}), 0, 0, 0, 0),)
+    return ((file.model_dump_json(exclude={"keep", "required", "default", "resident", "sleep_after"}), 0, 0, 0, 0),)
 
 
 def _stamp_of_list(listed: ListedModel) -> Stamp:
@@ -187,12 +187,10 @@ def _version(folder: Path, inside: Path, names: list[str]) -> FoundVersion:
     if not folder.resolve().is_relative_to(inside):
         return FoundVersion(name, folder, problem=f"{folder} leads out of the repository. Copy the version into it.")
     try:
-        if link := _leading_out(folder, inside):
-            why = f"{link} leads out of the repository. Copy what it leads to in its place."
-            return FoundVersion(name, folder, problem=why)
+        _check_links(folder, inside)
         stamp = _stamp(folder)
     except ValueError as error:
-        return FoundVersion(name, folder, problem=f"{folder} is no version of a model: {error}.")
+        return FoundVersion(name, folder, problem=f"{folder} cannot be a version of a model: {error}.")
     except OSError as error:
         return FoundVersion(name, folder, incomplete=f"It cannot be read: {error}.")
     if not stamp:
@@ -223,20 +221,19 @@ def _stamp(path: Path) -> Stamp:
     return tuple(sorted(found))
 
 
-def _leading_out(folder: Path, inside: Path) -> Path | None:
-    """A link in the folder of a version, to a file or a folder, that leads out of the repository; None: none does.
+def _check_links(folder: Path, inside: Path) -> None:
+    """Refuse a version in which a link, to a file or a folder, leads out of the repository.
 
     What is loaded is what is looked at here, so that whoever may write a version cannot have the server read, or name
     in its errors, files of others.
 
     Raises:
         OSError: one of its folders cannot be read.
-        ValueError: there is too much in it.
+        ValueError: there is such a link, or too much in it.
     """
     for path in _walk(folder):
         if path.is_symlink() and not path.resolve().is_relative_to(inside):
-            return path
-    return None
+            raise ValueError(f"{path} leads out of the repository. Copy what it leads to in its place")
 
 
 def _files(path: Path) -> Iterator[Path]:

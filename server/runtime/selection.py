@@ -73,8 +73,8 @@ def able(names: tuple[RuntimeName, ...], bundle: Bundle, *, auto: bool = False) 
     found = tuple(name for name in names if RUNTIMES[name].reads_converted or RUNTIMES[name].simulated)
     if found:
         return found
-    reads = [name for name, row in RUNTIMES.items() if row.reads_converted]
-    installed = tuple(name for name in reads if not _missing(RUNTIMES[name]))
+    reads = [row for row in RUNTIMES.values() if row.reads_converted]
+    installed = tuple(row.name for row in reads if not _missing(row))
     if auto and installed:
         _log.warning(
             "slower runtime",
@@ -83,9 +83,10 @@ def able(names: tuple[RuntimeName, ...], bundle: Bundle, *, auto: bool = False) 
             detail=f"{bundle.weights_path} is a graph of another framework, which is computed on CPUs alone.",
         )
         return installed
+    wanted = reads[0].name
     raise ValueError(
-        f"{bundle.weights_path} is a graph of another framework, which the runtime {reads[0]} computes, on CPUs "
-        f"alone. Received: {', '.join(names)}. Set GLIMPSE_RUNTIME={reads[0]} (pip install {reads[0]}); to compute on "
+        f"{bundle.weights_path} is a graph of another framework, which the runtime {wanted} computes, on CPUs "
+        f"alone. Received: {', '.join(names)}. Set GLIMPSE_RUNTIME={wanted} (pip install {wanted}); to compute on "
         "a GPU, name an architecture of the library with GLIMPSE_MODEL, if the graph is one."
     )
 

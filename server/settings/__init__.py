@@ -154,6 +154,13 @@ class Settings(AccessSettings):
         description="Interval at which the models of --models are looked at, in seconds. 0 means only on SIGHUP and "
         "when a caller who may manage models asks for it.",
     )
+    models_memory_bytes: int = Field(
+        0,
+        ge=0,
+        description="Memory that the models of --models may take together, in bytes. Where another is needed, those "
+        "are put to sleep that have been asked for least recently, of those with required = false in model.toml; a "
+        "request wakes them. 0 means what the machine or container leaves.",
+    )
     model_aliases: Annotated[dict[str, str], NoDecode, BeforeValidator(pairs)] = Field(
         {},
         description="Other names by which models can be called, with commas between: photos=resnet50,default. A name "

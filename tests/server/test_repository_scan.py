@@ -126,7 +126,12 @@ def test_no_more_of_a_version_is_looked_at_than_it_may_have(tmp_path: Path, monk
     monkeypatch.setattr(scanning, "_MOST_FILES", 60)
     looked: list[str] = []
     scandir = os.scandir
-    monkeypatch.setattr(os, "scandir", lambda path: looked.append(str(path)) or scandir(path))
+
+    def look(path: str) -> object:
+        looked.append(path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", look)
     (version,) = scan(tmp_path)["cifar"].versions
     assert version.problem.endswith("it has more than 60 files and folders.")
     assert sum(Path(path).parent == folder for path in looked) < 15

@@ -17,6 +17,7 @@ class ModelState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     MODEL_STATE_RETIRING: _ClassVar[ModelState]
     MODEL_STATE_UNLOADED: _ClassVar[ModelState]
     MODEL_STATE_FAILED: _ClassVar[ModelState]
+    MODEL_STATE_SLEEPING: _ClassVar[ModelState]
 MODEL_STATE_UNSPECIFIED: ModelState
 MODEL_STATE_WAITING: ModelState
 MODEL_STATE_LOADING: ModelState
@@ -25,6 +26,7 @@ MODEL_STATE_READY: ModelState
 MODEL_STATE_RETIRING: ModelState
 MODEL_STATE_UNLOADED: ModelState
 MODEL_STATE_FAILED: ModelState
+MODEL_STATE_SLEEPING: ModelState
 
 class ModelSelector(_message.Message):
     __slots__ = ("name", "version")
