@@ -38,6 +38,7 @@ _EVERY = 1.0  # seconds between two looks for models that nobody asks for
 _MOST_WAITING = 256  # requests for one model that is being woken
 _CLOSING_SECONDS, _TRIES = 1.0, 10  # of each wait for the threads of a model that falls asleep
 _AGAIN_SECONDS = 5.0  # after a model could not be woken, until that is tried again; and to a caller's next try
+_PATIENCE, _MOMENT = 2.0, 0.01  # seconds to wait for a model in use to be idle, looking every moment
 # A measured size counts within these bounds of the expected one: others allocate and free at the same time.
 _LEAST, _MOST = 0.25, 4.0
 
@@ -327,7 +328,7 @@ class Sleepers:
     async def _wake(self, sleep: ModelSleep, model: LoadedModel) -> None:
         name = f"{model.identity.name} {model.identity.version}"
         try:
-            await self.make_room(sleep.takes)
+            await self._make_room_soon(sleep.takes)
         except _NoRoomError as error:
             raise OverloadedError(
                 Reason.MEMORY_FULL,
@@ -347,6 +348,22 @@ class Sleepers:
                 Reason.MODEL_NOT_LOADED, f"The model {name} sleeps, and could not be loaded again: {error}"
             ) from error
         sleep.asleep, self._changes = False, self._changes + 1
+
+    async def _make_room_soon(self, takes: int) -> None:
+        """Make room, as soon as one of the models that may sleep is idle for a moment.
+
+        Raises:
+            _NoRoomError: expected; none is, for a while.
+        """
+        end = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                return await self.make_room(takes)
+            except _NoRoomError:
+                busy = any(not each.asleep and each.file().may_sleep for each in self.models)
+                if not busy or time.monotonic() >= end or self._stop().is_set():
+                    raise
+            await asyncio.sleep(_MOMENT)
 
     def measured(self) -> tuple[int | None, int]:
         """Bytes that the process takes now, and how often anything has changed; for any thread."""
