@@ -57,6 +57,7 @@ class LoadOptions:
     # Told of the bytes that a model takes at the most, before anything of it is loaded; may raise `MemoryShortError`.
     room: Callable[[int], object] = lambda _: None
     sleeps: bool = False  # the model's queue is a `SleepQueue`
+    idle_seconds: float | None = None  # without an image, after which the threads of the model end; None: never
 
     @classmethod
     def of(cls, settings: Settings) -> LoadOptions:
@@ -221,6 +222,7 @@ def _queue(
         out_of_memory=runtime.out_of_memory,
         stuck_seconds=options.stuck_seconds,
         share=None if options.device is None else options.device.share(options.weight, runtime.streams),
+        idle_seconds=options.idle_seconds,
     )
     batcher.start()
     return batcher

@@ -36,6 +36,7 @@ from glimpse.server.startup import ModelLoadError, StartupError
 _log = structlog.get_logger(__name__)
 
 _STILL_SECONDS = 2.0  # files are complete where two looks so far apart find the same
+_IDLE_SECONDS = 60.0  # without a request, after which a model gives its threads back; to start them takes 0.1 ms
 _AGAIN_SECONDS = 0.2  # until the next look for a version that is waited for, and that the last one has not loaded
 
 
@@ -446,7 +447,7 @@ class Repository:
     def _load_now(self, entry: KnownVersion, warming: Callable[[], object], loading: Loading) -> LoadedModel:
         """In a thread of its own."""
         options = entry.model.file.load_options(self._settings, self._device)
-        options = replace(options, sleeps=True, room=loading.room)
+        options = replace(options, sleeps=True, room=loading.room, idle_seconds=_IDLE_SECONDS)
         return load_model(_source(entry), options, self._observe, named=entry.key, warming=warming)
 
     def _retire_what_is_not_wanted(self) -> None:

@@ -44,22 +44,21 @@ def test_three_models_answer_with_memory_for_two(
     ours = serving_from(start_server, root, GLIMPSE_MODELS_MEMORY_BYTES=str(LIMIT))
     with grpc.insecure_channel(ours.target) as channel, repository_of(ours) as admin:
         stub, health = ImageClassifierStub(channel), HealthStub(channel)
-        answers = set()
-        for _ in range(2):
-            for name in ("a", "b", "c"):
-                answer = stub.Classify(asked(picture, name), timeout=TIMEOUT)
-                assert answer.model.name == name
-                answers.add(answer.results[0].predictions[0].probability)
-                assert memory_of(ours) <= LIMIT
-        assert len(answers) == 1
         (asleep,) = (key for key, state in states(admin).items() if state == "sleeping")
-        name = asleep.removesuffix("/1")
-        described = stub.DescribeModel(pb.DescribeModelRequest(model=pb.ModelSelector(name=name)), timeout=TIMEOUT)
-        assert described.model.name == name
-        assert described.network.parameters
-        request = health_pb2.HealthCheckRequest(service=f"{SERVICE}/{name}")
+        sleeper = asleep.removesuffix("/1")
+        described = stub.DescribeModel(pb.DescribeModelRequest(model=pb.ModelSelector(name=sleeper)), timeout=TIMEOUT)
+        assert described.model.name == sleeper
+        assert len(described.classes) == 10
+        request = health_pb2.HealthCheckRequest(service=f"{SERVICE}/{sleeper}")
         assert health.Check(request, timeout=TIMEOUT).status == health_pb2.HealthCheckResponse.SERVING
-        assert metrics_of(ours)[f'glimpse_model_wake_ups_total{{model="{name}",outcome="woken"}}'] >= 1
+        answers = set()
+        for name in ("a", "b", "c") * 2:
+            answer = stub.Classify(asked(picture, name), timeout=TIMEOUT)
+            assert answer.model.name == name
+            answers.add(answer.results[0].predictions[0].probability)
+            assert memory_of(ours) <= LIMIT
+        assert len(answers) == 1
+        assert metrics_of(ours)[f'glimpse_model_wake_ups_total{{model="{sleeper}",outcome="woken"}}'] >= 1
 
 
 @pytest.mark.ci
