@@ -134,7 +134,9 @@ class Server:
         self._loaded = self._draining = False
         # An engine that hangs is the supervisor's business.
         watched = self._registry if worker is None else ModelRegistry()
-        self._watchdog = Watchdog(settings, watched, self._decoders, self._decoding, self.tell)
+        self._watchdog = Watchdog(
+            settings, watched, self._decoders, self._decoding, self.tell, needed=self._needs_model
+        )
         self._tracing = start_tracing()
         workers = 1 if worker is None else worker.ports.workers
         guard = Guard(
@@ -367,8 +369,14 @@ class Server:
         self._service.alive, self._service.ready = alive or not self._loaded, ready
         names = {} if self._repository is None else self._repository.names()
         serves = alive and not self._draining
-        models = {f"{SERVICE}/{name}": serves and of_model for name, of_model in names.items()}
+        models = {
+            f"{SERVICE}/{name}": serves and of_model and not self._watchdog.hangs(self._registry.usual(name))
+            for name, of_model in names.items()
+        }
         await self._health.tell(alive=alive, ready=ready, models=models)
+
+    def _needs_model(self, name: str) -> bool:
+        return self._repository is None or self._repository.needs(name)
 
     async def _drain(self, announce: float, say: Callable[..., object]) -> None:
         """NOT_SERVING -> keep serving for `announce` seconds -> take no new calls -> finish those that are there.

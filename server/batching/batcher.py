@@ -154,7 +154,7 @@ class Batcher:
         self._device = Executor(
             compute, alone=alone or compute, sizes=batch_sizes, out_of_memory=out_of_memory, clock=clock
         )
-        self._watch = Watch(stuck_seconds, clock)
+        self._watch, self._stuck_seconds = Watch(stuck_seconds, clock), stuck_seconds
         self._streams = streams
         self._share_of_device = share
         self._input_shape = input_shape
@@ -325,6 +325,8 @@ class Batcher:
             taken = self._queue.take(len(self._queue), now=now, ready_by=now)
             self._changed.notify_all()  # nothing waits any more: where the batcher is closed, that is the end
             lost = [*self._watch.lost(), *taken.batch, *taken.expired]
+        if self._share_of_device is not None:
+            self._share_of_device.give_up(self._stuck_seconds)
         fail(lost, lambda: stuck(trouble))
         return trouble
 

@@ -96,6 +96,10 @@ class Repository:
         """Whether every required model answers, of those that were found first or have answered since."""
         return self._began and any(self._registry) and all(map(self._registry.ready, self._needed))
 
+    def needs(self, name: str) -> bool:
+        """Whether the server is not ready without this model."""
+        return name in self._needed
+
     def names(self) -> dict[str, bool]:
         """Every model by name, and whether it answers."""
         return {name: self._registry.ready(name) and not self.sleepers.broken(name) for name in self._known.models}

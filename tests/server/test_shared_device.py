@@ -153,6 +153,39 @@ def test_a_batch_that_takes_the_whole_device_is_not_passed_by_small_ones() -> No
     assert passes.is_alive()
 
 
+def test_a_batch_that_hangs_keeps_others_from_the_device_until_it_is_given_up() -> None:
+    now = 0.0
+    device = SharedDevice(2, clock=lambda: now)
+    hung, other = device.share(batches=1), device.share(batches=1)
+    turn = hung.turn()
+    turn.begin()
+    waits = threading.Thread(target=other.turn().begin, daemon=True)
+    waits.start()
+    hung.give_up(10.0)
+    waits.join(0.05)
+    assert waits.is_alive()
+    now = 11.0
+    hung.give_up(10.0)
+    waits.join(LONG)
+    assert not waits.is_alive()
+    turn.end()  # it comes back after all, and gives nothing back a second time
+    assert device._free == 0
+    assert not hung.active
+
+
+def test_a_model_that_has_hung_is_not_made_to_wait_for_that_time() -> None:
+    now = 0.0
+    device = SharedDevice(2, clock=lambda: now)
+    hung = device.share()
+    turn = hung.turn()
+    turn.begin()
+    turn.whole()
+    now = 1000.0
+    hung.give_up(10.0)
+    turn.end()
+    assert (hung.had, device._free) == (0.0, 2)
+
+
 class Seconds:
     """Adds up what a batcher computes."""
 
