@@ -392,7 +392,7 @@ class Batcher:
                 if not self._changed.wait(self._idle_seconds) and not (len(self._queue) or self._computing):
                     self._ended.append(number)
                     return None
-            if turn is not ALONE and self._computing < self._streams:
+            if turn is not ALONE and (self._streams > 1 or self._computing < self._streams):
                 self._staged = True  # the others need not wait for a turn, too
                 self._changed.release()
                 try:
@@ -423,7 +423,8 @@ class Batcher:
     def _may_compose(self) -> bool:
         if self._staged or not len(self._queue):
             return False
-        if self._computing < self._streams:
+        if self._computing < self._streams or (self._share_of_device is not None and self._streams > 1):
+            # On a device that is shared, it waits for the turn, so as to have a claim to it when a batch ends.
             return True
         # While the device is busy, waiting fills the batch; only a full one cannot gain by it, and is gathered while
         # the one before it computes. Where another stream computes meanwhile that gains nothing, and whoever has the

@@ -1,7 +1,7 @@
 """`python -m tests.server.hanging`: the server, of which a part hangs as long as a file exists.
 
-That of HANG_WHILE is for the runtime, and may hold the number of the model that is to hang, in the order of loading; that
-of HANG_DECODERS_WHILE is for the decoders. Each says in the log that it hangs.
+That of HANG_WHILE is for the runtime, and may hold the number of the model that is to hang, in the order of loading;
+that of HANG_DECODERS_WHILE is for the decoders. Each says in the log that it hangs.
 """
 
 from __future__ import annotations
