@@ -248,7 +248,7 @@ class Sleepers:
             # Where all of them are not enough, none is to sleep in vain.
             if not idle or (self._limit and self._taken() - sum(each.takes for each in idle) + takes > self._limit):
                 raise _NoRoomError(
-                    f"{lacks}, and no other model can be put to sleep for it: each is needed, or in use."
+                    f"{lacks}, and the models that nobody uses now do not suffice: the others are needed, or in use."
                 )
             await self._put_to_sleep(min(idle, key=lambda each: each.used))
 
