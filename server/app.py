@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import signal
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -41,6 +42,7 @@ from glimpse.server.pipeline import Pipeline
 from glimpse.server.ports import Bound, Ports, Servicers, SharedPorts
 from glimpse.server.registry import LoadedModel, ModelRegistry
 from glimpse.server.repository.management import ModelManagement
+from glimpse.server.repository.remote import RemoteRepository
 from glimpse.server.repository.repository import Repository
 from glimpse.server.repository_servicer import ModelRepositoryServicer
 from glimpse.server.runtime import converted_cache
@@ -85,6 +87,7 @@ class WorkerPart:
     provider: Provider
     listening: Callable[[Bound], object]  # called once it listens
     changed: Callable[[bool, bool, str | None], object]  # told: alive, ready, what hangs
+    rejoin: Callable[[], object] = lambda: None  # asks for another channel to the engine of a repository
 
 
 class Server:
@@ -272,7 +275,10 @@ class Server:
         if (found := model.agreement) is not None:
             self._metrics.precision_compared(model.identity, found.precision, found.share)
 
-    def _of_models(self, root: Path) -> Repository:
+    def _of_models(self, root: Path) -> Repository | RemoteRepository:
+        if self._worker is not None:  # the engine has the models, and tells metrics of them
+            slots = self._settings.max_images_in_flight
+            return RemoteRepository(self._registry, slots=slots, changed=self.tell, rejoin=self._worker.rejoin)
         self._metrics.follow_models(
             lambda: [(each.name, each.version, each.state.value) for each in self._registry.models()]
         )
@@ -285,6 +291,13 @@ class Server:
             loaded=self._tell_loaded,
             closed=self._model_closed,
         )
+
+    def join_models(self, connected: socket.socket) -> None:
+        """Answer with the models of the engine at the other end of a channel's socket, from now on."""
+        if not isinstance(self._repository, RemoteRepository):
+            connected.close()
+            raise TypeError("this server has no models of an engine")
+        self._repository.connect(connected)
 
     async def _model_closed(self, model: LoadedModel) -> None:
         self._metrics.model_closed(model.identity, model.runtime, model.precision)
@@ -343,7 +356,8 @@ class Server:
         else:
             # What hangs is replaced by the supervisor, not by whoever asks for the liveness of the whole server.
             alive = self._loaded
-            ready = alive and trouble is None and self._worker.provider.available() and not self._draining
+            there = self._repository.ready if self._repository is not None else self._worker.provider.available()
+            ready = alive and trouble is None and there and not self._draining
             self._worker.changed(alive, ready, trouble)
         self._metrics.ready(ready=ready)
         # A process that loads its model lives; the liveness of health checks begins with serving.

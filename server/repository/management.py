@@ -6,6 +6,7 @@ from glimpse.server.access.call_context import CallContext
 from glimpse.server.access.control import AccessControl
 from glimpse.server.errors import FailedPreconditionError, Reason
 from glimpse.server.registry import ModelRegistry, ModelStatus
+from glimpse.server.repository.remote import RemoteRepository
 from glimpse.server.repository.repository import Repository
 
 _LOGGED = 128  # characters of a name as it is audited
@@ -14,7 +15,9 @@ _LOGGED = 128  # characters of a name as it is audited
 class ModelManagement:
     """Checks the permission of each call, and notes for the audit log what it asks for. Lives on the event loop."""
 
-    def __init__(self, access: AccessControl, registry: ModelRegistry, repository: Repository | None) -> None:
+    def __init__(
+        self, access: AccessControl, registry: ModelRegistry, repository: Repository | RemoteRepository | None
+    ) -> None:
         """Manage the models of `repository`; None: of the one model of a server nothing can be changed."""
         self._access, self._registry, self._repository = access, registry, repository
 
@@ -66,7 +69,7 @@ class ModelManagement:
         """
         return await self._changed(call, name, f"{alias} = {version or 'none'}").set_alias(name, alias, version)
 
-    def _changed(self, call: CallContext, name: str, what: str) -> Repository:
+    def _changed(self, call: CallContext, name: str, what: str) -> Repository | RemoteRepository:
         call.model, call.detail = name[:_LOGGED], what[:_LOGGED]
         self._access.check_admin(call)
         if self._repository is None:
