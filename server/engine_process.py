@@ -29,6 +29,7 @@ if __name__ == "__main__":  # before the imports below, which take a while
 
 import argparse
 import asyncio
+import contextlib
 import logging
 import os
 import pickle
@@ -56,6 +57,8 @@ from glimpse.server.startup import StartupError
 
 _log = structlog.get_logger(__name__)
 
+_STOP_SECONDS = 3.0  # that a model which is being loaded may take to be given up
+
 
 class _Engine:
     """The life of the process. What is told is read by one thread, and nothing that it does takes long."""
@@ -65,6 +68,7 @@ class _Engine:
         self._metrics = Metrics()
         self._observer = LateObserver()
         self._host: Host | None = None
+        self._life: threading.Thread | None = None  # of a repository of models
         self._models: ServedModels | None = None
         self._loop: asyncio.AbstractEventLoop | None = None  # that of the models
         self._captured: standard_error.Captured | None = None
@@ -101,6 +105,9 @@ class _Engine:
 
     def end(self) -> None:
         """Leave nothing of what was begun, and end."""
+        if self._life is not None and self._life is not threading.current_thread():
+            self._on_loop(ServedModels.stop)
+            self._life.join(_STOP_SECONDS)
         cleanup.current().end()
         if self._captured is not None:
             self._captured.close()
@@ -110,8 +117,11 @@ class _Engine:
 
     def _begin(self, settings: Settings, number: int) -> None:
         self._captured = standard_error.configure_log(settings.log_level, settings.log_format, {"engine": number})
-        life = self._load if settings.models is None else self._serve_models
-        threading.Thread(target=life, args=(settings,), name="loading", daemon=True).start()
+        if settings.models is None:
+            threading.Thread(target=self._load, args=(settings,), name="loading", daemon=True).start()
+            return
+        self._life = threading.Thread(target=self._serve_models, args=(settings,), name="models", daemon=True)
+        self._life.start()
 
     def _serve_models(self, settings: Settings) -> None:
         """Serve a repository for as long as the process lives; its event loop is in this thread."""
@@ -136,7 +146,8 @@ class _Engine:
 
     def _on_loop(self, do: Callable[[ServedModels], object]) -> None:
         if self._models is not None and self._loop is not None:
-            self._loop.call_soon_threadsafe(do, self._models)
+            with contextlib.suppress(RuntimeError):  # it has closed: the process ends
+                self._loop.call_soon_threadsafe(do, self._models)
 
     def _join_models(self, message: Message) -> None:
         if self._models is None or len(message.files) != 1:

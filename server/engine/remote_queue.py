@@ -67,18 +67,21 @@ class _Flight:
 
     def answered(self, record: Answered) -> None:
         """The outputs are in the slot, which is free again."""
-        found, slot, future = self.memory.arena.outputs, self.slot, self.future
+        memory, slot, future = self.memory, self.slot, self.future
+        del self.memory  # whoever keeps the future must not keep an arena
         if not future.set_running_or_notify_cancel():
-            self.memory.free.append(slot)
+            memory.free.append(slot)
             return
+        found = memory.arena.outputs
         outputs = {name: found[name][slot].copy() for name in self.outputs}
-        self.memory.free.append(slot)
+        memory.free.append(slot)
         size, _, batch, queued, computed = record
         future.set_result(Answer(outputs, queued, computed, size, batch))
 
     def refused(self, record: Refused) -> None:
         """There are no outputs, and the slot is free again."""
         self.memory.free.append(self.slot)
+        del self.memory
         if record.error is not None:
             finish(self.future, error=record.error)
 
@@ -341,9 +344,11 @@ class RemoteQueue:
         for flight in lost:
             # The engine may still read from the slot, but it writes nothing for a connection that has ended.
             flight.memory.free.append(flight.slot)
+            del flight.memory
             finish(flight.future, error=draining() if self._closed else _replaced())
         if self._closed and self._memory is not None:
             self._memory.arena.close()
+            self._memory = None  # now, and not when the queue is found to be garbage
 
 
 def _replaced() -> UnavailableError:

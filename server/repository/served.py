@@ -77,6 +77,7 @@ class ServedModels(Audience):
             trouble: called with what keeps the device from answering, for people; None: nothing does any more.
         """
         self._metrics, self._trouble = metrics, trouble
+        self._stop = asyncio.Event()
         self._seconds = min(1.0, settings.stuck_seconds / 4)
         self._registry = ModelRegistry()
         self._registry.watch(self._changed)
@@ -104,18 +105,22 @@ class ServedModels(Audience):
         metrics.follow_models(lambda: [(each.name, each.version, each.state.value) for each in self._registry.models()])
 
     async def run(self) -> None:
-        """Load what is there, and look again and again.
+        """Load what is there, and look again and again, until `stop`.
 
         Raises:
             ModelLoadError: expected; the repository cannot be read.
         """
         watching = asyncio.create_task(self._watch(), name="watch over devices")
         try:
-            if await self.repository.start(asyncio.Event()):
+            if await self.repository.start(self._stop):
                 settle()
                 await self.repository.run()
         finally:
             watching.cancel()
+
+    def stop(self) -> None:
+        """Load nothing more, and have what is being loaded leave nothing behind."""
+        self._stop.set()
 
     def join(self, number: int, connected: socket.socket) -> None:
         """Have a worker answer with these models, too; the socket of its channel belongs to this from now on."""
