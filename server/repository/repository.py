@@ -341,11 +341,7 @@ class Repository:
                 self._needed = {each.name for each in found if each.file.required and not each.stray}
             self._tell()
             while not self._stop.is_set() and (entry := self._next()) is not None:
-                self._loading = entry
-                try:
-                    await self._load(entry)
-                finally:
-                    self._loading = None
+                await self._load(entry)
             for name in self._known.models:
                 self._put_in_force(name)
             self._registry.set_default(self._known.default())
@@ -425,9 +421,7 @@ class Repository:
             loop.call_soon_threadsafe(self._tell_state, entry, ModelState.WARMING)
 
         try:
-            model = await load_watched(
-                self._stop, partial(self._load_now, entry), seconds=self._settings.load_step_seconds, warms=warms
-            )
+            model = await self._loaded_and_offered(entry, warms)
         except StartupError as error:
             entry.stamp, entry.failed = stamp, str(error)
             _log.error("model failed", model=name, version=version, detail=str(error))
@@ -435,7 +429,6 @@ class Repository:
             return
         if model is None:
             return
-        await self._audience.offer(model)
         entry.stamp, entry.failed, entry.loaded = stamp, "", model
         self._loaded(model)
         self._registry.put(model, newer=tuple(self._known.newer(name, version)))
@@ -451,6 +444,22 @@ class Repository:
         self._retire_what_is_not_wanted()
         self._tell()
         await self._changed()
+
+    async def _loaded_and_offered(self, entry: KnownVersion, warms: Callable[[], object]) -> LoadedModel | None:
+        """The model of a version, once everybody could answer with it; None: the server stops.
+
+        Raises:
+            StartupError: expected; it cannot be loaded.
+        """
+        seconds = self._settings.load_step_seconds
+        self._loading = entry
+        try:
+            model = await load_watched(self._stop, partial(self._load_now, entry), seconds=seconds, warms=warms)
+            if model is not None:
+                await self._audience.offer(model)
+            return model
+        finally:
+            self._loading = None
 
     def _load_now(self, entry: KnownVersion, progress: Progress) -> LoadedModel:
         """In a thread of its own."""
@@ -498,6 +507,8 @@ class Repository:
     def _tell(self) -> None:
         """Tell the registry of all versions that do not answer."""
         for entry in self._known.versions.values():
+            if entry is self._loading:  # which says how far it is
+                continue
             if entry.loaded is not None:
                 if entry.failed:  # to load it again, with other files
                     self._tell_state(entry, ModelState.FAILED, entry.failed)
