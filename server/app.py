@@ -276,9 +276,15 @@ class Server:
             self._metrics.precision_compared(model.identity, found.precision, found.share)
 
     def _of_models(self, root: Path) -> Repository | RemoteRepository:
-        if self._worker is not None:  # the engine has the models, and tells metrics of them
-            slots = self._settings.max_images_in_flight
-            return RemoteRepository(self._registry, slots=slots, changed=self.tell, rejoin=self._worker.rejoin)
+        if self._worker is not None:  # the engine has the models
+            return RemoteRepository(
+                self._registry,
+                slots=self._settings.max_images_in_flight,
+                changed=self.tell,
+                loaded=self._tell_loaded,
+                closed=self._model_closed,
+                rejoin=self._worker.rejoin,
+            )
         self._metrics.follow_models(
             lambda: [(each.name, each.version, each.state.value) for each in self._registry.models()]
         )

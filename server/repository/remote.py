@@ -40,6 +40,8 @@ class RemoteRepository:
         *,
         slots: int,
         changed: Callable[[], Awaitable[None]],
+        loaded: Callable[[LoadedModel], object],
+        closed: Callable[[LoadedModel], Awaitable[None]],
         rejoin: Callable[[], object],
     ) -> None:
         """Not connected.
@@ -48,9 +50,12 @@ class RemoteRepository:
             registry: of the models that answer, which follows that of the engine.
             slots: images of each model that may be in flight.
             changed: awaited when anything has changed.
+            loaded: called when a model is about to answer.
+            closed: awaited when a model is closed, and what it held is free.
             rejoin: asks for another channel to the engine.
         """
         self._registry, self._slots, self._notify, self._ask_again = registry, slots, changed, rejoin
+        self._loaded, self._closed = loaded, closed
         self._channel: ControlChannel | None = None
         self._held: dict[int, LoadedModel] = {}  # of this channel, by serial number
         self._before: dict[tuple[str, str], LoadedModel] = {}  # of an engine that has ended, until they are replaced
@@ -212,6 +217,11 @@ class RemoteRepository:
         statuses = tuple(
             replace(status, model=None if number is None else held[number]) for status, number in told.statuses
         )
+        known = {id(model) for each in before for model in each.values()}
+        for each in versions.values():
+            for model in each.values():
+                if id(model) not in known:
+                    self._loaded(model)
         self._registry.follow(Routes(versions, told.aliases, told.default), statuses)
         answering = {id(model) for each in versions.values() for model in each.values()}
         serials = {id(model): serial for serial, model in held.items()}
@@ -228,6 +238,9 @@ class RemoteRepository:
         await self._registry.retire(model)
         if serial is not None and channel is self._channel:
             channel.send({"did": "released", "serial": serial})
+        closing = self._closed(model)
+        del model  # else what it holds would not be free when memory is settled
+        await closing
 
     def _lost_with(self, channel: ControlChannel) -> None:
         """The connection of one model has ended by itself."""

@@ -278,8 +278,8 @@ class Settings(AccessSettings):
         600.0,
         description="Time that an engine process may take for one step of loading the model, in seconds, such as the "
         "first batch of one size. If it is exceeded, the engine is killed and started again; at the start of the "
-        "server, the server ends. A model of --models counts as failed instead. Downloads and conversions have limits of "
-        "their own.",
+        "server, the server ends. A model of --models counts as failed instead. Downloads and conversions have "
+        "limits of their own.",
     )
     drain_announce_seconds: Seconds = Field(
         0.0,
