@@ -160,9 +160,16 @@ class RolloutCommands:
 
         Raises:
             ModelNotFoundError: expected; there is no such model or version.
-            FailedPreconditionError: expected; it cannot be loaded, or answers all of these requests already.
+            FailedPreconditionError: expected; it cannot be loaded, answers all of these requests already, or a term is
+                none of this kind.
         """
         name = self._registry.name(name)
+        if kind is Kind.SHADOW and terms.max_error_rate is not None:
+            raise FailedPreconditionError(
+                Reason.MODEL_NOT_LOADED,
+                "A shadow has no max_error_rate: nobody gets its errors, so it is not rolled back. Leave it out.",
+                field="terms.max_error_rate",
+            )
         if not terms.share:
             return await self._rolling.put(name, kind, None)
         usual = self._registry.usual(name)
