@@ -27,6 +27,7 @@ CHOSEN = {"$__rate_interval": "1m", "$namespace": "glimpse", "$pod": "glimpse-0|
 RULES = DEPLOY / "components" / "monitoring" / "rules.yaml"
 # Alerts whose expression has no answer here, threshold or not.
 WITHOUT_DATA = {
+    "GlimpseMixedModels": "counts what some replicas serve and others do not, and there is one",
     "GlimpseNotServing": "asks whether something is absent, and it is there",
     "GlimpseMemoryNearLimit": "reads what the kubelet and kube-state-metrics say",
 }

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
+import subprocess
+import sys
 import time
 import tomllib
 from collections import Counter
@@ -13,8 +17,8 @@ import pytest
 
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1.classifier_pb2_grpc import ImageClassifierStub, ModelRepositoryStub
-from tests.conftest import RunningServer
-from tests.server.conftest import TIMEOUT, metrics_of
+from tests.conftest import ROOT, RunningServer
+from tests.server.conftest import TIMEOUT, metrics_of, rich_status
 from tests.server.photos import add_with_wrong_colours, parts
 from tests.server.repositories import add, repository_of, wait_for
 
@@ -208,6 +212,52 @@ def test_a_canary_ends_by_one_command_and_may_begin_again(
     roll_out(models, CANARY, "2", share=1)
     assert classify().model.version == "2"
     assert rollout(models).rolled_back == ""
+
+
+def test_whoever_may_not_manage_models_rolls_nothing_out(server: RunningServer) -> None:
+    with repository_of(server) as models:
+        with pytest.raises(grpc.RpcError) as refused:
+            roll_out(models, CANARY, "1", share=0.1)
+        assert rich_status(refused.value)[1].reason == "NOT_PERMITTED"
+        with pytest.raises(grpc.RpcError) as refused:
+            models.RollBack(pb.ModelRepositoryRollBackRequest(name="cifar"), timeout=TIMEOUT)
+        assert rich_status(refused.value)[1].reason == "NOT_PERMITTED"
+
+
+@pytest.mark.ci
+def test_the_command_line_tells_what_was_found(
+    serving: RunningServer, models: ModelRepositoryStub, classify: Callable[..., pb.ClassifyResponse]
+) -> None:
+    def glimpse(*words: str) -> str:
+        return subprocess.run(
+            [sys.executable, "client/cli.py", "models", *words, "--target", serving.target],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+
+    assert glimpse("shadow", "cifar", "3", "--share", "100%", "--min-agreement", "95%") == (
+        "Version 3 of cifar classifies copies of 1 of the requests that name no version.\n"
+    )
+    until(lambda: rollout(models).compared_images >= 5, classify)
+    listed = glimpse("list")
+    assert "shadow: version 3 of cifar gets copies of 1 of the requests that name no version\n" in listed
+    assert re.search(r"    version 3: \d+ answered in \d+\.\d ms on average, 0 failed\n", listed)
+    assert re.search(
+        r"    same first class: \d+\.\d% of \d+ images, mean difference of the probability: 0\.\d{4}, dropped: \d+\n",
+        listed,
+    )
+    (told,) = json.loads(glimpse("list", "--json"))["rollouts"]
+    assert (told["kind"], told["version"], told["share"], told["min_agreement"]) == ("shadow", "3", 1.0, 0.95)
+    assert told["new"]["answered"] == told["compared_images"] >= 5
+    assert glimpse("shadow", "cifar", "3", "--share", "0") == "cifar has no shadow any more.\n"
+    assert glimpse("canary", "cifar", "2", "--share", "0.25", "--window", "60", "--min-requests", "9") == (
+        "Version 2 of cifar answers 0.25 of the requests that name no version.\n"
+    )
+    assert (rollout(models).terms.window_seconds, rollout(models).terms.min_requests) == (60, 9)
+    assert glimpse("rollback", "cifar") == "Version 1 of cifar answers all requests that name no version.\n"
+    assert "canary: version 2 of cifar was rolled back. By command.\n" in glimpse("list")
 
 
 @pytest.mark.parametrize(
