@@ -41,9 +41,12 @@ from glimpse.server.penalties import Penalty
 from glimpse.server.pipeline import Pipeline
 from glimpse.server.ports import Bound, Ports, Servicers, SharedPorts
 from glimpse.server.registry import LoadedModel, ModelRegistry
+from glimpse.server.repository.copies import Copies
 from glimpse.server.repository.management import ModelManagement
 from glimpse.server.repository.remote import RemoteRepository
 from glimpse.server.repository.repository import Repository
+from glimpse.server.repository.rollout import Rollouts
+from glimpse.server.repository.traffic import Traffic
 from glimpse.server.repository_servicer import ModelRepositoryServicer
 from glimpse.server.runtime import converted_cache
 from glimpse.server.runtimes import RUNTIMES
@@ -104,6 +107,7 @@ class Server:
         self._say: Callable[..., object] = _log.info if worker is None else _log.debug
         self._metrics = Metrics()
         self._registry = ModelRegistry(settings.model_aliases)
+        self._rollouts = Rollouts(self._metrics.rollouts)
         self._repository = None if settings.models is None else self._of_models(settings.models)
         capacity = Permits(settings.max_images_in_flight, settings.max_bytes_in_flight, settings.work_in_flight)
         self._admission = Admission(capacity, streams=settings.max_streams, retry_after=self._seconds_to_answer)
@@ -151,7 +155,17 @@ class Server:
             workers=workers,
         )
         calls = Calls(self._metrics, access, self._tracing, guard=guard, log_calls=settings.log_calls)
-        self._service = Service(calls, self._admission, pipeline, self._registry, stream_window=settings.stream_window)
+        self._copies = Copies(self._registry, self._rollouts, self._decoders, self._decoding)
+        self._service = Service(
+            calls,
+            self._admission,
+            pipeline,
+            self._registry,
+            stream_window=settings.stream_window,
+            traffic=Traffic(self._registry, self._rollouts, self._copies)
+            if isinstance(self._repository, Repository)
+            else None,
+        )
         interceptor = CallInterceptor(
             calls,
             {**gates(self._service), **open_inference.gates(self._service)},
@@ -169,7 +183,7 @@ class Server:
             # Whole, but not admitted: the requests of streams wait for that.
             besides=lambda: max(0, self._service.bytes_read - self._admission.bytes_in_flight),
         )
-        management = ModelManagement(access, self._registry, self._repository)
+        management = ModelManagement(access, self._registry, self._repository, self._rollouts)
         infer = (
             OpenInference(self._service, management, max_images=settings.max_images_per_request)
             if settings.open_inference
@@ -216,6 +230,7 @@ class Server:
         )
         watching = keep_running("watchdog", self._watchdog.run)
         looking: asyncio.Task[None] | None = None
+        copying: asyncio.Task[None] | None = None
         try:
             bound = await self._ports.open()
             self._say(
@@ -233,12 +248,15 @@ class Server:
                 self._loaded = True
                 if self._repository is not None:
                     looking = keep_running("model repository", self._repository.run)
+                    copying = keep_running("copies of requests", self._copies.run)
                 await self.tell()
                 self._say("serving", port=bound.grpc, metrics_port=bound.metrics)
                 announce = self._settings.drain_announce_seconds
                 await stop.wait()
         finally:
             trimming.cancel()
+            if copying is not None:
+                copying.cancel()
             # Of a server that could not start, the reason is the last that is logged, and not that nothing is drained.
             await self._drain(announce, say=self._say if stop.is_set() else _log.debug)
             watching.cancel()
@@ -296,6 +314,7 @@ class Server:
             changed=self.tell,
             loaded=self._tell_loaded,
             closed=self._model_closed,
+            rollouts=self._rollouts,
         )
 
     def join_models(self, connected: socket.socket) -> None:
@@ -453,9 +472,16 @@ async def _prepare_models(settings: Settings, root: Path, stop: StopEvent) -> in
     async def nothing(*_: object) -> None:
         pass
 
-    registry = ModelRegistry()
+    registry, metrics = ModelRegistry(), Metrics()
     repository = Repository(
-        root, settings, registry, Metrics().of, changed=nothing, loaded=lambda _: None, closed=nothing
+        root,
+        settings,
+        registry,
+        metrics.of,
+        changed=nothing,
+        loaded=lambda _: None,
+        closed=nothing,
+        rollouts=Rollouts(metrics.rollouts),
     )
     if not await repository.start(stop):
         return stopping.exit_code(stop.number, prepares=True)

@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 from glimpse.server import build, metrics_merge, penalties
 from glimpse.server.domain import BatchReport, ModelIdentity, Timing
 from glimpse.server.errors import Reason
+from glimpse.server.rollout_metrics import RolloutMetrics
 from glimpse.server.stages import ModelStages, StageSeconds
 
 OUTCOMES = ("classified", "refused", "expired", "cancelled", "failed")
@@ -208,6 +209,7 @@ class Metrics:
             registry=registry,
         )
         self._states = _States(registry)
+        self.rollouts = RolloutMetrics(registry, _SECONDS)
         self._agreement = Gauge(
             "glimpse_precision_agreement",
             "Share of pictures for which the reduced precision names the same first class as float32, from 0 to 1, "

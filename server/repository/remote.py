@@ -130,6 +130,25 @@ class RemoteRepository:
         """
         return bool((await self._ask("alias", name, version, alias))["kept"])
 
+    async def promote(self, name: str, version: str) -> bool:
+        """Make a version `stable`, see `RolloutCommands.promote`; every worker answers by it then.
+
+        Raises:
+            ModelNotFoundError, FailedPreconditionError: expected.
+            UnavailableError: expected; the engine is being replaced.
+        """
+        return bool((await self._ask("promote", name, version))["kept"])
+
+    async def roll_back(self, name: str) -> tuple[str, bool]:
+        """Make the version stable that was it before, see `RolloutCommands.roll_back`.
+
+        Raises:
+            FailedPreconditionError: expected; there is nothing to roll back.
+            UnavailableError: expected; the engine is being replaced.
+        """
+        answer = await self._ask("roll back", name, "")
+        return str(answer["version"]), bool(answer["kept"])
+
     async def _look(self) -> None:
         try:
             await self._ask("look", "", "")

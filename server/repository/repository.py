@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -27,6 +27,8 @@ from glimpse.server.repository import aliases
 from glimpse.server.repository.audience import Audience
 from glimpse.server.repository.known import Known, KnownModel, KnownVersion
 from glimpse.server.repository.model_file import ListedModel
+from glimpse.server.repository.rolling import Rolling
+from glimpse.server.repository.rollout import Rollouts
 from glimpse.server.repository.scan import FoundModel, scan, weights_in
 from glimpse.server.repository.watched_load import load_watched
 from glimpse.server.settings import Settings
@@ -51,6 +53,7 @@ class Repository:
         changed: Callable[[], Awaitable[None]],
         loaded: Callable[[LoadedModel], object],
         closed: Callable[[LoadedModel], Awaitable[None]],
+        rollouts: Rollouts,
         audience: Audience | None = None,
     ) -> None:
         """Nothing is loaded yet.
@@ -63,6 +66,7 @@ class Repository:
             changed: awaited when a model has begun or ceased to be ready.
             loaded: called when a model is about to answer.
             closed: awaited when a model is closed, and what it held is free.
+            rollouts: of new versions, whose terms lie in the repository, too.
             audience: other processes that answer with these models; None: there are none.
         """
         self._root, self._settings, self._registry = root, settings, registry
@@ -70,7 +74,8 @@ class Repository:
         self._audience = audience or Audience()
         self._device = SharedDevice(cores.available())
         self._poll = settings.models_poll
-        self._known = Known(min(_STILL_SECONDS, self._poll or _STILL_SECONDS))
+        self._known = Known(min(_STILL_SECONDS, self._poll or _STILL_SECONDS), rollouts.versions)
+        self.rolling = Rolling(rollouts, registry)
         self._stop = asyncio.Event()
         self._wake = asyncio.Event()
         self._needed: set[str] = set()  # required models, without which the server is not ready
@@ -96,6 +101,10 @@ class Repository:
     def names(self) -> dict[str, bool]:
         """Every model by name, and whether it answers."""
         return {name: self._registry.ready(name) for name in self._known.models}
+
+    def aliases(self, name: str) -> Mapping[str, str]:
+        """The aliases of a model, as they are to be: alias -> version."""
+        return self._known.models[name].aliases if name in self._known.models else {}
 
     async def start(self, stop: asyncio.Event) -> bool:
         """Load what is there; False when told to stop meanwhile. A version that fails does not end it.
@@ -345,6 +354,7 @@ class Repository:
             for name in self._known.models:
                 self._put_in_force(name)
             self._registry.set_default(self._known.default())
+            await self.rolling.settle()
             self._retire_what_is_not_wanted()
             self._tell()
             if self.names() != self._told_names:
@@ -381,6 +391,7 @@ class Repository:
         if found is None:
             return
         self._known.take(found)
+        await self.rolling.look({name: each.found.folder for name, each in self._known.models.items()})
         for name in self._known.models:
             self._put_in_force(name)
         self._registry.set_default(self._known.default())

@@ -33,6 +33,8 @@ from glimpse.server.progress import Progress
 from glimpse.server.registry import LoadedModel, ModelRegistry
 from glimpse.server.repository.audience import Audience
 from glimpse.server.repository.repository import Repository
+from glimpse.server.repository.rolling import RolloutCommands
+from glimpse.server.repository.rollout import Kind, Rollouts, Terms
 from glimpse.server.repository.told import Told, error_to_say
 from glimpse.server.settings import Settings
 
@@ -60,6 +62,22 @@ class _Worker:
     told: int = 0  # of that by which it says that it answers
     asked: dict[int, asyncio.Task[None]] = field(default_factory=dict)  # by its numbers
     listening: asyncio.Task[None] | None = None
+
+
+class _NoRollouts(Rollouts):
+    """Those that the files of a repository ask for: kept, and reported, but no worker follows them."""
+
+    def put(self, name: str, kind: Kind, terms: Terms, reference: str) -> None:
+        """Take note of one."""
+        if self.of(name, kind) is None:
+            _log.error(
+                "rollout not begun",
+                model=name,
+                version=terms.version,
+                detail=f"A {kind} needs a server of one process, which alone sees all requests. Set GLIMPSE_WORKERS "
+                "to 1.",
+            )
+        super().put(name, kind, terms, reference)
 
 
 class ServedModels(Audience):
@@ -92,6 +110,7 @@ class ServedModels(Audience):
         self._lock = threading.Lock()
         self._examined: dict[int, ModelFacts] = {}  # by `id` of the model; with the lock
         self._observers: dict[tuple[str, str], LateObserver] = {}
+        rollouts = _NoRollouts(metrics.rollouts)
         self.repository = Repository(
             root,
             settings,
@@ -100,8 +119,10 @@ class ServedModels(Audience):
             changed=self._readiness_changed,
             loaded=self._loaded,
             closed=self._closed,
+            rollouts=rollouts,
             audience=self,
         )
+        self._commands = RolloutCommands(self.repository, self.repository.rolling, rollouts, self._registry)
         metrics.follow_models(lambda: [(each.name, each.version, each.state.value) for each in self._registry.models()])
 
     async def run(self) -> None:
@@ -309,6 +330,11 @@ class ServedModels(Audience):
                 await self.repository.unload(name, version)
             case "alias":
                 return {"kept": await self.repository.set_alias(name, body["alias"], version)}
+            case "promote":
+                return {"kept": await self._commands.promote(name, version)}
+            case "roll back":
+                version, kept = await self._commands.roll_back(name)
+                return {"version": version, "kept": kept}
             case "look":
                 self.repository.look()
             case other:

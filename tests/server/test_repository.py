@@ -23,6 +23,7 @@ from glimpse.server.metrics import Metrics
 from glimpse.server.registry import LoadedModel, ModelRegistry
 from glimpse.server.repository import known
 from glimpse.server.repository.repository import Repository
+from glimpse.server.repository.rollout import Rollouts
 from glimpse.server.settings import Settings
 from glimpse.server.startup import ModelLoadError
 from tests.server.repositories import add, damage
@@ -37,14 +38,17 @@ class Scene:
         self.stop = asyncio.Event()
         self.registry = ModelRegistry({"photos": "cifar", "usual": ""})
         self.closed: list[LoadedModel] = []
+        metrics = Metrics()
+        self.rollouts = Rollouts(metrics.rollouts)
         self.repository = Repository(
             root,
             Settings.model_construct(**{**dict(_settings()), "models": root, "models_poll": 0.0, **chosen}),
             self.registry,
-            Metrics().of,
+            metrics.of,
             changed=_nothing,
             loaded=lambda _: None,
             closed=self._closed,
+            rollouts=self.rollouts,
         )
 
     async def _closed(self, model: LoadedModel) -> None:
