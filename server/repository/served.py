@@ -83,6 +83,8 @@ class _NoRollouts(Rollouts):
 class ServedModels(Audience):
     """The repository of an engine, and the workers that answer with its models. Lives on the engine's event loop."""
 
+    lets_sleep = False  # a worker that is asked for a model could not wake it
+
     def __init__(
         self, root: Path, settings: Settings, metrics: Metrics, trouble: Callable[[str | None], object]
     ) -> None:
