@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import signal
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -40,8 +41,12 @@ from glimpse.server.penalties import Penalty
 from glimpse.server.pipeline import Pipeline
 from glimpse.server.ports import Bound, Ports, Servicers, SharedPorts
 from glimpse.server.registry import LoadedModel, ModelRegistry
+from glimpse.server.repository.copies import Copies
 from glimpse.server.repository.management import ModelManagement
+from glimpse.server.repository.remote import RemoteRepository
 from glimpse.server.repository.repository import Repository, nothing
+from glimpse.server.repository.rollout import Rollouts
+from glimpse.server.repository.traffic import Traffic
 from glimpse.server.repository_servicer import ModelRepositoryServicer
 from glimpse.server.runtime import converted_cache
 from glimpse.server.runtimes import RUNTIMES
@@ -85,6 +90,7 @@ class WorkerPart:
     provider: Provider
     listening: Callable[[Bound], object]  # called once it listens
     changed: Callable[[bool, bool, str | None], object]  # told: alive, ready, what hangs
+    rejoin: Callable[[], object] = lambda: None  # asks for another channel to the engine of a repository
 
 
 class Server:
@@ -101,6 +107,7 @@ class Server:
         self._say: Callable[..., object] = _log.info if worker is None else _log.debug
         self._metrics = Metrics()
         self._registry = ModelRegistry(settings.model_aliases)
+        self._rollouts = Rollouts(self._metrics.rollouts)
         self._repository = None if settings.models is None else self._of_models(settings.models)
         capacity = Permits(settings.max_images_in_flight, settings.max_bytes_in_flight, settings.work_in_flight)
         self._admission = Admission(capacity, streams=settings.max_streams, retry_after=self._seconds_to_answer)
@@ -150,7 +157,17 @@ class Server:
             workers=workers,
         )
         calls = Calls(self._metrics, access, self._tracing, guard=guard, log_calls=settings.log_calls)
-        self._service = Service(calls, self._admission, pipeline, self._registry, stream_window=settings.stream_window)
+        self._copies = Copies(self._registry, self._rollouts, self._decoders, self._decoding)
+        self._service = Service(
+            calls,
+            self._admission,
+            pipeline,
+            self._registry,
+            stream_window=settings.stream_window,
+            traffic=Traffic(self._registry, self._rollouts, self._copies)
+            if isinstance(self._repository, Repository)
+            else None,
+        )
         interceptor = CallInterceptor(
             calls,
             {**gates(self._service), **open_inference.gates(self._service)},
@@ -168,7 +185,7 @@ class Server:
             # Whole, but not admitted: the requests of streams wait for that.
             besides=lambda: max(0, self._service.bytes_read - self._admission.bytes_in_flight),
         )
-        management = ModelManagement(access, self._registry, self._repository)
+        management = ModelManagement(access, self._registry, self._repository, self._rollouts)
         infer = (
             OpenInference(self._service, management, max_images=settings.max_images_per_request)
             if settings.open_inference
@@ -215,6 +232,7 @@ class Server:
         )
         watching = keep_running("watchdog", self._watchdog.run)
         looking: asyncio.Task[None] | None = None
+        copying: asyncio.Task[None] | None = None
         sleeping: asyncio.Task[None] | None = None
         try:
             bound = await self._ports.open()
@@ -233,6 +251,8 @@ class Server:
                 self._loaded = True
                 if self._repository is not None:
                     looking = keep_running("model repository", self._repository.run)
+                    copying = keep_running("copies of requests", self._copies.run)
+                if isinstance(self._repository, Repository):
                     sleeping = keep_running("sleeping models", self._repository.sleepers.run)
                 await self.tell()
                 self._say("serving", port=bound.grpc, metrics_port=bound.metrics)
@@ -240,6 +260,8 @@ class Server:
                 await stop.wait()
         finally:
             trimming.cancel()
+            if copying is not None:
+                copying.cancel()
             # Of a server that could not start, the reason is the last that is logged, and not that nothing is drained.
             await self._drain(announce, say=self._say if stop.is_set() else _log.debug)
             watching.cancel()
@@ -278,7 +300,16 @@ class Server:
         if (found := model.agreement) is not None:
             self._metrics.precision_compared(model.identity, found.precision, found.share)
 
-    def _of_models(self, root: Path) -> Repository:
+    def _of_models(self, root: Path) -> Repository | RemoteRepository:
+        if self._worker is not None:  # the engine has the models
+            return RemoteRepository(
+                self._registry,
+                slots=self._settings.max_images_in_flight,
+                changed=self.tell,
+                loaded=self._tell_loaded,
+                closed=self._model_closed,
+                rejoin=self._worker.rejoin,
+            )
         self._metrics.follow_models(
             lambda: [(each.name, each.version, each.state.value) for each in self._registry.models()]
         )
@@ -290,6 +321,7 @@ class Server:
             changed=self.tell,
             loaded=self._tell_loaded,
             closed=self._model_closed,
+            rollouts=self._rollouts,
             freed=self._freed,
             woken=self._metrics.memory.woken,
         )
@@ -298,6 +330,13 @@ class Server:
             self._settings.models_memory_bytes,
         )
         return repository
+
+    def join_models(self, connected: socket.socket) -> None:
+        """Answer with the models of the engine at the other end of a channel's socket, from now on."""
+        if not isinstance(self._repository, RemoteRepository):
+            connected.close()
+            raise TypeError("this server has no models of an engine")
+        self._repository.connect(connected)
 
     async def _model_closed(self, model: LoadedModel) -> None:
         self._metrics.model_closed(model.identity, model.runtime, model.precision)
@@ -362,7 +401,8 @@ class Server:
         else:
             # What hangs is replaced by the supervisor, not by whoever asks for the liveness of the whole server.
             alive = self._loaded
-            ready = alive and trouble is None and self._worker.provider.available() and not self._draining
+            there = self._repository.ready if self._repository is not None else self._worker.provider.available()
+            ready = alive and trouble is None and there and not self._draining
             self._worker.changed(alive, ready, trouble)
         self._metrics.ready(ready=ready)
         # A process that loads its model lives; the liveness of health checks begins with serving.
@@ -455,9 +495,16 @@ async def prepare_start(settings: Settings) -> int:
 
 
 async def _prepare_models(settings: Settings, root: Path, stop: StopEvent) -> int:
-    registry = ModelRegistry()
+    registry, metrics = ModelRegistry(), Metrics()
     repository = Repository(
-        root, settings, registry, Metrics().of, changed=nothing, loaded=lambda _: None, closed=nothing
+        root,
+        settings,
+        registry,
+        metrics.of,
+        changed=nothing,
+        loaded=lambda _: None,
+        closed=nothing,
+        rollouts=Rollouts(metrics.rollouts),
     )
     if not await repository.start(stop):
         return stopping.exit_code(stop.number, prepares=True)

@@ -122,6 +122,8 @@ class ClassifyStream(Generic[Received, Asked, Sent]):
             duplicate = not codec.in_order and request_id in in_flight
             in_flight.add(request_id)
             part = call.of_request()
+            # Else all requests of a stream would be answered by one version, whose id it has been given.
+            part.key = call.key if call.key not in {"", call.request_id} else request_id or call.key
             turn = self._next_turn() if codec.in_order else None
             answers.create_task(self._answer(message, request_id, part, duplicate=duplicate, turn=turn))
             if self._access.rates is not None:

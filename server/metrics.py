@@ -16,6 +16,7 @@ from glimpse.server import build, metrics_merge, penalties
 from glimpse.server.domain import BatchReport, ModelIdentity, Timing
 from glimpse.server.errors import Reason
 from glimpse.server.model_memory import ModelMemory
+from glimpse.server.rollout_metrics import RolloutMetrics
 from glimpse.server.stages import ModelStages, StageSeconds
 
 OUTCOMES = ("classified", "refused", "expired", "cancelled", "failed")
@@ -82,7 +83,9 @@ class RpcMetrics:
 class Metrics:
     """All instruments on one registry, so that two servers in a process do not share their numbers."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(  # noqa: PLR0915 - a list of instruments
+        self, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         """Make the instruments; every known label value is there from the start, at 0.
 
         `clock`: seconds, monotonic.
@@ -218,6 +221,7 @@ class Metrics:
             registry=registry,
         )
         self._states = _States(registry)
+        self.rollouts = RolloutMetrics(registry, _SECONDS)
         self.memory = ModelMemory(registry)
         self._agreement = Gauge(
             "glimpse_precision_agreement",

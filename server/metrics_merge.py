@@ -55,6 +55,8 @@ GAUGES: dict[str, Rule] = {
     "glimpse_model_state": "max",
     "glimpse_precision_agreement": "max",
     "glimpse_queue_depth": "max",  # each worker tells what waits in front of the devices, of all workers
+    "glimpse_rollout_min_agreement": "max",
+    "glimpse_rollout_share": "max",
     READY: "min",  # of the workers alone
     "process_start_time_seconds": "min",
     "python_info": "max",

@@ -19,6 +19,7 @@ from glimpse.server.errors import ServiceError, draining
 from glimpse.server.model_statistics import ModelStatistics
 from glimpse.server.pipeline import Pipeline
 from glimpse.server.registry import LoadedModel, ModelRegistry, ModelStatus
+from glimpse.server.repository.traffic import Traffic
 
 # What comes a little too fast waits for its turn, so that it need not be sent again. A stream is not read on meanwhile,
 # so that it has one such request at a time; unary calls hold their images in memory, and so are few and short.
@@ -44,6 +45,7 @@ class Service:
         registry: ModelRegistry,
         *,
         stream_window: int,
+        traffic: Traffic | None = None,
     ) -> None:
         """Put the service together.
 
@@ -53,6 +55,7 @@ class Service:
             pipeline: classifies what the rate of a caller allows.
             registry: the models.
             stream_window: requests of one stream that are worked on at once.
+            traffic: divides requests among the versions of a model; None: there is one version of each.
         """
         self.calls = calls
         self.metrics, self.access = calls.metrics, calls.access
@@ -65,6 +68,7 @@ class Service:
         self.statistics = ModelStatistics()
         self._pipeline = pipeline
         self._registry = registry
+        self._traffic = traffic
         self._waiting_bytes = 0  # of unary calls that wait for their turn
         self._drains = asyncio.Event()
 
@@ -123,6 +127,7 @@ class Service:
         """
         call.bytes = size = sum(len(image.data) for image in request.images)
         self.bytes_read += size
+        divided = False  # among versions, each of which counts its own failures
         try:
             costs = None
             if self.access.rates is not None:
@@ -134,9 +139,22 @@ class Service:
             arrival = Arrival(call.begun, call.complete or call.begun)
             if request.timeout is not None or request.priority != caller.lane.priority:
                 caller = _asked_by(request, call, caller)
-            answer = await self._pipeline.classify(request, caller, costs=costs, bulk=bulk, arrival=arrival)
+            if self._traffic is None or not self._traffic.divided(request.model):
+                answer = await self._pipeline.classify(request, caller, costs=costs, bulk=bulk, arrival=arrival)
+            else:
+                divided = True
+
+                async def compute(asked: ClassifyRequest) -> Classification:
+                    try:
+                        return await self._pipeline.classify(asked, caller, bulk=bulk, arrival=arrival)
+                    except ServiceError:
+                        self._failed(asked.model, call)
+                        raise
+
+                answer = await self._traffic.classify(request, call, caller, compute)
         except ServiceError:
-            self._failed(request.model, call)
+            if not divided:
+                self._failed(request.model, call)
             raise
         finally:
             self.bytes_read -= size

@@ -39,7 +39,8 @@ but for those listed here. A process that does not answer within a second counts
 def page() -> str:
     """Every series of /metrics."""
     metrics = Metrics()
-    instruments = [each for each in vars(metrics).values() if isinstance(each, MetricWrapperBase)]
+    there = [*vars(metrics).values(), *vars(metrics.rollouts).values()]
+    instruments = [each for each in there if isinstance(each, MetricWrapperBase)]
     # Of the supervisor, where there is one.
     instruments += [metrics_merge.processes_gauge(metrics.registry), metrics_merge.restarts_counter(metrics.registry)]
     labels = {family.name: tuple(each._labelnames) for each in instruments for family in each.describe()}  # noqa: SLF001 - there is no public way to the names of labels that have no values yet

@@ -42,6 +42,7 @@ class CallContext:
     identity: str = ""  # what the caller has proved to be; "": nothing is asked for
     allowance: Allowance | None = None  # images a second, where the caller's token says so
     address: str = ""  # where a trusted proxy says that the call comes from; "": from where the connection does
+    key: str = ""  # by which requests are divided among versions; "": by `who`
     token: Credential | None = None  # by which the caller was let in; None: there is none
     connection: Credential | None = None  # with the certificate that the caller has shown; None: none is asked for
     model: str = ""

@@ -10,6 +10,7 @@ from glimpse.server.access.call_context import LANE_KEY, CallContext, host
 from glimpse.server.access.forwarded import Proxies
 
 REQUEST_ID_KEY = "x-request-id"
+ROUTING_KEY = "glimpse-key"  # requests with the same one are answered by the same version of a model
 _LONGEST = 128  # characters of an id and of a name; both go into logs
 
 
@@ -24,7 +25,7 @@ def read_metadata(
         peer: where the connection comes from, as in `CallContext`.
         proxies: who is trusted to say where a call comes from; None: nobody.
     """
-    request_id = client = ""
+    request_id = client = routing = ""
     authorization: list[str] = []
     passed: list[str] = []
     for key, value in metadata:
@@ -32,11 +33,14 @@ def read_metadata(
             request_id = request_id or _text(value)
         elif key == LANE_KEY:
             client = client or _text(value)
+        elif key == ROUTING_KEY:
+            routing = routing or _text(value)
         elif key == tokens.KEY:
             authorization.append(str(value))
         elif key == forwarded.KEY:
             passed.append(str(value))
     call = CallContext(request_id or _fresh_id(), method, peer, client)
+    call.key = routing or request_id
     if passed and proxies is not None:
         call.address = proxies.caller(host(peer), ",".join(passed))
     return call, authorization

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from glimpse.server.access.call_metadata import REQUEST_ID_KEY
+from glimpse.server.access.call_metadata import REQUEST_ID_KEY, ROUTING_KEY
 from glimpse.server.calls import Calls
 from glimpse.server.describe import describe, limits
 from glimpse.server.domain import ModelSelector
@@ -69,7 +69,14 @@ class Routes:
                 router,
                 allow_origins=settings.http_origins,
                 allow_methods=["GET", "POST"],
-                allow_headers=["authorization", "content-type", HEADER_LENGTH, TIMEOUT_KEY, REQUEST_ID_KEY],
+                allow_headers=[
+                    "authorization",
+                    "content-type",
+                    HEADER_LENGTH,
+                    TIMEOUT_KEY,
+                    REQUEST_ID_KEY,
+                    ROUTING_KEY,
+                ],
                 expose_headers=[HEADER_LENGTH, REQUEST_ID_KEY, "retry-after"],
             )
 

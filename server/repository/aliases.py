@@ -59,15 +59,23 @@ def write(folder: Path, aliases: Mapping[str, str]) -> None:
     Raises:
         OSError: the folder cannot be written.
     """
-    text = "".join(f"{alias} = {version}\n" for alias, version in sorted(aliases.items()))
-    descriptor, temporary = tempfile.mkstemp(prefix=".", dir=folder)
+    put(folder / FILE, "".join(f"{alias} = {version}\n" for alias, version in sorted(aliases.items())))
+
+
+def put(path: Path, text: str) -> None:
+    """Write a file of a repository so that whoever reads it finds all of it, or what was there before.
+
+    Raises:
+        OSError: its folder cannot be written.
+    """
+    descriptor, temporary = tempfile.mkstemp(prefix=".", dir=path.parent)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).chmod(0o644)
-        Path(temporary).replace(folder / FILE)
+        Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise

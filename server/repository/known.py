@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from glimpse.server.registry import STABLE, LoadedModel, by_number
@@ -53,12 +53,16 @@ class KnownModel:
 class Known:
     """All models and versions that looks at a repository have found. Lives on the event loop."""
 
-    def __init__(self, still_seconds: float) -> None:
+    def __init__(
+        self, still_seconds: float, rolled_out: Callable[[str], Collection[str]] = lambda _: frozenset[str]()
+    ) -> None:
         """None yet.
 
-        `still_seconds`: files are complete where two looks so far apart find the same.
+        Args:
+            still_seconds: files are complete where two looks so far apart find the same.
+            rolled_out: the versions of a model that get a share of its requests, by its name.
         """
-        self.still_seconds = still_seconds
+        self.still_seconds, self._rolled_out = still_seconds, rolled_out
         self.versions: dict[tuple[str, str], KnownVersion] = {}
         self.models: dict[str, KnownModel] = {}
         self._there: set[str] = set()  # models that the last look has found
@@ -151,10 +155,10 @@ class Known:
         return usable[-self.models[name].found.file.keep :]
 
     def aliased(self, name: str) -> set[str]:
-        """The versions that aliases of a model name, but for those that are unloaded."""
+        """The versions that aliases of a model name, or that get a share, but for those that are unloaded."""
         return {
             version
-            for version in self.models[name].aliases.values()
+            for version in (*self.models[name].aliases.values(), *self._rolled_out(name))
             if (each := self.versions.get((name, version))) is None or each.asked is not False
         }
 

@@ -20,12 +20,14 @@ from glimpse.v1.classifier_pb2_grpc import ImageClassifierStub
 from tests.conftest import RunningServer
 from tests.deploy.prometheus import Prometheus
 from tests.deploy.tools import DEPLOY, one, parse
+from tests.server.repositories import add, damage
 
 LABELS = {"job": "glimpse", "namespace": "glimpse", "pod": "glimpse-0"}
 CHOSEN = {"$__rate_interval": "1m", "$namespace": "glimpse", "$pod": "glimpse-0|glimpse-1"}
 RULES = DEPLOY / "components" / "monitoring" / "rules.yaml"
 # Alerts whose expression has no answer here, threshold or not.
 WITHOUT_DATA = {
+    "GlimpseMixedModels": "counts what some replicas serve and others do not, and there is one",
     "GlimpseNotServing": "asks whether something is absent, and it is there",
     "GlimpseMemoryNearLimit": "reads what the kubelet and kube-state-metrics say",
 }
@@ -77,9 +79,24 @@ def rules() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def busy(cat_photo: Path) -> Iterator[RunningServer]:
-    """A server that is made to do all that the dashboard shows, again and again, until the tests have ended."""
-    running = RunningServer("--host=::", "--max-images-in-flight=16", "--max-images-per-request=12")
+def busy(cat_photo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A server that is made to do all that the dashboard shows, again and again, until the tests have ended.
+
+    Its model has a version that answers, one that is its shadow, and one that cannot be loaded.
+    """
+    root = tmp_path_factory.mktemp("models")
+    for version in (1, 2):
+        add(root, version)
+    damage(add(root, 3))
+    (root / "cifar" / "aliases.toml").write_text("stable = 1\n")
+    (root / "cifar" / "rollout.toml").write_text("[shadow]\nversion = 2\nshare = 1\n")
+    running = RunningServer(
+        "--host=::",
+        "--max-images-in-flight=16",
+        "--max-images-per-request=12",
+        environment={"GLIMPSE_MODELS": str(root)},
+        model={},
+    )
     try:
         target = running.target
         # Whoever calls here comes from another address, and so is another party.

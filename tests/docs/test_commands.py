@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from glimpse.models.prestem.recipe import Recipe
+from glimpse.server.repository import rollout_file
 from glimpse.server.repository.model_file import ListedModel, ModelFile
 from glimpse.server.settings import Settings
 from tests.conftest import RunningServer
@@ -82,16 +83,18 @@ def read(block: Block, folder: Path) -> None:
     """Write the file that a block is, and read it as the server would."""
     assert block.title, f"{block}: which file is this? Give it a title."
     values = tomllib.loads(block.text)
+    (folder / block.title).parent.mkdir(exist_ok=True)
+    (folder / block.title).write_text(block.text, encoding="utf-8")
     if block.title.endswith("recipe.toml"):
         Recipe.from_dict(values)
+    elif block.title.endswith("rollout.toml"):
+        assert len(rollout_file.read((folder / block.title).parent).rollouts) == len(values)
     elif block.title.endswith("model.toml"):
         ModelFile.model_validate(values)
     elif block.title.endswith("models.toml"):
         assert all(map(ListedModel.model_validate, values.values()))
     else:
         Settings(**values)
-    (folder / block.title).parent.mkdir(exist_ok=True)
-    (folder / block.title).write_text(block.text, encoding="utf-8")
 
 
 @pytest.mark.parametrize("page", PAGES)

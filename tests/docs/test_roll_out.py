@@ -37,5 +37,5 @@ def test_a_version_is_rolled_out_and_back_by_the_commands_of_the_page(
     listed = folder.run("client/cli.py models list").splitlines()
     assert [line.split()[:4] for line in listed[1:3]] == [
         ["cifar", "1", "ready", "*"],
-        ["cifar", "2", "unloaded", "canary"],
+        ["cifar", "2", "ready", "canary,"],
     ]

@@ -18,6 +18,12 @@ class ModelState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     MODEL_STATE_UNLOADED: _ClassVar[ModelState]
     MODEL_STATE_FAILED: _ClassVar[ModelState]
     MODEL_STATE_SLEEPING: _ClassVar[ModelState]
+
+class RolloutKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ROLLOUT_KIND_UNSPECIFIED: _ClassVar[RolloutKind]
+    ROLLOUT_KIND_CANARY: _ClassVar[RolloutKind]
+    ROLLOUT_KIND_SHADOW: _ClassVar[RolloutKind]
 MODEL_STATE_UNSPECIFIED: ModelState
 MODEL_STATE_WAITING: ModelState
 MODEL_STATE_LOADING: ModelState
@@ -27,6 +33,9 @@ MODEL_STATE_RETIRING: ModelState
 MODEL_STATE_UNLOADED: ModelState
 MODEL_STATE_FAILED: ModelState
 MODEL_STATE_SLEEPING: ModelState
+ROLLOUT_KIND_UNSPECIFIED: RolloutKind
+ROLLOUT_KIND_CANARY: RolloutKind
+ROLLOUT_KIND_SHADOW: RolloutKind
 
 class ModelSelector(_message.Message):
     __slots__ = ("name", "version")
@@ -368,12 +377,14 @@ class ModelRepositoryListRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ModelRepositoryListResponse(_message.Message):
-    __slots__ = ("models", "default_model")
+    __slots__ = ("models", "default_model", "rollouts")
     MODELS_FIELD_NUMBER: _ClassVar[int]
     DEFAULT_MODEL_FIELD_NUMBER: _ClassVar[int]
+    ROLLOUTS_FIELD_NUMBER: _ClassVar[int]
     models: _containers.RepeatedCompositeFieldContainer[ModelStatus]
     default_model: str
-    def __init__(self, models: _Optional[_Iterable[_Union[ModelStatus, _Mapping]]] = ..., default_model: _Optional[str] = ...) -> None: ...
+    rollouts: _containers.RepeatedCompositeFieldContainer[ModelRollout]
+    def __init__(self, models: _Optional[_Iterable[_Union[ModelStatus, _Mapping]]] = ..., default_model: _Optional[str] = ..., rollouts: _Optional[_Iterable[_Union[ModelRollout, _Mapping]]] = ...) -> None: ...
 
 class ModelRepositoryLoadRequest(_message.Message):
     __slots__ = ("name", "version")
@@ -416,3 +427,85 @@ class ModelRepositorySetAliasResponse(_message.Message):
     KEPT_FIELD_NUMBER: _ClassVar[int]
     kept: bool
     def __init__(self, kept: bool = ...) -> None: ...
+
+class RolloutTerms(_message.Message):
+    __slots__ = ("version", "share", "max_error_rate", "min_agreement", "min_requests", "window_seconds")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    MAX_ERROR_RATE_FIELD_NUMBER: _ClassVar[int]
+    MIN_AGREEMENT_FIELD_NUMBER: _ClassVar[int]
+    MIN_REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    WINDOW_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    share: float
+    max_error_rate: float
+    min_agreement: float
+    min_requests: int
+    window_seconds: float
+    def __init__(self, version: _Optional[str] = ..., share: _Optional[float] = ..., max_error_rate: _Optional[float] = ..., min_agreement: _Optional[float] = ..., min_requests: _Optional[int] = ..., window_seconds: _Optional[float] = ...) -> None: ...
+
+class RolloutCounts(_message.Message):
+    __slots__ = ("version", "answered", "failed", "mean_seconds")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    ANSWERED_FIELD_NUMBER: _ClassVar[int]
+    FAILED_FIELD_NUMBER: _ClassVar[int]
+    MEAN_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    answered: int
+    failed: int
+    mean_seconds: float
+    def __init__(self, version: _Optional[str] = ..., answered: _Optional[int] = ..., failed: _Optional[int] = ..., mean_seconds: _Optional[float] = ...) -> None: ...
+
+class ModelRollout(_message.Message):
+    __slots__ = ("name", "kind", "terms", "rolled_back", "new", "usual", "compared_images", "agreement", "mean_probability_difference", "dropped_images")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    TERMS_FIELD_NUMBER: _ClassVar[int]
+    ROLLED_BACK_FIELD_NUMBER: _ClassVar[int]
+    NEW_FIELD_NUMBER: _ClassVar[int]
+    USUAL_FIELD_NUMBER: _ClassVar[int]
+    COMPARED_IMAGES_FIELD_NUMBER: _ClassVar[int]
+    AGREEMENT_FIELD_NUMBER: _ClassVar[int]
+    MEAN_PROBABILITY_DIFFERENCE_FIELD_NUMBER: _ClassVar[int]
+    DROPPED_IMAGES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    kind: RolloutKind
+    terms: RolloutTerms
+    rolled_back: str
+    new: RolloutCounts
+    usual: RolloutCounts
+    compared_images: int
+    agreement: float
+    mean_probability_difference: float
+    dropped_images: int
+    def __init__(self, name: _Optional[str] = ..., kind: _Optional[_Union[RolloutKind, str]] = ..., terms: _Optional[_Union[RolloutTerms, _Mapping]] = ..., rolled_back: _Optional[str] = ..., new: _Optional[_Union[RolloutCounts, _Mapping]] = ..., usual: _Optional[_Union[RolloutCounts, _Mapping]] = ..., compared_images: _Optional[int] = ..., agreement: _Optional[float] = ..., mean_probability_difference: _Optional[float] = ..., dropped_images: _Optional[int] = ...) -> None: ...
+
+class ModelRepositorySetRolloutRequest(_message.Message):
+    __slots__ = ("name", "kind", "terms")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    TERMS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    kind: RolloutKind
+    terms: RolloutTerms
+    def __init__(self, name: _Optional[str] = ..., kind: _Optional[_Union[RolloutKind, str]] = ..., terms: _Optional[_Union[RolloutTerms, _Mapping]] = ...) -> None: ...
+
+class ModelRepositorySetRolloutResponse(_message.Message):
+    __slots__ = ("kept",)
+    KEPT_FIELD_NUMBER: _ClassVar[int]
+    kept: bool
+    def __init__(self, kept: bool = ...) -> None: ...
+
+class ModelRepositoryRollBackRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class ModelRepositoryRollBackResponse(_message.Message):
+    __slots__ = ("version", "kept")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    KEPT_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    kept: bool
+    def __init__(self, version: _Optional[str] = ..., kept: bool = ...) -> None: ...

@@ -222,6 +222,16 @@ class ModelRepositoryStub(object):
                 request_serializer=glimpse_dot_v1_dot_classifier__pb2.ModelRepositorySetAliasRequest.SerializeToString,
                 response_deserializer=glimpse_dot_v1_dot_classifier__pb2.ModelRepositorySetAliasResponse.FromString,
                 _registered_method=True)
+        self.SetRollout = channel.unary_unary(
+                '/glimpse.v1.ModelRepository/SetRollout',
+                request_serializer=glimpse_dot_v1_dot_classifier__pb2.ModelRepositorySetRolloutRequest.SerializeToString,
+                response_deserializer=glimpse_dot_v1_dot_classifier__pb2.ModelRepositorySetRolloutResponse.FromString,
+                _registered_method=True)
+        self.RollBack = channel.unary_unary(
+                '/glimpse.v1.ModelRepository/RollBack',
+                request_serializer=glimpse_dot_v1_dot_classifier__pb2.ModelRepositoryRollBackRequest.SerializeToString,
+                response_deserializer=glimpse_dot_v1_dot_classifier__pb2.ModelRepositoryRollBackResponse.FromString,
+                _registered_method=True)
 
 
 class ModelRepositoryServicer(object):
@@ -261,6 +271,23 @@ class ModelRepositoryServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetRollout(self, request, context):
+        """Gives a version a share of a model's requests, once it is ready; one that is not loaded is loaded first. A canary answers
+        them; a shadow computes copies, whose answers nobody gets. Only requests that name no version count. `SetAlias` with
+        `stable` and that version promotes it, which ends its canary and its shadow.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RollBack(self, request, context):
+        """Ends the canary of a model, so that the usual version answers all requests again. If there is none, the version that was
+        `stable` before the last promotion becomes it again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ModelRepositoryServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -283,6 +310,16 @@ def add_ModelRepositoryServicer_to_server(servicer, server):
                     servicer.SetAlias,
                     request_deserializer=glimpse_dot_v1_dot_classifier__pb2.ModelRepositorySetAliasRequest.FromString,
                     response_serializer=glimpse_dot_v1_dot_classifier__pb2.ModelRepositorySetAliasResponse.SerializeToString,
+            ),
+            'SetRollout': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetRollout,
+                    request_deserializer=glimpse_dot_v1_dot_classifier__pb2.ModelRepositorySetRolloutRequest.FromString,
+                    response_serializer=glimpse_dot_v1_dot_classifier__pb2.ModelRepositorySetRolloutResponse.SerializeToString,
+            ),
+            'RollBack': grpc.unary_unary_rpc_method_handler(
+                    servicer.RollBack,
+                    request_deserializer=glimpse_dot_v1_dot_classifier__pb2.ModelRepositoryRollBackRequest.FromString,
+                    response_serializer=glimpse_dot_v1_dot_classifier__pb2.ModelRepositoryRollBackResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -395,6 +432,60 @@ class ModelRepository(object):
             '/glimpse.v1.ModelRepository/SetAlias',
             glimpse_dot_v1_dot_classifier__pb2.ModelRepositorySetAliasRequest.SerializeToString,
             glimpse_dot_v1_dot_classifier__pb2.ModelRepositorySetAliasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetRollout(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/glimpse.v1.ModelRepository/SetRollout',
+            glimpse_dot_v1_dot_classifier__pb2.ModelRepositorySetRolloutRequest.SerializeToString,
+            glimpse_dot_v1_dot_classifier__pb2.ModelRepositorySetRolloutResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RollBack(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/glimpse.v1.ModelRepository/RollBack',
+            glimpse_dot_v1_dot_classifier__pb2.ModelRepositoryRollBackRequest.SerializeToString,
+            glimpse_dot_v1_dot_classifier__pb2.ModelRepositoryRollBackResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -165,6 +165,15 @@ class ModelRepositoryStub:
     """Gives a version another name, such as `stable` or `canary`. A version that is not loaded is loaded first. Requests
     without a version go to the version called `stable`, if there is one, so that this promotes a version or rolls back.
     """
+    SetRollout: _grpc.UnaryUnaryMultiCallable[_classifier_pb2.ModelRepositorySetRolloutRequest, _classifier_pb2.ModelRepositorySetRolloutResponse]
+    """Gives a version a share of a model's requests, once it is ready; one that is not loaded is loaded first. A canary answers
+    them; a shadow computes copies, whose answers nobody gets. Only requests that name no version count. `SetAlias` with
+    `stable` and that version promotes it, which ends its canary and its shadow.
+    """
+    RollBack: _grpc.UnaryUnaryMultiCallable[_classifier_pb2.ModelRepositoryRollBackRequest, _classifier_pb2.ModelRepositoryRollBackResponse]
+    """Ends the canary of a model, so that the usual version answers all requests again. If there is none, the version that was
+    `stable` before the last promotion becomes it again.
+    """
 
 @_typing.type_check_only
 class ModelRepositoryAsyncStub(ModelRepositoryStub):
@@ -187,6 +196,15 @@ class ModelRepositoryAsyncStub(ModelRepositoryStub):
     SetAlias: _aio.UnaryUnaryMultiCallable[_classifier_pb2.ModelRepositorySetAliasRequest, _classifier_pb2.ModelRepositorySetAliasResponse]  # type: ignore[assignment]
     """Gives a version another name, such as `stable` or `canary`. A version that is not loaded is loaded first. Requests
     without a version go to the version called `stable`, if there is one, so that this promotes a version or rolls back.
+    """
+    SetRollout: _aio.UnaryUnaryMultiCallable[_classifier_pb2.ModelRepositorySetRolloutRequest, _classifier_pb2.ModelRepositorySetRolloutResponse]  # type: ignore[assignment]
+    """Gives a version a share of a model's requests, once it is ready; one that is not loaded is loaded first. A canary answers
+    them; a shadow computes copies, whose answers nobody gets. Only requests that name no version count. `SetAlias` with
+    `stable` and that version promotes it, which ends its canary and its shadow.
+    """
+    RollBack: _aio.UnaryUnaryMultiCallable[_classifier_pb2.ModelRepositoryRollBackRequest, _classifier_pb2.ModelRepositoryRollBackResponse]  # type: ignore[assignment]
+    """Ends the canary of a model, so that the usual version answers all requests again. If there is none, the version that was
+    `stable` before the last promotion becomes it again.
     """
 
 class ModelRepositoryServicer(metaclass=_abc_1.ABCMeta):
@@ -231,6 +249,27 @@ class ModelRepositoryServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_classifier_pb2.ModelRepositorySetAliasResponse, _abc.Awaitable[_classifier_pb2.ModelRepositorySetAliasResponse]]:
         """Gives a version another name, such as `stable` or `canary`. A version that is not loaded is loaded first. Requests
         without a version go to the version called `stable`, if there is one, so that this promotes a version or rolls back.
+        """
+
+    @_abc_1.abstractmethod
+    def SetRollout(
+        self,
+        request: _classifier_pb2.ModelRepositorySetRolloutRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_classifier_pb2.ModelRepositorySetRolloutResponse, _abc.Awaitable[_classifier_pb2.ModelRepositorySetRolloutResponse]]:
+        """Gives a version a share of a model's requests, once it is ready; one that is not loaded is loaded first. A canary answers
+        them; a shadow computes copies, whose answers nobody gets. Only requests that name no version count. `SetAlias` with
+        `stable` and that version promotes it, which ends its canary and its shadow.
+        """
+
+    @_abc_1.abstractmethod
+    def RollBack(
+        self,
+        request: _classifier_pb2.ModelRepositoryRollBackRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_classifier_pb2.ModelRepositoryRollBackResponse, _abc.Awaitable[_classifier_pb2.ModelRepositoryRollBackResponse]]:
+        """Ends the canary of a model, so that the usual version answers all requests again. If there is none, the version that was
+        `stable` before the last promotion becomes it again.
         """
 
 def add_ModelRepositoryServicer_to_server(servicer: ModelRepositoryServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
