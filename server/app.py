@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import signal
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -43,6 +44,7 @@ from glimpse.server.ports import Bound, Ports, Servicers, SharedPorts
 from glimpse.server.registry import LoadedModel, ModelRegistry
 from glimpse.server.repository.copies import Copies
 from glimpse.server.repository.management import ModelManagement
+from glimpse.server.repository.remote import RemoteRepository
 from glimpse.server.repository.repository import Repository, nothing
 from glimpse.server.repository.rollout import Rollouts
 from glimpse.server.repository.traffic import Traffic
@@ -89,6 +91,7 @@ class WorkerPart:
     provider: Provider
     listening: Callable[[Bound], object]  # called once it listens
     changed: Callable[[bool, bool, str | None], object]  # told: alive, ready, what hangs
+    rejoin: Callable[[], object] = lambda: None  # asks for another channel to the engine of a repository
 
 
 class Server:
@@ -164,7 +167,9 @@ class Server:
             pipeline,
             self._registry,
             stream_window=settings.stream_window,
-            traffic=None if self._repository is None else Traffic(self._registry, self._rollouts, self._copies),
+            traffic=Traffic(self._registry, self._rollouts, self._copies)
+            if isinstance(self._repository, Repository)
+            else None,
         )
         interceptor = CallInterceptor(
             calls,
@@ -230,8 +235,8 @@ class Server:
         )
         watching = keep_running("watchdog", self._watchdog.run)
         looking: asyncio.Task[None] | None = None
-        sleeping: asyncio.Task[None] | None = None
         copying: asyncio.Task[None] | None = None
+        sleeping: asyncio.Task[None] | None = None
         try:
             bound = await self._ports.open()
             self._say(
@@ -249,8 +254,9 @@ class Server:
                 self._loaded = True
                 if self._repository is not None:
                     looking = keep_running("model repository", self._repository.run)
-                    sleeping = keep_running("sleeping models", self._repository.sleepers.run)
                     copying = keep_running("copies of requests", self._copies.run)
+                if isinstance(self._repository, Repository):
+                    sleeping = keep_running("sleeping models", self._repository.sleepers.run)
                 await self.tell()
                 self._say("serving", port=bound.grpc, metrics_port=bound.metrics)
                 announce = self._settings.drain_announce_seconds
@@ -297,7 +303,16 @@ class Server:
         if (found := model.agreement) is not None:
             self._metrics.precision_compared(model.identity, found.precision, found.share)
 
-    def _of_models(self, root: Path) -> Repository:
+    def _of_models(self, root: Path) -> Repository | RemoteRepository:
+        if self._worker is not None:  # the engine has the models
+            return RemoteRepository(
+                self._registry,
+                slots=self._settings.max_images_in_flight,
+                changed=self.tell,
+                loaded=self._tell_loaded,
+                closed=self._model_closed,
+                rejoin=self._worker.rejoin,
+            )
         self._metrics.follow_models(
             lambda: [(each.name, each.version, each.state.value) for each in self._registry.models()]
         )
@@ -309,15 +324,22 @@ class Server:
             changed=self.tell,
             loaded=self._tell_loaded,
             closed=self._model_closed,
+            rollouts=self._rollouts,
             freed=self._freed,
             woken=self._metrics.memory.woken,
-            rollouts=self._rollouts,
         )
         self._metrics.memory.follow(
             lambda: [(each.identity, size) for each, size in repository.sleepers.taken()],
             self._settings.models_memory_bytes,
         )
         return repository
+
+    def join_models(self, connected: socket.socket) -> None:
+        """Answer with the models of the engine at the other end of a channel's socket, from now on."""
+        if not isinstance(self._repository, RemoteRepository):
+            connected.close()
+            raise TypeError("this server has no models of an engine")
+        self._repository.connect(connected)
 
     async def _model_closed(self, model: LoadedModel) -> None:
         self._metrics.model_closed(model.identity, model.runtime, model.precision)
@@ -382,7 +404,8 @@ class Server:
         else:
             # What hangs is replaced by the supervisor, not by whoever asks for the liveness of the whole server.
             alive = self._loaded
-            ready = alive and trouble is None and self._worker.provider.available() and not self._draining
+            there = self._repository.ready if self._repository is not None else self._worker.provider.available()
+            ready = alive and trouble is None and there and not self._draining
             self._worker.changed(alive, ready, trouble)
         self._metrics.ready(ready=ready)
         # A process that loads its model lives; the liveness of health checks begins with serving.

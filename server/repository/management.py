@@ -6,6 +6,7 @@ from glimpse.server.access.call_context import CallContext
 from glimpse.server.access.control import AccessControl
 from glimpse.server.errors import FailedPreconditionError, Reason
 from glimpse.server.registry import STABLE, ModelRegistry, ModelStatus
+from glimpse.server.repository.remote import RemoteRepository
 from glimpse.server.repository.repository import Repository
 from glimpse.server.repository.rolling import RolloutCommands
 from glimpse.server.repository.rollout import Kind, Rollout, Rollouts, Terms
@@ -17,7 +18,11 @@ class ModelManagement:
     """Checks the permission of each call, and notes for the audit log what it asks for. Lives on the event loop."""
 
     def __init__(
-        self, access: AccessControl, registry: ModelRegistry, repository: Repository | None, rollouts: Rollouts
+        self,
+        access: AccessControl,
+        registry: ModelRegistry,
+        repository: Repository | RemoteRepository | None,
+        rollouts: Rollouts,
     ) -> None:
         """Manage the models of `repository`; None: of the one model of a server nothing can be changed."""
         self._access, self._registry, self._repository, self._rollouts = access, registry, repository, rollouts
@@ -80,7 +85,15 @@ class ModelManagement:
             PermissionDeniedError, ModelNotFoundError, FailedPreconditionError: expected.
         """
         repository = self._changed(call, name, f"{kind} {terms.version} {terms.share}")
-        return await self._commands(repository).set(name, kind, terms)
+        commands = self._commands(repository)
+        if isinstance(commands, RemoteRepository):
+            raise FailedPreconditionError(
+                Reason.MODEL_NOT_LOADED,
+                "A canary or a shadow needs a server of one process, which alone sees all requests. Set "
+                "GLIMPSE_WORKERS to 1, or give the new version to all callers at once: glimpse models promote NAME "
+                "VERSION.",
+            )
+        return await commands.set(name, kind, terms)
 
     async def roll_back(self, call: CallContext, name: str) -> tuple[str, bool]:
         """Let the version before answer again, see `RolloutCommands.roll_back`.
@@ -99,10 +112,12 @@ class ModelManagement:
         self._access.check_admin(call)
         return tuple(self._rollouts)
 
-    def _commands(self, repository: Repository) -> RolloutCommands:
+    def _commands(self, repository: Repository | RemoteRepository) -> RolloutCommands | RemoteRepository:
+        if isinstance(repository, RemoteRepository):  # the engine has them
+            return repository
         return RolloutCommands(repository, repository.rolling, self._rollouts, self._registry)
 
-    def _changed(self, call: CallContext, name: str, what: str) -> Repository:
+    def _changed(self, call: CallContext, name: str, what: str) -> Repository | RemoteRepository:
         call.model, call.detail = name[:_LOGGED], what[:_LOGGED]
         self._access.check_admin(call)
         if self._repository is None:
