@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import signal
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -42,6 +43,7 @@ from glimpse.server.ports import Bound, Ports, Servicers, SharedPorts
 from glimpse.server.registry import LoadedModel, ModelRegistry
 from glimpse.server.repository.copies import Copies
 from glimpse.server.repository.management import ModelManagement
+from glimpse.server.repository.remote import RemoteRepository
 from glimpse.server.repository.repository import Repository
 from glimpse.server.repository.rollout import Rollouts
 from glimpse.server.repository.traffic import Traffic
@@ -88,6 +90,7 @@ class WorkerPart:
     provider: Provider
     listening: Callable[[Bound], object]  # called once it listens
     changed: Callable[[bool, bool, str | None], object]  # told: alive, ready, what hangs
+    rejoin: Callable[[], object] = lambda: None  # asks for another channel to the engine of a repository
 
 
 class Server:
@@ -104,7 +107,7 @@ class Server:
         self._say: Callable[..., object] = _log.info if worker is None else _log.debug
         self._metrics = Metrics()
         self._registry = ModelRegistry(settings.model_aliases)
-        self._rollouts = Rollouts(self._metrics.rollouts)
+        self._rollouts = Rollouts(self._metrics.rollouts, decides=worker is None)
         self._repository = None if settings.models is None else self._of_models(settings.models)
         capacity = Permits(settings.max_images_in_flight, settings.max_bytes_in_flight, settings.work_in_flight)
         self._admission = Admission(capacity, streams=settings.max_streams, retry_after=self._seconds_to_answer)
@@ -178,7 +181,7 @@ class Server:
             # Whole, but not admitted: the requests of streams wait for that.
             besides=lambda: max(0, self._service.bytes_read - self._admission.bytes_in_flight),
         )
-        management = ModelManagement(access, self._registry, self._repository, self._rollouts)
+        management = ModelManagement(access, self._registry, self._repository)
         infer = (
             OpenInference(self._service, management, max_images=settings.max_images_per_request)
             if settings.open_inference
@@ -288,7 +291,17 @@ class Server:
         if (found := model.agreement) is not None:
             self._metrics.precision_compared(model.identity, found.precision, found.share)
 
-    def _of_models(self, root: Path) -> Repository:
+    def _of_models(self, root: Path) -> Repository | RemoteRepository:
+        if self._worker is not None:  # the engine has the models
+            return RemoteRepository(
+                self._registry,
+                slots=self._settings.max_images_in_flight,
+                changed=self.tell,
+                loaded=self._tell_loaded,
+                closed=self._model_closed,
+                rejoin=self._worker.rejoin,
+                rollouts=self._rollouts,
+            )
         self._metrics.follow_models(
             lambda: [(each.name, each.version, each.state.value) for each in self._registry.models()]
         )
@@ -302,6 +315,13 @@ class Server:
             closed=self._model_closed,
             rollouts=self._rollouts,
         )
+
+    def join_models(self, connected: socket.socket) -> None:
+        """Answer with the models of the engine at the other end of a channel's socket, from now on."""
+        if not isinstance(self._repository, RemoteRepository):
+            connected.close()
+            raise TypeError("this server has no models of an engine")
+        self._repository.connect(connected)
 
     async def _model_closed(self, model: LoadedModel) -> None:
         self._metrics.model_closed(model.identity, model.runtime, model.precision)
@@ -360,7 +380,8 @@ class Server:
         else:
             # What hangs is replaced by the supervisor, not by whoever asks for the liveness of the whole server.
             alive = self._loaded
-            ready = alive and trouble is None and self._worker.provider.available() and not self._draining
+            there = self._repository.ready if self._repository is not None else self._worker.provider.available()
+            ready = alive and trouble is None and there and not self._draining
             self._worker.changed(alive, ready, trouble)
         self._metrics.ready(ready=ready)
         # A process that loads its model lives; the liveness of health checks begins with serving.

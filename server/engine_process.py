@@ -3,10 +3,14 @@
 It is begun by the supervisor, which tells it everything over the control channel; where that ends, so does this
 process, at once. Linux only. What it is told (`do`), and what it says (`did`):
 
-settings  + [pickled `Settings`], first of all: load the model
+settings  + [pickled `Settings`], first of all: load the model, or the models of a repository
           -> loading, at the beginning of each step: `step`, for people, and `limited`, see `server.progress`
-          -> loaded + [pickled `ModelFacts`], or failed with `exit`, the code of `startup`, and `detail`, for people
+          -> loaded + [pickled `ModelFacts`], or failed with `exit`, the code of `startup`, and `detail`, for people;
+             of a repository nothing beside `loaded`, before anything is
 connect   + [stream socket whose other end a worker has], `worker`: its number; after `loaded`
+models    + [socket of a control channel that a worker has, see `repository/told.py`], `worker`: its number; instead of
+          `connect` where there is a repository
+look      look at the repository now, and try again what has failed
 ping      -> pong, with the same `number`
 metrics   -> metrics, with the same `number` + [pickled list of Prometheus' metrics]
 end       end at once
@@ -24,17 +28,20 @@ if __name__ == "__main__":  # before the imports below, which take a while
         signal.signal(_number, signal.SIG_IGN)
 
 import argparse
+import asyncio
+import contextlib
 import logging
 import os
 import pickle
 import socket
 import threading
 import time
+from collections.abc import Callable
 
 import structlog
 
 from glimpse.models.messages import short
-from glimpse.server import cleanup, cores, standard_error, stopping
+from glimpse.server import cleanup, cores, event_loops, standard_error, stopping
 from glimpse.server.batching.batcher import Batcher
 from glimpse.server.control_channel import ControlChannel, Message, memory_file, read_memory_file
 from glimpse.server.engine.host import Host
@@ -44,10 +51,13 @@ from glimpse.server.loading import load_configured
 from glimpse.server.memory import settle
 from glimpse.server.metrics import Metrics
 from glimpse.server.registry import LoadedModel
+from glimpse.server.repository.served import ServedModels
 from glimpse.server.settings import Settings
 from glimpse.server.startup import StartupError
 
 _log = structlog.get_logger(__name__)
+
+_STOP_SECONDS = 3.0  # that a model which is being loaded may take to be given up
 
 
 class _Engine:
@@ -58,6 +68,9 @@ class _Engine:
         self._metrics = Metrics()
         self._observer = LateObserver()
         self._host: Host | None = None
+        self._life: threading.Thread | None = None  # of a repository of models
+        self._models: ServedModels | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None  # that of the models
         self._captured: standard_error.Captured | None = None
 
     def run(self) -> None:
@@ -77,6 +90,10 @@ class _Engine:
                 self._begin(settings, message.body["engine"])
             elif do == "connect":
                 self._connect(message)
+            elif do == "models":
+                self._join_models(message)
+            elif do == "look":
+                self._on_loop(lambda models: models.repository.look())
             elif do == "ping":
                 self._channel.send({"did": "pong", "number": message.body["number"]})
             elif do == "metrics":
@@ -88,6 +105,9 @@ class _Engine:
 
     def end(self) -> None:
         """Leave nothing of what was begun, and end."""
+        if self._life is not None and self._life is not threading.current_thread():
+            self._on_loop(ServedModels.stop)
+            self._life.join(_STOP_SECONDS)
         cleanup.current().end()
         if self._captured is not None:
             self._captured.close()
@@ -97,7 +117,45 @@ class _Engine:
 
     def _begin(self, settings: Settings, number: int) -> None:
         self._captured = standard_error.configure_log(settings.log_level, settings.log_format, {"engine": number})
-        threading.Thread(target=self._load, args=(settings,), name="loading", daemon=True).start()
+        if settings.models is None:
+            threading.Thread(target=self._load, args=(settings,), name="loading", daemon=True).start()
+            return
+        self._life = threading.Thread(target=self._serve_models, args=(settings,), name="models", daemon=True)
+        self._life.start()
+
+    def _serve_models(self, settings: Settings) -> None:
+        """Serve a repository for as long as the process lives; its event loop is in this thread."""
+        try:
+            with asyncio.Runner(loop_factory=event_loops.factory()) as runner:
+                runner.run(self._run_models(settings))
+        except StartupError as error:
+            self._channel.send({"did": "failed", "exit": error.exit_code, "detail": str(error)})
+        except Exception:  # noqa: BLE001 - the supervisor begins another engine
+            _log.exception("the engine ends, because of a defect")
+        self.end()
+
+    async def _run_models(self, settings: Settings) -> None:
+        assert settings.models is not None  # noqa: S101 - else this is not called
+        self._loop = asyncio.get_running_loop()
+        self._models = ServedModels(settings.models, settings, self._metrics, self._trouble)
+        self._channel.send({"did": "loaded"})
+        await self._models.run()
+
+    def _trouble(self, detail: str | None) -> None:
+        self._channel.send({"did": "trouble", "detail": detail})
+
+    def _on_loop(self, do: Callable[[ServedModels], object]) -> None:
+        if self._models is not None and self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # it has closed: the process ends
+                self._loop.call_soon_threadsafe(do, self._models)
+
+    def _join_models(self, message: Message) -> None:
+        if self._models is None or len(message.files) != 1:
+            message.close()
+            _log.error("a worker came before the models", worker=message.body.get("worker"))
+            return
+        number, connected = message.body["worker"], socket.socket(fileno=message.files[0])
+        self._on_loop(lambda models: models.join(number, connected))
 
     def _load(self, settings: Settings) -> None:
         """Load the model and say what became of it; then look now and then whether the device hangs."""
@@ -121,7 +179,7 @@ class _Engine:
         self._say({"did": "loaded"}, pickle.dumps(facts))
         self._watch(model, self._host, min(1.0, settings.stuck_seconds / 4))
 
-    def _progress(self, step: str, *, limited: bool = True) -> None:
+    def _progress(self, step: str, *, limited: bool = True, warms: bool = False) -> None:  # noqa: ARG002 - a `Progress`
         self._channel.send({"did": "loading", "step": step, "limited": limited})
 
     def _watch(self, model: LoadedModel, host: Host, seconds: float) -> None:
@@ -133,7 +191,7 @@ class _Engine:
                 continue
             before = trouble
             host.stuck(stuck=trouble is not None)
-            self._channel.send({"did": "trouble", "detail": trouble})
+            self._trouble(trouble)
 
     def _connect(self, message: Message) -> None:
         if self._host is None or len(message.files) != 1:

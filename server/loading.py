@@ -115,7 +115,6 @@ def load_model(
     *,
     progress: Progress = untold,
     named: tuple[str, str] | None = None,
-    warming: Callable[[], object] = lambda: None,
 ) -> LoadedModel:
     """Load the model of a source until it answers; takes seconds where a framework has to be imported for it.
 
@@ -128,7 +127,6 @@ def load_model(
         observe: gives what is told of its batches, for its name and version.
         progress: is told what is being done.
         named: its name and version in a repository; None: those of its bundle.
-        warming: called once it is built, before it computes its first batch.
 
     Raises:
         ValueError, OSError: the bundle, its weights or the runtime cannot be used; the message says why.
@@ -148,7 +146,7 @@ def load_model(
         golden = golden_check.load(bundle, options.golden)
     _check_memory(bundle, options)
     try:
-        summary, served = _imported_and_served(bundle.verified(), golden, options, progress, warming)
+        summary, served = _imported_and_served(bundle.verified(), golden, options, progress)
     except MemoryError as error:
         raise MemoryShortError(
             f"There is not enough memory to load the model {bundle.name} with {options.runtimes[0]}. {error} Allow "
@@ -202,7 +200,7 @@ def _named(bundle: Bundle, named: tuple[str, str] | None) -> Bundle:
 
 
 def _imported_and_served(
-    bundle: Bundle, golden: GoldenCheck, options: LoadOptions, progress: Progress, warming: Callable[[], object]
+    bundle: Bundle, golden: GoldenCheck, options: LoadOptions, progress: Progress
 ) -> tuple[NetworkSummary, ServedModel]:
     """The first of the runtimes that the model can be imported for and that serves it, and what its network is."""
 
@@ -222,7 +220,6 @@ def _imported_and_served(
                 precision=options.precision,
                 largest=options.max_batch_size,
                 progress=progress,
-                warming=warming,
             )
             return model.summary, served
 

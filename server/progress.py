@@ -8,14 +8,15 @@ from typing import Protocol
 class Progress(Protocol):
     """Called at the beginning of each step of loading."""
 
-    def __call__(self, step: str, *, limited: bool = True) -> object:
+    def __call__(self, step: str, *, limited: bool = True, warms: bool = False) -> object:
         """A step begins, and the one before is done.
 
         Args:
             step: what it is, for people, such as "compute batches of 8 images".
             limited: whether it may be taken to hang where it takes very long; False: it has a time limit of its own.
+            warms: whether the network is built from here on, and computes its first batches.
         """
 
 
-def untold(step: str, *, limited: bool = True) -> None:
+def untold(step: str, *, limited: bool = True, warms: bool = False) -> None:
     """Tell nobody."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import NamedTuple
 
 from glimpse.models.bundle import Bundle
 from glimpse.models.outputs import DEFAULT_OUTPUTS
@@ -105,6 +106,14 @@ class ModelStatus:
     model: LoadedModel | None = None  # while it is ready
 
 
+class Routes(NamedTuple):
+    """Which model answers a request: what `ModelRegistry.resolve` goes by."""
+
+    versions: dict[str, dict[str, LoadedModel]]  # by name of the model: version -> model, the newest version last
+    aliases: dict[str, dict[str, str]]  # by name of the model: alias -> version
+    default: str | None
+
+
 class ModelRegistry:
     """Models by name and version; the first one added is the default, unless another is named.
 
@@ -125,6 +134,24 @@ class ModelRegistry:
         # Replaced as a whole: a scrape looks at it from a thread of its own.
         self._all: tuple[LoadedModel, ...] = ()
         self._statuses: tuple[ModelStatus, ...] = ()
+        self._told: tuple[ModelStatus, ...] | None = None  # by another registry, which this one follows
+        self._watcher: Callable[[], object] = lambda: None
+
+    def watch(self, changed: Callable[[], object]) -> None:
+        """Have `changed` called after each change."""
+        self._watcher = changed
+
+    def routes(self) -> Routes:
+        """A copy of what requests are answered by."""
+        versions = {name: dict(versions) for name, versions in self._models.items()}
+        return Routes(versions, {name: dict(each) for name, each in self._aliases.items()}, self._default)
+
+    def follow(self, routes: Routes, statuses: tuple[ModelStatus, ...]) -> None:
+        """Answer as the registry of another process does, from now on; `statuses` are what it says of all versions."""
+        self._models, self._aliases, self._default = routes
+        self._others = {(each.name, each.version): each for each in statuses if each.model is None}
+        self._told = statuses
+        self._changed()
 
     def put(self, model: LoadedModel, newer: tuple[str, ...] = ()) -> LoadedModel | None:
         """Make a model answer requests in the place of the one of its name and version, which is returned.
@@ -184,7 +211,9 @@ class ModelRegistry:
 
     def set_default(self, name: str | None) -> None:
         """Name the default model; None: the first one."""
-        self._default = name
+        if name != self._default:
+            self._default = name
+            self._watcher()
 
     def __iter__(self) -> Iterator[LoadedModel]:
         """All that are loaded, also those that retire; may be called from any thread."""
@@ -268,6 +297,10 @@ class ModelRegistry:
     def _changed(self) -> None:
         answering = [model for versions in self._models.values() for model in versions.values()]
         self._all = (*answering, *self._retiring)
+        self._statuses = self._own_statuses() if self._told is None else self._told
+        self._watcher()
+
+    def _own_statuses(self) -> tuple[ModelStatus, ...]:
         found = {
             (name, version): ModelStatus(name, version, ModelState.READY, self._reason(name, version), model=model)
             for name, versions in self._models.items()
@@ -280,7 +313,7 @@ class ModelRegistry:
             if key not in found or found[key].state is ModelState.UNLOADED:
                 found[key] = ModelStatus(*key, ModelState.RETIRING)
         named = (replace(each, aliases=self._aliases_of(each.name, each.version)) for each in found.values())
-        self._statuses = tuple(sorted(named, key=lambda each: (each.name, by_number(each.version))))
+        return tuple(sorted(named, key=lambda each: (each.name, by_number(each.version))))
 
 
 def by_number(version: str) -> tuple[int, str]:

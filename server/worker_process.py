@@ -8,6 +8,9 @@ settings  + [pickled `Settings`], `worker`, its number from 1, `workers` and `en
 listen    `port`, `health_port` and `secret`, see `ports.SharedPorts` -> listening, with `port` and `health_port`
 engine    `number`, from 1, + [stream socket whose other end the engine has, pickled `ModelFacts`]; again whenever the
           engine has been replaced
+models    instead of `engine`, where there is a repository of models: + [socket of a control channel to the engine, see
+          `repository/told.py`]; again whenever the engine has been replaced
+          -> rejoin: that channel is of no use, and another one is asked for
 drain     take no more calls, finish those that are there, and end
 ping      -> pong, with the same `number`, and `in_flight`, images
 metrics   -> metrics, with the same `number` + [pickled list of Prometheus' metrics]; at the end unasked, with number 0
@@ -129,7 +132,7 @@ class _Worker:
         if order is None:
             return
         ports = SharedPorts(order["port"], order["health_port"], workers, order["secret"], order["http_port"])
-        part = app.WorkerPart(ports, self._engines, self._listening, self._state)
+        part = app.WorkerPart(ports, self._engines, self._listening, self._state, self._rejoin)
         self._server = server = app.Server(settings, part)
         self._rates = SharedRates(server.access.all_rates(), self._channel.send)
         sharing = keep_running("shared rates", self._rates.run)
@@ -175,6 +178,9 @@ class _Worker:
                 self._listen.set_result(body)
             case "engine":
                 self._take_engine(message)
+            case "models":
+                if self._server is not None:
+                    self._server.join_models(socket.socket(fileno=message.files[0]))
             case "drain":
                 self._stop.set()
             case "spent":
@@ -207,6 +213,9 @@ class _Worker:
 
     def _state(self, alive: bool, ready: bool, trouble: str | None) -> None:  # noqa: FBT001 - as `WorkerPart` has it
         self._channel.send({"did": "state", "alive": alive, "ready": ready, "trouble": trouble})
+
+    def _rejoin(self) -> None:
+        self._channel.send({"did": "rejoin"})
 
     def _changed(self) -> None:
         """An engine has come or gone."""

@@ -50,21 +50,22 @@ class Link:
         """Whether this is the event loop's thread."""
         return threading.get_ident() == self._thread
 
-    def open(self, connected: socket.socket, first: bytes, file: int) -> None:
-        """Use a connection from now on, on the event loop.
+    def open(self, connected: socket.socket) -> None:
+        """Use a connection from now on, on the event loop; what is said first is to be said by `greet`.
 
-        Args:
-            connected: a Unix socket, a stream, which belongs to the link from now on.
-            first: the first record.
-            file: sent beside it.
+        `connected`: a Unix socket, a stream, which belongs to the link from now on.
         """
         connected.settimeout(0.0)
-        with contextlib.suppress(OSError):  # the engine is gone already, which reading will tell
-            socket.send_fds(connected, [first], [file], socket.MSG_NOSIGNAL)
         with self._lock:
             self._socket, self._inbox, self.blocked = connected, Inbox(), False
             self._out.clear()
         self._loop.add_reader(connected, self._readable)
+
+    def greet(self, first: bytes, file: int) -> None:
+        """With the lock: send the first record of a connection, and a file beside it."""
+        if self._socket is not None:
+            with contextlib.suppress(OSError):  # the engine is gone already, which reading will tell
+                socket.send_fds(self._socket, [first], [file], _NO_WAIT)
 
     def say(self, record: bytes) -> None:
         """With the lock: tell the engine, at the end of the event loop's turn where that is who asks, else now."""

@@ -27,6 +27,7 @@ class ModelFacts:
     batch_sizes: tuple[int, ...]
     output_shapes: dict[str, tuple[int, ...]]  # of each output, by name: the shape for one image, float32
     agreement: Agreement | None = None
+    geometries: frozenset[str] | None = None
 
     @classmethod
     def of(cls, model: LoadedModel) -> Self:
@@ -42,6 +43,7 @@ class ModelFacts:
             batch_sizes=model.batch_sizes,
             output_shapes={name: values.shape for name, values in answer.outputs.items()},
             agreement=model.agreement,
+            geometries=model.geometries,
         )
 
     @property
@@ -61,4 +63,5 @@ class ModelFacts:
             batcher=queue,
             outputs=frozenset(self.output_shapes),
             agreement=self.agreement,
+            geometries=self.geometries,
         )

@@ -6,6 +6,7 @@ import asyncio
 import bisect
 import contextlib
 import itertools
+import logging
 import socket
 import threading
 import time
@@ -19,13 +20,16 @@ from numpy.typing import NDArray
 from glimpse.models.outputs import DEFAULT_OUTPUTS
 from glimpse.server.batching.waiting import Answer, finish
 from glimpse.server.engine import records
-from glimpse.server.engine.arena import Arena
+from glimpse.server.engine.arena import Arena, QueueState
 from glimpse.server.engine.lane_counts import LaneCounts
 from glimpse.server.engine.link import Link
 from glimpse.server.engine.model_facts import ModelFacts
 from glimpse.server.engine.records import Answered, Record, Refused
 from glimpse.server.errors import OverloadedError, Reason, UnavailableError, draining
 from glimpse.server.fair_queue import NO_LANE, Lane
+from glimpse.server.startup import MemoryShortError
+
+_log = logging.getLogger(__name__)
 
 _MOST_LANES = 4096  # that have numbers; the oldest gives way to a new one
 _REPLACED_SECONDS = 2.0  # until coming back may help: most of a start is the framework's import
@@ -63,18 +67,21 @@ class _Flight:
 
     def answered(self, record: Answered) -> None:
         """The outputs are in the slot, which is free again."""
-        found, slot, future = self.memory.arena.outputs, self.slot, self.future
+        memory, slot, future = self.memory, self.slot, self.future
+        del self.memory  # whoever keeps the future must not keep an arena
         if not future.set_running_or_notify_cancel():
-            self.memory.free.append(slot)
+            memory.free.append(slot)
             return
+        found = memory.arena.outputs
         outputs = {name: found[name][slot].copy() for name in self.outputs}
-        self.memory.free.append(slot)
+        memory.free.append(slot)
         size, _, batch, queued, computed = record
         future.set_result(Answer(outputs, queued, computed, size, batch))
 
     def refused(self, record: Refused) -> None:
         """There are no outputs, and the slot is free again."""
         self.memory.free.append(self.slot)
+        del self.memory
         if record.error is not None:
             finish(self.future, error=record.error)
 
@@ -86,19 +93,23 @@ class RemoteQueue:
     have come.
     """
 
-    def __init__(self, facts: ModelFacts, *, slots: int, lost: Callable[[], object] = lambda: None) -> None:
+    def __init__(
+        self, facts: ModelFacts, *, slots: int, lost: Callable[[], object] = lambda: None, late: bool = False
+    ) -> None:
         """Make one, not connected. Needs a running event loop.
 
         Args:
             facts: of the model that the engine has loaded.
             slots: images that may be in flight; one more is refused.
             lost: called on the event loop when a connection has ended by itself.
+            late: take the memory for so many images only when the first one comes. Where it is not to be had then,
+                that image and those after it are refused, until it is.
 
         Raises:
-            MemoryShortError: expected; there is not enough memory for so many images.
+            MemoryShortError: expected; there is not enough memory for so many images, and it is taken now.
         """
         self._loop = asyncio.get_running_loop()
-        self._slots, self._when_lost = slots, lost
+        self._slots, self._when_lost, self._late = slots, lost, late
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._link = Link(self._lock, heard=self._answered, lost=self._lost)
@@ -114,7 +125,10 @@ class RemoteQueue:
         self._shape = layout.pixels_shape
         self._bits = {name: 1 << i for i, (name, _) in enumerate(layout.outputs)}
         self._masks: dict[frozenset[str], int] = {}
-        self._memory = _Memory(Arena.make(layout, self._slots), list(range(self._slots)))
+        self._memory = None if self._late else self._make_memory()
+
+    def _make_memory(self) -> _Memory:
+        return _Memory(Arena.make(self._layout, self._slots), list(range(self._slots)))
 
     def connect(self, connected: socket.socket, facts: ModelFacts) -> None:
         """Use this connection to an engine from now on, which has loaded the model; on the event loop.
@@ -128,12 +142,15 @@ class RemoteQueue:
         """
         self._end()
         if facts.layout != self._layout:
-            self._memory.arena.close()
+            if self._memory is not None:
+                self._memory.arena.close()
             self._take_facts(facts)
-        arena = self._memory.arena
-        arena.clear()
         self._lanes.clear()
-        self._link.open(connected, records.hello(arena.slots, arena.layout.slot_bytes), arena.file)
+        self._link.open(connected)
+        if self._memory is not None:
+            self._memory.arena.clear()
+            with self._lock:
+                self._greet(self._memory)
 
     def submit(
         self,
@@ -155,7 +172,7 @@ class RemoteQueue:
         if pixels.shape != self._shape or pixels.dtype != np.uint8:
             raise ValueError(f"pixels must be uint8 {self._shape}. Received: {pixels.dtype} {pixels.shape}")
         mask = self._masks.get(outputs) or self._mask(outputs)
-        memory = self._memory
+        memory = self._memory or self._first_use()
         self._check_open(memory)
         try:
             slot = memory.free.pop()
@@ -193,17 +210,17 @@ class RemoteQueue:
 
     def depth(self) -> int:
         """Images of all workers that wait in front of the device, as the engine has said last."""
-        return self._memory.arena.state().waiting
+        return self._state().waiting
 
     def ahead(self, lane: Lane) -> int:
         """How many images are computed before one that comes in `lane` now: a hopeful estimate."""
-        state = self._memory.arena.state()
+        state = self._state()
         with self._lock:
             return self._counts.ahead(lane, state)
 
     def seconds_to_compute(self, images: int) -> float:
         """How long the device needs for that many images, from the times that the engine has published."""
-        seconds = self._memory.arena.state().seconds
+        seconds = self._state().seconds
         if not seconds:
             return 0.0
         batches, rest = divmod(images, self._layout.batch_sizes[-1])
@@ -215,7 +232,7 @@ class RemoteQueue:
         """What keeps the engine from answering, for people; None: nothing does."""
         if not self._link.connected:
             return "The process that computes has ended and is being replaced."
-        return "The device of the process that computes does not respond." if self._memory.arena.state().stuck else None
+        return "The device of the process that computes does not respond." if self._state().stuck else None
 
     def close(self, timeout: float | None = None) -> bool:
         """Take no more, wait for the answers, and end the connection. On the event loop it does not wait.
@@ -235,7 +252,35 @@ class RemoteQueue:
                 self._loop.call_soon_threadsafe(self._end)
         return done
 
-    def _check_open(self, memory: _Memory) -> None:
+    def _state(self) -> QueueState:
+        """What the engine has said last of its queue; it does not yet where no image has come."""
+        memory = self._memory
+        return QueueState() if memory is None else memory.arena.state()
+
+    def _first_use(self) -> _Memory:
+        """Take the memory, and tell the engine of it.
+
+        Raises:
+            OverloadedError: expected; there is not so much.
+            UnavailableError: expected; the queue is closed, or the engine is being replaced.
+        """
+        with self._lock:
+            self._check_open(self._memory)
+            if self._memory is None:
+                try:
+                    self._memory = self._make_memory()
+                except MemoryShortError as error:
+                    _log.error("no memory for the images of a model: %s", error)
+                    raise OverloadedError(Reason.QUEUE_FULL, str(error), retry_after=_REPLACED_SECONDS) from error
+                self._greet(self._memory)
+            return self._memory
+
+    def _greet(self, memory: _Memory) -> None:
+        """With the lock: tell the engine where the images will be."""
+        arena = memory.arena
+        self._link.greet(records.hello(arena.slots, arena.layout.slot_bytes), arena.file)
+
+    def _check_open(self, memory: _Memory | None) -> None:
         if self._closed:
             raise draining()
         if not self._link.connected or memory is not self._memory:  # that of an engine with another model
@@ -299,9 +344,11 @@ class RemoteQueue:
         for flight in lost:
             # The engine may still read from the slot, but it writes nothing for a connection that has ended.
             flight.memory.free.append(flight.slot)
+            del flight.memory
             finish(flight.future, error=draining() if self._closed else _replaced())
-        if self._closed:
+        if self._closed and self._memory is not None:
             self._memory.arena.close()
+            self._memory = None  # now, and not when the queue is found to be garbage
 
 
 def _replaced() -> UnavailableError:

@@ -20,15 +20,18 @@ from glimpse.server import cores
 from glimpse.server.batching.batcher import Observer
 from glimpse.server.batching.device import SharedDevice
 from glimpse.server.errors import FailedPreconditionError, ModelNotFoundError, Reason, ServiceError, draining, shown
-from glimpse.server.interruptible import run_until_stopped
-from glimpse.server.loading import explained, load_model
+from glimpse.server.loading import load_model
+from glimpse.server.metrics import Metrics
+from glimpse.server.progress import Progress
 from glimpse.server.registry import LATEST, STABLE, LoadedModel, ModelRegistry, ModelState, ModelStatus, by_number
 from glimpse.server.repository import aliases
+from glimpse.server.repository.audience import Audience
 from glimpse.server.repository.known import Known, KnownModel, KnownVersion
 from glimpse.server.repository.model_file import ListedModel
 from glimpse.server.repository.rolling import Rolling
 from glimpse.server.repository.rollout import Rollouts
 from glimpse.server.repository.scan import FoundModel, scan, weights_in
+from glimpse.server.repository.watched_load import load_watched
 from glimpse.server.settings import Settings
 from glimpse.server.startup import ModelLoadError, StartupError
 
@@ -51,7 +54,8 @@ class Repository:
         changed: Callable[[], Awaitable[None]],
         loaded: Callable[[LoadedModel], object],
         closed: Callable[[LoadedModel], Awaitable[None]],
-        rollouts: Rollouts,
+        audience: Audience | None = None,
+        rollouts: Rollouts | None = None,
     ) -> None:
         """Nothing is loaded yet.
 
@@ -63,12 +67,15 @@ class Repository:
             changed: awaited when a model has begun or ceased to be ready.
             loaded: called when a model is about to answer.
             closed: awaited when a model is closed, and what it held is free.
-            rollouts: of new versions, whose terms lie in the repository, too.
+            audience: other processes that answer with these models; None: there are none.
+            rollouts: of new versions, whose terms lie in the repository, too; None: nobody looks at them.
         """
         self._root, self._settings, self._registry = root, settings, registry
         self._observe, self._changed, self._loaded, self._closed = observe, changed, loaded, closed
+        self._audience = audience or Audience()
         self._device = SharedDevice(cores.available())
         self._poll = settings.models_poll
+        rollouts = rollouts or Rollouts(Metrics().rollouts)
         self._known = Known(min(_STILL_SECONDS, self._poll or _STILL_SECONDS), rollouts.versions)
         self.rolling = Rolling(rollouts, registry)
         self._stop = asyncio.Event()
@@ -76,10 +83,17 @@ class Repository:
         self._needed: set[str] = set()  # required models, without which the server is not ready
         self._began = False  # all that was found first has been loaded, or has failed
         self._retiring: set[asyncio.Task[None]] = set()
-        self._busy = asyncio.Lock()
+        self._busy = asyncio.Lock()  # held by a look, and all that it loads
+        self._reading = asyncio.Lock()  # held while the repository is read, or aliases are written
         self._told_names: dict[str, bool] = {}
         self._looks: set[asyncio.Task[bool]] = set()
         self._trouble = ""  # why the repository cannot be read
+        self._loading: KnownVersion | None = None  # what is being loaded
+
+    @property
+    def began(self) -> bool:
+        """Whether all that was found first has been loaded, or has failed."""
+        return self._began
 
     @property
     def ready(self) -> bool:
@@ -188,7 +202,14 @@ class Repository:
         for each in entries:
             each.asked, each.failed = False, ""
             each.stamp = each.stamp or each.found.stamp
-        await self._look_now()
+        # What can be done beside a load that is under way does not wait for it.
+        self._retire_what_is_not_wanted()
+        self._tell()
+        if any(each.loaded is not None or each is self._loading for each in entries):
+            await self._look_now()
+        else:
+            self._wake.set()  # other versions may be wanted by now
+        await self._audience.told()
         await self._changed()
 
     async def set_alias(self, name: str, alias: str, version: str) -> bool:
@@ -224,8 +245,8 @@ class Repository:
         return kept
 
     async def _set_alias(self, name: str, alias: str, version: str) -> bool:
-        # Not while a look goes on, which may have read the aliases that are changed here.
-        async with self._busy:
+        # Not while a look may have read the aliases that are changed here; but beside a load, which may take minutes.
+        async with self._reading:
             if name not in self._known.models:
                 raise _not_found(name, "", sorted(self._known.models))
             model = self._known.models[name]
@@ -237,6 +258,7 @@ class Repository:
             kept = await asyncio.to_thread(self._keep, model)
             self._retire_what_is_not_wanted()
             self._tell()
+        await self._audience.told()
         _log.info("alias", model=name, alias=alias, version=version or None, kept=kept)
         await self._changed()
         return kept
@@ -323,7 +345,8 @@ class Repository:
     async def _look(self, *, first: bool = False) -> bool:
         """Look at the repository, and do what follows; whether some files may not be complete yet."""
         async with self._busy:
-            await self._scan()
+            async with self._reading:
+                await self._scan()
             if first:
                 found = [model.found for model in self._known.models.values()]
                 self._needed = {each.name for each in found if each.file.required and not each.stray}
@@ -407,11 +430,11 @@ class Repository:
         _log.info("loading", model=name, version=version)
         loop = asyncio.get_running_loop()
 
-        def warming() -> None:
+        def warms() -> None:
             loop.call_soon_threadsafe(self._tell_state, entry, ModelState.WARMING)
 
         try:
-            model = await run_until_stopped(self._stop, partial(explained, partial(self._load_now, entry, warming)))
+            model = await self._loaded_and_offered(entry, warms)
         except StartupError as error:
             entry.stamp, entry.failed = stamp, str(error)
             _log.error("model failed", model=name, version=version, detail=str(error))
@@ -428,16 +451,35 @@ class Repository:
         _log.info("model ready", model=name, version=version, weights_digest=model.identity.weights_digest)
         if entry.model.file.required and self._began:
             self._needed.add(name)
+        await self._audience.told()
         if before is not None:
             self._retire(before)
         self._retire_what_is_not_wanted()
         self._tell()
         await self._changed()
 
-    def _load_now(self, entry: KnownVersion, warming: Callable[[], object]) -> LoadedModel:
+    async def _loaded_and_offered(self, entry: KnownVersion, warms: Callable[[], object]) -> LoadedModel | None:
+        """The model of a version, once everybody could answer with it; None: the server stops.
+
+        Raises:
+            StartupError: expected; it cannot be loaded.
+        """
+        seconds = self._settings.load_step_seconds
+        self._loading = entry
+        try:
+            model = await load_watched(self._stop, partial(self._load_now, entry), seconds=seconds, warms=warms)
+            if model is not None:
+                await self._audience.offer(model)
+            return model
+        finally:
+            self._loading = None
+
+    def _load_now(self, entry: KnownVersion, progress: Progress) -> LoadedModel:
         """In a thread of its own."""
         options = entry.model.file.load_options(self._settings, self._device)
-        return load_model(_source(entry), options, self._observe, named=entry.key, warming=warming)
+        model = load_model(_source(entry), options, self._observe, named=entry.key, progress=progress)
+        self._audience.examine(model, progress)
+        return model
 
     def _retire_what_is_not_wanted(self) -> None:
         """Let go of versions whose place others have taken, that are unloaded, or that have been removed."""
@@ -478,6 +520,8 @@ class Repository:
     def _tell(self) -> None:
         """Tell the registry of all versions that do not answer."""
         for entry in self._known.versions.values():
+            if entry is self._loading:  # which says how far it is
+                continue
             if entry.loaded is not None:
                 if entry.failed:  # to load it again, with other files
                     self._tell_state(entry, ModelState.FAILED, entry.failed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from typing import NamedTuple
@@ -39,7 +38,6 @@ def serve(
     precision: PrecisionChoice,
     largest: int = 0,
     progress: Progress = untold,
-    warming: Callable[[], object] = lambda: None,
 ) -> ServedModel:
     """Build the runtime of an imported model, warm it, and compare its answers with the recorded ones.
 
@@ -49,7 +47,6 @@ def serve(
         precision: the one that is stated; ``auto``: the fastest that gives the answers of float32, and the recorded.
         largest: images in the largest batch; 0: what suits the runtime and the network.
         progress: is told what is being done.
-        warming: called once it is built, before it computes its first batch.
 
     Raises:
         GoldenError: expected; its answers are not the recorded ones, and in float32 they would not be either.
@@ -60,7 +57,6 @@ def serve(
     progress(f"build the network with {imported.row.name}")
     runtime, agreement = builder.build(imported, precision=precision, largest=largest)
     multiply_adds = imported.summary.multiply_adds
-    warming()
     try:
         return ServedModel(runtime, agreement, _warm(runtime, golden, largest, multiply_adds, progress))
     except GoldenError as error:
@@ -96,7 +92,7 @@ def _warm(
 
     with errors_as_unsupported(f"{runtime.name} cannot compute this network"):
         try:
-            progress("compute the first image")
+            progress("compute the first image", warms=True)
             check(runtime.alone(batch(1))[PROBABILITIES])
             if runtime.device.startswith("gpu"):
 

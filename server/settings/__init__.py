@@ -147,7 +147,7 @@ class Settings(AccessSettings):
         description="Folder of models, each in NAME/VERSION/ with a positive integer as its version, or TOML file of "
         "models. The models are served together, and looked at again while they serve: new versions are loaded, and "
         "replace older ones once they have computed their first batches and their recorded answers. It takes the place "
-        "of --weights, and needs one process (--workers 0 or 1). Empty means the one model of --weights.",
+        "of --weights. Without --workers it is served by one process. Empty means the one model of --weights.",
     )
     models_poll: Seconds = Field(
         10.0,
@@ -278,7 +278,8 @@ class Settings(AccessSettings):
         600.0,
         description="Time that an engine process may take for one step of loading the model, in seconds, such as the "
         "first batch of one size. If it is exceeded, the engine is killed and started again; at the start of the "
-        "server, the server ends. Downloads and conversions have limits of their own.",
+        "server, the server ends. A model of --models counts as failed instead. Downloads and conversions have "
+        "limits of their own.",
     )
     drain_announce_seconds: Seconds = Field(
         0.0,
@@ -319,10 +320,10 @@ class Settings(AccessSettings):
                     f"models names all models, so that {', '.join(set_too)} cannot be set as well. Leave one of the "
                     "two out; model.toml in the folder of a model says what a weights file needs."
                 )
-            if self.workers > 1:
+            if self.engines > 1:
                 raise ValueError(
-                    "models needs one process: several workers serve the one model of weights. "
-                    f"Set workers to 1, or leave it out. Received: {self.workers}"
+                    "models needs one engine, which has all of them: each of several engines serves the one model of "
+                    f"weights. Set engines to 1, or leave it out. Received: {self.engines}"
                 )
         if self.max_images_per_request > self.max_images_in_flight * 3 // 4:
             raise ValueError(

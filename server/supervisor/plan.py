@@ -44,7 +44,8 @@ def planned(settings: Settings, *, cpus: int | None = None, devices: Sequence[st
     Raises:
         StartupError: expected; several processes are asked for, and that cannot be.
     """
-    one = settings.workers == 1 or settings.models is not None  # an engine holds one model
+    # Of a repository the processes are as many as somebody says.
+    one = settings.workers == 1 or (settings.models is not None and not settings.workers)
     if devices is None:
         devices = () if one or not _computes_on_gpu(settings) else gpus.visible()
     workers = 1 if one else settings.workers or _workers(cpus or cores.available(), len(devices))
@@ -57,6 +58,8 @@ def planned(settings: Settings, *, cpus: int | None = None, devices: Sequence[st
             f"GLIMPSE_ENGINES is {settings.engines}, but there is one worker, and so one process with everything in "
             "it. Set GLIMPSE_WORKERS to 2 or more, or GLIMPSE_ENGINES to 0."
         )
+    if settings.models is not None:  # one engine has all of its models
+        devices = devices[:1]
     return Plan(workers, settings.engines or max(1, len(devices)), tuple(devices))
 
 

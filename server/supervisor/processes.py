@@ -100,6 +100,17 @@ class Processes:
             await self._bring_up_worker(child)
         child.awake()
 
+    def rejoin(self, worker: Child) -> None:
+        """Give a worker another channel to the models of the engine, if there is one."""
+        for engine in self.engines.values():
+            if self._settings.models is not None and not engine.ended.done():
+                self._join(worker, engine, engine.number)
+
+    def look_at_models(self) -> None:
+        """Have the repository of models looked at now, and tried again what has failed."""
+        for engine in self.engines.values():
+            engine.send({"do": "look"})
+
     def forget(self, child: Child) -> None:
         """It has ended."""
         children = self.workers if child.kind == "worker" else self.engines
@@ -137,9 +148,10 @@ class Processes:
 
     async def _bring_up_engine(self, child: Child) -> None:
         message = await child.told("loaded")
-        if (before := self._facts.get(child.number)) is not None:
-            os.close(before)
-        (self._facts[child.number],) = message.files
+        if self._settings.models is None:
+            if (before := self._facts.get(child.number)) is not None:
+                os.close(before)
+            (self._facts[child.number],) = message.files
         child.listens = True
         for worker in self.workers.values():
             self._join(worker, child, child.number)
@@ -148,7 +160,17 @@ class Processes:
         """Give a worker a connection to an engine, where both are there."""
         if not worker.listens or not engine.listens:
             return
+        if self._settings.models is not None:
+            self._join_models(worker, engine)
+            return
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         with ours, theirs:
             engine.send({"do": "connect", "worker": worker.number}, [ours.fileno()])
             worker.send({"do": "engine", "number": number}, [theirs.fileno(), self._facts[number]])
+
+    @staticmethod
+    def _join_models(worker: Child, engine: Child) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with ours, theirs:
+            engine.send({"do": "models", "worker": worker.number}, [ours.fileno()])
+            worker.send({"do": "models"}, [theirs.fileno()])

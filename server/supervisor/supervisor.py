@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 import time
 from collections.abc import Coroutine, Iterable
 from contextlib import ExitStack
@@ -217,10 +218,16 @@ class Supervisor:
             case "trouble":
                 if body["detail"] and not self._ending:
                     self._watch.hangs(child, body["detail"])
+            case "rejoin":
+                self._processes.rejoin(child)
             case "spent":
                 relayed(body, child.number, {number: each.send for number, each in self._processes.workers.items()})
             case other:
                 _log.debug("a process says what nobody waits for", process_kind=child.kind, said=other)
+
+    def look_at_models(self) -> None:
+        """Look at the repository of models now, and try again what could not be loaded; for SIGHUP."""
+        self._processes.look_at_models()
 
     def _look_whether_ready(self) -> None:
         """The start is over when the server answers and each of its engines has loaded the model."""
@@ -259,7 +266,10 @@ async def supervise(settings: Settings, plan: Plan, *, stderr: int | None = None
     Raises:
         StartupError: expected; the message says what to do.
     """
-    await Supervisor(settings, plan, stderr).run(stop_on_signals())
+    supervisor = Supervisor(settings, plan, stderr)
+    if settings.models is not None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, supervisor.look_at_models)
+    await supervisor.run(stop_on_signals())
 
 
 async def _reserved(host: str, port: int, setting: str, opened: ExitStack) -> int:

@@ -111,8 +111,10 @@ class Callers:
         self._request = request
         self._stop = threading.Event()
         self._lock = threading.Lock()
-        self._channel = grpc.insecure_channel(target)
-        self._stub = ImageClassifierStub(self._channel)
+        # Connections of their own, which several workers share out among them.
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        self._channels = [grpc.insecure_channel(target, options) for _ in range(single + streams)]
+        self._stubs = iter([ImageClassifierStub(each) for each in self._channels])
         work = [self._call] * single + [self._stream] * streams
         self._threads = [threading.Thread(target=each, daemon=True) for each in work]
 
@@ -125,7 +127,8 @@ class Callers:
         self._stop.set()
         for each in self._threads:
             each.join(TIMEOUT)
-        self._channel.close()
+        for channel in self._channels:
+            channel.close()
         assert not any(each.is_alive() for each in self._threads), "a call hangs"
 
     def answered(self, more: int) -> None:
@@ -136,9 +139,10 @@ class Callers:
             time.sleep(0.01)
 
     def _call(self) -> None:
+        stub = self._stub()
         while not self._stop.is_set():
             try:
-                self._count(self._stub.Classify(self._request, timeout=TIMEOUT))
+                self._count(stub.Classify(self._request, timeout=TIMEOUT))
             except grpc.RpcError as error:
                 self._fail(f"{error.code()}: {error.details()}")
 
@@ -153,7 +157,7 @@ class Callers:
                     yield pb.ClassifyStreamRequest(id=str(number), request=self._request)
 
         try:
-            for answer in self._stub.ClassifyStream(requests()):
+            for answer in self._stub().ClassifyStream(requests()):
                 places.release()
                 if answer.WhichOneof("outcome") == "response":
                     self._count(answer.response)
@@ -161,6 +165,10 @@ class Callers:
                     self._fail(answer.error.message)
         except grpc.RpcError as error:
             self._fail(f"{error.code()}: {error.details()}")
+
+    def _stub(self) -> ImageClassifierStub:
+        with self._lock:
+            return next(self._stubs)
 
     def _count(self, answer: pb.ClassifyResponse) -> None:
         if any(each.HasField("error") for each in answer.results):
@@ -176,16 +184,24 @@ class Callers:
 
 
 def resident(server: RunningServer) -> int:
-    """Bytes of the server's process that are in memory."""
-    pages = Path(f"/proc/{server.process.pid}/statm").read_text(encoding="ascii").split()[1]
-    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+    """Bytes of the server's processes that are in memory."""
+    pages = [int(each.joinpath("statm").read_text(encoding="ascii").split()[1]) for each in _processes(server)]
+    return sum(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 def threads(server: RunningServer) -> int:
-    """Threads of the server's process."""
-    return len(list(Path(f"/proc/{server.process.pid}/task").iterdir()))
+    """Threads of the server's processes."""
+    return sum(len(list(each.joinpath("task").iterdir())) for each in _processes(server))
 
 
 def files(server: RunningServer) -> int:
-    """Open files of the server's process."""
-    return len(list(Path(f"/proc/{server.process.pid}/fd").iterdir()))
+    """Open files of the server's processes."""
+    return sum(len(list(each.joinpath("fd").iterdir())) for each in _processes(server))
+
+
+def _processes(server: RunningServer) -> list[Path]:
+    """The server's process in /proc, and its workers and engine."""
+    own = Path(f"/proc/{server.process.pid}")
+    children = own.joinpath("task", str(server.process.pid), "children").read_text(encoding="ascii").split()
+    found = [Path("/proc", each) for each in children]
+    return [own, *(each for each in found if b"_process" in each.joinpath("cmdline").read_bytes())]

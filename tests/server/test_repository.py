@@ -804,3 +804,81 @@ async def _until(done: Callable[[], bool]) -> None:
     async with asyncio.timeout(LONG):
         while not done():  # noqa: ASYNC110 - it is told to nobody
             await asyncio.sleep(0.01)
+
+
+class _Held:
+    """Loads of one version of `cifar` wait, at a step that they tell, until they are let go."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+        self.begun, self.go = threading.Event(), threading.Event()
+        self.ended: list[LoadedModel] = []
+        load = load_model
+
+        def held(*arguments: Any, **named: Any) -> LoadedModel:
+            if named["named"] == ("cifar", version):
+                named["progress"]("compute batches of 8 images")
+                self.begun.set()
+                assert self.go.wait(LONG)
+                self.ended.append(model := load(*arguments, **{**named, "progress": lambda *_, **__: None}))
+                return model
+            return load(*arguments, **named)
+
+        monkeypatch.setattr("glimpse.server.repository.repository.load_model", held)
+
+
+def test_a_load_that_hangs_fails_and_holds_up_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Should it end after all, what it has loaded is closed."""
+    add(tmp_path, 1)
+    held = _Held(monkeypatch, "2")
+
+    async def do() -> None:
+        async with scene(tmp_path, load_step_seconds=0.2) as made:
+            add(tmp_path, 2)
+            await made.look()
+            assert made.states() == {"cifar/1": "ready", "cifar/2": "failed"}
+            assert "at one step for 0.2 s: compute batches of 8 images" in made.reason("2")
+            assert "GLIMPSE_LOAD_STEP_SECONDS" in made.reason("2")
+            assert made.answers() == "cifar/1"
+            add(tmp_path, 1, "other")
+            await made.look()
+            assert made.answers("other") == "other/1"
+            assert not held.ended
+            held.go.set()
+            await _until(lambda: bool(held.ended) and not any(each.is_alive() for each in _batchers(held.ended[0])))
+            assert made.states()["cifar/2"] == "failed"
+
+    run(do)
+
+
+def _batchers(model: LoadedModel) -> list[threading.Thread]:
+    workers: list[threading.Thread] = model.batcher._workers  # type: ignore[attr-defined]
+    return workers
+
+
+def test_a_roll_back_and_an_unload_do_not_wait_for_a_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for version in (1, 2):
+        add(tmp_path, version)
+    (tmp_path / "cifar" / "model.toml").write_text("keep = 2\n")
+    add(tmp_path, 1, "other")
+    held = _Held(monkeypatch, "3")
+
+    async def do() -> None:
+        async with scene(tmp_path) as made:
+            await made.repository.set_alias("cifar", "stable", "2")
+            add(tmp_path, 3)
+            made.repository.look()
+            looking = asyncio.create_task(made.repository._look())
+            await asyncio.to_thread(held.begun.wait, LONG)
+            assert await made.repository.set_alias("cifar", "stable", "1")
+            assert made.answers() == "cifar/1"
+            await made.repository.unload("other")
+            assert made.states()["other/1"] in {"retiring", "unloaded"}
+            with pytest.raises(ModelNotFoundError):
+                made.answers("other")
+            assert made.states()["cifar/3"] == "loading"
+            held.go.set()
+            await looking
+            assert made.answers() == "cifar/1"
+            assert made.answers("cifar", "3") == "cifar/3"
+
+    run(do)

@@ -52,12 +52,14 @@ def test_several_workers_are_refused_where_they_cannot_share_a_port(monkeypatch:
     assert plan.planned(settings(), cpus=64, devices=["0"]).workers == 1
 
 
-def test_a_repository_of_models_is_served_by_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_repository_is_served_by_one_process_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GLIMPSE_WEIGHTS", raising=False)
     chosen = settings(models=Path("repository"))
     assert plan.planned(chosen, cpus=64, devices=["0", "1"]).workers == 1
-    with pytest.raises(ValueError, match=r"models needs one process: .* Received: 2"):
-        settings(models=Path("repository"), workers=2)
+    several = settings(models=Path("repository"), workers=3)
+    assert plan.planned(several, cpus=64, devices=["0", "1"]) == plan.Plan(3, 1, ("0",))
+    with pytest.raises(ValueError, match=r"models needs one engine, .* Received: 2"):
+        settings(models=Path("repository"), workers=3, engines=2)
 
 
 def test_several_engines_are_refused_where_there_is_one_process() -> None:

@@ -132,6 +132,7 @@ def test_an_image_that_was_given_up_is_not_answered_when_its_batch_comes_back() 
         bench.batcher._watch._stuck_seconds = 1000.0
         bench.let(100)
         assert [await value(queue.submit(bench.image(i))) for i in range(10, 20)] == list(range(10, 20))
+        assert queue._memory is not None
         assert sorted(queue._memory.free) == list(range(64))
 
     run(scene)
