@@ -44,7 +44,7 @@ from glimpse.server.registry import LoadedModel, ModelRegistry
 from glimpse.server.repository.copies import Copies
 from glimpse.server.repository.management import ModelManagement
 from glimpse.server.repository.remote import RemoteRepository
-from glimpse.server.repository.repository import Repository
+from glimpse.server.repository.repository import Repository, nothing
 from glimpse.server.repository.rollout import Rollouts
 from glimpse.server.repository.traffic import Traffic
 from glimpse.server.repository_servicer import ModelRepositoryServicer
@@ -141,7 +141,9 @@ class Server:
         self._loaded = self._draining = False
         # An engine that hangs is the supervisor's business.
         watched = self._registry if worker is None else ModelRegistry()
-        self._watchdog = Watchdog(settings, watched, self._decoders, self._decoding, self.tell)
+        self._watchdog = Watchdog(
+            settings, watched, self._decoders, self._decoding, self.tell, needed=self._needs_model
+        )
         self._tracing = start_tracing()
         workers = 1 if worker is None else worker.ports.workers
         guard = Guard(
@@ -162,7 +164,9 @@ class Server:
             pipeline,
             self._registry,
             stream_window=settings.stream_window,
-            traffic=None if self._repository is None else Traffic(self._registry, self._rollouts, self._copies),
+            traffic=Traffic(self._registry, self._rollouts, self._copies)
+            if isinstance(self._repository, Repository)
+            else None,
         )
         interceptor = CallInterceptor(
             calls,
@@ -229,6 +233,7 @@ class Server:
         watching = keep_running("watchdog", self._watchdog.run)
         looking: asyncio.Task[None] | None = None
         copying: asyncio.Task[None] | None = None
+        sleeping: asyncio.Task[None] | None = None
         try:
             bound = await self._ports.open()
             self._say(
@@ -247,6 +252,8 @@ class Server:
                 if self._repository is not None:
                     looking = keep_running("model repository", self._repository.run)
                     copying = keep_running("copies of requests", self._copies.run)
+                if isinstance(self._repository, Repository):
+                    sleeping = keep_running("sleeping models", self._repository.sleepers.run)
                 await self.tell()
                 self._say("serving", port=bound.grpc, metrics_port=bound.metrics)
                 announce = self._settings.drain_announce_seconds
@@ -258,6 +265,8 @@ class Server:
             # Of a server that could not start, the reason is the last that is logged, and not that nothing is drained.
             await self._drain(announce, say=self._say if stop.is_set() else _log.debug)
             watching.cancel()
+            if sleeping is not None:
+                sleeping.cancel()
             if looking is not None:  # it ends by itself, and removes what it has begun
                 await asyncio.wait((looking,), timeout=_LOOKING_SECONDS)
                 looking.cancel()
@@ -305,7 +314,7 @@ class Server:
         self._metrics.follow_models(
             lambda: [(each.name, each.version, each.state.value) for each in self._registry.models()]
         )
-        return Repository(
+        repository = Repository(
             root,
             self._settings,
             self._registry,
@@ -314,7 +323,14 @@ class Server:
             loaded=self._tell_loaded,
             closed=self._model_closed,
             rollouts=self._rollouts,
+            freed=self._freed,
+            woken=self._metrics.memory.woken,
         )
+        self._metrics.memory.follow(
+            lambda: [(each.identity, size) for each, size in repository.sleepers.taken()],
+            self._settings.models_memory_bytes,
+        )
+        return repository
 
     def join_models(self, connected: socket.socket) -> None:
         """Answer with the models of the engine at the other end of a channel's socket, from now on."""
@@ -325,7 +341,13 @@ class Server:
 
     async def _model_closed(self, model: LoadedModel) -> None:
         self._metrics.model_closed(model.identity, model.runtime, model.precision)
+        key = model.identity.name, model.identity.version
+        if key not in {(each.identity.name, each.identity.version) for each in self._registry}:
+            self._service.statistics.forget(*key)
         del model
+        await self._freed()
+
+    async def _freed(self) -> None:
         # What was there when the server had loaded its first models is looked at for garbage, too.
         gc.unfreeze()
         await self._settle()
@@ -388,8 +410,14 @@ class Server:
         self._service.alive, self._service.ready = alive or not self._loaded, ready
         names = {} if self._repository is None else self._repository.names()
         serves = alive and not self._draining
-        models = {f"{SERVICE}/{name}": serves and of_model for name, of_model in names.items()}
+        models = {
+            f"{SERVICE}/{name}": serves and of_model and not self._watchdog.hangs(self._registry.usual(name))
+            for name, of_model in names.items()
+        }
         await self._health.tell(alive=alive, ready=ready, models=models)
+
+    def _needs_model(self, name: str) -> bool:
+        return self._repository is None or self._repository.needs(name)
 
     async def _drain(self, announce: float, say: Callable[..., object]) -> None:
         """NOT_SERVING -> keep serving for `announce` seconds -> take no new calls -> finish those that are there.
@@ -458,7 +486,7 @@ async def prepare_start(settings: Settings) -> int:
     if model is None:
         return stopping.exit_code(stop.number, prepares=True)
     model.close()
-    if RUNTIMES[model.runtime].reads_converted and not converted_cache.is_cached(model.bundle):
+    if not _is_kept(model):
         raise ModelLoadError(
             "The model loads, but the converted model could not be stored, so that each start would convert it again. "
             "Set GLIMPSE_CACHE to a writable folder with enough space."
@@ -468,9 +496,6 @@ async def prepare_start(settings: Settings) -> int:
 
 
 async def _prepare_models(settings: Settings, root: Path, stop: StopEvent) -> int:
-    async def nothing(*_: object) -> None:
-        pass
-
     registry, metrics = ModelRegistry(), Metrics()
     repository = Repository(
         root,
@@ -488,8 +513,19 @@ async def _prepare_models(settings: Settings, root: Path, stop: StopEvent) -> in
         raise ModelLoadError(f"Not all models of {root} can be loaded. {' '.join(failed)}")
     for model in registry:
         model.close()
+    if lacking := [f"{each.identity.name} {each.identity.version}" for each in registry if not _is_kept(each)]:
+        raise ModelLoadError(
+            f"The models load, but the converted models of {', '.join(lacking)} could not be stored, so that each "
+            "start would convert them again. Set GLIMPSE_CACHE to a writable folder with enough space."
+        )
+    for model in registry:
         _log.info("prepared", model=model.identity.name, version=model.identity.version)
     return 0
+
+
+def _is_kept(model: LoadedModel) -> bool:
+    """Whether a later start finds what this one has converted, where its runtime needs that."""
+    return not RUNTIMES[model.runtime].reads_converted or converted_cache.is_cached(model.bundle)
 
 
 def _penalty_log(access: AccessControl) -> Callable[[Penalty, int], None] | None:

@@ -6,7 +6,8 @@ import contextlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from functools import partial
+from typing import Literal, TypeVar, cast
 
 import structlog
 
@@ -18,16 +19,20 @@ from glimpse.models.spec import NetworkSummary
 from glimpse.server import cores
 from glimpse.server.batching.batcher import Batcher, Observer
 from glimpse.server.batching.device import SharedDevice
+from glimpse.server.batching.model_queue import ModelQueue
+from glimpse.server.batching.sleep_queue import SleepQueue
 from glimpse.server.progress import Progress, untold
 from glimpse.server.registry import LoadedModel
 from glimpse.server.runtime import converted_cache, golden_check, memory_budget, selection, simulated
 from glimpse.server.runtime.golden_check import GoldenCheck
 from glimpse.server.runtime.importing import import_model
 from glimpse.server.runtime.serving import ServedModel, serve
-from glimpse.server.runtimes import RUNTIMES, RuntimeName
+from glimpse.server.runtimes import RUNTIMES, Precision, RuntimeName
 from glimpse.server.settings import Settings
 from glimpse.server.settings.kinds import PrecisionChoice
 from glimpse.server.startup import MemoryShortError, ModelLoadError, StartupError
+
+T = TypeVar("T")
 
 _LARGEST = 32  # images: what most runtimes take for a batch when left to themselves
 _log = structlog.get_logger(__name__)
@@ -45,9 +50,14 @@ class LoadOptions:
     conversion_seconds: float
     simulated_seconds: Mapping[int, float]  # by batch size; empty: those of an H100
     stuck_seconds: float
+    auto: bool = False  # nobody has named a runtime
     geometries: frozenset[str] | None = None  # that a request may choose; None: those of the server
     weight: float = 1.0  # that the model's time on the device is in proportion to, while others wait
     device: SharedDevice | None = None  # on which other models compute, too; None: it is the model's alone
+    # Told of the bytes that a model takes at the most, before anything of it is loaded; may raise `MemoryShortError`.
+    room: Callable[[int], object] = lambda _: None
+    sleeps: bool = False  # the model's queue is a `SleepQueue`
+    idle_seconds: float | None = None  # without an image, after which the threads of the model end; None: never
 
     @classmethod
     def of(cls, settings: Settings) -> LoadOptions:
@@ -65,6 +75,7 @@ class LoadOptions:
             conversion_seconds=settings.conversion_seconds,
             simulated_seconds=settings.simulated_seconds,
             stuck_seconds=settings.stuck_seconds,
+            auto=settings.runtime == "auto",
         )
 
 
@@ -91,7 +102,7 @@ def load_configured(
     return explained(lambda: load_model(model_source(settings), LoadOptions.of(settings), observe, progress=progress))
 
 
-def explained(load: Callable[[], LoadedModel]) -> LoadedModel:
+def explained(load: Callable[[], T]) -> T:
     """What `load` returns.
 
     Raises:
@@ -137,7 +148,7 @@ def load_model(
     begun = time.monotonic()
     progress("find the weights", limited=False)  # a download has limits of its own
     bundle = sources.resolve(source)
-    options = replace(options, runtimes=selection.able(options.runtimes, bundle))
+    options = replace(options, runtimes=selection.able(options.runtimes, bundle, auto=options.auto))
     if RUNTIMES[options.runtimes[0]].simulated:
         bundle = _named(simulated.renamed(bundle), named)
         golden = golden_check.of_simulated(bundle, options.golden)
@@ -146,7 +157,8 @@ def load_model(
         golden = golden_check.load(bundle, options.golden)
     _check_memory(bundle, options)
     try:
-        summary, served = _imported_and_served(bundle.verified(), golden, options, progress)
+        bundle = bundle.verified()
+        summary, served = _imported_and_served(bundle, golden, options, progress)
     except MemoryError as error:
         raise MemoryShortError(
             f"There is not enough memory to load the model {bundle.name} with {options.runtimes[0]}. {error} Allow "
@@ -155,20 +167,16 @@ def load_model(
     for note in summary.notes:
         _log.info("weights file", model=bundle.name, detail=note)
     runtime, agreement, batch_sizes = served
-    batcher = Batcher(
-        runtime,
-        alone=runtime.alone,
-        streams=runtime.streams,
-        input_shape=bundle.recipe.pixels_shape,
-        batch_sizes=batch_sizes,
-        outputs=runtime.outputs,
-        capacity=options.max_images_in_flight,
-        observer=observe(bundle.name, bundle.version),
-        out_of_memory=runtime.out_of_memory,
-        stuck_seconds=options.stuck_seconds,
-        share=None if options.device is None else options.device.share(options.weight, runtime.streams),
-    )
-    batcher.start()
+    batcher: ModelQueue = _queue(bundle, served, options, observe)
+    if options.sleeps:
+        # The same runtime in the same precision, whose answers have been compared with the recorded ones.
+        again = replace(
+            options,
+            runtimes=tuple(name for name in options.runtimes if name == runtime.name),
+            precision=cast("Precision", runtime.precision),
+            max_batch_size=batch_sizes[-1],
+        )
+        batcher = SleepQueue(batcher, partial(_load_again, bundle, golden, again, observe))
     _log.info(
         "model loaded",
         model=bundle.name,
@@ -193,6 +201,46 @@ def load_model(
         batcher=batcher,
         outputs=runtime.outputs,
     )
+
+
+def _queue(
+    bundle: Bundle, served: ServedModel, options: LoadOptions, observe: Callable[[str, str], Observer]
+) -> Batcher:
+    """The queue in front of a runtime, at work."""
+    runtime = served.runtime
+    batcher = Batcher(
+        runtime,
+        alone=runtime.alone,
+        streams=runtime.streams,
+        input_shape=bundle.recipe.pixels_shape,
+        batch_sizes=served.batch_sizes,
+        outputs=runtime.outputs,
+        capacity=options.max_images_in_flight,
+        observer=observe(bundle.name, bundle.version),
+        out_of_memory=runtime.out_of_memory,
+        stuck_seconds=options.stuck_seconds,
+        share=None if options.device is None else options.device.share(options.weight, runtime.streams),
+        idle_seconds=options.idle_seconds,
+    )
+    batcher.start()
+    return batcher
+
+
+def _load_again(
+    bundle: Bundle, golden: GoldenCheck, options: LoadOptions, observe: Callable[[str, str], Observer]
+) -> ModelQueue:
+    """The queue of a model that sleeps, with all that is behind it. Its weights are the same, by their digest.
+
+    Raises:
+        StartupError: expected; it cannot be loaded any more.
+    """
+
+    def load() -> ModelQueue:
+        unchecked = replace(golden, disabled=True)
+        _, served = _imported_and_served(bundle, unchecked, options, untold)
+        return _queue(bundle, served, options, observe)
+
+    return explained(load)
 
 
 def _named(bundle: Bundle, named: tuple[str, str] | None) -> Bundle:
@@ -229,11 +277,13 @@ def _imported_and_served(
 def _check_memory(bundle: Bundle, options: LoadOptions) -> None:
     """Refuse a model that cannot fit, before anything of it is loaded."""
     row = RUNTIMES[options.runtimes[0]]
-    memory_budget.check(
+    takes = memory_budget.expected(
         bundle,
         row,
         converted=row.reads_converted and converted_cache.is_cached(bundle),
         rows=(cores.available() + 1) * (options.max_batch_size or _LARGEST),
         images=options.max_images_in_flight,
-        budget=memory_budget.available(),
     )
+    if takes is not None:
+        options.room(takes)
+    memory_budget.check(bundle.name, row, takes, memory_budget.available())

@@ -39,6 +39,20 @@ def resident() -> int | None:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
+def anonymous() -> int | None:
+    """Bytes in memory that are this process's own, no pages of files, once what is free has been given back.
+
+    None where the system does not tell. Takes some 100 ms a gigabyte that is free; for a thread beside the event loop.
+    """
+    if (trim := _malloc_trim()) is not None:
+        trim(0)
+    try:
+        with open("/proc/self/status", encoding="ascii") as file:  # noqa: PTH123 - as above
+            return next((int(line.split()[1]) << 10 for line in file if line.startswith("RssAnon:")), None)
+    except OSError:
+        return None
+
+
 def _malloc_trim() -> Callable[[int], int] | None:
     """The C library's own call for it, which only GNU's has."""
     try:

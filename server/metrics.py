@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
+import time
+from collections import Counter as Multiset
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import prometheus_client
@@ -14,12 +15,15 @@ from prometheus_client.registry import Collector
 from glimpse.server import build, metrics_merge, penalties
 from glimpse.server.domain import BatchReport, ModelIdentity, Timing
 from glimpse.server.errors import Reason
+from glimpse.server.model_memory import ModelMemory
 from glimpse.server.rollout_metrics import RolloutMetrics
 from glimpse.server.stages import ModelStages, StageSeconds
 
 OUTCOMES = ("classified", "refused", "expired", "cancelled", "failed")
 # 0.1 ms to 10 s: from a tiny network on an idle machine to the end of most callers' patience.
 _SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+# After which the series of a version that is gone end: some scrapes have seen its last counts by then.
+_GRACE_SECONDS = 300.0
 _SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 
 
@@ -79,8 +83,13 @@ class RpcMetrics:
 class Metrics:
     """All instruments on one registry, so that two servers in a process do not share their numbers."""
 
-    def __init__(self) -> None:
-        """Make the instruments; every known label value is there from the start, at 0."""
+    def __init__(  # noqa: PLR0915 - a list of instruments
+        self, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Make the instruments; every known label value is there from the start, at 0.
+
+        `clock`: seconds, monotonic.
+        """
         # The `_created` series are OpenMetrics' business; in the text format they are nameless gauges.
         prometheus_client.disable_created_metrics()
         self.registry = registry = CollectorRegistry()
@@ -104,6 +113,9 @@ class Metrics:
             registry=registry,
         )
 
+        self._clock, self._gone = clock, dict[tuple[str, str], float]()  # versions that answer no more, and since when
+        self._loaded = Multiset[tuple[str, ...]]()  # labels of the models that are loaded
+        self._precisions: dict[tuple[str, str], set[str]] = {}  # in which versions were compared
         self._stages = StageSeconds(_SECONDS, registry)
         self._models: dict[tuple[str, str], ModelMetrics] = {}
         self._batch_size = Histogram(
@@ -210,6 +222,7 @@ class Metrics:
         )
         self._states = _States(registry)
         self.rollouts = RolloutMetrics(registry, _SECONDS)
+        self.memory = ModelMemory(registry)
         self._agreement = Gauge(
             "glimpse_precision_agreement",
             "Share of pictures for which the reduced precision names the same first class as float32, from 0 to 1, "
@@ -286,16 +299,39 @@ class Metrics:
 
     def model_loaded(self, identity: ModelIdentity, runtime: str, precision: str) -> None:
         """A model answers from now on."""
-        self._model.labels(identity.name, identity.version, identity.weights_digest, runtime, precision).set(1)
+        labels = identity.name, identity.version, identity.weights_digest, runtime, precision
+        self._loaded[labels] += 1
+        self._model.labels(*labels).set(1)
+        self._gone.pop((identity.name, identity.version), None)
+        self._forget_gone()
 
     def model_closed(self, identity: ModelIdentity, runtime: str, precision: str) -> None:
-        """A model answers no more."""
-        with contextlib.suppress(KeyError):  # two of one version, of which the files were replaced
-            self._model.remove(identity.name, identity.version, identity.weights_digest, runtime, precision)
+        """A model answers no more; where none of its version does, its series end minutes later."""
+        labels = identity.name, identity.version, identity.weights_digest, runtime, precision
+        self._loaded[labels] -= 1
+        if self._loaded[labels] <= 0:  # else its files were replaced by equal ones, and it was loaded again
+            del self._loaded[labels]
+            self._model.remove(*labels)
+        if not any(each[:2] == labels[:2] for each in self._loaded):
+            self._gone[labels[:2]] = self._clock()
+        self._forget_gone()
+
+    def _forget_gone(self) -> None:
+        """Drop the series of versions that are gone for so long that their last counts have been scraped.
+
+        Done where a model begins or ceases to answer: between two of those there are no more of them.
+        """
+        for key in [key for key, since in self._gone.items() if self._clock() - since > _GRACE_SECONDS]:
+            del self._gone[key]
+            self._models.pop(key, None)
+            self._stages.forget(*key)
+            for precision in self._precisions.pop(key, ()):
+                self._agreement.remove(*key, precision)
 
     def precision_compared(self, identity: ModelIdentity, precision: str, agreement: float) -> None:
         """So large a share of pictures has the first class of float32 in that reduced precision, served or not."""
         self._agreement.labels(identity.name, identity.version, precision).set(agreement)
+        self._precisions.setdefault((identity.name, identity.version), set()).add(precision)
 
     def of(self, model: str, version: str) -> ModelMetrics:
         """What is counted for a model of its own. To be asked for models that are loaded: each has a set of series."""

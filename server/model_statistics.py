@@ -55,6 +55,10 @@ class ModelStatistics:
             found = self._models[key] = ModelCounts()
         return found
 
+    def forget(self, name: str, version: str) -> None:
+        """A version is gone: should there be another one of its number, that begins at 0."""
+        self._models.pop((name, version), None)
+
     def answered(self, model: ModelIdentity, seconds: float, timings: Iterable[Timing]) -> None:
         """A request was answered, after so many seconds, with the times of its images."""
         counts = self.of(model)

@@ -146,9 +146,11 @@ class Pipeline:
         load = Permits(
             len(costs), sum([len(image.data) for image in request.images]), sum([cost.work for cost in costs])
         )
-        self._check_in_time(costs, work)
         # From here on the request is this version's, whatever becomes the usual one meanwhile.
         with work.model.uses:
+            if work.model.sleep is not None:
+                await work.model.sleep.wake(caller.deadline)
+            self._check_in_time(costs, work)
             async with self._admission.admit(load, wait=bulk, lane=caller.lane):
                 admitted = time.monotonic()
                 flights = [

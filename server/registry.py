@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from glimpse.models.bundle import Bundle
 from glimpse.models.outputs import DEFAULT_OUTPUTS
@@ -30,6 +30,7 @@ class ModelState(StrEnum):
     LOADING = "loading"
     WARMING = "warming"  # computes every batch size, and its answers are compared with the recorded ones
     READY = "ready"  # answers requests
+    SLEEPING = "sleeping"  # has given its memory back; the next request for it has it loaded again
     RETIRING = "retiring"  # answers what it has begun, and gets no more
     UNLOADED = "unloaded"  # is in the repository, and not to answer
     FAILED = "failed"  # cannot be loaded; the reason is beside it
@@ -56,11 +57,39 @@ class Uses:
         if not self._number and self._idle is not None:
             self._idle.set()
 
+    def __bool__(self) -> bool:
+        """Whether a request uses the model."""
+        return self._number > 0
+
     async def ended(self) -> None:
         """Wait until no request uses the model; to be asked once none can begin to."""
         while self._number:
             self._idle = asyncio.Event()
             await self._idle.wait()
+
+
+class Sleep(Protocol):
+    """Of a model that may be put to sleep while nobody uses it. Lives on the event loop."""
+
+    @property
+    def asleep(self) -> bool:
+        """Whether it sleeps, is about to, or is being woken."""
+
+    @property
+    def trouble(self) -> str:
+        """Why it could not be woken, for people; empty: nobody has tried, or it was."""
+
+    async def wake(self, deadline: float | None) -> None:
+        """Have it awake; for those who use it, so that it does not fall asleep again before they have asked it.
+
+        `deadline`: on the clock of `time.monotonic`; None: whenever.
+
+        Raises:
+            OverloadedError: expected; there is no memory for it, or too many wait for it.
+            FailedPreconditionError: expected; it cannot be loaded again.
+            DeadlineExceededError: expected; that takes too long.
+            UnavailableError: expected; the server drains.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +107,17 @@ class LoadedModel:
     geometries: frozenset[str] | None = None  # that a request may choose; None: those of the server
     agreement: Agreement | None = None  # of the reduced precision that was considered, with float32
     uses: Uses = field(default_factory=Uses, repr=False, compare=False)  # by requests
+    sleep: Sleep | None = field(default=None, repr=False, compare=False)  # None: it is always awake
     identity: ModelIdentity = field(init=False)
 
     def __post_init__(self) -> None:
         identity = ModelIdentity(self.bundle.name, self.bundle.version, self.bundle.weights_digest)
         object.__setattr__(self, "identity", identity)
+
+    @property
+    def asleep(self) -> bool:
+        """Whether it has to be woken before it answers."""
+        return self.sleep is not None and self.sleep.asleep
 
     def close(self, seconds: float | None = None) -> bool:
         """Compute what is queued and take no more; what the model holds is free once nobody refers to it.
@@ -103,7 +138,7 @@ class ModelStatus:
     # For people: why it has failed, or what it waits for; of one that is ready, why its new files cannot be loaded.
     reason: str = ""
     aliases: tuple[str, ...] = ()  # of this version
-    model: LoadedModel | None = None  # while it is ready
+    model: LoadedModel | None = None  # while it is ready or sleeps
 
 
 class Routes(NamedTuple):
@@ -193,6 +228,10 @@ class ModelRegistry:
         finally:
             self._retiring = tuple(each for each in self._retiring if each is not model)
             self._changed()
+
+    def look(self) -> None:
+        """Take note of what models say of themselves: one has fallen asleep, or woken."""
+        self._changed()
 
     def tell(self, status: ModelStatus) -> None:
         """Say what a version is doing that does not answer."""
@@ -289,6 +328,12 @@ class ModelRegistry:
         other = self._others.get((name, version))
         return "" if other is None or other.state is not ModelState.FAILED else other.reason
 
+    def _answering(self, model: LoadedModel) -> ModelStatus:
+        name, version = model.identity.name, model.identity.version
+        state = ModelState.SLEEPING if model.asleep else ModelState.READY
+        reason = self._reason(name, version) or ("" if model.sleep is None else model.sleep.trouble)
+        return ModelStatus(name, version, state, reason, model=model)
+
     def _aliases_of(self, name: str, version: str) -> tuple[str, ...]:
         ours = [alias for alias, of in self._aliases.get(name, {}).items() if of == version]
         newest = next(reversed(self._models.get(name, {})), None)
@@ -302,7 +347,7 @@ class ModelRegistry:
 
     def _own_statuses(self) -> tuple[ModelStatus, ...]:
         found = {
-            (name, version): ModelStatus(name, version, ModelState.READY, self._reason(name, version), model=model)
+            (name, version): self._answering(model)
             for name, versions in self._models.items()
             for version, model in versions.items()
         }

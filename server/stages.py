@@ -68,6 +68,10 @@ class StageSeconds(Collector):
             self._models = {**self._models, key: found}
         return found
 
+    def forget(self, model: str, version: str) -> None:
+        """End the series of a model that is gone."""
+        self._models = {key: stages for key, stages in self._models.items() if key != (model, version)}
+
     def describe(self) -> Iterator[HistogramMetricFamily]:
         """The metric without its series."""
         yield self._family()

@@ -130,6 +130,7 @@ class Batcher:
         out_of_memory: Callable[[Exception], bool] = lambda error: isinstance(error, MemoryError),
         stuck_seconds: float = math.inf,
         share: DeviceShare | None = None,
+        idle_seconds: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Make a batcher; `start` sets it to work.
@@ -147,12 +148,13 @@ class Batcher:
             out_of_memory: whether an error of `compute` says that the batch does not fit; a smaller one is tried then.
             stuck_seconds: a batch that computes for longer hangs.
             share: of the device, where other models compute on it, too; None: it is this batcher's alone.
+            idle_seconds: without an image, after which the workers end, until the next one comes; None: never.
             clock: seconds, monotonic; deadlines are on it.
         """
         self._device = Executor(
             compute, alone=alone or compute, sizes=batch_sizes, out_of_memory=out_of_memory, clock=clock
         )
-        self._watch = Watch(stuck_seconds, clock)
+        self._watch, self._stuck_seconds = Watch(stuck_seconds, clock), stuck_seconds
         self._streams = streams
         self._share_of_device = share
         self._input_shape = input_shape
@@ -169,20 +171,30 @@ class Batcher:
         self._staged = False  # a batch has been taken and waits for a stream
         self._lonely = _LONELY  # batches in a row that had no company
         self._closed = False
-        self._workers = [
-            threading.Thread(
-                target=self._work,
-                args=(np.zeros((batch_sizes[-1], *input_shape), np.uint8),),
-                name=f"batcher-{i}",
-                daemon=True,  # a hung device must not keep the process alive
-            )
-            for i in range(streams + 1)
-        ]
+        self._idle_seconds = idle_seconds
+        self._staging = [np.zeros((batch_sizes[-1], *input_shape), np.uint8) for _ in range(streams + 1)]
+        self._workers = [self._worker(number) for number in range(streams + 1)]
+        self._ended: list[int] = []  # numbers of the workers that have ended because there was nothing to do
+
+    def _worker(self, number: int) -> threading.Thread:
+        return threading.Thread(
+            target=self._work,
+            args=(number,),
+            name=f"batcher-{number}",
+            daemon=True,  # a hung device must not keep the process alive
+        )
 
     def start(self) -> None:
         """Set the workers to work."""
         for worker in self._workers:
             worker.start()
+
+    def _start_again(self) -> None:
+        """With the lock: set those to work that have ended because there was nothing to do."""
+        while self._ended:
+            number = self._ended.pop()
+            self._workers[number] = self._worker(number)
+            self._workers[number].start()
 
     def submit(
         self,
@@ -225,6 +237,8 @@ class Batcher:
             if len(self._queue) >= self._capacity:
                 raise self._full()
             self._queue.put(slot)
+            if self._ended:
+                self._start_again()
             if self._may_compose():  # else it would wake a worker only to find that out
                 self._changed.notify()
         return slot.future
@@ -261,6 +275,8 @@ class Batcher:
                     else:
                         queue.put(image)
                         room -= 1
+            if self._ended and len(queue):
+                self._start_again()
             if wake and self._may_compose():
                 self._changed.notify()
         for image, error in refused:
@@ -309,6 +325,8 @@ class Batcher:
             taken = self._queue.take(len(self._queue), now=now, ready_by=now)
             self._changed.notify_all()  # nothing waits any more: where the batcher is closed, that is the end
             lost = [*self._watch.lost(), *taken.batch, *taken.expired]
+        if self._share_of_device is not None:
+            self._share_of_device.give_up(self._stuck_seconds)
         fail(lost, lambda: stuck(trouble))
         return trouble
 
@@ -337,10 +355,10 @@ class Batcher:
             retry_after=self._expected(len(self._queue)),
         )
 
-    def _work(self, staging: NDArray[np.uint8]) -> None:
-        name = threading.current_thread().name
+    def _work(self, number: int) -> None:
+        name, staging = threading.current_thread().name, self._staging[number]
         try:
-            while (taken := self._take(name)) is not None:
+            while (taken := self._take(name, number)) is not None:
                 batch, turn = taken
                 try:
                     if batch:
@@ -356,8 +374,8 @@ class Batcher:
             fail(held, failed)
             self.trouble()
 
-    def _take(self, name: str) -> tuple[list[Waiting], Turn] | None:
-        """Wait until a batch may be composed, and compose it; None when closed and empty.
+    def _take(self, name: str, number: int) -> tuple[list[Waiting], Turn] | None:
+        """Wait until a batch may be composed, and compose it; None when closed and empty, or idle for long.
 
         A composed batch has `_staged` set; `_run` clears it when the device is its own. Where other models share the
         device, the batch is composed when its turn has come, of what has gathered by then.
@@ -371,8 +389,10 @@ class Batcher:
             while not self._may_compose():
                 if self._closed and not len(self._queue):
                     return None
-                self._changed.wait()
-            if turn is not ALONE and self._computing < self._streams:
+                if not self._changed.wait(self._idle_seconds) and not (len(self._queue) or self._computing):
+                    self._ended.append(number)
+                    return None
+            if turn is not ALONE and (self._streams > 1 or self._computing < self._streams):
                 self._staged = True  # the others need not wait for a turn, too
                 self._changed.release()
                 try:
@@ -403,7 +423,8 @@ class Batcher:
     def _may_compose(self) -> bool:
         if self._staged or not len(self._queue):
             return False
-        if self._computing < self._streams:
+        if self._computing < self._streams or (self._share_of_device is not None and self._streams > 1):
+            # On a device that is shared, it waits for the turn, so as to have a claim to it when a batch ends.
             return True
         # While the device is busy, waiting fills the batch; only a full one cannot gain by it, and is gathered while
         # the one before it computes. Where another stream computes meanwhile that gains nothing, and whoever has the

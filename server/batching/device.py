@@ -78,7 +78,7 @@ class SharedDevice:
             if share in self._shares and not share.active:
                 self._shares.remove(share)
 
-    def begin(self, share: DeviceShare) -> float:
+    def begin(self, turn: _SharedTurn, share: DeviceShare) -> float:
         """Wait until it is the turn of a share; returns when that was."""
         with self._changed:
             if not share.active:
@@ -95,6 +95,7 @@ class SharedDevice:
             # Who comes now begins where the others were before the batches that are being computed.
             self._now = max(self._now, min(each.counted for each in self._shares if each.active))
             self._changed.notify_all()
+            share.turns.append(turn)
             return self._clock()
 
     def whole(self, share: DeviceShare) -> int:
@@ -106,9 +107,27 @@ class SharedDevice:
             taken, self._free = self._free, 0
             return taken
 
-    def end(self, share: DeviceShare, begun: float, more: int) -> None:
+    def give_up(self, share: DeviceShare, seconds: float) -> None:
+        """Let others have what those batches of a share hold that have been computed for longer: they hang.
+
+        They may go on to use it, and those after them hang as well, if the device itself is what hangs. But where a
+        single model does, the others are computed beside it.
+        """
+        with self._changed:
+            for turn in list(share.turns):
+                if turn.begun is not None and self._clock() - turn.begun > seconds:
+                    share.turns.remove(turn)
+                    share.guessed.pop()  # not counted as more than that: else the model would wait for as long again
+                    share.computing -= 1
+                    self._free += share.units + turn.more
+            self._changed.notify_all()
+
+    def end(self, turn: _SharedTurn, share: DeviceShare, begun: float, more: int) -> None:
         """A batch has been computed that began at `begun`, with so many units more than usual."""
         with self._changed:
+            if turn not in share.turns:
+                return  # given up before it came back after all
+            share.turns.remove(turn)
             seconds = (self._clock() - begun) * (share.units + more) / share.weight
             share.had += seconds - share.guessed.pop()
             share.last = seconds
@@ -130,6 +149,7 @@ class DeviceShare:
         self.last = 0.0  # of them for the last batch
         self.guessed: list[float] = []  # of them for each batch that is being computed
         self.waiting = self.computing = 0  # batches
+        self.turns: list[_SharedTurn] = []  # of those that are being computed
         self._device = device
 
     @property
@@ -146,6 +166,10 @@ class DeviceShare:
         """For the next batch."""
         return _SharedTurn(self._device, self)
 
+    def give_up(self, seconds: float) -> None:
+        """Batches that have been computed for longer hang: they keep no others from the device any more."""
+        self._device.give_up(self, seconds)
+
     def leave(self) -> None:
         """The model is gone."""
         self._device.leave(self)
@@ -154,18 +178,18 @@ class DeviceShare:
 class _SharedTurn:
     def __init__(self, device: SharedDevice, share: DeviceShare) -> None:
         self._device, self._share = device, share
-        self._begun: float | None = None
-        self._more = 0
+        self.begun: float | None = None
+        self.more = 0  # units than usual
 
     def begin(self) -> None:
-        if self._begun is None:
-            self._begun = self._device.begin(self._share)
+        if self.begun is None:
+            self.begun = self._device.begin(self, self._share)
 
     def whole(self) -> bool:
-        self._more = self._device.whole(self._share)
-        return self._share.units + self._more == self._device.units
+        self.more = self._device.whole(self._share)
+        return self._share.units + self.more == self._device.units
 
     def end(self) -> None:
-        if self._begun is not None:
-            self._device.end(self._share, self._begun, self._more)
-            self._begun, self._more = None, 0
+        if self.begun is not None:
+            self._device.end(self, self._share, self.begun, self.more)
+            self.begun, self.more = None, 0

@@ -26,6 +26,7 @@ _NANOSECONDS = 1e9
 # What is loaded, is being loaded, is being unloaded, or none of these.
 _STATES = {
     ModelState.READY: "READY",
+    ModelState.SLEEPING: "READY",  # whoever asks it gets an answer
     ModelState.RETIRING: "UNLOADING",
     ModelState.WAITING: "LOADING",
     ModelState.LOADING: "LOADING",

@@ -9,7 +9,7 @@ from glimpse.models.outputs import PROBABILITIES
 from glimpse.server.domain import ModelSelector
 from glimpse.server.errors import ModelNotFoundError, UnavailableError
 from glimpse.server.open_inference.messages import TensorMetadata
-from glimpse.server.registry import LoadedModel, ModelState
+from glimpse.server.registry import LoadedModel
 from glimpse.server.service import Service
 
 SUFFIX: Final = ".pixels"
@@ -33,7 +33,7 @@ class Face:
     def versions(self, service: Service) -> list[str]:
         """The versions of the model that answer."""
         name = self.model.identity.name
-        return [each.version for each in service.models() if each.name == name and each.state is ModelState.READY]
+        return [each.version for each in service.models() if each.name == name and each.model is not None]
 
     @property
     def input(self) -> TensorMetadata:

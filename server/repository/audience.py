@@ -9,6 +9,8 @@ from glimpse.server.registry import LoadedModel
 class Audience:
     """Nobody: the process that loads the models answers all requests itself."""
 
+    lets_sleep = True  # models may give their memory back while nobody asks for them
+
     def examine(self, model: LoadedModel, progress: Progress) -> None:
         """In the thread that has loaded a model, before anybody else has it: find out what others need to know of it.
 

@@ -116,6 +116,8 @@ class Copies:
         try:
             model = self._registry.resolve(ModelSelector(rollout.name, copy.version))
             with model.uses:
+                if model.sleep is not None:
+                    await model.sleep.wake(time.monotonic() + _LONGEST)
                 answer, prepared = await asyncio.wait_for(self._answer(copy, model), _LONGEST)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the other version's
             if isinstance(error, ServiceError) and error.reason in _NO_PLACE:

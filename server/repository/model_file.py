@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from glimpse.models import bounded_files
 from glimpse.models.prestem.recipe import Geometry
@@ -33,12 +33,27 @@ class ModelFile(BaseModel):
     allow_geometries: frozenset[Geometry] | None = None
     weight: Annotated[float, Field(gt=0, le=1000)] = 1.0  # its time on the device is in proportion to, under load
     keep: Annotated[int, Field(ge=1, le=100)] = 1  # of the newest versions, how many answer
-    required: bool = True  # the server is ready only once this model is
+    required: bool = True  # the server is ready only once this model is, and it never sleeps
+    resident: bool = False  # it never sleeps
+    sleep_after: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None  # seconds without a request
     default: bool = False  # answers requests that name no model
     # Of weights files, which do not say it themselves.
     architecture: str = ""
     variant: str = ""
     options: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.sleep_after is not None and not self.may_sleep:
+            raise ValueError(
+                "sleep_after needs required = false and not resident = true: other models are always in memory"
+            )
+        return self
+
+    @property
+    def may_sleep(self) -> bool:
+        """Whether the model may be put to sleep where its memory is needed for another one."""
+        return not (self.required or self.resident)
 
     def load_options(self, settings: Settings, device: SharedDevice) -> LoadOptions:
         """How this model is loaded by a server with these settings, whose models share a device.

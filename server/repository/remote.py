@@ -77,6 +77,10 @@ class RemoteRepository:
         """Whether every required model answers."""
         return self._told is not None and self._told.ready
 
+    def needs(self, name: str) -> bool:  # noqa: ARG002 - what hangs in the engine is not for a worker to say
+        """Whether the server is not ready without this model."""
+        return True
+
     def names(self) -> dict[str, bool]:
         """Every model by name, and whether it answers."""
         if self._told is None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -19,9 +20,9 @@ from glimpse.models.sources import ModelSource
 from glimpse.server import cores
 from glimpse.server.batching.batcher import Observer
 from glimpse.server.batching.device import SharedDevice
+from glimpse.server.domain import ModelIdentity
 from glimpse.server.errors import FailedPreconditionError, ModelNotFoundError, Reason, ServiceError, draining, shown
 from glimpse.server.loading import load_model
-from glimpse.server.metrics import Metrics
 from glimpse.server.progress import Progress
 from glimpse.server.registry import LATEST, STABLE, LoadedModel, ModelRegistry, ModelState, ModelStatus, by_number
 from glimpse.server.repository import aliases
@@ -31,6 +32,7 @@ from glimpse.server.repository.model_file import ListedModel
 from glimpse.server.repository.rolling import Rolling
 from glimpse.server.repository.rollout import Rollouts
 from glimpse.server.repository.scan import FoundModel, scan, weights_in
+from glimpse.server.repository.sleeping import Loading, Sleepers
 from glimpse.server.repository.watched_load import load_watched
 from glimpse.server.settings import Settings
 from glimpse.server.startup import ModelLoadError, StartupError
@@ -38,13 +40,18 @@ from glimpse.server.startup import ModelLoadError, StartupError
 _log = structlog.get_logger(__name__)
 
 _STILL_SECONDS = 2.0  # files are complete where two looks so far apart find the same
+_IDLE_SECONDS = 60.0  # without a request, after which a model gives its threads back; to start them takes 0.1 ms
 _AGAIN_SECONDS = 0.2  # until the next look for a version that is waited for, and that the last one has not loaded
+
+
+async def nothing(*_: object) -> None:
+    """Where nobody is to be told."""
 
 
 class Repository:
     """The models of a repository, of which those that are ready are in a registry. Lives on the event loop."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is told of something else, and by name
         self,
         root: Path,
         settings: Settings,
@@ -54,8 +61,10 @@ class Repository:
         changed: Callable[[], Awaitable[None]],
         loaded: Callable[[LoadedModel], object],
         closed: Callable[[LoadedModel], Awaitable[None]],
+        rollouts: Rollouts,
+        freed: Callable[[], Awaitable[None]] = nothing,
+        woken: Callable[[ModelIdentity, str], object] = lambda _model, _outcome: None,
         audience: Audience | None = None,
-        rollouts: Rollouts | None = None,
     ) -> None:
         """Nothing is loaded yet.
 
@@ -67,15 +76,19 @@ class Repository:
             changed: awaited when a model has begun or ceased to be ready.
             loaded: called when a model is about to answer.
             closed: awaited when a model is closed, and what it held is free.
+            rollouts: of new versions, whose terms lie in the repository, too.
+            freed: awaited when a model has fallen asleep, likewise.
+            woken: told how an attempt to wake a model has ended, see `Sleepers`.
             audience: other processes that answer with these models; None: there are none.
-            rollouts: of new versions, whose terms lie in the repository, too; None: nobody looks at them.
         """
         self._root, self._settings, self._registry = root, settings, registry
         self._observe, self._changed, self._loaded, self._closed = observe, changed, loaded, closed
         self._audience = audience or Audience()
         self._device = SharedDevice(cores.available())
+        self.sleepers = Sleepers(
+            registry, settings.models_memory_bytes, lambda: self._stop, changed=changed, freed=freed, woken=woken
+        )
         self._poll = settings.models_poll
-        rollouts = rollouts or Rollouts(Metrics().rollouts)
         self._known = Known(min(_STILL_SECONDS, self._poll or _STILL_SECONDS), rollouts.versions)
         self.rolling = Rolling(rollouts, registry)
         self._stop = asyncio.Event()
@@ -100,9 +113,13 @@ class Repository:
         """Whether every required model answers, of those that were found first or have answered since."""
         return self._began and any(self._registry) and all(map(self._registry.ready, self._needed))
 
+    def needs(self, name: str) -> bool:
+        """Whether the server is not ready without this model."""
+        return name in self._needed
+
     def names(self) -> dict[str, bool]:
         """Every model by name, and whether it answers."""
-        return {name: self._registry.ready(name) for name in self._known.models}
+        return {name: self._registry.ready(name) and not self.sleepers.broken(name) for name in self._known.models}
 
     def aliases(self, name: str) -> Mapping[str, str]:
         """The aliases of a model, as they are to be: alias -> version."""
@@ -173,6 +190,8 @@ class Repository:
         except ServiceError:
             entry.asked = entry.asked and before
             raise
+        if status.model is not None and status.model.sleep is not None:
+            await status.model.sleep.wake(None)
         if self._known.newest(entry.name)[-1:] == [entry.version]:
             entry.asked = None  # it stays as the newest does: until there is a newer one
         return status
@@ -209,6 +228,7 @@ class Repository:
             await self._look_now()
         else:
             self._wake.set()  # other versions may be wanted by now
+            await asyncio.sleep(0)  # what retires says so
         await self._audience.told()
         await self._changed()
 
@@ -467,16 +487,21 @@ class Repository:
         seconds = self._settings.load_step_seconds
         self._loading = entry
         try:
-            model = await load_watched(self._stop, partial(self._load_now, entry), seconds=seconds, warms=warms)
-            if model is not None:
-                await self._audience.offer(model)
-            return model
+            with self.sleepers.loading() as loading:
+                load = partial(self._load_now, entry, loading)
+                model = await load_watched(self._stop, load, seconds=seconds, warms=warms)
+                if model is not None:
+                    model = await loading.done(model, lambda: entry.model.file)
+                    await self._audience.offer(model)
+                return model
         finally:
             self._loading = None
 
-    def _load_now(self, entry: KnownVersion, progress: Progress) -> LoadedModel:
+    def _load_now(self, entry: KnownVersion, loading: Loading, progress: Progress) -> LoadedModel:
         """In a thread of its own."""
         options = entry.model.file.load_options(self._settings, self._device)
+        sleeps = self._audience.lets_sleep
+        options = replace(options, sleeps=sleeps, room=loading.room, idle_seconds=_IDLE_SECONDS)
         model = load_model(_source(entry), options, self._observe, named=entry.key, progress=progress)
         self._audience.examine(model, progress)
         return model
@@ -511,6 +536,7 @@ class Repository:
         identity = model.identity
         _log.info("retiring", model=identity.name, version=identity.version)
         await self._registry.retire(model)
+        self.sleepers.forget(model)
         closing = self._closed(model)
         del model  # else what it holds would not be free when memory is settled
         await closing

@@ -136,7 +136,7 @@ def _listed(name: str, listed: ListedModel | str) -> FoundModel:
 
 def _said(file: ModelFile) -> Stamp:
     """What the settings of a model say of how it is loaded, as part of a stamp: after a change it is loaded again."""
-    return ((file.model_dump_json(exclude={"keep", "required", "default"}), 0, 0, 0, 0),)
+    return ((file.model_dump_json(exclude={"keep", "required", "default", "resident", "sleep_after"}), 0, 0, 0, 0),)
 
 
 def _stamp_of_list(listed: ListedModel) -> Stamp:
@@ -187,8 +187,11 @@ def _version(folder: Path, inside: Path, names: list[str]) -> FoundVersion:
     if not folder.resolve().is_relative_to(inside):
         return FoundVersion(name, folder, problem=f"{folder} leads out of the repository. Copy the version into it.")
     try:
+        _check_links(folder, inside)
         stamp = _stamp(folder)
-    except (OSError, ValueError) as error:
+    except ValueError as error:
+        return FoundVersion(name, folder, problem=f"{folder} cannot be a version of a model: {error}.")
+    except OSError as error:
         return FoundVersion(name, folder, incomplete=f"It cannot be read: {error}.")
     if not stamp:
         return FoundVersion(name, folder, incomplete="Its folder is empty.")
@@ -211,21 +214,53 @@ def _stamp(path: Path) -> Stamp:
         ValueError: there are too many.
     """
     found = []
-    for file in sorted(_files(path)):
+    for file in _files(path):
         status = file.stat()
         name = file.name if file == path else file.relative_to(path).as_posix()
         found.append((name, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
-        if len(found) > _MOST_FILES:
-            raise ValueError(f"it has more than {_MOST_FILES} files")
-    return tuple(found)
+    return tuple(sorted(found))
+
+
+def _check_links(folder: Path, inside: Path) -> None:
+    """Refuse a version in which a link, to a file or a folder, leads out of the repository.
+
+    What is loaded is what is looked at here, so that whoever may write a version cannot have the server read, or name
+    in its errors, files of others.
+
+    Raises:
+        OSError: one of its folders cannot be read.
+        ValueError: there is such a link, or too much in it.
+    """
+    for path in _walk(folder):
+        if path.is_symlink() and not path.resolve().is_relative_to(inside):
+            raise ValueError(f"{path} leads out of the repository. Copy what it leads to in its place")
 
 
 def _files(path: Path) -> Iterator[Path]:
+    """The file, or the files in the folder."""
     if path.is_file():
         yield path
-    for folder, _, names in os.walk(path):  # does not follow links to folders
-        for name in names:
-            yield Path(folder, name)
+    elif path.is_dir():
+        yield from (each for each in _walk(path) if not each.is_dir())
+
+
+def _walk(top: Path) -> Iterator[Path]:
+    """All that is in a folder, links not followed; not more of it is looked at than a version may have.
+
+    Raises:
+        OSError: a folder cannot be read.
+        ValueError: there is more.
+    """
+    number, folders = 0, [top]
+    while folders:
+        with os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                number += 1
+                if number > _MOST_FILES:
+                    raise ValueError(f"it has more than {_MOST_FILES} files and folders")
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(Path(entry.path))
+                yield Path(entry.path)
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:

@@ -67,6 +67,8 @@ class _Worker:
 class ServedModels(Audience):
     """The repository of an engine, and the workers that answer with its models. Lives on the engine's event loop."""
 
+    lets_sleep = False  # a worker that is asked for a model could not wake it
+
     def __init__(
         self, root: Path, settings: Settings, metrics: Metrics, trouble: Callable[[str | None], object]
     ) -> None:
@@ -103,9 +105,10 @@ class ServedModels(Audience):
             changed=self._readiness_changed,
             loaded=self._loaded,
             closed=self._closed,
-            audience=self,
             rollouts=self._rollouts,
+            audience=self,
         )
+        self._commands = RolloutCommands(self.repository, self.repository.rolling, self._registry)
         metrics.follow_models(lambda: [(each.name, each.version, each.state.value) for each in self._registry.models()])
 
     async def run(self) -> None:
@@ -318,23 +321,20 @@ class ServedModels(Audience):
             case "unload":
                 await self.repository.unload(name, version)
             case "alias":
-                return {"kept": await self._commands().set_alias(name, body["alias"], version)}
+                return {"kept": await self._commands.set_alias(name, body["alias"], version)}
             case "rollout":
                 asked = RolloutReport.of(body["rollout"])
-                return {"kept": await self._commands().set_rollout(name, asked.kind, asked.terms)}
+                return {"kept": await self._commands.set_rollout(name, asked.kind, asked.terms)}
             case "roll back":
-                version, kept = await self._commands().roll_back(name)
+                version, kept = await self._commands.roll_back(name)
                 return {"version": version, "kept": kept}
             case "rollouts":
-                return {"rollouts": await self._commands().rollouts()}
+                return {"rollouts": await self._commands.rollouts()}
             case "look":
                 self.repository.look()
             case other:
                 raise ValueError(f"nobody can ask for {other}")
         return {}
-
-    def _commands(self) -> RolloutCommands:
-        return RolloutCommands(self.repository, self.repository.rolling, self._registry)
 
     def _lose(self, worker: _Worker) -> None:
         """A worker has gone, or its channel is of no use."""

@@ -33,10 +33,8 @@ class MemoryBudget(NamedTuple):
     limit: str  # what sets it, for people
 
 
-def check(
-    bundle: Bundle, runtime: RuntimeRow, *, converted: bool, rows: int, images: int, budget: MemoryBudget | None
-) -> None:
-    """Refuse a model for which there is not enough memory.
+def expected(bundle: Bundle, runtime: RuntimeRow, *, converted: bool, rows: int, images: int) -> int | None:
+    """Bytes that loading a model takes at the most; None: its weights cannot be read, of which whoever does tells.
 
     Args:
         bundle: what is to be loaded.
@@ -44,20 +42,30 @@ def check(
         converted: whether its converted network is in the cache.
         rows: of staging, all workers together.
         images: that may be in flight, decoded.
+    """
+    copies = runtime.copies_converted if converted and runtime.copies_converted is not None else runtime.copies
+    try:
+        return needed(bundle, copies, rows=rows, images=images)
+    except OSError:
+        return None
+
+
+def check(name: str, runtime: RuntimeRow, takes: int | None, budget: MemoryBudget | None) -> None:
+    """Refuse a model for which there is not enough memory.
+
+    Args:
+        name: of the model.
+        runtime: that it is loaded with.
+        takes: bytes, from `expected`.
         budget: from `available`; None: not known.
 
     Raises:
         MemoryShortError: expected; the message names what it takes and what there is.
     """
-    copies = runtime.copies_converted if converted and runtime.copies_converted is not None else runtime.copies
-    try:
-        takes = needed(bundle, copies, rows=rows, images=images)
-    except OSError:  # whoever loads it says so better
-        return
-    if budget is not None and takes > budget.free:
+    if budget is not None and takes is not None and takes > budget.free:
         raise MemoryShortError(
-            f"Loading the model {bundle.name} with {runtime.name} takes about {_mib(takes)} of memory, but "
-            f"{_mib(budget.free)} are free ({budget.limit}). Allow more memory, serve a smaller model, or lower "
+            f"Loading the model {name} with {runtime.name} takes about {mib(takes)} of memory, but "
+            f"{mib(budget.free)} are free ({budget.limit}). Allow more memory, serve a smaller model, or lower "
             "GLIMPSE_MAX_IMAGES_IN_FLIGHT."
         )
 
@@ -145,5 +153,6 @@ def _head(path: Path) -> bytes:
         return file.read(1 << 16)
 
 
-def _mib(size: int) -> str:
+def mib(size: int) -> str:
+    """Bytes, for people."""
     return f"{size / (1 << 20):.0f} MiB"

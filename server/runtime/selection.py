@@ -60,8 +60,10 @@ def choose(wanted: RuntimeChoice) -> tuple[RuntimeName, ...]:
     return tuple(name for name in found if RUNTIMES[name].backend == backend)
 
 
-def able(names: tuple[RuntimeName, ...], bundle: Bundle) -> tuple[RuntimeName, ...]:
+def able(names: tuple[RuntimeName, ...], bundle: Bundle, *, auto: bool = False) -> tuple[RuntimeName, ...]:
     """Those of the runtimes that can compute a model: all of them, but for a graph of another framework.
+
+    `auto`: nobody has named a runtime, so that another one that is installed may take their place; a log line says so.
 
     Raises:
         ValueError: none of them can; the message says what to do.
@@ -69,14 +71,24 @@ def able(names: tuple[RuntimeName, ...], bundle: Bundle) -> tuple[RuntimeName, .
     if not bundle.graph:
         return names
     found = tuple(name for name in names if RUNTIMES[name].reads_converted or RUNTIMES[name].simulated)
-    if not found:
-        wanted = next(name for name, row in RUNTIMES.items() if row.reads_converted)
-        raise ValueError(
-            f"{bundle.weights_path} is a graph of another framework, which the runtime {wanted} computes, on CPUs "
-            f"alone. Received: {', '.join(names)}. Set GLIMPSE_RUNTIME={wanted} (pip install {wanted}); to compute on "
-            "a GPU, name an architecture of the library with GLIMPSE_MODEL, if the graph is one."
+    if found:
+        return found
+    reads = [row for row in RUNTIMES.values() if row.reads_converted]
+    installed = tuple(row.name for row in reads if not _missing(row))
+    if auto and installed:
+        _log.warning(
+            "slower runtime",
+            runtime=installed[0],
+            instead_of=names[0],
+            detail=f"{bundle.weights_path} is a graph of another framework, which is computed on CPUs alone.",
         )
-    return found
+        return installed
+    wanted = reads[0].name
+    raise ValueError(
+        f"{bundle.weights_path} is a graph of another framework, which the runtime {wanted} computes, on CPUs "
+        f"alone. Received: {', '.join(names)}. Set GLIMPSE_RUNTIME={wanted} (pip install {wanted}); to compute on "
+        "a GPU, name an architecture of the library with GLIMPSE_MODEL, if the graph is one."
+    )
 
 
 def first(names: tuple[RuntimeName, ...], attempt: Callable[[RuntimeName], T]) -> T:

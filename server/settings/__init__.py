@@ -154,6 +154,13 @@ class Settings(AccessSettings):
         description="Interval at which the models of --models are looked at, in seconds. 0 means only on SIGHUP and "
         "when a caller who may manage models asks for it.",
     )
+    models_memory_bytes: int = Field(
+        0,
+        ge=0,
+        description="Memory that the models of --models may take together, in bytes. Where another is needed, those "
+        "are put to sleep that have been asked for least recently, of those with required = false in model.toml; a "
+        "request wakes them. It needs one process (--workers 0 or 1). 0 means what the machine or container leaves.",
+    )
     model_aliases: Annotated[dict[str, str], NoDecode, BeforeValidator(pairs)] = Field(
         {},
         description="Other names by which models can be called, with commas between: photos=resnet50,default. A name "
@@ -319,6 +326,12 @@ class Settings(AccessSettings):
                 raise ValueError(
                     f"models names all models, so that {', '.join(set_too)} cannot be set as well. Leave one of the "
                     "two out; model.toml in the folder of a model says what a weights file needs."
+                )
+            if self.workers > 1 and self.models_memory_bytes:
+                raise ValueError(
+                    "models_memory_bytes needs one process: an engine that several workers ask puts no model to sleep. "
+                    "Set workers to 1, or models_memory_bytes to 0. "
+                    f"Received: {self.workers} and {self.models_memory_bytes}"
                 )
             if self.engines > 1:
                 raise ValueError(

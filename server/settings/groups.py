@@ -19,7 +19,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "config",
     ),
     "Model": ("options", "labels", "recipe", "golden"),
-    "Several models": ("models", "models_poll", "model_aliases"),
+    "Several models": ("models", "models_poll", "models_memory_bytes", "model_aliases"),
     "Inference": ("precision", "conversion_seconds", "simulated_seconds", "stuck_seconds"),
     "Processes": ("workers", "engines", "load_step_seconds"),
     "Limits of the work in flight": (

@@ -189,6 +189,12 @@ def resident(server: RunningServer) -> int:
     return sum(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
+def anonymous(server: RunningServer) -> int:
+    """Bytes of the server's process that are in memory and no pages of files."""
+    status = Path(f"/proc/{server.process.pid}/status").read_text(encoding="ascii")
+    return next(int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("RssAnon:"))
+
+
 def threads(server: RunningServer) -> int:
     """Threads of the server's processes."""
     return sum(len(list(each.joinpath("task").iterdir())) for each in _processes(server))

@@ -319,3 +319,38 @@ def test_every_image_of_many_threads_is_answered_exactly_once(make: Callable[...
 
 
 # --- several streams
+
+
+def all_ended(bench: Bench) -> bool:
+    """Wait until no worker is left."""
+    for _ in range(int(WAIT / 0.001)):
+        if len(bench.batcher._ended) == len(bench.batcher._workers):
+            return True
+        threading.Event().wait(0.001)
+    return False
+
+
+def test_workers_end_when_there_is_nothing_to_do_and_come_back(make: Callable[..., Bench]) -> None:
+    bench = make(idle_seconds=0.01, streams=2)
+    for number in (1, 2):
+        assert all_ended(bench)
+        future = bench.submit(number)
+        assert bench.model.values() == [number]
+        bench.release()
+        assert value(future) == number
+
+
+def test_images_that_come_while_workers_end_are_all_answered(make: Callable[..., Bench]) -> None:
+    bench = make(idle_seconds=0.0002)
+    for number in range(300):
+        bench.release()
+        assert value(bench.submit(number % 200)) == number % 200
+        threading.Event().wait(0.0001 * (number % 5))
+
+
+def test_workers_that_have_ended_can_be_closed(make: Callable[..., Bench]) -> None:
+    bench = make(idle_seconds=0.001)
+    assert all_ended(bench)
+    assert bench.batcher.close(WAIT)
+    with pytest.raises(UnavailableError):
+        bench.submit(1)

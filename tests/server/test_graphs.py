@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import structlog
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from PIL import Image
@@ -283,6 +284,16 @@ def test_a_runtime_without_graphs_is_named_with_what_to_do(tmp_path: Path) -> No
         selection.able(("tensorflow",), bundle)
     with pytest.raises(UnsupportedNetworkError, match="tensorflow cannot compute a graph"):
         import_model(bundle, RUNTIMES["tensorflow"])
+
+
+def test_where_nobody_names_a_runtime_a_graph_is_computed_on_the_cpu(tmp_path: Path) -> None:
+    """As on a machine with a GPU, on which the runtime that sees it is chosen alone."""
+    bundle = resolve(ModelSource(weights=str(saved(onnx_model(), tmp_path / "graph"))))
+    with structlog.testing.capture_logs() as lines:
+        assert selection.able(("jax",), bundle, auto=True) == ("openvino",)
+    (line,) = lines
+    assert (line["event"], line["runtime"], line["instead_of"]) == ("slower runtime", "openvino", "jax")
+    assert "is computed on CPUs alone" in line["detail"]
 
 
 def test_keras_is_not_asked_to_load_a_graph(tmp_path: Path) -> None:

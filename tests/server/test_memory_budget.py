@@ -32,6 +32,13 @@ def free(root: Path) -> int | None:
     return None if found is None else found.free
 
 
+def check(budget: memory_budget.MemoryBudget | None, *, converted: bool, rows: int = 0) -> None:
+    row = RUNTIMES["openvino"]
+    takes = memory_budget.expected(BUNDLE, row, converted=converted, rows=rows, images=0)
+    assert takes is not None
+    memory_budget.check(BUNDLE.name, row, takes, budget)
+
+
 def test_without_any_limit_it_is_what_the_machine_has_left(tmp_path: Path) -> None:
     assert free(system(tmp_path)) == 8 * GIB
 
@@ -89,7 +96,7 @@ def test_version_1_without_a_limit_is_no_limit(tmp_path: Path) -> None:
 
 def test_where_nothing_is_known_nothing_is_refused(tmp_path: Path) -> None:
     assert memory_budget.available(tmp_path) is None
-    memory_budget.check(BUNDLE, RUNTIMES["openvino"], converted=False, rows=10**9, images=0, budget=None)
+    check(None, converted=False, rows=10**9)
 
 
 def test_this_machine_says_what_it_has() -> None:
@@ -106,23 +113,15 @@ def test_half_floats_are_counted_as_the_float32_that_they_are_computed_in(tmp_pa
 
 
 def test_a_network_that_is_converted_already_takes_less(tmp_path: Path) -> None:
-    row = RUNTIMES["openvino"]
     between = memory_budget.MemoryBudget(memory_budget.needed(BUNDLE, 2.0, rows=0, images=0), "what is left of a test")
-    memory_budget.check(BUNDLE, row, converted=True, rows=0, images=0, budget=between)
+    check(between, converted=True)
     with pytest.raises(MemoryShortError, match="with openvino takes"):
-        memory_budget.check(BUNDLE, row, converted=False, rows=0, images=0, budget=between)
+        check(between, converted=False)
 
 
 def test_a_refusal_names_what_is_needed_and_what_there_is() -> None:
     with pytest.raises(MemoryShortError, match=r"takes about \d+ MiB .* 3 MiB are free \(what is left of a test\)"):
-        memory_budget.check(
-            BUNDLE,
-            RUNTIMES["openvino"],
-            converted=False,
-            rows=0,
-            images=0,
-            budget=memory_budget.MemoryBudget(3 << 20, "what is left of a test"),
-        )
+        check(memory_budget.MemoryBudget(3 << 20, "what is left of a test"), converted=False)
 
 
 def test_a_server_without_memory_for_its_model_says_so_with_its_own_exit_code(

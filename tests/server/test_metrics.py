@@ -8,8 +8,11 @@ import urllib.request
 from collections.abc import Callable
 
 import grpc
+import prometheus_client
 import pytest
 
+from glimpse.server.domain import ModelIdentity
+from glimpse.server.metrics import Metrics
 from glimpse.server.stages import STAGES
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1.classifier_pb2_grpc import ImageClassifierStub
@@ -78,6 +81,55 @@ def test_each_request_of_a_stream_is_counted_as_answered_or_refused(
 def test_an_idle_server_has_nothing_in_flight(scrape: Callable[[], dict[str, float]]) -> None:
     now = scrape()
     assert (now["glimpse_images_in_flight"], now["glimpse_queue_depth"], now["glimpse_ready"]) == (0, 0, 1)
+
+
+def test_series_of_a_version_end_some_minutes_after_it_is_gone() -> None:
+    now = 0.0
+    metrics = Metrics(lambda: now)
+
+    def series() -> list[str]:
+        text = prometheus_client.generate_latest(metrics.registry).decode()
+        return [line for line in text.splitlines() if 'model="cats"' in line]
+
+    metrics.model_loaded(ModelIdentity("cats", "0", "d"), "openvino", "float32")
+    metrics.of("cats", "0").gave_up_decoding(0.1)
+    kept = len(series())
+    for version in range(1, 100):
+        now += 60.0
+        identity = ModelIdentity("cats", str(version), "d")
+        metrics.model_loaded(identity, "openvino", "float32")
+        metrics.of("cats", str(version)).gave_up_decoding(0.1)
+        metrics.precision_compared(identity, "bfloat16", 1.0)
+        metrics.model_closed(ModelIdentity("cats", str(version - 1), "d"), "openvino", "float32")
+    assert [line for line in series() if 'version="98"' in line]  # its last counts can still be scraped
+    assert len(series()) < 10 * kept
+
+
+def test_a_version_that_answers_again_keeps_its_series() -> None:
+    now = 0.0
+    metrics = Metrics(lambda: now)
+    identity = ModelIdentity("cats", "1", "d")
+    metrics.model_loaded(identity, "openvino", "float32")
+    metrics.of("cats", "1").gave_up_decoding(0.1)
+    metrics.model_closed(identity, "openvino", "float32")
+    now = 299.0
+    metrics.model_loaded(identity, "openvino", "float32")
+    now = 1000.0
+    metrics.model_loaded(ModelIdentity("dogs", "1", "d"), "openvino", "float32")
+    text = prometheus_client.generate_latest(metrics.registry).decode()
+    assert 'glimpse_stage_seconds_count{model="cats",stage="decode_wait",version="1"} 1.0' in text
+
+
+def test_a_model_that_was_loaded_again_from_equal_files_is_still_told() -> None:
+    """The one that goes has the labels of the one that answers."""
+    metrics = Metrics()
+    identity = ModelIdentity("cats", "1", "d")
+    for _ in range(2):
+        metrics.model_loaded(identity, "openvino", "float32")
+    metrics.model_closed(identity, "openvino", "float32")
+    assert b'glimpse_model_info{model="cats"' in prometheus_client.generate_latest(metrics.registry)
+    metrics.model_closed(identity, "openvino", "float32")
+    assert b'glimpse_model_info{model="cats"' not in prometheus_client.generate_latest(metrics.registry)
 
 
 def test_promtool_finds_nothing_to_complain_of(server: RunningServer, stub: ImageClassifierStub) -> None:

@@ -851,7 +851,8 @@ def test_a_load_that_hangs_fails_and_holds_up_no_other(tmp_path: Path, monkeypat
 
 
 def _batchers(model: LoadedModel) -> list[threading.Thread]:
-    workers: list[threading.Thread] = model.batcher._workers  # type: ignore[attr-defined]
+    batcher: Any = model.batcher
+    workers: list[threading.Thread] = batcher._queue._workers
     return workers
 
 

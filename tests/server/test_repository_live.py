@@ -338,12 +338,12 @@ def test_all_models_of_a_repository_are_prepared(tmp_path: Path) -> None:
     add(tmp_path, 1)
     add(tmp_path, 1, "other")
 
-    def prepared() -> subprocess.CompletedProcess[str]:
+    def prepared(**more: str) -> subprocess.CompletedProcess[str]:
         ours = {name: value for name, value in os.environ.items() if name != "GLIMPSE_WEIGHTS"}
         return subprocess.run(
             [sys.executable, "-m", "glimpse.server", "prepare"],
             cwd=ROOT,
-            env={**ours, "GLIMPSE_MODELS": str(tmp_path), "GLIMPSE_LOG_FORMAT": "json"},
+            env={**ours, "GLIMPSE_MODELS": str(tmp_path), "GLIMPSE_LOG_FORMAT": "json", **more},
             capture_output=True,
             text=True,
             check=False,
@@ -353,6 +353,10 @@ def test_all_models_of_a_repository_are_prepared(tmp_path: Path) -> None:
     assert ended.returncode == 0, ended.stderr
     lines = [json.loads(line) for line in ended.stderr.splitlines()]
     assert [line["model"] for line in lines if line["event"] == "prepared"] == ["cifar", "other"]
+    (tmp_path / "no-folder").touch()
+    ended = prepared(GLIMPSE_CACHE=str(tmp_path / "no-folder"))
+    assert ended.returncode == 4
+    assert "the converted models of cifar 1, other 1 could not be stored" in ended.stderr
     damage(tmp_path / "other" / "1")
     ended = prepared()
     assert ended.returncode == 4

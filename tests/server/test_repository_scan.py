@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 
 from glimpse.server.repository import aliases
+from glimpse.server.repository import scan as scanning
 from glimpse.server.repository.model_file import ModelFile
 from glimpse.server.repository.scan import scan, weights_in
 from tests.server.repositories import add
@@ -86,6 +88,53 @@ def test_a_link_out_of_the_repository_is_refused_and_one_within_is_not(tmp_path:
     assert "leads out of the repository" in problems["2"]
     assert problems["1"] == problems["3"] == ""
     assert "leads out of the repository" in found["other"].problem
+
+
+@pytest.mark.parametrize("leads_to", ["file", "folder", "nothing"])
+def test_a_link_in_a_version_that_leads_out_is_refused(tmp_path: Path, leads_to: str) -> None:
+    root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
+    version = add(root, 1)
+    add(root, 2)
+    elsewhere.mkdir()
+    (elsewhere / "file").write_text("secret = 1", encoding="utf-8")
+    (elsewhere / "folder").mkdir()
+    (version / "deep").mkdir()
+    (version / "deep" / "link").symlink_to(elsewhere / leads_to)
+    problems = {each.version: each.problem for each in scan(root)["cifar"].versions}
+    assert str(version / "deep" / "link") in problems["1"]
+    assert "leads out of the repository" in problems["1"]
+    assert not problems["2"]
+
+
+def test_a_link_in_a_version_to_another_of_its_files_is_followed(tmp_path: Path) -> None:
+    """Kubernetes mounts files as such links, and the Hugging Face Hub's cache has them."""
+    version = add(tmp_path, 1)
+    weights = next(version.glob("*.safetensors"))
+    weights.rename(tmp_path / "cifar" / "blob")
+    weights.symlink_to("../blob")
+    before = scan(tmp_path)["cifar"].versions[0]
+    assert not before.problem
+    (tmp_path / "cifar" / "blob").write_bytes(b"others")
+    assert scan(tmp_path)["cifar"].versions[0].stamp != before.stamp
+
+
+def test_no_more_of_a_version_is_looked_at_than_it_may_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "cifar" / "1"
+    for number in range(50):
+        (folder / str(number)).mkdir(parents=True)
+        (folder / str(number) / "file").touch()
+    monkeypatch.setattr(scanning, "_MOST_FILES", 60)
+    looked: list[str] = []
+    scandir = os.scandir
+
+    def look(path: str) -> object:
+        looked.append(path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", look)
+    (version,) = scan(tmp_path)["cifar"].versions
+    assert version.problem.endswith("it has more than 60 files and folders.")
+    assert sum(Path(path).parent == folder for path in looked) < 15
 
 
 def test_a_repository_may_be_a_link_itself(tmp_path: Path) -> None:

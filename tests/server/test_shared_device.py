@@ -153,6 +153,39 @@ def test_a_batch_that_takes_the_whole_device_is_not_passed_by_small_ones() -> No
     assert passes.is_alive()
 
 
+def test_a_batch_that_hangs_keeps_others_from_the_device_until_it_is_given_up() -> None:
+    now = 0.0
+    device = SharedDevice(2, clock=lambda: now)
+    hung, other = device.share(batches=1), device.share(batches=1)
+    turn = hung.turn()
+    turn.begin()
+    waits = threading.Thread(target=other.turn().begin, daemon=True)
+    waits.start()
+    hung.give_up(10.0)
+    waits.join(0.05)
+    assert waits.is_alive()
+    now = 11.0
+    hung.give_up(10.0)
+    waits.join(LONG)
+    assert not waits.is_alive()
+    turn.end()  # it comes back after all, and gives nothing back a second time
+    assert device._free == 0
+    assert not hung.active
+
+
+def test_a_model_that_has_hung_is_not_made_to_wait_for_that_time() -> None:
+    now = 0.0
+    device = SharedDevice(2, clock=lambda: now)
+    hung = device.share()
+    turn = hung.turn()
+    turn.begin()
+    turn.whole()
+    now = 1000.0
+    hung.give_up(10.0)
+    turn.end()
+    assert (hung.had, device._free) == (0.0, 2)
+
+
 class Seconds:
     """Adds up what a batcher computes."""
 
@@ -170,6 +203,106 @@ class Seconds:
     def cancelled(self, count: int) -> None: ...
 
     def halved(self) -> None: ...
+
+
+class Timed:
+    """Batchers of models that share a device, each batch of so many seconds by a clock of the test's.
+
+    A batch ends once everybody who may is waiting for the next turn, so that it is nobody's luck who gets that.
+    """
+
+    def __init__(self, streams: int, *models: tuple[float, float]) -> None:
+        """`models`: weight and seconds of a batch of each."""
+        self._clock = threading.local()
+        self.device = SharedDevice(streams, clock=lambda: float(getattr(self._clock, "now", 0.0)))
+        self.shares = [self.device.share(weight, batches=streams) for weight, _ in models]
+        self.had = [0.0] * len(models)
+        self.batches: list[int] = []  # the models whose batches began, in that order
+        self._lock = threading.Lock()
+        self.over = threading.Event()
+        self.patience = 0.3  # seconds of a batch for others to come; who has not by then does not
+        self.batchers = [
+            Batcher(
+                self._compute(number, seconds),
+                input_shape=(1, 1, 3),
+                batch_sizes=(1, 2),
+                capacity=10_000,
+                observer=Seconds(),
+                streams=streams,
+                share=self.shares[number],
+            )
+            for number, (_, seconds) in enumerate(models)
+        ]
+
+    def _compute(self, number: int, seconds: float) -> Callable[[NDArray[np.uint8], frozenset[str]], Outputs]:
+        def compute(pixels: NDArray[np.uint8], _: frozenset[str]) -> Outputs:
+            with self._lock:
+                self.batches.append(number)
+            end = time.monotonic() + self.patience
+            while not self.over.is_set() and time.monotonic() < end and not self.all_wait():
+                time.sleep(0.0001)
+            self._clock.now = float(getattr(self._clock, "now", 0.0)) + seconds
+            with self._lock:
+                self.had[number] += seconds
+            return {PROBABILITIES: np.full((len(pixels), 2), 0.5, np.float32)}
+
+        return compute
+
+    def all_wait(self) -> bool:
+        return all(share.waiting for share in self.shares)
+
+    def run(self, seconds: float) -> list[float]:
+        """Have all busy until so many seconds have been computed; what each has had."""
+        pixels = np.zeros((1, 1, 3), np.uint8)
+        futures = [each.submit(pixels) for each in self.batchers for _ in range(9_000)]
+        for each in self.batchers:
+            each.start()
+        end = time.monotonic() + LONG
+        while sum(self.had) < seconds:
+            assert time.monotonic() < end
+            time.sleep(0.001)
+        had = list(self.had)
+        self.over.set()
+        for future in futures:
+            future.cancel()
+        for each in self.batchers:
+            assert each.close(LONG)
+        return had
+
+
+@pytest.mark.parametrize("streams", [1, 2])
+@pytest.mark.parametrize(
+    "models", [((1.0, 0.001), (4.0, 0.001)), ((1.0, 0.001), (3.0, 0.006)), ((1.0, 0.001), (2.0, 0.004), (5.0, 0.016))]
+)
+def test_batchers_of_one_device_share_it_by_their_weights(
+    streams: int, models: tuple[tuple[float, float], ...]
+) -> None:
+    """Also one that is to have several turns in a row: it has its next batch at hand when the one before it ends."""
+    timed = Timed(streams, *models)
+    had = timed.run(200 * max(seconds for _, seconds in models))
+    weights = [weight for weight, _ in models]
+    assert had == pytest.approx([sum(had) * weight / sum(weights) for weight in weights], rel=0.1)
+
+
+@pytest.mark.parametrize("streams", [1, 2])
+def test_a_lone_caller_waits_for_two_batches_of_a_large_model_at_most(streams: int) -> None:
+    timed = Timed(streams, (1.0, 0.001), (5.0, 0.1))
+    timed.patience = 0.002
+    small, large = timed.batchers
+    pixels = np.zeros((1, 1, 3), np.uint8)
+    futures = [large.submit(pixels) for _ in range(9_000)]
+    for each in timed.batchers:
+        each.start()
+    futures[20].result(LONG)
+    for _ in range(30):
+        begun = len(timed.batches)
+        small.submit(pixels).result(LONG)
+        assert timed.batches.index(0, begun) - begun <= 2
+    timed.over.set()
+    for future in futures:
+        future.cancel()
+    for each in timed.batchers:
+        assert each.close(LONG)
 
 
 @pytest.mark.parametrize("streams", [1, 2])

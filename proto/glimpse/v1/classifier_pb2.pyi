@@ -17,6 +17,7 @@ class ModelState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     MODEL_STATE_RETIRING: _ClassVar[ModelState]
     MODEL_STATE_UNLOADED: _ClassVar[ModelState]
     MODEL_STATE_FAILED: _ClassVar[ModelState]
+    MODEL_STATE_SLEEPING: _ClassVar[ModelState]
 
 class RolloutKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -31,6 +32,7 @@ MODEL_STATE_READY: ModelState
 MODEL_STATE_RETIRING: ModelState
 MODEL_STATE_UNLOADED: ModelState
 MODEL_STATE_FAILED: ModelState
+MODEL_STATE_SLEEPING: ModelState
 ROLLOUT_KIND_UNSPECIFIED: RolloutKind
 ROLLOUT_KIND_CANARY: RolloutKind
 ROLLOUT_KIND_SHADOW: RolloutKind

@@ -41,6 +41,7 @@ Reasons, for programs to switch on:
 | `RATE_LIMITED` | RESOURCE_EXHAUSTED | the caller exceeds the limit of images or calls per second; retry at the given time |
 | `QUEUE_FULL` | RESOURCE_EXHAUSTED | the server holds too many images or calls; retry at the given time |
 | `SHARE_FULL` | RESOURCE_EXHAUSTED | the caller holds too many images or calls; retry at the given time |
+| `MEMORY_FULL` | RESOURCE_EXHAUSTED | the model sleeps, and there is no memory to load it again beside those in use; retry at the given time |
 | `NOT_READY` | UNAVAILABLE | the server is still loading its model; retry at the given time |
 | `DRAINING` | UNAVAILABLE | the server is shutting down or ends this connection; use another |
 | `RUNTIME_STUCK` | UNAVAILABLE | the server's device does not respond; use another server |

@@ -1,0 +1,116 @@
+"""The queue of a model that can be put to sleep: what computes it is let go, and loaded again when it wakes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+
+import numpy as np
+from numpy.typing import NDArray
+
+from glimpse.models.outputs import DEFAULT_OUTPUTS
+from glimpse.server.batching.model_queue import ModelQueue
+from glimpse.server.batching.waiting import Answer
+from glimpse.server.errors import Reason, UnavailableError, draining
+from glimpse.server.fair_queue import NO_LANE, Lane
+
+_WAKING_SECONDS = 1.0  # after which a caller may try again who has come at the wrong moment
+
+
+class SleepQueue:
+    """A `ModelQueue` in front of another one, which is there while the model is awake. For all threads.
+
+    Whoever puts it to sleep sees to it that no request uses it, and wakes it before the next one does.
+    """
+
+    def __init__(self, queue: ModelQueue, load: Callable[[], ModelQueue]) -> None:
+        """Awake.
+
+        `load`: makes another queue like `queue`, with all that is behind it; called in the thread that wakes.
+        """
+        self._queue: ModelQueue | None = queue
+        self._load = load
+        self._closed = False
+        self._lock = threading.Lock()  # of changes from one queue to another
+
+    def sleep(self, seconds: float | None = None) -> bool:
+        """Compute what is queued, and let go of what computes it.
+
+        Returns:
+            Whether that was done within `seconds`; if not, it takes nothing more, and is to be told again.
+        """
+        queue = self._queue
+        if queue is not None and not queue.close(seconds):
+            return False
+        with self._lock:
+            self._queue = None
+        return True
+
+    def abandon(self) -> None:
+        """Sleep although a batch hangs, after `sleep`; what it holds is free when it comes back, if ever."""
+        with self._lock:
+            self._queue = None
+
+    def wake(self) -> None:
+        """Load what computes it again; takes as long as a load does. Does nothing where it is awake or closed.
+
+        Raises:
+            Whatever the load raises; then it sleeps on.
+        """
+        if self._queue is not None or self._closed:
+            return
+        queue = self._load()
+        with self._lock:
+            if not self._closed:
+                self._queue = queue
+                return
+        queue.close()  # its model was unloaded meanwhile
+
+    def submit(
+        self,
+        pixels: NDArray[np.uint8],
+        *,
+        lane: Lane = NO_LANE,
+        deadline: float | None = None,
+        future: Future[Answer] | None = None,
+        since: float | None = None,
+        outputs: frozenset[str] = DEFAULT_OUTPUTS,
+    ) -> Future[Answer]:
+        """Queue one image, see `Batcher.submit`.
+
+        Raises:
+            UnavailableError: it sleeps, or is closed.
+        """
+        if (queue := self._queue) is None:
+            raise draining() if self._closed else _asleep()
+        return queue.submit(pixels, lane=lane, deadline=deadline, future=future, since=since, outputs=outputs)
+
+    def depth(self) -> int:
+        """Images waiting."""
+        return 0 if (queue := self._queue) is None else queue.depth()
+
+    def ahead(self, lane: Lane) -> int:
+        """How many images are computed before one that comes in `lane` now, if no others come."""
+        return 0 if (queue := self._queue) is None else queue.ahead(lane)
+
+    def seconds_to_compute(self, images: int) -> float:
+        """How long the device needs for that many images; 0 where nothing is known."""
+        return 0.0 if (queue := self._queue) is None else queue.seconds_to_compute(images)
+
+    def trouble(self) -> str | None:
+        """What keeps the device from answering, for people; None: nothing does."""
+        return None if (queue := self._queue) is None else queue.trouble()
+
+    def close(self, timeout: float | None = None) -> bool:
+        """Take no more, compute what is queued; whether that was done within `timeout` seconds."""
+        with self._lock:
+            self._closed = True
+            queue = self._queue
+        return queue is None or queue.close(timeout)
+
+
+def _asleep() -> UnavailableError:
+    return UnavailableError(
+        Reason.NOT_READY, "The model is being loaded again. Try again later.", retry_after=_WAKING_SECONDS
+    )

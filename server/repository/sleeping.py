@@ -1,0 +1,387 @@
+"""Models that sleep while others need their memory: which of them, when, and how they wake.
+
+A model that sleeps has given back its runtime, its weights and its threads; what is known of it stays, and it is loaded
+again for the first request. Asleep fall those that nobody uses, the least recently asked for first: where memory is
+needed to load or wake another one, and after a time without a request where `model.toml` says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
+
+import structlog
+
+from glimpse.server import memory
+from glimpse.server.batching.sleep_queue import SleepQueue
+from glimpse.server.domain import ModelIdentity
+from glimpse.server.errors import (
+    DeadlineExceededError,
+    FailedPreconditionError,
+    OverloadedError,
+    Reason,
+    draining,
+)
+from glimpse.server.interruptible import run_until_stopped
+from glimpse.server.registry import LoadedModel, ModelRegistry
+from glimpse.server.repository.model_file import ModelFile
+from glimpse.server.runtime import memory_budget
+from glimpse.server.runtime.memory_budget import MemoryBudget, mib
+from glimpse.server.startup import MemoryShortError, StartupError
+
+_log = structlog.get_logger(__name__)
+
+_EVERY = 1.0  # seconds between two looks for models that nobody asks for
+_MOST_WAITING = 256  # requests for one model that is being woken
+_CLOSING_SECONDS, _TRIES = 1.0, 10  # of each wait for the threads of a model that falls asleep
+_AGAIN_SECONDS = 5.0  # after a model could not be woken, until that is tried again; and to a caller's next try
+_PATIENCE, _MOMENT = 2.0, 0.01  # seconds to wait for a model in use to be idle, looking every moment
+# A measured size counts within these bounds of the expected one: others allocate and free at the same time.
+_LEAST, _MOST = 0.25, 4.0
+
+
+class _NoRoomError(Exception):
+    """Expected: there is no memory, and nothing that could be put to sleep. The message says what there is."""
+
+
+class ModelSleep:
+    """Of one model; a `Sleep`."""
+
+    def __init__(self, sleepers: Sleepers, queue: SleepQueue, takes: int, file: Callable[[], ModelFile]) -> None:
+        """Made by `Loading.done`."""
+        self.asleep = False
+        self.trouble = ""
+        self.takes = takes  # bytes while it is awake
+        self.expected = takes  # of them before anything was measured
+        self.used = sleepers.clock()  # when somebody asked for it last
+        self.queue, self.file = queue, file
+        self.waiting = 0  # requests, for it to be awake
+        self.waking: asyncio.Task[None] | None = None
+        self.again = 0.0  # when it is tried again, where there is trouble
+        self._sleepers = sleepers
+
+    async def wake(self, deadline: float | None) -> None:
+        """Have it awake, see `Sleep.wake`."""
+        self.used = self._sleepers.clock()
+        if not self.asleep:
+            return
+        if self.trouble and self.used < self.again:
+            raise FailedPreconditionError(Reason.MODEL_NOT_LOADED, self.trouble)
+        if self.waiting >= _MOST_WAITING:
+            raise OverloadedError(
+                Reason.QUEUE_FULL,
+                f"{self.waiting} requests wait for the model to be loaded again, as many as may. Try again later.",
+                retry_after=_AGAIN_SECONDS,
+            )
+        if self.waking is None or self.waking.done():
+            self.waking = asyncio.create_task(self._sleepers.wake(self), name="waking")
+            self.waking.add_done_callback(_looked_at)
+        seconds = None if deadline is None else max(0.0, deadline - time.monotonic())
+        self.waiting += 1
+        try:
+            async with asyncio.timeout(seconds):
+                # Who leaves does not end it for the others.
+                await asyncio.shield(self.waking)
+        except TimeoutError:
+            raise DeadlineExceededError(
+                "The deadline passed while the model, which had been put to sleep, was loaded again. Allow more time."
+            ) from None
+        finally:
+            self.waiting -= 1
+
+
+class Loading:
+    """The memory of a model that is being loaded: expected at first, and measured in the end."""
+
+    def __init__(self, sleepers: Sleepers) -> None:
+        """Nothing is known yet."""
+        self.takes = 0
+        self._sleepers = sleepers
+        self._before: tuple[int | None, int] = None, 0
+        self._loop = asyncio.get_running_loop()
+
+    def room(self, takes: int) -> None:
+        """Wait for so many bytes to be free; called in the thread that loads.
+
+        Raises:
+            MemoryShortError: expected; they are not to be had.
+        """
+        asyncio.run_coroutine_threadsafe(self._make_room(takes), self._loop).result()
+        self._before = self._sleepers.measured()
+
+    async def _make_room(self, takes: int) -> None:
+        async with self._sleepers.changing:
+            try:
+                await self._sleepers.make_room(takes)
+            except _NoRoomError as error:
+                raise MemoryShortError(
+                    f"Loading the model takes about {mib(takes)} of memory, but {error} Allow more memory with "
+                    "GLIMPSE_MODELS_MEMORY_BYTES, or let other models sleep with required = false in model.toml."
+                ) from error
+            self.takes = takes
+
+    async def done(self, model: LoadedModel, file: Callable[[], ModelFile]) -> LoadedModel:
+        """The same model, which may be put to sleep from now on; `file` says whether and when."""
+        queue = model.batcher
+        if not isinstance(queue, SleepQueue):
+            return model
+        takes = await asyncio.to_thread(self._sleepers.grown, self._before, self.takes)
+        first = self._sleepers.first.get(model.runtime)
+        if first is None:  # what was measured holds the runtime's libraries, too
+            takes = min(takes, self.takes)
+        sleep = ModelSleep(self._sleepers, queue, takes, file)
+        sleep.expected = self.takes
+        if first is None:
+            self._sleepers.first[model.runtime] = sleep
+        elif first.takes == first.expected:  # until it is measured itself, as much more than expected as this one
+            first.takes = int(first.expected * takes / sleep.expected)
+        found = replace(model, sleep=sleep)
+        self._sleepers.models[sleep] = found
+        self.takes = 0
+        await self._sleepers.fit(sleep)
+        return found
+
+
+class Sleepers:
+    """All models of a repository that may sleep. Lives on the event loop."""
+
+    def __init__(
+        self,
+        registry: ModelRegistry,
+        limit: int,
+        stop: Callable[[], asyncio.Event],
+        *,
+        changed: Callable[[], Awaitable[None]],
+        freed: Callable[[], Awaitable[None]],
+        woken: Callable[[ModelIdentity, str], object] = lambda _model, _outcome: None,
+        clock: Callable[[], float] = time.monotonic,
+        available: Callable[[], MemoryBudget | None] = memory_budget.available,
+        measure: Callable[[], int | None] = memory.anonymous,
+    ) -> None:
+        """None yet.
+
+        Args:
+            registry: is told when models fall asleep and wake.
+            limit: bytes that the models which are awake may take together; 0: what the machine leaves.
+            stop: says by which event the server is told to stop.
+            changed: awaited when a model has been woken, or could not be.
+            freed: awaited when a model has let go of its memory, to give it back to the system.
+            woken: told of each attempt to wake a model: `woken`, `refused` for want of memory, or `failed`.
+            clock: seconds, monotonic.
+            available: what the machine leaves.
+            measure: bytes that the process takes; called in a thread.
+        """
+        self.clock = clock
+        self.models: dict[ModelSleep, LoadedModel] = {}
+        self.changing = asyncio.Lock()  # held by whoever puts models to sleep or wakes one: they follow one another
+        self.first: dict[str, ModelSleep] = {}  # by runtime: the model that was loaded with its libraries
+        self._registry, self._limit, self._stop = registry, limit, stop
+        self._changed, self._freed, self._woken = changed, freed, woken
+        self._available, self._measure = available, measure
+        self._loading: set[Loading] = set()
+        self._changes = 0  # of what is in memory
+
+    @contextlib.contextmanager
+    def loading(self) -> Iterator[Loading]:
+        """Of a model that is being loaded."""
+        loading = Loading(self)
+        self._loading.add(loading)
+        try:
+            yield loading
+        finally:
+            self._loading.discard(loading)
+            self._changes += 1
+
+    def forget(self, model: LoadedModel) -> None:
+        """A model has been closed."""
+        self._changes += 1
+        for sleep in [sleep for sleep, each in self.models.items() if each is model]:
+            del self.models[sleep]
+            del sleep.queue  # of the first model its size is still asked for, but nothing that computes is to be kept
+
+    def taken(self) -> Iterator[tuple[LoadedModel, int]]:
+        """The bytes that each model takes that is awake."""
+        return ((model, sleep.takes) for sleep, model in list(self.models.items()) if not sleep.asleep)
+
+    def broken(self, name: str) -> bool:
+        """Whether the usual version of a model sleeps and could not be woken."""
+        model = self._registry.usual(name)
+        return model is not None and model.sleep is not None and bool(model.sleep.trouble)
+
+    async def run(self) -> None:
+        """Put to sleep what nobody asks for, for as long as the server lives."""
+        while True:
+            await asyncio.sleep(_EVERY)
+            await self.look()
+
+    async def look(self) -> None:
+        """Put to sleep what nobody has asked for in the time that its `model.toml` says."""
+        for sleep, model in list(self.models.items()):
+            if model.uses:
+                sleep.used = self.clock()
+        while (due := next(iter(self._due()), None)) is not None:
+            async with self.changing:
+                if due in self._due():  # still
+                    await self._put_to_sleep(due)
+
+    def _due(self) -> list[ModelSleep]:
+        return [
+            sleep
+            for sleep in self._idle()
+            if (after := sleep.file().sleep_after) is not None and self.clock() - sleep.used >= after
+        ]
+
+    async def make_room(self, takes: int) -> None:
+        """Put models to sleep until so many bytes are free; with `changing` held.
+
+        Raises:
+            _NoRoomError: expected; what there is does not suffice.
+        """
+        while (lacks := self._lacks(takes)) is not None:
+            idle = self._idle()
+            if not idle:
+                raise _NoRoomError(f"{lacks}, and no model can be put to sleep: each is needed, or in use.")
+            await self._put_to_sleep(min(idle, key=lambda each: each.used))
+
+    async def fit(self, newest: ModelSleep) -> None:
+        """Put others to sleep where a model takes more than was expected."""
+        async with self.changing:
+            while self._limit and sum(size for _, size in self.taken()) > self._limit:
+                others = [each for each in self._idle() if each is not newest]
+                if not others:
+                    _log.warning("models take more memory than they may", bytes=self._limit)
+                    return
+                await self._put_to_sleep(min(others, key=lambda each: each.used))
+
+    def _lacks(self, takes: int) -> str | None:
+        """What there is, for people, where that is less than so many bytes; None: it suffices."""
+        taken = sum(size for _, size in self.taken()) + sum(each.takes for each in self._loading)
+        if self._limit and taken + takes > self._limit:
+            return f"{mib(max(0, self._limit - taken))} of the {mib(self._limit)} for models are free"
+        found = self._available()
+        return None if found is None or takes <= found.free else f"{mib(found.free)} are free ({found.limit})"
+
+    def _idle(self) -> list[ModelSleep]:
+        """The models that may be put to sleep now."""
+        return [
+            sleep
+            for sleep, model in self.models.items()
+            if not sleep.asleep
+            and sleep.file().may_sleep
+            and not model.uses
+            and not model.batcher.depth()
+            and model.batcher.trouble() is None
+        ]
+
+    async def _put_to_sleep(self, sleep: ModelSleep) -> None:
+        model = self.models[sleep]
+        sleep.asleep = True  # from here on whoever asks for it waits until it is awake again
+        self._registry.look()
+        before = await asyncio.to_thread(self.measured)
+        for _ in range(_TRIES):  # a batch of callers who have left is computed to its end
+            if await asyncio.to_thread(sleep.queue.sleep, _CLOSING_SECONDS):
+                break
+        else:  # it hangs, which is to keep nobody else from waking
+            sleep.queue.abandon()
+        await self._freed()
+        takes, self._changes = await asyncio.to_thread(self.grown, before, sleep.expected, -1), self._changes + 1
+        if takes != sleep.expected:  # else nothing was measured
+            sleep.takes = takes
+        identity = model.identity
+        _log.info("model sleeps", model=identity.name, version=identity.version, freed_bytes=sleep.takes)
+
+    async def wake(self, sleep: ModelSleep) -> None:
+        """Load a model again that sleeps.
+
+        Raises:
+            ServiceError: expected; that cannot be done.
+        """
+        model = self.models.get(sleep)
+        if model is None:
+            raise draining()
+        begun, outcome = self.clock(), "failed"
+        try:
+            async with self.changing:
+                await self._wake(sleep, model)
+            outcome, sleep.trouble = "woken", ""
+            sleep.used = self.clock()
+            _log.info(
+                "model woken",
+                model=model.identity.name,
+                version=model.identity.version,
+                seconds=round(self.clock() - begun, 2),
+            )
+        except OverloadedError:
+            outcome = "refused"
+            raise
+        except FailedPreconditionError as error:
+            sleep.trouble, sleep.again = str(error), self.clock() + _AGAIN_SECONDS
+            _log.error("model not woken", model=model.identity.name, version=model.identity.version, detail=str(error))
+            raise
+        finally:
+            self._woken(model.identity, outcome)
+            self._registry.look()
+            await self._changed()
+
+    async def _wake(self, sleep: ModelSleep, model: LoadedModel) -> None:
+        name = f"{model.identity.name} {model.identity.version}"
+        try:
+            await self._make_room_soon(sleep.takes)
+        except _NoRoomError as error:
+            raise OverloadedError(
+                Reason.MEMORY_FULL,
+                f"The model {name} sleeps, and takes about {mib(sleep.takes)} of memory, but {error} Try again later.",
+                retry_after=_AGAIN_SECONDS,
+            ) from error
+
+        def load() -> bool:
+            sleep.queue.wake()
+            return True
+
+        try:
+            if await run_until_stopped(self._stop(), load) is None:
+                raise draining()
+        except StartupError as error:
+            raise FailedPreconditionError(
+                Reason.MODEL_NOT_LOADED, f"The model {name} sleeps, and could not be loaded again: {error}"
+            ) from error
+        sleep.asleep, self._changes = False, self._changes + 1
+
+    async def _make_room_soon(self, takes: int) -> None:
+        """Make room, as soon as one of the models that may sleep is idle for a moment.
+
+        Raises:
+            _NoRoomError: expected; none is, for a while.
+        """
+        end = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                return await self.make_room(takes)
+            except _NoRoomError:
+                busy = any(not each.asleep and each.file().may_sleep for each in self.models)
+                if not busy or time.monotonic() >= end or self._stop().is_set():
+                    raise
+            await asyncio.sleep(_MOMENT)
+
+    def measured(self) -> tuple[int | None, int]:
+        """Bytes that the process takes now, and how often anything has changed; for any thread."""
+        return self._measure(), self._changes
+
+    def grown(self, before: tuple[int | None, int], expected: int, sign: int = 1) -> int:
+        """Bytes by which the process has grown or, with -1, shrunk since, near what was expected.
+
+        What was expected where that cannot be told, or other models have been loaded or let go of at the same time.
+        """
+        now = self._measure()
+        if now is None or before[0] is None or before[1] != self._changes:
+            return expected
+        return int(min(max(sign * (now - before[0]), _LEAST * expected), _MOST * expected))
+
+
+def _looked_at(waking: asyncio.Task[None]) -> None:
+    """What it raises is raised to those who wait for it, and there may be nobody any more."""
+    if not waking.cancelled():
+        waking.exception()
