@@ -185,6 +185,30 @@ def test_an_engine_that_is_killed_loads_the_repository_again(
         assert states(models)["cifar/1"] == "ready"
 
 
+def test_a_version_is_rolled_back_in_all_workers_and_none_is_a_canary(
+    root: Path, server: RunningServer, everywhere: list[grpc.Channel]
+) -> None:
+    add(root, 1, "rolled")
+    with repository_of(server) as models:
+        wait_for(models, {"rolled/1": "ready"})
+        for version in (1, 2):
+            if version == 2:
+                add(root, 2, "rolled")
+            promote = pb.ModelRepositorySetAliasRequest(name="rolled", alias="stable", version=str(version))
+            models.SetAlias(promote, timeout=TIMEOUT)
+            assert answers(everywhere, "rolled") == {f"rolled/{version}"}
+        back = models.RollBack(pb.ModelRepositoryRollBackRequest(name="rolled"), timeout=TIMEOUT)
+        assert (back.version, back.kept) == ("1", True)
+        assert answers(everywhere, "rolled") == {"rolled/1"}
+        canary = pb.ModelRepositorySetRolloutRequest(
+            name="rolled", kind=pb.ROLLOUT_KIND_CANARY, terms=pb.RolloutTerms(version="2", share=0.5)
+        )
+        with pytest.raises(grpc.RpcError) as refused:
+            models.SetRollout(canary, timeout=TIMEOUT)
+    assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert "needs a server of one process" in str(refused.value.details())
+
+
 def test_metrics_tell_of_each_model_once(root: Path, server: RunningServer, everywhere: list[grpc.Channel]) -> None:
     answers(everywhere, "cifar")
     found = metrics_of(server)
