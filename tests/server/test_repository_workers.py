@@ -243,6 +243,19 @@ def test_a_repository_that_cannot_be_read_ends_the_start(
     assert "The models of GLIMPSE_MODELS cannot be read" in "".join(str(each) for each in [*ours.log, *ours.stray])
 
 
+def test_a_required_model_that_fails_at_the_start_is_no_end_of_it(
+    tmp_path: Path, start_server: Callable[..., RunningServer]
+) -> None:
+    damage(add(tmp_path / "root", 1, "bad"))
+    add(tmp_path / "root", 1)
+    ours = serving_from(start_server, tmp_path / "root", GLIMPSE_WORKERS="2")
+    assert not ready(ours)
+    with channel(ours.target) as through:
+        assert answers([through], "cifar") == {"cifar/1"}
+    ours.terminate()
+    assert ours.exit_code() == 0
+
+
 def test_nothing_is_left_of_an_engine_whose_supervisor_is_killed(
     tmp_path: Path, start_server: Callable[..., RunningServer]
 ) -> None:
