@@ -248,8 +248,11 @@ def test_a_required_model_that_fails_at_the_start_is_no_end_of_it(
 ) -> None:
     damage(add(tmp_path / "root", 1, "bad"))
     add(tmp_path / "root", 1)
+    # A file that the repository may have from a server of one process.
+    (tmp_path / "root" / "cifar" / "rollout.toml").write_text("[canary]\nversion = 2\nshare = 0.5\n")
     ours = serving_from(start_server, tmp_path / "root", GLIMPSE_WORKERS="2")
     assert not ready(ours)
+    assert "GLIMPSE_WORKERS to 1" in ours.wait_for("rollout not begun")["detail"]
     with channel(ours.target) as through:
         assert answers([through], "cifar") == {"cifar/1"}
     ours.terminate()
