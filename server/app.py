@@ -107,7 +107,7 @@ class Server:
         self._say: Callable[..., object] = _log.info if worker is None else _log.debug
         self._metrics = Metrics()
         self._registry = ModelRegistry(settings.model_aliases)
-        self._rollouts = Rollouts(self._metrics.rollouts)
+        self._rollouts = Rollouts(self._metrics.rollouts, decides=worker is None)
         self._repository = None if settings.models is None else self._of_models(settings.models)
         capacity = Permits(settings.max_images_in_flight, settings.max_bytes_in_flight, settings.work_in_flight)
         self._admission = Admission(capacity, streams=settings.max_streams, retry_after=self._seconds_to_answer)
@@ -185,7 +185,7 @@ class Server:
             # Whole, but not admitted: the requests of streams wait for that.
             besides=lambda: max(0, self._service.bytes_read - self._admission.bytes_in_flight),
         )
-        management = ModelManagement(access, self._registry, self._repository, self._rollouts)
+        management = ModelManagement(access, self._registry, self._repository)
         infer = (
             OpenInference(self._service, management, max_images=settings.max_images_per_request)
             if settings.open_inference
@@ -309,6 +309,7 @@ class Server:
                 loaded=self._tell_loaded,
                 closed=self._model_closed,
                 rejoin=self._worker.rejoin,
+                rollouts=self._rollouts,
             )
         self._metrics.follow_models(
             lambda: [(each.name, each.version, each.state.value) for each in self._registry.models()]

@@ -11,7 +11,7 @@ from glimpse.server.describe import runtime
 from glimpse.server.errors import FailedPreconditionError, Reason
 from glimpse.server.registry import ModelStatus
 from glimpse.server.repository.management import ModelManagement
-from glimpse.server.repository.rollout import Counts, Kind, Rollout, Terms
+from glimpse.server.repository.rollout import Counts, Kind, RolloutReport, Terms
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1 import classifier_pb2_grpc
 
@@ -38,7 +38,7 @@ class ModelRepositoryServicer(classifier_pb2_grpc.ModelRepositoryServicer):
         return pb.ModelRepositoryListResponse(
             models=[self._status(each) for each in models],
             default_model=self._management.default,
-            rollouts=[_rollout(each) for each in self._management.rollouts(call)],
+            rollouts=[_rollout(each) for each in await self._management.rollouts(call)],
         )
 
     async def Load(  # noqa: N802 - the contract's name
@@ -125,7 +125,7 @@ def _asked(request: pb.ModelRepositorySetRolloutRequest) -> tuple[Kind, Terms]:
     raise FailedPreconditionError(Reason.MODEL_NOT_LOADED, message, field=field)
 
 
-def _rollout(rollout: Rollout) -> pb.ModelRollout:
+def _rollout(rollout: RolloutReport) -> pb.ModelRollout:
     terms, found = rollout.terms, rollout.comparison
     told = pb.ModelRollout(
         name=rollout.name,

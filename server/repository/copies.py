@@ -34,7 +34,7 @@ _BUSY_SECONDS = 0.05  # real work that waits and takes longer makes copies wait
 _PAUSE_SECONDS = 0.005  # until the next look whether the server is busy
 _PATIENCE = 5.0  # seconds that a copy may wait
 _LONGEST = 60.0  # seconds that one may take to be classified; something hangs that others watch
-_GONE = {Reason.DRAINING, Reason.NOT_READY, Reason.MODEL_NOT_FOUND}
+_NO_PLACE = {Reason.DRAINING, Reason.NOT_READY, Reason.MODEL_NOT_FOUND, Reason.QUEUE_FULL}
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +116,11 @@ class Copies:
         try:
             model = self._registry.resolve(ModelSelector(rollout.name, copy.version))
             with model.uses:
+                if model.sleep is not None:
+                    await model.sleep.wake(time.monotonic() + _LONGEST)
                 answer, prepared = await asyncio.wait_for(self._answer(copy, model), _LONGEST)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the other version's
-            if isinstance(error, ServiceError) and error.reason in _GONE:
+            if isinstance(error, ServiceError) and error.reason in _NO_PLACE:
                 rollout.drop()
             else:
                 self._count(copy, 0.0, ok=False)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from glimpse.server.access.call_context import CallContext
 from glimpse.server.access.control import AccessControl
 from glimpse.server.errors import FailedPreconditionError, Reason
-from glimpse.server.registry import STABLE, ModelRegistry, ModelStatus
+from glimpse.server.registry import ModelRegistry, ModelStatus
 from glimpse.server.repository.remote import RemoteRepository
 from glimpse.server.repository.repository import Repository
 from glimpse.server.repository.rolling import RolloutCommands
-from glimpse.server.repository.rollout import Kind, Rollout, Rollouts, Terms
+from glimpse.server.repository.rollout import Kind, RolloutReport, Terms
 
 _LOGGED = 128  # characters of a name as it is audited
 
@@ -18,14 +18,10 @@ class ModelManagement:
     """Checks the permission of each call, and notes for the audit log what it asks for. Lives on the event loop."""
 
     def __init__(
-        self,
-        access: AccessControl,
-        registry: ModelRegistry,
-        repository: Repository | RemoteRepository | None,
-        rollouts: Rollouts,
+        self, access: AccessControl, registry: ModelRegistry, repository: Repository | RemoteRepository | None
     ) -> None:
         """Manage the models of `repository`; None: of the one model of a server nothing can be changed."""
-        self._access, self._registry, self._repository, self._rollouts = access, registry, repository, rollouts
+        self._access, self._registry, self._repository = access, registry, repository
 
     def list(self, call: CallContext) -> tuple[ModelStatus, ...]:
         """Every version of every model.
@@ -73,10 +69,8 @@ class ModelManagement:
         Raises:
             PermissionDeniedError, ModelNotFoundError, FailedPreconditionError: expected.
         """
-        repository = self._changed(call, name, f"{alias} = {version or 'none'}")
-        if alias == STABLE and version:
-            return await self._commands(repository).promote(name, version)
-        return await repository.set_alias(name, alias, version)
+        commands = self._commands(self._changed(call, name, f"{alias} = {version or 'none'}"))
+        return await commands.set_alias(name, alias, version)
 
     async def set_rollout(self, call: CallContext, name: str, kind: Kind, terms: Terms) -> bool:
         """Give a version a share of a model's requests, see `RolloutCommands.set`; whether that outlives the server.
@@ -84,16 +78,8 @@ class ModelManagement:
         Raises:
             PermissionDeniedError, ModelNotFoundError, FailedPreconditionError: expected.
         """
-        repository = self._changed(call, name, f"{kind} {terms.version} {terms.share}")
-        commands = self._commands(repository)
-        if isinstance(commands, RemoteRepository):
-            raise FailedPreconditionError(
-                Reason.MODEL_NOT_LOADED,
-                "A canary or a shadow needs a server of one process, which alone sees all requests. Set "
-                "GLIMPSE_WORKERS to 1, or give the new version to all callers at once: glimpse models promote NAME "
-                "VERSION.",
-            )
-        return await commands.set(name, kind, terms)
+        commands = self._commands(self._changed(call, name, f"{kind} {terms.version} {terms.share}"))
+        return await commands.set_rollout(name, kind, terms)
 
     async def roll_back(self, call: CallContext, name: str) -> tuple[str, bool]:
         """Let the version before answer again, see `RolloutCommands.roll_back`.
@@ -103,19 +89,20 @@ class ModelManagement:
         """
         return await self._commands(self._changed(call, name, "roll back")).roll_back(name)
 
-    def rollouts(self, call: CallContext) -> tuple[Rollout, ...]:
+    async def rollouts(self, call: CallContext) -> tuple[RolloutReport, ...]:
         """All canaries and shadows.
 
         Raises:
             PermissionDeniedError: expected; the caller may not manage models.
+            UnavailableError: expected; the process that counts for all is being replaced.
         """
         self._access.check_admin(call)
-        return tuple(self._rollouts)
+        return () if self._repository is None else await self._commands(self._repository).rollouts()
 
     def _commands(self, repository: Repository | RemoteRepository) -> RolloutCommands | RemoteRepository:
-        if isinstance(repository, RemoteRepository):  # the engine has them
+        if isinstance(repository, RemoteRepository):
             return repository
-        return RolloutCommands(repository, repository.rolling, self._rollouts, self._registry)
+        return RolloutCommands(repository, repository.rolling, self._registry)
 
     def _changed(self, call: CallContext, name: str, what: str) -> Repository | RemoteRepository:
         call.model, call.detail = name[:_LOGGED], what[:_LOGGED]

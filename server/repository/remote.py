@@ -11,6 +11,7 @@ import itertools
 import pickle
 import socket
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -21,12 +22,14 @@ from glimpse.server.engine.model_facts import ModelFacts
 from glimpse.server.engine.remote_queue import RemoteQueue
 from glimpse.server.errors import Reason, ServiceError, UnavailableError
 from glimpse.server.registry import LoadedModel, ModelRegistry, ModelState, ModelStatus, Routes, by_number
+from glimpse.server.repository.rollout import Kind, RolloutReport, Rollouts, Terms
 from glimpse.server.repository.told import Told, error_said
 
 _log = structlog.get_logger(__name__)
 
 _AGAIN_SECONDS = 0.5  # between two attempts to come back to an engine
 _REPLACED_SECONDS = 2.0  # until coming back may help a caller
+_COUNTED_SECONDS = 0.2  # between two times that the engine is told what is counted of rollouts
 _LONGEST = 1000  # characters of a name that is passed on; the longest name of a model has fewer
 _COMING = {ModelState.WAITING, ModelState.LOADING, ModelState.WARMING}
 
@@ -43,6 +46,7 @@ class RemoteRepository:
         loaded: Callable[[LoadedModel], object],
         closed: Callable[[LoadedModel], Awaitable[None]],
         rejoin: Callable[[], object],
+        rollouts: Rollouts,
     ) -> None:
         """Not connected.
 
@@ -53,9 +57,11 @@ class RemoteRepository:
             loaded: called when a model is about to answer.
             closed: awaited when a model is closed, and what it held is free.
             rejoin: asks for another channel to the engine.
+            rollouts: of new versions, which follow those of the engine; it is told what is counted of them.
         """
         self._registry, self._slots, self._notify, self._ask_again = registry, slots, changed, rejoin
-        self._loaded, self._closed = loaded, closed
+        self._loaded, self._closed, self._rollouts = loaded, closed, rollouts
+        self._stop = asyncio.Event()
         self._channel: ControlChannel | None = None
         self._held: dict[int, LoadedModel] = {}  # of this channel, by serial number
         self._before: dict[tuple[str, str], LoadedModel] = {}  # of an engine that has ended, until they are replaced
@@ -83,6 +89,7 @@ class RemoteRepository:
 
     async def start(self, stop: asyncio.Event) -> bool:
         """Wait until an engine has loaded what is there; False when told to stop meanwhile."""
+        self._stop = stop
         waits = [asyncio.create_task(each.wait()) for each in (stop, self._began)]
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         for each in waits:
@@ -90,7 +97,13 @@ class RemoteRepository:
         return not stop.is_set()
 
     async def run(self) -> None:
-        """Nothing: it is the engine that looks at the repository."""
+        """Say what is counted of rollouts, for as long as the server lives; it is the engine that looks and decides."""
+        while not self._stop.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), _COUNTED_SECONDS)
+            if self._channel is not None:
+                for each in self._rollouts.take():
+                    self._channel.send({"did": "counted", "rollout": each.said()})
 
     def look(self) -> None:
         """Have the repository looked at now."""
@@ -134,24 +147,35 @@ class RemoteRepository:
         """
         return bool((await self._ask("alias", name, version, alias))["kept"])
 
-    async def promote(self, name: str, version: str) -> bool:
-        """Make a version `stable`, see `RolloutCommands.promote`; every worker answers by it then.
+    async def set_rollout(self, name: str, kind: Kind, terms: Terms) -> bool:
+        """Give a version a share of a model's requests, see `RolloutCommands.set_rollout`; every worker does it then.
 
         Raises:
             ModelNotFoundError, FailedPreconditionError: expected.
             UnavailableError: expected; the engine is being replaced.
         """
-        return bool((await self._ask("promote", name, version))["kept"])
+        terms = replace(terms, version=terms.version[:_LONGEST])
+        asked = RolloutReport(self._registry.name(name)[:_LONGEST], kind, terms, "").said()
+        return bool((await self._ask("rollout", name, "", rollout=asked))["kept"])
 
     async def roll_back(self, name: str) -> tuple[str, bool]:
-        """Make the version stable that was it before, see `RolloutCommands.roll_back`.
+        """Let the version before answer again, see `RolloutCommands.roll_back`.
 
         Raises:
-            FailedPreconditionError: expected; there is nothing to roll back.
+            ModelNotFoundError, FailedPreconditionError: expected.
             UnavailableError: expected; the engine is being replaced.
         """
         answer = await self._ask("roll back", name, "")
-        return str(answer["version"]), bool(answer["kept"])
+        return answer["version"], bool(answer["kept"])
+
+    async def rollouts(self) -> tuple[RolloutReport, ...]:
+        """All canaries and shadows, with what all workers have counted.
+
+        Raises:
+            UnavailableError: expected; the engine is being replaced.
+        """
+        found: tuple[RolloutReport, ...] = (await self._ask("rollouts", "", ""))["rollouts"]
+        return found
 
     async def _look(self) -> None:
         try:
@@ -159,12 +183,12 @@ class RemoteRepository:
         except ServiceError as error:
             _log.warning("models not looked at", detail=error.message)
 
-    async def _ask(self, what: str, name: str, version: str, alias: str = "") -> dict[str, Any]:
+    async def _ask(self, what: str, name: str, version: str, alias: str = "", **more: Any) -> dict[str, Any]:
         channel, number = self._channel, next(self._numbers)
         future = self._answers[number] = asyncio.get_running_loop().create_future()
         asked = {"name": self._registry.name(name)[:_LONGEST], "version": version[:_LONGEST], "alias": alias[:_LONGEST]}
         try:
-            if channel is None or not channel.send({"did": "ask", "number": number, "what": what, **asked}):
+            if channel is None or not channel.send({"did": "ask", "number": number, "what": what, **asked, **more}):
                 raise _replaced()
             answer: dict[str, Any] = await future
         except asyncio.CancelledError:
@@ -199,6 +223,8 @@ class RemoteRepository:
                 await self._notify()
                 channel.send({"did": "told", "number": told.number})
             case "answer":
+                if message.files:
+                    body["rollouts"] = pickle.loads(read_memory_file(message.files[0]))  # noqa: S301 - from our engine
                 future = self._answers.get(body["number"])
                 if future is not None and not future.done():
                     future.set_result(body)
@@ -246,6 +272,7 @@ class RemoteRepository:
                 if id(model) not in known:
                     self._loaded(model)
         self._registry.follow(Routes(versions, told.aliases, told.default), statuses)
+        self._rollouts.follow(told.rollouts)
         answering = {id(model) for each in versions.values() for model in each.values()}
         serials = {id(model): serial for serial, model in held.items()}
         gone = {id(model): model for each in before for model in each.values()} | {

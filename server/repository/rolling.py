@@ -13,7 +13,7 @@ import structlog
 from glimpse.server.errors import FailedPreconditionError, Reason
 from glimpse.server.registry import STABLE, ModelRegistry, ModelStatus
 from glimpse.server.repository import rollout_file
-from glimpse.server.repository.rollout import SHADOW_AGREEMENT, Kind, Rollout, Rollouts, Terms
+from glimpse.server.repository.rollout import SHADOW_AGREEMENT, Kind, Rollout, RolloutReport, Rollouts, Terms
 from glimpse.server.repository.rollout_file import Kept
 
 _log = structlog.get_logger(__name__)
@@ -87,6 +87,10 @@ class Rolling:
             elif usual != each.reference:
                 self._rollouts.put(each.name, each.kind, each.terms, usual)
 
+    def reports(self) -> tuple[RolloutReport, ...]:
+        """All canaries and shadows as they are now."""
+        return tuple(each.report() for each in self._rollouts)
+
     def running(self, name: str, kind: Kind) -> Rollout | None:
         """The canary or shadow of a model that gets anything."""
         found = self._rollouts.of(name, kind)
@@ -146,11 +150,15 @@ class Rolling:
 class RolloutCommands:
     """What those who may manage models can do with canaries and shadows. Lives on the event loop."""
 
-    def __init__(self, repository: Versions, rolling: Rolling, rollouts: Rollouts, registry: ModelRegistry) -> None:
+    def __init__(self, repository: Versions, rolling: Rolling, registry: ModelRegistry) -> None:
         """Load and name the versions of `repository`."""
-        self._repository, self._rolling, self._rollouts, self._registry = repository, rolling, rollouts, registry
+        self._repository, self._rolling, self._registry = repository, rolling, registry
 
-    async def set(self, name: str, kind: Kind, terms: Terms) -> bool:
+    async def rollouts(self) -> tuple[RolloutReport, ...]:
+        """All canaries and shadows, by name of the model."""
+        return self._rolling.reports()
+
+    async def set_rollout(self, name: str, kind: Kind, terms: Terms) -> bool:
         """Let a version have a share of the requests that name none, once it is ready; or none any more.
 
         The version that has answered them becomes `stable`, unless one is.
@@ -188,11 +196,13 @@ class RolloutCommands:
             )
         return await self._rolling.put(name, kind, replace(terms, version=status.version))
 
-    async def promote(self, name: str, version: str) -> bool:
-        """Make a version `stable`, which ends its canary and its shadow; see `Repository.set_alias`."""
+    async def set_alias(self, name: str, alias: str, version: str) -> bool:
+        """Give a version another name, see `Repository.set_alias`. `stable` ends its canary and its shadow."""
         name = self._registry.name(name)
         before = self._registry.usual(name)
-        kept = await self._repository.set_alias(name, STABLE, version)
+        kept = await self._repository.set_alias(name, alias, version)
+        if alias != STABLE or not version:
+            return kept
         after = self._registry.usual(name)
         if before is not None and after is not None and before.identity.version != after.identity.version:
             await self._rolling.promoted(name, before.identity.version)

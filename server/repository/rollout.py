@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
+from typing import Any, Self
 
 import structlog
 
@@ -87,12 +88,12 @@ class Window:
         self._slot_seconds, self._clock = seconds / _SLOTS, clock
         self._slots: deque[list[int]] = deque()  # [number of the slot, events, bad ones]
 
-    def add(self, *, bad: bool) -> None:
-        """One more."""
+    def add(self, events: int, bad: int) -> None:
+        """So many more, and how many of them were bad."""
         number = self._forget()
         if not self._slots or self._slots[-1][0] != number:
             self._slots.append([number, 0, 0])
-        self._slots[-1][1] += 1
+        self._slots[-1][1] += events
         self._slots[-1][2] += bad
 
     def sums(self) -> tuple[int, int]:
@@ -125,6 +126,36 @@ class Comparison:
     def mean_difference(self) -> float:
         """Of one image; 0 where there is none."""
         return self.difference / self.images if self.images else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutReport:
+    """A canary or a shadow as it is now, in plain values that other processes can be told."""
+
+    name: str
+    kind: Kind
+    terms: Terms
+    reference: str
+    new: Counts = field(default_factory=Counts)
+    usual: Counts = field(default_factory=Counts)
+    comparison: Comparison = field(default_factory=Comparison)
+
+    def said(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return asdict(self)
+
+    @classmethod
+    def of(cls, said: Mapping[str, Any]) -> Self:
+        """What `said` was called of."""
+        return cls(
+            said["name"],
+            Kind(said["kind"]),
+            Terms(**said["terms"]),
+            said["reference"],
+            Counts(**said["new"]),
+            Counts(**said["usual"]),
+            Comparison(**said["comparison"]),
+        )
 
 
 class Rollout:
@@ -166,7 +197,7 @@ class Rollout:
         version = self.terms.version if new else self.reference
         self._metrics.answered((self.name, version, self.kind.value), seconds, ok=ok)
         if new:
-            self._errors.add(bad=not ok)
+            self._errors.add(1, bad=not ok)
 
     def compare(self, difference: float, *, agrees: bool) -> None:
         """An image has been classified by both versions."""
@@ -174,12 +205,39 @@ class Rollout:
         self.comparison.agreed += agrees
         self.comparison.difference += difference
         self._metrics.compare(self._labels, difference, agrees=agrees)
-        self._disagreements.add(bad=not agrees)
+        self._disagreements.add(1, bad=not agrees)
 
     def drop(self, images: int = 1) -> None:
         """So many copied images are not compared."""
         self.comparison.dropped += images
         self._metrics.dropped.labels(*self._labels).inc(images)
+
+    def report(self) -> RolloutReport:
+        """How it is now; what is counted later does not change it."""
+        counts = replace(self.new), replace(self.usual), replace(self.comparison)
+        return RolloutReport(self.name, self.kind, self.terms, self.reference, *counts)
+
+    def take(self) -> RolloutReport:
+        """What has been counted since this was called last, for another process that counts for all."""
+        taken = self.report()
+        self.new, self.usual, self.comparison = Counts(), Counts(), Comparison()
+        return taken
+
+    def add(self, taken: RolloutReport) -> None:
+        """Count what another process has counted; it has it in its own metrics."""
+        for counts, more in ((self.new, taken.new), (self.usual, taken.usual)):
+            counts.answered += more.answered
+            counts.failed += more.failed
+            counts.seconds += more.seconds
+        found, more_found = self.comparison, taken.comparison
+        found.images += more_found.images
+        found.agreed += more_found.agreed
+        found.difference += more_found.difference
+        found.dropped += more_found.dropped
+        if events := taken.new.answered + taken.new.failed:
+            self._errors.add(events, taken.new.failed)
+        if more_found.images:
+            self._disagreements.add(more_found.images, more_found.images - more_found.agreed)
 
     def verdict(self) -> tuple[str, str] | None:
         """Why a canary is to be rolled back: the cause for programs and for people; None: it is not."""
@@ -220,7 +278,9 @@ class Rollouts:
 
     metrics: RolloutMetrics
     clock: Callable[[], float] = time.monotonic
+    decides: bool = True  # about roll-backs; else another process does, which is told what is counted here
     rolled_back: Callable[[str], object] = lambda _: None  # told the name of a model whose canary was rolled back
+    changed: Callable[[], object] = lambda: None  # called when the terms of any have changed
     _all: dict[tuple[str, Kind], Rollout] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[Rollout]:
@@ -255,16 +315,40 @@ class Rollouts:
             elif before.reference == reference and before.running:
                 made.new, made.usual, made.comparison = before.new, before.usual, before.comparison
         self._all[name, kind] = made
+        self.changed()
+
+    def follow(self, told: Iterable[RolloutReport]) -> None:
+        """Have those that another process tells of, and no others."""
+        ours = {(each.name, each.kind): each for each in told}
+        for name, kind in list(self._all):
+            if (name, kind) not in ours:
+                self.remove(name, kind)
+        for each in ours.values():
+            self.put(each.name, each.kind, each.terms, each.reference)
+
+    def take(self) -> list[RolloutReport]:
+        """What has been counted since this was called last."""
+        empty = Counts(), Counts(), Comparison()
+        taken = [each.take() for each in self]
+        return [each for each in taken if (each.new, each.usual, each.comparison) != empty]
+
+    def add(self, taken: RolloutReport) -> None:
+        """Count what another process has counted, unless it is about another version."""
+        rollout = self.of(taken.name, taken.kind)
+        if rollout is not None and (rollout.terms.version, rollout.reference) == (taken.terms.version, taken.reference):
+            rollout.add(taken)
+            self.judge(rollout)
 
     def remove(self, name: str, kind: Kind) -> None:
         """End one, if there is one."""
         before = self._all.pop((name, kind), None)
         if before is not None:
             before.ended()
+            self.changed()
 
     def judge(self, rollout: Rollout) -> None:
         """Roll a canary back if its terms say so; to be asked after each thing that is counted of it."""
-        found = rollout.verdict()
+        found = rollout.verdict() if self.decides else None
         if found is not None:
             self.roll_back(rollout, *found)
 
@@ -273,3 +357,4 @@ class Rollouts:
         rollout.roll_back(cause, why)
         _log.warning("canary rolled back", model=rollout.name, version=rollout.terms.version, cause=cause, detail=why)
         self.rolled_back(rollout.name)
+        self.changed()

@@ -34,7 +34,7 @@ from glimpse.server.registry import LoadedModel, ModelRegistry
 from glimpse.server.repository.audience import Audience
 from glimpse.server.repository.repository import Repository
 from glimpse.server.repository.rolling import RolloutCommands
-from glimpse.server.repository.rollout import Kind, Rollouts, Terms
+from glimpse.server.repository.rollout import RolloutReport, Rollouts
 from glimpse.server.repository.told import Told, error_to_say
 from glimpse.server.settings import Settings
 
@@ -62,22 +62,6 @@ class _Worker:
     told: int = 0  # of that by which it says that it answers
     asked: dict[int, asyncio.Task[None]] = field(default_factory=dict)  # by its numbers
     listening: asyncio.Task[None] | None = None
-
-
-class _NoRollouts(Rollouts):
-    """Those that the files of a repository ask for: kept, and reported, but no worker follows them."""
-
-    def put(self, name: str, kind: Kind, terms: Terms, reference: str) -> None:
-        """Take note of one."""
-        if self.of(name, kind) is None:
-            _log.error(
-                "rollout not begun",
-                model=name,
-                version=terms.version,
-                detail=f"A {kind} needs a server of one process, which alone sees all requests. Set GLIMPSE_WORKERS "
-                "to 1.",
-            )
-        super().put(name, kind, terms, reference)
 
 
 class ServedModels(Audience):
@@ -112,7 +96,7 @@ class ServedModels(Audience):
         self._lock = threading.Lock()
         self._examined: dict[int, ModelFacts] = {}  # by `id` of the model; with the lock
         self._observers: dict[tuple[str, str], LateObserver] = {}
-        rollouts = _NoRollouts(metrics.rollouts)
+        self._rollouts = Rollouts(metrics.rollouts, changed=self._changed)
         self.repository = Repository(
             root,
             settings,
@@ -121,10 +105,10 @@ class ServedModels(Audience):
             changed=self._readiness_changed,
             loaded=self._loaded,
             closed=self._closed,
-            rollouts=rollouts,
+            rollouts=self._rollouts,
             audience=self,
         )
-        self._commands = RolloutCommands(self.repository, self.repository.rolling, rollouts, self._registry)
+        self._commands = RolloutCommands(self.repository, self.repository.rolling, self._registry)
         metrics.follow_models(lambda: [(each.name, each.version, each.state.value) for each in self._registry.models()])
 
     async def run(self) -> None:
@@ -265,6 +249,8 @@ class ServedModels(Audience):
                 for each in self._registry.models()
             ),
             coming=frozenset(self._coming),
+            # Without what is counted, which changes all the time.
+            rollouts=tuple(RolloutReport(each.name, each.kind, each.terms, each.reference) for each in self._rollouts),
         )
         return told, list(named.values())
 
@@ -295,6 +281,8 @@ class ServedModels(Audience):
                 worker.told = body["number"]
                 self._tell(worker)
                 self._end_waits()
+            case "counted":
+                self._rollouts.add(RolloutReport.of(body["rollout"]))
             case "released":
                 if (served := worker.given.pop(body["serial"], None)) is not None:
                     served.model.uses.__exit__()
@@ -319,7 +307,9 @@ class ServedModels(Audience):
             if said["kind"] == "InternalError":
                 _log.exception("a defect of the service")
             reply["error"] = said
-        if not worker.channel.send(reply):
+        # However many there are, they do not fit into a message.
+        found = reply.pop("rollouts", None)
+        if not (worker.channel.send(reply) if found is None else _say(worker.channel, reply, pickle.dumps(found))):
             self._lose(worker)
 
     async def _asked(self, body: dict[str, Any]) -> dict[str, Any]:
@@ -331,12 +321,15 @@ class ServedModels(Audience):
             case "unload":
                 await self.repository.unload(name, version)
             case "alias":
-                return {"kept": await self.repository.set_alias(name, body["alias"], version)}
-            case "promote":
-                return {"kept": await self._commands.promote(name, version)}
+                return {"kept": await self._commands.set_alias(name, body["alias"], version)}
+            case "rollout":
+                asked = RolloutReport.of(body["rollout"])
+                return {"kept": await self._commands.set_rollout(name, asked.kind, asked.terms)}
             case "roll back":
                 version, kept = await self._commands.roll_back(name)
                 return {"version": version, "kept": kept}
+            case "rollouts":
+                return {"rollouts": await self._commands.rollouts()}
             case "look":
                 self.repository.look()
             case other:

@@ -5,10 +5,12 @@ Over a control channel (`server/control_channel.py`) between an engine (`served`
 model     `serial` + [stream socket whose other end the engine's queue of this model has, pickled `ModelFacts`]: a model
           that may be named from now on
 state     `number` + [pickled `Told`] -> told, with the same `number`, once the worker answers by it
+          -> counted, with `rollout`: what the worker has counted of a canary or shadow since it said so last
           -> released, with `serial`: no request of the worker uses this model any more
-          -> ask, with `number`, `what`, `name`, `version` and `alias`: see `Repository`
+          -> ask, with `number`, `what`, `name`, `version` and `alias`: see `Repository`; with `rollout` where that is
+             what is asked for, see `RolloutCommands`
           -> left, with `number`: nobody waits for that answer any more
-answer    `number`, and `name`, `version` and `kept`, or `error`
+answer    `number`, and `name`, `version` and `kept`, or `error`; + [pickled `RolloutReport`s] where they are asked for
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from glimpse.server.errors import (
     defect,
 )
 from glimpse.server.registry import ModelStatus
+from glimpse.server.repository.rollout import RolloutReport
 
 _LONGEST = 4000  # characters of an error's message
 _ERRORS: dict[str, type[ServiceError]] = {
@@ -57,6 +60,7 @@ class Told:
     default: str | None
     statuses: tuple[tuple[ModelStatus, int | None], ...]  # each without its model, and the serial number of that
     coming: frozenset[int]  # that are about to answer, for which everybody has to be prepared
+    rollouts: tuple[RolloutReport, ...] = ()  # their terms; what is counted of them is not told
 
 
 def error_to_say(error: BaseException) -> dict[str, Any]:

@@ -20,7 +20,7 @@ CANARY = "[canary]\nversion = 2\nshare = 0.25\nmin_agreement = 0.9\n"
 
 
 def commands(made: Scene) -> RolloutCommands:
-    return RolloutCommands(made.repository, made.repository.rolling, made.rollouts, made.registry)
+    return RolloutCommands(made.repository, made.repository.rolling, made.registry)
 
 
 def canary(made: Scene) -> Rollout:
@@ -81,10 +81,10 @@ def test_a_command_is_kept_and_makes_the_usual_version_stable(tmp_path: Path) ->
     async def do() -> None:
         async with scene(tmp_path) as made:
             assert made.answers() == "cifar/2"  # the newest, as nobody has said which
-            assert await commands(made).set("cifar", Kind.CANARY, Terms("1", 0.1))
+            assert await commands(made).set_rollout("cifar", Kind.CANARY, Terms("1", 0.1))
             assert made.answers() == "cifar/2"
             assert (tmp_path / "cifar" / "aliases.toml").read_text() == "stable = 2\n"
-            assert await commands(made).set("cifar", Kind.SHADOW, Terms("1", 0.5))
+            assert await commands(made).set_rollout("cifar", Kind.SHADOW, Terms("1", 0.5))
         kept = rollout_file.read(tmp_path / "cifar")
         assert kept.rollouts == {Kind.CANARY: Terms("1", 0.1), Kind.SHADOW: Terms("1", 0.5, min_agreement=0.9)}
         async with scene(tmp_path) as made:  # another server, or the same one later
@@ -93,8 +93,8 @@ def test_a_command_is_kept_and_makes_the_usual_version_stable(tmp_path: Path) ->
                 (Kind.SHADOW, 0.5, "2"),
             ]
             assert made.states() == {"cifar/1": "ready", "cifar/2": "ready"}
-            assert await commands(made).set("cifar", Kind.SHADOW, Terms("1", 0.0))
-            assert await commands(made).set("cifar", Kind.CANARY, Terms("1", 0.0))
+            assert await commands(made).set_rollout("cifar", Kind.SHADOW, Terms("1", 0.0))
+            assert await commands(made).set_rollout("cifar", Kind.CANARY, Terms("1", 0.0))
         assert rollout_file.read(tmp_path / "cifar").rollouts == {}
 
     run(do)
@@ -147,7 +147,7 @@ def test_a_version_that_cannot_be_loaded_gets_nothing(tmp_path: Path) -> None:
     async def do() -> None:
         async with scene(tmp_path) as made:
             with pytest.raises(FailedPreconditionError, match="cifar 2 cannot be loaded"):
-                await commands(made).set("cifar", Kind.CANARY, Terms("2", 0.1))
+                await commands(made).set_rollout("cifar", Kind.CANARY, Terms("2", 0.1))
             assert not list(made.rollouts)
             assert not (tmp_path / "cifar" / rollout_file.FILE).exists()
             assert made.answers() == "cifar/1"
@@ -165,7 +165,7 @@ def test_a_repository_that_cannot_be_written_has_canaries_all_the_same(tmp_path:
     async def do() -> None:
         async with scene(tmp_path) as made:
             (tmp_path / "cifar" / rollout_file.FILE).mkdir()
-            assert not await commands(made).set("cifar", Kind.CANARY, Terms("2", 0.1))
+            assert not await commands(made).set_rollout("cifar", Kind.CANARY, Terms("2", 0.1))
             await made.look()
             assert canary(made).running
             assert await commands(made).roll_back("cifar") == ("1", False)

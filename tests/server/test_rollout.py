@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from glimpse.server.metrics import Metrics
 from glimpse.server.repository import rollout_file
-from glimpse.server.repository.rollout import Kind, Rollout, Rollouts, Terms
+from glimpse.server.repository.rollout import Kind, Rollout, RolloutReport, Rollouts, Terms
 from glimpse.server.repository.rollout_file import Kept
 from tests.server.fake_executor import FakeClock
 
@@ -227,3 +228,41 @@ def test_a_file_that_cannot_be_used_says_why(tmp_path: Path, text: str, said: st
     (tmp_path / rollout_file.FILE).write_text(text)
     with pytest.raises(ValueError, match=said):
         rollout_file.read(tmp_path)
+
+
+def test_what_workers_count_is_decided_on_together() -> None:
+    """As an engine and its workers do: terms go to the workers, counts come back, as JSON."""
+    engine, workers = Scene(max_error_rate=0.1, min_agreement=0.5, min_requests=20), [Scene(), Scene()]
+    for worker in workers:
+        worker.all.decides = False
+        worker.put(kind=Kind.SHADOW)  # which the engine has not
+        worker.all.follow([each.report() for each in engine.all])
+        assert [(each.kind, each.terms) for each in worker.all] == [(Kind.CANARY, engine.canary.terms)]
+        worker.answer(9)
+        worker.answer(2, ok=False)
+        worker.answer(3, new=False)
+        worker.compare(4, agrees=True)
+        worker.canary.drop(5)
+        assert worker.canary.running  # it is not the one to decide
+        for taken in worker.all.take():
+            engine.all.add(RolloutReport.of(json.loads(json.dumps(taken.said()))))
+        assert worker.all.take() == []
+    found = engine.canary.report()
+    assert (found.new.answered, found.new.failed, found.usual.answered) == (18, 4, 6)
+    assert found.new.seconds == pytest.approx(0.18)
+    assert (found.comparison.images, found.comparison.agreed, found.comparison.dropped) == (8, 8, 10)
+    assert found.comparison.difference == 2.0
+    assert found.terms.rolled_back == "4 of its last 22 requests failed; at most 10.00% may."
+    workers[0].all.follow([found])
+    assert not workers[0].canary.running
+    assert engine.value("glimpse_rollout_answers_total", rollout="canary", outcome="failed") == 0  # workers count them
+
+
+def test_counts_of_a_version_that_is_no_candidate_any_more_are_ignored() -> None:
+    engine, worker = Scene(max_error_rate=0.0, min_requests=1), Scene()
+    worker.answer(5, ok=False)
+    engine.put(version="3", max_error_rate=0.0, min_requests=1)
+    for taken in worker.all.take():
+        engine.all.add(taken)
+    assert engine.canary.running
+    assert engine.canary.new.failed == 0
