@@ -35,7 +35,7 @@ from glimpse.server.startup import MemoryShortError, StartupError
 _log = structlog.get_logger(__name__)
 
 _EVERY = 1.0  # seconds between two looks for models that nobody asks for
-_MOST_WAITING = 256  # requests for one model that is being woken
+_MOST_WAITING = 64  # requests for one model that is being woken; each has one of the server's places meanwhile
 _CLOSING_SECONDS, _TRIES = 1.0, 10  # of each wait for the threads of a model that falls asleep
 _AGAIN_SECONDS = 5.0  # after a model could not be woken, until that is tried again; and to a caller's next try
 _PATIENCE, _MOMENT = 2.0, 0.01  # seconds to wait for a model in use to be idle, looking every moment
@@ -129,14 +129,15 @@ class Loading:
         if not isinstance(queue, SleepQueue):
             return model
         takes = await asyncio.to_thread(self._sleepers.grown, self._before, self.takes)
-        first = self._sleepers.first.get(model.runtime)
-        if first is None:  # what was measured holds the runtime's libraries, too
+        first, alone = self._sleepers.first.get(model.runtime), model.runtime not in self._sleepers.first
+        if alone:  # what was measured holds the runtime's libraries, too
             takes = min(takes, self.takes)
         sleep = ModelSleep(self._sleepers, queue, takes, file)
         sleep.expected = self.takes
-        if first is None:
+        if alone:
             self._sleepers.first[model.runtime] = sleep
-        elif first.takes == first.expected:  # until it is measured itself, as much more than expected as this one
+        elif first is not None and first.takes == first.expected and sleep.expected:
+            # Until it is measured itself: as much more than expected as this one.
             first.takes = int(first.expected * takes / sleep.expected)
         found = replace(model, sleep=sleep)
         self._sleepers.models[sleep] = found
@@ -177,7 +178,8 @@ class Sleepers:
         self.clock = clock
         self.models: dict[ModelSleep, LoadedModel] = {}
         self.changing = asyncio.Lock()  # held by whoever puts models to sleep or wakes one: they follow one another
-        self.first: dict[str, ModelSleep] = {}  # by runtime: the model that was loaded with its libraries
+        # By runtime: the model that was loaded with its libraries; None: it is gone.
+        self.first: dict[str, ModelSleep | None] = {}
         self._registry, self._limit, self._stop = registry, limit, stop
         self._changed, self._freed, self._woken = changed, freed, woken
         self._available, self._measure = available, measure
@@ -200,7 +202,8 @@ class Sleepers:
         self._changes += 1
         for sleep in [sleep for sleep, each in self.models.items() if each is model]:
             del self.models[sleep]
-            del sleep.queue  # of the first model its size is still asked for, but nothing that computes is to be kept
+            if self.first.get(model.runtime) is sleep:
+                self.first[model.runtime] = None  # else what it holds would not be free
 
     def taken(self) -> Iterator[tuple[LoadedModel, int]]:
         """The bytes that each model takes that is awake."""
@@ -242,8 +245,11 @@ class Sleepers:
         """
         while (lacks := self._lacks(takes)) is not None:
             idle = self._idle()
-            if not idle:
-                raise _NoRoomError(f"{lacks}, and no model can be put to sleep: each is needed, or in use.")
+            # Where all of them are not enough, none is to sleep in vain.
+            if not idle or (self._limit and self._taken() - sum(each.takes for each in idle) + takes > self._limit):
+                raise _NoRoomError(
+                    f"{lacks}, and the models that nobody uses now do not suffice: the others are needed, or in use."
+                )
             await self._put_to_sleep(min(idle, key=lambda each: each.used))
 
     async def fit(self, newest: ModelSleep) -> None:
@@ -256,9 +262,13 @@ class Sleepers:
                     return
                 await self._put_to_sleep(min(others, key=lambda each: each.used))
 
+    def _taken(self) -> int:
+        """Bytes that the models take which are awake or are being loaded."""
+        return sum(size for _, size in self.taken()) + sum(each.takes for each in self._loading)
+
     def _lacks(self, takes: int) -> str | None:
         """What there is, for people, where that is less than so many bytes; None: it suffices."""
-        taken = sum(size for _, size in self.taken()) + sum(each.takes for each in self._loading)
+        taken = self._taken()
         if self._limit and taken + takes > self._limit:
             return f"{mib(max(0, self._limit - taken))} of the {mib(self._limit)} for models are free"
         found = self._available()

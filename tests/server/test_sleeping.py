@@ -159,13 +159,27 @@ def test_what_is_required_resident_or_in_use_stays_awake(tmp_path: Path) -> None
         async with sleepy(tmp_path, fit=3) as made:
             assert made.states() == {"a/1": "ready", "b/1": "ready", "c/1": "sleeping", "d/1": "ready"}
             with made.model("d").uses:
-                with pytest.raises(OverloadedError, match=r"each is needed, or in use\. Try again later") as refused:
+                with pytest.raises(OverloadedError, match=r"others are needed, or in use\. Try again later") as refused:
                     await made.ask("c")
                 assert refused.value.reason is Reason.MEMORY_FULL
                 assert refused.value.retry_after
                 assert made.states()["c/1"] == "sleeping"
             assert await made.ask("c") == "c"
             assert made.states()["d/1"] == "sleeping"
+
+    run(do)
+
+
+def test_none_is_put_to_sleep_where_that_does_not_suffice(tmp_path: Path) -> None:
+    models(tmp_path, a="", b=MAY_SLEEP, c=MAY_SLEEP)
+
+    async def do() -> None:
+        async with sleepy(tmp_path, fit=2) as made:
+            assert made.states() == {"a/1": "ready", "b/1": "sleeping", "c/1": "ready"}
+            made.sleep("b").takes = 10_000_001
+            with pytest.raises(OverloadedError, match="takes about 10 MiB of memory, but 0 MiB of the 19 MiB"):
+                await made.ask("b")
+            assert made.states() == {"a/1": "ready", "b/1": "sleeping", "c/1": "ready"}
 
     run(do)
 
