@@ -185,7 +185,7 @@ def test_an_engine_that_is_killed_loads_the_repository_again(
         assert states(models)["cifar/1"] == "ready"
 
 
-def test_a_version_is_rolled_back_in_all_workers_and_none_is_a_canary(
+def test_a_version_is_rolled_back_in_all_workers(
     root: Path, server: RunningServer, everywhere: list[grpc.Channel]
 ) -> None:
     add(root, 1, "rolled")
@@ -200,13 +200,6 @@ def test_a_version_is_rolled_back_in_all_workers_and_none_is_a_canary(
         back = models.RollBack(pb.ModelRepositoryRollBackRequest(name="rolled"), timeout=TIMEOUT)
         assert (back.version, back.kept) == ("1", True)
         assert answers(everywhere, "rolled") == {"rolled/1"}
-        canary = pb.ModelRepositorySetRolloutRequest(
-            name="rolled", kind=pb.ROLLOUT_KIND_CANARY, terms=pb.RolloutTerms(version="2", share=0.5)
-        )
-        with pytest.raises(grpc.RpcError) as refused:
-            models.SetRollout(canary, timeout=TIMEOUT)
-    assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
-    assert "needs a server of one process" in str(refused.value.details())
 
 
 def test_metrics_tell_of_each_model_once(root: Path, server: RunningServer, everywhere: list[grpc.Channel]) -> None:
@@ -248,11 +241,8 @@ def test_a_required_model_that_fails_at_the_start_is_no_end_of_it(
 ) -> None:
     damage(add(tmp_path / "root", 1, "bad"))
     add(tmp_path / "root", 1)
-    # A file that the repository may have from a server of one process.
-    (tmp_path / "root" / "cifar" / "rollout.toml").write_text("[canary]\nversion = 2\nshare = 0.5\n")
     ours = serving_from(start_server, tmp_path / "root", GLIMPSE_WORKERS="2")
     assert not ready(ours)
-    assert "GLIMPSE_WORKERS to 1" in ours.wait_for("rollout not begun")["detail"]
     with channel(ours.target) as through:
         assert answers([through], "cifar") == {"cifar/1"}
     ours.terminate()
