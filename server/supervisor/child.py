@@ -63,7 +63,7 @@ class Child:
         self.kind, self.number = kind, number
         self.begun = time.monotonic()
         self.in_flight = 0  # images, as it said last
-        self.ready = False  # of a worker, as it said last
+        self.alive = self.ready = False  # of a worker, as it said last
         self.listens = False  # it has been started, and is asked for signs of life
         self.step = "start"  # of loading, as an engine said last; what it does
         self.step_limited = True  # whether that may be taken to hang where it takes very long

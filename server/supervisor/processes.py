@@ -66,6 +66,11 @@ class Processes:
         """Whether all workers are there and answer."""
         return len(self.workers) == self._plan.workers and all(each.ready for each in self.workers.values())
 
+    @property
+    def alive(self) -> bool:
+        """Whether all workers are there and have models, or know that there are none."""
+        return len(self.workers) == self._plan.workers and all(each.alive for each in self.workers.values())
+
     def begin(self, kind: Kind, number: int) -> Child:
         """Begin a process and hand it its settings.
 

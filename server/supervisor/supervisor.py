@@ -211,7 +211,7 @@ class Supervisor:
         message.close()
         match body.get("did", body.get("do")):
             case "state":
-                child.ready = bool(body["ready"])
+                child.alive, child.ready = bool(body["alive"]), bool(body["ready"])
                 self._look_whether_ready()
                 if body["trouble"] and not self._ending:
                     self._watch.hangs(child, body["trouble"])
@@ -230,9 +230,13 @@ class Supervisor:
         self._processes.look_at_models()
 
     def _look_whether_ready(self) -> None:
-        """The start is over when the server answers and each of its engines has loaded the model."""
+        """The start is over when the server answers and each of its engines has loaded the model.
+
+        That of a repository is over when all that was found has been loaded or has failed: others answer meanwhile.
+        """
         loaded = sum(kind == "engine" for kind, _ in self._first)
-        if loaded == self._plan.engines and self._ready():
+        over = self._ready() if self._settings.models is None else self._processes.alive
+        if loaded == self._plan.engines and over:
             self._all_ready.set()
 
     def _ready(self) -> bool:

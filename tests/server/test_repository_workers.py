@@ -185,6 +185,23 @@ def test_an_engine_that_is_killed_loads_the_repository_again(
         assert states(models)["cifar/1"] == "ready"
 
 
+def test_a_version_is_rolled_back_in_all_workers(
+    root: Path, server: RunningServer, everywhere: list[grpc.Channel]
+) -> None:
+    add(root, 1, "rolled")
+    with repository_of(server) as models:
+        wait_for(models, {"rolled/1": "ready"})
+        for version in (1, 2):
+            if version == 2:
+                add(root, 2, "rolled")
+            promote = pb.ModelRepositorySetAliasRequest(name="rolled", alias="stable", version=str(version))
+            models.SetAlias(promote, timeout=TIMEOUT)
+            assert answers(everywhere, "rolled") == {f"rolled/{version}"}
+        back = models.RollBack(pb.ModelRepositoryRollBackRequest(name="rolled"), timeout=TIMEOUT)
+        assert (back.version, back.kept) == ("1", True)
+        assert answers(everywhere, "rolled") == {"rolled/1"}
+
+
 def test_metrics_tell_of_each_model_once(root: Path, server: RunningServer, everywhere: list[grpc.Channel]) -> None:
     answers(everywhere, "cifar")
     found = metrics_of(server)
@@ -217,6 +234,19 @@ def test_a_repository_that_cannot_be_read_ends_the_start(
     ours = start_server(environment={"GLIMPSE_MODELS": str(nothing), "GLIMPSE_WORKERS": "2"}, model={})
     assert ours.exit_code() == 4
     assert "The models of GLIMPSE_MODELS cannot be read" in "".join(str(each) for each in [*ours.log, *ours.stray])
+
+
+def test_a_required_model_that_fails_at_the_start_is_no_end_of_it(
+    tmp_path: Path, start_server: Callable[..., RunningServer]
+) -> None:
+    damage(add(tmp_path / "root", 1, "bad"))
+    add(tmp_path / "root", 1)
+    ours = serving_from(start_server, tmp_path / "root", GLIMPSE_WORKERS="2")
+    assert not ready(ours)
+    with channel(ours.target) as through:
+        assert answers([through], "cifar") == {"cifar/1"}
+    ours.terminate()
+    assert ours.exit_code() == 0
 
 
 def test_nothing_is_left_of_an_engine_whose_supervisor_is_killed(

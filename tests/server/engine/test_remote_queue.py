@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import sys
 import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import CancelledError, Future
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +22,8 @@ from glimpse.server.engine.queue_set import QueueSet
 from glimpse.server.engine.remote_queue import RemoteQueue
 from glimpse.server.errors import DeadlineExceededError, InternalError, OverloadedError, Reason, UnavailableError
 from glimpse.server.fair_queue import Lane
+from glimpse.server.runtime import memory_budget
+from glimpse.server.runtime.memory_budget import MemoryBudget
 from tests.server.engine.engines import Bench, run, until, value
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
@@ -440,5 +444,49 @@ def test_several_engines_without_one_that_answers_are_in_trouble() -> None:
         with pytest.raises(UnavailableError, match="being replaced"):
             both.submit(bench.image(1))
         assert both.close(0.0)
+
+    run(scene)
+
+
+def _shared_memory() -> int:
+    """Arenas that are mapped into this process."""
+    return Path("/proc/self/maps").read_text().count("memfd:glimpse-arena")
+
+
+def test_a_late_queue_takes_memory_with_the_first_image_alone() -> None:
+    """And gives it back when it is closed, although somebody keeps the futures."""
+
+    async def scene(bench: Bench) -> None:
+        before = _shared_memory()
+        queue = bench.worker(late=True)
+        await until(lambda: bench.host.workers == 1)
+        assert (queue.trouble(), queue.depth(), queue.ahead(Lane("a"))) == (None, 0, 0)
+        assert _shared_memory() == before
+        bench.let(1000)
+        threads = [asyncio.to_thread(queue.submit, bench.image(i)) for i in range(20)]  # each may be the first
+        kept = await asyncio.gather(*threads)
+        assert [await value(each) for each in kept] == list(range(20))
+        assert _shared_memory() > before
+        assert await asyncio.to_thread(queue.close, 60.0)
+        await until(lambda: bench.host.workers == 0 and _shared_memory() == before)
+        with pytest.raises(UnavailableError, match="shutting down"):
+            queue.submit(bench.image(7))
+
+    gc.disable()  # it is not what finds the memory
+    try:
+        run(scene)
+    finally:
+        gc.enable()
+
+
+def test_a_late_queue_without_memory_refuses_images_until_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene(bench: Bench) -> None:
+        queue = bench.worker(late=True)
+        bench.let(10)
+        monkeypatch.setattr(memory_budget, "available", lambda: MemoryBudget(1000, "a test"))
+        with pytest.raises(OverloadedError, match=r"images that a worker may have in flight take .* \(a test\)"):
+            queue.submit(bench.image(1))
+        monkeypatch.undo()
+        assert await value(queue.submit(bench.image(2))) == 2
 
     run(scene)
