@@ -128,11 +128,12 @@ def test_a_token_that_is_removed_amid_its_pieces_leaves_nothing_in_flight(
     running = start_server(f"--tokens={tokens}", "--reload-seconds=0.1")
     running.wait_for("serving")
     request = pb.ClassifyRequest(images=[picture(1)] * 4)
-    removed = threading.Event()
+    answered, removed = threading.Event(), threading.Event()
 
     def pieces() -> Iterator[pb.ClassifyStreamRequest]:
         for number in itertools.count():  # until the stream has ended
             if number == 50:
+                answered.wait(TIMEOUT)  # on a busy machine they may all be sent before
                 replace(tokens, entry("bob", "b"))
                 removed.set()
             yield pb.ClassifyStreamRequest(id=str(number), request=request)
@@ -141,6 +142,7 @@ def test_a_token_that_is_removed_amid_its_pieces_leaves_nothing_in_flight(
         stub = ImageClassifierStub(caller)
         answers = stub.ClassifyStream(pieces(), timeout=TIMEOUT, metadata=bearer("a"))
         assert len(next(answers).response.results) == 4
+        answered.set()
         with pytest.raises(grpc.RpcError) as ended:
             list(answers)
         assert removed.is_set()
