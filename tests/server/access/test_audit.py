@@ -156,7 +156,8 @@ def test_while_the_disk_hangs_calls_go_on_and_only_so_many_lines_wait(tmp_path: 
     with structlog.testing.capture_logs() as logged:
         for _ in range(audit._queue.maxsize + 100):
             write(audit, call)
-    assert [line["event"] for line in logged] == ["audit lines are lost"]
+    # A server of an earlier test may sum up meanwhile what it left out of the log.
+    assert [line["event"] for line in logged if "audit" in line["event"]] == ["audit lines are lost"]
     answers.set()
     until(audit._queue.empty)
     audit.close()
