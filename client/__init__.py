@@ -40,6 +40,7 @@ from glimpse.client.results import (
     ImageResult,
     ModelDescription,
     ModelIdentity,
+    Novelty,
     Prediction,
     Timing,
 )
@@ -65,6 +66,7 @@ __all__ = [
     "ModelDescription",
     "ModelIdentity",
     "ModelNotFoundError",
+    "Novelty",
     "OverloadedError",
     "Prediction",
     "RequestRefusedError",
