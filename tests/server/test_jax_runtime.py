@@ -28,6 +28,11 @@ import numpy as np
 runtime = build(sources.resolve(sources.ModelSource(weights="cifar10")), "jax", precision="float32").runtime
 answers = [runtime(np.full((size, 32, 32, 3), 7, np.uint8)) for size in (1, 2)]
 highest = float(answers[0]["probabilities"].max())
+pixels = np.random.default_rng(1).integers(0, 256, (2, 32, 32, 3), np.uint8)
+every = runtime(pixels, runtime.outputs)
+assert {name: values.shape for name, values in every.items()} == {
+    "probabilities": (2, 10), "logits": (2, 10), "embedding": (2, 112)
+}
 print(json.dumps([events["cache_hits"], events["cache_misses"], runtime.streams, highest]))
 """
 

@@ -17,7 +17,7 @@ from glimpse.server.runtime import selection
 selection.choose("torch")
 import numpy as np, structlog, torch
 from glimpse.models import sources
-from glimpse.models.outputs import LOGITS, PROBABILITIES
+from glimpse.models.outputs import EMBEDDING, LOGITS, PROBABILITIES
 from glimpse.models.serving import load_bundle, serving_outputs, by_name
 from glimpse.server.runtime.torch import TorchRuntime
 bundle = sources.resolve(sources.ModelSource(weights="cifar10"))
@@ -29,11 +29,12 @@ assert isinstance(runtime._program, torch.jit.ScriptModule)
 assert runtime.streams == 1
 for size in (1, 2, 7, 32):
     pixels = np.random.default_rng(size).integers(0, 256, (size, 32, 32, 3), np.uint8)
-    found = runtime(pixels, frozenset({PROBABILITIES, LOGITS}))
+    found = runtime(pixels, runtime.outputs)
     with torch.no_grad():
         expected = by_name(model, model(torch.from_numpy(pixels), training=False))
     np.testing.assert_allclose(found[PROBABILITIES], expected[PROBABILITIES].numpy(), atol=1e-5)
     np.testing.assert_allclose(found[LOGITS], expected[LOGITS].numpy(), atol=1e-3)
+    np.testing.assert_allclose(found[EMBEDDING], expected[EMBEDDING].numpy(), atol=1e-4)
     kept = found[PROBABILITIES].copy()
     runtime(255 - pixels)
     np.testing.assert_array_equal(found[PROBABILITIES], kept)
