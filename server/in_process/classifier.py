@@ -147,6 +147,8 @@ class Classifier:
                 ``outputs``: what to return besides predictions: ``"embedding"``, ``"logits"`` or both, in a list.
                 ``allow`` and ``deny``: lists of the classes that may and that may not answer.
                 ``roll_up``: answer with a group of classes if no class alone is at least this probable.
+                ``novelty``: tell whether the image shows any of the model's classes (`ImageResult.novelty`).
+                ``require_known``: no predictions if the image shows none of them; implies ``novelty``.
 
         Returns:
             The result of the image, which never has an `error`; or one result for each image of a list, in the same

@@ -34,6 +34,8 @@ class Options(TypedDict, total=False):
     allow: Sequence[str]
     deny: Sequence[str]
     roll_up: float
+    novelty: bool | None
+    require_known: bool
 
 
 def to_request(options: Options) -> Callable[[domain.Image], domain.ClassifyRequest]:
@@ -56,6 +58,8 @@ def to_request(options: Options) -> Callable[[domain.Image], domain.ClassifyRequ
         outputs=DEFAULT_OUTPUTS.union(options.get("outputs", ())),
         classes=domain.ClassChoice(allow, deny) if allow or deny else None,
         roll_up=options.get("roll_up", 0.0),
+        novelty=options.get("novelty"),
+        require_known=options.get("require_known", False),
     )
     return lambda image: replace(blank, images=(image,))
 
@@ -111,8 +115,7 @@ def to_image(image: ImageInput, limits: InputLimits) -> domain.Image:
 def to_result(answer: Classification) -> results.ImageResult:
     """The result of a request's only image, as the client gives it."""
     (result,) = answer.results
-    timing = result.timing
-    error = result.error
+    timing, error, novelty = result.timing, result.error, result.novelty
     return results.ImageResult(
         predictions=tuple(
             [
@@ -139,8 +142,13 @@ def to_result(answer: Classification) -> results.ImageResult:
         model=results.ModelIdentity(answer.model.name, answer.model.version, answer.model.weights_digest),
         logits=_floats(result.outputs.get(LOGITS)),
         embedding=_floats(result.outputs.get(EMBEDDING)),
-        # In 32 bits, as it travels from a server.
+        # In 32 bits, as these travel from a server.
         probability_outside=None if result.outside is None else float(np.float32(result.outside)),
+        novelty=(
+            None
+            if novelty is None
+            else results.Novelty(float(np.float32(novelty.score)), float(np.float32(novelty.threshold)), novelty.known)
+        ),
     )
 
 

@@ -150,6 +150,15 @@ def test_embeddings_logits_and_chosen_classes_are_the_server_s(
     assert listed.logits == found.logits
 
 
+@pytest.mark.parametrize("asked", [{"novelty": True}, {"require_known": True}])
+def test_what_shows_none_of_the_classes_is_unknown_as_to_the_server(
+    classifier: Classifier, client: Client, asked: dict[str, Any]
+) -> None:
+    found, wanted = classifier.classify(pixels(1), **asked), client.classify(pixels(1), **asked)
+    assert unthreaded(found) == unthreaded(wanted)
+    assert found.novelty is not None
+
+
 def test_an_option_that_there_is_not_is_told_with_those_that_there_are(classifier: Classifier) -> None:
     with pytest.raises(TypeError, match=r"no option 'topk'\. There are: top_k, "):
         classifier.classify(pixels(1), topk=3)  # type: ignore[call-overload]
