@@ -62,8 +62,15 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
 
 @functools.cache
 def _forks() -> ForkServer:
-    """Starts servers of this process' tests; it ends with this process."""
+    """Starts servers of this process' tests; ends with them."""
     return ForkServer("server")
+
+
+def pytest_unconfigure() -> None:
+    """End what starts servers, if it was needed."""
+    if _forks.cache_info().currsize:
+        _forks().close()
+        _forks.cache_clear()
 
 
 @pytest.hookimpl(trylast=True)
