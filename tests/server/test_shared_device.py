@@ -218,7 +218,8 @@ class Timed:
         self.shares = [self.device.share(weight, batches=streams) for weight, _ in models]
         self.had = [0.0] * len(models)
         self.batches: list[int] = []  # the models whose batches began, in that order
-        self._lock = threading.Lock()
+        self._lock, self._ending = threading.Lock(), threading.Lock()
+        self._streams, self._ended = streams, 0
         self.over = threading.Event()
         self.patience = 10.0  # seconds of a batch for others to come; who has not by then does not
         self.batchers = [
@@ -238,9 +239,11 @@ class Timed:
         def compute(pixels: NDArray[np.uint8], _: frozenset[str]) -> Outputs:
             with self._lock:
                 self.batches.append(number)
-            end = time.monotonic() + self.patience
-            while not self.over.is_set() and time.monotonic() < end and not self.all_wait():
-                time.sleep(0.0001)
+            with self._ending:
+                end = time.monotonic() + self.patience
+                while not self.over.is_set() and time.monotonic() < end and not self.all_wait():
+                    time.sleep(0.0001)
+                self._ended += 1
             self._clock.now = float(getattr(self._clock, "now", 0.0)) + seconds
             with self._lock:
                 self.had[number] += seconds
@@ -249,7 +252,8 @@ class Timed:
         return compute
 
     def all_wait(self) -> bool:
-        return all(share.waiting for share in self.shares)
+        """Whether somebody has the place of the batch that ended before, and all models wait for the next."""
+        return len(self.batches) - self._ended >= self._streams and all(share.waiting for share in self.shares)
 
     def run(self, seconds: float) -> list[float]:
         """Have all busy until so many seconds have been computed; what each has had."""
@@ -279,7 +283,7 @@ def test_batchers_of_one_device_share_it_by_their_weights(
 ) -> None:
     """Also one that is to have several turns in a row: it has its next batch at hand when the one before it ends."""
     timed = Timed(streams, *models)
-    had = timed.run(300 * max(seconds for _, seconds in models))
+    had = timed.run(200 * max(seconds for _, seconds in models))
     weights = [weight for weight, _ in models]
     assert had == pytest.approx([sum(had) * weight / sum(weights) for weight in weights], rel=0.1)
 
