@@ -167,9 +167,7 @@ class Server:
             pipeline,
             self._registry,
             stream_window=settings.stream_window,
-            traffic=Traffic(self._registry, self._rollouts, self._copies)
-            if isinstance(self._repository, Repository)
-            else None,
+            traffic=None if self._repository is None else Traffic(self._registry, self._rollouts, self._copies),
         )
         interceptor = CallInterceptor(
             calls,
