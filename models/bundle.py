@@ -360,7 +360,7 @@ def _from_dict(folder: Path, values: dict[str, Any]) -> Bundle:
         metrics={k: _number(v, f"the metric {shown(k)}") for k, v in _of_type(values, "metrics", dict).items()},
         golden=golden,
         novelty=NoveltyThreshold.from_dict(_of_type(values, "novelty", dict)) if "novelty" in values else None,
-        drift=Reference.from_dict(_of_type(values, "drift", dict), len(labels)) if "drift" in values else None,
+        drift=Reference.from_dict(_of_type(values, "drift", dict), values["classes"]) if "drift" in values else None,
     )
 
 

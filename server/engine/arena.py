@@ -7,7 +7,6 @@ holes would be filled at the first touch of each page, and where there is no mem
 
 from __future__ import annotations
 
-import fcntl
 import math
 import mmap
 import os
@@ -24,7 +23,7 @@ from glimpse.server.runtime import memory_budget
 from glimpse.server.startup import MemoryShortError
 
 _ALIGNED = 64  # bytes: a line of the processor's cache, so that neighbours do not slow one another down
-_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+_SEALS = 0x1 | 0x2 | 0x4  # F_SEAL_SEAL, F_SEAL_SHRINK and F_SEAL_GROW of <fcntl.h>
 _STATE = struct.Struct("=qqqq")  # images that wait, parties of them, whether there is trouble, how many times follow
 
 
@@ -88,6 +87,8 @@ class Arena:
         """
         self.layout, self.slots = layout, slots
         self._file = file
+        import fcntl  # here, as below: a server of one process imports this file, also where there is none
+
         size = layout.size(slots)
         seals = fcntl.fcntl(file, fcntl.F_GET_SEALS)
         found = os.fstat(file).st_size
@@ -114,6 +115,8 @@ class Arena:
         Raises:
             MemoryShortError: expected; there is not so much.
         """
+        import fcntl
+
         size = layout.size(slots)
         budget = memory_budget.available()
         if budget is not None and size > budget.free:

@@ -156,8 +156,8 @@ def test_every_exit_code_is_documented_by_help() -> None:
 @pytest.mark.parametrize(
     ("words", "offered"),
     [
-        ("glimpse s", {"sort"}),
-        ("glimpse classify --re", {"--resume", "--retry-failed"}),
+        ("glimpse s", {"similar", "sort"}),
+        ("glimpse classify --re", {"--require-known", "--resume", "--retry-failed"}),
         ("glimpse sort --min", {"--min-probability"}),
     ],
 )

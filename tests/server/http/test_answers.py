@@ -46,8 +46,9 @@ def test_the_json_of_an_answer_has_the_names_of_the_contract(port: int) -> None:
     (result,) = content["results"]
     assert content.keys() == names(pb.ClassifyResponse.DESCRIPTOR)
     assert content["model"].keys() == names(pb.ModelIdentity.DESCRIPTOR)
-    assert result.keys() == names(pb.ImageResult.DESCRIPTOR) - {"error", "novelty"}
-    assert result["predictions"][0].keys() == names(pb.Prediction.DESCRIPTOR)
+    asked_for = {"novelty", "logits", "embedding", "embedding_float16", "probability_outside"}
+    assert result.keys() == names(pb.ImageResult.DESCRIPTOR) - {"error", *asked_for}
+    assert result["predictions"][0].keys() == names(pb.Prediction.DESCRIPTOR) - {"is_group"}
     assert result["timing"].keys() == names(pb.Timing.DESCRIPTOR)
 
 
