@@ -165,7 +165,7 @@ def test_models_may_be_added_while_a_scrape_goes_through_them() -> None:
             self.identity = self
             self.name = name
             self.version = ""
-            self.sleep = None
+            self.sleep, self.asleep = None, False
 
     for name in ("a", "b"):
         registry.put(_Model(name))  # type: ignore[arg-type]
