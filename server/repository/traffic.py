@@ -16,7 +16,14 @@ from dataclasses import replace
 from glimpse.models.labels import ClassLabel
 from glimpse.models.outputs import PROBABILITIES
 from glimpse.server.access.call_context import CallContext
-from glimpse.server.domain import Caller, Classification, ClassifyRequest, ImageResult, ModelSelector
+from glimpse.server.domain import (
+    Caller,
+    ClassChoice,
+    Classification,
+    ClassifyRequest,
+    ImageResult,
+    ModelSelector,
+)
 from glimpse.server.errors import Code, InvalidRequestError, ModelNotFoundError, Reason, ServiceError
 from glimpse.server.registry import ModelRegistry
 from glimpse.server.repository.copies import Copies, Copy
@@ -34,10 +41,16 @@ class Traffic:
         rollouts: Rollouts,
         copies: Copies,
         *,
+        classes: ClassChoice | None = None,
         sample: Callable[[], float] = random.random,
     ) -> None:
-        """Distribute by `rollouts`; `sample` gives numbers from 0 to 1, by which requests are chosen to be copied."""
+        """Distribute by `rollouts`.
+
+        `classes`: that answer requests which do not choose, as the pipeline has them; None: all. `sample` gives numbers
+        from 0 to 1, by which requests are chosen to be copied.
+        """
         self._registry, self._rollouts, self._copies, self._sample = registry, rollouts, copies, sample
+        self._classes = classes
 
     def divided(self, selector: ModelSelector) -> bool:
         """Whether a request for this model may go to a canary, or be copied."""
@@ -129,19 +142,24 @@ class Traffic:
             self._offer(shadow, shadow.terms.version, request, answer)
 
     def _offer(self, rollout: Rollout, version: str, request: ClassifyRequest, answer: Classification) -> None:
-        now = self._copies.clock()
+        now, classes = self._copies.clock(), request.classes or self._classes
         for image, result in zip(request.images, answer.results, strict=True):
             found = _first(result, answer)
             if found is not None:
                 timing = result.timing
                 seconds = timing.decode + timing.pre_stem + timing.compute
-                self._copies.offer(Copy(rollout, version, image, request.geometry, *found, seconds, now))
+                self._copies.offer(Copy(rollout, version, image, request.geometry, classes, *found, seconds, now))
 
 
 def _first(result: ImageResult, answer: Classification) -> tuple[ClassLabel, float] | None:
-    """The most probable class of an answer, and its probability; None: the answer does not say it."""
+    """The most probable class of an answer, and its probability; None: the answer does not say it.
+
+    A group does not: its name is that of no class, and its probability that of several.
+    """
     if result.predictions:
         first = result.predictions[0]
+        if first.is_group:
+            return None
         return ClassLabel(first.label, first.class_id), first.probability
     probabilities = result.outputs.get(PROBABILITIES)
     if probabilities is None:

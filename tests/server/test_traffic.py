@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from glimpse.models import bundle
 from glimpse.models.decoding.limits import ImageLimits
 from glimpse.models.labels import ClassLabel
-from glimpse.models.outputs import PROBABILITIES, Outputs
+from glimpse.models.outputs import LOGITS, PROBABILITIES, Outputs
 from glimpse.models.spec import NetworkSummary
 from glimpse.server.access.call_context import CallContext
 from glimpse.server.access.call_metadata import read_metadata
@@ -25,6 +25,7 @@ from glimpse.server.decoding.pool import DecodePool
 from glimpse.server.decoding.where import Decoding
 from glimpse.server.domain import (
     Caller,
+    ClassChoice,
     Classification,
     ClassifyRequest,
     ImageResult,
@@ -112,6 +113,7 @@ class Scene:
             self.networks[version],
             input_shape=of.input_shape,
             batch_sizes=(1,),
+            outputs=frozenset({PROBABILITIES, LOGITS}),
             capacity=16,
             observer=Observed(),
             clock=self.clock,
@@ -317,6 +319,46 @@ def test_probabilities_that_are_asked_for_as_numbers_are_compared_too() -> None:
         await made.until(lambda: shadow.comparison.images == 1)  # nothing is known of the other one
         assert shadow.comparison.agreement == 0
         assert shadow.comparison.mean_difference == pytest.approx(1 - 0.1 / 9)
+
+    run(do)
+
+
+@pytest.mark.parametrize("chosen_by", ["request", "server"])
+def test_the_classes_that_may_answer_are_the_same_for_a_copy(chosen_by: str) -> None:
+    """Both versions say class 0; among those that may answer, both say class 3 and give it all that these have."""
+    choice = ClassChoice(allow=("class 3",))
+
+    async def do(made: Scene) -> None:
+        shadow = made.roll_out(Kind.SHADOW)
+        made.traffic._classes = choice if chosen_by == "server" else None
+        first = Prediction(3, "class 3", "", 1.0)
+
+        async def compute(request: ClassifyRequest) -> Classification:
+            model = made.registry.resolve(request.model)
+            return Classification(model.identity, (ImageResult(Timing(), (first,)),), model.bundle.labels)
+
+        request = ClassifyRequest((PHOTO,), classes=choice if chosen_by == "request" else None)
+        await made.traffic.classify(request, CallContext("", "", ""), CALLER, compute)
+        await made.until(lambda: shadow.comparison.images + shadow.new.failed == 1)
+        assert (shadow.comparison.agreement, shadow.comparison.mean_difference) == (1, 0)
+
+    run(do)
+
+
+def test_an_answer_that_became_a_group_is_not_compared() -> None:
+    async def do(made: Scene) -> None:
+        shadow = made.roll_out(Kind.SHADOW)
+        group, one = Prediction(0, "animals", "", 1.0, is_group=True), Prediction(0, "class 0", "", 0.9)
+
+        async def compute(request: ClassifyRequest) -> Classification:
+            model = made.registry.resolve(request.model)
+            results = tuple(ImageResult(Timing(), (each,)) for each in (group, one))
+            return Classification(model.identity, results, model.bundle.labels)
+
+        await made.traffic.classify(ClassifyRequest((PHOTO, PHOTO)), CallContext("", "", ""), CALLER, compute)
+        await made.until(lambda: shadow.comparison.images == 1)
+        assert shadow.comparison.agreement == 1
+        assert made.networks["2"].images == 1
 
     run(do)
 
