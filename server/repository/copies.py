@@ -36,7 +36,7 @@ _PATIENCE = 5.0  # seconds that a copy may wait
 _LONGEST = 60.0  # seconds that one may take to be classified; something hangs that others watch
 # What is computed where all classes may answer, and where some may.
 _ALL, _CHOSEN = frozenset({PROBABILITIES}), frozenset({PROBABILITIES, LOGITS})
-_NO_PLACE = {Reason.DRAINING, Reason.NOT_READY, Reason.MODEL_NOT_FOUND, Reason.QUEUE_FULL}
+_NO_PLACE = {Reason.DRAINING, Reason.NOT_READY, Reason.MODEL_NOT_FOUND, Reason.QUEUE_FULL, Reason.MEMORY_FULL}
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,8 @@
 
 A canary gets the requests whose keys belong to its share. The key is what the caller says with `glimpse-key`; else the
 id of the request, where the caller gives one; else the caller. What the canary refuses only because of what it is, such
-as a request for more classes than it has, the usual version answers, and it counts as an error of the canary.
+as a request for more classes than it has, the usual version answers, and it counts as an error of the canary. So does a
+canary that has slept and cannot be woken; where only the memory for it is lacking, that is no error of its own.
 """
 
 from __future__ import annotations
@@ -24,7 +25,15 @@ from glimpse.server.domain import (
     ImageResult,
     ModelSelector,
 )
-from glimpse.server.errors import Code, InvalidRequestError, ModelNotFoundError, Reason, ServiceError
+from glimpse.server.errors import (
+    Code,
+    FailedPreconditionError,
+    InvalidRequestError,
+    ModelNotFoundError,
+    OverloadedError,
+    Reason,
+    ServiceError,
+)
 from glimpse.server.registry import ModelRegistry
 from glimpse.server.repository.copies import Copies, Copy
 from glimpse.server.repository.rollout import Kind, Rollout, Rollouts
@@ -94,13 +103,17 @@ class Traffic:
         asked = replace(request, model=ModelSelector(canary.name, canary.terms.version))
         try:
             return await self._counted(canary, asked, call, caller, compute, new=True)
-        except InvalidRequestError:
+        except (InvalidRequestError, FailedPreconditionError):
             answer = await compute(request)
             canary.answered(0.0, new=True, ok=False)  # the usual version does not refuse it
             self._rollouts.judge(canary)
             return answer
         except ModelNotFoundError:  # it has just been unloaded
             return await compute(request)
+        except OverloadedError as error:
+            if error.reason is not Reason.MEMORY_FULL:
+                raise
+            return await compute(request)  # it sleeps, and others need the memory
 
     async def _counted(
         self,

@@ -36,6 +36,7 @@ from glimpse.server.domain import (
 )
 from glimpse.server.errors import (
     DeadlineExceededError,
+    FailedPreconditionError,
     InternalError,
     InvalidRequestError,
     OverloadedError,
@@ -222,6 +223,44 @@ def test_what_only_the_canary_refuses_is_answered_and_counts_as_its_error() -> N
         assert "3 of its last 3 requests failed" in canary.terms.rolled_back
         assert made.answered_by == ["2", "1"] * 3
         assert not made.traffic.divided(ModelSelector())
+
+    run(do)
+
+
+@pytest.mark.parametrize(
+    ("error", "failed"),
+    [
+        (FailedPreconditionError(Reason.MODEL_NOT_LOADED, "could not be loaded again"), 3),
+        (OverloadedError(Reason.MEMORY_FULL, "sleeps", retry_after=1.0), 0),
+    ],
+    ids=lambda each: type(each).__name__,
+)
+def test_the_usual_version_answers_for_a_canary_that_cannot_be_woken(error: Exception, failed: int) -> None:
+    async def do(made: Scene) -> None:
+        canary = made.roll_out(Kind.CANARY, max_error_rate=0.1, min_requests=3)
+        made.errors["2"] = error
+        assert [await made.classify() for _ in range(3)] == ["1", "1", "1"]
+        assert canary.new.failed == failed
+        assert canary.running is not bool(failed)
+
+    run(do)
+
+
+def test_a_copy_for_which_a_sleeping_version_gets_no_memory_is_dropped() -> None:
+    class Asleep:
+        asleep, trouble = True, ""
+
+        async def wake(self, deadline: float | None) -> None:
+            assert deadline is not None
+            raise OverloadedError(Reason.MEMORY_FULL, "sleeps", retry_after=1.0)
+
+    async def do(made: Scene) -> None:
+        shadow = made.roll_out(Kind.SHADOW)
+        made.models["2"] = dataclasses.replace(made.models["2"], sleep=Asleep())
+        made.registry.put(made.models["2"])
+        await made.classify()
+        await made.until(lambda: shadow.comparison.dropped == 1)
+        assert shadow.new.failed == 0
 
     run(do)
 
