@@ -125,6 +125,17 @@ class Repository:
         """The aliases of a model, as they are to be: alias -> version."""
         return self._known.models[name].aliases if name in self._known.models else {}
 
+    async def check(self, name: str) -> None:
+        """Refuse a model that is not in the repository.
+
+        Raises:
+            ModelNotFoundError: expected; it is not.
+        """
+        if name not in self._known.models:
+            await self._look_now()
+        if name not in self._known.models:
+            raise _not_found(name, "", sorted(self._known.models))
+
     async def start(self, stop: asyncio.Event) -> bool:
         """Load what is there; False when told to stop meanwhile. A version that fails does not end it.
 
