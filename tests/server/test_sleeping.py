@@ -23,6 +23,7 @@ from glimpse.server.errors import (
     Reason,
     UnavailableError,
 )
+from glimpse.server.progress import Progress, untold
 from glimpse.server.registry import LoadedModel
 from glimpse.server.repository import known, sleeping
 from glimpse.server.repository.sleeping import ModelSleep
@@ -69,14 +70,15 @@ class Sleepy(Scene):
     def counted(self, name: str, before: Callable[[], object] = lambda: None) -> list[int]:
         """Count how often a model is loaded again, from now on; `before` is called in the thread that loads."""
         queue, loads = self.sleep(name).queue, list[int]()
-        load = queue._load
+        load = queue.load
 
-        def counting() -> ModelQueue:
+        def counting(progress: Progress) -> ModelQueue:
             loads.append(1)
+            progress("compute batches of 8 images")
             before()
-            return load()
+            return load(untold)
 
-        queue._load = counting
+        queue.load = counting
         return loads
 
     async def asleep(self, name: str) -> None:
@@ -277,6 +279,40 @@ def test_a_model_that_cannot_be_woken_is_told_with_the_reason(tmp_path: Path) ->
     run(do)
 
 
+def test_waking_that_hangs_is_given_up_and_holds_up_no_other_model(tmp_path: Path) -> None:
+    """Should it end after all, what it has loaded is closed."""
+    models(tmp_path, a=MAY_SLEEP, b=MAY_SLEEP)
+
+    async def do() -> None:
+        async with sleepy(tmp_path) as made:
+            made.repository.sleepers._step_seconds = 0.2
+            await made.asleep("a")
+            await made.asleep("b")
+            queue, go_on, ended = made.sleep("a").queue, threading.Event(), list[ModelQueue]()
+            load = queue.load
+
+            def hanging(progress: Progress) -> ModelQueue:
+                progress("compute batches of 8 images")
+                assert go_on.wait(LONG)
+                ended.append(found := load(untold))
+                return found
+
+            queue.load = hanging
+            hangs, other = asyncio.create_task(made.ask("a")), asyncio.create_task(made.ask("b"))
+            with pytest.raises(FailedPreconditionError, match=r"at one step for 0\.2 s: compute batches of 8 images"):
+                await hangs
+            assert await other == "b"
+            assert made.states() == {"a/1": "sleeping", "b/1": "ready"}
+            go_on.set()
+            await until(lambda: ended and ended[0].close(0.0))
+            assert made.states()["a/1"] == "sleeping"
+            queue.load = load
+            made.now += 5.0
+            assert await made.ask("a") == "a"
+
+    run(do)
+
+
 def test_a_caller_without_the_time_leaves_and_the_model_wakes(tmp_path: Path) -> None:
     models(tmp_path, a=MAY_SLEEP)
 
@@ -448,7 +484,7 @@ class Hanging:
 
 
 def test_a_queue_that_sleeps_takes_nothing_and_one_that_hangs_is_given_up() -> None:
-    queue = SleepQueue(Hanging(), lambda: pytest.fail("nobody wakes it"))  # type: ignore[arg-type]
+    queue = SleepQueue(Hanging(), lambda _: pytest.fail("nobody wakes it"))  # type: ignore[arg-type]
     assert not queue.sleep(0.0)
     queue.abandon()
     assert queue.sleep(0.0)
