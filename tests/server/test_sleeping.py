@@ -11,8 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from glimpse.models.outputs import PROBABILITIES
+from glimpse.models.outputs import PROBABILITIES, Outputs
+from glimpse.server.batching.batcher import Batcher
+from glimpse.server.batching.device import SharedDevice
 from glimpse.server.batching.model_queue import ModelQueue
 from glimpse.server.batching.sleep_queue import SleepQueue
 from glimpse.server.domain import ModelSelector
@@ -29,6 +32,7 @@ from glimpse.server.repository import known, sleeping
 from glimpse.server.repository.sleeping import ModelSleep
 from glimpse.server.runtime.memory_budget import MemoryBudget
 from glimpse.server.startup import ModelLoadError
+from tests.server.fake_executor import Observed
 from tests.server.repositories import add
 from tests.server.test_repository import Scene
 
@@ -478,6 +482,9 @@ def test_sleep_after_of_a_model_that_never_sleeps_is_refused(tmp_path: Path, tex
 class Hanging:
     """A queue whose last batch never ends."""
 
+    def trouble(self) -> str:
+        return "A batch hangs."
+
     def close(self, timeout: float | None = None) -> bool:
         assert timeout is not None
         return False
@@ -495,3 +502,43 @@ def test_a_queue_that_sleeps_takes_nothing_and_one_that_hangs_is_given_up() -> N
     with pytest.raises(UnavailableError) as refused:
         queue.submit(np.zeros((1, 1, 3), np.uint8))
     assert refused.value.reason is Reason.DRAINING
+
+
+def test_a_batch_that_hangs_in_a_model_that_sleeps_gives_the_device_up() -> None:
+    """Else no other model would be computed any more, and nobody would notice."""
+    device, now, go_on, begun = SharedDevice(1), [0.0], threading.Event(), threading.Event()
+
+    def hangs(pixels: NDArray[np.uint8], outputs: frozenset[str]) -> Outputs:
+        begun.set()
+        assert go_on.wait(LONG)
+        return dict.fromkeys(outputs, np.zeros((len(pixels), 10), np.float32))
+
+    device._clock = lambda: now[0]
+    batcher = Batcher(
+        hangs,
+        input_shape=(1, 1, 3),
+        batch_sizes=(1,),
+        capacity=1,
+        observer=Observed(),
+        stuck_seconds=60.0,
+        share=device.share(),
+        clock=lambda: now[0],
+    )
+    batcher.start()
+    queue = SleepQueue(batcher, lambda _: pytest.fail("nobody wakes it"))
+    answer = queue.submit(np.zeros((1, 1, 3), np.uint8))
+    assert begun.wait(LONG)
+    assert not queue.sleep(0.0)
+    queue.abandon()
+    now[0] = 50.0
+    assert queue.trouble() is None
+    assert device._free == 0
+    now[0] = 61.0
+    assert queue.trouble() is None
+    assert device._free == 1
+    with pytest.raises(UnavailableError):
+        answer.result(LONG)
+    go_on.set()
+    assert batcher.close(LONG)
+    assert queue.trouble() is None
+    assert not queue._hung
