@@ -40,6 +40,9 @@ from glimpse.server.settings import Settings
 
 _log = structlog.get_logger(__name__)
 
+_MOST_GIVEN = 64  # models, until a worker has taken them: a channel holds fewer than 300 messages that nobody has read
+_TAKEN = -1  # instead of the number of a state: the worker has taken what it was given
+
 
 @dataclass(slots=True, eq=False)
 class _Served:
@@ -215,10 +218,16 @@ class ServedModels(Audience):
         if worker.said != worker.told or worker.said == self._number:
             return
         told, named = self._told()
-        for served in named:
-            if served.serial not in worker.given and not self._give(worker, served):
+        given = [served for served in named if served.serial not in worker.given]
+        for served in given[:_MOST_GIVEN]:
+            if not self._give(worker, served):
                 self._lose(worker)
                 return
+        if len(given) > _MOST_GIVEN:  # the others once it has taken these
+            worker.said = _TAKEN
+            if not worker.channel.send({"do": "wait", "number": _TAKEN}):
+                self._lose(worker)
+            return
         worker.said = told.number
         if not _say(worker.channel, {"do": "state", "number": told.number}, pickle.dumps(told)):
             self._lose(worker)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from pathlib import Path
 
 import pytest
 
+from glimpse.server.control_channel import ControlChannel
 from glimpse.server.metrics import Metrics
+from glimpse.server.repository import served as served_module
 from glimpse.server.repository.served import ServedModels
 from tests.server.repositories import add
 from tests.server.test_repository import LONG, _settings, settled
@@ -42,6 +45,46 @@ def test_only_a_model_that_is_needed_is_trouble_of_the_engine(tmp_path: Path, *,
             await until({"first": True, "second": True})
             assert told == ([HANGS, None] if required else [])
         finally:
+            made.stop()
+            await running
+            for served in made._served.values():
+                await asyncio.to_thread(served.host.close)
+                served.model.close()
+
+    asyncio.run(asyncio.wait_for(do(), LONG))
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 64])
+def test_a_worker_is_given_no_more_models_at_once_than_its_channel_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """Else it would be lost, join again, and be lost again."""
+    monkeypatch.setattr(served_module, "_MOST_GIVEN", most)
+    names = {"a": True, "b": True, "c": True}
+    for name in names:
+        add(tmp_path, 1, name)
+
+    async def do() -> None:
+        made = ServedModels(tmp_path, _settings(), Metrics(), lambda _: None)
+        running = asyncio.create_task(made.run())
+        while made._told()[0].names != names:
+            assert not running.done()
+            await asyncio.sleep(0.01)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        channel, heard = ControlChannel(theirs), list[str]()
+        made.join(1, ours)
+        try:
+            while "state" not in heard:
+                message = await channel.received()
+                assert message is not None
+                heard.append(message.body["do"])
+                if heard[-1] != "model":
+                    channel.send({"did": "told", "number": message.body["number"]})
+                message.close()
+            assert heard.count("model") == len(names)
+            assert heard.count("wait") == (len(names) - 1) // most
+        finally:
+            channel.close()
             made.stop()
             await running
             for served in made._served.values():
