@@ -194,7 +194,7 @@ def test_one_that_was_rolled_back_begins_anew() -> None:
 
 
 @pytest.mark.parametrize("then", ["ends", "gets other terms", "is another version"])
-def test_requests_that_began_before_roll_back_no_canary_that_is_not_there_any_more(then: str) -> None:
+def test_requests_of_a_past_canary_roll_nothing_back(then: str) -> None:
     scene = Scene(max_error_rate=0.0, min_requests=1)
     before = scene.canary
     if then == "ends":

@@ -55,7 +55,7 @@ def test_only_a_model_that_is_needed_is_trouble_of_the_engine(tmp_path: Path, *,
 
 
 @pytest.mark.parametrize("most", [1, 2, 3, 64])
-def test_a_worker_is_given_no_more_models_at_once_than_its_channel_holds(
+def test_a_worker_is_given_no_more_models_than_its_channel_holds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
     """Else it would be lost, join again, and be lost again."""
