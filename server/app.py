@@ -161,13 +161,14 @@ class Server:
         )
         calls = Calls(self._metrics, access, self._tracing, guard=guard, log_calls=settings.log_calls)
         self._copies = Copies(self._registry, self._rollouts, self._decoders, self._decoding)
+        traffic = Traffic(self._registry, self._rollouts, self._copies, classes=default_choice(settings))
         self._service = Service(
             calls,
             self._admission,
             pipeline,
             self._registry,
             stream_window=settings.stream_window,
-            traffic=None if self._repository is None else Traffic(self._registry, self._rollouts, self._copies),
+            traffic=None if self._repository is None else traffic,
         )
         interceptor = CallInterceptor(
             calls,

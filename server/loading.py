@@ -233,20 +233,20 @@ def _queue(
 
 
 def _load_again(
-    bundle: Bundle, golden: GoldenCheck, options: LoadOptions, observe: Callable[[str, str], Observer]
+    bundle: Bundle,
+    golden: GoldenCheck,
+    options: LoadOptions,
+    observe: Callable[[str, str], Observer],
+    progress: Progress,
 ) -> ModelQueue:
     """The queue of a model that sleeps, with all that is behind it. Its weights are the same, by their digest.
 
     Raises:
-        StartupError: expected; it cannot be loaded any more.
+        Exception: it cannot be loaded any more, see `explained`.
     """
-
-    def load() -> ModelQueue:
-        unchecked = replace(golden, disabled=True)
-        _, served = _imported_and_served(bundle, unchecked, options, untold)
-        return _queue(bundle, served, options, observe)
-
-    return explained(load)
+    unchecked = replace(golden, disabled=True)
+    _, served = _imported_and_served(bundle, unchecked, options, progress)
+    return _queue(bundle, served, options, observe)
 
 
 def _named(bundle: Bundle, named: tuple[str, str] | None) -> Bundle:

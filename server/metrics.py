@@ -345,6 +345,8 @@ class Metrics:
         found = self._models.get(key)
         if found is None:
             found = self._models[key] = ModelMetrics(self, self._stages.of(model, version))
+        if key in self._gone:  # it is being loaded again, and is not to lose its series meanwhile
+            self._gone[key] = self._clock()
         return found
 
     def image(self, outcome: str) -> None:

@@ -14,6 +14,7 @@ from glimpse.server.batching.model_queue import ModelQueue
 from glimpse.server.batching.waiting import Answer
 from glimpse.server.errors import Reason, UnavailableError, draining
 from glimpse.server.fair_queue import NO_LANE, Lane
+from glimpse.server.progress import Progress
 
 _WAKING_SECONDS = 1.0  # after which a caller may try again who has come at the wrong moment
 
@@ -24,13 +25,15 @@ class SleepQueue:
     Whoever puts it to sleep sees to it that no request uses it, and wakes it before the next one does.
     """
 
-    def __init__(self, queue: ModelQueue, load: Callable[[], ModelQueue]) -> None:
+    def __init__(self, queue: ModelQueue, load: Callable[[Progress], ModelQueue]) -> None:
         """Awake.
 
-        `load`: makes another queue like `queue`, with all that is behind it; called in the thread that wakes.
+        `load`: makes another queue like `queue`, with all that is behind it, for `wake`; takes as long as a load does,
+        and tells what it is given of its steps.
         """
         self._queue: ModelQueue | None = queue
-        self._load = load
+        self.load = load
+        self._hung: list[ModelQueue] = []  # that were abandoned
         self._closed = False
         self._lock = threading.Lock()  # of changes from one queue to another
 
@@ -50,17 +53,17 @@ class SleepQueue:
     def abandon(self) -> None:
         """Sleep although a batch hangs, after `sleep`; what it holds is free when it comes back, if ever."""
         with self._lock:
+            if self._queue is not None:
+                self._hung.append(self._queue)
             self._queue = None
 
-    def wake(self) -> None:
-        """Load what computes it again; takes as long as a load does. Does nothing where it is awake or closed.
+    @property
+    def closed(self) -> bool:
+        """Whether it takes nothing any more, and needs not be woken."""
+        return self._closed
 
-        Raises:
-            Whatever the load raises; then it sleeps on.
-        """
-        if self._queue is not None or self._closed:
-            return
-        queue = self._load()
+    def wake(self, queue: ModelQueue) -> None:
+        """Have what `load` has made compute from now on; it is closed instead where this is."""
         with self._lock:
             if not self._closed:
                 self._queue = queue
@@ -99,7 +102,13 @@ class SleepQueue:
         return 0.0 if (queue := self._queue) is None else queue.seconds_to_compute(images)
 
     def trouble(self) -> str | None:
-        """What keeps the device from answering, for people; None: nothing does."""
+        """What keeps the device from answering, for people; None: nothing does. To be asked every now and then.
+
+        Also of a model that sleeps: what was abandoned is asked as well, so that it gives its part of the device up.
+        """
+        for each in list(self._hung):
+            if each.trouble() is None and each.close(0.0):  # it has come back after all
+                self._hung.remove(each)
         return None if (queue := self._queue) is None else queue.trouble()
 
     def close(self, timeout: float | None = None) -> bool:

@@ -17,12 +17,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from glimpse.models.labels import ClassLabel
-from glimpse.models.outputs import PROBABILITIES
+from glimpse.models.outputs import LOGITS, PROBABILITIES
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.server.batching.batch_queue import Answer
 from glimpse.server.decoding.pool import DecodePool
 from glimpse.server.decoding.where import Decoding
-from glimpse.server.domain import Image, ModelSelector
+from glimpse.server.domain import ClassChoice, Image, ModelSelector
 from glimpse.server.errors import Reason, ServiceError
 from glimpse.server.fair_queue import PRIORITIES, Lane
 from glimpse.server.registry import LoadedModel, ModelRegistry
@@ -34,7 +34,9 @@ _BUSY_SECONDS = 0.05  # real work that waits and takes longer makes copies wait
 _PAUSE_SECONDS = 0.005  # until the next look whether the server is busy
 _PATIENCE = 5.0  # seconds that a copy may wait
 _LONGEST = 60.0  # seconds that one may take to be classified; something hangs that others watch
-_NO_PLACE = {Reason.DRAINING, Reason.NOT_READY, Reason.MODEL_NOT_FOUND, Reason.QUEUE_FULL}
+# What is computed where all classes may answer, and where some may.
+_ALL, _CHOSEN = frozenset({PROBABILITIES}), frozenset({PROBABILITIES, LOGITS})
+_NO_PLACE = {Reason.DRAINING, Reason.NOT_READY, Reason.MODEL_NOT_FOUND, Reason.QUEUE_FULL, Reason.MEMORY_FULL}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,7 @@ class Copy:
     version: str  # that is to classify it
     image: Image
     geometry: str  # that the request has chosen; "": the version's own
+    classes: ClassChoice | None  # that could answer the request, and may answer the copy; None: all
     first: ClassLabel  # of the answer
     probability: float  # of that class
     seconds: float  # that the answer took, without waiting
@@ -118,6 +121,7 @@ class Copies:
             with model.uses:
                 if model.sleep is not None:
                     await model.sleep.wake(time.monotonic() + _LONGEST)
+                chosen = None if copy.classes is None else model.classes.chosen(copy.classes)
                 answer, prepared = await asyncio.wait_for(self._answer(copy, model), _LONGEST)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the other version's
             if isinstance(error, ServiceError) and error.reason in _NO_PLACE:
@@ -126,6 +130,8 @@ class Copies:
                 self._count(copy, 0.0, ok=False)
             return
         probabilities = answer.outputs[PROBABILITIES]
+        if chosen is not None:
+            probabilities, _ = chosen.probabilities(answer.outputs)
         labels = model.bundle.labels
         wanted = _name(copy.first)
         same = next((index for index, label in enumerate(labels) if _name(label) == wanted), None)
@@ -151,7 +157,7 @@ class Copies:
 
         def prepare() -> None:
             try:
-                took[0] = self._prepare(copy.image, recipe, model, answer, expensive=cost.expensive)
+                took[0] = self._prepare(copy, recipe, model, answer, expensive=cost.expensive)
             except BaseException as error:  # noqa: BLE001 - it is told where the answer is waited for
                 if answer.set_running_or_notify_cancel():
                     answer.set_exception(error)
@@ -163,13 +169,14 @@ class Copies:
             preparing.cancel()
 
     def _prepare(
-        self, image: Image, recipe: Recipe, model: LoadedModel, answer: Future[Answer], *, expensive: bool
+        self, copy: Copy, recipe: Recipe, model: LoadedModel, answer: Future[Answer], *, expensive: bool
     ) -> float:
         """Decode, fit and queue an image; in a decoder thread. Returns seconds."""
         begun = time.monotonic()
-        prepared = self._decoding(image, recipe, expensive=expensive)
+        prepared = self._decoding(copy.image, recipe, expensive=expensive)
         seconds = time.monotonic() - begun
-        model.batcher.submit(prepared.pixels, lane=_LANE, future=answer, outputs=frozenset({PROBABILITIES}))
+        outputs = _ALL if copy.classes is None else _CHOSEN
+        model.batcher.submit(prepared.pixels, lane=_LANE, future=answer, outputs=outputs)
         return seconds
 
 

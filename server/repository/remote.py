@@ -222,6 +222,8 @@ class RemoteRepository:
                 self._answer_by(channel, told)
                 await self._notify()
                 channel.send({"did": "told", "number": told.number})
+            case "wait":
+                channel.send({"did": "told", "number": body["number"]})
             case "answer":
                 if message.files:
                     body["rollouts"] = pickle.loads(read_memory_file(message.files[0]))  # noqa: S301 - from our engine

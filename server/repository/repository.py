@@ -86,7 +86,13 @@ class Repository:
         self._audience = audience or Audience()
         self._device = SharedDevice(cores.available())
         self.sleepers = Sleepers(
-            registry, settings.models_memory_bytes, lambda: self._stop, changed=changed, freed=freed, woken=woken
+            registry,
+            settings.models_memory_bytes,
+            lambda: self._stop,
+            step_seconds=settings.load_step_seconds,
+            changed=changed,
+            freed=freed,
+            woken=woken,
         )
         self._poll = settings.models_poll
         self._known = Known(min(_STILL_SECONDS, self._poll or _STILL_SECONDS), rollouts.versions)
@@ -124,6 +130,17 @@ class Repository:
     def aliases(self, name: str) -> Mapping[str, str]:
         """The aliases of a model, as they are to be: alias -> version."""
         return self._known.models[name].aliases if name in self._known.models else {}
+
+    async def check(self, name: str) -> None:
+        """Refuse a model that is not in the repository.
+
+        Raises:
+            ModelNotFoundError: expected; it is not.
+        """
+        if name not in self._known.models:
+            await self._look_now()
+        if name not in self._known.models:
+            raise _not_found(name, "", sorted(self._known.models))
 
     async def start(self, stop: asyncio.Event) -> bool:
         """Load what is there; False when told to stop meanwhile. A version that fails does not end it.
@@ -489,7 +506,7 @@ class Repository:
         try:
             with self.sleepers.loading() as loading:
                 load = partial(self._load_now, entry, loading)
-                model = await load_watched(self._stop, load, seconds=seconds, warms=warms)
+                model = await load_watched(self._stop, load, named=entry.key, seconds=seconds, warms=warms)
                 if model is not None:
                     model = await loading.done(model, lambda: entry.model.file)
                     await self._audience.offer(model)

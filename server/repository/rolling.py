@@ -10,7 +10,7 @@ from typing import Protocol
 
 import structlog
 
-from glimpse.server.errors import FailedPreconditionError, Reason
+from glimpse.server.errors import FailedPreconditionError, Reason, ServiceError
 from glimpse.server.registry import STABLE, ModelRegistry, ModelStatus
 from glimpse.server.repository import rollout_file
 from glimpse.server.repository.rollout import SHADOW_AGREEMENT, Kind, Rollout, RolloutReport, Rollouts, Terms
@@ -30,6 +30,9 @@ class Versions(Protocol):
 
     def aliases(self, name: str) -> Mapping[str, str]:
         """The aliases of a model, as they are to be."""
+
+    async def check(self, name: str) -> None:
+        """Refuse a model that is not there."""
 
 
 class Rolling:
@@ -178,14 +181,31 @@ class RolloutCommands:
                 "A shadow has no max_error_rate: nobody gets its errors, so it is not rolled back. Leave it out.",
                 field="terms.max_error_rate",
             )
+        await self._repository.check(name)
         if not terms.share:
             return await self._rolling.put(name, kind, None)
-        usual = self._registry.usual(name)
+        usual, pinned = self._registry.usual(name), ""
         if usual is not None and STABLE not in self._repository.aliases(name):
             version = usual.identity.version
             if version != self._repository.aliases(name).get(terms.version, terms.version):
                 await self._repository.set_alias(name, STABLE, version)
-        status = await self._repository.load(name, terms.version)
+                pinned = version
+        try:
+            status = await self._ready(name, terms.version)
+        except ServiceError:
+            # Nothing begins, and so newer versions take the place of the usual one as before.
+            if pinned and self._repository.aliases(name).get(STABLE) == pinned:
+                await self._repository.set_alias(name, STABLE, "")
+            raise
+        return await self._rolling.put(name, kind, replace(terms, version=status.version))
+
+    async def _ready(self, name: str, version: str) -> ModelStatus:
+        """A version that is ready, and does not answer all requests already.
+
+        Raises:
+            ModelNotFoundError, FailedPreconditionError: expected.
+        """
+        status = await self._repository.load(name, version)
         usual = self._registry.usual(name)
         if usual is not None and usual.identity.version == status.version:
             raise FailedPreconditionError(
@@ -194,7 +214,7 @@ class RolloutCommands:
                 f"to answer them {STABLE} first: glimpse models promote {name} VERSION.",
                 field="version",
             )
-        return await self._rolling.put(name, kind, replace(terms, version=status.version))
+        return status
 
     async def set_alias(self, name: str, alias: str, version: str) -> bool:
         """Give a version another name, see `Repository.set_alias`. `stable` ends its canary and its shadow."""
@@ -215,9 +235,11 @@ class RolloutCommands:
             The version that answers requests which name none, and whether that outlives the server.
 
         Raises:
+            ModelNotFoundError: expected; there is no such model.
             FailedPreconditionError: expected; there is nothing to roll back.
         """
         name = self._registry.name(name)
+        await self._repository.check(name)
         canary = self._rolling.running(name, Kind.CANARY)
         if canary is not None:
             kept = await self._rolling.end(canary, "By command.")

@@ -264,7 +264,8 @@ class Rollout:
         self._metrics.rollbacks.labels(self.name, self.terms.version, cause).inc()
 
     def ended(self) -> None:
-        """Nobody is to be told of it any more."""
+        """It gets nothing any more, and nobody is to be told of it."""
+        self.terms = replace(self.terms, share=0.0)
         self._metrics.ended(self._labels)
 
     @property
@@ -347,8 +348,12 @@ class Rollouts:
             self.changed()
 
     def judge(self, rollout: Rollout) -> None:
-        """Roll a canary back if its terms say so; to be asked after each thing that is counted of it."""
-        found = rollout.verdict() if self.decides else None
+        """Roll a canary back if its terms say so; to be asked after each thing that is counted of it.
+
+        What has begun under other terms may end under these, and nothing is decided by the terms before.
+        """
+        current = self.of(rollout.name, rollout.kind) is rollout
+        found = rollout.verdict() if self.decides and current else None
         if found is not None:
             self.roll_back(rollout, *found)
 

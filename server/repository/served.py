@@ -40,6 +40,9 @@ from glimpse.server.settings import Settings
 
 _log = structlog.get_logger(__name__)
 
+_MOST_GIVEN = 64  # models, until a worker has taken them: a channel holds fewer than 300 messages that nobody has read
+_TAKEN = -1  # instead of the number of a state: the worker has taken what it was given
+
 
 @dataclass(slots=True, eq=False)
 class _Served:
@@ -78,7 +81,8 @@ class ServedModels(Audience):
             root: of the repository.
             settings: of the server.
             metrics: of this process.
-            trouble: called with what keeps the device from answering, for people; None: nothing does any more.
+            trouble: called with what keeps the device from answering for a model that the server needs, for people;
+                None: nothing does any more.
         """
         self._metrics, self._trouble = metrics, trouble
         self._stop = asyncio.Event()
@@ -89,6 +93,7 @@ class ServedModels(Audience):
         self._workers: list[_Worker] = []
         self._served: dict[int, _Served] = {}  # by `id` of the model
         self._serials = itertools.count(1)
+        self._hung: set[int] = set()  # serial numbers of those that hang
         self._coming: set[int] = set()  # serial numbers of those that are about to answer
         self._number = 0  # of the state, as it is now
         self._scheduled = False
@@ -213,10 +218,16 @@ class ServedModels(Audience):
         if worker.said != worker.told or worker.said == self._number:
             return
         told, named = self._told()
-        for served in named:
-            if served.serial not in worker.given and not self._give(worker, served):
+        given = [served for served in named if served.serial not in worker.given]
+        for served in given[:_MOST_GIVEN]:
+            if not self._give(worker, served):
                 self._lose(worker)
                 return
+        if len(given) > _MOST_GIVEN:  # the others once it has taken these
+            worker.said = _TAKEN
+            if not worker.channel.send({"do": "wait", "number": _TAKEN}):
+                self._lose(worker)
+            return
         worker.said = told.number
         if not _say(worker.channel, {"do": "state", "number": told.number}, pickle.dumps(told)):
             self._lose(worker)
@@ -237,7 +248,7 @@ class ServedModels(Audience):
             number=self._number,
             began=self.repository.began,
             ready=self.repository.ready,
-            names=self.repository.names(),
+            names={name: answers and not self._hangs(name) for name, answers in self.repository.names().items()},
             versions={
                 name: {version: self._served[id(model)].serial for version, model in versions.items()}
                 for name, versions in routes.versions.items()
@@ -363,13 +374,37 @@ class ServedModels(Audience):
         while True:
             await asyncio.sleep(self._seconds)
             found: str | None = None
+            hung = set[int]()
             for served in list(self._served.values()):
                 trouble = served.model.batcher.trouble()
                 served.host.stuck(stuck=trouble is not None)
-                found = found or trouble
+                if trouble is not None:
+                    hung.add(served.serial)
+                    if self.repository.needs(served.model.identity.name):
+                        found = found or trouble
+                self._tell_hung(served, trouble)
+            if hung != self._hung:
+                self._hung = hung
+                self._changed()
             if (found is None) != (before is None):
                 self._trouble(found)
             before = found
+
+    def _tell_hung(self, served: _Served, trouble: str | None) -> None:
+        """Log that a model has begun or ceased to hang that the server can do without."""
+        model = served.model.identity
+        if (trouble is not None) == (served.serial in self._hung) or self.repository.needs(model.name):
+            return
+        if trouble is None:
+            _log.warning("model no longer stuck", model=model.name, version=model.version)
+        else:
+            detail = f"{trouble} Until it recovers, calls of this model are refused; others are answered."
+            _log.error("model stuck", model=model.name, version=model.version, detail=detail)
+
+    def _hangs(self, name: str) -> bool:
+        """Whether the version hangs that answers requests which name this model alone."""
+        usual = self._registry.usual(name)
+        return usual is not None and self._served[id(usual)].serial in self._hung
 
 
 def _say(channel: ControlChannel, body: dict[str, Any], content: bytes) -> bool:

@@ -25,9 +25,9 @@ from glimpse.server.errors import (
     Reason,
     draining,
 )
-from glimpse.server.interruptible import run_until_stopped
 from glimpse.server.registry import LoadedModel, ModelRegistry
 from glimpse.server.repository.model_file import ModelFile
+from glimpse.server.repository.watched_load import load_watched
 from glimpse.server.runtime import memory_budget
 from glimpse.server.runtime.memory_budget import MemoryBudget, mib
 from glimpse.server.startup import MemoryShortError, StartupError
@@ -155,6 +155,7 @@ class Sleepers:
         limit: int,
         stop: Callable[[], asyncio.Event],
         *,
+        step_seconds: float,
         changed: Callable[[], Awaitable[None]],
         freed: Callable[[], Awaitable[None]],
         woken: Callable[[ModelIdentity, str], object] = lambda _model, _outcome: None,
@@ -168,6 +169,7 @@ class Sleepers:
             registry: is told when models fall asleep and wake.
             limit: bytes that the models which are awake may take together; 0: what the machine leaves.
             stop: says by which event the server is told to stop.
+            step_seconds: that one step of waking a model may take, until it is given up.
             changed: awaited when a model has been woken, or could not be.
             freed: awaited when a model has let go of its memory, to give it back to the system.
             woken: told of each attempt to wake a model: `woken`, `refused` for want of memory, or `failed`.
@@ -180,7 +182,7 @@ class Sleepers:
         self.changing = asyncio.Lock()  # held by whoever puts models to sleep or wakes one: they follow one another
         # By runtime: the model that was loaded with its libraries; None: it is gone.
         self.first: dict[str, ModelSleep | None] = {}
-        self._registry, self._limit, self._stop = registry, limit, stop
+        self._registry, self._limit, self._stop, self._step_seconds = registry, limit, stop, step_seconds
         self._changed, self._freed, self._woken = changed, freed, woken
         self._available, self._measure = available, measure
         self._loading: set[Loading] = set()
@@ -328,7 +330,9 @@ class Sleepers:
             outcome = "refused"
             raise
         except FailedPreconditionError as error:
-            sleep.trouble, sleep.again = str(error), self.clock() + _AGAIN_SECONDS
+            # What hangs for long is tried no sooner than after as long again: the others are to be woken, too.
+            now = self.clock()
+            sleep.trouble, sleep.again = str(error), now + max(_AGAIN_SECONDS, now - begun)
             _log.error("model not woken", model=model.identity.name, version=model.identity.version, detail=str(error))
             raise
         finally:
@@ -347,17 +351,22 @@ class Sleepers:
                 retry_after=_AGAIN_SECONDS,
             ) from error
 
-        def load() -> bool:
-            sleep.queue.wake()
-            return True
-
+        if sleep.queue.closed:
+            raise draining()  # it was unloaded meanwhile
         try:
-            if await run_until_stopped(self._stop(), load) is None:
-                raise draining()
+            queue = await load_watched(
+                self._stop(),
+                sleep.queue.load,
+                named=(model.identity.name, model.identity.version),
+                seconds=self._step_seconds,
+            )
         except StartupError as error:
             raise FailedPreconditionError(
                 Reason.MODEL_NOT_LOADED, f"The model {name} sleeps, and could not be loaded again: {error}"
             ) from error
+        if queue is None:
+            raise draining()
+        await asyncio.to_thread(sleep.queue.wake, queue)
         sleep.asleep, self._changes = False, self._changes + 1
 
     async def _make_room_soon(self, takes: int) -> None:

@@ -4,6 +4,7 @@ Over a control channel (`server/control_channel.py`) between an engine (`served`
 
 model     `serial` + [stream socket whose other end the engine's queue of this model has, pickled `ModelFacts`]: a model
           that may be named from now on
+wait      `number` -> told, with the same `number`, once the worker has taken the models before it: more are to come
 state     `number` + [pickled `Told`] -> told, with the same `number`, once the worker answers by it
           -> counted, with `rollout`: what the worker has counted of a canary or shadow since it said so last
           -> released, with `serial`: no request of the worker uses this model any more

@@ -2,7 +2,8 @@
 
 A canary gets the requests whose keys belong to its share. The key is what the caller says with `glimpse-key`; else the
 id of the request, where the caller gives one; else the caller. What the canary refuses only because of what it is, such
-as a request for more classes than it has, the usual version answers, and it counts as an error of the canary.
+as a request for more classes than it has, the usual version answers, and it counts as an error of the canary. So does a
+canary that has slept and cannot be woken; where only the memory for it is lacking, that is no error of its own.
 """
 
 from __future__ import annotations
@@ -16,8 +17,23 @@ from dataclasses import replace
 from glimpse.models.labels import ClassLabel
 from glimpse.models.outputs import PROBABILITIES
 from glimpse.server.access.call_context import CallContext
-from glimpse.server.domain import Caller, Classification, ClassifyRequest, ImageResult, ModelSelector
-from glimpse.server.errors import Code, InvalidRequestError, ModelNotFoundError, Reason, ServiceError
+from glimpse.server.domain import (
+    Caller,
+    ClassChoice,
+    Classification,
+    ClassifyRequest,
+    ImageResult,
+    ModelSelector,
+)
+from glimpse.server.errors import (
+    Code,
+    FailedPreconditionError,
+    InvalidRequestError,
+    ModelNotFoundError,
+    OverloadedError,
+    Reason,
+    ServiceError,
+)
 from glimpse.server.registry import ModelRegistry
 from glimpse.server.repository.copies import Copies, Copy
 from glimpse.server.repository.rollout import Kind, Rollout, Rollouts
@@ -34,10 +50,16 @@ class Traffic:
         rollouts: Rollouts,
         copies: Copies,
         *,
+        classes: ClassChoice | None = None,
         sample: Callable[[], float] = random.random,
     ) -> None:
-        """Distribute by `rollouts`; `sample` gives numbers from 0 to 1, by which requests are chosen to be copied."""
+        """Distribute by `rollouts`.
+
+        `classes`: that answer requests which do not choose, as the pipeline has them; None: all. `sample` gives numbers
+        from 0 to 1, by which requests are chosen to be copied.
+        """
         self._registry, self._rollouts, self._copies, self._sample = registry, rollouts, copies, sample
+        self._classes = classes
 
     def divided(self, selector: ModelSelector) -> bool:
         """Whether a request for this model may go to a canary, or be copied."""
@@ -81,13 +103,17 @@ class Traffic:
         asked = replace(request, model=ModelSelector(canary.name, canary.terms.version))
         try:
             return await self._counted(canary, asked, call, caller, compute, new=True)
-        except InvalidRequestError:
+        except (InvalidRequestError, FailedPreconditionError):
             answer = await compute(request)
             canary.answered(0.0, new=True, ok=False)  # the usual version does not refuse it
             self._rollouts.judge(canary)
             return answer
         except ModelNotFoundError:  # it has just been unloaded
             return await compute(request)
+        except OverloadedError as error:
+            if error.reason is not Reason.MEMORY_FULL:
+                raise
+            return await compute(request)  # it sleeps, and others need the memory
 
     async def _counted(
         self,
@@ -129,19 +155,24 @@ class Traffic:
             self._offer(shadow, shadow.terms.version, request, answer)
 
     def _offer(self, rollout: Rollout, version: str, request: ClassifyRequest, answer: Classification) -> None:
-        now = self._copies.clock()
+        now, classes = self._copies.clock(), request.classes or self._classes
         for image, result in zip(request.images, answer.results, strict=True):
             found = _first(result, answer)
             if found is not None:
                 timing = result.timing
                 seconds = timing.decode + timing.pre_stem + timing.compute
-                self._copies.offer(Copy(rollout, version, image, request.geometry, *found, seconds, now))
+                self._copies.offer(Copy(rollout, version, image, request.geometry, classes, *found, seconds, now))
 
 
 def _first(result: ImageResult, answer: Classification) -> tuple[ClassLabel, float] | None:
-    """The most probable class of an answer, and its probability; None: the answer does not say it."""
+    """The most probable class of an answer, and its probability; None: the answer does not say it.
+
+    A group does not: its name is that of no class, and its probability that of several.
+    """
     if result.predictions:
         first = result.predictions[0]
+        if first.is_group:
+            return None
         return ClassLabel(first.label, first.class_id), first.probability
     probabilities = result.outputs.get(PROBABILITIES)
     if probabilities is None:

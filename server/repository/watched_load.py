@@ -1,4 +1,4 @@
-"""Load a model in a thread, and give the load up where it hangs, so that others may be loaded."""
+"""Load a model in a thread, or wake one, and give that up where it hangs, so that others may be loaded."""
 
 from __future__ import annotations
 
@@ -7,17 +7,27 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
+from typing import Generic, Protocol, TypeVar
 
 import structlog
 
 from glimpse.server.interruptible import run_until_stopped
 from glimpse.server.loading import explained
 from glimpse.server.progress import Progress
-from glimpse.server.registry import LoadedModel
 from glimpse.server.startup import ModelLoadError
 
 _log = structlog.get_logger(__name__)
 _LOOK = 1.0  # seconds between two looks whether a load gets on; shorter where the limit is short
+
+
+class Closable(Protocol):
+    """What a load makes."""
+
+    def close(self, seconds: float | None, /) -> bool:
+        """Let go of it."""
+
+
+T = TypeVar("T", bound=Closable)
 
 
 class _Steps:
@@ -38,22 +48,23 @@ class _Steps:
         return step if limited and time.monotonic() - begun > seconds else ""
 
 
-class _GivenUp:
+class _GivenUp(Generic[T]):
     """Whether anybody still wants the model; whoever is later, the loading thread or who waits for it, closes it."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str, version: str) -> None:
+        self._name, self._version = name, version
         self._lock = threading.Lock()
         self._over = False
-        self._model: LoadedModel | None = None
+        self._model: T | None = None
 
-    def loaded(self, model: LoadedModel) -> LoadedModel:
+    def loaded(self, model: T) -> T:
         """In the loading thread: there it is."""
         with self._lock:
             if not self._over:
                 self._model = model
                 return model
-        _log.warning("a load has ended that was given up", model=model.identity.name, version=model.identity.version)
-        model.close()
+        _log.warning("a load has ended that was given up", model=self._name, version=self._version)
+        model.close(None)
         return model
 
     async def give_up(self) -> None:
@@ -66,13 +77,19 @@ class _GivenUp:
 
 
 async def load_watched(
-    stop: asyncio.Event, load: Callable[[Progress], LoadedModel], *, seconds: float, warms: Callable[[], object]
-) -> LoadedModel | None:
+    stop: asyncio.Event,
+    load: Callable[[Progress], T],
+    *,
+    named: tuple[str, str],
+    seconds: float,
+    warms: Callable[[], object] = lambda: None,
+) -> T | None:
     """What `load` returns, run in a thread; None where `stop` is set before.
 
     Args:
         stop: gives the load up.
         load: loads a model, and tells what it is given of its steps.
+        named: name and version of the model, for the log.
         seconds: that one step may take, of those that have no limit of their own.
         warms: called, by the thread, when the model computes its first batches.
 
@@ -80,7 +97,7 @@ async def load_watched(
         StartupError: expected; the model cannot be loaded, or one step takes too long. The thread of one that hangs
             goes on, because a call into a library or driver cannot be interrupted; nobody waits for it.
     """
-    steps, given_up, ended = _Steps(warms), _GivenUp(), asyncio.Event()
+    steps, given_up, ended = _Steps(warms), _GivenUp[T](*named), asyncio.Event()
     hung = ""
 
     async def watch() -> None:

@@ -120,6 +120,22 @@ def test_a_version_that_answers_again_keeps_its_series() -> None:
     assert 'glimpse_stage_seconds_count{model="cats",stage="decode_wait",version="1"} 1.0' in text
 
 
+def test_a_version_that_is_loaded_again_keeps_its_series_meanwhile() -> None:
+    """What is told of its batches is asked for before it answers, and other models come and go in between."""
+    now = 0.0
+    metrics = Metrics(lambda: now)
+    identity = ModelIdentity("cats", "1", "d")
+    metrics.model_loaded(identity, "openvino", "float32")
+    metrics.model_closed(identity, "openvino", "float32")
+    now = 1000.0
+    told = metrics.of("cats", "1")
+    metrics.model_loaded(ModelIdentity("dogs", "1", "d"), "openvino", "float32")
+    metrics.model_loaded(identity, "openvino", "float32")
+    told.gave_up_decoding(0.1)
+    text = prometheus_client.generate_latest(metrics.registry).decode()
+    assert 'glimpse_stage_seconds_count{model="cats",stage="decode_wait",version="1"} 1.0' in text
+
+
 def test_a_model_that_was_loaded_again_from_equal_files_is_still_told() -> None:
     """The one that goes has the labels of the one that answers."""
     metrics = Metrics()

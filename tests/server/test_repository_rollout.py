@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from glimpse.server.errors import FailedPreconditionError
+from glimpse.server.errors import FailedPreconditionError, ModelNotFoundError
 from glimpse.server.repository import rollout_file
 from glimpse.server.repository.rolling import RolloutCommands
 from glimpse.server.repository.rollout import Kind, Rollout, Terms
@@ -151,6 +151,26 @@ def test_a_version_that_cannot_be_loaded_gets_nothing(tmp_path: Path) -> None:
             assert not list(made.rollouts)
             assert not (tmp_path / "cifar" / rollout_file.FILE).exists()
             assert made.answers() == "cifar/1"
+            # Nothing has begun, and so newer versions go on to take the place of this one.
+            assert made.repository.aliases("cifar") == {}
+            with pytest.raises(ModelNotFoundError):
+                await commands(made).set_rollout("cifar", Kind.CANARY, Terms("9", 0.1))
+            assert made.repository.aliases("cifar") == {}
+
+    run(do)
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+def test_ending_a_rollout_of_a_model_that_is_not_there_is_refused(tmp_path: Path, kind: Kind) -> None:
+    add(tmp_path, 1)
+
+    async def do() -> None:
+        async with scene(tmp_path) as made:
+            with pytest.raises(ModelNotFoundError, match=r"no model 'cifra' in .* There are: cifar"):
+                await commands(made).set_rollout("cifra", kind, Terms("", 0.0))
+            with pytest.raises(ModelNotFoundError, match="There is no model 'cifra'"):
+                await commands(made).roll_back("cifra")
+            await commands(made).set_rollout("cifar", kind, Terms("", 0.0))  # which has none, and that is as well
 
     run(do)
 

@@ -193,6 +193,22 @@ def test_one_that_was_rolled_back_begins_anew() -> None:
     assert scene.canary.new.failed == 0
 
 
+@pytest.mark.parametrize("then", ["ends", "gets other terms", "is another version"])
+def test_requests_of_a_past_canary_roll_nothing_back(then: str) -> None:
+    scene = Scene(max_error_rate=0.0, min_requests=1)
+    before = scene.canary
+    if then == "ends":
+        scene.all.remove("cifar", Kind.CANARY)
+    else:
+        scene.put(version="3" if then == "is another version" else "2", max_error_rate=0.5, min_requests=10)
+    before.answered(0.01, new=True, ok=False)
+    scene.all.judge(before)
+    assert not scene.told
+    assert scene.value("glimpse_rollbacks_total", cause="errors") == 0
+    assert scene.value("glimpse_rollout_share", rollout="canary") == (0.5 if then == "gets other terms" else None)
+    assert before.running is (then == "gets other terms")  # else copies for it are dropped
+
+
 TERMS = st.builds(
     Terms,
     version=st.integers(1, 10**9).map(str),

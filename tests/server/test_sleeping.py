@@ -11,8 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from glimpse.models.outputs import PROBABILITIES
+from glimpse.models.outputs import PROBABILITIES, Outputs
+from glimpse.server.batching.batcher import Batcher
+from glimpse.server.batching.device import SharedDevice
 from glimpse.server.batching.model_queue import ModelQueue
 from glimpse.server.batching.sleep_queue import SleepQueue
 from glimpse.server.domain import ModelSelector
@@ -23,11 +26,13 @@ from glimpse.server.errors import (
     Reason,
     UnavailableError,
 )
+from glimpse.server.progress import Progress, untold
 from glimpse.server.registry import LoadedModel
 from glimpse.server.repository import known, sleeping
 from glimpse.server.repository.sleeping import ModelSleep
 from glimpse.server.runtime.memory_budget import MemoryBudget
 from glimpse.server.startup import ModelLoadError
+from tests.server.fake_executor import Observed
 from tests.server.repositories import add
 from tests.server.test_repository import Scene
 
@@ -69,14 +74,15 @@ class Sleepy(Scene):
     def counted(self, name: str, before: Callable[[], object] = lambda: None) -> list[int]:
         """Count how often a model is loaded again, from now on; `before` is called in the thread that loads."""
         queue, loads = self.sleep(name).queue, list[int]()
-        load = queue._load
+        load = queue.load
 
-        def counting() -> ModelQueue:
+        def counting(progress: Progress) -> ModelQueue:
             loads.append(1)
+            progress("compute batches of 8 images")
             before()
-            return load()
+            return load(untold)
 
-        queue._load = counting
+        queue.load = counting
         return loads
 
     async def asleep(self, name: str) -> None:
@@ -277,6 +283,40 @@ def test_a_model_that_cannot_be_woken_is_told_with_the_reason(tmp_path: Path) ->
     run(do)
 
 
+def test_waking_that_hangs_is_given_up_and_holds_up_no_other_model(tmp_path: Path) -> None:
+    """Should it end after all, what it has loaded is closed."""
+    models(tmp_path, a=MAY_SLEEP, b=MAY_SLEEP)
+
+    async def do() -> None:
+        async with sleepy(tmp_path) as made:
+            made.repository.sleepers._step_seconds = 0.2
+            await made.asleep("a")
+            await made.asleep("b")
+            queue, go_on, ended = made.sleep("a").queue, threading.Event(), list[ModelQueue]()
+            load = queue.load
+
+            def hanging(progress: Progress) -> ModelQueue:
+                progress("compute batches of 8 images")
+                assert go_on.wait(LONG)
+                ended.append(found := load(untold))
+                return found
+
+            queue.load = hanging
+            hangs, other = asyncio.create_task(made.ask("a")), asyncio.create_task(made.ask("b"))
+            with pytest.raises(FailedPreconditionError, match=r"at one step for 0\.2 s: compute batches of 8 images"):
+                await hangs
+            assert await other == "b"
+            assert made.states() == {"a/1": "sleeping", "b/1": "ready"}
+            go_on.set()
+            await until(lambda: ended and ended[0].close(0.0))
+            assert made.states()["a/1"] == "sleeping"
+            queue.load = load
+            made.now += 5.0
+            assert await made.ask("a") == "a"
+
+    run(do)
+
+
 def test_a_caller_without_the_time_leaves_and_the_model_wakes(tmp_path: Path) -> None:
     models(tmp_path, a=MAY_SLEEP)
 
@@ -442,13 +482,16 @@ def test_sleep_after_of_a_model_that_never_sleeps_is_refused(tmp_path: Path, tex
 class Hanging:
     """A queue whose last batch never ends."""
 
+    def trouble(self) -> str:
+        return "A batch hangs."
+
     def close(self, timeout: float | None = None) -> bool:
         assert timeout is not None
         return False
 
 
 def test_a_queue_that_sleeps_takes_nothing_and_one_that_hangs_is_given_up() -> None:
-    queue = SleepQueue(Hanging(), lambda: pytest.fail("nobody wakes it"))  # type: ignore[arg-type]
+    queue = SleepQueue(Hanging(), lambda _: pytest.fail("nobody wakes it"))  # type: ignore[arg-type]
     assert not queue.sleep(0.0)
     queue.abandon()
     assert queue.sleep(0.0)
@@ -459,3 +502,43 @@ def test_a_queue_that_sleeps_takes_nothing_and_one_that_hangs_is_given_up() -> N
     with pytest.raises(UnavailableError) as refused:
         queue.submit(np.zeros((1, 1, 3), np.uint8))
     assert refused.value.reason is Reason.DRAINING
+
+
+def test_a_batch_that_hangs_in_a_model_that_sleeps_gives_the_device_up() -> None:
+    """Else no other model would be computed any more, and nobody would notice."""
+    device, now, go_on, begun = SharedDevice(1), [0.0], threading.Event(), threading.Event()
+
+    def hangs(pixels: NDArray[np.uint8], outputs: frozenset[str]) -> Outputs:
+        begun.set()
+        assert go_on.wait(LONG)
+        return dict.fromkeys(outputs, np.zeros((len(pixels), 10), np.float32))
+
+    device._clock = lambda: now[0]
+    batcher = Batcher(
+        hangs,
+        input_shape=(1, 1, 3),
+        batch_sizes=(1,),
+        capacity=1,
+        observer=Observed(),
+        stuck_seconds=60.0,
+        share=device.share(),
+        clock=lambda: now[0],
+    )
+    batcher.start()
+    queue = SleepQueue(batcher, lambda _: pytest.fail("nobody wakes it"))
+    answer = queue.submit(np.zeros((1, 1, 3), np.uint8))
+    assert begun.wait(LONG)
+    assert not queue.sleep(0.0)
+    queue.abandon()
+    now[0] = 50.0
+    assert queue.trouble() is None
+    assert device._free == 0
+    now[0] = 61.0
+    assert queue.trouble() is None
+    assert device._free == 1
+    with pytest.raises(UnavailableError):
+        answer.result(LONG)
+    go_on.set()
+    assert batcher.close(LONG)
+    assert queue.trouble() is None
+    assert not queue._hung

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from glimpse.models import bundle
 from glimpse.models.decoding.limits import ImageLimits
 from glimpse.models.labels import ClassLabel
-from glimpse.models.outputs import PROBABILITIES, Outputs
+from glimpse.models.outputs import LOGITS, PROBABILITIES, Outputs
 from glimpse.models.spec import NetworkSummary
 from glimpse.server.access.call_context import CallContext
 from glimpse.server.access.call_metadata import read_metadata
@@ -25,6 +25,7 @@ from glimpse.server.decoding.pool import DecodePool
 from glimpse.server.decoding.where import Decoding
 from glimpse.server.domain import (
     Caller,
+    ClassChoice,
     Classification,
     ClassifyRequest,
     ImageResult,
@@ -35,6 +36,7 @@ from glimpse.server.domain import (
 )
 from glimpse.server.errors import (
     DeadlineExceededError,
+    FailedPreconditionError,
     InternalError,
     InvalidRequestError,
     OverloadedError,
@@ -112,6 +114,7 @@ class Scene:
             self.networks[version],
             input_shape=of.input_shape,
             batch_sizes=(1,),
+            outputs=frozenset({PROBABILITIES, LOGITS}),
             capacity=16,
             observer=Observed(),
             clock=self.clock,
@@ -224,6 +227,44 @@ def test_what_only_the_canary_refuses_is_answered_and_counts_as_its_error() -> N
     run(do)
 
 
+@pytest.mark.parametrize(
+    ("error", "failed"),
+    [
+        (FailedPreconditionError(Reason.MODEL_NOT_LOADED, "could not be loaded again"), 3),
+        (OverloadedError(Reason.MEMORY_FULL, "sleeps", retry_after=1.0), 0),
+    ],
+    ids=lambda each: type(each).__name__,
+)
+def test_the_usual_version_answers_for_a_canary_that_cannot_be_woken(error: Exception, failed: int) -> None:
+    async def do(made: Scene) -> None:
+        canary = made.roll_out(Kind.CANARY, max_error_rate=0.1, min_requests=3)
+        made.errors["2"] = error
+        assert [await made.classify() for _ in range(3)] == ["1", "1", "1"]
+        assert canary.new.failed == failed
+        assert canary.running is not bool(failed)
+
+    run(do)
+
+
+def test_a_copy_for_which_a_sleeping_version_gets_no_memory_is_dropped() -> None:
+    class Asleep:
+        asleep, trouble = True, ""
+
+        async def wake(self, deadline: float | None) -> None:
+            assert deadline is not None
+            raise OverloadedError(Reason.MEMORY_FULL, "sleeps", retry_after=1.0)
+
+    async def do(made: Scene) -> None:
+        shadow = made.roll_out(Kind.SHADOW)
+        made.models["2"] = dataclasses.replace(made.models["2"], sleep=Asleep())
+        made.registry.put(made.models["2"])
+        await made.classify()
+        await made.until(lambda: shadow.comparison.dropped == 1)
+        assert shadow.new.failed == 0
+
+    run(do)
+
+
 def test_what_both_versions_refuse_is_the_callers_error() -> None:
     async def do(made: Scene) -> None:
         canary = made.roll_out(Kind.CANARY, max_error_rate=0.0, min_requests=1)
@@ -317,6 +358,46 @@ def test_probabilities_that_are_asked_for_as_numbers_are_compared_too() -> None:
         await made.until(lambda: shadow.comparison.images == 1)  # nothing is known of the other one
         assert shadow.comparison.agreement == 0
         assert shadow.comparison.mean_difference == pytest.approx(1 - 0.1 / 9)
+
+    run(do)
+
+
+@pytest.mark.parametrize("chosen_by", ["request", "server"])
+def test_the_classes_that_may_answer_are_the_same_for_a_copy(chosen_by: str) -> None:
+    """Both versions say class 0; among those that may answer, both say class 3 and give it all that these have."""
+    choice = ClassChoice(allow=("class 3",))
+
+    async def do(made: Scene) -> None:
+        shadow = made.roll_out(Kind.SHADOW)
+        made.traffic._classes = choice if chosen_by == "server" else None
+        first = Prediction(3, "class 3", "", 1.0)
+
+        async def compute(request: ClassifyRequest) -> Classification:
+            model = made.registry.resolve(request.model)
+            return Classification(model.identity, (ImageResult(Timing(), (first,)),), model.bundle.labels)
+
+        request = ClassifyRequest((PHOTO,), classes=choice if chosen_by == "request" else None)
+        await made.traffic.classify(request, CallContext("", "", ""), CALLER, compute)
+        await made.until(lambda: shadow.comparison.images + shadow.new.failed == 1)
+        assert (shadow.comparison.agreement, shadow.comparison.mean_difference) == (1, 0)
+
+    run(do)
+
+
+def test_an_answer_that_became_a_group_is_not_compared() -> None:
+    async def do(made: Scene) -> None:
+        shadow = made.roll_out(Kind.SHADOW)
+        group, one = Prediction(0, "animals", "", 1.0, is_group=True), Prediction(0, "class 0", "", 0.9)
+
+        async def compute(request: ClassifyRequest) -> Classification:
+            model = made.registry.resolve(request.model)
+            results = tuple(ImageResult(Timing(), (each,)) for each in (group, one))
+            return Classification(model.identity, results, model.bundle.labels)
+
+        await made.traffic.classify(ClassifyRequest((PHOTO, PHOTO)), CallContext("", "", ""), CALLER, compute)
+        await made.until(lambda: shadow.comparison.images == 1)
+        assert shadow.comparison.agreement == 1
+        assert made.networks["2"].images == 1
 
     run(do)
 
