@@ -17,12 +17,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from glimpse.models.labels import ClassLabel
-from glimpse.models.outputs import PROBABILITIES
+from glimpse.models.outputs import DEFAULT_OUTPUTS, LOGITS, PROBABILITIES
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.server.batching.batch_queue import Answer
 from glimpse.server.decoding.pool import DecodePool
 from glimpse.server.decoding.where import Decoding
-from glimpse.server.domain import Image, ModelSelector
+from glimpse.server.domain import ClassChoice, Image, ModelSelector
 from glimpse.server.errors import Reason, ServiceError
 from glimpse.server.fair_queue import PRIORITIES, Lane
 from glimpse.server.registry import LoadedModel, ModelRegistry
@@ -34,6 +34,7 @@ _BUSY_SECONDS = 0.05  # real work that waits and takes longer makes copies wait
 _PAUSE_SECONDS = 0.005  # until the next look whether the server is busy
 _PATIENCE = 5.0  # seconds that a copy may wait
 _LONGEST = 60.0  # seconds that one may take to be classified; something hangs that others watch
+_OF_A_CHOICE = frozenset({PROBABILITIES, LOGITS})  # of which the probabilities among some classes are made
 _NO_PLACE = {Reason.DRAINING, Reason.NOT_READY, Reason.MODEL_NOT_FOUND, Reason.QUEUE_FULL}
 
 
@@ -45,6 +46,7 @@ class Copy:
     version: str  # that is to classify it
     image: Image
     geometry: str  # that the request has chosen; "": the version's own
+    choice: ClassChoice | None  # that the request has made; None: the server's default
     first: ClassLabel  # of the answer
     probability: float  # of that class
     seconds: float  # that the answer took, without waiting
@@ -61,12 +63,16 @@ class Copies:
         decoders: DecodePool,
         decoding: Decoding,
         *,
+        classes: ClassChoice | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Take the models from `registry`; `decoders` run `decoding` for real requests, too."""
+        """Take the models from `registry`; `decoders` run `decoding` for real requests, too.
+
+        `classes` may answer where a request does not choose; None: all.
+        """
         self._registry, self._rollouts = registry, rollouts
         self._decoders, self._decoding = decoders, decoding
-        self.clock = clock
+        self._classes, self.clock = classes, clock
         self._waiting: deque[Copy] = deque()
         self._bytes = 0
         self._there = asyncio.Event()
@@ -118,14 +124,17 @@ class Copies:
             with model.uses:
                 if model.sleep is not None:
                     await model.sleep.wake(time.monotonic() + _LONGEST)
-                answer, prepared = await asyncio.wait_for(self._answer(copy, model), _LONGEST)
+                chosen = None if (choice := copy.choice or self._classes) is None else model.classes.chosen(choice)
+                outputs = DEFAULT_OUTPUTS if chosen is None else _OF_A_CHOICE
+                answer, prepared = await asyncio.wait_for(self._answer(copy, model, outputs), _LONGEST)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the other version's
             if isinstance(error, ServiceError) and error.reason in _NO_PLACE:
                 rollout.drop()
             else:
                 self._count(copy, 0.0, ok=False)
             return
-        probabilities = answer.outputs[PROBABILITIES]
+        # As the request was answered: where only some classes may answer, neither version names another.
+        probabilities = answer.outputs[PROBABILITIES] if chosen is None else chosen.probabilities(answer.outputs)[0]
         labels = model.bundle.labels
         wanted = _name(copy.first)
         same = next((index for index, label in enumerate(labels) if _name(label) == wanted), None)
@@ -140,7 +149,7 @@ class Copies:
             copy.rollout.answered(copy.seconds, new=False)
             copy.rollout.answered(seconds, new=True, ok=ok)
 
-    async def _answer(self, copy: Copy, model: LoadedModel) -> tuple[Answer, float]:
+    async def _answer(self, copy: Copy, model: LoadedModel, outputs: frozenset[str]) -> tuple[Answer, float]:
         """What the version answers, and how long it took to prepare the image, in seconds."""
         recipe = model.bundle.recipe
         if copy.geometry:
@@ -151,7 +160,7 @@ class Copies:
 
         def prepare() -> None:
             try:
-                took[0] = self._prepare(copy.image, recipe, model, answer, expensive=cost.expensive)
+                took[0] = self._prepare(copy.image, recipe, model, answer, outputs, expensive=cost.expensive)
             except BaseException as error:  # noqa: BLE001 - it is told where the answer is waited for
                 if answer.set_running_or_notify_cancel():
                     answer.set_exception(error)
@@ -163,13 +172,20 @@ class Copies:
             preparing.cancel()
 
     def _prepare(
-        self, image: Image, recipe: Recipe, model: LoadedModel, answer: Future[Answer], *, expensive: bool
+        self,
+        image: Image,
+        recipe: Recipe,
+        model: LoadedModel,
+        answer: Future[Answer],
+        outputs: frozenset[str],
+        *,
+        expensive: bool,
     ) -> float:
         """Decode, fit and queue an image; in a decoder thread. Returns seconds."""
         begun = time.monotonic()
         prepared = self._decoding(image, recipe, expensive=expensive)
         seconds = time.monotonic() - begun
-        model.batcher.submit(prepared.pixels, lane=_LANE, future=answer, outputs=frozenset({PROBABILITIES}))
+        model.batcher.submit(prepared.pixels, lane=_LANE, future=answer, outputs=outputs)
         return seconds
 
 

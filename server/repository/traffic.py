@@ -135,13 +135,15 @@ class Traffic:
             if found is not None:
                 timing = result.timing
                 seconds = timing.decode + timing.pre_stem + timing.compute
-                self._copies.offer(Copy(rollout, version, image, request.geometry, *found, seconds, now))
+                self._copies.offer(
+                    Copy(rollout, version, image, request.geometry, request.classes, *found, seconds, now)
+                )
 
 
 def _first(result: ImageResult, answer: Classification) -> tuple[ClassLabel, float] | None:
     """The most probable class of an answer, and its probability; None: the answer does not say it."""
-    if result.predictions:
-        first = result.predictions[0]
+    first = next((each for each in result.predictions if not each.is_group), None)  # a group stands before it
+    if first is not None:
         return ClassLabel(first.label, first.class_id), first.probability
     probabilities = result.outputs.get(PROBABILITIES)
     if probabilities is None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from glimpse.models import bundle
 from glimpse.models.decoding.limits import ImageLimits
 from glimpse.models.labels import ClassLabel
-from glimpse.models.outputs import PROBABILITIES, Outputs
+from glimpse.models.outputs import LOGITS, PROBABILITIES, Outputs
 from glimpse.models.spec import NetworkSummary
 from glimpse.server.access.call_context import CallContext
 from glimpse.server.access.call_metadata import read_metadata
@@ -25,6 +25,7 @@ from glimpse.server.decoding.pool import DecodePool
 from glimpse.server.decoding.where import Decoding
 from glimpse.server.domain import (
     Caller,
+    ClassChoice,
     Classification,
     ClassifyRequest,
     ImageResult,
@@ -112,6 +113,7 @@ class Scene:
             self.networks[version],
             input_shape=of.input_shape,
             batch_sizes=(1,),
+            outputs=frozenset({PROBABILITIES, LOGITS}),
             capacity=16,
             observer=Observed(),
             clock=self.clock,
@@ -139,6 +141,15 @@ class Scene:
         assert self.traffic.divided(request.model)
         call = CallContext("", "", "ipv4:192.0.2.1:40000")
         return (await self.traffic.classify(request, call, caller, self.compute)).model.version
+
+    async def classify_as(self, request: ClassifyRequest, *predictions: Prediction) -> None:
+        """Have a request for one image answered like this by the usual version."""
+
+        async def compute(asked: ClassifyRequest) -> Classification:
+            model = self.registry.resolve(asked.model)
+            return Classification(model.identity, (ImageResult(Timing(), predictions),), model.bundle.labels)
+
+        await self.traffic.classify(request, CallContext("", "", ""), CALLER, compute)
 
     async def compute(self, request: ClassifyRequest) -> Classification:
         """The pipeline: version 1 answers that the first class has 0.9."""
@@ -317,6 +328,36 @@ def test_probabilities_that_are_asked_for_as_numbers_are_compared_too() -> None:
         await made.until(lambda: shadow.comparison.images == 1)  # nothing is known of the other one
         assert shadow.comparison.agreement == 0
         assert shadow.comparison.mean_difference == pytest.approx(1 - 0.1 / 9)
+
+    run(do)
+
+
+def test_a_copy_is_answered_by_the_classes_that_may_answer() -> None:
+    """Else the other version names one that may not, and seems to disagree."""
+
+    async def do(made: Scene) -> None:
+        made.networks["2"].first = 1  # without the choice
+        shadow = made.roll_out(Kind.SHADOW)
+        request = ClassifyRequest((PHOTO,), classes=ClassChoice(("class 3",)))
+        await made.classify_as(request, Prediction(3, "class 3", "", 1.0))
+        await made.until(lambda: shadow.comparison.images == 1)
+        assert shadow.comparison.agreement == 1
+        assert shadow.comparison.mean_difference == 0
+
+    run(do)
+
+
+def test_of_an_answer_with_a_group_the_first_class_is_compared() -> None:
+    async def do(made: Scene) -> None:
+        shadow = made.roll_out(Kind.SHADOW)
+        group, first = Prediction(0, "some", "", 0.95, is_group=True), Prediction(0, "class 0", "", 0.8)
+        request = ClassifyRequest((PHOTO,), roll_up=0.9)
+        await made.classify_as(request, group)  # which does not say it
+        await made.classify_as(request, group, first)
+        await made.until(lambda: shadow.comparison.images == 1)
+        assert shadow.comparison.agreement == 1
+        assert shadow.comparison.mean_difference == pytest.approx(0.1, abs=1e-6)
+        assert made.networks["2"].images == 1
 
     run(do)
 
