@@ -200,6 +200,9 @@ def similar(
             version=request.version,
         )
         wanted = _unit(_with_embedding(given).raise_for_error().embedding)
+        if given.model is not None and not request.version:
+            # By the version that has answered: where another one is on trial, their embeddings cannot be compared.
+            arguments |= {"model": given.model.name, "version": given.model.version}
         kept: list[tuple[float, str]] = []
         most = top or (10 if threshold is None else None)
         paths = ((path, path) for path in find(images))
