@@ -176,6 +176,19 @@ def test_an_image_and_its_copy_are_the_most_similar(server: RunningServer, glimp
     assert one.stdout.split() == ["1.000", "photos/astronaut.png"]
 
 
+@pytest.mark.parametrize(
+    ("image", "why"),
+    [("nowhere.jpg", "There is no file nowhere.jpg."), ("photos", "photos cannot be used: Is a directory.")],
+)
+def test_an_image_to_compare_with_that_is_none_is_told_of(
+    image: str, why: str, scripted: ScriptedServer, glimpse: Glimpse, photos: Path
+) -> None:
+    assert photos.is_dir()
+    ended = glimpse("similar", image, "photos", "--target", scripted.target)
+    assert ended.returncode == 2
+    assert f"Invalid value for IMAGE: {why}" in " ".join(ended.stderr.split())
+
+
 def test_all_images_are_compared_by_the_version_that_answered_first(
     scripted: ScriptedServer, glimpse: Glimpse, tmp_path: Path
 ) -> None:
