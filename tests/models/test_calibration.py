@@ -284,7 +284,7 @@ def test_a_calibration_beside_a_file_is_read_with_it_and_only_with_it(tmp_path: 
         (
             lambda data: [each.unlink() for each in sorted(data.rglob("*.png"))[1:]],
             [],
-            "has 1 images. Calibrating needs",
+            "has 1 image. Calibrating needs",
         ),
         (lambda data: None, ["--out", "{data}"], "--out must name a folder that is empty"),
         (
