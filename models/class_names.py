@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 
 from glimpse.models.bounded_files import shown
-from glimpse.models.labels import ClassLabel, by_name, plain
+from glimpse.models.labels import MAX_LABEL_LENGTH, ClassLabel, by_name, plain
 from glimpse.models.suggestions import nearest
 
 _COMPARED = 200  # names that are compared with an unknown one: comparing all of thousands would take long
@@ -36,7 +36,7 @@ class ClassNames:
             UnknownClassError: expected; there are none.
         """
         exact, others, synonyms = self._tables
-        key = plain(name)
+        key = plain(name) if len(name) <= MAX_LABEL_LENGTH else ""  # no class has a longer name
         found = exact.get(name) or others.get(key) or self._groups.get(key) or synonyms.get(key)
         if found:
             return frozenset(found)

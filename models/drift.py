@@ -81,11 +81,14 @@ def answer_figures(probabilities: NDArray[np.floating]) -> AnswerFigures:
     """The figures of answers, from probabilities ``[N, classes]``."""
     count = probabilities.shape[1]
     first = probabilities.argmax(axis=1)
-    two = np.partition(probabilities, -2, axis=1)[:, -2:] if count > 1 else np.pad(probabilities, ((0, 0), (1, 0)))
-    top = two[:, 1].astype(np.float64)
+    rows = np.arange(len(first))
+    # Not by `numpy.partition`, which takes twenty times as long among equals: a network that is sure has many zeros.
+    others = probabilities.copy()
+    others[rows, first] = 0
+    top, second = probabilities[rows, first].astype(np.float64), others.max(axis=1)
     positive = np.maximum(probabilities, np.finfo(np.float32).tiny)
     entropy = -(positive * np.log(positive)).sum(axis=1, dtype=np.float64) / max(math.log(count), 1e-9)
-    return AnswerFigures(first, top, top - two[:, 0], entropy)
+    return AnswerFigures(first, top, top - second, entropy)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ The embedding is the input of the last layer with weights for the classes, a den
 - behind global average pooling (most networks here), the mean of each feature map;
 - behind hidden dense layers (VGG and others), what the last of them gives;
 - of a convolution whose scores are averaged over the positions (SqueezeNet), the mean of its input over the positions;
-- of a dense layer that reads a flattened map, that map, flattened.
+- of a dense layer that reads a flattened map, that map, flattened, unless it has more than `MOST_FEATURES` numbers.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+
+from glimpse.models.outputs import MOST_FEATURES
 
 _WITH_WEIGHTS = (keras.layers.Dense, keras.layers.Conv2D)
 _POOLED = {4: keras.layers.GlobalAveragePooling2D, 3: keras.layers.GlobalAveragePooling1D}
@@ -35,8 +37,8 @@ def classifier_input(model: keras.Model) -> keras.KerasTensor | None:
             return None
         (before,) = node.input_tensors
         if isinstance(history.operation, _WITH_WEIGHTS):
-            known = len(before.shape) in {2, *_POOLED} and before.shape[-1] is not None
-            return before if known else None
+            size = before.shape[-1] if len(before.shape) in {2, *_POOLED} else None
+            return before if size is not None and size <= MOST_FEATURES else None
         tensor = before
     return None
 

@@ -27,6 +27,7 @@ from glimpse.models.labels import ClassLabel, read_labels
 GROUPS = "groups.toml"
 _BYTES = 1 << 20  # of the file
 _MOST = 1_000  # groups
+_MOST_MEMBERS = 500_000  # of all groups together, each class as often as it is named: a description has them all
 _NAME = 100  # characters of a group's name
 _RANGE = re.compile(r"(\d{1,6})-(\d{1,6})")
 _WORDNET = re.compile(r"n\d{8}")
@@ -61,6 +62,7 @@ def _groups(values: Mapping[str, object], labels: Sequence[ClassLabel]) -> tuple
     if len(values) > _MOST:
         raise ValueError(f"there may be at most {_MOST} groups. Received: {len(values)}")
     names, found = ClassNames(labels), dict[str, frozenset[int]]()
+    named = 0  # classes, each as often as it is
     for name, members in values.items():
         if not name.strip() or len(name) > _NAME or not name.isprintable():
             raise ValueError(f"a group's name must be 1 to {_NAME} printable characters. Received: {shown(name)}")
@@ -68,7 +70,10 @@ def _groups(values: Mapping[str, object], labels: Sequence[ClassLabel]) -> tuple
             raise ValueError(f"the group {shown(name)} must be a list of classes. Received: {shown(members)}")
         classes = set[int]()
         for member in members:
-            classes |= _members(member, names, found)
+            classes |= (members_of := _members(member, names, found))
+            named += len(members_of)
+            if named > _MOST_MEMBERS:
+                raise ValueError(f"all groups together may name at most {_MOST_MEMBERS:,} classes")
         found[name] = frozenset(classes)
     return tuple(ClassGroup(name, tuple(sorted(classes))) for name, classes in found.items())
 

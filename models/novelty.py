@@ -57,8 +57,8 @@ class NoveltyThreshold:
         if not isinstance(values["score"], str) or values["score"] not in SCORES:
             raise ValueError(f"the score of novelty must be one of {', '.join(SCORES)}")
         images = values.get("images", 0)
-        if type(images) is not int or images < 0:
-            raise ValueError("the number of images of novelty must be a whole number, at least 0")
+        if type(images) is not int or not 0 <= images < 1 << 32:
+            raise ValueError("the number of images of novelty must be a whole number, at least 0 and below 2^32")
         share = _number(values.get("known_share", KNOWN_SHARE), "known_share")
         if not 0 < share <= 1:
             raise ValueError("known_share of novelty must be above 0 and at most 1")

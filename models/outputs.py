@@ -16,6 +16,9 @@ PROBABILITIES: Final = "probabilities"  # softmax(logits / temperature), [classe
 LOGITS: Final = "logits"  # what the network gives before temperature and softmax, [classes]
 # The features that the last layer makes the logits of, [D], see `models.features`; most networks have it.
 EMBEDDING: Final = "embedding"
+# That an embedding may have: there is room for one beside each image in flight. What is found of itself and has more is
+# a flattened map, and nobody's embedding.
+MOST_FEATURES: Final = 32_768
 
 DEFAULT_OUTPUTS: Final = frozenset({PROBABILITIES})  # what is computed unless something else is asked for
 

@@ -128,6 +128,7 @@ class Server:
             decoder_restarts=lambda: self._decoding.restarts,
             credentials_stale=lambda: access.stale,
         )
+        classes = default_choice(settings)
         pipeline = Pipeline(
             self._registry,
             self._admission,
@@ -137,7 +138,7 @@ class Server:
             max_images=settings.max_images_per_request,
             geometries=settings.allow_geometries,
             novelty=settings.novelty,
-            classes=default_choice(settings),
+            classes=classes,
         )
         services = (SERVICE, open_inference.SERVICE) if settings.open_inference else (SERVICE,)
         self._health = Health(*services, HEALTH)

@@ -20,6 +20,7 @@ from glimpse.server.domain import ClassChoice
 from glimpse.server.errors import InvalidRequestError, Reason
 
 _KEPT = 64  # choices of a model that are remembered: callers ask for the same ones again
+_SMALL = 256  # names of a choice that is remembered
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +70,9 @@ class Classes:
         Raises:
             InvalidRequestError: expected; UNKNOWN_CLASS.
         """
+        small = len(choice.allow) + len(choice.deny) <= _SMALL
         try:
-            return self._chosen(choice)
+            return self._chosen(choice) if small else self._choose(choice)
         except UnknownClassError as error:
             raise InvalidRequestError(Reason.UNKNOWN_CLASS, str(error), field="options.classes") from None
 

@@ -74,6 +74,7 @@ class ModelDrift:
             clock: in seconds.
         """
         self.identity = ModelIdentity(bundle.name, bundle.version, bundle.weights_digest)
+        self._bundle = bundle
         self.needs = frozenset({PROBABILITIES, LOGITS} if bundle.novelty else {PROBABILITIES})
         self._reference, self._novelty = bundle.drift, bundle.novelty
         self._clock, self._slot_seconds = clock, window / _SLOTS
@@ -89,6 +90,14 @@ class ModelDrift:
         self._slots: deque[tuple[int, dict[str, NDArray[np.int64]], int]] = deque()
         self._waiting: list[Seen] = []
         self._lock = threading.Lock()
+
+    def is_of(self, bundle: Bundle) -> bool:
+        """Whether it is of this very model; one that was calibrated anew has the same weights, and is another."""
+        if bundle is not self._bundle:
+            if (bundle.novelty, bundle.drift, bundle.labels) != (self._novelty, self._reference, self._bundle.labels):
+                return False
+            self._bundle = bundle  # loaded once more
+        return True
 
     def add(self, seen: Sequence[Seen]) -> None:
         """Count images that were answered; what is counted may wait for others, and for the next scrape at most."""
@@ -230,7 +239,7 @@ class Drift(Collector):
             return None
         identity = ModelIdentity(bundle.name, bundle.version, bundle.weights_digest)
         found = self._models.get(identity)
-        if found is not None:
+        if found is not None and found.is_of(bundle):
             return found
         with self._lock:
             kept = [

@@ -73,6 +73,8 @@ def classify(
     the others are classified all the same. Folders may be of any size: only the images in flight are in memory.
     """
     check_stdin(images)
+    if novelty and output.as_csv:
+        raise typer.BadParameter("A --csv table has no column for it. Use --json.", param_hint="--novelty")
     with (
         server.client() as client,
         output.opened(top_k) as answers,

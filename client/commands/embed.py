@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from glimpse.client.commands.classify import check_stdin, explained, say_failed, to_send
-from glimpse.client.commands.find_images import find
+from glimpse.client.commands.find_images import find, why_not_found
 from glimpse.client.commands.npy_file import NpyFile
 from glimpse.client.commands.option_groups import explain, option_group, refuse_image_name
 from glimpse.client.commands.output import File, Output, Stdout
@@ -191,15 +191,22 @@ def similar(
     failed = 0
     with server.client() as client, progress(lambda: find(images), aside=not sys.stdout.isatty()) as advance:
         arguments = request.arguments()
-        given = client.classify(
-            image,
-            top_k=1,
-            outputs=_OUTPUTS,
-            geometry=request.geometry,
-            model=request.model,
-            version=request.version,
-        )
+        try:
+            given = client.classify(
+                image,
+                top_k=1,
+                outputs=_OUTPUTS,
+                geometry=request.geometry,
+                model=request.model,
+                version=request.version,
+            )
+        except OSError as error:
+            why = why_not_found(image) if isinstance(error, FileNotFoundError) else explain(error)
+            raise typer.BadParameter(why, param_hint="IMAGE") from error
         wanted = _unit(_with_embedding(given).raise_for_error().embedding)
+        if given.model is not None and not request.version:
+            # By the version that has answered: where another one is on trial, their embeddings cannot be compared.
+            arguments |= {"model": given.model.name, "version": given.model.version}
         kept: list[tuple[float, str]] = []
         most = top or (10 if threshold is None else None)
         paths = ((path, path) for path in find(images))

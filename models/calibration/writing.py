@@ -11,6 +11,7 @@ from glimpse.models import beside, bounded_files, golden
 from glimpse.models import bundle as bundles
 from glimpse.models.bundle import Bundle
 from glimpse.models.drift import Reference
+from glimpse.models.groups import GROUPS
 from glimpse.models.novelty import NoveltyThreshold
 
 CARD = "MODEL_CARD.md"
@@ -72,6 +73,8 @@ def write(
         return out
     out.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(bundle.weights_path, out / bundle.weights_file)
+    if (groups := bundle.weights_path.with_name(GROUPS)).is_file():
+        shutil.copyfile(bounded_files.inside(groups.parent, GROUPS), out / GROUPS)
     for ending in bundles.EXTERNAL_DATA_SUFFIXES:
         if (found := bundle.weights_path.with_name(bundle.weights_file + ending)).is_file():
             shutil.copyfile(found, out / found.name)

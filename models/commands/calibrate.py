@@ -103,10 +103,10 @@ def _calibrate(options: argparse.Namespace) -> None:
         if not options.dry_run:
             writing.check(bundle, options.out)
         labelled.indices(data, bundle.labels, options.name)  # before anything is computed
-        if len(data.files) < fitting.FEWEST:
+        if (images := len(data.files)) < fitting.FEWEST:
             raise ValueError(
-                f"{data.path} has {len(data.files):,} images. Calibrating needs at least {fitting.FEWEST}, of which "
-                "one half is fitted on and the other measured; some hundreds make it reliable."
+                f"{data.path} has {images:,} image{'s' * (images != 1)}. Calibrating needs at least {fitting.FEWEST}, "
+                "of which one half is fitted on and the other measured; some hundreds make it reliable."
             )
         foreign = _foreign(options.foreign, bundle)
         known, others, before = computing.compute(

@@ -17,6 +17,8 @@ NAMES = (
     *("novelty", "require_known"),
 )
 
+# As many as a message of gRPC has room for, see `server.message_fields`: each is looked up on the event loop.
+_MOST_NAMES = 4096
 _BOOLEANS = {None: None, "true": True, "false": False}
 
 
@@ -60,7 +62,7 @@ def of_parameters(parameters: Mapping[str, Any], where: str) -> Options:
         parameters.get(name) for name in ("top_k", "min_probability", "geometry", "roll_up", "novelty", "require_known")
     )
     outputs, allow, deny = (
-        [] if (given := parameters.get(name)) is None else json_body.strings(given, f"{where}.{name}")
+        [] if (given := parameters.get(name)) is None else _names(given, f"{where}.{name}")
         for name in ("outputs", "allow", "deny")
     )
     return Options(
@@ -88,9 +90,9 @@ def of_texts(texts: Mapping[str, str]) -> Options:
             None if top_k is None else int(top_k[:20]),
             0.0 if least is None else json_body.number(float(least), "min_probability"),
             texts.get("geometry", ""),
-            DEFAULT_OUTPUTS.union(_listed(texts.get("outputs", ""))),
-            _listed(texts.get("allow", "")),
-            _listed(texts.get("deny", "")),
+            DEFAULT_OUTPUTS.union(_listed(texts, "outputs")),
+            _listed(texts, "allow"),
+            _listed(texts, "deny"),
             0.0 if roll_up is None else json_body.number(float(roll_up), "roll_up"),
             _boolean(texts, "novelty"),
             _boolean(texts, "require_known") or False,
@@ -102,6 +104,17 @@ def of_texts(texts: Mapping[str, str]) -> Options:
         ) from None
 
 
+def _names(value: object, field: str) -> list[str]:
+    if isinstance(value, list):
+        _check_number(len(value), field)
+    return json_body.strings(value, field)
+
+
+def _check_number(names: int, field: str) -> None:
+    if names > _MOST_NAMES:
+        raise malformed(f"{field} may have at most {_MOST_NAMES:,} names. Received: {names:,}.", field=field)
+
+
 def _boolean(texts: Mapping[str, str], name: str) -> bool | None:
     found = texts.get(name)
     if found not in _BOOLEANS:
@@ -109,6 +122,8 @@ def _boolean(texts: Mapping[str, str], name: str) -> bool | None:
     return _BOOLEANS[found]
 
 
-def _listed(text: str) -> tuple[str, ...]:
+def _listed(texts: Mapping[str, str], name: str) -> tuple[str, ...]:
     """The names in a text with commas between them."""
+    text = texts.get(name, "")
+    _check_number(text.count(",") + 1, name)
     return tuple(filter(None, map(str.strip, text.split(","))))

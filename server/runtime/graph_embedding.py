@@ -10,6 +10,7 @@ from typing import Any
 
 from glimpse.models.bounded_files import shown
 from glimpse.models.foreign.facts import GraphError
+from glimpse.models.outputs import MOST_FEATURES
 from glimpse.models.suggestions import nearest
 from glimpse.server.runtime.graph_input import Graph, integers
 from glimpse.server.runtime.openvino_library import ops
@@ -47,7 +48,9 @@ def embedding(graph: Graph, model: Any, scores: Any) -> Any | None:
             )
         return found
     value = _classifier_input(scores)
-    return None if value is None else _rows(value, channels_first=True)  # as convolutions have it in OpenVINO
+    found = None if value is None else _rows(value, channels_first=True)  # as convolutions have it in OpenVINO
+    many = found is not None and found.get_output_partial_shape(0)[1].get_length() > MOST_FEATURES
+    return None if many else found
 
 
 def _named(graph: Graph, model: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from glimpse.client.commands.npy_file import NpyFile
 from glimpse.client.commands.standard import OutputError
 from glimpse.client.errors import Code
 from glimpse.client.results import ImageResult, ModelIdentity
+from glimpse.v1 import classifier_pb2 as pb
 from tests.client.conftest import Glimpse
-from tests.client.scripted import ScriptedServer
+from tests.client.scripted import Context, ScriptedServer
 from tests.conftest import RunningServer
 
 NUMBERS = 112  # of the CIFAR-10 model's embeddings
@@ -172,6 +174,43 @@ def test_an_image_and_its_copy_are_the_most_similar(server: RunningServer, glimp
     assert len(near.stdout.splitlines()) == 2
     one = glimpse("similar", image, "photos", "--top", "1", "--target", server.target)
     assert one.stdout.split() == ["1.000", "photos/astronaut.png"]
+
+
+@pytest.mark.parametrize(
+    ("image", "why"),
+    [("nowhere.jpg", "There is no file nowhere.jpg."), ("photos", "photos cannot be used: Is a directory.")],
+)
+def test_an_image_to_compare_with_that_is_none_is_told_of(
+    image: str, why: str, scripted: ScriptedServer, glimpse: Glimpse, photos: Path
+) -> None:
+    assert photos.is_dir()
+    ended = glimpse("similar", image, "photos", "--target", scripted.target)
+    assert ended.returncode == 2
+    assert f"Invalid value for IMAGE: {why}" in " ".join(ended.stderr.split())
+
+
+def test_all_images_are_compared_by_the_version_that_answered_first(
+    scripted: ScriptedServer, glimpse: Glimpse, tmp_path: Path
+) -> None:
+    """A canary answers some of the requests that name no version."""
+    asked: list[tuple[str, str]] = []
+
+    def stream(requests: Iterator[pb.ClassifyStreamRequest], _: Context) -> Iterator[pb.ClassifyStreamResponse]:
+        for each in requests:
+            model = each.request.model
+            asked.append((model.name, model.version))
+            result = pb.ImageResult(embedding=[1, 1])
+            response = pb.ClassifyResponse(model=pb.ModelIdentity(name="m", version=model.version), results=[result])
+            yield pb.ClassifyStreamResponse(id=each.id, response=response)
+
+    canary = pb.ModelIdentity(name="m", version="8")
+    scripted.classify = lambda *_: pb.ClassifyResponse(model=canary, results=[pb.ImageResult(embedding=[1, 0])])
+    scripted.stream = stream
+    for name in "ab":
+        (tmp_path / f"{name}.jpg").write_text("cat")
+    ended = glimpse("similar", "a.jpg", "a.jpg", "b.jpg", "--target", scripted.target)
+    assert (ended.returncode, ended.stdout.split()) == (0, ["0.707", "b.jpg", "0.707", "a.jpg"])
+    assert asked == [("m", "8"), ("m", "8")]
 
 
 def test_a_server_without_embeddings_is_told_of(scripted: ScriptedServer, glimpse: Glimpse, tmp_path: Path) -> None:

@@ -71,3 +71,12 @@ def test_the_command_line_says_none_of_these(server: Server, glimpse: Glimpse, n
     assert told["novelty"]["known"] is False
     assert "novelty" not in json.loads(glimpse("classify", noise, "--json", "--target", server.target).stdout)
     assert "unknown above 1.396 (entropy)" in glimpse("describe", "--target", server.target).stdout
+
+
+def test_novelty_is_not_asked_for_in_vain(glimpse: Glimpse, noise: Path) -> None:
+    """A table has the same columns for every run, so that one can be continued, and none for it."""
+    ended = glimpse("classify", noise, "--csv", "--novelty")
+    assert ended.returncode == 2
+    assert "Invalid value for --novelty: A --csv table has no column for it. Use --json." in " ".join(
+        ended.stderr.split()
+    )

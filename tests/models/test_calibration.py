@@ -18,7 +18,7 @@ from glimpse.models import bundle as bundles
 from glimpse.models import golden, novelty, sources
 from glimpse.models.__main__ import main
 from glimpse.models.bundle import BundleError
-from glimpse.models.calibration import computing, fitting
+from glimpse.models.calibration import computing, fitting, writing
 from glimpse.models.calibration.fitting import calibrate, error_by_chance
 from glimpse.models.sources import ModelSource
 from glimpse.models.train.calibrate import fit_temperature
@@ -237,6 +237,20 @@ def test_a_graph_is_calibrated_by_a_file_beside_it(tmp_path: Path, capsys: pytes
     assert f"{graph.name}.calibration.json" in out
 
 
+def test_a_bundle_that_is_made_of_weights_has_the_groups_beside_them(tmp_path: Path) -> None:
+    shipped = bundles.read(bundles.EMBEDDED_DEFAULT)
+    weights = tmp_path / "mine.safetensors"
+    shutil.copy(shipped.weights_path, weights)
+    shutil.copy(shipped.folder / "labels.txt", tmp_path)
+    (tmp_path / "recipe.json").write_text(json.dumps(shipped.recipe.to_dict()))
+    (tmp_path / "groups.toml").write_text('pet = ["cat", "dog"]\n')
+    found = sources.resolve(ModelSource(weights=str(weights), architecture="se_resnet20", variant="cifar_wide"))
+    assert [each.name for each in found.groups] == ["pet"]
+    assert shipped.novelty is not None
+    out = writing.write(found, tmp_path / "made", temperature=1.5, novelty=shipped.novelty, drift=None)
+    assert bundles.read(out).groups == found.groups
+
+
 def test_a_calibration_beside_a_file_is_read_with_it_and_only_with_it(tmp_path: Path) -> None:
     from glimpse.models import beside
 
@@ -270,7 +284,7 @@ def test_a_calibration_beside_a_file_is_read_with_it_and_only_with_it(tmp_path: 
         (
             lambda data: [each.unlink() for each in sorted(data.rglob("*.png"))[1:]],
             [],
-            "has 1 images. Calibrating needs",
+            "has 1 image. Calibrating needs",
         ),
         (lambda data: None, ["--out", "{data}"], "--out must name a folder that is empty"),
         (

@@ -76,6 +76,18 @@ def test_a_file_of_groups_that_cannot_be_is_refused(text: str, why: str, tmp_pat
 
 
 @pytest.mark.parametrize(
+    "text",
+    ["".join(f'g{number} = ["0-999"]\n' for number in range(501)), "g = [" + '"0-999",\n' * 501 + "]"],
+    ids=["groups", "one group"],
+)
+def test_all_groups_together_are_bounded(text: str, tmp_path: Path) -> None:
+    """Whoever has the model described gets them all."""
+    (tmp_path / "groups.toml").write_text(text)
+    with pytest.raises(BundleError, match="all groups together may name at most 500,000 classes"):
+        groups_of(tmp_path, IMAGENET)
+
+
+@pytest.mark.parametrize(
     ("name", "classes"),
     [
         ("tabby", {0}),

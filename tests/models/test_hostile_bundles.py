@@ -244,6 +244,7 @@ def test_a_recipe_made_to_harm_is_refused_in_a_sentence(tmp_path: Path, suffix: 
         {"name": "a" * 300},
         {"metrics": {"top1": "0.9"}},
         {"metrics": {"top1": [0.9]}},
+        {"novelty": {"score": "energy", "threshold": 1, "images": 1 << 32}},  # which no message can tell
         {"recipe": [["height", 8]]},
         {"recipe": {"height": 10**9, "width": 10**9}},
         {"recipe": {"height": 8, "width": 8, "crop_share": 1e-320}},

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import urllib.error
 import urllib.request
+from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
@@ -15,12 +17,16 @@ from PIL import Image
 from skimage import data
 
 from glimpse.client import Client, InvalidRequestError
+from glimpse.models import bundle
 from glimpse.models.groups import ClassGroup
 from glimpse.models.labels import ClassLabel
 from glimpse.models.outputs import PROBABILITIES
-from glimpse.server.class_choice import Group
+from glimpse.server import errors
+from glimpse.server.class_choice import Classes, Group
+from glimpse.server.domain import ClassChoice
 from glimpse.server.postprocessing import postprocess, rolled_up
 from tests.conftest import RunningServer
+from tests.server.http.asking import V1
 from tests.server.open_inference.caller import OpenInferenceCaller, numbers, photos
 from tests.variations import with_two_workers_too
 
@@ -153,3 +159,24 @@ def test_an_answer_is_rolled_up_no_farther_than_necessary(probabilities: list[fl
     )
     assert len(predictions) == 2
     assert predictions[0].is_group == (label is not None)
+
+
+def test_http_takes_no_more_names_than_grpc(server: RunningServer, cat_photo: Path) -> None:
+    body = {"instances": [{"b64": b64encode(cat_photo.read_bytes()).decode()}], "parameters": {"allow": ["cat"] * 4097}}
+    with pytest.raises(urllib.error.HTTPError) as no:
+        urllib.request.urlopen(f"http://{server.http}{V1}", json.dumps(body).encode())
+    told = json.load(no.value)
+    assert (no.value.code, told["reason"]) == (400, "MALFORMED_MESSAGE")
+    assert "at most 4,096 names. Received: 4,097" in told["error"]
+
+
+def test_choices_that_are_remembered_are_small() -> None:
+    """Of many names, or of long ones, callers could fill the memory."""
+    classes = Classes(bundle.read(bundle.EMBEDDED_DEFAULT))
+    many = ClassChoice(("cat", "dog") * 2000)
+    assert classes.chosen(many).classes.tolist() == [3, 5]
+    assert classes.chosen(many) is not classes.chosen(many)
+    few = ClassChoice(("cat", "dog"))
+    assert classes.chosen(few) is classes.chosen(few)
+    with pytest.raises(errors.InvalidRequestError, match="There is no class or group 'cat"):
+        classes.chosen(ClassChoice(("cat" + " " * 1000,)))

@@ -200,6 +200,22 @@ def test_nothing_is_counted_unless_it_is_asked_for(bundle: Bundle) -> None:
     assert Drift(window=600, on=False).of(bundle) is None
 
 
+def test_a_model_that_is_calibrated_anew_is_compared_with_its_new_reference(bundle: Bundle, usual: list[Seen]) -> None:
+    """Its name, version and weights stay the same."""
+    watching = Drift(on=True)
+    without = watching.of(replace(bundle, novelty=None, drift=None))
+    assert without is not None
+    without.add(usual[:300])
+    assert not without.indices()
+    assert without.needs == {PROBABILITIES}
+    calibrated = watching.of(bundle)
+    assert calibrated is not None
+    calibrated.add(usual[:300])
+    assert calibrated.indices()
+    assert calibrated.needs == {PROBABILITIES, LOGITS}
+    assert watching.of(replace(bundle)) is calibrated  # loaded once more
+
+
 def test_models_that_come_and_go_are_forgotten(bundle: Bundle) -> None:
     """New weights of the same version take the place of the old ones; and there is a limit of versions."""
     watched = Drift(window=600)

@@ -17,7 +17,7 @@ from PIL import Image
 from skimage import data
 
 from glimpse.client import Client, InvalidRequestError
-from glimpse.models import sources
+from glimpse.models import features, sources
 from glimpse.models.outputs import EMBEDDING, LOGITS, PROBABILITIES
 from glimpse.models.prestem import graph
 from glimpse.models.serving import load_bundle, serving_outputs
@@ -56,6 +56,14 @@ def test_the_embedding_is_what_the_keras_layer_gives(weights: str, tmp_path: Pat
         # The last layer makes the logits of it.
         kernel, bias = assembly.model.get_layer("classifier_logits").get_weights()
         np.testing.assert_allclose(found[LOGITS], expected @ kernel + bias, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("side", "size"), [(64, 8 * 64 * 64), (65, 0)])
+def test_a_flattened_map_of_many_numbers_is_no_embedding(side: int, size: int) -> None:
+    """Each image in flight has room for one, and so has each reply."""
+    pixels = keras.Input((side, side, 3))
+    flat = keras.layers.Flatten()(keras.layers.Conv2D(8, 1)(pixels))
+    assert features.size(keras.Model(pixels, keras.layers.Dense(2)(flat))) == size
 
 
 @with_two_workers_too
