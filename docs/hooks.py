@@ -47,6 +47,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     _made.update(json.loads(ended.stdout))
     for name, text in _made["pages"].items():
         files.append(File.generated(config, name, content=text))
+    for name, image in _made["images"].items():
+        files.append(File.generated(config, name, abs_src_path=str(ROOT / image)))
     return files
 
 
