@@ -66,7 +66,7 @@ def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
                 raise PluginError(f"{page.file.src_uri} asks for the setting {name}, which there is not.")
             head, rule, row = _made["settings"][name]
             lines += [row] if lines else [head, rule, row]
-        return "\n".join(lines)
+        return "\n".join(["", *lines, ""])  # a table begins and ends with an empty line
 
     here = posixpath.dirname(page.file.src_uri)
 
