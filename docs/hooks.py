@@ -47,6 +47,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     _made.update(json.loads(ended.stdout))
     for name, text in _made["pages"].items():
         files.append(File.generated(config, name, content=text))
+    for name, image in _made["images"].items():
+        files.append(File.generated(config, name, abs_src_path=str(ROOT / image)))
     return files
 
 
@@ -64,7 +66,7 @@ def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
                 raise PluginError(f"{page.file.src_uri} asks for the setting {name}, which there is not.")
             head, rule, row = _made["settings"][name]
             lines += [row] if lines else [head, rule, row]
-        return "\n".join(lines)
+        return "\n".join(["", *lines, ""])  # a table begins and ends with an empty line
 
     here = posixpath.dirname(page.file.src_uri)
 

@@ -208,20 +208,13 @@ def read(folder: Path) -> Bundle:
     if hint := _misspelt(values):
         raise BundleError(f"{path} has an unknown key.{hint}")
     try:
-        bundle = _from_dict(folder, values)
-        classes = values["classes"]
+        return _from_dict(folder, values)
     except KeyError as error:
         raise BundleError(f"{path} lacks the key {error}. Export the bundle again.") from error
     except BundleError:
         raise
     except (TypeError, ValueError, AttributeError) as error:
         raise BundleError(f"{path} cannot be used: {messages.short(error)}") from error
-    if len(bundle.labels) != classes or type(classes) is not int:
-        raise BundleError(
-            f"{folder / values['labels']} must name the {shown(classes)} classes of {path.name}. "
-            f"Received: {len(bundle.labels)} lines"
-        )
-    return bundle
 
 
 def _misspelt(values: Mapping[str, Any]) -> str:
@@ -343,6 +336,13 @@ def _from_dict(folder: Path, values: dict[str, Any]) -> Bundle:
     if golden:
         bounded_files.inside(folder, golden)
     labels = read_labels(bounded_files.inside(folder, values["labels"]), name=folder / values["labels"])
+    classes = values["classes"]
+    # Before what names classes: groups and the reference for drift.
+    if len(labels) != classes or type(classes) is not int:
+        raise BundleError(
+            f"{folder / values['labels']} must name the {shown(classes)} classes of {DESCRIPTION}. "
+            f"Received: {len(labels)} lines"
+        )
     return Bundle(
         folder=folder,
         name=values["name"],

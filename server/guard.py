@@ -146,7 +146,8 @@ class Guard:
     def blocks(self, address: str, now: float) -> bool:
         """Whether no new connections from an address (see `counted_address`) are accepted for now."""
         account = self._accounts.get(address)
-        return account is not None and now < account.blocked_until
+        # Not a proxy's own: none of its connections is closed either, because they are those of many.
+        return account is not None and account.closed and now < account.blocked_until
 
     # For the monitor's thread.
 

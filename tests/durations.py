@@ -63,7 +63,8 @@ def table(seconds: dict[tuple[str, str], float]) -> str:
     """The slowest tests, for a page."""
     slowest = sorted(seconds.items(), key=lambda entry: -entry[1])[:_SLOWEST]
     lines = [f"| {each:.1f} | `{file}` | `{name}` |" for (file, name), each in slowest]
-    return "\n".join(["| seconds | file | test |", "| ---: | --- | --- |", *lines])
+    said = "The slowest tests, with what they share with those that follow them:"
+    return "\n".join([said, "", "| seconds | file | test |", "| ---: | --- | --- |", *lines])
 
 
 def _file(name: str) -> str:

@@ -149,7 +149,7 @@ class ForkServer:
         return subprocess.CompletedProcess(arguments, started.wait(), out, err)
 
     def close(self) -> None:
-        """End it; its processes have ended."""
+        """End it, and with it those of its processes that have not ended."""
         self._socket.close()
         self._process.communicate()
 
@@ -175,15 +175,14 @@ def _serve(requests: socket.socket) -> None:
         ready, _, _ = select.select([requests.fileno(), woken], [], [])
         if woken in ready:
             os.read(woken, 1024)
-            while running and (ended := os.waitpid(-1, os.WNOHANG))[0]:
-                told = running.pop(ended[0])
-                with contextlib.suppress(BrokenPipeError):  # nobody wants to know
-                    os.write(told, str(os.waitstatus_to_exitcode(ended[1])).encode())
-                os.close(told)
+            _reap(running)
         if requests.fileno() not in ready:
             continue
         content, descriptors, _, _ = socket.recv_fds(requests, _LARGEST, 4)
-        if not content:
+        if not content:  # closed, or the tests were killed, and nobody else ends what they started
+            for child in running:
+                os.kill(child, signal.SIGKILL)
+            _reap(running, 0)
             sys.exit()
         *standard, told = descriptors
         if child := os.fork():
@@ -205,6 +204,15 @@ def _serve(requests: socket.socket) -> None:
         os.environ.clear()
         os.environ.update(request["environment"])
         return
+
+
+def _reap(running: dict[int, int], options: int = os.WNOHANG) -> None:
+    """Tell of those that have ended, by default; with 0, wait until all have."""
+    while running and (ended := os.waitpid(-1, options))[0]:
+        told = running.pop(ended[0])
+        with contextlib.suppress(BrokenPipeError):  # nobody wants to know
+            os.write(told, str(os.waitstatus_to_exitcode(ended[1])).encode())
+        os.close(told)
 
 
 def _client() -> None:

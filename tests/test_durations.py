@@ -23,8 +23,8 @@ def test_files_are_recorded_by_their_seconds_the_longest_first() -> None:
 
 def test_the_slowest_tests_are_told_with_their_files() -> None:
     lines = durations.table(durations.measured(REPORT)).splitlines()
-    assert lines[2] == "| 20.5 | `tests/test_long.py` | `test_d` |"
-    assert lines[3] == "| 1.5 | `tests/server/test_life.py` | `test_a[x]` |"
+    assert lines[4] == "| 20.5 | `tests/test_long.py` | `test_d` |"
+    assert lines[5] == "| 1.5 | `tests/server/test_life.py` | `test_a[x]` |"
 
 
 def test_every_file_that_is_recorded_exists() -> None:

@@ -26,7 +26,8 @@ def main() -> None:
     pages |= {name: repository.include(name) for name in repository.INCLUDED}
     pages["proto/classifier.proto"] = (contract.PROTO / contract.FILE).read_text(encoding="utf-8")
     rows = {name: settings.excerpt(name).splitlines() for name in Settings.model_fields}
-    json.dump({"pages": pages, "settings": rows, "files": repository.PAGE_OF}, sys.stdout)
+    made = {"pages": pages, "settings": rows, "files": repository.PAGE_OF, "images": repository.images()}
+    json.dump(made, sys.stdout)
 
 
 if __name__ == "__main__":

@@ -125,9 +125,12 @@ def _signature(method: MethodDescriptorProto) -> str:
 
 
 def _fields(message: DescriptorProto, commented: _Commented, number: int) -> Iterator[list[str]]:
+    maps = {nested.name: nested.field for nested in message.nested_type if nested.options.map_entry}
     for index, field in enumerate(message.field):
         kind = _type(field)
-        if field.label == FieldDescriptorProto.LABEL_REPEATED:
+        if field.type_name and (entry := maps.get(_name(field.type_name))) is not None:
+            kind = f"map of {_type(entry[0])} to {_type(entry[1])}"
+        elif field.label == FieldDescriptorProto.LABEL_REPEATED:
             kind = f"repeated {kind}"
         if field.proto3_optional:
             kind = f"optional {kind}"

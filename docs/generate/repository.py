@@ -10,12 +10,15 @@ ROOT = Path(__file__).parents[2]
 # By page of the site, the file that it is.
 INCLUDED = {
     "explanation/architecture.md": "ARCHITECTURE.md",
+    "explanation/cifar10-model.md": "models/bundles/se_resnet20_cifar10/MODEL_CARD.md",
     "explanation/measured.md": "tools/bench/README.md",
     "explanation/load.md": "tools/load/README.md",
     "explanation/security.md": "SECURITY.md",
     "how-to/deploy.md": "deploy/README.md",
     "how-to/typescript.md": "examples/typescript/README.md",
     "how-to/ruby.md": "examples/ruby/README.md",
+    "how-to/go.md": "examples/go/README.md",
+    "how-to/pages.md": "examples/web/README.md",
     "how-to/ray.md": "examples/ray/README.md",
     "how-to/spark.md": "examples/spark/README.md",
     "contributing.md": "CONTRIBUTING.md",
@@ -32,6 +35,7 @@ _ELSEWHERE = {
     "models/prestem/recipe.py": "reference/recipe.md",
     "proto/glimpse/v1/classifier.proto": "proto/classifier.proto",
 }
+_IMAGE = re.compile(r"!\[[^\]]*\]\((?P<file>[^):\s]+)\)")
 _LINK = re.compile(r"(?<!!)\[(?P<text>[^\]]+)\]\((?P<target>[^)\s]+)\)")
 
 
@@ -54,3 +58,14 @@ def include(page: str) -> str:
         return f"[{link['text']}]({relpath(there, PurePosixPath(page).parent)})"
 
     return _LINK.sub(relink, (ROOT / source).read_text(encoding="utf-8"))
+
+
+def images() -> dict[str, str]:
+    """Pictures that these pages show from beside their files: by their place on the site, the file."""
+    found = {}
+    for page, source in INCLUDED.items():
+        for image in _IMAGE.finditer((ROOT / source).read_text(encoding="utf-8")):
+            file = normpath(PurePosixPath(source).parent / image["file"])
+            if not file.startswith("docs/"):
+                found[normpath(PurePosixPath(page).parent / image["file"])] = file
+    return found

@@ -94,7 +94,9 @@ class PipelineThread:
         """
         self._check_usable()
         size = sum(len(image.data) for image in request.images)
-        self._room.take(size)
+        while not self._room.take(size, _LOOKING_SECONDS):
+            self.model.batcher.trouble()  # as below: where the device hangs, nobody else may be asking
+            self._check_usable()
         try:
             with self._lock:
                 self._check_usable()

@@ -14,13 +14,14 @@ class Room:
         self._images = self._bytes = 0
         self._changed = threading.Condition()
 
-    def take(self, size: int) -> None:
-        """Wait until there is room for an image of so many bytes."""
+    def take(self, size: int, seconds: float | None = None) -> bool:
+        """Wait until there is room for an image of so many bytes, at most so long; whether it was taken."""
         with self._changed:
-            while self._images and (self._images >= self._most_images or self._bytes + size > self._most_bytes):
-                self._changed.wait()
+            if not self._changed.wait_for(lambda: self._has(size), seconds):
+                return False
             self._images += 1
             self._bytes += size
+            return True
 
     def give_back(self, size: int) -> None:
         """An image of so many bytes is done with."""
@@ -28,3 +29,6 @@ class Room:
             self._images -= 1
             self._bytes -= size
             self._changed.notify_all()
+
+    def _has(self, size: int) -> bool:
+        return not self._images or (self._images < self._most_images and self._bytes + size <= self._most_bytes)

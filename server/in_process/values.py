@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
@@ -42,26 +43,38 @@ def to_request(options: Options) -> Callable[[domain.Image], domain.ClassifyRequ
     """A function that makes the request for an image.
 
     Raises:
-        TypeError: there is no such option, or a text stands where a list of texts should.
+        TypeError: there is no such option, or it is of another kind.
     """
     if unknown := options.keys() - Options.__annotations__.keys():
         raise TypeError(f"There is no option {min(unknown)!r}. There are: {', '.join(Options.__annotations__)}")
-    for name in ("outputs", "allow", "deny"):
-        if isinstance(value := options.get(name), str):  # whose letters would be names
-            raise TypeError(f"{name} must be a list of names, such as [{value!r}]. Received: {value!r}")
-    allow, deny = tuple(options.get("allow", ())), tuple(options.get("deny", ()))
+    outputs = _names("outputs", options.get("outputs", ()))
+    allow, deny = _names("allow", options.get("allow", ())), _names("deny", options.get("deny", ()))
+    if (top_k := options.get("top_k")) is not None and not isinstance(top_k, Integral):
+        raise TypeError(f"top_k must be a whole number. Received: {top_k!r}")
+    for name in ("min_probability", "roll_up"):
+        if not isinstance(value := options.get(name, 0.0), Real):
+            raise TypeError(f"{name} must be a number. Received: {value!r}")
     blank = domain.ClassifyRequest(
         (),
-        top_k=options.get("top_k"),
+        top_k=None if top_k is None else int(top_k),
         min_probability=options.get("min_probability", 0.0),
         geometry=options.get("geometry", ""),
-        outputs=DEFAULT_OUTPUTS.union(options.get("outputs", ())),
+        outputs=DEFAULT_OUTPUTS.union(outputs),
         classes=domain.ClassChoice(allow, deny) if allow or deny else None,
         roll_up=options.get("roll_up", 0.0),
         novelty=options.get("novelty"),
         require_known=options.get("require_known", False),
     )
     return lambda image: replace(blank, images=(image,))
+
+
+def _names(option: str, given: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(given, str):  # whose letters would be names
+        raise TypeError(f"{option} must be a list of names, such as [{given!r}]. Received: {given!r}")
+    for each in (names := tuple(given)):
+        if not isinstance(each, str):  # an index, too, is written as a text
+            raise TypeError(f"{option} must be a list of names, such as [{str(each)!r}]. Received: [{each!r}]")
+    return names
 
 
 class InputLimits:

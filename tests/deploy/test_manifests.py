@@ -11,6 +11,7 @@ import pytest
 
 from glimpse.client.channel import SERVICE
 from glimpse.models.__main__ import _parser
+from glimpse.server.access.call_metadata import REQUEST_ID_KEY, ROUTING_KEY
 from glimpse.server.open_inference import servicer as open_inference
 from glimpse.server.settings import Settings, unknown_variables
 from tests.deploy.tools import DEPLOY, OVERLAYS, manifests, one, parse, pod, rendered, run, server, tool
@@ -324,6 +325,13 @@ def test_envoy_leads_to_the_same_methods_as_the_gateway() -> None:
     exact = {each["path"]["value"] for each in rule["matches"]}
     web = {(match.get("path") or match["prefix"]).rstrip("/") for match in matches("web")}
     assert {path for path in web if "glimpse.v1" not in path} == exact
+
+
+def test_pages_behind_envoy_may_send_what_the_server_reads() -> None:
+    """A browser sends no header of another origin's that is not named."""
+    text = (DEPLOY / "components" / "gateway" / "envoy.yaml").read_text("utf-8")
+    (allowed,) = re.findall(r"allow_headers: (\S+)", text)
+    assert {"authorization", REQUEST_ID_KEY, ROUTING_KEY} <= set(allowed.split(","))
 
 
 def test_the_weights_are_fetched_by_the_image_that_serves_them() -> None:

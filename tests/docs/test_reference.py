@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -91,6 +92,8 @@ def test_every_method_message_and_field_of_the_contract_is_there_and_explained()
     assert "stream of [ClassifyStreamRequest](#classifystreamrequest) → stream of" in page
     assert "| optional uint32 | How many predictions to return" in page
     assert "| bytes, one of `source` |" in page
+    assert "| map of string to string |" in page
+    assert set(re.findall(r"\]\(#(\w+)\)", page)) <= {name.lower() for name in file.message_types_by_name}
 
 
 def test_every_architecture_has_its_parameters_and_every_published_tag_a_row() -> None:
@@ -163,3 +166,22 @@ def test_every_page_in_the_navigation_is_written_or_generated() -> None:
     docs = ROOT / "docs"
     written = {str(path.relative_to(docs)) for path in Path(docs).rglob("*.md")}
     assert sorted(named) == sorted(written | set(PAGES) | set(repository.INCLUDED))
+
+
+def test_links_of_our_pages_lead_to_what_the_site_has() -> None:
+    from docs.generate.__main__ import PAGES
+
+    docs = ROOT / "docs"
+    written = {str(path.relative_to(docs)) for path in docs.rglob("*") if path.suffix in {".md", ".png", ".svg"}}
+    there = {f"docs/{page}" for page in written | set(PAGES) | set(repository.INCLUDED)} | set(repository.PAGE_OF)
+    for page in docs.rglob("*.md"):
+        for target in re.findall(r"\]\(([^)\s#]+)[^)]*\)", page.read_text(encoding="utf-8")):
+            if "://" not in target:
+                linked = os.path.normpath(page.parent / target)
+                assert os.path.relpath(linked, ROOT) in there, f"{page.name} links to {target}"
+
+
+def test_pictures_beside_a_file_of_the_repository_come_with_its_page() -> None:
+    found = repository.images()
+    assert found["explanation/curves.png"] == "models/bundles/se_resnet20_cifar10/curves.png"
+    assert all((ROOT / file).exists() for file in found.values())

@@ -80,3 +80,8 @@ def test_the_pages_are_complete(site: Path) -> None:
         ROOT / "proto" / "glimpse" / "v1" / "classifier.proto"
     ).read_text(encoding="utf-8")
     assert not list(site.rglob("*.py"))
+
+
+def test_every_table_became_one(site: Path) -> None:
+    for page in site.rglob("*.html"):
+        assert not re.search(r"^\| ?-{3,}", page.read_text(encoding="utf-8"), re.MULTILINE), page.name

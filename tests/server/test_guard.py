@@ -218,6 +218,7 @@ def test_calls_of_a_flooder_behind_a_proxy_are_refused_alone() -> None:
     scene.calls(proxy, "INVALID_ARGUMENT", 10 * PLACES)
     assert [each.connections for each in scene.evaluate()] == [[]]
     assert scene.guard.blocked(scene.now) == []
+    assert not scene.guard.blocks("10.1.2.3", scene.now)
     scene.guard.unblock(scene.now + 60)
     assert scene.guard.refused(proxy, "198.51.100.7") is None
 

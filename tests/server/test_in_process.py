@@ -166,6 +166,19 @@ def test_an_option_that_there_is_not_is_told_with_those_that_there_are(classifie
         classifier.classify_all([pixels(1)], allow="cat")
 
 
+@pytest.mark.parametrize(
+    ("asked", "complaint"),
+    [
+        pytest.param({"allow": [3]}, r"allow must be a list of names, such as \['3'\]. Received: \[3\]", id="an index"),
+        pytest.param({"top_k": "3"}, "top_k must be a whole number. Received: '3'", id="a text for a number"),
+        pytest.param({"roll_up": None}, "roll_up must be a number. Received: None", id="nothing for a number"),
+    ],
+)
+def test_an_option_of_another_kind_is_told(classifier: Classifier, asked: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(TypeError, match=complaint):
+        classifier.classify(pixels(1), **asked)
+
+
 def test_an_unknown_geometry_is_refused_with_those_that_there_are(classifier: Classifier) -> None:
     with pytest.raises(InvalidRequestError, match="crop, letterbox, pad, squash") as caught:
         classifier.classify(pixels(1), geometry="zoom")
@@ -457,7 +470,27 @@ def test_room_is_for_so_many_images_and_bytes_and_always_for_one() -> None:
     waiting.join(60)
     assert entered.is_set()
     room.take(99)
+    assert not room.take(1, 0.01)
     room.give_back(99)
+    assert room.take(1, 0.01)
+
+
+def test_who_waits_for_room_asks_whether_the_device_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the device has begun gives its room back only if somebody refuses it, where the device hangs."""
+    with Classifier.load("cifar10") as loaded:
+        pipeline, asked = loaded._pipeline, threading.Event()
+        room = pipeline._room = Room(1, 1)
+        monkeypatch.setattr("glimpse.server.in_process.pipeline_thread._LOOKING_SECONDS", 0.01)
+        room.take(1)
+
+        def trouble() -> None:
+            if not asked.is_set():
+                asked.set()
+                room.give_back(1)  # as what is refused does
+
+        monkeypatch.setattr(pipeline.model.batcher, "trouble", trouble)
+        assert loaded.classify(pixels(1)).predictions
+        assert asked.is_set()
 
 
 def test_its_log_goes_to_python_s_logging(caplog: pytest.LogCaptureFixture) -> None:

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from glimpse.server.errors import Reason
+from glimpse.server.domain import ImageResult, Novelty, Prediction, Timing
+from glimpse.server.errors import InvalidImageError, Reason
+from glimpse.server.http import answers
 from glimpse.v1 import classifier_pb2 as pb
 from tests.server.http.asking import (
     MODEL,
@@ -46,10 +48,25 @@ def test_the_json_of_an_answer_has_the_names_of_the_contract(port: int) -> None:
     (result,) = content["results"]
     assert content.keys() == names(pb.ClassifyResponse.DESCRIPTOR)
     assert content["model"].keys() == names(pb.ModelIdentity.DESCRIPTOR)
-    asked_for = {"novelty", "logits", "embedding", "embedding_float16", "probability_outside"}
-    assert result.keys() == names(pb.ImageResult.DESCRIPTOR) - {"error", *asked_for}
+    assert result.keys() == {"predictions", "timing"}  # what was not asked for is not there
     assert result["predictions"][0].keys() == names(pb.Prediction.DESCRIPTOR) - {"is_group"}
     assert result["timing"].keys() == names(pb.Timing.DESCRIPTOR)
+
+
+def test_the_json_of_all_that_can_be_asked_for_has_the_names_of_the_contract() -> None:
+    whole = ImageResult(
+        Timing(),
+        (Prediction(0, "cat", "n02123045", 0.9, is_group=True),),
+        {name: np.ones(3, np.float32) for name in ("embedding", "logits")},
+        InvalidImageError(Reason.NOT_AN_IMAGE, "No image."),
+        Novelty(1.0, 2.0),
+        outside=0.1,
+    )
+    told = answers.result(whole)
+    assert told.keys() == names(pb.ImageResult.DESCRIPTOR) - {"embedding_float16"}  # for bytes, which JSON has not
+    assert told["predictions"][0].keys() == names(pb.Prediction.DESCRIPTOR)
+    assert told["novelty"].keys() == names(pb.Novelty.DESCRIPTOR)
+    assert told["error"].keys() == names(pb.ImageError.DESCRIPTOR)
 
 
 def test_the_stages_of_an_answer_follow_one_another(port: int) -> None:
