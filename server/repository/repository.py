@@ -86,7 +86,13 @@ class Repository:
         self._audience = audience or Audience()
         self._device = SharedDevice(cores.available())
         self.sleepers = Sleepers(
-            registry, settings.models_memory_bytes, lambda: self._stop, changed=changed, freed=freed, woken=woken
+            registry,
+            settings.models_memory_bytes,
+            lambda: self._stop,
+            changed=changed,
+            freed=freed,
+            woken=woken,
+            audience=self._audience,
         )
         self._poll = settings.models_poll
         self._known = Known(min(_STILL_SECONDS, self._poll or _STILL_SECONDS), rollouts.versions)
@@ -500,8 +506,7 @@ class Repository:
     def _load_now(self, entry: KnownVersion, loading: Loading, progress: Progress) -> LoadedModel:
         """In a thread of its own."""
         options = entry.model.file.load_options(self._settings, self._device)
-        sleeps = self._audience.lets_sleep
-        options = replace(options, sleeps=sleeps, room=loading.room, idle_seconds=_IDLE_SECONDS)
+        options = replace(options, sleeps=True, room=loading.room, idle_seconds=_IDLE_SECONDS)
         model = load_model(_source(entry), options, self._observe, named=entry.key, progress=progress)
         self._audience.examine(model, progress)
         return model
