@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -206,12 +207,16 @@ def test_a_model_that_sleeps_wakes_once_for_callers_of_both_workers(
             before = woken(server, "sleepy")
             calls = [ImageClassifierStub(each).Classify.future(asked("sleepy"), timeout=TIMEOUT) for each in everywhere]
             assert {each.result().model.name for each in calls} == {"sleepy"}
-            until(lambda before=before: woken(server, "sleepy") == before + 1)
+            until(partial(has_woken, server, "sleepy", before + 1))
             assert states(models)["sleepy/1"] == "ready"
         assert [name for name in metrics_of(server) if name.startswith("glimpse_models_memory_limit_bytes")]
         wait_for(models, asleep)
         models.Load(pb.ModelRepositoryLoadRequest(name="sleepy"), timeout=TIMEOUT)
         assert states(models)["sleepy/1"] == "ready"
+
+
+def has_woken(server: RunningServer, name: str, times: float) -> bool:
+    return woken(server, name) == times
 
 
 def woken(server: RunningServer, name: str) -> float:
