@@ -477,3 +477,34 @@ def test_models_sleep_after_the_time_in_which_no_worker_is_asked(tmp_path: Path)
             assert made.states()[0]["b/1"] == "ready"
 
     run(do)
+
+
+@pytest.mark.ci
+def test_no_request_fails_while_a_model_is_put_to_sleep_at_any_moment(tmp_path: Path) -> None:
+    models(tmp_path, a=MAY_SLEEP)
+
+    async def do() -> None:
+        async with both(tmp_path) as made:
+            asking, outcomes = True, list[bool]()
+
+            async def disturb() -> None:
+                while asking:
+                    if not made.sleep().asleep:
+                        outcomes.append(await made.put_to_sleep())
+                    await asyncio.sleep(0.001)
+
+            async def call(worker: Worker, pause: float) -> None:
+                for _ in range(40):
+                    assert await worker.ask() == "a/1"
+                    await asyncio.sleep(pause)
+
+            disturbing = asyncio.create_task(disturb())
+            calls = [call(worker, pause) for worker in made.workers for pause in (0.0, 0.002, 0.01)]
+            await asyncio.gather(*calls)
+            asking = False
+            await disturbing
+            assert set(outcomes) == {False, True}
+            assert made.wake_ups("failed") == made.wake_ups("refused") == 0
+            assert outcomes.count(True) - 1 <= made.wake_ups("woken") <= outcomes.count(True)
+
+    run(do)
