@@ -35,7 +35,14 @@ class SleepQueue:
         self.load = load
         self._hung: list[ModelQueue] = []  # that were abandoned
         self._closed = False
+        self._follower: Callable[[ModelQueue | None], object] = lambda _: None
         self._lock = threading.Lock()  # of changes from one queue to another
+
+    def follow(self, follower: Callable[[ModelQueue | None], object]) -> None:
+        """Tell what computes it: now, and whenever that changes, before anybody can use it; None: it sleeps."""
+        with self._lock:
+            self._follower = follower
+            follower(self._queue)
 
     def sleep(self, seconds: float | None = None) -> bool:
         """Compute what is queued, and let go of what computes it.
@@ -46,8 +53,7 @@ class SleepQueue:
         queue = self._queue
         if queue is not None and not queue.close(seconds):
             return False
-        with self._lock:
-            self._queue = None
+        self.abandon()
         return True
 
     def abandon(self) -> None:
@@ -56,6 +62,7 @@ class SleepQueue:
             if self._queue is not None:
                 self._hung.append(self._queue)
             self._queue = None
+            self._follower(None)
 
     @property
     def closed(self) -> bool:
@@ -66,6 +73,7 @@ class SleepQueue:
         """Have what `load` has made compute from now on; it is closed instead where this is."""
         with self._lock:
             if not self._closed:
+                self._follower(queue)
                 self._queue = queue
                 return
         queue.close()  # its model was unloaded meanwhile
@@ -86,7 +94,7 @@ class SleepQueue:
             UnavailableError: it sleeps, or is closed.
         """
         if (queue := self._queue) is None:
-            raise draining() if self._closed else _asleep()
+            raise draining() if self._closed else asleep()
         return queue.submit(pixels, lane=lane, deadline=deadline, future=future, since=since, outputs=outputs)
 
     def depth(self) -> int:
@@ -119,7 +127,8 @@ class SleepQueue:
         return queue is None or queue.close(timeout)
 
 
-def _asleep() -> UnavailableError:
+def asleep() -> UnavailableError:
+    """What is told to whoever has come at the wrong moment."""
     return UnavailableError(
         Reason.NOT_READY, "The model is being loaded again. Try again later.", retry_after=_WAKING_SECONDS
     )

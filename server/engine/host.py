@@ -28,6 +28,7 @@ from glimpse.server.batching.waiting import Waiting
 from glimpse.server.engine.arena import Layout, QueueState
 from glimpse.server.engine.connection import Connection
 from glimpse.server.engine.flight import Flight
+from glimpse.server.engine.resting_queue import RestingQueue
 
 _log = logging.getLogger(__name__)
 
@@ -44,9 +45,10 @@ _number = attrgetter("connection.number")
 class Host:
     """Serves the queue of a model to workers; the `Feed` of its batcher."""
 
-    def __init__(self, queue: Batcher, layout: Layout) -> None:
+    def __init__(self, queue: Batcher | RestingQueue, layout: Layout) -> None:
         """Serve `queue`, which is told; begins with `start`."""
         self.queue, self.layout = queue, layout
+        self._used = time.monotonic()  # when images came last
         self._epoll = select.epoll()
         self._wake_read, self._wake_write = socket.socketpair()
         for each in (self._wake_read, self._wake_write):
@@ -69,6 +71,20 @@ class Host:
         """Begin to read."""
         self.queue.feed_from(self)
         self._thread.start()
+
+    def lead(self, queue: Batcher | None) -> None:
+        """Serve another queue of the same model from now on; None: the model sleeps. For any thread."""
+        found = RestingQueue() if queue is None else queue
+        found.feed_from(self)
+        self.queue = found
+        self._publish()
+
+    @property
+    def idle_seconds(self) -> float:
+        """For how long no image has come; 0 while one has no answer."""
+        if any(each.waiting or each.computing for each in list(self._connections.values())):
+            return 0.0
+        return time.monotonic() - self._used
 
     def add(self, connected: socket.socket) -> None:
         """Serve a worker over this connection, which belongs to the host from now on. For any thread."""
@@ -187,6 +203,7 @@ class Host:
                 heard.append(connection)
                 self._hear_one(connection, images)
         if images:
+            self._used = time.monotonic()
             self.queue.put(images, wake=wake)
         for connection in heard:
             connection.held = False

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 from glimpse.server.progress import Progress
 from glimpse.server.registry import LoadedModel
 
 
 class Audience:
     """Nobody: the process that loads the models answers all requests itself."""
-
-    lets_sleep = True  # models may give their memory back while nobody asks for them
 
     def examine(self, model: LoadedModel, progress: Progress) -> None:
         """In the thread that has loaded a model, before anybody else has it: find out what others need to know of it.
@@ -23,3 +23,18 @@ class Audience:
 
     async def told(self) -> None:
         """Wait until everybody answers as the registry does now."""
+
+    def idle_seconds(self, model: LoadedModel) -> float:
+        """For how long nobody has used a model; 0: somebody does; infinity: nobody does, whenever that was before."""
+        return 0.0 if model.uses else math.inf
+
+    async def rest(self, model: LoadedModel) -> bool:  # noqa: ARG002 - nobody else uses it
+        """Have everybody do without a model that is about to be put to sleep.
+
+        Returns:
+            Whether they all do; if not, `awake` is to be called for those who do.
+        """
+        return True
+
+    def awake(self, model: LoadedModel) -> None:
+        """Tell everybody that a model answers which they do without."""

@@ -13,6 +13,7 @@ import socket
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import structlog
@@ -22,6 +23,7 @@ from glimpse.server.engine.model_facts import ModelFacts
 from glimpse.server.engine.remote_queue import RemoteQueue
 from glimpse.server.errors import Reason, ServiceError, UnavailableError
 from glimpse.server.registry import LoadedModel, ModelRegistry, ModelState, ModelStatus, Routes, by_number
+from glimpse.server.repository.remote_sleep import RemoteSleep
 from glimpse.server.repository.rollout import Kind, RolloutReport, Rollouts, Terms
 from glimpse.server.repository.told import Told, error_said
 
@@ -64,6 +66,7 @@ class RemoteRepository:
         self._stop = asyncio.Event()
         self._channel: ControlChannel | None = None
         self._held: dict[int, LoadedModel] = {}  # of this channel, by serial number
+        self._sleeps: dict[int, RemoteSleep] = {}  # of this channel, by serial number, until they are released
         self._before: dict[tuple[str, str], LoadedModel] = {}  # of an engine that has ended, until they are replaced
         self._told: Told | None = None  # by this channel
         self._began = asyncio.Event()  # an engine has loaded what it found first
@@ -183,6 +186,16 @@ class RemoteRepository:
         except ServiceError as error:
             _log.warning("models not looked at", detail=error.message)
 
+    async def _wake(self, channel: ControlChannel, serial: int) -> None:
+        """Have the engine wake a model.
+
+        Raises:
+            ServiceError: expected; the engine says why it cannot, or is being replaced.
+        """
+        if channel is not self._channel:
+            raise _replaced()
+        await self._ask("wake", "", "", serial=serial)
+
     async def _ask(self, what: str, name: str, version: str, alias: str = "", **more: Any) -> dict[str, Any]:
         channel, number = self._channel, next(self._numbers)
         future = self._answers[number] = asyncio.get_running_loop().create_future()
@@ -216,7 +229,7 @@ class RemoteRepository:
         body = message.body
         match body["do"]:
             case "model":
-                self._take(channel, body["serial"], message)
+                self._take(channel, body["serial"], message, asleep=body["asleep"])
             case "state":
                 told: Told = pickle.loads(read_memory_file(message.files[0]))  # noqa: S301 - from our engine
                 self._answer_by(channel, told)
@@ -224,6 +237,13 @@ class RemoteRepository:
                 channel.send({"did": "told", "number": told.number})
             case "wait":
                 channel.send({"did": "told", "number": body["number"]})
+            case "rest":
+                sleep = self._sleeps.get(body["serial"])
+                rests = sleep is None or sleep.rest()  # None: its last request here has ended
+                channel.send({"did": "rests", "number": body["number"], "rests": rests})
+            case "awake":
+                if (sleep := self._sleeps.get(body["serial"])) is not None:
+                    sleep.awake()
             case "answer":
                 if message.files:
                     body["rollouts"] = pickle.loads(read_memory_file(message.files[0]))  # noqa: S301 - from our engine
@@ -234,7 +254,7 @@ class RemoteRepository:
                 message.close()
                 _log.error("the engine says what it cannot", said=str(other))
 
-    def _take(self, channel: ControlChannel, serial: int, message: Message) -> None:
+    def _take(self, channel: ControlChannel, serial: int, message: Message, *, asleep: bool) -> None:
         """Be prepared to answer with a model. Memory for its images is taken when the first one comes."""
         if len(message.files) != 2:
             message.close()
@@ -248,7 +268,9 @@ class RemoteRepository:
         except BaseException:
             given.close()
             raise
-        self._held[serial] = facts.loaded(queue)
+        loaded = facts.loaded(queue)
+        sleep = self._sleeps[serial] = RemoteSleep(loaded.uses, partial(self._wake, channel, serial), asleep=asleep)
+        self._held[serial] = replace(loaded, sleep=sleep)
 
     def _answer_by(self, channel: ControlChannel, told: Told) -> None:
         """Answer as the engine says, all at once."""
@@ -289,6 +311,7 @@ class RemoteRepository:
     async def _retire(self, channel: ControlChannel, model: LoadedModel, serial: int | None) -> None:
         await self._registry.retire(model)
         if serial is not None and channel is self._channel:
+            self._sleeps.pop(serial, None)
             channel.send({"did": "released", "serial": serial})
         closing = self._closed(model)
         del model  # else what it holds would not be free when memory is settled
@@ -319,7 +342,7 @@ class RemoteRepository:
             self._listening.cancel()
         for name, versions in self._registry.routes().versions.items():
             self._before |= {(name, version): model for version, model in versions.items()}
-        self._held = {}
+        self._held, self._sleeps = {}, {}
         for future in self._answers.values():
             if not future.done():
                 future.set_exception(_replaced())

@@ -93,6 +93,7 @@ class Repository:
             changed=changed,
             freed=freed,
             woken=woken,
+            audience=self._audience,
         )
         self._poll = settings.models_poll
         self._known = Known(min(_STILL_SECONDS, self._poll or _STILL_SECONDS), rollouts.versions)
@@ -517,8 +518,7 @@ class Repository:
     def _load_now(self, entry: KnownVersion, loading: Loading, progress: Progress) -> LoadedModel:
         """In a thread of its own."""
         options = entry.model.file.load_options(self._settings, self._device)
-        sleeps = self._audience.lets_sleep
-        options = replace(options, sleeps=sleeps, room=loading.room, idle_seconds=_IDLE_SECONDS)
+        options = replace(options, sleeps=True, room=loading.room, idle_seconds=_IDLE_SECONDS)
         model = load_model(_source(entry), options, self._observe, named=entry.key, progress=progress)
         self._audience.examine(model, progress)
         return model

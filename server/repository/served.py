@@ -3,6 +3,10 @@
 Each model has a queue of its own here, with a host in front of it that serves all workers. A model counts as in use
 (`LoadedModel.uses`) by every worker that has been given it, until that says that none of its requests uses it any more
 or has gone. So a model that retires is closed after the last request of the last worker.
+
+The engine alone decides which models sleep. It first asks all workers whether they can do without a model; each that
+can has the next request for it wait until the engine has told that the model is awake. So no image comes to one that
+sleeps, but for those that nobody waits for any more.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import itertools
+import math
 import os
 import pickle
 import socket
@@ -17,22 +22,30 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import structlog
 
+from glimpse.server.background import keep_running
 from glimpse.server.batching.batcher import Batcher
+from glimpse.server.batching.model_queue import ModelQueue
+from glimpse.server.batching.sleep_queue import SleepQueue
 from glimpse.server.control_channel import ControlChannel, Message, memory_file
+from glimpse.server.domain import ModelIdentity
 from glimpse.server.engine.host import Host
 from glimpse.server.engine.late_observer import LateObserver
 from glimpse.server.engine.model_facts import ModelFacts
+from glimpse.server.engine.resting_queue import RestingQueue
+from glimpse.server.errors import draining
 from glimpse.server.memory import Memory, settle
 from glimpse.server.metrics import Metrics
 from glimpse.server.progress import Progress
 from glimpse.server.registry import LoadedModel, ModelRegistry
 from glimpse.server.repository.audience import Audience
 from glimpse.server.repository.repository import Repository
+from glimpse.server.repository.resting import Resting
 from glimpse.server.repository.rolling import RolloutCommands
 from glimpse.server.repository.rollout import RolloutReport, Rollouts
 from glimpse.server.repository.told import Told, error_to_say
@@ -42,6 +55,7 @@ _log = structlog.get_logger(__name__)
 
 _MOST_GIVEN = 64  # models, until a worker has taken them: a channel holds fewer than 300 messages that nobody has read
 _TAKEN = -1  # instead of the number of a state: the worker has taken what it was given
+_REST_SECONDS = 1.0  # for all workers to say whether they can do without a model; one that hangs is killed later
 
 
 @dataclass(slots=True, eq=False)
@@ -70,8 +84,6 @@ class _Worker:
 class ServedModels(Audience):
     """The repository of an engine, and the workers that answer with its models. Lives on the engine's event loop."""
 
-    lets_sleep = False  # a worker that is asked for a model could not wake it
-
     def __init__(
         self, root: Path, settings: Settings, metrics: Metrics, trouble: Callable[[str | None], object]
     ) -> None:
@@ -92,15 +104,16 @@ class ServedModels(Audience):
         self._memory = Memory()
         self._workers: list[_Worker] = []
         self._served: dict[int, _Served] = {}  # by `id` of the model
-        self._serials = itertools.count(1)
+        self._serials, self._questions = itertools.count(1), itertools.count(1)
         self._hung: set[int] = set()  # serial numbers of those that hang
         self._coming: set[int] = set()  # serial numbers of those that are about to answer
         self._number = 0  # of the state, as it is now
         self._scheduled = False
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []  # for everybody to answer by a state
         self._lock = threading.Lock()
-        self._examined: dict[int, ModelFacts] = {}  # by `id` of the model; with the lock
-        self._observers: dict[tuple[str, str], LateObserver] = {}
+        self._examined: dict[int, ModelFacts] = {}  # by `id` of the model's queue; with the lock
+        self._observers: dict[tuple[str, str], list[LateObserver]] = {}  # that count nothing yet; with the lock
+        self._resting: Resting | None = None  # of the model that is about to be put to sleep
         self._rollouts = Rollouts(metrics.rollouts, changed=self._changed)
         self.repository = Repository(
             root,
@@ -111,10 +124,16 @@ class ServedModels(Audience):
             loaded=self._loaded,
             closed=self._closed,
             rollouts=self._rollouts,
+            freed=self._freed,
+            woken=metrics.memory.woken,
             audience=self,
         )
         self._commands = RolloutCommands(self.repository, self.repository.rolling, self._registry)
         metrics.follow_models(lambda: [(each.name, each.version, each.state.value) for each in self._registry.models()])
+        metrics.memory.follow(
+            lambda: [(each.identity, size) for each, size in self.repository.sleepers.taken()],
+            settings.models_memory_bytes,
+        )
 
     async def run(self) -> None:
         """Load what is there, and look again and again, until `stop`.
@@ -123,12 +142,16 @@ class ServedModels(Audience):
             ModelLoadError: expected; the repository cannot be read.
         """
         watching = asyncio.create_task(self._watch(), name="watch over devices")
+        sleeping: asyncio.Task[None] | None = None
         try:
             if await self.repository.start(self._stop):
                 settle()
+                sleeping = keep_running("sleeping models", self.repository.sleepers.run)
                 await self.repository.run()
         finally:
             watching.cancel()
+            if sleeping is not None:
+                sleeping.cancel()
 
     def stop(self) -> None:
         """Load nothing more, and have what is being loaded leave nothing behind."""
@@ -152,18 +175,17 @@ class ServedModels(Audience):
             model.close(1.0)
             raise
         with self._lock:
-            self._examined[id(model)] = facts
+            self._examined[id(model.batcher)] = facts
 
     async def offer(self, model: LoadedModel) -> None:
         """Give a model to all workers, and wait until each of them could answer with it."""
         with self._lock:
-            facts = self._examined.pop(id(model))
-        key = model.identity.name, model.identity.version
-        # From here on: neither the image that shows the outputs nor anything before counts.
-        self._observers.pop(key).observe(self._metrics.of(*key))
-        assert isinstance(model.batcher, Batcher)  # noqa: S101 - its device is in this process
-        host = Host(model.batcher, facts.layout)
+            facts = self._examined.pop(id(model.batcher))
+        host = Host(RestingQueue(), facts.layout)
         host.start()
+        assert isinstance(model.batcher, SleepQueue)  # noqa: S101 - every model of a repository may sleep
+        # From here on: neither the image that shows the outputs nor anything before counts.
+        model.batcher.follow(partial(self._lead, host, model.identity))
         served = _Served(next(self._serials), model, host, memory_file("glimpse-facts", pickle.dumps(facts)))
         self._served[id(model)] = served
         self._coming.add(served.serial)
@@ -176,9 +198,52 @@ class ServedModels(Audience):
         self._waiting.append((self._number, done))
         await done
 
+    def idle_seconds(self, model: LoadedModel) -> float:
+        """For how long no image of any worker has come for a model; 0 while one waits or is computed."""
+        served = self._served.get(id(model))
+        return math.inf if served is None else served.host.idle_seconds
+
+    async def rest(self, model: LoadedModel) -> bool:
+        """Have all workers do without a model; whether they do. One question at a time."""
+        served = self._served.get(id(model))
+        if served is None:  # nobody has been given it
+            return True
+        asked = [each for each in self._workers if served.serial in each.given]
+        self._resting = resting = Resting(next(self._questions), asked)
+        try:
+            for worker in asked:
+                if not worker.channel.send({"do": "rest", "number": resting.number, "serial": served.serial}):
+                    self._lose(worker)
+            return await resting.answered(_REST_SECONDS)
+        finally:
+            self._resting = None
+
+    def awake(self, model: LoadedModel) -> None:
+        """Tell all workers that a model answers."""
+        if (served := self._served.get(id(model))) is not None:
+            for worker in [each for each in self._workers if served.serial in each.given]:
+                self._tell_awake(worker, served)
+
+    def _tell_awake(self, worker: _Worker, served: _Served) -> None:
+        if not worker.channel.send({"do": "awake", "serial": served.serial}):
+            self._lose(worker)
+
+    def _lead(self, host: Host, identity: ModelIdentity, queue: ModelQueue | None) -> None:
+        """Have what is behind a model's queue compute for the workers; in the thread that has loaded it again, too."""
+        assert queue is None or isinstance(queue, Batcher)  # noqa: S101 - its device is in this process
+        if queue is not None:
+            key = identity.name, identity.version
+            with self._lock:
+                observers = self._observers.pop(key, ())
+            for each in observers:
+                each.observe(self._metrics.of(*key))
+        host.lead(queue)
+
     def _observe(self, name: str, version: str) -> LateObserver:
-        """In the loading thread, of which there is one at a time that anybody waits for."""
-        made = self._observers[name, version] = LateObserver()
+        """In a thread that loads: a version's new files may be loaded while the one before is loaded again to wake."""
+        made = LateObserver()
+        with self._lock:
+            self._observers.setdefault((name, version), []).append(made)
         return made
 
     def _loaded(self, model: LoadedModel) -> None:
@@ -192,6 +257,10 @@ class ServedModels(Audience):
         os.close(served.facts)
         await asyncio.to_thread(served.host.close)
         del served, model
+        await self._freed()
+
+    async def _freed(self) -> None:
+        """Give back what a model has held that was closed or fell asleep."""
         gc.unfreeze()
         settle()
         if (trimming := self._memory.trim()) is not None:
@@ -272,7 +341,8 @@ class ServedModels(Audience):
             served.host.add(ours)
             served.model.uses.__enter__()
             worker.given[served.serial] = served
-            return worker.channel.send({"do": "model", "serial": served.serial}, [theirs.fileno(), served.facts])
+            given = {"do": "model", "serial": served.serial, "asleep": served.model.asleep}
+            return worker.channel.send(given, [theirs.fileno(), served.facts])
 
     async def _listen(self, worker: _Worker) -> None:
         try:
@@ -297,6 +367,9 @@ class ServedModels(Audience):
             case "released":
                 if (served := worker.given.pop(body["serial"], None)) is not None:
                     served.model.uses.__exit__()
+            case "rests":
+                if self._resting is not None and self._resting.number == body["number"]:
+                    self._resting.said(worker, rests=body["rests"])
             case "ask":
                 number = body["number"]
                 task = asyncio.create_task(self._answer(worker, body), name="what a worker asks of the models")
@@ -311,8 +384,11 @@ class ServedModels(Audience):
     async def _answer(self, worker: _Worker, body: dict[str, Any]) -> None:
         reply: dict[str, Any] = {"do": "answer", "number": body["number"]}
         try:
-            reply |= await self._asked(body)
-            await self.told()
+            if body["what"] == "wake":
+                await self._wake(worker, body["serial"])
+            else:
+                reply |= await self._asked(body)
+                await self.told()
         except Exception as error:  # noqa: BLE001 - whatever it is, somebody waits for an answer
             said = error_to_say(error)
             if said["kind"] == "InternalError":
@@ -322,6 +398,20 @@ class ServedModels(Audience):
         found = reply.pop("rollouts", None)
         if not (worker.channel.send(reply) if found is None else _say(worker.channel, reply, pickle.dumps(found))):
             self._lose(worker)
+
+    async def _wake(self, worker: _Worker, serial: int) -> None:
+        """Have a model awake, and the worker know it, for a request of its own.
+
+        Raises:
+            ServiceError: expected; see `Sleep.wake`. How long its callers wait is for the worker to say.
+        """
+        served = worker.given.get(serial)
+        if served is None or (sleep := served.model.sleep) is None:
+            raise draining()
+        await sleep.wake(None)
+        while sleep.asleep:  # it is about to be put to sleep again, which the worker will not agree to
+            await sleep.wake(None)
+        self._tell_awake(worker, served)
 
     async def _asked(self, body: dict[str, Any]) -> dict[str, Any]:
         name, version = body["name"], body["version"]
@@ -355,6 +445,8 @@ class ServedModels(Audience):
         for served in worker.given.values():
             served.model.uses.__exit__()
         worker.given.clear()
+        if self._resting is not None:
+            self._resting.said(worker, rests=True)
         for task in worker.asked.values():
             task.cancel()
         if worker.listening is not None and worker.listening is not asyncio.current_task():

@@ -18,15 +18,11 @@ import structlog
 from glimpse.server import memory
 from glimpse.server.batching.sleep_queue import SleepQueue
 from glimpse.server.domain import ModelIdentity
-from glimpse.server.errors import (
-    DeadlineExceededError,
-    FailedPreconditionError,
-    OverloadedError,
-    Reason,
-    draining,
-)
-from glimpse.server.registry import LoadedModel, ModelRegistry
+from glimpse.server.errors import FailedPreconditionError, OverloadedError, Reason, draining
+from glimpse.server.registry import LoadedModel, ModelRegistry, ModelState
+from glimpse.server.repository.audience import Audience
 from glimpse.server.repository.model_file import ModelFile
+from glimpse.server.repository.waking import Waking
 from glimpse.server.repository.watched_load import load_watched
 from glimpse.server.runtime import memory_budget
 from glimpse.server.runtime.memory_budget import MemoryBudget, mib
@@ -35,7 +31,6 @@ from glimpse.server.startup import MemoryShortError, StartupError
 _log = structlog.get_logger(__name__)
 
 _EVERY = 1.0  # seconds between two looks for models that nobody asks for
-_MOST_WAITING = 64  # requests for one model that is being woken; each has one of the server's places meanwhile
 _CLOSING_SECONDS, _TRIES = 1.0, 10  # of each wait for the threads of a model that falls asleep
 _AGAIN_SECONDS = 5.0  # after a model could not be woken, until that is tried again; and to a caller's next try
 _PATIENCE, _MOMENT = 2.0, 0.01  # seconds to wait for a model in use to be idle, looking every moment
@@ -47,19 +42,18 @@ class _NoRoomError(Exception):
     """Expected: there is no memory, and nothing that could be put to sleep. The message says what there is."""
 
 
-class ModelSleep:
+class ModelSleep(Waking):
     """Of one model; a `Sleep`."""
 
     def __init__(self, sleepers: Sleepers, queue: SleepQueue, takes: int, file: Callable[[], ModelFile]) -> None:
         """Made by `Loading.done`."""
+        super().__init__()
         self.asleep = False
         self.trouble = ""
         self.takes = takes  # bytes while it is awake
         self.expected = takes  # of them before anything was measured
         self.used = sleepers.clock()  # when somebody asked for it last
         self.queue, self.file = queue, file
-        self.waiting = 0  # requests, for it to be awake
-        self.waking: asyncio.Task[None] | None = None
         self.again = 0.0  # when it is tried again, where there is trouble
         self._sleepers = sleepers
 
@@ -70,27 +64,7 @@ class ModelSleep:
             return
         if self.trouble and self.used < self.again:
             raise FailedPreconditionError(Reason.MODEL_NOT_LOADED, self.trouble)
-        if self.waiting >= _MOST_WAITING:
-            raise OverloadedError(
-                Reason.QUEUE_FULL,
-                f"{self.waiting} requests wait for the model to be loaded again, as many as may. Try again later.",
-                retry_after=_AGAIN_SECONDS,
-            )
-        if self.waking is None or self.waking.done():
-            self.waking = asyncio.create_task(self._sleepers.wake(self), name="waking")
-            self.waking.add_done_callback(_looked_at)
-        seconds = None if deadline is None else max(0.0, deadline - time.monotonic())
-        self.waiting += 1
-        try:
-            async with asyncio.timeout(seconds):
-                # Who leaves does not end it for the others.
-                await asyncio.shield(self.waking)
-        except TimeoutError:
-            raise DeadlineExceededError(
-                "The deadline passed while the model, which had been put to sleep, was loaded again. Allow more time."
-            ) from None
-        finally:
-            self.waiting -= 1
+        await self.wait(lambda: self._sleepers.wake(self), deadline)
 
 
 class Loading:
@@ -149,7 +123,7 @@ class Loading:
 class Sleepers:
     """All models of a repository that may sleep. Lives on the event loop."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is told of something else, and by name
         self,
         registry: ModelRegistry,
         limit: int,
@@ -162,6 +136,7 @@ class Sleepers:
         clock: Callable[[], float] = time.monotonic,
         available: Callable[[], MemoryBudget | None] = memory_budget.available,
         measure: Callable[[], int | None] = memory.anonymous,
+        audience: Audience,
     ) -> None:
         """None yet.
 
@@ -176,6 +151,7 @@ class Sleepers:
             clock: seconds, monotonic.
             available: what the machine leaves.
             measure: bytes that the process takes; called in a thread.
+            audience: other processes that answer with these models, and have to do without those that sleep.
         """
         self.clock = clock
         self.models: dict[ModelSleep, LoadedModel] = {}
@@ -184,7 +160,7 @@ class Sleepers:
         self.first: dict[str, ModelSleep | None] = {}
         self._registry, self._limit, self._stop, self._step_seconds = registry, limit, stop, step_seconds
         self._changed, self._freed, self._woken = changed, freed, woken
-        self._available, self._measure = available, measure
+        self._available, self._measure, self._audience = available, measure, audience
         self._loading: set[Loading] = set()
         self._changes = 0  # of what is in memory
 
@@ -224,20 +200,23 @@ class Sleepers:
 
     async def look(self) -> None:
         """Put to sleep what nobody has asked for in the time that its `model.toml` says."""
-        for sleep, model in list(self.models.items()):
-            if model.uses:
-                sleep.used = self.clock()
+        for sleep in list(self.models):
+            sleep.used = self._last_use(sleep)
         while (due := next(iter(self._due()), None)) is not None:
             async with self.changing:
-                if due in self._due():  # still
-                    await self._put_to_sleep(due)
+                if due in self._due() and not await self._put_to_sleep(due):  # still, and in use after all
+                    break
 
     def _due(self) -> list[ModelSleep]:
         return [
             sleep
             for sleep in self._idle()
-            if (after := sleep.file().sleep_after) is not None and self.clock() - sleep.used >= after
+            if (after := sleep.file().sleep_after) is not None and self.clock() - self._last_use(sleep) >= after
         ]
+
+    def _last_use(self, sleep: ModelSleep) -> float:
+        """When somebody used a model last, here or in another process."""
+        return max(sleep.used, self.clock() - self._audience.idle_seconds(self.models[sleep]))
 
     async def make_room(self, takes: int) -> None:
         """Put models to sleep until so many bytes are free; with `changing` held.
@@ -245,24 +224,30 @@ class Sleepers:
         Raises:
             _NoRoomError: expected; what there is does not suffice.
         """
+        in_use = set[ModelSleep]()
         while (lacks := self._lacks(takes)) is not None:
-            idle = self._idle()
+            idle = [each for each in self._idle() if each not in in_use]
             # Where all of them are not enough, none is to sleep in vain.
             if not idle or (self._limit and self._taken() - sum(each.takes for each in idle) + takes > self._limit):
                 raise _NoRoomError(
                     f"{lacks}, and the models that nobody uses now do not suffice: the others are needed, or in use."
                 )
-            await self._put_to_sleep(min(idle, key=lambda each: each.used))
+            least = min(idle, key=self._last_use)
+            if not await self._put_to_sleep(least):
+                in_use.add(least)
 
     async def fit(self, newest: ModelSleep) -> None:
         """Put others to sleep where a model takes more than was expected."""
+        kept = {newest}
         async with self.changing:
             while self._limit and sum(size for _, size in self.taken()) > self._limit:
-                others = [each for each in self._idle() if each is not newest]
+                others = [each for each in self._idle() if each not in kept]
                 if not others:
                     _log.warning("models take more memory than they may", bytes=self._limit)
                     return
-                await self._put_to_sleep(min(others, key=lambda each: each.used))
+                least = min(others, key=self._last_use)
+                if not await self._put_to_sleep(least):
+                    kept.add(least)
 
     def _taken(self) -> int:
         """Bytes that the models take which are awake or are being loaded."""
@@ -283,14 +268,21 @@ class Sleepers:
             for sleep, model in self.models.items()
             if not sleep.asleep
             and sleep.file().may_sleep
-            and not model.uses
+            and self._audience.idle_seconds(model) > 0
             and not model.batcher.depth()
             and model.batcher.trouble() is None
         ]
 
-    async def _put_to_sleep(self, sleep: ModelSleep) -> None:
+    async def _put_to_sleep(self, sleep: ModelSleep) -> bool:
+        """Put a model to sleep; whether that was done: a request of another process may use it after all."""
         model = self.models[sleep]
         sleep.asleep = True  # from here on whoever asks for it waits until it is awake again
+        if not await self._audience.rest(model):
+            sleep.asleep, sleep.used = False, self.clock()
+            self._audience.awake(model)
+            if any(each.model is model and each.state is ModelState.SLEEPING for each in self._registry.models()):
+                self._registry.look()
+            return False
         self._registry.look()
         before = await asyncio.to_thread(self.measured)
         for _ in range(_TRIES):  # a batch of callers who have left is computed to its end
@@ -304,6 +296,7 @@ class Sleepers:
             sleep.takes = takes
         identity = model.identity
         _log.info("model sleeps", model=identity.name, version=identity.version, freed_bytes=sleep.takes)
+        return True
 
     async def wake(self, sleep: ModelSleep) -> None:
         """Load a model again that sleeps.
@@ -317,6 +310,9 @@ class Sleepers:
         begun, outcome = self.clock(), "failed"
         try:
             async with self.changing:
+                if not sleep.asleep:  # it was about to be put to sleep, and was in use after all
+                    outcome = ""
+                    return
                 await self._wake(sleep, model)
             outcome, sleep.trouble = "woken", ""
             sleep.used = self.clock()
@@ -336,9 +332,10 @@ class Sleepers:
             _log.error("model not woken", model=model.identity.name, version=model.identity.version, detail=str(error))
             raise
         finally:
-            self._woken(model.identity, outcome)
-            self._registry.look()
-            await self._changed()
+            if outcome:
+                self._woken(model.identity, outcome)
+                self._registry.look()
+                await self._changed()
 
     async def _wake(self, sleep: ModelSleep, model: LoadedModel) -> None:
         name = f"{model.identity.name} {model.identity.version}"
@@ -368,6 +365,7 @@ class Sleepers:
             raise draining()
         await asyncio.to_thread(sleep.queue.wake, queue)
         sleep.asleep, self._changes = False, self._changes + 1
+        self._audience.awake(model)
 
     async def _make_room_soon(self, takes: int) -> None:
         """Make room, as soon as one of the models that may sleep is idle for a moment.
@@ -398,9 +396,3 @@ class Sleepers:
         if now is None or before[0] is None or before[1] != self._changes:
             return expected
         return int(min(max(sign * (now - before[0]), _LEAST * expected), _MOST * expected))
-
-
-def _looked_at(waking: asyncio.Task[None]) -> None:
-    """What it raises is raised to those who wait for it, and there may be nobody any more."""
-    if not waking.cancelled():
-        waking.exception()

@@ -2,15 +2,19 @@
 
 Over a control channel (`server/control_channel.py`) between an engine (`served`) and each of its workers (`remote`):
 
-model     `serial` + [stream socket whose other end the engine's queue of this model has, pickled `ModelFacts`]: a model
-          that may be named from now on
+model     `serial`, and whether it is `asleep` + [stream socket whose other end the engine's queue of this model has,
+          pickled `ModelFacts`]: a model that may be named from now on
 wait      `number` -> told, with the same `number`, once the worker has taken the models before it: more are to come
 state     `number` + [pickled `Told`] -> told, with the same `number`, once the worker answers by it
           -> counted, with `rollout`: what the worker has counted of a canary or shadow since it said so last
           -> released, with `serial`: no request of the worker uses this model any more
           -> ask, with `number`, `what`, `name`, `version` and `alias`: see `Repository`; with `rollout` where that is
-             what is asked for, see `RolloutCommands`
+             what is asked for, see `RolloutCommands`; with `serial` where a model is to be woken, which is answered
+             after `awake`
           -> left, with `number`: nobody waits for that answer any more
+rest      `number`, `serial`: the model is about to be put to sleep; send it nothing more, if no request uses it
+          -> rests, with the same `number`, and `rests`: whether that is so
+awake     `serial`: the model answers, and may be sent images
 answer    `number`, and `name`, `version` and `kept`, or `error`; + [pickled `RolloutReport`s] where they are asked for
 """
 

@@ -159,7 +159,7 @@ class Settings(AccessSettings):
         ge=0,
         description="Memory that the models of --models may take together, in bytes. Where another is needed, those "
         "are put to sleep that have been asked for least recently, of those with required = false in model.toml; a "
-        "request wakes them. It needs one process (--workers 0 or 1). 0 means what the machine or container leaves.",
+        "request wakes them. 0 means what the machine or container leaves.",
     )
     model_aliases: Annotated[dict[str, str], NoDecode, BeforeValidator(pairs)] = Field(
         {},
@@ -350,12 +350,6 @@ class Settings(AccessSettings):
                 raise ValueError(
                     f"models names all models, so that {', '.join(set_too)} cannot be set as well. Leave one of the "
                     "two out; model.toml in the folder of a model says what a weights file needs."
-                )
-            if self.workers > 1 and self.models_memory_bytes:
-                raise ValueError(
-                    "models_memory_bytes needs one process: an engine that several workers ask puts no model to sleep. "
-                    "Set workers to 1, or models_memory_bytes to 0. "
-                    f"Received: {self.workers} and {self.models_memory_bytes}"
                 )
             if self.engines > 1:
                 raise ValueError(

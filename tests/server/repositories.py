@@ -191,9 +191,9 @@ def resident(server: RunningServer) -> int:
 
 
 def anonymous(server: RunningServer) -> int:
-    """Bytes of the server's process that are in memory and no pages of files."""
-    status = Path(f"/proc/{server.process.pid}/status").read_text(encoding="ascii")
-    return next(int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("RssAnon:"))
+    """Bytes of the server's processes that are in memory and no pages of files."""
+    lines = [line for each in _processes(server) for line in each.joinpath("status").read_text("ascii").splitlines()]
+    return sum(int(line.split()[1]) << 10 for line in lines if line.startswith("RssAnon:"))
 
 
 def threads(server: RunningServer) -> int:

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -183,6 +184,44 @@ def test_an_engine_that_is_killed_loads_the_repository_again(
     assert metrics_of(server)['glimpse_process_restarts_total{cause="ended",kind="engine"}'] >= 1
     with repository_of(server) as models:
         assert states(models)["cifar/1"] == "ready"
+
+
+def test_a_model_that_sleeps_wakes_once_for_callers_of_both_workers(
+    root: Path, server: RunningServer, everywhere: list[grpc.Channel]
+) -> None:
+    """Also when the engine has been replaced, which begins with all models awake."""
+    (root / "sleepy").mkdir()
+    (root / "sleepy" / "model.toml").write_text("required = false\nsleep_after = 3.0\n")
+    add(root, 1, "sleepy")
+    asleep = {"sleepy/1": "sleeping"}
+    answers(everywhere, "cifar")  # so that all are connected
+    with repository_of(server) as models:
+        for replaced in (False, True):
+            wait_for(models, asleep)
+            if replaced:
+                os.kill(min(of(server, "engine")), signal.SIGKILL)
+                until(lambda: not ready(server))
+                until(lambda: ready(server))
+                wait_for(models, {"sleepy/1": "ready"})
+                wait_for(models, asleep)
+            before = woken(server, "sleepy")
+            calls = [ImageClassifierStub(each).Classify.future(asked("sleepy"), timeout=TIMEOUT) for each in everywhere]
+            assert {each.result().model.name for each in calls} == {"sleepy"}
+            until(partial(has_woken, server, "sleepy", before + 1))
+            assert states(models)["sleepy/1"] == "ready"
+        assert [name for name in metrics_of(server) if name.startswith("glimpse_models_memory_limit_bytes")]
+        wait_for(models, asleep)
+        models.Load(pb.ModelRepositoryLoadRequest(name="sleepy"), timeout=TIMEOUT)
+        assert states(models)["sleepy/1"] == "ready"
+
+
+def has_woken(server: RunningServer, name: str, times: float) -> bool:
+    return woken(server, name) == times
+
+
+def woken(server: RunningServer, name: str) -> float:
+    """How often a model has been woken."""
+    return metrics_of(server).get(f'glimpse_model_wake_ups_total{{model="{name}",outcome="woken"}}', 0.0)
 
 
 def test_a_version_is_rolled_back_in_all_workers(

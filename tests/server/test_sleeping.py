@@ -28,7 +28,7 @@ from glimpse.server.errors import (
 )
 from glimpse.server.progress import Progress, untold
 from glimpse.server.registry import LoadedModel
-from glimpse.server.repository import known, sleeping
+from glimpse.server.repository import known, sleeping, waking
 from glimpse.server.repository.sleeping import ModelSleep
 from glimpse.server.runtime.memory_budget import MemoryBudget
 from glimpse.server.startup import ModelLoadError
@@ -341,7 +341,7 @@ def test_a_caller_without_the_time_leaves_and_the_model_wakes(tmp_path: Path) ->
 
 def test_no_more_callers_wait_for_a_model_than_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     models(tmp_path, a=MAY_SLEEP)
-    monkeypatch.setattr(sleeping, "_MOST_WAITING", 2)
+    monkeypatch.setattr(waking, "_MOST_WAITING", 2)
 
     async def do() -> None:
         async with sleepy(tmp_path) as made:

@@ -16,6 +16,7 @@ from glimpse.v1.classifier_pb2_grpc import ImageClassifierStub
 from tests.conftest import RunningServer
 from tests.server.conftest import TIMEOUT, metrics_of
 from tests.server.repositories import Callers, add, anonymous, repository_of, serving_from, states, threads, wait_for
+from tests.variations import with_two_workers_too
 
 SERVICE = "glimpse.v1.ImageClassifier"
 LIMIT = 56_000_000  # bytes, in which two of the small models fit
@@ -37,6 +38,7 @@ def memory_of(server: RunningServer) -> float:
     return sum(value for name, value in metrics_of(server).items() if name.startswith("glimpse_model_memory_bytes{"))
 
 
+@with_two_workers_too
 def test_three_models_answer_with_memory_for_two(
     start_server: Callable[..., RunningServer], tmp_path: Path, picture: Callable[[int], pb.Image]
 ) -> None:
@@ -62,6 +64,7 @@ def test_three_models_answer_with_memory_for_two(
 
 
 @pytest.mark.ci
+@with_two_workers_too
 def test_callers_of_all_models_are_answered_while_they_take_turns_to_sleep(
     start_server: Callable[..., RunningServer], tmp_path: Path, picture: Callable[[int], pb.Image]
 ) -> None:
@@ -77,6 +80,7 @@ def test_callers_of_all_models_are_answered_while_they_take_turns_to_sleep(
 
 
 @pytest.mark.ci
+@with_two_workers_too
 def test_models_that_sleep_give_back_memory_and_threads(
     start_server: Callable[..., RunningServer], tmp_path: Path, picture: Callable[[int], pb.Image]
 ) -> None:

@@ -60,8 +60,6 @@ def test_a_repository_is_served_by_one_process_unless_told_otherwise(monkeypatch
     assert plan.planned(several, cpus=64, devices=["0", "1"]) == plan.Plan(3, 1, ("0",))
     with pytest.raises(ValueError, match=r"models needs one engine, .* Received: 2"):
         settings(models=Path("repository"), workers=3, engines=2)
-    with pytest.raises(ValueError, match=r"models_memory_bytes needs one process: .* Received: 3 and 4"):
-        settings(models=Path("repository"), workers=3, models_memory_bytes=4)
 
 
 def test_several_engines_are_refused_where_there_is_one_process() -> None:

@@ -1,0 +1,50 @@
+"""A worker's part of a model that may sleep: the engine decides, and the worker does without the model meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+
+from glimpse.server.errors import ServiceError
+from glimpse.server.registry import Uses
+from glimpse.server.repository.waking import Waking
+
+
+class RemoteSleep(Waking):
+    """Of one model; a `Sleep`. A request for a model that is awake asks nobody."""
+
+    def __init__(self, uses: Uses, ask: Callable[[], Coroutine[None, None, None]], *, asleep: bool) -> None:
+        """Follow what the engine tells.
+
+        Args:
+            uses: of the model, by requests of this worker.
+            ask: has the engine wake it, and waits until it has told all workers so; raises why it cannot.
+            asleep: as the engine has told.
+        """
+        super().__init__()
+        self.asleep = asleep  # changed by what the engine tells alone, in the order in which it tells it
+        self.trouble = ""
+        self._uses, self._ask = uses, ask
+
+    def rest(self) -> bool:
+        """The engine would put it to sleep: whether this worker can do without it, and does so from now on."""
+        if self._uses:
+            return False
+        self.asleep = True
+        return True
+
+    def awake(self) -> None:
+        """The engine has told that it answers."""
+        self.asleep = False
+
+    async def wake(self, deadline: float | None) -> None:
+        """Have it awake, see `Sleep.wake`."""
+        while self.asleep:
+            await self.wait(self._wake, deadline)
+
+    async def _wake(self) -> None:
+        try:
+            await self._ask()
+        except ServiceError as error:
+            self.trouble = error.message
+            raise
+        self.trouble = ""
