@@ -61,6 +61,7 @@ def test_three_models_answer_with_memory_for_two(
             assert memory_of(ours) <= LIMIT
         assert len(answers) == 1
         assert metrics_of(ours)[f'glimpse_model_wake_ups_total{{model="{sleeper}",outcome="woken"}}'] >= 1
+        assert metrics_of(ours)["glimpse_models_memory_limit_bytes"] == LIMIT
 
 
 @pytest.mark.ci
