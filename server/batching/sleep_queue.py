@@ -53,7 +53,9 @@ class SleepQueue:
         queue = self._queue
         if queue is not None and not queue.close(seconds):
             return False
-        self.abandon()
+        with self._lock:
+            self._queue = None
+            self._follower(None)
         return True
 
     def abandon(self) -> None:
