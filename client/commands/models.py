@@ -225,12 +225,13 @@ def _roll_out(
     as_json: bool,
 ) -> None:
     name, version = which
+    percent = f"{100 * share:.4g}%"
     if action is Action.CANARY:
         kept = repository.canary(name, version, share=share, **terms)
-        text = f"Version {version} of {name} answers {share:.4g} of the requests that name no version."
+        text = f"Version {version} of {name} answers {percent} of the requests that name no version."
     else:
         kept = repository.shadow(name, version, share=share, min_agreement=terms["min_agreement"])
-        text = f"Version {version} of {name} classifies copies of {share:.4g} of the requests that name no version."
+        text = f"Version {version} of {name} classifies copies of {percent} of the requests that name no version."
     if not share:
         text = f"{name} has no {action} any more."
     values: dict[str, object] = {"name": name, "kind": action.value, "version": version, "share": share, "kept": kept}
@@ -273,8 +274,8 @@ def _print_rollout(each: Rollout) -> None:
     if each.rolled_back:
         typer.echo(plain(f"{each.kind}: {version} was rolled back. {each.rolled_back}"))
     else:
-        what = "copies of " if each.kind == "shadow" else ""
-        typer.echo(plain(f"{each.kind}: {version} gets {what}{each.share:.4g} of the requests that name no version"))
+        what = f"{'copies of ' if each.kind == 'shadow' else ''}{100 * each.share:.4g}%"
+        typer.echo(plain(f"{each.kind}: {version} gets {what} of the requests that name no version"))
     for counts in (each.new, each.usual):
         typer.echo(
             plain(

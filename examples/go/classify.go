@@ -112,6 +112,9 @@ func classifyMany(client glimpse.ImageClassifierClient, paths []string) error {
 		}
 		paths = left
 		if err == nil {
+			if fruitless+1 == attempts {
+				return fmt.Errorf("the server ends its streams and leaves %d files without an answer", len(paths))
+			}
 			continue
 		}
 		if status.Code(err) != codes.Unavailable || fruitless+1 == attempts {

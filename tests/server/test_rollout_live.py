@@ -248,11 +248,11 @@ def test_the_command_line_tells_what_was_found(
         ).stdout
 
     assert glimpse("shadow", "cifar", "3", "--share", "100%", "--min-agreement", "95%") == (
-        "Version 3 of cifar classifies copies of 1 of the requests that name no version.\n"
+        "Version 3 of cifar classifies copies of 100% of the requests that name no version.\n"
     )
     until(lambda: rollout(models).compared_images >= 5, classify)
     listed = glimpse("list")
-    assert "shadow: version 3 of cifar gets copies of 1 of the requests that name no version\n" in listed
+    assert "shadow: version 3 of cifar gets copies of 100% of the requests that name no version\n" in listed
     assert re.search(r"    version 3: \d+ answered in \d+\.\d ms on average, 0 failed\n", listed)
     assert re.search(
         r"    same first class: \d+\.\d% of \d+ images, mean difference of the probability: 0\.\d{4}, dropped: \d+\n",
@@ -263,7 +263,7 @@ def test_the_command_line_tells_what_was_found(
     assert told["new"]["answered"] == told["compared_images"] >= 5
     assert glimpse("shadow", "cifar", "3", "--share", "0") == "cifar has no shadow any more.\n"
     assert glimpse("canary", "cifar", "2", "--share", "0.25", "--window", "60", "--min-requests", "9") == (
-        "Version 2 of cifar answers 0.25 of the requests that name no version.\n"
+        "Version 2 of cifar answers 25% of the requests that name no version.\n"
     )
     assert (rollout(models).terms.window_seconds, rollout(models).terms.min_requests) == (60, 9)
     assert glimpse("rollback", "cifar") == "Version 1 of cifar answers all requests that name no version.\n"
