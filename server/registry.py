@@ -62,6 +62,11 @@ class Uses:
         """Whether a request uses the model."""
         return self._number > 0
 
+    @property
+    def number(self) -> int:
+        """Requests that use the model."""
+        return self._number
+
     async def ended(self) -> None:
         """Wait until no request uses the model; to be asked once none can begin to."""
         while self._number:

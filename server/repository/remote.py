@@ -239,7 +239,7 @@ class RemoteRepository:
                 channel.send({"did": "told", "number": body["number"]})
             case "rest":
                 sleep = self._sleeps.get(body["serial"])
-                rests = sleep is None or sleep.rest()  # None: its last request here has ended
+                rests = sleep is None or await sleep.rest()  # None: its last request here has ended
                 channel.send({"did": "rests", "number": body["number"], "rests": rests})
             case "awake":
                 if (sleep := self._sleeps.get(body["serial"])) is not None:

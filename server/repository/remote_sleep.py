@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Callable, Coroutine
 
 from glimpse.server.errors import ServiceError
 from glimpse.server.registry import Uses
 from glimpse.server.repository.waking import Waking
+
+# Seconds that new requests wait while those end that use the model: else a model whose callers come one after the other
+# would never be without one, and those who wait for another model would wait for ever.
+_PATIENCE, _MOMENT = 0.25, 0.005
 
 
 class RemoteSleep(Waking):
@@ -25,11 +31,17 @@ class RemoteSleep(Waking):
         self.trouble = ""
         self._uses, self._ask = uses, ask
 
-    def rest(self) -> bool:
-        """The engine would put it to sleep: whether this worker can do without it, and does so from now on."""
-        if self._uses:
-            return False
+    async def rest(self) -> bool:
+        """The engine would put it to sleep: whether this worker can do without it, and does so from now on.
+
+        If not, the engine tells all workers that it is awake.
+        """
         self.asleep = True
+        end = time.monotonic() + _PATIENCE
+        while self._uses.number > self.waiting:  # by a request that does not wait for it
+            if time.monotonic() >= end:
+                return False
+            await asyncio.sleep(_MOMENT)
         return True
 
     def awake(self) -> None:

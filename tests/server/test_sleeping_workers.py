@@ -481,7 +481,13 @@ def test_models_sleep_after_the_time_in_which_no_worker_is_asked(tmp_path: Path)
 
 
 @pytest.mark.ci
-def test_no_request_fails_while_a_model_is_put_to_sleep_at_any_moment(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("patience", "found"), [(0.0, {False, True}), (30.0, {True})])
+def test_no_request_fails_while_a_model_is_put_to_sleep_at_any_moment(
+    patience: float, found: set[bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that lets its requests end can always do without the model; one that does not often has a request."""
+    monkeypatch.setattr("glimpse.server.repository.remote_sleep._PATIENCE", patience)
+    monkeypatch.setattr("glimpse.server.repository.served._REST_SECONDS", 2 * patience + 1.0)
     models(tmp_path, a=MAY_SLEEP)
 
     async def do() -> None:
@@ -504,7 +510,7 @@ def test_no_request_fails_while_a_model_is_put_to_sleep_at_any_moment(tmp_path: 
             await asyncio.gather(*calls)
             asking = False
             await disturbing
-            assert set(outcomes) == {False, True}
+            assert set(outcomes) == found
             assert made.wake_ups("failed") == made.wake_ups("refused") == 0
             assert outcomes.count(True) - 1 <= made.wake_ups("woken") <= outcomes.count(True)
 
