@@ -33,11 +33,11 @@ from tests.server.isolation import (
     RECIPE,
     SECONDS,
     Make,
+    assert_nothing_kept,
     encoded,
     gone,
     held_up,
     one_colour,
-    open_files,
     pools,
     unread,
     until,
@@ -281,19 +281,27 @@ def test_close_ends_every_process_and_tells_whoever_waits_or_comes_later(make: M
 
 @pytest.mark.parametrize("crashes", [5, pytest.param(50, marks=pytest.mark.slow)])
 def test_crashes_leave_nothing_open_behind(crashes: int) -> None:
-    before = open_files()
     pool = Isolated(LIMITS, workers=1, memory_bytes=256 * MIB, seconds=SECONDS)
     pool.start()
-    running = len(open_files())
-    for _ in range(crashes):
+
+    def crash() -> None:
         pool(PNG, RECIPE)  # it is ready: to be stopped while it starts is another matter
         with held_up(pool) as (pid, answer):
             os.kill(pid, signal.SIGKILL)
             assert isinstance(answer.exception(SECONDS), InvalidImageError)
-    assert pool.restarts == crashes
-    assert len(open_files()) == running
+
+    assert_nothing_kept(crash, crashes)
+    assert pool.restarts == 1 + crashes
     pool.close()
-    assert open_files() == before
+
+
+def test_pools_that_are_closed_leave_nothing_open_behind() -> None:
+    def start_and_close() -> None:
+        pool = Isolated(LIMITS, workers=1, memory_bytes=256 * MIB, seconds=SECONDS)
+        pool.start()
+        pool.close()
+
+    assert_nothing_kept(start_and_close, 3)
 
 
 def test_what_a_decoder_process_says_is_told_where_it_does_not_start(

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from glimpse.server.decoding import process, worker_protocol
 from glimpse.server.decoding.isolated import Isolated
 from glimpse.server.errors import InternalError, InvalidImageError, Reason
-from tests.server.isolation import LIMITS, MIB, PNG, RECIPE, SECONDS, Make, held_up, open_files, pools
+from tests.server.isolation import LIMITS, MIB, PNG, RECIPE, SECONDS, Make, assert_nothing_kept, held_up, pools
 
 
 @pytest.fixture
@@ -78,11 +78,13 @@ def test_a_process_that_says_half_is_given_up(rogue: Callable[[str], Path], make
 @pytest.mark.parametrize("program", ["sys.exit(7)", "os.kill(os.getpid(), 9)", "os.write(0, b'hello')"])
 def test_processes_that_cannot_start_are_told_of_at_once(rogue: Callable[[str], Path], program: str) -> None:
     rogue(program)
-    before = open_files()
-    pool = Isolated(LIMITS, workers=2, memory_bytes=256 * MIB, seconds=SECONDS)
-    with pytest.raises(RuntimeError, match="Cannot start a decoder process"):
-        pool.start()
-    assert open_files() == before
+
+    def start() -> None:
+        pool = Isolated(LIMITS, workers=2, memory_bytes=256 * MIB, seconds=SECONDS)
+        with pytest.raises(RuntimeError, match="Cannot start a decoder process"):
+            pool.start()
+
+    assert_nothing_kept(start, 5)
 
 
 def test_a_process_that_no_longer_starts_is_not_started_over_and_over(rogue: Callable[[str], Path], make: Make) -> None:
