@@ -397,7 +397,10 @@ def _held(server: RunningServer) -> tuple[int, int, int]:
 def _swap_under_load(
     root: Path, start: Callable[..., RunningServer], request: pb.ClassifyRequest, *, swaps: int
 ) -> None:
-    """Swap two versions under 20 callers: memory within 20 MB of that after the tenth swap, threads and files alike."""
+    """Swap two versions under 20 callers: memory within 20 MB of that after the tenth swap, threads and files alike.
+
+    What an engine holds goes up and down by 40 MB with what its allocator gives back, so the least of five swaps counts.
+    """
     for version in (1, 2):
         add(root, version)
     server = serving_from(start, root, GLIMPSE_MODELS_POLL="0")
@@ -414,7 +417,7 @@ def _swap_under_load(
     assert set(callers.answers) == {"1", "2"}
     memory, running, opened = zip(*measured, strict=True)
     sys.stdout.write(f"swaps: {swaps}, answers: {dict(callers.answers)}, memory: {[each >> 20 for each in memory]}\n")
-    assert memory[-1] - memory[9] <= 20 << 20
+    assert min(memory[-5:]) - min(memory[5:10]) <= 20 << 20
     assert max(running[10:]) <= max(running[:10]) + 2  # asyncio's own threads come when they are first needed
     assert max(opened[10:]) <= max(opened[:10]) + 2
 
