@@ -399,7 +399,7 @@ def _swap_under_load(
 ) -> None:
     """Swap two versions under 20 callers: memory within 20 MB of that after the tenth swap, threads and files alike.
 
-    What an engine holds goes up and down by 40 MB with what its allocator gives back, so the least of five swaps counts.
+    What an engine holds goes up and down by 40 MB as its allocator gives back: the least of five swaps counts.
     """
     for version in (1, 2):
         add(root, version)
