@@ -61,7 +61,10 @@ class Routes:
             if not settings.serve_page:
                 routes.append(self._shows("/", "ServerLive", v1.live, health=True))
         if settings.serve_page:
-            routes += [self._shows(path, "Page", answer) for path, answer in page.files().items()]
+            pages = page.files()
+            if settings.serve_health:
+                pages["/"] = _for_browsers(pages["/"], v1.live)
+            routes += [self._shows(path, "Page", answer) for path, answer in pages.items()]
         self._paths = {route.path for route in routes}
         self._known = ", ".join(dict.fromkeys(route.path for route in routes if "{version}" not in route.path))
         router = Router(routes, redirect_slashes=False, default=self._no_such_path)
@@ -132,6 +135,18 @@ class Routes:
         path = str(scope["path"])
         shown = ascii(path if len(path) <= 80 else path[:80] + "...")
         await problems.no_such_path(shown, f"Known: {self._known}.")(scope, receive, send)
+
+
+def _for_browsers(shown: Work, otherwise: Work) -> Work:
+    """A page for those who ask for HTML, as browsers do; something else for others (RFC 9110, section 12.5.1)."""
+
+    async def answer(asked: Asked) -> Response:
+        html = "text/html" in asked.request.headers.get("accept", "").lower()
+        response = await (shown if html else otherwise)(asked)
+        response.headers["vary"] = "Accept"
+        return response
+
+    return answer
 
 
 class _Only:

@@ -36,7 +36,7 @@ def test_unmodified_clients_get_the_answers_that_all_get(
 ) -> None:
     """To the last bit, by both versions of the protocol over HTTP, in JSON and in binary, and over gRPC."""
     python = python_with_kserve()
-    running = start_server(environment={"GLIMPSE_HTTP_PORT": "0", "GLIMPSE_SERVE_PAGE": "false", **CACHE})
+    running = start_server(environment={"GLIMPSE_HTTP_PORT": "0", **CACHE})
     running.wait_for("serving")
     command = [python, str(PROGRAM), f"http://{running.http}", running.target, MODEL, str(cat_photo)]
     run = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)

@@ -14,11 +14,12 @@ from tests.server.rig import Rig
 Start = Callable[..., Rig]
 FILES = sorted((ROOT / "server" / "page").iterdir())
 ORIGIN = "https://example.org"
+BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 
 
 @pytest.mark.parametrize("path", ["/", "/docs", "/page/page.js", "/page/page.css", "/openapi.json"])
 def test_a_page_may_load_only_what_comes_from_this_server(port: int, path: str) -> None:
-    answer = ask(port, path)
+    answer = ask(port, path, headers=BROWSER)
     policy = answer.headers["content-security-policy"]
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
@@ -38,17 +39,25 @@ def test_no_file_of_the_pages_names_another_server(file: object) -> None:
 def test_every_file_of_the_pages_is_served_with_its_type(port: int, file: object) -> None:
     name = str(getattr(file, "name", ""))
     path = {"index.html": "/", "docs.html": "/docs"}.get(name, f"/page/{name}")
-    answer = ask(port, path)
+    answer = ask(port, path, headers=BROWSER)
     assert answer.body == (ROOT / "server" / "page" / name).read_bytes()
     kinds = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
     assert answer.headers["content-type"].startswith(kinds[name.rpartition(".")[2]])
 
 
 def test_what_has_not_changed_is_not_sent_again(port: int) -> None:
-    tag = ask(port, "/").headers["etag"]
-    again = ask(port, "/", headers={"If-None-Match": tag})
+    tag = ask(port, "/", headers=BROWSER).headers["etag"]
+    again = ask(port, "/", headers={**BROWSER, "If-None-Match": tag})
     assert (again.status, again.body) == (304, b"")
-    assert ask(port, "/", headers={"If-None-Match": '"other"'}).status == 200
+    assert ask(port, "/", headers={**BROWSER, "If-None-Match": '"other"'}).status == 200
+
+
+@pytest.mark.parametrize("headers", [{}, {"Accept": "*/*"}, {"Accept": "application/json"}])
+def test_who_is_no_browser_is_told_that_the_server_is_alive(port: int, headers: dict[str, str]) -> None:
+    """Clients of KServe's version 1 ask for `/`, and accept anything."""
+    answer = ask(port, "/", headers=headers)
+    assert answer.json == {"status": "alive"}
+    assert answer.headers["vary"] == ask(port, "/", headers=BROWSER).headers["vary"] == "Accept"
 
 
 def test_without_the_pages_the_rest_is_answered(start_rig: Start) -> None:
