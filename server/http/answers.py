@@ -69,12 +69,18 @@ def result(each: ImageResult) -> dict[str, Any]:
 
 
 def message(content: Message) -> dict[str, Any]:
-    """A protobuf message, with all its fields, by the names of the contract; 64-bit numbers stay numbers."""
+    """A protobuf message, with all its fields, by the names of the contract.
+
+    64-bit numbers stay numbers, and the values of enumerations are their names.
+    """
     told: dict[str, Any] = {}
     for field in content.DESCRIPTOR.fields:
         value = getattr(content, field.name)
         kind = field.message_type
-        if kind is None:
+        if field.enum_type is not None:
+            names = field.enum_type.values_by_number
+            told[field.name] = [names[each].name for each in value] if field.is_repeated else names[value].name
+        elif kind is None:
             told[field.name] = list(value) if field.is_repeated else value
         elif kind.GetOptions().map_entry:
             told[field.name] = dict(value)

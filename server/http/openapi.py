@@ -206,6 +206,22 @@ def document(*, tokens: bool, served: Collection[str]) -> dict[str, Any]:
             "/v2/models/{model}/ready": _get(
                 "Whether a model answers.", named, "401", "404", "503", parameters=[_MODEL]
             ),
+            "/v2/models/{model}/config": _get(
+                "The configuration of a model as Triton would have it.",
+                {"type": "object"},
+                "401",
+                "404",
+                "503",
+                parameters=[_MODEL],
+            ),
+            "/v2/models/{model}/stats": _get(
+                "What a model has done since the server began: counts, and durations in nanoseconds.",
+                _object(model_stats=_array({"type": "object"})),
+                "401",
+                "404",
+                "503",
+                parameters=[_MODEL],
+            ),
             "/v2/models/{model}/infer": _post(
                 "Classify by the Open Inference Protocol: NAME takes files as BYTES, NAME.pixels pixels as UINT8.",
                 {**_json(_of("InferRequest")), "application/octet-stream": {"schema": _FILE}},

@@ -36,7 +36,7 @@ class Routes:
         """Answer for `service`."""
         self._service, self._settings = service, settings
         self._limits = limits(settings)
-        v1, v2, classify = V1(service), V2(service), Classify(service)
+        v1, v2, classify = V1(service), V2(service, settings.max_images_per_request), Classify(service)
         both = ("", _VERSION)
         routes = [
             self._posts("/classify", "Classify", classify),
@@ -52,6 +52,8 @@ class Routes:
                 *(self._posts(f"/v2{_MODEL}{each}/infer", "ModelInfer", v2.infer) for each in both),
                 *(self._tells(f"/v2{_MODEL}{each}", "ModelMetadata", v2.model) for each in both),
                 *(self._tells(f"/v2{_MODEL}{each}/ready", "ModelReady", v2.model_ready) for each in both),
+                *(self._tells(f"/v2{_MODEL}{each}/config", "ModelConfig", v2.config) for each in both),
+                *(self._tells(f"/v2{_MODEL}{each}/stats", "ModelStatistics", v2.stats) for each in both),
             ]
         if settings.serve_health:
             routes += [

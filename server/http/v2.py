@@ -21,7 +21,7 @@ from glimpse.server.errors import UnavailableError, shown
 from glimpse.server.http import answers, json_body
 from glimpse.server.http.endpoint import Asked
 from glimpse.server.http.problems import JSON, malformed
-from glimpse.server.open_inference import faces, inference, tensors
+from glimpse.server.open_inference import descriptions, faces, inference, tensors
 from glimpse.server.open_inference.faces import BYTES, Face
 from glimpse.server.open_inference.messages import (
     NO_TENSOR,
@@ -36,7 +36,7 @@ from glimpse.server.open_inference.messages import (
 from glimpse.server.service import Service
 
 HEADER_LENGTH = "inference-header-content-length"
-_EXTENSIONS = ("binary_tensor_data", "classification", "parameters")
+_EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "parameters", "statistics")
 _DIMENSIONS = 8  # of a shape
 _SIZE, _BINARY, _ALL_BINARY = "binary_data_size", "binary_data", "binary_data_output"
 
@@ -44,9 +44,9 @@ _SIZE, _BINARY, _ALL_BINARY = "binary_data_size", "binary_data", "binary_data_ou
 class V2:
     """Its answers."""
 
-    def __init__(self, service: Service) -> None:
-        """Have `service` classify."""
-        self._service = service
+    def __init__(self, service: Service, max_images: int) -> None:
+        """Have `service` classify; a request may have `max_images`."""
+        self._service, self._max_images = service, max_images
 
     async def server(self, asked: Asked) -> Response:  # noqa: ARG002 - as every answer has it
         """What the server is."""
@@ -81,6 +81,18 @@ class V2:
                 "outputs": [_metadata(face.output)],
             }
         )
+
+    async def config(self, asked: Asked) -> Response:
+        """The configuration of a model as Triton would have it: its model configuration extension."""
+        face = faces.find(self._service, *_named(asked.request))
+        told = descriptions.configuration(face, self._max_images)
+        return answers.json_response(answers.message(told.config))
+
+    async def stats(self, asked: Asked) -> Response:
+        """What a model has done since the server began: Triton's statistics extension."""
+        face = faces.find(self._service, *_named(asked.request))
+        told = descriptions.statistics(face, self._service.statistics.of(face.model.identity))
+        return answers.json_response({"model_stats": [answers.message(told)]})
 
     async def infer(self, asked: Asked) -> Response:
         """Classify the images of a request; one that cannot be classified fails it."""

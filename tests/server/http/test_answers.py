@@ -107,7 +107,13 @@ def test_version_1_tells_of_models_as_both_protocols_have_it(port: int) -> None:
 
 
 def test_version_2_tells_what_it_is_and_takes(port: int) -> None:
-    assert ask(port, "/v2").json["extensions"] == ["binary_tensor_data", "classification", "parameters"]
+    assert ask(port, "/v2").json["extensions"] == [
+        "binary_tensor_data",
+        "classification",
+        "model_configuration",
+        "parameters",
+        "statistics",
+    ]
     assert ask(port, "/v2/health/live").json == {"live": True}
     assert ask(port, "/v2/health/ready").json == {"ready": True}
     assert ask(port, f"/v2/models/{MODEL}/ready").json == {"name": MODEL, "ready": True}

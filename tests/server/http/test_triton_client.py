@@ -38,6 +38,25 @@ def test_the_client_learns_that_the_server_and_the_model_are_ready(client: Any) 
     assert client.get_model_metadata(MODEL)["inputs"][0]["datatype"] == "BYTES"
 
 
+def test_the_client_learns_how_the_model_is_configured(client: Any) -> None:
+    """As numbers and names, as Triton's own examples and `perf_analyzer` read them."""
+    photo, pixels = client.get_model_config(MODEL), client.get_model_config(f"{MODEL}.pixels")
+    assert photo["max_batch_size"] == pixels["max_batch_size"] > 1
+    (tensor,) = photo["input"]
+    assert (tensor["name"], tensor["data_type"], tensor["dims"]) == ("image", "TYPE_STRING", [1])
+    (tensor,) = pixels["input"]
+    assert (tensor["data_type"], tensor["format"], tensor["dims"]) == ("TYPE_UINT8", "FORMAT_NHWC", [SIZE, SIZE, 3])
+    assert pixels["output"][0]["data_type"] == "TYPE_FP32"
+
+
+def test_the_client_is_told_what_the_model_has_done(client: Any, cat_photo: Path) -> None:
+    (before,) = client.get_inference_statistics(MODEL)["model_stats"]
+    client.infer(MODEL, [photo_input(cat_photo)])
+    (after,) = client.get_inference_statistics(MODEL, before["version"])["model_stats"]
+    assert after["inference_count"] > before["inference_count"]
+    assert after["inference_stats"]["compute_infer"]["ns"] > before["inference_stats"]["compute_infer"]["ns"]
+
+
 @pytest.mark.parametrize("binary", [True, False], ids=["binary", "JSON"])
 def test_the_client_gets_probabilities_and_labels_of_a_photo(client: Any, cat_photo: Path, binary: bool) -> None:  # noqa: FBT001 - a variation
     whole = triton.InferRequestedOutput("probabilities", binary_data=binary)
