@@ -14,7 +14,6 @@ A bundle may come from an untrusted source: each file is read up to a limit, and
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import math
 import re
@@ -22,11 +21,12 @@ import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from glimpse.models import bounded_files, messages
+from glimpse.models import bounded_files, digests, messages
 from glimpse.models.bounded_files import shown
 from glimpse.models.catalogue import UnknownArchitectureError, find
+from glimpse.models.digests import EXTERNAL_DATA_SUFFIXES, FileVersion
 from glimpse.models.drift import Reference
 from glimpse.models.errors import BundleError
 from glimpse.models.groups import ClassGroup, groups_of
@@ -35,15 +35,11 @@ from glimpse.models.novelty import NoveltyThreshold
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.models.suggestions import nearest
 
-__all__ = ["Bundle", "BundleError", "ClassLabel", "check", "digest", "embedded", "read", "read_labels", "write"]
+__all__ = ["Bundle", "BundleError", "ClassLabel", "check", "embedded", "read", "read_labels", "write"]
 
 FORMAT = 1
 DESCRIPTION = "model.json"
 WEIGHTS = "weights.safetensors"
-# Suffixes of the file beside an ONNX model into which PyTorch (the first) and other exporters put the tensors.
-EXTERNAL_DATA_SUFFIXES = (".data", "_data")
-_SAVED_MODEL, _VARIABLES = "saved_model.pb", "variables"
-_IR, _IR_WEIGHTS = ".xml", ".bin"
 EMBEDDED = Path(__file__).parent / "bundles"
 EMBEDDED_DEFAULT = EMBEDDED / "se_resnet20_cifar10"
 
@@ -54,16 +50,6 @@ _KEYS = (
 )
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-
-
-class FileVersion(NamedTuple):
-    """What tells a file from another one of its name, and from itself with other contents."""
-
-    device: int
-    inode: int
-    size: int  # bytes
-    modified_ns: int
-    changed_ns: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +98,7 @@ class Bundle:
         Raises:
             OSError: one of them cannot be looked at.
         """
-        return sum(path.stat().st_size for path in (self.weights_path, *_beside(self.weights_path)))
+        return sum(path.stat().st_size for path in (self.weights_path, *digests.belonging(self.weights_path)))
 
     def check_digest(self) -> None:
         """Compare the weights file with the digest that ``model.json`` states, unless that has been done.
@@ -130,60 +116,16 @@ class Bundle:
         Raises:
             BundleError: the file is missing or is another one.
         """
-        versions = file_versions(self.weights_path)  # before it is read, or a change meanwhile would be missed
+        versions = digests.file_versions(self.weights_path)  # before it is read, or a change meanwhile would be missed
         if versions and versions == self.verified_versions:
             return self
-        found = digest(self.weights_path)
+        found = digests.digest(self.weights_path)
         if found != self.weights_digest:
             raise BundleError(
                 f"{self.weights_path} is not the file that the bundle was made with: its digest is {found}, and "
                 f"{DESCRIPTION} states {self.weights_digest}. Copy the bundle again."
             )
         return replace(self, verified_versions=versions)
-
-
-def file_versions(path: Path) -> tuple[FileVersion, ...]:
-    """Those of the files that `digest` reads; empty where they cannot be told."""
-    try:
-        found = [path.stat(), *(beside.stat() for beside in _beside(path))]
-    except OSError:
-        return ()
-    return tuple(
-        FileVersion(each.st_dev, each.st_ino, each.st_size, each.st_mtime_ns, each.st_ctime_ns) for each in found
-    )
-
-
-def digest(path: Path) -> str:
-    """``sha256:`` and the hexadecimal hash of a weights file, with those of the files that belong to it.
-
-    Raises:
-        BundleError: the file cannot be read.
-    """
-    try:
-        with bounded_files.open_file(path) as file:
-            whole = hashlib.file_digest(file, "sha256")
-        for beside in _beside(path):
-            with bounded_files.open_file(beside) as file:
-                whole.update(hashlib.file_digest(file, "sha256").digest())
-    except OSError as error:
-        raise BundleError(
-            f"{path} cannot be read: {error.strerror or error}. A bundle needs its weights file."
-        ) from error
-    except ValueError as error:
-        raise BundleError(f"{path} cannot be read: {error}.") from error
-    return "sha256:" + whole.hexdigest()
-
-
-def _beside(path: Path) -> list[Path]:
-    """What exporters have put beside a file: the tensors of ONNX, of an IR, or of a SavedModel."""
-    if path.name == _SAVED_MODEL:
-        variables = path.parent / _VARIABLES
-        found = sorted(variables.iterdir()) if variables.is_dir() else []
-    elif path.suffix == _IR:
-        found = [path.with_suffix(_IR_WEIGHTS)]
-    else:
-        found = [path.with_name(path.name + ending) for ending in EXTERNAL_DATA_SUFFIXES]
-    return [each for each in found if each.is_file()]
 
 
 def read(folder: Path) -> Bundle:
@@ -267,7 +209,7 @@ def write(  # noqa: PLR0913 - one for each value of the description
         "recipe": recipe.to_dict(),
         "temperature": temperature,
         "weights": weights,
-        "weights_digest": digest(folder / weights),
+        "weights_digest": digests.digest(folder / weights),
         "metrics": dict(metrics),
         **({"options": dict(options)} if options else {}),
         **({"novelty": novelty.to_dict()} if novelty else {}),

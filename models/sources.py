@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from glimpse.models import beside, foreign, published, random_weights, regular_files
+from glimpse.models import beside, digests, foreign, published, random_weights, regular_files
 from glimpse.models import bundle as bundles
 from glimpse.models.bundle import Bundle, BundleError, ClassLabel, read_labels
 from glimpse.models.catalogue import find
@@ -296,8 +296,8 @@ def _made(
     golden: str = "",
     novelty: NoveltyThreshold | None = None,
 ) -> Bundle:
-    versions = bundles.file_versions(path)
-    digest = bundles.digest(path)
+    versions = digests.file_versions(path)
+    digest = digests.digest(path)
     return Bundle(
         folder=path.parent,
         name=name,

@@ -94,10 +94,12 @@ def _run(chosen: settings.Settings, stderr: int | None, *, only_prepare: bool) -
         if processes is not None and processes.workers > 1:
             runner.run(supervisor.supervise(chosen, processes, stderr=stderr))
             return 0
+        if only_prepare:
+            from glimpse.server import preparing
+
+            return runner.run(preparing.prepare_start(chosen))
         from glimpse.server import app  # and gRPC, which a supervisor does not need
 
-        if only_prepare:
-            return runner.run(app.prepare_start(chosen))
         runner.run(app.serve(chosen))
         return 0
 

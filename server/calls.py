@@ -84,7 +84,7 @@ class Method:
         """Made by `Calls.method`."""
         self._name = f"{service}/{name}"
         self._classifies, self._probe = classifies, probe
-        self._counts = calls.metrics.rpc(kind, service, name)
+        self._counts = calls.metrics.rpcs.of(kind, service, name)
         self._metrics, self._access, self._guard = calls.metrics, calls.access, calls.guard
         self._tracing = None if probe else calls.tracing
         self._sampled, self._log_calls = calls.sampled, calls.log_calls

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import functools
 import time
-from collections import Counter as Multiset
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
 from glimpse.server import build, metrics_merge, penalties
-from glimpse.server.domain import BatchReport, ModelIdentity, Timing
+from glimpse.server.domain import BatchReport, Timing
 from glimpse.server.drift import Drift
 from glimpse.server.errors import Reason
 from glimpse.server.model_memory import ModelMemory
+from glimpse.server.model_series import ModelSeries
 from glimpse.server.rollout_metrics import RolloutMetrics
+from glimpse.server.rpc_metrics import Rpcs
 from glimpse.server.stages import ModelStages, StageSeconds
 
 OUTCOMES = ("classified", "refused", "expired", "cancelled", "failed")
 # 0.1 ms to 10 s: from a tiny network on an idle machine to the end of most callers' patience.
 _SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-# After which the series of a version that is gone end: some scrapes have seen its last counts by then.
-_GRACE_SECONDS = 300.0
 _SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 
 
@@ -41,44 +39,6 @@ class _Followed(Collector):
 
     def collect(self) -> Iterator[CounterMetricFamily]:
         yield CounterMetricFamily(self._name, self._text, value=self._count())
-
-
-class _States(Collector):
-    """Every version of every model of a repository with its state."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._states: Callable[[], Iterable[tuple[str, str, str]]] = tuple
-        registry.register(self)
-
-    def set_function(self, states: Callable[[], Iterable[tuple[str, str, str]]]) -> None:
-        self._states = states
-
-    def collect(self) -> Iterator[GaugeMetricFamily]:
-        family = GaugeMetricFamily(
-            "glimpse_model_state",
-            "Versions of models in the repository with their state, as labels; the value is always 1.",
-            labels=["model", "version", "state"],
-        )
-        for labels in self._states():
-            family.add_metric(labels, 1)
-        yield family
-
-
-class RpcMetrics:
-    """The instruments of one method, each looked up once: finding a label's costs more than counting with it."""
-
-    def __init__(self, started: Counter, seconds: Histogram, handled: Callable[[str], Counter]) -> None:
-        """Take the method's own; `handled` is by status code."""
-        self._started, self._seconds, self._handled = started, seconds, handled
-
-    def began(self) -> None:
-        """A call has begun."""
-        self._started.inc()
-
-    def ended(self, code: str, seconds: float, exemplar: dict[str, str] | None = None) -> None:
-        """It has ended with that status code; the exemplar names its trace."""
-        self._handled(code).inc()
-        self._seconds.observe(seconds, exemplar)
 
 
 def _registry() -> CollectorRegistry:
@@ -109,25 +69,8 @@ class Metrics:
         `clock`: seconds, monotonic. `drift`: what is seen of images and answers; None: nothing is counted of them.
         """
         self.registry = registry = _registry()
-        rpc = ["grpc_type", "grpc_service", "grpc_method"]
-        self._rpc_started = Counter("grpc_server_started", "RPCs started on the server.", rpc, registry=registry)
-        self._rpc_handled = Counter(
-            "grpc_server_handled",
-            "RPCs completed on the server, by status code.",
-            [*rpc, "grpc_code"],
-            registry=registry,
-        )
-        self._rpc_seconds = Histogram(
-            "grpc_server_handling_seconds",
-            "Time from the start of an RPC to its end, in seconds.",
-            rpc,
-            buckets=_SECONDS,
-            registry=registry,
-        )
-
-        self._clock, self._gone = clock, dict[tuple[str, str], float]()  # versions that answer no more, and since when
-        self._loaded = Multiset[tuple[str, ...]]()  # labels of the models that are loaded
-        self._precisions: dict[tuple[str, str], set[str]] = {}  # in which versions were compared
+        self.rpcs = Rpcs(_SECONDS, registry)
+        self.models = ModelSeries(registry, clock, self._forget)
         self._stages = StageSeconds(_SECONDS, registry)
         self._models: dict[tuple[str, str], ModelMetrics] = {}
         self._batch_size = Histogram(
@@ -218,24 +161,10 @@ class Metrics:
             registry=registry,
         )
         self._ready = metrics_merge.ready_gauge(registry)
-        self._model = Gauge(
-            "glimpse_model_info",
-            "Loaded models, as labels; the value is always 1.",
-            ["model", "version", "weights_digest", "runtime", "precision"],
-            registry=registry,
-        )
-        self._states = _States(registry)
         self.memory = ModelMemory(registry)
         self.rollouts = RolloutMetrics(registry, _SECONDS)
         self.drift = Drift(on=False) if drift is None else drift
         registry.register(self.drift)
-        self._agreement = Gauge(
-            "glimpse_precision_agreement",
-            "Share of pictures for which the reduced precision names the same first class as float32, from 0 to 1, "
-            "measured before serving.",
-            ["model", "version", "precision"],
-            registry=registry,
-        )
         self._dropped = Counter(
             "glimpse_queue_dropped_images",
             "Images that left the queue without being computed, by cause.",
@@ -256,16 +185,6 @@ class Metrics:
         for reason in Reason:
             self._refused.labels(reason.value)
             self._rejected.labels(reason.value)
-
-    def rpc(self, kind: str, service: str, method: str) -> RpcMetrics:
-        """The instruments of a method."""
-        labels = kind, service, method
-
-        @functools.cache
-        def handled(code: str) -> Counter:
-            return self._rpc_handled.labels(*labels, code)
-
-        return RpcMetrics(self._rpc_started.labels(*labels), self._rpc_seconds.labels(*labels), handled)
 
     def follow(
         self,
@@ -289,10 +208,6 @@ class Metrics:
         self._decoders_overdue.set_function(decoders_overdue)
         self._credentials_stale.set_function(credentials_stale)
 
-    def follow_models(self, states: Callable[[], Iterable[tuple[str, str, str]]]) -> None:
-        """Read name, version and state of each model of a repository at each scrape."""
-        self._states.set_function(states)
-
     def limits(self, *, images: int, size: int, work: int) -> None:
         """So many images, so many bytes of them, and so much work of decoding may be in flight."""
         self._most_in_flight.set(images)
@@ -303,51 +218,18 @@ class Metrics:
         """The server began or ceased to be SERVING."""
         self._ready.set(ready)
 
-    def model_loaded(self, identity: ModelIdentity, runtime: str, precision: str) -> None:
-        """A model answers from now on."""
-        labels = identity.name, identity.version, identity.weights_digest, runtime, precision
-        self._loaded[labels] += 1
-        self._model.labels(*labels).set(1)
-        self._gone.pop((identity.name, identity.version), None)
-        self._forget_gone()
-
-    def model_closed(self, identity: ModelIdentity, runtime: str, precision: str) -> None:
-        """A model answers no more; where none of its version does, its series end minutes later."""
-        labels = identity.name, identity.version, identity.weights_digest, runtime, precision
-        self._loaded[labels] -= 1
-        if self._loaded[labels] <= 0:  # else its files were replaced by equal ones, and it was loaded again
-            del self._loaded[labels]
-            self._model.remove(*labels)
-        if not any(each[:2] == labels[:2] for each in self._loaded):
-            self._gone[labels[:2]] = self._clock()
-        self._forget_gone()
-
-    def _forget_gone(self) -> None:
-        """Drop the series of versions that are gone for so long that their last counts have been scraped.
-
-        Done where a model begins or ceases to answer: between two of those there are no more of them.
-        """
-        for key in [key for key, since in self._gone.items() if self._clock() - since > _GRACE_SECONDS]:
-            del self._gone[key]
-            self._models.pop(key, None)
-            self._stages.forget(*key)
-            for precision in self._precisions.pop(key, ()):
-                self._agreement.remove(*key, precision)
-
-    def precision_compared(self, identity: ModelIdentity, precision: str, agreement: float) -> None:
-        """So large a share of pictures has the first class of float32 in that reduced precision, served or not."""
-        self._agreement.labels(identity.name, identity.version, precision).set(agreement)
-        self._precisions.setdefault((identity.name, identity.version), set()).add(precision)
-
     def of(self, model: str, version: str) -> ModelMetrics:
         """What is counted for a model of its own. To be asked for models that are loaded: each has a set of series."""
         key = model, version
         found = self._models.get(key)
         if found is None:
             found = self._models[key] = ModelMetrics(self, self._stages.of(model, version))
-        if key in self._gone:  # it is being loaded again, and is not to lose its series meanwhile
-            self._gone[key] = self._clock()
+        self.models.loading(model, version)
         return found
+
+    def _forget(self, key: tuple[str, str]) -> None:
+        self._models.pop(key, None)
+        self._stages.forget(*key)
 
     def image(self, outcome: str) -> None:
         """An image ended, in one of `OUTCOMES`; every image that is admitted ends in exactly one."""

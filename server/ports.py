@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
-import math
 import socket
 import sys
 from collections.abc import Iterable, Sequence
@@ -20,7 +19,7 @@ import prometheus_client
 import structlog
 from grpc_health.v1 import health_pb2_grpc
 
-from glimpse.server import filters, grpc_tls, port_lock, reflection
+from glimpse.server import filters, grpc_arguments, grpc_tls, port_lock, reflection
 from glimpse.server.access.control import AccessControl
 from glimpse.server.access.receiving import Received
 from glimpse.server.access.unauthenticated import MOST_BYTES
@@ -36,7 +35,6 @@ from glimpse.server.repository_servicer import REPOSITORY_SERVICE, ModelReposito
 from glimpse.server.servicer import SERVICE, ImageClassifier
 from glimpse.server.settings import Settings
 from glimpse.server.startup import PortTakenError
-from glimpse.server.traffic import AHEAD
 from glimpse.v1 import classifier_pb2_grpc
 
 if TYPE_CHECKING:  # loaded only where the port is wanted
@@ -66,9 +64,6 @@ class Bound:
     http: int | None = None  # None: there is none
 
 
-# Calls: four times what may be in flight by default, and more than one connection leaves behind with a thousand that it
-# resets at once; refused within about a second.
-_PENDING = 1024
 _OTHER_FILES = 1024
 # Servers that share the port, on Linux: each has a queue of calls of its own, and the kernel gives all connections of
 # an address to one of them (`server/filters.py`). The event loop takes a call from each queue in turn, so that what one
@@ -121,7 +116,10 @@ class Ports:
         self._servers = [self._server(interceptors, shares_port=shares_port) for _ in range(queues)]
         self._probes: grpc.aio.Server | None = None
         if settings.health_port is not None:
-            options = [*_limits(settings, shares_port=shared is not None), *_messages(MOST_BYTES)]
+            options = [
+                *grpc_arguments.of_connections(settings, shares_port=shared is not None),
+                *grpc_arguments.of_messages(MOST_BYTES),
+            ]
             self._probes = grpc.aio.server(interceptors=of_probes, options=options)
             health_pb2_grpc.add_HealthServicer_to_server(servicers.health, self._probes)
 
@@ -180,8 +178,8 @@ class Ports:
     def _server(self, interceptors: Sequence[grpc.aio.ServerInterceptor], *, shares_port: bool) -> grpc.aio.Server:
         settings, servicers = self._settings, self._servicers
         options = [
-            *_limits(settings, shares_port=shares_port),
-            *_messages(settings.max_message_bytes),
+            *grpc_arguments.of_connections(settings, shares_port=shares_port),
+            *grpc_arguments.of_messages(settings.max_message_bytes),
             # Compressed messages are decompressed when it is their turn, see server/decompression.py.
             ("grpc.per_message_decompression", 0),
         ]
@@ -314,56 +312,3 @@ def _allow_files(connections: int) -> None:
     if soft != resource.RLIM_INFINITY and soft < wanted:
         with contextlib.suppress(OSError, ValueError):  # a sandbox that forbids it
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def _messages(most: int) -> list[tuple[str, int]]:
-    return [("grpc.max_receive_message_length", most), ("grpc.max_send_message_length", most)]
-
-
-def _limits(settings: Settings, *, shares_port: bool = False) -> list[tuple[str, int]]:
-    """What gRPC itself holds connections to."""
-    options = [
-        # It would let a second server start silently on the same port.
-        ("grpc.so_reuseport", int(shares_port)),
-        # Else gRPC lets a sender who seems fast and far away send megabytes of every call at once, read or not: 7 GB of
-        # 4000 calls. A message that is read is granted whole in any case, so nobody's uploads become slower.
-        ("grpc.http2.bdp_probe", 0),
-        # Instead, so much of what is not read yet. With HTTP/2's own 64 kB, a stream of photos waits for its grants.
-        ("grpc.http2.lookahead_bytes", AHEAD),
-        ("grpc.max_allowed_incoming_connections", settings.max_connections),
-        ("grpc.max_concurrent_streams", settings.max_calls_per_connection),
-        # Else gRPC counts a call as open until it has been freed, a few turns of the event loop after its caller has
-        # seen it end and sent the next, and resets that one: UNAVAILABLE without a word, to whoever sends fast. What
-        # has come and not been taken is bounded by the next two.
-        ("grpc.http.overload_protection", 0),
-        # Calls that our event loop has not come round to, in each queue. In a flood beyond what it can even refuse by
-        # name, gRPC ends the rest with a bare CANCELLED, at once: else all would wait, and among them those that could
-        # be answered.
-        ("grpc.server.max_pending_requests", _PENDING),
-        ("grpc.server.max_pending_requests_hard_limit", 2 * _PENDING),
-        # Between the two limits gRPC would refuse at random.
-        ("grpc.max_metadata_size", settings.max_metadata_bytes),
-        ("grpc.absolute_max_metadata_size", settings.max_metadata_bytes),
-        ("grpc.server_handshake_timeout_ms", _milliseconds(settings.handshake_seconds)),
-        # The limit of headers binds a client only once it has acknowledged it.
-        ("grpc.http2.settings_timeout", _milliseconds(settings.handshake_seconds)),
-        ("grpc.keepalive_time_ms", _milliseconds(settings.keepalive_seconds)),
-        ("grpc.keepalive_timeout_ms", _milliseconds(settings.keepalive_timeout_seconds)),
-        # The former alone closes nothing: a ping has a time-out of its own, a minute unless told otherwise.
-        ("grpc.http2.ping_timeout_ms", _milliseconds(settings.keepalive_timeout_seconds)),
-        # For both sides: without it, a client without calls may ping every two hours, whatever the next line says.
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.min_ping_interval_without_data_ms", _milliseconds(settings.min_ping_seconds)),
-    ]
-    if settings.max_connection_idle_seconds:
-        options.append(("grpc.max_connection_idle_ms", _milliseconds(settings.max_connection_idle_seconds)))
-    if settings.max_connection_age_seconds:
-        options.append(("grpc.max_connection_age_ms", _milliseconds(settings.max_connection_age_seconds)))
-        # What is in flight on an old connection has as long to end as in a drain.
-        options.append(("grpc.max_connection_age_grace_ms", _milliseconds(settings.drain_seconds)))
-    return options
-
-
-def _milliseconds(seconds: float) -> int:
-    """For gRPC: at least 1, and no more than it can hold, which is 24 days."""
-    return min(max(1, math.ceil(seconds * 1000)), 2**31 - 1)

@@ -48,6 +48,7 @@ from glimpse.server.control_channel import ControlChannel, Message, memory_file,
 from glimpse.server.engine.model_facts import ModelFacts
 from glimpse.server.engine.queue_set import QueueSet
 from glimpse.server.engine.remote_queue import RemoteQueue
+from glimpse.server.life import WorkerPart
 from glimpse.server.metrics_merge import dumped
 from glimpse.server.ports import Bound, SharedPorts
 from glimpse.server.registry import LoadedModel
@@ -132,7 +133,7 @@ class _Worker:
         if order is None:
             return
         ports = SharedPorts(order["port"], order["health_port"], workers, order["secret"], order["http_port"])
-        part = app.WorkerPart(ports, self._engines, self._listening, self._state, self._rejoin)
+        part = WorkerPart(ports, self._engines, self._listening, self._state, self._rejoin)
         self._server = server = app.Server(settings, part)
         self._rates = SharedRates(server.access.all_rates(), self._channel.send)
         sharing = keep_running("shared rates", self._rates.run)
@@ -180,7 +181,7 @@ class _Worker:
                 self._take_engine(message)
             case "models":
                 if self._server is not None:
-                    self._server.join_models(socket.socket(fileno=message.files[0]))
+                    self._server.models.join(socket.socket(fileno=message.files[0]))
             case "drain":
                 self._stop.set()
             case "spent":
@@ -198,7 +199,7 @@ class _Worker:
             and (other := self._engines.take(message.body["number"], given, known))
             and self._server is not None
         ):
-            self._server.replace_model(other)
+            self._server.models.replace(other)
 
     def _say_metrics(self, number: int) -> None:
         content = b"" if self._server is None else dumped(self._server.metrics)

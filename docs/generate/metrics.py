@@ -39,7 +39,8 @@ but for those listed here. A process that does not answer within a second counts
 def page() -> str:
     """Every series of /metrics."""
     metrics = Metrics()
-    there = [*vars(metrics).values(), *vars(metrics.rollouts).values()]
+    parts = metrics, metrics.rpcs, metrics.models, metrics.rollouts
+    there = [each for part in parts for each in vars(part).values()]
     instruments = [each for each in there if isinstance(each, MetricWrapperBase)]
     # Of the supervisor, where there is one.
     instruments += [metrics_merge.processes_gauge(metrics.registry), metrics_merge.restarts_counter(metrics.registry)]
@@ -47,6 +48,12 @@ def page() -> str:
     labels[StageSeconds.name] = StageSeconds.labels
     metrics.of("", "")  # the stages of a model are there from when it is
     families = sorted(metrics.registry.collect(), key=lambda family: family.name)
+    # Of what is counted elsewhere and only collected here, the family has the names of the labels.
+    labels |= {
+        each.name: tuple(getattr(each, "_labelnames", ()))
+        for each in families
+        if each.name not in labels and each.name.startswith("glimpse_")
+    }
     ours = [family for family in families if family.name in labels]
     others = [family for family in families if family.name not in labels]
     return "\n".join(

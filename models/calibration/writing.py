@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from glimpse.models import beside, bounded_files, golden
+from glimpse.models import beside, bounded_files, digests, golden
 from glimpse.models import bundle as bundles
 from glimpse.models.bundle import Bundle
 from glimpse.models.drift import Reference
@@ -75,7 +75,7 @@ def write(
     shutil.copyfile(bundle.weights_path, out / bundle.weights_file)
     if (groups := bundle.weights_path.with_name(GROUPS)).is_file():
         shutil.copyfile(bounded_files.inside(groups.parent, GROUPS), out / GROUPS)
-    for ending in bundles.EXTERNAL_DATA_SUFFIXES:
+    for ending in digests.EXTERNAL_DATA_SUFFIXES:
         if (found := bundle.weights_path.with_name(bundle.weights_file + ending)).is_file():
             shutil.copyfile(found, out / found.name)
     bundles.write(

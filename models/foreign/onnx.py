@@ -15,7 +15,7 @@ from typing import Any
 
 from glimpse.models import bounded_files
 from glimpse.models.bounded_files import shown
-from glimpse.models.bundle import EXTERNAL_DATA_SUFFIXES
+from glimpse.models.digests import EXTERNAL_DATA_SUFFIXES
 from glimpse.models.errors import BundleError
 from glimpse.models.foreign.facts import (
     MAX_AXES,

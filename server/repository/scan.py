@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from glimpse.models import bundle as bundles
+from glimpse.models import digests
 from glimpse.models.sources import LABELS, RECIPES
 from glimpse.server.repository import aliases, model_file
 from glimpse.server.repository.model_file import ListedModel, ModelFile
@@ -26,7 +27,7 @@ _VERSION = re.compile(r"[1-9][0-9]{0,17}")
 # What programs call a file that they have not copied to its end.
 _PARTS = (".part", ".partial", ".filepart", ".crdownload", ".tmp")
 _BESIDE = frozenset({*LABELS, *RECIPES, model_file.FILE, aliases.FILE})
-_NOT_WEIGHTS = (*bundles.EXTERNAL_DATA_SUFFIXES, ".md", ".txt", ".json", ".toml", ".csv", ".png", ".jpg", ".sha256")
+_NOT_WEIGHTS = (*digests.EXTERNAL_DATA_SUFFIXES, ".md", ".txt", ".json", ".toml", ".csv", ".png", ".jpg", ".sha256")
 _MOST_FILES = 10_000  # of one version; a folder with more is no model
 
 # Of each file: path within the version, inode, size, and when it was last modified and changed, in nanoseconds.

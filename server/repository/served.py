@@ -129,7 +129,7 @@ class ServedModels(Audience):
             audience=self,
         )
         self._commands = RolloutCommands(self.repository, self.repository.rolling, self._registry)
-        metrics.follow_models(lambda: [(each.name, each.version, each.state.value) for each in self._registry.models()])
+        metrics.models.follow(lambda: [(each.name, each.version, each.state.value) for each in self._registry.models()])
         metrics.memory.follow(
             lambda: [(each.identity, size) for each, size in self.repository.sleepers.taken()],
             settings.models_memory_bytes,
@@ -247,12 +247,12 @@ class ServedModels(Audience):
         return made
 
     def _loaded(self, model: LoadedModel) -> None:
-        self._metrics.model_loaded(model.identity, model.runtime, model.precision)
+        self._metrics.models.loaded(model.identity, model.runtime, model.precision)
         if (found := model.agreement) is not None:
-            self._metrics.precision_compared(model.identity, found.precision, found.share)
+            self._metrics.models.compared(model.identity, found.precision, found.share)
 
     async def _closed(self, model: LoadedModel) -> None:
-        self._metrics.model_closed(model.identity, model.runtime, model.precision)
+        self._metrics.models.closed(model.identity, model.runtime, model.precision)
         served = self._served.pop(id(model))
         os.close(served.facts)
         await asyncio.to_thread(served.host.close)

@@ -23,8 +23,7 @@ from typing import Any
 
 import structlog
 
-from glimpse.models import bounded_files
-from glimpse.models import bundle as bundles
+from glimpse.models import bounded_files, digests
 from glimpse.models.bundle import Bundle
 from glimpse.models.published import FetchError, cache_folder
 from glimpse.models.spec import NetworkSummary, StageSummary
@@ -112,7 +111,7 @@ def read(folder: Path, *, warns: bool = True) -> Converted | None:
         values = bounded_files.parse_json(bounded_files.read_text(folder / _SUMMARY, _SUMMARY_BYTES))
         if "unsupported" in values:
             refused = str(values["unsupported"])
-        elif damaged := [name for name in (GRAPH, _WEIGHTS) if bundles.digest(folder / name) != values["files"][name]]:
+        elif damaged := [name for name in (GRAPH, _WEIGHTS) if digests.digest(folder / name) != values["files"][name]]:
             broken = f"{damaged[0]} has changed since it was stored"
         else:
             found = Converted(folder, read_summary(values["network"]), cached=True)
@@ -132,7 +131,7 @@ def store(folder: Path, summary: NetworkSummary, target: Path) -> Converted | No
 
     None: it cannot be kept, and stays in `folder`.
     """
-    files = {name: bundles.digest(folder / name) for name in (GRAPH, _WEIGHTS)}
+    files = {name: digests.digest(folder / name) for name in (GRAPH, _WEIGHTS)}
     if _move(folder, {"files": files, "network": asdict(summary)}, target):
         return Converted(target, summary, cached=True)
     if (found := read(target)) is not None:

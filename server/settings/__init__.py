@@ -22,13 +22,9 @@ from pydantic_settings import (
 from glimpse.models import texts
 from glimpse.models.prestem.recipe import Geometry
 from glimpse.models.suggestions import nearest
-from glimpse.server import cores
 from glimpse.server.settings import division, help  # noqa: A004 - nobody asks Python for help here
 from glimpse.server.settings.access import AccessSettings
 from glimpse.server.settings.kinds import (
-    MIB,
-    Port,
-    Positive,
     PositiveSeconds,
     PrecisionChoice,
     RuntimeChoice,
@@ -37,10 +33,11 @@ from glimpse.server.settings.kinds import (
     pairs,
     split,
 )
+from glimpse.server.settings.ports import PortSettings
+from glimpse.server.settings.processes import ProcessSettings
+from glimpse.server.settings.work import WorkSettings
 
 _PREFIX = "GLIMPSE_"
-# A photo as cameras write it has 2 to 4 pixels a byte, so that the bytes bound how many of them are in flight.
-_PIXELS_A_BYTE = 4
 # Read by the client, which often runs in the same shell, and by the fetch of published weights.
 _NOT_OURS = frozenset(
     {
@@ -67,7 +64,7 @@ class _ConfigFile(TomlConfigSettingsSource):
         return tomllib.loads(texts.decode(file_path.read_bytes()))
 
 
-class Settings(AccessSettings):
+class Settings(PortSettings, WorkSettings, ProcessSettings, AccessSettings):
     """All settings of the server. Flags have the same names, with dashes."""
 
     model_config = SettingsConfigDict(
@@ -85,31 +82,6 @@ class Settings(AccessSettings):
 
     config: Path | None = Field(
         None, description="TOML file with settings, named like the flags but with underscores: max_batch_size = 8."
-    )
-    host: str = Field(
-        "0.0.0.0",  # noqa: S104 - a server in a container is reached from outside
-        description="Address to listen on for gRPC, HTTP, health checks and metrics. 0.0.0.0 means all IPv4 addresses.",
-    )
-    port: Port = Field(50051, description="Port of the gRPC service. 0 takes any free port; the log says which.")
-    unix_socket: Path | None = Field(
-        None,
-        description="Path of a Unix domain socket on which the gRPC service listens in addition to host and port. "
-        "Clients call it as unix:PATH; all of them count as one caller unless they have tokens or certificates.",
-    )
-    http_port: Port | None = Field(
-        None,
-        description="Port of HTTP/JSON: the Open Inference Protocol (/v2), /v1/models/NAME:predict, /classify, and a "
-        "page in the browser. It has the same access control and limits as the gRPC port. 0 takes any free port; the "
-        "log says which. Without it, there is none.",
-    )
-    metrics_port: Port = Field(
-        9464, description="Port of the Prometheus endpoint /metrics. 0 takes any free port; the log says which."
-    )
-    open_inference: bool = Field(
-        default=True,
-        description="Answer the Open Inference Protocol (inference.GRPCInferenceService) on the gRPC port, for clients "
-        "of Triton and KServe, and under /v2 on the HTTP port. The same access control and limits hold for it. "
-        "ServerLive and ServerReady belong to it over gRPC; /v2/health over HTTP follows GLIMPSE_SERVE_HEALTH.",
     )
     model: str = Field(
         "",
@@ -197,41 +169,6 @@ class Settings(AccessSettings):
         le=1024,
         description="Maximum number of images in a batch. 0 chooses what suits the runtime and the network.",
     )
-    max_images_in_flight: Positive = Field(
-        256,
-        description="Maximum number of images in the server at the same time, from arrival to answer. Above "
-        "that, requests are refused with RESOURCE_EXHAUSTED, reason QUEUE_FULL. Several workers have equal parts, "
-        "each at least four thirds of --max-images-per-request.",
-    )
-    max_bytes_in_flight: Positive = Field(
-        256 * MIB,
-        description="Maximum of the encoded bytes of all images in flight. Above that, requests are refused "
-        "with RESOURCE_EXHAUSTED, reason QUEUE_FULL. Several workers have equal parts, each at least four thirds of "
-        "--max-message-bytes.",
-    )
-    max_pixels_in_flight: int = Field(
-        0,
-        ge=0,
-        description="Maximum of the estimated work of decoding all images in flight, in pixels of an "
-        "ordinary JPEG photo. Above that, requests are refused with RESOURCE_EXHAUSTED, reason "
-        "QUEUE_FULL. 0 means four pixels for each byte of --max-bytes-in-flight. Several workers have equal parts.",
-    )
-    max_images_per_request: Positive = Field(64, description="Maximum number of images in one request.")
-    max_image_bytes: Positive = Field(12 * MIB, description="Maximum size of one encoded image, in bytes.")
-    max_image_pixels: Positive = Field(
-        25_000_000, description="Maximum width x height of an image that is decoded at full size."
-    )
-    max_jpeg_pixels: Positive = Field(
-        100_000_000,
-        description="Maximum width x height of a sequential (not progressive) JPEG that is decoded at a reduced scale.",
-    )
-    jpeg_reducing_gap: float = Field(
-        2.0,
-        ge=0,
-        allow_inf_nan=False,
-        description="A JPEG may be decoded at 1/2, 1/4 or 1/8 of its size as long as it remains this many "
-        "times larger than the size that it is resized to. 0 decodes every JPEG at full size.",
-    )
     allow_geometries: Annotated[frozenset[Geometry], NoDecode, BeforeValidator(split)] = Field(
         frozenset(),
         description="Geometries that a request may choose in place of the model's own, with commas between: "
@@ -260,70 +197,6 @@ class Settings(AccessSettings):
     )
     deny_classes: Annotated[tuple[str, ...], NoDecode, BeforeValidator(split)] = Field(
         (), description="Classes that may not answer such requests, named likewise."
-    )
-    max_streams: Positive = Field(
-        64,
-        description="Maximum number of streams open at the same time. Above that, new streams are refused "
-        "with RESOURCE_EXHAUSTED, reason QUEUE_FULL. Several workers have equal parts, each at least 8.",
-    )
-    stream_window: Positive = Field(
-        64, description="Maximum number of requests of one stream that are processed at the same time."
-    )
-    decode_threads: int = Field(
-        0,
-        ge=0,
-        description="Number of threads that decode images, in all workers together. 0 means one for each CPU core.",
-    )
-    decode_in: Literal["threads", "processes"] = Field(
-        "threads",
-        description="Where ordinary images are decoded: in threads of the server, or in separate processes, "
-        "so that a crash in a codec fails one image only. Images that are expensive to decode "
-        "always go to processes, except on Windows.",
-    )
-    decode_memory_bytes: int = Field(
-        0,
-        ge=0,
-        description="Maximum memory that one image may use in a decoder process, in bytes. 0 means what the "
-        "largest permitted image needs.",
-    )
-    decode_seconds: float = Field(
-        10.0, gt=0, le=3600, description="Maximum time that one image may take in a decoder process, in seconds."
-    )
-    workers: int = Field(
-        0,
-        ge=0,
-        le=64,
-        description="Number of worker processes, which take calls and decode images and share the port. 1 means one "
-        "process with everything in it. With 2 or more, the model is in an engine process that all workers feed (Linux "
-        "only). 0 means one process, unless there is a GPU (5 workers for 8 CPU cores, 2 to 16) or at least 16 CPU "
-        "cores (1 worker for 8).",
-    )
-    engines: int = Field(
-        0,
-        ge=0,
-        le=16,
-        description="Number of engine processes with several workers; each loads the model on a device of its own. 0 "
-        "means one for each visible GPU, or one if there is none.",
-    )
-    load_step_seconds: PositiveSeconds = Field(
-        600.0,
-        description="Time that an engine process may take for one step of loading the model, in seconds, such as the "
-        "first batch of one size. If it is exceeded, the engine is killed and started again; at the start of the "
-        "server, the server ends. A model of --models counts as failed instead. Downloads and conversions have "
-        "limits of their own.",
-    )
-    drain_announce_seconds: Seconds = Field(
-        0.0,
-        description="Time after SIGTERM during which the server goes on accepting calls while its health "
-        "check says NOT_SERVING, in seconds, so that load balancers stop sending calls.",
-    )
-    drain_seconds: Seconds = Field(
-        30.0, description="Time after that for the calls in flight to finish, in seconds; then they are aborted."
-    )
-    stuck_seconds: PositiveSeconds = Field(
-        60.0,
-        description="Time after which a batch that is still computing counts as stuck, in seconds. The "
-        "liveness check then fails, so that the server is restarted.",
     )
     golden: Literal["require", "auto", "off"] = Field(
         "auto",
@@ -373,16 +246,6 @@ class Settings(AccessSettings):
                 f"Received: {self.max_image_bytes} and {self.max_message_bytes}"
             )
         return self
-
-    @property
-    def work_in_flight(self) -> int:
-        """Predicted work of decoding that may be in flight, in pixels of an ordinary JPEG photo."""
-        return self.max_pixels_in_flight or _PIXELS_A_BYTE * self.max_bytes_in_flight
-
-    @property
-    def decoders(self) -> int:
-        """Number of decoder threads."""
-        return self.decode_threads or cores.available()
 
     def for_worker(self, workers: int) -> Settings:
         """What one of so many workers has of these settings: limits of the whole server are divided among them."""

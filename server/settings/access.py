@@ -8,7 +8,7 @@ from typing import Annotated, Self
 from pydantic import BeforeValidator, Field, IPvAnyNetwork, model_validator
 from pydantic_settings import BaseSettings, NoDecode
 
-from glimpse.server.settings.kinds import MIB, Port, Positive, PositiveSeconds, Seconds, split
+from glimpse.server.settings.kinds import MIB, Positive, PositiveSeconds, Seconds, split
 
 
 class AccessSettings(BaseSettings):
@@ -57,11 +57,6 @@ class AccessSettings(BaseSettings):
         description="File to which one line is appended for each call, without its images. Without it, there "
         "is no audit log.",
     )
-    health_port: Port | None = Field(
-        None,
-        description="Port of a second gRPC server, without TLS, that answers health checks alone, for probes "
-        "that do not speak TLS. Without it, there is none.",
-    )
     http_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(split)] = Field(
         (),
         description="Origins of web pages that may call the HTTP port from a browser, with commas between, such as "
@@ -72,17 +67,6 @@ class AccessSettings(BaseSettings):
         description="Addresses or networks of proxies whose x-forwarded-for header names the caller, with "
         "commas between. Empty means that the header is ignored.",
     )
-    serve_health: bool = Field(
-        default=True,
-        description="Answer health checks: grpc.health.v1 on the gRPC port, /v2/health on the HTTP port.",
-    )
-    serve_page: bool = Field(
-        default=True, description="Answer / and /docs on the HTTP port: a page to try a photo, and one about the API."
-    )
-    serve_reflection: bool = Field(
-        default=True, description="Answer gRPC server reflection, which tools such as grpcurl use."
-    )
-    serve_metrics: bool = Field(default=True, description="Answer /metrics on the metrics port.")
     max_connections: Positive = Field(
         1000,
         description="Maximum number of connections open at the same time. Connections above that are closed. "

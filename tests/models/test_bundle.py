@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from glimpse.models import bundle
+from glimpse.models import bundle, digests
 from glimpse.models.bundle import BundleError, ClassLabel
 from glimpse.models.prestem.recipe import Recipe
 
@@ -71,13 +71,13 @@ def test_labels_are_one_class_a_line_with_the_id_behind_a_tab(folder: Path) -> N
 def test_weights_are_hashed_once_however_often_they_are_checked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In another process, too: a bundle carries what has been seen of its weights."""
     hashed: list[Path] = []
-    digest = bundle.digest
+    digest = digests.digest
 
     def counted(path: Path) -> str:
         hashed.append(path)
         return digest(path)
 
-    monkeypatch.setattr(bundle, "digest", counted)
+    monkeypatch.setattr(digests, "digest", counted)
     found = bundle.read(folder)
     verified = found.verified()
     assert verified == found
@@ -101,7 +101,7 @@ def test_other_weights_are_refused_with_both_digests(folder: Path) -> None:
     with pytest.raises(BundleError) as error:
         loaded.check_digest()
     assert loaded.weights_digest in str(error.value)
-    assert bundle.digest(loaded.weights_path) in str(error.value)
+    assert digests.digest(loaded.weights_path) in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["model.json", "labels.txt"])

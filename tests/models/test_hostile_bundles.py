@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from glimpse.models import bounded_files, bundle, catalogue, golden, labels, serving, sources
+from glimpse.models import bounded_files, bundle, catalogue, digests, golden, labels, serving, sources
 from glimpse.models.bundle import BundleError, ClassLabel
 from glimpse.models.prestem.recipe import Recipe
 from tests.variations import mostly_in_ci
@@ -392,4 +392,4 @@ def test_a_link_beside_a_weights_file_is_followed_within_its_folder(tmp_path: Pa
 def test_a_pipe_is_never_hashed(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "weights")
     with pytest.raises(BundleError, match="it is a named pipe, not a file"):
-        bundle.digest(tmp_path / "weights")
+        digests.digest(tmp_path / "weights")

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from glimpse import models
-from glimpse.models import bundle, published, serving, weights
+from glimpse.models import bundle, digests, published, serving, weights
 from glimpse.models.bundle import BundleError, ClassLabel
 from glimpse.models.catalogue import UnknownArchitectureError
 from glimpse.models.prestem.recipe import Recipe
@@ -176,7 +176,7 @@ def test_a_weights_file_takes_labels_and_recipe_from_beside_it(weights_file: Pat
     assert (found.name, found.architecture, found.variant) == ("photos-of-mine", "resnet20", "cifar")
     assert found.labels == (ClassLabel("cat", "n1"), ClassLabel("dog"), ClassLabel("fox"))
     assert found.recipe == Recipe(height=8, width=8, mean=(120, 121, 122), std=(60, 61, 62), channels="BGR")
-    assert found.weights_digest == bundle.digest(weights_file)
+    assert found.weights_digest == digests.digest(weights_file)
     assert found.weights_digest.removeprefix("sha256:").startswith(found.version)
     assert serving.load_bundle(found).model.output_shape == (None, 3)
 
@@ -184,7 +184,7 @@ def test_a_weights_file_takes_labels_and_recipe_from_beside_it(weights_file: Pat
 def test_a_weights_file_is_hashed_once(weights_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """For its digest; nobody has to compare it with that."""
     found = resolve(ModelSource(weights=str(weights_file), architecture="resnet20"))
-    monkeypatch.setattr(bundle, "digest", None)
+    monkeypatch.setattr(digests, "digest", None)
     found.check_digest()
 
 

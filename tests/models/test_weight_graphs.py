@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from glimpse.models import bundle, weights
+from glimpse.models import digests, weights
 from glimpse.models.builder import assemble
 from glimpse.models.bundle import BundleError
 from glimpse.models.catalogue import find
@@ -153,10 +153,10 @@ def test_tensors_that_pytorch_puts_beside_a_model_are_read_and_in_its_digest(tmp
     ours = built(find("resnet20"))
     weights.load(ours, path)
     np.testing.assert_allclose(answers(ours), answers(model), rtol=0, atol=1e-5)
-    before = bundle.digest(path)
+    before = digests.digest(path)
     beside = tmp_path / "m.onnx.data"
     beside.write_bytes(bytes(beside.stat().st_size))
-    assert bundle.digest(path) != before
+    assert digests.digest(path) != before
 
 
 @pytest.mark.parametrize(

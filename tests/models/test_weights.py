@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from glimpse import models
-from glimpse.models import bundle, serving, weights
+from glimpse.models import digests, serving, weights
 from glimpse.models.builder import Assembly, assemble
 from glimpse.models.catalogue import find
 from glimpse.models.prestem.recipe import Recipe
@@ -76,7 +76,7 @@ def test_tensors_are_float32_and_named_after_their_variables(saved: Path) -> Non
 
 def test_equal_weights_give_equal_files(saved: Path, tmp_path: Path) -> None:
     weights.save(small(1).model, tmp_path / "again.safetensors")
-    assert bundle.digest(tmp_path / "again.safetensors") == bundle.digest(saved)
+    assert digests.digest(tmp_path / "again.safetensors") == digests.digest(saved)
 
 
 def test_weights_that_do_not_fit_are_listed_by_name_and_change_nothing(saved: Path) -> None:

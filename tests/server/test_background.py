@@ -94,7 +94,7 @@ def test_while_the_watchdog_fails_liveness_does_and_then_it_watches_on() -> None
         watched = _Watched()
         watched.fails = 2
         server._registry._all = (watched,)  # type: ignore[assignment]
-        server._loaded = True
+        server.life.loaded = True
         changed = asyncio.Event()
 
         async def tell(*, alive: bool, ready: bool, models: object = None) -> None:

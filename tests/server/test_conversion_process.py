@@ -21,6 +21,7 @@ import structlog
 from filelock import FileLock
 
 from glimpse.models import bundle as bundles
+from glimpse.models import digests
 from glimpse.models.spec import NetworkSummary
 from glimpse.server import cleanup
 from glimpse.server.child_output import ChildOutput
@@ -288,7 +289,7 @@ def own(tmp_path: Path) -> bundles.Bundle:
         BUNDLE,
         folder=tmp_path,
         weights_file="model.keras",
-        weights_digest=bundles.digest(tmp_path / "model.keras"),
+        weights_digest=digests.digest(tmp_path / "model.keras"),
         architecture="",
         variant="",
     )

@@ -19,6 +19,7 @@ import pytest
 import structlog
 
 from glimpse.models import bundle as bundles
+from glimpse.models import digests
 from glimpse.models.bundle import BundleError
 from glimpse.models.outputs import PROBABILITIES
 from glimpse.server.runtime import UnsupportedNetworkError, conversion, converted_cache
@@ -57,7 +58,7 @@ def conversions(made: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     network = converted_cache.read_summary(json.loads((source / "network.json").read_text())["network"])
 
     def copy(bundle: bundles.Bundle, folder: Path, *, seconds: float) -> object:
-        assert bundle.verified_versions == bundles.file_versions(bundle.weights_path), "it would be hashed once more"
+        assert bundle.verified_versions == digests.file_versions(bundle.weights_path), "it would be hashed once more"
         folders.append(folder)
         for name, data in kept.items():
             (folder / name).write_bytes(data)

@@ -86,7 +86,7 @@ def test_it_tells_the_options_that_a_bundle_was_trained_with(tmp_path: Path) -> 
     settings: dict[str, Any] = {"weights": str(tmp_path), "runtime": "tensorflow", "precision": "float32"}
 
     async def loaded() -> LoadedModel:
-        return Server(Settings(**settings))._prepare_and_load()
+        return Server(Settings(**settings)).models._prepare_and_load()
 
     model = asyncio.run(loaded())
     assert model.batcher.close(60)

@@ -351,7 +351,7 @@ def load(weights: Path, **settings: Any) -> str:
     """Load a model as a server does; returns the runtime that serves it."""
 
     async def prepared() -> LoadedModel:
-        return Server(Settings(weights=str(weights), precision="float32", **settings))._prepare_and_load()
+        return Server(Settings(weights=str(weights), precision="float32", **settings)).models._prepare_and_load()
 
     found = asyncio.run(prepared())
     assert found.batcher.close(60)

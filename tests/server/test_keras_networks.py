@@ -75,7 +75,7 @@ def load(weights: Path, **settings: Any) -> LoadedModel:
     """Load it as a server does; the errors are those that its exit code is from."""
 
     async def prepared() -> LoadedModel:
-        return Server(Settings(weights=str(weights), precision="float32", **settings))._prepare_and_load()
+        return Server(Settings(weights=str(weights), precision="float32", **settings)).models._prepare_and_load()
 
     found = asyncio.run(prepared())
     assert found.batcher.close(60)

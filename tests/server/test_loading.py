@@ -16,6 +16,7 @@ import pytest
 import structlog
 
 from glimpse.models import bundle as bundles
+from glimpse.models import digests
 from glimpse.models.outputs import PROBABILITIES
 from glimpse.models.sources import ModelSource
 from glimpse.server.errors import UnavailableError
@@ -97,7 +98,7 @@ def test_a_model_that_is_closed_and_dropped_gives_back_its_runtime(
 def test_weights_are_hashed_once_though_two_runtimes_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first of them finds at its import that it cannot; the second reads the same file."""
     hashed: list[Path] = []
-    digest = bundles.digest
+    digest = digests.digest
 
     def counted(path: Path) -> str:
         hashed.append(path)
@@ -106,7 +107,7 @@ def test_weights_are_hashed_once_though_two_runtimes_are_tried(monkeypatch: pyte
     def refuses(*_: Any, **__: Any) -> None:
         raise UnsupportedNetworkError("no such operation")
 
-    monkeypatch.setattr(bundles, "digest", counted)
+    monkeypatch.setattr(digests, "digest", counted)
     monkeypatch.setattr(conversion, "get_or_convert", refuses)
     with structlog.testing.capture_logs() as logs:
         model = load()
@@ -119,7 +120,7 @@ def test_weights_are_hashed_once_though_two_runtimes_are_tried(monkeypatch: pyte
 def test_what_is_imported_for_keras_is_built_anew_over_the_same_variables() -> None:
     bundle = bundles.read(bundles.EMBEDDED_DEFAULT)
     imported = importing.import_model(bundle, RUNTIMES["tensorflow"])
-    assert imported.bundle.verified_versions == bundles.file_versions(bundle.weights_path)
+    assert imported.bundle.verified_versions == digests.file_versions(bundle.weights_path)
     assert imported.summary.parameters == 864_802
     first, second = imported.form(), imported.form()
     assert isinstance(first, keras.Model)

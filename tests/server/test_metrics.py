@@ -91,16 +91,16 @@ def test_series_of_a_version_end_some_minutes_after_it_is_gone() -> None:
         text = prometheus_client.generate_latest(metrics.registry).decode()
         return [line for line in text.splitlines() if 'model="cats"' in line]
 
-    metrics.model_loaded(ModelIdentity("cats", "0", "d"), "openvino", "float32")
+    metrics.models.loaded(ModelIdentity("cats", "0", "d"), "openvino", "float32")
     metrics.of("cats", "0").gave_up_decoding(0.1)
     kept = len(series())
     for version in range(1, 100):
         now += 60.0
         identity = ModelIdentity("cats", str(version), "d")
-        metrics.model_loaded(identity, "openvino", "float32")
+        metrics.models.loaded(identity, "openvino", "float32")
         metrics.of("cats", str(version)).gave_up_decoding(0.1)
-        metrics.precision_compared(identity, "bfloat16", 1.0)
-        metrics.model_closed(ModelIdentity("cats", str(version - 1), "d"), "openvino", "float32")
+        metrics.models.compared(identity, "bfloat16", 1.0)
+        metrics.models.closed(ModelIdentity("cats", str(version - 1), "d"), "openvino", "float32")
     assert [line for line in series() if 'version="98"' in line]  # its last counts can still be scraped
     assert len(series()) < 10 * kept
 
@@ -109,13 +109,13 @@ def test_a_version_that_answers_again_keeps_its_series() -> None:
     now = 0.0
     metrics = Metrics(lambda: now)
     identity = ModelIdentity("cats", "1", "d")
-    metrics.model_loaded(identity, "openvino", "float32")
+    metrics.models.loaded(identity, "openvino", "float32")
     metrics.of("cats", "1").gave_up_decoding(0.1)
-    metrics.model_closed(identity, "openvino", "float32")
+    metrics.models.closed(identity, "openvino", "float32")
     now = 299.0
-    metrics.model_loaded(identity, "openvino", "float32")
+    metrics.models.loaded(identity, "openvino", "float32")
     now = 1000.0
-    metrics.model_loaded(ModelIdentity("dogs", "1", "d"), "openvino", "float32")
+    metrics.models.loaded(ModelIdentity("dogs", "1", "d"), "openvino", "float32")
     text = prometheus_client.generate_latest(metrics.registry).decode()
     assert 'glimpse_stage_seconds_count{model="cats",stage="decode_wait",version="1"} 1.0' in text
 
@@ -125,12 +125,12 @@ def test_a_version_that_is_loaded_again_keeps_its_series_meanwhile() -> None:
     now = 0.0
     metrics = Metrics(lambda: now)
     identity = ModelIdentity("cats", "1", "d")
-    metrics.model_loaded(identity, "openvino", "float32")
-    metrics.model_closed(identity, "openvino", "float32")
+    metrics.models.loaded(identity, "openvino", "float32")
+    metrics.models.closed(identity, "openvino", "float32")
     now = 1000.0
     told = metrics.of("cats", "1")
-    metrics.model_loaded(ModelIdentity("dogs", "1", "d"), "openvino", "float32")
-    metrics.model_loaded(identity, "openvino", "float32")
+    metrics.models.loaded(ModelIdentity("dogs", "1", "d"), "openvino", "float32")
+    metrics.models.loaded(identity, "openvino", "float32")
     told.gave_up_decoding(0.1)
     text = prometheus_client.generate_latest(metrics.registry).decode()
     assert 'glimpse_stage_seconds_count{model="cats",stage="decode_wait",version="1"} 1.0' in text
@@ -141,10 +141,10 @@ def test_a_model_that_was_loaded_again_from_equal_files_is_still_told() -> None:
     metrics = Metrics()
     identity = ModelIdentity("cats", "1", "d")
     for _ in range(2):
-        metrics.model_loaded(identity, "openvino", "float32")
-    metrics.model_closed(identity, "openvino", "float32")
+        metrics.models.loaded(identity, "openvino", "float32")
+    metrics.models.closed(identity, "openvino", "float32")
     assert b'glimpse_model_info{model="cats"' in prometheus_client.generate_latest(metrics.registry)
-    metrics.model_closed(identity, "openvino", "float32")
+    metrics.models.closed(identity, "openvino", "float32")
     assert b'glimpse_model_info{model="cats"' not in prometheus_client.generate_latest(metrics.registry)
 
 

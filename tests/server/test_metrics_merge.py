@@ -243,7 +243,7 @@ def test_the_last_values_are_there_when_the_event_loop_has_ended() -> None:
 
 def busy(trace: str) -> Metrics:
     metrics = Metrics()
-    rpc = metrics.rpc("unary", "glimpse.v1.ImageClassifier", "Classify")
+    rpc = metrics.rpcs.of("unary", "glimpse.v1.ImageClassifier", "Classify")
     rpc.began()
     rpc.ended("OK", 0.002, {"trace_id": trace})
     metrics.of("resnet50", "1")

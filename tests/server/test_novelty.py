@@ -14,7 +14,7 @@ from glimpse.models import novelty
 from glimpse.models.novelty import NoveltyThreshold
 from glimpse.models.outputs import LOGITS, PROBABILITIES
 from glimpse.server.admission import Admission, Permits
-from glimpse.server.app import _decoding
+from glimpse.server.decoding.configured import decoding_of
 from glimpse.server.decoding.pool import DecodePool
 from glimpse.server.domain import Caller, Classification, ClassifyRequest, EncodedImage, RawImage
 from glimpse.server.errors import InvalidRequestError, Reason
@@ -45,7 +45,7 @@ def classify(model: LoadedModel, request: ClassifyRequest, *, default: bool = Fa
         registry.put(model)
         decoders = DecodePool(1, expensive=1, spare=0)
         admission = Admission(Permits(64, 1 << 30, 1 << 30), streams=1, retry_after=lambda *_: 0.0)
-        parts = registry, admission, decoders, _decoding(settings), Metrics()
+        parts = registry, admission, decoders, decoding_of(settings), Metrics()
         pipeline = Pipeline(*parts, max_images=8, geometries=frozenset(), novelty=default)
         try:
             return await pipeline.classify(request, Caller(NO_LANE))

@@ -11,7 +11,7 @@ import pytest
 
 from glimpse.models.outputs import DEFAULT_OUTPUTS, EMBEDDING, LOGITS, PROBABILITIES
 from glimpse.server.admission import Admission, Permits
-from glimpse.server.app import _decoding
+from glimpse.server.decoding.configured import decoding_of
 from glimpse.server.decoding.pool import DecodePool
 from glimpse.server.domain import Caller, ClassifyRequest, EncodedImage, ImageResult
 from glimpse.server.errors import InvalidRequestError
@@ -40,7 +40,7 @@ def classify(model: LoadedModel, *requests: ClassifyRequest) -> list[ImageResult
         decoders = DecodePool(1, expensive=1, spare=0)
         admission = Admission(Permits(64, 1 << 30, 1 << 30), streams=1, retry_after=lambda *_: 0.0)
         pipeline = Pipeline(
-            registry, admission, decoders, _decoding(settings), Metrics(), max_images=1, geometries=frozenset()
+            registry, admission, decoders, decoding_of(settings), Metrics(), max_images=1, geometries=frozenset()
         )
         try:
             found = await asyncio.gather(*(pipeline.classify(request, Caller(NO_LANE)) for request in requests))

@@ -48,7 +48,7 @@ def test_every_architecture_can_be_loaded_and_described(row: Architecture) -> No
     chosen |= {"precision": "float32", "max_batch_size": 2}
 
     async def load() -> None:
-        model = Server(Settings(**chosen))._prepare_and_load()
+        model = Server(Settings(**chosen)).models._prepare_and_load()
         try:
             reply = describe(model, limits(load_settings([])))
             assert sum(stage.parameters for stage in reply.stages) == reply.parameters > 0

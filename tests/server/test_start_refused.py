@@ -21,6 +21,7 @@ import safetensors.numpy
 import structlog
 
 from glimpse.models import bundle as bundles
+from glimpse.models import digests
 from glimpse.server.app import Server
 from glimpse.server.registry import LoadedModel
 from glimpse.server.runtime import builder, memory_budget
@@ -47,7 +48,7 @@ def load(weights: Path, **settings: Any) -> LoadedModel:
     """Load it as a server does; the errors are those that its exit code is from."""
 
     async def prepared() -> LoadedModel:
-        return Server(Settings(weights=str(weights), **settings))._prepare_and_load()
+        return Server(Settings(weights=str(weights), **settings)).models._prepare_and_load()
 
     model = asyncio.run(prepared())
     assert model.batcher.close(60)
@@ -62,7 +63,7 @@ def change_weights(folder: Path, change: Callable[[dict[str, Any]], dict[str, An
 
 
 def adopt_digest(folder: Path) -> None:
-    digest = bundles.digest(folder / bundles.WEIGHTS)
+    digest = digests.digest(folder / bundles.WEIGHTS)
     for name in ("model.json", "golden/answers.json"):
         values = json.loads((folder / name).read_text())
         (folder / name).write_text(json.dumps({**values, "weights_digest": digest}))

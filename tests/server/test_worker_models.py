@@ -8,7 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from glimpse.server.app import Server, WorkerPart
+from glimpse.server.app import Server
+from glimpse.server.life import WorkerPart
 from glimpse.server.ports import SharedPorts
 from glimpse.server.registry import LoadedModel
 from tests.server.engine.engines import WAIT, Bench, plain_settings, run
@@ -28,7 +29,7 @@ class TwoEngines:
     async def model(self, stop: asyncio.Event) -> LoadedModel | None:
         assert self.server is not None
         assert not stop.is_set()
-        self.server.replace_model(self.second)
+        self.server.models.replace(self.second)
         return self.first
 
     def available(self) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from glimpse.models import beside, published, random_weights, sources
+from glimpse.models import beside, digests, published, random_weights, sources
 from glimpse.models import bundle as bundles
 from glimpse.models.bundle import Bundle
 from glimpse.models.catalogue import architectures, find
@@ -178,7 +178,7 @@ def _of_file(path: Path, architecture: str, variant: str | None, options: Mappin
         variant=row.variant if row else "",
         options=options,
         recipe=recipe,
-        digest=bundles.digest(path),
+        digest=digests.digest(path),
         licence="The licence of these weights was not stated.",
         file=path,
         note=note,

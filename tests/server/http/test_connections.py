@@ -266,7 +266,7 @@ def test_what_a_drain_has_no_time_for_is_told_so(start_rig: Start) -> None:
 def test_while_a_drain_is_announced_requests_are_answered(start_rig: Start) -> None:
     rig = start_rig()
     port = port_of(rig)
-    rig.server._draining = True
+    rig.server.life.draining = True
     asyncio.run_coroutine_threadsafe(rig.server.tell(), rig.loop).result(TIMEOUT)
     assert ask(port, "/v2/health/ready").status == 503
     assert ask(port, "/v2/health/live").status == 200
