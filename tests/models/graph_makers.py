@@ -12,7 +12,11 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from glimpse.models.bundle import Bundle
+from glimpse.models.sources import ModelSource, resolve
+
 SIZE, CLASSES = 12, 4
+NAMES = ["cat", "dog", "cow", "hen"]
 RECIPE = {"height": SIZE, "width": SIZE, "mean": [127.5] * 3, "std": [127.5] * 3}
 _ELEMENTS = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "uint8": TensorProto.UINT8}
 
@@ -111,6 +115,16 @@ def details(folder: Path, *, labels: int | None = CLASSES, recipe: Mapping[str, 
 
 def _toml(value: Any) -> str:
     return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+def found(path: Path, **settings: Any) -> Bundle:
+    """What the library finds there, as it does for a server with these settings."""
+    return resolve(ModelSource(weights=str(path), **settings))
+
+
+def labels(path: Path) -> list[str]:
+    """The labels that it finds there."""
+    return [each.label for each in found(path).labels]
 
 
 def keras_model(*, grey: bool = False) -> Any:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import resource
 import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 from PIL import Image
@@ -23,21 +20,12 @@ from glimpse.models.train import __main__ as command
 from glimpse.models.train import fit
 from glimpse.models.train import options as plan_options
 from glimpse.models.train.data import hold_out, read, statistics
-from glimpse.models.train.plan import CHECKPOINT, Plan, exclusive
+from glimpse.models.train.plan import CHECKPOINT, Plan
+from tests.models.training import SMALL, commands_of, options, run_words
 
 from .conftest import write_images
 
 ROOT = Path(__file__).parents[2]
-SMALL = "basic_cnn"  # four layers: what takes a network its seconds is making the graph that trains it
-
-
-def options(data: Path, out: Path, *more: str, architecture: str = SMALL) -> list[str]:
-    return [
-        *("--data", str(data), "--out", str(out), "--architecture", architecture, "--size", "8x8"),
-        *("--channels", "3"),  # the patches differ in colour; `basic_cnn` was designed for grayscale
-        *("--hold-out", "6", "--epochs", "2", "--batch-size", "10", "--learning-rate", "0.05", "--name", "patches"),
-        *more,
-    ]
 
 
 @pytest.fixture(scope="module", params=[SMALL, pytest.param("resnet20", marks=pytest.mark.ci)])
@@ -247,54 +235,6 @@ def test_another_plan_in_the_same_folder_is_refused(
     assert "plan.momentum was 0.9, now 0.8. Give another --out" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("more", "message"),
-    [
-        (("--architecture", "resnet200"), "Did you mean resnet20"),
-        (("--variant", "imagenet"), "has no variant 'imagenet'"),
-        (("--hold-out", "0"), "--hold-out must be at least 1"),
-        (("--hold-out", "36"), "--hold-out must be at least 0 and less than the number of images, 36. Received: 36"),
-        (("--epochs", "0"), "epochs must be greater than 0"),
-        (("--std", "0", "1", "1"), "std must be three positive numbers"),
-        (("--data", "nowhere.zip"), "nowhere.zip does not exist"),
-        (("--name", "two words"), "The bundle's name must be 1 to 200 letters, digits"),
-        (("--bundle-version", "v 1"), "The bundle's version must be 1 to 200 letters, digits"),
-        (("--hold-out", "35"), "All images of the class"),
-        (("--mean", "nan", "0", "0"), "mean must be"),
-        (("--export-only",), "Train first"),
-        (("--seed", "-1"), "seed must be at least 0. Received: -1"),
-        (("--architecture", "mobilenet", "--option", "alhpa=0.5"), "has no option 'alhpa'. Did you mean alpha?"),
-        (("--architecture", "mobilenet", "--option", "alpha=wide"), "alpha must be a number. Received: 'wide'"),
-        (("--architecture", "mobilenet", "--option", "rho=2"), "rho must be above 0 and at most 1. Received: 2"),
-    ],
-)
-def test_what_cannot_be_done_is_said_before_any_training(
-    patches: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: tuple[str, ...], message: str
-) -> None:
-    assert command.main(options(patches, tmp_path / "run", *more)) == 1
-    assert message in capsys.readouterr().err
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize(
-    ("more", "message"),
-    [
-        (("--architecture", "vgg16", "--size", "8x8"), "vgg16 cannot be built for images of 8 x 8 pixels in float32: "),
-        (("--precision", "float33"), f"{SMALL} cannot be built for images of 8 x 8 pixels in float33: "),
-    ],
-)
-def test_a_network_that_cannot_be_built_is_told_and_keeps_no_other_run_away(
-    patches: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: tuple[str, ...], message: str
-) -> None:
-    """A network that cannot be built is told in a line, and keeps no other run away from the folder."""
-    out = tmp_path / "run"
-    for _ in range(2):
-        assert command.main(options(patches, out, *more)) == 1
-        [said] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("glimpse.models.train: ")]
-        assert message in said
-        more = (*more, "--momentum", "0.8")
-
-
 def test_the_command_can_express_every_value_of_a_plan() -> None:
     plan = Plan(
         architecture="se_resnet20",
@@ -426,24 +366,6 @@ def test_the_history_ends_where_the_checkpoint_does(tmp_path: Path) -> None:
     assert fit.history(tmp_path, 2) == [{"epoch": 1, "loss": 0.5}, {"epoch": 2, "loss": 0.3}]
 
 
-def commands_of(card: Path) -> list[list[str]]:
-    """The commands of a card, in words as a shell makes them of it."""
-    blocks = re.findall(r"```sh\n(.*?)\n```", card.read_text(encoding="utf-8"), re.DOTALL)
-    words = []
-    for block in blocks:
-        script = "python() { printf '%s\\0' \"$@\"; }\n" + block
-        shell = subprocess.run([str(shutil.which("bash")), "-c", script], capture_output=True, text=True, check=True)
-        words.append(shell.stdout.split("\0")[:-1])
-    return words
-
-
-def run_words(words: list[str]) -> int:
-    """Run `python -m ...`, without the python."""
-    programs = {"glimpse.models.train": command.main, "glimpse.models.evaluate": evaluate.main}
-    assert words[0] == "-m"
-    return programs[words[1]](words[2:])
-
-
 def test_the_commands_of_a_card_run_as_they_are_printed(
     architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -487,96 +409,6 @@ def test_without_test_images_the_card_measures_the_held_out_ones_again(
     assert capsys.readouterr().out.splitlines()[-1] == said
 
 
-@pytest.mark.parametrize(
-    "name", ["a\tb", "a\nb", "a\rb", "a\x1bb", "a\x7fb", "a\x85b", "a\u2028b", " ", "\ufeffa", "a\udcffb"]
-)
-def test_a_class_that_no_bundle_can_name_is_refused_before_any_training(
-    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    data = write_images(tmp_path / "data", each=2, seed=1)
-    (data / "red").rename(data / name)
-    assert command.main(options(data, tmp_path / "run", "--hold-out", "3")) == 1
-    said = capsys.readouterr()
-    assert "Epoch" not in said.out
-    assert "A label " in said.err
-    assert repr(name) in said.err
-    assert not (tmp_path / "run").exists()
-
-
-def test_one_class_is_nothing_to_tell_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    data = write_images(tmp_path / "data", each=8, seed=1)
-    shutil.rmtree(data / "red")
-    shutil.rmtree(data / "blue")
-    assert command.main(options(data, tmp_path / "run", "--hold-out", "1")) == 1
-    assert "has only one class, 'green'; training needs at least two" in capsys.readouterr().err
-    assert not (tmp_path / "run").exists()
-
-
-def test_folders_without_an_image_are_told_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    data = write_images(tmp_path / "data", each=8, seed=1)
-    for name in ("red", "blue"):
-        shutil.rmtree(data / name)
-        (data / name).mkdir()
-    (data / "red" / "1.heic").write_bytes(b"a photo of a telephone")
-    assert command.main(options(data, tmp_path / "run", "--hold-out", "1")) == 1
-    said = capsys.readouterr().err
-    assert f"{data}: folders without a readable image, which become no class: 'blue', 'red'\n" in said
-    assert "has only one class, 'green'" in said
-
-
-def flat_images(folder: Path) -> Path:
-    for name in ("black", "darker"):
-        (folder / name).mkdir(parents=True)
-        for number in range(4):
-            Image.new("RGB", (8, 8)).save(folder / name / f"{number}.png")
-    return folder
-
-
-def test_images_without_contrast_train_with_a_scaling_that_is_given(tmp_path: Path) -> None:
-    data = flat_images(tmp_path / "data")
-    given = options(data, tmp_path / "run", "--hold-out", "1", "--epochs", "1", "--mean", "0", "0", "0")
-    assert command.main([*given, "--std", "1", "1", "1"]) == 0
-    recipe = bundle.read(tmp_path / "run" / "bundle").recipe
-    assert (recipe.mean, recipe.std) == ((0, 0, 0), (1, 1, 1))
-
-
-def test_images_without_contrast_are_refused_without_a_deviation(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    data = flat_images(tmp_path / "data")
-    assert command.main(options(data, tmp_path / "run", "--hold-out", "1", "--mean", "0", "0", "0")) == 1
-    assert "Give --mean and --std" in capsys.readouterr().err
-
-
-def test_an_out_that_cannot_be_written_is_refused_before_any_training(
-    patches: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "file").write_text("")
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "bundle").write_text("")
-    for out in ("file", "file/run", "run"):
-        assert command.main(options(patches, tmp_path / out)) == 1
-        said = capsys.readouterr()
-        assert "is not a folder, so" in said.err
-        assert said.out == ""
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_an_out_that_may_not_be_written_is_refused_before_any_training(
-    patches: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "run").mkdir(mode=0o500)
-    assert command.main(options(patches, tmp_path / "run")) == 1
-    assert "cannot be written to" in capsys.readouterr().err
-
-
-def test_two_runs_do_not_share_a_folder(patches: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with exclusive(tmp_path):
-        assert command.main(options(patches, tmp_path)) == 1
-    assert f"Another training is running in {tmp_path}" in capsys.readouterr().err
-    assert not (tmp_path / CHECKPOINT).exists()
-
-
 def test_a_checkpoint_that_is_damaged_is_told_of(
     run: Path, architecture: str, patches: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -584,21 +416,6 @@ def test_a_checkpoint_that_is_damaged_is_told_of(
     (out / CHECKPOINT).write_bytes((out / CHECKPOINT).read_bytes()[:1000])
     assert command.main(options(patches, out, architecture=architecture)) == 1
     assert f"{out / CHECKPOINT} cannot be loaded: " in capsys.readouterr().err
-
-
-def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path: Path) -> None:
-    checkpoint = tmp_path / CHECKPOINT
-    checkpoint.write_bytes(b"the last one")
-    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(5000)])
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
-    try:
-        with pytest.raises(OSError, match=r"checkpoint\.weights\.h5 cannot be written: File too large"):
-            fit.save_checkpoint(model, checkpoint)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert [file.name for file in tmp_path.iterdir()] == [CHECKPOINT]
-    assert checkpoint.read_bytes() == b"the last one"
 
 
 @pytest.mark.slow
