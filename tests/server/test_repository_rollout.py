@@ -12,7 +12,7 @@ from glimpse.server.repository import rollout_file
 from glimpse.server.repository.rolling import RolloutCommands
 from glimpse.server.repository.rollout import Kind, Rollout, Terms
 from tests.server.repositories import add, damage
-from tests.server.test_repository import Scene, run, scene, settled
+from tests.server.repository_scene import Scene, run, scene, settled
 
 __all__ = ["settled"]  # whatever lies there is complete
 

@@ -13,7 +13,7 @@ from glimpse.server.metrics import Metrics
 from glimpse.server.repository import served as served_module
 from glimpse.server.repository.served import ServedModels
 from tests.server.repositories import add
-from tests.server.test_repository import LONG, _settings, settled
+from tests.server.repository_scene import LONG, settings, settled
 
 __all__ = ["settled"]  # whatever lies there is complete
 HANGS = "A batch of 1 images has been computing for 3 s."
@@ -28,7 +28,7 @@ def test_only_a_model_that_is_needed_is_trouble_of_the_engine(tmp_path: Path, *,
     told: list[str | None] = []
 
     async def do() -> None:
-        made = ServedModels(tmp_path, _settings().model_copy(update={"stuck_seconds": 0.1}), Metrics(), told.append)
+        made = ServedModels(tmp_path, settings().model_copy(update={"stuck_seconds": 0.1}), Metrics(), told.append)
         running = asyncio.create_task(made.run())
 
         async def until(names: dict[str, bool]) -> None:
@@ -65,7 +65,7 @@ def test_a_worker_is_given_no_more_models_than_its_channel_holds(
         add(tmp_path, 1, name)
 
     async def do() -> None:
-        made = ServedModels(tmp_path, _settings(), Metrics(), lambda _: None)
+        made = ServedModels(tmp_path, settings(), Metrics(), lambda _: None)
         running = asyncio.create_task(made.run())
         while made._told()[0].names != names:
             assert not running.done()

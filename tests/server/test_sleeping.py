@@ -34,7 +34,7 @@ from glimpse.server.runtime.memory_budget import MemoryBudget
 from glimpse.server.startup import ModelLoadError
 from tests.server.fake_executor import Observed
 from tests.server.repositories import add
-from tests.server.test_repository import Scene
+from tests.server.repository_scene import Scene
 
 LONG = 60.0  # seconds; until something is called hung
 MAY_SLEEP = "required = false\n"

@@ -357,7 +357,7 @@ def test_a_new_version_takes_the_place_of_one_that_sleeps(tmp_path: Path) -> Non
             assert await made.put_to_sleep()
             loads = made.counted()
             add(tmp_path, 2, "a")
-            await made.engine.repository._look_now()
+            await made.engine.repository._looking.now()
             for each in made.workers:
                 assert await each.ask() == "a/2"
             await made.all_say("unloaded", "a/1")
