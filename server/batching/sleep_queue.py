@@ -33,7 +33,6 @@ class SleepQueue:
         """
         self._queue: ModelQueue | None = queue
         self.load = load
-        self._hung: list[ModelQueue] = []  # that were abandoned
         self._closed = False
         self._follower: Callable[[ModelQueue | None], object] = lambda _: None
         self._lock = threading.Lock()  # of changes from one queue to another
@@ -58,13 +57,12 @@ class SleepQueue:
             self._follower(None)
         return True
 
-    def abandon(self) -> None:
-        """Sleep although a batch hangs, after `sleep`; what it holds is free when it comes back, if ever."""
+    def abandon(self) -> ModelQueue | None:
+        """Sleep although a batch hangs, after `sleep`; returns what hangs, for somebody to look at."""
         with self._lock:
-            if self._queue is not None:
-                self._hung.append(self._queue)
-            self._queue = None
+            queue, self._queue = self._queue, None
             self._follower(None)
+        return queue
 
     @property
     def closed(self) -> bool:
@@ -112,13 +110,7 @@ class SleepQueue:
         return 0.0 if (queue := self._queue) is None else queue.seconds_to_compute(images)
 
     def trouble(self) -> str | None:
-        """What keeps the device from answering, for people; None: nothing does. To be asked every now and then.
-
-        Also of a model that sleeps: what was abandoned is asked as well, so that it gives its part of the device up.
-        """
-        for each in list(self._hung):
-            if each.trouble() is None and each.close(0.0):  # it has come back after all
-                self._hung.remove(each)
+        """What keeps the device from answering, for people; None: nothing does. To be asked every now and then."""
         return None if (queue := self._queue) is None else queue.trouble()
 
     def close(self, timeout: float | None = None) -> bool:

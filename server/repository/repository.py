@@ -18,16 +18,19 @@ from glimpse.server.registry import STABLE, LoadedModel, ModelRegistry, ModelSta
 from glimpse.server.repository import aliases
 from glimpse.server.repository.asking import Asking, not_found
 from glimpse.server.repository.audience import Audience
+from glimpse.server.repository.hanging import Hanging
 from glimpse.server.repository.known import Known, KnownModel
 from glimpse.server.repository.lifecycle import Lifecycle
 from glimpse.server.repository.looking import Looking
 from glimpse.server.repository.rolling import Rolling
 from glimpse.server.repository.rollout import Rollouts
+from glimpse.server.repository.sleep_memory import SleepMemory
 from glimpse.server.repository.sleeping import Sleepers
 from glimpse.server.settings import Settings
 
 _log = structlog.get_logger(__name__)
 
+_LOOK = 1.0  # seconds between two looks at what may hang; shorter where that is short
 _STILL_SECONDS = 2.0  # files are complete where two looks so far apart find the same
 
 
@@ -72,15 +75,17 @@ class Repository:
         self._audience = audience or Audience()
         poll = settings.models_poll
         self._known = known = Known(min(_STILL_SECONDS, poll or _STILL_SECONDS), rollouts.versions)
+        self.hanging = Hanging(min(_LOOK, settings.stuck_seconds / 4))
         self.sleepers = Sleepers(
             registry,
-            settings.models_memory_bytes,
+            SleepMemory(settings.models_memory_bytes),
             lambda: self._lives.stop,
             step_seconds=settings.load_step_seconds,
             changed=changed,
             freed=freed,
             woken=woken,
             audience=self._audience,
+            hanging=self.hanging,
         )
         self._lives = lives = Lifecycle(
             known,

@@ -1,8 +1,6 @@
 """The engine's end: the models of a repository, as the workers of the server are told of them.
 
-Each model has a queue of its own here, with a host in front of it that serves all workers. A model counts as in use
-(`LoadedModel.uses`) by every worker that has been given it, until that says that none of its requests uses it any more
-or has gone. So a model that retires is closed after the last request of the last worker.
+What each worker is given and told is in `served_workers.py`.
 
 The engine alone decides which models sleep. It first asks all workers whether they can do without a model; each that
 can has the next request for it wait until the engine has told that the model is awake. So no image comes to one that
@@ -20,19 +18,16 @@ import pickle
 import socket
 import threading
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-import structlog
 
 from glimpse.server.background import keep_running
 from glimpse.server.batching.batcher import Batcher
 from glimpse.server.batching.model_queue import ModelQueue
 from glimpse.server.batching.sleep_queue import SleepQueue
-from glimpse.server.control_channel import ControlChannel, Message, memory_file
+from glimpse.server.control_channel import memory_file
 from glimpse.server.domain import ModelIdentity
 from glimpse.server.engine.host import Host
 from glimpse.server.engine.late_observer import LateObserver
@@ -45,40 +40,12 @@ from glimpse.server.progress import Progress
 from glimpse.server.registry import LoadedModel, ModelRegistry
 from glimpse.server.repository.audience import Audience
 from glimpse.server.repository.repository import Repository
-from glimpse.server.repository.resting import Resting
 from glimpse.server.repository.rolling import RolloutCommands
 from glimpse.server.repository.rollout import RolloutReport, Rollouts
-from glimpse.server.repository.told import Told, error_to_say
+from glimpse.server.repository.served_watch import ServedWatch
+from glimpse.server.repository.served_workers import ServedModel, ServedWorker, ServedWorkers
+from glimpse.server.repository.told import Told
 from glimpse.server.settings import Settings
-
-_log = structlog.get_logger(__name__)
-
-_MOST_GIVEN = 64  # models, until a worker has taken them: a channel holds fewer than 300 messages that nobody has read
-_TAKEN = -1  # instead of the number of a state: the worker has taken what it was given
-_REST_SECONDS = 1.0  # for all workers to say whether they can do without a model; one that hangs is killed later
-
-
-@dataclass(slots=True, eq=False)
-class _Served:
-    """A model with the host that serves it to workers."""
-
-    serial: int
-    model: LoadedModel
-    host: Host
-    facts: int  # descriptor of its facts, pickled
-
-
-@dataclass(slots=True, eq=False)
-class _Worker:
-    """One worker, and what it has been told."""
-
-    number: int
-    channel: ControlChannel
-    given: dict[int, _Served] = field(default_factory=dict)  # by serial number
-    said: int = 0  # number of the state that it has been told last
-    told: int = 0  # of that by which it says that it answers
-    asked: dict[int, asyncio.Task[None]] = field(default_factory=dict)  # by its numbers
-    listening: asyncio.Task[None] | None = None
 
 
 class ServedModels(Audience):
@@ -96,25 +63,20 @@ class ServedModels(Audience):
             trouble: called with what keeps the device from answering for a model that the server needs, for people;
                 None: nothing does any more.
         """
-        self._metrics, self._trouble = metrics, trouble
+        self._metrics = metrics
         self._stop = asyncio.Event()
-        self._seconds = min(1.0, settings.stuck_seconds / 4)
-        self._registry = ModelRegistry()
-        self._registry.watch(self._changed)
-        self._memory = Memory()
-        self._workers: list[_Worker] = []
-        self._served: dict[int, _Served] = {}  # by `id` of the model
-        self._serials, self._questions = itertools.count(1), itertools.count(1)
-        self._hung: set[int] = set()  # serial numbers of those that hang
+        self._served: dict[int, ServedModel] = {}  # by `id` of the model
+        self._serials = itertools.count(1)
         self._coming: set[int] = set()  # serial numbers of those that are about to answer
-        self._number = 0  # of the state, as it is now
-        self._scheduled = False
-        self._waiting: list[tuple[int, asyncio.Future[None]]] = []  # for everybody to answer by a state
+        self._workers = ServedWorkers(self._told, self._answered, self._counted)
+        changed = self._workers.changed
+        self._registry = ModelRegistry()
+        self._registry.watch(changed)
+        self._memory = Memory()
         self._lock = threading.Lock()
         self._examined: dict[int, ModelFacts] = {}  # by `id` of the model's queue; with the lock
         self._observers: dict[tuple[str, str], list[LateObserver]] = {}  # that count nothing yet; with the lock
-        self._resting: Resting | None = None  # of the model that is about to be put to sleep
-        self._rollouts = Rollouts(metrics.rollouts, changed=self._changed)
+        self._rollouts = Rollouts(metrics.rollouts, changed=changed)
         self.repository = Repository(
             root,
             settings,
@@ -127,6 +89,13 @@ class ServedModels(Audience):
             freed=self._freed,
             woken=metrics.memory.woken,
             audience=self,
+        )
+        self._watch = ServedWatch(
+            self._served.values,
+            self.repository.needs,
+            seconds=min(1.0, settings.stuck_seconds / 4),
+            changed=changed,
+            trouble=trouble,
         )
         self._commands = RolloutCommands(self.repository, self.repository.rolling, self._registry)
         metrics.models.follow(lambda: [(each.name, each.version, each.state.value) for each in self._registry.models()])
@@ -141,7 +110,7 @@ class ServedModels(Audience):
         Raises:
             ModelLoadError: expected; the repository cannot be read.
         """
-        watching = asyncio.create_task(self._watch(), name="watch over devices")
+        watching = asyncio.create_task(self._watch.run(), name="watch over devices")
         sleeping: asyncio.Task[None] | None = None
         try:
             if await self.repository.start(self._stop):
@@ -159,18 +128,14 @@ class ServedModels(Audience):
 
     def join(self, number: int, connected: socket.socket) -> None:
         """Have a worker answer with these models, too; the socket of its channel belongs to this from now on."""
-        for before in [each for each in self._workers if each.number == number]:
-            self._lose(before)
-        worker = _Worker(number, ControlChannel(connected))
-        self._workers.append(worker)
-        worker.listening = asyncio.create_task(self._listen(worker), name=f"what worker {number} says of models")
-        self._changed()
+        self._workers.join(number, connected)
 
     def examine(self, model: LoadedModel, progress: Progress) -> None:
         """In the thread that has loaded it: see what its outputs are, with an image of its own."""
         progress("compute an image to see its outputs")
         try:
-            facts = ModelFacts.of(model)
+            with self.repository.hanging.watched(model.batcher):
+                facts = ModelFacts.of(model)
         except BaseException:
             model.close(1.0)
             raise
@@ -186,47 +151,29 @@ class ServedModels(Audience):
         assert isinstance(model.batcher, SleepQueue)  # noqa: S101 - every model of a repository may sleep
         # From here on: neither the image that shows the outputs nor anything before counts.
         model.batcher.follow(partial(self._lead, host, model.identity))
-        served = _Served(next(self._serials), model, host, memory_file("glimpse-facts", pickle.dumps(facts)))
+        served = ServedModel(next(self._serials), model, host, memory_file("glimpse-facts", pickle.dumps(facts)))
         self._served[id(model)] = served
         self._coming.add(served.serial)
         await self.told()
 
     async def told(self) -> None:
         """Wait until every worker answers as the registry does now; one that hangs is killed by the supervisor."""
-        self._changed()
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((self._number, done))
-        await done
+        await self._workers.told()
+
+    async def rest(self, model: LoadedModel) -> bool:
+        """Have all workers do without a model; whether they do. One question at a time."""
+        served = self._served.get(id(model))
+        return served is None or await self._workers.rest(served)  # else nobody has been given it
+
+    def awake(self, model: LoadedModel) -> None:
+        """Tell all workers that a model answers."""
+        if (served := self._served.get(id(model))) is not None:
+            self._workers.awake(served)
 
     def idle_seconds(self, model: LoadedModel) -> float:
         """For how long no image of any worker has come for a model; 0 while one waits or is computed."""
         served = self._served.get(id(model))
         return math.inf if served is None else served.host.idle_seconds
-
-    async def rest(self, model: LoadedModel) -> bool:
-        """Have all workers do without a model; whether they do. One question at a time."""
-        served = self._served.get(id(model))
-        if served is None:  # nobody has been given it
-            return True
-        asked = [each for each in self._workers if served.serial in each.given]
-        self._resting = resting = Resting(next(self._questions), asked)
-        try:
-            for worker in asked:
-                if not worker.channel.send({"do": "rest", "number": resting.number, "serial": served.serial}):
-                    self._lose(worker)
-            return await resting.answered(_REST_SECONDS)
-        finally:
-            self._resting = None
-
-    def awake(self, model: LoadedModel) -> None:
-        """Tell all workers that a model answers."""
-        if (served := self._served.get(id(model))) is not None:
-            for worker in [each for each in self._workers if served.serial in each.given]:
-                self._tell_awake(worker, served)
-
-    def _tell_awake(self, worker: _Worker, served: _Served) -> None:
-        if not worker.channel.send({"do": "awake", "serial": served.serial}):
-            self._lose(worker)
 
     def _lead(self, host: Host, identity: ModelIdentity, queue: ModelQueue | None) -> None:
         """Have what is behind a model's queue compute for the workers; in the thread that has loaded it again, too."""
@@ -267,41 +214,9 @@ class ServedModels(Audience):
             await trimming
 
     async def _readiness_changed(self) -> None:
-        self._changed()
+        self._workers.changed()
 
-    def _changed(self) -> None:
-        """Something is otherwise than the workers have been told."""
-        self._number += 1
-        if not self._scheduled:
-            self._scheduled = True
-            asyncio.get_running_loop().call_soon(self._tell_all)
-
-    def _tell_all(self) -> None:
-        self._scheduled = False
-        for worker in list(self._workers):
-            self._tell(worker)
-        self._end_waits()
-
-    def _tell(self, worker: _Worker) -> None:
-        """Tell a worker how things are, unless it is at what it was told before."""
-        if worker.said != worker.told or worker.said == self._number:
-            return
-        told, named = self._told()
-        given = [served for served in named if served.serial not in worker.given]
-        for served in given[:_MOST_GIVEN]:
-            if not self._give(worker, served):
-                self._lose(worker)
-                return
-        if len(given) > _MOST_GIVEN:  # the others once it has taken these
-            worker.said = _TAKEN
-            if not worker.channel.send({"do": "wait", "number": _TAKEN}):
-                self._lose(worker)
-            return
-        worker.said = told.number
-        if not _say(worker.channel, {"do": "state", "number": told.number}, pickle.dumps(told)):
-            self._lose(worker)
-
-    def _told(self) -> tuple[Told, list[_Served]]:
+    def _told(self, number: int) -> tuple[Told, list[ServedModel]]:
         """How things are, and the models that are named there."""
         routes = self._registry.routes()
         named = {
@@ -314,7 +229,7 @@ class ServedModels(Audience):
         self._coming &= there.keys()
         named |= {serial: there[serial] for serial in self._coming}
         told = Told(
-            number=self._number,
+            number=number,
             began=self.repository.began,
             ready=self.repository.ready,
             names={name: answers and not self._hangs(name) for name, answers in self.repository.names().items()},
@@ -334,72 +249,24 @@ class ServedModels(Audience):
         )
         return told, list(named.values())
 
-    def _give(self, worker: _Worker, served: _Served) -> bool:
-        """Give a worker a connection to the queue of a model; whether it could be."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        with theirs:
-            served.host.add(ours)
-            served.model.uses.__enter__()
-            worker.given[served.serial] = served
-            given = {"do": "model", "serial": served.serial, "asleep": served.model.asleep}
-            return worker.channel.send(given, [theirs.fileno(), served.facts])
+    def _hangs(self, name: str) -> bool:
+        """Whether the version hangs that answers requests which name this model alone."""
+        usual = self._registry.usual(name)
+        return usual is not None and self._watch.hangs(self._served[id(usual)])
 
-    async def _listen(self, worker: _Worker) -> None:
-        try:
-            while (message := await worker.channel.received()) is not None:
-                self._hear(worker, message)
-        except Exception:  # noqa: BLE001 - whatever it is, the worker has to join again
-            _log.exception("a defect of the service")
-        finally:
-            self._lose(worker)
-            worker.channel.close()
+    def _counted(self, counted: RolloutReport) -> None:
+        self._rollouts.add(counted)
 
-    def _hear(self, worker: _Worker, message: Message) -> None:
-        body = message.body
-        message.close()
-        match body["did"]:
-            case "told":
-                worker.told = body["number"]
-                self._tell(worker)
-                self._end_waits()
-            case "counted":
-                self._rollouts.add(RolloutReport.of(body["rollout"]))
-            case "released":
-                if (served := worker.given.pop(body["serial"], None)) is not None:
-                    served.model.uses.__exit__()
-            case "rests":
-                if self._resting is not None and self._resting.number == body["number"]:
-                    self._resting.said(worker, rests=body["rests"])
-            case "ask":
-                number = body["number"]
-                task = asyncio.create_task(self._answer(worker, body), name="what a worker asks of the models")
-                worker.asked[number] = task
-                task.add_done_callback(lambda _: worker.asked.pop(number, None))
-            case "left":
-                if (asked := worker.asked.get(body["number"])) is not None:
-                    asked.cancel()
-            case other:
-                _log.error("a worker says what it cannot", said=str(other))
+    async def _answered(self, worker: ServedWorker, body: dict[str, Any]) -> dict[str, Any]:
+        """Do what a worker asks for, and have all workers answer accordingly."""
+        if body["what"] == "wake":
+            await self._wake(worker, body["serial"])
+            return {}
+        answer = await self._asked(body)
+        await self.told()
+        return answer
 
-    async def _answer(self, worker: _Worker, body: dict[str, Any]) -> None:
-        reply: dict[str, Any] = {"do": "answer", "number": body["number"]}
-        try:
-            if body["what"] == "wake":
-                await self._wake(worker, body["serial"])
-            else:
-                reply |= await self._asked(body)
-                await self.told()
-        except Exception as error:  # noqa: BLE001 - whatever it is, somebody waits for an answer
-            said = error_to_say(error)
-            if said["kind"] == "InternalError":
-                _log.exception("a defect of the service")
-            reply["error"] = said
-        # However many there are, they do not fit into a message.
-        found = reply.pop("rollouts", None)
-        if not (worker.channel.send(reply) if found is None else _say(worker.channel, reply, pickle.dumps(found))):
-            self._lose(worker)
-
-    async def _wake(self, worker: _Worker, serial: int) -> None:
+    async def _wake(self, worker: ServedWorker, serial: int) -> None:
         """Have a model awake, and the worker know it, for a request of its own.
 
         Raises:
@@ -411,7 +278,7 @@ class ServedModels(Audience):
         await sleep.wake(None)
         while sleep.asleep:  # it is about to be put to sleep again, which the worker will not agree to
             await sleep.wake(None)
-        self._tell_awake(worker, served)
+        self._workers.tell_awake(worker, served)
 
     async def _asked(self, body: dict[str, Any]) -> dict[str, Any]:
         name, version = body["name"], body["version"]
@@ -436,73 +303,3 @@ class ServedModels(Audience):
             case other:
                 raise ValueError(f"nobody can ask for {other}")
         return {}
-
-    def _lose(self, worker: _Worker) -> None:
-        """A worker has gone, or its channel is of no use."""
-        if worker not in self._workers:
-            return
-        self._workers.remove(worker)
-        for served in worker.given.values():
-            served.model.uses.__exit__()
-        worker.given.clear()
-        if self._resting is not None:
-            self._resting.said(worker, rests=True)
-        for task in worker.asked.values():
-            task.cancel()
-        if worker.listening is not None and worker.listening is not asyncio.current_task():
-            worker.listening.cancel()
-        self._end_waits()
-
-    def _end_waits(self) -> None:
-        least = min((each.told for each in self._workers), default=self._number)
-        for number, done in self._waiting:
-            if number <= least and not done.done():
-                done.set_result(None)
-        self._waiting = [each for each in self._waiting if not each[1].done()]
-
-    async def _watch(self) -> None:
-        """Look now and then whether the device hangs at a batch of any model."""
-        before: str | None = None
-        while True:
-            await asyncio.sleep(self._seconds)
-            found: str | None = None
-            hung = set[int]()
-            for served in list(self._served.values()):
-                trouble = served.model.batcher.trouble()
-                served.host.stuck(stuck=trouble is not None)
-                if trouble is not None:
-                    hung.add(served.serial)
-                    if self.repository.needs(served.model.identity.name):
-                        found = found or trouble
-                self._tell_hung(served, trouble)
-            if hung != self._hung:
-                self._hung = hung
-                self._changed()
-            if (found is None) != (before is None):
-                self._trouble(found)
-            before = found
-
-    def _tell_hung(self, served: _Served, trouble: str | None) -> None:
-        """Log that a model has begun or ceased to hang that the server can do without."""
-        model = served.model.identity
-        if (trouble is not None) == (served.serial in self._hung) or self.repository.needs(model.name):
-            return
-        if trouble is None:
-            _log.warning("model no longer stuck", model=model.name, version=model.version)
-        else:
-            detail = f"{trouble} Until it recovers, calls of this model are refused; others are answered."
-            _log.error("model stuck", model=model.name, version=model.version, detail=detail)
-
-    def _hangs(self, name: str) -> bool:
-        """Whether the version hangs that answers requests which name this model alone."""
-        usual = self._registry.usual(name)
-        return usual is not None and self._served[id(usual)].serial in self._hung
-
-
-def _say(channel: ControlChannel, body: dict[str, Any], content: bytes) -> bool:
-    file = memory_file("glimpse-models", content)
-    try:
-        return channel.send(body, [file])
-    finally:
-        with suppress(OSError):
-            os.close(file)

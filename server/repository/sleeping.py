@@ -15,17 +15,17 @@ from dataclasses import replace
 
 import structlog
 
-from glimpse.server import memory
 from glimpse.server.batching.sleep_queue import SleepQueue
 from glimpse.server.domain import ModelIdentity
 from glimpse.server.errors import FailedPreconditionError, OverloadedError, Reason, draining
 from glimpse.server.registry import LoadedModel, ModelRegistry, ModelState
 from glimpse.server.repository.audience import Audience
+from glimpse.server.repository.hanging import Hanging
 from glimpse.server.repository.model_file import ModelFile
-from glimpse.server.repository.waking import Waking
+from glimpse.server.repository.model_sleep import ModelSleep
+from glimpse.server.repository.sleep_memory import SleepMemory
 from glimpse.server.repository.watched_load import load_watched
-from glimpse.server.runtime import memory_budget
-from glimpse.server.runtime.memory_budget import MemoryBudget, mib
+from glimpse.server.runtime.memory_budget import mib
 from glimpse.server.startup import MemoryShortError, StartupError
 
 _log = structlog.get_logger(__name__)
@@ -34,37 +34,10 @@ _EVERY = 1.0  # seconds between two looks for models that nobody asks for
 _CLOSING_SECONDS, _TRIES = 1.0, 10  # of each wait for the threads of a model that falls asleep
 _AGAIN_SECONDS = 5.0  # after a model could not be woken, until that is tried again; and to a caller's next try
 _PATIENCE, _MOMENT = 2.0, 0.01  # seconds to wait for a model in use to be idle, looking every moment
-# A measured size counts within these bounds of the expected one: others allocate and free at the same time.
-_LEAST, _MOST = 0.25, 4.0
 
 
 class _NoRoomError(Exception):
     """Expected: there is no memory, and nothing that could be put to sleep. The message says what there is."""
-
-
-class ModelSleep(Waking):
-    """Of one model; a `Sleep`."""
-
-    def __init__(self, sleepers: Sleepers, queue: SleepQueue, takes: int, file: Callable[[], ModelFile]) -> None:
-        """Made by `Loading.done`."""
-        super().__init__()
-        self.asleep = False
-        self.trouble = ""
-        self.takes = takes  # bytes while it is awake
-        self.expected = takes  # of them before anything was measured
-        self.used = sleepers.clock()  # when somebody asked for it last
-        self.queue, self.file = queue, file
-        self.again = 0.0  # when it is tried again, where there is trouble
-        self._sleepers = sleepers
-
-    async def wake(self, deadline: float | None) -> None:
-        """Have it awake, see `Sleep.wake`."""
-        self.used = self._sleepers.clock()
-        if not self.asleep:
-            return
-        if self.trouble and self.used < self.again:
-            raise FailedPreconditionError(Reason.MODEL_NOT_LOADED, self.trouble)
-        await self.wait(lambda: self._sleepers.wake(self), deadline)
 
 
 class Loading:
@@ -84,7 +57,7 @@ class Loading:
             MemoryShortError: expected; they are not to be had.
         """
         asyncio.run_coroutine_threadsafe(self._make_room(takes), self._loop).result()
-        self._before = self._sleepers.measured()
+        self._before = self._sleepers.memory.measured()
 
     async def _make_room(self, takes: int) -> None:
         async with self._sleepers.changing:
@@ -102,11 +75,11 @@ class Loading:
         queue = model.batcher
         if not isinstance(queue, SleepQueue):
             return model
-        takes = await asyncio.to_thread(self._sleepers.grown, self._before, self.takes)
+        takes = await asyncio.to_thread(self._sleepers.memory.grown, self._before, self.takes)
         first, alone = self._sleepers.first.get(model.runtime), model.runtime not in self._sleepers.first
         if alone:  # what was measured holds the runtime's libraries, too
             takes = min(takes, self.takes)
-        sleep = ModelSleep(self._sleepers, queue, takes, file)
+        sleep = ModelSleep(queue, takes, file, clock=self._sleepers.clock, wake=self._sleepers.wake)
         sleep.expected = self.takes
         if alone:
             self._sleepers.first[model.runtime] = sleep
@@ -123,10 +96,10 @@ class Loading:
 class Sleepers:
     """All models of a repository that may sleep. Lives on the event loop."""
 
-    def __init__(  # noqa: PLR0913 - each is told of something else, and by name
+    def __init__(
         self,
         registry: ModelRegistry,
-        limit: int,
+        memory: SleepMemory,
         stop: Callable[[], asyncio.Event],
         *,
         step_seconds: float,
@@ -134,35 +107,32 @@ class Sleepers:
         freed: Callable[[], Awaitable[None]],
         woken: Callable[[ModelIdentity, str], object] = lambda _model, _outcome: None,
         clock: Callable[[], float] = time.monotonic,
-        available: Callable[[], MemoryBudget | None] = memory_budget.available,
-        measure: Callable[[], int | None] = memory.anonymous,
         audience: Audience,
+        hanging: Hanging,
     ) -> None:
         """None yet.
 
         Args:
             registry: is told when models fall asleep and wake.
-            limit: bytes that the models which are awake may take together; 0: what the machine leaves.
+            memory: that the models which are awake may take together.
             stop: says by which event the server is told to stop.
             step_seconds: that one step of waking a model may take, until it is given up.
             changed: awaited when a model has been woken, or could not be.
             freed: awaited when a model has let go of its memory, to give it back to the system.
             woken: told of each attempt to wake a model: `woken`, `refused` for want of memory, or `failed`.
             clock: seconds, monotonic.
-            available: what the machine leaves.
-            measure: bytes that the process takes; called in a thread.
             audience: other processes that answer with these models, and have to do without those that sleep.
+            hanging: is given what hangs when it is to be put to sleep.
         """
-        self.clock = clock
+        self.clock, self.memory = clock, memory
         self.models: dict[ModelSleep, LoadedModel] = {}
         self.changing = asyncio.Lock()  # held by whoever puts models to sleep or wakes one: they follow one another
         # By runtime: the model that was loaded with its libraries; None: it is gone.
         self.first: dict[str, ModelSleep | None] = {}
-        self._registry, self._limit, self._stop, self._step_seconds = registry, limit, stop, step_seconds
+        self._registry, self._stop, self._step_seconds = registry, stop, step_seconds
         self._changed, self._freed, self._woken = changed, freed, woken
-        self._available, self._measure, self._audience = available, measure, audience
+        self._audience, self._hanging = audience, hanging
         self._loading: set[Loading] = set()
-        self._changes = 0  # of what is in memory
 
     @contextlib.contextmanager
     def loading(self) -> Iterator[Loading]:
@@ -173,11 +143,11 @@ class Sleepers:
             yield loading
         finally:
             self._loading.discard(loading)
-            self._changes += 1
+            self.memory.changed()
 
     def forget(self, model: LoadedModel) -> None:
         """A model has been closed."""
-        self._changes += 1
+        self.memory.changed()
         for sleep in [sleep for sleep, each in self.models.items() if each is model]:
             del self.models[sleep]
             if self.first.get(model.runtime) is sleep:
@@ -225,10 +195,11 @@ class Sleepers:
             _NoRoomError: expected; what there is does not suffice.
         """
         in_use = set[ModelSleep]()
-        while (lacks := self._lacks(takes)) is not None:
+        while (lacks := self.memory.lacks(self._taken(), takes)) is not None:
             idle = [each for each in self._idle() if each not in in_use]
             # Where all of them are not enough, none is to sleep in vain.
-            if not idle or (self._limit and self._taken() - sum(each.takes for each in idle) + takes > self._limit):
+            limit, kept = self.memory.limit, self._taken() - sum(each.takes for each in idle)
+            if not idle or (limit and kept + takes > limit):
                 raise _NoRoomError(
                     f"{lacks}, and the models that nobody uses now do not suffice: the others are needed, or in use."
                 )
@@ -240,10 +211,10 @@ class Sleepers:
         """Put others to sleep where a model takes more than was expected."""
         kept = {newest}
         async with self.changing:
-            while self._limit and sum(size for _, size in self.taken()) > self._limit:
+            while self.memory.limit and sum(size for _, size in self.taken()) > self.memory.limit:
                 others = [each for each in self._idle() if each not in kept]
                 if not others:
-                    _log.warning("models take more memory than they may", bytes=self._limit)
+                    _log.warning("models take more memory than they may", bytes=self.memory.limit)
                     return
                 least = min(others, key=self._last_use)
                 if not await self._put_to_sleep(least):
@@ -252,14 +223,6 @@ class Sleepers:
     def _taken(self) -> int:
         """Bytes that the models take which are awake or are being loaded."""
         return sum(size for _, size in self.taken()) + sum(each.takes for each in self._loading)
-
-    def _lacks(self, takes: int) -> str | None:
-        """What there is, for people, where that is less than so many bytes; None: it suffices."""
-        taken = self._taken()
-        if self._limit and taken + takes > self._limit:
-            return f"{mib(max(0, self._limit - taken))} of the {mib(self._limit)} for models are free"
-        found = self._available()
-        return None if found is None or takes <= found.free else f"{mib(found.free)} are free ({found.limit})"
 
     def _idle(self) -> list[ModelSleep]:
         """The models that may be put to sleep now."""
@@ -284,14 +247,16 @@ class Sleepers:
                 self._registry.look()
             return False
         self._registry.look()
-        before = await asyncio.to_thread(self.measured)
+        before = await asyncio.to_thread(self.memory.measured)
         for _ in range(_TRIES):  # a batch of callers who have left is computed to its end
             if await asyncio.to_thread(sleep.queue.sleep, _CLOSING_SECONDS):
                 break
         else:  # it hangs, which is to keep nobody else from waking
-            sleep.queue.abandon()
+            if (queue := sleep.queue.abandon()) is not None:
+                self._hanging.abandon(queue)
         await self._freed()
-        takes, self._changes = await asyncio.to_thread(self.grown, before, sleep.expected, -1), self._changes + 1
+        takes = await asyncio.to_thread(self.memory.grown, before, sleep.expected, -1)
+        self.memory.changed()
         if takes != sleep.expected:  # else nothing was measured
             sleep.takes = takes
         identity = model.identity
@@ -364,7 +329,8 @@ class Sleepers:
         if queue is None:
             raise draining()
         await asyncio.to_thread(sleep.queue.wake, queue)
-        sleep.asleep, self._changes = False, self._changes + 1
+        sleep.asleep = False
+        self.memory.changed()
         self._audience.awake(model)
 
     async def _make_room_soon(self, takes: int) -> None:
@@ -382,17 +348,3 @@ class Sleepers:
                 if not busy or time.monotonic() >= end or self._stop().is_set():
                     raise
             await asyncio.sleep(_MOMENT)
-
-    def measured(self) -> tuple[int | None, int]:
-        """Bytes that the process takes now, and how often anything has changed; for any thread."""
-        return self._measure(), self._changes
-
-    def grown(self, before: tuple[int | None, int], expected: int, sign: int = 1) -> int:
-        """Bytes by which the process has grown or, with -1, shrunk since, near what was expected.
-
-        What was expected where that cannot be told, or other models have been loaded or let go of at the same time.
-        """
-        now = self._measure()
-        if now is None or before[0] is None or before[1] != self._changes:
-            return expected
-        return int(min(max(sign * (now - before[0]), _LEAST * expected), _MOST * expected))

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from pathlib import Path
 
 import pytest
 
 from glimpse.server.control_channel import ControlChannel
+from glimpse.server.engine.model_facts import ModelFacts
 from glimpse.server.metrics import Metrics
-from glimpse.server.repository import served as served_module
+from glimpse.server.registry import LoadedModel
+from glimpse.server.repository import served_workers
 from glimpse.server.repository.served import ServedModels
 from tests.server.repositories import add
 from tests.server.repository_scene import LONG, settings, settled
@@ -32,7 +35,7 @@ def test_only_a_model_that_is_needed_is_trouble_of_the_engine(tmp_path: Path, *,
         running = asyncio.create_task(made.run())
 
         async def until(names: dict[str, bool]) -> None:
-            while made._told()[0].names != names:
+            while made._told(0)[0].names != names:
                 assert not running.done()
                 await asyncio.sleep(0.01)
 
@@ -59,7 +62,7 @@ def test_a_worker_is_given_no_more_models_than_its_channel_holds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
     """Else it would be lost, join again, and be lost again."""
-    monkeypatch.setattr(served_module, "_MOST_GIVEN", most)
+    monkeypatch.setattr(served_workers, "_MOST_GIVEN", most)
     names = {"a": True, "b": True, "c": True}
     for name in names:
         add(tmp_path, 1, name)
@@ -67,7 +70,7 @@ def test_a_worker_is_given_no_more_models_than_its_channel_holds(
     async def do() -> None:
         made = ServedModels(tmp_path, settings(), Metrics(), lambda _: None)
         running = asyncio.create_task(made.run())
-        while made._told()[0].names != names:
+        while made._told(0)[0].names != names:
             assert not running.done()
             await asyncio.sleep(0.01)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -90,5 +93,33 @@ def test_a_worker_is_given_no_more_models_than_its_channel_holds(
             for served in made._served.values():
                 await asyncio.to_thread(served.host.close)
                 served.model.close()
+
+    asyncio.run(asyncio.wait_for(do(), LONG))
+
+
+def test_a_model_is_looked_at_while_it_shows_its_outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If its first image hangs, the other models are computed nevertheless."""
+    add(tmp_path, 1)
+    watched: list[int] = []
+
+    async def do() -> None:
+        made = ServedModels(tmp_path, settings(), Metrics(), lambda _: None)
+
+        def shows(model: LoadedModel) -> ModelFacts:
+            end = time.monotonic() + LONG
+            while model.batcher not in made.repository.hanging._watched and time.monotonic() < end:
+                time.sleep(0.005)
+            watched.append(len(made.repository.hanging._watched))
+            raise ValueError("it shows nothing")
+
+        monkeypatch.setattr(ModelFacts, "of", shows)
+        running = asyncio.create_task(made.run())
+        while not made.repository.began:
+            assert not running.done()
+            await asyncio.sleep(0.01)
+        assert watched == [1]
+        assert not made.repository.hanging._watched
+        made.stop()
+        await running
 
     asyncio.run(asyncio.wait_for(do(), LONG))

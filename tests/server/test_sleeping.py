@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from glimpse.server.batching.batcher import Batcher
 from glimpse.server.batching.device import SharedDevice
 from glimpse.server.batching.model_queue import ModelQueue
 from glimpse.server.batching.sleep_queue import SleepQueue
+from glimpse.server.batching.waiting import Answer
 from glimpse.server.domain import ModelSelector
 from glimpse.server.errors import (
     DeadlineExceededError,
@@ -29,7 +31,8 @@ from glimpse.server.errors import (
 from glimpse.server.progress import Progress, untold
 from glimpse.server.registry import LoadedModel
 from glimpse.server.repository import known, sleeping, waking
-from glimpse.server.repository.sleeping import ModelSleep
+from glimpse.server.repository.hanging import Hanging as Hangs
+from glimpse.server.repository.model_sleep import ModelSleep
 from glimpse.server.runtime.memory_budget import MemoryBudget
 from glimpse.server.startup import ModelLoadError
 from tests.server.fake_executor import Observed
@@ -48,8 +51,8 @@ class Sleepy(Scene):
         self.now = 0.0
         sleepers = self.repository.sleepers
         sleepers.clock = lambda: self.now
-        sleepers._measure = lambda: None
-        sleepers._available = lambda: None
+        sleepers.memory.measure = lambda: None
+        sleepers.memory.available = lambda: None
 
     def model(self, name: str) -> LoadedModel:
         return self.registry.resolve(ModelSelector(name))
@@ -100,7 +103,7 @@ async def sleepy(root: Path, fit: float = 0.0) -> AsyncIterator[Sleepy]:
     def expected(*_: object, **__: object) -> int:
         return size
 
-    made.repository.sleepers._limit = int(fit * size)
+    made.repository.sleepers.memory.limit = int(fit * size)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("glimpse.server.runtime.memory_budget.expected", expected)
         assert await asyncio.wait_for(made.repository.start(made.stop), LONG)
@@ -233,7 +236,7 @@ def test_without_a_limit_models_sleep_where_the_machine_has_no_more(tmp_path: Pa
                 awake = len(list(made.repository.sleepers.taken()))
                 return MemoryBudget(free + (1 - awake) * 10_000_000, "the free memory of the machine")
 
-            made.repository.sleepers._available = available
+            made.repository.sleepers.memory.available = available
             assert await made.ask("a") == "a"
             assert made.states() == {"a/1": "ready", "b/1": "sleeping"}
 
@@ -459,7 +462,7 @@ def test_a_model_that_takes_more_than_expected_has_others_sleep(tmp_path: Path) 
             await made.repository.unload("c")
             await until(lambda: made.closed)
             sizes = iter([100_000_000, 117_000_000])  # before and after
-            made.repository.sleepers._measure = lambda: next(sizes, None)
+            made.repository.sleepers.memory.measure = lambda: next(sizes, None)
             await made.repository.load("c")
             assert made.sleep("c").takes == 17_000_000
             assert made.states() == {"a/1": "sleeping", "b/1": "ready", "c/1": "ready"}
@@ -491,9 +494,10 @@ class Hanging:
 
 
 def test_a_queue_that_sleeps_takes_nothing_and_one_that_hangs_is_given_up() -> None:
-    queue = SleepQueue(Hanging(), lambda _: pytest.fail("nobody wakes it"))  # type: ignore[arg-type]
+    hangs = Hanging()
+    queue = SleepQueue(hangs, lambda _: pytest.fail("nobody wakes it"))  # type: ignore[arg-type]
     assert not queue.sleep(0.0)
-    queue.abandon()
+    assert queue.abandon() is hangs  # type: ignore[comparison-overlap]
     assert queue.sleep(0.0)
     assert (queue.depth(), queue.seconds_to_compute(1), queue.trouble()) == (0, 0.0, None)
     with pytest.raises(UnavailableError, match="being loaded again"):
@@ -504,41 +508,83 @@ def test_a_queue_that_sleeps_takes_nothing_and_one_that_hangs_is_given_up() -> N
     assert refused.value.reason is Reason.DRAINING
 
 
-def test_a_batch_that_hangs_in_a_model_that_sleeps_gives_the_device_up() -> None:
-    """Else no other model would be computed any more, and nobody would notice."""
-    device, now, go_on, begun = SharedDevice(1), [0.0], threading.Event(), threading.Event()
+class Hung:
+    """A model on a shared device whose batch hangs until it is told to go on, by a clock of the test's."""
 
-    def hangs(pixels: NDArray[np.uint8], outputs: frozenset[str]) -> Outputs:
-        begun.set()
-        assert go_on.wait(LONG)
+    def __init__(self) -> None:
+        self.device, self.now, self.go_on, self.begun = SharedDevice(1), 0.0, threading.Event(), threading.Event()
+        self.device._clock = lambda: self.now
+        self.batcher = Batcher(
+            self._compute,
+            input_shape=(1, 1, 3),
+            batch_sizes=(1,),
+            capacity=1,
+            observer=Observed(),
+            stuck_seconds=60.0,
+            share=self.device.share(),
+            clock=lambda: self.now,
+        )
+        self.batcher.start()
+
+    def _compute(self, pixels: NDArray[np.uint8], outputs: frozenset[str]) -> Outputs:
+        self.begun.set()
+        assert self.go_on.wait(LONG)
         return dict.fromkeys(outputs, np.zeros((len(pixels), 10), np.float32))
 
-    device._clock = lambda: now[0]
-    batcher = Batcher(
-        hangs,
-        input_shape=(1, 1, 3),
-        batch_sizes=(1,),
-        capacity=1,
-        observer=Observed(),
-        stuck_seconds=60.0,
-        share=device.share(),
-        clock=lambda: now[0],
-    )
-    batcher.start()
-    queue = SleepQueue(batcher, lambda _: pytest.fail("nobody wakes it"))
-    answer = queue.submit(np.zeros((1, 1, 3), np.uint8))
-    assert begun.wait(LONG)
-    assert not queue.sleep(0.0)
-    queue.abandon()
-    now[0] = 50.0
-    assert queue.trouble() is None
-    assert device._free == 0
-    now[0] = 61.0
-    assert queue.trouble() is None
-    assert device._free == 1
-    with pytest.raises(UnavailableError):
-        answer.result(LONG)
-    go_on.set()
-    assert batcher.close(LONG)
-    assert queue.trouble() is None
-    assert not queue._hung
+    def ask(self) -> Future[Answer]:
+        answer = self.batcher.submit(np.zeros((1, 1, 3), np.uint8))
+        assert self.begun.wait(LONG)
+        return answer
+
+
+def test_a_batch_that_hangs_in_a_model_that_sleeps_gives_the_device_up() -> None:
+    """Else no other model would be computed any more, and nobody would notice."""
+    hung = Hung()
+
+    async def do() -> None:
+        hanging = Hangs(0.005)
+        queue = SleepQueue(hung.batcher, lambda _: pytest.fail("nobody wakes it"))
+        answer = hung.ask()
+        assert not queue.sleep(0.0)
+        abandoned = queue.abandon()
+        assert abandoned is not None
+        hanging.abandon(abandoned)
+        hung.now = 50.0
+        await asyncio.sleep(0.02)
+        assert hung.device._free == 0
+        hung.now = 61.0
+        await until(lambda: hung.device._free == 1)
+        with pytest.raises(UnavailableError):
+            answer.result(LONG)
+        assert hanging._abandoned
+        hung.go_on.set()
+        await until(lambda: not hanging._abandoned)
+        assert hung.batcher.close(0.0)
+        assert hanging._looking is not None
+        await hanging._looking  # nothing is left to look at
+
+    run(do)
+
+
+def test_a_first_image_that_hangs_gives_the_device_up() -> None:
+    """A model computes it while it is loaded, before anybody has it who would ask."""
+    hung = Hung()
+
+    def first(hanging: Hangs) -> None:
+        with hanging.watched(hung.batcher):
+            hung.ask().result(LONG)
+
+    async def do() -> None:
+        hanging = Hangs(0.005)
+        asked = asyncio.create_task(asyncio.to_thread(first, hanging))
+        assert await asyncio.to_thread(hung.begun.wait, LONG)
+        assert hung.device._free == 0
+        hung.now = 61.0
+        with pytest.raises(UnavailableError):
+            await asked
+        assert hung.device._free == 1
+        await until(lambda: not hanging._watched)
+        hung.go_on.set()
+        assert await asyncio.to_thread(hung.batcher.close, LONG)
+
+    run(do)

@@ -22,12 +22,12 @@ from glimpse.server.errors import DeadlineExceededError, FailedPreconditionError
 from glimpse.server.metrics import Metrics
 from glimpse.server.progress import Progress
 from glimpse.server.registry import LoadedModel, ModelRegistry
-from glimpse.server.repository import known, served, sleeping, waking
+from glimpse.server.repository import known, served_workers, sleeping, waking
+from glimpse.server.repository.model_sleep import ModelSleep
 from glimpse.server.repository.remote import RemoteRepository
 from glimpse.server.repository.remote_sleep import RemoteSleep
 from glimpse.server.repository.rollout import Rollouts
 from glimpse.server.repository.served import ServedModels
-from glimpse.server.repository.sleeping import ModelSleep
 from glimpse.server.settings import Settings
 from glimpse.server.startup import ModelLoadError
 from tests.server.repositories import add
@@ -92,13 +92,13 @@ class Both:
         chosen = Settings.model_construct(**{**dict(plain), "models": root, "models_poll": 0.0})
         self.engine = ServedModels(root, chosen, self.metrics, lambda _: None)
         self.sleepers = self.engine.repository.sleepers
-        self.sleepers._measure = lambda: None
-        self.sleepers._available = lambda: None
+        self.sleepers.memory.measure = lambda: None
+        self.sleepers.memory.available = lambda: None
         self.workers = [Worker(self.engine, number) for number in (1, 2)]
 
     def allow(self, fit: int) -> None:
         """Let so many models be awake at once."""
-        self.sleepers._limit = fit * SIZE
+        self.sleepers.memory.limit = fit * SIZE
 
     def states(self) -> list[dict[str, str]]:
         """As the engine and each worker list them."""
@@ -439,17 +439,17 @@ def test_a_worker_that_loses_the_engine_asks_it_anew_when_it_is_back(tmp_path: P
 
 def test_a_worker_that_does_not_answer_keeps_a_model_awake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     models(tmp_path, a=MAY_SLEEP)
-    monkeypatch.setattr(served, "_REST_SECONDS", 0.05)
+    monkeypatch.setattr(served_workers, "_REST_SECONDS", 0.05)
 
     async def do() -> None:
         async with both(tmp_path) as made:
             silent, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             with silent:
                 made.engine.join(3, ours)
-                await until(lambda: any(each.number == 3 and each.given for each in made.engine._workers))
+                await until(lambda: any(each.number == 3 and each.given for each in made.engine._workers._workers))
                 assert not await made.put_to_sleep()
                 assert [await each.ask() for each in made.workers] == ["a/1"] * 2
-            await until(lambda: len(made.engine._workers) == 2)  # it has gone
+            await until(lambda: len(made.engine._workers._workers) == 2)  # it has gone
             assert await made.put_to_sleep()
 
     run(do)
@@ -487,7 +487,7 @@ def test_no_request_fails_while_a_model_is_put_to_sleep_at_any_moment(
 ) -> None:
     """A worker that lets its requests end can always do without the model; one that does not often has a request."""
     monkeypatch.setattr("glimpse.server.repository.remote_sleep._PATIENCE", patience)
-    monkeypatch.setattr("glimpse.server.repository.served._REST_SECONDS", 2 * patience + 1.0)
+    monkeypatch.setattr("glimpse.server.repository.served_workers._REST_SECONDS", 2 * patience + 1.0)
     models(tmp_path, a=MAY_SLEEP)
 
     async def do() -> None:
