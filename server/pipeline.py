@@ -6,9 +6,6 @@ resolve the model -> check the options -> take permits
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -20,54 +17,26 @@ from numpy.typing import NDArray
 
 from glimpse.models.decoding.cost import Cost
 from glimpse.models.drift import ImageFigures, image_figures
-from glimpse.models.novelty import NoveltyThreshold
 from glimpse.models.outputs import LOGITS, PROBABILITIES
-from glimpse.models.prestem.recipe import Recipe
 from glimpse.server import domain
 from glimpse.server.admission import Admission, Permits
 from glimpse.server.batching.batch_queue import Answer
-from glimpse.server.class_choice import Chosen
 from glimpse.server.decoding.pool import DecodePool, DecodeTask
 from glimpse.server.decoding.prepare import is_prepared
 from glimpse.server.decoding.where import Decoding
 from glimpse.server.domain import Arrival, Caller, ClassChoice, Classification, ClassifyRequest, ImageResult, Timing
-from glimpse.server.drift import ModelDrift, Seen
+from glimpse.server.drift import Seen
 from glimpse.server.errors import (
     DeadlineExceededError,
     InvalidImageError,
-    InvalidRequestError,
-    Reason,
     ServiceError,
-    shown,
 )
-from glimpse.server.fair_queue import Ahead
-from glimpse.server.metrics import Metrics, ModelMetrics
-from glimpse.server.novelty import threshold, told_novelty
-from glimpse.server.postprocessing import DEFAULT_TOP_K, postprocess
-from glimpse.server.registry import LoadedModel, ModelRegistry
-
-_NAMED = 5  # outputs that a message repeats
-_OF_A_CHOICE = frozenset({PROBABILITIES, LOGITS})  # of which the probabilities among some classes are made
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """What a request wants done with each of its images."""
-
-    model: LoadedModel
-    recipe: Recipe
-    top_k: int
-    min_probability: float
-    outputs: frozenset[str]  # that are computed
-    wanted: frozenset[str]  # those of them that are returned
-    ranked: bool
-    chosen: Chosen | None  # the classes that may answer; None: all
-    roll_up: float
-    caller: Caller
-    metrics: ModelMetrics
-    novelty: NoveltyThreshold | None  # None: not asked for
-    drift: ModelDrift | None  # None: nothing is counted
-    require_known: bool
+from glimpse.server.metrics import Metrics
+from glimpse.server.novelty import told_novelty
+from glimpse.server.postprocessing import postprocess
+from glimpse.server.registry import ModelRegistry
+from glimpse.server.request_checks import Job, RequestChecks
+from glimpse.server.together import Together
 
 
 @dataclass(slots=True, eq=False)
@@ -110,29 +79,23 @@ class Pipeline:
         self._decoders = decoders
         self._decoding = decoding
         self._metrics = metrics
-        self._max_images = max_images
-        self._geometries = geometries
-        self._classes, self._novelty = classes, novelty
-
-    def check_number(self, images: int) -> None:
-        """To be asked before anything is made of each image of a request.
-
-        Raises:
-            InvalidRequestError: expected; TOO_MANY_IMAGES.
-        """
-        if images > self._max_images:
-            raise InvalidRequestError(
-                Reason.TOO_MANY_IMAGES,
-                f"A request may have at most {self._max_images} images. Received: {images}. Send several requests.",
-                field="images",
-            )
+        self._checks = RequestChecks(
+            registry,
+            decoders,
+            metrics,
+            max_images=max_images,
+            geometries=geometries,
+            classes=classes,
+            novelty=novelty,
+        )
+        self.check_number = self._checks.check_number
 
     def costs(self, request: ClassifyRequest) -> list[Cost] | None:
         """What each image of a request is going to cost; None where `classify` refuses it before that matters."""
-        if len(request.images) > self._max_images:
+        if len(request.images) > self._checks.max_images:
             return None
         try:
-            recipe = self._recipe(request, self._registry.resolve(request.model))
+            recipe = self._checks.recipe(request, self._registry.resolve(request.model))
         except ServiceError:
             return None
         return [self._decoding.cost(image, recipe) for image in request.images]
@@ -161,7 +124,7 @@ class Pipeline:
         if arrival is None:
             now = time.monotonic()
             arrival = Arrival(now, now)
-        work = self._check(request, caller)
+        work = self._checks.job(request, caller)
         if costs is None:
             costs = [self._decoding.cost(image, work.recipe) for image in request.images]
         load = Permits(
@@ -171,7 +134,7 @@ class Pipeline:
         with work.model.uses:
             if work.model.sleep is not None:
                 await work.model.sleep.wake(caller.deadline)
-            self._check_in_time(costs, work)
+            self._checks.check_in_time(costs, work)
             async with self._admission.admit(load, wait=bulk, lane=caller.lane):
                 admitted = time.monotonic()
                 flights = [
@@ -208,13 +171,13 @@ class Pipeline:
         """Wait until reading another request of a caller's stream is worth its memory."""
         await self._admission.room(caller.lane)
 
-    async def _answers(self, flights: Sequence[_Flight], work: _Job) -> None:
+    async def _answers(self, flights: Sequence[_Flight], work: Job) -> None:
         """Send the images on their way and wait until all have an answer or an error of their own.
 
         Raises:
             ServiceError: expected; what ends the request as a whole, as soon as one image meets it.
         """
-        together = _Together(len(flights))
+        together = Together(len(flights))
         for flight in flights:
             flight.answer.add_done_callback(together.one_done)
             if is_prepared(flight.image, work.recipe):
@@ -228,7 +191,7 @@ class Pipeline:
                 )
         await together.all_done
 
-    def _prepare_and_queue(self, flight: _Flight, work: _Job) -> None:
+    def _prepare_and_queue(self, flight: _Flight, work: Job) -> None:
         """Decode, pre-stem, queue; in a decoder thread. Any error is set on the answer's future."""
         answer = flight.answer
         if answer.cancelled():
@@ -247,7 +210,7 @@ class Pipeline:
             if answer.set_running_or_notify_cancel():
                 answer.set_exception(error)
 
-    def _prepared(self, flight: _Flight, work: _Job, begun: float) -> tuple[NDArray[np.uint8], float]:
+    def _prepared(self, flight: _Flight, work: Job, begun: float) -> tuple[NDArray[np.uint8], float]:
         """The network's input, and when it was there.
 
         Raises:
@@ -269,7 +232,7 @@ class Pipeline:
         work.metrics.prepared(timing, fitted=True)
         return prepared.pixels, ready
 
-    def _result(self, flight: _Flight, work: _Job) -> ImageResult:
+    def _result(self, flight: _Flight, work: Job) -> ImageResult:
         timing = flight.timing
         try:
             answer = flight.answer.result()
@@ -301,7 +264,7 @@ class Pipeline:
         )
         return ImageResult(timing, predictions, others, outside=outside)
 
-    def _abandon(self, flight: _Flight, work: _Job) -> None:
+    def _abandon(self, flight: _Flight, work: Job) -> None:
         """Count an image of a request that has failed, and stop what can be stopped of its way."""
         if flight.preparing is not None:
             if flight.preparing.cancel():
@@ -312,7 +275,7 @@ class Pipeline:
         flight.answer.cancel()
         self._metrics.image(self._end(flight, work))
 
-    def _end(self, flight: _Flight, work: _Job) -> str:
+    def _end(self, flight: _Flight, work: Job) -> str:
         """How an image of a failed request ended."""
         error = None if flight.answer.cancelled() or not flight.answer.done() else flight.answer.exception()
         if error is not None:
@@ -320,146 +283,6 @@ class Pipeline:
         # gRPC cancels for both: the caller who left, and the deadline that passed.
         deadline = work.caller.deadline
         return "expired" if deadline is not None and deadline <= time.monotonic() else "cancelled"
-
-    def _check_in_time(self, costs: Sequence[Cost], work: _Job) -> None:
-        """Refuse what cannot be answered in time, before it takes anything that others could use.
-
-        The estimate is a hopeful one: stages overlap, and nobody else comes. Where nothing waits there is none, for
-        trying costs nobody anything.
-
-        Raises:
-            DeadlineExceededError: expected; the deadline will have passed.
-        """
-        deadline, lane, batcher = work.caller.deadline, work.caller.lane, work.model.batcher
-        if deadline is None:
-            return
-        expensive = sum([cost.work for cost in costs if cost.expensive])
-        ordinary = sum([cost.work for cost in costs if not cost.expensive])
-        left = deadline - time.monotonic()
-        if not expensive:  # nearly always, even all that waits leaves time enough; whose turn comes before takes longer
-            waiting, images = self._decoders.waiting(), batcher.depth()
-            if not (waiting.items + images) or left >= max(
-                self._decoders.expected(waiting.work + ordinary),
-                batcher.seconds_to_compute(waiting.items + images + len(costs)),
-            ):
-                return
-        decoding, queued = self._decoders.ahead(lane), batcher.ahead(lane)
-        before_expensive = self._decoders.ahead(lane, expensive=True) if expensive else Ahead(0, 0)
-        before = decoding.items + queued + before_expensive.items
-        if not before:
-            return
-        expected = max(
-            self._decoders.expected(decoding.work + ordinary) if ordinary else 0.0,
-            self._decoders.expected(before_expensive.work + expensive, expensive=True) if expensive else 0.0,
-            batcher.seconds_to_compute(before - before_expensive.items + len(costs)),
-        )
-        if expected > left:
-            raise DeadlineExceededError(
-                f"The request cannot be answered by its deadline: {before} images are ahead of it, and the answer is "
-                f"expected in {expected:.3f} s, but the deadline is in {max(0.0, left):.3f} s. Allow more time, or "
-                "send less at once."
-            )
-
-    def _check(self, request: ClassifyRequest, caller: Caller) -> _Job:
-        """What the request asks for, if it may.
-
-        Raises:
-            ModelNotFoundError, UnavailableError: expected; there is no such model, or none yet.
-            InvalidRequestError: expected; an option or the number of images is out of range, or the model lacks an
-                output: whoever lets callers name them has looked, but another version may answer by now.
-            ValueError: you should fix your code; no output is asked for.
-        """
-        model = self._registry.resolve(request.model)
-        if not request.images:
-            raise InvalidRequestError(Reason.NO_IMAGES, "The request has no image. Send at least one.", field="images")
-        self.check_number(len(request.images))
-        classes = len(model.bundle.labels)
-        k = min(DEFAULT_TOP_K, classes) if request.top_k is None else request.top_k
-        if not 1 <= k <= classes:
-            raise InvalidRequestError(
-                Reason.TOP_K_OUT_OF_RANGE,
-                f"top_k must be from 1 to {classes}, the number of classes. Received: {k}",
-                field="options.top_k",
-            )
-        if not 0 <= request.min_probability <= 1:
-            raise InvalidRequestError(
-                Reason.MIN_PROBABILITY_OUT_OF_RANGE,
-                f"min_probability must be from 0 to 1. Received: {request.min_probability}",
-                field="options.min_probability",
-            )
-        if not 0 <= request.roll_up <= 1:
-            raise InvalidRequestError(
-                Reason.ROLL_UP_OUT_OF_RANGE,
-                f"roll_up must be from 0 to 1. Received: {request.roll_up}",
-                field="options.roll_up",
-            )
-        self._check_outputs(request, model)
-        choice = request.classes or self._classes
-        chosen = None if choice is None else model.classes.chosen(choice)
-        outputs = request.outputs if chosen is None else request.outputs | _OF_A_CHOICE
-        metrics = self._metrics.of(model.identity.name, model.identity.version)
-        recipe = self._recipe(request, model)
-        novelty = threshold(request, model.bundle, default=self._novelty)
-        if novelty is not None:
-            outputs |= {LOGITS}
-        drift = self._metrics.drift.of(model.bundle)
-        if drift is not None:
-            outputs |= drift.needs
-        return _Job(
-            model=model,
-            recipe=recipe,
-            top_k=k,
-            min_probability=request.min_probability,
-            outputs=outputs,
-            wanted=request.outputs,
-            ranked=request.ranked,
-            chosen=chosen,
-            roll_up=request.roll_up,
-            caller=caller,
-            metrics=metrics,
-            novelty=novelty,
-            drift=drift,
-            require_known=request.require_known,
-        )
-
-    def _check_outputs(self, request: ClassifyRequest, model: LoadedModel) -> None:
-        """Look whether the model has the outputs that are asked for.
-
-        Raises:
-            InvalidRequestError: expected; it lacks one.
-            ValueError: you should fix your code; no output is asked for.
-        """
-        if request.outputs and request.outputs <= model.outputs:
-            return
-        received = ", ".join(map(shown, sorted(request.outputs - model.outputs)[:_NAMED])) or "none"
-        told = f"outputs must be some of {', '.join(sorted(model.outputs))}. Received: {received}"
-        if not request.outputs:
-            raise ValueError(told)
-        if request.ranked:
-            raise InvalidRequestError(Reason.UNKNOWN_OUTPUT, told, field="options.outputs")
-        raise InvalidRequestError(Reason.INVALID_TENSOR, told, field="outputs")
-
-    def _recipe(self, request: ClassifyRequest, model: LoadedModel) -> Recipe:
-        """The pre-stem of this request.
-
-        Raises:
-            InvalidRequestError: expected; its geometry is none that the server allows.
-        """
-        if not request.geometry:
-            return model.bundle.recipe
-        geometries = self._geometries if model.geometries is None else model.geometries
-        if request.geometry not in geometries:
-            allowed = (
-                f"A request may choose one of these geometries: {', '.join(sorted(geometries))}."
-                if geometries
-                else "Requests cannot choose a geometry, because GLIMPSE_ALLOW_GEOMETRIES is not set on this server."
-            )
-            raise InvalidRequestError(
-                Reason.GEOMETRY_NOT_ALLOWED,
-                f"{allowed} Received: {shown(request.geometry)}",
-                field="options.geometry",
-            )
-        return model.bundle.recipe.with_geometry(request.geometry)
 
 
 def _seen(flight: _Flight) -> Seen | None:
@@ -476,36 +299,3 @@ def _logits(flight: _Flight) -> NDArray[np.float32] | None:
 
 def _timing(arrival: Arrival, admitted: float) -> Timing:
     return Timing(receive=arrival.complete - arrival.begun, admission=admitted - arrival.complete, begun=arrival.begun)
-
-
-class _Together:
-    """Wakes the event loop once: when all images of a request are done, or as soon as one has failed the request."""
-
-    def __init__(self, images: int) -> None:
-        self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
-        self.all_done: asyncio.Future[None] = self._loop.create_future()
-        self._left = images
-        self._lock = threading.Lock()
-
-    def one_done(self, answer: Future[Answer]) -> None:
-        """An image's future has ended; called from any thread."""
-        error = None if answer.cancelled() else answer.exception()
-        failed = None if isinstance(error, InvalidImageError) else error
-        with self._lock:
-            self._left -= 1
-            last = self._left == 0
-        if not last and failed is None:
-            return
-        if threading.get_ident() == self._thread:  # where an engine has computed: no message to the loop is needed
-            self._wake(failed)
-        else:
-            with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits any more
-                self._loop.call_soon_threadsafe(self._wake, failed)
-
-    def _wake(self, failed: BaseException | None) -> None:
-        if self.all_done.done():
-            return
-        if failed is None:
-            self.all_done.set_result(None)
-        else:
-            self.all_done.set_exception(failed)
