@@ -75,7 +75,8 @@ class Client(BaseClient):
                 in the order red, green, blue, or grey ``[height, width]``; or a Pillow image, which travels as the
                 pixels that a viewer would show (upright, transparency on white). Pixels have to fit into a message, as
                 about 5.5 megapixels do, and three times as many of a grey array.
-            top_k: how many predictions to return; without it 5, or all classes where there are fewer.
+            top_k: how many predictions to return; without it 5, or all classes where there are fewer, or of a
+                multi-label model all labels that are at least their threshold.
             min_probability: leave out predictions that are less probable than this, 0 to 1.
             geometry: how to fit the image to the network's input, one of those that the server allows
                 (``describe().limits.geometries``); if empty, the model's own.

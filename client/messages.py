@@ -15,6 +15,7 @@ from glimpse.client.results import (
     Agreement,
     ClassGroup,
     ClassLabel,
+    Head,
     ImageError,
     ImageResult,
     InputShape,
@@ -132,7 +133,15 @@ def _result(result: pb.ImageResult, model: ModelIdentity) -> ImageResult:
     timing = result.timing
     return ImageResult(
         predictions=tuple(
-            Prediction(p.index, p.label, p.probability, p.class_id, p.is_group) for p in result.predictions
+            Prediction(
+                p.index,
+                p.label,
+                p.probability,
+                p.class_id,
+                p.is_group,
+                p.over_threshold if p.HasField("over_threshold") else None,
+            )
+            for p in result.predictions
         ),
         error=_error(result.error) if result.HasField("error") else None,
         timing=Timing(
@@ -238,6 +247,12 @@ def from_description(reply: pb.DescribeModelResponse) -> ModelDescription:
         )
         if reply.HasField("novelty")
         else None,
+        head=Head(
+            reply.head.kind or "softmax",  # of which a server from before it knows nothing else
+            tuple(reply.head.thresholds),
+            tuple(reply.head.temperatures),
+            tuple(reply.head.offsets),
+        ),
     )
 
 

@@ -16,9 +16,11 @@ class Prediction:
 
     index: int  # position of the class in the network's output
     label: str  # for people, for example "cat"
-    probability: float  # calibrated, 0..1; all classes of an image that may answer add up to 1
+    probability: float  # calibrated, 0..1; all classes of an image that may answer add up to 1, unless multi-label
     class_id: str = ""  # stable id where the data set has one, for example WordNet's "n02123045"
     is_group: bool = False  # a group of classes, by its name; the index is that of its most probable class
+    # Of a multi-label model: whether the probability is at least the label's own threshold; else None.
+    over_threshold: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +221,16 @@ class NoveltyThreshold:
 
 
 @dataclass(frozen=True, slots=True)
+class Head:
+    """What the scores of a network mean; the lists have a number a label where it is multi-label."""
+
+    kind: str = "softmax"  # or "multi-label", or "binary": one score, of the second of two classes
+    thresholds: tuple[float, ...] = ()  # probabilities from which on an image shows a label
+    temperatures: tuple[float, ...] = ()  # by which a logit less its offset is divided before the sigmoid
+    offsets: tuple[float, ...] = ()  # logits at which a label is as probable as not
+
+
+@dataclass(frozen=True, slots=True)
 class ModelDescription:
     """A model as it is loaded."""
 
@@ -241,6 +253,7 @@ class ModelDescription:
     novelty: NoveltyThreshold | None = None  # None: the model has no threshold, and novelty cannot be asked for
     outputs: tuple[OutputDescription, ...] = ()  # that `classify` may be asked for; an older server tells none
     groups: tuple[ClassGroup, ...] = ()  # by whose names classes may be allowed, denied or rolled up
+    head: Head = field(default_factory=Head)  # what the scores mean; an older server tells none
 
     @property
     def multiply_adds(self) -> int:

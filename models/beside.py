@@ -9,16 +9,19 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from glimpse.models import bounded_files, messages
 from glimpse.models.drift import Reference
 from glimpse.models.errors import BundleError
+from glimpse.models.heads import SOFTMAX, Head, stated
 from glimpse.models.novelty import NoveltyThreshold
 from glimpse.models.outputs import EMBEDDING
 from glimpse.models.prestem.recipe import Recipe
 
 LABELS = ("labels.txt",)
 RECIPES = ("recipe.toml", "recipe.json")
+_OF_HEAD = ("head", "thresholds")
 CALIBRATION = ".calibration.json"  # behind the whole name of the weights file
 
 
@@ -79,6 +82,19 @@ def read_recipe(path: Path) -> Recipe:
     return _read(path)[0]
 
 
+def read_head(path: Path, classes: int) -> Head:
+    """The head that a recipe's file states with ``head`` and ``thresholds``, for so many classes; else a softmax.
+
+    Raises:
+        BundleError: as `read_recipe`, or it does not fit so many classes.
+    """
+    values = _read(path)[2]
+    try:
+        return stated(values, classes) if values else SOFTMAX
+    except ValueError as error:
+        raise BundleError(f"The recipe {path} cannot be used: {messages.short(error)}") from error
+
+
 def read_embedding(path: Path) -> str:
     """The output or node of a graph that a recipe's file names as its ``embedding``; empty: it names none.
 
@@ -88,7 +104,8 @@ def read_embedding(path: Path) -> str:
     return _read(path)[1]
 
 
-def _read(path: Path) -> tuple[Recipe, str]:
+def _read(path: Path) -> tuple[Recipe, str, dict[str, Any]]:
+    """The recipe, and what else its file says: the embedding, and the keys of the head."""
     try:
         text = bounded_files.read_text(path)
         values = bounded_files.parse_json(text) if path.suffix == ".json" else bounded_files.parse_toml(text)
@@ -97,7 +114,9 @@ def _read(path: Path) -> tuple[Recipe, str]:
         named = values.get(EMBEDDING, "")
         if not isinstance(named, str):
             raise TypeError(f"{EMBEDDING} must be the name of an output or node. Received: {named!r}")  # noqa: TRY301 - the same
-        return Recipe.from_dict({name: value for name, value in values.items() if name != EMBEDDING}), named
+        head = {name: values[name] for name in _OF_HEAD if name in values}
+        own = {name: value for name, value in values.items() if name != EMBEDDING and name not in head}
+        return Recipe.from_dict(own), named, head
     except (OSError, ValueError, TypeError) as error:
         raise BundleError(f"The recipe {path} cannot be used: {messages.short(error)}") from error
 

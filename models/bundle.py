@@ -1,7 +1,8 @@
 """A bundle: the folder in which a trained network travels, with all that is needed to serve it.
 
     model.json           what the network is: architecture, pre-stem recipe, temperature, digest, metrics, and, where it
-                         is fitted, from when on an image is unknown (`models.novelty`)
+                         is fitted, from when on an image is unknown (`models.novelty`); and its head, where that is no
+                         softmax (`models.heads`)
     labels.txt           one class a line, in the order of the network's output, see `models.labels`
     weights.safetensors  float32 tensors, each under the path of its Keras variable
     golden/              pictures with recorded predictions, see `models.golden`; optional
@@ -30,6 +31,7 @@ from glimpse.models.digests import EXTERNAL_DATA_SUFFIXES, FileVersion
 from glimpse.models.drift import Reference
 from glimpse.models.errors import BundleError
 from glimpse.models.groups import ClassGroup, groups_of
+from glimpse.models.heads import SOFTMAX, Head
 from glimpse.models.labels import LABELS, ClassLabel, check_labels, line_of, read_labels
 from glimpse.models.novelty import NoveltyThreshold
 from glimpse.models.prestem.recipe import Recipe
@@ -38,15 +40,18 @@ from glimpse.models.suggestions import nearest
 __all__ = ["Bundle", "BundleError", "ClassLabel", "check", "embedded", "read", "read_labels", "write"]
 
 FORMAT = 1
+# That of a bundle whose head is no softmax. A Glimpse that does not know such heads would compute a softmax all the
+# same, so it must not read the bundle.
+HEAD_FORMAT = 2
 DESCRIPTION = "model.json"
 WEIGHTS = "weights.safetensors"
 EMBEDDED = Path(__file__).parent / "bundles"
 EMBEDDED_DEFAULT = EMBEDDED / "se_resnet20_cifar10"
 
-# The keys of the description; `options`, `golden`, `novelty` and `drift` may be left out.
+# The keys of the description; `options`, `golden`, `novelty`, `drift` and `head` may be left out.
 _KEYS = (
     *("format", "name", "version", "architecture", "variant", "input_shape", "classes", "labels", "recipe"),
-    *("temperature", "weights", "weights_digest", "metrics", "options", "golden", "novelty", "drift"),
+    *("temperature", "weights", "weights_digest", "metrics", "options", "golden", "novelty", "drift", "head"),
 )
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -82,6 +87,7 @@ class Bundle:
     # Of such a graph: the output or node that is the embedding; empty: what its last layer with weights reads.
     embedding: str = ""
     groups: tuple[ClassGroup, ...] = ()  # of its classes, by name
+    head: Head = SOFTMAX  # what its scores mean
     random: bool = False  # its weights are random numbers, see `models.random_weights`: its answers mean nothing
     # Of the weights' files, when they were seen to have that digest; None: they have not been looked at.
     verified_versions: tuple[FileVersion, ...] | None = dataclasses.field(default=None, compare=False, repr=False)
@@ -142,10 +148,14 @@ def read(folder: Path) -> Bundle:
         raise BundleError(f"{path} is not JSON: {error}. Export the bundle again.") from error
     if not isinstance(values, dict):
         raise BundleError(f"{path} must hold a JSON object. Received: {type(values).__name__}")
-    if values.get("format") != FORMAT or type(values["format"]) is not int:
+    if type(values.get("format")) is not int or values["format"] not in (FORMAT, HEAD_FORMAT):
         raise BundleError(
-            f"{path} has format {shown(values.get('format'))}; this version of Glimpse reads format {FORMAT}. "
-            "Export the bundle again, or use the Glimpse that wrote it."
+            f"{path} has format {shown(values.get('format'))}; this version of Glimpse reads formats {FORMAT} and "
+            f"{HEAD_FORMAT}. Export the bundle again, or use the Glimpse that wrote it."
+        )
+    if ("head" in values) != (values["format"] == HEAD_FORMAT):
+        raise BundleError(
+            f"{path} must have the key head if, and only if, its format is {HEAD_FORMAT}. Export the bundle again."
         )
     if hint := _misspelt(values):
         raise BundleError(f"{path} has an unknown key.{hint}")
@@ -187,18 +197,19 @@ def write(  # noqa: PLR0913 - one for each value of the description
     weights: str = WEIGHTS,
     novelty: NoveltyThreshold | None = None,
     drift: Reference | None = None,
+    head: Head = SOFTMAX,
 ) -> Bundle:
     """Make a bundle of a folder that holds its weights file: write the labels and the description, and read it.
 
-    The description has the keys ``options``, ``novelty`` and ``drift`` only where there are some, so that a bundle
-    without is what it always was.
+    The description has the keys ``options``, ``novelty``, ``drift`` and ``head`` only where there are some, so that a
+    bundle without is what it always was.
 
     Raises:
         BundleError: the weights are missing, or a value is not valid.
     """
     check(name, version, labels)
     values = {
-        "format": FORMAT,
+        "format": FORMAT if head == SOFTMAX else HEAD_FORMAT,
         "name": name,
         "version": version,
         "architecture": architecture,
@@ -214,6 +225,7 @@ def write(  # noqa: PLR0913 - one for each value of the description
         **({"options": dict(options)} if options else {}),
         **({"novelty": novelty.to_dict()} if novelty else {}),
         **({"drift": drift.to_dict()} if drift else {}),
+        **({"head": head.to_dict()} if head != SOFTMAX else {}),
     }
     (folder / LABELS).write_text("".join(f"{line_of(label)}\n" for label in labels), encoding="utf-8")
     (folder / DESCRIPTION).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
@@ -285,6 +297,9 @@ def _from_dict(folder: Path, values: dict[str, Any]) -> Bundle:
             f"{folder / values['labels']} must name the {shown(classes)} classes of {DESCRIPTION}. "
             f"Received: {len(labels)} lines"
         )
+    head = Head.from_dict(_of_type(values, "head", dict), classes) if "head" in values else SOFTMAX
+    if not head.exclusive and (stray := [key for key in ("novelty", "drift") if key in values]):
+        raise ValueError(f"{stray[0]} follows from probabilities that add up to 1, and a {head.kind} model has none")
     return Bundle(
         folder=folder,
         name=values["name"],
@@ -303,6 +318,7 @@ def _from_dict(folder: Path, values: dict[str, Any]) -> Bundle:
         golden=golden,
         novelty=NoveltyThreshold.from_dict(_of_type(values, "novelty", dict)) if "novelty" in values else None,
         drift=Reference.from_dict(_of_type(values, "drift", dict), values["classes"]) if "drift" in values else None,
+        head=head,
     )
 
 

@@ -29,6 +29,7 @@ from glimpse.models.bundle import Bundle, BundleError
 from glimpse.models.decoding.decode import decode
 from glimpse.models.decoding.limits import OWN_FILES
 from glimpse.models.decoding.refusals import RefusedImageError
+from glimpse.models.heads import SOFTMAX, Head
 from glimpse.models.prestem import host
 
 PHOTOGRAPHS = Path(__file__).parent / "photographs"  # 256 pixels on the shorter side
@@ -38,6 +39,8 @@ FORMAT = 1
 # By which the most probable class must lead, or the picture is not recorded: with a smaller margin, two precisions that
 # are both right may predict different classes. In bfloat16 a probability changes by up to 0.1.
 MIN_MARGIN = 0.2
+# The same of a multi-label model: by which the probability of each label must be away from its threshold.
+MIN_DISTANCE = 0.1
 # Limits of a bundle, which may come from an untrusted source: each picture is read and decoded before a server serves.
 MAX_PICTURES = 64
 PICTURE_BYTES = 16 << 20  # of one picture's file
@@ -74,7 +77,7 @@ def read(bundle: Bundle) -> tuple[GoldenAnswer, ...]:
     path = bundle.golden_folder / bundle.golden if bundle.golden_folder else bundle.folder / bundle.golden / ANSWERS
     try:
         folder, values = _found(bundle)
-        recorded = {key: values[key] for key in ("format", "weights_digest", "recipe_digest", "temperature")}
+        recorded = {key: values[key] for key in _made_with(bundle)}
         golden = _recorded(folder, values["pictures"])
     except OSError as error:
         name = Path(error.filename or path)
@@ -153,7 +156,8 @@ def record(
     Args:
         bundle: in a folder of its own; or a graph of another framework, beside which they are written.
         answer: uint8 ``[N, H, W, C]`` -> float32 probabilities ``[N, classes]``, computed in float32.
-        candidates: pictures; those whose most probable class leads by less than `MIN_MARGIN` are not recorded.
+        candidates: pictures; those whose most probable class leads by less than `MIN_MARGIN`, or any of whose labels
+            is less than `MIN_DISTANCE` from its threshold, are not recorded.
         by: the software that computes the answers: framework, version, precision.
 
     Raises:
@@ -231,9 +235,13 @@ def _answers(
         except RefusedImageError as error:
             raise BundleError(f"The picture {picture.name} cannot be decoded: {error}") from error
         probabilities = np.asarray(answer(pixels[None]), np.float32)[0]
-        second, first = np.sort(probabilities)[-2:] if len(probabilities) > 1 else (0.0, 1.0)
-        if first - second >= MIN_MARGIN:
+        if is_clear(probabilities, bundle.head):
             kept.append(GoldenAnswer(picture, probabilities))
+    if not kept and not bundle.head.exclusive:
+        raise BundleError(
+            "The network is not certain about any of the pictures: the probability of each label must be at least "
+            f"{MIN_DISTANCE} away from its threshold. Give pictures that it knows, with --picture."
+        )
     if not kept:
         raise BundleError(
             "The network is not certain about any of the pictures: the probability of its first class must exceed "
@@ -255,6 +263,14 @@ def _answers(
     return kept, values
 
 
+def is_clear(probabilities: NDArray[np.float32], head: Head) -> bool:
+    """Whether an answer ``[classes]`` is so clear that two precisions that are both right give the same one."""
+    if not head.exclusive:
+        return bool(np.abs(probabilities - head.limits).min() >= MIN_DISTANCE)
+    second, first = np.sort(probabilities)[-2:] if len(probabilities) > 1 else (0.0, 1.0)
+    return bool(first - second >= MIN_MARGIN)
+
+
 def _made_with(bundle: Bundle) -> dict[str, object]:
     """The values of a bundle that a recorded answer depends on."""
     return {
@@ -262,6 +278,7 @@ def _made_with(bundle: Bundle) -> dict[str, object]:
         "weights_digest": bundle.weights_digest,
         "recipe_digest": bundle.recipe.digest,
         "temperature": bundle.temperature,
+        **({} if bundle.head == SOFTMAX else {"head": bundle.head.to_dict()}),
     }
 
 

@@ -11,12 +11,13 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from glimpse.models import features, keras_files, outputs, weights
+from glimpse.models import features, keras_files, outputs, two_scores, weights
 from glimpse.models.builder import Assembly, assemble
 from glimpse.models.bundle import Bundle
 from glimpse.models.catalogue import find
 from glimpse.models.compiling import jit_compile
 from glimpse.models.errors import BundleError
+from glimpse.models.heads import BINARY, SOFTMAX, Head
 from glimpse.models.network_limits import MOST_PARAMETERS, GiantNetworkError
 from glimpse.models.prestem import graph
 from glimpse.models.prestem.recipe import Recipe, change_for
@@ -41,13 +42,15 @@ def load_bundle(bundle: Bundle) -> Assembly:
             "it, with GLIMPSE_RUNTIME=openvino. To use its weights in a network of the library, name the architecture."
         )
     if not bundle.architecture:
-        return keras_files.load(bundle.weights_path, recipe=bundle.recipe, classes=len(bundle.labels))
+        return keras_files.load(
+            bundle.weights_path, recipe=bundle.recipe, classes=len(bundle.labels), head=bundle.head.kind
+        )
     row = find(bundle.architecture, bundle.variant, bundle.options).served()
     try:
         with weights_to_come():
             assembly = assemble(
                 row,
-                classes=len(bundle.labels),
+                classes=1 if bundle.head.kind == BINARY else len(bundle.labels),
                 input_shape=bundle.input_shape,
                 most_parameters=min(MOST_PARAMETERS, _weights_of(bundle.weights_path)),
             )
@@ -65,7 +68,10 @@ def load_bundle(bundle: Bundle) -> Assembly:
         raise weights.WeightsError(
             f"{error} {row.name} was designed for images of {designed} channel{'s' * (designed > 1)}. {change}"
         ) from error
-    return replace(assembly, notes=tuple(notes))
+    assembly = replace(assembly, notes=tuple(notes))
+    if bundle.head.kind == BINARY:
+        return replace(assembly, model=two_scores.of_one(assembly.model), output="binary")
+    return assembly
 
 
 def _weights_of(path: Path) -> int:
@@ -108,16 +114,19 @@ def logits(network: keras.Model, pixels: NDArray[np.uint8]) -> NDArray[np.float3
     return np.asarray(network.predict(pixels, batch_size=batch, verbose=0), np.float32)
 
 
-def serving_outputs(assembly: Assembly, recipe: Recipe, temperature: float) -> keras.Model:
+def serving_outputs(assembly: Assembly, recipe: Recipe, temperature: float, head: Head = SOFTMAX) -> keras.Model:
     """Every output of `models.outputs` from one graph, each by a layer of its name, which `output_names` lists.
 
-    The probabilities are softmax(logits / temperature) (Guo et al., arXiv:1706.04599, section 4.2). The graph shares
-    the assembly's variables and holds standard Keras layers only, so it can be saved and reloaded in safe mode.
+    The probabilities are softmax(logits / temperature) (Guo et al., arXiv:1706.04599, section 4.2), or of a multi-label
+    head sigmoid((logits - offsets) / temperatures). The graph shares the assembly's variables and holds standard Keras
+    layers only, so it can be saved and reloaded in safe mode.
 
     Args:
         assembly: the network, with its weights loaded.
         recipe: pre-stem that the weights were trained behind.
-        temperature: above 1 softens the probabilities, below 1 sharpens them; the ranking stays.
+        temperature: above 1 softens the probabilities, below 1 sharpens them; the ranking stays. Of a multi-label head
+            it is not used.
+        head: what the scores mean.
 
     Returns:
         uint8 ``[N, H, W, C]`` -> a list of float32 arrays: probabilities and logits ``[N, classes]``, and embedding
@@ -130,14 +139,24 @@ def serving_outputs(assembly: Assembly, recipe: Recipe, temperature: float) -> k
     given = [assembly.model(scaled)] if network is None else network(scaled)
     logits = keras.layers.Identity(dtype="float32", name=outputs.LOGITS)(given[0])
     embedding = [keras.layers.Identity(dtype="float32", name=outputs.EMBEDDING)(each) for each in given[1:]]
-    x = keras.layers.Rescaling(1 / temperature, dtype="float32", name="temperature")(logits)
-    x = keras.layers.Softmax(dtype="float32", name=outputs.PROBABILITIES)(x)
+    if head.exclusive:
+        x = keras.layers.Rescaling(1 / temperature, dtype="float32", name="temperature")(logits)
+        x = keras.layers.Softmax(dtype="float32", name=outputs.PROBABILITIES)(x)
+    else:
+        each = zip(head.offsets, head.temperatures, strict=True)
+        x = keras.layers.Rescaling(
+            scale=[1 / divisor for divisor in head.temperatures],
+            offset=[-offset / divisor for offset, divisor in each],
+            dtype="float32",
+            name="temperature",
+        )(logits)
+        x = keras.layers.Activation("sigmoid", dtype="float32", name=outputs.PROBABILITIES)(x)
     return keras.Model(pixels, [x, logits, *embedding], name="serving")
 
 
-def serving_model(assembly: Assembly, recipe: Recipe, temperature: float) -> keras.Model:
+def serving_model(assembly: Assembly, recipe: Recipe, temperature: float, head: Head = SOFTMAX) -> keras.Model:
     """The same with probabilities as its only output: uint8 ``[N, H, W, C]`` -> float32 ``[N, classes]``."""
-    model = serving_outputs(assembly, recipe, temperature)
+    model = serving_outputs(assembly, recipe, temperature, head)
     return keras.Model(model.input, model.outputs[model.output_names.index(outputs.PROBABILITIES)], name="serving")
 
 

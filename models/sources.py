@@ -236,16 +236,18 @@ def _file(source: ModelSource, path: Path) -> Bundle:
             f"GLIMPSE_OPTIONS is for architectures of the library, but GLIMPSE_MODEL does not say of which {path} are "
             "the weights. Name it, or leave the options out for a whole Keras model."
         )
+    recipe = source.recipe or beside.needed(path, "recipe", RECIPES)
+    labels = read_labels(source.labels or beside.needed(path, "labels", LABELS))
     made = _made(
         path,
         name=_name(path.stem),
         source=source,
         architecture=source.architecture,
-        labels=read_labels(source.labels or beside.needed(path, "labels", LABELS)),
-        recipe=beside.read_recipe(source.recipe or beside.needed(path, "recipe", RECIPES)),
+        labels=labels,
+        recipe=beside.read_recipe(recipe),
         metrics={},
     )
-    return _calibrated(made)
+    return _calibrated(replace(made, head=beside.read_head(recipe, len(labels))))
 
 
 def _graph(source: ModelSource, graph: foreign.GraphFile) -> Bundle:
@@ -259,6 +261,7 @@ def _graph(source: ModelSource, graph: foreign.GraphFile) -> Bundle:
     labels = read_labels(source.labels) if source.labels else None
     found = foreign.details(graph, labels, beside.read_recipe(source.recipe) if source.recipe else None)
     embedding = beside.read_embedding(source.recipe) if source.recipe else found.embedding
+    head = beside.read_head(source.recipe, len(found.labels)) if source.recipe else found.head
     made = _made(
         graph.path,
         name=_name(graph.name),
@@ -269,11 +272,14 @@ def _graph(source: ModelSource, graph: foreign.GraphFile) -> Bundle:
         metrics={},
     )
     golden = FOLDER if (graph.path.parent / FOLDER / ANSWERS).is_file() else ""
-    return replace(_calibrated(made), graph=graph.format.name, golden=golden, embedding=embedding)
+    made = _calibrated(replace(made, head=head))
+    return replace(made, graph=graph.format.name, golden=golden, embedding=embedding)
 
 
 def _calibrated(made: Bundle) -> Bundle:
     """A weights file or a graph with the calibration that lies beside it, if there is one."""
+    if not made.head.exclusive:  # a temperature for all classes together is that of a softmax
+        return made
     found = beside.calibration_of(made.weights_path, made.weights_digest, len(made.labels))
     return replace(made, temperature=found.temperature, novelty=found.novelty, drift=found.drift)
 

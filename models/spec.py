@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 Padding = Literal["fill", "zero"]  # see `models.prestem.recipe`
 # The output of a network. Logits, from which softmax computes the probabilities, can be computed from each of them.
-Output = Literal["logits", "probabilities", "log-probabilities"]
+# A single one, of a sigmoid or in front of it, is that of the second of two classes (`models.heads`).
+Output = Literal["logits", "probabilities", "log-probabilities", "binary"]
 Activation = Literal["relu", "relu6", "leaky_relu", "silu", "gelu", "tanh", "linear"]
 # What the last activation of a residual unit applies to: the sum, as in the paper; the transform, in front of its SE
 # block; or one activation to each.

@@ -1,7 +1,8 @@
 """Which classes of a model may answer a request, and what their answers are then.
 
 The probabilities are softmax(logits / temperature) over the allowed classes alone, which is the model's probability of
-each, given that it is one of them. What the model gives all other classes together is told beside it.
+each, given that it is one of them. What the model gives all other classes together is told beside it. The probabilities
+of a multi-label model are each for itself: they stay as they are, and there is none of the others together.
 """
 
 from __future__ import annotations
@@ -29,17 +30,23 @@ class Chosen:
 
     classes: NDArray[np.intp]  # indices, rising
     temperature: float  # of the model
+    exclusive: bool = True  # the classes exclude each other; else the model is multi-label
 
-    def probabilities(self, outputs: Mapping[str, NDArray[np.float32]]) -> tuple[NDArray[np.float32], float]:
+    def probabilities(self, outputs: Mapping[str, NDArray[np.float32]]) -> tuple[NDArray[np.float32], float | None]:
         """The probabilities among the chosen classes, float32 ``[classes]`` with 0 for the others; and what these have.
+
+        Of a multi-label model these have no probability together, which is None then.
 
         Args:
             outputs: the logits and the probabilities of an image.
         """
-        scores = outputs[LOGITS][self.classes].astype(np.float64) / self.temperature
-        raised = np.exp(scores - scores.max())
         every = outputs[PROBABILITIES]
         found = np.zeros_like(every)
+        if not self.exclusive:
+            found[self.classes] = every[self.classes]
+            return found, None
+        scores = outputs[LOGITS][self.classes].astype(np.float64) / self.temperature
+        raised = np.exp(scores - scores.max())
         found[self.classes] = raised / raised.sum()
         return found, max(0.0, 1.0 - float(every[self.classes].sum(dtype=np.float64)))
 
@@ -57,7 +64,9 @@ class Classes:
 
     def __init__(self, bundle: Bundle) -> None:
         """Take them from the model's bundle."""
-        self._temperature = bundle.temperature
+        self._temperature, self._exclusive = bundle.temperature, bundle.head.exclusive
+        # From which on each label of a multi-label model is told, float32 [classes]; None: it is another one.
+        self.thresholds = None if bundle.head.exclusive else bundle.head.limits
         self._names = ClassNames(bundle.labels, {group.name: group.classes for group in bundle.groups})
         # The smallest first: an answer is rolled up no farther than necessary.
         ordered = sorted(bundle.groups, key=lambda group: len(group.classes))
@@ -78,4 +87,4 @@ class Classes:
 
     def _choose(self, choice: ClassChoice) -> Chosen:
         found = self._names.choose(choice.allow, choice.deny)
-        return Chosen(np.array(found, np.intp), self._temperature)
+        return Chosen(np.array(found, np.intp), self._temperature, self._exclusive)

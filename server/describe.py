@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from glimpse.models.heads import BINARY
 from glimpse.server.decoding.decode import FORMATS
 from glimpse.server.domain import ModelIdentity
 from glimpse.server.registry import LoadedModel
@@ -52,8 +53,16 @@ def describe(model: LoadedModel, limits: pb.Limits) -> pb.DescribeModelResponse:
         options={name: json.dumps(value) for name, value in bundle.options.items()},
         novelty=None if novelty is None else pb.NoveltyThreshold(**novelty.to_dict()),
         outputs=[pb.OutputDescription(name=name, size=size) for name, size in model.output_sizes().items()],
+        head=head(model),
         groups=[pb.ClassGroup(name=group.name, classes=group.classes) for group in bundle.groups],
     )
+
+
+def head(model: LoadedModel) -> pb.Head:
+    """What the scores mean; that one score is of two classes is seen where the network is read."""
+    found = model.bundle.head
+    kind = BINARY if model.network.output == "binary" else found.kind
+    return pb.Head(kind=kind, thresholds=found.thresholds, temperatures=found.temperatures, offsets=found.offsets)
 
 
 def limits(settings: Settings) -> pb.Limits:

@@ -85,6 +85,7 @@ class Prediction:
     class_id: str
     probability: float
     is_group: bool = False
+    over_threshold: bool | None = None  # of a multi-label model: whether it is at least the label's own threshold
 
 
 @dataclass(frozen=True, slots=True)

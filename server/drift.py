@@ -235,7 +235,8 @@ class Drift(Collector):
 
     def of(self, bundle: Bundle) -> ModelDrift | None:
         """What is seen of a model; None: nothing is to be counted."""
-        if not self._on:
+        # The figures of answers are those of classes that exclude each other.
+        if not self._on or not bundle.head.exclusive:
             return None
         identity = ModelIdentity(bundle.name, bundle.version, bundle.weights_digest)
         found = self._models.get(identity)

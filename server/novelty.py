@@ -29,6 +29,13 @@ def threshold(request: ClassifyRequest, bundle: Bundle, *, default: bool) -> Nov
     asked = request.novelty or request.require_known
     if not asked and (request.novelty is False or not default or not request.ranked):
         return None
+    if asked and not bundle.head.exclusive:
+        raise InvalidRequestError(
+            Reason.NO_NOVELTY_THRESHOLD,
+            f"{bundle.name} is a multi-label model, whose answer for an image that shows none of its labels is that no "
+            "label is at least its threshold. Leave novelty and require_known out.",
+            field="options.require_known" if request.require_known else "options.novelty",
+        )
     if asked and bundle.novelty is None:
         raise InvalidRequestError(
             Reason.NO_NOVELTY_THRESHOLD,

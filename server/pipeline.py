@@ -261,6 +261,8 @@ class Pipeline:
             chosen=work.chosen,
             groups=model.classes.groups if work.roll_up else (),
             roll_up=work.roll_up,
+            thresholds=model.classes.thresholds,
+            passed_only=work.passed_only,
         )
         return ImageResult(timing, predictions, others, outside=outside)
 

@@ -28,6 +28,8 @@ def postprocess(
     chosen: Chosen | None = None,
     groups: Sequence[Group] = (),
     roll_up: float = 0.0,
+    thresholds: NDArray[np.float32] | None = None,
+    passed_only: bool = False,
 ) -> tuple[tuple[Prediction, ...], Outputs]:
     """Predictions of one image, none where no probabilities were asked for, and the other outputs as they are.
 
@@ -39,12 +41,17 @@ def postprocess(
         chosen: the classes that may answer; None: all. The probabilities of others are 0.
         groups: that the answer may be rolled up to, the smallest first.
         roll_up: the probability that a class or else a group must have to be the answer; 0: any will do.
+        thresholds: of a multi-label model, float32 ``[classes]``: each prediction tells whether it is at least its own.
+        passed_only: leave out, too, what is not.
     """
     others = {name: values for name, values in outputs.items() if name != PROBABILITIES}
     found = outputs.get(PROBABILITIES)
     if found is None:
         return (), others
     places = None if chosen is None else chosen.classes
+    if thresholds is not None and passed_only:
+        passed = (found >= thresholds).nonzero()[0]
+        places = passed if places is None else np.intersect1d(passed, places)
     if places is None:
         predictions = top_k(found, labels, k=k, min_probability=min_probability)
     else:
@@ -52,6 +59,9 @@ def postprocess(
         predictions = top_k(found[places], allowed, k=min(k, len(places)), min_probability=min_probability)
         for each in predictions:
             each.index = int(places[each.index])
+    if thresholds is not None:
+        for each in predictions:
+            each.over_threshold = bool(found[each.index] >= thresholds[each.index])
     if groups and (group := rolled_up(found, groups, roll_up)) is not None and group.probability >= min_probability:
         predictions = (group, *predictions)[:k]
     return predictions, others

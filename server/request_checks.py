@@ -32,6 +32,7 @@ class Job:
     model: LoadedModel
     recipe: Recipe
     top_k: int
+    passed_only: bool  # of a multi-label model, labels that are at least their threshold alone
     min_probability: float
     outputs: frozenset[str]  # that are computed
     wanted: frozenset[str]  # those of them that are returned
@@ -98,8 +99,10 @@ class RequestChecks:
         if not request.images:
             raise InvalidRequestError(Reason.NO_IMAGES, "The request has no image. Send at least one.", field="images")
         self.check_number(len(request.images))
-        classes = len(model.bundle.labels)
-        k = min(DEFAULT_TOP_K, classes) if request.top_k is None else request.top_k
+        classes, thresholds = len(model.bundle.labels), model.classes.thresholds
+        k = request.top_k
+        if k is None:  # of a multi-label model, all that are at least their threshold
+            k = min(DEFAULT_TOP_K, classes) if thresholds is None else classes
         if not 1 <= k <= classes:
             raise InvalidRequestError(
                 Reason.TOP_K_OUT_OF_RANGE,
@@ -118,6 +121,13 @@ class RequestChecks:
                 f"roll_up must be from 0 to 1. Received: {request.roll_up}",
                 field="options.roll_up",
             )
+        if request.roll_up and thresholds is not None:
+            raise InvalidRequestError(
+                Reason.ROLL_UP_OUT_OF_RANGE,
+                f"roll_up must be 0 for {model.bundle.name}, a multi-label model: its probabilities are each for "
+                f"itself, and a group has none. Received: {request.roll_up}",
+                field="options.roll_up",
+            )
         self._check_outputs(request, model)
         choice = request.classes or self._classes
         chosen = None if choice is None else model.classes.chosen(choice)
@@ -134,6 +144,7 @@ class RequestChecks:
             model=model,
             recipe=recipe,
             top_k=k,
+            passed_only=request.top_k is None and thresholds is not None,
             min_probability=request.min_probability,
             outputs=outputs,
             wanted=request.outputs,

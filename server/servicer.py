@@ -191,7 +191,12 @@ def _result(result: ImageResult) -> pb.ImageResult:
     return pb.ImageResult(
         predictions=[
             pb.Prediction(
-                index=p.index, label=p.label, class_id=p.class_id, probability=p.probability, is_group=p.is_group
+                index=p.index,
+                label=p.label,
+                class_id=p.class_id,
+                probability=p.probability,
+                is_group=p.is_group,
+                over_threshold=p.over_threshold,  # type: ignore[arg-type]  # None leaves it unset
             )
             for p in result.predictions
         ],

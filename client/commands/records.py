@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO, Protocol
 
@@ -84,6 +84,7 @@ class JsonLines:
                 {"label": each.label, "index": each.index, "probability": each.probability}
                 | ({"class_id": each.class_id} if each.class_id else {})
                 | ({"is_group": True} if each.is_group else {})
+                | ({} if each.over_threshold is None else {"over_threshold": each.over_threshold})
                 for each in result.predictions
             ],
             "error": None if result.error is None else asdict(result.error),
@@ -126,28 +127,33 @@ class EmbeddingLines(JsonLines):
 class Csv:
     """One line an image: its first classes side by side, as many as were asked for, their ids behind all else.
 
+    The last cell has the labels of a multi-label model that are at least their threshold, with "|" between them, as the
+    table has them that such a model is trained with.
+
     Text is escaped as `client.commands.csv_cells` says.
     """
 
-    def __init__(self, top_k: int, *, ids: bool = True) -> None:
+    def __init__(self, top_k: int, *, ids: bool = True, labels: bool = True) -> None:
         """A format with label, probability and id of `top_k` classes; what an image or a class lacks stays empty.
 
         Args:
             top_k: classes of an image.
             ids: with the classes' ids, which older versions did not write.
+            labels: with the labels over their thresholds, which older versions did not write.
         """
         pairs = [f"{name}_{rank}" for rank in range(1, top_k + 1) for name in ("label", "probability")]
         columns = [f"class_id_{rank}" for rank in range(1, top_k + 1)] if ids else []
         self._columns = ["path", *pairs, "error", "code", "message", "model", "version", *columns]
-        self._ids = ids
+        self._columns += ["labels"] if labels else []
+        self._ids, self._labels = ids, labels
         self._top_k = top_k
         self.header = _csv_line(self._columns)
         self.beginning = self.header
 
     def of_file(self, first_line: bytes) -> Format:
-        """Without ids where the file has none."""
-        older = Csv(self._top_k, ids=False) if self._ids else self
-        return older if first_line == older.header else self
+        """Without ids or labels where the file has none."""
+        older = (Csv(self._top_k, ids=ids, labels=False) for ids in (True, False))
+        return next((each for each in older if first_line == each.header), self)
 
     def record(self, path: str, result: ImageResult) -> bytes:
         """An answer, with the end of its line."""
@@ -166,6 +172,7 @@ class Csv:
                 ),
                 *(["", ""] if model is None else [escape_cell(model.name), escape_cell(model.version)]),
                 *([*map(_id, first), *[""] * (self._top_k - len(first))] if self._ids else []),
+                *([_labels(result.predictions)] if self._labels else []),
             ]
         )
 
@@ -213,6 +220,10 @@ def record_of(path: object, error: Mapping[str, Any] | None) -> Record:
 
 def _id(prediction: Prediction) -> str:
     return escape_cell(prediction.class_id)
+
+
+def _labels(predictions: Sequence[Prediction]) -> str:
+    return escape_cell("|".join(each.label for each in predictions if each.over_threshold))
 
 
 def _csv_line(fields: list[str]) -> bytes:

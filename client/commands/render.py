@@ -19,6 +19,7 @@ from glimpse.client.commands.plain import plain, sequences
 from glimpse.client.results import ImageResult, ModelDescription, PreStem, Runtime, Stage
 
 _BAR_WIDTH = 32
+_LABELS = 12  # that are shown of a model
 
 
 class _Console(Console):
@@ -74,14 +75,16 @@ def _body(result: ImageResult) -> RenderableType:
     if unknown and not result.predictions:
         return _none_of_these(result)
     if not result.predictions:
-        return Text("No class is as probable as --min-probability asks for.", style="dim")
+        return Text("No class is as probable as --min-probability, or its own threshold, asks for.", style="dim")
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True, overflow="ellipsis", max_width=32)
     table.add_column(width=_BAR_WIDTH)
     table.add_column(justify="right", no_wrap=True)
     for prediction in result.predictions:
-        bar = Bar(1.0, 0.0, prediction.probability, width=_BAR_WIDTH, color="cyan")
-        table.add_row(Text(plain(prediction.label)), bar, f"{prediction.probability:.1%}")
+        below = prediction.over_threshold is False  # of a multi-label model: the image does not show it
+        bar = Bar(1.0, 0.0, prediction.probability, width=_BAR_WIDTH, color="bright_black" if below else "cyan")
+        share = f"{prediction.probability:.1%}" + (" below its threshold" if below else "")
+        table.add_row(Text(plain(prediction.label), style="dim" if below else ""), bar, share)
     return Group(_none_of_these(result), table) if unknown else table
 
 
@@ -107,8 +110,8 @@ def print_description(description: ModelDescription) -> None:
 def facts(description: ModelDescription) -> dict[str, str]:
     """What a model is, by the words that stand in front of each line."""
     runtime, limits, shape = description.runtime, description.limits, description.input
-    labels = ", ".join(plain(each.label) for each in description.classes[:12])
-    hidden = len(description.classes) - 12
+    labels = ", ".join(plain(each.label) for each in description.classes[:_LABELS])
+    hidden = len(description.classes) - _LABELS
     return {
         "model": f"{description.model.name}, version {description.model.version}",
         "weights": description.model.weights_digest,
@@ -120,7 +123,7 @@ def facts(description: ModelDescription) -> dict[str, str]:
         "recipe": description.pre_stem.digest,
         "classes": f"{len(description.classes)}: {labels}" + (f" and {hidden} more" if hidden > 0 else ""),
         **({"output": description.output} if description.output else {}),
-        "temperature": f"{description.temperature:.4g}",
+        **_head(description),
         "novelty": _novelty(description),
         "parameters": f"{description.parameters:,}, of which {description.trainable_parameters:,} trainable",
         "multiply-adds": f"{description.multiply_adds:,} for one image",
@@ -133,6 +136,23 @@ def facts(description: ModelDescription) -> dict[str, str]:
         f"least {limits.jpeg_reducing_gap:.4g} times the target",
         "formats": ", ".join(limits.formats),
         "geometries": ", ".join(limits.geometries) or "the model's own only",
+    }
+
+
+def _head(description: ModelDescription) -> dict[str, str]:
+    """What its scores mean, and how they are calibrated."""
+    head = description.head
+    if head.kind != "multi-label":
+        told = {"head": "binary: one score of two classes"} if head.kind == "binary" else {}
+        return {**told, "temperature": f"{description.temperature:.4g}"}
+    limits = ", ".join(
+        f"{plain(each.label)} {limit:.3g}"
+        for each, limit in zip(description.classes[:_LABELS], head.thresholds, strict=False)
+    )
+    hidden = len(head.thresholds) - _LABELS
+    return {
+        "head": "multi-label: an image may show several labels, or none",
+        "thresholds": limits + (f" and {hidden} more" if hidden > 0 else ""),
     }
 
 

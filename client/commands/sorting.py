@@ -54,7 +54,8 @@ class Sorter:
             why = reason if result.error is None else f"{reason}: {result.error.message}"
             return Outcome(source, None, why, failed=True)
         best = result.predictions[0]
-        name = folder_name(best.label) if best.probability >= self._min_probability else UNSURE
+        unsure = best.probability < self._min_probability or best.over_threshold is False
+        name = UNSURE if unsure else folder_name(best.label)
         why = f"{best.label} {best.probability:.1%}"
         try:
             while True:

@@ -93,6 +93,7 @@ def write(
         weights=bundle.weights_file,
         novelty=novelty,
         drift=drift,
+        head=bundle.head,
     )
     return out
 

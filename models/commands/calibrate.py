@@ -100,6 +100,12 @@ def _calibrate(options: argparse.Namespace) -> None:
     data = labelled.find(options.data)
     with logged(), Shown() as shown:
         bundle = names.resolve(options.name)
+        if not bundle.head.exclusive:
+            raise ValueError(
+                f"{options.name} is a multi-label model: temperatures, offsets and thresholds of its labels are fitted "
+                "by python -m glimpse.models.train --labels, and calibrate fits one temperature for classes that "
+                "exclude each other."
+            )
         if not options.dry_run:
             writing.check(bundle, options.out)
         labelled.indices(data, bundle.labels, options.name)  # before anything is computed

@@ -56,7 +56,7 @@ def _golden(options: argparse.Namespace) -> None:
     from glimpse.models import golden
     from glimpse.models.serving import load_bundle, serving_model
 
-    network = serving_model(load_bundle(bundle), bundle.recipe, bundle.temperature)
+    network = serving_model(load_bundle(bundle), bundle.recipe, bundle.temperature, bundle.head)
     by = f"Keras {keras.__version__} on TensorFlow {tf.__version__} in float32"
 
     def answer(pixels: Any) -> Any:

@@ -140,6 +140,11 @@ def _orders(models: Sequence[str], data: LabelledFiles) -> list[dict[str, Any]]:
             troubles.append(str(error))
     if troubles:
         raise ValueError("\n  ".join(troubles))
+    if several := [name for name, bundle in bundles.items() if not bundle.head.exclusive]:
+        raise ValueError(
+            f"{several[0]} is a multi-label model, which has no first class to be compared. Measure it with python -m "
+            "glimpse.models.evaluate --labels."
+        )
     bundles |= {name: names.resolve(name) for name in published}
     orders = []
     for name in models:

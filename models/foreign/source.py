@@ -19,6 +19,7 @@ from glimpse.models.foreign.facts import (
     refuse_custom,
 )
 from glimpse.models.foreign.formats import GraphFormat
+from glimpse.models.heads import SOFTMAX, Head
 from glimpse.models.labels import ClassLabel, read_labels
 from glimpse.models.prestem.recipe import Recipe, change_for
 
@@ -45,6 +46,7 @@ class Details:
     labels: tuple[ClassLabel, ...]
     recipe: Recipe
     embedding: str  # the output or node that the recipe's file names; empty: none
+    head: Head = SOFTMAX  # that the recipe's file states
 
 
 def find(path: Path) -> GraphFile | None:
@@ -121,13 +123,15 @@ def details(graph: GraphFile, labels: tuple[ClassLabel, ...] | None, recipe: Rec
     facts = formats.read(graph.format, graph.path)
     refuse_custom(facts, graph.path)
     takes = image_input(facts, graph.path, channels_first=graph.format.channels_first)
-    embedding = "" if recipe else _embedding(graph)
+    told = None if recipe else _told(graph)
+    embedding = "" if told is None else beside.read_embedding(told)
     recipe = recipe or _recipe(graph, facts, takes)
     _check_size(graph, takes, recipe)
     found = labels or _labels(graph, facts)
     if found is None:
         raise BundleError(_without_labels(graph, facts))
-    return Details(labels=found, recipe=recipe, embedding=embedding)
+    head = SOFTMAX if told is None else beside.read_head(told, len(found))
+    return Details(labels=found, recipe=recipe, embedding=embedding, head=head)
 
 
 def _folders(graph: GraphFile) -> tuple[Path, ...]:
@@ -147,18 +151,17 @@ def _labels(graph: GraphFile, facts: GraphFacts) -> tuple[ClassLabel, ...] | Non
     return next((found for folder in _folders(graph) if (found := configs.labels(folder))), None)
 
 
-def _embedding(graph: GraphFile) -> str:
-    """The output or node that a recipe's file beside the graph names as the embedding; empty: none."""
+def _told(graph: GraphFile) -> Path | None:
+    """The recipe's file beside the graph; None: there is none."""
     for folder in _folders(graph):
         if (path := beside.find(folder, "recipe", beside.RECIPES)) is not None:
-            return beside.read_embedding(path)
-    return ""
+            return path
+    return None
 
 
 def _recipe(graph: GraphFile, facts: GraphFacts, takes: ImageInput) -> Recipe:
-    for folder in _folders(graph):
-        if (path := beside.find(folder, "recipe", beside.RECIPES)) is not None:
-            return beside.read_recipe(path)
+    if (path := _told(graph)) is not None:
+        return beside.read_recipe(path)
     said: tuple[object, dict[str, Any]] | None = None
     if facts.recipe:
         said = graph.path, dict(facts.recipe)

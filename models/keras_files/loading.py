@@ -10,8 +10,9 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from glimpse.models import score_kinds
+from glimpse.models import score_kinds, two_scores
 from glimpse.models.builder import Assembly
+from glimpse.models.heads import BINARY, BINARY_CLASSES, MULTI_LABEL, HeadKind
 from glimpse.models.keras_files import bounds, scores
 from glimpse.models.keras_files.inlined import Flat, inlined
 from glimpse.models.keras_files.reading import read
@@ -21,13 +22,15 @@ from glimpse.models.prestem.recipe import Recipe, change_for
 from glimpse.models.spec import Output, StageSummary
 from glimpse.models.weights.errors import WeightsError
 
-# By how much two ways to compute the same may differ, as a share of the largest number.
 # Numbers that Keras may keep at a time, of all operations and pictures, where that is more than two pictures.
 _TOGETHER = 1 << 28
+# Activations behind which no score is one for itself, or none of 0 to 1.
+_NO_OWN = frozenset({"softmax", "log_softmax", "tanh"})
+# By how much two ways to compute the same may differ, as a share of the largest number.
 _SAME = {"float16": 3e-2, "bfloat16": 1e-1}
 
 
-def load(path: Path, *, recipe: Recipe, classes: int | None) -> Assembly:
+def load(path: Path, *, recipe: Recipe, classes: int | None, head: HeadKind = "softmax") -> Assembly:
     """Read a saved model, in Keras' safe mode: no code in it is run.
 
     Args:
@@ -36,6 +39,8 @@ def load(path: Path, *, recipe: Recipe, classes: int | None) -> Assembly:
             logarithms, ``[N, classes]``.
         recipe: the pre-stem that the model was trained behind.
         classes: how many labels there are for it; None: as many as it has scores.
+        head: what its scores mean. A single score is that of the second of two labels in any case but that of several
+            labels.
 
     Returns:
         The network up to its logits, as a single stage.
@@ -47,10 +52,12 @@ def load(path: Path, *, recipe: Recipe, classes: int | None) -> Assembly:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what its author could do better; whoever serves it cannot
         model = _with_channels(read(path), recipe)
-        _check(path, model, recipe, classes)
+        single = _check(path, model, recipe, classes, head)
         made = bounds.check_computation(path, model, recipe)
         flat, expected = _flat(path, model, recipe, _TOGETHER // max(1, made))
-    network, kind = _up_to_logits(path, flat, expected)
+    network, kind = _up_to_logits(path, flat, expected, each=single or head == MULTI_LABEL)
+    if single:
+        network, kind = two_scores.of_one(network), "binary"
     stage = StageSummary(
         "network",
         type(model).__name__.lower(),
@@ -62,8 +69,12 @@ def load(path: Path, *, recipe: Recipe, classes: int | None) -> Assembly:
     return Assembly("", network, (stage,), {"network": network.outputs[0]}, kind)
 
 
-def _check(path: Path, model: keras.Model, recipe: Recipe, classes: int | None) -> None:
-    """Refuse a model that is not a classifier of single images of the recipe's size."""
+def _check(path: Path, model: keras.Model, recipe: Recipe, classes: int | None, head: HeadKind) -> bool:
+    """Refuse a model that is not a classifier of single images of the recipe's size.
+
+    Returns:
+        Whether it gives a single score, that of the second of two classes.
+    """
     if not getattr(model, "inputs", None):
         raise WeightsError(f"{path} must hold a functional or sequential model. Received: {type(model).__name__}")
     takes, gives = ([tuple(x.shape) for x in tensors] for tensors in (model.inputs, model.outputs))
@@ -89,13 +100,10 @@ def _check(path: Path, model: keras.Model, recipe: Recipe, classes: int | None) 
             f"{path} takes integers ({model.inputs[0].dtype}), but the recipe scales pixels with mean {recipe.mean} "
             f"and std {recipe.std}. Remove mean and std from the recipe."
         )
-    if gives[0][1:] == (1,):
-        raise WeightsError(
-            f"{path} gives a single score, as of a sigmoid that says yes or no. Only networks that give one score a "
-            "class can be served: end it in a dense layer of two units with a softmax."
-        )
+    if _is_single(path, gives[0][1:], classes, head):
+        return True
     if classes is None and len(gives[0]) == 2:
-        return
+        return False
     if gives[0][1:] != (classes,):
         there = (
             "and only one score for each class can be used" if classes is None else f"but there are {classes} labels"
@@ -104,6 +112,25 @@ def _check(path: Path, model: keras.Model, recipe: Recipe, classes: int | None) 
             f"{path} gives {_scores(gives[0][1:])}, {there}. "
             + ("Give a whole classifier." if classes is None else "Give one label for each class, in order.")
         )
+    return False
+
+
+def _is_single(path: Path, gives: tuple[int | None, ...], classes: int | None, head: HeadKind) -> bool:
+    """Whether scores of such a shape are a single one, that of the second of two classes."""
+    if gives == (1,) and head != MULTI_LABEL:
+        if classes == BINARY_CLASSES:
+            return True
+        raise WeightsError(
+            f"{path} gives a single score, as of a sigmoid that says yes or no, which is that of the second of two "
+            f"classes. Give two labels for it: first that of 0, then that of 1. Received: {classes or 'no'} "
+            f"label{'s' * (classes != 1)}."
+        )
+    if head == BINARY:
+        raise WeightsError(
+            f"{path} gives {_scores(gives)}, and the head is stated as binary, which has a single one. Remove "
+            "head from the recipe."
+        )
+    return False
 
 
 def _with_channels(model: keras.Model, recipe: Recipe) -> keras.Model:
@@ -144,8 +171,10 @@ def _flat(path: Path, model: keras.Model, recipe: Recipe, at_once: int) -> tuple
     return Flat(model, 0, Counter()), expected
 
 
-def _up_to_logits(path: Path, flat: Flat, expected: NDArray[np.float32]) -> tuple[keras.Model, Output]:
-    """The network up to its logits, and what its own output is."""
+def _up_to_logits(path: Path, flat: Flat, expected: NDArray[np.float32], *, each: bool) -> tuple[keras.Model, Output]:
+    """The network up to its logits, and what its own output is; `each`: every score is one for itself."""
+    if each:
+        return _up_to_own_logits(path, flat, expected), "logits"
     model, last = flat.model, scores.activation(flat.model)
     kind = score_kinds.kind(expected, model.outputs[0].dtype)
     if (logits := scores.without_softmax(flat)) is not None:
@@ -154,7 +183,8 @@ def _up_to_logits(path: Path, flat: Flat, expected: NDArray[np.float32]) -> tupl
     if last in ("sigmoid", "hard_sigmoid") or (kind == "shares" and not scores.is_linear(model)):
         raise WeightsError(
             f"{path} must end in a softmax or in logits. Received: {last}{last and ', '}scores from 0 to 1 for each "
-            "class alone, which do not add up to 1."
+            "class alone, which do not add up to 1. If an image may show several of its classes, or none, state "
+            'head = "multi-label" in its recipe.'
         )
     if kind == "probabilities":
         return scores.logarithm(model), kind
@@ -163,6 +193,21 @@ def _up_to_logits(path: Path, flat: Flat, expected: NDArray[np.float32]) -> tupl
     if last not in ("", "linear", "softmax", "log_softmax"):
         raise WeightsError(f"{path} must end in a softmax or in logits. Received: {last}")
     return model, "logits"
+
+
+def _up_to_own_logits(path: Path, flat: Flat, expected: NDArray[np.float32]) -> keras.Model:
+    """The network up to logits of which a sigmoid makes the probability of each class for itself."""
+    if (logits := scores.without_sigmoid(flat)) is not None:
+        return logits
+    model, last = flat.model, scores.activation(flat.model)
+    inside = bool((expected >= 0).all() and (expected <= 1).all())
+    if last in _NO_OWN or (last == "" and not inside and expected.shape[1] > 1):
+        raise WeightsError(
+            f"{path} must end in a sigmoid or in logits, because its scores are each for itself. Received: "
+            f"{last or 'another operation'}."
+        )
+    # Numbers of a linear layer are between 0 and 1 by chance.
+    return model if scores.is_linear(model) or not inside else scores.log_odds(model)
 
 
 def _answers(

@@ -63,6 +63,30 @@ def without_softmax(flat: Flat) -> keras.Model | None:
     return model
 
 
+def without_sigmoid(flat: Flat) -> keras.Model | None:
+    """A network up to its logits, where a sigmoid of each score is plainly the last that it does; else None.
+
+    A layer that has it as its activation becomes linear.
+    """
+    model, (last, node) = flat.model, _made(flat.model.outputs[0])
+    if type(last).__name__ == "Sigmoid" and len(node.input_tensors) == 1:
+        return keras.Model(model.inputs, node.input_tensors[0], name=model.name)
+    alone = isinstance(last, _ACTIVATED) and flat.calls[id(last)] == 1
+    if not alone or last.activation is not keras.activations.sigmoid:
+        return None
+    if isinstance(last, keras.layers.Activation):
+        return keras.Model(model.inputs, node.input_tensors[0], name=model.name)
+    last.activation = keras.activations.linear  # looked up at each call
+    return model
+
+
+def log_odds(model: keras.Model) -> keras.Model:
+    """A network that gives numbers from 0 to 1, each for itself, up to the logits whose sigmoids they are."""
+    shares = keras.ops.cast(model.outputs[0], "float32")
+    yes, no = (keras.ops.log(keras.ops.maximum(each, _LEAST)) for each in (shares, 1 - shares))
+    return keras.Model(model.inputs, yes - no, name=model.name)
+
+
 def logarithm(model: keras.Model) -> keras.Model:
     """A network that gives probabilities or percentages, up to their logarithms: logits whose softmax they are."""
     probabilities = keras.ops.cast(model.outputs[0], "float32")

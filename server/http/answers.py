@@ -43,6 +43,7 @@ def result(each: ImageResult) -> dict[str, Any]:
         "predictions": [
             {"index": p.index, "label": p.label, "class_id": p.class_id, "probability": p.probability}
             | ({"is_group": True} if p.is_group else {})
+            | ({} if p.over_threshold is None else {"over_threshold": p.over_threshold})
             for p in each.predictions
         ],
         "timing": {

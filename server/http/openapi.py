@@ -47,7 +47,13 @@ def _json(schema: Any) -> dict[str, Any]:
 _TIMING = {"type": "object", "properties": {**{f"{stage}_seconds": _NUMBER for stage in _STAGES}, "batch_size": _WHOLE}}
 _SCHEMAS: dict[str, Any] = {
     "Prediction": _object(
-        ("index", "label", "probability"), index=_WHOLE, label=_TEXT, class_id=_TEXT, probability=_NUMBER, is_group=_YES
+        ("index", "label", "probability"),
+        index=_WHOLE,
+        label=_TEXT,
+        class_id=_TEXT,
+        probability=_NUMBER,
+        is_group=_YES,
+        over_threshold=_YES,
     ),
     "Result": _object(
         ("predictions", "timing"),

@@ -132,7 +132,9 @@ def to_result(answer: Classification) -> results.ImageResult:
     return results.ImageResult(
         predictions=tuple(
             [
-                results.Prediction(each.index, each.label, each.probability, each.class_id, each.is_group)
+                results.Prediction(
+                    each.index, each.label, each.probability, each.class_id, each.is_group, each.over_threshold
+                )
                 for each in result.predictions
             ]
         ),

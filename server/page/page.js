@@ -104,7 +104,7 @@ async function classify(card) {
     const begun = performance.now();
     const answer = await patiently(() => call(`classify?${query}`, { method: "POST", body: card.file }));
     show(card, answer.results[0], performance.now() - begun);
-    const [best] = answer.results[0].predictions;
+    const [best] = answer.results[0].predictions.filter((each) => each.over_threshold !== false);
     find("news").textContent = best ? `${name}: ${best.label}, ${percent(best.probability)}` : name;
   } catch (error) {
     card.text.querySelector(".wait").replaceWith(make("p", { className: "problem" }, error.message));
@@ -133,7 +133,14 @@ function show(card, result, milliseconds) {
     if (each.class_id) {
       label.title = each.class_id;
     }
-    return make("li", {}, bar, label, make("span", { className: "share" }, percent(each.probability)));
+    const share = make("span", { className: "share" }, percent(each.probability));
+    const item = make("li", {}, bar, label, share);
+    if (each.over_threshold === false) {
+      item.className = "below";
+      item.title = "Below the threshold of this label: the photo is not taken to show it.";
+      label.append(make("span", { className: "verdict" }, " (below its threshold)"));
+    }
+    return item;
   });
   const { novelty } = result;
   const unknown =

@@ -27,6 +27,7 @@ from glimpse.server.errors import Reason, ServiceError
 from glimpse.server.fair_queue import PRIORITIES, Lane
 from glimpse.server.registry import LoadedModel, ModelRegistry
 from glimpse.server.repository.rollout import Rollout, Rollouts
+from glimpse.server.repository.verdicts import Verdicts, name, of_model
 
 _LANE = Lane("copies of requests", priority=PRIORITIES)
 _MOST, _MOST_BYTES = 64, 32 << 20  # images that wait, and their bytes
@@ -48,10 +49,11 @@ class Copy:
     image: Image
     geometry: str  # that the request has chosen; "": the version's own
     classes: ClassChoice | None  # that could answer the request, and may answer the copy; None: all
-    first: ClassLabel  # of the answer
+    first: ClassLabel | None  # of the answer; None: a multi-label model has told none
     probability: float  # of that class
     seconds: float  # that the answer took, without waiting
     since: float  # when the request was answered, on the clock of the copies
+    verdicts: Verdicts | None = None  # on its labels, where the model that answered is multi-label
 
 
 class Copies:
@@ -133,11 +135,16 @@ class Copies:
         if chosen is not None:
             probabilities, _ = chosen.probabilities(answer.outputs)
         labels = model.bundle.labels
-        wanted = _name(copy.first)
-        same = next((index for index, label in enumerate(labels) if _name(label) == wanted), None)
+        wanted = None if copy.first is None else name(copy.first)
+        same = next((index for index, label in enumerate(labels) if name(label) == wanted), None)
         probability = 0.0 if same is None else float(probabilities[same])
         self._count(copy, prepared + answer.compute_seconds, ok=True)
-        rollout.compare(abs(copy.probability - probability), agrees=same == int(np.argmax(probabilities)))
+        agrees = (
+            same == int(np.argmax(probabilities))
+            if copy.verdicts is None
+            else copy.verdicts.agrees(of_model(model, probabilities))
+        )
+        rollout.compare(abs(copy.probability - probability), agrees=agrees)
         self._rollouts.judge(rollout)
 
     def _count(self, copy: Copy, seconds: float, *, ok: bool) -> None:
@@ -178,8 +185,3 @@ class Copies:
         outputs = _ALL if copy.classes is None else _CHOSEN
         model.batcher.submit(prepared.pixels, lane=_LANE, future=answer, outputs=outputs)
         return seconds
-
-
-def _name(label: ClassLabel) -> str:
-    """By what a class is the same in another version, whose classes may be in another order."""
-    return label.class_id or label.label

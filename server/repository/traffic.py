@@ -35,6 +35,7 @@ from glimpse.server.errors import (
     ServiceError,
 )
 from glimpse.server.registry import ModelRegistry
+from glimpse.server.repository import verdicts
 from glimpse.server.repository.copies import Copies, Copy
 from glimpse.server.repository.rollout import Kind, Rollout, Rollouts
 
@@ -156,12 +157,21 @@ class Traffic:
 
     def _offer(self, rollout: Rollout, version: str, request: ClassifyRequest, answer: Classification) -> None:
         now, classes = self._copies.clock(), request.classes or self._classes
+        try:
+            model = self._registry.resolve(ModelSelector(answer.model.name, answer.model.version))
+        except ServiceError:
+            return  # it has just been unloaded
         for image, result in zip(request.images, answer.results, strict=True):
-            found = _first(result, answer)
-            if found is not None:
+            if result.error is not None:
+                continue
+            found, told = _first(result, answer), verdicts.of_answer(request, result, answer, model)
+            if found is not None or told is not None:
+                first, probability = found or (None, 0.0)
                 timing = result.timing
                 seconds = timing.decode + timing.pre_stem + timing.compute
-                self._copies.offer(Copy(rollout, version, image, request.geometry, classes, *found, seconds, now))
+                self._copies.offer(
+                    Copy(rollout, version, image, request.geometry, classes, first, probability, seconds, now, told)
+                )
 
 
 def _first(result: ImageResult, answer: Classification) -> tuple[ClassLabel, float] | None:

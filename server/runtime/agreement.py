@@ -8,6 +8,9 @@ two classes are as good as equally probable, two computations that are both righ
 few photographs have more such pictures than photographs as people send them, so that counting them would refuse
 networks which keep 99.7% of their first answers on real photographs.
 
+Of a multi-label model the labels over their thresholds are compared, without those that float32 itself puts near
+theirs.
+
 Nothing here knows of a runtime: it is given as a function of precision and pixels.
 """
 
@@ -29,6 +32,9 @@ Answer = Callable[[str, NDArray[np.uint8]], NDArray[np.float32]]
 KIND = "agreement"  # of measurement
 MIN_PICTURES = 100  # pictures with a clear answer, or the comparison says too little
 REQUIRED_SHARE = 0.99  # share of them that must keep their first class
+# By which a label's probability must be away from its threshold to be compared: the tolerance of a reduced precision is
+# of that size, so that a label which is nearer may fall on either side of it in two computations that are both right.
+CLEAR_DISTANCE = 0.1
 CLEAR_RATIO = 0.8  # of the first class's probability is the most that the second may have where an answer is clear
 _MAX_PICTURES = 200  # pictures that are compared where the network is small
 _MAX_MULTIPLY_ADDS = (
@@ -73,7 +79,14 @@ def size(multiply_adds: int) -> int:
     return max(MIN_PICTURES, min(_MAX_PICTURES, _MAX_MULTIPLY_ADDS // max(1, multiply_adds)))
 
 
-def measure(answer: Answer, pictures: Iterator[NDArray[np.uint8]], *, precision: str, number: int) -> Agreement:
+def measure(
+    answer: Answer,
+    pictures: Iterator[NDArray[np.uint8]],
+    *,
+    precision: str,
+    number: int,
+    thresholds: NDArray[np.float32] | None = None,
+) -> Agreement:
     """Compare a reduced precision with float32.
 
     Args:
@@ -82,7 +95,11 @@ def measure(answer: Answer, pictures: Iterator[NDArray[np.uint8]], *, precision:
         pictures: uint8 ``[H, W, C]`` each, as many as are asked for.
         precision: the reduced one.
         number: pictures with a clear answer that are compared, if there are so many.
+        thresholds: of a multi-label model, ``[labels]``: an answer is clear if any label is clear of its own, and the
+            same if all that are clear stay on their side.
     """
+    if thresholds is not None:
+        return _measure_labels(answer, pictures, thresholds, precision=precision, number=number)
     kept: list[NDArray[np.uint8]] = []
     first: list[int] = []
     unclear = 0
@@ -101,6 +118,26 @@ def measure(answer: Answer, pictures: Iterator[NDArray[np.uint8]], *, precision:
     found = answer(precision, np.stack(kept))
     same = np.isfinite(found).all(axis=1) & (found.argmax(axis=1) == first)
     return Agreement(precision, int(same.sum()), len(kept), unclear)
+
+
+def _measure_labels(
+    answer: Answer,
+    pictures: Iterator[NDArray[np.uint8]],
+    thresholds: NDArray[np.float32],
+    *,
+    precision: str,
+    number: int,
+) -> Agreement:
+    batch = np.stack([*islice(pictures, number)])
+    expected = answer("float32", batch)
+    clear = np.isfinite(expected) & (np.abs(expected - thresholds) >= CLEAR_DISTANCE)
+    some = clear.any(axis=1)
+    if not some.any():
+        return Agreement(precision, 0, 0, len(batch))
+    found, expected, clear = answer(precision, batch[some]), expected[some], clear[some]
+    kept = ((found >= thresholds) == (expected >= thresholds)) | ~clear
+    same = np.isfinite(found).all(axis=1) & kept.all(axis=1)
+    return Agreement(precision, int(same.sum()), int(some.sum()), int((~some).sum()))
 
 
 def _clear(found: NDArray[np.float32]) -> NDArray[np.bool_]:

@@ -114,7 +114,8 @@ class _Builder:
         )
         begun = time.monotonic()
         series = variations.series(own, bundle.recipe)
-        found = agreement.measure(self._answer, series, precision=precision, number=number)
+        thresholds = None if bundle.head.exclusive else bundle.head.limits
+        found = agreement.measure(self._answer, series, precision=precision, number=number, thresholds=thresholds)
         agreement.store(follows_from, found)
         _log.info(
             "precisions compared",

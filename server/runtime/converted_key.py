@@ -26,6 +26,7 @@ def identity(bundle: Bundle) -> str:
         "classes": len(bundle.labels),
         "recipe": bundle.recipe.digest,
         "temperature": bundle.temperature,
+        "head": bundle.head.to_dict(),
     }
     return hashlib.sha256(json.dumps(follows_from, sort_keys=True).encode()).hexdigest()[:32]
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from glimpse.models import golden
 from glimpse.models.bundle import Bundle, BundleError
 from glimpse.models.decoding.limits import ImageLimits
+from glimpse.models.heads import SOFTMAX, Head
 from glimpse.models.prestem import host
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.server import domain
@@ -36,6 +37,7 @@ class GoldenCheck:
     names: tuple[str, ...]  # of the pictures
     expected: NDArray[np.float32] | None  # [P, classes]; None: nothing is recorded
     disabled: bool  # nothing is checked
+    head: Head = SOFTMAX  # of the model
     user_model: bool = False  # a network of the user's own or with random weights, which may answer all alike
     _warned: set[str] = field(default_factory=set, repr=False, compare=False)  # warnings that have been logged
 
@@ -81,6 +83,13 @@ class GoldenCheck:
             _log.warning("answers do not depend on the picture", detail=f"{what} Has it been trained?")
 
     def _check_probabilities(self, found: NDArray[np.float32], what: str) -> None:
+        if not self.head.exclusive:
+            if np.isfinite(found).all() and (found >= 0).all() and (found <= 1).all():
+                return
+            raise GoldenError(
+                f"The answer for {what} has invalid probabilities: they must be finite, and from 0 to 1. Received: "
+                f"{_shown(found)}. {_ADVICE}"
+            )
         if not np.isfinite(found).all() or (found < 0).any() or abs(float(found.sum()) - 1) > _SUM:
             raise GoldenError(
                 f"The answer for {what} has invalid probabilities: they must be finite, at least 0, and add up to 1. "
@@ -94,13 +103,19 @@ class GoldenCheck:
             raise GoldenError(f"The answer for {what} has {found.shape} values. Expected: {expected.shape}. {_ADVICE}")
         worst = int(np.abs(found - expected).argmax())
         difference = abs(float(found[worst] - expected[worst]))
-        if difference <= tolerance and found.argmax() == expected.argmax():
+        if difference <= tolerance and self._same_answer(found, expected):
             return
         raise GoldenError(
             f"The answer for {what} differs from the recorded one. Expected: {_shown(expected)}. Received: "
             f"{_shown(found)}. "
             f"The largest difference, {difference:.6f}, is in class {worst}; {tolerance} is allowed. {_ADVICE}"
         )
+
+    def _same_answer(self, found: NDArray[np.float32], expected: NDArray[np.float32]) -> bool:
+        """Whether the first class is the same, or of a multi-label model the labels over their thresholds."""
+        if self.head.exclusive:
+            return bool(found.argmax() == expected.argmax())
+        return bool((self.head.passed(found) == self.head.passed(expected)).all())
 
 
 _ADVICE = (
@@ -144,7 +159,8 @@ def load(bundle: Bundle, mode: Literal["require", "auto", "off"]) -> GoldenCheck
                 f"again: python -m glimpse.models golden {bundle.folder}"
             ) from error
         names = tuple(each.picture.name for each in recorded)
-        return GoldenCheck(np.stack(pixels), names, np.stack([each.probabilities for each in recorded]), disabled=False)
+        expected = np.stack([each.probabilities for each in recorded])
+        return GoldenCheck(np.stack(pixels), names, expected, disabled=False, head=bundle.head)
     if mode == "require":
         if bundle.random:
             raise GoldenError(
@@ -160,6 +176,7 @@ def load(bundle: Bundle, mode: Literal["require", "auto", "off"]) -> GoldenCheck
         ("black", "noise"),
         None,
         disabled=False,
+        head=bundle.head,
         user_model=not bundle.architecture or bundle.random,
     )
 

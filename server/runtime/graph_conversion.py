@@ -26,6 +26,7 @@ from glimpse.models.foreign.facts import (
     image_input,
     refuse_custom,
 )
+from glimpse.models.heads import MULTI_LABEL, Head, sigmoid
 from glimpse.models.outputs import EMBEDDING, LOGITS, PROBABILITIES
 from glimpse.models.spec import NetworkSummary, Output
 from glimpse.server.runtime import UnsupportedNetworkError
@@ -53,10 +54,13 @@ class _Scored(NamedTuple):
 
     pixels: Any  # uint8 [N, H, W, C], or [1, H, W, C] where it takes batches of one only
     raw: Any  # float32 [N, classes], as the graph gives them
-    logits: Any | None  # float32 [N, classes], in front of a softmax at its end; None: there is none
+    # float32 [N, classes], in front of a softmax at its end, or of a sigmoid where each score is one for itself; None:
+    # there is none.
+    logits: Any | None
     last: str  # the kind of the operator that computes the scores
     rounded: bool  # the scores are rounded to steps of a quantisation
     embedding: Any | None = None  # float32 [N, D], see `graph_embedding`; None: there is none
+    single: bool = False  # there is one score, that of the second of two classes
 
 
 def convert_graph(bundle: Bundle, folder: Path) -> NetworkSummary:
@@ -74,10 +78,10 @@ def convert_graph(bundle: Bundle, folder: Path) -> NetworkSummary:
     facts = formats.read(row, path)
     refuse_custom(facts, path)
     takes = image_input(facts, path, channels_first=row.channels_first)
-    graph = Graph(path, row, facts, takes, bundle.recipe, len(bundle.labels), bundle.embedding)
+    graph = Graph(path, row, facts, takes, bundle.recipe, len(bundle.labels), bundle.embedding, bundle.head.kind)
     stages = _stages(graph)
     scored, kind = _scored(graph)
-    model = _serving(scored, kind, bundle.temperature)
+    model = _serving(scored, kind, bundle.temperature, bundle.head)
     write(model, folder)
     return NetworkSummary(
         paper="",
@@ -172,9 +176,11 @@ def _computed(graph: Graph, scored: _Scored, pixels: NDArray[np.uint8], batch: i
             "std, and export the graph again."
         )
     if scored.logits is not None:
-        difference = float(np.abs(_softmax(found[LOGITS]) - raw).max())
+        own = scored.single or graph.head == MULTI_LABEL
+        again = sigmoid(found[LOGITS]) if own else _softmax(found[LOGITS])
+        difference = float(np.abs(again - raw).max())
         if difference <= (_CUT_QUANTISED if scored.rounded else _CUT):
-            return scored, "logits"
+            return scored, "binary" if scored.single else "logits"
         scored = scored._replace(logits=None)
     return scored, _kind(graph, scored, raw)
 
@@ -194,15 +200,33 @@ def _check_alone(together: NDArray[np.float32], alone: NDArray[np.float32], *, r
 
 def _kind(graph: Graph, scored: _Scored, raw: NDArray[np.float32]) -> Output:
     """What scores without a softmax that we could take away are."""
+    if scored.single or graph.head == MULTI_LABEL:
+        return _own_kind(graph, scored, raw)
     kind = score_kinds.kind(raw, "bfloat16" if scored.rounded else "float32")
     if kind in {"probabilities", "log-probabilities"}:
         return kind
     if scored.last in _SIGMOIDS or (kind == "shares" and scored.last not in _LINEAR):
         raise GraphError(
             f"{graph.path} must end in a softmax or in logits. Received: {scored.last}, and scores for each class "
-            "alone, which do not add up to 1. Export the network without it, if its classes exclude each other."
+            "alone, which do not add up to 1. Export the network without it, if its classes exclude each other; if an "
+            'image may show several of them, or none, state head = "multi-label" in its recipe.'
         )
     return "logits"
+
+
+def _own_kind(graph: Graph, scored: _Scored, raw: NDArray[np.float32]) -> Output:
+    """What scores that are each one for itself are, where no sigmoid could be taken away."""
+    if scored.last in {"Softmax", "LogSoftmax", "Tanh"}:
+        raise GraphError(
+            f"{graph.path} must end in a sigmoid or in logits, because its scores are each for itself. Received: "
+            f"{scored.last}."
+        )
+    if scored.last not in _LINEAR and (raw >= 0).all() and (raw <= 1).all():
+        raise GraphError(
+            f"{graph.path} gives scores from 0 to 1 by {scored.last}, which is not taken for a sigmoid. Export it up "
+            "to its logits."
+        )
+    return "binary" if scored.single else "logits"
 
 
 def _ends(graph: Graph, model: Any, batch: int) -> _Scored | None:
@@ -214,16 +238,20 @@ def _ends(graph: Graph, model: Any, batch: int) -> _Scored | None:
         return None
     pixels = ops.parameter([batch, *graph.recipe.pixels_shape], np.uint8, name="pixels")
     feed(model.inputs[0].node, prepared(graph, model, pixels))
-    softmax, last, rounded = _end(source, graph.classes)
+    single = graph.may_be_single and classes_of(_shape(model.outputs[index])) == 1
+    scores = 1 if single else graph.classes
+    wanted = "Sigmoid" if single or graph.head == MULTI_LABEL else "Softmax"
+    softmax, last, rounded = _end(source, graph.classes, wanted)
     quantised = _of_output(graph, model, index).quantisation
     raw = _floats(source, quantised)
     return _Scored(
         pixels=pixels,
-        raw=_rows(raw, graph.classes),
-        logits=None if softmax is None else _rows(_floats(softmax.input_value(0), None), graph.classes),
+        raw=_rows(raw, scores),
+        logits=None if softmax is None else _rows(_floats(softmax.input_value(0), None), scores),
         last=last,
         rounded=rounded or quantised is not None,
         embedding=embedding(graph, model, source),
+        single=single,
     )
 
 
@@ -233,19 +261,16 @@ def _output(graph: Graph, model: Any) -> int:
     Raises:
         GraphError: there is none, or there are several.
     """
-    shapes = [
-        tuple(int(side.get_length()) if side.is_static else None for side in output.partial_shape)
-        if output.partial_shape.rank.is_static
-        else None
-        for output in model.outputs
-    ]
+    shapes = [_shape(output) for output in model.outputs]
     named = "; ".join(map(str, graph.facts.outputs[:5]))
     fitting = [place for place, shape in enumerate(shapes) if classes_of(shape) == graph.classes]
+    if not fitting and graph.may_be_single:
+        fitting = [place for place, shape in enumerate(shapes) if classes_of(shape) == 1]
     if len(fitting) == 1:
-        if graph.classes == 1:
+        if graph.classes == 1 and graph.head != MULTI_LABEL:
             raise GraphError(
-                f"{graph.path} gives a single score, as of a sigmoid that says yes or no. Only graphs that give a "
-                f"score for each class can be served: end it in two scores. Received: {named}."
+                f"{graph.path} gives a single score, as of a sigmoid that says yes or no, which is that of the second "
+                f"of two classes. Give two labels for it: first that of 0, then that of 1. Received: {named}."
             )
         return fitting[0]
     if len(fitting) > 1:
@@ -265,21 +290,33 @@ def _output(graph: Graph, model: Any) -> int:
     )
 
 
+def _shape(output: Any) -> tuple[int | None, ...] | None:
+    """The shape of an output; None where not even its number of sides is known."""
+    if not output.partial_shape.rank.is_static:
+        return None
+    return tuple(int(side.get_length()) if side.is_static else None for side in output.partial_shape)
+
+
 def _of_output(graph: Graph, model: Any, index: int) -> TensorFacts:
     if len(graph.facts.outputs) == len(model.outputs):
         return graph.facts.outputs[index]
     return TensorFacts(name="", shape=None, dtype="float32")
 
 
-def _end(source: Any, classes: int) -> tuple[Any | None, str, bool]:
-    """A softmax over the classes at the end of the graph, or None; the kind of the last operator; whether it rounds."""
+def _end(source: Any, classes: int, wanted: str) -> tuple[Any | None, str, bool]:
+    """What is to be taken away from the end of the graph, a softmax over the classes or a sigmoid; else None.
+
+    And the kind of the last operator, and whether the scores are rounded.
+    """
     node, rounded = source.get_node(), False
     while node.get_type_name() in _PASSED:
         rounded = rounded or node.get_type_name() in _ROUNDING
         node = node.input_value(0).get_node()
     kind = str(node.get_type_name())
-    if kind != "Softmax":
+    if kind != wanted:
         return None, kind, rounded
+    if kind == "Sigmoid":
+        return node, kind, rounded
     shape = node.input_value(0).get_partial_shape()
     axis = int(node.get_attributes()["axis"])
     over = shape[axis if axis >= 0 else len(shape) + axis]
@@ -300,7 +337,7 @@ def _rows(value: Any, classes: int) -> Any:
     return ops.reshape(value, integers([-1, classes]), special_zero=False)
 
 
-def _serving(scored: _Scored, kind: Output, temperature: float) -> Any:
+def _serving(scored: _Scored, kind: Output, temperature: float, head: Head) -> Any:
     """uint8 ``[N, H, W, C]`` -> probabilities and logits, float32 ``[N, classes]``, and the embedding if any."""
     if scored.logits is not None:
         logits = scored.logits
@@ -308,9 +345,17 @@ def _serving(scored: _Scored, kind: Output, temperature: float) -> Any:
         logits = ops.log(ops.maximum(scored.raw, ops.constant(np.float32(_LEAST))))
     else:
         logits = scored.raw
-    warm = logits if temperature == 1 else ops.multiply(logits, ops.constant(np.float32(1 / temperature)))
+    if scored.single:
+        logits = ops.multiply(logits, ops.constant(np.array([[-0.5, 0.5]], np.float32)))
     features = {} if scored.embedding is None else {EMBEDDING: scored.embedding}
-    return _model({PROBABILITIES: ops.softmax(warm, 1), LOGITS: logits, **features}, scored.pixels)
+    if head.exclusive:
+        warm = logits if temperature == 1 else ops.multiply(logits, ops.constant(np.float32(1 / temperature)))
+        probabilities = ops.softmax(warm, 1)
+    else:
+        divisors = np.array([head.temperatures], np.float32)
+        shifted = ops.subtract(logits, ops.constant(np.array([head.offsets], np.float32)))
+        probabilities = ops.sigmoid(ops.multiply(shifted, ops.constant(1 / divisors)))
+    return _model({PROBABILITIES: probabilities, LOGITS: logits, **features}, scored.pixels)
 
 
 def _model(outputs: dict[str, Any], pixels: Any) -> Any:

@@ -10,6 +10,7 @@ import numpy as np
 
 from glimpse.models.foreign.facts import GraphError, GraphFacts, ImageInput, Quantisation
 from glimpse.models.foreign.formats import GraphFormat
+from glimpse.models.heads import BINARY_CLASSES, MULTI_LABEL, HeadKind
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.server.runtime.openvino_library import openvino, ops
 
@@ -30,6 +31,12 @@ class Graph(NamedTuple):
     recipe: Recipe
     classes: int
     embedding: str = ""  # the node whose output is the embedding; empty: what the last layer with weights reads
+    head: HeadKind = "softmax"  # what its scores mean
+
+    @property
+    def may_be_single(self) -> bool:
+        """Whether a single score would be that of the second of two classes."""
+        return self.classes == BINARY_CLASSES and self.head != MULTI_LABEL
 
 
 def input_shape(graph: Graph, batch: int) -> openvino.PartialShape:

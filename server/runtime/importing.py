@@ -82,5 +82,5 @@ def import_model(
     from glimpse.models.serving import load_bundle, serving_outputs
 
     assembly = load_bundle(bundle)
-    form = partial(serving_outputs, assembly, bundle.recipe, bundle.temperature)
+    form = partial(serving_outputs, assembly, bundle.recipe, bundle.temperature, bundle.head)
     return ImportedModel(bundle, assembly.summary, row, form)

@@ -34,7 +34,7 @@ def test_csv_has_a_line_for_each_image_with_its_classes_side_by_side(
     header, first, second = csv.reader(io.StringIO(ended.stdout, newline=""))
     assert header == [
         *("path", "label_1", "probability_1", "label_2", "probability_2", "label_3", "probability_3"),
-        *("error", "code", "message", "model", "version", "class_id_1", "class_id_2", "class_id_3"),
+        *("error", "code", "message", "model", "version", "class_id_1", "class_id_2", "class_id_3", "labels"),
     ]
     assert first == [
         """'./a "strange",\\x0aname.jpg""",  # as `client.commands.csv_cells` has it

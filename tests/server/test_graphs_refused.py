@@ -93,7 +93,16 @@ REFUSED: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
     "a single score": (lambda: onnx_model(classes=1, end="Sigmoid"), {"labels": 1}, "a single score"),
     "a custom operator": (custom_operator, {}, r"custom operators.*org\.example\.Sharpen"),
     "control flow": (choosing, {}, "control flow.*If"),
-    "scores of sigmoids": (lambda: onnx_model(end="Sigmoid"), {}, "must end in a softmax or in logits.*Sigmoid"),
+    "scores of sigmoids": (
+        lambda: onnx_model(end="Sigmoid"),
+        {},
+        'must end in a softmax or in logits.*Sigmoid.*state head = "multi-label"',
+    ),
+    "a softmax of labels": (
+        onnx_model,
+        {"recipe": {**RECIPE, "head": "multi-label"}},
+        "must end in a sigmoid or in logits.*Softmax",
+    ),
     "whole numbers and a mean": (lambda: onnx_model(dtype="uint8"), {}, "Remove mean and std from the recipe"),
     "another size": (lambda: onnx_model(size=9), {}, r"takes images of 9x9x3 .*produces 12x12x3\. Change height"),
     "another depth": (lambda: onnx_model(depth=1), {}, "Set channels of the recipe to GRAY"),

@@ -163,18 +163,20 @@ class Novelty(_message.Message):
     def __init__(self, score: _Optional[float] = ..., threshold: _Optional[float] = ..., known: bool = ...) -> None: ...
 
 class Prediction(_message.Message):
-    __slots__ = ("index", "label", "class_id", "probability", "is_group")
+    __slots__ = ("index", "label", "class_id", "probability", "is_group", "over_threshold")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     LABEL_FIELD_NUMBER: _ClassVar[int]
     CLASS_ID_FIELD_NUMBER: _ClassVar[int]
     PROBABILITY_FIELD_NUMBER: _ClassVar[int]
     IS_GROUP_FIELD_NUMBER: _ClassVar[int]
+    OVER_THRESHOLD_FIELD_NUMBER: _ClassVar[int]
     index: int
     label: str
     class_id: str
     probability: float
     is_group: bool
-    def __init__(self, index: _Optional[int] = ..., label: _Optional[str] = ..., class_id: _Optional[str] = ..., probability: _Optional[float] = ..., is_group: bool = ...) -> None: ...
+    over_threshold: bool
+    def __init__(self, index: _Optional[int] = ..., label: _Optional[str] = ..., class_id: _Optional[str] = ..., probability: _Optional[float] = ..., is_group: bool = ..., over_threshold: bool = ...) -> None: ...
 
 class ImageError(_message.Message):
     __slots__ = ("code", "reason", "message")
@@ -245,7 +247,7 @@ class DescribeModelRequest(_message.Message):
     def __init__(self, model: _Optional[_Union[ModelSelector, _Mapping]] = ...) -> None: ...
 
 class DescribeModelResponse(_message.Message):
-    __slots__ = ("model", "architecture", "variant", "paper", "input", "classes", "parameters", "trainable_parameters", "stages", "pre_stem", "temperature", "runtime", "limits", "output", "options", "outputs", "groups", "novelty")
+    __slots__ = ("model", "architecture", "variant", "paper", "input", "classes", "parameters", "trainable_parameters", "stages", "pre_stem", "temperature", "runtime", "limits", "output", "options", "outputs", "groups", "novelty", "head")
     class OptionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -271,6 +273,7 @@ class DescribeModelResponse(_message.Message):
     OUTPUTS_FIELD_NUMBER: _ClassVar[int]
     GROUPS_FIELD_NUMBER: _ClassVar[int]
     NOVELTY_FIELD_NUMBER: _ClassVar[int]
+    HEAD_FIELD_NUMBER: _ClassVar[int]
     model: ModelIdentity
     architecture: str
     variant: str
@@ -289,7 +292,20 @@ class DescribeModelResponse(_message.Message):
     outputs: _containers.RepeatedCompositeFieldContainer[OutputDescription]
     groups: _containers.RepeatedCompositeFieldContainer[ClassGroup]
     novelty: NoveltyThreshold
-    def __init__(self, model: _Optional[_Union[ModelIdentity, _Mapping]] = ..., architecture: _Optional[str] = ..., variant: _Optional[str] = ..., paper: _Optional[str] = ..., input: _Optional[_Union[InputShape, _Mapping]] = ..., classes: _Optional[_Iterable[_Union[ClassLabel, _Mapping]]] = ..., parameters: _Optional[int] = ..., trainable_parameters: _Optional[int] = ..., stages: _Optional[_Iterable[_Union[Stage, _Mapping]]] = ..., pre_stem: _Optional[_Union[PreStem, _Mapping]] = ..., temperature: _Optional[float] = ..., runtime: _Optional[_Union[Runtime, _Mapping]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., output: _Optional[str] = ..., options: _Optional[_Mapping[str, str]] = ..., outputs: _Optional[_Iterable[_Union[OutputDescription, _Mapping]]] = ..., groups: _Optional[_Iterable[_Union[ClassGroup, _Mapping]]] = ..., novelty: _Optional[_Union[NoveltyThreshold, _Mapping]] = ...) -> None: ...
+    head: Head
+    def __init__(self, model: _Optional[_Union[ModelIdentity, _Mapping]] = ..., architecture: _Optional[str] = ..., variant: _Optional[str] = ..., paper: _Optional[str] = ..., input: _Optional[_Union[InputShape, _Mapping]] = ..., classes: _Optional[_Iterable[_Union[ClassLabel, _Mapping]]] = ..., parameters: _Optional[int] = ..., trainable_parameters: _Optional[int] = ..., stages: _Optional[_Iterable[_Union[Stage, _Mapping]]] = ..., pre_stem: _Optional[_Union[PreStem, _Mapping]] = ..., temperature: _Optional[float] = ..., runtime: _Optional[_Union[Runtime, _Mapping]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., output: _Optional[str] = ..., options: _Optional[_Mapping[str, str]] = ..., outputs: _Optional[_Iterable[_Union[OutputDescription, _Mapping]]] = ..., groups: _Optional[_Iterable[_Union[ClassGroup, _Mapping]]] = ..., novelty: _Optional[_Union[NoveltyThreshold, _Mapping]] = ..., head: _Optional[_Union[Head, _Mapping]] = ...) -> None: ...
+
+class Head(_message.Message):
+    __slots__ = ("kind", "thresholds", "temperatures", "offsets")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    THRESHOLDS_FIELD_NUMBER: _ClassVar[int]
+    TEMPERATURES_FIELD_NUMBER: _ClassVar[int]
+    OFFSETS_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    thresholds: _containers.RepeatedScalarFieldContainer[float]
+    temperatures: _containers.RepeatedScalarFieldContainer[float]
+    offsets: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, kind: _Optional[str] = ..., thresholds: _Optional[_Iterable[float]] = ..., temperatures: _Optional[_Iterable[float]] = ..., offsets: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class OutputDescription(_message.Message):
     __slots__ = ("name", "size")

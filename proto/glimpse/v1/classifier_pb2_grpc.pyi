@@ -21,10 +21,10 @@ Reasons, for programs to switch on:
 | `TOP_K_OUT_OF_RANGE` | INVALID_ARGUMENT | `top_k` is 0 or above the number of classes |
 | `MIN_PROBABILITY_OUT_OF_RANGE` | INVALID_ARGUMENT | `min_probability` is not from 0 to 1 |
 | `GEOMETRY_NOT_ALLOWED` | INVALID_ARGUMENT | the geometry is unknown, or not one of `Limits.geometries` |
-| `NO_NOVELTY_THRESHOLD` | INVALID_ARGUMENT | `novelty` or `require_known` is set, and the model has no threshold |
+| `NO_NOVELTY_THRESHOLD` | INVALID_ARGUMENT | `novelty` or `require_known` is set, and the model has no threshold, as no multi-label model has |
 | `UNKNOWN_OUTPUT` | INVALID_ARGUMENT | the model has no output of that name |
 | `UNKNOWN_CLASS` | INVALID_ARGUMENT | the model has no class or group of that name, or no class is left that may answer |
-| `ROLL_UP_OUT_OF_RANGE` | INVALID_ARGUMENT | `roll_up` is not from 0 to 1 |
+| `ROLL_UP_OUT_OF_RANGE` | INVALID_ARGUMENT | `roll_up` is not from 0 to 1, or not 0 for a multi-label model |
 | `DUPLICATE_ID` | INVALID_ARGUMENT | the stream already has a request of this id in flight |
 | `INVALID_TENSOR` | INVALID_ARGUMENT | Open Inference Protocol: the name, type, shape or contents of a tensor do not fit the model |
 | `INVALID_PARAMETER` | INVALID_ARGUMENT | Open Inference Protocol: a parameter has another type than it must have |

@@ -49,14 +49,14 @@ def test_the_json_of_an_answer_has_the_names_of_the_contract(port: int) -> None:
     assert content.keys() == names(pb.ClassifyResponse.DESCRIPTOR)
     assert content["model"].keys() == names(pb.ModelIdentity.DESCRIPTOR)
     assert result.keys() == {"predictions", "timing"}  # what was not asked for is not there
-    assert result["predictions"][0].keys() == names(pb.Prediction.DESCRIPTOR) - {"is_group"}
+    assert result["predictions"][0].keys() == names(pb.Prediction.DESCRIPTOR) - {"is_group", "over_threshold"}
     assert result["timing"].keys() == names(pb.Timing.DESCRIPTOR)
 
 
 def test_the_json_of_all_that_can_be_asked_for_has_the_names_of_the_contract() -> None:
     whole = ImageResult(
         Timing(),
-        (Prediction(0, "cat", "n02123045", 0.9, is_group=True),),
+        (Prediction(0, "cat", "n02123045", 0.9, is_group=True, over_threshold=True),),
         {name: np.ones(3, np.float32) for name in ("embedding", "logits")},
         InvalidImageError(Reason.NOT_AN_IMAGE, "No image."),
         Novelty(1.0, 2.0),
