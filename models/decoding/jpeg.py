@@ -22,7 +22,7 @@ MAX_FILL = 1024  # bytes of padding within the pixels
 # over it, and so do the viewers that are made with it.
 _MARKER = re.compile(rb"\xff[^\x00\xff]")
 # Within a scan FF00 is data, and FFD0 to FFD7 are restarts.
-_SCAN_END = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+SCAN_END = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _START_OF_IMAGE, _END_OF_IMAGE, _START_OF_SCAN = 0xD8, 0xD9, 0xDA
 _START = bytes((0xFF, _START_OF_IMAGE))
 _FILL = b"\xff" * (MAX_FILL + 1)
@@ -75,7 +75,7 @@ def read(data: bytes) -> Header:
     orientation = None
     kept, at = [(0, len(_START))], len(_START)
     for _ in range(MAX_SEGMENTS):
-        code, start, end = _segment(data, at)
+        code, start, end = segment(data, at)
         _check(code, framed=frame is not None)
         if code == _EXIF and orientation is None and data.startswith(b"Exif\x00\x00", start + 4):
             orientation = exif.orientation(data[start + 4 : end])
@@ -101,7 +101,7 @@ def read(data: bytes) -> Header:
     return Header("JPEG", size, bare, orientation or 1, reducible=True, streamed=streamed, scans=scans)
 
 
-def _segment(data: bytes, at: int) -> tuple[int, int, int]:
+def segment(data: bytes, at: int) -> tuple[int, int, int]:
     """The next marker's code, and where its segment starts and ends."""
     match = _MARKER.search(data, at)
     if match is None:
@@ -160,7 +160,7 @@ def _end(data: bytes, at: int) -> tuple[int, int]:
         RefusedImageError: expected; it has too many scans or segments, or such as no picture has.
     """
     scans, segments = 1, 0
-    while match := _SCAN_END.search(data, at):
+    while match := SCAN_END.search(data, at):
         code = data[match.start() + 1]
         if code == _END_OF_IMAGE:
             return match.start(), scans
