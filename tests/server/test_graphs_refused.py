@@ -14,7 +14,7 @@ from glimpse.models.sources import ModelSource, resolve
 from glimpse.server.runtime import UnsupportedNetworkError, selection
 from glimpse.server.runtime.importing import import_model
 from glimpse.server.runtimes import RUNTIMES
-from tests.models.graph_makers import CLASSES, SIZE, onnx_model, saved
+from tests.models.graph_makers import CLASSES, RECIPE, SIZE, onnx_model, saved
 from tests.server.converting import Converted
 
 
