@@ -13,7 +13,7 @@ from contextlib import ExitStack
 import grpc
 import pytest
 
-from glimpse.server import connections, port_lock, port_reservation, ports
+from glimpse.server import connections, grpc_arguments, port_lock, port_reservation, ports
 from glimpse.server.startup import PortTakenError
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1.classifier_pb2_grpc import ImageClassifierStub
@@ -77,8 +77,8 @@ def test_of_servers_that_start_at_the_same_moment_one_has_the_port(monkeypatch: 
 def test_where_sockets_cannot_share_a_port_one_serves_alone(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    limits = ports._limits
-    monkeypatch.setattr(ports, "_limits", lambda settings, **_: limits(settings, shares_port=False))
+    limits = grpc_arguments.of_connections
+    monkeypatch.setattr(grpc_arguments, "of_connections", lambda settings, **_: limits(settings, shares_port=False))
     loop = Loop()
     running = Inside(loop)
     try:
