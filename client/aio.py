@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 from weakref import WeakSet
 
 import grpc
@@ -17,6 +17,7 @@ from glimpse.client.aio_stream import OpenCall, cancelled_from_outside
 from glimpse.client.base import BaseClient
 from glimpse.client.calls import AsyncCalls
 from glimpse.client.errors import Code, GlimpseError
+from glimpse.client.options import Options
 from glimpse.client.reachability import Reachability
 from glimpse.client.results import ImageResult, ModelDescription
 from glimpse.v1 import classifier_pb2_grpc
@@ -67,23 +68,12 @@ class AsyncClient(BaseClient):
         if self._channel is not None:
             await self._channel.close()
 
-    async def classify(  # noqa: PLR0913 - one for each option
+    async def classify(
         self,
         image: ImageInput,
         *,
-        top_k: int | None = None,
-        min_probability: float = 0.0,
-        geometry: str = "",
-        outputs: Sequence[str] = (),
-        embedding_type: str = "float32",
-        allow: Sequence[str] = (),
-        deny: Sequence[str] = (),
-        roll_up: float = 0.0,
-        model: str = "",
-        version: str = "",
-        novelty: bool | None = None,
-        require_known: bool = False,
         timeout: float | None = None,  # noqa: ASYNC109  (the call's own, which the server hears of, too)
+        **options: Unpack[Options],
     ) -> ImageResult:
         """Classify one image.
 
@@ -94,27 +84,9 @@ class AsyncClient(BaseClient):
                 in the order red, green, blue, or grey ``[height, width]``; or a Pillow image, which travels as the
                 pixels that a viewer would show (upright, transparency on white). Pixels have to fit into a message, as
                 about 5.5 megapixels do, and three times as many of a grey array.
-            top_k: how many predictions to return; without it 5, or all classes where there are fewer, or of a
-                multi-label model all labels that are at least their threshold.
-            min_probability: leave out predictions that are less probable than this, 0 to 1.
-            geometry: how to fit the image to the network's input, one of those that the server allows
-                (``(await describe()).limits.geometries``); if empty, the model's own.
-            outputs: what to return besides predictions: ``"embedding"``, ``"logits"`` or both, as far as the model has
-                them (`ModelDescription.outputs`).
-            embedding_type: the numbers in which embeddings travel: ``"float32"``, or ``"float16"``, which takes half
-                the bytes.
-            allow: the classes that may answer, each by its label, a synonym, its class id, its index, or a group's name
-                (`ModelDescription.groups`); if empty, all, or those of the server's default. Their probabilities add
-                up to 1.
-            deny: classes that may not answer, named likewise.
-            roll_up: answer with a group of classes if no class alone is at least this probable and the group's
-                classes together are, 0 to 1; 0 means never.
-            model: the name of a loaded model; if empty, the server's default model.
-            version: the version of that model; if empty, its newest.
-            novelty: tell whether the image shows any of the model's classes (``ImageResult.novelty``); without it, as
-                the server does by default.
-            require_known: no predictions if the image shows none of them; implies `novelty`.
             timeout: seconds to wait for the answer, retries included; without it, the client's own timeout.
+            options: what to return, and which model is to answer, all optional, such as ``top_k=3``:
+                `glimpse.client.options.Options` describes each.
 
         Returns:
             The predictions, the most probable first. There is never an `error`.
@@ -124,44 +96,19 @@ class AsyncClient(BaseClient):
             OSError: the file cannot be read.
             GlimpseError: the call failed; `glimpse.client.errors` shows the tree of errors.
         """
-        asked = messages.Options(
-            top_k=top_k,
-            min_probability=min_probability,
-            geometry=geometry,
-            outputs=outputs,
-            embedding_type=embedding_type,
-            allow=allow,
-            deny=deny,
-            roll_up=roll_up,
-            novelty=novelty,
-            require_known=require_known,
-            model=model,
-            version=version,
-        )
-        to_request = messages.to_requests(asked)
+        to_request = messages.to_requests(options)
         request = await off_the_loop(image, lambda: to_request(image))
         response = await self._answer(self._stub().Classify, request, timeout)
         return messages.from_response(response)[0].raise_for_error()
 
-    def classify_many(  # noqa: PLR0913 - one for each option of a request
+    def classify_many(
         self,
         images: Iterable[tuple[K, ImageInput]] | AsyncIterable[tuple[K, ImageInput]],
         *,
-        top_k: int | None = None,
-        min_probability: float = 0.0,
-        geometry: str = "",
-        outputs: Sequence[str] = (),
-        embedding_type: str = "float32",
-        allow: Sequence[str] = (),
-        deny: Sequence[str] = (),
-        roll_up: float = 0.0,
-        model: str = "",
-        version: str = "",
-        novelty: bool | None = None,
-        require_known: bool = False,
         timeout: float | None = None,
         in_flight: int = 32,
         ordered: bool = False,
+        **options: Unpack[Options],
     ) -> AsyncGenerator[tuple[K, ImageResult], None]:
         """Classify any number of images over a stream, several at a time.
 
@@ -178,11 +125,10 @@ class AsyncClient(BaseClient):
         Args:
             images: pairs of a key of your own and an image as `classify` takes it. An iterable that is not async may
                 block, and is read in a thread of its own.
-            top_k, min_probability, geometry, outputs, embedding_type, allow, deny, roll_up, novelty, require_known,
-                model, version: as for `classify`, for all images.
             timeout: seconds without any answer after which to give up; without it, the client's own timeout.
             in_flight: how many images may be read and not yet be yielded, at least 1.
             ordered: yield in the order of `images`. Otherwise results are yielded as the answers arrive.
+            options: as for `classify`, for all images.
 
         Yields:
             Your key and its result, exactly one for each image. A file that cannot be read and an image that cannot
@@ -194,24 +140,10 @@ class AsyncClient(BaseClient):
             GlimpseError: the call failed; `glimpse.client.errors` shows the tree of errors.
             Whatever `images` itself raises.
         """
-        asked = messages.Options(
-            top_k=top_k,
-            min_probability=min_probability,
-            geometry=geometry,
-            outputs=outputs,
-            embedding_type=embedding_type,
-            allow=allow,
-            deny=deny,
-            roll_up=roll_up,
-            novelty=novelty,
-            require_known=require_known,
-            model=model,
-            version=version,
-        )
         bulk: AsyncBulk[K] = AsyncBulk(
             self._stream_opener,
             self.target,
-            messages.to_requests(asked),
+            messages.to_requests(options),
             in_flight=in_flight,
             ordered=ordered,
             reachability=self._reachability,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import struct
 from array import array
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from glimpse.client.errors import Code, InvalidRequestError
 from glimpse.client.image_input import load
+from glimpse.client.options import Options, check_names
 from glimpse.client.results import (
     Agreement,
     ClassGroup,
@@ -50,33 +50,16 @@ def to_describe(model: str, version: str) -> pb.DescribeModelRequest:
     return pb.DescribeModelRequest(model=to_selector(model, version))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """What is asked for besides the image; `Client.classify` describes each."""
-
-    top_k: int | None = None
-    min_probability: float = 0.0
-    geometry: str = ""
-    outputs: Sequence[str] = ()
-    embedding_type: str = "float32"
-    allow: Sequence[str] = ()
-    deny: Sequence[str] = ()
-    roll_up: float = 0.0
-    novelty: bool | None = None
-    require_known: bool = False
-    model: str = ""
-    version: str = ""
-
-
 def to_options(asked: Options) -> pb.ClassifyOptions:
     """What to return of each image; what is in range is for the server to say.
 
     Raises:
         InvalidRequestError: `top_k` is a number that the message cannot hold.
         ValueError: there is no such type of embeddings.
-        TypeError: a text stands where a list of texts should.
+        TypeError: there is no such option, or a text stands where a list of texts should.
     """
-    top_k = asked.top_k
+    check_names(asked, Options)
+    top_k = asked.get("top_k")
     if top_k is not None and not 0 <= top_k <= _UINT32_MAX:
         raise InvalidRequestError(
             Code.INVALID_ARGUMENT,
@@ -84,24 +67,26 @@ def to_options(asked: Options) -> pb.ClassifyOptions:
             f"top_k must be 1..number of classes. Received: {top_k}.",
             field="options.top_k",
         )
-    if asked.embedding_type not in _EMBEDDING_TYPES:
-        raise ValueError(f"embedding_type must be float32 or float16. Received: {asked.embedding_type!r}")
-    for name in ("outputs", "allow", "deny"):
-        if isinstance(value := getattr(asked, name), str):  # whose letters would be names
+    embedding_type = asked.get("embedding_type", "float32")
+    if embedding_type not in _EMBEDDING_TYPES:
+        raise ValueError(f"embedding_type must be float32 or float16. Received: {embedding_type!r}")
+    outputs, allow, deny = asked.get("outputs", ()), asked.get("allow", ()), asked.get("deny", ())
+    for name, value in (("outputs", outputs), ("allow", allow), ("deny", deny)):
+        if isinstance(value, str):  # whose letters would be names
             raise TypeError(f"{name} must be a list of names, such as [{value!r}]. Received: {value!r}")
     options = pb.ClassifyOptions(
         top_k=top_k,
-        min_probability=asked.min_probability,
-        geometry=asked.geometry,
-        outputs=asked.outputs,
+        min_probability=asked.get("min_probability", 0.0),
+        geometry=asked.get("geometry", ""),
+        outputs=outputs,
         # Unset unless it matters: a request that asks for nothing new is what it always was.
-        embedding_type=_EMBEDDING_TYPES[asked.embedding_type] if asked.embedding_type != "float32" else None,
-        classes=pb.ClassChoice(allow=asked.allow, deny=asked.deny) if asked.allow or asked.deny else None,
-        roll_up=asked.roll_up,
-        require_known=asked.require_known,
+        embedding_type=_EMBEDDING_TYPES[embedding_type] if embedding_type != "float32" else None,
+        classes=pb.ClassChoice(allow=allow, deny=deny) if allow or deny else None,
+        roll_up=asked.get("roll_up", 0.0),
+        require_known=asked.get("require_known", False),
     )
-    if asked.novelty is not None:
-        options.novelty = asked.novelty
+    if (novelty := asked.get("novelty")) is not None:
+        options.novelty = novelty
     return options
 
 
@@ -111,7 +96,7 @@ def to_requests(asked: Options) -> Callable[[ImageInput], pb.ClassifyRequest]:
     Raises:
         InvalidRequestError, ValueError, TypeError: as `to_options`.
     """
-    selector, options = to_selector(asked.model, asked.version), to_options(asked)
+    selector, options = to_selector(asked.get("model", ""), asked.get("version", "")), to_options(asked)
 
     def to_request(image: ImageInput) -> pb.ClassifyRequest:
         return pb.ClassifyRequest(model=selector, images=[load(image)], options=options)

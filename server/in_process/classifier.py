@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import TYPE_CHECKING, NoReturn, Self, TypeVar, Unpack, get_args, overload
 
+from glimpse.client.options import ImageOptions
 from glimpse.client.results import ImageResult, ModelDescription
 from glimpse.models.prestem.recipe import Geometry
 from glimpse.server import cores, logs
@@ -17,7 +18,7 @@ from glimpse.server.domain import ClassifyRequest, Image
 from glimpse.server.in_process.bulk import Bulk
 from glimpse.server.in_process.given import ARGUMENTS, MoreSettings, limits_of, settings_of
 from glimpse.server.in_process.pipeline_thread import PipelineThread
-from glimpse.server.in_process.values import InputLimits, Options, to_image, to_request, to_result
+from glimpse.server.in_process.values import InputLimits, to_image, to_request, to_result
 from glimpse.server.settings import Settings
 from glimpse.server.settings.kinds import PrecisionChoice, RuntimeChoice
 from glimpse.server.startup import StartupError
@@ -125,13 +126,13 @@ class Classifier:
         self._pipeline.close()
 
     @overload
-    def classify(self, image: list[ImageInput], **options: Unpack[Options]) -> list[ImageResult]: ...
+    def classify(self, image: list[ImageInput], **options: Unpack[ImageOptions]) -> list[ImageResult]: ...
 
     @overload
-    def classify(self, image: ImageInput, **options: Unpack[Options]) -> ImageResult: ...
+    def classify(self, image: ImageInput, **options: Unpack[ImageOptions]) -> ImageResult: ...
 
     def classify(
-        self, image: ImageInput | list[ImageInput], **options: Unpack[Options]
+        self, image: ImageInput | list[ImageInput], **options: Unpack[ImageOptions]
     ) -> ImageResult | list[ImageResult]:
         """Classify one image, or a list of images in batches.
 
@@ -139,16 +140,8 @@ class Classifier:
             image: the path of an image file, or its bytes; or pixels as a NumPy array of uint8 ``[height, width, 3]``
                 in the order red, green, blue, or grey ``[height, width]``; or a Pillow image, of which the pixels are
                 taken that a viewer would show (upright, transparency on white). Or a list of these.
-            options: what to return of each image, all optional and the same as those of `Client.classify`:
-                ``top_k``: how many predictions; without it 5, or all classes where there are fewer.
-                ``min_probability``: leave out predictions that are less probable than this, 0 to 1.
-                ``geometry``: how to fit the image to the network's input: ``crop``, ``squash``, ``letterbox`` or
-                ``pad``; if empty, the model's own.
-                ``outputs``: what to return besides predictions: ``"embedding"``, ``"logits"`` or both, in a list.
-                ``allow`` and ``deny``: lists of the classes that may and that may not answer.
-                ``roll_up``: answer with a group of classes if no class alone is at least this probable.
-                ``novelty``: tell whether the image shows any of the model's classes (`ImageResult.novelty`).
-                ``require_known``: no predictions if the image shows none of them; implies ``novelty``.
+            options: what to return of each image, all optional, such as ``top_k=3``:
+                `glimpse.client.options.ImageOptions` describes each. They are those of `Client.classify`.
 
         Returns:
             The result of the image, which never has an `error`; or one result for each image of a list, in the same
@@ -168,7 +161,7 @@ class Classifier:
         return to_result(self._pipeline.wait(future)).raise_for_error()
 
     def classify_all(
-        self, images: Iterable[ImageInput], *, in_flight: int | None = None, **options: Unpack[Options]
+        self, images: Iterable[ImageInput], *, in_flight: int | None = None, **options: Unpack[ImageOptions]
     ) -> Iterator[ImageResult]:
         """Classify any number of images in batches, as you iterate over the results.
 
@@ -195,7 +188,7 @@ class Classifier:
         return _results(self._run(((None, image) for image in images), to_request(options), in_flight))
 
     def classify_many(
-        self, images: Iterable[tuple[K, ImageInput]], *, in_flight: int | None = None, **options: Unpack[Options]
+        self, images: Iterable[tuple[K, ImageInput]], *, in_flight: int | None = None, **options: Unpack[ImageOptions]
     ) -> Iterator[tuple[K, ImageResult]]:
         """The same as `classify_all` for pairs of a key of your own and an image, as `Client.classify_many` takes them.
 

@@ -6,13 +6,14 @@ from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from glimpse.client import errors, image_values, results
 from glimpse.client.image_values import Encoded
+from glimpse.client.options import ImageOptions, check_names
 from glimpse.models.decoding.decode import check_pixels
 from glimpse.models.decoding.limits import ImageLimits
 from glimpse.models.decoding.refusals import Kind, RefusedImageError
@@ -25,28 +26,13 @@ if TYPE_CHECKING:
     from glimpse.client.image_values import ImageInput
 
 
-class Options(TypedDict, total=False):
-    """What to return of an image; `Classifier.classify` describes each."""
-
-    top_k: int | None
-    min_probability: float
-    geometry: str
-    outputs: Sequence[str]
-    allow: Sequence[str]
-    deny: Sequence[str]
-    roll_up: float
-    novelty: bool | None
-    require_known: bool
-
-
-def to_request(options: Options) -> Callable[[domain.Image], domain.ClassifyRequest]:
+def to_request(options: ImageOptions) -> Callable[[domain.Image], domain.ClassifyRequest]:
     """A function that makes the request for an image.
 
     Raises:
         TypeError: there is no such option, or it is of another kind.
     """
-    if unknown := options.keys() - Options.__annotations__.keys():
-        raise TypeError(f"There is no option {min(unknown)!r}. There are: {', '.join(Options.__annotations__)}")
+    check_names(options, ImageOptions)
     outputs = _names("outputs", options.get("outputs", ()))
     allow, deny = _names("allow", options.get("allow", ())), _names("deny", options.get("deny", ()))
     if (top_k := options.get("top_k")) is not None and not isinstance(top_k, Integral):
