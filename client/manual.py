@@ -84,7 +84,8 @@ def _parameter(parameter: Any, context: Any) -> Iterator[str]:
 
 def _paragraphs(text: str) -> Iterator[str]:
     for paragraph in text.strip().split("\n\n"):
-        yield _escape(" ".join(paragraph.split()))
+        items = paragraph.removeprefix("\b\n").split("\n- ") if paragraph.startswith("\b") else [paragraph]
+        yield "\n.br\n".join(_escape(" ".join(each.removeprefix("- ").split())) for each in items)
         yield ".PP"
 
 

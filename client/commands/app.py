@@ -103,11 +103,14 @@ app.command(
 )(describe.health)
 app.command(
     cls=Command,
+    help=models.HELP,
     epilog=examples(
         "glimpse models list",
         "glimpse models load flowers",
-        "glimpse models promote flowers 3",
-        "glimpse models alias flowers canary 4",
-        "glimpse models unload flowers 4",
+        "glimpse models canary flowers 4 --share 10% --max-error-rate 1%",
+        "glimpse models promote flowers 4",
+        "glimpse models rollback flowers",
+        "glimpse models alias flowers tested 3",
+        "glimpse models unload flowers 3",
     ),
 )(models.models)

@@ -130,10 +130,11 @@ def embed(
         ),
     ],
 ) -> None:
-    """Write the embedding of each image: the features in front of the network's last layer.
+    """Write the embedding of each image.
 
-    Similar images have similar embeddings, for searching, grouping and training other classifiers on them. Embeddings
-    of different models cannot be compared. The order is that of the images.
+    An embedding is the features in front of the network's last layer. Similar images have similar embeddings, for
+    searching, grouping and training other classifiers on them. Embeddings of different models cannot be compared. The
+    order is that of the images.
     """
     check_stdin(images)
     with (
@@ -183,10 +184,10 @@ def similar(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each image, a line each.")] = False,
 ) -> None:
-    """Show the images that resemble an image most, the most similar first.
+    """Find the images that resemble an image most.
 
-    The number is the cosine of the angle between the two embeddings: 1 for the same image, around 0 for images that
-    have nothing in common.
+    The most similar comes first. The number is the cosine of the angle between the two embeddings: 1 for the same
+    image, around 0 for images that have nothing in common.
     """
     failed = 0
     with server.client() as client, progress(lambda: find(images), aside=not sys.stdout.isatty()) as advance:

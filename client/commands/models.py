@@ -65,6 +65,27 @@ def a_share(text: str) -> float:
 
 
 _PANEL = "Canary and shadow"
+# The lines behind the character are not wrapped into a paragraph.
+HELP = """Manage the models of a server with several.
+
+\b
+- list: show every version and its state.
+- load NAME [VERSION]: load a version, and wait until it is ready. Without
+  VERSION, the newest.
+- unload NAME [VERSION]: unload a version. Without VERSION, all of them.
+- promote NAME VERSION: let a version answer all requests that name none.
+- alias NAME ALIAS [VERSION]: give a version another name. Without VERSION,
+  remove that name.
+- canary NAME VERSION --share S: let a version answer a share of the requests
+  that name none.
+- shadow NAME VERSION --share S: have a version classify copies of a share of
+  these requests, and compare its answers.
+- rollback NAME: end the canary. If there is none, undo the last promotion.
+
+The server has to serve a repository of models (GLIMPSE_MODELS), and its setting --admin has to name the caller. Loading
+and promoting take as long as the model takes to load, and ten minutes at most unless --timeout is longer. Requests do
+not wait for it: the version before answers until the new one is ready.
+"""
 
 
 @server_options
@@ -74,18 +95,15 @@ def models(
         Action,
         typer.Argument(
             metavar="ACTION",
-            help="list: every version with its state. load NAME [VERSION]: load a version, the newest without one, and "
-            "wait until it is ready. unload NAME [VERSION]: unload a version, or all. promote NAME VERSION: let a "
-            "version answer all requests that name none. alias NAME ALIAS [VERSION]: give a version another name, or "
-            "take the name away. canary NAME VERSION: let a version answer a share of the requests that name none. "
-            "shadow NAME VERSION: have a version classify copies of them, and compare the answers. rollback NAME: end "
-            "the canary, or undo the last promotion if there is none.",
+            help="What to do, one of these.",
             show_default=False,
         ),
     ],
     words: Annotated[
         list[str] | None,
-        typer.Argument(metavar="WORD", help="What the action takes: the model's name, and so on.", show_default=False),
+        typer.Argument(
+            metavar="WORD", help="What the action takes, such as the model's name and version.", show_default=False
+        ),
     ] = None,
     share: Annotated[
         float | None,
@@ -111,8 +129,8 @@ def models(
             parser=a_share,
             metavar="SHARE",
             help="Compare the canary's answers with those of the version that answers the other requests, and roll it "
-            "back when both name the same first class for a smaller share of the images. For a shadow: what the alert "
-            "is about, 0.9 if left out.",
+            "back when both name the same first class for a smaller share of the images. A shadow below this share "
+            "causes an alert; for it, 0.9 if left out.",
             rich_help_panel=_PANEL,
         ),
     ] = None,
@@ -138,12 +156,7 @@ def models(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Manage the models of a server that serves a repository of them (GLIMPSE_MODELS).
-
-    The server has to allow it with --admin. Loading and promoting take as long as the model takes to load, and ten
-    minutes at most unless --timeout is longer. Nobody who classifies waits for it: the version before answers until the
-    new one is ready.
-    """
+    """Do what the action says; `HELP` is for users."""
     given = _given(action, words or [])
     terms = {
         "max_error_rate": max_error_rate,

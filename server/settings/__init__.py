@@ -102,7 +102,7 @@ class Settings(PortSettings, WorkSettings, ProcessSettings, AccessSettings):
         "the folder of a bundle, a weights file, or a graph of another framework (ONNX, TFLite, SavedModel, OpenVINO "
         "IR), which is served as it is. Without an architecture, imagenet is that of "
         "efficientnet_lite0 and cifar10 that of se_resnet20. random serves any architecture untrained, for "
-        "benchmarks and demonstrations; random:7 takes another seed than 0.",
+        "benchmarks and demonstrations; random:7 uses the seed 7 instead of 0.",
     )
     labels: Path | None = Field(
         None,
@@ -118,8 +118,9 @@ class Settings(PortSettings, WorkSettings, ProcessSettings, AccessSettings):
         None,
         description="Folder of models, each in NAME/VERSION/ with a positive integer as its version, or TOML file of "
         "models. The models are served together, and looked at again while they serve: new versions are loaded, and "
-        "replace older ones once they have computed their first batches and their recorded answers. It takes the place "
-        "of --weights. Without --workers it is served by one process. Empty means the one model of --weights.",
+        "replace older ones once they have computed their first batches and reproduced their recorded answers. Used "
+        "instead of --weights. One process serves them unless --workers is set. Empty means the one model of "
+        "--weights.",
     )
     models_poll: Seconds = Field(
         10.0,
@@ -129,14 +130,15 @@ class Settings(PortSettings, WorkSettings, ProcessSettings, AccessSettings):
     models_memory_bytes: int = Field(
         0,
         ge=0,
-        description="Memory that the models of --models may take together, in bytes. Where another is needed, those "
-        "are put to sleep that have been asked for least recently, of those with required = false in model.toml; a "
-        "request wakes them. 0 means what the machine or container leaves.",
+        description="Memory limit of all models of --models together, in bytes. A model that does not fit takes the "
+        "place of those that were used least recently, of the models with required = false in their model.toml: they "
+        "are unloaded (put to sleep), and a request for one loads it again. 0 means all memory that the machine "
+        "or container has left.",
     )
     model_aliases: Annotated[dict[str, str], NoDecode, BeforeValidator(pairs)] = Field(
         {},
-        description="Other names by which models can be called, with commas between: photos=resnet50,default. A name "
-        "alone, without the name of a model behind it, is one of the default model.",
+        description="Additional names of models, with commas between: photos=resnet50,default. A name without an "
+        "equals sign, such as default here, is a name of the default model.",
     )
     runtime: RuntimeChoice = Field(
         "auto",
@@ -181,14 +183,14 @@ class Settings(PortSettings, WorkSettings, ProcessSettings, AccessSettings):
     )
     drift: bool = Field(
         default=False,
-        description="Count first answers by class, and brightness, sharpness, colour and size of images, as metrics, "
-        "and compare them with the model's reference, so that an alert can tell of drift.",
+        description="Export metrics of the most probable classes and of the brightness, sharpness, colour and size of "
+        "images, and of how far both are from the reference in the model's bundle, so that an alert can detect drift.",
     )
     drift_window_seconds: float = Field(
         3600.0,
         ge=60,
         le=7 * 86400,
-        description="The time whose images are compared with the model's reference of drift, in seconds.",
+        description="How far back images are compared with the model's reference for drift, in seconds.",
     )
     allow_classes: Annotated[tuple[str, ...], NoDecode, BeforeValidator(split)] = Field(
         (),
@@ -196,7 +198,9 @@ class Settings(PortSettings, WorkSettings, ProcessSettings, AccessSettings):
         "class ids, indices or names of groups, such as cat,dog. Their probabilities add up to 1. Empty means all.",
     )
     deny_classes: Annotated[tuple[str, ...], NoDecode, BeforeValidator(split)] = Field(
-        (), description="Classes that may not answer such requests, named likewise."
+        (),
+        description="Classes that may not answer requests which do not choose themselves, named as for "
+        "--allow-classes. Empty means none.",
     )
     golden: Literal["require", "auto", "off"] = Field(
         "auto",

@@ -19,7 +19,7 @@ class AccessSettings(BaseSettings):
         description="PEM file with the server's certificate chain. With it, the gRPC port accepts TLS alone. "
         "It needs --tls-key.",
     )
-    tls_key: Path | None = Field(None, description="PEM file with the private key of that certificate.")
+    tls_key: Path | None = Field(None, description="PEM file with the private key of --tls-certificate.")
     tls_client_ca: Path | None = Field(
         None,
         description="PEM file with certificate authorities. With it, callers must present a certificate that "
@@ -48,9 +48,8 @@ class AccessSettings(BaseSettings):
     )
     rate_burst: Positive = Field(
         64,
-        description="Images that a caller may send at once before the rate limit applies. Where a "
-        "caller sends to several workers at the same moment, each may accept so many, once: the caller then waits "
-        "until its rate has made up for it.",
+        description="Number of images that a caller may send at once before the rate limit applies. Each of several "
+        "workers may accept so many at the same moment; the caller then waits until it is within its rate again.",
     )
     audit_log: Path | None = Field(
         None,
@@ -114,7 +113,8 @@ class AccessSettings(BaseSettings):
         120.0, description="Time without traffic after which the server pings a connection, in seconds."
     )
     keepalive_timeout_seconds: PositiveSeconds = Field(
-        20.0, description="Time to wait for the answer to such a ping, in seconds; then the connection is closed."
+        20.0,
+        description="Time to wait for the answer to a ping of the server, in seconds; then the connection is closed.",
     )
     min_ping_seconds: PositiveSeconds = Field(
         30.0,

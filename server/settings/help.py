@@ -17,7 +17,7 @@ from glimpse.server.settings.kinds import MIB
 
 _WIDEST = 100  # columns; longer lines are hard to read
 _LEFT = 26  # columns of the flags
-_UNITS = {"bytes": "BYTES", "pixels": "PIXELS", "seconds": "SECONDS", "port": "PORT"}
+_UNITS = {"bytes": "BYTES", "pixels": "PIXELS", "seconds": "SECONDS", "port": "PORT", "aliases": "LIST"}
 
 _ABOUT = """\
 usage: python -m glimpse.server [prepare] [--SETTING VALUE ...]

@@ -30,8 +30,8 @@ class ProcessSettings(BaseSettings):
     load_step_seconds: PositiveSeconds = Field(
         600.0,
         description="Time that an engine process may take for one step of loading the model, in seconds, such as the "
-        "first batch of one size. If it is exceeded, the engine is killed and started again; at the start of the "
-        "server, the server ends. A model of --models counts as failed instead. Downloads and conversions have "
+        "first batch of one size. If it is exceeded, the engine is killed and started again; while the server "
+        "starts, the server ends. A model of --models counts as failed instead. Downloads and conversions have "
         "limits of their own.",
     )
     drain_announce_seconds: Seconds = Field(
@@ -40,7 +40,9 @@ class ProcessSettings(BaseSettings):
         "check says NOT_SERVING, in seconds, so that load balancers stop sending calls.",
     )
     drain_seconds: Seconds = Field(
-        30.0, description="Time after that for the calls in flight to finish, in seconds; then they are aborted."
+        30.0,
+        description="Time after --drain-announce-seconds for the calls in flight to finish, in seconds; then they are "
+        "aborted.",
     )
     stuck_seconds: PositiveSeconds = Field(
         60.0,
