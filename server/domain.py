@@ -1,4 +1,8 @@
-"""A request and its answer as plain values, between the wire (servicer) and the work (pipeline)."""
+"""A request and its answer as plain values, between the wire (servicer) and the work (pipeline).
+
+What is made for each request or image is not frozen, though nobody changes it: a frozen value takes three times as long
+to make.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +15,14 @@ from glimpse.server.errors import InvalidImageError
 from glimpse.server.fair_queue import USUAL_PRIORITY, Lane
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class EncodedImage:
     """An image file as it is."""
 
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RawImage:
     """Decoded pixels, RGB or grey, uint8, row by row from the top left."""
 
@@ -47,7 +51,7 @@ class ClassChoice:
     deny: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ClassifyRequest:
     """Images to classify and what to return of each."""
 
@@ -68,7 +72,7 @@ class ClassifyRequest:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Caller:
     """Who asks, and until when the answer is of use."""
 
@@ -76,7 +80,7 @@ class Caller:
     deadline: float | None = None  # on the clock of `time.monotonic`; None: no deadline
 
 
-@dataclass(slots=True)  # not frozen, which takes three times as long to make: there are several for each image
+@dataclass(slots=True)
 class Prediction:
     """One class and its calibrated probability, or a group of classes and theirs together."""
 
@@ -88,7 +92,7 @@ class Prediction:
     over_threshold: bool | None = None  # of a multi-label model: whether it is at least the label's own threshold
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Arrival:
     """When a request came, on the clock of `time.monotonic`."""
 
@@ -145,7 +149,7 @@ class Novelty:
         return self.score <= self.threshold
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ImageResult:
     """What became of one image: predictions by falling probability and what else was asked for, or the error."""
 
@@ -166,7 +170,7 @@ class ModelIdentity:
     weights_digest: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Classification:
     """The answer: one result an image, in the order of the request."""
 

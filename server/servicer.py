@@ -29,7 +29,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 _HALF = np.finfo(np.float16)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)  # not frozen, as what it is made of
 class Asked(domain.ClassifyRequest):
     """What is asked for, and in which numbers its answer is to be."""
 

@@ -32,7 +32,7 @@ class _Wanted:
     classes: int  # told as the highest of so many classes; 0: as numbers
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)  # not frozen, as what it is made of
 class Asked(ClassifyRequest):
     """What is asked for, and what its answer is to be like."""
 
