@@ -122,19 +122,32 @@ class Shares:
         if (own := lanes.get(lane)) is None:
             own = lanes[lane] = Held()
         images, size, work = load
-        for held in (self.held, party, own):
-            held.images += images
+        held = self.held
+        held.images += images
+        party.images += images
+        own.images += images
+        if size or work:  # calls have neither
             held.bytes += size
+            party.bytes += size
+            own.bytes += size
             held.work += work
+            party.work += work
+            own.work += work
 
     def release(self, load: Permits, lane: Lane) -> None:
         """Give back what was held."""
-        party, own = self._parties[lane.who], self._lanes[lane]
+        held, party, own = self.held, self._parties[lane.who], self._lanes[lane]
         images, size, work = load
-        for held in (self.held, party, own):
-            held.images -= images
+        held.images -= images
+        party.images -= images
+        own.images -= images
+        if size or work:
             held.bytes -= size
+            party.bytes -= size
+            own.bytes -= size
             held.work -= work
+            party.work -= work
+            own.work -= work
         if not own.images:
             del self._lanes[lane]
             if not party.images:
