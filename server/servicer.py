@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,7 @@ SERVICE = pb.DESCRIPTOR.services_by_name["ImageClassifier"].full_name
 Context = grpc.aio.ServicerContext[Any, Any]
 
 _HALF = np.finfo(np.float16)
+_DEFAULT_MODEL = domain.ModelSelector()
 
 
 @dataclass(slots=True, kw_only=True)  # not frozen, as what it is made of
@@ -135,10 +137,14 @@ def _selector(model: pb.ModelSelector) -> domain.ModelSelector:
 
 
 def _request(request: pb.ClassifyRequest) -> Asked:
+    images = tuple([_image(image) for image in request.images])
+    model = _selector(request.model) if request.HasField("model") else _DEFAULT_MODEL
+    if not request.HasField("options"):
+        return Asked(images=images, model=model)
     options = request.options
     return Asked(
-        images=tuple(_image(image) for image in request.images),
-        model=_selector(request.model),
+        images=images,
+        model=model,
         top_k=options.top_k if options.HasField("top_k") else None,
         min_probability=options.min_probability,
         geometry=options.geometry,
@@ -157,19 +163,29 @@ def _choice(classes: pb.ClassChoice) -> domain.ClassChoice | None:
 
 
 def _image(image: pb.Image) -> domain.Image:
-    if image.WhichOneof("source") == "raw":
-        return domain.RawImage(image.raw.height, image.raw.width, image.raw.data, image.raw.channels or 3)
+    if image.HasField("raw"):
+        raw = image.raw
+        return domain.RawImage(raw.height, raw.width, raw.data, raw.channels or 3)
     return domain.EncodedImage(image.encoded)
 
 
 def _response(answer: Classification, *, half: bool) -> pb.ClassifyResponse:
-    response = pb.ClassifyResponse(model=identity(answer.model), results=[_result(result) for result in answer.results])
-    for sent, result in zip(response.results, answer.results, strict=True):
+    """The reply; each message is filled in where it is to be, for one that is made apart would be copied there."""
+    response = pb.ClassifyResponse(model=_identity(answer.model))
+    for result in answer.results:
+        sent = response.results.add()
+        _add_result(sent, result)
         if result.outputs:
             _add_outputs(sent, result, half=half)
         if result.outside is not None:
             sent.probability_outside = result.outside
     return response
+
+
+@functools.lru_cache(64)
+def _identity(model: domain.ModelIdentity) -> pb.ModelIdentity:
+    """To be copied, not changed."""
+    return identity(model)
 
 
 def _add_outputs(sent: pb.ImageResult, result: ImageResult, *, half: bool) -> None:
@@ -185,35 +201,23 @@ def _add_outputs(sent: pb.ImageResult, result: ImageResult, *, half: bool) -> No
         sent.embedding.extend(embedding.tolist())
 
 
-def _result(result: ImageResult) -> pb.ImageResult:
-    error = result.error
-    timing, novelty = result.timing, result.novelty
-    return pb.ImageResult(
-        predictions=[
-            pb.Prediction(
-                index=p.index,
-                label=p.label,
-                class_id=p.class_id,
-                probability=p.probability,
-                is_group=p.is_group,
-                over_threshold=p.over_threshold,  # type: ignore[arg-type]  # None leaves it unset
-            )
-            for p in result.predictions
-        ],
-        error=None
-        if error is None
-        else pb.ImageError(code=int(error.code), reason=error.reason.value, message=error.message),
-        timing=pb.Timing(
-            decode_seconds=timing.decode,
-            pre_stem_seconds=timing.pre_stem,
-            queue_seconds=timing.queue,
-            compute_seconds=timing.compute,
-            batch_size=timing.batch_size,
-            decode_wait_seconds=timing.decode_wait,
-            receive_seconds=timing.receive,
-            admission_seconds=timing.admission,
-        ),
-        novelty=None
-        if novelty is None
-        else pb.Novelty(score=novelty.score, threshold=novelty.threshold, known=novelty.known),
-    )
+def _add_result(sent: pb.ImageResult, result: ImageResult) -> None:
+    timing = result.timing
+    for prediction in result.predictions:
+        added = sent.predictions.add()
+        added.index, added.label = prediction.index, prediction.label
+        added.class_id, added.probability = prediction.class_id, prediction.probability
+        if prediction.is_group:
+            added.is_group = True
+        if prediction.over_threshold is not None:
+            added.over_threshold = prediction.over_threshold
+    if (error := result.error) is not None:
+        sent.error.code, sent.error.reason, sent.error.message = int(error.code), error.reason.value, error.message
+    told = sent.timing
+    told.decode_seconds, told.pre_stem_seconds = timing.decode, timing.pre_stem
+    told.queue_seconds, told.compute_seconds = timing.queue, timing.compute
+    told.batch_size, told.decode_wait_seconds = timing.batch_size, timing.decode_wait
+    told.receive_seconds, told.admission_seconds = timing.receive, timing.admission
+    if (novelty := result.novelty) is not None:
+        sent.novelty.score, sent.novelty.threshold = novelty.score, novelty.threshold
+        sent.novelty.known = novelty.known
