@@ -14,7 +14,14 @@ from glimpse.models.spec import NetworkSummary
 from glimpse.server.batching.model_queue import ModelQueue
 from glimpse.server.class_choice import Classes
 from glimpse.server.domain import ModelIdentity, ModelSelector
-from glimpse.server.errors import ModelNotFoundError, Reason, UnavailableError, shown
+from glimpse.server.errors import (
+    FailedPreconditionError,
+    ModelNotFoundError,
+    Reason,
+    ServiceError,
+    UnavailableError,
+    shown,
+)
 from glimpse.server.runtime.agreement import Agreement
 
 # Most of a start is the framework's import, a few seconds.
@@ -37,26 +44,28 @@ class ModelState(StrEnum):
     FAILED = "failed"  # cannot be loaded; the reason is beside it
 
 
+_COMING = {ModelState.WAITING, ModelState.LOADING, ModelState.WARMING}
+
+
 class Uses:
     """Counts the requests that have begun with a model, so that it is closed after the last of them.
 
     Lives on the event loop; not for other threads.
     """
 
-    __slots__ = ("_idle", "_number")
+    __slots__ = ("_changed", "_number")
 
     def __init__(self) -> None:
         """None yet."""
         self._number = 0
-        self._idle: asyncio.Event | None = None
+        self._changed: asyncio.Event | None = None  # where somebody waits
 
     def __enter__(self) -> None:
         self._number += 1
 
     def __exit__(self, *_: object) -> None:
         self._number -= 1
-        if not self._number and self._idle is not None:
-            self._idle.set()
+        self.stir()
 
     def __bool__(self) -> bool:
         """Whether a request uses the model."""
@@ -67,11 +76,22 @@ class Uses:
         """Requests that use the model."""
         return self._number
 
+    def stir(self) -> None:
+        """Have those who wait for `changed` look again."""
+        if self._changed is not None:
+            self._changed.set()
+            self._changed = None
+
+    async def changed(self) -> None:
+        """Wait until a request ends."""
+        if self._changed is None:
+            self._changed = asyncio.Event()
+        await self._changed.wait()
+
     async def ended(self) -> None:
         """Wait until no request uses the model; to be asked once none can begin to."""
         while self._number:
-            self._idle = asyncio.Event()
-            await self._idle.wait()
+            await self.changed()
 
 
 class Sleep(Protocol):
@@ -289,6 +309,7 @@ class ModelRegistry:
 
         Raises:
             ModelNotFoundError: expected; no such name or version.
+            FailedPreconditionError: expected; what an alias names is not loaded, and nothing loads it.
             UnavailableError: expected; nothing is loaded yet.
         """
         if not self._models and not self._others:
@@ -302,10 +323,11 @@ class ModelRegistry:
         model = versions.get(selector.version) or versions.get(version)
         if model is None and selector.version in {"", LATEST}:
             model = self.usual(name) if not selector.version else versions[next(reversed(versions))]
-            if model is None:
-                raise _loading()
         if model is not None:
             return model
+        alias = selector.version or STABLE
+        if (meant := self._aliases.get(name, {}).get(alias)) is not None:
+            raise self._alias_not_loaded(name, alias, meant)
         raise ModelNotFoundError(
             Reason.MODEL_NOT_FOUND,
             f"Model {name} has no version {shown(selector.version)}. Loaded: {', '.join(versions)}.",
@@ -329,11 +351,23 @@ class ModelRegistry:
 
     def _not_loaded(self, name: str, asked: str) -> ModelNotFoundError | UnavailableError:
         states = {each.state for each in self._others.values() if each.name == name}
-        if states & {ModelState.WAITING, ModelState.LOADING, ModelState.WARMING}:
+        if states & _COMING:
             return _loading()
         known = f"Loaded: {', '.join(self._models)}." if self._models else "None is loaded."
         return ModelNotFoundError(
             Reason.MODEL_NOT_FOUND, f"No model {shown(asked or name)} is loaded. {known}", field="model.name"
+        )
+
+    def _alias_not_loaded(self, name: str, alias: str, version: str) -> ServiceError:
+        """What is told of a version that does not answer, to who asks for it by its alias, or for none of them."""
+        status = self._others.get((name, version))
+        if status is not None and status.state in _COMING:
+            return _loading()
+        what = f"Model {name} {version}, which is {alias},"
+        if status is None or status.state is not ModelState.FAILED:
+            return FailedPreconditionError(Reason.MODEL_NOT_LOADED, f"{what} is not loaded.", field="model.version")
+        return FailedPreconditionError(
+            Reason.MODEL_NOT_LOADED, f"{what} could not be loaded: {status.reason}", field="model.version"
         )
 
     def _reason(self, name: str, version: str) -> str:

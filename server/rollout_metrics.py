@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary
 
@@ -17,6 +17,7 @@ class RolloutMetrics:
 
     def __init__(self, registry: CollectorRegistry, buckets: Sequence[float]) -> None:
         """Make the instruments; `buckets` are the upper bounds of times in seconds."""
+        self._there: set[tuple[str, str, str]] = set()  # labels of which there are series
         of = ["model", "version", "rollout"]
         self.share = Gauge(
             "glimpse_rollout_share",
@@ -73,6 +74,7 @@ class RolloutMetrics:
 
     def began(self, labels: tuple[str, str, str], share: float, min_agreement: float | None) -> None:
         """A rollout (model, version, kind) began or has other terms."""
+        self._there.add(labels)
         self.share.labels(*labels).set(share)
         if min_agreement is None:
             with contextlib.suppress(KeyError):
@@ -96,6 +98,7 @@ class RolloutMetrics:
 
     def answered(self, labels: tuple[str, str, str], seconds: float, *, ok: bool) -> None:
         """A request of a canary, or an image of a shadow, was answered by the version in `labels`, or failed."""
+        self._there.add(labels)
         self.answers.labels(*labels, _OUTCOMES[not ok]).inc()
         if ok:
             self.seconds.labels(*labels).observe(seconds)
@@ -104,3 +107,21 @@ class RolloutMetrics:
         """An image was classified by both versions."""
         self.compared.labels(*labels, _AGREES[agrees]).inc()
         self.difference.labels(*labels).observe(difference)
+
+    def keep(self, versions: Container[tuple[str, str]]) -> None:
+        """Remove the series of all other versions, each (model, version): they are gone."""
+        for labels in [each for each in self._there if each[:2] not in versions]:
+            self._there.remove(labels)
+            for one in (self.share, self.min_agreement, self.seconds, self.difference, self.dropped):
+                _remove(one, *labels)
+            for outcome in _OUTCOMES:
+                _remove(self.answers, *labels, outcome)
+            for agrees in _AGREES.values():
+                _remove(self.compared, *labels, agrees)
+            for cause in CAUSES:
+                _remove(self.rollbacks, *labels[:2], cause)
+
+
+def _remove(metric: Counter | Gauge | Histogram | Summary, *labels: str) -> None:
+    with contextlib.suppress(KeyError):  # there is none
+        metric.remove(*labels)

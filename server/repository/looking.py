@@ -123,6 +123,7 @@ class Looking:
             self._registry.set_default(self._known.default())
             await self._rolling.settle()
             self._lives.retire_what_is_not_wanted()
+            self._rolling.keep(self._known.versions.keys())
             self._lives.tell()
             if self._lives.names() != self._told:
                 self._told = self._lives.names()

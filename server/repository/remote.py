@@ -297,6 +297,7 @@ class RemoteRepository:
                     self._loaded(model)
         self._registry.follow(Routes(versions, told.aliases, told.default), statuses)
         self._rollouts.follow(told.rollouts)
+        self._rollouts.keep({(each.name, each.version) for each in statuses})
         answering = {id(model) for each in versions.values() for model in each.values()}
         serials = {id(model): serial for serial, model in held.items()}
         gone = {id(model): model for each in before for model in each.values()} | {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Coroutine
 
 from glimpse.server.errors import ServiceError
@@ -12,7 +11,7 @@ from glimpse.server.repository.waking import Waking
 
 # Seconds that new requests wait while those end that use the model: else a model whose callers come one after the other
 # would never be without one, and those who wait for another model would wait for ever.
-_PATIENCE, _MOMENT = 0.25, 0.005
+_PATIENCE = 0.25
 
 
 class RemoteSleep(Waking):
@@ -37,11 +36,12 @@ class RemoteSleep(Waking):
         If not, the engine tells all workers that it is awake.
         """
         self.asleep = True
-        end = time.monotonic() + _PATIENCE
-        while self._uses.number > self.waiting:  # by a request that does not wait for it
-            if time.monotonic() >= end:
-                return False
-            await asyncio.sleep(_MOMENT)
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                while self._uses.number > self.waiting:  # by a request that does not wait for it
+                    await self._uses.changed()
+        except TimeoutError:
+            return False
         return True
 
     def awake(self) -> None:
@@ -51,6 +51,7 @@ class RemoteSleep(Waking):
     async def wake(self, deadline: float | None) -> None:
         """Have it awake, see `Sleep.wake`."""
         while self.asleep:
+            self._uses.stir()  # one more waits, as soon as this has been said
             await self.wait(self._wake, deadline)
 
     async def _wake(self) -> None:

@@ -6,7 +6,8 @@ What lies there is looked at in `looking.py`, versions are loaded and retired in
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import structlog
@@ -19,7 +20,7 @@ from glimpse.server.repository import aliases
 from glimpse.server.repository.asking import Asking, not_found
 from glimpse.server.repository.audience import Audience
 from glimpse.server.repository.hanging import Hanging
-from glimpse.server.repository.known import Known, KnownModel
+from glimpse.server.repository.known import Known, KnownModel, KnownVersion
 from glimpse.server.repository.lifecycle import Lifecycle
 from glimpse.server.repository.looking import Looking
 from glimpse.server.repository.rolling import Rolling
@@ -100,6 +101,7 @@ class Repository:
         )
         self.rolling = Rolling(rollouts, registry)
         self._looking = Looking(root, known, registry, lives, self.rolling, poll=poll, changed=changed)
+        self.rolling.ended = self._looking.wake.set
         self._asking = Asking(known, registry, lives, self._looking)
 
     @property
@@ -173,11 +175,38 @@ class Repository:
         except ServiceError:
             entry.asked = entry.asked and before
             raise
-        if status.model is not None and status.model.sleep is not None:
-            await status.model.sleep.wake(None)
+        await _wake(status)
         if self._known.newest(entry.name)[-1:] == [entry.version]:
             entry.asked = None  # it stays as the newest does: until there is a newer one
         return status
+
+    @asynccontextmanager
+    async def held(self, name: str, version: str) -> AsyncIterator[ModelStatus]:
+        """Have a version loaded and ready meanwhile. After that it answers only if there is another reason for it.
+
+        `version`: its number or alias; empty: the newest that is there.
+
+        Raises:
+            ModelNotFoundError: expected; there is no such model or version.
+            FailedPreconditionError: expected; the version cannot be loaded.
+        """
+        async with self._held(name, version) as entry:
+            status = await self._asking.until_ready(entry)
+            await _wake(status)
+            yield status
+
+    @asynccontextmanager
+    async def _held(self, name: str, version: str) -> AsyncIterator[KnownVersion]:
+        entry = await self._asking.find(name, version)
+        before, entry.asked = entry.asked, True
+        try:
+            await self._asking.until_ready(entry)
+            yield entry
+        except BaseException:
+            entry.asked = entry.asked and before
+            raise
+        entry.asked = before or None
+        self._looking.wake.set()  # other versions may be wanted by now
 
     async def unload(self, name: str, version: str = "") -> None:
         """Have a version, or all of a model, answer no more; what has begun with it is answered.
@@ -233,17 +262,9 @@ class Repository:
             raise FailedPreconditionError(Reason.MODEL_NOT_LOADED, str(error), field="alias") from None
         name = self._registry.name(name)
         if version:
-            entry = await self._asking.find(name, version)
-            before, entry.asked = entry.asked, True
-            try:
-                await self._asking.until_ready(entry)
-                kept = await self._set_alias(name, alias, entry.version)
-            except BaseException:
-                entry.asked = entry.asked and before
-                raise
-            entry.asked = before or None  # by its alias it is asked for
-        else:
-            kept = await self._set_alias(name, alias, "")
+            async with self._held(name, version) as entry:
+                return await self._set_alias(name, alias, entry.version)
+        kept = await self._set_alias(name, alias, "")
         self._looking.wake.set()  # other versions may be wanted by now
         return kept
 
@@ -279,3 +300,8 @@ class Repository:
             return False
         model.read = dict(model.aliases)
         return True
+
+
+async def _wake(status: ModelStatus) -> None:
+    if status.model is not None and status.model.sleep is not None:
+        await status.model.sleep.wake(None)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -22,8 +23,8 @@ _log = structlog.get_logger(__name__)
 class Versions(Protocol):
     """What is needed of a repository: see `Repository`."""
 
-    async def load(self, name: str, version: str = "") -> ModelStatus:
-        """Load a version, and wait until it is ready."""
+    def held(self, name: str, version: str) -> AbstractAsyncContextManager[ModelStatus]:
+        """Have a version loaded and ready meanwhile."""
 
     async def set_alias(self, name: str, alias: str, version: str) -> bool:
         """Give a version another name."""
@@ -47,6 +48,7 @@ class Rolling:
         self._trouble: dict[str, str] = {}
         self._busy = asyncio.Lock()
         self._writing: set[asyncio.Task[bool]] = set()
+        self.ended: Callable[[], object] = lambda: None  # called when a version may be wanted no more
         rollouts.rolled_back = self._rolled_back
 
     async def look(self, folders: Mapping[str, Path | None]) -> None:
@@ -90,6 +92,10 @@ class Rolling:
             elif usual != each.reference:
                 self._rollouts.put(each.name, each.kind, each.terms, usual)
 
+    def keep(self, versions: Collection[tuple[str, str]]) -> None:
+        """Forget what was counted of versions that are gone: all but these, each (model, version)."""
+        self._rollouts.keep(versions)
+
     def reports(self) -> tuple[RolloutReport, ...]:
         """All canaries and shadows as they are now."""
         return tuple(each.report() for each in self._rollouts)
@@ -107,6 +113,7 @@ class Rolling:
         """Begin one, change its terms, or end it (None); whether it is kept in the repository."""
         if terms is None:
             self._rollouts.remove(name, kind)
+            self.ended()
         else:
             self._rollouts.put(name, kind, _complete(kind, terms), self._usual(name))
         return await self._keep(name)
@@ -123,6 +130,7 @@ class Rolling:
         await self._keep(name)
 
     def _rolled_back(self, name: str) -> None:
+        self.ended()
         task = asyncio.get_running_loop().create_task(self._keep(name), name="keeping a roll-back")
         self._writing.add(task)
         task.add_done_callback(self._writing.discard)
@@ -191,30 +199,29 @@ class RolloutCommands:
                 await self._repository.set_alias(name, STABLE, version)
                 pinned = version
         try:
-            status = await self._ready(name, terms.version)
+            async with self._repository.held(name, terms.version) as status:
+                self._check_new(name, status.version)
+                return await self._rolling.put(name, kind, replace(terms, version=status.version))
         except ServiceError:
             # Nothing begins, and so newer versions take the place of the usual one as before.
             if pinned and self._repository.aliases(name).get(STABLE) == pinned:
                 await self._repository.set_alias(name, STABLE, "")
             raise
-        return await self._rolling.put(name, kind, replace(terms, version=status.version))
 
-    async def _ready(self, name: str, version: str) -> ModelStatus:
-        """A version that is ready, and does not answer all requests already.
+    def _check_new(self, name: str, version: str) -> None:
+        """Refuse a version that answers all requests already.
 
         Raises:
-            ModelNotFoundError, FailedPreconditionError: expected.
+            FailedPreconditionError: expected; it does.
         """
-        status = await self._repository.load(name, version)
         usual = self._registry.usual(name)
-        if usual is not None and usual.identity.version == status.version:
+        if usual is not None and usual.identity.version == version:
             raise FailedPreconditionError(
                 Reason.MODEL_NOT_LOADED,
-                f"{name} {status.version} answers all requests that name no version already. Make the version that is "
+                f"{name} {version} answers all requests that name no version already. Make the version that is "
                 f"to answer them {STABLE} first: glimpse models promote {name} VERSION.",
                 field="version",
             )
-        return status
 
     async def set_alias(self, name: str, alias: str, version: str) -> bool:
         """Give a version another name, see `Repository.set_alias`. `stable` ends its canary and its shadow."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Self
@@ -346,6 +346,11 @@ class Rollouts:
         if before is not None:
             before.ended()
             self.changed()
+
+    def keep(self, versions: Collection[tuple[str, str]]) -> None:
+        """Forget what was counted of versions that are gone: all but these, each (model, version)."""
+        named = {(each.name, version) for each in self for version in (each.terms.version, each.reference)}
+        self.metrics.keep(named.union(versions))
 
     def judge(self, rollout: Rollout) -> None:
         """Roll a canary back if its terms say so; to be asked after each thing that is counted of it.

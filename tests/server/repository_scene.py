@@ -30,7 +30,7 @@ class Scene:
         self.stop = asyncio.Event()
         self.registry = ModelRegistry({"photos": "cifar", "usual": ""})
         self.closed: list[LoadedModel] = []
-        metrics = Metrics()
+        self.metrics = metrics = Metrics()
         self.rollouts = Rollouts(metrics.rollouts)
         self.repository = Repository(
             root,

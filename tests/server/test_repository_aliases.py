@@ -14,7 +14,7 @@ from glimpse.server.errors import FailedPreconditionError, Reason, UnavailableEr
 from glimpse.server.loading import load_model
 from glimpse.server.registry import LoadedModel
 from tests.server.repositories import add, damage
-from tests.server.repository_scene import LONG, run, scene, settled
+from tests.server.repository_scene import LONG, Held, Scene, run, scene, settled
 
 __all__ = ["settled"]  # a fixture of every test here
 
@@ -135,10 +135,39 @@ def test_no_newer_version_answers_for_a_stable_one_that_fails(tmp_path: Path) ->
         async with scene(tmp_path) as made:
             assert made.states() == {"cifar/1": "failed", "cifar/2": "ready"}
             assert not made.repository.ready
-            with pytest.raises(UnavailableError) as refused:
-                made.answers()
-            assert refused.value.reason is Reason.NOT_READY
+            for version in ("", "stable"):
+                with pytest.raises(
+                    FailedPreconditionError, match="cifar 1, which is stable, could not be loaded: .* is not the"
+                ):
+                    made.answers("cifar", version)
             assert made.answers("cifar", "2") == "cifar/2"
+            (tmp_path / "cifar" / "aliases.toml").write_text("stable = 7\n")
+            await made.look()
+            with pytest.raises(FailedPreconditionError, match=r"cifar 7, which is stable, is not loaded\.") as refused:
+                made.answers()
+            assert refused.value.reason is Reason.MODEL_NOT_LOADED
+
+    run(do)
+
+
+def test_a_stable_version_that_comes_is_said_to_be_loading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add(tmp_path, 1)
+    add(tmp_path, 2)
+    (tmp_path / "cifar" / "aliases.toml").write_text("stable = 1\n")
+    held = Held(monkeypatch, "1")
+
+    async def do() -> None:
+        made = Scene(tmp_path)
+        starting = asyncio.create_task(made.repository.start(made.stop))
+        await asyncio.to_thread(held.begun.wait, LONG)
+        with pytest.raises(UnavailableError, match="still loading") as refused:
+            made.answers()
+        assert refused.value.reason is Reason.NOT_READY
+        held.go.set()
+        assert await starting
+        assert made.answers() == "cifar/1"
+        for model in made.registry:
+            model.close()
 
     run(do)
 

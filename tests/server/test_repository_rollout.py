@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from glimpse.server.repository import rollout_file
 from glimpse.server.repository.rolling import RolloutCommands
 from glimpse.server.repository.rollout import Kind, Rollout, Terms
 from tests.server.repositories import add, damage
-from tests.server.repository_scene import Scene, run, scene, settled
+from tests.server.repository_scene import Scene, run, scene, settled, until
 
 __all__ = ["settled"]  # whatever lies there is complete
 
@@ -96,6 +97,84 @@ def test_a_command_is_kept_and_makes_the_usual_version_stable(tmp_path: Path) ->
             assert await commands(made).set_rollout("cifar", Kind.SHADOW, Terms("1", 0.0))
             assert await commands(made).set_rollout("cifar", Kind.CANARY, Terms("1", 0.0))
         assert rollout_file.read(tmp_path / "cifar").rollouts == {}
+
+    run(do)
+
+
+@pytest.mark.parametrize("end", ["by command", "by roll-back", "by itself"])
+def test_an_older_version_is_let_go_when_its_canary_ends(tmp_path: Path, end: str) -> None:
+    for version in (1, 2):
+        add(tmp_path, version)
+
+    async def do() -> None:
+        async with scene(tmp_path) as made:
+            looking = asyncio.create_task(made.repository.run())
+            terms = Terms("1", 0.5, max_error_rate=0.1, min_requests=1)
+            await commands(made).set_rollout("cifar", Kind.CANARY, terms)
+            await made.look()
+            assert made.states() == {"cifar/1": "ready", "cifar/2": "ready"}
+            if end == "by command":
+                await commands(made).set_rollout("cifar", Kind.CANARY, Terms("", 0.0))
+            elif end == "by roll-back":
+                await commands(made).roll_back("cifar")
+            else:
+                canary(made).answered(0.0, new=True, ok=False)
+                made.rollouts.judge(canary(made))
+            await until(lambda: made.states() == {"cifar/1": "unloaded", "cifar/2": "ready"})
+            made.stop.set()
+            await looking
+
+    run(do)
+
+
+def test_an_older_version_that_was_loaded_by_hand_outlives_its_canary(tmp_path: Path) -> None:
+    for version in (1, 2):
+        add(tmp_path, version)
+
+    async def do() -> None:
+        async with scene(tmp_path) as made:
+            await made.repository.load("cifar", "1")
+            await commands(made).set_rollout("cifar", Kind.CANARY, Terms("1", 0.5))
+            await commands(made).set_rollout("cifar", Kind.CANARY, Terms("", 0.0))
+            await made.look()
+            assert made.states() == {"cifar/1": "ready", "cifar/2": "ready"}
+
+    run(do)
+
+
+def test_what_was_counted_of_a_version_goes_with_it(tmp_path: Path) -> None:
+    for version in (1, 2):
+        add(tmp_path, version)
+    write(tmp_path, CANARY)
+
+    async def do() -> None:
+        async with scene(tmp_path) as made:
+
+            def counted(version: str) -> list[float | None]:
+                labels = {"model": "cifar", "version": version, "rollout": "canary"}
+                value = made.metrics.registry.get_sample_value
+                return [
+                    value("glimpse_rollout_answers_total", {**labels, "outcome": "answered"}),
+                    value("glimpse_rollout_seconds_count", labels),
+                    value("glimpse_rollout_compared_images_total", {**labels, "agrees": "yes"}),
+                    value("glimpse_rollout_probability_difference_count", labels),
+                    value("glimpse_rollout_dropped_images_total", labels),
+                    value("glimpse_rollbacks_total", {"model": "cifar", "version": version, "cause": "errors"}),
+                ]
+
+            for new in (True, False):
+                canary(made).answered(0.1, new=new)
+            canary(made).compare(0.0, agrees=True)
+            canary(made).drop()
+            (tmp_path / "cifar" / rollout_file.FILE).unlink()
+            await made.look()
+            assert counted("2") == [1.0, 1.0, 1.0, 1.0, 1.0, 0.0]  # it is there, and may be looked at
+            shutil.rmtree(tmp_path / "cifar" / "2")
+            for _ in range(3):
+                await made.look()
+            assert made.states() == {"cifar/1": "ready"}
+            assert counted("2") == [None] * 6
+            assert counted("1")[:2] == [1.0, 1.0]
 
     run(do)
 
