@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import keras
 
-from glimpse.models import features, network_limits
+from glimpse.models import class_maps, features, network_limits
 from glimpse.models.complexity import multiply_adds
 from glimpse.models.spec import Architecture, NetworkSummary, Output, Stage, StageSummary
 
@@ -28,7 +28,15 @@ class Assembly:
     def summary(self) -> NetworkSummary:
         """A description of the network that does not need Keras."""
         parameters = self.model.count_params(), trainable_parameters(self.model)
-        return NetworkSummary(self.paper, self.stages, *parameters, self.output, self.notes, features.size(self.model))
+        return NetworkSummary(
+            self.paper,
+            self.stages,
+            *parameters,
+            self.output,
+            self.notes,
+            features.size(self.model),
+            class_maps.grid(self.model),
+        )
 
 
 def assemble(

@@ -49,14 +49,9 @@ def size(model: keras.Model) -> int:
     return 0 if found is None else int(found.shape[-1])
 
 
-def with_embedding(model: keras.Model) -> keras.Model | None:
-    """The same network with two outputs, scores ``[N, classes]`` and embedding ``[N, D]``; None: none is found.
-
-    It shares the layers of `model`.
-    """
+def embedding(model: keras.Model) -> keras.KerasTensor | None:
+    """The embedding within a network, ``[N, D]``; None: none is found. It shares the layers of `model`."""
     found: Any = classifier_input(model)
-    if found is None:
-        return None
-    if len(found.shape) in _POOLED:
+    if found is not None and len(found.shape) in _POOLED:
         found = _POOLED[len(found.shape)](name="embedding_pool")(found)
-    return keras.Model(model.inputs, [model.outputs[0], found], name=model.name)
+    return found

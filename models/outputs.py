@@ -20,6 +20,11 @@ EMBEDDING: Final = "embedding"
 # a flattened map, and nobody's embedding.
 MOST_FEATURES: Final = 32_768
 
+# Maps of the most probable classes, see `models.map_rows`; networks of `models.class_maps` have them. A request asks
+# for an explanation and does not name them; where none does, they cost nothing.
+CLASS_MAPS: Final = "class_maps"
+FEATURE_MAP: Final = "feature_map"  # what runtimes of Keras make them of, [H, W, C]
+
 DEFAULT_OUTPUTS: Final = frozenset({PROBABILITIES})  # what is computed unless something else is asked for
 
 # float32 arrays by the names of the outputs: of a batch, with the images first, or of a single image.

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from glimpse.models import features, keras_files, outputs, two_scores, weights
+from glimpse.models import class_maps, features, keras_files, outputs, two_scores, weights
 from glimpse.models.builder import Assembly, assemble
 from glimpse.models.bundle import Bundle
 from glimpse.models.catalogue import find
@@ -114,7 +114,9 @@ def logits(network: keras.Model, pixels: NDArray[np.uint8]) -> NDArray[np.float3
     return np.asarray(network.predict(pixels, batch_size=batch, verbose=0), np.float32)
 
 
-def serving_outputs(assembly: Assembly, recipe: Recipe, temperature: float, head: Head = SOFTMAX) -> keras.Model:
+def serving_outputs(
+    assembly: Assembly, recipe: Recipe, temperature: float, head: Head = SOFTMAX, *, whole_maps: bool = False
+) -> keras.Model:
     """Every output of `models.outputs` from one graph, each by a layer of its name, which `output_names` lists.
 
     The probabilities are softmax(logits / temperature) (Guo et al., arXiv:1706.04599, section 4.2), or of a multi-label
@@ -127,20 +129,32 @@ def serving_outputs(assembly: Assembly, recipe: Recipe, temperature: float, head
         temperature: above 1 softens the probabilities, below 1 sharpens them; the ranking stays. Of a multi-label head
             it is not used.
         head: what the scores mean.
+        whole_maps: with the maps of all classes, where the network has any, for a runtime that can leave them out.
 
     Returns:
         uint8 ``[N, H, W, C]`` -> a list of float32 arrays: probabilities and logits ``[N, classes]``, and embedding
-        ``[N, D]`` where the network has one (`models.features`).
+        ``[N, D]`` where the network has one (`models.features`). Where it has class activation maps
+        (`models.class_maps`), also these, ``[N, H, W, classes]``, or the feature map that they are made of,
+        ``[N, H, W, C]``, which is computed anyway: the model's attribute `maps_head` then makes them.
     """
     if not temperature > 0:
         raise ValueError(f"The temperature must be positive. Received: {temperature}")
     pixels, scaled = _scaled_pixels(assembly, recipe)
-    network = features.with_embedding(assembly.model)
-    given = [assembly.model(scaled)] if network is None else network(scaled)
-    logits = keras.layers.Identity(dtype="float32", name=outputs.LOGITS)(given[0])
-    embedding = [keras.layers.Identity(dtype="float32", name=outputs.EMBEDDING)(each) for each in given[1:]]
+    inner = assembly.model
+    found = class_maps.find(inner) if class_maps.grid(inner) is not None else None
+    within = {outputs.LOGITS: inner.outputs[0], outputs.EMBEDDING: features.embedding(inner)}
+    if found is not None:
+        within[outputs.CLASS_MAPS if whole_maps else outputs.FEATURE_MAP] = (
+            class_maps.maps(found) if whole_maps else found.features
+        )
+    within = {name: tensor for name, tensor in within.items() if tensor is not None}
+    given = keras.Model(inner.inputs, [*within.values()], name=inner.name)(scaled)
+    others = [
+        keras.layers.Identity(dtype="float32", name=name)(each)
+        for name, each in zip(within, keras.tree.flatten(given), strict=True)
+    ]
     if head.exclusive:
-        x = keras.layers.Rescaling(1 / temperature, dtype="float32", name="temperature")(logits)
+        x = keras.layers.Rescaling(1 / temperature, dtype="float32", name="temperature")(others[0])
         x = keras.layers.Softmax(dtype="float32", name=outputs.PROBABILITIES)(x)
     else:
         each = zip(head.offsets, head.temperatures, strict=True)
@@ -149,15 +163,23 @@ def serving_outputs(assembly: Assembly, recipe: Recipe, temperature: float, head
             offset=[-offset / divisor for offset, divisor in each],
             dtype="float32",
             name="temperature",
-        )(logits)
+        )(others[0])
         x = keras.layers.Activation("sigmoid", dtype="float32", name=outputs.PROBABILITIES)(x)
-    return keras.Model(pixels, [x, logits, *embedding], name="serving")
+    model = keras.Model(pixels, [x, *others], name="serving")
+    model.maps_head = None if found is None or whole_maps else class_maps.head(found)
+    return model
 
 
 def serving_model(assembly: Assembly, recipe: Recipe, temperature: float, head: Head = SOFTMAX) -> keras.Model:
     """The same with probabilities as its only output: uint8 ``[N, H, W, C]`` -> float32 ``[N, classes]``."""
     model = serving_outputs(assembly, recipe, temperature, head)
     return keras.Model(model.input, model.outputs[model.output_names.index(outputs.PROBABILITIES)], name="serving")
+
+
+def without(model: keras.Model, name: str) -> keras.Model:
+    """The same serving model without one of its outputs; it shares all layers."""
+    kept = [each for each, own in zip(model.outputs, model.output_names, strict=True) if own != name]
+    return keras.Model(model.input, kept, name=model.name)
 
 
 def by_name(model: keras.Model, values: Any) -> dict[str, Any]:

@@ -62,6 +62,7 @@ class NetworkSummary:
     output: Output = "logits"  # its own output; a user's model may give probabilities only
     notes: tuple[str, ...] = ()  # about choices between tensors of its weights file
     embedding: int = 0  # numbers in the embedding of an image; 0: it has none
+    maps: tuple[int, int] | None = None  # rows and columns of its class activation maps; None: it has none
 
     @property
     def multiply_adds(self) -> int:

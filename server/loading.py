@@ -14,6 +14,7 @@ import structlog
 from glimpse.models import sources
 from glimpse.models.bundle import Bundle
 from glimpse.models.messages import short
+from glimpse.models.outputs import CLASS_MAPS
 from glimpse.models.sources import ModelSource
 from glimpse.models.spec import NetworkSummary
 from glimpse.server import cores
@@ -205,7 +206,7 @@ def load_model(
         agreement=agreement,
         batch_sizes=batch_sizes,
         batcher=batcher,
-        outputs=runtime.outputs,
+        outputs=runtime.outputs - {CLASS_MAPS},
     )
 
 

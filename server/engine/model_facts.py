@@ -7,7 +7,9 @@ from typing import Self
 
 import numpy as np
 
+from glimpse.models import map_rows
 from glimpse.models.bundle import Bundle
+from glimpse.models.outputs import CLASS_MAPS
 from glimpse.models.spec import NetworkSummary
 from glimpse.server.batching.model_queue import ModelQueue
 from glimpse.server.engine.arena import Layout
@@ -34,6 +36,9 @@ class ModelFacts:
         """Those of a model that has been loaded in this process. It computes one image to see what comes out."""
         black = np.zeros(model.bundle.recipe.pixels_shape, np.uint8)
         answer = model.batcher.submit(black, outputs=model.outputs).result()
+        shapes = {name: values.shape for name, values in answer.outputs.items()}
+        if (grid := model.network.maps) is not None:  # not computed here: they cost nothing before they are asked for
+            shapes[CLASS_MAPS] = map_rows.shape(len(model.bundle.labels), grid)
         return cls(
             bundle=model.bundle,
             network=model.network,
@@ -41,7 +46,7 @@ class ModelFacts:
             device=model.device,
             precision=model.precision,
             batch_sizes=model.batch_sizes,
-            output_shapes={name: values.shape for name, values in answer.outputs.items()},
+            output_shapes=shapes,
             agreement=model.agreement,
             geometries=model.geometries,
         )
@@ -61,7 +66,7 @@ class ModelFacts:
             precision=self.precision,
             batch_sizes=self.batch_sizes,
             batcher=queue,
-            outputs=frozenset(self.output_shapes),
+            outputs=frozenset(self.output_shapes) - {CLASS_MAPS},
             agreement=self.agreement,
             geometries=self.geometries,
         )

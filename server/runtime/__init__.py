@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glimpse.models.messages import lacks_memory, short
-from glimpse.models.outputs import DEFAULT_OUTPUTS, Outputs
+from glimpse.models.outputs import CLASS_MAPS, DEFAULT_OUTPUTS, FEATURE_MAP, LOGITS, Outputs
 from glimpse.server import cores
 from glimpse.server.runtimes import Precision
 from glimpse.server.settings.kinds import PrecisionChoice
@@ -118,9 +118,25 @@ class OneStream:
         largest = largest or 32
         return (*(1 << i for i in range(largest.bit_length()) if 1 << i < largest), largest)
 
+    maps_head: Any = None  # of `models.class_maps`; None: the network has no maps
+
     def __call__(self, pixels: NDArray[np.uint8], outputs: frozenset[str] = DEFAULT_OUTPUTS) -> Outputs:
-        """The outputs of a batch; each runtime has its own."""
+        """The outputs of these names of uint8 pixels ``[N, H, W, C]``."""
+        if CLASS_MAPS not in outputs:
+            return self._compute(pixels, outputs)
+        found = self._compute(pixels, outputs - {CLASS_MAPS} | {LOGITS, FEATURE_MAP})
+        maps = self.maps_head.rows(found[FEATURE_MAP], found[LOGITS])
+        return {name: maps if name == CLASS_MAPS else found[name] for name in outputs}
+
+    def _compute(self, pixels: NDArray[np.uint8], outputs: frozenset[str]) -> Outputs:
+        """The outputs of a batch, the feature map among them; each runtime has its own."""
         raise NotImplementedError
+
+    def _named(self, model: Any) -> frozenset[str]:
+        """The names of all outputs of a serving model, which is about to be compiled."""
+        self.maps_head = getattr(model, "maps_head", None)
+        names = frozenset(model.output_names) - {FEATURE_MAP}
+        return names if self.maps_head is None else names | {CLASS_MAPS}
 
     def alone(self, pixels: NDArray[np.uint8], outputs: frozenset[str] = DEFAULT_OUTPUTS) -> Outputs:
         """The same."""

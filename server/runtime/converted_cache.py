@@ -191,4 +191,6 @@ def read_summary(values: dict[str, Any]) -> NetworkSummary:
     stages = tuple(
         StageSummary(**{**stage, "output_shape": tuple(stage["output_shape"])}) for stage in values["stages"]
     )
-    return NetworkSummary(**{**values, "stages": stages, "notes": tuple(values["notes"])})
+    maps = values.get("maps")
+    own = {"stages": stages, "notes": tuple(values["notes"]), "maps": None if maps is None else tuple(maps)}
+    return NetworkSummary(**{**values, **own})

@@ -6,6 +6,7 @@ import contextlib
 import math
 import os
 import queue
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from glimpse.models.map_rows import packed
 from glimpse.models.messages import lacks_memory, short
-from glimpse.models.outputs import DEFAULT_OUTPUTS, PROBABILITIES, Outputs
+from glimpse.models.outputs import CLASS_MAPS, DEFAULT_OUTPUTS, LOGITS, PROBABILITIES, Outputs
 from glimpse.server import cores
 from glimpse.server.runtime import errors_as_unsupported
 from glimpse.server.runtime.converted_cache import GRAPH
@@ -128,7 +130,8 @@ class OpenVINORuntime:
             "ENABLE_CPU_PINNING": False,
         }
         with errors_as_unsupported("openvino cannot compile this network", _reason):
-            network = core().read_model(graph)
+            whole = core().read_model(graph)
+            network = _without_maps(whole)
             # A core for each batch: threads that share one wait for the slowest of them at every layer, and beside
             # decoding and gRPC one of them is always slow.
             narrow = core().compile_model(
@@ -140,12 +143,16 @@ class OpenVINORuntime:
                 wide = core().compile_model(
                     network, "CPU", {**options, "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
                 )
-        self.outputs = frozenset(_indices(narrow))
+        self.outputs = frozenset(_indices(whole))
         batch = network.inputs[0].partial_shape[0]
         # Of a graph of another framework, where it is part of the graph.
         self._batch = int(batch.get_length()) if batch.is_static else None
         self._narrow = _Requests(narrow, self.streams, threads=self.streams)
         self._wide = _Requests(wide, 1, threads=self.streams)
+        # OpenVINO computes all that a compiled network gives, so one with maps is compiled when the first is asked for.
+        self._whole, self._options = whole, options
+        self._with_maps: _Requests | None = None
+        self._compiling = threading.Lock()
 
     @classmethod
     def resolve(cls, precision: PrecisionChoice) -> Precision:
@@ -184,11 +191,23 @@ class OpenVINORuntime:
 
     def __call__(self, pixels: NDArray[np.uint8], outputs: frozenset[str] = DEFAULT_OUTPUTS) -> Outputs:
         """The outputs of these names of uint8 pixels ``[N, H, W, C]``, on one core."""
-        return self._narrow.infer(pixels, outputs)
+        return self._narrow.infer(pixels, outputs) if CLASS_MAPS not in outputs else self._explained(pixels, outputs)
 
     def alone(self, pixels: NDArray[np.uint8], outputs: frozenset[str] = DEFAULT_OUTPUTS) -> Outputs:
         """The same, on all cores."""
-        return self._wide.infer(pixels, outputs)
+        return self._wide.infer(pixels, outputs) if CLASS_MAPS not in outputs else self._explained(pixels, outputs)
+
+    def _explained(self, pixels: NDArray[np.uint8], outputs: frozenset[str]) -> Outputs:
+        """The outputs with the maps of the most probable classes."""
+        with self._compiling:
+            if self._with_maps is None:
+                streams = {**self._options, "PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": self.streams}
+                compiled = core().compile_model(self._whole, "CPU", streams)
+                self._with_maps = _Requests(compiled, self.streams, threads=self.streams)
+        found = self._with_maps.infer(pixels, outputs | {LOGITS})
+        maps = found[CLASS_MAPS]
+        rows = packed(found[LOGITS], maps.shape[1:3], lambda image, classes: maps[image][..., classes])
+        return {name: rows if name == CLASS_MAPS else found[name] for name in outputs}
 
     def out_of_memory(self, error: Exception) -> bool:
         """Whether `error` says that the batch does not fit."""
@@ -238,7 +257,18 @@ class _Requests:
         return {name: request.get_output_tensor(self._index[name]).data.copy() for name in outputs}
 
 
-def _indices(compiled: openvino.CompiledModel) -> dict[str, int]:
+def _without_maps(network: openvino.Model) -> openvino.Model:
+    """The same network without the maps of its classes, which shares its weights."""
+    found = [each for each in network.outputs if CLASS_MAPS in each.get_names()]
+    if not found:
+        return network
+    plain = network.clone()
+    (result,) = [each for each in plain.outputs if CLASS_MAPS in each.get_names()]
+    plain.remove_result(result.get_node())
+    return plain
+
+
+def _indices(compiled: openvino.CompiledModel | openvino.Model) -> dict[str, int]:
     """The places of its outputs by their names."""
     return {name: index for index, output in enumerate(compiled.outputs) for name in output.get_names()}
 

@@ -13,8 +13,8 @@ import tensorflow as tf
 from numpy.typing import NDArray
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from glimpse.models.outputs import DEFAULT_OUTPUTS, Outputs
-from glimpse.models.serving import by_name
+from glimpse.models.outputs import FEATURE_MAP, Outputs
+from glimpse.models.serving import by_name, without
 from glimpse.server import cores
 from glimpse.server.runtime import OneStream
 from glimpse.server.runtime.precision import compute_in
@@ -39,15 +39,16 @@ class TensorFlowRuntime(OneStream):
         self.device = "gpu:0" if gpu else "cpu"
         self.precision = self.resolve(precision)
         compute_in(model, self.precision)
-        self.outputs = frozenset(model.output_names)
+        self.outputs = self._named(model)
         self._index = {name: index for index, name in enumerate(model.output_names)}
         if gpu:
             # Else a GPU rounds the factors of every float32 product to 10 bits.
             tf.config.experimental.enable_tensor_float_32_execution(False)  # noqa: FBT003 - TensorFlow's own signature
-            self._graph = compiled(model)
+            # What XLA computes is what is asked for: with the feature map only where maps are.
+            self._graph, self._with_features = compiled(without(model, FEATURE_MAP)), compiled(model)
         else:
             # XLA is several times slower than this on a CPU.
-            self._graph = freeze(model)
+            self._graph = self._with_features = freeze(model)
 
     @classmethod
     def resolve(cls, precision: PrecisionChoice) -> Precision:
@@ -65,10 +66,9 @@ class TensorFlowRuntime(OneStream):
             return super().processor()
         return str(tf.config.experimental.get_device_details(gpu).get("device_name", "gpu"))
 
-    def __call__(self, pixels: NDArray[np.uint8], outputs: frozenset[str] = DEFAULT_OUTPUTS) -> Outputs:
-        """The outputs of these names of uint8 pixels ``[N, H, W, C]``."""
+    def _compute(self, pixels: NDArray[np.uint8], outputs: frozenset[str]) -> Outputs:
         # tf.constant copies, so the staging buffer is free when this returns.
-        found = self._graph(tf.constant(pixels))
+        found = (self._with_features if FEATURE_MAP in outputs else self._graph)(tf.constant(pixels))
         return {name: found[self._index[name]].numpy() for name in outputs}
 
     def out_of_memory(self, error: Exception) -> bool:

@@ -15,7 +15,7 @@ import structlog
 import torch
 from numpy.typing import NDArray
 
-from glimpse.models.outputs import DEFAULT_OUTPUTS, LOGITS, PROBABILITIES, Outputs
+from glimpse.models.outputs import LOGITS, PROBABILITIES, Outputs
 from glimpse.models.serving import by_name
 from glimpse.server import cores
 from glimpse.server.runtime import OneStream, torch_layers
@@ -58,7 +58,7 @@ class TorchRuntime(OneStream):
         compute_in(model, self.precision)
         # Else a GPU rounds the factors of every float32 product to 10 bits.
         torch.backends.cudnn.allow_tf32 = False
-        self.outputs = frozenset(model.output_names)
+        self.outputs = self._named(model)
         self._index = {name: index for index, name in enumerate(model.output_names)}
         self._program = traced(model, torch.device("cuda" if gpu else "cpu"), PRECISIONS[self.precision].tolerance)
         self._places: queue.SimpleQueue[_GpuPlace] = queue.SimpleQueue()
@@ -78,8 +78,7 @@ class TorchRuntime(OneStream):
         """What computes; on equal ones the answers are equal."""
         return torch.cuda.get_device_name() if torch.cuda.is_available() else super().processor()
 
-    def __call__(self, pixels: NDArray[np.uint8], outputs: frozenset[str] = DEFAULT_OUTPUTS) -> Outputs:
-        """The outputs of these names of uint8 pixels ``[N, H, W, C]``."""
+    def _compute(self, pixels: NDArray[np.uint8], outputs: frozenset[str]) -> Outputs:
         wanted = {name: self._index[name] for name in outputs}
         if self.device == "cpu":
             with torch.inference_mode():
@@ -141,7 +140,7 @@ class _GpuBatch:
             self._found = program(self._pixels)
         stream.synchronize()
         self._graph = self._captured(pool)
-        self._answers = tuple(torch.empty(each.shape, dtype=each.dtype, pin_memory=True) for each in self._found)
+        self._answers: dict[int, torch.Tensor] = {}  # in pinned memory, by index, of the outputs that were asked for
 
     def compute(self, pixels: NDArray[np.uint8], wanted: dict[str, int]) -> Outputs:
         np.copyto(self._pinned.numpy(), pixels)
@@ -151,7 +150,10 @@ class _GpuBatch:
         else:
             self._found = self._program(self._pixels)
         for index in wanted.values():
-            self._answers[index].copy_(self._found[index], non_blocking=True)
+            found = self._found[index]
+            if index not in self._answers:
+                self._answers[index] = torch.empty(found.shape, dtype=found.dtype, pin_memory=True)
+            self._answers[index].copy_(found, non_blocking=True)
         self._stream.synchronize()
         # Copies, for the next batch is answered in the same place.
         return {name: self._answers[index].numpy().copy() for name, index in wanted.items()}
