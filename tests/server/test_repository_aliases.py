@@ -137,7 +137,7 @@ def test_no_newer_version_answers_for_a_stable_one_that_fails(tmp_path: Path) ->
             assert not made.repository.ready
             for version in ("", "stable"):
                 with pytest.raises(
-                    FailedPreconditionError, match="cifar 1, which is stable, could not be loaded: .* is not the"
+                    FailedPreconditionError, match=r"cifar 1, which is stable, could not be loaded: .* is not the"
                 ):
                     made.answers("cifar", version)
             assert made.answers("cifar", "2") == "cifar/2"
