@@ -35,6 +35,7 @@ from glimpse.client.errors import (
     StreamBrokenError,
     UnavailableError,
 )
+from glimpse.client.feedback import FeedbackResult, TrueClass
 from glimpse.client.results import (
     ImageError,
     ImageResult,
@@ -57,6 +58,7 @@ __all__ = [
     "Client",
     "Code",
     "DeadlineExceededError",
+    "FeedbackResult",
     "GlimpseError",
     "Health",
     "ImageError",
@@ -74,6 +76,7 @@ __all__ = [
     "Serving",
     "StreamBrokenError",
     "Timing",
+    "TrueClass",
     "UnavailableError",
 ]
 

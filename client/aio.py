@@ -10,13 +10,14 @@ from weakref import WeakSet
 import grpc
 import grpc.aio
 
-from glimpse.client import health, messages
+from glimpse.client import feedback, health, messages
 from glimpse.client.aio_bulk import AsyncBulk
 from glimpse.client.aio_reading import off_the_loop
 from glimpse.client.aio_stream import OpenCall, cancelled_from_outside
 from glimpse.client.base import BaseClient
 from glimpse.client.calls import AsyncCalls
 from glimpse.client.errors import Code, GlimpseError
+from glimpse.client.feedback import FeedbackResult, TrueClass
 from glimpse.client.options import Options
 from glimpse.client.reachability import Reachability
 from glimpse.client.results import ImageResult, ModelDescription
@@ -172,6 +173,37 @@ class AsyncClient(BaseClient):
         """
         request = messages.to_describe(model, version)
         return messages.from_description(await self._answer(self._stub().DescribeModel, request, timeout))
+
+    async def feedback(
+        self,
+        classes: Iterable[TrueClass],
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109  (as above)
+    ) -> list[FeedbackResult]:
+        """Tell what images that were classified really show.
+
+        The server counts how often its answers were right, and writes the true class beside those images that it has
+        kept as samples. It has to permit it (GLIMPSE_FEEDBACK). Any number may be told at once.
+
+            result = await client.classify("cat.jpg")
+            await client.feedback([TrueClass(result, "tiger cat")])
+
+        Args:
+            classes: of images that this server has answered.
+            timeout: seconds to wait for each of the answers; without it, the client's own timeout.
+
+        Returns:
+            One result for each, in their order.
+
+        Raises:
+            ValueError: an answer has no request id, because the server takes no feedback.
+            AccessDeniedError: the caller may not give feedback.
+            GlimpseError: the call failed; `glimpse.client.errors` shows the tree of errors.
+        """
+        results: list[FeedbackResult] = []
+        for request in feedback.to_requests(classes):
+            results += feedback.from_response(await self._answer(self._stub().Feedback, request, timeout))
+        return results
 
     async def health(self, *, timeout: float | None = None) -> health.Health:  # noqa: ASYNC109  (as above)
         """Ask whether a server is alive and takes images. Where the target has several servers, one of them is asked.

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
-from glimpse.client import health, messages
+from glimpse.client import feedback, health, messages
 from glimpse.client.base import BaseClient
 from glimpse.client.bulk import Bulk
 from glimpse.client.calls import Calls
+from glimpse.client.feedback import FeedbackResult, TrueClass
 from glimpse.client.options import Options
 from glimpse.client.reachability import Reachability
 from glimpse.client.results import ImageResult, ModelDescription
@@ -142,6 +143,32 @@ class Client(BaseClient):
         request = messages.to_describe(model, version)
         reply = self._answer(self._stub.DescribeModel, request, timeout)
         return messages.from_description(reply)
+
+    def feedback(self, classes: Iterable[TrueClass], *, timeout: float | None = None) -> list[FeedbackResult]:
+        """Tell what images that were classified really show.
+
+        The server counts how often its answers were right, and writes the true class beside those images that it has
+        kept as samples. It has to permit it (GLIMPSE_FEEDBACK). Any number may be told at once.
+
+            result = client.classify("cat.jpg")
+            client.feedback([TrueClass(result, "tiger cat")])
+
+        Args:
+            classes: of images that this server has answered.
+            timeout: seconds to wait for each of the answers; without it, the client's own timeout.
+
+        Returns:
+            One result for each, in their order.
+
+        Raises:
+            ValueError: an answer has no request id, because the server takes no feedback.
+            AccessDeniedError: the caller may not give feedback.
+            GlimpseError: the call failed; `glimpse.client.errors` shows the tree of errors.
+        """
+        results: list[FeedbackResult] = []
+        for request in feedback.to_requests(classes):
+            results += feedback.from_response(self._answer(self._stub.Feedback, request, timeout))
+        return results
 
     def health(self, *, timeout: float | None = None) -> health.Health:
         """Ask whether a server is alive and takes images. Where the target has several servers, one of them is asked.

@@ -107,14 +107,14 @@ def to_requests(asked: Options) -> Callable[[ImageInput], pb.ClassifyRequest]:
 def from_response(response: pb.ClassifyResponse) -> list[ImageResult]:
     """One result an image, in the order of the request."""
     model = _identity(response.model)
-    return [_result(result, model) for result in response.results]
+    return [_result(result, model, response.request_id) for result in response.results]
 
 
 def _identity(model: pb.ModelIdentity) -> ModelIdentity:
     return ModelIdentity(model.name, model.version, model.weights_digest)
 
 
-def _result(result: pb.ImageResult, model: ModelIdentity) -> ImageResult:
+def _result(result: pb.ImageResult, model: ModelIdentity, request_id: str) -> ImageResult:
     timing = result.timing
     return ImageResult(
         predictions=tuple(
@@ -147,6 +147,7 @@ def _result(result: pb.ImageResult, model: ModelIdentity) -> ImageResult:
         novelty=Novelty(result.novelty.score, result.novelty.threshold, result.novelty.known)
         if result.HasField("novelty")
         else None,
+        request_id=request_id,
     )
 
 

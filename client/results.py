@@ -90,6 +90,7 @@ class ImageResult:
     embedding: array[float] | None = field(default=None, hash=False)  # the features in front of the last layer
     # Where only some classes may answer: what all others have together of the probability without that choice.
     probability_outside: float | None = None
+    request_id: str = ""  # names the answer in `feedback`; empty where the server takes none
 
     @classmethod
     def failed(cls, code: Code, reason: str, message: str) -> ImageResult:

@@ -23,6 +23,8 @@ from glimpse.server.drift import Drift
 from glimpse.server.guard import Guard
 from glimpse.server.health import HEALTH, Health
 from glimpse.server.interceptors import CallInterceptor
+from glimpse.server.labelling.feedback import Feedback
+from glimpse.server.labelling.labelling import Labelling
 from glimpse.server.life import Life, WorkerPart
 from glimpse.server.loading import default_choice
 from glimpse.server.memory import Memory
@@ -97,6 +99,7 @@ class Server:
             changed=self.tell,
             forget=self._forget,
         )
+        self._labelling = labelling = Labelling.of(settings, access, self._registry, self._metrics.labelling)
         classes = default_choice(settings)
         pipeline = Pipeline(
             self._registry,
@@ -108,6 +111,7 @@ class Server:
             geometries=settings.allow_geometries,
             novelty=settings.novelty,
             classes=classes,
+            looked_at=None if labelling is None else labelling.needs,
         )
         services = (SERVICE, open_inference.SERVICE) if settings.open_inference else (SERVICE,)
         self._health = Health(*services, HEALTH)
@@ -130,7 +134,7 @@ class Server:
         )
         calls = Calls(self._metrics, access, self._tracing, guard=guard, log_calls=settings.log_calls)
         copies = Copies(self._registry, self._rollouts, self._decoders, self._decoding)
-        traffic = Traffic(self._registry, self._rollouts, copies, classes=default_choice(settings))
+        traffic = Traffic(self._registry, self._rollouts, copies, classes=classes, labelling=labelling)
         self._service = Service(
             calls,
             self._admission,
@@ -138,6 +142,7 @@ class Server:
             self._registry,
             stream_window=settings.stream_window,
             traffic=None if self.models.repository is None else traffic,
+            labelling=labelling,
         )
         interceptor = CallInterceptor(
             calls,
@@ -194,6 +199,7 @@ class Server:
             decoding=self._decoding,
             copies=copies,
             tracing=self._tracing,
+            labelling=labelling,
         )
 
     def _http_port(self, guard: Guard) -> HttpPort | None:
@@ -223,6 +229,11 @@ class Server:
     def access(self) -> AccessControl:
         """The access control of this process."""
         return self._access
+
+    @property
+    def feedback(self) -> Feedback | None:
+        """What takes feedback in this process; None: nothing does."""
+        return None if self._labelling is None else self._labelling.feedback
 
     @property
     def in_flight(self) -> int:

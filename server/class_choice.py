@@ -73,6 +73,14 @@ class Classes:
         self.groups = tuple(Group(group.name, np.array(group.classes, np.intp)) for group in ordered)
         self._chosen = lru_cache(_KEPT)(self._choose)
 
+    def find(self, name: str) -> frozenset[int]:
+        """The indices of the classes that a name means, see `ClassNames.find`.
+
+        Raises:
+            UnknownClassError: expected; there are none.
+        """
+        return self._names.find(name)
+
     def chosen(self, choice: ClassChoice) -> Chosen:
         """The classes that a request chooses.
 

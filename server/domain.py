@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from glimpse.models.labels import ClassLabel
+from glimpse.models.novelty import NoveltyThreshold
 from glimpse.models.outputs import DEFAULT_OUTPUTS, Outputs
 from glimpse.server.errors import InvalidImageError
 from glimpse.server.fair_queue import USUAL_PRIORITY, Lane
@@ -171,9 +172,19 @@ class ModelIdentity:
 
 
 @dataclass(slots=True)
+class Computed:
+    """What the network gave for the images of a request, where the server itself looks at it."""
+
+    outputs: tuple[Outputs | None, ...]  # probabilities of the classes that may answer; None: there is no answer
+    novelty: NoveltyThreshold | None  # of the model; None: it has none
+
+
+@dataclass(slots=True)
 class Classification:
     """The answer: one result an image, in the order of the request."""
 
     model: ModelIdentity
     results: tuple[ImageResult, ...]
     labels: tuple[ClassLabel, ...] = ()  # of the model's classes, in the order of their index
+    computed: Computed | None = None  # None: nobody looks at it
+    request_id: str = ""  # by which feedback may name the answer; "": none is taken

@@ -14,6 +14,7 @@ from glimpse.server.background import keep_running
 from glimpse.server.decoding.pool import DecodePool
 from glimpse.server.decoding.where import Decoding
 from glimpse.server.health import Health
+from glimpse.server.labelling.labelling import Labelling
 from glimpse.server.memory import Memory, keep_trimmed
 from glimpse.server.metrics import Metrics
 from glimpse.server.ports import Bound, Ports, SharedPorts
@@ -30,6 +31,7 @@ from glimpse.server.watchdog import Watchdog
 _log = structlog.get_logger(__name__)
 
 _LOOKING_SECONDS = 5.0  # that a model which is being loaded may take to be given up
+_SAMPLES_SECONDS = 3.0  # that the last samples may take to be written
 _TRACES_SECONDS = 3.0  # that the last traces may take to be sent; a collector may be gone
 
 
@@ -64,6 +66,7 @@ class Life:
     decoding: Decoding
     copies: Copies
     tracing: Tracing | None
+    labelling: Labelling | None
     loaded: bool = field(default=False, init=False)
     draining: bool = field(default=False, init=False)
 
@@ -95,6 +98,8 @@ class Life:
             )
             if self.worker is not None:
                 self.worker.listening(bound)
+            if self.labelling is not None:
+                self.labelling.start()
             if await self.models.load(stop):
                 self.loaded = True
                 repository = self.models.repository
@@ -163,6 +168,8 @@ class Life:
         await asyncio.to_thread(self.decoding.close)
         if self.tracing is not None:
             await asyncio.to_thread(self.tracing.close, _TRACES_SECONDS)
+        if self.labelling is not None:
+            await asyncio.to_thread(self.labelling.close, _SAMPLES_SECONDS)
         say("stopped", in_flight=self.admission.in_flight)
 
     def _say(self, event: str, **values: object) -> None:

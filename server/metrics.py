@@ -14,6 +14,7 @@ from glimpse.server import build, metrics_merge, penalties
 from glimpse.server.domain import BatchReport, Timing
 from glimpse.server.drift import Drift
 from glimpse.server.errors import Reason
+from glimpse.server.labelling_metrics import LabellingMetrics
 from glimpse.server.model_memory import ModelMemory
 from glimpse.server.model_series import ModelSeries
 from glimpse.server.rollout_metrics import RolloutMetrics
@@ -163,6 +164,7 @@ class Metrics:
         self._ready = metrics_merge.ready_gauge(registry)
         self.memory = ModelMemory(registry)
         self.rollouts = RolloutMetrics(registry, _SECONDS)
+        self.labelling = LabellingMetrics(registry)
         self.drift = Drift(on=False) if drift is None else drift
         registry.register(self.drift)
         self._dropped = Counter(

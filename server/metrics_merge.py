@@ -58,6 +58,8 @@ GAUGES: dict[str, Rule] = {
     "glimpse_queue_depth": "max",  # each worker tells what waits in front of the devices, of all workers
     "glimpse_rollout_min_agreement": "max",
     "glimpse_rollout_share": "max",
+    "glimpse_samples_bytes": "max",  # all workers keep samples in the same folder
+    "glimpse_samples_images": "max",
     READY: "min",  # of the workers alone
     "process_start_time_seconds": "min",
     "python_info": "max",

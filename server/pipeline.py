@@ -7,7 +7,7 @@ resolve the model -> check the options -> take permits
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,16 +15,26 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from glimpse.models.bundle import Bundle
 from glimpse.models.decoding.cost import Cost
 from glimpse.models.drift import ImageFigures, image_figures
-from glimpse.models.outputs import LOGITS, PROBABILITIES
+from glimpse.models.outputs import LOGITS, PROBABILITIES, Outputs
 from glimpse.server import domain
 from glimpse.server.admission import Admission, Permits
 from glimpse.server.batching.batch_queue import Answer
 from glimpse.server.decoding.pool import DecodePool, DecodeTask
 from glimpse.server.decoding.prepare import is_prepared
 from glimpse.server.decoding.where import Decoding
-from glimpse.server.domain import Arrival, Caller, ClassChoice, Classification, ClassifyRequest, ImageResult, Timing
+from glimpse.server.domain import (
+    Arrival,
+    Caller,
+    ClassChoice,
+    Classification,
+    ClassifyRequest,
+    Computed,
+    ImageResult,
+    Timing,
+)
 from glimpse.server.drift import Seen
 from glimpse.server.errors import (
     DeadlineExceededError,
@@ -67,12 +77,14 @@ class Pipeline:
         geometries: frozenset[str],
         classes: ClassChoice | None = None,
         novelty: bool = False,
+        looked_at: Callable[[Bundle], frozenset[str]] | None = None,
     ) -> None:
         """Put the stages together; `decoders` runs `decoding` beside the event loop.
 
         A request may hold `max_images` and ask for one of `geometries`. One that does not choose which classes may
         answer gets `classes`; None: all. `novelty`: tell of each image whether it shows any of the classes, unless a
-        request says otherwise.
+        request says otherwise. `looked_at`: the outputs of a model that the server itself looks at, which come with
+        each answer; None: none.
         """
         self._registry = registry
         self._admission = admission
@@ -87,7 +99,9 @@ class Pipeline:
             geometries=geometries,
             classes=classes,
             novelty=novelty,
+            looked_at=looked_at,
         )
+        self._looked_at = looked_at
         self.check_number = self._checks.check_number
 
     def costs(self, request: ClassifyRequest) -> list[Cost] | None:
@@ -157,7 +171,8 @@ class Pipeline:
                         work.novelty,
                         require_known=work.require_known,
                     )
-        return Classification(work.model.identity, results, work.model.bundle.labels)
+        computed = None if self._looked_at is None else _computed(flights, work)
+        return Classification(work.model.identity, results, work.model.bundle.labels, computed)
 
     def replied(self, answer: Classification) -> None:
         """The reply to a request has been put together: that was the last stage of its images."""
@@ -292,6 +307,17 @@ def _seen(flight: _Flight) -> Seen | None:
     if flight.figures is None or flight.answer.exception():
         return None
     return Seen(flight.figures, flight.cost.pixels, flight.answer.result().outputs)
+
+
+def _computed(flights: Sequence[_Flight], work: Job) -> Computed:
+    """What the network gave for the images that were classified."""
+    found: list[Outputs | None] = []
+    for flight in flights:
+        outputs: Outputs | None = None if flight.answer.exception() else flight.answer.result().outputs
+        if outputs is not None and work.chosen is not None:
+            outputs = {**outputs, PROBABILITIES: work.chosen.probabilities(outputs)[0]}
+        found.append(outputs)
+    return Computed(tuple(found), work.model.bundle.novelty)
 
 
 def _logits(flight: _Flight) -> NDArray[np.float32] | None:

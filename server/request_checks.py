@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from glimpse.models.bundle import Bundle
 from glimpse.models.decoding.cost import Cost
 from glimpse.models.novelty import NoveltyThreshold
 from glimpse.models.outputs import LOGITS, PROBABILITIES
@@ -59,19 +60,21 @@ class RequestChecks:
         geometries: frozenset[str],
         classes: ClassChoice | None = None,
         novelty: bool = False,
+        looked_at: Callable[[Bundle], frozenset[str]] | None = None,
     ) -> None:
         """Check by the models of `registry` and by what waits for `decoders`.
 
         A request may hold `max_images` and ask for one of `geometries`. One that does not choose which classes may
         answer gets `classes`; None: all. `novelty`: tell of each image whether it shows any of the classes, unless a
-        request says otherwise.
+        request says otherwise. `looked_at`: the outputs of a model that the server itself looks at, which come with
+        each answer; None: none.
         """
         self._registry = registry
         self._decoders = decoders
         self._metrics = metrics
         self.max_images = max_images
         self._geometries = geometries
-        self._classes, self._novelty = classes, novelty
+        self._classes, self._novelty, self._looked_at = classes, novelty, looked_at
 
     def check_number(self, images: int) -> None:
         """To be asked before anything is made of each image of a request.
@@ -140,6 +143,8 @@ class RequestChecks:
         drift = self._metrics.drift.of(model.bundle)
         if drift is not None:
             outputs |= drift.needs
+        if self._looked_at is not None:
+            outputs |= self._looked_at(model.bundle)
         return Job(
             model=model,
             recipe=recipe,

@@ -16,6 +16,7 @@ from glimpse.server.admission import Admission
 from glimpse.server.calls import Calls
 from glimpse.server.domain import Arrival, Caller, Classification, ClassifyRequest, ModelSelector
 from glimpse.server.errors import ServiceError, draining
+from glimpse.server.labelling.labelling import Labelling
 from glimpse.server.model_statistics import ModelStatistics
 from glimpse.server.pipeline import Pipeline
 from glimpse.server.registry import LoadedModel, ModelRegistry, ModelStatus
@@ -46,6 +47,7 @@ class Service:
         *,
         stream_window: int,
         traffic: Traffic | None = None,
+        labelling: Labelling | None = None,
     ) -> None:
         """Put the service together.
 
@@ -56,6 +58,7 @@ class Service:
             registry: the models.
             stream_window: requests of one stream that are worked on at once.
             traffic: divides requests among the versions of a model; None: there is one version of each.
+            labelling: looks at answers, to keep samples and to take feedback; None: nobody does.
         """
         self.calls = calls
         self.metrics, self.access = calls.metrics, calls.access
@@ -69,6 +72,7 @@ class Service:
         self._pipeline = pipeline
         self._registry = registry
         self._traffic = traffic
+        self.labelling = labelling
         self._waiting_bytes = 0  # of unary calls that wait for their turn
         self._drains = asyncio.Event()
 
@@ -159,7 +163,7 @@ class Service:
         finally:
             self.bytes_read -= size
         call.model = answer.model.name
-        return answer
+        return answer if self.labelling is None else self.labelling.answered(request, call, answer)
 
     def replied(self, answer: Classification, call: CallContext, *, stream_id: str = "") -> None:
         """The reply to a request has been put together: that was the last stage of its images.

@@ -11,7 +11,7 @@ import grpc.aio
 import numpy as np
 
 from glimpse.models.outputs import DEFAULT_OUTPUTS, EMBEDDING, LOGITS
-from glimpse.server import domain
+from glimpse.server import domain, feedback_messages
 from glimpse.server.access.call_context import CallContext, current_call
 from glimpse.server.classify_stream import ClassifyStream
 from glimpse.server.describe import describe, identity
@@ -66,6 +66,15 @@ class ImageClassifier(classifier_pb2_grpc.ImageClassifierServicer):
     ) -> pb.DescribeModelResponse:
         """Describe a loaded model."""
         return describe(self._service.model(_selector(request.model)), self._limits)
+
+    async def Feedback(  # noqa: N802 - the contract's name
+        self,
+        request: pb.FeedbackRequest,
+        context: Context,  # noqa: ARG002 - the contract's
+    ) -> pb.FeedbackResponse:
+        """Compare true classes with answers."""
+        told = await feedback_messages.give(self._service, current_call.get(), feedback_messages.of_message(request))
+        return feedback_messages.message(told)
 
     # A coroutine that writes, which grpc.aio takes as well as a generator: answers come from many tasks.
     async def ClassifyStream(  # type: ignore[override]  # noqa: N802 - the contract's name
@@ -179,6 +188,8 @@ def _response(answer: Classification, *, half: bool) -> pb.ClassifyResponse:
             _add_outputs(sent, result, half=half)
         if result.outside is not None:
             sent.probability_outside = result.outside
+    if answer.request_id:
+        response.request_id = answer.request_id
     return response
 
 

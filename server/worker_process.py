@@ -48,6 +48,7 @@ from glimpse.server.control_channel import ControlChannel, Message, memory_file,
 from glimpse.server.engine.model_facts import ModelFacts
 from glimpse.server.engine.queue_set import QueueSet
 from glimpse.server.engine.remote_queue import RemoteQueue
+from glimpse.server.labelling.exchange import Exchange
 from glimpse.server.life import WorkerPart
 from glimpse.server.metrics_merge import dumped
 from glimpse.server.ports import Bound, SharedPorts
@@ -117,6 +118,7 @@ class _Worker:
         self._server: app.Server | None = None
         self._engines: _Engines | None = None
         self._rates: SharedRates | None = None
+        self._exchange: Exchange | None = None
         self._telling: set[asyncio.Task[None]] = set()
 
     async def run(self, settings: Settings, workers: int, engines: int) -> None:
@@ -136,6 +138,9 @@ class _Worker:
         part = WorkerPart(ports, self._engines, self._listening, self._state, self._rejoin)
         self._server = server = app.Server(settings, part)
         self._rates = SharedRates(server.access.all_rates(), self._channel.send)
+        if (feedback := server.feedback) is not None:
+            self._exchange = Exchange(self._channel.send, workers, feedback.compare)
+            feedback.ask = self._exchange.ask
         sharing = keep_running("shared rates", self._rates.run)
         try:
             await server.run(self._stop)
@@ -184,11 +189,17 @@ class _Worker:
                     self._server.models.join(socket.socket(fileno=message.files[0]))
             case "drain":
                 self._stop.set()
-            case "spent":
-                if self._rates is not None:
-                    self._rates.apply(body)
+            case "spent" | "feedback":
+                self._hear(body)
             case _:
                 message.close()
+
+    def _hear(self, body: dict[str, Any]) -> None:
+        """Something that another worker has said."""
+        if body["do"] == "spent" and self._rates is not None:
+            self._rates.apply(body)
+        if body["do"] == "feedback" and self._exchange is not None:
+            self._exchange.heard(body)
 
     def _take_engine(self, message: Message) -> None:
         connected, facts = message.files

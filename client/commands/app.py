@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from glimpse import __version__
-from glimpse.client.commands import classify, config, describe, embed, exits, models, sort
+from glimpse.client.commands import classify, config, describe, embed, exits, feedback, models, sort
 from glimpse.client.commands.help import Command, examples
 from glimpse.client.commands.option_groups import explain
 from glimpse.client.commands.server_options import option_kinds
@@ -114,3 +114,10 @@ app.command(
         "glimpse models unload flowers 3",
     ),
 )(models.models)
+app.command(
+    cls=Command,
+    epilog=examples(
+        "glimpse feedback 3f6c0d1a 'tabby cat'",
+        "glimpse feedback --csv labels.csv",
+    ),
+)(feedback.feedback)

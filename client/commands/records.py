@@ -94,6 +94,8 @@ class JsonLines:
             answer["novelty"] = asdict(result.novelty)
         if result.probability_outside is not None:
             answer["probability_outside"] = result.probability_outside
+        if result.request_id:
+            answer["request_id"] = result.request_id
         return json.dumps(answer).encode() + b"\n"
 
     def read(self, record: bytes) -> Record:

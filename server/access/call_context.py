@@ -61,6 +61,8 @@ class CallContext:
     traffic: Traffic = _NONE  # of the connection that it came over
     port: int = 0  # that it came to, where that is not the one for gRPC
     received: int = 0  # bytes of its messages, with the five before each
+    pieces: int = 0  # requests of a stream that have come
+    piece: int = 0  # which of them it is, from 1; 0: it is no stream
     # Its lane, and the identity that it was found for; the address is known before anybody asks.
     _lane: tuple[Lane, str | None] = field(default=(NO_LANE, None), repr=False, compare=False)
 
@@ -93,6 +95,11 @@ class CallContext:
         return lane
 
     @property
+    def answer_id(self) -> str:
+        """By which the answer is known afterwards; of a stream each has its own."""
+        return f"{self.request_id}-{self.piece}" if self.piece else self.request_id
+
+    @property
     def host(self) -> str:
         """The machine that the call comes from, as limits count it: see `server.addresses`."""
         return counted_address(self.address) if self.address else host(self.peer)
@@ -106,6 +113,8 @@ class CallContext:
         """The same caller with one request of a stream, of which nothing is known yet."""
         part = CallContext(self.request_id, self.method, self.peer, self.client, self.identity, self.allowance)
         part.address, part.trace = self.address, self.trace
+        self.pieces += 1
+        part.piece = self.pieces
         part.complete = part.begun  # of a stream, the message is there when it is read
         return part
 

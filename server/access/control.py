@@ -59,7 +59,7 @@ class AccessControl:
             StartupError: expected; the audit log cannot be opened.
         """
         self._reload_seconds = settings.reload_seconds
-        self._admin = settings.admin
+        self._admin, self._feedback = settings.admin, settings.feedback
         usual = Allowance(settings.rate_limit, settings.rate_burst)
         self.certificates: Certificates | None = None
         if settings.tls_certificate is not None and settings.tls_key is not None:
@@ -147,6 +147,20 @@ class AccessControl:
         raise PermissionDeniedError(
             Reason.NOT_PERMITTED,
             f"Only callers whom GLIMPSE_ADMIN of this server names may manage models, and {who}. Ask the operator.",
+        )
+
+    def check_feedback(self, call: CallContext) -> None:
+        """Refuse a caller who may not tell the true class of images.
+
+        Raises:
+            PermissionDeniedError: expected; GLIMPSE_FEEDBACK does not name the caller's identity.
+        """
+        if ANYBODY in self._feedback or (call.identity and call.identity in self._feedback):
+            return
+        who = f"{shown(call.identity)} is not among them" if call.identity else "you have shown no identity"
+        raise PermissionDeniedError(
+            Reason.NOT_PERMITTED,
+            f"Only callers whom GLIMPSE_FEEDBACK of this server names may give feedback, and {who}. Ask the operator.",
         )
 
     async def delay_refusal(self) -> None:

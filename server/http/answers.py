@@ -28,7 +28,8 @@ def json_bytes(content: object) -> bytes:
 
 def classification(answer: Classification) -> dict[str, Any]:
     """A `ClassifyResponse`."""
-    return {"model": identity(answer.model), "results": [result(each) for each in answer.results]}
+    told = {"model": identity(answer.model), "results": [result(each) for each in answer.results]}
+    return told | ({"request_id": answer.request_id} if answer.request_id else {})
 
 
 def identity(model: ModelIdentity) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from glimpse.server.http.endpoint import TIMEOUT_KEY
 _TEXT, _WHOLE, _NUMBER, _YES = {"type": "string"}, {"type": "integer"}, {"type": "number"}, {"type": "boolean"}
 _FILE = {"type": "string", "format": "binary"}
 _BASE64 = {"type": "string", "contentEncoding": "base64"}
+_OUTCOMES = ["first", "among_five", "other", "unknown_request", "unknown_class", "repeated"]
 _STAGES = ("receive", "admission", "decode_wait", "decode", "pre_stem", "queue", "compute", "reply")
 _REFUSALS = {
     "400": "The request, or its only photo, is invalid.",
@@ -69,6 +70,16 @@ _SCHEMAS: dict[str, Any] = {
         ("model", "results"),
         model=_object(name=_TEXT, version=_TEXT, weights_digest=_TEXT),
         results=_array(_of("Result")),
+        request_id={"type": "string", "description": "Names this answer in /feedback; only if that is answered."},
+    ),
+    "FeedbackRequest": _object(
+        ("images",),
+        images=_array(
+            _object(("request_id", "true_class"), request_id=_TEXT, image=_WHOLE, true_class=_TEXT, new_class=_YES)
+        ),
+    ),
+    "Feedback": _object(
+        ("results",), results=_array(_object(("outcome", "sampled"), outcome={"enum": _OUTCOMES}, sampled=_YES))
     ),
     "Problem": _object(
         ("error", "reason", "code"),
@@ -183,6 +194,9 @@ def document(*, tokens: bool, served: Collection[str]) -> dict[str, Any]:
                 "404",
                 "503",
                 parameters=_QUERY[:2],
+            ),
+            "/feedback": _post(
+                "Tell what images that were answered really show.", _json(_of("FeedbackRequest")), _of("Feedback")
             ),
             "/v1/models": _get("The names of the models.", _object(models=_array(_TEXT)), "401"),
             "/v1/models/{model}": _get("Whether a model answers.", named, "401", "404", "503", parameters=[_MODEL]),

@@ -14,10 +14,11 @@ from glimpse.server.access.call_metadata import REQUEST_ID_KEY, ROUTING_KEY
 from glimpse.server.calls import Calls
 from glimpse.server.describe import describe, limits
 from glimpse.server.domain import ModelSelector
-from glimpse.server.http import answers, openapi, page, problems
+from glimpse.server.http import answers, feedback, openapi, page, problems
 from glimpse.server.http.classify import Classify
 from glimpse.server.http.connection import Connection
 from glimpse.server.http.endpoint import TIMEOUT_KEY, Asked, Endpoint, Work
+from glimpse.server.http.feedback import Feedback
 from glimpse.server.http.v1 import V1
 from glimpse.server.http.v2 import HEADER_LENGTH, V2
 from glimpse.server.service import Service
@@ -55,6 +56,8 @@ class Routes:
                 *(self._tells(f"/v2{_MODEL}{each}/config", "ModelConfig", v2.config) for each in both),
                 *(self._tells(f"/v2{_MODEL}{each}/stats", "ModelStatistics", v2.stats) for each in both),
             ]
+        if settings.feedback:
+            routes.append(self._posts("/feedback", "Feedback", Feedback(service), most=feedback.MOST_BYTES))
         if settings.serve_health:
             routes += [
                 self._shows("/v2/health/live", "ServerLive", v2.live, health=True),
@@ -93,15 +96,15 @@ class Routes:
             _count_unknown(self._service.calls, scope)
         await self._app(scope, receive, send)
 
-    def _posts(self, path: str, name: str, work: Work) -> Route:
-        """What classifies."""
+    def _posts(self, path: str, name: str, work: Work, *, most: int = 0) -> Route:
+        """What takes a body, of `most` bytes; 0: as large as a message may be."""
         method = self._service.calls.method("unary", SERVICE, name, classifies=True)
         endpoint = Endpoint(
             method,
             self._service.access,
             work,
             gate=self._service.place_for_call,
-            most=self._settings.max_message_bytes,
+            most=most or self._settings.max_message_bytes,
         )
         return Route(path, _Only("POST", endpoint, self._service.calls))
 

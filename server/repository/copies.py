@@ -25,6 +25,7 @@ from glimpse.server.decoding.where import Decoding
 from glimpse.server.domain import ClassChoice, Image, ModelSelector
 from glimpse.server.errors import Reason, ServiceError
 from glimpse.server.fair_queue import PRIORITIES, Lane
+from glimpse.server.labelling.sampler import Disagreed
 from glimpse.server.registry import LoadedModel, ModelRegistry
 from glimpse.server.repository.rollout import Rollout, Rollouts
 from glimpse.server.repository.verdicts import Verdicts, name, of_model
@@ -54,6 +55,7 @@ class Copy:
     seconds: float  # that the answer took, without waiting
     since: float  # when the request was answered, on the clock of the copies
     verdicts: Verdicts | None = None  # on its labels, where the model that answered is multi-label
+    disagreed: Disagreed | None = None  # called if the version names another class; None: nobody has to know
 
 
 class Copies:
@@ -139,12 +141,11 @@ class Copies:
         same = next((index for index, label in enumerate(labels) if name(label) == wanted), None)
         probability = 0.0 if same is None else float(probabilities[same])
         self._count(copy, prepared + answer.compute_seconds, ok=True)
-        agrees = (
-            same == int(np.argmax(probabilities))
-            if copy.verdicts is None
-            else copy.verdicts.agrees(of_model(model, probabilities))
-        )
+        first = int(np.argmax(probabilities))
+        agrees = same == first if copy.verdicts is None else copy.verdicts.agrees(of_model(model, probabilities))
         rollout.compare(abs(copy.probability - probability), agrees=agrees)
+        if copy.disagreed is not None and not agrees:
+            copy.disagreed(copy.version, labels[first], float(probabilities[first]))
         self._rollouts.judge(rollout)
 
     def _count(self, copy: Copy, seconds: float, *, ok: bool) -> None:

@@ -34,6 +34,7 @@ from glimpse.server.errors import (
     Reason,
     ServiceError,
 )
+from glimpse.server.labelling.labelling import Labelling
 from glimpse.server.registry import ModelRegistry
 from glimpse.server.repository import verdicts
 from glimpse.server.repository.copies import Copies, Copy
@@ -53,14 +54,15 @@ class Traffic:
         *,
         classes: ClassChoice | None = None,
         sample: Callable[[], float] = random.random,
+        labelling: Labelling | None = None,
     ) -> None:
         """Distribute by `rollouts`.
 
         `classes`: that answer requests which do not choose, as the pipeline has them; None: all. `sample` gives numbers
-        from 0 to 1, by which requests are chosen to be copied.
+        from 0 to 1, by which requests are chosen to be copied. `labelling` is told where versions disagree.
         """
         self._registry, self._rollouts, self._copies, self._sample = registry, rollouts, copies, sample
-        self._classes = classes
+        self._classes, self._labelling = classes, labelling
 
     def divided(self, selector: ModelSelector) -> bool:
         """Whether a request for this model may go to a canary, or be copied."""
@@ -88,7 +90,7 @@ class Traffic:
             answer = await self._by_canary(canary, request, call, caller, compute)
         else:
             answer = await self._counted(canary, request, call, caller, compute, new=False)
-        self._copy(name, request, answer)
+        self._copy(name, request, call, answer)
         return answer
 
     def _loaded(self, name: str, version: str) -> bool:
@@ -138,7 +140,7 @@ class Traffic:
             self._rollouts.judge(canary)
         return answer
 
-    def _copy(self, name: str, request: ClassifyRequest, answer: Classification) -> None:
+    def _copy(self, name: str, request: ClassifyRequest, call: CallContext, answer: Classification) -> None:
         """Have the other version of the canary, or the shadow, classify the images, too."""
         usual = self._registry.usual(name)
         if usual is None:
@@ -147,21 +149,23 @@ class Traffic:
         canary, shadow = (self._rollouts.of(name, kind) for kind in (Kind.CANARY, Kind.SHADOW))
         if canary is not None and canary.running and version == canary.terms.version != usual.identity.version:
             if canary.terms.min_agreement is not None:
-                self._offer(canary, usual.identity.version, request, answer)
+                self._offer(canary, usual.identity.version, request, call, answer)
         elif (
             shadow is not None
             and version == usual.identity.version != shadow.terms.version
             and self._sample() < shadow.terms.share
         ):
-            self._offer(shadow, shadow.terms.version, request, answer)
+            self._offer(shadow, shadow.terms.version, request, call, answer)
 
-    def _offer(self, rollout: Rollout, version: str, request: ClassifyRequest, answer: Classification) -> None:
+    def _offer(
+        self, rollout: Rollout, version: str, request: ClassifyRequest, call: CallContext, answer: Classification
+    ) -> None:
         now, classes = self._copies.clock(), request.classes or self._classes
         try:
             model = self._registry.resolve(ModelSelector(answer.model.name, answer.model.version))
         except ServiceError:
             return  # it has just been unloaded
-        for image, result in zip(request.images, answer.results, strict=True):
+        for number, (image, result) in enumerate(zip(request.images, answer.results, strict=True)):
             if result.error is not None:
                 continue
             found, told = _first(result, answer), verdicts.of_answer(request, result, answer, model)
@@ -169,9 +173,10 @@ class Traffic:
                 first, probability = found or (None, 0.0)
                 timing = result.timing
                 seconds = timing.decode + timing.pre_stem + timing.compute
-                self._copies.offer(
-                    Copy(rollout, version, image, request.geometry, classes, first, probability, seconds, now, told)
-                )
+                copy = Copy(rollout, version, image, request.geometry, classes, first, probability, seconds, now, told)
+                if self._labelling is not None:
+                    copy = replace(copy, disagreed=self._labelling.disagreed(request, call, answer, number))
+                self._copies.offer(copy)
 
 
 def _first(result: ImageResult, answer: Classification) -> tuple[ClassLabel, float] | None:

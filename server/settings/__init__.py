@@ -33,6 +33,7 @@ from glimpse.server.settings.kinds import (
     pairs,
     split,
 )
+from glimpse.server.settings.labelling import LabellingSettings
 from glimpse.server.settings.ports import PortSettings
 from glimpse.server.settings.processes import ProcessSettings
 from glimpse.server.settings.work import WorkSettings
@@ -64,7 +65,7 @@ class _ConfigFile(TomlConfigSettingsSource):
         return tomllib.loads(texts.decode(file_path.read_bytes()))
 
 
-class Settings(PortSettings, WorkSettings, ProcessSettings, AccessSettings):
+class Settings(PortSettings, WorkSettings, ProcessSettings, AccessSettings, LabellingSettings):
     """All settings of the server. Flags have the same names, with dashes."""
 
     model_config = SettingsConfigDict(

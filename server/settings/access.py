@@ -36,6 +36,12 @@ class AccessSettings(BaseSettings):
         "certificates name them. * means everybody who may call, which is safe only where nobody else reaches the "
         "port. Empty means nobody.",
     )
+    feedback: Annotated[frozenset[str], NoDecode, BeforeValidator(split)] = Field(
+        frozenset(),
+        description="Identities of the callers who may tell the true class of images that were answered, with commas "
+        "between, as their tokens or client certificates name them. * means everybody who may call. Empty means "
+        "nobody: then no answer is remembered.",
+    )
     reload_seconds: PositiveSeconds = Field(
         5.0, description="Interval at which the certificate and token files are checked for changes, in seconds."
     )

@@ -43,6 +43,8 @@ def parts(whole: Settings, workers: int) -> dict[str, int]:
         "max_connections": _by_chance(whole.max_connections, workers),
         "max_connections_per_address": _by_chance(whole.connections_per_address, workers),
         "decode_threads": _part(whole.decoders, workers, 1),
+        "samples_per_minute": _part(whole.samples_per_minute, workers, 1),
+        "feedback_images": _part(whole.feedback_images, workers, 1),
     }
 
 

@@ -48,6 +48,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "tls_client_ca",
         "tokens",
         "admin",
+        "feedback",
         "reload_seconds",
         "rate_limit",
         "rate_burst",
@@ -80,6 +81,18 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "Shutdown": ("drain_announce_seconds", "drain_seconds"),
     "Drift": ("drift", "drift_window_seconds"),
+    "Samples and feedback": (
+        "samples",
+        "samples_reasons",
+        "samples_share",
+        "samples_margin",
+        "samples_per_minute",
+        "samples_max_images",
+        "samples_max_bytes",
+        "samples_max_days",
+        "feedback_images",
+        "feedback_hours",
+    ),
     "Logging": ("log_format", "log_calls"),
 }
 

@@ -220,7 +220,7 @@ class Supervisor:
                     self._watch.hangs(child, body["detail"])
             case "rejoin":
                 self._processes.rejoin(child)
-            case "spent":
+            case "spent" | "feedback":
                 relayed(body, child.number, {number: each.send for number, each in self._processes.workers.items()})
             case other:
                 _log.debug("a process says what nobody waits for", process_kind=child.kind, said=other)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         Client,
         Code,
         DeadlineExceededError,
+        FeedbackResult,
         GlimpseError,
         Health,
         ImageError,
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
         Serving,
         StreamBrokenError,
         Timing,
+        TrueClass,
         UnavailableError,
     )
     from glimpse.server.in_process import Classifier as Classifier
@@ -64,6 +66,7 @@ __all__ = [
     "Client",
     "Code",
     "DeadlineExceededError",
+    "FeedbackResult",
     "GlimpseError",
     "Health",
     "ImageError",
@@ -81,6 +84,7 @@ __all__ = [
     "Serving",
     "StreamBrokenError",
     "Timing",
+    "TrueClass",
     "UnavailableError",
     "__version__",
 ]

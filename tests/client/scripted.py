@@ -91,6 +91,7 @@ class ScriptedServer(classifier_pb2_grpc.ImageClassifierServicer):
         max_connection_age_ms: int = 2**31 - 1,
     ) -> None:
         self.requests: list[pb.ClassifyRequest] = []
+        self.fed_back: list[pb.FeedbackRequest] = []
         self.tokens: list[str | None] = []  # what each call had for `authorization`, streams included
         self.classify: Callable[[pb.ClassifyRequest, Context], pb.ClassifyResponse] = lambda request, _: response(
             request
@@ -155,6 +156,15 @@ class ScriptedServer(classifier_pb2_grpc.ImageClassifierServicer):
         self, request: pb.DescribeModelRequest, context: Context
     ) -> pb.DescribeModelResponse:
         return self.describe(request, context)
+
+    def Feedback(  # noqa: N802
+        self, request: pb.FeedbackRequest, context: Context
+    ) -> pb.FeedbackResponse:
+        self.fed_back.append(request)
+        context.set_trailing_metadata(())
+        return pb.FeedbackResponse(
+            results=[pb.FeedbackResult(outcome=pb.FEEDBACK_OUTCOME_FIRST, sampled=True) for _ in request.images]
+        )
 
 
 DESCRIPTION = pb.DescribeModelResponse(

@@ -81,7 +81,8 @@ class Pair:
             health = HealthServicer()
             health.set(SERVICE, _SERVING)
             health_pb2_grpc.add_HealthServicer_to_server(health, server)
-            classifier_pb2_grpc.add_ImageClassifierServicer_to_server(Telling(replica, self.told), server)
+            telling = Telling(replica, self.told)  # type: ignore[abstract]
+            classifier_pb2_grpc.add_ImageClassifierServicer_to_server(telling, server)
             self.ports.append(server.add_insecure_port("127.0.0.1:0"))
             server.start()
             self.healths.append(health)

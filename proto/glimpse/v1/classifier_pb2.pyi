@@ -30,6 +30,16 @@ class RolloutKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ROLLOUT_KIND_UNSPECIFIED: _ClassVar[RolloutKind]
     ROLLOUT_KIND_CANARY: _ClassVar[RolloutKind]
     ROLLOUT_KIND_SHADOW: _ClassVar[RolloutKind]
+
+class FeedbackOutcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    FEEDBACK_OUTCOME_UNSPECIFIED: _ClassVar[FeedbackOutcome]
+    FEEDBACK_OUTCOME_FIRST: _ClassVar[FeedbackOutcome]
+    FEEDBACK_OUTCOME_AMONG_FIVE: _ClassVar[FeedbackOutcome]
+    FEEDBACK_OUTCOME_OTHER: _ClassVar[FeedbackOutcome]
+    FEEDBACK_OUTCOME_UNKNOWN_REQUEST: _ClassVar[FeedbackOutcome]
+    FEEDBACK_OUTCOME_UNKNOWN_CLASS: _ClassVar[FeedbackOutcome]
+    FEEDBACK_OUTCOME_REPEATED: _ClassVar[FeedbackOutcome]
 EMBEDDING_TYPE_UNSPECIFIED: EmbeddingType
 EMBEDDING_TYPE_FLOAT32: EmbeddingType
 EMBEDDING_TYPE_FLOAT16: EmbeddingType
@@ -45,6 +55,13 @@ MODEL_STATE_SLEEPING: ModelState
 ROLLOUT_KIND_UNSPECIFIED: RolloutKind
 ROLLOUT_KIND_CANARY: RolloutKind
 ROLLOUT_KIND_SHADOW: RolloutKind
+FEEDBACK_OUTCOME_UNSPECIFIED: FeedbackOutcome
+FEEDBACK_OUTCOME_FIRST: FeedbackOutcome
+FEEDBACK_OUTCOME_AMONG_FIVE: FeedbackOutcome
+FEEDBACK_OUTCOME_OTHER: FeedbackOutcome
+FEEDBACK_OUTCOME_UNKNOWN_REQUEST: FeedbackOutcome
+FEEDBACK_OUTCOME_UNKNOWN_CLASS: FeedbackOutcome
+FEEDBACK_OUTCOME_REPEATED: FeedbackOutcome
 
 class ModelSelector(_message.Message):
     __slots__ = ("name", "version")
@@ -115,12 +132,14 @@ class ClassifyRequest(_message.Message):
     def __init__(self, model: _Optional[_Union[ModelSelector, _Mapping]] = ..., images: _Optional[_Iterable[_Union[Image, _Mapping]]] = ..., options: _Optional[_Union[ClassifyOptions, _Mapping]] = ...) -> None: ...
 
 class ClassifyResponse(_message.Message):
-    __slots__ = ("model", "results")
+    __slots__ = ("model", "results", "request_id")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     RESULTS_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     model: ModelIdentity
     results: _containers.RepeatedCompositeFieldContainer[ImageResult]
-    def __init__(self, model: _Optional[_Union[ModelIdentity, _Mapping]] = ..., results: _Optional[_Iterable[_Union[ImageResult, _Mapping]]] = ...) -> None: ...
+    request_id: str
+    def __init__(self, model: _Optional[_Union[ModelIdentity, _Mapping]] = ..., results: _Optional[_Iterable[_Union[ImageResult, _Mapping]]] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class ModelIdentity(_message.Message):
     __slots__ = ("name", "version", "weights_digest")
@@ -610,3 +629,35 @@ class ModelRepositoryRollBackResponse(_message.Message):
     version: str
     kept: bool
     def __init__(self, version: _Optional[str] = ..., kept: bool = ...) -> None: ...
+
+class TrueClass(_message.Message):
+    __slots__ = ("request_id", "image", "true_class", "new_class")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
+    TRUE_CLASS_FIELD_NUMBER: _ClassVar[int]
+    NEW_CLASS_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    image: int
+    true_class: str
+    new_class: bool
+    def __init__(self, request_id: _Optional[str] = ..., image: _Optional[int] = ..., true_class: _Optional[str] = ..., new_class: bool = ...) -> None: ...
+
+class FeedbackRequest(_message.Message):
+    __slots__ = ("images",)
+    IMAGES_FIELD_NUMBER: _ClassVar[int]
+    images: _containers.RepeatedCompositeFieldContainer[TrueClass]
+    def __init__(self, images: _Optional[_Iterable[_Union[TrueClass, _Mapping]]] = ...) -> None: ...
+
+class FeedbackResult(_message.Message):
+    __slots__ = ("outcome", "sampled")
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    SAMPLED_FIELD_NUMBER: _ClassVar[int]
+    outcome: FeedbackOutcome
+    sampled: bool
+    def __init__(self, outcome: _Optional[_Union[FeedbackOutcome, str]] = ..., sampled: bool = ...) -> None: ...
+
+class FeedbackResponse(_message.Message):
+    __slots__ = ("results",)
+    RESULTS_FIELD_NUMBER: _ClassVar[int]
+    results: _containers.RepeatedCompositeFieldContainer[FeedbackResult]
+    def __init__(self, results: _Optional[_Iterable[_Union[FeedbackResult, _Mapping]]] = ...) -> None: ...

@@ -50,6 +50,11 @@ class ImageClassifierStub(object):
                 request_serializer=glimpse_dot_v1_dot_classifier__pb2.DescribeModelRequest.SerializeToString,
                 response_deserializer=glimpse_dot_v1_dot_classifier__pb2.DescribeModelResponse.FromString,
                 _registered_method=True)
+        self.Feedback = channel.unary_unary(
+                '/glimpse.v1.ImageClassifier/Feedback',
+                request_serializer=glimpse_dot_v1_dot_classifier__pb2.FeedbackRequest.SerializeToString,
+                response_deserializer=glimpse_dot_v1_dot_classifier__pb2.FeedbackResponse.FromString,
+                _registered_method=True)
 
 
 class ImageClassifierServicer(object):
@@ -79,6 +84,15 @@ class ImageClassifierServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Feedback(self, request, context):
+        """Tells what images that were answered really show. The server counts how often the answers were right, and writes the
+        true class beside those images that it has kept as samples (GLIMPSE_SAMPLES). Only callers that GLIMPSE_FEEDBACK names
+        may call it; others get `NOT_PERMITTED`. A message may have 4096 bytes, that is, some 60 images.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ImageClassifierServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -96,6 +110,11 @@ def add_ImageClassifierServicer_to_server(servicer, server):
                     servicer.DescribeModel,
                     request_deserializer=glimpse_dot_v1_dot_classifier__pb2.DescribeModelRequest.FromString,
                     response_serializer=glimpse_dot_v1_dot_classifier__pb2.DescribeModelResponse.SerializeToString,
+            ),
+            'Feedback': grpc.unary_unary_rpc_method_handler(
+                    servicer.Feedback,
+                    request_deserializer=glimpse_dot_v1_dot_classifier__pb2.FeedbackRequest.FromString,
+                    response_serializer=glimpse_dot_v1_dot_classifier__pb2.FeedbackResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -180,6 +199,33 @@ class ImageClassifier(object):
             '/glimpse.v1.ImageClassifier/DescribeModel',
             glimpse_dot_v1_dot_classifier__pb2.DescribeModelRequest.SerializeToString,
             glimpse_dot_v1_dot_classifier__pb2.DescribeModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Feedback(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/glimpse.v1.ImageClassifier/Feedback',
+            glimpse_dot_v1_dot_classifier__pb2.FeedbackRequest.SerializeToString,
+            glimpse_dot_v1_dot_classifier__pb2.FeedbackResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,7 +41,7 @@ Reasons, for programs to switch on:
 | `RAW_PIXELS_MISMATCH` | INVALID_ARGUMENT | raw data is not height x width x channels bytes, a side is 0, or there are not 1 or 3 channels |
 | `TOKEN_MISSING` | UNAUTHENTICATED | the server requires `authorization: Bearer <token>`, and the call has none |
 | `TOKEN_REFUSED` | UNAUTHENTICATED | the token is unknown or has expired, possibly while the stream was open |
-| `NOT_PERMITTED` | PERMISSION_DENIED | the caller may not manage models; see GLIMPSE_ADMIN |
+| `NOT_PERMITTED` | PERMISSION_DENIED | the caller may not manage models, or not give feedback; see GLIMPSE_ADMIN and GLIMPSE_FEEDBACK |
 | `RATE_LIMITED` | RESOURCE_EXHAUSTED | the caller exceeds the limit of images or calls per second; retry at the given time |
 | `QUEUE_FULL` | RESOURCE_EXHAUSTED | the server holds too many images or calls; retry at the given time |
 | `SHARE_FULL` | RESOURCE_EXHAUSTED | the caller holds too many images or calls; retry at the given time |
@@ -97,6 +97,11 @@ class ImageClassifierStub:
     """
     DescribeModel: _grpc.UnaryUnaryMultiCallable[_classifier_pb2.DescribeModelRequest, _classifier_pb2.DescribeModelResponse]
     """Describes a loaded model: its network, its preprocessing, its runtime and the server's limits."""
+    Feedback: _grpc.UnaryUnaryMultiCallable[_classifier_pb2.FeedbackRequest, _classifier_pb2.FeedbackResponse]
+    """Tells what images that were answered really show. The server counts how often the answers were right, and writes the
+    true class beside those images that it has kept as samples (GLIMPSE_SAMPLES). Only callers that GLIMPSE_FEEDBACK names
+    may call it; others get `NOT_PERMITTED`. A message may have 4096 bytes, that is, some 60 images.
+    """
 
 @_typing.type_check_only
 class ImageClassifierAsyncStub(ImageClassifierStub):
@@ -112,6 +117,11 @@ class ImageClassifierAsyncStub(ImageClassifierStub):
     """
     DescribeModel: _aio.UnaryUnaryMultiCallable[_classifier_pb2.DescribeModelRequest, _classifier_pb2.DescribeModelResponse]  # type: ignore[assignment]
     """Describes a loaded model: its network, its preprocessing, its runtime and the server's limits."""
+    Feedback: _aio.UnaryUnaryMultiCallable[_classifier_pb2.FeedbackRequest, _classifier_pb2.FeedbackResponse]  # type: ignore[assignment]
+    """Tells what images that were answered really show. The server counts how often the answers were right, and writes the
+    true class beside those images that it has kept as samples (GLIMPSE_SAMPLES). Only callers that GLIMPSE_FEEDBACK names
+    may call it; others get `NOT_PERMITTED`. A message may have 4096 bytes, that is, some 60 images.
+    """
 
 class ImageClassifierServicer(metaclass=_abc_1.ABCMeta):
     """Classifies images with the models that the server has loaded."""
@@ -142,6 +152,17 @@ class ImageClassifierServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_classifier_pb2.DescribeModelResponse, _abc.Awaitable[_classifier_pb2.DescribeModelResponse]]:
         """Describes a loaded model: its network, its preprocessing, its runtime and the server's limits."""
+
+    @_abc_1.abstractmethod
+    def Feedback(
+        self,
+        request: _classifier_pb2.FeedbackRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_classifier_pb2.FeedbackResponse, _abc.Awaitable[_classifier_pb2.FeedbackResponse]]:
+        """Tells what images that were answered really show. The server counts how often the answers were right, and writes the
+        true class beside those images that it has kept as samples (GLIMPSE_SAMPLES). Only callers that GLIMPSE_FEEDBACK names
+        may call it; others get `NOT_PERMITTED`. A message may have 4096 bytes, that is, some 60 images.
+        """
 
 def add_ImageClassifierServicer_to_server(servicer: ImageClassifierServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 

@@ -1,0 +1,226 @@
+"""Which images are kept, which answers are remembered, and what is dropped instead of holding anything up."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from glimpse.models.decoding.bare import png_of
+from glimpse.models.labels import ClassLabel
+from glimpse.models.novelty import NoveltyThreshold
+from glimpse.models.outputs import LOGITS, PROBABILITIES
+from glimpse.server.access.call_context import CallContext
+from glimpse.server.access.control import AccessControl
+from glimpse.server.domain import Classification, Computed, EncodedImage, ImageResult, ModelIdentity, Timing
+from glimpse.server.errors import PermissionDeniedError
+from glimpse.server.labelling.answered import First, first_of, sample_name
+from glimpse.server.labelling.exchange import Exchange
+from glimpse.server.labelling.feedback import Outcome, Told, TrueClass
+from glimpse.server.labelling.folder import Facts, Limits, SampleFolder
+from glimpse.server.labelling.recent import RecentAnswers
+from glimpse.server.labelling.sampler import Answered, Sampler
+from glimpse.server.labelling.writer import Sample, Writer
+from glimpse.server.metrics import Metrics
+from glimpse.server.settings import Settings
+
+MODEL = ModelIdentity("m", "1", "sha256:0")
+LABELS = tuple(ClassLabel(name) for name in "abcdefg")
+PNG = EncodedImage(png_of(bytes(48), 4, 4, 3))
+THRESHOLD = NoveltyThreshold(score="max_logit", threshold=-4.0)
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def settings(**values: Any) -> Settings:
+    return Settings(**values)
+
+
+def answer(*probabilities: float, top_logit: float = 9.0) -> Classification:
+    rest = (1 - sum(probabilities)) / (len(LABELS) - len(probabilities))
+    shares = np.array([*probabilities, *[rest] * (len(LABELS) - len(probabilities))], np.float32)
+    logits = np.array([top_logit, *[0.0] * (len(LABELS) - 1)], np.float32)
+    computed = Computed(({PROBABILITIES: shares, LOGITS: logits},), THRESHOLD)
+    return Classification(MODEL, (ImageResult(Timing()),), LABELS, computed)
+
+
+def answered(given: Classification, request_id: str = "r") -> Answered:
+    first = first_of(given, 0)
+    assert first is not None
+    return Answered(request_id, 0, PNG, given, first)
+
+
+class Kept:
+    """A sampler, and the facts of what it has kept, once its writer has written all."""
+
+    def __init__(self, path: Path, metrics: Metrics, sample: float = 1.0, **values: Any) -> None:
+        self.clock, self.metrics = Clock(), metrics
+        self.folder = SampleFolder(path, Limits(1000, 1 << 30, 3600.0))
+        self.writer = Writer(self.folder, metrics.labelling)
+        asked = settings(samples=path, **values)
+        self.sampler = Sampler(asked, self.writer, metrics.labelling, sample=lambda: sample, clock=self.clock)
+        self.writer.start()
+
+    def facts(self, request_id: str = "r") -> Facts | None:
+        return self.writer.call(lambda folder: folder.facts(sample_name(request_id, 0))).result(60)
+
+    def dropped(self, cause: str) -> float | None:
+        return self.metrics.registry.get_sample_value("glimpse_samples_dropped_total", {"cause": cause})
+
+
+@pytest.mark.parametrize(
+    ("given", "sample", "values", "reasons"),
+    [
+        (answer(0.9), 0.5, {"samples_share": 0.4}, None),
+        (answer(0.9), 0.3, {"samples_share": 0.4}, ["random"]),
+        (answer(0.45, 0.4), 1.0, {}, ["near"]),
+        (answer(0.45, 0.4), 1.0, {"samples_margin": 0.01}, None),
+        (answer(0.9, top_logit=3.9), 1.0, {}, ["near", "unknown"]),
+        (answer(0.9, top_logit=4.1), 1.0, {}, ["near"]),
+        (answer(0.9, top_logit=1.0), 1.0, {}, ["unknown"]),
+        (answer(0.9, top_logit=1.0), 1.0, {"samples_reasons": "random,near"}, None),
+        (answer(0.45, 0.4, top_logit=1.0), 0.0, {}, ["random", "near", "unknown"]),
+    ],
+)
+def test_an_image_is_kept_for_what_its_answer_is_like(
+    tmp_path: Path, given: Classification, sample: float, values: dict[str, Any], reasons: list[str] | None
+) -> None:
+    kept = Kept(tmp_path, Metrics(), sample, **values)
+    kept.sampler.offer(answered(given))
+    facts = kept.facts()
+    assert (None if facts is None else facts["reasons"]) == reasons
+
+
+def test_an_image_of_which_two_versions_disagree_is_kept(tmp_path: Path) -> None:
+    kept = Kept(tmp_path, Metrics())
+    told = kept.sampler.disagreed(answered(answer(0.9)))
+    assert told is not None
+    told("2", LABELS[3], 0.7)
+    facts = kept.facts()
+    assert facts is not None
+    assert facts["reasons"] == ["disagreement"]
+    assert facts["other"] == {"version": "2", "label": "d", "probability": 0.7}
+    assert facts["first"][0] == {"index": 0, "label": "a", "class_id": "", "probability": 0.9}
+    without = Kept(tmp_path / "other", Metrics(), samples_reasons="random")
+    assert without.sampler.disagreed(answered(answer(0.9))) is None
+
+
+def test_no_more_are_kept_in_a_minute_than_may_be(tmp_path: Path) -> None:
+    kept = Kept(tmp_path, Metrics(), 0.0, samples_per_minute=6)
+    for number in range(10):
+        kept.sampler.offer(answered(answer(0.9), f"a{number}"))
+    assert kept.dropped("rate") == 4
+    kept.clock.now += 20
+    for number in range(3):
+        kept.sampler.offer(answered(answer(0.9), f"b{number}"))
+    assert [kept.facts(f"b{number}") is not None for number in range(3)] == [True, True, False]
+
+
+def test_a_disk_that_hangs_has_samples_dropped_and_nobody_wait(tmp_path: Path) -> None:
+    metrics, go = Metrics(), threading.Event()
+    kept = Kept(tmp_path, metrics)
+    hung = kept.writer.call(lambda _: go.wait(60))
+    for number in range(80):
+        kept.writer.put(Sample(f"{number:02}", PNG, {"reasons": ["random"]}))
+    assert kept.dropped("busy") == 80 - 64
+    kept.writer.put(Sample("large", EncodedImage(bytes(65 << 20)), {"reasons": ["random"]}))
+    assert kept.dropped("busy") == 80 - 64 + 1
+    go.set()
+    assert hung.result(60)
+    kept.writer.close(60)
+    assert metrics.registry.get_sample_value("glimpse_samples_images") == 64
+
+
+def test_an_image_that_cannot_be_read_is_dropped_alone(tmp_path: Path) -> None:
+    kept = Kept(tmp_path, Metrics())
+    kept.writer.put(Sample("a", EncodedImage(b"GIF89a"), {"reasons": ["random"]}))
+    kept.writer.put(Sample(sample_name("r", 0), PNG, {"reasons": ["random"]}))
+    assert kept.facts() is not None
+    assert kept.dropped("unreadable") == 1
+
+
+def test_the_first_five_classes_are_in_order_and_equal_ones_by_index() -> None:
+    first = first_of(answer(0.2, 0.5), 0)
+    assert first is not None
+    assert first.classes == (1, 0, 2, 3, 4)
+    assert first.margin == pytest.approx(0.3)
+    assert first_of(Classification(MODEL, (ImageResult(Timing()),)), 0) is None
+
+
+def first(*classes: int) -> First:
+    return First(classes, (0.1,) * len(classes), None)
+
+
+def test_answers_are_remembered_within_bounds_of_number_and_age() -> None:
+    clock = Clock()
+    recent = RecentAnswers(5, 100.0, clock=clock)
+    recent.remember("a", MODEL, [first(1, 2), None])
+    clock.now = 50
+    recent.remember("b", MODEL, [first(3)])
+    found = recent.find("a")
+    assert found is not None
+    assert [found.first(0), found.first(1), len(found)] == [(1, 2), (), 2]
+    assert [found.tell(1), found.tell(0), found.tell(1)] == [True, True, False]
+    recent.remember("c", MODEL, [first(4)] * 3)
+    assert (recent.find("a"), len(recent)) == (None, 4)
+    recent.remember("b", MODEL, [first(5)])  # the same id once more
+    again = recent.find("b")
+    assert again is not None
+    assert again.first(0) == (5,)
+    assert len(recent) == 4
+    clock.now = 151
+    assert (recent.find("b"), recent.find("c"), len(recent)) == (None, None, 0)
+
+
+def test_a_worker_that_says_nothing_leaves_its_images_unknown() -> None:
+    """Another one answers, a third one never does; what is told later finds nobody who waits."""
+    known, unknown = TrueClass("known", 0, "cat"), TrueClass("unknown", 0, "cat")
+    told = Told(Outcome.FIRST, "cat")
+    to_other: list[dict[str, Any]] = []
+
+    def answer_to(body: dict[str, Any]) -> bool:
+        asking.heard(body)
+        return True
+
+    other = Exchange(answer_to, 3, lambda each: told if each == known else None)
+
+    def tell(body: dict[str, Any]) -> bool:
+        to_other.append(body)
+        other.heard(body)
+        return True
+
+    asking = Exchange(tell, 3, lambda _: None, seconds=0.2)
+
+    async def run() -> None:
+        assert await asking.ask([known, unknown]) == [told, None]
+        assert await asking.ask([known]) == [told]
+        asking.heard({"do": "feedback", "ask": to_other[0]["ask"], "told": [None, None]})
+
+    asyncio.run(run())
+
+
+def test_only_those_whom_the_setting_names_may_give_feedback() -> None:
+    call = CallContext("r", "m", "ipv4:192.0.2.1:1")
+    for feedback, identity, allowed in (
+        ("", "anna", False),
+        ("anna,ben", "anna", True),
+        ("anna", "carl", False),
+        ("anna", "", False),
+        ("*", "", True),
+    ):
+        access = AccessControl(settings(feedback=feedback))
+        call.identity = identity
+        if allowed:
+            access.check_feedback(call)
+        else:
+            with pytest.raises(PermissionDeniedError, match="GLIMPSE_FEEDBACK"):
+                access.check_feedback(call)
