@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from glimpse.models import bundle, quiet, standard
 from glimpse.models.catalogue import find
 from glimpse.models.prestem.recipe import Recipe
-from glimpse.models.train.checks import check_classes, check_hold_out, check_paths, report_omissions
+from glimpse.models.train.checks import check_classes, check_hold_out, check_paths, report_omissions, report_unlabelled
 from glimpse.models.train.options import MAX_HELD_OUT, parser, plan_of, recipe_of, reproducing, scaled
 from glimpse.models.train.plan import CHECKPOINT, HoldOut, Run, check_kind, check_writable, claim, earlier, exclusive
 from glimpse.models.train.transfer import command as transfer_command
@@ -64,7 +64,7 @@ def _run(options: argparse.Namespace) -> None:
     bundle.check(name, options.bundle_version, ())
     check_writable(out)
     check_kind(out, transfer=False)
-    check_paths(options.data, options.test)
+    check_paths(options.data, options.test, options.samples)
 
     # Only now: Keras takes seconds to load, and a wrong option should say so at once.
     quiet.load_keras()
@@ -116,8 +116,9 @@ def _read(options: argparse.Namespace, recipe: Recipe, rule: HoldOut) -> tuple[R
     from glimpse.models.train import data
     from glimpse.models.train.export import DataSplits
 
-    everything = data.read(options.data, recipe, skip_unreadable=options.skip_unreadable)
+    everything = data.read(options.data, recipe, skip_unreadable=options.skip_unreadable, besides=options.samples)
     report_omissions(options.data, everything)
+    report_unlabelled(options.data, options.samples)
     check_classes(options.data, everything.labels)
     count = min(MAX_HELD_OUT, math.ceil(len(everything) / 20)) if options.hold_out is None else options.hold_out
     training, held_out = data.hold_out(everything, count, options.seed, rule)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from glimpse.models import bundle
+from glimpse.models.train import samples
 
 if TYPE_CHECKING:
     from glimpse.models.train.data import LabelledImages
@@ -26,6 +27,13 @@ def report_omissions(path: Path, images: LabelledImages) -> None:
         print(  # noqa: T201 - a program's
             f"{path}: folders without a readable image, which become no class: {names}", file=sys.stderr
         )
+
+
+def report_unlabelled(*paths: Path | None) -> None:
+    """Say how many samples of a server have no true class, and so are not trained on."""
+    for path in paths:
+        if path is not None and samples.is_samples(path) and (count := samples.unlabelled(path)):
+            print(f"{path}: {count:,} samples have no true class yet and are left out.", file=sys.stderr)  # noqa: T201 - a program's
 
 
 def check_classes(path: Path, labels: Sequence[str]) -> None:

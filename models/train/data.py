@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -54,6 +55,7 @@ def read(
     *,
     indices: Mapping[str, int] | None = None,
     skip_unreadable: bool = False,
+    besides: Path | None = None,
 ) -> LabelledImages:
     """Read every ``.../class/image`` file below a folder or inside a zip; the parent folder names the class.
 
@@ -66,6 +68,7 @@ def read(
         labels: class order to use; the sorted folder names when None.
         indices: the index of a class by each name that its folder may have; by its label alone when None.
         skip_unreadable: skip images that cannot be read or decoded; the result names them.
+        besides: another folder or zip file, whose images are added.
 
     Raises:
         FileNotFoundError: `path` does not exist.
@@ -73,7 +76,10 @@ def read(
     """
     names: list[str] = []
     unreadable: list[tuple[str, str]] = []
-    with files.open_images(path, SUFFIXES) as found:
+    with ExitStack() as opened:
+        found = opened.enter_context(files.open_images(path, SUFFIXES))
+        if besides is not None:
+            found = found + opened.enter_context(files.open_images(besides, SUFFIXES))
         if stray := [file.name for file in found if "/" not in file.name]:
             raise ValueError(f"{path}: {stray[0]} is not in a folder, whose name would be its class. Move it into one.")
         empty = set(files.without_images(path, found))

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 
+from glimpse.models.train import samples
+
 MAX_BYTES = (
     256 * 1024 * 1024
 )  # of one image file; a zip file of a few kilobytes may decompress to more than the memory holds
@@ -48,13 +50,16 @@ def open_images(path: Path, suffixes: Collection[str]) -> Iterator[list[ImageFil
     """The image files below a folder or in a zip, in a fixed order; they can be read until the context ends.
 
     Args:
-        path: folder or zip file.
+        path: folder or zip file. Of a folder of samples (`models.train.samples`), those that have a true class.
         suffixes: of images, in lower case, with the dot.
 
     Raises:
         OSError: it does not exist, or a folder cannot be read.
         ValueError: it is neither a folder nor a zip file, or a name in the zip file contains "..".
     """
+    if samples.is_samples(path):
+        yield [ImageFile(f"{name}/{file}", partial(_read_file, path / file)) for file, name in samples.labelled(path)]
+        return
     if path.is_dir():
         yield list(_in_folder(path, suffixes))
         return

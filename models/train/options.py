@@ -50,6 +50,13 @@ def parser() -> Parser:
         "--data", type=Path, required=True, metavar="PATH", help="folder or zip file of the images to train on"
     )
     images.add_argument(
+        "--samples",
+        type=Path,
+        metavar="PATH",
+        help="further images to train on: a folder in which a server keeps samples (GLIMPSE_SAMPLES), of which those "
+        "with a true class are taken, or any folder or zip file like --data",
+    )
+    images.add_argument(
         "--test",
         type=Path,
         metavar="PATH",
@@ -316,7 +323,17 @@ def reproducing(options: argparse.Namespace) -> tuple[str, ...]:
     """
     words = ["--data", str(options.data)]
     defaults = vars(parser().parse_args(["--data", "", "--architecture", ""]))
-    for name in ("test", "out", "name", "bundle_version", "data_name", "data_note", "training_note", "weights_dtype"):
+    for name in (
+        "samples",
+        "test",
+        "out",
+        "name",
+        "bundle_version",
+        "data_name",
+        "data_note",
+        "training_note",
+        "weights_dtype",
+    ):
         if (value := getattr(options, name)) != defaults[name]:
             words += [f"--{name.replace('_', '-')}", str(value)]
     if options.skip_unreadable:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from glimpse.models import bundle, quiet
 from glimpse.models.plain import plain
 from glimpse.models.prestem.recipe import Recipe
-from glimpse.models.train.checks import check_classes, check_hold_out, check_paths, report_omissions
+from glimpse.models.train.checks import check_classes, check_hold_out, check_paths, report_omissions, report_unlabelled
 from glimpse.models.train.plan import check_kind, check_writable, claim, exclusive
 from glimpse.models.train.transfer.base import Base, BaseError, find_base
 from glimpse.models.train.transfer.options import plan_of, reproducing
@@ -56,7 +56,7 @@ def run(options: argparse.Namespace, given: Collection[str]) -> None:
     bundle.check(name, options.bundle_version, ())
     check_writable(out)
     check_kind(out, transfer=True)
-    check_paths(options.data, options.test)
+    check_paths(options.data, options.test, options.samples)
     recipe = _recipe(base, options, given)
     for note in filter(None, (base.note, _differing(base, recipe))):
         print(plain(note), file=sys.stderr)
@@ -73,8 +73,9 @@ def run(options: argparse.Namespace, given: Collection[str]) -> None:
         raise ValueError(f"{out} has no training to export. Train first, or give another --out.")
     old = network.load(base, recipe)
     network.check(old, base, plan.thaw)
-    images = data.read(options.data, recipe, skip_unreadable=options.skip_unreadable)
+    images = data.read(options.data, recipe, skip_unreadable=options.skip_unreadable, besides=options.samples)
     report_omissions(options.data, images)
+    report_unlabelled(options.data, options.samples)
     check_classes(options.data, images.labels)
     parts = split(images.classes, images.labels, _held_out(options, images), plan.seed)
     if "batch_size" not in given:
