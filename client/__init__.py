@@ -37,6 +37,7 @@ from glimpse.client.errors import (
 )
 from glimpse.client.feedback import FeedbackResult, TrueClass
 from glimpse.client.results import (
+    Explanation,
     ImageError,
     ImageResult,
     ModelDescription,
@@ -58,6 +59,7 @@ __all__ = [
     "Client",
     "Code",
     "DeadlineExceededError",
+    "Explanation",
     "FeedbackResult",
     "GlimpseError",
     "Health",

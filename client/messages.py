@@ -15,6 +15,7 @@ from glimpse.client.results import (
     Agreement,
     ClassGroup,
     ClassLabel,
+    Explanation,
     Head,
     ImageError,
     ImageResult,
@@ -25,6 +26,7 @@ from glimpse.client.results import (
     Novelty,
     NoveltyThreshold,
     OutputDescription,
+    PhotoArea,
     Prediction,
     PreStem,
     Runtime,
@@ -84,6 +86,8 @@ def to_options(asked: Options) -> pb.ClassifyOptions:
         classes=pb.ClassChoice(allow=allow, deny=deny) if allow or deny else None,
         roll_up=asked.get("roll_up", 0.0),
         require_known=asked.get("require_known", False),
+        explain=asked.get("explain", ""),
+        explain_class=asked.get("explain_class", ""),
     )
     if (novelty := asked.get("novelty")) is not None:
         options.novelty = novelty
@@ -148,6 +152,23 @@ def _result(result: pb.ImageResult, model: ModelIdentity, request_id: str) -> Im
         if result.HasField("novelty")
         else None,
         request_id=request_id,
+        explanation=_explanation(result.explanation) if result.HasField("explanation") else None,
+    )
+
+
+def _explanation(found: pb.Explanation) -> Explanation:
+    area = found.area
+    return Explanation(
+        found.index,
+        found.label,
+        found.class_id,
+        found.method,
+        found.rows,
+        found.columns,
+        found.values,
+        found.lowest,
+        found.highest,
+        PhotoArea(area.left, area.top, area.right, area.bottom),
     )
 
 
@@ -239,6 +260,7 @@ def from_description(reply: pb.DescribeModelResponse) -> ModelDescription:
             tuple(reply.head.temperatures),
             tuple(reply.head.offsets),
         ),
+        explanations=tuple(reply.explanations),
     )
 
 

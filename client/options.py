@@ -37,6 +37,12 @@ class ImageOptions(TypedDict, total=False):
     by default. A `Classifier` does not by default."""
     require_known: bool
     """No predictions if the image shows none of them; implies ``novelty``."""
+    explain: str
+    """Tell where in the image the score of a class comes from (`ImageResult.explanation`): ``"auto"``, ``"cam"`` or
+    ``"occlusion"``; if empty, nothing."""
+    explain_class: str
+    """The class to explain, by its label, a synonym, its class id or its index; if empty, that of the first
+    prediction."""
 
 
 class Options(ImageOptions, total=False):

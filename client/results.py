@@ -77,6 +77,32 @@ class Novelty:
 
 
 @dataclass(frozen=True, slots=True)
+class PhotoArea:
+    """A rectangle in a photo as a viewer shows it, in shares of its width and height; outside of 0..1 is padding."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Where in an image the score of a class comes from: a grid over the network's input."""
+
+    index: int  # of the class
+    label: str
+    class_id: str
+    method: str  # "cam" or "occlusion"
+    rows: int
+    columns: int
+    values: bytes  # rows x columns, row by row from the top left: 0 stands for the lowest number, 255 for the highest
+    lowest: float  # in units of the logit: see `Explanation` in classifier.proto
+    highest: float
+    area: PhotoArea  # what the grid covers of the photo
+
+
+@dataclass(frozen=True, slots=True)
 class ImageResult:
     """The result of one image: predictions, or an error."""
 
@@ -91,6 +117,7 @@ class ImageResult:
     # Where only some classes may answer: what all others have together of the probability without that choice.
     probability_outside: float | None = None
     request_id: str = ""  # names the answer in `feedback`; empty where the server takes none
+    explanation: Explanation | None = None  # None where it was not asked for, or the class has none
 
     @classmethod
     def failed(cls, code: Code, reason: str, message: str) -> ImageResult:
@@ -255,6 +282,8 @@ class ModelDescription:
     outputs: tuple[OutputDescription, ...] = ()  # that `classify` may be asked for; an older server tells none
     groups: tuple[ClassGroup, ...] = ()  # by whose names classes may be allowed, denied or rolled up
     head: Head = field(default_factory=Head)  # what the scores mean; an older server tells none
+    # How answers can be explained, what "auto" means first: "cam", "occlusion"; an older server tells none.
+    explanations: tuple[str, ...] = ()
 
     @property
     def multiply_adds(self) -> int:

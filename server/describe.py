@@ -7,6 +7,7 @@ import json
 from glimpse.models.heads import BINARY
 from glimpse.server.decoding.decode import FORMATS
 from glimpse.server.domain import ModelIdentity
+from glimpse.server.explanations import methods
 from glimpse.server.registry import LoadedModel
 from glimpse.server.settings import Settings
 from glimpse.v1 import classifier_pb2 as pb
@@ -54,6 +55,7 @@ def describe(model: LoadedModel, limits: pb.Limits) -> pb.DescribeModelResponse:
         novelty=None if novelty is None else pb.NoveltyThreshold(**novelty.to_dict()),
         outputs=[pb.OutputDescription(name=name, size=size) for name, size in model.output_sizes().items()],
         head=head(model),
+        explanations=methods(model),
         groups=[pb.ClassGroup(name=group.name, classes=group.classes) for group in bundle.groups],
     )
 

@@ -9,9 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from glimpse.models.labels import ClassLabel
 from glimpse.models.novelty import NoveltyThreshold
 from glimpse.models.outputs import DEFAULT_OUTPUTS, Outputs
+from glimpse.models.prestem.area import Area
 from glimpse.server.errors import InvalidImageError
 from glimpse.server.fair_queue import USUAL_PRIORITY, Lane
 
@@ -53,6 +57,14 @@ class ClassChoice:
 
 
 @dataclass(slots=True)
+class Explain:
+    """Why an answer is what it is: a map of where in the image the score of a class comes from."""
+
+    method: str = "auto"  # or one of `server.explanations.METHODS`
+    class_name: str = ""  # the class, see `models.class_names`; "": the first that is answered
+
+
+@dataclass(slots=True)
 class ClassifyRequest:
     """Images to classify and what to return of each."""
 
@@ -71,6 +83,7 @@ class ClassifyRequest:
     roll_up: float = (
         0.0  # the probability from which on an answer is certain enough not to become a group; 0: none does
     )
+    explain: Explain | None = None  # None: not asked for
 
 
 @dataclass(slots=True)
@@ -151,6 +164,19 @@ class Novelty:
 
 
 @dataclass(slots=True)
+class Explanation:
+    """Where in an image the score of a class comes from."""
+
+    index: int  # of the class
+    label: ClassLabel  # of it
+    method: str  # one of `server.explanations.METHODS`
+    values: NDArray[np.uint8]  # [rows, columns], from the top left: 0 stands for the lowest value, 255 for the highest
+    lowest: float
+    highest: float
+    area: Area  # what the grid covers of the photo as a viewer shows it
+
+
+@dataclass(slots=True)
 class ImageResult:
     """What became of one image: predictions by falling probability and what else was asked for, or the error."""
 
@@ -160,6 +186,7 @@ class ImageResult:
     error: InvalidImageError | None = None
     novelty: Novelty | None = None  # None: not asked for
     outside: float | None = None  # probability of the classes that may not answer; None: all may
+    explanation: Explanation | None = None  # None: not asked for, or there is none
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from glimpse.models.bundle import Bundle
 from glimpse.models.decoding.cost import Cost
 from glimpse.models.drift import ImageFigures, image_figures
 from glimpse.models.outputs import LOGITS, PROBABILITIES, Outputs
-from glimpse.server import domain
+from glimpse.server import domain, explanations
 from glimpse.server.admission import Admission, Permits
 from glimpse.server.batching.batch_queue import Answer
 from glimpse.server.decoding.pool import DecodePool, DecodeTask
@@ -60,6 +60,7 @@ class _Flight:
     answer: Future[Answer] = field(default_factory=Future)
     figures: ImageFigures | None = None  # of the network's input, where drift is counted
     preparing: DecodeTask | None = None  # in a decoder thread; None: done on the event loop
+    kept: explanations.Input | None = None  # where its answer is to be explained
 
 
 class Pipeline:
@@ -114,6 +115,15 @@ class Pipeline:
             return None
         return [self._decoding.cost(image, recipe) for image in request.images]
 
+    def copies(self, request: ClassifyRequest) -> int:
+        """How many images the network is computed for besides those of a request, to explain its answers."""
+        if request.explain is None:
+            return 0
+        try:
+            return explanations.copies(request, self._registry.resolve(request.model))
+        except ServiceError:
+            return 0
+
     async def classify(
         self,
         request: ClassifyRequest,
@@ -141,9 +151,8 @@ class Pipeline:
         work = self._checks.job(request, caller)
         if costs is None:
             costs = [self._decoding.cost(image, work.recipe) for image in request.images]
-        load = Permits(
-            len(costs), sum([len(image.data) for image in request.images]), sum([cost.work for cost in costs])
-        )
+        images = len(costs) if work.explaining is None else len(costs) + self.copies(request)
+        load = Permits(images, sum([len(image.data) for image in request.images]), sum([cost.work for cost in costs]))
         # From here on the request is this version's, whatever becomes the usual one meanwhile.
         with work.model.uses:
             if work.model.sleep is not None:
@@ -170,6 +179,10 @@ class Pipeline:
                         [_logits(flight) for flight in flights],
                         work.novelty,
                         require_known=work.require_known,
+                    )
+                if work.explaining is not None:
+                    results = await work.explaining.explained(
+                        results, [_kept(flight) for flight in flights], caller, self._decoders
                     )
         computed = None if self._looked_at is None else _computed(flights, work)
         return Classification(work.model.identity, results, work.model.bundle.labels, computed)
@@ -241,6 +254,8 @@ class Pipeline:
             raise
         if work.drift is not None:
             flight.figures = image_figures(prepared.pixels, work.recipe.depth)
+        if work.explaining is not None:
+            flight.kept = work.explaining.keep(flight.image, prepared.pixels)
         ready = time.monotonic()
         # All that this thread was busy with the image: also with handing it to a process and waiting for that.
         timing.decode, timing.pre_stem = ready - begun - prepared.pre_stem_seconds, prepared.pre_stem_seconds
@@ -323,6 +338,11 @@ def _computed(flights: Sequence[_Flight], work: Job) -> Computed:
 def _logits(flight: _Flight) -> NDArray[np.float32] | None:
     """Those of an image that was classified."""
     return None if flight.answer.exception() else flight.answer.result().outputs[LOGITS]
+
+
+def _kept(flight: _Flight) -> tuple[explanations.Input, Outputs] | None:
+    """What is explained of an image that was classified."""
+    return None if flight.kept is None or flight.answer.exception() else (flight.kept, flight.answer.result().outputs)
 
 
 def _timing(arrival: Arrival, admitted: float) -> Timing:

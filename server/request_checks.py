@@ -11,11 +11,13 @@ from glimpse.models.decoding.cost import Cost
 from glimpse.models.novelty import NoveltyThreshold
 from glimpse.models.outputs import LOGITS, PROBABILITIES
 from glimpse.models.prestem.recipe import Recipe
+from glimpse.server import explanations
 from glimpse.server.class_choice import Chosen
 from glimpse.server.decoding.pool import DecodePool
 from glimpse.server.domain import Caller, ClassChoice, ClassifyRequest
 from glimpse.server.drift import ModelDrift
 from glimpse.server.errors import DeadlineExceededError, InvalidRequestError, Reason, shown
+from glimpse.server.explanations import Explaining
 from glimpse.server.fair_queue import Ahead
 from glimpse.server.metrics import Metrics, ModelMetrics
 from glimpse.server.novelty import threshold
@@ -45,6 +47,7 @@ class Job:
     novelty: NoveltyThreshold | None  # None: not asked for
     drift: ModelDrift | None  # None: nothing is counted
     require_known: bool
+    explaining: Explaining | None  # None: not asked for
 
 
 class RequestChecks:
@@ -102,35 +105,7 @@ class RequestChecks:
         if not request.images:
             raise InvalidRequestError(Reason.NO_IMAGES, "The request has no image. Send at least one.", field="images")
         self.check_number(len(request.images))
-        classes, thresholds = len(model.bundle.labels), model.classes.thresholds
-        k = request.top_k
-        if k is None:  # of a multi-label model, all that are at least their threshold
-            k = min(DEFAULT_TOP_K, classes) if thresholds is None else classes
-        if not 1 <= k <= classes:
-            raise InvalidRequestError(
-                Reason.TOP_K_OUT_OF_RANGE,
-                f"top_k must be from 1 to {classes}, the number of classes. Received: {k}",
-                field="options.top_k",
-            )
-        if not 0 <= request.min_probability <= 1:
-            raise InvalidRequestError(
-                Reason.MIN_PROBABILITY_OUT_OF_RANGE,
-                f"min_probability must be from 0 to 1. Received: {request.min_probability}",
-                field="options.min_probability",
-            )
-        if not 0 <= request.roll_up <= 1:
-            raise InvalidRequestError(
-                Reason.ROLL_UP_OUT_OF_RANGE,
-                f"roll_up must be from 0 to 1. Received: {request.roll_up}",
-                field="options.roll_up",
-            )
-        if request.roll_up and thresholds is not None:
-            raise InvalidRequestError(
-                Reason.ROLL_UP_OUT_OF_RANGE,
-                f"roll_up must be 0 for {model.bundle.name}, a multi-label model: its probabilities are each for "
-                f"itself, and a group has none. Received: {request.roll_up}",
-                field="options.roll_up",
-            )
+        k = _top_k(request, model)
         self._check_outputs(request, model)
         choice = request.classes or self._classes
         chosen = None if choice is None else model.classes.chosen(choice)
@@ -145,11 +120,14 @@ class RequestChecks:
             outputs |= drift.needs
         if self._looked_at is not None:
             outputs |= self._looked_at(model.bundle)
+        explaining = explanations.explaining(request, model, recipe, chosen, max_images=self.max_images)
+        if explaining is not None:
+            outputs |= explaining.needs
         return Job(
             model=model,
             recipe=recipe,
             top_k=k,
-            passed_only=request.top_k is None and thresholds is not None,
+            passed_only=request.top_k is None and model.classes.thresholds is not None,
             min_probability=request.min_probability,
             outputs=outputs,
             wanted=request.outputs,
@@ -161,6 +139,7 @@ class RequestChecks:
             novelty=novelty,
             drift=drift,
             require_known=request.require_known,
+            explaining=explaining,
         )
 
     def _check_outputs(self, request: ClassifyRequest, model: LoadedModel) -> None:
@@ -240,3 +219,41 @@ class RequestChecks:
                 f"expected in {expected:.3f} s, but the deadline is in {max(0.0, left):.3f} s. Allow more time, or "
                 "send less at once."
             )
+
+
+def _top_k(request: ClassifyRequest, model: LoadedModel) -> int:
+    """How many predictions an image gets at the most, where all numbers among the options are in range.
+
+    Raises:
+        InvalidRequestError: expected; one is out of range.
+    """
+    classes, thresholds = len(model.bundle.labels), model.classes.thresholds
+    k = request.top_k
+    if k is None:  # of a multi-label model, all that are at least their threshold
+        k = min(DEFAULT_TOP_K, classes) if thresholds is None else classes
+    if not 1 <= k <= classes:
+        raise InvalidRequestError(
+            Reason.TOP_K_OUT_OF_RANGE,
+            f"top_k must be from 1 to {classes}, the number of classes. Received: {k}",
+            field="options.top_k",
+        )
+    if not 0 <= request.min_probability <= 1:
+        raise InvalidRequestError(
+            Reason.MIN_PROBABILITY_OUT_OF_RANGE,
+            f"min_probability must be from 0 to 1. Received: {request.min_probability}",
+            field="options.min_probability",
+        )
+    if not 0 <= request.roll_up <= 1:
+        raise InvalidRequestError(
+            Reason.ROLL_UP_OUT_OF_RANGE,
+            f"roll_up must be from 0 to 1. Received: {request.roll_up}",
+            field="options.roll_up",
+        )
+    if request.roll_up and thresholds is not None:
+        raise InvalidRequestError(
+            Reason.ROLL_UP_OUT_OF_RANGE,
+            f"roll_up must be 0 for {model.bundle.name}, a multi-label model: its probabilities are each for "
+            f"itself, and a group has none. Received: {request.roll_up}",
+            field="options.roll_up",
+        )
+    return k

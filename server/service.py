@@ -137,7 +137,7 @@ class Service:
             if self.access.rates is not None:
                 patience = _STREAM_PATIENCE if bulk else self._patience(call, caller)
                 if (costs := self._pipeline.costs(request)) is not None:
-                    call.counted = sum(map(_counted, costs))
+                    call.counted = sum(map(_counted, costs)) + self._pipeline.copies(request)
                 if seconds := self.access.take(call, call.images, patience=patience):
                     await self._turn(call, seconds, bulk=bulk)
             arrival = Arrival(call.begun, call.complete or call.begun)

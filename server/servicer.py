@@ -15,7 +15,7 @@ from glimpse.server import domain, feedback_messages
 from glimpse.server.access.call_context import CallContext, current_call
 from glimpse.server.classify_stream import ClassifyStream
 from glimpse.server.describe import describe, identity
-from glimpse.server.domain import Classification, ImageResult
+from glimpse.server.domain import Classification, Explanation, ImageResult
 from glimpse.server.errors import ServiceError
 from glimpse.server.grpc_call import caller_of
 from glimpse.server.handlers import Gate
@@ -163,6 +163,7 @@ def _request(request: pb.ClassifyRequest) -> Asked:
         half=options.embedding_type == pb.EMBEDDING_TYPE_FLOAT16,
         classes=_choice(options.classes) if options.HasField("classes") else None,
         roll_up=options.roll_up,
+        explain=domain.Explain(options.explain, options.explain_class) if options.explain else None,
     )
 
 
@@ -188,6 +189,8 @@ def _response(answer: Classification, *, half: bool) -> pb.ClassifyResponse:
             _add_outputs(sent, result, half=half)
         if result.outside is not None:
             sent.probability_outside = result.outside
+        if result.explanation is not None:
+            _add_explanation(sent, result.explanation)
     if answer.request_id:
         response.request_id = answer.request_id
     return response
@@ -232,3 +235,20 @@ def _add_result(sent: pb.ImageResult, result: ImageResult) -> None:
     if (novelty := result.novelty) is not None:
         sent.novelty.score, sent.novelty.threshold = novelty.score, novelty.threshold
         sent.novelty.known = novelty.known
+
+
+def _add_explanation(sent: pb.ImageResult, found: Explanation) -> None:
+    rows, columns = found.values.shape
+    explanation = pb.Explanation(
+        index=found.index,
+        label=found.label.label,
+        class_id=found.label.class_id,
+        method=found.method,
+        rows=rows,
+        columns=columns,
+        values=found.values.tobytes(),
+        lowest=found.lowest,
+        highest=found.highest,
+        area=pb.PhotoArea(**found.area._asdict()),
+    )
+    sent.explanation.CopyFrom(explanation)

@@ -73,6 +73,16 @@ def decode(data: bytes, limits: ImageLimits, target: Target | None = None) -> Pi
         raise _told(error, header) from error
 
 
+def upright_size(data: bytes) -> tuple[int, int]:
+    """Width and height of the picture in a file, as a viewer shows it: what `decode` has as its picture's size.
+
+    Raises:
+        RefusedImageError: expected; the file is no image that can be decoded.
+    """
+    header = _header(data)
+    return _upright(header.size, header.orientation)
+
+
 def _told(error: Exception, header: Header) -> RefusedImageError:
     """What a decoder's error says of the file."""
     what = str(error) or type(error).__name__

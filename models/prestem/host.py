@@ -58,7 +58,7 @@ def _masked(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint
     """Pixels with one more channel: 1 in their centre of that width and height, 0 around it."""
     mask = np.zeros((*pixels.shape[:-1], 1), np.uint8)
     height, width = pixels.shape[-3:-1]
-    left, top = max(0, _offset(size[0], width)), max(0, _offset(size[1], height))
+    left, top = max(0, offset(size[0], width)), max(0, offset(size[1], height))
     mask[..., top : top + size[1], left : left + size[0], :] = 1
     return np.concatenate([pixels, mask], axis=-1)
 
@@ -98,7 +98,7 @@ def _resized(picture: Picture, size: tuple[int, int], recipe: Recipe) -> Image.I
     """`picture` at `size`; or only the centre that is kept, where that is all that is needed or fits in memory."""
     image, (left, top, right, bottom) = picture.image, picture.box
     cut = min(size[0], recipe.width), min(size[1], recipe.height)
-    skip = -_offset(size[0], cut[0]), -_offset(size[1], cut[1])
+    skip = -offset(size[0], cut[0]), -offset(size[1], cut[1])
     across, down = (right - left) / size[0], (bottom - top) / size[1]
     if not recipe.antialias and recipe.filter != "nearest" and max(across, down) > 1:
         horizontal = resampling.Axis(left, right, size[0], range(skip[0], skip[0] + cut[0]))
@@ -119,7 +119,7 @@ def _centred(image: Image.Image, recipe: Recipe) -> Image.Image:
     width, height = recipe.width, recipe.height
     if image.size == (width, height):
         return image
-    left, top = _offset(image.width, width), _offset(image.height, height)
+    left, top = offset(image.width, width), offset(image.height, height)
     if image.width >= width and image.height >= height:
         return image.crop((-left, -top, width - left, height - top))
     canvas = Image.new(image.mode, (width, height), recipe.fill)
@@ -127,7 +127,7 @@ def _centred(image: Image.Image, recipe: Recipe) -> Image.Image:
     return canvas
 
 
-def _offset(side: int, target: int) -> int:
+def offset(side: int, target: int) -> int:
     """Where `side` pixels begin on `target`: negative crops the centre, positive pads around it."""
     # Python rounds halves to even; that is torchvision's centre, and its `CenterCrop` is what most weights have seen.
     return (target - side) // 2 if side < target else -round((side - target) / 2)

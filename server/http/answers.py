@@ -9,7 +9,7 @@ from typing import Any
 from google.protobuf.message import Message
 from starlette.responses import Response
 
-from glimpse.server.domain import Classification, ImageResult, ModelIdentity
+from glimpse.server.domain import Classification, Explanation, ImageResult, ModelIdentity
 from glimpse.server.http.problems import JSON
 
 
@@ -61,6 +61,8 @@ def result(each: ImageResult) -> dict[str, Any]:
     }
     if (novelty := each.novelty) is not None:
         told["novelty"] = {"score": novelty.score, "threshold": novelty.threshold, "known": novelty.known}
+    if (found := each.explanation) is not None:
+        told["explanation"] = explanation(found)
     # By the names of their fields in the contract.
     told |= {name: values.tolist() for name, values in each.outputs.items()}
     if each.outside is not None:
@@ -68,6 +70,22 @@ def result(each: ImageResult) -> dict[str, Any]:
     if (error := each.error) is not None:
         told["error"] = {"code": int(error.code), "reason": error.reason.value, "message": error.message}
     return told
+
+
+def explanation(found: Explanation) -> dict[str, Any]:
+    """An `Explanation`, whose values are a list for each row."""
+    return {
+        "index": found.index,
+        "label": found.label.label,
+        "class_id": found.label.class_id,
+        "method": found.method,
+        "rows": found.values.shape[0],
+        "columns": found.values.shape[1],
+        "values": found.values.tolist(),
+        "lowest": found.lowest,
+        "highest": found.highest,
+        "area": found.area._asdict(),
+    }
 
 
 def message(content: Message) -> dict[str, Any]:

@@ -65,6 +65,24 @@ _SCHEMAS: dict[str, Any] = {
         probability_outside=_NUMBER,
         error=_object(code=_WHOLE, reason=_TEXT, message=_TEXT),
         novelty=_object(("score", "threshold", "known"), score=_NUMBER, threshold=_NUMBER, known=_YES),
+        explanation=_of("Explanation"),
+    ),
+    "Explanation": _object(
+        ("index", "label", "method", "rows", "columns", "values", "lowest", "highest", "area"),
+        index=_WHOLE,
+        label=_TEXT,
+        class_id=_TEXT,
+        method=_TEXT,
+        rows=_WHOLE,
+        columns=_WHOLE,
+        values={
+            "type": "array",
+            "items": _array(_WHOLE),
+            "description": "A list for each row: 0 stands for lowest, 255 for highest.",
+        },
+        lowest=_NUMBER,
+        highest=_NUMBER,
+        area=_object(("left", "top", "right", "bottom"), left=_NUMBER, top=_NUMBER, right=_NUMBER, bottom=_NUMBER),
     ),
     "Classification": _object(
         ("model", "results"),
@@ -99,6 +117,8 @@ _SCHEMAS: dict[str, Any] = {
         roll_up=_NUMBER,
         novelty=_YES,
         require_known=_YES,
+        explain=_TEXT,
+        explain_class=_TEXT,
     ),
     "PredictRequest": _object(
         ("instances",), instances=_array(_object(("b64",), b64=_BASE64)), parameters=_of("Options")
@@ -136,6 +156,14 @@ _QUERY = [
         ("roll_up", _NUMBER),
         ("novelty", _YES),
         ("require_known", _YES),
+        (
+            "explain",
+            {
+                "type": "string",
+                "description": "auto, cam or occlusion: where in the photo the score of a class comes from.",
+            },
+        ),
+        ("explain_class", {"type": "string", "description": "The class to explain; without it, the first label's."}),
     )
 ]
 _MODEL = {"name": "model", "in": "path", "required": True, "schema": _TEXT}

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from glimpse.models.outputs import DEFAULT_OUTPUTS
-from glimpse.server.domain import ClassChoice, ClassifyRequest, Image, ModelSelector
+from glimpse.server.domain import ClassChoice, ClassifyRequest, Explain, Image, ModelSelector
 from glimpse.server.errors import shown
 from glimpse.server.http import json_body
 from glimpse.server.http.problems import malformed
 
 NAMES = (
     *("top_k", "min_probability", "geometry", "outputs", "allow", "deny", "roll_up"),
-    *("novelty", "require_known"),
+    *("novelty", "require_known", "explain", "explain_class"),
 )
 
 # As many as a message of gRPC has room for, see `server.message_fields`: each is looked up on the event loop.
@@ -35,6 +35,8 @@ class Options:
     roll_up: float = 0.0
     novelty: bool | None = None
     require_known: bool = False
+    explain: str = ""
+    explain_class: str = ""
 
     def request(self, images: tuple[Image, ...], model: ModelSelector) -> ClassifyRequest:
         """The request for these images."""
@@ -49,6 +51,7 @@ class Options:
             roll_up=self.roll_up,
             novelty=self.novelty,
             require_known=self.require_known,
+            explain=Explain(self.explain, self.explain_class) if self.explain else None,
         )
 
 
@@ -75,6 +78,10 @@ def of_parameters(parameters: Mapping[str, Any], where: str) -> Options:
         0.0 if roll_up is None else json_body.number(roll_up, f"{where}.roll_up"),
         None if novelty is None else json_body.boolean(novelty, f"{where}.novelty"),
         require_known is not None and json_body.boolean(require_known, f"{where}.require_known"),
+        *(
+            "" if (given := parameters.get(name)) is None else json_body.string(given, f"{where}.{name}")
+            for name in ("explain", "explain_class")
+        ),
     )
 
 
@@ -96,6 +103,8 @@ def of_texts(texts: Mapping[str, str]) -> Options:
             0.0 if roll_up is None else json_body.number(float(roll_up), "roll_up"),
             _boolean(texts, "novelty"),
             _boolean(texts, "require_known") or False,
+            texts.get("explain", ""),
+            texts.get("explain_class", ""),
         )
     except ValueError:
         received = f"top_k={shown(str(top_k))}, min_probability={shown(str(least))}, roll_up={shown(str(roll_up))}"

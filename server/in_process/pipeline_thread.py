@@ -25,6 +25,7 @@ from glimpse.server.in_process.room import Room
 from glimpse.server.in_process.values import to_error
 from glimpse.server.loading import load_configured
 from glimpse.server.metrics import Metrics
+from glimpse.server.occlusion import COPIES
 from glimpse.server.pipeline import Pipeline
 from glimpse.server.registry import ModelRegistry
 from glimpse.server.settings import Settings
@@ -67,7 +68,8 @@ class PipelineThread:
             self._decoders,
             self._decoding,
             metrics,
-            max_images=1,
+            # Requests have one image; its explanation may count for more.
+            max_images=min(1 + COPIES, admission.bulk_capacity.images),
             geometries=frozenset(settings.allow_geometries),
         )
         self._process = os.getpid()

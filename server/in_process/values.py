@@ -50,6 +50,9 @@ def to_request(options: ImageOptions) -> Callable[[domain.Image], domain.Classif
         roll_up=options.get("roll_up", 0.0),
         novelty=options.get("novelty"),
         require_known=options.get("require_known", False),
+        explain=domain.Explain(method, options.get("explain_class", ""))
+        if (method := options.get("explain"))
+        else None,
     )
     return lambda image: replace(blank, images=(image,))
 
@@ -150,6 +153,24 @@ def to_result(answer: Classification) -> results.ImageResult:
             if novelty is None
             else results.Novelty(float(np.float32(novelty.score)), float(np.float32(novelty.threshold)), novelty.known)
         ),
+        explanation=None if result.explanation is None else _explanation(result.explanation),
+    )
+
+
+def _explanation(found: domain.Explanation) -> results.Explanation:
+    label, (rows, columns) = found.label, found.values.shape
+    lowest, highest, *area = np.array([found.lowest, found.highest, *found.area], np.float32).tolist()
+    return results.Explanation(
+        found.index,
+        label.label,
+        label.class_id,
+        found.method,
+        rows,
+        columns,
+        found.values.tobytes(),
+        lowest,
+        highest,
+        results.PhotoArea(*area),
     )
 
 

@@ -92,7 +92,7 @@ class RawPixels(_message.Message):
     def __init__(self, height: _Optional[int] = ..., width: _Optional[int] = ..., data: _Optional[bytes] = ..., channels: _Optional[int] = ...) -> None: ...
 
 class ClassifyOptions(_message.Message):
-    __slots__ = ("top_k", "min_probability", "geometry", "outputs", "embedding_type", "classes", "roll_up", "novelty", "require_known")
+    __slots__ = ("top_k", "min_probability", "geometry", "outputs", "embedding_type", "classes", "roll_up", "novelty", "require_known", "explain", "explain_class")
     TOP_K_FIELD_NUMBER: _ClassVar[int]
     MIN_PROBABILITY_FIELD_NUMBER: _ClassVar[int]
     GEOMETRY_FIELD_NUMBER: _ClassVar[int]
@@ -102,6 +102,8 @@ class ClassifyOptions(_message.Message):
     ROLL_UP_FIELD_NUMBER: _ClassVar[int]
     NOVELTY_FIELD_NUMBER: _ClassVar[int]
     REQUIRE_KNOWN_FIELD_NUMBER: _ClassVar[int]
+    EXPLAIN_FIELD_NUMBER: _ClassVar[int]
+    EXPLAIN_CLASS_FIELD_NUMBER: _ClassVar[int]
     top_k: int
     min_probability: float
     geometry: str
@@ -111,7 +113,9 @@ class ClassifyOptions(_message.Message):
     roll_up: float
     novelty: bool
     require_known: bool
-    def __init__(self, top_k: _Optional[int] = ..., min_probability: _Optional[float] = ..., geometry: _Optional[str] = ..., outputs: _Optional[_Iterable[str]] = ..., embedding_type: _Optional[_Union[EmbeddingType, str]] = ..., classes: _Optional[_Union[ClassChoice, _Mapping]] = ..., roll_up: _Optional[float] = ..., novelty: bool = ..., require_known: bool = ...) -> None: ...
+    explain: str
+    explain_class: str
+    def __init__(self, top_k: _Optional[int] = ..., min_probability: _Optional[float] = ..., geometry: _Optional[str] = ..., outputs: _Optional[_Iterable[str]] = ..., embedding_type: _Optional[_Union[EmbeddingType, str]] = ..., classes: _Optional[_Union[ClassChoice, _Mapping]] = ..., roll_up: _Optional[float] = ..., novelty: bool = ..., require_known: bool = ..., explain: _Optional[str] = ..., explain_class: _Optional[str] = ...) -> None: ...
 
 class ClassChoice(_message.Message):
     __slots__ = ("allow", "deny")
@@ -152,7 +156,7 @@ class ModelIdentity(_message.Message):
     def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., weights_digest: _Optional[str] = ...) -> None: ...
 
 class ImageResult(_message.Message):
-    __slots__ = ("predictions", "error", "timing", "logits", "embedding", "embedding_float16", "probability_outside", "novelty")
+    __slots__ = ("predictions", "error", "timing", "logits", "embedding", "embedding_float16", "probability_outside", "novelty", "explanation")
     PREDICTIONS_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     TIMING_FIELD_NUMBER: _ClassVar[int]
@@ -161,6 +165,7 @@ class ImageResult(_message.Message):
     EMBEDDING_FLOAT16_FIELD_NUMBER: _ClassVar[int]
     PROBABILITY_OUTSIDE_FIELD_NUMBER: _ClassVar[int]
     NOVELTY_FIELD_NUMBER: _ClassVar[int]
+    EXPLANATION_FIELD_NUMBER: _ClassVar[int]
     predictions: _containers.RepeatedCompositeFieldContainer[Prediction]
     error: ImageError
     timing: Timing
@@ -169,7 +174,44 @@ class ImageResult(_message.Message):
     embedding_float16: bytes
     probability_outside: float
     novelty: Novelty
-    def __init__(self, predictions: _Optional[_Iterable[_Union[Prediction, _Mapping]]] = ..., error: _Optional[_Union[ImageError, _Mapping]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., logits: _Optional[_Iterable[float]] = ..., embedding: _Optional[_Iterable[float]] = ..., embedding_float16: _Optional[bytes] = ..., probability_outside: _Optional[float] = ..., novelty: _Optional[_Union[Novelty, _Mapping]] = ...) -> None: ...
+    explanation: Explanation
+    def __init__(self, predictions: _Optional[_Iterable[_Union[Prediction, _Mapping]]] = ..., error: _Optional[_Union[ImageError, _Mapping]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., logits: _Optional[_Iterable[float]] = ..., embedding: _Optional[_Iterable[float]] = ..., embedding_float16: _Optional[bytes] = ..., probability_outside: _Optional[float] = ..., novelty: _Optional[_Union[Novelty, _Mapping]] = ..., explanation: _Optional[_Union[Explanation, _Mapping]] = ...) -> None: ...
+
+class Explanation(_message.Message):
+    __slots__ = ("index", "label", "class_id", "method", "rows", "columns", "values", "lowest", "highest", "area")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    CLASS_ID_FIELD_NUMBER: _ClassVar[int]
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    COLUMNS_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    LOWEST_FIELD_NUMBER: _ClassVar[int]
+    HIGHEST_FIELD_NUMBER: _ClassVar[int]
+    AREA_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    label: str
+    class_id: str
+    method: str
+    rows: int
+    columns: int
+    values: bytes
+    lowest: float
+    highest: float
+    area: PhotoArea
+    def __init__(self, index: _Optional[int] = ..., label: _Optional[str] = ..., class_id: _Optional[str] = ..., method: _Optional[str] = ..., rows: _Optional[int] = ..., columns: _Optional[int] = ..., values: _Optional[bytes] = ..., lowest: _Optional[float] = ..., highest: _Optional[float] = ..., area: _Optional[_Union[PhotoArea, _Mapping]] = ...) -> None: ...
+
+class PhotoArea(_message.Message):
+    __slots__ = ("left", "top", "right", "bottom")
+    LEFT_FIELD_NUMBER: _ClassVar[int]
+    TOP_FIELD_NUMBER: _ClassVar[int]
+    RIGHT_FIELD_NUMBER: _ClassVar[int]
+    BOTTOM_FIELD_NUMBER: _ClassVar[int]
+    left: float
+    top: float
+    right: float
+    bottom: float
+    def __init__(self, left: _Optional[float] = ..., top: _Optional[float] = ..., right: _Optional[float] = ..., bottom: _Optional[float] = ...) -> None: ...
 
 class Novelty(_message.Message):
     __slots__ = ("score", "threshold", "known")
@@ -266,7 +308,7 @@ class DescribeModelRequest(_message.Message):
     def __init__(self, model: _Optional[_Union[ModelSelector, _Mapping]] = ...) -> None: ...
 
 class DescribeModelResponse(_message.Message):
-    __slots__ = ("model", "architecture", "variant", "paper", "input", "classes", "parameters", "trainable_parameters", "stages", "pre_stem", "temperature", "runtime", "limits", "output", "options", "outputs", "groups", "novelty", "head")
+    __slots__ = ("model", "architecture", "variant", "paper", "input", "classes", "parameters", "trainable_parameters", "stages", "pre_stem", "temperature", "runtime", "limits", "output", "options", "outputs", "groups", "novelty", "head", "explanations")
     class OptionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -293,6 +335,7 @@ class DescribeModelResponse(_message.Message):
     GROUPS_FIELD_NUMBER: _ClassVar[int]
     NOVELTY_FIELD_NUMBER: _ClassVar[int]
     HEAD_FIELD_NUMBER: _ClassVar[int]
+    EXPLANATIONS_FIELD_NUMBER: _ClassVar[int]
     model: ModelIdentity
     architecture: str
     variant: str
@@ -312,7 +355,8 @@ class DescribeModelResponse(_message.Message):
     groups: _containers.RepeatedCompositeFieldContainer[ClassGroup]
     novelty: NoveltyThreshold
     head: Head
-    def __init__(self, model: _Optional[_Union[ModelIdentity, _Mapping]] = ..., architecture: _Optional[str] = ..., variant: _Optional[str] = ..., paper: _Optional[str] = ..., input: _Optional[_Union[InputShape, _Mapping]] = ..., classes: _Optional[_Iterable[_Union[ClassLabel, _Mapping]]] = ..., parameters: _Optional[int] = ..., trainable_parameters: _Optional[int] = ..., stages: _Optional[_Iterable[_Union[Stage, _Mapping]]] = ..., pre_stem: _Optional[_Union[PreStem, _Mapping]] = ..., temperature: _Optional[float] = ..., runtime: _Optional[_Union[Runtime, _Mapping]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., output: _Optional[str] = ..., options: _Optional[_Mapping[str, str]] = ..., outputs: _Optional[_Iterable[_Union[OutputDescription, _Mapping]]] = ..., groups: _Optional[_Iterable[_Union[ClassGroup, _Mapping]]] = ..., novelty: _Optional[_Union[NoveltyThreshold, _Mapping]] = ..., head: _Optional[_Union[Head, _Mapping]] = ...) -> None: ...
+    explanations: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, model: _Optional[_Union[ModelIdentity, _Mapping]] = ..., architecture: _Optional[str] = ..., variant: _Optional[str] = ..., paper: _Optional[str] = ..., input: _Optional[_Union[InputShape, _Mapping]] = ..., classes: _Optional[_Iterable[_Union[ClassLabel, _Mapping]]] = ..., parameters: _Optional[int] = ..., trainable_parameters: _Optional[int] = ..., stages: _Optional[_Iterable[_Union[Stage, _Mapping]]] = ..., pre_stem: _Optional[_Union[PreStem, _Mapping]] = ..., temperature: _Optional[float] = ..., runtime: _Optional[_Union[Runtime, _Mapping]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., output: _Optional[str] = ..., options: _Optional[_Mapping[str, str]] = ..., outputs: _Optional[_Iterable[_Union[OutputDescription, _Mapping]]] = ..., groups: _Optional[_Iterable[_Union[ClassGroup, _Mapping]]] = ..., novelty: _Optional[_Union[NoveltyThreshold, _Mapping]] = ..., head: _Optional[_Union[Head, _Mapping]] = ..., explanations: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Head(_message.Message):
     __slots__ = ("kind", "thresholds", "temperatures", "offsets")

@@ -25,6 +25,7 @@ Reasons, for programs to switch on:
 | `UNKNOWN_OUTPUT` | INVALID_ARGUMENT | the model has no output of that name |
 | `UNKNOWN_CLASS` | INVALID_ARGUMENT | the model has no class or group of that name, or no class is left that may answer |
 | `ROLL_UP_OUT_OF_RANGE` | INVALID_ARGUMENT | `roll_up` is not from 0 to 1, or not 0 for a multi-label model |
+| `CANNOT_EXPLAIN` | INVALID_ARGUMENT | `explain` is no method, or one that the model does not have |
 | `DUPLICATE_ID` | INVALID_ARGUMENT | the stream already has a request of this id in flight |
 | `INVALID_TENSOR` | INVALID_ARGUMENT | Open Inference Protocol: the name, type, shape or contents of a tensor do not fit the model |
 | `INVALID_PARAMETER` | INVALID_ARGUMENT | Open Inference Protocol: a parameter has another type than it must have |
