@@ -11,6 +11,7 @@ import typer
 
 from glimpse.client.commands import exits
 from glimpse.client.commands.class_options import ClassOptions, class_options
+from glimpse.client.commands.explain_options import ExplainOptions, explain_options
 from glimpse.client.commands.find_images import STDIN, find, why_not_found
 from glimpse.client.commands.output import Output
 from glimpse.client.commands.output_options import OutputOptions, output_options
@@ -27,9 +28,11 @@ if TYPE_CHECKING:
 @server_options
 @request_options
 @class_options
+@explain_options
 @output_options
 def classify(
     output: OutputOptions,
+    explain: ExplainOptions,
     classes: ClassOptions,
     request: RequestOptions,
     server: ServerOptions,
@@ -73,6 +76,7 @@ def classify(
     the others are classified all the same. Folders may be of any size: only the images in flight are in memory.
     """
     check_stdin(images)
+    drawing = explain.drawing(images)
     if novelty and output.as_csv:
         raise typer.BadParameter("A --csv table has no column for it. Use --json.", param_hint="--novelty")
     with (
@@ -87,10 +91,12 @@ def classify(
             novelty=novelty,
             require_known=require_known,
             **classes.arguments(),
+            **explain.arguments(),
             **request.arguments(),
         )
         for path, result in results:
             answers.write(path, explained(path, result))
+            drawing.draw(path, result)
             advance(failed=result.error is not None)
     if said := answers.summary:
         typer.echo(plain(said), err=True)

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO, Protocol
 
 from glimpse.client.commands.csv_cells import escape_cell, unescape_cell
+from glimpse.client.commands.overlay import record
 from glimpse.client.errors import Code
 from glimpse.client.results import ImageResult, Prediction
 
@@ -96,6 +97,8 @@ class JsonLines:
             answer["probability_outside"] = result.probability_outside
         if result.request_id:
             answer["request_id"] = result.request_id
+        if result.explanation is not None:
+            answer["explanation"] = record(result.explanation)
         return json.dumps(answer).encode() + b"\n"
 
     def read(self, record: bytes) -> Record:

@@ -125,6 +125,7 @@ def facts(description: ModelDescription) -> dict[str, str]:
         **({"output": description.output} if description.output else {}),
         **_head(description),
         "novelty": _novelty(description),
+        **({"explanations": ", ".join(description.explanations)} if description.explanations else {}),
         "parameters": f"{description.parameters:,}, of which {description.trainable_parameters:,} trainable",
         "multiply-adds": f"{description.multiply_adds:,} for one image",
         "runtime": f"{runtime.name} on {runtime.device}, {runtime.precision}{_agreement(runtime)}",

@@ -1,6 +1,7 @@
 // The page: sends photos to this server, and shows what it answers. Nothing is asked of anybody else.
 
 import { find, make } from "./elements.js";
+import { overlay } from "./overlay.js";
 import { switchTheme } from "./theme.js";
 
 const AT_ONCE = 2; // photos on their way
@@ -82,7 +83,7 @@ function add(files) {
     const text = make("div", {}, make("h3", {}, file.name || "Photo"), make("p", { className: "wait" }, "Waiting …"));
     const element = make("li", { className: "card" }, image, text);
     find("results").prepend(element);
-    waiting.push({ file, text, model, top: find("top").value });
+    waiting.push({ file, image, text, model, top: find("top").value, why: find("why").checked });
   }
   next();
 }
@@ -100,7 +101,7 @@ function next() {
 async function classify(card) {
   const name = card.file.name || "Photo";
   try {
-    const query = new URLSearchParams({ model: card.model, top_k: card.top });
+    const query = new URLSearchParams({ model: card.model, top_k: card.top, ...(card.why && { explain: "auto" }) });
     const begun = performance.now();
     const answer = await patiently(() => call(`classify?${query}`, { method: "POST", body: card.file }));
     show(card, answer.results[0], performance.now() - begun);
@@ -147,11 +148,16 @@ function show(card, result, milliseconds) {
     novelty && !novelty.known
       ? [make("p", { className: "problem" }, `None of these (novelty ${novelty.score.toPrecision(3)}, threshold ${novelty.threshold.toPrecision(3)}).`)]
       : [];
+  const { explanation } = result;
   card.text.querySelector(".wait").replaceWith(
     ...unknown,
     make("ol", { className: "labels", ariaLabel: "Labels, the most probable first" }, ...labels),
+    ...(explanation ? [make("p", { className: "hint" }, `Bright: where ${explanation.label} was seen. Dark: not seen.`)] : []),
     times(result.timing, milliseconds),
   );
+  if (explanation) {
+    overlay(card.image, explanation);
+  }
 }
 
 function times(timing, milliseconds) {

@@ -92,6 +92,18 @@ def test_photos_that_are_chosen_get_labels_bars_and_times(port: int, visit: Open
     assert cards.first.locator("img").evaluate("image => image.naturalWidth") == 48
 
 
+def test_where_a_label_was_seen_is_drawn_over_the_photo(port: int, visit: Open, photo: Path) -> None:
+    page = visit(port)
+    expect(page.get_by_text("Ready", exact=True)).to_be_visible()
+    page.get_by_label("Show why").check()
+    page.set_input_files("#files", photo)
+    drawn = page.get_by_role("img", name=f"Where in the photo {LABEL} was seen")
+    expect(drawn).to_be_visible()
+    expect(page.get_by_text(f"Bright: where {LABEL} was seen.")).to_be_visible()
+    # The network scores all alike: the whole map is low, and the photo is as it was in its centre.
+    assert drawn.evaluate("canvas => canvas.getContext('2d').getImageData(320, 320, 1, 1).data[3]") == 255
+
+
 @pytest.mark.parametrize("kind", ["drop", "paste"])
 def test_a_photo_may_be_dropped_or_pasted(port: int, visit: Open, kind: str) -> None:
     page = visit(port)
