@@ -98,12 +98,8 @@ def head(found: Found) -> Head:
     """The numbers that make maps of the features."""
     if found.head is None:
         return Head(None, None)
-    kernel = np.asarray(keras.ops.convert_to_numpy(found.head.kernel), np.float32)
-    bias = found.head.bias
-    return Head(
-        kernel.reshape(kernel.shape[-2:]),
-        None if bias is None else np.asarray(keras.ops.convert_to_numpy(bias), np.float32),
-    )
+    kernel, *bias = (np.asarray(each, np.float32) for each in found.head.get_weights())
+    return Head(kernel.reshape(kernel.shape[-2:]), bias[0] if bias else None)
 
 
 def _averages(layer: Any, before: Any) -> bool:

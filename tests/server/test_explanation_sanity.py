@@ -111,6 +111,7 @@ def test_random_weights_destroy_the_map(small_photos: list[Pixels]) -> None:
     network = load_bundle(bundle).model
     found = class_maps.find(network)
     assert found is not None
+    assert found.head is not None
     both = keras.Model(network.inputs, [network.output, class_maps.maps(found)])
 
     def maps(
