@@ -40,7 +40,7 @@ from glimpse.server.repository.management import ModelManagement
 from glimpse.server.repository.rollout import Rollouts
 from glimpse.server.repository.traffic import Traffic
 from glimpse.server.repository_servicer import ModelRepositoryServicer
-from glimpse.server.served_models import ServedModels
+from glimpse.server.server_models import ServerModels
 from glimpse.server.service import Service
 from glimpse.server.servicer import SERVICE, ImageClassifier, gates
 from glimpse.server.settings import Settings
@@ -87,7 +87,7 @@ class Server:
             credentials_stale=lambda: access.stale,
         )
         self._memory = Memory(self._in_use)
-        self.models = ServedModels(
+        self.models = ServerModels(
             settings,
             self._registry,
             self._rollouts,

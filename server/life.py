@@ -21,7 +21,7 @@ from glimpse.server.ports import Bound, Ports, SharedPorts
 from glimpse.server.registry import ModelRegistry
 from glimpse.server.repository.copies import Copies
 from glimpse.server.repository.repository import Repository
-from glimpse.server.served_models import Provider, ServedModels
+from glimpse.server.server_models import Provider, ServerModels
 from glimpse.server.service import Service
 from glimpse.server.servicer import SERVICE
 from glimpse.server.settings import Settings
@@ -53,7 +53,7 @@ class Life:
     settings: Settings
     worker: WorkerPart | None
     ports: Ports
-    models: ServedModels
+    models: ServerModels
     registry: ModelRegistry
     service: Service
     health: Health

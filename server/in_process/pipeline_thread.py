@@ -21,7 +21,7 @@ from glimpse.server.decoding.where import Decoding
 from glimpse.server.domain import Arrival, Caller, Classification, ClassifyRequest
 from glimpse.server.errors import Reason, ServiceError
 from glimpse.server.fair_queue import NO_LANE
-from glimpse.server.in_process.room import Room
+from glimpse.server.in_process.in_flight_limit import InFlightLimit
 from glimpse.server.in_process.values import to_error
 from glimpse.server.loading import load_configured
 from glimpse.server.metrics import Metrics
@@ -61,7 +61,7 @@ class PipelineThread:
         )
         capacity = Permits(settings.max_images_in_flight, settings.max_bytes_in_flight, settings.work_in_flight)
         admission = Admission(capacity, streams=1, retry_after=lambda _: 1.0)
-        self._room = Room(admission.bulk_capacity.images, admission.bulk_capacity.bytes)
+        self._room = InFlightLimit(admission.bulk_capacity.images, admission.bulk_capacity.bytes)
         self._pipeline = Pipeline(
             registry,
             admission,

@@ -41,8 +41,8 @@ def _chosen(how: str) -> tuple[Mapping[str, Callable[[Path], Path]], Callable[[P
     if how == "own":
         from glimpse.models import keras_files
         from glimpse.models.prestem.recipe import Recipe
-        from tests.models.own_attacks import MODELS
-        from tests.models.own_makers import CLASSES, SIZE
+        from tests.models.keras_attacks import MODELS
+        from tests.models.keras_makers import CLASSES, SIZE
 
         recipe = Recipe(height=SIZE, width=SIZE)
         return MODELS, lambda path: keras_files.load(path, recipe=recipe, classes=CLASSES).model.count_params()

@@ -24,7 +24,7 @@ from glimpse.models.prestem.recipe import Filter, Geometry, Recipe
 from glimpse.models.train import __main__ as train
 from glimpse.models.train.data import read, statistics
 from glimpse.models.weights import WeightsError
-from tests.models.own_makers import CLASSES, SIZE, predicted, saved
+from tests.models.keras_makers import CLASSES, SIZE, predicted, saved
 
 GRAY = Recipe(height=24, width=20, channels="GRAY", fill=(7,))
 

@@ -66,7 +66,7 @@ def test_nor_does_the_process_that_reads_a_file_of_weights() -> None:
 
 @pytest.mark.slow
 def test_no_whole_model_costs_more_than_its_file_explains() -> None:
-    from tests.models.own_attacks import MODELS
+    from tests.models.keras_attacks import MODELS
 
     outcomes = _outcomes("own")
     assert outcomes.keys() == MODELS.keys()

@@ -23,8 +23,8 @@ from glimpse.models.prestem.recipe import Recipe
 from glimpse.models.serving import load_bundle, serving_model
 from glimpse.models.sources import ModelSource, resolve
 from glimpse.models.weights import WeightsError
-from tests.models import own_makers
-from tests.models.own_makers import CLASSES, IMAGE_LAYERS, PIXELS, PROBABILITIES, SIZE, model, predicted, saved, trunk
+from tests.models import keras_makers
+from tests.models.keras_makers import CLASSES, IMAGE_LAYERS, PIXELS, PROBABILITIES, SIZE, model, predicted, saved, trunk
 from tests.variations import mostly_in_ci
 
 
@@ -224,7 +224,7 @@ def _quick(name: str) -> Any:
 
 @pytest.mark.parametrize("name", [_quick(name) for name in IMAGE_LAYERS])
 def test_a_layer_for_images_does_what_it_does_in_predict(name: str, tmp_path: Path) -> None:
-    made = own_makers.augmented(name)
+    made = keras_makers.augmented(name)
     path = saved(made, tmp_path)
     np.testing.assert_allclose(served(path), predicted(made), atol=1e-5)
     left_out = {"AutoContrast", "CenterCrop", "Normalization", "Resizing"}
@@ -238,7 +238,7 @@ def test_a_layer_for_images_does_what_it_does_in_predict(name: str, tmp_path: Pa
 )
 def test_networks_as_in_the_tutorials(*, nested: bool, open_inside: bool, activation: str, tmp_path: Path) -> None:
     last = layers.Dense(CLASSES, activation=activation)
-    made = own_makers.tutorial(last=last, nested=nested, open_inside=open_inside)
+    made = keras_makers.tutorial(last=last, nested=nested, open_inside=open_inside)
     path = saved(made, tmp_path)
     scores_ = predicted(made)
     np.testing.assert_allclose(served(path), scores_ if activation == "softmax" else softmax(scores_), atol=1e-5)
@@ -346,7 +346,7 @@ def as_keras_2(path: Path) -> None:
 @pytest.mark.parametrize("old", [False, True])
 @pytest.mark.parametrize("nested", [False, True])
 def test_a_whole_model_in_the_older_format_serves(*, old: bool, nested: bool, tmp_path: Path) -> None:
-    made = own_makers.tutorial(last=layers.Dense(CLASSES, activation="softmax"), nested=nested)
+    made = keras_makers.tutorial(last=layers.Dense(CLASSES, activation="softmax"), nested=nested)
     path = saved(made, tmp_path, "model.h5")
     if old:
         as_keras_2(path)

@@ -20,7 +20,7 @@ from glimpse.models.prestem import graph, host
 from glimpse.models.prestem.recipe import Channels, Geometry, Recipe
 from glimpse.models.train import __main__ as train
 from glimpse.models.train.data import Batches, LabelledImages, read, statistics
-from tests.models.own_makers import CLASSES, SIZE, saved
+from tests.models.keras_makers import CLASSES, SIZE, saved
 
 # ImageNet's, of which no pixel of whole numbers is the mean.
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)

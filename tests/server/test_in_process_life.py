@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from glimpse import Classifier, ImageRefusedError, ImageResult, UnavailableError
-from glimpse.server.in_process.room import Room
+from glimpse.server.in_process.in_flight_limit import InFlightLimit
 from glimpse.server.startup import ModelLoadError
 from tests.conftest import ROOT
 from tests.models.graph_makers import CLASSES, SIZE, details, onnx_model, reference, saved
@@ -222,7 +222,7 @@ def test_a_dropped_classifier_ends_its_threads() -> None:
 
 
 def test_room_is_for_so_many_images_and_bytes_and_always_for_one() -> None:
-    room, entered = Room(2, 100), threading.Event()
+    room, entered = InFlightLimit(2, 100), threading.Event()
     room.take(1000)
 
     def second() -> None:
@@ -245,7 +245,7 @@ def test_who_waits_for_room_asks_whether_the_device_hangs(monkeypatch: pytest.Mo
     """What the device has begun gives its room back only if somebody refuses it, where the device hangs."""
     with Classifier.load("cifar10") as loaded:
         pipeline, asked = loaded._pipeline, threading.Event()
-        room = pipeline._room = Room(1, 1)
+        room = pipeline._room = InFlightLimit(1, 1)
         monkeypatch.setattr("glimpse.server.in_process.pipeline_thread._LOOKING_SECONDS", 0.01)
         room.take(1)
 

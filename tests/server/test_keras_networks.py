@@ -43,8 +43,8 @@ from glimpse.server.startup import MemoryShortError, ModelLoadError
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1.classifier_pb2_grpc import ImageClassifierStub
 from tests.conftest import ROOT, RunningServer
-from tests.models import own_makers
-from tests.models.own_makers import CLASSES, PIXELS, PROBABILITIES, model, predicted, saved, trunk
+from tests.models import keras_makers
+from tests.models.keras_makers import CLASSES, PIXELS, PROBABILITIES, model, predicted, saved, trunk
 from tests.server.building import build
 from tests.server.conftest import TIMEOUT
 from tests.variations import mostly_in_ci
@@ -92,8 +92,8 @@ def answers(path: Path, runtime: str) -> NDArray[np.float32]:
 
 NETWORKS: dict[str, Callable[[], keras.Model]] = {
     **{name: PROBABILITIES[name] for name in ("nested", "average", "saturated")},
-    **{name: partial(own_makers.augmented, name) for name in ("RandomFlip", "MixUp", "CenterCrop", "Resizing")},
-    "tutorial": lambda: own_makers.tutorial(last=layers.Dense(CLASSES, activation="softmax"), open_inside=True),
+    **{name: partial(keras_makers.augmented, name) for name in ("RandomFlip", "MixUp", "CenterCrop", "Resizing")},
+    "tutorial": lambda: keras_makers.tutorial(last=layers.Dense(CLASSES, activation="softmax"), open_inside=True),
 }
 
 
@@ -129,7 +129,7 @@ def test_a_served_network_tells_what_it_puts_out(start_server: Callable[..., Run
 @pytest.mark.usefixtures("in_process")
 def test_what_openvino_computes_otherwise_goes_to_tensorflow(tmp_path: Path) -> None:
     # Where a picture has one colour, that layer divides nothing by nothing, which each of them takes in its own way.
-    made = own_makers.augmented("AutoContrast")
+    made = keras_makers.augmented("AutoContrast")
     path = saved(made, tmp_path / "own")
     with structlog.testing.capture_logs() as logs:
         found = load(path)

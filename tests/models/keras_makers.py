@@ -1,4 +1,4 @@
-"""Saved models as users make them, small ones: whole files with the labels and the recipe beside them."""
+"""Keras models as users save them, small ones: whole files with the labels and the recipe beside them."""
 
 from __future__ import annotations
 

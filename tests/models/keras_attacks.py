@@ -17,7 +17,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from tests.models.own_makers import CLASSES, SIZE
+from tests.models.keras_makers import CLASSES, SIZE
 
 Maker = Callable[[Path], Path]
 _SHAPE = (SIZE, SIZE, 3)

@@ -32,7 +32,7 @@ class Provider(Protocol):
         """Whether an engine answers now."""
 
 
-class ServedModels:
+class ServerModels:
     """Loads the models of a server, and tells the metrics of them."""
 
     def __init__(

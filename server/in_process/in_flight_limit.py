@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 
 
-class Room:
+class InFlightLimit:
     """Images, and bytes of them, that may be in flight. For all threads."""
 
     def __init__(self, images: int, size: int) -> None:
-        """Room for so many images of so many bytes together; one image always has room where there is no other."""
+        """Allow so many images of so many bytes together; one image is always allowed where there is no other."""
         self._most_images, self._most_bytes = images, size
         self._images = self._bytes = 0
         self._changed = threading.Condition()
