@@ -192,7 +192,7 @@ class _Families:
         of_model = ["model", "version"]
         self.classes = CounterMetricFamily(
             "glimpse_answers",
-            "First answers by class: the classes that are most frequent in the model's reference of drift, and other.",
+            "Images by their most probable class: the most frequent ones of the model's drift reference, and other.",
             labels=[*of_model, "class"],
         )
         self.known = CounterMetricFamily(
@@ -209,7 +209,7 @@ class _Families:
         )
         self.index = GaugeMetricFamily(
             "glimpse_drift_stability_index",
-            "Population stability index of a figure of the last GLIMPSE_DRIFT_WINDOW_SECONDS to the model's reference: "
+            "Population stability index of a figure over the last GLIMPSE_DRIFT_WINDOW_SECONDS against the reference: "
             "below 0.1 little has changed, above 0.25 much has.",
             labels=[*of_model, "figure"],
         )

@@ -43,14 +43,14 @@ class ModelMemory(Collector):
         yield sizes
         limit = GaugeMetricFamily(
             "glimpse_models_memory_limit_bytes",
-            "Limit of the memory of the repository's models, in bytes; 0 means what the machine leaves.",
+            "Limit of the memory of the repository's models, in bytes; 0 means all that the machine has left.",
         )
         if self._limit is not None:
             limit.add_metric((), self._limit)
         yield limit
         wake_ups = CounterMetricFamily(
             "glimpse_model_wake_ups",
-            "Attempts to load a model again that slept, by outcome: woken, refused for want of memory, or failed.",
+            "Attempts to load a sleeping model again, by outcome: woken, refused (not enough memory) or failed.",
             labels=["model", "outcome"],
         )
         for labels, count in list(self._wake_ups.items()):

@@ -28,7 +28,7 @@ class RolloutMetrics:
         )
         self.min_agreement = Gauge(
             "glimpse_rollout_min_agreement",
-            "Stated least share of the compared images to which the new version gives the same first class.",
+            "Smallest share of compared images for which both versions have to name the same first class.",
             of,
             registry=registry,
         )
