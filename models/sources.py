@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-import struct
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from glimpse.models import beside, digests, foreign, published, random_weights, regular_files
+from glimpse.models import beside, digests, foreign, published, random_weights, whole_models
 from glimpse.models import bundle as bundles
 from glimpse.models.bundle import Bundle, BundleError, ClassLabel, read_labels
 from glimpse.models.catalogue import find
@@ -30,8 +28,6 @@ LABELS, RECIPES = beside.LABELS, beside.RECIPES
 # recipe's.
 _WITHOUT_INFLUENCE = frozenset({"auxiliary", "dropout", "rho"})
 _LONGEST_NAME = 200  # characters, which is what a bundle allows
-_ZIP = b"PK\x03\x04"
-_HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +63,7 @@ def resolve(source: ModelSource) -> Bundle:
     if path.is_file():
         return _file(source, path)
     if path.exists() and not path.is_dir():
-        _open(path).close()  # refuses a named pipe or a device
+        whole_models.open_file(path).close()  # refuses a named pipe or a device
     if (seed := random_weights.seed(source.weights)) is not None:
         return _random(source, source.architecture or DEFAULTS[DEFAULT_WEIGHTS], seed)
     return _tagged(source)
@@ -228,8 +224,8 @@ def _random(source: ModelSource, architecture: str, seed: int) -> Bundle:
 
 
 def _file(source: ModelSource, path: Path) -> Bundle:
-    _open(path).close()  # before it is read for its hash, which takes very long for a sparse file
-    if not source.architecture and not _is_saved_model(path):
+    whole_models.open_file(path).close()  # before it is read for its hash, which takes very long for a sparse file
+    if not source.architecture and not whole_models.holds_network(path):
         raise BundleError(_without_architecture(path))
     if not source.architecture and source.options:
         raise BundleError(
@@ -338,38 +334,3 @@ def _without_architecture(path: Path) -> str:
         f"{path} needs an architecture: give its name with GLIMPSE_MODEL. Only a .keras file, or an .h5 file with a "
         f"whole model, contains its own network; other files contain weights only.{likely}"
     )
-
-
-def _is_saved_model(path: Path) -> bool:
-    """Whether a file may contain a whole Keras model; an ``.h5`` file may turn out to have weights only."""
-    with _open(path) as file:
-        head = file.read(len(_HDF5))
-        if head == _HDF5:
-            return not path.name.endswith(".weights.h5")
-        if not head.startswith(_ZIP):
-            return False
-        try:
-            with zipfile.ZipFile(file) as archive:
-                return "config.json" in archive.namelist()
-        except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError, struct.error):
-            return path.suffix == ".keras"  # damaged, which its reader will report
-
-
-def _open(path: Path) -> BinaryIO:
-    try:
-        return regular_files.open_file(path)
-    except OSError as error:
-        raise BundleError(
-            str(error)
-            if isinstance(error, regular_files.NotARegularFileError)
-            else f"{path} cannot be read: {error.strerror or error}. Give the path of a readable file."
-        ) from error
-
-
-def holds_network(path: Path) -> bool:
-    """Whether a file may hold a whole Keras model; an ``.h5`` file may turn out to have weights only.
-
-    Raises:
-        BundleError: the file cannot be opened.
-    """
-    return _is_saved_model(path)

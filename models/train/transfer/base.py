@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from glimpse.models import beside, digests, published, random_weights, sources
+from glimpse.models import beside, digests, published, random_weights, sources, whole_models
 from glimpse.models import bundle as bundles
 from glimpse.models.bundle import Bundle
 from glimpse.models.catalogue import architectures, find
@@ -159,7 +159,7 @@ def _from_bundle(name: str, bundle: Bundle, licence: str) -> Base:
 
 def _of_file(path: Path, architecture: str, variant: str | None, options: Mapping[str, Any]) -> Base:
     whole = not architecture
-    if whole and not sources.holds_network(path):
+    if whole and not whole_models.holds_network(path):
         raise BaseError(
             f"{path} holds weights alone: give the name of their network with --architecture. Only a .keras file, or "
             "an .h5 file with a whole model, has its own network."
