@@ -132,6 +132,10 @@ class OpenVINORuntime:
         with errors_as_unsupported("openvino cannot compile this network", _reason):
             whole = core().read_model(graph)
             network = _without_maps(whole)
+            # With no streams at all OpenVINO would keep no threads for a model, and compute in those of the caller. But
+            # then it takes one batch at a time, so that each core needed a copy of the weights (72 MiB become 117 for
+            # ResNet18 on two cores), and one of seven trials in which two threads did so never came back.
+            #
             # A core for each batch: threads that share one wait for the slowest of them at every layer, and beside
             # decoding and gRPC one of them is always slow.
             narrow = core().compile_model(
