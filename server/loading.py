@@ -18,9 +18,10 @@ from glimpse.models.outputs import CLASS_MAPS
 from glimpse.models.sources import ModelSource
 from glimpse.models.spec import NetworkSummary
 from glimpse.server import cores
-from glimpse.server.batching.batcher import Batcher, Observer
+from glimpse.server.batching.batcher import Batcher
 from glimpse.server.batching.device import SharedDevice
 from glimpse.server.batching.model_queue import ModelQueue
+from glimpse.server.batching.observer import Observer
 from glimpse.server.batching.sleep_queue import SleepQueue
 from glimpse.server.class_choice import Classes
 from glimpse.server.domain import ClassChoice

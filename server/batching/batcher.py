@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +19,9 @@ from glimpse.server.batching.device import ALONE, DeviceShare, Turn
 from glimpse.server.batching.endings import fail, failed, stuck, too_late
 from glimpse.server.batching.estimate import ComputeEstimate
 from glimpse.server.batching.executor import Compute, Computed, Executor
+from glimpse.server.batching.feed import Feed, Given, OneByOne
+from glimpse.server.batching.filling import Filling
+from glimpse.server.batching.observer import Observer
 from glimpse.server.batching.waiting import Answer, Slot, Waiting
 from glimpse.server.batching.watch import Watch
 from glimpse.server.domain import BatchReport
@@ -32,80 +34,6 @@ _numbers = itertools.count(1)  # of batches, in the whole process
 # more of the device than one stream: where others come meanwhile, all of them wait for it.
 _LONELY = 8
 _FEW = 8  # images, of which a thread that gives answers composes the next batch sooner than another one wakes
-# So many times as long as a batch of equal parts may one take that is filled up with the images of those who have more.
-_LONGER = 2.0
-
-
-class Observer(Protocol):
-    """Told what the batcher does; for metrics. Called from its threads and from those that submit."""
-
-    def batch(self, report: BatchReport) -> None:
-        """A batch ended."""
-
-    def expired(self, count: int) -> None:
-        """Images were given up because of their deadline."""
-
-    def cancelled(self, count: int) -> None:
-        """Images were found cancelled in the queue."""
-
-    def halved(self) -> None:
-        """A batch did not fit into the device's memory and was computed in parts."""
-
-
-class Given(NamedTuple):
-    """A batch whose images are to get their answers."""
-
-    images: Sequence[Waiting]
-    computed: Computed
-    queue_seconds: Sequence[float]  # one an image
-    compute_seconds: float
-    number: int  # of all batches that the process computes
-
-
-class Feed(Protocol):
-    """Where images come from and answers go to. Called by the batcher's threads, without a lock."""
-
-    def pull(self, *, wake: bool) -> None:
-        """`Batcher.put` what has come; asked before a batch is composed."""
-
-    def idle(self) -> None:
-        """A thread has pulled, and there is nothing to compose: it waits until it is told of something by `put`."""
-
-    def gather(self, batch: Sequence[Waiting], staging: NDArray[np.uint8]) -> Sequence[Waiting]:
-        """Copy the pixels of a batch into the first rows of `staging`; returns the images in the order of the rows."""
-
-    def give(self, given: Given) -> None:
-        """End the images of a batch."""
-
-
-class OneByOne:
-    """The feed where images come one by one."""
-
-    def pull(self, *, wake: bool) -> None:
-        """They are in the queue when they come."""
-
-    def idle(self) -> None:
-        """Whoever brings one tells a thread."""
-
-    def gather(self, batch: Sequence[Waiting], staging: NDArray[np.uint8]) -> Sequence[Waiting]:
-        """Copy image by image."""
-        for row, slot in enumerate(batch):
-            assert isinstance(slot, Slot)  # noqa: S101 - no others come from `submit`
-            np.copyto(staging[row], slot.pixels)
-        return batch
-
-    def give(self, given: Given) -> None:
-        """End one future after the other."""
-        _, computed, queue_seconds, seconds, number = given
-        size = len(given.images)
-        for found, slot, waited in zip(computed.rows, given.images, queue_seconds, strict=True):
-            assert isinstance(slot, Slot)  # noqa: S101 - as above
-            if found is None:
-                slot.refuse(failed())
-            else:
-                # Others in the batch may have asked for more.
-                own = found if len(found) == len(slot.outputs) else {name: found[name] for name in slot.outputs}
-                slot.answer(Answer(own, waited, seconds, size, number))
 
 
 class Batcher:
@@ -164,6 +92,7 @@ class Batcher:
         self._clock = clock
         self._estimate = ComputeEstimate()
         self._queue = BatchQueue()
+        self._filling = Filling(self._queue, self._device, self._estimate, streams)
         self._feed: Feed = OneByOne()
         self._fed = False  # by whoever is asked before a batch is composed
         self._changed = threading.Condition()
@@ -309,7 +238,7 @@ class Batcher:
     def seconds_to_compute(self, images: int) -> float:
         """How long the device needs for that many images, from the batches measured so far."""
         with self._changed:
-            return self._expected(images)
+            return self._filling.seconds_to_compute(images)
 
     def trouble(self) -> str | None:
         """What keeps the device from answering, for people; None: nothing does. To be asked every now and then.
@@ -352,7 +281,7 @@ class Batcher:
         return OverloadedError(
             Reason.QUEUE_FULL,
             f"{len(self._queue)} images are in the queue, which holds at most {self._capacity}. Try again later.",
-            retry_after=self._expected(len(self._queue)),
+            retry_after=self._filling.seconds_to_compute(len(self._queue)),
         )
 
     def _work(self, number: int) -> None:
@@ -400,7 +329,7 @@ class Batcher:
                 finally:
                     self._changed.acquire()
             now = self._clock()
-            limit = self._fair(self._share(len(self._queue)))
+            limit = self._filling.next(self._computing)
             expected = self._estimate.seconds(self._device.padded(min(len(self._queue), limit)))
             taken = self._queue.take(limit, now=now, ready_by=now + expected)
             self._staged = bool(taken.batch)
@@ -438,27 +367,6 @@ class Batcher:
         """
         waiting = len(self._queue)
         return waiting > _FEW if self._fed else waiting > 0
-
-    def _expected(self, images: int) -> float:
-        return self._estimate.seconds_to_compute(images, self._device.largest) / self._streams
-
-    def _share(self, waiting: int) -> int:
-        """How many of those that wait go into the next batch: all, or their share where several streams are free."""
-        free = max(1, self._streams - self._computing)
-        return min(-(-waiting // free), self._device.largest)
-
-    def _fair(self, limit: int) -> int:
-        """How many go into the next batch, of so many that could: fewer, where another party would wait for them.
-
-        Whoever has few images is in the next batch, beside as many of each other party. Filling it up with a backlog
-        is to have its answer take no more than twice as long; where large batches take hardly longer, it is filled.
-        """
-        even = self._queue.even()
-        if even >= limit:
-            return limit
-        most = _LONGER * self._estimate.seconds(self._device.padded(even))
-        sizes = self._device.sizes(even, limit)
-        return next((size for size in sizes if self._estimate.seconds(size) <= most), even)
 
     def _run(self, name: str, composed: Sequence[Waiting], staging: NDArray[np.uint8], turn: Turn) -> None:
         padded = self._device.padded(len(composed))

@@ -22,8 +22,9 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from glimpse.server.batching.batcher import Batcher, Given
+from glimpse.server.batching.batcher import Batcher
 from glimpse.server.batching.endings import failed
+from glimpse.server.batching.feed import Given
 from glimpse.server.batching.waiting import Waiting
 from glimpse.server.engine.arena import Layout, QueueState
 from glimpse.server.engine.connection import Connection

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from glimpse.server.batching.batcher import Observer
+from glimpse.server.batching.observer import Observer
 from glimpse.server.domain import BatchReport
 
 

@@ -15,7 +15,7 @@ import structlog
 
 from glimpse.models.sources import ModelSource
 from glimpse.server import cores
-from glimpse.server.batching.batcher import Observer
+from glimpse.server.batching.observer import Observer
 from glimpse.server.batching.device import SharedDevice
 from glimpse.server.loading import load_model
 from glimpse.server.progress import Progress

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import structlog
 
-from glimpse.server.batching.batcher import Observer
+from glimpse.server.batching.observer import Observer
 from glimpse.server.domain import ModelIdentity
 from glimpse.server.errors import FailedPreconditionError, Reason, ServiceError
 from glimpse.server.registry import STABLE, LoadedModel, ModelRegistry, ModelStatus

@@ -24,7 +24,8 @@ from glimpse.models.prestem.recipe import Recipe
 from glimpse.models.sources import ModelSource
 from glimpse.models.spec import NetworkSummary
 from glimpse.server import app, domain, loading, settings
-from glimpse.server.batching.batcher import Batcher, Observer
+from glimpse.server.batching.batcher import Batcher
+from glimpse.server.batching.observer import Observer
 from glimpse.server.decoding import where
 from glimpse.server.decoding.prepare import Prepared, prepare
 from glimpse.server.fair_queue import Lane

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glimpse.models.outputs import PROBABILITIES, Outputs
-from glimpse.server.batching.batcher import Batcher, Given
+from glimpse.server.batching.batcher import Batcher
+from glimpse.server.batching.feed import Given
 from glimpse.server.batching.waiting import Waiting
 from glimpse.server.errors import OverloadedError, Reason, ServiceError, UnavailableError
 from glimpse.server.fair_queue import Lane
