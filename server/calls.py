@@ -152,8 +152,8 @@ class Method:
     def _log(self, call: CallContext, code: str, reason: str, seconds: float, details: str | None) -> None:
         # A line for each call would cost more than a small network does. Errors are logged, but of many alike from one
         # caller a few. Health checks and watches are no news, however they end.
-        log, more = _log.info, dict[str, Any]()
-        usual = code == OK or (self._probe and code in _LEFT)
+        usual, quiet = code == OK or (self._probe and code in _LEFT), False
+        more: dict[str, Any] = {}
         left_out = (
             0 if usual or code in _DEFECTS else self._sampled[bool(call.identity)].left_out(call.who, code, reason)
         )
@@ -165,7 +165,8 @@ class Method:
             elif not _level.isEnabledFor(logging.DEBUG):  # structlog finds that out after all the work
                 return
             else:
-                log = _log.debug
+                quiet = True
+        log = _log.debug if quiet else _log.info
         log(
             "rpc",
             code=code,

@@ -233,9 +233,9 @@ class Metrics:
         self._models.pop(key, None)
         self._stages.forget(*key)
 
-    def image(self, outcome: str) -> None:
-        """An image ended, in one of `OUTCOMES`; every image that is admitted ends in exactly one."""
-        self._outcomes[outcome].inc()
+    def image(self, outcome: str, count: int = 1) -> None:
+        """So many images ended, in one of `OUTCOMES`; every image that is admitted ends in exactly one."""
+        self._outcomes[outcome].inc(count)
 
     def image_refused(self, reason: Reason) -> None:
         """An image got an error of its own."""

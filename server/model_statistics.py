@@ -64,18 +64,24 @@ class ModelStatistics:
         counts = self.of(model)
         counts.last = time.time()
         counts.answered.add(seconds)
+        images, queue, prepare, compute, reply = 0, 0.0, 0.0, 0.0, 0.0
         for timing in timings:
             if not (size := timing.batch_size):  # refused: not computed
                 continue
-            counts.queue.add(timing.queue)
-            counts.prepare.add(timing.decode_wait + timing.decode + timing.pre_stem)
-            counts.compute.add(timing.compute)
-            counts.reply.add(timing.reply)
+            images += 1
+            queue += timing.queue
+            prepare += timing.decode_wait + timing.decode + timing.pre_stem
+            compute += timing.compute
+            reply += timing.reply
             batches = counts.batches.get(size)
             if batches is None:
                 batches = counts.batches[size] = Total()
             # An image is that part of its batch: together they are the batch, whichever requests they came with.
             batches.add(timing.compute / size, 1 / size)
+        counts.queue.add(queue, images)
+        counts.prepare.add(prepare, images)
+        counts.compute.add(compute, images)
+        counts.reply.add(reply, images)
 
     def failed(self, model: ModelIdentity, seconds: float) -> None:
         """A request failed, after so many seconds."""

@@ -160,8 +160,9 @@ class Pipeline:
             self._checks.check_in_time(costs, work)
             async with self._admission.admit(load, wait=bulk, lane=caller.lane):
                 admitted = time.monotonic()
+                receive, admission = arrival.complete - arrival.begun, admitted - arrival.complete
                 flights = [
-                    _Flight(image, cost, _timing(arrival, admitted), admitted)
+                    _Flight(image, cost, Timing(receive, admission, begun=arrival.begun), admitted)
                     for image, cost in zip(request.images, costs, strict=True)
                 ]
                 try:
@@ -170,7 +171,8 @@ class Pipeline:
                     for flight in flights:
                         self._abandon(flight, work)
                     raise
-                results = tuple(self._result(flight, work) for flight in flights)
+                results = tuple([self._result(flight, work) for flight in flights])
+                self._metrics.image("classified", len([None for result in results if result.error is None]))
                 if work.drift is not None:
                     work.drift.add([seen for flight in flights if (seen := _seen(flight)) is not None])
                 if work.novelty is not None:
@@ -205,10 +207,10 @@ class Pipeline:
         Raises:
             ServiceError: expected; what ends the request as a whole, as soon as one image meets it.
         """
-        together = Together(len(flights))
+        together, shape = Together(len(flights)), work.recipe.pixels_shape
         for flight in flights:
             flight.answer.add_done_callback(together.one_done)
-            if is_prepared(flight.image, work.recipe):
+            if is_prepared(flight.image, shape):
                 self._prepare_and_queue(flight, work)  # a thread would cost more
             else:
                 flight.preparing = self._decoders.submit(
@@ -273,7 +275,6 @@ class Pipeline:
             return ImageResult(timing, error=error)
         timing.queue, timing.compute = answer.queue_seconds, answer.compute_seconds
         timing.batch_size, timing.batch = answer.batch_size, answer.batch
-        self._metrics.image("classified")
         outputs, outside = answer.outputs, None
         if work.chosen is not None:
             among, outside = work.chosen.probabilities(outputs)
@@ -343,7 +344,3 @@ def _logits(flight: _Flight) -> NDArray[np.float32] | None:
 def _kept(flight: _Flight) -> tuple[explanations.Input, Outputs] | None:
     """What is explained of an image that was classified."""
     return None if flight.kept is None or flight.answer.exception() else (flight.kept, flight.answer.result().outputs)
-
-
-def _timing(arrival: Arrival, admitted: float) -> Timing:
-    return Timing(receive=arrival.complete - arrival.begun, admission=admitted - arrival.complete, begun=arrival.begun)

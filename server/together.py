@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 
 from glimpse.server.batching.batch_queue import Answer
 from glimpse.server.errors import InvalidImageError
@@ -22,7 +22,10 @@ class Together:
 
     def one_done(self, answer: Future[Answer]) -> None:
         """An image's future has ended; called from any thread."""
-        error = None if answer.cancelled() else answer.exception()
+        try:
+            error = answer.exception()
+        except CancelledError:
+            error = None
         failed = None if isinstance(error, InvalidImageError) else error
         with self._lock:
             self._left -= 1

@@ -34,6 +34,7 @@ channel, with thousands of tables of codes (25 times, 0.1 s where it is not expe
 
 from __future__ import annotations
 
+import functools
 import re
 import struct
 from collections.abc import Callable
@@ -98,6 +99,7 @@ def predict(data: bytes, limits: ImageLimits, target: Target | None = None) -> C
         return _refused(0, data)  # it ends in its header, or holds no picture
 
 
+@functools.lru_cache(256)
 def pixels(width: int, height: int) -> Cost:
     """The cost of raw pixels, which are resized and no more."""
     area = max(0, width) * max(0, height)

@@ -42,7 +42,7 @@ def prepare(image: domain.Image, recipe: Recipe, limits: ImageLimits) -> Prepare
         InvalidImageError: expected; the image is not one, is damaged, is refused or is too large.
     """
     begun = time.monotonic()
-    if is_prepared(image, recipe):
+    if is_prepared(image, recipe.pixels_shape):
         pixels = raw_pixels(image, limits)
         return Prepared(pixels, time.monotonic() - begun, 0.0)
     picture = decode(image, limits, _target(recipe))
@@ -54,9 +54,12 @@ def prepare(image: domain.Image, recipe: Recipe, limits: ImageLimits) -> Prepare
     return Prepared(pixels, decoded - begun, time.monotonic() - decoded)
 
 
-def is_prepared(image: domain.Image, recipe: Recipe) -> TypeGuard[domain.RawImage]:
-    """Whether an image is the network's input as it is: there is nothing to decode, to resize or to convert."""
-    return isinstance(image, domain.RawImage) and (image.height, image.width, image.channels) == recipe.pixels_shape
+def is_prepared(image: domain.Image, shape: tuple[int, int, int]) -> TypeGuard[domain.RawImage]:
+    """Whether an image is the network's input as it is: there is nothing to decode, to resize or to convert.
+
+    `shape`: that of the input, which is the recipe's `pixels_shape`.
+    """
+    return isinstance(image, domain.RawImage) and (image.height, image.width, image.channels) == shape
 
 
 def _target(recipe: Recipe) -> Target | None:
