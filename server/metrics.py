@@ -15,6 +15,7 @@ from glimpse.server.domain import BatchReport, Timing
 from glimpse.server.drift import Drift
 from glimpse.server.errors import Reason
 from glimpse.server.labelling_metrics import LabellingMetrics
+from glimpse.server.loop_metrics import LoopCounter
 from glimpse.server.model_memory import ModelMemory
 from glimpse.server.model_series import ModelSeries
 from glimpse.server.rollout_metrics import RolloutMetrics
@@ -83,23 +84,19 @@ class Metrics:
             registry=registry,
         )
         self._batches = Counter("glimpse_batches", "Batches, by outcome.", ["outcome"], registry=registry)
-        self._images = Counter(
-            "glimpse_images",
-            "Images that were admitted, by outcome.",
-            ["outcome"],
-            registry=registry,
-        )
+        self._images = LoopCounter("glimpse_images", "Images that were admitted, by outcome.", ("outcome",), registry)
         self._refused = Counter(
             "glimpse_images_refused",
             "Images that were refused because they could not be classified, by reason.",
             ["reason"],
             registry=registry,
         )
-        self._requests_answered = Counter(
+        self._requests_answered = LoopCounter(
             "glimpse_requests_answered",
             "Requests for classification that were answered; each request of a stream counts.",
-            registry=registry,
-        )
+            (),
+            registry,
+        ).labels()
         self._rejected = Counter(
             "glimpse_requests_rejected",
             "Requests that were refused as a whole, by reason; each request of a stream counts.",

@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry
+
+from glimpse.server.loop_metrics import Count, LoopCounter, LoopHistogram, Times
 
 _METHOD = ("grpc_type", "grpc_service", "grpc_method")
 
@@ -13,7 +15,7 @@ _METHOD = ("grpc_type", "grpc_service", "grpc_method")
 class RpcMetrics:
     """The instruments of one method, each looked up once: finding a label's costs more than counting with it."""
 
-    def __init__(self, started: Counter, seconds: Histogram, handled: Callable[[str], Counter]) -> None:
+    def __init__(self, started: Count, seconds: Times, handled: Callable[[str], Count]) -> None:
         """Take the method's own; `handled` is by status code."""
         self._started, self._seconds, self._handled = started, seconds, handled
 
@@ -32,19 +34,19 @@ class Rpcs:
 
     def __init__(self, buckets: Sequence[float], registry: CollectorRegistry) -> None:
         """Make them; `buckets`: of the times, in seconds."""
-        self._started = Counter("grpc_server_started", "RPCs started on the server.", _METHOD, registry=registry)
-        self._handled = Counter(
+        self._started = LoopCounter("grpc_server_started", "RPCs started on the server.", _METHOD, registry)
+        self._handled = LoopCounter(
             "grpc_server_handled",
             "RPCs completed on the server, by status code.",
-            [*_METHOD, "grpc_code"],
-            registry=registry,
+            (*_METHOD, "grpc_code"),
+            registry,
         )
-        self._seconds = Histogram(
+        self._seconds = LoopHistogram(
             "grpc_server_handling_seconds",
             "Time from the start of an RPC to its end, in seconds.",
             _METHOD,
-            buckets=buckets,
-            registry=registry,
+            buckets,
+            registry,
         )
 
     def of(self, kind: str, service: str, method: str) -> RpcMetrics:
@@ -52,7 +54,7 @@ class Rpcs:
         labels = kind, service, method
 
         @functools.cache
-        def handled(code: str) -> Counter:
+        def handled(code: str) -> Count:
             return self._handled.labels(*labels, code)
 
         return RpcMetrics(self._started.labels(*labels), self._seconds.labels(*labels), handled)

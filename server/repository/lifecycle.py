@@ -15,8 +15,8 @@ import structlog
 
 from glimpse.models.sources import ModelSource
 from glimpse.server import cores
-from glimpse.server.batching.observer import Observer
 from glimpse.server.batching.device import SharedDevice
+from glimpse.server.batching.observer import Observer
 from glimpse.server.loading import load_model
 from glimpse.server.progress import Progress
 from glimpse.server.registry import LoadedModel, ModelRegistry, ModelState, ModelStatus
