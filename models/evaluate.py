@@ -15,6 +15,7 @@ from glimpse.models.labels import indices
 
 if TYPE_CHECKING:
     from glimpse.models.train.measure import Measurement
+    from glimpse.models.train.multi_label.measure import LabelMeasurement
 
 
 def evaluate(loaded: Bundle, data: Path, *, skip_unreadable: bool = False) -> Measurement:
@@ -53,6 +54,43 @@ def evaluate(loaded: Bundle, data: Path, *, skip_unreadable: bool = False) -> Me
     return measure(serving.logits(network, images.pixels), images.classes, loaded.temperature)
 
 
+def evaluate_labels(loaded: Bundle, data: Path, labels: Path, *, skip_unreadable: bool = False) -> LabelMeasurement:
+    """Measure a multi-label bundle on the images of a folder or a zip file, with a table of their labels.
+
+    Args:
+        loaded: the bundle.
+        data: folder or zip file.
+        labels: a CSV of labels, see `models.train.multi_label.table`.
+        skip_unreadable: skip images that cannot be read, and list them on the standard error.
+
+    Raises:
+        BundleError: the bundle cannot be used.
+        ValueError: the images or the table cannot be used.
+        OSError: one of them cannot be read.
+    """
+    from glimpse.models import serving
+    from glimpse.models.train.data import summary
+    from glimpse.models.train.multi_label import data as labelled
+    from glimpse.models.train.multi_label.measure import measure
+    from glimpse.models.train.multi_label.table import read
+
+    table = read(labels).ordered([label.label for label in loaded.labels])
+    images = labelled.read(data, table, loaded.recipe, skip_unreadable=skip_unreadable)
+    if images.left_out:
+        print(f"{data}: skipped: {summary(images.left_out)}", file=sys.stderr)
+    network = serving.logits_model(serving.load_bundle(loaded), loaded.recipe)
+    return measure(serving.logits(network, images.pixels), images.classes, loaded.head)
+
+
+def _check_labels(loaded: Bundle, labels: Path | None) -> None:
+    if loaded.head.exclusive and labels is not None:
+        raise ValueError(
+            f"{loaded.name} is no multi-label model. Leave --labels out, and give images in folders named by class."
+        )
+    if not loaded.head.exclusive and labels is None:
+        raise ValueError(f"{loaded.name} is a multi-label model. Give the labels of the images with --labels CSV.")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command.
 
@@ -80,6 +118,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="folder or zip file of images, with one folder for each class: .../CLASS/IMAGE",
     )
     parser.add_argument(
+        "--labels",
+        type=Path,
+        metavar="CSV",
+        help="of a multi-label model: which labels each image of --data shows, as for training",
+    )
+    parser.add_argument(
         "--skip-unreadable",
         action="store_true",
         help="skip images that cannot be read, and list them (default: refuse to measure)",
@@ -88,7 +132,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         loaded = bundle.read(options.bundle or bundle.EMBEDDED_DEFAULT)
+        _check_labels(loaded, options.labels)
         quiet.load_keras()
+        if options.labels is not None:
+            of_labels = evaluate_labels(loaded, options.data, options.labels, skip_unreadable=options.skip_unreadable)
+            print(_labels_as_json(loaded, of_labels) if options.json else _labels_as_text(loaded, of_labels))
+            return 0
         measurement = evaluate(loaded, options.data, skip_unreadable=options.skip_unreadable)
     except (ValueError, OSError) as error:
         print(f"glimpse.models.evaluate: {_told(error, options.bundle)}", file=sys.stderr)
@@ -127,6 +176,48 @@ def _as_json(loaded: Bundle, measurement: Measurement) -> str:
         },
         indent=2,
     )
+
+
+def _labels_as_json(loaded: Bundle, found: LabelMeasurement) -> str:
+    each = {name: getattr(found, name) for name in ("shown", "average_precision", "precision", "recall", "f1")}
+    return json.dumps(
+        {
+            "name": loaded.name,
+            "version": loaded.version,
+            "weights_digest": loaded.weights_digest,
+            "metrics": found.metrics(),
+            "claimed": dict(loaded.metrics),
+            "labels": [
+                # What no image shows has no such number.
+                {"label": label.label, "threshold": loaded.head.thresholds[place]}
+                | {name: float(values[place]) for name, values in each.items() if values[place] == values[place]}
+                for place, label in enumerate(loaded.labels)
+            ],
+        },
+        indent=2,
+    )
+
+
+def _labels_as_text(loaded: Bundle, found: LabelMeasurement) -> str:
+    figures = found.metrics()
+    lines = [
+        f"{loaded.name} {loaded.version} ({loaded.weights_digest})",
+        f"images                  {found.images}",
+        f"mean average precision  {found.mean_average_precision:.2%}",
+        f"F1                      {found.f1_micro:.2%} of all labels together, {found.f1_macro:.2%} mean of the labels",
+        f"all labels right        {found.subset_accuracy:.2%} of the images",
+        f"cross-entropy           {figures['bce_uncalibrated']:.4f} uncalibrated, {figures['bce']:.4f} calibrated",
+        "",
+    ]
+    column = max(5, *(len(label.label) for label in loaded.labels)) + 2
+    names = ("images", "AP", "precision", "recall", "F1", "threshold")
+    lines.append(f"{'label':<{column}}" + "".join(f"{name:>11}" for name in names))
+    shares = (found.average_precision, found.precision, found.recall, found.f1)
+    for place, label in enumerate(loaded.labels):
+        cells = [f"{values[place]:.2%}" for values in shares]
+        told = (f"{found.shown[place]}", *cells, f"{loaded.head.thresholds[place]:.3g}")
+        lines.append(f"{label.label:<{column}}" + "".join(f"{cell:>11}" for cell in told))
+    return "\n".join(lines)
 
 
 def _network(loaded: Bundle) -> str:

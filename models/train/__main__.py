@@ -13,6 +13,7 @@ from glimpse.models import bundle, quiet, standard
 from glimpse.models.catalogue import find
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.models.train.checks import check_classes, check_hold_out, check_paths, report_omissions, report_unlabelled
+from glimpse.models.train.multi_label.tables import Tables, tables_of
 from glimpse.models.train.options import MAX_HELD_OUT, parser, plan_of, recipe_of, reproducing, scaled
 from glimpse.models.train.plan import CHECKPOINT, HoldOut, Run, check_kind, check_writable, claim, earlier, exclusive
 from glimpse.models.train.transfer import command as transfer_command
@@ -65,6 +66,7 @@ def _run(options: argparse.Namespace) -> None:
     check_writable(out)
     check_kind(out, transfer=False)
     check_paths(options.data, options.test, options.samples)
+    tables = tables_of(options)
 
     # Only now: Keras takes seconds to load, and a wrong option should say so at once.
     quiet.load_keras()
@@ -74,7 +76,7 @@ def _run(options: argparse.Namespace) -> None:
         raise ValueError(f"{out} has no {CHECKPOINT} to export. Train first, or give another --out.")
     # A run goes on with the images that it began with.
     rule: HoldOut = begun.get("hold_out_rule", "equal") if begun else "share"
-    recipe, splits = _read(options, recipe, rule)
+    recipe, splits = _read(options, recipe, rule) if tables is None else _read_labels(options, recipe, tables)
     plan = plan_of(options, images=len(splits.training), begun=begun)
     print(
         f"{plan.total_epochs} epochs in batches of {plan.batch_size}, optimizer {plan.optimizer}, "
@@ -138,6 +140,30 @@ def _read(options: argparse.Namespace, recipe: Recipe, rule: HoldOut) -> tuple[R
     print(
         f"{len(training)} training, {len(held_out)} held-out and {len(test) if test else 0} test images "
         f"of {len(training.labels)} classes; mean {recipe.mean}, std {recipe.std}"
+    )
+    return recipe, DataSplits(training=training, held_out=held_out, test=test, left_out=everything.left_out)
+
+
+def _read_labels(options: argparse.Namespace, recipe: Recipe, tables: Tables) -> tuple[Recipe, DataSplits]:
+    """The images of a table of labels, and the recipe as `_read` has it."""
+    from glimpse.models.train import data
+    from glimpse.models.train.export import DataSplits
+    from glimpse.models.train.multi_label.data import hold_out_places, read
+
+    everything = read(options.data, tables.training, recipe, skip_unreadable=options.skip_unreadable)
+    report_omissions(options.data, everything)
+    training, held_out = map(everything.select, hold_out_places(everything, options.hold_out, options.seed))
+    if options.mean is None or options.std is None:
+        mean, std = data.statistics(training, needs_std=options.std is None)
+        recipe = scaled(recipe, options.mean or mean, options.std or std)
+    test = None
+    if tables.test is not None:
+        test = read(options.test, tables.test, recipe, skip_unreadable=options.skip_unreadable)
+        report_omissions(options.test, test)
+    unlabelled = int((everything.classes.sum(axis=1) == 0).sum())
+    print(
+        f"{len(training)} training, {len(held_out)} held-out and {len(test) if test else 0} test images, "
+        f"{len(training.labels)} labels, {unlabelled} images without any; mean {recipe.mean}, std {recipe.std}"
     )
     return recipe, DataSplits(training=training, held_out=held_out, test=test, left_out=everything.left_out)
 

@@ -12,8 +12,10 @@ from glimpse.models.bundle import Bundle
 from glimpse.models.catalogue import find
 from glimpse.models.train.defaults import auxiliary_weight
 from glimpse.models.train.measure import Measurement
+from glimpse.models.train.multi_label import card as label_card
+from glimpse.models.train.multi_label.measure import LabelMeasurement
 from glimpse.models.train.plan import Plan, Run
-from glimpse.models.train.text import numbers, paragraph
+from glimpse.models.train.text import numbers, paragraph, table
 from glimpse.models.train.transfer import card as transfer_card
 from glimpse.models.train.transfer.plan import TransferRun
 
@@ -36,7 +38,7 @@ class CardContents:
     data: str  # name of the data set
     note: str  # source and licence of the images; Markdown
     tested: bool  # whether the metrics are of test images; else they are of the held-out ones
-    measurement: Measurement
+    measurement: Measurement | LabelMeasurement  # the latter of a multi-label network
     training_note: str = ""  # about the training, beyond the plan; Markdown
     dtype: str = "float32"  # of the weights file
     command: tuple[str, ...] = ()  # arguments of the training, beside those of the plan and the recipe
@@ -51,6 +53,8 @@ class CardContents:
 def write(card: CardContents) -> str:
     """The card as Markdown."""
     sections = (_head, _use, _data, _training, _results, _calibration, _novelty, _again)
+    if isinstance(card.measurement, LabelMeasurement):
+        return label_card.write(card, card.measurement, head=_head(card), training=_training(card), again=_again(card))
     return "\n\n".join(filter(None, (section(card) for section in sections))) + "\n"
 
 
@@ -67,7 +71,7 @@ def _head(card: CardContents) -> str:
         "weights": f"`{bundle.weights_file}`, {card.dtype}, `{bundle.weights_digest}`",
         "pre-stem": f"`{bundle.recipe.digest}`",
     }
-    return f"# {bundle.name}\n\n" + _table(("", ""), rows.items())
+    return f"# {bundle.name}\n\n" + table(("", ""), rows.items())
 
 
 def _architecture(bundle: Bundle) -> str:
@@ -173,7 +177,7 @@ def _optimizer(plan: Plan) -> str:
 
 
 def _results(card: CardContents) -> str:
-    measured = card.measurement
+    measured = _measured(card)
     low, high = measured.top1_interval
     rows = [("top-1 accuracy", f"{measured.top1:.2%} (95% interval {low:.2%} to {high:.2%})")]
     if measured.top5 is not None:
@@ -186,13 +190,18 @@ def _results(card: CardContents) -> str:
     kind = "test" if card.tested else "held-out"
     return f"""## Results on {measured.images:,} {kind} images
 
-{_table(("", ""), rows)}
+{table(("", ""), rows)}
 
-{_table(("class", "recall"), recall)}{_plot(card, "Confusion matrix", CONFUSION)}"""
+{table(("class", "recall"), recall)}{_plot(card, "Confusion matrix", CONFUSION)}"""
+
+
+def _measured(card: CardContents) -> Measurement:
+    assert isinstance(card.measurement, Measurement)  # noqa: S101 - `write` has looked
+    return card.measurement
 
 
 def _calibration(card: CardContents) -> str:
-    measured = card.measurement
+    measured = _measured(card)
     before, after = measured.reliability_uncalibrated, measured.reliability
     rows = [
         ("expected calibration error, 15 bins", f"{before.error:.2%}", f"{after.error:.2%}"),
@@ -205,7 +214,7 @@ The logits are divided by the temperature {card.bundle.temperature:g} before the
 held-out images (Guo et al., arXiv:1706.04599), whose true classes have the target {held_out + 1:,}/{held_out + 2:,} in
 place of 1 (Platt, 1999). The ranking of the classes stays as it is.
 
-{_table(("", "uncalibrated", "calibrated"), rows)}{_plot(card, "Accuracy over confidence", RELIABILITY)}"""
+{table(("", "uncalibrated", "calibrated"), rows)}{_plot(card, "Accuracy over confidence", RELIABILITY)}"""
 
 
 def _novelty(card: CardContents) -> str:
@@ -225,6 +234,8 @@ def _again(card: CardContents) -> str:
     if card.tested:
         folder, test = shlex.quote(card.bundle.folder.as_posix()), shlex.quote(card.test)
         command = f"{_python(card)} -m glimpse.models.evaluate --bundle {folder} --data {test}"
+        if "--test-labels" in card.command:
+            command += f" --labels {shlex.quote(card.command[card.command.index('--test-labels') + 1])}"
         if "--skip-unreadable" in card.command:
             command += " --skip-unreadable"
         where = "From the folder in which this was trained:"
@@ -248,7 +259,7 @@ def _command(card: CardContents) -> str:
     options: dict[str, object] = {
         field.name: value
         for field in fields(Plan)
-        if field.name != "options"
+        if field.name not in {"options", "head"}
         and ((value := getattr(run.plan, field.name)) != field.default or field.name in always)
     }
     if run.plan.restart_epochs:
@@ -286,8 +297,3 @@ def _exact(values: tuple[float, ...]) -> str:
 def _plot(card: CardContents, title: str, name: str) -> str:
     """A paragraph with a plot; empty where none was drawn."""
     return f"\n\n![{title}]({name})" if card.plotted else ""
-
-
-def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
-    lines = [head, ("---",) * len(head), *rows]
-    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)

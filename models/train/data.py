@@ -28,7 +28,8 @@ class LabelledImages:
 
     Attributes:
         pixels: uint8 ``[N, *recipe.pixels_shape]``.
-        classes: int64 ``[N]``, indices into `labels`.
+        classes: int64 ``[N]``, indices into `labels`; or where an image may show several labels, ``[N, labels]`` of 1
+            and 0 (`models.train.multi_label`).
         labels: class names, sorted.
         left_out: for each file that could not be read, its name and the reason.
         empty: folders without a readable image.
@@ -83,7 +84,7 @@ def read(
         if stray := [file.name for file in found if "/" not in file.name]:
             raise ValueError(f"{path}: {stray[0]} is not in a folder, whose name would be its class. Move it into one.")
         empty = set(files.without_images(path, found))
-        pixels = _allocate(path, len(found), recipe)
+        pixels = allocate(path, len(found), recipe)
         for file in found:
             try:
                 pixels[len(names)] = network_input(file.read(), recipe)
@@ -108,7 +109,12 @@ def read(
     return LabelledImages(pixels[: len(names)], classes, known, tuple(unreadable), tuple(sorted(empty)))
 
 
-def _allocate(path: Path, count: int, recipe: Recipe) -> NDArray[np.uint8]:
+def allocate(path: Path, count: int, recipe: Recipe) -> NDArray[np.uint8]:
+    """Room for so many images.
+
+    Raises:
+        ValueError: there is not enough memory.
+    """
     try:
         return np.empty((count, *recipe.pixels_shape), np.uint8)
     except MemoryError:

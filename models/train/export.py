@@ -21,6 +21,9 @@ from glimpse.models.plain import plain
 from glimpse.models.train import calibrate, card, fit, plots
 from glimpse.models.train.data import LabelledImages
 from glimpse.models.train.measure import Measurement, measure
+from glimpse.models.train.multi_label import calibrate as label_calibrate
+from glimpse.models.train.multi_label import measure as label_measure
+from glimpse.models.train.multi_label.measure import LabelMeasurement
 from glimpse.models.train.plan import Run
 from glimpse.models.train.transfer.plan import TransferRun
 
@@ -52,7 +55,7 @@ class DataSplits:
 
 def export(
     model: keras.Model, run: Run, splits: DataSplits, metadata: Metadata, folder: Path
-) -> tuple[Bundle, Measurement]:
+) -> tuple[Bundle, Measurement | LabelMeasurement]:
     """Write the bundle of a trained `model` (a training graph of `models.train.fit`) into ``folder/bundle``.
 
     All metrics are measured on the float32 network as it will be served, not on the training graph.
@@ -88,14 +91,15 @@ def export(
     return finish(trained_network, run, splits, metadata, target)
 
 
-def told(made: Bundle, measurement: Measurement, test: LabelledImages | None) -> str:
+def told(made: Bundle, measurement: Measurement | LabelMeasurement, test: LabelledImages | None) -> str:
     """The last line that a training prints: how accurate the bundle is on which images, and where it is."""
-    low, high = measurement.top1_interval
-    return plain(
-        f"{made.name}, version {made.version}: top-1 {measurement.top1:.1%} on {measurement.images:,} "
-        f"{'held-out' if test is None else 'test'} images (95% interval {low:.0%} to {high:.0%}); the bundle is in "
-        f"{made.folder}"
-    )
+    of = f"on {measurement.images:,} {'held-out' if test is None else 'test'} images"
+    if isinstance(measurement, LabelMeasurement):
+        accurate = f"{measurement.summary} {of}"
+    else:
+        low, high = measurement.top1_interval
+        accurate = f"top-1 {measurement.top1:.1%} {of} (95% interval {low:.0%} to {high:.0%})"
+    return plain(f"{made.name}, version {made.version}: {accurate}; the bundle is in {made.folder}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +118,7 @@ class Trained:
 
 def finish(
     trained: Trained, run: Run | TransferRun, splits: DataSplits, metadata: Metadata, target: Path
-) -> tuple[Bundle, Measurement]:
+) -> tuple[Bundle, Measurement | LabelMeasurement]:
     """Calibrate and measure a network whose weights are in the folder of its bundle, and write all else there.
 
     Args:
@@ -129,6 +133,8 @@ def finish(
     """
     network = serving.logits_model(trained.assembly, run.recipe)
     held_out = serving.logits(network, splits.held_out.pixels)
+    if splits.held_out.classes.ndim == 2:
+        return _finish_labels(trained, run, splits, metadata, target=target, network=network, held_out=held_out)
     temperature = round(calibrate.fit_temperature(held_out, splits.held_out.classes), 4)
     # Of a few held-out images it would say little: the bundle is without, and `calibrate` can fit one later.
     threshold = fit_novelty(held_out, {}) if len(held_out) >= FEWEST_IMAGES else None
@@ -154,6 +160,68 @@ def finish(
     )
     written = _with_golden_answers(written, serving.serving_model(trained.assembly, run.recipe, temperature))
     plotted = _plotted(trained.history, measurement, run.labels, target)
+    _write_card(written, trained, run, splits, metadata, measurement=measurement, plotted=plotted)
+    return written, measurement
+
+
+def _finish_labels(
+    trained: Trained,
+    run: Run | TransferRun,
+    splits: DataSplits,
+    metadata: Metadata,
+    *,
+    target: Path,
+    network: keras.Model,
+    held_out: NDArray[np.float32],
+) -> tuple[Bundle, LabelMeasurement]:
+    """The same of a multi-label network: a temperature, an offset and a threshold for each label.
+
+    It has neither a threshold of novelty nor a reference of drift, which follow from probabilities that add up to 1.
+
+    Args:
+        trained: as of `finish`, with the arguments up to `target`.
+        network: pixels to logits.
+        held_out: logits of the held-out images.
+    """
+    head = label_calibrate.fit(held_out, splits.held_out.classes)
+    judged = splits.held_out if splits.test is None else splits.test
+    scores = held_out if splits.test is None else serving.logits(network, splits.test.pixels)
+    measurement = label_measure.measure(scores, judged.classes, head)
+    written = bundle.write(
+        target,
+        name=metadata.name,
+        version=metadata.version,
+        architecture=trained.architecture,
+        variant=trained.variant,
+        options=trained.options,
+        weights=trained.weights_file,
+        input_shape=run.recipe.shape,
+        labels=[ClassLabel(label) for label in run.labels],
+        recipe=run.recipe,
+        temperature=1.0,
+        metrics={name: round(value, 6) for name, value in measurement.metrics().items()},
+        head=head,
+    )
+    written = _with_golden_answers(written, serving.serving_model(trained.assembly, run.recipe, 1.0, head))
+    for name in card.PLOTS:
+        (target / name).unlink(missing_ok=True)
+    plotted = plots.available()
+    if plotted:
+        plots.curves(trained.history, target / card.CURVES)
+    _write_card(written, trained, run, splits, metadata, measurement=measurement, plotted=plotted)
+    return written, measurement
+
+
+def _write_card(
+    written: Bundle,
+    trained: Trained,
+    run: Run | TransferRun,
+    splits: DataSplits,
+    metadata: Metadata,
+    *,
+    measurement: Measurement | LabelMeasurement,
+    plotted: bool,
+) -> None:
     text = card.write(
         card.CardContents(
             bundle=written,
@@ -176,8 +244,7 @@ def finish(
         )
     )
     # The card shows file names, which need not be valid text.
-    (target / card.CARD).write_text(text, encoding="utf-8", errors="replace")
-    return written, measurement
+    (written.folder / card.CARD).write_text(text, encoding="utf-8", errors="replace")
 
 
 def _reference(

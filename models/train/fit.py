@@ -19,6 +19,7 @@ from glimpse.models.prestem.recipe import Recipe
 from glimpse.models.serving import logits_model
 from glimpse.models.train import auxiliary, defaults, fused, watch
 from glimpse.models.train.data import Batches, LabelledImages
+from glimpse.models.train.multi_label import loss as label_loss
 from glimpse.models.train.plan import CHECKPOINT, Plan
 
 HISTORY = "history.csv"
@@ -60,7 +61,7 @@ def train(
     done = epochs_done(model, plan, images)
     write_history(folder / HISTORY, history(folder, done))
     last = plan.total_epochs if stop_after is None else min(plan.total_epochs, done + stop_after)
-    guess = watch.guessing(images.classes, len(images.labels), plan.label_smoothing) * auxiliary.relative_loss(model)
+    guess = _guessing(plan, images) * auxiliary.relative_loss(model)
     for epoch in range(done, last):
         batches = Batches(
             images,
@@ -89,6 +90,13 @@ def train(
         write_history(folder / HISTORY, [*history(folder, epoch), row])
         save_checkpoint(model, checkpoint)
     return model
+
+
+def _guessing(plan: Plan, images: LabelledImages) -> float:
+    """The loss of a network that has learned how frequent each class is and nothing else."""
+    if images.classes.ndim == 2:
+        return label_loss.guessing(images.classes, plan.label_smoothing)
+    return watch.guessing(images.classes, len(images.labels), plan.label_smoothing)
 
 
 class _OneEpoch(keras.callbacks.Callback):
@@ -171,7 +179,12 @@ def compiled(plan: Plan, recipe: Recipe, images: LabelledImages) -> keras.Model:
         ValueError: the network cannot be built for images of this size, or in this precision.
     """
     model = graph(plan, recipe, len(images.labels))
-    prepare(model, plan, classes=len(images.labels), steps=math.ceil(len(images) / plan.batch_size))
+    steps = math.ceil(len(images) / plan.batch_size)
+    if images.classes.ndim == 2:
+        loss = label_loss.LabelCrossEntropy(label_loss.weights_of(images.classes), plan.label_smoothing)
+        prepare(model, plan, classes=len(images.labels), steps=steps, loss=loss, accuracy=label_loss.accuracy())
+    else:
+        prepare(model, plan, classes=len(images.labels), steps=steps)
     return model
 
 
@@ -196,7 +209,15 @@ def graph(plan: Plan, recipe: Recipe, classes: int) -> keras.Model:
         keras.config.set_dtype_policy(policy)
 
 
-def prepare(model: keras.Model, plan: Plan, *, classes: int, steps: int) -> None:
+def prepare(
+    model: keras.Model,
+    plan: Plan,
+    *,
+    classes: int,
+    steps: int,
+    loss: keras.losses.Loss | None = None,
+    accuracy: keras.metrics.Metric | None = None,
+) -> None:
     """Compile a training graph with the optimizer and the loss of a plan.
 
     Args:
@@ -204,13 +225,15 @@ def prepare(model: keras.Model, plan: Plan, *, classes: int, steps: int) -> None
         plan: of the run.
         classes: their number.
         steps: batches in an epoch.
+        loss: None: the cross-entropy of classes that exclude each other.
+        accuracy: None: the share of images whose first class is right.
     """
     chosen = optimizer(plan, steps)
     fused.fuse(model, chosen.iterations, total=steps * plan.total_epochs)
     model.compile(
         optimizer=chosen,
-        loss=SmoothedCrossEntropy(classes, plan.label_smoothing),
-        metrics=["accuracy"],
+        loss=loss or SmoothedCrossEntropy(classes, plan.label_smoothing),
+        metrics=[accuracy or "accuracy"],
     )
     # At once, so that a checkpoint's optimizer state finds its variables.
     model.optimizer.build(model.trainable_variables)

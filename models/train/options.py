@@ -21,7 +21,8 @@ MAX_HELD_OUT = 2500  # images held out by default; enough to fit the temperature
 _DESCRIPTION = """\
 Train an architecture of the library on labelled images, and write a bundle that the server can load.
 
-The images are a folder or a zip file with one folder for each class: .../CLASS/IMAGE. A checkpoint is written after
+The images are a folder or a zip file with one folder for each class: .../CLASS/IMAGE; or, where an image may show
+several labels or none, any folder or zip file with a table of labels (--labels). A checkpoint is written after
 every epoch; run the same command again to resume an interrupted training. At the end, a temperature is fitted on the
 held-out images, and the bundle is written to OUT/bundle: weights, labels, model card and plots.
 
@@ -31,7 +32,8 @@ _EXAMPLE = """\
 examples:
   python -m glimpse.models.train --data train.zip --test test.zip --architecture se_resnet20
   python -m glimpse.models.train --data photos/ --architecture mobilenet --size 224 --epochs 60 --out runs/photos
-  python -m glimpse.models.train --data photos/ --from efficientnet_lite0 --thaw 2 --out runs/photos"""
+  python -m glimpse.models.train --data photos/ --from efficientnet_lite0 --thaw 2 --out runs/photos
+  python -m glimpse.models.train --data photos/ --labels labels.csv --architecture se_resnet20 --size 64"""
 
 
 def parser() -> Parser:
@@ -63,11 +65,21 @@ def parser() -> Parser:
         help="folder or zip file of test images, for the results in the model card (default: the held-out images)",
     )
     images.add_argument(
+        "--labels",
+        type=Path,
+        metavar="CSV",
+        help="train a multi-label model: this table says which labels each image of --data shows, several, one or "
+        "none. Either file,labels with | or ; between the labels, or file,cat,dog,... with 1 or 0",
+    )
+    images.add_argument(
+        "--test-labels", type=Path, metavar="CSV", help="the same for --test; needed there with --labels"
+    )
+    images.add_argument(
         "--hold-out",
         type=int,
         metavar="N",
         help="number of images of --data that are not trained on, to fit the temperature and to monitor the training "
-        f"(default: 5%% of them, at most {MAX_HELD_OUT})",
+        f"(default: 5%% of them, with --labels 20%%, at most {MAX_HELD_OUT})",
     )
     images.add_argument(
         "--skip-unreadable",
@@ -241,7 +253,8 @@ def plan_of(options: argparse.Namespace, *, images: int | None = None, begun: Ma
         UnknownArchitectureError: there is no such architecture, variant or option.
         ValueError: a value is out of range.
     """
-    values = {field.name: getattr(options, field.name) for field in dataclasses.fields(Plan)}
+    values = {field.name: getattr(options, field.name) for field in dataclasses.fields(Plan) if field.name != "head"}
+    values["head"] = "softmax" if options.labels is None else "multi-label"
     values["options"] = dict(options.options or ())
     row = find(options.architecture, options.variant, values["options"])
     for name, value in _of_architecture(begun, options).get("plan", {}).items():
@@ -325,7 +338,9 @@ def reproducing(options: argparse.Namespace) -> tuple[str, ...]:
     defaults = vars(parser().parse_args(["--data", "", "--architecture", ""]))
     for name in (
         "samples",
+        "labels",
         "test",
+        "test_labels",
         "out",
         "name",
         "bundle_version",

@@ -24,6 +24,7 @@ _BUNDLE = "bundle"
 
 Optimizer = Literal["sgd", "adam"]
 HoldOut = Literal["equal", "share"]
+TrainedHead = Literal["softmax", "multi-label"]
 
 # These may be changed when a run is resumed: they affect only the epochs to come.
 _MAY_CHANGE = frozenset(
@@ -63,6 +64,7 @@ class Plan:
     weight_decay: float = 5e-3
     precision: str = "float32"  # Keras dtype policy of the training graph; weights are float32 in any case
     seed: int = 20
+    head: TrainedHead = "softmax"  # what the scores mean; that of a CSV of labels is multi-label
 
     def __post_init__(self) -> None:
         if self.optimizer not in get_args(Optimizer):

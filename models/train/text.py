@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Iterable
 
 
 def paragraph(text: str) -> str:
@@ -13,3 +14,9 @@ def paragraph(text: str) -> str:
 def numbers(values: tuple[float, ...]) -> str:
     """Numbers, one for each channel, short."""
     return " ".join(f"{value:g}" for value in values)
+
+
+def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    """A table in Markdown."""
+    lines = [head, ("---",) * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)

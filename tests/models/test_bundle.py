@@ -128,7 +128,7 @@ def test_a_description_that_is_no_json_object_is_refused(folder: Path, text: str
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": 2}, "has format 2; this version of Glimpse reads format 1"),
+        ({"format": 3}, "has format 3; this version of Glimpse reads formats 1 and 2"),
         ({"temperature": None}, "lacks the key 'temperature'"),
         ({"temperature": 0}, "temperature must be positive. Received: 0"),
         ({"temperature": "warm"}, "temperature must be a number. Received: 'warm'"),

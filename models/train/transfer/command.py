@@ -15,6 +15,7 @@ from glimpse.models import bundle, quiet
 from glimpse.models.plain import plain
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.models.train.checks import check_classes, check_hold_out, check_paths, report_omissions, report_unlabelled
+from glimpse.models.train.multi_label.tables import Tables, tables_of
 from glimpse.models.train.plan import check_kind, check_writable, claim, exclusive
 from glimpse.models.train.transfer.base import Base, BaseError, find_base
 from glimpse.models.train.transfer.options import plan_of, reproducing
@@ -57,34 +58,26 @@ def run(options: argparse.Namespace, given: Collection[str]) -> None:
     check_writable(out)
     check_kind(out, transfer=True)
     check_paths(options.data, options.test, options.samples)
+    tables = tables_of(options)
     recipe = _recipe(base, options, given)
     for note in filter(None, (base.note, _differing(base, recipe))):
         print(plain(note), file=sys.stderr)
 
     # Only now: Keras takes seconds to load, and a wrong option should say so at once.
     quiet.load_keras()
-    from glimpse.models.train import data
     from glimpse.models.train.export import DataSplits, Metadata, told
     from glimpse.models.train.transfer import export, fit, network
-    from glimpse.models.train.transfer.split import split
 
     head, thawed = fit.head_phase(plan, out, 1), fit.thawed_phase(plan, out, 1)
     if options.export_only and not head.begun:
         raise ValueError(f"{out} has no training to export. Train first, or give another --out.")
     old = network.load(base, recipe)
     network.check(old, base, plan.thaw)
-    images = data.read(options.data, recipe, skip_unreadable=options.skip_unreadable, besides=options.samples)
-    report_omissions(options.data, images)
-    report_unlabelled(options.data, options.samples)
-    check_classes(options.data, images.labels)
-    parts = split(images.classes, images.labels, _held_out(options, images), plan.seed)
+    images, parts = _images(options, recipe, tables, plan.seed)
     if "batch_size" not in given:
         plan = dataclasses.replace(plan, batch_size=batch_size(len(parts.training)))
     recipe = _measured(recipe, base, images, parts, given)
-    test = None
-    if options.test:
-        test = data.read(options.test, recipe, images.labels, skip_unreadable=options.skip_unreadable)
-        report_omissions(options.test, test)
+    test = _test_images(options, recipe, tables, images)
     print(
         plain(
             f"{len(parts.training):,} training, {len(parts.held_out):,} held-out and {len(test) if test else 0:,} test "
@@ -116,6 +109,45 @@ def run(options: argparse.Namespace, given: Collection[str]) -> None:
         )
         written, measurement = export.export(new, made, base, outcome, splits=splits, metadata=metadata, folder=out)
     print(told(written, measurement, test))
+
+
+def _images(
+    options: argparse.Namespace, recipe: Recipe, tables: Tables | None, seed: int
+) -> tuple[LabelledImages, Split]:
+    """All images, and which of them train and which are held out."""
+    from glimpse.models.train import data
+    from glimpse.models.train.multi_label import data as labelled
+    from glimpse.models.train.transfer import fit
+    from glimpse.models.train.transfer.split import split
+
+    skip = options.skip_unreadable
+    if tables is not None:
+        images = labelled.read(options.data, tables.training, recipe, skip_unreadable=skip)
+        report_omissions(options.data, images)
+        return images, fit.Split(*labelled.hold_out_places(images, options.hold_out, seed))
+    images = data.read(options.data, recipe, skip_unreadable=skip, besides=options.samples)
+    report_omissions(options.data, images)
+    report_unlabelled(options.data, options.samples)
+    check_classes(options.data, images.labels)
+    return images, split(images.classes, images.labels, _held_out(options, images), seed)
+
+
+def _test_images(
+    options: argparse.Namespace, recipe: Recipe, tables: Tables | None, images: LabelledImages
+) -> LabelledImages | None:
+    """The test images, with the labels of `images`; None: none were given."""
+    from glimpse.models.train import data
+    from glimpse.models.train.multi_label import data as labelled
+
+    if not options.test:
+        return None
+    skip = options.skip_unreadable
+    if tables is not None and tables.test is not None:
+        test = labelled.read(options.test, tables.test, recipe, skip_unreadable=skip)
+    else:
+        test = data.read(options.test, recipe, images.labels, skip_unreadable=skip)
+    report_omissions(options.test, test)
+    return test
 
 
 def _train(

@@ -11,6 +11,7 @@ from glimpse.models.bundle import Bundle
 from glimpse.models.train import fit
 from glimpse.models.train.export import DataSplits, Metadata, Trained, finish
 from glimpse.models.train.measure import Measurement
+from glimpse.models.train.multi_label.measure import LabelMeasurement
 from glimpse.models.train.transfer.base import Base
 from glimpse.models.train.transfer.network import Network
 from glimpse.models.train.transfer.phase import Outcome
@@ -28,7 +29,7 @@ def export(
     splits: DataSplits,
     metadata: Metadata,
     folder: Path,
-) -> tuple[Bundle, Measurement]:
+) -> tuple[Bundle, Measurement | LabelMeasurement]:
     """Write the bundle of a trained network into ``folder/bundle``.
 
     Args:
@@ -87,4 +88,4 @@ def _of_row(network: Network, run: TransferRun, base: Base, metadata: Metadata, 
 def _whole(network: Network, run: TransferRun, target: Path) -> Assembly:
     """A Keras model, read again as the server reads it."""
     network.assembly.model.save(target / WHOLE)
-    return keras_files.load(target / WHOLE, recipe=run.recipe, classes=len(run.labels))
+    return keras_files.load(target / WHOLE, recipe=run.recipe, classes=len(run.labels), head=run.plan.head)

@@ -16,6 +16,7 @@ from glimpse.models.prestem import graph
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.models.train.data import Batches, LabelledImages
 from glimpse.models.train.fit import SmoothedCrossEntropy, history
+from glimpse.models.train.multi_label import loss as label_loss
 from glimpse.models.train.transfer.features import Features
 from glimpse.models.train.transfer.network import Network
 from glimpse.models.train.transfer.phase import Data, Outcome, Phase
@@ -100,8 +101,8 @@ def train_head(
         stop_after: epochs to train in this call; None: all.
     """
     model = keras.Model(network.features, network.assembly.model.outputs[0], name="head")
-    _compile(model, plan, plan.learning_rate)
     classes = images.classes[split.training]
+    _compile(model, plan, plan.learning_rate, classes)
 
     def prepare() -> Data:
         found = features()
@@ -144,7 +145,7 @@ def train_thawed(
     pixels = keras.Input(recipe.pixels_shape, dtype="uint8", name="pixels")
     scores = network.assembly.model(graph.scale(pixels, recipe))
     model = keras.Model(pixels, scores, name="thawed")
-    _compile(model, plan, plan.learning_rate * plan.thawed_rate)
+    _compile(model, plan, plan.learning_rate * plan.thawed_rate, images.classes[split.training])
 
     def prepare() -> Data:
         training, held_out = images.select(split.training), images.select(split.held_out)
@@ -169,20 +170,26 @@ def thaw(network: Network, stages: int) -> None:
 
 def weights_of(classes: NDArray[np.int64], plan: TransferPlan) -> dict[int, float] | None:
     """By class, what the loss of an image counts, so that all classes count the same together; None: all the same."""
-    if plan.class_weights == "none":
+    if plan.class_weights == "none" or classes.ndim == 2:  # which has weights of its labels in its loss
         return None
     counts = np.bincount(classes)
     return {number: len(classes) / (len(counts) * int(count)) for number, count in enumerate(counts)}
 
 
-def _compile(model: keras.Model, plan: TransferPlan, rate: float) -> None:
+def _compile(model: keras.Model, plan: TransferPlan, rate: float, classes: NDArray[np.int64]) -> None:
     optimizer = keras.optimizers.AdamW(rate, weight_decay=plan.weight_decay)
     # Shrinking normalisation and biases towards 0 regularises nothing.
     optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
+    several = classes.ndim == 2
+    weights = label_loss.weights_of(classes) if several else np.ones(0)
+    if plan.class_weights == "none":
+        weights = np.ones_like(weights)
     model.compile(
         optimizer=optimizer,
-        loss=SmoothedCrossEntropy(model.output_shape[-1], plan.label_smoothing),
-        metrics=["accuracy"],
+        loss=label_loss.LabelCrossEntropy(weights, plan.label_smoothing)
+        if several
+        else SmoothedCrossEntropy(model.output_shape[-1], plan.label_smoothing),
+        metrics=[label_loss.accuracy() if several else "accuracy"],
         jit_compile=jit_compile(),
     )
     # At once, so that a checkpoint's optimizer state finds its variables.

@@ -120,6 +120,7 @@ def plan_of(options: argparse.Namespace, names: Collection[str], base: Base) -> 
         architecture=base.architecture,
         variant=base.variant,
         options=dict(base.options),
+        head="softmax" if options.labels is None else "multi-label",
         **values,
     )
 

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from glimpse.models.train.calibrate import fit_temperature, negative_log_likelihood
 from glimpse.models.train.fit import HISTORY, history, save_checkpoint, write_history
+from glimpse.models.train.multi_label import calibrate as label_calibrate
+from glimpse.models.train.multi_label import measure as label_measure
 from glimpse.models.train.transfer.progress import Bar
 from glimpse.models.train.watch import DivergedError
 
@@ -167,6 +169,12 @@ def _judged(model: keras.Model, inputs: NDArray[Any], classes: NDArray[np.int64]
     logits = model.predict(inputs, batch_size=_EVALUATED, verbose=0)
     loss = float(model.loss(classes, logits))
     _check_finite(loss)
+    if classes.ndim == 2:
+        return {
+            "val_accuracy": float(((logits > 0) == (classes == 1)).mean()),
+            "val_loss": loss,
+            _CALIBRATED: label_measure.measure(logits, classes, label_calibrate.fit(logits, classes)).loss,
+        }
     return {
         "val_accuracy": float((logits.argmax(axis=1) == classes).mean()),
         "val_loss": loss,

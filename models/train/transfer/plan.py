@@ -39,6 +39,7 @@ class TransferPlan:
     label_smoothing: float = 0.0  # share of every target that goes to all classes alike (arXiv:1512.00567, section 7)
     weight_decay: float = 1e-2  # decoupled (AdamW, arXiv:1711.05101), of kernels only
     seed: int = 20
+    head: Literal["softmax", "multi-label"] = "softmax"  # what the scores mean; of a table of labels: multi-label
 
     def __post_init__(self) -> None:
         for name in ("epochs", "thaw_epochs", "patience", "batch_size", "learning_rate"):
@@ -76,4 +77,6 @@ class TransferRun:
     def to_dict(self) -> dict[str, Any]:
         """The run as JSON gives it back: lists for tuples."""
         values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        if self.plan.head == "softmax":
+            del values["plan"]["head"]  # it came later, and runs of before are to be resumed
         return values
