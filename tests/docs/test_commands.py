@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from glimpse.models import beside
 from glimpse.models.groups import GROUPS, groups_of
-from glimpse.models.prestem.recipe import Recipe
 from glimpse.models.published import labels
 from glimpse.server.repository import rollout_file
 from glimpse.server.repository.model_file import ListedModel, ModelFile
@@ -98,7 +98,8 @@ def read(block: Block, folder: Path) -> None:
     (folder / block.title).parent.mkdir(exist_ok=True)
     (folder / block.title).write_text(block.text, encoding="utf-8")
     if block.title.endswith("recipe.toml"):
-        Recipe.from_dict(values)
+        beside.read_recipe(folder / block.title)
+        beside.read_head(folder / block.title, 3)
     elif block.title.endswith("rollout.toml"):
         assert len(rollout_file.read((folder / block.title).parent).rollouts) == len(values)
     elif block.title.endswith("model.toml"):

@@ -140,6 +140,7 @@ def test_a_table_that_does_not_fit_ends_the_training_before_it_begins(
         (["--test-labels", "t.csv"], "only together with --labels"),
         (["--labels", "l.csv", "--test", "."], "give both, or neither"),
         (["--labels", "nowhere.csv"], "No such file"),
+        (["--labels", "l.csv", "--samples", "."], "--samples cannot be used together with --labels"),
     ],
 )
 def test_options_of_tables_belong_together(

@@ -33,7 +33,8 @@ def tables_of(options: argparse.Namespace) -> Tables | None:
         return None
     if options.samples is not None:
         raise ValueError(
-            "--samples cannot be used together with --labels: feedback names one class of an image, not all of its labels."
+            "--samples cannot be used together with --labels: feedback names one class of an image, not all of its "
+            "labels."
         )
     if (options.test is None) != (options.test_labels is None):
         raise ValueError("--test and --test-labels belong together where --labels is given: give both, or neither.")
