@@ -77,11 +77,9 @@ def classify(
     """
     check_stdin(images)
     drawing = explain.drawing(images)
-    if novelty and output.as_csv:
-        raise typer.BadParameter("A --csv table has no column for it. Use --json.", param_hint="--novelty")
     with (
         server.client() as client,
-        output.opened(top_k) as answers,
+        output.opened(top_k, novelty=bool(novelty or require_known)) as answers,
         progress(lambda: find(images), aside=output.aside) as advance,
     ):
         results = client.classify_many(

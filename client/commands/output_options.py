@@ -42,13 +42,14 @@ class OutputOptions:
         return self.path is None and (self.as_json or self.as_csv)
 
     @contextmanager
-    def opened(self, top_k: int | None) -> Iterator[Output]:
-        """Where to write answers of so many classes.
+    def opened(self, top_k: int | None, *, novelty: bool = False) -> Iterator[Output]:
+        """Where to write answers of so many classes, in a table with columns for novelty where that is asked for.
 
         Raises:
             typer.BadParameter: the file cannot be opened, or holds what cannot be gone on with.
         """
-        form: Format | None = JsonLines() if self.as_json else Csv(top_k or _DEFAULT_TOP_K) if self.as_csv else None
+        table = Csv(top_k or _DEFAULT_TOP_K, novelty=novelty) if self.as_csv else None
+        form: Format | None = JsonLines() if self.as_json else table
         if self.path is None:
             yield Stdout(form, for_stdout() if self.thumbnails and form is None else None)
             return

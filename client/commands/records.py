@@ -138,27 +138,31 @@ class Csv:
     Text is escaped as `client.commands.csv_cells` says.
     """
 
-    def __init__(self, top_k: int, *, ids: bool = True, labels: bool = True) -> None:
+    def __init__(self, top_k: int, *, ids: bool = True, labels: bool = True, novelty: bool = False) -> None:
         """A format with label, probability and id of `top_k` classes; what an image or a class lacks stays empty.
 
         Args:
             top_k: classes of an image.
             ids: with the classes' ids, which older versions did not write.
             labels: with the labels over their thresholds, which older versions did not write.
+            novelty: with score, threshold and verdict of novelty behind all else.
         """
         pairs = [f"{name}_{rank}" for rank in range(1, top_k + 1) for name in ("label", "probability")]
         columns = [f"class_id_{rank}" for rank in range(1, top_k + 1)] if ids else []
         self._columns = ["path", *pairs, "error", "code", "message", "model", "version", *columns]
         self._columns += ["labels"] if labels else []
-        self._ids, self._labels = ids, labels
+        self._columns += ["novelty", "threshold", "known"] if novelty else []
+        self._ids, self._labels, self._novelty = ids, labels, novelty
         self._top_k = top_k
         self.header = _csv_line(self._columns)
         self.beginning = self.header
 
     def of_file(self, first_line: bytes) -> Format:
-        """Without ids or labels where the file has none."""
-        older = (Csv(self._top_k, ids=ids, labels=False) for ids in (True, False))
-        return next((each for each in older if first_line == each.header), self)
+        """As the file has it: also without ids or labels, and with novelty that is not asked for any more."""
+        others = [Csv(self._top_k, novelty=True)]
+        if not self._novelty:
+            others += [Csv(self._top_k, ids=ids, labels=False) for ids in (True, False)]
+        return next((each for each in others if first_line == each.header), self)
 
     def record(self, path: str, result: ImageResult) -> bytes:
         """An answer, with the end of its line."""
@@ -178,6 +182,7 @@ class Csv:
                 *(["", ""] if model is None else [escape_cell(model.name), escape_cell(model.version)]),
                 *([*map(_id, first), *[""] * (self._top_k - len(first))] if self._ids else []),
                 *([_labels(result.predictions)] if self._labels else []),
+                *(_verdict(result) if self._novelty else []),
             ]
         )
 
@@ -221,6 +226,12 @@ def record_of(path: object, error: Mapping[str, Any] | None) -> Record:
         raise TypeError("a path")
     passing = error is not None and (error["code"] in _PASSING_CODES or error["reason"] in _PASSING_REASONS)
     return Record(path, error is not None, passing)
+
+
+def _verdict(result: ImageResult) -> list[str]:
+    if (found := result.novelty) is None:
+        return ["", "", ""]
+    return [repr(found.score), repr(found.threshold), "true" if found.known else "false"]
 
 
 def _id(prediction: Prediction) -> str:

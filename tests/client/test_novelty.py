@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Protocol
@@ -73,10 +74,19 @@ def test_the_command_line_says_none_of_these(server: Server, glimpse: Glimpse, n
     assert "unknown above 1.396 (entropy)" in glimpse("describe", "--target", server.target).stdout
 
 
-def test_novelty_is_not_asked_for_in_vain(glimpse: Glimpse, noise: Path) -> None:
-    """A table has the same columns for every run, so that one can be continued, and none for it."""
-    ended = glimpse("classify", noise, "--csv", "--novelty")
-    assert ended.returncode == 2
-    assert "Invalid value for --novelty: A --csv table has no column for it. Use --json." in " ".join(
-        ended.stderr.split()
-    )
+def test_a_table_has_columns_for_novelty_where_it_is_asked_for(
+    server: Server, glimpse: Glimpse, cat_photo: Path, noise: Path, tmp_path: Path
+) -> None:
+    """Also where a run is continued that does not ask for it any more: a file has one kind of lines."""
+    table = tmp_path / "table.csv"
+    arguments = ["--csv", "-o", str(table), "--target", server.target]
+    glimpse("classify", noise, "--novelty", *arguments)
+    (row,) = csv.DictReader(table.read_text().splitlines())
+    assert float(row["novelty"]) > float(row["threshold"])
+    assert row["known"] == "false"
+    assert glimpse("classify", noise, cat_photo, "--require-known", "--resume", *arguments).returncode == 0
+    missing = tmp_path / "missing.jpg"
+    assert glimpse("classify", noise, cat_photo, missing, "--resume", *arguments).returncode == 1
+    found = {Path(row["path"]).name: row["known"] for row in csv.DictReader(table.read_text().splitlines())}
+    assert found == {noise.name: "false", cat_photo.name: "true", "missing.jpg": ""}
+    assert "known" not in glimpse("classify", noise, "--csv", "--target", server.target).stdout.splitlines()[0]
