@@ -6,7 +6,7 @@ error becomes that of the whole request.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from glimpse.models.outputs import EMBEDDING, PROBABILITIES
 from glimpse.server.access.call_context import CallContext
-from glimpse.server.domain import Classification, ClassifyRequest, Image, ModelSelector
+from glimpse.server.domain import Classification, ClassifyRequest, Image, ImageResult, ModelSelector
 from glimpse.server.errors import InvalidRequestError, Reason, shown
 from glimpse.server.open_inference import faces, parameters, tensors
 from glimpse.server.open_inference.faces import BYTES, FP32, Face
@@ -22,6 +22,7 @@ from glimpse.server.open_inference.messages import InferRequest, InferResponse, 
 from glimpse.server.service import Service
 
 _LONGEST_ID = 4096  # characters, as on streams
+NOVELTY = "novelty"  # the output that a request gets with the parameter of that name
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,7 @@ def asked(request: InferRequest, service: Service, call: CallContext) -> Asked:
         ranked=False,
         priority=options.priority,
         timeout=options.timeout,
+        novelty=options.novelty or None,
         id=request.id,
         face=face.name,
         wanted=wanted,
@@ -91,7 +93,16 @@ def answered(request: Asked, answer: Classification, service: Service, call: Cal
     outputs = [
         _output(each, [result.outputs[each.name] for result in results], request, answer) for each in request.wanted
     ]
+    if request.novelty:
+        outputs.append(_novelty(results))
     return InferResponse(request.face, answer.model.version, request.id, tuple(outputs))
+
+
+def _novelty(results: Sequence[ImageResult]) -> OutputTensor:
+    """Of each image its score and the threshold, and 1 where it shows a class of the model, 0 where it shows none."""
+    told = [each.novelty for each in results if each.novelty is not None]
+    rows = [np.array([each.score, each.threshold, each.known], np.float32) for each in told]
+    return OutputTensor(NOVELTY, FP32, (len(rows), 3), tensors.numbers(rows))
 
 
 def _wanted(request: InferRequest, face: Face, top_k: int | None) -> tuple[_Wanted, ...]:

@@ -24,6 +24,7 @@ class Options:
     geometry: str = ""
     priority: int = USUAL_PRIORITY  # from 1, which is first
     timeout: float | None = None  # seconds
+    novelty: bool = False  # tell of each image whether it shows any of the model's classes
 
 
 def options(parameters: Parameters) -> Options:
@@ -42,6 +43,7 @@ def options(parameters: Parameters) -> Options:
         geometry=_text(parameters, "geometry"),
         priority=priority if priority <= PRIORITIES else USUAL_PRIORITY,
         timeout=timeout / 1e6 if timeout else None,
+        novelty=_flag(parameters, "novelty"),
     )
 
 
@@ -87,6 +89,13 @@ def _number(parameters: Parameters, name: str) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise _wrong(name, "a number", value, "parameters")
     return float(value)
+
+
+def _flag(parameters: Parameters, name: str) -> bool:
+    value = parameters.get(name, False)
+    if not isinstance(value, bool):
+        raise _wrong(name, "true or false", value, "parameters")
+    return value
 
 
 def _text(parameters: Parameters, name: str) -> str:

@@ -140,6 +140,25 @@ def test_an_empty_name_means_the_default_model(caller: OpenInferenceCaller, file
     assert caller.infer(pixels(array, model_name=".pixels")).model_name == PIXELS
 
 
+def test_novelty_is_an_output_more_where_a_parameter_asks_for_it(caller: OpenInferenceCaller, cat_photo: Path) -> None:
+    noise = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)).save(noise, "png")
+    request = photos(cat_photo.read_bytes(), noise.getvalue())
+    usual = caller.infer(request)
+    request.parameters["novelty"].bool_param = True
+    response = caller.infer(request)
+    assert [each.name for each in usual.outputs] == ["probabilities"]
+    assert [each.name for each in response.outputs] == ["probabilities", "novelty"]
+    cat, unknown = numbers(response, 1).tolist()
+    assert cat[0] < cat[1] == unknown[1] < unknown[0]
+    assert (cat[2], unknown[2]) == (1, 0)
+    request.parameters["novelty"].bool_param = False
+    assert len(caller.infer(request).outputs) == 1
+    request.parameters["novelty"].int64_param = 1
+    with pytest.raises(grpc.RpcError, match="The parameter novelty must be true or false"):
+        caller.infer(request)
+
+
 def test_parameters_of_others_are_ignored(caller: OpenInferenceCaller, file: File) -> None:
     request = photos(file(1))
     request.parameters["sequence_id"].int64_param = 7
