@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from glimpse.models import bounded_files, messages
+from glimpse.models import bounded_files, messages, whole_files
 from glimpse.models.drift import Reference
 from glimpse.models.errors import BundleError
 from glimpse.models.heads import SOFTMAX, Head, stated
@@ -190,4 +190,4 @@ def write_calibration(path: Path, found: Calibration, digest: str) -> None:
         **({} if found.novelty is None else {"novelty": found.novelty.to_dict()}),
         **({} if found.drift is None else {"drift": found.drift.to_dict()}),
     }
-    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    whole_files.write_text(path, json.dumps(values, indent=2) + "\n")

@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from glimpse.models import bounded_files, digests, messages
+from glimpse.models import bounded_files, digests, messages, whole_files
 from glimpse.models.bounded_files import shown
 from glimpse.models.catalogue import UnknownArchitectureError, find
 from glimpse.models.digests import EXTERNAL_DATA_SUFFIXES, FileVersion
@@ -228,7 +228,7 @@ def write(  # noqa: PLR0913 - one for each value of the description
         **({"head": head.to_dict()} if head != SOFTMAX else {}),
     }
     (folder / LABELS).write_text("".join(f"{line_of(label)}\n" for label in labels), encoding="utf-8")
-    (folder / DESCRIPTION).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    whole_files.write_text(folder / DESCRIPTION, json.dumps(values, indent=2) + "\n")
     return read(folder)
 
 

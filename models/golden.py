@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
+import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -197,28 +199,33 @@ def record_published(bundle: Bundle, answer: Callable[[NDArray[np.uint8]], NDArr
     return path
 
 
-def rescale(folder: Path, bundle: Bundle, temperature: float) -> None:
-    """Make the answers in a folder those of another temperature: the same network's, as no weight has changed.
+def rescaled(folder: Path, bundle: Bundle, temperature: float) -> str:
+    """Record the answers of another temperature in a new folder beside the old one, whose name is returned.
 
-    Softmax(logits / T') is softmax(logits / T) to the power of T / T', divided by the sum.
+    They are the same network's, as no weight has changed: softmax(logits / T') is softmax(logits / T) to the power of
+    T / T', divided by the sum. The bundle goes on having the old ones until its description names the new folder.
 
     Args:
-        folder: of the bundle whose answers are changed.
-        bundle: as it was, with the temperature that they were recorded at.
+        folder: of the bundle.
+        bundle: as it was, with the temperature that the answers were recorded at.
         temperature: the other one.
 
     Raises:
         BundleError: they are damaged.
+        OSError: they cannot be written.
     """
-    if not bundle.golden:
-        return
     read(bundle)  # refuses what is damaged
-    path = bounded_files.inside(bounded_files.inside(folder, bundle.golden), ANSWERS)
-    values = _values(path)
+    before = bounded_files.inside(folder, bundle.golden)
+    values = _values(bounded_files.inside(before, ANSWERS))
     for each in values["pictures"]:
         powers = np.asarray(each["probabilities"], np.float64) ** (bundle.temperature / temperature)
         each["probabilities"] = [float(f"{p:.7g}") for p in powers / powers.sum()]
-    path.write_text(_lines({**values, "temperature": temperature}), encoding="utf-8")
+    after = folder / f"{FOLDER}-{secrets.token_hex(4)}"
+    after.mkdir()
+    for each in values["pictures"]:
+        shutil.copyfile(bounded_files.inside(before, each["file"]), after / each["file"])
+    (after / ANSWERS).write_text(_lines({**values, "temperature": temperature}), encoding="utf-8")
+    return after.name
 
 
 def _answers(

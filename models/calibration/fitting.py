@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glimpse.models import drift, novelty
+from glimpse.models.calibration.debiased import debiased_error
 from glimpse.models.novelty import NoveltyThreshold
 from glimpse.models.train.calibrate import fit_temperature, log_softmax, reliability
 from glimpse.models.train.measure import Measurement, measure
@@ -39,6 +40,8 @@ class Calibration:
         before: the measurement at the temperature that the model had before, on the other images.
         after: at the fitted one.
         chance: the expected calibration error that perfectly calibrated probabilities would show on as many images.
+        debiased: the calibration error of the other images before and after, less what chance adds to it.
+        debiased_chance: what perfectly calibrated probabilities would show of that on average.
         rejected: the share of known images, of those not fitted on, above the threshold.
         foreign: by the name of the foreign set, what the chosen score does.
         aurocs: by the name of each score, the AUROC of each foreign set.
@@ -50,6 +53,8 @@ class Calibration:
     before: Measurement
     after: Measurement
     chance: float
+    debiased: tuple[float, float]
+    debiased_chance: float
     rejected: float
     foreign: Mapping[str, Detection]
     aurocs: Mapping[str, Mapping[str, float]]
@@ -127,13 +132,19 @@ def calibrate(
     judged = {name: each[1::2] if len(each) > 1 else each for name, each in foreign.items()}
     threshold = fit_novelty(logits[fitted], {name: each[::2] for name, each in foreign.items()}, score)
     known = novelty.score(threshold.score, logits[held])
+    answers = np.exp(log_softmax(logits[held], temperature))
     return Calibration(
         temperature=temperature,
         threshold=threshold,
         fitted_on=half,
         before=measure(logits[held], classes[held], before),
         after=measure(logits[held], classes[held], temperature),
-        chance=error_by_chance(np.exp(log_softmax(logits[held], temperature))),
+        chance=error_by_chance(answers),
+        debiased=(
+            _debiased(np.exp(log_softmax(logits[held], before)), classes[held]),
+            _debiased(answers, classes[held]),
+        ),
+        debiased_chance=debiased_by_chance(answers),
         rejected=float((known > threshold.threshold).mean()),
         foreign={
             name: _detected(known, novelty.score(threshold.score, each), threshold.threshold)
@@ -168,6 +179,17 @@ def error_by_chance(probabilities: NDArray[np.floating]) -> float:
     return float(
         np.mean([reliability(first_alone, (rng.random(len(top)) >= top).astype(np.int64)).error for _ in range(_DRAWS)])
     )
+
+
+def _debiased(probabilities: NDArray[np.floating], classes: NDArray[np.int64]) -> float:
+    return debiased_error(probabilities.max(axis=1), probabilities.argmax(axis=1) == classes)
+
+
+def debiased_by_chance(probabilities: NDArray[np.floating]) -> float:
+    """The debiased error that these probabilities ``[N, classes]`` would show on average if they were exactly right."""
+    top = np.asarray(probabilities.max(axis=1), np.float64)
+    rng = np.random.default_rng(_SEED)
+    return float(np.mean([debiased_error(top, rng.random(len(top)) < top) for _ in range(_DRAWS)]))
 
 
 def _rounded_up(threshold: float) -> float:

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from glimpse.models import beside, bounded_files, digests, golden
+from glimpse.models import beside, bounded_files, digests, golden, whole_files
 from glimpse.models import bundle as bundles
 from glimpse.models.bundle import Bundle
 from glimpse.models.drift import Reference
@@ -67,11 +67,12 @@ def write(
     if out is None:
         _change(bundle.folder, bundle, temperature, novelty, drift)
         return bundle.folder
+    # The description comes last, and as a whole: until then the folder is no bundle.
+    out.mkdir(parents=True, exist_ok=True)
     if (bundle.folder / bundles.DESCRIPTION).is_file():
-        shutil.copytree(bundle.folder, out, dirs_exist_ok=True)
+        shutil.copytree(bundle.folder, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns(bundles.DESCRIPTION))
         _change(out, bundle, temperature, novelty, drift)
         return out
-    out.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(bundle.weights_path, out / bundle.weights_file)
     if (groups := bundle.weights_path.with_name(GROUPS)).is_file():
         shutil.copyfile(bounded_files.inside(groups.parent, GROUPS), out / GROUPS)
@@ -109,20 +110,26 @@ def write_card(folder: Path, name: str, section: str) -> None:
     path = folder / CARD
     text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else f"# {name}\n"
     before = text.split(_MARK, 1)[0].rstrip()
-    path.write_text(f"{before}\n\n{_MARK}\n{section.rstrip()}\n", encoding="utf-8", errors="replace")
+    whole_files.write_text(path, f"{before}\n\n{_MARK}\n{section.rstrip()}\n", errors="replace")
 
 
 def _change(
     folder: Path, bundle: Bundle, temperature: float, novelty: NoveltyThreshold, drift: Reference | None
 ) -> None:
-    path = bounded_files.inside(folder, bundles.DESCRIPTION)
-    values = bounded_files.parse_json(bounded_files.read_text(path))
+    """Change a bundle, or a copy of it, by its description, which is all that counts: it is the old one or the new."""
+    described = bounded_files.inside(bundle.folder, bundles.DESCRIPTION)
+    values = bounded_files.parse_json(bounded_files.read_text(described))
     values |= {"temperature": temperature, "novelty": novelty.to_dict()}
     values |= {} if drift is None else {"drift": drift.to_dict()}
+    outdated = None
     if temperature != bundle.temperature:
         values["metrics"] = _kept(bundle.metrics)
-        golden.rescale(folder, bundle, temperature)
-    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        if bundle.golden:
+            outdated = bounded_files.inside(folder, bundle.golden)
+            values["golden"] = golden.rescaled(folder, bundle, temperature)
+    whole_files.write_text(folder / bundles.DESCRIPTION, json.dumps(values, indent=2) + "\n")
+    if outdated is not None:
+        shutil.rmtree(outdated, ignore_errors=True)
 
 
 def _kept(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,8 @@ from glimpse.models import golden, novelty, sources
 from glimpse.models.__main__ import main
 from glimpse.models.bundle import BundleError
 from glimpse.models.calibration import computing, fitting, writing
-from glimpse.models.calibration.fitting import calibrate, error_by_chance
+from glimpse.models.calibration.debiased import debiased_error
+from glimpse.models.calibration.fitting import calibrate, debiased_by_chance, error_by_chance
 from glimpse.models.sources import ModelSource
 from glimpse.models.train.calibrate import fit_temperature
 from tests.models.graph_makers import details, onnx_model, saved
@@ -75,6 +78,52 @@ def test_chance_alone_makes_a_calibration_error_of_few_images() -> None:
     few, many = (error_by_chance(RNG.dirichlet(np.ones(10), number)) for number in (200, 50_000))
     assert many < 0.01
     assert few > 0.03
+
+
+def test_an_error_without_chance_is_a_fault_and_no_fault_is_small() -> None:
+    """Of probabilities that are right, and of such as claim 0.15 too much; on 300 images."""
+    true = RNG.uniform(0.5, 0.85, (300, 300))
+    squares = {
+        fault: np.mean([debiased_error(each + fault, RNG.random(300) < each) ** 2 for each in true])
+        for fault in (0.0, 0.15)
+    }
+    assert squares[0.15] == pytest.approx(0.15**2, rel=0.1)
+    assert squares[0.0] < 0.045**2
+    answers = np.stack([true[0], 1 - true[0]], axis=1)
+    assert debiased_by_chance(answers) < 0.6 * error_by_chance(answers)
+    with pytest.raises(ValueError, match="Received: 1"):
+        debiased_error(np.zeros(1), np.zeros(1, bool))
+
+
+def test_a_calibration_that_cannot_be_finished_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At each step that writes; afterwards it can be done again."""
+    shipped = bundles.read(bundles.EMBEDDED_DEFAULT)
+    mine = tmp_path / "mine"
+    shutil.copytree(shipped.folder, mine)
+    before, answers = bundles.read(mine), golden.read(bundles.read(mine))
+    assert before.novelty is not None
+    changed = replace(before.novelty, threshold=2.0)
+    for step in ("copyfile", "write_text", "replace", "fsync"):
+        with monkeypatch.context() as broken:
+            owner = {"copyfile": shutil, "write_text": Path, "replace": Path, "fsync": os}[step]
+            broken.setattr(owner, step, full_disk)
+            with pytest.raises(OSError, match="no space"):
+                writing.write(before, None, temperature=1.5, novelty=changed, drift=None)
+        assert bundles.read(mine) == before
+        assert all(map(same_answer, golden.read(bundles.read(mine)), answers))
+    writing.write(before, None, temperature=1.5, novelty=changed, drift=None)
+    after = bundles.read(mine)
+    assert (after.temperature, after.novelty) == (1.5, changed)
+    assert not (mine / before.golden).exists()
+    assert len(golden.read(after)) == len(answers)
+
+
+def full_disk(*_: object, **__: object) -> None:
+    raise OSError("no space")
+
+
+def same_answer(one: golden.GoldenAnswer, other: golden.GoldenAnswer) -> bool:
+    return one.picture == other.picture and bool((one.probabilities == other.probabilities).all())
 
 
 def test_the_reference_of_drift_has_images_and_answers() -> None:
