@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
 
 import numpy as np
@@ -45,13 +45,22 @@ def series(own: Iterable[SampleImage], recipe: Recipe) -> Iterator[NDArray[np.ui
         own: the pictures of the bundle's golden answers, which may be none.
         recipe: the bundle's pre-stem.
     """
-    opened = [_opened(picture) for picture in own]
-    yield from (host.fit(image, recipe) for image in opened)
-    large = [image for image in opened if image.width >= recipe.width and image.height >= recipe.height]
-    sources = large or [_opened(picture) for picture in photographs()]
+    images = opened(own)
+    yield from (host.fit(image, recipe) for image in images)
+    large = [image for image in images if image.width >= recipe.width and image.height >= recipe.height]
+    yield from crops(large or opened(photographs()), recipe)
+
+
+def crops(images: Sequence[Image.Image], recipe: Recipe) -> Iterator[NDArray[np.uint8]]:
+    """An endless, reproducible series of random crops of these RGB images in turn: uint8 `recipe.pixels_shape`."""
     random = np.random.default_rng(0)
     for number in count():
-        yield host.fit(_piece(sources[number % len(sources)], recipe, random), recipe)
+        yield host.fit(_piece(images[number % len(images)], recipe, random), recipe)
+
+
+def opened(pictures: Iterable[SampleImage]) -> list[Image.Image]:
+    """The pictures of these files, in RGB."""
+    return [_opened(picture) for picture in pictures]
 
 
 def _opened(picture: SampleImage) -> Image.Image:

@@ -98,4 +98,7 @@ def runtime(model: LoadedModel) -> pb.Runtime:
         told.agreement.top1 = found.share
         told.agreement.pictures = found.pictures
         told.agreement.unclear = found.unclear
+        told.agreement.labelled, told.agreement.lost = found.labelled, found.lost
+        if found.speed:
+            told.agreement.speed, told.agreement.faster_than = found.speed, found.faster_than
     return told

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Literal, TypeVar, cast
 
 import structlog
@@ -31,6 +32,7 @@ from glimpse.server.registry import LoadedModel
 from glimpse.server.runtime import converted_cache, golden_check, memory_budget, selection, simulated
 from glimpse.server.runtime.golden_check import GoldenCheck
 from glimpse.server.runtime.importing import import_model
+from glimpse.server.runtime.int8_trial import Given
 from glimpse.server.runtime.serving import ServedModel, serve
 from glimpse.server.runtimes import RUNTIMES, Precision, RuntimeName
 from glimpse.server.settings import Settings
@@ -56,6 +58,7 @@ class LoadOptions:
     simulated_seconds: Mapping[int, float]  # by batch size; empty: those of an H100
     stuck_seconds: float
     auto: bool = False  # nobody has named a runtime
+    calibration: Path | None = None  # images to quantise with, for models that bring none
     classes: ClassChoice | None = None  # that answer requests which do not choose; None: all
     geometries: frozenset[str] | None = None  # that a request may choose; None: those of the server
     weight: float = 1.0  # that the model's time on the device is in proportion to, while others wait
@@ -82,6 +85,7 @@ class LoadOptions:
             simulated_seconds=settings.simulated_seconds,
             stuck_seconds=settings.stuck_seconds,
             auto=settings.runtime == "auto",
+            calibration=settings.calibration,
             classes=default_choice(settings),
         )
 
@@ -275,6 +279,7 @@ def _imported_and_served(
                 golden,
                 precision=options.precision,
                 largest=options.max_batch_size,
+                given=Given(options.calibration, options.conversion_seconds),
                 progress=progress,
             )
             return model.summary, served

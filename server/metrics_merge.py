@@ -55,6 +55,7 @@ GAUGES: dict[str, Rule] = {
     "glimpse_model_info": "max",
     "glimpse_model_state": "max",
     "glimpse_precision_agreement": "max",
+    "glimpse_precision_speed": "max",
     "glimpse_queue_depth": "max",  # each worker tells what waits in front of the devices, of all workers
     "glimpse_rollout_min_agreement": "max",
     "glimpse_rollout_share": "max",

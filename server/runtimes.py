@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 RuntimeName = Literal["tensorflow", "openvino", "jax", "torch", "simulated"]
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "bfloat16", "int8"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +27,7 @@ class RuntimeRow:
     # runtime makes of them.
     copies: float
     copies_converted: float | None = None  # where the network is in the cache; None: it reads no converted networks
+    quantises: bool = False  # it computes in int8
     gpu_probe: str | None = None  # ``module:function``, which says whether it sees a GPU; None: it has no build for one
 
     @property
@@ -46,8 +47,8 @@ class PrecisionRow:
 
     name: Precision
     tolerance: float  # by which a probability may differ from the recorded one
-    keras_policy: str  # Keras' name of the layers' dtype policy
-    openvino_hint: str  # OpenVINO's INFERENCE_PRECISION_HINT
+    keras_policy: str  # Keras' name of the layers' dtype policy; empty: Keras' networks are not computed in it
+    openvino_hint: str  # OpenVINO's INFERENCE_PRECISION_HINT: of int8 for the layers that are not quantised
 
 
 # In the order in which `auto` takes them. On a CPU OpenVINO takes 0.44 to 0.89 of TensorFlow's processor time, by
@@ -71,6 +72,7 @@ RUNTIMES: dict[str, RuntimeRow] = {
             backend="tensorflow",
             copies=2.9,
             copies_converted=1.8,
+            quantises=True,
         ),
         RuntimeRow(
             name="tensorflow",
@@ -115,14 +117,17 @@ RUNTIMES: dict[str, RuntimeRow] = {
 }
 
 REFERENCE: Precision = "float32"  # which any other has to agree with
+QUANTISED: Precision = "int8"  # for which another network is made of the one in float32
 
 # Tolerances: in float32 the runtimes differ by the order in which they add up, 1e-4 at the most over the library's
 # networks, 1e-7 on the shipped one. bfloat16 keeps 8 bits of each number: 0.056 at the most over 512 pieces of
-# photographs on the shipped network, half of them within 0.004.
+# photographs on the shipped network, half of them within 0.004. int8 keeps 8 bits
+# of the largest number of a layer: TOL.
 PRECISIONS: dict[str, PrecisionRow] = {
     row.name: row
     for row in (
         PrecisionRow(name="float32", tolerance=1e-3, keras_policy="float32", openvino_hint="f32"),
         PrecisionRow(name="bfloat16", tolerance=0.1, keras_policy="mixed_bfloat16", openvino_hint="bf16"),
+        PrecisionRow(name="int8", tolerance=0.2, keras_policy="", openvino_hint="f32"),
     )
 }

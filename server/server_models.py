@@ -171,7 +171,7 @@ class ServerModels:
     def _tell_loaded(self, model: LoadedModel) -> None:
         self._metrics.models.loaded(model.identity, model.runtime, model.precision)
         if (found := model.agreement) is not None:
-            self._metrics.models.compared(model.identity, found.precision, found.share)
+            self._metrics.models.compared(model.identity, found.precision, found.share, found.speed)
 
     async def _closed(self, model: LoadedModel) -> None:
         self._metrics.models.closed(model.identity, model.runtime, model.precision)

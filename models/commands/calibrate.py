@@ -7,7 +7,9 @@ import json
 import sys
 from pathlib import Path
 
-from glimpse.models import drift, novelty
+import numpy as np
+
+from glimpse.models import calibration_pictures, drift, novelty
 from glimpse.models.bundle import Bundle
 from glimpse.models.calibration import computing, fitting, report, writing
 from glimpse.models.calibration.computing import Computed, Foreign
@@ -16,7 +18,10 @@ from glimpse.models.commands.help import Help, examples
 from glimpse.models.commands.log import logged
 from glimpse.models.commands.shown import Shown
 from glimpse.models.comparison import labelled, names, plot
+from glimpse.models.decoding.formats import SUFFIXES
 from glimpse.models.labels import some
+from glimpse.models.train import files
+from glimpse.models.train.reading import network_input
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -30,7 +35,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "95% of the images pass. The other half measures both: top-1, expected calibration error (ECE) and negative "
         "log-likelihood (NLL) before and after, the share of the images that is rejected, and, with --foreign, the "
         "share of foreign images that is caught. The model computes as a server with the same GLIMPSE_* settings would "
-        "have it. The bundle also gets a reference of drift, with which a server compares what it sees.",
+        "have it. The bundle also gets a reference of drift, with which a server compares what it sees, "
+        "and up to 300 of the images, with which it may make the network int8.",
         epilog=examples(
             "calibrate --data photos --foreign other-photos --out runs/calibrated imagenet",
             "calibrate --data photos --plot reliability.svg runs/mine/bundle",
@@ -143,6 +149,25 @@ def _calibrate(options: argparse.Namespace) -> None:
         print(_written(options, bundle, found, before, known), file=aside)
 
 
+def _pictures(options: argparse.Namespace, bundle: Bundle, target: Path) -> bool:
+    """Put some of the images into the bundle, with which a server may make it int8; whether there were enough."""
+    data = labelled.find(options.data)
+    index = labelled.indices(data, bundle.labels, options.name)
+    pixels, classes = [], []
+    with files.open_images(data.images, SUFFIXES) as images:
+        by_name = {image.name: image for image in images}
+        for number in calibration_pictures.chosen(len(data.files)):
+            name, label = data.files[number]
+            try:
+                pixels.append(network_input(by_name[name].read(), bundle.recipe))
+            except files.UnreadableError:  # which has been told, or the command has ended
+                continue
+            classes.append(index[label])
+    if not pixels:
+        return False
+    return calibration_pictures.write(target, np.stack(pixels), np.array(classes, np.int64), bundle.recipe)
+
+
 def _foreign(paths: list[Path], bundle: Bundle) -> list[Foreign]:
     found = [computing.find_foreign(path, bundle.labels) for path in paths]
     named = [each.name for each in found]
@@ -162,5 +187,10 @@ def _written(options: argparse.Namespace, bundle: Bundle, found: Calibration, be
     if target.is_dir():
         section = report.as_markdown(found, before=before, data=options.data.name)
         writing.write_card(target, bundle.name, section)
+        if not _pictures(options, bundle, target):
+            print(
+                f"Without pictures for int8, which need {calibration_pictures.FEWEST} images.",
+                file=sys.stderr,
+            )
     without = "" if reference else f" Without a reference of drift, which needs {drift.FEWEST_IMAGES} images."
     return f"Written to {target}.{without}"

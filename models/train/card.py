@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
+from glimpse.models import calibration_pictures
 from glimpse.models.bundle import Bundle
 from glimpse.models.catalogue import find
 from glimpse.models.train.defaults import auxiliary_weight
@@ -52,7 +53,7 @@ class CardContents:
 
 def write(card: CardContents) -> str:
     """The card as Markdown."""
-    sections = (_head, _use, _data, _training, _results, _calibration, _novelty, _again)
+    sections = (_head, _use, _data, _training, _results, _calibration, _novelty, _pictures, _again)
     if isinstance(card.measurement, LabelMeasurement):
         return label_card.write(card, card.measurement, head=_head(card), training=_training(card), again=_again(card))
     return "\n\n".join(filter(None, (section(card) for section in sections))) + "\n"
@@ -228,6 +229,16 @@ def _novelty(card: CardContents) -> str:
         "`python -m glimpse.models calibrate --foreign` does so."
     )
     return f"## Images of none of the classes\n\n{paragraph(text)}"
+
+
+def _pictures(card: CardContents) -> str:
+    if not calibration_pictures.there(card.bundle):
+        return ""
+    text = (
+        f"`{calibration_pictures.FILE}` has up to {calibration_pictures.MOST} of the held-out images at the size of "
+        "the network's input, with which a server may make the network int8. It may be deleted."
+    )
+    return f"## Pictures\n\n{paragraph(text)}"
 
 
 def _again(card: CardContents) -> str:

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from glimpse.models import bundle, drift, golden, serving, weights
+from glimpse.models import bundle, calibration_pictures, drift, golden, serving, weights
 from glimpse.models.builder import Assembly, assemble
 from glimpse.models.bundle import Bundle, ClassLabel
 from glimpse.models.calibration.fitting import fit_novelty, reference
@@ -158,6 +158,7 @@ def finish(
         novelty=threshold,
         drift=_reference(held_out, splits.held_out, temperature, threshold, run.recipe.depth),
     )
+    calibration_pictures.write(target, splits.held_out.pixels, splits.held_out.classes, run.recipe)
     written = _with_golden_answers(written, serving.serving_model(trained.assembly, run.recipe, temperature))
     plotted = _plotted(trained.history, measurement, run.labels, target)
     _write_card(written, trained, run, splits, metadata, measurement=measurement, plotted=plotted)

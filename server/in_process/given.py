@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 import pydantic
@@ -18,6 +19,7 @@ class MoreSettings(TypedDict, total=False):
 
     options: Mapping[str, Any]  # of the architecture
     golden: Literal["require", "auto", "off"]
+    calibration: Path | None  # images with which a network is made int8
     conversion_seconds: float
     max_batch_size: int
     max_image_bytes: int

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from glimpse.models.messages import lacks_memory, short
 from glimpse.models.outputs import CLASS_MAPS, DEFAULT_OUTPUTS, FEATURE_MAP, LOGITS, Outputs
 from glimpse.server import cores
-from glimpse.server.runtimes import Precision
+from glimpse.server.runtimes import QUANTISED, RUNTIMES, Precision
 from glimpse.server.settings.kinds import PrecisionChoice
 from glimpse.server.startup import StartupError
 
@@ -40,6 +40,21 @@ def errors_as_unsupported(what: str, reason: Callable[[Exception], str] = short)
         if lacks_memory(error):
             raise MemoryError(short(error)) from error
         raise UnsupportedNetworkError(f"{what}: {reason(error)}") from error
+
+
+def stated(precision: Precision, runtime: str) -> Precision:
+    """The same precision, if the runtime of that name computes in it.
+
+    Raises:
+        ValueError: expected; it does not.
+    """
+    if precision == QUANTISED and not RUNTIMES[runtime].quantises:
+        able = [row.name for row in RUNTIMES.values() if row.quantises]
+        raise ValueError(
+            f"The runtime {runtime} does not compute in {precision}; {' and '.join(able)} does, on CPUs. Set "
+            f"GLIMPSE_PRECISION to auto, or GLIMPSE_RUNTIME to {able[0]}."
+        )
+    return precision
 
 
 class Runtime(Protocol):

@@ -10,6 +10,8 @@ networks which keep 99.7% of their first answers on real photographs.
 
 Of a multi-label model the labels over their thresholds are compared, without those that float32 itself puts near
 theirs.
+A precision for which a network of its own is made, int8, must also be faster than the next best one, and may not lose
+more than half a point of the pictures whose classes are known.
 
 Nothing here knows of a runtime: it is given as a function of precision and pixels.
 """
@@ -35,6 +37,8 @@ REQUIRED_SHARE = 0.99  # share of them that must keep their first class
 # By which a label's probability must be away from its threshold to be compared: the tolerance of a reduced precision is
 # of that size, so that a label which is nearer may fall on either side of it in two computations that are both right.
 CLEAR_DISTANCE = 0.1
+REQUIRED_SPEED = 1.15  # times the speed of the next best precision, where it was measured
+MOST_LOST = 0.005  # share of pictures of a known class that float32 names right and the reduced precision does not
 CLEAR_RATIO = 0.8  # of the first class's probability is the most that the second may have where an answer is clear
 _MAX_PICTURES = 200  # pictures that are compared where the network is small
 _MAX_MULTIPLY_ADDS = (
@@ -51,6 +55,22 @@ class Agreement:
     same: int  # pictures whose first class is that of float32
     pictures: int  # that were compared: float32 has a clear answer to each
     unclear: int  # pictures that were left out, because it has none
+    labelled: int = 0  # pictures of known classes that both named; of these
+    lost: int = 0  # are named right by so many more in float32; negative: by fewer
+    speed: float = 0.0  # times that of `faster_than`, at the batch size at which it gains least; 0: not measured
+    faster_than: str = ""  # the next best precision, in which the network would be computed else
+
+    @property
+    def accurate(self) -> bool:
+        """Whether its answers are those of float32."""
+        # One picture more or less is chance, of however few.
+        lost = self.lost <= max(1.0, MOST_LOST * self.labelled)
+        return self.pictures >= MIN_PICTURES and self.share >= REQUIRED_SHARE and lost
+
+    @property
+    def fast(self) -> bool:
+        """Whether it is worth it, as far as that was measured."""
+        return not self.speed or self.speed >= REQUIRED_SPEED
 
     @property
     def share(self) -> float:
@@ -60,7 +80,7 @@ class Agreement:
     @property
     def sufficient(self) -> bool:
         """Whether the reduced precision may be taken for float32."""
-        return self.pictures >= MIN_PICTURES and self.share >= REQUIRED_SHARE
+        return self.accurate and self.fast
 
     def __str__(self) -> str:
         if self.pictures < MIN_PICTURES:
@@ -68,10 +88,18 @@ class Agreement:
                 f"{self.precision} cannot be compared with float32: float32 is decided about {self.pictures} of "
                 f"{self.pictures + self.unclear} pictures, and {MIN_PICTURES} are needed."
             )
-        return (
+        told = (
             f"{self.precision} names the same first class as float32 for {self.same} of {self.pictures} pictures, "
             f"{self.share:.1%}; {REQUIRED_SHARE:.0%} are required."
         )
+        if self.labelled:
+            told += (
+                f" Of {self.labelled} pictures of known classes it names {max(0, self.lost)} fewer right; at most "
+                f"{max(1, int(MOST_LOST * self.labelled))} may be lost."
+            )
+        if self.speed:
+            told += f" It is {self.speed:.2f} times as fast as {self.faster_than}; {REQUIRED_SPEED} times are required."
+        return told
 
 
 def size(multiply_adds: int) -> int:
@@ -162,6 +190,8 @@ def cached(follows_from: Mapping[str, Any]) -> Agreement | None:
         counted = (found.same, found.pictures, found.unclear)
         if not all(type(each) is int for each in counted) or not 0 <= found.same <= found.pictures or found.unclear < 0:
             raise ValueError(f"{counted} cannot be")
+        if not all(type(each) is int for each in (found.labelled, found.lost)) or type(found.speed) is not float:
+            raise ValueError("a count or a speed is no number")
         if found.precision != follows_from["precision"]:
             raise ValueError(f"it belongs to {found.precision}")
         return found

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
 from pkgutil import resolve_name
 from typing import NamedTuple, cast
 
@@ -11,14 +15,23 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from glimpse.models import golden, variations
+from glimpse.models import calibration_pictures, golden, variations
 from glimpse.models.bundle import BundleError
 from glimpse.models.outputs import PROBABILITIES
-from glimpse.server.runtime import Runtime, RuntimeType, agreement, errors_as_unsupported
+from glimpse.server.runtime import (
+    Runtime,
+    RuntimeType,
+    UnsupportedNetworkError,
+    agreement,
+    errors_as_unsupported,
+    quantisation,
+    speeds,
+)
 from glimpse.server.runtime.agreement import Agreement
 from glimpse.server.runtime.converted_key import identity
 from glimpse.server.runtime.importing import ImportedModel
-from glimpse.server.runtimes import REFERENCE, Precision, RuntimeRow
+from glimpse.server.runtime.int8_trial import Given, Trial
+from glimpse.server.runtimes import QUANTISED, REFERENCE, Precision, RuntimeRow
 from glimpse.server.settings.kinds import PrecisionChoice
 
 _BATCH = 32  # images at a time in a comparison, at the most
@@ -32,23 +45,35 @@ class BuiltRuntime(NamedTuple):
     agreement: Agreement | None  # of the reduced precision with float32; None: none was considered
 
 
-def build(imported: ImportedModel, *, precision: PrecisionChoice, largest: int = 0) -> BuiltRuntime:
+def build(
+    imported: ImportedModel, *, precision: PrecisionChoice, largest: int = 0, given: Given | None = None
+) -> BuiltRuntime:
     """The runtime that a model was imported for, in the precision that is asked for.
 
     A reduced precision is compared with float32 first, see `server.runtime.agreement`: ``auto`` takes it only where it
-    gives the same answers, and one that is stated is taken with a warning.
+    gives the same answers, and one that is stated is taken with a warning. int8 has to be clearly faster, too, see
+    `server.runtime.int8_trial`: ``auto`` considers it for a model that brings pictures of its own, and where it is
+    stated and does not earn its place, the model is refused.
 
     Args:
         imported: what is to be computed.
         precision: the one that is stated; ``auto``: the fastest that gives the answers of float32.
         largest: images in the largest batch; 0: what suits the runtime and the network.
+        given: what quantising depends on.
 
     Raises:
         UnsupportedNetworkError: the runtime cannot compute the network; another one may.
         MemoryError: there was not enough.
-        ValueError: the precision is not to be had on this device.
+        ValueError: the precision is not to be had on this device, or int8 is stated and does not earn its place.
     """
-    return _Builder(imported, largest).build(precision)
+    return _Builder(imported, largest, given or Given()).build(precision)
+
+
+def may_quantise(imported: ImportedModel, wanted: PrecisionChoice) -> bool:
+    """Whether int8 is considered: by ``auto`` only with pictures like those that will be sent, which judge it."""
+    if wanted != "auto":
+        return wanted == QUANTISED
+    return imported.row.quantises and calibration_pictures.there(imported.bundle) and quantisation.installed()
 
 
 def implementation(row: RuntimeRow) -> RuntimeType:
@@ -60,12 +85,15 @@ def implementation(row: RuntimeRow) -> RuntimeType:
 class _Builder:
     """Builds one runtime for one model, in one precision at a time, for two of them take twice the memory."""
 
-    def __init__(self, imported: ImportedModel, largest: int) -> None:
-        self._imported, self._row, self._largest = imported, imported.row, largest
+    def __init__(self, imported: ImportedModel, largest: int, given: Given) -> None:
+        self._imported, self._row, self._largest, self._given = imported, imported.row, largest, given
         self._built: Runtime | None = None
+        self._quantised: Path | None = None  # graph to be computed in int8
 
     def build(self, wanted: PrecisionChoice) -> BuiltRuntime:
         precision = self._type.resolve(wanted)
+        if may_quantise(self._imported, wanted):
+            return self._best(wanted)
         if precision == REFERENCE:
             return BuiltRuntime(self._runtime(REFERENCE), None)
         found = self._compared(precision)
@@ -86,6 +114,58 @@ class _Builder:
                 detail=f"{found} It is used because GLIMPSE_PRECISION is set; auto would use float32.",
             )
         return BuiltRuntime(self._runtime(precision), found)
+
+    def _best(self, wanted: PrecisionChoice) -> BuiltRuntime:
+        """In int8 if that earns its place, else what ``auto`` takes without it.
+
+        Raises:
+            ValueError: int8 is stated and does not earn its place.
+        """
+        fastest, compared = self._type.resolve("auto"), None
+        if fastest != REFERENCE:
+            compared = self._compared(fastest)
+        against = fastest if compared is None or compared.sufficient else REFERENCE
+        trial = Trial(
+            self._imported,
+            self,
+            self._given,
+            against=against,
+            processor=self._type.processor(),
+            largest=self._largest,
+        )
+        with contextlib.closing(trial):
+            try:
+                found = trial.run()
+            except (UnsupportedNetworkError, MemoryError, ValueError, OSError) as error:
+                if wanted == QUANTISED:
+                    raise ValueError(f"GLIMPSE_PRECISION is {QUANTISED}, but {error}") from error
+                _log.warning("precision not tried", precision=QUANTISED, instead=against, detail=str(error))
+                return BuiltRuntime(self._runtime(against), compared)
+            if found.sufficient:
+                _log.info(
+                    "precision chosen",
+                    precision=QUANTISED,
+                    instead_of=against,
+                    agreement=round(found.share, 4),
+                    speed=round(found.speed, 2),
+                    detail=str(found),
+                )
+                return BuiltRuntime(self._runtime(QUANTISED), found)
+        if wanted == QUANTISED:
+            raise ValueError(
+                f"GLIMPSE_PRECISION is {QUANTISED}, and it does not earn its place here. {found} Set GLIMPSE_PRECISION "
+                f"to auto, which takes {against}, or GLIMPSE_CALIBRATION to a folder of images like those that will be "
+                "sent."
+            )
+        _log.info(
+            "precision falls back",
+            precision=against,
+            instead_of=QUANTISED,
+            agreement=round(found.share, 4),
+            speed=round(found.speed, 2),
+            detail=str(found),
+        )
+        return BuiltRuntime(self._runtime(against), compared or found)
 
     @property
     def _type(self) -> RuntimeType:
@@ -115,7 +195,7 @@ class _Builder:
         begun = time.monotonic()
         series = variations.series(own, bundle.recipe)
         thresholds = None if bundle.head.exclusive else bundle.head.limits
-        found = agreement.measure(self._answer, series, precision=precision, number=number, thresholds=thresholds)
+        found = agreement.measure(self.answer, series, precision=precision, number=number, thresholds=thresholds)
         agreement.store(follows_from, found)
         _log.info(
             "precisions compared",
@@ -135,7 +215,7 @@ class _Builder:
         except BundleError:
             return ()
 
-    def _answer(self, precision: str, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def answer(self, precision: str, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Probabilities of any number of pictures, in batches, on all streams."""
         runtime = self._runtime(cast("Precision", precision))
         sizes = runtime.batch_sizes(self._largest, self._imported.summary.multiply_adds)
@@ -155,12 +235,37 @@ class _Builder:
                     raise MemoryError(f"A batch of {batch} images did not fit.") from error
                 raise
 
+    def faster(self, precision: Precision, other: Precision) -> float:
+        """How many times as fast the network is computed in `precision`; both take memory at the same time."""
+        one, another = self._made(precision), self._runtime(other)
+        sizes = one.batch_sizes(self._largest, self._imported.summary.multiply_adds)
+        random = np.random.default_rng(0)
+
+        @cache
+        def batch(size: int) -> NDArray[np.uint8]:
+            return random.integers(0, 256, (size, *self._imported.bundle.recipe.pixels_shape), np.uint8)
+
+        def computing(runtime: Runtime) -> Callable[[int], object]:
+            return lambda size: runtime(batch(size))
+
+        with errors_as_unsupported(f"{self._row.name} cannot compute this network"):
+            return speeds.ratio(computing(one), computing(another), sorted({sizes[0], sizes[-1]}))
+
+    def take(self, quantised: Path) -> None:
+        """From now on compute this graph in int8."""
+        self._quantised = quantised
+        if self._built is not None and self._built.precision == QUANTISED:
+            self._built = None
+
     def _runtime(self, precision: Precision) -> Runtime:
         """In that precision; what there was in another goes first."""
         if self._built is None or self._built.precision != precision:
             self._built = None
-            make = self._type
-            form = self._imported.form()
-            with errors_as_unsupported(f"{self._row.name} cannot compute this network"):
-                self._built = make(form, precision)
+            self._built = self._made(precision)
         return self._built
+
+    def _made(self, precision: Precision) -> Runtime:
+        make = self._type
+        form = self._quantised if precision == QUANTISED else self._imported.form()
+        with errors_as_unsupported(f"{self._row.name} cannot compute this network"):
+            return make(form, precision)

@@ -10,7 +10,7 @@ import contextlib
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import cast
 
@@ -24,6 +24,7 @@ from glimpse.server.runtime import UnsupportedNetworkError, converted_cache
 from glimpse.server.runtime.conversion_process import convert_elsewhere
 from glimpse.server.runtime.converted_cache import Converted
 from glimpse.server.runtime.converted_key import identity
+from glimpse.server.runtime.quantisation import Orders
 
 SECONDS = 600.0  # that a conversion may take: many times what the large networks of the library take
 _POLL = 0.1  # seconds between two looks whether another server has finished
@@ -67,31 +68,67 @@ def get_or_convert(bundle: Bundle, *, seconds: float = SECONDS) -> Converted:
     # Whoever exchanged the weights without telling the bundle should hear of it, cached network or not. What has been
     # seen here is handed on: the process that converts need not read them for their hash again.
     bundle = bundle.verified()
-    key, place = identity(bundle), converted_cache.networks_folder()
+    return _got(bundle, identity(bundle), seconds, lambda folder: _convert(bundle, folder, seconds))
+
+
+def get_or_quantise(orders: Orders, key: str, *, seconds: float = SECONDS) -> Converted:
+    """The int8 network of a bundle, from the cache or made now, which takes up to minutes.
+
+    Args:
+        orders: what is to be made.
+        key: a hash of all that it follows from, see `quantisation.key`.
+        seconds: that it may take.
+
+    Raises:
+        UnsupportedNetworkError: the network cannot be quantised, or that crashed or took too long.
+        MemoryError: there was not enough.
+        ValueError, OSError: it cannot be written; the message says why.
+        StoppedError: expected; the start was told to end.
+    """
+
+    def make(folder: Path) -> NetworkSummary:
+        _log.info(
+            "quantising network",
+            model=orders.bundle.name,
+            pictures=len(orders.pixels),
+            careful=orders.careful,
+            detail="This takes up to a minute, or minutes with a large network or where cores are busy.",
+        )
+        begun = time.monotonic()
+        summary = _ordered(orders, folder, seconds)
+        _log.info("network quantised", model=orders.bundle.name, seconds=round(time.monotonic() - begun, 2))
+        return summary
+
+    return _got(orders.bundle, key, seconds, make)
+
+
+def _got(bundle: Bundle, key: str, seconds: float, make: Callable[[Path], NetworkSummary]) -> Converted:
+    """What is kept as `key`, or else what `make` makes in the folder that it is given."""
+    place = converted_cache.networks_folder()
     if place is not None and (found := converted_cache.find(place / key)) is not None:
         return found
     if place is None or not converted_cache.can_keep(place, bundle):
-        return _temporary(bundle, seconds)
+        return _temporary(bundle, make)
     with _locked(place, key, seconds):
         # Another server may have been faster; what it has put there is not to be touched.
-        return converted_cache.read(place / key, warns=False) or _kept(bundle, place / key, seconds)
+        return converted_cache.read(place / key, warns=False) or _kept(place / key, make)
 
 
-def _temporary(bundle: Bundle, seconds: float) -> Converted:
+def _temporary(bundle: Bundle, make: Callable[[Path], NetworkSummary]) -> Converted:
     """The network of a bundle, converted now, in a folder that goes when it has been used."""
     place = Path(tempfile.gettempdir())
     if trouble := converted_cache.lacks_room(place, bundle):
         raise OSError(f"The converted model cannot be written to a file. {trouble} {converted_cache.ADVICE}")
     with _new_folder(place) as folder:
-        return Converted(folder, _convert(bundle, folder, seconds), cached=False)
+        return Converted(folder, make(folder), cached=False)
 
 
-def _kept(bundle: Bundle, target: Path, seconds: float) -> Converted:
+def _kept(target: Path, make: Callable[[Path], NetworkSummary]) -> Converted:
     """The network of a bundle, converted now, and kept as `target` if that turns out to be possible."""
     shutil.rmtree(target, ignore_errors=True)  # broken, if anything
     with _new_folder(target.parent) as folder:
         try:
-            summary = _convert(bundle, folder, seconds)
+            summary = make(folder)
         except _RefusedError as error:
             converted_cache.store_refusal(folder, str(error), target)  # so that the next start need not try it again
             raise
@@ -120,7 +157,14 @@ def _convert(bundle: Bundle, folder: Path, seconds: float) -> NetworkSummary:
 
 def _convert_elsewhere(bundle: Bundle, folder: Path, *, seconds: float) -> NetworkSummary:
     """Have a process convert the bundle into `folder`."""
-    answer = convert_elsewhere(bundle, folder, seconds=seconds)
+    _log.info(
+        "converting network", model=bundle.name, detail="This takes some ten seconds, or minutes where cores are busy."
+    )
+    return _ordered(bundle, folder, seconds)
+
+
+def _ordered(orders: Bundle | Orders, folder: Path, seconds: float) -> NetworkSummary:
+    answer = convert_elsewhere(orders, folder, seconds=seconds)
     if "error" in answer:
         kind = ERRORS.get(answer["error"], UnsupportedNetworkError)
         raise kind(answer["message"])

@@ -15,15 +15,13 @@ import time
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
-import structlog
-
 from glimpse.models.bundle import Bundle
 from glimpse.models.child_environment import child_environment
 from glimpse.server import cleanup
 from glimpse.server.child_output import ChildOutput
 from glimpse.server.runtime import UnsupportedNetworkError, memory_budget, process_limits
+from glimpse.server.runtime.quantisation import Orders
 
-_log = structlog.get_logger(__name__)
 _MODULE = "glimpse.server.runtime.conversion_worker"
 _ANSWER = 64 << 20  # bytes; that of the largest network has some hundred kilobytes
 _REST_SECONDS = 5.0  # to read what a process that has ended has left in the pipe
@@ -38,8 +36,10 @@ class _Ended(NamedTuple):
     allowed: int | None = None  # bytes of memory, where it was ended because it took more
 
 
-def convert_elsewhere(bundle: Bundle, folder: Path, *, seconds: float) -> dict[str, Any]:
-    """Have a process convert the bundle into `folder`; returns what it answers, see `server.runtime.conversion_worker`.
+def convert_elsewhere(orders: Bundle | Orders, folder: Path, *, seconds: float) -> dict[str, Any]:
+    """Have a process convert a bundle, or quantise a converted one, into `folder`; returns what it answers.
+
+    See `server.runtime.conversion_worker`.
 
     Raises:
         UnsupportedNetworkError: it gave no answer that can be read, or none within `seconds`; the message says why.
@@ -47,12 +47,10 @@ def convert_elsewhere(bundle: Bundle, folder: Path, *, seconds: float) -> dict[s
         ValueError: it is a user's own model which takes more memory or time than a network of its size.
         StoppedError: expected; the start was told to end.
     """
-    _log.info(
-        "converting network", model=bundle.name, detail="This takes some ten seconds, or minutes where cores are busy."
-    )
     # Keras writes its configuration where it finds none, and a user's own would be in no key.
     configuration = folder / "keras"
-    ended = _run(bundle, folder, configuration, seconds)
+    bundle = orders if isinstance(orders, Bundle) else orders.bundle
+    ended = _run(orders, bundle, folder, configuration, seconds)
     shutil.rmtree(configuration, ignore_errors=True)
     if ended.code != 0:
         raise _failure(ended, seconds, bundle)
@@ -66,17 +64,17 @@ def convert_elsewhere(bundle: Bundle, folder: Path, *, seconds: float) -> dict[s
     return answer
 
 
-def _run(bundle: Bundle, folder: Path, configuration: Path, seconds: float) -> _Ended:
+def _run(orders: Bundle | Orders, bundle: Bundle, folder: Path, configuration: Path, seconds: float) -> _Ended:
     killed_before = memory_budget.killed_for_memory()
     most = process_limits.memory(bundle)
     process = cleanup.current().run(lambda: _begun(folder, configuration, seconds))
     # They are there, for they are asked for.
-    orders, answers = cast("IO[bytes]", process.stdin), cast("IO[bytes]", process.stdout)
+    told, answers = cast("IO[bytes]", process.stdin), cast("IO[bytes]", process.stdout)
     output = ChildOutput(cast("IO[bytes]", process.stderr), "conversion")
     answer: list[bytes] = []
     reader = _thread(lambda: _read(answers, answer))
     # In a thread, too: a process that does not read would hold it up.
-    writer = _thread(lambda: _write(bundle, orders))
+    writer = _thread(lambda: _write(orders, told))
     end = time.monotonic() + seconds
     code: int | None = None
     grown = False
@@ -95,7 +93,7 @@ def _run(bundle: Bundle, folder: Path, configuration: Path, seconds: float) -> _
         cleanup.current().forget(process)
         writer.join(_REST_SECONDS)
         if not writer.is_alive():  # else it closes the pipe itself, as soon as it finds that nobody reads
-            _close(orders)
+            _close(told)
     cleanup.current().go_on()  # or it was ended because the start was, and nothing is to be told of it
     for_memory = code is not None and code != 0 and memory_budget.killed_for_memory() > killed_before
     return _Ended(code, b"".join(answer), output.tail(), for_memory, most if grown else None)
@@ -117,13 +115,13 @@ def _begun(folder: Path, configuration: Path, seconds: float) -> cleanup.Process
     )
 
 
-def _write(bundle: Bundle, orders: IO[bytes]) -> None:
+def _write(orders: Bundle | Orders, told: IO[bytes]) -> None:
     """The pipe stays open: its end is how the process learns that the server has gone."""
     try:
-        pickle.dump(bundle, orders)
-        orders.flush()
+        pickle.dump(orders, told)
+        told.flush()
     except (OSError, ValueError):  # it ended early; its exit code says more
-        _close(orders)
+        _close(told)
 
 
 def _read(answers: IO[bytes], answer: list[bytes]) -> None:

@@ -15,7 +15,7 @@ from glimpse.models.outputs import FEATURE_MAP, Outputs
 from glimpse.models.published import FetchError, cache_folder
 from glimpse.models.serving import by_name
 from glimpse.server import cores
-from glimpse.server.runtime import OneStream
+from glimpse.server.runtime import OneStream, stated
 from glimpse.server.runtime.precision import compute_in
 from glimpse.server.runtimes import Precision
 from glimpse.server.settings.kinds import PrecisionChoice
@@ -65,7 +65,7 @@ class JaxRuntime(OneStream):
     def resolve(cls, precision: PrecisionChoice) -> Precision:
         """In which precision it computes when told `precision`: ``auto`` is the fastest that the device has."""
         if precision != "auto":
-            return precision
+            return stated(precision, cls.name)
         return "bfloat16" if _multiplies_bfloat16(jax.devices()[0]) else "float32"
 
     @classmethod

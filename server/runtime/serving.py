@@ -16,6 +16,7 @@ from glimpse.server.runtime.agreement import Agreement
 from glimpse.server.runtime.converted_key import identity
 from glimpse.server.runtime.golden_check import GoldenCheck
 from glimpse.server.runtime.importing import ImportedModel
+from glimpse.server.runtime.int8_trial import Given
 from glimpse.server.runtimes import REFERENCE
 from glimpse.server.settings.kinds import PrecisionChoice
 from glimpse.server.startup import GoldenError
@@ -37,6 +38,7 @@ def serve(
     *,
     precision: PrecisionChoice,
     largest: int = 0,
+    given: Given | None = None,
     progress: Progress = untold,
 ) -> ServedModel:
     """Build the runtime of an imported model, warm it, and compare its answers with the recorded ones.
@@ -46,16 +48,19 @@ def serve(
         golden: of its bundle.
         precision: the one that is stated; ``auto``: the fastest that gives the answers of float32, and the recorded.
         largest: images in the largest batch; 0: what suits the runtime and the network.
+        given: what quantising depends on.
         progress: is told what is being done.
 
     Raises:
         GoldenError: expected; its answers are not the recorded ones, and in float32 they would not be either.
         UnsupportedNetworkError: the runtime cannot compute the network; another one may.
         MemoryError: there was not enough.
-        ValueError: the precision is not to be had on this device.
+        ValueError: the precision is not to be had on this device, or int8 is stated and does not earn its place.
     """
-    progress(f"build the network with {imported.row.name}")
-    runtime, agreement = builder.build(imported, precision=precision, largest=largest)
+    # A process that quantises has a limit of its own.
+    limited = not builder.may_quantise(imported, precision)
+    progress(f"build the network with {imported.row.name}", limited=limited)
+    runtime, agreement = builder.build(imported, precision=precision, largest=largest, given=given)
     try:
         return ServedModel(runtime, agreement, _warm(runtime, imported, golden, largest, progress))
     except GoldenError as error:

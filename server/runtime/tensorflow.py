@@ -16,7 +16,7 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 from glimpse.models.outputs import FEATURE_MAP, Outputs
 from glimpse.models.serving import by_name, without
 from glimpse.server import cores
-from glimpse.server.runtime import OneStream
+from glimpse.server.runtime import OneStream, stated
 from glimpse.server.runtime.precision import compute_in
 from glimpse.server.runtimes import Precision
 from glimpse.server.settings.kinds import PrecisionChoice
@@ -54,7 +54,7 @@ class TensorFlowRuntime(OneStream):
     def resolve(cls, precision: PrecisionChoice) -> Precision:
         """In which precision it computes when told `precision`: ``auto`` is the fastest that the device has."""
         if precision != "auto":
-            return precision
+            return stated(precision, cls.name)
         gpu = _gpu()
         return "bfloat16" if gpu and _multiplies_bfloat16(gpu) else "float32"
 

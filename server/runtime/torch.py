@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from glimpse.models.outputs import LOGITS, PROBABILITIES, Outputs
 from glimpse.models.serving import by_name
 from glimpse.server import cores
-from glimpse.server.runtime import OneStream, torch_layers
+from glimpse.server.runtime import OneStream, stated, torch_layers
 from glimpse.server.runtime.precision import compute_in
 from glimpse.server.runtimes import PRECISIONS, Precision
 from glimpse.server.settings.kinds import PrecisionChoice
@@ -69,7 +69,7 @@ class TorchRuntime(OneStream):
     def resolve(cls, precision: PrecisionChoice) -> Precision:
         """In which precision it computes when told `precision`: ``auto`` is the fastest that the device has."""
         if precision != "auto":
-            return precision
+            return stated(precision, cls.name)
         multiplies = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
         return "bfloat16" if multiplies else "float32"
 

@@ -149,7 +149,15 @@ class Settings(PortSettings, WorkSettings, ProcessSettings, AccessSettings, Labe
     precision: PrecisionChoice = Field(
         "auto",
         description="Number format in which the network computes. auto takes bfloat16 if the device supports "
-        "it and at least 99% of the model's first answers stay the same, else float32.",
+        "it and at least 99% of the model's first answers stay the same, else float32. For a model that brings "
+        "pictures of its own it also considers int8, if that is installed (glimpse-serve[int8]): it has to keep as "
+        "many answers and to be 1.15 times as fast. With int8, a model for which it does not is refused.",
+    )
+    calibration: Path | None = Field(
+        None,
+        description="Folder or zip file of at least 150 images like those that will be sent, with which a network is "
+        "made int8 and compared with float32, for models that bring no pictures. Images in folders that are named like "
+        "a class count as such. By default, crops of photographs that come with Glimpse are used.",
     )
     conversion_seconds: PositiveSeconds = Field(
         600.0,

@@ -481,16 +481,24 @@ class Runtime(_message.Message):
     def __init__(self, name: _Optional[str] = ..., device: _Optional[str] = ..., precision: _Optional[str] = ..., batch_sizes: _Optional[_Iterable[int]] = ..., agreement: _Optional[_Union[Agreement, _Mapping]] = ...) -> None: ...
 
 class Agreement(_message.Message):
-    __slots__ = ("precision", "top1", "pictures", "unclear")
+    __slots__ = ("precision", "top1", "pictures", "unclear", "speed", "faster_than", "labelled", "lost")
     PRECISION_FIELD_NUMBER: _ClassVar[int]
     TOP1_FIELD_NUMBER: _ClassVar[int]
     PICTURES_FIELD_NUMBER: _ClassVar[int]
     UNCLEAR_FIELD_NUMBER: _ClassVar[int]
+    SPEED_FIELD_NUMBER: _ClassVar[int]
+    FASTER_THAN_FIELD_NUMBER: _ClassVar[int]
+    LABELLED_FIELD_NUMBER: _ClassVar[int]
+    LOST_FIELD_NUMBER: _ClassVar[int]
     precision: str
     top1: float
     pictures: int
     unclear: int
-    def __init__(self, precision: _Optional[str] = ..., top1: _Optional[float] = ..., pictures: _Optional[int] = ..., unclear: _Optional[int] = ...) -> None: ...
+    speed: float
+    faster_than: str
+    labelled: int
+    lost: int
+    def __init__(self, precision: _Optional[str] = ..., top1: _Optional[float] = ..., pictures: _Optional[int] = ..., unclear: _Optional[int] = ..., speed: _Optional[float] = ..., faster_than: _Optional[str] = ..., labelled: _Optional[int] = ..., lost: _Optional[int] = ...) -> None: ...
 
 class Limits(_message.Message):
     __slots__ = ("max_images_per_request", "max_image_bytes", "max_image_pixels", "max_message_bytes", "max_images_in_flight", "formats", "max_jpeg_pixels", "jpeg_reducing_gap", "geometries", "max_bytes_in_flight")
