@@ -20,7 +20,7 @@ from glimpse.models.heads import Head
 from glimpse.models.serving import load_bundle, serving_model
 from glimpse.models.sources import ModelSource, resolve
 from glimpse.models.weights import WeightsError
-from tests.models.own_makers import CLASSES, PIXELS, model, predicted, saved, trunk
+from tests.models.keras_makers import CLASSES, PIXELS, model, predicted, saved, trunk
 
 MULTI_LABEL = 'head = "multi-label"\n'
 HEAD = Head(kind="multi-label", temperatures=(1.0, 2.0, 0.5), offsets=(0.0, -1.0, 2.0), thresholds=(0.5, 0.25, 0.75))

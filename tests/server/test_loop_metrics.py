@@ -13,7 +13,8 @@ BOUNDS = (0.001, 0.01, 1.0)
 
 
 def lines(registry: CollectorRegistry) -> list[str]:
-    return open_metrics(registry).decode().splitlines()
+    written: bytes = open_metrics(registry)
+    return written.decode().splitlines()
 
 
 def test_a_counter_is_written_as_the_librarys_is() -> None:
