@@ -64,7 +64,8 @@ def feedback(
         typer.Option(
             "--csv",
             metavar="FILE",
-            help="Read a CSV file with the columns request_id, true_class and, if needed, image; - is standard input.",
+            help="Read a CSV file with the columns request_id, true_class and, if needed, image and new_class (yes or "
+            "empty); - is standard input.",
         ),
     ] = None,
     as_json: AsJson = False,
@@ -110,7 +111,9 @@ def _rows(file: Path, *, new_class: bool) -> Iterator[TrueClass]:
             given, name = row.get("request_id"), row.get("true_class")
             if not given or not name:
                 raise typer.BadParameter(f"Line {number} lacks request_id or true_class.", param_hint="--csv")
-            yield TrueClass(given, unescape_cell(name), int(row.get("image") or 0), new_class)
+            yield TrueClass(
+                given, unescape_cell(name), int(row.get("image") or 0), new_class or bool(row.get("new_class"))
+            )
     except csv.Error as error:
         raise typer.BadParameter(f"It is not CSV: {error}.", param_hint="--csv") from error
     except (OSError, ValueError) as error:
