@@ -31,8 +31,10 @@ highest = float(answers[0]["probabilities"].max())
 pixels = np.random.default_rng(1).integers(0, 256, (2, 32, 32, 3), np.uint8)
 every = runtime(pixels, runtime.outputs)
 assert {name: values.shape for name, values in every.items()} == {
-    "probabilities": (2, 10), "logits": (2, 10), "embedding": (2, 112)
+    "probabilities": (2, 10), "logits": (2, 10), "embedding": (2, 112), "class_maps": (2, 10, 65)
 }
+means = every["class_maps"][..., 1:].mean(axis=-1)
+np.testing.assert_allclose(means, -np.sort(-every["logits"]), atol=1e-4)
 print(json.dumps([events["cache_hits"], events["cache_misses"], runtime.streams, highest]))
 """
 

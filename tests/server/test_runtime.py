@@ -19,7 +19,7 @@ from skimage import data
 from glimpse.models import bundle as bundles
 from glimpse.models import sources
 from glimpse.models.bundle import Bundle
-from glimpse.models.outputs import EMBEDDING, LOGITS, PROBABILITIES
+from glimpse.models.outputs import CLASS_MAPS, EMBEDDING, LOGITS, PROBABILITIES
 from glimpse.models.serving import load_bundle, serving_outputs
 from glimpse.server import cores
 from glimpse.server.runtime import OneStream, Runtime, UnsupportedNetworkError, openvino_library, selection
@@ -66,8 +66,10 @@ def fast(graph: Path) -> OpenVINORuntime:
 
 
 @pytest.fixture(scope="module")
-def graph(embedded: keras.Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return convert(with_values(embedded), tmp_path_factory.mktemp("converted"))
+def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    bundle = sources.resolve(sources.ModelSource(weights="cifar10"))
+    model = serving_outputs(load_bundle(bundle), bundle.recipe, bundle.temperature, whole_maps=True)
+    return convert(with_values(model), tmp_path_factory.mktemp("converted"))
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +126,7 @@ def test_logits_are_what_the_probabilities_are_the_softmax_of(
     name: RuntimeName, fast: OpenVINORuntime, embedded: keras.Model, pixels: NDArray[np.uint8]
 ) -> None:
     runtime: Runtime = fast if name == "openvino" else TensorFlowRuntime(embedded, "float32")
-    assert runtime.outputs == BOTH | {EMBEDDING}
+    assert runtime.outputs == BOTH | {EMBEDDING, CLASS_MAPS}
     for compute in (runtime, runtime.alone):
         found = compute(pixels[:4], BOTH)
         assert found.keys() == BOTH

@@ -17,7 +17,7 @@ from glimpse.server.runtime import selection
 selection.choose("torch")
 import numpy as np, structlog, torch
 from glimpse.models import sources
-from glimpse.models.outputs import EMBEDDING, LOGITS, PROBABILITIES
+from glimpse.models.outputs import CLASS_MAPS, EMBEDDING, LOGITS, PROBABILITIES
 from glimpse.models.serving import load_bundle, serving_outputs, by_name
 from glimpse.server.runtime.torch import TorchRuntime
 bundle = sources.resolve(sources.ModelSource(weights="cifar10"))
@@ -35,6 +35,7 @@ for size in (1, 2, 7, 32):
     np.testing.assert_allclose(found[PROBABILITIES], expected[PROBABILITIES].numpy(), atol=1e-5)
     np.testing.assert_allclose(found[LOGITS], expected[LOGITS].numpy(), atol=1e-3)
     np.testing.assert_allclose(found[EMBEDDING], expected[EMBEDDING].numpy(), atol=1e-4)
+    np.testing.assert_allclose(found[CLASS_MAPS][..., 1:].mean(axis=-1), -np.sort(-found[LOGITS]), atol=1e-3)
     kept = found[PROBABILITIES].copy()
     runtime(255 - pixels)
     np.testing.assert_array_equal(found[PROBABILITIES], kept)
