@@ -121,13 +121,13 @@ QUANTISED: Precision = "int8"  # for which another network is made of the one in
 
 # Tolerances: in float32 the runtimes differ by the order in which they add up, 1e-4 at the most over the library's
 # networks, 1e-7 on the shipped one. bfloat16 keeps 8 bits of each number: 0.056 at the most over 512 pieces of
-# photographs on the shipped network, half of them within 0.004. int8 keeps 8 bits
-# of the largest number of a layer: TOL.
+# photographs on the shipped network, half of them within 0.004. int8 has 256 numbers for all values of a layer: 0.24 at
+# the most over the five recorded photographs of EfficientNet-Lite0.
 PRECISIONS: dict[str, PrecisionRow] = {
     row.name: row
     for row in (
         PrecisionRow(name="float32", tolerance=1e-3, keras_policy="float32", openvino_hint="f32"),
         PrecisionRow(name="bfloat16", tolerance=0.1, keras_policy="mixed_bfloat16", openvino_hint="bf16"),
-        PrecisionRow(name="int8", tolerance=0.2, keras_policy="", openvino_hint="f32"),
+        PrecisionRow(name="int8", tolerance=0.3, keras_policy="", openvino_hint="f32"),
     )
 }
