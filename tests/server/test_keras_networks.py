@@ -145,7 +145,7 @@ def test_what_openvino_computes_otherwise_goes_to_tensorflow(tmp_path: Path) -> 
 def test_any_failed_conversion_is_told_by_its_cause_and_the_next_runtime_serves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(*_: Any) -> None:
+    def fails(*_: Any, **__: Any) -> None:
         raise TypeError("unsupported operand type(s) for *: 'NoneType' and 'NoneType'")
 
     monkeypatch.setattr(keras_conversion, "serving_outputs", fails)
@@ -178,7 +178,7 @@ def test_a_runtime_that_fails_however_it_may_is_passed_over_or_named(
 def test_a_runtime_that_fails_while_it_is_warmed_is_followed_by_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(*_: Any) -> None:
+    def fails(*_: Any, **__: Any) -> None:
         raise RuntimeError("no such kernel")
 
     monkeypatch.setattr(OpenVINORuntime, "alone", fails)
