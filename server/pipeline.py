@@ -215,17 +215,20 @@ class Pipeline:
             else:
                 flight.preparing = self._decoders.submit(
                     work.caller.lane,
-                    partial(self._prepare_and_queue, flight, work),
+                    partial(self._prepare_in_thread, flight, work),
                     flight.cost.work,
                     expensive=flight.cost.expensive,
                 )
         await together.all_done
 
+    def _prepare_in_thread(self, flight: _Flight, work: Job) -> None:
+        """`_prepare_and_queue` in a decoder thread, unless the image has been given up meanwhile."""
+        if not flight.answer.cancelled():
+            self._prepare_and_queue(flight, work)
+
     def _prepare_and_queue(self, flight: _Flight, work: Job) -> None:
-        """Decode, pre-stem, queue; in a decoder thread. Any error is set on the answer's future."""
+        """Decode, pre-stem, queue. Any error is set on the answer's future."""
         answer = flight.answer
-        if answer.cancelled():
-            return
         try:
             deadline = work.caller.deadline
             begun = time.monotonic()
