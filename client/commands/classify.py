@@ -58,8 +58,8 @@ def classify(
         bool | None,
         typer.Option(
             "--novelty/--no-novelty",
-            help="Tell of each image whether it shows any of the model's classes. Without it, as the server does by "
-            "default.",
+            help="Mark images that show none of the model's classes; --json has the score of every image. Without it, "
+            "as the server does by default.",
             show_default=False,
         ),
     ] = None,
