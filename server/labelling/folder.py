@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ _LOOK_SECONDS = 60.0  # between two looks at all files, by whichever process
 _STRAY_SECONDS = 600.0  # after which a file that belongs to no sample is deleted
 _SPARE = 0.05  # of a limit: so much room is made at once, because all files have to be looked at for it
 _SIDE = ".json"
+# The files of samples, and such as are half written. Whatever else lies in the folder is somebody's, and stays.
+_OURS = re.compile(r"\.?[0-9a-f]{32}\.(?:json|jpg|png|webp|gif|bmp)(?:\.part)?")
 _LARGEST = 1 << 20  # bytes of a JSON file that is read
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 
@@ -81,7 +84,7 @@ class SampleFolder:
         """Keep a sample; of one that is there, the reasons are added to its own.
 
         Args:
-            name: of its files, without suffix.
+            name: of its files, without suffix: 32 hexadecimal digits.
             image: the content of its image file.
             suffix: of that file, with the dot.
             facts: the content of its JSON file, with a list of `reasons`.
@@ -142,7 +145,7 @@ class SampleFolder:
         found: dict[str, _Sample] = {}
         with os.scandir(self._path) as entries:
             for entry in entries:
-                if entry.name == MARK or not entry.is_file(follow_symlinks=False):
+                if not _OURS.fullmatch(entry.name) or not entry.is_file(follow_symlinks=False):
                     continue
                 stat = entry.stat(follow_symlinks=False)
                 name, _, suffix = entry.name.lstrip(".").partition(".")

@@ -111,6 +111,7 @@ class Writer:
             self._metrics.dropped("unreadable")
         else:
             if self._attempt(lambda: self._folder.add(sample.name, bare.data, bare.suffix, sample.facts)):
+                self._failed = False
                 for reason in sample.facts["reasons"]:
                     self._metrics.kept(reason)
             else:
@@ -121,7 +122,7 @@ class Writer:
                 self._bytes -= len(sample.image.data)
 
     def _attempt(self, work: Callable[[], None]) -> bool:
-        """Do something with the folder; whether it could be done. The log tells once why not."""
+        """Do something with the folder; whether it could be done. The log tells why not, once until one is kept."""
         try:
             work()
         except OSError as error:
@@ -132,7 +133,6 @@ class Writer:
                 )
             self._failed = True
             return False
-        self._failed = False
         self._tell()
         return True
 

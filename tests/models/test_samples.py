@@ -25,9 +25,9 @@ def kept(path: Path, *classes: str | None) -> Path:
     for number, each in enumerate(classes):
         file = path.parent / "one.png"
         Image.fromarray(np.full((8, 8, 3), number, np.uint8)).save(file)
-        folder.add(f"{number}", file.read_bytes(), ".png", {"reasons": ["random"], "true_class": None})
+        folder.add(f"{number:032x}", file.read_bytes(), ".png", {"reasons": ["random"], "true_class": None})
         if each is not None:
-            folder.label(f"{number}", each)
+            folder.label(f"{number:032x}", each)
     return path
 
 
@@ -58,7 +58,7 @@ def test_those_without_a_class_are_counted(tmp_path: Path, patches: Path, capsys
     [
         "no JSON",
         "[]",
-        json.dumps({"file": "0.png"}),
+        json.dumps({"file": "a.png"}),
         json.dumps({"file": "../one.png", "true_class": "red"}),
         json.dumps({"file": 1, "true_class": "red"}),
         json.dumps({"file": ".one.png", "true_class": ["red"]}),
@@ -66,8 +66,8 @@ def test_those_without_a_class_are_counted(tmp_path: Path, patches: Path, capsys
 )
 def test_what_is_no_label_leaves_its_sample_out(tmp_path: Path, side: str) -> None:
     path = kept(tmp_path / "samples", "green", "red")
-    (path / "1.json").write_text(side)
-    assert list(samples.labelled(path)) == [("0.png", "green")]
+    (path / f"{1:032x}.json").write_text(side)
+    assert list(samples.labelled(path)) == [(f"{0:032x}.png", "green")]
 
 
 def test_the_server_and_training_know_the_folder_by_the_same_file() -> None:

@@ -130,7 +130,7 @@ def test_a_disk_that_hangs_has_samples_dropped_and_nobody_wait(tmp_path: Path) -
     kept = Kept(tmp_path, metrics)
     hung = kept.writer.call(lambda _: go.wait(60))
     for number in range(80):
-        kept.writer.put(Sample(f"{number:02}", PNG, {"reasons": ["random"]}))
+        kept.writer.put(Sample(f"{number:032x}", PNG, {"reasons": ["random"]}))
     assert kept.dropped("busy") == 80 - 64
     kept.writer.put(Sample("large", EncodedImage(bytes(65 << 20)), {"reasons": ["random"]}))
     assert kept.dropped("busy") == 80 - 64 + 1
