@@ -6,6 +6,7 @@ in its decoder thread, and a part of one update. Only with GLIMPSE_DRIFT; else n
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -26,7 +27,10 @@ from glimpse.server.domain import ModelIdentity
 FEWEST_IMAGES: Final = 200  # in the window, from which on it is compared with the reference
 _TOGETHER = 64  # images whose counts are updated at once
 _SLOTS = 60  # parts of the window, the oldest of which is forgotten as a whole
-_MOST_MODELS = 32  # that are watched at once; of more, the one that was loaded first is forgotten
+# That are watched at once, each with up to 200 kB. One more is watched in the place of one that has answered nothing
+# within the window; where all have, it is not: counts that take turns would say nothing of any model.
+_MOST_MODELS = 128
+_LOOK_AGAIN = 1.0  # seconds until it is looked again whether there is a place
 _OTHER = "other"
 
 _SHARES = (*(each / 20 for each in range(1, 20)), 0.99, 1.0)
@@ -90,6 +94,11 @@ class ModelDrift:
         self._slots: deque[tuple[int, dict[str, NDArray[np.int64]], int]] = deque()
         self._waiting: list[Seen] = []
         self._lock = threading.Lock()
+        self._answered = clock()  # when it answered last, or was first asked
+
+    def idle(self, seconds: float) -> bool:
+        """Whether it has answered nothing for so long."""
+        return self._clock() - self._answered >= seconds
 
     def is_of(self, bundle: Bundle) -> bool:
         """Whether it is of this very model; one that was calibrated anew has the same weights, and is another."""
@@ -102,6 +111,7 @@ class ModelDrift:
     def add(self, seen: Sequence[Seen]) -> None:
         """Count images that were answered; what is counted may wait for others, and for the next scrape at most."""
         with self._lock:
+            self._answered = self._clock()
             self._waiting += seen
             if len(self._waiting) >= _TOGETHER:
                 self._count()
@@ -231,10 +241,11 @@ class Drift(Collector):
         """
         self._window, self._on, self._clock = window, on, clock
         self._models: dict[ModelIdentity, ModelDrift] = {}
+        self._full_until = -math.inf  # on the clock: until then there is no place for another model
         self._lock = threading.Lock()
 
     def of(self, bundle: Bundle) -> ModelDrift | None:
-        """What is seen of a model; None: nothing is to be counted."""
+        """What is seen of a model; None: nothing is to be counted, or there is no place for another model."""
         # The figures of answers are those of classes that exclude each other.
         if not self._on or not bundle.head.exclusive:
             return None
@@ -248,9 +259,17 @@ class Drift(Collector):
                 for each in self._models.values()
                 if (each.identity.name, each.identity.version) != (identity.name, identity.version)
             ]
+            if len(kept) >= _MOST_MODELS:
+                if self._clock() < self._full_until:
+                    return None
+                gone = next((each for each in kept if each.idle(self._window)), None)
+                if gone is None:
+                    self._full_until = self._clock() + _LOOK_AGAIN
+                    return None
+                kept.remove(gone)
             found = ModelDrift(bundle, window=self._window, clock=self._clock)
             # Replaced as a whole: a scrape looks at it from a thread of its own.
-            self._models = {each.identity: each for each in (*kept[1 - _MOST_MODELS :], found)}
+            self._models = {each.identity: each for each in (*kept, found)}
         return found
 
     def collect(self) -> Iterator[Metric]:

@@ -225,10 +225,35 @@ def test_models_that_come_and_go_are_forgotten(bundle: Bundle) -> None:
         tuple(s.labels.values()) for m in watched.collect() for s in m.samples if m.name.endswith("window_images")
     }
     assert labels == (bundle.name, bundle.version)
-    for version in range(100):
+    for version in range(200):
         watched.of(replace(bundle, version=str(version)))
     windows = [m for m in watched.collect() if m.name == "glimpse_drift_window_images"]
-    assert len(windows[0].samples) == 32
+    assert len(windows[0].samples) == 128
+
+
+def test_models_beyond_the_limit_take_no_place_from_those_that_answer(bundle: Bundle, usual: list[Seen]) -> None:
+    """They get one once a model has answered nothing for a whole window."""
+    clock = Clock()
+    watched = Drift(window=600, clock=clock)
+    models = [replace(bundle, version=str(version)) for version in range(130)]
+    for _ in range(3):
+        found = []
+        for model in models:
+            if (of_model := watched.of(model)) is not None:
+                of_model.add(usual[:2])
+                found.append(of_model)
+        assert [each.identity.version for each in found] == [str(version) for version in range(128)]
+    assert {each.window_images() for each in found} == {6}
+    clock.now += 599
+    assert watched.of(models[128]) is None
+    for model in models[1:128]:
+        of_model = watched.of(model)
+        assert of_model is not None
+        of_model.add(usual[:1])
+    clock.now += 1.5
+    assert watched.of(models[128]) is not None
+    assert watched.of(models[129]) is None
+    assert watched.of(models[0]) is None
 
 
 @pytest.mark.ci
