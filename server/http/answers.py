@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
+import numpy as np
 from google.protobuf.message import Message
+from numpy.typing import NDArray
 from starlette.responses import Response
 
 from glimpse.server.domain import Classification, Explanation, ImageResult, ModelIdentity
 from glimpse.server.http.problems import JSON
+
+AT_ONCE: Final = 8192  # numbers that are written without giving the event loop away: some 5 ms
 
 
 def json_response(content: object, headers: Mapping[str, str] | None = None) -> Response:
@@ -26,10 +31,37 @@ def json_bytes(content: object) -> bytes:
     return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def classification(answer: Classification) -> dict[str, Any]:
+async def classification(answer: Classification) -> Response:
     """A `ClassifyResponse`."""
-    told = {"model": identity(answer.model), "results": [result(each) for each in answer.results]}
-    return told | ({"request_id": answer.request_id} if answer.request_id else {})
+    head = {"model": identity(answer.model), **({"request_id": answer.request_id} if answer.request_id else {})}
+    return await with_results(head, "results", answer.results)
+
+
+async def with_results(head: Mapping[str, object], name: str, results: Sequence[ImageResult]) -> Response:
+    """A response that has `head` and, under `name` behind it, the results.
+
+    Writing the numbers of many embeddings takes longer than others should wait for the event loop, so that it is given
+    away after each result. A thread would not help: Python's lock is held while a result is written.
+    """
+    numbers = sum(values.size for each in results for values in each.outputs.values())
+    if numbers <= AT_ONCE:
+        return json_response({**head, name: [result(each) for each in results]})
+    told: list[bytes] = []
+    for each in results:
+        told.append(json_bytes(result(each)))
+        await asyncio.sleep(0)
+    before = json_bytes({**head, name: []})
+    return Response(b"".join([before[:-2], b",".join(told), before[-2:]]), 200, None, JSON)
+
+
+async def array(values: NDArray[np.floating]) -> bytes:
+    """The numbers of an array as an array of JSON, `AT_ONCE` of them at a time; in between, others have the loop."""
+    flat, told = values.ravel(), list[bytes]()
+    for start in range(0, flat.size, AT_ONCE):
+        if start:
+            await asyncio.sleep(0)
+        told.append(json_bytes(flat[start : start + AT_ONCE].tolist())[1:-1])
+    return b"[" + b",".join(told) + b"]"
 
 
 def identity(model: ModelIdentity) -> dict[str, Any]:

@@ -39,7 +39,7 @@ class Classify:
             self._service.failed(answer, call)
             raise error
         self._service.replied(answer, call)
-        return answers.json_response(answers.classification(answer))
+        return await answers.classification(answer)
 
 
 def _read(asked: Asked) -> tuple[dict[str, str], list[bytes]]:

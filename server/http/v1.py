@@ -63,7 +63,7 @@ class V1:
                 self._service.failed(answer, asked.call)
                 raise each.error.of_request(f"instances[{index}]", index, len(answer.results))
         self._service.replied(answer, asked.call)
-        return answers.json_response({"predictions": [answers.result(each) for each in answer.results]})
+        return await answers.with_results({}, "predictions", answer.results)
 
 
 _OK = {"error_code": "OK", "error_message": ""}

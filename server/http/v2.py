@@ -110,7 +110,7 @@ class V2:
         answer = await self._service.classify(request, call, asked.caller)
         response = inference.answered(request, answer, self._service, call)
         self._service.replied(answer, call)
-        return _response(response, wants_binary)
+        return await _response(response, wants_binary)
 
 
 def _named(request: Request) -> tuple[str, str]:
@@ -271,32 +271,30 @@ def _flag(parameters: Parameters, name: str, *, default: bool) -> bool:
     return value
 
 
-def _response(response: InferResponse, binary: dict[str, bool]) -> Response:
-    outputs, raw = list[dict[str, Any]](), list[bytes]()
+async def _response(response: InferResponse, binary: dict[str, bool]) -> Response:
+    outputs, raw = list[bytes](), list[bytes]()
     for each in response.outputs:
         told: dict[str, Any] = {"name": each.name, "datatype": each.datatype, "shape": each.shape}
         if binary.get(each.name, binary[""]):
-            told["parameters"] = {_SIZE: len(each.raw)}
+            outputs.append(answers.json_bytes({**told, "parameters": {_SIZE: len(each.raw)}}))
             raw.append(each.raw)
         else:
-            told["data"] = _values(each)
-        outputs.append(told)
-    content = {"model_name": response.model_name, "model_version": response.model_version, "outputs": outputs}
+            outputs.append(answers.json_bytes(told)[:-1] + b',"data":' + await _values(each) + b"}")
+    content = {"model_name": response.model_name, "model_version": response.model_version}
     if response.id:
         content["id"] = response.id
+    head = answers.json_bytes(content)[:-1] + b',"outputs":[' + b",".join(outputs) + b"]}"
     if not raw:
-        return answers.json_response(content)
-    head = answers.json_bytes(content)
+        return Response(head, 200, None, JSON)
     headers = {HEADER_LENGTH: str(len(head))}
     return Response(b"".join([head, *raw]), 200, headers, "application/octet-stream")
 
 
-def _values(output: OutputTensor) -> list[Any]:
-    """The values of an output for JSON: numbers, or texts of a tensor of BYTES."""
+async def _values(output: OutputTensor) -> bytes:
+    """The values of an output as an array of JSON: numbers, or texts of a tensor of BYTES."""
     if output.datatype != BYTES:
-        numbers: list[Any] = np.frombuffer(output.raw, "<f4").tolist()
-        return numbers
-    return [each.decode("utf-8", "replace") for each in tensors.elements(output.raw)]
+        return await answers.array(np.frombuffer(output.raw, "<f4"))
+    return answers.json_bytes([each.decode("utf-8", "replace") for each in tensors.elements(output.raw)])
 
 
 def _yes_or_no(content: dict[str, Any]) -> Response:

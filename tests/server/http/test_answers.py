@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import struct
 from typing import Any
 
@@ -67,6 +69,33 @@ def test_the_json_of_all_that_can_be_asked_for_has_the_names_of_the_contract() -
     assert told["predictions"][0].keys() == names(pb.Prediction.DESCRIPTOR)
     assert told["novelty"].keys() == names(pb.Novelty.DESCRIPTOR)
     assert told["error"].keys() == names(pb.ImageError.DESCRIPTOR)
+
+
+def test_many_embeddings_are_written_while_others_have_the_event_loop() -> None:
+    """As a whole they would hold it for tenths of a second; what is written is the same."""
+    rng = np.random.default_rng(0)
+    results = [ImageResult(Timing(), (), {"embedding": rng.random(1280, np.float32)}) for _ in range(64)]
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    async def written() -> list[bytes]:
+        task = asyncio.ensure_future(others())
+        found = [(await answers.with_results({"model": 1}, "results", some)).body for some in (results, results[:2])]
+        found.append(await answers.array(np.arange(100_000, dtype=np.float32)))
+        task.cancel()
+        return [bytes(each) for each in found]
+
+    many, few, numbers = asyncio.run(written())
+    assert turns >= 64 + 100_000 // answers.AT_ONCE - 1
+    assert many == answers.json_bytes({"model": 1, "results": [answers.result(each) for each in results]})
+    assert few == answers.json_bytes({"model": 1, "results": [answers.result(each) for each in results[:2]]})
+    assert json.loads(numbers) == list(range(100_000))
+    assert asyncio.run(answers.array(np.zeros(0, np.float32))) == b"[]"
 
 
 def test_the_stages_of_an_answer_follow_one_another(port: int) -> None:
