@@ -24,6 +24,8 @@ _STEPS = 32  # back from the scores, at the most: an activation, a pooling and a
 def classifier_input(model: keras.Model) -> keras.KerasTensor | None:
     """What the last layer with weights reads, ``[N, D]``, ``[N, T, D]`` or ``[N, H, W, D]``; None: it is not found.
 
+    Maps that a convolution reads with their channels first come with these behind.
+
     Args:
         model: a functional network whose first output is its scores, ``[N, classes]``.
     """
@@ -37,6 +39,8 @@ def classifier_input(model: keras.Model) -> keras.KerasTensor | None:
             return None
         (before,) = node.input_tensors
         if isinstance(history.operation, _WITH_WEIGHTS):
+            if getattr(history.operation, "data_format", "") == "channels_first" and len(before.shape) == 4:
+                before = keras.layers.Permute((2, 3, 1), name="channels_behind")(before)
             size = before.shape[-1] if len(before.shape) in {2, *_POOLED} else None
             return before if size is not None and size <= MOST_FEATURES else None
         tensor = before
@@ -53,5 +57,5 @@ def embedding(model: keras.Model) -> keras.KerasTensor | None:
     """The embedding within a network, ``[N, D]``; None: none is found. It shares the layers of `model`."""
     found: Any = classifier_input(model)
     if found is not None and len(found.shape) in _POOLED:
-        found = _POOLED[len(found.shape)](name="embedding_pool")(found)
+        found = _POOLED[len(found.shape)](data_format="channels_last", name="embedding_pool")(found)
     return found
