@@ -46,6 +46,8 @@ _LONG = {
     "docs/how-to/python.md",
     "docs/tutorials/own-model.md",
 }
+# Run as a whole, with servers of its own, by test_tutorial.py.
+_OWN = "docs/tutorials/feedback.md"
 # Pages whose programs need a package that the server and our client do without.
 _NEED = {"docs/how-to/open-inference.md": "tritonclient"}
 
@@ -59,7 +61,7 @@ def marks(page: str) -> list[pytest.MarkDecorator]:
     return found
 
 
-@pytest.mark.parametrize("page", [pytest.param(each, marks=marks(each)) for each in WITH_BLOCKS])
+@pytest.mark.parametrize("page", [pytest.param(each, marks=marks(each)) for each in WITH_BLOCKS if each != _OWN])
 def test_what_a_page_shows_works(page: str, folder: Folder) -> None:
     output: str | None = None  # of the block before; None: it was not run
     for block in blocks(page):
