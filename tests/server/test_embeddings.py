@@ -72,11 +72,11 @@ def test_the_embedding_of_channels_that_come_first_is_of_the_channels() -> None:
     turned = keras.layers.Permute((3, 1, 2))(pixels)
     classes = keras.layers.Conv2D(5, 1, data_format="channels_first")(turned)
     network = keras.Model(pixels, keras.layers.GlobalAveragePooling2D(data_format="channels_first")(classes))
-    found = features.with_embedding(network)
+    found = features.embedding(network)
     assert found is not None
     assert features.size(network) == 3
     values = np.random.default_rng(0).random((2, 3, 3, 3), np.float32)
-    embedding = keras.Model(found.inputs[0], found.outputs[1])  # no CPU of TensorFlow's computes such a convolution
+    embedding = keras.Model(pixels, found)  # no CPU of TensorFlow's computes such a convolution
     np.testing.assert_allclose(embedding(values), values.mean(axis=(1, 2)), atol=1e-6)
 
 
