@@ -82,3 +82,14 @@ def _quotas(membership: Path, groups: Path) -> Iterator[float]:
             continue
         if quota != "max":
             yield int(quota) / int(period)
+
+
+def saturates() -> bool:
+    """Whether this processor adds up products of int8 in 16 bits, as x86 did before VNNI, or may not do otherwise.
+
+    Sums that are too large are cut off there, without a word.
+    """
+    if platform.machine().lower() not in {"x86_64", "amd64"}:
+        return False
+    limited = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA")
+    return bool(limited) or "vnni" not in processor()

@@ -21,7 +21,7 @@ from glimpse.server import cores
 from glimpse.server.runtime import errors_as_unsupported
 from glimpse.server.runtime.converted_cache import GRAPH
 from glimpse.server.runtime.openvino_library import core, openvino
-from glimpse.server.runtimes import PRECISIONS, REFERENCE, Precision
+from glimpse.server.runtimes import PRECISIONS, QUANTISED, REFERENCE, Precision
 from glimpse.server.settings.kinds import PrecisionChoice
 
 _WORTH = 1_000_000_000  # multiply-adds in a batch beyond which a core gains nothing; tools/bench measures it
@@ -129,6 +129,10 @@ class OpenVINORuntime:
             # Decoding and gRPC run on the same cores. A thread that is pinned beside them waits; another one moves.
             "ENABLE_CPU_PINNING": False,
         }
+        if cores.saturates() and self.precision != QUANTISED:
+            # A quantised graph of another framework is computed as it says, in float32: in whole numbers its sums would
+            # be cut off, which moved probabilities by 0.024. Networks that are quantised here have smaller weights.
+            options["LP_TRANSFORMS_MODE"] = False
         with errors_as_unsupported("openvino cannot compile this network", _reason):
             whole = core().read_model(graph)
             network = _without_maps(whole)

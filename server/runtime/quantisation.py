@@ -7,8 +7,6 @@ it makes is kept beside the converted networks, under a hash of all that it foll
 from __future__ import annotations
 
 import hashlib
-import os
-import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -122,20 +120,9 @@ def pictures(bundle: Bundle, folder: Path | None) -> Pictures:
     )
 
 
-def saturates() -> bool:
-    """Whether this processor adds up products of int8 in 16 bits, as x86 did before VNNI, or may not do otherwise.
-
-    Sums that are too large are cut off there, without a word.
-    """
-    if platform.machine().lower() not in {"x86_64", "amd64"}:
-        return False
-    limited = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA")
-    return bool(limited) or "vnni" not in cores.processor()
-
-
 def key(bundle: Bundle, found: Pictures, *, careful: bool) -> str:
     """A hash of everything that the int8 network of a bundle follows from."""
-    told = f"{careful} {saturates()}"
+    told = f"{careful} {cores.saturates()}"
     parts = [identity(bundle), found.source, found.digest, told, str(build.version(PACKAGE))]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
