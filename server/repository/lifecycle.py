@@ -31,6 +31,7 @@ from glimpse.server.startup import StartupError
 
 _log = structlog.get_logger(__name__)
 
+_FREEING_SECONDS = 5.0  # that the next load waits for what a model held that has just been closed
 _IDLE_SECONDS = 60.0  # without a request, after which a model gives its threads back; to start them takes 0.1 ms
 
 
@@ -56,6 +57,7 @@ class Lifecycle:
         self.needed: set[str] = set()  # required models, without which the server is not ready
         self.loading: KnownVersion | None = None  # what is being loaded
         self.retiring: set[asyncio.Task[None]] = set()
+        self._freeing: set[asyncio.Task[object]] = set()  # those of them whose model is closed, but not yet free
         self._known, self._registry, self._settings, self._observe = known, registry, settings, observe
         self._sleepers, self._audience = sleepers, audience
         self._changed, self._loaded, self._closed = changed, loaded, closed
@@ -74,6 +76,8 @@ class Lifecycle:
         """Load a version and let it answer; where it fails, all stays as it was."""
         name, version = entry.key
         stamp, before = entry.found.stamp, entry.loaded
+        if self._freeing:  # else there would be a third model for a while, beside the two of a swap
+            await asyncio.wait(self._freeing, timeout=_FREEING_SECONDS)
         self._tell_state(entry, ModelState.LOADING)
         _log.info("loading", model=name, version=version)
         loop = asyncio.get_running_loop()
@@ -164,9 +168,11 @@ class Lifecycle:
         _log.info("retiring", model=identity.name, version=identity.version)
         await self._registry.retire(model)
         self._sleepers.forget(model)
-        closing = self._closed(model)
+        freeing = asyncio.ensure_future(self._closed(model))
+        self._freeing.add(freeing)
+        freeing.add_done_callback(self._freeing.discard)
         del model  # else what it holds would not be free when memory is settled
-        await closing
+        await freeing
         _log.info("model gone", model=identity.name, version=identity.version)
         await self._changed()
 
