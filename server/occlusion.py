@@ -46,6 +46,7 @@ async def occluded(
     answers: list[Future[Answer]] = [Future() for _ in range(COPIES)]
 
     def submit() -> None:
+        place = 0
         try:
             colour = pixels[..., :depth].mean(axis=(0, 1)).round().astype(np.uint8)
             for place, answer in enumerate(answers):
@@ -53,8 +54,8 @@ async def occluded(
                     copy = covered(pixels, colour, divmod(place, SIDE))
                     queue.submit(copy, lane=caller.lane, deadline=caller.deadline, future=answer, outputs=_LOGITS)
         except BaseException as error:  # noqa: BLE001 - it is told where the answers are waited for
-            for answer in answers:
-                if not answer.done() and answer.set_running_or_notify_cancel():
+            for answer in answers[place:]:  # the queue has those before, and may be computing them
+                if answer.set_running_or_notify_cancel():
                     answer.set_exception(error)
 
     waiting = [asyncio.wrap_future(answer) for answer in answers]

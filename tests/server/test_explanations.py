@@ -219,6 +219,30 @@ def test_copies_that_cannot_be_computed_end_the_request() -> None:
         decoders.close()
 
 
+def test_a_queue_that_fills_up_meanwhile_ends_the_request() -> None:
+    """It is computing some of the copies already, whose answers come later or never."""
+
+    class FillsUp(Queue):
+        def submit(self, pixels: NDArray[np.uint8], *, future: Future[Answer], **_: Any) -> Future[Answer]:
+            if len(self.seen) == occlusion.COPIES // 2:
+                raise ServerFullError(Reason.QUEUE_FULL, "full")
+            self.seen.append(pixels)
+            assert future.set_running_or_notify_cancel()
+            return future
+
+    async def run(queue: Queue, decoders: DecodePool) -> None:
+        pixels = np.zeros((8, 8, 3), np.uint8)
+        async with asyncio.timeout(60):
+            await occlusion.occluded(pixels, 3, Caller(NO_LANE), queue, decoders)  # type: ignore[arg-type]
+
+    decoders = DecodePool(1)
+    try:
+        with pytest.raises(ServerFullError, match="full"):
+            asyncio.run(run(FillsUp(), decoders))
+    finally:
+        decoders.close()
+
+
 def test_a_graph_of_another_framework_is_explained_by_occlusion(tmp_path: Path) -> None:
     file = saved(onnx_model(), tmp_path / "graph", labels=None, recipe=None)
     details(tmp_path)
