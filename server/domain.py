@@ -204,6 +204,7 @@ class Computed:
 
     outputs: tuple[Outputs | None, ...]  # probabilities of the classes that may answer; None: there is no answer
     novelty: NoveltyThreshold | None  # of the model; None: it has none
+    thresholds: NDArray[np.float32] | None = None  # of the labels of a multi-label model; None: it is another one
 
 
 @dataclass(slots=True)

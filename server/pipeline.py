@@ -336,7 +336,7 @@ def _computed(flights: Sequence[_Flight], work: Job) -> Computed:
         if outputs is not None and work.chosen is not None:
             outputs = {**outputs, PROBABILITIES: work.chosen.probabilities(outputs)[0]}
         found.append(outputs)
-    return Computed(tuple(found), work.model.bundle.novelty)
+    return Computed(tuple(found), work.model.bundle.novelty, work.model.classes.thresholds)
 
 
 def _logits(flight: _Flight) -> NDArray[np.float32] | None:

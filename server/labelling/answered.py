@@ -25,11 +25,7 @@ class First:
     classes: tuple[int, ...]  # indices
     probabilities: tuple[float, ...]
     novelty: Novelty | None  # None: the model has no threshold, or nobody has to know
-
-    @property
-    def margin(self) -> float:
-        """By how much the first class is more probable than the second, 0 to 1; 1 where there is no second."""
-        return self.probabilities[0] - self.probabilities[1] if len(self.probabilities) > 1 else 1.0
+    margin: float = 1.0  # from 0, where the answer could as well be another one, to 1, see `_margin`
 
     def told(self, labels: Sequence[ClassLabel]) -> list[dict[str, object]]:
         """The classes as a JSON file has them."""
@@ -52,7 +48,9 @@ def first_of(answer: Classification, number: int) -> First | None:
         return None
     probabilities = outputs[PROBABILITIES]
     ordered = _highest(probabilities)
-    return First(tuple(ordered.tolist()), tuple(probabilities[ordered].tolist()), _novelty(outputs, computed.novelty))
+    highest = tuple(probabilities[ordered].tolist())
+    margin = _margin(highest) if computed.thresholds is None else _nearest(probabilities, computed.thresholds)
+    return First(tuple(ordered.tolist()), highest, _novelty(outputs, computed.novelty), margin)
 
 
 def _highest(probabilities: NDArray[np.float32]) -> NDArray[np.intp]:
@@ -60,6 +58,22 @@ def _highest(probabilities: NDArray[np.float32]) -> NDArray[np.intp]:
     count = min(FIRST, len(probabilities))
     some = np.sort(np.argpartition(-probabilities, count - 1)[:count])
     return some[np.argsort(-probabilities[some], kind="stable")]
+
+
+def _margin(highest: Sequence[float]) -> float:
+    """By how much the first class is more probable than the second; 1 where there is no second."""
+    return highest[0] - highest[1] if len(highest) > 1 else 1.0
+
+
+def _nearest(probabilities: NDArray[np.float32], thresholds: NDArray[np.float32]) -> float:
+    """How near the label of a multi-label model that is nearest its threshold is to it, 1 at the most.
+
+    As a share of what the threshold is away from 0 or 1, whichever is nearer: at 0.5 that is the margin of two classes.
+    """
+    range_ = np.minimum(thresholds, 1 - thresholds)
+    away = np.abs(probabilities - thresholds)
+    # Whoever sets a threshold of 0 or 1 has decided: nothing is near it.
+    return float(np.divide(away, range_, out=np.ones_like(away), where=range_ > 0).min(initial=1.0))
 
 
 def _novelty(outputs: Outputs, fitted: NoveltyThreshold | None) -> Novelty | None:

@@ -25,14 +25,15 @@ class LabellingSettings(BaseSettings):
     samples_reasons: Annotated[frozenset[SampleReason], NoDecode, BeforeValidator(split)] = Field(
         frozenset(("random", "near", "unknown", "disagreement")),
         description="Which images are kept, with commas between: random (a share of all), near (two classes are nearly "
-        "as probable, or the novelty is near its threshold), unknown (they show none of the model's classes), "
-        "disagreement (a canary or a shadow names another class).",
+        "as probable, or the novelty or a label's probability is near its threshold), unknown (they show none of the "
+        "model's classes), disagreement (a canary or a shadow names another class).",
     )
     samples_share: Share = Field(0.01, description="Share of all images that is kept for the reason random, 0 to 1.")
     samples_margin: Share = Field(
         0.1,
         description="An image is kept for the reason near if its first class is more probable than its second by less "
-        "than this, 0 to 1.",
+        "than this, 0 to 1. Of a multi-label model: if a label's probability is nearer to its threshold than this "
+        "share of what the threshold is away from 0 or 1.",
     )
     samples_per_minute: Positive = Field(
         60,

@@ -100,6 +100,31 @@ def test_an_image_is_kept_for_what_its_answer_is_like(
     assert (None if facts is None else facts["reasons"]) == reasons
 
 
+@pytest.mark.parametrize(
+    ("probabilities", "thresholds", "near"),
+    [
+        ((0.99, 0.98, 0.01), (0.5, 0.5, 0.5), False),  # two labels, and both surely
+        ((0.01, 0.02, 0.03), (0.5, 0.5, 0.5), False),  # surely none
+        ((0.99, 0.46, 0.01), (0.5, 0.5, 0.5), True),
+        ((0.99, 0.44, 0.01), (0.5, 0.5, 0.5), False),
+        ((0.01, 0.01, 0.01), (0.05, 0.05, 0.05), False),  # of a rare label
+        ((0.01, 0.01, 0.052), (0.05, 0.05, 0.05), True),
+        ((0.0, 1.0, 0.01), (0.0, 1.0, 0.5), False),
+    ],
+)
+def test_labels_are_near_that_are_near_their_own_thresholds(
+    tmp_path: Path, probabilities: tuple[float, ...], thresholds: tuple[float, ...], *, near: bool
+) -> None:
+    """Those of a multi-label model, whose second label is no rival of the first."""
+    outputs = {PROBABILITIES: np.array(probabilities, np.float32)}
+    computed = Computed((outputs,), None, np.array(thresholds, np.float32))
+    kept = Kept(tmp_path, Metrics())
+    kept.sampler.offer(answered(Classification(MODEL, (ImageResult(Timing()),), LABELS, computed)))
+    facts = kept.facts()
+    assert (facts is not None) == near
+    assert facts is None or facts["reasons"] == ["near"]
+
+
 def test_an_image_of_which_two_versions_disagree_is_kept(tmp_path: Path) -> None:
     kept = Kept(tmp_path, Metrics())
     told = kept.sampler.disagreed(answered(answer(0.9)))
