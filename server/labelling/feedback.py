@@ -7,17 +7,17 @@ remembers any more may still lie in the folder of samples; there, the true class
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import structlog
 
 from glimpse.models.class_names import UnknownClassError
-from glimpse.models.labels import MAX_LABEL_LENGTH
+from glimpse.models.labels import MAX_LABEL_LENGTH, ClassLabel
 from glimpse.server.access.call_context import CallContext
 from glimpse.server.access.control import AccessControl
-from glimpse.server.domain import ModelSelector
+from glimpse.server.domain import ModelIdentity, ModelSelector
 from glimpse.server.errors import ServiceError
 from glimpse.server.labelling.answered import sample_name
 from glimpse.server.labelling.folder import Facts, SampleFolder
@@ -111,12 +111,12 @@ class Feedback:
             return None
         model = remembered.model
         try:
-            label, indices = self._class(given, model.name, model.version)
+            label, indices = self._class(given, model, first)
         except UnknownClassError:
             return Told(Outcome.UNKNOWN_CLASS)
         if not remembered.tell(given.image):
             return Told(Outcome.REPEATED, label)
-        return self._count(model.name, model.version, label, first, indices)
+        return self._count(model, label, first, indices)
 
     async def _fill(self, told: list[Told | None], classes: Sequence[TrueClass], ask: Ask) -> None:
         """Have the other workers compare what this one does not know."""
@@ -156,27 +156,37 @@ class Feedback:
         Raises:
             ValueError, KeyError, TypeError: expected; the file was changed by somebody.
         """
-        model = facts["model"]
-        name, version = str(model["name"]), str(model["version"])
+        model = ModelIdentity(*(str(facts["model"][each]) for each in ("name", "version", "weights_digest")))
+        first = {int(each["index"]): ClassLabel(str(each["label"]), str(each["class_id"])) for each in facts["first"]}
+        if not first:
+            raise ValueError("the sample has no classes")
         try:
-            label, indices = self._class(given, name, version)
+            label, indices = self._class(given, model, first)
         except UnknownClassError:
             return Told(Outcome.UNKNOWN_CLASS)
         if facts.get("true_class"):
             return Told(Outcome.REPEATED, label)
-        first = tuple([int(each["index"]) for each in facts["first"]])
-        return self._count(name, version, label, first, indices)
+        return self._count(model, label, first, indices)
 
-    def _count(self, model: str, version: str, label: str, first: tuple[int, ...], indices: frozenset[int]) -> Told:
-        if first[0] in indices:
+    def _count(
+        self, model: ModelIdentity, label: str, first: Mapping[int, ClassLabel], indices: frozenset[int]
+    ) -> Told:
+        if next(iter(first)) in indices:
             outcome = Outcome.FIRST
         else:
             outcome = Outcome.OTHER if indices.isdisjoint(first) else Outcome.AMONG_FIVE
-        self._metrics.told(model, version, outcome.value)
+        self._metrics.told(model.name, model.version, outcome.value)
         return Told(outcome, label)
 
-    def _class(self, given: TrueClass, model: str, version: str) -> tuple[str, frozenset[int]]:
-        """The label of the class, and the indices that have it; none of a new class.
+    def _class(
+        self, given: TrueClass, model: ModelIdentity, first: Mapping[int, ClassLabel]
+    ) -> tuple[str, frozenset[int]]:
+        """The label of the class, and the indices that have it in the answer; none of a new class.
+
+        Args:
+            given: the true class.
+            model: that has answered.
+            first: the first classes of its answer, by index.
 
         Raises:
             UnknownClassError: expected; the model has no such class, the name means several classes, or it could not
@@ -187,12 +197,16 @@ class Feedback:
             if not name.isprintable() or not 0 < len(name) <= MAX_LABEL_LENGTH:
                 raise UnknownClassError("This cannot be the name of a class.")
             return name, frozenset()
-        loaded = self._model(model, version)
-        found = loaded.classes.find(given.name)
-        labels = {loaded.bundle.labels[index].label for index in found}
-        if len(labels) > 1:
+        loaded = self._model(model.name, model.version)
+        indices = loaded.classes.find(given.name)
+        found = [loaded.bundle.labels[index] for index in indices]
+        label, *more = {each.label for each in found}
+        if more:
             raise UnknownClassError("This is the name of a group of classes.")
-        return labels.pop(), found
+        if loaded.identity != model:  # the classes of which may be in another order
+            names = {each.class_id or each.label for each in found}
+            indices = frozenset(index for index, each in first.items() if (each.class_id or each.label) in names)
+        return label, indices
 
     def _model(self, name: str, version: str) -> LoadedModel:
         """The version that has answered, or else the one that answers now.

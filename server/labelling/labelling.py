@@ -71,7 +71,7 @@ class Labelling:
                     self._sampler.offer(Answered(request_id, number, image, answer, first))
         if self._recent is None:
             return answer
-        self._recent.remember(request_id, answer.model, found)
+        self._recent.remember(request_id, answer.model, found, answer.labels)
         return replace(answer, request_id=request_id)
 
     def disagreed(

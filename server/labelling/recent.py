@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from glimpse.models.labels import ClassLabel
 from glimpse.server.domain import ModelIdentity
 from glimpse.server.labelling.answered import FIRST, First
 
@@ -21,15 +22,17 @@ class Remembered:
     model: ModelIdentity
     since: float  # on the clock
     classes: array[int]  # of each image the first `FIRST`, or `_NONE` in place of those that there are not
+    labels: Sequence[ClassLabel]  # of the model, whose version may be gone by the time they are asked for
     told: int = 0  # bit by bit, the images whose true class has been told
 
     def __len__(self) -> int:
         """Images of the request."""
         return len(self.classes) // FIRST
 
-    def first(self, image: int) -> tuple[int, ...]:
-        """The first classes of an image; none where it was not classified."""
-        return tuple([each for each in self.classes[image * FIRST : image * FIRST + FIRST] if each != _NONE])
+    def first(self, image: int) -> dict[int, ClassLabel]:
+        """The first classes of an image, in their order, by index; none where it was not classified."""
+        found = self.classes[image * FIRST : image * FIRST + FIRST]
+        return {each: self.labels[each] for each in found if each != _NONE}
 
     def tell(self, image: int) -> bool:
         """The true class of an image is told; whether for the first time."""
@@ -51,8 +54,10 @@ class RecentAnswers:
         """Images that are remembered."""
         return self._images
 
-    def remember(self, request_id: str, model: ModelIdentity, images: Sequence[First | None]) -> None:
-        """Remember an answer; one that is known by the same id is forgotten."""
+    def remember(
+        self, request_id: str, model: ModelIdentity, images: Sequence[First | None], labels: Sequence[ClassLabel]
+    ) -> None:
+        """Remember an answer; one that is known by the same id is forgotten. `labels` are the model's, not copied."""
         if (before := self._requests.pop(request_id, None)) is not None:
             self._images -= len(before)
         classes = array("I")
@@ -60,7 +65,7 @@ class RecentAnswers:
             found = () if each is None else each.classes
             classes.extend((*found, *[_NONE] * (FIRST - len(found))))
         now = self._clock()
-        self._requests[request_id] = Remembered(model, now, classes)
+        self._requests[request_id] = Remembered(model, now, classes, labels)
         self._images += len(images)
         self._forget(now)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,7 @@ from glimpse.server.domain import Classification, Computed, EncodedImage, ImageR
 from glimpse.server.errors import PermissionDeniedError
 from glimpse.server.labelling.answered import First, first_of, sample_name
 from glimpse.server.labelling.exchange import Exchange
-from glimpse.server.labelling.feedback import Outcome, Told, TrueClass
+from glimpse.server.labelling.feedback import Feedback, Outcome, Told, TrueClass
 from glimpse.server.labelling.folder import Facts, Limits, SampleFolder
 from glimpse.server.labelling.recent import RecentAnswers
 from glimpse.server.labelling.sampler import Answered, Sampler
@@ -188,22 +190,39 @@ def first(*classes: int) -> First:
 def test_answers_are_remembered_within_bounds_of_number_and_age() -> None:
     clock = Clock()
     recent = RecentAnswers(5, 100.0, clock=clock)
-    recent.remember("a", MODEL, [first(1, 2), None])
+    recent.remember("a", MODEL, [first(1, 2), None], LABELS)
     clock.now = 50
-    recent.remember("b", MODEL, [first(3)])
+    recent.remember("b", MODEL, [first(3)], LABELS)
     found = recent.find("a")
     assert found is not None
-    assert [found.first(0), found.first(1), len(found)] == [(1, 2), (), 2]
+    assert [[*found.first(0)], [*found.first(1)], len(found)] == [[1, 2], [], 2]
     assert [found.tell(1), found.tell(0), found.tell(1)] == [True, True, False]
-    recent.remember("c", MODEL, [first(4)] * 3)
+    recent.remember("c", MODEL, [first(4)] * 3, LABELS)
     assert (recent.find("a"), len(recent)) == (None, 4)
-    recent.remember("b", MODEL, [first(5)])  # the same id once more
+    recent.remember("b", MODEL, [first(5)], LABELS)  # the same id once more
     again = recent.find("b")
     assert again is not None
-    assert again.first(0) == (5,)
+    assert again.first(0) == {5: LABELS[5]}
     assert len(recent) == 4
     clock.now = 151
     assert (recent.find("b"), recent.find("c"), len(recent)) == (None, None, 0)
+
+
+def test_feedback_goes_by_names_where_the_version_has_been_replaced() -> None:
+    """Its successor has one class more, so that the indices of the others are other ones."""
+    labels = tuple(ClassLabel(name) for name in ("aa", *"abcdefg"))
+    by_name = {each.label: frozenset({index}) for index, each in enumerate(labels)}
+    loaded = SimpleNamespace(
+        identity=replace(MODEL, version="2"),
+        bundle=SimpleNamespace(labels=labels),
+        classes=SimpleNamespace(find=by_name.__getitem__),
+    )
+    recent = RecentAnswers(10, 100)
+    recent.remember("r", MODEL, [first(1, 2), first(1, 2), first(1, 2)], LABELS)
+    registry: Any = SimpleNamespace(resolve=lambda _: loaded)
+    feedback = Feedback(AccessControl(settings()), registry, recent, Metrics().labelling, None)
+    told = [feedback.compare(TrueClass("r", image, name)) for image, name in enumerate(("b", "c", "a"))]
+    assert told == [Told(Outcome.FIRST, "b"), Told(Outcome.AMONG_FIVE, "c"), Told(Outcome.OTHER, "a")]
 
 
 def test_a_worker_that_says_nothing_leaves_its_images_unknown() -> None:
