@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
@@ -60,6 +61,7 @@ class LabellingMetrics:
         for refusal in REFUSALS:
             self._refused.labels(refusal)
         self._versions: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._lock = threading.Lock()  # of these: the event loop counts, and the thread that writes samples
 
     def kept(self, reason: str) -> None:
         """A sample was kept for one of `REASONS`."""
@@ -71,15 +73,16 @@ class LabellingMetrics:
 
     def told(self, model: str, version: str, outcome: str) -> None:
         """The true class of an image was told; `outcome` is one of `OUTCOMES`."""
-        if (model, version) not in self._versions:
-            for each in OUTCOMES:
-                self._feedback.labels(model, version, each)
-            self._versions[model, version] = None
-            while len(self._versions) > _MOST_VERSIONS:
-                oldest, _ = self._versions.popitem(last=False)
+        with self._lock:
+            if (model, version) not in self._versions:
                 for each in OUTCOMES:
-                    self._feedback.remove(*oldest, each)
-        self._feedback.labels(model, version, outcome).inc()
+                    self._feedback.labels(model, version, each)
+                self._versions[model, version] = None
+                while len(self._versions) > _MOST_VERSIONS:
+                    oldest, _ = self._versions.popitem(last=False)
+                    for each in OUTCOMES:
+                        self._feedback.remove(*oldest, each)
+            self._feedback.labels(model, version, outcome).inc()
 
     def refused(self, reason: str) -> None:
         """Feedback was not counted, for one of `REFUSALS`."""
