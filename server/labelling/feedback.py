@@ -7,6 +7,7 @@ remembers any more may still lie in the folder of samples; there, the true class
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -29,7 +30,7 @@ from glimpse.server.registry import LoadedModel, ModelRegistry
 _log = structlog.get_logger(__name__)
 
 MOST_AT_ONCE = 64  # images in one call
-_DISK_SECONDS = 5.0  # that the caller waits for the folder of samples
+_DISK_SECONDS = 5.0  # that the caller waits for the folder of samples, with all images together
 
 
 class Outcome(StrEnum):
@@ -92,8 +93,9 @@ class Feedback:
         told = [self.compare(each) for each in classes]
         if self.ask is not None:
             await self._fill(told, classes, self.ask)
+        end = time.monotonic() + _DISK_SECONDS
         found = [
-            await self._with_sample(given, _UNKNOWN if each is None else each)
+            await self._with_sample(given, _UNKNOWN if each is None else each, end)
             for given, each in zip(classes, told, strict=True)
         ]
         for each in found:
@@ -125,8 +127,8 @@ class Feedback:
             for number, each in zip(missing, await ask([classes[number] for number in missing]), strict=True):
                 told[number] = each
 
-    async def _with_sample(self, given: TrueClass, told: Told) -> Told:
-        """Write the true class into the sample of the image, if there is one.
+    async def _with_sample(self, given: TrueClass, told: Told, end: float) -> Told:
+        """Write the true class into the sample of the image, if there is one, and the disk does so before `end`.
 
         Where nobody remembers the answer, the true class is compared with that of the sample.
         """
@@ -145,7 +147,7 @@ class Feedback:
             return replace(found, kept=folder.label(name, label)) if label else found
 
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(self._writer.call(write)), _DISK_SECONDS)
+            return await asyncio.wait_for(asyncio.wrap_future(self._writer.call(write)), end - time.monotonic())
         except (OSError, ValueError, KeyError, TypeError) as error:  # TimeoutError among them
             _log.warning("a true class was not written to its sample", detail=str(error))
             return told

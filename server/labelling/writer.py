@@ -133,6 +133,9 @@ class Writer:
                 )
             self._failed = True
             return False
+        except Exception:  # noqa: BLE001 - what somebody has written into a JSON file costs that sample, not the thread
+            _log.exception("a defect of the service")
+            return False
         self._tell()
         return True
 

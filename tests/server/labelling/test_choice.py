@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from glimpse.server.access.call_context import CallContext
 from glimpse.server.access.control import AccessControl
 from glimpse.server.domain import Classification, Computed, EncodedImage, ImageResult, ModelIdentity, Timing
 from glimpse.server.errors import PermissionDeniedError
+from glimpse.server.labelling import feedback as labelling_feedback
 from glimpse.server.labelling.answered import First, first_of, sample_name
 from glimpse.server.labelling.exchange import Exchange
 from glimpse.server.labelling.feedback import Feedback, Outcome, Told, TrueClass
@@ -173,6 +175,44 @@ def test_an_image_that_cannot_be_read_is_dropped_alone(tmp_path: Path) -> None:
     kept.writer.put(Sample(sample_name("r", 0), PNG, {"reasons": ["random"]}))
     assert kept.facts() is not None
     assert kept.dropped("unreadable") == 1
+
+
+def test_a_json_file_that_somebody_has_spoiled_costs_its_sample_alone(tmp_path: Path) -> None:
+    """It is kept for another reason, to be added to those that it has."""
+    kept = Kept(tmp_path, Metrics(), 0.0)
+    kept.sampler.offer(answered(answer(0.9)))
+    facts = kept.facts()
+    assert facts is not None
+    (side,) = tmp_path.glob("*.json")
+    side.write_text(json.dumps({**facts, "reasons": None}))
+    kept.sampler.offer(answered(answer(0.9)))
+    kept.sampler.offer(answered(answer(0.9), "other"))
+    assert kept.facts("other") is not None
+    assert kept.dropped("disk") == 1
+
+
+def test_the_true_classes_of_many_images_wait_for_the_disk_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that hangs does not hold up a call for as long as each of its images may wait."""
+    monkeypatch.setattr(labelling_feedback, "_DISK_SECONDS", 0.2)
+    go, metrics = threading.Event(), Metrics()
+    kept = Kept(tmp_path, metrics)
+    hung = kept.writer.call(lambda _: go.wait(600))
+    registry: Any = SimpleNamespace()
+    access = AccessControl(settings(feedback="*"))
+    feedback = Feedback(access, registry, RecentAnswers(10, 100), metrics.labelling, kept.writer)
+
+    async def run() -> list[Told]:
+        async with asyncio.timeout(8):
+            given = [TrueClass("r", image, "cat") for image in range(64)]
+            return await feedback.give(CallContext("r", "m", "ipv4:192.0.2.1:1"), given)
+
+    try:
+        assert asyncio.run(run()) == [Told(Outcome.UNKNOWN_REQUEST)] * 64
+    finally:
+        go.set()
+    assert hung.result(60)
 
 
 def test_the_first_five_classes_are_in_order_and_equal_ones_by_index() -> None:
