@@ -40,6 +40,9 @@ def to_request(options: ImageOptions) -> Callable[[domain.Image], domain.Classif
     for name in ("min_probability", "roll_up"):
         if not isinstance(value := options.get(name, 0.0), Real):
             raise TypeError(f"{name} must be a number. Received: {value!r}")
+    for name in ("geometry", "explain", "explain_class"):
+        if not isinstance(value := options.get(name) or "", str):
+            raise TypeError(f"{name} must be a text. Received: {value!r}")
     blank = domain.ClassifyRequest(
         (),
         top_k=None if top_k is None else int(top_k),

@@ -161,6 +161,7 @@ def test_an_option_that_there_is_not_is_told_with_those_that_there_are(classifie
         pytest.param({"allow": [3]}, r"allow must be a list of names, such as \['3'\]. Received: \[3\]", id="an index"),
         pytest.param({"top_k": "3"}, "top_k must be a whole number. Received: '3'", id="a text for a number"),
         pytest.param({"roll_up": None}, "roll_up must be a number. Received: None", id="nothing for a number"),
+        pytest.param({"explain": True}, "explain must be a text. Received: True", id="yes for a text"),
     ],
 )
 def test_an_option_of_another_kind_is_told(classifier: Classifier, asked: dict[str, Any], complaint: str) -> None:
