@@ -157,7 +157,7 @@ class Pipeline:
         with work.model.uses:
             if work.model.sleep is not None:
                 await work.model.sleep.wake(caller.deadline)
-            self._checks.check_in_time(costs, work)
+            self._checks.check_in_time(costs, work, images)
             async with self._admission.admit(load, wait=bulk, lane=caller.lane):
                 admitted = time.monotonic()
                 receive, admission = arrival.complete - arrival.begun, admitted - arrival.complete

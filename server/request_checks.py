@@ -181,11 +181,16 @@ class RequestChecks:
             )
         return model.bundle.recipe.with_geometry(request.geometry)
 
-    def check_in_time(self, costs: Sequence[Cost], job: Job) -> None:
+    def check_in_time(self, costs: Sequence[Cost], job: Job, images: int) -> None:
         """Refuse what cannot be answered in time, before it takes anything that others could use.
 
         The estimate is a hopeful one: stages overlap, and nobody else comes. Where nothing waits there is none, for
         trying costs nobody anything.
+
+        Args:
+            costs: of decoding each image of the request.
+            job: what it asks for.
+            images: that the network is computed for, those counted that explain its answers.
 
         Raises:
             DeadlineExceededError: expected; the deadline will have passed.
@@ -197,10 +202,10 @@ class RequestChecks:
         ordinary = sum([cost.work for cost in costs if not cost.expensive])
         left = deadline - time.monotonic()
         if not expensive:  # nearly always, even all that waits leaves time enough; whose turn comes before takes longer
-            waiting, images = self._decoders.waiting(), batcher.depth()
-            if not (waiting.items + images) or left >= max(
+            waiting, depth = self._decoders.waiting(), batcher.depth()
+            if not (waiting.items + depth) or left >= max(
                 self._decoders.expected(waiting.work + ordinary),
-                batcher.seconds_to_compute(waiting.items + images + len(costs)),
+                batcher.seconds_to_compute(waiting.items + depth + images),
             ):
                 return
         decoding, queued = self._decoders.ahead(lane), batcher.ahead(lane)
@@ -211,7 +216,7 @@ class RequestChecks:
         expected = max(
             self._decoders.expected(decoding.work + ordinary) if ordinary else 0.0,
             self._decoders.expected(before_expensive.work + expensive, expensive=True) if expensive else 0.0,
-            batcher.seconds_to_compute(before - before_expensive.items + len(costs)),
+            batcher.seconds_to_compute(before - before_expensive.items + images),
         )
         if expected > left:
             raise DeadlineExceededError(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import time
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,14 +21,17 @@ from PIL import Image
 
 from glimpse import Classifier
 from glimpse.client import Client, Explanation, InvalidRequestError, OverloadedError
+from glimpse.models.decoding.cost import Cost
 from glimpse.models.outputs import LOGITS
 from glimpse.server import occlusion
 from glimpse.server.batching.waiting import Answer
 from glimpse.server.decoding.pool import DecodePool
 from glimpse.server.domain import Caller
+from glimpse.server.errors import DeadlineExceededError, Reason
 from glimpse.server.errors import OverloadedError as ServerFullError
-from glimpse.server.errors import Reason
-from glimpse.server.fair_queue import NO_LANE
+from glimpse.server.fair_queue import NO_LANE, Ahead
+from glimpse.server.metrics import Metrics
+from glimpse.server.request_checks import RequestChecks
 from tests.conftest import RunningServer
 from tests.models.graph_makers import SIZE, details, onnx_model, saved
 from tests.server.conftest import metrics_of
@@ -163,6 +168,21 @@ def test_occlusion_beyond_the_images_of_a_request_is_refused(
             client.classify(cat_photo, explain="occlusion")
         assert (refused.value.reason, refused.value.field) == ("TOO_MANY_IMAGES", "images")
         assert client.classify(cat_photo, explain="auto").explanation is not None
+
+
+def test_what_occlusion_computes_counts_for_whether_there_is_time() -> None:
+    """Where others wait who could use it: a batch of one image takes a tenth of a second here."""
+    nothing = Ahead(0, 0)
+    decoders: Any = SimpleNamespace(waiting=lambda: nothing, ahead=lambda _: nothing, expected=lambda _: 0.0)
+    queue = SimpleNamespace(depth=lambda: 1, ahead=lambda _: 1, seconds_to_compute=lambda images: images / 10)
+    caller = Caller(NO_LANE, time.monotonic() + 2)
+    job: Any = SimpleNamespace(caller=caller, model=SimpleNamespace(batcher=queue))
+    registry: Any = None
+    checks = RequestChecks(registry, decoders, Metrics(), max_images=64, geometries=frozenset())
+    costs = [Cost(1, 1, 1, expensive=False)]
+    checks.check_in_time(costs, job, 1)
+    with pytest.raises(DeadlineExceededError, match=r"1 images are ahead of it, and the answer is expected in 5\.1"):
+        checks.check_in_time(costs, job, COUNTS)
 
 
 class Queue:
