@@ -32,7 +32,7 @@ from glimpse.server.runtime.openvino import compiled
 from glimpse.server.startup import GoldenError
 from glimpse.v1 import classifier_pb2 as pb
 from tests.conftest import CACHE, RunningServer
-from tests.models import own_makers
+from tests.models import keras_makers
 from tests.models.graph_makers import CLASSES, RECIPE, SIZE, onnx_model, reference, saved
 from tests.server.open_inference.caller import OpenInferenceCaller, numbers, photos
 
@@ -103,14 +103,14 @@ def test_a_dense_layer_of_one_unit_is_served_as_keras_computes_it(
     start_server: Callable[..., RunningServer], tmp_path: Path
 ) -> None:
     keras.utils.set_random_seed(3)
-    made = own_makers.model(lambda x: own_makers.trunk(x, 1, activation="sigmoid"))
-    path = own_makers.saved(made, tmp_path / "own", classes=2)
+    made = keras_makers.model(lambda x: keras_makers.trunk(x, 1, activation="sigmoid"))
+    path = keras_makers.saved(made, tmp_path / "own", classes=2)
     server = start_server(f"--weights={path}", "--precision=float32")
     server.wait_for("serving")
     with Client(server.target) as client:
         description = client.describe()
         assert (description.head.kind, description.output) == ("binary", "binary")
-        for pixels, second in zip(own_makers.PIXELS, own_makers.predicted(made)[:, 0], strict=True):
+        for pixels, second in zip(keras_makers.PIXELS, keras_makers.predicted(made)[:, 0], strict=True):
             found = {each.index: each.probability for each in client.classify(pixels).predictions}
             np.testing.assert_allclose([found[0], found[1]], [1 - second, second], rtol=0, atol=1e-5)
             only = client.classify(pixels, allow=["class 1"])
