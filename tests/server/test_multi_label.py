@@ -16,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from glimpse.client import Client, InvalidRequestError
+from glimpse.client import Client, FeedbackResult, InvalidRequestError, TrueClass
 from glimpse.client.commands.render import facts
 from glimpse.models import heads, score_kinds
 from glimpse.models.heads import Head
@@ -231,3 +231,24 @@ def test_classes_that_may_answer_keep_their_probabilities(tmp_path: Path) -> Non
     found, outside = chosen.probabilities({PROBABILITIES: np.array([0.9, 0.8, 0.7, 0.6], np.float32)})
     assert found.tolist() == pytest.approx([0.9, 0.0, 0.7, 0.6])
     assert outside is None
+
+
+def test_labels_are_explained_kept_and_told_the_truth_of(tmp_path: Path, picture: bytes) -> None:
+    """By occlusion, as any graph; and feedback names one of the labels that an image has."""
+    path = saved(onnx_model(end="Sigmoid"), tmp_path / "graph", recipe=MULTI_LABEL)
+    folder = tmp_path / "samples"
+    arguments = ("--precision=float32", "--feedback=*", f"--samples={folder}", "--samples-share=1")
+    server = RunningServer(f"--weights={path}", *arguments, environment={**CACHE})
+    try:
+        server.wait_for("serving")
+        with Client(server.target) as client:
+            found = client.classify(picture, explain="auto")
+            assert found.explanation is not None
+            assert (found.explanation.method, found.explanation.index) == ("occlusion", found.predictions[0].index)
+            told = client.feedback([TrueClass(found, found.predictions[0].label)])
+            # The sample is in the line of what is written before what is told of it.
+            assert told == [FeedbackResult("first", sampled=True)]
+    finally:
+        server.close()
+    (side,) = folder.glob("*.json")
+    assert json.loads(side.read_text())["true_class"] == found.predictions[0].label
