@@ -72,12 +72,17 @@ class AccessControl:
                 "GLIMPSE_TLS_KEY, or use a proxy on this machine that ends TLS.",
             )
         mutual = self.certificates is not None and self.certificates.mutual
-        if self._admin and ANYBODY not in self._admin and self.tokens is None and not mutual:
-            _log.warning(
-                "nobody may manage models",
-                detail="GLIMPSE_ADMIN names identities, but without GLIMPSE_TOKENS and GLIMPSE_TLS_CLIENT_CA callers "
-                "have none.",
-            )
+        if self.tokens is None and not mutual:
+            for what, setting, named in (
+                ("nobody may manage models", "GLIMPSE_ADMIN", self._admin),
+                ("nobody may give feedback", "GLIMPSE_FEEDBACK", self._feedback),
+            ):
+                if named and ANYBODY not in named:
+                    _log.warning(
+                        what,
+                        detail=f"{setting} names identities, but without GLIMPSE_TOKENS and GLIMPSE_TLS_CLIENT_CA "
+                        "callers have none.",
+                    )
         # A token may bring a limit of its own where there is none for the rest.
         self.rates = Rates(usual) if usual.rate or self.tokens is not None else None
         self.receiving = Receiving(settings.max_receiving_bytes, settings.max_message_bytes, settings.upload_seconds)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import structlog.testing
 
 from glimpse.models.decoding.bare import png_of
 from glimpse.models.labels import ClassLabel
@@ -308,3 +309,12 @@ def test_only_those_whom_the_setting_names_may_give_feedback() -> None:
         else:
             with pytest.raises(PermissionDeniedError, match="GLIMPSE_FEEDBACK"):
                 access.check_feedback(call)
+
+
+def test_a_server_whose_callers_have_no_identity_says_who_may_not() -> None:
+    with structlog.testing.capture_logs() as log:
+        for feedback in ("anna", "*", ""):
+            AccessControl(settings(feedback=feedback))
+    (said,) = log
+    assert said["event"] == "nobody may give feedback"
+    assert "GLIMPSE_FEEDBACK" in said["detail"]
