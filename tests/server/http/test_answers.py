@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from glimpse.server.domain import ImageResult, Novelty, Prediction, Timing
+from glimpse.models.labels import ClassLabel
+from glimpse.models.prestem.area import Area
+from glimpse.server.domain import Explanation, ImageResult, Novelty, Prediction, Timing
 from glimpse.server.errors import InvalidImageError, Reason
 from glimpse.server.http import answers
 from glimpse.v1 import classifier_pb2 as pb
@@ -48,7 +50,7 @@ def test_a_photo_as_the_body_is_classified(port: int) -> None:
 def test_the_json_of_an_answer_has_the_names_of_the_contract(port: int) -> None:
     content = ask(port, "/classify", picture()).json
     (result,) = content["results"]
-    assert content.keys() == names(pb.ClassifyResponse.DESCRIPTOR)
+    assert content.keys() == names(pb.ClassifyResponse.DESCRIPTOR) - {"request_id"}  # for those who take feedback
     assert content["model"].keys() == names(pb.ModelIdentity.DESCRIPTOR)
     assert result.keys() == {"predictions", "timing"}  # what was not asked for is not there
     assert result["predictions"][0].keys() == names(pb.Prediction.DESCRIPTOR) - {"is_group", "over_threshold"}
@@ -63,11 +65,14 @@ def test_the_json_of_all_that_can_be_asked_for_has_the_names_of_the_contract() -
         InvalidImageError(Reason.NOT_AN_IMAGE, "No image."),
         Novelty(1.0, 2.0),
         outside=0.1,
+        explanation=Explanation(0, ClassLabel("cat"), "cam", np.eye(2, dtype=np.uint8), -1.0, 1.0, Area(0, 0, 1, 1)),
     )
     told = answers.result(whole)
     assert told.keys() == names(pb.ImageResult.DESCRIPTOR) - {"embedding_float16"}  # for bytes, which JSON has not
     assert told["predictions"][0].keys() == names(pb.Prediction.DESCRIPTOR)
     assert told["novelty"].keys() == names(pb.Novelty.DESCRIPTOR)
+    assert told["explanation"].keys() == names(pb.Explanation.DESCRIPTOR)
+    assert told["explanation"]["area"].keys() == names(pb.PhotoArea.DESCRIPTOR)
     assert told["error"].keys() == names(pb.ImageError.DESCRIPTOR)
 
 
