@@ -40,10 +40,11 @@ async def classification(answer: Classification) -> Response:
 async def with_results(head: Mapping[str, object], name: str, results: Sequence[ImageResult]) -> Response:
     """A response that has `head` and, under `name` behind it, the results.
 
-    Writing the numbers of many embeddings takes longer than others should wait for the event loop, so that it is given
-    away after each result. A thread would not help: Python's lock is held while a result is written.
+    Writing the numbers of many embeddings or maps takes longer than others should wait for the event loop, so that it
+    is given away after each result. A thread would not help: Python's lock is held while a result is written.
     """
     numbers = sum(values.size for each in results for values in each.outputs.values())
+    numbers += sum(each.explanation.values.size for each in results if each.explanation is not None)
     if numbers <= AT_ONCE:
         return json_response({**head, name: [result(each) for each in results]})
     told: list[bytes] = []
