@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from glimpse.models.map_rows import packed
 from glimpse.models.messages import lacks_memory, short
-from glimpse.models.outputs import CLASS_MAPS, DEFAULT_OUTPUTS, LOGITS, PROBABILITIES, Outputs
+from glimpse.models.outputs import CLASS_MAPS, DEFAULT_OUTPUTS, EMBEDDING, LOGITS, PROBABILITIES, Outputs
 from glimpse.server import cores
 from glimpse.server.runtime import errors_as_unsupported
 from glimpse.server.runtime.converted_cache import GRAPH
@@ -26,6 +26,7 @@ from glimpse.server.settings.kinds import PrecisionChoice
 
 _WORTH = 1_000_000_000  # multiply-adds in a batch beyond which a core gains nothing; tools/bench measures it
 _LARGEST = 8
+_OUTPUTS = frozenset({PROBABILITIES, LOGITS, EMBEDDING, CLASS_MAPS})
 _WITHOUT_BFLOAT16 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2"}  # oneDNN's names
 
 
@@ -151,7 +152,8 @@ class OpenVINORuntime:
                 wide = core().compile_model(
                     network, "CPU", {**options, "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
                 )
-        self.outputs = frozenset(_indices(whole))
+        # A tensor may have other names besides, of layers whose output it is, too.
+        self.outputs = _OUTPUTS & _indices(whole).keys()
         batch = network.inputs[0].partial_shape[0]
         # Of a graph of another framework, where it is part of the graph.
         self._batch = int(batch.get_length()) if batch.is_static else None

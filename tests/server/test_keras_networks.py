@@ -106,6 +106,14 @@ def test_openvino_and_tensorflow_give_the_answers_of_predict(name: str, tmp_path
     np.testing.assert_allclose(answers(path, "tensorflow"), expected, atol=1e-5)
 
 
+@pytest.mark.usefixtures("in_process")
+def test_only_outputs_that_have_a_meaning_are_those_of_a_model(tmp_path: Path) -> None:
+    """An engine asks for all of them at its start, and layers within the network name the same tensors."""
+    found = load(saved(model(trunk), tmp_path / "own"), runtime="openvino")
+    assert found.network.maps is not None
+    assert found.outputs == {outputs.PROBABILITIES, outputs.LOGITS, outputs.EMBEDDING}
+
+
 @pytest.mark.ci
 def test_a_served_network_tells_what_it_puts_out(start_server: Callable[..., RunningServer], tmp_path: Path) -> None:
     made = PROBABILITIES["average"]()
