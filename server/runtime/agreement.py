@@ -126,46 +126,34 @@ def measure(
         thresholds: of a multi-label model, ``[labels]``: an answer is clear if any label is clear of its own, and the
             same if all that are clear stay on their side.
     """
-    if thresholds is not None:
-        return _measure_labels(answer, pictures, thresholds, precision=precision, number=number)
     kept: list[NDArray[np.uint8]] = []
-    first: list[int] = []
+    expected: list[NDArray[np.float32]] = []
     unclear = 0
     for _ in range(_MAX_ROUNDS):
         batch = np.stack([*islice(pictures, number)])
         found = answer("float32", batch)
-        clear = _clear(found)
+        clear = _clear(found) if thresholds is None else _clear_labels(found, thresholds).any(axis=1)
         unclear += int((~clear).sum())
         kept += [batch[row] for row in np.flatnonzero(clear)]
-        first += [int(each) for each in found[clear].argmax(axis=1)]
+        expected += [*found[clear]]
         if len(kept) >= number:
             break
     if not kept:
         return Agreement(precision, 0, 0, unclear)
-    del kept[number:], first[number:]
-    found = answer(precision, np.stack(kept))
-    same = np.isfinite(found).all(axis=1) & (found.argmax(axis=1) == first)
+    del kept[number:], expected[number:]
+    found, reference = answer(precision, np.stack(kept)), np.stack(expected)
+    if thresholds is None:
+        same = found.argmax(axis=1) == reference.argmax(axis=1)
+    else:
+        sides = (found >= thresholds) == (reference >= thresholds)
+        same = (sides | ~_clear_labels(reference, thresholds)).all(axis=1)
+    same &= np.isfinite(found).all(axis=1)
     return Agreement(precision, int(same.sum()), len(kept), unclear)
 
 
-def _measure_labels(
-    answer: Answer,
-    pictures: Iterator[NDArray[np.uint8]],
-    thresholds: NDArray[np.float32],
-    *,
-    precision: str,
-    number: int,
-) -> Agreement:
-    batch = np.stack([*islice(pictures, number)])
-    expected = answer("float32", batch)
-    clear = np.isfinite(expected) & (np.abs(expected - thresholds) >= CLEAR_DISTANCE)
-    some = clear.any(axis=1)
-    if not some.any():
-        return Agreement(precision, 0, 0, len(batch))
-    found, expected, clear = answer(precision, batch[some]), expected[some], clear[some]
-    kept = ((found >= thresholds) == (expected >= thresholds)) | ~clear
-    same = np.isfinite(found).all(axis=1) & kept.all(axis=1)
-    return Agreement(precision, int(same.sum()), int(some.sum()), int((~some).sum()))
+def _clear_labels(found: NDArray[np.float32], thresholds: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Which labels of which answers, ``[N, labels]``, are away from their thresholds."""
+    return np.asarray(np.isfinite(found) & (np.abs(found - thresholds) >= CLEAR_DISTANCE))
 
 
 def _clear(found: NDArray[np.float32]) -> NDArray[np.bool_]:

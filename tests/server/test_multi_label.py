@@ -6,6 +6,7 @@ import io
 import json
 import urllib.request
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -223,6 +224,17 @@ def test_a_precision_earns_its_place_by_the_labels_that_it_tells() -> None:
 
     assert (measured("near").share, measured("near").sufficient) == (1, True)
     assert (measured("far").share, measured("far").pictures) == (0, 100)
+
+
+def test_pictures_without_a_clear_label_are_replaced_by_others() -> None:
+    """A comparison of 100 pictures would otherwise have too few with a single unclear one."""
+
+    def answer(_: str, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return np.where(pixels[:, 0, 0, :1] == 0, HEAD.limits, np.array([0.9, 0.9, 0.1], np.float32))
+
+    pictures = (np.full((4, 4, 3), number % 50, np.uint8) for number in count())
+    found = agreement.measure(answer, pictures, precision="int8", number=100, thresholds=HEAD.limits)
+    assert (found.same, found.pictures, found.unclear, found.sufficient) == (100, 100, 4, True)
 
 
 def test_classes_that_may_answer_keep_their_probabilities(tmp_path: Path) -> None:
