@@ -144,10 +144,12 @@ class Trial:
         return found
 
     def _measured(self, pictures: Pictures, number: int) -> Agreement:
-        answer = self._computes.answer
-        found = agreement.measure(answer, pictures.series(self._bundle.recipe), precision=QUANTISED, number=number)
+        answer, head = self._computes.answer, self._bundle.head
+        thresholds = None if head.exclusive else head.limits
+        series = pictures.series(self._bundle.recipe)
+        found = agreement.measure(answer, series, precision=QUANTISED, number=number, thresholds=thresholds)
         known = pictures.classes != UNKNOWN
-        if known.any():
+        if known.any() and head.exclusive:  # of several labels, the folder of a picture would name one
             pixels, classes = pictures.held_out[known], pictures.classes[known]
             # In this order: the one was just compared.
             reduced, reference = (

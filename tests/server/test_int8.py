@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,17 +18,19 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from glimpse.models import bundle as bundles
-from glimpse.models import calibration_pictures, sources
+from glimpse.models import calibration_pictures, heads, sources
 from glimpse.models.bundle import Bundle, ClassLabel
 from glimpse.models.calibration_pictures import UNKNOWN
 from glimpse.models.outputs import LOGITS, PROBABILITIES
 from glimpse.models.prestem.recipe import Recipe
+from glimpse.models.spec import NetworkSummary
 from glimpse.server.runtime import agreement, builder, quantisation, speeds
 from glimpse.server.runtime.agreement import Agreement
 from glimpse.server.runtime.builder import BuiltRuntime
-from glimpse.server.runtime.importing import import_model
-from glimpse.server.runtime.int8_trial import Given
+from glimpse.server.runtime.importing import ImportedModel, import_model
+from glimpse.server.runtime.int8_trial import Given, Trial
 from glimpse.server.runtime.openvino import OpenVINORuntime
+from glimpse.server.runtime.quantisation import Pictures
 from glimpse.server.runtimes import RUNTIMES
 from glimpse.server.settings.kinds import PrecisionChoice
 
@@ -125,6 +128,32 @@ def test_other_runtimes_than_openvino_refuse_int8() -> None:
     assert OpenVINORuntime.resolve("int8") == "int8"
     with pytest.raises(ValueError, match="tensorflow does not compute in int8; openvino does, on CPUs"):
         TensorFlowRuntime.resolve("int8")
+
+
+@pytest.mark.parametrize("moved", [0.02, 0.5])
+def test_int8_of_labels_is_judged_by_the_labels_that_it_tells(moved: float) -> None:
+    """The most probable label stays the same here, and a folder's class is no class of several."""
+    bundle = replace(EMBEDDED, head=heads.multi_label(len(EMBEDDED.labels)))
+    right = np.array([0.95, 0.2, *[0.05] * 8], np.float32)
+    changed = right + np.array([0, moved, *[0] * 8], np.float32)
+
+    class Computes:
+        def answer(self, precision: str, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+            return np.tile(right if precision == "float32" else changed, (len(pixels), 1))
+
+        def faster(self, *_: str) -> float:
+            return 2.0
+
+        def take(self, quantised: Path) -> None:
+            raise AssertionError(quantised)
+
+    pixels = np.zeros((150, *bundle.recipe.pixels_shape), np.uint8)
+    pictures = Pictures("folder", "", pixels[:50], pixels[50:], np.full(100, 3, np.int64), ())
+    summary = NetworkSummary(paper="", stages=(), parameters=1, trainable_parameters=1)
+    model = ImportedModel(bundle, summary, RUNTIMES["openvino"], lambda: None)
+    trial = Trial(model, Computes(), Given(), against="float32", processor="", largest=0)
+    found = trial._measured(pictures, 100)
+    assert (found.share, found.labelled, found.sufficient) == ((1, 0, True) if moved < 0.1 else (0, 0, False))
 
 
 # ------------------------------------------------------------------------------------------------- with NNCF itself
