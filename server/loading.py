@@ -30,11 +30,12 @@ from glimpse.server.errors import InvalidRequestError
 from glimpse.server.progress import Progress, untold
 from glimpse.server.registry import LoadedModel
 from glimpse.server.runtime import converted_cache, golden_check, memory_budget, selection, simulated
+from glimpse.server.runtime.agreement import Agreement
 from glimpse.server.runtime.golden_check import GoldenCheck
 from glimpse.server.runtime.importing import import_model
 from glimpse.server.runtime.int8_trial import Given
 from glimpse.server.runtime.serving import ServedModel, serve
-from glimpse.server.runtimes import RUNTIMES, Precision, RuntimeName
+from glimpse.server.runtimes import QUANTISED, RUNTIMES, Precision, RuntimeName
 from glimpse.server.settings import Settings
 from glimpse.server.settings.kinds import PrecisionChoice
 from glimpse.server.startup import MemoryShortError, ModelLoadError, StartupError
@@ -59,6 +60,7 @@ class LoadOptions:
     stuck_seconds: float
     auto: bool = False  # nobody has named a runtime
     calibration: Path | None = None  # images to quantise with, for models that bring none
+    judged: Agreement | None = None  # of a model whose int8 network has earned its place, and is loaded again
     classes: ClassChoice | None = None  # that answer requests which do not choose; None: all
     geometries: frozenset[str] | None = None  # that a request may choose; None: those of the server
     weight: float = 1.0  # that the model's time on the device is in proportion to, while others wait
@@ -187,6 +189,7 @@ def load_model(
             runtimes=tuple(name for name in options.runtimes if name == runtime.name),
             precision=cast("Precision", runtime.precision),
             max_batch_size=batch_sizes[-1],
+            judged=agreement if runtime.precision == QUANTISED else None,
         )
         batcher = SleepQueue(batcher, partial(_load_again, bundle, golden, again, observe))
     _log.info(
@@ -279,7 +282,7 @@ def _imported_and_served(
                 golden,
                 precision=options.precision,
                 largest=options.max_batch_size,
-                given=Given(options.calibration, options.conversion_seconds),
+                given=Given(options.calibration, options.conversion_seconds, options.judged),
                 progress=progress,
             )
             return model.summary, served

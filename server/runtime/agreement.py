@@ -59,6 +59,7 @@ class Agreement:
     lost: int = 0  # are named right by so many more in float32; negative: by fewer
     speed: float = 0.0  # times that of `faster_than`, at the batch size at which it gains least; 0: not measured
     faster_than: str = ""  # the next best precision, in which the network would be computed else
+    careful: bool = False  # of an int8 network whose most sensitive layers stay in float32
 
     @property
     def accurate(self) -> bool:
@@ -180,6 +181,8 @@ def cached(follows_from: Mapping[str, Any]) -> Agreement | None:
             raise ValueError(f"{counted} cannot be")
         if not all(type(each) is int for each in (found.labelled, found.lost)) or type(found.speed) is not float:
             raise ValueError("a count or a speed is no number")
+        if type(found.careful) is not bool:
+            raise ValueError("careful is neither true nor false")
         if found.precision != follows_from["precision"]:
             raise ValueError(f"it belongs to {found.precision}")
         return found

@@ -122,7 +122,7 @@ class _Builder:
             ValueError: int8 is stated and does not earn its place.
         """
         fastest, compared = self._type.resolve("auto"), None
-        if fastest != REFERENCE:
+        if fastest != REFERENCE and self._given.judged is None:
             compared = self._compared(fastest)
         against = fastest if compared is None or compared.sufficient else REFERENCE
         trial = Trial(

@@ -45,6 +45,7 @@ class Given:
 
     calibration: Path | None = None  # folder of images, for models that bring none
     seconds: float = conversion.SECONDS  # that it may take
+    judged: Agreement | None = None  # what was found when it earned its place, which it need not do again
 
 
 class Trial:
@@ -89,6 +90,9 @@ class Trial:
         """
         quantisation.check_installed()
         pictures = quantisation.pictures(self._bundle, self._given.calibration)
+        if (judged := self._given.judged) is not None:
+            self._take(pictures, careful=judged.careful)
+            return judged
         found = self._tried(pictures, careful=False)
         if found.fast and not found.accurate:  # layers in float32 make it more accurate, and never faster
             found = self._tried(pictures, careful=True)
@@ -98,6 +102,10 @@ class Trial:
         """Remove what could not be kept; a runtime that was built from it goes on."""
         for folder in self._temporary:
             cleanup.current().remove(folder)
+
+    def _take(self, pictures: Pictures, *, careful: bool) -> None:
+        key = quantisation.key(self._bundle, pictures, careful=careful)
+        self._computes.take(self._quantised(pictures, key, careful=careful).graph)
 
     def _tried(self, pictures: Pictures, *, careful: bool) -> Agreement:
         key = quantisation.key(self._bundle, pictures, careful=careful)
@@ -113,10 +121,10 @@ class Trial:
         facts |= {"faster_than": self._against, "largest": self._largest}
         if (found := agreement.cached(facts)) is not None:
             if found.sufficient:
-                self._computes.take(self._quantised(pictures, key, careful=careful).graph)
+                self._take(pictures, careful=careful)
             return found
-        self._computes.take(self._quantised(pictures, key, careful=careful).graph)
-        found = self._measured(pictures, number)
+        self._take(pictures, careful=careful)
+        found = replace(self._measured(pictures, number), careful=careful)
         agreement.store(facts, found)
         _log.info(
             "precisions compared",

@@ -23,7 +23,12 @@ from glimpse.models.bundle import Bundle, ClassLabel
 from glimpse.models.calibration_pictures import UNKNOWN
 from glimpse.models.outputs import LOGITS, PROBABILITIES
 from glimpse.models.prestem.recipe import Recipe
+from glimpse.models.sources import ModelSource
 from glimpse.models.spec import NetworkSummary
+from glimpse.server.batching.sleep_queue import SleepQueue
+from glimpse.server.loading import LoadOptions, load_model
+from glimpse.server.metrics import Metrics
+from glimpse.server.progress import untold
 from glimpse.server.runtime import agreement, builder, quantisation, speeds
 from glimpse.server.runtime.agreement import Agreement
 from glimpse.server.runtime.builder import BuiltRuntime
@@ -32,6 +37,7 @@ from glimpse.server.runtime.int8_trial import Given, Trial
 from glimpse.server.runtime.openvino import OpenVINORuntime
 from glimpse.server.runtime.quantisation import Pictures
 from glimpse.server.runtimes import RUNTIMES
+from glimpse.server.settings import Settings
 from glimpse.server.settings.kinds import PrecisionChoice
 
 EMBEDDED = bundles.read(bundles.EMBEDDED_DEFAULT)
@@ -291,6 +297,36 @@ def test_int8_that_is_not_faster_is_not_taken_and_refused_if_stated(
         ValueError, match=r"1\.10 times as fast as .*; 1\.15 times are required\. Set GLIMPSE_PRECISION"
     ):
         build(made["robust"], "int8")
+
+
+@needs_nncf
+@on_tensorflow
+@pytest.mark.ci
+@pytest.mark.usefixtures("_fast")
+def test_a_model_in_int8_wakes_without_earning_its_place_again(
+    made: dict[str, Bundle], cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside other models it may be no faster, and nothing that was measured may be kept."""
+    (tmp_path / "networks").symlink_to(cache / "networks")
+    monkeypatch.setenv("GLIMPSE_CACHE", str(tmp_path))
+    settings: dict[str, Any] = {"runtime": "openvino", "golden": "off"}
+    options = replace(LoadOptions.of(Settings(**settings)), sleeps=True)
+    model = load_model(ModelSource(weights=str(made["robust"].folder)), options, Metrics().of)
+    assert model.precision == "int8"
+    queue = model.batcher
+    assert isinstance(queue, SleepQueue)
+    assert queue.sleep(60)
+    shutil.rmtree(tmp_path / "agreement")
+
+    def measured(*_: object, **__: object) -> float:
+        raise AssertionError("it was measured again")
+
+    monkeypatch.setattr(speeds, "ratio", measured)
+    monkeypatch.setattr(agreement, "measure", measured)
+    queue.wake(queue.load(untold))
+    found = queue.submit(noise(1)[0]).result(60).outputs[PROBABILITIES]
+    assert found.sum() == pytest.approx(1, abs=1e-4)
+    assert queue.close(60)
 
 
 @needs_nncf
