@@ -25,7 +25,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from PIL import Image
 
-from glimpse.models import bounded_files
+from glimpse.models import bounded_files, whole_files
 from glimpse.models.bundle import DESCRIPTION, Bundle
 from glimpse.models.decoding.decode import decode
 from glimpse.models.decoding.limits import OWN_FILES
@@ -70,20 +70,27 @@ def write(folder: Path, pixels: NDArray[np.uint8], classes: NDArray[np.int64], r
     Raises:
         OSError: the file cannot be written.
     """
-    (folder / FILE).unlink(missing_ok=True)
     which = chosen(len(pixels))
-    if len(which) < FEWEST:
-        return False
-    files = _encoded(pixels[which, ..., : recipe.depth])
-    if len(files) < FEWEST:  # of a network that takes very large pictures
+    files = _encoded(pixels[which, ..., : recipe.depth]) if len(which) >= FEWEST else []
+    if len(files) < FEWEST:  # or the network takes very large pictures
+        remove(folder)
         return False
     tensors: dict[str, NDArray[Any]] = {
         "jpeg": np.frombuffer(b"".join(files), np.uint8),
         "ends": np.cumsum([len(each) for each in files], dtype=np.int64),
         "classes": np.asarray(classes, np.int64)[which][: len(files)],
     }
-    (folder / FILE).write_bytes(safetensors.numpy.save(tensors))
+    whole_files.write_bytes(folder / FILE, safetensors.numpy.save(tensors))
     return True
+
+
+def remove(folder: Path) -> None:
+    """Leave a bundle without pictures.
+
+    Raises:
+        OSError: the file cannot be removed.
+    """
+    (folder / FILE).unlink(missing_ok=True)
 
 
 def there(bundle: Bundle) -> bool:

@@ -21,11 +21,20 @@ def write_text(path: Path, text: str, *, errors: str = "strict") -> None:
     Raises:
         OSError: it cannot be written; the old contents stay.
     """
+    write_bytes(path, text.encode(errors=errors))
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """The same with any contents.
+
+    Raises:
+        OSError: it cannot be written; the old contents stay.
+    """
     target = Path(os.path.realpath(path))
     beside = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     try:
         with beside.open("xb") as file:
-            file.write(text.encode(errors=errors))
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         if target.exists():

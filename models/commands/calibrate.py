@@ -36,7 +36,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "log-likelihood (NLL) before and after, the share of the images that is rejected, and, with --foreign, the "
         "share of foreign images that is caught. The model computes as a server with the same GLIMPSE_* settings would "
         "have it. The bundle also gets a reference of drift, with which a server compares what it sees, "
-        "and up to 300 of the images, with which it may make the network int8.",
+        "and up to 300 of the images, with which it may make the network int8, unless --without-pictures is given.",
         epilog=examples(
             "calibrate --data photos --foreign other-photos --out runs/calibrated imagenet",
             "calibrate --data photos --plot reliability.svg runs/mine/bundle",
@@ -84,6 +84,12 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     command.add_argument(
         "--keep-temperature", action="store_true", help="leave the temperature as it is, and fit the threshold alone"
+    )
+    command.add_argument(
+        "--without-pictures",
+        action="store_true",
+        help="put none of the images into the bundle, and remove those that it has: a server then makes it int8 only "
+        "if told to",
     )
     command.add_argument("--dry-run", action="store_true", help="measure and print, and write nothing")
     command.add_argument(
@@ -187,7 +193,9 @@ def _written(options: argparse.Namespace, bundle: Bundle, found: Calibration, be
     if target.is_dir():
         section = report.as_markdown(found, before=before, data=options.data.name)
         writing.write_card(target, bundle.name, section)
-        if not _pictures(options, bundle, target):
+        if options.without_pictures:
+            calibration_pictures.remove(target)
+        elif not _pictures(options, bundle, target):
             print(
                 f"Without pictures for int8, which need {calibration_pictures.FEWEST} images.",
                 file=sys.stderr,

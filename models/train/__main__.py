@@ -108,6 +108,7 @@ def _run(options: argparse.Namespace) -> None:
             dtype=options.weights_dtype,
             command=reproducing(options),
             test=str(options.test or ""),
+            pictures=not options.without_pictures,
         )
         made, measurement = export(model, run, splits, metadata, out)
     print(told(made, measurement, splits.test))

@@ -40,6 +40,7 @@ class Metadata:
     dtype: Literal["float32", "float16"] = "float32"  # of the weights file; the server computes with float32
     command: tuple[str, ...] = ()  # arguments that reproduce this bundle, beside those of the plan and the recipe
     test: str = ""  # path of the test images, as it was given
+    pictures: bool = True  # held-out images are put into the bundle, with which a server may make the network int8
     base_note: str = ""  # of a transfer: where the weights of its base come from; Markdown
 
 
@@ -158,7 +159,10 @@ def finish(
         novelty=threshold,
         drift=_reference(held_out, splits.held_out, temperature, threshold, run.recipe.depth),
     )
-    calibration_pictures.write(target, splits.held_out.pixels, splits.held_out.classes, run.recipe)
+    if metadata.pictures:
+        calibration_pictures.write(target, splits.held_out.pixels, splits.held_out.classes, run.recipe)
+    else:
+        calibration_pictures.remove(target)
     written = _with_golden_answers(written, serving.serving_model(trained.assembly, run.recipe, temperature))
     plotted = _plotted(trained.history, measurement, run.labels, target)
     _write_card(written, trained, run, splits, metadata, measurement=measurement, plotted=plotted)

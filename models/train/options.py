@@ -233,6 +233,12 @@ def parser() -> Parser:
         "way (default: %(default)s)",
     )
     outcome.add_argument(
+        "--without-pictures",
+        action="store_true",
+        help="put none of the held-out images into the bundle, with up to 300 of which a server may make the network "
+        "int8",
+    )
+    outcome.add_argument(
         "--export-only",
         action="store_true",
         help="write the bundle from the checkpoint in --out, without further training",
@@ -351,8 +357,9 @@ def reproducing(options: argparse.Namespace) -> tuple[str, ...]:
     ):
         if (value := getattr(options, name)) != defaults[name]:
             words += [f"--{name.replace('_', '-')}", str(value)]
-    if options.skip_unreadable:
-        words.append("--skip-unreadable")
+    words += [
+        f"--{name.replace('_', '-')}" for name in ("skip_unreadable", "without_pictures") if getattr(options, name)
+    ]
     return tuple(words)
 
 

@@ -17,7 +17,7 @@ import skimage.data
 from PIL import Image
 
 from glimpse.models import bundle as bundles
-from glimpse.models import golden, novelty, sources
+from glimpse.models import calibration_pictures, golden, novelty, sources
 from glimpse.models.__main__ import main
 from glimpse.models.bundle import BundleError
 from glimpse.models.calibration import computing, fitting, writing
@@ -208,7 +208,9 @@ def test_a_bundle_is_calibrated_where_it_lies(
         powers = old.probabilities.astype(np.float64) ** (before.temperature / after.temperature)
         np.testing.assert_allclose(new.probabilities, powers / powers.sum(), rtol=1e-4, atol=1e-7)
 
-    assert main(["calibrate", "--data", str(photos), "--keep-temperature", str(mine)]) == 0
+    (mine / calibration_pictures.FILE).write_bytes(b"of an earlier calibration")
+    assert main(["calibrate", "--data", str(photos), "--keep-temperature", "--without-pictures", str(mine)]) == 0
+    assert not calibration_pictures.there(after)
     assert bundles.read(mine).temperature == after.temperature
     card = (mine / "MODEL_CARD.md").read_text()
     assert card.startswith("# se_resnet20_cifar10")

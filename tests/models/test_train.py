@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
-from glimpse.models import bundle, evaluate, golden
+from glimpse.models import bundle, calibration_pictures, evaluate, golden
 from glimpse.models.train import __main__ as command
 from glimpse.models.train import fit
 from glimpse.models.train import options as plan_options
@@ -144,6 +144,19 @@ def test_an_older_run_goes_on_with_the_images_that_it_held_out(
     assert command.main(["--data", str(patches), "--from", f"{SMALL}:random", "--out", str(out)]) == 1
     assert "holds a run from scratch, and this is a transfer. Give another --out" in capsys.readouterr().err
     assert json.loads((out / "plan.json").read_text()) == plan
+
+
+def test_held_out_images_may_be_left_out_of_a_bundle(
+    run: Path, architecture: str, patches: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibration_pictures, "FEWEST", 1)
+    shutil.copy(run / CHECKPOINT, tmp_path)
+    again = ("--export-only",)
+    assert command.main(options(patches, tmp_path, *again, architecture=architecture)) == 0
+    assert calibration_pictures.there(bundle.read(tmp_path / "bundle"))
+    assert command.main(options(patches, tmp_path, *again, "--without-pictures", architecture=architecture)) == 0
+    assert not calibration_pictures.there(bundle.read(tmp_path / "bundle"))
+    assert "--without-pictures" in (tmp_path / "bundle" / "MODEL_CARD.md").read_text()
 
 
 def test_a_bundle_is_made_of_a_checkpoint_alone(run: Path, architecture: str, patches: Path, tmp_path: Path) -> None:

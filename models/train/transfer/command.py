@@ -100,6 +100,7 @@ def run(options: argparse.Namespace, given: Collection[str]) -> None:
             dtype=options.weights_dtype,
             command=reproducing(options, given),
             test=str(options.test or ""),
+            pictures=not options.without_pictures,
         )
         splits = DataSplits(
             training=images.select(parts.training[:0]),
