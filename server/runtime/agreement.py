@@ -59,6 +59,7 @@ class Agreement:
     lost: int = 0  # are named right by so many more in float32; negative: by fewer
     speed: float = 0.0  # times that of `faster_than`, at the batch size at which it gains least; 0: not measured
     faster_than: str = ""  # the next best precision, in which the network would be computed else
+    several: bool = False  # of a multi-label model, whose labels over their thresholds were compared
     careful: bool = False  # of an int8 network whose most sensitive layers stay in float32
 
     @property
@@ -89,8 +90,9 @@ class Agreement:
                 f"{self.precision} cannot be compared with float32: float32 is decided about {self.pictures} of "
                 f"{self.pictures + self.unclear} pictures, and {MIN_PICTURES} are needed."
             )
+        answers = "tells the same labels as" if self.several else "names the same first class as"
         told = (
-            f"{self.precision} names the same first class as float32 for {self.same} of {self.pictures} pictures, "
+            f"{self.precision} {answers} float32 for {self.same} of {self.pictures} pictures, "
             f"{self.share:.1%}; {REQUIRED_SHARE:.0%} are required."
         )
         if self.labelled:
@@ -139,8 +141,9 @@ def measure(
         expected += [*found[clear]]
         if len(kept) >= number:
             break
+    several = thresholds is not None
     if not kept:
-        return Agreement(precision, 0, 0, unclear)
+        return Agreement(precision, 0, 0, unclear, several=several)
     del kept[number:], expected[number:]
     found, reference = answer(precision, np.stack(kept)), np.stack(expected)
     if thresholds is None:
@@ -149,7 +152,7 @@ def measure(
         sides = (found >= thresholds) == (reference >= thresholds)
         same = (sides | ~_clear_labels(reference, thresholds)).all(axis=1)
     same &= np.isfinite(found).all(axis=1)
-    return Agreement(precision, int(same.sum()), len(kept), unclear)
+    return Agreement(precision, int(same.sum()), len(kept), unclear, several=several)
 
 
 def _clear_labels(found: NDArray[np.float32], thresholds: NDArray[np.float32]) -> NDArray[np.bool_]:
@@ -181,8 +184,8 @@ def cached(follows_from: Mapping[str, Any]) -> Agreement | None:
             raise ValueError(f"{counted} cannot be")
         if not all(type(each) is int for each in (found.labelled, found.lost)) or type(found.speed) is not float:
             raise ValueError("a count or a speed is no number")
-        if type(found.careful) is not bool:
-            raise ValueError("careful is neither true nor false")
+        if not all(type(each) is bool for each in (found.several, found.careful)):
+            raise ValueError("several or careful is neither true nor false")
         if found.precision != follows_from["precision"]:
             raise ValueError(f"it belongs to {found.precision}")
         return found

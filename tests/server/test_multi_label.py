@@ -224,6 +224,7 @@ def test_a_precision_earns_its_place_by_the_labels_that_it_tells() -> None:
 
     assert (measured("near").share, measured("near").sufficient) == (1, True)
     assert (measured("far").share, measured("far").pictures) == (0, 100)
+    assert "tells the same labels as float32 for 0 of 100 pictures" in str(measured("far"))
 
 
 def test_pictures_without_a_clear_label_are_replaced_by_others() -> None:
