@@ -18,7 +18,6 @@ import typer
 from glimpse.client import texts
 from glimpse.client.commands import exits
 from glimpse.client.commands.csv_cells import unescape_cell
-from glimpse.client.commands.describe import AsJson
 from glimpse.client.commands.option_groups import explain
 from glimpse.client.commands.plain import plain
 from glimpse.client.commands.server_options import ServerOptions, server_options
@@ -26,6 +25,8 @@ from glimpse.client.commands.server_options import ServerOptions, server_options
 if TYPE_CHECKING:
     from glimpse.client.feedback import FeedbackResult, TrueClass
 
+_LAST_IMAGE = 999_999  # more than any request has
+_NEW = dict.fromkeys(("yes", "true", "1"), True) | dict.fromkeys(("", "no", "false", "0"), False)
 _TEXTS = {
     "first": "the answer was right",
     "among_five": "the class was among the first five of the answer",
@@ -42,7 +43,7 @@ def feedback(
     request_id: Annotated[
         str | None,
         typer.Argument(
-            metavar="[REQUEST_ID]",
+            metavar="REQUEST_ID",
             help="The request_id of the answer; classify --json shows it.",
             show_default=False,
         ),
@@ -50,13 +51,16 @@ def feedback(
     true_class: Annotated[
         str | None,
         typer.Argument(
-            metavar="[CLASS]",
+            metavar="CLASS",
             help="What the image shows: a class of the model, by its label, a synonym, its class id or its index.",
             show_default=False,
         ),
     ] = None,
     image: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Number of the image, from 0, if the request had several.")
+        int,
+        typer.Option(
+            metavar="N", min=0, max=_LAST_IMAGE, help="Number of the image, from 0, if the request had several."
+        ),
     ] = 0,
     new_class: Annotated[bool, typer.Option("--new-class", help="The model has no such class yet.")] = False,
     csv_file: Annotated[
@@ -64,11 +68,11 @@ def feedback(
         typer.Option(
             "--csv",
             metavar="FILE",
-            help="Read a CSV file with the columns request_id, true_class and, if needed, image and new_class (yes or "
-            "empty); - is standard input.",
+            help="Read a CSV file with the columns request_id, true_class and, if needed, image and new_class (yes "
+            "or no); - is the standard input.",
         ),
     ] = None,
-    as_json: AsJson = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each image, a line each.")] = False,
 ) -> None:
     """Tell what images that were classified really show.
 
@@ -111,13 +115,25 @@ def _rows(file: Path, *, new_class: bool) -> Iterator[TrueClass]:
             given, name = row.get("request_id"), row.get("true_class")
             if not given or not name:
                 raise typer.BadParameter(f"Line {number} lacks request_id or true_class.", param_hint="--csv")
-            yield TrueClass(
-                given, unescape_cell(name), int(row.get("image") or 0), new_class or bool(row.get("new_class"))
-            )
+            image, is_new = _image(row.get("image") or "0"), _NEW.get((row.get("new_class") or "").strip().casefold())
+            if image is None or is_new is None:
+                wrong = (
+                    f"image must be a number from 0 to {_LAST_IMAGE}"
+                    if image is None
+                    else "new_class must be yes or no"
+                )
+                raise typer.BadParameter(f"Line {number}: {wrong}, or empty.", param_hint="--csv")
+            yield TrueClass(given, unescape_cell(name), image, new_class or is_new)
     except csv.Error as error:
         raise typer.BadParameter(f"It is not CSV: {error}.", param_hint="--csv") from error
     except (OSError, ValueError) as error:
         raise typer.BadParameter(explain(error), param_hint="--csv") from error
+
+
+def _image(cell: str) -> int | None:
+    """The number of an image in its request; None: it is none."""
+    number = int(cell) if cell.isascii() and cell.isdecimal() and len(cell) < 10 else -1
+    return number if 0 <= number <= _LAST_IMAGE else None
 
 
 def _print(classes: list[TrueClass], results: list[FeedbackResult]) -> None:

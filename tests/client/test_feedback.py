@@ -56,15 +56,18 @@ def test_the_command_tells_the_class_of_one_image(glimpse: Callable[..., Any]) -
 
 def test_the_command_reads_many_from_a_file(glimpse: Callable[..., Any], tmp_path: Path) -> None:
     file = tmp_path / "labels.csv"
-    file.write_text('request_id,true_class,image,new_class\r\na,cat,,\r\nb,"dog, small",3,yes\r\n', encoding="utf-16")
+    file.write_text(
+        'request_id,true_class,image,new_class\r\na,cat,,\r\nb,"dog, small",3,yes\r\nc,owl,0,no\r\n', encoding="utf-16"
+    )
     with ScriptedServer() as server:
         ended = glimpse("feedback", "--target", server.target, "--csv", str(file))
     assert ended.returncode == 0
-    assert ended.stdout.startswith("2 of 2 counted: 2 answers were right")
+    assert ended.stdout.startswith("3 of 3 counted: 3 answers were right")
     (request,) = server.fed_back
     assert [(each.request_id, each.true_class, each.image, each.new_class) for each in request.images] == [
         ("a", "cat", 0, False),
         ("b", "dog, small", 3, True),
+        ("c", "owl", 0, False),
     ]
 
 
@@ -76,6 +79,9 @@ def test_the_command_reads_many_from_a_file(glimpse: Callable[..., Any], tmp_pat
         (["a", "cat", "--csv", "FILE"], "request_id,true_class\n"),
         (["--csv", "FILE"], "request_id,class\na,cat\n"),
         (["--csv", "FILE"], "request_id,true_class,image\na,cat,one\n"),
+        (["--csv", "FILE"], "request_id,true_class,image\na,cat,-1\n"),
+        (["--csv", "FILE"], "request_id,true_class,new_class\na,cat,perhaps\n"),
+        (["a", "cat", "--image", "99999999999"], None),
         (["--csv", "missing.csv"], None),
     ],
 )
