@@ -76,7 +76,7 @@ def classify(
     the others are classified all the same. Folders may be of any size: only the images in flight are in memory.
     """
     check_stdin(images)
-    drawing = explain.drawing(images)
+    drawing = explain.drawing(images, resume=output.resume)
     with (
         server.client() as client,
         output.opened(top_k, novelty=bool(novelty or require_known)) as answers,

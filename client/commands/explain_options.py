@@ -30,8 +30,8 @@ class ExplainOptions:
         """For `Client.classify_many`."""
         return {} if self.folder is None else {"explain": self.method, "explain_class": self.class_name}
 
-    def drawing(self, images: list[str]) -> Drawing:
-        """What draws the maps of a run.
+    def drawing(self, images: list[str], *, resume: bool) -> Drawing:
+        """What draws the maps of a run, beside those of the run that it resumes.
 
         Raises:
             typer.BadParameter: it cannot be begun.
@@ -50,7 +50,7 @@ class ExplainOptions:
                 param_hint="--explain",
             )
         try:
-            return Drawing(Overlays(self.folder))
+            return Drawing(Overlays(self.folder, keep=resume))
         except OSError as error:
             raise typer.BadParameter(option_groups.explain(error), param_hint="--explain") from error
 
@@ -88,16 +88,17 @@ def _explain_options(
         typer.Option(
             metavar="METHOD",
             help="How: cam (a class activation map) or occlusion, with which each image counts as 50 in the server's "
-            "limits. auto is cam where the model has it.",
+            "limits. Without it, cam where the model has it.",
         ),
-    ] = "auto",
+    ] = "",
     explain_class: Annotated[
         str,
         typer.Option(metavar="CLASS", help="Explain this class, named as for --only, and not the first one."),
     ] = "",
 ) -> ExplainOptions:
-    if explain is None and explain_class:
-        raise typer.BadParameter("It needs --explain.", param_hint="--explain-class")
+    for given, name in ((explain_class, "--explain-class"), (explain_method, "--explain-method")):
+        if explain is None and given:
+            raise typer.BadParameter("It needs --explain.", param_hint=name)
     return ExplainOptions(explain, explain_method or "auto", explain_class)
 
 

@@ -78,14 +78,14 @@ def _ramp(channel: int) -> list[int]:
 class Overlays:
     """Writes the overlays of a run into a folder, a file for each photo."""
 
-    def __init__(self, folder: Path) -> None:
-        """Make the folder where it is not there.
+    def __init__(self, folder: Path, *, keep: bool = False) -> None:
+        """Make the folder where it is not there. `keep`: overwrite nothing, because this run goes on with another one.
 
         Raises:
             OSError: it cannot be made.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        self._folder = folder
+        self._folder, self._keep = folder, keep
         self._names: dict[str, int] = {}  # that have been given, and how often
 
     def write(self, photo: str, found: Explanation) -> str:
@@ -94,15 +94,20 @@ class Overlays:
         A photo ``cat.jpg`` becomes ``cat.jpg.png``; another one of that name ``cat.jpg-2.png``.
         """
         name = Path(photo).name
-        number = self._names[name] = self._names.get(name, 0) + 1
-        path = self._folder / (f"{name}.png" if number == 1 else f"{name}-{number}.png")
+        number = self._names.get(name, 0) + 1
+        while self._keep and self._path(name, number).exists():
+            number += 1
+        self._names[name] = number
         from PIL.Image import DecompressionBombError
 
         try:
-            draw(photo, found).save(path)
+            draw(photo, found).save(self._path(name, number))
         except (OSError, ValueError, DecompressionBombError) as error:
             return str(error)
         return ""
+
+    def _path(self, name: str, number: int) -> Path:
+        return self._folder / (f"{name}.png" if number == 1 else f"{name}-{number}.png")
 
 
 def record(found: Explanation) -> dict[str, Any]:

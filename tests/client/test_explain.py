@@ -79,12 +79,26 @@ def test_the_command_writes_a_picture_for_each_photo(
     assert "explanation" not in refused
 
 
+def test_a_run_that_is_resumed_keeps_the_pictures_of_the_one_before(
+    glimpse: Glimpse, server: Server, cat_photo: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "chelsea.jpg").write_bytes(cat_photo.read_bytes())
+    arguments = ("classify", "--target", server.target, "--csv", "-o", "answers.csv", "--explain", "maps", cat_photo)
+    assert glimpse(*arguments).returncode == 0
+    before = (tmp_path / "maps" / "chelsea.jpg.png").stat().st_mtime_ns
+    assert glimpse(*arguments, tmp_path / "other" / "chelsea.jpg", "--resume").returncode == 0
+    assert sorted(path.name for path in (tmp_path / "maps").iterdir()) == ["chelsea.jpg-2.png", "chelsea.jpg.png"]
+    assert (tmp_path / "maps" / "chelsea.jpg.png").stat().st_mtime_ns == before
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (("--explain", "maps", "-"), "the standard input cannot be drawn"),
         (("--explain", "photos/maps", "photos"), "the pictures would be, too"),
         (("--explain-class", "dog", "photo.jpg"), "It needs --explain."),
+        (("--explain-method", "cam", "photo.jpg"), "It needs --explain."),
     ],
 )
 def test_what_cannot_be_drawn_is_refused_at_once(
