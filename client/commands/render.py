@@ -75,7 +75,7 @@ def _body(result: ImageResult) -> RenderableType:
     if unknown and not result.predictions:
         return _none_of_these(result)
     if not result.predictions:
-        return Text("No class is as probable as --min-probability, or its own threshold, asks for.", style="dim")
+        return Text("No class is probable enough, by --min-probability or by its own threshold.", style="dim")
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True, overflow="ellipsis", max_width=32)
     table.add_column(width=_BAR_WIDTH)
