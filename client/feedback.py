@@ -43,7 +43,7 @@ class FeedbackResult:
     """What became of the true class of one image."""
 
     # Where the class was in the answer: "first", "among_five" (second to fifth) or "other"; or why it was not counted:
-    # "unknown_request", "unknown_class" or "repeated".
+    # "unknown_request", "unknown_class" or "repeated"; of a newer server perhaps something else, "unspecified".
     outcome: str
     sampled: bool  # the server has kept the image as a sample, which has its true class now
 
@@ -80,8 +80,11 @@ def from_response(response: pb.FeedbackResponse) -> Sequence[FeedbackResult]:
     """The results, in the order of the request."""
     from glimpse.v1 import classifier_pb2 as pb
 
-    name = pb.FeedbackOutcome.Name
+    outcomes = pb.FeedbackOutcome.DESCRIPTOR.values_by_number
     return [
-        FeedbackResult(name(each.outcome).removeprefix("FEEDBACK_OUTCOME_").lower(), each.sampled)
+        # A newer server may have more of them.
+        FeedbackResult(
+            outcomes.get(each.outcome, outcomes[0]).name.removeprefix("FEEDBACK_OUTCOME_").lower(), each.sampled
+        )
         for each in response.results
     ]

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from glimpse.client import AsyncClient, Client, FeedbackResult, TrueClass
+from glimpse.client.feedback import from_response
 from glimpse.v1 import classifier_pb2 as pb
 from tests.client.scripted import ScriptedServer
 
@@ -40,6 +41,12 @@ def test_the_client_for_asyncio_tells_the_same() -> None:
     assert server.fed_back == [
         pb.FeedbackRequest(images=[pb.TrueClass(request_id="1", true_class="cat", new_class=True)])
     ]
+
+
+def test_an_outcome_that_only_a_newer_server_has_is_not_counted() -> None:
+    response = pb.FeedbackResponse(results=[pb.FeedbackResult(outcome=99, sampled=True)])  # type: ignore[arg-type]
+    (result,) = from_response(response)
+    assert (result.outcome, result.counted, result.sampled) == ("unspecified", False, True)
 
 
 def test_the_command_tells_the_class_of_one_image(glimpse: Callable[..., Any]) -> None:
