@@ -48,7 +48,9 @@ def classify(
     top_k: Annotated[
         int | None,
         typer.Option(
-            metavar="K", help="How many classes to show for each image. Without it, the 5 most probable ones."
+            metavar="K",
+            help="How many classes to show for each image. Without it, the 5 most probable ones, or of a multi-label "
+            "model all labels that are over their thresholds.",
         ),
     ] = None,
     min_probability: Annotated[
@@ -58,8 +60,8 @@ def classify(
         bool | None,
         typer.Option(
             "--novelty/--no-novelty",
-            help="Mark images that show none of the model's classes; --json has the score of every image. Without it, "
-            "as the server does by default.",
+            help="Mark images that show none of the model's classes; --json and --csv have the score of every image. "
+            "Without it, as the server does by default.",
             show_default=False,
         ),
     ] = None,
