@@ -16,9 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-if os.name == "posix":
+try:
     import fcntl
+except ImportError:  # Windows has no such locks
+    fcntl = None  # type: ignore[assignment]
 
+POSSIBLE = fcntl is not None  # without locks, processes that share a folder could not keep its limits
 MARK = ".glimpse-samples"  # the lock file, by which training knows the folder, too: `models.train.samples`
 _LOCK_SECONDS, _PAUSE = 5.0, 0.01  # until a lock that another process holds is given up, and between two attempts
 _LOOK_SECONDS = 60.0  # between two looks at all files, by whichever process

@@ -14,13 +14,14 @@ from glimpse.server.access.control import AccessControl
 from glimpse.server.domain import Classification, ClassifyRequest
 from glimpse.server.labelling.answered import first_of
 from glimpse.server.labelling.feedback import Feedback
-from glimpse.server.labelling.folder import Limits, SampleFolder
+from glimpse.server.labelling.folder import POSSIBLE, Limits, SampleFolder
 from glimpse.server.labelling.recent import RecentAnswers
 from glimpse.server.labelling.sampler import Answered, Disagreed, Sampler
 from glimpse.server.labelling.writer import Writer
 from glimpse.server.labelling_metrics import LabellingMetrics
 from glimpse.server.registry import ModelRegistry
 from glimpse.server.settings import Settings
+from glimpse.server.startup import StartupError
 
 _DAY, _HOUR = 86_400.0, 3600.0  # seconds
 _PROBABILITIES = frozenset({PROBABILITIES})
@@ -46,7 +47,13 @@ class Labelling:
         *,
         clock: Callable[[], float] = time.time,
     ) -> Self | None:
-        """As the settings ask for it; None: they ask for nothing, and nothing is kept of any answer."""
+        """As the settings ask for it; None: they ask for nothing, and nothing is kept of any answer.
+
+        Raises:
+            StartupError: expected; this system cannot keep samples.
+        """
+        if settings.samples is not None and not POSSIBLE:
+            raise StartupError("This system has no file locks, which samples need. Unset GLIMPSE_SAMPLES.")
         sampler = writer = recent = feedback = None
         if settings.samples is not None:
             limits = Limits(settings.samples_max_images, settings.samples_max_bytes, settings.samples_max_days * _DAY)

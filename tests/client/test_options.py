@@ -26,23 +26,28 @@ VALUES: dict[str, Any] = {
     "roll_up": 0.5,
     "novelty": True,
     "require_known": True,
+    "explain": "auto",
+    "explain_class": "cat",
     "embedding_type": "float16",
     "model": "cats",
     "version": "2",
 }
+TOGETHER: dict[str, Any] = {"explain_class": {"explain": "auto"}}  # what an option has an effect with
 PIXEL = RawImage(1, 1, bytes(3))
 
 
 @pytest.mark.parametrize("name", Options.__annotations__)
 def test_every_option_changes_what_is_sent_to_a_server(name: str) -> None:
-    asked = messages.to_requests({name: VALUES[name]})  # type: ignore[misc]  # the names are those of `Options`
-    assert asked(b"cat") != messages.to_requests({})(b"cat")
+    besides = TOGETHER.get(name, {})
+    asked = messages.to_requests({**besides, name: VALUES[name]})  # type: ignore[misc]  # the names are those of `Options`
+    assert asked(b"cat") != messages.to_requests(besides)(b"cat")
 
 
 @pytest.mark.parametrize("name", ImageOptions.__annotations__)
 def test_every_option_of_an_image_changes_what_the_pipeline_is_asked(name: str) -> None:
-    asked = values.to_request({name: VALUES[name]})  # type: ignore[misc]  # as above
-    assert asked(PIXEL) != values.to_request({})(PIXEL)
+    besides = TOGETHER.get(name, {})
+    asked = values.to_request({**besides, name: VALUES[name]})  # type: ignore[misc]  # as above
+    assert asked(PIXEL) != values.to_request(besides)(PIXEL)
 
 
 @pytest.mark.parametrize(

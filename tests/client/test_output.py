@@ -38,7 +38,7 @@ def test_csv_has_a_line_for_each_image_with_its_classes_side_by_side(
     ]
     assert first == [
         """'./a "strange",\\x0aname.jpg""",  # as `client.commands.csv_cells` has it
-        *("cat", "0.75", "other", "0.25", "", "", "", "", "", "scripted", "7", "n0", "", ""),
+        *("cat", "0.75", "other", "0.25", "", "", "", "", "", "scripted", "7", "n0", "", "", ""),
     ]
     assert second[1:7] == [""] * 6
     assert second[7:10] == ["NOT_AN_IMAGE", "3", "bad one is no image."]

@@ -248,6 +248,10 @@ def test_another_plan_in_the_same_folder_is_refused(
     assert "plan.momentum was 0.9, now 0.8. Give another --out" in capsys.readouterr().err
 
 
+# `--option` has those of an architecture, and the head follows from `--labels`.
+_OF_NO_OPTION = {"options", "head"}
+
+
 def test_the_command_can_express_every_value_of_a_plan() -> None:
     plan = Plan(
         architecture="se_resnet20",
@@ -264,7 +268,9 @@ def test_the_command_can_express_every_value_of_a_plan() -> None:
         precision="mixed_bfloat16",
         seed=7,
     )
-    words = [f"--{name.replace('_', '-')}={getattr(plan, name)}" for name in Plan.__slots__ if name != "options"]
+    words = [
+        f"--{name.replace('_', '-')}={getattr(plan, name)}" for name in Plan.__slots__ if name not in _OF_NO_OPTION
+    ]
     words += [f"--option={name}={value}" for name, value in plan.options.items()]
     assert plan_options.plan_of(plan_options.parser().parse_args(["--data", "train.zip", *words])) == plan
 

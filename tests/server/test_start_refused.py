@@ -185,7 +185,7 @@ def test_memory_that_ends_while_loading_is_told_the_same(monkeypatch: pytest.Mon
         def __call__(self, *_: Any, **__: Any) -> Any:
             raise MemoryError
 
-    def build(imported: ImportedModel, *, precision: Any, largest: int) -> BuiltRuntime:
+    def build(imported: ImportedModel, *, precision: Any, **_: Any) -> BuiltRuntime:
         if fails == "build":
             raise MemoryError
         return BuiltRuntime(Short(imported.form(), precision), None)
