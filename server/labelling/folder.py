@@ -244,8 +244,12 @@ class SampleFolder:
         """The totals, which are written back when the block ends, while no other process changes the folder.
 
         Raises:
-            OSError: expected; the lock file cannot be opened, or another process holds it for too long.
+            OSError: expected; the lock file cannot be opened, another process holds it for too long, or there is none
+                in a folder whose files only look like samples.
         """
+        if not (self._path / MARK).exists() and any(map(_OURS.fullmatch, os.listdir(self._path))):  # noqa: PTH208
+            # Somebody's photos, named by a hash as well: they would be deleted as strays.
+            raise FileExistsError(f"{self._path} holds images, but no {MARK}. Name an empty folder")
         descriptor = os.open(self._path / MARK, os.O_RDWR | os.O_CREAT | _NO_FOLLOW, 0o600)
         try:
             _lock(descriptor)

@@ -205,6 +205,17 @@ def test_what_is_not_a_sample_is_neither_counted_nor_deleted(tmp_path: Path, clo
     assert all(each.read_bytes() == b"mine" for each in others)
 
 
+def test_a_folder_of_photos_named_by_hashes_is_refused(tmp_path: Path, clock: Clock) -> None:
+    """Their names are those of samples, and they would be deleted as what is left of some."""
+    photo = tmp_path / f"{'0a' * 16}.jpg"
+    photo.write_bytes(b"mine")
+    os.utime(photo, (0, 0))
+    with pytest.raises(OSError, match="Name an empty folder"):
+        opened(tmp_path, clock)
+    assert photo.read_bytes() == b"mine"
+    assert not (tmp_path / MARK).exists()
+
+
 _OTHER = """
 import sys
 from pathlib import Path
