@@ -101,7 +101,7 @@ def cache(networks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     return cache
 
 
-_OF_PRECISIONS = {"comparing precisions", "precisions compared", "precision falls back"}
+_OF_OTHERS = {"network converted", "rpcs left out of the log"}  # the second by servers of other tests in this process
 
 
 def build(
@@ -109,7 +109,7 @@ def build(
 ) -> tuple[BuiltRuntime, list[dict[str, Any]]]:
     with structlog.testing.capture_logs() as logs:
         built = building.build(sources.resolve(sources.ModelSource(weights=str(path))), *names, precision=precision)
-    return built, [dict(line) for line in logs if line["event"] in _OF_PRECISIONS]  # other tests' servers log, too
+    return built, [dict(line) for line in logs if line["event"] not in _OF_OTHERS]
 
 
 @pytest.mark.usefixtures("_emulated", "cache")
