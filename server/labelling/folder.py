@@ -272,8 +272,6 @@ def _lock(descriptor: int) -> None:
     Raises:
         TimeoutError: expected; another process has held it for too long.
     """
-    if os.name != "posix":  # one process alone
-        return
     end = time.monotonic() + _LOCK_SECONDS
     while True:
         try:
