@@ -145,7 +145,7 @@ def test_weights_of_zeros_are_refused_though_nothing_is_recorded(folder: Path, r
 def test_bfloat16_that_does_not_give_the_answers_falls_back_to_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
 
-    def build(imported: ImportedModel, *, precision: str, largest: int = 0) -> BuiltRuntime:
+    def build(imported: ImportedModel, *, precision: str, **_: Any) -> BuiltRuntime:
         """What a device with bfloat16 takes for `auto`, where it keeps the answers."""
         made.append("bfloat16" if precision == "auto" else precision)
         runtime = TensorFlowRuntime(imported.form(), made[-1])  # type: ignore[arg-type]
