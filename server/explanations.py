@@ -33,7 +33,6 @@ AUTO: Final = "auto"
 CAM: Final = "cam"
 OCCLUSION: Final = "occlusion"
 METHODS: Final = (CAM, OCCLUSION)
-_LEAST = float(np.finfo(np.float32).tiny)  # of a range that is divided by
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,16 +171,24 @@ class Explaining:
         if values is None:
             return None
         lowest, highest = float(values.min()), float(values.max())
-        scaled = (values - lowest) * (255 / max(highest - lowest, _LEAST))
-        grid = scaled.round().astype(np.uint8)
         area = covered(kept.size, self.recipe)
-        return Explanation(index, model.bundle.labels[index], self.method, grid, lowest, highest, area)
+        return Explanation(
+            index, model.bundle.labels[index], self.method, _in_bytes(values, lowest, highest), lowest, highest, area
+        )
 
     def _index(self, result: ImageResult, logits: NDArray[np.float32]) -> int:
         """The class that is explained."""
         if not self.named and result.predictions:
             return result.predictions[0].index
         return int(logits.argmax() if self.classes is None else self.classes[logits[self.classes].argmax()])
+
+
+def _in_bytes(values: NDArray[np.float32], lowest: float, highest: float) -> NDArray[np.uint8]:
+    """From 0 at the lowest value to 255 at the highest one; all 0 where they are the same."""
+    if highest == lowest:
+        return np.zeros(values.shape, np.uint8)
+    # Divided before it is multiplied: 255 over a very small difference is more than a float32 holds.
+    return np.asarray(((values - lowest) / (highest - lowest) * 255).round().astype(np.uint8))
 
 
 def _size(image: Image, recipe: Recipe) -> tuple[int, int]:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from glimpse.models import sources
 from glimpse.models.decoding.limits import ImageLimits
-from glimpse.models.outputs import Outputs
+from glimpse.models.outputs import LOGITS, PROBABILITIES, Outputs
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.models.sources import ModelSource
 from glimpse.models.spec import NetworkSummary
@@ -184,6 +184,7 @@ class Rig:
             batch_sizes=self._batch_sizes,
             capacity=options.max_images_in_flight,
             observer=observe(bundle.name, bundle.version),
+            outputs=frozenset({PROBABILITIES, LOGITS}),  # as every runtime has them
         )
         batcher.start()
         return LoadedModel(

@@ -38,6 +38,16 @@ def names(message: Any) -> set[str]:
     return {field.name for field in message.fields}
 
 
+def test_a_photo_whose_parts_all_count_alike_has_a_map_of_zeros(port: int) -> None:
+    """The network answers the same to whatever it is shown, so that covering a part of the photo changes nothing."""
+    answer = ask(port, "/classify?explain=occlusion", picture())
+    assert answer.status == 200
+    (result,) = answer.json["results"]
+    found = result["explanation"]
+    assert found["lowest"] == found["highest"] == 0
+    assert found["values"] == [[0] * 7] * 7
+
+
 def test_a_photo_as_the_body_is_classified(port: int) -> None:
     answer = ask(port, "/classify?top_k=2", picture(), {"Content-Type": "application/x-www-form-urlencoded"})
     assert answer.status == 200
