@@ -37,7 +37,8 @@ def test_what_the_page_trains_tells_which_shapes_are_shown(
             else:
                 folder.run(command.text)
     assert bundle.read(tmp_path / "runs/shapes/bundle").metrics["mean_average_precision"] > 0.9
-    wanted = {row["file"]: row["labels"] for row in csv.DictReader((tmp_path / "drawn/test.csv").open(newline=""))}
+    table = io.StringIO((tmp_path / "drawn/test.csv").read_text())
+    wanted = {row["file"]: row["labels"] for row in csv.DictReader(table)}
     told = csv.DictReader(io.StringIO(folder.run("client/cli.py classify drawn/test --csv")))
     found = {Path(row["path"]).name: set(filter(None, row["labels"].split("|"))) for row in told}
     right = sum(set(filter(None, labels.split("|"))) == found[name] for name, labels in wanted.items())
