@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import secrets
 import time
 import urllib.parse
 from contextvars import ContextVar
@@ -20,6 +21,7 @@ from glimpse.server.traffic import Traffic
 # A client may name its lane, for instance when many of them share a proxy's connection. Only within its own party.
 LANE_KEY = "glimpse-client"
 _NONE = Traffic(None, "", 0)
+_RANDOM = 8  # bytes of the random part of an answer's id
 _HOSTS = 4096  # addresses whose host is remembered; finding one anew takes microseconds
 
 
@@ -61,8 +63,7 @@ class CallContext:
     traffic: Traffic = _NONE  # of the connection that it came over
     port: int = 0  # that it came to, where that is not the one for gRPC
     received: int = 0  # bytes of its messages, with the five before each
-    pieces: int = 0  # requests of a stream that have come
-    piece: int = 0  # which of them it is, from 1; 0: it is no stream
+    _answer_id: str = field(default="", repr=False, compare=False)
     # Its lane, and the identity that it was found for; the address is known before anybody asks.
     _lane: tuple[Lane, str | None] = field(default=(NO_LANE, None), repr=False, compare=False)
 
@@ -96,8 +97,14 @@ class CallContext:
 
     @property
     def answer_id(self) -> str:
-        """By which the answer is known afterwards; of a stream each has its own."""
-        return f"{self.request_id}-{self.piece}" if self.piece else self.request_id
+        """By which the answer is known afterwards.
+
+        It begins with the id that the caller has chosen, which may be that of other calls as well; what follows is
+        random, so that no caller names, or guesses, the answer to another one.
+        """
+        if not self._answer_id:
+            self._answer_id = f"{self.request_id}.{secrets.token_hex(_RANDOM)}"
+        return self._answer_id
 
     @property
     def host(self) -> str:
@@ -113,8 +120,6 @@ class CallContext:
         """The same caller with one request of a stream, of which nothing is known yet."""
         part = CallContext(self.request_id, self.method, self.peer, self.client, self.identity, self.allowance)
         part.address, part.trace = self.address, self.trace
-        self.pieces += 1
-        part.piece = self.pieces
         part.complete = part.begun  # of a stream, the message is there when it is read
         return part
 

@@ -9,6 +9,7 @@ from glimpse import __version__
 from glimpse.server.http.endpoint import TIMEOUT_KEY
 
 _TEXT, _WHOLE, _NUMBER, _YES = {"type": "string"}, {"type": "integer"}, {"type": "number"}, {"type": "boolean"}
+_ANSWER = {"type": "string", "description": "Names this answer in /feedback; only if that is answered."}
 _FILE = {"type": "string", "format": "binary"}
 _BASE64 = {"type": "string", "contentEncoding": "base64"}
 _OUTCOMES = ["first", "among_five", "other", "unknown_request", "unknown_class", "repeated"]
@@ -88,7 +89,7 @@ _SCHEMAS: dict[str, Any] = {
         ("model", "results"),
         model=_object(name=_TEXT, version=_TEXT, weights_digest=_TEXT),
         results=_array(_of("Result")),
-        request_id={"type": "string", "description": "Names this answer in /feedback; only if that is answered."},
+        request_id=_ANSWER,
     ),
     "FeedbackRequest": _object(
         ("images",),
@@ -139,7 +140,12 @@ _SCHEMAS: dict[str, Any] = {
         parameters=_object(binary_data_output=_YES, timeout=_WHOLE, geometry=_TEXT),
     ),
     "InferResponse": _object(
-        ("model_name", "outputs"), id=_TEXT, model_name=_TEXT, model_version=_TEXT, outputs=_array(_of("Tensor"))
+        ("model_name", "outputs"),
+        id=_TEXT,
+        model_name=_TEXT,
+        model_version=_TEXT,
+        parameters=_object(request_id=_ANSWER),
+        outputs=_array(_of("Tensor")),
     ),
 }
 _QUERY = [
@@ -231,7 +237,7 @@ def document(*, tokens: bool, served: Collection[str]) -> dict[str, Any]:
             "/v1/models/{model}:predict": _post(
                 "Classify photos in base64, as TensorFlow Serving and KServe's version 1 have it.",
                 _json(_of("PredictRequest")),
-                _object(predictions=_array(_of("Result"))),
+                _object(predictions=_array(_of("Result")), request_id=_ANSWER),
                 [_MODEL],
             ),
             "/v2": _get("What the server is.", _object(name=_TEXT, version=_TEXT, extensions=_array(_TEXT)), "401"),

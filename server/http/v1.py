@@ -63,7 +63,8 @@ class V1:
                 self._service.failed(answer, asked.call)
                 raise each.error.of_request(f"instances[{index}]", index, len(answer.results))
         self._service.replied(answer, asked.call)
-        return await answers.with_results({}, "predictions", answer.results)
+        head = {"request_id": answer.request_id} if answer.request_id else {}
+        return await answers.with_results(head, "predictions", answer.results)
 
 
 _OK = {"error_code": "OK", "error_message": ""}

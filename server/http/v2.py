@@ -280,9 +280,11 @@ async def _response(response: InferResponse, binary: dict[str, bool]) -> Respons
             raw.append(each.raw)
         else:
             outputs.append(answers.json_bytes(told)[:-1] + b',"data":' + await _values(each) + b"}")
-    content = {"model_name": response.model_name, "model_version": response.model_version}
+    content: dict[str, Any] = {"model_name": response.model_name, "model_version": response.model_version}
     if response.id:
         content["id"] = response.id
+    if response.parameters:
+        content["parameters"] = response.parameters
     head = answers.json_bytes(content)[:-1] + b',"outputs":[' + b",".join(outputs) + b"]}"
     if not raw:
         return Response(head, 200, None, JSON)

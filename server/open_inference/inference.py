@@ -95,7 +95,7 @@ def answered(request: Asked, answer: Classification, service: Service, call: Cal
     ]
     if request.novelty:
         outputs.append(_novelty(results))
-    return InferResponse(request.face, answer.model.version, request.id, tuple(outputs))
+    return InferResponse(request.face, answer.model.version, request.id, tuple(outputs), answer.request_id)
 
 
 def _novelty(results: Sequence[ImageResult]) -> OutputTensor:

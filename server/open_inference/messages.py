@@ -65,6 +65,12 @@ class InferResponse:
     model_version: str
     id: str
     outputs: tuple[OutputTensor, ...]
+    request_id: str = ""  # by which feedback may name the answer; "": none is taken
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        """What is told besides the outputs."""
+        return {"request_id": self.request_id} if self.request_id else {}
 
 
 @dataclass(frozen=True, slots=True)

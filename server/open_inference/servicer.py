@@ -247,6 +247,8 @@ def _message(response: InferResponse) -> pb.ModelInferResponse:
     message = pb.ModelInferResponse(
         model_name=response.model_name, model_version=response.model_version, id=response.id
     )
+    for name, value in response.parameters.items():
+        message.parameters[name].string_param = value
     # Raw, always: several clients read nothing else, and some without looking whether it is there.
     for each in response.outputs:
         message.outputs.add(name=each.name, datatype=each.datatype, shape=each.shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import urllib.error
@@ -22,6 +23,7 @@ from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1.classifier_pb2_grpc import ImageClassifierStub
 from tests.conftest import RunningServer
 from tests.server.conftest import TIMEOUT, metrics_of, rich_status
+from tests.server.open_inference.caller import OpenInferenceCaller, photos
 from tests.variations import ONE_PROCESS_AND_TWO_WORKERS
 
 MODEL = 'model="se_resnet20_cifar10"'
@@ -184,6 +186,35 @@ def test_feedback_over_http_is_the_same(running: RunningServer) -> None:
         refused.value.close()  # it holds the connection
     with urllib.request.urlopen(f"{url}/openapi.json", timeout=TIMEOUT) as answered:  # noqa: S310 - our own server
         assert "/feedback" in json.load(answered)["paths"]
+
+
+def test_answers_to_calls_of_one_id_are_told_apart(running: RunningServer, kept: Path) -> None:
+    """Two callers, or one of them twice, send the same `x-request-id`: it labels the sample of neither."""
+    headers = (("x-request-id", "mine"),)
+    with grpc.insecure_channel(running.target) as channel:
+        classify = ImageClassifierStub(channel).Classify
+        requests = [pb.ClassifyRequest(images=[pb.Image(encoded=photo(seed))]) for seed in (1, 2)]
+        first, second = [classify(each, metadata=headers, timeout=TIMEOUT).request_id for each in requests]
+        infer = OpenInferenceCaller(channel, headers).infer(photos(photo(3)))
+        third = infer.parameters["request_id"].string_param
+    url = f"http://{running.http}/v1/models/se_resnet20_cifar10:predict"
+    body = json.dumps({"instances": [{"b64": base64.b64encode(photo(4)).decode()}]}).encode()
+    asked = urllib.request.Request(url, body, dict(headers))  # noqa: S310 - our own server
+    with urllib.request.urlopen(asked, timeout=TIMEOUT) as answer:  # noqa: S310
+        fourth = json.load(answer)["request_id"]
+    url = f"http://{running.http}/v2/models/se_resnet20_cifar10/infer"
+    tensor = {"name": "image", "datatype": "BYTES", "shape": [1], "data": [base64.b64encode(photo(5)).decode()]}
+    asked = urllib.request.Request(url, json.dumps({"inputs": [tensor]}).encode(), dict(headers))  # noqa: S310
+    with urllib.request.urlopen(asked, timeout=TIMEOUT) as answer:  # noqa: S310
+        fifth = json.load(answer)["parameters"]["request_id"]
+    ids = [first, second, third, fourth, fifth]
+    assert len({each for each in ids if each.startswith("mine.")}) == 5
+    with Client(running.target) as client:
+        assert client.feedback([TrueClass("mine", "cat")]) == [FeedbackResult("unknown_request", sampled=False)]
+        told = client.feedback([TrueClass(each, "griffin", new_class=True) for each in ids[1:]])
+    assert told == [FeedbackResult("other", sampled=True)] * 4
+    found = {each["request_id"]: each["true_class"] for each in sides(kept) if each["request_id"] in ids}
+    assert found == {first: None, **dict.fromkeys(ids[1:], "griffin")}
 
 
 def test_a_folder_that_cannot_be_used_costs_nobody_an_answer(tmp_path: Path, start_server: Start) -> None:
