@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from glimpse.models import beside, bounded_files, digests, golden, whole_files
@@ -49,9 +49,18 @@ def check(bundle: Bundle, out: Path | None) -> Path:
 
 
 def write(
-    bundle: Bundle, out: Path | None, *, temperature: float, novelty: NoveltyThreshold, drift: Reference | None
+    bundle: Bundle,
+    out: Path | None,
+    *,
+    temperature: float,
+    novelty: NoveltyThreshold,
+    drift: Reference | None,
+    first: Callable[[Path], object] = lambda _: None,
 ) -> Path:
     """Write what was fitted; returns where, as `check` says.
+
+    `first` is called with the folder of the bundle, if there is one, before its description is written: with what goes
+    wrong there, or is interrupted, the bundle is the old one, or there is none yet.
 
     What was measured with another temperature is left out of the bundle's metrics, and recorded answers of a bundle
     are scaled to the new one, which changes their probabilities and nothing else.
@@ -65,12 +74,14 @@ def write(
         beside.write_calibration(target, beside.Calibration(temperature, novelty, drift), bundle.weights_digest)
         return target
     if out is None:
+        first(bundle.folder)
         _change(bundle.folder, bundle, temperature, novelty, drift)
         return bundle.folder
     # The description comes last, and as a whole: until then the folder is no bundle.
     out.mkdir(parents=True, exist_ok=True)
     if (bundle.folder / bundles.DESCRIPTION).is_file():
         shutil.copytree(bundle.folder, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns(bundles.DESCRIPTION))
+        first(out)
         _change(out, bundle, temperature, novelty, drift)
         return out
     shutil.copyfile(bundle.weights_path, out / bundle.weights_file)
@@ -79,6 +90,7 @@ def write(
     for ending in digests.EXTERNAL_DATA_SUFFIXES:
         if (found := bundle.weights_path.with_name(bundle.weights_file + ending)).is_file():
             shutil.copyfile(found, out / found.name)
+    first(out)
     bundles.write(
         out,
         name=bundle.name,

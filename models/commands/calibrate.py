@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -155,6 +156,14 @@ def _calibrate(options: argparse.Namespace) -> None:
         print(_written(options, bundle, found, before, known), file=aside)
 
 
+def _with_pictures(options: argparse.Namespace, bundle: Bundle, target: Path) -> None:
+    """Put pictures into the folder of a bundle, or remove those that it has, as the options say."""
+    if options.without_pictures:
+        calibration_pictures.remove(target)
+    elif not _pictures(options, bundle, target):
+        print(f"Without pictures for int8, which need {calibration_pictures.FEWEST} images.", file=sys.stderr)
+
+
 def _pictures(options: argparse.Namespace, bundle: Bundle, target: Path) -> bool:
     """Put some of the images into the bundle, with which a server may make it int8; whether there were enough."""
     data = labelled.find(options.data)
@@ -189,16 +198,16 @@ def _written(options: argparse.Namespace, bundle: Bundle, found: Calibration, be
     reference = None
     if len(known.classes) >= drift.FEWEST_IMAGES:
         reference = fitting.reference(known.logits, known.figures, found.temperature, found.threshold)
-    target = writing.write(bundle, options.out, temperature=found.temperature, novelty=found.threshold, drift=reference)
+    target = writing.write(
+        bundle,
+        options.out,
+        temperature=found.temperature,
+        novelty=found.threshold,
+        drift=reference,
+        first=partial(_with_pictures, options, bundle),
+    )
     if target.is_dir():
         section = report.as_markdown(found, before=before, data=options.data.name)
         writing.write_card(target, bundle.name, section)
-        if options.without_pictures:
-            calibration_pictures.remove(target)
-        elif not _pictures(options, bundle, target):
-            print(
-                f"Without pictures for int8, which need {calibration_pictures.FEWEST} images.",
-                file=sys.stderr,
-            )
     without = "" if reference else f" Without a reference of drift, which needs {drift.FEWEST_IMAGES} images."
     return f"Written to {target}.{without}"

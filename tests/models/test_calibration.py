@@ -118,6 +118,21 @@ def test_a_calibration_that_cannot_be_finished_changes_nothing(tmp_path: Path, m
     assert len(golden.read(after)) == len(answers)
 
 
+def test_pictures_that_cannot_be_written_leave_the_old_bundle_or_none(tmp_path: Path) -> None:
+    """The description, which alone makes a bundle of a folder, comes after everything that belongs to it."""
+    shipped = bundles.read(bundles.EMBEDDED_DEFAULT)
+    mine, fresh = tmp_path / "mine", tmp_path / "fresh"
+    shutil.copytree(shipped.folder, mine)
+    before = bundles.read(mine)
+    assert before.novelty is not None
+    for out in (None, fresh):
+        with pytest.raises(OSError, match="no space"):
+            writing.write(before, out, temperature=1.5, novelty=before.novelty, drift=None, first=full_disk)
+    assert bundles.read(mine) == before
+    assert (fresh / before.weights_file).exists()
+    assert not (fresh / bundles.DESCRIPTION).exists()
+
+
 def full_disk(*_: object, **__: object) -> None:
     raise OSError("no space")
 
