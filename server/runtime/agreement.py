@@ -61,6 +61,7 @@ class Agreement:
     faster_than: str = ""  # the next best precision, in which the network would be computed else
     several: bool = False  # of a multi-label model, whose labels over their thresholds were compared
     careful: bool = False  # of an int8 network whose most sensitive layers stay in float32
+    network: str = ""  # of an int8 network, under which key it is kept; "": not looked at
 
     @property
     def accurate(self) -> bool:
@@ -186,6 +187,8 @@ def cached(follows_from: Mapping[str, Any]) -> Agreement | None:
             raise ValueError("a count or a speed is no number")
         if not all(type(each) is bool for each in (found.several, found.careful)):
             raise ValueError("several or careful is neither true nor false")
+        if type(found.network) is not str:
+            raise ValueError("the key of a network is no text")
         if found.precision != follows_from["precision"]:
             raise ValueError(f"it belongs to {found.precision}")
         return found

@@ -102,6 +102,12 @@ def get_or_quantise(orders: Orders, key: str, *, seconds: float = SECONDS) -> Co
     return _got(orders.bundle, key, seconds, make)
 
 
+def kept(key: str) -> Converted | None:
+    """The network that is kept as `key`; None where there is none."""
+    place = converted_cache.networks_folder()
+    return None if place is None or not key else converted_cache.find(place / key)
+
+
 def _got(bundle: Bundle, key: str, seconds: float, make: Callable[[Path], NetworkSummary]) -> Converted:
     """What is kept as `key`, or else what `make` makes in the folder that it is given."""
     place = converted_cache.networks_folder()

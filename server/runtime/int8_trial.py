@@ -45,7 +45,9 @@ class Given:
 
     calibration: Path | None = None  # folder of images, for models that bring none
     seconds: float = conversion.SECONDS  # that it may take
-    judged: Agreement | None = None  # what was found when it earned its place, which it need not do again
+    # What was found when it earned its place, which it need not do again as long as its network is kept, or can be made
+    # again of the same pictures.
+    judged: Agreement | None = None
 
 
 class Trial:
@@ -88,9 +90,14 @@ class Trial:
             ValueError, OSError: the pictures cannot be used, or NNCF is not installed; the message says what to do.
             StoppedError: expected; the start was told to end.
         """
+        judged = self._given.judged
+        if judged is not None and (network := conversion.kept(judged.network)) is not None:
+            # Whatever has become of the pictures since, this is the network that has earned its place.
+            self._computes.take(network.graph)
+            return judged
         quantisation.check_installed()
         pictures = quantisation.pictures(self._bundle, self._given.calibration)
-        if (judged := self._given.judged) is not None:
+        if judged is not None and judged.network == quantisation.key(self._bundle, pictures, careful=judged.careful):
             self._take(pictures, careful=judged.careful)
             return judged
         found = self._tried(pictures, careful=False)
@@ -122,9 +129,9 @@ class Trial:
         if (found := agreement.cached(facts)) is not None:
             if found.sufficient:
                 self._take(pictures, careful=careful)
-            return found
+            return replace(found, network=key)
         self._take(pictures, careful=careful)
-        found = replace(self._measured(pictures, number), careful=careful)
+        found = replace(self._measured(pictures, number), careful=careful, network=key)
         agreement.store(facts, found)
         _log.info(
             "precisions compared",

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import keras
@@ -29,7 +30,7 @@ from glimpse.server.batching.sleep_queue import SleepQueue
 from glimpse.server.loading import LoadOptions, load_model
 from glimpse.server.metrics import Metrics
 from glimpse.server.progress import untold
-from glimpse.server.runtime import agreement, builder, quantisation, speeds
+from glimpse.server.runtime import agreement, builder, converted_cache, quantisation, speeds
 from glimpse.server.runtime.agreement import Agreement
 from glimpse.server.runtime.builder import BuiltRuntime
 from glimpse.server.runtime.importing import ImportedModel, import_model
@@ -160,6 +161,48 @@ def test_int8_of_labels_is_judged_by_the_labels_that_it_tells(moved: float) -> N
     trial = Trial(model, Computes(), Given(), against="float32", processor="", largest=0)
     found = trial._measured(pictures, 100)
     assert (found.share, found.labelled, found.sufficient) == ((1, 0, True) if moved < 0.1 else (0, 0, False))
+
+
+def test_a_network_that_has_earned_its_place_is_taken_without_its_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder with which it was made may be gone by the time the model is loaded again."""
+    monkeypatch.setenv("GLIMPSE_CACHE", str(tmp_path))
+    made, taken = tmp_path / "made", list[Path]()
+    made.mkdir()
+    for name in ("network.xml", "network.bin"):
+        (made / name).write_bytes(b"quantised")
+    (tmp_path / "networks").mkdir()
+    summary = NetworkSummary(paper="", stages=(), parameters=1, trainable_parameters=1)
+    assert converted_cache.store(made, summary, tmp_path / "networks" / "key") is not None
+    model = ImportedModel(EMBEDDED, summary, RUNTIMES["openvino"], lambda: None)
+    judged = Agreement("int8", 200, 200, 0, speed=2.0, faster_than="float32", network="key")
+    computes: Any = SimpleNamespace(take=taken.append)
+    given = Given(tmp_path / "gone", judged=judged)
+    trial = Trial(model, computes, given, against="float32", processor="", largest=0)
+    assert trial.run() == judged
+    assert taken == [tmp_path / "networks" / "key" / "network.xml"]
+
+
+def test_with_other_pictures_a_network_that_is_not_kept_is_tried_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an earlier one was like says nothing of the one that these pictures make."""
+    monkeypatch.setenv("GLIMPSE_CACHE", str(tmp_path))
+    monkeypatch.setattr(quantisation, "check_installed", lambda: None)
+    summary = NetworkSummary(paper="", stages=(), parameters=1, trainable_parameters=1)
+    model = ImportedModel(EMBEDDED, summary, RUNTIMES["openvino"], lambda: None)
+    judged = Agreement("int8", 200, 200, 0, speed=2.0, faster_than="float32", network="key")
+    trial = Trial(model, SimpleNamespace(), Given(judged=judged), against="float32", processor="", largest=0)  # type: ignore[arg-type]
+    tried: list[bool] = []
+
+    def found(_: Pictures, *, careful: bool) -> Agreement:
+        tried.append(careful)
+        return replace(judged, network="another")
+
+    monkeypatch.setattr(trial, "_tried", found)
+    assert trial.run().network == "another"
+    assert tried == [False]
 
 
 # ------------------------------------------------------------------------------------------------- with NNCF itself
@@ -317,6 +360,7 @@ def test_a_model_in_int8_wakes_without_earning_its_place_again(
     assert isinstance(queue, SleepQueue)
     assert queue.sleep(60)
     shutil.rmtree(tmp_path / "agreement")
+    monkeypatch.setattr(quantisation, "pictures", None)  # which may have been deleted meanwhile
 
     def measured(*_: object, **__: object) -> float:
         raise AssertionError("it was measured again")
