@@ -236,6 +236,7 @@ def _queue(
         stuck_seconds=options.stuck_seconds,
         share=None if options.device is None else options.device.share(options.weight, runtime.streams),
         idle_seconds=options.idle_seconds,
+        prepare_maps=runtime.prepare_maps if CLASS_MAPS in runtime.outputs else None,
     )
     batcher.start()
     return batcher

@@ -21,6 +21,7 @@ from glimpse.server.batching.estimate import ComputeEstimate
 from glimpse.server.batching.executor import Compute, Computed, Executor
 from glimpse.server.batching.feed import Feed, Given, OneByOne
 from glimpse.server.batching.filling import Filling
+from glimpse.server.batching.first_maps import FirstMaps
 from glimpse.server.batching.observer import Observer
 from glimpse.server.batching.waiting import Answer, Slot, Waiting
 from glimpse.server.batching.watch import Watch
@@ -59,6 +60,7 @@ class Batcher:
         stuck_seconds: float = math.inf,
         share: DeviceShare | None = None,
         idle_seconds: float | None = None,
+        prepare_maps: Callable[[], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Make a batcher; `start` sets it to work.
@@ -77,6 +79,8 @@ class Batcher:
             stuck_seconds: a batch that computes for longer hangs.
             share: of the device, where other models compute on it, too; None: it is this batcher's alone.
             idle_seconds: without an image, after which the workers end, until the next one comes; None: never.
+            prepare_maps: to be called once before `compute` is asked for class maps, in a thread of its own, because it
+                takes long; None: there is nothing to be done.
             clock: seconds, monotonic; deadlines are on it.
         """
         self._device = Executor(
@@ -101,6 +105,7 @@ class Batcher:
         self._lonely = _LONELY  # batches in a row that had no company
         self._closed = False
         self._idle_seconds = idle_seconds
+        self._first_maps = FirstMaps(prepare_maps, self._maps_prepared)
         self._staging = [np.zeros((batch_sizes[-1], *input_shape), np.uint8) for _ in range(streams + 1)]
         self._workers = [self._worker(number) for number in range(streams + 1)]
         self._ended: list[int] = []  # numbers of the workers that have ended because there was nothing to do
@@ -161,10 +166,12 @@ class Batcher:
                 raise draining()
             if (trouble := self._watch.trouble()) is not None:
                 raise stuck(trouble)
-            if len(self._queue) >= self._capacity:
+            if self._room() <= 0:
                 self._observer.cancelled(self._queue.purge())
-            if len(self._queue) >= self._capacity:
+            if self._room() <= 0:
                 raise self._full()
+            if self._first_maps.holds(slot):
+                return slot.future
             self._queue.put(slot)
             if self._ended:
                 self._start_again()
@@ -189,7 +196,7 @@ class Batcher:
         queue = self._queue
         with self._changed:
             trouble = self._watch.trouble()
-            room = self._capacity - len(queue)
+            room = self._room()
             for image in images:
                 if self._closed:
                     refused.append((image, draining()))
@@ -198,11 +205,12 @@ class Batcher:
                 else:
                     if room <= 0:
                         self._observer.cancelled(queue.purge())
-                        room = self._capacity - len(queue)
+                        room = self._room()
                     if room <= 0:
                         refused.append((image, self._full()))
                     else:
-                        queue.put(image)
+                        if not self._first_maps.holds(image):
+                            queue.put(image)
                         room -= 1
             if self._ended and len(queue):
                 self._start_again()
@@ -253,7 +261,7 @@ class Batcher:
             now = self._clock()
             taken = self._queue.take(len(self._queue), now=now, ready_by=now)
             self._changed.notify_all()  # nothing waits any more: where the batcher is closed, that is the end
-            lost = [*self._watch.lost(), *taken.batch, *taken.expired]
+            lost = [*self._watch.lost(), *taken.batch, *taken.expired, *self._first_maps.take()]
         if self._share_of_device is not None:
             self._share_of_device.give_up(self._stuck_seconds)
         fail(lost, lambda: stuck(trouble))
@@ -277,10 +285,29 @@ class Batcher:
             self._share_of_device.leave()
         return ended
 
+    def _room(self) -> int:
+        """With the lock: how many images more may wait."""
+        return self._capacity - len(self._queue) - len(self._first_maps)
+
+    def _maps_prepared(self, ready: bool) -> None:  # noqa: FBT001 - as `FirstMaps` calls it
+        """What computes class maps is there, or could not be made: the images that wait for it go on, or fail."""
+        with self._changed:
+            held = self._first_maps.take(ready=ready)
+            self._first_maps.over()
+            if ready:
+                for image in held:
+                    self._queue.put(image)
+                if self._ended and len(self._queue):
+                    self._start_again()
+            self._changed.notify_all()  # where the batcher is closed, that may be the end
+        if not ready:
+            fail(held, failed)
+
     def _full(self) -> OverloadedError:
+        waiting = self._capacity - self._room()
         return OverloadedError(
             Reason.QUEUE_FULL,
-            f"{len(self._queue)} images are in the queue, which holds at most {self._capacity}. Try again later.",
+            f"{waiting} images are in the queue, which holds at most {self._capacity}. Try again later.",
             retry_after=self._filling.seconds_to_compute(len(self._queue)),
         )
 
@@ -316,7 +343,7 @@ class Batcher:
                 self._feed.idle()
         with self._changed:
             while not self._may_compose():
-                if self._closed and not len(self._queue):
+                if self._closed and not len(self._queue) and not len(self._first_maps):
                     return None
                 if not self._changed.wait(self._idle_seconds) and not (len(self._queue) or self._computing):
                     self._ended.append(number)

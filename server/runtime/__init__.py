@@ -97,6 +97,9 @@ class Runtime(Protocol):
     def alone(self, pixels: NDArray[np.uint8], outputs: frozenset[str] = DEFAULT_OUTPUTS) -> Outputs:
         """The same for a batch beside which nothing else is computed: the whole device may work on it."""
 
+    def prepare_maps(self) -> None:
+        """Do what has to be done before the first class maps, and is left until somebody asks for them."""
+
     def out_of_memory(self, error: Exception) -> bool:
         """Whether `error`, raised by a call, says that the batch does not fit: a smaller one may."""
 
@@ -156,6 +159,9 @@ class OneStream:
     def alone(self, pixels: NDArray[np.uint8], outputs: frozenset[str] = DEFAULT_OUTPUTS) -> Outputs:
         """The same."""
         return self(pixels, outputs)
+
+    def prepare_maps(self) -> None:
+        """Nothing: maps are made of the feature map."""
 
     def out_of_memory(self, error: Exception) -> bool:
         """Python's own; each runtime adds its framework's."""

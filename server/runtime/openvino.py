@@ -207,15 +207,22 @@ class OpenVINORuntime:
 
     def _explained(self, pixels: NDArray[np.uint8], outputs: frozenset[str]) -> Outputs:
         """The outputs with the maps of the most probable classes."""
+        found = self._maps().infer(pixels, outputs | {LOGITS})
+        maps = found[CLASS_MAPS]
+        rows = packed(found[LOGITS], maps.shape[1:3], lambda image, classes: maps[image][..., classes])
+        return {name: rows if name == CLASS_MAPS else found[name] for name in outputs}
+
+    def prepare_maps(self) -> None:
+        """Compile the network with the maps, which takes as long as without them."""
+        self._maps()
+
+    def _maps(self) -> _Requests:
         with self._compiling:
             if self._with_maps is None:
                 streams = {**self._options, "PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": self.streams}
                 compiled = core().compile_model(self._whole, "CPU", streams)
                 self._with_maps = _Requests(compiled, self.streams, threads=self.streams)
-        found = self._with_maps.infer(pixels, outputs | {LOGITS})
-        maps = found[CLASS_MAPS]
-        rows = packed(found[LOGITS], maps.shape[1:3], lambda image, classes: maps[image][..., classes])
-        return {name: rows if name == CLASS_MAPS else found[name] for name in outputs}
+            return self._with_maps
 
     def out_of_memory(self, error: Exception) -> bool:
         """Whether `error` says that the batch does not fit."""

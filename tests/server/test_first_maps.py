@@ -1,0 +1,137 @@
+"""The first class maps of a model: what computes them is made ready beside the batches, not by a thread of theirs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+
+import numpy as np
+import pytest
+
+from glimpse.models.outputs import CLASS_MAPS, LOGITS, PROBABILITIES
+from glimpse.server.batching.batch_queue import Answer, Slot
+from glimpse.server.errors import InternalError, OverloadedError
+from glimpse.server.fair_queue import NO_LANE
+from glimpse.server.loading import LoadOptions, load_model, model_source
+from glimpse.server.metrics import Metrics
+from glimpse.server.runtime.openvino import OpenVINORuntime
+from glimpse.server.settings import Settings
+from tests.server.fake_executor import SECOND, SHAPE, WAIT, Bench, benches, value
+
+EXPLAINED = frozenset({PROBABILITIES, CLASS_MAPS})
+OUTPUTS = frozenset({PROBABILITIES, LOGITS, CLASS_MAPS})
+
+
+@pytest.fixture
+def make() -> Iterator[Callable[..., Bench]]:
+    with benches() as build:
+        yield build
+
+
+class Prepared:
+    """Is made ready when it is let to."""
+
+    def __init__(self) -> None:
+        self.begun, self.go = threading.Semaphore(0), threading.Semaphore(0)
+        self.fails = False
+
+    def __call__(self) -> None:
+        self.begun.release()
+        assert self.go.acquire(timeout=WAIT)
+        if self.fails:
+            raise RuntimeError("no room")
+
+
+def maps_of(future: Future[Answer]) -> float:
+    return float(future.result(WAIT).outputs[CLASS_MAPS][0])
+
+
+def test_others_are_answered_while_the_first_maps_are_made_ready(make: Callable[..., Bench]) -> None:
+    prepared = Prepared()
+    bench = make(outputs=OUTPUTS, prepare_maps=prepared)
+    first, second = bench.submit(1, outputs=EXPLAINED), bench.submit(2, outputs=EXPLAINED)
+    assert prepared.begun.acquire(timeout=WAIT)
+    ordinary = bench.submit(3)
+    bench.release()
+    assert value(ordinary) == 3
+    assert not first.done()
+    assert bench.model.asked == [frozenset({PROBABILITIES})]
+    prepared.go.release()
+    for _ in range(2):
+        bench.release()
+    assert [maps_of(first), maps_of(second)] == [1 + SECOND, 2 + SECOND]
+    third = bench.submit(4, outputs=EXPLAINED)
+    bench.release()
+    assert maps_of(third) == 4 + SECOND
+    assert not prepared.begun.acquire(blocking=False), "once is enough"
+
+
+def test_images_of_other_processes_wait_for_the_first_maps_too(make: Callable[..., Bench]) -> None:
+    prepared = Prepared()
+    bench = make(outputs=OUTPUTS, prepare_maps=prepared)
+    explained, ordinary = (
+        Slot(np.full(SHAPE, number, np.uint8), NO_LANE, None, 0.0, Future(), outputs)
+        for number, outputs in ((1, EXPLAINED), (2, frozenset({PROBABILITIES})))
+    )
+    bench.batcher.put([explained, ordinary])
+    bench.release()
+    assert value(ordinary.future) == 2
+    prepared.go.release()
+    bench.release()
+    assert maps_of(explained.future) == 1 + SECOND
+
+
+def test_maps_that_cannot_be_made_ready_fail_those_who_wait_alone(make: Callable[..., Bench]) -> None:
+    """The next one who asks has it tried again."""
+    prepared = Prepared()
+    prepared.fails = True
+    bench = make(outputs=OUTPUTS, prepare_maps=prepared)
+    first = bench.submit(1, outputs=EXPLAINED)
+    prepared.go.release()
+    with pytest.raises(InternalError):
+        first.result(WAIT)
+    ordinary = bench.submit(2)
+    bench.release()
+    assert value(ordinary) == 2
+    prepared.fails = False
+    again = bench.submit(3, outputs=EXPLAINED)
+    prepared.go.release()
+    bench.release()
+    assert maps_of(again) == 3 + SECOND
+
+
+def test_who_waits_for_the_first_maps_takes_room_and_is_answered_at_the_end(make: Callable[..., Bench]) -> None:
+    prepared = Prepared()
+    bench = make(outputs=OUTPUTS, prepare_maps=prepared, capacity=2)
+    waiting = [bench.submit(number, outputs=EXPLAINED) for number in (1, 2)]
+    with pytest.raises(OverloadedError, match="2 images are in the queue"):
+        bench.submit(3)
+    assert not bench.batcher.close(0)
+    prepared.go.release()
+    for _ in range(2):
+        bench.release()
+    assert [maps_of(each) for each in waiting] == [1 + SECOND, 2 + SECOND]
+    assert bench.batcher.close(WAIT)
+
+
+def test_openvino_compiles_the_first_maps_beside_the_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a model is loaded; what computes batches finds them ready."""
+    compiled = list[str]()
+    compile_maps = OpenVINORuntime.prepare_maps
+
+    def noted(runtime: OpenVINORuntime) -> None:
+        compiled.append(threading.current_thread().name)
+        compile_maps(runtime)
+
+    monkeypatch.setattr(OpenVINORuntime, "prepare_maps", noted)
+    settings = Settings(runtime="openvino", weights="cifar10", golden="off")
+    loaded = load_model(model_source(settings), LoadOptions.of(settings), Metrics().of)
+    try:
+        pixels = np.zeros(loaded.bundle.recipe.pixels_shape, np.uint8)
+        for _ in range(2):
+            answer = loaded.batcher.submit(pixels, outputs=EXPLAINED).result(WAIT)
+            assert answer.outputs.keys() == EXPLAINED
+    finally:
+        loaded.close(WAIT)
+    assert compiled == ["class maps"]
