@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from dataclasses import replace
 
 from glimpse.models.decoding.cost import Cost
 from glimpse.server.access.call_context import CallContext
@@ -137,7 +138,7 @@ class Service:
             if self.access.rates is not None:
                 patience = _STREAM_PATIENCE if bulk else self._patience(call, caller)
                 if (costs := self._pipeline.costs(request)) is not None:
-                    call.counted = sum(map(_counted, costs)) + self._pipeline.copies(request)
+                    call.counted = sum(map(_counted, costs)) + self._copies(request, call)
                 if seconds := self.access.take(call, call.images, patience=patience):
                     await self._turn(call, seconds, bulk=bulk)
             arrival = Arrival(call.begun, call.complete or call.begun)
@@ -180,6 +181,14 @@ class Service:
     def failed(self, answer: Classification, call: CallContext) -> None:
         """A request that has been classified gets an error all the same, because of what is wrong with an image."""
         self.statistics.failed(answer.model, time.monotonic() - call.begun)
+
+    def _copies(self, request: ClassifyRequest, call: CallContext) -> int:
+        """How many images explaining takes besides a request's own, with the version that is going to answer it."""
+        if request.explain is None:
+            return 0
+        if self._traffic is not None and self._traffic.divided(request.model):
+            request = replace(request, model=self._traffic.version(request, call))
+        return self._pipeline.copies(request)
 
     def _failed(self, selector: ModelSelector, call: CallContext) -> None:
         with contextlib.suppress(ServiceError):  # no such model: there is nothing that it could count for

@@ -75,7 +75,8 @@ class Rates:
             who: whose bucket.
             images: how many come.
             allowance: the caller's own; None: the usual.
-            worth: how many images they count for, where that is more; no more than the bucket can hold.
+            worth: how many images they count for, where that is more. Of more than the bucket can hold, it has to be
+                full, and what it lacks is owed: the next ones come the later for it.
             patience: seconds that they can wait for the bucket to hold so many. Then they are taken beforehand.
 
         Returns:
@@ -97,17 +98,18 @@ class Rates:
                 field="images",
             )
         now, bucket = self._clock(), self._buckets.get(who)
-        counted = max(images, min(worth, allowed.burst))
+        counted = max(images, worth)
         takes, burst = counted / allowed.rate, allowed.burst / allowed.rate
+        owed = max(0.0, takes - burst)
         # A bucket that has become full says that nobody came who was told to.
         fresh = bucket is None or bucket.full_at <= now
         full_at = takes + (now if bucket is None or fresh else bucket.full_at)
-        missing = full_at - now - burst
+        missing = full_at - owed - now - burst
         if missing > max(0.0, patience) + _EXACT:
             promised = full_at if bucket is None or fresh else max(full_at, bucket.promised + takes)
-            hint = max(missing, min(promised - now - burst, _LATEST))
+            hint = max(missing, min(promised - owed - now - burst, _LATEST))
             if bucket is not None:  # always: there is none only where nothing is missing
-                bucket.promised = now + burst + hint
+                bucket.promised = now + burst + hint + owed
             these = "one more" if counted == 1 else f"these {counted}"
             raise OverloadedError(
                 Reason.RATE_LIMITED,
@@ -128,7 +130,7 @@ class Rates:
         allowed = allowance or self._usual
         bucket = self._buckets.get(who)
         if bucket is not None and allowed.rate > 0:
-            seconds = max(images, min(worth, allowed.burst)) / allowed.rate
+            seconds = max(images, worth) / allowed.rate
             bucket.full_at -= seconds
             if self._spent is not None:
                 self._count(who, -seconds)

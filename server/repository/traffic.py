@@ -68,6 +68,25 @@ class Traffic:
         """Whether a request for this model may go to a canary, or be copied."""
         return not selector.version and self._rollouts.any(self._registry.name(selector.name))
 
+    def version(self, request: ClassifyRequest, call: CallContext) -> ModelSelector:
+        """What is to answer a request of which `divided` is true, as things are now."""
+        name = self._registry.name(request.model.name)
+        canary = self._canary(name)
+        if canary is None or not self._takes(canary, call):
+            return request.model
+        return ModelSelector(name, canary.terms.version)
+
+    def _canary(self, name: str) -> Rollout | None:
+        """The canary of a model, unless it is the usual version; None: there is none."""
+        canary, usual = self._rollouts.of(name, Kind.CANARY), self._registry.usual(name)
+        if canary is None or not canary.running or usual is None or usual.identity.version == canary.terms.version:
+            return None
+        return canary
+
+    def _takes(self, canary: Rollout, call: CallContext) -> bool:
+        """Whether a request is the canary's."""
+        return canary.takes(call.key or call.who) and self._loaded(canary.name, canary.terms.version)
+
     async def classify(
         self, request: ClassifyRequest, call: CallContext, caller: Caller, compute: Compute
     ) -> Classification:
@@ -83,10 +102,9 @@ class Traffic:
             ServiceError: expected; the request as a whole gets an error.
         """
         name = self._registry.name(request.model.name)
-        canary, usual = self._rollouts.of(name, Kind.CANARY), self._registry.usual(name)
-        if canary is None or not canary.running or usual is None or usual.identity.version == canary.terms.version:
+        if (canary := self._canary(name)) is None:
             answer = await compute(request)
-        elif canary.takes(call.key or call.who) and self._loaded(name, canary.terms.version):
+        elif self._takes(canary, call):
             answer = await self._by_canary(canary, request, call, caller, compute)
         else:
             answer = await self._counted(canary, request, call, caller, compute, new=False)

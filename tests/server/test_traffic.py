@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from glimpse.models.decoding.cost import Cost
+from glimpse.server import explanations
+from glimpse.server.access.call_context import CallContext
 from glimpse.server.access.call_metadata import read_metadata
-from glimpse.server.domain import (
-    Caller,
-    ModelSelector,
-)
+from glimpse.server.admission import Admission, Permits
+from glimpse.server.domain import Caller, ClassifyRequest, Explain, ModelSelector
 from glimpse.server.errors import (
     DeadlineExceededError,
     FailedPreconditionError,
@@ -21,8 +25,10 @@ from glimpse.server.errors import (
     Reason,
 )
 from glimpse.server.fair_queue import Lane
+from glimpse.server.occlusion import COPIES
 from glimpse.server.repository.rollout import Kind, Terms
-from tests.server.traffic_scene import LONG, Scene, run
+from glimpse.server.service import Service
+from tests.server.traffic_scene import CALLER, LONG, PHOTO, Scene, run
 
 
 def test_only_requests_that_name_no_version_are_divided() -> None:
@@ -34,6 +40,44 @@ def test_only_requests_that_name_no_version_are_divided() -> None:
         assert not made.traffic.divided(ModelSelector("cifar", "1"))
         assert not made.traffic.divided(ModelSelector("cifar", "stable"))
         assert not made.traffic.divided(ModelSelector("other"))
+
+    run(do)
+
+
+def test_explanations_are_counted_as_the_version_makes_them_that_answers() -> None:
+    """By class activation maps in one version, and by occlusion in the other one, which has none."""
+    counted: list[int] = []
+
+    class Access:
+        rates = object()
+
+        def take(self, call: CallContext, _: int, **__: float) -> float:
+            counted.append(call.counted)
+            raise OverloadedError(Reason.RATE_LIMITED, "", retry_after=1.0)
+
+    async def do(made: Scene) -> None:
+        usual = made.models["1"]
+        made.registry.put(replace(usual, network=replace(usual.network, maps=(8, 8))))
+        calls: Any = SimpleNamespace(metrics=made.metrics, access=Access())
+        pipeline: Any = SimpleNamespace(
+            costs=lambda _: [Cost(1, 1, 1, expensive=False)],
+            copies=lambda request: explanations.copies(request, made.registry.resolve(request.model)),
+        )
+        service = Service(
+            calls,
+            Admission(Permits(64, 1, 1), streams=1, retry_after=lambda *_: 0.0),
+            pipeline,
+            made.registry,
+            stream_window=1,
+            traffic=made.traffic,
+        )
+        request = ClassifyRequest((PHOTO,), explain=Explain())
+        for share in (1e-9, 1.0):
+            made.roll_out(Kind.CANARY, share=share)
+            call = CallContext("", "", "ipv4:192.0.2.1:40000", images=1)
+            with pytest.raises(OverloadedError):
+                await service.classify(request, call, CALLER)
+        assert counted == [1, 1 + COPIES]
 
     run(do)
 

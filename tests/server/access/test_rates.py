@@ -107,6 +107,22 @@ def test_the_places_of_those_who_gave_up_are_forgotten_as_time_passes_them(clock
     assert refusal(rates, "alice", 1).retry_after == pytest.approx(0.2)
 
 
+def test_what_counts_for_more_than_the_burst_is_owed(clock: Clock) -> None:
+    """It passes once the bucket is full, and what it takes beyond that delays what comes next."""
+    rates = Rates(Allowance(5.0, 10), clock=clock)
+    assert rates.take("alice", 1, worth=50) == 0
+    assert refusal(rates, "alice", 1).retry_after == pytest.approx((50 + 1 - 10) / 5)
+    clock.now += 41 / 5
+    rates.take("alice", 1)
+    with pytest.raises(OverloadedError) as refused:
+        rates.take("alice", 1, worth=50)
+    assert refused.value.retry_after == pytest.approx(10 / 5), "when the bucket is full"
+    clock.now += 2
+    assert rates.take("alice", 1, worth=50) == 0
+    rates.give_back("alice", 1, worth=50)
+    assert rates.take("alice", 10) == 0
+
+
 def test_the_line_ends_somewhere_but_never_before_there_is_room(clock: Clock) -> None:
     rates = Rates(Allowance(1.0, 1), clock=clock)
     rates.take("alice", 1)
