@@ -6,6 +6,7 @@ resolve the model -> check the options -> take permits
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -172,9 +173,6 @@ class Pipeline:
                         self._abandon(flight, work)
                     raise
                 results = tuple([self._result(flight, work) for flight in flights])
-                self._metrics.image("classified", len([None for result in results if result.error is None]))
-                if work.drift is not None:
-                    work.drift.add([seen for flight in flights if (seen := _seen(flight)) is not None])
                 if work.novelty is not None:
                     results = told_novelty(
                         results,
@@ -182,10 +180,18 @@ class Pipeline:
                         work.novelty,
                         require_known=work.require_known,
                     )
+                classified = len([None for result in results if result.error is None])
                 if work.explaining is not None:
-                    results = await work.explaining.explained(
-                        results, [_kept(flight) for flight in flights], caller, self._decoders
-                    )
+                    try:
+                        results = await work.explaining.explained(
+                            results, [_kept(flight) for flight in flights], caller, self._decoders
+                        )
+                    except BaseException as error:
+                        self._metrics.image(_end(error, caller), classified)
+                        raise
+                self._metrics.image("classified", classified)
+                if work.drift is not None:
+                    work.drift.add([seen for flight in flights if (seen := _seen(flight)) is not None])
         computed = None if self._looked_at is None else _computed(flights, work)
         return Classification(work.model.identity, results, work.model.bundle.labels, computed)
 
@@ -309,16 +315,16 @@ class Pipeline:
                 load = Permits(1, len(flight.image.data), flight.cost.work)
                 self._admission.keep_until_done(flight.preparing, load, work.caller.lane)
         flight.answer.cancel()
-        self._metrics.image(self._end(flight, work))
+        ended = flight.answer.done() and not flight.answer.cancelled()
+        self._metrics.image(_end(flight.answer.exception() if ended else None, work.caller))
 
-    def _end(self, flight: _Flight, work: Job) -> str:
-        """How an image of a failed request ended."""
-        error = None if flight.answer.cancelled() or not flight.answer.done() else flight.answer.exception()
-        if error is not None:
-            return "expired" if isinstance(error, DeadlineExceededError) else "failed"
-        # gRPC cancels for both: the caller who left, and the deadline that passed.
-        deadline = work.caller.deadline
-        return "expired" if deadline is not None and deadline <= time.monotonic() else "cancelled"
+
+def _end(error: BaseException | None, caller: Caller) -> str:
+    """How an image of a failed request ended, by its own error, if it has one."""
+    if error is not None and not isinstance(error, asyncio.CancelledError):
+        return "expired" if isinstance(error, DeadlineExceededError) else "failed"
+    # gRPC cancels for both: the caller who left, and the deadline that passed.
+    return "expired" if caller.deadline is not None and caller.deadline <= time.monotonic() else "cancelled"
 
 
 def _seen(flight: _Flight) -> Seen | None:

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from glimpse.models.outputs import DEFAULT_OUTPUTS, EMBEDDING, LOGITS, PROBABILITIES
+from glimpse.server import explanations
 from glimpse.server.admission import Admission, Permits
 from glimpse.server.decoding.configured import decoding_of
 from glimpse.server.decoding.pool import DecodePool
-from glimpse.server.domain import Caller, ClassifyRequest, EncodedImage, ImageResult
-from glimpse.server.errors import InvalidRequestError
+from glimpse.server.domain import Caller, ClassifyRequest, EncodedImage, Explain, ImageResult
+from glimpse.server.errors import DeadlineExceededError, InvalidRequestError, OverloadedError, Reason
 from glimpse.server.fair_queue import NO_LANE
 from glimpse.server.loading import LoadOptions, load_model, model_source
 from glimpse.server.metrics import Metrics
@@ -85,3 +86,46 @@ def test_an_output_that_the_model_lacks_is_refused(
         error, match=r"outputs must be some of embedding, logits, probabilities. Received: (none|'attention')"
     ):
         classify(model, ClassifyRequest((EncodedImage(cat_photo.read_bytes()),), outputs=outputs))
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        (OverloadedError(Reason.QUEUE_FULL, "full"), "failed"),
+        (DeadlineExceededError("late"), "expired"),
+        (asyncio.CancelledError(), "cancelled"),
+    ],
+)
+def test_an_image_that_cannot_be_explained_was_not_classified(
+    model: LoadedModel, cat_photo: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, outcome: str
+) -> None:
+    """In the metrics, and in what drift is counted of: its caller gets no answer."""
+
+    images = (EncodedImage(cat_photo.read_bytes()), EncodedImage(b"none"))
+
+    async def occluded(*_: object) -> None:
+        raise error
+
+    async def run(metrics: Metrics) -> None:
+        settings, registry = Settings(), ModelRegistry()  # type: ignore[call-arg]  # as above
+        registry.put(model)
+        decoders = DecodePool(1, expensive=1, spare=0)
+        admission = Admission(Permits(64, 1 << 30, 1 << 30), streams=1, retry_after=lambda *_: 0.0)
+        pipeline = Pipeline(
+            registry, admission, decoders, decoding_of(settings), metrics, max_images=64, geometries=frozenset()
+        )
+        try:
+            with pytest.raises(type(error)):
+                await pipeline.classify(ClassifyRequest(images[:1], explain=Explain("occlusion")), Caller(NO_LANE))
+            await pipeline.classify(ClassifyRequest(images), Caller(NO_LANE))
+        finally:
+            decoders.close()
+
+    monkeypatch.setattr(explanations, "occluded", occluded)
+    metrics = Metrics()
+    asyncio.run(run(metrics))
+    found = {
+        each: metrics.registry.get_sample_value("glimpse_images_total", {"outcome": each})
+        for each in ("classified", "refused", outcome)
+    }
+    assert found == {"classified": 1, "refused": 1, outcome: 1}
