@@ -24,6 +24,7 @@ from glimpse.server.runtime import (
     UnsupportedNetworkError,
     agreement,
     errors_as_unsupported,
+    memory_budget,
     quantisation,
     speeds,
 )
@@ -236,8 +237,14 @@ class _Builder:
                 raise
 
     def faster(self, precision: Precision, other: Precision) -> float:
-        """How many times as fast the network is computed in `precision`; both take memory at the same time."""
-        one, another = self._made(precision), self._runtime(other)
+        """How many times as fast the network is computed in `precision`.
+
+        Raises:
+            MemoryError: there is not enough for both networks, which compute in turns.
+        """
+        one = self._runtime(precision)
+        self._check_room_for_another()
+        another = self._made(other)
         sizes = one.batch_sizes(self._largest, self._imported.summary.multiply_adds)
         random = np.random.default_rng(0)
 
@@ -250,6 +257,20 @@ class _Builder:
 
         with errors_as_unsupported(f"{self._row.name} cannot compute this network"):
             return speeds.ratio(computing(one), computing(another), sorted({sizes[0], sizes[-1]}))
+
+    def _check_room_for_another(self) -> None:
+        """Refuse a second network for which there is no memory: a load is let in with what one network takes.
+
+        Raises:
+            MemoryError: there is not enough.
+        """
+        takes = memory_budget.expected(self._imported.bundle, self._row, converted=True, rows=0, images=0)
+        budget = memory_budget.available()
+        if takes is not None and budget is not None and takes > budget.free:
+            raise MemoryError(
+                f"comparing its speed takes a second network, about {memory_budget.mib(takes)} of memory, and "
+                f"{memory_budget.mib(budget.free)} are free ({budget.limit})."
+            )
 
     def take(self, quantised: Path) -> None:
         """From now on compute this graph in int8."""

@@ -30,11 +30,12 @@ from glimpse.server.batching.sleep_queue import SleepQueue
 from glimpse.server.loading import LoadOptions, load_model
 from glimpse.server.metrics import Metrics
 from glimpse.server.progress import untold
-from glimpse.server.runtime import agreement, builder, converted_cache, quantisation, speeds
+from glimpse.server.runtime import agreement, builder, converted_cache, memory_budget, quantisation, speeds
 from glimpse.server.runtime.agreement import Agreement
 from glimpse.server.runtime.builder import BuiltRuntime
 from glimpse.server.runtime.importing import ImportedModel, import_model
 from glimpse.server.runtime.int8_trial import Given, Trial
+from glimpse.server.runtime.memory_budget import MemoryBudget
 from glimpse.server.runtime.openvino import OpenVINORuntime
 from glimpse.server.runtime.quantisation import Pictures
 from glimpse.server.runtimes import RUNTIMES
@@ -203,6 +204,30 @@ def test_with_other_pictures_a_network_that_is_not_kept_is_tried_anew(
     monkeypatch.setattr(trial, "_tried", found)
     assert trial.run().network == "another"
     assert tried == [False]
+
+
+@pytest.mark.parametrize("free", [0, 1 << 40])
+def test_speeds_are_compared_only_with_memory_for_two_networks(free: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What let the model in has counted one of them."""
+    summary = NetworkSummary(paper="", stages=(), parameters=1, trainable_parameters=1)
+    model = ImportedModel(EMBEDDED, summary, RUNTIMES["openvino"], lambda: None)
+    computes = builder._Builder(model, 0, Given())
+    made: list[str] = []
+
+    def make(precision: str) -> Any:
+        made.append(precision)
+        return SimpleNamespace(precision=precision, batch_sizes=lambda *_: (1,))
+
+    monkeypatch.setattr(computes, "_made", make)
+    monkeypatch.setattr(memory_budget, "available", lambda: MemoryBudget(free, "the memory of a test"))
+    monkeypatch.setattr(speeds, "ratio", lambda *_: 2.0)
+    if free:
+        assert computes.faster("int8", "float32") == 2.0
+        assert made == ["int8", "float32"]
+    else:
+        with pytest.raises(MemoryError, match=r"a second network, about \d+ MiB of memory, and 0 MiB are free"):
+            computes.faster("int8", "float32")
+        assert made == ["int8"]
 
 
 # ------------------------------------------------------------------------------------------------- with NNCF itself
