@@ -169,6 +169,14 @@ def test_the_threshold_is_that_with_the_best_f1() -> None:
     assert calibrate.best_threshold(probabilities, np.zeros(300, np.int64)) == 0.5
 
 
+@pytest.mark.parametrize("probabilities", [[3e-7, 2e-7, 1e-7], [1.0, 1.0, 1.0], [1 - 1e-9, 0.3, 0.2]])
+def test_a_threshold_is_never_one_that_all_or_no_image_reaches(probabilities: list[float]) -> None:
+    """Rounded, the middle between two tiny probabilities would be 0."""
+    for targets in ([1, 1, 1], [1, 0, 0]):
+        found = calibrate.best_threshold(np.array(probabilities), np.array(targets))
+        assert 0 < np.float32(found) < 1
+
+
 @pytest.mark.parametrize(
     ("scores", "targets", "expected"),
     [

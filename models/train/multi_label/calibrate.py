@@ -16,6 +16,7 @@ _SLOPES = (0.05, 20.0)  # as the temperatures of a softmax
 _STEPS, _ENOUGH = 100, 1e-7
 _RIDGE = 1e-10
 _DIGITS = 6
+_LEAST = 10**-_DIGITS  # that a threshold is away from 0 and from 1
 
 
 def fit(logits: NDArray[np.floating], targets: NDArray[np.int64]) -> Head:
@@ -96,7 +97,7 @@ def _loss(values: NDArray[np.float64], wanted: NDArray[np.float64], line: NDArra
 
 
 def best_threshold(probabilities: NDArray[np.floating], targets: NDArray[np.int64]) -> float:
-    """The probability from which on telling the label has the best F1; one half where no image shows it.
+    """The probability from which on telling the label has the best F1; one half where no image shows it. Never 0 or 1.
 
     It is in the middle between the last image that is told it and the first that is not. Of several that are equally
     good, the one nearest to one half is taken.
@@ -117,4 +118,5 @@ def best_threshold(probabilities: NDArray[np.floating], targets: NDArray[np.int6
     between = (ranked + np.append(ranked[1:], 0.0)) / 2
     best = np.flatnonzero(scores >= scores.max() - 1e-12)
     chosen = between[best[np.abs(between[best] - DEFAULT_THRESHOLD).argmin()]]
-    return float(np.clip(round(float(chosen), _DIGITS), 0.0, 1.0))
+    # With 0 every image would have the label, and with 1 none.
+    return float(np.clip(round(float(chosen), _DIGITS), _LEAST, 1 - _LEAST))
