@@ -30,7 +30,7 @@ _NO_OWN = frozenset({"softmax", "log_softmax", "tanh"})
 _SAME = {"float16": 3e-2, "bfloat16": 1e-1}
 
 
-def load(path: Path, *, recipe: Recipe, classes: int | None, head: HeadKind = "softmax") -> Assembly:
+def load(path: Path, *, recipe: Recipe, classes: int | None, head: HeadKind | None = "softmax") -> Assembly:
     """Read a saved model, in Keras' safe mode: no code in it is run.
 
     Args:
@@ -40,10 +40,10 @@ def load(path: Path, *, recipe: Recipe, classes: int | None, head: HeadKind = "s
         recipe: the pre-stem that the model was trained behind.
         classes: how many labels there are for it; None: as many as it has scores.
         head: what its scores mean. A single score is that of the second of two labels in any case but that of several
-            labels.
+            labels. None: whatever they mean, because they are to be replaced by others.
 
     Returns:
-        The network up to its logits, as a single stage.
+        The network up to its logits, as a single stage; where `head` is None, the whole of it.
 
     Raises:
         WeightsError: not such a file, or a model that cannot be served.
@@ -55,7 +55,10 @@ def load(path: Path, *, recipe: Recipe, classes: int | None, head: HeadKind = "s
         single = _check(path, model, recipe, classes, head)
         made = bounds.check_computation(path, model, recipe)
         flat, expected = _flat(path, model, recipe, _TOGETHER // max(1, made))
-    network, kind = _up_to_logits(path, flat, expected, each=single or head == MULTI_LABEL)
+    network = flat.model
+    kind: Output = "logits"
+    if head is not None:
+        network, kind = _up_to_logits(path, flat, expected, each=single or head == MULTI_LABEL)
     if single:
         network, kind = two_scores.of_one(network), "binary"
     stage = StageSummary(
@@ -69,7 +72,7 @@ def load(path: Path, *, recipe: Recipe, classes: int | None, head: HeadKind = "s
     return Assembly("", network, (stage,), {"network": network.outputs[0]}, kind)
 
 
-def _check(path: Path, model: keras.Model, recipe: Recipe, classes: int | None, head: HeadKind) -> bool:
+def _check(path: Path, model: keras.Model, recipe: Recipe, classes: int | None, head: HeadKind | None) -> bool:
     """Refuse a model that is not a classifier of single images of the recipe's size.
 
     Returns:
@@ -100,7 +103,7 @@ def _check(path: Path, model: keras.Model, recipe: Recipe, classes: int | None, 
             f"{path} takes integers ({model.inputs[0].dtype}), but the recipe scales pixels with mean {recipe.mean} "
             f"and std {recipe.std}. Remove mean and std from the recipe."
         )
-    if _is_single(path, gives[0][1:], classes, head):
+    if head is not None and _is_single(path, gives[0][1:], classes, head):
         return True
     if classes is None and len(gives[0]) == 2:
         return False

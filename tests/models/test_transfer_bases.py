@@ -78,6 +78,14 @@ def of_a_convolution(x: keras.KerasTensor) -> keras.KerasTensor:
     return keras.layers.Softmax()(keras.layers.Reshape((7,))(x))
 
 
+def of_labels(x: keras.KerasTensor) -> keras.KerasTensor:
+    return keras.layers.Dense(7, activation="sigmoid")(x)
+
+
+def yes_or_no(x: keras.KerasTensor) -> keras.KerasTensor:
+    return keras.layers.Dense(1, activation="sigmoid")(x)
+
+
 @pytest.mark.parametrize(
     "tail",
     [
@@ -86,6 +94,9 @@ def of_a_convolution(x: keras.KerasTensor) -> keras.KerasTensor:
         pytest.param(lambda x: keras.layers.Dense(7)(x) / 2.0, id="a division"),
         pytest.param(lambda x: keras.layers.Reshape((7,))(keras.layers.Dense(7)(x)), id="a reshaping"),
         pytest.param(of_a_convolution, id="a convolution"),
+        pytest.param(of_labels, id="a sigmoid of each label"),
+        pytest.param(lambda x: keras.ops.sigmoid(keras.layers.Dense(7)(x)), id="a sigmoid behind them"),
+        pytest.param(yes_or_no, id="yes or no"),
     ],
 )
 def test_what_is_behind_the_head_of_a_keras_file_does_not_matter(tail: Tail, tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def load(base: Base, recipe: Recipe) -> Assembly:
     recipe = base.recipe or recipe
     if row is None:
         assert base.file is not None  # noqa: S101 - a base without a row is a file
-        return keras_files.load(base.file, recipe=recipe, classes=None)
+        return keras_files.load(base.file, recipe=recipe, classes=None, head=None)
     shape = recipe.shape
     if base.file is None:
         keras.utils.set_random_seed(base.seed or 0)
