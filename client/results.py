@@ -206,7 +206,9 @@ class Agreement:
     """How a reduced precision compares with float32, on pictures that the server tried before it served."""
 
     precision: str  # the reduced one: "bfloat16"
-    top1: float  # share of the pictures with the same most probable class, 0 to 1
+    # Share of the pictures with the same most probable class, 0 to 1; of a multi-label model with the same labels over
+    # their thresholds, without those that float32 puts within 0.1 of theirs.
+    top1: float
     pictures: int  # that were compared
     unclear: int  # that were left out, because even in float32 two classes are nearly as probable
 
