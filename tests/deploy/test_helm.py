@@ -172,6 +172,20 @@ def test_a_claim_of_ones_own_is_used_and_none_is_made() -> None:
     assert "GLIMPSE_WEIGHTS" not in environment(*chosen)
 
 
+def test_samples_lie_on_a_claim_or_live_as_long_as_the_replica() -> None:
+    chosen = ("--set", "samples.enabled=true,samples.existingClaim=mine")
+    assert not [each for each in parse(template(*chosen)) if each["kind"] == "PersistentVolumeClaim"]
+    assert "claimName: mine" in template(*chosen)
+    assert environment(*chosen)["GLIMPSE_SAMPLES"] == "/samples/kept"
+    chosen = ("--set", "samples.enabled=true,samples.source=emptyDir,samples.size=1Gi")
+    objects = parse(template(*chosen))
+    assert not [each for each in objects if each["kind"] == "PersistentVolumeClaim"]
+    (deployment,) = [each for each in objects if each["kind"] == "Deployment"]
+    volumes = {each["name"]: each for each in deployment["spec"]["template"]["spec"]["volumes"]}
+    assert volumes["samples"] == {"name": "samples", "emptyDir": {"sizeLimit": "1Gi"}}
+    assert "GLIMPSE_SAMPLES" not in environment()
+
+
 def test_the_page_and_other_origins_are_served_only_where_asked_for() -> None:
     asked = environment("--set", "http.enabled=true,http.page=true,http.origins={https://a.example,https://b.example}")
     assert (asked["GLIMPSE_SERVE_PAGE"], asked["GLIMPSE_HTTP_ORIGINS"]) == (
@@ -199,6 +213,8 @@ def test_without_a_digest_the_image_has_a_tag() -> None:
         ("weights.source=volume,settings.GLIMPSE_WEIGHTS=/x", "Remove one of them"),
         ("credentials.enabled=true,credentials.tlsSecret=", "tokens would travel unencrypted"),
         ("credentials.enabled=true,credentials.tlsSecret=,credentials.tokensSecret=", "credentials.tlsSecret is empty"),
+        ("samples.enabled=true,settings.GLIMPSE_SAMPLES=/x", "settings has GLIMPSE_SAMPLES"),
+        ("samples.source=disk", "source"),
         ("resources.limits.cpu=null", "resources.limits.cpu is missing"),
         ("settings.GLIMPSE_DRAIN_SECONDS=null", "GLIMPSE_DRAIN_SECONDS"),
     ],

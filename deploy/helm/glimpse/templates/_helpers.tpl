@@ -91,6 +91,9 @@ capabilities:
 {{- fail (printf "settings has %s, which this chart sets itself. Remove it. %s" $name $advice) -}}
 {{- end -}}
 {{- end -}}
+{{- if and .Values.samples.enabled (hasKey .Values.settings "GLIMPSE_SAMPLES") -}}
+{{- fail "settings has GLIMPSE_SAMPLES, and samples.enabled is true, which sets it. Remove one of them." -}}
+{{- end -}}
 {{- if ne .Values.weights.source "image" -}}
 {{- $other := ternary "weights.volume.path" "weights.fetch" (eq .Values.weights.source "volume") -}}
 {{- $both := or (eq .Values.weights.source "fetch") .Values.weights.volume.path -}}
