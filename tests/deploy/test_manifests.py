@@ -323,8 +323,17 @@ def test_envoy_leads_to_the_same_methods_as_the_gateway() -> None:
     assert grpc == {f"/{each['service']}/{each.get('method', '')}" for each in asked}
     (rule,) = one("gateway-http", "HTTPRoute")["spec"]["rules"]
     exact = {each["path"]["value"] for each in rule["matches"]}
-    web = {(match.get("path") or match["prefix"]).rstrip("/") for match in matches("web")}
-    assert {path for path in web if "glimpse.v1" not in path} == exact
+    web = {(match.get("path") or match["prefix"]).rstrip("/") for match in matches("web") if "safe_regex" not in match}
+    assert {path for path in web if "glimpse.v1" not in path} == exact - {"/v2/models"}
+    (models,) = [match["safe_regex"]["regex"] for match in matches("web") if "safe_regex" in match]
+    for path in ("", "/versions/2"):
+        passed = {
+            last
+            for last in ("", "/config", "/infer", "/ready", "/stats", "/x")
+            if re.fullmatch(models, f"/v2/models/m-1.pixels{path}{last}")
+        }
+        assert passed == {"", "/config", "/infer", "/ready"}, "statistics are a replica's own"
+    assert not re.fullmatch(models, "/v2/models/m%2Fstats")
 
 
 def test_pages_behind_envoy_may_send_what_the_server_reads() -> None:

@@ -175,11 +175,15 @@ def test_json_goes_through_envoy_and_the_page_does_not(
         asked(envoy, "GET", f"/v2/models/{name}"),
         asked(envoy, "GET", "/v2/health/ready"),
         asked(envoy, "GET", "/v1/models"),
+        asked(envoy, "GET", f"/v2/models/{name}/config"),
+        asked(envoy, "GET", f"/v2/models/{name}.pixels/versions/1/ready"),
     ]
-    assert [status for status, _, _ in answers] == [200] * 5
+    assert [status for status, _, _ in answers] == [200] * 7
     assert json.loads(answers[0][2])["results"][0]["predictions"][0]["label"] == "cat"
     for path in ("/", "/docs", "/v2/repository/index", "/glimpse.v1.ModelRepository/List"):
         assert asked(envoy, "POST", path, bytes(5))[0] == 404, path
+    for path in (f"/v2/models/{name}/stats", f"/v2/models/{name}/versions/1/stats", f"/v2/models/{name}%2Fstats"):
+        assert asked(envoy, "GET", path)[0] == 404, "those of one replica"
 
 
 def test_without_an_http_port_json_is_unavailable_and_pages_go_on(
