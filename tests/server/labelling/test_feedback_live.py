@@ -199,7 +199,7 @@ def test_answers_to_calls_of_one_id_are_told_apart(running: RunningServer, kept:
         third = infer.parameters["request_id"].string_param
     url = f"http://{running.http}/v1/models/se_resnet20_cifar10:predict"
     body = json.dumps({"instances": [{"b64": base64.b64encode(photo(4)).decode()}]}).encode()
-    asked = urllib.request.Request(url, body, dict(headers))  # noqa: S310 - our own server
+    asked = urllib.request.Request(url, body, dict(headers))
     with urllib.request.urlopen(asked, timeout=TIMEOUT) as answer:  # noqa: S310
         fourth = json.load(answer)["request_id"]
     url = f"http://{running.http}/v2/models/se_resnet20_cifar10/infer"
