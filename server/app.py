@@ -40,6 +40,7 @@ from glimpse.server.repository.management import ModelManagement
 from glimpse.server.repository.rollout import Rollouts
 from glimpse.server.repository.traffic import Traffic
 from glimpse.server.repository_servicer import ModelRepositoryServicer
+from glimpse.server.request_checks import RequestChecks
 from glimpse.server.server_models import ServerModels
 from glimpse.server.service import Service
 from glimpse.server.servicer import SERVICE, ImageClassifier, gates
@@ -101,11 +102,9 @@ class Server:
         )
         self._labelling = labelling = Labelling.of(settings, access, self._registry, self._metrics.labelling)
         classes = default_choice(settings)
-        pipeline = Pipeline(
+        checks = RequestChecks(
             self._registry,
-            self._admission,
             self._decoders,
-            self._decoding,
             self._metrics,
             max_images=settings.max_images_per_request,
             geometries=settings.allow_geometries,
@@ -113,6 +112,7 @@ class Server:
             classes=classes,
             looked_at=None if labelling is None else labelling.needs,
         )
+        pipeline = Pipeline(self._admission, self._decoders, self._decoding, self._metrics, checks)
         services = (SERVICE, open_inference.SERVICE) if settings.open_inference else (SERVICE,)
         self._health = Health(*services, HEALTH)
         # An engine that hangs is the supervisor's business.

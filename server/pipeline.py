@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,7 +16,6 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from glimpse.models.bundle import Bundle
 from glimpse.models.decoding.cost import Cost
 from glimpse.models.drift import ImageFigures, image_figures
 from glimpse.models.outputs import LOGITS, PROBABILITIES, Outputs
@@ -29,7 +28,6 @@ from glimpse.server.decoding.where import Decoding
 from glimpse.server.domain import (
     Arrival,
     Caller,
-    ClassChoice,
     Classification,
     ClassifyRequest,
     Computed,
@@ -45,7 +43,6 @@ from glimpse.server.errors import (
 from glimpse.server.metrics import Metrics
 from glimpse.server.novelty import told_novelty
 from glimpse.server.postprocessing import postprocess
-from glimpse.server.registry import ModelRegistry
 from glimpse.server.request_checks import Job, RequestChecks
 from glimpse.server.together import Together
 
@@ -69,49 +66,26 @@ class Pipeline:
 
     def __init__(
         self,
-        registry: ModelRegistry,
         admission: Admission,
         decoders: DecodePool,
         decoding: Decoding,
         metrics: Metrics,
-        *,
-        max_images: int,
-        geometries: frozenset[str],
-        classes: ClassChoice | None = None,
-        novelty: bool = False,
-        looked_at: Callable[[Bundle], frozenset[str]] | None = None,
+        checks: RequestChecks,
     ) -> None:
-        """Put the stages together; `decoders` runs `decoding` beside the event loop.
-
-        A request may hold `max_images` and ask for one of `geometries`. One that does not choose which classes may
-        answer gets `classes`; None: all. `novelty`: tell of each image whether it shows any of the classes, unless a
-        request says otherwise. `looked_at`: the outputs of a model that the server itself looks at, which come with
-        each answer; None: none.
-        """
-        self._registry = registry
+        """Put the stages together; `decoders` runs `decoding` beside the event loop, `checks` makes requests jobs."""
         self._admission = admission
         self._decoders = decoders
         self._decoding = decoding
         self._metrics = metrics
-        self._checks = RequestChecks(
-            registry,
-            decoders,
-            metrics,
-            max_images=max_images,
-            geometries=geometries,
-            classes=classes,
-            novelty=novelty,
-            looked_at=looked_at,
-        )
-        self._looked_at = looked_at
-        self.check_number = self._checks.check_number
+        self._checks = checks
+        self.check_number = checks.check_number
 
     def costs(self, request: ClassifyRequest) -> list[Cost] | None:
         """What each image of a request is going to cost; None where `classify` refuses it before that matters."""
         if len(request.images) > self._checks.max_images:
             return None
         try:
-            recipe = self._checks.recipe(request, self._registry.resolve(request.model))
+            recipe = self._checks.recipe(request, self._checks.model(request))
         except ServiceError:
             return None
         return [self._decoding.cost(image, recipe) for image in request.images]
@@ -121,7 +95,7 @@ class Pipeline:
         if request.explain is None:
             return 0
         try:
-            return explanations.copies(request, self._registry.resolve(request.model))
+            return explanations.copies(request, self._checks.model(request))
         except ServiceError:
             return 0
 
@@ -192,7 +166,7 @@ class Pipeline:
                 self._metrics.image("classified", classified)
                 if work.drift is not None:
                     work.drift.add([seen for flight in flights if (seen := _seen(flight)) is not None])
-        computed = None if self._looked_at is None else _computed(flights, work)
+        computed = _computed(flights, work) if self._checks.looks_at_answers else None
         return Classification(work.model.identity, results, work.model.bundle.labels, computed)
 
     def replied(self, answer: Classification) -> None:

@@ -79,6 +79,19 @@ class RequestChecks:
         self._geometries = geometries
         self._classes, self._novelty, self._looked_at = classes, novelty, looked_at
 
+    @property
+    def looks_at_answers(self) -> bool:
+        """Whether the server itself looks at what networks give."""
+        return self._looked_at is not None
+
+    def model(self, request: ClassifyRequest) -> LoadedModel:
+        """The model that a request means.
+
+        Raises:
+            ModelNotFoundError, FailedPreconditionError, UnavailableError: expected; see `ModelRegistry.resolve`.
+        """
+        return self._registry.resolve(request.model)
+
     def check_number(self, images: int) -> None:
         """To be asked before anything is made of each image of a request.
 
@@ -101,7 +114,7 @@ class RequestChecks:
                 output: whoever lets callers name them has looked, but another version may answer by now.
             ValueError: you should fix your code; no output is asked for.
         """
-        model = self._registry.resolve(request.model)
+        model = self.model(request)
         if not request.images:
             raise InvalidRequestError(Reason.NO_IMAGES, "The request has no image. Send at least one.", field="images")
         self.check_number(len(request.images))

@@ -28,6 +28,7 @@ from glimpse.server.metrics import Metrics
 from glimpse.server.occlusion import COPIES
 from glimpse.server.pipeline import Pipeline
 from glimpse.server.registry import ModelRegistry
+from glimpse.server.request_checks import RequestChecks
 from glimpse.server.settings import Settings
 
 _LOOKING_SECONDS = 1.0  # of a wait for an answer, after which the device is asked whether it hangs
@@ -62,16 +63,15 @@ class PipelineThread:
         capacity = Permits(settings.max_images_in_flight, settings.max_bytes_in_flight, settings.work_in_flight)
         admission = Admission(capacity, streams=1, retry_after=lambda _: 1.0)
         self._room = InFlightLimit(admission.bulk_capacity.images, admission.bulk_capacity.bytes)
-        self._pipeline = Pipeline(
+        checks = RequestChecks(
             registry,
-            admission,
             self._decoders,
-            self._decoding,
             metrics,
             # Requests have one image; its explanation may count for more.
             max_images=min(1 + COPIES, admission.bulk_capacity.images),
             geometries=frozenset(settings.allow_geometries),
         )
+        self._pipeline = Pipeline(admission, self._decoders, self._decoding, metrics, checks)
         self._process = os.getpid()
         self._lock = threading.Lock()
         self._closed = False

@@ -23,6 +23,7 @@ from glimpse.server.loading import LoadOptions, load_model, model_source
 from glimpse.server.metrics import Metrics
 from glimpse.server.pipeline import Pipeline
 from glimpse.server.registry import LoadedModel, ModelRegistry
+from glimpse.server.request_checks import RequestChecks
 from glimpse.server.settings import Settings
 
 GREY = RawImage(32, 32, bytes([127]) * (32 * 32 * 3))
@@ -45,8 +46,9 @@ def classify(model: LoadedModel, request: ClassifyRequest, *, default: bool = Fa
         registry.put(model)
         decoders = DecodePool(1, expensive=1, spare=0)
         admission = Admission(Permits(64, 1 << 30, 1 << 30), streams=1, retry_after=lambda *_: 0.0)
-        parts = registry, admission, decoders, decoding_of(settings), Metrics()
-        pipeline = Pipeline(*parts, max_images=8, geometries=frozenset(), novelty=default)
+        metrics = Metrics()
+        checks = RequestChecks(registry, decoders, metrics, max_images=8, geometries=frozenset(), novelty=default)
+        pipeline = Pipeline(admission, decoders, decoding_of(settings), metrics, checks)
         try:
             return await pipeline.classify(request, Caller(NO_LANE))
         finally:

@@ -21,6 +21,7 @@ from glimpse.server.loading import LoadOptions, load_model, model_source
 from glimpse.server.metrics import Metrics
 from glimpse.server.pipeline import Pipeline
 from glimpse.server.registry import LoadedModel, ModelRegistry
+from glimpse.server.request_checks import RequestChecks
 from glimpse.server.settings import Settings
 
 
@@ -40,9 +41,9 @@ def classify(model: LoadedModel, *requests: ClassifyRequest) -> list[ImageResult
         registry.put(model)
         decoders = DecodePool(1, expensive=1, spare=0)
         admission = Admission(Permits(64, 1 << 30, 1 << 30), streams=1, retry_after=lambda *_: 0.0)
-        pipeline = Pipeline(
-            registry, admission, decoders, decoding_of(settings), Metrics(), max_images=1, geometries=frozenset()
-        )
+        metrics = Metrics()
+        checks = RequestChecks(registry, decoders, metrics, max_images=1, geometries=frozenset())
+        pipeline = Pipeline(admission, decoders, decoding_of(settings), metrics, checks)
         try:
             found = await asyncio.gather(*(pipeline.classify(request, Caller(NO_LANE)) for request in requests))
         finally:
@@ -111,9 +112,8 @@ def test_an_image_that_cannot_be_explained_was_not_classified(
         registry.put(model)
         decoders = DecodePool(1, expensive=1, spare=0)
         admission = Admission(Permits(64, 1 << 30, 1 << 30), streams=1, retry_after=lambda *_: 0.0)
-        pipeline = Pipeline(
-            registry, admission, decoders, decoding_of(settings), metrics, max_images=64, geometries=frozenset()
-        )
+        checks = RequestChecks(registry, decoders, metrics, max_images=64, geometries=frozenset())
+        pipeline = Pipeline(admission, decoders, decoding_of(settings), metrics, checks)
         try:
             with pytest.raises(type(error)):
                 await pipeline.classify(ClassifyRequest(images[:1], explain=Explain("occlusion")), Caller(NO_LANE))
