@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from glimpse.models.bundle import Bundle
 from glimpse.models.calibration_pictures import UNKNOWN
-from glimpse.server import cleanup, cores
+from glimpse.server import cleanup
 from glimpse.server.runtime import agreement, conversion, quantisation
 from glimpse.server.runtime.agreement import Agreement
 from glimpse.server.runtime.converted_cache import Converted
@@ -152,7 +152,7 @@ class Trial:
     def _quantised(self, pictures: Pictures, key: str, *, careful: bool) -> Converted:
         graph = self._imported.form()
         assert isinstance(graph, Path)  # noqa: S101 - of a runtime that reads converted networks
-        orders = Orders(self._bundle, graph, self._imported.summary, pictures.pixels, careful, cores.saturates())
+        orders = Orders(self._bundle, graph, self._imported.summary, pictures.pixels, careful)
         found = conversion.get_or_quantise(orders, key, seconds=self._given.seconds)
         if not found.cached:
             self._temporary.append(found.folder)

@@ -47,7 +47,6 @@ class Orders:
     summary: NetworkSummary
     pixels: NDArray[np.uint8]  # [N, *recipe.pixels_shape], which calibrate
     careful: bool  # keep the most sensitive layers in float32, and take longer
-    saturates: bool  # the processor lacks instructions that add up products of int8 in 32 bits
 
 
 @dataclass(frozen=True, slots=True)

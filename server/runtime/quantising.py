@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from glimpse.models.outputs import LOGITS, PROBABILITIES
 from glimpse.models.spec import NetworkSummary
+from glimpse.server import cores
 from glimpse.server.runtime import UnsupportedNetworkError
 from glimpse.server.runtime.openvino import compiled, errors_of_openvino, write
 from glimpse.server.runtime.openvino_library import core, openvino, ops
@@ -61,7 +62,6 @@ def quantise(orders: Orders, folder: Path) -> NetworkSummary:
                 model,
                 pictures,
                 expected[PROBABILITIES],
-                saturates=orders.saturates,
                 exclusive=orders.bundle.head.exclusive,
             )
         else:
@@ -70,7 +70,7 @@ def quantise(orders: Orders, folder: Path) -> NetworkSummary:
                 pictures,
                 subset_size=len(orders.pixels),
                 preset=nncf.QuantizationPreset.MIXED,
-                advanced_parameters=_advanced(saturates=orders.saturates),
+                advanced_parameters=_advanced(),
             )
     if not any(node.get_type_name() == "FakeQuantize" for node in made.get_ops()):
         raise UnsupportedNetworkError("this network has no layer that could be quantised")
@@ -79,15 +79,13 @@ def quantise(orders: Orders, folder: Path) -> NetworkSummary:
     return orders.summary
 
 
-def _advanced(*, saturates: bool) -> nncf.AdvancedQuantizationParameters:
+def _advanced() -> nncf.AdvancedQuantizationParameters:
     """Without instructions for int8, products are added up in 16 bits, which weights of 7 bits do not overflow."""
-    fix = nncf.OverflowFix.ENABLE if saturates else nncf.OverflowFix.DISABLE
+    fix = nncf.OverflowFix.ENABLE if cores.saturates() else nncf.OverflowFix.DISABLE
     return nncf.AdvancedQuantizationParameters(overflow_fix=fix)
 
 
-def _careful(
-    model: openvino.Model, pictures: Any, expected: NDArray[np.float32], *, saturates: bool, exclusive: bool
-) -> openvino.Model:
+def _careful(model: openvino.Model, pictures: Any, expected: NDArray[np.float32], *, exclusive: bool) -> openvino.Model:
     """Quantised with exact correction of what is shifted, without the layers that change answers most."""
 
     def validate(network: openvino.CompiledModel, items: Iterable[Pixels]) -> tuple[float, list[float]]:
@@ -110,7 +108,7 @@ def _careful(
         max_drop=_MOVED,
         preset=nncf.QuantizationPreset.MIXED,
         subset_size=len(expected),
-        advanced_quantization_parameters=_advanced(saturates=saturates),
+        advanced_quantization_parameters=_advanced(),
         advanced_accuracy_restorer_parameters=nncf.AdvancedAccuracyRestorerParameters(
             max_num_iterations=_RESTORED, ranking_subset_size=min(_RANKED, len(expected))
         ),
