@@ -69,3 +69,11 @@ def scrape(server: RunningServer) -> Callable[[], dict[str, float]]:
 def in_flight(scrape: Callable[[], dict[str, float]]) -> Callable[[], float]:
     """How many images the shared server has between arrival and answer."""
     return lambda: scrape()["glimpse_images_in_flight"]
+
+
+@pytest.fixture
+def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever lies in a repository is complete, and its models may sleep at once."""
+    monkeypatch.setattr("glimpse.server.repository.known._OLD_SECONDS", 0.0)
+    monkeypatch.delenv("GLIMPSE_WEIGHTS", raising=False)
+    monkeypatch.setattr("glimpse.server.repository.sleeping._PATIENCE", 0.0)
