@@ -63,6 +63,7 @@ class LoadOptions:
     judged: Agreement | None = None  # of a model whose int8 network has earned its place, and is loaded again
     classes: ClassChoice | None = None  # that answer requests which do not choose; None: all
     geometries: frozenset[str] | None = None  # that a request may choose; None: those of the server
+    streams: int = 0  # of the runtime, where it can be told; 0: what suits it
     weight: float = 1.0  # that the model's time on the device is in proportion to, while others wait
     device: SharedDevice | None = None  # on which other models compute, too; None: it is the model's alone
     # Told of the bytes that a model takes at the most, before anything of it is loaded; may raise `MemoryShortError`.
@@ -189,6 +190,7 @@ def load_model(
             runtimes=tuple(name for name in options.runtimes if name == runtime.name),
             precision=cast("Precision", runtime.precision),
             max_batch_size=batch_sizes[-1],
+            streams=runtime.streams,
             judged=agreement if runtime.precision == QUANTISED else None,
         )
         batcher = SleepQueue(batcher, partial(_load_again, bundle, golden, again, observe))
@@ -283,6 +285,7 @@ def _imported_and_served(
                 golden,
                 precision=options.precision,
                 largest=options.max_batch_size,
+                streams=options.streams,
                 given=Given(options.calibration, options.conversion_seconds, options.judged),
                 progress=progress,
             )

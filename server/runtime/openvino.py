@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import queue
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +20,7 @@ from glimpse.server import cores
 from glimpse.server.runtime import errors_as_unsupported
 from glimpse.server.runtime.converted_cache import GRAPH
 from glimpse.server.runtime.openvino_library import core, openvino
+from glimpse.server.runtime.openvino_requests import Requests, indices
 from glimpse.server.runtimes import PRECISIONS, QUANTISED, REFERENCE, Precision
 from glimpse.server.settings.kinds import PrecisionChoice
 
@@ -83,7 +83,7 @@ def compiled(model: openvino.Model | Path) -> Callable[[NDArray[np.uint8]], dict
     with errors_of_openvino(what):
         options = {"INFERENCE_PRECISION_HINT": PRECISIONS[REFERENCE].openvino_hint, **_exact()}
         made = core().compile_model(model, "CPU", options)
-    places = _indices(made)
+    places = indices(made)
 
     def answer(pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
         with errors_of_openvino(what):
@@ -122,11 +122,11 @@ class OpenVINORuntime:
             MemoryError: there was not enough.
         """
         self.precision = self.resolve(precision)
-        self.streams = cores.available()
+        self.streams = self._threads = cores.available()
         options = {
             # Left to itself, OpenVINO takes bfloat16 where it can, and tells nobody.
             "INFERENCE_PRECISION_HINT": PRECISIONS[self.precision].openvino_hint,
-            "INFERENCE_NUM_THREADS": self.streams,
+            "INFERENCE_NUM_THREADS": self._threads,
             # Decoding and gRPC run on the same cores. A thread that is pinned beside them waits; another one moves.
             "ENABLE_CPU_PINNING": False,
         }
@@ -134,32 +134,25 @@ class OpenVINORuntime:
             options |= _exact()
         with errors_as_unsupported("openvino cannot compile this network", _reason):
             whole = core().read_model(graph)
-            network = _without_maps(whole)
+            self._network = _without_maps(whole)
+            self._options = options
             # With no streams at all OpenVINO would keep no threads for a model, and compute in those of the caller. But
             # then it takes one batch at a time, so that each core needed a copy of the weights (72 MiB become 117 for
             # ResNet18 on two cores), and one of seven trials in which two threads did so never came back.
             #
             # A core for each batch: threads that share one wait for the slowest of them at every layer, and beside
             # decoding and gRPC one of them is always slow.
-            narrow = core().compile_model(
-                network, "CPU", {**options, "PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": self.streams}
-            )
-            wide = narrow
-            if self.streams > 1:
-                # For a lone image, which all cores answer sooner than one.
-                wide = core().compile_model(
-                    network, "CPU", {**options, "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
-                )
+            self._narrow = self._compiled(self._network, self.streams)
+            # For a lone image, which all cores answer sooner than one.
+            self._wide = self._compiled(self._network, 1) if self.streams > 1 else self._narrow
         # A tensor may have other names besides, of layers whose output it is, too.
-        self.outputs = _OUTPUTS & _indices(whole).keys()
-        batch = network.inputs[0].partial_shape[0]
+        self.outputs = _OUTPUTS & indices(whole).keys()
+        batch = self._network.inputs[0].partial_shape[0]
         # Of a graph of another framework, where it is part of the graph.
         self._batch = int(batch.get_length()) if batch.is_static else None
-        self._narrow = _Requests(narrow, self.streams, threads=self.streams)
-        self._wide = _Requests(wide, 1, threads=self.streams)
         # OpenVINO computes all that a compiled network gives, so one with maps is compiled when the first is asked for.
-        self._whole, self._options = whole, options
-        self._with_maps: _Requests | None = None
+        self._whole = whole
+        self._with_maps: Requests | None = None
         self._compiling = threading.Lock()
 
     @classmethod
@@ -197,8 +190,32 @@ class OpenVINORuntime:
         largest = largest or max(1, min(_LARGEST, math.ceil(_WORTH / max(1, multiply_adds))))
         return (*(size for size in (*range(1, 9), 12, 16, 24, 32, 48, 64, 96, 128) if size < largest), largest)
 
+    def side_by_side(self, streams: int) -> Callable[[NDArray[np.uint8], frozenset[str]], Outputs]:
+        """What computes so many batches at once, for measuring, with places of its own for them."""
+        for ours in (self._narrow, self._wide):
+            if ours.number == streams:
+                return ours.more().infer
+        return self._compiled(self._network, streams).infer
+
+    def use_streams(self, streams: int) -> None:
+        """From now on compute so many batches at once, on as many cores each as there are for it."""
+        if streams != self.streams:
+            self._narrow = self._wide  # before another one is made: two at a time are what memory is counted for
+            if streams > 1:
+                self._narrow = self._compiled(self._network, streams)
+            self.streams = streams
+
+    def _compiled(self, network: openvino.Model, streams: int) -> Requests:
+        """The network for so many batches at once, on all cores."""
+        with errors_of_openvino("openvino cannot compile this network"):
+            hint = "LATENCY" if streams == 1 < self._threads else "THROUGHPUT"
+            made = core().compile_model(
+                network, "CPU", {**self._options, "PERFORMANCE_HINT": hint, "NUM_STREAMS": streams}
+            )
+        return Requests(made, streams, threads=self._threads)
+
     def __call__(self, pixels: NDArray[np.uint8], outputs: frozenset[str] = DEFAULT_OUTPUTS) -> Outputs:
-        """The outputs of these names of uint8 pixels ``[N, H, W, C]``, on one core."""
+        """The outputs of these names of uint8 pixels ``[N, H, W, C]``, as one of `streams` batches."""
         return self._narrow.infer(pixels, outputs) if CLASS_MAPS not in outputs else self._explained(pixels, outputs)
 
     def alone(self, pixels: NDArray[np.uint8], outputs: frozenset[str] = DEFAULT_OUTPUTS) -> Outputs:
@@ -216,60 +233,15 @@ class OpenVINORuntime:
         """Compile the network with the maps, which takes as long as without them."""
         self._maps()
 
-    def _maps(self) -> _Requests:
+    def _maps(self) -> Requests:
         with self._compiling:
             if self._with_maps is None:
-                streams = {**self._options, "PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": self.streams}
-                compiled = core().compile_model(self._whole, "CPU", streams)
-                self._with_maps = _Requests(compiled, self.streams, threads=self.streams)
+                self._with_maps = self._compiled(self._whole, self.streams)
             return self._with_maps
 
     def out_of_memory(self, error: Exception) -> bool:
         """Whether `error` says that the batch does not fit."""
         return lacks_memory(error)
-
-
-class _Requests:
-    """OpenVINO's places for a batch, each for one thread at a time."""
-
-    def __init__(self, compiled: openvino.CompiledModel, number: int, *, threads: int) -> None:
-        # With a single thread `infer` does not raise what went wrong, a lack of memory above all, and leaves the answer
-        # to the batch before where ours should be. What is waited for does raise it.
-        self._alone = threads == 1
-        self._index = _indices(compiled)
-        self._free: queue.SimpleQueue[openvino.InferRequest] = queue.SimpleQueue()
-        for _ in range(number):
-            self._free.put(compiled.create_infer_request())
-
-    def infer(self, pixels: NDArray[np.uint8], outputs: frozenset[str]) -> Outputs:
-        request = self._free.get()
-        try:
-            # Shared, not copied; what OpenVINO may not write to, it does not take, though it only reads.
-            ours = np.require(pixels, requirements=("C", "W"))
-            try:
-                answers = self._run(request, ours, outputs)
-            except Exception as error:
-                if lacks_memory(error):
-                    raise
-                answers = None
-            if answers is None or any(len(each) != len(ours) for each in answers.values()):
-                # A stream on which a batch did not fit into memory fails, or goes on with that one, when the next is as
-                # large as the last that did fit. One image more is another size.
-                answers = self._run(request, np.concatenate([ours, ours[:1]]), outputs)
-                answers = {name: each[:-1] for name, each in answers.items()}
-            return answers
-        finally:
-            self._free.put(request)
-
-    def _run(self, request: openvino.InferRequest, pixels: NDArray[np.uint8], outputs: frozenset[str]) -> Outputs:
-        request.set_input_tensor(openvino.Tensor(pixels, shared_memory=True))
-        if self._alone:
-            request.start_async()
-            request.wait()
-        else:
-            request.infer()
-        # Copies, for the request writes its next answer to the same place.
-        return {name: request.get_output_tensor(self._index[name]).data.copy() for name in outputs}
 
 
 def _without_maps(network: openvino.Model) -> openvino.Model:
@@ -281,11 +253,6 @@ def _without_maps(network: openvino.Model) -> openvino.Model:
     (result,) = [each for each in plain.outputs if CLASS_MAPS in each.get_names()]
     plain.remove_result(result.get_node())
     return plain
-
-
-def _indices(compiled: openvino.CompiledModel | openvino.Model) -> dict[str, int]:
-    """The places of its outputs by their names."""
-    return {name: index for index, output in enumerate(compiled.outputs) for name in output.get_names()}
 
 
 def _exact() -> dict[str, bool]:

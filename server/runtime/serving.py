@@ -8,10 +8,19 @@ from typing import NamedTuple
 
 import structlog
 
+from glimpse.models.bundle import Bundle
 from glimpse.models.outputs import PROBABILITIES
 from glimpse.server import gpus
 from glimpse.server.progress import Progress, untold
-from glimpse.server.runtime import Runtime, batch_rates, builder, errors_as_unsupported, kept_measurements
+from glimpse.server.runtime import (
+    Runtime,
+    batch_rates,
+    builder,
+    errors_as_unsupported,
+    kept_measurements,
+    memory_budget,
+    stream_rates,
+)
 from glimpse.server.runtime.agreement import Agreement
 from glimpse.server.runtime.converted_key import identity
 from glimpse.server.runtime.golden_check import GoldenCheck
@@ -38,6 +47,7 @@ def serve(
     *,
     precision: PrecisionChoice,
     largest: int = 0,
+    streams: int = 0,
     given: Given | None = None,
     progress: Progress = untold,
 ) -> ServedModel:
@@ -48,6 +58,7 @@ def serve(
         golden: of its bundle.
         precision: the one that is stated; ``auto``: the fastest that gives the answers of float32, and the recorded.
         largest: images in the largest batch; 0: what suits the runtime and the network.
+        streams: batches that are computed side by side, of a runtime that can be told; 0: what suits it.
         given: what quantising depends on.
         progress: is told what is being done.
 
@@ -62,7 +73,7 @@ def serve(
     progress(f"build the network with {imported.row.name}", limited=limited)
     runtime, agreement = builder.build(imported, precision=precision, largest=largest, given=given)
     try:
-        return ServedModel(runtime, agreement, _warm(runtime, imported, golden, largest, progress))
+        return ServedModel(runtime, agreement, _warm(runtime, imported, golden, largest, streams, progress))
     except GoldenError as error:
         if precision != "auto" or runtime.precision == REFERENCE:
             raise
@@ -70,25 +81,33 @@ def serve(
     del runtime  # two at a time would take twice the memory
     progress(f"build the network with {imported.row.name}, in {REFERENCE}")
     runtime, _ = builder.build(imported, precision=REFERENCE)
-    return ServedModel(runtime, agreement, _warm(runtime, imported, golden, largest, progress))
+    return ServedModel(runtime, agreement, _warm(runtime, imported, golden, largest, streams, progress))
 
 
-def _warm(
-    runtime: Runtime, imported: ImportedModel, golden: GoldenCheck, largest: int, progress: Progress
+def _warm(  # noqa: PLR0917 - what `serve` was given
+    runtime: Runtime, imported: ImportedModel, golden: GoldenCheck, largest: int, streams: int, progress: Progress
 ) -> tuple[int, ...]:
     """Run every batch size on every stream, so that no caller pays for a first time (optimising, compiling).
 
     What comes out is looked at, so that the golden check costs no time of its own. On a GPU the sizes are those that
-    their measured rates recommend, see `server.runtime.batch_rates`: at the first start, which keeps them for the
-    others.
+    their measured rates recommend, see `server.runtime.batch_rates`, and so are the streams and the largest size on a
+    CPU, see `server.runtime.stream_rates`: at the first start, which keeps them for the others.
 
     Returns:
         The batch sizes.
     """
-    sizes = runtime.batch_sizes(largest, imported.summary.multiply_adds)
+    multiply_adds = imported.summary.multiply_adds
+    sizes = runtime.batch_sizes(largest, multiply_adds)
     check = partial(golden.check, runtime=runtime.name, precision=runtime.precision)
     # Each is put together once: for a fast GPU that takes as long as computing it, and it is the device that is timed.
     batch = cache(golden.batch)
+
+    facts = kept_measurements.facts(
+        network=identity(imported.bundle),
+        runtime=runtime.name,
+        processor=builder.implementation(imported.row).processor(),
+        precision=runtime.precision,
+    )
 
     def compute(size: int) -> object:
         progress(f"measure batches of {size} images")
@@ -109,16 +128,21 @@ def _warm(
                     sizes,
                     may_grow=not largest,
                     out_of_memory=runtime.out_of_memory,
-                    follows_from=kept_measurements.facts(
-                        network=identity(imported.bundle),
-                        runtime=runtime.name,
-                        processor=builder.implementation(imported.row).processor(),
-                        precision=runtime.precision,
-                    ),
+                    follows_from=facts,
                 )
                 _log.info("batch sizes measured", sizes=sizes, device=runtime.device)
-            with ThreadPoolExecutor(runtime.streams) as streams:
-                list(streams.map(stream, range(runtime.streams)))
+            elif isinstance(runtime, stream_rates.Adjustable):
+                progress("measure streams and batch sizes")
+                sizes = stream_rates.adjust(
+                    runtime,
+                    batch,
+                    stated=stream_rates.Shape(streams, largest),
+                    multiply_adds=multiply_adds,
+                    spare=partial(_room_for_another, imported.bundle),
+                    follows_from=facts,
+                )
+            with ThreadPoolExecutor(runtime.streams) as threads:
+                list(threads.map(stream, range(runtime.streams)))
         except Exception as error:
             if runtime.out_of_memory(error):
                 raise MemoryError(
@@ -126,6 +150,12 @@ def _warm(
                 ) from error
             raise
     return sizes
+
+
+def _room_for_another(bundle: Bundle) -> bool:
+    """Whether there is memory to compile a network once more, for a moment."""
+    budget = memory_budget.available()
+    return budget is None or budget.free > 2 * bundle.weights_bytes
 
 
 def whose_memory(device: str) -> str:

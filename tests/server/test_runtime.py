@@ -33,6 +33,7 @@ pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason=
 
 
 BOTH = frozenset({PROBABILITIES, LOGITS})
+MAPS = frozenset({PROBABILITIES, CLASS_MAPS})
 TEMPERATURE = bundles.read(bundles.EMBEDDED_DEFAULT).temperature
 
 
@@ -281,6 +282,21 @@ def test_on_openvino_the_smaller_the_network_the_larger_the_batch(
     graph: Path, largest: int, multiply_adds: int, sizes: tuple[int, ...]
 ) -> None:
     assert OpenVINORuntime(graph).batch_sizes(largest, multiply_adds) == sizes
+
+
+def test_openvino_gives_the_same_answers_on_any_number_of_streams(graph: Path, pixels: NDArray[np.uint8]) -> None:
+    runtime = OpenVINORuntime(graph, "float32")
+    expected = runtime(pixels[:16])[PROBABILITIES]
+    for streams in (1, 2, 3):
+        beside = runtime.side_by_side(streams)
+        runtime.use_streams(streams)
+        assert runtime.streams == streams
+        with ThreadPoolExecutor(streams) as callers:
+            found = [*callers.map(lambda _: runtime(pixels[:16])[PROBABILITIES], range(2 * streams))]
+            found += callers.map(lambda _: beside(pixels[:16], BOTH)[PROBABILITIES], range(2 * streams))  # noqa: B023
+        found += [runtime.alone(pixels[:16])[PROBABILITIES], runtime(pixels[:16], MAPS)[PROBABILITIES]]
+        for answer in found:
+            np.testing.assert_allclose(answer, expected, atol=1e-5)
 
 
 def test_all_streams_at_once_and_a_lone_image_give_the_same_answers(graph: Path) -> None:

@@ -1,0 +1,246 @@
+"""How many batches a CPU is to compute side by side, and how large they may be, by rates measured at the first start.
+
+Which is best depends on the network, on the processor's caches and instructions and on what a layer costs to begin, so
+it is measured where that can be done in a few seconds. A rule, the runtime's own, is what all is compared with, and
+what remains where measuring fails or finds nothing that is clearly better.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from statistics import median
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from glimpse.models.messages import short
+from glimpse.server.runtime import Runtime, kept_measurements, stream_turns
+from glimpse.server.runtime.stream_turns import Compute, Cost
+
+KIND = "streams"  # of measurement
+_LARGEST = 16  # images
+SECONDS = 5.0  # that the rates of one compiled network are measured for, at the most
+_SIZES = (1, 2, 4, 8, _LARGEST)
+_WORK = 10_000_000_000  # multiply-adds of the largest batch that is tried: a third of a second on a slow core
+_TURNS = 5  # of each shape
+_FEWEST = 3  # of a shape that may be chosen
+_HOPELESS = 0.8  # times the rate of the best, below which a shape gets no more turns
+_GAIN = 1.05  # times the rate of a shape that answers sooner, which one that answers later must reach
+# CPU seconds that the service itself takes for a batch of any size: to compose it, to wake a thread, to count it.
+_AROUND = 0.0002
+_HANGS = 30.0  # seconds, after which nobody waits for a measurement any more
+_log = structlog.get_logger(__name__)
+
+
+class Shape(NamedTuple):
+    """How a CPU is kept busy."""
+
+    streams: int  # batches that are computed side by side
+    largest: int  # images in the largest batch
+
+    @property
+    def in_flight(self) -> int:
+        """Images that are computed at once; at equal rates, their seconds are in proportion to it."""
+        return self.streams * self.largest
+
+
+@runtime_checkable
+class Adjustable(Runtime, Protocol):
+    """A runtime whose number of streams may be changed before it serves."""
+
+    def side_by_side(self, streams: int) -> Compute:
+        """What computes so many batches at once, beside the runtime's own; its memory goes with it."""
+
+    def use_streams(self, streams: int) -> None:
+        """From now on compute so many batches at once. Nothing is being computed."""
+
+
+def adjust(
+    runtime: Adjustable,
+    pixels: Callable[[int], NDArray[np.uint8]],
+    *,
+    stated: Shape,
+    multiply_adds: int,
+    spare: Callable[[], bool],
+    follows_from: Mapping[str, Any],
+) -> tuple[int, ...]:
+    """Set the streams of a runtime to what is best here, by an earlier start or measured now; returns its batch sizes.
+
+    Args:
+        runtime: as its own rule has set it: a stream for each core.
+        pixels: a batch of that many images.
+        stated: what is to be taken without being measured; 0 in it: what is best.
+        multiply_adds: of the network, for one image.
+        spare: whether there is memory to compile the network once more, beside the runtime's own.
+        follows_from: what the rates depend on, besides the cores; see `kept_measurements.facts`.
+    """
+    sizes = runtime.batch_sizes(stated.largest, multiply_adds)
+    if stated.streams:
+        runtime.use_streams(stated.streams)
+        return sizes
+    rule = Shape(runtime.streams, sizes[-1])
+    # A graph may take batches of one size only.
+    fixed = stated.largest > 0 or runtime.batch_sizes(1, multiply_adds) == runtime.batch_sizes(2, multiply_adds)
+    groups = candidates(rule, multiply_adds=multiply_adds, fixed=fixed)
+    if not any(groups):
+        return sizes
+    known = {rule, *(shape for group in groups for shape in group)}
+    follows_from = {**follows_from, "rule": [*rule], "shapes": sorted([*shape] for shape in known)}
+
+    def parsed(found: Any) -> Shape:
+        streams, largest = found
+        if (shape := Shape(streams, largest)) not in known:
+            raise ValueError(f"it is none of those that were measured. Received: {found}")
+        return shape
+
+    found = kept_measurements.read(KIND, follows_from, parsed)
+    if found is None:
+        found = _measured(runtime, pixels, rule, groups, spare)
+        # The rule, too, where measuring failed: the next start is not to wait for the same.
+        kept_measurements.store(KIND, follows_from, [*found])
+    _log.info("streams chosen", streams=found.streams, largest_batch=found.largest)
+    runtime.use_streams(found.streams)
+    return sizes if found.largest == rule.largest else runtime.batch_sizes(found.largest, multiply_adds)
+
+
+def candidates(rule: Shape, *, multiply_adds: int, fixed: bool) -> list[list[Shape]]:
+    """The shapes beside the rule's that are worth a turn, in groups that need the network to be compiled once more.
+
+    The first group needs that not: a runtime has the network compiled for one batch on all cores, too.
+
+    Args:
+        rule: what all are compared with, with a stream for each core. The others have 1, 2, and one for every second.
+        multiply_adds: of the network, for one image.
+        fixed: whether the rule's largest batch stays.
+    """
+    sizes = [rule.largest] if fixed else [size for size in _SIZES if size == 1 or size * multiply_adds <= _WORK]
+    cores = rule.streams
+    numbers = sorted({1, min(2, cores), max(1, cores // 2), cores})
+    own = [number for number in numbers if number in (1, rule.streams)]
+    grouped = [own, *([number] for number in numbers if number not in own)]
+    # Those that keep about as many images in flight come first, and of two the larger: time may not suffice for all.
+    found = []
+    for group in grouped:
+        shapes = [shape for size in reversed(sizes) for number in group if (shape := Shape(number, size)) != rule]
+        found.append(sorted(shapes, key=lambda shape: abs(math.log2(shape.in_flight / rule.in_flight))))
+    return found
+
+
+def gains(
+    turn: Callable[[Shape], Cost],
+    shapes: Sequence[Shape],
+    rule: Shape,
+    *,
+    seconds: float = SECONDS,
+    clock: Callable[[], float] = time.monotonic,
+) -> dict[Shape, float]:
+    """How many times the rate of the rule each shape has, as far as that could be measured in time.
+
+    They compute in turns, for whatever else runs on the machine comes and goes; each turn is compared with the rule's
+    in the same round, and the median counts. The gain is the lesser of that in time and that in CPU time: in time alone
+    another process would decide, and in CPU time alone a shape that leaves cores idle would look cheap.
+
+    Args:
+        turn: computes one. The first time it may compile, for which there is a third of the time. Raises MemoryError
+            where a shape does not fit.
+        shapes: to be compared with the rule, most promising first.
+        rule: that they are compared with.
+        seconds: after which no other turn begins.
+        clock: seconds, monotonic.
+    """
+    begun = clock()
+    end = begun + seconds
+    warm: list[Shape] = []
+    turn(rule)
+    for shape in shapes:
+        if clock() >= begun + seconds / 3:
+            break
+        with contextlib.suppress(MemoryError):
+            turn(shape)
+            warm.append(shape)
+
+    def cost(shape: Shape) -> Cost:
+        found = turn(shape)
+        own = _AROUND / shape.largest
+        return Cost(found.wall + own / rule.streams, found.processor + own)
+
+    found: dict[Shape, list[float]] = {shape: [] for shape in warm}
+    for number in range(_TURNS):
+        base = cost(rule)
+        for shape in warm if number % 2 else reversed(warm):
+            if clock() >= end:
+                break
+            this = cost(shape)
+            found[shape].append(min(base.wall / this.wall, base.processor / this.processor))
+        best = max([1.0, *(median(each) for each in found.values() if each)])
+        warm = [shape for shape in warm if found[shape] and median(found[shape]) >= _HOPELESS * best]
+        if clock() >= end:
+            break
+    return {shape: median(each) for shape, each in found.items() if len(each) >= _FEWEST}
+
+
+def chosen(measured: Mapping[Shape, float], rule: Shape) -> Shape:
+    """Of the shapes that reach the best rate within 5%, the one that answers soonest, the rule before others."""
+    rates = {rule: 1.0, **measured}
+    best = max(rates.values())
+    good = [shape for shape, rate in rates.items() if rate * _GAIN >= best]
+    least = min(shape.in_flight for shape in good)
+    soonest = [shape for shape in good if shape.in_flight == least]
+    return rule if rule in soonest else max(soonest, key=lambda shape: rates[shape])
+
+
+def _measured(
+    runtime: Adjustable,
+    pixels: Callable[[int], NDArray[np.uint8]],
+    rule: Shape,
+    groups: Sequence[Sequence[Shape]],
+    spare: Callable[[], bool],
+) -> Shape:
+    """The best of all shapes; the rule, if that could not be found out."""
+    begun = time.monotonic()
+    try:
+        found = stream_turns.in_time(partial(_gains, runtime, pixels, rule, groups, spare), _HANGS)
+    except Exception as error:  # noqa: BLE001 - whatever it was: without a measurement there is the rule
+        _log.warning(
+            "streams not measured",
+            detail=f"{short(error)} They are chosen by a rule: one for each core, {rule.largest} images in a batch.",
+        )
+        return rule
+    best = chosen(found, rule)
+    _log.info(
+        "streams measured",
+        shapes={f"{shape.streams}x{shape.largest}": round(gain, 2) for shape, gain in {rule: 1.0, **found}.items()},
+        seconds=round(time.monotonic() - begun, 2),
+    )
+    return best
+
+
+def _gains(
+    runtime: Adjustable,
+    pixels: Callable[[int], NDArray[np.uint8]],
+    rule: Shape,
+    groups: Sequence[Sequence[Shape]],
+    spare: Callable[[], bool],
+) -> dict[Shape, float]:
+    """`gains` of all groups, one group after the other."""
+    computes = {rule.streams: runtime.side_by_side(rule.streams)}
+
+    def turn(shape: Shape) -> Cost:
+        return stream_turns.turn(computes[shape.streams], pixels(shape.largest), shape.streams)
+
+    found: dict[Shape, float] = {}
+    for number, group in enumerate(groups):
+        if not group or (number and not spare()):
+            continue
+        more = {shape.streams for shape in group} - computes.keys()
+        computes |= {streams: runtime.side_by_side(streams) for streams in more}
+        found |= gains(turn, group, rule, seconds=SECONDS / 2 if number else SECONDS)
+        for streams in more:
+            del computes[streams]
+    return found
