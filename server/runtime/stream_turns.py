@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from glimpse.models.messages import lacks_memory
 from glimpse.models.outputs import DEFAULT_OUTPUTS, Outputs
 
-_SECONDS = 0.02  # that each stream computes, at least
+_SECONDS = 0.01  # that each stream computes, at least
 T = TypeVar("T")
 
 # (uint8 [N, H, W, C], names of outputs) -> those outputs, [N, ...] each
@@ -29,7 +29,7 @@ class Cost(NamedTuple):
 
 
 def turn(compute: Compute, pixels: NDArray[np.uint8], streams: int) -> Cost:
-    """Compute the same batch on all streams at once, once or for some hundredths of a second.
+    """Compute the same batch on all streams at once, as often as a hundredth of a second holds, or once.
 
     Raises:
         MemoryError: it did not fit.
