@@ -7,6 +7,7 @@ import json
 import shutil
 import threading
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,14 @@ from glimpse.models import bundle as bundles
 from glimpse.models import digests
 from glimpse.models.outputs import PROBABILITIES
 from glimpse.models.sources import ModelSource
+from glimpse.server.batching.sleep_queue import SleepQueue
 from glimpse.server.errors import UnavailableError
 from glimpse.server.loading import LoadOptions, load_model
 from glimpse.server.metrics import Metrics
+from glimpse.server.progress import untold
 from glimpse.server.registry import LoadedModel
 from glimpse.server.runtime import UnsupportedNetworkError, builder, conversion, importing
+from glimpse.server.runtime.openvino import OpenVINORuntime
 from glimpse.server.runtimes import RUNTIMES
 from glimpse.server.settings import Settings
 from tests.conftest import CACHE
@@ -68,6 +72,26 @@ def test_a_model_that_is_closed_leaves_the_others_serving(tmp_path: Path) -> Non
         first.batcher.submit(PIXELS)
     np.testing.assert_array_equal(answer(other), before)
     assert other.close(60)
+
+
+def test_a_model_that_wakes_has_the_streams_it_had_without_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
+    used, measured = list[int](), list[int]()
+    use_streams = OpenVINORuntime.use_streams
+
+    def noted(self: OpenVINORuntime, streams: int) -> None:
+        used.append(streams)
+        use_streams(self, streams)
+
+    monkeypatch.setattr(OpenVINORuntime, "use_streams", noted)
+    monkeypatch.setattr(OpenVINORuntime, "side_by_side", lambda _, streams: measured.append(streams))
+    settings: dict[str, Any] = {"precision": "float32", "max_batch_size": 2}
+    options = replace(LoadOptions.of(Settings(**settings)), sleeps=True, streams=3)
+    model = load_model(ModelSource(weights=str(bundles.EMBEDDED_DEFAULT)), options, Metrics().of)
+    assert isinstance(model.batcher, SleepQueue)
+    woken = model.batcher.load(untold)
+    assert (used, measured) == ([3, 3], [])
+    assert woken.close(60)
+    assert model.close(60)
 
 
 @pytest.mark.parametrize("runtime", mostly_in_ci(("openvino", "tensorflow"), "openvino"))
