@@ -30,7 +30,7 @@ _SIZES = (1, 2, 4, 8, _LARGEST)
 _WORK = 10_000_000_000  # multiply-adds of the largest batch that is tried: a third of a second on a slow core
 _TURNS = 5  # of each shape
 _FEWEST = 3  # of a shape that may be chosen
-_HOPELESS = 0.8  # times the rate of the best, below which a shape gets no more turns
+_HOPELESS = 0.8  # times the rate of the best, below which a shape gets no more turns than two
 _GAIN = 1.05  # times the rate of a shape that answers sooner, which one that answers later must reach
 # CPU seconds that the service itself takes for a batch of any size: to compose it, to wake a thread, to count it.
 _AROUND = 0.0002
@@ -143,8 +143,9 @@ def gains(
     """How many times the rate of the rule each shape has, as far as that could be measured in time.
 
     They compute in turns, for whatever else runs on the machine comes and goes; each turn is compared with the rule's
-    in the same round, and the median counts. The gain is the lesser of that in time and that in CPU time: in time alone
-    another process would decide, and in CPU time alone a shape that leaves cores idle would look cheap.
+    in the same round, and the lower quartile counts, so that in doubt the rule remains. The gain is the lesser of that
+    in time and that in CPU time: in time alone another process would decide, and in CPU time alone a shape that leaves
+    cores idle would look cheap.
 
     Args:
         turn: computes one. The first time it may compile, for which there is a third of the time. Raises MemoryError
@@ -178,11 +179,13 @@ def gains(
                 break
             this = cost(shape)
             found[shape].append(min(base.wall / this.wall, base.processor / this.processor))
-        best = max([1.0, *(median(each) for each in found.values() if each)])
-        warm = [shape for shape in warm if found[shape] and median(found[shape]) >= _HOPELESS * best]
         if clock() >= end:
             break
-    return {shape: median(each) for shape, each in found.items() if len(each) >= _FEWEST}
+        if number:  # one turn may have been disturbed
+            rates = {shape: median(found[shape]) for shape in warm}
+            best = max([1.0, *rates.values()])
+            warm = [shape for shape in warm if rates[shape] >= _HOPELESS * best]
+    return {shape: sorted(each)[len(each) // 4] for shape, each in found.items() if len(each) >= _FEWEST}
 
 
 def chosen(measured: Mapping[Shape, float], rule: Shape) -> Shape:

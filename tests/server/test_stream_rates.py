@@ -46,6 +46,19 @@ def test_a_shape_that_computes_clearly_more_is_chosen() -> None:
     assert chosen(found, RULE) == Shape(2, 16)
 
 
+def test_a_shape_that_gains_in_some_turns_only_is_not_chosen() -> None:
+    """Whatever else ran on the machine may have made the rule look slow in these."""
+    device = Device(lambda _: 0.010)
+
+    def turn(shape: Shape) -> Cost:
+        found = device.turn(shape)
+        slow = shape == RULE and device.turns.count(RULE) in {2, 4, 6}
+        return Cost(2 * found.wall, 2 * found.processor) if slow else found
+
+    found = gains(turn, [Shape(2, 16)], RULE, seconds=100, clock=lambda: device.now)
+    assert found[Shape(2, 16)] < 1.05
+
+
 def test_of_shapes_within_5_percent_the_one_that_answers_soonest_is_chosen() -> None:
     assert chosen({Shape(2, 16): 1.04, Shape(1, 16): 1.03}, RULE) == RULE
     assert chosen({Shape(2, 16): 1.04, Shape(2, 4): 0.98}, RULE) == RULE
@@ -69,10 +82,10 @@ def test_what_the_service_does_for_each_batch_counts_against_small_ones() -> Non
     assert slow[Shape(2, 1)] > 0.99
 
 
-def test_a_hopeless_shape_gets_one_turn_beside_its_first() -> None:
+def test_a_hopeless_shape_gets_two_turns_beside_its_first() -> None:
     device = Device(lambda shape: 0.02 if shape == Shape(1, 8) else 0.01)
     assert Shape(1, 8) not in device.gains()
-    assert device.turns.count(Shape(1, 8)) == 2
+    assert device.turns.count(Shape(1, 8)) == 3
     assert device.turns.count(Shape(2, 4)) == 6
 
 
