@@ -10,7 +10,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -24,11 +24,18 @@ class WorkerError(RuntimeError):
 class Worker:
     """The near end: starts ``python -m MODULE`` and tells it what to do."""
 
-    def __init__(self, module: str, environment: Mapping[str, str] | None = None) -> None:
-        """Start it, with `environment` on top of ours."""
+    def __init__(
+        self,
+        module: str,
+        environment: Mapping[str, str] | None = None,
+        *,
+        python: Path | None = None,
+        arguments: Sequence[str] = (),
+    ) -> None:
+        """Start it, with `environment` on top of ours, and another environment's `python` if one is given."""
         self._module = module
         self._process = subprocess.Popen(
-            [sys.executable, "-m", module],
+            [str(python or sys.executable), "-m", module, *arguments],
             cwd=ROOT,
             env={**os.environ, **(environment or {})},
             stdin=subprocess.PIPE,
