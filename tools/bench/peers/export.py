@@ -22,7 +22,7 @@ from glimpse.models.published import recipes
 from glimpse.models.serving import serving_model
 from tools.bench.peers.servers.work import Network, Options, decode
 
-ARCHITECTURES = {"mobilenet": "mobilenet", "resnet50": "resnet50"}
+ARCHITECTURES = ("mobilenet", "resnet50", "efficientnet_lite0")
 _CLASSES = 1000
 _SEED = 1
 _PEAK = 6.0  # spread of the logits: one class takes a good part of the probability, so that a wrong answer shows
@@ -39,7 +39,7 @@ def main(network: str, photos: Path, folder: Path) -> None:
     files = sorted(photos.glob("*.jpg"))
     pixels = np.stack([decode(file.read_bytes()) for file in files])
     keras.utils.set_random_seed(_SEED)
-    row = find(ARCHITECTURES[network])
+    row = find(network)
     recipe = recipes.torch(224, 256)
     assembly = assemble(row, classes=_CLASSES)
     _settle(assembly.model, ((pixels[:32] - np.array(recipe.mean)) / np.array(recipe.std)).astype(np.float32))

@@ -50,6 +50,18 @@ class Run:
     threads: int
     wait_ms: float
 
+    def row(self) -> dict[str, Any]:
+        """What tells it from other runs."""
+        return {
+            "peer": self.peer.name,
+            "runtime": self.runtime,
+            "precision": self.precision,
+            "max_batch": self.max_batch,
+            "workers": self.workers,
+            "threads": self.threads,
+            "wait_ms": self.wait_ms,
+        }
+
 
 def photos(folder: Path | None) -> Path:
     """A folder of JPEG files: the given one, or the benchmark's own, which is made where it is not there.
@@ -89,15 +101,9 @@ def network(name: str, photos: Path, python: Path) -> Path:
 def rows(run: Run, *, files: Path, photos: Path, caller: Path) -> Iterator[dict[str, Any]]:
     """A row for each number of callers, or one that says why there is none."""
     row: dict[str, Any] = {
-        "peer": run.peer.name,
-        "runtime": run.runtime,
-        "precision": run.precision,
+        **run.row(),
         "network": files.name,
         "protocol": run.peer.protocol,
-        "max_batch": run.max_batch,
-        "workers": run.workers,
-        "threads": run.threads,
-        "wait_ms": run.wait_ms,
         "load_average": os.getloadavg()[0],  # above nothing, somebody else was at work
     }
     try:

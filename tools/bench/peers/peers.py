@@ -1,7 +1,7 @@
 """The peers as plain data: what is installed for each, how it is asked, and the knobs that it is run with.
 
-To find a machine's own: `python -m tools.bench.peers --workers 1,2 --threads 1,2 --wait-ms 2,10` measures every
-combination of them.
+To find a machine's own: `python -m tools.bench.peers --workers 1,2 --threads 1,2 --wait-ms 0,5 --max-batch 1,8` tries
+every combination of them.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ class Peer:
     workers: int  # processes that compute
     threads: int  # of the runtime and of the decoder, in each
     wait_ms: float  # how long a batch may wait for company
+    max_batch: int = 8  # images of a batch; larger ones gain nothing on two cores, and their callers wait for all of it
     path: str = "/"  # of an HTTP request
     runtimes: tuple[Runtime, ...] = ("onnxruntime", "openvino")
 
@@ -61,8 +62,8 @@ PEERS = (
         name="litserve",
         package="litserve==0.2.19",
         protocol="http",
-        workers=1,
-        threads=2,
+        workers=2,
+        threads=1,
         wait_ms=5,
         path="/predict",
     ),
@@ -91,6 +92,15 @@ PEERS = (
         threads=2,
         wait_ms=60_000,
         path="/classify",
+    ),
+    Peer(
+        name="kserve",
+        package="kserve==0.21.0",
+        protocol="v2-grpc",
+        workers=2,
+        threads=1,
+        wait_ms=0,
+        max_batch=1,
     ),
     Peer(
         name="triton",

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from glimpse.models.prestem.host import fit
 from glimpse.models.published import recipes
 from tools.bench import photos
+from tools.bench.peers import __main__ as program
+from tools.bench.peers import environment, measure, report
 from tools.bench.peers.caller import Load, check, percentile
+from tools.bench.peers.peers import PEERS
 from tools.bench.peers.processes import Program
 from tools.bench.peers.servers.work import decode
 
@@ -90,3 +97,65 @@ def test_a_percentile_is_the_smallest_value_that_so_many_do_not_exceed() -> None
     values = [float(value) for value in range(1, 101)]
     assert [percentile(values, share) for share in (0.5, 0.95, 0.99)] == [50, 95, 99]
     assert percentile([7.0], 0.99) == 7
+
+
+def _row(peer: str, turn: int, rate: float, p99: float, **beside: Any) -> dict[str, Any]:
+    (found,) = [each for each in PEERS if each.name == peer]
+    return {
+        "peer": peer,
+        "runtime": "openvino",
+        "precision": "f32",
+        "network": "mobilenet",
+        "workers": found.workers,
+        "threads": found.threads,
+        "max_batch": found.max_batch,
+        "wait_ms": found.wait_ms,
+        "callers": 32,
+        "round": turn,
+        "images_per_second": rate,
+        "images_per_server_cpu_second": rate / 2,
+        "p50_ms": p99 / 2,
+        "p99_ms": p99,
+        "pss_mib": 100,
+        "errors": 0,
+        "wrong_answers": 0,
+        **beside,
+    }
+
+
+def test_a_peer_is_compared_within_a_round() -> None:
+    # The machine is half as fast in the second round: each figure changes, the ratios do not.
+    rows = [
+        *(_row("glimpse", 1, 80, 400), _row("litserve", 1, 50, 800)),
+        *(_row("glimpse", 2, 40, 800), _row("litserve", 2, 25, 1600)),
+        _row("ray", 1, 0, 0, not_started="It ended."),
+    ]
+    table = report.table(rows)
+    assert (
+        "| litserve | openvino, f32 | 2 x 1, 8, 5 ms | 37.5 | 600 | 1200 | 18.8 | 100 | 1.60 | 1.60 | 0.50 |" in table
+    )
+    assert "ray, openvino, was not started: It ended." in table
+    assert "4 measurements; 0 wrong answers and errors." in table
+
+
+def test_a_run_goes_on_where_it_was_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = tmp_path / "rows.jsonl"
+    known.write_text(json.dumps(_row("glimpse", 1, 80, 400)) + "\n")
+    asked = []
+
+    def rows(run: measure.Run, **_: Any) -> Iterator[dict[str, Any]]:
+        asked.append(run.peer.name)
+        yield _row(run.peer.name, 0, 20, 800, generator_cpu_seconds=0)
+
+    monkeypatch.setattr(measure, "photos", lambda _: tmp_path)
+    monkeypatch.setattr(measure, "network", lambda name, *_: tmp_path / name)
+    monkeypatch.setattr(measure, "rows", rows)
+    monkeypatch.setattr(environment, "prepare", lambda *_: tmp_path)
+    chosen = ["--peers", "glimpse,litserve", "--runtime", "openvino", "--rounds", "2", "--json", str(known)]
+    monkeypatch.setattr(sys, "argv", ["peers", *chosen])
+    program.main()
+    assert asked == ["litserve", "glimpse", "litserve"]
+    assert [json.loads(line)["round"] for line in known.read_text().splitlines()] == [1, 1, 2, 2]
+    assert "4 measurements" in capsys.readouterr().out
