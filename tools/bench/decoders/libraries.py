@@ -27,6 +27,7 @@ LIBRARIES = (
     Library("opencv", ("opencv-python-headless==5.0.0.93", _PILLOW, _NUMPY)),
     Library("imagecodecs", ("imagecodecs==2026.3.6", _PILLOW, _NUMPY)),
     Library("pyvips", ("pyvips==3.2.0", "pyvips-binary==8.18.7", _PILLOW, _NUMPY)),
+    Library("cykooz-resizer", ("cykooz-resizer==4.0.1", _PILLOW, _NUMPY)),
     Library("torch", ("torch==2.13.0", "simplejpeg==1.9.0", _PILLOW, _NUMPY)),
     Library("torchvision", ("torch==2.13.0", "torchvision==0.28.0", _PILLOW, _NUMPY), "PyTorch's build with CUDA"),
     Library("nvimgcodec", ("nvidia-nvimgcodec-cu12==0.9.0.20", _PILLOW, _NUMPY)),
