@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from skimage import data
 
+from glimpse.models.comparison import names
 from glimpse.models.decoding.limits import ImageLimits
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.server.decoding.prepare import prepare
@@ -57,6 +58,10 @@ NETWORKS: tuple[tuple[str, dict[str, float], str, Recipe], ...] = (
         Recipe(height=224, width=224, channels="BGR", mean=CAFFE, smaller="resize"),
     ),
 )
+
+
+# The models that come with Glimpse, with their own recipes.
+SHIPPED = ("imagenet", "cifar10")
 
 
 class Kind(NamedTuple):
@@ -103,7 +108,8 @@ def main() -> int:
     if chosen.crops and chosen.weights.is_dir():
         result["agreement"] = agreement(photos, chosen.weights, chosen.crops)
     elif chosen.crops:
-        _tell(f"no agreement: there are no weights in {chosen.weights}")
+        _tell(f"only the models that come with Glimpse: there are no weights in {chosen.weights}")
+        result["agreement"] = agreement(photos, None, chosen.crops)
     if chosen.json:
         chosen.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(markdown(result))
@@ -176,13 +182,13 @@ def _saved(picture: Image.Image, form: str, **options: Any) -> bytes:
 # --- agreement
 
 
-def agreement(photos: Sequence[Image.Image], weights: Path, count: int) -> list[dict[str, Any]]:
+def agreement(photos: Sequence[Image.Image], weights: Path | None, count: int) -> list[dict[str, Any]]:
     """For each network and gap: the share of crops with the same first answer, and how far probabilities move."""
     found = []
     crops = list(_crops(photos, count))
-    for name, options, file, recipe in NETWORKS:
+    for name, recipe, make in _networks(weights):
         _tell(f"agreement of {name}")
-        classify = _network(name, options, weights / file, recipe)
+        classify = make()
         inputs = [_prepared(crop, recipe, 0.0) for crop in crops]
         whole = classify(inputs)
         # `partial` and not a generator's body: what is looked up late would be the last gap, for all of them.
@@ -240,9 +246,34 @@ def _saved_again(file: bytes, recipe: Recipe) -> Pixels:
         return _prepared(_saved(opened, "JPEG", quality=95), recipe, 0.0)
 
 
-def _network(
-    name: str, options: dict[str, float], file: Path, recipe: Recipe
-) -> Callable[[Sequence[Pixels]], NDArray[np.float32]]:
+Classify = Callable[[Sequence[Pixels]], NDArray[np.float32]]
+
+
+def _networks(weights: Path | None) -> Iterator[tuple[str, Recipe, Callable[[], Classify]]]:
+    """Name and recipe of each network, and what loads it."""
+    for tag in SHIPPED:
+        yield tag, names.resolve(tag).recipe, partial(_shipped, tag)
+    if weights is not None:
+        for name, options, file, recipe in NETWORKS:
+            yield name, recipe, partial(_network, name, options, weights / file, recipe)
+
+
+def _shipped(tag: str) -> Classify:
+    """From pixels to probabilities, by the service's own runtime."""
+    from glimpse.models.outputs import PROBABILITIES
+    from glimpse.server.runtime import conversion
+    from glimpse.server.runtime.openvino import compiled
+
+    compute = compiled(conversion.get_or_convert(names.resolve(tag)).graph)
+
+    def classify(pixels: Sequence[Pixels]) -> NDArray[np.float32]:
+        batches = [np.stack(pixels[at : at + _BATCH]) for at in range(0, len(pixels), _BATCH)]
+        return np.concatenate([compute(batch)[PROBABILITIES] for batch in batches])
+
+    return classify
+
+
+def _network(name: str, options: dict[str, float], file: Path, recipe: Recipe) -> Classify:
     """From pixels to probabilities, ``[N, 1000]``."""
     from glimpse.models import weights
     from glimpse.models.builder import assemble
