@@ -25,7 +25,7 @@ def main() -> int:
     parser.add_argument("--kinds", nargs="+", choices=("jpeg", "raw"), default=["jpeg", "raw"], help="of photos")
     parser.add_argument("--json", type=Path, help="write the raw figures here")
     parser.add_argument("--plot", type=Path, help="draw the ratios here, as PNG or SVG")
-    parser.add_argument("--record", type=Path, help="put the table between the markers of this file")
+    parser.add_argument("--record", type=Path, help="put the figures between the markers of this file")
     parser.add_argument("--report", type=Path, help="measure nothing; report what --json wrote there")
     chosen = parser.parse_args()
 
@@ -37,7 +37,7 @@ def main() -> int:
     if chosen.plot:
         report.plot(result, chosen.plot)
     if chosen.record:
-        report.record(table, chosen.record)
+        report.record(report.markdown(result, loads=False), chosen.record)
     return 0
 
 

@@ -12,8 +12,8 @@ BEGIN, END = "<!-- results: written by python -m tools.bench --record -->", "<!-
 _NOISY = 0.03  # of the machine's time that others took
 
 
-def markdown(result: dict[str, Any]) -> str:
-    """The whole report of a run."""
+def markdown(result: dict[str, Any], *, loads: bool = True) -> str:
+    """The report of a run, with or without the tables of each load."""
     lines = [f"Measured on {result['date']}, {result['effort']} form.", ""]
     lines += [f"- {name}: {value}" for name, value in result["machine"].items()]
     lines.append(
@@ -24,7 +24,7 @@ def markdown(result: dict[str, Any]) -> str:
     for subject, group in groupby(figures(result), key=lambda figure: figure.subject):
         lines += ["", f"### {subject}", "", "| | figure | spread | target | |", "|---|---:|---:|---:|---|"]
         lines += [_row(figure) for figure in group]
-    for network in result["networks"]:
+    for network in result["networks"] if loads else ():
         for kind, one in network["kinds"].items():
             lines += ["", f"### {network['network']}, {network['runtime']}, {kind}: loads", *_loads(one)]
     return "\n".join(lines) + "\n"

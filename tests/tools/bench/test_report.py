@@ -133,6 +133,13 @@ def test_a_noisy_machine_is_said() -> None:
     assert "not to be relied upon" in report.markdown({**RESULT, "others": 0.2})
 
 
+def test_what_is_recorded_has_all_figures_and_not_each_load() -> None:
+    whole, recorded = report.markdown(RESULT), report.markdown(RESULT, loads=False)
+    assert whole.startswith(recorded.rstrip())
+    assert "| 1 callers |" in whole
+    assert "| 1 callers |" not in recorded
+
+
 def test_the_table_replaces_the_one_before(tmp_path: Path) -> None:
     page = tmp_path / "README.md"
     page.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
