@@ -32,7 +32,7 @@ def main() -> None:
     known = _known(arguments.json)
     print(json.dumps(machine.description()), file=sys.stderr, flush=True)
     for network in arguments.network.split(","):
-        files = measure.network(network, photos, exporter)
+        files = measure.network(network, arguments.precision, photos, exporter)
         for turn in range(1, arguments.rounds + 1):
             for run in _runs(arguments):
                 asked = {"network": network, "round": turn, **run.row()}
@@ -61,7 +61,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--peers", default=names, help=f"which, by commas (all: {names})")
     parser.add_argument("--network", default="mobilenet", help="mobilenet, resnet50, efficientnet_lite0, by commas")
     parser.add_argument("--runtime", default="onnxruntime,openvino", help="onnxruntime, openvino or both, by commas")
-    parser.add_argument("--precision", default="f32", choices=["f32", "bf16"], help="that OpenVINO may compute in")
+    parser.add_argument("--precision", default="f32", choices=["f32", "bf16", "int8"], help="of OpenVINO's network")
     parser.add_argument("--callers", default="32", help="callers at once, by commas: 32,1")
     parser.add_argument("--warm", type=float, default=3, help="seconds before the clock starts")
     parser.add_argument("--seconds", type=float, default=15, help="seconds that are measured")

@@ -82,20 +82,29 @@ def photos(folder: Path | None) -> Path:
     return folder
 
 
-def network(name: str, photos: Path, python: Path) -> Path:
+def network(name: str, precision: str, photos: Path, python: Path) -> Path:
     """The network's files, without suffix; `python` writes them where they are not there for these photos.
 
     Raises:
         SystemExit: it could not write them.
     """
     folder = CACHE / "exported"
-    answers = folder / f"{name}.json"
-    complete = answers.exists() and (folder / f"{name}.bundle").is_dir()
-    if not complete or set(json.loads(answers.read_text())) != {file.name for file in photos.glob("*.jpg")}:
-        command = [str(python), "-m", "tools.bench.peers.export", name, str(photos), str(folder)]
+    steps = [("export", folder / f"{name}.json")]
+    if precision == "int8":
+        steps.append(("quantise", _answers(folder / name, precision)))
+    known = {file.name for file in photos.glob("*.jpg")}
+    for module, answers in steps:
+        if answers.exists() and set(json.loads(answers.read_text())) == known:
+            continue
+        command = [str(python), "-m", f"tools.bench.peers.{module}", name, str(photos), str(folder)]
         if subprocess.run(command, cwd=ROOT, check=False, env={**os.environ, **_OFF}).returncode:
-            raise SystemExit(f"{name} could not be exported; the reason is above.")
+            raise SystemExit(f"{name} could not be written; the reason is above.")
     return folder / name
+
+
+def _answers(files: Path, precision: str) -> Path:
+    """What the network's answers must be."""
+    return files.with_suffix(".int8.json" if precision == "int8" else ".json")
 
 
 def rows(run: Run, *, files: Path, photos: Path, caller: Path) -> Iterator[dict[str, Any]]:
@@ -119,7 +128,7 @@ def rows(run: Run, *, files: Path, photos: Path, caller: Path) -> Iterator[dict[
                 port = _ports()
                 with _started(run, python, files, port, Path(scratch)) as server:
                     while waiting:
-                        told = (port, run.peer.path, photos, files.with_suffix(".json"))
+                        told = (port, run.peer.path, photos, _answers(files, run.precision))
                         load = (run.peer.protocol, *told, waiting[0], run.warm, run.seconds)
                         seen = _measured([str(caller), str(HERE / "caller.py"), *map(str, load)], server)
                         yield {**row, "attempt": attempt, "callers": waiting.pop(0), **seen}

@@ -19,13 +19,14 @@ _NUMPY = "numpy==2.4.6"
 # MLServer and Triton speak.
 CALLER = ("aiohttp==3.14.5", "uvloop==0.22.1", "grpcio==1.85.1", "tritonclient[grpc]==2.73.0")
 
-# What writes the networks' files: the library with its Keras, and the way from TensorFlow to ONNX.
+# What writes the networks' files: the library with its Keras, the way from TensorFlow to ONNX, and the one to int8.
 EXPORT = (
     *_SHARED,
     _NUMPY,
     "filelock==4.2.11",
     "h5py==3.14.0",
     "keras==3.15.1",
+    "nncf==3.4.0",
     "onnx==1.23.2",
     "safetensors==0.8.0",
     "tensorflow-cpu==2.21.0",

@@ -34,7 +34,8 @@ def table(rows: Sequence[Row]) -> str:
             )
         ]
         workers, threads, max_batch, wait_ms = knobs
-        ours = [row for row in measured if (row["peer"], row["network"], row["callers"]) == (_OURS, network, callers)]
+        served = (_OURS, network, callers, precision)
+        ours = [row for row in measured if tuple(row[k] for k in ("peer", "network", "callers", "precision")) == served]
         ratios = [
             _ratio(ours, found, "images_per_second"),
             _ratio(ours, found, "images_per_server_cpu_second"),

@@ -6,17 +6,18 @@ import os
 import sys
 from pathlib import Path
 
-from .work import Options
+from .work import Options, quantised
 
 if __name__ == "__main__":
     options = Options.read()
-    root = Path(__file__).parents[4]
+    root, network = Path(__file__).parents[4], Path(options.network)
+    served = quantised(network).parent if options.precision == "int8" else network.with_suffix(".bundle")
     environment = {
         **os.environ,
         "PYTHONPATH": f"{root}{os.pathsep}{root / 'src'}",
-        "GLIMPSE_WEIGHTS": f"{options.network}.bundle",
+        "GLIMPSE_WEIGHTS": str(served),
         "GLIMPSE_RUNTIME": options.runtime,
-        "GLIMPSE_PRECISION": {"f32": "float32", "bf16": "bfloat16"}[options.precision],
+        "GLIMPSE_PRECISION": {"bf16": "bfloat16"}.get(options.precision, "float32"),
         "GLIMPSE_GOLDEN": "off",  # these weights are random
     }
     os.chdir(root)

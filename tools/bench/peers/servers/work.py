@@ -34,7 +34,7 @@ class Options:
 
     network: str  # path without suffix: `.onnx` and `.xml` are there
     runtime: str  # "onnxruntime" or "openvino"
-    precision: str  # that the runtime may compute in, "f32" or "bf16"
+    precision: str  # that the runtime may compute in, "f32" or "bf16"; "int8": of the quantised network
     port: int
     max_batch: int
     wait_ms: float  # how long a batch may wait for company
@@ -45,6 +45,11 @@ class Options:
     def read(cls) -> Options:
         """Those of this process."""
         return cls(**json.loads(os.environ[VARIABLE]))
+
+
+def quantised(network: Path) -> Path:
+    """Where the int8 files of a network are, from its path without suffix."""
+    return network.with_suffix(".int8") / "model.xml"
 
 
 def decode(photo: bytes | Image.Image) -> Pixels:
@@ -117,13 +122,14 @@ def _onnxruntime(network: Path, options: Options) -> Callable[[Pixels], NDArray[
 def _openvino(network: Path, options: Options) -> Callable[[Pixels], NDArray[np.float32]]:
     import openvino
 
+    in_int8 = options.precision == "int8"
     compiled = openvino.compile_model(
-        network.with_suffix(".xml"),
+        quantised(network) if in_int8 else network.with_suffix(".xml"),
         "CPU",
         {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": options.threads,
-            "INFERENCE_PRECISION_HINT": options.precision,
+            "INFERENCE_PRECISION_HINT": "f32" if in_int8 else options.precision,
         },
     )
     request = compiled.create_infer_request()
