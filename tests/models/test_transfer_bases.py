@@ -18,13 +18,9 @@ from glimpse.models.train import __main__ as command
 from glimpse.models.train.transfer import network
 from glimpse.models.train.transfer.base import find_base
 from glimpse.models.train.transfer.export import WHOLE
+from tests.models.training import transfer_options as options
 
 from .conftest import write_images
-
-
-def options(data: Path, out: Path, *more: str) -> list[str]:
-    return ["--data", str(data), "--out", str(out), "--name", "patches", "--epochs", "3", "--thaw-epochs", "2", *more]
-
 
 Tail = Callable[[keras.KerasTensor], keras.KerasTensor]
 

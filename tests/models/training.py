@@ -11,6 +11,10 @@ from glimpse.models import evaluate
 from glimpse.models.train import __main__ as command
 
 SMALL = "basic_cnn"  # four layers: what takes a network its seconds is making the graph that trains it
+# Bases of transfers: such a network, for patches that differ in colour, although it was designed for grayscale; and one
+# with trained weights.
+RANDOM = ("--from", "basic_cnn:random", "--size", "8x8", "--channels", "3")
+PRETRAINED = "se_resnet20:cifar10"
 
 
 def options(data: Path, out: Path, *more: str, architecture: str = SMALL) -> list[str]:
@@ -21,6 +25,11 @@ def options(data: Path, out: Path, *more: str, architecture: str = SMALL) -> lis
         *("--hold-out", "6", "--epochs", "2", "--batch-size", "10", "--learning-rate", "0.05", "--name", "patches"),
         *more,
     ]
+
+
+def transfer_options(data: Path, out: Path, *more: str) -> list[str]:
+    """The same of a transfer, whose base `more` names: three epochs of the head, and two of thawed stages."""
+    return ["--data", str(data), "--out", str(out), "--name", "patches", "--epochs", "3", "--thaw-epochs", "2", *more]
 
 
 def commands_of(card: Path) -> list[list[str]]:

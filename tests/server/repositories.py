@@ -212,3 +212,15 @@ def _processes(server: RunningServer) -> list[Path]:
     children = own.joinpath("task", str(server.process.pid), "children").read_text(encoding="ascii").split()
     found = [Path("/proc", each) for each in children]
     return [own, *(each for each in found if b"_process" in each.joinpath("cmdline").read_bytes())]
+
+
+def asked(picture: Callable[[int], pb.Image], name: str = "", version: str = "") -> pb.ClassifyRequest:
+    return pb.ClassifyRequest(images=[picture(0)], model=pb.ModelSelector(name=name, version=version))
+
+
+def swap(models: ModelRepositoryStub, name: str, version: int) -> None:
+    """Have one of the versions 1 and 2 take the place of the other, which is unloaded."""
+    promote = pb.ModelRepositorySetAliasRequest(name=name, alias="stable", version=str(version))
+    persistent(lambda: models.SetAlias(promote, timeout=TIMEOUT))
+    other = pb.ModelRepositoryUnloadRequest(name=name, version=str(3 - version))
+    persistent(lambda: models.Unload(other, timeout=TIMEOUT))

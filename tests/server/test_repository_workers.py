@@ -21,7 +21,7 @@ from tests.conftest import RunningServer
 from tests.server.access.inside import channel
 from tests.server.conftest import TIMEOUT, metrics_of
 from tests.server.repositories import Callers, add, damage, files, repository_of, serving_from, states, wait_for
-from tests.server.test_workers import gone, of, ready, until
+from tests.server.worker_processes import gone, of, ready, until
 
 pytestmark = [
     pytest.mark.ci,
