@@ -16,6 +16,8 @@ from glimpse.models.builder import Assembly, assemble
 from glimpse.models.bundle import Bundle, ClassLabel
 from glimpse.models.calibration.fitting import fit_novelty, reference
 from glimpse.models.catalogue import find
+from glimpse.models.drift import Reference
+from glimpse.models.heads import SOFTMAX, Head
 from glimpse.models.novelty import FEWEST_IMAGES, NoveltyThreshold
 from glimpse.models.plain import plain
 from glimpse.models.train import calibrate, card, fit, plots
@@ -143,26 +145,20 @@ def finish(
     scores = held_out if splits.test is None else serving.logits(network, splits.test.pixels)
     measurement = measure(scores, judged.classes, temperature)
 
-    written = bundle.write(
-        target,
-        name=metadata.name,
-        version=metadata.version,
-        architecture=trained.architecture,
-        variant=trained.variant,
-        options=trained.options,
-        weights=trained.weights_file,
-        input_shape=run.recipe.shape,
-        labels=[ClassLabel(label) for label in run.labels],
-        recipe=run.recipe,
-        temperature=temperature,
-        metrics={name: round(value, 6) for name, value in measurement.metrics().items()},
-        novelty=threshold,
-        drift=_reference(held_out, splits.held_out, temperature, threshold, run.recipe.depth),
-    )
-    if metadata.pictures:
+    if metadata.pictures:  # before the description: a run that ends in between leaves no bundle of others' pictures
         calibration_pictures.write(target, splits.held_out.pixels, splits.held_out.classes, run.recipe)
     else:
         calibration_pictures.remove(target)
+    written = _write(
+        trained,
+        run,
+        metadata,
+        target,
+        measurement=measurement,
+        temperature=temperature,
+        novelty=threshold,
+        drift=_reference(held_out, splits.held_out, temperature, threshold, run.recipe.depth),
+    )
     written = _with_golden_answers(written, serving.serving_model(trained.assembly, run.recipe, temperature))
     plotted = _plotted(trained.history, measurement, run.labels, target)
     _write_card(written, trained, run, splits, metadata, measurement=measurement, plotted=plotted)
@@ -192,7 +188,31 @@ def _finish_labels(
     judged = splits.held_out if splits.test is None else splits.test
     scores = held_out if splits.test is None else serving.logits(network, splits.test.pixels)
     measurement = label_measure.measure(scores, judged.classes, head)
-    written = bundle.write(
+    written = _write(trained, run, metadata, target, measurement=measurement, temperature=1.0, head=head)
+    written = _with_golden_answers(written, serving.serving_model(trained.assembly, run.recipe, 1.0, head))
+    for name in card.PLOTS:
+        (target / name).unlink(missing_ok=True)
+    plotted = plots.available()
+    if plotted:
+        plots.curves(trained.history, target / card.CURVES)
+    _write_card(written, trained, run, splits, metadata, measurement=measurement, plotted=plotted)
+    return written, measurement
+
+
+def _write(
+    trained: Trained,
+    run: Run | TransferRun,
+    metadata: Metadata,
+    target: Path,
+    *,
+    measurement: Measurement | LabelMeasurement,
+    temperature: float,
+    head: Head = SOFTMAX,
+    novelty: NoveltyThreshold | None = None,
+    drift: Reference | None = None,
+) -> Bundle:
+    """The description of a bundle whose weights are in the folder `target`."""
+    return bundle.write(
         target,
         name=metadata.name,
         version=metadata.version,
@@ -203,18 +223,12 @@ def _finish_labels(
         input_shape=run.recipe.shape,
         labels=[ClassLabel(label) for label in run.labels],
         recipe=run.recipe,
-        temperature=1.0,
+        temperature=temperature,
         metrics={name: round(value, 6) for name, value in measurement.metrics().items()},
+        novelty=novelty,
+        drift=drift,
         head=head,
     )
-    written = _with_golden_answers(written, serving.serving_model(trained.assembly, run.recipe, 1.0, head))
-    for name in card.PLOTS:
-        (target / name).unlink(missing_ok=True)
-    plotted = plots.available()
-    if plotted:
-        plots.curves(trained.history, target / card.CURVES)
-    _write_card(written, trained, run, splits, metadata, measurement=measurement, plotted=plotted)
-    return written, measurement
 
 
 def _write_card(
@@ -258,7 +272,7 @@ def _reference(
     temperature: float,
     threshold: NoveltyThreshold | None,
     depth: int,
-) -> drift.Reference | None:
+) -> Reference | None:
     """The reference of drift of the held-out images; None where they are too few. How large they came is not known."""
     if len(images) < drift.FEWEST_IMAGES:
         return None
