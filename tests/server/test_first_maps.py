@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from typing import Any
 
 import numpy as np
 import pytest
@@ -125,7 +126,8 @@ def test_openvino_compiles_the_first_maps_beside_the_batches(monkeypatch: pytest
         compile_maps(runtime)
 
     monkeypatch.setattr(OpenVINORuntime, "prepare_maps", noted)
-    settings = Settings(runtime="openvino", weights="cifar10", golden="off")
+    chosen: dict[str, Any] = {"runtime": "openvino", "weights": "cifar10", "golden": "off"}
+    settings = Settings(**chosen)
     loaded = load_model(model_source(settings), LoadOptions.of(settings), Metrics().of)
     try:
         pixels = np.zeros(loaded.bundle.recipe.pixels_shape, np.uint8)

@@ -194,7 +194,7 @@ def test_with_other_pictures_a_network_that_is_not_kept_is_tried_anew(
     summary = NetworkSummary(paper="", stages=(), parameters=1, trainable_parameters=1)
     model = ImportedModel(EMBEDDED, summary, RUNTIMES["openvino"], lambda: None)
     judged = Agreement("int8", 200, 200, 0, speed=2.0, faster_than="float32", network="key")
-    trial = Trial(model, SimpleNamespace(), Given(judged=judged), against="float32", processor="", largest=0)  # type: ignore[arg-type]
+    trial = Trial(model, SimpleNamespace(), Given(judged=judged), against="float32", processor="", largest=0)
     tried: list[bool] = []
 
     def found(_: Pictures, *, careful: bool) -> Agreement:

@@ -81,7 +81,7 @@ def _measure(name: str, data: Path | None, *, careful: bool) -> None:
         every, known = _read(data, name, bundle)
         order = np.random.default_rng(0).permutation(len(every))
         pixels, judged, classes = every[order[:_CALIBRATES]], every[order[_CALIBRATES:]], known[order[_CALIBRATES:]]
-    orders = Orders(bundle, network.graph, network.summary, pixels, careful, cores.saturates())
+    orders = Orders(bundle, network.graph, network.summary, pixels, careful)
     key = f"bench-{quantisation.key(bundle, pictures, careful=careful)}-{len(judged)}"
     begun = time.monotonic()
     graphs = network.graph, conversion.get_or_quantise(orders, key).graph
