@@ -172,7 +172,7 @@ def gains(
         return Cost(found.wall + own / rule.streams, found.processor + own)
 
     found: dict[Shape, list[float]] = {shape: [] for shape in warm}
-    for number in range(_TURNS):
+    for number in range(_TURNS if warm else 0):
         base = cost(rule)
         for shape in warm if number % 2 else reversed(warm):
             if clock() >= end:
@@ -185,6 +185,8 @@ def gains(
             rates = {shape: median(found[shape]) for shape in warm}
             best = max([1.0, *rates.values()])
             warm = [shape for shape in warm if rates[shape] >= _HOPELESS * best]
+            if not warm:
+                break
     return {shape: sorted(each)[len(each) // 4] for shape, each in found.items() if len(each) >= _FEWEST}
 
 

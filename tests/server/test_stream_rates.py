@@ -89,6 +89,15 @@ def test_a_hopeless_shape_gets_two_turns_beside_its_first() -> None:
     assert device.turns.count(Shape(2, 4)) == 6
 
 
+def test_once_no_shape_is_left_to_compare_measuring_ends() -> None:
+    slower = Device(lambda shape: 0.01 if shape == RULE else 0.02)
+    slower.gains()
+    assert slower.turns.count(RULE) == 3
+    none = Device(lambda _: 0.1)
+    none.gains(0.0)
+    assert none.turns == [RULE]
+
+
 @pytest.mark.parametrize("seconds", [0.0, 2.0, 6.0, 9.0])
 def test_no_turn_begins_once_the_time_is_over(seconds: float) -> None:
     device = Device(lambda _: 0.1)
