@@ -244,7 +244,10 @@ def _gains(
         if not group or (number and not spare()):
             continue
         more = {shape.streams for shape in group} - computes.keys()
-        computes |= {streams: runtime.side_by_side(streams) for streams in more}
+        try:
+            computes |= {streams: runtime.side_by_side(streams) for streams in more}
+        except MemoryError:  # what was measured before still counts
+            break
         found |= gains(turn, group, rule, seconds=SECONDS / 2 if number else SECONDS)
         for streams in more:
             del computes[streams]

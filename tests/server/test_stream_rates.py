@@ -230,6 +230,21 @@ def test_what_is_stated_is_taken_without_measuring(cache: Path) -> None:
 
 
 @pytest.mark.usefixtures("sixteen")
+def test_where_streams_cannot_be_compiled_the_others_still_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = Runtime(4)
+    own = runtime.side_by_side
+
+    def side_by_side(streams: int) -> stream_turns.Compute:
+        if streams == 2:
+            raise MemoryError
+        return own(streams)
+
+    monkeypatch.setattr(runtime, "side_by_side", side_by_side)
+    assert adjusted(runtime)[-1] == 16
+    assert runtime.streams == 1
+
+
+@pytest.mark.usefixtures("sixteen")
 def test_a_stated_largest_batch_stays() -> None:
     runtime = Runtime(4)
     assert adjusted(runtime, Shape(0, 4)) == (1, 2, 4)
