@@ -7,7 +7,6 @@ what remains where measuring fails or finds nothing that is clearly better.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -162,8 +161,11 @@ def gains(
     for shape in shapes:
         if clock() >= begun + seconds / 3:
             break
-        with contextlib.suppress(MemoryError):
+        try:
             turn(shape)
+        except MemoryError as error:
+            error.__traceback__ = None  # it keeps what computed, and is kept by it, until garbage is looked for
+        else:
             warm.append(shape)
 
     def cost(shape: Shape) -> Cost:
@@ -212,6 +214,7 @@ def _measured(
     try:
         found = stream_turns.in_time(partial(_gains, runtime, pixels, rule, groups, spare), _HANGS)
     except Exception as error:  # noqa: BLE001 - whatever it was: without a measurement there is the rule
+        error.__traceback__ = None  # it keeps what computed, and is kept by it, until garbage is looked for
         _log.warning(
             "streams not measured",
             detail=f"{short(error)} They are chosen by a rule: one for each core, {rule.largest} images in a batch.",

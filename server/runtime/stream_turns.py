@@ -74,12 +74,14 @@ def _run(compute: Compute, pixels: NDArray[np.uint8]) -> tuple[int, float]:
 def _in_thread(do: Callable[[], T]) -> Future[T]:
     """Do it in a thread of its own, which ends with the process: what hangs is not waited for."""
     future: Future[T] = Future()
-
-    def work() -> None:
-        try:
-            future.set_result(do())
-        except BaseException as error:  # noqa: BLE001 - whoever waits for it raises it
-            future.set_exception(error)
-
-    threading.Thread(target=work, name="measuring", daemon=True).start()
+    threading.Thread(target=_work, args=(do, future), name="measuring", daemon=True).start()
     return future
+
+
+def _work(do: Callable[[], T], future: Future[T]) -> None:
+    try:
+        future.set_result(do())
+    except BaseException as error:  # noqa: BLE001 - whoever waits for it raises it
+        future.set_exception(error)
+    finally:
+        del do, future  # an error keeps this frame, and would be kept by it: a cycle around all that computed

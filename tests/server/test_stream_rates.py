@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import threading
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -117,6 +119,28 @@ def test_a_shape_that_does_not_fit_into_memory_is_left_out() -> None:
         return device.turn(shape)
 
     assert max(shape.largest for shape in gains(turn, SHAPES, RULE, seconds=100, clock=lambda: device.now)) == 8
+
+
+def test_what_did_not_fit_into_memory_is_let_go_at_once() -> None:
+    held = weakref.WeakSet[Runtime]()
+
+    def turn(shape: Shape) -> Cost:
+        def fails() -> None:
+            raise MemoryError
+
+        runtime = Runtime(before=fails if shape.largest > 8 else lambda: None)
+        held.add(runtime)
+        return stream_turns.turn(runtime, np.zeros((1, 2, 2, 3), np.uint8), 1)
+
+    gc.disable()
+    try:
+        gains(turn, [Shape(2, 16)], RULE)
+        for thread in threading.enumerate():
+            if thread.name == "measuring":
+                thread.join()
+        assert not held
+    finally:
+        gc.enable()
 
 
 def test_candidates_are_one_two_half_of_the_cores_and_all() -> None:
