@@ -156,17 +156,8 @@ def gains(
     """
     begun = clock()
     end = begun + seconds
-    warm: list[Shape] = []
     turn(rule)
-    for shape in shapes:
-        if clock() >= begun + seconds / 3:
-            break
-        try:
-            turn(shape)
-        except MemoryError as error:
-            error.__traceback__ = None  # it keeps what computed, and is kept by it, until garbage is looked for
-        else:
-            warm.append(shape)
+    warm = _warmed(turn, shapes, lambda: clock() >= begun + seconds / 3)
 
     def cost(shape: Shape) -> Cost:
         found = turn(shape)
@@ -174,22 +165,39 @@ def gains(
         return Cost(found.wall + own / rule.streams, found.processor + own)
 
     found: dict[Shape, list[float]] = {shape: [] for shape in warm}
-    for number in range(_TURNS if warm else 0):
+    for number in range(_TURNS):
+        if not warm or clock() >= end:
+            break
         base = cost(rule)
         for shape in warm if number % 2 else reversed(warm):
             if clock() >= end:
                 break
             this = cost(shape)
             found[shape].append(min(base.wall / this.wall, base.processor / this.processor))
-        if clock() >= end:
-            break
         if number:  # one turn may have been disturbed
-            rates = {shape: median(found[shape]) for shape in warm}
-            best = max([1.0, *rates.values()])
-            warm = [shape for shape in warm if rates[shape] >= _HOPELESS * best]
-            if not warm:
-                break
+            warm = _hopeful({shape: median(found[shape]) for shape in warm})
     return {shape: sorted(each)[len(each) // 4] for shape, each in found.items() if len(each) >= _FEWEST}
+
+
+def _warmed(turn: Callable[[Shape], Cost], shapes: Sequence[Shape], over: Callable[[], bool]) -> list[Shape]:
+    """Those that fit into memory and had their first turn before the time was over."""
+    warm = []
+    for shape in shapes:
+        if over():
+            break
+        try:
+            turn(shape)
+        except MemoryError as error:
+            error.__traceback__ = None  # it keeps what computed, and is kept by it, until garbage is looked for
+        else:
+            warm.append(shape)
+    return warm
+
+
+def _hopeful(gains_of: Mapping[Shape, float]) -> list[Shape]:
+    """The shapes that are worth more turns."""
+    best = max([1.0, *gains_of.values()])
+    return [shape for shape, gain in gains_of.items() if gain >= _HOPELESS * best]
 
 
 def chosen(measured: Mapping[Shape, float], rule: Shape) -> Shape:
