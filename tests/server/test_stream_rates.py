@@ -188,6 +188,9 @@ class Runtime:
     def use_streams(self, streams: int) -> None:
         self.streams = streams
 
+    def prepare_maps(self) -> None:
+        """It has none."""
+
     def out_of_memory(self, error: Exception) -> bool:
         return isinstance(error, MemoryError)
 
