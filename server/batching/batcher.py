@@ -167,13 +167,12 @@ class Batcher:
             if (trouble := self._watch.trouble()) is not None:
                 raise stuck(trouble)
             if self._room() <= 0:
-                self._observer.cancelled(self._queue.purge())
+                self._purge()
             if self._room() <= 0:
                 raise self._full()
-            if self._first_maps.holds(slot):
-                return slot.future
-            self._queue.put(slot)
-            if self._ended:
+            if not self._first_maps.holds(slot):
+                self._queue.put(slot)
+            if self._ended:  # also for one that is held: as long as a thread is there, the batcher is not closed
                 self._start_again()
             if self._may_compose():  # else it would wake a worker only to find that out
                 self._changed.notify()
@@ -204,7 +203,7 @@ class Batcher:
                     refused.append((image, stuck(trouble)))
                 else:
                     if room <= 0:
-                        self._observer.cancelled(queue.purge())
+                        self._purge()
                         room = self._room()
                     if room <= 0:
                         refused.append((image, self._full()))
@@ -212,7 +211,7 @@ class Batcher:
                         if not self._first_maps.holds(image):
                             queue.put(image)
                         room -= 1
-            if self._ended and len(queue):
+            if self._ended and self._waits():
                 self._start_again()
             if wake and self._may_compose():
                 self._changed.notify()
@@ -289,6 +288,14 @@ class Batcher:
         """With the lock: how many images more may wait."""
         return self._capacity - len(self._queue) - len(self._first_maps)
 
+    def _waits(self) -> bool:
+        """With the lock: whether an image waits, be it for the first maps."""
+        return len(self._queue) > 0 or len(self._first_maps) > 0
+
+    def _purge(self) -> None:
+        """With the lock: make room where nobody waits any more."""
+        self._observer.cancelled(self._queue.purge() + self._first_maps.purge())
+
     def _maps_prepared(self, ready: bool) -> None:  # noqa: FBT001 - as `FirstMaps` calls it
         """What computes class maps is there, or could not be made: the images that wait for it go on, or fail."""
         with self._changed:
@@ -343,9 +350,9 @@ class Batcher:
                 self._feed.idle()
         with self._changed:
             while not self._may_compose():
-                if self._closed and not len(self._queue) and not len(self._first_maps):
+                if self._closed and not self._waits():
                     return None
-                if not self._changed.wait(self._idle_seconds) and not (len(self._queue) or self._computing):
+                if not self._changed.wait(self._idle_seconds) and not (self._waits() or self._computing):
                     self._ended.append(number)
                     return None
             if turn is not ALONE and (self._streams > 1 or self._computing < self._streams):

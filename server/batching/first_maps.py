@@ -48,6 +48,12 @@ class FirstMaps:
             self._prepare = None
         return held
 
+    def purge(self) -> int:
+        """Let go of those for which nobody waits any more; returns how many there were."""
+        before = len(self._held)
+        self._held = [image for image in self._held if not image.cancelled()]
+        return before - len(self._held)
+
     def over(self) -> None:
         """The attempt has ended: the next image that is held begins another one."""
         self._preparing = False

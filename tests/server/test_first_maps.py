@@ -116,6 +116,35 @@ def test_who_waits_for_the_first_maps_takes_room_and_is_answered_at_the_end(make
     assert bench.batcher.close(WAIT)
 
 
+def test_who_leaves_before_the_first_maps_are_there_takes_no_room(make: Callable[..., Bench]) -> None:
+    prepared = Prepared()
+    bench = make(outputs=OUTPUTS, prepare_maps=prepared, capacity=2)
+    for number in (1, 2):
+        assert bench.submit(number, outputs=EXPLAINED).cancel()
+    ordinary = bench.submit(3)
+    assert bench.observed.cancelled_images == 2
+    for number in (4, 5, 6):
+        explained = Slot(np.full(SHAPE, number, np.uint8), NO_LANE, None, 0.0, Future(), EXPLAINED)
+        bench.batcher.put([explained])
+        assert explained.future.cancel(), "it was refused"
+    bench.release()
+    assert value(ordinary) == 3
+    prepared.go.release()
+
+
+def test_threads_do_not_rest_while_an_image_waits_for_the_first_maps(make: Callable[..., Bench]) -> None:
+    """A batcher whose threads have ended takes itself to be closed, with images that nobody has answered."""
+    prepared = Prepared()
+    bench = make(outputs=OUTPUTS, prepare_maps=prepared, idle_seconds=0.001)
+    explained = bench.submit(1, outputs=EXPLAINED)
+    assert prepared.begun.acquire(timeout=WAIT)
+    assert not bench.batcher.close(0.1)
+    prepared.go.release()
+    bench.release()
+    assert maps_of(explained) == 1 + SECOND
+    assert bench.batcher.close(WAIT)
+
+
 def test_openvino_compiles_the_first_maps_beside_the_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """As a model is loaded; what computes batches finds them ready."""
     compiled = list[str]()
