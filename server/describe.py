@@ -8,7 +8,7 @@ from glimpse.models.heads import BINARY
 from glimpse.server.decoding.decode import FORMATS
 from glimpse.server.domain import ModelIdentity
 from glimpse.server.explanations import methods
-from glimpse.server.registry import LoadedModel
+from glimpse.server.loaded_model import LoadedModel
 from glimpse.server.settings import Settings
 from glimpse.v1 import classifier_pb2 as pb
 

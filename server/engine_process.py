@@ -47,10 +47,10 @@ from glimpse.server.control_channel import ControlChannel, Message, memory_file,
 from glimpse.server.engine.host import Host
 from glimpse.server.engine.late_observer import LateObserver
 from glimpse.server.engine.model_facts import ModelFacts
+from glimpse.server.loaded_model import LoadedModel
 from glimpse.server.loading import load_configured
 from glimpse.server.memory import settle
 from glimpse.server.metrics import Metrics
-from glimpse.server.registry import LoadedModel
 from glimpse.server.repository.served import ServedModels
 from glimpse.server.settings import Settings
 from glimpse.server.startup import StartupError

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from glimpse.models.prestem.recipe import Recipe
     from glimpse.server.class_choice import Chosen
     from glimpse.server.decoding.pool import DecodePool
-    from glimpse.server.registry import LoadedModel
+    from glimpse.server.loaded_model import LoadedModel
 
 AUTO: Final = "auto"
 CAM: Final = "cam"

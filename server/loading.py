@@ -27,8 +27,8 @@ from glimpse.server.batching.sleep_queue import SleepQueue
 from glimpse.server.class_choice import Classes
 from glimpse.server.domain import ClassChoice
 from glimpse.server.errors import InvalidRequestError
+from glimpse.server.loaded_model import LoadedModel
 from glimpse.server.progress import Progress, untold
-from glimpse.server.registry import LoadedModel
 from glimpse.server.runtime import converted_cache, golden_check, memory_budget, selection, simulated
 from glimpse.server.runtime.agreement import Agreement
 from glimpse.server.runtime.golden_check import GoldenCheck

@@ -9,9 +9,10 @@ import structlog
 
 from glimpse.server import stopping
 from glimpse.server.interruptible import run_until_stopped
+from glimpse.server.loaded_model import LoadedModel
 from glimpse.server.loading import load_configured
 from glimpse.server.metrics import Metrics
-from glimpse.server.registry import LoadedModel, ModelRegistry
+from glimpse.server.registry import ModelRegistry
 from glimpse.server.repository.repository import Repository, nothing
 from glimpse.server.repository.rollout import Rollouts
 from glimpse.server.runtime import converted_cache

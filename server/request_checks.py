@@ -19,10 +19,11 @@ from glimpse.server.drift import ModelDrift
 from glimpse.server.errors import DeadlineExceededError, InvalidRequestError, Reason, shown
 from glimpse.server.explanations import Explaining
 from glimpse.server.fair_queue import Ahead
+from glimpse.server.loaded_model import LoadedModel
 from glimpse.server.metrics import Metrics, ModelMetrics
 from glimpse.server.novelty import threshold
 from glimpse.server.postprocessing import DEFAULT_TOP_K
-from glimpse.server.registry import LoadedModel, ModelRegistry
+from glimpse.server.registry import ModelRegistry
 
 _NAMED = 5  # outputs that a message repeats
 _OF_A_CHOICE = frozenset({PROBABILITIES, LOGITS})  # of which the probabilities among some classes are made

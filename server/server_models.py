@@ -11,10 +11,11 @@ from typing import Protocol
 
 from glimpse.server.decoding.where import Decoding
 from glimpse.server.interruptible import run_until_stopped
+from glimpse.server.loaded_model import LoadedModel
 from glimpse.server.loading import load_configured
 from glimpse.server.memory import Memory, settle
 from glimpse.server.metrics import Metrics
-from glimpse.server.registry import LoadedModel, ModelRegistry
+from glimpse.server.registry import ModelRegistry
 from glimpse.server.repository.remote import RemoteRepository
 from glimpse.server.repository.repository import Repository
 from glimpse.server.repository.rollout import Rollouts

@@ -18,9 +18,10 @@ from glimpse.server.calls import Calls
 from glimpse.server.domain import Arrival, Caller, Classification, ClassifyRequest, ModelSelector
 from glimpse.server.errors import ServiceError, draining
 from glimpse.server.labelling.labelling import Labelling
+from glimpse.server.loaded_model import LoadedModel
 from glimpse.server.model_statistics import ModelStatistics
 from glimpse.server.pipeline import Pipeline
-from glimpse.server.registry import LoadedModel, ModelRegistry, ModelStatus
+from glimpse.server.registry import ModelRegistry, ModelStatus
 from glimpse.server.repository.traffic import Traffic
 
 # What comes a little too fast waits for its turn, so that it need not be sent again. A stream is not read on meanwhile,

@@ -9,7 +9,8 @@ import structlog
 
 from glimpse.server.decoding.pool import DecodePool
 from glimpse.server.decoding.where import Decoding
-from glimpse.server.registry import LoadedModel, ModelRegistry
+from glimpse.server.loaded_model import LoadedModel
+from glimpse.server.registry import ModelRegistry
 from glimpse.server.settings import Settings
 
 _log = structlog.get_logger(__name__)

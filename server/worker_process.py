@@ -50,9 +50,9 @@ from glimpse.server.engine.queue_set import QueueSet
 from glimpse.server.engine.remote_queue import RemoteQueue
 from glimpse.server.labelling.exchange import Exchange
 from glimpse.server.life import WorkerPart
+from glimpse.server.loaded_model import LoadedModel
 from glimpse.server.metrics_merge import dumped
 from glimpse.server.ports import Bound, SharedPorts
-from glimpse.server.registry import LoadedModel
 from glimpse.server.settings import Settings
 from glimpse.server.startup import StartupError
 

@@ -13,7 +13,7 @@ from glimpse.models.outputs import CLASS_MAPS
 from glimpse.models.spec import NetworkSummary
 from glimpse.server.batching.model_queue import ModelQueue
 from glimpse.server.engine.arena import Layout
-from glimpse.server.registry import LoadedModel
+from glimpse.server.loaded_model import LoadedModel
 from glimpse.server.runtime.agreement import Agreement
 
 

@@ -25,7 +25,8 @@ from glimpse.server.labelling.folder import Facts, SampleFolder
 from glimpse.server.labelling.recent import RecentAnswers
 from glimpse.server.labelling.writer import Writer
 from glimpse.server.labelling_metrics import LabellingMetrics
-from glimpse.server.registry import LoadedModel, ModelRegistry
+from glimpse.server.loaded_model import LoadedModel
+from glimpse.server.registry import ModelRegistry
 
 _log = structlog.get_logger(__name__)
 

@@ -8,8 +8,8 @@ from typing import Final
 from glimpse.models.outputs import PROBABILITIES
 from glimpse.server.domain import ModelSelector
 from glimpse.server.errors import ModelNotFoundError, UnavailableError
+from glimpse.server.loaded_model import LoadedModel
 from glimpse.server.open_inference.messages import TensorMetadata
-from glimpse.server.registry import LoadedModel
 from glimpse.server.service import Service
 
 SUFFIX: Final = ".pixels"

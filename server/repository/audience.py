@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
+from glimpse.server.loaded_model import LoadedModel
 from glimpse.server.progress import Progress
-from glimpse.server.registry import LoadedModel
 
 
 class Audience:

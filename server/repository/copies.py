@@ -26,7 +26,8 @@ from glimpse.server.domain import ClassChoice, Image, ModelSelector
 from glimpse.server.errors import Reason, ServiceError
 from glimpse.server.fair_queue import PRIORITIES, Lane
 from glimpse.server.labelling.sampler import Disagreed
-from glimpse.server.registry import LoadedModel, ModelRegistry
+from glimpse.server.loaded_model import LoadedModel
+from glimpse.server.registry import ModelRegistry
 from glimpse.server.repository.rollout import Rollout, Rollouts
 from glimpse.server.repository.verdicts import Verdicts, name, of_model
 

@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 
-from glimpse.server.registry import STABLE, LoadedModel, by_number
+from glimpse.server.loaded_model import LoadedModel
+from glimpse.server.registry import STABLE, by_number
 from glimpse.server.repository.scan import FoundModel, FoundVersion, Stamp
 
 # Files are complete where nothing of them has changed for so long, or where two looks a while apart find the same.

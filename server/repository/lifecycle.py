@@ -17,9 +17,10 @@ from glimpse.models.sources import ModelSource
 from glimpse.server import cores
 from glimpse.server.batching.device import SharedDevice
 from glimpse.server.batching.observer import Observer
+from glimpse.server.loaded_model import LoadedModel
 from glimpse.server.loading import load_model
 from glimpse.server.progress import Progress
-from glimpse.server.registry import LoadedModel, ModelRegistry, ModelState, ModelStatus
+from glimpse.server.registry import ModelRegistry, ModelState, ModelStatus
 from glimpse.server.repository.audience import Audience
 from glimpse.server.repository.known import Known, KnownVersion
 from glimpse.server.repository.model_file import ListedModel

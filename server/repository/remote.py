@@ -22,7 +22,8 @@ from glimpse.server.control_channel import ControlChannel, Message, read_memory_
 from glimpse.server.engine.model_facts import ModelFacts
 from glimpse.server.engine.remote_queue import RemoteQueue
 from glimpse.server.errors import Reason, ServiceError, UnavailableError
-from glimpse.server.registry import LoadedModel, ModelRegistry, ModelState, ModelStatus, Routes, by_number
+from glimpse.server.loaded_model import LoadedModel
+from glimpse.server.registry import ModelRegistry, ModelState, ModelStatus, Routes, by_number
 from glimpse.server.repository.remote_sleep import RemoteSleep
 from glimpse.server.repository.rollout import Kind, RolloutReport, Rollouts, Terms
 from glimpse.server.repository.told import Told, error_said

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 
 from glimpse.server.errors import ServiceError
-from glimpse.server.registry import Uses
+from glimpse.server.loaded_model import Uses
 from glimpse.server.repository.waking import Waking
 
 # Seconds that new requests wait while those end that use the model: else a model whose callers come one after the other

@@ -15,7 +15,8 @@ import structlog
 from glimpse.server.batching.observer import Observer
 from glimpse.server.domain import ModelIdentity
 from glimpse.server.errors import FailedPreconditionError, Reason, ServiceError
-from glimpse.server.registry import STABLE, LoadedModel, ModelRegistry, ModelStatus
+from glimpse.server.loaded_model import LoadedModel
+from glimpse.server.registry import STABLE, ModelRegistry, ModelStatus
 from glimpse.server.repository import aliases
 from glimpse.server.repository.asking import Asking, not_found
 from glimpse.server.repository.audience import Audience

@@ -34,10 +34,11 @@ from glimpse.server.engine.late_observer import LateObserver
 from glimpse.server.engine.model_facts import ModelFacts
 from glimpse.server.engine.resting_queue import RestingQueue
 from glimpse.server.errors import draining
+from glimpse.server.loaded_model import LoadedModel
 from glimpse.server.memory import Memory, settle
 from glimpse.server.metrics import Metrics
 from glimpse.server.progress import Progress
-from glimpse.server.registry import LoadedModel, ModelRegistry
+from glimpse.server.registry import ModelRegistry
 from glimpse.server.repository.audience import Audience
 from glimpse.server.repository.repository import Repository
 from glimpse.server.repository.rolling import RolloutCommands

@@ -18,7 +18,8 @@ import structlog
 from glimpse.server.batching.sleep_queue import SleepQueue
 from glimpse.server.domain import ModelIdentity
 from glimpse.server.errors import FailedPreconditionError, OverloadedError, Reason, draining
-from glimpse.server.registry import LoadedModel, ModelRegistry, ModelState
+from glimpse.server.loaded_model import LoadedModel
+from glimpse.server.registry import ModelRegistry, ModelState
 from glimpse.server.repository.audience import Audience
 from glimpse.server.repository.hanging import Hanging
 from glimpse.server.repository.model_file import ModelFile

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from glimpse.models.labels import ClassLabel
 from glimpse.models.outputs import PROBABILITIES
 from glimpse.server.domain import Classification, ClassifyRequest, ImageResult
-from glimpse.server.registry import LoadedModel
+from glimpse.server.loaded_model import LoadedModel
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,8 +29,8 @@ from glimpse.server.batching.observer import Observer
 from glimpse.server.decoding import where
 from glimpse.server.decoding.prepare import Prepared, prepare
 from glimpse.server.fair_queue import Lane
+from glimpse.server.loaded_model import LoadedModel
 from glimpse.server.loading import LoadOptions
-from glimpse.server.registry import LoadedModel
 
 LONG = 60.0  # seconds; until something is called hung
 SIZE = 32  # rows and columns of the shipped model's input

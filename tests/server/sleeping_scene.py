@@ -14,8 +14,8 @@ import pytest
 from glimpse.models.outputs import PROBABILITIES
 from glimpse.server.batching.model_queue import ModelQueue
 from glimpse.server.domain import ModelSelector
+from glimpse.server.loaded_model import LoadedModel
 from glimpse.server.progress import Progress, untold
-from glimpse.server.registry import LoadedModel
 from glimpse.server.repository.model_sleep import ModelSleep
 from tests.server.repositories import add
 from tests.server.repository_scene import Scene

@@ -15,9 +15,10 @@ from glimpse.models.outputs import PROBABILITIES
 from glimpse.server.batching.model_queue import ModelQueue
 from glimpse.server.domain import ModelSelector
 from glimpse.server.engine.host import Host
+from glimpse.server.loaded_model import LoadedModel
 from glimpse.server.metrics import Metrics
 from glimpse.server.progress import Progress
-from glimpse.server.registry import LoadedModel, ModelRegistry
+from glimpse.server.registry import ModelRegistry
 from glimpse.server.repository.model_sleep import ModelSleep
 from glimpse.server.repository.remote import RemoteRepository
 from glimpse.server.repository.remote_sleep import RemoteSleep

@@ -23,7 +23,7 @@ from glimpse.models.prestem.recipe import Recipe
 from glimpse.models.serving import load_bundle
 from glimpse.models.sources import ModelSource, resolve
 from glimpse.server.app import Server
-from glimpse.server.registry import LoadedModel
+from glimpse.server.loaded_model import LoadedModel
 from glimpse.server.runtime import selection
 from glimpse.server.runtime.openvino import OpenVINORuntime
 from glimpse.server.settings import Settings

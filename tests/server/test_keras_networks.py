@@ -27,7 +27,7 @@ from glimpse.models import outputs
 from glimpse.models.messages import lacks_memory
 from glimpse.models.sources import ModelSource, resolve
 from glimpse.server.app import Server
-from glimpse.server.registry import LoadedModel
+from glimpse.server.loaded_model import LoadedModel
 from glimpse.server.runtime import (
     UnsupportedNetworkError,
     builder,

@@ -22,10 +22,10 @@ from glimpse.models.outputs import PROBABILITIES
 from glimpse.models.sources import ModelSource
 from glimpse.server.batching.sleep_queue import SleepQueue
 from glimpse.server.errors import UnavailableError
+from glimpse.server.loaded_model import LoadedModel
 from glimpse.server.loading import LoadOptions, load_model
 from glimpse.server.metrics import Metrics
 from glimpse.server.progress import untold
-from glimpse.server.registry import LoadedModel
 from glimpse.server.runtime import UnsupportedNetworkError, builder, conversion, importing
 from glimpse.server.runtime.openvino import OpenVINORuntime
 from glimpse.server.runtimes import RUNTIMES

@@ -12,7 +12,7 @@ import pytest
 
 from glimpse.server.domain import ModelSelector
 from glimpse.server.errors import ModelNotFoundError
-from glimpse.server.registry import LoadedModel
+from glimpse.server.loaded_model import LoadedModel
 from tests.server.repositories import add, damage
 from tests.server.repository_scene import Scene, run, scene, settled, until
 

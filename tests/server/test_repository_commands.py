@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from glimpse.server.errors import FailedPreconditionError, ModelNotFoundError
+from glimpse.server.loaded_model import LoadedModel
 from glimpse.server.loading import load_model
-from glimpse.server.registry import LoadedModel
 from tests.server.repositories import add, damage
 from tests.server.repository_scene import LONG, Held, run, scene, settled, until
 

@@ -23,7 +23,7 @@ import structlog
 from glimpse.models import bundle as bundles
 from glimpse.models import digests
 from glimpse.server.app import Server
-from glimpse.server.registry import LoadedModel
+from glimpse.server.loaded_model import LoadedModel
 from glimpse.server.runtime import builder, memory_budget
 from glimpse.server.runtime.agreement import Agreement
 from glimpse.server.runtime.builder import BuiltRuntime

@@ -10,8 +10,8 @@ import pytest
 
 from glimpse.server.app import Server
 from glimpse.server.life import WorkerPart
+from glimpse.server.loaded_model import LoadedModel
 from glimpse.server.ports import SharedPorts
-from glimpse.server.registry import LoadedModel
 from tests.server.engine.engines import WAIT, Bench, plain_settings, run
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="several processes share a port on Linux only")
