@@ -43,7 +43,7 @@ class Peer:
     numpy: str = _NUMPY
     beside: tuple[str, ...] = ()  # what else has to be of a certain version
     protocol: Protocol
-    workers: int  # processes that compute
+    workers: int  # processes that compute; of KServe and Triton, instances in one process
     threads: int  # of the runtime and of the decoder, in each
     wait_ms: float  # how long a batch may wait for company
     max_batch: int = 8  # images of a batch; larger ones gain nothing on two cores, and their callers wait for all of it
@@ -108,8 +108,8 @@ PEERS = (
         package="nvidia-pytriton==0.7.0",
         numpy="numpy==1.26.4",  # it refuses the second
         protocol="v2-grpc",
-        workers=1,
-        threads=2,
+        workers=2,
+        threads=1,
         wait_ms=5,
     ),
 )

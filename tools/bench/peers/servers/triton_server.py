@@ -27,12 +27,16 @@ def main() -> None:
     shutil.copyfile(own, Path(sysconfig.get_path("purelib")) / "sitecustomize.py")
     # So that `with` stops Triton, which otherwise leaves its shared memory behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
-    classifier = Classifier(options)
 
-    @batch
-    def classify(photo: NDArray[Any]) -> dict[str, NDArray[Any]]:
-        answers = [json.dumps(answer).encode() for answer in classifier([bytes(data) for data in photo[:, 0]])]
-        return {"answer": np.array(answers, np.bytes_)[:, np.newaxis]}
+    def instance() -> Any:
+        classifier = Classifier(options)
+
+        @batch
+        def classify(photo: NDArray[Any]) -> dict[str, NDArray[Any]]:
+            answers = [json.dumps(answer).encode() for answer in classifier([bytes(data) for data in photo[:, 0]])]
+            return {"answer": np.array(answers, np.bytes_)[:, np.newaxis]}
+
+        return classify
 
     config = TritonConfig(
         http_address="127.0.0.1",
@@ -46,8 +50,8 @@ def main() -> None:
     with Triton(config=config, workspace=Path.cwd() / "triton") as triton:
         triton.bind(
             model_name="photos",
-            # As many batches under way: instances are threads, which share the network.
-            infer_func=[classify] * options.workers,
+            # As many batches under way: instances are threads, each with a network of its own.
+            infer_func=[instance() for _ in range(options.workers)],
             inputs=[Tensor(name="photo", dtype=bytes, shape=(1,))],
             outputs=[Tensor(name="answer", dtype=bytes, shape=(1,))],
             config=ModelConfig(
