@@ -244,7 +244,9 @@ class Limits:
 class NoveltyThreshold:
     """When an image is unknown to a model."""
 
-    score: str  # how it is computed: "energy", "max_logit", "max_probability", "entropy" or "generalised_entropy"
+    # How it is computed: "energy", "max_logit", "max_probability", "entropy", "generalised_entropy" or
+    # "feature_distance".
+    score: str
     threshold: float  # images with a higher score are unknown
     known_share: float  # of images of the model's classes, 0 to 1, that are below it
     images: int  # on which it was fitted

@@ -88,6 +88,8 @@ class Bundle:
     embedding: str = ""
     groups: tuple[ClassGroup, ...] = ()  # of its classes, by name
     head: Head = SOFTMAX  # what its scores mean
+    # A layer whose statistics the network is to give, whatever its novelty is: for measuring; empty: none.
+    measured_layer: str = ""
     random: bool = False  # its weights are random numbers, see `models.random_weights`: its answers mean nothing
     # Of the weights' files, when they were seen to have that digest; None: they have not been looked at.
     verified_versions: tuple[FileVersion, ...] | None = dataclasses.field(default=None, compare=False, repr=False)
@@ -96,6 +98,12 @@ class Bundle:
     def weights_path(self) -> Path:
         """The path of the weights file."""
         return self.folder / self.weights_file
+
+    @property
+    def statistics_layer(self) -> str:
+        """The layer whose statistics are an output of the network, see `models.outputs`; empty: none."""
+        distance = None if self.novelty is None else self.novelty.distance
+        return self.measured_layer or ("" if distance is None else distance.layer)
 
     @property
     def weights_bytes(self) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 
 import keras
 
+from glimpse.models.errors import BundleError
 from glimpse.models.outputs import MOST_FEATURES
 
 _WITH_WEIGHTS = (keras.layers.Dense, keras.layers.Conv2D)
@@ -59,3 +60,58 @@ def embedding(model: keras.Model) -> keras.KerasTensor | None:
     if found is not None and len(found.shape) in _POOLED:
         found = _POOLED[len(found.shape)](data_format="channels_last", name="embedding_pool")(found)
     return found
+
+
+def inner_map(model: keras.Model, layer: str) -> keras.KerasTensor:
+    """What an inner layer gives, ``[N, H, W, C]``.
+
+    Args:
+        model: a functional network.
+        layer: the name of one of its layers.
+
+    Raises:
+        BundleError: the network has no such layer, or it gives no maps.
+    """
+    try:
+        found = model.get_layer(layer).output
+    except (ValueError, AttributeError) as error:  # there is none of that name, or it is called several times
+        raise BundleError(
+            f"The score of novelty is that of the layer {layer}, which the network does not have. Calibrate the bundle "
+            "again with python -m glimpse.models calibrate."
+        ) from error
+    if not isinstance(found, keras.KerasTensor) or len(found.shape) != 4:
+        raise BundleError(f"The score of novelty needs a layer that gives maps, and {layer} gives none.")
+    return found
+
+
+def statistics(maps: keras.KerasTensor) -> keras.KerasTensor:
+    """Means and mean squares of the channels of maps ``[N, H, W, C]``, in float32: ``[N, 2 C]``, means first."""
+
+    def mean(tensor: Any, name: str) -> Any:
+        return keras.layers.GlobalAveragePooling2D(data_format="channels_last", dtype="float32", name=name)(tensor)
+
+    squares = keras.layers.Multiply(dtype="float32", name="squares")([maps, maps])
+    both = [mean(maps, "channel_means"), mean(squares, "channel_mean_squares")]
+    return keras.layers.Concatenate(dtype="float32", name="channel_statistics")(both)
+
+
+def inner_layer(model: keras.Model) -> str:
+    """The last layer before the resolution is reduced for the last time: the end of the last stage but one.
+
+    Args:
+        model: a functional network.
+
+    Returns:
+        The name of a layer with an output ``[N, H, W, C]``; empty: the network has maps of one size only.
+    """
+    sizes = [
+        (layer.name, tuple(layer.output.shape[1:3]))
+        for layer in model.layers
+        if isinstance(getattr(layer, "output", None), keras.KerasTensor) and len(layer.output.shape) == 4
+    ]
+    # Single numbers in the form of maps are no resolution: those of squeeze-and-excitation, or behind the pooling.
+    maps = [(name, size) for name, size in sizes if None not in size and min(size) > 1]
+    if not maps:
+        return ""
+    last = maps[-1][1]
+    return next((name for name, size in reversed(maps) if size[0] > last[0]), "")

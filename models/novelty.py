@@ -1,9 +1,10 @@
 """How unlike its classes an image is to a network: a score from the logits, and the threshold from which it is unknown.
 
-Every score is higher for images that show none of the classes. None needs more than the logits, so that any network,
-runtime and graph of another framework has them; which of them tells foreign images best differs from network to
-network, so a bundle names its own beside the threshold (`models.bundle`). The temperature of the calibration plays no
-part, so that a threshold stays right when another one is fitted.
+Every score is higher for images that show none of the classes. All but one need no more than the logits, so that any
+network, runtime and graph of another framework has them; which of them tells foreign images best differs from network
+to network, so a bundle names its own beside the threshold (`models.bundle`). The other one also looks at an inner layer
+of the network (`models.feature_distance`), for which it is fitted. The temperature of the calibration plays no part, so
+that a threshold stays right when another one is fitted.
 
 Neither Keras nor gRPC is imported here.
 """
@@ -17,6 +18,9 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from glimpse.models.feature_distance import FeatureDistance
+from glimpse.models.outputs import FEATURE_STATISTICS, LOGITS
 
 KNOWN_SHARE: Final = 0.95  # of images of the classes that a threshold lets pass
 FEWEST_IMAGES: Final = 20  # that a threshold is fitted on: of fewer, one image is more than the share that may fail
@@ -33,16 +37,38 @@ class NoveltyThreshold:
     """From which score on an image is unknown to a model.
 
     Attributes:
-        score: one of `SCORES`.
+        score: one of `NAMES`.
         threshold: images with a higher score are unknown.
         known_share: of the images that it was fitted on, 0..1, which it lets pass.
         images: of the model's classes, on which it was fitted.
+        distance: of the score `FEATURE_DISTANCE`; None: of every other.
     """
 
     score: str
     threshold: float
     known_share: float = KNOWN_SHARE
     images: int = 0
+    distance: FeatureDistance | None = None
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The outputs of the network that the score is computed from."""
+        return frozenset({LOGITS} if self.distance is None else {LOGITS, FEATURE_STATISTICS})
+
+    def scores(self, outputs: Mapping[str, NDArray[np.floating]]) -> NDArray[np.float64]:
+        """The score of every image, higher for what is less like the classes.
+
+        Args:
+            outputs: of N images, those that it `needs`.
+
+        Returns:
+            float64 ``[N]``; the largest float32 where the outputs are not finite, so that such an image is unknown.
+        """
+        if self.distance is None:
+            return score(self.score, outputs[LOGITS])
+        with np.errstate(all="ignore"):
+            found = self.distance.score(outputs[FEATURE_STATISTICS], entropy(np.asarray(outputs[LOGITS], np.float64)))
+        return _finite(found)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> NoveltyThreshold:
@@ -54,8 +80,10 @@ class NoveltyThreshold:
         missing = {"score", "threshold"} - values.keys()
         if missing:
             raise ValueError(f"novelty lacks {', '.join(sorted(missing))}")
-        if not isinstance(values["score"], str) or values["score"] not in SCORES:
-            raise ValueError(f"the score of novelty must be one of {', '.join(SCORES)}")
+        if not isinstance(values["score"], str) or values["score"] not in NAMES:
+            raise ValueError(f"the score of novelty must be one of {', '.join(NAMES)}")
+        if (values["score"] == FEATURE_DISTANCE) != ("distance" in values):
+            raise ValueError(f"novelty must have a distance if, and only if, its score is {FEATURE_DISTANCE}")
         images = values.get("images", 0)
         if type(images) is not int or not 0 <= images < 1 << 32:
             raise ValueError("the number of images of novelty must be a whole number, at least 0 and below 2^32")
@@ -63,7 +91,8 @@ class NoveltyThreshold:
         if not 0 < share <= 1:
             raise ValueError("known_share of novelty must be above 0 and at most 1")
         threshold = _number(values["threshold"], "threshold")
-        return cls(score=values["score"], threshold=threshold, known_share=share, images=images)
+        distance = FeatureDistance.from_dict(values["distance"]) if "distance" in values else None
+        return cls(score=values["score"], threshold=threshold, known_share=share, images=images, distance=distance)
 
     def to_dict(self) -> dict[str, Any]:
         """What `from_dict` reads."""
@@ -72,6 +101,7 @@ class NoveltyThreshold:
             "threshold": self.threshold,
             "known_share": self.known_share,
             "images": self.images,
+            **({} if self.distance is None else {"distance": self.distance.to_dict()}),
         }
 
 
@@ -118,6 +148,8 @@ SCORES: Final[Mapping[str, Score]] = {
     "entropy": entropy,
     "generalised_entropy": generalised_entropy,
 }
+FEATURE_DISTANCE: Final = "feature_distance"
+NAMES: Final = (*SCORES, FEATURE_DISTANCE)
 # Where there are no foreign images to choose by: the best, or nearly so, on both shipped models.
 DEFAULT_SCORE: Final = "generalised_entropy"
 
@@ -134,7 +166,7 @@ def score(name: str, logits: NDArray[np.floating]) -> NDArray[np.float64]:
     """
     with np.errstate(all="ignore"):
         found = SCORES[name](np.asarray(logits, np.float64))
-    return np.where(np.isfinite(found), found, float(np.finfo(np.float32).max))
+    return _finite(found)
 
 
 def fit_threshold(known: NDArray[np.float64], share: float = KNOWN_SHARE) -> float:
@@ -173,6 +205,11 @@ def auroc(known: NDArray[np.floating], foreign: NDArray[np.floating]) -> float:
     below = np.searchsorted(sorted_known, foreign, side="left")
     not_above = np.searchsorted(sorted_known, foreign, side="right")
     return float((below + not_above).mean() / (2 * len(known)))
+
+
+def _finite(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """With the largest float32 in the place of what is no number."""
+    return np.where(np.isfinite(scores), scores, float(np.finfo(np.float32).max))
 
 
 def _probabilities(logits: NDArray[np.float64]) -> NDArray[np.float64]:

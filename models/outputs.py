@@ -25,6 +25,13 @@ MOST_FEATURES: Final = 32_768
 CLASS_MAPS: Final = "class_maps"
 FEATURE_MAP: Final = "feature_map"  # what runtimes of Keras make them of, [H, W, C]
 
+# Means and mean squares of the channels of an inner layer, [2 C], see `models.feature_distance`. Only networks whose
+# score of novelty needs them have them.
+FEATURE_STATISTICS: Final = "feature_statistics"
+
+HIDDEN: Final = frozenset({CLASS_MAPS, FEATURE_STATISTICS})  # which no caller can name
+INNER: Final = frozenset({FEATURE_MAP, FEATURE_STATISTICS})  # which runtimes of Keras leave out unless they are needed
+
 DEFAULT_OUTPUTS: Final = frozenset({PROBABILITIES})  # what is computed unless something else is asked for
 
 # float32 arrays by the names of the outputs: of a batch, with the images first, or of a single image.

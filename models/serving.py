@@ -115,7 +115,13 @@ def logits(network: keras.Model, pixels: NDArray[np.uint8]) -> NDArray[np.float3
 
 
 def serving_outputs(
-    assembly: Assembly, recipe: Recipe, temperature: float, head: Head = SOFTMAX, *, whole_maps: bool = False
+    assembly: Assembly,
+    recipe: Recipe,
+    temperature: float,
+    head: Head = SOFTMAX,
+    *,
+    statistics: str = "",
+    whole_maps: bool = False,
 ) -> keras.Model:
     """Every output of `models.outputs` from one graph, each by a layer of its name, which `output_names` lists.
 
@@ -129,13 +135,18 @@ def serving_outputs(
         temperature: above 1 softens the probabilities, below 1 sharpens them; the ranking stays. Of a multi-label head
             it is not used.
         head: what the scores mean.
+        statistics: a layer whose statistics are an output, too (`models.features`); empty: none.
         whole_maps: with the maps of all classes, where the network has any, for a runtime that can leave them out.
 
     Returns:
         uint8 ``[N, H, W, C]`` -> a list of float32 arrays: probabilities and logits ``[N, classes]``, and embedding
         ``[N, D]`` where the network has one (`models.features`). Where it has class activation maps
         (`models.class_maps`), also these, ``[N, H, W, classes]``, or the feature map that they are made of,
-        ``[N, H, W, C]``, which is computed anyway: the model's attribute `maps_head` then makes them.
+        ``[N, H, W, C]``, which is computed anyway: the model's attribute `maps_head` then makes them. The statistics
+        are the last.
+
+    Raises:
+        BundleError: the network has no such layer.
     """
     if not temperature > 0:
         raise ValueError(f"The temperature must be positive. Received: {temperature}")
@@ -147,12 +158,14 @@ def serving_outputs(
         within[outputs.CLASS_MAPS if whole_maps else outputs.FEATURE_MAP] = (
             class_maps.maps(found) if whole_maps else found.features
         )
+    if statistics:
+        within[outputs.FEATURE_STATISTICS] = features.inner_map(inner, statistics)
     within = {name: tensor for name, tensor in within.items() if tensor is not None}
     given = keras.Model(inner.inputs, [*within.values()], name=inner.name)(scaled)
-    others = [
-        keras.layers.Identity(dtype="float32", name=name)(each)
-        for name, each in zip(within, keras.tree.flatten(given), strict=True)
-    ]
+    tensors = dict(zip(within, keras.tree.flatten(given), strict=True))
+    if statistics:  # beside the network, so that they are float32 whatever it computes in
+        tensors[outputs.FEATURE_STATISTICS] = features.statistics(tensors[outputs.FEATURE_STATISTICS])
+    others = [keras.layers.Identity(dtype="float32", name=name)(each) for name, each in tensors.items()]
     if head.exclusive:
         x = keras.layers.Rescaling(1 / temperature, dtype="float32", name="temperature")(others[0])
         x = keras.layers.Softmax(dtype="float32", name=outputs.PROBABILITIES)(x)
@@ -176,9 +189,9 @@ def serving_model(assembly: Assembly, recipe: Recipe, temperature: float, head: 
     return keras.Model(model.input, model.outputs[model.output_names.index(outputs.PROBABILITIES)], name="serving")
 
 
-def without(model: keras.Model, name: str) -> keras.Model:
-    """The same serving model without one of its outputs; it shares all layers."""
-    kept = [each for each, own in zip(model.outputs, model.output_names, strict=True) if own != name]
+def without(model: keras.Model, *names: str) -> keras.Model:
+    """The same serving model without those outputs of these names that it has; it shares all layers."""
+    kept = [each for each, own in zip(model.outputs, model.output_names, strict=True) if own not in names]
     return keras.Model(model.input, kept, name=model.name)
 
 

@@ -43,6 +43,7 @@ class ModelSource:
         None  # file of one class a line; None: labels.txt in the folder of the weights file, or the published labels
     )
     recipe: Path | None = None  # pre-stem, TOML or JSON; None: in the folder of the weights file, or the published one
+    measured_layer: str = ""  # whose statistics the network is to give, for measuring; empty: none but its novelty's
 
 
 def resolve(source: ModelSource) -> Bundle:
@@ -53,6 +54,10 @@ def resolve(source: ModelSource) -> Bundle:
         BundleError: there is no such model, it cannot be served, or published weights cannot be downloaded; the message
             says which models there are and what to do.
     """
+    return replace(_resolved(source), measured_layer=source.measured_layer)
+
+
+def _resolved(source: ModelSource) -> Bundle:
     path = Path(source.weights).expanduser()
     if source.architecture:
         find(source.architecture, source.variant, source.options)

@@ -52,7 +52,11 @@ def describe(model: LoadedModel, limits: pb.Limits) -> pb.DescribeModelResponse:
         limits=limits if model.geometries is None else _with_geometries(limits, model.geometries),
         output=network.output,
         options={name: json.dumps(value) for name, value in bundle.options.items()},
-        novelty=None if novelty is None else pb.NoveltyThreshold(**novelty.to_dict()),
+        novelty=None
+        if novelty is None
+        else pb.NoveltyThreshold(
+            score=novelty.score, threshold=novelty.threshold, known_share=novelty.known_share, images=novelty.images
+        ),
         outputs=[pb.OutputDescription(name=name, size=size) for name, size in model.output_sizes().items()],
         head=head(model),
         explanations=methods(model),

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from glimpse.models import drift, novelty
+from glimpse.models import drift
 from glimpse.models.bundle import Bundle
 from glimpse.models.drift import CLASS, ImageFigures, Reference
-from glimpse.models.outputs import LOGITS, PROBABILITIES, Outputs
+from glimpse.models.outputs import PROBABILITIES, Outputs
 from glimpse.server.domain import ModelIdentity
 
 FEWEST_IMAGES: Final = 200  # in the window, from which on it is compared with the reference
@@ -63,7 +63,7 @@ class Seen(NamedTuple):
 
     figures: ImageFigures
     size: int  # width x height of the image as it came; 0: not known
-    outputs: Outputs  # probabilities, and logits where the model has a threshold of novelty
+    outputs: Outputs  # probabilities, and what the score of novelty needs where the model has a threshold
 
 
 class ModelDrift:
@@ -79,7 +79,7 @@ class ModelDrift:
         """
         self.identity = ModelIdentity(bundle.name, bundle.version, bundle.weights_digest)
         self._bundle = bundle
-        self.needs = frozenset({PROBABILITIES, LOGITS} if bundle.novelty else {PROBABILITIES})
+        self.needs = frozenset({PROBABILITIES}) | (bundle.novelty.needs if bundle.novelty else frozenset())
         self._reference, self._novelty = bundle.drift, bundle.novelty
         self._clock, self._slot_seconds = clock, window / _SLOTS
         few = len(bundle.labels) <= drift.MOST_CLASSES
@@ -157,7 +157,8 @@ class ModelDrift:
             self._buckets[name] += np.bincount(np.searchsorted(buckets, values[name]), minlength=len(buckets) + 1)
             self._sums[name] += float(values[name].sum())
         if self._novelty is not None:
-            scores = novelty.score(self._novelty.score, np.stack([each.outputs[LOGITS] for each in waiting]))
+            needed = self._novelty.needs
+            scores = self._novelty.scores({name: np.stack([each.outputs[name] for each in waiting]) for name in needed})
             self._unknown += int((scores > self._novelty.threshold).sum())
             values["novelty"] = scores
         if self._reference is not None:

@@ -15,7 +15,7 @@ import structlog
 from glimpse.models import sources
 from glimpse.models.bundle import Bundle
 from glimpse.models.messages import short
-from glimpse.models.outputs import CLASS_MAPS
+from glimpse.models.outputs import CLASS_MAPS, HIDDEN
 from glimpse.models.sources import ModelSource
 from glimpse.models.spec import NetworkSummary
 from glimpse.server import cores
@@ -216,7 +216,7 @@ def load_model(
         agreement=agreement,
         batch_sizes=batch_sizes,
         batcher=batcher,
-        outputs=runtime.outputs - {CLASS_MAPS},
+        outputs=runtime.outputs - HIDDEN,
     )
 
 

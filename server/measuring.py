@@ -3,9 +3,11 @@
 ``python -m glimpse.server.measuring`` is run by `models.comparison.process`. Orders come on standard input and answers
 go to standard output, a JSON object a line; `done` tells of images that are done, until the answer itself comes.
 
-load      weights, architecture: load and warm the model; answers what it is and what computes it
+load      weights, architecture, layer: load and warm the model; answers what it is and what computes it. `layer`,
+          unless empty: an inner one, whose statistics are computed, too
 classify  images, files, skip_unreadable: answers the metrics of the model on these images
-logits    the same, into: writes logits, classes and figures of the images to a file; answers what was left out
+logits    the same, into: writes logits, classes, figures and statistics of the images to a file; answers what was
+          left out
 time      seconds: answers images a second while many wait, and the milliseconds of an image alone
 
 The runtime, its precision and the batch size are those that a server would choose here, with the settings of the
@@ -24,7 +26,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import cycle
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
@@ -36,7 +38,7 @@ from glimpse.models.decoding.cost import predict
 from glimpse.models.decoding.formats import SUFFIXES
 from glimpse.models.decoding.limits import OWN_FILES
 from glimpse.models.drift import OF_IMAGES, ImageFigures, image_figures
-from glimpse.models.outputs import LOGITS
+from glimpse.models.outputs import FEATURE_STATISTICS, LOGITS, Outputs
 from glimpse.models.train import files
 from glimpse.models.train.measure import measure
 from glimpse.models.train.reading import network_input, summary
@@ -69,6 +71,7 @@ class _Computed:
     left_out: list[tuple[str, str]] = field(default_factory=list)  # name and reason of what could not be read
     figures: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in OF_IMAGES})
     logits: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0), np.float32))
+    statistics: NDArray[np.float32] | None = None  # of the inner layer; None: none is measured
 
     @property
     def classes(self) -> NDArray[np.int64]:
@@ -107,7 +110,7 @@ class _Measuring:
         except MemoryError as error:
             self._say({"error": f"There is not enough memory. {error}".strip()})
 
-    def _load(self, weights: str, architecture: str) -> dict[str, Any]:
+    def _load(self, weights: str, architecture: str, layer: str = "") -> dict[str, Any]:
         # What belongs to another model is left out: the settings of the environment are those of a server.
         chosen = settings.load([]).model_copy(
             update={
@@ -119,7 +122,8 @@ class _Measuring:
                 "recipe": None,
             }
         )
-        self._model = loaded = load_model(model_source(chosen), LoadOptions.of(chosen), Metrics().of)
+        source = replace(model_source(chosen), measured_layer=layer)
+        self._model = loaded = load_model(source, LoadOptions.of(chosen), Metrics().of)
         self._capacity = chosen.max_images_in_flight
         self._ahead = max(1, min(_WAITING, self._capacity // 2))
         return {
@@ -150,19 +154,21 @@ class _Measuring:
         """Write the logits, the classes, and the figures of the images to a file of NumPy's."""
         found = self._computed(Path(images), files, skip_unreadable=skip_unreadable, figures=True)
         figures = {name: np.array(values) for name, values in found.figures.items()}
-        np.savez(into, logits=found.logits, classes=found.classes, **figures)  # type: ignore[arg-type]  # see numpy#24143
+        inner = {} if found.statistics is None else {FEATURE_STATISTICS: found.statistics}
+        np.savez(into, logits=found.logits, classes=found.classes, **figures, **inner)  # type: ignore[arg-type]  # see numpy#24143
         return {"left_out": found.left_out, "temperature": self._loaded.bundle.temperature}
 
     def _computed(
         self, images: Path, files: list[tuple[str, int]], *, skip_unreadable: bool, figures: bool = False
     ) -> _Computed:
-        logits: list[NDArray[np.float32]] = []
+        outputs: list[Outputs] = []
+        needed = frozenset({LOGITS, FEATURE_STATISTICS} if self._loaded.bundle.measured_layer else {LOGITS})
         computed = _Computed()
         waiting: list[Future[Answer]] = []
         depth = self._loaded.bundle.recipe.depth
 
         def take() -> None:
-            logits.extend(future.result().outputs[LOGITS] for future in waiting)
+            outputs.extend(future.result().outputs for future in waiting)
             self._say({"done": len(computed.indices) + len(computed.left_out)})
 
         for portion in self._decoded(images, files):
@@ -181,16 +187,18 @@ class _Measuring:
                     f"{images}: {summary(computed.left_out)} Remove or repair what cannot be read, or skip it with "
                     "--skip-unreadable."
                 )
-            submitted = [self._loaded.batcher.submit(pixels, outputs=frozenset({LOGITS})) for pixels in readable]
+            submitted = [self._loaded.batcher.submit(pixels, outputs=needed) for pixels in readable]
             take()  # those of the portion before, which were computed while this one was decoded
             computed.indices += indices
             waiting = submitted
             if len(self._pixels) < self._ahead:
                 self._pixels += readable
         take()
-        if not logits:
+        if not outputs:
             raise ValueError(f"{images}: none of the images can be read. {summary(computed.left_out)}")
-        computed.logits = np.stack(logits)
+        computed.logits = np.stack([each[LOGITS] for each in outputs])
+        if FEATURE_STATISTICS in needed:
+            computed.statistics = np.stack([each[FEATURE_STATISTICS] for each in outputs])
         return computed
 
     def _decoded(

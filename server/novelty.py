@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-from glimpse.models import novelty
 from glimpse.models.bundle import Bundle
 from glimpse.models.novelty import NoveltyThreshold
+from glimpse.models.outputs import Outputs
 from glimpse.server.domain import ClassifyRequest, ImageResult, Novelty
 from glimpse.server.errors import InvalidRequestError, Reason
 
@@ -49,7 +48,7 @@ def threshold(request: ClassifyRequest, bundle: Bundle, *, default: bool) -> Nov
 
 def told_novelty(
     results: Sequence[ImageResult],
-    logits: Sequence[NDArray[np.float32] | None],
+    outputs: Sequence[Outputs | None],
     fitted: NoveltyThreshold,
     *,
     require_known: bool,
@@ -58,18 +57,19 @@ def told_novelty(
 
     Args:
         results: of its images.
-        logits: of each of them, ``[classes]``; None: it could not be classified.
+        outputs: of each of them, those that `fitted` needs among them; None: it could not be classified.
         fitted: what they are judged by.
         require_known: no predictions of images that are unknown.
     """
-    found = [each for each in logits if each is not None]
+    found = [each for each in outputs if each is not None]
     if not found:
         return tuple(results)
-    scores = iter(novelty.score(fitted.score, np.stack(found)).tolist())
+    needed = {name: np.stack([each[name] for each in found]) for name in fitted.needs}
+    scores = iter(fitted.scores(needed).tolist())
 
     def judged(result: ImageResult) -> ImageResult:
         verdict = Novelty(next(scores), fitted.threshold)
         predictions = result.predictions if verdict.known or not require_known else ()
         return replace(result, predictions=predictions, novelty=verdict)
 
-    return tuple(result if each is None else judged(result) for result, each in zip(results, logits, strict=True))
+    return tuple(result if each is None else judged(result) for result, each in zip(results, outputs, strict=True))

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from glimpse.models.decoding.cost import Cost
 from glimpse.models.drift import ImageFigures, image_figures
-from glimpse.models.outputs import LOGITS, PROBABILITIES, Outputs
+from glimpse.models.outputs import PROBABILITIES, Outputs
 from glimpse.server import domain, explanations
 from glimpse.server.admission import Admission, Permits
 from glimpse.server.batching.batch_queue import Answer
@@ -150,7 +150,7 @@ class Pipeline:
                 if work.novelty is not None:
                     results = told_novelty(
                         results,
-                        [_logits(flight) for flight in flights],
+                        [_outputs(flight) for flight in flights],
                         work.novelty,
                         require_known=work.require_known,
                     )
@@ -319,9 +319,9 @@ def _computed(flights: Sequence[_Flight], work: Job) -> Computed:
     return Computed(tuple(found), work.model.bundle.novelty, work.model.classes.thresholds)
 
 
-def _logits(flight: _Flight) -> NDArray[np.float32] | None:
+def _outputs(flight: _Flight) -> Outputs | None:
     """Those of an image that was classified."""
-    return None if flight.answer.exception() else flight.answer.result().outputs[LOGITS]
+    return None if flight.answer.exception() else flight.answer.result().outputs
 
 
 def _kept(flight: _Flight) -> tuple[explanations.Input, Outputs] | None:

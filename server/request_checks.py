@@ -128,7 +128,7 @@ class RequestChecks:
         recipe = self.recipe(request, model)
         novelty = threshold(request, model.bundle, default=self._novelty)
         if novelty is not None:
-            outputs |= {LOGITS}
+            outputs |= novelty.needs
         drift = self._metrics.drift.of(model.bundle)
         if drift is not None:
             outputs |= drift.needs

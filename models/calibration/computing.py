@@ -19,6 +19,7 @@ from glimpse.models.comparison.labelled import LabelledFiles
 from glimpse.models.comparison.process import MeasuringProcess
 from glimpse.models.decoding.formats import SUFFIXES
 from glimpse.models.labels import ClassLabel
+from glimpse.models.outputs import FEATURE_STATISTICS, LOGITS
 from glimpse.models.train import files
 
 
@@ -48,12 +49,20 @@ class Computed:
         classes: int64 ``[N]``, the true ones; 0 of foreign images.
         figures: ``[N]``, by the names of `models.drift.OF_IMAGES`.
         left_out: name and reason of each image that could not be read.
+        statistics: ``[N, D]``, of an inner layer; None: none was measured.
     """
 
     logits: NDArray[np.float32]
     classes: NDArray[np.int64]
     figures: Mapping[str, NDArray[np.float64]]
     left_out: tuple[tuple[str, str], ...]
+    statistics: NDArray[np.float32] | None = None
+
+    @property
+    def outputs(self) -> dict[str, NDArray[np.float32]]:
+        """What a score of novelty is computed from, by the names of the outputs."""
+        inner = {} if self.statistics is None else {FEATURE_STATISTICS: self.statistics}
+        return {LOGITS: self.logits, **inner}
 
 
 def find_foreign(path: Path, labels: Sequence[ClassLabel]) -> Foreign:
@@ -77,6 +86,25 @@ def find_foreign(path: Path, labels: Sequence[ClassLabel]) -> Foreign:
     return Foreign(name=path.stem or str(path), path=path, files=kept, known=tuple(sorted(known)))
 
 
+def find_trained(path: Path, most: int) -> Foreign:
+    """Images that a network was trained on, whatever they show: those of a folder or a zip file.
+
+    Args:
+        path: of the folder or the zip file.
+        most: images; of more, so many are taken at random, the same each time.
+
+    Raises:
+        OSError: it does not exist or cannot be read.
+        ValueError: there are none.
+    """
+    with files.open_images(path, SUFFIXES) as images:
+        found = sorted(image.name for image in images)
+    if not found:
+        raise ValueError(f"{path} has no images. --trained-on must name a folder or zip file with images.")
+    some = np.sort(np.random.default_rng(0).permutation(len(found))[:most])
+    return Foreign(name=str(path), path=path, files=tuple(found[number] for number in some))
+
+
 def _is_class(folder: str, labels: Sequence[ClassLabel]) -> bool:
     try:
         return bool(classes.indices([folder], labels, data="", model=""))
@@ -91,6 +119,7 @@ def compute(
     foreign: Sequence[Foreign],
     progress: Progress,
     *,
+    layer: str = "",
     skip_unreadable: bool = False,
 ) -> tuple[Computed, dict[str, Computed], float]:
     """Load a model as a server does, and have it classify all images.
@@ -101,6 +130,7 @@ def compute(
         data: images of its classes.
         foreign: images that show none of them.
         progress: told what is going on.
+        layer: an inner one of the network, whose statistics are computed, too; empty: none.
         skip_unreadable: leave out images that cannot be read, instead of ending.
 
     Returns:
@@ -120,7 +150,7 @@ def compute(
     temperature = 1.0
     with MeasuringProcess(name) as process, tempfile.TemporaryDirectory(prefix="glimpse-") as folder:
         with progress.step(f"{name}: loading", 0):
-            process.ask("load", weights=source.weights, architecture=source.architecture)
+            process.ask("load", weights=source.weights, architecture=source.architecture, layer=layer)
         for number, (title, images, wanted) in enumerate(sets):
             into = Path(folder, f"{number}.npz")
             with progress.step(f"{title}: classifying {len(wanted):,} images", len(wanted)) as report:
@@ -140,6 +170,7 @@ def compute(
                         classes=arrays["classes"],
                         figures={each: arrays[each] for each in drift.OF_IMAGES},
                         left_out=tuple((file, reason) for file, reason in answer["left_out"]),
+                        statistics=arrays[FEATURE_STATISTICS] if layer else None,
                     )
                 )
             into.unlink()

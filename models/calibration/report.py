@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from glimpse.models.calibration.fitting import Calibration
+from glimpse.models.novelty import NoveltyThreshold
 
 
 def as_text(found: Calibration, *, before: float) -> str:
@@ -29,7 +30,7 @@ def as_text(found: Calibration, *, before: float) -> str:
         f"Probabilities that are exactly right would have an ECE of {found.chance:.2%} on so few images, by chance;",
         f"without chance, {found.debiased_chance:.2%} on average.",
         "",
-        f"novelty: {_name(threshold.score)}, threshold {threshold.threshold:g}; rejects {found.rejected:.1%} of them",
+        f"novelty: {_named(threshold)}, threshold {threshold.threshold:g}; rejects {found.rejected:.1%} of them",
     ]
     if found.foreign:
         lines += [f"{'foreign images':<28}{'images':>12}{'AUROC':>12}{'caught':>12}"]
@@ -60,7 +61,8 @@ def as_json(found: Calibration, *, before: float) -> dict[str, Any]:
         "ece_debiased": found.debiased[1],
         "ece_debiased_by_chance": found.debiased_chance,
         "novelty": {
-            **found.threshold.to_dict(),
+            **{name: value for name, value in found.threshold.to_dict().items() if name != "distance"},
+            **({} if found.threshold.distance is None else {"layer": found.threshold.distance.layer}),
             "rejected": found.rejected,
             "foreign": {name: asdict(each) for name, each in found.foreign.items()},
             "aurocs": {name: dict(each) for name, each in found.aurocs.items()},
@@ -88,7 +90,7 @@ def as_markdown(found: Calibration, *, before: float, data: str) -> str:
         f"and without chance one of {found.debiased_chance:.2%} on average: the root of the debiased mean square in 15",
         "equally filled bins (Kumar et al., arXiv:1909.10155).",
         "",
-        f"An image is unknown if its {_name(threshold.score)} is above {threshold.threshold:g}.",
+        f"An image is unknown if its {_named(threshold)} is above {threshold.threshold:g}.",
         f"That rejects {found.rejected:.1%} of the images of the classes.",
     ]
     if found.foreign:
@@ -98,6 +100,11 @@ def as_markdown(found: Calibration, *, before: float, data: str) -> str:
             for name, each in found.foreign.items()
         ]
     return "\n".join(lines)
+
+
+def _named(threshold: NoveltyThreshold) -> str:
+    distance = threshold.distance
+    return _name(threshold.score) + ("" if distance is None else f" at {distance.layer}")
 
 
 def _name(score: str) -> str:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from glimpse.models import calibration_pictures, drift, novelty
+from glimpse.models import calibration_pictures, drift, feature_distance, novelty, quiet
 from glimpse.models.bundle import Bundle
 from glimpse.models.calibration import computing, fitting, report, writing
 from glimpse.models.calibration.computing import Computed, Foreign
-from glimpse.models.calibration.fitting import Calibration
+from glimpse.models.calibration.fitting import Calibration, Inner
 from glimpse.models.commands.help import Help, examples
 from glimpse.models.commands.log import logged
 from glimpse.models.commands.shown import Shown
@@ -23,6 +25,9 @@ from glimpse.models.decoding.formats import SUFFIXES
 from glimpse.models.labels import some
 from glimpse.models.train import files
 from glimpse.models.train.reading import network_input
+
+_TRAINED = "/trained on"  # name of a set that no folder can have
+_MOST_TRAINED = 12_500  # images; a distance changes little with more
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -72,9 +77,27 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     command.add_argument(
         "--score",
-        choices=sorted(novelty.SCORES),
+        choices=sorted(novelty.NAMES),
         default="",
-        help=f"the score of novelty (default: the best with --foreign, else {novelty.DEFAULT_SCORE})",
+        help=f"the score of novelty (default: the best with --foreign of those that need the logits alone, else "
+        f"{novelty.DEFAULT_SCORE}). {novelty.FEATURE_DISTANCE} also looks at an inner layer of the network, which "
+        "tells textures, drawings and noise from photographs; it is for networks of the library and Keras models, and "
+        "takes some hundreds of images more",
+    )
+    command.add_argument(
+        "--layer",
+        default="",
+        metavar="NAME",
+        help=f"the inner layer of --score {novelty.FEATURE_DISTANCE}, by its name in the network, with up to "
+        f"{feature_distance.MOST_FEATURES // 2} channels (default: the last one before the resolution is reduced for "
+        "the last time)",
+    )
+    command.add_argument(
+        "--trained-on",
+        type=Path,
+        metavar="PATH",
+        help=f"folder or zip file of images that the network was trained on, of which up to {_MOST_TRAINED:,} are "
+        f"used: to them --score {novelty.FEATURE_DISTANCE} measures the distance (default: to some of those of --data)",
     )
     command.add_argument(
         "--out",
@@ -127,10 +150,19 @@ def _calibrate(options: argparse.Namespace) -> None:
                 f"{data.path} has {images:,} image{'s' * (images != 1)}. Calibrating needs at least {fitting.FEWEST}, "
                 "of which one half is fitted on and the other measured; some hundreds make it reliable."
             )
+        layer = _layer(options, bundle)
+        trained = None if options.trained_on is None else computing.find_trained(options.trained_on, _MOST_TRAINED)
         foreign = _foreign(options.foreign, bundle)
         known, others, before = computing.compute(
-            options.name, bundle, data, foreign, shown, skip_unreadable=options.skip_unreadable
+            options.name,
+            bundle,
+            data,
+            [*foreign, *([] if trained is None else [replace(trained, name=_TRAINED)])],
+            shown,
+            layer=layer,
+            skip_unreadable=options.skip_unreadable,
         )
+    near = others.pop(_TRAINED, None)
     for skipped in (known, *others.values()):
         if skipped.left_out:
             print(f"skipped: {some([name for name, _ in skipped.left_out])}", file=sys.stderr)
@@ -141,6 +173,7 @@ def _calibrate(options: argparse.Namespace) -> None:
         before=before,
         score=options.score,
         keep=options.keep_temperature,
+        inner=_inner(layer, known, others, near) if layer else None,
     )
     if options.json:
         print(json.dumps(report.as_json(found, before=before), indent=1))
@@ -154,6 +187,44 @@ def _calibrate(options: argparse.Namespace) -> None:
         print(f"Drawn in {options.plot}.", file=aside)
     if not options.dry_run:
         print(_written(options, bundle, found, before, known), file=aside)
+
+
+def _layer(options: argparse.Namespace, bundle: Bundle) -> str:
+    """The inner layer that the score looks at; empty: it looks at none.
+
+    Raises:
+        ValueError: the options contradict one another, or the network has no such layer.
+    """
+    if options.score != novelty.FEATURE_DISTANCE:
+        if options.layer or options.trained_on:
+            raise ValueError(f"--layer and --trained-on are for --score {novelty.FEATURE_DISTANCE} alone.")
+        return ""
+    if bundle.graph:
+        raise ValueError(
+            f"{bundle.weights_path} is a graph of another framework, whose inner layers are not looked at: choose "
+            "another score than feature_distance."
+        )
+    if options.layer:
+        return str(options.layer)
+    if not bundle.architecture:
+        raise ValueError(f"{options.name} has a network of its own: name one of its layers with --layer.")
+    quiet.load_keras()  # only now, because it takes seconds
+    from glimpse.models import features
+    from glimpse.models.builder import assemble
+    from glimpse.models.catalogue import find
+
+    row = find(bundle.architecture, bundle.variant, bundle.options).served()
+    model = assemble(row, classes=len(bundle.labels), input_shape=bundle.input_shape).model
+    if not (found := features.inner_layer(model)):
+        raise ValueError(f"{options.name} has maps of one size only: name one of its layers with --layer.")
+    return found
+
+
+def _inner(layer: str, known: Computed, others: Mapping[str, Computed], trained: Computed | None) -> Inner:
+    assert known.statistics is not None  # noqa: S101 - they were asked for
+    foreign = {name: each.statistics for name, each in others.items() if each.statistics is not None}
+    near = None if trained is None else trained.statistics
+    return Inner(layer=layer, known=known.statistics, foreign=foreign, trained=near)
 
 
 def _with_pictures(options: argparse.Namespace, bundle: Bundle, target: Path) -> None:
@@ -197,7 +268,8 @@ def _foreign(paths: list[Path], bundle: Bundle) -> list[Foreign]:
 def _written(options: argparse.Namespace, bundle: Bundle, found: Calibration, before: float, known: Computed) -> str:
     reference = None
     if len(known.classes) >= drift.FEWEST_IMAGES:
-        reference = fitting.reference(known.logits, known.figures, found.temperature, found.threshold)
+        statistics = known.statistics if found.threshold.distance is not None else None
+        reference = fitting.reference(known.logits, known.figures, found.temperature, found.threshold, statistics)
     target = writing.write(
         bundle,
         options.out,

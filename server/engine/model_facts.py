@@ -9,7 +9,7 @@ import numpy as np
 
 from glimpse.models import map_rows
 from glimpse.models.bundle import Bundle
-from glimpse.models.outputs import CLASS_MAPS
+from glimpse.models.outputs import CLASS_MAPS, FEATURE_STATISTICS, HIDDEN
 from glimpse.models.spec import NetworkSummary
 from glimpse.server.batching.model_queue import ModelQueue
 from glimpse.server.engine.arena import Layout
@@ -39,6 +39,8 @@ class ModelFacts:
         shapes = {name: values.shape for name, values in answer.outputs.items()}
         if (grid := model.network.maps) is not None:  # not computed here: they cost nothing before they are asked for
             shapes[CLASS_MAPS] = map_rows.shape(len(model.bundle.labels), grid)
+        if (judged := model.bundle.novelty) is not None and judged.distance is not None:
+            shapes[FEATURE_STATISTICS] = (judged.distance.features,)
         return cls(
             bundle=model.bundle,
             network=model.network,
@@ -66,7 +68,7 @@ class ModelFacts:
             precision=self.precision,
             batch_sizes=self.batch_sizes,
             batcher=queue,
-            outputs=frozenset(self.output_shapes) - {CLASS_MAPS},
+            outputs=frozenset(self.output_shapes) - HIDDEN,
             agreement=self.agreement,
             geometries=self.geometries,
         )

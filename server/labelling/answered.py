@@ -9,10 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from glimpse.models import novelty
 from glimpse.models.labels import ClassLabel
 from glimpse.models.novelty import NoveltyThreshold
-from glimpse.models.outputs import LOGITS, PROBABILITIES, Outputs
+from glimpse.models.outputs import PROBABILITIES, Outputs
 from glimpse.server.domain import Classification, Novelty
 
 FIRST = 5  # classes of an answer that are looked at
@@ -77,9 +76,10 @@ def _nearest(probabilities: NDArray[np.float32], thresholds: NDArray[np.float32]
 
 
 def _novelty(outputs: Outputs, fitted: NoveltyThreshold | None) -> Novelty | None:
-    if fitted is None or LOGITS not in outputs:
+    if fitted is None or not fitted.needs <= outputs.keys():
         return None
-    return Novelty(float(novelty.score(fitted.score, outputs[LOGITS][np.newaxis])[0]), fitted.threshold)
+    (score,) = fitted.scores({name: outputs[name][np.newaxis] for name in fitted.needs})
+    return Novelty(float(score), fitted.threshold)
 
 
 def sample_name(request_id: str, image: int) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 from glimpse.models.bundle import Bundle
 from glimpse.models.labels import ClassLabel
-from glimpse.models.outputs import LOGITS, PROBABILITIES
+from glimpse.models.outputs import PROBABILITIES
 from glimpse.server.domain import Classification, Image
 from glimpse.server.labelling.answered import First, sample_name
 from glimpse.server.labelling.writer import Sample, Writer
@@ -82,8 +82,9 @@ class Sampler:
 
     def needs(self, bundle: Bundle) -> frozenset[str]:
         """The outputs of a model by which images are chosen."""
-        judged = bundle.novelty is not None and self._reasons & {"near", "unknown"}
-        return frozenset((PROBABILITIES, LOGITS) if judged else (PROBABILITIES,))
+        judged = self._reasons & {"near", "unknown"}
+        needed = bundle.novelty.needs if judged and bundle.novelty is not None else frozenset[str]()
+        return needed | {PROBABILITIES}
 
     def offer(self, answered: Answered) -> None:
         """Have an image kept, if there is a reason."""

@@ -27,6 +27,7 @@ def identity(bundle: Bundle) -> str:
         "recipe": bundle.recipe.digest,
         "temperature": bundle.temperature,
         "head": bundle.head.to_dict(),
+        "statistics": bundle.statistics_layer,
     }
     return hashlib.sha256(json.dumps(follows_from, sort_keys=True).encode()).hexdigest()[:32]
 

@@ -82,5 +82,12 @@ def import_model(
     from glimpse.models.serving import load_bundle, serving_outputs
 
     assembly = load_bundle(bundle)
-    form = partial(serving_outputs, assembly, bundle.recipe, bundle.temperature, bundle.head)
+    form = partial(
+        serving_outputs,
+        assembly,
+        bundle.recipe,
+        bundle.temperature,
+        bundle.head,
+        statistics=bundle.statistics_layer,
+    )
     return ImportedModel(bundle, assembly.summary, row, form)

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from glimpse.models.outputs import FEATURE_MAP, Outputs
+from glimpse.models.outputs import INNER, Outputs
 from glimpse.models.published import FetchError, cache_folder
 from glimpse.models.serving import by_name
 from glimpse.server import cores
@@ -49,17 +49,17 @@ class JaxRuntime(OneStream):
             device,
         )
 
-        def with_features(state: tuple[list[jax.Array], list[jax.Array]], pixels: jax.Array) -> dict[str, jax.Array]:
+        def with_inner(state: tuple[list[jax.Array], list[jax.Array]], pixels: jax.Array) -> dict[str, jax.Array]:
             # Else a GPU rounds the factors of every float32 product to 10 bits.
             with jax.default_matmul_precision("float32"):
                 return by_name(model, model.stateless_call(*state, pixels, training=False)[0])
 
         def forward(state: tuple[list[jax.Array], list[jax.Array]], pixels: jax.Array) -> dict[str, jax.Array]:
-            return {name: each for name, each in with_features(state, pixels).items() if name != FEATURE_MAP}
+            return {name: each for name, each in with_inner(state, pixels).items() if name not in INNER}
 
         self.outputs = self._named(model)
-        # What XLA computes is what is asked for: with the feature map only where maps are.
-        self._forward, self._with_features = jax.jit(forward), jax.jit(with_features)
+        # What XLA computes is what is asked for: with the feature map, or statistics, only where they are.
+        self._forward, self._with_inner = jax.jit(forward), jax.jit(with_inner)
 
     @classmethod
     def resolve(cls, precision: PrecisionChoice) -> Precision:
@@ -76,7 +76,7 @@ class JaxRuntime(OneStream):
 
     def _compute(self, pixels: NDArray[np.uint8], outputs: frozenset[str]) -> Outputs:
         # On a CPU JAX may compute on the caller's own memory; `asarray` waits for the result, so it is free then.
-        found = (self._with_features if FEATURE_MAP in outputs else self._forward)(self._state, pixels)
+        found = (self._with_inner if outputs & INNER else self._forward)(self._state, pixels)
         for name in outputs:
             found[name].copy_to_host_async()
         return {name: np.asarray(found[name]) for name in outputs}

@@ -33,7 +33,14 @@ def convert_keras(bundle: Bundle, folder: Path) -> NetworkSummary:
     """
     assembly = load_bundle(bundle)
     limit_threads()
-    model = serving_outputs(assembly, bundle.recipe, bundle.temperature, bundle.head, whole_maps=True)
+    model = serving_outputs(
+        assembly,
+        bundle.recipe,
+        bundle.temperature,
+        bundle.head,
+        statistics=bundle.statistics_layer,
+        whole_maps=True,
+    )
     with errors_as_unsupported("openvino cannot convert this network"):
         graph = with_values(model)
     converted = convert(graph, folder)

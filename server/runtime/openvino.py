@@ -15,7 +15,16 @@ from numpy.typing import NDArray
 
 from glimpse.models.map_rows import packed
 from glimpse.models.messages import lacks_memory, short
-from glimpse.models.outputs import CLASS_MAPS, DEFAULT_OUTPUTS, EMBEDDING, LOGITS, PROBABILITIES, Outputs
+from glimpse.models.outputs import (
+    CLASS_MAPS,
+    DEFAULT_OUTPUTS,
+    EMBEDDING,
+    FEATURE_STATISTICS,
+    HIDDEN,
+    LOGITS,
+    PROBABILITIES,
+    Outputs,
+)
 from glimpse.server import cores
 from glimpse.server.runtime import errors_as_unsupported
 from glimpse.server.runtime.converted_cache import GRAPH
@@ -26,7 +35,7 @@ from glimpse.server.settings.kinds import PrecisionChoice
 
 _WORTH = 1_000_000_000  # multiply-adds in a batch beyond which a core gains nothing; tools/bench measures it
 _LARGEST = 8
-_OUTPUTS = frozenset({PROBABILITIES, LOGITS, EMBEDDING, CLASS_MAPS})
+_OUTPUTS = frozenset({PROBABILITIES, LOGITS, EMBEDDING, CLASS_MAPS, FEATURE_STATISTICS})
 _WITHOUT_BFLOAT16 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2"}  # oneDNN's names
 
 
@@ -134,7 +143,7 @@ class OpenVINORuntime:
             options |= _exact()
         with errors_as_unsupported("openvino cannot compile this network", _reason):
             whole = core().read_model(graph)
-            self._network = _without_maps(whole)
+            self._network = _without(whole, HIDDEN)
             self._options = options
             # With no streams at all OpenVINO would keep no threads for a model, and compute in those of the caller. But
             # then it takes one batch at a time, so that each core needed a copy of the weights (72 MiB become 117 for
@@ -150,9 +159,10 @@ class OpenVINORuntime:
         batch = self._network.inputs[0].partial_shape[0]
         # Of a graph of another framework, where it is part of the graph.
         self._batch = int(batch.get_length()) if batch.is_static else None
-        # OpenVINO computes all that a compiled network gives, so one with maps is compiled when the first is asked for.
+        # OpenVINO computes all that a compiled network gives, so one with maps is compiled when the first is asked for,
+        # and so is one with statistics of an inner layer. By the outputs, and how many batches it computes at once.
         self._whole = whole
-        self._with_maps: Requests | None = None
+        self._with_more: dict[tuple[frozenset[str], int], Requests] = {}
         self._compiling = threading.Lock()
 
     @classmethod
@@ -216,42 +226,51 @@ class OpenVINORuntime:
 
     def __call__(self, pixels: NDArray[np.uint8], outputs: frozenset[str] = DEFAULT_OUTPUTS) -> Outputs:
         """The outputs of these names of uint8 pixels ``[N, H, W, C]``, as one of `streams` batches."""
-        return self._narrow.infer(pixels, outputs) if CLASS_MAPS not in outputs else self._explained(pixels, outputs)
+        return self._infer(pixels, outputs, wide=False)
 
     def alone(self, pixels: NDArray[np.uint8], outputs: frozenset[str] = DEFAULT_OUTPUTS) -> Outputs:
         """The same, on all cores."""
-        return self._wide.infer(pixels, outputs) if CLASS_MAPS not in outputs else self._explained(pixels, outputs)
+        return self._infer(pixels, outputs, wide=True)
+
+    def _infer(self, pixels: NDArray[np.uint8], outputs: frozenset[str], *, wide: bool) -> Outputs:
+        if CLASS_MAPS in outputs:
+            return self._explained(pixels, outputs)
+        if more := outputs & HIDDEN:
+            return self._more(more, wide=wide).infer(pixels, outputs)
+        return (self._wide if wide else self._narrow).infer(pixels, outputs)
+
+    def _more(self, hidden: frozenset[str], *, wide: bool) -> Requests:
+        """Places for batches whose network has these outputs, too."""
+        streams = 1 if wide else self.streams
+        with self._compiling:
+            if (made := self._with_more.get((hidden, streams))) is None:
+                made = self._compiled(_without(self._whole, HIDDEN - hidden), streams)
+                self._with_more[hidden, streams] = made
+            return made
 
     def _explained(self, pixels: NDArray[np.uint8], outputs: frozenset[str]) -> Outputs:
         """The outputs with the maps of the most probable classes."""
-        found = self._maps().infer(pixels, outputs | {LOGITS})
+        found = self._more(outputs & HIDDEN, wide=False).infer(pixels, outputs | {LOGITS})
         maps = found[CLASS_MAPS]
         rows = packed(found[LOGITS], maps.shape[1:3], lambda image, classes: maps[image][..., classes])
         return {name: rows if name == CLASS_MAPS else found[name] for name in outputs}
 
     def prepare_maps(self) -> None:
         """Compile the network with the maps, which takes as long as without them."""
-        self._maps()
-
-    def _maps(self) -> Requests:
-        with self._compiling:
-            if self._with_maps is None:
-                self._with_maps = self._compiled(self._whole, self.streams)
-            return self._with_maps
+        self._more(frozenset({CLASS_MAPS}), wide=False)
 
     def out_of_memory(self, error: Exception) -> bool:
         """Whether `error` says that the batch does not fit."""
         return lacks_memory(error)
 
 
-def _without_maps(network: openvino.Model) -> openvino.Model:
-    """The same network without the maps of its classes, which shares its weights."""
-    found = [each for each in network.outputs if CLASS_MAPS in each.get_names()]
-    if not found:
+def _without(network: openvino.Model, names: frozenset[str]) -> openvino.Model:
+    """The same network without those outputs of these names that it has; it shares the weights."""
+    if not names & indices(network).keys():
         return network
     plain = network.clone()
-    (result,) = [each for each in plain.outputs if CLASS_MAPS in each.get_names()]
-    plain.remove_result(result.get_node())
+    for result in [each for each in plain.outputs if names & each.get_names()]:
+        plain.remove_result(result.get_node())
     return plain
 
 

@@ -115,5 +115,9 @@ class SimulatedRuntime(OneStream):
 
 
 def renamed(bundle: Bundle) -> Bundle:
-    """The bundle as a simulated device serves it, so that no reply can be taken for that of the real model."""
-    return dataclasses.replace(bundle, name=f"{bundle.name}_simulated")
+    """The bundle as a simulated device serves it, so that no reply can be taken for that of the real model.
+
+    A score of novelty that looks into the network is left out: nothing is computed there.
+    """
+    novelty = bundle.novelty if bundle.novelty is None or bundle.novelty.needs <= SimulatedRuntime.outputs else None
+    return dataclasses.replace(bundle, name=f"{bundle.name}_simulated", novelty=novelty)

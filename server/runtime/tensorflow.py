@@ -13,7 +13,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from glimpse.models.outputs import FEATURE_MAP, Outputs
+from glimpse.models.outputs import FEATURE_STATISTICS, INNER, Outputs
 from glimpse.models.serving import by_name, without
 from glimpse.server import cores
 from glimpse.server.runtime import OneStream, stated
@@ -40,15 +40,18 @@ class TensorFlowRuntime(OneStream):
         self.precision = self.resolve(precision)
         compute_in(model, self.precision)
         self.outputs = self._named(model)
+        # Those of `INNER` are the last, so that the others have the same places without them.
         self._index = {name: index for index, name in enumerate(model.output_names)}
         if gpu:
             # Else a GPU rounds the factors of every float32 product to 10 bits.
             tf.config.experimental.enable_tensor_float_32_execution(False)  # noqa: FBT003 - TensorFlow's own signature
-            # What XLA computes is what is asked for: with the feature map only where maps are.
-            self._graph, self._with_features = compiled(without(model, FEATURE_MAP)), compiled(model)
+            # What XLA computes is what is asked for: with the feature map, or statistics, only where they are.
+            self._graph, self._with_inner = compiled(without(model, *INNER)), compiled(model)
         else:
-            # XLA is several times slower than this on a CPU.
-            self._graph = self._with_features = freeze(model)
+            # XLA is several times slower than this on a CPU. The feature map is computed anyway, statistics are not.
+            self._with_inner = self._graph = freeze(model)
+            if FEATURE_STATISTICS in model.output_names:
+                self._graph = freeze(without(model, *INNER))
 
     @classmethod
     def resolve(cls, precision: PrecisionChoice) -> Precision:
@@ -68,7 +71,7 @@ class TensorFlowRuntime(OneStream):
 
     def _compute(self, pixels: NDArray[np.uint8], outputs: frozenset[str]) -> Outputs:
         # tf.constant copies, so the staging buffer is free when this returns.
-        found = (self._with_features if FEATURE_MAP in outputs else self._graph)(tf.constant(pixels))
+        found = (self._with_inner if outputs & INNER else self._graph)(tf.constant(pixels))
         return {name: found[self._index[name]].numpy() for name in outputs}
 
     def out_of_memory(self, error: Exception) -> bool:

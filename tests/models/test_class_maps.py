@@ -14,9 +14,9 @@ from skimage import data
 
 from glimpse.models import catalogue, class_maps, map_rows, sources
 from glimpse.models.builder import assemble
-from glimpse.models.outputs import CLASS_MAPS, FEATURE_MAP, LOGITS, PROBABILITIES
+from glimpse.models.outputs import CLASS_MAPS, FEATURE_MAP, FEATURE_STATISTICS, HIDDEN, LOGITS, PROBABILITIES
 from glimpse.models.serving import load_bundle, serving_outputs, without
-from glimpse.server.runtime.openvino import OpenVINORuntime, _without_maps, convert
+from glimpse.server.runtime.openvino import OpenVINORuntime, _without, convert
 from glimpse.server.runtime.openvino_library import core
 from glimpse.server.runtime.tensorflow import TensorFlowRuntime, with_values
 from tests.variations import mostly_in_ci
@@ -72,13 +72,22 @@ def test_the_mean_of_a_map_is_the_score_of_its_class(weights: str, tmp_path: Pat
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the converter reads TensorFlow's graphs")
 def test_who_asks_for_no_maps_computes_what_there_would_be_without(tmp_path: Path) -> None:
-    """OpenVINO's compiled network has the same steps and outputs as that of a model that never had maps."""
+    """OpenVINO's compiled network has the same steps and outputs as that of a model without maps and statistics."""
     bundle = sources.resolve(sources.ModelSource(weights="cifar10"))
     assembly = load_bundle(bundle)
     graphs = []
     for name, model in (
         ("never", without(serving_outputs(assembly, bundle.recipe, bundle.temperature), FEATURE_MAP)),
-        ("maps", serving_outputs(assembly, bundle.recipe, bundle.temperature, whole_maps=True)),
+        (
+            "maps",
+            serving_outputs(
+                assembly,
+                bundle.recipe,
+                bundle.temperature,
+                statistics=bundle.statistics_layer,
+                whole_maps=True,
+            ),
+        ),
     ):
         (tmp_path / name).mkdir()
         graphs.append(core().read_model(convert(with_values(model), tmp_path / name)))
@@ -88,8 +97,8 @@ def test_who_asks_for_no_maps_computes_what_there_would_be_without(tmp_path: Pat
         return Counter(each.get_rt_info()["layerType"].value for each in compiled.get_runtime_model().get_ops())
 
     never, maps = graphs
-    assert steps(_without_maps(maps)) == steps(never)
-    assert steps(maps) != steps(never)
+    assert steps(_without(maps, HIDDEN)) == steps(never)
+    assert steps(maps) != steps(never) != steps(_without(maps, HIDDEN - {FEATURE_STATISTICS}))
 
 
 def pooled(x: Any) -> Any:

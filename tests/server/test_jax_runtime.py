@@ -31,7 +31,8 @@ highest = float(answers[0]["probabilities"].max())
 pixels = np.random.default_rng(1).integers(0, 256, (2, 32, 32, 3), np.uint8)
 every = runtime(pixels, runtime.outputs)
 assert {name: values.shape for name, values in every.items()} == {
-    "probabilities": (2, 10), "logits": (2, 10), "embedding": (2, 112), "class_maps": (2, 10, 65)
+    "probabilities": (2, 10), "logits": (2, 10), "embedding": (2, 112), "class_maps": (2, 10, 65),
+    "feature_statistics": (2, 128),
 }
 means = every["class_maps"][..., 1:].mean(axis=-1)
 np.testing.assert_allclose(means, -np.sort(-every["logits"]), atol=1e-4)

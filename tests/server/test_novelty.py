@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from glimpse.models import bundle as bundles
 from glimpse.models import novelty
 from glimpse.models.novelty import NoveltyThreshold
-from glimpse.models.outputs import LOGITS, PROBABILITIES
+from glimpse.models.outputs import FEATURE_STATISTICS, LOGITS, PROBABILITIES
+from glimpse.models.serving import by_name, load_bundle, serving_outputs
+from glimpse.models.train.reading import network_input
 from glimpse.server.admission import Admission, Permits
 from glimpse.server.decoding.configured import decoding_of
 from glimpse.server.decoding.pool import DecodePool
@@ -25,9 +29,13 @@ from glimpse.server.metrics import Metrics
 from glimpse.server.pipeline import Pipeline
 from glimpse.server.registry import ModelRegistry
 from glimpse.server.request_checks import RequestChecks
+from glimpse.server.runtime import simulated
 from glimpse.server.settings import Settings
+from tests.server.building import build
+from tools.foreign_pictures import KINDS, make
 
 GREY = RawImage(32, 32, bytes([127]) * (32 * 32 * 3))
+NOISE = RawImage(32, 32, np.random.default_rng(0).integers(0, 256, 32 * 32 * 3, np.uint8).tobytes())
 BROKEN = EncodedImage(b"no image")
 
 
@@ -123,3 +131,61 @@ def test_a_model_without_a_threshold_answers_as_before_by_default(model: LoadedM
     (result,) = classify(without, ClassifyRequest((GREY,)), default=True).results
     assert result.novelty is None
     assert len(result.predictions) == 5
+
+
+def test_the_statistics_of_an_inner_layer_are_for_the_score_alone(model: LoadedModel) -> None:
+    """No caller can name them, and no description tells of them."""
+    assert FEATURE_STATISTICS not in model.outputs
+    with pytest.raises(InvalidRequestError, match="outputs must be some of"):
+        classify(model, ClassifyRequest((GREY,), outputs=frozenset({FEATURE_STATISTICS})))
+
+
+def test_the_shipped_score_is_that_of_the_network_in_keras(model: LoadedModel, cat_photo: Path) -> None:
+    """Whichever runtime computes; and it is told without the statistics."""
+    fitted = model.bundle.novelty
+    assert fitted is not None
+    assert fitted.distance is not None
+    cat = RawImage(32, 32, network_input(cat_photo.read_bytes(), model.bundle.recipe).tobytes())
+    images = (cat, GREY, NOISE)
+    results = classify(model, ClassifyRequest(images, novelty=True)).results
+    assembly = load_bundle(model.bundle)
+    network = serving_outputs(
+        assembly, model.bundle.recipe, model.bundle.temperature, statistics=model.bundle.statistics_layer
+    )
+    pixels = np.stack([np.frombuffer(each.data, np.uint8).reshape(32, 32, 3) for each in images])
+    expected = fitted.scores({name: np.asarray(each) for name, each in by_name(network, network(pixels)).items()})
+    found = [each.novelty.score for each in results if each.novelty is not None]
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+    assert [each.novelty.known for each in results if each.novelty is not None] == [True, False, False]
+    assert all(each.outputs == {} for each in results)
+
+
+def test_a_simulated_device_tells_no_novelty_that_looks_into_the_network() -> None:
+    """It computes nothing, so that there is nothing to look at."""
+    shipped = bundles.read(bundles.EMBEDDED_DEFAULT)
+    assert shipped.novelty is not None
+    plain = NoveltyThreshold(score="entropy", threshold=1.0)
+    assert simulated.renamed(shipped).novelty is None
+    assert simulated.renamed(replace(shipped, novelty=plain)).novelty == plain
+
+
+@pytest.mark.ci
+def test_the_shipped_model_tells_far_images_from_its_classes(cifar10_test: Path, tmp_path: Path) -> None:
+    """Textures, drawings, noise and pieces of photographs by an AUROC of 0.95; 95% of the test images pass."""
+    bundle = bundles.read(bundles.EMBEDDED_DEFAULT)
+    assert bundle.novelty is not None
+    make(tmp_path, 150)
+    sets = {kind: [path.read_bytes() for path in sorted((tmp_path / kind).iterdir())] for kind in KINDS}
+    with zipfile.ZipFile(cifar10_test) as archive:
+        sets["known"] = [archive.read(name) for name in sorted(archive.namelist())[::5] if name.endswith(".jpg")]
+    runtime = build(bundle, "openvino", precision="float32").runtime
+    scores = {}
+    for name, files in sets.items():
+        pixels = np.stack([network_input(data, bundle.recipe) for data in files])
+        parts = [runtime(pixels[start : start + 50], bundle.novelty.needs) for start in range(0, len(pixels), 50)]
+        outputs = {each: np.concatenate([part[each] for part in parts]) for each in bundle.novelty.needs}
+        scores[name] = bundle.novelty.scores(outputs)
+    known = scores.pop("known")
+    assert 0.03 < (known > bundle.novelty.threshold).mean() < 0.07
+    found = {name: novelty.auroc(known, each) for name, each in scores.items()}
+    assert min(found.values()) >= 0.95, found

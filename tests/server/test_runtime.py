@@ -19,7 +19,7 @@ from skimage import data
 from glimpse.models import bundle as bundles
 from glimpse.models import sources
 from glimpse.models.bundle import Bundle
-from glimpse.models.outputs import CLASS_MAPS, EMBEDDING, LOGITS, PROBABILITIES
+from glimpse.models.outputs import CLASS_MAPS, EMBEDDING, FEATURE_STATISTICS, LOGITS, PROBABILITIES
 from glimpse.models.serving import load_bundle, serving_outputs
 from glimpse.server import cores
 from glimpse.server.runtime import OneStream, Runtime, UnsupportedNetworkError, openvino_library, selection
@@ -135,6 +135,32 @@ def test_logits_are_what_the_probabilities_are_the_softmax_of(
         np.testing.assert_allclose(scaled / scaled.sum(axis=1, keepdims=True), found[PROBABILITIES], atol=1e-5)
         assert compute(pixels[:4]).keys() == {PROBABILITIES}
         assert compute(pixels[:4], frozenset({LOGITS})).keys() == {LOGITS}
+
+
+def test_statistics_of_an_inner_layer_are_equal_and_only_where_they_are_asked_for(
+    tmp_path: Path, pixels: NDArray[np.uint8]
+) -> None:
+    """Beside the same other outputs, with maps and without, of a lone batch and of one among others."""
+    bundle = sources.resolve(sources.ModelSource(weights="cifar10"))
+    assembly, layer = load_bundle(bundle), bundle.statistics_layer
+    whole = serving_outputs(assembly, bundle.recipe, bundle.temperature, statistics=layer, whole_maps=True)
+    model = serving_outputs(assembly, bundle.recipe, bundle.temperature, statistics=layer)
+    two = (
+        OpenVINORuntime(convert(with_values(whole), tmp_path), "float32"),
+        TensorFlowRuntime(model, "float32"),
+    )
+    found = []
+    for runtime in two:
+        assert runtime.outputs == BOTH | {EMBEDDING, CLASS_MAPS, FEATURE_STATISTICS}
+        plain = runtime(pixels[:4])
+        for compute in (runtime, runtime.alone):
+            for wanted in (frozenset({LOGITS, FEATURE_STATISTICS}), BOTH | {CLASS_MAPS, FEATURE_STATISTICS}):
+                answer = compute(pixels[:4], wanted)
+                assert answer.keys() == wanted
+                found.append(answer[FEATURE_STATISTICS])
+        np.testing.assert_allclose(answer[PROBABILITIES], plain[PROBABILITIES], atol=1e-5)
+    for each in found:
+        np.testing.assert_allclose(each, found[0], rtol=1e-4, atol=1e-4)
 
 
 def test_openvino_computes_in_bfloat16_only_if_the_processor_can_and_says_so(graph: Path) -> None:

@@ -17,11 +17,12 @@ from glimpse.server.runtime import selection
 selection.choose("torch")
 import numpy as np, structlog, torch
 from glimpse.models import sources
-from glimpse.models.outputs import CLASS_MAPS, EMBEDDING, LOGITS, PROBABILITIES
+from glimpse.models.outputs import CLASS_MAPS, EMBEDDING, FEATURE_STATISTICS, LOGITS, PROBABILITIES
 from glimpse.models.serving import load_bundle, serving_outputs, by_name
 from glimpse.server.runtime.torch import TorchRuntime
 bundle = sources.resolve(sources.ModelSource(weights="cifar10"))
-model = serving_outputs(load_bundle(bundle), bundle.recipe, bundle.temperature)
+layer = bundle.statistics_layer
+model = serving_outputs(load_bundle(bundle), bundle.recipe, bundle.temperature, statistics=layer)
 with structlog.testing.capture_logs() as logs:
     runtime = TorchRuntime(model, "float32")
 assert [line["event"] for line in logs] == ["network traced"], logs
@@ -35,6 +36,7 @@ for size in (1, 2, 7, 32):
     np.testing.assert_allclose(found[PROBABILITIES], expected[PROBABILITIES].numpy(), atol=1e-5)
     np.testing.assert_allclose(found[LOGITS], expected[LOGITS].numpy(), atol=1e-3)
     np.testing.assert_allclose(found[EMBEDDING], expected[EMBEDDING].numpy(), atol=1e-4)
+    np.testing.assert_allclose(found[FEATURE_STATISTICS], expected[FEATURE_STATISTICS].numpy(), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(found[CLASS_MAPS][..., 1:].mean(axis=-1), -np.sort(-found[LOGITS]), atol=1e-3)
     kept = found[PROBABILITIES].copy()
     runtime(255 - pixels)

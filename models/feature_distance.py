@@ -1,0 +1,202 @@
+"""How far an image's features are from those of known images: a score of novelty that looks into the network.
+
+It is the Mahalanobis distance (Lee et al., arXiv:1807.03888, section 2) of the means and standard deviations of an
+inner layer's channels, with the entropy of the answer beside it.
+
+What a network makes of an image at its end says which class it resembles. What an inner layer makes of it also says how
+the image looks: textures, drawings and noise have other averages there than photographs of the classes, though the
+network may be sure of a class. One normal distribution is fitted for all classes together; one for each class tells no
+better on the shipped model, and is ten times as large.
+
+The layer's statistics are an output of the network (`models.outputs.FEATURE_STATISTICS`): `models.features` makes them.
+Neither Keras nor gRPC is imported here.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+MOST_FEATURES: Final = 192  # of 96 channels, whose matrix takes 49 KB of the 64 that a description may have
+IMAGES_FOR_EACH: Final = 2  # images for each feature that a distance is fitted on, at the least
+_LONGEST_NAME = 200  # of a layer
+_SHRINKAGE = 1e-3  # added to the diagonal of the correlations, so that features which follow from others do no harm
+_LEAST_VARIANCE = 1e-6  # of a channel over the positions, and of a feature over the images
+# Standard deviations of the entropy for one of the logarithm of the distance. With less, images of a class that is
+# taken out of the answers are hardly told; with more, drawings are not.
+_SHARE_OF_ENTROPY = 0.6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeatureDistance:
+    """A distance to the features of known images. Compared and pickled by what is written into a bundle.
+
+    Attributes:
+        layer: of the network, whose output ``[N, H, W, C]`` the features are of.
+        features: D, twice its channels.
+        images: that it was fitted on.
+        entropy_weight: by which the entropy is multiplied before it is added to the logarithm of the distance.
+        mean: base64 of float32 ``[D]``, of each feature.
+        scale: base64 of float32 ``[D]``, the standard deviation of each.
+        whitening: base64 of float16 ``[D * (D + 1) / 2]``: the rows, each up to the diagonal, of the lower triangular
+            matrix by which scaled features are multiplied from the right, so that their covariance is 1.
+    """
+
+    layer: str
+    features: int
+    images: int
+    entropy_weight: float
+    mean: str
+    scale: str
+    whitening: str
+    _arrays: tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]] = field(
+        init=False, repr=False, compare=False
+    )
+
+    def __post_init__(self) -> None:
+        """Raises: ValueError: an array has another size than it should, or a number in it is not valid."""
+        size = self.features
+        mean = _array(self.mean, "mean", "<f4", size)
+        scale = _array(self.scale, "scale", "<f4", size)
+        triangle = _array(self.whitening, "whitening", "<f2", size * (size + 1) // 2)
+        if not (scale > 0).all():
+            raise ValueError("scale of the distance of novelty must be positive")
+        matrix = np.zeros((size, size))
+        matrix[np.tril_indices(size)] = triangle
+        object.__setattr__(self, "_arrays", (mean, scale, matrix))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> FeatureDistance:
+        """From what a description has.
+
+        Raises:
+            ValueError: a value is missing or not valid.
+        """
+        names = ("layer", "features", "images", "entropy_weight", "mean", "scale", "whitening")
+        if not isinstance(values, Mapping):
+            raise ValueError("the distance of novelty must be an object")  # noqa: TRY004 - as every other value
+        if missing := [name for name in names if name not in values]:
+            raise ValueError(f"the distance of novelty lacks {', '.join(missing)}")
+        layer, features, images, weight = (values[name] for name in names[:4])
+        if not (isinstance(layer, str) and 0 < len(layer) <= _LONGEST_NAME and layer.isprintable()):
+            raise ValueError(f"the layer of the distance of novelty must be a name of up to {_LONGEST_NAME} characters")
+        if type(features) is not int or features % 2 or not 0 < features <= MOST_FEATURES:
+            raise ValueError(f"the features of the distance of novelty must be an even number up to {MOST_FEATURES}")
+        if type(images) is not int or not 0 <= images < 1 << 32:
+            raise ValueError("the images of the distance of novelty must be a whole number, at least 0 and below 2^32")
+        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < 1e6:
+            raise ValueError("entropy_weight of the distance of novelty must be a number from 0 to a million")
+        arrays = {name: values[name] for name in names[4:]}
+        if wrong := [name for name, text in arrays.items() if not isinstance(text, str)]:
+            raise ValueError(f"{wrong[0]} of the distance of novelty must be a string of base64")
+        return cls(layer=layer, features=features, images=images, entropy_weight=float(weight), **arrays)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `from_dict` reads."""
+        return {
+            "layer": self.layer,
+            "features": self.features,
+            "images": self.images,
+            "entropy_weight": self.entropy_weight,
+            "mean": self.mean,
+            "scale": self.scale,
+            "whitening": self.whitening,
+        }
+
+    def log_distance(self, statistics: NDArray[np.floating]) -> NDArray[np.float64]:
+        """The logarithm of the squared distance of every image: float64 ``[N]``.
+
+        Args:
+            statistics: ``[N, D]``, means and mean squares of the layer's channels.
+        """
+        mean, scale, matrix = self._arrays
+        white = (_features(statistics) - mean) / scale @ matrix
+        return np.asarray(np.log(np.maximum((white * white).sum(axis=1), np.finfo(np.float32).tiny)))
+
+    def score(self, statistics: NDArray[np.floating], entropy: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The score of every image, ``[N]``: the logarithm of its squared distance plus weighted entropy in nats."""
+        return self.log_distance(statistics) + self.entropy_weight * entropy
+
+
+def fit(
+    layer: str,
+    known: NDArray[np.floating],
+    statistics: NDArray[np.floating],
+    entropy: NDArray[np.float64],
+) -> FeatureDistance:
+    """The distance to known images.
+
+    Args:
+        layer: whose statistics these are.
+        known: ``[N, D]``, statistics of images of the classes; those that the network was trained on may be among them.
+        statistics: ``[M, D]``, of images of the classes that the network was not trained on.
+        entropy: float64 ``[M]``, of the network's probabilities for these, in nats.
+
+    Raises:
+        ValueError: there are too few images, or the layer has too many channels.
+    """
+    size = known.shape[1]
+    if size > MOST_FEATURES:
+        raise ValueError(
+            f"The layer {layer} has {size // 2:,} channels, and a distance can have at most {MOST_FEATURES // 2}. Name "
+            "another layer with --layer."
+        )
+    if len(known) < IMAGES_FOR_EACH * size:
+        raise ValueError(
+            f"A distance of {size} features needs at least {IMAGES_FOR_EACH * size:,} images to be fitted on. "
+            f"Received: {len(known):,}. Give more, or those that the network was trained on with --trained-on."
+        )
+    features = _features(known)
+    mean, scale = features.mean(axis=0), np.sqrt(features.var(axis=0) + _LEAST_VARIANCE)
+    mean, scale = mean.astype("<f4"), scale.astype("<f4")
+    scaled = (features - mean) / scale
+    correlations = scaled.T @ scaled / len(scaled) + _SHRINKAGE * np.eye(size)
+    matrix = np.linalg.cholesky(np.linalg.inv(correlations))
+    unweighted = FeatureDistance(
+        layer=layer,
+        features=size,
+        images=len(known),
+        entropy_weight=0.0,
+        mean=_text(mean),
+        scale=_text(scale),
+        whitening=_text(matrix[np.tril_indices(size)].astype("<f2")),
+    )
+    spread = float(entropy.std())
+    weight = _SHARE_OF_ENTROPY * float(unweighted.log_distance(statistics).std()) / spread if spread > 0 else 0.0
+    return FeatureDistance.from_dict(unweighted.to_dict() | {"entropy_weight": round(weight, 4)})
+
+
+def _features(statistics: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Means and standard deviations, ``[N, D]``, from means and mean squares."""
+    values = np.asarray(statistics, np.float64)
+    means, squares = np.split(values, 2, axis=1)
+    return np.concatenate([means, np.sqrt(np.maximum(squares - means * means, 0) + _LEAST_VARIANCE)], axis=1)
+
+
+def _text(values: NDArray[np.floating]) -> str:
+    return base64.b64encode(values.tobytes()).decode("ascii")
+
+
+def _array(text: str, name: str, dtype: str, size: int) -> NDArray[np.float64]:
+    """The numbers that a text of base64 stands for.
+
+    Raises:
+        ValueError: it is none, or they are not `size` finite numbers.
+    """
+    length = size * np.dtype(dtype).itemsize
+    if len(text) != 4 * math.ceil(length / 3):
+        raise ValueError(f"{name} of the distance of novelty must be base64 of {size:,} numbers of {dtype[1:]}")
+    try:
+        values = np.frombuffer(base64.b64decode(text, validate=True), dtype).astype(np.float64)
+    except (binascii.Error, ValueError) as error:
+        raise ValueError(f"{name} of the distance of novelty is not base64: {error}") from error
+    if len(values) != size or not np.isfinite(values).all():
+        raise ValueError(f"{name} of the distance of novelty must be {size:,} finite numbers")
+    return values
