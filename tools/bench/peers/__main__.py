@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tools.bench import machine
-from tools.bench.peers import environment, measure, report
+from tools.bench.peers import environment, measure, report, turns
 from tools.bench.peers.measure import Run
 from tools.bench.peers.peers import CALLER, EXPORT, PEERS, find
 
@@ -33,6 +33,12 @@ def main() -> None:
     print(json.dumps(machine.description()), file=sys.stderr, flush=True)
     for network in arguments.network.split(","):
         files = measure.network(network, arguments.precision, photos, exporter)
+        if arguments.together:
+            runs = list(_runs(arguments))
+            told = {"files": files, "photos": photos, "caller": caller, "rounds": arguments.rounds}
+            for row in turns.rows(runs, callers=int(arguments.callers), **told):
+                _keep(row, known, arguments.json)
+            continue
         for turn in range(1, arguments.rounds + 1):
             for run in _runs(arguments):
                 asked = {"network": network, "round": turn, **run.row()}
@@ -40,12 +46,16 @@ def main() -> None:
                     continue
                 for row in measure.rows(run, files=files, photos=photos, caller=caller):
                     row["round"] = turn
-                    _tell(row)
-                    known.append(row)
-                    if arguments.json:
-                        with arguments.json.open("a") as file:
-                            file.write(json.dumps(row) + "\n")
+                    _keep(row, known, arguments.json)
     print(report.table(known))
+
+
+def _keep(row: dict[str, Any], known: list[dict[str, Any]], to: Path | None) -> None:
+    _tell(row)
+    known.append(row)
+    if to:
+        with to.open("a") as file:
+            file.write(json.dumps(row) + "\n")
 
 
 def _known(file: Path | None) -> list[dict[str, Any]]:
@@ -66,6 +76,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--warm", type=float, default=3, help="seconds before the clock starts")
     parser.add_argument("--seconds", type=float, default=15, help="seconds that are measured")
     parser.add_argument("--rounds", type=int, default=1, help="how often all of them are measured, in turns")
+    parser.add_argument("--together", action="store_true", help="run all at once, each loaded for --seconds in turn")
     # To try others: every combination of them is measured.
     parser.add_argument("--workers", help="processes, by commas, instead of the peer's best")
     parser.add_argument("--threads", help="threads of each, by commas, instead of the peer's best")

@@ -216,8 +216,11 @@ def cpu_seconds() -> float:
 
 
 async def main(arguments: list[str]) -> None:
-    """Check, warm, measure, print. The line ``measuring`` on standard error says when the clock starts."""
-    protocol, port, path, photos, answers, callers, warm, seconds = arguments
+    """Check, warm, measure, print. The line ``measuring`` on standard error says when the clock starts.
+
+    With ``turns`` behind the other arguments it is measured again for each line of standard input, and not before.
+    """
+    protocol, port, path, photos, answers, callers, warm, seconds, *turns = arguments
     connect, make, read = PROTOCOLS[protocol]
     connection = connect(int(port), path)
     requests, expected = prepare(Path(photos), Path(answers), make)
@@ -225,28 +228,36 @@ async def main(arguments: list[str]) -> None:
         await ready(call, next(iter(requests.values())))
         wrong = await check(call, requests, read, expected)
         await Load(call, list(requests.values())).run(int(callers), float(warm))
-        load = Load(call, list(requests.values()))
         print("measuring", file=sys.stderr, flush=True)
-        before = cpu_seconds()
-        took = await load.run(int(callers), float(seconds))
-        used = cpu_seconds() - before
+        while not turns or await asyncio.to_thread(_is_told_to):
+            load = Load(call, list(requests.values()))
+            before = cpu_seconds()
+            took = await load.run(int(callers), float(seconds))
+            print(json.dumps(_told(load, took, cpu_seconds() - before, wrong)), flush=True)
+            if not turns:
+                return
+
+
+def _is_told_to() -> bool:
+    """Wait for a line of standard input; false at its end."""
+    return bool(sys.stdin.readline())
+
+
+def _told(load: Load, took: float, used: float, wrong: int) -> dict[str, Any]:
+    """What is printed of a measurement of so many seconds, which used so many CPU seconds of ours."""
     ordered = sorted(round(1000 * latency, 1) for latency in load.latencies)
-    print(
-        json.dumps(
-            {
-                "images": len(ordered),
-                "seconds": round(took, 3),
-                "images_per_second": round(len(ordered) / took, 2),
-                "p50_ms": percentile(ordered, 0.50),
-                "p95_ms": percentile(ordered, 0.95),
-                "p99_ms": percentile(ordered, 0.99),
-                "errors": len(load.errors),
-                "first_error": load.errors[0] if load.errors else "",
-                "wrong_answers": wrong,
-                "generator_cpu_seconds": round(used, 2),
-            }
-        )
-    )
+    return {
+        "images": len(ordered),
+        "seconds": round(took, 3),
+        "images_per_second": round(len(ordered) / took, 2),
+        "p50_ms": percentile(ordered, 0.50),
+        "p95_ms": percentile(ordered, 0.95),
+        "p99_ms": percentile(ordered, 0.99),
+        "errors": len(load.errors),
+        "first_error": load.errors[0] if load.errors else "",
+        "wrong_answers": wrong,
+        "generator_cpu_seconds": round(used, 2),
+    }
 
 
 if __name__ == "__main__":

@@ -107,14 +107,25 @@ def _answers(files: Path, precision: str) -> Path:
     return files.with_suffix(".int8.json" if precision == "int8" else ".json")
 
 
-def rows(run: Run, *, files: Path, photos: Path, caller: Path) -> Iterator[dict[str, Any]]:
-    """A row for each number of callers, or one that says why there is none."""
-    row: dict[str, Any] = {
+def described(run: Run, files: Path) -> dict[str, Any]:
+    """What is known of a run before it begins."""
+    return {
         **run.row(),
         "network": files.name,
         "protocol": run.peer.protocol,
         "load_average": os.getloadavg()[0],  # above nothing, somebody else was at work
     }
+
+
+def callers(run: Run, python: Path, files: Path, photos: Path, *, port: int, number: int) -> list[str]:
+    """The command that loads a peer."""
+    told = (run.peer.protocol, port, run.peer.path, photos, _answers(files, run.precision))
+    return [str(python), str(HERE / "caller.py"), *map(str, (*told, number, run.warm, run.seconds))]
+
+
+def rows(run: Run, *, files: Path, photos: Path, caller: Path) -> Iterator[dict[str, Any]]:
+    """A row for each number of callers, or one that says why there is none."""
+    row = described(run, files)
     try:
         python = environment.prepare(run.peer.name, run.peer.packages)
     except EnvironmentFailedError as error:
@@ -125,12 +136,10 @@ def rows(run: Run, *, files: Path, photos: Path, caller: Path) -> Iterator[dict[
     for attempt in range(1, _ATTEMPTS + 1):
         try:
             with tempfile.TemporaryDirectory(prefix="peer") as scratch:
-                port = _ports()
-                with _started(run, python, files, port, Path(scratch)) as server:
+                port = ports()
+                with started(run, python, files, port, Path(scratch)) as server:
                     while waiting:
-                        told = (port, run.peer.path, photos, _answers(files, run.precision))
-                        load = (run.peer.protocol, *told, waiting[0], run.warm, run.seconds)
-                        seen = _measured([str(caller), str(HERE / "caller.py"), *map(str, load)], server)
+                        seen = _measured(callers(run, caller, files, photos, port=port, number=waiting[0]), server)
                         yield {**row, "attempt": attempt, "callers": waiting.pop(0), **seen}
         except NotStartedError as error:
             if attempt == _ATTEMPTS:
@@ -139,7 +148,8 @@ def rows(run: Run, *, files: Path, photos: Path, caller: Path) -> Iterator[dict[
             return
 
 
-def _started(run: Run, python: Path, files: Path, port: int, scratch: Path) -> Program:
+def started(run: Run, python: Path, files: Path, port: int, scratch: Path) -> Program:
+    """The peer's process; it may not answer yet."""
     options = {
         "network": str(files),
         "runtime": run.runtime,
@@ -171,12 +181,12 @@ def _measured(command: list[str], server: Program) -> dict[str, Any]:
     """What the callers saw, and what it cost the server."""
     load = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
-        spoken = _until_measuring(load, server)
+        spoken = until_measuring(load, server)
         before, peak = server.cpu_seconds(), 0
         while load.poll() is None:
             peak = max(peak, server.resident_bytes())
             time.sleep(0.5)
-        after = server.cpu_seconds()
+        used = _used(before, server)
     finally:
         load.kill()
         output, rest = load.communicate()
@@ -185,18 +195,27 @@ def _measured(command: list[str], server: Program) -> dict[str, Any]:
     if load.returncode:
         raise NotStartedError(f"It was lost: {(spoken + rest).strip()[-500:]}")
     seen: dict[str, Any] = json.loads(output)
-    used = sum(seconds - before.get(pid, 0.0) for pid, seconds in after.items())
+    return {**seen, **_told(seen["images"], used, server), "rss_peak_mib": peak >> 20}
+
+
+def cost(images: int, before: dict[int, float], server: Program) -> dict[str, Any]:
+    """What so many images have cost the server since `before`, its CPU seconds by process."""
+    return _told(images, _used(before, server), server)
+
+
+def _used(before: dict[int, float], server: Program) -> float:
+    return sum(seconds - before.get(pid, 0.0) for pid, seconds in server.cpu_seconds().items())
+
+
+def _told(images: int, used: float, server: Program) -> dict[str, Any]:
     return {
-        **seen,
         "server_cpu_seconds": round(used, 2),
-        "images_per_server_cpu_second": round(seen["images"] / used, 2) if used else 0.0,
-        "rss_peak_mib": peak >> 20,
+        "images_per_server_cpu_second": round(images / used, 2) if used else 0.0,
         "pss_mib": server.proportional_bytes() >> 20,
-        "processes": len(after),
     }
 
 
-def _until_measuring(load: subprocess.Popen[str], server: Program) -> str:
+def until_measuring(load: subprocess.Popen[str], server: Program) -> str:
     """Wait until the clock starts; whichever of the two ends before, or neither begins, is an error."""
     spoken: list[str] = []
     begun = threading.Event()
@@ -224,7 +243,7 @@ def _until_measuring(load: subprocess.Popen[str], server: Program) -> str:
     return "".join(spoken)
 
 
-def _ports() -> int:
+def ports() -> int:
     """The first of three ports in a row that are free: a peer's protocol, and what else it listens on."""
     for port in range(20000, 30000, 10):
         try:

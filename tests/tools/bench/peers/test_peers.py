@@ -19,7 +19,7 @@ from glimpse.models.prestem.host import fit
 from glimpse.models.published import recipes
 from tools.bench import photos
 from tools.bench.peers import __main__ as program
-from tools.bench.peers import environment, measure, report
+from tools.bench.peers import environment, measure, report, turns
 from tools.bench.peers.caller import Load, check, percentile
 from tools.bench.peers.peers import PEERS
 from tools.bench.peers.processes import Program
@@ -159,3 +159,75 @@ def test_a_run_goes_on_where_it_was_interrupted(
     assert asked == ["litserve", "glimpse", "litserve"]
     assert [json.loads(line)["round"] for line in known.read_text().splitlines()] == [1, 1, 2, 2]
     assert "4 measurements" in capsys.readouterr().out
+
+
+# A server that computes a little for each line of a file that grows, and the callers that make it grow.
+_SERVER = """
+import sys, time
+lines = 0
+while True:
+    new = open(sys.argv[1]).read().count("x")
+    if new > lines:
+        lines = new
+        end = time.process_time() + 0.3
+        while time.process_time() < end:
+            pass
+        open(sys.argv[1], "a").write("y")
+    time.sleep(0.01)
+"""
+_CALLERS = """
+import json, sys, time
+print("measuring", file=sys.stderr, flush=True)
+for _ in sys.stdin:
+    with open(sys.argv[1], "a") as file:
+        file.write("x")
+    while open(sys.argv[1]).read()[-1] != "y":
+        time.sleep(0.01)
+    print(json.dumps({"images": 10}), flush=True)
+"""
+
+
+def test_peers_that_run_together_are_loaded_in_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(peer: str) -> measure.Run:
+        (found,) = [each for each in PEERS if each.name == peer]
+        return measure.Run(
+            peer=found,
+            runtime="openvino",
+            precision="f32",
+            callers=(32,),
+            warm=0,
+            seconds=1,
+            max_batch=1,
+            workers=1,
+            threads=1,
+            wait_ms=0,
+        )
+
+    def started(run: measure.Run, *_: Any) -> Program:
+        asked = tmp_path / run.peer.name
+        asked.write_text("")
+        command = [sys.executable, "-c", _SERVER, str(asked)]
+        log = tmp_path / f"{run.peer.name}.log"
+        return Program(command, folder=tmp_path, environment={"PATH": os.environ["PATH"]}, log=log, grace=0.2)
+
+    def callers(run: measure.Run, *_: Any, **__: Any) -> list[str]:
+        return [sys.executable, "-c", _CALLERS, str(tmp_path / run.peer.name)]
+
+    def prepare(name: str, _: Any) -> Path:
+        if name == "ray":
+            raise environment.EnvironmentFailedError("ray cannot be installed")
+        return Path(sys.executable)
+
+    monkeypatch.setattr(measure, "started", started)
+    monkeypatch.setattr(measure, "callers", callers)
+    monkeypatch.setattr(environment, "prepare", prepare)
+    monkeypatch.setattr(environment, "versions", lambda *_: {})
+    given = {"files": tmp_path / "network", "photos": tmp_path, "caller": tmp_path}
+    found = list(turns.rows([run(name) for name in ("glimpse", "ray", "kserve")], rounds=2, callers=32, **given))
+    assert [(row["peer"], row["round"]) for row in found] == [
+        *(("ray", 0), ("glimpse", 1), ("kserve", 1)),
+        *(("kserve", 2), ("glimpse", 2)),
+    ]
+    assert found[0]["not_started"] == "ray cannot be installed"
+    # 10 images for 0.3 seconds; the kernel counts in hundredths, and the server may still have been starting.
+    assert all(10 < row["images_per_server_cpu_second"] < 50 for row in found[1:])
