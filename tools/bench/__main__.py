@@ -37,7 +37,7 @@ def main() -> int:
     if chosen.plot:
         report.plot(result, chosen.plot)
     if chosen.record:
-        report.record(report.markdown(result, loads=False), chosen.record)
+        report.record(report.short(result), chosen.record)
     return 0
 
 

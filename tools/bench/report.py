@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,53 @@ BEGIN, END = "<!-- results: written by python -m tools.bench --record -->", "<!-
 _NOISY = 0.03  # of the machine's time that others took
 
 
-def markdown(result: dict[str, Any], *, loads: bool = True) -> str:
-    """The report of a run, with or without the tables of each load."""
+def markdown(result: dict[str, Any]) -> str:
+    """The whole report of a run."""
+    lines = _head(result)
+    for subject, group in groupby(figures(result), key=lambda figure: figure.subject):
+        lines += ["", f"### {subject}", "", "| | figure | spread | target | |", "|---|---:|---:|---:|---|"]
+        lines += [_row(figure) for figure in group]
+    for network in result["networks"]:
+        for kind, one in network["kinds"].items():
+            lines += ["", f"### {network['network']}, {network['runtime']}, {kind}: loads", *_loads(one)]
+    return "\n".join(lines) + "\n"
+
+
+def short(result: dict[str, Any]) -> str:
+    """All figures of a run in two tables, one of networks and one of what they were fed with, without each load."""
+    lines = _head(result)
+    found = figures(result)
+    for with_kind in (True, False):
+        subjects: dict[str, dict[str, str]] = {}
+        for figure in found:
+            if (figure.subject.count(", ") > 1) == with_kind:
+                subjects.setdefault(figure.subject, {})[figure.name] = _cell(figure)
+        if subjects:
+            lines += ["", *beside(subjects)]
+    return "\n".join(lines) + "\n"
+
+
+def beside(subjects: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """A table with a column for each subject and a row for each name."""
+    heads = ["| | " + " | ".join(subjects) + " |", "|---" + "|---:" * len(subjects) + "|"]
+    names = dict.fromkeys(name for cells in subjects.values() for name in cells)
+    rows = ([name, *(cells.get(name, "") for cells in subjects.values())] for name in names)
+    return [*heads, *(f"| {' | '.join(row)} |" for row in rows)]
+
+
+def _cell(figure: Figure) -> str:
+    """A figure, its spread, and whether it reached its target."""
+    told = _shown(figure.value, figure.unit)
+    if figure.spread is not None:
+        told += f" ±{figure.spread / 2:.0%}"
+    if figure.target is not None:
+        sign = "≥" if figure.better == "higher" else "≤"
+        target = f"{sign} {_shown(figure.target, figure.unit)}"
+        told = f"{told} ({target})" if figure.met else f"**{told}** ({target})"
+    return told
+
+
+def _head(result: dict[str, Any]) -> list[str]:
     lines = [f"Measured on {result['date']}, {result['effort']} form.", ""]
     lines += [f"- {name}: {value}" for name, value in result["machine"].items()]
     lines.append(
@@ -21,13 +67,7 @@ def markdown(result: dict[str, Any], *, loads: bool = True) -> str:
     )
     if result["others"] + result["stolen"] > _NOISY:
         lines += ["", "**The machine was not quiet: these figures are not to be relied upon.**"]
-    for subject, group in groupby(figures(result), key=lambda figure: figure.subject):
-        lines += ["", f"### {subject}", "", "| | figure | spread | target | |", "|---|---:|---:|---:|---|"]
-        lines += [_row(figure) for figure in group]
-    for network in result["networks"] if loads else ():
-        for kind, one in network["kinds"].items():
-            lines += ["", f"### {network['network']}, {network['runtime']}, {kind}: loads", *_loads(one)]
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def record(table: str, path: Path) -> None:

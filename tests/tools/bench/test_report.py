@@ -134,10 +134,23 @@ def test_a_noisy_machine_is_said() -> None:
 
 
 def test_what_is_recorded_has_all_figures_and_not_each_load() -> None:
-    whole, recorded = report.markdown(RESULT), report.markdown(RESULT, loads=False)
-    assert whole.startswith(recorded.rstrip())
-    assert "| 1 callers |" in whole
-    assert "| 1 callers |" not in recorded
+    assert "| 1 callers |" in report.markdown(RESULT)
+    recorded = report.short(RESULT).splitlines()
+    assert "| | mobilenet, tensorflow, jpeg |" in recorded
+    assert "| | mobilenet, tensorflow |" in recorded
+    for each in figures.figures(RESULT):
+        (row,) = [line for line in recorded if line.startswith(f"| {each.name} |")]
+        assert ("**" in row) == (each.met is False)
+    assert not any("callers" in line for line in recorded)
+
+
+def test_subjects_stand_beside_one_another() -> None:
+    assert report.beside({"raw": {"a": "1", "b": "2"}, "jpeg": {"b": "3"}}) == [
+        "| | raw | jpeg |",
+        "|---|---:|---:|",
+        "| a | 1 |  |",
+        "| b | 2 | 3 |",
+    ]
 
 
 def test_the_table_replaces_the_one_before(tmp_path: Path) -> None:
