@@ -82,7 +82,7 @@ def _started(wanted: Sequence[Library], stack: ExitStack) -> tuple[dict[str, Wor
     workers, missing = {}, {}
     for library in wanted:
         try:
-            python = environment.prepare(f"decode-{library.name}", library.packages)
+            python = environment.prepare(f"decode-{library.name}", library.packages, library.build)
             worker = Worker("tools.bench.decoders.ways", _ALONE, python=python, arguments=[library.name])
             stack.callback(worker.close)
             worker.do("ways")

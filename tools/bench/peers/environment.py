@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
@@ -16,10 +18,10 @@ class EnvironmentFailedError(RuntimeError):
     """The environment could not be made; the message ends with what pip said."""
 
 
-def prepare(name: str, packages: tuple[str, ...]) -> Path:
+def prepare(name: str, packages: tuple[str, ...], variables: Mapping[str, str] | None = None) -> Path:
     """The Python of the environment `name`, which is made where it is not there with exactly those packages.
 
-    Without packages it is this very one.
+    Without packages it is this very one. `variables` are for what has to be built.
 
     Raises:
         EnvironmentFailedError: it could not be installed.
@@ -43,6 +45,7 @@ def prepare(name: str, packages: tuple[str, ...]) -> Path:
                 capture_output=True,
                 text=True,
                 timeout=_SECONDS,
+                env={**os.environ, **(variables or {})},
             )
         except subprocess.CalledProcessError as error:
             said = [line for line in error.stderr.splitlines() if line.startswith("ERROR")] or [error.stderr]
