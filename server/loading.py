@@ -89,6 +89,7 @@ class LoadOptions:
             stuck_seconds=settings.stuck_seconds,
             auto=settings.runtime == "auto",
             calibration=settings.calibration,
+            streams=min(settings.compute_streams, cores.available()),
             classes=default_choice(settings),
         )
 

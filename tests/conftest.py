@@ -28,7 +28,9 @@ hypothesis.settings.load_profile("without a clock")
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
 # What servers keep between their starts; a developer's own home stays as it is. For processes that tests start, too.
-CACHE = {"GLIMPSE_CACHE": str(ROOT / ".cache" / "tests")}
+# They measure nothing at their first start, which beside other tests would take long and find something else each time:
+# a stream for each core is the rule.
+CACHE = {"GLIMPSE_CACHE": str(ROOT / ".cache" / "tests"), "GLIMPSE_COMPUTE_STREAMS": "1024"}
 # The model that tests mean unless they name one: its network is converted and its answers are computed in a tenth of
 # the time that the default takes. `default_server` has the default.
 SMALL_MODEL = {"GLIMPSE_WEIGHTS": "cifar10"}

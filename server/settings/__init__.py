@@ -180,6 +180,13 @@ class Settings(PortSettings, WorkSettings, ProcessSettings, AccessSettings, Labe
         le=1024,
         description="Maximum number of images in a batch. 0 chooses what suits the runtime and the network.",
     )
+    compute_streams: int = Field(
+        0,
+        ge=0,
+        le=1024,
+        description="Number of batches that OpenVINO computes side by side, at most one for each CPU core. 0 measures "
+        "at the first start which number and which largest batch are the fastest. Other runtimes ignore it.",
+    )
     allow_geometries: Annotated[frozenset[Geometry], NoDecode, BeforeValidator(split)] = Field(
         frozenset(),
         description="Geometries that a request may choose in place of the model's own, with commas between: "

@@ -20,7 +20,15 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "Model": ("options", "labels", "recipe", "golden"),
     "Several models": ("models", "models_poll", "models_memory_bytes", "model_aliases"),
-    "Inference": ("novelty", "precision", "calibration", "conversion_seconds", "simulated_seconds", "stuck_seconds"),
+    "Inference": (
+        "novelty",
+        "precision",
+        "calibration",
+        "compute_streams",
+        "conversion_seconds",
+        "simulated_seconds",
+        "stuck_seconds",
+    ),
     "Processes": ("workers", "engines", "load_step_seconds"),
     "Limits of the work in flight": (
         "max_images_in_flight",

@@ -20,13 +20,21 @@ from glimpse.models import bundle as bundles
 from glimpse.models import digests
 from glimpse.models.outputs import PROBABILITIES
 from glimpse.models.sources import ModelSource
+from glimpse.server import cores
 from glimpse.server.batching.sleep_queue import SleepQueue
 from glimpse.server.errors import UnavailableError
 from glimpse.server.loaded_model import LoadedModel
 from glimpse.server.loading import LoadOptions, load_model
 from glimpse.server.metrics import Metrics
 from glimpse.server.progress import untold
-from glimpse.server.runtime import UnsupportedNetworkError, builder, conversion, importing
+from glimpse.server.runtime import (
+    UnsupportedNetworkError,
+    builder,
+    conversion,
+    importing,
+    kept_measurements,
+    stream_rates,
+)
 from glimpse.server.runtime.openvino import OpenVINORuntime
 from glimpse.server.runtimes import RUNTIMES
 from glimpse.server.settings import Settings
@@ -92,6 +100,23 @@ def test_a_model_that_wakes_has_the_streams_it_had_without_measuring(monkeypatch
     assert (used, measured) == ([3, 3], [])
     assert woken.close(60)
     assert model.close(60)
+
+
+def test_streams_are_measured_at_the_first_start_unless_they_are_stated(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(kept_measurements, "cache_folder", lambda kind: tmp_path / kind)
+    monkeypatch.setattr(stream_rates, "SECONDS", 0.2)
+    told = list[list[str]]()
+    for streams in (1024, 0, 0):
+        settings: dict[str, Any] = {"precision": "float32", "compute_streams": streams}
+        options = LoadOptions.of(Settings(**settings))
+        assert options.streams == min(streams, cores.available())
+        with structlog.testing.capture_logs() as lines:
+            model = load_model(ModelSource(weights=str(bundles.EMBEDDED_DEFAULT)), options, Metrics().of)
+        told.append([line["event"] for line in lines if line["event"].startswith("streams")])
+        assert model.close(60)
+    assert told == [[], ["streams measured", "streams chosen"], ["streams chosen"]]
 
 
 @pytest.mark.parametrize("runtime", mostly_in_ci(("openvino", "tensorflow"), "openvino"))
