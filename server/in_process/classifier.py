@@ -70,7 +70,7 @@ class Classifier:
         precision: PrecisionChoice = "auto",
         **settings: Unpack[MoreSettings],
     ) -> Self:
-        """Load a model until it answers, which takes a second, and longer where it is converted for the first time.
+        """Load a model until it answers, which takes a second, and longer where it is converted and measured first.
 
         Variables of the environment that configure a server do not apply, except for ``GLIMPSE_CACHE``.
 
@@ -86,10 +86,10 @@ class Classifier:
             precision: the number format in which the network computes; ``auto`` takes bfloat16 where that keeps the
                 answers, or int8 where it is installed, the model brings pictures and it is also faster, else float32.
             settings: more settings of the server, by their names: ``options``, ``golden``, ``calibration``,
-                ``conversion_seconds``, ``max_batch_size``, ``max_image_bytes``, ``max_image_pixels``,
-                ``max_jpeg_pixels``, ``jpeg_reducing_gap``, ``decode_threads``, ``decode_in`` (``processes`` isolates
-                decoding in processes with limits of memory and time; without it no image is decoded outside of this
-                process),
+                ``conversion_seconds``, ``max_batch_size``, ``compute_streams``, ``max_image_bytes``,
+                ``max_image_pixels``, ``max_jpeg_pixels``, ``jpeg_reducing_gap``, ``decode_threads``, ``decode_in``
+                (``processes`` isolates decoding in processes with limits of memory and time; without it no image is
+                decoded outside of this process),
                 ``decode_memory_bytes``, ``decode_seconds``, ``stuck_seconds``.
 
         Raises:

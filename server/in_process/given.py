@@ -22,6 +22,7 @@ class MoreSettings(TypedDict, total=False):
     calibration: Path | None  # images with which a network is made int8
     conversion_seconds: float
     max_batch_size: int
+    compute_streams: int
     max_image_bytes: int
     max_image_pixels: int
     max_jpeg_pixels: int

@@ -21,7 +21,7 @@ SMALL = 32  # sides of the network's input
 
 @pytest.fixture(scope="module")
 def classifier() -> Iterator[Classifier]:
-    with Classifier.load("cifar10") as loaded:
+    with Classifier.load("cifar10", compute_streams=1024) as loaded:
         yield loaded
 
 

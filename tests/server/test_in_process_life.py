@@ -28,7 +28,7 @@ SMALL = 32  # sides of the network's input
 
 @pytest.fixture(scope="module")
 def classifier() -> Iterator[Classifier]:
-    with Classifier.load("cifar10") as loaded:
+    with Classifier.load("cifar10", compute_streams=1024) as loaded:
         yield loaded
 
 
@@ -133,7 +133,7 @@ def test_what_cannot_be_loaded_is_told(arguments: dict[str, Any], error: type[Ex
 
 
 def test_a_bundle_s_folder_is_loaded_and_gives_the_same_bits(classifier: Classifier, cat_photo: Path) -> None:
-    with Classifier.load(ROOT / "models" / "bundles" / "se_resnet20_cifar10") as own:
+    with Classifier.load(ROOT / "models" / "bundles" / "se_resnet20_cifar10", compute_streams=1024) as own:
         assert bits(own.classify(cat_photo)) == bits(classifier.classify(cat_photo))
 
 

@@ -53,7 +53,7 @@ def test_all_protocols_and_a_classifier_give_the_same_bits(running: RunningServe
         request = pb.ClassifyRequest(images=[pb.Image(encoded=photo)], options=pb.ClassifyOptions(top_k=CLASSES))
         answer = ImageClassifierStub(channel).Classify(request, timeout=TIMEOUT)
     wanted = bits({each.index: each.probability for each in answer.results[0].predictions})
-    with Classifier.load("cifar10") as classifier:
+    with Classifier.load("cifar10", compute_streams=1024) as classifier:
         alone = classifier.classify(photo, top_k=CLASSES)
     assert bits({each.index: each.probability for each in alone.predictions}) == wanted
     body, headers = form(("image", photo, "photo.jpg"), ("top_k", str(CLASSES).encode(), ""))
