@@ -8,6 +8,7 @@ what remains where measuring fails or finds nothing that is clearly better.
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -218,10 +219,12 @@ def _measured(
     spare: Callable[[], bool],
 ) -> Shape:
     """The best of all shapes; the rule, if that could not be found out."""
-    begun = time.monotonic()
+    begun, given_up = time.monotonic(), threading.Event()
     try:
-        found = stream_turns.in_time(partial(_gains, runtime, pixels, rule, groups, spare), _HANGS)
+        measure = partial(_gains, runtime, pixels, rule, groups, spare, given_up=given_up)
+        found = stream_turns.in_time(measure, _HANGS)
     except Exception as error:  # noqa: BLE001 - whatever it was: without a measurement there is the rule
+        given_up.set()  # where it goes on after all, it is not to compute beside the first callers
         error.__traceback__ = None  # it keeps what computed, and is kept by it, until garbage is looked for
         _log.warning(
             "streams not measured",
@@ -243,11 +246,15 @@ def _gains(
     rule: Shape,
     groups: Sequence[Sequence[Shape]],
     spare: Callable[[], bool],
+    *,
+    given_up: threading.Event,
 ) -> dict[Shape, float]:
-    """`gains` of all groups, one group after the other."""
+    """`gains` of all groups, one group after the other; a TimeoutError once it is given up."""
     computes = {rule.streams: runtime.side_by_side(rule.streams)}
 
     def turn(shape: Shape) -> Cost:
+        if given_up.is_set():
+            raise TimeoutError
         return stream_turns.turn(computes[shape.streams], pixels(shape.largest), shape.streams)
 
     found: dict[Shape, float] = {}

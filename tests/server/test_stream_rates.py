@@ -135,9 +135,7 @@ def test_what_did_not_fit_into_memory_is_let_go_at_once() -> None:
     gc.disable()
     try:
         gains(turn, [Shape(2, 16)], RULE)
-        for thread in threading.enumerate():
-            if thread.name == "measuring":
-                thread.join()
+        join_measuring()
         assert not held
     finally:
         gc.enable()
@@ -169,6 +167,7 @@ class Runtime:
 
     def __init__(self, cores: int = 2, *, before: Callable[[], object] = lambda: None) -> None:
         self.streams, self.measured, self._before = cores, list[int](), before
+        self.sizes = set[int]()  # of the batches that were computed
 
     def batch_sizes(self, largest: int, multiply_adds: int) -> tuple[int, ...]:
         assert multiply_adds == 10**8
@@ -177,6 +176,7 @@ class Runtime:
     def __call__(self, pixels: NDArray[np.uint8], outputs: frozenset[str] = DEFAULT_OUTPUTS) -> Outputs:
         assert outputs == DEFAULT_OUTPUTS
         self._before()
+        self.sizes.add(len(pixels))
         return {PROBABILITIES: np.ones((len(pixels), 1), np.float32)}
 
     alone = __call__
@@ -193,6 +193,13 @@ class Runtime:
 
     def out_of_memory(self, error: Exception) -> bool:
         return isinstance(error, MemoryError)
+
+
+def join_measuring() -> None:
+    """Wait until no thread measures any more."""
+    for thread in threading.enumerate():
+        if thread.name == "measuring":
+            thread.join(30)
 
 
 FACTS = kept_measurements.facts(network="n", runtime="openvino", processor="p", precision="float32")
@@ -311,6 +318,8 @@ def test_a_measurement_that_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPa
         runtime = Runtime(before=held.wait)
         assert adjusted(runtime)[-1] == 8
     held.set()
+    join_measuring()
+    assert runtime.sizes == {8}, "of the turn that had begun, and no other one beside the first callers"
     assert runtime.streams == 2
     assert any("It took more than 0.05 s." in line.get("detail", "") for line in lines)
 
