@@ -71,7 +71,7 @@ def test_the_command_line_says_none_of_these(server: Server, glimpse: Glimpse, n
     assert told["novelty"]["score"] > told["novelty"]["threshold"]
     assert told["novelty"]["known"] is False
     assert "novelty" not in json.loads(glimpse("classify", noise, "--json", "--target", server.target).stdout)
-    assert "unknown above 5.79 (feature_distance)" in glimpse("describe", "--target", server.target).stdout
+    assert "unknown above 5.79 (feature distance)" in glimpse("describe", "--target", server.target).stdout
 
 
 def test_a_table_has_columns_for_novelty_where_it_is_asked_for(

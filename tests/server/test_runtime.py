@@ -137,7 +137,7 @@ def test_logits_are_what_the_probabilities_are_the_softmax_of(
         assert compute(pixels[:4], frozenset({LOGITS})).keys() == {LOGITS}
 
 
-def test_statistics_of_an_inner_layer_are_equal_and_only_where_they_are_asked_for(
+def test_statistics_of_an_inner_layer_are_equal_and_only_where_asked_for(
     tmp_path: Path, pixels: NDArray[np.uint8]
 ) -> None:
     """Beside the same other outputs, with maps and without, of a lone batch and of one among others."""
