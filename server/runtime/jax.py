@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import keras
 import numpy as np
+import structlog
+from jax import export
 from numpy.typing import NDArray
 
+from glimpse.models.messages import short
 from glimpse.models.outputs import INNER, Outputs
 from glimpse.models.published import FetchError, cache_folder
 from glimpse.models.serving import by_name
@@ -19,6 +23,8 @@ from glimpse.server.runtime import OneStream, stated
 from glimpse.server.runtime.precision import compute_in
 from glimpse.server.runtimes import Precision
 from glimpse.server.settings.kinds import PrecisionChoice
+
+_log = structlog.get_logger(__name__)
 
 
 class JaxRuntime(OneStream):
@@ -59,7 +65,22 @@ class JaxRuntime(OneStream):
 
         self.outputs = self._named(model)
         # What XLA computes is what is asked for: with the feature map, or statistics, only where they are.
-        self._forward, self._with_inner = jax.jit(forward), jax.jit(with_inner)
+        self._forward, self._with_inner = self._traced_once(forward, model), jax.jit(with_inner)
+
+    def _traced_once(self, function: Callable[..., dict[str, jax.Array]], model: keras.Model) -> Any:
+        """A compiled function of the state and of any number of pixels that goes through Keras' layers here alone.
+
+        For each batch size anew that takes longer than to fetch the compiled program. A network with a layer that
+        needs to know how many images there are is traced for each size.
+        """
+        compiled = jax.jit(function)
+        state = jax.tree.map(lambda values: jax.ShapeDtypeStruct(values.shape, values.dtype), self._state)
+        try:
+            pixels = jax.ShapeDtypeStruct((*export.symbolic_shape("batch"), *model.input_shape[1:]), np.uint8)
+            return jax.jit(export.export(compiled)(state, pixels).call)
+        except Exception as error:  # noqa: BLE001 - of many kinds, by what the layer does with the number
+            _log.debug("traced for each batch size", detail=short(error))
+            return compiled
 
     @classmethod
     def resolve(cls, precision: PrecisionChoice) -> Precision:

@@ -113,8 +113,9 @@ def _warm(  # noqa: PLR0917 - what `serve` was given
         progress(f"measure batches of {size} images")
         return runtime(batch(size))
 
-    def stream(_: int) -> None:
-        for size in sizes:
+    def stream(number: int) -> None:
+        # Every second one from the other end: at the same size, two threads would compile it at once, each for itself.
+        for size in reversed(sizes) if number % 2 else sizes:
             progress(f"compute batches of {size} images")
             check(runtime(batch(size))[PROBABILITIES])
 

@@ -6,17 +6,24 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from glimpse.client import Client
+from glimpse.models import sources
 from glimpse.models.child_environment import child_environment
-from glimpse.models.outputs import LOGITS, PROBABILITIES
-from glimpse.server.runtime import selection
+from glimpse.models.outputs import DEFAULT_OUTPUTS, LOGITS, PROBABILITIES, Outputs
+from glimpse.server.runtime import golden_check, selection
+from glimpse.server.runtime.importing import import_model
+from glimpse.server.runtime.serving import serve
 from glimpse.server.runtime.simulated import H100_RATES, SimulatedDevice, SimulatedRuntime
+from glimpse.server.runtimes import RUNTIMES
 from glimpse.server.settings import load as load_settings
 from tests.conftest import RunningServer
 
@@ -119,3 +126,22 @@ def test_times_that_make_no_sense_are_refused(text: str) -> None:
 def test_times_are_read_from_json() -> None:
     settings = load_settings(['--simulated-seconds={"1": 0.25, "64": 2}'])
     assert settings.simulated_seconds == {1: 0.25, 64: 2.0}
+
+
+def test_two_streams_are_warmed_from_opposite_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that of two threads none compiles what the other is compiling at that moment."""
+    together, orders = threading.Barrier(2), defaultdict[int, list[int]](list)
+
+    def compute(_: object, pixels: NDArray[np.uint8], outputs: frozenset[str] = DEFAULT_OUTPUTS) -> Outputs:
+        if (thread := threading.get_ident()) != threading.main_thread().ident:
+            if thread not in orders:
+                together.wait(60)
+            orders[thread].append(len(pixels))
+        return dict.fromkeys(outputs, np.ones((len(pixels), 1), np.float32))
+
+    monkeypatch.setattr(SimulatedRuntime, "streams", 2)
+    monkeypatch.setattr(SimulatedRuntime, "__call__", compute)
+    bundle = sources.resolve(sources.ModelSource(weights="cifar10"))
+    imported = import_model(bundle, RUNTIMES["simulated"], simulated_seconds={1: 0.0, 4: 0.0, 8: 0.0})
+    assert serve(imported, golden_check.of_simulated(bundle, "auto"), precision="auto").batch_sizes == (1, 4, 8)
+    assert sorted(orders.values()) == [[1, 4, 8], [8, 4, 1]]
