@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import structlog
 
-from glimpse.models.bundle import Bundle
 from glimpse.models.outputs import PROBABILITIES
 from glimpse.server import gpus
 from glimpse.server.progress import Progress, untold
@@ -133,13 +132,13 @@ def _warm(  # noqa: PLR0917 - what `serve` was given
                 )
                 _log.info("batch sizes measured", sizes=sizes, device=runtime.device)
             elif isinstance(runtime, stream_rates.Adjustable):
-                progress("measure streams and batch sizes")
+                progress("measure streams and batch sizes", limited=False)  # it has a limit of its own
                 sizes = stream_rates.adjust(
                     runtime,
                     batch,
                     stated=stream_rates.Shape(streams, largest),
                     multiply_adds=multiply_adds,
-                    spare=partial(_room_for_another, imported.bundle),
+                    spare=partial(_room_for_another, imported),
                     follows_from=facts,
                 )
             with ThreadPoolExecutor(runtime.streams) as threads:
@@ -153,10 +152,11 @@ def _warm(  # noqa: PLR0917 - what `serve` was given
     return sizes
 
 
-def _room_for_another(bundle: Bundle) -> bool:
+def _room_for_another(imported: ImportedModel) -> bool:
     """Whether there is memory to compile a network once more, for a moment."""
+    takes = memory_budget.expected(imported.bundle, imported.row, converted=True, rows=0, images=0)
     budget = memory_budget.available()
-    return budget is None or budget.free > 2 * bundle.weights_bytes
+    return takes is None or budget is None or takes <= budget.free
 
 
 def whose_memory(device: str) -> str:

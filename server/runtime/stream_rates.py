@@ -95,6 +95,8 @@ def adjust(
 
     def parsed(found: Any) -> Shape:
         streams, largest = found
+        if not (type(streams) is type(largest) is int):  # True and 1.0 are as good as 1 in a set, but not to OpenVINO
+            raise ValueError(f"streams and batch sizes are whole numbers. Received: {found}")
         if (shape := Shape(streams, largest)) not in known:
             raise ValueError(f"it is none of those that were measured. Received: {found}")
         return shape

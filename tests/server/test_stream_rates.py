@@ -284,7 +284,7 @@ def test_a_stated_largest_batch_stays() -> None:
     assert adjusted(runtime, Shape(0, 4)) == (1, 2, 4)
 
 
-@pytest.mark.parametrize("streams", [[], [1, 3], [3, 8], 7, None, ["1", "16"]])
+@pytest.mark.parametrize("streams", [[], [1, 3], [3, 8], 7, None, ["1", "16"], [True, 16]])
 @pytest.mark.usefixtures("sixteen")
 def test_damaged_streams_are_measured_again(cache: Path, streams: object) -> None:
     adjusted(Runtime())
