@@ -90,7 +90,7 @@ def test_every_computed_image_leads_to_the_batch_that_carried_it(seen: tuple[Run
 def test_the_stages_lie_within_their_call(seen: tuple[RunningServer, Receiver, str]) -> None:
     _, receiver, _ = seen
     (parent,) = [each for each in receiver.spans if each.name == f"{SERVICE}/Classify" and each.trace_id.hex() == GOOD]
-    slack = 1_000_000  # ns; two clocks are read one after the other
+    slack = 50_000_000  # ns; two clocks are read one after the other, and between them another process may run
     stages = [each for each in receiver.spans if each.parent_span_id == parent.span_id]
     assert {"decode", "pre_stem", "queue", "compute"} <= {each.name for each in stages}
     for each in stages:

@@ -160,6 +160,10 @@ class Bench:
         self.queues.append(queue)
         return queue
 
+    async def connected(self) -> None:
+        """Wait until the host reads what all these workers say."""
+        await until(lambda: self.host.workers == len(self.queues))
+
     def connect(self, queue: RemoteQueue) -> None:
         ours, theirs = socket.socketpair()
         self.host.add(theirs)

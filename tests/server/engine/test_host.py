@@ -29,6 +29,7 @@ def test_images_of_several_workers_share_a_batch_and_get_their_own_answers() -> 
 
     async def scene(bench: Bench) -> None:
         workers = [bench.worker() for _ in range(3)]
+        await bench.connected()
         first = workers[0].submit(bench.image(0))
         await bench.begun()
         futures = [
@@ -49,6 +50,7 @@ def test_images_of_several_workers_share_a_batch_and_get_their_own_answers() -> 
 def test_each_answer_of_a_shared_batch_holds_the_outputs_it_asked_for() -> None:
     async def scene(bench: Bench) -> None:
         one, other = bench.worker(), bench.worker()
+        await bench.connected()
         first = one.submit(bench.image(0))
         await bench.begun()
         logits = one.submit(bench.image(1), outputs=frozenset({LOGITS}))
@@ -73,6 +75,7 @@ def test_what_comes_while_the_device_is_busy_is_one_batch_of_all_workers() -> No
 
     async def scene(bench: Bench) -> None:
         one, other = bench.worker(), bench.worker()
+        await bench.connected()
         first = one.submit(bench.image(0))
         await bench.begun()
         futures = []
@@ -101,6 +104,7 @@ def test_a_device_that_has_been_idle_computes_the_next_image_at_once() -> None:
 def test_a_worker_that_goes_during_its_batch_costs_the_others_nothing() -> None:
     async def scene(bench: Bench) -> None:
         gone, stays = bench.worker(), bench.worker()
+        await bench.connected()
         first = stays.submit(bench.image(0))
         await bench.begun()
         for i in range(100, 104):
@@ -159,6 +163,7 @@ def test_a_part_of_a_batch_that_fails_fails_alone() -> None:
 
     async def scene(bench: Bench) -> None:
         one, other = bench.worker(), bench.worker()
+        await bench.connected()
         first = one.submit(bench.image(0))
         await bench.begun()
         futures = [(one if i % 2 else other).submit(bench.image(i)) for i in range(1, 5)]
