@@ -69,7 +69,7 @@ app.command(
 )(embed.embed)
 app.command(
     cls=Command,
-    epilog=examples("glimpse similar photo.jpg holiday/", "glimpse similar photo.jpg holiday/ --threshold 0.95"),
+    epilog=examples("glimpse similar photo.jpg holiday/", "glimpse similar photo.jpg holiday/ --threshold 0.8"),
 )(embed.similar)
 app.command(
     cls=Command,
