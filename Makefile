@@ -67,7 +67,7 @@ test: $(VENV)/.dev  ## run the tests
 	$(PYTEST) $(ARGS)
 
 test-ci: $(VENV)/.dev  ## run the tests that .ci/run adds to those of make test
-	$(PYTEST) -m ci $(ARGS)
+	$(PYTEST) -m "ci and not slow" $(ARGS)
 
 test-all: $(VENV)/.dev  ## run all tests, including the slow ones
 	$(PYTEST) -m "" $(ARGS)
