@@ -264,13 +264,8 @@ class _Builder:
         Raises:
             MemoryError: there is not enough.
         """
-        takes = memory_budget.expected(self._imported.bundle, self._row, converted=True, rows=0, images=0)
-        budget = memory_budget.available()
-        if takes is not None and budget is not None and takes > budget.free:
-            raise MemoryError(
-                f"comparing its speed takes a second network, about {memory_budget.mib(takes)} of memory, and "
-                f"{memory_budget.mib(budget.free)} are free ({budget.limit})."
-            )
+        if lack := memory_budget.lack_for_another(self._imported.bundle, self._row):
+            raise MemoryError(f"comparing its speed takes a second network, {lack}.")
 
     def take(self, quantised: Path) -> None:
         """From now on compute this graph in int8."""

@@ -50,6 +50,14 @@ def expected(bundle: Bundle, runtime: RuntimeRow, *, converted: bool, rows: int,
         return None
 
 
+def lack_for_another(bundle: Bundle, runtime: RuntimeRow) -> str:
+    """What another converted network takes and what is free, where that is too little; else, or unknown, empty."""
+    takes, budget = expected(bundle, runtime, converted=True, rows=0, images=0), available()
+    if takes is None or budget is None or takes <= budget.free:
+        return ""
+    return f"about {mib(takes)} of memory, and {mib(budget.free)} are free ({budget.limit})"
+
+
 def check(name: str, runtime: RuntimeRow, takes: int | None, budget: MemoryBudget | None) -> None:
     """Refuse a model for which there is not enough memory.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import structlog
 
@@ -101,12 +101,13 @@ def _warm(  # noqa: PLR0917 - what `serve` was given
     # Each is put together once: for a fast GPU that takes as long as computing it, and it is the device that is timed.
     batch = cache(golden.batch)
 
-    facts = kept_measurements.facts(
-        network=identity(imported.bundle),
-        runtime=runtime.name,
-        processor=builder.implementation(imported.row).processor(),
-        precision=runtime.precision,
-    )
+    def facts() -> dict[str, Any]:
+        return kept_measurements.facts(
+            network=identity(imported.bundle),
+            runtime=runtime.name,
+            processor=builder.implementation(imported.row).processor(),
+            precision=runtime.precision,
+        )
 
     def compute(size: int) -> object:
         progress(f"measure batches of {size} images")
@@ -128,7 +129,7 @@ def _warm(  # noqa: PLR0917 - what `serve` was given
                     sizes,
                     may_grow=not largest,
                     out_of_memory=runtime.out_of_memory,
-                    follows_from=facts,
+                    follows_from=facts(),
                 )
                 _log.info("batch sizes measured", sizes=sizes, device=runtime.device)
             elif isinstance(runtime, stream_rates.Adjustable):
@@ -138,8 +139,8 @@ def _warm(  # noqa: PLR0917 - what `serve` was given
                     batch,
                     stated=stream_rates.Shape(streams, largest),
                     multiply_adds=multiply_adds,
-                    spare=partial(_room_for_another, imported),
-                    follows_from=facts,
+                    spare=lambda: not memory_budget.lack_for_another(imported.bundle, imported.row),
+                    follows_from=facts(),
                 )
             with ThreadPoolExecutor(runtime.streams) as threads:
                 list(threads.map(stream, range(runtime.streams)))
@@ -150,13 +151,6 @@ def _warm(  # noqa: PLR0917 - what `serve` was given
                 ) from error
             raise
     return sizes
-
-
-def _room_for_another(imported: ImportedModel) -> bool:
-    """Whether there is memory to compile a network once more, for a moment."""
-    takes = memory_budget.expected(imported.bundle, imported.row, converted=True, rows=0, images=0)
-    budget = memory_budget.available()
-    return takes is None or budget is None or takes <= budget.free
 
 
 def whose_memory(device: str) -> str:
