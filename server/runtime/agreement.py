@@ -209,7 +209,7 @@ def facts(*, network: str, runtime: str, processor: str, precision: str, picture
     """All that a comparison follows from, JSON-ready.
 
     Args:
-        network: a hash of the network and of our own code.
+        network: a hash of the network and of the code that makes it.
         runtime: by name.
         processor: what computes.
         precision: the reduced one.

@@ -1,4 +1,8 @@
-"""The key of a converted network: a hash of all that it follows from, so that what is kept is never out of date."""
+"""The key of a converted network: a hash of all that it follows from, so that what is kept is never out of date.
+
+Of the code of the runtimes only what converts is part of it: what serves, measures or compares may change, and the
+networks stay. What is measured of a network has a key of its own, see `server.runtime.kept_measurements`.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,29 @@ from glimpse.server import build, runtimes
 # By the names under which they are published.
 _PACKAGES = ("keras", "keras-nightly", "tensorflow", "tensorflow-cpu", "tf-nightly", "tf-nightly-cpu", "openvino")
 _PACKAGE = Path(__file__).parents[2]
+# Of this folder, by their names: all that `conversion_worker` imports, which a test compares, and what tells apart
+# whether a network can be converted from whether it could be this time.
+CONVERTS = (
+    "__init__",
+    "conversion",
+    "conversion_process",
+    "conversion_worker",
+    "converted_cache",
+    "converted_key",
+    "graph_conversion",
+    "graph_embedding",
+    "graph_input",
+    "graph_operators",
+    "keras_conversion",
+    "openvino_graphs",
+    "openvino_library",
+    "openvino_requests",
+    "precision",
+    "process_limits",
+    "quantisation",
+    "quantising",
+    "tensorflow",
+)
 
 
 def identity(bundle: Bundle) -> str:
@@ -35,8 +62,18 @@ def identity(bundle: Bundle) -> str:
 @cache
 def _code() -> str:
     """A hash of our own code that makes a network of a bundle and says how it is kept."""
+    converts = (Path(__file__).with_name(f"{name}.py") for name in CONVERTS)
+    return _digest([*(_PACKAGE / "models").rglob("*.py"), *converts, Path(runtimes.__file__)])
+
+
+@cache
+def measuring() -> str:
+    """A hash of our own code that serves and measures a network, whatever made it."""
+    return _digest([*Path(__file__).parent.glob("*.py")])
+
+
+def _digest(files: list[Path]) -> str:
     whole = hashlib.sha256()
-    ours = [*(_PACKAGE / "models").rglob("*.py"), *Path(__file__).parent.glob("*.py"), Path(runtimes.__file__)]
-    for path in sorted(ours):
+    for path in sorted(files):
         whole.update(f"{path.relative_to(_PACKAGE)}\n".encode() + path.read_bytes())
     return whole.hexdigest()

@@ -33,7 +33,7 @@ from glimpse.server.runtime import UnsupportedNetworkError
 from glimpse.server.runtime.graph_embedding import embedding
 from glimpse.server.runtime.graph_input import Graph, feed, input_shape, integers, prepared
 from glimpse.server.runtime.graph_operators import control_flow, operators
-from glimpse.server.runtime.openvino import compiled, errors_of_openvino, write
+from glimpse.server.runtime.openvino_graphs import compiled, errors_of_openvino, write
 from glimpse.server.runtime.openvino_library import core, openvino, ops
 
 _RAW = "raw"  # what the graph gives, before anything is made of it

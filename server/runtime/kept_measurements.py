@@ -20,6 +20,7 @@ import structlog
 from glimpse.models import bounded_files
 from glimpse.models.published import FetchError, cache_folder
 from glimpse.server import build, cleanup
+from glimpse.server.runtime import converted_key
 
 _MONTH = 30 * 24 * 3600.0
 _PACKAGES = ("jax", "jaxlib", "torch")  # that compute; the others are in the hash of the network
@@ -32,13 +33,14 @@ def facts(*, network: str, runtime: str, processor: str, precision: str) -> dict
     """What every measurement follows from, JSON-ready.
 
     Args:
-        network: a hash of the network and of our own code.
+        network: a hash of the network and of the code that makes it.
         runtime: by name.
         processor: what computes.
         precision: in which it computes.
     """
     return {
         "network": network,
+        "code": converted_key.measuring(),  # what measures, and what is measured
         "runtime": runtime,
         "packages": {name: found for name in _PACKAGES if (found := build.version(name))},
         "processor": processor,

@@ -17,7 +17,7 @@ from glimpse.models.outputs import PROBABILITIES
 from glimpse.models.serving import by_name, load_bundle, serving_outputs
 from glimpse.models.spec import NetworkSummary
 from glimpse.server.runtime import UnsupportedNetworkError, errors_as_unsupported
-from glimpse.server.runtime.openvino import convert, probabilities
+from glimpse.server.runtime.openvino_graphs import convert, probabilities
 from glimpse.server.runtime.tensorflow import limit_threads, with_values
 from glimpse.server.runtimes import PRECISIONS, REFERENCE
 

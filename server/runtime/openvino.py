@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from glimpse.models.map_rows import packed
-from glimpse.models.messages import lacks_memory, short
+from glimpse.models.messages import lacks_memory
 from glimpse.models.outputs import (
     CLASS_MAPS,
     DEFAULT_OUTPUTS,
@@ -26,90 +24,16 @@ from glimpse.models.outputs import (
     Outputs,
 )
 from glimpse.server import cores
-from glimpse.server.runtime import errors_as_unsupported
-from glimpse.server.runtime.converted_cache import GRAPH
+from glimpse.server.runtime.openvino_graphs import errors_of_openvino, exact
 from glimpse.server.runtime.openvino_library import core, openvino
 from glimpse.server.runtime.openvino_requests import Requests, indices
-from glimpse.server.runtimes import PRECISIONS, QUANTISED, REFERENCE, Precision
+from glimpse.server.runtimes import PRECISIONS, QUANTISED, Precision
 from glimpse.server.settings.kinds import PrecisionChoice
 
 _WORTH = 1_000_000_000  # multiply-adds in a batch beyond which a core gains nothing; tools/bench measures it
 _LARGEST = 8
 _OUTPUTS = frozenset({PROBABILITIES, LOGITS, EMBEDDING, CLASS_MAPS, FEATURE_STATISTICS})
 _WITHOUT_BFLOAT16 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2"}  # oneDNN's names
-
-
-def convert(graph: Any, folder: Path) -> Path:
-    """Write a graph of TensorFlow, with float32 weights, as the two files that the runtime reads; the first's path.
-
-    Args:
-        graph: a concrete function, as `server.runtime.tensorflow.with_values` makes it. OpenVINO folds its constants by
-            itself: freezing it would take longer than the rest, and looking up variables a second.
-        folder: for the files.
-
-    Raises:
-        UnsupportedNetworkError: OpenVINO has no counterpart for an operation of the network.
-        MemoryError: there was not enough.
-        OSError: the files cannot be written.
-    """
-    with errors_as_unsupported("openvino cannot convert this network", _reason):
-        # Stated, or every dead end of the graph becomes an output: what a layer computes for training only, for
-        # example. They keep the names that they have in the graph's structure.
-        converted = openvino.convert_model(graph, output=[each.name for each in graph.structured_outputs.values()])
-    return write(converted, folder)
-
-
-def write(model: openvino.Model, folder: Path) -> Path:
-    """Write a serving model as the two files that the runtime reads; the first's path.
-
-    Raises:
-        OSError: the files cannot be written.
-    """
-    try:
-        # Half floats would be the default.
-        openvino.save_model(model, folder / GRAPH, compress_to_fp16=False)
-    except RuntimeError as error:  # it does not say which
-        raise OSError(f"the converted network cannot be written to {folder}. Is there room? {error}") from error
-    return folder / GRAPH
-
-
-def errors_of_openvino(what: str) -> contextlib.AbstractContextManager[None]:
-    """Whatever OpenVINO raises becomes an `UnsupportedNetworkError` that begins with `what`, or a `MemoryError`."""
-    return errors_as_unsupported(what, _reason)
-
-
-def compiled(model: openvino.Model | Path) -> Callable[[NDArray[np.uint8]], dict[str, NDArray[np.float32]]]:
-    """What a serving model, or a file of one, gives in float32 for a batch, by the names of its outputs.
-
-    Args:
-        model: uint8 ``[N, H, W, C]`` -> float32 ``[N, classes]`` each.
-
-    Raises:
-        UnsupportedNetworkError: OpenVINO cannot compile it, or, when what is returned is called, compute it.
-        MemoryError: there was not enough.
-    """
-    what = "openvino cannot compute this network"
-    with errors_of_openvino(what):
-        options = {"INFERENCE_PRECISION_HINT": PRECISIONS[REFERENCE].openvino_hint, **_exact()}
-        made = core().compile_model(model, "CPU", options)
-    places = indices(made)
-
-    def answer(pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-        with errors_of_openvino(what):
-            found = made(pixels)
-            return {name: np.array(found[place], np.float32) for name, place in places.items()}
-
-    return answer
-
-
-def probabilities(graph: Path, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """What a converted network gives in float32, ``[N, classes]``; for looking at it before it is kept.
-
-    Raises:
-        UnsupportedNetworkError: OpenVINO cannot compile or compute it.
-        MemoryError: there was not enough.
-    """
-    return compiled(graph)(pixels)[PROBABILITIES]
 
 
 class OpenVINORuntime:
@@ -122,7 +46,8 @@ class OpenVINORuntime:
         """Compile a network, uint8 ``[N, H, W, C]`` -> its named outputs, float32.
 
         Args:
-            graph: from `convert`. The file beside it stays mapped into memory; it may be unlinked, but not changed.
+            graph: from `openvino_graphs.convert`. The file beside it stays mapped into memory; it may be unlinked, but
+                not changed.
             precision: ``auto`` is bfloat16 where the processor has instructions for it, else float32.
 
         Raises:
@@ -140,8 +65,8 @@ class OpenVINORuntime:
             "ENABLE_CPU_PINNING": False,
         }
         if self.precision != QUANTISED:  # networks that are quantised here have weights small enough
-            options |= _exact()
-        with errors_as_unsupported("openvino cannot compile this network", _reason):
+            options |= exact()
+        with errors_of_openvino("openvino cannot compile this network"):
             whole = core().read_model(graph)
             self._network = _without(whole, HIDDEN)
             self._options = options
@@ -274,14 +199,6 @@ def _without(network: openvino.Model, names: frozenset[str]) -> openvino.Model:
     return plain
 
 
-def _exact() -> dict[str, bool]:
-    """What has OpenVINO compute a quantised graph as it says, in float32, where the processor would cut off sums.
-
-    In whole numbers probabilities moved by up to 0.08 there.
-    """
-    return {"LP_TRANSFORMS_MODE": False} if cores.saturates() else {}
-
-
 def _limited() -> bool:
     """Whether the environment forbids the instructions that bfloat16 is computed with.
 
@@ -293,9 +210,3 @@ def _limited() -> bool:
 def _limit() -> str:
     """The most instructions that oneDNN may use by the environment, by its name for them; empty: all."""
     return (os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "").upper()
-
-
-def _reason(error: Exception) -> str:
-    """The lines of a long message that name the operations which it lacks; else what it comes to."""
-    lines = [line.strip("- ") for line in str(error).splitlines() if line.startswith("-- ")]
-    return short(" ".join(lines) or error)

@@ -24,7 +24,7 @@ from glimpse.models.outputs import LOGITS, PROBABILITIES
 from glimpse.models.spec import NetworkSummary
 from glimpse.server import cores
 from glimpse.server.runtime import UnsupportedNetworkError
-from glimpse.server.runtime.openvino import compiled, errors_of_openvino, write
+from glimpse.server.runtime.openvino_graphs import compiled, errors_of_openvino, write
 from glimpse.server.runtime.openvino_library import core, openvino, ops
 from glimpse.server.runtime.quantisation import Orders
 

@@ -16,7 +16,8 @@ from glimpse.models import catalogue, class_maps, map_rows, sources
 from glimpse.models.builder import assemble
 from glimpse.models.outputs import CLASS_MAPS, FEATURE_MAP, FEATURE_STATISTICS, HIDDEN, LOGITS, PROBABILITIES
 from glimpse.models.serving import load_bundle, serving_outputs, without
-from glimpse.server.runtime.openvino import OpenVINORuntime, _without, convert
+from glimpse.server.runtime.openvino import OpenVINORuntime, _without
+from glimpse.server.runtime.openvino_graphs import convert
 from glimpse.server.runtime.openvino_library import core
 from glimpse.server.runtime.tensorflow import TensorFlowRuntime, with_values
 from tests.variations import mostly_in_ci

@@ -16,7 +16,7 @@ from glimpse.models.prestem.recipe import Recipe
 from glimpse.models.sources import ModelSource, resolve
 from glimpse.models.spec import NetworkSummary
 from glimpse.server.runtime.graph_conversion import convert_graph
-from glimpse.server.runtime.openvino import compiled
+from glimpse.server.runtime.openvino_graphs import compiled
 from tests.models.graph_makers import SIZE
 
 Array = NDArray[np.float32]

@@ -21,7 +21,8 @@ from glimpse.models import features, sources
 from glimpse.models.outputs import EMBEDDING, LOGITS, PROBABILITIES
 from glimpse.models.prestem import graph
 from glimpse.models.serving import load_bundle, serving_outputs
-from glimpse.server.runtime.openvino import OpenVINORuntime, convert
+from glimpse.server.runtime.openvino import OpenVINORuntime
+from glimpse.server.runtime.openvino_graphs import convert
 from glimpse.server.runtime.tensorflow import TensorFlowRuntime, with_values
 from tests.conftest import RunningServer
 from tests.server.open_inference.caller import OpenInferenceCaller, numbers, photos

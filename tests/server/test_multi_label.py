@@ -29,7 +29,7 @@ from glimpse.server.postprocessing import postprocess
 from glimpse.server.runtime import agreement
 from glimpse.server.runtime.golden_check import GoldenCheck
 from glimpse.server.runtime.graph_conversion import convert_graph
-from glimpse.server.runtime.openvino import compiled
+from glimpse.server.runtime.openvino_graphs import compiled
 from glimpse.server.startup import GoldenError
 from glimpse.v1 import classifier_pb2 as pb
 from tests.conftest import CACHE, RunningServer

@@ -23,7 +23,8 @@ from glimpse.models.outputs import CLASS_MAPS, EMBEDDING, FEATURE_STATISTICS, LO
 from glimpse.models.serving import load_bundle, serving_outputs
 from glimpse.server import cores
 from glimpse.server.runtime import OneStream, Runtime, UnsupportedNetworkError, openvino_library, selection
-from glimpse.server.runtime.openvino import OpenVINORuntime, convert
+from glimpse.server.runtime.openvino import OpenVINORuntime
+from glimpse.server.runtime.openvino_graphs import convert
 from glimpse.server.runtime.tensorflow import TensorFlowRuntime, compiled, with_values
 from glimpse.server.runtimes import RuntimeName
 from tests.conftest import ROOT
@@ -175,7 +176,7 @@ def test_openvino_computes_in_bfloat16_only_if_the_processor_can_and_says_so(gra
 _TWO_GO = """
 import gc, signal
 import numpy as np
-from glimpse.server.runtime import openvino as runtime
+from glimpse.server.runtime import openvino_graphs as runtime
 from glimpse.server.runtime.openvino_library import openvino, ops
 
 def network():

@@ -24,7 +24,8 @@ from glimpse.models.catalogue import find
 from glimpse.models.prestem import host
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.models.serving import logits_model, serving_outputs
-from glimpse.server.runtime.openvino import OpenVINORuntime, convert
+from glimpse.server.runtime.openvino import OpenVINORuntime
+from glimpse.server.runtime.openvino_graphs import convert
 from glimpse.server.runtime.tensorflow import TensorFlowRuntime, with_values
 from tests.conftest import ROOT, SHARED
 

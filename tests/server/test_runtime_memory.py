@@ -17,7 +17,8 @@ import numpy as np
 from glimpse.models import sources
 from glimpse.models.serving import load_bundle, serving_outputs
 from pathlib import Path
-from glimpse.server.runtime.openvino import OpenVINORuntime, convert
+from glimpse.server.runtime.openvino import OpenVINORuntime
+from glimpse.server.runtime.openvino_graphs import convert
 from glimpse.server.runtime.tensorflow import TensorFlowRuntime, with_values
 
 bundle = sources.resolve(sources.ModelSource(weights="cifar10"))

@@ -262,7 +262,7 @@ def _shipped(tag: str) -> Classify:
     """From pixels to probabilities, by the service's own runtime."""
     from glimpse.models.outputs import PROBABILITIES
     from glimpse.server.runtime import conversion
-    from glimpse.server.runtime.openvino import compiled
+    from glimpse.server.runtime.openvino_graphs import compiled
 
     compute = compiled(conversion.get_or_convert(names.resolve(tag)).graph)
 

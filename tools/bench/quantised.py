@@ -28,7 +28,7 @@ from glimpse.models.train import files
 from glimpse.models.train.reading import network_input
 from glimpse.server import cores
 from glimpse.server.runtime import conversion, quantisation
-from glimpse.server.runtime.openvino import compiled
+from glimpse.server.runtime.openvino_graphs import compiled
 from glimpse.server.runtime.openvino_library import core, openvino
 from glimpse.server.runtime.quantisation import Orders
 

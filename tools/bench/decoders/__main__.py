@@ -163,7 +163,7 @@ def _compare_answers(rows: Sequence[dict[str, Any]], folder: Path) -> None:
     """How far the default model's probabilities move, for each way that gives it other pixels."""
     from glimpse.models.outputs import PROBABILITIES
     from glimpse.server.runtime import conversion
-    from glimpse.server.runtime.openvino import compiled
+    from glimpse.server.runtime.openvino_graphs import compiled
 
     model = _MODELS[0]
     compute = compiled(conversion.get_or_convert(names.resolve(model)).graph)
