@@ -75,10 +75,10 @@ class OpenVINORuntime:
             # ResNet18 on two cores), and one of seven trials in which two threads did so never came back.
             #
             # A core for each batch: threads that share one wait for the slowest of them at every layer, and beside
-            # decoding and gRPC one of them is always slow.
-            self._narrow = self._compiled(self._network, self.streams)
+            # decoding and gRPC one of them is always slow. It is compiled once it is known how many are best here.
+            self._narrow: Requests | None = None
             # For a lone image, which all cores answer sooner than one.
-            self._wide = self._compiled(self._network, 1) if self.streams > 1 else self._narrow
+            self._wide = self._compiled(self._network, 1)
         # A tensor may have other names besides, of layers whose output it is, too.
         self.outputs = _OUTPUTS & indices(whole).keys()
         batch = self._network.inputs[0].partial_shape[0]
@@ -127,17 +127,14 @@ class OpenVINORuntime:
 
     def side_by_side(self, streams: int) -> Callable[[NDArray[np.uint8], frozenset[str]], Outputs]:
         """What computes so many batches at once, for measuring, with places of its own for them."""
-        for ours in (self._narrow, self._wide):
-            if ours.number == streams:
-                return ours.more().infer
+        if streams in {1, self.streams}:
+            return self._plain(streams).more().infer
         return self._compiled(self._network, streams).infer
 
     def use_streams(self, streams: int) -> None:
         """From now on compute so many batches at once, on as many cores each as there are for it."""
         if streams != self.streams:
-            self._narrow = self._wide  # before another one is made: two at a time are what memory is counted for
-            if streams > 1:
-                self._narrow = self._compiled(self._network, streams)
+            self._narrow = None  # before another one is made: two at a time are what memory is counted for
             self.streams = streams
 
     def _compiled(self, network: openvino.Model, streams: int) -> Requests:
@@ -162,7 +159,17 @@ class OpenVINORuntime:
             return self._explained(pixels, outputs)
         if more := outputs & HIDDEN:
             return self._more(more, wide=wide).infer(pixels, outputs)
-        return (self._wide if wide else self._narrow).infer(pixels, outputs)
+        return self._plain(1 if wide else self.streams).infer(pixels, outputs)
+
+    def _plain(self, streams: int) -> Requests:
+        """Places for so many batches, which are 1 or those of the runtime, without what few requests ask for."""
+        if streams == 1:
+            return self._wide
+        if (made := self._narrow) is None:
+            with self._compiling:
+                if (made := self._narrow) is None:
+                    made = self._narrow = self._compiled(self._network, streams)
+        return made
 
     def _more(self, hidden: frozenset[str], *, wide: bool) -> Requests:
         """Places for batches whose network has these outputs, too."""

@@ -8,6 +8,7 @@ import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -87,6 +88,29 @@ def resizing(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     (path.parent / "labels.txt").write_text("a\nb\nc\n")
     (path.parent / "recipe.toml").write_text("height = 8\nwidth = 8\n")
     return sources.resolve(sources.ModelSource(weights=str(path)))
+
+
+@pytest.mark.parametrize(("streams", "compiled_for"), [(1, [1]), (2, [1, 2]), (4, [1, 4])])
+def test_openvino_compiles_for_no_more_streams_than_are_used(
+    graph: Path, pixels: NDArray[np.uint8], streams: int, compiled_for: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For one, which a lone image takes, and for as many as an earlier start has kept."""
+    made = list[int]()
+    compile_for = OpenVINORuntime._compiled
+
+    def noted(self: OpenVINORuntime, network: Any, number: int) -> Any:
+        made.append(number)
+        return compile_for(self, network, number)
+
+    monkeypatch.setattr(OpenVINORuntime, "_compiled", noted)
+    monkeypatch.setattr("glimpse.server.cores.available", lambda: 4)
+    runtime = OpenVINORuntime(graph, "float32")
+    runtime.use_streams(streams)
+    expected = runtime.alone(pixels[:2])[PROBABILITIES]
+    with ThreadPoolExecutor(4) as threads:
+        for found in threads.map(runtime, [pixels[:2]] * 8):
+            np.testing.assert_allclose(found[PROBABILITIES], expected, atol=1e-5)
+    assert made == compiled_for
 
 
 def test_openvino_in_float32_gives_the_probabilities_of_tensorflow(
