@@ -25,7 +25,7 @@ from glimpse.server.runtime.stream_turns import Compute, Cost
 
 KIND = "streams"  # of measurement
 _LARGEST = 16  # images
-SECONDS = 5.0  # that the rates of one compiled network are measured for, at the most
+SECONDS = 3.0  # that the rates of one compiled network are measured for, at the most
 _SIZES = (1, 2, 4, 8, _LARGEST)
 _WORK = 10_000_000_000  # multiply-adds of the largest batch that is tried: a third of a second on a slow core
 _TURNS = 5  # of each shape
@@ -148,7 +148,8 @@ def gains(
     They compute in turns, for whatever else runs on the machine comes and goes; each turn is compared with the rule's
     in the same round, and the lower quartile counts, so that in doubt the rule remains. The gain is the lesser of that
     in time and that in CPU time: in time alone another process would decide, and in CPU time alone a shape that leaves
-    cores idle would look cheap.
+    cores idle would look cheap. Only as many shapes are tried as there is time to compare, by what a turn of the rule
+    takes: of a large network on a slow machine none, and then nothing is lost but two turns.
 
     Args:
         turn: computes one. The first time it may compile, for which there is a third of the time. Raises MemoryError
@@ -161,7 +162,10 @@ def gains(
     begun = clock()
     end = begun + seconds
     turn(rule)
-    warm = _warmed(turn, shapes, lambda: clock() >= begun + seconds / 3)
+    taken = clock()
+    turn(rule)
+    taken = clock() - taken
+    warm = _warmed(turn, _affordable(shapes, rule, taken, end - clock()), lambda: clock() >= begun + seconds / 3)
 
     def cost(shape: Shape) -> Cost:
         found = turn(shape)
@@ -181,6 +185,18 @@ def gains(
         if number:  # one turn may have been disturbed
             warm = _hopeful({shape: median(found[shape]) for shape in warm})
     return {shape: sorted(each)[len(each) // 4] for shape, each in found.items() if len(each) >= _FEWEST}
+
+
+def _affordable(shapes: Sequence[Shape], rule: Shape, taken: float, seconds: float) -> list[Shape]:
+    """Of the shapes, the first that can be compared in time, where a turn of the rule takes `taken` seconds."""
+    # Of each as many turns as it takes to choose it, and its first; an image takes about as long in all of them.
+    left, found = seconds - _FEWEST * taken, []
+    for shape in shapes:
+        left -= (1 + _FEWEST) * taken * max(1.0, shape.in_flight / rule.in_flight)
+        if left < 0:
+            break
+        found.append(shape)
+    return found
 
 
 def _warmed(turn: Callable[[Shape], Cost], shapes: Sequence[Shape], over: Callable[[], bool]) -> list[Shape]:

@@ -98,10 +98,26 @@ def test_a_hopeless_shape_gets_two_turns_beside_its_first() -> None:
 def test_once_no_shape_is_left_to_compare_measuring_ends() -> None:
     slower = Device(lambda shape: 0.01 if shape == RULE else 0.02)
     slower.gains()
-    assert slower.turns.count(RULE) == 3
+    assert slower.turns.count(RULE) == 4
     none = Device(lambda _: 0.1)
     none.gains(0.0)
-    assert none.turns == [RULE]
+    assert none.turns == [RULE, RULE]
+
+
+def test_on_a_slow_machine_two_turns_of_the_rule_show_that_time_does_not_suffice() -> None:
+    slow = Device(lambda _: 0.05)
+    assert slow.gains(3.0) == {}
+    assert slow.turns == [RULE, RULE]
+
+
+def test_as_many_shapes_are_tried_as_there_is_time_to_compare() -> None:
+    """Those that keep about as many images in flight as the rule come first."""
+    device = Device(lambda _: 0.02)
+    device.turns = [*SHAPES, RULE]  # all are warm
+    turn = 0.02 * RULE.in_flight
+    assert {*device.gains(9.5 * turn)} == {SHAPES[0]}
+    assert {*device.turns[len(SHAPES) :]} == {RULE, SHAPES[0]}
+    assert device.now <= 10.5 * turn
 
 
 @pytest.mark.parametrize("seconds", [0.0, 2.0, 6.0, 9.0])
