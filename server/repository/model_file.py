@@ -19,6 +19,8 @@ from glimpse.server.settings import Settings
 from glimpse.server.settings.kinds import PrecisionChoice, RuntimeChoice
 
 FILE = "model.toml"
+# Settings of the server that a model may have otherwise, by the same names.
+_LIKE_THE_SERVER = ("runtime", "precision", "golden", "max_batch_size", "compute_streams")
 
 
 class ModelFile(BaseModel):
@@ -30,6 +32,7 @@ class ModelFile(BaseModel):
     precision: PrecisionChoice | None = None
     golden: Literal["require", "auto", "off"] | None = None
     max_batch_size: Annotated[int, Field(ge=0, le=1024)] | None = None
+    compute_streams: Annotated[int, Field(ge=0, le=1024)] | None = None
     allow_geometries: frozenset[Geometry] | None = None
     weight: Annotated[float, Field(gt=0, le=1000)] = 1.0  # its time on the device is in proportion to, under load
     keep: Annotated[int, Field(ge=1, le=100)] = 1  # of the newest versions, how many answer
@@ -61,7 +64,7 @@ class ModelFile(BaseModel):
         Raises:
             ValueError: the runtime is not installed.
         """
-        own = {name: getattr(self, name) for name in ("runtime", "precision", "golden", "max_batch_size")}
+        own = {name: getattr(self, name) for name in _LIKE_THE_SERVER}
         update = {name: value for name, value in own.items() if value is not None}
         options = LoadOptions.of(settings.model_copy(update=update))
         return replace(options, geometries=self.allow_geometries, weight=self.weight, device=device)

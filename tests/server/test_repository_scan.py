@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from glimpse.server.batching.device import SharedDevice
 from glimpse.server.repository import aliases
 from glimpse.server.repository import scan as scanning
 from glimpse.server.repository.model_file import ModelFile
 from glimpse.server.repository.scan import scan, weights_in
+from glimpse.server.settings import Settings
 from tests.server.repositories import add
 
 
@@ -160,6 +162,8 @@ def test_a_change_of_any_file_or_setting_changes_the_stamp(tmp_path: Path) -> No
     assert third != second
     (tmp_path / "cifar" / "model.toml").write_text("max_batch_size = 2\nkeep = 3\n")  # not of how it is loaded
     assert stamp() == third
+    (tmp_path / "cifar" / "model.toml").write_text("max_batch_size = 2\ncompute_streams = 1\n")
+    assert stamp() not in {first, second, third}
 
 
 @pytest.mark.parametrize(
@@ -167,6 +171,7 @@ def test_a_change_of_any_file_or_setting_changes_the_stamp(tmp_path: Path) -> No
     [
         ("runtme = 'auto'", "runtme is not a key of this file. Did you mean runtime"),
         ("keep = 0", "keep: Input should be greater than or equal to 1"),
+        ("compute_streams = -1", "compute_streams: Input should be greater than or equal to 0"),
         ("keep = ", "model.toml cannot be used"),
     ],
 )
@@ -235,3 +240,15 @@ def test_a_repository_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
 
 def test_the_description_of_the_small_model_is_that_of_a_bundle(tmp_path: Path) -> None:
     assert json.loads((add(tmp_path, 1) / "model.json").read_text())["name"] == "se_resnet20_cifar10"
+
+
+@pytest.mark.parametrize(("text", "streams"), [("", 2), ("compute_streams = 1", 1), ("compute_streams = 0", 0)])
+def test_streams_of_one_model_are_as_its_file_says(
+    tmp_path: Path, text: str, streams: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it leaves out is as the server's settings say, and 0 has them measured."""
+    monkeypatch.setattr("glimpse.server.cores.available", lambda: 4)
+    add(tmp_path, 1)
+    (tmp_path / "cifar" / "model.toml").write_text(text)
+    options = scan(tmp_path)["cifar"].file.load_options(Settings(compute_streams=2), SharedDevice(4))
+    assert options.streams == streams
