@@ -164,11 +164,13 @@ def test_what_did_not_fit_into_memory_is_let_go_at_once() -> None:
 def test_candidates_are_one_two_half_of_the_cores_and_all() -> None:
     groups = candidates(Shape(16, 2), multiply_adds=10**9, fixed=False)
     assert [{shape.streams for shape in group} for group in groups] == [{1, 16}, {2}, {8}]
-    assert {shape.largest for group in groups for shape in group} == {1, 2, 4, 8}
+    assert {shape.largest for group in groups for shape in group} == {1, 2, 4, 8, 16}
+    (vgg16,) = candidates(Shape(2, 1), multiply_adds=15 * 10**9, fixed=False)
+    assert {shape.largest for shape in vgg16} == {1, 2, 4}
     (two,) = candidates(RULE, multiply_adds=10**6, fixed=False)
     assert {shape.streams for shape in two} == {1, 2}
     assert RULE not in two
-    assert two[0].in_flight == RULE.in_flight
+    assert two == [*(Shape(2, size) for size in (16, 4, 2, 1)), *(Shape(1, size) for size in (16, 8, 4, 2, 1))]
     (one,) = candidates(Shape(1, 8), multiply_adds=10**6, fixed=False)
     assert {*one} == {Shape(1, size) for size in (1, 2, 4, 16)}
 
@@ -243,13 +245,15 @@ def sixteen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream_turns, "turn", turn)
 
 
-def adjusted(runtime: Runtime, stated: Shape = NOTHING, *, facts: dict[str, Any] = FACTS) -> tuple[int, ...]:
+def adjusted(
+    runtime: Runtime, stated: Shape = NOTHING, *, facts: dict[str, Any] = FACTS, spare: bool = True
+) -> tuple[int, ...]:
     return adjust(
         runtime,
         lambda size: np.zeros((size, 2, 2, 3), np.uint8),
         stated=stated,
         multiply_adds=10**8,
-        spare=lambda: True,
+        spare=lambda: spare,
         follows_from=facts,
     )
 
@@ -273,6 +277,16 @@ def test_streams_of_something_else_are_measured_anew(cache: Path, other: str) ->
     adjusted(changed, Shape(0, 4 if other == "largest" else 0), facts=facts)
     assert changed.measured
     assert len([*cache.iterdir()]) == 2
+
+
+@pytest.mark.usefixtures("sixteen")
+def test_where_memory_is_short_large_batches_of_large_networks_are_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream_rates, "_SMALL_WORK", 9 * 10**8)
+    short = Runtime()
+    assert adjusted(short, spare=False)[-1] == 8
+    assert max(short.sizes) == 8
+    monkeypatch.setattr(stream_rates, "_SMALL_WORK", 10**10)
+    assert adjusted(Runtime(), spare=False, facts={**FACTS, "network": "other"})[-1] == 16
 
 
 def test_what_is_stated_is_taken_without_measuring(cache: Path) -> None:
