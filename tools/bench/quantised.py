@@ -1,9 +1,9 @@
-"""How many times as fast networks are computed in int8 as in float32, and what that costs in accuracy.
+"""How many times as fast networks are computed in int8 as in other precisions, and what that costs in accuracy.
 
 ``python -m tools.bench.quantised [--data PATH] NAME...``; a name is a tag (imagenet), or an architecture with a tag
-(resnet50:random). The two networks compute in turns, on one core each, and what counts is the CPU time of this process,
-so that other work on the machine changes little. With labelled images, the network is calibrated with a hundred of
-them, and judged by the others.
+(resnet50:random). The service's own runtimes compute in turns, a batch on each core, in float32, in bfloat16 where the
+processor has it, and in int8. What counts is the CPU time of this process, so that other work on the machine changes
+little. With labelled images, the network is calibrated with a hundred of them, and judged by the others.
 """
 
 from __future__ import annotations
@@ -11,11 +11,9 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,36 +25,44 @@ from glimpse.models.outputs import PROBABILITIES
 from glimpse.models.train import files
 from glimpse.models.train.reading import network_input
 from glimpse.server import cores
-from glimpse.server.runtime import conversion, quantisation
+from glimpse.server.runtime import conversion, quantisation, stream_turns
+from glimpse.server.runtime.openvino import OpenVINORuntime
 from glimpse.server.runtime.openvino_graphs import compiled
-from glimpse.server.runtime.openvino_library import core, openvino
+from glimpse.server.runtime.openvino_library import openvino
 from glimpse.server.runtime.quantisation import Orders
+from glimpse.server.runtimes import QUANTISED, REFERENCE, Precision
 
-_SIZES = (1, 4, 8)  # images
+_SIZES = (1, 4, 8, 16)  # images
 _TURNS = 15
 _CALIBRATES = 100  # images
 _BATCH = 8
 
 
-class Cost(NamedTuple):
-    """Milliseconds of CPU time an image, at one batch size."""
+def costs(turn: Callable[[Precision], float], precisions: Sequence[Precision]) -> dict[Precision, list[float]]:
+    """What each precision costs in each of some turns, after one that may compile.
 
-    size: int
-    float32: float
-    int8: float
+    Args:
+        turn: computes in a precision; what an image cost.
+        precisions: that are compared. Every second turn begins with the last.
+    """
+    for precision in precisions:
+        turn(precision)
+    found: dict[Precision, list[float]] = {precision: [] for precision in precisions}
+    for number in range(_TURNS):
+        for precision in reversed(precisions) if number % 2 else precisions:
+            found[precision].append(turn(precision))
+    return found
 
 
-def turns(
-    one: Callable[[], object], other: Callable[[], object], number: int, clock: Callable[[], float] = time.process_time
-) -> tuple[float, float]:
-    """Medians of the CPU seconds of two things that are done in turns."""
-    found: tuple[list[float], list[float]] = [], []
-    for _ in range(number):
-        for do, seconds in zip((one, other), found, strict=True):
-            begun = clock()
-            do()
-            seconds.append(clock() - begun)
-    return median(found[0]), median(found[1])
+def told(found: Mapping[Precision, Sequence[float]], reduced: Precision = QUANTISED) -> str:
+    """Medians in milliseconds of CPU time, and how many times as fast the reduced precision is within a turn."""
+    means = ", ".join(f"{name} {1e3 * median(each):.3f}" for name, each in found.items())
+    ratios = (
+        f"{median(one / other for one, other in zip(each, found[reduced], strict=True)):.2f} times as fast as {name}"
+        for name, each in found.items()
+        if name != reduced
+    )
+    return f"{means} ms an image; {reduced} is {', '.join(ratios)}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -86,28 +92,23 @@ def _measure(name: str, data: Path | None, *, careful: bool) -> None:
     begun = time.monotonic()
     graphs = network.graph, conversion.get_or_quantise(orders, key).graph
     print(f"{name}: quantised in {time.monotonic() - begun:.0f} s")
-    for cost in _costs(graphs, judged):
-        print(
-            f"{name}, {cost.size} images: float32 {cost.float32:.2f} ms an image, int8 {cost.int8:.2f} ms, "
-            f"{cost.float32 / cost.int8:.2f} times as fast",
-            flush=True,
-        )
+    _tell_speed(name, graphs, judged)
     if data is not None:
         _tell_accuracy(name, _answers(graphs[0], judged), _answers(graphs[1], judged), classes)
 
 
-def _costs(graphs: tuple[Path, Path], pixels: NDArray[np.uint8]) -> list[Cost]:
-    alone = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1}
-    requests = [core().compile_model(graph, "CPU", alone).create_infer_request() for graph in graphs]
-    found = []
+def _tell_speed(name: str, graphs: tuple[Path, Path], pixels: NDArray[np.uint8]) -> None:
+    reduced = () if (fastest := OpenVINORuntime.resolve("auto")) == REFERENCE else (fastest,)
+    precisions: tuple[Precision, ...] = (REFERENCE, *reduced, QUANTISED)
+    runtimes = {each: OpenVINORuntime(graphs[each == QUANTISED], each) for each in precisions}
     for size in _SIZES:
-        batch = np.ascontiguousarray(pixels[:size])
-        one, other = (partial(request.infer, [batch]) for request in requests)
-        one()
-        other()
-        seconds = turns(one, other, _TURNS)
-        found.append(Cost(size, *(1e3 * each / size for each in seconds)))
-    return found
+        batch = np.ascontiguousarray(np.take(pixels, range(size), axis=0, mode="wrap"))
+
+        def turn(precision: Precision, batch: NDArray[np.uint8] = batch) -> float:
+            runtime = runtimes[precision]
+            return stream_turns.turn(runtime, batch, runtime.streams).processor
+
+        print(f"{name}, {size} images: {told(costs(turn, precisions))}", flush=True)
 
 
 def _answers(graph: Path, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
