@@ -230,6 +230,8 @@ def _queue(
         runtime,
         alone=runtime.alone,
         streams=runtime.streams,
+        # Its streams leave the cores alone, and to gather a large batch takes them as long as the GPU needs for it.
+        gathers_ahead=runtime.device.startswith("gpu"),
         input_shape=bundle.recipe.pixels_shape,
         batch_sizes=served.batch_sizes,
         outputs=runtime.outputs,

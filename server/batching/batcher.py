@@ -41,8 +41,9 @@ class Batcher:
     """Queues single images and computes them in batches on one device.
 
     There is one worker more than the device has streams, each with a staging buffer of its own: while the others
-    compute, it hands out the answers of the batch before and, where there is one stream and a full batch is waiting
-    already, gathers the next.
+    compute, it hands out the answers of the batch before and, where that takes nothing from them and a full batch is
+    waiting already, gathers the next. Where a device with several streams has its batches gathered ahead, there are
+    two more: each of its streams ends batches that are to be answered, while the next one is gathered.
     """
 
     def __init__(  # noqa: PLR0913 - what a device is like, beside what the queue may hold
@@ -55,6 +56,7 @@ class Batcher:
         observer: Observer,
         alone: Compute | None = None,
         streams: int = 1,
+        gathers_ahead: bool = False,
         outputs: frozenset[str] = DEFAULT_OUTPUTS,
         out_of_memory: Callable[[Exception], bool] = lambda error: isinstance(error, MemoryError),
         stuck_seconds: float = math.inf,
@@ -74,6 +76,8 @@ class Batcher:
             observer: told what happens.
             alone: the same as `compute` for a lone image while nothing else waits or is computed, nor has for a while.
             streams: batches that `compute` may be given at once. Where several are free, they share what waits.
+            gathers_ahead: whether a full batch is gathered also while several streams compute, which then are not the
+                cores that gather. Of a device with one stream it always is.
             outputs: names of all that `compute` can give.
             out_of_memory: whether an error of `compute` says that the batch does not fit; a smaller one is tried then.
             stuck_seconds: a batch that computes for longer hangs.
@@ -88,6 +92,7 @@ class Batcher:
         )
         self._watch, self._stuck_seconds = Watch(stuck_seconds, clock), stuck_seconds
         self._streams = streams
+        self._gathers_ahead = gathers_ahead or streams == 1
         self._share_of_device = share
         self._input_shape = input_shape
         self._outputs = outputs
@@ -106,8 +111,9 @@ class Batcher:
         self._closed = False
         self._idle_seconds = idle_seconds
         self._first_maps = FirstMaps(prepare_maps, self._maps_prepared)
-        self._staging = [np.zeros((batch_sizes[-1], *input_shape), np.uint8) for _ in range(streams + 1)]
-        self._workers = [self._worker(number) for number in range(streams + 1)]
+        workers = streams + (2 if self._gathers_ahead and streams > 1 else 1)
+        self._staging = [np.zeros((batch_sizes[-1], *input_shape), np.uint8) for _ in range(workers)]
+        self._workers = [self._worker(number) for number in range(workers)]
         self._ended: list[int] = []  # numbers of the workers that have ended because there was nothing to do
 
     def _worker(self, number: int) -> threading.Thread:
@@ -225,7 +231,12 @@ class Batcher:
 
     @property
     def gathers_ahead(self) -> bool:
-        """Whether a full batch is gathered while the one before it computes."""
+        """Whether a full batch is gathered while those before it compute."""
+        return self._gathers_ahead
+
+    @property
+    def has_one_stream(self) -> bool:
+        """Whether one batch at a time is computed."""
         return self._streams == 1
 
     def parties(self) -> int:
@@ -390,9 +401,9 @@ class Batcher:
             # On a device that is shared, it waits for the turn, so as to have a claim to it when a batch ends.
             return True
         # While the device is busy, waiting fills the batch; only a full one cannot gain by it, and is gathered while
-        # the one before it computes. Where another stream computes meanwhile that gains nothing, and whoever has the
-        # next turn would wait for one batch more.
-        return self._streams == 1 and len(self._queue) >= self._device.largest
+        # those before it compute. Where the streams are the cores that would gather it that gains nothing, and whoever
+        # has the next turn would wait for one batch more.
+        return self._gathers_ahead and len(self._queue) >= self._device.largest
 
     def _has_others_compose(self) -> bool:
         """Whether a thread that is about to give answers is to wake others for what waits.

@@ -249,8 +249,8 @@ class Host:
         self._napping = True
         busy = self.queue.busy
         if not busy and self.queue.depth() and not self._closed:  # the batcher takes it in a moment
-            if self.queue.gathers_ahead:
-                busy = True  # its one stream is, then
+            if self.queue.has_one_stream:
+                busy = True  # that stream is, then
             else:
                 self._rested.acquire(timeout=_MOMENT)
                 busy = self.queue.busy

@@ -12,7 +12,7 @@ class RestingQueue:
     """Empty, and refuses what comes: only what nobody waits for any more comes to a model that sleeps."""
 
     busy = False
-    gathers_ahead = False
+    gathers_ahead = has_one_stream = False
 
     def feed_from(self, feed: object) -> None:
         """There is nothing to feed."""

@@ -80,6 +80,80 @@ def test_a_worker_that_waits_for_another_to_gather_is_told_when_it_has(make: Cal
     assert {bench.model.values()[0], bench.model.values()[0]} == {7, 8}
 
 
+def until_gathered(bench: Bench, left: int = 0) -> None:
+    """Wait until a batch has been taken that no stream computes yet, and only so many images wait."""
+    while not bench.batcher._staged or bench.batcher.depth() != left:
+        threading.Event().wait(0.001)
+
+
+def test_beside_a_gpu_a_full_batch_is_gathered_while_all_streams_compute(make: Callable[..., Bench]) -> None:
+    bench = make(streams=2, gathers_ahead=True)
+    for _ in range(2):
+        bench.occupy()
+    bench.burst(range(4))
+    until_gathered(bench)
+    assert bench.model.begun.empty()
+    bench.release()
+    assert sorted(bench.model.values()) == [0, 1, 2, 3]
+
+
+def test_beside_a_gpu_no_more_than_one_batch_is_gathered_ahead(make: Callable[..., Bench]) -> None:
+    bench = make(streams=2, gathers_ahead=True)
+    for _ in range(2):
+        bench.occupy()
+    bench.burst(range(8))
+    until_gathered(bench, left=4)
+    with bench.batcher._changed:
+        assert not bench.batcher._may_compose()
+
+
+def test_beside_a_gpu_fewer_than_a_full_batch_wait_until_a_stream_is_free(make: Callable[..., Bench]) -> None:
+    """Others may come meanwhile, with whom they are computed."""
+    bench = make(streams=2, gathers_ahead=True)
+    for _ in range(2):
+        bench.occupy()
+    bench.burst(range(3))
+    with bench.batcher._changed:
+        assert not bench.batcher._may_compose()
+    bench.submit(3)
+    until_gathered(bench)
+    bench.release()
+    assert sorted(bench.model.values()) == [0, 1, 2, 3]
+
+
+def test_beside_a_gpu_the_next_batch_is_gathered_while_answers_are_given(make: Callable[..., Bench]) -> None:
+    """By a thread of its own: the streams and the answers of a batch take one each, and one has a batch gathered."""
+    bench = make(streams=2, gathers_ahead=True)
+    giving, go = threading.Event(), threading.Event()
+
+    def slowly(_: Future[Any]) -> None:
+        giving.set()
+        assert go.wait(WAIT)
+
+    first = bench.occupy()
+    first.add_done_callback(slowly)
+    bench.occupy()
+    bench.burst(range(4))
+    until_gathered(bench)
+    bench.release()
+    assert giving.wait(WAIT)
+    assert sorted(bench.model.values()) == [0, 1, 2, 3]
+    bench.burst(range(4, 8))
+    until_gathered(bench)
+    go.set()
+
+
+def test_streams_that_are_cores_gather_nothing_ahead(make: Callable[..., Bench]) -> None:
+    bench = make(streams=2)
+    for _ in range(2):
+        bench.occupy()
+    bench.burst(range(4))
+    with bench.batcher._changed:
+        assert not bench.batcher._may_compose()
+    bench.release()  # one of the two: whoever has computed it gathers the next
+    assert sorted(bench.model.values()) == [0, 1, 2, 3]
+
+
 def counting(sizes: list[int]) -> Callable[[NDArray[np.uint8], frozenset[str]], Outputs]:
     """The whole device, which answers at once; the sizes of its batches go into `sizes`."""
 
