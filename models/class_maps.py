@@ -15,9 +15,8 @@ from typing import Any
 
 import keras
 import numpy as np
-from numpy.typing import NDArray
 
-from glimpse.models.map_rows import number_of_maps, packed
+from glimpse.models.map_rows import Head, number_of_maps
 
 _NOTHING = (keras.layers.Dropout, keras.layers.Identity)  # in inference
 _SHAPES = (keras.layers.Flatten, keras.layers.Reshape)  # of one number for each channel they change nothing, either
@@ -30,31 +29,6 @@ class Found:
 
     features: keras.KerasTensor  # float32 [N, H, W, C]
     head: keras.layers.Layer | None  # None: the features are the maps of the classes
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """The numbers of that layer, which makes maps of features."""
-
-    kernel: NDArray[np.float32] | None  # [C, classes]; None: the features are the maps
-    bias: NDArray[np.float32] | None  # [classes]
-
-    def rows(self, features: NDArray[np.float32], logits: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Maps of the most probable classes of each image, see `models.map_rows.packed`.
-
-        Args:
-            features: float32 ``[N, H, W, C]``.
-            logits: float32 ``[N, classes]``.
-        """
-        kernel, bias = self.kernel, self.bias
-        if kernel is None:
-            return packed(logits, features.shape[1:3], lambda image, classes: features[image][..., classes])
-
-        def of_image(image: int, classes: NDArray[np.intp]) -> NDArray[np.float32]:
-            found: NDArray[np.float32] = features[image] @ kernel[:, classes]
-            return found if bias is None else found + bias[classes]
-
-        return packed(logits, features.shape[1:3], of_image)
 
 
 def find(model: keras.Model) -> Found | None:

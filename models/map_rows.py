@@ -7,6 +7,7 @@ probable classes are kept, each with the index of its class in front, which floa
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,3 +57,28 @@ def of_class(rows: NDArray[np.float32], index: int, grid: tuple[int, int]) -> ND
     """
     (places,) = np.nonzero(rows[:, 0] == index)
     return rows[places[0], 1:].reshape(grid) if len(places) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The numbers of the layer that makes maps of features, see `models.class_maps`."""
+
+    kernel: NDArray[np.float32] | None  # [C, classes]; None: the features are the maps
+    bias: NDArray[np.float32] | None  # [classes]
+
+    def rows(self, features: NDArray[np.float32], logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Maps of the most probable classes of each image, see `packed`.
+
+        Args:
+            features: float32 ``[N, H, W, C]``.
+            logits: float32 ``[N, classes]``.
+        """
+        kernel, bias = self.kernel, self.bias
+        if kernel is None:
+            return packed(logits, features.shape[1:3], lambda image, classes: features[image][..., classes])
+
+        def of_image(image: int, classes: NDArray[np.intp]) -> NDArray[np.float32]:
+            found: NDArray[np.float32] = features[image] @ kernel[:, classes]
+            return found if bias is None else found + bias[classes]
+
+        return packed(logits, features.shape[1:3], of_image)

@@ -27,6 +27,7 @@ class RuntimeRow:
     # runtime makes of them.
     copies: float
     copies_converted: float | None = None  # where the network is in the cache; None: it reads no converted networks
+    keeps: bool = False  # what it makes of a Keras model can be kept, see `runtime.kept_network`
     quantises: bool = False  # it computes in int8
     gpu_probe: str | None = None  # ``module:function``, which says whether it sees a GPU; None: it has no build for one
 
@@ -92,6 +93,7 @@ RUNTIMES: dict[str, RuntimeRow] = {
             extra="jax",
             backend="jax",
             copies=3.8,
+            keeps=True,
             gpu_probe="glimpse.server.runtime.gpus:jax_sees_gpu",
         ),
         RuntimeRow(
@@ -102,6 +104,7 @@ RUNTIMES: dict[str, RuntimeRow] = {
             extra="torch",
             backend="torch",
             copies=3.8,
+            keeps=True,
             gpu_probe="glimpse.server.runtime.gpus:torch_sees_gpu",
         ),
         RuntimeRow(

@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from glimpse.models.map_rows import Head
 from glimpse.models.messages import lacks_memory, short
 from glimpse.models.outputs import CLASS_MAPS, DEFAULT_OUTPUTS, FEATURE_MAP, LOGITS, Outputs
 from glimpse.server import cores
@@ -108,7 +109,7 @@ class RuntimeType(Protocol):
     """A runtime's class: what it says before anything is built."""
 
     def __call__(self, network: Any, precision: Precision) -> Runtime:
-        """A runtime of a network in the form that it reads: a Keras model, or the file of a converted graph."""
+        """A runtime of a network in the form that it reads: a Keras model, a kept one, or a converted graph's file."""
 
     def resolve(self, precision: PrecisionChoice) -> Precision:
         """In which precision it computes when `precision` is asked for: ``auto`` is the fastest that the device has.
@@ -136,12 +137,13 @@ class OneStream:
         largest = largest or 32
         return (*(1 << i for i in range(largest.bit_length()) if 1 << i < largest), largest)
 
-    maps_head: Any = None  # of `models.class_maps`; None: the network has no maps
+    maps_head: Head | None = None  # None: the network has no maps
 
     def __call__(self, pixels: NDArray[np.uint8], outputs: frozenset[str] = DEFAULT_OUTPUTS) -> Outputs:
         """The outputs of these names of uint8 pixels ``[N, H, W, C]``."""
         if CLASS_MAPS not in outputs:
             return self._compute(pixels, outputs)
+        assert self.maps_head is not None  # noqa: S101 - else there is no such output
         found = self._compute(pixels, outputs - {CLASS_MAPS} | {LOGITS, FEATURE_MAP})
         maps = self.maps_head.rows(found[FEATURE_MAP], found[LOGITS])
         return {name: maps if name == CLASS_MAPS else found[name] for name in outputs}
@@ -153,8 +155,7 @@ class OneStream:
     def _named(self, model: Any) -> frozenset[str]:
         """The names of all outputs of a serving model, which is about to be compiled."""
         self.maps_head = getattr(model, "maps_head", None)
-        names = frozenset(model.output_names) - {FEATURE_MAP}
-        return names if self.maps_head is None else names | {CLASS_MAPS}
+        return outputs_with(model.output_names, self.maps_head)
 
     def alone(self, pixels: NDArray[np.uint8], outputs: frozenset[str] = DEFAULT_OUTPUTS) -> Outputs:
         """The same."""
@@ -166,3 +167,14 @@ class OneStream:
     def out_of_memory(self, error: Exception) -> bool:
         """Python's own; each runtime adds its framework's."""
         return isinstance(error, MemoryError)
+
+
+def outputs_with(names: Iterable[str], maps_head: Head | None) -> frozenset[str]:
+    """The names of what a runtime computes: those of a serving model, with class maps in the place of their features.
+
+    Args:
+        names: of the outputs of the serving model.
+        maps_head: what makes the class maps; None: the network has none.
+    """
+    found = frozenset(names) - {FEATURE_MAP}
+    return found if maps_head is None else found | {CLASS_MAPS}

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -30,9 +29,9 @@ from glimpse.server.runtime import (
 )
 from glimpse.server.runtime.agreement import Agreement
 from glimpse.server.runtime.converted_key import identity
-from glimpse.server.runtime.importing import ImportedModel
+from glimpse.server.runtime.importing import ImportedModel, implementation
 from glimpse.server.runtime.int8_trial import Given, Trial
-from glimpse.server.runtimes import QUANTISED, REFERENCE, Precision, RuntimeRow
+from glimpse.server.runtimes import QUANTISED, REFERENCE, Precision
 from glimpse.server.settings.kinds import PrecisionChoice
 
 _BATCH = 32  # images at a time in a comparison, at the most
@@ -75,12 +74,6 @@ def may_quantise(imported: ImportedModel, wanted: PrecisionChoice) -> bool:
     if wanted != "auto":
         return wanted == QUANTISED
     return imported.row.quantises and calibration_pictures.there(imported.bundle) and quantisation.installed()
-
-
-def implementation(row: RuntimeRow) -> RuntimeType:
-    """The class of a runtime; its module alone loads its framework."""
-    found: RuntimeType = resolve_name(row.implementation)
-    return found
 
 
 class _Builder:
@@ -282,6 +275,12 @@ class _Builder:
 
     def _made(self, precision: Precision) -> Runtime:
         make = self._type
+        if (kept := self._imported.kept(precision)) is not None:
+            try:
+                kept.check()
+                return make(kept, precision)
+            except (OSError, ValueError) as error:
+                _log.warning("kept network cannot be used", folder=str(kept.folder), detail=str(error))
         form = self._quantised if precision == QUANTISED else self._imported.form()
         with errors_as_unsupported(f"{self._row.name} cannot compute this network"):
             return make(form, precision)

@@ -6,26 +6,45 @@ Only a whole Keras model is read in the server, in safe mode, where the runtime 
 
 What is imported is kept between starts where that saves time. A conversion takes seconds, so its result is kept
 (`server.runtime.converted_cache`). A Keras model is built from any weights file as fast as from safetensors with our
-own names, so no second copy of the weights is kept for it.
+own names, so it is built anew; but to import Keras and to build the network takes seconds, too, so what a runtime has
+made of it is kept (`server.runtime.kept_network`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, cast
 
 from glimpse.models.bundle import Bundle
 from glimpse.models.spec import NetworkSummary
 from glimpse.server import cleanup
-from glimpse.server.runtime import UnsupportedNetworkError, conversion
+from glimpse.server.runtime import (
+    Runtime,
+    RuntimeType,
+    UnsupportedNetworkError,
+    conversion,
+    kept_measurements,
+    kept_network,
+)
+from glimpse.server.runtime.converted_key import identity
+from glimpse.server.runtime.kept_network import Keepable, KeptNetwork
 from glimpse.server.runtime.simulated import SimulatedDevice
-from glimpse.server.runtimes import RuntimeRow
+from glimpse.server.runtimes import PRECISIONS, Precision, RuntimeRow
 
 if TYPE_CHECKING:
     import keras
+
+    from glimpse.models.serving import Assembly
+
+
+def implementation(row: RuntimeRow) -> RuntimeType:
+    """The class of a runtime; its module alone loads its framework."""
+    found: RuntimeType = resolve_name(row.implementation)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +58,8 @@ class ImportedModel:
     # outputs, float32, which is made anew each time but shares its layers with the others; or what is to be simulated.
     form: Callable[[], Path | keras.Model | SimulatedDevice]
     temporary: Path | None = None  # a folder that nobody needs once it is closed
+    # What an earlier start has kept of the network in a precision, in the place of its form; its files may be broken.
+    kept: Callable[[Precision], KeptNetwork | None] = lambda _: None
 
     def close(self) -> None:
         """Remove what could not be kept; a runtime that was built from it goes on."""
@@ -78,16 +99,63 @@ def import_model(
         network = conversion.get_or_convert(bundle, seconds=seconds)
         temporary = None if network.cached else network.folder
         return ImportedModel(bundle, network.summary, row, lambda: network.graph, temporary)
-    # Imported here, so that a runtime that needs no Keras does not wait for it.
-    from glimpse.models.serving import load_bundle, serving_outputs
+    built = _Built(bundle)
+    if not row.keeps:
+        return ImportedModel(bundle, built.summary, row, built.model)
+    kept = cache(partial(_kept, bundle, row))
+    found = next(filter(None, map(kept, PRECISIONS)), None)
+    return ImportedModel(bundle, built.summary if found is None else found.summary, row, built.model, kept=kept)
 
-    assembly = load_bundle(bundle)
-    form = partial(
-        serving_outputs,
-        assembly,
-        bundle.recipe,
-        bundle.temperature,
-        bundle.head,
-        statistics=bundle.statistics_layer,
+
+class _Built:
+    """The network of a bundle as Keras builds it, which is imported and done once it is needed."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._bundle = bundle
+
+    @cached_property
+    def _assembly(self) -> Assembly:
+        # Imported here, so that a runtime that needs no Keras does not wait for it.
+        from glimpse.models.serving import load_bundle
+
+        return load_bundle(self._bundle)
+
+    @property
+    def summary(self) -> NetworkSummary:
+        return self._assembly.summary
+
+    def model(self) -> keras.Model:
+        from glimpse.models.serving import serving_outputs
+
+        bundle = self._bundle
+        return serving_outputs(
+            self._assembly, bundle.recipe, bundle.temperature, bundle.head, statistics=bundle.statistics_layer
+        )
+
+
+def keep(imported: ImportedModel, runtime: Runtime) -> None:
+    """Keep what a runtime has made of a network for later starts, if it can be kept and is not.
+
+    Args:
+        imported: what the runtime was built from.
+        runtime: that has given the recorded answers.
+
+    Raises:
+        StoppedError: expected; the start was told to end.
+    """
+    precision = cast("Precision", runtime.precision)
+    if imported.row.keeps and isinstance(runtime, Keepable) and imported.kept(precision) is None:
+        key = _key(imported.bundle, imported.row, precision)
+        kept_network.keep(key, runtime, imported.bundle, imported.summary)
+
+
+def _kept(bundle: Bundle, row: RuntimeRow, precision: Precision) -> KeptNetwork | None:
+    return kept_network.find(_key(bundle, row, precision))
+
+
+def _key(bundle: Bundle, row: RuntimeRow, precision: Precision) -> str:
+    processor = implementation(row).processor()
+    facts = kept_measurements.facts(
+        network=identity(bundle), runtime=row.name, processor=processor, precision=precision
     )
-    return ImportedModel(bundle, assembly.summary, row, form)
+    return kept_network.key(facts)

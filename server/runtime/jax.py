@@ -1,43 +1,43 @@
-"""The JAX runtime: Keras on JAX, compiled by XLA for each batch size."""
+"""The JAX runtime: a network of Keras on JAX, compiled by XLA for each batch size."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import jax
-import keras
 import numpy as np
-import structlog
-from jax import export
 from numpy.typing import NDArray
 
-from glimpse.models.messages import short
 from glimpse.models.outputs import INNER, Outputs
 from glimpse.models.published import FetchError, cache_folder
-from glimpse.models.serving import by_name
 from glimpse.server import cores
-from glimpse.server.runtime import OneStream, stated
-from glimpse.server.runtime.precision import compute_in
+from glimpse.server.runtime import OneStream, jax_program, outputs_with, stated
+from glimpse.server.runtime.kept_network import KeptNetwork
 from glimpse.server.runtimes import Precision
 from glimpse.server.settings.kinds import PrecisionChoice
 
-_log = structlog.get_logger(__name__)
+if TYPE_CHECKING:
+    import keras
 
 
 class JaxRuntime(OneStream):
-    """Runs a serving model on JAX's first device."""
+    """Runs a network on JAX's first device: a serving model of Keras, or what an earlier start has traced of one."""
 
     name = "jax"
 
-    def __init__(self, model: keras.Model, precision: PrecisionChoice = "auto") -> None:
-        """Make `model`, uint8 ``[N, H, W, C]`` -> its named outputs, float32, a compiled function.
+    def __init__(self, network: keras.Model | KeptNetwork, precision: PrecisionChoice = "auto") -> None:
+        """Make a network, uint8 ``[N, H, W, C]`` -> its named outputs, float32, a compiled function.
 
         Args:
-            model: as `models.serving` makes it; bfloat16 is set in its layers.
+            network: a model as `models.serving` makes it; bfloat16 is set in its layers. Or one that was kept, in that
+                precision, which needs no Keras.
             precision: ``auto`` is bfloat16 on a GPU that multiplies in it and on a TPU, float32 elsewhere.
+
+        Raises:
+            ValueError, OSError: what was kept cannot be read.
         """
         keep_compiled()
         device = jax.devices()[0]
@@ -45,42 +45,19 @@ class JaxRuntime(OneStream):
         self.streams = 2 if device.platform == "gpu" else 1
         self.device = "cpu" if device.platform == "cpu" else f"{device.platform}:{device.id}"
         self.precision = self.resolve(precision)
-        compute_in(model, self.precision)
+        kept = isinstance(network, KeptNetwork)
+        traced = jax_program.read(network) if kept else jax_program.trace(network, self.precision)
+        self._unkept = None if kept else traced
+        self.outputs, self.maps_head = outputs_with(traced.names, traced.maps_head), traced.maps_head
         # Arguments, not constants of the program: XLA would spend minutes on folding them.
-        self._state = jax.device_put(
-            (
-                [variable.value for variable in model.trainable_variables],
-                [variable.value for variable in model.non_trainable_variables],
-            ),
-            device,
-        )
-
-        def with_inner(state: tuple[list[jax.Array], list[jax.Array]], pixels: jax.Array) -> dict[str, jax.Array]:
-            # Else a GPU rounds the factors of every float32 product to 10 bits.
-            with jax.default_matmul_precision("float32"):
-                return by_name(model, model.stateless_call(*state, pixels, training=False)[0])
-
-        def forward(state: tuple[list[jax.Array], list[jax.Array]], pixels: jax.Array) -> dict[str, jax.Array]:
-            return {name: each for name, each in with_inner(state, pixels).items() if name not in INNER}
-
-        self.outputs = self._named(model)
+        self._state = jax.device_put(traced.state, device)
         # What XLA computes is what is asked for: with the feature map, or statistics, only where they are.
-        self._forward, self._with_inner = self._traced_once(forward, model), jax.jit(with_inner)
+        self._forward, self._with_inner = jax.jit(traced.forward), jax.jit(traced.with_inner)
 
-    def _traced_once(self, function: Callable[..., dict[str, jax.Array]], model: keras.Model) -> Any:
-        """A compiled function of the state and of any number of pixels that goes through Keras' layers here alone.
-
-        For each batch size anew that takes longer than to fetch the compiled program. A network with a layer that
-        needs to know how many images there are is traced for each size.
-        """
-        compiled = jax.jit(function)
-        state = jax.tree.map(lambda values: jax.ShapeDtypeStruct(values.shape, values.dtype), self._state)
-        try:
-            pixels = jax.ShapeDtypeStruct((*export.symbolic_shape("batch"), *model.input_shape[1:]), np.uint8)
-            return jax.jit(export.export(compiled)(state, pixels).call)
-        except Exception as error:  # noqa: BLE001 - of many kinds, by what the layer does with the number
-            _log.debug("traced for each batch size", detail=short(error))
-            return compiled
+    def save(self, folder: Path) -> dict[str, Any] | None:
+        """Write the traced network into files of an empty folder, see `kept_network.Keepable`."""
+        found, self._unkept = self._unkept, None  # it holds the model
+        return None if found is None else jax_program.save(found, folder)
 
     @classmethod
     def resolve(cls, precision: PrecisionChoice) -> Precision:

@@ -16,6 +16,7 @@ from glimpse.server.runtime import (
     batch_rates,
     builder,
     errors_as_unsupported,
+    importing,
     kept_measurements,
     memory_budget,
     stream_rates,
@@ -67,12 +68,18 @@ def serve(
         MemoryError: there was not enough.
         ValueError: the precision is not to be had on this device, or int8 is stated and does not earn its place.
     """
+
+    def served(runtime: Runtime, agreement: Agreement | None) -> ServedModel:
+        sizes = _warm(runtime, imported, golden, largest, streams, progress)
+        importing.keep(imported, runtime)
+        return ServedModel(runtime, agreement, sizes)
+
     # A process that quantises has a limit of its own.
     limited = not builder.may_quantise(imported, precision)
     progress(f"build the network with {imported.row.name}", limited=limited)
     runtime, agreement = builder.build(imported, precision=precision, largest=largest, given=given)
     try:
-        return ServedModel(runtime, agreement, _warm(runtime, imported, golden, largest, streams, progress))
+        return served(runtime, agreement)
     except GoldenError as error:
         if precision != "auto" or runtime.precision == REFERENCE:
             raise
@@ -80,7 +87,7 @@ def serve(
     del runtime  # two at a time would take twice the memory
     progress(f"build the network with {imported.row.name}, in {REFERENCE}")
     runtime, _ = builder.build(imported, precision=REFERENCE)
-    return ServedModel(runtime, agreement, _warm(runtime, imported, golden, largest, streams, progress))
+    return served(runtime, agreement)
 
 
 def _warm(  # noqa: PLR0917 - what `serve` was given
@@ -105,7 +112,7 @@ def _warm(  # noqa: PLR0917 - what `serve` was given
         return kept_measurements.facts(
             network=identity(imported.bundle),
             runtime=runtime.name,
-            processor=builder.implementation(imported.row).processor(),
+            processor=importing.implementation(imported.row).processor(),
             precision=runtime.precision,
         )
 
