@@ -28,7 +28,7 @@ from glimpse.server.class_choice import Classes
 from glimpse.server.domain import ClassChoice
 from glimpse.server.errors import InvalidRequestError
 from glimpse.server.loaded_model import LoadedModel
-from glimpse.server.progress import Progress, untold
+from glimpse.server.progress import Progress, logged, untold
 from glimpse.server.runtime import converted_cache, golden_check, memory_budget, selection, simulated
 from glimpse.server.runtime.agreement import Agreement
 from glimpse.server.runtime.golden_check import GoldenCheck
@@ -160,7 +160,7 @@ def load_model(
         MemoryShortError: expected; there is not enough memory for it.
         StoppedError: expected; the start was told to end.
     """
-    begun = time.monotonic()
+    begun, progress = time.monotonic(), logged(progress)
     progress("find the weights", limited=False)  # a download has limits of its own
     bundle = sources.resolve(source)
     options = replace(options, runtimes=selection.able(options.runtimes, bundle, auto=options.auto))

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import structlog
+
+_log = structlog.get_logger(__name__)
+
 
 class Progress(Protocol):
     """Called at the beginning of each step of loading."""
@@ -20,3 +24,13 @@ class Progress(Protocol):
 
 def untold(step: str, *, limited: bool = True, warms: bool = False) -> None:
     """Tell nobody."""
+
+
+def logged(progress: Progress) -> Progress:
+    """The same, which also writes each step to the log, at the level `debug`."""
+
+    def tell(step: str, *, limited: bool = True, warms: bool = False) -> None:
+        _log.debug("loading", step=step)
+        progress(step, limited=limited, warms=warms)
+
+    return tell

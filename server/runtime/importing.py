@@ -38,7 +38,7 @@ from glimpse.server.runtimes import PRECISIONS, Precision, RuntimeRow
 if TYPE_CHECKING:
     import keras
 
-    from glimpse.models.serving import Assembly
+    from glimpse.models.builder import Assembly
 
 
 def implementation(row: RuntimeRow) -> RuntimeType:

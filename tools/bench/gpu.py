@@ -34,6 +34,10 @@ from tools.bench.worker import ROOT, Worker
 _RUNTIMES = ("jax", "torch", "tensorflow")
 _PLAIN = ("resnet50",)  # of which there is a plain PyTorch, see `tools.bench.plain_torch`
 _BATCHES = 4  # that callers keep in flight together, so that one is always ready when another ends
+# The same of large calls: there are few of them, which the kernel deals out to the workers unevenly, and a worker takes
+# as long to receive one as the device to compute it.
+_BATCHES_OF_CALLS = 8
+_BATCHES_AGAIN = 1  # where the first try failed
 _TOGETHER = 32  # images in a large call
 _MOST_WORKERS = 16  # that the service starts by itself
 _CONNECTIONS = 8  # for each core: the kernel chooses a worker for each at random, and all are to have about as many
@@ -62,6 +66,8 @@ class _Run:
     def __init__(self, chosen: argparse.Namespace) -> None:
         self.chosen = chosen
         self.failed: dict[str, str] = {}
+        self.result: dict[str, Any] = {"failed": self.failed}
+        self._begun = time.monotonic()
         self._end = time.monotonic() + chosen.budget
 
     def part(self, name: str, do: Callable[[], Any]) -> Any:
@@ -70,15 +76,24 @@ class _Run:
         _say(name)
         if seconds <= 0:
             self.failed[name] = "left out: the time of the whole run is over"
+            self.write()
             return None
         begun = time.monotonic()
         try:
             with _at_most(seconds):
-                return do()
+                found = do()
         except Exception as error:  # noqa: BLE001 - whatever it is, the other parts are worth their time
             self.failed[name] = f"{type(error).__name__}: {error}"[-2000:]
             _say(f"{name} failed after {time.monotonic() - begun:.0f} s: {self.failed[name][:300]}")
-            return None
+            found = None
+        self.write()
+        return found
+
+    def write(self) -> None:
+        """Write what there is so far: whatever becomes of the rest, it is kept."""
+        self.result["seconds"] = time.monotonic() - self._begun
+        if self.chosen.json:
+            self.chosen.json.write_text(json.dumps(self.result, indent=1) + "\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -108,24 +123,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not cards and not chosen.any_device:
         print("There is no GPU here, so there is nothing to measure. --any-device measures the CPU.", file=sys.stderr)
         return 1
-    begun, run = time.monotonic(), _Run(chosen)
+    run = _Run(chosen)
     runtimes = chosen.runtimes or [name for name in _RUNTIMES if find_spec(name) is not None]
-    result: dict[str, Any] = {"machine": machine.description(), "gpus": cards, "failed": run.failed}
-    result["decode"] = run.part("decoding alone", lambda: _decode(chosen))
-    result["found"] = found = []
+    result = run.result
+    found: list[dict[str, Any]] = []
+    result |= {"machine": machine.description(), "gpus": cards, "found": found}
     for name in chosen.networks:
         if run.part(f"{name}: bundle", partial(_make, name)) is None:
             continue
-        plain = None
-        if find_spec("torch") is not None and name in _PLAIN:
-            plain = run.part(f"{name}: plain PyTorch", partial(_plain, name, chosen))
         for runtime in runtimes:
-            one: dict[str, Any] = {"network": name, "runtime": runtime, "plain": plain}
-            _measure(one, run)
+            one: dict[str, Any] = {"network": name, "runtime": runtime}
             found.append(one)
-            result["seconds"] = time.monotonic() - begun
-            if chosen.json:  # whatever becomes of the rest, this is kept
-                chosen.json.write_text(json.dumps(result, indent=1) + "\n")
+            if runtime == "torch" and name in _PLAIN:
+                one["plain"] = run.part(f"{name}: plain PyTorch", partial(_plain, name, chosen))
+            _measure(one, run)
+    result["decode"] = run.part("decoding alone", lambda: _decode(chosen))
+    run.write()
     print(table(result))
     return 0 if any(one.get("device_alone") for one in found) else 1
 
@@ -178,6 +191,9 @@ def _serve(found: dict[str, Any], one: dict[str, Any], environment: dict[str, st
     """The service with one number of workers under each load; what is measured goes into `found`."""
     workers = environment["GLIMPSE_WORKERS"]
     name = f"{one['network']}, {one['runtime']}" + ("" if workers == "0" else f", {workers} workers")
+    # As its users start it: what callers may have in flight is memory that is taken at the start.
+    found["steps"] = run.part(f"{name}: warm start", partial(_steps, environment))
+    found["warm_start"] = (found["steps"] or {}).get("seconds")
     # What is in flight is what the callers below keep there, twice over, also where each worker has a part of the limit
     # and the kernel leads many connections to one of them.
     in_flight = 2 * _BATCHES * max(one["batch"], _TOGETHER) * min(_MOST_WORKERS, machine.cores())
@@ -186,13 +202,22 @@ def _serve(found: dict[str, Any], one: dict[str, Any], environment: dict[str, st
         service = run.part(f"{name}: start", lambda: stack.enter_context(_started(environment)))
         if service is None:
             return
-        found["warm_start"] = service.start_seconds
-        found["start"] = service.log  # when each step of the start was done
-        for kind, images, each in (("raw", "raw", 1), ("large", "raw", _TOGETHER), ("jpeg", "jpeg", 1)):
-            found[kind] = run.part(
-                f"{name}: service, {kind}",
-                partial(_load, service, one, images, each, run.chosen),
-            )
+        found["start"] = {"seconds": service.start_seconds, "log": service.log}
+        for kind, images, each, batches in (
+            ("raw", "raw", 1, _BATCHES),
+            ("large", "raw", _TOGETHER, _BATCHES_OF_CALLS),
+            ("jpeg", "jpeg", 1, _BATCHES),
+        ):
+            load = partial(_load, service, one, images, each, chosen=run.chosen)
+            found[kind] = run.part(f"{name}: service, {kind}", partial(load, batches))
+            if found[kind] is None:  # with so few callers that nothing can be too much for the service
+                found[kind] = run.part(f"{name}: service, {kind}, fewer callers", partial(load, _BATCHES_AGAIN))
+
+
+def _steps(environment: Mapping[str, str]) -> dict[str, Any]:
+    """A warm start that says what it is at, with the seconds until it served."""
+    with contextlib.closing(_started({**environment, "GLIMPSE_LOG_LEVEL": "debug"})) as service:
+        return {"seconds": service.start_seconds, "log": service.log}
 
 
 def _alone(one: dict[str, Any], environment: dict[str, str], chosen: argparse.Namespace) -> None:
@@ -242,8 +267,10 @@ def _started(environment: dict[str, str]) -> Service:
     return service
 
 
-def _load(service: Service, one: dict[str, Any], images: str, each: int, chosen: argparse.Namespace) -> dict[str, Any]:
-    """Images a second that the service answers, and where the time went."""
+def _load(
+    service: Service, one: dict[str, Any], images: str, each: int, batches: int, *, chosen: argparse.Namespace
+) -> dict[str, Any]:
+    """Images a second that the service answers with so many batches in flight, and where the time went."""
     height, width, _ = one["input_shape"]
     with ExitStack() as stack:
         callers = [stack.enter_context(Worker("tools.bench.caller")) for _ in range(chosen.generators)]
@@ -255,7 +282,7 @@ def _load(service: Service, one: dict[str, Any], images: str, each: int, chosen:
             caller.begin("prepare", kind=images, height=height, width=width, each=each)
         for caller in callers:
             caller.end()
-        together = max(len(callers), -(-_BATCHES * one["batch"] // each))
+        together = max(len(callers), -(-batches * one["batch"] // each))
         before, told, begun = Usage.of(service.pid), service.metrics(), time.monotonic()
         for caller in callers:
             caller.begin("closed", callers=-(-together // len(callers)), seconds=chosen.seconds)
@@ -265,7 +292,7 @@ def _load(service: Service, one: dict[str, Any], images: str, each: int, chosen:
     if errors := [caller["errors"] for caller in found if caller["errors"]]:
         raise RuntimeError(f"calls failed: {errors}")
     # A caller's rate counts what it gets an answer to, an image each.
-    return {"rate": sum(float(caller["rate"]) for caller in found), **usage}
+    return {"rate": sum(float(caller["rate"]) for caller in found), "batches_in_flight": batches, **usage}
 
 
 def _usage(

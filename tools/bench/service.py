@@ -88,9 +88,12 @@ class Service:
 
     @property
     def log(self) -> list[tuple[str, str]]:
-        """The time and the event of each line of its log so far."""
+        """The time and the event of each line of its log so far, with the step of what says one."""
         events = [json.loads(line) for line in list(self._lines) if line.startswith("{")]
-        return [(str(event.get("timestamp", "")), str(event["event"])) for event in events]
+        return [
+            (str(event.get("timestamp", "")), ": ".join(filter(None, [str(event["event"]), event.get("step")])))
+            for event in events
+        ]
 
     @property
     def pid(self) -> int:

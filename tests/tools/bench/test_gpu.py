@@ -47,15 +47,26 @@ def test_the_table_tells_what_failed_and_leaves_its_cells_open() -> None:
 
 
 def test_a_part_that_fails_or_takes_too_long_is_recorded_and_ends() -> None:
-    run = gpu._Run(Namespace(budget=60.0, part=0.1))
+    run = gpu._Run(Namespace(budget=60.0, part=0.1, json=None))
     assert run.part("endless", lambda: time.sleep(60)) is None
     assert run.part("broken", lambda: 1 // 0) is None
     assert run.part("good", lambda: 7) == 7
     assert run.failed.keys() == {"endless", "broken"}
     assert run.failed["endless"].startswith("TimeoutError")
-    over = gpu._Run(Namespace(budget=0.0, part=1.0))
+    over = gpu._Run(Namespace(budget=0.0, part=1.0, json=None))
     assert over.part("late", lambda: 7) is None
     assert "left out" in over.failed["late"]
+
+
+def test_what_is_found_is_written_after_each_part(tmp_path: Path) -> None:
+    """So that whoever ends the run early has what was measured by then."""
+    run = gpu._Run(Namespace(budget=60.0, part=10.0, json=tmp_path / "found.json"))
+    one = run.result["one"] = {}
+    for number in (1, 2):
+        run.part("part", lambda number=number: one.update(rate=number))  # type: ignore[misc]
+        assert json.loads(run.chosen.json.read_text())["one"] == {"rate": number}
+    run.part("broken", lambda: 1 // 0)
+    assert json.loads(run.chosen.json.read_text())["failed"].keys() == {"broken"}
 
 
 def test_where_there_is_no_gpu_nothing_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
