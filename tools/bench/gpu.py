@@ -57,6 +57,9 @@ _HEADS = (
     "of decoding",
     "warm start",
 )
+_TALKS = {"GLIMPSE_LOG_LEVEL": "debug"}
+_NOISE = ("_cygrpc", "get_cache_key", "get_compile_options")  # in lines of libraries
+_SHOWN = 160  # characters of a line; JAX lists all variables
 _QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3"}
 
 
@@ -192,8 +195,9 @@ def _serve(found: dict[str, Any], one: dict[str, Any], environment: dict[str, st
     workers = environment["GLIMPSE_WORKERS"]
     name = f"{one['network']}, {one['runtime']}" + ("" if workers == "0" else f", {workers} workers")
     # As its users start it: what callers may have in flight is memory that is taken at the start.
-    found["steps"] = run.part(f"{name}: warm start", partial(_steps, environment))
-    found["warm_start"] = (found["steps"] or {}).get("seconds")
+    found["warm_start"] = run.part(f"{name}: warm start", lambda: _warm_start(environment)["seconds"])
+    # Once more, slower for what it says.
+    found["steps"] = run.part(f"{name}: steps of a start", partial(_warm_start, {**environment, **_TALKS}))
     # What is in flight is what the callers below keep there, twice over, also where each worker has a part of the limit
     # and the kernel leads many connections to one of them.
     in_flight = 2 * _BATCHES * max(one["batch"], _TOGETHER) * min(_MOST_WORKERS, machine.cores())
@@ -214,10 +218,11 @@ def _serve(found: dict[str, Any], one: dict[str, Any], environment: dict[str, st
                 found[kind] = run.part(f"{name}: service, {kind}, fewer callers", partial(load, _BATCHES_AGAIN))
 
 
-def _steps(environment: Mapping[str, str]) -> dict[str, Any]:
-    """A warm start that says what it is at, with the seconds until it served."""
-    with contextlib.closing(_started({**environment, "GLIMPSE_LOG_LEVEL": "debug"})) as service:
-        return {"seconds": service.start_seconds, "log": service.log}
+def _warm_start(environment: Mapping[str, str]) -> dict[str, Any]:
+    """The seconds of a start until it serves, and what its log says of it."""
+    with contextlib.closing(_started(environment)) as service:
+        log = [(when, what[:_SHOWN]) for when, what in service.log if not any(word in what for word in _NOISE)]
+        return {"seconds": service.start_seconds, "log": log}
 
 
 def _alone(one: dict[str, Any], environment: dict[str, str], chosen: argparse.Namespace) -> None:
@@ -256,7 +261,7 @@ def _decode(chosen: argparse.Namespace) -> float:
         return sum(_rate(decoder.end()) for decoder in decoders)
 
 
-def _started(environment: dict[str, str]) -> Service:
+def _started(environment: Mapping[str, str]) -> Service:
     """The service, once it serves; where that takes too long, it is ended."""
     service = Service.__new__(Service)
     try:
