@@ -8,6 +8,7 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -61,24 +62,60 @@ for size in (1, 3):
 print(json.dumps([found, missed, runtime.streams, highest]))
 """
 
+# Serves a model as a start does, and says what was imported for it, compiled for it, and what it answers.
+KEPT = """
+import collections, json, sys
+from glimpse.server.runtime import selection
+selection.choose("jax")
+import jax
+import numpy as np
+events = collections.Counter()
+jax.monitoring.register_event_listener(lambda event, **_: events.update([event.rpartition("/")[2]]))
+from glimpse.models import sources
+from glimpse.server.runtime import golden_check, importing, serving
+from glimpse.server.runtimes import RUNTIMES
+bundle = sources.resolve(sources.ModelSource(weights="cifar10"))
+imported = importing.import_model(bundle, RUNTIMES["jax"])
+runtime = serving.serve(imported, golden_check.load(bundle, "require"), precision="PRECISION", largest=2).runtime
+pixels = np.random.default_rng(1).integers(0, 256, (2, 32, 32, 3), np.uint8)
+answers = {name: values.tolist() for name, values in sorted(runtime(pixels, runtime.outputs).items())}
+found = {"keras": "keras" in sys.modules, "compiled": events["cache_misses"], "answers": answers}
+print(json.dumps(found | {"stages": len(imported.summary.stages), "precision": runtime.precision}))
+"""
+
+
+def started(script: str, cache: Path) -> Any:
+    """What a process prints last that has run this, behind what its log says."""
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("JAX_COMPILATION")},
+        "PYTHONPATH": f"{ROOT}:{ROOT / 'src'}",
+        "GLIMPSE_CACHE": str(cache),
+        "JAX_PLATFORMS": "cpu",
+    }
+    ended = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    return json.loads(ended.stdout.splitlines()[-1])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("jax") is None, reason="JAX is not installed")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_later_start_needs_no_keras_and_answers_the_same(tmp_path: Path, precision: str) -> None:
+    first, second, third = (started(KEPT.replace("PRECISION", precision), tmp_path) for _ in range(3))
+    assert (first["keras"], second["keras"], third["keras"]) == (True, False, False)
+    assert first["compiled"] > 0
+    assert third["compiled"] == 0
+    assert first["precision"] == second["precision"] == precision
+    assert first["stages"] == second["stages"] > 0
+    assert len(first["answers"]) == 5
+    assert first["answers"] == second["answers"]
+
 
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("jax") is None, reason="JAX is not installed")
 def test_the_second_start_compiles_nothing(tmp_path: Path) -> None:
-    environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("JAX_COMPILATION")},
-        "PYTHONPATH": f"{ROOT}:{ROOT / 'src'}",
-        "GLIMPSE_CACHE": str(tmp_path),
-        "JAX_PLATFORMS": "cpu",
-    }
-    starts = [
-        json.loads(
-            subprocess.run(
-                [sys.executable, "-c", SCRIPT], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
-            ).stdout.splitlines()[-1]  # behind what the log says
-        )
-        for _ in range(2)
-    ]
+    starts = [started(SCRIPT, tmp_path) for _ in range(2)]
     (_, compiled, streams, first), (found, missed, _, second) = starts
     assert compiled >= 2, "a program for each batch size"
     assert (missed, found >= compiled) == (0, True)
