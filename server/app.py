@@ -43,7 +43,7 @@ from glimpse.server.repository_servicer import ModelRepositoryServicer
 from glimpse.server.request_checks import RequestChecks
 from glimpse.server.server_models import ServerModels
 from glimpse.server.service import Service
-from glimpse.server.servicer import SERVICE, ImageClassifier, gates
+from glimpse.server.servicer import SERVICE, ImageClassifier, gates, readers
 from glimpse.server.settings import Settings
 from glimpse.server.stop_signals import stop_on_signals
 from glimpse.server.tracing import start as start_tracing
@@ -148,6 +148,7 @@ class Server:
             calls,
             {**gates(self._service), **open_inference.gates(self._service)},
             max_message_bytes=settings.max_message_bytes,
+            readers=readers(),
             most_fields=max(message_fields.LEAST, settings.max_images_per_request * message_fields.EACH_IMAGE),
             probes=open_inference.PROBES,
             pools={open_inference.SERVICE: open_inference.POOL},

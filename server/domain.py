@@ -33,11 +33,18 @@ class RawImage:
 
     height: int
     width: int
-    data: bytes
+    data: bytes | memoryview  # the latter of a whole message, which it keeps in memory
     channels: int = 3  # 3 for RGB, 1 for grey
 
 
 Image = EncodedImage | RawImage
+
+
+def apart(image: Image) -> Image:
+    """The same image for whoever keeps it beyond its request: it keeps no more in memory than its own bytes."""
+    if isinstance(image, RawImage) and isinstance(image.data, memoryview):
+        return RawImage(image.height, image.width, bytes(image.data), image.channels)
+    return image
 
 
 @dataclass(frozen=True, slots=True)

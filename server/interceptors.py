@@ -10,7 +10,7 @@ import grpc.aio
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor_pool import DescriptorPool
 
-from glimpse.server import message_fields
+from glimpse.server import message_fields, pixel_messages
 from glimpse.server.aborting import abort
 from glimpse.server.access.call_context import current_call
 from glimpse.server.access.unauthenticated import UnauthenticatedCalls
@@ -39,6 +39,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         checks: UnauthenticatedCalls | None = None,
         max_message_bytes: int = 16 << 20,
         most_fields: int = message_fields.LEAST,
+        readers: Mapping[str, pixel_messages.Reader] | None = None,
         probes: Collection[str] = (),
         pools: Mapping[str, DescriptorPool] | None = None,
     ) -> None:
@@ -52,12 +53,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             max_message_bytes: of the largest message, decompressed, to a method with a gate.
             most_fields: bytes of a message to a method with a gate that are not contents of its fields, see
                 `server.message_fields`.
+            readers: by method, what reads some of its messages in protobuf's place, see `server.pixel_messages`.
             probes: methods that are health checks, besides those of grpc.health.v1.
             pools: by service, the pool of its messages, where that is not the default one.
         """
         self._calls, self._gates = calls, gates
         self._checks = calls.access.checks if checks is None else checks
-        self._most_fields = most_fields
+        self._most_fields, self._readers = most_fields, readers or {}
         self._probes, self._pools = probes, pools or {}
         self._decompressor = Decompressor(max_message_bytes)
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}  # by method, of which there are a few
@@ -92,6 +94,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         if gate is not None and parse is not None:
             pool = self._pools.get(service) or descriptor_pool.Default()
             parse = message_fields.bounded(parse, pool, f"{service}.{name}", self._most_fields)
+            if (read := self._readers.get(path)) is not None:
+                parse = pixel_messages.first(read, parse, self._most_fields)
         if gate is not None and single:
             return grpc.stream_unary_rpc_method_handler(handlers.unary(inner, parse, gate), None, write)
         if gate is not None:

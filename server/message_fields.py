@@ -25,7 +25,7 @@ _PACKED = 64
 
 # What follows a tag: a number in as many bytes as it needs, contents behind their length, a number of so many bytes, or
 # one group more or less that the next fields are in.
-_VARINT, _CONTENTS, _FIXED, _GROUPS = 0, 2, {1: 8, 5: 4}, {3: 1, 4: -1}
+_VARINT, CONTENTS, _FIXED, _GROUPS = 0, 2, {1: 8, 5: 4}, {3: 1, 4: -1}
 _VARINTS = frozenset(
     {
         FieldDescriptor.TYPE_BOOL,
@@ -118,10 +118,10 @@ def _exceeds(message: bytes, fields: Fields, most: int) -> bool:
                 last = 0
             continue
         begun, last = at, 0
-        tag, at = _varint(message, at)
+        tag, at = varint(message, at)
         kind = tag & 7
-        if kind == _CONTENTS:
-            size, at = _varint(message, at)
+        if kind == CONTENTS:
+            size, at = varint(message, at)
             if size > end - at:
                 return False  # no parser goes on here
             inside = None if groups else fields.messages.get(tag >> 3)
@@ -163,14 +163,18 @@ def _alike(message: bytes, at: int, end: int, first: tuple[int, int], most: int)
 def _after(message: bytes, at: int, kind: int) -> int:
     """Where a number ends."""
     if kind == _VARINT:
-        return _varint(message, at)[1]
+        return varint(message, at)[1]
     if kind in _FIXED:
         return at + _FIXED[kind]
     raise IndexError
 
 
-def _varint(message: bytes, at: int) -> tuple[int, int]:
-    """A number, and where it ends."""
+def varint(message: bytes, at: int) -> tuple[int, int]:
+    """A number, and where it ends.
+
+    Raises:
+        IndexError: the message ends before it, or it does not end.
+    """
     value = message[at]
     at += 1
     if value < _MORE:

@@ -11,7 +11,7 @@ import grpc.aio
 import numpy as np
 
 from glimpse.models.outputs import DEFAULT_OUTPUTS, EMBEDDING, LOGITS
-from glimpse.server import domain, feedback_messages
+from glimpse.server import domain, feedback_messages, pixel_messages
 from glimpse.server.access.call_context import CallContext, current_call
 from glimpse.server.classify_stream import ClassifyStream
 from glimpse.server.describe import describe, identity
@@ -19,6 +19,7 @@ from glimpse.server.domain import Classification, Explanation, ImageResult
 from glimpse.server.errors import ServiceError
 from glimpse.server.grpc_call import caller_of
 from glimpse.server.handlers import Gate
+from glimpse.server.pixel_messages import PixelRequest, PixelStreamRequest, Reader
 from glimpse.server.service import Service
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1 import classifier_pb2_grpc
@@ -43,6 +44,14 @@ def gates(service: Service) -> Mapping[str, Gate]:
     return {f"/{SERVICE}/Classify": service.place_for_call, f"/{SERVICE}/ClassifyStream": service.place_for_stream}
 
 
+def readers() -> Mapping[str, Reader]:
+    """What reads requests of raw pixels, of each method that classifies."""
+    return {
+        f"/{SERVICE}/Classify": pixel_messages.request,
+        f"/{SERVICE}/ClassifyStream": pixel_messages.stream_request,
+    }
+
+
 class ImageClassifier(classifier_pb2_grpc.ImageClassifierServicer):
     """`glimpse.v1.ImageClassifier`."""
 
@@ -52,7 +61,9 @@ class ImageClassifier(classifier_pb2_grpc.ImageClassifierServicer):
         self._limits = limits
         self._codec = _Codec(service)
 
-    async def Classify(self, request: pb.ClassifyRequest, context: Context) -> pb.ClassifyResponse:  # noqa: N802 - the contract's name
+    async def Classify(  # noqa: N802 - the contract's name
+        self, request: pb.ClassifyRequest | PixelRequest, context: Context
+    ) -> pb.ClassifyResponse:
         """Classify 1..N images."""
         call = current_call.get()
         asked = self._codec.asked(request, call)
@@ -78,7 +89,7 @@ class ImageClassifier(classifier_pb2_grpc.ImageClassifierServicer):
 
     # A coroutine that writes, which grpc.aio takes as well as a generator: answers come from many tasks.
     async def ClassifyStream(  # type: ignore[override]  # noqa: N802 - the contract's name
-        self, requests: AsyncIterator[pb.ClassifyStreamRequest], context: Context
+        self, requests: AsyncIterator[pb.ClassifyStreamRequest | PixelStreamRequest], context: Context
     ) -> None:
         """Classify without end: read while there is room, answer in the order of completion."""
         call = current_call.get()
@@ -93,14 +104,18 @@ class _Codec:
     def __init__(self, service: Service) -> None:
         self._service = service
 
-    def asked(self, request: pb.ClassifyRequest, call: CallContext) -> Asked:
+    def asked(self, request: pb.ClassifyRequest | PixelRequest, call: CallContext) -> Asked:
         """What a request asks for.
 
         Raises:
             InvalidRequestError: expected; TOO_MANY_IMAGES.
         """
+        if isinstance(request, PixelRequest):
+            rest, images = request
+            self._service.check_size(call, rest.model.name, len(images))
+            return _request(rest, images)
         self._service.check_size(call, request.model.name, len(request.images))
-        return _request(request)
+        return _request(request, tuple([_image(image) for image in request.images]))
 
     def replied(
         self, asked: Asked, answer: Classification, call: CallContext, *, stream_id: str = ""
@@ -113,10 +128,10 @@ class _Codec:
             sent.timing.reply_seconds = result.timing.reply
         return response
 
-    def request_id(self, message: pb.ClassifyStreamRequest) -> str:
+    def request_id(self, message: pb.ClassifyStreamRequest | PixelStreamRequest) -> str:
         return message.id
 
-    def request(self, message: pb.ClassifyStreamRequest, call: CallContext) -> Asked:
+    def request(self, message: pb.ClassifyStreamRequest | PixelStreamRequest, call: CallContext) -> Asked:
         return self.asked(message.request, call)
 
     def answer(
@@ -145,8 +160,7 @@ def _selector(model: pb.ModelSelector) -> domain.ModelSelector:
     return domain.ModelSelector(model.name, model.version)
 
 
-def _request(request: pb.ClassifyRequest) -> Asked:
-    images = tuple([_image(image) for image in request.images])
+def _request(request: pb.ClassifyRequest, images: tuple[domain.Image, ...]) -> Asked:
     model = _selector(request.model) if request.HasField("model") else _DEFAULT_MODEL
     if not request.HasField("options"):
         return Asked(images=images, model=model)

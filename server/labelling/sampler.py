@@ -17,7 +17,7 @@ from typing import Any
 from glimpse.models.bundle import Bundle
 from glimpse.models.labels import ClassLabel
 from glimpse.models.outputs import PROBABILITIES
-from glimpse.server.domain import Classification, Image
+from glimpse.server.domain import Classification, Image, apart
 from glimpse.server.labelling.answered import First, sample_name
 from glimpse.server.labelling.writer import Sample, Writer
 from glimpse.server.labelling_metrics import LabellingMetrics
@@ -133,4 +133,4 @@ class Sampler:
             **more,
             "true_class": None,
         }
-        self._writer.put(Sample(sample_name(answered.request_id, answered.number), answered.image, facts))
+        self._writer.put(Sample(sample_name(answered.request_id, answered.number), apart(answered.image), facts))

@@ -154,5 +154,5 @@ def _file(image: Image) -> BareFile:
         RefusedImageError: expected; its metadata cannot be told from its picture.
     """
     if isinstance(image, RawImage):
-        return BareFile(png_of(image.data, image.height, image.width, image.channels), ".png")
+        return BareFile(png_of(bytes(image.data), image.height, image.width, image.channels), ".png")
     return without_metadata(image.data)

@@ -79,7 +79,8 @@ def pictures(tensor: InputTensor, images: int) -> tuple[Image, ...]:
         data = _from_numbers(tensor.elements, images * size, tensor.contents)
     if len(data) != images * size:
         raise _count(images * size, len(data), "bytes", tensor.contents)
-    return tuple([RawImage(height, width, data[n * size : (n + 1) * size], channels) for n in range(images)])
+    all_pixels = memoryview(data)  # whose parts are not copied
+    return tuple([RawImage(height, width, all_pixels[n * size : (n + 1) * size], channels) for n in range(images)])
 
 
 def joined(elements: Iterable[bytes]) -> bytes:

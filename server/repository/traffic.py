@@ -24,6 +24,7 @@ from glimpse.server.domain import (
     ClassifyRequest,
     ImageResult,
     ModelSelector,
+    apart,
 )
 from glimpse.server.errors import (
     Code,
@@ -178,6 +179,7 @@ class Traffic:
     def _offer(
         self, rollout: Rollout, version: str, request: ClassifyRequest, call: CallContext, answer: Classification
     ) -> None:
+        request = replace(request, images=tuple([apart(image) for image in request.images]))
         now, classes = self._copies.clock(), request.classes or self._classes
         try:
             model = self._registry.resolve(ModelSelector(answer.model.name, answer.model.version))
