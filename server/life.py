@@ -15,7 +15,7 @@ from glimpse.server.decoding.pool import DecodePool
 from glimpse.server.decoding.where import Decoding
 from glimpse.server.health import Health
 from glimpse.server.labelling.labelling import Labelling
-from glimpse.server.memory import Memory, keep_trimmed
+from glimpse.server.memory import Memory, keep_for_reuse, keep_trimmed
 from glimpse.server.metrics import Metrics
 from glimpse.server.ports import Bound, Ports, SharedPorts
 from glimpse.server.registry import ModelRegistry
@@ -102,6 +102,7 @@ class Life:
                 self.labelling.start()
             if await self.models.load(stop):
                 self.loaded = True
+                keep_for_reuse()
                 repository = self.models.repository
                 if repository is not None:
                     looking = keep_running("model repository", repository.run)

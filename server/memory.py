@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import gc
 import math
@@ -13,6 +14,10 @@ from collections.abc import Callable
 _EVERY = 1.0  # seconds
 _WORTH = 64 << 20  # bytes that nothing accounts for; below, there is little to gain
 _PAUSE, _LONGEST_PAUSE = 2.0, 60.0  # seconds between two attempts, and between two that gave little back
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of GNU's <malloc.h>
+_LARGEST = 32 << 20  # bytes, the most that it takes for the latter
+# Variables in which somebody may have said how much the C library is to keep.
+_SAID = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_", "GLIBC_TUNABLES")
 _NEW = 10_000  # objects since the last look for garbage; Python's own 700 are those of a few calls
 
 
@@ -59,6 +64,21 @@ def _malloc_trim() -> Callable[[int], int] | None:
         return ctypes.CDLL(None).malloc_trim
     except (AttributeError, OSError, TypeError):  # TypeError: Windows wants the name of a library
         return None
+
+
+def keep_for_reuse() -> None:
+    """Have the C library keep what messages leave behind, for those that follow; `keep_trimmed` bounds how much.
+
+    GNU's gives a large piece back as soon as it is free, and takes the next one from the system page by page: with
+    messages of 5 MB that is a tenth of what a worker does. Does nothing where somebody has told the C library what to
+    keep, and where it is another one.
+    """
+    if any(name in os.environ for name in _SAID):
+        return
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # as above
+        set_option = ctypes.CDLL(None).mallopt
+        set_option(_MMAP_THRESHOLD, _LARGEST)
+        set_option(_TRIM_THRESHOLD, _WORTH)
 
 
 class _Information(ctypes.Structure):

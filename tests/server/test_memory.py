@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import mmap
+import os
+import platform
+import subprocess
+import sys
 import threading
+
+import pytest
 
 from glimpse.server import memory
 from glimpse.server.memory import Memory, keep_trimmed
@@ -120,3 +127,32 @@ async def test_where_nothing_can_be_measured_nothing_is_done() -> None:
     await passes(time, 5)
     assert not keeping.done()
     keeping.cancel()
+
+
+_FAULTS = """
+import resource, sys
+from glimpse.server import memory
+if sys.argv[1] == "kept":
+    memory.keep_for_reuse()
+def messages():
+    return [b"1" * (5 << 20) for _ in range(3)]
+messages(), messages()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    messages()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def faults(how: str, **environment: str) -> int:
+    """Pages that are taken from the system for ten rounds of messages."""
+    ours = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    command = [sys.executable, "-c", _FAULTS, how]
+    return int(subprocess.run(command, env=ours | environment, stdout=subprocess.PIPE, check=True).stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries keep what they like")
+def test_memory_of_messages_is_used_again() -> None:
+    pages = 10 * 3 * (5 << 20) // mmap.PAGESIZE
+    assert faults("kept") < pages / 10
+    assert faults("kept", MALLOC_MMAP_THRESHOLD_="131072") > pages / 2  # somebody has said what to keep
