@@ -20,33 +20,33 @@ from glimpse.models.train import __main__ as command
 from glimpse.models.train import fit
 from glimpse.models.train.data import hold_out, read, statistics
 from glimpse.models.train.plan import CHECKPOINT
-from tests.models.training import SMALL, commands_of, options, run_words
+from tests.models import training
+from tests.models.training import SMALL, commands_of, run_words
 
 from .conftest import write_images
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module", params=[SMALL, pytest.param("resnet20", marks=pytest.mark.ci)])
-def architecture(request: pytest.FixtureRequest) -> str:
-    """A small network, and one with batch normalization, whose statistics are not trained."""
-    return str(request.param)
+def options(data: Path, out: Path, *more: str) -> list[str]:
+    """The command line of a training of a small network with batch normalization, whose statistics are not trained."""
+    return training.options(data, out, "--option", "batch_norm=before", *more)
 
 
 @pytest.fixture(scope="module")
-def run(architecture: str, patches: Path, test_patches: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(patches: Path, test_patches: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run of two epochs."""
     out = tmp_path_factory.mktemp("runs") / "whole"
     more = ("--test", str(test_patches), "--data-note", "Made *here*.")
-    assert command.main(options(patches, out, *more, architecture=architecture)) == 0
+    assert command.main(options(patches, out, *more)) == 0
     return out
 
 
-def test_a_run_ends_with_a_bundle_that_is_whole(run: Path, architecture: str) -> None:
+def test_a_run_ends_with_a_bundle_that_is_whole(run: Path) -> None:
     made = bundle.read(run / "bundle")
     made.check_digest()
-    assert (made.name, made.version, made.architecture) == ("patches", "1", architecture)
-    assert made.variant == {SMALL: "handbook", "resnet20": "cifar"}[architecture]
+    assert (made.name, made.version, made.architecture) == ("patches", "1", SMALL)
+    assert (made.variant, made.options) == ("handbook", {"batch_norm": "before"})
     assert [label.label for label in made.labels] == ["blue", "green", "red"]
     assert made.input_shape == (8, 8, 3)
     assert made.metrics["images"] == 12
@@ -82,8 +82,7 @@ def test_the_history_has_a_row_an_epoch(run: Path) -> None:
     assert rows[0].keys() == {"epoch", "loss", "accuracy", "val_loss", "val_accuracy"}
 
 
-def test_the_card_says_what_was_done_and_found(run: Path, architecture: str) -> None:
-    parameters = {SMALL: "35,267", "resnet20": "273,587"}[architecture]
+def test_the_card_says_what_was_done_and_found(run: Path) -> None:
     made = bundle.read(run / "bundle")
     card = (run / "bundle" / "MODEL_CARD.md").read_text(encoding="utf-8")
     for part in (
@@ -96,7 +95,7 @@ def test_the_card_says_what_was_done_and_found(run: Path, architecture: str) -> 
         f"| top-1 accuracy | {made.metrics['top1']:.2%} (95% interval ",
         f"temperature {made.temperature:g}",
         made.weights_digest,
-        f"| parameters | {parameters} |",
+        "| parameters | 37,379 |",
         "python -m glimpse.models.evaluate --bundle",
     ):
         assert part in card
@@ -105,39 +104,40 @@ def test_the_card_says_what_was_done_and_found(run: Path, architecture: str) -> 
 
 
 def test_an_interrupted_run_goes_on_to_the_same_weights(
-    run: Path, architecture: str, patches: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Path, patches: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "interrupted"
-    assert command.main(options(patches, out, "--stop-after", "1", architecture=architecture)) == 0
+    assert command.main(options(patches, out, "--stop-after", "1")) == 0
     assert "Epoch 1/2" in capsys.readouterr().out
     assert "from epoch 1 of 2" in (out / "bundle" / "MODEL_CARD.md").read_text()
     halfway = load_file(out / "bundle" / "weights.safetensors")
-    assert command.main(options(patches, out, architecture=architecture)) == 0
+    assert command.main(options(patches, out)) == 0
     # What is shown is the place in the whole run.
     assert re.findall(r"Epoch \d+/\d+", capsys.readouterr().out) == ["Epoch 2/2"]
 
     whole, resumed = (load_file(folder / "bundle" / "weights.safetensors") for folder in (run, out))
     assert not np.allclose(halfway["stem_conv/kernel"], whole["stem_conv/kernel"], atol=1e-4)
+    assert "stem_bn/moving_mean" in whole
     for name, tensor in whole.items():
         np.testing.assert_allclose(resumed[name], tensor, rtol=1e-3, atol=1e-4, err_msg=name)
     assert [row["epoch"] for row in fit.history(out)] == [1, 2]
 
 
-def test_a_finished_run_trains_no_further(run: Path, architecture: str, patches: Path, tmp_path: Path) -> None:
+def test_a_finished_run_trains_no_further(run: Path, patches: Path, tmp_path: Path) -> None:
     out = shutil.copytree(run, tmp_path / "again")
     before = bundle.read(out / "bundle").weights_digest
-    assert command.main(options(patches, out, architecture=architecture)) == 0
+    assert command.main(options(patches, out)) == 0
     assert bundle.read(out / "bundle").weights_digest == before
 
 
 def test_an_older_run_goes_on_with_the_images_that_it_held_out(
-    run: Path, architecture: str, patches: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Path, patches: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = shutil.copytree(run, tmp_path / "old")
     plan = json.loads((out / "plan.json").read_text())
     assert plan.pop("hold_out_rule") == "share"
     (out / "plan.json").write_text(json.dumps(plan))
-    assert command.main(options(patches, out, architecture=architecture)) == 0
+    assert command.main(options(patches, out)) == 0
     assert "6 (as many of every class" in (out / "bundle" / "MODEL_CARD.md").read_text().replace("\n", " ")
     capsys.readouterr()
     assert command.main(["--data", str(patches), "--from", f"{SMALL}:random", "--out", str(out)]) == 1
@@ -146,21 +146,21 @@ def test_an_older_run_goes_on_with_the_images_that_it_held_out(
 
 
 def test_held_out_images_may_be_left_out_of_a_bundle(
-    run: Path, architecture: str, patches: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Path, patches: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(calibration_pictures, "FEWEST", 1)
     shutil.copy(run / CHECKPOINT, tmp_path)
     again = ("--export-only",)
-    assert command.main(options(patches, tmp_path, *again, architecture=architecture)) == 0
+    assert command.main(options(patches, tmp_path, *again)) == 0
     assert calibration_pictures.there(bundle.read(tmp_path / "bundle"))
-    assert command.main(options(patches, tmp_path, *again, "--without-pictures", architecture=architecture)) == 0
+    assert command.main(options(patches, tmp_path, *again, "--without-pictures")) == 0
     assert not calibration_pictures.there(bundle.read(tmp_path / "bundle"))
     assert "--without-pictures" in (tmp_path / "bundle" / "MODEL_CARD.md").read_text()
 
 
-def test_a_bundle_is_made_of_a_checkpoint_alone(run: Path, architecture: str, patches: Path, tmp_path: Path) -> None:
+def test_a_bundle_is_made_of_a_checkpoint_alone(run: Path, patches: Path, tmp_path: Path) -> None:
     shutil.copy(run / CHECKPOINT, tmp_path)
-    assert command.main(options(patches, tmp_path, "--export-only", architecture=architecture)) == 0
+    assert command.main(options(patches, tmp_path, "--export-only")) == 0
     assert bundle.read(tmp_path / "bundle").weights_digest == bundle.read(run / "bundle").weights_digest
     # Without test images the held-out ones are measured, and the card says so.
     assert "## Results on 6 held-out images" in (tmp_path / "bundle" / "MODEL_CARD.md").read_text()
@@ -168,7 +168,6 @@ def test_a_bundle_is_made_of_a_checkpoint_alone(run: Path, architecture: str, pa
 
 def test_without_matplotlib_a_bundle_is_made_without_plots(
     run: Path,
-    architecture: str,
     patches: Path,
     tmp_path: Path,
     *,
@@ -180,23 +179,18 @@ def test_without_matplotlib_a_bundle_is_made_without_plots(
     assert "![" in (out / "bundle" / "MODEL_CARD.md").read_text()
     with monkeypatch.context() as without:
         without.setitem(sys.modules, "matplotlib", None)
-        assert command.main(options(patches, out, "--export-only", architecture=architecture)) == 0
+        assert command.main(options(patches, out, "--export-only")) == 0
     assert "no plots, because matplotlib is not installed. To add them: pip install" in capsys.readouterr().out
     assert not list((out / "bundle").glob("*.png"))
     assert "![" not in (out / "bundle" / "MODEL_CARD.md").read_text()
-    assert command.main(options(patches, out, "--export-only", architecture=architecture)) == 0
+    assert command.main(options(patches, out, "--export-only")) == 0
     assert len(list((out / "bundle").glob("*.png"))) == 3
 
 
-def test_weights_can_be_kept_in_half_the_bytes(run: Path, architecture: str, patches: Path, tmp_path: Path) -> None:
+def test_weights_can_be_kept_in_half_the_bytes(run: Path, patches: Path, tmp_path: Path) -> None:
     shutil.copy(run / CHECKPOINT, tmp_path)
     note = ("--training-note", "Stopped *early*.")
-    assert (
-        command.main(
-            options(patches, tmp_path, "--export-only", "--weights-dtype", "float16", *note, architecture=architecture)
-        )
-        == 0
-    )
+    assert command.main(options(patches, tmp_path, "--export-only", "--weights-dtype", "float16", *note)) == 0
     halves = load_file(tmp_path / "bundle" / bundle.WEIGHTS)
     for name, whole in load_file(run / "bundle" / bundle.WEIGHTS).items():
         np.testing.assert_array_equal(halves[name], whole.astype(np.float16))
@@ -206,9 +200,9 @@ def test_weights_can_be_kept_in_half_the_bytes(run: Path, architecture: str, pat
 
 
 def test_another_plan_in_the_same_folder_is_refused(
-    run: Path, architecture: str, patches: Path, capsys: pytest.CaptureFixture[str]
+    run: Path, patches: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert command.main(options(patches, run, "--momentum", "0.8", architecture=architecture)) == 1
+    assert command.main(options(patches, run, "--momentum", "0.8")) == 1
     assert "plan.momentum was 0.9, now 0.8. Give another --out" in capsys.readouterr().err
 
 
@@ -230,17 +224,10 @@ def test_evaluating_shows_a_table_for_people(run: Path, test_patches: Path, caps
     assert [sum(map(int, line.split()[1:])) for line in lines[-3:]] == [4, 4, 4]
 
 
-def test_a_finished_run_may_be_lengthened_by_a_restart(
-    run: Path, architecture: str, patches: Path, tmp_path: Path
-) -> None:
+def test_a_finished_run_may_be_lengthened_by_a_restart(run: Path, patches: Path, tmp_path: Path) -> None:
     out = tmp_path / "longer"
     shutil.copytree(run, out)
-    assert (
-        command.main(
-            options(patches, out, "--restart-epochs", "1", "--restart-learning-rate", "0.01", architecture=architecture)
-        )
-        == 0
-    )
+    assert command.main(options(patches, out, "--restart-epochs", "1", "--restart-learning-rate", "0.01")) == 0
     assert len(fit.history(out)) == 3
     card = (out / "bundle" / "MODEL_CARD.md").read_text()
     assert "once more in 1 epochs from 0.01" in card
@@ -266,11 +253,9 @@ def epochs_in(folder: Path) -> list[str]:
 
 
 @pytest.mark.ci  # as one that is interrupted goes on; how the history ends is tested below as well
-def test_a_run_that_is_killed_before_its_checkpoint_has_each_epoch_once(
-    architecture: str, patches: Path, tmp_path: Path
-) -> None:
+def test_a_run_that_is_killed_before_its_checkpoint_has_each_epoch_once(patches: Path, tmp_path: Path) -> None:
     out = tmp_path / "killed"
-    wanted = options(patches, out, architecture=architecture)
+    wanted = options(patches, out)
     ended = subprocess.run([sys.executable, "-c", _KILLED, *wanted], cwd=ROOT, capture_output=True, check=False)
     assert ended.returncode == -signal.SIGKILL
     assert epochs_in(out) == ["epoch", "1", "2"]
@@ -282,15 +267,13 @@ def test_a_run_that_is_killed_before_its_checkpoint_has_each_epoch_once(
 
 
 def test_the_commands_of_a_card_run_as_they_are_printed(
-    architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_images(Path("my photos"), each=6, seed=1)
     write_images(Path("it's a test $HOME"), each=2, seed=2)
     (Path("my photos") / "red" / "broken.png").write_bytes(b"no picture")
-    given = options(
-        Path("my photos"), Path("runs of today/one"), "--test", "it's a test $HOME", architecture=architecture
-    )
+    given = options(Path("my photos"), Path("runs of today/one"), "--test", "it's a test $HOME")
     given += ["--epochs", "1"]
     given += ["--std", "63.123456789", "64", "65", "--skip-unreadable", "--data-note", "Mine; *really* `mine`."]
     assert command.main(given) == 0
@@ -313,10 +296,10 @@ def test_the_commands_of_a_card_run_as_they_are_printed(
 
 @pytest.mark.slow
 def test_without_test_images_the_card_measures_the_held_out_ones_again(
-    run: Path, architecture: str, patches: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Path, patches: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copy(run / CHECKPOINT, tmp_path)
-    assert command.main(options(patches, tmp_path, "--export-only", architecture=architecture)) == 0
+    assert command.main(options(patches, tmp_path, "--export-only")) == 0
     said = capsys.readouterr().out.splitlines()[-1]
     _, measuring = commands_of(tmp_path / "bundle" / "MODEL_CARD.md")
     assert measuring[-1] == "--export-only"
@@ -325,11 +308,11 @@ def test_without_test_images_the_card_measures_the_held_out_ones_again(
 
 
 def test_a_checkpoint_that_is_damaged_is_told_of(
-    run: Path, architecture: str, patches: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Path, patches: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = shutil.copytree(run, tmp_path / "damaged")
     (out / CHECKPOINT).write_bytes((out / CHECKPOINT).read_bytes()[:1000])
-    assert command.main(options(patches, out, architecture=architecture)) == 1
+    assert command.main(options(patches, out)) == 1
     assert f"{out / CHECKPOINT} cannot be loaded: " in capsys.readouterr().err
 
 

@@ -30,20 +30,20 @@ def test_options_of_an_architecture_are_in_all_that_is_made_with_them(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    given = options(patches, Path("run"), "--test", str(test_patches), architecture="resnet20")
-    given += ["--option", "se_ratio=4", "--option", "projection=forced", "--epochs", "1"]
+    given = options(patches, Path("run"), "--test", str(test_patches))
+    given += ["--option", "width=4", "--option", "batch_norm=after", "--epochs", "1"]
     assert command.main(given) == 0
     made = bundle.read(Path("run/bundle"))
-    assert made.options == {"se_ratio": 4, "projection": "forced"}
+    assert made.options == {"width": 4, "batch_norm": "after"}
     assert json.loads(Path("run/plan.json").read_text())["plan"]["options"] == made.options
     card = (made.folder / "MODEL_CARD.md").read_text()
-    assert '`resnet20`, variant `cifar`, se_ratio 4, projection "forced" |' in card
+    assert '`basic_cnn`, variant `handbook`, width 4, batch_norm "after" |' in card
     training, measuring = commands_of(made.folder / "MODEL_CARD.md")
     capsys.readouterr()
     assert run_words(measuring) == 0
-    assert 'architecture       resnet20 (cifar), se_ratio 4, projection "forced"' in capsys.readouterr().out
+    assert 'architecture       basic_cnn (handbook), width 4, batch_norm "after"' in capsys.readouterr().out
     first = training.index("--option")
-    assert training[first : first + 4] == ["--option", "se_ratio=4", "--option", 'projection="forced"']
+    assert training[first : first + 4] == ["--option", "width=4", "--option", 'batch_norm="after"']
     assert run_words(training) == 0
 
 

@@ -199,14 +199,16 @@ def test_the_commands_of_a_card_run_as_they_are_printed(
 
 @pytest.mark.ci
 def test_without_test_images_the_card_measures_the_held_out_ones_again(
-    pretrained: Path, capsys: pytest.CaptureFixture[str]
+    patches: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = bundle.read(pretrained / "bundle")
-    _, measuring = commands_of(pretrained / "bundle" / "MODEL_CARD.md")
+    assert command.main(options(patches, tmp_path / "run", *RANDOM, "--epochs", "1")) == 0
+    capsys.readouterr()
+    before = bundle.read(tmp_path / "run" / "bundle")
+    _, measuring = commands_of(before.folder / "MODEL_CARD.md")
     assert measuring[-1] == "--export-only"
     assert run_words(measuring) == 0
     assert "epoch" not in capsys.readouterr().out
-    assert bundle.read(pretrained / "bundle").metrics == before.metrics
+    assert bundle.read(before.folder).metrics == before.metrics
 
 
 def test_a_grey_network_is_begun_with_grey_images(patches: Path, tmp_path: Path) -> None:
@@ -221,15 +223,15 @@ def test_a_grey_network_is_begun_with_grey_images(patches: Path, tmp_path: Path)
 @pytest.mark.ci
 def test_the_command_of_a_card_has_the_options_of_the_architecture(patches: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    given = options(patches, out, "--from", "resnet20:random:7", "--size", "8x8", "--option", 'projection="forced"')
-    given += ["--option", "se_ratio=4", "--epochs", "1", "--padding", "zero"]
+    given = options(patches, out, "--from", "basic_cnn:random:7", "--size", "8x8", "--option", 'batch_norm="after"')
+    given += ["--option", "width=4", "--epochs", "1", "--padding", "zero"]
     assert command.main(given) == 0
     made = bundle.read(out / "bundle")
-    assert made.options == {"projection": "forced", "se_ratio": 4}
+    assert made.options == {"batch_norm": "after", "width": 4}
     training, _ = commands_of(out / "bundle" / "MODEL_CARD.md")
     assert [training[i + 1] for i, word in enumerate(training) if word == "--option"] == [
-        'projection="forced"',
-        "se_ratio=4",
+        'batch_norm="after"',
+        "width=4",
     ]
     assert training[training.index("--padding") + 1] == "zero"
     assert run_words(training) == 0
@@ -243,7 +245,8 @@ def test_a_bundle_that_was_trained_here_is_a_base(thawed: Path, patches: Path, t
 
 @pytest.mark.ci
 def test_thawing_changes_the_last_stages_and_no_batch_normalisation(patches: Path, tmp_path: Path) -> None:
-    assert command.main(options(patches, tmp_path / "run", "--from", PRETRAINED, "--thaw", "1", "--patience", "9")) == 0
+    epochs = ("--epochs", "1", "--thaw", "1", "--thaw-epochs", "1")
+    assert command.main(options(patches, tmp_path / "run", "--from", PRETRAINED, *epochs)) == 0
     before = load_file(bundle.EMBEDDED / "se_resnet20_cifar10" / bundle.WEIGHTS)
     after = load_file(tmp_path / "run" / "bundle" / bundle.WEIGHTS)
     changed = {name for name in after if before[name].shape != after[name].shape or (before[name] != after[name]).any()}
