@@ -39,6 +39,11 @@ def run(*command: str | Path, cwd: Path = ROOT) -> str:
     return ended.stdout
 
 
+def install(python: Path, *what: str | Path) -> None:
+    """With the pip of this environment: another one of its own would take seconds to make."""
+    run(sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", *what)
+
+
 def environment(lock: Path) -> Path:
     """The Python of a virtual environment that holds exactly what `lock` names."""
     folder = ROOT / ".cache" / lock.stem
@@ -47,8 +52,8 @@ def environment(lock: Path) -> Path:
     key = hashlib.sha256(lock.read_bytes() + sys.version.encode()).hexdigest()
     if not made_from.exists() or made_from.read_text() != key:
         shutil.rmtree(folder, ignore_errors=True)
-        venv.create(folder, with_pip=True)
-        run(python, "-m", "pip", "install", "--quiet", "--no-deps", "--require-hashes", "-r", lock)
+        venv.create(folder)
+        install(python, "--require-hashes", "-r", lock)
         made_from.write_text(key)
     return python
 
@@ -76,7 +81,7 @@ def client_only(request: pytest.FixtureRequest, wheel: Path) -> tuple[Path, str]
     """A Python with nothing but the client's dependencies and the wheel, and how its protobuf version begins."""
     lock, protobuf = request.param
     python = environment(ROOT / "locks" / f"{lock}.txt")
-    run(python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--force-reinstall", wheel)
+    install(python, "--no-index", "--force-reinstall", wheel)
     return python, protobuf
 
 
@@ -156,7 +161,7 @@ def test_the_servers_wheel_holds_the_server_and_the_models_and_no_more(server_wh
 @pytest.mark.ci
 def test_in_an_environment_with_both_wheels_the_server_starts(wheel: Path, server_wheel: Path, tmp_path: Path) -> None:
     python = venv_with_packages_of_this_one(tmp_path)
-    run(python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", wheel, server_wheel)
+    install(python, "--no-index", wheel, server_wheel)
     script = (
         "import glimpse.server, glimpse.models; print(glimpse.server.__file__, len(glimpse.models.architectures()));"
         "from glimpse import Classifier"
@@ -169,7 +174,7 @@ def test_in_an_environment_with_both_wheels_the_server_starts(wheel: Path, serve
 
 def venv_with_packages_of_this_one(folder: Path) -> Path:
     """The Python of an environment that has the packages of this one, too, but not the checkout."""
-    venv.create(folder / "venv", with_pip=True)
+    venv.create(folder / "venv")
     python = folder / "venv" / "bin" / "python"
     site = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
     ours = Path(sysconfig.get_path("purelib"))
