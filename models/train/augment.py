@@ -1,4 +1,4 @@
-"""Augmentation in uint8: random shift and horizontal mirror as in He et al., arXiv:1512.03385, section 4.2; cutout."""
+"""Augmentation in uint8: shift and mirror as in He et al., arXiv:1512.03385, section 4.2; cutout; CutMix."""
 
 from __future__ import annotations
 
@@ -39,3 +39,28 @@ def augment(
         for i in range(count):
             out[i, max(tops[i], 0) : max(tops[i] + high, 0), max(lefts[i], 0) : max(lefts[i] + wide, 0)] = fill
     return out
+
+
+def cutmix(pixels: NDArray[np.uint8], rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.int64], float]:
+    """Replace a rectangle of every image by that of another one (Yun et al., arXiv:1905.04899), the same for a batch.
+
+    Its area is any share of the image's, all alike often, and its centre anywhere in the image.
+
+    Args:
+        pixels: uint8 ``[N, H, W, C]``; not changed.
+        rng: source of the randomness.
+
+    Returns:
+        (uint8 ``[N, H, W, C]``; int64 ``[N]``, the image that each rectangle is of; the share of every image's pixels
+        that are still its own.)
+    """
+    count, height, width, _ = pixels.shape
+    order = rng.permutation(count)
+    side = np.sqrt(rng.random())
+    high, wide = round(height * side), round(width * side)
+    top, left = int(rng.integers(0, height)) - high // 2, int(rng.integers(0, width)) - wide // 2
+    rows, columns = slice(max(top, 0), min(top + high, height)), slice(max(left, 0), min(left + wide, width))
+    out = pixels.copy()
+    out[:, rows, columns] = pixels[order, rows, columns]
+    replaced = (rows.stop - rows.start) * (columns.stop - columns.start)
+    return out, order, 1 - replaced / (height * width)

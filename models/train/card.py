@@ -138,6 +138,12 @@ def _training(card: CardContents) -> str:
         if plan.cutout
         else ""
     )
+    mixed = (
+        f"; in {plan.cutmix:.0%} of the batches, every image gets a rectangle of another one, and its target the "
+        "other's class by that share (CutMix: Yun et al., arXiv:1905.04899)"
+        if plan.cutmix
+        else ""
+    )
     smoothing = (
         f"\n- **Label smoothing**: {plan.label_smoothing:g} (Szegedy et al., arXiv:1512.00567, section 7)."
         if plan.label_smoothing
@@ -159,7 +165,7 @@ def _training(card: CardContents) -> str:
   cosine{restart} (Loshchilov and Hutter, arXiv:1608.03983).
 - **Weight decay**: {plan.weight_decay:g}, decoupled (Loshchilov and Hutter, arXiv:1711.05101), on kernels only.
 - **Augmentation**: shift by up to an eighth of the image (its own edge, mirrored, comes in) and mirror, as in
-  He et al., arXiv:1512.03385, section 4.2{cutout}.{smoothing}{beside}
+  He et al., arXiv:1512.03385, section 4.2{cutout}{mixed}.{smoothing}{beside}
 - **Pre-stem**: geometry `{recipe.geometry}`, filter `{recipe.filter}`; then minus {numbers(recipe.mean)}, divided by
   {numbers(recipe.std)} for {"grey" if recipe.depth == 1 else "red, green, blue"} in 0..255.
 - **Precision**: {plan.precision}. **Seed**: {plan.seed}.{unfinished}{told}

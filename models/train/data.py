@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import keras
 import numpy as np
@@ -15,11 +16,11 @@ from numpy.typing import NDArray
 from glimpse.models.decoding.formats import SUFFIXES
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.models.train import files
-from glimpse.models.train.augment import augment
+from glimpse.models.train.augment import augment, cutmix
 from glimpse.models.train.plan import HoldOut
 from glimpse.models.train.reading import network_input, summary
 
-__all__ = ["Batches", "LabelledImages", "hold_out", "per_class", "read", "statistics", "summary"]
+__all__ = ["Batches", "LabelledImages", "hold_out", "per_class", "read", "shares", "statistics", "summary"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +196,11 @@ def statistics(images: LabelledImages, *, needs_std: bool = True) -> tuple[tuple
 
 
 class Batches(keras.utils.PyDataset):
-    """One epoch of shuffled, augmented uint8 batches; the epoch's number seeds both."""
+    """One epoch of shuffled, augmented uint8 batches; the epoch's number seeds both.
+
+    The targets are the class numbers ``[N]`` or labels ``[N, labels]`` of the images; with CutMix float32
+    ``[N, classes]``, the share of each class.
+    """
 
     def __init__(
         self,
@@ -206,6 +211,7 @@ class Batches(keras.utils.PyDataset):
         epoch: int,
         fill: tuple[int, ...],
         cutout: float = 0.0,
+        cutmix: float = 0.0,
     ) -> None:
         super().__init__(workers=1, max_queue_size=16)
         self._images = images
@@ -213,12 +219,25 @@ class Batches(keras.utils.PyDataset):
         self._seed = (seed, epoch)
         self._fill = fill
         self._cutout = cutout
+        self._cutmix = cutmix
         self._order = np.random.default_rng(self._seed).permutation(len(images))
 
     def __len__(self) -> int:
         return math.ceil(len(self._images) / self._batch_size)
 
-    def __getitem__(self, step: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    def __getitem__(self, step: int) -> tuple[NDArray[np.uint8], NDArray[Any]]:
         index = self._order[step * self._batch_size : (step + 1) * self._batch_size]
         rng = np.random.default_rng((*self._seed, step))
-        return augment(self._images.pixels[index], rng, self._fill, self._cutout), self._images.classes[index]
+        pixels = augment(self._images.pixels[index], rng, self._fill, self._cutout)
+        if not self._cutmix:
+            return pixels, self._images.classes[index]
+        targets = shares(self._images, index)
+        if rng.random() < self._cutmix:
+            pixels, order, own = cutmix(pixels, rng)
+            targets = np.float32(own) * targets + np.float32(1 - own) * targets[order]
+        return pixels, targets
+
+
+def shares(images: LabelledImages, index: NDArray[np.int64] | slice = slice(None)) -> NDArray[np.float32]:
+    """The classes of images as the share of each, 1 and 0: float32 ``[N, classes]``."""
+    return np.eye(len(images.labels), dtype=np.float32)[images.classes[index]]

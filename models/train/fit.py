@@ -18,7 +18,7 @@ from glimpse.models.messages import short
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.models.serving import logits_model
 from glimpse.models.train import auxiliary, defaults, fused, watch
-from glimpse.models.train.data import Batches, LabelledImages
+from glimpse.models.train.data import Batches, LabelledImages, shares
 from glimpse.models.train.multi_label import loss as label_loss
 from glimpse.models.train.plan import CHECKPOINT, Plan
 
@@ -62,6 +62,7 @@ def train(
     write_history(folder / HISTORY, history(folder, done))
     last = plan.total_epochs if stop_after is None else min(plan.total_epochs, done + stop_after)
     guess = _guessing(plan, images) * auxiliary.relative_loss(model)
+    monitored = shares(held_out) if plan.cutmix else held_out.classes
     for epoch in range(done, last):
         batches = Batches(
             images,
@@ -70,10 +71,11 @@ def train(
             epoch=epoch,
             fill=recipe.blank,
             cutout=plan.cutout if epoch >= plan.cutout_from else 0.0,
+            cutmix=plan.cutmix,
         )
         metrics = model.fit(
             batches,
-            validation_data=(held_out.pixels, held_out.classes) if len(held_out) else None,
+            validation_data=(held_out.pixels, monitored) if len(held_out) else None,
             validation_batch_size=500,
             initial_epoch=epoch,
             # All of them, so that what is shown while it runs is the place in the whole; one of them is done.
@@ -155,7 +157,7 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
 
 
 class SmoothedCrossEntropy(keras.losses.Loss):
-    """Cross-entropy with label smoothing, for class numbers as targets.
+    """Cross-entropy with label smoothing, for class numbers or the share of each class as targets.
 
     Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", arXiv:1512.00567, section 7.
     """
@@ -166,9 +168,17 @@ class SmoothedCrossEntropy(keras.losses.Loss):
         self._classes, self._smoothing = classes, smoothing
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Loss of each image: class numbers ``[N]`` or ``[N, 1]`` and logits ``[N, classes]`` -> ``[N]``."""
-        numbers = keras.ops.reshape(keras.ops.cast(y_true, "int32"), (-1,))
-        targets = keras.ops.one_hot(numbers, self._classes, dtype=y_pred.dtype)
+        """Loss of each image, ``[N]``.
+
+        Args:
+            y_true: class numbers ``[N]`` or ``[N, 1]``, or the share of each class ``[N, classes]``.
+            y_pred: logits ``[N, classes]``.
+        """
+        if len(y_true.shape) == 2 and y_true.shape[-1] == self._classes:
+            targets = keras.ops.cast(y_true, y_pred.dtype)
+        else:
+            numbers = keras.ops.reshape(keras.ops.cast(y_true, "int32"), (-1,))
+            targets = keras.ops.one_hot(numbers, self._classes, dtype=y_pred.dtype)
         return keras.losses.categorical_crossentropy(targets, y_pred, from_logits=True, label_smoothing=self._smoothing)
 
 

@@ -193,6 +193,7 @@ def parser() -> Parser:
         ("restart_epochs", int, "further epochs after a warm restart of the learning rate; 0: no restart"),
         ("cutout", float, "side of the square that augmentation blanks out, as a share of the image's side; 0: none"),
         ("cutout_from", int, "number of epochs that are trained without cutout first"),
+        ("cutmix", float, "share of the batches in which every image gets a rectangle of another one; 0: none"),
         ("label_smoothing", float, "share of each target that is spread over all classes, 0 to 1; 0: none"),
         ("momentum", float, "momentum of sgd; of adam, the decay of its mean of gradients (beta 1)"),
         ("weight_decay", float, "decoupled weight decay, of kernels only"),

@@ -57,6 +57,7 @@ class Plan:
     restart_learning_rate: float = 0.1  # at the restart; falls to 0 again
     cutout: float = 0.0  # side of the square that is blanked, as a share of the image's (arXiv:1708.04552); 0: none
     cutout_from: int = 0  # epochs before the first with cutout
+    cutmix: float = 0.0  # share of the batches whose images get a rectangle of another one (arXiv:1905.04899)
     label_smoothing: float = 0.0  # share of every target that goes to all classes alike (arXiv:1512.00567, section 7)
     momentum: float = 0.9  # Nesterov momentum of SGD; of Adam, the decay of the mean of gradients (beta_1)
     # Decoupled: applied with the learning rate but outside the momentum, so it is 1 / (1 - momentum) times
@@ -75,9 +76,12 @@ class Plan:
         for name in ("warmup_epochs", "restart_epochs", "cutout_from", "weight_decay", "seed"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be at least 0. Received: {getattr(self, name)}")
-        for name in ("cutout", "label_smoothing", "momentum"):
+        for name in ("cutout", "cutmix", "label_smoothing", "momentum"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 0 and less than 1. Received: {getattr(self, name)}")
+
+        if self.cutmix and self.head != "softmax":
+            raise ValueError("cutmix is for classes that exclude each other, not for a table of labels. Leave it 0.")
 
     @property
     def total_epochs(self) -> int:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from glimpse.models.decoding.formats import SUFFIXES
 from glimpse.models.prestem.recipe import Recipe
-from glimpse.models.train.augment import augment
+from glimpse.models.train.augment import augment, cutmix
 from glimpse.models.train.data import Batches, LabelledImages, hold_out, read, statistics
 from tests.server.files import encoded
 
@@ -218,6 +218,41 @@ def test_cutout_blanks_one_square_of_every_image_and_changes_nothing_else() -> N
         whole[i] = mask.sum() == 64
     assert whole.mean() > 0.4  # the others reach over an edge
     assert (blanked.sum(axis=(1, 2)) > 0).mean() > 0.9
+
+
+def test_cutmix_puts_a_rectangle_of_one_image_into_another() -> None:
+    pixels = np.broadcast_to(np.arange(40, dtype=np.uint8)[:, None, None, None], (40, 24, 32, 3))
+    kept = []
+    for seed in range(60):
+        out, order, own = cutmix(pixels, np.random.default_rng(seed))
+        assert sorted(order) == list(range(40))
+        assert set(np.unique(pixels)) == set(range(40))  # as they were
+        foreign = (out[order != np.arange(40)] != pixels[order != np.arange(40)]).all(axis=-1)
+        assert (foreign == foreign[0]).all()
+        rows, columns = np.flatnonzero(foreign[0].any(axis=1)), np.flatnonzero(foreign[0].any(axis=0))
+        assert foreign[0].sum() == len(rows) * len(columns)
+        if len(rows):
+            assert (out[:, rows[0], columns[0], 0] == order).all()
+        assert own == pytest.approx(1 - foreign[0].mean())
+        kept.append(own)
+    assert min(kept) < 0.3
+    assert max(kept) > 0.95
+
+
+def test_targets_of_cutmix_say_how_much_of_an_image_is_of_which_class() -> None:
+    shown = np.repeat(np.array([0, 200], np.uint8), 8)
+    images = LabelledImages(
+        np.broadcast_to(shown[:, None, None, None], (16, 8, 8, 3)), (shown > 0).astype(np.int64), ("dark", "light")
+    )
+    mixed = 0
+    for epoch in range(12):
+        batches = Batches(images, batch_size=16, seed=3, epoch=epoch, fill=(0, 0, 0), cutmix=0.7)
+        pixels, targets = batches[0]
+        light = (pixels == 200).mean(axis=(1, 2, 3))
+        assert targets.dtype == np.float32
+        np.testing.assert_allclose(targets, np.stack([1 - light, light], axis=1), atol=1e-6)
+        mixed += bool(((targets > 0) & (targets < 1)).any())
+    assert 4 <= mixed < 12
 
 
 def test_an_epoch_gives_every_image_once_and_the_next_one_another_order() -> None:

@@ -198,6 +198,8 @@ def test_a_plan_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
         ({"weight_decay": -1.0}, "weight_decay must be at least 0. Received: -1.0"),
         ({"label_smoothing": 1.0}, r"label_smoothing must be at least 0 and less than 1. Received: 1.0"),
         ({"cutout": -0.1}, r"cutout must be at least 0 and less than 1. Received: -0.1"),
+        ({"cutmix": 1.0}, r"cutmix must be at least 0 and less than 1. Received: 1.0"),
+        ({"cutmix": 0.5, "head": "multi-label"}, "cutmix is for classes that exclude each other"),
         ({"optimizer": "rmsprop"}, "optimizer must be one of sgd, adam. Received: rmsprop"),
         ({"momentum": 1.0}, r"momentum must be at least 0 and less than 1. Received: 1.0"),
     ],

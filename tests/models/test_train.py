@@ -274,7 +274,7 @@ def test_the_commands_of_a_card_run_as_they_are_printed(
     write_images(Path("it's a test $HOME"), each=2, seed=2)
     (Path("my photos") / "red" / "broken.png").write_bytes(b"no picture")
     given = options(Path("my photos"), Path("runs of today/one"), "--test", "it's a test $HOME")
-    given += ["--epochs", "1"]
+    given += ["--epochs", "1", "--cutmix", "0.5"]
     given += ["--std", "63.123456789", "64", "65", "--skip-unreadable", "--data-note", "Mine; *really* `mine`."]
     assert command.main(given) == 0
     assert "skipped: red/broken.png cannot be decoded" in capsys.readouterr().err
@@ -282,6 +282,7 @@ def test_the_commands_of_a_card_run_as_they_are_printed(
     assert "1 more could not be read and were left out" in (made.folder / "MODEL_CARD.md").read_text().replace(
         "\n", " "
     )
+    assert "in 50% of the batches, every image gets a rectangle" in (made.folder / "MODEL_CARD.md").read_text()
     training, measuring = commands_of(made.folder / "MODEL_CARD.md")
 
     assert run_words([*measuring, "--json"]) == 0

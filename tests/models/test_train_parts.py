@@ -56,6 +56,14 @@ def test_label_smoothing_moves_a_share_of_every_target_to_all_classes(smoothing:
     assert float(loss) == pytest.approx(-(targets * log).sum(axis=1).mean(), rel=1e-5)
 
 
+def test_targets_may_be_the_share_of_each_class() -> None:
+    logits, loss = np.array([[2.0, -1.0, 0.5], [0.0, 0.0, 3.0]], np.float32), fit.SmoothedCrossEntropy(3, 0.1)
+    whole = [float(loss(np.array([number]), logits[:1])) for number in range(3)]
+    assert float(loss(np.eye(3, dtype=np.float32)[[1]], logits[:1])) == pytest.approx(whole[1], rel=1e-5)
+    mixed = float(loss(np.array([[0.25, 0.0, 0.75]], np.float32), logits[:1]))
+    assert mixed == pytest.approx(0.25 * whole[0] + 0.75 * whole[2], rel=1e-5)
+
+
 # `--option` has those of an architecture, and the head follows from `--labels`.
 _OF_NO_OPTION = {"options", "head"}
 

@@ -23,7 +23,7 @@ _OF_THE_PLAN = ("epochs", "batch_size", "learning_rate", "label_smoothing", "wei
 # What a training from scratch has and a transfer has not.
 _NOT_HERE = (
     *("optimizer", "warmup_epochs", "restart_epochs", "restart_learning_rate", "cutout", "cutout_from", "momentum"),
-    "precision",
+    *("cutmix", "precision"),
 )
 
 
