@@ -250,5 +250,6 @@ def test_streams_of_one_model_are_as_its_file_says(
     monkeypatch.setattr("glimpse.server.cores.available", lambda: 4)
     add(tmp_path, 1)
     (tmp_path / "cifar" / "model.toml").write_text(text)
-    options = scan(tmp_path)["cifar"].file.load_options(Settings(compute_streams=2), SharedDevice(4))
+    chosen = Settings(compute_streams=2)  # type: ignore[call-arg]  # all have defaults
+    options = scan(tmp_path)["cifar"].file.load_options(chosen, SharedDevice(4))
     assert options.streams == streams
