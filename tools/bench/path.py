@@ -122,7 +122,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=4.0, help="of each load in a round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--generators", type=int, default=max(1, machine.cores() // 2), help="processes of callers")
-    parser.add_argument("--before", type=Path, help="a checkout whose one process is the first row")
+    parser.add_argument("--before", type=Path, help="a checkout that the first rows are of")
+    parser.add_argument("--before-workers", nargs="+", type=int, default=[1], help="of that checkout; default: 1")
     parser.add_argument("--parts", action="store_true", help="sample the event loops, which costs about 2%%")
     parser.add_argument("--json", type=Path, help="write what was measured here")
     chosen = parser.parse_args(arguments)
@@ -145,7 +146,10 @@ def measure(chosen: argparse.Namespace) -> dict[str, Any]:
         samples = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         callers = [stack.enter_context(Worker("tools.bench.caller")) for _ in range(chosen.generators)]
         sides = []
-        wanted = [("1 before", 1, chosen.before.resolve())] if chosen.before else []
+        wanted: list[tuple[str, int, Path]] = []
+        if chosen.before:
+            root = chosen.before.resolve()
+            wanted = [(f"{workers} before", workers, root) for workers in chosen.before_workers]
         wanted += [(str(workers), workers, ROOT) for workers in chosen.workers]
         for name, workers, root in wanted:
             folder = samples / name
