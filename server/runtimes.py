@@ -104,6 +104,7 @@ RUNTIMES: dict[str, RuntimeRow] = {
             extra="torch",
             backend="torch",
             copies=3.8,
+            keeps=True,
             gpu_probe="glimpse.server.runtime.gpus:torch_sees_gpu",
         ),
         RuntimeRow(

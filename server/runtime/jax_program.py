@@ -21,6 +21,7 @@ from glimpse.models import bounded_files
 from glimpse.models.map_rows import Head
 from glimpse.models.messages import short
 from glimpse.models.outputs import INNER
+from glimpse.server.runtime import kept_network
 from glimpse.server.runtime.kept_network import KeptNetwork
 from glimpse.server.runtimes import Precision
 
@@ -32,7 +33,6 @@ Program = Callable[[list[Any], Any], dict[str, jax.Array]]
 
 _STATE, _FORWARD, _WITH_INNER = "state.safetensors", "forward.bin", "with_inner.bin"
 _PROGRAM_BYTES = 64 << 20  # of thousands of layers
-_KERNEL, _BIAS = "maps/kernel", "maps/bias"
 _log = structlog.get_logger(__name__)
 
 
@@ -99,11 +99,9 @@ def save(traced: Traced, folder: Path) -> dict[str, Any] | None:
         _log.info("network not kept", detail=short(error))
         return None
     arrays = {_variable(number): np.asarray(each) for number, each in enumerate(traced.state)}
-    head = traced.maps_head
-    if head is not None and head.kernel is not None:
-        arrays |= {_KERNEL: head.kernel} | ({} if head.bias is None else {_BIAS: head.bias})
     save_file(arrays, folder / _STATE)
-    return {"names": [*traced.names], "variables": len(traced.state), "maps": head is not None}
+    kept_network.save_maps(traced.maps_head, folder)
+    return {"names": [*traced.names], "variables": len(traced.state), "maps": traced.maps_head is not None}
 
 
 def read(kept: KeptNetwork) -> Traced:
@@ -118,7 +116,7 @@ def read(kept: KeptNetwork) -> Traced:
         arrays = load_file(kept.folder / _STATE)
         state = [arrays[_variable(number)] for number in range(facts["variables"])]
         names = tuple(str(name) for name in facts["names"])
-        maps_head = Head(arrays.get(_KERNEL), arrays.get(_BIAS)) if facts["maps"] else None
+        maps_head = kept_network.read_maps(kept.folder) if facts["maps"] else None
         forward, with_inner = (
             export.deserialize(bytearray(bounded_files.read(kept.folder / name, _PROGRAM_BYTES)))
             if name in kept.hashes

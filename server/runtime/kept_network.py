@@ -21,16 +21,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
+import numpy as np
 import structlog
+from safetensors.numpy import load_file, save_file
 
 from glimpse.models import bounded_files, digests
 from glimpse.models.bundle import Bundle
+from glimpse.models.map_rows import Head
 from glimpse.models.messages import short
 from glimpse.models.spec import NetworkSummary
 from glimpse.server import cleanup
 from glimpse.server.runtime import converted_cache
 
-_DESCRIPTION = "network.json"
+_DESCRIPTION, _MAPS = "network.json", "maps.safetensors"
 _DESCRIPTION_BYTES = 4 << 20
 _log = structlog.get_logger(__name__)
 
@@ -136,6 +139,19 @@ def keep(name: str, runtime: Keepable, bundle: Bundle, summary: NetworkSummary) 
         return False
     _log.info("network kept", folder=str(target))
     return True
+
+
+def save_maps(head: Head | None, folder: Path) -> None:
+    """Write what makes class maps into a file of `folder`; none where there are no numbers in it."""
+    arrays = {} if head is None else {"kernel": head.kernel, "bias": head.bias}
+    if found := {name: np.ascontiguousarray(each) for name, each in arrays.items() if each is not None}:
+        save_file(found, folder / _MAPS)
+
+
+def read_maps(folder: Path) -> Head:
+    """What makes class maps, as `save_maps` has written it."""
+    arrays = load_file(folder / _MAPS) if (folder / _MAPS).exists() else {}
+    return Head(arrays.get("kernel"), arrays.get("bias"))
 
 
 def _is_sound(name: str) -> bool:

@@ -1,40 +1,35 @@
-"""The PyTorch runtime: Keras on PyTorch, traced once, so that no Python runs within a batch."""
+"""The PyTorch runtime: a network of Keras on PyTorch, traced once, so that no Python runs within a batch."""
 
 from __future__ import annotations
 
 import queue
 import threading
-import time
-import warnings
-from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import keras
 import numpy as np
 import structlog
 import torch
 from numpy.typing import NDArray
 
-from glimpse.models.outputs import LOGITS, PROBABILITIES, Outputs
-from glimpse.models.serving import by_name
+from glimpse.models.outputs import Outputs
 from glimpse.server import cores
-from glimpse.server.runtime import OneStream, stated, torch_layers
-from glimpse.server.runtime.precision import compute_in
+from glimpse.server.runtime import OneStream, outputs_with, stated, torch_program
+from glimpse.server.runtime.kept_network import KeptNetwork
+from glimpse.server.runtime.torch_program import Program
 from glimpse.server.runtimes import PRECISIONS, Precision
 from glimpse.server.settings.kinds import PrecisionChoice
 
-# uint8 [N, H, W, C] -> the outputs, float32 [N, ...] each
-Program = Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
+if TYPE_CHECKING:
+    import keras
 
-_TRACED, _TRIED = 2, (1, 3)  # images: in the batch that is traced, and in those that the program is then tried on
-_ROWS = 0  # torch.contiguous_format, as TorchScript writes it
 _BEFORE_CAPTURE = 2  # runs: libraries choose their algorithms and take their workspace in the first ones
 _log = structlog.get_logger(__name__)
 _capturing = threading.Lock()  # CUDA captures one graph at a time in a process
 
 
 class TorchRuntime(OneStream):
-    """Runs a serving model on the first GPU, or on the CPU.
+    """Runs a network on the first GPU, or on the CPU: a serving model of Keras, or what was traced of one.
 
     Keras keeps images as ``[N, H, W, C]`` and hands PyTorch a view of them as ``[N, C, H, W]``: what PyTorch calls
     channels_last, which is the layout that tensor cores and oneDNN want.
@@ -42,12 +37,16 @@ class TorchRuntime(OneStream):
 
     name = "torch"
 
-    def __init__(self, model: keras.Model, precision: PrecisionChoice = "auto") -> None:
-        """Trace `model`, uint8 ``[N, H, W, C]`` -> its named outputs, float32.
+    def __init__(self, network: keras.Model | KeptNetwork, precision: PrecisionChoice = "auto") -> None:
+        """Trace a network, uint8 ``[N, H, W, C]`` -> its named outputs, float32.
 
         Args:
-            model: as `models.serving` makes it; bfloat16 is set in its layers.
+            network: a model as `models.serving` makes it; bfloat16 is set in its layers. Or one that was kept, in that
+                precision, which needs no Keras.
             precision: ``auto`` is bfloat16 on a GPU that multiplies in it, and float32 elsewhere.
+
+        Raises:
+            ValueError, OSError: what was kept cannot be read.
         """
         torch.set_num_threads(cores.available())
         gpu = torch.cuda.is_available()
@@ -55,15 +54,25 @@ class TorchRuntime(OneStream):
         # On a GPU one batch is copied while another computes; a CPU has no engine for copies beside its cores.
         self.streams = 2 if gpu else 1
         self.precision = self.resolve(precision)
-        compute_in(model, self.precision)
         # Else a GPU rounds the factors of every float32 product to 10 bits.
         torch.backends.cudnn.allow_tf32 = False
-        self.outputs = self._named(model)
-        self._index = {name: index for index, name in enumerate(model.output_names)}
-        self._program = traced(model, torch.device("cuda" if gpu else "cpu"), PRECISIONS[self.precision].tolerance)
+        device = torch.device("cuda" if gpu else "cpu")
+        traced = (
+            torch_program.read(network, device)
+            if isinstance(network, KeptNetwork)
+            else torch_program.trace(network, device, PRECISIONS[self.precision])
+        )
+        self._traced = traced
+        self.outputs, self.maps_head = outputs_with(traced.names, traced.maps_head), traced.maps_head
+        self._index = {name: index for index, name in enumerate(traced.names)}
+        self._program = traced.program
         self._places: queue.SimpleQueue[_GpuPlace] = queue.SimpleQueue()
         for _ in range(self.streams if gpu else 0):
             self._places.put(_GpuPlace(self._program))
+
+    def save(self, folder: Path) -> dict[str, Any] | None:
+        """Write the traced network into files of an empty folder, see `kept_network.Keepable`."""
+        return torch_program.save(self._traced, folder)
 
     @classmethod
     def resolve(cls, precision: PrecisionChoice) -> Precision:
@@ -179,81 +188,3 @@ class _GpuBatch:
             self._found = self._program(self._pixels)
             return None
         return graph
-
-
-def traced(model: keras.Model, device: torch.device, tolerance: float) -> Program:
-    """The model as a program without Python: uint8 ``[N, H, W, C]`` -> its outputs, in the order of their names.
-
-    TorchScript's tracer records what Keras' layers call, and freezing puts the values of the variables in their place.
-    It computes any batch size; where its answers to batches of other sizes than the traced one are not those of the
-    layers, the layers themselves are returned, and a warning says so.
-
-    Args:
-        model: as `models.serving` makes it.
-        device: on which its variables are.
-        tolerance: by which a probability may differ, and logits as a share of the largest.
-    """
-    begun = time.monotonic()
-    layers = _Layers(model).eval()
-    reason = ""
-    with torch.no_grad(), warnings.catch_warnings():
-        # That Keras decides by shapes in Python, which is what is to be recorded; and that TorchScript is not to grow
-        # any more. torch.export, which is to take its place, runs each operation from Python again.
-        warnings.simplefilter("ignore")
-        try:
-            with torch_layers.for_inference(model):
-                recorded = torch.jit.trace(layers, _noise(model, _TRACED, device), check_trace=False)
-            program: Any = _without_copies(torch.jit.freeze(recorded.eval()))
-            for size in _TRIED:
-                pixels = _noise(model, size, device)
-                expected, found = (by_name(model, computed(pixels)) for computed in (layers, program))
-                for name, values in expected.items():
-                    # Probabilities follow from the logits, and of random weights' large ones a rounding changes them.
-                    if name == PROBABILITIES and LOGITS in expected:
-                        continue
-                    allowed = tolerance * max(1.0, float(values.abs().max()))
-                    if found[name].shape != values.shape or float((found[name] - values).abs().max()) > allowed:
-                        reason = f"Its {name} for {size} images are not those of the layers."
-        except torch.OutOfMemoryError:
-            raise
-        except (RuntimeError, ValueError, TypeError) as error:
-            reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-    if reason:
-        _log.warning(
-            "network is not traced",
-            detail=f"Python computes it layer by layer, which is slow on a GPU. {reason}",
-        )
-        return layers
-    _log.info("network traced", seconds=round(time.monotonic() - begun, 2), device=device.type)
-    return program
-
-
-def _without_copies(program: Any) -> Any:
-    """Without the copies that put activations into the layout ``[N, C, H, W]``, which convolutions would then undo.
-
-    Keras makes one in front of each convolution and each pooling (`_transpose_spatial_inputs` of its PyTorch backend).
-    Values and shapes are the same without it.
-    """
-    for node in program.graph.findAllNodes("aten::contiguous"):
-        before, layout = node.inputs()
-        if before.node().kind() == "aten::permute" and layout.toIValue() == _ROWS:
-            node.output().replaceAllUsesWith(before)
-            node.destroy()
-    return program
-
-
-class _Layers(torch.nn.Module):
-    """The layers of a model, as PyTorch's tracer wants them."""
-
-    def __init__(self, model: keras.Model) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return tuple(by_name(self.model, self.model(pixels, training=False)).values())
-
-
-def _noise(model: keras.Model, size: int, device: torch.device) -> torch.Tensor:
-    """Pixels to trace and to try with: the same at each start."""
-    generator = torch.Generator().manual_seed(size)
-    return torch.randint(0, 256, (size, *model.input_shape[1:]), dtype=torch.uint8, generator=generator).to(device)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.conftest import ROOT
@@ -46,6 +49,23 @@ assert not runtime.out_of_memory(RuntimeError("another defect"))
 print("equal")
 """
 
+# Serves a model as a start does, and says whether Keras was imported for it and what it answers.
+KEPT = """
+import json, sys
+from glimpse.server.runtime import selection
+selection.choose("torch")
+import numpy as np
+from glimpse.models import sources
+from glimpse.server.runtime import golden_check, importing, serving
+from glimpse.server.runtimes import RUNTIMES
+bundle = sources.resolve(sources.ModelSource(weights="cifar10"))
+imported = importing.import_model(bundle, RUNTIMES["torch"])
+runtime = serving.serve(imported, golden_check.load(bundle, "require"), precision="PRECISION", largest=2).runtime
+pixels = np.random.default_rng(1).integers(0, 256, (2, 32, 32, 3), np.uint8)
+answers = {name: values.tolist() for name, values in sorted(runtime(pixels, runtime.outputs).items())}
+print(json.dumps([runtime.precision, "keras" in sys.modules, answers]))
+"""
+
 # Normalisations behind convolutions of both kinds, in front of them, and behind a sum of branches; each with statistics
 # of its own, so that leaving one out would be seen.
 FOLDED = """
@@ -60,7 +80,8 @@ from glimpse.models.prestem.recipe import Recipe
 from glimpse.models.serving import by_name, serving_outputs
 from glimpse.models.outputs import LOGITS
 from glimpse.server.runtime import torch_layers
-from glimpse.server.runtime.torch import traced
+from glimpse.server.runtime.torch_program import trace
+from glimpse.server.runtimes import PRECISIONS
 rows = {
     "convolutions": (find("se_resnet20", "cifar"), 1.0),
     "depthwise": (replace(find("mobilenet", "keras"), alpha=0.25), 1.0),
@@ -83,7 +104,7 @@ for name, (row, share) in rows.items():
     with torch_layers.for_inference(model) as folded:
         pass
     assert folded >= share * count > 0, (name, folded, count)
-    program = traced(model, torch.device("cpu"), 1e-3)
+    program = trace(model, torch.device("cpu"), PRECISIONS["float32"]).program
     with torch.no_grad():
         found = dict(zip(model.output_names, program(pixels)))[LOGITS]
         again = by_name(model, model(pixels, training=False))[LOGITS]
@@ -103,7 +124,8 @@ UNTRACEABLE = """
 from glimpse.server.runtime import selection
 selection.choose("torch")
 import keras, structlog, torch
-from glimpse.server.runtime.torch import TorchRuntime, _Layers
+from glimpse.server.runtime.torch import TorchRuntime
+from glimpse.server.runtime.torch_program import _Layers
 
 class ByBatch(keras.layers.Layer):
     def call(self, x):
@@ -116,6 +138,8 @@ with structlog.testing.capture_logs() as logs:
     runtime = TorchRuntime(model, "float32")
 assert [line["event"] for line in logs] == ["network is not traced"], logs
 assert isinstance(runtime._program, _Layers)
+from pathlib import Path
+assert runtime.save(Path("/nowhere")) is None
 print("layers")
 """
 
@@ -140,3 +164,28 @@ def test_the_program_gives_the_answers_of_the_layers_or_is_not_used(script: str,
         check=False,
     )
     assert ended.stdout.splitlines()[-1:] == [says], ended.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("torch") is None, reason="PyTorch is not installed")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_later_start_needs_no_keras_and_answers_the_same(tmp_path: Path, precision: str) -> None:
+    starts = [
+        json.loads(
+            subprocess.run(
+                [sys.executable, "-c", KEPT.replace("PRECISION", precision)],
+                cwd=ROOT,
+                env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'src'}", "GLIMPSE_CACHE": str(tmp_path)},
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout.splitlines()[-1]
+        )
+        for _ in range(2)
+    ]
+    (first, built, answers), (second, built_again, same) = starts
+    assert (first, second) == (precision, precision)
+    assert (built, built_again) == (True, False)
+    assert answers.keys() == {"class_maps", "embedding", "feature_statistics", "logits", "probabilities"}
+    for name, values in answers.items():
+        np.testing.assert_allclose(same[name], values, rtol=1e-5, atol=1e-5)
