@@ -30,6 +30,7 @@ from glimpse.server.runtimes import REFERENCE
 from glimpse.server.settings.kinds import PrecisionChoice
 from glimpse.server.startup import GoldenError
 
+_LOADERS = 4  # batch sizes whose programs are loaded at once
 _log = structlog.get_logger(__name__)
 
 
@@ -120,6 +121,10 @@ def _warm(  # noqa: PLR0917 - what `serve` was given
         progress(f"measure batches of {size} images")
         return runtime(batch(size))
 
+    def load(size: int) -> None:
+        progress(f"load what computes batches of {size} images")
+        runtime(batch(size))
+
     def stream(number: int) -> None:
         # Every second one from the other end: at the same size, two threads would compile it at once, each for itself.
         for size in reversed(sizes) if number % 2 else sizes:
@@ -139,6 +144,10 @@ def _warm(  # noqa: PLR0917 - what `serve` was given
                     follows_from=facts(),
                 )
                 _log.info("batch sizes measured", sizes=sizes, device=runtime.device)
+                # What an earlier start has compiled is loaded side by side, which mostly needs no lock of Python's. The
+                # largest of them take as much memory as two batches in flight will.
+                with ThreadPoolExecutor(_LOADERS) as threads:
+                    list(threads.map(load, reversed(sizes)))
             elif isinstance(runtime, stream_rates.Adjustable):
                 progress("measure streams and batch sizes", limited=False)  # it has a limit of its own
                 sizes = stream_rates.adjust(

@@ -113,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--generators", type=int, default=max(1, machine.cores() // 4), help="processes of callers")
     parser.add_argument("--decoders", type=int, default=machine.cores(), help="processes that decode alone")
     parser.add_argument("--workers", nargs="+", type=int, default=[0], help="worker processes to try, each in turn")
-    parser.add_argument("--alone", nargs="*", default=[], choices=_RUNTIMES, help="of these, measure no service")
+    parser.add_argument("--alone", nargs="*", default=[], choices=_RUNTIMES, help="of these, measure the start alone")
     parser.add_argument("--any-device", action="store_true", help="also without a GPU, to try this script")
     parser.add_argument("--quick", action="store_true", help="tiny and on any device: only whether it works")
     parser.add_argument("--json", type=Path, help="write what was measured here")
@@ -182,9 +182,12 @@ def _measure(one: dict[str, Any], run: _Run) -> None:
         "GLIMPSE_MAX_BATCH_SIZE": str(chosen.batch),
     }
     run.part(f"{name}: device alone", lambda: _alone(one, environment, chosen))
-    if not one.get("device_alone") or one["runtime"] in chosen.alone:
+    if not one.get("device_alone"):
         return
     services = one["services"] = {}
+    if one["runtime"] in chosen.alone:
+        services[0] = {"warm_start": run.part(f"{name}: warm start", lambda: _warm_start(environment)["seconds"])}
+        return
     for workers in chosen.workers:
         found = services[workers] = {}
         _serve(found, one, environment | {"GLIMPSE_WORKERS": str(workers)}, run)
