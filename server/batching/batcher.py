@@ -111,7 +111,7 @@ class Batcher:
         self._closed = False
         self._idle_seconds = idle_seconds
         self._first_maps = FirstMaps(prepare_maps, self._maps_prepared)
-        workers = streams + (2 if self._gathers_ahead and streams > 1 else 1)
+        workers = streams + (2 if self.beside_cores else 1)
         self._staging = [np.zeros((batch_sizes[-1], *input_shape), np.uint8) for _ in range(workers)]
         self._workers = [self._worker(number) for number in range(workers)]
         self._ended: list[int] = []  # numbers of the workers that have ended because there was nothing to do
@@ -233,6 +233,11 @@ class Batcher:
     def gathers_ahead(self) -> bool:
         """Whether a full batch is gathered while those before it compute."""
         return self._gathers_ahead
+
+    @property
+    def beside_cores(self) -> bool:
+        """Whether several batches are computed by something else than the cores that gather them: by a GPU."""
+        return self._gathers_ahead and self._streams > 1
 
     @property
     def has_one_stream(self) -> bool:

@@ -12,7 +12,7 @@ class RestingQueue:
     """Empty, and refuses what comes: only what nobody waits for any more comes to a model that sleeps."""
 
     busy = False
-    gathers_ahead = has_one_stream = False
+    gathers_ahead = has_one_stream = beside_cores = False
 
     def feed_from(self, feed: object) -> None:
         """There is nothing to feed."""

@@ -127,7 +127,9 @@ class HeldNetwork:
 class Bench:
     """A host over a held network, in this process; queues connect to it as workers do."""
 
-    def __init__(self, *, capacity: int = 64, slots: int = 64, sizes: tuple[int, ...] = (1, 2, 4)) -> None:
+    def __init__(
+        self, *, capacity: int = 64, slots: int = 64, sizes: tuple[int, ...] = (1, 2, 4), **device: Any
+    ) -> None:
         bundle = sources.resolve(sources.ModelSource(weights="cifar10"))
         self.network = HeldNetwork()
         self.facts = ModelFacts(
@@ -147,6 +149,7 @@ class Bench:
             capacity=capacity,
             observer=LateObserver(),
             outputs=frozenset({LOGITS, PROBABILITIES}),
+            **device,
         )
         self.batcher.start()
         self.host = Host(self.batcher, self.facts.layout)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import socket
 import sys
+import threading
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from glimpse.models.outputs import LOGITS, PROBABILITIES
-from glimpse.server.engine import records
+from glimpse.server.engine import host, records
 from glimpse.server.engine.arena import Layout
 from glimpse.server.engine.connection import Connection
 from glimpse.server.engine.flight import Flight
@@ -156,6 +159,38 @@ def test_of_many_images_at_once_those_beyond_the_queue_are_refused() -> None:
         assert [await value(each) for each in (first, *futures[:4])] == [0, 1, 2, 3, 4]
 
     run(scene, capacity=4, sizes=(1, 8))
+
+
+def test_beside_a_gpu_several_threads_copy_a_large_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of one worker, too; and each image gets its own answer."""
+    monkeypatch.setattr(host, "_MUCH", 1)
+    monkeypatch.setattr(host, "_PIECE", 3)
+    copied: list[tuple[str, int]] = []
+    gather = Connection.gather
+
+    def noted(self: Connection, flights: Sequence[Flight], staging: NDArray[np.uint8]) -> None:
+        copied.append((threading.current_thread().name, len(flights)))
+        gather(self, flights, staging)
+
+    monkeypatch.setattr(Connection, "gather", noted)
+
+    async def scene(bench: Bench) -> None:
+        one, other = bench.worker(), bench.worker()
+        await bench.connected()
+        busy = []
+        for _ in range(2):
+            busy.append(one.submit(bench.image(0)))
+            await bench.begun()
+        copied.clear()
+        futures = [(one if i < 8 else other).submit(bench.image(i)) for i in range(1, 11)]
+        await until(lambda: bench.batcher.depth() == 2)
+        bench.let(100)
+        assert [await value(each) for each in (*busy, *futures)] == [0, 0, *range(1, 11)]
+
+    run(scene, sizes=(1, 8), streams=2, gathers_ahead=True)
+    assert all(name.startswith("batcher-copies") for name, _ in copied)
+    assert max(images for _, images in copied) <= 3
+    assert sum(images for _, images in copied) == 10
 
 
 def test_a_part_of_a_batch_that_fails_fails_alone() -> None:
