@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from glimpse.models import sources
 from glimpse.models.outputs import DEFAULT_OUTPUTS, Outputs
 from glimpse.models.spec import NetworkSummary
-from glimpse.server.runtime import OneStream, batch_rates, golden_check, serving
+from glimpse.server.runtime import OneStream, batch_rates, builder, golden_check, importing, serving
 from glimpse.server.runtime.importing import ImportedModel
 from glimpse.server.runtimes import RUNTIMES
 from tests.server.fake_executor import WAIT
@@ -50,9 +50,9 @@ def test_a_later_start_loads_programs_of_several_sizes_at_once(monkeypatch: pyte
     monkeypatch.setattr(batch_rates, "useful_sizes_kept", lambda *_, **__: (1, 2, 4))
     bundle = sources.resolve(sources.ModelSource(weights="cifar10"))
     runtime = Loading()
-    monkeypatch.setattr(serving.importing, "implementation", lambda _: Loading)
-    imported = ImportedModel(bundle, SUMMARY, RUNTIMES["jax"], lambda: None)  # type: ignore[arg-type, return-value]
-    monkeypatch.setattr(serving.builder, "build", lambda *_, **__: serving.builder.BuiltRuntime(runtime, None))
+    monkeypatch.setattr(importing, "implementation", lambda _: Loading)
+    imported = ImportedModel(bundle, SUMMARY, RUNTIMES["jax"], lambda: None)
+    monkeypatch.setattr(builder, "build", lambda *_, **__: builder.BuiltRuntime(runtime, None))
     served = serving.serve(imported, golden_check.load(bundle, "off"), precision="float32")
     assert served.batch_sizes == (1, 2, 4)
     assert runtime.sizes == {1: 4, 2: 3, 4: 3}, "once to load it, once on each stream, and the first image"
