@@ -7,6 +7,8 @@ import re
 import sys
 import tempfile
 
+from glimpse.models import keras_start
+
 _LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 # What TensorFlow's core writes before its log is set up, whatever the level: a head, and lines with a level and a date.
 _CORE = re.compile(rb"[IW]\d{4} [\d:.]+ |WARNING: All log messages before absl::InitializeLog")
@@ -21,8 +23,7 @@ def load_keras() -> None:
     if "keras" in sys.modules:
         return
     if _LEVEL in os.environ:
-        import keras
-
+        keras_start.import_keras()
         return
     os.environ[_LEVEL] = "3"
     sys.stderr.flush()
@@ -30,7 +31,7 @@ def load_keras() -> None:
         kept = os.dup(2)
         os.dup2(said.fileno(), 2)
         try:
-            import keras  # noqa: F401
+            keras_start.import_keras()
         finally:
             sys.stderr.flush()
             os.dup2(kept, 2)

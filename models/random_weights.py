@@ -24,7 +24,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import IO, Any, cast
 
-from glimpse.models import published
+from glimpse.models import keras_start, published
 from glimpse.models.bundle import ClassLabel
 from glimpse.models.child_environment import child_environment
 from glimpse.models.errors import BundleError
@@ -167,6 +167,7 @@ def _make(orders: dict[str, Any]) -> int:
         os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
+    keras_start.import_keras()
     import keras
 
     from glimpse.models import weights

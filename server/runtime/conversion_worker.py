@@ -32,6 +32,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from glimpse.models import keras_start
 from glimpse.models.bundle import Bundle
 from glimpse.models.messages import lacks_memory, short
 from glimpse.models.spec import NetworkSummary
@@ -76,6 +77,7 @@ def _made(orders: Bundle | Orders, folder: Path) -> NetworkSummary:
     if orders.graph:
         from glimpse.server.runtime.graph_conversion import convert_graph as convert
     else:
+        keras_start.import_keras()
         from glimpse.server.runtime.keras_conversion import convert_keras as convert
     return convert(orders, folder)
 

@@ -59,10 +59,15 @@ def test_messages_that_cannot_be_written_are_left_out() -> None:
 
 @pytest.mark.ci
 def test_what_tensorflow_says_at_its_start_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And so are libraries that Keras imports and does not need."""
     monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL", raising=False)
-    described = shell("python -m glimpse.models describe se_resnet20")
+    described = shell("python -X importtime -m glimpse.models describe se_resnet20")
     assert "total" in described.stdout
-    assert not described.stderr
+    lines = described.stderr.splitlines()
+    assert [line for line in lines if not line.startswith("import time:")] == []
+    imported = {line.rpartition("|")[2].strip() for line in lines}
+    assert "keras.src.wrappers" in imported
+    assert imported.isdisjoint({"sklearn.utils", "matplotlib.figure"})
 
 
 def test_client_and_library_end_with_the_same_codes() -> None:
