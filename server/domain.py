@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from glimpse.models.drift import Bins
 from glimpse.models.labels import ClassLabel
 from glimpse.models.novelty import NoveltyThreshold
 from glimpse.models.outputs import DEFAULT_OUTPUTS, Outputs
@@ -212,6 +213,7 @@ class Computed:
     outputs: tuple[Outputs | None, ...]  # probabilities of the classes that may answer; None: there is no answer
     novelty: NoveltyThreshold | None  # of the model; None: it has none
     thresholds: NDArray[np.float32] | None = None  # of the labels of a multi-label model; None: it is another one
+    known: Bins | None = None  # scores of novelty of images of the classes; None: the model has no reference of drift
 
 
 @dataclass(slots=True)

@@ -316,7 +316,9 @@ def _computed(flights: Sequence[_Flight], work: Job) -> Computed:
         if outputs is not None and work.chosen is not None:
             outputs = {**outputs, PROBABILITIES: work.chosen.probabilities(outputs)[0]}
         found.append(outputs)
-    return Computed(tuple(found), work.model.bundle.novelty, work.model.classes.thresholds)
+    bundle = work.model.bundle
+    known = None if bundle.drift is None else bundle.drift.bins.get("novelty")
+    return Computed(tuple(found), bundle.novelty, work.model.classes.thresholds, known)
 
 
 def _outputs(flight: _Flight) -> Outputs | None:

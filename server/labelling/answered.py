@@ -9,12 +9,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from glimpse.models.drift import Bins
 from glimpse.models.labels import ClassLabel
 from glimpse.models.novelty import NoveltyThreshold
 from glimpse.models.outputs import PROBABILITIES, Outputs
 from glimpse.server.domain import Classification, Novelty
 
 FIRST = 5  # classes of an answer that are looked at
+_NEAR_THRESHOLD = 0.05  # of the threshold of novelty
+_TENTHS = 11  # edges of a reference whose values are not equal
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,7 @@ class First:
     probabilities: tuple[float, ...]
     novelty: Novelty | None  # None: the model has no threshold, or nobody has to know
     margin: float = 1.0  # from 0, where the answer could as well be another one, to 1, see `_margin`
+    at_threshold: bool = False  # its score of novelty is near the threshold, see `_width`
 
     def told(self, labels: Sequence[ClassLabel]) -> list[dict[str, object]]:
         """The classes as a JSON file has them."""
@@ -49,7 +53,9 @@ def first_of(answer: Classification, number: int) -> First | None:
     ordered = _highest(probabilities)
     highest = tuple(probabilities[ordered].tolist())
     margin = _margin(highest) if computed.thresholds is None else _nearest(probabilities, computed.thresholds)
-    return First(tuple(ordered.tolist()), highest, _novelty(outputs, computed.novelty), margin)
+    novelty = _novelty(outputs, computed.novelty)
+    near = novelty is not None and abs(novelty.score - novelty.threshold) < _width(novelty.threshold, computed.known)
+    return First(tuple(ordered.tolist()), highest, novelty, margin, near)
 
 
 def _highest(probabilities: NDArray[np.float32]) -> NDArray[np.intp]:
@@ -73,6 +79,24 @@ def _nearest(probabilities: NDArray[np.float32], thresholds: NDArray[np.float32]
     away = np.abs(probabilities - thresholds)
     # Whoever sets a threshold of 0 or 1 has decided: nothing is near it.
     return float(np.divide(away, range_, out=np.ones_like(away), where=range_ > 0).min(initial=1.0))
+
+
+def _width(threshold: float, known: Bins | None) -> float:
+    """By less than this a score of novelty differs from the threshold if it is near it.
+
+    The score of one image in twenty of the classes lies that far below the threshold at most: it is where a tenth of
+    them is above that such scores begin. Scores have any scale, so that a share of the threshold says little of them;
+    it is taken where nothing is known of their distribution.
+
+    Args:
+        threshold: above it an image is unknown.
+        known: scores of images of the classes, in tenths.
+    """
+    if known is None or len(known.edges) < _TENTHS:
+        return _NEAR_THRESHOLD * abs(threshold)
+    eighty, ninety = known.edges[-3:-1]
+    # Half of the tenth before, where the threshold is of other images and not above these.
+    return max(threshold - ninety, (ninety - eighty) / 2)
 
 
 def _novelty(outputs: Outputs, fitted: NoveltyThreshold | None) -> Novelty | None:

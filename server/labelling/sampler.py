@@ -23,8 +23,6 @@ from glimpse.server.labelling.writer import Sample, Writer
 from glimpse.server.labelling_metrics import LabellingMetrics
 from glimpse.server.settings.labelling import LabellingSettings
 
-# A score of novelty is near its threshold if it differs by less than this share of the threshold.
-_NEAR_THRESHOLD = 0.05
 _BURST_SECONDS = 60.0  # for as long as nothing is kept, so much of the rate is saved up
 
 # Told the version that has named another class, that class, and its probability there.
@@ -106,10 +104,8 @@ class Sampler:
         reasons, novelty = [], first.novelty
         if self._share and self._sample() < self._share:
             reasons.append("random")
-        if "near" in self._reasons:
-            near = _NEAR_THRESHOLD * abs(novelty.threshold) if novelty is not None else 0.0
-            if first.margin < self._margin or (novelty is not None and abs(novelty.score - novelty.threshold) < near):
-                reasons.append("near")
+        if "near" in self._reasons and (first.margin < self._margin or first.at_threshold):
+            reasons.append("near")
         if "unknown" in self._reasons and novelty is not None and not novelty.known:
             reasons.append("unknown")
         return reasons

@@ -15,6 +15,7 @@ import pytest
 import structlog.testing
 
 from glimpse.models.decoding.bare import png_of
+from glimpse.models.drift import Bins
 from glimpse.models.labels import ClassLabel
 from glimpse.models.novelty import NoveltyThreshold
 from glimpse.models.outputs import LOGITS, PROBABILITIES
@@ -103,6 +104,24 @@ def test_an_image_is_kept_for_what_its_answer_is_like(
     kept.sampler.offer(answered(given))
     facts = kept.facts()
     assert (None if facts is None else facts["reasons"]) == reasons
+
+
+@pytest.mark.parametrize(
+    ("factor", "offset"), [(1.0, 0.0), (0.01, 0.0), (1.0, 300.0), (1.0, 4.5)], ids=["", "small", "far from 0", "at 0"]
+)
+def test_how_near_a_threshold_is_follows_from_scores_of_known_images(factor: float, offset: float) -> None:
+    """Whatever their scale: of a hundred known images those five that are within, and as far above."""
+    scores = factor * np.linspace(-14.0, -4.0, 101) + offset
+    fitted = NoveltyThreshold(score="max_logit", threshold=float(scores[95]))
+    found = []
+    for score in (*scores[85:], scores[95] + 0.55 * factor):
+        outputs = {PROBABILITIES: np.array([0.9, 0.1], np.float32), LOGITS: np.array([-score, -score - 9.0])}
+        computed = Computed((outputs,), fitted, known=Bins.of(scores))
+        first = first_of(Classification(MODEL, (ImageResult(Timing()),), LABELS, computed), 0)
+        assert first is not None
+        found.append(first.at_threshold)
+    assert [85 + i for i, near in enumerate(found[:11]) if near] == [91, 92, 93, 94, 95]
+    assert not found[-1], "it is as far above"
 
 
 @pytest.mark.parametrize(
