@@ -110,7 +110,7 @@ class Batcher:
         self._lonely = _LONELY  # batches in a row that had no company
         self._closed = False
         self._idle_seconds = idle_seconds
-        self._first_maps = FirstMaps(prepare_maps, self._maps_prepared)
+        self._first_maps = FirstMaps(prepare_maps, self._maps_prepared, seconds=stuck_seconds, clock=clock)
         workers = streams + (2 if self.beside_cores else 1)
         self._staging = [np.zeros((batch_sizes[-1], *input_shape), np.uint8) for _ in range(workers)]
         self._workers = [self._worker(number) for number in range(workers)]
@@ -271,15 +271,18 @@ class Batcher:
         """
         with self._changed:
             trouble = self._watch.trouble()
-            if trouble is None:
+            why = self._first_maps.trouble() if trouble is None else trouble
+            if why is None:
                 return None
-            now = self._clock()
-            taken = self._queue.take(len(self._queue), now=now, ready_by=now)
+            lost = self._first_maps.take()
+            if trouble is not None:  # else the device computes for all who ask for no maps
+                now = self._clock()
+                taken = self._queue.take(len(self._queue), now=now, ready_by=now)
+                lost += [*self._watch.lost(), *taken.batch, *taken.expired]
             self._changed.notify_all()  # nothing waits any more: where the batcher is closed, that is the end
-            lost = [*self._watch.lost(), *taken.batch, *taken.expired, *self._first_maps.take()]
-        if self._share_of_device is not None:
+        if trouble is not None and self._share_of_device is not None:
             self._share_of_device.give_up(self._stuck_seconds)
-        fail(lost, lambda: stuck(trouble))
+        fail(lost, lambda: stuck(why))
         return trouble
 
     def close(self, timeout: float | None = None) -> bool:

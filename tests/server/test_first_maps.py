@@ -12,7 +12,7 @@ import pytest
 
 from glimpse.models.outputs import CLASS_MAPS, LOGITS, PROBABILITIES
 from glimpse.server.batching.batch_queue import Answer, Slot
-from glimpse.server.errors import InternalError, OverloadedError
+from glimpse.server.errors import InternalError, OverloadedError, UnavailableError
 from glimpse.server.fair_queue import NO_LANE
 from glimpse.server.loading import LoadOptions, load_model, model_source
 from glimpse.server.metrics import Metrics
@@ -130,6 +130,45 @@ def test_who_leaves_before_the_first_maps_are_there_takes_no_room(make: Callable
     bench.release()
     assert value(ordinary) == 3
     prepared.go.release()
+
+
+def test_where_no_thread_may_begin_the_first_maps_are_made_in_a_batch(
+    make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = make(outputs=OUTPUTS, prepare_maps=Prepared())
+
+    def refused(thread: threading.Thread) -> None:
+        raise RuntimeError(f"can't start new thread {thread.name}")
+
+    with monkeypatch.context() as full:
+        full.setattr(threading.Thread, "start", refused)
+        explained = bench.submit(1, outputs=EXPLAINED)
+    bench.release()
+    assert maps_of(explained) == 1 + SECOND
+    assert bench.batcher.depth() == 0
+
+
+def test_first_maps_that_hang_fail_those_who_wait_and_nobody_else(make: Callable[..., Bench]) -> None:
+    """However late they come, they are there from then on."""
+    prepared = Prepared()
+    bench = make(outputs=OUTPUTS, prepare_maps=prepared, stuck_seconds=5.0)
+    waiting = bench.submit(1, outputs=EXPLAINED)
+    assert prepared.begun.acquire(timeout=WAIT)
+    bench.clock.now += 5.0
+    assert bench.batcher.trouble() is None
+    assert not waiting.done()
+    bench.clock.now += 1.0
+    for each in (waiting, bench.submit(2, outputs=EXPLAINED)):
+        assert bench.batcher.trouble() is None, "the device answers others"
+        with pytest.raises(UnavailableError, match=r"class maps has been made ready for 6 s\."):
+            each.result(0)
+    ordinary = bench.submit(3)
+    bench.release()
+    assert value(ordinary) == 3
+    prepared.go.release()
+    explained = bench.submit(4, outputs=EXPLAINED)
+    bench.release()
+    assert maps_of(explained) == 4 + SECOND
 
 
 def test_threads_do_not_rest_while_an_image_waits_for_the_first_maps(make: Callable[..., Bench]) -> None:
