@@ -11,7 +11,7 @@ from glimpse.models.outputs import DEFAULT_OUTPUTS, EMBEDDING
 from glimpse.models.spec import NetworkSummary
 from glimpse.server.batching.model_queue import ModelQueue
 from glimpse.server.class_choice import Classes
-from glimpse.server.domain import ModelIdentity
+from glimpse.server.domain import ClassChoice, ModelIdentity
 from glimpse.server.runtime.agreement import Agreement
 
 
@@ -99,6 +99,7 @@ class LoadedModel:
     batcher: ModelQueue
     outputs: frozenset[str] = DEFAULT_OUTPUTS  # that a request may ask for, by name
     geometries: frozenset[str] | None = None  # that a request may choose; None: those of the server
+    choice: ClassChoice | None = None  # of requests that do not choose classes; None: that of the server
     agreement: Agreement | None = None  # of the reduced precision that was considered, with float32
     uses: Uses = field(default_factory=Uses, repr=False, compare=False)  # by requests
     sleep: Sleep | None = field(default=None, repr=False, compare=False)  # None: it is always awake

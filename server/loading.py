@@ -62,6 +62,7 @@ class LoadOptions:
     calibration: Path | None = None  # images to quantise with, for models that bring none
     judged: Agreement | None = None  # of a model whose int8 network has earned its place, and is loaded again
     classes: ClassChoice | None = None  # that answer requests which do not choose; None: all
+    own_classes: ClassChoice | None = None  # these, if they are the model's own; None: they are those of the server
     geometries: frozenset[str] | None = None  # that a request may choose; None: those of the server
     streams: int = 0  # of the runtime, where it can be told; 0: what suits it
     weight: float = 1.0  # that the model's time on the device is in proportion to, while others wait
@@ -214,6 +215,7 @@ def load_model(
         device=runtime.device,
         precision=runtime.precision,
         geometries=options.geometries,
+        choice=options.own_classes,
         agreement=agreement,
         batch_sizes=batch_sizes,
         batcher=batcher,
@@ -303,6 +305,11 @@ def default_choice(settings: Settings) -> ClassChoice | None:
     return ClassChoice(allow, deny) if allow or deny else None
 
 
+# What says which classes answer requests that do not choose.
+_NAMES = "GLIMPSE_ALLOW_CLASSES and GLIMPSE_DENY_CLASSES"
+_OWN_NAMES = "allow_classes and deny_classes of the model"
+
+
 def _check_classes(bundle: Bundle, options: LoadOptions) -> None:
     """Refuse a model that lacks the classes of the settings, before its first request does.
 
@@ -314,7 +321,7 @@ def _check_classes(bundle: Bundle, options: LoadOptions) -> None:
     try:
         Classes(bundle).chosen(options.classes)
     except InvalidRequestError as error:
-        raise ValueError(f"{error.message} Check GLIMPSE_ALLOW_CLASSES and GLIMPSE_DENY_CLASSES.") from None
+        raise ValueError(f"{error.message} Check {_NAMES if options.own_classes is None else _OWN_NAMES}.") from None
 
 
 def _check_memory(bundle: Bundle, options: LoadOptions) -> None:

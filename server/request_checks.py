@@ -121,7 +121,7 @@ class RequestChecks:
         self.check_number(len(request.images))
         k = _top_k(request, model)
         self._check_outputs(request, model)
-        choice = request.classes or self._classes
+        choice = request.classes or model.choice or self._classes
         chosen = None if choice is None else model.classes.chosen(choice)
         outputs = request.outputs if chosen is None else request.outputs | _OF_A_CHOICE
         metrics = self._metrics.of(model.identity.name, model.identity.version)

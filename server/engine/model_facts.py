@@ -12,6 +12,7 @@ from glimpse.models.bundle import Bundle
 from glimpse.models.outputs import CLASS_MAPS, FEATURE_STATISTICS, HIDDEN
 from glimpse.models.spec import NetworkSummary
 from glimpse.server.batching.model_queue import ModelQueue
+from glimpse.server.domain import ClassChoice
 from glimpse.server.engine.arena import Layout
 from glimpse.server.loaded_model import LoadedModel
 from glimpse.server.runtime.agreement import Agreement
@@ -30,6 +31,7 @@ class ModelFacts:
     output_shapes: dict[str, tuple[int, ...]]  # of each output, by name: the shape for one image, float32
     agreement: Agreement | None = None
     geometries: frozenset[str] | None = None
+    choice: ClassChoice | None = None
 
     @classmethod
     def of(cls, model: LoadedModel) -> Self:
@@ -51,6 +53,7 @@ class ModelFacts:
             output_shapes=shapes,
             agreement=model.agreement,
             geometries=model.geometries,
+            choice=model.choice,
         )
 
     @property
@@ -71,4 +74,5 @@ class ModelFacts:
             outputs=frozenset(self.output_shapes) - HIDDEN,
             agreement=self.agreement,
             geometries=self.geometries,
+            choice=self.choice,
         )

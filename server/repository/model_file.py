@@ -14,6 +14,7 @@ from glimpse.models.prestem.recipe import Geometry
 from glimpse.models.sources import ModelSource
 from glimpse.models.suggestions import did_you_mean
 from glimpse.server.batching.device import SharedDevice
+from glimpse.server.domain import ClassChoice
 from glimpse.server.loading import LoadOptions
 from glimpse.server.settings import Settings
 from glimpse.server.settings.kinds import PrecisionChoice, RuntimeChoice
@@ -34,6 +35,9 @@ class ModelFile(BaseModel):
     max_batch_size: Annotated[int, Field(ge=0, le=1024)] | None = None
     compute_streams: Annotated[int, Field(ge=0, le=1024)] | None = None
     allow_geometries: frozenset[Geometry] | None = None
+    # Of requests that do not choose, both together: a model that names either has nothing of the server's choice.
+    allow_classes: tuple[str, ...] | None = None
+    deny_classes: tuple[str, ...] | None = None
     weight: Annotated[float, Field(gt=0, le=1000)] = 1.0  # its time on the device is in proportion to, under load
     keep: Annotated[int, Field(ge=1, le=100)] = 1  # of the newest versions, how many answer
     required: bool = True  # the server is ready only once this model is, and it never sleeps
@@ -64,10 +68,13 @@ class ModelFile(BaseModel):
         Raises:
             ValueError: the runtime is not installed.
         """
-        own = {name: getattr(self, name) for name in _LIKE_THE_SERVER}
-        update = {name: value for name, value in own.items() if value is not None}
+        update = {name: value for name in _LIKE_THE_SERVER if (value := getattr(self, name)) is not None}
         options = LoadOptions.of(settings.model_copy(update=update))
-        return replace(options, geometries=self.allow_geometries, weight=self.weight, device=device)
+        options = replace(options, geometries=self.allow_geometries, weight=self.weight, device=device)
+        if self.allow_classes is None and self.deny_classes is None:
+            return options
+        own = ClassChoice(self.allow_classes or (), self.deny_classes or ())
+        return replace(options, classes=own, own_classes=own)
 
     def source(self, weights: str, labels: Path | None = None, recipe: Path | None = None) -> ModelSource:
         """The model of a bundle, a weights file or a tag."""

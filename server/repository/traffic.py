@@ -180,11 +180,12 @@ class Traffic:
         self, rollout: Rollout, version: str, request: ClassifyRequest, call: CallContext, answer: Classification
     ) -> None:
         request = replace(request, images=tuple([apart(image) for image in request.images]))
-        now, classes = self._copies.clock(), request.classes or self._classes
+        now = self._copies.clock()
         try:
             model = self._registry.resolve(ModelSelector(answer.model.name, answer.model.version))
         except ServiceError:
             return  # it has just been unloaded
+        classes = request.classes or model.choice or self._classes
         for number, (image, result) in enumerate(zip(request.images, answer.results, strict=True)):
             if result.error is not None:
                 continue

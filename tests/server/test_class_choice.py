@@ -84,6 +84,21 @@ def test_a_server_may_choose_for_requests_that_do_not(
     assert probabilities.sum() == pytest.approx(1, abs=1e-6)
 
 
+@with_two_workers_too
+def test_a_model_of_several_may_have_classes_of_its_own(
+    start_server: Callable[..., RunningServer], tmp_path: Path, cat_photo: Path
+) -> None:
+    listing = tmp_path / "models.toml"
+    listing.write_text('[a]\nweights = "cifar10"\n[b]\nweights = "cifar10"\nallow_classes = ["ship", "frog"]\n')
+    server = start_server("--allow-classes=cat,dog", environment={"GLIMPSE_MODELS": str(listing)}, model={})
+    server.wait_for("serving")
+    with Client(server.target) as client:
+        for model, classes in (("a", {"cat", "dog"}), ("b", {"ship", "frog"})):
+            found = client.classify(cat_photo, model=model).raise_for_error()
+            assert {each.label for each in found.predictions} == classes
+        assert [each.label for each in client.classify(cat_photo, model="b", allow=["bird"]).predictions] == ["bird"]
+
+
 def test_a_server_whose_model_lacks_its_classes_does_not_start(start_server: Callable[..., RunningServer]) -> None:
     server = start_server("--allow-classes=cat,hrse")
     assert server.exit_code() == 4

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from glimpse.server.batching.device import SharedDevice
+from glimpse.server.domain import ClassChoice
 from glimpse.server.repository import aliases
 from glimpse.server.repository import scan as scanning
 from glimpse.server.repository.model_file import ModelFile
@@ -240,6 +241,25 @@ def test_a_repository_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
 
 def test_the_description_of_the_small_model_is_that_of_a_bundle(tmp_path: Path) -> None:
     assert json.loads((add(tmp_path, 1) / "model.json").read_text())["name"] == "se_resnet20_cifar10"
+
+
+@pytest.mark.parametrize(
+    ("text", "classes"),
+    [
+        ("", ClassChoice(("cat",), ("dog",))),
+        ("allow_classes = ['ship', 'frog']", ClassChoice(("ship", "frog"))),
+        ("deny_classes = ['ship']", ClassChoice((), ("ship",))),
+        ("allow_classes = []", ClassChoice()),
+    ],
+)
+def test_classes_of_one_model_are_as_its_file_says(tmp_path: Path, text: str, classes: ClassChoice) -> None:
+    """A model with a choice of its own has nothing of that of the server."""
+    add(tmp_path, 1)
+    (tmp_path / "cifar" / "model.toml").write_text(text)
+    chosen = Settings(allow_classes=("cat",), deny_classes=("dog",))  # type: ignore[call-arg]  # all have defaults
+    options = scan(tmp_path)["cifar"].file.load_options(chosen, SharedDevice(4))
+    assert options.classes == classes
+    assert options.own_classes == (classes if text else None)
 
 
 @pytest.mark.parametrize(("text", "streams"), [("", 2), ("compute_streams = 1", 1), ("compute_streams = 0", 0)])
