@@ -104,7 +104,7 @@ def test_once_no_shape_is_left_to_compare_measuring_ends() -> None:
     assert none.turns == [RULE, RULE]
 
 
-def test_on_a_slow_machine_two_turns_of_the_rule_show_that_time_does_not_suffice() -> None:
+def test_two_turns_of_the_rule_show_that_time_does_not_suffice() -> None:
     slow = Device(lambda _: 0.05)
     assert slow.gains(3.0) == {}
     assert slow.turns == [RULE, RULE]
