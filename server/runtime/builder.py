@@ -275,12 +275,15 @@ class _Builder:
 
     def _made(self, precision: Precision) -> Runtime:
         make = self._type
+        what = f"{self._row.name} cannot compute this network"
         if (kept := self._imported.kept(precision)) is not None:
-            try:
-                kept.check()
-                return make(kept, precision)
-            except (OSError, ValueError) as error:
-                _log.warning("kept network cannot be used", folder=str(kept.folder), detail=str(error))
+            with errors_as_unsupported(what):
+                try:
+                    kept.check()
+                    return make(kept, precision)
+                except (OSError, ValueError) as error:
+                    _log.warning("kept network cannot be used", folder=str(kept.folder), detail=str(error))
+                    kept.discard()
         form = self._quantised if precision == QUANTISED else self._imported.form()
-        with errors_as_unsupported(f"{self._row.name} cannot compute this network"):
+        with errors_as_unsupported(what):
             return make(form, precision)

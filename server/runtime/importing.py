@@ -144,8 +144,11 @@ def keep(imported: ImportedModel, runtime: Runtime) -> None:
         StoppedError: expected; the start was told to end.
     """
     precision = cast("Precision", runtime.precision)
-    if imported.row.keeps and isinstance(runtime, Keepable) and imported.kept(precision) is None:
-        key = _key(imported.bundle, imported.row, precision)
+    if not imported.row.keeps or not isinstance(runtime, Keepable):
+        return
+    key = _key(imported.bundle, imported.row, precision)
+    # Looked for again where it was there: what could not be used has been discarded since.
+    if imported.kept(precision) is None or kept_network.find(key) is None:
         kept_network.keep(key, runtime, imported.bundle, imported.summary)
 
 

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import structlog
 from jax import export
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from glimpse.models import bounded_files
 from glimpse.models.map_rows import Head
@@ -99,7 +99,7 @@ def save(traced: Traced, folder: Path) -> dict[str, Any] | None:
         _log.info("network not kept", detail=short(error))
         return None
     arrays = {_variable(number): np.asarray(each) for number, each in enumerate(traced.state)}
-    save_file(arrays, folder / _STATE)
+    kept_network.save_arrays(arrays, folder / _STATE)
     kept_network.save_maps(traced.maps_head, folder)
     return {"names": [*traced.names], "variables": len(traced.state), "maps": traced.maps_head is not None}
 
@@ -110,6 +110,7 @@ def read(kept: KeptNetwork) -> Traced:
     Raises:
         ValueError: it is something else.
         OSError: it cannot be read.
+        MemoryError: there was not enough.
     """
     facts = kept.facts
     try:
@@ -125,7 +126,7 @@ def read(kept: KeptNetwork) -> Traced:
         )
         if forward is None:
             raise ValueError("the program is missing")  # noqa: TRY301 - one place says what becomes of it
-    except OSError:
+    except (OSError, MemoryError):
         raise
     except Exception as error:  # of many kinds, by what is wrong with it
         raise ValueError(f"the kept program cannot be read: {short(error)}") from error

@@ -23,6 +23,8 @@ from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 import structlog
+from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from glimpse.models import bounded_files, digests
@@ -57,6 +59,10 @@ class KeptNetwork:
         for name, found in self.hashes.items():
             if digests.digest(self.folder / name) != found:
                 raise ValueError(f"{name} has changed since it was stored")
+
+    def discard(self) -> None:
+        """Remove it where that can be done, so that it is kept anew."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 @runtime_checkable
@@ -141,11 +147,23 @@ def keep(name: str, runtime: Keepable, bundle: Bundle, summary: NetworkSummary) 
     return True
 
 
+def save_arrays(arrays: Mapping[str, NDArray[Any]], path: Path) -> None:
+    """Write arrays by their names into a safetensors file.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    try:
+        save_file({**arrays}, path)
+    except SafetensorError as error:  # also where the disk is full
+        raise OSError(f"{path.name} cannot be written. {error}") from error
+
+
 def save_maps(head: Head | None, folder: Path) -> None:
     """Write what makes class maps into a file of `folder`; none where there are no numbers in it."""
     arrays = {} if head is None else {"kernel": head.kernel, "bias": head.bias}
     if found := {name: np.ascontiguousarray(each) for name, each in arrays.items() if each is not None}:
-        save_file(found, folder / _MAPS)
+        save_arrays(found, folder / _MAPS)
 
 
 def read_maps(folder: Path) -> Head:

@@ -110,13 +110,14 @@ def read(kept: KeptNetwork, device: torch.device) -> Traced:
     Raises:
         ValueError: it is something else.
         OSError: it cannot be read.
+        MemoryError: there was not enough; of PyTorch's own errors, torch.OutOfMemoryError.
     """
     try:
         names = tuple(str(name) for name in kept.facts["names"])
         maps_head = kept_network.read_maps(kept.folder) if kept.facts["maps"] else None
         with _without_warnings():
             program = torch.jit.load(str(kept.folder / _PROGRAM), map_location=device)
-    except (OSError, torch.OutOfMemoryError):
+    except (OSError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # of many kinds, by what is wrong with it
         raise ValueError(f"the kept program cannot be read: {short(error)}") from error

@@ -119,6 +119,21 @@ def test_a_network_that_cannot_be_kept_leaves_nothing(
     assert list((tmp_path / "networks").iterdir()) == []
 
 
+def test_a_network_for_which_there_is_no_room_leaves_nothing(
+    runtime: Constant, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def save(_: Constant, folder: Path) -> dict[str, Any]:
+        (folder / "arrays").mkdir()  # where the file is to be, as a full disk is not to be had
+        kept_network.save_arrays({"kernel": np.ones(3, np.float32)}, folder / "arrays")
+        return {}
+
+    monkeypatch.setattr(Constant, "save", save)
+    with structlog.testing.capture_logs() as logs:
+        assert not kept_network.keep("a", runtime, bundle, SUMMARY)
+    assert "arrays cannot be written" in logs[-1]["detail"]
+    assert list((tmp_path / "networks").iterdir()) == []
+
+
 def test_what_another_server_has_kept_meanwhile_stays(runtime: Constant, bundle: Bundle, tmp_path: Path) -> None:
     kept_network.keep("a", runtime, bundle, SUMMARY)
     before = (tmp_path / "networks" / "a" / "class").stat().st_ino
@@ -190,6 +205,25 @@ def test_a_kept_network_that_is_of_no_use_is_built_again(
     assert built == ["built", "built"]
     assert "kept network cannot be used" in [each["event"] for each in logs]
     assert runtime.made[-1] == "a model"
+    served(bundle, built)  # for it has been kept anew
+    assert built == ["built", "built"]
+    assert isinstance(runtime.made[-1], KeptNetwork)
+
+
+@pytest.mark.usefixtures("no_keras")
+def test_a_device_without_room_for_what_is_kept_says_so(
+    runtime: Constant, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the network is built, and it stays kept: the next start may have more memory."""
+    served(bundle, [])
+
+    def full(*_: object) -> None:
+        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory")  # as XLA says it
+
+    monkeypatch.setattr(Constant, "__init__", full)
+    with pytest.raises(MemoryError, match="RESOURCE_EXHAUSTED"):
+        served(bundle, [])
+    assert list(tmp_path.glob("networks/*/class"))
 
 
 @pytest.mark.usefixtures("no_keras")
