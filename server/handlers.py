@@ -57,7 +57,7 @@ class Handlers:
                         if is_compressed(message):
                             message = await decompress(message)
                         request = parsed(message, parse)
-                        del message  # the request has its own copy
+                        del message  # the request has what it needs of it
                         answer = await inner(request, context)
                         send(call)
                         return answer
