@@ -27,8 +27,10 @@ line](command-line.md).
 _CACHE = """\
 The folder that `GLIMPSE_CACHE` names has four kinds of content, all of which can be made again: downloaded weights
 (without the variable, in `~/.cache/glimpse/weights`), models as OpenVINO, JAX and PyTorch read them in the folder
-`networks`, programs that JAX has compiled in the folder `jax`, and in the folder `agreement` the comparisons of reduced
-precision with float32. The second start of a server takes its model from there and needs neither TensorFlow nor Keras;
+`networks`, programs that JAX has compiled in the folder `jax`, and measurements: in the folder `agreement` the
+comparisons of reduced precision with float32, in `streams` and `batch_sizes` which batches are computed fastest. The
+second start of a server with one of these three runtimes takes its model from there and needs neither TensorFlow nor
+Keras;
 `python -m glimpse.server prepare`, with the same settings, prepares the first start.
 """
 
