@@ -37,7 +37,6 @@ from tests.models.weight_makers import (
     torch_legacy,
     torch_zip,
 )
-from tests.variations import mostly_in_ci
 
 # --- what HDF5 may try
 
@@ -187,7 +186,7 @@ def test_the_time_for_reading_hdf5_follows_the_size_of_the_file(
     assert given == [20, 36]
 
 
-@pytest.mark.parametrize("examples", mostly_in_ci([10, 40], 10))
+@pytest.mark.parametrize("examples", [10, pytest.param(40, marks=pytest.mark.slow)])
 def test_a_damaged_hdf5_file_is_read_or_refused(examples: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = (folder / "hdf5").read_bytes()
     monkeypatch.setattr(limits, "SECONDS", 5)

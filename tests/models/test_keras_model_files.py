@@ -6,7 +6,6 @@ import json
 import re
 import zipfile
 from collections.abc import Callable, Iterator
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -234,7 +233,10 @@ def test_a_layer_for_images_does_what_it_does_in_predict(name: str, tmp_path: Pa
 
 @pytest.mark.parametrize(
     ("nested", "open_inside", "activation"),
-    mostly_in_ci(product((False, True), (False, True), ("softmax", "linear")), (True, False, "softmax")),
+    [
+        (True, False, "softmax"),
+        *mostly_in_ci([(True, True, "linear"), (False, True, "softmax"), (False, False, "linear")]),
+    ],
 )
 def test_networks_as_in_the_tutorials(*, nested: bool, open_inside: bool, activation: str, tmp_path: Path) -> None:
     last = layers.Dense(CLASSES, activation=activation)

@@ -90,7 +90,7 @@ def test_maps_are_better_than_random_ones(small: Classifier, small_photos: list[
 
 
 @pytest.mark.ci
-@pytest.mark.parametrize("method", ["cam", "occlusion"])
+@pytest.mark.parametrize("method", ["cam", pytest.param("occlusion", marks=pytest.mark.slow)])
 def test_maps_of_the_default_model_are_better_than_random_ones(method: str) -> None:
     source = SHARED / "data" / "imagenet-val" / "images.zip"
     if not source.exists():

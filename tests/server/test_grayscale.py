@@ -70,7 +70,7 @@ class Grey:
         return found
 
 
-@pytest.fixture(params=[("mnist_dnn", "zero"), pytest.param(("basic_cnn", "fill"), marks=pytest.mark.ci)], ids=str)
+@pytest.fixture(params=[("mnist_dnn", "zero"), pytest.param(("basic_cnn", "fill"), marks=pytest.mark.slow)], ids=str)
 def grey(request: pytest.FixtureRequest, tmp_path: Path, start_server: Callable[..., RunningServer]) -> Grey:
     name, padding = request.param
     return Grey(name, padding, tmp_path, start_server)

@@ -48,7 +48,9 @@ for runtime, many, room in runtimes:
 
 
 @pytest.mark.ci
-@pytest.mark.parametrize("cores", [pytest.param((), id="all cores"), pytest.param(("one",), id="one core")])
+@pytest.mark.parametrize(
+    "cores", [pytest.param((), id="all cores"), pytest.param(("one",), id="one core", marks=pytest.mark.slow)]
+)
 def test_openvino_and_tensorflow_tell_when_a_batch_does_not_fit_and_go_on(
     cores: tuple[str, ...], tmp_path: Path
 ) -> None:

@@ -17,7 +17,7 @@ from tests.conftest import RunningServer
 from tests.server.conftest import TIMEOUT
 from tests.server.hostile.conftest import Attacked
 from tests.server.hostile.wire import CHECK, CLASSIFY, DESCRIBE, REFLECTION, STREAM, WATCH
-from tests.variations import ONE_PROCESS_AND_TWO_WORKERS, mostly_in_ci
+from tests.variations import ONE_PROCESS_AND_TWO_WORKERS
 
 Send = Callable[[str, bytes], str]
 METHODS = [CLASSIFY, STREAM, DESCRIBE, CHECK, WATCH, REFLECTION]
@@ -178,7 +178,7 @@ def fuzz(send: Send, good: bytes, examples: int) -> None:
 
 
 @pytest.mark.parametrize("attacked", ONE_PROCESS_AND_TWO_WORKERS, indirect=True)
-@pytest.mark.parametrize("examples", mostly_in_ci([80, 200], 80))  # each some 20 ms, twice
+@pytest.mark.parametrize("examples", [80, pytest.param(200, marks=pytest.mark.slow)])  # each some 20 ms, twice
 def test_messages_of_chance_get_an_answer_or_a_refusal(attacked: Attacked, send: Send, examples: int) -> None:
     fuzz(send, attacked.body, examples)
 

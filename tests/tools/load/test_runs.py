@@ -16,6 +16,9 @@ from tools.load import chaos, overload, soak
 from tools.load.replica import Replica
 from tools.load.report import Report
 
+ONE_PROCESS = pytest.param(1, id="one process")
+linux = pytest.mark.skipif(sys.platform != "linux", reason="several processes share a port on Linux only")
+
 
 @pytest.fixture(scope="module")
 def replica(request: pytest.FixtureRequest) -> Iterator[Replica]:
@@ -50,7 +53,7 @@ def test_a_short_soak_ends_as_it_began_and_all_is_counted(workers: int) -> None:
 
 
 @pytest.mark.ci
-@pytest.mark.parametrize("replica", ONE_PROCESS_AND_TWO_WORKERS[:1], indirect=True)
+@pytest.mark.parametrize("replica", [ONE_PROCESS], indirect=True)
 def test_the_command_writes_its_figures_and_fails_by_name(
     replica: Replica, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -67,7 +70,9 @@ def test_the_command_writes_its_figures_and_fails_by_name(
 
 
 @pytest.mark.ci
-@pytest.mark.parametrize("replica", ONE_PROCESS_AND_TWO_WORKERS, indirect=True)
+@pytest.mark.parametrize(
+    "replica", [ONE_PROCESS, pytest.param(2, id="two workers", marks=[pytest.mark.slow, linux])], indirect=True
+)
 def test_a_short_overload_turns_away_by_name_and_leaves_nothing_behind(replica: Replica) -> None:
     report = overload.run(replica, overload.Effort(seconds=1.0))
     assert broken(report, "ten times the callers", "an open loop", "memory is flat", "two greedy", "at most") == []
@@ -85,7 +90,7 @@ def test_a_short_chaos_is_noticed_by_nobody() -> None:
 
 
 @pytest.mark.ci
-@pytest.mark.skipif(sys.platform != "linux", reason="several processes share a port on Linux only")
+@linux
 def test_a_short_chaos_among_the_processes_of_servers_is_noticed_by_nobody() -> None:
     effort = chaos.Effort(requests=150, terms=1, kills=1, worker_kills=1, engine_kills=1, callers=4)
     report = chaos.run(effort, {"GLIMPSE_WORKERS": "2", **SMALL_MODEL})
