@@ -45,6 +45,21 @@ def test_its_description_tells_each_class_with_its_id_and_synonyms(default_serve
     assert "man-eater" in shark.synonyms
 
 
+@pytest.mark.parametrize("name", ["astronaut", "chelsea"])
+def test_a_copy_in_jpeg_of_quality_75_has_nearly_the_same_embedding(
+    default_server: RunningServer, tmp_path: Path, name: str
+) -> None:
+    """Of photos of half a megapixel and less; those of cameras are more alike still."""
+    photo = getattr(data, name)()
+    Image.fromarray(photo).save(tmp_path / "copy.jpg", quality=75)
+    with Client(default_server.target) as client:
+        original, copy = (
+            np.asarray(client.classify(image, outputs=["embedding"]).embedding)
+            for image in (photo, tmp_path / "copy.jpg")
+        )
+    assert original @ copy / np.linalg.norm(original) / np.linalg.norm(copy) > 0.98
+
+
 @pytest.fixture(scope="module")
 def validation(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, int]:
     """650 images of ImageNet's validation set by their paths, each with the index of its class."""
