@@ -5,9 +5,10 @@ How much a larger batch gains depends on the network, the GPU and the runtime, s
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 
@@ -15,9 +16,17 @@ from glimpse.server.runtime import kept_measurements
 
 KIND = "batch_sizes"  # of measurement
 LARGEST = 256  # images; beyond that a batch takes longer than it gains on every GPU that was measured
-_GAIN = 1.05  # times the rate of the size before it that a larger one must reach
+_GAIN = 1.05  # times the rate of smaller sizes that a larger one must exceed
+_TURNS = 5  # of all sizes, at the most
 _RUNS = 3  # of each size, of which the fastest counts: whatever else happens only makes one slower
 _log = structlog.get_logger(__name__)
+
+
+class Useful(NamedTuple):
+    """What was measured."""
+
+    sizes: tuple[int, ...]  # worth being warm for, rising
+    settled: bool  # whether measuring once more gave the same
 
 
 def useful_sizes(
@@ -27,12 +36,14 @@ def useful_sizes(
     may_grow: bool,
     out_of_memory: Callable[[Exception], bool],
     clock: Callable[[], float] = time.monotonic,
-) -> tuple[int, ...]:
-    """The sizes that are worth being warm for, rising.
+) -> Useful:
+    """The sizes that are worth being warm for.
 
-    The largest is doubled up to 256 while that raises the rate (images a second) by more than 5%, and as long as it
-    fits into memory; where it does not raise the rate, the largest is lowered. Of the others those are left out that
-    take as long as the next larger one, to which a batch may as well be padded.
+    The largest is doubled up to 256 while one of the two largest raises the rate (images a second) by more than 5%, and
+    as long as it fits into memory. The smallest counts that no larger one exceeds by more than that. Of those below it
+    all are left out that take as long as the next larger one, to which a batch may as well be padded. Whatever else
+    happens on a machine makes a size slower, so that all are measured again until that changes nothing any more, a few
+    times at the most, and of each its fastest batch counts.
 
     Args:
         compute: computes a batch of that many images; its first call for a size may compile.
@@ -44,25 +55,29 @@ def useful_sizes(
     Raises:
         Exception: whatever `compute` raises for one of `sizes`.
     """
-    seconds = {size: _seconds(compute, size, clock) for size in sizes}
-    largest = sizes[-1]
-    if may_grow:
-        while 2 * largest <= LARGEST and largest == max(seconds) and _gains(seconds, largest):
+    seconds: dict[int, float] = {}
+    largest = LARGEST if may_grow else sizes[-1]
+
+    def measure(size: int) -> None:
+        seconds[size] = min(seconds.get(size, math.inf), _seconds(compute, size, clock))
+
+    found: tuple[int, ...] = ()
+    for _ in range(_TURNS):
+        for size in sorted({*seconds, *sizes}):
+            measure(size)
+        while (doubled := 2 * max(seconds)) <= largest and _may_gain(seconds):
             try:
-                seconds[2 * largest] = _seconds(compute, 2 * largest, clock)
+                measure(doubled)
             except Exception as error:
                 if not out_of_memory(error):
                     raise
-                _log.info("batch size does not fit", size=2 * largest, detail=f"The largest batch is {largest} images.")
-                break
-            largest *= 2
-        while not _gains(seconds, largest) and largest != min(seconds):
-            largest = max(size for size in seconds if size < largest)
-    kept = [largest]
-    for size in sorted((size for size in seconds if size < largest), reverse=True):
-        if seconds[kept[-1]] > _GAIN * seconds[size]:
-            kept.append(size)
-    return tuple(reversed(kept))
+                largest = max(seconds)
+                _log.info("batch size does not fit", size=doubled, detail=f"The largest batch is {largest} images.")
+        before, found = found, _chosen(seconds, may_grow=may_grow)
+        if found == before:
+            return Useful(found, settled=True)
+    _log.info("batch sizes in doubt", sizes=found, detail="The next start measures again.")
+    return Useful(found, settled=False)
 
 
 def useful_sizes_kept(
@@ -106,14 +121,29 @@ def useful_sizes_kept(
         else:
             return kept
     found = useful_sizes(compute, sizes, may_grow=may_grow, out_of_memory=out_of_memory, clock=clock)
-    kept_measurements.store(KIND, follows_from, found)
-    return found
+    if found.settled:  # a start that measured beside other work is not to decide for all others
+        kept_measurements.store(KIND, follows_from, found.sizes)
+    return found.sizes
 
 
-def _gains(seconds: dict[int, float], size: int) -> bool:
-    """Whether a size has a higher rate than the next smaller one; the smallest has nothing to be compared with."""
-    smaller = max((each for each in seconds if each < size), default=None)
-    return smaller is None or size / seconds[size] > _GAIN * smaller / seconds[smaller]
+def _may_gain(seconds: Mapping[int, float]) -> bool:
+    """Whether a size beyond the largest may have a higher rate: not where neither of the two largest has one."""
+    *smaller, one, other = sorted(seconds) if len(seconds) > 1 else (0, *seconds)
+    before = max((size / seconds[size] for size in smaller), default=0.0)
+    return max(size / seconds[size] for size in (one, other) if size) > _GAIN * before
+
+
+def _chosen(seconds: Mapping[int, float], *, may_grow: bool) -> tuple[int, ...]:
+    """The sizes that these times recommend, rising."""
+    rates = {size: size / seconds[size] for size in sorted(seconds)}
+    best = max(rates.values())
+    # The first that is near enough to the best.
+    largest = next(size for size, rate in rates.items() if _GAIN * rate >= best) if may_grow else max(rates)
+    kept = [largest]
+    for size in sorted((size for size in seconds if size < largest), reverse=True):
+        if seconds[kept[-1]] > _GAIN * seconds[size]:
+            kept.append(size)
+    return tuple(reversed(kept))
 
 
 def _seconds(compute: Callable[[int], object], size: int, clock: Callable[[], float]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,17 +37,68 @@ class Device:
             may_grow=may_grow,
             out_of_memory=lambda error: isinstance(error, MemoryError),
             clock=lambda: self.now,
-        )
+        ).sizes
 
 
 def test_the_largest_batch_grows_while_the_rate_does() -> None:
     assert Device(lambda size: 0.010 + 0.0001 * size).sizes()[-1] == 256
 
 
-def test_a_doubled_batch_that_gains_nothing_is_tried_once_and_left_out() -> None:
+def test_doubled_batches_that_gain_nothing_are_left_out() -> None:
     device = Device(lambda size: 0.0001 * max(size, 64))
     assert device.sizes()[-1] == 64
-    assert max(device.compiled) == 128
+
+
+def test_after_two_sizes_that_gain_nothing_none_is_tried() -> None:
+    """Each has to be compiled, which takes seconds."""
+    device = Device(lambda size: 0.0001 * max(size, 16))
+    assert device.sizes()[-1] == 16
+    assert max(device.compiled) == 64
+
+
+CALM = (2, 8, 16, 32, 64, 128, 256)  # of which each takes clearly longer than the one before
+
+
+class NoisyDevice(Device):
+    """Whose batches are held up: `times` as long, by their size and the turn in which that size is measured."""
+
+    def __init__(self, times: Callable[[int, int], float]) -> None:
+        self.batches: Counter[int] = Counter()
+
+        def seconds(size: int) -> float:
+            self.batches[size] += 1
+            return (0.010 + 0.0001 * size) * times(size, (self.batches[size] - 1) // 4)
+
+        super().__init__(seconds)
+
+
+def test_a_device_that_is_not_held_up_is_measured_twice() -> None:
+    device = NoisyDevice(lambda *_: 1.0)
+    assert device.sizes() == CALM
+    assert set(device.batches.values()) == {8}
+
+
+@pytest.mark.parametrize("noisy", [16, 32, 64, 128, 256])
+def test_one_noisy_turn_of_a_size_does_not_lose_it(noisy: int) -> None:
+    assert NoisyDevice(lambda size, turn: 2.0 if size == noisy and turn == 0 else 1.0).sizes() == CALM
+
+
+def test_a_machine_that_is_busy_at_first_measures_what_a_calm_one_does() -> None:
+    """For a whole turn, in which the larger a batch, the longer it is held up."""
+    assert NoisyDevice(lambda size, turn: size if turn == 0 else 1.0).sizes() == CALM
+
+
+def test_rates_that_do_not_settle_are_used_but_not_kept(cache: Path) -> None:
+    """In each turn twice as large a batch is the fastest."""
+    batches: Counter[int] = Counter()
+
+    def seconds(size: int) -> float:
+        batches[size] += 1
+        turn = (batches[size] - 1) // 4
+        return 0.010 if size <= 2**turn else float(size)
+
+    assert kept(Device(seconds)) == (16,)
+    assert not cache.exists()
 
 
 def test_a_size_that_takes_as_long_as_the_next_one_is_left_out() -> None:
