@@ -57,6 +57,8 @@ _HEADS = (
     "of decoding",
     "warm start",
 )
+_LOADS = {"raw": "raw, single", "large": "raw, 32 a call", "jpeg": "JPEG"}
+_BUSY = 0.85  # of a core, above which a process of callers can do no more: its event loop waits for it, too
 _TALKS = {"GLIMPSE_LOG_LEVEL": "debug"}
 _NOISE = ("_cygrpc", "get_cache_key", "get_compile_options")  # in lines of libraries
 _SHOWN = 160  # characters of a line; JAX lists all variables
@@ -110,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement")
     parser.add_argument("--budget", type=float, default=345.0, help="seconds for all of it")
     parser.add_argument("--part", type=float, default=120.0, help="seconds for each part")
-    parser.add_argument("--generators", type=int, default=max(1, machine.cores() // 4), help="processes of callers")
+    parser.add_argument("--generators", type=int, default=max(1, 3 * machine.cores() // 8), help="processes of callers")
     parser.add_argument("--decoders", type=int, default=machine.cores(), help="processes that decode alone")
     parser.add_argument("--workers", nargs="+", type=int, default=[0], help="worker processes to try, each in turn")
     parser.add_argument("--alone", nargs="*", default=[], choices=_RUNTIMES, help="of these, measure the start alone")
@@ -149,11 +151,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def table(result: dict[str, Any]) -> str:
     """What was found, in Markdown; rates in images a second. What failed is listed below it."""
     lines = [f"| {' | '.join(_HEADS)} |", "|---|---|---|" + "---:|" * (len(_HEADS) - 3)]
-    decode = result.get("decode")
+    decode, limits = result.get("decode"), []
     for one in result["found"]:
         alone, plain = _best(one.get("device_alone")), _best((one.get("plain") or {}).get("rates"))
         for workers, service in (one.get("services") or {0: {}}).items():
-            rates = [(service.get(kind) or {}).get("rate") for kind in ("raw", "large", "jpeg")]
+            rates = [(service.get(kind) or {}).get("rate") for kind in _LOADS]
             warm = service.get("warm_start")
             cells = (
                 f"{one['network']}, {one['runtime']}" + (f", {workers} workers" if workers else ""),
@@ -166,7 +168,11 @@ def table(result: dict[str, Any]) -> str:
                 "-" if warm is None else f"{warm:.1f} s",
             )
             lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", *(f"- {name}: {reason.splitlines()[0]}" for name, reason in result.get("failed", {}).items())]
+            for kind, label in _LOADS.items():
+                if (busy := max((service.get(kind) or {}).get("generator_cores") or [0.0])) > _BUSY:
+                    limits.append(f"- {cells[0]}, {label}: the callers were the limit, at {busy:.2f} of a core each")
+    lines += ["", *limits]
+    lines += [f"- {name}: {reason.splitlines()[0]}" for name, reason in result.get("failed", {}).items()]
     return "\n".join(lines).rstrip()
 
 

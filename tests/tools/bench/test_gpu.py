@@ -39,6 +39,14 @@ def test_the_table_holds_the_best_rates_and_the_shares_of_what_bounds_each() -> 
     assert other == f"| {' | '.join(cells)} |"
 
 
+def test_the_table_tells_where_the_callers_were_the_limit() -> None:
+    loads = {"raw": {"rate": 6.0, "generator_cores": [0.9, 0.8]}, "large": {"rate": 5.0, "generator_cores": [0.3]}}
+    found = {"network": "resnet50", "runtime": "jax", "services": {0: {**loads, "jpeg": None}}}
+    *_, last = gpu.table({"decode": None, "found": [found], "failed": {}}).splitlines()
+    assert last == "- resnet50, jax, raw, single: the callers were the limit, at 0.90 of a core each"
+    assert "32 a call: the callers" not in gpu.table({"decode": None, "found": [found], "failed": {}})
+
+
 def test_the_table_tells_what_failed_and_leaves_its_cells_open() -> None:
     result = {"decode": None, "found": [{"network": "resnet50", "runtime": "torch"}], "failed": {"start": "E: no\nlog"}}
     _, _, row, _, failure = gpu.table(result).splitlines()
