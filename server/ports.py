@@ -19,7 +19,7 @@ import prometheus_client
 import structlog
 from grpc_health.v1 import health_pb2_grpc
 
-from glimpse.server import filters, grpc_arguments, grpc_tls, port_lock, reflection
+from glimpse.server import filters, grpc_arguments, grpc_tls, grpc_wakeups, port_lock, reflection
 from glimpse.server.access.control import AccessControl
 from glimpse.server.access.receiving import Received
 from glimpse.server.access.unauthenticated import MOST_BYTES
@@ -110,6 +110,7 @@ class Ports:
         self.http: HttpPort | None = None  # of HTTP/JSON; to be set before the ports are opened
         self._opened = ExitStack()
         self._freshness: asyncio.Task[None] | None = None
+        grpc_wakeups.wake_once()
         # gRPC counts the connections of each server alone; those of all are counted by the connection monitor.
         queues = 1 if monitor is None else _QUEUES
         shares_port = queues > 1 or shared is not None
