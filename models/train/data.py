@@ -200,6 +200,9 @@ class Batches(keras.utils.PyDataset):
 
     The targets are the class numbers ``[N]`` or labels ``[N, labels]`` of the images; with CutMix float32
     ``[N, classes]``, the share of each class.
+
+    The last batch is smaller where the images do not fill it, or, with `filled`, filled up with the first images of the
+    epoch.
     """
 
     def __init__(
@@ -212,6 +215,7 @@ class Batches(keras.utils.PyDataset):
         fill: tuple[int, ...],
         cutout: float = 0.0,
         cutmix: float = 0.0,
+        filled: bool = False,
     ) -> None:
         super().__init__(workers=1, max_queue_size=16)
         self._images = images
@@ -221,6 +225,8 @@ class Batches(keras.utils.PyDataset):
         self._cutout = cutout
         self._cutmix = cutmix
         self._order = np.random.default_rng(self._seed).permutation(len(images))
+        if filled:
+            self._order = np.resize(self._order, len(self) * batch_size)
 
     def __len__(self) -> int:
         return math.ceil(len(self._images) / self._batch_size)

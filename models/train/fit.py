@@ -72,6 +72,8 @@ def train(
             fill=recipe.blank,
             cutout=plan.cutout if epoch >= plan.cutout_from else 0.0,
             cutmix=plan.cutmix,
+            # Otherwise JAX compiles the step once more for it, which takes a deep network minutes.
+            filled=keras.backend.backend() == "jax",
         )
         metrics = model.fit(
             batches,

@@ -220,6 +220,19 @@ def test_cutout_blanks_one_square_of_every_image_and_changes_nothing_else() -> N
     assert (blanked.sum(axis=(1, 2)) > 0).mean() > 0.9
 
 
+def test_the_last_batch_may_be_filled_with_the_first_images_of_the_epoch() -> None:
+    images = labelled([10, 11])
+    plain = Batches(images, batch_size=8, seed=1, epoch=0, fill=(0, 0, 0))
+    filled = Batches(images, batch_size=8, seed=1, epoch=0, fill=(0, 0, 0), filled=True)
+    assert len(filled) == len(plain) == 3
+    assert [len(plain[step][1]) for step in range(3)] == [8, 8, 5]
+    assert [len(filled[step][1]) for step in range(3)] == [8, 8, 8]
+    np.testing.assert_array_equal(filled[1][1], plain[1][1])
+    np.testing.assert_array_equal(filled[2][1], np.concatenate([plain[2][1], plain[0][1][:3]]))
+    few = Batches(labelled([2, 1]), batch_size=8, seed=1, epoch=0, fill=(0, 0, 0), filled=True)
+    assert np.bincount(few[0][1]).sum() == 8
+
+
 def test_cutmix_puts_a_rectangle_of_one_image_into_another() -> None:
     pixels = np.broadcast_to(np.arange(40, dtype=np.uint8)[:, None, None, None], (40, 24, 32, 3))
     kept = []
