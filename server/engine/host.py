@@ -256,9 +256,10 @@ class Host:
 
     def _drop(self, connection: Connection) -> None:
         file = connection.socket.fileno()
-        if self._connections.pop(file, None) is not None:
+        if file in self._connections:
             self._epoll.unregister(file)
-            connection.drop()
+            connection.drop()  # before it is no longer counted: from then on nothing of it is computed
+            del self._connections[file]
 
     def _nap(self) -> None:
         """What comes while the device is busy is read by the thread that is done with it first."""
