@@ -188,9 +188,13 @@ class Pipeline:
             ServiceError: expected; what ends the request as a whole, as soon as one image meets it.
         """
         together, shape = Together(len(flights)), work.recipe.pixels_shape
-        for flight in flights:
+        prepared = [is_prepared(flight.image, shape) for flight in flights]
+        alike = all(prepared)
+        for flight, ready in zip(flights, prepared, strict=True):
             flight.answer.add_done_callback(together.one_done)
-            if is_prepared(flight.image, shape):
+            if ready:
+                if not alike:  # given up, it may wait in the queue, and would keep the others' pixels in memory
+                    flight.image = domain.apart(flight.image)
                 self._prepare_and_queue(flight, work)  # a thread would cost more
             else:
                 flight.preparing = self._decoders.submit(

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from glimpse.models.outputs import DEFAULT_OUTPUTS, EMBEDDING, LOGITS, PROBABILITIES
 from glimpse.server import explanations
 from glimpse.server.admission import Admission, Permits
 from glimpse.server.decoding.configured import decoding_of
 from glimpse.server.decoding.pool import DecodePool
-from glimpse.server.domain import Caller, ClassifyRequest, EncodedImage, Explain, ImageResult
+from glimpse.server.domain import Caller, ClassifyRequest, EncodedImage, Explain, ImageResult, RawImage
 from glimpse.server.errors import DeadlineExceededError, InvalidRequestError, OverloadedError, Reason
 from glimpse.server.fair_queue import NO_LANE
 from glimpse.server.loaded_model import LoadedModel
@@ -35,7 +37,7 @@ def model() -> Iterator[LoadedModel]:
 
 
 def classify(model: LoadedModel, *requests: ClassifyRequest) -> list[ImageResult]:
-    """The answers to requests of one image each, all sent at once."""
+    """The answers to the first image of each request, all sent at once."""
 
     async def answers() -> list[ImageResult]:
         settings, registry = Settings(), ModelRegistry()  # type: ignore[call-arg]  # as above
@@ -43,7 +45,7 @@ def classify(model: LoadedModel, *requests: ClassifyRequest) -> list[ImageResult
         decoders = DecodePool(1, expensive=1, spare=0)
         admission = Admission(Permits(64, 1 << 30, 1 << 30), streams=1, retry_after=lambda *_: 0.0)
         metrics = Metrics()
-        checks = RequestChecks(registry, decoders, metrics, max_images=1, geometries=frozenset())
+        checks = RequestChecks(registry, decoders, metrics, max_images=2, geometries=frozenset())
         pipeline = Pipeline(admission, decoders, decoding_of(settings), metrics, checks)
         try:
             found = await asyncio.gather(*(pipeline.classify(request, Caller(NO_LANE)) for request in requests))
@@ -76,6 +78,27 @@ def test_a_request_gets_the_outputs_that_it_names(model: LoadedModel, cat_photo:
     np.testing.assert_allclose(
         [each.probability for each in plain.predictions], [each.probability for each in both.predictions], atol=1e-5
     )
+
+
+@pytest.mark.parametrize(("side", "shared"), [(32, True), (200, False)])
+def test_an_image_that_waits_keeps_no_larger_ones_in_memory(
+    model: LoadedModel, monkeypatch: pytest.MonkeyPatch, side: int, *, shared: bool
+) -> None:
+    """It is the network's input as it is, and the other image of its message may have to be resized."""
+    sizes = (32 * 32 * 3, side * side * 3)
+    message = memoryview(bytes(sum(sizes)))
+    images = (RawImage(32, 32, message[: sizes[0]]), RawImage(side, side, message[sizes[0] :]))
+    queued = list[NDArray[np.uint8]]()
+    submit = model.batcher.submit
+
+    def noted(pixels: NDArray[np.uint8], **more: Any) -> Any:
+        queued.append(pixels)
+        return submit(pixels, **more)
+
+    monkeypatch.setattr(model.batcher, "submit", noted)
+    classify(model, ClassifyRequest(images))
+    assert len(queued) == 2
+    assert any(np.may_share_memory(each, np.frombuffer(message, np.uint8)) for each in queued) == shared
 
 
 @pytest.mark.parametrize(
