@@ -18,7 +18,7 @@ _PLACES = re.compile(r"(?:Exception from|Check '.*' failed at) \S+:\d*:?|\[\[\{\
 
 # By which errors of frameworks are recognised that mean that there was not enough memory.
 _MEMORY_TYPES = ("ResourceExhaustedError", "OutOfMemoryError")
-_MEMORY_WORDS = ("Failed to allocate", "std::bad_alloc", "RESOURCE_EXHAUSTED")
+_MEMORY_WORDS = ("Failed to allocate", "std::bad_alloc", "RESOURCE_EXHAUSTED", "can't allocate memory")
 
 
 def short(error: BaseException | str) -> str:

@@ -107,12 +107,21 @@ def adjust(
 
     found = kept_measurements.read(KIND, follows_from, parsed)
     if found is None:
-        if not spare():
+        lacked = False
+
+        def has_memory() -> bool:
+            nonlocal lacked
+            enough = spare()
+            lacked = lacked or not enough
+            return enough
+
+        if not has_memory():
             small = max(rule.largest, _SMALL_WORK // max(1, multiply_adds))
             groups = [[shape for shape in group if shape.largest <= small] for group in groups]
-        found = _measured(runtime, pixels, rule, groups, spare)
-        # The rule, too, where measuring failed: the next start is not to wait for the same.
-        kept_measurements.store(KIND, follows_from, [*found])
+        found = _measured(runtime, pixels, rule, groups, has_memory)
+        if not lacked:  # else a later start may have the memory to measure what this one left out
+            # The rule, too, where measuring failed: the next start is not to wait for the same.
+            kept_measurements.store(KIND, follows_from, [*found])
     _log.info("streams chosen", streams=found.streams, largest_batch=found.largest)
     runtime.use_streams(found.streams)
     return sizes if found.largest == rule.largest else runtime.batch_sizes(found.largest, multiply_adds)

@@ -201,7 +201,8 @@ def test_only_a_lack_of_memory_is_called_one(tmp_path: Path, monkeypatch: pytest
     import tensorflow as tf
 
     exhausted = tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
-    assert [lacks_memory(error) for error in (exhausted, RuntimeError("std::bad_alloc"), MemoryError())] == [True] * 3
+    torch = RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory")
+    assert all(lacks_memory(error) for error in (exhausted, torch, RuntimeError("std::bad_alloc"), MemoryError()))
     assert not lacks_memory(TypeError("NoneType * NoneType"))
 
     def fails(*_: Any, **__: Any) -> None:

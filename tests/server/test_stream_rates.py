@@ -289,6 +289,16 @@ def test_where_memory_is_short_large_batches_of_large_networks_are_not_tried(mon
     assert adjusted(Runtime(), spare=False, facts={**FACTS, "network": "other"})[-1] == 16
 
 
+@pytest.mark.usefixtures("sixteen")
+def test_what_a_lack_of_memory_left_out_is_measured_by_a_later_start(cache: Path) -> None:
+    adjusted(Runtime(), spare=False)
+    assert not cache.exists()
+    later = Runtime()
+    adjusted(later)
+    assert later.measured
+    assert len([*cache.iterdir()]) == 1
+
+
 def test_what_is_stated_is_taken_without_measuring(cache: Path) -> None:
     stated = Runtime(4)
     assert adjusted(stated, Shape(2, 4)) == (1, 2, 4)
