@@ -21,6 +21,7 @@ from glimpse.client.commands.find_images import find, why_not_found
 from glimpse.client.commands.npy_file import NpyFile
 from glimpse.client.commands.option_groups import explain, option_group, refuse_image_name
 from glimpse.client.commands.output import File, Output, Stdout
+from glimpse.client.commands.parquet_file import ParquetFile
 from glimpse.client.commands.plain import plain
 from glimpse.client.commands.progress import progress
 from glimpse.client.commands.records import EmbeddingLines
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from glimpse.client.results import ImageResult
 
 _OUTPUTS = ("embedding",)
-_NPY = ".npy"
+_NPY, _JSON_LINES, _PARQUET = ".npy", ".jsonl", ".parquet"
 
 
 class _Target:
@@ -63,19 +64,12 @@ class _Target:
         with file:
             yield file
 
-    def _file(self, path: Path) -> File | NpyFile:
+    def _file(self, path: Path) -> File | NpyFile | ParquetFile:
         if path.suffix == _NPY:
             return NpyFile(path, resume=self._resume, retry_failed=self._retry_failed)
-        file = File(path, EmbeddingLines())
-        try:
-            if self._resume:
-                file.resume(retry_failed=self._retry_failed)
-            else:
-                file.start()
-        except BaseException:
-            file.close()
-            raise
-        return file
+        if path.suffix == _PARQUET:
+            return ParquetFile(path, resume=self._resume, retry_failed=self._retry_failed)
+        return File.opened(path, EmbeddingLines(), resume=self._resume, retry_failed=self._retry_failed)
 
 
 def _target(
@@ -86,7 +80,8 @@ def _target(
             "--output",
             metavar="FILE",
             help="Write the embeddings to this file: FILE.npy for NumPy, with the names of the images in "
-            "FILE.names.jsonl, or FILE.jsonl with a JSON object for each image. Without it, JSON is printed.",
+            "FILE.names.jsonl; FILE.jsonl with a JSON object for each image; or FILE.parquet, which needs pyarrow. "
+            "Without it, JSON is printed.",
         ),
     ] = None,
     resume: Annotated[
@@ -104,8 +99,10 @@ def _target(
     ] = False,
 ) -> _Target:
     refuse_image_name(output, "--output")
-    if output is not None and output.suffix not in {_NPY, ".jsonl"}:
-        raise typer.BadParameter(f"The name must end in .npy or .jsonl. Received: {output}", param_hint="--output")
+    if output is not None and output.suffix not in {_NPY, _JSON_LINES, _PARQUET}:
+        raise typer.BadParameter(
+            f"The name must end in .npy, .jsonl or .parquet. Received: {output}", param_hint="--output"
+        )
     if resume and output is None:
         raise typer.BadParameter("It needs --output.", param_hint="--resume")
     if retry_failed and not resume:

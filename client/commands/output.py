@@ -90,6 +90,24 @@ class File:
         self._is_regular = stat.S_ISREG(os.fstat(self._file.fileno()).st_mode)
         self._size = os.fstat(self._file.fileno()).st_size if self._is_regular else 0
 
+    @classmethod
+    def opened(cls, path: Path, form: Format | None, *, resume: bool, retry_failed: bool) -> Self:
+        """A file that is gone on with, see `resume`, or begun with, see `start`.
+
+        Raises:
+            OSError, ValueError: as those.
+        """
+        file = cls(path, form)
+        try:
+            if resume:
+                file.resume(retry_failed=retry_failed)
+            else:
+                file.start()
+        except BaseException:
+            file.close()
+            raise
+        return file
+
     def __enter__(self) -> Self:
         return self
 

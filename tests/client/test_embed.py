@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from PIL import Image
 from skimage import data
 
 from glimpse.client import Client
+from glimpse.client.commands import parquet_file
 from glimpse.client.commands.npy_file import NpyFile
+from glimpse.client.commands.parquet_file import ParquetFile
 from glimpse.client.commands.standard import OutputError
 from glimpse.client.errors import Code
 from glimpse.client.results import ImageResult, ModelIdentity
@@ -97,10 +100,62 @@ def test_json_lines_hold_the_same_embeddings_and_go_on(
     assert [each["path"] for each in again] == [each["path"] for each in answers]
 
 
+def test_a_parquet_file_is_a_table_of_all_answers_of_all_runs(
+    server: RunningServer, glimpse: Glimpse, photos: Path, tmp_path: Path
+) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed, and is needed to read the file")
+    shutil.move(photos / "rocket.png", tmp_path / "rocket.png")
+    ended = glimpse("embed", "photos", "-o", "vectors.parquet", "--target", server.target)
+    assert "5 answers written to vectors.parquet.jsonl. The table of all of them is vectors.parquet." in ended.stderr
+    ended = glimpse("embed", "photos", "-o", "vectors.parquet", "--target", server.target)
+    assert ended.returncode == 2
+    assert "exists already" in ended.stderr
+    shutil.move(tmp_path / "rocket.png", photos / "rocket.png")
+    ended = glimpse("embed", "photos", "-o", "vectors.parquet", "--resume", "--target", server.target)
+    assert "1 answer added to vectors.parquet.jsonl, which now holds 6 answers." in ended.stderr
+    rows = {Path(each["path"]).name: each for each in parquet.read_table(tmp_path / "vectors.parquet").to_pylist()}
+    assert len(rows) == 6
+    broken = rows.pop("broken.jpg")
+    assert (broken["embedding"], broken["reason"]) == (None, "NOT_AN_IMAGE")
+    assert {each["model"] for each in rows.values()} == {"se_resnet20_cifar10"}
+    lines = [json.loads(line) for line in (tmp_path / "vectors.parquet.jsonl").read_text().splitlines()]
+    for each in lines:
+        if each["embedding"] is not None:
+            expected = np.asarray(each["embedding"], np.float32)
+            np.testing.assert_array_equal(np.asarray(rows[Path(each["path"]).name]["embedding"], np.float32), expected)
+
+
+def test_a_run_that_is_broken_off_leaves_its_answers_and_no_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parquet_file, "_pyarrow", lambda: (None, None))
+    path = tmp_path / "vectors.parquet"
+
+    def broken_off(*, resume: bool) -> None:
+        with ParquetFile(path, resume=resume, retry_failed=False) as file:
+            assert file.has("a.jpg") == resume
+            file.write("b.jpg" if resume else "a.jpg", vector(1, 2))
+            raise KeyboardInterrupt
+
+    for resume in (False, True):
+        with pytest.raises(KeyboardInterrupt):
+            broken_off(resume=resume)
+    assert [each.name for each in tmp_path.iterdir()] == ["vectors.parquet.jsonl"]
+
+
+def test_without_pyarrow_a_parquet_file_is_refused_before_anything_is_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ValueError, match=r"pip install pyarrow.* \.npy or \.jsonl"):
+        ParquetFile(tmp_path / "vectors.parquet", resume=False, retry_failed=False)
+    assert not [*tmp_path.iterdir()]
+
+
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        (["-o", "vectors.csv"], "must end in .npy or .jsonl"),
+        (["-o", "vectors.csv"], "must end in .npy, .jsonl or .parquet"),
         (["--resume"], "needs --output"),
         (["-o", "vectors.npy", "--retry-failed"], "needs --resume"),
     ],
