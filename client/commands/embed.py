@@ -176,7 +176,8 @@ def similar(
             metavar="S",
             min=-1.0,
             max=1.0,
-            help="Show only images that are at least this similar. From about 0.95 on they are usually copies.",
+            help="Show only images that are at least this similar. With the default model, from about 0.8 on they are "
+            "usually copies.",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each image, a line each.")] = False,
