@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from glimpse.models.bundle import Bundle
 from glimpse.models.spec import NetworkSummary
@@ -157,8 +157,10 @@ def _kept(bundle: Bundle, row: RuntimeRow, precision: Precision) -> KeptNetwork 
 
 
 def _key(bundle: Bundle, row: RuntimeRow, precision: Precision) -> str:
+    return kept_network.key(follows_from(bundle, row, precision))
+
+
+def follows_from(bundle: Bundle, row: RuntimeRow, precision: str) -> dict[str, Any]:
+    """All that a runtime's network, and what is measured of it, follows from, see `kept_measurements.facts`."""
     processor = implementation(row).processor()
-    facts = kept_measurements.facts(
-        network=identity(bundle), runtime=row.name, processor=processor, precision=precision
-    )
-    return kept_network.key(facts)
+    return kept_measurements.facts(network=identity(bundle), runtime=row.name, processor=processor, precision=precision)

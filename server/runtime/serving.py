@@ -17,12 +17,10 @@ from glimpse.server.runtime import (
     builder,
     errors_as_unsupported,
     importing,
-    kept_measurements,
     memory_budget,
     stream_rates,
 )
 from glimpse.server.runtime.agreement import Agreement
-from glimpse.server.runtime.converted_key import identity
 from glimpse.server.runtime.golden_check import GoldenCheck
 from glimpse.server.runtime.importing import ImportedModel
 from glimpse.server.runtime.int8_trial import Given
@@ -110,12 +108,7 @@ def _warm(  # noqa: PLR0917 - what `serve` was given
     batch = cache(golden.batch)
 
     def facts() -> dict[str, Any]:
-        return kept_measurements.facts(
-            network=identity(imported.bundle),
-            runtime=runtime.name,
-            processor=importing.implementation(imported.row).processor(),
-            precision=runtime.precision,
-        )
+        return importing.follows_from(imported.bundle, imported.row, runtime.precision)
 
     def compute(size: int) -> object:
         progress(f"measure batches of {size} images")
