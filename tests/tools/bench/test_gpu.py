@@ -14,7 +14,7 @@ import pytest
 
 from glimpse.server import gpus
 from tests.conftest import ROOT
-from tools.bench import gpu
+from tools.bench import gpu, gpu_table
 
 
 def test_the_table_holds_the_best_rates_and_the_shares_of_what_bounds_each() -> None:
@@ -31,7 +31,7 @@ def test_the_table_holds_the_best_rates_and_the_shares_of_what_bounds_each() -> 
             10: {"raw": {"rate": 700.0}, "large": None},
         },
     }
-    _, _, row, other = gpu.table({"decode": 500.0, "found": [found], "failed": {}}).splitlines()
+    _, _, row, other = gpu_table.table({"decode": 500.0, "found": [found], "failed": {}}).splitlines()
     cells = ["resnet50, jax", "gpu:0", "bfloat16", "64", "1000", "1100", "600", "60.0%", "850", "85.0%"]
     cells += ["500", "325", "65.0%", "9.3 s"]
     assert row == f"| {' | '.join(cells)} |"
@@ -42,14 +42,14 @@ def test_the_table_holds_the_best_rates_and_the_shares_of_what_bounds_each() -> 
 def test_the_table_tells_where_the_callers_were_the_limit() -> None:
     loads = {"raw": {"rate": 6.0, "generator_cores": [0.9, 0.8]}, "large": {"rate": 5.0, "generator_cores": [0.3]}}
     found = {"network": "resnet50", "runtime": "jax", "services": {0: {**loads, "jpeg": None}}}
-    *_, last = gpu.table({"decode": None, "found": [found], "failed": {}}).splitlines()
+    *_, last = gpu_table.table({"decode": None, "found": [found], "failed": {}}).splitlines()
     assert last == "- resnet50, jax, raw, single: the callers were the limit, at 0.90 of a core each"
-    assert "32 a call: the callers" not in gpu.table({"decode": None, "found": [found], "failed": {}})
+    assert "32 a call: the callers" not in gpu_table.table({"decode": None, "found": [found], "failed": {}})
 
 
 def test_the_table_tells_what_failed_and_leaves_its_cells_open() -> None:
     result = {"decode": None, "found": [{"network": "resnet50", "runtime": "torch"}], "failed": {"start": "E: no\nlog"}}
-    _, _, row, _, failure = gpu.table(result).splitlines()
+    _, _, row, _, failure = gpu_table.table(result).splitlines()
     assert set(row.split("|")[2:-1]) == {" - "}
     assert failure == "- start: E: no"
 
