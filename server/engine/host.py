@@ -151,10 +151,10 @@ class Host:
             parts.append((connection, images, staging[begin : begin + len(images)]))
             begin += len(images)
         if self.queue.beside_cores and staging[:begin].nbytes >= _MUCH:
-            list(self._copiers.map(_gather, *zip(*_pieces(parts), strict=True)))
+            list(self._copiers.map(Connection.gather, *zip(*_pieces(parts), strict=True)))
         else:
-            for part in parts:
-                _gather(*part)
+            for connection, images, rows in parts:
+                connection.gather(images, rows)
         self._full = begin == len(staging)
         self._publish()
         return flights
@@ -296,10 +296,6 @@ class Host:
 
 
 _Part = tuple[Connection, list[Flight], NDArray[np.uint8]]  # images of one worker, and where they belong
-
-
-def _gather(connection: Connection, flights: list[Flight], rows: NDArray[np.uint8]) -> None:
-    connection.gather(flights, rows)
 
 
 def _pieces(parts: Sequence[_Part]) -> Iterator[_Part]:
