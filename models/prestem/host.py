@@ -111,8 +111,8 @@ def _resized(picture: Picture, size: tuple[int, int], recipe: Recipe) -> Image.I
     if cut == size or not (averages or math.prod(size) > max(_LARGE, math.prod(image.size))):
         return _pillow(image, size, recipe.filter, picture.box)
     left, top = left + skip[0] * across, top + skip[1] * down
-    box = left, top, min(left + cut[0] * across, right), min(top + cut[1] * down, bottom)
-    return _centre(image, box, cut, recipe.filter) if averages else _pillow(image, cut, recipe.filter, box)
+    kept = left, top, min(left + cut[0] * across, right), min(top + cut[1] * down, bottom)
+    return _centre(image, kept, cut, recipe.filter) if averages else _pillow(image, cut, recipe.filter, kept)
 
 
 def _centre(

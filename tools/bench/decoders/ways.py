@@ -111,10 +111,14 @@ def _cykooz() -> Mapping[str, Way]:
     def way(data: bytes, recipe: Recipe) -> Pixels:
         picture = files.decode(data, _LIMITS, partial(host.resized, recipe=recipe))
         left, top, right, bottom = picture.box
-        small = Image.new("RGB", host.resized(picture.size, recipe))
+        width, height = host.resized(picture.size, recipe)
+        small = Image.new("RGB", (min(width, recipe.width), min(height, recipe.height)))
+        across, down = (right - left) / width, (bottom - top) / height
+        left -= host.offset(width, small.width) * across
+        top -= host.offset(height, small.height) * down
         options = ResizeOptions(
             resize_alg=ResizeAlg.convolution(filters[recipe.filter]),
-            crop_box=CropBox(left, top, right - left, bottom - top),
+            crop_box=CropBox(left, top, small.width * across, small.height * down),
             use_alpha=False,
         )
         resizer.resize_pil(picture.image, small, options)
