@@ -14,9 +14,6 @@ Neither Keras nor gRPC is imported here.
 
 from __future__ import annotations
 
-import base64
-import binascii
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -24,9 +21,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from glimpse.models import number_texts
+
 MOST_FEATURES: Final = 192  # of 96 channels, whose matrix takes 49 KB of the 64 that a description may have
 IMAGES_FOR_EACH: Final = 2  # images for each feature that a distance is fitted on, at the least
 _LONGEST_NAME = 200  # of a layer
+_WHAT = "the distance of novelty"
 _SHRINKAGE = 1e-3  # added to the diagonal of the correlations, so that features which follow from others do no harm
 _LEAST_VARIANCE = 1e-6  # of a channel over the positions, and of a feature over the images
 # Standard deviations of the entropy for one of the logarithm of the distance. With less, images of a class that is
@@ -63,9 +63,9 @@ class FeatureDistance:
     def __post_init__(self) -> None:
         """Raises: ValueError: an array has another size than it should, or a number in it is not valid."""
         size = self.features
-        mean = _array(self.mean, "mean", "<f4", size)
-        scale = _array(self.scale, "scale", "<f4", size)
-        triangle = _array(self.whitening, "whitening", "<f2", size * (size + 1) // 2)
+        mean = number_texts.read(self.mean, f"mean of {_WHAT}", "<f4", size)
+        scale = number_texts.read(self.scale, f"scale of {_WHAT}", "<f4", size)
+        triangle = number_texts.read(self.whitening, f"whitening of {_WHAT}", "<f2", size * (size + 1) // 2)
         if not (scale > 0).all():
             raise ValueError("scale of the distance of novelty must be positive")
         matrix = np.zeros((size, size))
@@ -164,9 +164,9 @@ def fit(
         features=size,
         images=len(known),
         entropy_weight=0.0,
-        mean=_text(mean),
-        scale=_text(scale),
-        whitening=_text(matrix[np.tril_indices(size)].astype("<f2")),
+        mean=number_texts.write(mean),
+        scale=number_texts.write(scale),
+        whitening=number_texts.write(matrix[np.tril_indices(size)].astype("<f2")),
     )
     spread = float(entropy.std())
     weight = _SHARE_OF_ENTROPY * float(unweighted.log_distance(statistics).std()) / spread if spread > 0 else 0.0
@@ -178,25 +178,3 @@ def _features(statistics: NDArray[np.floating]) -> NDArray[np.float64]:
     values = np.asarray(statistics, np.float64)
     means, squares = np.split(values, 2, axis=1)
     return np.concatenate([means, np.sqrt(np.maximum(squares - means * means, 0) + _LEAST_VARIANCE)], axis=1)
-
-
-def _text(values: NDArray[np.floating]) -> str:
-    return base64.b64encode(values.tobytes()).decode("ascii")
-
-
-def _array(text: str, name: str, dtype: str, size: int) -> NDArray[np.float64]:
-    """The numbers that a text of base64 stands for.
-
-    Raises:
-        ValueError: it is none, or they are not `size` finite numbers.
-    """
-    length = size * np.dtype(dtype).itemsize
-    if len(text) != 4 * math.ceil(length / 3):
-        raise ValueError(f"{name} of the distance of novelty must be base64 of {size:,} numbers of {dtype[1:]}")
-    try:
-        values = np.frombuffer(base64.b64decode(text, validate=True), dtype).astype(np.float64)
-    except (binascii.Error, ValueError) as error:
-        raise ValueError(f"{name} of the distance of novelty is not base64: {error}") from error
-    if len(values) != size or not np.isfinite(values).all():
-        raise ValueError(f"{name} of the distance of novelty must be {size:,} finite numbers")
-    return values
