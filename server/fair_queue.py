@@ -86,11 +86,12 @@ class FairQueue(Generic[T]):
         self._heap: list[tuple[int, int, _Party[T]]] = []
         self._now = 0  # the tag of the item that was taken last
         self._count = 0
-        self._length = self._work = 0
+        self.length = 0  # items that wait, in all lanes
+        self._work = 0
 
     def __len__(self) -> int:
         """Items that wait, in all lanes."""
-        return self._length
+        return self.length
 
     def put(self, lane: Lane, item: T, work: int = 1) -> None:
         """Append to a lane; `work` is what its turn costs, at least 1, in a unit that is the same for all items."""
@@ -108,7 +109,7 @@ class FairQueue(Generic[T]):
         party.size += 1
         party.unusual += priority != USUAL_PRIORITY
         party.work += work
-        self._length += 1
+        self.length += 1
         self._work += work
 
     def first(self) -> T:
@@ -120,7 +121,7 @@ class FairQueue(Generic[T]):
         """Remove the item whose turn it is. There must be one."""
         party = self._next()
         item, work = self._of(party)
-        if not self._length:
+        if not self.length:
             self._clear()
             return item
         heap = self._heap
@@ -141,7 +142,7 @@ class FairQueue(Generic[T]):
             return None
         party = min(others, key=lambda each: (each.start, each.number))
         item, work = self._of(party)
-        if not self._length:
+        if not self.length:
             self._clear()
             return item
         self._count += 1
@@ -160,11 +161,11 @@ class FairQueue(Generic[T]):
 
     def waiting_parties(self) -> int:
         """Parties that have something waiting."""
-        return sum([party.size > 0 for party in self._parties.values()]) if self._length else 0
+        return sum([party.size > 0 for party in self._parties.values()]) if self.length else 0
 
     def all(self) -> Ahead:
         """Everything that waits: at least what `ahead` finds, for less."""
-        return Ahead(self._length, self._work)
+        return Ahead(self.length, self._work)
 
     def even(self) -> int:
         """How many items are taken until each party that waits has had as many as the one with the fewest has."""
@@ -176,7 +177,7 @@ class FairQueue(Generic[T]):
 
         Exact where all items are worth the same; else an estimate.
         """
-        if not self._length:
+        if not self.length:
             return _NOTHING
         party = self._parties.get(lane.who)
         start, number, items, work = self._now, self._count + 1, 0, 0
@@ -198,8 +199,8 @@ class FairQueue(Generic[T]):
 
     def discard(self, unwanted: Callable[[T], bool]) -> int:
         """Remove the items that are unwanted; returns how many there were."""
-        before = self._length
-        self._length = self._work = 0
+        before = self.length
+        self.length = self._work = 0
         for party in self._parties.values():
             kept = {
                 lane: left
@@ -210,11 +211,11 @@ class FairQueue(Generic[T]):
             party.size = sum(map(len, kept.values()))
             party.unusual = sum(len(each) for (priority, _), each in kept.items() if priority != USUAL_PRIORITY)
             party.work = sum(work for waiting in kept.values() for _, work in waiting)
-            self._length += party.size
+            self.length += party.size
             self._work += party.work
-        if not self._length:
+        if not self.length:
             self._clear()
-        return before - self._length
+        return before - self.length
 
     def _of(self, party: _Party[T]) -> tuple[T, int]:
         """Remove the item of a party whose turn it is; the next lane of the party has its next turn."""
@@ -230,7 +231,7 @@ class FairQueue(Generic[T]):
         party.size -= 1
         party.unusual -= lane[0] != USUAL_PRIORITY
         party.work -= taken[1]
-        self._length -= 1
+        self.length -= 1
         self._work -= taken[1]
         return taken
 

@@ -24,6 +24,7 @@ from glimpse.server.batching.device import SharedDevice
 from glimpse.server.batching.model_queue import ModelQueue
 from glimpse.server.batching.observer import Observer
 from glimpse.server.batching.sleep_queue import SleepQueue
+from glimpse.server.batching.streams import Streams
 from glimpse.server.class_choice import Classes
 from glimpse.server.domain import ClassChoice
 from glimpse.server.errors import InvalidRequestError
@@ -231,9 +232,7 @@ def _queue(
     batcher = Batcher(
         runtime,
         alone=runtime.alone,
-        streams=runtime.streams,
-        # Its streams leave the cores alone, and to gather a large batch takes them as long as the GPU needs for it.
-        gathers_ahead=runtime.device.startswith("gpu"),
+        streams=Streams(runtime.streams, gpu=runtime.device.startswith("gpu")),
         input_shape=bundle.recipe.pixels_shape,
         batch_sizes=served.batch_sizes,
         outputs=runtime.outputs,

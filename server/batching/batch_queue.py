@@ -27,7 +27,7 @@ class BatchQueue:
 
     def __len__(self) -> int:
         """Slots waiting, those cancelled since they came included."""
-        return len(self._turns)
+        return self._turns.length  # asked for several times an image
 
     def put(self, slot: Waiting) -> None:
         """Append to the slot's lane; a new lane has its turn after all others."""

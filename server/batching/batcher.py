@@ -15,35 +15,33 @@ from numpy.typing import NDArray
 
 from glimpse.models.outputs import DEFAULT_OUTPUTS
 from glimpse.server.batching.batch_queue import BatchQueue, Taken
+from glimpse.server.batching.bounded_queue import BoundedQueue
+from glimpse.server.batching.composer import Composer
 from glimpse.server.batching.device import ALONE, DeviceShare, Turn
 from glimpse.server.batching.endings import fail, failed, stuck, too_late
-from glimpse.server.batching.estimate import ComputeEstimate
 from glimpse.server.batching.executor import Compute, Computed, Executor
 from glimpse.server.batching.feed import Feed, Given, OneByOne
-from glimpse.server.batching.filling import Filling
 from glimpse.server.batching.first_maps import FirstMaps
 from glimpse.server.batching.observer import Observer
+from glimpse.server.batching.streams import Streams
 from glimpse.server.batching.waiting import Answer, Slot, Waiting
 from glimpse.server.batching.watch import Watch
+from glimpse.server.batching.workers import Workers
 from glimpse.server.domain import BatchReport
 from glimpse.server.errors import OverloadedError, Reason, ServiceError, draining
 from glimpse.server.fair_queue import NO_LANE, Lane
 
 _log = logging.getLogger(__name__)
 _numbers = itertools.count(1)  # of batches, in the whole process
-# Batches in a row without company, after which a lone image gets the whole device. That answers it sooner, but costs
-# more of the device than one stream: where others come meanwhile, all of them wait for it.
-_LONELY = 8
+_ONE = Streams()
 _FEW = 8  # images, of which a thread that gives answers composes the next batch sooner than another one wakes
 
 
 class Batcher:
     """Queues single images and computes them in batches on one device.
 
-    There is one worker more than the device has streams, each with a staging buffer of its own: while the others
-    compute, it hands out the answers of the batch before and, where that takes nothing from them and a full batch is
-    waiting already, gathers the next. Where a device with several streams has its batches gathered ahead, there are
-    two more: each of its streams ends batches that are to be answered, while the next one is gathered.
+    It is what callers and threads share: the lock, under which `BoundedQueue` says what may wait, `Composer` when the
+    next batch is composed and of what, and `Watch` what hangs. Each worker has a staging buffer of its own.
     """
 
     def __init__(  # noqa: PLR0913 - what a device is like, beside what the queue may hold
@@ -55,8 +53,7 @@ class Batcher:
         capacity: int,
         observer: Observer,
         alone: Compute | None = None,
-        streams: int = 1,
-        gathers_ahead: bool = False,
+        streams: Streams = _ONE,
         outputs: frozenset[str] = DEFAULT_OUTPUTS,
         out_of_memory: Callable[[Exception], bool] = lambda error: isinstance(error, MemoryError),
         stuck_seconds: float = math.inf,
@@ -75,9 +72,8 @@ class Batcher:
             capacity: slots that may wait; one more is refused.
             observer: told what happens.
             alone: the same as `compute` for a lone image while nothing else waits or is computed, nor has for a while.
-            streams: batches that `compute` may be given at once. Where several are free, they share what waits.
-            gathers_ahead: whether a full batch is gathered also while several streams compute, which then are not the
-                cores that gather. Of a device with one stream it always is.
+            streams: how many batches `compute` may be given at once, and what computes them. Where several streams are
+                free, they share what waits.
             outputs: names of all that `compute` can give.
             out_of_memory: whether an error of `compute` says that the batch does not fit; a smaller one is tried then.
             stuck_seconds: a batch that computes for longer hangs.
@@ -91,50 +87,27 @@ class Batcher:
             compute, alone=alone or compute, sizes=batch_sizes, out_of_memory=out_of_memory, clock=clock
         )
         self._watch, self._stuck_seconds = Watch(stuck_seconds, clock), stuck_seconds
-        self._streams = streams
-        self._gathers_ahead = gathers_ahead or streams == 1
+        self.streams = streams
         self._share_of_device = share
         self._input_shape = input_shape
         self._outputs = outputs
-        self._capacity = capacity
         self._observer = observer
         self._clock = clock
-        self._estimate = ComputeEstimate()
         self._queue = BatchQueue()
-        self._filling = Filling(self._queue, self._device, self._estimate, streams)
+        self._composer = Composer(self._queue, self._device, streams, shared=share is not None)
+        self._first_maps = FirstMaps(prepare_maps, self._maps_prepared, seconds=stuck_seconds, clock=clock)
+        self._waiting = BoundedQueue(self._queue, self._first_maps, capacity=capacity, observer=observer)
         self._feed: Feed = OneByOne()
         self._fed = False  # by whoever is asked before a batch is composed
         self._changed = threading.Condition()
-        self._computing = 0  # batches that are on the device
-        self._staged = False  # a batch has been taken and waits for a stream
-        self._lonely = _LONELY  # batches in a row that had no company
         self._closed = False
         self._idle_seconds = idle_seconds
-        self._first_maps = FirstMaps(prepare_maps, self._maps_prepared, seconds=stuck_seconds, clock=clock)
-        workers = streams + (2 if self.beside_cores else 1)
-        self._staging = [np.zeros((batch_sizes[-1], *input_shape), np.uint8) for _ in range(workers)]
-        self._workers = [self._worker(number) for number in range(workers)]
-        self._ended: list[int] = []  # numbers of the workers that have ended because there was nothing to do
-
-    def _worker(self, number: int) -> threading.Thread:
-        return threading.Thread(
-            target=self._work,
-            args=(number,),
-            name=f"batcher-{number}",
-            daemon=True,  # a hung device must not keep the process alive
-        )
+        self._staging = [np.zeros((batch_sizes[-1], *input_shape), np.uint8) for _ in range(streams.workers)]
+        self._workers = Workers(streams.workers, self._work)
 
     def start(self) -> None:
         """Set the workers to work."""
-        for worker in self._workers:
-            worker.start()
-
-    def _start_again(self) -> None:
-        """With the lock: set those to work that have ended because there was nothing to do."""
-        while self._ended:
-            number = self._ended.pop()
-            self._workers[number] = self._worker(number)
-            self._workers[number].start()
+        self._workers.start()
 
     def submit(
         self,
@@ -172,15 +145,12 @@ class Batcher:
                 raise draining()
             if (trouble := self._watch.trouble()) is not None:
                 raise stuck(trouble)
-            if self._room() <= 0:
-                self._purge()
-            if self._room() <= 0:
+            if self._waiting.room() <= 0:
                 raise self._full()
-            if not self._first_maps.holds(slot):
-                self._queue.put(slot)
-            if self._ended:  # also for one that is held: as long as a thread is there, the batcher is not closed
-                self._start_again()
-            if self._may_compose():  # else it would wake a worker only to find that out
+            self._waiting.put(slot)
+            if self._workers.ended:  # also for one that is held: while a thread is there, the batcher is not closed
+                self._workers.start_again()
+            if self._composer.may_compose():  # else it would wake a worker only to find that out
                 self._changed.notify()
         return slot.future
 
@@ -198,28 +168,23 @@ class Batcher:
         `wake`: have a thread compose a batch of them, where one may; else whoever calls composes it.
         """
         refused: list[tuple[Waiting, ServiceError]] = []
-        queue = self._queue
+        waiting = self._waiting
         with self._changed:
-            trouble = self._watch.trouble()
-            room = self._room()
-            for image in images:
-                if self._closed:
-                    refused.append((image, draining()))
-                elif trouble is not None:
-                    refused.append((image, stuck(trouble)))
-                else:
-                    if room <= 0:
-                        self._purge()
-                        room = self._room()
-                    if room <= 0:
+            if self._closed:
+                refused += [(image, draining()) for image in images]
+            elif (trouble := self._watch.trouble()) is not None:
+                refused += [(image, stuck(trouble)) for image in images]
+            else:
+                room, put = waiting.room(), waiting.put
+                for image in images:
+                    if room <= 0 and (room := waiting.room()) <= 0:
                         refused.append((image, self._full()))
                     else:
-                        if not self._first_maps.holds(image):
-                            queue.put(image)
+                        put(image)
                         room -= 1
-            if self._ended and self._waits():
-                self._start_again()
-            if wake and self._may_compose():
+            if self._workers.ended and len(waiting):
+                self._workers.start_again()
+            if wake and self._composer.may_compose():
                 self._changed.notify()
         for image, error in refused:
             image.refuse(error)
@@ -227,22 +192,7 @@ class Batcher:
     @property
     def busy(self) -> bool:
         """Whether the device computes as many batches as it can."""
-        return self._computing >= self._streams
-
-    @property
-    def gathers_ahead(self) -> bool:
-        """Whether a full batch is gathered while those before it compute."""
-        return self._gathers_ahead
-
-    @property
-    def beside_cores(self) -> bool:
-        """Whether several batches are computed by something else than the cores that gather them: by a GPU."""
-        return self._gathers_ahead and self._streams > 1
-
-    @property
-    def has_one_stream(self) -> bool:
-        """Whether one batch at a time is computed."""
-        return self._streams == 1
+        return self._composer.busy
 
     def parties(self) -> int:
         """Callers whose images wait."""
@@ -261,7 +211,7 @@ class Batcher:
     def seconds_to_compute(self, images: int) -> float:
         """How long the device needs for that many images, from the batches measured so far."""
         with self._changed:
-            return self._filling.seconds_to_compute(images)
+            return self._composer.seconds_to_compute(images)
 
     def trouble(self) -> str | None:
         """What keeps the device from answering, for people; None: nothing does. To be asked every now and then.
@@ -294,47 +244,27 @@ class Batcher:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        end = None if timeout is None else time.monotonic() + timeout
-        for worker in self._workers:
-            if worker.ident is not None:
-                worker.join(None if end is None else max(0.0, end - time.monotonic()))
-        ended = not any(worker.is_alive() for worker in self._workers)
+        ended = self._workers.join(timeout)
         if ended and self._share_of_device is not None:
             self._share_of_device.leave()
         return ended
 
-    def _room(self) -> int:
-        """With the lock: how many images more may wait."""
-        return self._capacity - len(self._queue) - len(self._first_maps)
-
-    def _waits(self) -> bool:
-        """With the lock: whether an image waits, be it for the first maps."""
-        return len(self._queue) > 0 or len(self._first_maps) > 0
-
-    def _purge(self) -> None:
-        """With the lock: make room where nobody waits any more."""
-        self._observer.cancelled(self._queue.purge() + self._first_maps.purge())
-
     def _maps_prepared(self, ready: bool) -> None:  # noqa: FBT001 - as `FirstMaps` calls it
         """What computes class maps is there, or could not be made: the images that wait for it go on, or fail."""
         with self._changed:
-            held = self._first_maps.take(ready=ready)
-            self._first_maps.over()
-            if ready:
-                for image in held:
-                    self._queue.put(image)
-                if self._ended and len(self._queue):
-                    self._start_again()
+            lost = self._waiting.maps_prepared(ready=ready)
+            if self._workers.ended and len(self._queue):
+                self._workers.start_again()
             self._changed.notify_all()  # where the batcher is closed, that may be the end
-        if not ready:
-            fail(held, failed)
+        fail(lost, failed)
 
     def _full(self) -> OverloadedError:
-        waiting = self._capacity - self._room()
+        """With the lock: what is told to whom there is no room for."""
         return OverloadedError(
             Reason.QUEUE_FULL,
-            f"{waiting} images are in the queue, which holds at most {self._capacity}. Try again later.",
-            retry_after=self._filling.seconds_to_compute(len(self._queue)),
+            f"{len(self._waiting)} images are in the queue, which holds at most {self._waiting.capacity}. "
+            "Try again later.",
+            retry_after=self._composer.seconds_to_compute(len(self._queue)),
         )
 
     def _work(self, number: int) -> None:
@@ -359,33 +289,30 @@ class Batcher:
     def _take(self, name: str, number: int) -> tuple[list[Waiting], Turn] | None:
         """Wait until a batch may be composed, and compose it; None when closed and empty, or idle for long.
 
-        A composed batch has `_staged` set; `_run` clears it when the device is its own. Where other models share the
-        device, the batch is composed when its turn has come, of what has gathered by then.
+        Where other models share the device, the batch is composed when its turn has come, of what has gathered by then.
         """
+        composer = self._composer
         turn = ALONE if self._share_of_device is None else self._share_of_device.turn()
         if self._fed:
             self._feed.pull(wake=False)
-            if not self.busy and not self._may_compose():  # a guess without the lock: the feed looks by itself
+            if not composer.busy and not composer.may_compose():  # a guess without the lock: the feed looks by itself
                 self._feed.idle()
         with self._changed:
-            while not self._may_compose():
-                if self._closed and not self._waits():
+            while not composer.may_compose():
+                if self._closed and not len(self._waiting):
                     return None
-                if not self._changed.wait(self._idle_seconds) and not (self._waits() or self._computing):
-                    self._ended.append(number)
+                if not self._changed.wait(self._idle_seconds) and not (len(self._waiting) or composer.computing):
+                    self._workers.ended.append(number)
                     return None
-            if turn is not ALONE and (self._streams > 1 or self._computing < self._streams):
-                self._staged = True  # the others need not wait for a turn, too
+            if turn is not ALONE and (self.streams.number > 1 or not composer.busy):
+                composer.staged = True  # the others need not wait for a turn, too
                 self._changed.release()
                 try:
                     turn.begin()
                 finally:
                     self._changed.acquire()
             now = self._clock()
-            limit = self._filling.next(self._computing)
-            expected = self._estimate.seconds(self._device.padded(min(len(self._queue), limit)))
-            taken = self._queue.take(limit, now=now, ready_by=now + expected)
-            self._staged = bool(taken.batch)
+            taken, expected = composer.compose(now)
             if taken.batch:
                 self._watch.took(name, taken.batch)
             if self._closed and not len(self._queue):
@@ -402,17 +329,6 @@ class Batcher:
         if taken.cancelled:
             self._observer.cancelled(taken.cancelled)
 
-    def _may_compose(self) -> bool:
-        if self._staged or not len(self._queue):
-            return False
-        if self._computing < self._streams or (self._share_of_device is not None and self._streams > 1):
-            # On a device that is shared, it waits for the turn, so as to have a claim to it when a batch ends.
-            return True
-        # While the device is busy, waiting fills the batch; only a full one cannot gain by it, and is gathered while
-        # those before it compute. Where the streams are the cores that would gather it that gains nothing, and whoever
-        # has the next turn would wait for one batch more.
-        return self._gathers_ahead and len(self._queue) >= self._device.largest
-
     def _has_others_compose(self) -> bool:
         """Whether a thread that is about to give answers is to wake others for what waits.
 
@@ -422,21 +338,17 @@ class Batcher:
         return waiting > _FEW if self._fed else waiting > 0
 
     def _run(self, name: str, composed: Sequence[Waiting], staging: NDArray[np.uint8], turn: Turn) -> None:
-        padded = self._device.padded(len(composed))
+        composer, padded = self._composer, self._device.padded(len(composed))
         outputs = frozenset().union(*[slot.outputs for slot in composed])
         batch = self._feed.gather(composed, staging)
         # Before a stream is waited for: whoever asks for a turn once the batch before has ended comes after all others.
         turn.begin()
         with self._changed:
-            while self._computing == self._streams:
+            while composer.busy:
                 self._changed.wait()
-            company = self._computing > 0 or len(self._queue) > 0 or len(batch) > 1
-            self._lonely = 0 if company else self._lonely + 1
-            alone = padded == 1 and self._lonely > _LONELY
-            self._computing += 1
-            self._staged = False
+            alone = composer.begin(len(batch), padded)
             self._watch.began(name)
-            if self._may_compose():
+            if composer.may_compose():
                 self._changed.notify_all()  # for another stream that is free, or to gather the next batch
         alone = alone and turn.whole()
         begun = self._clock()
@@ -447,12 +359,11 @@ class Batcher:
             seconds = self._clock() - begun
             turn.end()
             with self._changed:
-                self._computing -= 1
+                whole = computed is not None and computed.ok and len(computed.parts) == 1
+                composer.end(padded, seconds if whole else None)
                 self._watch.ended(name)
-                if computed is not None and computed.ok and len(computed.parts) == 1:
-                    self._estimate.add(padded, seconds)
                 # Else it would wake workers for nothing, on cores that are to hand out the answer.
-                if self._staged or self._closed or self._has_others_compose():
+                if composer.staged or self._closed or self._has_others_compose():
                     self._changed.notify_all()
         if computed.halved:
             self._observer.halved()

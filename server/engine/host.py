@@ -150,7 +150,7 @@ class Host:
             images = list(group)
             parts.append((connection, images, staging[begin : begin + len(images)]))
             begin += len(images)
-        if self.queue.beside_cores and staging[:begin].nbytes >= _MUCH:
+        if self.queue.streams.several_beside_cores and staging[:begin].nbytes >= _MUCH:
             list(self._copiers.map(Connection.gather, *zip(*_pieces(parts), strict=True)))
         else:
             for connection, images, rows in parts:
@@ -267,13 +267,13 @@ class Host:
         self._napping = True
         busy = self.queue.busy
         if not busy and self.queue.depth() and not self._closed:  # the batcher takes it in a moment
-            if self.queue.has_one_stream:
+            if self.queue.streams.number == 1:
                 busy = True  # that stream is, then
             else:
                 self._rested.acquire(timeout=_MOMENT)
                 busy = self.queue.busy
         if busy and not self._closed:
-            self._rested.acquire(timeout=_SHORT_SLICE if self._full and self.queue.gathers_ahead else _SLICE)
+            self._rested.acquire(timeout=_SHORT_SLICE if self._full and self.queue.streams.gather_ahead else _SLICE)
         self._napping = False
 
     def _end_nap(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from glimpse.server.batching.sleep_queue import asleep
+from glimpse.server.batching.streams import Streams
 from glimpse.server.batching.waiting import Waiting
 
 
@@ -12,7 +13,7 @@ class RestingQueue:
     """Empty, and refuses what comes: only what nobody waits for any more comes to a model that sleeps."""
 
     busy = False
-    gathers_ahead = has_one_stream = beside_cores = False
+    streams = Streams()
 
     def feed_from(self, feed: object) -> None:
         """There is nothing to feed."""

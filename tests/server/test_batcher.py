@@ -13,6 +13,7 @@ import pytest
 
 from glimpse.models.outputs import DEFAULT_OUTPUTS, LOGITS, PROBABILITIES, Outputs
 from glimpse.server.batching.batcher import Batcher
+from glimpse.server.batching.streams import Streams
 from glimpse.server.errors import DeadlineExceededError, InternalError, OverloadedError, Reason, UnavailableError
 from glimpse.server.fair_queue import Lane
 from tests.server.fake_executor import SECOND, SHAPE, WAIT, Bench, Observed, benches, value
@@ -324,14 +325,14 @@ def test_every_image_of_many_threads_is_answered_exactly_once(make: Callable[...
 def all_ended(bench: Bench) -> bool:
     """Wait until no worker is left."""
     for _ in range(int(WAIT / 0.001)):
-        if len(bench.batcher._ended) == len(bench.batcher._workers):
+        if len(bench.batcher._workers.ended) == len(bench.batcher._workers.threads):
             return True
         threading.Event().wait(0.001)
     return False
 
 
 def test_workers_end_when_there_is_nothing_to_do_and_come_back(make: Callable[..., Bench]) -> None:
-    bench = make(idle_seconds=0.01, streams=2)
+    bench = make(idle_seconds=0.01, streams=Streams(2))
     for number in (1, 2):
         assert all_ended(bench)
         future = bench.submit(number)

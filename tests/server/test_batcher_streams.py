@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from glimpse.models.outputs import Outputs
 from glimpse.server.batching.batch_queue import Slot
+from glimpse.server.batching.streams import Streams
 from glimpse.server.fair_queue import NO_LANE, Lane
 from tests.server.fake_executor import SHAPE, WAIT, Bench, benches, value
 
@@ -24,7 +25,7 @@ def make() -> Iterator[Callable[..., Bench]]:
 
 
 def test_streams_that_are_free_share_what_waits(make: Callable[..., Bench]) -> None:
-    bench = make(streams=2, batch_sizes=(1, 2, 4, 8))
+    bench = make(streams=Streams(2), batch_sizes=(1, 2, 4, 8))
     for _ in range(2):
         bench.occupy()
     futures = [bench.submit(i) for i in range(6)]
@@ -37,7 +38,7 @@ def test_streams_that_are_free_share_what_waits(make: Callable[..., Bench]) -> N
 
 
 def test_as_many_batches_are_computed_at_once_as_there_are_streams(make: Callable[..., Bench]) -> None:
-    bench = make(streams=3)
+    bench = make(streams=Streams(3))
     for _ in range(3):
         bench.occupy()  # returns once it is on the device
     waiting = bench.submit(1)
@@ -48,7 +49,7 @@ def test_as_many_batches_are_computed_at_once_as_there_are_streams(make: Callabl
 
 
 def test_a_burst_on_an_idle_device_is_split_between_its_streams(make: Callable[..., Bench]) -> None:
-    bench = make(streams=2, batch_sizes=(1, 2, 4, 8))
+    bench = make(streams=Streams(2), batch_sizes=(1, 2, 4, 8))
     bench.burst(range(6))
     first, second = bench.model.values(), bench.model.values()
     assert sorted(first[:3] + second[:3]) == list(range(6))
@@ -67,8 +68,8 @@ class SlowToGather:
 
 
 def test_a_worker_that_waits_for_another_to_gather_is_told_when_it_has(make: Callable[..., Bench]) -> None:
-    bench = make(streams=2, batch_sizes=(1,))
-    workers, condition = bench.batcher._workers, bench.batcher._changed
+    bench = make(streams=Streams(2), batch_sizes=(1,))
+    workers, condition = bench.batcher._workers.threads, bench.batcher._changed
     slow = SlowToGather()
     bench.batcher._queue.put(Slot(slow, NO_LANE, None, 0.0, Future()))  # type: ignore[arg-type]
     bench.burst([8])
@@ -82,12 +83,12 @@ def test_a_worker_that_waits_for_another_to_gather_is_told_when_it_has(make: Cal
 
 def until_gathered(bench: Bench, left: int = 0) -> None:
     """Wait until a batch has been taken that no stream computes yet, and only so many images wait."""
-    while not bench.batcher._staged or bench.batcher.depth() != left:
+    while not bench.batcher._composer.staged or bench.batcher.depth() != left:
         threading.Event().wait(0.001)
 
 
 def test_beside_a_gpu_a_full_batch_is_gathered_while_all_streams_compute(make: Callable[..., Bench]) -> None:
-    bench = make(streams=2, gathers_ahead=True)
+    bench = make(streams=Streams(2, gpu=True))
     for _ in range(2):
         bench.occupy()
     bench.burst(range(4))
@@ -98,23 +99,23 @@ def test_beside_a_gpu_a_full_batch_is_gathered_while_all_streams_compute(make: C
 
 
 def test_beside_a_gpu_no_more_than_one_batch_is_gathered_ahead(make: Callable[..., Bench]) -> None:
-    bench = make(streams=2, gathers_ahead=True)
+    bench = make(streams=Streams(2, gpu=True))
     for _ in range(2):
         bench.occupy()
     bench.burst(range(8))
     until_gathered(bench, left=4)
     with bench.batcher._changed:
-        assert not bench.batcher._may_compose()
+        assert not bench.batcher._composer.may_compose()
 
 
 def test_beside_a_gpu_fewer_than_a_full_batch_wait_until_a_stream_is_free(make: Callable[..., Bench]) -> None:
     """Others may come meanwhile, with whom they are computed."""
-    bench = make(streams=2, gathers_ahead=True)
+    bench = make(streams=Streams(2, gpu=True))
     for _ in range(2):
         bench.occupy()
     bench.burst(range(3))
     with bench.batcher._changed:
-        assert not bench.batcher._may_compose()
+        assert not bench.batcher._composer.may_compose()
     bench.submit(3)
     until_gathered(bench)
     bench.release()
@@ -123,7 +124,7 @@ def test_beside_a_gpu_fewer_than_a_full_batch_wait_until_a_stream_is_free(make: 
 
 def test_beside_a_gpu_the_next_batch_is_gathered_while_answers_are_given(make: Callable[..., Bench]) -> None:
     """By a thread of its own: the streams and the answers of a batch take one each, and one has a batch gathered."""
-    bench = make(streams=2, gathers_ahead=True)
+    bench = make(streams=Streams(2, gpu=True))
     giving, go = threading.Event(), threading.Event()
 
     def slowly(_: Future[Any]) -> None:
@@ -144,12 +145,12 @@ def test_beside_a_gpu_the_next_batch_is_gathered_while_answers_are_given(make: C
 
 
 def test_streams_that_are_cores_gather_nothing_ahead(make: Callable[..., Bench]) -> None:
-    bench = make(streams=2)
+    bench = make(streams=Streams(2))
     for _ in range(2):
         bench.occupy()
     bench.burst(range(4))
     with bench.batcher._changed:
-        assert not bench.batcher._may_compose()
+        assert not bench.batcher._composer.may_compose()
     bench.release()  # one of the two: whoever has computed it gathers the next
     assert sorted(bench.model.values()) == [0, 1, 2, 3]
 
@@ -166,7 +167,7 @@ def counting(sizes: list[int]) -> Callable[[NDArray[np.uint8], frozenset[str]], 
 
 def test_the_whole_device_works_on_an_image_that_is_alone(make: Callable[..., Bench]) -> None:
     alone: list[int] = []
-    bench = make(streams=2, alone=counting(alone))
+    bench = make(streams=Streams(2), alone=counting(alone))
     for _ in range(2):
         bench.submit(1).result(WAIT)
     assert alone == [1, 1]
@@ -174,7 +175,7 @@ def test_the_whole_device_works_on_an_image_that_is_alone(make: Callable[..., Be
 
 def test_an_image_gets_the_whole_device_only_if_none_had_company_for_a_while(make: Callable[..., Bench]) -> None:
     wide: list[int] = []
-    bench = make(streams=2, alone=counting(wide))
+    bench = make(streams=Streams(2), alone=counting(wide))
     bench.submit(1).result(WAIT)
     assert len(wide) == 1
     together = bench.burst(range(2))
@@ -184,7 +185,7 @@ def test_an_image_gets_the_whole_device_only_if_none_had_company_for_a_while(mak
         bench.release()
     for future in together:
         future.result(WAIT)
-    while bench.batcher._computing:
+    while bench.batcher._composer.computing:
         threading.Event().wait(0.001)
     until_narrow_ends = 0
     while len(wide) == 1:
@@ -197,7 +198,7 @@ def test_an_image_gets_the_whole_device_only_if_none_had_company_for_a_while(mak
 
 def test_with_several_streams_no_batch_is_taken_before_one_is_free(make: Callable[..., Bench]) -> None:
     """Else whoever has the next turn would wait for one batch more."""
-    bench = make(streams=2, batch_sizes=(1,))
+    bench = make(streams=Streams(2), batch_sizes=(1,))
     for _ in range(2):
         bench.occupy()
     bulk = [bench.submit(i, lane=Lane("bulk")) for i in (1, 2, 3)]
@@ -221,7 +222,7 @@ def test_an_image_that_is_not_alone_gets_a_stream_of_its_own(make: Callable[...,
         go.wait(WAIT)
         return {name: np.zeros((1, 3), np.float32) for name in outputs}
 
-    bench = make(streams=2, alone=alone)
+    bench = make(streams=Streams(2), alone=alone)
     first = bench.submit(1)
     assert begun.wait(WAIT)
     second = bench.submit(2)
@@ -237,7 +238,7 @@ def test_a_backlog_does_not_make_the_batch_of_a_lone_caller_long(make: Callable[
     """The batch is filled up only as far as it takes twice as long as one of equal parts."""
     bench = make(batch_sizes=(1, 2, 4, 8), capacity=64)
     for size in (1, 2, 4, 8):
-        bench.batcher._estimate.add(size, float(size))
+        bench.batcher._composer.estimate.add(size, float(size))
     bench.occupy()
     bulk = [bench.submit(i, lane=Lane("bulk", str(i % 3))) for i in range(1, 25)]
     while bench.batcher.depth() > 16:  # one full batch is gathered behind the device
@@ -259,9 +260,9 @@ def test_a_backlog_does_not_make_the_batch_of_a_lone_caller_long(make: Callable[
 def test_a_batch_is_filled_up_where_that_hardly_takes_longer(
     make: Callable[..., Bench], seconds: tuple[float, ...], batch: int
 ) -> None:
-    bench = make(batch_sizes=(1, 2, 4, 8), capacity=64, streams=2)
+    bench = make(batch_sizes=(1, 2, 4, 8), capacity=64, streams=Streams(2))
     for size, each in zip((1, 2, 4, 8), seconds, strict=True):
-        bench.batcher._estimate.add(size, each)
+        bench.batcher._composer.estimate.add(size, each)
     for _ in range(2):
         bench.occupy()
     bulk = [bench.submit(i, lane=Lane("bulk")) for i in range(1, 25)]
@@ -277,9 +278,9 @@ def test_a_batch_is_filled_up_where_that_hardly_takes_longer(
 
 
 def test_two_bulk_callers_share_a_full_batch(make: Callable[..., Bench]) -> None:
-    bench = make(capacity=64, streams=2)
+    bench = make(capacity=64, streams=Streams(2))
     for size in (1, 2, 4):
-        bench.batcher._estimate.add(size, float(size))
+        bench.batcher._composer.estimate.add(size, float(size))
     for _ in range(2):
         bench.occupy()
     both = [bench.submit(i, lane=Lane(who)) for who, i in (("a", 1), ("b", 2)) for _ in range(8)]

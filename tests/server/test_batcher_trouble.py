@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from glimpse.models.outputs import PROBABILITIES, Outputs
 from glimpse.server.batching.executor import Executor
+from glimpse.server.batching.streams import Streams
 from glimpse.server.errors import InternalError, Reason, UnavailableError
 from tests.server.fake_executor import WAIT, Bench, FakeClock, benches, value
 
@@ -83,7 +84,7 @@ def test_it_closes_though_trouble_has_emptied_the_queue_meanwhile(make: Callable
         bench.clock.now += 61.0
         assert bench.batcher.trouble() is not None
         assert isinstance(queued.exception(0), UnavailableError)
-        while sum(worker.is_alive() for worker in bench.batcher._workers) > 1:  # the one that hangs is left
+        while sum(worker.is_alive() for worker in bench.batcher._workers.threads) > 1:  # the one that hangs is left
             threading.Event().wait(0.001)
         assert not closed.done()
         bench.release()
@@ -101,7 +102,7 @@ def test_closing_waits_no_longer_than_it_is_told_for_a_worker_that_hangs(make: C
 
 
 def test_of_two_streams_only_the_one_that_hangs_loses_its_batch(make: Callable[..., Bench]) -> None:
-    bench = make(stuck_seconds=60.0, streams=2)
+    bench = make(stuck_seconds=60.0, streams=Streams(2))
     bench.occupy()
     bench.clock.now += 50.0
     healthy = bench.submit(7)

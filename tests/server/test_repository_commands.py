@@ -206,7 +206,7 @@ def test_a_load_that_hangs_fails_and_holds_up_no_other(tmp_path: Path, monkeypat
 
 def _batchers(model: LoadedModel) -> list[threading.Thread]:
     batcher: Any = model.batcher
-    workers: list[threading.Thread] = batcher._queue._workers
+    workers: list[threading.Thread] = batcher._queue._workers.threads
     return workers
 
 

@@ -15,6 +15,7 @@ from glimpse.models.outputs import PROBABILITIES, Outputs
 from glimpse.server.batching.batch_queue import Answer
 from glimpse.server.batching.batcher import Batcher
 from glimpse.server.batching.device import DeviceShare, SharedDevice, Turn
+from glimpse.server.batching.streams import Streams
 from glimpse.server.domain import BatchReport
 
 LONG = 60.0  # seconds; until something is called hung
@@ -229,7 +230,7 @@ class Timed:
                 batch_sizes=(1, 2),
                 capacity=10_000,
                 observer=Seconds(),
-                streams=streams,
+                streams=Streams(streams),
                 share=self.shares[number],
             )
             for number, (_, seconds) in enumerate(models)
@@ -330,7 +331,7 @@ def test_batchers_of_one_device_share_it_by_weight_and_answer_all(streams: int) 
                 batch_sizes=(1, 2),
                 capacity=10_000,
                 observer=told[-1],
-                streams=streams,
+                streams=Streams(streams),
                 share=device.share(weight, batches=streams),
             )
         )

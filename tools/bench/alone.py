@@ -42,7 +42,7 @@ class Alone:
         assert isinstance(batcher, Batcher)
         device = batcher._device
         self._compute, self._compute_alone = device._compute, device._alone
-        self._streams = batcher._streams
+        self._streams = batcher.streams.number
         self._prepare = asyncio.run(self._taken_from_a_server())
         self._pool = ThreadPoolExecutor(self._settings.decoders)
         self._images: list[domain.Image] = []

@@ -14,6 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from glimpse.models.outputs import LOGITS, PROBABILITIES
+from glimpse.server.batching.streams import Streams
 from glimpse.server.engine import host, records
 from glimpse.server.engine.arena import Layout
 from glimpse.server.engine.connection import Connection
@@ -187,7 +188,7 @@ def test_beside_a_gpu_several_threads_copy_a_large_batch(monkeypatch: pytest.Mon
         bench.let(100)
         assert [await value(each) for each in (*busy, *futures)] == [0, 0, *range(1, 11)]
 
-    run(scene, sizes=(1, 8), streams=2, gathers_ahead=True)
+    run(scene, sizes=(1, 8), streams=Streams(2, gpu=True))
     assert all(name.startswith("batcher-copies") for name, _ in copied)
     assert max(images for _, images in copied) <= 3
     assert sum(images for _, images in copied) == 10

@@ -77,7 +77,7 @@ def occupy(rig: Rig, begin: Callable[[], object]) -> int:
     begin()
     rig.network.begun()
     begin()
-    rig.wait_until(lambda: batcher._staged)
+    rig.wait_until(lambda: batcher._composer.staged)
     return 2
 
 
