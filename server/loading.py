@@ -36,7 +36,7 @@ from glimpse.server.runtime.golden_check import GoldenCheck
 from glimpse.server.runtime.importing import import_model
 from glimpse.server.runtime.int8_trial import Given
 from glimpse.server.runtime.serving import ServedModel, serve
-from glimpse.server.runtimes import QUANTISED, RUNTIMES, Precision, RuntimeName
+from glimpse.server.runtimes import GPU_STREAMS, QUANTISED, RUNTIMES, Precision, RuntimeName
 from glimpse.server.settings import Settings
 from glimpse.server.settings.kinds import PrecisionChoice
 from glimpse.server.startup import MemoryShortError, ModelLoadError, StartupError
@@ -326,11 +326,14 @@ def _check_classes(bundle: Bundle, options: LoadOptions) -> None:
 def _check_memory(bundle: Bundle, options: LoadOptions) -> None:
     """Refuse a model that cannot fit, before anything of it is loaded."""
     row = RUNTIMES[options.runtimes[0]]
+    # Whether there is a GPU is known once a framework is loaded.
+    on_gpu = () if row.gpu_probe is None else (Streams(GPU_STREAMS, gpu=True),)
+    buffers = max(streams.workers for streams in (Streams(cores.available()), *on_gpu))
     takes = memory_budget.expected(
         bundle,
         row,
         converted=row.reads_converted and converted_cache.is_cached(bundle),
-        rows=(cores.available() + 1) * (options.max_batch_size or _LARGEST),
+        rows=buffers * (options.max_batch_size or _LARGEST),
         images=options.max_images_in_flight,
     )
     if takes is not None:

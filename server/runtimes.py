@@ -11,6 +11,8 @@ from typing import Literal
 
 RuntimeName = Literal["tensorflow", "openvino", "jax", "torch", "simulated"]
 Precision = Literal["float32", "bfloat16", "int8"]
+# Batches that a runtime with streams gives a GPU at once: one is copied while another computes.
+GPU_STREAMS = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ from glimpse.models.published import FetchError, cache_folder
 from glimpse.server import cores
 from glimpse.server.runtime import OneStream, jax_program, outputs_with, stated
 from glimpse.server.runtime.kept_network import KeptNetwork
-from glimpse.server.runtimes import Precision
+from glimpse.server.runtimes import GPU_STREAMS, Precision
 from glimpse.server.settings.kinds import PrecisionChoice
 
 if TYPE_CHECKING:
@@ -41,8 +41,8 @@ class JaxRuntime(OneStream):
         """
         keep_compiled()
         device = jax.devices()[0]
-        # On a GPU one batch is copied while another computes; a CPU has no engine for copies beside its cores.
-        self.streams = 2 if device.platform == "gpu" else 1
+        # A CPU has no engine for copies beside its cores.
+        self.streams = GPU_STREAMS if device.platform == "gpu" else 1
         self.device = "cpu" if device.platform == "cpu" else f"{device.platform}:{device.id}"
         self.precision = self.resolve(precision)
         kept = isinstance(network, KeptNetwork)

@@ -17,7 +17,7 @@ from glimpse.server import cores
 from glimpse.server.runtime import OneStream, outputs_with, stated, torch_program
 from glimpse.server.runtime.kept_network import KeptNetwork
 from glimpse.server.runtime.torch_program import Program
-from glimpse.server.runtimes import PRECISIONS, Precision
+from glimpse.server.runtimes import GPU_STREAMS, PRECISIONS, Precision
 from glimpse.server.settings.kinds import PrecisionChoice
 
 if TYPE_CHECKING:
@@ -51,8 +51,8 @@ class TorchRuntime(OneStream):
         torch.set_num_threads(cores.available())
         gpu = torch.cuda.is_available()
         self.device = "gpu:0" if gpu else "cpu"
-        # On a GPU one batch is copied while another computes; a CPU has no engine for copies beside its cores.
-        self.streams = 2 if gpu else 1
+        # A CPU has no engine for copies beside its cores.
+        self.streams = GPU_STREAMS if gpu else 1
         self.precision = self.resolve(precision)
         # Else a GPU rounds the factors of every float32 product to 10 bits.
         torch.backends.cudnn.allow_tf32 = False

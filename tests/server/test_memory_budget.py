@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from glimpse.models import bundle as bundles
+from glimpse.models.sources import ModelSource
+from glimpse.server import cores
+from glimpse.server.loading import LoadOptions, load_model
+from glimpse.server.metrics import Metrics
 from glimpse.server.runtime import memory_budget
-from glimpse.server.runtimes import RUNTIMES
+from glimpse.server.runtimes import RUNTIMES, RuntimeName
+from glimpse.server.settings import Settings
 from glimpse.server.startup import MemoryShortError
 from tests.conftest import RunningServer
 
@@ -149,3 +155,24 @@ def test_who_was_killed_for_want_of_memory_is_counted_as_the_system_tells_it(tmp
     )
     assert memory_budget.killed_for_memory(root) == 6
     assert memory_budget.killed_for_memory(tmp_path / "nothing is told") == 0
+
+
+@pytest.mark.parametrize(
+    ("runtime", "available", "buffers"), [("openvino", 1, 2), ("openvino", 8, 9), ("torch", 1, 4), ("torch", 8, 9)]
+)
+def test_the_staging_of_every_device_that_may_compute_is_counted(
+    monkeypatch: pytest.MonkeyPatch, runtime: RuntimeName, available: int, buffers: int
+) -> None:
+    """A GPU has two streams and needs four buffers, however few cores are beside it."""
+    counted = list[int]()
+
+    def noted(*_: object, rows: int, **__: object) -> None:
+        counted.append(rows)
+        raise MemoryShortError("it is not to be loaded")
+
+    monkeypatch.setattr(cores, "available", lambda: available)
+    monkeypatch.setattr(memory_budget, "expected", noted)
+    options = replace(LoadOptions.of(Settings(max_batch_size=16)), runtimes=(runtime,))  # type: ignore[call-arg]
+    with pytest.raises(MemoryShortError):
+        load_model(ModelSource(weights=str(bundles.EMBEDDED_DEFAULT)), options, Metrics().of)
+    assert counted == [16 * buffers]
