@@ -200,7 +200,11 @@ class Batcher:
             return self._queue.parties()
 
     def depth(self) -> int:
-        """Images waiting."""
+        """Images waiting, those included that wait for the first class maps."""
+        return len(self._waiting)
+
+    def ready(self) -> int:
+        """Images of them that the next batches may hold."""
         return len(self._queue)
 
     def ahead(self, lane: Lane) -> int:

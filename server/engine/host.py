@@ -266,7 +266,7 @@ class Host:
         self._rested.acquire(blocking=False)  # of a nap before
         self._napping = True
         busy = self.queue.busy
-        if not busy and self.queue.depth() and not self._closed:  # the batcher takes it in a moment
+        if not busy and self.queue.ready() and not self._closed:  # the batcher takes it in a moment
             if self.queue.streams.number == 1:
                 busy = True  # that stream is, then
             else:

@@ -31,6 +31,10 @@ class RestingQueue:
         """No image waits."""
         return 0
 
+    def ready(self) -> int:
+        """Nor would one be computed."""
+        return 0
+
     def seconds_to_compute(self, images: int) -> float:  # noqa: ARG002 - as `Batcher.seconds_to_compute`
         """Nothing is known."""
         return 0.0

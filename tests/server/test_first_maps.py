@@ -57,11 +57,13 @@ def test_others_are_answered_while_the_first_maps_are_made_ready(make: Callable[
     bench.release()
     assert value(ordinary) == 3
     assert not first.done()
+    assert (bench.batcher.depth(), bench.batcher.ready()) == (2, 0)
     assert bench.model.asked == [frozenset({PROBABILITIES})]
     prepared.go.release()
     for _ in range(2):
         bench.release()
     assert [maps_of(first), maps_of(second)] == [1 + SECOND, 2 + SECOND]
+    assert bench.batcher.depth() == 0
     third = bench.submit(4, outputs=EXPLAINED)
     bench.release()
     assert maps_of(third) == 4 + SECOND
