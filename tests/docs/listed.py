@@ -127,7 +127,6 @@ LISTED = (
     Listed(r"make (test|check|bench)\b", "minutes; and this is one of the tests", target),
     Listed(r"make (train|evaluate)\b", "minutes, and labelled photos; the tests of training train", target),
     Listed(r"make image\b", "needs a container engine", target),
-    Listed(r"\S*python -m glimpse.models describe resnet50\b", "builds a large network; a small one is", options),
     Listed(
         r"\S*python -m glimpse.models compare .*\bresnet50\b",
         "needs the network; a comparison of a shipped model is run",
