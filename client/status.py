@@ -28,6 +28,8 @@ _CAUSES = {
     "CERTIFICATE_VERIFY_FAILED": "The certificate of {target} was issued by an authority that is not trusted here",
     "Hostname Verification Check failed": "The certificate of {target} was issued for another name",
     "WRONG_VERSION_NUMBER": "The server at {target} does not speak TLS",
+    "http1.x server": "{target} answers HTTP and not gRPC; give the gRPC port, 50051 unless GLIMPSE_PORT is set",
+    "errors resolving": "The host name in {target} cannot be found",
     "Socket closed": "The server at {target} closed the connection; it may require TLS or a client certificate",
 }
 

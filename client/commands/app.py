@@ -9,7 +9,7 @@ import typer
 
 from glimpse import __version__
 from glimpse.client.commands import classify, config, describe, embed, exits, feedback, models, sort
-from glimpse.client.commands.help import Command, examples
+from glimpse.client.commands.help import Command, Group, examples
 from glimpse.client.commands.option_groups import explain
 from glimpse.client.commands.server_options import option_kinds
 from glimpse.client.load import command as load
@@ -17,6 +17,7 @@ from glimpse.client.load import command as load
 # Without rich's markup typer formats help and usage errors itself; loading rich would cost a third of the time.
 app = typer.Typer(
     name="glimpse",
+    cls=Group,
     help="Classify images with a Glimpse server.",
     epilog=exits.TABLE,
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -11,9 +11,11 @@ import typer
 
 from glimpse.client import proxy
 from glimpse.client.commands.plain import plain
+from glimpse.client.commands.program import name
 from glimpse.client.commands.standard import OutputError, ReaderLeftError, silence
 from glimpse.client.errors import (
     AccessDeniedError,
+    Code,
     DeadlineExceededError,
     GlimpseError,
     OverloadedError,
@@ -107,8 +109,12 @@ def _explanation(error: GlimpseError, target: str) -> str:
         hint = "start one with `make serve`, name another with --target, or wait for it with --wait."
         return f"No Glimpse server answers at {target}; {hint}{proxy.explanation(target)}"
     text = f"Error: {error}"
-    if isinstance(error, AccessDeniedError):
+    if error.code is Code.UNAUTHENTICATED:
         text += " Give a token with --token-file, GLIMPSE_TOKEN_FILE or GLIMPSE_TOKEN."
+    if isinstance(error, DeadlineExceededError):
+        text += " Give it more time with --timeout."
+    if error.reason == "UNKNOWN_CLASS":
+        text += f" {name()} describe --json lists all classes and groups."
     if error.retry_after is not None:
         text += f" Try again after {error.retry_after:g} seconds."
     return text

@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
-from glimpse.client.commands.program import called
+from glimpse.client.commands.program import called, name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+class Group(TyperGroup):
+    """The commands, which say by which name the program was called, and what a file in place of a command may mean."""
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        """A context whose usage line can be typed: with the path of the file, where the program is run as one."""
+        as_file = info_name is not None and Path(sys.argv[0]).name == info_name
+        return super().make_context(name() if as_file else info_name, args, parent, **extra)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that the first argument names."""
+        try:
+            return super().resolve_command(ctx, args)
+        except Exception as error:  # click's UsageError, which newer releases of typer have in a copy of their own
+            if hasattr(error, "message") and Path(args[0]).exists():
+                error.message = f"{args[0]} is no command. To classify it: {name()} classify {shlex.quote(args[0])}"
+            raise
 
 
 class Command(TyperCommand):

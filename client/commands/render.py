@@ -121,7 +121,7 @@ def facts(description: ModelDescription) -> dict[str, str]:
         "input": f"{shape.height} x {shape.width} x {shape.channels}",
         "pre-stem": _recipe(description.pre_stem),
         "recipe": description.pre_stem.digest,
-        "classes": f"{len(description.classes)}: {labels}" + (f" and {hidden} more" if hidden > 0 else ""),
+        "classes": f"{len(description.classes)}: {labels}" + (f" and {hidden} more, see --json" if hidden > 0 else ""),
         **({"output": description.output} if description.output else {}),
         **_head(description),
         "novelty": _novelty(description),

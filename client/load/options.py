@@ -218,7 +218,8 @@ def _traffic_options(
             metavar="N",
             min=1,
             max=256,
-            help="How many connections to open. A server without tokens takes each one for another caller.",
+            help="How many connections to open. For a server without tokens, "
+            "all are of one caller, each with a queue of its own.",
             rich_help_panel=_REQUESTS,
         ),
     ] = 4,

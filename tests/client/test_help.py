@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import re
 import shlex
+import threading
 from pathlib import Path
+from socketserver import StreamRequestHandler, ThreadingTCPServer
 from typing import Any
 
+import grpc
 import pytest
 import typer.main
 
 from glimpse.client.commands.app import app
-from tests.client.conftest import Glimpse
-from tests.client.scripted import ScriptedServer
+from tests.client.conftest import CLI, Glimpse
+from tests.client.scripted import ScriptedServer, abort
 
 GROUP: Any = typer.main.get_command(app)
 COMMANDS = sorted(GROUP.commands)
@@ -105,6 +108,54 @@ def test_a_missing_file_is_told_without_the_number_of_an_error(
     assert "Errno" not in ended.stderr
     said = " ".join(ended.stderr.split())
     assert f"{arguments[-1]} cannot be used: No such file or directory." in said or "There is no file no.jpg." in said
+
+
+def test_a_file_in_place_of_a_command_is_told_how_to_be_classified(glimpse: Glimpse, tmp_path: Path) -> None:
+    (tmp_path / "a cat.jpg").touch()
+    ended = glimpse("a cat.jpg")
+    assert ended.returncode == 2
+    assert re.search(r"a cat\.jpg is no command\. To classify it: \S+ classify 'a cat\.jpg'\n", ended.stderr)
+    assert "No such command 'a dog.jpg'." in glimpse("a dog.jpg").stderr
+
+
+def test_the_usage_line_names_the_program_as_it_was_called(glimpse: Glimpse) -> None:
+    assert re.match(rf"Usage: {re.escape(str(CLI))} classify ", glimpse("classify", "-h", PYTHONSAFEPATH="").stdout)
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "hint"),
+    [
+        (grpc.StatusCode.INVALID_ARGUMENT, "UNKNOWN_CLASS", "describe --json lists all classes and groups."),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED", "Give it more time with --timeout."),
+        (grpc.StatusCode.UNAUTHENTICATED, "TOKEN_MISSING", "Give a token with --token-file, "),
+        (grpc.StatusCode.PERMISSION_DENIED, "NOT_PERMITTED", None),
+    ],
+)
+def test_an_error_says_what_to_do_where_an_option_helps(
+    scripted: ScriptedServer, glimpse: Glimpse, status: grpc.StatusCode, reason: str, hint: str | None
+) -> None:
+    scripted.describe = lambda _, context: abort(context, status, reason, pushback_ms=-1)
+    said = glimpse("describe", "--target", scripted.target).stderr
+    assert said.startswith(f"Error: as scripted [{reason}]")
+    assert said.endswith(f"[{reason}]\n") if hint is None else hint in said
+
+
+class Http(StreamRequestHandler):
+    """What a server of HTTP/1.1 says to a call of gRPC."""
+
+    def handle(self) -> None:
+        self.connection.recv(1024)
+        self.wfile.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+
+
+def test_a_port_that_speaks_http_is_told_from_one_where_nobody_answers(glimpse: Glimpse) -> None:
+    with ThreadingTCPServer(("127.0.0.1", 0), Http) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        target = f"127.0.0.1:{server.server_address[1]}"
+        ended = glimpse("describe", "--target", target)
+        server.shutdown()
+    assert ended.returncode == 3
+    assert ended.stderr.startswith(f"Error: {target} answers HTTP and not gRPC; give the gRPC port, 50051 unless ")
 
 
 def test_a_missing_configuration_is_told_the_same_way(glimpse: Glimpse) -> None:
