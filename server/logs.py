@@ -19,6 +19,9 @@ from glimpse.models.plain import sequences
 _BY_CALLERS = ("Invalid encoding on ", "ExecuteBatchError raised in core ")
 
 
+# Of our own messages. Those of libraries have other names; "__main__" is the module that a process of ours runs.
+_OURS = ("glimpse", "server", "standard_error", "__main__")
+
 _streams: list[TextIO] = []  # where the log goes, once it is said; else to standard error
 
 
@@ -69,7 +72,8 @@ def configure(level: str, form: Literal["auto", "json", "text"], *, process: Map
     """Send all logging, the libraries' too, to stderr in one form. Stdout stays free.
 
     Args:
-        level: the least severe that is logged.
+        level: the least severe that is logged. "debug" is for our own messages, and those of libraries begin with
+            "info"; "all" is "debug" for theirs, too.
         form: "auto" is text on a terminal, else JSON.
         process: fields of every line, such as {"worker": 2}, where several processes write to the same stderr; their
             lines do not mix then.
@@ -115,7 +119,9 @@ def configure(level: str, form: Literal["auto", "json", "text"], *, process: Map
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(level.upper())
+    root.setLevel({"all": "DEBUG", "debug": "INFO"}.get(level, level.upper()))
+    for name in _OURS:
+        logging.getLogger(name).setLevel("DEBUG" if level == "debug" else "NOTSET")
     logging.captureWarnings(capture=True)
     logging.getLogger("grpc._cython.cygrpc").addFilter(lambda record: not str(record.msg).startswith(_BY_CALLERS))
     # Pillow warns with text from the file, which is a stranger's: neither to be logged nor kept in Python's registry

@@ -223,8 +223,11 @@ class Settings(PortSettings, WorkSettings, ProcessSettings, AccessSettings, Labe
         description="Whether a model must reproduce its recorded (golden) answers before it serves. auto: if "
         "it has any; require: a model without them is refused; off: it need not.",
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="Least severe level that is logged."
+    log_level: Literal["all", "debug", "info", "warning", "error"] = Field(
+        "info",
+        description="Least severe level that is logged. debug is for messages of Glimpse, and those of libraries begin "
+        "with info. all logs debug messages of libraries, too: hundreds of kilobytes at each start, which say what a "
+        "runtime such as JAX compiles.",
     )
     log_calls: bool = Field(
         default=False,

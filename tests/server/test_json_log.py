@@ -53,6 +53,28 @@ def test_what_is_written_past_the_log_is_a_log_line() -> None:
     assert details('os.write(2, b"\\xff {\\n\\n")') == [("warning", "\\xff {")]
 
 
+LIBRARIES = """
+import logging
+for name in ("jax._src.dispatch", "asyncio", "glimpse.server.loading"):
+    logging.getLogger(name).debug("compiles")
+    logging.getLogger(name).info("has compiled")
+"""
+
+
+@pytest.mark.parametrize(
+    ("level", "libraries", "ours"),
+    [
+        ("info", ["has compiled"], ["has compiled"]),
+        ("debug", ["has compiled"], ["compiles", "has compiled"]),
+        ("all", ["compiles", "has compiled"], ["compiles", "has compiled"]),
+    ],
+)
+def test_debug_is_for_our_own_messages_and_all_for_those_of_libraries_too(
+    level: str, libraries: list[str], ours: list[str]
+) -> None:
+    assert [line["event"] for line in program(LIBRARIES, level=level)] == [*libraries, *libraries, *ours]
+
+
 def test_lines_of_abseil_keep_their_severity() -> None:
     said = (
         b"I0000 00:00:1700000000.123456   77 port.cc:153] oneDNN\n"
