@@ -93,14 +93,20 @@ def test_probabilities_that_are_asked_for_as_numbers_are_compared_too() -> None:
     run(do)
 
 
-@pytest.mark.parametrize("chosen_by", ["request", "server"])
+@pytest.mark.parametrize("chosen_by", ["request", "model", "server"])
 def test_the_classes_that_may_answer_are_the_same_for_a_copy(chosen_by: str) -> None:
-    """Both versions say class 0; among those that may answer, both say class 3 and give it all that these have."""
+    """Both versions say class 0; among those that may answer, both say class 3 and give it all that these have.
+
+    What the other version would answer with by default does not count.
+    """
     choice = ClassChoice(allow=("class 3",))
 
     async def do(made: Scene) -> None:
         shadow = made.roll_out(Kind.SHADOW)
-        made.traffic._classes = choice if chosen_by == "server" else None
+        made.traffic._classes = choice if chosen_by == "server" else ClassChoice(allow=("class 5",))
+        if chosen_by == "model":
+            made.load("1", NAMES, choice)
+        made.load("2", NAMES, ClassChoice(allow=("class 7",)))
         first = Prediction(3, "class 3", "", 1.0)
 
         async def compute(request: ClassifyRequest) -> Classification:

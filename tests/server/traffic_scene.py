@@ -23,6 +23,7 @@ from glimpse.server.decoding.pool import DecodePool
 from glimpse.server.decoding.where import Decoding
 from glimpse.server.domain import (
     Caller,
+    ClassChoice,
     Classification,
     ClassifyRequest,
     ImageResult,
@@ -91,9 +92,9 @@ class Scene:
         self.answered_by: list[str] = []
         self.errors: dict[str, BaseException] = {}  # that the pipeline raises, by version
 
-    def load(self, version: str, names: list[str]) -> None:
-        """Another model in the place of a version."""
-        model = self.models[version] = self._load(version, names)
+    def load(self, version: str, names: list[str], choice: ClassChoice | None = None) -> None:
+        """Another model in the place of a version; `choice`: its own classes that answer by default."""
+        model = self.models[version] = dataclasses.replace(self._load(version, names), choice=choice)
         before = self.registry.put(model)
         assert before is not None
         before.close()
