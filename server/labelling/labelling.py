@@ -11,7 +11,7 @@ from glimpse.models.bundle import Bundle
 from glimpse.models.outputs import PROBABILITIES
 from glimpse.server.access.call_context import CallContext
 from glimpse.server.access.control import AccessControl
-from glimpse.server.domain import Classification, ClassifyRequest
+from glimpse.server.domain import Classification, ClassifyRequest, Image
 from glimpse.server.labelling.answered import first_of
 from glimpse.server.labelling.feedback import Feedback
 from glimpse.server.labelling.folder import POSSIBLE, Limits, SampleFolder
@@ -81,13 +81,18 @@ class Labelling:
         self._recent.remember(request_id, answer.model, found, answer.labels)
         return replace(answer, request_id=request_id)
 
-    def disagreed(
-        self, request: ClassifyRequest, call: CallContext, answer: Classification, number: int
-    ) -> Disagreed | None:
-        """What is to be called if another version names another class for an image; None: nobody has to know."""
+    def disagreed(self, image: Image, call: CallContext, answer: Classification, number: int) -> Disagreed | None:
+        """What is to be called if another version names another class for an image; None: nobody has to know.
+
+        Args:
+            image: which is kept until then.
+            call: that has asked.
+            answer: to all of its images.
+            number: of the image among them.
+        """
         if self._sampler is None or (first := first_of(answer, number)) is None:
             return None
-        return self._sampler.disagreed(Answered(call.answer_id, number, request.images[number], answer, first))
+        return self._sampler.disagreed(Answered(call.answer_id, number, image, answer, first))
 
     def start(self) -> None:
         """Begin to write samples."""

@@ -79,13 +79,19 @@ class Copies:
         self._bytes = 0
         self._there = asyncio.Event()
 
-    def offer(self, copy: Copy) -> None:
-        """Have a copy classified when there is time; returns at once, and drops it where too many wait."""
-        size = len(copy.image.data)
-        if len(self._waiting) >= _MOST or self._bytes + size > _MOST_BYTES:
-            copy.rollout.drop()
-            return
-        self._bytes += size
+    def has_room(self, rollout: Rollout, image: Image) -> bool:
+        """Whether a copy of an image may wait; where too many do, the rollout is told that it was dropped.
+
+        To be asked before the copy is made: one of raw pixels takes milliseconds.
+        """
+        if len(self._waiting) < _MOST and self._bytes + len(image.data) <= _MOST_BYTES:
+            return True
+        rollout.drop()
+        return False
+
+    def add(self, copy: Copy) -> None:
+        """Have a copy, for which `has_room`, classified when there is time; returns at once."""
+        self._bytes += len(copy.image.data)
         self._waiting.append(copy)
         self._there.set()
 

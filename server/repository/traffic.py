@@ -179,7 +179,6 @@ class Traffic:
     def _offer(
         self, rollout: Rollout, version: str, request: ClassifyRequest, call: CallContext, answer: Classification
     ) -> None:
-        request = replace(request, images=tuple([apart(image) for image in request.images]))
         now = self._copies.clock()
         try:
             model = self._registry.resolve(ModelSelector(answer.model.name, answer.model.version))
@@ -190,14 +189,14 @@ class Traffic:
             if result.error is not None:
                 continue
             found, told = _first(result, answer), verdicts.of_answer(request, result, answer, model)
-            if found is not None or told is not None:
+            if (found is not None or told is not None) and self._copies.has_room(rollout, image):
                 first, probability = found or (None, 0.0)
-                timing = result.timing
+                timing, kept = result.timing, apart(image)
                 seconds = timing.decode + timing.pre_stem + timing.compute
-                copy = Copy(rollout, version, image, request.geometry, classes, first, probability, seconds, now, told)
+                copy = Copy(rollout, version, kept, request.geometry, classes, first, probability, seconds, now, told)
                 if self._labelling is not None:
-                    copy = replace(copy, disagreed=self._labelling.disagreed(request, call, answer, number))
-                self._copies.offer(copy)
+                    copy = replace(copy, disagreed=self._labelling.disagreed(kept, call, answer, number))
+                self._copies.add(copy)
 
 
 def _first(result: ImageResult, answer: Classification) -> tuple[ClassLabel, float] | None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from glimpse.models.outputs import PROBABILITIES
+from glimpse.server import domain
 from glimpse.server.access.call_context import CallContext
 from glimpse.server.domain import (
     ClassChoice,
@@ -16,6 +17,7 @@ from glimpse.server.domain import (
     ClassifyRequest,
     ImageResult,
     Prediction,
+    RawImage,
     Timing,
 )
 from glimpse.server.errors import (
@@ -23,6 +25,7 @@ from glimpse.server.errors import (
     Reason,
 )
 from glimpse.server.repository import copies as copies_module
+from glimpse.server.repository import traffic as traffic_module
 from glimpse.server.repository.rollout import Kind
 from tests.server.traffic_scene import CALLER, NAMES, PHOTO, Scene, run
 
@@ -197,6 +200,33 @@ def test_more_copies_than_may_wait_are_dropped(monkeypatch: pytest.MonkeyPatch) 
         name = "glimpse_rollout_dropped_images_total"
         labels = {"model": "cifar", "version": "2", "rollout": "shadow"}
         assert made.metrics.registry.get_sample_value(name, labels) == 3
+
+    run(do)
+
+
+def test_only_raw_images_for_which_there_is_room_are_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their pixels lie in the message of the request, which nobody is to keep."""
+    apart = domain.apart
+    copied = list[domain.Image]()
+    monkeypatch.setattr(copies_module, "_MOST_BYTES", 5000)
+
+    def noted(image: domain.Image) -> domain.Image:
+        copied.append(image)
+        return apart(image)
+
+    monkeypatch.setattr(traffic_module, "apart", noted)
+    raw = RawImage(32, 32, memoryview(bytes(3072)))
+
+    async def do(made: Scene) -> None:
+        shadow = made.roll_out(Kind.SHADOW)
+        made.networks["2"].go.clear()
+        request = ClassifyRequest((raw,) * 3)
+        await made.traffic.classify(request, CallContext("", "", ""), CALLER, made.compute)
+        assert (len(copied), shadow.comparison.dropped) == (1, 2)
+        (waiting,) = made.copies._waiting
+        assert isinstance(waiting.image.data, bytes)
+        made.networks["2"].go.set()
+        await made.until(lambda: shadow.comparison.images == 1)
 
     run(do)
 
