@@ -64,6 +64,15 @@ Exit codes:
 """
 
 
+# By a part of what `client.status` says of a connection.
+_TLS_HINTS = {
+    "may require TLS": "Encrypt with --tls or --tls-ca.",
+    "authority that is not trusted": "Name its authority with --tls-ca.",
+    "issued for another name": "Name the one in it with --tls-server-name.",
+    "does not speak TLS": "Leave out --tls and all options that begin with it.",
+}
+
+
 @contextmanager
 def by_cause(target: str) -> Iterator[None]:
     """Turn what can end a command into a message on stderr and an exit code.
@@ -113,6 +122,7 @@ def _explanation(error: GlimpseError, target: str) -> str:
         text += " Give a token with --token-file, GLIMPSE_TOKEN_FILE or GLIMPSE_TOKEN."
     if isinstance(error, DeadlineExceededError):
         text += " Give it more time with --timeout."
+    text += next((f" {hint}" for part, hint in _TLS_HINTS.items() if not error.reason and part in error.message), "")
     if error.reason == "UNKNOWN_CLASS":
         text += f" {name()} describe --json lists all classes and groups."
     if error.retry_after is not None:

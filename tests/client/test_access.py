@@ -80,6 +80,19 @@ def test_the_name_in_the_certificate_counts(authority: Authority) -> None:
             assert client.health().serving
 
 
+def test_the_command_line_names_the_option_that_a_failed_connection_wants(
+    encrypted: ScriptedServer, scripted: ScriptedServer, mine: Pair, glimpse: Glimpse
+) -> None:
+    for server, options, hint in (
+        (encrypted, [], "Encrypt with --tls or --tls-ca.\n"),
+        (encrypted, ["--tls"], "Name its authority with --tls-ca.\n"),
+        (scripted, ["--tls-ca", mine.certificate], "Leave out --tls and all options that begin with it.\n"),
+    ):
+        ended = glimpse("describe", "--target", server.target, *options)
+        assert ended.returncode == 3
+        assert ended.stderr.endswith(hint)
+
+
 def test_a_server_that_wants_a_certificate_gets_the_clients(
     mutual: ScriptedServer, authority: Authority, mine: Pair
 ) -> None:
