@@ -21,6 +21,11 @@ from glimpse.models.prestem.recipe import Recipe
 
 LABELS = ("labels.txt",)
 RECIPES = ("recipe.toml", "recipe.json")
+_WHICH = {
+    "labels": ", one class per line in the order of the network's outputs",
+    "recipe": ", which says how images were preprocessed in training, for example 'height = 224', 'width = 224', "
+    "'mean = [123.675, 116.28, 103.53]' and 'std = [58.395, 57.12, 57.375]', a line each",
+}
 _OF_HEAD = ("head", "thresholds")
 CALIBRATION = ".calibration.json"  # behind the whole name of the weights file
 
@@ -67,8 +72,8 @@ def needed(path: Path, what: str, names: tuple[str, ...]) -> Path:
     found = find(path.parent, what, names)
     if found is None:
         raise BundleError(
-            f"{path} needs its {what}: there is no {' or '.join(names)} in its folder. Create one, or give the path of "
-            f"another file with GLIMPSE_{what.upper()}."
+            f"{path} needs its {what}{_WHICH[what]}: there is no {' or '.join(names)} in {path.parent}. Create one, or "
+            f"give the path of another file with GLIMPSE_{what.upper()}."
         )
     return found
 

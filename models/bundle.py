@@ -358,8 +358,10 @@ def _description(folder: Path) -> str:
     try:
         return bounded_files.read_text(bounded_files.inside(folder, DESCRIPTION))
     except OSError as error:
+        inner = folder / "bundle"  # where a training puts it
+        hint = f" Did you mean {inner}?" if (inner / DESCRIPTION).is_file() else ""
         raise BundleError(
-            f"{path} cannot be read: {error.strerror or error}. A bundle needs {DESCRIPTION} and {LABELS}."
+            f"{path} cannot be read: {error.strerror or error}. A bundle needs {DESCRIPTION} and {LABELS}.{hint}"
         ) from error
     except ValueError as error:
         raise BundleError(f"{path} cannot be read: {error}.") from error

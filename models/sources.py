@@ -79,7 +79,7 @@ def _tagged(source: ModelSource) -> Bundle:
     architecture = source.architecture or DEFAULTS.get(source.weights)
     if architecture is None:
         raise BundleError(
-            f"There are no weights {source.weights!r}, and no file or bundle folder of that name."
+            f"There are no weights {source.weights!r}, and {_no_bundle(source.weights)}."
             f"{did_you_mean(source.weights, (*DEFAULTS, random_weights.TAG))} Give one of these tags or a path, or "
             "name an architecture with GLIMPSE_MODEL; python -m glimpse.models list shows each with its tags."
         )
@@ -103,14 +103,24 @@ def _no_weights(source: ModelSource, architecture: str, known: tuple[str, ...]) 
         return other
     if not known:
         return (
-            f"Nobody has published weights of {form} that Glimpse knows, and there is no file or bundle folder "
-            f"{source.weights!r}. Give a file or a bundle in GLIMPSE_WEIGHTS. {untrained}"
+            f"Nobody has published weights of {form} that Glimpse knows, none are called {source.weights!r}, and "
+            f"{_no_bundle(source.weights)}. Give a file or a bundle in GLIMPSE_WEIGHTS. {untrained}"
         )
     return (
-        f"{form} has no weights {source.weights!r}, and there is no file or bundle folder of that name."
+        f"{form} has no weights {source.weights!r}, and {_no_bundle(source.weights)}."
         f"{did_you_mean(source.weights, known)} Give a tag or a path; python -m glimpse.models list shows the "
         f"tags. {untrained}"
     )
+
+
+def _no_bundle(weights: str) -> str:
+    """Why a name is not that of a bundle's folder; the folder of a training has the bundle in it."""
+    folder = Path(weights).expanduser()
+    if not folder.is_dir():
+        return "there is no file or bundle folder of that name"
+    inner = folder / "bundle"
+    hint = f", but {inner} is one" if (inner / bundles.DESCRIPTION).is_file() else ""
+    return f"the folder of that name is no bundle, because it has no {bundles.DESCRIPTION}{hint}"
 
 
 def _bundle(source: ModelSource, folder: Path) -> Bundle:

@@ -111,6 +111,13 @@ def test_a_missing_file_is_named(folder: Path, name: str) -> None:
         bundle.read(folder)
 
 
+def test_the_folder_above_a_bundle_is_answered_with_the_bundle(folder: Path, tmp_path: Path) -> None:
+    above = tmp_path / "above"
+    shutil.copytree(folder, above / "bundle")
+    with pytest.raises(BundleError, match=f"Did you mean {above / 'bundle'}\\?"):
+        bundle.read(above)
+
+
 def test_missing_weights_are_named(folder: Path) -> None:
     loaded = bundle.read(folder)
     loaded.weights_path.unlink()
