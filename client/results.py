@@ -244,8 +244,8 @@ class Limits:
 class NoveltyThreshold:
     """When an image is unknown to a model."""
 
-    # How it is computed: "energy", "max_logit", "max_probability", "entropy", "generalised_entropy" or
-    # "feature_distance".
+    # How it is computed: "energy", "max_logit", "max_probability", "entropy", "generalised_entropy",
+    # "feature_distance" or "logistic".
     score: str
     threshold: float  # images with a higher score are unknown
     known_share: float  # of images of the model's classes, 0 to 1, that are below it

@@ -1,10 +1,11 @@
 """How unlike its classes an image is to a network: a score from the logits, and the threshold from which it is unknown.
 
-Every score is higher for images that show none of the classes. All but one need no more than the logits, so that any
+Every score is higher for images that show none of the classes. All but two need no more than the logits, so that any
 network, runtime and graph of another framework has them; which of them tells foreign images best differs from network
-to network, so a bundle names its own beside the threshold (`models.bundle`). The other one also looks at an inner layer
-of the network (`models.feature_distance`), for which it is fitted. The temperature of the calibration plays no part, so
-that a threshold stays right when another one is fitted.
+to network, so a bundle names its own beside the threshold (`models.bundle`). The others are fitted for the network: one
+also looks at an inner layer (`models.feature_distance`), the other at the embedding, and at that layer where it is told
+to (`models.logistic_score`). The temperature of the calibration plays no part, so that a threshold stays right when
+another one is fitted.
 
 Neither Keras nor gRPC is imported here.
 """
@@ -20,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glimpse.models.feature_distance import FeatureDistance
-from glimpse.models.outputs import FEATURE_STATISTICS, LOGITS
+from glimpse.models.logistic_score import LogisticScore
+from glimpse.models.outputs import EMBEDDING, FEATURE_STATISTICS, LOGITS
 
 KNOWN_SHARE: Final = 0.95  # of images of the classes that a threshold lets pass
 FEWEST_IMAGES: Final = 20  # that a threshold is fitted on: of fewer, one image is more than the share that may fail
@@ -41,7 +43,8 @@ class NoveltyThreshold:
         threshold: images with a higher score are unknown.
         known_share: of the images that it was fitted on, 0..1, which it lets pass.
         images: of the model's classes, on which it was fitted.
-        distance: of the score `FEATURE_DISTANCE`; None: of every other.
+        distance: of the score `FEATURE_DISTANCE`, and of `LOGISTIC` where that has one; None: of every other.
+        logistic: of the score `LOGISTIC`; None: of every other.
     """
 
     score: str
@@ -49,11 +52,17 @@ class NoveltyThreshold:
     known_share: float = KNOWN_SHARE
     images: int = 0
     distance: FeatureDistance | None = None
+    logistic: LogisticScore | None = None
 
     @property
     def needs(self) -> frozenset[str]:
         """The outputs of the network that the score is computed from."""
-        return frozenset({LOGITS} if self.distance is None else {LOGITS, FEATURE_STATISTICS})
+        needed = {LOGITS}
+        if self.distance is not None:
+            needed.add(FEATURE_STATISTICS)
+        if self.logistic is not None:
+            needed.add(EMBEDDING)
+        return frozenset(needed)
 
     def scores(self, outputs: Mapping[str, NDArray[np.floating]]) -> NDArray[np.float64]:
         """The score of every image, higher for what is less like the classes.
@@ -64,11 +73,15 @@ class NoveltyThreshold:
         Returns:
             float64 ``[N]``; the largest float32 where the outputs are not finite, so that such an image is unknown.
         """
-        if self.distance is None:
+        if self.distance is None and self.logistic is None:
             return score(self.score, outputs[LOGITS])
         with np.errstate(all="ignore"):
-            found = self.distance.score(outputs[FEATURE_STATISTICS], entropy(np.asarray(outputs[LOGITS], np.float64)))
-        return _finite(found)
+            unsure = entropy(np.asarray(outputs[LOGITS], np.float64))
+            if self.logistic is None:
+                assert self.distance is not None  # noqa: S101 - one of them is there
+                return _finite(self.distance.score(outputs[FEATURE_STATISTICS], unsure))
+            away = None if self.distance is None else self.distance.log_distance(outputs[FEATURE_STATISTICS])
+            return _finite(self.logistic.score(outputs[EMBEDDING], unsure, away))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> NoveltyThreshold:
@@ -82,8 +95,17 @@ class NoveltyThreshold:
             raise ValueError(f"novelty lacks {', '.join(sorted(missing))}")
         if not isinstance(values["score"], str) or values["score"] not in NAMES:
             raise ValueError(f"the score of novelty must be one of {', '.join(NAMES)}")
-        if (values["score"] == FEATURE_DISTANCE) != ("distance" in values):
-            raise ValueError(f"novelty must have a distance if, and only if, its score is {FEATURE_DISTANCE}")
+        if (values["score"] == LOGISTIC) != ("logistic" in values):
+            raise ValueError(
+                f"novelty must have the weights of a logistic score if, and only if, its score is {LOGISTIC}"
+            )
+        logistic = LogisticScore.from_dict(values["logistic"]) if "logistic" in values else None
+        has_distance = values["score"] == FEATURE_DISTANCE if logistic is None else logistic.distance_weight is not None
+        if has_distance != ("distance" in values):
+            raise ValueError(
+                f"novelty must have a distance if, and only if, its score is {FEATURE_DISTANCE}, or {LOGISTIC} with a "
+                "distance_weight"
+            )
         images = values.get("images", 0)
         if type(images) is not int or not 0 <= images < 1 << 32:
             raise ValueError("the number of images of novelty must be a whole number, at least 0 and below 2^32")
@@ -92,7 +114,14 @@ class NoveltyThreshold:
             raise ValueError("known_share of novelty must be above 0 and at most 1")
         threshold = _number(values["threshold"], "threshold")
         distance = FeatureDistance.from_dict(values["distance"]) if "distance" in values else None
-        return cls(score=values["score"], threshold=threshold, known_share=share, images=images, distance=distance)
+        return cls(
+            score=values["score"],
+            threshold=threshold,
+            known_share=share,
+            images=images,
+            distance=distance,
+            logistic=logistic,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """What `from_dict` reads."""
@@ -101,6 +130,7 @@ class NoveltyThreshold:
             "threshold": self.threshold,
             "known_share": self.known_share,
             "images": self.images,
+            **({} if self.logistic is None else {"logistic": self.logistic.to_dict()}),
             **({} if self.distance is None else {"distance": self.distance.to_dict()}),
         }
 
@@ -149,7 +179,8 @@ SCORES: Final[Mapping[str, Score]] = {
     "generalised_entropy": generalised_entropy,
 }
 FEATURE_DISTANCE: Final = "feature_distance"
-NAMES: Final = (*SCORES, FEATURE_DISTANCE)
+LOGISTIC: Final = "logistic"
+NAMES: Final = (*SCORES, FEATURE_DISTANCE, LOGISTIC)
 # Where there are no foreign images to choose by: the best, or nearly so, on both shipped models.
 DEFAULT_SCORE: Final = "generalised_entropy"
 

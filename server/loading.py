@@ -14,6 +14,7 @@ import structlog
 
 from glimpse.models import sources
 from glimpse.models.bundle import Bundle
+from glimpse.models.errors import BundleError
 from glimpse.models.messages import short
 from glimpse.models.outputs import CLASS_MAPS, HIDDEN
 from glimpse.models.sources import ModelSource
@@ -185,6 +186,7 @@ def load_model(
     for note in summary.notes:
         _log.info("weights file", model=bundle.name, detail=note)
     runtime, agreement, batch_sizes = served
+    _check_novelty(bundle, summary)
     batcher: ModelQueue = _queue(bundle, served, options, observe)
     if options.sleeps:
         # The same runtime in the same precision, whose answers have been compared with the recorded ones.
@@ -222,6 +224,20 @@ def load_model(
         batcher=batcher,
         outputs=runtime.outputs - HIDDEN,
     )
+
+
+def _check_novelty(bundle: Bundle, summary: NetworkSummary) -> None:
+    """Look whether the network gives what its score of novelty was fitted on.
+
+    Raises:
+        BundleError: its embedding has another size, or it has none.
+    """
+    fitted = None if bundle.novelty is None else bundle.novelty.logistic
+    if fitted is not None and fitted.features != summary.embedding:
+        raise BundleError(
+            f"The score of novelty of {bundle.name} was fitted on an embedding of {fitted.features:,} numbers, and the "
+            f"network's has {summary.embedding:,}. Calibrate it again with python -m glimpse.models calibrate."
+        )
 
 
 def _queue(

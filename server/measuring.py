@@ -6,8 +6,8 @@ go to standard output, a JSON object a line; `done` tells of images that are don
 load      weights, architecture, layer: load and warm the model; answers what it is and what computes it. `layer`,
           unless empty: an inner one, whose statistics are computed, too
 classify  images, files, skip_unreadable: answers the metrics of the model on these images
-logits    the same, into: writes logits, classes, figures and statistics of the images to a file; answers what was
-          left out
+logits    the same, into, embedding: writes logits, classes, figures and statistics of the images to a file, and their
+          embeddings if `embedding` is true; answers what was left out
 time      seconds: answers images a second while many wait, and the milliseconds of an image alone
 
 The runtime, its precision and the batch size are those that a server would choose here, with the settings of the
@@ -38,7 +38,7 @@ from glimpse.models.decoding.cost import predict
 from glimpse.models.decoding.formats import SUFFIXES
 from glimpse.models.decoding.limits import OWN_FILES
 from glimpse.models.drift import OF_IMAGES, ImageFigures, image_figures
-from glimpse.models.outputs import FEATURE_STATISTICS, LOGITS, Outputs
+from glimpse.models.outputs import EMBEDDING, FEATURE_STATISTICS, LOGITS, Outputs
 from glimpse.models.train import files
 from glimpse.models.train.measure import measure
 from glimpse.models.train.reading import network_input, summary
@@ -71,7 +71,7 @@ class _Computed:
     left_out: list[tuple[str, str]] = field(default_factory=list)  # name and reason of what could not be read
     figures: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in OF_IMAGES})
     logits: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0), np.float32))
-    statistics: NDArray[np.float32] | None = None  # of the inner layer; None: none is measured
+    more: dict[str, NDArray[np.float32]] = field(default_factory=dict)  # what else was asked for, by output
 
     @property
     def classes(self) -> NDArray[np.int64]:
@@ -150,19 +150,33 @@ class _Measuring:
         files: list[tuple[str, int]],
         skip_unreadable: bool,  # noqa: FBT001 - by name, from JSON
         into: str,
+        embedding: bool = False,  # noqa: FBT001, FBT002 - the same
     ) -> dict[str, Any]:
         """Write the logits, the classes, and the figures of the images to a file of NumPy's."""
-        found = self._computed(Path(images), files, skip_unreadable=skip_unreadable, figures=True)
+        if embedding and EMBEDDING not in self._loaded.outputs:
+            raise ValueError(
+                f"{self._loaded.bundle.name} has no embedding, on which the score logistic is fitted. Choose another "
+                "score."
+            )
+        more = frozenset({EMBEDDING}) if embedding else frozenset[str]()
+        found = self._computed(Path(images), files, skip_unreadable=skip_unreadable, figures=True, more=more)
         figures = {name: np.array(values) for name, values in found.figures.items()}
-        inner = {} if found.statistics is None else {FEATURE_STATISTICS: found.statistics}
-        np.savez(into, logits=found.logits, classes=found.classes, **figures, **inner)  # type: ignore[arg-type]  # see numpy#24143
+        np.savez(into, logits=found.logits, classes=found.classes, **figures, **found.more)  # type: ignore[arg-type]  # see numpy#24143
         return {"left_out": found.left_out, "temperature": self._loaded.bundle.temperature}
 
     def _computed(
-        self, images: Path, files: list[tuple[str, int]], *, skip_unreadable: bool, figures: bool = False
+        self,
+        images: Path,
+        files: list[tuple[str, int]],
+        *,
+        skip_unreadable: bool,
+        figures: bool = False,
+        more: frozenset[str] = frozenset(),
     ) -> _Computed:
         outputs: list[Outputs] = []
-        needed = frozenset({LOGITS, FEATURE_STATISTICS} if self._loaded.bundle.measured_layer else {LOGITS})
+        if self._loaded.bundle.measured_layer:
+            more |= {FEATURE_STATISTICS}
+        needed = more | {LOGITS}
         computed = _Computed()
         waiting: list[Future[Answer]] = []
         depth = self._loaded.bundle.recipe.depth
@@ -197,8 +211,7 @@ class _Measuring:
         if not outputs:
             raise ValueError(f"{images}: none of the images can be read. {summary(computed.left_out)}")
         computed.logits = np.stack([each[LOGITS] for each in outputs])
-        if FEATURE_STATISTICS in needed:
-            computed.statistics = np.stack([each[FEATURE_STATISTICS] for each in outputs])
+        computed.more = {name: np.stack([each[name] for each in outputs]) for name in sorted(more)}
         return computed
 
     def _decoded(

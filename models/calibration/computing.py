@@ -19,7 +19,7 @@ from glimpse.models.comparison.labelled import LabelledFiles
 from glimpse.models.comparison.process import MeasuringProcess
 from glimpse.models.decoding.formats import SUFFIXES
 from glimpse.models.labels import ClassLabel
-from glimpse.models.outputs import FEATURE_STATISTICS, LOGITS
+from glimpse.models.outputs import EMBEDDING, FEATURE_STATISTICS, LOGITS
 from glimpse.models.train import files
 
 
@@ -50,6 +50,7 @@ class Computed:
         figures: ``[N]``, by the names of `models.drift.OF_IMAGES`.
         left_out: name and reason of each image that could not be read.
         statistics: ``[N, D]``, of an inner layer; None: none was measured.
+        embedding: ``[N, D]``; None: it was not asked for.
     """
 
     logits: NDArray[np.float32]
@@ -57,12 +58,13 @@ class Computed:
     figures: Mapping[str, NDArray[np.float64]]
     left_out: tuple[tuple[str, str], ...]
     statistics: NDArray[np.float32] | None = None
+    embedding: NDArray[np.float32] | None = None
 
     @property
     def outputs(self) -> dict[str, NDArray[np.float32]]:
         """What a score of novelty is computed from, by the names of the outputs."""
-        inner = {} if self.statistics is None else {FEATURE_STATISTICS: self.statistics}
-        return {LOGITS: self.logits, **inner}
+        found = {LOGITS: self.logits, FEATURE_STATISTICS: self.statistics, EMBEDDING: self.embedding}
+        return {name: values for name, values in found.items() if values is not None}
 
 
 def find_foreign(path: Path, labels: Sequence[ClassLabel]) -> Foreign:
@@ -120,6 +122,7 @@ def compute(
     progress: Progress,
     *,
     layer: str = "",
+    embedding: bool = False,
     skip_unreadable: bool = False,
 ) -> tuple[Computed, dict[str, Computed], float]:
     """Load a model as a server does, and have it classify all images.
@@ -131,6 +134,7 @@ def compute(
         foreign: images that show none of them.
         progress: told what is going on.
         layer: an inner one of the network, whose statistics are computed, too; empty: none.
+        embedding: whether the embeddings are.
         skip_unreadable: leave out images that cannot be read, instead of ending.
 
     Returns:
@@ -161,6 +165,7 @@ def compute(
                     files=wanted,
                     skip_unreadable=skip_unreadable,
                     into=str(into),
+                    embedding=embedding,
                 )
             temperature = answer["temperature"]
             with np.load(into, allow_pickle=False) as arrays:
@@ -171,6 +176,7 @@ def compute(
                         figures={each: arrays[each] for each in drift.OF_IMAGES},
                         left_out=tuple((file, reason) for file, reason in answer["left_out"]),
                         statistics=arrays[FEATURE_STATISTICS] if layer else None,
+                        embedding=arrays[EMBEDDING] if embedding else None,
                     )
                 )
             into.unlink()

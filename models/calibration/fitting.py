@@ -2,57 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from glimpse.models import drift, feature_distance, novelty
+from glimpse.models import drift, novelty
 from glimpse.models.calibration.debiased import debiased_error
-from glimpse.models.feature_distance import FeatureDistance
+from glimpse.models.calibration.inner import Embedded, Inner
+from glimpse.models.calibration.rounding import DIGITS, rounded_up
 from glimpse.models.novelty import NoveltyThreshold
-from glimpse.models.outputs import FEATURE_STATISTICS, LOGITS
+from glimpse.models.outputs import LOGITS
 from glimpse.models.train.calibrate import fit_temperature, log_softmax, reliability
 from glimpse.models.train.measure import Measurement, measure
 
 FEWEST = 2 * novelty.FEWEST_IMAGES  # images, of which half are fitted on
 _SEED = 0  # of the halves: the same images are fitted on each time
 _DRAWS = 200  # of true classes, to learn what chance alone makes of the calibration error
-_DIGITS = 4  # of temperature and threshold, as they are written
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Inner:
-    """Statistics of an inner layer, from which the score `models.novelty.FEATURE_DISTANCE` is fitted.
-
-    Attributes:
-        layer: whose they are.
-        known: ``[N, D]``, of the images of the classes.
-        foreign: ``[M, D]``, of images that show none of them, by the name of their set.
-        trained: ``[K, D]``, of images that the network was trained on; None: the distance is fitted on some of `known`.
-    """
-
-    layer: str
-    known: NDArray[np.float32]
-    foreign: Mapping[str, NDArray[np.float32]]
-    trained: NDArray[np.float32] | None = None
-
-    def judged_by(self, fitted: NDArray[np.int64], logits: NDArray[np.floating]) -> NoveltyThreshold:
-        """The threshold that 95% of known images pass.
-
-        Args:
-            fitted: indices of the images of the classes that it may be fitted on. Where there are none that the network
-                was trained on, the distance is fitted on every other one of these, and the threshold on the rest.
-            logits: ``[N, classes]``, of all images of the classes.
-
-        Raises:
-            ValueError: there are too few images.
-        """
-        near, rest = (self.known[fitted[::2]], fitted[1::2]) if self.trained is None else (self.trained, fitted)
-        statistics = self.known[rest]
-        entropy = novelty.entropy(np.asarray(logits[rest], np.float64))
-        return _with_distance(feature_distance.fit(self.layer, near, statistics, entropy), logits[rest], statistics)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +29,7 @@ class Detection:
     images: int
     auroc: float
     caught: float  # share of the foreign images above the threshold, 0..1
+    fitted: bool = True  # whether the score was chosen by, or fitted on, other images of the set
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,15 +81,7 @@ def fit_novelty(
         score = best_score(aurocs(known, foreign)) if foreign else novelty.DEFAULT_SCORE
     scores = novelty.score(score, known)
     threshold = novelty.fit_threshold(scores)
-    return NoveltyThreshold(score=score, threshold=_rounded_up(threshold), images=len(known))
-
-
-def _with_distance(
-    distance: FeatureDistance, logits: NDArray[np.floating], statistics: NDArray[np.floating]
-) -> NoveltyThreshold:
-    found = NoveltyThreshold(score=novelty.FEATURE_DISTANCE, threshold=0.0, images=len(logits), distance=distance)
-    scores = found.scores({LOGITS: logits, FEATURE_STATISTICS: statistics})
-    return replace(found, threshold=_rounded_up(novelty.fit_threshold(scores)))
+    return NoveltyThreshold(score=score, threshold=rounded_up(threshold), images=len(known))
 
 
 def best_score(found: Mapping[str, Mapping[str, float]]) -> str:
@@ -148,7 +108,8 @@ def calibrate(
     before: float = 1.0,
     score: str = "",
     keep: bool = False,
-    inner: Inner | None = None,
+    inner: Inner | Embedded | None = None,
+    measured_only: Collection[str] = (),
 ) -> Calibration:
     """Fit on a random half of the images, the same each time, and measure on the other half.
 
@@ -159,7 +120,8 @@ def calibrate(
         before: the temperature that the model has.
         score: of novelty; empty: the one that tells the foreign images best.
         keep: the temperature stays as it is.
-        inner: what the score `models.novelty.FEATURE_DISTANCE` is fitted from, which is then the one of novelty.
+        inner: what a score that looks into the network is fitted from, which is then the one of novelty.
+        measured_only: names of foreign sets by which nothing is chosen or fitted.
 
     Raises:
         ValueError: there are too few images.
@@ -172,21 +134,23 @@ def calibrate(
     order = np.random.default_rng(_SEED).permutation(len(logits))
     half = len(logits) // 2
     fitted, held = order[:half], order[half:]
-    temperature = before if keep else round(fit_temperature(logits[fitted], classes[fitted]), _DIGITS)
-    # The score is chosen with every other foreign image, and measured with those between them.
-    judged = {name: _judged(each) for name, each in foreign.items()}
-    found_aurocs = aurocs(logits[held], judged)
+    temperature = before if keep else round(fit_temperature(logits[fitted], classes[fitted]), DIGITS)
+    # The score is chosen and fitted with every other foreign image, and measured with those between them.
+    chosen_by = {name: each for name, each in foreign.items() if name not in measured_only}
+    given = {name: {LOGITS: each, **(inner.of_foreign(name) if inner else {})} for name, each in foreign.items()}
+    judged = {
+        name: {output: _judged(each) if name in chosen_by else each for output, each in outputs.items()}
+        for name, outputs in given.items()
+    }
+    found_aurocs = aurocs(logits[held], {name: outputs[LOGITS] for name, outputs in judged.items()})
     if inner is None:
-        threshold = fit_novelty(logits[fitted], {name: each[::2] for name, each in foreign.items()}, score)
-        known = novelty.score(threshold.score, logits[held])
-        others = {name: novelty.score(threshold.score, each) for name, each in judged.items()}
+        threshold = fit_novelty(logits[fitted], {name: each[::2] for name, each in chosen_by.items()}, score)
     else:
-        threshold = inner.judged_by(fitted, logits)
-        known = threshold.scores({LOGITS: logits[held], FEATURE_STATISTICS: inner.known[held]})
-        others = {
-            name: threshold.scores({LOGITS: each, FEATURE_STATISTICS: _judged(inner.foreign[name])})
-            for name, each in judged.items()
-        }
+        threshold = inner.judged_by(fitted, logits, chosen_by)
+    of_known = {LOGITS: logits, **(inner.of_known() if inner else {})}
+    known = threshold.scores({output: each[held] for output, each in of_known.items()})
+    others = {name: threshold.scores(outputs) for name, outputs in judged.items()}
+    if inner is not None:
         found_aurocs[threshold.score] = {name: novelty.auroc(known, each) for name, each in others.items()}
     answers = np.exp(log_softmax(logits[held], temperature))
     return Calibration(
@@ -202,7 +166,10 @@ def calibrate(
         ),
         debiased_chance=debiased_by_chance(answers),
         rejected=float((known > threshold.threshold).mean()),
-        foreign={name: _detected(known, each, threshold.threshold) for name, each in others.items()},
+        foreign={
+            name: replace(_detected(known, each, threshold.threshold), fitted=name in chosen_by)
+            for name, each in others.items()
+        },
         aurocs=found_aurocs,
     )
 
@@ -250,18 +217,12 @@ def debiased_by_chance(probabilities: NDArray[np.floating]) -> float:
     return float(np.mean([debiased_error(top, rng.random(len(top)) < top) for _ in range(_DRAWS)]))
 
 
-def _rounded_up(threshold: float) -> float:
-    """With few digits, and not below what it was, so that the image that it was taken from still passes."""
-    scale = 10**_DIGITS
-    return float(np.ceil(threshold * scale) / scale)
-
-
 def reference(
     logits: NDArray[np.floating],
     figures: Mapping[str, NDArray[np.floating]],
     temperature: float,
     threshold: NoveltyThreshold | None,
-    statistics: NDArray[np.floating] | None = None,
+    more: Mapping[str, NDArray[np.floating]] | None = None,
 ) -> drift.Reference:
     """The reference of drift of N images and of the answers to them.
 
@@ -270,13 +231,13 @@ def reference(
         figures: ``[N]``, of the images, by the names of `models.drift.OF_IMAGES`.
         temperature: of the answers.
         threshold: whose score is among the figures; None: none is.
-        statistics: ``[N, D]``, of the layer that the threshold's distance is of; None: it has no distance.
+        more: what else the threshold's score needs, ``[N, ...]``, by the names of `models.outputs`.
 
     Raises:
         ValueError: there are too few images.
     """
     answers = drift.answer_figures(np.exp(log_softmax(logits, temperature)))
-    given = {LOGITS: logits, **({} if statistics is None else {FEATURE_STATISTICS: statistics})}
+    given = {**(more or {}), LOGITS: logits}
     scores = {} if threshold is None else {"novelty": threshold.scores(given)}
     told = {"top_probability": answers.top_probability, "margin": answers.margin, "entropy": answers.entropy}
     return drift.Reference.of(answers.first, {**figures, **told, **scores})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from glimpse.models.calibration.fitting import Calibration
+from glimpse.models.calibration.fitting import Calibration, Detection
 from glimpse.models.novelty import NoveltyThreshold
 
 
@@ -35,7 +35,7 @@ def as_text(found: Calibration, *, before: float) -> str:
     if found.foreign:
         lines += [f"{'foreign images':<28}{'images':>12}{'AUROC':>12}{'caught':>12}"]
         lines += [
-            f"{name:<28}{each.images:>12,}{each.auroc:>12.3f}{each.caught:>12.1%}"
+            f"{name + _alone(each):<28}{each.images:>12,}{each.auroc:>12.3f}{each.caught:>12.1%}"
             for name, each in found.foreign.items()
         ]
         lines += ["", f"{'AUROC of each score':<28}" + "".join(f"{name:>12}" for name in found.foreign)]
@@ -61,7 +61,9 @@ def as_json(found: Calibration, *, before: float) -> dict[str, Any]:
         "ece_debiased": found.debiased[1],
         "ece_debiased_by_chance": found.debiased_chance,
         "novelty": {
-            **{name: value for name, value in found.threshold.to_dict().items() if name != "distance"},
+            **{
+                name: value for name, value in found.threshold.to_dict().items() if name not in {"distance", "logistic"}
+            },
             **({} if found.threshold.distance is None else {"layer": found.threshold.distance.layer}),
             "rejected": found.rejected,
             "foreign": {name: asdict(each) for name, each in found.foreign.items()},
@@ -96,10 +98,14 @@ def as_markdown(found: Calibration, *, before: float, data: str) -> str:
     if found.foreign:
         lines += ["", "| foreign images | images | AUROC | caught |", "| --- | --- | --- | --- |"]
         lines += [
-            f"| {name.replace('|', '')} | {each.images:,} | {each.auroc:.3f} | {each.caught:.1%} |"
+            f"| {name.replace('|', '')}{_alone(each)} | {each.images:,} | {each.auroc:.3f} | {each.caught:.1%} |"
             for name, each in found.foreign.items()
         ]
     return "\n".join(lines)
+
+
+def _alone(found: Detection) -> str:
+    return "" if found.fitted else " (not fitted)"
 
 
 def _named(threshold: NoveltyThreshold) -> str:

@@ -16,7 +16,8 @@ from glimpse.models import calibration_pictures, drift, feature_distance, novelt
 from glimpse.models.bundle import Bundle
 from glimpse.models.calibration import computing, fitting, report, writing
 from glimpse.models.calibration.computing import Computed, Foreign
-from glimpse.models.calibration.fitting import Calibration, Inner
+from glimpse.models.calibration.fitting import Calibration
+from glimpse.models.calibration.inner import Embedded, Inner
 from glimpse.models.commands.help import Help, examples
 from glimpse.models.commands.log import logged
 from glimpse.models.commands.shown import Shown
@@ -76,28 +77,39 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "them best is chosen. Folders in it that are named like a class of the model are left out",
     )
     command.add_argument(
+        "--foreign-test",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="the same, of images that are measured alone: no score is chosen by them or fitted on them, so that they "
+        "say how well other kinds are told than those of --foreign; may be given again",
+    )
+    command.add_argument(
         "--score",
         choices=sorted(novelty.NAMES),
         default="",
         help=f"the score of novelty (default: the best with --foreign of those that need the logits alone, else "
         f"{novelty.DEFAULT_SCORE}). {novelty.FEATURE_DISTANCE} also looks at an inner layer of the network, which "
         "tells textures, drawings and noise from photographs; it is for networks of the library and Keras models, and "
-        "takes some hundreds of images more",
+        f"takes some hundreds of images more. {novelty.LOGISTIC} is fitted on the images of --foreign, and also looks "
+        "at the network's embedding; with --layer or --trained-on it has that distance, too",
     )
     command.add_argument(
         "--layer",
         default="",
         metavar="NAME",
-        help=f"the inner layer of --score {novelty.FEATURE_DISTANCE}, by its name in the network, with up to "
-        f"{feature_distance.MOST_FEATURES // 2} channels (default: the last one before the resolution is reduced for "
-        "the last time)",
+        help=f"the inner layer of --score {novelty.FEATURE_DISTANCE} or {novelty.LOGISTIC}, by its name in the "
+        f"network, with up to {feature_distance.MOST_FEATURES // 2} channels (default: the last one before the "
+        "resolution is reduced for the last time)",
     )
     command.add_argument(
         "--trained-on",
         type=Path,
         metavar="PATH",
         help=f"folder or zip file of images that the network was trained on, of which up to {_MOST_TRAINED:,} are "
-        f"used: to them --score {novelty.FEATURE_DISTANCE} measures the distance (default: to some of those of --data)",
+        f"used: to them --score {novelty.FEATURE_DISTANCE} or {novelty.LOGISTIC} measures the distance (default: to "
+        "some of those of --data)",
     )
     command.add_argument(
         "--out",
@@ -152,7 +164,8 @@ def _calibrate(options: argparse.Namespace) -> None:
             )
         layer = _layer(options, bundle)
         trained = None if options.trained_on is None else computing.find_trained(options.trained_on, _MOST_TRAINED)
-        foreign = _foreign(options.foreign, bundle)
+        foreign = _foreign([*options.foreign, *options.foreign_test], bundle)
+        measured_only = [each.name for each in foreign[len(options.foreign) :]]
         known, others, before = computing.compute(
             options.name,
             bundle,
@@ -160,6 +173,7 @@ def _calibrate(options: argparse.Namespace) -> None:
             [*foreign, *([] if trained is None else [replace(trained, name=_TRAINED)])],
             shown,
             layer=layer,
+            embedding=options.score == novelty.LOGISTIC,
             skip_unreadable=options.skip_unreadable,
         )
     near = others.pop(_TRAINED, None)
@@ -173,7 +187,8 @@ def _calibrate(options: argparse.Namespace) -> None:
         before=before,
         score=options.score,
         keep=options.keep_temperature,
-        inner=_inner(layer, known, others, near) if layer else None,
+        inner=_inner(layer, known, others, near),
+        measured_only=measured_only,
     )
     if options.json:
         print(json.dumps(report.as_json(found, before=before), indent=1))
@@ -195,14 +210,24 @@ def _layer(options: argparse.Namespace, bundle: Bundle) -> str:
     Raises:
         ValueError: the options contradict one another, or the network has no such layer.
     """
-    if options.score != novelty.FEATURE_DISTANCE:
+    if options.score not in {novelty.FEATURE_DISTANCE, novelty.LOGISTIC}:
         if options.layer or options.trained_on:
-            raise ValueError(f"--layer and --trained-on are for --score {novelty.FEATURE_DISTANCE} alone.")
+            raise ValueError(
+                f"--layer and --trained-on are for --score {novelty.FEATURE_DISTANCE} and {novelty.LOGISTIC} alone."
+            )
         return ""
+    if options.score == novelty.LOGISTIC:
+        if not options.foreign:
+            raise ValueError(
+                f"--score {novelty.LOGISTIC} is fitted on images that show none of the classes: name a folder of them "
+                "with --foreign."
+            )
+        if not (options.layer or options.trained_on):
+            return ""
     if bundle.graph:
         raise ValueError(
             f"{bundle.weights_path} is a graph of another framework, whose inner layers are not looked at: choose "
-            "another score than feature_distance."
+            f"another score than {novelty.FEATURE_DISTANCE}, or leave --layer and --trained-on away."
         )
     if options.layer:
         return str(options.layer)
@@ -220,11 +245,18 @@ def _layer(options: argparse.Namespace, bundle: Bundle) -> str:
     return found
 
 
-def _inner(layer: str, known: Computed, others: Mapping[str, Computed], trained: Computed | None) -> Inner:
-    assert known.statistics is not None  # noqa: S101 - they were asked for
-    foreign = {name: each.statistics for name, each in others.items() if each.statistics is not None}
-    near = None if trained is None else trained.statistics
-    return Inner(layer=layer, known=known.statistics, foreign=foreign, trained=near)
+def _inner(
+    layer: str, known: Computed, others: Mapping[str, Computed], trained: Computed | None
+) -> Inner | Embedded | None:
+    inner = None
+    if layer and known.statistics is not None:
+        foreign = {name: each.statistics for name, each in others.items() if each.statistics is not None}
+        near = None if trained is None else trained.statistics
+        inner = Inner(layer=layer, known=known.statistics, foreign=foreign, trained=near)
+    if known.embedding is None:
+        return inner
+    embeddings = {name: each.embedding for name, each in others.items() if each.embedding is not None}
+    return Embedded(known=known.embedding, foreign=embeddings, inner=inner)
 
 
 def _with_pictures(options: argparse.Namespace, bundle: Bundle, target: Path) -> None:
@@ -268,8 +300,7 @@ def _foreign(paths: list[Path], bundle: Bundle) -> list[Foreign]:
 def _written(options: argparse.Namespace, bundle: Bundle, found: Calibration, before: float, known: Computed) -> str:
     reference = None
     if len(known.classes) >= drift.FEWEST_IMAGES:
-        statistics = known.statistics if found.threshold.distance is not None else None
-        reference = fitting.reference(known.logits, known.figures, found.temperature, found.threshold, statistics)
+        reference = fitting.reference(known.logits, known.figures, found.temperature, found.threshold, known.outputs)
     target = writing.write(
         bundle,
         options.out,

@@ -39,11 +39,11 @@ def test_the_library_tells_novelty_where_it_is_asked_for(server: Server, cat_pho
             client.classify(noise, novelty=True),
         )
     assert fitted is not None
-    assert (fitted.score, fitted.known_share, fitted.images) == ("feature_distance", 0.95, 2500)
+    assert (fitted.score, fitted.known_share, fitted.images) == ("logistic", 0.95, 1250)
     assert usual.novelty is None
     assert cat.novelty is not None
     assert unknown.novelty is not None
-    assert cat.novelty.threshold == unknown.novelty.threshold == fitted.threshold == pytest.approx(5.7897)
+    assert cat.novelty.threshold == unknown.novelty.threshold == fitted.threshold == pytest.approx(0.4796)
     assert cat.novelty.score < fitted.threshold < unknown.novelty.score
     assert cat.novelty.known
     assert not unknown.novelty.known
@@ -71,7 +71,7 @@ def test_the_command_line_says_none_of_these(server: Server, glimpse: Glimpse, n
     assert told["novelty"]["score"] > told["novelty"]["threshold"]
     assert told["novelty"]["known"] is False
     assert "novelty" not in json.loads(glimpse("classify", noise, "--json", "--target", server.target).stdout)
-    assert "unknown above 5.79 (feature distance)" in glimpse("describe", "--target", server.target).stdout
+    assert "unknown above 0.4796 (logistic)" in glimpse("describe", "--target", server.target).stdout
 
 
 def test_a_table_has_columns_for_novelty_where_it_is_asked_for(

@@ -167,7 +167,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Noise, and some in a folder that is named like one of CIFAR-10's classes."""
     folder = tmp_path_factory.mktemp("noise")
-    for number in range(20):
+    for number in range(40):
         path = folder / ("dog" if number < 5 else "static") / f"{number}.png"
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(RNG.integers(0, 256, (32, 32, 3), np.uint8)).save(path)
@@ -224,9 +224,21 @@ def test_a_bundle_is_calibrated_where_it_lies(
         np.testing.assert_allclose(new.probabilities, powers / powers.sum(), rtol=1e-4, atol=1e-7)
 
     (mine / calibration_pictures.FILE).write_bytes(b"of an earlier calibration")
-    assert main(["calibrate", "--data", str(photos), "--keep-temperature", "--without-pictures", str(mine)]) == 0
+    arguments = ["calibrate", "--data", str(photos), "--keep-temperature", "--without-pictures", "--score", "logistic"]
+    assert main([*arguments, "--foreign", str(foreign / "static"), "--foreign-test", str(foreign), str(mine)]) == 0
     assert not calibration_pictures.there(after)
-    assert bundles.read(mine).temperature == after.temperature
+    again = bundles.read(mine)
+    assert again.temperature == after.temperature
+    assert again.novelty is not None
+    assert again.novelty.logistic is not None
+    assert (again.novelty.logistic.features, again.novelty.logistic.known, again.novelty.logistic.foreign) == (
+        112,
+        30,
+        18,
+    )
+    assert again.drift is not None
+    assert again.drift.bins["novelty"] != after.drift.bins["novelty"]
+    assert f"{foreign.name} (not fitted)" in capsys.readouterr().out
     card = (mine / "MODEL_CARD.md").read_text()
     assert card.startswith("# se_resnet20_cifar10")
     assert card.count("## Calibrated") == card.count(f"## Calibrated on {photos.name}") == 1
@@ -359,6 +371,8 @@ def test_a_calibration_beside_a_file_is_read_with_it_and_only_with_it(tmp_path: 
             "has no images but those of the model's own classes: airplane, cat",
         ),
         (lambda data: None, ["--foreign", "nowhere"], "nowhere does not exist"),
+        (lambda data: None, ["--score", "logistic"], "name a folder of them with --foreign"),
+        (lambda data: None, ["--layer", "stem_act"], "--layer and --trained-on are for --score feature_distance and"),
         (lambda data: None, ["--plot", "diagram.gif"], "ends in .pdf, .png, .svg"),
         (lambda data: None, [], "cifar10 has no folder of yours"),
     ],
@@ -402,4 +416,4 @@ def test_an_image_that_cannot_be_read_is_named_and_may_be_skipped(
 def test_folders_of_the_models_own_classes_are_not_foreign(foreign: Path) -> None:
     found = computing.find_foreign(foreign, bundles.read(bundles.EMBEDDED_DEFAULT).labels)
     assert found.known == ("dog",)
-    assert len(found.files) == 15
+    assert len(found.files) == 35

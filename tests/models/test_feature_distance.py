@@ -15,7 +15,8 @@ import pytest
 from glimpse.models import bundle as bundles
 from glimpse.models import feature_distance, features, novelty, sources
 from glimpse.models.bundle import BundleError
-from glimpse.models.calibration.fitting import Inner, calibrate
+from glimpse.models.calibration.fitting import calibrate
+from glimpse.models.calibration.inner import Inner
 from glimpse.models.errors import BundleError as NetworkError
 from glimpse.models.feature_distance import FeatureDistance
 from glimpse.models.novelty import NoveltyThreshold

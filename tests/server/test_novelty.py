@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
+import shutil
 import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,6 +16,7 @@ import pytest
 
 from glimpse.models import bundle as bundles
 from glimpse.models import novelty
+from glimpse.models.errors import BundleError
 from glimpse.models.novelty import NoveltyThreshold
 from glimpse.models.outputs import FEATURE_STATISTICS, LOGITS, PROBABILITIES
 from glimpse.models.serving import by_name, load_bundle, serving_outputs
@@ -145,6 +149,7 @@ def test_the_shipped_score_is_that_of_the_network_in_keras(model: LoadedModel, c
     fitted = model.bundle.novelty
     assert fitted is not None
     assert fitted.distance is not None
+    assert fitted.logistic is not None
     cat = RawImage(32, 32, network_input(cat_photo.read_bytes(), model.bundle.recipe).tobytes())
     images = (cat, GREY, NOISE)
     results = classify(model, ClassifyRequest(images, novelty=True)).results
@@ -160,6 +165,18 @@ def test_the_shipped_score_is_that_of_the_network_in_keras(model: LoadedModel, c
     assert all(each.outputs == {} for each in results)
 
 
+def test_a_score_that_was_fitted_on_another_network_is_refused(tmp_path: Path) -> None:
+    """When it is loaded, and not when the first image is judged."""
+    shutil.copytree(bundles.EMBEDDED_DEFAULT, tmp_path / "mine")
+    path = tmp_path / "mine" / bundles.DESCRIPTION
+    values = json.loads(path.read_text())
+    values["novelty"]["logistic"] |= {"features": 3, "weights": base64.b64encode(bytes(12)).decode()}
+    path.write_text(json.dumps(values))
+    settings = Settings(weights=str(tmp_path / "mine"), precision="float32")  # type: ignore[call-arg]  # as above
+    with pytest.raises(BundleError, match="fitted on an embedding of 3 numbers, and the network's has 112"):
+        load_model(model_source(settings), LoadOptions.of(settings), Metrics().of)
+
+
 def test_a_simulated_device_tells_no_novelty_that_looks_into_the_network() -> None:
     """It computes nothing, so that there is nothing to look at."""
     shipped = bundles.read(bundles.EMBEDDED_DEFAULT)
@@ -171,7 +188,10 @@ def test_a_simulated_device_tells_no_novelty_that_looks_into_the_network() -> No
 
 @pytest.mark.ci
 def test_the_shipped_model_tells_far_images_from_its_classes(cifar10_test: Path, tmp_path: Path) -> None:
-    """Textures, drawings, noise and pieces of photographs by an AUROC of 0.95; 95% of the test images pass."""
+    """Textures, drawings, noise and pieces of photographs by an AUROC of 0.95; 95% of the test images pass.
+
+    Half of the pictures are of those that the score was fitted on.
+    """
     bundle = bundles.read(bundles.EMBEDDED_DEFAULT)
     assert bundle.novelty is not None
     make(tmp_path, 150)
