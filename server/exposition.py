@@ -115,7 +115,7 @@ def exposed(host: str, port: int, registry: CollectorRegistry) -> Exposition:
     try:
         return Exposition(host, port, registry)
     except OSError as error:
-        advice = "Stop the program that uses it, or choose another GLIMPSE_METRICS_PORT."
+        advice = "Stop the program that uses it, perhaps another server, or choose another GLIMPSE_METRICS_PORT."
         if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
             advice = "Set GLIMPSE_HOST to an address of this machine."
         raise PortTakenError(f"Cannot listen on {host}:{port}: {error.strerror}. {advice}") from error

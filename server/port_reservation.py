@@ -21,8 +21,8 @@ def address(host: str, port: int) -> str:
 def port_taken(host: str, port: int, what: str, setting: str) -> PortTakenError:
     """The error of a start that cannot listen there."""
     return PortTakenError(
-        f"Cannot listen on {address(host, port)}: {what}. Stop the program that uses it, choose another {setting}, "
-        "or set GLIMPSE_HOST to an address of this machine."
+        f"Cannot listen on {address(host, port)}: {what}. Stop the program that uses it, perhaps another server, "
+        f"choose another {setting}, or set GLIMPSE_HOST to an address of this machine."
     )
 
 

@@ -54,7 +54,8 @@ def decode(data: bytes, limits: ImageLimits, target: Target | None = None) -> Pi
     if len(data) > limits.max_bytes:
         raise RefusedImageError(
             Kind.IMAGE_BYTES_EXCEEDED,
-            f"An encoded image may have at most {limits.max_bytes} bytes. Received: {len(data)}. Send a smaller image.",
+            f"An encoded image may have at most {limits.max_bytes:,} bytes. Received: {len(data):,}. "
+            "Send a smaller image.",
         )
     header = _header(data)
     width, height = header.size
@@ -158,9 +159,9 @@ def check_pixels(width: int, height: int, most: int) -> None:
     """
     if max(width, height) > MAX_SIDE:
         raise refusals.too_many_pixels(
-            f"A side of an image may have at most {MAX_SIDE} pixels. Received: {width} x {height}"
+            f"A side of an image may have at most {MAX_SIDE:,} pixels. Received: {width} x {height}"
         )
     if width * height > most:
         raise refusals.too_many_pixels(
-            f"An image may have at most {most} pixels. Received: {width} x {height} = {width * height}"
+            f"An image may have at most {most:,} pixels. Received: {width} x {height} = {width * height:,}"
         )

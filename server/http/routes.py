@@ -71,7 +71,11 @@ class Routes:
                 pages["/"] = _for_browsers(pages["/"], v1.live)
             routes += [self._shows(path, "Page", answer) for path, answer in pages.items()]
         self._paths = {route.path for route in routes}
-        self._known = ", ".join(dict.fromkeys(route.path for route in routes if "{version}" not in route.path))
+        # Without the parts of the page, which nobody asks for by hand.
+        known = (
+            route.path for route in routes if not route.path.startswith("/page/") and "{version}" not in route.path
+        )
+        self._known = ", ".join(dict.fromkeys(known))
         router = Router(routes, redirect_slashes=False, default=self._no_such_path)
         self._app: ASGIApp = router
         if settings.http_origins:

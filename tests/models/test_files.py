@@ -187,8 +187,8 @@ def test_a_giant_picture_is_named_like_a_damaged_one(tmp_path: Path) -> None:
     folder = folder_of(["a/1.png"], tmp_path)
     Image.new("1", (14_000, 14_000)).save(folder / "a" / "2.png")
     said = (
-        r"a/2\.png cannot be decoded: An image may have at most 180000000 pixels\. "
-        r"Received: 14000 x 14000 = 196000000\."
+        r"a/2\.png cannot be decoded: An image may have at most 180,000,000 pixels\. "
+        r"Received: 14000 x 14000 = 196,000,000\."
     )
     with pytest.raises(ValueError, match=said):
         read(folder, RECIPE)
