@@ -48,7 +48,8 @@ def find_packages() -> None:
     home = ROOT / ".venv"
     python = home / "bin" / "python"
     if Path(sys.prefix).resolve() == home.resolve():
-        _give_up(f"{home} lacks {', '.join(missing)}; run `make client` in {ROOT} to complete it.")
+        wait = "if `make serve` is installing them, wait for it"
+        _give_up(f"{home} lacks {', '.join(missing)}; {wait}, else run `make client` in {ROOT}.")
     if not os.access(python, os.X_OK):
         lacking = f"{sys.executable} lacks {', '.join(missing)}, and there is no {home}"
         _give_up(f"{lacking}; run `make serve` or `make client` in {ROOT} first.")
