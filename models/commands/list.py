@@ -44,9 +44,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         description="List every architecture with its variants, parameters, multiply-adds for one image, and published "
         "weights with their accuracy on ImageNet. Tags are those of torchvision and timm; imagenet is a variant's "
         "default. On a terminal, * marks the weights that an architecture stands for alone: the first in the list, not "
-        "the best. GLIMPSE_WEIGHTS=random serves any of them untrained. A terminal of "
-        "fewer than 112 columns leaves out parameters and multiply-adds. In a file or a pipe, columns are separated by "
-        "tabs and no line is wrapped.",
+        "the best. GLIMPSE_WEIGHTS=random serves any of them untrained. Not listed is cifar10, the weights of "
+        "se_resnet20 (cifar_wide) that come with Glimpse. A terminal of fewer than 112 columns leaves out parameters "
+        "and multiply-adds. In a file or a pipe, columns are separated by tabs and no line is wrapped.",
         epilog=_VARIANTS + "\n\n" + examples("list", "list resnet", "list 'se_*' --json"),
         formatter_class=Help,
     )
