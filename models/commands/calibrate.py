@@ -12,12 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
-from glimpse.models import calibration_pictures, drift, feature_distance, novelty, quiet
+from glimpse.models import calibration_pictures, drift, feature_distance, novelty
 from glimpse.models.bundle import Bundle
 from glimpse.models.calibration import computing, fitting, report, writing
 from glimpse.models.calibration.computing import Computed, Foreign
 from glimpse.models.calibration.fitting import Calibration
 from glimpse.models.calibration.inner import Embedded, Inner
+from glimpse.models.commands import inner_layer
 from glimpse.models.commands.help import Help, examples
 from glimpse.models.commands.log import logged
 from glimpse.models.commands.shown import Shown
@@ -162,7 +163,7 @@ def _calibrate(options: argparse.Namespace) -> None:
                 f"{data.path} has {images:,} image{'s' * (images != 1)}. Calibrating needs at least {fitting.FEWEST}, "
                 "of which one half is fitted on and the other measured; some hundreds make it reliable."
             )
-        layer = _layer(options, bundle)
+        layer = inner_layer.chosen(options, bundle)
         trained = None if options.trained_on is None else computing.find_trained(options.trained_on, _MOST_TRAINED)
         foreign = _foreign([*options.foreign, *options.foreign_test], bundle)
         measured_only = [each.name for each in foreign[len(options.foreign) :]]
@@ -202,47 +203,6 @@ def _calibrate(options: argparse.Namespace) -> None:
         print(f"Drawn in {options.plot}.", file=aside)
     if not options.dry_run:
         print(_written(options, bundle, found, before, known), file=aside)
-
-
-def _layer(options: argparse.Namespace, bundle: Bundle) -> str:
-    """The inner layer that the score looks at; empty: it looks at none.
-
-    Raises:
-        ValueError: the options contradict one another, or the network has no such layer.
-    """
-    if options.score not in {novelty.FEATURE_DISTANCE, novelty.LOGISTIC}:
-        if options.layer or options.trained_on:
-            raise ValueError(
-                f"--layer and --trained-on are for --score {novelty.FEATURE_DISTANCE} and {novelty.LOGISTIC} alone."
-            )
-        return ""
-    if options.score == novelty.LOGISTIC:
-        if not options.foreign:
-            raise ValueError(
-                f"--score {novelty.LOGISTIC} is fitted on images that show none of the classes: name a folder of them "
-                "with --foreign."
-            )
-        if not (options.layer or options.trained_on):
-            return ""
-    if bundle.graph:
-        raise ValueError(
-            f"{bundle.weights_path} is a graph of another framework, whose inner layers are not looked at: choose "
-            f"another score than {novelty.FEATURE_DISTANCE}, or leave --layer and --trained-on away."
-        )
-    if options.layer:
-        return str(options.layer)
-    if not bundle.architecture:
-        raise ValueError(f"{options.name} has a network of its own: name one of its layers with --layer.")
-    quiet.load_keras()  # only now, because it takes seconds
-    from glimpse.models import features
-    from glimpse.models.builder import assemble
-    from glimpse.models.catalogue import find
-
-    row = find(bundle.architecture, bundle.variant, bundle.options).served()
-    model = assemble(row, classes=len(bundle.labels), input_shape=bundle.input_shape).model
-    if not (found := features.inner_layer(model)):
-        raise ValueError(f"{options.name} has maps of one size only: name one of its layers with --layer.")
-    return found
 
 
 def _inner(

@@ -294,8 +294,13 @@ def test_a_bundle_is_made_of_weights_and_computes_the_same(photos: Path, tmp_pat
 
 
 @pytest.mark.ci
-def test_a_graph_is_calibrated_by_a_file_beside_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """No bundle is made of it; the server computes its probabilities with the temperature from then on."""
+def test_a_graph_is_calibrated_by_a_file_beside_it(
+    tmp_path: Path, foreign: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No bundle is made of it; the server computes its probabilities with the temperature from then on.
+
+    Its embedding is enough for a score that is fitted on foreign images, and its inner layers are not looked at.
+    """
     graph = saved(onnx_model(), tmp_path / "graph")
     details(graph.parent)
     labels = sources.resolve(ModelSource(weights=str(graph))).labels
@@ -306,10 +311,14 @@ def test_a_graph_is_calibrated_by_a_file_beside_it(tmp_path: Path, capsys: pytes
     arguments = ["calibrate", "--data", str(tmp_path / "data"), str(graph)]
     assert main([*arguments, "--out", str(tmp_path / "made")]) == 1
     assert "leave --out away" in capsys.readouterr().err
+    arguments += ["--foreign", str(foreign / "static"), "--score", "logistic"]
+    assert main([*arguments, "--layer", "stem"]) == 1
+    assert "or leave --layer and --trained-on away" in capsys.readouterr().err
     assert main(arguments) == 0, capsys.readouterr().err
     found = sources.resolve(ModelSource(weights=str(graph)))
     assert found.temperature != 1
     assert found.novelty is not None
+    assert found.novelty.logistic is not None
     assert found.drift is not None
     assert f"temperature {' ' * 16}" in (out := capsys.readouterr().out)
     assert f"{graph.name}.calibration.json" in out
