@@ -70,7 +70,10 @@ class JaxRuntime(OneStream):
     def processor(cls) -> str:
         """What computes; on equal ones the answers are equal."""
         device = jax.devices()[0]
-        return super().processor() if device.platform == "cpu" else str(device.device_kind)
+        found = super().processor() if device.platform == "cpu" else str(device.device_kind)
+        # With JAX_ENABLE_X64 programs are traced to other types. No other setting of JAX or XLA was found to change the
+        # program; what they change of its compiled form is in the key of XLA's own cache.
+        return f"{found}, 64 bits" if jax.config.jax_enable_x64 else found
 
     def _compute(self, pixels: NDArray[np.uint8], outputs: frozenset[str]) -> Outputs:
         # On a CPU JAX may compute on the caller's own memory; `asarray` waits for the result, so it is free then.

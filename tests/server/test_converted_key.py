@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import keras
 import pytest
 
 from glimpse.models import bundle as bundles
@@ -103,3 +105,35 @@ def test_a_change_to_what_serves_or_measures_keeps_the_networks(copied: Path, ch
 @pytest.mark.parametrize("changed", ["openvino_graphs", "keras_conversion", "quantising", "converted_cache"])
 def test_a_change_to_what_converts_makes_networks_anew(copied: Path, changed: str) -> None:
     assert hashes(copied)[0] != hashes(copied, changed)[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "same"),
+    [
+        ('{"floatx": "float32", "epsilon": 1e-07, "backend": "jax", "image_data_format": "channels_first"}', True),
+        ("{}", True),
+        ("broken", True),
+        ('{"floatx": "float16"}', False),
+        ('{"epsilon": 0.01}', False),
+    ],
+)
+def test_settings_of_keras_that_change_a_network_make_it_anew(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, *, same: bool
+) -> None:
+    """Keras itself is not loaded for it, and writes the file with its defaults when it is loaded first."""
+    monkeypatch.delitem(sys.modules, "keras", raising=False)
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    before = converted_key.identity(BUNDLE)
+    (tmp_path / "keras.json").write_text(text)
+    assert (converted_key.identity(BUNDLE) == before) is same
+    assert "keras" not in sys.modules
+
+
+def test_settings_that_keras_was_given_since_it_is_loaded_count() -> None:
+    before = converted_key.identity(BUNDLE)
+    keras.config.set_epsilon(0.01)
+    try:
+        assert converted_key.identity(BUNDLE) != before
+    finally:
+        keras.config.set_epsilon(1e-7)
+    assert converted_key.identity(BUNDLE) == before

@@ -84,13 +84,14 @@ print(json.dumps(found | {"stages": len(imported.summary.stages), "precision": r
 """
 
 
-def started(script: str, cache: Path) -> Any:
+def started(script: str, cache: Path, **more: str) -> Any:
     """What a process prints last that has run this, behind what its log says."""
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("JAX_COMPILATION")},
         "PYTHONPATH": f"{ROOT}:{ROOT / 'src'}",
         "GLIMPSE_CACHE": str(cache),
         "JAX_PLATFORMS": "cpu",
+        **more,
     }
     ended = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
@@ -110,6 +111,14 @@ def test_a_later_start_needs_no_keras_and_answers_the_same(tmp_path: Path, preci
     assert first["stages"] == second["stages"] > 0
     assert len(first["answers"]) == 5
     assert first["answers"] == second["answers"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("jax") is None, reason="JAX is not installed")
+def test_a_start_with_other_types_traces_the_network_anew(tmp_path: Path) -> None:
+    script = KEPT.replace("PRECISION", "float32")
+    starts = [started(script, tmp_path, JAX_ENABLE_X64=switch) for switch in ("0", "1", "1", "0")]
+    assert [each["keras"] for each in starts] == [True, True, False, False]
 
 
 @pytest.mark.slow
