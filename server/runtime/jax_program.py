@@ -100,8 +100,7 @@ def save(traced: Traced, folder: Path) -> dict[str, Any] | None:
         return None
     arrays = {_variable(number): np.asarray(each) for number, each in enumerate(traced.state)}
     kept_network.save_arrays(arrays, folder / _STATE)
-    kept_network.save_maps(traced.maps_head, folder)
-    return {"names": [*traced.names], "variables": len(traced.state), "maps": traced.maps_head is not None}
+    return {**kept_network.save_outputs(traced.names, traced.maps_head, folder), "variables": len(traced.state)}
 
 
 def read(kept: KeptNetwork) -> Traced:
@@ -112,12 +111,10 @@ def read(kept: KeptNetwork) -> Traced:
         OSError: it cannot be read.
         MemoryError: there was not enough.
     """
-    facts = kept.facts
-    try:
+    with kept_network.reading():
+        names, maps_head = kept_network.read_outputs(kept)
         arrays = load_file(kept.folder / _STATE)
-        state = [arrays[_variable(number)] for number in range(facts["variables"])]
-        names = tuple(str(name) for name in facts["names"])
-        maps_head = kept_network.read_maps(kept.folder) if facts["maps"] else None
+        state = [arrays[_variable(number)] for number in range(kept.facts["variables"])]
         forward, with_inner = (
             export.deserialize(bytearray(bounded_files.read(kept.folder / name, _PROGRAM_BYTES)))
             if name in kept.hashes
@@ -125,11 +122,7 @@ def read(kept: KeptNetwork) -> Traced:
             for name in (_FORWARD, _WITH_INNER)
         )
         if forward is None:
-            raise ValueError("the program is missing")  # noqa: TRY301 - one place says what becomes of it
-    except (OSError, MemoryError):
-        raise
-    except Exception as error:  # of many kinds, by what is wrong with it
-        raise ValueError(f"the kept program cannot be read: {short(error)}") from error
+            raise ValueError("the program is missing")
     inner = forward if with_inner is None else with_inner
     return Traced(names, maps_head, state, forward.call, inner.call, {})
 

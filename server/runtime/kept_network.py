@@ -16,7 +16,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
@@ -159,17 +159,44 @@ def save_arrays(arrays: Mapping[str, NDArray[Any]], path: Path) -> None:
         raise OSError(f"{path.name} cannot be written. {error}") from error
 
 
-def save_maps(head: Head | None, folder: Path) -> None:
-    """Write what makes class maps into a file of `folder`; none where there are no numbers in it."""
+def save_outputs(names: Sequence[str], head: Head | None, folder: Path) -> dict[str, Any]:
+    """Write what a network gives; returns what `read_outputs` has to know beside the files of `folder`, JSON-ready.
+
+    Args:
+        names: of all outputs, in the order in which the network gives them.
+        head: what makes class maps; None: the network has none. Without numbers in it there is no file.
+        folder: of the kept network.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     arrays = {} if head is None else {"kernel": head.kernel, "bias": head.bias}
     if found := {name: np.ascontiguousarray(each) for name, each in arrays.items() if each is not None}:
         save_arrays(found, folder / _MAPS)
+    return {"names": [*names], "maps": head is not None}
 
 
-def read_maps(folder: Path) -> Head:
-    """What makes class maps, as `save_maps` has written it."""
-    arrays = load_file(folder / _MAPS) if (folder / _MAPS).exists() else {}
-    return Head(arrays.get("kernel"), arrays.get("bias"))
+def read_outputs(kept: KeptNetwork) -> tuple[tuple[str, ...], Head | None]:
+    """The names and the head that `save_outputs` was given; to be called within `reading`."""
+    names = tuple(str(name) for name in kept.facts["names"])
+    if not kept.facts["maps"]:
+        return names, None
+    arrays = load_file(kept.folder / _MAPS) if (kept.folder / _MAPS).exists() else {}
+    return names, Head(arrays.get("kernel"), arrays.get("bias"))
+
+
+@contextlib.contextmanager
+def reading(*memory: type[Exception]) -> Iterator[None]:
+    """Whatever is wrong with the files that are read within it is a ValueError, except what a later try may read.
+
+    `memory`: the framework's own errors for too little memory.
+    """
+    try:
+        yield
+    except Exception as error:  # of many kinds, by what is wrong
+        if isinstance(error, (OSError, MemoryError, *memory)):
+            raise
+        raise ValueError(f"the kept program cannot be read: {short(error)}") from error
 
 
 def _is_sound(name: str) -> bool:

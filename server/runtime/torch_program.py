@@ -100,8 +100,7 @@ def save(traced: Traced, folder: Path) -> dict[str, Any] | None:
             traced.program.save(str(folder / _PROGRAM))
     except RuntimeError as error:  # PyTorch has no type of its own for a disk that is full
         raise OSError(short(error)) from error
-    kept_network.save_maps(traced.maps_head, folder)
-    return {"names": [*traced.names], "maps": traced.maps_head is not None}
+    return kept_network.save_outputs(traced.names, traced.maps_head, folder)
 
 
 def read(kept: KeptNetwork, device: torch.device) -> Traced:
@@ -112,15 +111,9 @@ def read(kept: KeptNetwork, device: torch.device) -> Traced:
         OSError: it cannot be read.
         MemoryError: there was not enough; of PyTorch's own errors, torch.OutOfMemoryError.
     """
-    try:
-        names = tuple(str(name) for name in kept.facts["names"])
-        maps_head = kept_network.read_maps(kept.folder) if kept.facts["maps"] else None
-        with _without_warnings():
-            program = torch.jit.load(str(kept.folder / _PROGRAM), map_location=device)
-    except (OSError, MemoryError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:  # of many kinds, by what is wrong with it
-        raise ValueError(f"the kept program cannot be read: {short(error)}") from error
+    with kept_network.reading(torch.OutOfMemoryError), _without_warnings():
+        names, maps_head = kept_network.read_outputs(kept)
+        program = torch.jit.load(str(kept.folder / _PROGRAM), map_location=device)
     return Traced(names, maps_head, program)
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from glimpse.models import digests, sources
 from glimpse.models.bundle import Bundle
+from glimpse.models.map_rows import Head
 from glimpse.models.outputs import DEFAULT_OUTPUTS, PROBABILITIES, Outputs
 from glimpse.models.spec import NetworkSummary, StageSummary
 from glimpse.server import cleanup
@@ -234,3 +235,24 @@ def test_a_network_is_kept_for_each_precision(runtime: Constant, bundle: Bundle)
     again = importing.import_model(bundle, row)
     assert again.kept("float32") is not None
     assert again.kept("bfloat16") is None
+
+
+@pytest.mark.parametrize("head", [None, Head(None, None), Head(np.ones((4, 10), np.float32), np.zeros(10, np.float32))])
+def test_the_outputs_of_a_network_are_read_as_they_were_saved(tmp_path: Path, head: Head | None) -> None:
+    facts = kept_network.save_outputs(["logits", PROBABILITIES], head, tmp_path)
+    names, found = kept_network.read_outputs(KeptNetwork(tmp_path, SUMMARY, facts, {}))
+    assert names == ("logits", PROBABILITIES)
+    assert (found is None) is (head is None)
+    for name in ("kernel", "bias") if head is not None else ():
+        np.testing.assert_equal(getattr(found, name), getattr(head, name))
+
+
+@pytest.mark.parametrize(
+    ("raised", "told"), [(KeyError("names"), ValueError), (OSError(5, "x"), OSError), (MemoryError(), MemoryError)]
+)
+def test_only_broken_files_are_told_as_broken(raised: Exception, told: type[Exception]) -> None:
+    """What another start may read is not: a kept network that is broken is removed."""
+    with pytest.raises(told), kept_network.reading():
+        raise raised
+    with pytest.raises(RuntimeError), kept_network.reading(RuntimeError):
+        raise RuntimeError("the framework has no memory")
