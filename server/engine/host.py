@@ -72,7 +72,8 @@ class Host:
         self._seconds: tuple[float, ...] = ()
         self._published = 0.0
         self._thread = threading.Thread(target=self._read, name="workers", daemon=True)
-        # None of its threads is begun before there is something for it.
+        # None of its threads is begun before there is something for it. They end once nobody refers to the host: after
+        # `close` the batcher may still gather a batch that it has taken before, and a pool that is shut down refuses.
         self._copiers = ThreadPoolExecutor(_COPIERS, thread_name_prefix="batcher-copies")
 
     def start(self) -> None:
@@ -115,7 +116,6 @@ class Host:
         self._closed = True
         self.wake()
         self._thread.join()
-        self._copiers.shutdown(wait=False)
 
     def wake(self) -> None:
         """Have the reader look at everything."""

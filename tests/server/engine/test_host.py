@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import sys
 import threading
@@ -21,7 +22,7 @@ from glimpse.server.engine.connection import Connection
 from glimpse.server.engine.flight import Flight
 from glimpse.server.errors import InternalError, OverloadedError, UnavailableError
 from glimpse.server.fair_queue import Lane
-from tests.server.engine.engines import Bench, run, until, value
+from tests.server.engine.engines import WAIT, Bench, run, until, value
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
 
@@ -192,6 +193,29 @@ def test_beside_a_gpu_several_threads_copy_a_large_batch(monkeypatch: pytest.Mon
     assert all(name.startswith("batcher-copies") for name, _ in copied)
     assert max(images for _, images in copied) <= 3
     assert sum(images for _, images in copied) == 10
+
+
+def test_a_batch_that_was_taken_before_the_end_is_gathered_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refused, it would cost the batcher a thread, which is logged as a defect. The threads that copy end."""
+    monkeypatch.setattr(host, "_MUCH", 0)
+
+    async def scene(bench: Bench) -> None:
+        worker = bench.worker()
+        await bench.connected()
+        worker.submit(bench.image(1))
+        await bench.begun()
+        (connection,) = bench.host._connections.values()
+        taken = list(connection.computing.values())
+        bench.host.close()
+        assert len(taken) == 1
+        assert bench.host.gather(taken, np.zeros((4, *bench.facts.layout.pixels_shape), np.uint8)) == taken
+
+    before = set(threading.enumerate())
+    run(scene, streams=Streams(2, gpu=True))
+    gc.collect()
+    for thread in set(threading.enumerate()) - before:
+        thread.join(WAIT)
+        assert not thread.is_alive()
 
 
 def test_a_part_of_a_batch_that_fails_fails_alone() -> None:
