@@ -9,8 +9,14 @@ from typing import Any, TypeAlias
 
 import keras
 import numpy as np
+import pytest
 from keras import layers, ops
 from numpy.typing import NDArray
+
+from glimpse.models.builder import Assembly
+from glimpse.models.serving import load_bundle, serving_model
+from glimpse.models.sources import ModelSource, resolve
+from glimpse.models.weights import WeightsError
 
 SIZE = 16  # pixels a side
 CLASSES = 4
@@ -187,3 +193,25 @@ def tutorial(*, last: layers.Layer, nested: bool = False, open_inside: bool = Fa
 
     whole = model(forward)
     return model(whole) if nested else whole
+
+
+def loaded(path: Path) -> Assembly:
+    """The network of a file."""
+    return load_bundle(resolve(ModelSource(weights=str(path))))
+
+
+def served(path: Path, temperature: float = 1.0) -> NDArray[np.float32]:
+    """What is answered for `PIXELS`."""
+    bundle = resolve(ModelSource(weights=str(path)))
+    network = serving_model(load_bundle(bundle), bundle.recipe, temperature)
+    return np.asarray(keras.ops.convert_to_numpy(network(PIXELS, training=False)))
+
+
+def refusal(path: Path) -> str:
+    """Why the file is refused, in one line of bounded length."""
+    with pytest.raises(WeightsError) as refused:
+        loaded(path)
+    text = str(refused.value).replace(str(path), "FILE")
+    assert len(text) < 500
+    assert "\n" not in text
+    return text
