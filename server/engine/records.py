@@ -32,7 +32,6 @@ from glimpse.server.fair_queue import Lane
 
 VERSION = 1
 _LONGEST = 65535  # bytes of a text
-MOST_OUTPUTS = 32  # of a model: bits of the mask
 
 _HELLO, _LANE, _SUBMIT, _CANCEL, ANSWER, _REFUSAL = range(1, 7)
 _hello = struct.Struct("=BBHIQ")  # kind, version, -, slots, bytes of a slot
@@ -81,7 +80,7 @@ class Submit(NamedTuple):
 
     slot: int
     lane: int
-    outputs: int  # mask, bit i for the i-th name
+    outputs: int  # mask of 32 bits, bit i for the i-th name
     ticket: int  # never used twice in a connection
     deadline: float  # on the clock of `time.monotonic`; infinite: none
     since: float

@@ -70,11 +70,6 @@ class Counts:
     seconds: float = 0.0  # of those that were answered, together
 
     @property
-    def error_rate(self) -> float:
-        """Share that failed, from 0 to 1; 0 where there is nothing."""
-        return self.failed / total if (total := self.answered + self.failed) else 0.0
-
-    @property
     def mean_seconds(self) -> float:
         """Of one answer; 0 where there is none."""
         return self.seconds / self.answered if self.answered else 0.0
