@@ -25,7 +25,7 @@ from glimpse.server import logs
 
 _log = logging.getLogger("standard_error")
 _LONGEST = 64 * 1024  # bytes of one line; what is longer is cut into several
-_CLOSING_SECONDS = 2.0  # for the last lines to be read at the end
+_CLOSING_SECONDS = 2.0  # without a line, after which the last ones are given up at the end: nobody reads the log
 # abseil's: severity, month and day, time, thread, file and line; TensorFlow's own: time and severity.
 _SAID = re.compile(r"([IWEF])\d{4} [\d:.]{12,} +\d+ \S+:\d+\] |\d{4}-\d\d-\d\d [\d:.]{8,}: ([IWEF]) ")
 _SEVERITY = {"I": logging.INFO, "W": logging.WARNING, "E": logging.ERROR, "F": logging.CRITICAL}
@@ -76,6 +76,7 @@ class Captured:
         self._real = os.dup(2)
         self._end = uuid.uuid4().hex.encode()  # nobody else writes this line
         self._closed = False
+        self._told = 0  # lines
         source, sink = os.pipe()
         os.dup2(sink, 2)  # which a process that a library begins inherits; of ours `server.child_output` reads
         os.close(sink)
@@ -105,7 +106,10 @@ class Captured:
         sys.stderr.flush()
         os.write(2, b"\n" + self._end + b"\n")
         os.dup2(self._real, 2)
-        self._reader.join(_CLOSING_SECONDS)
+        told = -1
+        while self._reader.is_alive() and self._told > told:
+            told = self._told
+            self._reader.join(_CLOSING_SECONDS)
 
     def _read(self, source: int) -> None:
         with open(source, "rb") as pipe:
@@ -113,6 +117,7 @@ class Captured:
                 if line.strip() == self._end:
                     return
                 self._tell(line)
+                self._told += 1
 
     def _tell(self, line: bytes) -> None:
         text = line.decode(errors="backslashreplace").rstrip()
