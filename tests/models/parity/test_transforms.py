@@ -7,6 +7,7 @@ from typing import Any, get_args
 import keras
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from glimpse.models.prestem import graph, host
@@ -26,6 +27,12 @@ def torchvision() -> Any:
     return transforms
 
 
+def assert_but_for_rounding(ours: NDArray[np.uint8], theirs: NDArray[np.uint8], name: str) -> None:
+    """Of a crop we resize only the centre, and across first; Pillow 13 begins with the rows of a tall photo."""
+    assert furthest(ours, theirs) <= (0 if name == "nearest" else 2)
+    assert share_above(ours, theirs, 1) < 1e-3
+
+
 def mode(name: Filter) -> Any:
     return torchvision().InterpolationMode[name.upper()]
 
@@ -38,7 +45,7 @@ def test_a_crop_is_torchvision_s_resize_and_centre_crop(photo: str, resize: int,
     reference = transforms.Compose([transforms.Resize(resize, mode(name)), transforms.CenterCrop(crop)])
     expected = np.asarray(reference(photos()[photo]))
     ours = host.fit(photos()[photo], recipes.torch(crop, resize, resample=name))
-    np.testing.assert_array_equal(ours, expected)
+    assert_but_for_rounding(ours, expected, name)
 
 
 @pytest.mark.parametrize("name", ["bilinear", "bicubic"])
@@ -81,7 +88,7 @@ def test_a_crop_is_timm_s(photo: str, share: float, name: Filter) -> None:
     # As NumPy: what the network would be fed before the scaling.
     reference = create_transform(224, interpolation=name, crop_pct=share, crop_mode="center", use_prefetcher=True)
     ours = host.fit(photos()[photo], recipes.torch(224, int(224 / share), resample=name))
-    np.testing.assert_array_equal(ours, np.asarray(reference(photos()[photo])).transpose(1, 2, 0))
+    assert_but_for_rounding(ours, np.asarray(reference(photos()[photo])).transpose(1, 2, 0), name)
 
 
 @pytest.mark.parametrize("name", ["bilinear", "bicubic"])

@@ -1,4 +1,4 @@
-"""The pre-stem's host half equals Pillow's own calls, to the pixel."""
+"""The pre-stem's host half equals Pillow's own calls: to the pixel, but for the last digit of what a crop keeps."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 
 from glimpse.models.prestem import host
 from glimpse.models.prestem.recipe import Filter, Recipe
-from tests.models.parity.photos import PHOTOS, furthest, photos
+from tests.models.parity.photos import PHOTOS, furthest, photos, share_above
 
 FILTERS = get_args(Filter)
 INPUTS = [(224, 224), (33, 40)]  # width and height
@@ -77,14 +77,22 @@ def test_crop_is_resize_and_the_centre(photo: str, size: tuple[int, int], share:
     image, (width, height) = photos()[photo], size
     if width * image.height >= height * image.width:  # the image is the narrower one
         wide = int(width / share + 0.5)
-        whole = image.resize((wide, wide * image.height // image.width), resampling(name))
+        whole = wide, wide * image.height // image.width
     else:
         high = int(height / share + 0.5)
-        whole = image.resize((high * image.width // image.height, high), resampling(name))
-    left, top = round((whole.width - width) / 2), round((whole.height - height) / 2)
-    expected = whole.crop((left, top, left + width, top + height))
-    recipe = Recipe(width=width, height=height, crop_share=share, smaller="resize", filter=name)
-    np.testing.assert_array_equal(host.fit(image, recipe), np.asarray(expected))
+        whole = high * image.width // image.height, high
+    left, top = round((whole[0] - width) / 2), round((whole[1] - height) / 2)
+    kept = left, top, left + width, top + height
+    ours = host.fit(image, Recipe(width=width, height=height, crop_share=share, smaller="resize", filter=name))
+    at_once = image.resize(whole, resampling(name)).crop(kept)
+    if name == "nearest":
+        np.testing.assert_array_equal(ours, np.asarray(at_once))
+        return
+    # Pillow 13 may begin with the rows, and rounds in between; before, it always began with the columns.
+    assert furthest(ours, np.asarray(at_once)) <= 5
+    assert share_above(ours, np.asarray(at_once), 1) < 0.01
+    columns_first = image.resize((whole[0], image.height), resampling(name)).resize(whole, resampling(name)).crop(kept)
+    assert share_above(ours, np.asarray(columns_first), 0) < 0.02
 
 
 @pytest.mark.parametrize("name", FILTERS)

