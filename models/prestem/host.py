@@ -16,6 +16,7 @@ from glimpse.models.prestem.recipe import Filter, Recipe
 
 __all__ = ["fit", "may_reduce", "resized", "to_rgb"]
 
+_Box = tuple[float, float, float, float]  # left, top, right and bottom, in pixels
 _FILTERS = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -95,14 +96,26 @@ def resized(size: tuple[int, int], recipe: Recipe) -> tuple[int, int]:
     return max(1, side * width // height), side
 
 
+def kept(picture: Picture, size: tuple[int, int], recipe: Recipe) -> tuple[_Box, tuple[int, int]]:
+    """What the network's input shows of a picture that is resized to `size`.
+
+    Returns:
+        The box in `picture.image`, and the width and height that it becomes.
+    """
+    left, top, right, bottom = picture.box
+    cut = min(size[0], recipe.width), min(size[1], recipe.height)
+    across, down = (right - left) / size[0], (bottom - top) / size[1]
+    left, top = left - offset(size[0], cut[0]) * across, top - offset(size[1], cut[1]) * down
+    return (left, top, min(left + cut[0] * across, right), min(top + cut[1] * down, bottom)), cut
+
+
 def _resized(picture: Picture, size: tuple[int, int], recipe: Recipe) -> Image.Image:
     """`picture` at `size`, or only the centre of it that is kept."""
     image, (left, top, right, bottom) = picture.image, picture.box
-    cut = min(size[0], recipe.width), min(size[1], recipe.height)
-    skip = -offset(size[0], cut[0]), -offset(size[1], cut[1])
-    across, down = (right - left) / size[0], (bottom - top) / size[1]
+    box, cut = kept(picture, size, recipe)
     averages = recipe.filter != "nearest"
-    if not recipe.antialias and averages and max(across, down) > 1:
+    if not recipe.antialias and averages and max((right - left) / size[0], (bottom - top) / size[1]) > 1:
+        skip = -offset(size[0], cut[0]), -offset(size[1], cut[1])
         horizontal = resampling.Axis(left, right, size[0], range(skip[0], skip[0] + cut[0]))
         vertical = resampling.Axis(top, bottom, size[1], range(skip[1], skip[1] + cut[1]))
         return resampling.resize(image, horizontal, vertical, recipe.filter)
@@ -110,14 +123,10 @@ def _resized(picture: Picture, size: tuple[int, int], recipe: Recipe) -> Image.I
     # not fit in memory: a line of 1 x 1,000,000 pixels, enlarged.
     if cut == size or not (averages or math.prod(size) > max(_LARGE, math.prod(image.size))):
         return _pillow(image, size, recipe.filter, picture.box)
-    left, top = left + skip[0] * across, top + skip[1] * down
-    kept = left, top, min(left + cut[0] * across, right), min(top + cut[1] * down, bottom)
-    return _centre(image, kept, cut, recipe.filter) if averages else _pillow(image, cut, recipe.filter, kept)
+    return _centre(image, box, cut, recipe.filter) if averages else _pillow(image, cut, recipe.filter, box)
 
 
-def _centre(
-    image: Image.Image, box: tuple[float, float, float, float], size: tuple[int, int], by: Filter
-) -> Image.Image:
+def _centre(image: Image.Image, box: _Box, size: tuple[int, int], by: Filter) -> Image.Image:
     """What `box` of an image becomes at `size`, computed as a part of the whole image.
 
     Half of the work of resizing all of a photo of 4:3 and then taking its centre. Pillow has boxes in float32, whose
@@ -137,9 +146,7 @@ def _centre(
     return _pillow(rows, size, by, (0, top - first, size[0], bottom - first))
 
 
-def _pillow(
-    image: Image.Image, size: tuple[int, int], by: Filter, box: tuple[float, float, float, float]
-) -> Image.Image:
+def _pillow(image: Image.Image, size: tuple[int, int], by: Filter, box: _Box) -> Image.Image:
     # Pillow widens the filter's support by the reduction, so every filter but nearest antialiases. The weights of a
     # side of millions of pixels would take gigabytes: there, boxes of pixels are averaged first.
     return image.resize(size, _FILTERS[by], box, reducing_gap=8 if max(image.size) > _LONG else None)

@@ -110,15 +110,11 @@ def _cykooz() -> Mapping[str, Way]:
 
     def way(data: bytes, recipe: Recipe) -> Pixels:
         picture = files.decode(data, _LIMITS, partial(host.resized, recipe=recipe))
-        left, top, right, bottom = picture.box
-        width, height = host.resized(picture.size, recipe)
-        small = Image.new("RGB", (min(width, recipe.width), min(height, recipe.height)))
-        across, down = (right - left) / width, (bottom - top) / height
-        left -= host.offset(width, small.width) * across
-        top -= host.offset(height, small.height) * down
+        (left, top, right, bottom), size = host.kept(picture, host.resized(picture.size, recipe), recipe)
+        small = Image.new("RGB", size)
         options = ResizeOptions(
             resize_alg=ResizeAlg.convolution(filters[recipe.filter]),
-            crop_box=CropBox(left, top, small.width * across, small.height * down),
+            crop_box=CropBox(left, top, right - left, bottom - top),
             use_alpha=False,
         )
         resizer.resize_pil(picture.image, small, options)
