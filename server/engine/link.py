@@ -51,14 +51,13 @@ class Link:
         return threading.get_ident() == self._thread
 
     def open(self, connected: socket.socket) -> None:
-        """Use a connection from now on, on the event loop; what is said first is to be said by `greet`.
+        """With the lock: use a connection from now on, on the event loop; `greet` says what comes first.
 
         `connected`: a Unix socket, a stream, which belongs to the link from now on.
         """
         connected.settimeout(0.0)
-        with self._lock:
-            self._socket, self._inbox, self.blocked = connected, Inbox(), False
-            self._out.clear()
+        self._socket, self._inbox, self.blocked = connected, Inbox(), False
+        self._out.clear()
         self._loop.add_reader(connected, self._readable)
 
     def greet(self, first: bytes, file: int) -> None:

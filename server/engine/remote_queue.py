@@ -145,11 +145,11 @@ class RemoteQueue:
             if self._memory is not None:
                 self._memory.arena.close()
             self._take_facts(facts)
-        self._lanes.clear()
-        self._link.open(connected)
-        if self._memory is not None:
-            self._memory.arena.clear()
-            with self._lock:
+        with self._lock:  # as a whole: the engine takes no image before it has been told of the memory
+            self._lanes.clear()
+            self._link.open(connected)
+            if self._memory is not None:
+                self._memory.arena.clear()
                 self._greet(self._memory)
 
     def submit(

@@ -7,10 +7,12 @@ import gc
 import socket
 import sys
 import threading
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 
+from glimpse.server.batching.batch_queue import Answer
 from glimpse.server.engine import records
 from glimpse.server.engine.queue_set import QueueSet
 from glimpse.server.engine.remote_queue import RemoteQueue
@@ -47,6 +49,33 @@ def test_an_engine_that_ends_fails_what_is_in_flight_with_a_hint() -> None:
             assert await value(queue.submit(fresh.image(8))) == 8
         finally:
             fresh.close()
+
+    run(scene)
+
+
+def test_an_image_that_comes_as_an_engine_is_replaced_comes_after_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine refuses whoever begins with an image, and nobody would connect the worker again."""
+
+    async def scene(bench: Bench) -> None:
+        queue = bench.worker()
+        bench.let(10)
+        assert await value(queue.submit(bench.image(1))) == 1
+        queue._end()
+        assert queue._memory is not None
+        arena, sent = queue._memory.arena, list[Future[Answer]]()
+        decoder = threading.Thread(target=lambda: sent.append(queue.submit(bench.image(2))))
+        clear = arena.clear
+
+        def clear_late() -> None:  # the connection has been opened, and nothing has been said
+            decoder.start()
+            decoder.join(0.05)
+            clear()
+
+        monkeypatch.setattr(arena, "clear", clear_late)
+        bench.connect(queue)
+        await asyncio.to_thread(decoder.join)
+        assert await value(sent[0]) == 2
+        assert queue.connected
 
     run(scene)
 
