@@ -274,6 +274,16 @@ class Settings(PortSettings, WorkSettings, ProcessSettings, AccessSettings, Labe
         """What one of so many workers has of these settings: limits of the whole server are divided among them."""
         return Settings.model_construct(None, **{**dict(self), **division.parts(self, workers)})
 
+    def for_engine(self, workers: int) -> Settings:
+        """What an engine has that computes for so many workers: the whole, and room for every image that they let in.
+
+        Each worker keeps room for new callers, and their parts may be more than the whole. With less room in the
+        engine, a caller of many workers could fill its queue, and others would be refused once their images are
+        decoded.
+        """
+        images = division.parts(self, workers).get("max_images_in_flight", self.max_images_in_flight)
+        return Settings.model_construct(None, **{**dict(self), "max_images_in_flight": workers * images})
+
     @classmethod
     def settings_customise_sources(
         cls,

@@ -130,9 +130,11 @@ class Processes:
 
     def _settings_of(self, kind: Kind, number: int) -> Settings:
         """What a process is handed: a worker its part of all limits, an engine the whole."""
-        settings = self._settings.for_worker(self._plan.workers if kind == "worker" else 1)
+        if kind == "engine":
+            return self._settings.for_engine(self._plan.workers)
+        settings = self._settings.for_worker(self._plan.workers)
         # A Unix socket is one process's; the other workers get no calls from there.
-        return settings.model_copy(update={"unix_socket": None}) if kind == "worker" and number > 1 else settings
+        return settings.model_copy(update={"unix_socket": None}) if number > 1 else settings
 
     async def _bring_up_worker(self, child: Child) -> None:
         await child.told("started")

@@ -321,6 +321,15 @@ def test_limits_of_workers_add_up_to_those_of_the_server() -> None:
     assert (part.max_images_per_request, part.port) == (whole.max_images_per_request, whole.port)
 
 
+@pytest.mark.parametrize("workers", [1, 2, 3, 16])
+def test_an_engine_has_room_for_every_image_that_its_workers_let_in(workers: int) -> None:
+    """Their parts are more than the whole where a part would be too small for a request."""
+    whole = settings.load([])
+    engine, part = whole.for_engine(workers), whole.for_worker(workers)
+    assert engine.max_images_in_flight == workers * part.max_images_in_flight >= whole.max_images_in_flight
+    assert {**engine.model_dump(), "max_images_in_flight": 0} == {**whole.model_dump(), "max_images_in_flight": 0}
+
+
 def test_the_settings_of_a_worker_can_be_handed_to_a_process() -> None:
     part = settings.load(["--port", "7"]).for_worker(2)
     assert pickle.loads(pickle.dumps(part)) == part  # noqa: S301 - our own
