@@ -176,12 +176,13 @@ class Batcher:
                 refused += [(image, stuck(trouble)) for image in images]
             else:
                 room, put = waiting.room(), waiting.put
-                for image in images:
-                    if room <= 0 and (room := waiting.room()) <= 0:
-                        refused.append((image, self._full()))
-                    else:
-                        put(image)
-                        room -= 1
+                for number, image in enumerate(images):
+                    # Looked through for cancelled ones a second time where those before have filled it, and no more.
+                    if room <= 0 and (not number or (room := waiting.room()) <= 0):
+                        refused += [(each, self._full()) for each in images[number:]]
+                        break
+                    put(image)
+                    room -= 1
             if self._workers.ended and len(waiting):
                 self._workers.start_again()
             if wake and self._composer.may_compose():

@@ -21,12 +21,13 @@ class Image(Waiting):
     """One that is not there but for its value."""
 
     def __init__(self, value: int, lane: str = "a") -> None:
-        self.value, self.gone = value, False
+        self.value, self.gone, self.looked_at = value, False, 0
         self.lane, self.deadline, self.enqueued = Lane(lane), None, 0.0
         self.outputs = frozenset({PROBABILITIES})
         self.error: ServiceError | None = None
 
     def cancelled(self) -> bool:
+        self.looked_at += 1
         return self.gone
 
     def begin(self) -> bool:
@@ -154,6 +155,24 @@ def test_of_many_that_are_put_at_once_those_without_room_are_refused() -> None:
     assert isinstance(rest[-1].error, OverloadedError)
     assert rest[-1].error.reason is Reason.QUEUE_FULL
     assert scene.observed.cancelled_images == 1
+    scene.close()
+
+
+def test_a_full_queue_is_looked_through_once_for_all_that_come_at_once() -> None:
+    """Not for each of them, which would take longest where there is most to do."""
+    scene = Scene(capacity=2, sizes=(1,))
+    scene.batcher.put([Image(1)])
+    scene.begun()
+    scene.batcher.put([Image(0)])  # gathered ahead
+    while scene.batcher.depth():
+        threading.Event().wait(0.001)
+    waiting = Image(2)
+    scene.batcher.put([waiting, *(Image(value) for value in range(100))])
+    assert waiting.looked_at == 1
+    late = [Image(value) for value in range(100)]
+    scene.batcher.put(late)
+    assert waiting.looked_at == 2
+    assert all(isinstance(image.error, OverloadedError) for image in late)
     scene.close()
 
 
