@@ -18,7 +18,7 @@ from glimpse.server.batching.batch_queue import BatchQueue, Taken
 from glimpse.server.batching.bounded_queue import BoundedQueue
 from glimpse.server.batching.composer import Composer
 from glimpse.server.batching.device import ALONE, DeviceShare, Turn
-from glimpse.server.batching.endings import fail, failed, stuck, too_late
+from glimpse.server.batching.endings import fail, failed, no_thread, stuck, too_late
 from glimpse.server.batching.executor import Compute, Computed, Executor
 from glimpse.server.batching.feed import Feed, Given, OneByOne
 from glimpse.server.batching.first_maps import FirstMaps
@@ -130,7 +130,7 @@ class Batcher:
             outputs: names of those that the answer is to hold.
 
         Raises:
-            OverloadedError: expected; the queue is full.
+            OverloadedError: expected; the queue is full, or there is no thread to compute in.
             UnavailableError: the batcher is closed, or the device hangs.
             ValueError: you should fix your code; the pixels are not the network's input, or it has no such output.
         """
@@ -147,9 +147,10 @@ class Batcher:
                 raise stuck(trouble)
             if self._waiting.room() <= 0:
                 raise self._full()
+            # Also for one that is held: while a thread is there, the batcher is not closed.
+            if self._workers.ended and not self._workers.start_again():
+                raise no_thread()
             self._waiting.put(slot)
-            if self._workers.ended:  # also for one that is held: while a thread is there, the batcher is not closed
-                self._workers.start_again()
             if self._composer.may_compose():  # else it would wake a worker only to find that out
                 self._changed.notify()
         return slot.future
@@ -174,6 +175,8 @@ class Batcher:
                 refused += [(image, draining()) for image in images]
             elif (trouble := self._watch.trouble()) is not None:
                 refused += [(image, stuck(trouble)) for image in images]
+            elif self._workers.ended and not self._workers.start_again():
+                refused += [(image, no_thread()) for image in images]
             else:
                 room, put = waiting.room(), waiting.put
                 for number, image in enumerate(images):
@@ -183,8 +186,6 @@ class Batcher:
                         break
                     put(image)
                     room -= 1
-            if self._workers.ended and len(waiting):
-                self._workers.start_again()
             if wake and self._composer.may_compose():
                 self._changed.notify()
         for image, error in refused:

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from glimpse.server.batching.waiting import Waiting
-from glimpse.server.errors import DeadlineExceededError, InternalError, Reason, ServiceError, UnavailableError
+from glimpse.server.errors import (
+    DeadlineExceededError,
+    InternalError,
+    OverloadedError,
+    Reason,
+    ServiceError,
+    UnavailableError,
+)
+
+_AGAIN_SECONDS = 1.0  # after which there may be room for another thread
 
 
 def fail(slots: Iterable[Waiting], error: Callable[[], ServiceError]) -> None:
@@ -23,6 +32,15 @@ def stuck(trouble: str) -> UnavailableError:
     """What whoever waits for a device that hangs is told."""
     return UnavailableError(
         Reason.RUNTIME_STUCK, f"The server's device does not respond. {trouble} Use another server."
+    )
+
+
+def no_thread() -> OverloadedError:
+    """What is told to whom nobody can compute for: the threads had ended, and the process may have no further one."""
+    return OverloadedError(
+        Reason.QUEUE_FULL,
+        "The server cannot begin a thread to compute in, because it has as many as it may have. Try again later.",
+        retry_after=_AGAIN_SECONDS,
     )
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
+
+_log = logging.getLogger(__name__)
 
 
 class Workers:
@@ -26,12 +29,22 @@ class Workers:
         for thread in self.threads:
             thread.start()
 
-    def start_again(self) -> None:
-        """Begin those again that have ended because there was nothing to do."""
+    def start_again(self) -> bool:
+        """Begin those again that have ended because there was nothing to do; whether one at least is there.
+
+        Where the process may have no further thread, those that are missing are begun another time.
+        """
         while self.ended:
-            number = self.ended.pop()
-            self.threads[number] = self._thread(number)
-            self.threads[number].start()
+            number = self.ended[-1]
+            thread = self._thread(number)
+            try:
+                thread.start()
+            except RuntimeError:
+                _log.warning("no thread to compute in", exc_info=True)
+                break
+            self.threads[number] = thread
+            self.ended.pop()
+        return len(self.ended) < len(self.threads)
 
     def join(self, timeout: float | None) -> bool:
         """Wait for their end, without the lock; whether all have ended within `timeout` seconds, None: however long."""

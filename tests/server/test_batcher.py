@@ -5,17 +5,18 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future
 from typing import Any
 
 import numpy as np
 import pytest
 
 from glimpse.models.outputs import DEFAULT_OUTPUTS, LOGITS, PROBABILITIES, Outputs
+from glimpse.server.batching.batch_queue import Slot
 from glimpse.server.batching.batcher import Batcher
 from glimpse.server.batching.streams import Streams
 from glimpse.server.errors import DeadlineExceededError, InternalError, OverloadedError, Reason, UnavailableError
-from glimpse.server.fair_queue import Lane
+from glimpse.server.fair_queue import NO_LANE, Lane
 from tests.server.fake_executor import SECOND, SHAPE, WAIT, Bench, Observed, benches, value
 
 
@@ -347,6 +348,33 @@ def test_images_that_come_while_workers_end_are_all_answered(make: Callable[...,
         bench.release()
         assert value(bench.submit(number % 200)) == number % 200
         threading.Event().wait(0.0001 * (number % 5))
+
+
+def test_without_a_thread_to_compute_in_images_are_refused_until_there_is(
+    make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None is left in the queue, where nobody would compute it, and no worker is forgotten."""
+
+    def no_more(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    bench = make(idle_seconds=0.01, streams=Streams(2))
+    assert all_ended(bench)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_more)
+        for number in range(4):
+            with pytest.raises(OverloadedError, match="as many as it may have") as refused:
+                bench.submit(number)
+            assert refused.value.retry_after
+        slot = Slot(np.zeros(SHAPE, np.uint8), NO_LANE, None, 0.0, Future())
+        bench.batcher.put([slot])
+        assert isinstance(slot.future.exception(0), OverloadedError)
+    assert bench.batcher.depth() == 0
+    future = bench.submit(5)
+    assert bench.model.values() == [5]
+    bench.release()
+    assert value(future) == 5
+    assert bench.batcher.trouble() is None
 
 
 def test_workers_that_have_ended_can_be_closed(make: Callable[..., Bench]) -> None:
