@@ -12,6 +12,10 @@ from pathlib import Path
 
 from glimpse.server import control_groups
 
+# The files of a control group with its quota and the period, in microseconds, by the version of the interface.
+_FILES = {1: ("cpu.cfs_quota_us", "cpu.cfs_period_us"), 2: ("cpu.max",)}
+_UNLIMITED = ("-1", "max")
+
 
 def available(membership: Path = Path("/proc/self/cgroup"), groups: Path = Path("/sys/fs/cgroup")) -> int:
     """Cores for computing, at least 1.
@@ -21,7 +25,7 @@ def available(membership: Path = Path("/proc/self/cgroup"), groups: Path = Path(
 
     Args:
         membership: the file that names the process's control group.
-        groups: where version 2 of the control groups is mounted.
+        groups: where the control groups are mounted.
     """
     allowed = _allowed()
     return max(1, min(allowed, *(math.ceil(quota) for quota in _quotas(membership, groups)), allowed))
@@ -74,13 +78,11 @@ def _allowed() -> int:
 def _quotas(membership: Path, groups: Path) -> Iterator[float]:
     """The number of cores that each control group of the process allows; nothing for a group without a quota."""
     for group, version in control_groups.of_process("cpu", membership, groups):
-        if version != 2:
-            continue
         try:
-            quota, period = (group / "cpu.max").read_text("utf-8").split()
+            quota, period = " ".join((group / name).read_text("utf-8") for name in _FILES[version]).split()
         except (OSError, ValueError):  # the root of the machine has no such file
             continue
-        if quota != "max":
+        if quota not in _UNLIMITED:
             yield int(quota) / int(period)
 
 

@@ -301,6 +301,19 @@ def test_threads_follow_the_quota_of_the_container_and_of_those_around_it(
     assert cores.available(tmp_path / "missing", tmp_path) == 4
 
 
+@pytest.mark.parametrize(("quota", "expected"), [("150000", 2), ("50000", 1), ("-1", 4)])
+def test_threads_follow_the_quota_of_version_1_of_the_control_groups_too(
+    quota: str, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a container its own group stands where the machine has the outermost one."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3})
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text(f"{quota}\n")
+    (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
+    (tmp_path / "cgroup").write_text("5:memory:/docker/abc\n4:cpu,cpuacct:/docker/abc\n0::/\n")
+    assert cores.available(tmp_path / "cgroup", tmp_path) == expected
+
+
 def _python(script: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", script],
