@@ -7,7 +7,6 @@ answer in time or makes no sense is ended and replaced, and its image alone fail
 from __future__ import annotations
 
 import importlib
-import os
 import queue
 import threading
 import time
@@ -19,7 +18,6 @@ from glimpse.models.prestem.recipe import Recipe
 from glimpse.server import domain
 from glimpse.server.decoding.prepare import Prepared
 from glimpse.server.decoding.process import DecoderProcess, LostError
-from glimpse.server.decoding.worker import Orders
 from glimpse.server.errors import InvalidImageError, Reason, defect, draining
 
 _log = structlog.get_logger(__name__)
@@ -53,8 +51,8 @@ class _Place:
         self.process: DecoderProcess | None = None
         self.not_before = 0.0  # on the clock of `time.monotonic`
 
-    def start(self, orders: Orders, seconds: float) -> DecoderProcess:
-        self.process = DecoderProcess(orders, seconds)
+    def start(self, limits: ImageLimits, memory_bytes: int, seconds: float) -> DecoderProcess:
+        self.process = DecoderProcess(limits, memory_bytes, seconds)
         return self.process
 
     def clear(self) -> None:
@@ -75,9 +73,7 @@ class Isolated:
             memory_bytes: that decoding one image may take.
             seconds: that decoding one image may take.
         """
-        self._seconds = seconds
-        self._lifeline, self._held = os.pipe()
-        self._orders = Orders(limits, memory_bytes, self._lifeline)
+        self._allowed = limits, memory_bytes, seconds
         self._places = [_Place() for _ in range(workers)]
         # Last in, first out: under little load the same process works on, with its caches warm.
         self._idle: queue.LifoQueue[_Place] = queue.LifoQueue()
@@ -106,7 +102,7 @@ class Isolated:
         if not possible():
             raise RuntimeError("Decoder processes are not supported on this system. Set GLIMPSE_DECODE_IN=threads.")
         try:
-            started = [place.start(self._orders, self._seconds) for place in self._places]
+            started = [place.start(*self._allowed) for place in self._places]
             for process in started:
                 process.await_hello()
         except (OSError, LostError) as error:
@@ -146,14 +142,12 @@ class Isolated:
             if self._closed:
                 return
             self._closed = True
-        os.close(self._held)
         for place in self._places:
             if (process := place.process) is not None:
                 process.kill()  # and so whoever waits for it brings the place back
         for place in [self._idle.get() for _ in self._places]:
             place.clear()
             self._idle.put(place)
-        os.close(self._lifeline)
 
     def _process(self, place: _Place) -> DecoderProcess:
         """The process of that place, ready for an image."""
@@ -164,7 +158,7 @@ class Isolated:
         if place.process is None and time.monotonic() < place.not_before:
             raise defect()
         try:
-            process = place.process or place.start(self._orders, self._seconds)
+            process = place.process or place.start(*self._allowed)
             process.await_hello()
         except (OSError, LostError) as error:
             if self._closed:
@@ -183,7 +177,7 @@ class Isolated:
         )
         place.clear()
         try:
-            place.start(self._orders, self._seconds)
+            place.start(*self._allowed)
         except OSError as error:
             self._give_up(place, error)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import socket
 import struct
@@ -12,6 +13,7 @@ import time
 from typing import IO, cast
 
 from glimpse.models.child_environment import child_environment
+from glimpse.models.decoding.limits import ImageLimits
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.server import domain
 from glimpse.server.child_output import ChildOutput
@@ -32,12 +34,13 @@ class LostError(Exception):
 class DecoderProcess:
     """One decoder process, for one thread at a time."""
 
-    def __init__(self, orders: Orders, seconds: float) -> None:
+    def __init__(self, limits: ImageLimits, memory_bytes: int, seconds: float) -> None:
         """Start it; returns at once.
 
         Args:
-            orders: what it is told.
-            seconds: that it may take for an image.
+            limits: what an image may cost.
+            memory_bytes: that decoding one may take.
+            seconds: that decoding one may take.
 
         Raises:
             OSError: the system has no room for another process.
@@ -45,15 +48,17 @@ class DecoderProcess:
         self._seconds = seconds
         self._greeted = False
         self._socket, theirs = socket.socketpair()
+        # Of its own: of several processes that share one, the kernel tells only the last that its other end is closed.
+        lifeline, self._held = os.pipe()
         try:
             # A new program, not a fork of this one, which has threads, open ports and memory full of strangers'
             # images. And no two have the same addresses, so that a crash teaches nobody where the next one's code is.
             self._process = subprocess.Popen(  # noqa: S603 - this very interpreter, with a module of ours
-                [sys.executable, "-P", "-m", _MODULE, orders.written()],
+                [sys.executable, "-P", "-m", _MODULE, Orders(limits, memory_bytes, lifeline).written()],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
-                pass_fds=(orders.lifeline,),
+                pass_fds=(lifeline,),
                 process_group=0,  # out of reach of a terminal's Ctrl+C from its first moment on
                 env={
                     **child_environment(),
@@ -62,9 +67,11 @@ class DecoderProcess:
             )
         except OSError:
             self._socket.close()
+            os.close(self._held)
             raise
         finally:
             theirs.close()
+            os.close(lifeline)
         self._output = ChildOutput(cast("IO[bytes]", self._process.stderr), "decoder")
 
     @property
@@ -136,6 +143,7 @@ class DecoderProcess:
         with contextlib.suppress(subprocess.TimeoutExpired):  # held up by the kernel: it dies when that lets it go
             self._process.wait(_DEATH_SECONDS)
         self._socket.close()
+        os.close(self._held)
 
     def _wait_at_most(self, seconds: float) -> None:
         """How long sending and receiving may block.

@@ -35,7 +35,7 @@ class Orders:
 
     limits: ImageLimits
     memory_bytes: int  # on top of what it holds when it is ready
-    lifeline: int  # a pipe that the server holds open as long as it wants this process to live
+    lifeline: int  # a pipe of this process alone, which the server holds open as long as it wants the process to live
 
     def written(self) -> str:
         """As JSON."""
