@@ -55,6 +55,11 @@ class _Place:
         self.process = DecoderProcess(limits, memory_bytes, seconds)
         return self.process
 
+    @property
+    def rests(self) -> bool:
+        """Whether no process could be started there a moment ago."""
+        return self.process is None and time.monotonic() < self.not_before
+
     def clear(self) -> None:
         if self.process is not None:
             self.process.close()
@@ -118,7 +123,7 @@ class Isolated:
             UnavailableError: expected; `close` has been called.
             InternalError: no decoder process can be started; the log says why.
         """
-        place = self._idle.get()
+        place = self._place()
         try:
             process = self._process(place)
             try:
@@ -149,13 +154,26 @@ class Isolated:
             place.clear()
             self._idle.put(place)
 
+    def _place(self) -> _Place:
+        """The place that was used last; not one without a process that rests, as long as there is another."""
+        place, resting = self._idle.get(), list[_Place]()
+        try:
+            while place.rests:
+                resting.append(place)
+                place = self._idle.get_nowait()
+        except queue.Empty:
+            place = resting.pop()
+        for each in resting:
+            self._idle.put(each)
+        return place
+
     def _process(self, place: _Place) -> DecoderProcess:
         """The process of that place, ready for an image."""
         if self._closed:
             raise draining()
         if place.process is not None and not place.process.alive:
             self._replace(place, f"{place.process.ending()} with nothing to do")
-        if place.process is None and time.monotonic() < place.not_before:
+        if place.rests:
             raise defect()
         try:
             process = place.process or place.start(*self._allowed)

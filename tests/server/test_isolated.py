@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from glimpse.server import domain
 from glimpse.server.decoding.decode import FORMATS
 from glimpse.server.decoding.isolated import Isolated
 from glimpse.server.decoding.prepare import Prepared, prepare
-from glimpse.server.errors import InvalidImageError, Reason, UnavailableError
+from glimpse.server.errors import InternalError, InvalidImageError, Reason, UnavailableError
 from tests.conftest import ROOT
 from tests.server.isolation import (
     LIMITS,
@@ -168,6 +169,24 @@ def test_a_process_that_dies_with_nothing_to_do_costs_nothing(make: Make) -> Non
     until(partial(gone, pid))
     assert pool(PNG, RECIPE).pixels.shape == (48, 64, 3)
     assert pool.restarts == 1
+
+
+def test_images_go_to_other_processes_where_one_cannot_be_replaced(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system has no room for it, and the one that ended was to have the next image."""
+
+    def no_room(*_: object) -> NoReturn:
+        raise BlockingIOError("no room for another process")
+
+    pool = make(2)
+    pid = pool.pids[-1]
+    os.kill(pid, signal.SIGKILL)
+    until(partial(gone, pid))
+    monkeypatch.setattr("glimpse.server.decoding.isolated.DecoderProcess", no_room)
+    monkeypatch.setattr("glimpse.server.decoding.isolated._RETRY_SECONDS", SECONDS)
+    with pytest.raises(InternalError):
+        pool(PNG, RECIPE)
+    for _ in range(3):
+        assert pool(PNG, RECIPE).pixels.shape == (48, 64, 3)
 
 
 def test_an_image_that_takes_too_long_is_given_up(make: Make) -> None:
