@@ -19,7 +19,7 @@ from glimpse.models.messages import short
 from glimpse.models.outputs import CLASS_MAPS, HIDDEN
 from glimpse.models.sources import ModelSource
 from glimpse.models.spec import NetworkSummary
-from glimpse.server import cores
+from glimpse.server import cores, gpus
 from glimpse.server.batching.batcher import Batcher
 from glimpse.server.batching.device import SharedDevice
 from glimpse.server.batching.model_queue import ModelQueue
@@ -31,9 +31,17 @@ from glimpse.server.domain import ClassChoice
 from glimpse.server.errors import InvalidRequestError
 from glimpse.server.loaded_model import LoadedModel
 from glimpse.server.progress import Progress, logged, untold
-from glimpse.server.runtime import converted_cache, golden_check, memory_budget, selection, simulated
+from glimpse.server.runtime import (
+    batch_rates,
+    converted_cache,
+    golden_check,
+    memory_budget,
+    selection,
+    simulated,
+)
 from glimpse.server.runtime.agreement import Agreement
 from glimpse.server.runtime.golden_check import GoldenCheck
+from glimpse.server.runtime.gpus import is_for_cpus
 from glimpse.server.runtime.importing import import_model
 from glimpse.server.runtime.int8_trial import Given
 from glimpse.server.runtime.serving import ServedModel, serve
@@ -44,7 +52,7 @@ from glimpse.server.startup import MemoryShortError, ModelLoadError, StartupErro
 
 T = TypeVar("T")
 
-_LARGEST = 32  # images: what most runtimes take for a batch when left to themselves
+_LARGEST = 32  # images: what most runtimes take for a batch on a CPU when left to themselves
 _log = structlog.get_logger(__name__)
 
 
@@ -342,14 +350,16 @@ def _check_classes(bundle: Bundle, options: LoadOptions) -> None:
 def _check_memory(bundle: Bundle, options: LoadOptions) -> None:
     """Refuse a model that cannot fit, before anything of it is loaded."""
     row = RUNTIMES[options.runtimes[0]]
-    # Whether there is a GPU is known once a framework is loaded.
-    on_gpu = () if row.gpu_probe is None else (Streams(GPU_STREAMS, gpu=True),)
-    buffers = max(streams.workers for streams in (Streams(cores.available()), *on_gpu))
+    rows = Streams(cores.available()).workers * (options.max_batch_size or _LARGEST)
+    # Whether it computes on a GPU is known once a framework is loaded, and how large its batches are, once measured.
+    if row.gpu_probe is not None:
+        measured = batch_rates.LARGEST if gpus.may_be_there() and not is_for_cpus(row) else _LARGEST
+        rows = max(rows, Streams(GPU_STREAMS, gpu=True).workers * (options.max_batch_size or measured))
     takes = memory_budget.expected(
         bundle,
         row,
         converted=row.reads_converted and converted_cache.is_cached(bundle),
-        rows=buffers * (options.max_batch_size or _LARGEST),
+        rows=rows,
         images=options.max_images_in_flight,
     )
     if takes is not None:

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 from importlib import metadata
+
+from glimpse.server.runtimes import RUNTIMES, RuntimeRow
+
+
+def is_for_cpus(row: RuntimeRow) -> bool:
+    """Whether a runtime is installed as a build for CPUs alone, as far as packages tell."""
+    if "tensorflow-cpu" not in row.distributions:
+        return False
+    try:
+        metadata.version("tensorflow-cpu")
+    except metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def tensorflow_sees_gpu() -> bool:
     """Whether TensorFlow does; its build for CPUs is not asked, which would take seconds."""
-    with contextlib.suppress(metadata.PackageNotFoundError):
-        metadata.version("tensorflow-cpu")
+    if is_for_cpus(RUNTIMES["tensorflow"]):
         return False
     import tensorflow as tf
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from importlib import metadata
 from importlib.util import find_spec
 from typing import NamedTuple
 
 from glimpse.server import cores, gpus
 from glimpse.server.runtime import memory_budget
+from glimpse.server.runtime.gpus import is_for_cpus
 from glimpse.server.runtime.memory_budget import MemoryBudget
 from glimpse.server.runtimes import RUNTIMES, RuntimeRow
 from glimpse.server.settings import Settings
@@ -98,14 +98,4 @@ def _workers(cpus: int, gpus: int) -> int:
 def _computes_on_gpu(settings: Settings) -> bool:
     """Whether the runtime may be one for GPUs: its package is installed, and not as a build for CPUs alone."""
     rows: Iterable[RuntimeRow] = RUNTIMES.values() if settings.runtime == "auto" else [RUNTIMES[settings.runtime]]
-    return any(row.gpu_probe and all(map(find_spec, row.packages)) and not _for_cpus(row) for row in rows)
-
-
-def _for_cpus(row: RuntimeRow) -> bool:
-    if "tensorflow-cpu" not in row.distributions:
-        return False
-    try:
-        metadata.version("tensorflow-cpu")
-    except metadata.PackageNotFoundError:
-        return False
-    return True
+    return any(row.gpu_probe and all(map(find_spec, row.packages)) and not is_for_cpus(row) for row in rows)

@@ -11,7 +11,7 @@ import pytest
 
 from glimpse.models import bundle as bundles
 from glimpse.models.sources import ModelSource
-from glimpse.server import cores
+from glimpse.server import cores, gpus, loading
 from glimpse.server.loading import LoadOptions, load_model
 from glimpse.server.metrics import Metrics
 from glimpse.server.runtime import memory_budget
@@ -164,15 +164,41 @@ def test_the_staging_of_every_device_that_may_compute_is_counted(
     monkeypatch: pytest.MonkeyPatch, runtime: RuntimeName, available: int, buffers: int
 ) -> None:
     """A GPU has two streams and needs four buffers, however few cores are beside it."""
+    monkeypatch.setattr(cores, "available", lambda: available)
+    assert staged(monkeypatch, runtime, max_batch_size=16) == 16 * buffers
+
+
+@pytest.mark.parametrize(
+    ("runtime", "beside", "rows"),
+    [
+        ("openvino", "a GPU", 2 * 32),
+        ("torch", "a GPU", 4 * 256),
+        ("torch", "no GPU", 4 * 32),
+        ("tensorflow", "a GPU, in its build for CPUs", 4 * 32),
+    ],
+)
+def test_the_largest_batch_that_a_gpu_may_be_found_worth_is_counted(
+    monkeypatch: pytest.MonkeyPatch, runtime: RuntimeName, beside: str, rows: int
+) -> None:
+    """How large the batches are is measured once the model is loaded."""
+    monkeypatch.setattr(cores, "available", lambda: 1)
+    monkeypatch.setattr(gpus, "may_be_there", lambda: beside != "no GPU")
+    monkeypatch.setattr(loading, "is_for_cpus", lambda _: beside.endswith("for CPUs"))
+    assert staged(monkeypatch, runtime, max_batch_size=0) == rows
+
+
+def staged(monkeypatch: pytest.MonkeyPatch, runtime: RuntimeName, *, max_batch_size: int) -> int:
+    """Rows of staging that are counted before a model is loaded."""
     counted = list[int]()
 
     def noted(*_: object, rows: int, **__: object) -> None:
         counted.append(rows)
         raise MemoryShortError("it is not to be loaded")
 
-    monkeypatch.setattr(cores, "available", lambda: available)
     monkeypatch.setattr(memory_budget, "expected", noted)
-    options = replace(LoadOptions.of(Settings(max_batch_size=16)), runtimes=(runtime,))  # type: ignore[call-arg]
+    chosen = Settings(max_batch_size=max_batch_size)  # type: ignore[call-arg]
+    options = replace(LoadOptions.of(chosen), runtimes=(runtime,))
     with pytest.raises(MemoryShortError):
         load_model(ModelSource(weights=str(bundles.EMBEDDED_DEFAULT)), options, Metrics().of)
-    assert counted == [16 * buffers]
+    (rows,) = counted
+    return rows
