@@ -111,7 +111,8 @@ class SharedDevice:
         """Let others have what those batches of a share hold that have been computed for longer: they hang.
 
         They may go on to use it, and those after them hang as well, if the device itself is what hangs. But where a
-        single model does, the others are computed beside it.
+        single model does, the others are computed beside it. It has no other turn before what hangs comes back: it
+        would only keep the device for a batch that waits for that.
         """
         with self._changed:
             for turn in list(share.turns):
@@ -119,14 +120,17 @@ class SharedDevice:
                     share.turns.remove(turn)
                     share.guessed.pop()  # not counted as more than that: else the model would wait for as long again
                     share.computing -= 1
+                    share.hung += 1
                     self._free += share.units + turn.more
             self._changed.notify_all()
 
     def end(self, turn: _SharedTurn, share: DeviceShare, begun: float, more: int) -> None:
         """A batch has been computed that began at `begun`, with so many units more than usual."""
         with self._changed:
-            if turn not in share.turns:
-                return  # given up before it came back after all
+            if turn not in share.turns:  # given up before it came back after all
+                share.hung -= 1
+                self._changed.notify_all()
+                return
             share.turns.remove(turn)
             seconds = (self._clock() - begun) * (share.units + more) / share.weight
             share.had += seconds - share.guessed.pop()
@@ -135,8 +139,9 @@ class SharedDevice:
             self._free += share.units + more
             self._changed.notify_all()
 
-    def _next(self) -> DeviceShare:
-        return min((each for each in self._shares if each.waiting), key=lambda each: (each.had, each.computing))
+    def _next(self) -> DeviceShare | None:
+        able = (each for each in self._shares if each.waiting and not each.hung)
+        return min(able, key=lambda each: (each.had, each.computing), default=None)
 
 
 class DeviceShare:
@@ -149,6 +154,7 @@ class DeviceShare:
         self.last = 0.0  # of them for the last batch
         self.guessed: list[float] = []  # of them for each batch that is being computed
         self.waiting = self.computing = 0  # batches
+        self.hung = 0  # batches that were given up and have not come back
         self.turns: list[_SharedTurn] = []  # of those that are being computed
         self._device = device
 

@@ -174,6 +174,30 @@ def test_a_batch_that_hangs_keeps_others_from_the_device_until_it_is_given_up() 
     assert not hung.active
 
 
+def test_a_model_that_hangs_has_no_other_turn_before_its_batch_comes_back() -> None:
+    """Its next batch would wait for the one that hangs, and keep the device from the others meanwhile."""
+    now = 0.0
+    device = SharedDevice(2, clock=lambda: now)
+    hung, other = device.share(batches=1), device.share(batches=1)
+    first, second, theirs = hung.turn(), hung.turn(), other.turn()
+    first.begin()
+    waits = threading.Thread(target=second.begin, daemon=True)
+    waits.start()
+    while not hung.waiting:
+        time.sleep(0.001)
+    now = 11.0
+    hung.give_up(10.0)
+    waits.join(0.05)
+    assert waits.is_alive()
+    theirs.begin()
+    theirs.end()
+    first.end()
+    waits.join(LONG)
+    assert not waits.is_alive()
+    second.end()
+    assert (device._free, hung.active) == (2, False)
+
+
 def test_a_model_that_has_hung_is_not_made_to_wait_for_that_time() -> None:
     now = 0.0
     device = SharedDevice(2, clock=lambda: now)
