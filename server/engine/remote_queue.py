@@ -68,7 +68,7 @@ class _Flight:
     def answered(self, record: Answered) -> None:
         """The outputs are in the slot, which is free again."""
         memory, slot, future = self.memory, self.slot, self.future
-        del self.memory  # whoever keeps the future must not keep an arena
+        self.forget()
         if not future.set_running_or_notify_cancel():
             memory.free.append(slot)
             return
@@ -80,10 +80,18 @@ class _Flight:
 
     def refused(self, record: Refused) -> None:
         """There are no outputs, and the slot is free again."""
+        future = self.future
         self.memory.free.append(self.slot)
-        del self.memory
+        self.forget()
         if record.error is not None:
-            finish(self.future, error=record.error)
+            finish(future, error=record.error)
+
+    def forget(self) -> None:
+        """Let go of what it is not to keep once it has ended: the future keeps it for as long as itself.
+
+        Whoever keeps the future must not keep an arena; and a circle would keep the answer until garbage is looked for.
+        """
+        del self.memory, self.future
 
 
 class RemoteQueue:
@@ -343,9 +351,10 @@ class RemoteQueue:
         self._link.close(connected)
         for flight in lost:
             # The engine may still read from the slot, but it writes nothing for a connection that has ended.
+            future = flight.future
             flight.memory.free.append(flight.slot)
-            del flight.memory
-            finish(flight.future, error=draining() if self._closed else _replaced())
+            flight.forget()
+            finish(future, error=draining() if self._closed else _replaced())
         if self._closed and self._memory is not None:
             self._memory.arena.close()
             self._memory = None  # now, and not when the queue is found to be garbage

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 import time
+import weakref
 from collections.abc import Sequence
 from concurrent.futures import CancelledError, Future
 
@@ -33,6 +35,33 @@ def test_images_of_the_loop_and_of_threads_get_their_own_answers() -> None:
         assert queue.outstanding == 0
 
     run(scene)
+
+
+def test_an_answer_is_free_as_soon_as_nobody_has_it() -> None:
+    """Without a look for garbage: the maps of an explanation may be megabytes."""
+
+    async def scene(bench: Bench) -> None:
+        queue = bench.worker()
+        bench.let(10)
+        answered = queue.submit(bench.image(1))
+        assert await value(answered) == 1
+        bench.network.error = RuntimeError("inside")
+        refused = queue.submit(bench.image(2))
+        with pytest.raises(InternalError):
+            await asyncio.wrap_future(refused)
+        cancelled = queue.submit(bench.image(3))
+        cancelled.cancel()
+        await until(lambda: queue.outstanding == 0)
+        kept = [weakref.ref(each) for each in (answered, refused, cancelled)]
+        del answered, refused, cancelled
+        await asyncio.sleep(0)  # the loop lets go of what it has called last
+        assert [each() for each in kept] == [None] * 3
+
+    gc.disable()
+    try:
+        run(scene)
+    finally:
+        gc.enable()
 
 
 def test_slots_are_used_again_many_times() -> None:
