@@ -43,7 +43,7 @@ class DecoderProcess:
             seconds: that decoding one may take.
 
         Raises:
-            OSError: the system has no room for another process.
+            OSError: the system has no room for another process, or for a thread that reads what it says.
         """
         self._seconds = seconds
         self._greeted = False
@@ -72,7 +72,13 @@ class DecoderProcess:
         finally:
             theirs.close()
             os.close(lifeline)
-        self._output = ChildOutput(cast("IO[bytes]", self._process.stderr), "decoder")
+        said = cast("IO[bytes]", self._process.stderr)
+        try:
+            self._output = ChildOutput(said, "decoder")
+        except RuntimeError as error:
+            said.close()
+            self.close()
+            raise OSError(str(error)) from error
 
     @property
     def pid(self) -> int:

@@ -58,7 +58,7 @@ class Child:
             environment: variables besides those of this process.
 
         Raises:
-            OSError: the system has no room for another process.
+            OSError: the system has no room for another process, or for a thread that waits for its end.
         """
         self.kind, self.number = kind, number
         self.begun = time.monotonic()
@@ -94,8 +94,14 @@ class Child:
                 self._channel.close()
                 raise
         self.name = f"{kind} {number}, pid {self._process.pid}"
+        try:
+            threading.Thread(target=self._wait, args=(loop,), name=self.name, daemon=True).start()
+        except RuntimeError as error:  # else it would go on, and nobody would know of it
+            self.kill()
+            self._process.wait()
+            self._channel.close()
+            raise OSError(str(error)) from error
         self._reading = asyncio.create_task(self._read(), name=f"what {self.name} says")
-        threading.Thread(target=self._wait, args=(loop,), name=self.name, daemon=True).start()
 
     @property
     def pid(self) -> int:

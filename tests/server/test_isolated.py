@@ -44,6 +44,7 @@ from tests.server.isolation import (
     unread,
     until,
 )
+from tests.server.threadless import without_threads
 
 
 @pytest.fixture
@@ -187,6 +188,13 @@ def test_images_go_to_other_processes_where_one_cannot_be_replaced(make: Make, m
         pool(PNG, RECIPE)
     for _ in range(3):
         assert pool(PNG, RECIPE).pixels.shape == (48, 64, 3)
+
+
+def test_a_process_without_a_thread_to_read_what_it_says_does_not_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = Isolated(LIMITS, workers=1, memory_bytes=256 * MIB, seconds=SECONDS)
+    with without_threads(monkeypatch) as begun, pytest.raises(RuntimeError, match=r"Cannot start a decoder .* thread"):
+        pool.start()
+    assert [each.poll() for each in begun] == [-signal.SIGKILL]
 
 
 def test_an_image_that_takes_too_long_is_given_up(make: Make) -> None:

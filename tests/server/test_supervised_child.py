@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from glimpse.server.control_channel import Message
 from glimpse.server.supervisor.child import Child, metrics_in
+from tests.server.threadless import without_threads
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
 
@@ -19,6 +21,17 @@ def open_messages() -> int:
     """Files in memory, sent by other processes, that this one has open."""
     names = [os.readlink(each) for each in Path("/proc/self/fd").iterdir() if each.is_symlink()]  # noqa: PTH115
     return sum("memfd:glimpse" in name for name in names)
+
+
+def test_a_process_without_a_thread_to_wait_for_it_does_not_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another one will be begun, and nobody would know of this one."""
+
+    async def scenario() -> None:
+        with without_threads(monkeypatch) as begun, pytest.raises(OSError, match="can't start new thread"):
+            Child("engine", 1, stderr=None, heard=lambda *_: None)
+        assert [each.poll() for each in begun] == [-signal.SIGKILL]
+
+    asyncio.run(scenario())
 
 
 @pytest.mark.parametrize("at", ["before the answer", "as the answer comes"])
