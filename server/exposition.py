@@ -15,7 +15,7 @@ import structlog
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
 from glimpse.server.addresses import counted_address
-from glimpse.server.startup import PortTakenError
+from glimpse.server.port_reservation import in_use, port_taken
 
 _log = structlog.get_logger(__name__)
 
@@ -115,7 +115,6 @@ def exposed(host: str, port: int, registry: CollectorRegistry) -> Exposition:
     try:
         return Exposition(host, port, registry)
     except OSError as error:
-        advice = "Stop the program that uses it, perhaps another server, or choose another GLIMPSE_METRICS_PORT."
-        if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
-            advice = "Set GLIMPSE_HOST to an address of this machine."
-        raise PortTakenError(f"Cannot listen on {host}:{port}: {error.strerror}. {advice}") from error
+        if error.errno == errno.EADDRINUSE:
+            raise in_use(host, port, "GLIMPSE_METRICS_PORT") from error
+        raise port_taken(host, port, str(error.strerror or error), "GLIMPSE_METRICS_PORT") from error

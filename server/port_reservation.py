@@ -6,6 +6,7 @@ import contextlib
 import errno
 import ipaddress
 import socket
+from collections.abc import Mapping, Sequence
 
 from glimpse.server.startup import PortTakenError
 
@@ -19,11 +20,46 @@ def address(host: str, port: int) -> str:
 
 
 def port_taken(host: str, port: int, what: str, setting: str) -> PortTakenError:
-    """The error of a start that cannot listen there."""
+    """The error of a start that cannot listen there, for whatever reason."""
     return PortTakenError(
-        f"Cannot listen on {address(host, port)}: {what}. Stop the program that uses it, perhaps another server, "
-        f"choose another {setting}, or set GLIMPSE_HOST to an address of this machine."
+        f"Cannot listen on {address(host, port)}: {what}. Set GLIMPSE_HOST to an address of this machine, and "
+        f"{setting} to a port that this user may open and no other program has."
     )
+
+
+def check_free(host: str, ports: Mapping[str, int]) -> None:
+    """Refuse to start where other programs have some of these ports, and name all of them at once.
+
+    Args:
+        host: address to bind.
+        ports: by the setting that each comes from; 0 takes a free one.
+
+    Raises:
+        PortTakenError: expected; the message says what to do.
+    """
+    taken = {setting: port for setting, port in ports.items() if port and is_taken(host, port)}
+    if len(taken) == 1:
+        ((setting, port),) = taken.items()
+        raise in_use(host, port, setting)
+    if taken:
+        places = _listed([f"{address(host, port)} ({setting})" for setting, port in taken.items()])
+        raise PortTakenError(
+            f"Cannot listen on {places}: The addresses are in use. Stop the program that uses them, perhaps another "
+            f"server, or choose other ports with {_listed(list(taken))}; 0 takes any that is free."
+        )
+
+
+def in_use(host: str, port: int, setting: str) -> PortTakenError:
+    """The error of a start whose port another program has."""
+    return PortTakenError(
+        f"Cannot listen on {address(host, port)}: The address is in use. Stop the program that uses it, perhaps "
+        f"another server, or choose another port with {setting}; 0 takes any that is free."
+    )
+
+
+def _listed(words: Sequence[str]) -> str:
+    *first, last = words
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def is_taken(host: str, port: int) -> bool:

@@ -30,7 +30,7 @@ from glimpse.server.exposition import exposed
 from glimpse.server.health import HEALTH, Health
 from glimpse.server.open_inference import servicer as open_inference
 from glimpse.server.open_inference.servicer import OpenInference
-from glimpse.server.port_reservation import address, is_taken, port_taken
+from glimpse.server.port_reservation import address, check_free, in_use, is_taken, port_taken
 from glimpse.server.repository_servicer import REPOSITORY_SERVICE, ModelRepositoryServicer
 from glimpse.server.servicer import SERVICE, ImageClassifier
 from glimpse.server.settings import Settings
@@ -132,6 +132,8 @@ class Ports:
         """
         settings = self._settings
         shared = self._shared
+        if shared is None:  # else the supervisor has looked
+            check_free(settings.host, settings.ports)
         metrics = self._open_metrics() if settings.serve_metrics and shared is None else None
         main = await self._listen_together()
         if settings.unix_socket is not None:
@@ -212,7 +214,7 @@ class Ports:
         async with port_lock.held(port):
             if is_taken(self._settings.host, port):
                 # What shares a port with its own kind would share it with another process, too, without a word.
-                raise port_taken(self._settings.host, port, "The address is in use", "GLIMPSE_PORT")
+                raise in_use(self._settings.host, port, "GLIMPSE_PORT")
             return self._listen_on(port)
 
     def _listen_on(self, port: int) -> int:

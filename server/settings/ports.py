@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings
 
 from glimpse.server.settings.kinds import Port
@@ -54,3 +55,23 @@ class PortSettings(BaseSettings):
         default=True, description="Answer gRPC server reflection, which tools such as grpcurl use."
     )
     serve_metrics: bool = Field(default=True, description="Answer /metrics on the metrics port.")
+
+    @property
+    def ports(self) -> dict[str, int]:
+        """The TCP ports to listen on, by the variable that sets each; 0 stands for any that is free."""
+        found = {
+            "GLIMPSE_PORT": self.port,
+            "GLIMPSE_HTTP_PORT": self.http_port,
+            "GLIMPSE_METRICS_PORT": self.metrics_port if self.serve_metrics else None,
+            "GLIMPSE_HEALTH_PORT": self.health_port,
+        }
+        return {name: port for name, port in found.items() if port is not None}
+
+    @model_validator(mode="after")
+    def _differ(self) -> Self:
+        named: dict[int, str] = {}
+        for name, port in self.ports.items():
+            setting = name.removeprefix("GLIMPSE_").lower()
+            if port and (other := named.setdefault(port, setting)) != setting:
+                raise ValueError(f"{other} and {setting} must be different ports. Received: {port} for both")
+        return self

@@ -86,6 +86,7 @@ class Supervisor:
     async def _open(self, opened: ExitStack) -> None:
         """Take the ports for this server alone."""
         settings = self._settings
+        port_reservation.check_free(settings.host, settings.ports)
         if settings.serve_metrics:
             exposition = exposed(settings.host, settings.metrics_port, self._metrics.registry)
             opened.callback(exposition.close)
@@ -284,7 +285,7 @@ async def _reserved(host: str, port: int, setting: str, opened: ExitStack) -> in
     """
     async with port_lock.held(port) if port else contextlib.nullcontext():
         if port and port_reservation.is_taken(host, port):
-            raise port_reservation.port_taken(host, port, "The address is in use", setting)
+            raise port_reservation.in_use(host, port, setting)
         held, number = port_reservation.reserve(host, port, setting)
         for each in held:
             opened.enter_context(each)

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 
 import grpc
 import pytest
@@ -160,3 +160,29 @@ def test_of_a_name_the_addresses_are_held_that_the_machine_has(monkeypatch: pyte
         assert [opened.enter_context(each).getsockname() for each in held] == [("127.0.0.1", port)]
     with pytest.raises(PortTakenError, match="Cannot listen on none:0"):
         port_reservation.reserve("none", 0, "GLIMPSE_PORT")
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_all_ports_that_others_have_are_named_at_once(number: int) -> None:
+    """With the setting of each, before anything listens."""
+    settings = ("port", "http_port", "metrics_port")[:number]
+    loop = Loop()
+    with ExitStack() as opened:
+        ports = {name: opened.enter_context(listening()) for name in settings}
+        try:
+            with pytest.raises(PortTakenError) as refused:
+                Inside(loop, **ports)
+        finally:
+            loop.close()
+    told = str(refused.value)
+    assert all(f"127.0.0.1:{port}" in told and f"GLIMPSE_{name.upper()}" in told for name, port in ports.items())
+    assert "in use" in told
+
+
+@contextmanager
+def listening() -> Iterator[int]:
+    """A port that somebody has."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        yield int(taken.getsockname()[1])

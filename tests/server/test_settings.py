@@ -39,6 +39,15 @@ def test_flags_beat_the_environment_which_beats_the_file(monkeypatch: pytest.Mon
     assert (chosen.port, chosen.metrics_port, chosen.max_batch_size) == (3, 2, 1)
 
 
+@pytest.mark.parametrize("other", ["metrics_port", "http_port", "health_port"])
+def test_one_port_for_two_purposes_is_refused(other: str) -> None:
+    flag = f"--{other.replace('_', '-')}"
+    with pytest.raises(ValidationError, match=f"port and {other} must be different ports. Received: 7000 for both"):
+        settings.load(["--port=7000", f"{flag}=7000"])
+    settings.load(["--port=0", f"{flag}=0"])  # two free ones
+    settings.load(["--port=9464", "--no-serve-metrics"])
+
+
 def test_the_file_may_be_named_by_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     file = tmp_path / "glimpse.toml"
     file.write_text('weights = "somewhere"\n')
