@@ -48,6 +48,13 @@ class _Server(socketserver.ThreadingMixIn, WSGIServer):
         self._open: dict[Any, tuple[float, str]] = {}
         super().__init__((host, port), _Handler)
 
+    def server_bind(self) -> None:
+        """Bind without a question to the resolver for the machine's name, which may take seconds to be answered."""
+        socketserver.TCPServer.server_bind(self)
+        host, self.server_port = self.server_address[:2]
+        self.server_name = str(host)
+        self.setup_environ()
+
     def verify_request(self, request: Any, client_address: Any) -> bool:
         address = counted_address(client_address[0])
         with self._lock:

@@ -39,6 +39,12 @@ def connected(exposed: Exposition) -> socket.socket:
     return socket.create_connection(("127.0.0.1", exposed.port), timeout=LONG)
 
 
+def test_the_start_asks_no_resolver_for_the_name_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where none answers, that would take many seconds, in which nothing listens."""
+    monkeypatch.setattr(socket, "getfqdn", lambda *_: pytest.fail("the resolver was asked"))
+    Exposition("127.0.0.1", 0, CollectorRegistry()).close()
+
+
 def test_a_scrape_is_answered(exposed: Exposition) -> None:
     assert "answer 42.0" in scraped(exposed)
 
