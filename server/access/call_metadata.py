@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable
 
+from glimpse.server import connections
 from glimpse.server.access import forwarded, tokens
-from glimpse.server.access.call_context import LANE_KEY, CallContext, host
+from glimpse.server.access.call_context import LANE_KEY, CallContext
 from glimpse.server.access.forwarded import Proxies
 
 REQUEST_ID_KEY = "x-request-id"
@@ -42,7 +43,9 @@ def read_metadata(
     call = CallContext(request_id or _fresh_id(), method, peer, client)
     call.key = routing or request_id
     if passed and proxies is not None:
-        call.address = proxies.caller(host(peer), ",".join(passed))
+        # By its own address: what limits count of one of IPv6 is its network.
+        end = connections.endpoint(peer)
+        call.address = "" if end is None else proxies.caller(end.address, ",".join(passed))
     return call, authorization
 
 

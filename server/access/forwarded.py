@@ -29,9 +29,10 @@ class Proxies:
     def __init__(self, trusted: Sequence[Network]) -> None:
         """Trust whoever connects from one of these networks."""
         self._trusted = tuple(trusted)
-        self.caller = functools.lru_cache(_REMEMBERED)(self._caller)
+        self._is_proxy = functools.lru_cache(_REMEMBERED)(self._is_trusted)
+        self._farthest = functools.lru_cache(_REMEMBERED)(self._caller)
 
-    def _caller(self, connected: str, forwarded: str) -> str:
+    def caller(self, connected: str, forwarded: str) -> str:
         """Where a call comes from.
 
         Args:
@@ -42,9 +43,14 @@ class Proxies:
             The caller's address; "" where that is the one that the connection comes from: it is no trusted proxy's, or
             what the proxy has written is no address.
         """
+        # Of others nothing is remembered: a stranger's header may have the length of all that a call may have.
+        return self._farthest(forwarded) if self._is_proxy(connected) else ""
+
+    def _is_trusted(self, connected: str) -> bool:
         proxy = parse(connected)
-        if proxy is None or not self._trusts(proxy):
-            return ""
+        return proxy is not None and self._trusts(proxy)
+
+    def _caller(self, forwarded: str) -> str:
         farthest = ""
         for entry in reversed(forwarded.rsplit(",", _PROXIES)[-_PROXIES:]):
             address = parse(entry)

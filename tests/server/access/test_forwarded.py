@@ -70,6 +70,26 @@ def test_a_header_that_names_a_thousand_proxies_is_read_to_a_bound() -> None:
     assert PROXIES.caller("10.0.0.1", ",".join(f"10.0.{n // 250}.{n % 250}" for n in range(1000))) == "10.0.3.218"
 
 
+@pytest.mark.parametrize("trusted", ["2001:db8:1::/48", "2001:db8:1::7/128"])
+def test_a_proxy_may_have_an_address_of_ipv6(trusted: str) -> None:
+    """It is trusted by its own address, though limits count its 64-bit network."""
+    header, proxies = [("x-forwarded-for", "192.0.2.7")], Proxies([ipaddress.ip_network(trusted)])
+    call, _ = read_metadata(header, "method", "ipv6:%5B2001:db8:1::7%5D:4000", proxies)
+    assert (call.address, call.host) == ("192.0.2.7", "192.0.2.7")
+    other, _ = read_metadata(header, "method", "ipv6:%5B2001:db8:2::7%5D:4000", proxies)
+    assert (other.address, other.host) == ("", "2001:db8:2::/64")
+    local, _ = read_metadata(header, "method", "unix:", proxies)
+    assert local.address == ""
+
+
+def test_nothing_is_remembered_of_what_strangers_send() -> None:
+    """Each may send a header of many kilobytes, and each another one."""
+    proxies = Proxies([ipaddress.ip_network("10.0.0.0/8")])
+    for number in range(100):
+        assert not proxies.caller("192.0.2.1", f"198.51.100.{number}," * 100)
+    assert proxies._farthest.cache_info().currsize == 0
+
+
 def test_without_trusted_proxies_the_header_says_nothing() -> None:
     call, _ = read_metadata([("x-forwarded-for", "192.0.2.7")], "method", "ipv4:10.0.0.1:4000", None)
     assert (call.address, call.host) == ("", "10.0.0.1")
