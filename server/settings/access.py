@@ -2,13 +2,36 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import BeforeValidator, Field, IPvAnyNetwork, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, IPvAnyNetwork, model_validator
 from pydantic_settings import BaseSettings, NoDecode
 
 from glimpse.server.settings.kinds import MIB, Positive, PositiveSeconds, Seconds, split
+
+# As a browser writes it (RFC 6454, section 6.1): any other spelling would never match, without a word.
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:\[[0-9a-f:.]+\]|[^/\s?#@:\[\]A-Z*]+)(?::\d{1,5})?")
+_USUAL_PORTS = (("http://", ":80"), ("https://", ":443"))
+
+
+def _origin(value: str) -> str:
+    """An origin of pages.
+
+    Raises:
+        ValueError: it is none.
+    """
+    usual = any(value.startswith(scheme) and value.endswith(port) for scheme, port in _USUAL_PORTS)
+    if value == "*" or (_ORIGIN.fullmatch(value) and not usual):
+        return value
+    raise ValueError(
+        "must be * or a scheme and a host in small letters, with a port where it is not the usual one, and nothing "
+        f"behind it, such as https://example.org or http://localhost:3000. Received: {value!r}"
+    )
+
+
+Origin = Annotated[str, AfterValidator(_origin)]
 
 
 class AccessSettings(BaseSettings):
@@ -16,8 +39,8 @@ class AccessSettings(BaseSettings):
 
     tls_certificate: Path | None = Field(
         None,
-        description="PEM file with the server's certificate chain. With it, the gRPC port accepts TLS alone. "
-        "It needs --tls-key.",
+        description="PEM file with the server's certificate chain. With it, the gRPC port and the HTTP port accept TLS "
+        "alone; the metrics port and the health port remain without. It needs --tls-key.",
     )
     tls_key: Path | None = Field(None, description="PEM file with the private key of --tls-certificate.")
     tls_client_ca: Path | None = Field(
@@ -62,7 +85,7 @@ class AccessSettings(BaseSettings):
         description="File to which one line is appended for each call, without its images. Without it, there "
         "is no audit log.",
     )
-    http_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(split)] = Field(
+    http_origins: Annotated[tuple[Origin, ...], NoDecode, BeforeValidator(split)] = Field(
         (),
         description="Origins of web pages that may call the HTTP port from a browser, with commas between, such as "
         "https://example.org; * means any. Empty means only the server's own page.",
@@ -94,13 +117,17 @@ class AccessSettings(BaseSettings):
         1000,
         description="Maximum number of calls on one connection at the same time. Further calls wait in the client.",
     )
-    max_metadata_bytes: Positive = Field(16 * 1024, description="Maximum size of the headers of one call, in bytes.")
+    max_metadata_bytes: Positive = Field(
+        16 * 1024, description="Maximum size of the headers of one call or HTTP request, in bytes."
+    )
     max_uploads: Positive = Field(
         64,
         description="Maximum number of messages that are received at the same time. Further messages wait "
         "for their turn, except the first few of a caller. Several workers have equal parts, each at least 8.",
     )
-    max_message_bytes: Positive = Field(16 * MIB, description="Maximum size of one gRPC message, in bytes.")
+    max_message_bytes: Positive = Field(
+        16 * MIB, description="Maximum size of one gRPC message, or of the body of one HTTP request, in bytes."
+    )
     max_receiving_bytes: Positive = Field(
         256 * MIB,
         description="Maximum of the bytes of all messages that are being received. Above that, callers wait "

@@ -48,6 +48,35 @@ def test_one_port_for_two_purposes_is_refused(other: str) -> None:
     settings.load(["--port=9464", "--no-serve-metrics"])
 
 
+@pytest.mark.parametrize(
+    "origin",
+    ["*", "https://example.org", "http://localhost:3000", "https://[2001:db8::1]:8443", "chrome-extension://abc"],
+)
+def test_an_origin_of_pages_is_taken_as_browsers_write_it(origin: str) -> None:
+    assert settings.load(["--http-origins", f"https://a.example,{origin}"]).http_origins == (
+        "https://a.example",
+        origin,
+    )
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        *(
+            "example.org",
+            "https://example.org/",
+            "https://example.org/app",
+            "https://Example.org",
+            "HTTPS://example.org",
+        ),
+        *("https://example.org:443", "http://example.org:80", "https://*.example.org", "https://", "null"),
+    ],
+)
+def test_an_origin_that_would_never_match_is_refused(origin: str) -> None:
+    with pytest.raises(ValidationError, match="must be \\* or a scheme and a host"):
+        settings.load(["--http-origins", origin])
+
+
 def test_the_file_may_be_named_by_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     file = tmp_path / "glimpse.toml"
     file.write_text('weights = "somewhere"\n')
