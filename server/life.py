@@ -143,10 +143,12 @@ class Life:
         self.service.alive, self.service.ready = alive or not self.loaded, ready
         serves = alive and not self.draining
         models = {
-            f"{SERVICE}/{name}": serves and of_model and not self.watchdog.hangs(self.registry.usual(name))
+            name: serves and of_model and not self.watchdog.hangs(self.registry.usual(name))
             for name, of_model in self.models.ready_by_name().items()
         }
-        await self.health.tell(alive=alive, ready=ready, models=models)
+        self.service.serves, self.service.models_ready = serves, models
+        told = {f"{SERVICE}/{name}": of_model for name, of_model in models.items()}
+        await self.health.tell(alive=alive, ready=ready, models=told)
 
     async def _drain(self, announce: float, say: Callable[..., object]) -> None:
         """NOT_SERVING -> keep serving for `announce` seconds -> take no new calls -> finish those that are there.

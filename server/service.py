@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 
 from glimpse.models.decoding.cost import Cost
@@ -70,6 +71,8 @@ class Service:
         self.readers: set[asyncio.Task[None]] = set()  # of the open streams, which a drain ends
         self.draining = False
         self.alive, self.ready = True, False  # whether another process could help, and whether it takes requests
+        self.serves = False  # whether it takes requests, whichever of its models answer
+        self.models_ready: Mapping[str, bool] = {}  # of a repository, whether each model by its name takes requests
         self.statistics = ModelStatistics()
         self._pipeline = pipeline
         self._registry = registry
@@ -96,6 +99,13 @@ class Service:
     def name(self, name: str) -> str:
         """The model's own name, where it is asked for by another one or by none."""
         return self._registry.name(name)
+
+    def answers(self, model: LoadedModel) -> bool:
+        """Whether requests for a loaded model are answered, as health checks tell it of each model of a repository."""
+        name = model.identity.name
+        if name not in self.models_ready:
+            return self.ready
+        return self.models_ready[name] if self._registry.usual(name) is model else self.serves
 
     def models(self) -> tuple[ModelStatus, ...]:
         """Every version of every model with its state, by name; of each name the oldest first."""

@@ -7,7 +7,7 @@ from typing import Final
 
 from glimpse.models.outputs import PROBABILITIES
 from glimpse.server.domain import ModelSelector
-from glimpse.server.errors import ModelNotFoundError, UnavailableError
+from glimpse.server.errors import FailedPreconditionError, ModelNotFoundError, UnavailableError
 from glimpse.server.loaded_model import LoadedModel
 from glimpse.server.open_inference.messages import TensorMetadata
 from glimpse.server.service import Service
@@ -61,7 +61,7 @@ def find(service: Service, name: str, version: str, *, field: str = "name") -> F
         field: of the message, which has the name.
 
     Raises:
-        ModelNotFoundError, UnavailableError: expected; there is no such model, or none yet.
+        ModelNotFoundError, UnavailableError, FailedPreconditionError: expected; see `ModelRegistry.resolve`.
     """
     own = name.removesuffix(SUFFIX)
     try:
@@ -74,19 +74,25 @@ def find(service: Service, name: str, version: str, *, field: str = "name") -> F
     return Face(name if own else model.identity.name + SUFFIX * pixels, model, pixels)
 
 
+def loaded(service: Service) -> list[Face]:
+    """All models that are loaded, under the names by which they take photos."""
+    models = [each.model for each in service.models() if each.model is not None]
+    return [Face(model.identity.name, model, pixels=False) for model in models]
+
+
 def is_ready(service: Service, name: str, version: str) -> bool:
-    """Whether a model takes requests.
+    """Whether a model takes requests: this one alone, whatever becomes of the others.
 
     Raises:
         ModelNotFoundError: expected; there is no such model, loaded or not.
     """
     try:
-        find(service, name, version)
-    except UnavailableError:
+        face = find(service, name, version)
+    except (UnavailableError, FailedPreconditionError):  # the latter: an alias names a version that is not loaded
         return False
     except ModelNotFoundError:
         own = service.name(name.removesuffix(SUFFIX))
         if any(each.name == own and version in {"", each.version, *each.aliases} for each in service.models()):
             return False
         raise
-    return service.ready
+    return service.answers(face.model)

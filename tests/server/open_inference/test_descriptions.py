@@ -16,14 +16,17 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 from grpc_reflection.v1alpha import reflection_pb2
 
 from glimpse import __version__
-from glimpse.server.open_inference import descriptions
+from glimpse.server.errors import ModelNotFoundError
+from glimpse.server.open_inference import descriptions, faces
 from glimpse.server.open_inference import open_inference_pb2 as pb
 from glimpse.server.open_inference.servicer import SERVICE
 from glimpse.server.registry import ModelState, ModelStatus
+from glimpse.server.service import Service
 from tests.conftest import ROOT, RunningServer
 from tests.server.conftest import TIMEOUT, metrics_of, rich_status
 from tests.server.open_inference.caller import MODEL, PIXELS, OpenInferenceCaller, photos
-from tests.server.repositories import add, repository_of, serving_from, wait_for
+from tests.server.repositories import add, damage, repository_of, serving_from, wait_for
+from tests.server.repository_scene import run, scene
 from tests.variations import with_two_workers_too
 
 
@@ -125,6 +128,25 @@ def test_who_may_manage_models_unloads_and_loads_one(
         caller.call("RepositoryModelLoad", pb.RepositoryModelLoadRequest(repository_name="cifar"))
         assert caller.call("ModelReady", pb.ModelReadyRequest(name="cifar")).ready
         assert caller.infer(photos(file(1), model_name="cifar")).model_version == "1"
+
+
+def test_a_model_whose_stable_version_cannot_be_loaded_is_not_ready(tmp_path: Path) -> None:
+    """That is no error of who asks whether it is; another version of it is, where the server takes requests."""
+    damage(add(tmp_path, 1))
+    add(tmp_path, 2)
+    (tmp_path / "cifar" / "aliases.toml").write_text("stable = 1\n")
+
+    async def do() -> None:
+        async with scene(tmp_path) as made:
+            service: Any = Service.__new__(Service)
+            service._registry, service.ready = made.registry, False
+            service.serves, service.models_ready = True, made.repository.names()
+            asked = {version: faces.is_ready(service, "cifar", version) for version in ("", "stable", "1", "2")}
+            assert asked == {"": False, "stable": False, "1": False, "2": True}
+            with pytest.raises(ModelNotFoundError):
+                faces.is_ready(service, "cifra", "")
+
+    run(do)
 
 
 @with_two_workers_too
