@@ -62,10 +62,12 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # the libra
     async def Check(self, request: health_pb2.HealthCheckRequest, context: Any) -> Any:  # noqa: N802 - the contract's name
         """The status of one service; NOT_FOUND where it does not exist."""
         if request.service not in self._status:
-            known = ", ".join(sorted(filter(None, self._status)))
+            # Not the models: anybody may ask here, also who may not classify.
+            known = ", ".join(sorted(filter(None, self._status.keys() - self._models)))
             await context.abort(
                 grpc.StatusCode.NOT_FOUND,
-                f"There is no service {shown(request.service)}. Use {known}, or the empty name.",
+                f"There is no service {shown(request.service)}. Use {known}, or the empty name. A model of a "
+                "repository has the name of the service with its own behind it: glimpse.v1.ImageClassifier/NAME.",
             )
         return health_pb2.HealthCheckResponse(status=self._status[request.service])
 

@@ -16,10 +16,12 @@ import pytest
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
+from glimpse.server.open_inference import open_inference_pb2 as oip
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1.classifier_pb2_grpc import ImageClassifierStub, ModelRepositoryStub
 from tests.conftest import ROOT, RunningServer
 from tests.server.conftest import TIMEOUT, metrics_of, rich_status
+from tests.server.open_inference.caller import OpenInferenceCaller
 from tests.server.repositories import (
     Callers,
     add,
@@ -196,6 +198,16 @@ def test_each_model_has_a_name_of_its_own_in_health(
         models.Unload(pb.ModelRepositoryUnloadRequest(name="well"), timeout=TIMEOUT)
         assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
         assert status(SERVICE) == health_pb2.HealthCheckResponse.NOT_SERVING  # it is required
+        # What the Open Inference Protocol says of the others is what health checks say of them.
+        by_oip = OpenInferenceCaller(channel)
+        assert status(f"{SERVICE}/base") == health_pb2.HealthCheckResponse.SERVING
+        assert by_oip.call("ModelReady", oip.ModelReadyRequest(name="base")).ready
+        assert by_oip.call("ModelReady", oip.ModelReadyRequest(name="base", version="1")).ready
+        assert not by_oip.call("ModelReady", oip.ModelReadyRequest(name="well")).ready
+        assert not by_oip.call("ServerReady", oip.ServerReadyRequest()).ready
+        with pytest.raises(grpc.RpcError) as unknown:  # anybody may ask, also who may not classify
+            status("nobody")
+        assert "base" not in str(unknown.value.details())
         shutil.rmtree(root / "well")
         assert next(watch).status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
         watch.cancel()
