@@ -23,6 +23,7 @@ from glimpse.server.loaded_model import LoadedModel
 _LOADING_SECONDS = 2.0
 _CLOSING_SECONDS = 1.0  # of each wait for the batches of a model that retires
 _DIGITS = 18  # of a version that is a number
+WHERE_WHY = "The server's log and its list of models say why."
 STABLE, LATEST = "stable", "latest"  # aliases of versions that have a meaning of their own
 
 
@@ -244,11 +245,11 @@ class ModelRegistry:
         status = self._others.get((name, version))
         if status is not None and status.state in _COMING:
             return _loading()
-        what = f"Model {name} {version}, which is {alias},"
-        if status is None or status.state is not ModelState.FAILED:
-            return FailedPreconditionError(Reason.MODEL_NOT_LOADED, f"{what} is not loaded.", field="model.version")
+        failed = status is not None and status.state is ModelState.FAILED
+        # Without the reason, which may name paths: it is for those who manage models.
+        why = f"could not be loaded. {WHERE_WHY}" if failed else "is not loaded."
         return FailedPreconditionError(
-            Reason.MODEL_NOT_LOADED, f"{what} could not be loaded: {status.reason}", field="model.version"
+            Reason.MODEL_NOT_LOADED, f"Model {name} {version}, which is {alias}, {why}", field="model.version"
         )
 
     def _reason(self, name: str, version: str) -> str:

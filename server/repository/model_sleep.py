@@ -34,6 +34,7 @@ class ModelSleep(Waking):
         super().__init__()
         self.asleep = False
         self.trouble = ""
+        self.refusal = ""  # what callers are told of it
         self.takes = takes  # bytes while it is awake
         self.expected = takes  # of them before anything was measured
         self.used = clock()  # when somebody asked for it last
@@ -47,5 +48,5 @@ class ModelSleep(Waking):
         if not self.asleep:
             return
         if self.trouble and self.used < self.again:
-            raise FailedPreconditionError(Reason.MODEL_NOT_LOADED, self.trouble)
+            raise FailedPreconditionError(Reason.MODEL_NOT_LOADED, self.refusal)
         await self.wait(lambda: self._wake(self), deadline)

@@ -19,7 +19,7 @@ from glimpse.server.batching.sleep_queue import SleepQueue
 from glimpse.server.domain import ModelIdentity
 from glimpse.server.errors import FailedPreconditionError, OverloadedError, Reason, draining
 from glimpse.server.loaded_model import LoadedModel
-from glimpse.server.registry import ModelRegistry, ModelState
+from glimpse.server.registry import WHERE_WHY, ModelRegistry, ModelState
 from glimpse.server.repository.audience import Audience
 from glimpse.server.repository.hanging import Hanging
 from glimpse.server.repository.model_file import ModelFile
@@ -294,8 +294,10 @@ class Sleepers:
         except FailedPreconditionError as error:
             # What hangs for long is tried no sooner than after as long again: the others are to be woken, too.
             now = self.clock()
-            sleep.trouble, sleep.again = str(error), now + max(_AGAIN_SECONDS, now - begun)
-            _log.error("model not woken", model=model.identity.name, version=model.identity.version, detail=str(error))
+            sleep.trouble, sleep.refusal = f"It could not be loaded again: {error.__cause__}", error.message
+            sleep.again = now + max(_AGAIN_SECONDS, now - begun)
+            identity, why = model.identity, str(error.__cause__)
+            _log.error("model not woken", model=identity.name, version=identity.version, detail=why)
             raise
         finally:
             if outcome:
@@ -323,9 +325,9 @@ class Sleepers:
                 named=(model.identity.name, model.identity.version),
                 seconds=self._step_seconds,
             )
-        except StartupError as error:
+        except StartupError as error:  # which may name paths: it is for those who manage models
             raise FailedPreconditionError(
-                Reason.MODEL_NOT_LOADED, f"The model {name} sleeps, and could not be loaded again: {error}"
+                Reason.MODEL_NOT_LOADED, f"The model {name} sleeps, and could not be loaded again. {WHERE_WHY}"
             ) from error
         if queue is None:
             raise draining()

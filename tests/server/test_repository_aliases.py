@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from glimpse.server.errors import FailedPreconditionError, Reason, UnavailableError
+from glimpse.server.errors import FailedPreconditionError, InvalidRequestError, Reason, UnavailableError
 from glimpse.server.loaded_model import LoadedModel
 from glimpse.server.loading import load_model
 from tests.server.repositories import add, damage
@@ -58,6 +58,20 @@ def test_a_version_is_promoted_and_rolled_back_by_its_alias(tmp_path: Path) -> N
             assert (tmp_path / "cifar" / "aliases.toml").read_text() == "canary = 2\nstable = 1\n"
         async with scene(tmp_path) as again:  # a server that starts later
             assert again.answers() == "cifar/1"
+
+    run(do)
+
+
+def test_what_cannot_be_an_alias_is_an_invalid_argument(tmp_path: Path) -> None:
+    """Nothing that the server, or its models, could be brought to would change that."""
+    add(tmp_path, 1)
+
+    async def do() -> None:
+        async with scene(tmp_path) as made:
+            for alias in ("latest", "1st", "a b", ""):
+                with pytest.raises(InvalidRequestError) as refused:
+                    await made.repository.set_alias("cifar", alias, "1")
+                assert (refused.value.reason, refused.value.field) == (Reason.INVALID_PARAMETER, "alias")
 
     run(do)
 
@@ -137,9 +151,11 @@ def test_no_newer_version_answers_for_a_stable_one_that_fails(tmp_path: Path) ->
             assert not made.repository.ready
             for version in ("", "stable"):
                 with pytest.raises(
-                    FailedPreconditionError, match=r"cifar 1, which is stable, could not be loaded: .* is not the"
-                ):
+                    FailedPreconditionError, match=r"cifar 1, which is stable, could not be loaded\. The server's log"
+                ) as failed:
                     made.answers("cifar", version)
+                assert str(tmp_path) not in failed.value.message
+            assert str(tmp_path) in made.reason("1")
             assert made.answers("cifar", "2") == "cifar/2"
             (tmp_path / "cifar" / "aliases.toml").write_text("stable = 7\n")
             await made.look()
