@@ -8,7 +8,7 @@ import grpc.aio
 
 from glimpse.server.access.call_context import current_call
 from glimpse.server.describe import runtime
-from glimpse.server.errors import FailedPreconditionError, Reason
+from glimpse.server.errors import InvalidRequestError, Reason
 from glimpse.server.registry import ModelStatus
 from glimpse.server.repository.management import ModelManagement
 from glimpse.server.repository.rollout import Counts, Kind, RolloutReport, Terms
@@ -106,7 +106,7 @@ def _asked(request: pb.ModelRepositorySetRolloutRequest) -> tuple[Kind, Terms]:
     """What a request asks for.
 
     Raises:
-        FailedPreconditionError: expected; it is nothing that can be.
+        InvalidRequestError: expected; it is nothing that can be.
     """
     kinds = {pb.ROLLOUT_KIND_CANARY: Kind.CANARY, pb.ROLLOUT_KIND_SHADOW: Kind.SHADOW}
     terms = request.terms
@@ -122,7 +122,7 @@ def _asked(request: pb.ModelRepositorySetRolloutRequest) -> tuple[Kind, Terms]:
         message, field = "kind must be ROLLOUT_KIND_CANARY or ROLLOUT_KIND_SHADOW.", "kind"
     except ValueError as error:
         message, field = f"{error}.", "terms"
-    raise FailedPreconditionError(Reason.MODEL_NOT_LOADED, message, field=field)
+    raise InvalidRequestError(Reason.INVALID_PARAMETER, message, field=field)
 
 
 def _rollout(rollout: RolloutReport) -> pb.ModelRollout:

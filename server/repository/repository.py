@@ -14,7 +14,7 @@ import structlog
 
 from glimpse.server.batching.observer import Observer
 from glimpse.server.domain import ModelIdentity
-from glimpse.server.errors import FailedPreconditionError, Reason, ServiceError
+from glimpse.server.errors import FailedPreconditionError, InvalidRequestError, Reason, ServiceError
 from glimpse.server.loaded_model import LoadedModel
 from glimpse.server.registry import STABLE, ModelRegistry, ModelStatus
 from glimpse.server.repository import aliases
@@ -255,12 +255,13 @@ class Repository:
 
         Raises:
             ModelNotFoundError: expected; there is no such model or version.
-            FailedPreconditionError: expected; the version cannot be loaded, or this cannot be an alias.
+            FailedPreconditionError: expected; the version cannot be loaded.
+            InvalidRequestError: expected; INVALID_PARAMETER: this cannot be an alias.
         """
         try:
             aliases.check(alias)
         except ValueError as error:
-            raise FailedPreconditionError(Reason.MODEL_NOT_LOADED, str(error), field="alias") from None
+            raise InvalidRequestError(Reason.INVALID_PARAMETER, str(error), field="alias") from None
         name = self._registry.name(name)
         if version:
             async with self._held(name, version) as entry:

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import structlog
 
-from glimpse.server.errors import FailedPreconditionError, Reason, ServiceError
+from glimpse.server.errors import FailedPreconditionError, InvalidRequestError, Reason, ServiceError
 from glimpse.server.registry import STABLE, ModelRegistry, ModelStatus
 from glimpse.server.repository import rollout_file
 from glimpse.server.repository.rollout import SHADOW_AGREEMENT, Kind, Rollout, RolloutReport, Rollouts, Terms
@@ -179,13 +179,13 @@ class RolloutCommands:
 
         Raises:
             ModelNotFoundError: expected; there is no such model or version.
-            FailedPreconditionError: expected; it cannot be loaded, answers all of these requests already, or a term is
-                none of this kind.
+            FailedPreconditionError: expected; it cannot be loaded, or answers all of these requests already.
+            InvalidRequestError: expected; INVALID_PARAMETER: a term is none of this kind.
         """
         name = self._registry.name(name)
         if kind is Kind.SHADOW and terms.max_error_rate is not None:
-            raise FailedPreconditionError(
-                Reason.MODEL_NOT_LOADED,
+            raise InvalidRequestError(
+                Reason.INVALID_PARAMETER,
                 "A shadow has no max_error_rate: nobody gets its errors, so it is not rolled back. Leave it out.",
                 field="terms.max_error_rate",
             )

@@ -271,20 +271,21 @@ def test_the_command_line_tells_what_was_found(
 
 
 @pytest.mark.parametrize(
-    ("kind", "version", "terms", "said"),
+    ("kind", "version", "terms", "code", "said"),
     [
-        (CANARY, "1", {"share": 0.1}, "answers all requests that name no version already"),
-        (CANARY, "9", {"share": 0.1}, "has no version '9'"),
-        (CANARY, "2", {"share": 1.5}, "share must be from 0 to 1"),
-        (CANARY, "2", {"share": 0.5, "min_agreement": -1}, "min_agreement must be from 0 to 1"),
-        (CANARY, "2", {"share": 0.5, "min_requests": 0}, "min_requests must be at least 1"),
-        (SHADOW, "2", {"share": 0.5, "window_seconds": 0.1}, "window_seconds must be from 1"),
-        (SHADOW, "2", {"share": 0.5, "max_error_rate": 0.1}, "A shadow has no max_error_rate"),
-        (pb.ROLLOUT_KIND_UNSPECIFIED, "2", {"share": 0.5}, "kind must be"),
+        (CANARY, "1", {"share": 0.1}, "FAILED_PRECONDITION", "answers all requests that name no version already"),
+        (CANARY, "9", {"share": 0.1}, "NOT_FOUND", "has no version '9'"),
+        (CANARY, "2", {"share": 1.5}, "INVALID_ARGUMENT", "share must be from 0 to 1"),
+        (CANARY, "2", {"share": 0.5, "min_agreement": -1}, "INVALID_ARGUMENT", "min_agreement must be from 0 to 1"),
+        (CANARY, "2", {"share": 0.5, "min_requests": 0}, "INVALID_ARGUMENT", "min_requests must be at least 1"),
+        (SHADOW, "2", {"share": 0.5, "window_seconds": 0.1}, "INVALID_ARGUMENT", "window_seconds must be from 1"),
+        (SHADOW, "2", {"share": 0.5, "max_error_rate": 0.1}, "INVALID_ARGUMENT", "A shadow has no max_error_rate"),
+        (pb.ROLLOUT_KIND_UNSPECIFIED, "2", {"share": 0.5}, "INVALID_ARGUMENT", "kind must be"),
     ],
 )
 def test_a_rollout_that_cannot_be_is_refused(
-    models: ModelRepositoryStub, kind: pb.RolloutKind, version: str, terms: dict[str, float], said: str
+    models: ModelRepositoryStub, kind: pb.RolloutKind, version: str, terms: dict[str, float], *, code: str, said: str
 ) -> None:
-    with pytest.raises(grpc.RpcError, match=said):
+    with pytest.raises(grpc.RpcError, match=said) as refused:
         roll_out(models, kind, version, **terms)
+    assert refused.value.code() is grpc.StatusCode[code]

@@ -28,9 +28,9 @@ Reasons, for programs to switch on:
 | `CANNOT_EXPLAIN` | INVALID_ARGUMENT | `explain` is no method, or one that the model does not have |
 | `DUPLICATE_ID` | INVALID_ARGUMENT | the stream already has a request of this id in flight |
 | `INVALID_TENSOR` | INVALID_ARGUMENT | Open Inference Protocol: the name, type, shape or contents of a tensor do not fit the model |
-| `INVALID_PARAMETER` | INVALID_ARGUMENT | Open Inference Protocol: a parameter has another type than it must have |
+| `INVALID_PARAMETER` | INVALID_ARGUMENT | a parameter of the Open Inference Protocol, or an alias or a term of a rollout, is none that it may be |
 | `MODEL_NOT_FOUND` | NOT_FOUND | no loaded model has this name and version |
-| `MODEL_NOT_LOADED` | FAILED_PRECONDITION | the model cannot be loaded or unloaded; the message says why |
+| `MODEL_NOT_LOADED` | FAILED_PRECONDITION | the model cannot be loaded or unloaded; who manages models is told why |
 | `EMPTY_IMAGE` | INVALID_ARGUMENT | the image has no bytes, or no source is set |
 | `IMAGE_BYTES_EXCEEDED` | INVALID_ARGUMENT | the encoded image exceeds `Limits.max_image_bytes` |
 | `IMAGE_PIXELS_EXCEEDED` | INVALID_ARGUMENT | width x height exceeds `Limits.max_image_pixels` or `max_jpeg_pixels` |
