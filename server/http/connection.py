@@ -13,6 +13,7 @@ import contextvars
 import ipaddress
 import ssl
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Any
 
 import h11
@@ -39,8 +40,14 @@ _SHORT = {
 _FEW = 64  # pieces of a body that one read of the socket may have, however small they are
 _PIECE = 64  # bytes that all others have on average
 _USUAL_HEAD = 16 << 10  # bytes
-_NO_HTTP = "This is no request, or its head is larger than GLIMPSE_MAX_METADATA_BYTES allows. Send HTTP/1.1."
+_NO_HTTP = "This is not a request of HTTP/1.1. Send one, and over TLS only where the server has a certificate."
 _CRUMBS = f"The chunks of the body are too small. Send chunks of at least {_PIECE} bytes, or a Content-Length."
+# What else the other end may be told, by the status of HTTP that h11 says is the right one.
+_OTHERWISE = {
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: "The head of the request, or of a chunk, is larger than "
+    "GLIMPSE_MAX_METADATA_BYTES. Send fewer or shorter headers.",
+    HTTPStatus.NOT_IMPLEMENTED: "The only Transfer-Encoding is chunked. Send that, or a Content-Length.",
+}
 
 
 class _Parser(h11.Connection):
@@ -52,7 +59,9 @@ class _Parser(h11.Connection):
     def __init__(self, most: int) -> None:
         """Read requests, whose heads may have `most` bytes."""
         super().__init__(h11.SERVER, most)
+        self._most = most
         self.crumbs = False  # whether the body came in chunks that are too small
+        self.status = HTTPStatus.BAD_REQUEST  # what is answered to what is no request
         self._pieces = 0  # that may still come before the next read
 
     def receive_data(self, data: bytes) -> None:
@@ -66,13 +75,27 @@ class _Parser(h11.Connection):
         Raises:
             RemoteProtocolError: expected; the other end speaks no HTTP, or sends a body in crumbs.
         """
-        event = super().next_event()
+        try:
+            event = super().next_event()
+            if isinstance(event, h11.Request) and _size(event) > self._most:  # h11 looks while it is incomplete alone
+                raise h11.RemoteProtocolError(  # noqa: TRY301 - one place notes the status
+                    "The head is too long.", error_status_hint=HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+                )
+        except h11.RemoteProtocolError as error:
+            if error.error_status_hint in _OTHERWISE:
+                self.status = HTTPStatus(error.error_status_hint)
+            raise
         if isinstance(event, h11.Data):
             self._pieces -= 1
             if self._pieces < 0:
                 self.crumbs = True
                 raise h11.RemoteProtocolError(_CRUMBS)
         return event
+
+
+def _size(head: h11.Request) -> int:
+    """Bytes of the head of a request, without the punctuation."""
+    return len(head.target) + sum([len(name) + len(value) for name, value in head.headers])
 
 
 class Connection(H11Protocol):
@@ -144,9 +167,12 @@ class Connection(H11Protocol):
         if self.conn.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:  # a response has begun
             self.transport.abort()
             return
-        refusal = problems.response(problems.malformed(_CRUMBS if self.conn.crumbs else _NO_HTTP))
+        status = self.conn.status
+        refusal = problems.response(
+            problems.malformed(_CRUMBS if self.conn.crumbs else _OTHERWISE.get(status, _NO_HTTP))
+        )
         head = h11.Response(
-            status_code=400, headers=[*refusal.raw_headers, (b"connection", b"close")], reason=b"Bad Request"
+            status_code=status, headers=[*refusal.raw_headers, (b"connection", b"close")], reason=status.phrase.encode()
         )
         for event in (head, h11.Data(data=bytes(refusal.body)), h11.EndOfMessage()):
             self.transport.write(self.conn.send(event) or b"")
