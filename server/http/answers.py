@@ -16,6 +16,7 @@ from glimpse.server.domain import Classification, Explanation, ImageResult, Mode
 from glimpse.server.http.problems import JSON
 
 AT_ONCE: Final = 8192  # numbers that are written without giving the event loop away: some 5 ms
+_PREDICTION = 5  # numbers that take as long as one prediction, which has five values with their names
 
 
 def json_response(content: object, headers: Mapping[str, str] | None = None) -> Response:
@@ -40,10 +41,12 @@ async def classification(answer: Classification) -> Response:
 async def with_results(head: Mapping[str, object], name: str, results: Sequence[ImageResult]) -> Response:
     """A response that has `head` and, under `name` behind it, the results.
 
-    Writing the numbers of many embeddings or maps takes longer than others should wait for the event loop, so that it
-    is given away after each result. A thread would not help: Python's lock is held while a result is written.
+    Writing many embeddings or maps, or all classes of many photos, takes longer than others should wait for the event
+    loop, so that it is given away after each result. A thread would not help: Python's lock is held while a result is
+    written.
     """
     numbers = sum(values.size for each in results for values in each.outputs.values())
+    numbers += _PREDICTION * sum(len(each.predictions) for each in results)
     numbers += sum(each.explanation.values.size for each in results if each.explanation is not None)
     if numbers <= AT_ONCE:
         return json_response({**head, name: [result(each) for each in results]})
@@ -55,13 +58,18 @@ async def with_results(head: Mapping[str, object], name: str, results: Sequence[
     return Response(b"".join([before[:-2], b",".join(told), before[-2:]]), 200, None, JSON)
 
 
-async def array(values: NDArray[np.floating]) -> bytes:
-    """The numbers of an array as an array of JSON, `AT_ONCE` of them at a time; in between, others have the loop."""
-    flat, told = values.ravel(), list[bytes]()
-    for start in range(0, flat.size, AT_ONCE):
+async def array(values: NDArray[np.floating] | Sequence[str]) -> bytes:
+    """Numbers, or texts, as an array of JSON, `AT_ONCE` of them at a time; in between, others have the loop.
+
+    Args:
+        values: one-dimensional.
+    """
+    told = list[bytes]()
+    for start in range(0, len(values), AT_ONCE):
         if start:
             await asyncio.sleep(0)
-        told.append(json_bytes(flat[start : start + AT_ONCE].tolist())[1:-1])
+        part = values[start : start + AT_ONCE]
+        told.append(json_bytes(part.tolist() if isinstance(part, np.ndarray) else part)[1:-1])
     return b"[" + b",".join(told) + b"]"
 
 

@@ -243,6 +243,11 @@ def document(*, tokens: bool, served: Collection[str]) -> dict[str, Any]:
             "/v2": _get("What the server is.", _object(name=_TEXT, version=_TEXT, extensions=_array(_TEXT)), "401"),
             "/v2/health/live": _get("Whether the process is of use.", _object(live=_YES), "503"),
             "/v2/health/ready": _get("Whether requests are answered.", _object(ready=_YES), "503"),
+            "/v2/models/stats": _get(
+                "What all models have done since the server began.",
+                _object(model_stats=_array({"type": "object"})),
+                "401",
+            ),
             "/v2/models/{model}": _get(
                 "Inputs and outputs of a model.",
                 _object(

@@ -50,6 +50,8 @@ class Routes:
         if settings.open_inference:
             routes += [
                 self._tells("/v2", "ServerMetadata", v2.server),
+                # Before the paths of models: no model can be described that is called so, as with Triton.
+                self._tells("/v2/models/stats", "ModelStatistics", v2.all_stats),
                 *(self._posts(f"/v2{_MODEL}{each}/infer", "ModelInfer", v2.infer) for each in both),
                 *(self._tells(f"/v2{_MODEL}{each}", "ModelMetadata", v2.model) for each in both),
                 *(self._tells(f"/v2{_MODEL}{each}/ready", "ModelReady", v2.model_ready) for each in both),

@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from glimpse import __version__
-from glimpse.server.errors import UnavailableError, shown
+from glimpse.server.errors import shown
 from glimpse.server.http import answers, json_body
 from glimpse.server.http.endpoint import Asked
 from glimpse.server.http.problems import JSON, malformed
@@ -36,7 +36,14 @@ from glimpse.server.open_inference.messages import (
 from glimpse.server.service import Service
 
 HEADER_LENGTH = "inference-header-content-length"
-_EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "parameters", "statistics")
+_EXTENSIONS = (
+    "binary_tensor_data",
+    "classification",
+    "model_configuration",
+    "parameters",
+    "schedule_policy",
+    "statistics",
+)
 _DIMENSIONS = 8  # of a shape
 _SIZE, _BINARY, _ALL_BINARY = "binary_data_size", "binary_data", "binary_data_output"
 
@@ -63,11 +70,7 @@ class V2:
     async def model_ready(self, asked: Asked) -> Response:
         """Whether a model answers: 200, 503, or 404 where there is none of that name."""
         name, version = _named(asked.request)
-        try:
-            ready = faces.is_ready(self._service, name, version)
-        except UnavailableError:
-            ready = False
-        return _yes_or_no({"name": name, "ready": ready})
+        return _yes_or_no({"name": name, "ready": faces.is_ready(self._service, name, version)})
 
     async def model(self, asked: Asked) -> Response:
         """Inputs and outputs of a model."""
@@ -90,9 +93,16 @@ class V2:
 
     async def stats(self, asked: Asked) -> Response:
         """What a model has done since the server began: Triton's statistics extension."""
-        face = faces.find(self._service, *_named(asked.request))
-        told = descriptions.statistics(face, self._service.statistics.of(face.model.identity))
-        return answers.json_response({"model_stats": [answers.message(told)]})
+        return self._stats([faces.find(self._service, *_named(asked.request))])
+
+    async def all_stats(self, asked: Asked) -> Response:  # noqa: ARG002 - as every answer has it
+        """The same of all models that are loaded."""
+        return self._stats(faces.loaded(self._service))
+
+    def _stats(self, found: Sequence[Face]) -> Response:
+        counts = self._service.statistics
+        told = [descriptions.statistics(face, counts.of(face.model.identity)) for face in found]
+        return answers.json_response({"model_stats": [answers.message(each) for each in told]})
 
     async def infer(self, asked: Asked) -> Response:
         """Classify the images of a request; one that cannot be classified fails it."""
@@ -296,7 +306,7 @@ async def _values(output: OutputTensor) -> bytes:
     """The values of an output as an array of JSON: numbers, or texts of a tensor of BYTES."""
     if output.datatype != BYTES:
         return await answers.array(np.frombuffer(output.raw, "<f4"))
-    return answers.json_bytes([each.decode("utf-8", "replace") for each in tensors.elements(output.raw)])
+    return await answers.array([each.decode("utf-8", "replace") for each in tensors.elements(output.raw)])
 
 
 def _yes_or_no(content: dict[str, Any]) -> Response:

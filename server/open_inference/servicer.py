@@ -86,11 +86,7 @@ class OpenInference:
 
     async def ModelStatistics(self, request: pb.ModelStatisticsRequest, _: Context) -> pb.ModelStatisticsResponse:  # noqa: N802
         """What a model has done, or all that are loaded."""
-        if request.name:
-            found = [self._face(request.name, request.version)]
-        else:
-            loaded = [each.model for each in self._service.models() if each.model is not None]
-            found = [faces.Face(model.identity.name, model, pixels=False) for model in loaded]
+        found = [self._face(request.name, request.version)] if request.name else faces.loaded(self._service)
         counts = self._service.statistics
         return pb.ModelStatisticsResponse(
             model_stats=[descriptions.statistics(face, counts.of(face.model.identity)) for face in found]

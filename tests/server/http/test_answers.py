@@ -90,6 +90,7 @@ def test_many_embeddings_are_written_while_others_have_the_event_loop() -> None:
     """As a whole they would hold it for tenths of a second; what is written is the same."""
     rng = np.random.default_rng(0)
     results = [ImageResult(Timing(), (), {"embedding": rng.random(1280, np.float32)}) for _ in range(64)]
+    texts = [f"0.5:{index}:cat" for index in range(50_000)]
     turns = 0
 
     async def others() -> None:
@@ -102,15 +103,38 @@ def test_many_embeddings_are_written_while_others_have_the_event_loop() -> None:
         task = asyncio.ensure_future(others())
         found = [(await answers.with_results({"model": 1}, "results", some)).body for some in (results, results[:2])]
         found.append(await answers.array(np.arange(100_000, dtype=np.float32)))
+        found.append(await answers.array(texts))
         task.cancel()
         return [bytes(each) for each in found]
 
-    many, few, numbers = asyncio.run(written())
-    assert turns >= 64 + 100_000 // answers.AT_ONCE - 1
+    many, few, numbers, strings = asyncio.run(written())
+    assert turns >= 64 + 100_000 // answers.AT_ONCE + 50_000 // answers.AT_ONCE - 1
+    assert json.loads(strings) == texts
     assert many == answers.json_bytes({"model": 1, "results": [answers.result(each) for each in results]})
     assert few == answers.json_bytes({"model": 1, "results": [answers.result(each) for each in results[:2]]})
     assert json.loads(numbers) == list(range(100_000))
     assert asyncio.run(answers.array(np.zeros(0, np.float32))) == b"[]"
+
+
+def test_all_classes_of_many_photos_are_written_while_others_have_the_event_loop() -> None:
+    predictions = tuple(Prediction(index, f"class {index}", "", 0.001) for index in range(1000))
+    results = [ImageResult(Timing(), predictions) for _ in range(64)]
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    async def written() -> bytes:
+        task = asyncio.ensure_future(others())
+        found = await answers.with_results({}, "results", results)
+        task.cancel()
+        return bytes(found.body)
+
+    assert len(json.loads(asyncio.run(written()))["results"][63]["predictions"]) == 1000
+    assert turns >= 63
 
 
 def test_the_stages_of_an_answer_follow_one_another(port: int) -> None:
@@ -156,6 +180,7 @@ def test_version_2_tells_what_it_is_and_takes(port: int) -> None:
         "classification",
         "model_configuration",
         "parameters",
+        "schedule_policy",
         "statistics",
     ]
     assert ask(port, "/v2/health/live").json == {"live": True}

@@ -54,6 +54,7 @@ def test_the_client_is_told_what_the_model_has_done(client: Any, cat_photo: Path
     client.infer(MODEL, [photo_input(cat_photo)])
     (after,) = client.get_inference_statistics(MODEL, before["version"])["model_stats"]
     assert after["inference_count"] > before["inference_count"]
+    assert [each["name"] for each in client.get_inference_statistics()["model_stats"]] == [MODEL]
     assert after["inference_stats"]["compute_infer"]["ns"] > before["inference_stats"]["compute_infer"]["ns"]
 
 
