@@ -26,7 +26,7 @@ from glimpse.server.interceptors import CallInterceptor
 from glimpse.server.labelling.feedback import Feedback
 from glimpse.server.labelling.labelling import Labelling
 from glimpse.server.life import Life, WorkerPart
-from glimpse.server.loading import default_choice
+from glimpse.server.load_options import default_choice
 from glimpse.server.memory import Memory
 from glimpse.server.metrics import Metrics
 from glimpse.server.open_inference import servicer as open_inference

@@ -4,117 +4,40 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from typing import Literal, TypeVar, cast
+from typing import TypeVar, cast
 
 import structlog
 
 from glimpse.models import sources
 from glimpse.models.bundle import Bundle
-from glimpse.models.errors import BundleError
 from glimpse.models.messages import short
 from glimpse.models.outputs import CLASS_MAPS, HIDDEN
 from glimpse.models.sources import ModelSource
 from glimpse.models.spec import NetworkSummary
-from glimpse.server import cores, gpus
+from glimpse.server import load_checks
 from glimpse.server.batching.batcher import Batcher
-from glimpse.server.batching.device import SharedDevice
 from glimpse.server.batching.model_queue import ModelQueue
 from glimpse.server.batching.observer import Observer
 from glimpse.server.batching.sleep_queue import SleepQueue
 from glimpse.server.batching.streams import Streams
-from glimpse.server.class_choice import Classes
-from glimpse.server.domain import ClassChoice
-from glimpse.server.errors import InvalidRequestError
+from glimpse.server.load_options import LoadOptions, model_source
 from glimpse.server.loaded_model import LoadedModel
 from glimpse.server.progress import Progress, logged, untold
-from glimpse.server.runtime import (
-    batch_rates,
-    converted_cache,
-    golden_check,
-    memory_budget,
-    selection,
-    simulated,
-)
-from glimpse.server.runtime.agreement import Agreement
+from glimpse.server.runtime import golden_check, selection, simulated
 from glimpse.server.runtime.golden_check import GoldenCheck
-from glimpse.server.runtime.gpus import is_for_cpus
 from glimpse.server.runtime.importing import import_model
 from glimpse.server.runtime.int8_trial import Given
 from glimpse.server.runtime.serving import ServedModel, serve
-from glimpse.server.runtimes import GPU_STREAMS, QUANTISED, RUNTIMES, Precision, RuntimeName
+from glimpse.server.runtimes import QUANTISED, RUNTIMES, Precision, RuntimeName
 from glimpse.server.settings import Settings
-from glimpse.server.settings.kinds import PrecisionChoice
 from glimpse.server.startup import MemoryShortError, ModelLoadError, StartupError
 
 T = TypeVar("T")
 
-_LARGEST = 32  # images: what most runtimes take for a batch on a CPU when left to themselves
 _log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoadOptions:
-    """How models are loaded, whichever they are; the fields are those of the settings."""
-
-    runtimes: tuple[RuntimeName, ...]  # best first, from `selection.choose`, which tells Keras of their backend
-    precision: PrecisionChoice
-    golden: Literal["require", "auto", "off"]
-    max_batch_size: int  # images; 0: what suits the runtime and the network
-    max_images_in_flight: int
-    conversion_seconds: float
-    simulated_seconds: Mapping[int, float]  # by batch size; empty: those of an H100
-    stuck_seconds: float
-    auto: bool = False  # nobody has named a runtime
-    calibration: Path | None = None  # images to quantise with, for models that bring none
-    judged: Agreement | None = None  # of a model whose int8 network has earned its place, and is loaded again
-    classes: ClassChoice | None = None  # that answer requests which do not choose; None: all
-    own_classes: ClassChoice | None = None  # these, if they are the model's own; None: they are those of the server
-    geometries: frozenset[str] | None = None  # that a request may choose; None: those of the server
-    streams: int = 0  # of the runtime, where it can be told; 0: what suits it
-    weight: float = 1.0  # that the model's time on the device is in proportion to, while others wait
-    device: SharedDevice | None = None  # on which other models compute, too; None: it is the model's alone
-    # Told of the bytes that a model takes at the most, before anything of it is loaded; may raise `MemoryShortError`.
-    room: Callable[[int], object] = lambda _: None
-    sleeps: bool = False  # the model's queue is a `SleepQueue`
-    idle_seconds: float | None = None  # without an image, after which the threads of the model end; None: never
-
-    @classmethod
-    def of(cls, settings: Settings) -> LoadOptions:
-        """Those of a server. To be asked for before Keras is imported.
-
-        Raises:
-            ValueError: the runtime is not installed.
-        """
-        return cls(
-            runtimes=selection.choose(settings.runtime),
-            precision=settings.precision,
-            golden=settings.golden,
-            max_batch_size=settings.max_batch_size,
-            max_images_in_flight=settings.max_images_in_flight,
-            conversion_seconds=settings.conversion_seconds,
-            simulated_seconds=settings.simulated_seconds,
-            stuck_seconds=settings.stuck_seconds,
-            auto=settings.runtime == "auto",
-            calibration=settings.calibration,
-            streams=min(settings.compute_streams, cores.available()),
-            classes=default_choice(settings),
-        )
-
-
-def model_source(settings: Settings) -> ModelSource:
-    """Which model to load, as the settings say it."""
-    return ModelSource(
-        weights=settings.weights,
-        architecture=settings.model,
-        variant=settings.variant or None,
-        options=settings.options,
-        labels=settings.labels,
-        recipe=settings.recipe,
-    )
 
 
 def load_configured(
@@ -181,8 +104,8 @@ def load_model(
     else:
         bundle = _named(bundle, named)
         golden = golden_check.load(bundle, options.golden)
-    _check_memory(bundle, options)
-    _check_classes(bundle, options)
+    load_checks.check_memory(bundle, options)
+    load_checks.check_classes(bundle, options)
     try:
         bundle = bundle.verified()
         summary, served = _imported_and_served(bundle, golden, options, progress)
@@ -194,7 +117,7 @@ def load_model(
     for note in summary.notes:
         _log.info("weights file", model=bundle.name, detail=note)
     runtime, agreement, batch_sizes = served
-    _check_novelty(bundle, summary)
+    load_checks.check_novelty(bundle, summary)
     batcher: ModelQueue = _queue(bundle, served, options, observe)
     if options.sleeps:
         # The same runtime in the same precision, whose answers have been compared with the recorded ones.
@@ -232,20 +155,6 @@ def load_model(
         batcher=batcher,
         outputs=runtime.outputs - HIDDEN,
     )
-
-
-def _check_novelty(bundle: Bundle, summary: NetworkSummary) -> None:
-    """Look whether the network gives what its score of novelty was fitted on.
-
-    Raises:
-        BundleError: its embedding has another size, or it has none.
-    """
-    fitted = None if bundle.novelty is None else bundle.novelty.logistic
-    if fitted is not None and fitted.features != summary.embedding:
-        raise BundleError(
-            f"The score of novelty of {bundle.name} was fitted on an embedding of {fitted.features:,} numbers, and the "
-            f"network's has {summary.embedding:,}. Calibrate it again with python -m glimpse.models calibrate."
-        )
 
 
 def _queue(
@@ -320,48 +229,3 @@ def _imported_and_served(
             return model.summary, served
 
     return selection.first(options.runtimes, attempt)
-
-
-def default_choice(settings: Settings) -> ClassChoice | None:
-    """The classes that answer requests which do not choose; None: all."""
-    allow, deny = settings.allow_classes, settings.deny_classes
-    return ClassChoice(allow, deny) if allow or deny else None
-
-
-# What says which classes answer requests that do not choose.
-_NAMES = "GLIMPSE_ALLOW_CLASSES and GLIMPSE_DENY_CLASSES"
-_OWN_NAMES = "allow_classes and deny_classes of the model"
-
-
-def _check_classes(bundle: Bundle, options: LoadOptions) -> None:
-    """Refuse a model that lacks the classes of the settings, before its first request does.
-
-    Raises:
-        ValueError: it lacks one; the message names it.
-    """
-    if options.classes is None:
-        return
-    try:
-        Classes(bundle).chosen(options.classes)
-    except InvalidRequestError as error:
-        raise ValueError(f"{error.message} Check {_NAMES if options.own_classes is None else _OWN_NAMES}.") from None
-
-
-def _check_memory(bundle: Bundle, options: LoadOptions) -> None:
-    """Refuse a model that cannot fit, before anything of it is loaded."""
-    row = RUNTIMES[options.runtimes[0]]
-    rows = Streams(cores.available()).workers * (options.max_batch_size or _LARGEST)
-    # Whether it computes on a GPU is known once a framework is loaded, and how large its batches are, once measured.
-    if row.gpu_probe is not None:
-        measured = batch_rates.LARGEST if gpus.may_be_there() and not is_for_cpus(row) else _LARGEST
-        rows = max(rows, Streams(GPU_STREAMS, gpu=True).workers * (options.max_batch_size or measured))
-    takes = memory_budget.expected(
-        bundle,
-        row,
-        converted=row.reads_converted and converted_cache.is_cached(bundle),
-        rows=rows,
-        images=options.max_images_in_flight,
-    )
-    if takes is not None:
-        options.room(takes)
-    memory_budget.check(bundle.name, row, takes, memory_budget.available())

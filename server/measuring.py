@@ -44,8 +44,9 @@ from glimpse.models.train.measure import measure
 from glimpse.models.train.reading import network_input, summary
 from glimpse.server import cleanup, cores, logs, settings
 from glimpse.server.batching.batch_queue import Answer
+from glimpse.server.load_options import LoadOptions, model_source
 from glimpse.server.loaded_model import LoadedModel
-from glimpse.server.loading import LoadOptions, load_model, model_source
+from glimpse.server.loading import load_model
 from glimpse.server.metrics import Metrics
 from glimpse.server.settings import problems
 from glimpse.server.startup import StartupError

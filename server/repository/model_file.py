@@ -15,7 +15,7 @@ from glimpse.models.sources import ModelSource
 from glimpse.models.suggestions import did_you_mean
 from glimpse.server.batching.device import SharedDevice
 from glimpse.server.domain import ClassChoice
-from glimpse.server.loading import LoadOptions
+from glimpse.server.load_options import LoadOptions
 from glimpse.server.settings import Settings
 from glimpse.server.settings.kinds import PrecisionChoice, RuntimeChoice
 

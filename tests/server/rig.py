@@ -29,8 +29,8 @@ from glimpse.server.batching.observer import Observer
 from glimpse.server.decoding import where
 from glimpse.server.decoding.prepare import Prepared, prepare
 from glimpse.server.fair_queue import Lane
+from glimpse.server.load_options import LoadOptions
 from glimpse.server.loaded_model import LoadedModel
-from glimpse.server.loading import LoadOptions
 
 LONG = 60.0  # seconds; until something is called hung
 SIZE = 32  # rows and columns of the shipped model's input
@@ -135,9 +135,13 @@ class Rig:
             self._stop()
 
     def gauge(self, name: str, **labels: str) -> float:
-        """The value of a metric; -1 while there is no server yet."""
+        """The value of a metric, of all models together; -1 while there is no server yet."""
         server = getattr(self, "server", None)
-        return -1.0 if server is None else server._metrics.registry.get_sample_value(name, labels) or 0.0
+        if server is None:
+            return -1.0
+        samples = (sample for metric in server._metrics.registry.collect() for sample in metric.samples)
+        found = [each.value for each in samples if each.name == name and labels.items() <= each.labels.items()]
+        return float(sum(found))
 
     def held(self) -> dict[str, float]:
         """Whatever a request can hold: all of it is 0 when nothing is in flight."""

@@ -19,8 +19,9 @@ from glimpse.models.calibration.fitting import fit_novelty, reference
 from glimpse.models.drift import image_figures
 from glimpse.models.outputs import LOGITS, PROBABILITIES
 from glimpse.server.drift import Drift, ModelDrift, Seen
+from glimpse.server.load_options import LoadOptions, model_source
 from glimpse.server.loaded_model import LoadedModel
-from glimpse.server.loading import LoadOptions, load_model, model_source
+from glimpse.server.loading import load_model
 from glimpse.server.metrics import Metrics
 from glimpse.server.settings import Settings
 from glimpse.v1 import classifier_pb2 as pb

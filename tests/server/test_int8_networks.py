@@ -22,7 +22,8 @@ from glimpse.models.outputs import LOGITS, PROBABILITIES
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.models.sources import ModelSource
 from glimpse.server.batching.sleep_queue import SleepQueue
-from glimpse.server.loading import LoadOptions, load_model
+from glimpse.server.load_options import LoadOptions
+from glimpse.server.loading import load_model
 from glimpse.server.metrics import Metrics
 from glimpse.server.progress import untold
 from glimpse.server.runtime import agreement, builder, quantisation, speeds

@@ -23,8 +23,9 @@ from glimpse.models.sources import ModelSource
 from glimpse.server import cores
 from glimpse.server.batching.sleep_queue import SleepQueue
 from glimpse.server.errors import UnavailableError
+from glimpse.server.load_options import LoadOptions
 from glimpse.server.loaded_model import LoadedModel
-from glimpse.server.loading import LoadOptions, load_model
+from glimpse.server.loading import load_model
 from glimpse.server.metrics import Metrics
 from glimpse.server.progress import untold
 from glimpse.server.runtime import (

@@ -27,8 +27,9 @@ from glimpse.server.decoding.pool import DecodePool
 from glimpse.server.domain import Caller, Classification, ClassifyRequest, EncodedImage, RawImage
 from glimpse.server.errors import InvalidRequestError, Reason
 from glimpse.server.fair_queue import NO_LANE
+from glimpse.server.load_options import LoadOptions, model_source
 from glimpse.server.loaded_model import LoadedModel
-from glimpse.server.loading import LoadOptions, load_model, model_source
+from glimpse.server.loading import load_model
 from glimpse.server.metrics import Metrics
 from glimpse.server.pipeline import Pipeline
 from glimpse.server.registry import ModelRegistry

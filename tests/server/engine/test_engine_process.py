@@ -20,7 +20,8 @@ from glimpse.server.control_channel import Message, read_memory_file
 from glimpse.server.engine.model_facts import ModelFacts
 from glimpse.server.engine.remote_queue import RemoteQueue
 from glimpse.server.errors import UnavailableError
-from glimpse.server.loading import LoadOptions, load_model, model_source
+from glimpse.server.load_options import LoadOptions, model_source
+from glimpse.server.loading import load_model
 from glimpse.server.metrics import Metrics
 from tests.server.engine.engines import WAIT, EngineProcess, plain_settings, until
 
