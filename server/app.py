@@ -255,8 +255,8 @@ class Server:
     def _forget(self, model: str, version: str) -> None:
         self._service.statistics.forget(model, version)
 
-    def _queue_depth(self) -> int:
-        return sum(model.batcher.depth() for model in self._registry)
+    def _queue_depth(self) -> list[tuple[str, str, int]]:
+        return [(each.identity.name, each.identity.version, each.batcher.depth()) for each in self._registry]
 
     def _seconds_to_answer(self, load: Permits) -> float:
         """How long so many images take: decoding and computing overlap, so the slower of the two says."""

@@ -77,6 +77,18 @@ class Reason(StrEnum):
     INTERNAL = "INTERNAL"
 
 
+# Those of single images.
+IMAGE_REASONS = (
+    Reason.EMPTY_IMAGE,
+    Reason.IMAGE_BYTES_EXCEEDED,
+    Reason.IMAGE_PIXELS_EXCEEDED,
+    Reason.NOT_AN_IMAGE,
+    Reason.UNSUPPORTED_FORMAT,
+    Reason.TRUNCATED_IMAGE,
+    Reason.CORRUPT_IMAGE,
+    Reason.DECODER_FAILED,
+    Reason.RAW_PIXELS_MISMATCH,
+)
 _SHOWN = 80  # characters
 
 

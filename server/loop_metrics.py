@@ -55,9 +55,11 @@ class Times:
 class LoopCounter(Collector):
     """A counter with labels."""
 
-    def __init__(self, name: str, text: str, labels: Sequence[str], registry: CollectorRegistry) -> None:
-        """Without series."""
-        self._name, self._text, self._labels = name, text, labels
+    def __init__(
+        self, name: str, text: str, labels: Sequence[str], registry: CollectorRegistry, *, at_zero: bool = True
+    ) -> None:
+        """Without series; those that count nothing yet are told if `at_zero`."""
+        self._name, self._text, self._labels, self._at_zero = name, text, labels, at_zero
         self._counts: dict[tuple[str, ...], Count] = {}
         registry.register(self)
 
@@ -69,6 +71,10 @@ class LoopCounter(Collector):
             self._counts = {**self._counts, values: found}  # as a whole: a scrape may be reading the one before
         return found
 
+    def remove(self, *values: str) -> None:
+        """End the series of these values, if there is one."""
+        self._counts = {each: count for each, count in self._counts.items() if each != values}
+
     def describe(self) -> Iterator[CounterMetricFamily]:
         """The metric without its series."""
         yield CounterMetricFamily(self._name, self._text, labels=self._labels)
@@ -77,7 +83,8 @@ class LoopCounter(Collector):
         """The metric with its series."""
         family = CounterMetricFamily(self._name, self._text, labels=self._labels)
         for values, count in self._counts.items():
-            family.add_metric(values, count.value)
+            if count.value or self._at_zero:
+                family.add_metric(values, count.value)
         yield family
 
 
@@ -85,10 +92,17 @@ class LoopHistogram(Collector):
     """A histogram with labels."""
 
     def __init__(
-        self, name: str, text: str, labels: Sequence[str], bounds: Sequence[float], registry: CollectorRegistry
+        self,
+        name: str,
+        text: str,
+        labels: Sequence[str],
+        bounds: Sequence[float],
+        registry: CollectorRegistry,
+        *,
+        at_zero: bool = True,
     ) -> None:
-        """Without series; `bounds` of the buckets rise."""
-        self._name, self._text, self._labels, self._bounds = name, text, labels, bounds
+        """Without series; those that count nothing yet are told if `at_zero`. `bounds` of the buckets rise."""
+        self._name, self._text, self._labels, self._bounds, self._at_zero = name, text, labels, bounds, at_zero
         self._names = [*map(floatToGoString, bounds), "+Inf"]
         self._times: dict[tuple[str, ...], Times] = {}
         registry.register(self)
@@ -110,6 +124,8 @@ class LoopHistogram(Collector):
         family = HistogramMetricFamily(self._name, self._text, labels=self._labels)
         for values, times in self._times.items():
             counts, exemplars = list(accumulate(times.counts)), dict(times.exemplars)
+            if not (counts[-1] or self._at_zero):
+                continue
             buckets = [
                 (name, float(count), exemplars[place]) if place in exemplars else (name, float(count))
                 for place, (name, count) in enumerate(zip(self._names, counts, strict=True))

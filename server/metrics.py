@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import prometheus_client
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
 from glimpse.server import build, metrics_merge, penalties
+from glimpse.server.batch_metrics import BatchSeries, Depths, ModelBatches, QueueDepth
 from glimpse.server.domain import BatchReport, Timing
 from glimpse.server.drift import Drift
-from glimpse.server.errors import Reason
+from glimpse.server.errors import IMAGE_REASONS, Reason
 from glimpse.server.labelling_metrics import LabellingMetrics
-from glimpse.server.loop_metrics import LoopCounter
+from glimpse.server.loop_metrics import Count, LoopCounter
 from glimpse.server.model_memory import ModelMemory
 from glimpse.server.model_series import ModelSeries
 from glimpse.server.rollout_metrics import RolloutMetrics
@@ -25,7 +27,6 @@ from glimpse.server.stages import ModelStages, StageSeconds
 OUTCOMES = ("classified", "refused", "expired", "cancelled", "failed")
 # 0.1 ms to 10 s: from a tiny network on an idle machine to the end of most callers' patience.
 _SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-_SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 
 
 class _Followed(Collector):
@@ -75,16 +76,11 @@ class Metrics:
         self.models = ModelSeries(registry, clock, self._forget)
         self._stages = StageSeconds(_SECONDS, registry)
         self._models: dict[tuple[str, str], ModelMetrics] = {}
-        self._batch_size = Histogram(
-            "glimpse_batch_size", "Number of images in a batch, without padding.", buckets=_SIZES, registry=registry
+        self._making = threading.Lock()  # held while what is counted for a model is put together, in any thread
+        self._batches = BatchSeries(registry)
+        self._images = LoopCounter(
+            "glimpse_images", "Images that were admitted, by outcome.", ("model", "version", "outcome"), registry
         )
-        self._padding = Counter(
-            "glimpse_batch_padding_images",
-            "Rows computed only to fill a batch up to a size that the runtime is compiled for.",
-            registry=registry,
-        )
-        self._batches = Counter("glimpse_batches", "Batches, by outcome.", ["outcome"], registry=registry)
-        self._images = LoopCounter("glimpse_images", "Images that were admitted, by outcome.", ("outcome",), registry)
         self._refused = Counter(
             "glimpse_images_refused",
             "Images that were refused because they could not be classified, by reason.",
@@ -127,7 +123,7 @@ class Metrics:
             "Limit of the estimated work of decoding in flight, in pixels of an ordinary JPEG photo.",
             registry=registry,
         )
-        self._queue_depth = Gauge("glimpse_queue_depth", "Images in the queue for the device.", registry=registry)
+        self._queue_depth = QueueDepth(registry)
         self._decode_queue_depth = Gauge(
             "glimpse_decode_queue_depth", "Images in the queue for a decoder.", registry=registry
         )
@@ -164,26 +160,11 @@ class Metrics:
         self.labelling = LabellingMetrics(registry)
         self.drift = Drift(on=False) if drift is None else drift
         registry.register(self.drift)
-        self._dropped = Counter(
-            "glimpse_queue_dropped_images",
-            "Images that left the queue without being computed, by cause.",
-            ["cause"],
-            registry=registry,
-        )
-        for cause in ("expired", "cancelled"):
-            self._dropped.labels(cause)
-        self._halved = Counter(
-            "glimpse_batches_halved",
-            "Batches that did not fit into memory and were computed in parts.",
-            registry=registry,
-        )
-        # Looked up once: finding a label's instrument costs more than counting with it.
-        self._outcomes = {outcome: self._images.labels(outcome) for outcome in OUTCOMES}
-        self._batches_of = {ok: self._batches.labels("computed" if ok else "failed") for ok in (True, False)}
         # The first refusal of its kind would else make a series that begins at 1, in which no increase can be seen.
         for reason in Reason:
-            self._refused.labels(reason.value)
             self._rejected.labels(reason.value)
+        for reason in IMAGE_REASONS:
+            self._refused.labels(reason.value)
 
     def follow(
         self,
@@ -191,7 +172,7 @@ class Metrics:
         in_flight: Callable[[], int],
         bytes_in_flight: Callable[[], int],
         work_in_flight: Callable[[], int],
-        queue_depth: Callable[[], int],
+        queue_depth: Depths,
         decode_queue_depth: Callable[[], int],
         decoder_restarts: Callable[[], int],
         decoders_overdue: Callable[[], int],
@@ -220,23 +201,29 @@ class Metrics:
     def of(self, model: str, version: str) -> ModelMetrics:
         """What is counted for a model of its own. To be asked for models that are loaded: each has a set of series."""
         key = model, version
-        found = self._models.get(key)
-        if found is None:
-            found = self._models[key] = ModelMetrics(self, self._stages.of(model, version))
+        found = self._models.get(key) or self._made(key)
         self.models.loading(model, version)
         return found
 
-    def _forget(self, key: tuple[str, str]) -> None:
-        self._models.pop(key, None)
-        self._stages.forget(*key)
+    def _made(self, key: tuple[str, str]) -> ModelMetrics:
+        with self._making:
+            found = self._models.get(key)
+            if found is None:
+                images = {outcome: self._images.labels(*key, outcome) for outcome in OUTCOMES}
+                found = ModelMetrics(self, self._stages.of(*key), self._batches.of(*key), images)
+                self._models[key] = found
+            return found
 
-    def image(self, outcome: str, count: int = 1) -> None:
-        """So many images ended, in one of `OUTCOMES`; every image that is admitted ends in exactly one."""
-        self._outcomes[outcome].inc(count)
+    def _forget(self, key: tuple[str, str]) -> None:
+        with self._making:
+            self._models.pop(key, None)
+            self._stages.forget(*key)
+            self._batches.forget(*key)
+            for outcome in OUTCOMES:
+                self._images.remove(*key, outcome)
 
     def image_refused(self, reason: Reason) -> None:
         """An image got an error of its own."""
-        self.image("refused")
         self._refused.labels(reason.value).inc()
 
     def request_answered(self) -> None:
@@ -246,24 +233,6 @@ class Metrics:
     def request_rejected(self, reason: Reason) -> None:
         """A request got an error as a whole."""
         self._rejected.labels(reason.value).inc()
-
-    def batch(self, report: BatchReport) -> None:
-        """A batch ended."""
-        self._batches_of[report.ok].inc()
-        self._batch_size.observe(report.size)
-        self._padding.inc(report.padded_size - report.size)
-
-    def expired(self, count: int) -> None:
-        """Images were left out of a batch because of their deadline."""
-        self._dropped.labels("expired").inc(count)
-
-    def cancelled(self, count: int) -> None:
-        """Images were left out of a batch because nobody waited for them any more."""
-        self._dropped.labels("cancelled").inc(count)
-
-    def halved(self) -> None:
-        """A batch was computed in parts, for want of memory."""
-        self._halved.inc()
 
     def connections_closed(self, reason: str, count: int) -> None:
         """So many connections were closed; `reason` is one of `penalties.REASONS`."""
@@ -277,10 +246,25 @@ class Metrics:
 class ModelMetrics:
     """What is counted for one model; the observer of its batcher. For all threads."""
 
-    def __init__(self, metrics: Metrics, stages: ModelStages) -> None:
+    def __init__(
+        self, metrics: Metrics, stages: ModelStages, batches: ModelBatches, images: Mapping[str, Count]
+    ) -> None:
         """Made by `Metrics.of`."""
-        self._metrics = metrics
-        self._stages = stages
+        self._metrics, self._stages, self._images = metrics, stages, images
+        self._batch = batches.batch
+        self.expired, self.cancelled, self.halved = batches.expired, batches.cancelled, batches.halved
+
+    def image(self, outcome: str, count: int = 1) -> None:
+        """So many images ended, in one of `OUTCOMES`; every image that is admitted ends in exactly one.
+
+        For the event loop alone, as the next one.
+        """
+        self._images[outcome].inc(count)
+
+    def image_refused(self, reason: Reason) -> None:
+        """An image got an error of its own."""
+        self.image("refused")
+        self._metrics.image_refused(reason)
 
     def prepared(self, timing: Timing, *, fitted: bool) -> None:
         """An image has waited for a decoder and was decoded; `fitted`: and passed the pre-stem."""
@@ -300,22 +284,10 @@ class ModelMetrics:
         self._stages.observe(times)
 
     def batch(self, report: BatchReport) -> None:
-        """A batch ended (the batcher's observer, as the next three)."""
-        self._metrics.batch(report)
+        """A batch ended: this is the batcher's observer."""
+        self._batch(report)
         computed = ("compute", report.compute_seconds)
         times: list[tuple[str, float]] = []
         for queued in report.queue_seconds:
             times += ("queue", queued), computed
         self._stages.observe(times)
-
-    def expired(self, count: int) -> None:
-        """Images were left out of a batch because of their deadline."""
-        self._metrics.expired(count)
-
-    def cancelled(self, count: int) -> None:
-        """Images were left out of a batch because nobody waited for them any more."""
-        self._metrics.cancelled(count)
-
-    def halved(self) -> None:
-        """A batch was computed in parts, for want of memory."""
-        self._metrics.halved()

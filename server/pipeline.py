@@ -161,9 +161,9 @@ class Pipeline:
                             results, [_kept(flight) for flight in flights], caller, self._decoders
                         )
                     except BaseException as error:
-                        self._metrics.image(_end(error, caller), classified)
+                        work.metrics.image(_end(error, caller), classified)
                         raise
-                self._metrics.image("classified", classified)
+                work.metrics.image("classified", classified)
                 if work.drift is not None:
                     work.drift.add([seen for flight in flights if (seen := _seen(flight)) is not None])
         computed = _computed(flights, work) if self._checks.looks_at_answers else None
@@ -256,7 +256,7 @@ class Pipeline:
         try:
             answer = flight.answer.result()
         except InvalidImageError as error:
-            self._metrics.image_refused(error.reason)
+            work.metrics.image_refused(error.reason)
             # Its traceback leads to the image, and from there back to it: a circle that only a look for garbage ends.
             error.__traceback__ = error.__context__ = error.__cause__ = None
             return ImageResult(timing, error=error)
@@ -294,7 +294,7 @@ class Pipeline:
                 self._admission.keep_until_done(flight.preparing, load, work.caller.lane)
         flight.answer.cancel()
         ended = flight.answer.done() and not flight.answer.cancelled()
-        self._metrics.image(_end(flight.answer.exception() if ended else None, work.caller))
+        work.metrics.image(_end(flight.answer.exception() if ended else None, work.caller))
 
 
 def _end(error: BaseException | None, caller: Caller) -> str:

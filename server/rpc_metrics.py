@@ -33,8 +33,10 @@ class Rpcs:
     """The instruments of all methods."""
 
     def __init__(self, buckets: Sequence[float], registry: CollectorRegistry) -> None:
-        """Make them; `buckets`: of the times, in seconds."""
-        self._started = LoopCounter("grpc_server_started", "RPCs started on the server.", _METHOD, registry)
+        """Make them; `buckets`: of the times, in seconds. A method has series from its first call on."""
+        self._started = LoopCounter(
+            "grpc_server_started", "RPCs started on the server.", _METHOD, registry, at_zero=False
+        )
         self._handled = LoopCounter(
             "grpc_server_handled",
             "RPCs completed on the server, by status code.",
@@ -47,6 +49,7 @@ class Rpcs:
             _METHOD,
             buckets,
             registry,
+            at_zero=False,
         )
 
     def of(self, kind: str, service: str, method: str) -> RpcMetrics:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import urllib.request
 from collections.abc import Callable, Iterator
 
@@ -52,11 +53,20 @@ def rich_status(error: grpc.RpcError) -> tuple[status_pb2.Status, error_details_
     return status, info
 
 
+_OF_MODEL = re.compile(r'(?:model|version)="[^"]*",?')
+
+
 def metrics_of(server: RunningServer) -> dict[str, float]:
-    """A server's metrics: ``name{label="value"}`` -> value."""
+    """A server's metrics: ``name{label="value"}`` -> value; and without the labels model and version, their sums."""
     with urllib.request.urlopen(server.metrics_url, timeout=TIMEOUT) as response:  # noqa: S310 - our own server
         lines = response.read().decode().splitlines()
-    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")}
+    found = {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")}
+    sums: dict[str, float] = {}
+    for name, value in found.items():
+        if (rest := _OF_MODEL.sub("", name)) != name:
+            rest = rest.replace(",}", "}").replace("{}", "")
+            sums[rest] = sums.get(rest, 0.0) + value
+    return {**sums, **found}
 
 
 @pytest.fixture(scope="session")

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import urllib.request
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import prometheus_client
 import pytest
 
-from glimpse.server.domain import ModelIdentity
+from glimpse.models.decoding.refusals import Kind
+from glimpse.server.domain import BatchReport, ModelIdentity
+from glimpse.server.errors import Reason
 from glimpse.server.metrics import Metrics
 from glimpse.server.stages import STAGES
 from glimpse.v1 import classifier_pb2 as pb
@@ -146,6 +150,59 @@ def test_a_model_that_was_loaded_again_from_equal_files_is_still_told() -> None:
     assert b'glimpse_model_info{model="cats"' in prometheus_client.generate_latest(metrics.registry)
     metrics.models.closed(identity, "openvino", "float32")
     assert b'glimpse_model_info{model="cats"' not in prometheus_client.generate_latest(metrics.registry)
+
+
+def test_each_model_has_its_own_images_batches_and_queue() -> None:
+    metrics = Metrics()
+    cats, dogs = metrics.of("cats", "1"), metrics.of("dogs", "7")
+    cats.image("classified", 3)
+    dogs.image_refused(Reason.NOT_AN_IMAGE)
+    dogs.batch(BatchReport(2, 4, 0.1, (0.0, 0.0), ok=True))
+    cats.batch(BatchReport(1, 1, 0.1, (0.0,), ok=False))
+    cats.expired(5)
+    dogs.halved()
+    metrics._queue_depth.set_function(lambda: [("cats", "1", 2), ("cats", "1", 3), ("dogs", "7", 0)])
+    found = metrics.registry.get_sample_value
+    ours = [{"model": "cats", "version": "1"}, {"model": "dogs", "version": "7"}]
+
+    def values(name: str, **more: str) -> list[float | None]:
+        return [found(name, {**each, **more}) for each in ours]
+
+    assert values("glimpse_images_total", outcome="classified") == [3, 0]
+    assert values("glimpse_images_total", outcome="refused") == [0, 1]
+    assert values("glimpse_batch_size_sum") == [1, 2]
+    assert values("glimpse_batch_padding_images_total") == [0, 2]
+    assert values("glimpse_batches_total", outcome="failed") == [1, 0]
+    assert values("glimpse_queue_dropped_images_total", cause="expired") == [5, 0]
+    assert values("glimpse_batches_halved_total") == [0, 1]
+    assert values("glimpse_queue_depth") == [5, 0]
+
+
+def test_what_is_counted_for_a_model_is_put_together_once() -> None:
+    """Threads that load models and the event loop may ask at the same moment."""
+    metrics = Metrics()
+    with ThreadPoolExecutor(16) as threads:
+        found = list(threads.map(lambda _: metrics.of("cats", "1"), range(500)))
+    assert len({id(each) for each in found}) == 1
+
+
+def test_methods_that_nobody_has_called_have_no_series() -> None:
+    """Else an HTTP port alone would bring hundreds of lines of zeros."""
+    metrics = Metrics()
+    for name in ("Classify", "Predict"):
+        method = metrics.rpcs.of("unary", "http", name)
+    method.began()
+    method.ended("OK", 0.1)
+    text = prometheus_client.generate_latest(metrics.registry).decode()
+    assert "Classify" not in text
+    assert 'grpc_server_started_total{grpc_method="Predict"' in text
+    assert 'grpc_server_handling_seconds_count{grpc_method="Predict"' in text
+
+
+def test_images_have_only_the_reasons_that_an_image_can_have() -> None:
+    text = prometheus_client.generate_latest(Metrics().registry).decode()
+    told = set(re.findall(r'glimpse_images_refused_total\{reason="(\w+)"\}', text))
+    assert told == {each.value for each in Kind} | {"RAW_PIXELS_MISMATCH"}
 
 
 def test_promtool_finds_nothing_to_complain_of(server: RunningServer, stub: ImageClassifierStub) -> None:

@@ -150,7 +150,10 @@ def test_an_image_that_cannot_be_explained_was_not_classified(
     metrics = Metrics()
     asyncio.run(run(metrics))
     found = {
-        each: metrics.registry.get_sample_value("glimpse_images_total", {"outcome": each})
+        each: metrics.registry.get_sample_value(
+            "glimpse_images_total",
+            {"model": model.identity.name, "version": model.identity.version, "outcome": each},
+        )
         for each in ("classified", "refused", outcome)
     }
     assert found == {"classified": 1, "refused": 1, outcome: 1}

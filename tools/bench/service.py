@@ -116,15 +116,17 @@ class Service:
         return self._events["model loaded"]
 
     def metrics(self) -> dict[str, float]:
-        """All of its counters and gauges now: name with labels -> value."""
+        """All of its counters and gauges now: name with labels -> value; of all models and versions together."""
         url = f"http://127.0.0.1:{self._events['serving']['metrics_port']}/metrics"
         with urllib.request.urlopen(url, timeout=10) as answer:
             text = answer.read().decode()
-        return {
-            sample.name + "".join(f",{key}={value}" for key, value in sorted(sample.labels.items())): sample.value
-            for family in text_string_to_metric_families(text)
-            for sample in family.samples
-        }
+        found: dict[str, float] = {}
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                labels = {key: value for key, value in sample.labels.items() if key not in {"model", "version"}}
+                name = sample.name + "".join(f",{key}={value}" for key, value in sorted(labels.items()))
+                found[name] = found.get(name, 0.0) + sample.value
+        return found
 
     def close(self) -> None:
         """End it as an orchestrator would; kill it if it does not."""

@@ -200,14 +200,16 @@ _RUNS: dict[str, Callable[[argparse.Namespace], Report]] = {
 
 
 def _scrape(url: str) -> Mapping[str, float]:
-    """A server's metrics now: name with labels -> value."""
+    """A server's metrics now: name with labels -> value; of all models and versions together."""
     with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310 - the user's own URL
         text = answer.read().decode()
-    return {
-        sample.name + "".join(f",{key}={value}" for key, value in sorted(sample.labels.items())): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
+    found: dict[str, float] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            labels = {key: value for key, value in sample.labels.items() if key not in {"model", "version"}}
+            name = sample.name + "".join(f",{key}={value}" for key, value in sorted(labels.items()))
+            found[name] = found.get(name, 0.0) + sample.value
+    return found
 
 
 if __name__ == "__main__":

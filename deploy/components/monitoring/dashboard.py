@@ -18,7 +18,8 @@ _COLUMNS = 24  # Grafana's grid
 _REPLICAS = 'job="glimpse", namespace=~"$namespace", pod=~"$pod"'
 _WORDS = {
     "US": _REPLICAS,
-    "CALLS": f'{_REPLICAS}, grpc_service="glimpse.v1.ImageClassifier"',
+    # By any protocol, without what is asked by probes, tools and pages.
+    "CALLS": f'{_REPLICAS}, grpc_method=~"Classify|ClassifyStream|ModelInfer|ModelStreamInfer|Predict|DescribeModel"',
     "RATE": "$__rate_interval",
 }
 _DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}

@@ -116,7 +116,7 @@ def test_many_embeddings_are_written_while_others_have_the_event_loop() -> None:
     assert asyncio.run(answers.array(np.zeros(0, np.float32))) == b"[]"
 
 
-def test_all_classes_of_many_photos_are_written_while_others_have_the_event_loop() -> None:
+def test_all_classes_of_many_photos_are_written_in_turns_with_others() -> None:
     predictions = tuple(Prediction(index, f"class {index}", "", 0.001) for index in range(1000))
     results = [ImageResult(Timing(), predictions) for _ in range(64)]
     turns = 0
