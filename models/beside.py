@@ -156,7 +156,7 @@ def calibration_of(weights: Path, digest: str, classes: int) -> Calibration:
     if find(path.parent, "calibration", (path.name,)) is None:
         return Calibration()
     try:
-        values = bounded_files.parse_json(bounded_files.read_text(path))
+        values = bounded_files.parse_json(bounded_files.read_text(path, bounded_files.DESCRIPTION_BYTES))
         if not isinstance(values, dict):
             raise TypeError(f"it must be a JSON object. Received: {type(values).__name__}")  # noqa: TRY301 - one place says so
         stated = values["weights_digest"]

@@ -22,7 +22,10 @@ from typing import Any
 
 from glimpse.models import regular_files, texts
 
-TEXT_BYTES = 1 << 16  # of a description or a recipe: dozens of times what they have
+TEXT_BYTES = 1 << 16  # of a recipe: dozens of times what it has
+# Of a bundle's description, or of a calibration beside weights: one of a multi-label model has three numbers for each
+# label, some 50 bytes, and a score of novelty that looks into the network takes up to 63 KB.
+DESCRIPTION_BYTES = 4 << 20
 LINE = 1_000  # characters of a line of TOML
 DEPTH = 32  # of lists and tables in one another; a bundle's description has three
 DIGITS = 30  # of a whole number: more than 64 bits have

@@ -356,7 +356,7 @@ def _check_is_file(path: Path, name: str) -> None:
 def _description(folder: Path) -> str:
     path = folder / DESCRIPTION
     try:
-        return bounded_files.read_text(bounded_files.inside(folder, DESCRIPTION))
+        return bounded_files.read_text(bounded_files.inside(folder, DESCRIPTION), bounded_files.DESCRIPTION_BYTES)
     except OSError as error:
         inner = folder / "bundle"  # where a training puts it
         hint = f" Did you mean {inner}?" if (inner / DESCRIPTION).is_file() else ""

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from glimpse.models import bounded_files, messages
+from glimpse.models import bounded_files, messages, whole_files
 from glimpse.models import bundle as bundles
 from glimpse.models.bounded_files import shown
 from glimpse.models.bundle import Bundle, BundleError
@@ -180,8 +180,8 @@ def record(
     if bundle.graph:  # which has no description: the folder beside it is found by its name
         return replace(bundle, golden=FOLDER)
     description = bundle.folder / bundles.DESCRIPTION
-    described = bounded_files.parse_json(bounded_files.read_text(description))
-    description.write_text(json.dumps({**described, "golden": FOLDER}, indent=2) + "\n", encoding="utf-8")
+    described = bounded_files.parse_json(bounded_files.read_text(description, bounded_files.DESCRIPTION_BYTES))
+    whole_files.write_text(description, json.dumps({**described, "golden": FOLDER}, indent=2) + "\n")
     return bundles.read(bundle.folder)
 
 

@@ -130,7 +130,7 @@ def _change(
 ) -> None:
     """Change a bundle, or a copy of it, by its description, which is all that counts: it is the old one or the new."""
     described = bounded_files.inside(bundle.folder, bundles.DESCRIPTION)
-    values = bounded_files.parse_json(bounded_files.read_text(described))
+    values = bounded_files.parse_json(bounded_files.read_text(described, bounded_files.DESCRIPTION_BYTES))
     values |= {"temperature": temperature, "novelty": novelty.to_dict()}
     values |= {} if drift is None else {"drift": drift.to_dict()}
     outdated = None

@@ -14,6 +14,7 @@ import pytest
 
 from glimpse.models import bundle, digests
 from glimpse.models.bundle import BundleError, ClassLabel
+from glimpse.models.heads import Head
 from glimpse.models.prestem.recipe import Recipe
 
 RECIPE = Recipe(height=8, width=8, mean=(1.5, 2, 3), std=(4, 5, 6))
@@ -62,6 +63,18 @@ def test_a_bundle_comes_back_as_it_was_written(folder: Path) -> None:
     assert (found.name, found.version, found.architecture, found.variant) == ("small", "1", "resnet20", "cifar")
     assert (found.input_shape, found.temperature, found.metrics) == ((8, 8, 3), 1.25, {"top1": 0.9})
     found.check_digest()
+
+
+def test_thousands_of_labels_with_numbers_of_their_own_come_back(tmp_path: Path) -> None:
+    """Tags of photo collections are as many; each has a temperature, an offset and a threshold in the description."""
+    labels = [ClassLabel(f"tag {number}") for number in range(8_000)]
+    head = Head(
+        kind="multi-label",
+        temperatures=(1.234567,) * len(labels),
+        offsets=(-1.234567,) * len(labels),
+        thresholds=(0.345678,) * len(labels),
+    )
+    assert bundle.read(make(tmp_path / "tags", labels=labels, head=head).folder).head == head
 
 
 def test_labels_are_one_class_a_line_with_the_id_behind_a_tab(folder: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -105,6 +107,17 @@ def test_no_clear_answer_at_all_is_refused_and_nothing_is_written(made: bundle.B
         golden.record(made, answer, [picture("half.png", 110)], by="a test")
     assert not (made.folder / "golden").exists()
     assert bundle.read(made.folder).golden == ""
+
+
+def test_a_full_disk_leaves_the_description_whole(made: bundle.Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    before = (made.folder / "model.json").read_bytes()
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        golden.record(made, answer, [picture("red.png", 255)], by="a test")
+    assert (made.folder / "model.json").read_bytes() == before
 
 
 def test_recording_anew_leaves_no_picture_of_the_last_time(recorded: bundle.Bundle) -> None:

@@ -194,7 +194,7 @@ TEXTS = {
     "a number beyond any float": '{"format": 1, "temperature": 1e999}',
     "no number": '{"format": 1, "temperature": NaN}',
     "a name twice": '{"format": 1, "format": 2}',
-    "too large": " " * (bounded_files.TEXT_BYTES + 1),
+    "too large": " " * (bounded_files.DESCRIPTION_BYTES + 1),
     "half a character": '{"format": "\\ud800"}',
     "a list of lists": json.dumps({"format": [[1, 2]] * 1000}),
 }
