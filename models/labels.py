@@ -75,8 +75,8 @@ def indices(names: Iterable[str], labels: Sequence[ClassLabel], *, data: object,
     """The index of the class that each name means.
 
     A name may be a class's id, its label, one of the label's parts between commas, or a synonym. Upper and lower case,
-    and underscores and spaces, are the same, unless they tell two classes apart. A label comes before another class's
-    synonym.
+    underscores and spaces, and accents as characters of their own or not, are the same, unless they tell two classes
+    apart. A label comes before another class's synonym.
 
     Args:
         names: of classes, for example those of folders of images.
@@ -135,8 +135,8 @@ def by_name(labels: Sequence[ClassLabel]) -> tuple[dict[str, set[int]], ...]:
 
 
 def plain(name: str) -> str:
-    """A name as it is compared with others: without upper case and underscores, and with single spaces."""
-    return " ".join(name.casefold().replace("_", " ").split())
+    """A name as it is compared with others: without upper case and underscores, with single spaces, composed (NFC)."""
+    return " ".join(unicodedata.normalize("NFC", name).casefold().replace("_", " ").split())
 
 
 def _shown(label: ClassLabel) -> str:

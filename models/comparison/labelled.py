@@ -79,7 +79,7 @@ def _listed(path: Path) -> LabelledFiles:
     for number, line in enumerate(_lines(path / LABELS), start=1):
         # A tab separates where there is one, so that names may have spaces; else the last space does.
         name, separator, klass = line.partition("\t") if "\t" in line else line.rpartition(" ")
-        name, klass = name.strip(), klass.strip()
+        name, klass = files.composed(name.strip()), klass.strip()
         if not (separator and name and klass):
             raise ValueError(
                 f"{path / LABELS}: line {number} must be 'FILE CLASS', a file's name and its class, separated by a tab "

@@ -1,21 +1,26 @@
 """The image files of a folder or a zip file: finding them, and reading their bytes.
 
-The client finds images by the same rules (`client.images`): hidden files and folders are ignored, and so are those that
-operating systems and network storage create.
+The client finds images by the same rules (`client.commands.find_images`): hidden files and folders are ignored, and so
+are those that operating systems and network storage create. Only here are links to folders followed, because a class
+may lie elsewhere.
+
+Names are in Unicode's composed form (NFC), whichever their file system has: a class is the same one in a folder of a
+Mac, in its zip file and in a table.
 """
 
 from __future__ import annotations
 
+import contextlib
 import lzma
 import os
 import stat
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 
 from glimpse.models.train import samples
 
@@ -31,6 +36,7 @@ SYSTEM_FOLDERS = frozenset(
 )
 
 _DEFLATE64 = 9  # Windows Explorer takes it for large folders
+_UTF_8 = 0x800  # flag of an entry of a zip: its name is in UTF-8
 
 
 class UnreadableError(Exception):
@@ -45,7 +51,7 @@ class ImageFile:
     read: Callable[[], bytes]  # raises UnreadableError
 
 
-@contextmanager
+@contextlib.contextmanager
 def open_images(path: Path, suffixes: Collection[str]) -> Iterator[list[ImageFile]]:
     """The image files below a folder or in a zip, in a fixed order; they can be read until the context ends.
 
@@ -58,7 +64,10 @@ def open_images(path: Path, suffixes: Collection[str]) -> Iterator[list[ImageFil
         ValueError: it is neither a folder nor a zip file, or a name in the zip file contains "..".
     """
     if samples.is_samples(path):
-        yield [ImageFile(f"{name}/{file}", partial(_read_file, path / file)) for file, name in samples.labelled(path)]
+        yield [
+            ImageFile(composed(f"{name}/{file}"), partial(_read_file, path / file))
+            for file, name in samples.labelled(path)
+        ]
         return
     if path.is_dir():
         yield list(_in_folder(path, suffixes))
@@ -89,9 +98,38 @@ def without_images(path: Path, images: Iterable[ImageFile]) -> list[str]:
 
 
 def _folders_below(root: Path) -> Iterator[PurePosixPath]:
-    for folder, folders, _ in os.walk(root):
-        folders[:] = [name for name in folders if not is_ignored(name)]
-        yield from (PurePosixPath(Path(folder, name).relative_to(root).as_posix()) for name in folders)
+    for folder, folders, _ in _walk(root, lambda _: None):
+        yield from (_name_of(Path(folder, name), root) for name in folders)
+
+
+def _walk(root: Path, onerror: Callable[[OSError], None]) -> Iterator[tuple[str, list[str], list[str]]]:
+    """What `os.walk` gives, without the folders that are ignored, and with those that links lead to.
+
+    A link to a folder that is found without it is not followed, so that no image is found twice, and no folder is
+    searched within itself, which would have no end.
+    """
+    whole = os.path.realpath(root)
+    ways: dict[str, tuple[str, ...]] = {str(root): (whole,)}
+    for folder, folders, names in os.walk(root, onerror=onerror, followlinks=True):
+        way, kept = ways.pop(folder), []
+        for name in folders:
+            path = os.path.join(folder, name)  # noqa: PTH118 - as `os.walk` makes it
+            link = os.path.islink(path)  # noqa: PTH114 - the same
+            real = os.path.realpath(path) if link else os.path.join(way[-1], name)  # noqa: PTH118 - the same
+            if not (is_ignored(name) or real in way or (link and _is_found_below(real, whole))):
+                kept.append(name)
+                ways[path] = (*way, real)
+        folders[:] = kept
+        yield folder, folders, names
+
+
+def _is_found_below(folder: str, root: str) -> bool:
+    """Whether a folder is searched as one of those below `root`; both without links."""
+    try:
+        parts = PurePath(folder).relative_to(root).parts
+    except ValueError:
+        return False
+    return not any(map(is_ignored, parts))
 
 
 def _folders_in_zip(path: Path) -> Iterator[PurePosixPath]:
@@ -103,8 +141,23 @@ def _folders_in_zip(path: Path) -> Iterator[PurePosixPath]:
 
 
 def _zip_name(entry: zipfile.ZipInfo) -> PurePosixPath:
+    name = entry.filename
+    if not entry.flag_bits & _UTF_8:
+        # macOS' archiver writes UTF-8 and does not say so; Python takes what is not said to be UTF-8 for the alphabet
+        # of DOS. A name that was meant in that one is hardly ever valid UTF-8, too.
+        with contextlib.suppress(UnicodeError):
+            name = name.encode("cp437").decode("utf-8")
     # Some programs for Windows write its separator, against the format.
-    return PurePosixPath(entry.filename.replace("\\", "/").lstrip("/"))
+    return PurePosixPath(composed(name.replace("\\", "/").lstrip("/")))
+
+
+def composed(name: str) -> str:
+    """A name in Unicode's composed form: "é" as one character, where file systems of Macs have "e" and an accent."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _name_of(path: Path, root: Path) -> PurePosixPath:
+    return PurePosixPath(composed(path.relative_to(root).as_posix()))
 
 
 def is_ignored(folder: str) -> bool:
@@ -120,11 +173,10 @@ def _is_image(name: PurePosixPath, suffixes: Collection[str]) -> bool:
 
 def _in_folder(root: Path, suffixes: Collection[str]) -> Iterator[ImageFile]:
     found: list[Path] = []
-    for folder, folders, files in os.walk(root, onerror=_raise):
-        folders[:] = [name for name in folders if not is_ignored(name)]
+    for folder, _, files in _walk(root, _raise):
         found += [Path(folder, name) for name in files]
     for path in sorted(found):
-        name = PurePosixPath(path.relative_to(root).as_posix())
+        name = _name_of(path, root)
         if _is_image(name, suffixes) and _is_readable_kind(path):
             yield ImageFile(str(name), partial(_read_file, path))
 

@@ -109,6 +109,39 @@ def test_a_pipe_is_not_waited_for_and_a_broken_link_is_named(tmp_path: Path) -> 
         read(folder, RECIPE)
 
 
+def test_a_class_may_be_a_link_to_a_folder_elsewhere(tmp_path: Path) -> None:
+    folder_of(["cats/1.png", "cats/young/2.png"], tmp_path / "elsewhere")
+    folder = folder_of(["dog/1.png", ".kept/birds/1.png"], tmp_path / "images")
+    (folder / "cat").symlink_to(tmp_path / "elsewhere" / "cats")
+    (folder / "bird").symlink_to(".kept/birds")
+    assert names_in(folder) == ["bird/1.png", "cat/1.png", "cat/young/2.png", "dog/1.png"]
+    assert read(folder, RECIPE).empty == ()
+
+
+def test_links_to_folders_find_nothing_twice_and_come_to_an_end(tmp_path: Path) -> None:
+    folder = folder_of(["images/a/1.png", "images/b/2.png", "other/c/3.png"], tmp_path) / "images"
+    (folder / "latest").symlink_to("b")
+    (folder / "a" / "all").symlink_to(folder)
+    (folder / "above").symlink_to(tmp_path)
+    (tmp_path / "other" / "back").symlink_to(folder)
+    (tmp_path / "other" / "c" / "again").symlink_to(tmp_path / "other")
+    assert names_in(folder) == ["a/1.png", "above/other/c/3.png", "b/2.png"]
+
+
+@pytest.mark.parametrize(
+    ("stored", "label"), [(b"cafe\xcc\x81", "café"), (b"caf\xc3\xa9", "café"), (b"caf\x82", "café")]
+)
+def test_a_name_is_the_same_from_any_system_and_archiver(stored: bytes, label: str, tmp_path: Path) -> None:
+    """Of a Mac, of Linux, and of DOS; none of the archives says that its names are in UTF-8."""
+    place = "~" * len(stored)
+    archive = zip_of([f"{place}/1.png", "tea/1.png"], tmp_path / "images.zip")
+    archive.write_bytes(archive.read_bytes().replace(place.encode(), stored))
+    assert read(archive, RECIPE).labels == (label, "tea")
+    folder = folder_of(["cafe\u0301/1.png", "tea/1.png"], tmp_path / "images")
+    assert read(folder, RECIPE, read(archive, RECIPE).labels).classes.tolist() == [0, 1]
+    assert read(folder, RECIPE).empty == ()
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_a_folder_that_may_not_be_read_is_not_passed_over(tmp_path: Path) -> None:
     folder = folder_of(["a/1.png", "b/1.png"], tmp_path)

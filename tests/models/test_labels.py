@@ -60,6 +60,15 @@ def test_a_class_is_found_by_each_of_its_names(name: str) -> None:
     assert found([name], KNOWN) == {name: 1}
 
 
+def test_accents_may_be_characters_of_their_own() -> None:
+    labels = [ClassLabel("cafe\u0301"), ClassLabel("caf\u00e9s", synonyms=("Cafe\u0301ha\u0308user",))]
+    assert found(["caf\u00e9", "Cafe\u0301s", "caf\u00e9h\u00e4user"], labels) == {
+        "caf\u00e9": 0,
+        "Cafe\u0301s": 1,
+        "caf\u00e9h\u00e4user": 1,
+    }
+
+
 def test_a_label_comes_before_another_class_s_synonym() -> None:
     labels = [ClassLabel("hen", "n1", ("cock",)), ClassLabel("cock", "n2"), ClassLabel("Cock", "n3")]
     assert found(["hen", "cock", "Cock", "n1"], labels) == {"hen": 0, "cock": 1, "Cock": 2, "n1": 0}
