@@ -149,6 +149,8 @@ def check_labels(labels: Sequence[ClassLabel]) -> None:
     Raises:
         BundleError: one of them would not.
     """
+    if len(labels) > MAX_LABELS:
+        raise BundleError(f"A model may have at most {MAX_LABELS:,} labels. Received: {len(labels):,}")
     for label in labels:
         if not label.label.strip() or not all(
             map(_is_within_a_line, "".join((label.label, label.class_id, *label.synonyms)))
@@ -160,6 +162,11 @@ def check_labels(labels: Sequence[ClassLabel]) -> None:
         if any("," in synonym or not synonym.strip() for synonym in label.synonyms):
             raise BundleError(
                 f"A synonym must be a text without commas, which separate them. Received: {label.synonyms!r}"
+            )
+        if len(line_of(label)) > MAX_LABEL_LENGTH:
+            raise BundleError(
+                f"A label, with its class id and synonyms, must have at most {MAX_LABEL_LENGTH:,} characters. "
+                f"Received: {shown(label.label)}"
             )
         if label.label.startswith("\ufeff"):
             raise BundleError(f"A label cannot begin with a byte order mark. Received: {label.label!r}")

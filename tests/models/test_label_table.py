@@ -46,6 +46,11 @@ def test_columns_are_read_as_they_were_written(made: tuple[list[str], list[str],
     assert found.targets.tolist() == targets
 
 
+def test_names_are_composed_as_those_of_the_images_are() -> None:
+    found = table.parse("file,labels\ncafe\u0301.png,the\u0301|cafe\u0301\n", HERE)
+    assert (found.files, found.labels) == (("caf\u00e9.png",), ("caf\u00e9", "th\u00e9"))
+
+
 @given(tables(), st.sampled_from(["|", ";", " | ", "; "]))
 def test_lists_are_read_as_they_were_written(made: tuple[list[str], list[str], list[list[int]]], between: str) -> None:
     files, labels, targets = made
@@ -94,9 +99,25 @@ def test_a_table_that_is_none_is_refused_by_its_line(text: str, said: str) -> No
         table.parse(text, HERE)
 
 
-def test_a_byte_order_mark_and_backslashes_are_understood(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"PK\x03\x04 and so on", "is an Excel workbook or another zip file, not a CSV file. Save the table as CSV"),
+        (b"PAR1 and so on", "is a Parquet file, not a CSV file. Save the table as CSV"),
+        ("file,labels\na.png,café\n".encode("latin-1"), "at byte 21, .*Save the file as UTF-8"),
+    ],
+)
+def test_what_is_no_text_is_refused_with_what_to_do(data: bytes, said: str, tmp_path: Path) -> None:
     path = tmp_path / "labels.csv"
-    path.write_text("\ufefffile,labels\r\nfolder\\a.png,cat\r\nb.png,\r\n\r\n", encoding="utf-8", newline="")
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=said):
+        table.read(path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le"])
+def test_a_byte_order_mark_and_backslashes_are_understood(encoding: str, tmp_path: Path) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_text("\ufefffile,labels\r\nfolder\\a.png,cat\r\nb.png,\r\n\r\n", encoding=encoding, newline="")
     found = table.read(path)
     assert (found.files, found.labels, found.targets.tolist()) == (("folder/a.png", "b.png"), ("cat",), [[1], [0]])
 

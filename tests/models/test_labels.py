@@ -45,6 +45,14 @@ def test_a_synonym_that_could_not_be_read_back_is_refused(synonym: str) -> None:
         check_labels([ClassLabel("cat", "", (synonym,))])
 
 
+def test_more_than_a_file_of_labels_may_have_is_refused() -> None:
+    check_labels([ClassLabel("a" * 989, "n1", ("synonym",))])
+    with pytest.raises(BundleError, match=r"at most 1,000 characters. Received: 'a+\.\.\.a+'"):
+        check_labels([ClassLabel("a" * 990, "n1", ("a synonym",))])
+    with pytest.raises(BundleError, match=r"at most 100,000 labels\. Received: 100,001"):
+        check_labels([ClassLabel("a")] * 100_001)
+
+
 def found(names: Iterable[str], labels: Sequence[ClassLabel]) -> dict[str, int]:
     return indices(names, labels, data="photos", model="net")
 

@@ -23,13 +23,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from glimpse.models import bundle
+from glimpse.models import bundle, texts
 from glimpse.models.labels import ClassLabel, some
+from glimpse.models.train.files import composed
 
 _LIST = frozenset({"label", "labels", "class", "classes", "tag", "tags"})
 _BETWEEN = re.compile(r"[|;]")
 _CELLS = {"0": 0, "1": 1}
 _LONGEST = 64 << 20  # bytes of the file
+# The first bytes of tables in other formats.
+_NO_TEXT = {b"PK\x03\x04": "an Excel workbook or another zip file", b"PAR1": "a Parquet file"}
 # Images that must show a label, and as many that must not: one of each to train with, and one to fit its threshold on.
 FEWEST = 2
 
@@ -75,9 +78,12 @@ def read(path: Path) -> LabelTable:
             data = file.read(_LONGEST + 1)
         if len(data) > _LONGEST:
             raise ValueError(f"{path} has more than {_LONGEST >> 20} MiB, the largest size of a table of labels.")
-        return parse(data.decode("utf-8-sig"), path)
+        for magic, what in _NO_TEXT.items():
+            if data.startswith(magic):
+                raise ValueError(f"{path} is {what}, not a CSV file. Save the table as CSV.")
+        return parse(texts.decode(data), path)
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not text in UTF-8: {error.reason} at byte {error.start}.") from error
+        raise ValueError(f"{path} is not text: at byte {error.start}, {error.reason}.") from error
 
 
 def parse(text: str, path: Path) -> LabelTable:
@@ -157,7 +163,7 @@ def _rows(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
     reader = csv.reader(io.StringIO(text.rstrip(), newline=""), strict=True)
     try:
         for row in reader:
-            cells = [cell.strip() for cell in row]
+            cells = [composed(cell.strip()) for cell in row]
             if not any(cells):
                 raise ValueError(f"{path}, line {reader.line_num}: the row is empty. Remove it.")
             yield reader.line_num, cells
