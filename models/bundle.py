@@ -235,7 +235,7 @@ def write(  # noqa: PLR0913 - one for each value of the description
         **({"drift": drift.to_dict()} if drift else {}),
         **({"head": head.to_dict()} if head != SOFTMAX else {}),
     }
-    (folder / LABELS).write_text("".join(f"{line_of(label)}\n" for label in labels), encoding="utf-8")
+    whole_files.write_text(folder / LABELS, "".join(f"{line_of(label)}\n" for label in labels))
     whole_files.write_text(folder / DESCRIPTION, json.dumps(values, indent=2) + "\n")
     return read(folder)
 

@@ -40,7 +40,10 @@ def write_bytes(path: Path, data: bytes) -> None:
         if target.exists():
             beside.chmod(target.stat().st_mode & 0o777)
         beside.replace(target)
-    except OSError:
+    except OSError as error:
         with suppress(OSError):
             beside.unlink(missing_ok=True)
-        raise
+        if error.errno is None:
+            raise
+        # What was written to is of no use to whoever reads the message.
+        raise OSError(error.errno, error.strerror, str(path)) from error

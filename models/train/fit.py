@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import io
 import math
 import re
 import sys
@@ -12,12 +13,13 @@ from typing import Any
 
 import keras
 
+from glimpse.models import whole_files
 from glimpse.models.builder import assemble
 from glimpse.models.catalogue import find
 from glimpse.models.messages import short
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.models.serving import logits_model
-from glimpse.models.train import auxiliary, defaults, fused, watch
+from glimpse.models.train import auxiliary, defaults, fused, seeds, watch
 from glimpse.models.train.data import Batches, LabelledImages, shares
 from glimpse.models.train.multi_label import loss as label_loss
 from glimpse.models.train.plan import CHECKPOINT, Plan
@@ -59,6 +61,7 @@ def train(
     # variables are exempt from weight decay.
     model = restored(plan, recipe, images, folder) if checkpoint.exists() else compiled(plan, recipe, images)
     done = epochs_done(model, plan, images)
+    seeds.advance(model, int(model.optimizer.iterations))
     write_history(folder / HISTORY, history(folder, done))
     last = plan.total_epochs if stop_after is None else min(plan.total_epochs, done + stop_after)
     guess = _guessing(plan, images) * auxiliary.relative_loss(model)
@@ -320,15 +323,17 @@ def history(folder: Path, epochs: float = math.inf) -> list[dict[str, float]]:
 
 
 def write_history(path: Path, rows: list[dict[str, float]]) -> None:
-    """Write the rows of a run's history in place of those that are there."""
-    """Replace the file by one of these rows, atomically."""
+    """Write the rows of a run's history in place of those that are there.
+
+    Raises:
+        OSError: they cannot be written; those that were there stay.
+    """
     if not rows:
         path.unlink(missing_ok=True)
         return
-    fresh = path.with_name(f"fresh.{path.name}")
-    with fresh.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]), extrasaction="ignore")
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({name: f"{value:.6f}" for name, value in row.items()} | {"epoch": int(row["epoch"])})
-    fresh.replace(path)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(rows[0]), extrasaction="ignore")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({name: f"{value:.6f}" for name, value in row.items()} | {"epoch": int(row["epoch"])})
+    whole_files.write_text(path, text.getvalue())

@@ -13,8 +13,9 @@ from typing import Any, Literal, get_args
 
 from filelock import FileLock, Timeout
 
+from glimpse.models import whole_files
 from glimpse.models.prestem.recipe import Recipe
-from glimpse.models.train.transfer.plan import HEAD_CHECKPOINT, TransferRun
+from glimpse.models.train.transfer.plan import HEAD_CHECKPOINT, TransferRun, check_numbers
 
 PLAN = "plan.json"
 LOCK = "run.lock"
@@ -70,6 +71,7 @@ class Plan:
     def __post_init__(self) -> None:
         if self.optimizer not in get_args(Optimizer):
             raise ValueError(f"optimizer must be one of {', '.join(get_args(Optimizer))}. Received: {self.optimizer}")
+        check_numbers(self, "learning_rate", "restart_learning_rate", "warmup_epochs", "weight_decay")
         for name in ("epochs", "batch_size", "learning_rate", "restart_learning_rate"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be greater than 0. Received: {getattr(self, name)}")
@@ -216,7 +218,7 @@ def claim(
             f"{folder} has a checkpoint but no {PLAN}, so it is not known what was trained. Give another --out."
         )
     folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(new, indent=2) + "\n", encoding="utf-8")
+    whole_files.write_text(path, json.dumps(new, indent=2) + "\n")
 
 
 def earlier(folder: Path, *, checkpoint: str) -> dict[str, Any]:

@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import numpy as safetensors
 
+from glimpse.models import whole_files
+
 
 def save(model: keras.Model, path: Path, *, dtype: Literal["float32", "float16"] = "float32") -> None:
     """Write every weight of `model`, keyed by its path, for example ``group1_block1_a_conv/kernel``.
@@ -27,6 +29,7 @@ def save(model: keras.Model, path: Path, *, dtype: Literal["float32", "float16"]
 
     Raises:
         ValueError: two weights have the same path, or one is too large for the dtype.
+        OSError: the file cannot be written; an earlier one stays.
     """
     tensors: dict[str, NDArray[np.floating]] = {}
     for variable in model.weights:
@@ -38,4 +41,4 @@ def save(model: keras.Model, path: Path, *, dtype: Literal["float32", "float16"]
         # The writer takes the buffer as it lies in memory, so a transposed view would be saved in the wrong order.
         tensors[variable.path] = np.ascontiguousarray(value.astype(dtype))
     # Not the library's save_file: that makes files which only their owner may read.
-    path.write_bytes(safetensors.save(tensors))
+    whole_files.write_bytes(path, safetensors.save(tensors))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from glimpse.models.catalogue import find
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.models.train import plan as plans
 from glimpse.models.train.options import parser, plan_of, recipe_of
-from glimpse.models.train.plan import Plan, PlanError, Run, check_kind, claim, earlier
+from glimpse.models.train.plan import PLAN, Plan, PlanError, Run, check_kind, claim, earlier
 from glimpse.models.train.transfer.plan import HEAD_CHECKPOINT, TransferPlan, TransferRun
+from tests.models.full_disk import files_of
 
 RUN = Run(
     plan=Plan(architecture="resnet20", epochs=3),
@@ -24,6 +26,15 @@ RUN = Run(
     labels=("a", "b"),
 )
 CHECKPOINT = "checkpoint"
+
+
+def test_a_full_disk_leaves_the_plan_with_which_a_run_goes_on(tmp_path: Path) -> None:
+    claim(tmp_path, RUN, checkpoint=CHECKPOINT)
+    plan = (tmp_path / PLAN).read_bytes()
+    with files_of(100), pytest.raises(OSError, match=f"File too large: '{tmp_path / PLAN}'"):
+        claim(tmp_path, RUN, checkpoint=CHECKPOINT)
+    assert [path.name for path in tmp_path.iterdir()] == [PLAN]
+    assert (tmp_path / PLAN).read_bytes() == plan
 
 
 def test_the_same_run_may_go_on(tmp_path: Path) -> None:
@@ -193,6 +204,8 @@ def test_a_plan_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
     ("values", "message"),
     [
         ({"epochs": 0}, "epochs must be greater than 0. Received: 0"),
+        ({"warmup_epochs": math.inf}, "warmup_epochs must be a finite number. Received: inf"),
+        ({"seed": 2**32}, "seed must be at most 4294967295. Received: 4294967296"),
         ({"batch_size": -1}, "batch_size must be greater than 0. Received: -1"),
         ({"learning_rate": 0.0}, "learning_rate must be greater than 0. Received: 0.0"),
         ({"weight_decay": -1.0}, "weight_decay must be at least 0. Received: -1.0"),

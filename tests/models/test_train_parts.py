@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 
 from glimpse.models import bundle, evaluate
+from glimpse.models.prestem.recipe import Recipe
 from glimpse.models.train import __main__ as command
 from glimpse.models.train import fit
 from glimpse.models.train import options as plan_options
+from glimpse.models.train.data import LabelledImages
 from glimpse.models.train.plan import Plan
 from tests.models.training import commands_of, options, run_words
 
@@ -130,6 +132,24 @@ def test_the_learning_rate_warms_up_falls_and_starts_again() -> None:
 def test_the_history_ends_where_the_checkpoint_does(tmp_path: Path) -> None:
     (tmp_path / fit.HISTORY).write_text("epoch,loss\n1,0.5\n2,0.4\n2,0.3\n3,0.2\n4,0")
     assert fit.history(tmp_path, 2) == [{"epoch": 1, "loss": 0.5}, {"epoch": 2, "loss": 0.3}]
+
+
+def random_images(count: int, side: int) -> LabelledImages:
+    rng = np.random.default_rng(0)
+    return LabelledImages(rng.integers(0, 256, (count, side, side, 3), np.uint8), rng.integers(0, 2, count), ("a", "b"))
+
+
+def test_what_a_dropout_drops_goes_on_where_a_run_was_interrupted(tmp_path: Path) -> None:
+    plan = Plan(
+        architecture="mnist_dnn", options={"hidden": [8], "dropout": 0.5}, epochs=2, batch_size=4, optimizer="adam"
+    )
+    recipe, images = Recipe(height=4, width=4), random_images(16, 4)
+    arguments = plan, recipe, images, images
+    whole = fit.train(*arguments, tmp_path / "whole")
+    fit.train(*arguments, tmp_path / "interrupted", stop_after=1)
+    resumed = fit.train(*arguments, tmp_path / "interrupted")
+    for one, other in zip(whole.weights, resumed.weights, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7, err_msg=one.path)
 
 
 @pytest.mark.slow

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import shutil
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from glimpse.models import bundle
 from glimpse.models.train import __main__ as command
 from glimpse.models.train import fit
 from glimpse.models.train.plan import CHECKPOINT, exclusive
+from tests.models.full_disk import files_of
 from tests.models.training import SMALL, options
 
 from .conftest import write_images
@@ -162,12 +162,8 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path: Path) -> None:
     checkpoint = tmp_path / CHECKPOINT
     checkpoint.write_bytes(b"the last one")
     model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(5000)])
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
-    try:
-        with pytest.raises(OSError, match=r"checkpoint\.weights\.h5 cannot be written: File too large"):
-            fit.save_checkpoint(model, checkpoint)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    said = r"checkpoint\.weights\.h5 cannot be written: File too large"
+    with files_of(10_000), pytest.raises(OSError, match=said):
+        fit.save_checkpoint(model, checkpoint)
     assert [file.name for file in tmp_path.iterdir()] == [CHECKPOINT]
     assert checkpoint.read_bytes() == b"the last one"

@@ -15,6 +15,7 @@ from glimpse.models.builder import Assembly, assemble
 from glimpse.models.catalogue import find
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.models.weights import WeightsError, WeightsMismatchError
+from tests.models.full_disk import files_of
 from tests.variations import mostly_in_ci
 
 RECIPE = Recipe(height=8, width=8, mean=(120, 121, 122), std=(60, 61, 62))
@@ -65,6 +66,14 @@ def test_a_weight_too_large_for_float16_is_refused_by_name(tmp_path: Path) -> No
     model.get_layer("classifier_logits").bias.assign([0.0, 7e4, 0.0, 0.0])
     with pytest.raises(ValueError, match="classifier_logits/bias holds numbers that float16 cannot"):
         weights.save(model, tmp_path / "w.safetensors", dtype="float16")
+
+
+def test_a_full_disk_leaves_the_weights_that_are_there(saved: Path) -> None:
+    before = saved.read_bytes()
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(5000)])
+    with files_of(10_000), pytest.raises(OSError, match=f"File too large: '{saved}'"):
+        weights.save(model, saved)
+    assert saved.read_bytes() == before
 
 
 def test_tensors_are_float32_and_named_after_their_variables(saved: Path) -> None:

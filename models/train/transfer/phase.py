@@ -12,6 +12,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from glimpse.models.train import seeds
 from glimpse.models.train.calibrate import fit_temperature, negative_log_likelihood
 from glimpse.models.train.fit import HISTORY, history, save_checkpoint, write_history
 from glimpse.models.train.multi_label import calibrate as label_calibrate
@@ -107,6 +108,7 @@ class Phase:
             OSError: a checkpoint cannot be written.
         """
         done = begun = self._resume(model)
+        seeds.advance(model, (self._before + done) * self._steps)
         limit = self._epochs if stop_after is None else min(self._epochs, done + stop_after)
         if done < limit and not self._ended(done):
             # Rows beyond the checkpoint belong to an interrupted epoch.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
@@ -16,6 +17,7 @@ ClassWeights = Literal["balanced", "none"]
 # The phases are trained with the rest of a plan; these say only how long, so that a run may go on with others.
 MAY_CHANGE = frozenset({"plan.epochs", "plan.thaw_epochs", "plan.patience"})
 _MIN_BATCH, _MIN_STEPS = 8, 16
+_LARGEST_SEED = 2**32 - 1  # that NumPy and Keras take
 THAW = "plan.thaw"  # as well, as long as nothing has been thawed
 
 
@@ -42,6 +44,7 @@ class TransferPlan:
     head: Literal["softmax", "multi-label"] = "softmax"  # what the scores mean; of a table of labels: multi-label
 
     def __post_init__(self) -> None:
+        check_numbers(self, "learning_rate", "weight_decay")
         for name in ("epochs", "thaw_epochs", "patience", "batch_size", "learning_rate"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be greater than 0. Received: {getattr(self, name)}")
@@ -54,6 +57,19 @@ class TransferPlan:
             raise ValueError(
                 f"class_weights must be one of {', '.join(get_args(ClassWeights))}. Received: {self.class_weights!r}"
             )
+
+
+def check_numbers(plan: Any, *finite: str) -> None:
+    """Refuse what no training can compute with: a seed that is too large, and infinite values of these names.
+
+    Raises:
+        ValueError: the message names the value.
+    """
+    for name in finite:
+        if not math.isfinite(getattr(plan, name)):
+            raise ValueError(f"{name} must be a finite number. Received: {getattr(plan, name)}")
+    if plan.seed > _LARGEST_SEED:
+        raise ValueError(f"seed must be at most {_LARGEST_SEED}. Received: {plan.seed}")
 
 
 def batch_size(images: int) -> int:
