@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -110,8 +109,12 @@ def _scaled_pixels(assembly: Assembly, recipe: Recipe) -> tuple[keras.KerasTenso
 def logits(network: keras.Model, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Logits of all images: uint8 ``[N, H, W, C]`` -> float32 ``[N, classes]``."""
     network.jit_compile = jit_compile()
-    batch = max(_LEAST_BATCH, min(_BATCH, _PIXELS // math.prod(pixels.shape[1:3])))
-    return np.asarray(network.predict(pixels, batch_size=batch, verbose=0), np.float32)
+    return np.asarray(network.predict(pixels, batch_size=at_once(*pixels.shape[1:3]), verbose=0), np.float32)
+
+
+def at_once(height: int, width: int) -> int:
+    """How many images of so many pixels are computed at once, where nothing is trained."""
+    return max(_LEAST_BATCH, min(_BATCH, _PIXELS // (height * width)))
 
 
 def serving_outputs(

@@ -18,7 +18,7 @@ from glimpse.models.builder import assemble
 from glimpse.models.catalogue import find
 from glimpse.models.messages import short
 from glimpse.models.prestem.recipe import Recipe
-from glimpse.models.serving import logits_model
+from glimpse.models.serving import at_once, logits_model
 from glimpse.models.train import auxiliary, defaults, fused, seeds, watch
 from glimpse.models.train.data import Batches, LabelledImages, shares
 from glimpse.models.train.multi_label import loss as label_loss
@@ -81,7 +81,7 @@ def train(
         metrics = model.fit(
             batches,
             validation_data=(held_out.pixels, monitored) if len(held_out) else None,
-            validation_batch_size=500,
+            validation_batch_size=at_once(recipe.height, recipe.width),
             initial_epoch=epoch,
             # All of them, so that what is shown while it runs is the place in the whole; one of them is done.
             epochs=max(plan.total_epochs, epoch + 1),

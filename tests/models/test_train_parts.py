@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 
@@ -150,6 +151,23 @@ def test_what_a_dropout_drops_goes_on_where_a_run_was_interrupted(tmp_path: Path
     resumed = fit.train(*arguments, tmp_path / "interrupted")
     for one, other in zip(whole.weights, resumed.weights, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7, err_msg=one.path)
+
+
+def test_held_out_images_are_computed_in_no_larger_batches_than_memory_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def stop(*_: object, **options: object) -> None:
+        seen.append(options["validation_batch_size"])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(keras.Model, "fit", stop)
+    for side in (32, 256):
+        plan, images = Plan(architecture="mnist_dnn", options={"hidden": [4]}), random_images(2, side)
+        with pytest.raises(KeyboardInterrupt):
+            fit.train(plan, Recipe(height=side, width=side), images, images, tmp_path)
+    assert seen == [500, 64]
 
 
 @pytest.mark.slow
