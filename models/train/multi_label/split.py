@@ -28,6 +28,7 @@ def held_out(targets: NDArray[np.int64], count: int, seed: int) -> NDArray[np.in
     wanted[1] = np.maximum(wanted[1], _LEAST)
     wanted[0] = np.maximum(shown - wanted[1], _LEAST)
     images = np.array([len(targets) - count, count], np.float64)
+    remaining = targets.sum(axis=0)  # images left that show each label
     left = np.ones(len(targets), bool)
     chosen = np.zeros(len(targets), bool)
 
@@ -37,8 +38,9 @@ def held_out(targets: NDArray[np.int64], count: int, seed: int) -> NDArray[np.in
         chosen[image], left[image] = part == 1, False
         wanted[part] -= targets[image]
         images[part] -= 1
+        np.subtract(remaining, targets[image], out=remaining)
 
-    while (remaining := targets[left].sum(axis=0)).any():
+    while remaining.any():
         label = int(np.where(remaining > 0, remaining, len(targets) + 1).argmin())
         for image in order[left[order] & (targets[order, label] == 1)]:
             place(int(image), label)
