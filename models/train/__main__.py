@@ -20,6 +20,7 @@ from glimpse.models.train.transfer import command as transfer_command
 from glimpse.models.train.transfer import options as transfer_options
 
 if TYPE_CHECKING:
+    from glimpse.models.train.data import LabelledImages
     from glimpse.models.train.export import DataSplits
 
 
@@ -117,7 +118,6 @@ def _run(options: argparse.Namespace) -> None:
 def _read(options: argparse.Namespace, recipe: Recipe, rule: HoldOut) -> tuple[Recipe, DataSplits]:
     """The labelled images, and the recipe with the scaling that was given or else measured on the training images."""
     from glimpse.models.train import data
-    from glimpse.models.train.export import DataSplits
 
     everything = data.read(options.data, recipe, skip_unreadable=options.skip_unreadable, besides=options.samples)
     report_omissions(options.data, everything)
@@ -142,13 +142,12 @@ def _read(options: argparse.Namespace, recipe: Recipe, rule: HoldOut) -> tuple[R
         f"{len(training)} training, {len(held_out)} held-out and {len(test) if test else 0} test images "
         f"of {len(training.labels)} classes; mean {recipe.mean}, std {recipe.std}"
     )
-    return recipe, DataSplits(training=training, held_out=held_out, test=test, left_out=everything.left_out)
+    return recipe, _splits(options, training, held_out, test, everything.left_out)
 
 
 def _read_labels(options: argparse.Namespace, recipe: Recipe, tables: Tables) -> tuple[Recipe, DataSplits]:
     """The images of a table of labels, and the recipe as `_read` has it."""
     from glimpse.models.train import data
-    from glimpse.models.train.export import DataSplits
     from glimpse.models.train.multi_label.data import hold_out_places, read
 
     everything = read(options.data, tables.training, recipe, skip_unreadable=options.skip_unreadable)
@@ -166,7 +165,23 @@ def _read_labels(options: argparse.Namespace, recipe: Recipe, tables: Tables) ->
         f"{len(training)} training, {len(held_out)} held-out and {len(test) if test else 0} test images, "
         f"{len(training.labels)} labels, {unlabelled} images without any; mean {recipe.mean}, std {recipe.std}"
     )
-    return recipe, DataSplits(training=training, held_out=held_out, test=test, left_out=everything.left_out)
+    return recipe, _splits(options, training, held_out, test, everything.left_out)
+
+
+def _splits(
+    options: argparse.Namespace,
+    training: LabelledImages,
+    held_out: LabelledImages,
+    test: LabelledImages | None,
+    left_out: tuple[tuple[str, str], ...],
+) -> DataSplits:
+    """The images of a run, once it has been said which of them are there more than once."""
+    from glimpse.models.train import repeated
+    from glimpse.models.train.export import DataSplits
+
+    tested = repeated.seen(test) if test else ()
+    known = repeated.report(options.data, options.test, repeated.seen(training), repeated.seen(held_out), tested)
+    return DataSplits(training=training, held_out=held_out, test=test, left_out=left_out, known_tests=known)
 
 
 if __name__ == "__main__":

@@ -45,6 +45,7 @@ class CardContents:
     command: tuple[str, ...] = ()  # arguments of the training, beside those of the plan and the recipe
     test: str = ""  # path of the test images, as it was given
     left_out: int = 0  # images that could not be read
+    known_tests: int = 0  # test images that were also trained on
     backend: str = "tensorflow"  # of Keras
     provisional: bool = False  # the training was stopped before its end
     base_note: str = ""  # of a transfer: where the weights of its base come from
@@ -55,7 +56,10 @@ def write(card: CardContents) -> str:
     """The card as Markdown."""
     sections = (_head, _use, _data, _training, _results, _calibration, _novelty, _pictures, _again)
     if isinstance(card.measurement, LabelMeasurement):
-        return label_card.write(card, card.measurement, head=_head(card), training=_training(card), again=_again(card))
+        told = tests(card, card.measurement.images)
+        return label_card.write(
+            card, card.measurement, head=_head(card), tests=told, training=_training(card), again=_again(card)
+        )
     return "\n\n".join(filter(None, (section(card) for section in sections))) + "\n"
 
 
@@ -99,11 +103,8 @@ def _use(card: CardContents) -> str:
 
 def _data(card: CardContents) -> str:
     run, measured = card.run, card.measurement
-    tested = (
-        f"{measured.images:,} test images, which played no part in the training, give the results below."
-        if card.tested
-        else "No test images were given: the results below are those on the held-out images."
-    )
+    without = "No test images were given: the results below are those on the held-out images."
+    tested = tests(card, measured.images) if card.tested else without
     equal = isinstance(run, Run) and run.hold_out_rule == "equal"
     share = "as many of every class, while it has some" if equal else "the same share of every class"
     used = (
@@ -114,6 +115,16 @@ def _data(card: CardContents) -> str:
     if card.left_out:
         used += f" {card.left_out:,} more could not be read and were left out."
     return f"## Data\n\n{paragraph(used)}\n\n{paragraph(card.note)}"
+
+
+def tests(card: CardContents, images: int) -> str:
+    """A sentence about the test images, of which there are so many."""
+    if not card.known_tests:
+        return f"{images:,} test images, which played no part in the training, give the results below."
+    return (
+        f"{images:,} test images give the results below. {card.known_tests:,} of them were also trained on, pixel for "
+        "pixel, so that the results are better than on new images."
+    )
 
 
 def _training(card: CardContents) -> str:

@@ -34,6 +34,7 @@ class LabelledImages:
         labels: class names, sorted.
         left_out: for each file that could not be read, its name and the reason.
         empty: folders without a readable image.
+        files: the name of each image's file; empty where they were not read from files.
     """
 
     pixels: NDArray[np.uint8]
@@ -41,13 +42,15 @@ class LabelledImages:
     labels: tuple[str, ...]
     left_out: tuple[tuple[str, str], ...] = ()
     empty: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.classes)
 
     def select(self, index: NDArray[np.int64]) -> LabelledImages:
         """The images at `index`, in that order."""
-        return LabelledImages(self.pixels[index], self.classes[index], self.labels)
+        files = tuple(self.files[place] for place in index.tolist()) if self.files else ()
+        return LabelledImages(self.pixels[index], self.classes[index], self.labels, files=files)
 
 
 def read(
@@ -76,7 +79,7 @@ def read(
         FileNotFoundError: `path` does not exist.
         ValueError: there is no image, an image cannot be read, or a class is not one of `labels`.
     """
-    names: list[str] = []
+    read_files: list[str] = []
     unreadable: list[tuple[str, str]] = []
     with ExitStack() as opened:
         found = opened.enter_context(files.open_images(path, SUFFIXES))
@@ -88,11 +91,12 @@ def read(
         pixels = allocate(path, len(found), recipe)
         for file in found:
             try:
-                pixels[len(names)] = network_input(file.read(), recipe)
+                pixels[len(read_files)] = network_input(file.read(), recipe)
             except files.UnreadableError as error:
                 unreadable.append((file.name, str(error)))
             else:
-                names.append(PurePosixPath(file.name).parent.name)
+                read_files.append(file.name)
+    names = [PurePosixPath(file).parent.name for file in read_files]
     if unreadable and not skip_unreadable:
         which, problems = "it" if len(unreadable) == 1 else "them", summary(unreadable)
         advice = f"Remove or repair {which}, or skip {which} with --skip-unreadable"
@@ -107,7 +111,9 @@ def read(
     classes = np.array([index[name] for name in names])
     filled = set(names)
     empty |= {str(folder) for name, _ in unreadable if (folder := PurePosixPath(name).parent).name not in filled}
-    return LabelledImages(pixels[: len(names)], classes, known, tuple(unreadable), tuple(sorted(empty)))
+    return LabelledImages(
+        pixels[: len(names)], classes, known, tuple(unreadable), tuple(sorted(empty)), tuple(read_files)
+    )
 
 
 def allocate(path: Path, count: int, recipe: Recipe) -> NDArray[np.uint8]:

@@ -54,6 +54,7 @@ class DataSplits:
     held_out: LabelledImages  # the temperature is fitted on them
     test: LabelledImages | None  # the model card's metrics are measured on them, or on the held-out ones when None
     left_out: tuple[tuple[str, str], ...] = ()  # images that could not be read, each with the reason
+    known_tests: int = 0  # test images that are also trained on, see `models.train.repeated`
 
 
 def export(
@@ -251,6 +252,7 @@ def _write_card(
             command=metadata.command,
             test=metadata.test,
             left_out=len(splits.left_out),
+            known_tests=splits.known_tests,
             backend=keras.backend.backend(),
             data=metadata.data,
             note=metadata.note,

@@ -113,10 +113,19 @@ def flat_images(folder: Path) -> Path:
     return folder
 
 
-def test_images_without_contrast_train_with_a_scaling_that_is_given(tmp_path: Path) -> None:
+def test_images_without_contrast_train_with_a_scaling_that_is_given(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = flat_images(tmp_path / "data")
     given = options(data, tmp_path / "run", "--hold-out", "1", "--epochs", "1", "--mean", "0", "0", "0")
-    assert command.main([*given, "--std", "1", "1", "1"]) == 0
+    assert command.main([*given, "--std", "1", "1", "1", "--test", str(data)]) == 0
+    # They are all the same image, which is told here and in the card.
+    said = capsys.readouterr().err
+    assert f"{data}: 4 images are the same as another one, pixel for pixel, but of another class" in said
+    assert f"{data}: of the held-out images, 1 is also trained on, pixel for pixel" in said
+    assert f"{data}: of the test images, 8 are also trained on, pixel for pixel" in said
+    card = " ".join((tmp_path / "run" / "bundle" / "MODEL_CARD.md").read_text().split())
+    assert "8 test images give the results below. 8 of them were also trained on, pixel for pixel" in card
     recipe = bundle.read(tmp_path / "run" / "bundle").recipe
     assert (recipe.mean, recipe.std) == ((0, 0, 0), (1, 1, 1))
 

@@ -14,9 +14,14 @@ if TYPE_CHECKING:
 _SHOWN = 20  # labels that are named in a sentence
 
 
-def write(card: CardContents, measured: LabelMeasurement, *, head: str, training: str, again: str) -> str:
-    """The card as Markdown; `head`, `training` and `again` are sections that are the same for all models."""
-    return "\n\n".join((head, _use(card), _data(card, measured), training, _results(card, measured), again)) + "\n"
+def write(card: CardContents, measured: LabelMeasurement, *, head: str, tests: str, training: str, again: str) -> str:
+    """The card as Markdown.
+
+    `head`, `training` and `again` are sections that are the same for all models, `tests` is a sentence about the test
+    images.
+    """
+    data = _data(card, tests)
+    return "\n\n".join((head, _use(card), data, training, _results(card, measured), again)) + "\n"
 
 
 def _use(card: CardContents) -> str:
@@ -36,10 +41,10 @@ def _use(card: CardContents) -> str:
 - Do not use it where a wrong answer can harm someone."""
 
 
-def _data(card: CardContents, measured: LabelMeasurement) -> str:
+def _data(card: CardContents, tests: str) -> str:
     run = card.run
     tested = (
-        f"{measured.images:,} test images, which played no part in the training, give the results below."
+        tests
         if card.tested
         else "No test images were given: the results below are those on the held-out images, on which the thresholds "
         "were fitted, so that they are better than on new images."

@@ -60,7 +60,13 @@ def read(path: Path, table: LabelTable, recipe: Recipe, *, skip_unreadable: bool
         )
     if not read_rows:
         raise ValueError(f"{path} has no images. Supported suffixes: {', '.join(sorted(SUFFIXES))}")
-    return LabelledImages(pixels[: len(read_rows)], table.targets[read_rows], table.labels, tuple(unreadable))
+    return LabelledImages(
+        pixels[: len(read_rows)],
+        table.targets[read_rows],
+        table.labels,
+        tuple(unreadable),
+        files=tuple(table.files[row] for row in read_rows),
+    )
 
 
 def hold_out_places(images: LabelledImages, count: int | None, seed: int) -> tuple[np.ndarray, np.ndarray]:

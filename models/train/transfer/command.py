@@ -84,6 +84,7 @@ def run(options: argparse.Namespace, given: Collection[str]) -> None:
             f"images of {len(images.labels)} classes, {recipe.height} x {recipe.width} pixels; base {base.name}"
         )
     )
+    known = _known_tests(options, images, parts, test)
     new = network.with_new_head(base, old, len(images.labels), recipe, plan.seed)
     made = TransferRun(plan=plan, recipe=recipe, images=len(images), hold_out=len(parts.held_out), labels=images.labels)
     with exclusive(out):
@@ -107,6 +108,7 @@ def run(options: argparse.Namespace, given: Collection[str]) -> None:
             held_out=images.select(parts.held_out),
             test=test,
             left_out=images.left_out,
+            known_tests=known,
         )
         written, measurement = export.export(new, made, base, outcome, splits=splits, metadata=metadata, folder=out)
     print(told(written, measurement, test))
@@ -149,6 +151,14 @@ def _test_images(
         test = data.read(options.test, recipe, images.labels, skip_unreadable=skip)
     report_omissions(options.test, test)
     return test
+
+
+def _known_tests(options: argparse.Namespace, images: LabelledImages, parts: Split, test: LabelledImages | None) -> int:
+    """How many of the test images are trained on, once it has been said which images are there more than once."""
+    from glimpse.models.train import repeated
+
+    training, held_out = repeated.seen(images, parts.training), repeated.seen(images, parts.held_out)
+    return repeated.report(options.data, options.test, training, held_out, repeated.seen(test) if test else ())
 
 
 def _train(
