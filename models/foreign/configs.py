@@ -22,8 +22,18 @@ from glimpse.models.published.checkpoint import labels as published_labels
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 _BYTES = 16 << 20  # of a file: that of ImageNet-22k with its labels twice has three
 _FILTERS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}  # Pillow's numbers
-_CONVNEXT = "convnext"  # the beginning of the names of its processors, which know a share of their own
+# The beginnings of the names of processors that do more than their values say, or know values of their own.
+_CONVNEXT, _EFFICIENTNET, _LEVIT, _MOBILEVIT, _POOLFORMER = (
+    "convnext",
+    "efficientnet",
+    "levit",
+    "mobilevit",
+    "poolformer",
+)
 _CONVNEXT_CROPS_BELOW = 384  # pixels
+_LEVIT_ENLARGES = 256 / 224  # the shorter side, before the centre is cropped
+_POOLFORMER_SHARE = 0.9
+_HALF = 127.5  # of a pixel's values
 _IMAGENET = 1000  # classes
 
 
@@ -96,6 +106,8 @@ def _hugging_face_recipe(values: Mapping[str, Any]) -> dict[str, Any]:
     cropped = _size(values.get("crop_size")) if values.get("do_center_crop") else None
     if resized is None and cropped is None:
         return {}
+    if resized is not None:
+        resized = _enlarged(resized, kind, values)
     recipe: dict[str, Any] = {"smaller": "resize", "filter": _filter(values.get("resample", 2))}
     if cropped is not None:
         height, width = _both(cropped)
@@ -115,11 +127,45 @@ def _hugging_face_recipe(values: Mapping[str, Any]) -> dict[str, Any]:
     elif resized is not None:
         height, width = _both(resized)
         recipe["geometry"] = "squash"
-    factor = _number(values.get("rescale_factor") or 1 / 255) if values.get("do_rescale", True) else 1.0
-    mean, std = values.get("image_mean") or [0.5] * 3, values.get("image_std") or [0.5] * 3
-    if not values.get("do_normalize", True):
-        mean, std = [0.0] * 3, [1.0] * 3
-    return recipe | {"height": height, "width": width} | _scaled(mean, std, factor)
+    return recipe | {"height": height, "width": width} | _hugging_face_scaling(kind, values)
+
+
+def _enlarged(resized: int | tuple[int, int], kind: str, values: Mapping[str, Any]) -> int | tuple[int, int]:
+    """What images are resized to: by two kinds of processors to more than the size that is said."""
+    if kind.startswith(_LEVIT) and isinstance(resized, int):
+        return int(_LEVIT_ENLARGES * resized)
+    share = values.get("crop_pct", _POOLFORMER_SHARE)
+    if not kind.startswith(_POOLFORMER) or share is None:
+        return resized
+    if not 0 < (share := _number(share)) <= 1:
+        raise ValueError(f"crop_pct must be above 0 and at most 1. Received: {shown(share)}")
+    if isinstance(resized, int):
+        return int(resized / share)
+    height, width = (int(side / share) for side in resized)
+    return height if height == width else (height, width)
+
+
+def _hugging_face_scaling(kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Channels, mean and std of an image processor: ``do_rescale``, ``do_normalize``, ``include_top``, ..."""
+    rescaled, factor = values.get("do_rescale", True), 1.0
+    if rescaled:
+        factor = _number(values.get("rescale_factor") or 1 / 255)
+    mean = _numbers(values.get("image_mean") or [0.5] * 3, "mean")
+    std = deviations = _numbers(values.get("image_std") or [0.5] * 3, "std")
+    if not values.get("do_normalize", not kind.startswith(_MOBILEVIT)):
+        mean, std = [0.0] * len(mean), [1.0] * len(std)
+    if values.get("include_top", kind.startswith(_EFFICIENTNET)):  # what was normalised is divided once more
+        std = [one * other for one, other in zip(std, deviations, strict=True)]
+    if rescaled and values.get("rescale_offset"):
+        if not math.isclose(factor * _HALF, 1, rel_tol=1e-6):  # with others, versions of transformers differ
+            raise _NotUnderstoodError(f"subtracts an offset from pixels that are multiplied by {factor:g}")
+        mean = [1 + value for value in mean]
+    scaled = _scaled(mean, std, factor)
+    if not values.get("do_flip_channel_order", kind.startswith(_MOBILEVIT)):
+        return scaled
+    if len({*mean}) > 1 or len({*std}) > 1:
+        raise _NotUnderstoodError("flips the order of channels that are scaled differently")
+    return {"channels": "BGR", **scaled}
 
 
 def _size(value: object) -> int | tuple[int, int] | None:

@@ -61,6 +61,28 @@ CENTRE = {"size": {"shortest_edge": 256}, "do_center_crop": True, "crop_size": {
 
 CONVNEXT = {"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 224}, "crop_pct": 0.875}
 
+EFFICIENTNET = {
+    "image_processor_type": "EfficientNetImageProcessor",
+    "include_top": True,
+    "image_mean": [0.485, 0.456, 0.406],
+    "image_std": [0.47853944, 0.4732864, 0.47434163],  # the roots of what it is trained with
+    "rescale_offset": False,
+}
+# As it is published, with neither a mean nor a std.
+MOBILEVIT = {
+    "feature_extractor_type": "MobileViTFeatureExtractor",
+    "do_center_crop": True,
+    "do_flip_channel_order": True,
+    "do_resize": True,
+    "resample": 2,
+}
+POOLFORMER = {
+    "image_processor_type": "PoolFormerImageProcessor",
+    **CENTRE,
+    "size": {"shortest_edge": 224},
+    "crop_pct": 0.95,
+}
+
 
 @pytest.mark.parametrize(
     ("values", "expected"),
@@ -73,6 +95,33 @@ CONVNEXT = {"image_processor_type": "ConvNextImageProcessor", "size": {"shortest
         pytest.param({**VIT, "do_normalize": False}, {"mean": [0.0] * 3, "std": [255.0] * 3}, id="not normalised"),
         pytest.param({**VIT, "do_rescale": False}, {"mean": [0.5] * 3, "std": [0.5] * 3}, id="not rescaled"),
         pytest.param({**VIT, "resample": 3}, {"filter": "bicubic"}, id="another filter"),
+        # These processors do more than their values say.
+        pytest.param(
+            {**VIT, **EFFICIENTNET},
+            {"geometry": "squash", "mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375]},
+            id="EfficientNet divides twice",
+        ),
+        pytest.param(
+            {**VIT, **EFFICIENTNET, "include_top": False},
+            {"std": [122.0275597, 120.6880335, 120.95711935]},
+            id="EfficientNet as features",
+        ),
+        pytest.param(
+            {**MOBILEVIT, "crop_size": 224, "size": 252},
+            {"geometry": "crop", "crop_share": 224 / 252, "channels": "BGR", "mean": [0.0] * 3, "std": [255.0] * 3},
+            id="MobileViT flips and does not normalise",
+        ),
+        pytest.param({**VIT, **POOLFORMER}, {"geometry": "crop", "crop_share": 224 / 235}, id="PoolFormer enlarges"),
+        pytest.param(
+            {**VIT, **CENTRE, "image_processor_type": "LevitImageProcessor", "size": {"shortest_edge": 224}},
+            {"geometry": "crop", "crop_share": 0.875},
+            id="LeViT enlarges",
+        ),
+        pytest.param(
+            {**VIT, "rescale_factor": 1 / 127.5, "rescale_offset": True, "do_normalize": False},
+            {"mean": [127.5] * 3, "std": [127.5] * 3},
+            id="an offset",
+        ),
     ],
 )
 def test_an_image_processor_of_hugging_face_gives_a_recipe(
@@ -80,7 +129,11 @@ def test_an_image_processor_of_hugging_face_gives_a_recipe(
 ) -> None:
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(values))
     recipe = configs.recipe(tmp_path)
-    assert {name: recipe[name] for name in expected} == expected
+    numbers = {name: recipe.pop(name) for name in ("mean", "std") if name in expected}
+    assert numbers == {name: pytest.approx(expected[name], rel=1e-6) for name in numbers}
+    assert {name: recipe[name] for name in expected if name not in numbers} == {
+        name: value for name, value in expected.items() if name not in numbers
+    }
     assert (recipe["height"], recipe["width"], recipe["smaller"]) == (224, 224, "resize")
 
 
@@ -89,6 +142,8 @@ def test_an_image_processor_of_hugging_face_gives_a_recipe(
     [
         ({**VIT, "do_center_crop": True, "crop_size": 200}, "resizes both sides, and then crops"),
         ({**VIT, "resample": 5}, "resizes with the filter 5"),
+        ({**VIT, "rescale_offset": True}, "subtracts an offset from pixels that are multiplied by 0.00392157"),
+        ({**VIT, **IMAGENET, "do_flip_channel_order": True}, "flips the order of channels that are scaled differently"),
         ({**VIT, "size": {"longest_edge": 224}}, "has the size"),
         ({**VIT, "size": "large"}, "a size in pixels is expected"),
         ({**VIT, "image_mean": [0.5] * 2}, "a mean and a std for each channel"),
