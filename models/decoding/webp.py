@@ -10,6 +10,7 @@ from glimpse.models.decoding.header import Header
 MAX_CHUNKS = 16_384  # an animation has one for every frame
 
 _CHUNK = struct.Struct("<4sL")
+_FLAGS, _ALPHA = 20, 0x10  # where an extended header says what the file has, and that it has transparency
 
 
 def is_webp(data: bytes) -> bool:
@@ -30,6 +31,7 @@ def read(data: bytes) -> Header:
             raise refusals.truncated("within the header of a WebP")
         raise refusals.damaged("a WebP whose header cannot be read")
     orientation: int | None = None
+    partial = data[12:16] == b"VP8X"  # whether the first frame may be smaller than the canvas
     at = 12
     for _ in range(MAX_CHUNKS):
         if at + 8 > len(data):
@@ -37,10 +39,20 @@ def read(data: bytes) -> Header:
         kind, length = _CHUNK.unpack_from(data, at)
         if kind == b"EXIF" and orientation is None:
             orientation = exif.orientation(data[at + 8 : at + 8 + length])
+        if kind == b"ANMF" and partial:
+            partial = False
+            if not _covers(data[at + 8 : at + 20], size):
+                # Beside the frame there is nothing, which the decoder makes black unless it is to be transparent.
+                data = data[:_FLAGS] + bytes((data[_FLAGS] | _ALPHA,)) + data[_FLAGS + 1 :]
         at += 8 + length + length % 2
     else:
         raise refusals.too_expensive("WebP", f"more than {MAX_CHUNKS} chunks")
     return Header("WEBP", size, data, orientation or 1, cut=cut)
+
+
+def _covers(frame: bytes, size: tuple[int, int]) -> bool:
+    """Whether the first bytes of an animation's frame say that it is as large as the canvas."""
+    return tuple(int.from_bytes(frame[at : at + 3], "little") + 1 for at in (6, 9)) == size
 
 
 def canvas(data: bytes) -> tuple[int, int] | None:

@@ -226,6 +226,17 @@ def test_of_an_animation_the_first_frame_is_shown(form: str) -> None:
     assert (shown(data) == RED).all()
 
 
+@pytest.mark.parametrize("alpha", [False, True])
+def test_beside_the_first_frame_of_a_webp_there_is_white(*, alpha: bool) -> None:
+    """Also where no frame is transparent, and the file says so."""
+    picture = encoded("WEBP", Image.new("RGB", (2, 1), tuple(RED)), lossless=True)
+    frame = bytes((1, 0, 0, 0, 0, 0)) + bytes((1, 0, 0, 0, 0, 0)) + bytes(4) + picture[12:]
+    header = bytes((0x02 | 0x10 * alpha, 0, 0, 0)) + bytes((5, 0, 0, 0, 0, 0))
+    chunks = ((b"VP8X", header), (b"ANIM", bytes(6)), (b"ANMF", frame))
+    body = b"WEBP" + b"".join([kind + struct.pack("<L", len(content)) + content for kind, content in chunks])
+    assert row(b"RIFF" + struct.pack("<L", len(body)) + body) == [WHITE, WHITE, RED, RED, WHITE, WHITE]
+
+
 @pytest.mark.parametrize("options", [{"lossless": True}, {"quality": 95}])
 def test_a_transparent_webp_lies_on_white(options: dict[str, object]) -> None:
     picture = Image.new("RGBA", (16, 8), (0, 0, 255, 255))
