@@ -21,12 +21,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from glimpse.models import number_texts
+from glimpse.models import described, number_texts
 
 MOST_FEATURES: Final = 192  # of 96 channels, whose matrix takes 49 KB of the 64 that a description may have
 IMAGES_FOR_EACH: Final = 2  # images for each feature that a distance is fitted on, at the least
 _LONGEST_NAME = 200  # of a layer
 _WHAT = "the distance of novelty"
+_FIELDS, _ARRAYS = ("layer", "features", "images", "entropy_weight"), ("mean", "scale", "whitening")
 _SHRINKAGE = 1e-3  # added to the diagonal of the correlations, so that features which follow from others do no harm
 _LEAST_VARIANCE = 1e-6  # of a channel over the positions, and of a feature over the images
 # Standard deviations of the entropy for one of the logarithm of the distance. With less, images of a class that is
@@ -67,7 +68,7 @@ class FeatureDistance:
         scale = number_texts.read(self.scale, f"scale of {_WHAT}", "<f4", size)
         triangle = number_texts.read(self.whitening, f"whitening of {_WHAT}", "<f2", size * (size + 1) // 2)
         if not (scale > 0).all():
-            raise ValueError("scale of the distance of novelty must be positive")
+            raise ValueError(f"scale of {_WHAT} must be positive")
         matrix = np.zeros((size, size))
         matrix[np.tril_indices(size)] = triangle
         object.__setattr__(self, "_arrays", (mean, scale, matrix))
@@ -79,36 +80,19 @@ class FeatureDistance:
         Raises:
             ValueError: a value is missing or not valid.
         """
-        names = ("layer", "features", "images", "entropy_weight", "mean", "scale", "whitening")
-        if not isinstance(values, Mapping):
-            raise ValueError("the distance of novelty must be an object")  # noqa: TRY004 - as every other value
-        if missing := [name for name in names if name not in values]:
-            raise ValueError(f"the distance of novelty lacks {', '.join(missing)}")
-        layer, features, images, weight = (values[name] for name in names[:4])
+        layer, features, images, weight = described.fields(values, (*_FIELDS, *_ARRAYS), _WHAT)[: len(_FIELDS)]
         if not (isinstance(layer, str) and 0 < len(layer) <= _LONGEST_NAME and layer.isprintable()):
-            raise ValueError(f"the layer of the distance of novelty must be a name of up to {_LONGEST_NAME} characters")
+            raise ValueError(f"the layer of {_WHAT} must be a name of up to {_LONGEST_NAME} characters")
         if type(features) is not int or features % 2 or not 0 < features <= MOST_FEATURES:
-            raise ValueError(f"the features of the distance of novelty must be an even number up to {MOST_FEATURES}")
-        if type(images) is not int or not 0 <= images < 1 << 32:
-            raise ValueError("the images of the distance of novelty must be a whole number, at least 0 and below 2^32")
-        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < 1e6:
-            raise ValueError("entropy_weight of the distance of novelty must be a number from 0 to a million")
-        arrays = {name: values[name] for name in names[4:]}
-        if wrong := [name for name, text in arrays.items() if not isinstance(text, str)]:
-            raise ValueError(f"{wrong[0]} of the distance of novelty must be a string of base64")
-        return cls(layer=layer, features=features, images=images, entropy_weight=float(weight), **arrays)
+            raise ValueError(f"the features of {_WHAT} must be an even number up to {MOST_FEATURES}")
+        described.counts(f"the images of {_WHAT}", images)
+        weight = described.number(weight, f"entropy_weight of {_WHAT}", 0, 1e6)
+        arrays = described.texts({name: values[name] for name in _ARRAYS}, _WHAT)
+        return cls(layer=layer, features=features, images=images, entropy_weight=weight, **arrays)
 
     def to_dict(self) -> dict[str, Any]:
         """What `from_dict` reads."""
-        return {
-            "layer": self.layer,
-            "features": self.features,
-            "images": self.images,
-            "entropy_weight": self.entropy_weight,
-            "mean": self.mean,
-            "scale": self.scale,
-            "whitening": self.whitening,
-        }
+        return {name: getattr(self, name) for name in (*_FIELDS, *_ARRAYS)}
 
     def log_distance(self, statistics: NDArray[np.floating]) -> NDArray[np.float64]:
         """The logarithm of the squared distance of every image: float64 ``[N]``.

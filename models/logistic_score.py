@@ -19,7 +19,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from glimpse.models import number_texts
+from glimpse.models import described, number_texts
 
 MOST_FEATURES: Final = 2048  # of an embedding: 11 KB of the 64 that a description may have
 FEWEST: Final = 10  # images of a kind, known ones and foreign ones, at the least
@@ -33,6 +33,7 @@ _SHARE_OF_ENTROPY = 0.15
 _STEPS = 50  # of Newton's method, at the most; some eight are taken
 _PRECISION = 1e-6  # of the weights
 _LEAST_VARIANCE = 1e-6  # of a feature over the images
+_LARGEST = 1e9  # number of a description
 _WHAT = "the logistic score of novelty"
 
 
@@ -71,21 +72,17 @@ class LogisticScore:
         Raises:
             ValueError: a value is missing or not valid.
         """
-        if not isinstance(values, Mapping):
-            raise ValueError(f"{_WHAT} must be an object")  # noqa: TRY004 - as every other value
         needed = ("features", "known", "foreign", "weights", "entropy_weight", "offset")
-        if missing := [name for name in needed if name not in values]:
-            raise ValueError(f"{_WHAT} lacks {', '.join(missing)}")
-        features, known, foreign, weights = (values[name] for name in needed[:4])
+        features, known, foreign, weights, *_ = described.fields(values, needed, _WHAT)
         if type(features) is not int or not 0 < features <= MOST_FEATURES:
             raise ValueError(f"the features of {_WHAT} must be a whole number from 1 to {MOST_FEATURES}")
-        if any(type(number) is not int or not 0 <= number < 1 << 32 for number in (known, foreign)):
-            raise ValueError(f"the images of {_WHAT} must be whole numbers, at least 0 and below 2^32")
-        if not isinstance(weights, str):
-            raise ValueError(f"weights of {_WHAT} must be a string of base64")  # noqa: TRY004 - as every other value
-        numbers = {name: _number(values[name], name) for name in ("entropy_weight", "offset")}
-        if "distance_weight" in values:
-            numbers["distance_weight"] = _number(values["distance_weight"], "distance_weight")
+        described.counts(f"the images of {_WHAT}", known, foreign)
+        weights = described.texts({"weights": weights}, _WHAT)["weights"]
+        numbers = {
+            name: described.number(values[name], f"{name} of {_WHAT}", -_LARGEST, _LARGEST)
+            for name in ("entropy_weight", "offset", "distance_weight")
+            if name in values
+        }
         return cls(features=features, known=known, foreign=foreign, weights=weights, **numbers)
 
     def to_dict(self) -> dict[str, Any]:
@@ -205,9 +202,3 @@ def _regression(
         if np.abs(step).max() < _PRECISION:
             break
     return found[:-1], float(found[-1])
-
-
-def _number(value: object, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 1e9:
-        raise ValueError(f"{name} of {_WHAT} must be a number from minus to plus a thousand million")
-    return float(value)

@@ -20,6 +20,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from glimpse.models import described
 from glimpse.models.feature_distance import FeatureDistance
 from glimpse.models.logistic_score import LogisticScore
 from glimpse.models.outputs import EMBEDDING, FEATURE_STATISTICS, LOGITS
@@ -90,9 +91,7 @@ class NoveltyThreshold:
         Raises:
             ValueError: a value is missing or not valid.
         """
-        missing = {"score", "threshold"} - values.keys()
-        if missing:
-            raise ValueError(f"novelty lacks {', '.join(sorted(missing))}")
+        described.fields(values, ("score", "threshold"), "novelty")
         if not isinstance(values["score"], str) or values["score"] not in NAMES:
             raise ValueError(f"the score of novelty must be one of {', '.join(NAMES)}")
         if (values["score"] == LOGISTIC) != ("logistic" in values):
@@ -107,12 +106,11 @@ class NoveltyThreshold:
                 "distance_weight"
             )
         images = values.get("images", 0)
-        if type(images) is not int or not 0 <= images < 1 << 32:
-            raise ValueError("the number of images of novelty must be a whole number, at least 0 and below 2^32")
-        share = _number(values.get("known_share", KNOWN_SHARE), "known_share")
+        described.counts("the images of novelty", images)
+        share = described.number(values.get("known_share", KNOWN_SHARE), "known_share of novelty")
         if not 0 < share <= 1:
             raise ValueError("known_share of novelty must be above 0 and at most 1")
-        threshold = _number(values["threshold"], "threshold")
+        threshold = described.number(values["threshold"], "threshold of novelty")
         distance = FeatureDistance.from_dict(values["distance"]) if "distance" in values else None
         return cls(
             score=values["score"],
@@ -133,12 +131,6 @@ class NoveltyThreshold:
             **({} if self.logistic is None else {"logistic": self.logistic.to_dict()}),
             **({} if self.distance is None else {"distance": self.distance.to_dict()}),
         }
-
-
-def _number(value: object, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ValueError(f"{name} of novelty must be a number")
-    return float(value)
 
 
 def energy(logits: NDArray[np.float64]) -> NDArray[np.float64]:

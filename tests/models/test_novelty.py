@@ -90,7 +90,7 @@ def test_a_bundle_without_a_threshold_loads_as_it_did(tmp_path: Path) -> None:
         ({"score": ["entropy"], "threshold": 1}, "score of novelty must be one of energy"),
         ({"score": "entropy", "threshold": "1"}, "threshold of novelty must be a number"),
         ({"score": "entropy", "threshold": 1, "known_share": 0}, "known_share of novelty must be above 0"),
-        ({"score": "entropy", "threshold": 1, "images": 1.5}, "number of images of novelty"),
+        ({"score": "entropy", "threshold": 1, "images": 1.5}, "images of novelty must be whole numbers"),
         (["entropy", 1], "novelty must be an object"),
     ],
 )
