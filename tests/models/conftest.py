@@ -38,6 +38,14 @@ def zipped(folder: Path, target: Path) -> Path:
     return target
 
 
+@pytest.fixture
+def seeded() -> None:
+    """Weights that are drawn in a test are the same each time."""
+    import keras  # here alone: most tests of this folder do without
+
+    keras.utils.set_random_seed(3)
+
+
 @pytest.fixture(scope="session")
 def patches(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """36 training images of three classes."""

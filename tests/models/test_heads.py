@@ -22,13 +22,10 @@ from glimpse.models.sources import ModelSource, resolve
 from glimpse.models.weights import WeightsError
 from tests.models.keras_makers import CLASSES, PIXELS, model, predicted, saved, trunk
 
+pytestmark = pytest.mark.usefixtures("seeded")
+
 MULTI_LABEL = 'head = "multi-label"\n'
 HEAD = Head(kind="multi-label", temperatures=(1.0, 2.0, 0.5), offsets=(0.0, -1.0, 2.0), thresholds=(0.5, 0.25, 0.75))
-
-
-@pytest.fixture(autouse=True)
-def _seeded() -> None:
-    keras.utils.set_random_seed(3)
 
 
 def served(path: Path) -> NDArray[np.float32]:

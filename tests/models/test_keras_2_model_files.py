@@ -26,10 +26,7 @@ from tests.models.keras_makers import (
     trunk,
 )
 
-
-@pytest.fixture(autouse=True)
-def _seeded() -> None:
-    keras.utils.set_random_seed(3)
+pytestmark = pytest.mark.usefixtures("seeded")
 
 
 def _layers(config: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -34,10 +34,7 @@ from tests.models.keras_makers import (
 )
 from tests.variations import mostly_in_ci
 
-
-@pytest.fixture(autouse=True)
-def _seeded() -> None:
-    keras.utils.set_random_seed(3)
+pytestmark = pytest.mark.usefixtures("seeded")
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
