@@ -53,13 +53,23 @@ def confusion(counts: NDArray[np.int64], labels: Sequence[str], path: Path) -> N
     figure.colorbar(image, ax=axes, label="share of the true class")
     axes.set(xlabel="answer", ylabel="true class")
     if len(labels) <= _ANNOTATED:
-        axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right")
-        axes.set_yticks(range(len(labels)), labels)
+        names = drawable(labels)
+        axes.set_xticks(range(len(labels)), names, rotation=45, ha="right")
+        axes.set_yticks(range(len(labels)), names)
         for (row, column), count in np.ndenumerate(counts):
             if count:
                 colour = "white" if shares[row, column] > 0.5 else "black"
                 axes.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=8)
     _save(figure, path)
+
+
+def drawable(labels: Sequence[str]) -> list[str]:
+    """The labels; in the place of one with a character that the font lacks, the number of its class, from 0."""
+    from matplotlib import font_manager
+
+    font = font_manager.get_font(font_manager.findfont(font_manager.FontProperties()))
+    known = font.get_charmap().keys()
+    return [label if known >= {*map(ord, label)} else f"class {place}" for place, label in enumerate(labels)]
 
 
 def reliability(
