@@ -263,6 +263,35 @@ def test_the_epoch_that_is_kept_is_the_best_after_calibration(tmp_path: Path, ro
     assert (outcome.epochs, outcome.best, outcome.ended) == (3, best, True)
 
 
+def test_a_phase_goes_on_with_the_dropout_that_it_was_interrupted_in(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    values, classes = rng.normal(0, 1, (1, 16, 4)).astype(np.float16), rng.integers(0, 2, 16)
+    found, everything = features.Features(values), np.arange(16)
+
+    def latest(folder: Path, *calls: int | None) -> list[np.ndarray]:
+        for stop_after in calls:
+            keras.utils.set_random_seed(1)
+            model = keras.Sequential([keras.Input((4,)), keras.layers.Dropout(0.5), keras.layers.Dense(2)])
+            model.compile(optimizer=keras.optimizers.Adam(0.1), loss=SmoothedCrossEntropy(2), metrics=["accuracy"])
+            model.optimizer.build(model.trainable_variables)
+            Phase("head", folder, epochs=2, patience=9, steps=4).run(
+                model,
+                lambda: Data(
+                    lambda epoch: fit.FeatureBatches(found, everything, classes, batch_size=4, seed=1, epoch=epoch),
+                    (found.take(everything), classes),
+                ),
+                stop_after=stop_after,
+            )
+        model.load_weights(folder / HEAD_CHECKPOINT)
+        return [np.asarray(keras.ops.convert_to_numpy(weight)) for weight in model.weights]
+
+    for name in ("whole", "resumed"):
+        (tmp_path / name).mkdir()
+    whole, resumed = latest(tmp_path / "whole", None), latest(tmp_path / "resumed", 1, None)
+    for one, other in zip(whole, resumed, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
+
+
 def test_a_size_that_the_weights_do_not_fit_is_refused() -> None:
     base = find_base("basic_cnn:random")
     old = assemble(find("basic_cnn"), classes=4, input_shape=(8, 8, 3))
