@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING
 from glimpse.models import bundle, quiet, standard
 from glimpse.models.catalogue import find
 from glimpse.models.prestem.recipe import Recipe
-from glimpse.models.train.checks import check_classes, check_hold_out, check_paths, report_omissions, report_unlabelled
+from glimpse.models.train.checks import (
+    check_classes,
+    check_hold_out,
+    check_paths,
+    check_stop_after,
+    report_omissions,
+    report_unlabelled,
+)
 from glimpse.models.train.multi_label.tables import Tables, tables_of
 from glimpse.models.train.options import MAX_HELD_OUT, parser, plan_of, recipe_of, reproducing, scaled
 from glimpse.models.train.plan import CHECKPOINT, HoldOut, Run, check_kind, check_writable, claim, earlier, exclusive
@@ -60,6 +67,7 @@ def _run(options: argparse.Namespace) -> None:
     begun = earlier(out, checkpoint=CHECKPOINT)
     recipe = recipe_of(options, find(plan.architecture, plan.variant, plan.options), begun)
     check_hold_out(options.hold_out)
+    check_stop_after(options.stop_after)
 
     name = options.name or out.resolve().name
     # What the export would refuse has to be refused before hours of training.

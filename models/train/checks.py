@@ -62,6 +62,16 @@ def check_hold_out(count: int | None) -> None:
         )
 
 
+def check_stop_after(count: int | None) -> None:
+    """Refuse to stop before the first epoch, of which a bundle of untrained weights would be made.
+
+    Raises:
+        ValueError: `count` is not positive.
+    """
+    if count is not None and not count > 0:
+        raise ValueError(f"--stop-after must be at least 1 epoch. Received: {count}")
+
+
 def check_paths(*paths: Path | None) -> None:
     """Refuse folders and zip files that do not exist.
 

@@ -26,6 +26,8 @@ from .conftest import write_images
         (("--architecture", "resnet200"), "Did you mean resnet20"),
         (("--variant", "imagenet"), "has no variant 'imagenet'"),
         (("--hold-out", "0"), "--hold-out must be at least 1"),
+        (("--stop-after", "0"), "--stop-after must be at least 1 epoch. Received: 0"),
+        (("--seed", "4294967296"), "seed must be at most 4294967295"),
         (("--hold-out", "36"), "--hold-out must be at least 0 and less than the number of images, 36. Received: 36"),
         (("--epochs", "0"), "epochs must be greater than 0"),
         (("--std", "0", "1", "1"), "std must be three positive numbers"),

@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING
 from glimpse.models import bundle, quiet
 from glimpse.models.plain import plain
 from glimpse.models.prestem.recipe import Recipe
-from glimpse.models.train.checks import check_classes, check_hold_out, check_paths, report_omissions, report_unlabelled
+from glimpse.models.train.checks import (
+    check_classes,
+    check_hold_out,
+    check_paths,
+    check_stop_after,
+    report_omissions,
+    report_unlabelled,
+)
 from glimpse.models.train.multi_label.tables import Tables, tables_of
 from glimpse.models.train.plan import check_kind, check_writable, claim, exclusive
 from glimpse.models.train.transfer.base import Base, BaseError, find_base
@@ -52,6 +59,7 @@ def run(options: argparse.Namespace, given: Collection[str]) -> None:
         )
     out: Path = options.out or Path("runs") / (base.architecture or Path(base.name).stem)
     check_hold_out(options.hold_out)
+    check_stop_after(options.stop_after)
     name = options.name or out.resolve().name
     # What the export would refuse has to be refused before any work.
     bundle.check(name, options.bundle_version, ())
