@@ -83,8 +83,8 @@ class AsyncClient(BaseClient):
         Args:
             image: the path of an image file, or its bytes; or pixels as a NumPy array of uint8 ``[height, width, 3]``
                 in the order red, green, blue, or grey ``[height, width]``; or a Pillow image, which travels as the
-                pixels that a viewer would show (upright, transparency on white). Pixels have to fit into a message, as
-                about 5.5 megapixels do, and three times as many of a grey array.
+                pixels that a viewer would show (upright, transparency on white). Pixels have to fit into a message of
+                `max_message_bytes`, as about 5.5 megapixels do by default, and three times as many of a grey array.
             timeout: seconds to wait for the answer, retries included; without it, the client's own timeout.
             options: what to return, and which model is to answer, all optional, such as ``top_k=3``:
                 `glimpse.client.options.Options` describes each.
@@ -97,7 +97,7 @@ class AsyncClient(BaseClient):
             OSError: the file cannot be read.
             GlimpseError: the call failed; `glimpse.client.errors` shows the tree of errors.
         """
-        to_request = messages.to_requests(options)
+        to_request = messages.to_requests(options, self._connection.max_message_bytes)
         request = await off_the_loop(image, lambda: to_request(image))
         response = await self._answer(self._stub().Classify, request, timeout)
         return messages.from_response(response)[0].raise_for_error()
@@ -144,7 +144,7 @@ class AsyncClient(BaseClient):
         bulk: AsyncBulk[K] = AsyncBulk(
             self._stream_opener,
             self.target,
-            messages.to_requests(options),
+            messages.to_requests(options, self._connection.max_message_bytes),
             in_flight=in_flight,
             ordered=ordered,
             reachability=self._reachability,

@@ -19,6 +19,7 @@ class BaseClient:
         token_file: StrPath | None = None,
         allow_plaintext_token: bool = False,
         wait_for_ready: bool = False,
+        max_message_bytes: int = channel.MAX_MESSAGE_BYTES,
     ) -> None:
         """Prepare a client; the first call connects.
 
@@ -35,14 +36,22 @@ class BaseClient:
             wait_for_ready: wait for a server that is not there or not serving yet, for as long as the timeout. Without
                 it, such calls fail after 1.5 seconds; but once a server has answered this client, one that has gone, or
                 that is not serving, gets 20 seconds to come back.
+            max_message_bytes: largest request or response, in bytes, from 1 MiB to 2 GiB less one byte; 16 MiB without
+                it, as of the server. A file may have 64 KiB less. The server refuses what is above its own
+                GLIMPSE_MAX_MESSAGE_BYTES and GLIMPSE_MAX_IMAGE_BYTES, whatever this says.
 
         Raises:
             OSError: a file of the certificates or of the token cannot be read.
-            ValueError: a file holds no certificate, key or token, the target is not an address, or the token would
-                travel on a connection without TLS.
+            ValueError: a file holds no certificate, key or token, the target is not an address, the token would travel
+                on a connection without TLS, or `max_message_bytes` is out of range.
         """
         self._connection = to_server(
-            target, tls=tls, token=token, token_file=token_file, allow_plaintext_token=allow_plaintext_token
+            target,
+            tls=tls,
+            token=token,
+            token_file=token_file,
+            allow_plaintext_token=allow_plaintext_token,
+            max_message_bytes=max_message_bytes,
         )
         self.target = self._connection.target
         self.timeout = timeout

@@ -12,6 +12,8 @@ DEFAULT_TARGET = f"localhost:{DEFAULT_PORT}"
 DEFAULT_TIMEOUT = 60.0  # seconds
 # gRPC's default of 4 MiB refuses many a phone's photo. The server's default limit is the same.
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+LEAST_MESSAGE_BYTES = 1024 * 1024
+MOST_MESSAGE_BYTES = 2**31 - 1  # gRPC has no larger number for it
 
 _RETRIES: dict[str, Any] = {
     "maxAttempts": 5,  # gRPC allows no more
@@ -53,11 +55,17 @@ _CALLS: dict[str, Any] = {
 
 
 def options(
-    *, server_name: str = "", all_servers: bool = False, repeat_all: bool = False, through_proxy: bool = True
+    *,
+    max_message_bytes: int = MAX_MESSAGE_BYTES,
+    server_name: str = "",
+    all_servers: bool = False,
+    repeat_all: bool = False,
+    through_proxy: bool = True,
 ) -> list[tuple[str, int | str]]:
     """Channel arguments for `grpc.insecure_channel` and its kin.
 
     Args:
+        max_message_bytes: of a request or a response.
         repeat_all: whether gRPC repeats lone calls that the server has no room for, too.
         server_name: that the certificate must have; the target's own when empty.
         all_servers: whether to call servers that are not serving, too.
@@ -66,10 +74,10 @@ def options(
     methods = [*_SERVICE_CONFIG["methodConfig"], *([] if repeat_all else [_CALLS])]
     chosen: list[tuple[str, int | str]] = [
         ("grpc.service_config", json.dumps({**_SERVICE_CONFIG, "methodConfig": methods})),
-        ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.max_send_message_length", max_message_bytes),
+        ("grpc.max_receive_message_length", max_message_bytes),
         # Retries need the request kept: the default of 256 KiB would silently rule them out for photos.
-        ("grpc.per_rpc_retry_buffer_size", MAX_MESSAGE_BYTES),
+        ("grpc.per_rpc_retry_buffer_size", max_message_bytes),
         # A machine that vanished without a word is noticed after 55 seconds, so that a call can go to another one
         # within the default timeout of 60. The server sends away who pings more often than every 30 seconds. The watch
         # of its health is a call without end, so this also keeps an idle connection open through gateways.

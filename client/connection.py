@@ -40,8 +40,14 @@ class Connection:
     tls: TLS | None = None  # None: a plain connection
     token: Token | None = None
     allow_plaintext_token: bool = False  # show the token on plain connections that leave this machine
+    max_message_bytes: int = channel.MAX_MESSAGE_BYTES  # of a request or a response
 
     def __post_init__(self) -> None:
+        if not channel.LEAST_MESSAGE_BYTES <= self.max_message_bytes <= channel.MOST_MESSAGE_BYTES:
+            raise ValueError(
+                f"max_message_bytes must be from {channel.LEAST_MESSAGE_BYTES:,} to {channel.MOST_MESSAGE_BYTES:,}. "
+                f"Received: {self.max_message_bytes:,}."
+            )
         if self.tls is not None and (self.tls.certificate is None) != (self.tls.key is None):
             raise ValueError(
                 "A client certificate needs its key, and a key its certificate. Received one without the other."
@@ -110,7 +116,11 @@ class Connection:
         server_name = self.tls.server_name if self.tls is not None else ""
         through_proxy = proxy.for_target(self.target) is not None
         return channel.options(
-            server_name=server_name, all_servers=all_servers, repeat_all=repeat_all, through_proxy=through_proxy
+            max_message_bytes=self.max_message_bytes,
+            server_name=server_name,
+            all_servers=all_servers,
+            repeat_all=repeat_all,
+            through_proxy=through_proxy,
         )
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
@@ -125,18 +135,21 @@ def to_server(
     token: str | None,
     token_file: StrPath | None,
     allow_plaintext_token: bool,
+    max_message_bytes: int = channel.MAX_MESSAGE_BYTES,
 ) -> Connection:
     """The connection of a client by its arguments.
 
     Raises:
         OSError: the file of the token cannot be read.
-        ValueError: the target cannot be one, the file holds no token, or the token would travel on a plain connection.
+        ValueError: the target cannot be one, the file holds no token, the token would travel on a plain connection, or
+            there can be no messages of that size.
     """
     return Connection(
         complete(target),
         tls=(TLS() if tls else None) if isinstance(tls, bool) else tls,
         token=bearer.find(token, token_file),
         allow_plaintext_token=allow_plaintext_token,
+        max_message_bytes=max_message_bytes,
     )
 
 

@@ -8,6 +8,7 @@ from array import array
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from glimpse.client.channel import MAX_MESSAGE_BYTES
 from glimpse.client.errors import Code, InvalidRequestError
 from glimpse.client.image_input import load
 from glimpse.client.options import Options, check_names
@@ -94,8 +95,14 @@ def to_options(asked: Options) -> pb.ClassifyOptions:
     return options
 
 
-def to_requests(asked: Options) -> Callable[[ImageInput], pb.ClassifyRequest]:
+def to_requests(
+    asked: Options, max_message_bytes: int = MAX_MESSAGE_BYTES
+) -> Callable[[ImageInput], pb.ClassifyRequest]:
     """A function that turns an image into a request; it raises what `client.image_input.load` raises.
+
+    Args:
+        asked: the options of the call.
+        max_message_bytes: of a request; an image that does not fit is refused.
 
     Raises:
         InvalidRequestError, ValueError, TypeError: as `to_options`.
@@ -103,7 +110,7 @@ def to_requests(asked: Options) -> Callable[[ImageInput], pb.ClassifyRequest]:
     selector, options = to_selector(asked.get("model", ""), asked.get("version", "")), to_options(asked)
 
     def to_request(image: ImageInput) -> pb.ClassifyRequest:
-        return pb.ClassifyRequest(model=selector, images=[load(image)], options=options)
+        return pb.ClassifyRequest(model=selector, images=[load(image, max_message_bytes)], options=options)
 
     return to_request
 

@@ -85,7 +85,7 @@ def classify(
         progress(lambda: find(images), aside=output.aside) as advance,
     ):
         results = client.classify_many(
-            to_send(images, answers, advance),
+            to_send(images, answers, advance, server.max_message_bytes),
             top_k=top_k,
             min_probability=min_probability,
             novelty=novelty,
@@ -113,16 +113,20 @@ def check_stdin(images: list[str]) -> None:
         raise typer.BadParameter("- stands for the standard input, which can be read only once.", param_hint="IMAGE")
 
 
-def to_send(arguments: list[str], answers: Output, advance: Advance) -> Iterator[tuple[str, ImageInput]]:
+def to_send(
+    arguments: list[str], answers: Output, advance: Advance, max_message_bytes: int
+) -> Iterator[tuple[str, ImageInput]]:
     """The images that the arguments name and an earlier run has not answered, by their paths."""
-    from glimpse.client.image_input import MAX_IMAGE_BYTES
+    from glimpse.client.image_input import room
+
+    most = room(max_message_bytes)
 
     for path in find(arguments):
         if answers.has(path):
             advance(failed=False)
             continue
         # One byte above the limit is enough to be refused; the standard input may have no end.
-        yield path, sys.stdin.buffer.read(MAX_IMAGE_BYTES + 1) if path == STDIN else path
+        yield path, sys.stdin.buffer.read(most + 1) if path == STDIN else path
 
 
 def explained(path: str, result: ImageResult) -> ImageResult:

@@ -52,12 +52,12 @@ def defaults(kinds: dict[str, type]) -> dict[str, Any]:
     return values
 
 
-_SAID: dict[type, str] = {str: "a text", bool: "true or false", float: "a number"}
+_SAID: dict[type, str] = {str: "a text", bool: "true or false", int: "a whole number", float: "a number"}
 
 
 def _fits(value: object, kind: type) -> bool:
-    if kind is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if kind in {int, float}:
+        return isinstance(value, (int, kind)) and not isinstance(value, bool)
     return isinstance(value, kind)
 
 

@@ -140,7 +140,10 @@ def embed(
         progress(lambda: find(images), aside=target.aside) as advance,
     ):
         results = client.classify_many(
-            to_send(images, answers, advance), top_k=1, outputs=_OUTPUTS, **request.arguments()
+            to_send(images, answers, advance, server.max_message_bytes),
+            top_k=1,
+            outputs=_OUTPUTS,
+            **request.arguments(),
         )
         for path, result in results:
             answers.write(path, _with_embedding(explained(path, result)))

@@ -1,6 +1,6 @@
 """The options with which every command finds its server and connects, and the client that they describe."""
 
-# ruff: noqa: FBT002, PLR0917  (typer calls these functions, with every argument by its name)
+# ruff: noqa: FBT002, PLR0913, PLR0917  (typer calls these functions, with every argument by its name)
 from __future__ import annotations
 
 import inspect
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from glimpse.client.addresses import complete
-from glimpse.client.channel import DEFAULT_TARGET
+from glimpse.client.channel import DEFAULT_TARGET, LEAST_MESSAGE_BYTES, MAX_MESSAGE_BYTES, MOST_MESSAGE_BYTES
 from glimpse.client.commands import exits
 from glimpse.client.commands.option_groups import explain, option_group
 
@@ -40,6 +40,7 @@ class ServerOptions:
     insecure_token: bool
     timeout: float
     wait: bool
+    max_message_bytes: int
 
     @contextmanager
     def client(self, *, waits: bool = True) -> Iterator[Client]:
@@ -87,6 +88,7 @@ class ServerOptions:
                 token=None,
                 token_file=self.token_file,
                 allow_plaintext_token=self.insecure_token,
+                max_message_bytes=self.max_message_bytes,
             )
         except (OSError, ValueError) as error:
             raise typer.BadParameter(explain(error)) from error
@@ -105,6 +107,7 @@ class ServerOptions:
                 token_file=self.token_file,
                 allow_plaintext_token=self.insecure_token,
                 wait_for_ready=wait_for_ready,
+                max_message_bytes=self.max_message_bytes,
             )
         except (OSError, ValueError) as error:
             raise typer.BadParameter(explain(error)) from error
@@ -209,6 +212,17 @@ def _server_options(
             rich_help_panel=PANEL,
         ),
     ] = False,
+    max_message_bytes: Annotated[
+        int,
+        typer.Option(
+            metavar="BYTES",
+            min=LEAST_MESSAGE_BYTES,
+            max=MOST_MESSAGE_BYTES,
+            help="Largest request or response, in bytes; an image may have 64 KiB less. The server has limits of its "
+            "own, which `describe` shows.",
+            rich_help_panel=PANEL,
+        ),
+    ] = MAX_MESSAGE_BYTES,
 ) -> ServerOptions:
     try:
         target = complete(target)
@@ -225,6 +239,7 @@ def _server_options(
         insecure_token,
         timeout,
         wait,
+        max_message_bytes,
     )
 
 

@@ -83,7 +83,7 @@ def load(
             plans=_plans(arrivals, traffic, goals, server),
             server=server,
             described=described,
-            pictures=_pictures(photos, described, traffic.seed),
+            pictures=_pictures(photos, described, traffic.seed, server.max_message_bytes),
             model=model,
             version=model_version,
         )
@@ -262,7 +262,7 @@ def _whole_plans(
         raise typer.BadParameter(explain(error)) from error
 
 
-def _pictures(photos: list[str] | None, described: ModelDescription, seed: int) -> Pictures:
+def _pictures(photos: list[str] | None, described: ModelDescription, seed: int, max_message_bytes: int) -> Pictures:
     """What is sent, read before the clock starts.
 
     Raises:
@@ -274,7 +274,7 @@ def _pictures(photos: list[str] | None, described: ModelDescription, seed: int) 
     if not photos:
         return load_images.made(described.input.height, described.input.width, seed, described.input.channels)
     try:
-        return load_images.of_files(find(photos))
+        return load_images.of_files(find(photos), max_message_bytes)
     except (FileNotFoundError, IsADirectoryError) as error:
         raise typer.BadParameter(why_not_found(os.fspath(error.filename)), param_hint="PHOTO") from error
     except ImageRefusedError as error:

@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from glimpse.client.channel import MAX_MESSAGE_BYTES
 from glimpse.client.image_input import load
 from glimpse.client.load.tally import Request
 from glimpse.v1 import classifier_pb2 as pb
@@ -35,8 +36,12 @@ class Pictures:
         )
 
 
-def of_files(paths: Iterable[str]) -> Pictures:
+def of_files(paths: Iterable[str], max_message_bytes: int = MAX_MESSAGE_BYTES) -> Pictures:
     """The photos, up to 256 MiB of them; half a photo and a text are the broken ones.
+
+    Args:
+        paths: of the photos.
+        max_message_bytes: of a request.
 
     Raises:
         OSError: a file cannot be read.
@@ -49,7 +54,7 @@ def of_files(paths: Iterable[str]) -> Pictures:
         if size >= _MOST_BYTES:
             left_out += 1
             continue
-        good.append(load(path))
+        good.append(load(path, max_message_bytes))
         size += len(good[-1].encoded)
     if not good:
         raise ValueError("There are no photos.")

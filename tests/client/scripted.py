@@ -89,6 +89,7 @@ class ScriptedServer(classifier_pb2_grpc.ImageClassifierServicer):
         port: int = 0,
         offers_health: bool = True,
         max_connection_age_ms: int = 2**31 - 1,
+        max_message_bytes: int = 16 * 1024 * 1024,
     ) -> None:
         self.requests: list[pb.ClassifyRequest] = []
         self.fed_back: list[pb.FeedbackRequest] = []
@@ -102,7 +103,7 @@ class ScriptedServer(classifier_pb2_grpc.ImageClassifierServicer):
             ThreadPoolExecutor(32),  # each call takes one until it ends, one that watches health as well
             options=[
                 ("grpc.so_reuseport", 0),
-                ("grpc.max_receive_message_length", 16 * 1024 * 1024),
+                ("grpc.max_receive_message_length", max_message_bytes),
                 ("grpc.max_connection_age_ms", max_connection_age_ms),
                 ("grpc.max_connection_age_grace_ms", 20),
             ],

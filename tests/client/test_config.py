@@ -70,6 +70,7 @@ def test_every_option_that_finds_the_server_can_stand_in_the_file(file: Path) ->
         insecure_token = false
         timeout = 5
         wait = true
+        max_message_bytes = 33_554_432
         """
     )
     assert config.defaults(option_kinds()) == {
@@ -83,6 +84,7 @@ def test_every_option_that_finds_the_server_can_stand_in_the_file(file: Path) ->
         "insecure_token": False,
         "timeout": 5,
         "wait": True,
+        "max_message_bytes": 33_554_432,
     }
     assert set(config.defaults(option_kinds())) == set(option_kinds())
 
@@ -107,6 +109,7 @@ def test_the_file_and_the_token_s_may_have_a_byte_order_mark(
         ("target = 50051", "target has to be a text. Received: 50051."),
         ('tls = "yes"', "tls has to be true or false. Received: 'yes'."),
         ("timeout = true", "timeout has to be a number. Received: True."),
+        ("max_message_bytes = 1e9", "max_message_bytes has to be a whole number. Received: 1000000000.0."),
         ("target = ", "is not valid TOML: Invalid value"),
         ("\udcff", "is not valid TOML: 'utf-8' codec"),
     ],
