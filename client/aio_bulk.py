@@ -66,14 +66,12 @@ class AsyncBulk(Generic[K]):
         order: InOrder[K] = InOrder()
         try:
             while not self._dispatch.over:
-                finished = self._dispatch.happened(await self._next_event())
-                if finished is None:
-                    continue
-                for job in order.ready(finished) if self._ordered else (finished,):
-                    if job.result is not None:  # always; for the type checker
-                        yield job.key, job.result
-                    self._reader.done_with_one()
-                    self._dispatch.taken()
+                for finished in self._dispatch.happened(await self._next_event()):
+                    for job in order.ready(finished) if self._ordered else (finished,):
+                        if job.result is not None:  # always; for the type checker
+                            yield job.key, job.result
+                        self._reader.done_with_one()
+                        self._dispatch.taken()
             await self._say_goodbye()
         finally:
             await self.stop()

@@ -77,9 +77,7 @@ class Bulk(Generic[K]):
     def _finished(self) -> Iterator[Job[K]]:
         """Jobs that have a result, as they get it."""
         while not self._dispatch.over:
-            finished = self._dispatch.happened(self._next_event())
-            if finished is not None:
-                yield finished
+            yield from self._dispatch.happened(self._next_event())
         self._say_goodbye()
 
     def _next_event(self) -> Event[K]:

@@ -18,7 +18,7 @@ from typing import TypeVar
 
 import grpc
 
-from glimpse.client.errors import Code, DeadlineExceededError, GlimpseError
+from glimpse.client.errors import Code, DeadlineExceededError, GlimpseError, OverloadedError
 from glimpse.client.rate_control import RateControl
 from glimpse.client.reachability import RETURN_SECONDS, Reachability
 from glimpse.client.status import from_rpc_error, pushback
@@ -96,17 +96,17 @@ class _Call:
         told = pushback(error)
         if failed.reason and failed.code is not Code.UNAVAILABLE:
             self._reachability.answered()
-        if not self._worthwhile(failed.code) or (told or 0.0) < 0.0:
+        if not self._worthwhile(failed) or (told or 0.0) < 0.0:
             return None
         seconds = failed.retry_after if told is None else told
         if seconds is None:
             seconds = min(_LONGEST_SECONDS, _FIRST_SECONDS * 2.0 ** (self._attempts - 1)) * random.uniform(0.8, 1.2)
         return seconds if seconds < self.left() else None
 
-    def _worthwhile(self, code: Code) -> bool:
+    def _worthwhile(self, failed: GlimpseError) -> bool:
         """Whether another attempt may do better."""
-        if code is not Code.UNAVAILABLE:
-            return code is Code.RESOURCE_EXHAUSTED and self._attempts < _ATTEMPTS
+        if failed.code is not Code.UNAVAILABLE:
+            return isinstance(failed, OverloadedError) and self._attempts < _ATTEMPTS
         now = time.monotonic()
         if self._give_up is None:
             self._give_up = now + RETURN_SECONDS

@@ -21,8 +21,9 @@ import grpc
 from glimpse.client import messages
 from glimpse.client.backoff import Backoff
 from glimpse.client.calls import RATE_LIMITED
-from glimpse.client.errors import Code, DeadlineExceededError, GlimpseError, StreamBrokenError
+from glimpse.client.errors import Code, DeadlineExceededError, GlimpseError, ImageRefusedError, StreamBrokenError
 from glimpse.client.events import BulkStream, Ended, Event, Reply
+from glimpse.client.message_size import MessageSize
 from glimpse.client.rate_control import RateControl
 from glimpse.client.reachability import Reachability
 from glimpse.client.reading import Exhausted, Job
@@ -84,6 +85,7 @@ class Dispatch(Generic[K]):
         self._backoff = Backoff(known=reachability.expected(time.monotonic()))
         self._leave_by: float | None = None  # time.monotonic; set while the stream gets no more images
         self._leaving_for: GlimpseError | None = None  # why
+        self._size = MessageSize()
         self._reopen_at: float | None = 0.0  # time.monotonic; None while there is a stream
 
     @property
@@ -91,29 +93,30 @@ class Dispatch(Generic[K]):
         """Whether each image has its result."""
         return self._finished == self._total
 
-    def happened(self, event: Event[K]) -> Job[K] | None:
-        """The job that has its result by what happened; None where there is no such.
+    def happened(self, event: Event[K]) -> list[Job[K]]:
+        """The jobs that have their result by what happened, mostly one or none.
 
         Raises:
             GlimpseError: no stream would do better, or a refusal would hit all images alike.
             BaseException: whatever the caller's iterable raised.
         """
-        finished: Job[K] | None = None
+        finished: list[Job[K]] = []
         if isinstance(event, Job):
-            if event.result is None:
+            if event.result is None and not self._size.refuse(event):
                 self._send(event)
             else:
-                finished = event
+                finished = [event]
         elif isinstance(event, Reply):
-            finished = self._replied(event)
+            answered = self._replied(event)
+            finished = [] if answered is None else [answered]
         elif isinstance(event, Ended):
             if event.stream is self.stream:  # else it has been left, and nobody waits for it
-                self._ended(event.error)
+                finished = self._ended(event.error)
         elif isinstance(event, Exhausted):
             self._total = event.images
         else:
             raise event.error
-        self._finished += finished is not None
+        self._finished += len(finished)
         return finished
 
     def taken(self) -> None:
@@ -279,19 +282,40 @@ class Dispatch(Generic[K]):
             raise error
         return ImageResult.failed(error.code, error.reason, error.message)
 
-    def _ended(self, error: grpc.RpcError | None) -> None:
-        """Think of another stream after this one ended by itself.
+    def _ended(self, error: grpc.RpcError | None) -> list[Job[K]]:
+        """Think of another stream after this one ended by itself; the jobs that were its end have their result.
 
         Raises:
             GlimpseError: another one would do no better.
         """
         if self._leaving_for is not None:  # it ended as it was asked to
             self._broke(self._leaving_for, "It takes no more images.")
-            return
+            return []
         cause = None if error is None else from_rpc_error(error, self._target)
+        if error is not None and isinstance(cause, ImageRefusedError):
+            return self._without_large_ones(error, cause)
         if cause is not None and cause.code not in _PASSING_ENDS and cause.retry_after is None:
             raise self._broken(cause) from error
         self._broke(cause)
+        return []
+
+    def _without_large_ones(self, error: grpc.RpcError, cause: GlimpseError) -> list[Job[K]]:
+        """Go on without the images that are too large for the server, after one of them has ended a stream.
+
+        Raises:
+            GlimpseError: nothing was sent that could be the cause.
+        """
+        sent = [] if self.stream is None else [self._unanswered[each] for each in self.stream.pending]
+        if self.stream is None or not self._size.learn(error, cause, sent):
+            raise self._broken(cause) from error
+        refused = [job for job in self._unanswered.values() if self._size.refuse(job)]
+        for job in refused:
+            del self._unanswered[str(job.number)]
+        self._retries = [each for each in self._retries if each[1] in self._unanswered]
+        heapq.heapify(self._retries)
+        self.stream.answered = True  # by the refusal
+        self._broke(cause)
+        return refused
 
     def _broke(self, cause: GlimpseError | None, why: str = "The server ended it early.") -> None:
         """Be done with the stream; there will be another one, after a while.

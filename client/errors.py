@@ -80,7 +80,7 @@ class DeadlineExceededError(GlimpseError):
 
 
 class OverloadedError(GlimpseError):
-    """The server has no room, or a message is larger than it allows. Try again after `retry_after`, if set."""
+    """The server has no room. Try again after `retry_after`, if set."""
 
 
 class RequestRefusedError(GlimpseError):

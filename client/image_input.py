@@ -81,4 +81,4 @@ def load(image: ImageInput, max_message_bytes: int = MAX_MESSAGE_BYTES) -> class
 
 
 def _too_large(message: str) -> ImageRefusedError:
-    return ImageRefusedError(Code.INVALID_ARGUMENT, "MESSAGE_TOO_LARGE", message)
+    return ImageRefusedError(Code.INVALID_ARGUMENT, "MESSAGE_TOO_LARGE", message)  # as of a server that takes less

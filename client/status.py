@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from typing import cast
 
 import grpc
@@ -13,13 +14,17 @@ from grpc_status import rpc_status
 
 from glimpse.client import proxy
 from glimpse.client.channel import SERVICE
-from glimpse.client.errors import Code, GlimpseError, of_code
+from glimpse.client.errors import Code, GlimpseError, ImageRefusedError, RequestRefusedError, of_code
 from glimpse.client.messages import to_code
 from glimpse.v1 import classifier_pb2
 
 _Status = grpc.Call | grpc.aio.AioRpcError
 
 _DOMAIN = "glimpse"
+TOO_LARGE = "MESSAGE_TOO_LARGE"
+# How gRPC tells, under RESOURCE_EXHAUSTED, of a message above a limit: the server's limit, or our own where it says so.
+_TOO_LARGE = re.compile(r"message larger than max(?: \(\d+ vs\. (?P<limit>\d+)\))?", re.IGNORECASE)
+_OURS = "CLIENT:"
 # gRPC has UNAVAILABLE for all that keeps it from a server; its message tells which. By a part of that message, for
 # people only: where another release words it otherwise, they read the message itself.
 _CAUSES = {
@@ -55,9 +60,27 @@ def from_rpc_error(error: grpc.RpcError, target: str, *, service: str = SERVICE)
         elif isinstance(detail, error_details_pb2.RetryInfo):
             retry_after = detail.retry_delay.ToTimedelta().total_seconds()
     message = error.details() or code.name
+    if not reason and code is Code.RESOURCE_EXHAUSTED and _TOO_LARGE.search(message):
+        return _too_large(message, target)
     if not reason:  # then the status is not Glimpse's own but gRPC's, or somebody else's
         message = _explain(code, message, target, service)
     return of_code(code)(code, reason, message, field=field, retry_after=retry_after)
+
+
+def largest_taken(error: grpc.RpcError) -> int | None:
+    """Bytes of the largest message that a server takes, by its refusal of a larger one; None where it does not say."""
+    found = _TOO_LARGE.search((error.details() or "") if isinstance(error, (grpc.Call, grpc.aio.AioRpcError)) else "")
+    return int(found["limit"]) if found is not None and found["limit"] else None
+
+
+def _too_large(message: str, target: str) -> GlimpseError:
+    """A message that is too large stays so: this is not the lack of room that the code stands for otherwise."""
+    if _OURS in message:
+        advice = "Raise max_message_bytes (--max-message-bytes), or ask for less at once."
+        text = f"The answer of {target} is larger than this client takes ({message}). {advice}"
+        return RequestRefusedError(Code.RESOURCE_EXHAUSTED, TOO_LARGE, text)
+    text = f"The image does not fit into a message that {target} takes ({message}). Send a smaller one."
+    return ImageRefusedError(Code.INVALID_ARGUMENT, TOO_LARGE, text)
 
 
 def from_request_error(error: classifier_pb2.RequestError) -> GlimpseError:

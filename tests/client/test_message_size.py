@@ -6,15 +6,17 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import pytest
 
-from glimpse import AsyncClient, Client, ImageRefusedError
+from glimpse import AsyncClient, Client, ImageRefusedError, RequestRefusedError
 from glimpse.client.channel import MAX_MESSAGE_BYTES
+from glimpse.client.results import ImageResult
 from glimpse.server.settings import Settings
 from glimpse.v1 import classifier_pb2 as pb
 from tests.client.conftest import Glimpse
 from tests.client.loops import on_a_loop
-from tests.client.scripted import Context, ScriptedServer, response, stream_response
+from tests.client.scripted import Context, ScriptedServer, abort, response, stream_response
 
 MIB = 1024 * 1024
 LARGE = bytes(17 * MIB)  # more than goes into a message unless the client is told otherwise
@@ -65,7 +67,7 @@ async def test_a_client_for_asyncio_sends_larger_messages_where_it_is_told_to(ro
 
 def test_a_client_that_is_told_so_refuses_smaller_images(scripted: ScriptedServer) -> None:
     with Client(scripted.target, max_message_bytes=MIB) as client:
-        with pytest.raises(ImageRefusedError, match="more than 983,040 bytes.*raise max_message_bytes") as refused:
+        with pytest.raises(ImageRefusedError, match=r"more than 983,040 bytes.*raise max_message_bytes") as refused:
             client.classify(bytes(MIB))
         [(_, result)] = client.classify_many([(1, bytes(MIB))])
     assert refused.value.reason == "MESSAGE_TOO_LARGE"
@@ -107,3 +109,97 @@ def test_a_load_test_sends_larger_photos_where_it_is_told_to(
     assert glimpse(*asked).returncode == 2
     ended = glimpse(*asked, "--max-message-bytes", str(20 * MIB))
     assert ended.returncode == 0, ended.stderr
+
+
+@pytest.fixture
+def narrow() -> Iterator[ScriptedServer]:
+    """A server that takes messages of up to 1 MiB, which is less than clients send."""
+    with ScriptedServer(max_message_bytes=MIB) as running:
+        yield running
+
+
+# Among small images some that are too large, so that the streams with them break more than once.
+MIXED = [bytes(MIB + 1) if number in {2, 3, 7, 20} else b"label %d" % number for number in range(24)]
+
+
+def told(results: dict[int, ImageResult]) -> list[str]:
+    """What became of each image: its label, or the reason of its error."""
+    assert sorted(results) == list(range(len(MIXED)))
+    ordered = [results[number] for number in range(len(MIXED))]
+    return [each.error.reason if each.error else each.predictions[0].label for each in ordered]
+
+
+EXPECTED = ["MESSAGE_TOO_LARGE" if len(image) > MIB else image.decode() for image in MIXED]
+
+
+def test_an_image_that_the_server_takes_no_message_of_is_sent_once(narrow: ScriptedServer) -> None:
+    """Waiting does not make it smaller: it is not the server's being full, which has the same status."""
+    with Client(narrow.target) as client:
+        with pytest.raises(ImageRefusedError, match=r"fit into a message that 127\.0\.0\.1.*smaller") as refused:
+            client.classify(bytes(MIB + 1))
+        assert refused.value.reason == "MESSAGE_TOO_LARGE"
+        assert client.classify(b"cat").predictions[0].label == "cat"
+    assert not [each for each in narrow.requests if len(each.images[0].encoded) > MIB]
+
+
+def test_an_image_too_large_for_the_server_fails_alone_on_a_stream(narrow: ScriptedServer) -> None:
+    with Client(narrow.target) as client:
+        assert told(dict(client.classify_many(enumerate(MIXED), in_flight=8))) == EXPECTED
+        ordered = [number for number, _ in client.classify_many(enumerate(MIXED), in_flight=8, ordered=True)]
+    assert ordered == list(range(len(MIXED)))
+
+
+@on_a_loop
+async def test_an_image_too_large_for_the_server_fails_alone_on_a_loop(narrow: ScriptedServer) -> None:
+    async with AsyncClient(narrow.target) as client:
+        with pytest.raises(ImageRefusedError, match="smaller"):
+            await client.classify(bytes(MIB + 1))
+        results = {number: result async for number, result in client.classify_many(enumerate(MIXED), in_flight=8)}
+    assert told(results) == EXPECTED
+
+
+def test_without_sizes_in_the_refusal_only_the_largest_images_fail(scripted: ScriptedServer) -> None:
+    """Another server words it otherwise; that the largest image of all is too large is certain all the same."""
+
+    def stream(requests: Iterator[pb.ClassifyStreamRequest], context: Context) -> Iterator[pb.ClassifyStreamResponse]:
+        for each in requests:
+            if len(each.request.images[0].encoded) > 10:
+                abort(context, grpc.StatusCode.RESOURCE_EXHAUSTED, message="Received message larger than max")
+            yield stream_response(each)
+
+    scripted.stream = stream
+    images = [b"cat", b"a large one", b"dog", b"a larger one", b"bird", b"a large one"]
+    with Client(scripted.target) as client:
+        results = [result for _, result in client.classify_many(enumerate(images), ordered=True)]
+    answers = [result.error.reason if result.error else result.predictions[0].label for result in results]
+    assert answers[::2] == ["cat", "dog", "bird"]
+    assert answers[1::2] == ["MESSAGE_TOO_LARGE"] * 3
+
+
+def test_an_answer_too_large_for_the_client_is_told_with_the_option(scripted: ScriptedServer) -> None:
+    asked = 0
+
+    def classify(*_: object) -> pb.ClassifyResponse:
+        nonlocal asked
+        asked += 1
+        return response(pb.ClassifyRequest(images=[pb.Image(encoded=b"x" * (MIB + 1))]))
+
+    scripted.classify = classify
+    with (
+        Client(scripted.target, max_message_bytes=MIB) as client,
+        pytest.raises(RequestRefusedError, match="Raise max_message_bytes"),
+    ):
+        client.classify(b"cat")
+    assert asked == 1
+
+
+def test_a_folder_with_a_photo_too_large_for_the_server_ends_with_1(
+    narrow: ScriptedServer, glimpse: Glimpse, tmp_path: Path
+) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"cat")
+    (tmp_path / "b.jpg").write_bytes(bytes(MIB + 1))
+    (tmp_path / "c.jpg").write_bytes(b"dog")
+    ended = glimpse("classify", "--json", "a.jpg", "b.jpg", "c.jpg", "--target", narrow.target)
+    answers = [json.loads(line) for line in ended.stdout.splitlines()]
+    assert ended.returncode == 1, ended.stderr
+    assert [each["error"] is None for each in answers] == [True, False, True]
