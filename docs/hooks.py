@@ -1,5 +1,7 @@
 """Called by mkdocs: puts the generated pages among the others, and tables of settings where a page asks for them.
 
+In a clone, a short note stands in the place of each page of the reference, so that links lead somewhere.
+
 A page's links to files elsewhere in the repository, which work in a clone, lead to the pages that the site has of them.
 
 The pages are made by the project's own Python, which has what the code needs; the one that runs this has mkdocs. The
@@ -46,6 +48,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         raise PluginError(f"The pages of the reference cannot be made:\n{ended.stderr}")
     _made.update(json.loads(ended.stdout))
     for name, text in _made["pages"].items():
+        if (note := files.get_file_from_path(name)) is not None:  # for readers of a clone, who have no such page
+            files.remove(note)
         files.append(File.generated(config, name, content=text))
     for name, image in _made["images"].items():
         files.append(File.generated(config, name, abs_src_path=str(ROOT / image)))
