@@ -223,6 +223,12 @@ def test_values_that_cannot_work_are_refused_by_name(options: str, said: str) ->
     assert said in refusal("--set", options)
 
 
+def test_labels_by_which_prometheus_selects_are_on_what_it_reads() -> None:
+    objects = parse(template("--set", "monitoring.enabled=true,monitoring.labels.release=prometheus"))
+    labelled = [each["kind"] for each in objects if each["metadata"]["labels"].get("release") == "prometheus"]
+    assert sorted(labelled) == ["PrometheusRule", "ServiceMonitor"]
+
+
 def test_every_value_is_in_the_schema_with_a_description() -> None:
     schema = json.loads((CHART / "values.schema.json").read_text("utf-8"))
     (values,) = parse((CHART / "values.yaml").read_text("utf-8"))
