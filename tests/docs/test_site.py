@@ -74,6 +74,8 @@ def test_the_pages_are_complete(site: Path) -> None:
     secure = (site / "how-to" / "secure.html").read_text(encoding="utf-8")
     assert "<code>GLIMPSE_TLS_CERTIFICATE</code>" in secure
     assert "<!-- settings" not in secure
+    settings = (site / "reference" / "settings.html").read_text(encoding="utf-8")  # not the note for a clone
+    assert "<code>GLIMPSE_TLS_CERTIFICATE</code>" in settings
     assert "classify_many" in (site / "reference" / "python-client.html").read_text(encoding="utf-8")
     assert "se_resnet20" in (site / "search" / "search_index.json").read_text(encoding="utf-8")
     assert (site / "proto" / "classifier.proto").read_text(encoding="utf-8") == (
