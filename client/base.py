@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from glimpse.client import channel
 from glimpse.client.connection import TLS, StrPath, to_server
 
@@ -27,7 +29,7 @@ class BaseClient:
             target: the server's address, for example ``"host:50051"``, ``"dns:///glimpse:50051"`` or
                 ``"unix:/run/glimpse.sock"``. A host without a port gets the default port, 50051. Where a name has
                 several addresses, calls take turns between those that are serving.
-            timeout: seconds to wait for an answer where a call does not say otherwise.
+            timeout: seconds to wait for an answer where a call does not say otherwise; more than a year is a year.
             tls: encrypt the connection; `TLS` names authorities and a certificate of the client's own.
             token: the bearer token to show with each call. Without it and `token_file`, those of the environment are
                 used: ``GLIMPSE_TOKEN`` or ``GLIMPSE_TOKEN_FILE``.
@@ -43,8 +45,9 @@ class BaseClient:
         Raises:
             OSError: a file of the certificates or of the token cannot be read.
             ValueError: a file holds no certificate, key or token, the target is not an address, the token would travel
-                on a connection without TLS, or `max_message_bytes` is out of range.
+                on a connection without TLS, `timeout` is not a number, or `max_message_bytes` is out of range.
         """
+        _checked(timeout)
         self._connection = to_server(
             target,
             tls=tls,
@@ -62,4 +65,15 @@ class BaseClient:
         """Make what the kind of client needs before its first call."""
 
     def _seconds(self, timeout: float | None) -> float:
-        return self.timeout if timeout is None else timeout
+        """The timeout of a call.
+
+        Raises:
+            ValueError: it is not a number.
+        """
+        return _checked(self.timeout if timeout is None else timeout)
+
+
+def _checked(timeout: float) -> float:
+    if math.isnan(timeout):
+        raise ValueError("timeout is a number of seconds. Received: nan")
+    return min(timeout, channel.LONGEST_TIMEOUT)

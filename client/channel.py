@@ -10,6 +10,7 @@ from glimpse.client.addresses import DEFAULT_PORT
 SERVICE = "glimpse.v1.ImageClassifier"
 DEFAULT_TARGET = f"localhost:{DEFAULT_PORT}"
 DEFAULT_TIMEOUT = 60.0  # seconds
+LONGEST_TIMEOUT = 365 * 86_400.0  # seconds: what is meant where somebody wants none, and few clocks can add up infinity
 # gRPC's default of 4 MiB refuses many a phone's photo. The server's default limit is the same.
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 LEAST_MESSAGE_BYTES = 1024 * 1024

@@ -278,7 +278,7 @@ class ModelRepository(BaseClient):
         return bool(self._call(self._stub.SetRollout, request, self._long(timeout)).kept)
 
     def _long(self, timeout: float | None) -> float:
-        return max(self.timeout, LOADING_SECONDS) if timeout is None else timeout
+        return self._seconds(max(self.timeout, LOADING_SECONDS) if timeout is None else timeout)
 
     def _call(self, method: Callable[..., T], request: Any, seconds: float) -> T:
         try:

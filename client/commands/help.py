@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
 from typer.core import TyperCommand, TyperGroup
 
 from glimpse.client.commands.program import called, name
@@ -35,6 +37,20 @@ class Group(TyperGroup):
 
 class Command(TyperCommand):
     """A command whose help says ``IMAGE...``, and shows the options that find the server apart from its own."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Take the words of the command line; NaN is a number to Python, is in every range, and is never meant.
+
+        Raises:
+            typer.BadParameter: an option has it.
+        """
+        rest = super().parse_args(ctx, args)
+        parameters: list[Any] = self.get_params(ctx)
+        for parameter in parameters:
+            value = ctx.params.get(parameter.name)
+            if isinstance(value, float) and math.isnan(value):
+                raise typer.BadParameter("A number is needed. Received: nan.", ctx=ctx, param=parameter)
+        return rest
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """The words of the usage line, without braces around what is required."""

@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from glimpse.client.addresses import complete
-from glimpse.client.channel import DEFAULT_TARGET, LEAST_MESSAGE_BYTES, MAX_MESSAGE_BYTES, MOST_MESSAGE_BYTES
+from glimpse.client.channel import (
+    DEFAULT_TARGET,
+    LEAST_MESSAGE_BYTES,
+    LONGEST_TIMEOUT,
+    MAX_MESSAGE_BYTES,
+    MOST_MESSAGE_BYTES,
+)
 from glimpse.client.commands import exits
 from glimpse.client.commands.option_groups import explain, option_group
 
@@ -237,7 +243,7 @@ def _server_options(
         tls_server_name,
         token_file,
         insecure_token,
-        timeout,
+        min(timeout, LONGEST_TIMEOUT),
         wait,
         max_message_bytes,
     )

@@ -327,3 +327,26 @@ def test_a_description_for_programs_has_all_that_the_wire_holds(scripted: Script
     assert described["limits"]["max_image_pixels"] == 2_000_000
     assert described["options"] == {"alpha": 0.25, "stem": "handbook"}
     assert described["runtime"]["agreement"] == {"precision": "bfloat16", "top1": 0.9, "pictures": 200, "unclear": 7}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("classify", "a.jpg", "--timeout", "nan"),
+        ("similar", "a.jpg", "b.jpg", "--threshold", "nan"),
+        ("sort", "a.jpg", "--into", "sorted", "--min-probability", "nan"),
+        ("load", "--rate", "5", "--duration", "nan"),
+    ],
+)
+def test_what_is_not_a_number_is_refused_although_it_is_in_no_range(
+    scripted: ScriptedServer, glimpse: Glimpse, arguments: tuple[str, ...]
+) -> None:
+    ended = glimpse(*arguments, "--target", scripted.target)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert arguments[-2] in ended.stderr
+
+
+def test_a_timeout_without_end_is_taken(scripted: ScriptedServer, glimpse: Glimpse, tmp_path: Path) -> None:
+    write(tmp_path, photo="cat")
+    ended = glimpse("classify", "photo.jpg", "--timeout", "inf", "--target", scripted.target)
+    assert (ended.returncode, ended.stderr) == (0, "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from pathlib import Path
 
@@ -274,3 +275,19 @@ def test_a_description_comes_back_as_values(scripted: ScriptedServer) -> None:
     assert agreement is not None
     assert (agreement.precision, agreement.top1, agreement.pictures, agreement.unclear) == ("bfloat16", 0.9, 200, 7)
     assert description.limits.formats == ("JPEG", "PNG")
+
+
+@pytest.mark.parametrize("timeout", [math.inf, 1e12])
+def test_a_timeout_that_no_clock_can_hold_means_a_long_one(scripted: ScriptedServer, timeout: float) -> None:
+    with Client(scripted.target, timeout=timeout) as client:
+        assert client.classify(b"cat").predictions[0].label == "cat"
+        assert [key for key, _ in client.classify_many([(1, b"cat")])] == [1]
+        assert client.health(timeout=timeout).serving
+
+
+def test_a_timeout_that_is_no_number_is_refused_before_anything_is_sent(scripted: ScriptedServer) -> None:
+    with pytest.raises(ValueError, match="Received: nan"):
+        Client(scripted.target, timeout=math.nan)
+    with Client(scripted.target) as client, pytest.raises(ValueError, match="Received: nan"):
+        client.classify(b"cat", timeout=math.nan)
+    assert not scripted.requests
