@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import filecmp
 import os
 import shutil
@@ -64,6 +65,19 @@ def _places(folder: str, name: str) -> Iterator[str]:
         number += 1
 
 
+def make_folder(path: str) -> None:
+    """Make a folder where there is none.
+
+    Raises:
+        NotADirectoryError: a file is there, or in the way to it. This is not a place that has been taken meanwhile.
+        OSError: it cannot be made.
+    """
+    try:
+        os.makedirs(path, exist_ok=True)
+    except FileExistsError as error:
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path) from error
+
+
 def put(source: str, place: str, method: Method) -> None:
     """Put a file in its place, whole or not at all.
 
@@ -71,7 +85,7 @@ def put(source: str, place: str, method: Method) -> None:
         FileExistsError: somebody took the place.
         OSError: it cannot be done.
     """
-    os.makedirs(os.path.dirname(place), exist_ok=True)
+    make_folder(os.path.dirname(place))
     if method is Method.LINK:
         os.link(os.path.realpath(source), place)
     elif method is Method.SYMLINK:

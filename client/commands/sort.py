@@ -15,6 +15,7 @@ import typer
 
 from glimpse.client.commands import exits
 from glimpse.client.commands.class_options import ClassOptions, class_options
+from glimpse.client.commands.classify import explained
 from glimpse.client.commands.find_images import find, why_not_found
 from glimpse.client.commands.option_groups import explain, option_group
 from glimpse.client.commands.placing import Method
@@ -79,6 +80,9 @@ def sort(
     """
     from glimpse.client.commands.sorting import Sorter
 
+    if os.path.lexists(into) and not Path(into).is_dir():
+        raise typer.BadParameter(f"It takes the name of a folder; {into} is none.", param_hint="--into")
+
     def photos() -> Iterator[str]:
         # A folder without a photo has nothing to be sorted; one that cannot be read is told of.
         return (path for path in find(sources, leave_out=into) if not _is_empty_folder(path))
@@ -92,7 +96,7 @@ def sort(
             answers = client.classify_many(
                 ((path, path) for path in photos()), top_k=1, **classes.arguments(), **request.arguments()
             )
-            done = _show((sorter.sort(path, result) for path, result in answers), advance)
+            done = _show((sorter.sort(path, explained(path, result)) for path, result in answers), advance)
         finally:
             if sorter.undo_list:
                 undo = called(f"glimpse unsort {shlex.quote(sorter.undo_list)}")

@@ -1,6 +1,6 @@
 """Photos into folders by label: where each one goes, and the list by which it comes back."""
 
-# ruff: noqa: PTH100, PTH103, PTH106, PTH108, PTH112, PTH114, PTH118, PTH120, PTH121, PTH208  (paths stay strings)
+# ruff: noqa: PTH100, PTH106, PTH108, PTH112, PTH114, PTH118, PTH120, PTH121, PTH208  (paths stay strings)
 from __future__ import annotations
 
 import filecmp
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO, Self
 
 from glimpse.client.commands.output import open_alone
-from glimpse.client.commands.placing import UNSURE, Method, folder_name, free_place, put
+from glimpse.client.commands.placing import UNSURE, Method, folder_name, free_place, make_folder, put
 from glimpse.client.results import ImageResult
 
 
@@ -82,7 +82,7 @@ class Sorter:
         put(source, place, self._method)
 
     def _start_list(self) -> BinaryIO:
-        os.makedirs(self._into, exist_ok=True)
+        make_folder(self._into)
         self.undo_list = _place_of_list(self._into)
         return open_alone(Path(self.undo_list))
 

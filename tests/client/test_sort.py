@@ -277,3 +277,31 @@ def test_the_last_run_or_all_runs_are_undone_when_asked(
     assert not sorted_into.exists()
     assert "All runs have been undone already" in glimpse("unsort", "sorted", "--all").stderr
     assert glimpse("unsort", "sorted", "--all", "--last").returncode == 2
+
+
+def test_what_is_no_folder_is_refused_before_anything_is_sent(
+    scripted: ScriptedServer, glimpse: Glimpse, tmp_path: Path
+) -> None:
+    write(tmp_path, {"a.jpg": "cat"})
+    ended = glimpse("sort", "a.jpg", "--into", "a.jpg", "--target", scripted.target)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "Invalid value for --into: It takes the name of a folder" in ended.stderr
+    assert not scripted.tokens
+
+
+def test_a_file_where_a_label_s_folder_would_be_fails_that_photo_alone(
+    scripted: ScriptedServer, glimpse: Glimpse, tmp_path: Path
+) -> None:
+    write(tmp_path, {"a.jpg": "cat", "b.jpg": "dog", "sorted/cat": "a file"})
+    ended = glimpse("sort", "a.jpg", "b.jpg", "--into", "sorted", "--target", scripted.target)
+    assert ended.returncode == 1
+    assert ended.stdout.splitlines() == [
+        "a.jpg: NOT_SORTED: Not a directory.",
+        "b.jpg -> sorted/dog/b.jpg (dog 75.0%)",
+    ]
+    assert tree(tmp_path / "sorted") == {"cat": "a file", "dog/b.jpg": "dog"}
+
+
+def test_a_photo_that_is_not_there_is_named(scripted: ScriptedServer, glimpse: Glimpse) -> None:
+    ended = glimpse("sort", "nowhere.jpg", "--into", "sorted", "--target", scripted.target)
+    assert ended.stdout == "nowhere.jpg: FILE_NOT_FOUND: There is no file nowhere.jpg.\n"
