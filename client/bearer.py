@@ -55,7 +55,12 @@ class Token:
     def _read(self, path: Path) -> str:
         # Before the reading: what changes meanwhile is read again.
         signature = _signature(path)
-        value = _checked(texts.decode(path.read_bytes()), f"{self.name} ({path})")
+        try:
+            text = texts.decode(path.read_bytes())
+        except UnicodeDecodeError as error:
+            name = f"{self.name} ({path})"
+            raise ValueError(f"The {name} does not hold a bearer token: it is not a text file.") from error
+        value = _checked(text, f"{self.name} ({path})")
         self._seen = signature
         return value
 

@@ -308,3 +308,10 @@ def test_the_command_line_says_what_is_wrong_with_its_options(glimpse: Glimpse, 
         ended = glimpse("describe", *options)
         assert (ended.returncode, ended.stdout) == (2, "")
         assert said in " ".join(ended.stderr.split())
+
+
+def test_a_token_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "photo.jpg"
+    file.write_bytes(b"\xff\xd8\xff\xe0")
+    with pytest.raises(ValueError, match=r"photo\.jpg\) does not hold a bearer token: it is not a text file"):
+        Token(file=file, name="token file")
