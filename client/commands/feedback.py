@@ -111,7 +111,15 @@ def _rows(file: Path, *, new_class: bool) -> Iterator[TrueClass]:
 
     try:
         text = sys.stdin.read() if str(file) == "-" else texts.decode(file.read_bytes())
-        for number, row in enumerate(csv.DictReader(io.StringIO(text, newline=""), strict=True), start=2):
+        table = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        columns = table.fieldnames or []
+        if not {"request_id", "true_class"} <= set(columns):
+            named = ", ".join(columns) or "nothing"
+            raise typer.BadParameter(
+                f"Its first line must name the columns request_id and true_class. Received: {named}.",
+                param_hint="--csv",
+            )
+        for number, row in enumerate(table, start=2):
             given, name = row.get("request_id"), row.get("true_class")
             if not given or not name:
                 raise typer.BadParameter(f"Line {number} lacks request_id or true_class.", param_hint="--csv")
@@ -142,7 +150,7 @@ def _print(classes: list[TrueClass], results: list[FeedbackResult]) -> None:
             kept = "; its sample has the class now" if result.sampled else ""
             stream = sys.stdout if result.counted else sys.stderr
             print(plain(f"{given.request_id}: {_TEXTS.get(result.outcome, result.outcome)}{kept}"), file=stream)
-    if len(results) > 1:
+    if len(results) != 1:
         found = Counter(each.outcome for each in results)
         counted = sum(each.counted for each in results)
         typer.echo(

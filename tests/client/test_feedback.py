@@ -85,6 +85,8 @@ def test_the_command_reads_many_from_a_file(glimpse: Callable[..., Any], tmp_pat
         (["a"], None),
         (["a", "cat", "--csv", "FILE"], "request_id,true_class\n"),
         (["--csv", "FILE"], "request_id,class\na,cat\n"),
+        (["--csv", "FILE"], ""),
+        (["--csv", "FILE"], "request_id;true_class\na;cat\n"),
         (["--csv", "FILE"], "request_id,true_class,image\na,cat,one\n"),
         (["--csv", "FILE"], "request_id,true_class,image\na,cat,-1\n"),
         (["--csv", "FILE"], "request_id,true_class,new_class\na,cat,perhaps\n"),
@@ -111,3 +113,10 @@ def test_an_image_that_is_not_counted_is_told_and_fails_the_command(glimpse: Cal
         ended = glimpse("feedback", "--target", server.target, "abc", "griffin")
     assert ended.returncode == 1
     assert "--new-class" in ended.stderr
+
+
+def test_a_table_without_a_row_is_told_to_hold_none(glimpse: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("request_id,true_class\n")
+    with ScriptedServer() as server:
+        ended = glimpse("feedback", "--target", server.target, "--csv", "labels.csv")
+    assert (ended.returncode, ended.stdout.partition(":")[0]) == (0, "0 of 0 counted")
