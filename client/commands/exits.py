@@ -18,6 +18,7 @@ from glimpse.client.errors import (
     Code,
     DeadlineExceededError,
     GlimpseError,
+    ImageRefusedError,
     OverloadedError,
     RequestRefusedError,
     StreamBrokenError,
@@ -97,20 +98,19 @@ def by_cause(target: str) -> Iterator[None]:
         raise typer.Exit(Exit.INTERRUPTED) from None
 
 
+_BY_KIND = (
+    (ImageRefusedError, Exit.IMAGES_FAILED),
+    (UnavailableError, Exit.NO_SERVER),
+    (StreamBrokenError, Exit.NO_SERVER),
+    (AccessDeniedError, Exit.ACCESS_DENIED),  # before what it is one of
+    (RequestRefusedError, Exit.REFUSED),
+    (OverloadedError, Exit.OVERLOADED),
+    (DeadlineExceededError, Exit.TIMEOUT),
+)
+
+
 def _code(error: GlimpseError) -> Exit:
-    match error:
-        case UnavailableError() | StreamBrokenError():
-            return Exit.NO_SERVER
-        case AccessDeniedError():
-            return Exit.ACCESS_DENIED
-        case RequestRefusedError():
-            return Exit.REFUSED
-        case OverloadedError():
-            return Exit.OVERLOADED
-        case DeadlineExceededError():
-            return Exit.TIMEOUT
-        case _:
-            return Exit.SERVER_FAULT
+    return next((code for kind, code in _BY_KIND if isinstance(error, kind)), Exit.SERVER_FAULT)
 
 
 def _explanation(error: GlimpseError, target: str) -> str:

@@ -350,3 +350,13 @@ def test_a_timeout_without_end_is_taken(scripted: ScriptedServer, glimpse: Glimp
     write(tmp_path, photo="cat")
     ended = glimpse("classify", "photo.jpg", "--timeout", "inf", "--target", scripted.target)
     assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_a_lone_image_that_cannot_be_classified_has_the_code_of_images(
+    scripted: ScriptedServer, glimpse: Glimpse, tmp_path: Path
+) -> None:
+    """It is no fault of the server."""
+    write(tmp_path, one="bad image", other="cat")
+    ended = glimpse("similar", "one.jpg", "other.jpg", "--target", scripted.target)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert "NOT_AN_IMAGE" in ended.stderr
