@@ -310,8 +310,10 @@ def _report_options(
         bool, typer.Option("--quiet", help="Print nothing while the test runs.", rich_help_panel=_REPORTS)
     ] = False,
 ) -> ReportOptions:
-    refuse_image_name(as_json, "--json")
-    refuse_image_name(as_html, "--html")
+    for path, option in ((as_json, "--json"), (as_html, "--html")):
+        refuse_image_name(path, option)
+        if path is not None and not path.absolute().parent.is_dir():  # else it would be known after the test
+            raise typer.BadParameter(f"There is no folder {path.parent}.", param_hint=option)
     return ReportOptions(as_json, as_html, quiet)
 
 

@@ -360,3 +360,13 @@ def test_a_lone_image_that_cannot_be_classified_has_the_code_of_images(
     ended = glimpse("similar", "one.jpg", "other.jpg", "--target", scripted.target)
     assert (ended.returncode, ended.stdout) == (1, "")
     assert "NOT_AN_IMAGE" in ended.stderr
+
+
+@pytest.mark.parametrize("option", ["--json", "--html"])
+def test_a_report_that_cannot_be_written_is_known_before_the_test(
+    scripted: ScriptedServer, glimpse: Glimpse, option: str
+) -> None:
+    ended = glimpse("load", "--requests", "1", option, "missing/report", "--target", scripted.target)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "There is no folder missing." in ended.stderr
+    assert not scripted.requests
