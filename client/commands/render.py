@@ -19,6 +19,7 @@ from glimpse.client.commands.plain import plain, sequences
 from glimpse.client.results import ImageResult, ModelDescription, PreStem, Runtime, Stage
 
 _BAR_WIDTH = 32
+_ENDLESS = 100_000  # columns, so that no message is wrapped, nor a command in it
 _LABELS = 12  # that are shown of a model
 
 
@@ -38,13 +39,16 @@ def console() -> Console:
 
 
 def print_result(path: str, result: ImageResult, thumbnail: bytes | None = None) -> None:
-    """One block: the path, then its predictions with bars or what was wrong.
+    """One block: the path, then its predictions with bars or what was wrong. Only in a terminal lines are wrapped.
 
     Args:
         path: of the image.
         result: its own.
         thumbnail: what shows it in this terminal, if anything (`client.commands.thumbnails`).
     """
+    if not console().is_terminal:
+        console().file.write(to_text(path, result))
+        return
     heading, body = _block(path, result)
     console().print(heading)
     if thumbnail is not None:
@@ -53,10 +57,12 @@ def print_result(path: str, result: ImageResult, thumbnail: bytes | None = None)
 
 
 def to_text(path: str, result: ImageResult) -> str:
-    """The same block for a file."""
+    """The same block for a file or a pipe: lines are as long as they are, with nothing behind their last word."""
     text = io.StringIO()
-    Console(file=text, width=100, highlight=False, color_system=None, force_terminal=False).print(*_block(path, result))
-    return text.getvalue()
+    Console(file=text, width=_ENDLESS, highlight=False, color_system=None, force_terminal=False).print(
+        *_block(path, result)
+    )
+    return "".join(f"{line.rstrip()}\n" for line in text.getvalue().splitlines())
 
 
 def print_line(text: str) -> None:

@@ -370,3 +370,16 @@ def test_a_report_that_cannot_be_written_is_known_before_the_test(
     assert (ended.returncode, ended.stdout) == (2, "")
     assert "There is no folder missing." in ended.stderr
     assert not scripted.requests
+
+
+def test_in_a_pipe_or_a_file_no_line_is_wrapped_or_padded(
+    scripted: ScriptedServer, glimpse: Glimpse, tmp_path: Path
+) -> None:
+    """So that a command in a message can be copied, and a message be found."""
+    write(tmp_path, photo="cat")
+    address = f"https://example.org/{'long-' * 40}cat.jpg"
+    ended = glimpse("classify", "photo.jpg", address, "--target", scripted.target)
+    assert any(address in line and line.endswith("classify -") for line in ended.stdout.splitlines())
+    assert [line for line in ended.stdout.splitlines() if line != line.rstrip()] == []
+    glimpse("classify", "photo.jpg", address, "-o", "answers.txt", "--target", scripted.target)
+    assert (tmp_path / "answers.txt").read_text() == ended.stdout
