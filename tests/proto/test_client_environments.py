@@ -123,6 +123,7 @@ def test_where_the_server_is_missing_the_classifier_says_what_to_install(
     python, _ = client_only
     seen = probe(python, tmp_path)
     assert 'pip install "glimpse-serve[server]"' in seen["classifier"]
+    assert "pip install ./src '.[server]'" in seen["classifier"]
     assert "glimpse.server is not installed" in seen["classifier"]
     # What every name of the package stands for is there all the same.
     run(python, "-I", "-W", "error", "-c", "from glimpse import *; Client", cwd=tmp_path)
