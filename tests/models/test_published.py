@@ -19,6 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from keras.applications import imagenet_utils
+from numpy.typing import NDArray
 from PIL import Image
 
 from glimpse.models import published
@@ -46,14 +47,22 @@ IMAGES = [
 ]
 
 
-def difference(checkpoint: Checkpoint, expected: Callable[[Image.Image], Any]) -> float:
+def differences(checkpoint: Checkpoint, expected: Callable[[Image.Image], Any]) -> NDArray[np.float64]:
     """How far what the network sees behind both halves of its pre-stem is from ``expected(image)``, ``[H, W, 3]``."""
     recipe = checkpoint.recipe
     x = keras.Input((recipe.height, recipe.width, 3), dtype="uint8")
     model = keras.Model(x, graph.scale(x, recipe))
     pixels = np.stack([host.fit(image, recipe) for image in IMAGES])
     seen = np.asarray(keras.ops.convert_to_numpy(model(pixels)))
-    return float(np.abs(seen - np.stack([np.asarray(expected(image)) for image in IMAGES])).max())
+    return np.abs(seen.astype(np.float64) - np.stack([np.asarray(expected(image)) for image in IMAGES]))
+
+
+def assert_seen_but_for_rounding(checkpoint: Checkpoint, expected: Callable[[Image.Image], Any]) -> None:
+    """A wrong scaling changes every number, and a wrong place in the image nearly every one of noise."""
+    found = differences(checkpoint, expected)
+    # Of a crop we resize only the centre, and across first: see parity/test_transforms.py.
+    assert (found * checkpoint.recipe.std).max() < 2.01  # steps of 1/255
+    assert np.mean(found > 1e-5) < 0.02
 
 
 # --- the catalogue
@@ -233,7 +242,7 @@ def test_the_network_sees_what_keras_documents(checkpoint: Checkpoint, tmp_path:
             return imagenet_utils.preprocess_input(loaded, mode="torch")
         return keras_module(checkpoint).preprocess_input(loaded)
 
-    assert difference(checkpoint, documented) < 1e-4
+    assert differences(checkpoint, documented).max() < 1e-4
 
 
 # --- torchvision and timm, where they are installed
@@ -260,7 +269,7 @@ def test_the_network_sees_what_torchvision_s_transforms_make(checkpoint: Checkpo
         # These two, loaded with their weights, begin with `transform_input=True`.
         return x * (std / 0.5) + (mean - 0.5) / 0.5 if model in {"googlenet", "inception_v3"} else x
 
-    assert difference(checkpoint, transformed) < 1e-5
+    assert_seen_but_for_rounding(checkpoint, transformed)
 
 
 @pytest.mark.parametrize("checkpoint", by("timm"), ids=name)
@@ -286,4 +295,4 @@ def test_the_network_sees_what_timm_s_transforms_make(checkpoint: Checkpoint) ->
         pretrained_cfg=timm.models.get_pretrained_cfg(checkpoint.upstream).to_dict(), use_test_size=False
     )
     transform = timm.data.create_transform(**config, is_training=False)
-    assert difference(checkpoint, lambda image: transform(image).numpy().transpose(1, 2, 0)) < 1e-5
+    assert_seen_but_for_rounding(checkpoint, lambda image: transform(image).numpy().transpose(1, 2, 0))
