@@ -66,6 +66,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, list[np.ndarra
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # outside a compiled function JAX compiles every operation of every layer by itself
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_a_saved_network_answers_the_same_on_another_backend(backend: str, saved: dict[Path, list[np.ndarray]]) -> None:
     if importlib.util.find_spec(backend) is None:
